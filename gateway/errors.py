@@ -43,14 +43,16 @@ class GatewayError(Exception):
     retry_after_s: seconds after which the same request may succeed.
     """
 
-    # Of the reply, while one can be sent.
+    # The HTTP status of the reply, as long as its head has not left.
     status: ClassVar[int] = 500
     # Who is at fault, in OpenAI's words.
     kind: str = "server_error"
     # The error by name, if it has one.
     code: str | None = None
-    request_id = ""  # of the request that it answers, once the edge has it
-    headers: tuple[tuple[str, str], ...] = ()  # that the reply is to bear as well
+    # The id of the request that failed; it is set where the error is answered.
+    request_id = ""
+    # Further headers of the reply.
+    headers: tuple[tuple[str, str], ...] = ()
 
     def __init__(
         self,
@@ -244,3 +246,8 @@ class SettingsError(GatewayError):
         error = cls("\n".join(each.message for each in mistakes), in_file=any(e.in_file for e in mistakes))
         error.mistakes = tuple(mistakes)
         return error
+
+
+def sentence(text: str) -> str:
+    """Returns the text of one of the store's errors as a message: with a capital and a full stop."""
+    return f"{text[:1].upper()}{text[1:]}."

@@ -283,14 +283,13 @@ class BlockOp(Struct, frozen=True):
 
 
 class SentSection(Struct, frozen=True):
-    """The memory section of a system prompt as it was sent, and what the path knows since.
+    """The memory section of a system prompt as it was sent."""
 
-    known: {"blocks": {label: digest of the value that the path knows}, "tools": {offered name: tool}, "epoch": n}.
-    id: 0 for one that is not stored yet.
-    """
-
+    # 0: it is not stored yet.
     id: int
     text: str
+    # What it was made of: {"blocks": {label: digest of the value that the path knows}, "tools": {offered name: tool},
+    # "epoch": n, ..}.
     known: dict[str, Any]
 
 

@@ -24,10 +24,10 @@ class NotSignedIn(NotAuthenticated):
 
 
 class Answers:
-    """Makes replies.
+    """Turns the answers of screens and actions, and errors, into replies.
 
     now: seconds since the epoch.
-    paths: of all screens and actions.
+    paths: of all screens and actions; the navigation links to those of them that it has a name for.
     """
 
     def __init__(self, now: Callable[[], float], paths: Collection[str]) -> None:
@@ -35,50 +35,42 @@ class Answers:
         self._paths = paths
         self._renderer: Any = None
 
-    def reply(self, request: PageRequest, found: Answer) -> PageReply:
-        """Returns what a screen or an action has found: as a page, as JSON, as a file, or the way to its page."""
-        if isinstance(found, Download):
-            headers = []
-            if found.filename is not None:
-                headers.append(("content-disposition", f'attachment; filename="{found.filename}"'))
-            return PageReply(200, found.content_type, found.body, headers)
-        if isinstance(found, Readable):
-            file = Download("text/html; charset=utf-8", self._rendered(found), found.filename)
-            return self.reply(request, file)
-        if isinstance(found, Done):
-            cookies = [("set-cookie", cookie) for cookie in found.cookies]
-            if request.is_twin:
-                return PageReply(200, JSON, msgspec.json.encode(found.record), cookies)
-            reply = redirect(request.up + found.to or "./", 303)
-            reply.headers += cookies
-            return reply
-        if request.is_twin:
-            if found.error is not None:
-                raise found.error
-            return PageReply(200, JSON, msgspec.json.encode(found.record))
-        return self._html(request, found)
+    def reply(self, request: PageRequest, answer: Answer) -> PageReply:
+        """Returns the answer of a screen or an action as a page, as JSON, as a file, or as a redirect."""
+        match answer:
+            case Download():
+                return _file(answer)
+            case Readable():
+                return _file(Download("text/html; charset=utf-8", self._rendered(answer), answer.filename))
+            case Done():
+                return _done(request, answer)
+            case View() if request.is_twin:
+                if answer.error is not None:
+                    raise answer.error
+                return PageReply(200, JSON, msgspec.json.encode(answer.record))
+            case View():
+                return self._html(request, answer)
 
-    async def _rendered(self, found: Readable) -> AsyncIterator[bytes]:
+    async def _rendered(self, answer: Readable) -> AsyncIterator[bytes]:
         made_at = self._now()
-        async for part in found.parts:
-            yield self._pages.render(found.template, "", {}, made_at=made_at, **part).encode(
-                "utf-8", "replace"
-            )
+        async for part in answer.parts:
+            text = self._pages.render(answer.template, "", {}, made_at=made_at, **part)
+            yield text.encode("utf-8", "replace")
 
-    def _html(self, request: PageRequest, shown: View) -> PageReply:
-        visitor, error = request.visitor, shown.error
+    def _html(self, request: PageRequest, view: View) -> PageReply:
+        visitor, error = request.visitor, view.error
         text = self._pages.render(
-            shown.template,
+            view.template,
             request.raw_path,
             request.query,
-            record=shown.record,
-            heading=shown.heading,
+            record=view.record,
+            heading=view.heading,
             alert=None if error is None else error.message,
             visitor=visitor,
             may_write=visitor is not None and visitor.may_write,
             menu=self._menu(request, visitor),
             theme=theme_of(request.cookies),
-            **shown.context,
+            **view.context,
         )
         reply = PageReply(200, "text/html; charset=utf-8", text.encode("utf-8", "replace"))
         if error is not None:
@@ -100,8 +92,8 @@ class Answers:
     def error(self, request: PageRequest, error: GatewayError) -> PageReply:
         """Returns the page or the JSON of an error."""
         if request.is_twin:
-            shown = {"message": error.message, "code": error.code or error.kind, "param": error.param}
-            reply = PageReply(error.status, JSON, msgspec.json.encode({"error": shown}))
+            body = {"message": error.message, "code": error.code or error.kind, "param": error.param}
+            reply = PageReply(error.status, JSON, msgspec.json.encode({"error": body}))
         elif isinstance(error, NotSignedIn):
             return self.login_page(request, to=referrer_of(request), error=error, typed=request.typed)
         else:
@@ -114,10 +106,10 @@ class Answers:
 
     def static(self, request: PageRequest) -> PageReply:
         """Returns a static file. Raises: UnknownPath."""
-        found = self._pages.files.get(request.path.removeprefix(STATIC))
-        if found is None or not request.is_read:
+        file = self._pages.files.get(request.path.removeprefix(STATIC))
+        if file is None or not request.is_read:
             raise unknown_page()
-        _, content_type, data = found
+        _, content_type, data = file
         return PageReply(200, content_type, data, may_be_cached=True)
 
     @property
@@ -132,10 +124,29 @@ class Answers:
     def login_page(
         self, request: PageRequest, *, to: str, error: GatewayError | None = None, typed: str = ""
     ) -> PageReply:
-        """Returns the sign-in. to: where it leads, relative to /ui/. typed: a text that was not saved."""
+        """Returns the page to sign in at.
+
+        to: the page that follows, relative to /ui/.
+        typed: a text that was not saved, since the session had ended.
+        """
         request.visitor = None
-        shown = View(None, "login.html", "Sign in", {"next": to, "typed": typed}, error)
-        return self._html(request, shown)
+        return self._html(request, View(None, "login.html", "Sign in", {"next": to, "typed": typed}, error))
+
+
+def _file(file: Download) -> PageReply:
+    headers = []
+    if file.filename is not None:
+        headers.append(("content-disposition", f'attachment; filename="{file.filename}"'))
+    return PageReply(200, file.content_type, file.body, headers)
+
+
+def _done(request: PageRequest, done: Done) -> PageReply:
+    cookies = [("set-cookie", cookie) for cookie in done.cookies]
+    if request.is_twin:
+        return PageReply(200, JSON, msgspec.json.encode(done.record), cookies)
+    reply = redirect(request.up + done.to or "./", 303)
+    reply.headers += cookies
+    return reply
 
 
 def unknown_page() -> UnknownPath:
@@ -149,8 +160,8 @@ def theme_of(cookies: Mapping[str, str]) -> str | None:
 
 
 def _error_context(request: PageRequest) -> dict[str, Any]:
-    """Returns what an error's page knows: a text that was not saved, and a person's way back."""
+    """Returns the context of an error's page: a text that was not saved, and the start of a person's own page."""
     visitor = request.visitor
-    is_persons = visitor is not None and visitor.link is not None
-    home = "/".join(request.raw_path.split("/")[:2]) if is_persons else None
+    comes_by_link = visitor is not None and visitor.link is not None
+    home = "/".join(request.raw_path.split("/")[:2]) if comes_by_link else None
     return {"typed": request.typed, "home": home}

@@ -43,19 +43,18 @@ _TRIGGERS = (
 
 
 class Watch:
-    """Gathers the changes of a batch, in the writer's thread."""
+    """Collects the changes of a batch of statements, in the writer's thread."""
 
     def __init__(self) -> None:
-        self.row: tuple[int, ...] | None = (
-            None  # what the last statement has reported of the row that it adds
-        )
-        # What it has noted of the recall of its turn, as (request, data), until the row is there.
+        # What the last statement has reported of the row that it adds.
+        self.row: tuple[int, ...] | None = None
+        # The recall of that row's turn, as (request, data), until the row is there.
         self._recall: tuple[bytes, bytes] | None = None
         self._changed: dict[int, AgentNumbers | None] = {}
         self._is_all = False
 
     def over(self, connection: sqlite3.Connection) -> sqlite3.Connection:
-        """Watches a connection, which it closes where that fails. Raises: sqlite3.Error."""
+        """Sets the triggers of a connection and returns it; closes it where that fails. Raises: sqlite3.Error."""
         try:
             connection.create_function("report_agent", -1, self._note_agent)
             connection.create_function("report_all", 0, self._note_all)
@@ -71,10 +70,10 @@ class Watch:
         return connection
 
     def take(self, *, is_whole: bool) -> Changes:
-        """Returns what has changed since, as `Database.when_changed` hands it on.
+        """Returns what has changed since the last call, as `Database.when_changed` hands it on.
 
-        is_whole: nothing of it was undone. Else the numbers may be of what was, and nothing is known of these agents
-        but that they were touched.
+        is_whole: no statement was rolled back. Otherwise the numbers may be of rows that are not there, so agents are
+            only reported as changed, without their numbers.
         """
         changed, is_all = self._changed, self._is_all
         self._changed, self._is_all, self._recall = {}, False, None
@@ -92,7 +91,7 @@ class Watch:
         return self._note_recall(seq, request, data)
 
     def _note_recall(self, value: int, request: bytes | None, data: bytes | None) -> int:
-        """Notes the recall of the row that is added next, if it has one. Returns the value, which is one of its own."""
+        """Notes the recall of the row that is added next, if it has one. Returns the value: the row stores it."""
         self._recall = None if request is None or data is None else (request, data)
         return value
 

@@ -24,12 +24,12 @@ from starlette.types import Scope
 
 from gateway.agents.api._paging import NEWEST_FIRST, Paging
 from gateway.agents.api._query import PageQuery
-from gateway.agents.wire import struct_fields as bodies
+from gateway.agents.wire import struct_fields
 from gateway.agents.wire.faults import LettaErrors, Unprocessable
 from gateway.checked import Fault
 from gateway.core import ids
 from gateway.core.nul import without_nul
-from gateway.errors import BadRequest, Conflict, GatewayError, MemoryUnavailable, UnknownId
+from gateway.errors import BadRequest, Conflict, GatewayError, MemoryUnavailable, UnknownId, sentence
 from gateway.web.body import BodyReader
 from gateway.web.form import FormPart, boundary_of, form_parts
 from gateway.web.middleware import trace_of
@@ -49,9 +49,8 @@ class ApiRequest:
     project: str
     # The parameters in the path of the request.
     path: Mapping[str, str]
-    # A struct of the type that the route declares; None if it declares none.
+    # Structs of the types that the route declares; None if it declares none.
     body: Any
-    # Likewise.
     query: Any
     http: Request
     # Headers that the handler adds to the reply.
@@ -194,17 +193,17 @@ def _read(row: AgentsRoute, http: Request, project: str, data: bytes) -> ApiRequ
     if not row.is_served:
         return ApiRequest(project, http.path_params, None, None, http)
     if row.body is not None:
-        body = bodies.read(data, row.body)
+        body = struct_fields.read(data, row.body)
     elif row.form is not None:
         body, file = _form(row.form, http, data)
     elif data not in (b"", b"null") and not row.reads_body:
-        bodies.read(data, bodies.Body)
+        struct_fields.read(data, struct_fields.Body)
     query = None
     if row.query is not None or http.scope["query_string"]:
-        kind = row.query or bodies.Body
-        query = bodies.convert(_parameters(kind, http), kind, ("query",), lax=True)
+        kind = row.query or struct_fields.Body
+        query = struct_fields.convert(_parameters(kind, http), kind, ("query",), lax=True)
     without_effect = [
-        name for each in (body, query) if each is not None for name in bodies.sent_without_effect(each)
+        name for each in (body, query) if each is not None for name in struct_fields.sent_without_effect(each)
     ]
     if without_effect:
         headers["x-mnemogate-kept"] = ",".join(without_effect)
@@ -223,13 +222,13 @@ def _form(kind: type[Struct], http: Request, data: bytes) -> tuple[Struct, FormP
     if file is None:
         raise Unprocessable([Fault(("body", "file"), "Field required", "missing")])
     fields = {part.name: part.data.decode("utf-8", "replace") for part in found if part is not file}
-    return bodies.convert(without_nul(fields), kind, ("body",), lax=True), file
+    return struct_fields.convert(without_nul(fields), kind, ("body",), lax=True), file
 
 
 def _parameters(kind: type[Struct], http: Request) -> dict[str, Any]:
     """Returns a query as JSON: a parameter that may be repeated is a list."""
     given: dict[str, Any] = {}
-    lists = bodies.list_fields(kind)
+    lists = struct_fields.list_fields(kind)
     for sent, value in http.query_params.multi_items():
         # As Letta 0.6 called it. Its `user_id` selects nothing: the key decides who asks.
         name = "after" if sent == "cursor" else sent
@@ -262,17 +261,17 @@ def as_gateway_error(error: StoreError, request: ApiRequest) -> GatewayError:
         message, uid = error.message, _UID.search(error.message)
         if uid is not None:
             id = request.name_of(uid[1])
-            is_place = id.count("-") == 2
             kind = id.partition("-")[0]
-            noun = kind if is_place else _NOUNS.get(kind)
+            # The id of a message or a step has the number of its place after the uid.
+            noun = kind if id.count("-") == 2 else _NOUNS.get(kind)
             message = f"there is no {noun} {id!r}" if noun else message.replace(uid[0], repr(id))
-        return UnknownId(f"{message[:1].upper()}{message[1:]}.")
+        return UnknownId(sentence(message))
     if isinstance(error, BlockOverLimit):
-        return Unprocessable([Fault(("body", "value"), f"{error.message[:1].upper()}{error.message[1:]}.")])
+        return Unprocessable([Fault(("body", "value"), sentence(error.message))])
     if isinstance(error, OverLimit):
-        return BadRequest(f"{error.message[:1].upper()}{error.message[1:]}.")
+        return BadRequest(sentence(error.message))
     if isinstance(error, WriteConflict | Stale):
-        return Conflict(f"{error.message[:1].upper()}{error.message[1:]}.")
+        return Conflict(sentence(error.message))
     if not is_known(error):
         _log.warning("A request was refused, since the database could not be used: %s", error.message)
     return MemoryUnavailable.since(error.status)

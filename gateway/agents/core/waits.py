@@ -3,9 +3,10 @@
     with waits.begin(waiter, ("b", "default")) as wait:
         ...  # the other's turn has `wait` above it
 
-A circle would wait for ever, so it is refused when the wait begins that closes it. There are two kinds. A turn may
-ask an agent that waits for it, through any number of others. It may ask one with a queue held by a turn that waits
-for the queue which the asker holds: neither has asked the other, but both began at the same time.
+A circle would wait for ever, so the wait that would close it is refused when it begins. There are two kinds:
+
+- An agent is asked that itself waits for the asker, directly or through any number of other agents.
+- Two turns began at the same time: each holds its conversation's queue, and asks in the queue that the other holds.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ QueueName = tuple[str, str]  # the uid of an agent's memory, the key of a stored
 
 
 class WaitsInCircle(Exception):
-    """A wait would close a circle, so it never ended."""
+    """A wait would close a circle, so that it would never end."""
 
 
 @dataclass(eq=False, slots=True)
@@ -31,21 +32,23 @@ class Waiter:
     queue: QueueName | None = None
     # The number of messages between agents that led to the turn.
     depth: int = 0
-    # The turn that waits for this one.
+    # The wait for this turn's answer; None: no agent asked for it.
     above: Wait | None = None
 
 
 @dataclass(eq=False, slots=True)
 class Wait:
-    """A turn's waiting for one that answers in a queue. is_over: with an answer, or given up."""
+    """A turn's waiting for an answer."""
 
     by: Waiter
+    # The queue of the conversation that the answer is asked for in.
     queue: QueueName
+    # The answer is there, or the turn has given up.
     is_over: bool = False
 
 
 class Waits:
-    """All waits that are under way. Nothing here is awaited, so a check and its wait are one."""
+    """All waits that are under way. No method awaits, so nothing comes between the check of a wait and its start."""
 
     def __init__(self) -> None:
         self._open: set[Wait] = set()
@@ -55,8 +58,8 @@ class Waits:
 
     @contextmanager
     def begin(self, by: Waiter, queue: QueueName) -> Iterator[Wait]:
-        """Notes a wait up to the end of the block. Raises: WaitsInCircle."""
-        if self._closes(by, queue):
+        """Holds a wait open up to the end of the block. Raises: WaitsInCircle."""
+        if _is_asked_by(by, queue[0]) or self._waits_for(queue, by.queue):
             raise WaitsInCircle
         wait = Wait(by, queue)
         self._open.add(wait)
@@ -66,19 +69,24 @@ class Waits:
             wait.is_over = True
             self._open.discard(wait)
 
-    def _closes(self, by: Waiter, queue: QueueName) -> bool:
-        above: Waiter | None = by
-        while above is not None:
-            if above.agent == queue[0]:
+    def _waits_for(self, queue: QueueName, sought: QueueName | None) -> bool:
+        """Returns whether the holder of a queue waits for another queue, directly or through further holders."""
+        seen, unvisited = {queue}, [queue]
+        while unvisited:
+            held = unvisited.pop()
+            awaited = {wait.queue for wait in self._open if wait.by.queue == held}
+            if sought in awaited:
                 return True
-            above = above.above.by if above.above is not None and not above.above.is_over else None
-        # The holder of a queue waits in others: all that queue up after it wait for those as well.
-        seen, due = {queue}, [queue]
-        while due:
-            at = due.pop()
-            followers = {wait.queue for wait in self._open if wait.by.queue == at}
-            if by.queue in followers:
-                return True
-            due += followers - seen
-            seen |= followers
+            unvisited += awaited - seen
+            seen |= awaited
         return False
+
+
+def _is_asked_by(waiter: Waiter, agent: str) -> bool:
+    """Returns whether a turn is the agent's own, or one that the agent waits for, directly or through others."""
+    turn: Waiter | None = waiter
+    while turn is not None:
+        if turn.agent == agent:
+            return True
+        turn = turn.above.by if turn.above is not None and not turn.above.is_over else None
+    return False

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from gateway.core import ids
 from gateway.core.definition import ConversationDefinition
-from gateway.errors import BadRequest, Conflict
+from gateway.errors import BadRequest, Conflict, sentence
 from gateway.run.latest import on_latest
 from storage.errors import NotForkable
 from storage.listing import ConversationEntry
@@ -63,9 +63,7 @@ class AgentConversations:
         try:
             return await self._store.conversations.fork(agent, source, uid, body, at=at, upto=upto)
         except NotForkable as error:
-            raise BadRequest(
-                f"{error.message[:1].upper()}{error.message[1:]}.", param="message_id"
-            ) from error
+            raise BadRequest(sentence(error.message), param="message_id") from error
 
     async def change(
         self, project: str, uid: str, edit: Callable[[ConversationDefinition], ConversationDefinition]

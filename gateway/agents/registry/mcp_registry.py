@@ -14,21 +14,23 @@ from gateway.agents.tools.mcp import ListedTool, McpFault, McpServers
 from gateway.agents.tools.secret import SecretCipher, SecretFault
 from gateway.core import ids
 from gateway.core.definition import McpServerDefinition, ToolDefinition
-from gateway.errors import BadRequest, Conflict
+from gateway.errors import BadRequest, Conflict, sentence
 from storage.errors import WriteConflict
 from storage.listing import Page
 from storage.records import Definition, DefinitionKind
 from storage.sql.store import Store
 
 _PAGE = 200
-_NAMES = 8  # that one tool is tried under
-_NONE_BEFORE = McpServerDefinition()
+# The names under which one tool is tried, until one is free.
+_TRIED_NAMES = 8
+_NO_SERVER = McpServerDefinition()
 
 
 class McpRegistry:
-    """Servers by their public names. project: the caller's; what another one has is not found.
+    """Servers of all projects.
 
-    Raises besides what the methods name: NotFound, WriteConflict, Unavailable, as the store does.
+    Each method takes the caller's project, and does not find another one's servers. Besides what it names, each raises
+    what the store does: NotFound, WriteConflict, Unavailable.
     """
 
     def __init__(
@@ -57,7 +59,7 @@ class McpRegistry:
         Raises: BadRequest: it cannot be asked, or its secrets cannot be stored; WriteConflict: the name is taken.
         """
         uid = ids.new_uid()
-        sealed, values = config.retained(_NONE_BEFORE), config.given()
+        sealed, values = config.retained(_NO_SERVER), config.given()
         with _as_bad_request():
             sealed |= await self._cipher.encrypt(project, uid, values)
         server, listed = await self._list_tools(replace(config.definition, secrets=sealed), values)
@@ -74,7 +76,12 @@ class McpRegistry:
         name: str | None,
         edit: Callable[[McpServerDefinition], McpServerConfig] | None,
     ) -> Definition:
-        """Changes a server, and its tools with it. edit: returns how it is configured then. Raises: as `create`."""
+        """Changes a server, and its tools with it.
+
+        name: None: it stays.
+        edit: returns the new configuration for the present one; None: that stays.
+        Raises: as `create`.
+        """
         found = await self.get(project, uid)
         before = McpServerDefinition.of(found.body)
         config = McpServerConfig(before) if edit is None else edit(before)
@@ -82,8 +89,8 @@ class McpRegistry:
         with _as_bad_request():
             values |= await self._cipher.decrypt(found, sealed)
             sealed |= await self._cipher.encrypt(project, uid, config.given())
-        now, listed = await self._list_tools(replace(config.definition, secrets=sealed), values)
-        changed = await self._store.definitions.change(found, now.body(), at=self._now(), name=name)
+        server, listed = await self._list_tools(replace(config.definition, secrets=sealed), values)
+        changed = await self._store.definitions.change(found, server.body(), at=self._now(), name=name)
         await self._sync(project, changed, listed)
         return changed
 
@@ -101,9 +108,9 @@ class McpRegistry:
         before = McpServerDefinition.of(found.body)
         with _as_bad_request():
             values = await self._cipher.decrypt(found, before.secrets)
-        now, listed = await self._list_tools(before, values)
-        if now != before:
-            found = await self._store.definitions.change(found, now.body(), at=self._now())
+        server, listed = await self._list_tools(before, values)
+        if server != before:
+            found = await self._store.definitions.change(found, server.body(), at=self._now())
         await self._sync(project, found, listed)
         return await self.tools(project, uid)
 
@@ -114,7 +121,7 @@ class McpRegistry:
         after: str | None = None
         while True:
             page = await self._tools.list(project, after=after, limit=_PAGE, newest_first=False)
-            found += [each for each in page if _name_there(each, uid) is not None]
+            found += [each for each in page if _name_at_server(each, uid) is not None]
             if len(page) < _PAGE:
                 return found
             after = page[-1].uid
@@ -122,9 +129,10 @@ class McpRegistry:
     async def _list_tools(
         self, server: McpServerDefinition, values: Mapping[str, str]
     ) -> tuple[McpServerDefinition, Sequence[ListedTool]]:
-        """Returns a server as it is now, and its tools that can be called. Raises: BadRequest.
+        """Asks a server for its tools. Returns its definition with those that are left out, and the others.
 
         values: its secrets in plain text.
+        Raises: BadRequest: it cannot be asked.
         """
         try:
             listed = await self._servers.list(server, sent_with(server, values))
@@ -135,25 +143,31 @@ class McpRegistry:
         return replace(server, left_out=tuple(left_out)), tools
 
     async def _sync(self, project: str, server: Definition, listed: Sequence[ListedTool]) -> None:
-        """Makes the tools those that were listed. What a person has set of one (approval, say) stays."""
-        here = {_name_there(each, server.uid): each for each in await self.tools(project, server.uid)}
+        """Adds, updates and deletes the project's tools of a server, so that they are those that were listed.
+
+        What an operator has set for a tool, such as its approval, stays.
+        """
+        stored = {_name_at_server(each, server.uid): each for each in await self.tools(project, server.uid)}
         for tool in {each.name: each for each in listed}.values():
-            known = here.pop(tool.name, None)
-            if known is None:
+            existing = stored.pop(tool.name, None)
+            if existing is None:
                 await self._add(project, server, tool)
             else:
-                await self._tools.change(
-                    project,
-                    known.uid,
-                    lambda now, tool=tool, name=known.name: (None, replace(now, schema=_schema(name, tool))),  # type: ignore[misc]
-                )
-        for gone in here.values():
-            await self._tools.delete(project, gone.uid)
+                await self._update(project, existing, tool)
+        for unlisted in stored.values():
+            await self._tools.delete(project, unlisted.uid)
+
+    async def _update(self, project: str, existing: ToolView, tool: ListedTool) -> None:
+        schema = _schema(existing.name, tool)
+        await self._tools.change(
+            project, existing.uid, lambda current: (None, replace(current, schema=schema))
+        )
 
     async def _add(self, project: str, server: Definition, tool: ListedTool) -> None:
-        """Makes a tool under its own name; where that is taken, under the server's and its own."""
+        """Makes a tool under its own name. Where that is taken, the server's name comes first, then a number last."""
         both = f"{server.name}_{tool.name}"
-        names = [_allowed(tool.name), _allowed(both), *(_allowed(both, f"_{n}") for n in range(2, _NAMES))]
+        numbered = (_allowed(both, f"_{n}") for n in range(2, _TRIED_NAMES))
+        names = [_allowed(tool.name), _allowed(both), *numbered]
         for name in names:
             definition = ToolDefinition(
                 _schema(name, tool), "mcp", f"{server.uid}/{tool.name}", tags=(f"mcp:{server.name}",)
@@ -171,12 +185,11 @@ def _as_bad_request() -> Iterator[None]:
     try:
         yield
     except SecretFault as error:
-        text = str(error)
-        raise BadRequest(f"{text[:1].upper()}{text[1:]}.", param="config") from error
+        raise BadRequest(sentence(str(error)), param="config") from error
 
 
-def _name_there(tool: ToolView, uid: str) -> str | None:
-    """Returns the name that a tool has at this server; None: it is another's."""
+def _name_at_server(tool: ToolView, uid: str) -> str | None:
+    """Returns the name that a tool has at its server; None: it is no tool of this one. uid: of the server."""
     if tool.definition is None or tool.definition.body.get("source_type") != "mcp":
         return None
     server, _, name = str(tool.definition.body["source"]).partition("/")
@@ -188,5 +201,5 @@ def _schema(name: str, tool: ListedTool) -> dict[str, object]:
 
 
 def _allowed(name: str, end: str = "") -> str:
-    """Returns a name as every provider takes one."""
+    """Returns a name in the letters, and of the length, that every provider takes. end: what it ends with."""
     return (re.sub(r"[^A-Za-z0-9_-]", "_", name)[: 64 - len(end)] or "_") + end

@@ -444,7 +444,7 @@ class Registry:
         for primary in await self._store.defined_agents.among(
             await self._store.readers.read_by(entry.agent.id)
         ):
-            await self.sleepers.leave(primary, uid)
+            await self.sleepers.detach(primary, uid)
         begun = await self._store.forgetting.begin(entry.agent.id, ForgetTarget(is_all=True))
         self._cache.clear()
         await self._store.forgetting.finish(begun)

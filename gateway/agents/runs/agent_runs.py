@@ -50,7 +50,7 @@ from gateway.core.ids import uid_of
 from gateway.core.request.identity import Identity
 from gateway.core.turn.client_view import MakesView
 from gateway.core.turn.guide import StopReason
-from gateway.errors import BadRequest, Conflict, MemoryUnavailable, UnknownId, UnknownModel
+from gateway.errors import BadRequest, Conflict, MemoryUnavailable, UnknownId, UnknownModel, sentence
 from gateway.metrics import Metrics
 from gateway.run.call import ChatCall, form_for
 from gateway.run.memory.keeper import MemoryKeeper
@@ -595,7 +595,7 @@ def _new_summary(context: MemoryContext, prompt: Prompt) -> Summary | None:
 def _error_for(error: StoreError) -> Exception:
     """Returns the error for the caller: NotFound as it is, else that memory is not available."""
     if isinstance(error, NotFound):
-        return UnknownId(f"{error.message[:1].upper()}{error.message[1:]}.", param="conversation_id")
+        return UnknownId(sentence(error.message), param="conversation_id")
     if not is_known(error):
         _log.warning("A run was refused, since the database could not be used: %s", error.message)
     return MemoryUnavailable.since(error.status)

@@ -1,9 +1,9 @@
-"""The memory section of a conversation: a snapshot, pinned to the path until taking it again costs nothing.
+"""The memory section of a conversation: a snapshot of the blocks, pinned to the path until a new one costs nothing.
 
-What changes afterwards the model reads further down: what it changes itself in its tools' results, what others change
-in the next note. So the first bytes of the prompt stay what they were, and the provider's cache holds. What the model
-reads last about a block must be what holds. So a note states each block that is not as the prompt shows it last, and
-what the prompt shows is taken from the texts that stand in it, whatever way they came there (`Composition.shown`).
+While it is pinned, the first bytes of the prompt stay the same, and the provider's cache holds. The model reads later
+changes further down: its own in its tools' results, those of others in the next note. What it reads last about a block
+must be true, so a note states each block that is not as the prompt shows it last. What the prompt shows is read from
+the texts that stand in it, however they came there (`Composition.shown`).
 """
 
 from __future__ import annotations
@@ -30,72 +30,81 @@ from storage.records import Block, SentSection
 CORE_MEMORY = "{CORE_MEMORY}"
 
 
-def made_of(system: str, offered: Iterable[str]) -> str:
-    """Returns the hash of what an agent's prompt is made of without its blocks."""
+def digest_definition(system: str, offered: Iterable[str]) -> str:
+    """Returns the digest of what an agent's definition adds to its prompt. offered: the names of its tools."""
     return digest("\0".join((system, *offered)))
 
 
 class SectionParts(Struct, frozen=True):
     """The parts of a section.
 
-    With other ones the prompt changes from its beginning anyway, but for the blocks and the tools.
+    When one of them changes, the prompt changes from its beginning, so that a new section costs nothing more. Blocks
+    and tools are the exceptions: their changes are stated in notes.
     """
 
-    blocks: Sequence[Block]  # as this path sees them
-    offered: Mapping[str, str]  # names of the gateway tools in this request
-    system: str  # the agent's own prompt, which stands before the blocks
-    epoch: int  # the memory's now
-    mark: str  # of the memory's notes
-    summary: int = 0  # which one stands after the section; 0: none
-    made: str = ""  # what an agent that may change is made of (`made_of`); "": one of the settings
-    standing: Sequence[int] = ()  # the numbers of the standing facts that one of the blocks shows
+    # The memory blocks as this path sees them.
+    blocks: Sequence[Block]
+    # The tools by the names under which this request offers them.
+    offered: Mapping[str, str]
+    # The agent's own prompt, which stands before the blocks.
+    system: str
+    # The memory's, now.
+    epoch: int
+    # The mark of the memory's notes.
+    mark: str
+    # The id of the summary that stands after the section; 0: none.
+    summary: int = 0
+    # The digest of an agent's definition, which may change (`digest_definition`); "": a profile of the settings.
+    definition: str = ""
+    # The numbers of the standing facts that one of the blocks shows.
+    standing: Sequence[int] = ()
 
     @property
     def has_any(self) -> bool:
         """True where there is something to show."""
         has_blocks = any(block.value.strip() for block in self.blocks)
-        return bool(has_blocks or self.system or self.offered or self.summary or self.made)
+        return bool(has_blocks or self.system or self.offered or self.summary or self.definition)
 
     def render(self) -> str:
         """Returns the text of the system message."""
         section = render_section(self.blocks, self.mark, describe_tools(list(self.offered)))
-        if not section and (self.summary or self.made):
+        if not section and (self.summary or self.definition):
             # A summary bears the mark, and notes may go to an agent's model within a run. Elsewhere the first note
             # names the mark, and a conversation without notes needs none.
             section = describe_mark(self.mark)
-        return _join(self.system, section, has_place=bool(self.made))
+        return _join(self.system, section, may_have_placeholder=bool(self.definition))
 
-    def known(self) -> dict[str, Any]:
-        """Returns what is stored with the rendered text, so that a later change of the inputs is noticed."""
-        known = {
+    def record(self) -> dict[str, Any]:
+        """Returns what is stored with the rendered text (`SentSection.known`), so that later changes are noticed."""
+        record = {
             "blocks": last_shown(map(show, self.blocks), NOTHING_SHOWN),
             "tools": dict(self.offered),
             "epoch": self.epoch,
             "mark": self.mark,
         }
         if self.summary:
-            known["summary"] = self.summary
-        if self.made:
-            known["made"] = self.made
+            record["summary"] = self.summary
+        if self.definition:
+            record["made"] = self.definition
         if self.standing:
-            known["standing"] = [*self.standing]
-        return known
+            record["standing"] = [*self.standing]
+        return record
 
-    def are_of(self, known: Mapping[str, Any]) -> bool:
-        """Returns whether a section was made of the same ones, but for the blocks and the tools."""
-        found = (
-            known.get("epoch", 0),
-            known.get("mark"),
-            known.get("summary", 0),
-            known.get("made", self.made),
+    def match(self, record: Mapping[str, Any]) -> bool:
+        """Returns whether a stored section was rendered of the same parts, blocks and tools aside."""
+        stored = (
+            record.get("epoch", 0),
+            record.get("mark"),
+            record.get("summary", 0),
+            record.get("made", self.definition),
         )
-        return found == (self.epoch, self.mark, self.summary, self.made)
+        return stored == (self.epoch, self.mark, self.summary, self.definition)
 
 
 def shown_standing(pinned: SentSection | None, epoch: int) -> Sequence[int] | None:
-    """Returns the numbers of the standing facts that a path's section shows; None: it is made anew.
+    """Returns the numbers of the standing facts that a path's section shows; None: it is rendered again.
 
-    epoch: the memory's. Something was forgotten where the section has another one.
+    epoch: the memory's. Where the section has another one, something was forgotten since.
     """
     if pinned is None:
         return ()
@@ -105,12 +114,14 @@ def shown_standing(pinned: SentSection | None, epoch: int) -> Sequence[int] | No
 class Section(Struct, frozen=True):
     """A section for one request."""
 
-    sent: (
-        SentSection | None
-    )  # the path's from now on; id 0: it has to be stored; None: there is nothing to show
-    parts: SectionParts | None = None  # of which one that is taken now is made
-    changes: tuple[str, ...] = ()  # what the request's note has to state
-    shown: Shown = field(default_factory=dict)  # what the prompt shows last of each block, with its note
+    # The section of the path from now on; id 0: it has to be stored; None: there is nothing to show.
+    sent: SentSection | None
+    # What a section that is rendered now is made of.
+    parts: SectionParts | None = None
+    # What the request's note has to state.
+    changes: tuple[str, ...] = ()
+    # What the prompt shows last of each block, this request's note included.
+    shown: Shown = field(default_factory=dict)
 
     @property
     def text(self) -> str:
@@ -125,7 +136,7 @@ def make_section(
     *,
     pinned: SentSection | None,
     shown: Shown = NOTHING_SHOWN,
-    goes_on: bool,
+    is_continued: bool,
     is_due: bool,
     takes_note: bool,
 ) -> Section:
@@ -133,31 +144,33 @@ def make_section(
 
     pinned: the path's snapshot.
     shown: what the texts after the section show last of each block, without this request's note.
-    goes_on: the conversation exists already.
-    is_due: it costs nothing to take it again, or the agent asks for that.
+    is_continued: the conversation exists already.
+    is_due: to render it again costs nothing, or the agent asks for that.
     takes_note: a note can be attached to this request.
     """
     # A conversation that began without one has the profile's prompt alone. One of an agent over REST may begin with
     # messages that no provider has seen: its first ones, or those of an import.
-    if pinned is None and goes_on and not parts.made:
-        pinned = SentSection(0, parts.system, {**parts.known(), "blocks": {}, "summary": 0})
+    if pinned is None and is_continued and not parts.definition:
+        pinned = SentSection(0, parts.system, {**parts.record(), "blocks": {}, "summary": 0})
     if pinned is None and not parts.has_any:
         return Section(None, parts)
-    if pinned is None or not parts.are_of(pinned.known):
-        return _taken(parts, pinned, shown, takes_note=takes_note)
+    if pinned is None or not parts.match(pinned.known):
+        return _render(parts, pinned, shown, takes_note=takes_note)
     if is_due:
-        taken = _taken(parts, pinned, shown, takes_note=takes_note)
-        # Where an older text after it would have the last word, and no note can follow that, the section waits.
-        if takes_note or not changes_since(taken.shown, parts.blocks)[0]:
-            return taken
+        rendered = _render(parts, pinned, shown, takes_note=takes_note)
+        # An older text after the section may show a block otherwise. If no note can follow it, the section waits.
+        if takes_note or not changes_since(rendered.shown, parts.blocks)[0]:
+            return rendered
     return _with_changes(pinned, parts, shown, takes_note=takes_note)
 
 
-def _taken(parts: SectionParts, pinned: SentSection | None, shown: Shown, *, takes_note: bool) -> Section:
-    """Returns a section that is taken now; the pinned one if it is the same."""
-    text, known = parts.render(), parts.known()
-    is_same = pinned is not None and pinned.text == text and pinned.known == known
-    sent = pinned if is_same and pinned is not None else SentSection(0, text, known)
+def _render(parts: SectionParts, pinned: SentSection | None, shown: Shown, *, takes_note: bool) -> Section:
+    """Returns a section that is rendered now; the pinned one if it is the same."""
+    text, record = parts.render(), parts.record()
+    if pinned is not None and pinned.text == text and pinned.known == record:
+        sent = pinned
+    else:
+        sent = SentSection(0, text, record)
     return _with_changes(sent, parts, shown, takes_note=takes_note)
 
 
@@ -167,9 +180,9 @@ def _with_changes(sent: SentSection, parts: SectionParts, shown: Shown, *, takes
     return Section(sent if sent.id or sent.text else None, parts, changes, after)
 
 
-def _join(system: str, section: str, *, has_place: bool) -> str:
-    """Returns the prompt with its section. has_place: it may say where that stands, as an agent's does."""
-    if has_place and CORE_MEMORY in system:
+def _join(system: str, section: str, *, may_have_placeholder: bool) -> str:
+    """Returns the prompt with its section, which takes the place of the placeholder where an agent's prompt has one."""
+    if may_have_placeholder and CORE_MEMORY in system:
         before, _, after = system.partition(CORE_MEMORY)
         return f"{before}{section}{after}"
     return f"{system}\n\n{section}" if system and section else system + section

@@ -106,9 +106,8 @@ def _check_calls(messages: Sequence[Json]) -> None:
 
     In a list that begins with results, memory may have their calls (append mode).
     """
-    calls: dict[str, int] | None = (
-        None  # without a result so far, by their ids: the indexes of their messages
-    )
+    # Calls without a result so far: by their ids, the indexes of their messages.
+    calls: dict[str, int] | None = None
     role_before = ""
     for index, message in enumerate(messages):
         role, content = message["role"], message.get("content")

@@ -20,7 +20,7 @@ from gateway.core.message_text import prefixed
 from gateway.core.prompt.compose import Composition, compose, known_note
 from gateway.core.prompt.eviction import NO_EVICTION, Eviction, find_beginning
 from gateway.core.prompt.note import estimate_tokens, own_words
-from gateway.core.prompt.section import Section, SectionParts, made_of, make_section, shown_standing
+from gateway.core.prompt.section import Section, SectionParts, digest_definition, make_section, shown_standing
 from gateway.core.prompt.shown_blocks import Shown
 from gateway.core.prompt.summary import SummaryTerms
 from gateway.core.prompt.window import MessageBounds
@@ -185,14 +185,14 @@ class Composer(Struct, frozen=True):
             context.snapshot.epoch,
             mark_of(context.agent.secret),
             _in_use(context) if summary is None else summary,
-            made_of(spec.system, context.offered) if spec.uid else "",
+            digest_definition(spec.system, context.offered) if spec.uid else "",
             standing,
         )
         return make_section(
             parts,
             pinned=context.pinned,
             shown=window.shown(composition),
-            goes_on=match_point is not None,
+            is_continued=match_point is not None,
             is_due=is_due,
             takes_note=takes_note,
         )

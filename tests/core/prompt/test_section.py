@@ -18,7 +18,7 @@ OFFERED = {"memory_insert": "memory_insert"}
 def make(blocks: list[Block], pinned: SentSection | None = None, **how: Any) -> Section:
     made: dict[str, Any] = {"offered": OFFERED, "system": "Be kind.", "epoch": 1, "mark": "a2b3c4d5"}
     made |= {name: how.pop(name) for name in (*made, "summary", "made") if name in how}
-    usual: dict[str, Any] = {"goes_on": pinned is not None, "is_due": False, "takes_note": True}
+    usual: dict[str, Any] = {"is_continued": pinned is not None, "is_due": False, "takes_note": True}
     return make_section(SectionParts(blocks, **made), pinned=pinned, **{**usual, **how})
 
 
@@ -106,20 +106,20 @@ def test_where_no_note_can_follow_it_waits_with_the_older_note(pinned: SentSecti
 
 
 def test_a_conversation_that_began_without_one_gets_no_blocks_in_its_middle() -> None:
-    section = make([HUMAN], None, goes_on=True)
+    section = make([HUMAN], None, is_continued=True)
     assert section.text == "Be kind."  # the profile's own prompt, which does not change
     assert "Name: Ann" in "".join(section.changes)
-    assert make([HUMAN], None, goes_on=True, system="").sent is None
-    assert "Name: Ann" in make([HUMAN], None, goes_on=True, is_due=True).text
+    assert make([HUMAN], None, is_continued=True, system="").sent is None
+    assert "Name: Ann" in make([HUMAN], None, is_continued=True, is_due=True).text
 
 
 NOTHING: dict[str, Any] = {"offered": {}, "system": ""}
 
 
-@pytest.mark.parametrize("goes_on", [False, True])
+@pytest.mark.parametrize("is_continued", [False, True])
 @pytest.mark.parametrize("blocks", [[], [replace(HUMAN, value="")]])
-def test_with_nothing_to_show_there_is_none(blocks: list[Block], *, goes_on: bool) -> None:
-    section = make(blocks, goes_on=goes_on, **NOTHING)
+def test_with_nothing_to_show_there_is_none(blocks: list[Block], *, is_continued: bool) -> None:
+    section = make(blocks, is_continued=is_continued, **NOTHING)
     assert (section.sent, section.text, section.changes) == (None, "", ())
 
 
@@ -128,7 +128,7 @@ def test_it_names_the_mark_where_notes_may_go_to_the_model_without_a_message_of_
     assert make([HUMAN], **{**NOTHING, "system": "Be kind."}).text.count("a2b3c4d5") == 1
     assert make([], **{**NOTHING, "system": "Be kind."}).text == "Be kind."
     assert make([], **{**NOTHING, "summary": 3}).text == describe_mark("a2b3c4d5")
-    assert make([], made="an agent's", **NOTHING).text == describe_mark("a2b3c4d5")
+    assert make([], definition="an agent's", **NOTHING).text == describe_mark("a2b3c4d5")
 
 
 def test_a_digest_tells_values_apart() -> None:
