@@ -1,6 +1,6 @@
 """The record of one recall, and its bytes: numbers alone, so that it holds no words, hashes or names.
 
-    head     version, why, flags, mode, how many hits, status, times, the model's context, how many hits stayed out
+    head     version, why, flags, mode, how many hits, status, times, the model's context, how many hits were left out
     numbers  of two bytes each, or of four where one is larger: what was found, parts of the window, times, usage
     columns  of the hits: kind with reason, rank, a byte for each score (255 is the best), tokens, number
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from math import ceil
@@ -24,7 +24,7 @@ KINDS = ("message", "fact", "passage", "any")
 REASONS = ("", "weak", "no_room", "shown", "repeats", "muted", "superseded")
 WHYS = ("recalled", "nothing_found", "all_shown", "no_room", "late", "failed", "off", "nobody")
 PARTS = ("system", "tools", "section", "summary", "history", "note", "message")
-NONE_LEFT = (0,) * (len(REASONS) - 1)
+NONE_LEFT_OUT = (0,) * (len(REASONS) - 1)
 _MODES = ("on", "strict")
 _KIND_BITS, _REASON_SHIFT, _FORGOTTEN = 3, 2, 1 << 5
 _SELECTION, _MEANING, _STREAMED, _USAGE, _FIRST, _WIDE_NUMBERS, _WIDE_SEQS, _WIDE_TOKENS = (
@@ -37,11 +37,11 @@ _MOST_NUMBER = 0xFFFF_FFFF
 # how many stayed out.
 _HEAD = struct.Struct("<5BHIII6B")
 _NUMBERS = 14
-# The ids of requests that the gateway gives: twelve random bytes.
-_OWN = re.compile(r"req_[0-9a-f]{24}")
+# The ids that the gateway itself gives to requests: twelve random bytes.
+_GATEWAY_ID = re.compile(r"req_[0-9a-f]{24}")
 # A longer id is stored as its hash.
 _LONGEST = 64
-_OWN_MARK, _HASH_MARK = b"\x00", b"\x01"
+_GATEWAY_MARK, _HASH_MARK = b"\x00", b"\x01"
 
 
 # By all, by words, by meaning, from 0 to 255, relative to the best of the search.
@@ -104,13 +104,15 @@ class RecallRecord(Struct, frozen=True):
     # Input, output and cached tokens.
     usage: tuple[int, int, int] | None = None
     # How many hits stayed out, in the order of REASONS, from the second on.
-    left: tuple[int, ...] = NONE_LEFT
+    left_out: tuple[int, ...] = NONE_LEFT_OUT
     # By rank: those that went in, and the best of the others.
     entries: tuple[RecalledEntry, ...] = ()
 
 
-# An entry as it is packed: kind and reason (`code_of`), number, rank, three scores from 0 to 255, tokens.
+# An entry as it is packed: kind and reason (`code_of`), number, rank, three scores from 0 to 255, tokens. Below, the
+# names of their columns.
 EntryRow = tuple[int, int, int, int, int, int, int]
+_ROW = ("code", "seq", "rank", "score", "words", "meaning", "tokens")
 
 
 def code_of(kind: str, reason: str) -> int:
@@ -186,7 +188,7 @@ def pack_rows(record: RecallRecord, rows: Sequence[EntryRow], *, has_meaning: bo
             min(ceil(record.ms * 10), _MOST_NUMBER),
             min(ceil((record.first_ms or 0.0) * 10), _MOST_NUMBER),
             min(record.context or 0, _MOST_NUMBER),
-            *(min(n, _MOST) for n in record.left),
+            *(min(n, _MOST) for n in record.left_out),
         ),
         struct.pack(f"<{_NUMBERS}{'I' if is_wide else 'H'}", *numbers),
         bytes(codes),
@@ -206,12 +208,16 @@ def unpack(data: bytes) -> RecallRecord:
     return _unpack(data)[0]
 
 
-def without(data: bytes, is_there: Callable[[str, int], bool]) -> bytes:
-    """Returns as many bytes, in which the hits that are not there any more are overwritten. Raises: ValueError."""
+def overwrite_forgotten(data: bytes, exists: Callable[[str, int], bool]) -> bytes:
+    """Returns a record's bytes with the hits overwritten that do not exist any more. The length stays.
+
+    exists: whether there still is a text, by its kind and number.
+    Raises: ValueError: the bytes are damaged, or of a later version.
+    """
     record, columns = _unpack(data)
     out = bytearray(data)
     for n, e in enumerate(record.entries):
-        if not e.is_forgotten and not is_there(e.kind, e.seq):
+        if not e.is_forgotten and not exists(e.kind, e.seq):
             for name, start, width in columns:
                 at = start + n * width
                 if name == "code":
@@ -221,7 +227,7 @@ def without(data: bytes, is_there: Callable[[str, int], bool]) -> bytes:
     return bytes(out)
 
 
-def named(data: bytes) -> Sequence[tuple[str, int]]:
+def hits_in(data: bytes) -> Sequence[tuple[str, int]]:
     """Returns the kind and number of each hit that is not forgotten. Raises: ValueError."""
     return [(e.kind, e.seq) for e in unpack(data).entries if not e.is_forgotten]
 
@@ -229,7 +235,7 @@ def named(data: bytes) -> Sequence[tuple[str, int]]:
 def _unpack(data: bytes) -> tuple[RecallRecord, Sequence[tuple[str, int, int]]]:
     """Returns the record, and of each column its name, where it begins, and how wide its values are."""
     try:
-        version, why, flags, mode, count, status, ms, first, context, *left = _HEAD.unpack_from(data)
+        version, why, flags, mode, count, status, ms, first, context, *left_out = _HEAD.unpack_from(data)
         if version != _VERSION:
             raise ValueError("the record of a recall is of another version")
         kind = "I" if flags & _WIDE_NUMBERS else "H"
@@ -242,25 +248,29 @@ def _unpack(data: bytes) -> tuple[RecallRecord, Sequence[tuple[str, int, int]]]:
             columns.append((name, at, width))
             values[name] = struct.unpack_from(f"<{count}{kind}", data, at)
             at += count * width
-        entries = tuple(_entry({name: column[n] for name, column in values.items()}) for n in range(count))
+        has_scores, has_meaning = not flags & _SELECTION, bool(flags & _MEANING)
+        no_values = (0,) * count
+        rows = zip(*(values.get(name, no_values) for name in _ROW), strict=True)
+        entries = tuple(entry_of(row, has_scores=has_scores, has_meaning=has_meaning) for row in rows)
         found, tokens, *rest = numbers
+        parts, (evicted, added, *usage) = rest[: len(PARTS)], rest[len(PARTS) :]
         record = RecallRecord(
-            WHYS[why],
-            found,
-            tokens,
-            bool(flags & _SELECTION),
-            _MODES[mode],
-            status,
-            bool(flags & _STREAMED),
-            tuple(rest[: len(PARTS)]),
-            context or None,
-            rest[len(PARTS)],
-            rest[len(PARTS) + 1] / 100,
-            first / 10 if flags & _FIRST else None,
-            ms / 10,
-            (rest[-3], rest[-2], rest[-1]) if flags & _USAGE else None,
-            tuple(left),
-            entries,
+            why=WHYS[why],
+            found=found,
+            recalled_tokens=tokens,
+            is_selection=bool(flags & _SELECTION),
+            mode=_MODES[mode],
+            status=status,
+            is_streamed=bool(flags & _STREAMED),
+            parts=tuple(parts),
+            context=context or None,
+            evicted=evicted,
+            added_ms=added / 100,
+            first_ms=first / 10 if flags & _FIRST else None,
+            ms=ms / 10,
+            usage=(usage[0], usage[1], usage[2]) if flags & _USAGE else None,
+            left_out=tuple(left_out),
+            entries=entries,
         )
     except (struct.error, IndexError):
         raise ValueError("the record of a recall is damaged") from None
@@ -279,34 +289,16 @@ def _columns(flags: int) -> list[tuple[str, str]]:
     return found
 
 
-def _entry(values: Mapping[str, int]) -> RecalledEntry:
-    code = values["code"]
-    score, words, meaning = (
-        values[name] / _MOST if name in values else None for name in ("score", "words", "meaning")
-    )
-    return RecalledEntry(
-        KINDS[code & _KIND_BITS],
-        values["seq"],
-        values["rank"],
-        score,
-        words,
-        meaning,
-        values["tokens"],
-        REASONS[code >> _REASON_SHIFT & 7],
-        bool(code & _FORGOTTEN),
-    )
-
-
 def pack_request(id: str) -> bytes:
     """Returns the id of a request as it is stored, in which it can be looked up."""
-    if _OWN.fullmatch(id):
-        return _OWN_MARK + bytes.fromhex(id[4:])
+    if _GATEWAY_ID.fullmatch(id):
+        return _GATEWAY_MARK + bytes.fromhex(id[4:])
     raw = id.encode("utf-8", "replace")
     return raw if len(raw) <= _LONGEST else _HASH_MARK + blake2b(raw, digest_size=16).digest()
 
 
 def unpack_request(stored: bytes) -> str | None:
     """Returns the id of a request; None: it was too long to be stored."""
-    if stored[:1] == _OWN_MARK:
+    if stored[:1] == _GATEWAY_MARK:
         return f"req_{stored[1:].hex()}"
     return None if stored[:1] == _HASH_MARK else stored.decode("utf-8", "replace")

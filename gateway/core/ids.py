@@ -16,8 +16,8 @@ import uuid
 
 from msgspec import Struct
 
-# Kinds with a uid of their own. Archives, sources (folders) and groups wear the uid of a memory.
-NAMED = frozenset(
+# Kinds whose ids hold a uid. Those of archives, sources (folders) and groups hold the uid of a memory.
+WITH_UID = frozenset(
     {
         "agent",
         "archive",
@@ -33,31 +33,34 @@ NAMED = frozenset(
         "tool",
     }
 )
-# Kinds that are named by their place.
-PLACED = frozenset({"message", "passage", "step"})
+# Kinds whose ids hold a place.
+WITH_PLACE = frozenset({"message", "passage", "step"})
 
-_NAMED = re.compile(r"([a-z_]+)-([0-9a-f]{32})")
-_DASHED = re.compile(r"([a-z_]+)-([0-9a-f]{8})-([0-9a-f]{4})-([0-9a-f]{4})-([0-9a-f]{4})-([0-9a-f]{12})")
+_UID_FORM = re.compile(r"([a-z_]+)-([0-9a-f]{32})")
+_DASHED_FORM = re.compile(r"([a-z_]+)-([0-9a-f]{8})-([0-9a-f]{4})-([0-9a-f]{4})-([0-9a-f]{4})-([0-9a-f]{12})")
 # A number that no row has (beyond 64 bits) names nothing.
-_PLACED = re.compile(r"([a-z]+)-([0-9a-f]{32})-([0-9]{1,18})(?:-h([0-9]{1,9}))?(?:-[0-9]{1,9})?")
+_PLACE_FORM = re.compile(r"([a-z]+)-([0-9a-f]{32})-([0-9]{1,18})(?:-h([0-9]{1,9}))?(?:-[0-9]{1,9})?")
 
 
 class Place(Struct, frozen=True):
-    """The place that an id names. uid: of the memory. hidden: number of a message within a hidden round."""
+    """The place that an id names."""
 
+    # Of the memory.
     uid: str
+    # In the one order of the memory.
     seq: int
+    # The number of a message within a hidden round.
     hidden: int | None = None
 
 
 def new_uid() -> str:
-    """Returns a random uid, which nobody can guess: 32 hexadecimal digits."""
+    """Returns a random uid, which cannot be guessed: 32 hexadecimal digits."""
     return uuid.uuid4().hex
 
 
-def named(kind: str, uid: str) -> str:
+def id_of(kind: str, uid: str) -> str:
     """Returns the id of what has a uid."""
-    assert kind in NAMED, kind
+    assert kind in WITH_UID, kind
     return f"{kind}-{uid}"
 
 
@@ -66,16 +69,16 @@ def uid_of(kind: str, id: str) -> str | None:
 
     A uid with the dashes of a UUID counts too, since older clients write agents' ids so.
     """
-    found = _NAMED.fullmatch(id)
+    found = _UID_FORM.fullmatch(id)
     if found is None:
-        found = _DASHED.fullmatch(id)
+        found = _DASHED_FORM.fullmatch(id)
         return "".join(found.groups()[1:]) if found is not None and found[1] == kind else None
     return found[2] if found[1] == kind else None
 
 
-def placed(kind: str, uid: str, seq: int, *, hidden: int | None = None) -> str:
+def id_at(kind: str, uid: str, seq: int, *, hidden: int | None = None) -> str:
     """Returns the id of what stands at a place."""
-    assert kind in PLACED, kind
+    assert kind in WITH_PLACE, kind
     return f"{kind}-{uid}-{seq}" if hidden is None else f"{kind}-{uid}-{seq}-h{hidden}"
 
 
@@ -86,16 +89,16 @@ def tried_again(id: str, attempt: int) -> str:
 
 def first_try(id: str) -> str:
     """Returns the id of a message without the attempt that it names."""
-    found = _PLACED.fullmatch(id)
+    found = _PLACE_FORM.fullmatch(id)
     if found is None:
         return id
     hidden = None if found[4] is None else int(found[4])
-    return placed(found[1], found[2], int(found[3]), hidden=hidden)
+    return id_at(found[1], found[2], int(found[3]), hidden=hidden)
 
 
 def place_of(kind: str, id: str) -> Place | None:
     """Returns the place that an id of this kind names; None where it is no such id."""
-    found = _PLACED.fullmatch(id)
+    found = _PLACE_FORM.fullmatch(id)
     if found is None or found[1] != kind:
         return None
     return Place(found[2], int(found[3]), None if found[4] is None else int(found[4]))

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from gateway.core.applications import APPLICATIONS
-from gateway.core.ids import named
+from gateway.core.ids import id_of
 from gateway.core.trace_context import TraceContext
 from gateway.core.usage.gen_ai import CANCELLED, OTHER, ModelNames, error_type, operation_of, provider_of
 from gateway.run.receipt import CLIENT_GONE, OwnStep, Receipt, UpstreamCall
@@ -228,7 +228,7 @@ class _OfAccount:
         kind = Span.SPAN_KIND_INTERNAL
         span = self.add("invoke_agent", kind, id, self.above, account.agent_begun, account.ended)
         span.text(names.OPERATION, "invoke_agent")
-        span.text(names.AGENT, named("agent", account.agent))
+        span.text(names.AGENT, id_of("agent", account.agent))
         self.above = id
 
     def step(self, number: int, step: OwnStep) -> None:

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.core.ids import named
+from gateway.core.ids import id_of
 from gateway.core.request.identity import AGENT_PREFIX, asks_agent
 from gateway.dialects.messages.models import as_entry, as_page
 from gateway.run.upstream.model_list import ModelList
@@ -76,7 +76,7 @@ async def agent_models(agents: NamesAgents, project: str) -> list[dict[str, Any]
     names = Counter(each.name for each in found)
     return [
         {
-            "id": AGENT_PREFIX + (each.name if names[each.name] == 1 else named("agent", each.uid)),
+            "id": AGENT_PREFIX + (each.name if names[each.name] == 1 else id_of("agent", each.uid)),
             "object": "model",
             "created": int(each.created),
             "owned_by": "mnemogate",

@@ -119,25 +119,25 @@ _PROCESS = secrets.token_hex(4)
 
 
 # After so many seconds without a sign of the server's machine a connection is lost, and what was under way on it ends.
-# A server that thinks is none: its system confirms what arrives, and answers the probes of a connection that is silent.
-# As long as one may take to open. Linux alone has all of these; elsewhere the store's own times hold.
+# A server that is busy with a statement is not lost: its system acknowledges packets and answers keep-alive probes.
+# As long as a connection may take to open. Linux alone has all of these; elsewhere the store's own times hold.
 _SILENT_S = 5
 _TCP_OPTIONS = {"TCP_USER_TIMEOUT": 1000 * _SILENT_S, "TCP_KEEPIDLE": _SILENT_S, "TCP_KEEPINTVL": 1}
 
 
 class OwnConnection(asyncpg.Connection):  # type: ignore[misc]
-    """A connection with statement names of this process's own, which notices a lost machine."""
+    """asyncpg's connection, with names of statements that no other process uses, and with TCP keep-alive."""
 
     __slots__ = ()
 
     def __init__(self, protocol: Any, transport: asyncio.Transport, *rest: Any) -> None:
         super().__init__(protocol, transport, *rest)
-        found = transport.get_extra_info("socket")
-        if found is not None and found.family in (socket.AF_INET, socket.AF_INET6):
-            found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        connected = transport.get_extra_info("socket")
+        if connected is not None and connected.family in (socket.AF_INET, socket.AF_INET6):
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             for name, value in _TCP_OPTIONS.items():
                 if hasattr(socket, name):
-                    found.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+                    connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
     def _get_unique_id(self, prefix: str) -> str:
         return f"{super()._get_unique_id(prefix)}{_PROCESS}"
@@ -174,17 +174,17 @@ class PostgresTarget(Struct, frozen=True):
         return CACHED_STATEMENTS if self.pooler_prepares or not self.is_pooled else 0
 
 
-# What each session has set. A machine that vanishes must not keep an agent's lock for hours. The server looks for a
-# circle of waits after one second; who waits longer for a lock gives up. Who has waited for an agent's row has to see
-# it as it is then: on a stricter level, which the server's settings may name, that is an error. A statement is planned
-# once for a connection: the server would plan those with lists and NULLs each time, which costs many times as much.
 _SESSION = {
     "application_name": "mnemogate",
     "jit": "off",
+    # The server would plan statements with lists and NULLs each time, which costs many times as much as one plan.
     "plan_cache_mode": "force_generic_plan",
+    # After a wait for an agent's row, a transaction has to read it as it is then. Stricter levels make that an error.
     "default_transaction_isolation": "read committed",
+    # In milliseconds. The server looks for deadlocks after one second; a longer wait for a lock fails.
     "idle_in_transaction_session_timeout": "5000",
     "lock_timeout": "3000",
+    # In seconds. A machine that vanishes must not hold an agent's lock for hours.
     "tcp_keepalives_idle": "30",
     "tcp_keepalives_interval": "10",
     "tcp_keepalives_count": "3",
@@ -201,25 +201,25 @@ def translate(error: BaseException, name: str = "the database") -> StoreError:
     """Returns the store's own error for one of asyncpg's or of the network's; its cause is set."""
     if isinstance(error, asyncpg.PostgresError):
         _leave_out_values(error)
-    words = str(error) or type(error).__name__
+    text = str(error) or type(error).__name__
     kind: type[StoreError]
     if _is_closed(error):
-        kind, words = Broken, "PostgreSQL closed the connection"
+        kind, text = Broken, "PostgreSQL closed the connection"
     elif isinstance(error, asyncpg.PostgresError):
         state = error.sqlstate or ""
         kind = _BY_STATE.get(state) or _BY_CLASS.get(state[:2], StatementFailed)
-        words = f"{words} ({state})"
-        if state in _POOLER and ("prepared statement" in words or "startup parameter" in words):
-            kind, words = Broken, f"{words}: {POOLER_ADVICE}"
+        text = f"{text} ({state})"
+        if state in _POOLER and ("prepared statement" in text or "startup parameter" in text):
+            kind, text = Broken, f"{text}: {POOLER_ADVICE}"
     elif isinstance(error, TimeoutError):
-        kind, words = TooSlow, "no answer in time"
+        kind, text = TooSlow, "no answer in time"
     elif isinstance(error, OSError):
         kind = Broken
     else:  # asyncpg was asked for something that it does not do
         kind = StatementFailed
-    answer = kind(f"{name}: {words}")
-    answer.__cause__ = error
-    return answer
+    translated = kind(f"{name}: {text}")
+    translated.__cause__ = error
+    return translated
 
 
 # By SQLSTATE: the connection is gone, or the server ends it since it stops.
@@ -298,10 +298,10 @@ async def _connect_to(url: str, target: PostgresTarget) -> RawConnection:
     except ValueError:
         # What could not be read may be a part of the password, so the error itself is not shown.
         raise NotAdmitted(f"{name}: {UNREADABLE}") from None
-    found = raw.get_server_version()
-    if found.major < OLDEST_SERVER:
+    version = raw.get_server_version()
+    if version.major < OLDEST_SERVER:
         await raw.close()
-        raise NotAdmitted(f"{name} is PostgreSQL {found.major}; {OLDEST_SERVER} or newer is needed")
+        raise NotAdmitted(f"{name} is PostgreSQL {version.major}; {OLDEST_SERVER} or newer is needed")
     encoding = getattr(raw.get_settings(), "server_encoding", "UTF8")  # a pooler may keep it to itself
     if encoding not in _ENCODINGS:
         await raw.close()
@@ -315,33 +315,34 @@ async def _connect_to(url: str, target: PostgresTarget) -> RawConnection:
 class PostgresConnection:
     """A connection of asyncpg as the store's operations use one.
 
-    begins: what begins the transaction, which the first statement does that is not `single`; None in a read,
-        where each statement is one.
-    until: when the statements must have ended, by the loop's clock. has_committed: what was written is on
-        disk, or was sent to be: that is unknown while the answer is out.
+    deadline: when the statements must have ended, by the loop's clock.
+    begin: the statement that begins the transaction. It is sent before the first statement that is not `single`.
+        None: in a read, where each statement is a transaction of its own.
     """
 
-    __slots__ = ("_begins", "_clock", "_locked", "_raw", "_until", "has_committed", "is_begun")
+    __slots__ = ("_begin", "_clock", "_deadline", "_locked", "_raw", "is_begun", "may_have_committed")
 
     def __init__(
         self,
         raw: RawConnection,
-        until: float,
+        deadline: float,
         clock: asyncio.AbstractEventLoop,
-        begins: str | None = None,
+        begin: str | None = None,
     ) -> None:
         self._raw = raw
-        self._until = until
+        self._deadline = deadline
         self._clock = clock
-        self._begins = begins
+        self._begin = begin
+        # The agents whose rows the transaction has locked.
         self._locked: set[int] = set()
+        # A transaction was begun.
         self.is_begun = False
-        self.has_committed = False
+        # A commit was sent, so that what was written may be on disk, whatever becomes of the answer.
+        self.may_have_committed = False
 
     async def rows(self, statement: str, values: Sequence[object] = ()) -> list[Row]:
-        if self._begins is not None:
-            await self._begin()
-        return await self._raw.fetch(_text(statement), *values, timeout=self._left())
+        await self._begin_once()
+        return await self._raw.fetch(_text(statement), *values, timeout=self._remaining_s())
 
     async def row(self, statement: str, values: Sequence[object] = ()) -> Row | None:
         rows = await self.rows(statement, values)
@@ -352,9 +353,8 @@ class PostgresConnection:
         return rows[0][0] if rows else None
 
     async def run(self, statement: str, values: Sequence[object] = ()) -> int:
-        if self._begins is not None:
-            await self._begin()
-        status = await self._raw.execute(_text(statement), *values, timeout=self._left())
+        await self._begin_once()
+        status = await self._raw.execute(_text(statement), *values, timeout=self._remaining_s())
         last = status.rpartition(" ")[2]
         return int(last) if last.isdigit() else 0
 
@@ -362,9 +362,9 @@ class PostgresConnection:
         return await (self.single if is_all else self.row)(statement, values)
 
     async def single(self, statement: str, values: Sequence[object]) -> Row | None:
-        self.has_committed = True
-        rows = await self._raw.fetch(_text(statement), *values, timeout=self._left())
-        self.has_committed = bool(rows)
+        self.may_have_committed = True
+        rows = await self._raw.fetch(_text(statement), *values, timeout=self._remaining_s())
+        self.may_have_committed = bool(rows)
         return rows[0] if rows else None
 
     async def lock(self, agent: int) -> None:
@@ -381,25 +381,25 @@ class PostgresConnection:
     async def commit(self) -> None:
         """Ends the transaction, if one was begun. Raises: StatementFailed: it went on after a failure."""
         if self.is_begun:
-            self.has_committed = True
-            if await self._raw.execute("COMMIT", timeout=self._left()) != "COMMIT":
+            self.may_have_committed = True
+            if await self._raw.execute("COMMIT", timeout=self._remaining_s()) != "COMMIT":
                 raise StatementFailed("a write went on after one of its statements had failed")
 
-    async def _begin(self) -> None:
-        begins, self._begins = self._begins, None
-        assert begins is not None
-        self.is_begun = True
-        await self._raw.execute(begins, timeout=self._left())
+    async def _begin_once(self) -> None:
+        begin, self._begin = self._begin, None
+        if begin is not None:
+            self.is_begun = True
+            await self._raw.execute(begin, timeout=self._remaining_s())
 
-    def _left(self) -> float:
-        left = self._until - self._clock.time()
-        if left <= 0:
+    def _remaining_s(self) -> float:
+        remaining_s = self._deadline - self._clock.time()
+        if remaining_s <= 0:
             raise TimeoutError
-        return left
+        return remaining_s
 
 
 class MendingConnection(PostgresConnection):
-    """Parameters with texts that can be stored, for an operation of which the server or asyncpg has refused one."""
+    """A connection that replaces what no text in PostgreSQL can hold, for an operation that was refused for it."""
 
     __slots__ = ()
 
@@ -434,8 +434,8 @@ def is_refused_text(error: BaseException | None) -> bool:
     return isinstance(error, asyncpg.DataError) and isinstance(error.__cause__, UnicodeEncodeError)
 
 
-def begins_with(target: PostgresTarget) -> str:
-    """Returns what begins a transaction there."""
+def begin_statement(target: PostgresTarget) -> str:
+    """Returns the statement that begins a transaction there."""
     return _BEGIN_POOLED if target.is_pooled else _BEGIN
 
 
@@ -448,6 +448,6 @@ def as_unavailable(error: StoreError) -> Unavailable:
     """Returns the error as a state of the database: one that refuses us after it was open is a broken one."""
     if isinstance(error, Unavailable):
         return error
-    answer = Broken(error.message)
-    answer.__cause__ = error
-    return answer
+    broken = Broken(error.message)
+    broken.__cause__ = error
+    return broken

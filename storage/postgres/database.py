@@ -25,7 +25,7 @@ from storage.postgres.connection import (
     PostgresConnection,
     PostgresTarget,
     RawConnection,
-    begins_with,
+    begin_statement,
     is_refused_text,
     is_unanswered,
     stops,
@@ -60,7 +60,7 @@ class PostgresDatabase:
     ) -> None:
         self._target = target
         self._limits = limits
-        self._begins = begins_with(target)
+        self._begin_statement = begin_statement(target)
         self._loop = asyncio.get_running_loop()
         self._pool = ConnectionPool(target, limits, self._prepare, self._failed, self._recovered)
         self._listeners: list[Callable[[], None]] = []
@@ -223,7 +223,7 @@ class PostgresDatabase:
         for tries_left in reversed(range(_TRIES)):
             raw = (None if is_bulk else pool.take_idle()) or await pool.take(is_bulk=is_bulk)
             until = self._loop.time() + self._limits.write_s
-            connection = kind(raw, until, self._loop, self._begins)
+            connection = kind(raw, until, self._loop, self._begin_statement)
             try:
                 result = await operation(connection)
                 await connection.commit()
@@ -233,7 +233,7 @@ class PostgresDatabase:
                 answer = self._answer(error)
                 is_pending = connection.is_begun or isinstance(error, TimeoutError)
                 await self._undo(raw, is_bulk, is_pending=is_pending)
-                is_known = is_repeatable or not (connection.has_committed and is_unanswered(error))
+                is_known = is_repeatable or not (connection.may_have_committed and is_unanswered(error))
                 # A connection that broke is tried once more, since the next one mostly breaks as well.
                 if tries_left and _met(error):
                     continue

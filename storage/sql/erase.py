@@ -28,8 +28,7 @@ from msgspec.structs import replace
 
 from storage.commands import Rules
 from storage.database import Connection
-from storage.recall_record import KINDS, without
-from storage.recall_record import named as named_in
+from storage.recall_record import KINDS, hits_in, overwrite_forgotten
 from storage.records import API_PROFILE, Exchange, State, emptied
 from storage.sql import exchanges
 from storage.sql.additions import DAY_S, erase_additions
@@ -291,16 +290,16 @@ async def _erase_recalls(connection: Connection, work: ErasingWork, after: int) 
             await connection.run(PAGE["recall_drop"], (exchange, agent))
             continue
         turns.add(exchange)
-        for kind, seq in named_in(data):
+        for kind, seq in hits_in(data):
             for each in KINDS[:-1] if kind == KINDS[-1] else (kind,):
                 wanted[each].add(seq)
     there = await _there(connection, agent, wanted)
     for exchange, data in rows:
         if exchange not in turns:
             continue
-        left = without(data, lambda kind, seq: (kind, seq) in there)
-        if left != data:
-            await connection.run(SQL["recall_set"], (left, exchange, agent))
+        overwritten = overwrite_forgotten(data, lambda kind, seq: (kind, seq) in there)
+        if overwritten != data:
+            await connection.run(SQL["recall_set"], (overwritten, exchange, agent))
     return rows[-1][0] if len(rows) == _PAGE else None
 
 

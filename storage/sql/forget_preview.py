@@ -12,8 +12,7 @@ from storage.sql.erase import SQL as FORGET
 from storage.sql.erase import exchange_of
 from storage.sql.exchanges import unpack_notes
 from storage.sql.group import Group, long_reads
-from storage.sql.patterns import part_of
-from storage.sql.statements import load, rows_of
+from storage.sql.statements import ascii_lower, load, rows_of
 
 SQL = load("forget_preview.sql")
 
@@ -84,7 +83,7 @@ class ForgetPreviews(Group):
         versions = 0
         for text, *_ in rows:
             for block in await self._blocks(connection, agent):
-                versions += await connection.value(SQL["versions_with"], (block, part_of(text)))
+                versions += await connection.value(SQL["versions_with"], (block, ascii_lower(text)))
         days = await rows_of(connection, FORGET["days_named"], [*target.facts, *target.passages], agent)
         erased = Erased(frozenset(int(at // DAY_S) for (at,) in days), versions > 0)
         notes = await self._quoting(connection, agent, 0, erased, set())

@@ -16,8 +16,7 @@ from storage.listing import Page, PassageDraft, PassageFilter
 from storage.records import BlockOp, Message, Passage
 from storage.sql.agents import take_seq
 from storage.sql.group import Group, alone, bulk_writes, long_reads, reads
-from storage.sql.patterns import part_of
-from storage.sql.statements import load, rows_of
+from storage.sql.statements import ascii_lower, load, rows_of
 
 SQL = load("statements.sql")
 
@@ -104,7 +103,7 @@ class Passages(Group):
         low, high = page.bounds
         while len(found) < page.limit:
             size = max(page.limit - len(found), _FEW)
-            values = (agent, low, high, part_of(wanted.text), wanted.since, wanted.until, size)
+            values = (agent, low, high, ascii_lower(wanted.text), wanted.since, wanted.until, size)
             rows = await connection.rows(SQL[f"passage_{page.way}"], values)
             found += [each for each in map(_passage, rows) if wanted.takes(each)]
             if len(rows) < size:

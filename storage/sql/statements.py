@@ -8,7 +8,7 @@ those of pieces.sql are known in every file. What the two databases write differ
     {?1..4}               a run of them: ?1, ?2, ?3, ?4
     {in:2:BYTEA:64}       parameter 2 is a list that has it: `= ANY($2::BYTEA[])`, here IN with 64 placeholders
     {each:2:BIGINT:64}    the list as rows of one column: unnest, here VALUES
-    {has:5:b.label}       the text has parameter 5 in it, made by `part_of`, or that is NULL
+    {has:5:b.label}       the text contains parameter 5, which is in `ascii_lower`; all texts where that is NULL
     CROSS JOIN .. ON      a join that SQLite performs in this order; JOIN in PostgreSQL
     {clock:2}             the present time in seconds: parameter 2, or the database's own where that is NULL
     {postgres:FOR UPDATE} words that PostgreSQL alone is given
@@ -157,3 +157,8 @@ async def rows_of(
     return [
         row for at in starts for row in await connection.rows(statement, (*first, values[at : at + size]))
     ]
+
+
+def ascii_lower(text: str | None) -> str | None:
+    """Returns a text with the capitals of ASCII in lower case, as SQLite's lower() does, for `{has:..}`; None for None."""
+    return None if text is None else "".join(c.lower() if c.isascii() else c for c in text)

@@ -50,8 +50,9 @@ READ_CACHE_KIB = 8 * 1024
 
 _TRIAL_BYTES = 16384  # four pages, so that a full disk shows itself
 
-# sqlite3 asks each value that is no plain number or text what it wants to be, and makes an exception of the answer that
-# it does not take: two dozen times in a turn. What has an adapter is not asked. (These are not Python's, to be quick.)
+# sqlite3 looks in each value that is no plain number or text for a method that adapts it, and raises and catches an
+# exception where there is none: two dozen times in a turn. Types with an adapter are spared that. These adapters are
+# functions in C, for speed.
 sqlite3.register_adapter(type(None), {None: None}.get)
 sqlite3.register_adapter(bytes, bytes.__bytes__)
 sqlite3.register_adapter(bool, int)
@@ -104,28 +105,28 @@ class DatabaseFile(Struct, frozen=True):
 def translate(error: sqlite3.Error, path: str = "the database") -> StoreError:
     """Returns the store's own error for one of SQLite's; its cause is set."""
     code = getattr(error, "sqlite_errorcode", None)
-    if code is None:  # raised by the sqlite3 module itself: a closed connection, a wrong number of parameters
+    # Without a code the sqlite3 module itself has raised it: for a closed connection, a wrong number of parameters.
+    if code is None:
         kind: type[StoreError] = Closed if "closed" in str(error) else StatementFailed
     else:
         kind = _ERRORS.get(code & 0xFF, StatementFailed)
-    if (
-        kind is Broken and os.path.isabs(path) and _is_full(path)
-    ):  # SQLite does not say why a file cannot grow
+    # SQLite does not report why a file cannot grow.
+    if kind is Broken and os.path.isabs(path) and _is_full(path):
         kind, code = Full, sqlite3.SQLITE_FULL
     name = getattr(error, "sqlite_errorname", type(error).__name__)
     text = _TEXTS.get((code or 0) & 0xFF, "{path}: {error}")
-    answer = kind(f"{text.format(path=path, error=error)} ({name})")
-    answer.__cause__ = error
-    return answer
+    translated = kind(f"{text.format(path=path, error=error)} ({name})")
+    translated.__cause__ = error
+    return translated
 
 
 def _is_full(path: str) -> bool:
     """Returns whether the disk of a file has no room for another page of it."""
     try:
-        found = os.statvfs(os.path.dirname(path))
+        disk = os.statvfs(os.path.dirname(path))
     except OSError:
         return False
-    return found.f_bavail * found.f_frsize < _TRIAL_BYTES
+    return disk.f_bavail * disk.f_frsize < _TRIAL_BYTES
 
 
 @contextmanager
@@ -157,7 +158,7 @@ def open_writer(target: DatabaseFile) -> sqlite3.Connection:
         connection.execute(f"PRAGMA synchronous = {target.synchronous}")
         connection.execute("PRAGMA secure_delete = ON")  # what is forgotten is overwritten
         connection.execute("PRAGMA wal_autocheckpoint = 0")  # the writer chooses the moment
-        _common(connection)
+        _set_pragmas(connection)
         return connection
 
 
@@ -168,13 +169,13 @@ def open_reader(target: DatabaseFile, *, busy_timeout_ms: int) -> sqlite3.Connec
         connection.execute("PRAGMA query_only = ON")
         connection.execute(f"PRAGMA cache_size = -{READ_CACHE_KIB}")
         connection.execute("PRAGMA wal_autocheckpoint = 0")
-        _common(connection)
+        _set_pragmas(connection)
         connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()  # a damaged file is noticed here
         return connection
 
 
 def try_writing(connection: sqlite3.Connection, check: bool) -> None:
-    """Makes a trial write. Raises what is wrong, if anything still is."""
+    """Makes a trial write. check: look for damage first. Raises: sqlite3.Error; Corrupt."""
     if check:
         (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         if found != "ok":
@@ -184,7 +185,7 @@ def try_writing(connection: sqlite3.Connection, check: bool) -> None:
 
 
 def _connect(target: DatabaseFile) -> sqlite3.Connection:
-    before = _entry(target.path)
+    before = _file_id(target.path)
     # Transactions are begun by hand. A connection is used by one thread at a time, though not always by the one
     # that made it (shutdown closes them all).
     connection = sqlite3.connect(
@@ -195,22 +196,23 @@ def _connect(target: DatabaseFile) -> sqlite3.Connection:
         factory=target.factory,
     )
     # SQLite follows links, so a link that took the place of the file meanwhile has led it elsewhere.
-    if before not in (None, _entry(target.path)):
+    if before not in (None, _file_id(target.path)):
         connection.close()
         raise Broken(f"{target.path} was replaced while it was opened")
     return connection
 
 
-def _entry(path: str) -> tuple[int, int, int] | None:
-    """Returns what has the name, a link itself where it is one; None: nothing."""
+def _file_id(path: str) -> tuple[int, int, int] | None:
+    """Returns device, inode and type of the file at a path, a link not followed; None: there is none."""
     try:
         found = os.lstat(path)
     except OSError:
         return None
-    return found.st_dev, found.st_ino, stat.S_IFMT(found.st_mode)  # a number of a removed file is used again
+    # The inode of a removed file is used again, so a link may get that of a file.
+    return found.st_dev, found.st_ino, stat.S_IFMT(found.st_mode)
 
 
-def _common(connection: sqlite3.Connection) -> None:
+def _set_pragmas(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA mmap_size = 0")  # with mmap an I/O error is a signal, not a result
     connection.execute("PRAGMA temp_store = MEMORY")
     connection.execute("PRAGMA foreign_keys = OFF")  # see the schema
@@ -251,9 +253,10 @@ class Driver(aiosqlite.Connection):
         return self
 
     def post(self, function: Callable[[sqlite3.Connection], None], *, is_near: bool = False) -> None:
-        """Runs it in the thread without a report: the function must not raise.
+        """Runs a function in the thread, and reports neither its end nor an error: it must not raise.
 
-        is_near: on the caller's processor, which pays for short work that takes and gives the interpreter's lock.
+        is_near: on the caller's processor. That is faster for short work, in which the interpreter's lock changes hands
+            often.
         """
         if self._placement is not None:
             self._placement.come_near() if is_near else self._placement.go_free()

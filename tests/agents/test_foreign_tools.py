@@ -75,7 +75,7 @@ def test_a_webhook_within_a_run(upstream: StrictUpstream, tmp_path: Path) -> Non
     assert second["arguments"] == {"q": "b"}
     keys = [line for head in server.heads for line in head.splitlines() if line.startswith("Idempotency-Key")]
     names = zip(run.result.steps, ("w%2F1", "call_mnemogate_2_0"), strict=False)
-    assert keys == [f"Idempotency-Key: {ids.placed('step', UID, e.seq)}/{call}" for e, call in names]
+    assert keys == [f"Idempotency-Key: {ids.id_at('step', UID, e.seq)}/{call}" for e, call in names]
 
 
 @needs_bwrap

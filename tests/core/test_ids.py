@@ -6,26 +6,26 @@ import uuid
 
 import pytest
 
-from gateway.core.ids import NAMED, PLACED, Place, named, new_uid, place_of, placed, uid_of
+from gateway.core.ids import WITH_PLACE, WITH_UID, Place, id_at, id_of, new_uid, place_of, uid_of
 
 UID = "35f686ccb6714adb9f84fb1d27f50792"
 
 
-@pytest.mark.parametrize("kind", sorted(NAMED))
+@pytest.mark.parametrize("kind", sorted(WITH_UID))
 def test_what_is_named_is_found_under_its_kind_alone(kind: str) -> None:
     uid = new_uid()
-    made = named(kind, uid)
+    made = id_of(kind, uid)
     assert made == f"{kind}-{uid}"
     assert uid_of(kind, made) == uid
-    assert [other for other in NAMED if uid_of(other, made) is not None] == [kind]
+    assert [other for other in WITH_UID if uid_of(other, made) is not None] == [kind]
 
 
-@pytest.mark.parametrize("kind", sorted(PLACED))
+@pytest.mark.parametrize("kind", sorted(WITH_PLACE))
 @pytest.mark.parametrize("hidden", [None, 0, 12])
 def test_what_is_placed_is_found_under_its_kind_alone(kind: str, hidden: int | None) -> None:
-    made = placed(kind, UID, 17, hidden=hidden)
+    made = id_at(kind, UID, 17, hidden=hidden)
     assert place_of(kind, made) == Place(UID, 17, hidden)
-    assert [other for other in PLACED if place_of(other, made) is not None] == [kind]
+    assert [other for other in WITH_PLACE if place_of(other, made) is not None] == [kind]
 
 
 def test_a_uid_may_be_written_with_the_dashes_of_a_uuid() -> None:
@@ -34,8 +34,8 @@ def test_a_uid_may_be_written_with_the_dashes_of_a_uuid() -> None:
 
 
 def test_the_attempt_of_a_reply_is_ignored() -> None:
-    assert place_of("message", placed("message", UID, 18) + "-3") == Place(UID, 18)
-    assert place_of("message", placed("message", UID, 18, hidden=2) + "-3") == Place(UID, 18, 2)
+    assert place_of("message", id_at("message", UID, 18) + "-3") == Place(UID, 18)
+    assert place_of("message", id_at("message", UID, 18, hidden=2) + "-3") == Place(UID, 18, 2)
 
 
 @pytest.mark.parametrize(

@@ -16,12 +16,12 @@ from storage.recall_record import (
     REASONS,
     RecalledEntry,
     RecallRecord,
-    named,
+    hits_in,
+    overwrite_forgotten,
     pack,
     pack_request,
     unpack,
     unpack_request,
-    without,
 )
 from storage.records import Agent
 from storage.sql.store import Store
@@ -163,7 +163,7 @@ ENTRIES = (
 def test_a_record_is_what_was_packed() -> None:
     packed = record(*ENTRIES)
     assert unpack(pack(packed)) == packed
-    assert named(pack(packed)) == [("fact", 38), ("message", 118_700), ("passage", 902)]
+    assert hits_in(pack(packed)) == [("fact", 38), ("message", 118_700), ("passage", 902)]
     assert len(pack(packed)) < 90
     whole = replace(
         packed, is_selection=True, entries=(RecalledEntry("fact", 1, 1),), usage=None, first_ms=None
@@ -182,13 +182,13 @@ def test_a_record_that_is_cut_is_refused(cut: int) -> None:
 
 def test_what_is_gone_is_overwritten_in_as_many_bytes() -> None:
     packed = pack(record(*ENTRIES))
-    left = without(packed, lambda kind, seq: kind == "fact")
+    left = overwrite_forgotten(packed, lambda kind, seq: kind == "fact")
     assert len(left) == len(packed)
     fact_entry, message, passage = unpack(left).entries
     assert fact_entry == ENTRIES[0]
     assert (message.seq, message.rank, message.tokens, message.is_forgotten) == (0, 2, 0, True)
     assert (passage.seq, passage.reason, passage.is_forgotten) == (0, "weak", True)
-    assert without(left, lambda kind, seq: kind == "fact") == left
+    assert overwrite_forgotten(left, lambda kind, seq: kind == "fact") == left
 
 
 @pytest.mark.parametrize("id", ["req_0123456789abcdef01234567", "customer-7", "é", "x" * 64])

@@ -110,4 +110,4 @@ class AgentFileRoutes:
             ]
         # Programs see the body alone.
         own = {EXTENSION: {"left_out": left_out}} if left_out else {}
-        return {"agent_ids": [ids.named("agent", uid) for uid in made], **own}
+        return {"agent_ids": [ids.id_of("agent", uid) for uid in made], **own}

@@ -21,7 +21,7 @@ from storage.sql.store import Store
 
 def conversation_id(uid: str, key: str | None) -> str:
     """Returns the public name of a conversation. key: the client's own."""
-    return DEFAULT if key == DEFAULT else ids.named("conv", uid)
+    return DEFAULT if key == DEFAULT else ids.id_of("conv", uid)
 
 
 class Exchanges(Struct, frozen=True):
@@ -51,7 +51,7 @@ class Exchanges(Struct, frozen=True):
 
     def raw(self, view: MessageView | SystemMessage) -> dict[str, Any]:
         """Returns a message of a list in Letta 0.6's form."""
-        agent_id = ids.named("agent", self.agent.uid)
+        agent_id = ids.id_of("agent", self.agent.uid)
         if isinstance(view, SystemMessage):
             return raw_json(_wire(view), self._origin_of(view), agent_id)
         return raw_json(view.listed.message, self._origin(view), agent_id)
@@ -63,9 +63,9 @@ class Exchanges(Struct, frozen=True):
 
     def _origin(self, view: MessageView) -> Origin:
         m = view.listed
-        run = None if view.run is None else ids.named("run", view.run)
-        step = None if view.step is None else ids.placed("step", self.agent.uid, view.step)
-        id = ids.placed("message", self.agent.uid, m.seq, hidden=m.hidden)
+        run = None if view.run is None else ids.id_of("run", view.run)
+        step = None if view.step is None else ids.id_at("step", self.agent.uid, view.step)
+        id = ids.id_at("message", self.agent.uid, m.seq, hidden=m.hidden)
         return Origin(id, m.at, run, step, conversation_id(view.conversation, view.key))
 
     async def answers(self, run: Run, steps: Sequence[Exchange]) -> list[dict[str, Any]]:
@@ -113,8 +113,8 @@ class Exchanges(Struct, frozen=True):
     def _shown(
         self, m: ListedMessage, step: int, run: Run, waiting: dict[str, str], names: dict[str, str]
     ) -> list[dict[str, Any]]:
-        id = ids.placed("message", self.agent.uid, m.seq, hidden=m.hidden)
-        origin = Origin(id, m.at, ids.named("run", run.uid), ids.placed("step", self.agent.uid, step))
+        id = ids.id_at("message", self.agent.uid, m.seq, hidden=m.hidden)
+        origin = Origin(id, m.at, ids.id_of("run", run.uid), ids.id_at("step", self.agent.uid, step))
         return shown(m.message, origin, self.showing, waiting=waiting, names=names, results=m.results)
 
 

@@ -414,7 +414,7 @@ def agent_json(
     group = group_json(made.uid, definition, readers)
     shown = [block_json(block, document) for block, document in blocks]
     return {
-        "id": ids.named("agent", made.uid),
+        "id": ids.id_of("agent", made.uid),
         "name": made.name,
         "agent_type": definition.kind,
         **{name: getattr(definition, field) for name, field in _PLAIN.items()},
@@ -687,7 +687,7 @@ def _agent_json(
         [show_tool(tool) for tool in view.tools],
         view.tags,
         window=api.registry.context_window(view.definition),
-        message_ids=[system_id(agent), *(ids.placed("message", agent.uid, seq) for seq in numbers)],
+        message_ids=[system_id(agent), *(ids.id_at("message", agent.uid, seq) for seq in numbers)],
         pending=pending,
         last_run=view.last_run,
         readers=view.readers,

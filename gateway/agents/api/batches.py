@@ -91,7 +91,7 @@ class BatchMessagesQuery(Body):
 def batch_json(batch: Batch, counts: BatchCounts) -> dict[str, Any]:
     """Returns a batch."""
     return {
-        "id": ids.named("job", batch.uid),
+        "id": ids.id_of("job", batch.uid),
         "job_type": "batch",
         "status": batch.state.value,
         "counts": {
@@ -126,8 +126,8 @@ def item_json(item: BatchItem, words: str) -> dict[str, Any]:
     run = item.run
     counts, steps = (Counts(), 0) if run is None else (run.counts, run.steps)
     return {
-        "agent_id": None if run is None else ids.named("agent", item.agent),
-        "run_id": None if run is None else ids.named("run", run.uid),
+        "agent_id": None if run is None else ids.id_of("agent", item.agent),
+        "run_id": None if run is None else ids.id_of("run", run.uid),
         "status": item.state,
         "stop_reason": None if run is None else run.stop,
         "error": item.why(words),
@@ -241,7 +241,7 @@ class BatchRoutes:
         if e is None:
             return []
         shown = await Exchanges(store, agent, showing).of_run(run, [e], with_input=True)
-        return [{**each, "agent_id": ids.named("agent", agent.uid)} for each in shown]
+        return [{**each, "agent_id": ids.id_of("agent", agent.uid)} for each in shown]
 
     async def _row(self, project: str, id: Maybe[str]) -> int | None:
         if not isinstance(id, str):

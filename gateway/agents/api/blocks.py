@@ -103,7 +103,7 @@ def block_json(block: Block, document: dict[str, Any] | None) -> dict[str, Any]:
     """Returns a block as it is shown. document: its definition's body, with what a turn does not need."""
     more = document or {}
     return {
-        "id": ids.named("block", block.uid),
+        "id": ids.id_of("block", block.uid),
         "label": block.label,
         "value": block.value,
         "limit": block.limit,

@@ -179,7 +179,7 @@ def conversation_json(
     changed = entry.begun if entry.definition is None else entry.definition.updated
     return {
         "id": name,
-        "agent_id": ids.named("agent", entry.agent.uid),
+        "agent_id": ids.id_of("agent", entry.agent.uid),
         "summary": definition.summary,
         "description": definition.description,
         "hidden": definition.hidden,
@@ -446,7 +446,7 @@ class ConversationRoutes:
         agent, messages = entry.agent, AgentMessages(self._api.store, self._api.now)
         numbers = await messages.numbers(agent, entry.conversation.uid)
         system = system_id(agent, entry.conversation.uid)
-        message_ids = [system, *(ids.placed("message", agent.uid, seq) for seq in numbers)]
+        message_ids = [system, *(ids.id_at("message", agent.uid, seq) for seq in numbers)]
         return conversation_json(entry, name=_id(entry), message_ids=message_ids)
 
 
@@ -461,9 +461,9 @@ def _number_in(named: NamedConversation, message: str) -> int:
 
 
 def _id(entry: ConversationEntry) -> str:
-    return ids.named("conv", entry.conversation.uid)
+    return ids.id_of("conv", entry.conversation.uid)
 
 
 def _no_own(named: NamedConversation) -> NoReturn:
-    id = ids.named("agent", named.agent.uid)
+    id = ids.id_of("agent", named.agent.uid)
     raise BadRequest(f"This is the agent's own conversation: use /v1/agents/{id} and its reset-messages.")

@@ -93,7 +93,7 @@ def folder_json(folder: Definition) -> dict[str, Any]:
     """Returns a folder."""
     body = folder.body
     return {
-        "id": ids.named("source", folder.uid),
+        "id": ids.id_of("source", folder.uid),
         "name": folder.name,
         "description": body.get("description"),
         "instructions": body.get("instructions"),
@@ -111,9 +111,9 @@ def file_json(folder: Definition, file: StoredFile, parts: int, content: str | N
     """Returns a file. parts: passages that hold its text."""
     is_whole = file.state == "completed"
     return {
-        "id": ids.named("file", file.uid),
-        "source_id": ids.named("source", folder.uid),
-        "folder_id": ids.named("source", folder.uid),
+        "id": ids.id_of("file", file.uid),
+        "source_id": ids.id_of("source", folder.uid),
+        "folder_id": ids.id_of("source", folder.uid),
         "file_name": f"{folder.name}/{file.name}",
         "original_file_name": file.name,
         "file_path": None,
@@ -135,10 +135,10 @@ def file_json(folder: Definition, file: StoredFile, parts: int, content: str | N
 def agent_file_json(folder: Definition, file: StoredFile) -> dict[str, Any]:
     """Returns a file as one that an agent can search."""
     return {
-        "id": ids.named("file", file.uid),
-        "file_id": ids.named("file", file.uid),
+        "id": ids.id_of("file", file.uid),
+        "file_id": ids.id_of("file", file.uid),
         "file_name": f"{folder.name}/{file.name}",
-        "folder_id": ids.named("source", folder.uid),
+        "folder_id": ids.id_of("source", folder.uid),
         "folder_name": folder.name,
         "is_open": False,
         "last_accessed_at": None,
@@ -311,7 +311,7 @@ class FolderRoutes:
         query: AgentsOfQuery = request.query
         rows = await self._folders.agents(await self._folder(request))
         views = await self._api.registry.several(request.project, rows)
-        shown = [{"id": ids.named("agent", view.agent.uid)} for view in views]
+        shown = [{"id": ids.id_of("agent", view.agent.uid)} for view in views]
         return [each["id"] for each in cut(shown, query)]
 
     async def index_of(self, request: ApiRequest) -> Any:

@@ -125,14 +125,14 @@ def group_json(
     read = min((reader.seq for reader in readers), default=0)
     is_voice = definition.kind == VOICE_KIND
     return {
-        "id": ids.named("group", uid),
+        "id": ids.id_of("group", uid),
         "manager_type": "voice_sleeptime" if is_voice else "sleeptime",
-        "agent_ids": [ids.named("agent", reader.uid) for reader in readers],
+        "agent_ids": [ids.id_of("agent", reader.uid) for reader in readers],
         "description": "An agent with those that read what is said to it.",
-        "manager_agent_id": ids.named("agent", uid),
+        "manager_agent_id": ids.id_of("agent", uid),
         "sleeptime_agent_frequency": (sleeptime or Sleeptime()).frequency,
         "turns_counter": max((reader.turns for reader in readers), default=0),
-        "last_processed_message_id": ids.placed("message", uid, read) if read else None,
+        "last_processed_message_id": ids.id_at("message", uid, read) if read else None,
         "shared_block_ids": [],
         "max_message_buffer_length": definition.most_messages if is_voice else None,
         "min_message_buffer_length": definition.least_messages if is_voice else None,

@@ -107,7 +107,7 @@ def identity_json(identity: Definition) -> dict[str, Any]:
     """Returns an identity. Letta's server leaves the older lists of agents and blocks empty as well."""
     definition = IdentityDefinition.of(identity.body)
     return {
-        "id": ids.named("identity", identity.uid),
+        "id": ids.id_of("identity", identity.uid),
         "identifier_key": identity.name,
         "name": definition.name,
         "identity_type": definition.type,

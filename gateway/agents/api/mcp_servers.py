@@ -179,7 +179,7 @@ def kind_of(server: McpServerDefinition) -> str:
 def server_json(made: Definition) -> dict[str, Any]:
     """Returns a server as it is shown, its secrets masked."""
     server = McpServerDefinition.of(made.body)
-    shown: dict[str, Any] = {"id": ids.named("mcp_server", made.uid), "server_name": made.name}
+    shown: dict[str, Any] = {"id": ids.id_of("mcp_server", made.uid), "server_name": made.name}
     if server.left_out:
         shown["mnemogate"] = {"left_out": [f"tools.{name}" for name in server.left_out]}
     shown["mcp_server_type"] = kind_of(server)

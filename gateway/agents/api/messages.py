@@ -195,7 +195,7 @@ class MessageRoutes:
         found = [
             found_json(
                 message,
-                ids.named("agent", agent.uid),
+                ids.id_of("agent", agent.uid),
                 conversation_id(view.conversation, view.key),
             )
             for agent, view in await self._search_hits(request)
@@ -350,7 +350,7 @@ class MessageRoutes:
         live = RunFilter(agent.id, conversation, (RunState.CREATED, RunState.RUNNING))
         entries = await self._api.store.runs.list(project, live, Page(limit=1000))
         return {
-            ids.named("run", each.run.uid): (await self._api.runs.cancel(each.run)).state.value
+            ids.id_of("run", each.run.uid): (await self._api.runs.cancel(each.run)).state.value
             for each in entries
         }
 
@@ -380,7 +380,7 @@ class MessageRoutes:
         if place.seq == SYSTEM_SEQ:
             uid = (await self._api.system_messages.named(agent.scope.project, uid))[0].uid
         if uid != agent.uid:
-            id = ids.placed("message", place.uid, place.seq, hidden=place.hidden)
+            id = ids.id_at("message", place.uid, place.seq, hidden=place.hidden)
             raise UnknownId(f"There is no message {id!r} of this agent.")
 
 

@@ -52,14 +52,14 @@ def passage_json(uid: str, passage: Passage, file: StoredFile | None) -> dict[st
     file: it is a part of.
     """
     return {
-        "id": ids.placed("passage", uid, passage.seq),
+        "id": ids.id_at("passage", uid, passage.seq),
         "text": passage.text,
         "tags": list(passage.tags),
-        "archive_id": ids.named("archive", uid) if file is None else None,
+        "archive_id": ids.id_of("archive", uid) if file is None else None,
         "created_at": time_of(passage.at),
         "updated_at": None,
-        "source_id": None if file is None else ids.named("source", uid),
-        "file_id": None if file is None else ids.named("file", file.uid),
+        "source_id": None if file is None else ids.id_of("source", uid),
+        "file_id": None if file is None else ids.id_of("file", file.uid),
         "file_name": None if file is None else file.name,
         "metadata": passage.metadata,
         "embedding": None,
@@ -73,7 +73,7 @@ def passage_json(uid: str, passage: Passage, file: StoredFile | None) -> dict[st
 def hit_json(uid: str, passage: Passage) -> dict[str, Any]:
     """Returns a passage as a search of one agent shows it."""
     return {
-        "id": ids.placed("passage", uid, passage.seq),
+        "id": ids.id_at("passage", uid, passage.seq),
         "content": passage.text,
         "timestamp": time_of(passage.at),
         "tags": list(passage.tags),
@@ -143,7 +143,7 @@ class ArchivesQuery(PageQuery):
 def archive_json(archive: Definition) -> dict[str, Any]:
     """Returns an archive."""
     return {
-        "id": ids.named("archive", archive.uid),
+        "id": ids.id_of("archive", archive.uid),
         "name": archive.name,
         "description": archive.body.get("description"),
         "embedding": archive.body.get("embedding"),

@@ -60,7 +60,7 @@ def view_of(
     """Returns what makes the view of a run that begins, or is taken up. before: messages in front of its own."""
     steps = start.steps if start.is_resumed else start.steps + 1
     again = (start.reply, start.attempt) if start.attempt > 1 and not start.is_resumed else None
-    run_id = ids.named("run", start.run)
+    run_id = ids.id_of("run", start.run)
     numbers = RunNumbers(
         start.agent.uid, run_id, start.first, start.reply, steps, start.names, start.begun, again
     )
@@ -82,7 +82,7 @@ class RunEvents(Struct, frozen=True):
         return ping_event(run, self.now())
 
     def refused(self, run: str, error: GatewayError) -> bytes:
-        return event(stop_json(StopReason.ERROR)) + error_event(error, ids.named("run", run))
+        return event(stop_json(StopReason.ERROR)) + error_event(error, ids.id_of("run", run))
 
     def numbered(self, data: bytes, first: int) -> list[bytes]:
         return numbered(data, first)
@@ -100,7 +100,7 @@ class RunEvents(Struct, frozen=True):
         shown = list(_untold(found, map(_data, logged), attempt))
         if (error := await failure_of(self.store, run)) is not None:
             shown.append(stop_json(run.stop or StopReason.ERROR))
-            return b"".join(map(event, shown)) + error_event(error, ids.named("run", run.uid))
+            return b"".join(map(event, shown)) + error_event(error, ids.id_of("run", run.uid))
         if run.is_over:
             shown += end_events(run, await last_counts(self.store, run))
         return b"".join(map(event, shown))
@@ -116,7 +116,7 @@ class RunEvents(Struct, frozen=True):
         error = await failure_of(self.store, run)
         fields = {} if error is None else {"error": error.message}
         return {
-            "run_id": ids.named("run", run.uid),
+            "run_id": ids.id_of("run", run.uid),
             "status": run.state.value,
             "stop_reason": run.stop,
             "completed_at": time_of(run.ended),

@@ -283,7 +283,7 @@ class RunRoutes:
         showing = await listing_of(store, entry.run) if step is None else Showing()
         shown = await Exchanges(store, agent, showing).of_run(entry.run, found, with_input=True)
         if step is not None:
-            id = ids.placed("step", step.agent_uid, step.seq)
+            id = ids.id_at("step", step.agent_uid, step.seq)
             shown = [each for each in shown if each["step_id"] == id]
         return cut(shown, query)
 

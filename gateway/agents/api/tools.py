@@ -292,7 +292,7 @@ _TYPES = {
 
 def _tool(uid: str, name: str, schema: dict[str, Any], kind: str) -> dict[str, Any]:
     return {
-        "id": ids.named("tool", uid),
+        "id": ids.id_of("tool", uid),
         "name": name,
         "tool_type": kind,
         "description": schema.get("description") or None,

@@ -70,7 +70,7 @@ class BatchRequests(Struct, frozen=True):
             raise BadRequest(f"A batch has between 1 and {MOST_ITEMS} requests.", param="requests")
         uid, often = Counter(item.agent for item in items).most_common(1)[0]
         if often > 1:
-            name = ids.named("agent", uid)
+            name = ids.id_of("agent", uid)
             raise BadRequest(
                 f"A batch has at most one request for an agent, saw {often} for {name}.", param="requests"
             )
@@ -78,7 +78,7 @@ class BatchRequests(Struct, frozen=True):
         rows = await self.store.batches.agents_named(project, [item.agent for item in items])
         for item in items:
             if item.agent not in rows:
-                raise NotFound(f"there is no agent {ids.named('agent', item.agent)!r}")
+                raise NotFound(f"there is no agent {ids.id_of('agent', item.agent)!r}")
             if has_credential or is_missing:
                 await self._check_upstream(project, item, has_credential=has_credential)
         now, store = self.now(), self.store.batches
@@ -136,7 +136,7 @@ class BatchRequests(Struct, frozen=True):
                 else await self.store.stored_paths.conversation(owner, item.conversation)
             )
             if found is None:
-                raise NotFound(f"there is no conversation {ids.named('conv', item.conversation)!r}")
+                raise NotFound(f"there is no conversation {ids.id_of('conv', item.conversation)!r}")
             conversation = found.id
         request = ItemRequest(item.messages, item.max_steps, item.model, item.system)
         run = Run(0, ids.new_uid(), agent, conversation, RunState.CREATED, now, background=True)

@@ -103,7 +103,7 @@ class BatchJobs:
             raise
         except Exception:
             # An internal error must not leave items open for ever.
-            _log.exception("Batch %s met a fault in the gateway.", ids.named("job", batch.uid))
+            _log.exception("Batch %s met a fault in the gateway.", ids.id_of("job", batch.uid))
             if await parts.faulted() < FAULTS:
                 raise
             await attempt.give_up()
@@ -259,7 +259,7 @@ class _Attempt:
 
     @property
     def _name(self) -> str:
-        return ids.named("job", self.batch.uid)
+        return ids.id_of("job", self.batch.uid)
 
     # -- parts
 
@@ -403,8 +403,8 @@ class _Attempt:
             return
         if state.is_gone or not provider.is_durable:
             # What this process has asked itself is read once: what could not be written then is missing.
-            await self.results.again(part, is_local=state.is_gone and not provider.is_durable)
-        await self.results.take_left(part, state.left)
+            await self.results.resend(part, lost_by_restart=state.is_gone and not provider.is_durable)
+        await self.results.end_without_result(part, state.left)
         await self.parts.over(part, self.jobs.now())
 
     async def _clear(self) -> float | None:

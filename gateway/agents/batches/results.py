@@ -1,4 +1,4 @@
-"""Reads the results of a part into outcomes of its items, and decides about items that have no result."""
+"""Turns the results of a batch's part into outcomes of its items, and decides about items without a result."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ from storage.records import RunState
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
-PAGE: Final = 50  # items of one transaction
-_ERRORS: Final = 2  # requests of an item that may fail one after the other
-_EXPIRIES: Final = 3
+# Items of one transaction.
+PAGE: Final = 50
+# So many requests of an item may fail in a row, or expire, before the item fails.
+_MOST_ERRORS: Final = 2
+_MOST_EXPIRIES: Final = 3
 # The error of an item without a result, by the outcome of its part.
-_LEFT: Final = {
+_NO_RESULT: Final = {
     "errored": "The provider's results say nothing of this item.",
     "expired": "The provider did not answer it in time.",
     "cancelled": "The batch was cancelled at its provider.",
@@ -35,7 +37,7 @@ INTERNAL: Final = "An error of the gateway's own; its log says more."
 
 @dataclass(eq=False, slots=True)
 class PartResults:
-    """Takes what came back for the items of one batch, in one attempt of its job."""
+    """Records results for the items of one batch, in one attempt of its job."""
 
     store: Store
     turns: ItemTurns
@@ -43,7 +45,7 @@ class PartResults:
     outcomes: ItemOutcomes
 
     async def take(self, part: ProviderPart, results: AsyncIterator[PartResult]) -> None:
-        """Takes results; what there was before they broke off as well. Raises: ProviderError."""
+        """Records results as they arrive. Raises: ProviderError: they broke off; those before are recorded."""
         page: dict[str, PartResult] = {}
         try:
             async for result in results:
@@ -56,21 +58,24 @@ class PartResults:
             raise
         await self._record_page(part, page)
 
-    async def take_left(self, part: ProviderPart, left: Literal["errored", "expired", "cancelled"]) -> None:
-        """Decides about the items of a part that have no result. left: the outcome of the part."""
-        result = PartResult("", left, words=_LEFT[left])
+    async def end_without_result(
+        self, part: ProviderPart, outcome: Literal["errored", "expired", "cancelled"]
+    ) -> None:
+        """Gives the items of a part that have no result the outcome of the part."""
+        result = PartResult("", outcome, words=_NO_RESULT[outcome])
         async for page in self.pages(part.number):
-            await self._settle([(item, partial(self._answered, item, result)) for item in page])
+            await self._settle([(item, partial(self._outcome_of, item, result)) for item in page])
 
-    async def again(self, part: ProviderPart, *, is_local: bool) -> None:
-        """Sends the items of a lost part again. is_local: it was lost because this process restarted."""
+    async def resend(self, part: ProviderPart, *, lost_by_restart: bool) -> None:
+        """Has the items of a lost part sent again. One that the provider has lost counts as expired once more."""
+        more = 0 if lost_by_restart else 1
         async for page in self.pages(part.number):
-            again = [
-                ItemBack(each, each.errors, each.expiries + (not is_local))
+            resent = [
+                ItemBack(each, each.errors, each.expiries + more)
                 for each in page
-                if is_local or each.expiries + 1 < _EXPIRIES
+                if lost_by_restart or each.expiries + more < _MOST_EXPIRIES
             ]
-            await self.outcomes.write(again)
+            await self.outcomes.write(resent)
 
     async def fail(self, part: ProviderPart, failure: ItemFailed) -> None:
         """Ends the items of a part that will get no answer."""
@@ -78,13 +83,13 @@ class PartResults:
             await self._settle([(item, partial(self.turns.give_up, item, failure)) for item in page])
 
     async def cancel(self) -> None:
-        """Cancels the items that have not ended. Rounds that were done stay."""
+        """Cancels the items that have not ended. The rounds that they have completed stay."""
         failure = ItemFailed("", StopReason.CANCELLED, RunState.CANCELLED)
         while items := await self.store.batches.open_items(self.batch.id, PAGE):
             await self._settle([(item, partial(self.turns.give_up, item, failure)) for item in items])
 
     async def pages(self, part: int | None) -> AsyncIterator[list[BatchItem]]:
-        """Yields the items that are in a part, and may leave it meanwhile; None: all of the batch."""
+        """Yields the items of a part, page by page; None: those of the batch. Items may leave the part meanwhile."""
         after, items = 0, self.store.batches.items
         while page := await items(self.batch.id, part=part, after=after, limit=PAGE):
             after = page[-1].id
@@ -96,32 +101,31 @@ class PartResults:
         await self.outcomes.done()
 
     async def _record_page(self, part: ProviderPart, page: Mapping[str, PartResult]) -> None:
-        """Takes results; those that were taken before change nothing."""
+        """Records a page of results. One that was recorded before changes nothing."""
         works: list[Work] = []
         for custom_id, result in page.items():
             uid, _, sent = custom_id.rpartition("-")
             item = await self.store.batches.item(self.batch.id, uid)
             if item is not None and item.part == part.number and sent == str(item.sent):
-                works.append((item, partial(self._answered, item, result)))
+                works.append((item, partial(self._outcome_of, item, result)))
         await self.outcomes.settle(works)
 
-    async def _answered(self, item: BatchItem, result: PartResult) -> ItemWrite | Ending:
+    async def _outcome_of(self, item: BatchItem, result: PartResult) -> ItemWrite | Ending:
         """Returns the outcome of an item with a result."""
-        words = result.words
         try:
             match result.outcome:
                 case "succeeded":
                     return await self.turns.take(item, result.body)
-                case "errored" if result.is_transient and item.errors + 1 < _ERRORS:
+                case "errored" if result.is_transient and item.errors + 1 < _MOST_ERRORS:
                     return ItemBack(item, item.errors + 1, item.expiries)
                 case "errored":
-                    failure = ItemFailed(words, StopReason.UPSTREAM_ERROR)
-                case "expired" if item.expiries + 1 < _EXPIRIES:
+                    failure = ItemFailed(result.words, StopReason.UPSTREAM_ERROR)
+                case "expired" if item.expiries + 1 < _MOST_EXPIRIES:
                     return ItemBack(item, item.errors, item.expiries + 1)
                 case "expired":
-                    failure = expired(words)
+                    failure = expired(result.words)
                 case _:
-                    failure = ItemFailed(words, StopReason.CANCELLED, RunState.CANCELLED)
+                    failure = ItemFailed(result.words, StopReason.CANCELLED, RunState.CANCELLED)
         except ItemFailed as error:
             failure = error
         except StoreError:
@@ -129,7 +133,7 @@ class PartResults:
         except Exception:
             _log.exception(
                 "Batch %s: a result could not be read, by a fault in the gateway; its item fails.",
-                ids.named("job", self.batch.uid),
+                ids.id_of("job", self.batch.uid),
             )
             failure = ItemFailed(INTERNAL)
         return await self.turns.give_up(item, failure)

@@ -277,7 +277,7 @@ def _write(target: Server, moved: MovedAgent, model: str | None) -> tuple[list[s
         fields["model"] = model
     answer = target.send_file("/v1/agents/import", "agent.af", moved_file(moved), fields)
     left_out = list((answer.get("mnemogate") or {}).get("left_out") or ())
-    if answer["agent_ids"] != [ids.named("agent", ids.uid_of("agent", moved.state["id"]) or "")]:
+    if answer["agent_ids"] != [ids.id_of("agent", ids.uid_of("agent", moved.state["id"]) or "")]:
         raise NotMoved(f"{target.url} is no gateway that keeps ids: it made {answer['agent_ids']}.")
     if any(each.record.get("isolated_block_ids") for each in moved.conversations):
         left_out.append("isolated blocks of conversations")

@@ -152,7 +152,7 @@ class Archives:
     async def remove(self, memory: Agent, seq: int) -> None:
         """Forgets a passage, and what quotes it. Raises: NotFound."""
         if not await self._store.passages.get(memory.id, [seq]):
-            raise NotFound(f"there is no passage {ids.placed('passage', memory.uid, seq)!r}")
+            raise NotFound(f"there is no passage {ids.id_at('passage', memory.uid, seq)!r}")
         await self._store.forgetting.forget(memory.id, ForgetTarget(passages=[seq]))
 
     async def search(

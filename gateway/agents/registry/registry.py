@@ -177,7 +177,7 @@ class Registry:
 
     async def agent(self, project: str, uid: str) -> ResolvedAgent:
         """Returns the agent of this public name, a user's memory as well. Raises: NotFound."""
-        found = await self.resolve(project, ids.named("agent", uid))
+        found = await self.resolve(project, ids.id_of("agent", uid))
         if found is not None:
             return found
         entry = await self.find(project, uid)
@@ -197,7 +197,7 @@ class Registry:
         found = await self.agent(project, uid)
         spec = found.spec
         if conversation != DEFAULT:
-            spec = await self.in_conversation(project, ids.named("conv", conversation), spec)
+            spec = await self.in_conversation(project, ids.id_of("conv", conversation), spec)
         if model is not None:
             spec = self.with_model(spec, model)
         if system is not None:
@@ -236,7 +236,7 @@ class Registry:
         else:
             named = await definitions.named(project, DefinitionKind.AGENT, name)
             if len(named) > 1:
-                both = " and ".join(ids.named("agent", each.uid) for each in named)
+                both = " and ".join(ids.id_of("agent", each.uid) for each in named)
                 raise BadRequest(f"Two agents are named {name!r}: {both}. Name one by its id.", param="model")
             found = named[0] if named else None
         if found is None:

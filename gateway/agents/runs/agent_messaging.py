@@ -86,7 +86,7 @@ class Speaker(Struct, frozen=True):
     def of(context: MemoryContext, waiter: Waiter, passes: Passes, *, holds_slot: bool = False) -> Speaker:
         scope, spec = context.agent.scope, context.request.spec
         return Speaker(
-            scope.project, ids.named("agent", context.agent.uid), spec.name, waiter, passes, holds_slot
+            scope.project, ids.id_of("agent", context.agent.uid), spec.name, waiter, passes, holds_slot
         )
 
 
@@ -164,7 +164,7 @@ class AgentMessaging:
             for each in page
             if each.definition is not None
             and each.definition.body.get("kind") not in READING_KINDS
-            and ids.named("agent", each.agent.uid) != but
+            and ids.id_of("agent", each.agent.uid) != but
             and set(every).issubset(tags[each.agent.id])
             and (not some or not set(some).isdisjoint(tags[each.agent.id]))
         ]
@@ -177,7 +177,7 @@ class AgentMessaging:
         run: the row of the one that waits, if it has one.
         until: by the loop's clock.
         """
-        to = AgentAnswer(ids.named("agent", uid), name)
+        to = AgentAnswer(ids.id_of("agent", uid), name)
         if sender.waiter.depth >= MOST_DEPTH:
             return to.failed("depth", _TOO_DEEP)
         try:
@@ -251,7 +251,7 @@ class AgentMessaging:
 
     async def send(self, sender: Speaker, uid: str, name: str, text: str) -> AgentAnswer:
         """Sends an agent a message. The result confirms that it is on disk, no more."""
-        to = AgentAnswer(ids.named("agent", uid), name)
+        to = AgentAnswer(ids.id_of("agent", uid), name)
         if sender.waiter.depth >= MOST_DEPTH:
             return to.failed("depth", _TOO_DEEP)
         try:
@@ -282,7 +282,7 @@ class AgentMessaging:
                 async with asyncio.timeout_at(until):
                     await places.acquire()
             except TimeoutError:
-                return AgentAnswer(ids.named("agent", uid), name).failed(
+                return AgentAnswer(ids.id_of("agent", uid), name).failed(
                     "timeout", _NO_TIME.format(name=name)
                 )
             try:

@@ -1,7 +1,8 @@
-"""The beginning of a run: what it goes on from is read, and what came in is written before the model is asked.
+"""The beginning of a run: its conversation is read, and what came in is written before the model is asked.
 
-A run that was accepted earlier may have been broken off, since the process died. Its chain shows how far it came: the
-last step is open (the model is called), or it has calls (those that were not made are made, and all results go on).
+A run that was accepted earlier may have been interrupted, since the process died. Its last step shows how far it came.
+If the step is open, the model is asked. If it made calls, those without a result are performed, and the run goes on
+with all results.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from gateway.agents.runs.steps import TRIES, MakesToolbox, RunMemory
 from gateway.core.conversation.canonical import Canon
 from gateway.core.conversation.listed import called_tools, cut_short
 from gateway.core.conversation.repeated import as_heard
-from gateway.core.ids import Place, new_uid, place_of, placed
+from gateway.core.ids import Place, id_at, new_uid, place_of
 from gateway.core.prompt.compose import is_shown
 from gateway.core.turn.calls import CallDecision
 from gateway.core.turn.guide import ToolResult
@@ -40,14 +41,16 @@ ToolsOfSend = Callable[[Sending, MemoryContext], MakesToolbox]
 
 
 class MessageGone(Exception):
-    """The message of a run that was broken off is forgotten, so there is nothing to go on with."""
+    """The message of an interrupted run is forgotten, so there is nothing to go on with."""
 
 
 class RunBeginning(Struct, frozen=True):
-    """A run with an open first step, or one that begins with calls of a stored step (resumed)."""
+    """A run that has begun."""
 
     memory: RunMemory
+    # Of its first call of the model.
     prompt: Prompt
+    # The calls of a stored step with which the run goes on; None: its first step is open.
     resumed: PausedRun | None = None
 
 
@@ -62,31 +65,29 @@ class BeginsRuns:
     async def begin(
         self, sending: Sending, request: MemoryRequest, form: EndpointForm, sink: Sink
     ) -> RunBeginning:
-        """Reads what the send goes on from, and writes what came in.
+        """Reads the conversation that a send goes on with, and writes what came in.
 
         Raises: BadRequest, StoreError, ClientGone, MessageGone.
         """
         keeper, accepted = self._keeper, sending.accepted
         if accepted is not None and accepted.run.state is RunState.RUNNING:
-            return await self._take_up(sending, accepted, request, form)
+            return await self._take_up_interrupted(sending, accepted, request, form)
         run = await self._run(sending)
         for _ in range(TRIES):
             first = () if sending.decisions else sending.messages
             with sink.while_here():
                 context = await read_path(keeper.store, request, first, keeper.settings.idle_s)
-                if (left := await self._cut_short(context, sending)) is not None:
+                if (shortened_sending := await self._cut_to_heard(context, sending)) is not None:
                     # The model's reply is shorter now, so all of it is read again.
-                    sending = left
+                    sending = shortened_sending
                     continue
-                resumed = await (
-                    self._resume(context, sending) if sending.decisions else self._left_off(context, sending)
-                )
+                resumed = await self._resumed(context, sending)
                 memory = self._memory(sending, context, form, run, resumed)
                 prompt = await memory.prompt()
             if resumed is not None:
                 return RunBeginning(memory, prompt, resumed)
             try:
-                if await self._write_results_left(context, sending, form):
+                if await self._write_missing_results(context, sending, form):
                     continue
                 # Not given up when the client leaves: a run that is on disk has to come to its end.
                 await memory.open(prompt)
@@ -124,9 +125,10 @@ class BeginsRuns:
             after_results=sending.messages if sending.decisions else (),
         )
 
-    async def _cut_short(self, context: MemoryContext, sending: Sending) -> Sending | None:
-        """Keeps of the newest reply what its client has heard. Returns what is left to be sent; None: it is as it was.
+    async def _cut_to_heard(self, context: MemoryContext, sending: Sending) -> Sending | None:
+        """Cuts the newest replies to what the client reports as heard.
 
+        Returns the send without the messages that report it; None: nothing was to be cut.
         Raises: StoreError.
         """
         if sending.heard is None:
@@ -137,7 +139,7 @@ class BeginsRuns:
         cut, count = as_heard(own, Canon(context.agent.secret), messages, sending.heard)
         if not cut and not count:
             return None
-        # The last one first, so that what is left of it after a kill is cut by the next request.
+        # The last one first: after a kill in between, the next request cuts the others.
         for e, text in reversed(cut):
             edit = partial(cut_short, text=text)
             try:
@@ -154,9 +156,9 @@ class BeginsRuns:
         now, above = self._keeper.now(), (sending.parent, sending.depth)
         return Run(0, new_uid(), 0, 0, RunState.RUNNING, now, *above, otid=otid)
 
-    # -- a run that was broken off
+    # -- a run that was interrupted
 
-    async def _take_up(
+    async def _take_up_interrupted(
         self, sending: Sending, accepted: AcceptedRun, request: MemoryRequest, form: EndpointForm
     ) -> RunBeginning:
         keeper, run = self._keeper, accepted.run
@@ -176,19 +178,27 @@ class BeginsRuns:
             raise MessageGone
         return RunBeginning(memory, prompt, left_off(context, run.id))
 
-    # -- what an earlier run has left
+    # -- calls of an earlier run
 
-    async def _left_off(self, context: MemoryContext, sending: Sending) -> PausedRun | None:
-        """Returns the calls with which a send goes on that comes again; None: it goes on with a call of the model."""
-        step = (
-            await self._last_step(context) if sending.replaces is not None and not sending.messages else None
-        )
+    async def _resumed(self, context: MemoryContext, sending: Sending) -> PausedRun | None:
+        """Returns the calls with which a run begins; None: it begins with a call of the model."""
+        if sending.decisions:
+            return await self._resume(context, sending)
+        return await self._calls_of_resent(context, sending)
+
+    async def _calls_of_resent(self, context: MemoryContext, sending: Sending) -> PausedRun | None:
+        """Returns the calls with which a resent send goes on; None: it goes on with a call of the model."""
+        if sending.replaces is None or sending.messages:
+            return None
+        step = await self._last_step(context)
         return None if step is None or step.waiting else left_off(context, step.run)
 
-    async def _write_results_left(self, context: MemoryContext, sending: Sending, form: EndpointForm) -> bool:
-        """Writes what is known of calls that have no results, since their run went no further. False: nothing is.
+    async def _write_missing_results(
+        self, context: MemoryContext, sending: Sending, form: EndpointForm
+    ) -> bool:
+        """Writes the results that calls of an earlier run have, but that it did not come to write.
 
-        Raises: StoreError.
+        Returns False if there are none. Raises: StoreError.
         """
         store = self._keeper.store
         if (step := await self._last_step(context)) is None:
@@ -222,12 +232,12 @@ class BeginsRuns:
         if step is None or not step.waiting:
             return False
         newest = await store.runs.newest(step.agent, context.path[-1].conversation)
-        # Who answered some of the calls has made a run that waits for the others.
+        # A send that answered some of the calls has made a run of its own, which waits for the others.
         if run.id != step.run and (newest is None or run.id != newest.id):
             return False
-        left = await results_left(store, step, context.path[-1], ())
+        known = await results_left(store, step, context.path[-1], ())
         order = [*called_tools(context.path[-1])]
-        results = [*left, *denied(step, {each.call_id for each in left})]
+        results = [*known, *denied(step, {each.call_id for each in known})]
         results.sort(key=lambda each: order.index(each.call_id))
         return await self._write_results(context, sending, EndpointForm(), step, results)
 
@@ -259,7 +269,7 @@ class BeginsRuns:
         asks = Place(context.agent.uid, tip.seq + len(tip.inputs))
         for each in sending.decisions:
             if each.request is not None and place_of("message", each.request) != asks:
-                words = f"does not wait for an answer; {placed('message', asks.uid, asks.seq)} does."
+                words = f"does not wait for an answer; {id_at('message', asks.uid, asks.seq)} does."
                 raise BadRequest(f"{each.request!r} {words}", param="messages")
         texts = await store.runs.texts(context.agent.id, step.run, "result")
         before = [orjson.loads(text.data) for text in texts if is_of_step(tip, text.seq)]
@@ -292,8 +302,11 @@ def _with_room(decision: CallDecision, window: int | None) -> CallDecision:
 
 
 def digest_of(agent: Agent, conversation: str, otid: str | None) -> bytes | None:
-    """Returns the digest under which a send is known again. conversation: its name; an id counts within one."""
+    """Returns the digest by which a send is recognised when it is resent; None: it has no id.
+
+    conversation: its name. The same id in another conversation is another send.
+    """
     if not otid:
         return None
-    whole = otid if conversation == DEFAULT else f"{conversation} {otid}"
-    return Canon(agent.secret).digest(whole.encode())
+    in_agent = otid if conversation == DEFAULT else f"{conversation} {otid}"
+    return Canon(agent.secret).digest(in_agent.encode())

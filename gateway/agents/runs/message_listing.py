@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from gateway.agents.runs.calls.call_record import still_waiting
 from gateway.core.conversation.listed import CannotRewrite, ListedMessage, called_tools, listed, rewritten
-from gateway.core.ids import Place, placed
+from gateway.core.ids import Place, id_at
 from gateway.errors import BadRequest
 from gateway.run.memory.recall import EmbedQuery
 from storage.commands import ForgetTarget
@@ -154,7 +154,7 @@ class AgentMessages:
                     return view
         except NotFound:
             pass
-        id = placed("message", agent.uid, place.seq, hidden=place.hidden)
+        id = id_at("message", agent.uid, place.seq, hidden=place.hidden)
         raise NotFound(f"there is no message {id!r}")
 
     async def search(

@@ -38,7 +38,7 @@ class SystemMessage(Struct, frozen=True):
 
 def system_id(agent: Agent, conversation: str = DEFAULT) -> str:
     """Returns the id of a conversation's system message. conversation: `default`, or a public name."""
-    return ids.placed("message", agent.uid if conversation == DEFAULT else conversation, SYSTEM_SEQ)
+    return ids.id_at("message", agent.uid if conversation == DEFAULT else conversation, SYSTEM_SEQ)
 
 
 class SystemMessages(Struct, frozen=True):
@@ -66,7 +66,7 @@ class SystemMessages(Struct, frozen=True):
         if conversation != DEFAULT:
             entry = await self.store.conversations.get(project, conversation)
             row, begun = entry.conversation.id, entry.begun
-            spec = await self.registry.in_conversation(project, ids.named("conv", conversation), spec)
+            spec = await self.registry.in_conversation(project, ids.id_of("conv", conversation), spec)
         text = await self.runs.system_text(RunRequest(spec, agent.scope, conversation))
         # An agent's list has the messages of all its conversations.
         first = await self.store.messages.page(agent.id, Page(limit=1, newest_first=False), conversation=row)

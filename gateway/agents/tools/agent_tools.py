@@ -152,13 +152,13 @@ class AgentTools:
     def _foreign_call(self, call: RunTool, blocks: Sequence[Block]) -> ForeignCall:
         """Returns a call as other parties get it. Its key is the same only for the same call of the same step."""
         uid, run = self.spec.uid, self.run_uid
-        step = "" if self.step is None else ids.placed("step", uid, self.step.seq)
+        step = "" if self.step is None else ids.id_at("step", uid, self.step.seq)
         return ForeignCall(
             call.name,
             call.arguments,
             call.call_id,
-            ids.named("agent", uid),
-            "" if run is None else ids.named("run", run),
+            ids.id_of("agent", uid),
+            "" if run is None else ids.id_of("run", run),
             # Providers choose the ids of calls, and headers bear few characters.
             f"{step or ids.new_uid()}/{quote(call.call_id, safe='')}",
             self._agent_state(blocks),
@@ -170,7 +170,7 @@ class AgentTools:
             {"label": b.label, "value": b.value, "description": b.description, "limit": b.limit}
             for b in blocks
         ]
-        return {"id": ids.named("agent", self.spec.uid), "name": self.spec.name, "blocks": shown}
+        return {"id": ids.id_of("agent", self.spec.uid), "name": self.spec.name, "blocks": shown}
 
     async def _run_own(self, call: RunTool) -> ToolAnswer:
         name, arguments, memory = call.name, call.arguments, self.memory

@@ -149,7 +149,7 @@ def summary_shown(summary: Summary, uid: str, showing: Showing) -> list[dict[str
         return []
     e = summary.exchange
     seq = e.seq + len(e.inputs) - (1 if e.reply is None else 0)
-    origin = Origin(ids.placed("message", uid, seq), summary.at)
+    origin = Origin(ids.id_at("message", uid, seq), summary.at)
     data = {"covers_up_to": origin.id, "summary_tokens": summary.tokens, "model": summary.model}
     made: list[_Part] = [
         ("event_message", {"event_type": "compaction", "event_data": data}),

@@ -46,8 +46,8 @@ def run_json(run: Run, agent_uid: str, conversation: str | None, words: str | No
     words: of the error that ended it.
     """
     return {
-        "id": ids.named("run", run.uid),
-        "agent_id": ids.named("agent", agent_uid),
+        "id": ids.id_of("run", run.uid),
+        "agent_id": ids.id_of("agent", agent_uid),
         "conversation_id": conversation,
         "status": run.state.value,
         "stop_reason": run.stop,
@@ -82,9 +82,9 @@ def step_json(entry: StepEntry, words: str | None = None) -> dict[str, Any]:
     upstream, _, name = model.partition("/")
     counts = step.counts
     return {
-        "id": ids.placed("step", entry.agent_uid, entry.seq),
-        "agent_id": ids.named("agent", entry.agent_uid),
-        "run_id": ids.named("run", entry.run_uid),
+        "id": ids.id_at("step", entry.agent_uid, entry.seq),
+        "agent_id": ids.id_of("agent", entry.agent_uid),
+        "run_id": ids.id_of("run", entry.run_uid),
         "origin": None,
         "provider_id": None,
         "provider_name": upstream or None,
@@ -119,12 +119,12 @@ def run_metrics_json(entry: RunEntry, tools: Sequence[str]) -> dict[str, Any]:
     """Returns how long a run took. tools: public names of those that it called."""
     run = entry.run
     return {
-        "id": ids.named("run", run.uid),
-        "agent_id": ids.named("agent", entry.agent_uid),
+        "id": ids.id_of("run", run.uid),
+        "agent_id": ids.id_of("agent", entry.agent_uid),
         "run_start_ns": None if run.begun is None else int(run.begun * 1e9),
         "run_ns": lasted_ns(run.begun, run.ended),
         "num_steps": run.steps,
-        "tools_used": [ids.named("tool", each) for each in tools] or None,
+        "tools_used": [ids.id_of("tool", each) for each in tools] or None,
         "organization_id": None,
         "project_id": None,
         "template_id": None,
@@ -136,9 +136,9 @@ def metrics_json(entry: StepEntry) -> dict[str, Any]:
     """Returns how long a step took, the call of the model included."""
     step = entry.step
     return {
-        "id": ids.placed("step", entry.agent_uid, entry.seq),
-        "agent_id": ids.named("agent", entry.agent_uid),
-        "run_id": ids.named("run", entry.run_uid),
+        "id": ids.id_at("step", entry.agent_uid, entry.seq),
+        "agent_id": ids.id_of("agent", entry.agent_uid),
+        "run_id": ids.id_of("run", entry.run_uid),
         "step_start_ns": int(step.begun * 1e9),
         "step_ns": lasted_ns(step.begun, step.ended),
         "llm_request_ns": None,
@@ -176,7 +176,7 @@ def usage_json(counts: Counts, steps: int, begun: Sequence[str] = (), last: Coun
         "cache_write_tokens": counts.written,
         "reasoning_tokens": counts.reasoning,
         "context_tokens": last.prompt + last.completion or None,
-        "run_ids": [ids.named("run", uid) for uid in begun] or None,
+        "run_ids": [ids.id_of("run", uid) for uid in begun] or None,
     }
 
 

@@ -51,7 +51,7 @@ def event(data: Mapping[str, Any]) -> bytes:
 
 def ping_event(run: str, at: float) -> bytes:
     """Returns a ping. run: its public name."""
-    id = ids.named("run", run)
+    id = ids.id_of("run", run)
     return event({"id": id, "date": time_of(at), "message_type": "ping", "run_id": id})
 
 
@@ -92,7 +92,7 @@ class RunNumbers:
     again: tuple[int, int] | None = None
 
     def origin(self, seq: int, at: float) -> Origin:
-        step_id, id = ids.placed("step", self.uid, self.first), ids.placed("message", self.uid, seq)
+        step_id, id = ids.id_at("step", self.uid, self.first), ids.id_at("message", self.uid, seq)
         if self.again is not None and self.again[0] == seq:
             id = ids.tried_again(id, self.again[1])
         return Origin(id, at, self.run_id, step_id)

@@ -19,7 +19,7 @@ from gateway.errors import BadRequest
 
 TextKind = Literal["message", "fact", "passage"]
 KINDS: Final[tuple[TextKind, ...]] = ("message", "fact", "passage")
-# How the origin begins of what came over MCP; the client's name and version follow.
+# The origin of what came over MCP begins with this; the client's name and version follow.
 ORIGIN: Final = "mcp"
 # Characters of a remembered text, of a question, and of a client's name with its version.
 TEXT_CHARS: Final = 2_000
@@ -27,7 +27,7 @@ QUERY_CHARS: Final = 1_000
 CLIENT_CHARS: Final = 80
 # The facts that `memory_read` returns at most.
 MOST_FACTS: Final = 100
-# A word that confirms a forgetting holds so long.
+# How long a word that confirms a forgetting is valid.
 CONFIRM_S: Final = 300
 _ID: Final = re.compile(r"(message|fact|passage):([1-9][0-9]{0,17})")
 _MAC_BYTES: Final = 10
@@ -134,7 +134,7 @@ class SearchResult(Struct, frozen=True):
 
 
 class ReadBlock(Struct, frozen=True):
-    """A block."""
+    """A memory block in the result of `memory_read`."""
 
     label: str
     value: str
@@ -146,7 +146,7 @@ class ReadBlock(Struct, frozen=True):
 
 
 class ReadFact(Struct, frozen=True):
-    """A fact that is true."""
+    """A fact that holds at present, in the result of `memory_read`."""
 
     id: str
     text: str
@@ -163,7 +163,7 @@ class ReadResult(Struct, frozen=True):
 
 
 class ConversationLine(Struct, frozen=True):
-    """A conversation. messages: how many it has."""
+    """A conversation in the result of `conversation_read`. messages: how many it has."""
 
     id: str
     begun: str
@@ -172,7 +172,7 @@ class ConversationLine(Struct, frozen=True):
 
 
 class ReadMessage(Struct, frozen=True):
-    """A message. A text over 4,000 characters is cut, and ends in an ellipsis."""
+    """A message in the result of `conversation_read`. A text over 4,000 characters is cut, and ends in an ellipsis."""
 
     id: str
     role: str
@@ -218,17 +218,17 @@ class ForgetAnswer(Struct, frozen=True):
 
 
 class McpTool(Struct, frozen=True):
-    """A tool."""
+    """A tool as `tools/list` shows it."""
 
     name: str
     title: str
     description: str
     arguments: type[Struct]
     result: type[Struct]
+    # The hints of MCP for tools: not readOnlyHint, destructiveHint, idempotentHint.
     writes: bool = False
-    destroys: bool = False
-    # The same call again changes nothing more.
-    repeats: bool = True
+    is_destructive: bool = False
+    is_idempotent: bool = True
 
 
 _TOOLS: Final = (
@@ -271,7 +271,7 @@ _TOOLS: Final = (
         CorrectArguments,
         CorrectResult,
         writes=True,
-        repeats=False,
+        is_idempotent=False,
     ),
     McpTool(
         "memory_edit_block",
@@ -280,7 +280,7 @@ _TOOLS: Final = (
         EditBlockArguments,
         EditBlockResult,
         writes=True,
-        repeats=False,
+        is_idempotent=False,
     ),
     McpTool(
         "memory_forget",
@@ -290,8 +290,8 @@ _TOOLS: Final = (
         ForgetArguments,
         ForgetAnswer,
         writes=True,
-        destroys=True,
-        repeats=False,
+        is_destructive=True,
+        is_idempotent=False,
     ),
 )  # fmt: skip
 TOOLS: Final[Mapping[str, McpTool]] = {tool.name: tool for tool in _TOOLS}
@@ -343,8 +343,8 @@ def through_mcp(origin: str) -> str | None:
     return f"through MCP ({client})" if client else "through MCP"
 
 
-def numbered(id: str, kinds: tuple[TextKind, ...] = KINDS, *, argument: str = "id") -> tuple[TextKind, int]:
-    """Returns kind and number of an id. Raises: BadRequest: it is none of these kinds."""
+def parse_id(id: str, kinds: tuple[TextKind, ...] = KINDS, *, argument: str = "id") -> tuple[TextKind, int]:
+    """Returns kind and number of an id (`fact:7`). Raises: BadRequest: it is no id of one of these kinds."""
     match = _ID.fullmatch(id)
     kind = next((each for each in kinds if match is not None and each == match[1]), None)
     if match is None or kind is None:
@@ -353,7 +353,11 @@ def numbered(id: str, kinds: tuple[TextKind, ...] = KINDS, *, argument: str = "i
 
 
 def confirm_word(secret: bytes, id: str, at: float) -> str:
-    """Returns the word that confirms the forgetting of an id. secret: the memory's. at: seconds since the epoch."""
+    """Returns the word that confirms the forgetting of an id.
+
+    secret: of the memory.
+    at: when the word is given, in seconds since the epoch.
+    """
     stamp = f"{int(at):x}"
     mac = blake2b(f"{stamp} {id}".encode(), key=secret, person=b"mcp forget", digest_size=_MAC_BYTES)
     return f"{stamp}-{mac.hexdigest()}"
@@ -371,7 +375,7 @@ def confirms(word: str, secret: bytes, id: str, now: float) -> bool:
 
 
 def schema_of(kind: type[Struct]) -> dict[str, Any]:
-    """Returns the JSON Schema of a struct, in one piece: some clients follow no references."""
+    """Returns the JSON Schema of a struct without references, which some clients cannot follow."""
     (schema,), parts = msgspec.json.schema_components([kind], ref_template="{name}")
 
     def inlined(value: Any) -> Any:

@@ -44,8 +44,8 @@ class BatchOperations(Struct, frozen=True):
                 run = item.run
                 found.append(
                     {
-                        "agent": ids.named("agent", item.agent) if item.agent else None,
-                        "run": None if run is None else ids.named("run", run.uid),
+                        "agent": ids.id_of("agent", item.agent) if item.agent else None,
+                        "run": None if run is None else ids.id_of("run", run.uid),
                         "state": item.state,
                         "stop": None if run is None else run.stop,
                         "error": item.why(words.get(item.id)),
@@ -68,7 +68,7 @@ class BatchOperations(Struct, frozen=True):
     async def _shown(self, batch: Batch) -> dict[str, Any]:
         counts = await self.store.batches.counts(batch.id)
         return {
-            "id": ids.named("job", batch.uid),
+            "id": ids.id_of("job", batch.uid),
             "project": batch.project,
             "state": batch.state.value,
             "created": batch.created,

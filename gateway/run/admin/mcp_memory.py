@@ -50,7 +50,7 @@ from gateway.core.memory.mcp_tools import (
     client_name,
     confirm_word,
     confirms,
-    numbered,
+    parse_id,
 )
 from gateway.core.nul import without_nul
 from gateway.errors import BadRequest, Conflict, GatewayError, MemoryUnavailable, NotAllowed, UnknownId
@@ -269,7 +269,7 @@ class McpMemory:
     async def _read_conversation(self, asked: _Asked, given: ConversationArguments) -> ConversationResult:
         project, views = asked.caller.project, self._operations.views
         if given.around:
-            _, seq = numbered(given.around, ("message",), argument="around")
+            _, seq = parse_id(given.around, ("message",), argument="around")
             agent = asked.known(given.around)
             try:
                 found = await views.around(project, agent.uid, seq, given.limit)
@@ -301,7 +301,7 @@ class McpMemory:
         return RememberResult(f"fact:{fact.seq}", known)
 
     async def _correct(self, asked: _Asked, given: CorrectArguments) -> CorrectResult:
-        _, seq = numbered(given.id, ("fact",))
+        _, seq = parse_id(given.id, ("fact",))
         uid = asked.known(given.id).uid
         try:
             fact = await self._operations.edits.correct_fact(asked.editor, uid, seq, given.text, TEXT_CHARS)
@@ -328,7 +328,7 @@ class McpMemory:
         return EditBlockResult(block.label, block.version)
 
     async def _forget(self, asked: _Asked, given: ForgetArguments) -> ForgetAnswer:
-        kind, seq = numbered(given.id)
+        kind, seq = parse_id(given.id)
         agent, forgetting = asked.known(given.id), self._operations.forgetting
         try:
             goes = await self._going(asked, agent, kind, seq)

@@ -18,12 +18,12 @@ from storage.recall_record import entry_of
 from storage.records import Agent, Message
 from storage.sql.store import Store
 
-# A program that searches waits so long, as a model does that calls a tool (gateway/run/tools/memory.py).
+# How long a program's search may take: as long as that of a model's tool call (gateway/run/tools/memory.py).
 SEARCH_MS = 1000.0
-# Hits of the list of all that is found.
+# Hits on a page of the list of all hits.
 PAGE = 50
-# Hits that stay out, with why.
-_LEFT = 20
+# The hits that are shown as left out of the note, at most.
+_MOST_LEFT_OUT = 20
 # More than a search returns, so that all are counted.
 _ALL = 100
 
@@ -32,7 +32,7 @@ class SearchPage(Struct, frozen=True):
     """The outcome of a trial: what would be recalled for a sentence."""
 
     query: str
-    # The note, byte for byte; None: there is nothing to say.
+    # The note, byte for byte; None: nothing would be recalled.
     note: str | None
     chosen: tuple[HitRecord, ...]
     left_out: tuple[LeftOutRecord, ...]
@@ -95,8 +95,9 @@ class SearchOperation(Struct, frozen=True):
     async def search(
         self, project: str | None, uid: str, query: str, *, after: str | None = None, limit: int = PAGE
     ) -> SearchPage:
-        """Returns what would be recalled. project: of the caller; None: of any.
+        """Returns what would be recalled.
 
+        project: of the caller; None: of any.
         after: `next` of the page before.
 
         Raises: UnknownId: there is no such memory; BadRequest: `after` cannot be read; StoreError.
@@ -118,14 +119,17 @@ class SearchOperation(Struct, frozen=True):
             for row in rows
         ]
         chosen, others = [e for e in entries if not e.reason], [e for e in entries if e.reason]
-        hits = await hit_records(self.store, agent.id, uid, [*chosen, *others[:_LEFT]])
-        start, below = int(after or 0), {seq for seq, _ in sought.weak}
-        found = [replace(e, reason="") for e in entries if e.seq not in below]
+        hits = await hit_records(self.store, agent.id, uid, [*chosen, *others[:_MOST_LEFT_OUT]])
+        # What is too weak for any note is no hit, and stands among what was left out alone.
+        weak = {seq for seq, _ in sought.weak}
+        found = [replace(e, reason="") for e in entries if e.seq not in weak]
+        start = int(after or 0)
+        end = start + limit
         return SearchPage(
-            query,
-            result.note.strip() or None,
-            tuple(hit for hit in hits if not isinstance(hit, LeftOutRecord)),
-            tuple(hit for hit in hits if isinstance(hit, LeftOutRecord)),
-            tuple(await hit_records(self.store, agent.id, uid, found[start : start + limit])),
-            str(start + limit) if len(found) > start + limit else None,
+            query=query,
+            note=result.note.strip() or None,
+            chosen=tuple(hit for hit in hits if not isinstance(hit, LeftOutRecord)),
+            left_out=tuple(hit for hit in hits if isinstance(hit, LeftOutRecord)),
+            found=tuple(await hit_records(self.store, agent.id, uid, found[start:end])),
+            next=str(end) if len(found) > end else None,
         )

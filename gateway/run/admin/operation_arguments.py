@@ -224,7 +224,7 @@ def _subject_of(id: str) -> str:
 def id_of(subject: str) -> str:
     """Returns the id of a memory that was made over REST, by its subject."""
     kind, _, uid = subject.partition(":")
-    return ids.named("source" if kind == "folder" else kind, uid)
+    return ids.id_of("source" if kind == "folder" else kind, uid)
 
 
 def nothing_of(named: Scope | MemoryOwner) -> str:

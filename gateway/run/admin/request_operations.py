@@ -285,8 +285,8 @@ def name_of(scope: Scope) -> str:
 
 def sentence_of(record: RecallRecord) -> str:
     """Returns what happened, in words."""
-    chosen = record.found - sum(record.left)
-    left = [f"{n} {_STAYED_OUT[reason]}" for reason, n in zip(REASONS[1:], record.left, strict=True) if n]
+    chosen = record.found - sum(record.left_out)
+    left = [f"{n} {_STAYED_OUT[reason]}" for reason, n in zip(REASONS[1:], record.left_out, strict=True) if n]
     if not chosen:
         found = _NOTHING.get(record.why, _NOTHING["nothing_found"])
     elif record.is_selection:
@@ -298,7 +298,7 @@ def sentence_of(record: RecallRecord) -> str:
         )
     if not left:
         return found
-    return f"{found} {sum(record.left)} stayed out: {', '.join(left)}."
+    return f"{found} {sum(record.left_out)} stayed out: {', '.join(left)}."
 
 
 def _window(record: RecallRecord) -> WindowRecord:

@@ -85,8 +85,8 @@ class RunOperations(Struct, frozen=True):
 def run_head(entry: RunEntry) -> RunHead:
     run = entry.run
     return RunHead(
-        ids.named("run", run.uid),
-        ids.named("agent", entry.agent_uid),
+        ids.id_of("run", run.uid),
+        ids.id_of("agent", entry.agent_uid),
         run.state.value,
         run.stop,
         run.created,

@@ -115,7 +115,7 @@ class WorkOperations(Struct, frozen=True):
     async def _batch(self, batch: Batch) -> BatchRecord:
         counts = await self.store.batches.counts(batch.id)
         shown = {"total": counts.total, **asdict(counts)}
-        return BatchRecord(ids.named("job", batch.uid), batch.state.value, batch.created, shown)
+        return BatchRecord(ids.id_of("job", batch.uid), batch.state.value, batch.created, shown)
 
 
 def _job_record(job: Job, scope: Scope | None) -> JobRecord:

@@ -67,8 +67,8 @@ def _listed(tool: McpTool) -> types.Tool:
         annotations=types.ToolAnnotations(
             title=tool.title,
             read_only_hint=not tool.writes,
-            destructive_hint=tool.destroys,
-            idempotent_hint=tool.repeats,
+            destructive_hint=tool.is_destructive,
+            idempotent_hint=tool.is_idempotent,
             open_world_hint=False,
         ),
     )

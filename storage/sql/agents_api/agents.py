@@ -18,8 +18,7 @@ from storage.sql.agents_api.blocks import add_block, attach_block, detach_block,
 from storage.sql.agents_api.definitions import add_definition, change_definition, make_definition
 from storage.sql.agents_api.folders import match_tools
 from storage.sql.group import Group, alone, long_reads, reads, writes
-from storage.sql.patterns import part_of
-from storage.sql.statements import load, rows_of
+from storage.sql.statements import ascii_lower, load, rows_of
 
 SQL = load("agents_api/agents.sql")
 
@@ -64,7 +63,7 @@ async def list_agents(
         # The order by row is a range of an index; the others are made of all rows.
         rows_between = (first[1], last[1]) if wanted.order == "created" else (_FIRST[1], _LAST[1])
         values: tuple[object, ...] = (
-            project, *rows_between, size, wanted.name, part_of(wanted.text), tags, need, wanted.stop,
+            project, *rows_between, size, wanted.name, ascii_lower(wanted.text), tags, need, wanted.stop,
             wanted.identity, keys, len(keys),
         )  # fmt: skip
         if wanted.order != "created":
@@ -198,7 +197,7 @@ class DefinedAgents(Group):
         """
         low, high = (before, after) if descending else (after, before)
         way = "tags_down" if descending else "tags_up"
-        rows = await connection.rows(SQL[way], (project, low or "", high, part_of(text), limit))
+        rows = await connection.rows(SQL[way], (project, low or "", high, ascii_lower(text), limit))
         return [row[0] for row in rows]
 
 

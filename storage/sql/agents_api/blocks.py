@@ -31,10 +31,9 @@ from storage.sql.blocks import (
     write_block,
 )
 from storage.sql.group import Group, alone, long_reads, reads, writes
-from storage.sql.patterns import part_of
 from storage.sql.readers import load_sleepers
 from storage.sql.rebuild import origins_of
-from storage.sql.statements import load, rows_of
+from storage.sql.statements import ascii_lower, load, rows_of
 
 SQL = load("agents_api/blocks.sql")
 
@@ -175,8 +174,8 @@ class NamedBlocks(Group):
         low, high = page.bounds
         while len(found) < page.limit:
             values = (
-                project, low, high, wanted.label, part_of(wanted.label_text), part_of(wanted.description),
-                part_of(wanted.value), wanted.least, wanted.most, _PAGE,
+                project, low, high, wanted.label, ascii_lower(wanted.label_text), ascii_lower(wanted.description),
+                ascii_lower(wanted.value), wanted.least, wanted.most, _PAGE,
             )  # fmt: skip
             rows = await connection.rows(SQL[f"list_{page.way}"], values)
             found += [entry for entry in map(_entry, rows) if _is_wanted(entry, wanted)]

@@ -18,8 +18,7 @@ from storage.listing import Page
 from storage.records import Agent, Definition, DefinitionKind
 from storage.sql.agents import create_agent
 from storage.sql.group import Group, alone, long_reads, reads, writes
-from storage.sql.patterns import part_of
-from storage.sql.statements import load, rows_of
+from storage.sql.statements import ascii_lower, load, rows_of
 
 SQL = load("agents_api/definitions.sql")
 
@@ -219,7 +218,7 @@ class Definitions(Group):
         name: exactly
         text: a part of the name.
         """
-        values = (project, *page.bounds, kind, name, part_of(text), page.limit)
+        values = (project, *page.bounds, kind, name, ascii_lower(text), page.limit)
         return [make_definition(row) for row in await connection.rows(SQL[f"list_{page.way}"], values)]
 
     @reads

@@ -17,7 +17,7 @@ OFFERED = {"memory_insert": "memory_insert"}
 
 def make(blocks: list[Block], pinned: SentSection | None = None, **how: Any) -> Section:
     made: dict[str, Any] = {"offered": OFFERED, "system": "Be kind.", "epoch": 1, "mark": "a2b3c4d5"}
-    made |= {name: how.pop(name) for name in (*made, "summary", "made") if name in how}
+    made |= {name: how.pop(name) for name in (*made, "summary", "definition") if name in how}
     usual: dict[str, Any] = {"is_continued": pinned is not None, "is_due": False, "takes_note": True}
     return make_section(SectionParts(blocks, **made), pinned=pinned, **{**usual, **how})
 
