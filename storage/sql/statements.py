@@ -160,5 +160,5 @@ async def rows_of(
 
 
 def ascii_lower(text: str | None) -> str | None:
-    """Returns a text with the capitals of ASCII in lower case, as SQLite's lower() does, for `{has:..}`; None for None."""
+    """Returns a text with ASCII's capitals in lower case, as SQLite's lower() does, for `{has:..}`. None for None."""
     return None if text is None else "".join(c.lower() if c.isascii() else c for c in text)
