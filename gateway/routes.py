@@ -51,25 +51,25 @@ def make_endpoints(
     services: Services, bodies: BodyReader, guard: Guard, admin_token: str | None
 ) -> Endpoints:
     """Makes the endpoints. admin_token: of the command line; None: it performs its operations itself."""
-    settings, limits, turns = services.settings, services.limits, services.chat
+    settings, limits, chat = services.settings, services.limits, services.chat
     max_upload_bytes = settings.server.max_upload_bytes
     forwarding = Forwarding(
-        settings, services.providers, turns.failover, turns.rules, services.accounting.limiter
+        settings, services.providers, chat.failover, chat.rules, services.accounting.limiter
     )
-    chat = ChatRoute(settings.server, turns, bodies, limits.send_timeout_s, services.requests)
+    chat_route = ChatRoute(settings.server, chat, bodies, limits.send_timeout_s, services.requests)
     own = OwnResponses(
-        StoredResponses(services.store, turns.pending, turns.commit_wait_s, unknown_response),
-        turns.rules,
-        turns.conversations,
+        StoredResponses(services.store, chat.turns, unknown_response),
+        chat.rules,
+        chat.conversations,
         bodies,
         services.background_responses,
         limits.send_timeout_s,
     )
 
     def responses(path: type[ResponsesPath]) -> ResponsesPath:
-        return path("responses", forwarding, bodies, max_upload_bytes, limits, chat, own)
+        return path("responses", forwarding, bodies, max_upload_bytes, limits, chat_route, own)
 
-    prompts = [spec.system for spec in turns.directory.specs]
+    prompts = [spec.system for spec in chat.directory.specs]
     agents, names = [], _no_names
     if services.agents is not None:
         agents = services.agents.routes(services.models, limits, bodies)
@@ -77,7 +77,7 @@ def make_endpoints(
     routes = [
         # Gives other methods their 405; posts never come this far.
         *(Route(path, _only_post, methods=["POST"]) for path in (RESPONSES_PATH, *CHAT_PATHS)),
-        *messages_routes(chat, forwarding),  # before the agents, which have other paths below theirs
+        *messages_routes(chat_route, forwarding),  # before the agents, which have other paths below theirs
         *agents,  # before models and conversations, which have some of their paths as well
         *model_routes(services.models, names),
         Route(INPUT_TOKENS_PATH, responses(InputTokensPath), methods=["POST"]),
@@ -94,7 +94,7 @@ def make_endpoints(
         *_manage_routes(services, bodies, Access(guard, admin_token)),
         *([] if admin_token is None else admin_routes(_operations(services), admin_token)),
     ]
-    return Endpoints(chat, responses(ResponsesPath), routes)
+    return Endpoints(chat_route, responses(ResponsesPath), routes)
 
 
 def _manage_routes(services: Services, bodies: BodyReader, access: Access) -> list[Route]:

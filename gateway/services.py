@@ -33,7 +33,7 @@ from gateway.run.memory.block_edits import follow_settings
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.pending import Pending
 from gateway.run.request_log import RequestLog
-from gateway.run.turn_saving import turn_limits_of
+from gateway.run.turn_saving import TurnServices, turn_limits_of
 from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.model_list import ModelList
 from gateway.run.usage.accounting import Accounting
@@ -88,8 +88,7 @@ class MakesAgents(Protocol):
         keeper: MemoryKeeper,
         failover: Failover,
         background: Failover,
-        metrics: Metrics,
-        pending: Pending,
+        turns: TurnServices,
         limits: Limits,
         specs: Sequence[AgentSpec],
         services: BackgroundServices,
@@ -101,9 +100,12 @@ class MakesAgents(Protocol):
 class Services:
     """The services of one gateway. Nothing runs before `start`."""
 
-    chat: Chat  # answers chat completions, and all that becomes one
-    background: BackgroundServices  # performs jobs, and knows when they are due
-    agents: ServesAgents | None  # serves agents over REST; None: there are none
+    # Answers chat completions, and all requests that become one.
+    chat: Chat
+    # Performs jobs, and knows when they are due.
+    background: BackgroundServices
+    # Serves agents over REST; None: there are none.
+    agents: ServesAgents | None
 
     def __init__(
         self,
@@ -147,16 +149,17 @@ class Services:
         )
         self.embed_query = self.background.embed_query
         keeper = MemoryKeeper(store, settings.memory, now, self.background, self.embed_query)
-        failover, pending = Failover(settings, providers, metrics), Pending()
+        failover = Failover(settings, providers, metrics)
+        turns = TurnServices(Pending(), metrics, turn_limits_of(settings, limits))
         directory = Directory(settings)
         self.agents = None
         if make_agents is not None:
             self.agents = make_agents(
-                settings, keeper, failover, failover.over(self._own_providers or providers), metrics, pending,
-                limits, directory.specs, self.background, self.accounting,
+                settings, keeper, failover, failover.over(self._own_providers or providers), turns, limits,
+                directory.specs, self.background, self.accounting,
             )  # fmt: skip
         self.chat = Chat(
-            settings, keeper, failover, metrics, pending, turn_limits_of(settings, limits), directory,
+            settings, keeper, failover, turns, directory,
             NoAgents(keeper) if self.agents is None else self.agents.chat, self.accounting.limiter,
         )  # fmt: skip
         self.background_responses = BackgroundResponses(
@@ -219,7 +222,7 @@ class Services:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.chat.pending.drain(DRAIN_S)
+        await self.chat.turns.pending.drain(DRAIN_S)
         await self.mcp.drain(DRAIN_S)
         await self.background.drain(DRAIN_S)
         with suppress(StoreError):  # it was logged
@@ -240,7 +243,7 @@ class Services:
     def _recovered(self) -> None:
         """Goes on with a store that works again. Its file may be another one, which an operator has restored."""
         _log.warning("The database works again, after: %s", self.store.health.error)
-        self.chat.pending.add(install_keys(self.store, self.settings.server), GIVEN_KEY)
+        self.chat.turns.pending.add(install_keys(self.store, self.settings.server), GIVEN_KEY)
 
 
 async def install_keys(store: Store, server: ServerSettings) -> None:

@@ -24,13 +24,11 @@ from gateway.agents.runs.background.run_service import RunServices
 from gateway.agents.runs.sleeptime import Sleeping, sleeptime_schedule
 from gateway.core.agent import AgentSpec
 from gateway.limits import Limits
-from gateway.metrics import Metrics
 from gateway.provider_factory import make_batches
 from gateway.run.background.background_services import BackgroundServices
 from gateway.run.background.loop import run_at_start
 from gateway.run.memory.keeper import MemoryKeeper
-from gateway.run.pending import Pending
-from gateway.run.turn_saving import turn_limits_of
+from gateway.run.turn_saving import TurnServices
 from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.model_list import ModelList
 from gateway.run.usage.accounting import Accounting
@@ -41,11 +39,16 @@ from gateway.web.body import BodyReader
 class AgentServices:
     """The services of one gateway's agents."""
 
-    agents: AgentRuns  # performs runs with a client that waits
-    runs: BackgroundRuns  # accepts runs that go on without their clients
-    run_services: RunServices  # performs these
-    sleeping: Sleeping  # performs the runs of sleeptime agents
-    chat: ChatAgents  # the agents as chat completions use them
+    # Performs runs with a client that waits.
+    agents: AgentRuns
+    # Accepts runs that go on without their clients.
+    runs: BackgroundRuns
+    # Performs those.
+    run_services: RunServices
+    # Performs the runs of sleeptime agents.
+    sleeping: Sleeping
+    # The agents as chat completions use them.
+    chat: ChatAgents
 
     def __init__(
         self,
@@ -53,8 +56,7 @@ class AgentServices:
         keeper: MemoryKeeper,
         failover: Failover,
         background: Failover,
-        metrics: Metrics,
-        pending: Pending,
+        turns: TurnServices,
         limits: Limits,
         specs: Sequence[AgentSpec],
         services: BackgroundServices,
@@ -69,29 +71,26 @@ class AgentServices:
         self._store = store = keeper.store
         self._has_ended_live = False  # the live runs of an earlier process
         self._now = now = keeper.now
-        turn_limits = turn_limits_of(settings, limits)
         wait_s = max(limits.commit_wait_s, limits.step_wait_s)
         self.registry = registry = Registry(store, settings, specs, now)
         self.agents = agents = AgentRuns(
             settings,
             keeper,
             failover,
-            metrics,
-            pending,
-            replace(turn_limits, commit_wait_s=wait_s),
+            background,
+            replace(turns, limits=replace(turns.limits, commit_wait_s=wait_s)),
             registry,
             limits.answer_wait_s,
-            background,
             accounting,
         )
         self.chat = ChatAgents(registry, agents)
         self.sleeping = Sleeping(keeper, registry, agents, services.budget, services.count_attempt)
         asleep = [each.name for each in specs if each.sleeptime is not None]
         services.add_sleeptime(sleeptime_schedule(store, settings.memory.idle_s, now, asleep))
-        turns = ItemTurns(settings, keeper, registry, agents.toolboxes, failover)
+        item_turns = ItemTurns(settings, keeper, registry, agents.toolboxes, failover)
         self._batch_providers = make_batches(settings)
         self._batches = BatchService(
-            keeper, turns, self._batch_providers, settings.batch, metrics, services.count_attempt,
+            keeper, item_turns, self._batch_providers, settings.batch, turns.metrics, services.count_attempt,
             accounting.accounts,
         )  # fmt: skip
         shows = RunEvents(store, now)

@@ -41,7 +41,6 @@ from gateway.core.turn.native_turn import NativeTurn
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, GatewayError, MemoryUnavailable, ThreadNotFound, ThreadUnsupported
-from gateway.metrics import Metrics
 from gateway.run.call import ChatCall, Passes, form_for, native_call
 from gateway.run.directory import Directory, StoredAgents, unknown
 from gateway.run.later_replies import LaterReplies, LaterReply, NotedReply
@@ -54,13 +53,12 @@ from gateway.run.memory.record import BlockEdits
 from gateway.run.memory.stored_turns import paths_to, with_references
 from gateway.run.native_memory import BoundedReader, EarlierReplies, FoundReplies, NativeMemory
 from gateway.run.native_request import NativeRequest
-from gateway.run.pending import Pending
 from gateway.run.receipt import Receipt
 from gateway.run.request_context import RequestContext
 from gateway.run.response_conversations import ConversationHead, ResponseConversations
 from gateway.run.sink import Sink, UnseenSink
 from gateway.run.turn import TreeMemory, TurnRun
-from gateway.run.turn_saving import TurnLimits, TurnSaving
+from gateway.run.turn_saving import TurnSaving, TurnServices
 from gateway.run.upstream.failover import Attempts, Endpoint, Failover
 from gateway.run.upstream.forward import with_codex_headers
 from gateway.run.upstream.relay import relay
@@ -97,9 +95,7 @@ class Chat:
         settings: Settings,
         keeper: MemoryKeeper,
         failover: Failover,
-        metrics: Metrics,
-        pending: Pending,
-        limits: TurnLimits,
+        turns: TurnServices,
         directory: Directory,
         agents: StoredAgents,
         limiter: Limiter,
@@ -107,10 +103,8 @@ class Chat:
         check_models(settings)
         self._limiter = limiter
         self._settings = settings
-        self._limits = limits
-        self._metrics = metrics
+        self.turns = turns
         self.failover = failover
-        self.pending = pending
         self.keeper = keeper
         self.directory = directory
         self._agents = agents
@@ -121,11 +115,6 @@ class Chat:
         self._earlier = EarlierReplies()
         self.later = LaterReplies(keeper.store, keeper.now)
         keeper.store.forgetting.when_gone(self._earlier.clear)
-
-    @property
-    def commit_wait_s(self) -> float:
-        """How long a request waits for a turn that is being written."""
-        return self._limits.commit_wait_s
 
     def rules(self, project: str, key_mode: str | None = None) -> IdentityRules:
         """Returns the rules by which a project's requests are read. key_mode: of their key."""
@@ -236,7 +225,7 @@ class Chat:
         if self.directory.profile(identity) is None:
             _, identity = await self._defined(identity, request.model)
         if identity.scope is not None:
-            await self.pending.written(identity.scope, self._limits.commit_wait_s)
+            await self.turns.written(identity.scope)
         try:
             most_bytes = self._settings.server.max_body_bytes
             store = self.keeper.store
@@ -303,7 +292,7 @@ class Chat:
             if request.native is not None or (counted is not None and counts):
                 with attempts:
                     make = partial(_counting, call, prompt)
-                    await relay(attempts, make, sink, receipt, self._limits.beat_s, change=counted)
+                    await relay(attempts, make, sink, receipt, self.turns.limits.beat_s, change=counted)
                 return None
         receipt.headers["x-mnemogate-memory"] = call.memory
         return await prompt_tokens(prompt)
@@ -370,7 +359,7 @@ class Chat:
         assert spec is not None
         read_by: Memory | None = None
         if identity.scope is not None:
-            await self.pending.written(identity.scope, self._limits.commit_wait_s)
+            await self.turns.written(identity.scope)
             if native.named:
                 read_by = await self._memory_of(identity.scope)
                 native = await self._with_earlier(native, identity.scope, read_by)
@@ -417,7 +406,7 @@ class Chat:
     async def _save_later(self, native: NativeRequest, noted: NotedReply, response: bytes) -> None:
         scope, reader = noted.agent.scope, native.reader()
         reader.take_whole(response)
-        await self.pending.written(scope, self._limits.commit_wait_s)
+        await self.turns.written(scope)
         if native.named:
             native = await self._with_earlier(native, scope, await self._memory_of(scope))
         await self._save_noted(native, noted, reader)
@@ -434,14 +423,14 @@ class Chat:
         call = native_call(native, Passes(()), identity, spec, route, UnseenSink(), receipt)
         attempts = self.failover.at_first_key(route, call.sink, receipt)
         with QueueTicket() as ticket:
-            ticket.most_s = self._limits.commit_wait_s
+            ticket.most_s = self.turns.limits.commit_wait_s
             begun, call.memory = await self._begin_memory(call, attempts, ticket)
             if begun is None:
                 return  # the next GET finds the note
             memory, prompt = begun
             assert isinstance(memory, NativeMemory)
             memory.reader = reader
-            saving = TurnSaving(call, memory, self.pending, self._metrics, self._limits)
+            saving = TurnSaving(call, memory, self.turns)
             with saving:
                 await saving.save(prompt, TurnOutcome(FINISHED, shown_reply=reply.shown_reply))
         await self.later.remove(noted)
@@ -455,7 +444,7 @@ class Chat:
         attempts.is_once = True
         # Requests side by side in one conversation are the upstream's to refuse, and none waits for another here.
         with QueueTicket() as ticket:
-            ticket.most_s = self._limits.commit_wait_s
+            ticket.most_s = self.turns.limits.commit_wait_s
             begun, call.memory = None, "unavailable"  # where the request refers to what is unknown here
             if not all(map(is_system, call.request.messages)):
                 begun, call.memory = await self._begin_memory(call, attempts, ticket)
@@ -478,7 +467,7 @@ class Chat:
 
         is_bare: there is nothing to add, so a reply is handed on as it comes.
         """
-        native, receipt, beat_s = call.native, call.receipt, self._limits.beat_s
+        native, receipt, beat_s = call.native, call.receipt, self.turns.limits.beat_s
         try:
             with attempts:
                 if is_bare:
@@ -489,8 +478,8 @@ class Chat:
                     await self._turn(call, attempts, prompt, memory).run()
             return call.memory
         finally:
-            self._metrics.added_ms.observe(receipt.added_ms)
-            self._metrics.memory.inc(call.memory)
+            self.turns.metrics.added_ms.observe(receipt.added_ms)
+            self.turns.metrics.memory.inc(call.memory)
 
     async def _with_earlier(self, native: NativeRequest, scope: Scope, memory: Memory) -> NativeRequest:
         """Returns it with what it only refers to; what this process has not answered itself, the store may know."""
@@ -557,7 +546,7 @@ class Chat:
         previous = native.thread.previous
         if previous is None:
             return request
-        await self.pending.written(identity.scope, self._limits.commit_wait_s)
+        await self.turns.written(identity.scope)
         try:
             path = (await paths_to(self.keeper.store, identity.scope, {previous})).get(previous)
         except StoreError as error:
@@ -664,11 +653,9 @@ class Chat:
     ) -> TurnRun:
         request, spec, tools = call.request, call.spec, prompt.tools
         make = partial(TurnRun, call, attempts, prompt)
-        works = self.pending, self._metrics, self._limits
         if isinstance(memory, NativeMemory):
-            return make(
-                memory, *works, machine=NativeTurn(memory.reader, memory.native.change(), memory.native.path)
-            )
+            machine = NativeTurn(memory.reader, memory.native.change(), memory.native.path)
+            return make(memory, self.turns, machine=machine)
         terms = _terms(
             request.wants_usage,
             prompt.adds_usage or (request.stream and not request.wants_usage and attempts.may_ask_usage),
@@ -683,7 +670,7 @@ class Chat:
             terms, guide = self._agents.terms(spec, request, prompt, terms)
         elif spec.filler == "model":
             terms = replace(terms, asides=fillers_in(tools))
-        return make(memory, *works, guide, terms)
+        return make(memory, self.turns, guide, terms)
 
     async def _defined(self, identity: Identity, model: str) -> tuple[AgentSpec, Identity]:
         """Returns an agent that was made over REST, and who asks it: its memory is one, whoever speaks.
@@ -729,7 +716,7 @@ class Chat:
         # Reading may still work; but `strict` asks for no answer rather than one that is not stored.
         why = None if not strict or (health := self.keeper.store.health).ok else health.status
         if why is None:
-            await self.pending.written(identity.scope, self._limits.commit_wait_s)
+            await self.turns.written(identity.scope)
             try:
                 begun = await self._read_memory(call, attempts, ticket, opens=opens)
                 mode = call.identity.mode
@@ -775,16 +762,16 @@ class Chat:
         if request.native is not None:
             prompt = replace(prompt, changes_prefix=_changes_prefix(memory_context, prompt))
         if prompt.composition.breaks:
-            self._metrics.prefix_breaks.inc()
+            self.turns.metrics.prefix_breaks.inc()
         receipt, recall = call.receipt, prompt.recall
         if recall.ms:
-            self._metrics.recall_ms.observe(recall.ms)
+            self.turns.metrics.recall_ms.observe(recall.ms)
             receipt.searched(recall.begun, recall.ms, recall.count, recall.tokens, is_late=recall.is_late)
         receipt.scope, receipt.mode = call.identity.scope, str(call.identity.mode)
         parts = keeper, memory_context, changes, toolbox, receipt
         if (native := call.native) is None:
             return TreeMemory(*parts), prompt
-        reader = BoundedReader(native.reader(), self._limits.streamed_bytes)
+        reader = BoundedReader(native.reader(), self.turns.limits.streamed_bytes)
         memory = NativeMemory(*parts, native, reader, self._earlier, self.later, self._save_noted)
         return memory, prompt
 

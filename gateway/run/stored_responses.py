@@ -16,7 +16,7 @@ from gateway.core.conversation.canonical import WireMessage
 from gateway.core.conversation.private import private_of
 from gateway.errors import MemoryUnavailable, UnknownId
 from gateway.run.memory.stored_turns import NamedTurn, find_turn, turns_to
-from gateway.run.pending import Pending
+from gateway.run.turn_saving import TurnServices
 from storage.commands import ForgetTarget
 from storage.errors import StoreError
 from storage.listing import Page
@@ -59,11 +59,10 @@ class FoundResponse(Struct, frozen=True):
 
 @dataclass(eq=False)
 class StoredResponses:
-    """Reads and deletes stored responses. wait_s: for a turn that is being written."""
+    """Reads and deletes stored responses."""
 
     store: Store
-    pending: Pending
-    wait_s: float
+    turns: TurnServices
     # Returns the error for an id that names nothing.
     unknown: Callable[[str], UnknownId]
 
@@ -74,7 +73,7 @@ class StoredResponses:
             if found is None or found[1].state is State.OPEN:
                 known = await self.store.messages.owner(owner.project, name[0])
                 if known is not None:
-                    await self.pending.written(known[0].scope, self.wait_s)
+                    await self.turns.written(known[0].scope)
                     found = await find_turn(self.store, owner.project, *name)
         except StoreError as error:
             raise MemoryUnavailable.since(error.status) from error

@@ -32,18 +32,16 @@ from gateway.core.turn.spec import TurnSpec
 from gateway.core.upstream.policy import Target
 from gateway.core.usage.reported import ReplyUsage
 from gateway.errors import GatewayError, LimitReached
-from gateway.metrics import Metrics
 from gateway.run.call import ChatCall, form_for
 from gateway.run.memory.fit import fit, fit_rounds
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryContext, seen_blocks
 from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.memory.record import BlockEdits
-from gateway.run.pending import Pending
 from gateway.run.receipt import Receipt
 from gateway.run.sink import ClientGone, HeldSink, Sink, UnseenSink
 from gateway.run.tools.toolbox import ToolAnswer, Toolbox, run_tools
-from gateway.run.turn_saving import SAVED, TurnLimits, TurnMemory, TurnSaving
+from gateway.run.turn_saving import SAVED, TurnMemory, TurnSaving, TurnServices
 from gateway.run.upstream.failover import Endpoint, ModelSource
 from gateway.run.upstream.keepalive import BEAT, await_with_beats, beating
 from gateway.run.upstream.provider_errors import translate
@@ -135,9 +133,7 @@ class TurnRun:
     prompt: Prompt
     # None where nothing is remembered of the turn.
     memory: TurnMemory | None
-    pending: Pending
-    metrics: Metrics
-    limits: TurnLimits
+    services: TurnServices
     # None: a turn without rules.
     guide: Guide | None = None
     # Its terms.
@@ -174,15 +170,13 @@ class TurnRun:
     def __post_init__(self) -> None:
         self.sink = self.call.sink
         self._turn = self.machine or Turn(
-            self.spec, self.call.view(self.spec), self.guide or FreeGuide(self.limits.max_rounds)
+            self.spec, self.call.view(self.spec), self.guide or FreeGuide(self.services.limits.max_rounds)
         )
         self._asked = self._turn.first_call
         self._saving = None
         if self.memory is not None:
             saves_steps, is_taken_up = self.spec.saves_steps, self.is_taken_up
-            self._saving = TurnSaving(
-                self.call, self.memory, self.pending, self.metrics, self.limits, saves_steps, is_taken_up
-            )
+            self._saving = TurnSaving(self.call, self.memory, self.services, saves_steps, is_taken_up)
 
     async def run(self) -> int:
         """Answers the client. Returns the status sent. Raises: GatewayError while nothing was sent; ClientGone."""
@@ -238,7 +232,9 @@ class TurnRun:
         for n, command in enumerate(undone):
             match command:
                 case commands.SaveStep() if self._saving is not None:
-                    self.pending.add(self._saving.begin_step(self.prompt, command), "A step of a run")
+                    self.services.pending.add(
+                        self._saving.begin_step(self.prompt, command), "A step of a run"
+                    )
                 case commands.Save():
                     await self._perform_all([*undone[n:]])
                     return
@@ -275,7 +271,7 @@ class TurnRun:
     # -- a round of the model
 
     async def _round(self) -> None:
-        beat_s = self.limits.beat_s
+        beat_s = self.services.limits.beat_s
         if self.admit is not None:
             try:
                 await self.admit()
@@ -319,8 +315,8 @@ class TurnRun:
     async def _take_stream(self, reply: ModelReply) -> None:
         """Takes a stream until it ends, or the turn needs no more of it. Raises: ProviderError."""
         is_bounded = self.memory is not None and self.machine is None
-        most = self.limits.streamed_bytes
-        async with beating(reply.events(), self.limits.beat_s) as batches:
+        most = self.services.limits.streamed_bytes
+        async with beating(reply.events(), self.services.limits.beat_s) as batches:
             async for batch in batches:
                 if batch is BEAT:
                     await self._beat()
@@ -468,7 +464,9 @@ class TurnRun:
         for command in (*self._undone, *self._turn.feed(events.ClientLeft())):
             match command:
                 case commands.SaveStep() if self._saving is not None:
-                    self.pending.add(self._saving.begin_step(self.prompt, command), "A step of a run")
+                    self.services.pending.add(
+                        self._saving.begin_step(self.prompt, command), "A step of a run"
+                    )
                 case commands.Save(outcome) if self._saving is not None:
                     outcome = self._turn.stored(outcome)
                     self._saving.write_unwaited(self.prompt, outcome, "A cancelled turn")
@@ -498,7 +496,7 @@ class TurnRun:
             kept, self.prompt = await asyncio.shield(saving)
             self.call.receipt.wrote(begun)
         except asyncio.CancelledError:
-            self.pending.add(saving, "A step of a run")
+            self.services.pending.add(saving, "A step of a run")
             raise
         except StoreError as error:
             if self.is_taken_up:

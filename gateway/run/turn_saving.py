@@ -95,15 +95,26 @@ def turn_limits_of(settings: Settings, limits: Limits) -> TurnLimits:
     )
 
 
+class TurnServices(Struct, frozen=True):
+    """What all turns of a process share."""
+
+    # The writes that go on after their turns.
+    pending: Pending
+    metrics: Metrics
+    limits: TurnLimits
+
+    async def written(self, scope: Scope) -> None:
+        """Waits for the turns of a memory that are being written, as long as a turn waits for its own commit."""
+        await self.pending.written(scope, self.limits.commit_wait_s)
+
+
 @dataclass(slots=True)
 class TurnSaving:
     """How one turn is saved. Inside its `with` block the turn counts as being answered."""
 
     call: ChatCall
     memory: TurnMemory
-    pending: Pending
-    metrics: Metrics
-    limits: TurnLimits
+    services: TurnServices
     # Each step is saved, so a turn that failed has steps to end, and its end waits as well.
     saves_steps: bool = False
     # A later attempt takes the turn up as it is on disk, so a fault of the store breaks it off.
@@ -119,12 +130,12 @@ class TurnSaving:
         return self.memory.context.agent.scope
 
     def __enter__(self) -> None:
-        self.pending.began(self._scope)
+        self.services.pending.began(self._scope)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.pending.ended(self._scope)
+        self.services.pending.ended(self._scope)
 
     def begin_step(
         self, prompt: Prompt, step: commands.SaveStep
@@ -143,7 +154,7 @@ class TurnSaving:
         what: as in `Pending.add`.
         """
         if not self.is_written:
-            self.pending.add(self._write(prompt, outcome), what, left=self._scope)
+            self.services.pending.add(self._write(prompt, outcome), what, left=self._scope)
 
     async def save(self, prompt: Prompt, outcome: TurnOutcome) -> events.Saved:
         """Returns whether the turn is on disk, or nothing of it is stored. A slow store is waited for only so long.
@@ -160,7 +171,7 @@ class TurnSaving:
         writing = work if isinstance(work, asyncio.Future) else asyncio.ensure_future(work)
         try:
             if not writing.done():
-                await _ended(writing, self.limits.commit_wait_s)
+                await _ended(writing, self.services.limits.commit_wait_s)
             if writing.done():
                 after_stop = writing.result()
                 if isinstance(after_stop, Committed):
@@ -170,14 +181,14 @@ class TurnSaving:
                 return (
                     events.Saved(after_stop=after_stop) if isinstance(after_stop, events.StepSaved) else SAVED
                 )
-            self.pending.add(writing, "A turn that was answered already")
+            self.services.pending.add(writing, "A turn that was answered already")
         except StoreError as error:
             if self.is_taken_up:
                 raise
             _log.warning("A turn was answered and could not be stored: %s", error.message)
             is_lost = isinstance(error, Stale)
         except asyncio.CancelledError:
-            self.pending.add(writing, "A turn that its client left at its end", left=self._scope)
+            self.services.pending.add(writing, "A turn that its client left at its end", left=self._scope)
             if self.is_taken_up:
                 await asyncio.wait([writing])  # the later attempt finds it as it is
             raise
@@ -185,9 +196,9 @@ class TurnSaving:
             # Memory never breaks chat: an error in writing must not take the answer with it.
             _log.exception("A turn was answered and could not be stored, by a fault in the gateway.")
         finally:
-            self.metrics.commit_ms.observe((time.perf_counter() - begun) * 1000)
+            self.services.metrics.commit_ms.observe((time.perf_counter() - begun) * 1000)
         self.call.receipt.wrote(begun, is_durable=False)
-        self.metrics.not_durable.inc()
+        self.services.metrics.not_durable.inc()
         self.call.receipt.headers["x-mnemogate-durable"] = "false"
         if self.memory.context.request.identity.mode is Mode.STRICT and not self.call.sink.started:
             late = MemoryUnavailable("The turn could not be written in time.", retry_after_s=1.0)

@@ -54,7 +54,7 @@ from gateway.run.receipt import Receipt
 from gateway.run.sink import UnseenSink
 from gateway.run.tools.toolbox import AT_ONCE, ToolAnswer
 from gateway.run.turn import TurnRun
-from gateway.run.turn_saving import TurnLimits
+from gateway.run.turn_saving import TurnLimits, TurnServices
 from gateway.run.upstream.failover import Endpoint, Failover
 from gateway.run.upstream.route import Route, agent_route
 from gateway.settings import Settings
@@ -226,7 +226,8 @@ class ItemTurns:
         self._toolboxes = toolboxes
         self._failover = failover
         self._places = asyncio.Semaphore(AT_ONCE)
-        self._metrics = Metrics()  # a replay is no turn of the process's
+        # A replay is no turn of the process: it counts and waits for itself.
+        self._turns = TurnServices(Pending(), Metrics(), _LIMITS)
 
     # -- reading
 
@@ -300,9 +301,8 @@ class ItemTurns:
             alone=alone_of(spec),
             asides=asides_of(spec),
         )
-        works = Pending(), self._metrics, _LIMITS
         try:
-            await TurnRun(call, opened.source, prompt, opened, *works, guide, terms).run()
+            await TurnRun(call, opened.source, prompt, opened, self._turns, guide, terms).run()
         except NotYet:
             pass
         except GatewayError:

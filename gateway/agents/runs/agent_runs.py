@@ -51,7 +51,6 @@ from gateway.core.request.identity import Identity
 from gateway.core.turn.client_view import MakesView
 from gateway.core.turn.guide import StopReason
 from gateway.errors import BadRequest, Conflict, MemoryUnavailable, UnknownId, UnknownModel, sentence
-from gateway.metrics import Metrics
 from gateway.run.call import ChatCall, form_for
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.leases import lock_name
@@ -60,11 +59,10 @@ from gateway.run.memory.prompt import EndpointForm, Prompt, first_spoken
 from gateway.run.memory.queue import QueueTicket
 from gateway.run.memory.record import BlockEdits
 from gateway.run.memory.stored_conversation import headed, read_path
-from gateway.run.pending import Pending
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
 from gateway.run.turn import TurnRun
-from gateway.run.turn_saving import TurnLimits
+from gateway.run.turn_saving import TurnServices
 from gateway.run.upstream.failover import Attempts, Failover
 from gateway.run.upstream.route import Route, agent_route
 from gateway.run.usage.accounting import Accounting
@@ -82,44 +80,45 @@ DISK_WAIT_S = 3600.0
 
 
 class AgentRuns:
-    """Answers sends to stored conversations. One for the process.
-
-    keeper, registry: what they are answered with. foreign: the tools that were defined. peers: how agents speak to each
-    other. toolboxes: those of all turns, of agents or not.
-    """
+    """Answers sends to stored conversations. One for the process."""
 
     def __init__(
         self,
         settings: Settings,
         keeper: MemoryKeeper,
         failover: Failover,
-        metrics: Metrics,
-        pending: Pending,
-        limits: TurnLimits,
+        background: Failover,
+        turns: TurnServices,
         registry: Registry,
         answer_wait_s: float,
-        background: Failover,
         accounting: Accounting,
     ) -> None:
-        """answer_wait_s: how long an agent waits for another one's answer.
-        background: has connections of its own, for the runs that no client waits for.
+        """background: has connections of its own, for the runs that no client waits for.
+        answer_wait_s: how long an agent waits for another one's answer.
         """
         self._settings = settings
         self._accounts, self._limiter = accounting.accounts, accounting.limiter
         self.keeper = keeper
         self.registry = registry
         self._failover = failover
-        self._metrics = metrics
-        self._pending = pending
-        self._limits = limits
+        self._turns = turns
         self._background = background
-        self._patient = replace(limits, commit_wait_s=DISK_WAIT_S, beat_s=0.0)
-        self._begins = BeginsRuns(keeper, pending, self._tools_of)
+        # Of runs without a client.
+        self._background_turns = replace(
+            turns, limits=replace(turns.limits, commit_wait_s=DISK_WAIT_S, beat_s=0.0)
+        )
+        self._begins = BeginsRuns(keeper, turns.pending, self._tools_of)
+        # The tools that were defined over REST.
         self.foreign = ForeignTools(settings.tools, keeper.store, keeper.now)
         self.ends = RunEnds(keeper.store)
         self._arriving: WeakValueDictionary[Hashable, asyncio.Lock] = WeakValueDictionary()
-        self._live: dict[int, tuple[int, TurnRun]] = {}  # by the run's row, with the agent's
-        self.peers = AgentMessaging(registry, keeper.store, self, pending, answer_wait_s, accounting.accounts)
+        # By the run's row: the agent's row, and the turn.
+        self._live: dict[int, tuple[int, TurnRun]] = {}
+        # How agents speak to each other.
+        self.peers = AgentMessaging(
+            registry, keeper.store, self, turns.pending, answer_wait_s, accounting.accounts
+        )
+        # Of all turns, of agents or not.
         self.toolboxes = Toolboxes(keeper, self.foreign, self.peers)
 
     async def send(
@@ -322,7 +321,7 @@ class AgentRuns:
         runs = self.keeper.store.runs
         with QueueTicket() as ticket:
             sending = await self._enter(self._sending(run_request), ticket)
-            await self._pending.written(sending.scope, self._limits.commit_wait_s)
+            await self._turns.written(sending.scope)
             if await self._begins.deny(sending, self._seen(sending, ticket), run):
                 return await runs.cancel_paused(run.agent, run.id, self.keeper.now())
         return await runs.load(run.agent, run.id) or run
@@ -371,7 +370,7 @@ class AgentRuns:
         if not agent.id or not (sending.otid or identity.retry):
             return None
         # The end of a run is perhaps not on disk yet if its client has left.
-        await self._pending.written(sending.scope, self._limits.commit_wait_s)
+        await self._turns.written(sending.scope)
         name = identity.conversation or DEFAULT
         digest = digest_of(agent, name, sending.otid)
         head = () if sending.spec.defined is None else sending.spec.defined.initial_messages
@@ -465,7 +464,7 @@ class AgentRuns:
             ticket,
         )
         accepted = sending.accepted
-        await self._pending.written(sending.scope, self._limits.commit_wait_s)
+        await self._turns.written(sending.scope)
         try:
             begun = await self._begins.begin(sending, request, form, sink)
         except StoreError as error:
@@ -491,8 +490,8 @@ class AgentRuns:
             try:
                 status = await self._live_turn(turn, memory.run)
             finally:
-                self._metrics.added_ms.observe(receipt.added_ms)
-                self._metrics.memory.inc("on")
+                self._turns.metrics.added_ms.observe(receipt.added_ms)
+                self._turns.metrics.memory.inc("on")
         steps, due = tuple(memory.steps), tuple(memory.begun)
         return RunResult(memory.run, memory.context.agent, steps, status=status, begun=due, last=memory.last)
 
@@ -511,9 +510,7 @@ class AgentRuns:
             attempts,
             prompt,
             memory,
-            self._pending,
-            self._metrics,
-            self._patient if is_accepted else self._limits,
+            self._background_turns if is_accepted else self._turns,
             _guide(sending, memory, prompt),
             terms_of(sending, prompt),
             None if begun.resumed is None else begun.resumed.calls,
