@@ -20,13 +20,12 @@ _REMEMBER: Final = re.compile(r"^[^\S\n]*+remember\s*+:\s*+(\S.*)$", re.I | re.M
 _CALL: Final = re.compile(r"^[^\S\n]*+call[^\S\n]*+:[^\S\n]*+([\w-]+)[^\S\n]*(\{.*\})?[^\S\n]*$", re.I | re.M)
 _NOTE: Final = re.compile(r"<memory\b[^<>]*>.*?(?:</memory>|\Z)", re.S)
 _SECTION: Final = re.compile(r"<(memory_blocks|memory|summary)\b[^<>]*>(.*?)(?:</\1>|\Z)", re.S)
-_BLOCK_TAG: Final = re.compile(
-    r" ?</?memory_block\b[^<>]*>"
-)  # within a line where a note shows a block again
+# Within a line where a note shows a block again.
+_BLOCK_TAG: Final = re.compile(r" ?</?memory_block\b[^<>]*>")
 _TAG_LINE: Final = re.compile(r"^\s*</?[a-z_][^>]*>\s*$")
 # A section's introduction, before its content.
 _HEADING: Final = re.compile(r"\A(?:\s*+(?!\[|- |user: |<)[^\n]*\n)+")
-# A note's line of the assistant, also in notes of before, and the day above some lines.
+# A line of a note that quotes the assistant, in the present form and in earlier ones, and the line of a day.
 _BY_ASSISTANT: Final = re.compile(r"^(?:\[[^\]]*\bassistant\]|you: |\[[^\]]*\]$)")
 _INSERTS: Final = re.compile(r"(?<!archival_)memory_insert|core_memory_append")
 _SPEAKS: Final = re.compile(r"^send_message$")
@@ -43,7 +42,8 @@ _STOP_WORDS: Final = frozenset(
         """
     )
 )
-_SHOWN: Final = 3  # lines of an answer
+# The lines of an answer.
+_SHOWN: Final = 3
 _HELP: Final = (
     "I am the built-in demo model, no more than a few rules. Tell me something, and ask about it later, in another "
     "conversation too."
@@ -70,7 +70,7 @@ def _try_to_answer(body: Mapping[str, Any]) -> Scripted:
 def answer(body: Mapping[str, Any]) -> ScriptedMessage | ScriptedFailure:
     """Returns the reply to a request; messages that are not what the API takes are read as far as they go."""
     speaker = _tool(body, _SPEAKS) if body.get("tool_choice") == "required" else None
-    if field := _unknown_wish(body, speaker):
+    if field := _unsupported_field(body, speaker):
         why = f"The demo model cannot follow this `{field}`."
         instead = "With OPENAI_API_KEY or `--upstream URL` that upstream answers."
         return ScriptedFailure(400, f"{why} {instead}", "unsupported_parameter")
@@ -82,7 +82,7 @@ def answer(body: Mapping[str, Any]) -> ScriptedMessage | ScriptedFailure:
     if calls := (*_remembering(question, tool), *_calls(question, body)):
         return ScriptedMessage(None, calls)
     return _say(
-        _known(messages, question) or _introduction(messages, question, tool, has_tools=has_tools),
+        _lines_about(messages, question) or _introduction(messages, question, tool, has_tools=has_tools),
         body,
         speaker,
     )
@@ -101,7 +101,7 @@ def _calls(question: str, body: Mapping[str, Any]) -> Iterator[ScriptedCall]:
             yield ScriptedCall(name, arguments or "{}")
 
 
-def _unknown_wish(body: Mapping[str, Any], speaker: str | None) -> str | None:
+def _unsupported_field(body: Mapping[str, Any], speaker: str | None) -> str | None:
     """Returns the field that asks for a form of answer which this model does not have."""
     wanted, choice = body.get("response_format"), body.get("tool_choice")
     if isinstance(wanted, dict) and wanted.get("type") not in (None, "text"):
@@ -124,15 +124,13 @@ def _call(tool: str, arguments: Mapping[str, str]) -> ScriptedCall:
 def _say(text: str, body: Mapping[str, Any], speaker: str | None) -> ScriptedMessage:
     """Replies with text, or by the tool for speaking."""
     spoken = _cut(text, body)
-    return (
-        spoken
-        if speaker is None
-        else ScriptedMessage(None, (_call(speaker, {"message": spoken.text or ""}),))
-    )
+    if speaker is None:
+        return spoken
+    return ScriptedMessage(None, (_call(speaker, {"message": spoken.text or ""}),))
 
 
 def _cut(text: str, body: Mapping[str, Any]) -> ScriptedMessage:
-    """Keeps to the request's bound on the completion, a word for a token."""
+    """Cuts a reply to the request's limit of tokens, each word counted as one."""
     limit = body.get("max_completion_tokens") or body.get("max_tokens")
     words = re.findall(r"\s*\S+", text)
     if isinstance(limit, int) and 0 < limit < len(words):
@@ -154,7 +152,7 @@ def _question(messages: Sequence[Mapping[str, Any]]) -> str:
     return _NOTE.sub("", _text(users[-1])).strip() if users else ""
 
 
-def _known(messages: Sequence[Mapping[str, Any]], question: str) -> str:
+def _lines_about(messages: Sequence[Mapping[str, Any]], question: str) -> str:
     """Returns the lines that share most words with the question; "" where no line shares any."""
     stems = _stems(question)
     if not stems and question.endswith(_ASKS):
@@ -167,9 +165,9 @@ def _known(messages: Sequence[Mapping[str, Any]], question: str) -> str:
 
 
 def _listed(lines: Sequence[str]) -> str:
-    return (
-        "\n".join(["This is what I remember about that:", *(f"- {each}" for each in lines)]) if lines else ""
-    )
+    if not lines:
+        return ""
+    return "\n".join(["This is what I remember about that:", *(f"- {each}" for each in lines)])
 
 
 def _introduction(
@@ -199,10 +197,10 @@ def _lines(messages: Sequence[Mapping[str, Any]]) -> list[str]:
         if role == "user" and message is not users[-1]:
             lines += _NOTE.sub("", text).splitlines()
     # A question or a command is no answer, and the assistant's own lines would repeat its guesses.
-    kept = (line.strip() for line in lines if not _TAG_LINE.match(line) and not _BY_ASSISTANT.match(line))
+    facts = (line.strip() for line in lines if not _TAG_LINE.match(line) and not _BY_ASSISTANT.match(line))
     return [
         line
-        for line in kept
+        for line in facts
         if line and not line.endswith(_ASKS) and not _CALL.match(line.removeprefix("user: "))
     ]
 

@@ -24,7 +24,8 @@ from adapters.types import Json
 _TEXT_FIELDS: Final = ("type", "text", "cache_control", "citations")
 _CALL_FIELDS: Final = ("cache_control", "caller", "toolset_name")
 _RESULT_FIELDS: Final = ("cache_control", "is_error", "toolset_name")
-_NO_WORDS: Final = "(no message)"  # an error without content is refused
+# A tool's error without content is refused.
+_NO_WORDS: Final = "(no message)"
 # Kinds of content that OpenAI has and the Messages API has not.
 _UNKNOWN_PARTS: Final = ("input_audio", "audio", "video_url", "input_video")
 _ID: Final = re.compile(r"[a-zA-Z0-9_-]+")
@@ -33,7 +34,7 @@ _BAD_IN_ID: Final = re.compile(r"[^a-zA-Z0-9_-]")
 
 def text_blocks(message: Json, where: str) -> list[Json]:
     """Returns the blocks of a system or developer message. where: its place in the request, for errors."""
-    return _mark(_content(message.get("content"), where), message)
+    return _with_cache_of(_content(message.get("content"), where), message)
 
 
 def user_blocks(message: Json, where: str) -> list[Json]:
@@ -42,7 +43,7 @@ def user_blocks(message: Json, where: str) -> list[Json]:
     name = message.get("name")
     if blocks and isinstance(name, str) and name.strip():
         blocks.insert(0, {"type": "text", "text": f"[{name}]"})
-    return _mark(blocks, message)
+    return _with_cache_of(blocks, message)
 
 
 def tool_result(message: Json, where: str) -> Json:
@@ -58,14 +59,14 @@ def tool_result(message: Json, where: str) -> Json:
             block["content"] = content
     elif blocks := _content(content, where):
         block["content"] = blocks
-    block |= _given(message, _RESULT_FIELDS)
+    block |= _fields_of(message, _RESULT_FIELDS)
     if block.get("is_error"):
         block.setdefault("content", _NO_WORDS)
     return block
 
 
 def assistant_blocks(message: Json, where: str) -> list[Json]:
-    """Returns the blocks of an assistant message: text, then calls, and where they stood those only Anthropic can read.
+    """Returns the blocks of an assistant message: its text, its calls, and the blocks that only Anthropic can read.
 
     Thinking without a signature is left out, because it is refused, and so is thinking that nothing follows.
     """
@@ -75,11 +76,11 @@ def assistant_blocks(message: Json, where: str) -> list[Json]:
         )
     if message.get("audio") is not None:
         raise Untranslatable("Audio is not supported by this model's provider.", f"{where}.audio")
-    text_blocks = _mark(_content(message.get("content"), where) or _refused(message), message)
+    text_blocks = _with_cache_of(_content(message.get("content"), where) or _refused(message), message)
     calls = message.get("tool_calls")
     given = calls if isinstance(calls, list) else ()
-    called = [_tool_use(call, f"{where}.tool_calls[{place}]") for place, call in enumerate(given)]
-    blocks = _in_places(_opaque(message), text_blocks, called)
+    called = [_tool_use(call, f"{where}.tool_calls[{index}]") for index, call in enumerate(given)]
+    blocks = _interleave(_opaque(message), text_blocks, called)
     while blocks and blocks[-1].get("type") in THINKING:
         blocks.pop()
     return blocks
@@ -96,7 +97,7 @@ def _content(content: Any, where: str) -> list[Json]:
     if isinstance(content, str):
         return [{"type": "text", "text": content}] if content.strip() else []
     parts = enumerate(content if isinstance(content, list) else ())
-    blocks = (_block(part, f"{where}.content[{place}]") for place, part in parts)
+    blocks = (_block(part, f"{where}.content[{index}]") for index, part in parts)
     return [block for block in blocks if block is not None]
 
 
@@ -105,7 +106,7 @@ def _refused(source: Json) -> list[Json]:
     return _content(refusal, "") if isinstance(refusal, str) else []
 
 
-def _given(source: Json, fields: tuple[str, ...]) -> Json:
+def _fields_of(source: Json, fields: tuple[str, ...]) -> Json:
     return {key: source[key] for key in fields if source.get(key) is not None}
 
 
@@ -135,8 +136,8 @@ def _with_cache(block: Json, part: Json) -> Json:
     return {**block, "cache_control": part["cache_control"]} if part.get("cache_control") else block
 
 
-def _mark(blocks: list[Json], message: Json) -> list[Json]:
-    """Moves `cache_control` from a message to its last block."""
+def _with_cache_of(blocks: list[Json], message: Json) -> list[Json]:
+    """Returns blocks, the last one with the `cache_control` of their message."""
     if blocks and message.get("cache_control"):
         blocks[-1] = {**blocks[-1], "cache_control": message["cache_control"]}
     return blocks
@@ -205,30 +206,31 @@ def _opaque(message: Json) -> list[Json]:
     return [block for block in found if block.get("type") != "thinking" or block.get("signature")]
 
 
-def _in_places(opaque: list[Json], text_blocks: list[Json], called: list[Json]) -> list[Json]:
-    """Returns all blocks with the opaque ones where they stood between text and calls; by default at the front.
+def _interleave(opaque: list[Json], text_blocks: list[Json], called: list[Json]) -> list[Json]:
+    """Returns all blocks, the opaque ones at the offsets between text and calls that they name; by default in front.
 
-    Text is cut at their places: thinking counts only at its original position.
+    Text is split at these offsets, since thinking is accepted only where it was.
     """
     if not opaque:
         return text_blocks + called
     found: list[Json] = []
     texts, calls = text_blocks[::-1], called[::-1]
-    passed = 0
+    text_chars = 0
     for block in opaque:
-        start, call = (place if isinstance(place := block.get(key), int) else 0 for key in PLACE[1:])
-        while texts and passed < start:
+        # The characters of text, and the number of calls, that come before the block.
+        start, calls_before = (n if isinstance(n := block.get(key), int) else 0 for key in PLACE[1:])
+        while texts and text_chars < start:
             head = texts.pop()
             text = head["text"] if isinstance(head.get("text"), str) else ""
-            room = start - passed
-            passed += len(text)
+            room = start - text_chars
+            text_chars += len(text)
             if len(text) > room:
-                passed = start
+                text_chars = start
                 texts.append({**head, "text": text[room:]})
                 head = {key: value for key, value in head.items() if key != "cache_control"}
                 head["text"] = text[:room]
             found.append(head)
-        while len(called) - len(calls) < call and calls:
+        while len(called) - len(calls) < calls_before and calls:
             found.append(calls.pop())
         found.append({key: value for key, value in block.items() if key not in PLACE})
     pieces = [*found, *reversed(texts), *reversed(calls)]
@@ -244,7 +246,7 @@ def _tool_use(call: Any, where: str) -> Json:
         "id": tool_use_id(str(call.get("id") or "")),
         "name": function.get("name"),
         "input": _input(function.get("arguments"), f"{where}.function.arguments"),
-        **_given(call, _CALL_FIELDS),
+        **_fields_of(call, _CALL_FIELDS),
     }
 
 

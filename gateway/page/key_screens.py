@@ -29,17 +29,17 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
 
     async def show(ask: Ask, query: ListQuery) -> Answer:
         _check(ask)
-        return _shown(await keys.page(after=query.after, limit=query.limit))
+        return _view(await keys.page(after=query.after, limit=query.limit))
 
     async def make(ask: Ask, form: KeyForm) -> Answer:
         _check(ask)
         try:
             made = await keys.make(form.name.strip(), form.project.strip(), form.kind, form.memory or None)
         except BadRequest as error:
-            return _shown(await keys.page(), error=error, form=form)
+            return _view(await keys.page(), error=error, form=form)
         await operations.sign_in.note(ask.visitor.actor, "key_create", what=f"key {made.id}")
         # The answer itself shows the secret: it is nowhere else.
-        return _shown(await keys.page(), made=made) if not ask.is_twin else View(made, "keys.html", "Keys")
+        return _view(await keys.page(), made=made) if not ask.is_twin else View(made, "keys.html", "Keys")
 
     async def revoke(ask: Ask, form: Struct) -> Answer:
         _check(ask)
@@ -59,7 +59,7 @@ def _check(ask: Ask) -> None:
         raise NotAllowed("Keys are for operators of all projects who may change them.")
 
 
-def _shown(
+def _view(
     page: KeyPage, *, made: NewKey | None = None, error: BadRequest | None = None, form: KeyForm | None = None
 ) -> View:
     form = form or KeyForm("")

@@ -627,7 +627,7 @@ class Chat:
             begun, call.memory = await self._begin_memory(call, attempts, ticket)
             if head is not None and head.items and begun is not None and begun[0].context.row >= 0:
                 # They are on disk with the turn that was opened.
-                await self.conversations.read(head)
+                await self.conversations.remove_answered(head)
             if request.native is not None and (thread := request.native.thread) is not None:
                 self._check_thread(thread, call, None if begun is None else begun[1])
             # With nothing to add, and no window to cut it to, a reply is handed on as it comes.

@@ -14,12 +14,12 @@ from gateway.run.receipt import Receipt
 from gateway.run.request_figures import HourFigures
 from storage.records import Scope
 
-# Chosen: some 500 bytes each, and an hour of a busy voice agent.
+# Some 500 bytes each; an hour of a busy voice agent. No measurement.
 MOST = 2_000
 
 
 class LoggedRequest(Struct, frozen=True):
-    """A request."""
+    """A request as the page lists it."""
 
     # Rises with each request of the process.
     number: int
@@ -57,7 +57,11 @@ class _Begun(Struct, frozen=True):
 
 
 class RequestLog:
-    """One for the process. now: seconds since the epoch."""
+    """The requests in flight, and the last that have ended. One for the process.
+
+    now: seconds since the epoch.
+    most: how many are listed that have ended.
+    """
 
     def __init__(self, now: Callable[[], float], most: int = MOST) -> None:
         self.now = now
@@ -65,7 +69,7 @@ class RequestLog:
         self._begun: dict[Receipt, _Begun] = {}
         self._ended: deque[LoggedRequest] = deque(maxlen=most)
         self._number = 0
-        # The last request before something was forgotten.
+        # The number of the last request before something was forgotten: the memories of those up to it may be gone.
         self._suspect = 0
 
     def begin(self, receipt: Receipt, project: str, model: str, *, is_streamed: bool) -> None:
@@ -74,7 +78,7 @@ class RequestLog:
         self._begun[receipt] = _Begun(self._number, self.now(), project, masked(model), is_streamed)
 
     def end(self, receipt: Receipt, status: int) -> None:
-        """Notes how it ended. Nothing, if it was not begun."""
+        """Notes how a request ended. One that was not begun is ignored."""
         begun = self._begun.pop(receipt, None)
         if begun is not None:
             self._ended.append(ended := _logged(begun, receipt, status))
@@ -123,31 +127,35 @@ class RequestLog:
 
     def drop(self, memories: Collection[str]) -> None:
         """Drops the requests of memories that are gone."""
-        left = (e for e in self._ended if e.memory_uid not in memories or e.number > self._suspect)
-        self._ended = deque(left, self._ended.maxlen)
+        others = (e for e in self._ended if e.memory_uid not in memories or e.number > self._suspect)
+        self._ended = deque(others, self._ended.maxlen)
 
 
 def _logged(begun: _Begun, receipt: Receipt, status: int | None) -> LoggedRequest:
     headers = receipt.headers
-    upstream, tries = headers.get("x-mnemogate-upstream") or "", headers.get("x-mnemogate-tries")
+    upstream = headers.get("x-mnemogate-upstream") or ""
+    if tries := headers.get("x-mnemogate-tries"):
+        asked = tuple(tries.split(";"))
+    else:
+        asked = (f"{upstream}:{status}",) if upstream and status else ()
     return LoggedRequest(
-        begun.number,
-        masked(receipt.request_id),
-        begun.at,
-        begun.project,
-        begun.model,
-        begun.is_streamed,
-        receipt.scope,
-        headers.get("x-mnemogate-agent"),
-        headers.get("x-mnemogate-conversation"),
-        headers.get("x-mnemogate-memory") or "",
-        status,
-        (time.perf_counter() - receipt.begun) * 1000,
-        receipt.added_ms,
-        receipt.first_ms,
-        upstream,
-        tuple(tries.split(";")) if tries else (f"{upstream}:{status}",) if upstream and status else (),
-        receipt.recalled,
-        int(headers.get("x-mnemogate-recalled-tokens") or 0),
-        receipt.is_noted,
+        number=begun.number,
+        id=masked(receipt.request_id),
+        at=begun.at,
+        project=begun.project,
+        model=begun.model,
+        is_streamed=begun.is_streamed,
+        scope=receipt.scope,
+        memory_uid=headers.get("x-mnemogate-agent"),
+        conversation_uid=headers.get("x-mnemogate-conversation"),
+        mode=headers.get("x-mnemogate-memory") or "",
+        status=status,
+        ms=(time.perf_counter() - receipt.begun) * 1000,
+        added_ms=receipt.added_ms,
+        first_ms=receipt.first_ms,
+        upstream=upstream,
+        tries=asked,
+        recalled=receipt.recalled,
+        recalled_tokens=int(headers.get("x-mnemogate-recalled-tokens") or 0),
+        is_noted=receipt.is_noted,
     )

@@ -1,8 +1,8 @@
 """Conversations with items (`conv_...`) that the gateway itself has made.
 
-Until its first response a conversation is a head: a definition with its metadata and its items. The first response
-makes a stored conversation of it, in the memory of that request's user, which the head then belongs to. The client's
-own id of it is the head's. Items that are created since wait in the head for the next response.
+A conversation has a head: a definition with its metadata and the items that wait for the next response. The head's id
+is the one that clients use. With the first response comes a stored conversation of the same name, in the memory of that
+request's user, and the head belongs to this memory from then on.
 """
 
 from __future__ import annotations
@@ -28,14 +28,17 @@ from storage.sql.store import Store
 
 _KIND: Final = DefinitionKind.CONVERSATION
 _PAGE: Final = 200
-_TRIES: Final = 5  # of a change that another one overtakes; no measurement
+# How often a change is tried that others overtake; no measurement.
+_MOST_CHANGES: Final = 5
 PREFIX: Final = "conv_"
 
 
 class ConversationHead(Struct, frozen=True):
-    """A conversation. agent: the memory that it is in; None: there was no response yet."""
+    """A conversation with items, whether it has responses or not."""
 
+    # With its metadata, and the items that wait for the next response.
     definition: Definition
+    # The memory that it belongs to; None: there was no response yet.
     agent: Agent | None
 
     @property
@@ -63,7 +66,10 @@ def unknown_conversation(id: str) -> UnknownId:
 
 @dataclass(eq=False)
 class ResponseConversations:
-    """All of the process. now: seconds since the epoch. Its methods raise MemoryUnavailable."""
+    """The conversations with items. One for the process. Each method raises MemoryUnavailable.
+
+    now: seconds since the epoch.
+    """
 
     store: Store
     now: Callable[[], float]
@@ -111,26 +117,27 @@ class ResponseConversations:
     ) -> ConversationHead:
         """Changes a conversation's metadata or its waiting items. Raises: Conflict, UnknownId."""
         found = head.definition
-        for _ in range(_TRIES):
+        for _ in range(_MOST_CHANGES):
             try:
-                now = await self.store.definitions.change(found, edit(dict(found.body)), at=self.now())
-                return ConversationHead(now, head.agent)
+                changed = await self.store.definitions.change(found, edit(dict(found.body)), at=self.now())
+                return ConversationHead(changed, head.agent)
             except Overtaken:
-                again = await self.store.definitions.find(found.project, _KIND, found.uid)
-                if again is None:
+                reloaded = await self.store.definitions.find(found.project, _KIND, found.uid)
+                if reloaded is None:
                     raise unknown_conversation(head.id) from None
-                found = again
+                found = reloaded
             except NotFound:
                 raise unknown_conversation(head.id) from None
             except StoreError as error:
                 raise MemoryUnavailable.since(error.status) from error
         raise Conflict("The conversation is being changed by other requests. Send it again.")
 
-    async def read(self, head: ConversationHead) -> None:
-        """Removes items that a response has in its turn; system and developer messages go on to the next one."""
-        await self.taken(head, frozenset(item["id"] for item in head.items if item.get("role") not in SYSTEM))
+    async def remove_answered(self, head: ConversationHead) -> None:
+        """Removes items that a response has in its turn; system and developer messages stay for the next one."""
+        answered = (item["id"] for item in head.items if item.get("role") not in SYSTEM)
+        await self.remove_waiting(head, frozenset(answered))
 
-    async def taken(self, head: ConversationHead, ids: frozenset[str]) -> None:
+    async def remove_waiting(self, head: ConversationHead, ids: frozenset[str]) -> None:
         """Removes items from those that wait."""
         if not ids:
             return
@@ -139,14 +146,14 @@ class ResponseConversations:
         )
 
     async def turns(self, head: ConversationHead) -> list[NamedTurn]:
-        """Returns the turns of a conversation that stand, oldest first."""
+        """Returns the active turns of a conversation, oldest first."""
         if head.agent is None:
             return []
         try:
-            there = await self.store.messages.conversation(head.agent.id, head.id)
+            conversation = await self.store.messages.conversation(head.agent.id, head.id)
             found, page = [], Page(limit=_PAGE, newest_first=False)
             while True:
-                more = await self.store.messages.page(head.agent.id, page, conversation=there.id)
+                more = await self.store.messages.page(head.agent.id, page, conversation=conversation.id)
                 found += more
                 if len(more) < _PAGE:
                     return named_turns(found)
@@ -172,9 +179,9 @@ class ResponseConversations:
             if agent is not None and not agent.scope.spans:
                 await forgetting.forget(agent.id, ForgetTarget(is_all=True))
             elif agent is not None:
-                there = await forgetting.conversation(agent.id, head.id)
-                if there is not None:
-                    await forgetting.forget(agent.id, ForgetTarget(conversation=there))
+                conversation = await forgetting.conversation(agent.id, head.id)
+                if conversation is not None:
+                    await forgetting.forget(agent.id, ForgetTarget(conversation=conversation))
             await self.store.definitions.remove(head.definition.id)
         except StoreError as error:
             raise MemoryUnavailable.since(error.status) from error

@@ -102,7 +102,7 @@ class OwnConversations:
 
     async def _delete(self, head: ConversationHead, id: str) -> None:
         if any(item["id"] == id for item in head.items):
-            await self.conversations.taken(head, frozenset((id,)))
+            await self.conversations.remove_waiting(head, frozenset((id,)))
             return
         turns = await self.conversations.turns(head)
         turn = next((each for each in turns if each.name == turn_of(id)), None)

@@ -59,10 +59,10 @@ def view_of(
 ) -> MakesSteps:
     """Returns what makes the view of a run that begins, or is taken up. before: messages in front of its own."""
     steps = start.steps if start.is_resumed else start.steps + 1
-    again = (start.reply, start.attempt) if start.attempt > 1 and not start.is_resumed else None
+    retry = (start.reply, start.attempt) if start.attempt > 1 and not start.is_resumed else None
     run_id = ids.id_of("run", start.run)
     numbers = RunNumbers(
-        start.agent.uid, run_id, start.first, start.reply, steps, start.names, start.begun, again
+        start.agent.uid, run_id, start.first, start.reply, steps, start.names, start.begun, retry
     )
     return MakesSteps(numbers, showing, by_token, now, before, start.counts)
 
@@ -97,7 +97,7 @@ class RunEvents(Struct, frozen=True):
             showing = showing_in(options) if options else await listing_of(self.store, run)
             exchanges = Exchanges(self.store, agent, showing)
             found = await exchanges.answers(run, await exchanges_of(self.store, agent, run))
-        shown = list(_untold(found, map(_data, logged), attempt))
+        shown = list(_not_shown(found, map(_data, logged), attempt))
         if (error := await failure_of(self.store, run)) is not None:
             shown.append(stop_json(run.stop or StopReason.ERROR))
             return b"".join(map(event, shown)) + error_event(error, ids.id_of("run", run.uid))
@@ -135,8 +135,11 @@ async def failure_of(store: Store, run: Run) -> GatewayError | None:
     return GatewayError(words[run.id]) if run.stop == StopReason.ERROR else UpstreamError(words[run.id])
 
 
-def _untold(messages: Iterable[Json], logged: Iterable[Json], attempt: int) -> Iterable[Json]:
-    """Yields the messages that the events have not shown in full."""
+def _not_shown(messages: Iterable[Json], logged: Iterable[Json], attempt: int) -> Iterable[Json]:
+    """Yields the messages that the events of a log have not shown in full.
+
+    A message that they have shown in part gets an id of its own, with the number of the attempt.
+    """
     shown: dict[tuple[Any, ...], str] = {}
     for each in logged:
         key = _key(each)

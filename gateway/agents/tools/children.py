@@ -1,8 +1,8 @@
-"""Work of which a stranger's input decides how long it takes and how much memory: in a process of its own.
+"""Child processes for work whose time and memory depend on untrusted input.
 
-A pattern, or a schema, of a few hundred bytes can take hours and gigabytes, also within a library that lets nothing
-else run meanwhile. A child process has limits of the kernel, and is killed where it takes too long. It is no sandbox:
-what runs there is the gateway's own code.
+A pattern or a schema of a few hundred bytes can take hours and gigabytes, also within a library that lets nothing else
+run meanwhile. A child process has limits of the kernel, and is killed when its time is over. It is no sandbox: only the
+gateway's own code runs in it.
 """
 
 from __future__ import annotations
@@ -23,9 +23,12 @@ from gateway.agents.tools.child import READY
 from gateway.agents.tools.descriptors import close_in_children
 
 _log = logging.getLogger("mnemogate")
-AT_ONCE = 4  # no measurement; any value from the number of processors to twice that behaves alike
-START_S = 10.0  # until one runs, also where others have to end first; it takes 0.03 s on a resting machine
-MEMORY_BYTES = 320 * 1024 * 1024  # of addresses, of which an interpreter with a library takes 60 MB
+# No measurement; any value from the number of processors to twice that behaves alike.
+AT_ONCE = 4
+# How long a child may take to start, the wait for others to end included. It takes 0.03 s on an idle machine.
+START_S = 10.0
+# Of address space. An interpreter with a library takes 60 MB.
+MEMORY_BYTES = 320 * 1024 * 1024
 _ANSWER_BYTES = 2 * 1024 * 1024
 _PROGRAM = """
 import json, sys
@@ -43,7 +46,7 @@ class Children:
     """Starts child processes, a few at once. One for the process."""
 
     def __init__(self) -> None:
-        self._places = asyncio.Semaphore(AT_ONCE)
+        self._slots = asyncio.Semaphore(AT_ONCE)
 
     @asynccontextmanager
     async def start(self, function: str, seconds: float) -> AsyncIterator[Child]:
@@ -56,7 +59,7 @@ class Children:
         """
         try:
             async with asyncio.timeout(START_S):
-                await self._places.acquire()
+                await self._slots.acquire()
         except TimeoutError:
             raise OutOfBounds("all child processes are busy") from None
         try:
@@ -66,7 +69,7 @@ class Children:
             finally:
                 await asyncio.shield(_end(process))
         finally:
-            self._places.release()
+            self._slots.release()
 
     async def ask(self, function: str, question: Any, seconds: float) -> Any:
         """Returns the answer to one question. Raises: OutOfBounds."""
@@ -80,8 +83,8 @@ class Child:
 
     process: Process
     function: str
+    # The time for all further questions.
     left_s: float
-    """Time for the questions that are still to come."""
 
     async def ask(self, question: Any) -> Any:
         """Returns the answer to a question, both JSON. Raises: OutOfBounds; then it answers no other."""
@@ -100,7 +103,7 @@ class Child:
         except TimeoutError:
             raise OutOfBounds("it takes too long") from None
         except (asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
-            # The memory is the one bound that ends it from within; a stack that is used up is alike.
+            # Of the bounds, only that of memory ends the process by itself. An exhausted stack does the same.
             _log.warning("A child process ended before its answer, in %s.", self.function)
             raise OutOfBounds("it takes too much memory") from error
         finally:

@@ -1,38 +1,31 @@
-"""The branch of a tree of messages that was last: from a leaf to the root."""
+"""The branch of a tree of messages that is imported: from the root to the newest leaf."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import TypeVar
+from collections.abc import Callable, Mapping
 
 from gateway.core.imports.records import WrongForm
-
-Node = TypeVar("Node")
 
 
 def branch_to(leaf: str, parent_of: Callable[[str], str | None]) -> list[str]:
     """Returns the ids from the root to a node. Raises: WrongForm: the nodes form a circle."""
     path: list[str] = []
     seen: set[str] = set()
-    at: str | None = leaf
-    while at is not None:
-        if at in seen:
+    node: str | None = leaf
+    while node is not None:
+        if node in seen:
             raise WrongForm("its messages follow each other in a circle")
-        seen.add(at)
-        path.append(at)
-        at = parent_of(at)
+        seen.add(node)
+        path.append(node)
+        node = parent_of(node)
     return path[::-1]
 
 
 def newest_leaf(parents: Mapping[str, str | None], times: Mapping[str, float | None]) -> str:
     """Returns the leaf with the latest time; of equal ones the last. Raises: WrongForm: there is none."""
-    inner: Collection[str | None] = set(parents.values())
-    leaves: Iterable[str] = (id for id in parents if id not in inner)
-    newest, latest = None, -1.0
-    for id in leaves:
-        at = times.get(id) or 0.0
-        if at >= latest:
-            newest, latest = id, at
-    if newest is None:
+    inner = set(parents.values())
+    leaves = [id for id in parents if id not in inner]
+    if not leaves:
         raise WrongForm("its messages follow each other in a circle")
-    return newest
+    # max() takes the first of equal ones.
+    return max(reversed(leaves), key=lambda id: times.get(id) or 0.0)

@@ -1,4 +1,4 @@
-"""`mnemogate memory show`: what the operator sees of a memory. It only reads, and only the scope that is named."""
+"""`mnemogate memory show`: one memory as text for operators. Nothing is written."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class ShowOperation(Struct, frozen=True):
         """
         arguments = Arguments(raw)
         scope = arguments.owner(self.defaults).scope
-        query, is_why = arguments.optional_text("query"), arguments.flag("why")
+        query, with_sources = arguments.optional_text("query"), arguments.flag("why")
         store = self.store
         agent = await store.agents.find(scope)
         snapshot = None if agent is None else await store.turns.snapshot(agent, None, None)
@@ -76,7 +76,7 @@ class ShowOperation(Struct, frozen=True):
         lines += [f"  {line}" for each in recent for line in _lines_of(*each)] or ["  none"]
         if query is not None:
             lines += await self._found(agent, query)
-        if is_why:
+        if with_sources:
             lines += await _why(store, agent, snapshot, [e for e, *_ in recent])
         return {"text": "\n".join(lines)}
 
@@ -143,20 +143,23 @@ async def _why(store: Store, agent: Agent, snapshot: MemorySnapshot, recent: Seq
     for b in snapshot.blocks:
         lines.append(f"  {b.label}")
         for r in (await store.blocks.revisions(b.id))[:VERSIONS]:
-            undone = f"undo, back to version {r.restores}"
-            kind = ORIGINS.get(r.origin.partition(":")[0], r.origin)
-            what = undone if r.restores is not None else through_mcp(r.origin) or kind
-            lines.append(f"    version {r.version}  [{minute_of(r.at)}]  {what}  ({len(r.value)} characters)")
+            if r.restores is not None:
+                origin = f"undo, back to version {r.restores}"
+            else:
+                origin = through_mcp(r.origin) or ORIGINS.get(r.origin.partition(":")[0], r.origin)
+            lines.append(
+                f"    version {r.version}  [{minute_of(r.at)}]  {origin}  ({len(r.value)} characters)"
+            )
             lines += [f"      {line}" for line in await _sources(store, agent, r.sources)]
     passages = await store.passages.list(agent.id, limit=PASSAGES)
     lines += ["", "Passages", *([] if passages else ["  none"])]
     for p in passages:
         lines.append(f"  {p.seq}  [{minute_of(p.at)}]  {_short(p.text)}")
         lines += [f"    {line}" for line in await _sources(store, agent, p.sources)]
-    brought = await store.imports.origins(agent.id, "exchange", [e.id for e in recent])
-    if brought:
+    imported = await store.imports.origins(agent.id, "exchange", [e.id for e in recent])
+    if imported:
         lines += ["", "Where messages come from"]
-        lines += [f"  {e.seq}  {_import(*brought[e.id])}" for e in recent if e.id in brought]
+        lines += [f"  {e.seq}  {_import(*imported[e.id])}" for e in recent if e.id in imported]
     facts = await store.facts.list(agent.id, is_all=True, limit=FACTS)
     origins = await store.imports.origins(agent.id, "fact", [f.id for f in facts if f.origin == IMPORT])
     lines += ["", "Facts, and what they were before", *([] if facts else ["  none"])]
@@ -165,7 +168,8 @@ async def _why(store: Store, agent: Agent, snapshot: MemorySnapshot, recent: Seq
         if f.ended_at is not None:
             ended = f"  (until {minute_of(f.ended_at)}; then {f.successor or 'something that is forgotten'})"
         lines.append(f"  {_short(_fact(f))}{ended}")
-        lines += [f"    {words}" for words in [through_mcp(f.origin)] if words is not None]
+        if (client := through_mcp(f.origin)) is not None:
+            lines.append(f"    {client}")
         if f.id in origins:
             lines.append(f"    {_import(*origins[f.id])}")
         lines += [f"    {line}" for line in await _sources(store, agent, f.sources)]
