@@ -17,16 +17,17 @@ from msgspec.structs import replace
 from adapters.claude.model_limits import binds_thoughts, can_force, thinks_when_asked
 from adapters.types import Capabilities
 
-_THINKS: Final = frozenset({"temperature", "max_tokens"})
-_DOES_NOT: Final = frozenset({"reasoning_effort", "verbosity"})
+# The fields that models refuse that think, and those that do not.
+_THINKING: Final = frozenset({"temperature", "max_tokens"})
+_NOT_THINKING: Final = frozenset({"reasoning_effort", "verbosity"})
 # Names of OpenAI's models, perhaps after a proxy's prefix, and what they answer with "Unsupported parameter" or
 # "Unsupported value". The first that fits counts. Letta's server leaves out the same fields for these names.
 _REFUSED: Final = tuple(
     (re.compile(rf"(?:.*/)?(?:{names})"), refused)
     for names, refused in (
-        (r"o[134](?![^-])", _THINKS | {"parallel_tool_calls"}),
-        (r"gpt-5[^/]*-chat|gpt-4|gpt-3\.5|chatgpt-", _DOES_NOT),
-        (r"gpt-5", _THINKS),
+        (r"o[134](?![^-])", _THINKING | {"parallel_tool_calls"}),
+        (r"gpt-5[^/]*-chat|gpt-4|gpt-3\.5|chatgpt-", _NOT_THINKING),
+        (r"gpt-5", _THINKING),
     )
 )
 
@@ -66,15 +67,15 @@ _ANTHROPIC: Final = replace(
 
 
 class ProviderSpec(Struct, frozen=True):
-    """A row of the table."""
+    """A known provider: a row of the table."""
 
     name: str
-    # None where every customer has one of their own.
+    # None where each customer has one.
     base_url: str | None
     capabilities: Capabilities = UNKNOWN
     # The API spoken there.
     dialect: Literal["openai", "anthropic"] = "openai"
-    # One runs it oneself, and `base_url` is its default address.
+    # A server that operators run themselves, with `base_url` as its default address.
     is_server: bool = False
 
 
@@ -85,9 +86,8 @@ PROVIDERS: Final[dict[str, ProviderSpec]] = {
             "openai", "https://api.openai.com/v1", replace(_OPENAI, responses="stored", custom_tools=True)
         ),
         ProviderSpec("anthropic", "https://api.anthropic.com/v1", _ANTHROPIC, "anthropic"),
-        ProviderSpec(
-            "azure", None, replace(_OPENAI, responses="stored", custom_tools=True)
-        ),  # https://<resource>.openai.azure.com/openai/v1
+        # https://<resource>.openai.azure.com/openai/v1
+        ProviderSpec("azure", None, replace(_OPENAI, responses="stored", custom_tools=True)),
         ProviderSpec("openrouter", "https://openrouter.ai/api/v1", replace(_OPENAI, metadata=True)),
         ProviderSpec("groq", "https://api.groq.com/openai/v1", _NEWER),
         ProviderSpec("together", "https://api.together.xyz/v1", _COUNTS),

@@ -11,7 +11,7 @@ import logging
 import random
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -35,7 +35,7 @@ OPEN_PATHS = frozenset(
     ("/", "/api/hello", "/health", "/health/ready", "/v1/health", "/v1/health/", PAGE_PATH)
 )
 OPENAI_ERRORS: Final = ChatErrors()
-# Characters of a path or a model's name in the log. Chosen: more than a real one has. Callers must not fill the disk.
+# Characters of a path or a model's name in the log: more than a real one has, so that callers cannot fill the disk.
 _LOGGED = 256
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 # Paths where a key that is bound to a user reaches nothing of others.
@@ -45,6 +45,8 @@ _PATHS_OF_USERS = re.compile(
 )
 _ids = random.Random()
 _log = logging.getLogger("mnemogate")
+
+RawHeader = tuple[bytes, bytes]
 
 
 @dataclass(slots=True)
@@ -73,7 +75,8 @@ class Trace:
     status: int = 0
     is_event_stream: bool = False
     is_complete: bool = False
-    is_cut: bool = False  # by the end of the gateway, before its reply was whole
+    # Its reply was cut by the end of the gateway.
+    is_cut: bool = False
     expects_continue: bool = False
 
     def begin_account(self) -> Receipt:
@@ -95,10 +98,7 @@ def trace_of(scope: Scope) -> Trace:
 
 
 class Edge:
-    """The edge of the application.
-
-    idle: set while no request is being answered. active: requests that are. cut: those that the server has cut.
-    """
+    """The edge of the application."""
 
     def __init__(
         self,
@@ -137,8 +137,11 @@ class Edge:
         self._metrics = metrics
         self._access = log
         self._now = now
+        # The requests that are being answered.
         self.active = 0
+        # Those that the server has cut at its end.
         self.cut = 0
+        # Set while no request is being answered.
         self.idle = asyncio.Event()
         self.idle.set()
         metrics.watch("requests_in_flight", "Requests being answered.", lambda: {(): self.active})
@@ -150,29 +153,11 @@ class Edge:
         trace = Trace("", time.perf_counter())
         _read_headers(scope, trace)
         scope.setdefault("state", {})["trace"] = trace
-        own = (b"x-mnemogate-request-id", trace.request_id.encode())
 
         def answer(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 trace.status = message["status"]
-                headers = [*message["headers"], own]
-                id_header = None if trace.errors is None else trace.errors.id_header
-                is_named, is_named_here = False, id_header is None
-                for name, value in headers:
-                    if name == b"content-type":
-                        trace.is_event_stream = value.startswith(b"text/event-stream")
-                    elif name == b"x-request-id":
-                        is_named = True
-                    elif name == id_header:
-                        is_named_here = True
-                # An upstream's own id stays; SDKs show it, and the provider's support asks for it.
-                if not is_named:
-                    headers.append((b"x-request-id", own[1]))
-                if id_header is not None and not is_named_here:
-                    headers.append((id_header, own[1]))
-                if trace.context is not None:
-                    headers.append((b"x-mnemogate-trace", trace.context.trace_hex.encode()))
-                message["headers"] = headers
+                message["headers"] = _with_ids(message["headers"], trace)
             else:
                 trace.bytes_out += len(message.get("body", b""))
                 trace.is_complete = not message.get("more_body", False)
@@ -205,9 +190,11 @@ class Edge:
             # cancelled one into the log.
             trace.is_cut = not trace.is_complete
             self.cut += trace.is_cut
-            await self._last_words(Overloaded("The gateway is shutting down."), scope, trace, answer)
+            await self._answer_error(Overloaded("The gateway is shutting down."), scope, trace, answer)
         except Exception as error:
-            await self._last_words(_as_gateway_error(error, scope, trace, self._paths), scope, trace, answer)
+            await self._answer_error(
+                _as_gateway_error(error, scope, trace, self._paths), scope, trace, answer
+            )
         finally:
             self.active -= 1
             if not self.active:
@@ -234,7 +221,8 @@ class Edge:
             self._requests.end(receipt, trace.status)
         self._accounts.hand_on(receipt)
 
-    async def _last_words(self, error: GatewayError, scope: Scope, trace: Trace, answer: Send) -> None:
+    async def _answer_error(self, error: GatewayError, scope: Scope, trace: Trace, answer: Send) -> None:
+        """Sends an error as the reply, or as the last event of a stream that has begun."""
         form = trace.errors = trace.errors or self._error_form(scope)
         error.request_id = trace.request_id
         if not trace.status:
@@ -286,6 +274,29 @@ class Edge:
         if trace.context is not None:
             line["trace_id"] = trace.context.trace_hex
         self._access.line(line)
+
+
+def _with_ids(headers: Iterable[RawHeader], trace: Trace) -> list[RawHeader]:
+    """Returns the headers of a reply with the ids of its request and its trace. Notes whether it is an event stream."""
+    request_id = trace.request_id.encode()
+    id_header = None if trace.errors is None else trace.errors.id_header
+    added = [*headers, (b"x-mnemogate-request-id", request_id)]
+    has_id, has_dialects_id = False, id_header is None
+    for name, value in added:
+        if name == b"content-type":
+            trace.is_event_stream = value.startswith(b"text/event-stream")
+        elif name == b"x-request-id":
+            has_id = True
+        elif name == id_header:
+            has_dialects_id = True
+    # An upstream's own id stays; SDKs show it, and the provider's support asks for it.
+    if not has_id:
+        added.append((b"x-request-id", request_id))
+    if id_header is not None and not has_dialects_id:
+        added.append((id_header, request_id))
+    if trace.context is not None:
+        added.append((b"x-mnemogate-trace", trace.context.trace_hex.encode()))
+    return added
 
 
 def _bind(scope: Scope, user: str) -> None:

@@ -59,16 +59,19 @@ ENTRY_BYTES = 7
 
 
 class Segment(NamedTuple):
-    """A segment as it is stored. buckets: in order."""
+    """A segment as it is stored."""
 
     documents: bytes
+    # In their order.
     buckets: list[bytes]
 
 
 class OpenDocuments(NamedTuple):
-    """The documents of a segment. rows: [chunk, slot]. entries: how many its buckets have together."""
+    """The documents of a segment."""
 
+    # By [chunk, slot].
     rows: NDArray[Any]
+    # Of all buckets together.
     entries: int
 
 
@@ -110,14 +113,14 @@ def make_segment(number: int, blobs: Iterable[tuple[int, bytes]]) -> Segment:
     documents = b"".join([tables.get(chunk, NO_DOCUMENTS) for chunk in chunks_of(number)])
     columns = [np.frombuffer(blob.columns, np.uint8) for blob in opened]
     none = np.empty(0, np.uint8)
-    places = np.concatenate([none, *(both[: len(both) // 2] for both in columns)])
+    slots = np.concatenate([none, *(both[: len(both) // 2] for both in columns)])
     frequency = np.concatenate([none, *(both[len(both) // 2 :] for both in columns)])
     first = [blob.chunk % SEGMENT_CHUNKS * CHUNK for blob in opened]
     # One number each, which sorts by hash, then by row: hash 32 | row 15 | in the head 1 | frequency 8.
     entries = np.array(first, np.uint64).repeat([blob.entries for blob in opened])
-    entries += places & np.uint8(SLOT)
+    entries += slots & np.uint8(SLOT)
     entries <<= np.uint64(1)
-    entries |= (places & np.uint8(HEAD >> MARKS_SHIFT)) > 0
+    entries |= (slots & np.uint8(HEAD >> MARKS_SHIFT)) > 0
     entries <<= np.uint64(8)
     entries |= frequency
     hashes = np.concatenate([np.empty(0, np.uint32), *(blob.hashes for blob in opened)])
@@ -160,10 +163,10 @@ def pick_buckets(sizes: Mapping[int, int]) -> set[int]:
     sizes: of each bucket in all segments, in bytes. A term of one that is not read is in so many messages that it
         decides little.
     """
-    picked, left = set[int](), _READ_BYTES
+    picked, remaining = set[int](), _READ_BYTES
     for size, bucket in sorted((size, bucket) for bucket, size in sizes.items()):
-        left -= size
-        if picked and left < 0:
+        remaining -= size
+        if picked and remaining < 0:
             break
         picked.add(bucket)
     return picked
@@ -216,8 +219,8 @@ def _entries_of(data: bytes, kind: int, number: int) -> int:
     """Returns how many entries a header states. Raises: CorruptIndex: it is no header of these."""
     if len(data) < _HEADER.size:
         raise CorruptIndex(f"{len(data)} bytes are too few for a part of a segment")
-    magic, version, found, of, entries = _HEADER.unpack_from(data)
-    if (magic, version, found, of) != (_MAGIC, _VERSION, kind, number):
+    *head, entries = _HEADER.unpack_from(data)
+    if head != [_MAGIC, _VERSION, kind, number]:
         raise CorruptIndex(f"this is no part of segment {number}")
     return int(entries)
 

@@ -43,20 +43,22 @@ class FileCall(msgspec.Struct):
 
 
 class FileReturn(msgspec.Struct):
-    """A tool's result. func_response: as the model read it."""
+    """A tool's result."""
 
     tool_call_id: str | None = None
     status: str | None = None
     stdout: list[str] | None = None
     stderr: list[str] | None = None
+    # As the model read it.
     func_response: Any = None
 
 
 class FileMessage(msgspec.Struct, kw_only=True):
-    """A message. content: parts, or a text in older files."""
+    """A message."""
 
     id: str
     role: str
+    # Parts; in older files also a text.
     content: str | list[dict[str, Any]] | None = None
     name: str | None = None
     otid: str | None = None
@@ -174,7 +176,7 @@ def _return(message: Mapping[str, Any], private: Mapping[str, Any], at: float) -
 
 
 def read(message: FileMessage, at: float, *, thinks: bool = False) -> list[CarriedMessage]:
-    """Returns a message of a file as it is stored: several results of tools are several; an answer to a pause is none.
+    """Returns the messages that are stored for one of a file: one for each tool result in it; none for an approval.
 
     at: the time of a message that has none.
     thinks: text next to calls is a thought.

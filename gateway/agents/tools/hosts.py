@@ -1,8 +1,8 @@
 """The hosts that tools may speak to: the settings name them, and their addresses have to be public.
 
-Whoever makes a tool names an address, and the gateway stands where that person does not: within the operator's network.
-So a name is resolved once, every address that it has is judged, and the connection goes to an address that was judged,
-with the name in SNI and `Host`. There are no redirects, no proxies of the environment, and no headers of a caller.
+The author of a tool names a URL, and the gateway could reach with it what the author cannot: the operator's network. So
+a name is resolved once, each of its addresses is checked, and the connection goes to an address that was checked, with
+the name in SNI and `Host`. There are no redirects, no proxies of the environment, and no headers of a caller.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class HostReply(Struct, frozen=True):
 
 
 class ToolHosts:
-    """Speaks to the hosts of the settings. Each request has a connection of its own, so no judgement outlives it.
+    """Sends requests to the hosts of the settings. Each has a connection of its own, so its check holds for it alone.
 
     resolve: the system's resolver by default.
     tls: with the system's certificates by default.
@@ -92,13 +92,16 @@ class ToolHosts:
     async def open(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None
     ) -> AsyncIterator[HostReply]:
-        """Sends a request. headers: all of them but `Host` and `Content-Length`. The caller sets the time.
+        """Sends a request, without a limit of time but for connecting.
 
+        headers: all of them but `Host` and `Content-Length`.
         Raises: HostError.
         """
         parsed = self._parse(url)
         addresses = await self._addresses(parsed)
-        connector = aiohttp.TCPConnector(resolver=_Judged(addresses), use_dns_cache=False, force_close=True)
+        connector = aiohttp.TCPConnector(
+            resolver=_CheckedResolver(addresses), use_dns_cache=False, force_close=True
+        )
         async with aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -111,7 +114,7 @@ class ToolHosts:
                 response = await session.request(
                     method,
                     parsed,
-                    # What is packed could be small on the way and large here.
+                    # A compressed reply could be small on the way and large here.
                     headers={"User-Agent": "mnemogate", "Accept-Encoding": "identity", **headers},
                     data=body,
                     allow_redirects=False,
@@ -124,8 +127,8 @@ class ToolHosts:
             try:
                 if response.headers.get("Content-Encoding", "identity").lower() != "identity":
                     raise HostError("its reply is packed, which was not asked for")
-                named = {name.lower(): value for name, value in response.headers.items()}
-                yield HostReply(response.status, named, response.content)
+                lower = {name.lower(): value for name, value in response.headers.items()}
+                yield HostReply(response.status, lower, response.content)
             finally:
                 response.close()
 
@@ -170,8 +173,8 @@ class ToolHosts:
         return addresses
 
 
-class _Judged(AbstractResolver):
-    """Answers with the addresses that were judged, whatever a resolver answers by now."""
+class _CheckedResolver(AbstractResolver):
+    """Resolves to the addresses that were checked, even if a resolver would answer otherwise by now."""
 
     def __init__(self, addresses: Sequence[str]) -> None:
         self._addresses = addresses
@@ -211,7 +214,7 @@ async def _resolve(host: str, port: int) -> Sequence[str]:
 # -- public addresses
 
 
-# That `ipaddress` takes for public ones, or knows only in later versions of Python, and that are not everybody's.
+# Networks that are not public, but that `ipaddress` takes for public, or knows only in later versions of Python.
 _NOT_PUBLIC = tuple(
     map(
         IPv4Network,
@@ -237,13 +240,13 @@ _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052: the last four bytes are the IP
 
 
 def is_public(address: str) -> bool:
-    """Returns whether an address is one that everybody could speak to."""
+    """Returns whether an address can be reached from anywhere in the internet."""
     ip = _address(address)
     if isinstance(ip, IPv6Address):
-        inner = _inner(ip)
-        if inner is None:
+        embedded = _embedded_ipv4(ip)
+        if embedded is None:
             return ip in _GLOBAL and not any(ip in each for each in _NOT_PUBLIC_6)
-        ip = inner
+        ip = embedded
     return (
         ip is not None
         and ip.is_global
@@ -252,7 +255,7 @@ def is_public(address: str) -> bool:
     )
 
 
-def _inner(ip: IPv6Address) -> IPv4Address | None:
+def _embedded_ipv4(ip: IPv6Address) -> IPv4Address | None:
     """Returns the IPv4 address that a packet to this one goes to."""
     if ip in _NAT64:
         return IPv4Address(int(ip) & 0xFFFF_FFFF)

@@ -1,7 +1,7 @@
-"""Tools of MCP servers: asked for by name over HTTP, or of a program that the settings allow.
+"""Tools of MCP servers: over HTTP, or over stdio of a program that the settings allow.
 
-Each call has a session of its own: nothing of one agent's call is left for another's, and a server that died is asked
-again. OAuth is not spoken.
+Each call has a session of its own, so that no agent's call leaves anything for another's, and a server that has died
+is no fault of later calls. OAuth is not supported.
 """
 
 from __future__ import annotations
@@ -30,13 +30,16 @@ if TYPE_CHECKING:
     from mcp import Client
 
 TIMEOUT_S = 30.0
-MOST_TOOLS = 500  # of one server, and as many that cannot be called
+# Of one server, and as many that cannot be called.
+MOST_TOOLS = 500
 # Against a server whose list of tools never ends; no measurement.
 _MOST_PAGES = 100
 _MISSING = "The extra `mcp` is not installed on the gateway's machine: pip install 'mnemogate[mcp]'."
-_Names = list[str]
 NO_SECRETS = McpSecrets()
-_LEAST_SECRET = 8  # characters; no measurement, as any value from 6 to 12 behaves alike
+# Within `McpServers`, `list` is its method.
+_Names = list[str]
+# Characters; no measurement, as any value from 6 to 12 behaves alike.
+_LEAST_SECRET = 8
 
 
 class McpFault(Exception):
@@ -52,7 +55,7 @@ class ListedTool(Struct, frozen=True):
 
 
 class McpServers:
-    """Asks servers."""
+    """Lists and calls the tools of MCP servers."""
 
     def __init__(self, settings: ToolSettings, hosts: ToolHosts) -> None:
         self._hosts = hosts

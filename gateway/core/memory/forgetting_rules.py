@@ -1,6 +1,6 @@
-"""Rules of forgetting: which notes may quote what was erased, and what is left of a block without it.
+"""Rules of forgetting: which notes may quote what was erased, and how a block is rebuilt without it.
 
-When a rule is asked, the erased words are gone already. It decides by their surroundings: a note gives the day of
+The erased words are gone already when a rule decides. It goes by what surrounds a quotation: a note gives the day of
 each message that it quotes. In doubt the note is erased as well, since a note can be written again.
 """
 
@@ -22,8 +22,10 @@ from gateway.core.words import folded_words
 from storage.commands import Erased, Revised
 from storage.records import Block, Exchange, State
 
-FORGOTTEN = "(forgotten)"  # in the place of what a search found; no hit is shorter
-_REVEALING = 4  # letters of a word that can give something away; shorter ones are function words
+# In the place of what a search found; no hit is shorter.
+FORGOTTEN = "(forgotten)"
+# The letters of a word that can give something away. Shorter ones are function words.
+_REVEALING = 4
 
 
 def quotes(text: str, erased: Erased) -> bool:
@@ -47,8 +49,8 @@ def without_found(e: Exchange, above: Exchange, erased: Erased) -> Exchange:
     is_gone = above.state is State.FORGOTTEN or -1 in above.redactions
     calls = None if is_gone else called_tools(above)
     messages = orjson.loads(e.input or b"[]")
-    left = [_without_found(m, calls, erased) for m in messages]
-    return e if left == messages else replace(e, input=orjson.dumps(left))
+    cleaned = [_without_found(m, calls, erased) for m in messages]
+    return e if cleaned == messages else replace(e, input=orjson.dumps(cleaned))
 
 
 def _without_found(message: WireMessage, calls: Mapping[str, str] | None, erased: Erased) -> WireMessage:
@@ -78,11 +80,12 @@ def rebuild(block: Block, later: Sequence[Revised]) -> str:
     """
     clean = _words(block.value)
     before = block.value
+    # The words that erased edits have brought in.
     tainted: set[str] = set()
-    now = block
+    rebuilt = block
     for each in later:
         if each.is_whole:
-            now = replace(now, value=each.value)
+            rebuilt = replace(rebuilt, value=each.value)
         elif each.is_erased:
             # The words that this edit brought in may come back in a later value; those from before may stay.
             known = set(before.split("\n"))
@@ -91,12 +94,12 @@ def rebuild(block: Block, later: Sequence[Revised]) -> str:
                     tainted |= _words(line) - clean
         elif each.op is not None and each.op.op != "rethink":
             # An insert or a replace holds what it adds, so it can be done without the erased part.
-            (now,), _ = perform([now], each.op)
+            (rebuilt,), _ = perform([rebuilt], each.op)
         else:
             lines = each.value.split("\n")
-            now = replace(now, value="\n".join(line for line in lines if not _words(line) & tainted))
+            rebuilt = replace(rebuilt, value="\n".join(line for line in lines if not _words(line) & tainted))
         before = each.value
-    return now.value
+    return rebuilt.value
 
 
 def _words(text: str) -> set[str]:

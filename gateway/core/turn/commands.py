@@ -113,9 +113,12 @@ Command = (
 
 
 class End(StrEnum):
+    """How a turn ends."""
+
     FINISHED = "finished"
     CANCELLED = "cancelled"
-    FAILED = "failed"  # by an error; whatever of the reply was sent does not count
+    # By an error; whatever of the reply was sent does not count.
+    FAILED = "failed"
 
 
 # Bound once, because each turn asks for it and it is slow to read off its class.
@@ -125,7 +128,7 @@ FINISHED: Final = End.FINISHED
 class TurnOutcome(Struct, frozen=True):
     """The outcome of a turn.
 
-    Of a turn that keeps each step, `full` and `shown_reply` are those of the last reply alone. They are empty
+    Of a turn that saves each step, `full` and `shown_reply` are those of the last reply alone. They are empty
     where it is stored already; then `results` belong to it, and so does `waiting`.
     """
 

@@ -1,4 +1,7 @@
-"""The tools over stdio, for a program that starts its servers itself. Calls go where the commands go."""
+"""The MCP tools over stdio, for programs that start their servers themselves.
+
+Calls go where commands go: to the process that serves, or to the file.
+"""
 
 from __future__ import annotations
 
@@ -16,18 +19,18 @@ from gateway.web.mcp.mcp_protocol import Context, client_of, make_server
 AsksCommand = Callable[[dict[str, Any]], Any]
 
 
-def serve_stdio(ask: AsksCommand, named: Mapping[str, Any]) -> None:
-    """Serves until the standard input ends. named: whose memory it is, as `mcp-call` takes it."""
-    asyncio.run(_serve(ask, named))
+def serve_stdio(ask: AsksCommand, owner: Mapping[str, Any]) -> None:
+    """Serves until the standard input ends. owner: of the memory, in the arguments of `mcp-call`."""
+    asyncio.run(_serve(ask, owner))
 
 
-async def _serve(ask: AsksCommand, named: Mapping[str, Any]) -> None:
-    # Two at a time would be in each other's way on the file.
-    turn = asyncio.Lock()
+async def _serve(ask: AsksCommand, owner: Mapping[str, Any]) -> None:
+    # One call at a time: each opens the file, which two cannot do at once.
+    lock = asyncio.Lock()
 
     async def perform(context: Context, tool: str, arguments: Mapping[str, Any]) -> McpAnswer:
-        asked = {**named, "client": client_of(context), "tool": tool, "arguments": dict(arguments)}
-        async with turn:
+        asked = {**owner, "client": client_of(context), "tool": tool, "arguments": dict(arguments)}
+        async with lock:
             try:
                 answer = await asyncio.to_thread(ask, asked)
             except GatewayError as error:
