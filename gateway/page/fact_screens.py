@@ -1,4 +1,4 @@
-"""A fact: what it says, since when, the words it came from; corrected, muted."""
+"""The screen of a fact with its history and its sources, and its changes: corrected, muted."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""The door to one memory: an operator's (`/ui/m/UID`) or its person's, by a link (`/ui/me/TOKEN`).
+"""The two doors to one memory: an operator's (`/ui/m/UID`), and by a link that of its person (`/ui/me/TOKEN`).
 
-The screens of a memory are the same behind both; this says whose they are, where they lie, and what they leave out.
+Both show the same screens. A door decides under which paths they are, what their visitor may do, and what they leave
+out.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from gateway.run.admin.memory_edits import Editor
 from gateway.run.admin.page_paths import page_path
 
 T = TypeVar("T")
-# Fields of records that are of use to operators alone: the request that a reply answers, a command.
-_OPERATORS_FIELDS = ("request", "command")
-# What is looked up there has scores.
+# Fields of records that are for operators alone: the request that a reply answers, a command.
+_OPERATOR_FIELDS = ("request", "command")
+# The screen of searches is for operators alone: it shows scores.
 _SEARCH = "search"
 
 
@@ -63,30 +64,40 @@ class MemoryDoor(Struct, frozen=True):
         return View(self.seen(record), name, heading, {"door": self, "base": self.parts, **context}, error)
 
     def seen(self, record: T) -> T:
-        """Returns a record as the visitor may see it: of a person, links lie at this door, and lead to no request."""
-        return self._of_person(record) if self.is_person else record
+        """Returns a record as the visitor may see it.
 
-    def _of_person(self, value: Any) -> Any:
+        For a person the fields of operators are None, and links to the memory lead to this door.
+        """
+        return self._for_person(record) if self.is_person else record
+
+    def _for_person(self, value: Any) -> Any:
         if isinstance(value, tuple):
-            return tuple(map(self._of_person, value))
+            return tuple(map(self._for_person, value))
         if not isinstance(value, Struct):
             return value
-        found = {field.name: getattr(value, field.name) for field in fields(value)}
-        return replace(value, **{name: self._field_of_person(name, each) for name, each in found.items()})
+        changed = {
+            each.name: self._field_for_person(each.name, getattr(value, each.name)) for each in fields(value)
+        }
+        return replace(value, **changed)
 
-    def _field_of_person(self, name: str, value: Any) -> Any:
-        if name in _OPERATORS_FIELDS:
+    def _field_for_person(self, name: str, value: Any) -> Any:
+        if name in _OPERATOR_FIELDS:
             return None
-        if name != "href" or value is None:
-            return self._of_person(value)
-        own = page_path("m", self.uid)
-        if value.startswith(page_path("m", self.uid, _SEARCH)):
+        if name == "href" and value is not None:
+            return self._link_for_person(value)
+        return self._for_person(value)
+
+    def _link_for_person(self, link: str) -> str | None:
+        operators = page_path("m", self.uid)
+        if not link.startswith(operators):
+            return link
+        if link.startswith(page_path("m", self.uid, _SEARCH)):
             return None
-        return page_path(*self.parts) + value.removeprefix(own) if value.startswith(own) else value
+        return page_path(*self.parts) + link.removeprefix(operators)
 
 
 def door_of(ask: Ask) -> MemoryDoor:
-    """Returns the door by which a request comes."""
+    """Returns the door by which a request has come."""
     visitor = ask.visitor
     if visitor.link is None:
         uid = str(ask.params["uid"])
