@@ -96,7 +96,7 @@ def turn_limits_of(settings: Settings, limits: Limits) -> TurnLimits:
 
 
 class TurnServices(Struct, frozen=True):
-    """What all turns of a process share."""
+    """Holds what all turns of a process share."""
 
     # The writes that go on after their turns.
     pending: Pending

@@ -46,8 +46,6 @@ _PATHS_OF_USERS = re.compile(
 _ids = random.Random()
 _log = logging.getLogger("mnemogate")
 
-RawHeader = tuple[bytes, bytes]
-
 
 @dataclass(slots=True)
 class Trace:
@@ -276,7 +274,7 @@ class Edge:
         self._access.line(line)
 
 
-def _with_ids(headers: Iterable[RawHeader], trace: Trace) -> list[RawHeader]:
+def _with_ids(headers: Iterable[tuple[bytes, bytes]], trace: Trace) -> list[tuple[bytes, bytes]]:
     """Returns the headers of a reply with the ids of its request and its trace. Notes whether it is an event stream."""
     request_id = trace.request_id.encode()
     id_header = None if trace.errors is None else trace.errors.id_header
