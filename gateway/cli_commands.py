@@ -321,9 +321,8 @@ class Commands:
             )
         if not all_users and not is_narrowed:
             raise BadRequest("Say what to forget: --user, --conversation, --agent, or --all-users.")
-        is_server = (
-            self.settings.database.url is not None
-        )  # mistakes in the settings come before the question
+        # Read before the question, so that mistakes in the settings are reported before it.
+        is_server = self.settings.database.url is not None
         check_consent(printed.describe_forgetting(wanted))
         answer = first = self.perform("memory-forget", wanted)
         count = answer["memories"]

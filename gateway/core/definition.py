@@ -117,17 +117,20 @@ class ToolDefinition(_Stored, frozen=True):
 class McpServerDefinition(_Stored, frozen=True):
     """An MCP server that was named over REST; its name is its definition's."""
 
-    url: str = ""  # of one that speaks HTTP
-    command: tuple[str, ...] = ()  # starts one that speaks over its pipes; empty: there is a url
-    header: str | None = None  # the name of an entry of the setting tools.headers, which is sent to it
-    left_out: tuple[
-        str, ...
-    ] = ()  # names of tools that it listed when it was asked last, and that cannot be called
-    transport: Literal["streamable_http", "sse"] = "streamable_http"  # where there is a url
-    token_header: str | None = None  # in which its token is sent; None: Authorization
-    secrets: dict[str, str] = field(
-        default_factory=dict
-    )  # field -> value, encrypted (gateway.agents.core.mcp_server)
+    # Of a server that speaks HTTP.
+    url: str = ""
+    # Starts a server that speaks over its pipes; empty: there is a URL.
+    command: tuple[str, ...] = ()
+    # The name of the entry of the setting tools.headers that is sent to it.
+    header: str | None = None
+    # The tools that it listed when it was asked last, and that cannot be called.
+    left_out: tuple[str, ...] = ()
+    # Where there is a URL.
+    transport: Literal["streamable_http", "sse"] = "streamable_http"
+    # The header in which its token is sent; None: Authorization.
+    token_header: str | None = None
+    # Encrypted values by their fields (gateway.agents.core.mcp_server).
+    secrets: dict[str, str] = field(default_factory=dict)
 
 
 class IdentityDefinition(_Stored, frozen=True):

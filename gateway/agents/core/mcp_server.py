@@ -29,11 +29,12 @@ class McpSecrets:
 class McpServerConfig:
     """A server as a request configures it."""
 
-    definition: McpServerDefinition  # without secrets
-    secrets: Mapping[str, str] = field(
-        default_factory=dict, repr=False
-    )  # by their fields, in plain text or MASK
-    named: frozenset[str] = frozenset()  # of TOKEN, HEADERS and VARIABLES; what is not named stays
+    # Without secrets.
+    definition: McpServerDefinition
+    # By their fields, in plain text or MASK.
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    # Those of TOKEN, HEADERS and VARIABLES that the request names; the others stay.
+    named: frozenset[str] = frozenset()
 
     def given(self) -> dict[str, str]:
         """Returns the secrets that the request gives, by their fields."""

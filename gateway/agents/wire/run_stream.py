@@ -133,12 +133,14 @@ class StepView(ClientView):
     _out: list[bytes] = field(default_factory=list)
     _thoughts: list[str] = field(default_factory=list)  # of the step, as far as they are not shown
     _text: list[str] = field(default_factory=list)
-    _words: dict[int, str] = field(default_factory=dict)  # of calls that speak, as far as they are not shown
-    _kinds: list[str] = field(default_factory=list)  # of the messages of the reply, in their order
-    _names: dict[str, str] = field(default_factory=dict)  # call id -> tool
-    _waits: list[Json] = field(
-        default_factory=list
-    )  # the calls that wait, by the ids under which they are stored
+    # Of calls that speak, as far as they are not shown.
+    _words: dict[int, str] = field(default_factory=dict)
+    # Of the messages of the reply, in their order.
+    _kinds: list[str] = field(default_factory=list)
+    # By the ids of their calls, the tools.
+    _names: dict[str, str] = field(default_factory=dict)
+    # The calls that wait, with the ids under which they are stored.
+    _waits: list[Json] = field(default_factory=list)
     _waiting: Mapping[str, str] = field(default_factory=dict)
     _stop: StopReason = StopReason.END_TURN
 

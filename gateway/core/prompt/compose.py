@@ -42,18 +42,23 @@ WITHHELD = "The call was made. Its result cannot be told: the provider of the mo
 # The most stretches of `LCS_ATOMS` in which a list is compared with its path. Lists differ in more than one where a
 # client has pruned results. Not measured: it bounds the time.
 _TABLES = 8
-NO_TOOL = "Error: there is no tool"  # begins the result of a call by an unknown name
+# The result of a call with an unknown name begins so.
+NO_TOOL = "Error: there is no tool"
 
 
 class FilledMessage(Struct, frozen=True):
     """A stored message that is inserted before the client's, with the note before its text."""
 
     message: WireMessage
-    atoms: tuple[Atom, ...]  # its content, without the note
-    at: tuple[int, int] | None = None  # its offset on the path (`PathElement.at`); None: it has none yet
+    # Its content, without the note.
+    atoms: tuple[Atom, ...]
+    # Its offset on the path (`PathElement.at`); None: it has none yet.
+    at: tuple[int, int] | None = None
     note: str = ""
-    is_nudge: bool = False  # a message of an agent's rules to the model, which opens no turn
-    shown: Shown = msgspec.field(default_factory=dict)  # what it shows of memory blocks, with its note
+    # It comes from an agent's rules, for the model, and opens no turn.
+    is_nudge: bool = False
+    # What it shows of memory blocks, with its note.
+    shown: Shown = msgspec.field(default_factory=dict)
 
     @classmethod
     def of(
@@ -70,15 +75,16 @@ class Composition(Struct):
     fill: Sequence[FilledMessage] = ()
     # The element of the path that each client message is; empty where the list is the path word for word.
     list_at: dict[int, PathElement] = msgspec.field(default_factory=dict)
-    notes: dict[int, str] = msgspec.field(default_factory=dict)  # texts before those of these messages
-    note_tokens: int = 0  # of all these, by estimate
+    # The notes before the texts of these messages.
+    notes: dict[int, str] = msgspec.field(default_factory=dict)
+    # Of all notes, by estimate.
+    note_tokens: int = 0
     # The messages that replace a client message; an empty list where `fill` has it.
     hidden: dict[int, list[WireMessage]] = msgspec.field(default_factory=dict)
     # How many hidden rounds of the last prompt could not be restored, so that its stable prefix is broken.
     breaks: int = 0
-    shown: dict[int, Shown] = msgspec.field(
-        default_factory=dict
-    )  # what notes and hidden rounds show of memory blocks
+    # What notes and hidden rounds show of memory blocks.
+    shown: dict[int, Shown] = msgspec.field(default_factory=dict)
 
     def put_note(self, index: int, note: str, tokens: int, shown: Shown | None = None) -> None:
         """Puts a note before a message.

@@ -40,10 +40,8 @@ _HEADERS = [
         "admin",
     ]
 ]
-_NOMINATES_NONE = (
-    b"keep-alive",
-    b"close",
-)  # as nearly every client sends it: no header of these names passes
+# The values of nearly every client, which name no header.
+_NOMINATES_NONE = (b"keep-alive", b"close")
 
 
 def header_text(raw: bytes, name: str) -> str:

@@ -26,7 +26,9 @@ _STATUSES: Final = {name: status for status, names in _NAMES.items() for name in
 
 # Refusals that another moment, key, account or model may mend.
 _MENDABLE: Final = frozenset((401, 402, 404, 408, 409, 425, 429))
-ERROR_BYTES: Final = 64 * 1024  # that are looked at of an error, since some repeat the whole request
+# The bytes that are read of an error, since some repeat the whole request.
+ERROR_BYTES: Final = 64 * 1024
+# The bytes at the beginning of a body in which an error names itself.
 _ERROR_BEGINS: Final = 64
 
 
@@ -135,9 +137,8 @@ def error_of(status: int, body: bytes) -> Json:
 _MOST_DIGITS = 12
 # The sentences in which servers name the length of their context; the group is the number.
 _CONTEXT_SENTENCES = (
-    re.compile(
-        r"maximum (?:context|prompt) length (?:is|of) (\d[\d,]*)", re.I
-    ),  # OpenAI, vLLM, OpenRouter; xAI
+    # OpenAI, vLLM, OpenRouter; xAI.
+    re.compile(r"maximum (?:context|prompt) length (?:is|of) (\d[\d,]*)", re.I),
     re.compile(r"context limit: \d+ \+ \d+ > (\d[\d,]*)", re.I),  # Anthropic, with the reply
     re.compile(r"`max_new_tokens` must be <= (\d[\d,]*)", re.I),  # TGI, with the reply
     re.compile(r"(?<!\d)(\d[\d,]{0,15}) maximum context length", re.I),  # Mistral

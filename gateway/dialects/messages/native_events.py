@@ -90,9 +90,8 @@ class NativeEvents:
                 shown.append(raw)
             self._has_reason = self._has_reason or name == "message_delta"
             self.is_over = self.is_over or name == "message_stop"
-        if (
-            not self.is_over
-        ):  # the last round was hidden, or stopped, or its stream ended without its last event
+        # The last round was hidden or stopped, or its stream ended without its last event.
+        if not self.is_over:
             shown += () if self._has_reason else [self._ending(finish or "stop")]
             shown.append(frame("message_stop", {}))
             self.is_over = True

@@ -29,7 +29,6 @@ WHYS: tuple[Why, ...] = (
     "nobody",
 )
 WindowPart = Literal["system", "tools", "section", "summary", "history", "note", "message"]
-WINDOW_PARTS: tuple[WindowPart, ...] = ("system", "tools", "section", "summary", "history", "note", "message")
 
 
 class MemoryRecord(Struct, frozen=True):

@@ -54,10 +54,10 @@ class BlockEdits:
 
     blocks: list[Block] = field(default_factory=list)
     ops: list[BlockOp] = field(default_factory=list)
-    shown: Shown = field(
-        default_factory=dict
-    )  # what the prompt, and the results since, show last of each block
-    _made: Shown = field(default_factory=dict)  # what the results of this round show so far
+    # What the prompt, and the results since, show last of each block.
+    shown: Shown = field(default_factory=dict)
+    # What the results of this round show so far.
+    _made: Shown = field(default_factory=dict)
 
     def make(self, op: BlockOp, *, is_read: bool = True) -> Edit:
         """Makes an edit on the blocks as the model sees them. Returns it with the result that the model reads.

@@ -100,24 +100,24 @@ class ResponsesSockets:
 
 
 class _Response:
-    """A response that was asked for; to the edge it is its client's connection.
-
-    quota: of its request. begun: the response as first sent. events: how many were sent.
-    before: the id of the one that had ended before it was asked for; None: none, or it still went on.
-    """
+    """A response that was asked for; to the edge it is its client's connection."""
 
     has_whole_body = True
 
     def __init__(self, create: Create, quota: ByteQuota, connection: Any, before: str | None) -> None:
         self.create = create
+        # Of its request.
         self.quota = quota
+        # The id of the response that had ended before this was asked for; None: there was none, or it still went on.
         self.before = before
         self.on_lost: Callable[[], object] | None = None
         self._has_left = False
         self.is_cancelled = False
         self.has_ended = False
         self.id: str | None = None
+        # The response as it was first sent.
         self.begun = b""
+        # How many events were sent.
         self.events = 0
         self._connection = connection
 
