@@ -64,7 +64,12 @@ class NativeMessages(Struct, frozen=True):
         betas: Sequence[str] = ()
         if additions.is_fallback and _has_thoughts(messages):
             self._leave_out_thoughts(members, messages)
-        elif additions.changes_prefix and binds_thoughts(model) and _has_thoughts(messages):
+        elif (
+            additions.changes_prefix
+            and binds_thoughts(model)
+            # Those of this turn's own rounds stand after what they were thought about.
+            and _has_thoughts(self._messages(replace(additions, more=())))
+        ):
             betas = self._allow_other_prefix(members, messages)
         if not members:
             return UpstreamBody(self.renamed(model))
