@@ -814,7 +814,8 @@ async def _counting(call: ChatCall, prompt: Prompt, target: Target, endpoint: En
 def _changes_prefix(context: MemoryContext, prompt: Prompt) -> bool:
     """Returns whether something before the conversation's thoughts may be another one than it was."""
     pinned = context.pinned
-    if context.plan.match.match_point is None or prompt.composition.breaks:
+    composition = prompt.composition
+    if context.plan.match.match_point is None or composition.breaks or composition.moves_rounds:
         return True
     before = prompt.system if pinned is None else pinned.text
     return prompt.system != before or bool(prompt.window.dropped)

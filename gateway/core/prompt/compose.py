@@ -81,6 +81,8 @@ class Composition(Struct):
     note_tokens: int = 0
     # The messages that replace a client message; an empty list where `fill` has it.
     hidden: dict[int, list[WireMessage]] = msgspec.field(default_factory=dict)
+    # Hidden rounds stand after other messages than they did: the client has left some out, or put a summary there.
+    moves_rounds: bool = False
     # How many hidden rounds of the last prompt could not be restored, so that its stable prefix is broken.
     breaks: int = 0
     # What notes and hidden rounds show of memory blocks.
@@ -353,6 +355,8 @@ def _hide(
             put = None if full is None else [full]
         if put is not None:
             found.hidden[listing.positions[i]] = put
+            if x.hidden and listing.message_at(end_offset(x) - len(x.reply or ())) != i:
+                found.moves_rounds = True
             if shown := _shown_in_rounds(content):
                 found.shown[listing.positions[i]] = shown
 

@@ -368,6 +368,7 @@ def test_hidden_rounds_are_one_message_and_go_up_as_they_were(
         *("thinking", "text"),
     ]
     inner = upstream.last.json["messages"]
+    assert b"block_binding" not in upstream.last.body  # the thought is of this turn, and stands where it was
     assert talk.say("Good?") == "Yes."
     again = upstream.last.json["messages"]
     assert again[: len(inner)] == inner
@@ -487,6 +488,25 @@ def test_a_refusal_of_thoughts_that_the_client_has_caused_passes(
     with pytest.raises(anthropic.BadRequestError, match="bound to a different conversation"):
         talk.say("And now?", system="Be brief.")
     assert b"block_binding" not in upstream.last.body
+
+
+def test_thoughts_of_rounds_that_are_put_back_after_a_summary_may_be_dropped(
+    world: World, upstream: StrictAnthropic
+) -> None:
+    """The client has sent none, so that it could not repair its list."""
+    talk = Talk(world, model="agent/bound", headers={"x-mnemogate-conversation": "s"})
+    talk.say("How are you?")
+    upstream.queue(
+        think("Tea.", text="One moment.", calls=[insert("Likes tea.")]),
+        think("So.", text="I have noted that you like tea."),
+    )
+    talk.say("I like tea.")
+    reply = [block for block in talk.messages[-1]["content"] if block["type"] == "text"]
+    summary = "This session is being continued from a previous conversation that ran out of context. Tea."
+    talk.messages = [{"role": "user", "content": summary}, {"role": "assistant", "content": reply}]
+    talk.say("Go on.")
+    assert b'"name":"memory_insert","input"' in upstream.last.body
+    assert b'"prefix_mismatch_behavior":"drop_block"' in upstream.last.body
 
 
 @pytest.mark.parametrize("user", [None, "alice"])
