@@ -1,7 +1,7 @@
 """Plans a turn of a stored conversation, which goes on from its head.
 
-Nothing is matched, nothing is provisional: a step that has ended is carried and stands, with a reply, with a cut one or
-without any. What a chat completion's list repeats of it: gateway/core/conversation/repeated.py.
+Nothing is matched, and nothing waits to be confirmed: a step that has ended is continued and active, whether it has a
+whole reply, a cut one or none. gateway/core/conversation/repeated.py reads what a chat completion's list repeats of it.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def plan_step(
         x for x in tree.elements(tip) if x.exchange.id not in withheld or is_result(x.atoms)
     ]
     if evicted is not None:
-        # The depth may be a lower one; it is asked since an element without atoms has the offset of what follows it.
+        # The offset alone is not enough: an element without atoms has the same one as the element after it.
         fill = [x for x in fill if x.exchange.depth >= evicted.depth and x.at[1] >= evicted.offset]
     return Plan(
         query,

@@ -51,8 +51,9 @@ from gateway.settings import Settings
 CHAT: Final = "/chat/completions"
 # An error that no client gets is read up to ERROR_BYTES, for this time, so that its connection can be used again.
 _ERROR_S: Final = 0.1
-_log = logging.getLogger("mnemogate")
+# The statuses of refusals that may be about a request's length.
 _MAY_BE_TOO_LONG: Final = frozenset((400, 413, 422))
+_log = logging.getLogger("mnemogate")
 
 
 class Endpoint(Struct):
@@ -76,13 +77,12 @@ class Endpoint(Struct):
 
 Candidate = tuple[Endpoint, Target]
 
-
-# Whoever asks makes the request for each target that is tried.
+# Makes the request for a target that is tried.
 RequestMaker = Callable[[Target, Endpoint], Awaitable[ModelRequest]]
 
 
 def no_fault() -> None:
-    """Accepts a caller that had sent its whole request before an upstream was called."""
+    """Returns None: the caller had sent its whole request before an upstream was called."""
 
 
 class Failover:
@@ -121,7 +121,7 @@ class Failover:
                 if name in providers
             ]
         about = "Whether an upstream is passed over, for one model at least, while there is another."
-        metrics.watch("upstream_resting", about, self._resting, "upstream")
+        metrics.watch("upstream_resting", about, self._passed_over_figures, "upstream")
 
     def over(self, providers: Mapping[str, Provider]) -> Failover:
         """Returns the same endpoints, over other connections to them: what is learned of one holds for both."""
@@ -168,7 +168,7 @@ class Failover:
             for endpoint in endpoints
         }
 
-    def _resting(self) -> dict[tuple[str, ...], int]:
+    def _passed_over_figures(self) -> dict[tuple[str, ...], int]:
         return {(name,): int(is_passed_over) for name, is_passed_over in self.passed_over().items()}
 
 
@@ -210,7 +210,8 @@ class Attempts:
     # endpoint, target: the endpoint and the target of the next attempt; after an answer, those that answered.
     endpoint: Endpoint
     target: Target
-    _rest: list[Candidate]  # those that follow
+    # The candidates that follow.
+    _rest: list[Candidate]
     _sink: Sink
     _receipt: Receipt
     # The last attempt had a reply, whatever its status.
@@ -221,9 +222,12 @@ class Attempts:
     fault: Callable[[], Exception | None] = no_fault
     # The call of the account that is under way, or was the last one.
     call: UpstreamCall = field(init=False)
-    _log: list[tuple[str, str]] = field(default_factory=list)  # endpoints and their outcomes
+    # Of each attempt the endpoint's name and the outcome.
+    _outcomes: list[tuple[str, str]] = field(default_factory=list)
+    # An endpoint has answered; further rounds of the turn go to it.
     _is_settled: bool = False
-    _is_guess: bool = False  # this request was cut to a guessed context window
+    # The request was cut to a guessed context window.
+    _is_guess: bool = False
 
     def __enter__(self) -> Attempts:
         self.endpoint.health.in_flight += 1
@@ -405,14 +409,14 @@ class Attempts:
         if self.is_once and failure.sent and failure.kind != "429":
             return NextAttempt.STOP, 0.0
         # Hidden rounds of one turn stay where the first was answered.
-        left = [] if self._is_settled else self._rest
+        candidates = [] if self._is_settled else self._rest
         health, policy = self.endpoint.health, self.endpoint.policy
         step, wait_s = choose_next(
             failure,
             policy,
             attempts=attempts,
-            has_peer=any(target.rank == self.target.rank for _, target in left[:1]),
-            has_fallback=bool(left),
+            has_peer=any(target.rank == self.target.rank for _, target in candidates[:1]),
+            has_fallback=bool(candidates),
             may_retry=health.may_retry(policy),
             chance=self._failover.chance(),
         )
@@ -440,12 +444,12 @@ class Attempts:
         if not self._is_settled:
             self._is_settled = True
             self._receipt.headers["x-mnemogate-upstream"] = self.endpoint.name
-        if len(self._log) > 1:
-            self._receipt.headers["x-mnemogate-tries"] = ";".join(map(":".join, self._log))
+        if len(self._outcomes) > 1:
+            self._receipt.headers["x-mnemogate-tries"] = ";".join(map(":".join, self._outcomes))
 
     def _note(self, outcome: str, *, is_error: bool) -> None:
         metrics, name = self._failover.metrics, self.endpoint.name
-        self._log.append((name, outcome))
+        self._outcomes.append((name, outcome))
         metrics.upstream_tries.inc(name, outcome)
         if is_error:
             metrics.upstream_errors.inc(name, outcome)
@@ -462,10 +466,10 @@ async def _unmask(reply: ModelReply) -> ModelReply:
     if refused is None:
         return reply
     await _discard(reply)
-    kept = [(name, value) for name, value in reply.headers if name != "content-type"]
+    headers = [(name, value) for name, value in reply.headers if name != "content-type"]
     # Anthropic's own error is the event's data, for a client that speaks its dialect.
     body = refused[1] if first is None or first.name != "error" or first.data is None else first.data
-    return BufferedReply(refused[0], (*kept, ("content-type", "application/json")), body)
+    return BufferedReply(refused[0], (*headers, ("content-type", "application/json")), body)
 
 
 async def _unmask_whole(reply: ModelReply) -> ModelReply:
