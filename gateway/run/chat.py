@@ -813,12 +813,15 @@ async def _counting(call: ChatCall, prompt: Prompt, target: Target, endpoint: En
 
 def _changes_prefix(context: MemoryContext, prompt: Prompt) -> bool:
     """Returns whether something before the conversation's thoughts may be another one than it was."""
-    pinned = context.pinned
-    composition = prompt.composition
-    if context.plan.match.match_point is None or composition.breaks or composition.moves_rounds:
+    pinned, plan, composition = context.pinned, context.plan, prompt.composition
+    match_point = plan.match.match_point
+    if match_point is None or composition.breaks or composition.moves_rounds:
         return True
     before = prompt.system if pinned is None else pinned.text
-    return prompt.system != before or bool(prompt.window.dropped)
+    if prompt.system != before or prompt.window.dropped:
+        return True
+    # The path has a reply at each depth. What the list has beyond these was answered elsewhere, or without memory.
+    return plan.query.listing.answers > match_point.depth + 1
 
 
 def _conversation_key(request: ChatRequest) -> int:

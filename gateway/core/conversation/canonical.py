@@ -391,6 +391,12 @@ class Listing:
         """The number of its assistant messages."""
         return sum(m.get("role") == "assistant" for m in self.messages)
 
+    @property
+    def answers(self) -> int:
+        """The number of its assistant messages, where those in a row count as one: a reply may be sent in parts."""
+        roles = [m.get("role") for m in self.messages]
+        return sum(role == "assistant" != before for before, role in pairwise([None, *roles]))
+
     def role(self, i: int) -> str:
         return str(self.messages[i].get("role"))
 

@@ -461,6 +461,22 @@ def test_thoughts_that_no_longer_fit_are_dropped_as_the_api_provides(
         "block_binding": {"prefix_mismatch_behavior": "drop_block"},
     }
     assert BINDING_BETA in upstream.last.headers["anthropic-beta"]
+    # They come again with every later turn.
+    assert talk.say("Say it once more.") == "And again."
+    assert talk.say("And now?") == "Ok."
+
+
+def test_thoughts_of_a_turn_that_memory_took_no_part_in_are_dropped(
+    world: World, upstream: StrictAnthropic
+) -> None:
+    talk = Talk(world, model=BOUND)
+    talk.say("My cat is called Miso.")
+    upstream.queue(think("Hm.", text="Fine."))
+    talk.headers["x-mnemogate-memory"] = "off"
+    talk.say("How are you?")
+    del talk.headers["x-mnemogate-memory"]
+    for text in ("And now?", "And then?", "What is my cat called?"):
+        assert talk.say(text) == "Ok."
 
 
 def test_thoughts_that_no_longer_fit_are_left_out_where_they_cannot_be_dropped(
