@@ -30,7 +30,7 @@ from tests.stored import open_store, rows, url_of
 CHAT = "/v1/chat/completions"
 FACT = "My cat is called Miso and she hates thunderstorms."
 SETTINGS = '[database]\npath = "m.db"\n'
-OPEN = {"/", "/health", "/health/ready", "/v1/health", "/v1/health/"}
+OPEN = {"/", "/api/hello", "/health", "/health/ready", "/v1/health", "/v1/health/"}
 
 
 def ask(gateway: Process | Running, text: str = "Hi", headers: dict[str, str] | None = None) -> int:

@@ -84,7 +84,7 @@ async def test_the_end_of_a_memory_is_found_by_index(database: PostgresServer) -
         await connection.close()
     assert not [line for line in plan if "Seq Scan" in line]
     for table in ("conversations", "block_ops", "runs"):
-        ((_, after),) = [pair for pair in itertools.pairwise(plan) if f" on {table}" in pair[0]]
+        ((_, after),) = [pair for pair in itertools.pairwise(plan) if f" on {table} " in pair[0]]
         assert "agent = " in after, plan
 
 
