@@ -1,10 +1,12 @@
-"""The lists that clients sent last: a list that goes on from one of them is read from there on.
+"""The lists that clients sent last, so that a list that goes on from one of them is hashed from there on.
 
-A client resends its whole list with each request. So the hashes of its messages are stored from one turn to the next,
-and a long conversation costs little more than a short one. The reply was hashed when it was recorded, and is not
-hashed again when it comes back with the same text. Only a list of messages with the same marks is taken for the
-same; what is stored is never out of date. (Python's hash of bytes and texts is SipHash with 64 bits, under a key that
-each process draws. Two lists are only compared within one memory.)
+A client resends its whole list with each request. The hashes of its messages are stored from one turn to the next, so
+a long conversation costs little more than a short one. The reply was hashed when it was recorded, and is not hashed
+again when it comes back with the same text.
+
+Messages are recognised by a mark: Python's hash of them, which is SipHash with 64 bits under a key that each process
+draws. Lists are only compared within one memory. What is stored of a list follows from its messages alone, so it is
+never out of date.
 """
 
 from __future__ import annotations
@@ -12,23 +14,46 @@ from __future__ import annotations
 from collections import OrderedDict
 
 import orjson
+from msgspec import Struct
+from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import Canon, ListFront, Listing, WireMessage, text_alone
+from gateway.core.conversation.canonical import (
+    Canon,
+    KnownReply,
+    ListFront,
+    Listing,
+    WireMessage,
+    text_alone,
+)
 from gateway.core.request.chat_request import ChatRequest
 from storage.records import Atom
 
-# Chosen: some two thousand six hundred conversations of ten messages.
+# Room for some 2,600 conversations of ten messages; no measurement.
 CACHE_BYTES = 5 << 19
 _MOST_BYTES = 1 << 20  # of one request; to mark its messages takes 1 ms
 _LIST_BYTES, _MESSAGE_BYTES = 780, 20  # measured; of a message with one atom
 
-# An agent's secret, and how many messages there are.
-_Name = tuple[bytes, int]
-# The reply to a list: the hash of its text, its atoms, and the hash of the path down to it.
-_Reply = tuple[int, tuple[Atom, ...], bytes]
-# A list that was sent: the mark of its messages, their hashes, and the reply; None: none yet, or none that is text
-# alone.
-_Sent = tuple[int, ListFront, _Reply | None]
+# An agent's secret, and how many messages the list has.
+_ListKey = tuple[bytes, int]
+
+
+class _Reply(Struct, frozen=True):
+    """The reply to a list."""
+
+    text_hash: int
+    atoms: tuple[Atom, ...]
+    # The hash of the path down to it.
+    path: bytes
+
+
+class _SentList(Struct, frozen=True):
+    """A list that was sent."""
+
+    # The hash of its messages' marks.
+    mark: int
+    front: ListFront
+    # None: there is none yet, or it is not text alone.
+    reply: _Reply | None = None
 
 
 class ResentLists:
@@ -36,38 +61,32 @@ class ResentLists:
 
     def __init__(self, limit_bytes: int = CACHE_BYTES) -> None:
         self._limit = limit_bytes
-        self._sent: OrderedDict[_Name, _Sent] = OrderedDict()
+        self._lists: OrderedDict[_ListKey, _SentList] = OrderedDict()
         self.bytes = 0
 
     def __len__(self) -> int:
-        return len(self._sent)
+        return len(self._lists)
 
     def listing(self, canon: Canon, request: ChatRequest) -> Listing:
         """Returns a request's list with its atoms, and stores it in place of the list that it goes on from."""
         messages = request.messages
         if len(request.raw) > _MOST_BYTES:
             return Listing(canon, messages)
-        # The list before ended with what the last reply answers.
+        # The list before was as long as this one is up to the last reply.
         end = len(messages) - 1
         while end > 0 and messages[end]["role"] != "assistant":
             end -= 1
-        marks: list[int] = []
-        found = self._sent.get((canon.secret, end))
-        if found is not None:
-            marks = [*map(_mark, messages)]
-        if found is not None and hash(tuple(marks[:end])) == found[0]:
+        before = self._lists.get((canon.secret, end))
+        marks = [] if before is None else [*map(_mark, messages)]
+        if before is not None and hash(tuple(marks[:end])) == before.mark:
             self._drop((canon.secret, end))
-            _, front, reply = found
-            text, known = text_alone(messages[end]), None
-            if reply is not None and text is not None and hash(text) == reply[0]:
-                known = end, reply[1], reply[2]
-            listing = Listing(canon, messages, front, known)
+            listing = Listing(canon, messages, before.front, _known_reply(before, messages[end], end))
         else:
             listing = Listing(canon, messages)
             if not listing.answered:
                 return listing  # to read the first words again costs less than to store them
-        sent = hash(tuple(marks or map(_mark, messages))), listing.front(), None
-        self._store((canon.secret, len(messages)), sent)
+        mark = hash(tuple(marks or map(_mark, messages)))
+        self._store((canon.secret, len(messages)), _SentList(mark, listing.front()))
         return listing
 
     def answered(
@@ -78,36 +97,44 @@ class ResentLists:
         reply: tuple[Atom, ...],
         path: bytes,
     ) -> None:
-        """Takes in the reply to a list.
+        """Stores the reply to a list.
 
+        answered: the reply as the client has it.
         reply: its atoms.
         path: the hash of the path down to it.
         """
-        name, text = (listing.canon.secret, len(request.messages)), text_alone(answered)
-        sent = self._sent.get(name)
+        key, text = (listing.canon.secret, len(request.messages)), text_alone(answered)
+        sent = self._lists.get(key)
         if text is None or sent is None:
             return
-        mark, front, _ = sent
-        # Another list of as many messages may have taken its place.
-        if front[0] is listing.positions:
-            self._sent[name] = mark, front, (hash(text), reply, path)
+        # Another list of as many messages may have taken its place. The front of this one has its very `positions`.
+        if sent.front[0] is listing.positions:
+            self._lists[key] = replace(sent, reply=_Reply(hash(text), reply, path))
 
     def clear(self) -> None:
         """Drops all: something was forgotten that clients may resend."""
-        self._sent.clear()
+        self._lists.clear()
         self.bytes = 0
 
-    def _store(self, name: _Name, sent: _Sent) -> None:
-        if name in self._sent:
-            self._drop(name)
-        self._sent[name] = sent
-        self.bytes += _LIST_BYTES + _MESSAGE_BYTES * name[1]
+    def _store(self, key: _ListKey, sent: _SentList) -> None:
+        if key in self._lists:
+            self._drop(key)
+        self._lists[key] = sent
+        self.bytes += _LIST_BYTES + _MESSAGE_BYTES * key[1]
         while self.bytes > self._limit:
-            self._drop(next(iter(self._sent)))
+            self._drop(next(iter(self._lists)))
 
-    def _drop(self, name: _Name) -> None:
-        del self._sent[name]
-        self.bytes -= _LIST_BYTES + _MESSAGE_BYTES * name[1]
+    def _drop(self, key: _ListKey) -> None:
+        del self._lists[key]
+        self.bytes -= _LIST_BYTES + _MESSAGE_BYTES * key[1]
+
+
+def _known_reply(sent: _SentList, message: WireMessage, index: int) -> KnownReply | None:
+    """Returns the reply to a list if it came back with the same text, as the message at this index."""
+    reply, text = sent.reply, text_alone(message)
+    if reply is None or text is None or hash(text) != reply.text_hash:
+        return None
+    return index, reply.atoms, reply.path
 
 
 def _mark(message: WireMessage) -> int:
