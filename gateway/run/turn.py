@@ -87,8 +87,8 @@ class TreeMemory:
             self.context = context = replace(
                 context, snapshot=replace(context.snapshot, blocks=snapshot.blocks, ops=snapshot.ops)
             )
-            changes.make_again(seen_blocks(context.request, snapshot, context.path))
-        texts, shown = changes.unshown(answers[n].shown for n in sorted(answers))
+            changes.reapply(seen_blocks(context.request, snapshot, context.path))
+        texts, shown = changes.describe_changes(answers[n].shown for n in sorted(answers))
         if texts:
             mark = mark_of(context.agent.secret)
             note = render_note((), texts, keeper.now(), mark=mark, names_mark=not prompt.names(mark)).rstrip()

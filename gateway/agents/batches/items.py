@@ -191,7 +191,7 @@ class ItemTurn:
         if not self.source.composes or self.source.taken < len(self.rounds):
             return
         results = [each.get("shown", {}) for made in self.rounds for each in made["results"]]
-        texts, _ = self.changes.unshown(results)
+        texts, _ = self.changes.describe_changes(results)
         if texts:
             last, mark = max(answers), mark_of(self.context.agent.secret)
             note = render_note((), texts, self.now(), mark=mark).rstrip()

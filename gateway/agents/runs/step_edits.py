@@ -65,7 +65,7 @@ class StepEdits:
         """Returns results as messages, with a note of what other writers have changed. mark: the memory's."""
         if not results:
             return []
-        changes, shown = self.changes.unshown(each.shown for each in results)
+        changes, shown = self.changes.describe_changes(each.shown for each in results)
         if not changes:
             return [each.stored() for each in results]
         note = render_note((), changes, now, mark=mark).rstrip()

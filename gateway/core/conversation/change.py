@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from msgspec.structs import replace
 
@@ -14,16 +14,14 @@ from storage.commands import Change, Pool
 from storage.records import Atom, Exchange, State
 
 
-def plan_change(
-    pool: Pool, plan: Plan, ended: settle.Ended, how: Callable[[Tree, Plan, settle.Ended], Exchange]
-) -> Change:
+def plan_change(pool: Pool, plan: Plan, ended: settle.Ended, rule: settle.Rule) -> Change:
     """Returns a turn's changes to the tree as it is now, inside the writing transaction. Raises: Missing."""
     query = plan.query
     tree = Tree(pool.exchanges, pool.contents, pool.tombs)
     before = {x.id: x for x in tree}
     if query.named and plan.match.match_point is None:
         plan = replace(plan, conversation=pool.conversation)
-    e = how(tree, plan, ended)
+    e = rule(tree, plan, ended)
     merging = settle.mergeable(tree, ended.now, query.idle_s, named=query.named)
     for x, why in merging:
         tree.change(x.id, merged=why)

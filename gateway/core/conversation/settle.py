@@ -6,7 +6,7 @@ ended meanwhile. The store writes what they have changed. They judge again only 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -49,6 +49,10 @@ class Ended(Struct, frozen=True):
     edits: bool = False
     # The part of the path that the request left out.
     evicted: Evicted | None = None
+
+
+# Settles a request that has ended: writes it to the tree, and returns its exchange. Raises: Missing.
+Rule = Callable[[Tree, Plan, Ended], Exchange]
 
 
 def finish(tree: Tree, plan: Plan, ended: Ended) -> Exchange:

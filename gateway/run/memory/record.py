@@ -1,4 +1,4 @@
-"""The record of a turn: the value that is written when it has ended, made of what was known and what went in."""
+"""The record of a turn: the value that is written when it has ended, with the edits that its model made to memory."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from gateway.core.conversation.change import plan_change
 from gateway.core.conversation.fast_path import finish_opening, finish_plain
 from gateway.core.conversation.lookup import RECENT, full_probes, plain_probes
 from gateway.core.conversation.openings import opening_of
-from gateway.core.conversation.plan import Plan, low_of
-from gateway.core.conversation.tree import Tree
+from gateway.core.conversation.plan import low_of
 from gateway.core.memory import edits
 from gateway.core.memory.memory_tools import Edit
 from gateway.core.prompt.shown_blocks import (
@@ -44,26 +43,25 @@ CHANGED_MEANWHILE = (
     "Error: the block {label!r} was changed by another writer since you saw it. Nothing was done. It now reads:"
     "\n{frame}"
 )
-# A rule that settles a turn.
-How = Callable[[Tree, Plan, settle.Ended], Exchange]
 
 
 @dataclass(slots=True)
 class BlockEdits:
-    """The changes of a turn's model to memory: blocks as the model sees them, and its edits, which stay pending."""
+    """The edits of a turn's model to memory. They stay pending until the turn is confirmed."""
 
+    # As the model sees them, with its own edits.
     blocks: list[Block] = field(default_factory=list)
     ops: list[BlockOp] = field(default_factory=list)
-    # What the prompt, and the results since, show last of each block.
+    # What the prompt, and the results of the rounds since, show last of each block.
     shown: Shown = field(default_factory=dict)
     # What the results of this round show so far.
-    _made: Shown = field(default_factory=dict)
+    _shown_in_round: Shown = field(default_factory=dict)
 
     def make(self, op: BlockOp, *, is_read: bool = True) -> Edit:
         """Makes an edit on the blocks as the model sees them. Returns it with the result that the model reads.
 
-        is_read: it is the model's own, which so knows what it makes of the block; else that of code, which was given
-        the block as it is.
+        is_read: the model makes the edit, so it may only overwrite what it has seen, and its result shows the block.
+            False: code makes it, which was given the block as it is.
         """
         before = next((block for block in self.blocks if block.label == op.label), None)
         blocks, edit = edits.perform(self.blocks, op)
@@ -78,27 +76,28 @@ class BlockEdits:
         if before is None or not is_read:
             return edit
         now = next(block for block in self.blocks if block.label == op.label)
-        # The model has written all of the block, or it is given it with an error; else it reads of a part.
+        # A rethink is the whole block, or its error quotes it. The result of another edit shows the part that changed.
         shown = show(now) if op.op == "rethink" else show_edit(before, now)
-        self._made = last_shown((shown,), self._made)
+        self._shown_in_round = last_shown((shown,), self._shown_in_round)
         return replace(edit, shown=shown)
 
-    def make_again(self, blocks: Sequence[Block]) -> None:
+    def reapply(self, blocks: Sequence[Block]) -> None:
         """Makes the edits on other values of the blocks. One that cannot be made any more changes nothing."""
         self.blocks = [*blocks]
         for op in self.ops:
             if op.op not in edits.KEEPING:
                 self.blocks, _ = edits.perform(self.blocks, op)
 
-    def unshown(self, results: Iterable[Shown]) -> tuple[tuple[str, ...], Shown]:
-        """Returns a text for each block that is not as these results leave it, and what they show with these texts.
+    def describe_changes(self, results: Iterable[Shown]) -> tuple[tuple[str, ...], Shown]:
+        """Ends a round: returns a text for each block that is not as it was last shown, and what the round shows.
 
-        The texts have to stand after the results, and are not returned again.
+        A text has to stand after the results, and is returned once. What the round shows includes the texts.
+        results: what each of the round's results shows.
         """
         shown = last_shown(results, NOTHING_SHOWN)
         last = last_shown((shown,), self.shown)
         changes, self.shown = changes_since(last, self.blocks)
-        self._made = NOTHING_SHOWN
+        self._shown_in_round = NOTHING_SHOWN
         new = (
             {label: value for label, value in self.shown.items() if last.get(label) != value}
             if changes
@@ -107,7 +106,7 @@ class BlockEdits:
         return changes, {**shown, **new}
 
     def _is_seen(self, block: Block) -> bool:
-        return is_shown(last_shown((self._made,), self.shown), block)
+        return is_shown(last_shown((self._shown_in_round,), self.shown), block)
 
     def _unseen(self, op: BlockOp) -> Edit | None:
         """Returns an error where the model would overwrite another writer's text that it has not seen."""
@@ -123,39 +122,39 @@ def record_turn(
     changes: BlockEdits,
     outcome: TurnOutcome,
     now: float,
-    how: How | None = None,
+    rule: settle.Rule | None = None,
     receipt: Receipt | None = None,
 ) -> TurnWrite:
     """Returns the write of a turn.
 
     now: when it ended.
+    rule: settles it; None: the rule for its outcome.
     receipt: of its reply; None: it is not noted why it recalled what it did.
-    how: settles it; by default its end decides.
     """
-    if how is None:
-        how = settle.finish if outcome.state is FINISHED else settle.cancel
+    if rule is None:
+        rule = settle.finish if outcome.state is FINISHED else settle.cancel
         if outcome.is_refused:
-            how = settle.refuse
-    ended = _ended(context, prompt, changes.ops, outcome, now)
+            rule = settle.refuse
+    ended = _make_ended(context, prompt, changes.ops, outcome, now)
     plan, key, snapshot = context.plan, context.request.identity.conversation, context.snapshot
     section = _section(context, prompt)
     plain: tuple[Exchange, int] | None = None
     # A plain turn that finished is one insert, unless the conversation has moved since it was read.
-    if context.is_plain and how is settle.finish and snapshot.conversation is not None:
+    if context.is_plain and rule is settle.finish and snapshot.conversation is not None:
         stored = None if section is None or not section.id else section.id
         plain = (finish_plain(plan, ended, stored), snapshot.conversation.rev)
     probes = partial(plain_probes, plan, key) if context.is_plain else partial(_probes, context, key)
-    decide = partial(plan_change, plan=plan, ended=ended, how=how)
+    decide = partial(plan_change, plan=plan, ended=ended, rule=rule)
     return TurnWrite(
-        context.agent,
-        key,
-        context.conversation_uid,
-        ended.now,
-        plain,
-        probes,
-        decide,
-        None if context.is_plain else _foreseen(context, key, ended, how, decide),
-        (snapshot.next_seq, snapshot.rev),
+        agent=context.agent,
+        key=key,
+        uid=context.conversation_uid,
+        now=ended.now,
+        plain=plain,
+        probes=probes,
+        decide=decide,
+        change=None if context.is_plain else _decide_ahead(context, key, ended, rule, decide),
+        seen=(snapshot.next_seq, snapshot.rev),
         ops=changes.ops,
         section=section,
         defaults=() if context.agent.id else context.request.spec.own_blocks,
@@ -167,9 +166,9 @@ def record_turn(
 
 
 def recall_row(prompt: Prompt, outcome: TurnOutcome, receipt: Receipt) -> Callable[[], RecallRow] | None:
-    """Returns what makes the note of the turn's recall, where it is written.
+    """Returns a function that makes the note of the turn's recall. The writer's thread calls it.
 
-    None: the turn has not looked for memory, or its request has no id.
+    None: the turn has not searched its memory, or its request has no id.
     """
     sought = prompt.recall.sought
     if sought is None or not receipt.request_id:
@@ -185,7 +184,7 @@ def recall_row(prompt: Prompt, outcome: TurnOutcome, receipt: Receipt) -> Callab
     return make
 
 
-def _ended(
+def _make_ended(
     context: MemoryContext, prompt: Prompt, ops: Sequence[BlockOp], outcome: TurnOutcome, now: float
 ) -> settle.Ended:
     shown_reply = outcome.shown_reply or {"role": "assistant", "content": ""}
@@ -195,7 +194,7 @@ def _ended(
         full = (shown_reply,)
     gateway_calls: frozenset[str] = frozenset()
     if full != (shown_reply,):  # else the client has all of the reply
-        # Its own calls are in `shown_reply`; what else was called, the gateway ran.
+        # The calls in `shown_reply` are the client's. The gateway ran the others.
         gateway_calls = frozenset(_call_ids(full) - _call_ids([shown_reply]))
     return settle.Ended(
         context.row, full, shown_reply, now, prompt.notes, gateway_calls, bool(ops), prompt.window.evicted
@@ -206,21 +205,21 @@ def _call_ids(messages: Iterable[WireMessage]) -> set[str]:
     return {str(call.get("id")) for m in messages for call in m.get("tool_calls") or ()}
 
 
-def _foreseen(
+def _decide_ahead(
     context: MemoryContext,
     key: str | None,
     ended: settle.Ended,
-    how: How,
+    rule: settle.Rule,
     decide: Callable[[Pool], Change],
 ) -> Change | None:
-    """Returns what a turn changes if nothing has changed since it was looked at.
+    """Returns what a turn changes if its memory is still as it was read when the turn began.
 
-    None: that takes contents which were not loaded, or more of a long conversation.
+    None: to decide takes contents that were not loaded, or more of a long conversation.
     """
     tree, conversation = context.tree, context.snapshot.conversation
     if tree.is_partial or context.row >= 0:
         return None
-    opening = finish_opening(tree, context.plan, ended) if how is settle.finish else None
+    opening = finish_opening(tree, context.plan, ended) if rule is settle.finish else None
     if opening is not None:
         return Change(opening)
     named = None if key is None or conversation is None else conversation.id
@@ -241,7 +240,7 @@ def _section(context: MemoryContext, prompt: Prompt) -> SentSection | None:
 
 
 def _probes(context: MemoryContext, key: str | None) -> Probes:
-    """Returns what has to be looked at again in the transaction that writes the turn."""
+    """Returns what the transaction that writes the turn has to read again."""
     low = low_of(context.tree, context.plan)
     if low is not None:
         return full_probes(context.plan.query, key, low=max(0, low - RECENT))
