@@ -1,7 +1,7 @@
-"""Moving a whole store into another: the memories that there are, and what no memory's export has.
+"""Moving a whole store into another: the list of its memories, and everything that no memory's export has.
 
-That is gateway keys, tools and servers that were defined, blocks that no memory owns, and who has what attached. Each
-is put where it is not there yet, so that a move that was killed is begun again.
+That is gateway keys, limits, usage, definitions of tools, servers and identities, blocks that no memory owns, and the
+links of memories. What the target has already stays as it is, so a move that was killed can be run again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,29 @@ from storage.usage_records import ROWS_AT_ONCE, UsageKey
 SQL = load("moving.sql")
 
 _PAGE = 64
-_MANY = 1 << 31  # more than anybody has attached
+_NO_LIMIT = 1 << 31  # more rows than a memory can have attached
+
+
+class ExchangeAddress(Struct, frozen=True):
+    """An exchange by what is the same in every store; its row is another one in each."""
+
+    # Of its memory.
+    scope: Scope
+    # Its number there.
+    seq: int
+
+
+class MovedVersion(Struct, frozen=True):
+    """A value that a block had. The exchanges that it came from are left out where they are gone."""
+
+    version: int
+    # The version with the value that was put back; None: it was no undoing.
+    restores: int | None
+    at: float
+    origin: str
+    exchange: ExchangeAddress | None
+    sources: Sequence[ExchangeAddress]
+    value: str
 
 
 class MovedBlock(Struct, frozen=True):
@@ -35,18 +57,23 @@ class MovedBlock(Struct, frozen=True):
     project: str
     # The profile of the users that share it, or "".
     profile: str
-    # Label, description, limit, read_only.
-    values: tuple[Any, ...]
+    label: str
+    description: str
+    limit: int
+    read_only: bool
     uid: str
+    # The body of its definition; empty: it has none.
     details: dict[str, Any]
-    # (version, restores, at, origin, exchange, sources, value), oldest first, with exchanges as `_Place`.
-    versions: Sequence[tuple[Any, ...]]
+    # The oldest first.
+    versions: Sequence[MovedVersion]
 
 
 class MovedLinks(Struct, frozen=True):
-    """The links of a memory: what it has attached, in order, and who reads it, as (scope, number, time)."""
+    """The links of a memory."""
 
+    # What it has attached, in order.
     attached: Sequence[dict[str, Any]]
+    # The sleeptime agents that read it: the scope of each, the number of the last message that it has read, and when.
     readers: Sequence[tuple[Scope, int, float]]
 
 
@@ -57,7 +84,7 @@ class Moving(Group):
 
     @reads
     async def unfinished(self, connection: Connection) -> tuple[int, int]:
-        """Returns how many batches and runs go on."""
+        """Returns how many batches and how many runs have not ended."""
         row = await connection.row(SQL["unfinished"])
         assert row is not None
         return row[0], row[1]
@@ -85,7 +112,7 @@ class Moving(Group):
 
     @long_reads
     async def usage(self, connection: Connection, after: UsageKey) -> list[Row]:
-        """Returns a page of usage: counters, each behind its key."""
+        """Returns a page of usage. A row has the columns of its key, then the counters."""
         return await connection.rows(SQL["usage"], (*after, ROWS_AT_ONCE))
 
     @reads
@@ -95,26 +122,36 @@ class Moving(Group):
 
     @long_reads
     async def definitions(self, connection: Connection, after: int) -> list[Row]:
-        """Returns a page of tools and servers, each with its row first, for `put_definition`."""
+        """Returns a page of tools, servers and identities, for `put_definition`. after: the first column of a row."""
         return await connection.rows(SQL["definitions"], (after, _PAGE))
 
     @long_reads
     async def blocks(self, connection: Connection, after: int) -> list[tuple[int, MovedBlock]]:
-        """Returns a page of the blocks that no memory owns, each with its row."""
+        """Returns a page of the blocks that no memory owns, each after its row."""
         found = []
-        for id, project, profile, *values, uid, body in await connection.rows(SQL["blocks"], (after, _PAGE)):
-            versions = [
-                (*plain, await _place(connection, exchange), await _places(connection, sources), value)
-                for *plain, exchange, sources, value in await connection.rows(SQL["versions"], (id,))
-            ]
-            details = orjson.loads(body or b"{}")
-            found.append((id, MovedBlock(project, profile, tuple(values), uid, details, versions)))
+        for row in await connection.rows(SQL["blocks"], (after, _PAGE)):
+            id, project, profile, label, description, limit, read_only, uid, body = row
+            block = MovedBlock(
+                project,
+                profile,
+                label,
+                description,
+                limit,
+                read_only,
+                uid,
+                details=orjson.loads(body or b"{}"),
+                versions=[
+                    await _moved_version(connection, version)
+                    for version in await connection.rows(SQL["versions"], (id,))
+                ],
+            )
+            found.append((id, block))
         return found
 
     @long_reads
     async def links(self, connection: Connection, agent: int) -> MovedLinks:
-        """Returns what a memory has attached, and who reads it."""
-        attached = [fields for _, fields in await read_attached(connection, agent, 0, _MANY)]
+        """Returns the links of a memory."""
+        attached = [fields for _, fields in await read_attached(connection, agent, 0, _NO_LIMIT)]
         rows = await connection.rows(SQL["readers"], (agent,))
         return MovedLinks(attached, [(Scope(*row[:3]), row[3], row[4]) for row in rows])
 
@@ -122,13 +159,13 @@ class Moving(Group):
 
     @bulk_writes
     async def put_keys(self, connection: Connection, keys: Sequence[Row]) -> None:
-        """Adds the keys that are not there."""
+        """Adds the keys that are missing here."""
         for key in keys:
             await connection.run(SQL["key_put"], tuple(key))
 
     @bulk_writes
     async def put_usage(self, connection: Connection, rows: Sequence[Row], keys: Mapping[int, int]) -> None:
-        """Adds counters of which none are there. keys: the numbers of gateway keys here, by those in the source."""
+        """Adds the counters that are missing here. keys: the numbers of gateway keys here, by those in the source."""
         for day, project, user, key, *rest in rows:
             await connection.run(SQL["usage_put"], (day, project, user, keys.get(key, 0), *rest))
 
@@ -136,16 +173,19 @@ class Moving(Group):
     async def put_limits(
         self, connection: Connection, limits: Sequence[tuple[Any, ...]], keys: Mapping[int, int]
     ) -> None:
-        """Adds the limits that are not there: another amount of the same is the one that counts. keys: as above."""
-        there = {tuple(row)[:5] for row in await connection.rows(SQL["limits"])}
+        """Adds the limits that are missing here. Where one has another amount here, that stays.
+
+        keys: the numbers of gateway keys here, by those in the source.
+        """
+        present = {tuple(row)[:5] for row in await connection.rows(SQL["limits"])}
         for project, key, *rest in limits:
             values = (project, None if key is None else keys.get(key), *rest)
-            if values[:5] not in there and (key is None or key in keys):
+            if values[:5] not in present and (key is None or key in keys):
                 await connection.run(SQL["limit_put"], values)
 
     @bulk_writes
     async def put_definition(self, connection: Connection, row: Row) -> None:
-        """Adds a tool, a server or an identity, unless the project has one of its public name, or of its name."""
+        """Adds a tool, a server or an identity, unless the project has one of its uid or of its name."""
         _, project, kind, uid, name, created, body = row
         if await find_definition(connection, project, DefinitionKind(kind), uid) is None:
             try:
@@ -153,40 +193,40 @@ class Moving(Group):
                     connection, project, DefinitionKind(kind), uid, name, orjson.loads(body), at=created
                 )
             except WriteConflict:
-                # The one that is there is the one that counts, as where an agent is imported.
+                # The project's own of this name stays, as where an agent is imported.
                 return
 
     @bulk_writes
     async def put_block(self, connection: Connection, block: MovedBlock) -> None:
-        """Adds a block. One of the settings that was never written becomes it; any other that is there counts."""
+        """Adds a block, unless one of its uid is here already.
+
+        If the profile shares a block of this label to which only the settings have written, that becomes this one. Any
+        other stays as it is.
+        """
         if await connection.row(SQL["block_named"], (block.uid,)) is not None:
             return
-        where = (block.project, block.profile, block.values[0])
-        there = await connection.row(SQL["block_shared"], where) if block.profile else None
-        if there is None:
-            values = (block.project, block.profile, *block.values, block.uid)
+        shared = (block.project, block.profile, block.label)
+        present = await connection.row(SQL["block_shared"], shared) if block.profile else None
+        if present is None:
+            values = (*shared, block.description, block.limit, block.read_only, block.uid)
             id = await connection.value(SQL["block_add"], values)
-        elif there[1] == 1:
-            id = there[0]
+        else:
+            id, version = present
+            if version != 1:
+                return
             await connection.run(SQL["versions_drop"], (id,))
             await connection.run(SQL["block_become"], (block.uid, id))
-        else:
-            return
-        for version, *plain, place, places, value in block.versions:
-            sources = [await _row_at(connection, each) for each in places]
-            kept = orjson.dumps([row for row in sources if row is not None])
-            exchange = None if place is None else await _row_at(connection, place)
-            row = await connection.value(SQL["version_add"], (id, version, *plain, exchange, kept, value))
-            await connection.run(SQL["block_point"], (version, row, id))
+        for each in block.versions:
+            await _add_version(connection, id, each)
         if block.details:
-            kind, at = DefinitionKind.BLOCK, float(block.versions[0][2])
+            kind, at = DefinitionKind.BLOCK, float(block.versions[0].at)
             await add_definition(connection, block.project, kind, block.uid, "", block.details, at=at)
 
     @bulk_writes
     async def put_links(
         self, connection: Connection, scope: Scope, created: float, links: MovedLinks
     ) -> None:
-        """Attaches what was attached to a memory, and has those read it who did."""
+        """Attaches what a memory had attached, and has the same sleeptime agents read it."""
         agent = await find_agent(connection, scope)
         if agent is None:
             return
@@ -195,31 +235,38 @@ class Moving(Group):
             if target is not None:
                 await attach(connection, agent.id, fields["kind"], target)
         for reader, seq, at in links.readers:
-            found = await connection.value(SQL["memory_at"], (reader.project, reader.profile, reader.subject))
+            found = await connection.value(SQL["memory_at"], reader)
             if found is not None:
                 await connection.run(SQL["reader_put"], (agent.id, found, seq, at))
 
 
-# An exchange as any store knows it: project, profile and subject of its memory, and its number there.
-_Place = tuple[str, str, str, int]
+async def _moved_version(connection: Connection, row: Row) -> MovedVersion:
+    """Returns a version as it is moved. row: as the statement `versions` reads it."""
+    version, restores, at, origin, exchange, sources, value = row
+    found = [await _address(connection, id) for id in orjson.loads(sources)]
+    addresses = [each for each in found if each is not None]
+    address = None if exchange is None else await _address(connection, exchange)
+    return MovedVersion(version, restores, at, origin, address, addresses, value)
 
 
-async def _place(connection: Connection, exchange: int | None) -> _Place | None:
-    """Returns the agent of an exchange, and its number there; None where it is gone."""
-    if exchange is None:
-        return None
+async def _add_version(connection: Connection, block: int, added: MovedVersion) -> None:
+    """Adds a version to a block as its newest. Exchanges that were not moved are left out of it."""
+    found = [await _exchange_at(connection, each) for each in added.sources]
+    sources = orjson.dumps([exchange for exchange in found if exchange is not None])
+    exchange = None if added.exchange is None else await _exchange_at(connection, added.exchange)
+    values = (block, added.version, added.restores, added.at, added.origin, exchange, sources, added.value)
+    row = await connection.value(SQL["version_add"], values)
+    await connection.run(SQL["block_point"], (added.version, row, block))
+
+
+async def _address(connection: Connection, exchange: int) -> ExchangeAddress | None:
+    """Returns the address of an exchange; None: it is gone. exchange: its row."""
     row = await connection.row(SQL["exchange_place"], (exchange,))
-    return None if row is None else (row[0], row[1], row[2], row[3])
+    return None if row is None else ExchangeAddress(Scope(*row[:3]), row[3])
 
 
-async def _places(connection: Connection, sources: bytes) -> list[_Place]:
-    """Returns the places of those exchanges that are there. sources: JSON, their rows."""
-    found = [await _place(connection, id) for id in orjson.loads(sources)]
-    return [place for place in found if place is not None]
-
-
-async def _row_at(connection: Connection, place: _Place) -> int | None:
-    """Returns the row that an exchange has in this store; None where it has not come along."""
-    agent = await connection.value(SQL["memory_at"], place[:3])
-    found = None if agent is None else await connection.value(SQL["exchange_at"], (agent, place[3]))
+async def _exchange_at(connection: Connection, address: ExchangeAddress) -> int | None:
+    """Returns the row of an exchange in this store; None: it was not moved."""
+    agent = await connection.value(SQL["memory_at"], address.scope)
+    found = None if agent is None else await connection.value(SQL["exchange_at"], (agent, address.seq))
     return None if found is None else int(found)
