@@ -23,31 +23,30 @@ import orjson
 FLUSH_S = 0.1
 # Seconds for which repetitions of a line are counted.
 COUNTED_S = 60.0
-# How the gateway's own keys begin, and those of OpenAI, Anthropic, OpenRouter and DeepSeek (sk-), Groq, xAI and Google.
-# The last three need more letters, since models have such names too (xai-grok). No letter stands before a key, but
-# JSON's escape of a line end may; after a letter a gateway's key is known by its length. Callers' texts are cut, and a
-# rest of a key that is shorter than this is of no use to a thief.
-# Any of it may be percent-encoded, also twice, and word processors write dashes in the place of a hyphen.
-_MINUS = rb"(?:-|%(?:25)*2[Dd]|\xe2\x80[\x90-\x95]|\xe2\x88\x92|\xef\xbc\x8d)"
-# What follows the first character of a key.
-_MG = rb"(?:(?<=m)|(?<=%)(?:25)*6[Dd])(?:g|%(?:25)*67)" + _MINUS
-_SK = rb"(?:(?<=s)|(?<=%)(?:25)*73)(?:k|%(?:25)*6[Bb])" + _MINUS
-_OTHERS = rb"(?:(?<=g)sk_|(?<=x)ai-|(?<=A)Iza)"
-# What is before that character.
-_NO_WORD = rb"(?:(?<![A-Za-z0-9].)|(?<=\\[bfnrt].)|(?<=\\u[0-9a-f]{4}.)|(?<=%[0-9A-Fa-f]{2}.))"
-# It begins with characters, for which `re` looks quickly.
+# Masked are keys of the gateway (mg-), of OpenAI, Anthropic, OpenRouter and DeepSeek (sk-), of Groq (gsk_), xAI (xai-)
+# and Google (AIza). Callers' texts are cut, and a rest of a key that is shorter than a bound below is of no use to a
+# thief. The last three prefixes have a higher bound, since names of models begin like them (xai-grok).
+#
+# A match begins with one of a few characters, for which `re` looks quickly. So a prefix below is a pattern of what
+# follows its first character, and looks back at that. Any character may be percent-encoded, also twice, and word
+# processors write dashes in the place of a hyphen.
+_HYPHEN = rb"(?:-|%(?:25)*2[Dd]|\xe2\x80[\x90-\x95]|\xe2\x88\x92|\xef\xbc\x8d)"
+_MG = rb"(?:(?<=m)|(?<=%)(?:25)*6[Dd])(?:g|%(?:25)*67)" + _HYPHEN
+_SK = rb"(?:(?<=s)|(?<=%)(?:25)*73)(?:k|%(?:25)*6[Bb])" + _HYPHEN
+_KEY_PREFIX = rb"(?:" + _MG + rb"|" + _SK + rb")(?=[\w%-]{8})"
+_AMBIGUOUS_PREFIX = rb"(?:(?<=g)sk_|(?<=x)ai-|(?<=A)Iza)(?=[\w-]{20})"
+# Before the first character stands no letter, unless it belongs to one of JSON's escapes or to a percent-encoding.
+_NO_LETTER_BEFORE = rb"(?:(?<![A-Za-z0-9].)|(?<=\\[bfnrt].)|(?<=\\u[0-9a-f]{4}.)|(?<=%[0-9A-Fa-f]{2}.))"
+# After a letter a key of the gateway is known by its length.
+_WHOLE_KEY_PREFIX = _MG + rb"(?=[\w%-]{32})"
 _KEY = re.compile(
     rb"([msgxA%](?:"
-    + _NO_WORD
-    + rb"(?:(?:"
-    + _MG
-    + rb"|"
-    + _SK
-    + rb")(?=[\w%-]{8})|"
-    + _OTHERS
-    + rb"(?=[\w-]{20}))"
-    rb"|" + _MG + rb"(?=[\w%-]{32})))[\w%-]+"
-)
+    + _NO_LETTER_BEFORE
+    + rb"(?:" + _KEY_PREFIX + rb"|" + _AMBIGUOUS_PREFIX + rb")"
+    + rb"|" + _WHOLE_KEY_PREFIX
+    + rb"))[\w%-]+"
+)  # fmt: skip
+# One of these is in every line that has a key.
 _MAY_BE_KEYS = (b"mg-", b"sk-", b"%", b"mg\xe2", b"sk\xe2", b"mg\xef", b"sk\xef", b"gsk_", b"xai-", b"AIza")
 
 
@@ -70,7 +69,7 @@ def without_keys(line: bytes) -> bytes:
     return _KEY.sub(rb"\1***", line)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=1024)  # each request asks for the same few names
 def masked(name: str) -> str:
     """Returns a name that a caller chose, as operators see it: with each key in it masked."""
     return without_keys(name.encode(errors="replace")).decode()
@@ -81,14 +80,15 @@ def _may_have_keys(data: bytes) -> bool:
 
 
 class AccessLog:
-    """Gathers lines and gives them to `write`, in order. `flush` writes those that wait."""
+    """Gathers lines and gives them to `write` a few times a second, in order."""
 
     def __init__(self, write: Callable[[bytes], object] = write_stderr, *, enabled: bool = True) -> None:
         self._write = write
         self._enabled = enabled
         self._lines: list[dict[str, Any]] = []
 
-    def line(self, record: dict[str, Any]) -> None:
+    def add(self, record: dict[str, Any]) -> None:
+        """Adds a line. It is written within `FLUSH_S`."""
         if not self._enabled:
             return
         if not self._lines:
@@ -96,6 +96,7 @@ class AccessLog:
         self._lines.append(record)
 
     def flush(self) -> None:
+        """Writes the lines that wait."""
         lines, self._lines = self._lines, []
         if lines:
             option = orjson.OPT_APPEND_NEWLINE
@@ -107,7 +108,7 @@ class AccessLog:
 
 
 class RepeatHandler(logging.StreamHandler[TextIO]):
-    """Writes a line when it first comes, and when it comes again counts it: once a minute the line has the count.
+    """Writes a line when it first comes and counts its repetitions; once a minute the line is written with the count.
 
     The same text of the same logger is the same line. The event loop's clock ends the minute, so lines are counted in
     its thread alone; elsewhere each is written.
@@ -132,23 +133,27 @@ class RepeatHandler(logging.StreamHandler[TextIO]):
         super().emit(record)
         # Without its error, which would hold its frames as long.
         plain = {"exc_info": None, "exc_text": None, "stack_info": None}
-        self._count(loop, line, logging.makeLogRecord({**record.__dict__, **plain}))
+        self._begin_count(loop, line, logging.makeLogRecord({**record.__dict__, **plain}))
 
-    def _count(
+    def _begin_count(
         self, loop: asyncio.AbstractEventLoop, line: tuple[str, ...], record: logging.LogRecord
     ) -> None:
         self._counts[line] = 0
-        loop.call_later(self._counted_s, self._say, loop, line, record)
+        loop.call_later(self._counted_s, self._write_count, loop, line, record)
 
-    def _say(self, loop: asyncio.AbstractEventLoop, line: tuple[str, ...], record: logging.LogRecord) -> None:
+    def _write_count(
+        self, loop: asyncio.AbstractEventLoop, line: tuple[str, ...], record: logging.LogRecord
+    ) -> None:
         if again := self._counts.pop(line):
             record.again = again
             with self.lock or nullcontext():
                 super().emit(record)
-            self._count(loop, line, record)
+            self._begin_count(loop, line, record)
 
 
 class JsonFormatter(logging.Formatter):
+    """Formats a record as one JSON object, with each key in it masked."""
+
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
             "at": round(time.time(), 3),
@@ -170,5 +175,5 @@ def configure_logging() -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
-    # Our own lines say how far batches are; libraries' would say too much.
+    # At this level the gateway logs little, such as the progress of batches; libraries log much.
     logging.getLogger("mnemogate").setLevel(logging.INFO)

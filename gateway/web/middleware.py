@@ -271,7 +271,7 @@ class Edge:
         }
         if trace.context is not None:
             line["trace_id"] = trace.context.trace_hex
-        self._access.line(line)
+        self._access.add(line)
 
 
 def _with_ids(headers: Iterable[tuple[bytes, bytes]], trace: Trace) -> list[tuple[bytes, bytes]]:
