@@ -69,10 +69,18 @@ def sleeptime_schedule(
     """
 
     async def look() -> None:
-        schedule.enqueue_after_rest(await store.readers.unslept(AT_START, profiles))
+        schedule.enqueue_when_idle(await store.readers.unslept(AT_START, profiles))
 
-    rest_s = idle_s + MARGIN_S
-    schedule = Schedule("sleeptime", SLEEP, store.jobs, look, SLEEP_EVERY, rest_s, now, spares_last=True)
+    schedule = Schedule(
+        "sleeptime",
+        SLEEP,
+        store.jobs,
+        look,
+        every=SLEEP_EVERY,
+        idle_s=idle_s + MARGIN_S,
+        now=now,
+        leaves_out_last=True,
+    )
     return schedule
 
 

@@ -131,7 +131,7 @@ class Embedding:
         self._no_jobs_until = 0.0
         self._failures = 0  # of jobs, in a row
         self.schedule = Schedule(
-            "embedding", KIND, store.jobs, self._start, every=EVERY, rest_s=settings.idle_s, now=now
+            "embedding", KIND, store.jobs, self._start, every=EVERY, idle_s=settings.idle_s, now=now
         )
 
     # -- when

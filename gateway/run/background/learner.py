@@ -74,14 +74,14 @@ class Learning:
             self._start,
             # What a rule keeps is for other conversations, and waits until this one rests.
             every=settings.learn_every if background is not None else _NEVER,
-            rest_s=settings.idle_s + MARGIN_S,
+            idle_s=settings.idle_s + MARGIN_S,
             now=now,
             # The newest turn is not confirmed before the next one.
-            spares_last=True,
+            leaves_out_last=True,
         )
 
     async def _start(self) -> None:
-        self.schedule.enqueue_after_rest(
+        self.schedule.enqueue_when_idle(
             await self._store.readers.unlearned(AT_START, self._but, self._reader)
         )
 
@@ -103,7 +103,7 @@ class Learning:
                 self.schedule.enqueue_now([job.agent])
                 return
         if asked["is_waiting"]:
-            self.schedule.enqueue_after_rest([job.agent])
+            self.schedule.enqueue_when_idle([job.agent])
 
     async def _next(self, job: JobContext, upto: int | None = None) -> Unread | None:
         """Reads the next batch. upto: the batch that an earlier attempt read, by its end."""

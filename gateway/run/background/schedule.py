@@ -1,6 +1,6 @@
 """Decides when a memory is due for a job: after enough messages, or once it is idle.
 
-It never delays a turn: a finished turn leaves a number in memory, and a task of its own enqueues the job. What a
+No turn is delayed by it: a turn that has ended is counted in memory, and a background task enqueues the job. What a
 process that died did not enqueue, the next one finds at its start.
 """
 
@@ -14,31 +14,31 @@ from gateway.run.background.loop import PeriodicTask
 from storage.errors import Stale
 from storage.sql.jobs import Jobs
 
-# So many memories are read when the process starts.
+# How many memories that are due a process looks for when it starts; no measurement.
 AT_START = 10_000
-# So many jobs are enqueued in a second, so that other work gets its turn among them.
-_AT_ONCE = 64
-_LEAST_S = 1.0
+# How many jobs are enqueued before a pause, so that other writes get their turn; no measurement.
+_MOST_AT_ONCE = 64
+_MIN_PAUSE_S = 1.0
 
 
 @dataclass(slots=True)
-class _Waiting:
-    """A memory that may come to rest. at: of the newest turn. messages: since the last job was enqueued.
+class _Activity:
+    """The turns of a memory since its last job was enqueued."""
 
-    last: messages of the newest turn, where that is spared.
-    """
-
+    # When the newest of them ended.
     at: float
     messages: int = 0
-    last: int = 0
+    # Those of the newest turn, if that does not count yet.
+    uncounted: int = 0
 
 
 @dataclass(eq=False)
 class Schedule:
     """Enqueues one kind of job for memories that are due."""
 
-    # In the log.
+    # Its name in the log.
     name: str
+    # Of the jobs.
     kind: str
     jobs: Jobs
     # Runs once, before the first step.
@@ -46,15 +46,15 @@ class Schedule:
     # Messages after which a memory is due.
     every: int
     # A memory without a turn for so long is due, too.
-    rest_s: float
+    idle_s: float
     # Seconds since the epoch, as turns are dated.
     now: Callable[[], float]
-    # The newest turn does not count yet.
-    spares_last: bool = False
-    # The memories by agent, in the order of their newest turns, so that the first one comes to rest first.
-    _waiting: dict[int, _Waiting] = field(default_factory=dict)
-    # Agents that are due now.
-    _full: set[int] = field(default_factory=set)
+    # The newest turn of a memory counts only when the next one has ended, or the memory is idle.
+    leaves_out_last: bool = False
+    # By agent, in the order of their newest turns, so that the first one is idle first.
+    _active: dict[int, _Activity] = field(default_factory=dict)
+    # The agents that are due now.
+    _due: set[int] = field(default_factory=set)
     _task: PeriodicTask = field(init=False)
 
     def __post_init__(self) -> None:
@@ -64,35 +64,35 @@ class Schedule:
         """Counts the messages of a turn, which is on disk.
 
         every: in place of the schedule's.
-        seq: the number of the first of them. With it a memory is due whenever so many numbers were taken, by
-            whichever process; without it this one's messages are counted.
+        seq: the number of the turn's first message. With it a memory is due after every so many numbers, whichever
+            process has taken them; without it the messages that this process counts decide.
         """
-        # Taken out and put back: it stands last then.
-        waiting = self._waiting.pop(agent, None) or _Waiting(0.0)
-        self._waiting[agent] = waiting
-        waiting.at = self.now()
-        waiting.last = messages if self.spares_last else 0
-        waiting.messages += messages
-        every, spoken = every or self.every, waiting.messages - waiting.last
+        # The entry is put back at the end of the order.
+        activity = self._active.pop(agent, None) or _Activity(0.0)
+        self._active[agent] = activity
+        activity.at = self.now()
+        activity.uncounted = messages if self.leaves_out_last else 0
+        activity.messages += messages
+        every = every or self.every
         if seq is not None:
-            end = seq + messages - waiting.last
-            is_full = end // every > max(0, end - messages) // every
+            end = seq + messages - activity.uncounted
+            is_due = end // every > max(0, end - messages) // every
         else:
-            is_full = spoken >= every
-        if is_full:
-            self._full.add(agent)
-        if self._full or self._task.is_open_ended:
+            is_due = activity.messages - activity.uncounted >= every
+        if is_due:
+            self._due.add(agent)
+        if self._due or self._task.is_open_ended:
             self._task.wake()
 
     def enqueue_now(self, agents: Iterable[int]) -> None:
         """Makes these memories due, however many messages they have."""
-        self._full.update(agents)
+        self._due.update(agents)
         self._task.wake()
 
-    def enqueue_after_rest(self, agents: Iterable[int]) -> None:
-        """Makes these memories due when they have come to rest."""
+    def enqueue_when_idle(self, agents: Iterable[int]) -> None:
+        """Makes these memories due once they are idle."""
         for agent in agents:
-            self._waiting.setdefault(agent, _Waiting(self.now(), messages=1))
+            self._active.setdefault(agent, _Activity(self.now(), messages=1))
         self._task.wake()
 
     async def run(self) -> None:
@@ -101,29 +101,28 @@ class Schedule:
 
     async def step(self) -> float | None:
         """Enqueues what is due. Returns the seconds until more will be; None: not before the next message."""
-        now, left = self.now(), _AT_ONCE
-        while self._full:
-            if not left:
-                return _LEAST_S
-            left -= 1
-            agent = next(iter(self._full))
+        now, room = self.now(), _MOST_AT_ONCE
+        while self._due:
+            if not room:
+                return _MIN_PAUSE_S
+            room -= 1
+            agent = next(iter(self._due))
             await self._enqueue(agent)
-            self._full.discard(agent)
-            if agent in self._waiting:
-                self._waiting[agent].messages = self._waiting[agent].last
-        while self._waiting:
-            agent, waiting = next(iter(self._waiting.items()))
-            # Apart in either direction counts as rest: the clock may have been put back.
-            if abs(now - waiting.at) < self.rest_s:
-                return max(_LEAST_S, waiting.at + self.rest_s - self.now())
-            if waiting.messages:
+            self._due.discard(agent)
+            if agent in self._active:
+                self._active[agent].messages = self._active[agent].uncounted
+        while self._active:
+            agent, activity = next(iter(self._active.items()))
+            # A turn that lies as far in the future counts as well: the clock may have been put back.
+            if abs(now - activity.at) < self.idle_s:
+                return max(_MIN_PAUSE_S, activity.at + self.idle_s - self.now())
+            if activity.messages:
                 await self._enqueue(agent)
             # A turn may have ended while the job was enqueued.
-            if self._waiting.get(agent) is waiting and abs(now - waiting.at) >= self.rest_s:
-                del self._waiting[agent]
+            if self._active.get(agent) is activity and abs(now - activity.at) >= self.idle_s:
+                del self._active[agent]
         return None
 
     async def _enqueue(self, agent: int) -> None:
-        # Stale means that the memory is gone.
-        with suppress(Stale):
+        with suppress(Stale):  # the memory is gone
             await self.jobs.enqueue(self.kind, agent, self.kind)

@@ -457,7 +457,7 @@ def test_a_gateway_that_died_finds_what_it_had_not_learned(upstream: StrictUpstr
         world.settle()
     with learning(upstream, tmp_path) as learner:
         learner.teaches(fact(MISO))
-        learner.learning.schedule.enqueue_after_rest(
+        learner.learning.schedule.enqueue_when_idle(
             learner.world.gateway.call(learner.world.store.readers.unlearned(10))
         )
         learner.rest()
@@ -479,7 +479,7 @@ def test_a_text_that_the_model_refuses_is_passed_over(learner: Learner, takes_ot
 
     def hours_go_by(counts: Any) -> bool:
         learner.world.clock.sleep(7200.0)
-        learner.learning.schedule.enqueue_after_rest([])
+        learner.learning.schedule.enqueue_when_idle([])
         learner.world.store.jobs.wake()
         # A model that takes nothing at all is set up wrongly: all of it waits.
         is_over: bool = counts[JobState.DEAD] == 2

@@ -12,8 +12,8 @@ from tests.gateway.background.test_model import DAY
 from tests.stored import ALICE, open_store
 
 
-@pytest.mark.parametrize("spares_last", [False, True])
-async def test_two_processes_make_a_memory_due_as_often_as_one(tmp_path: Path, spares_last: bool) -> None:
+@pytest.mark.parametrize("leaves_out_last", [False, True])
+async def test_two_processes_make_a_memory_due_as_often_as_one(tmp_path: Path, leaves_out_last: bool) -> None:
     store = await open_store(tmp_path / "memory.db")
     try:
         draft = store.agents.draft(ALICE)
@@ -23,20 +23,22 @@ async def test_two_processes_make_a_memory_due_as_often_as_one(tmp_path: Path, s
             """Has nothing to find."""
 
         def schedule() -> Schedule:
-            return Schedule("t", "learn", store.jobs, nothing, 10, DAY, lambda: 1.0, spares_last=spares_last)
+            return Schedule(
+                "t", "learn", store.jobs, nothing, 10, DAY, lambda: 1.0, leaves_out_last=leaves_out_last
+            )
 
         def due_after(processes: list[Schedule], numbers: bool) -> list[int]:
             found = []
             for turn in range(30):
                 process = processes[turn % len(processes)]
                 process.add(agent.id, 2, seq=2 * turn if numbers else None)
-                if process._full:
-                    process._full.clear()
+                if process._due:
+                    process._due.clear()
                     found.append(turn)
             return found
 
         assert due_after([schedule(), schedule()], True) == due_after([schedule()], True)
-        assert len(due_after([schedule()], True)) == 5 + (not spares_last)
+        assert len(due_after([schedule()], True)) == 5 + (not leaves_out_last)
         late = due_after([schedule(), schedule()], False)
         assert late[0] > due_after([schedule()], True)[0], "each counts its own alone"
     finally:
