@@ -423,7 +423,7 @@ class Chat:
         call = native_call(native, Passes(()), identity, spec, route, UnseenSink(), receipt)
         attempts = self.failover.at_first_key(route, call.sink, receipt)
         with QueueTicket() as ticket:
-            ticket.most_s = self.turns.limits.commit_wait_s
+            ticket.timeout_s = self.turns.limits.commit_wait_s
             begun, call.memory = await self._begin_memory(call, attempts, ticket)
             if begun is None:
                 return  # the next GET finds the note
@@ -444,7 +444,7 @@ class Chat:
         attempts.is_once = True
         # Requests side by side in one conversation are the upstream's to refuse, and none waits for another here.
         with QueueTicket() as ticket:
-            ticket.most_s = self.turns.limits.commit_wait_s
+            ticket.timeout_s = self.turns.limits.commit_wait_s
             begun, call.memory = None, "unavailable"  # where the request refers to what is unknown here
             if not all(map(is_system, call.request.messages)):
                 begun, call.memory = await self._begin_memory(call, attempts, ticket)

@@ -479,7 +479,7 @@ def test_the_job_of_a_run_that_has_ended_takes_nobodys_place(world: LettaWorld) 
     with ThreadPoolExecutor(1) as pool:
         live = pool.submit(world.letta.agents.messages.create, agent.id, input="3")
         queue = world.world.gateway.app.services.chat.keeper.queues  # type: ignore[union-attr]
-        becomes(lambda: queue._counted)
+        becomes(lambda: queue._limited_counts)
         gate.open()
         live.result(PATIENCE_S)
     assert [ended(world, each.id).status for each in (first, second)] == ["completed"] * 2

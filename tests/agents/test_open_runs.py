@@ -25,7 +25,7 @@ async def queues(tmp_path: Path) -> AsyncIterator[Queues]:
 
 async def is_free(queues: Queues) -> bool:
     with QueueTicket() as ticket:
-        return await queues.enter_free(CONVERSATION, ticket)
+        return await queues.try_enter(CONVERSATION, ticket)
 
 
 async def test_the_first_job_takes_the_first_ticket_whichever_run_it_is(queues: Queues) -> None:
@@ -34,7 +34,7 @@ async def test_the_first_job_takes_the_first_ticket_whichever_run_it_is(queues: 
     two = runs.add("two", CONVERSATION)
     await asyncio.sleep(0)
     reserved = runs.begin(two)
-    await reserved.taken()
+    await reserved.wait()
     assert two.phase is RunPhase.PERFORMED
     runs.close(two)
     assert two.ended.is_set()
@@ -60,13 +60,13 @@ async def test_a_run_ended_while_it_is_performed_leaves_the_other_tickets(queues
     runs = OpenRuns(queues)
     one, two = runs.add("one", CONVERSATION), runs.add("two", CONVERSATION)
     reserved = runs.begin(one)
-    await reserved.taken()
+    await reserved.wait()
     runs.close(one)
     runs.put_back(one, reserved)  # its job failed afterwards
     runs.stop(one)
     assert one.phase is RunPhase.ENDED
     second = runs.begin(two)
-    await second.taken()
+    await second.wait()
     assert not await is_free(queues)
     second.drop()
     assert await is_free(queues)
@@ -79,7 +79,7 @@ async def test_a_job_that_begins_again_is_first_in_its_conversation(queues: Queu
     reserved = runs.begin(one)
     runs.accepted(one)  # the job began before the write of its row returned
     assert one.phase is RunPhase.PERFORMED
-    await reserved.taken()
+    await reserved.wait()
     runs.put_back(one, reserved)
     runs.stop(one)
     assert one.phase is RunPhase.WAITING

@@ -56,7 +56,7 @@ class ItemOutcomes:
             for work, found in zip(works, made, strict=True):
                 if not isinstance(found, Ending):
                     writes.append(found)
-                elif await queues.enter_free(found.turn.serial_group, stack.enter_context(QueueTicket())):
+                elif await queues.try_enter(found.turn.serial_group, stack.enter_context(QueueTicket())):
                     writes.append(await self.turns.settle(found))
                     endings.append(found)
                     # Live turns come in between.

@@ -125,7 +125,7 @@ class MemoryKeeper:
         assert key is not None
         agent = await agent_of(self.store, request)
         try:
-            async with asyncio.timeout(request.ticket.most_s):
+            async with asyncio.timeout(request.ticket.timeout_s):
                 await self.queues.enter((agent.uid, key), request.ticket)
         except TimeoutError:
             raise TooSlow("another request of this conversation is being answered") from None

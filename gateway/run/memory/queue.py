@@ -1,4 +1,4 @@
-"""The queue of a conversation that the gateway writes: each request is answered from what the one before has left."""
+"""The queue of a conversation that the gateway writes: a request begins when the one before it has been written."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from gateway.errors import TooManySends
 from gateway.run.memory.leases import Leases, lock_name
 
 RETRY_AFTER_S = 1.0
+# The uid of the memory, and the key of the conversation.
+QueueName = tuple[str, str]
 
 
 class QueueTicket:
@@ -19,16 +21,16 @@ class QueueTicket:
 
         with QueueTicket() as ticket: ...
 
-    The end of the `with` leaves the queue, however the request ended. Where a write of its turn has taken the ticket
-    over, the next request has to wait for that, and the write leaves.
+    The end of the `with` leaves the queue, however the request ended. A ticket that was handed to the write of the turn
+    is left by that write instead, and the next request waits for it.
     """
 
     # Defaults of the class, since nearly all tickets stay as they are made.
     _let_next_begin: Callable[[], None] | None = None
     _is_handed_on = False
-    # The longest wait for the requests before; None: as long as it takes.
-    most_s: float | None = None
-    # The conversation's lock is held for it, so that other processes wait as well.
+    # For the wait until the requests before have left; None: no limit.
+    timeout_s: float | None = None
+    # It holds the conversation's lock as well, for which other processes wait.
     is_shared = False
 
     def __enter__(self) -> QueueTicket:
@@ -40,70 +42,74 @@ class QueueTicket:
         if self._let_next_begin is not None and not self._is_handed_on:
             self.leave()
 
-    def take(self, let_go: Callable[[], None]) -> None:
-        """Holds the ticket from now on. let_go: lets the next request begin."""
-        self._let_next_begin = let_go
+    def hold(self, let_next_begin: Callable[[], None]) -> None:
+        """Notes that it is this request's turn. let_next_begin: called when the queue is left."""
+        self._let_next_begin = let_next_begin
 
-    def share(self, let_go: Callable[[Callable[[], None]], None]) -> None:
-        """Holds it before other processes, too. let_go: ends that, and then calls what lets the next request begin."""
-        inner, self.is_shared = self._let_next_begin, True
-        assert inner is not None
-        self._let_next_begin = partial(let_go, inner)
+    def share(self, give_back: Callable[[Callable[[], None]], None]) -> None:
+        """Notes that the conversation's lock is held too.
+
+        give_back: gives the lock back, and then calls its argument.
+        """
+        let_next_begin, self.is_shared = self._let_next_begin, True
+        assert let_next_begin is not None
+        self._let_next_begin = partial(give_back, let_next_begin)
 
     def hand_on(self) -> None:
-        """Leaves it to a write to leave the queue."""
+        """Hands the ticket to the write of the turn, which leaves the queue."""
         self._is_handed_on = True
 
     def leave(self) -> None:
         """Lets the next request begin. Idempotent."""
-        let_go, self._let_next_begin = self._let_next_begin, None
+        let_next_begin, self._let_next_begin = self._let_next_begin, None
         self.is_shared = False
-        if let_go is not None:
-            let_go()
+        if let_next_begin is not None:
+            let_next_begin()
 
 
 class Reservation:
-    """A ticket of a queue for a later request. The other processes see it when it is taken."""
+    """A ticket of a queue for a later request. Other processes wait for it only once it is used."""
 
     def __init__(
         self,
         entering: Coroutine[None, None, None],
         ticket: QueueTicket,
-        hold: Callable[[QueueTicket], Coroutine[None, None, None]],
+        take_lock: Callable[[QueueTicket], Coroutine[None, None, None]],
     ) -> None:
         self._ticket = ticket
         self._entering = asyncio.ensure_future(entering)
-        self._hold = hold
+        self._take_lock = take_lock
 
-    async def taken(self) -> QueueTicket:
-        """Waits until it is this ticket's turn. Given up, it stays reserved."""
+    async def wait(self) -> QueueTicket:
+        """Waits until it is this ticket's turn. It stays reserved if the wait is cancelled."""
         await asyncio.shield(self._entering)
-        await self._hold(self._ticket)
+        await self._take_lock(self._ticket)
         return self._ticket
 
     def drop(self) -> None:
-        """Gives the ticket up."""
+        """Gives the ticket up, and leaves the queue."""
         self._entering.cancel()
         self._ticket.leave()
 
 
 class Queues:
-    """The queues that are in use. A queue is named by its memory and the conversation's key.
+    """The queues that are in use.
 
-    leases: what is taken in addition where several processes share the database.
+    leases: the locks that are taken as well where several processes share the database.
     """
 
     def __init__(self, leases: Leases) -> None:
         self._leases = leases
-        self._locks: dict[tuple[str, str], asyncio.Lock] = {}
-        self._inside: Counter[tuple[str, str]] = Counter()
-        self._counted: Counter[tuple[str, str]] = Counter()  # those of them that a limit holds for
+        self._locks: dict[QueueName, asyncio.Lock] = {}
+        # How many requests are in each queue, and how many of those have a limit.
+        self._counts: Counter[QueueName] = Counter()
+        self._limited_counts: Counter[QueueName] = Counter()
 
     def __len__(self) -> int:
         return len(self._locks)
 
-    async def enter_free(self, name: tuple[str, str], ticket: QueueTicket) -> bool:
-        """Enters an empty queue. False: it is not empty. Raises: Unavailable."""
+    async def try_enter(self, name: QueueName, ticket: QueueTicket) -> bool:
+        """Enters a queue if it is empty. Returns False where it is not. Raises: Unavailable."""
         if name in self._locks:
             return False
         await self._enter(name, ticket)
@@ -111,74 +117,75 @@ class Queues:
             if not await self._leases.try_take(lock_name(*name)):
                 ticket.leave()
                 return False
-            self._give_back(name, ticket)
+            self._share(name, ticket)
         return True
 
-    async def enter(self, name: tuple[str, str], ticket: QueueTicket, most: int | None = None) -> None:
+    async def enter(self, name: QueueName, ticket: QueueTicket, most: int | None = None) -> None:
         """Waits until the requests before this one have left.
 
         most: how many of those that have a limit may be in the queue; None: it has none.
         Raises: TooManySends, Unavailable.
         """
         await self._enter(name, ticket, most)
-        await self._hold(name, ticket)
+        await self._take_lock(name, ticket)
 
-    async def _hold(self, name: tuple[str, str], ticket: QueueTicket) -> None:
-        """Waits until no other process is in the queue, either."""
+    async def _take_lock(self, name: QueueName, ticket: QueueTicket) -> None:
+        """Waits until no other process answers a request of the conversation."""
         if self._leases.is_needed and not ticket.is_shared:
             try:
                 await self._leases.take(lock_name(*name))
             except BaseException:
                 ticket.leave()
                 raise
-            self._give_back(name, ticket)
+            self._share(name, ticket)
 
-    def _give_back(self, name: tuple[str, str], ticket: QueueTicket) -> None:
-        """Makes a ticket return the lock when it is left; the next request here begins after that."""
+    def _share(self, name: QueueName, ticket: QueueTicket) -> None:
+        """Has a ticket give the lock back when the queue is left. The next request here begins after that."""
         lock = lock_name(*name)
 
-        def let_go(next_: Callable[[], None]) -> None:
-            giving = self._leases.give(lock)
-            if giving is None:
-                next_()
+        def give_back(let_next_begin: Callable[[], None]) -> None:
+            writing = self._leases.give(lock)
+            if writing is None:
+                let_next_begin()
             else:
-                giving.add_done_callback(lambda _: next_())
+                writing.add_done_callback(lambda _: let_next_begin())
 
-        ticket.share(let_go)
+        ticket.share(give_back)
 
-    async def _enter(self, name: tuple[str, str], ticket: QueueTicket, most: int | None = None) -> None:
+    async def _enter(self, name: QueueName, ticket: QueueTicket, most: int | None = None) -> None:
         if most is not None:
-            if self._counted[name] >= most:
+            if self._limited_counts[name] >= most:
                 raise TooManySends(
                     f"{most} sends wait for this conversation already.", retry_after_s=RETRY_AFTER_S
                 )
-            self._counted[name] += 1
-        self._inside[name] += 1
+            self._limited_counts[name] += 1
+        self._counts[name] += 1
         lock = self._locks.setdefault(name, asyncio.Lock())
         try:
             await lock.acquire()
         except BaseException:
-            self._left(name, most)
+            self._count_out(name, most)
             raise
 
-        def let_go() -> None:
+        def let_next_begin() -> None:
             lock.release()
-            self._left(name, most)
+            self._count_out(name, most)
 
-        ticket.take(let_go)
+        ticket.hold(let_next_begin)
 
-    def reserve(self, name: tuple[str, str]) -> Reservation:
-        """Returns a ticket after those in the queue now. No limit holds for it."""
+    def reserve(self, name: QueueName) -> Reservation:
+        """Reserves the next ticket. No limit holds for it."""
         ticket = QueueTicket()
-        return Reservation(self._enter(name, ticket), ticket, partial(self._hold, name))
+        return Reservation(self._enter(name, ticket), ticket, partial(self._take_lock, name))
 
-    def _left(self, name: tuple[str, str], most: int | None) -> None:
-        self._inside[name] -= 1
+    def _count_out(self, name: QueueName, most: int | None) -> None:
+        """Counts a request that has left the queue."""
+        self._counts[name] -= 1
         if most is not None:
-            self._counted[name] -= 1
-            if not self._counted[name]:
-                del self._counted[name]
+            self._limited_counts[name] -= 1
+            if not self._limited_counts[name]:
+                del self._limited_counts[name]
         # The last request removes the queue, so that the table does not grow with every conversation.
-        if not self._inside[name]:
-            del self._inside[name]
+        if not self._counts[name]:
+            del self._counts[name]
             self._locks.pop(name, None)

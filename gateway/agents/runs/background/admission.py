@@ -162,7 +162,7 @@ class BackgroundRuns:
                 self._open.close(open_run)
         reserved = self._open.begin(open_run)
         try:
-            ticket = await reserved.taken()
+            ticket = await reserved.wait()
             ended = await self._perform(agent, run, name, open_run, ticket, attempt, tries)
         except (StoreError, asyncio.CancelledError):
             if self._shared.is_shared:
