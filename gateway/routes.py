@@ -32,7 +32,7 @@ from gateway.web.messages import messages_routes
 from gateway.web.models import model_routes
 from gateway.web.response_compaction import COMPACT_PATH, INPUT_TOKENS_PATH, CompactPath, InputTokensPath
 from gateway.web.responses import RESPONSES_PATH, ResponsesPath, stored_routes
-from gateway.web.sockets.responses_socket import OpensSocket
+from gateway.web.sockets.responses_socket import HandshakeRoute
 from gateway.web.stored_responses import OwnResponses, unknown_response
 from storage.listing import NamedAgent
 
@@ -82,7 +82,7 @@ def make_endpoints(
         *model_routes(services.models, names),
         Route(INPUT_TOKENS_PATH, responses(InputTokensPath), methods=["POST"]),
         Route(COMPACT_PATH, responses(CompactPath), methods=["POST"]),
-        Route(RESPONSES_PATH, OpensSocket(), methods=["GET"]),
+        Route(RESPONSES_PATH, HandshakeRoute(), methods=["GET"]),
         *stored_routes(forwarding, bodies, max_upload_bytes, limits, prompts, own),
         *forwarding_routes(forwarding, bodies, max_upload_bytes, limits),
         *memory_routes(

@@ -1,8 +1,8 @@
 """The Responses API over a WebSocket: a connection is a sequence of requests to POST /v1/responses.
 
-The handshake goes through the edge as a GET, and each `response.create` as a POST with the headers of the handshake: so
-keys, limits, errors, memory, counts and the log are those of a request, and there is one way through all of it. What
-such a POST answers, a stream, is cut into its events, which are the messages that the client is sent.
+The handshake passes the edge as a GET, and each `response.create` as a POST with the headers of the handshake. So keys,
+limits, errors, memory, counts and the log are those of a request, and none of it is written twice. Such a POST is
+answered by a stream, and each event of the stream is sent to the client as a message.
 """
 
 from __future__ import annotations
@@ -37,13 +37,14 @@ from gateway.web.raw_headers import header_of
 from gateway.web.sockets.arrival import Arrival
 
 PATH: Final = "/v1/responses"
-# LiveKit opens its base URL as it is.
+# LiveKit connects to its base URL, without the rest of the path.
 _PATHS: Final = frozenset((PATH, f"{PATH}/", "/v1", "/v1/"))
-_MOST_UNDER_WAY: Final = 32  # on one connection, with those that wait; clients seen so far send one or two
-# Codes of a close, RFC 6455's registry.
+# Responses of one connection that are under way or wait; clients seen so far ask for one or two at a time.
+_MOST_UNDER_WAY: Final = 32
+# Close codes (RFC 6455 7.4, and its registry at IANA).
 _POLICY_VIOLATION: Final = 1008
 _SERVICE_RESTART: Final = 1012
-# Of the handshake alone, or of one request.
+# Headers of the handshake that its requests do not have: they belong to the upgrade, or to one message.
 _DROPPED: Final = frozenset(
     b"connection upgrade content-length content-type content-encoding transfer-encoding expect x-request-id".split()
 )
@@ -52,8 +53,8 @@ _RETRY_HEADERS: Final = frozenset((b"retry-after", b"retry-after-ms", b"x-reques
 _log = logging.getLogger("mnemogate")
 
 
-class OpensSocket:
-    """The route of a handshake. A GET that is none finds nothing there.
+class HandshakeRoute:
+    """The route of a handshake. A plain GET is answered with 405.
 
     It is an object because starlette would wrap a function.
     """
@@ -67,11 +68,11 @@ class OpensSocket:
 
 
 class ResponsesSockets:
-    """The WebSocket side of the application.
+    """The application's part that serves WebSockets.
 
     edge: answers requests.
-    bodies: counts messages as it counts bodies.
-    is_draining: no new request is taken.
+    bodies: bounds messages as it bounds bodies.
+    is_draining: returns whether the server takes no new requests.
     """
 
     def __init__(self, edge: ASGIApp, bodies: BodyReader, is_draining: Callable[[], bool]) -> None:
@@ -88,7 +89,7 @@ class ResponsesSockets:
             if message.get("status") == 101:
                 is_open = True
             elif not is_open:
-                # As uvicorn knows it: the handshake is refused as a request is.
+                # A refusal, in the messages of ASGI's extension "WebSocket Denial Response".
                 await send({**message, "type": f"websocket.{message['type']}"})
 
         path = PATH if scope["path"] in _PATHS else scope["path"]
@@ -100,29 +101,29 @@ class ResponsesSockets:
 
 
 class _Response:
-    """A response that was asked for; to the edge it is its client's connection."""
+    """A response that was asked for. The edge takes it for the client's connection (`HttpConnection`)."""
 
     has_whole_body = True
 
-    def __init__(self, create: Create, quota: ByteQuota, connection: Any, before: str | None) -> None:
+    def __init__(self, create: Create, quota: ByteQuota, connection: Any, ended_before: str | None) -> None:
         self.create = create
-        # Of its request.
+        # For the bytes of its request.
         self.quota = quota
         # The id of the response that had ended before this was asked for; None: there was none, or it still went on.
-        self.before = before
+        self.ended_before = ended_before
         self.on_lost: Callable[[], object] | None = None
         self._has_left = False
         self.is_cancelled = False
         self.has_ended = False
         self.id: str | None = None
-        # The response as it was first sent.
-        self.begun = b""
-        # How many events were sent.
-        self.events = 0
+        # The response as it was first sent; empty: nothing was sent.
+        self.first_sent = b""
+        self.sent_events = 0
         self._connection = connection
 
     def begin(self, response: bytes) -> None:
-        self.begun, self.id = response, server_events.id_of(response)
+        """Notes the response as it is first sent."""
+        self.first_sent, self.id = response, server_events.id_of(response)
 
     @property
     def is_full(self) -> bool:
@@ -136,16 +137,17 @@ class _Response:
             self._connection.abort()
 
     def leave(self) -> None:
-        """Ends it, as its client does that closes the connection."""
+        """Ends the response as if its client had closed the connection."""
         self._has_left = True
         if self.on_lost is not None:
             self.on_lost()
 
-    def is_meant(self, cancel: Cancel) -> bool:
+    def matches(self, cancel: Cancel) -> bool:
+        """Returns whether a client wants this response cancelled."""
         if cancel.response is None:
             return self.create.stream_id == cancel.stream_id
-        # One that has not begun has no id yet. Pipecat names the one before, which is over.
-        return cancel.response == (self.before if self.id is None else self.id)
+        # Before a response begins its client has no id for it: Pipecat names the one that ended before.
+        return cancel.response == (self.ended_before if self.id is None else self.id)
 
     def cancel(self) -> None:
         self.is_cancelled = True
@@ -168,17 +170,17 @@ class _Session:
         self.unstored = Unstored(sockets.bodies.limit_bytes)
         self._queues: dict[str | None, _Queue] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._over: tuple[str | None, str | None] = None, None  # stream_id and id of the one that ended last
-        self._is_over = False  # no further response begins
+        self._last_ended: tuple[str | None, str | None] = None, None  # stream_id and id of a response
+        self._has_stopped = False  # no further response begins
         self._is_closed = False
         query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
         self._model = query.pop("model", None)
         self._query = urlencode(query).encode()
-        self._headers = _of_each_request(scope["headers"])
+        self._headers = _request_headers(scope["headers"])
 
     async def run(self) -> None:
-        self._connection.on_shutdown = self._drained
-        self._connection.arrival = Arrival(self._sockets.bodies, self._late)
+        self._connection.on_shutdown = self._close_when_idle
+        self._connection.arrival = Arrival(self._sockets.bodies, self._fail_late)
         if self._sockets.is_draining():
             await self._close()
         try:
@@ -188,19 +190,19 @@ class _Session:
                 except GatewayError as error:
                     await self.send_event(server_events.failed(error))
                 else:
-                    await self._perform(event)
+                    await self._handle(event)
         except asyncio.CancelledError:
-            # As the edge does, which is cancelled here in its turn: the log would have the trace of a cancelled task.
-            await self._cut()
+            # Not raised again, as at the edge: uvicorn would log the trace of a cancelled task.
+            await self._abort_responses()
         finally:
-            self._is_over = self._is_closed = True
+            self._has_stopped = self._is_closed = True
             for queue in self._queues.values():
                 queue[0].leave()
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _cut(self) -> None:
-        """Ends at once, as the server does after its `shutdown_s`; each response under way gets an error."""
-        self._is_over = True
+    async def _abort_responses(self) -> None:
+        """Ends the session at once, when the server's `shutdown_s` is over. Each response under way gets an error."""
+        self._has_stopped = True
         if self._connection.is_full:
             self._connection.abort()
         for task in self._tasks:
@@ -208,10 +210,10 @@ class _Session:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._close()
 
-    def _late(self) -> None:
+    def _fail_late(self) -> None:
         self._connection.fail(_POLICY_VIOLATION, "The message did not arrive in time. Send it faster.")
 
-    async def _perform(self, event: ClientEvent) -> None:
+    async def _handle(self, event: ClientEvent) -> None:
         match event:
             case Cancel():
                 self._cancel(event)
@@ -231,9 +233,9 @@ class _Session:
             raise Overloaded(f"{count} responses are under way or wait on this connection.", retry_after_s=1)
         quota = self._sockets.bodies.quota()
         quota.grow(sum(map(len, create.fields.values())))
-        stream_id, before = self._over
+        stream_id, ended = self._last_ended
         is_next = create.stream_id == stream_id and stream_id not in self._queues
-        response = _Response(create, quota, self._connection, before if is_next else None)
+        response = _Response(create, quota, self._connection, ended if is_next else None)
         if (queue := self._queues.get(create.stream_id)) is not None:
             queue.append(response)
         else:
@@ -243,9 +245,10 @@ class _Session:
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(self._remove)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _remove(self, task: asyncio.Task[None]) -> None:
+        """Removes a task that has ended. A fault in it closes the connection."""
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error(
@@ -254,13 +257,16 @@ class _Session:
             self._connection.abort()
 
     def _cancel(self, cancel: Cancel) -> None:
-        """Cancels a response. One that is over has ended while this was on its way: an error would concern the next."""
+        """Cancels a response, if it is under way.
+
+        It may have ended meanwhile. An error about that would be taken for one of the next response.
+        """
         for queue in self._queues.values():
-            if queue[0].is_meant(cancel):
+            if queue[0].matches(cancel):
                 queue[0].cancel()
 
-    def _drained(self) -> None:
-        """Closes the connection after the responses under way."""
+    def _close_when_idle(self) -> None:
+        """Closes the connection after the responses that it has; `_serve` does where there are any."""
         if not self._queues:
             self._start(self._close())
 
@@ -270,15 +276,16 @@ class _Session:
             with suppress(OSError):
                 await self._send({"type": "websocket.close", "code": _SERVICE_RESTART})
 
-    async def _serve(self, name: str | None, queue: _Queue) -> None:
+    async def _serve(self, stream_id: str | None, queue: _Queue) -> None:
+        """Makes the responses of a queue one after another, until it is empty."""
         try:
             while queue:
                 with queue[0].quota:
-                    if not self._is_over:
+                    if not self._has_stopped:
                         await self._respond(queue[0])
-                self._over = name, queue.popleft().id
+                self._last_ended = stream_id, queue.popleft().id
         finally:
-            del self._queues[name]
+            del self._queues[stream_id]
         if not self._queues and self._sockets.is_draining():
             await self._close()
 
@@ -286,12 +293,12 @@ class _Session:
         create = response.create
         if self._model is not None:
             create.fields.setdefault("model", orjson.dumps(self._model))
-        body, asked = self.unstored.request(create)
+        body, unanswered = self.unstored.request(create)
         if not create.is_generated:
             begun, done = server_events.prepared(create)
             await self.send_event(begun, create.stream_id)
             await self.send_event(done, create.stream_id)
-            self.unstored.keep(asked, server_events.response_in(done))
+            self.unstored.keep(unanswered, server_events.response_in(done))
             return
         headers = [
             *self._headers,
@@ -299,12 +306,12 @@ class _Session:
             (b"content-length", b"%d" % len(body)),
         ]
         scope = _request(self._scope, "POST", PATH, {"connection": response}, headers, self._query)
-        await self._sockets.edge(scope, _Body(body), _Answer(self, asked, response))
+        await self._sockets.edge(scope, _Body(body), _Answer(self, unanswered, response))
         if response.has_ended:
             return
         if response.is_cancelled:
-            begun = response.begun or server_events.response_in(server_events.prepared(create)[0])
-            await self.send_event(server_events.cancelled(begun, response.events), create.stream_id)
+            begun = response.first_sent or server_events.response_in(server_events.prepared(create)[0])
+            await self.send_event(server_events.cancelled(begun, response.sent_events), create.stream_id)
         else:
             await self.send_event(
                 server_events.failed(UpstreamBroke("The reply ended in the middle.")), create.stream_id
@@ -313,7 +320,7 @@ class _Session:
     async def send_event(self, event: bytes, stream_id: str | None = None) -> None:
         """Sends an event, unless the client has gone."""
         if not self._is_closed:
-            with suppress(OSError):  # it is just going, of which the session is notified next
+            with suppress(OSError):  # the client is closing the connection; `run` receives that next
                 await self._send(
                     {
                         "type": "websocket.send",
@@ -323,18 +330,18 @@ class _Session:
 
 
 class _Answer:
-    """The `send` of one request: what answers it becomes events."""
+    """The `send` of one request: turns the answer into events."""
 
-    def __init__(self, session: _Session, asked: Unanswered, response: _Response) -> None:
+    def __init__(self, session: _Session, unanswered: Unanswered, response: _Response) -> None:
         self._session = session
         self._stream_id = response.create.stream_id
-        self._asked = asked
+        self._unanswered = unanswered
         self._response = response
-        self._stream = EventDecoder()
+        self._decoder = EventDecoder()
         self._status = 0
         self._headers: RawHeaders = ()
         self._is_stream = False
-        self._body = bytearray()  # of what is no stream
+        self._body = bytearray()  # of an answer that is no stream
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -342,7 +349,7 @@ class _Answer:
             kind = header_of(self._headers, b"content-type") or b""
             self._is_stream = self._status == 200 and kind.startswith(b"text/event-stream")
         elif self._is_stream:
-            for event in self._stream.feed(message["body"]):
+            for event in self._decoder.feed(message["body"]):
                 if event.data is not None:
                     await self._send_event(server_events.kind_of(event.name, event.data), event.data)
         else:
@@ -359,18 +366,20 @@ class _Answer:
         elif kind in server_events.ENDS:
             response.has_ended = True
             if kind in server_events.GOOD_ENDS:
-                self._session.unstored.keep(self._asked, server_events.response_in(data))
+                self._session.unstored.keep(self._unanswered, server_events.response_in(data))
             else:
-                # As OpenAI does: what a failed turn went on from is gone.
+                # As at OpenAI a failed turn drops the response that it continued.
                 self._session.unstored.drop(response.create.previous)
                 data = server_events.broken_off(data) if kind == server_events.ERROR else data
-        response.events += 1
+        response.sent_events += 1
         await self._session.send_event(data, self._stream_id)
 
     async def _refuse(self) -> None:
         self._response.has_ended = True
         self._session.unstored.drop(self._response.create.previous)
-        status = self._status if self._status >= 400 else 502  # no stream, which was asked for
+        status = (
+            self._status if self._status >= 400 else 502
+        )  # a success is a stream, since one was asked for
         headers = {
             name.decode(): value.decode("latin-1") for name, value in self._headers if name in _RETRY_HEADERS
         }
@@ -395,7 +404,7 @@ class _Body:
 def _request(
     scope: Scope, method: str, path: str, state: dict[str, Any], headers: RawHeaders, query: bytes = b""
 ) -> Scope:
-    """Returns the scope of a request that came over a socket."""
+    """Returns the scope of a request that came over a socket. scope: the socket's."""
     return {
         "type": "http",
         "asgi": scope["asgi"],
@@ -413,16 +422,16 @@ def _request(
     }
 
 
-def _of_each_request(headers: RawHeaders) -> list[tuple[bytes, bytes]]:
-    """Returns the headers of a handshake that are those of each request too."""
-    kept = []
+def _request_headers(headers: RawHeaders) -> list[tuple[bytes, bytes]]:
+    """Returns the headers of a handshake that each of its requests has."""
+    found = []
     for name, value in headers:
         if name == _BETA:
-            # The beta of the socket ends here: the upstream is asked by HTTP.
-            names = [
-                each for each in value.split(b",") if not each.strip().startswith(b"responses_websockets")
+            # The upstream is asked over HTTP, so it must not see the beta of the socket.
+            betas = [
+                beta for beta in value.split(b",") if not beta.strip().startswith(b"responses_websockets")
             ]
-            value = b",".join(names).strip()
+            value = b",".join(betas).strip()
         if value and name not in _DROPPED and not name.startswith(b"sec-websocket-"):
-            kept.append((name, value))
-    return kept
+            found.append((name, value))
+    return found
