@@ -20,6 +20,8 @@ from gateway.errors import BadRequest, UnknownId
 from storage.listing import PassageDraft, PassageFilter
 from storage.records import Agent, Definition, DefinitionKind, Passage, StoredFile
 
+_DEFAULT_RESULTS = 5  # of a search that names no number; Letta's
+
 _Name = Annotated[str, Meta(min_length=1, max_length=200)]
 _Tags = list[Annotated[str, Meta(min_length=1, max_length=200)]]
 
@@ -43,66 +45,6 @@ class SearchPassages(Body):
     limit: Annotated[int, Meta(ge=1, le=100)] = 50
     start_date: Maybe[str] = UNSET
     end_date: Maybe[str] = UNSET
-
-
-def passage_json(uid: str, passage: Passage, file: StoredFile | None) -> dict[str, Any]:
-    """Returns a passage.
-
-    uid: of the memory in which it lies.
-    file: it is a part of.
-    """
-    return {
-        "id": ids.id_at("passage", uid, passage.seq),
-        "text": passage.text,
-        "tags": list(passage.tags),
-        "archive_id": ids.id_of("archive", uid) if file is None else None,
-        "created_at": time_of(passage.at),
-        "updated_at": None,
-        "source_id": None if file is None else ids.id_of("source", uid),
-        "file_id": None if file is None else ids.id_of("file", file.uid),
-        "file_name": None if file is None else file.name,
-        "metadata": passage.metadata,
-        "embedding": None,
-        "embedding_config": None,
-        "is_deleted": False,
-        "created_by_id": None,
-        "last_updated_by_id": None,
-    }
-
-
-def hit_json(uid: str, passage: Passage) -> dict[str, Any]:
-    """Returns a passage as a search of one agent shows it."""
-    return {
-        "id": ids.id_at("passage", uid, passage.seq),
-        "content": passage.text,
-        "timestamp": time_of(passage.at),
-        "tags": list(passage.tags),
-    }
-
-
-def check_text(text: str, at: tuple[str | int, ...]) -> None:
-    """Raises: Unprocessable: there is nothing in a text."""
-    if not text.strip():
-        raise Unprocessable([Fault(at, "Expected a text that is not blank")])
-
-
-def moment_of(text: Maybe[str], at: tuple[str | int, ...], *, is_end: bool = False) -> float | None:
-    """Returns a time as epoch seconds, None where it was not sent; one without a zone is UTC.
-
-    Of a day alone it is the beginning, or its end. Raises: Unprocessable.
-    """
-    if not isinstance(text, str):
-        return None
-    words = text.strip()
-    try:
-        # A `+` of an offset that was not escaped in a query arrives as a blank.
-        moment = datetime.fromisoformat(words.replace(" ", "+") if "T" in words else words)
-        if is_end and len(words) <= len("2026-03-01"):
-            moment = datetime.combine(moment, time.max)
-        return (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment).timestamp()
-    except (ValueError, OverflowError):
-        words = "Expected a date or time of ISO 8601"
-        raise Unprocessable([Fault(at, words, "datetime_from_date_parsing", text[:100])]) from None
 
 
 class CreateArchive(Body):
@@ -140,8 +82,43 @@ class ArchivesQuery(PageQuery):
     name: Maybe[str] = UNSET
 
 
+def passage_json(uid: str, passage: Passage, file: StoredFile | None) -> dict[str, Any]:
+    """Returns a passage as the API shows it.
+
+    uid: of the memory in which it lies.
+    file: the file of a folder that it is a part of; None: it is no part of a file.
+    """
+    return {
+        "id": ids.id_at("passage", uid, passage.seq),
+        "text": passage.text,
+        "tags": list(passage.tags),
+        "archive_id": ids.id_of("archive", uid) if file is None else None,
+        "created_at": time_of(passage.at),
+        "updated_at": None,
+        "source_id": None if file is None else ids.id_of("source", uid),
+        "file_id": None if file is None else ids.id_of("file", file.uid),
+        "file_name": None if file is None else file.name,
+        "metadata": passage.metadata,
+        "embedding": None,
+        "embedding_config": None,
+        "is_deleted": False,
+        "created_by_id": None,
+        "last_updated_by_id": None,
+    }
+
+
+def hit_json(uid: str, passage: Passage) -> dict[str, Any]:
+    """Returns a passage as a search of one agent shows it. uid: of the memory in which it lies."""
+    return {
+        "id": ids.id_at("passage", uid, passage.seq),
+        "content": passage.text,
+        "timestamp": time_of(passage.at),
+        "tags": list(passage.tags),
+    }
+
+
 def archive_json(archive: Definition) -> dict[str, Any]:
-    """Returns an archive."""
+    """Returns an archive as the API shows it."""
     return {
         "id": ids.id_of("archive", archive.uid),
         "name": archive.name,
@@ -157,32 +134,72 @@ def archive_json(archive: Definition) -> dict[str, Any]:
     }
 
 
-_FEW = 5  # results of a search that names no number; Letta's
+def check_text(text: str, at: tuple[str | int, ...]) -> None:
+    """Raises: Unprocessable: a text is blank."""
+    if not text.strip():
+        raise Unprocessable([Fault(at, "Expected a text that is not blank")])
+
+
+def moment_of(text: Maybe[str], at: tuple[str | int, ...], *, is_end: bool = False) -> float | None:
+    """Returns a time in seconds since the epoch; None: it was not sent. A time without a zone is in UTC.
+
+    at: the path of the field, for errors.
+    is_end: a day without a time means its end, not its beginning.
+    Raises: Unprocessable.
+    """
+    if not isinstance(text, str):
+        return None
+    stripped = text.strip()
+    try:
+        # The `+` of an offset that was not escaped in a query arrives as a blank.
+        moment = datetime.fromisoformat(stripped.replace(" ", "+") if "T" in stripped else stripped)
+        if is_end and len(stripped) <= len("2026-03-01"):
+            moment = datetime.combine(moment, time.max)
+        return (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment).timestamp()
+    except (ValueError, OverflowError):
+        message = "Expected a date or time of ISO 8601"
+        raise Unprocessable([Fault(at, message, "datetime_from_date_parsing", text[:100])]) from None
 
 
 class PassageRoutes:
+    """The passages of agents."""
+
     def __init__(self, api: AgentsApi) -> None:
         self._api = api
         self._archives = Archives(api.store, api.now, api.keeper.embed_query)
 
     def rows(self) -> list[AgentsRoute]:
-        all_ = "/v1/agents/{agent_id}/archival-memory"
-        one, search = f"{all_}/{{memory_id}}", "/v1/passages/search"
+        passages = "/v1/agents/{agent_id}/archival-memory"
         return [
             AgentsRoute(
                 "GET",
-                all_,
+                passages,
                 self.index,
                 "List an agent's passages.",
                 query=PassagesQuery,
                 pages=PASSAGES,
             ),
-            AgentsRoute("POST", all_, self.create, "Save a text for an agent.", body=CreatePassage),
+            AgentsRoute("POST", passages, self.create, "Save a text for an agent.", body=CreatePassage),
             AgentsRoute(
-                "GET", f"{all_}/search", self.search, "Search an agent's passages.", query=PassageSearchQuery
+                "GET",
+                f"{passages}/search",
+                self.search,
+                "Search an agent's passages.",
+                query=PassageSearchQuery,
             ),
-            AgentsRoute("DELETE", one, self.delete, "Forget a passage, and what quotes it."),
-            AgentsRoute("POST", search, self.search_all, "Search passages.", body=SearchPassages),
+            AgentsRoute(
+                "DELETE",
+                f"{passages}/{{memory_id}}",
+                self.delete,
+                "Forget a passage, and what quotes it.",
+            ),
+            AgentsRoute(
+                "POST",
+                "/v1/passages/search",
+                self.search_all,
+                "Search passages.",
+                body=SearchPassages,
+            ),
         ]
 
     async def index(self, request: ApiRequest) -> Any:
@@ -203,8 +220,8 @@ class PassageRoutes:
         agent = (await self._api.entry(request)).agent
         at = moment_of(create.created_at, ("body", "created_at"))
         check_text(create.text, ("body", "text"))
-        made = await self._archives.add(agent, create.text, given_or_none(create.tags) or (), at=at)
-        return list(map(_shown, made))
+        added = await self._archives.add(agent, create.text, given_or_none(create.tags) or (), at=at)
+        return list(map(_shown, added))
 
     async def search(self, request: ApiRequest) -> Any:
         query: PassageSearchQuery = request.query
@@ -215,7 +232,7 @@ class PassageRoutes:
             tags=given_or_none(query.tags) or (),
             all_tags=query.tag_match_mode == "all",
         )
-        limit = given_or_none(query.top_k) or _FEW
+        limit = given_or_none(query.top_k) or _DEFAULT_RESULTS
         found = await self._archives.search(agent, query.query, wanted, limit=limit)
         return {"results": [hit_json(each.uid, each.passage) for each in found], "count": len(found)}
 
@@ -257,45 +274,46 @@ class PassageRoutes:
 
 
 class ArchiveRoutes:
+    """Archives, their passages, and the agents that have them attached."""
+
     def __init__(self, api: AgentsApi) -> None:
         self._api = api
         self._archives = Archives(api.store, api.now, api.keeper.embed_query)
 
     def rows(self) -> list[AgentsRoute]:
-        all_, one = "/v1/archives", "/v1/archives/{archive_id}"
-        texts, of = f"{one}/passages", "/v1/agents/{agent_id}/archives"
+        archives, archive = "/v1/archives", "/v1/archives/{archive_id}"
+        passages, attached = f"{archive}/passages", "/v1/agents/{agent_id}/archives"
         return [
-            AgentsRoute("GET", all_, self.index, "List archives.", query=ArchivesQuery),
-            AgentsRoute("POST", all_, self.create, "Make an archive.", body=CreateArchive),
-            AgentsRoute("GET", one, self.retrieve, "Return an archive."),
-            AgentsRoute("PATCH", one, self.update, "Change an archive.", body=UpdateArchive),
-            AgentsRoute("DELETE", one, self.delete, "Delete an archive with its passages."),
+            AgentsRoute("GET", archives, self.index, "List archives.", query=ArchivesQuery),
+            AgentsRoute("POST", archives, self.create, "Make an archive.", body=CreateArchive),
+            AgentsRoute("GET", archive, self.retrieve, "Return an archive."),
+            AgentsRoute("PATCH", archive, self.update, "Change an archive.", body=UpdateArchive),
+            AgentsRoute("DELETE", archive, self.delete, "Delete an archive with its passages."),
             AgentsRoute(
-                "GET", f"{one}/agents", self.agents, "List the agents that have it.", query=AgentsOfQuery
+                "GET", f"{archive}/agents", self.agents, "List the agents that have it.", query=AgentsOfQuery
             ),
-            AgentsRoute("POST", texts, self.add, "Save a text in an archive.", body=CreateArchivePassage),
+            AgentsRoute("POST", passages, self.add, "Save a text in an archive.", body=CreateArchivePassage),
             AgentsRoute(
-                "POST", f"{texts}/batch", self.add_many, "Save several texts.", body=CreateArchivePassages
+                "POST", f"{passages}/batch", self.add_many, "Save several texts.", body=CreateArchivePassages
             ),
-            AgentsRoute("DELETE", f"{texts}/{{passage_id}}", self.remove, "Forget a passage of an archive."),
             AgentsRoute(
-                "PATCH", f"{of}/attach/{{archive_id}}", self.attach, "Attach an archive to an agent."
+                "DELETE", f"{passages}/{{passage_id}}", self.remove, "Forget a passage of an archive."
             ),
-            AgentsRoute("PATCH", f"{of}/detach/{{archive_id}}", self.detach, "Detach an archive."),
+            AgentsRoute(
+                "PATCH", f"{attached}/attach/{{archive_id}}", self.attach, "Attach an archive to an agent."
+            ),
+            AgentsRoute("PATCH", f"{attached}/detach/{{archive_id}}", self.detach, "Detach an archive."),
         ]
 
     async def index(self, request: ApiRequest) -> Any:
         query: ArchivesQuery = request.query
-        kind, name, definitions = (
-            DefinitionKind.ARCHIVE,
-            given_or_none(query.name),
-            self._api.store.definitions,
-        )
+        kind, definitions = DefinitionKind.ARCHIVE, self._api.store.definitions
+        name = given_or_none(query.name)
         if not isinstance(query.agent_id, str):
             page = await self._api.definition_page(request.project, kind, "archive", query)
             return list(map(archive_json, await definitions.list(request.project, kind, page, name=name)))
         agent = await self._api.registry.find(request.project, uid_in("agent", query.agent_id))
-        rows = await self._api.store.attached.targets(agent.agent.id, DefinitionKind.ARCHIVE)
+        rows = await self._api.store.attached.targets(agent.agent.id, kind)
         found = (await definitions.of_memories(kind, rows)).values()
         in_order = sorted((each for each in found if name in (None, each.name)), key=lambda each: each.id)
         return cut(list(map(archive_json, in_order)), query)
@@ -326,7 +344,7 @@ class ArchiveRoutes:
         return {"message": "The archive is deleted."}
 
     async def agents(self, request: ApiRequest) -> Any:
-        """Lists the agents that search an archive; of an agent's own it is that agent."""
+        """Lists the agents that have an archive attached; only its agent searches one that is an agent's own."""
         archive, attached = await self._archive(request), self._api.store.attached
         rows = await attached.agents_with(request.project, DefinitionKind.ARCHIVE, archive.memory)
         views = await self._api.registry.several(request.project, rows if archive.id else [archive.memory])
@@ -335,7 +353,7 @@ class ArchiveRoutes:
     async def add(self, request: ApiRequest) -> Any:
         memory, draft = await self._memory(request), self._draft(request.body, ("body",))
         first, *more = map(_shown, await self._archives.add_all(memory, [draft]))
-        # The client takes one passage: the first of a long text names all.
+        # Clients expect one passage, so the first of a long text names them all.
         parts = [each["id"] for each in (first, *more)]
         return {**first, "metadata": {**first["metadata"], "parts": parts}} if more else first
 
@@ -369,7 +387,7 @@ class ArchiveRoutes:
         return await self._archives.memory(request.project, request.uid("archive", "archive_id"))
 
     def _draft(self, text: CreateArchivePassage, at: tuple[str | int, ...]) -> PassageDraft:
-        """Returns a text to be saved. Raises: BadRequest, Unprocessable."""
+        """Returns a text as it is to be saved. at: its path in the body, for errors. Raises: Unprocessable."""
         moment = moment_of(text.created_at, (*at, "created_at"))
         check_text(text.text, (*at, "text"))
         return PassageDraft(
@@ -381,6 +399,7 @@ class ArchiveRoutes:
 
 
 def _seq(agent: Agent, id: Any) -> int | None:
+    """Returns the number of an agent's passage; None: no id was sent. Raises: UnknownId."""
     place = place_in("passage", id)
     if place is not None and place.uid != agent.uid:
         raise UnknownId(f"There is no passage {id!r} of this agent.")
