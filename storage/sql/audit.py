@@ -60,6 +60,6 @@ class Audit(Group):
         rows = await connection.rows(SQL["audit_read"], (before, memory, project, limit))
         return [AuditEntry(*row) for row in rows]
 
-    async def age(self, before: float) -> int:
-        """Deletes what is older. Returns how many entries went."""
+    async def delete_older(self, before: float) -> int:
+        """Deletes the entries that are older. Returns how many there were."""
         return await self._delete_older(SQL["audit_old"], SQL["audit_age"], before)

@@ -1,6 +1,6 @@
-"""Recalls: what is noted of the turns that looked for memory, written with them (`RecallRow`).
+"""Recalls: a turn that searched its memory has one, which is written with it (`RecallRow`) and shows what it found.
 
-Their content is numbers (storage/recall_record.py). Texts are read when they are asked for.
+A recall holds the numbers of its hits (storage/recall_record.py). Their texts are read when it is shown.
 """
 
 from __future__ import annotations
@@ -28,31 +28,32 @@ class StoredRecall(Struct, frozen=True):
     at: float
     # The id of its request; None: it was too long to be stored.
     request: str | None
+    # Packed (storage/recall_record.py).
     data: bytes
     memory_uid: str
     scope: Scope
     conversation_uid: str
     # The number of the exchange's first message.
     seq: int
-    # Upstream and model.
+    # As it is stored of a turn: upstream/model.
     model: str
 
 
 async def note_recall(
     connection: Connection, agent: int, exchange: int, at: float, recall: RecallRow
 ) -> None:
-    """Notes the recall of a turn whose exchange is stored already. An earlier one stays."""
+    """Stores the recall of a turn, once its exchange is stored. An earlier one of the exchange stays."""
     await connection.run(SQL["recall_add"], (exchange, agent, at, recall.request, recall.data))
 
 
 class Recalls(Group):
-    """Reads what is noted, as long as it is not too old. since: a time; what is older is not shown."""
+    """Reads recalls, and deletes old ones. since: seconds since the epoch; older recalls are left out."""
 
     @reads
     async def find(
         self, connection: Connection, request: str, since: float, project: str | None = None
     ) -> builtins.list[StoredRecall]:
-        """Returns the recalls of the requests with an id, the newest first. project: None: of any."""
+        """Returns the recalls of the requests with an id, the newest first. project: None: of all projects."""
         rows = await connection.rows(SQL["recalls_of_request"], (pack_request(request), since, project))
         return list(map(_stored, rows))
 
@@ -60,7 +61,7 @@ class Recalls(Group):
     async def list(
         self, connection: Connection, agent: int, since: float, *, before: int, limit: int = 50
     ) -> builtins.list[StoredRecall]:
-        """Returns a page of the recalls of a memory, the newest first. before: the row of an exchange."""
+        """Returns a page of the recalls of a memory, the newest first. before: an exchange's row; those before it."""
         rows = await connection.rows(SQL["recalls_of_memory"], (agent, before, since, limit))
         return list(map(_stored, rows))
 
@@ -68,13 +69,13 @@ class Recalls(Group):
     async def requests(
         self, connection: Connection, agent: int, exchanges: Sequence[int], since: float
     ) -> dict[int, str]:
-        """Returns the ids of the requests that some exchanges answer, as far as they are noted."""
+        """Returns the ids of the requests that these exchanges answer, by their rows, as far as they are known."""
         rows = await rows_of(connection, SQL["recall_requests"], exchanges, agent, since)
         found = {exchange: unpack_request(request) for exchange, request in rows}
         return {exchange: id for exchange, id in found.items() if id is not None}
 
-    async def age(self, before: float) -> int:
-        """Deletes those that are older. Returns how many went."""
+    async def delete_older(self, before: float) -> int:
+        """Deletes the recalls that are older. Returns how many there were."""
         return await self._delete_older(SQL["recalls_old"], SQL["recalls_age"], before)
 
 

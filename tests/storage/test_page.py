@@ -227,7 +227,7 @@ async def test_a_recall_is_written_with_its_turn_and_found_by_its_request(
     }  # fmt: skip
     assert await store.recalls.find("customer-7", 0.0, "another") == []
     assert await store.recalls.find("customer-7", NOW + 1) == []
-    assert await store.recalls.age(NOW + 1) == 2
+    assert await store.recalls.delete_older(NOW + 1) == 2
     assert await store.recalls.list(alice.agent.id, 0.0, before=1 << 40) == []
 
 
@@ -327,7 +327,7 @@ async def test_the_audit_lists_what_was_done_and_forgets_it_by_age(store: Store,
     assert len(await store.audit.list(before=1 << 40, memory=uid)) == 1
     assert len(await store.audit.list(before=1 << 40, project="default")) == 1
     assert await store.audit.list(before=1 << 40, project="another") == []
-    assert await store.audit.age(NOW) == 1
+    assert await store.audit.delete_older(NOW) == 1
     assert [e.action for e in await store.audit.list(before=1 << 40)] == ["edit"]
 
 

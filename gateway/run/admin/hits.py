@@ -1,4 +1,4 @@
-"""Hits of a search for memory as they are shown: numbers that were noted, with the texts as they are now."""
+"""Hits of a search for memory as they are shown: the numbers from when it was made, the texts as they are now."""
 
 from __future__ import annotations
 
@@ -19,49 +19,53 @@ async def hit_records(
     store: Store, agent: int, uid: str, entries: Sequence[RecalledEntry]
 ) -> list[HitRecord | LeftOutRecord]:
     """Returns the hits in their order. agent, uid: of the memory."""
-    texts = await store.recall.at(agent, [e.seq for e in entries if not e.is_forgotten])
-    places = await store.memory_pages.places(
-        agent, sorted({m.exchange for m in texts.values() if m.exchange})
-    )
+    messages = await store.recall.at(agent, [entry.seq for entry in entries if not entry.is_forgotten])
+    exchanges = {message.exchange for message in messages.values() if message.exchange}
+    places = await store.memory_pages.places(agent, sorted(exchanges))
     found: list[HitRecord | LeftOutRecord] = []
-    for e in entries:
-        message = None if e.is_forgotten else texts.get(e.seq)
+    for entry in entries:
+        message = None if entry.is_forgotten else messages.get(entry.seq)
         hit = HitRecord(
-            _kind(e, message),
-            e.seq,
-            None if message is None else message.text,
-            None if message is None else message.at,
-            e.is_forgotten,
-            None if message is None else _href(uid, message, places.get(message.exchange)),
-            e.rank,
-            e.score,
-            e.words,
-            e.meaning,
-            e.tokens,
+            kind=_kind(entry, message),
+            seq=entry.seq,
+            text=None if message is None else message.text,
+            at=None if message is None else message.at,
+            forgotten=entry.is_forgotten,
+            href=None if message is None else _href(uid, message, places.get(message.exchange)),
+            rank=entry.rank,
+            score=entry.score,
+            words=entry.words,
+            meaning=entry.meaning,
+            tokens=entry.tokens,
         )
-        found.append(LeftOutRecord(**asdict(hit), reason=cast(Reason, e.reason)) if e.reason else hit)
+        found.append(LeftOutRecord(**asdict(hit), reason=cast(Reason, entry.reason)) if entry.reason else hit)
     return found
 
 
 def message_href(uid: str, conversation: str, exchange: int, seq: int) -> str:
-    """Returns where a message stands, relative to /ui/. exchange: the number of its exchange, the end of the branch."""
+    """Returns the address of a message, relative to /ui/.
+
+    exchange: the number of its exchange, with which the shown branch ends.
+    """
     return f"{page_path('m', uid, 'c', conversation)}?branch={exchange}#message-{seq}"
 
 
 def fact_href(uid: str, seq: int) -> str:
-    """Returns the page of a fact, relative to /ui/."""
+    """Returns the address of a fact, relative to /ui/."""
     return page_path("m", uid, "f", seq)
 
 
 def passage_href(uid: str, seq: int) -> str:
-    """Returns where a passage stands, relative to /ui/."""
+    """Returns the address of a passage, relative to /ui/."""
+    # The list has the newest first, so a page after the next number begins with this one.
     return f"{page_path('m', uid, 'passages')}?after={seq + 1}#passage-{seq}"
 
 
-def _kind(e: RecalledEntry, message: Message | None) -> SourceKind:
+def _kind(entry: RecalledEntry, message: Message | None) -> SourceKind:
+    """Returns the kind of a hit. A muted fact is shown as a fact."""
     if message is not None:
         return "fact" if message.source == MUTED else cast(SourceKind, message.source)
-    return "message" if e.kind == "any" else cast(SourceKind, e.kind)
+    return "message" if entry.kind == "any" else cast(SourceKind, entry.kind)
 
 
 def _href(uid: str, message: Message, place: ExchangePlace | None) -> str | None:

@@ -112,8 +112,8 @@ class Retention:
                 count += await self._carry_out(id)
         if count:
             await forgetting.sweep()
-        await self.store.recalls.age(self.now() - self.keep_why_days * DAY_S)
-        await self.store.audit.age(self.now() - self.audit_days * DAY_S)
+        await self.store.recalls.delete_older(self.now() - self.keep_why_days * DAY_S)
+        await self.store.audit.delete_older(self.now() - self.audit_days * DAY_S)
         return count
 
     async def _carry_out(self, id: int) -> bool:
