@@ -45,19 +45,19 @@ T = TypeVar("T", bound=Item)
 
 
 def no_usage(text: str) -> Json | None:
+    """Counts nothing: the usage of the reply stays unknown."""
     return None
 
 
 class MakesResponses(Struct, frozen=True):
-    """The dialect, for one request."""
+    """Makes the view of one request's response."""
 
     speaks_chat: ClassVar[bool] = False
-    # The fields of the response that are the request's.
+    # The fields of the request that the response repeats.
     echo: Json
     # Returns the names of conversation and turn, once the upstream was called; None: the turn is not stored.
     turn: Callable[[], tuple[str, str] | None]
-    # Returns the usage of a reply with a text, where the upstream reports none, in the form of a chat
-    # completion.
+    # Returns the usage for a reply's text, in the form of a chat completion. Called where the upstream reports none.
     count: Callable[[str], Json | None] = no_usage
     # The forms of calls, by the names that their tools have upstream.
     forms: Mapping[str, CallForm] = field(default_factory=dict)
@@ -65,12 +65,12 @@ class MakesResponses(Struct, frozen=True):
     shows_sealed: bool = False
     # The system and developer messages of its request, but for the instructions.
     directions: Sequence[Direction] = ()
-    # Of a response in the background: how it was named and when it was made, in seconds since the epoch.
+    # Of a response in the background: the tag of its ids, and when it was made, in seconds since the epoch.
     tag: str = ""
     created: int | None = None
     # The number of its first event.
     number: int = 0
-    # It was shown to have begun, by an attempt that was broken off.
+    # An attempt that was broken off has shown its `response.created` already.
     has_begun: bool = False
 
     def __call__(self, spec: TurnSpec) -> ResponsesView:
@@ -85,46 +85,50 @@ class ResponsesView(ClientView):
     """
 
     def __init__(self, request: MakesResponses, *, waits: bool) -> None:
+        # Of the request.
         self._echo = request.echo
         self._turn = request.turn
         self._count = request.count
         self._forms = request.forms
-        self._waits = waits
-        self._held = 0  # bytes of comments that wait
-        self._tag = ""  # of all ids, once something is sent
-        self._is_named = False
-        self._is_stored = False
         self._shows_sealed = request.shows_sealed
         self._directions = request.directions
+        self._given_tag = request.tag
+        # Of the response.
+        self._tag = ""  # of all its ids, once something is sent
+        self._has_id = False
+        self._is_stored = False
+        self._created_at = request.created
         self._completed: int | None = None
         self._error: Json | None = None
-        self._first: Json = {}  # the newest chunk that may be the reply's first
-        self._out: list[bytes] = []
-        self._is_shown = False  # something of it, as far as it is not held back
-        self._is_whole = False  # no events are sent of it
-        self._number = request.number  # of the next event
-        self._given = request.tag
-        self._created_at = request.created
-        self._has_begun = request.has_begun
+        # What the upstream has sent.
+        self._first_chunk: Json = {}  # the newest one that may be the reply's first
         self._items: list[Item] = []
-        self._open: Item | None = None  # the item of text that goes on
+        self._open_item: Item | None = None  # the item of text that goes on
         self._draft = Draft()  # of the client's calls
         self._calls: list[CallItem] = []  # those of the draft
         self._usage: Json | None = None
-        self._finish: str | None = None
+        self._finish_reason: str | None = None
+        # What the client gets.
+        self._waits = waits
+        self._held_bytes = 0  # of comments that wait
+        self._unsent: list[bytes] = []
+        self._number = request.number  # of the next event
+        self._has_begun = request.has_begun
+        self._is_shown = False  # it has begun, in events or as a whole
+        self._is_whole = False  # no events are made of it
 
     def take(self) -> bytes:
-        if self._waits or not self._out:
+        if self._waits or not self._unsent:
             return b""
-        data = b"".join(self._out)
-        self._out.clear()
+        data = b"".join(self._unsent)
+        self._unsent.clear()
         return data
 
     def begin(self, first: Json) -> None:
-        self._first = first
+        self._first_chunk = first
 
     def show(self, event: ReplyEvent) -> None:
-        self._show(event)
+        self._show_event(event)
 
     def show_texts(self, read: Sequence[Event], texts: Sequence[str]) -> bool:
         for text in filter(None, texts):
@@ -132,32 +136,32 @@ class ResponsesView(ClientView):
         return True
 
     def add_text(self, text: str) -> None:
-        self._item(MessageItem).add(text, [])
+        self._item_for(MessageItem).add(text, [])
 
     def add_words(self, text: str, between: str, call: int) -> None:
         self.add_text(between + text)
 
     def add_thought(self, text: str) -> None:
-        self._item(ThoughtsItem).add({"reasoning_content": text})
+        self._item_for(ThoughtsItem).add({"reasoning_content": text})
 
     def add_calls(self, calls: list[Json]) -> None:
         for call in calls:
-            self._take_call(call)
+            self._add_call(call)
 
     def hide_round(self, tail: Sequence[ReplyEvent]) -> None:
         for event in tail:
-            self._show(event, is_hidden=True)
+            self._show_event(event, is_hidden=True)
 
     def end(self, tail: Sequence[ReplyEvent], finish: str | None, done: bytes) -> None:
         for event in tail:
-            self._show(event)
-        self._finish = finish or self._finish
+            self._show_event(event)
+        self._finish_reason = finish or self._finish_reason
         response = self._end_items()
         self._emit(f"response.{response['status']}", response=response)
 
     def not_durable(self) -> None:
         self._begin_response()
-        self._out.append(NOT_DURABLE)
+        self._unsent.append(NOT_DURABLE)
 
     def upstream_error(self, error: Json, raw: bytes | None) -> None:
         code, kind = error.get("code"), str(error.get("type") or "server_error")
@@ -172,12 +176,12 @@ class ResponsesView(ClientView):
     def whole(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
         self._is_whole = True
         reply = orjson.loads(body)
-        self._first = self._first or reply
+        self._first_chunk = self._first_chunk or reply
         choices = (c for c in reply["choices"] if isinstance(c, dict) and not c.get("index"))
         self._add_delta(
             delta_of({"message": without_private(outcome.shown_reply or {})}), _logprobs(next(choices, {}))
         )
-        self._finish, self._usage = outcome.finish_reason, outcome.usage
+        self._finish_reason, self._usage = outcome.finish_reason, outcome.usage
         return orjson.dumps(self._end_items())
 
     def refused(self, status: int, body: bytes) -> bytes | None:
@@ -186,7 +190,7 @@ class ResponsesView(ClientView):
     def stored_fields(self, outcome: TurnOutcome) -> Json:
         is_over = outcome.state is FINISHED
         if is_over:
-            self.name()
+            self.assign_id()
         if not self._is_stored:
             return {}
         reason = _INCOMPLETE.get(str(outcome.finish_reason)) if is_over else None
@@ -195,7 +199,7 @@ class ResponsesView(ClientView):
             self._usage = outcome.usage or self._usage or self._count(_generated(outcome.shown_reply or {}))
         if status == "completed":
             self._completed = int(time.time())
-        first, kinds = self._first, [item.id.partition("_")[0] for item in self._items]
+        first, kinds = self._first_chunk, [item.id.partition("_")[0] for item in self._items]
         stored = StoredResponse(
             status,
             self._created(),
@@ -212,15 +216,15 @@ class ResponsesView(ClientView):
         directions = {DIRECTIONS: [*map(list, self._directions)]} if self._directions else {}
         return {FIELD: msgspec.to_builtins(stored), **directions}
 
-    # What comes in
+    # -- what the upstream sends
 
-    def _show(self, event: ReplyEvent, *, is_hidden: bool = False) -> None:
+    def _show_event(self, event: ReplyEvent, *, is_hidden: bool = False) -> None:
         """Shows an event. is_hidden: it ends a hidden round."""
         if event.chunk is None:
             if event.raw is not None and event.raw.startswith(b":"):
-                self._out.append(event.raw)
-                self._held += len(event.raw)
-                if self._waits and self._held > MOST_HELD_BYTES:
+                self._unsent.append(event.raw)
+                self._held_bytes += len(event.raw)
+                if self._waits and self._held_bytes > MOST_HELD_BYTES:
                     self._begin_response()
             return
         for choice in event.choices:
@@ -234,32 +238,32 @@ class ResponsesView(ClientView):
                     delta if event.calls is None else {**delta, "tool_calls": event.calls}, _logprobs(choice)
                 )
             if not is_hidden:
-                self._finish = choice.get("finish_reason") or self._finish
+                self._finish_reason = choice.get("finish_reason") or self._finish_reason
         usage = event.usage or event.chunk.get("usage")
         if isinstance(usage, dict) and not is_hidden:
             self._usage = usage
 
     def _add_delta(self, delta: Json, logprobs: list[Any]) -> None:
         if any(map(delta.get, THOUGHTS)):
-            self._item(ThoughtsItem).add(delta)
+            self._item_for(ThoughtsItem).add(delta)
         for block in _list(delta.get("provider_blocks")):
             self._show_search(block)
         if text := text_of(delta):
-            self._item(MessageItem).add(text, logprobs)
+            self._item_for(MessageItem).add(text, logprobs)
         if isinstance(refusal := delta.get("refusal"), str) and refusal:
-            self._item(MessageItem).refuse(refusal)
+            self._item_for(MessageItem).refuse(refusal)
         for annotation in _list(delta.get("annotations")):
             if isinstance(annotation, dict):
                 own = annotation.get(str(annotation.get("type")))
-                self._item(MessageItem).annotate(
+                self._item_for(MessageItem).annotate(
                     {"type": annotation.get("type"), **own} if isinstance(own, dict) else annotation
                 )
         for citation in _list(delta.get("citations")):
             if (found := _annotation(citation, self._chars_before())) is not None:
-                self._item(MessageItem).annotate(found)
+                self._item_for(MessageItem).annotate(found)
         for call in _list(delta.get("tool_calls")):
             if isinstance(call, dict):
-                self._take_call(call)
+                self._add_call(call)
 
     def _show_search(self, block: Any) -> None:
         """Shows a search that Claude made for itself, which comes with its query."""
@@ -267,60 +271,62 @@ class ResponsesView(ClientView):
             return
         asked = block.get("input")
         query = asked.get("query") if isinstance(asked, dict) else None
-        self._close()
-        self._add(partial(SearchItem, query=query if isinstance(query, str) else ""))
+        self._close_item()
+        self._add_item(partial(SearchItem, query=query if isinstance(query, str) else ""))
 
     def _chars_before(self) -> int:
-        """Returns the characters of the reply's text before the item that goes on."""
-        texts = [item for item in self._items if isinstance(item, MessageItem) and item is not self._open]
+        """Returns how many characters of the reply's text come before the item that goes on."""
+        texts = [
+            item for item in self._items if isinstance(item, MessageItem) and item is not self._open_item
+        ]
         return sum(len(item.generated()) for item in texts)
 
-    def _take_call(self, entry: Json) -> None:
+    def _add_call(self, entry: Json) -> None:
         calls = self._draft.calls
         call = self._draft.call_for(entry)  # some upstreams send several under one index
         if len(self._calls) < len(calls):
-            self._close()
-            self._calls.append(self._add(partial(CallItem, call=call, forms=self._forms)))
+            self._close_item()
+            self._calls.append(self._add_item(partial(CallItem, call=call, forms=self._forms)))
         self._calls[calls.index(call)].grow()
 
-    # A stored response
+    # -- a stored response
 
     def restore(self, stored: StoredResponse) -> None:
-        """Takes what was stored of the response."""
-        self._first = {"created": stored.created, "model": stored.model, "service_tier": stored.tier}
+        """Takes over the stored fields of the response."""
+        self._first_chunk = {"created": stored.created, "model": stored.model, "service_tier": stored.tier}
         self._completed, self._error = stored.completed, stored.error
-        self.name()
+        self.assign_id()
 
     def output_of(self, reply: WireMessage, stored: StoredResponse) -> list[Json]:
-        """Returns the output with the content of a reply."""
+        """Returns the output that a stored reply makes."""
         self._is_whole, self._is_shown = True, True
         self._add_delta(delta_of({"message": reply}), [])
         last = self._items[-1] if self._items else None
-        self._close("completed" if stored.status == "completed" else "incomplete")
+        self._close_item("completed" if stored.status == "completed" else "incomplete")
         for call in self._calls:
             is_last = call is last and stored.status != "completed"
             call.end("incomplete" if is_last else "completed")
         return [item.done for item in self._items]
 
     def show_stored(self, output: list[Json], stored: StoredResponse) -> Json:
-        """Returns the response with an output."""
+        """Returns the stored response with this output."""
         response = self.response(stored.status, stored.reason)
         return {**response, "output": output, "usage": stored.usage}
 
-    # What goes out
+    # -- what the client gets
 
-    def _item(self, kind: type[T]) -> T:
+    def _item_for(self, kind: type[T]) -> T:
         """Returns the item that goes on, or a new one after it."""
-        if isinstance(self._open, kind):
-            return self._open
-        self._close()
-        item = self._add(kind)
+        if isinstance(self._open_item, kind):
+            return self._open_item
+        self._close_item()
+        item = self._add_item(kind)
         if isinstance(item, ThoughtsItem):
             item.shows_sealed = self._shows_sealed or not self._is_stored
-        self._open = item
+        self._open_item = item
         return item
 
-    def _add(self, kind: Callable[[str, int, Emit], T]) -> T:
+    def _add_item(self, kind: Callable[[str, int, Emit], T]) -> T:
         self._begin_response()
         if self._items:
             self._items[-1].begin()  # clients count items as they begin
@@ -328,15 +334,15 @@ class ResponsesView(ClientView):
         self._items.append(item)
         return item
 
-    def _close(self, status: str = "completed") -> None:
-        if self._open is not None:
-            self._open.end(status)
-            self._open = None
+    def _close_item(self, status: str = "completed") -> None:
+        if self._open_item is not None:
+            self._open_item.end(status)
+            self._open_item = None
 
     def _begin_response(self) -> None:
         self._waits = False
         if not self._is_shown:
-            self.name()
+            self.assign_id()
             self._is_shown = True
             if self._is_whole:
                 return
@@ -344,21 +350,21 @@ class ResponsesView(ClientView):
                 self._emit("response.created", response=self.response("in_progress"))
             self._emit("response.in_progress", response=self.response("in_progress"))
 
-    def name(self) -> None:
-        """Gives the response its id, which also shows whether it is stored."""
-        if self._is_named:
+    def assign_id(self) -> None:
+        """Gives the response its id, once. The id also shows whether the response is stored."""
+        if self._has_id:
             return
-        self._is_named = True
+        self._has_id = True
         turn = self._turn()
         self._is_stored = self._echo.get("store") is not False and turn is not None
-        self._tag = self._given or make_tag(turn if self._is_stored else None)
+        self._tag = self._given_tag or make_tag(turn if self._is_stored else None)
 
     def _end_items(self) -> Json:
         """Ends what has begun. Returns the response as it is at its end."""
         self._begin_response()
-        reason = _INCOMPLETE.get(str(self._finish))
+        reason = _INCOMPLETE.get(str(self._finish_reason))
         status = "completed" if reason is None else "incomplete"
-        self._close(status)
+        self._close_item(status)
         last = self._items[-1] if self._items else None
         for call in self._calls:
             call.end(status if call is last else "completed")
@@ -380,7 +386,8 @@ class ResponsesView(ClientView):
         self._emit("response.failed", response=self.response("failed"))
 
     def response(self, status: str, reason: str | None = None) -> Json:
-        first = self._first
+        """Returns the response as it is now. reason: why it is incomplete."""
+        first = self._first_chunk
         is_over = status in ("completed", "incomplete")
         response = {
             **self._echo,
@@ -401,15 +408,15 @@ class ResponsesView(ClientView):
         return response
 
     def _created(self) -> int:
-        created = self._created_at if self._created_at is not None else self._first.get("created")
+        created = self._created_at if self._created_at is not None else self._first_chunk.get("created")
         if not isinstance(created, int):
-            self._first = {**self._first, "created": (created := int(time.time()))}
+            self._first_chunk = {**self._first_chunk, "created": (created := int(time.time()))}
         return created
 
     def _emit(self, kind: str, **fields: Any) -> None:
         if self._is_whole:
             return
-        self._out.append(frame(kind, {**fields, "sequence_number": self._number}))
+        self._unsent.append(frame(kind, {**fields, "sequence_number": self._number}))
         self._number += 1
 
 
@@ -440,41 +447,16 @@ def stored_response(turn: tuple[str, str], reply: WireMessage, *, shows_sealed: 
 def response_of(request: MakesResponses, status: str) -> Json:
     """Returns a response of which nothing has come yet."""
     view = ResponsesView(request, waits=False)
-    view.name()
+    view.assign_id()
     return view.response(status)
 
 
 def reply_output(tag: str, reply: WireMessage) -> list[Json]:
-    """Returns the items that say a reply which is no response. tag: of their ids."""
+    """Returns a reply that no response was made of as output items. tag: of their ids."""
     view = ResponsesView(MakesResponses(ECHOED, lambda: (tag, "")), waits=False)
     stored = StoredResponse("completed", 0, "")
     view.restore(stored)
     return view.output_of(reply, stored)
-
-
-def _generated(reply: WireMessage) -> str:
-    """Returns all that a model wrote of a reply, for a count of its tokens."""
-    calls = [call.get("function") or {} for call in reply.get("tool_calls") or ()]
-    named = [f"{call.get('name', '')}{call.get('arguments', '')}" for call in calls]
-    return "".join([str(reply.get("reasoning_content") or ""), text_of(reply), *named])
-
-
-def _logprobs(choice: Json) -> list[Any]:
-    found = choice.get("logprobs")
-    return _list(found.get("content")) if isinstance(found, dict) else []
-
-
-def _annotation(citation: Any, before: int) -> Json | None:
-    """Returns the annotation for a citation of Claude's; None: it is of no page. before: characters before the item."""
-    cited = citation.get("citation") if isinstance(citation, dict) else None
-    if not isinstance(cited, dict) or not isinstance(cited.get("url"), str):
-        return None
-    span = {key: max(0, token_count(citation, key) - before) for key in ("start_index", "end_index")}
-    return {"type": "url_citation", **span, "url": cited["url"], "title": str(cited.get("title") or "")}
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
 
 
 def usage_of(usage: Json) -> Json:
@@ -491,3 +473,31 @@ def usage_of(usage: Json) -> Json:
         "total_tokens": token_count(usage, "total_tokens"),
     }
     return {**item, BILLED: usage[BILLED]} if BILLED in usage else item
+
+
+def _generated(reply: WireMessage) -> str:
+    """Returns all that a model wrote of a reply, for a count of its tokens."""
+    calls = [call.get("function") or {} for call in reply.get("tool_calls") or ()]
+    named = [f"{call.get('name', '')}{call.get('arguments', '')}" for call in calls]
+    return "".join([str(reply.get("reasoning_content") or ""), text_of(reply), *named])
+
+
+def _logprobs(choice: Json) -> list[Any]:
+    found = choice.get("logprobs")
+    return _list(found.get("content")) if isinstance(found, dict) else []
+
+
+def _annotation(citation: Any, before: int) -> Json | None:
+    """Returns the annotation for a citation of Claude's; None: it cites no web page.
+
+    before: how many characters of the reply's text come before the item.
+    """
+    cited = citation.get("citation") if isinstance(citation, dict) else None
+    if not isinstance(cited, dict) or not isinstance(cited.get("url"), str):
+        return None
+    span = {key: max(0, token_count(citation, key) - before) for key in ("start_index", "end_index")}
+    return {"type": "url_citation", **span, "url": cited["url"], "title": str(cited.get("title") or "")}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
