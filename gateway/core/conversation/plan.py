@@ -1,4 +1,4 @@
-"""Planning: what a request adds to the stored tree, once it is known where its list goes on.
+"""Planning: what a request adds to the stored tree, once it is known where in the tree its list continues.
 
 `plan_turn` finds what is new, what came back in another form and what the client left out at the front;
 gateway/core/conversation/settle.py decides what is active afterwards. Rules are numbered as in docs/conversations.md.
@@ -26,8 +26,9 @@ from gateway.core.conversation.tree import PathElement, Tree, end_offset, is_for
 from gateway.core.words import joined_words, transcribed
 from storage.records import Atom, Evicted, Exchange, State
 
-# Characters, white space aside. "Hi" and "Hello" are in many messages that quote nothing; no measurement.
-_MIN_QUOTE = 16
+# Of question and reply together, white space aside: "Hi" and "Hello" are in many messages that quote nothing. No
+# measurement.
+_MIN_QUOTE_CHARS = 16
 
 
 class Amendment(Struct, frozen=True):
@@ -43,7 +44,7 @@ class Amendment(Struct, frozen=True):
 
 
 class Plan(Struct, frozen=True):
-    """The additions of a request to the tree, and what it needs of it."""
+    """What a request adds to the tree, and what it needs from it."""
 
     query: Query
     match: Match
@@ -84,7 +85,7 @@ class Plan(Struct, frozen=True):
 
 
 def plan_turn(tree: Tree, query: Query) -> Plan:
-    """Plans a request: returns what it will add. Nothing is changed yet. Raises: Missing."""
+    """Plans a request: returns what it will add. Nothing that is stored changes yet. Raises: Missing."""
     listing = query.listing
     found = find_match(tree, query)
     head = find_head(tree, query, found) if query.kind is ConversationKind.APPENDED else None
@@ -98,7 +99,7 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
         resent = head.leading if head.spoken is Spoken.RESENT else 0
         fill = tree.elements(head.exchange)
         if head.exchange is not None and heard:
-            # The last reply came back as it was spoken, in front of what interrupted it.
+            # The last reply came back as it was spoken, before the message that interrupted it.
             fill = fill[:-1]
             amendments = [Amendment(head.exchange.id, None, (0, heard))]
     else:
@@ -107,7 +108,7 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
         new = (*results, *range(found.last + 1, len(listing)))
         if found.match_point is not None:
             amendments = [*_amendments(tree, listing, found)]
-            fill = _left_out(tree, listing, found, amendments)
+            fill = _find_fill(tree, listing, found, amendments)
     messages = [*held, *(listing.messages[i] for i in new)]
     e = new_exchange(query, found.match_point, held, new)
     tree.lend(0, messages)
@@ -118,26 +119,24 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
     else:
         opening = find_opening(tree, e, query)
         conversation = opening.conversation if opening else None
+    rivals = rivals_of(tree, found.match_point, conversation)
+    is_list_alone = found.match_point is None and query.kind is ConversationKind.CLIENT
     return Plan(
-        query,
-        found,
-        new,
-        conversation,
-        e,
-        messages,
-        tuple(fill),
-        tuple(amendments),
-        tuple(held),
-        heard,
-        resent,
-        redactions=find_redactions(
-            tree, e, messages, len(held), rivals_of(tree, found.match_point, conversation)
-        ),
+        query=query,
+        match=found,
+        new=new,
+        conversation=conversation,
+        exchange=e,
+        messages=messages,
+        fill=tuple(fill),
+        amendments=tuple(amendments),
+        held=tuple(held),
+        heard=heard,
+        resent=resent,
+        redactions=find_redactions(tree, e, messages, len(held), rivals),
         off=query.mode is not MemoryUse.ON
-        or _was_off(tree, e, found.match_point, conversation, follows_head=head is not None),
-        quotes=found.match_point is None
-        and query.kind is ConversationKind.CLIENT
-        and _quotes(tree, query, messages),
+        or _was_off(tree, e, found.match_point, rivals, follows_head=head is not None),
+        quotes=is_list_alone and _quotes(tree, query, messages),
     )
 
 
@@ -146,13 +145,14 @@ def is_enough(
 ) -> bool:
     """Returns whether as much of a long conversation was loaded as this request needs.
 
-    It is enough if the client's list is word for word the end of the path, its last turn is loaded
-    completely, with what follows it, and the part before the list is loaded back to where the window began.
-    Nor may another path end as well with this list: in a named conversation the last message has to be
-    loaded, which may stand on another branch than the deepest one, far above that one's end.
+    It is enough if the client's list is word for word the end of the path, its last turn is loaded completely, with
+    what follows it, and the part before the list is loaded back to where the window began. No other path may end with
+    this list as well. So in a named conversation the last message has to be loaded: it may be on another branch than
+    the deepest one, far above the end of that.
 
+    evicted: the part of the path that has left the window.
     last_at: when the named conversation last moved.
-    whole: the exchange with the whole list as its path.
+    whole: the exchange with the whole list as its path; None: there is none.
     """
     query, found, match_point = plan.query, plan.match, plan.match.match_point
     listing = query.listing
@@ -165,7 +165,7 @@ def is_enough(
         and not tree.kids(match_point)
         and _goes_deeper(tree, match_point.conversation)
     ):
-        # A first exchange is always loaded, and what followed it long ago is not.
+        # A first exchange is always loaded, but what followed it long ago may not be.
         return False
     chain = tree.chain(match_point)
     is_whole = chain[0].parent is None
@@ -178,7 +178,7 @@ def is_enough(
     if plan.follows_head:
         return True
     if found.form and not found.form.block[0]:
-        # No reply in front of it was found, so that it may be any that is stored.
+        # The reply is altered, and no other was found before it in the list, so it may be any that is stored.
         return False
     path = tree.atoms(match_point)
     if found.form and match_point.reply:
@@ -191,16 +191,17 @@ def is_enough(
 
 
 def _has_latest(tree: Tree, path: Sequence[Exchange], last_at: float) -> bool:
-    """Returns whether the last message, of this time, is loaded and is on a path, or follows an exchange of it.
+    """Returns whether the last message is loaded, and is on a path or follows an exchange of it. last_at: its time.
 
-    Cancelled requests are on no path. One that follows no exchange, as a request for a title, shows nothing
-    of where the others are.
+    A cancelled request is on no path, but follows an exchange of one. One that follows no exchange, such as a request
+    for a title, does not show where the others are.
     """
     latest = max(tree, key=moved_at)
     return moved_at(latest) >= last_at and not {latest.id, latest.parent}.isdisjoint(x.id for x in path)
 
 
 def _goes_deeper(tree: Tree, conversation: int) -> bool:
+    """Returns whether an exchange is loaded that continues another one of the conversation."""
     return any(x.depth for x in tree if x.conversation == conversation)
 
 
@@ -238,15 +239,15 @@ def new_exchange(
 
 
 def find_opening(tree: Tree, new: Exchange, query: Query) -> Exchange | None:
-    """Returns an opening without continuation when this one began, and that it repeats or extends.
+    """Returns the opening that this one repeats or extends, if nothing had continued it when this one began.
 
-    It is the same chat: a transcript that grows, or a question sent again within the idle time.
+    Both belong to one chat: a transcript grows, or a question is sent again within the idle time.
     """
     openings = [x for x in tree if x.parent is None and x.begun <= new.begun]
     tree.load_together(openings)
 
     def is_free(x: Exchange) -> bool:
-        # One that ended later than this one began was under way then, whoever has gone on from it since.
+        # One that ended after this one began was under way then, so what continues it came later.
         end = tree.last(x, query.now)
         return end > query.now or (query.now - end <= query.idle_s and not tree.is_continued(x))
 
@@ -269,34 +270,35 @@ def rivals_of(tree: Tree, match_point: Exchange | None, conversation: int | None
 
 
 def on_record(e: Exchange, rivals: Iterable[Exchange]) -> set[int]:
-    """Returns the indices of messages before its last one that another request at its position has stored."""
-    kept: set[int] = set()
+    """Returns the indices of messages, without the last one, that another request at this position has stored."""
+    stored: set[int] = set()
     for x in rivals:
         n = len(x.inputs)
         if n < len(e.inputs) and x.inputs == e.inputs[:n] and not is_tombstone(x):
-            kept.update(i for i in range(n) if i not in x.redactions)
-    return kept
+            stored.update(i for i in range(n) if i not in x.redactions)
+    return stored
 
 
 def _was_off(
-    tree: Tree, e: Exchange, match_point: Exchange | None, conversation: int | None, *, follows_head: bool
+    tree: Tree,
+    e: Exchange,
+    match_point: Exchange | None,
+    rivals: Iterable[Exchange],
+    *,
+    follows_head: bool,
 ) -> bool:
     """Returns whether a turn that was off the record is asked again, or gets results of its tools."""
-    before = [
-        x
-        for x in rivals_of(tree, match_point, conversation)
-        if is_asked_again(tree, x, e, follows_head=follows_head)
-    ]
+    before = [x for x in rivals if is_asked_again(tree, x, e, follows_head=follows_head)]
     if match_point is not None and not any(map(is_user, e.inputs)):
         before.append(match_point)
     return any(map(is_forgotten, before))
 
 
 def is_asked_again(tree: Tree, x: Exchange, e: Exchange, *, follows_head: bool) -> bool:
-    """Returns whether a request repeats another at its position, so that it is off the record as that one is.
+    """Returns whether a request repeats another at its position, so that it is off the record if that one is.
 
-    A client that sends new messages alone decides whether it is on the record. What began later, to ask about
-    the same message, does not decide for this one.
+    One that is off the record does not count where the client sends new messages alone: there each request decides for
+    itself. Nor does it count if it began later, to ask about the same message.
     """
     lacks_content = x.state is State.OFF and (follows_head or x.begun > e.begun)
     return tree.is_same_input(x, e) and not lacks_content
@@ -305,7 +307,7 @@ def is_asked_again(tree: Tree, x: Exchange, e: Exchange, *, follows_head: bool) 
 def _quotes(tree: Tree, query: Query, messages: Sequence[WireMessage]) -> bool:
     """Returns whether a list of one message quotes the last turn of the conversation that it names.
 
-    A front end asks so for a title, in whatever words and language.
+    A front end asks for a title in this way, in whatever words and language.
     """
     spoken = [m for m in messages if not is_system(m)]
     if query.mode is not MemoryUse.ON or not query.named or query.conversation is None:
@@ -325,7 +327,7 @@ def _quotes(tree: Tree, query: Query, messages: Sequence[WireMessage]) -> bool:
     asked = [m for m in tree.content(top).messages or () if m.get("role") == "user"]
     question = squash(text_of(asked[-1])) if asked else ""
     reply = squash(text_of(tree.content(last).shown_reply or {}))
-    if not question or not reply or len(question) + len(reply) < _MIN_QUOTE:
+    if not question or not reply or len(question) + len(reply) < _MIN_QUOTE_CHARS:
         return False
     before_it, found, after = squash(text_of(spoken[0])).partition(question)
     return bool(found) and reply in after and len(before_it) + len(after) > len(reply)
@@ -336,8 +338,8 @@ def find_redactions(
 ) -> frozenset[int]:
     """Returns the indices of the messages of an exchange, without the last one, that are not stored.
 
-    They match something that was forgotten, or they answer such a message. The first `held` came on the
-    record, and so were those that one of its rivals has stored.
+    They match something that was forgotten, or they answer such a message. The first `held` messages are on the
+    record, and so are those that a rival has stored.
     """
     tombs = _tombstone_atoms(tree, e.begun)
     if not tombs and not tree.tombs:
@@ -365,13 +367,12 @@ def _tombstone_atoms(tree: Tree, begun: float) -> set[tuple[Atom, ...]]:
 def _amendments(tree: Tree, listing: Listing, match: Match) -> Iterable[Amendment]:
     """Yields the other form in which exchanges came back (a template gone, a reply cut), the last exchange first.
 
-    Only those may change on which no carried turn rests. The list is walked backwards along the path: `end` is where
-    the messages end that the exchange may have brought, `after` where those of its reply end.
+    Only exchanges that are still soft may change. The list is walked backwards along the path: `end` is where the
+    messages end that the exchange may have brought, `after` where those of its reply end.
     """
     x, end, after = match.match_point, match.first, match.last + 1
     is_short = x is not None and listing.before[after] < end_offset(x)
-    # The match has found the match point's reply. Those before it are known by their positions alone, and may be
-    # others.
+    # The match has found the match point's reply. Replies before it are guessed by their positions alone.
     reply, is_guess = match.form.reply if match.form else None, False
     while x is not None and tree.is_soft(x):
         is_turn = any(map(is_user, x.inputs))
@@ -382,15 +383,15 @@ def _amendments(tree: Tree, listing: Listing, match: Match) -> Iterable[Amendmen
         parent = tree.parent(x)
         fits = _may_be_inputs(x, parent, listing, (start, end), after)
         is_as_stored = _is_as_stored(x, listing, start, end)
-        # The client's own summary, and an answer to it, may stand in place of what it left out: where question and
-        # reply are both another one, or a question is and the list is shorter than the path, they are not of this turn.
+        # The client's own summary, with an answer to it, may stand in place of what it left out. So the messages are of
+        # another turn if question and reply both differ, or the question does and the list is shorter than the path.
         if fits and is_turn and not is_as_stored:
             fits = _may_be_asked(tree, x, listing.text(end - 1), is_doubtful=is_short or is_guess)
         if reply and is_guess and not fits and (is_short or is_turn):
             reply = reply if was_heard(tree, x, listing, *reply) else None
         block = (start, end) if fits and not is_as_stored else None
         if block or reply:
-            # What is hashed of pictures is hashed here, since a list's cache is not for the writer's thread.
+            # Pictures are hashed here, because the cache of a list must not be used in the writer's thread.
             media = tuple(listing.media(i) for i in range(*block)) if block else ()
             yield Amendment(x.id, block, reply, media)
         # Where the question of an exchange is not found in the list, nothing before it is found either.
@@ -402,7 +403,7 @@ def _amendments(tree: Tree, listing: Listing, match: Match) -> Iterable[Amendmen
             is_guess = end < start and _is_new_form(x, listing, end, start)
             reply = (end, start) if is_guess else None
         else:
-            # Results that stand here are of this round, if not all of them: the list may begin between two.
+            # Results here belong to this round, even if they are not all of it: the list may begin between two.
             while end and listing.role(end - 1) in RESULTS:
                 end -= 1
 
@@ -411,7 +412,7 @@ def _may_be_asked(tree: Tree, x: Exchange, asked: str, *, is_doubtful: bool) -> 
     """Returns whether other words may be the question of an exchange in another form.
 
     A message without words (a framework puts one before a reply that begins its list) is no form of one with words.
-    is_doubtful: more than the words is another one.
+    is_doubtful: not only the words differ from the stored turn.
     """
     return bool(joined_words(asked) and not is_doubtful) or _was_within(tree, x, asked)
 
@@ -419,11 +420,11 @@ def _may_be_asked(tree: Tree, x: Exchange, asked: str, *, is_doubtful: bool) -> 
 def _may_be_inputs(
     x: Exchange, parent: Exchange | None, listing: Listing, span: tuple[int, int], after: int
 ) -> bool:
-    """Returns whether messages are as many as an exchange brought and of their roles, after a reply or at the head.
+    """Returns whether messages have the number and the roles of an exchange's input, after a reply or at the head.
 
-    If the reply before it is among them, the client has left out messages of its own (aider: the files in the chat),
-    and the first ones are those of the turn before. So are all if that reply stands between them and the end of its
-    own, which is `after`: the client has not retained its question ("the user is silent, you would say:").
+    If the reply before the exchange is among them, the client has left out messages of its own (aider: the files in the
+    chat), and the first ones belong to the turn before. All of them do if that reply stands between them and `after`,
+    the end of the exchange's reply: the client has not retained its question ("the user is silent, you would say:").
     """
     start, end = span
     before = None if parent is None else parent.reply
@@ -441,9 +442,9 @@ def _may_be_inputs(
 
 
 def _was_within(tree: Tree, x: Exchange, text: str) -> bool:
-    """Returns whether a message is what is left of the last one that an exchange brought, without its template.
+    """Returns whether a message is the last one of an exchange's input without its template.
 
-    Of what is off the record no words are known: whatever comes back in its place stays off the record too.
+    Of a tombstone no words are known: whatever comes back in its place is off the record too.
     """
     if is_tombstone(x):
         return True
@@ -454,9 +455,10 @@ def _was_within(tree: Tree, x: Exchange, text: str) -> bool:
 def _begin_of_reply(x: Exchange, parent: Exchange | None, listing: Listing, end: int) -> int:
     """Returns where the messages begin in which a reply came back that ends at `end`; `end` where there are none.
 
-    They are all assistant messages after the question. Where an exchange brought none (a system message asked for
-    it), those before its own belong to another reply or to a head, and its own are known by its words alone. Behind
-    results there may also be the text before the calls of the reply before them: Pipecat sends it once it is spoken.
+    They are all assistant messages after the question. An exchange may have no question (a system message asked for
+    it): then the messages before its reply belong to another reply or to a head, and the reply is known by its words
+    alone. After results there may also be the text before the calls that they answer: Pipecat sends it once it is
+    spoken.
     """
     has_question = any(atoms[0][:1] in b"ut" for atoms in x.inputs[-1:] if atoms)
     reply_before = () if parent is None or any(map(is_user, x.inputs)) else (parent.reply or ())[:1]
@@ -487,23 +489,23 @@ def _has_role(role: str, atoms: tuple[Atom, ...]) -> bool:
     return {b"u": role == "user", b"t": role in RESULTS}.get(kind, role == "assistant")
 
 
-def _left_out(
+def _find_fill(
     tree: Tree, listing: Listing, match: Match, amendments: Iterable[Amendment]
 ) -> list[PathElement]:
-    """Returns the front of the match point's path, as far as the client's list does not have it."""
+    """Returns the front of the match point's path that the client left out before its list."""
     assert match.match_point is not None
     elements = _as_they_came_back(tree.elements(match.match_point), listing, amendments)
     front = [a for el in elements[:-1] for a in el.atoms]
     if front and listing.flat(len(listing))[: len(front)] == front:
         # The list begins where the path begins, though the path may have the same messages twice.
         return []
-    return left_out(elements, listing.flat(match.last + 1))
+    return trimmed_front(elements, listing.flat(match.last + 1))
 
 
 def _as_they_came_back(
     elements: Iterable[PathElement], listing: Listing, amendments: Iterable[Amendment]
 ) -> list[PathElement]:
-    """Returns a path with its replies in the form in which they came back. Cancelled ones have one then, too."""
+    """Returns a path with its replies in the form in which they came back. A cancelled reply may have come back too."""
     replies = {a.exchange: range(*a.reply) for a in amendments if a.reply}
     found: list[PathElement] = []
     for element in elements:
@@ -515,16 +517,16 @@ def _as_they_came_back(
     return found
 
 
-def left_out(elements: Sequence[PathElement], listed: Sequence[Atom]) -> list[PathElement]:
-    """Returns the front of a path that a trimmed list left out, where the list is a proper tail of the path.
+def trimmed_front(elements: Sequence[PathElement], listed: Sequence[Atom]) -> list[PathElement]:
+    """Returns the front of a path before a trimmed list; []: the list is no proper tail of the path.
 
-    The first message has to be the same word for word; [] where it is not such a tail.
+    The first message of the tail has to be the same word for word.
     """
     path = [(a, p) for p, el in enumerate(elements) for a in el.atoms]
     # The comparison is repeated without calls and results, because some clients drop tool rounds.
     for kinds in (b"uatc", b"ua"):
         if listed[:1] and listed[0][:1] not in kinds:
-            continue  # it begins within a round, and has not dropped that
+            continue  # the list begins within a tool round, so its client has not dropped those
         have = [a for a in listed if a[:1] in kinds]
         full = [(a, p) for a, p in path if a[:1] in kinds]
         if not have or len(have) >= len(full):

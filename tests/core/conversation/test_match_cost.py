@@ -19,7 +19,7 @@ from gateway.core.conversation import match as history
 from gateway.core.conversation.canonical import Canon, Listing, WireMessage, text_of
 from gateway.core.conversation.lookup import full_probes
 from gateway.core.conversation.match import MemoryUse, Query, spans_of
-from gateway.core.conversation.plan import left_out
+from gateway.core.conversation.plan import trimmed_front
 from gateway.core.conversation.tree import Tree
 from gateway.core.memory import visibility
 from gateway.core.subsequence import lcs
@@ -151,7 +151,7 @@ def test_left_out_is_what_a_list_and_the_path_need_to_be_whole(words: list[int],
     tree = Tree(world.memory().records.values())
     line = tree.elements(tree.by_id[len(words)])
     tail = line[cut % len(line) :]
-    out = left_out(line, [a for el in tail for a in el.atoms])
+    out = trimmed_front(line, [a for el in tail for a in el.atoms])
     assert out == [*line[: cut % len(line)]]
 
 
@@ -176,8 +176,8 @@ def test_left_out_is_nothing_where_the_tail_is_not_the_paths(world: World) -> No
     tree = Tree(world.memory().records.values())
     line = tree.elements(tree.by_id[3])
     listed = Listing(world.memory().canon, [user("2"), assistant("r2"), user("three"), assistant("r3")])
-    assert left_out(line, listed.flat(4)) == []
-    assert left_out(line, []) == []
+    assert trimmed_front(line, listed.flat(4)) == []
+    assert trimmed_front(line, []) == []
 
 
 def test_replies_are_looked_up_in_the_last_turns_only(world: World) -> None:
