@@ -35,7 +35,7 @@ from gateway.errors import GatewayError, LimitReached
 from gateway.run.call import ChatCall, form_for
 from gateway.run.memory.fit import fit, fit_rounds
 from gateway.run.memory.keeper import MemoryKeeper
-from gateway.run.memory.memory_context import MemoryContext, seen_blocks
+from gateway.run.memory.memory_context import MemoryContext, blocks_on_path
 from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.memory.record import BlockEdits
 from gateway.run.receipt import Receipt
@@ -87,7 +87,7 @@ class TreeMemory:
             self.context = context = replace(
                 context, snapshot=replace(context.snapshot, blocks=snapshot.blocks, ops=snapshot.ops)
             )
-            changes.reapply(seen_blocks(context.request, snapshot, context.path))
+            changes.reapply(blocks_on_path(context.request, snapshot, context.path))
         texts, shown = changes.describe_changes(answers[n].shown for n in sorted(answers))
         if texts:
             mark = mark_of(context.agent.secret)

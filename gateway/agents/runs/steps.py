@@ -33,7 +33,7 @@ from gateway.core.turn.guide import StopReason, ToolResult
 from gateway.core.turn.ledger import counts_of
 from gateway.core.upstream.policy import Target
 from gateway.run.memory.keeper import MemoryKeeper
-from gateway.run.memory.memory_context import MemoryContext, in_order
+from gateway.run.memory.memory_context import MemoryContext, in_prompt_order
 from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.memory.record import BlockEdits, recall_row
 from gateway.run.memory.stored_conversation import ended, go_on, open_write, reread
@@ -283,7 +283,9 @@ class RunMemory:
         return await self._make_again(results)
 
     async def _blocks(self) -> list[Block]:
-        return in_order(self.context.request.spec, await self.keeper.store.blocks.load(self.context.agent.id))
+        return in_prompt_order(
+            self.context.request.spec, await self.keeper.store.blocks.load(self.context.agent.id)
+        )
 
     def _set_blocks(self, blocks: Sequence[Block]) -> None:
         self._edits = StepEdits(blocks, self._shown, self.client_calls)

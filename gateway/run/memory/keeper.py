@@ -25,7 +25,7 @@ from gateway.core.prompt.summary import Overfull
 from gateway.core.turn.commands import FINISHED, End, TurnOutcome
 from gateway.run.memory.composer import Composer
 from gateway.run.memory.leases import Leases
-from gateway.run.memory.memory_context import MemoryContext, MemoryRequest, agent_of, read
+from gateway.run.memory.memory_context import MemoryContext, MemoryRequest, agent_of, read_context
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.queue import Queues
 from gateway.run.memory.recall import EmbedQuery, Recaller
@@ -117,7 +117,7 @@ class MemoryKeeper:
             await self._queue(request)
             # The time is taken again, because the turn that this request waited for was written meanwhile.
             request = replace(request, now=self.now())
-        return await read(self.store, self.resent, request, self.settings.idle_s)
+        return await read_context(self.store, self.resent, request, self.settings.idle_s)
 
     async def _queue(self, request: MemoryRequest) -> None:
         """Waits for the requests before this one. Raises: TooSlow: for longer than it would."""

@@ -1,6 +1,6 @@
-"""The knowledge that memory has of a request when its turn begins: the conversation, and our additions to it.
+"""What is read of a memory when a turn begins: the conversation that the request continues, and what memory adds to it.
 
-Everything is read here, before the prompt is made: one round trip for a plain turn. Decisions are gateway.core's.
+Everything is read here, before the prompt is made: in one round trip for a plain turn. Decisions are gateway.core's.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ from storage.sql.store import Store
 
 # The tools that the memory section names, of the profiles and of agents made over REST.
 _NAMED_IN_SECTION = MEMORY_TOOLS.keys() | builtin.EDITING | builtin.SEARCHING | builtin.REMEMBERED.keys()
-_KEEPING = {
+_MEMORY_USES = {
     Mode.ON: MemoryUse.ON,
     Mode.STRICT: MemoryUse.ON,
     Mode.READ: MemoryUse.READ,
     Mode.OFF: MemoryUse.OFF,
 }
-# Conversations' names are no secrets: knowing one opens nothing.
+# No secure randomness is needed: who knows the name of a conversation can do nothing with it.
 _ids = random.Random()
 
 
@@ -60,7 +60,7 @@ class MemoryRequest(Struct, frozen=True):
     spec: AgentSpec
     # Seconds since the epoch.
     now: float
-    # Which upstream and model are expected to answer, and the model's window.
+    # The upstream and model that are expected to answer, with the model's window.
     target: Target
     # The kind of its conversation.
     kind: ConversationKind
@@ -74,11 +74,11 @@ class MemoryContext(Struct, frozen=True):
     request: MemoryRequest
     # The memory's owner as it is stored, or a draft of it.
     agent: Agent
-    # The result of one round trip.
+    # What was read in one round trip.
     snapshot: MemorySnapshot
     # What the request adds to its conversation.
     plan: Plan
-    # The exchanges at hand.
+    # The exchanges that were loaded.
     tree: Tree
     # The exchanges before the request, oldest first, as far back as the prompt needs them.
     path: tuple[Exchange, ...]
@@ -91,13 +91,13 @@ class MemoryContext(Struct, frozen=True):
     pinned: SentSection | None = None
     # As the path sees them, its own pending edits included.
     blocks: tuple[Block, ...] = ()
-    # Our tools for the model, name in this request -> tool.
+    # The gateway's tools for the model: name in this request -> tool.
     offered: Mapping[str, str] = field(default_factory=dict)
     # The row id of the exchange, once its user message is written; negative before.
     row: int = -1
     # The summaries of the conversation, newest first; None: they were not read.
     summaries: Sequence[Summary] | None = None
-    # An exchange that a process which is gone left open, as it ends; it is written with the next one.
+    # An exchange that a process left open when it died, in the form in which it ends. It is written with the next one.
     unended: Exchange | None = None
 
     @property
@@ -122,26 +122,29 @@ class MemoryContext(Struct, frozen=True):
 
     @property
     def evicted(self) -> Evicted | None:
-        """The part of the path that has left the window before."""
+        """The part of the path that had left the window before this request."""
         return evicted_at(self.plan.match.match_point, self.request.target.context_window)
 
     def answered_by(self, target: Target) -> MemoryContext:
-        """Returns the same for another target than the one that was expected."""
-        model = name_of(target)
+        """Returns the context with the target that answers, which may not be the one that was expected."""
+        model = stored_model_name(target)
         if model == self.plan.query.model:
             return self
         return replace(self, plan=replace(self.plan, query=replace(self.plan.query, model=model)))
 
 
-def name_of(target: Target) -> str:
-    """Returns what is stored of a turn's model, and is exported. Callers put keys in the place of a model's name."""
+def stored_model_name(target: Target) -> str:
+    """Returns the name under which a turn's model is stored. Keys in it are masked, since callers put them there."""
     return masked(f"{target.upstream}/{target.model}")
 
 
-async def read(store: Store, resent: ResentLists, request: MemoryRequest, idle_s: float) -> MemoryContext:
-    """Returns what there is to know; of a paused memory as if the request had turned it off.
+async def read_context(
+    store: Store, resent: ResentLists, request: MemoryRequest, idle_s: float
+) -> MemoryContext:
+    """Reads the context of a request. A paused memory is read as if the request had turned it off.
 
-    Raises: StoreError when memory cannot be had.
+    idle_s: for how long an unnamed opening may be repeated.
+    Raises: StoreError.
     """
     agent, listing, snapshot = await _read_snapshot(store, resent, request)
     if agent.paused is not None:
@@ -150,35 +153,35 @@ async def read(store: Store, resent: ResentLists, request: MemoryRequest, idle_s
     is_named = identity.conversation is not None
     query = Query(
         listing,
-        is_named,
-        _KEEPING[identity.mode],
-        request.now,
-        idle_s,
-        request.kind,
-        identity.retry,
-        found.id if is_named and found is not None else None,
-        name_of(target),
+        named=is_named,
+        mode=_MEMORY_USES[identity.mode],
+        now=request.now,
+        idle_s=idle_s,
+        kind=request.kind,
+        retry=identity.retry,
+        conversation=found.id if is_named and found is not None else None,
+        model=stored_model_name(target),
     )
     plan = plan_plain(snapshot, query)
     if plan is None or found is None or snapshot.exchange is None:
         return await _read_and_plan(store, request, agent, snapshot, query)
-    # The look-up has brought all of a plain turn.
+    # The snapshot has all that a plain turn needs.
     rounds = snapshot.additions.rounds
     chain = rounds if rounds and rounds[-1].id == snapshot.exchange.id else (*rounds, snapshot.exchange)
-    blocks = seen_blocks(request, snapshot, chain) if snapshot.blocks or snapshot.ops else ()
+    blocks = blocks_on_path(request, snapshot, chain) if snapshot.blocks or snapshot.ops else ()
     offered = offer_tools(request, agent, snapshot.section, request.chat.json)
     return MemoryContext(
         request,
         agent,
         snapshot,
         plan,
-        Tree(rounds),
-        chain,
-        True,
-        found.uid,
-        snapshot.section,
-        blocks,
-        offered,
+        tree=Tree(rounds),
+        path=chain,
+        is_plain=True,
+        conversation_uid=found.uid,
+        pinned=snapshot.section,
+        blocks=blocks,
+        offered=offered,
     )
 
 
@@ -188,7 +191,7 @@ async def _read_snapshot(
     """Returns the memory's owner, the request's list, and what one round trip reads of both. Raises: StoreError."""
     scope, key = request.identity.scope, request.identity.conversation
     assert scope is not None
-    # A remembered agent may have been forgotten by another process: then it is looked for once more.
+    # Another process may have forgotten the cached agent: then it is looked for once more.
     for _ in range(2):
         agent = await agent_of(store, request)
         listing = resent.listing(Canon(agent.secret), request.chat)
@@ -196,7 +199,6 @@ async def _read_snapshot(
         snapshot = await store.turns.snapshot(agent, key, path) if agent.id else MemorySnapshot()
         if snapshot is not None:
             break
-        # The agent was forgotten; the next request of its user makes a new one.
         store.agents.uncache(scope)
     else:
         raise StoreError("the memory of this user is being removed")
@@ -212,28 +214,31 @@ async def _read_snapshot(
 async def _read_and_plan(
     store: Store, request: MemoryRequest, agent: Agent, snapshot: MemorySnapshot, query: Query
 ) -> MemoryContext:
-    """Returns what there is to know of a turn that is not plain."""
+    """Reads the context of a turn that is not plain."""
     plan, tree = await _plan(store, request, agent, snapshot, query)
     match_point = plan.match.match_point
     path = tuple(tree.chain(match_point))
     uid = await _conversation_uid(store, agent, snapshot, plan) or _uid_of_new(
         request, agent, snapshot, query.listing
     )
-    if request.identity.mode is Mode.OFF:
-        return MemoryContext(request, agent, snapshot, plan, tree, path, False, uid)
+    context = MemoryContext(request, agent, snapshot, plan, tree, path, is_plain=False, conversation_uid=uid)
+    if context.is_off:
+        return context
     number = match_point.section if match_point is not None else None
     pinned = await store.turns.section(agent, number) if number is not None else None
-    blocks = seen_blocks(request, snapshot, path) if agent.id else await blocks_of_new(store, request, agent)
+    blocks = (
+        blocks_on_path(request, snapshot, path) if agent.id else await initial_blocks(store, request, agent)
+    )
     offered = offer_tools(request, agent, pinned, request.chat.json)
     if plan.fill:
         plan = replace(plan, fill=_omitted_by_client(request, plan))
-    return MemoryContext(request, agent, snapshot, plan, tree, path, False, uid, pinned, blocks, offered)
+    return replace(context, plan=plan, pinned=pinned, blocks=blocks, offered=offered)
 
 
 async def agent_of(store: Store, request: MemoryRequest) -> Agent:
     """Returns the memory's owner as it is stored, or a draft of it.
 
-    Gateways that share a database could not agree on a draft: there it is stored before anything of it is cached.
+    Gateways that share a database would make different drafts: there it is stored before anything of it is cached.
     Raises: NotFound: it was made over REST, and is gone.
     """
     scope, spec = request.identity.scope, request.spec
@@ -241,14 +246,14 @@ async def agent_of(store: Store, request: MemoryRequest) -> Agent:
     agents = store.agents
     if not store.database.is_shared:
         return agents.at_hand(scope) or await agents.find_or_draft(scope, is_made=bool(spec.uid))
-    # Of what is off the record hashes are stored, under the agent's secret.
+    # A turn off the record leaves hashes under the agent's secret, so it needs a stored one as well.
     if not spec.uid and not request.identity.leaves_nothing:
         return await agents.find_or_begin(scope, spec.own_blocks, spec.shared_blocks, request.now)
     return await agents.find_or_draft(scope, is_made=bool(spec.uid))
 
 
 def _omitted_by_client(request: MemoryRequest, plan: Plan) -> tuple[PathElement, ...]:
-    """Returns what goes before the client's list: what it left out, unless that has left the window for good."""
+    """Returns what goes before the client's list: what the client left out, without what has left the window."""
     if request.spec.history == "client":
         return ()
     fill, gone = plan.fill, evicted_at(plan.match.match_point, request.target.context_window)
@@ -260,12 +265,12 @@ async def _plan(
 ) -> tuple[Plan, Tree]:
     """Loads as much of a conversation as it takes to plan the turn.
 
-    The conversation's end is nearly always enough: as many exchanges as the list has replies, and some more. If not,
-    the part back to where its window began is loaded, and then all of it. For a new conversation nothing is.
+    The conversation's end is nearly always enough: as many exchanges as the list has replies, and some more. If it is
+    not, the part back to where the window began is loaded, and if that is not, all. A new conversation needs nothing.
     """
     tree = Tree()
     openings = None if snapshot.has_tombs else store.turns.openings(agent, snapshot)
-    # Before its first number is taken a memory holds nothing, whether it is stored by then or not.
+    # A memory that has not taken its first number holds nothing, whether it is stored or not.
     if snapshot.next_seq == 1 or (openings is not None and begins_conversation(query, openings)):
         return plan_opening(query) or planning.plan_turn(tree, query), tree
     recent: int | None = RECENT + query.listing.replies
@@ -289,7 +294,7 @@ async def _plan(
 
 
 async def _conversation_uid(store: Store, agent: Agent, snapshot: MemorySnapshot, plan: Plan) -> str | None:
-    """Returns the public name of the conversation that a plan goes on with; None: it begins one, or that is gone."""
+    """Returns the public name of the conversation that a plan continues; None: it begins one, or that is gone."""
     stored, found = plan.conversation, snapshot.conversation
     if found is not None and found.id == stored:
         return found.uid
@@ -302,36 +307,39 @@ def _uid_of_new(request: MemoryRequest, agent: Agent, snapshot: MemorySnapshot, 
     """Returns the public name of a conversation that begins.
 
     Requests that begin one at the same time must give their clients the same name, before any of them is written. So it
-    is a hash of the client's own name for it, or of its messages and of how much was known by then, since another
-    conversation may have begun alike; and of the epoch, since what begins after a forgetting is another one.
+    is a hash of the client's own name for it; without one, of its messages and the memory's next number, since an
+    earlier conversation may have begun alike. The epoch is hashed too: after a forgetting it is another conversation.
     """
     key = request.identity.conversation
-    of = b"k" + key.encode() if key is not None else b"m%d " % snapshot.next_seq + listing.path(len(listing))
-    return blake2b(b"%d %b" % (agent.epoch, of), key=agent.secret, digest_size=16).hexdigest()
+    seed = (
+        b"k" + key.encode() if key is not None else b"m%d " % snapshot.next_seq + listing.path(len(listing))
+    )
+    return blake2b(b"%d %b" % (agent.epoch, seed), key=agent.secret, digest_size=16).hexdigest()
 
 
 def new_conversation_uid() -> str:
+    """Returns a public name for a conversation that no list of a client begins."""
     return f"{_ids.getrandbits(128):032x}"
 
 
-def in_order(spec: AgentSpec, blocks: Sequence[Block]) -> list[Block]:
-    """Returns blocks as they stand in the prompt: as the agent declares them, then those that were made since."""
+def in_prompt_order(spec: AgentSpec, blocks: Sequence[Block]) -> list[Block]:
+    """Returns blocks in their order in the prompt: as the agent declares them, then those that were made since."""
     if len(blocks) < 2:
         return list(blocks)
     order = {block.label: n for n, block in enumerate(spec.blocks)}
     return sorted(blocks, key=lambda block: order.get(block.label, len(order)))
 
 
-def seen_blocks(
+def blocks_on_path(
     request: MemoryRequest, snapshot: MemorySnapshot, path: Sequence[Exchange]
 ) -> tuple[Block, ...]:
-    """Returns the blocks of a look as a path sees them, its own pending edits included."""
-    blocks = in_order(request.spec, snapshot.blocks)
+    """Returns the blocks of a snapshot as a path sees them, its own pending edits included."""
+    blocks = in_prompt_order(request.spec, snapshot.blocks)
     return tuple(edits.view(blocks, snapshot.ops, {x.id for x in path}) if snapshot.ops else blocks)
 
 
-async def blocks_of_new(store: Store, request: MemoryRequest, agent: Agent) -> tuple[Block, ...]:
-    """Returns the blocks with which the memory of a draft will begin."""
+async def initial_blocks(store: Store, request: MemoryRequest, agent: Agent) -> tuple[Block, ...]:
+    """Returns the blocks that the memory of a draft will have at first."""
     spec = request.spec
     defaults = [replace(block, id=n) for n, block in enumerate(spec.blocks)]
     if spec.shared:
@@ -343,15 +351,15 @@ async def blocks_of_new(store: Store, request: MemoryRequest, agent: Agent) -> t
 def offer_tools(
     request: MemoryRequest, agent: Agent, pinned: SentSection | None, body: Mapping[str, Any]
 ) -> dict[str, str]:
-    """Returns the memory tools for a request, offered name -> tool.
+    """Returns the memory tools for a request: offered name -> tool.
 
     pinned: the path's section, which has the names that the conversation uses already.
-    body: of its chat completion.
+    body: of the chat completion.
     """
     chat, identity, spec = request.chat, request.identity, request.spec
     wanted = spec.offers_tools and (identity.agent is not None or chat.has_tools)
     if spec.defined is not None:
-        # Whoever gave an agent a form for its answers gave it its tools as well.
+        # What an agent's definition asks of its replies, such as a response_format, does not rule out its tools.
         own = spec.defined.sampling
         body = {name: value for name, value in body.items() if name not in own or own[name] != value}
     if not wanted or identity.mode is Mode.READ or not may_offer(body):

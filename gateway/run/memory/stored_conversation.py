@@ -24,11 +24,11 @@ from gateway.run.memory.memory_context import (
     MemoryContext,
     MemoryRequest,
     agent_of,
-    blocks_of_new,
-    in_order,
-    name_of,
+    in_prompt_order,
+    initial_blocks,
     new_conversation_uid,
     offer_tools,
+    stored_model_name,
 )
 from gateway.run.memory.prompt import Prompt, first_spoken
 from storage.commands import ConversationPath, MemorySnapshot, StepOpen
@@ -98,9 +98,9 @@ async def read_path(
         unended=unended,
     )
     blocks = (
-        in_order(request.spec, own.snapshot.blocks)
+        in_prompt_order(request.spec, own.snapshot.blocks)
         if agent.id
-        else await blocks_of_new(store, request, agent)
+        else await initial_blocks(store, request, agent)
     )
     seen = edits.view(blocks, own.snapshot.ops, context.path_ids)
     has_begun = any(not x.superseded and not begins_fork(x) for x in path)
@@ -129,7 +129,7 @@ async def reread(store: Store, context: MemoryContext) -> MemoryContext | None:
     context = replace(
         context, snapshot=own.snapshot, path=tuple(own.path), tree=Tree(own.path), summaries=own.summaries
     )
-    blocks = in_order(context.request.spec, own.snapshot.blocks)
+    blocks = in_prompt_order(context.request.spec, own.snapshot.blocks)
     return _planned(context, context.plan.held, context.pinned, blocks)
 
 
@@ -224,7 +224,7 @@ def _query(request: MemoryRequest, agent: Agent, idle_s: float) -> Query:
         now=request.now,
         idle_s=idle_s,
         kind=request.kind,
-        model=name_of(request.target),
+        model=stored_model_name(request.target),
     )
 
 
