@@ -72,7 +72,7 @@ class SignInPages:
         operator = None if token is None else self.sessions.find(token)
         if token is None or operator is None:
             return None
-        if not await self._sign_in.holds(operator):
+        if not await self._sign_in.is_valid(operator):
             self.sessions.end(token)
             return None
         request.token = token

@@ -1,7 +1,7 @@
-"""Signing in to the page: one-time codes, keys of operators, and the audit of who did what.
+"""Signing in to the page: one-time codes, keys of operators, and the audit of what they did.
 
-A code is made for whoever may run commands of the account that serves (`mnemogate ui`): it opens everything. A key of
-an operator opens its project or all of them, to read or to change.
+A code opens everything. The command `mnemogate ui` asks for one, which only the account that runs the gateway can do. A
+key of an operator opens its project or all of them, to read or to change.
 """
 
 from __future__ import annotations
@@ -19,29 +19,30 @@ from storage.records import OPERATOR, Key
 from storage.sql.keys import PREFIX, digest_of
 from storage.sql.store import Store
 
+# For how long a code is valid.
 CODE_S = 60.0
 _CODE_BYTES = 16
-# Codes that wait; older ones go. Each is asked for by a person at a terminal.
+# Unused codes; with more of them the oldest goes. Each is asked for by a person at a terminal.
 _MOST_CODES = 64
-# The actor of an audit entry: a session that a code opened, and a failure to sign in.
+# Actors of audit entries that are no key: a session that a code opened, and a failure to sign in.
 CODE, UNKNOWN = "code", "unknown"
 LOGIN = "/ui/login"
 
 
 class Operator(Struct, frozen=True):
-    """Who has signed in."""
+    """An operator who has signed in."""
 
-    # As the audit names it: the key's name, or CODE.
+    # The name in the audit: the key's, or CODE.
     actor: str
-    # The only project that it sees; None: all.
+    # The only project that is open; None: all are.
     project: str | None
     may_write: bool
-    # The digest of its key; None: a code opened the session.
+    # The digest of the key; None: a code opened the session.
     digest: bytes | None = None
 
 
 class SignIn:
-    """Makes codes and recognises codes and keys.
+    """Makes codes, recognises codes and keys, and writes the audit.
 
     now: seconds since the epoch.
     is_enabled: there is a page to sign in to.
@@ -51,7 +52,7 @@ class SignIn:
         self._store = store
         self._now = now
         self._is_enabled = is_enabled
-        # The digests of codes, each with the time until which it holds.
+        # The time at which each code expires, by the code's digest, the oldest first.
         self._codes: dict[bytes, float] = {}
 
     async def make_code(self, _: RawArguments) -> dict[str, Any]:
@@ -65,29 +66,37 @@ class SignIn:
         return {"path": f"{LOGIN}#{code}"}
 
     async def admit(self, text: str) -> Operator | None:
-        """Returns who a code or key is of; None: it opens nothing. A code is used up. Raises: StoreError."""
-        until = self._codes.pop(_digest(text), None)
-        if until is not None and self._now() < until:
+        """Returns the operator that a code or a key admits; None: it opens nothing. A code is used up.
+
+        Raises: StoreError.
+        """
+        expires = self._codes.pop(_digest(text), None)
+        if expires is not None and self._now() < expires:
             return Operator(CODE, None, may_write=True)
         return await self.by_key(text)
 
     async def by_key(self, text: str) -> Operator | None:
-        """Returns the operator whose key this is; None: there is no such operator. Raises: StoreError."""
+        """Returns the operator with a key; None: it is no valid key of an operator. Raises: StoreError."""
         if not text.startswith(PREFIX):
             return None
         digest = digest_of(text)
-        return _operator(await self._found(digest), digest)
+        return _operator(await self._valid_key(digest), digest)
 
-    async def holds(self, operator: Operator) -> bool:
-        """Returns whether the key of an operator is in use still. Raises: StoreError."""
-        return operator.digest is None or await self._found(operator.digest) is not None
+    async def is_valid(self, operator: Operator) -> bool:
+        """Returns whether the key of an operator is still valid. Raises: StoreError."""
+        return operator.digest is None or await self._valid_key(operator.digest) is not None
 
-    async def _found(self, digest: bytes) -> Key | None:
+    async def _valid_key(self, digest: bytes) -> Key | None:
         key = await self._store.keys.find_digest(digest)
         return None if key is None or self._store.keys.has_expired(key) else key
 
     async def note(self, actor: str, action: str, memory: str | None = None, what: str = "") -> None:
-        """Notes in the audit what was done. memory: the uid of one. what: a kind and a number, no words."""
+        """Adds an entry to the audit.
+
+        action: what was done.
+        memory: the uid of the memory with which it was done; None: with none.
+        what: the thing with which it was done, by kind and number, such as "key 3"; never a text.
+        """
         await self._store.audit.add(self._now(), actor, action, memory, what)
 
 
