@@ -1,10 +1,11 @@
 """The adapter for Claude: chat completions are translated to `/v1/messages` and back, whole or streamed.
 
-The translation is pure and lies in `adapters/claude`; this module has addresses, credentials, headers and the life of
-a reply. Requests to `/messages` and below pass unchanged, both ways, for callers that speak Anthropic's own dialect.
+The translation is pure and lies in `adapters/claude`; this module knows addresses, credentials and headers, and reads
+and closes replies. Requests to `/messages` and below pass unchanged, both ways, for callers that speak Anthropic's own
+dialect.
 
-Keys go as `x-api-key`, OAuth tokens as bearer tokens. A caller's own credential is used only where the upstream has
-none, as with every provider.
+Keys are sent as `x-api-key`, OAuth tokens as bearer tokens. A caller's own credential is used only where the upstream
+has none, as with every provider.
 """
 
 from __future__ import annotations
@@ -30,30 +31,30 @@ from adapters.types import API_KEY, COUNT_TOKENS, Event, Header, Json, ModelRequ
 
 DEFAULT_VERSION: Final = "2026-10-21"  # the version that Anthropic's own SDKs have sent since that day
 SAMPLING_VERSION: Final = "2023-06-01"  # the last version that takes temperature, top_p and top_k
-_MODELS: Final = "/models?limit=1000"
-MARKED: Final = b'"cache_control"'  # a request with it has marks of its client's
-OAUTH: Final = "sk-ant-oat"  # with which OAuth tokens begin
-_KEY: Final = "sk-ant-"
+_MODELS_PATH: Final = "/models?limit=1000"
+CACHE_MARK: Final = b'"cache_control"'  # a request with it chooses itself what is cached
+OAUTH_PREFIX: Final = "sk-ant-oat"
+_KEY_PREFIX: Final = "sk-ant-"
 _TOO_DEEP: Final = "A schema or a message of the request is nested too deep."
 _BEARER: Final = "bearer "
-NATIVE: Final = "/messages"  # the path of Anthropic's own dialect, and of what lies below it
-_COUNT: Final = f"{NATIVE}/count_tokens"
-# What counting takes of a request (platform.claude.com/docs/en/api/messages-count-tokens).
-_COUNTED: Final = frozenset(
+NATIVE_PATH: Final = "/messages"  # of Anthropic's own dialect, which has more paths below it
+_COUNT_PATH: Final = f"{NATIVE_PATH}/count_tokens"
+# The fields of a request that counting takes (platform.claude.com/docs/en/api/messages-count-tokens).
+_COUNTED_FIELDS: Final = frozenset(
     ("messages", "model", "output_config", "system", "thinking", "tool_choice", "tools")
 )
-_BETA: Final = "anthropic-beta"
+_BETA_HEADER: Final = "anthropic-beta"
 _OPENAI_ONLY: Final = ("openai-organization", "openai-project", "openai-beta")
 
 
 class Anthropic(OpenAICompatible):
-    """One upstream. Its address and key take Anthropic's form, and bodies are translated."""
+    """One upstream of Anthropic's. Requests and replies are translated."""
 
     default_path = "/v1"
 
     def __init__(self, *args: Any, headers: tuple[Header, ...] = (), **options: Any) -> None:
-        # Headers of the settings are fixed, and a request may need one beta more.
-        self._betas = tuple(each for each in headers if each[0].lower() == _BETA)
+        # Other headers of the settings are sent as they are. Betas are joined with those that a request needs.
+        self._betas = tuple(each for each in headers if each[0].lower() == _BETA_HEADER)
         super().__init__(*args, headers=tuple(each for each in headers if each not in self._betas), **options)
 
     @cached_property
@@ -64,42 +65,42 @@ class Anthropic(OpenAICompatible):
     async def send(self, request: ModelRequest) -> ModelReply:
         """Sends a request, translated if it is in OpenAI's dialect. Raises: ProviderUnreachable, ProviderTimeout."""
         if self._betas:
-            # A caller of this dialect knows which betas its fields need.
-            is_native = request.path.startswith(NATIVE)
-            own = (each for each in request.headers if is_native or each[0].lower() != _BETA)
+            # Only a caller of Anthropic's dialect names betas itself.
+            is_native = request.path.startswith(NATIVE_PATH)
+            own = (each for each in request.headers if is_native or each[0].lower() != _BETA_HEADER)
             request = request._replace(headers=(*own, *self._betas))
         if request.path == "/chat/completions":
             return await self._chat(request)
         if request.path == COUNT_TOKENS:
             return await self._count(request)
         if request.path == "/models" and request.method == "GET":
-            reply = await self._call(request, _MODELS, b"", DEFAULT_VERSION)
-            return _TranslatedReply(reply, self._models, f"{self.name} answered no list of models")
+            reply = await self._call(request, _MODELS_PATH, b"", DEFAULT_VERSION)
+            return _TranslatedReply(reply, self._read_models, f"{self.name} answered no list of models")
         if request.path.startswith("/models/") and request.method == "GET":
             reply = await self._call(request, request.path, b"", DEFAULT_VERSION)
             return _TranslatedReply(reply, _model, "the upstream answered no model")
         if self.has_endpoint(request.path):
             reply = await self._call(request, request.path, request.body, DEFAULT_VERSION)
-            return reply if request.first_block is None else _alongside(reply, request.first_block)
+            return reply if request.first_block is None else _as_native(reply, request.first_block)
         why = f"{self.name} (Anthropic) has no {URL(self.base_url).path}{request.path}."
         return _refuse(404, error_body(why, "not_found_error"))
 
     def has_endpoint(self, path: str) -> bool:
-        """Returns True for paths that are translated here, and for Anthropic's own messages."""
+        """Returns whether a path is translated here, or is one of Anthropic's own dialect."""
         path = path.partition("?")[0]
-        return path in ("/chat/completions", "/models") or path.startswith(("/models/", NATIVE))
+        return path in ("/chat/completions", "/models") or path.startswith(("/models/", NATIVE_PATH))
 
     def _key_header(self, key: str) -> Header:
-        return ("authorization", f"Bearer {key}") if key.startswith(OAUTH) else ("x-api-key", key)
+        return ("authorization", f"Bearer {key}") if key.startswith(OAUTH_PREFIX) else ("x-api-key", key)
 
     async def _chat(self, request: ModelRequest) -> ModelReply:
         try:
-            body, wire, translated = self._translated(request)
+            body, wire, translated = self._translate(request)
         except _Refused as refused:
             return refused.reply
         # The newest version refuses temperature, top_p and top_k; the version before it takes them.
         version = SAMPLING_VERSION if any(key in wire for key in SAMPLING) else DEFAULT_VERSION
-        reply = await self._call(_with_binding(request, wire), NATIVE, translated, version)
+        reply = await self._call(_with_binding(request, wire), NATIVE_PATH, translated, version)
         created, first_index = int(time.time()), next_index(body.get("messages"))
         if reply.status == 200 and reply.is_stream:
             options = body.get("stream_options")
@@ -113,22 +114,23 @@ class Anthropic(OpenAICompatible):
     async def _count(self, request: ModelRequest) -> ModelReply:
         """Has the tokens of a chat completion counted."""
         try:
-            _, wire, translated = self._translated(request, _COUNTED)
+            _, wire, translated = self._translate(request, _COUNTED_FIELDS)
         except _Refused as refused:
             return refused.reply
-        reply = await self._call(_with_binding(request, wire), _COUNT, translated, DEFAULT_VERSION)
-        return _TranslatedReply(reply, _counted, "the upstream's answer is no count")
+        reply = await self._call(_with_binding(request, wire), _COUNT_PATH, translated, DEFAULT_VERSION)
+        return _TranslatedReply(reply, _counted_tokens, "the upstream's answer is no count")
 
-    def _translated(
+    def _translate(
         self, request: ModelRequest, fields: Collection[str] | None = None
     ) -> tuple[Json, Json, bytes]:
         """Returns a request's body, and the message request that is made of it, as a value and as JSON.
 
-        fields: those that the latter may have; None: all. Raises: _Refused.
+        fields: those that the message request may have; None: all.
+        Raises: _Refused.
         """
         try:
             body = orjson.loads(request.body)
-            wire = to_wire(body, limits=self._limits, marks=MARKED not in request.body)
+            wire = to_wire(body, limits=self._limits, marks=CACHE_MARK not in request.body)
             if fields is not None:
                 wire = {key: value for key, value in wire.items() if key in fields}
             return body, wire, orjson.dumps(wire)
@@ -137,10 +139,11 @@ class Anthropic(OpenAICompatible):
             raise _Refused(error_body(why, "invalid_request_error")) from error
         except Untranslatable as error:
             raise _Refused(error.body()) from error
-        except (RecursionError, orjson.JSONEncodeError) as error:  # it reads 1,024 levels, and writes 254
+        except (RecursionError, orjson.JSONEncodeError) as error:  # orjson reads 1,024 levels, and writes 254
             raise _Refused(error_body(_TOO_DEEP, "invalid_request_error")) from error
 
     async def _call(self, request: ModelRequest, path: str, body: bytes, version: str) -> ModelReply:
+        """Sends a request with Anthropic's headers. version: of the API, unless the caller names one."""
         headers = [each for each in request.headers if each[0].lower() not in _OPENAI_ONLY]
         if not any(name.lower() == "anthropic-version" for name, _ in headers):
             headers.append(("anthropic-version", version))
@@ -158,7 +161,8 @@ class Anthropic(OpenAICompatible):
             request._replace(body=body, headers=tuple(headers), credential=credential, path=path)
         )
 
-    def _models(self, body: Json) -> Json:
+    def _read_models(self, body: Json) -> Json:
+        """Returns a list of models in OpenAI's form. Notes their limits."""
         entries = [entry for entry in body["data"] if isinstance(entry, dict)]
         # The limits fill in for requests without `max_tokens`, which the Messages API demands.
         for entry in entries:
@@ -170,8 +174,8 @@ class Anthropic(OpenAICompatible):
 class _TranslatedReply(WholeReply):
     """A body that is translated when it is whole: an answer, an error, a list.
 
-    translate: for the body of a 200.
-    complaint: begins the error about one that is something else.
+    translate: called with the body of a 200.
+    complaint: begins the error about a body that cannot be translated.
     """
 
     def __init__(self, reply: ModelReply, translate: Callable[[Json], Json], complaint: str) -> None:
@@ -205,12 +209,12 @@ class _StreamedReply:
         self.headers = _with_request_id(reply.headers)
         self._reply = reply
         self._translator = translator
-        self._made = self._translate()
-        self._ahead: list[Event] = []  # events that `peek` has read
+        self._translated = self._translate()
+        self._peeked: list[Event] = []  # events that `peek` has read, which come first
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yields the chunks; after the last one it reads the upstream's body to its end, to keep the connection."""
-        if self._translator.is_over and not self._ahead:
+        if self._translator.is_over and not self._peeked:
             async for _ in self._reply.chunks():
                 pass
             return
@@ -218,15 +222,15 @@ class _StreamedReply:
             yield b"".join([event.raw for event in events])
 
     async def events(self) -> AsyncIterator[list[Event]]:
-        if self._ahead:
-            ahead, self._ahead = self._ahead, []
-            yield ahead
-        async for made in self._made:
-            yield made
+        if self._peeked:
+            peeked, self._peeked = self._peeked, []
+            yield peeked
+        async for events in self._translated:
+            yield events
 
     async def peek(self) -> Event | None:
-        self._ahead = await anext(self._made, [])
-        return self._ahead[0] if self._ahead else None
+        self._peeked = await anext(self._translated, [])
+        return self._peeked[0] if self._peeked else None
 
     async def _translate(self) -> AsyncIterator[list[Event]]:
         decoder = NamedEventDecoder()
@@ -245,18 +249,18 @@ class _StreamedReply:
         await self._reply.aclose()
 
 
-def _alongside(reply: ModelReply, first_block: int) -> ModelReply:
-    """Returns a reply in its own bytes that can be read as a chat completion."""
+def _as_native(reply: ModelReply, first_block: int) -> ModelReply:
+    """Returns a reply that passes in its own bytes, and can be read as a chat completion as well."""
     if reply.status != 200:
         return reply
     created = int(time.time())
     if not reply.is_stream:
-        return _ReadAlong(reply, created, first_block)
-    return _StreamedAlong(reply, StreamTranslator(created, wants_usage=True, first_index=first_block))
+        return _NativeReply(reply, created, first_block)
+    return _NativeStreamedReply(reply, StreamTranslator(created, wants_usage=True, first_index=first_block))
 
 
-class _StreamedAlong(_StreamedReply):
-    """A stream in Anthropic's own events, each with a chunk as its data."""
+class _NativeStreamedReply(_StreamedReply):
+    """A stream of Anthropic's own events, each of which can be read as a chunk."""
 
     async def _translate(self) -> AsyncIterator[list[Event]]:
         decoder, read = NamedEventDecoder(), self._translator.alongside
@@ -268,7 +272,7 @@ class _StreamedAlong(_StreamedReply):
         self._translator.finish()
 
 
-class _ReadAlong(WholeReply):
+class _NativeReply(WholeReply):
     """A whole message as a chat completion, with itself as `native_message`."""
 
     def __init__(self, reply: ModelReply, created: int, first_block: int) -> None:
@@ -291,7 +295,7 @@ class _ReadAlong(WholeReply):
 
 
 class _Refused(Exception):
-    """A request that cannot be sent. reply: the error."""
+    """A request cannot be translated. reply: the error, as the upstream would answer it."""
 
     def __init__(self, body: Json) -> None:
         super().__init__()
@@ -306,38 +310,38 @@ def _with_binding(request: ModelRequest, wire: Json) -> ModelRequest:
     return request
 
 
-def _counted(body: Json) -> Json:
+def _counted_tokens(body: Json) -> Json:
     return {"input_tokens": int(body["input_tokens"])}
 
 
 def _refuse(status: int, body: Json) -> BufferedReply:
-    """Returns an error of our own, for a request that cannot be sent."""
+    """Returns an error in the place of the upstream's reply."""
     return BufferedReply(status, (("content-type", "application/json"),), orjson.dumps(body))
 
 
 def _api_key(request: ModelRequest) -> str:
-    """Returns the caller's credential if it goes in Anthropic's own header, else "".
+    """Returns the caller's credential if it has to be sent as `x-api-key`, else "".
 
-    A caller that speaks Anthropic's dialect has chosen the header itself.
+    A bearer token of a caller that speaks Anthropic's dialect stays one: the caller has chosen the header itself.
     """
     credential = request.credential or ""
     if credential.startswith(API_KEY):
         return credential.removeprefix(API_KEY)
     is_bearer = credential[: len(_BEARER)].lower() == _BEARER
     token = credential[len(_BEARER) :].strip() if is_bearer else ""
-    is_key = token.startswith(_KEY) and not token.startswith(OAUTH)
-    return token if is_key and not request.path.startswith(NATIVE) else ""
+    is_key = token.startswith(_KEY_PREFIX) and not token.startswith(OAUTH_PREFIX)
+    return token if is_key and not request.path.startswith(NATIVE_PATH) else ""
 
 
 def with_beta(headers: tuple[Header, ...], beta: str) -> tuple[Header, ...]:
-    """Adds a beta to those that are asked for."""
-    given = [value for name, value in headers if name.lower() == _BETA]
-    rest = (each for each in headers if each[0].lower() != _BETA)
-    return *rest, (_BETA, ",".join(given if beta in ",".join(given) else (*given, beta)))
+    """Returns headers with one more beta."""
+    given = [value for name, value in headers if name.lower() == _BETA_HEADER]
+    rest = (each for each in headers if each[0].lower() != _BETA_HEADER)
+    return *rest, (_BETA_HEADER, ",".join(given if beta in ",".join(given) else (*given, beta)))
 
 
 def _with_request_id(headers: tuple[Header, ...]) -> tuple[Header, ...]:
-    """Adds the request's id under the name that OpenAI's clients know."""
+    """Returns headers with the request's id under the name that OpenAI's clients know, too."""
     found = dict(headers)
     if "request-id" in found and "x-request-id" not in found:
         return (*headers, ("x-request-id", found["request-id"]))
@@ -345,12 +349,14 @@ def _with_request_id(headers: tuple[Header, ...]) -> tuple[Header, ...]:
 
 
 def _completion(message: Json, created: int, first_index: int) -> Json:
+    """Returns a message as a chat completion. Raises: LookupError: it is no message."""
     if message["type"] != "message":
         raise KeyError("type")
     return completion(message, created, first_index)
 
 
 def _model(entry: Json) -> Json:
+    """Returns a model in OpenAI's form, with Anthropic's own fields."""
     try:
         created = int(datetime.fromisoformat(entry["created_at"]).timestamp())
     except (KeyError, TypeError, ValueError):

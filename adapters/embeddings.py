@@ -1,7 +1,7 @@
 """An embedder over OpenAI's `/embeddings`, which many others serve too.
 
-It goes through a provider, for address, key and timeouts, and checks every vector that comes back: one that is
-missing, not finite or of another length than its neighbours would show only in wrong answers much later.
+A provider sends its requests, with address, key and timeouts. Every vector of a reply is checked: one that is missing,
+not finite or of another length than the others would otherwise show only in wrong answers, much later.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from adapters.errors import ProviderBroke, ProviderRefused
 from adapters.types import BYTES_PER_TOKEN, Embedded, ModelRequest, read_retry_after, token_count
 
 _MAX_REPLY_BYTES = 64 * 1024 * 1024
-# Reading more than this takes longer than a hop to a thread: 64 vectors of 1,536 numbers are 2 MB, 15 ms.
+# A longer reply is read in a thread, so that the event loop does not wait. 64 vectors of 1,536 numbers are 2 MB and
+# take 15 ms.
 _LONG_BYTES = 64 * 1024
 
 
@@ -33,7 +34,7 @@ class ApiEmbedder:
         self._model = model
 
     async def embed(self, texts: Sequence[str]) -> Embedded:
-        """Returns the vectors. Raises: ProviderError, ProviderRefused for an error status among them."""
+        """Returns a vector for each text. Raises: ProviderError, of which ProviderRefused is an error status."""
         body = orjson.dumps({"model": self._model, "input": list(texts)})
         reply = await self._provider.send(ModelRequest(body, path="/embeddings"))
         try:
@@ -48,8 +49,8 @@ class ApiEmbedder:
             )
         try:
             if len(answer) > _LONG_BYTES:
-                return await asyncio.to_thread(_read, answer, len(texts), len(body))
-            return _read(answer, len(texts), len(body))
+                return await asyncio.to_thread(_read_vectors, answer, len(texts), len(body))
+            return _read_vectors(answer, len(texts), len(body))
         except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
             # The answer is not quoted: it may repeat the texts.
             raise ProviderBroke(
@@ -60,8 +61,13 @@ class ApiEmbedder:
         await self._provider.aclose()
 
 
-def _read(answer: bytes, count: int, asked_bytes: int) -> Embedded:
-    """Returns the vectors of an answer. Raises: ValueError and its like, where it is not one."""
+def _read_vectors(answer: bytes, count: int, request_bytes: int) -> Embedded:
+    """Returns the vectors of an answer, with length 1.
+
+    count: how many texts were sent.
+    request_bytes: for an estimate of the tokens, where the answer does not count them.
+    Raises: ValueError, LookupError, TypeError, AttributeError, OverflowError: it has not one vector for each text.
+    """
     import numpy as np
 
     body = orjson.loads(answer)
@@ -69,18 +75,18 @@ def _read(answer: bytes, count: int, asked_bytes: int) -> Embedded:
     data = body["data"]
     if len(data) != count:
         raise ValueError(f"{len(data)} vectors for {count} texts")
-    for position, each in enumerate(data):
-        index = each.get("index", position)
+    for position, entry in enumerate(data):
+        index = entry.get("index", position)
         if rows[index] is not None or index < 0:
             raise ValueError("one text has two vectors")
-        rows[index] = each["embedding"]
+        rows[index] = entry["embedding"]
     numbers = np.array(rows, np.float64)  # raises where the rows differ in length
     if numbers.ndim != 2 or not numbers.shape[1] or not np.isfinite(numbers).all():
         raise ValueError("not numbers")
     with np.errstate(over="ignore"):
-        length = np.linalg.norm(numbers, axis=1, keepdims=True)
-    if not np.isfinite(length).all():
-        raise ValueError("numbers without measure")
-    unit = (numbers / np.where(length > 0, length, 1.0)).astype("<f4")
-    tokens = token_count(body.get("usage"), "total_tokens") or asked_bytes // BYTES_PER_TOKEN
+        norms = np.linalg.norm(numbers, axis=1, keepdims=True)
+    if not np.isfinite(norms).all():
+        raise ValueError("numbers too large")
+    unit = (numbers / np.where(norms > 0, norms, 1.0)).astype("<f4")
+    tokens = token_count(body.get("usage"), "total_tokens") or request_bytes // BYTES_PER_TOKEN
     return Embedded([row.tobytes() for row in unit], tokens)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import orjson
 
-from adapters.anthropic import DEFAULT_VERSION, MARKED, OAUTH, SAMPLING_VERSION, with_beta
+from adapters.anthropic import CACHE_MARK, DEFAULT_VERSION, OAUTH_PREFIX, SAMPLING_VERSION, with_beta
 from adapters.base import BatchPart, PartResult, PartState
 from adapters.batch.refused import words_of
 from adapters.batch.result_lines import read_results
@@ -53,7 +53,7 @@ class AnthropicBatches(SdkBatches):
         self._check_installed()
         from anthropic import AsyncAnthropic, DefaultAsyncHttpxClient
 
-        key, is_token = self._key or "", (self._key or "").startswith(OAUTH)
+        key, is_token = self._key or "", (self._key or "").startswith(OAUTH_PREFIX)
         return AsyncAnthropic(
             api_key=None if is_token else key,
             auth_token=key if is_token else None,
@@ -65,7 +65,7 @@ class AnthropicBatches(SdkBatches):
 
     def line(self, custom_id: str, body: bytes) -> bytes:
         try:
-            wire = to_wire(orjson.loads(body), marks=MARKED not in body)
+            wire = to_wire(orjson.loads(body), marks=CACHE_MARK not in body)
         except Untranslatable as error:
             raise ProviderRefused(error.message, status=400) from error
         return orjson.dumps({"custom_id": custom_id, "params": wire}) + b"\n"
