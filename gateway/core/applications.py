@@ -1,7 +1,8 @@
 """Signatures of well-known applications and frameworks, read from `gateway/data/applications.toml`.
 
-By these the gateway separates a person's words from what an application writes in the place of a person or the
-system. The file describes its tables. An operator adds side requests in the settings.
+With them the gateway separates a person's words from what an application writes in the place of a person or of the
+system. The file describes its tables; `seen` is the version, or the month, in which the words were seen. An operator
+can add side requests in the settings.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ class KnownSideRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A request that an application makes for itself. Implements `SideRule` (gateway.core.request.side_requests)."""
 
     name: str
-    seen: str  # the version, or the month, in which the words were seen
+    seen: str
     patterns: tuple[str, ...]
     where: Literal["user", "system"] = "user"
     memory: Literal["off", "read"] = "off"
@@ -43,22 +44,24 @@ class AddedText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TextInPlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A message that a framework writes in the user's place. pattern: matched at its start."""
+    """A message that a framework writes in the user's place."""
 
     application: str
     seen: str
-    pattern: str
+    pattern: str  # matched at the start of the message
 
 
 class QuestionTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A template in which a framework puts a person's question between two fixed texts."""
+    """A template in which a framework puts a person's question between two fixed texts, `before` and `after`."""
 
     application: str
     seen: str
-    begin: str  # of the message
-    before: str  # the last one in the message, or the first one unless `is_last`
+    begin: str  # the message begins with this
+    before: str
     after: str
-    is_last: bool = True  # the message ends with `after`; a message that goes on has quoted a template
+    # The template ends the message: the question follows the last `before`, and a message that goes on after `after`
+    # only quotes the template. Otherwise the question follows the first `before`.
+    is_last: bool = True
 
     def question(self, text: str) -> str:
         """Returns the question in a text, without surrounding white space; "" if there is none."""
@@ -72,7 +75,7 @@ class QuestionTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AppendedText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A fixed text that a framework appends to a person's words, with what follows it."""
+    """A fixed text that a framework appends to a person's words. What follows it is the framework's, too."""
 
     application: str
     seen: str

@@ -1,7 +1,7 @@
 """A client's connection: uvicorn's, with the bounds that it lacks.
 
 uvicorn bounds neither the head of a request, nor the lines within its body, nor a body that stays unread, nor the
-requests that wait, nor the time in which a client reads nothing.
+requests that wait, nor the time for which a client reads nothing.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEAD_BYTES: Final = 64 * 1024  # OpenAI's and Cloudflare's own limits are 16 to 32 KiB
-MOST_WAITING: Final = 64  # requests that were sent ahead; browsers and SDKs send none
+MOST_WAITING: Final = (
+    64  # requests that are sent before the reply to the one before; browsers and SDKs send none
+)
 
 
-class WatchesReading(asyncio.Protocol):
+class ReadingWatch(asyncio.Protocol):
     """A connection that is dropped when its client has read nothing for `send_timeout_s`.
 
     A whole reply is written at once and would stay in memory for as long as its client likes, also while the
@@ -27,7 +29,7 @@ class WatchesReading(asyncio.Protocol):
     send_timeout_s = 60.0
     loop: asyncio.AbstractEventLoop
     transport: asyncio.Transport
-    _reads_timer: asyncio.TimerHandle | None = None
+    _reading_timer: asyncio.TimerHandle | None = None
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -35,36 +37,38 @@ class WatchesReading(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self._reads_timer is not None and not self.transport.is_closing():  # which waits for the last byte
-            self._reads_timer.cancel()
-            self._reads_timer = None
+        # While the connection closes, the last byte has to be read as well.
+        if self._reading_timer is not None and not self.transport.is_closing():
+            self._reading_timer.cancel()
+            self._reading_timer = None
 
     def watch_reading(self) -> None:
         """Checks from now on that the bytes left to send become fewer."""
         left = self.transport.get_write_buffer_size()
-        if left and self._reads_timer is None:
-            self._reads_timer = self.loop.call_later(self.send_timeout_s, self._check_reading, left)
+        if left and self._reading_timer is None:
+            self._reading_timer = self.loop.call_later(self.send_timeout_s, self._check_reading, left)
 
     def _check_reading(self, before: int) -> None:
-        self._reads_timer = None
+        self._reading_timer = None
         if self.transport.get_write_buffer_size() < before:
             self.watch_reading()
         else:
             self.transport.abort()
 
 
-class HttpConnection(WatchesReading, HttpToolsProtocol):
+class HttpConnection(ReadingWatch, HttpToolsProtocol):
     """One connection of uvicorn's server; its requests have it in `scope["state"]["connection"]`.
 
-    uvicorn's `cycle` is the newest request, so the last of those in the `pipeline` that is answered. This is the
-    transport of its requests.
+    uvicorn's `cycle` is the request that was read last, so of those that wait in the `pipeline` it is answered last.
+    To its requests this connection is the transport.
     """
 
     head_timeout_s = 20.0  # also for the rest of a body after its reply
     on_lost: Callable[[], object] | None = None  # set by the reply under way (gateway.web.event_stream)
-    _head: bytes | None = None  # of the reply under way; empty: it has left
+    _head: bytes | None = None  # of the reply under way; empty: it was sent
     _is_ending = False  # what arrives is dropped
-    # Read since the last head, part of a body or end, so a head may be larger by less than two reads.
+    # Bytes that were read since a head, a part of a body or a request ended. They are counted by whole reads, so a head
+    # may be larger than the bound by less than two of those.
     _line_bytes = 0
     _arrival_timer: asyncio.TimerHandle | None = None
 
@@ -98,7 +102,7 @@ class HttpConnection(WatchesReading, HttpToolsProtocol):
                 self.transport.write(data)
 
     def close(self) -> None:
-        """Ends the connection. What its client still sends is dropped: refused, it might cost the reply."""
+        """Ends the connection. What the client still sends is dropped: a reset could destroy the reply on its way."""
         self.write(b"")
         if self.has_whole_body or self.pipeline:
             self.transport.close()
@@ -107,7 +111,7 @@ class HttpConnection(WatchesReading, HttpToolsProtocol):
             self.flow.resume_reading()
             self.transport.write_eof()
 
-    # asyncio, llhttp and uvicorn call these
+    # -- what asyncio, llhttp and uvicorn call
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -116,7 +120,7 @@ class HttpConnection(WatchesReading, HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._bound_arrival()
-        # The requests refer to this connection; the garbage collector seldom comes.
+        # The requests refer to this connection. Without that circle it is freed before the garbage collector comes.
         self.pipeline.clear()
         self.cycle = self.scope = None  # type: ignore[assignment]
         if self.on_lost is not None:
@@ -155,8 +159,8 @@ class HttpConnection(WatchesReading, HttpToolsProtocol):
         self._line_bytes = 0
         if not self.parser.should_upgrade():
             super().on_message_complete()
-            self.cycle.more_body = False  # also after its reply, where uvicorn passes over it
-            # uvicorn pauses reading until more of the body is asked for. Only by reading is a client's leaving seen.
+            self.cycle.more_body = False  # uvicorn does not note it once the reply has ended
+            # uvicorn pauses reading until more of the body is asked for, but only a read notices that a client leaves.
             if not self.pipeline:
                 self.flow.resume_reading()
 
@@ -176,7 +180,7 @@ class HttpConnection(WatchesReading, HttpToolsProtocol):
             self.watch_reading()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuses what arrives, and ends the connection. Requests before it are answered first."""
+        """Refuses what arrives, and ends the connection once the requests before it are answered."""
         self._is_ending = True
         if self.is_answering and self.has_whole_body:
             self.cycle.keep_alive = False
@@ -186,7 +190,7 @@ class HttpConnection(WatchesReading, HttpToolsProtocol):
             super().send_400_response(msg)
 
     def _parse(self, data: bytes) -> bytes:
-        """Parses what was read. Returns the bytes to parse in its place, if any. Raises: HttpParserError."""
+        """Parses what was read. Returns the bytes to parse instead, if any. Raises: HttpParserError."""
         try:
             self.parser.feed_data(data)
         except HttpParserUpgrade as offer:
@@ -199,8 +203,8 @@ class HttpConnection(WatchesReading, HttpToolsProtocol):
                 self.handle_websocket_upgrade()
                 self.parser = self.scope = None  # type: ignore[assignment]  # they refer to this connection
                 return b""
-            # Another offer is ignored (RFC 9110 7.8): Java's client makes one with its first request. llhttp takes what
-            # follows it for the other protocol's (MagicStack/httptools#124).
+            # Any other offer is ignored (RFC 9110 7.8): Java's client makes one with its first request. llhttp takes
+            # what follows for the other protocol (MagicStack/httptools#124), so the head is parsed again without it.
             line = b"%b %b HTTP/%b" % (method, self.url, self.parser.get_http_version().encode())
             lines = [b"%b: %b" % pair for pair in self.headers if pair[0] != b"upgrade"]
             self.parser = HttpRequestParser(self)

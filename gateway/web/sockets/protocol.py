@@ -16,7 +16,7 @@ from websockets.frames import CloseCode, Frame
 
 from gateway.errors import Overloaded
 from gateway.web.sockets.arrival import Arrival
-from gateway.web.uvicorn_protocol import WatchesReading
+from gateway.web.uvicorn_protocol import ReadingWatch
 
 # Frames that a client may send within a second beyond one for each `_USUAL_FRAME_BYTES`: pings and requests are few.
 # Each takes some 25 us whatever it has, in which nobody else is served.
@@ -25,7 +25,7 @@ _USUAL_FRAME_BYTES: Final = 1024  # libraries divide large messages into frames 
 _PARSED_BYTES: Final = 4096  # at a time, so that frames are counted before all that was read is parsed
 
 
-class SocketConnection(WatchesReading, WebSocketsSansIOProtocol):
+class SocketConnection(ReadingWatch, WebSocketsSansIOProtocol):
     """A connection that ends when its session allows it (`on_shutdown`)."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
