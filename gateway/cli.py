@@ -1,7 +1,7 @@
-"""The command line: the commands, with their options and their words.
+"""The command line: the commands, their options, and the texts of their help.
 
-Help, completion and refusals are answered from this module alone. What performs the commands (`gateway.cli_commands`)
-is loaded once it is known which one runs.
+Help, completion and errors of usage need this module alone, so they are fast. What performs the commands
+(`gateway.cli_commands`) is loaded once it is known which one runs.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ EXIT_FAILED = 1
 EXIT_REFUSED = 2
 # As shells report a process that SIGPIPE ended.
 EXIT_PIPE = 141
-# Shells set it to ask for completions; click's name for it.
+# The variable with which shells ask for completions, as click names it.
 COMPLETE = "_MNEMOGATE_COMPLETE"
 
 _Function = Callable[..., Any]
 _Decorator = Callable[[_Function], _Function]
-_Given = dict[str, Any]
+_Arguments = dict[str, Any]
 
 
 def main(argv: Sequence[str] | None = None, limits: Limits | None = None) -> int:
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None, limits: Limits | None = None) -> int
     Raises: SystemExit: after a help text, and where the arguments are refused.
     """
     open_closed_streams()
-    # Characters that the terminal's encoding lacks are shown by their numbers.
+    # A character that the terminal's encoding lacks is printed as an escape.
     recode(sys.stdout, errors="backslashreplace")
     arguments = list(sys.argv[1:] if argv is None else argv)
     if instruction := os.environ.get(COMPLETE):
@@ -109,10 +109,10 @@ def _report_settings(error: SettingsError, config: str | None) -> int:
 
     file = settings_file(config) if error.in_file else None
     for each in error.mistakes:
-        of = f"{file}: " if file is not None and each.in_file and len(error.mistakes) > 1 else ""
-        complain(f"{of}{each.message}")
+        prefix = f"{file}: " if file is not None and each.in_file and len(error.mistakes) > 1 else ""
+        complain(f"{prefix}{each.message}")
     if file is not None:
-        # The value of a variable takes the place of the file's, so these are named as well.
+        # Variables override the file, so those that are set are named as well.
         others = ", ".join(sorted(name for name in os.environ if name.startswith("MNEMOGATE_")))
         complain(f"the settings file is {file}{f'; set besides it: {others}' if others else ''}")
     return EXIT_REFUSED
@@ -134,7 +134,7 @@ def _choice(name: str, text: str, *values: str) -> _Decorator:
 
 
 def _file(name: str, text: str) -> click.Option:
-    """Makes an option that names a file: before a command, after it and after its action it means the same."""
+    """Makes an option that names a file. It may stand before a command, after it, and after its action."""
 
     def note(context: click.Context, _: click.Parameter, value: str | None) -> None:
         if value is not None:
@@ -152,7 +152,10 @@ _FILES = (
 
 
 class _Command(click.Command):
-    """A command, with its usage in one form in help texts and refusals. reads_settings: it takes the files' options."""
+    """A command whose usage looks the same in help texts and in errors.
+
+    reads_settings: it takes the options that name the settings file and the database.
+    """
 
     def __init__(self, *given: Any, reads_settings: bool = True, **named: Any) -> None:
         super().__init__(*given, **named)
@@ -169,7 +172,7 @@ class _Command(click.Command):
         return option
 
     def get_short_help_str(self, limit: int = 45) -> str:
-        """Returns the whole help: in a list of commands it is wrapped."""
+        """Returns the whole help, which a list of commands wraps instead of cutting it."""
         return self.help or ""
 
 
@@ -194,7 +197,7 @@ class _Group(_Command, click.Group):
 
 
 def _scope(function: _Function) -> _Function:
-    """Adds the options that name a memory. What is left out is filled in as for a request that leaves it out."""
+    """Adds the options that name a memory. One that is left out has the default that it has in requests."""
     for name, default, text in reversed(
         (
             ("user", None, "the user (default: the settings' user of requests that name none)"),
@@ -224,27 +227,27 @@ def _seconds(text: str) -> int:
 
 _yes = _flag("yes", "do not ask first, though it cannot be undone")
 _json = _flag("json", "a JSON object for each line", "as_json")
-_lines = click.option("--limit", "most", type=click.IntRange(min=1), metavar="N", help="at most N lines")
+_limit = click.option("--limit", "most", type=click.IntRange(min=1), metavar="N", help="at most N lines")
 
 
 def _commands() -> Commands:
-    """Loads what performs commands, over the files that were named."""
+    """Loads what performs commands, with the files that the options name."""
     context = click.get_current_context()
     with loading():
         from gateway.cli_commands import Commands
     return Commands(context.meta.get("config"), context.meta.get("db"), context.obj)
 
 
-def _perform(operation: str, wanted: _Given, show: Callable[[Any], None]) -> None:
+def _perform(operation: str, wanted: _Arguments, show: Callable[[Any], None]) -> None:
     show(_commands().perform(operation, wanted))
 
 
-def _list(operation: str, wanted: _Given, listing: printed.RecordList, as_json: bool = False) -> None:
+def _list(operation: str, wanted: _Arguments, listing: printed.RecordList, as_json: bool = False) -> None:
     printed.show_list(listing, _commands().perform(operation, wanted), as_json=as_json)
 
 
 def _check_consent(yes: bool, action: str) -> None:
-    """Asks before something that cannot be undone. action: what will be done, in a sentence.
+    """Asks before something that cannot be undone. action: a sentence that says what will be done.
 
     Raises: GatewayError: the operator refuses; UsageError: there is no terminal to ask on, and no --yes.
     """
@@ -510,7 +513,7 @@ _project = _option("project", "the project (default: all of them)")
 
 @root.command(help="list whose memories there are, and how to forget each")
 @_project
-@_lines
+@_limit
 @_json
 def users(most: int | None, as_json: bool, project: str | None) -> None:
     _commands().list_pages("users", {"project": project}, printed.USERS, most, as_json=as_json)
@@ -518,7 +521,7 @@ def users(most: int | None, as_json: bool, project: str | None) -> None:
 
 @root.command(help="list a user's conversations, the newest first, and how to forget each")
 @_scope
-@_lines
+@_limit
 @_json
 def conversations(most: int | None, as_json: bool, **wanted: Any) -> None:
     _commands().list_pages("conversations", wanted, printed.CONVERSATIONS, most, as_json=as_json)
@@ -530,7 +533,7 @@ _memory = _option("memory", "of this memory alone, by its uid in `users --json`"
 @root.command(help="list the last requests of the process that serves, the newest first")
 @_project
 @_memory
-@_lines
+@_limit
 @_json
 def requests(most: int | None, as_json: bool, **wanted: Any) -> None:
     _commands().list_pages("requests", wanted, printed.REQUESTS, most, as_json=as_json)
@@ -539,7 +542,7 @@ def requests(most: int | None, as_json: bool, **wanted: Any) -> None:
 @root.command(help="list what operators did, and people by their links, the newest first")
 @_project
 @_memory
-@_lines
+@_limit
 @_json
 def audit(most: int | None, as_json: bool, **wanted: Any) -> None:
     _commands().list_pages("audit", wanted, printed.AUDIT, most, as_json=as_json)
