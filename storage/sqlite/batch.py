@@ -21,7 +21,7 @@ WriteFunction = Callable[[sqlite3.Connection], Any]
 
 
 class BatchReport(Struct, frozen=True):
-    """What became of a batch."""
+    """The result of a batch."""
 
     # One for each write.
     outcomes: Sequence[WriteResult]

@@ -44,7 +44,7 @@ class Amendment(Struct, frozen=True):
 
 
 class Plan(Struct, frozen=True):
-    """What a request adds to the tree, and what it needs from it."""
+    """The additions of a request to the tree, and what it needs from it."""
 
     query: Query
     match: Match

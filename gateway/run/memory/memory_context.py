@@ -1,4 +1,4 @@
-"""What is read of a memory when a turn begins: the conversation that the request continues, and what memory adds to it.
+"""Reads a memory when a turn begins: the conversation that the request continues, and what memory adds to it.
 
 Everything is read here, before the prompt is made: in one round trip for a plain turn. Decisions are gateway.core's.
 """
