@@ -47,9 +47,9 @@ ANY_KEY = (
     "SELECT EXISTS (SELECT 1 FROM keys WHERE opens IS NULL OR opens NOT IN ('operator', 'operator-read'))"
 )
 # The channels on which processes notify each other that there is work, that keys have changed, that
-# something was forgotten, that a place in a queue is free, that a run was ended,
+# something was forgotten, that the lock of a conversation was released, that a run was ended,
 # that a user was taken out of usage, that limits have changed.
-WORK, KEYS, GONE, LINES, RUNS = "work", "keys", "gone", "lines", "runs"
+WORK, KEYS, GONE, LOCKS, RUNS = "work", "keys", "gone", "locks", "runs"
 USAGE, LIMITS = "usage", "limits"
 
 

@@ -1,11 +1,11 @@
-"""Lines: queues in which the processes that share a database stand, each held by one of them at a time under a lease.
+"""Locks on conversations that the processes over one database share: one process holds each, under a lease.
 
-    if await locks.take("a", 15.0): ...      # held here for so long, unless it is prolonged
-    left = await locks.want("a")             # held elsewhere: its holder passes it on
-    await locks.give("a")
+    if await locks.take("a", 15.0): ...      # held here for 15 s, unless it is prolonged
+    remaining_s = await locks.request("a")   # held by another process, which hands it over when it releases it
+    await locks.release("a", 15.0)
 
-A process that releases a lock notifies the others of its name. Locks of a dead process stay until their leases end.
-What must be right does not rest on a lease: writes check the revision that they were planned on.
+A process that releases a lock notifies the others of its name. The lock of a process that died is free when its lease
+ends. Correctness does not depend on a lease: writes check the revision that they were planned on.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import uuid
 from asyncio import Future
 from collections.abc import Callable, Collection
 
-from storage.database import LINES, Connection, Database
+from storage.database import LOCKS, Connection, Database
 from storage.sql.group import Group
 from storage.sql.statements import load, rows_of
 
@@ -27,55 +27,61 @@ class ConversationLocks(Group):
     def __init__(self, database: Database, now: Callable[[], float | None]) -> None:
         super().__init__(database)
         self._now = now
-        self._me = uuid.uuid4().hex
+        self._holder = uuid.uuid4().hex  # names this process
 
     @property
     def is_needed(self) -> bool:
-        """There are other processes, so that a queue in memory is not enough."""
+        """Whether other processes use the database, so that a queue in memory is not enough."""
         return self._database.is_shared
 
-    def heard(self, function: Callable[[str | None], None]) -> None:
-        """Has a function called with the names of locks that others have given back; None: it may be any."""
-        self._database.hear(LINES, function)
+    def when_released(self, function: Callable[[str | None], None]) -> None:
+        """Has a function called with the name of each lock that a process releases; None: any may be free."""
+        self._database.hear(LOCKS, function)
 
-    def recovered(self, function: Callable[[], None]) -> None:
-        """Has a function called when the database works again."""
+    def when_recovered(self, function: Callable[[], None]) -> None:
+        """Has a function called each time the database works again."""
         self._database.when_recovered(function)
 
     async def take(self, name: str, seconds: float) -> bool:
-        """Takes a lock, or prolongs the lease of one that is held here. False: another process has it."""
-        values = (name, self._me, self._now(), seconds)
+        """Takes a lock, or prolongs the lease of one that is held here. False: another process holds it."""
+        values = (name, self._holder, self._now(), seconds)
         return bool(await self._database.write_one(SQL["take"], values))
 
-    async def want(self, name: str) -> float | None:
-        """Asks to be handed a lock. Returns the seconds after which its lease runs out; None: it is free by now."""
-        found = await self._database.write_one(SQL["want"], (name, self._me, self._now()))
+    async def request(self, name: str) -> float | None:
+        """Asks the holder of a lock to hand it over to this process, unless another process asked before.
+
+        Returns the seconds until its lease ends; None: no process holds it any more.
+        """
+        found = await self._database.write_one(SQL["request"], (name, self._holder, self._now()))
         return max(0.0, found[0][0]) if found else None
 
     def prolong(self, names: Collection[str], seconds: float) -> Future[None]:
-        """Prolongs the leases of locks that are still held here."""
+        """Prolongs the leases of those locks that are still held here."""
 
         async def write(connection: Connection) -> None:
-            await rows_of(connection, SQL["prolong"], [*names], self._me, self._now(), seconds)
+            await rows_of(connection, SQL["prolong"], [*names], self._holder, self._now(), seconds)
 
         return self._database.write(write)
 
-    def give(self, name: str, seconds: float) -> Future[None]:
-        """Gives a lock back: to who wants it, for so long. Whoever only wanted it wants it no more."""
+    def release(self, name: str, seconds: float) -> Future[None]:
+        """Releases a lock. Where it is not held here, withdraws the request for it.
+
+        seconds: the lease of the process that it is handed over to, if one asked for it.
+        """
 
         async def write(connection: Connection) -> None:
-            if await connection.row(SQL["give"], (name, self._me)) is not None:
+            if await connection.row(SQL["release"], (name, self._holder)) is not None:
                 return
-            values = (name, self._me, self._now(), seconds)
+            values = (name, self._holder, self._now(), seconds)
             if await connection.row(SQL["hand_over"], values) is None:
-                await connection.run(SQL["withdraw"], (name, self._me))
+                await connection.run(SQL["withdraw"], (name, self._holder))
 
-        giving = self._database.write(write)
-        giving.add_done_callback(lambda _: self._database.notify(LINES, name))
-        return giving
+        releasing = self._database.write(write)
+        releasing.add_done_callback(lambda _: self._database.notify(LOCKS, name))
+        return releasing
 
     async def held(self, names: Collection[str]) -> set[str]:
-        """Returns those of some locks that are held."""
+        """Returns which of these locks any process holds."""
 
         async def read(connection: Connection) -> set[str]:
             return {row[0] for row in await rows_of(connection, SQL["held"], [*names], self._now())}
@@ -83,5 +89,5 @@ class ConversationLocks(Group):
         return await self._database.read(read)
 
     async def drop(self) -> None:
-        """Deletes the locks that those who died have left."""
+        """Deletes the locks of processes that have died."""
         await self._database.bulk(lambda connection: connection.run(SQL["drop"], (self._now(),)))

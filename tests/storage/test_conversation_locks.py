@@ -1,4 +1,4 @@
-"""Lines between processes: one has each, whoever asked first is handed it, and nobody keeps it beyond its lease."""
+"""Locks between processes: one holds each, the first that asked is handed it, and none holds it beyond its lease."""
 
 from __future__ import annotations
 
@@ -22,48 +22,48 @@ def clock() -> Clock:
 
 @pytest.fixture
 def processes(store: Store, clock: Clock) -> list[ConversationLocks]:
-    """Lines as three processes see them."""
+    """Locks as three processes see them."""
     return [ConversationLocks(store.database, lambda: clock.now) for _ in range(3)]
 
 
-async def test_one_process_has_a_line(processes: list[ConversationLocks]) -> None:
+async def test_one_process_holds_a_lock(processes: list[ConversationLocks]) -> None:
     one, other, _ = processes
     assert await one.take("a", LEASE_S)
     assert await one.take("a", LEASE_S), "its own lease is prolonged"
     assert not await other.take("a", LEASE_S)
     assert await other.take("b", LEASE_S)
     assert await one.held(["a", "b", "c"]) == {"a", "b"}
-    await one.give("a", LEASE_S)
+    await one.release("a", LEASE_S)
     assert await other.held(["a"]) == set()
     assert await other.take("a", LEASE_S)
 
 
-async def test_a_line_is_handed_to_who_asked_first(processes: list[ConversationLocks], clock: Clock) -> None:
+async def test_a_lock_is_handed_to_the_first_that_asked(processes: list[ConversationLocks], clock: Clock) -> None:
     one, first, second = processes
     await one.take("a", LEASE_S)
     clock.now += 5
-    assert await first.want("a") == 10.0
-    assert await second.want("a") == 10.0
-    await one.give("a", LEASE_S)
+    assert await first.request("a") == 10.0
+    assert await second.request("a") == 10.0
+    await one.release("a", LEASE_S)
     assert not await one.take("a", LEASE_S)
     assert not await second.take("a", LEASE_S)
     assert await first.take("a", LEASE_S)
-    await first.give("a", LEASE_S)
-    assert await second.want("a") is None, "it is free"
+    await first.release("a", LEASE_S)
+    assert await second.request("a") is None, "it is free"
     assert await second.take("a", LEASE_S)
 
 
-async def test_who_asked_and_went_is_handed_nothing(processes: list[ConversationLocks]) -> None:
+async def test_a_process_that_withdrew_its_request_is_handed_nothing(processes: list[ConversationLocks]) -> None:
     one, other, third = processes
     await one.take("a", LEASE_S)
-    await other.want("a")
-    await other.give("a", LEASE_S)
+    await other.request("a")
+    await other.release("a", LEASE_S)
     assert not await other.take("a", LEASE_S), "it was not given up by who has it"
-    await one.give("a", LEASE_S)
+    await one.release("a", LEASE_S)
     assert await third.take("a", LEASE_S)
-    await other.want("a")
-    await third.give("a", LEASE_S)
-    await other.give("a", LEASE_S)
+    await other.request("a")
+    await third.release("a", LEASE_S)
+    await other.release("a", LEASE_S)
     assert await one.take("a", LEASE_S), "what was handed over is given back"
 
 
@@ -79,10 +79,10 @@ async def test_a_lease_runs_out_unless_it_is_prolonged(
     assert not await other.take("a", LEASE_S)
     assert await other.take("b", LEASE_S)
     await one.prolong(["b"], 100 * LEASE_S)
-    await one.give("b", LEASE_S)
+    await one.release("b", LEASE_S)
     assert await other.held(["b"]) == {"b"}, "who has lost it gives nothing back"
     clock.now += LEASE_S
     assert await one.take("b", LEASE_S), "nor prolongs it"
     clock.now += 3600 + LEASE_S + 1
     await one.drop()
-    assert await one.want("a") is None
+    assert await one.request("a") is None

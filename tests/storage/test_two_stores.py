@@ -391,10 +391,10 @@ async def test_a_line_is_heard_of_when_it_is_given_back(stores: tuple[Store, Sto
     await listening(other)
     assert await one.conversation_locks.take("a", 15.0)
     assert not await other.conversation_locks.take("a", 15.0)
-    left = await other.conversation_locks.want("a")
+    left = await other.conversation_locks.request("a")
     assert left is not None
     assert 14 < left <= 15
-    await one.conversation_locks.give("a", 15.0)
+    await one.conversation_locks.release("a", 15.0)
     await comes(lambda: "a" in freed)
     assert not await one.conversation_locks.take("a", 15.0)
     assert await other.conversation_locks.take("a", 15.0)

@@ -302,9 +302,9 @@ class AgentRuns:
         found = await store.runs.live()
         if not store.conversation_locks.is_needed:
             return [each.run for each in found]
-        lines = [lock_name(each.agent_uid, each.conversation) for each in found]
-        held = await store.conversation_locks.held(lines) - {own}
-        return [each.run for each, line in zip(found, lines, strict=True) if line not in held]
+        locks = [lock_name(each.agent_uid, each.conversation) for each in found]
+        held = await store.conversation_locks.held(locks) - {own}
+        return [each.run for each, lock in zip(found, locks, strict=True) if lock not in held]
 
     async def cancel(self, run: Run) -> Run:
         """Ends a run that has not ended. Returns it as it is now: another end was perhaps faster."""

@@ -38,7 +38,7 @@ async def follow_settings(store: Store, leases: Leases, agents: Sequence[AgentSp
             await _follow(store, agents, now)
             await store.blocks.note_followed(digest)
     finally:
-        leases.give(_LOCK)
+        leases.release(_LOCK)
 
 
 async def _follow(store: Store, agents: Iterable[AgentSpec], now: float) -> None:

@@ -33,12 +33,12 @@ class Leases:
     def __init__(self, locks: ConversationLocks) -> None:
         self._locks = locks
         self._held: set[str] = set()
-        # Those that are on their way back, by the write of that; None: it has failed.
-        self._leaving: dict[str, asyncio.Future[None] | None] = {}
+        # Locks that are being released, by the write of that; None: it has failed.
+        self._releasing: dict[str, asyncio.Future[None] | None] = {}
         self._waiting: dict[str, asyncio.Event] = {}
         self._any = asyncio.Event()
-        locks.heard(self._heard)
-        locks.recovered(self._give_again)
+        locks.when_released(self._wake)
+        locks.when_recovered(self._release_again)
 
     @property
     def is_needed(self) -> bool:
@@ -46,11 +46,11 @@ class Leases:
 
     async def try_take(self, name: str) -> bool:
         """Takes a lock if it is free. Raises: Unavailable."""
-        if (giving := self._leaving.get(name)) is not None:
-            await asyncio.wait([giving])
+        if (write := self._releasing.get(name)) is not None:
+            await asyncio.wait([write])
         if not await self._locks.take(name, LEASE_S):
             return False
-        self._leaving.pop(name, None)
+        self._releasing.pop(name, None)
         self._held.add(name)
         self._any.set()
         return True
@@ -61,29 +61,29 @@ class Leases:
         try:
             while not await self.try_take(name):
                 freed.clear()
-                left = await self._locks.want(name)
-                if left is not None:
+                remaining_s = await self._locks.request(name)
+                if remaining_s is not None:
                     with suppress(TimeoutError):
-                        async with asyncio.timeout(min(left, LEASE_S) + 0.01):
+                        async with asyncio.timeout(min(remaining_s, LEASE_S) + 0.01):
                             await freed.wait()
         except BaseException:
             # It may have been handed over in this moment.
-            self.give(name)
+            self.release(name)
             raise
         finally:
             del self._waiting[name]
 
-    def give(self, name: str) -> asyncio.Future[None] | None:
-        """Gives a lock back. Returns the write of that; None: it cannot be written now.
+    def release(self, name: str) -> asyncio.Future[None] | None:
+        """Releases a lock. Returns the write of that; None: it cannot be written now.
 
-        Where it fails the lock is given back as soon as the database works again, or its lease runs out.
+        Where the write fails, the lock is released as soon as the database works again, or its lease runs out.
         """
         self._held.discard(name)
-        self._leaving[name] = None
+        self._releasing[name] = None
         with suppress(StoreError):
-            giving = self._leaving[name] = self._locks.give(name, LEASE_S)
-            giving.add_done_callback(partial(self._given, name))
-        return self._leaving[name]
+            write = self._releasing[name] = self._locks.release(name, LEASE_S)
+            write.add_done_callback(partial(self._released, name))
+        return self._releasing[name]
 
     async def run(self) -> None:
         """Prolongs the leases that are held, until it is cancelled."""
@@ -101,18 +101,18 @@ class Leases:
                     PROLONG_S, error.message,
                 )  # fmt: skip
 
-    def _given(self, name: str, giving: asyncio.Future[None]) -> None:
-        if self._leaving.get(name) is giving:
-            if giving.cancelled() or giving.exception() is not None:
-                self._leaving[name] = None
+    def _released(self, name: str, write: asyncio.Future[None]) -> None:
+        if self._releasing.get(name) is write:
+            if write.cancelled() or write.exception() is not None:
+                self._releasing[name] = None
             else:
-                del self._leaving[name]
+                del self._releasing[name]
 
-    def _give_again(self) -> None:
-        for name in [name for name, giving in self._leaving.items() if giving is None]:
-            self.give(name)
+    def _release_again(self) -> None:
+        for name in [name for name, write in self._releasing.items() if write is None]:
+            self.release(name)
 
-    def _heard(self, name: str | None) -> None:
+    def _wake(self, name: str | None) -> None:
         for each, freed in self._waiting.items():
             if name in (None, each):
                 freed.set()

@@ -144,7 +144,7 @@ class Queues:
         lock = lock_name(*name)
 
         def give_back(let_next_begin: Callable[[], None]) -> None:
-            writing = self._leases.give(lock)
+            writing = self._leases.release(lock)
             if writing is None:
                 let_next_begin()
             else:

@@ -20,7 +20,7 @@ NAME = ("agent", "conversation")
 
 
 class Process(ConversationLocks):
-    """Lines of a process that knows of others, over one database; what one gives back the others hear."""
+    """Locks of a process that knows of others, over one database; the others hear of what it releases."""
 
     is_needed = True
 
@@ -30,18 +30,18 @@ class Process(ConversationLocks):
         self.recoveries: list[Callable[[], None]] = []
         self.is_broken = False
 
-    def recovered(self, function: Callable[[], None]) -> None:
+    def when_recovered(self, function: Callable[[], None]) -> None:
         self.recoveries.append(function)
 
-    def give(self, name: str, seconds: float) -> asyncio.Future[None]:
+    def release(self, name: str, seconds: float) -> asyncio.Future[None]:
         if not self.is_broken:
-            return super().give(name, seconds)
+            return super().release(name, seconds)
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         failed.set_exception(Unavailable("broken"))
         failed.exception()
         return failed
 
-    def heard(self, function: Callable[[str | None], None]) -> None:
+    def when_released(self, function: Callable[[str | None], None]) -> None:
         self.others.append(function)
 
 
@@ -49,8 +49,8 @@ class World:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.now = 1000.0
-        self.lines = [Process(store, lambda: self.now) for _ in range(2)]
-        self.one, self.other = (Queues(Leases(each)) for each in self.lines)
+        self.locks = [Process(store, lambda: self.now) for _ in range(2)]
+        self.one, self.other = (Queues(Leases(each)) for each in self.locks)
 
     async def rest(self) -> None:
         """Waits until everybody has got as far as he gets by himself."""
@@ -59,7 +59,7 @@ class World:
             await asyncio.sleep(0)
 
     def tell(self, name: str | None = None) -> None:
-        for each in self.lines:
+        for each in self.locks:
             for heard in each.others:
                 heard(name)
 
@@ -89,7 +89,7 @@ async def test_a_request_waits_for_those_of_other_processes(world: World) -> Non
     world.tell(lock_name(*NAME))
     await waiting
     await world.rest()
-    assert not behind.done(), "the line was handed over, not kept"
+    assert not behind.done(), "the lock was handed over"
     second.leave()
     await world.rest()
     world.tell(lock_name(*NAME))
@@ -109,16 +109,16 @@ async def test_a_process_that_died_is_waited_for_as_long_as_its_lease(world: Wor
 
 
 async def test_what_could_not_be_given_back_is_given_back_when_the_database_works_again(world: World) -> None:
-    lines = world.lines[0]
+    locks = world.locks[0]
     first, second, third = QueueTicket(), QueueTicket(), QueueTicket()
     await world.one.enter(NAME, first)
-    lines.is_broken = True
+    locks.is_broken = True
     first.leave()
     await world.rest()
     waiting = await begun(world, world.other, second)
     assert not waiting.done()
-    lines.is_broken = False
-    for recovered in lines.recoveries:
+    locks.is_broken = False
+    for recovered in locks.recoveries:
         recovered()
     await world.rest()
     world.tell(lock_name(*NAME))
@@ -129,10 +129,10 @@ async def test_what_could_not_be_given_back_is_given_back_when_the_database_work
     await world.rest()
     world.tell(lock_name(*NAME))
     await behind
-    for recovered in lines.recoveries:
+    for recovered in locks.recoveries:
         recovered()
     await world.rest()
-    assert await lines.held([lock_name(*NAME)])
+    assert await locks.held([lock_name(*NAME)])
     third.leave()
 
 
