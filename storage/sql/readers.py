@@ -1,7 +1,7 @@
-"""Readers: who works through a memory after the fact, and up to where each has come.
+"""Readers of a memory, the built-in learner and sleeptime agents, and the cursor of each.
 
-The built-in learner is one, a sleeptime agent another. Each reads what is settled, in order and whole, and moves its
-cursor in the transaction that writes what it made of it. The store's `Rules` decide what a message of an exchange is.
+A reader reads settled exchanges, in order and whole. Its cursor is the number of the last one that it has read; it
+moves in the transaction that writes what the reader made of them. The store's `Rules` make messages of exchanges.
 """
 
 from __future__ import annotations
@@ -21,21 +21,17 @@ from storage.sql.statements import load, rows_of
 
 SQL = load("readers.sql")
 
-# So many exchanges are read at once.
-_BATCH = 32
-# A message that was written before its reply, and has had none for this long, will not get one.
-_OPEN_S = 3_600.0
+_BATCH = 32  # exchanges that one statement reads
+_OPEN_S = 3_600.0  # an exchange that has had no reply for so long will not get one
 _READ_MS = 5_000.0
-# As many turns are counted at most.
-MOST_TURNS = 1_000
-# The kind of an atom of what a tool returned.
-TOOL_ATOM = b"t"
-# The columns after those of `{spoken}`.
-_FULL, _IS_FOLLOWED, _OF_RUN = -3, -2, -1
+MOST_TURNS = 1_000  # unread turns are counted up to this number
+TOOL_ATOM = b"t"  # the kind of the atom of a tool's result
+# The columns of `unread` after those of `{spoken}`.
+_FULL, _IS_FOLLOWED, _RUN_STATE = -3, -2, -1
 
 
 async def cursor_of(connection: Connection, memory: int, reader: int) -> int:
-    """Returns up to where a reader has come."""
+    """Returns the number of the last exchange that a reader has read; 0: none."""
     return await connection.value(SQL["cursor"], (memory, reader)) or 0
 
 
@@ -50,7 +46,7 @@ async def load_sleepers(connection: Connection, memory: int) -> list[int]:
 
 
 class Readers(Group):
-    """Readers, for those who have no transaction of their own."""
+    """The reads of readers, each in a transaction of its own."""
 
     def __init__(self, database: Database, rules: Rules) -> None:
         super().__init__(database)
@@ -67,11 +63,13 @@ class Readers(Group):
         message_chars: int,
         upto: int | None = None,
     ) -> Unread | None:
-        """Reads the next messages that are settled; None where the memory is gone.
+        """Returns the next settled messages that a reader has not read; None: the memory is gone.
 
-        limit_chars: of one batch, which has an exchange at least.
-        message_chars: a message counts with this length at most.
-        upto: reads again what was read up to there before.
+        now: seconds since the epoch.
+        idle_s: an exchange that no turn follows is settled after so long.
+        limit_chars: of the messages of one batch, which has one exchange at least.
+        message_chars: a longer message counts as so many towards `limit_chars`.
+        upto: repeats an earlier read, up to the same exchange and without asking what is settled; None: a new read.
         """
 
         async def read(connection: Connection) -> Unread | None:
@@ -84,30 +82,29 @@ class Readers(Group):
             rows = await connection.rows(SQL["unread"], values)
             found = Unread(agent, cursor, cursor, [], is_more=len(rows) == _BATCH)
             messages: list[Message] = []
-            used: dict[int, Sequence[str]] = {}
+            tools_used: dict[int, Sequence[str]] = {}
             size = 0
             for row, (e, is_shared, _) in zip(rows, exchanges.spoken(rows), strict=True):
-                is_left = row[_OF_RUN] == "left"
-                is_running = row[_OF_RUN] == "running"
-                is_decided = is_left or row[_IS_FOLLOWED] or _is_decided(e, now, idle_s)
-                if upto is None and (is_running or not is_decided):
-                    return replace(found, messages=messages, used=used, is_more=False, is_waiting=True)
+                is_left = row[_RUN_STATE] == "left"
+                is_settled = is_left or row[_IS_FOLLOWED] or _is_settled(e, now, idle_s)
+                if upto is None and (row[_RUN_STATE] == "running" or not is_settled):
+                    return replace(found, messages=messages, used=tools_used, is_more=False, is_waiting=True)
                 if is_left or (e.active and e.state is State.FINISHED):
                     new = self._rules.messages_of(e, is_shared, None, None)
                     size += sum(min(len(m.text), message_chars) for m in new)
                     if upto is None and messages and size > limit_chars:
-                        return replace(found, messages=messages, used=used, is_more=True)
+                        return replace(found, messages=messages, used=tools_used, is_more=True)
                     messages += new
                     if tools := self._rules.tools_used(replace(e, full=row[_FULL])):
-                        used[e.id] = tools
+                        tools_used[e.id] = tools
                 found = replace(found, upto=e.seq)
-            return replace(found, messages=messages, used=used)
+            return replace(found, messages=messages, used=tools_used)
 
         return await self._database.long_read(read, deadline_ms=_READ_MS)
 
     @reads
     async def of(self, connection: Connection, memories: Sequence[int]) -> dict[int, list[ReaderEntry]]:
-        """Returns the sleeptime agents that read each of these memories, and how much they have to read."""
+        """Returns the sleeptime agents that read each of these memories, with the number of turns each has to read."""
         found: dict[int, list[ReaderEntry]] = {memory: [] for memory in memories}
         for memory, *entry in await rows_of(connection, SQL["of_memories"], memories, MOST_TURNS, TOOL_ATOM):
             found[memory].append(ReaderEntry(*entry))
@@ -128,7 +125,7 @@ class Readers(Group):
     async def unslept(self, connection: Connection, limit: int, profiles: Sequence[str]) -> list[int]:
         """Returns memories with something that their sleeptime agents have not read.
 
-        profiles: those with such agents.
+        profiles: those whose users have such agents.
         """
         return [id for (id,) in await connection.rows(SQL["unslept"], (limit, profiles))]
 
@@ -136,19 +133,20 @@ class Readers(Group):
     async def unlearned(
         self, connection: Connection, limit: int, but: Sequence[str] = (), reader: int = LEARNER
     ) -> list[int]:
-        """Returns people's memories with turns that no reader has read; the rule's, with those it has not.
+        """Returns memories of users with turns that no reader has read.
 
-        but: profiles that sleeptime agents read.
+        but: profiles whose memories sleeptime agents read; they are left out.
+        reader: the learner, for which the rule's reads do not count, or the rule, for which all count.
         """
         return [id for (id,) in await connection.rows(SQL["unlearned"], (limit, but, reader))]
 
 
-def _is_decided(e: Exchange, now: float, idle_s: float) -> bool:
+def _is_settled(e: Exchange, now: float, idle_s: float) -> bool:
     """Returns whether the text and state of an exchange are settled: a turn followed it, or the idle time is over.
 
     An exchange that is dated in the future was written before the clock was put back.
     """
     if e.continued or e.state in (State.OFF, State.FORGOTTEN):
         return True
-    patience_s = _OPEN_S if e.state is State.OPEN else idle_s
-    return abs(now - max(e.ended or e.stopped or e.begun, e.touched)) > patience_s
+    wait_s = _OPEN_S if e.state is State.OPEN else idle_s
+    return abs(now - max(e.ended or e.stopped or e.begun, e.touched)) > wait_s

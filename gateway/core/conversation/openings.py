@@ -1,8 +1,8 @@
-"""Openings: lists that go on from nothing, and their digests, cached so that the next one need not read them again.
+"""Openings, the first exchanges of conversations without an id: digests that show which lists may belong to them.
 
-A user who opens one conversation after another has each list compared with the openings of the idle time, which it may
-repeat or extend (rule 6). Nearly always it does neither, and the words that they begin with show it. Where they do not,
-the rules decide on the stored exchanges.
+By rule 6 (docs/conversations.md) a list that continues no stored exchange may repeat or extend an opening of the idle
+time. Nearly always it does neither, and the cached digests alone prove it: no stored exchange is loaded then. Where
+they do not prove it, the rules compare the list with the exchanges themselves.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from storage.records import Exchange
 
 
 def begins_conversation(query: Query, openings: Iterable[Opening]) -> bool:
-    """Returns whether a list certainly begins a new conversation. openings: all of its memory that may still count.
+    """Returns whether a list certainly begins a new conversation; False: it may belong to an opening.
 
-    Nothing of the memory may be off the record.
+    openings: all of its memory that may still be extended. Nothing of the memory may be off the record.
     """
     listing = query.listing
     if (
@@ -33,71 +33,75 @@ def begins_conversation(query: Query, openings: Iterable[Opening]) -> bool:
         or not len(listing)
     ):
         return False
-    spoken: dict[int, list[str]] = {}
+    words_of: dict[int, list[str]] = {}
     return not any(
         opening.begun > query.now
-        or (query.now - opening.at <= query.idle_s and _may_extend(listing, opening, spoken))
+        or (query.now - opening.at <= query.idle_s and _may_extend(listing, opening, words_of))
         for opening in openings
     )
 
 
 def opening_of(plan: Plan, at: float) -> Opening | None:
-    """Returns the digest of a turn, written at that time, if it is an opening."""
-    e, messages = plan.exchange, plan.messages
+    """Returns the digest of a turn that is written at that time; None: it is no opening."""
+    exchange, messages = plan.exchange, plan.messages
     if plan.match.match_point is not None or plan.query.named or not messages:
         return None
-    return _opening(e, messages[-1], at)
+    return _opening(exchange, messages[-1], at)
 
 
 def openings_of(tree: Tree) -> list[Opening]:
-    """Returns the openings of a tree without continuation, the newest last."""
-    found = sorted((x for x in tree if x.parent is None and not x.continued), key=lambda x: x.begun)
-    return [_opening(x, _last_message(tree, x), _end(x)) for x in found]
+    """Returns the digests of those openings of a tree that nothing continues, the newest last."""
+    found = sorted(
+        (each for each in tree if each.parent is None and not each.continued), key=lambda e: e.begun
+    )
+    return [_opening(each, _last_message(tree, each), _ended_at(each)) for each in found]
 
 
-def _opening(e: Exchange, last: WireMessage | None, at: float) -> Opening:
-    """last: the last of its messages; None: its words are not known."""
+def _opening(exchange: Exchange, last: WireMessage | None, at: float) -> Opening:
+    """last: the last message of its input; None: its content is not loaded."""
     if last is None:
-        return Opening(at, e.begun, e.inputs, None, None)
-    spoken = transcribed(text_of(last))
-    return Opening(at, e.begun, e.inputs, len(spoken), _stem(spoken, len(spoken)))
+        return Opening(at, exchange.begun, exchange.inputs, None, None)
+    words = transcribed(text_of(last))
+    return Opening(at, exchange.begun, exchange.inputs, len(words), _stem(words, len(words)))
 
 
-def _may_extend(listing: Listing, old: Opening, spoken: dict[int, list[str]]) -> bool:
-    """Returns whether a list may extend an opening, as `Tree.extends` has it. spoken: its words, by k."""
-    k, atoms = len(old.inputs), listing.atoms
-    if not 0 < k <= len(atoms):
+def _may_extend(listing: Listing, old: Opening, words_of: dict[int, list[str]]) -> bool:
+    """Returns whether a list may extend an opening, by the rules of `Tree.extends`.
+
+    words_of: a cache of the words of the list's messages, by index.
+    """
+    last, atoms = len(old.inputs) - 1, listing.atoms
+    if not 0 <= last < len(atoms):
         return False
-    last = atoms[k - 1]
-    if last != old.inputs[-1]:
-        if not (is_user(last) and is_user(old.inputs[-1])):
+    if atoms[last] != old.inputs[last]:
+        if not (is_user(atoms[last]) and is_user(old.inputs[last])):
             return False
         if old.words is not None:
-            if k not in spoken:
-                spoken[k] = transcribed(listing.text(k - 1))
-            mine = spoken[k]
-            if not 0 < old.words <= len(mine) or _stem(mine, old.words) != old.stem:
+            if last not in words_of:
+                words_of[last] = transcribed(listing.text(last))
+            words = words_of[last]
+            if not 0 < old.words <= len(words) or _stem(words, old.words) != old.stem:
                 return False
-    return tuple(atoms[: k - 1]) == old.inputs[:-1]
+    return tuple(atoms[:last]) == old.inputs[:last]
 
 
-def _stem(spoken: Sequence[str], count: int) -> int:
-    """Returns a hash of the words that a transcript of so many words keeps when it goes on: the last may be completed.
+def _stem(words: Sequence[str], count: int) -> int:
+    """Returns a hash of those of the first `count` words that stay the same when a transcript of them grows.
 
-    One word that stands alone is not completed.
+    The last word may be cut off and grow too, so it is left out, unless it is the only one.
     """
-    return hash(tuple(spoken[: max(1, count - 1)]))
+    return hash(tuple(words[: max(1, count - 1)]))
 
 
-def _last_message(tree: Tree, x: Exchange) -> WireMessage | None:
+def _last_message(tree: Tree, exchange: Exchange) -> WireMessage | None:
     try:
-        messages = tree.content(x).messages
+        messages = tree.content(exchange).messages
     except Missing:
         return None
     return messages[-1] if messages else None
 
 
-def _end(x: Exchange) -> float:
+def _ended_at(exchange: Exchange) -> float:
     """Returns when an opening ended; one that is under way may still do so at any time."""
-    own = x.stopped if x.ended is None else x.ended
-    return float("inf") if own is None else max(own, x.touched)
+    ended = exchange.stopped if exchange.ended is None else exchange.ended
+    return float("inf") if ended is None else max(ended, exchange.touched)
