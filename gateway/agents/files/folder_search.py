@@ -12,7 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.agents.registry.registry import Registry
-from gateway.agents.registry.tool_registry import file_tools
+from gateway.agents.registry.tool_registry import file_tool_numbers
 from gateway.core import ids
 from gateway.core.memory.file_text import parts, text_of
 from gateway.errors import BodyTooLarge, Conflict, UnsupportedFile
@@ -85,7 +85,7 @@ class Folders:
     async def delete(self, folder: Definition) -> None:
         """Deletes a folder with its files; agents lose it."""
         agents = await self.agents(folder)
-        await self._store.files.detach(agents, folder.memory, file_tools(), at=self._now())
+        await self._store.files.detach(agents, folder.memory, file_tool_numbers(), at=self._now())
         self._registry.changed()
         await self._store.forgetting.forget(folder.memory, ForgetTarget(is_all=True))
 
@@ -106,12 +106,12 @@ class Folders:
         """
         self._registry.configured(entry)
         agent = entry.agent.id
-        await self._store.files.attach(agent, folder.memory, file_tools(), at=self._now())
+        await self._store.files.attach(agent, folder.memory, file_tool_numbers(), at=self._now())
         self._registry.changed()
 
     async def detach(self, entry: AgentEntry, folder: Definition) -> None:
         """Takes a folder from an agent, and with the last one the tools that read files."""
-        await self._store.files.detach([entry.agent.id], folder.memory, file_tools(), at=self._now())
+        await self._store.files.detach([entry.agent.id], folder.memory, file_tool_numbers(), at=self._now())
         self._registry.changed()
 
     # -- files

@@ -21,19 +21,18 @@ from gateway.agents.core.kinds import (
     MULTI_AGENT_TOOLS,
     AgentKind,
     base_rules,
-    built_in_uid,
     kind_of,
 )
 from gateway.agents.core.sleeper import SLEEP
 from gateway.agents.core.tool_rules import in_words
+from gateway.agents.registry.resolved_agents import ResolvedAgent, ResolvedAgentCache
 from gateway.agents.registry.sleepers import SleeperRegistry, sleeptime_of
 from gateway.agents.registry.tool_registry import (
-    ResolvedAgent,
-    SpecCache,
     ToolRegistry,
     ToolView,
-    file_tools,
-    number_of,
+    attachment_number,
+    built_in_tool,
+    file_tool_numbers,
 )
 from gateway.core import ids
 from gateway.core.agent import AgentSpec, AgentTool, filler_of, filler_written
@@ -140,7 +139,7 @@ class Registry:
         self._settings = settings
         self._profiles = {spec.name: spec for spec in specs}
         self._now = now
-        self._cache = SpecCache(DEAF_S if store.database.is_shared else inf)
+        self._cache = ResolvedAgentCache(DEAF_S if store.database.is_shared else inf)
         self.tools = ToolRegistry(store, self._cache, now)
         self.sleepers = SleeperRegistry(store, settings.background_model, now)
         store.database.when_recovered(self._cache.clear)
@@ -156,13 +155,13 @@ class Registry:
 
         Raises: BadRequest: two agents have the name.
         """
-        resolved = self._cache.get((project, name))
+        resolved = self._cache.get(project, name)
         if resolved is None or not await self._is_present(resolved):
-            round_ = self._cache.round
+            generation = self._cache.generation
             resolved = await self._resolve(project, name)
             if resolved is None:
                 return None
-            self._cache.keep((project, name), resolved, round_)
+            self._cache.add(project, name, resolved, generation)
         # Forgetting a memory drops it from the store's cache, so this check takes no statement for a memory in use.
         return resolved if await self._store.agents.find(resolved.scope) is not None else None
 
@@ -315,9 +314,9 @@ class Registry:
         draft = replace(self._store.agents.draft(api_scope(project, uid)), uid=uid)
         folders = await self._targets(project, DefinitionKind.FOLDER, new.folders or ())
         identities = await self._targets(project, DefinitionKind.IDENTITY, new.identities or ())
-        numbers = [number_of(tool) for tool in tools]
+        numbers = [attachment_number(tool) for tool in tools]
         if folders:
-            numbers += [each for each in file_tools() if each not in numbers]
+            numbers += [each for each in file_tool_numbers() if each not in numbers]
         made = AgentDraft(
             agent=draft, name=name, body=definition.body(), own=new.own, blocks=new.blocks, tools=numbers,
             tags=new.tags, folders=folders, identities=identities,
@@ -383,7 +382,7 @@ class Registry:
             self.check_name(edit.name)
         tools: Sequence[int] | None = None
         if edit.tools is not None:
-            tools = [number_of(await self.tools.get(project, each)) for each in edit.tools]
+            tools = [attachment_number(await self.tools.get(project, each)) for each in edit.tools]
         folders, identities = [
             None if uids is None else await self._targets(project, kind, uids)
             for kind, uids in (
@@ -408,7 +407,7 @@ class Registry:
                 body = after.body()
             change = AgentChange(
                 name=edit.name, body=body, blocks=edit.blocks, tools=attached, tags=edit.tags, folders=folders,
-                folder_tools=file_tools(), identities=identities,
+                folder_tools=file_tool_numbers(), identities=identities,
             )  # fmt: skip
             return await self._store.defined_agents.change(entry, change, at=self._now())
 
@@ -433,7 +432,7 @@ class Registry:
         tools: the tools that the edit sets; None: those that the agent has.
         """
         attached = await self._store.attached.targets(agent, DefinitionKind.TOOL) if tools is None else tools
-        own = [number_of(ToolView(name, built_in_uid(name))) for name in MULTI_AGENT_TOOLS]
+        own = [attachment_number(built_in_tool(name)) for name in MULTI_AGENT_TOOLS]
         if not edit.multi_agent_tools:
             return [each for each in attached if each not in own]
         return list(dict.fromkeys([*attached, *own]))
@@ -522,7 +521,7 @@ class Registry:
             agent.created, described.body(),
         )  # fmt: skip
         names = _TOOLS_OF_A_PROFILE if spec.offers_tools else ()
-        own = [*tools, *(ToolView(name, built_in_uid(name)) for name in names)]
+        own = [*tools, *(built_in_tool(name) for name in names)]
         implied = [f"profile:{agent.scope.profile}", agent.scope.subject]
         return AgentView(agent, shown, blocks, own, [*implied, *tags], last_run)
 
@@ -531,7 +530,7 @@ class Registry:
         entry, tool = await self.find(project, uid), await self.tools.get(project, tool_uid)
         self.configured(entry)
         await self._store.attached.attach(
-            entry.agent.id, DefinitionKind.TOOL, number_of(tool), at=self._now()
+            entry.agent.id, DefinitionKind.TOOL, attachment_number(tool), at=self._now()
         )
         self._cache.clear()
         return await self.get(project, uid)
@@ -541,7 +540,7 @@ class Registry:
         entry, tool = await self.find(project, uid), await self.tools.get(project, tool_uid)
         self.configured(entry)
         await self._store.attached.detach(
-            entry.agent.id, DefinitionKind.TOOL, number_of(tool), at=self._now()
+            entry.agent.id, DefinitionKind.TOOL, attachment_number(tool), at=self._now()
         )
         self._cache.clear()
         return await self.get(project, uid)

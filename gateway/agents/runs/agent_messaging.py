@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from gateway.agents.core.kinds import READING_KINDS
 from gateway.agents.core.waits import Wait, Waiter, Waits, WaitsInCircle
 from gateway.agents.registry.registry import Registry
-from gateway.agents.registry.tool_registry import ResolvedAgent
+from gateway.agents.registry.resolved_agents import ResolvedAgent
 from gateway.agents.runs.run import RunRequest, RunResult, RunStart
 from gateway.agents.tools.agent_messages import AgentAnswer
 from gateway.core import ids

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from gateway.agents.core.sleeper import SLEEP
 from gateway.agents.registry.registry import Registry
-from gateway.agents.registry.tool_registry import ResolvedAgent
+from gateway.agents.registry.resolved_agents import ResolvedAgent
 from gateway.agents.runs.agent_runs import AgentRuns
 from gateway.agents.runs.begin import MessageGone
 from gateway.agents.runs.run import AcceptedRun, RunRequest, reading_of

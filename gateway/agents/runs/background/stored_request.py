@@ -14,7 +14,7 @@ from msgspec import Struct
 from msgspec.structs import asdict, replace
 
 from adapters.types import Json
-from gateway.agents.registry.tool_registry import ResolvedAgent
+from gateway.agents.registry.resolved_agents import ResolvedAgent
 from gateway.agents.runs.run import RunRequest
 from gateway.core.turn.calls import CallDecision
 
