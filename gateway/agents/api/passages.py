@@ -246,7 +246,7 @@ class PassageRoutes:
         )
         if isinstance(search.agent_id, str):
             agent = await self._api.registry.find(request.project, uid_in("agent", search.agent_id))
-            memories = await self._archives.of(agent.agent)
+            memories = await self._archives.searched_by(agent.agent)
         elif isinstance(search.archive_id, str):
             memories = [await self._archives.memory(request.project, uid_in("archive", search.archive_id))]
         else:
@@ -332,7 +332,7 @@ class ArchiveRoutes:
 
     async def update(self, request: ApiRequest) -> Any:
         update: UpdateArchive = request.body
-        found = await self._archives.made(request.project, request.uid("archive", "archive_id"))
+        found = await self._archives.get_shared(request.project, request.uid("archive", "archive_id"))
         body = {**found.body, **({} if update.description is UNSET else {"description": update.description})}
         changed = await self._api.store.definitions.change(
             found, body, at=self._api.now(), name=given_or_none(update.name)

@@ -1,7 +1,7 @@
-"""Archival memories of agents: each agent's own archive, and archives and folders that several agents have attached.
+"""Archives of passages: each agent's own, and shared ones, which like folders can be attached to several agents.
 
-An archive that is attached is a memory of its own, with its index and its forgetting. A search asks each of them, so
-that its order depends on no other archive, and takes from each in turn.
+A shared archive is a memory of its own, with its own index and its own forgetting. A search asks each memory by itself
+and takes the results from each in turn, so that the order within one archive does not depend on the others.
 """
 
 from __future__ import annotations
@@ -23,23 +23,25 @@ from storage.listing import Page, PassageDraft, PassageFilter
 from storage.records import API_PROFILE, Agent, Definition, DefinitionKind, Passage, Scope, StoredFile
 from storage.sql.store import Store
 
-MOST = 8  # memories that one search asks
-OWN = "This is an agent's own archive: it is called after its agent, and ends with it."
+MOST_SEARCHED = 8  # memories that one search asks, one after the other; no measurement
 SEARCH_MS = 1000.0
+_IS_OWN = "This is an agent's own archive: it is called after its agent, and ends with it."
 
 
 class PassageView(Struct, frozen=True):
-    """A passage. uid: of the memory in which it lies, an agent's, an archive's or a folder's. file: it is a part of."""
+    """A passage, and where it comes from."""
 
+    # The uid of its memory: an agent's, an archive's or a folder's.
     uid: str
     passage: Passage
+    # The file that it is a part of; None: it is of no file.
     file: StoredFile | None = None
 
 
 class Archives:
     """Archives and their passages. project: the caller's; an archive of another one is not found.
 
-    Raises besides what the methods name: NotFound, WriteConflict, Unavailable, as the store does.
+    Methods raise, besides what they name, NotFound, WriteConflict and Unavailable, as the store does.
     """
 
     def __init__(self, store: Store, now: Callable[[], float], embed_query: EmbedQuery | None = None) -> None:
@@ -49,7 +51,7 @@ class Archives:
         self._embed_query = embed_query
 
     async def create(self, project: str, name: str, body: dict[str, Any]) -> Definition:
-        """Makes an archive."""
+        """Makes an archive that agents can share."""
         uid = ids.new_uid()
         draft = self._store.agents.draft(Scope(project, API_PROFILE, f"{DefinitionKind.ARCHIVE}:{uid}"))
         _, made = await self._store.definitions.create_memory(
@@ -58,7 +60,7 @@ class Archives:
         return made
 
     async def get(self, project: str, uid: str) -> Definition:
-        """Returns an archive; an agent's own has no row (id 0). Raises: NotFound."""
+        """Returns an archive; an agent's own has no row, and so the id 0. Raises: NotFound."""
         found = await self._store.definitions.find(project, DefinitionKind.ARCHIVE, uid)
         if found is not None:
             return found
@@ -70,15 +72,15 @@ class Archives:
         name = f"{entry.name}'s archive"
         return Definition(0, uid, project, kind, agent.id, name, 1, agent.created, agent.created, {})
 
-    async def made(self, project: str, uid: str) -> Definition:
-        """Returns an archive that was made as one. Raises: NotFound; Conflict: an agent's own."""
+    async def get_shared(self, project: str, uid: str) -> Definition:
+        """Returns an archive that is no agent's own. Raises: NotFound; Conflict: it is an agent's own."""
         found = await self.get(project, uid)
         if not found.id:
-            raise Conflict(OWN)
+            raise Conflict(_IS_OWN)
         return found
 
     async def attach(self, agent: Agent, archive: Definition) -> None:
-        """Gives an agent an archive; it has its own. Raises: BadRequest: another one's own; OverLimit."""
+        """Attaches an archive to an agent, which always has its own. Raises: OverLimit; BadRequest: another one's own."""
         if archive.id:
             await self._store.attached.attach(
                 agent.id, DefinitionKind.ARCHIVE, archive.memory, at=self._now()
@@ -90,13 +92,13 @@ class Archives:
             )
 
     async def detach(self, agent: Agent, archive: Definition) -> None:
-        """Takes an archive from an agent, if it has it. Raises: BadRequest: its own."""
+        """Detaches an archive from an agent, if it is attached. Raises: BadRequest: the agent's own."""
         if archive.memory == agent.id:
-            raise BadRequest(OWN, param="archive_id")
+            raise BadRequest(_IS_OWN, param="archive_id")
         await self._store.attached.detach(agent.id, DefinitionKind.ARCHIVE, archive.memory, at=self._now())
 
     async def memory(self, project: str, uid: str) -> Agent:
-        """Returns the memory of an archive: an agent's own, or one of itself. Raises: NotFound."""
+        """Returns the memory that an archive's passages lie in: the agent's for its own archive. Raises: NotFound."""
         found = await self._store.definitions.find(project, DefinitionKind.ARCHIVE, uid)
         if found is None:
             return (await self._store.defined_agents.get(project, uid)).agent
@@ -106,18 +108,18 @@ class Archives:
         return agent
 
     async def delete(self, project: str, uid: str) -> None:
-        """Deletes an archive with its passages; agents lose it. Raises: Conflict: an agent's own."""
-        found = await self.made(project, uid)
+        """Deletes an archive with its passages, and detaches it from all agents. Raises: Conflict: an agent's own."""
+        found = await self.get_shared(project, uid)
         await self._store.forgetting.forget(found.memory, ForgetTarget(is_all=True))
 
-    async def of(self, agent: Agent) -> Sequence[Agent]:
-        """Returns the memories that a search asks: the agent's own, then attached archives and folders."""
-        targets = await self.attached(agent)
+    async def searched_by(self, agent: Agent) -> Sequence[Agent]:
+        """Returns the memories that an agent's search asks: its own, then attached archives and folders."""
+        targets = await self.attached_to(agent)
         found = await self._store.defined_agents.memories(agent.scope.project, targets)
-        return [agent, *found][:MOST]
+        return [agent, *found][:MOST_SEARCHED]
 
-    async def attached(self, agent: Agent) -> Sequence[int]:
-        """Returns the memories that are attached to an agent."""
+    async def attached_to(self, agent: Agent) -> Sequence[int]:
+        """Returns the rows of the memories of the archives and folders that are attached to an agent."""
         archives = await self._store.attached.targets(agent.id, DefinitionKind.ARCHIVE)
         return [*archives, *await self._store.attached.targets(agent.id, DefinitionKind.FOLDER)]
 
@@ -131,7 +133,7 @@ class Archives:
         limit: int = 50,
         newest_first: bool = False,
     ) -> Sequence[PassageView]:
-        """Returns a page of a memory's passages. after, before: their numbers, which may be gone."""
+        """Returns a page of a memory's passages. after, before: numbers of passages, which may be deleted by now."""
         page = Page(after, before, limit, newest_first)
         found = await self._store.passages.page(memory.id, page, wanted)
         return await self._with_files([PassageView(memory.uid, passage) for passage in found])
@@ -139,18 +141,18 @@ class Archives:
     async def add(
         self, memory: Agent, text: str, tags: Sequence[str] = (), *, at: float | None = None
     ) -> Sequence[PassageView]:
-        """Saves a text, in parts where it is long. at: its time; None: now."""
+        """Saves a text, a long one as several passages. at: its time; None: now."""
         return await self.add_all(memory, [PassageDraft(text, self._now() if at is None else at, tags)])
 
     async def add_all(self, memory: Agent, drafts: Sequence[PassageDraft]) -> Sequence[PassageView]:
-        """Saves texts, each in parts where it is long: all of them or none."""
+        """Saves texts, a long one as several passages: all of them or none."""
         parts = [replace(draft, text=part) for draft in drafts for part in chunks(draft.text)]
         return [
             PassageView(memory.uid, passage) for passage in await self._store.passages.add(memory.id, parts)
         ]
 
     async def remove(self, memory: Agent, seq: int) -> None:
-        """Forgets a passage, and what quotes it. Raises: NotFound."""
+        """Forgets a passage, and the notes that quote it. Raises: NotFound."""
         if not await self._store.passages.get(memory.id, [seq]):
             raise NotFound(f"there is no passage {ids.id_at('passage', memory.uid, seq)!r}")
         await self._store.forgetting.forget(memory.id, ForgetTarget(passages=[seq]))
@@ -158,18 +160,35 @@ class Archives:
     async def search(
         self, agent: Agent, query: str, wanted: PassageFilter, *, limit: int = 5
     ) -> Sequence[PassageView]:
-        """Returns passages that answer a query, best first: of an agent's own archive and those it has attached."""
-        return await self.search_in(await self.of(agent), query, wanted, limit=limit)
+        """Returns the passages that answer a query, best first, of an agent's own archive and the attached ones."""
+        return await self.search_in(await self.searched_by(agent), query, wanted, limit=limit)
+
+    async def search_in(
+        self, memories: Sequence[Agent], query: str, wanted: PassageFilter, *, limit: int = 5
+    ) -> Sequence[PassageView]:
+        """Returns the passages of these memories that answer a query, best first. Only `MOST_SEARCHED` are asked."""
+        ranked: list[Sequence[PassageView]] = []
+        for memory in memories[:MOST_SEARCHED]:
+            present = await self._store.agents.load(memory.id)
+            if present is None:  # deleted meanwhile
+                continue
+            embed = self._embed_query
+            vector = None if embed is None else await embed(present.id, query, SEARCH_MS)
+            hits = await self._store.recall.passages(
+                present, query, wanted, limit=limit, deadline_ms=SEARCH_MS, vector=vector
+            )
+            ranked.append([PassageView(present.uid, passage) for passage in hits])
+        return await self._with_files(in_turn(ranked)[:limit])
 
     async def passages(
         self, agent: Agent, query: str, wanted: PassageFilter, *, limit: int, is_own: bool = True
     ) -> Sequence[Passage]:
-        """Returns the same for the agent's model.
+        """Returns the passages that answer a query of the agent's model, best first.
 
-        query: blank: the newest are wanted.
-        is_own: with its own archive.
+        query: where it is blank, the newest passages are returned.
+        is_own: the agent's own archive is searched as well.
         """
-        memories = (await self.of(agent))[0 if is_own else 1 :]
+        memories = (await self.searched_by(agent))[0 if is_own else 1 :]
         if query.strip():
             found = await self.search_in(memories, query, wanted, limit=limit)
         else:
@@ -177,30 +196,12 @@ class Archives:
             found = sorted((view for page in pages for view in page), key=lambda view: -view.passage.at)
         return [view.passage for view in found[:limit]]
 
-    async def search_in(
-        self, memories: Sequence[Agent], query: str, wanted: PassageFilter, *, limit: int = 5
-    ) -> Sequence[PassageView]:
-        """Returns the same of certain memories."""
-        ranked: list[Sequence[PassageView]] = []
-        for memory in memories[:MOST]:
-            now = await self._store.agents.load(memory.id)
-            if now is not None:
-                embed = self._embed_query
-                vector = None if embed is None else await embed(now.id, query, SEARCH_MS)
-                hits = await self._store.recall.passages(
-                    now, query, wanted, limit=limit, deadline_ms=SEARCH_MS, vector=vector
-                )
-                ranked.append([PassageView(now.uid, passage) for passage in hits])
-        return await self._with_files(in_turn(ranked)[:limit])
-
     async def _with_files(self, views: Sequence[PassageView]) -> Sequence[PassageView]:
-        """Returns passages with the files that they are parts of, without those of a file that is being forgotten."""
-        ids = {view.passage.file for view in views} - {None}
-        if not ids:
-            return views
-        files = await self._store.files.several(sorted(id for id in ids if id is not None))
-        found = [
-            replace(view, file=None if view.passage.file is None else files.get(view.passage.file))
+        """Returns passages with the files that they are parts of; a passage of a file that is being deleted is left out."""
+        rows = sorted({view.passage.file for view in views if view.passage.file is not None})
+        files = await self._store.files.several(rows) if rows else {}
+        return [
+            view if view.passage.file is None else replace(view, file=files[view.passage.file])
             for view in views
+            if view.passage.file is None or view.passage.file in files
         ]
-        return [view for view in found if view.file is not None or view.passage.file is None]
