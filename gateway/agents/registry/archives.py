@@ -80,7 +80,10 @@ class Archives:
         return found
 
     async def attach(self, agent: Agent, archive: Definition) -> None:
-        """Attaches an archive to an agent, which always has its own. Raises: OverLimit; BadRequest: another one's own."""
+        """Attaches an archive to an agent, which always has its own.
+
+        Raises: OverLimit; BadRequest: it is another agent's own.
+        """
         if archive.id:
             await self._store.attached.attach(
                 agent.id, DefinitionKind.ARCHIVE, archive.memory, at=self._now()
@@ -197,7 +200,7 @@ class Archives:
         return [view.passage for view in found[:limit]]
 
     async def _with_files(self, views: Sequence[PassageView]) -> Sequence[PassageView]:
-        """Returns passages with the files that they are parts of; a passage of a file that is being deleted is left out."""
+        """Returns passages with the files that they are parts of, but for those of a file that is being deleted."""
         rows = sorted({view.passage.file for view in views if view.passage.file is not None})
         files = await self._store.files.several(rows) if rows else {}
         return [

@@ -1,34 +1,34 @@
-"""Imports of what a person brings along from another application: begun, looked at before, shown, undone.
+"""Imports of conversations and facts that a user has exported from another application.
 
-A file is read in a thread, and written by the store's bulk transactions, one for a conversation. Between two steps it
-rests for longer than the last one took, so that turns have the processor. The id is made of the file and the memory:
-the same file goes on where a process that ended has left it.
+An import can be previewed, begun, listed and undone. Its file is read in a thread, and written by the store's bulk
+transactions, one for each conversation. After each page it rests for longer than the page took, so that turns have the
+processor. Its id is made of the file and the memory, so the same file continues an import that another process left.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import secrets
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import IO, Any, Final, NamedTuple
+from typing import IO, Any, Final
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.agent import AgentSpec
 from gateway.core.conversation.canonical import Canon
-from gateway.core.imports.exchanges import ImportDraft, draft, import_write
+from gateway.core.imports.exchanges import ImportDraft, import_write
 from gateway.core.imports.records import SourceConversation, SourceFact, Unreadable
 from gateway.core.memory.learn import fact_key
 from gateway.errors import BadRequest, Conflict, GatewayError, UnknownId
-from gateway.run.admin.import_file import FORMATS, Source, find_format, read_file
-from gateway.run.admin.import_progress import ImportCounts, ImportProgress, load_progress
+from gateway.run.admin.import_file import FORMATS, Source
+from gateway.run.admin.import_progress import ImportProgress, load_progress
+from gateway.run.admin.import_reading import FACT_FORMATS, ImportReader, Survey, import_uid, survey_file
 from gateway.run.admin.operation_arguments import (
     NO_DEFAULTS,
     Arguments,
@@ -46,41 +46,34 @@ from storage.sql.store import Store
 _log = logging.getLogger("mnemogate")
 
 NAMES: Final = ("user", "project", "profile", "format", "source_user", "learn", "preview")
-# A step of the reading thread: so many messages, and so many conversations and facts.
-_MOST_MESSAGES: Final = 32
-_MOST_ITEMS: Final = 16
-# After so many messages the search index follows.
-_INDEXED: Final = 1_000
-# An import that has not written for so long has been stopped, where another process may perform it.
-_SILENT_S: Final = 60.0
-# While a file is read in a process that serves, a thread gives way after so long.
+# The search index follows after so many new messages and facts. No measurement.
+_INDEX_EVERY: Final = 1_000
+# Where another process may perform an import, one that has not written for so long counts as stopped.
+_STOPPED_AFTER_S: Final = 60.0
+# The switch interval of threads while a file is read in a process that serves, in place of Python's 5 ms.
 _SWITCH_S: Final = 0.0005
-# After a step an import rests so many times as long as that took: turns have the processor meanwhile.
-_RESTS: Final = 3
-_PIECE: Final = 1 << 20
+# How long an import rests after a page, in times of what the page took.
+_REST_FACTOR: Final = 3
+_UNDO_WAIT_S: Final = 20.0
 _DAY_S: Final = 86_400.0
 
 # Returns the agent of a profile; None: there is none.
 SpecOf = Callable[[str], AgentSpec | None]
-_Prepared = tuple[Source, ImportDraft | None]
 
 
 class ImportRequest(Struct, frozen=True):
     """The parameters of an import."""
 
+    # The memory that it goes into.
     scope: Scope
+    # None: it is found out from the file.
     format: str | None
     # The only user of the source whose facts are read.
     source_user: str | None
+    # The learner reads the imported messages.
     learns: bool
+    # Nothing is written: the import only counts what it would write.
     is_preview: bool
-
-
-class Survey(NamedTuple):
-    """The content of a file, counted before anything of it is written."""
-
-    format: str
-    progress: ImportProgress
 
 
 @dataclass(eq=False)
@@ -92,12 +85,15 @@ class RunningImport:
     format: str
     created: float
     progress: ImportProgress
+    # The import closes it when it ends.
     file: IO[bytes]
     status: str = "running"
+    # The import's row; 0: it is a preview.
     row: int = 0
+    # None: another process performs it.
     task: asyncio.Task[None] | None = None
-    # The facts that a preview has seen.
-    seen: set[str] = field(default_factory=set)
+    # The keys of the facts that a preview has counted.
+    counted: set[str] = field(default_factory=set)
 
     def shown(self) -> dict[str, Any]:
         scope = self.request.scope
@@ -106,28 +102,32 @@ class RunningImport:
 
 @dataclass(eq=False)
 class ImportOperations:
-    """Imports files, lists imports and undoes them."""
+    """Begins, performs, lists and undoes imports."""
 
     store: Store
     # Seconds since the epoch.
     now: Callable[[], float]
     spec_of: SpecOf
     defaults: Defaults = NO_DEFAULTS
-    # By project, how long messages are retained.
-    days: Mapping[str, float | None] = field(default_factory=dict)
-    # Kinds of the jobs that follow, and of the one that learns.
-    then: Sequence[str] = ()
-    learning: Sequence[str] = ()
-    # Requests are served meanwhile.
+    # How long messages are retained, by project; None: for ever.
+    retention_days: Mapping[str, float | None] = field(default_factory=dict)
+    # The kinds of the jobs that follow an import, and of those that follow one with `learns`.
+    jobs_after: Sequence[str] = ()
+    learning_jobs: Sequence[str] = ()
+    # The process serves requests meanwhile, so that imports rest between pages.
     gives_way: bool = True
+    # By id; the previews of the command line by id and " preview".
     _running: dict[str, RunningImport] = field(default_factory=dict)
     _undoing: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _beginning: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    # -- asked for
+    # -- operations
 
     def read(self, raw: RawArguments, *, project: str | None = None) -> ImportRequest:
-        """Reads what is asked. project: the only one in which something may be imported. Raises: BadRequest."""
+        """Reads the parameters of an import. Raises: BadRequest, UnknownId.
+
+        project: the only one that may be imported into; None: any.
+        """
         for name in raw:
             if name not in NAMES:
                 raise BadRequest(f"There is no parameter {name!r}: there are {', '.join(NAMES)}.", param=name)
@@ -153,13 +153,15 @@ class ImportOperations:
         )
 
     async def begin(self, file: IO[bytes], request: ImportRequest) -> RunningImport:
-        """Begins an import, or returns the one that is under way. It closes the file.
+        """Begins an import, or returns the one of the same file that is under way.
 
-        Raises: BadRequest; Conflict: what it has added is being taken away.
+        The file is closed when the import has ended, or at once where none begins here.
+
+        Raises: BadRequest; Conflict: that import is being undone.
         """
         try:
-            uid = await asyncio.to_thread(_uid_of, file, request)
-            survey = await self._aside(_survey, file, request)
+            uid = await asyncio.to_thread(import_uid, file, request.scope, request.source_user)
+            survey = await self._in_thread(survey_file, file, request.format, request.source_user)
             async with self._beginning:
                 running = await self._begin(uid, survey, file, request)
         except BaseException:
@@ -172,10 +174,12 @@ class ImportOperations:
     async def _begin(
         self, uid: str, survey: Survey, file: IO[bytes], request: ImportRequest
     ) -> RunningImport:
-        """Begins an import; one without a task goes on elsewhere."""
+        """Begins an import; one without a task is performed by another process."""
         running = RunningImport(uid, request, survey.format, self.now(), survey.progress, file)
         if request.is_preview:
-            running.task = asyncio.create_task(self._run(running, await self._find(request.scope)))
+            running.task = asyncio.create_task(
+                self._run(running, await self.store.agents.find(request.scope))
+            )
             return running
         under_way = self._running.get(uid)
         if under_way is not None:
@@ -189,7 +193,7 @@ class ImportOperations:
             running.created = before.created
             if before.status in ("running", "stopped") and before.format == survey.format:
                 running.progress = load_progress(before.data)
-                if self._is_elsewhere(before):
+                if self._is_performed_elsewhere(before):
                     return running
         running.row = await self.store.imports.begin(
             agent, uid, survey.format, running.progress.dump(), self.now(), learns=request.learns
@@ -199,7 +203,7 @@ class ImportOperations:
         return running
 
     async def begin_file(self, raw: RawArguments) -> dict[str, Any]:
-        """Begins to import a file of this machine, for the command line. Returns the object."""
+        """Begins to import the file at `path` on this machine, for the command line. Returns the import as JSON."""
         given = dict(raw)
         path = given.pop("path", None)
         request = self.read(given)
@@ -209,14 +213,14 @@ class ImportOperations:
         return running.shown()
 
     async def show(self, uid: str, *, project: str | None = None) -> dict[str, Any]:
-        """Returns an import. Raises: UnknownId."""
+        """Returns an import as JSON. Raises: UnknownId."""
         running = self._running.get(uid)
         if running is not None and project in (None, running.request.scope.project):
             return running.shown()
         return self._shown(await self._stored(uid, project))
 
     async def show_named(self, raw: RawArguments) -> dict[str, Any]:
-        """Returns the import `import`, or with `preview` what was looked at of it."""
+        """Returns the import that `import` names, or with `preview` its preview, once more after that has ended."""
         arguments = Arguments(raw)
         uid = arguments.text("import")
         if not arguments.flag("preview"):
@@ -241,7 +245,10 @@ class ImportOperations:
     async def undo(
         self, uid: str, *, project: str | None = None, wait_s: float | None = None
     ) -> dict[str, Any]:
-        """Takes away what an import has added. wait_s: answers after so long at the latest. Raises: UnknownId."""
+        """Forgets what an import has added. Returns the import as JSON. Raises: UnknownId.
+
+        wait_s: the undoing is waited for this long, and goes on after it; None: until it is done.
+        """
         stored = await self._stored(uid, project)
         running = self._running.get(uid)
         if running is not None and running.task is not None:
@@ -258,17 +265,17 @@ class ImportOperations:
         return self._shown(await self._stored(uid, project))
 
     async def undo_named(self, raw: RawArguments) -> dict[str, Any]:
-        """Undoes the import `import`."""
-        return await self.undo(Arguments(raw).text("import"), wait_s=20.0)
+        """Undoes the import that `import` names."""
+        return await self.undo(Arguments(raw).text("import"), wait_s=_UNDO_WAIT_S)
 
     async def aclose(self) -> None:
-        """Ends what is under way: an import goes on when its file comes again, an undoing with the next start."""
+        """Cancels what is under way. An import continues when its file is sent again, an undoing at the next start."""
         tasks = [*self._undoing.values(), *(r.task for r in self._running.values() if r.task is not None)]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    # -- performed
+    # -- an import as it is performed
 
     async def _undo(self, stored: StoredImport) -> None:
         await self.store.imports.stop(stored.id)
@@ -277,7 +284,7 @@ class ImportOperations:
         )
 
     async def _run(self, running: RunningImport, agent: Agent | None) -> None:
-        """Performs an import to its end, or looks at what it would do. agent: the memory; None: it has none yet."""
+        """Performs an import or a preview to its end. agent: its memory; None: a preview, and it has none yet."""
         try:
             await self._perform(running, agent)
             running.status = "preview" if running.request.is_preview else "done"
@@ -305,37 +312,40 @@ class ImportOperations:
         oldest = self._oldest(request.scope.project)
         canon = Canon(agent.secret if agent is not None else secrets.token_bytes(16))
         unindexed = 0
-        source = _Reader(running, canon, self.now(), oldest)
+        position = running.progress.position
+        reader = ImportReader(
+            running.file, running.format, request.source_user, position, canon, self.now(), oldest
+        )
         try:
             begun = time.monotonic()
-            while page := await self._aside(source.next_page):
-                for each, made in page:
-                    if isinstance(each, Unreadable):
-                        self._skip(running, each.why, each.messages)
+            while page := await self._in_thread(reader.next_page):
+                for item, made in page:
+                    if isinstance(item, Unreadable):
+                        self._skip(running, item.why, item.messages)
                     elif made is not None:
-                        unindexed += await self._put(running, agent, made, each)
-                facts = [each for each, _ in page if isinstance(each, SourceFact)]
+                        unindexed += await self._write_conversation(running, agent, made, item)
+                facts = [item for item, _ in page if isinstance(item, SourceFact)]
                 if facts:
                     unindexed += len(facts)
-                    await self._put_facts(running, agent, facts, oldest)
+                    await self._write_facts(running, agent, facts, oldest)
                 begun = await self._rest(begun)
-                if agent is not None and unindexed >= _INDEXED and not request.is_preview:
+                if agent is not None and unindexed >= _INDEX_EVERY and not request.is_preview:
                     unindexed = 0
                     await self._index(agent)
                     begun = time.monotonic()
         except GatewayError:
-            await self._note(running, "failed")
+            await self._store_status(running, "failed")
             raise
         if agent is not None and not request.is_preview:
-            await self._note(running, "done")
-            await self._follow(agent, learns=request.learns)
+            await self._store_status(running, "done")
+            await self._enqueue_jobs(agent, learns=request.learns)
 
-    async def _follow(self, agent: Agent, *, learns: bool) -> None:
-        """Has done what follows messages that came."""
+    async def _enqueue_jobs(self, agent: Agent, *, learns: bool) -> None:
+        """Indexes the rest, and enqueues the jobs that follow an import."""
         await self._index(agent)
         if not learns:
             await self.store.imports.pass_over(agent.id, self.now())
-        for kind in (*self.then, *(self.learning if learns else ())):
+        for kind in (*self.jobs_after, *(self.learning_jobs if learns else ())):
             await self.store.jobs.enqueue(kind, agent.id, kind)
 
     async def _index(self, agent: Agent) -> None:
@@ -344,20 +354,20 @@ class ImportOperations:
             begun = await self._rest(begun)
 
     async def _rest(self, begun: float) -> float:
-        """Leaves turns the processor and the writer after a step. Returns when the next one begins."""
+        """Leaves the processor and the writer to turns after a page. Returns when the next one begins (monotonic)."""
         if self.gives_way:
-            await asyncio.sleep(_RESTS * (time.monotonic() - begun))
+            await asyncio.sleep(_REST_FACTOR * (time.monotonic() - begun))
         return time.monotonic()
 
-    async def _put(
+    async def _write_conversation(
         self, running: RunningImport, agent: Agent | None, made: ImportDraft, source: Source
     ) -> int:
-        """Writes a conversation, or looks at it. Returns how many of its messages are new."""
+        """Writes a conversation, or for a preview only counts it. Returns how many of its messages are new."""
         assert isinstance(source, SourceConversation)
-        of = agent or Agent(0, "", running.request.scope, b"", 0)
-        canon = Canon(of.secret)
+        memory = agent or Agent(0, "", running.request.scope, b"", 0)
+        canon = Canon(memory.secret)
         learns, uid = running.request.learns, uuid.uuid4().hex
-        write = import_write(made, of, canon, running.row, uid, learns=learns, skipped=source.skipped)
+        write = import_write(made, memory, canon, running.row, uid, learns=learns, skipped=source.skipped)
         before = running.progress
 
         def after(change: ImportChange) -> ImportProgress:
@@ -373,9 +383,10 @@ class ImportOperations:
         running.progress = after(change)
         return change.new
 
-    async def _put_facts(
+    async def _write_facts(
         self, running: RunningImport, agent: Agent | None, facts: Sequence[SourceFact], oldest: float
     ) -> None:
+        """Writes facts, or for a preview only counts them."""
         now, before = self.now(), running.progress
         drafts = [
             LearnedFact(each.text, "", fact_key(each.text), min(now, each.at or now), None, ())
@@ -392,9 +403,9 @@ class ImportOperations:
             return ImportNote(running.row, "running", self.now(), after(new).dump())
 
         if running.request.is_preview or agent is None:
-            fresh = [each for each in drafts if each.key not in running.seen]
+            fresh = [each for each in drafts if each.key not in running.counted]
             keys = list({each.key for each in fresh})
-            running.seen.update(keys)
+            running.counted.update(keys)
             known = 0 if agent is None else await self.store.imports.known_facts(agent, keys)
             running.progress = after(len(keys) - known)
         else:
@@ -403,27 +414,28 @@ class ImportOperations:
             )
 
     def _skip(self, running: RunningImport, why: str, messages: int) -> None:
-        p = running.progress
-        is_facts = running.format in ("list", "mem0")
-        what = "Line or fact" if is_facts else "Conversation"
-        p = p.warn(f"{what} {p.position + 1} was skipped: {why}.")
-        if is_facts:
-            p = replace(p, facts=p.facts.with_more(skipped=1))
+        """Counts an unreadable item as skipped, with a warning. messages: how many it has."""
+        before = running.progress
+        is_fact = running.format in FACT_FORMATS
+        what = "Line or fact" if is_fact else "Conversation"
+        after = before.warn(f"{what} {before.position + 1} was skipped: {why}.")
+        if is_fact:
+            after = replace(after, facts=before.facts.with_more(skipped=1))
         else:
-            p = replace(
-                p,
-                conversations=p.conversations.with_more(skipped=1),
-                messages=p.messages.with_more(skipped=messages),
+            after = replace(
+                after,
+                conversations=before.conversations.with_more(skipped=1),
+                messages=before.messages.with_more(skipped=messages),
             )
-        running.progress = replace(p, position=p.position + 1)
+        running.progress = replace(after, position=before.position + 1)
 
-    async def _note(self, running: RunningImport, status: str) -> None:
+    async def _store_status(self, running: RunningImport, status: str) -> None:
         if not running.request.is_preview:
             note = ImportNote(running.row, status, self.now(), running.progress.dump())
             await self.store.imports.note(note)
 
-    async def _aside(self, function: Callable[..., Any], *given: Any) -> Any:
-        """Runs in a thread, which gives way to the loop's soon."""
+    async def _in_thread(self, function: Callable[..., Any], *given: Any) -> Any:
+        """Calls a function in a thread that holds back the event loop's for `_SWITCH_S` at most."""
         if not self.gives_way:
             return await asyncio.to_thread(function, *given)
         before = sys.getswitchinterval()
@@ -433,18 +445,16 @@ class ImportOperations:
         finally:
             sys.setswitchinterval(before)
 
-    # -- found
+    # -- stored
 
     def _oldest(self, project: str) -> float:
-        days = self.days.get(project)
+        """Returns the time before which messages of a project are not retained."""
+        days = self.retention_days.get(project)
         return float("-inf") if days is None else self.now() - days * _DAY_S
-
-    async def _find(self, scope: Scope) -> Agent | None:
-        return await self.store.agents.find(scope)
 
     async def _agent(self, scope: Scope) -> Agent:
         spec = self.spec_of(scope.profile)
-        assert spec is not None  # it was looked at with the arguments
+        assert spec is not None  # `read` has checked that
         return await self.store.agents.find_or_begin(scope, spec.own_blocks, spec.shared_blocks, self.now())
 
     async def _stored(self, uid: str, project: str | None) -> StoredImport:
@@ -453,46 +463,19 @@ class ImportOperations:
             raise UnknownId(f"There is no import {uid!r}.")
         return found
 
-    def _is_elsewhere(self, stored: StoredImport) -> bool:
-        """Returns whether another process performs it, as far as its last write shows."""
+    def _is_performed_elsewhere(self, stored: StoredImport) -> bool:
+        """Returns whether another process performs an import, as far as its last write shows."""
         is_running = stored.status == "running" and self.store.database.is_shared
-        return is_running and abs(self.now() - stored.touched) < _SILENT_S
+        return is_running and abs(self.now() - stored.touched) < _STOPPED_AFTER_S
 
     def _shown(self, stored: StoredImport) -> dict[str, Any]:
         status = stored.status
         if stored.uid in self._undoing:
             status = "running"
-        elif status == "running" and not self._is_elsewhere(stored):
+        elif status == "running" and not self._is_performed_elsewhere(stored):
             status = "stopped"
         progress = load_progress(stored.data)
         return _shown(stored.uid, status, stored.format, stored.scope, stored.created, progress)
-
-
-class _Reader:
-    """Reads a file from where its import has come to, in a thread."""
-
-    def __init__(self, running: RunningImport, canon: Canon, now: float, oldest: float) -> None:
-        self._items: Iterator[Source] = _wanted(running.file, running.format, running.request.source_user)
-        self._left = running.progress.position
-        self._canon, self._format, self._now, self._oldest = canon, running.format, now, oldest
-
-    def next_page(self) -> list[_Prepared]:
-        """Returns what comes next; [] at the end. Raises: BadRequest."""
-        while self._left:
-            next(self._items, None)
-            self._left -= 1
-        page: list[_Prepared] = []
-        messages = 0
-        while len(page) < _MOST_ITEMS and messages < _MOST_MESSAGES:
-            each = next(self._items, None)
-            if each is None:
-                break
-            made: ImportDraft | Unreadable | None = None
-            if isinstance(each, SourceConversation):
-                made = draft(each, self._format, self._canon, self._now, self._oldest)
-                messages += len(each.messages)
-            page.append((made, None) if isinstance(made, Unreadable) else (each, made))
-        return page
 
 
 def open_file(path: object) -> IO[bytes]:
@@ -500,65 +483,20 @@ def open_file(path: object) -> IO[bytes]:
     if not isinstance(path, str) or not path:
         raise BadRequest("Name a file.", param="file")
     try:
-        return open(path, "rb")  # closed when the import has ended
+        return open(path, "rb")  # the import closes it
     except OSError as error:
         raise BadRequest(f"{path} cannot be read: {error.strerror}.", param="file") from error
-
-
-def _uid_of(file: IO[bytes], request: ImportRequest) -> str:
-    file.seek(0)
-    digest = hashlib.sha256()
-    while piece := file.read(_PIECE):
-        digest.update(piece)
-    names = "\0".join((*request.scope, request.source_user or ""))
-    return f"import-{hashlib.sha256(digest.digest() + names.encode()).hexdigest()[:32]}"
-
-
-def _wanted(file: IO[bytes], format: str, source_user: str | None) -> Iterator[Source]:
-    """Yields what is in a file, of facts those of one user."""
-    for each in read_file(file, format):
-        if not (isinstance(each, SourceFact) and source_user is not None and each.user != source_user):
-            yield each
-
-
-def _survey(file: IO[bytes], request: ImportRequest) -> Survey:
-    """Reads a whole file, and counts what it has. Raises: BadRequest."""
-    format = request.format or find_format(file)
-    conversations = messages = facts = 0
-    users: set[str | None] = set()
-    first, last = float("inf"), 0.0
-    for each in _wanted(file, format, request.source_user):
-        if isinstance(each, SourceFact):
-            facts += 1
-            users.add(each.user)
-            times = [each.at]
-        elif isinstance(each, SourceConversation):
-            conversations, messages = conversations + 1, messages + len(each.messages) + each.skipped
-            times = [each.at if m.at is None else m.at for m in each.messages]
-        else:
-            is_fact = format in ("list", "mem0")
-            facts, conversations = facts + is_fact, conversations + (not is_fact)
-            messages, times = messages + each.messages, []
-        for at in times:
-            if at is not None:
-                first, last = min(first, at), max(last, at)
-    if len(users) > 1:
-        raise BadRequest("The file has facts of several users; name one by source_user.", param="source_user")
-    if not conversations and not facts:
-        raise BadRequest("This file cannot be imported: there is nothing in it.", param="file")
-    counts = (ImportCounts(conversations), ImportCounts(messages), ImportCounts(facts))
-    return Survey(format, ImportProgress(*counts, None if not last else first, last or None))
 
 
 def _with_conversation(before: ImportProgress, change: ImportChange, chars: int) -> ImportProgress:
     kind = "new" if change.new else "known" if change.known else "skipped"
     messages = {"new": change.new, "known": change.known, "skipped": change.skipped}
-    spoken = max(1, change.new + change.known)
+    retained = max(1, change.new + change.known)
     return replace(
         before,
         conversations=before.conversations.with_more(**{kind: 1}),
         messages=before.messages.with_more(**messages),
-        chars=before.chars + chars * change.new // spoken,
+        chars=before.chars + chars * change.new // retained,
         position=before.position + 1,
     )
 

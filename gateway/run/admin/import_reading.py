@@ -1,0 +1,123 @@
+"""The file of an import as it is read, in a thread: its id, its survey, and its content page by page."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import IO, Final, NamedTuple
+
+from gateway.core.conversation.canonical import Canon
+from gateway.core.imports.exchanges import ImportDraft, draft
+from gateway.core.imports.records import SourceConversation, SourceFact, Unreadable
+from gateway.errors import BadRequest
+from gateway.run.admin.import_file import Source, find_format, read_file
+from gateway.run.admin.import_progress import ImportCounts, ImportProgress
+from storage.records import Scope
+
+# The formats that hold facts in place of conversations, so that an unreadable item of theirs is a fact.
+FACT_FORMATS: Final = ("list", "mem0")
+# A page of the reader: so many messages, and so many conversations and facts.
+_MOST_MESSAGES: Final = 32
+_MOST_ITEMS: Final = 16
+_HASHED_BYTES: Final = 1 << 20
+
+# What was read, and of a conversation its exchanges.
+PreparedItem = tuple[Source, ImportDraft | None]
+
+
+class Survey(NamedTuple):
+    """The content of a file, counted before anything of it is written."""
+
+    format: str
+    progress: ImportProgress
+
+
+class ImportReader:
+    """Reads a file from the position on that its import has reached.
+
+    source_user: the only one whose facts are read; None: all.
+    position: how many items of the file are done.
+    now, oldest: in seconds since the epoch; what ended before `oldest` is not retained.
+    """
+
+    def __init__(
+        self,
+        file: IO[bytes],
+        format: str,
+        source_user: str | None,
+        position: int,
+        canon: Canon,
+        now: float,
+        oldest: float,
+    ) -> None:
+        self._items = _items(file, format, source_user)
+        self._skipped = position
+        self._format, self._canon, self._now, self._oldest = format, canon, now, oldest
+
+    def next_page(self) -> list[PreparedItem]:
+        """Returns the next items; [] at the end. Raises: BadRequest."""
+        while self._skipped:
+            next(self._items, None)
+            self._skipped -= 1
+        page: list[PreparedItem] = []
+        messages = 0
+        while len(page) < _MOST_ITEMS and messages < _MOST_MESSAGES:
+            item = next(self._items, None)
+            if item is None:
+                break
+            made: ImportDraft | Unreadable | None = None
+            if isinstance(item, SourceConversation):
+                made = draft(item, self._format, self._canon, self._now, self._oldest)
+                messages += len(item.messages)
+            page.append((made, None) if isinstance(made, Unreadable) else (item, made))
+        return page
+
+
+def import_uid(file: IO[bytes], scope: Scope, source_user: str | None) -> str:
+    """Returns the id of an import: the same for the same file, memory and user of the source."""
+    file.seek(0)
+    digest = hashlib.sha256()
+    while piece := file.read(_HASHED_BYTES):
+        digest.update(piece)
+    names = "\0".join((*scope, source_user or ""))
+    return f"import-{hashlib.sha256(digest.digest() + names.encode()).hexdigest()[:32]}"
+
+
+def survey_file(file: IO[bytes], format: str | None, source_user: str | None) -> Survey:
+    """Reads a whole file and counts its content. format: None: it is found out. Raises: BadRequest."""
+    format = format or find_format(file)
+    conversations = messages = facts = 0
+    users: set[str | None] = set()
+    first, last = float("inf"), 0.0
+    for item in _items(file, format, source_user):
+        times: list[float | None] = []
+        if isinstance(item, SourceFact):
+            facts += 1
+            users.add(item.user)
+            times = [item.at]
+        elif isinstance(item, SourceConversation):
+            conversations += 1
+            messages += len(item.messages) + item.skipped
+            times = [item.at if message.at is None else message.at for message in item.messages]
+        elif format in FACT_FORMATS:
+            facts += 1
+            messages += item.messages
+        else:
+            conversations += 1
+            messages += item.messages
+        for at in times:
+            if at is not None:
+                first, last = min(first, at), max(last, at)
+    if len(users) > 1:
+        raise BadRequest("The file has facts of several users; name one by source_user.", param="source_user")
+    if not conversations and not facts:
+        raise BadRequest("This file cannot be imported: there is nothing in it.", param="file")
+    counts = (ImportCounts(conversations), ImportCounts(messages), ImportCounts(facts))
+    return Survey(format, ImportProgress(*counts, None if not last else first, last or None))
+
+
+def _items(file: IO[bytes], format: str, source_user: str | None) -> Iterator[Source]:
+    """Yields the items of a file, without the facts of other users."""
+    for item in read_file(file, format):
+        if not (isinstance(item, SourceFact) and source_user is not None and item.user != source_user):
+            yield item
