@@ -29,7 +29,7 @@ from gateway.agents.runs.run import RunRequest
 from gateway.agents.runs.system_message import system_id
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.message import Showing
-from gateway.agents.wire.send import initial_messages
+from gateway.agents.wire.send import read_initial_messages
 from gateway.agents.wire.struct_fields import (
     HOSTED,
     NO_SECRETS,
@@ -221,7 +221,7 @@ def definition_of(create: CreateAgent) -> AgentDefinition:
     kind = create.agent_type if isinstance(create.agent_type, str) else DEFAULT_KIND
     initial = create.initial_message_sequence
     made = AgentDefinition(
-        kind, initial_messages=initial_messages(initial) if isinstance(initial, list) else ()
+        kind, initial_messages=read_initial_messages(initial) if isinstance(initial, list) else ()
     )
     return changed(made, create)
 

@@ -21,7 +21,7 @@ from gateway.agents.batches.accept import AskedItem
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.message import Showing, showing_of
 from gateway.agents.wire.run_json import usage_json
-from gateway.agents.wire.send import MAX_STEPS, MessageType, Send, sent
+from gateway.agents.wire.send import MAX_STEPS, MessageType, Send, read_send
 from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, given, lasted_ns, refused, time_of
 from gateway.checked import Fault
 from gateway.core import ids
@@ -262,17 +262,17 @@ def _item(request: BatchRequest, n: int) -> AskedItem:
     if not isinstance(request.agent_id, str):
         raise Unprocessable([Fault((*at, "agent_id"), "Field required", "missing")])
     try:
-        send = sent(Send(messages=request.messages, input=request.input, max_steps=request.max_steps))
+        content = read_send(Send(messages=request.messages, input=request.input, max_steps=request.max_steps))
     except Unprocessable as error:
         raise Unprocessable([replace(each, path=(*at, *each.path[1:])) for each in error.faults]) from error
-    if send.answers:
+    if content.answers:
         raise BadRequest("A batch takes new messages; answer a call with a send.", param="requests")
     fields = given(request)
     conversation = fields.get("conversation_id")
     name = "default" if conversation in (None, "default") else uid_in("conv", conversation)
     return AskedItem(
         uid_in("agent", request.agent_id),
-        send.messages,
+        content.messages,
         request.max_steps,
         name,
         fields.get("override_model"),

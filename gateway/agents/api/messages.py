@@ -23,7 +23,7 @@ from gateway.agents.runs.message_listing import AgentMessages, MessageView
 from gateway.agents.runs.run import RunRequest
 from gateway.agents.runs.system_message import SYSTEM_SEQ, SystemMessage
 from gateway.agents.wire.message import Showing, showing_of
-from gateway.agents.wire.send import CancelRuns, ResetMessages, UpdateMessage, text_in
+from gateway.agents.wire.send import CancelRuns, ResetMessages, UpdateMessage, read_new_text
 from gateway.agents.wire.struct_fields import given
 from gateway.core import ids
 from gateway.core.agent import AgentSpec
@@ -270,7 +270,7 @@ class MessageRoutes:
 
     async def update(self, request: ApiRequest) -> Any:
         agent = (await self._api.entry(request)).agent
-        wanted, text = await self._stored(agent, request), text_in(request.body)
+        wanted, text = await self._stored(agent, request), read_new_text(request.body)
         exchanges = Exchanges(self._api.store, agent, Showing())
         kind = given(request.body).get("message_type")
         shown = exchanges.message(await self._messages.get(agent, wanted))

@@ -22,7 +22,7 @@ from gateway.agents.runs.run import RunRequest, RunResult, RunStart
 from gateway.agents.wire.message import Showing, showing_of, summary_shown
 from gateway.agents.wire.run_json import end_events, result_json
 from gateway.agents.wire.run_stream import DONE, event, ping_event
-from gateway.agents.wire.send import Send, sent, with_skills
+from gateway.agents.wire.send import Send, read_send, with_skills
 from gateway.agents.wire.struct_fields import given
 from gateway.core.definition import ConversationDefinition
 from gateway.core.request.request_headers import forwardable
@@ -144,7 +144,7 @@ class SendRoutes:
     ) -> RunRequest:
         """Returns what a send asks of an agent. The parameters are those of `begin`."""
         send: Send = request.body
-        content = sent(send)
+        content = read_send(send)
         found = await self._api.registry.agent(request.project, uid)
         fields = given(send)
         spec = found.spec

@@ -1,6 +1,7 @@
-"""A send to an agent: its body, and the messages it becomes.
+"""A send to an agent: the structs of its body, and its content as the gateway stores it.
 
-An answer to a pause (an approval, results of the client's tools) and plain messages are separated here.
+The list of messages in a send holds two things, which are separated here: plain messages, and answers to the calls
+that a paused run waits for (approvals, and results of the client's tools).
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from gateway.core.turn.calls import CallDecision
 from gateway.errors import BadRequest
 
 MAX_STEPS = 50  # of a send that names none; Letta's number
-_MOST_STEPS = 200
+_MOST_STEPS = 200  # a bound on one request; no measurement
 _MOST_MESSAGES = 1_000
 
-_GROUP = refused("An agent is sent to; the agents of its group read what is said to it.")
+_GROUP = refused("Send to an agent; the agents of its group read the messages that it gets.")
 
 MessageType = Literal[
     "system_message", "user_message", "assistant_message", "reasoning_message", "hidden_reasoning_message",
@@ -37,7 +38,7 @@ MessageType = Literal[
 class TextPart(Body, tag_field="type", tag="text"):
     text: str
     signature: (
-        Annotated[str | None, refused("The signatures of thoughts are kept with these.")] | UnsetType
+        Annotated[str | None, refused("The signatures of thoughts are stored with these.")] | UnsetType
     ) = UNSET
 
 
@@ -61,7 +62,7 @@ Parts = list[TextPart | ImagePart]
 
 
 class PlainMessage(Body, tag_field="type", tag="message"):
-    """A message. role `system`: not the user speaks; the model gets it as a system message, within the conversation."""
+    """A message. One of the role `system` is not the user's; the model gets it as a system message at its place."""
 
     role: Literal["user", "system", "assistant"]
     content: str | Annotated[Parts, Meta(min_length=1)]
@@ -125,7 +126,7 @@ class ClientSkill(Body):
     location: str
 
 
-_KINDS: dict[str, type[PlainMessage] | type[Approvals] | type[ToolReturns]] = {
+_STRUCTS: dict[str, type[PlainMessage] | type[Approvals] | type[ToolReturns]] = {
     "message": PlainMessage,
     "approval": Approvals,
     "tool_return": ToolReturns,
@@ -164,15 +165,8 @@ class Send(Body):
     ) = UNSET
     top_logprobs: Annotated[int | None, refused("See return_logprobs.")] | UnsetType = UNSET
     return_token_ids: (
-        Annotated[bool | None, refused("Providers behind chat completions report no token ids.")] | UnsetType
+        Annotated[bool | None, refused("Providers of chat completions report no token ids.")] | UnsetType
     ) = UNSET
-
-
-def with_skills(system: str, skills: Sequence[ClientSkill]) -> str:
-    """Returns a system prompt followed by the names of the client's skills."""
-    lines = [" ".join(f"- {each.name} ({each.location}): {each.description}".split()) for each in skills]
-    named = "\n".join(("<available_skills>", *lines, "</available_skills>"))
-    return f"{system}\n\n{named}" if system else named
 
 
 class UpdateMessage(Body):
@@ -194,58 +188,68 @@ class CancelRuns(Body):
     run_ids: Maybe[list[str]] = UNSET
 
 
-class Sent(Struct, frozen=True):
-    """The content of a send: new messages as they are stored, and answers to waiting calls, which come before them.
+# -- what is made of it
 
-    otid: the client's id of the send, by which it is known when it comes again.
-    """
 
+class SendContent(Struct, frozen=True):
+    """The content of a send."""
+
+    # New messages, as they are stored.
     messages: tuple[WireMessage, ...] = ()
+    # Answers to waiting calls, which come before the messages.
     answers: tuple[CallDecision, ...] = ()
+    # The client's id of the send, by which it is recognised when it is sent again.
     otid: str | None = None
 
 
-def initial_messages(given: Sequence[dict[str, Any]]) -> tuple[WireMessage, ...]:
-    """Returns the messages with which an agent's conversation begins, as they are stored. Raises: Unprocessable."""
-    at = ("body", "initial_message_sequence")
-    return tuple(_message(_plain(each, (*at, n))) for n, each in enumerate(given))
+def read_initial_messages(given: Sequence[dict[str, Any]]) -> tuple[WireMessage, ...]:
+    """Returns the first messages of an agent's conversations, as they are stored. Raises: Unprocessable."""
+    path = ("body", "initial_message_sequence")
+    return tuple(_stored_message(_read_plain(each, (*path, n))) for n, each in enumerate(given))
 
 
-def text_in(update: UpdateMessage) -> str:
-    """Returns the new text of a message. Raises: Unprocessable."""
+def with_skills(system: str, skills: Sequence[ClientSkill]) -> str:
+    """Returns a system prompt that lists the client's skills at its end."""
+    lines = [" ".join(f"- {each.name} ({each.location}): {each.description}".split()) for each in skills]
+    listed = "\n".join(("<available_skills>", *lines, "</available_skills>"))
+    return f"{system}\n\n{listed}" if system else listed
+
+
+def read_new_text(update: UpdateMessage) -> str:
+    """Returns the text of an update of a message. Raises: Unprocessable."""
     content = update.content
     if isinstance(content, UnsetType) or content is None:
         raise Unprocessable([Fault(("body", "content"), "Field required", "missing")])
-    text = _text(content)
+    text = _text_of(content)
     if not text:
         raise Unprocessable([Fault(("body", "content"), "Expected a text; delete a message to forget it")])
     return text
 
 
-def sent(send: Send) -> Sent:
-    """Returns the content of a send. Raises: Unprocessable."""
-    _check_tools(send.client_tools or ())
+def read_send(send: Send) -> SendContent:
+    """Returns the content of a send. Raises: Unprocessable, BadRequest."""
+    _check_tool_names(send.client_tools or ())
     if send.messages not in (UNSET, None) and send.input not in (UNSET, None):
         raise Unprocessable([Fault(("body", "input"), "Give either 'messages' or 'input', not both")])
     if isinstance(send.input, str | list):
         whole = {"role": "user", "content": send.input}
-        return Sent((_message(_plain(whole, ("body", "input"))),))
+        return SendContent((_stored_message(_read_plain(whole, ("body", "input"))),))
     given = send.messages if isinstance(send.messages, list) else []
     if not given:
         raise Unprocessable([Fault(("body", "messages"), "Field required", "missing")])
     if len(given) > _MOST_MESSAGES:
         raise Unprocessable([Fault(("body", "messages"), f"At most {_MOST_MESSAGES} messages in one send")])
-    read = [_read(each, ("body", "messages", n)) for n, each in enumerate(given)]
+    read = [_read_any(each, ("body", "messages", n)) for n, each in enumerate(given)]
     plain = [each for each in read if isinstance(each, PlainMessage)]
     otid = next((each.otid for each in read if isinstance(each.otid, str)), None)
     answers: list[CallDecision] = []
     for n, each in enumerate(read):
         if not isinstance(each, PlainMessage):
-            answers += _answers(each, ("body", "messages", n))
-    return Sent(tuple(map(_message, plain)), tuple(answers), otid)
+            answers += _decisions_of(each, ("body", "messages", n))
+    return SendContent(tuple(map(_stored_message, plain)), tuple(answers), otid)
 
 
-def _check_tools(tools: Sequence[ClientTool]) -> None:
+def _check_tool_names(tools: Sequence[ClientTool]) -> None:
     names = set[str]()
     for n, each in enumerate(tools):
         if each.name in names:
@@ -254,21 +258,23 @@ def _check_tools(tools: Sequence[ClientTool]) -> None:
         names.add(each.name)
 
 
-def _read(given: dict[str, Any], at: tuple[str | int, ...]) -> PlainMessage | Approvals | ToolReturns:
+def _read_any(given: dict[str, Any], path: tuple[str | int, ...]) -> PlainMessage | Approvals | ToolReturns:
     name = given.get("type") or "message"
-    kind = _KINDS.get(name) if isinstance(name, str) else None
+    kind = _STRUCTS.get(name) if isinstance(name, str) else None
     if kind is None:
-        known = ", ".join(f"'{each}'" for each in _KINDS)
-        raise Unprocessable([Fault((*at, "type"), f"Input should be one of {known}", "literal_error", name)])
-    return convert(_typed_parts({**given, "type": name}), kind, at)
+        known = ", ".join(f"'{each}'" for each in _STRUCTS)
+        raise Unprocessable(
+            [Fault((*path, "type"), f"Input should be one of {known}", "literal_error", name)]
+        )
+    return convert(_with_part_types({**given, "type": name}), kind, path)
 
 
-def _plain(given: dict[str, Any], at: tuple[str | int, ...]) -> PlainMessage:
-    return convert(_typed_parts({**given, "type": "message"}), PlainMessage, at)
+def _read_plain(given: dict[str, Any], path: tuple[str | int, ...]) -> PlainMessage:
+    return convert(_with_part_types({**given, "type": "message"}), PlainMessage, path)
 
 
-# What a part has, and the type that it is of then.
-_TYPES = (
+# The type of a part that names none, by the first of these fields that it has.
+_TYPE_BY_FIELD = (
     ("text", "text"),
     ("source", "image"),
     ("tool_return", "tool"),
@@ -278,43 +284,43 @@ _TYPES = (
 )
 
 
-def _typed_parts(given: dict[str, Any]) -> dict[str, Any]:
-    """Returns a message with the type in each part; the client may leave it out.
+def _with_part_types(given: dict[str, Any]) -> dict[str, Any]:
+    """Returns a message whose parts all name their types, which clients may leave out.
 
-    Letta 0.6 called a message's content its `text`.
+    Letta 0.6 named a message's content `text`.
     """
     if "text" in given and "content" not in given:
         given = {("content" if key == "text" else key): value for key, value in given.items()}
     lists = ("content", "approvals", "tool_returns")
     return {
-        key: [_typed(each) for each in value] if key in lists and isinstance(value, list) else value
+        key: [_with_type(each) for each in value] if key in lists and isinstance(value, list) else value
         for key, value in given.items()
     }
 
 
-def _typed(part: Any) -> Any:
-    """Returns a part that names its type, as do the parts of a result and the source of an image."""
+def _with_type(part: Any) -> Any:
+    """Returns a part that names its type; so do the parts of a tool's result in it, and the source of an image."""
     if not isinstance(part, dict):
         return part
     if isinstance(returned := part.get("tool_return"), list):
-        part = {**part, "tool_return": [*map(_typed, returned)]}
+        part = {**part, "tool_return": [*map(_with_type, returned)]}
     if isinstance(source := part.get("source"), dict):
-        part = {**part, "source": _typed(source)}
+        part = {**part, "source": _with_type(source)}
     if part.get("type"):
         return part
-    name = next((name for key, name in _TYPES if key in part), None)
+    name = next((name for key, name in _TYPE_BY_FIELD if key in part), None)
     return part if name is None else {**part, "type": name}
 
 
-def _content(content: str | Parts) -> Any:
+def _stored_content(content: str | Parts) -> Any:
     if isinstance(content, str):
         return content
-    parts = [_part(part) for part in content]
-    # One text is the commonest list; as a string it is what every provider takes.
+    parts = [_stored_part(part) for part in content]
+    # Most lists are one text, and every provider takes that as a string.
     return parts[0]["text"] if len(parts) == 1 and parts[0]["type"] == "text" else parts
 
 
-def _part(part: TextPart | ImagePart) -> dict[str, Any]:
+def _stored_part(part: TextPart | ImagePart) -> dict[str, Any]:
     if isinstance(part, TextPart):
         return {"type": "text", "text": part.text}
     source = part.source
@@ -326,59 +332,59 @@ def _part(part: TextPart | ImagePart) -> dict[str, Any]:
     return {"type": "image_url", "image_url": image}
 
 
-def _message(plain: PlainMessage) -> WireMessage:
+def _stored_message(plain: PlainMessage) -> WireMessage:
     own = {"otid": plain.otid or None, "sender": plain.sender_id or None}
     if plain.role != "user" and any(isinstance(part, ImagePart) for part in plain.content):
         words = f"A message of the role {plain.role!r} is text; send images as the user's."
         raise BadRequest(words, param="content")
     if plain.role == "system":
-        return as_system(_text(plain.content), **own)
-    message: WireMessage = {"role": plain.role, "content": _content(plain.content)}
+        return as_system(_text_of(plain.content), **own)
+    message: WireMessage = {"role": plain.role, "content": _stored_content(plain.content)}
     return with_private(with_name(message, plain.name or ""), **own)
 
 
-def _text(content: str | Parts | list[TextPart]) -> str:
-    """Returns the text of a content."""
+def _text_of(content: str | Parts | list[TextPart]) -> str:
+    """Returns the text of a content, that of several parts by line."""
     if isinstance(content, str):
         return content
     return "\n".join(part.text for part in content if isinstance(part, TextPart))
 
 
-def _answers(given: Approvals | ToolReturns, at: tuple[str | int, ...]) -> list[CallDecision]:
-    """Returns the answers of a message. Raises: Unprocessable: there are none, and silence is no denial."""
+def _decisions_of(given: Approvals | ToolReturns, path: tuple[str | int, ...]) -> list[CallDecision]:
+    """Returns the answers in a message. Raises: Unprocessable: there are none, which must not count as a denial."""
     if isinstance(given, ToolReturns):
-        field, found = "tool_returns", [*map(_returned, given.tool_returns)]
+        field, found = "tool_returns", [*map(_tool_decision, given.tool_returns)]
     elif given.approvals or not isinstance(given.approve, bool):
-        field, found = "approvals", [*map(_answer, given.approvals or ())]
+        field, found = "approvals", [*map(_decision_of, given.approvals or ())]
     else:
         field, found = "approve", [CallDecision(None, given.approve, given.reason or None)]
     if not found:
-        raise Unprocessable([Fault((*at, field), "Expected at least one answer", "missing")])
+        raise Unprocessable([Fault((*path, field), "Expected at least one answer", "missing")])
     request = None if isinstance(given, ToolReturns) else given.approval_request_id or None
     return [replace(each, request=request) for each in found]
 
 
-def _answer(given: Decision | ToolReturn) -> CallDecision:
+def _decision_of(given: Decision | ToolReturn) -> CallDecision:
     if isinstance(given, ToolReturn):
-        return _returned(given)
+        return _tool_decision(given)
     return CallDecision(given.tool_call_id, given.approve, given.reason or None)
 
 
 def _result_text(given: str | Parts) -> str:
     """Returns the text of a result.
 
-    A tool's message has no images in chat completions, so in place of them a text states that there were some.
+    In chat completions the message of a tool has no images, so a text in their place states how many there were.
     """
-    text = _text(given)
+    text = _text_of(given)
     images = 0 if isinstance(given, str) else sum(isinstance(part, ImagePart) for part in given)
     if not images:
         return text
-    # The words of Letta's server.
+    # As Letta's server words it.
     omitted = "[Image omitted]" if images == 1 else f"[{images} images omitted]"
     return f"{text} {omitted}" if text else omitted
 
 
-def _returned(given: ToolReturn) -> CallDecision:
+def _tool_decision(given: ToolReturn) -> CallDecision:
     message: WireMessage = {
         "role": "tool",
         "tool_call_id": given.tool_call_id,

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 from gateway.agents.wire.faults import Unprocessable
-from gateway.agents.wire.send import Send, Sent, UpdateMessage, sent, text_in
+from gateway.agents.wire.send import Send, SendContent, UpdateMessage, read_new_text, read_send
 from gateway.agents.wire.struct_fields import convert
 from gateway.core.conversation.private import private_of, system_text
 from gateway.errors import BadRequest
 
 
-def read(**fields: Any) -> Sent:
-    return sent(convert(fields, Send, ("body",)))
+def read(**fields: Any) -> SendContent:
+    return read_send(convert(fields, Send, ("body",)))
 
 
 def test_input_is_one_message_of_the_user() -> None:
@@ -119,6 +119,8 @@ def test_an_image_is_nothing_a_system_message_can_say() -> None:
 
 
 def test_a_new_text_is_needed() -> None:
-    assert text_in(convert({"content": [{"type": "text", "text": "a"}]}, UpdateMessage, ("body",))) == "a"
+    assert (
+        read_new_text(convert({"content": [{"type": "text", "text": "a"}]}, UpdateMessage, ("body",))) == "a"
+    )
     with pytest.raises(Unprocessable):
-        text_in(convert({}, UpdateMessage, ("body",)))
+        read_new_text(convert({}, UpdateMessage, ("body",)))
