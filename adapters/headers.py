@@ -1,4 +1,4 @@
-"""Header fields that go on to the other end, and in which bytes."""
+"""The headers that a proxy passes on between a client and an upstream, and the text that stands for their bytes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 
 from adapters.types import Header
 
-# The list of RFC 9110 7.6.1, and headers of the connection's own framing; `alt-svc` is about the upstream's host.
+# Headers of one connection alone: those of RFC 9110 7.6.1 and of its framing; `alt-svc` is about the upstream's host.
 _HOP_BY_HOP: Final = frozenset(
     re.findall(
         r"[\w-]+",
@@ -17,65 +17,66 @@ _HOP_BY_HOP: Final = frozenset(
         "trailer transfer-encoding upgrade",
     )
 )
-# Control characters but the tab (RFC 9110 5.5).
-_AS_BLANKS: Final = dict.fromkeys((*range(9), *range(10, 32), 127), " ")
-# aiohttp decodes these, or refuses the reply.
+# Control characters but the tab become blanks (RFC 9110 5.5).
+_WITHOUT_CONTROLS: Final = dict.fromkeys((*range(9), *range(10, 32), 127), " ")
+# Content codings that aiohttp decodes; where it cannot, it refuses the reply.
 _DECODED: Final = frozenset(("br", "deflate", "gzip", "identity", "zstd"))
+# Upstreams send the same few names with every reply: the bytes of each, and its text; "": it is not passed on.
+_NAMES: dict[bytes, str] = {}
+_MOST_NAMES: Final = 1024  # bounds of the cache; no measurement
+_MOST_NAME_BYTES: Final = 64
 
 
 def end_to_end(headers: Iterable[Header]) -> list[Header]:
-    """Returns the headers for the other end: without hop-by-hop ones and those that `Connection` names."""
-    kept: list[Header] = []
-    named: frozenset[str] = frozenset()
+    """Returns the headers that are passed on: none of one hop, and none that `Connection` names."""
+    passed: list[Header] = []
+    dropped: frozenset[str] = frozenset()
     for spelled, value in headers:
         name = spelled.lower()
         if name == "connection":
-            named |= _tokens(value)
+            dropped |= _tokens(value)
         elif name not in _HOP_BY_HOP:
-            kept.append((name, value))
-    return [pair for pair in kept if pair[0] not in named] if named else kept
+            passed.append((name, value))
+    return [pair for pair in passed if pair[0] not in dropped] if dropped else passed
+
+
+def response_headers(raw: Iterable[tuple[bytes, bytes]]) -> tuple[Header, ...]:
+    """Returns the headers of a response that are passed on: none of one hop, and no coding that was decoded."""
+    passed: list[Header] = []
+    dropped: frozenset[str] = frozenset()
+    for raw_name, raw_value in raw:
+        name = _NAMES.get(raw_name)
+        if name is None:
+            name = _decode_name(raw_name)
+        if not name:
+            continue
+        # Bytes that are no UTF-8 become surrogates, so that the client gets the same bytes.
+        value = raw_value.decode("utf-8", "surrogateescape")
+        if name == "connection":
+            dropped |= _tokens(value) - _HOP_BY_HOP
+        elif name != "content-encoding" or value.lower() not in _DECODED:
+            passed.append((name, value if value.isprintable() else value.translate(_WITHOUT_CONTROLS)))
+    return tuple(pair for pair in passed if pair[0] not in dropped) if dropped else tuple(passed)
+
+
+def as_utf8(value: str) -> str:
+    """Returns the value of a client's header, read as latin-1, as the text whose UTF-8 are the client's bytes."""
+    if not value.isascii():
+        # Bytes that are no UTF-8 are sent as the UTF-8 of their latin-1.
+        with suppress(UnicodeError):
+            return value.encode("latin-1").decode("utf-8")
+    return value
 
 
 def _tokens(value: str) -> frozenset[str]:
     return frozenset(token.strip().lower() for token in value.split(","))
 
 
-def received(raw: Iterable[tuple[bytes, bytes]]) -> tuple[Header, ...]:
-    """Returns the headers of a response for its client: without hop-by-hop ones and the encoding that was decoded."""
-    kept: list[Header] = []
-    named: frozenset[str] = frozenset()
-    for raw_name, raw_value in raw:
-        name = _seen.get(raw_name)
-        if name is None:
-            name = _learn(raw_name)
-        if not name:
-            continue
-        # What is no text becomes surrogates, so that it goes on to the client in its own bytes.
-        value = raw_value.decode("utf-8", "surrogateescape")
-        if name == "connection":
-            named |= _tokens(value) - _HOP_BY_HOP
-        elif name != "content-encoding" or value.lower() not in _DECODED:
-            kept.append((name, value if value.isprintable() else value.translate(_AS_BLANKS)))
-    return tuple(pair for pair in kept if pair[0] not in named) if named else tuple(kept)
-
-
-# Upstreams send the same few names with every reply: name -> itself as text; "": it is dropped.
-_seen: dict[bytes, str] = {}
-
-
-def _learn(raw: bytes) -> str:
+def _decode_name(raw: bytes) -> str:
+    """Returns the text of a header's name, in lower case; "": it is not passed on."""
     name = raw.decode("latin-1").lower()
     if name in _HOP_BY_HOP and name != "connection":
         name = ""
-    if len(raw) <= 64 and len(_seen) < 1024:
-        _seen[raw] = name
+    if len(raw) <= _MOST_NAME_BYTES and len(_NAMES) < _MOST_NAMES:
+        _NAMES[raw] = name
     return name
-
-
-def as_sent(value: str) -> str:
-    """Returns a header's value as it is to be given to `send`, which writes UTF-8; it came in as latin-1."""
-    if not value.isascii():
-        # A value that was not UTF-8 goes as it is.
-        with suppress(UnicodeError):
-            return value.encode("latin-1").decode("utf-8")
-    return value

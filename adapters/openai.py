@@ -13,7 +13,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from adapters.base import ModelReply
-from adapters.headers import as_sent, end_to_end
+from adapters.headers import as_utf8, end_to_end
 from adapters.tool_calls import IndexedReply, with_own_ids, with_signatures
 from adapters.transport import HttpTransport, Upload
 from adapters.types import API_KEY, Capabilities, Header, ModelRequest
@@ -97,15 +97,15 @@ class OpenAICompatible:
             credential = request.credential
             if credential.startswith(API_KEY):
                 credential = f"Bearer {credential.removeprefix(API_KEY)}"
-            headers["Authorization"] = as_sent(credential)
+            headers["Authorization"] = as_utf8(credential)
         if request.headers:
             # The settings' headers stand in place of the caller's of the same name; only the type of the body is the
             # caller's to say.
             for name, value in end_to_end(request.headers):
                 if name not in self._taken:
-                    headers.add(name, as_sent(value))
+                    headers.add(name, as_utf8(value))
                 elif name == "content-type":
-                    headers[name] = as_sent(value)
+                    headers[name] = as_utf8(value)
         url = self.base_url + request.path
         if request.query:
             url += f"?{request.query}"

@@ -42,7 +42,7 @@ from adapters.errors import (
     ProviderTooLarge,
     ProviderUnreachable,
 )
-from adapters.headers import received
+from adapters.headers import response_headers
 from adapters.pace import Pace
 from adapters.sse import EventDecoder, FirstEvent
 from adapters.types import Event, Header, is_event_stream, lacks_content_type
@@ -316,7 +316,7 @@ class HttpReply:
         self._ends_at = math.inf if times.total_s is None else begun + times.total_s
         # Other statuses are a server's fault (RFC 9110 15).
         self.status = response.status if 100 <= response.status < 600 else 500
-        self.headers: tuple[Header, ...] = received(response.raw_headers)
+        self.headers: tuple[Header, ...] = response_headers(response.raw_headers)
         self.is_stream = is_event_stream(self.status, self.headers)
         self._response = response
         self._times = times

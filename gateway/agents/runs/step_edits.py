@@ -1,7 +1,7 @@
-"""The edits of a step's tools: made on the blocks that the step found, and written after it with their results.
+"""The edits of a step's tools: made on the blocks that the step read, and written after it with their results.
 
-They are written by compare-and-set. If another writer was faster they are made again on the new state, so no result
-reports what did not happen. What others wrote meanwhile is in a note after the results.
+They are written by compare-and-set. If another writer was faster, they are applied again to the new blocks, so that no
+result reports what did not happen. A note after the results shows the model what other writers changed.
 """
 
 from __future__ import annotations
@@ -24,32 +24,35 @@ from storage.records import Block
 
 
 class StepEdits:
-    """The blocks as the tools of a step found them, and what they changed."""
+    """The blocks that a step read, and the edits that its tools made of them."""
 
     def __init__(self, blocks: Sequence[Block], shown: Shown, client_calls: frozenset[str]) -> None:
-        """Takes the blocks of a step.
+        """blocks: as the step read them.
 
-        shown: what its prompt shows last of each.
-        client_calls: ids of calls that the client has answered.
+        shown: the text of each block that the step's prompt shows last.
+        client_calls: the ids of the calls that the client has answered.
         """
         self.blocks_read = tuple(blocks)
         self.changes = BlockEdits(list(blocks), shown=shown)
         self._client_calls = client_calls
 
-    def account_for(self, results: Sequence[ToolResult]) -> bool:
-        """Returns whether all these results are of edits, or the client's: none comes of a tool that may take long."""
+    def cover(self, results: Sequence[ToolResult]) -> bool:
+        """Returns whether all these results are of edits or of the client, so that no tool has taken long."""
         calls = {each.call_id for each in results}
         return calls <= {call_of(op.call_id, calls) for op in self.changes.ops} | self._client_calls
 
-    def are_unchanged(self, blocks: Sequence[Block]) -> bool:
-        """Returns whether these are the versions of the blocks that the tools found."""
+    def were_made_on(self, blocks: Sequence[Block]) -> bool:
+        """Returns whether these blocks have the versions that the step read."""
         return _versions(blocks) == _versions(self.blocks_read)
 
-    def made_again(self, before: StepEdits, results: Sequence[ToolResult]) -> list[ToolResult]:
-        """Makes the edits of another one on these blocks. Returns its results with what came of it here."""
+    def reapply(self, stale: StepEdits, results: Sequence[ToolResult]) -> list[ToolResult]:
+        """Applies edits that were made on older blocks to these. Returns their results as they are now.
+
+        results: of the step, with the older results of the edits.
+        """
         calls = {each.call_id for each in results}
         made: dict[str, list[Edit]] = {}
-        for op in before.changes.ops:
+        for op in stale.changes.ops:
             if op.op in edits.KEEPING:
                 self.changes.ops.append(op)
                 continue
@@ -57,12 +60,19 @@ class StepEdits:
         return [_with_edits(each, made[each.call_id]) if each.call_id in made else each for each in results]
 
     def merge(self, exchange: int) -> tuple[BlockMerge, dict[int, int]]:
-        """Returns what was changed, and the versions of the blocks that were found. exchange: the step's."""
+        """Returns the edits to be written, and the versions of the blocks that they were made on.
+
+        exchange: the row of the step's exchange.
+        """
         ops = [replace(op, exchange=exchange) for op in self.changes.ops]
         return edits.merge(self.blocks_read, ops), _versions(self.blocks_read)
 
     def messages(self, results: Sequence[ToolResult], mark: str, now: float) -> list[WireMessage]:
-        """Returns results as messages, with a note of what other writers have changed. mark: the memory's."""
+        """Returns results as messages, with a note of what other writers have changed.
+
+        mark: the memory's, as for `render_note`.
+        now: seconds since the epoch.
+        """
         if not results:
             return []
         changes, shown = self.changes.describe_changes(each.shown for each in results)
@@ -73,7 +83,7 @@ class StepEdits:
         if last is not None:
             noted = replace(last, changes=note, shown=shown)
             return [(noted if each is last else each).stored() for each in results]
-        # The client's results stay as it gave them.
+        # All results are the client's, which stay as it gave them: the note is a message of its own.
         nudge: WireMessage = {"role": "user", "content": note}
         return [
             *(each.stored() for each in results),
@@ -82,7 +92,7 @@ class StepEdits:
 
 
 def _with_edits(result: ToolResult, made: Sequence[Edit]) -> ToolResult:
-    """Returns the result of a call as it is after its edits were made again."""
+    """Returns the result of a call whose edits were applied again."""
     status = next((each.status for each in made if each.status == "error"), "success")
     content, shown = "\n".join(each.result for each in made), (each.shown for each in made)
     return replace(result, content=content, status=status, shown=last_shown(shown, NOTHING_SHOWN))

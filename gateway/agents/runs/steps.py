@@ -278,9 +278,9 @@ class RunMemory:
 
     async def _read_again(self, results: Sequence[ToolResult]) -> Sequence[ToolResult]:
         """Sees what others wrote while tools ran that may take long. Returns the results with what came of edits."""
-        if self._edits.account_for(results) or self._edits.are_unchanged(await self._blocks()):
+        if self._edits.cover(results) or self._edits.were_made_on(await self._blocks()):
             return results
-        return await self._make_again(results)
+        return await self._reapply_edits(results)
 
     async def _blocks(self) -> list[Block]:
         return in_prompt_order(
@@ -312,7 +312,7 @@ class RunMemory:
             pass
         async with self.keeper.editing:
             for _ in range(TRIES):
-                results = await self._make_again(results)
+                results = await self._reapply_edits(results)
                 try:
                     return await write(results)
                 except WriteConflict:
@@ -342,14 +342,14 @@ class RunMemory:
             raise
         return prompt
 
-    async def _make_again(self, results: Sequence[ToolResult]) -> list[ToolResult]:
-        """Makes the edits of the step again on the blocks as they are now. Returns the results with what came of it."""
+    async def _reapply_edits(self, results: Sequence[ToolResult]) -> list[ToolResult]:
+        """Applies the edits of the step to the blocks as they are now. Returns the results with those of the edits."""
         fresh = await reread(self.keeper.store, self.context)
         if fresh is None:
             raise WriteConflict("the conversation has gone on without this run")
-        before, self.context = self._edits, fresh
+        stale, self.context = self._edits, fresh
         self._set_blocks(fresh.blocks)
-        return self._edits.made_again(before, results)
+        return self._edits.reapply(stale, results)
 
     def _to_begin(self, now: float) -> Run | None:
         """Returns the run as it begins with the step that is opened; None: it has begun."""
