@@ -1,4 +1,8 @@
-"""Parameters and results of the store's transactions, as values. The records themselves are in storage/records.py."""
+"""Parameters and results of the store's transactions, as values. The records themselves are in storage/records.py.
+
+A section holds what one kind of caller passes to the store and gets from it: a turn, a run, forgetting, the export of a
+memory, the import of another application's export, the readers of a memory, and embedding.
+"""
 
 from __future__ import annotations
 
@@ -31,14 +35,13 @@ from storage.records import (
 
 
 class MemoryReader(Struct, frozen=True):
-    """A sleeptime agent that reads a memory.
+    """A sleeptime agent that reads a memory."""
 
-    turns: the number of turns after its cursor, counted up to a limit.
-    is_busy: it reads now, or is about to.
-    """
-
+    # The row of the agent's own memory.
     reader: int
+    # The number of turns after its cursor, counted up to a limit.
     turns: int
+    # It reads now, or is about to.
     is_busy: bool
 
 
@@ -53,25 +56,23 @@ class PlacedNote:
     at: int  # how many atoms the path has before the note's message
     # Its text in UTF-8: as a str, a text with an emoji takes four bytes a character, and its UTF-8 as well once sent.
     utf8: bytes
-    # Found out by the first reader of the text: its tokens (0: not counted yet), and what it shows of memory blocks.
+    # Filled in when the text is first read: its tokens (0: not counted yet), and what it shows of memory blocks.
     tokens: int = field(default=0, compare=False)
     shown: Mapping[str, str] | None = field(default=None, compare=False)
 
 
 class Additions(Struct, frozen=True):
-    """The gateway's texts and rounds on a path, oldest first.
+    """What the gateway added to a path, oldest first: notes, and rounds that the client has not seen."""
 
-    notes: each comes before its message's text.
-    rounds: the exchanges with more of a reply than the client has, with their content and without notes.
-    last: the newest exchange that has either.
-    """
-
+    # Each comes before its message's text.
     notes: tuple[PlacedNote, ...] = ()
+    # The exchanges with more of a reply than the client has, with their content and without notes.
     rounds: tuple[Exchange, ...] = ()
+    # The row of the newest exchange that has either.
     last: int | None = None
 
-    def and_of(self, *exchanges: Exchange) -> Additions:
-        """Returns these and those of the next exchanges of the path, with the content of those with rounds."""
+    def extended(self, *exchanges: Exchange) -> Additions:
+        """Returns the additions of the path with its next exchanges. Those with rounds must have their content."""
         notes, rounds, last = [*self.notes], [*self.rounds], self.last
         for e in exchanges:
             at = e.offset
@@ -138,8 +139,8 @@ class Opening(Struct, frozen=True):
     # The atoms of its messages.
     inputs: tuple[tuple[Atom, ...], ...]
     # The number of words of its last message; None: not known.
-    words: int | None
-    # The hash of all those words but the last; None: not known.
+    word_count: int | None
+    # The hash of those words but the last, which may still grow; None: not known.
     stem: int | None
 
 
@@ -182,10 +183,7 @@ MAX_RULE_CALLS = 4
 
 
 class Missing(Exception):
-    """A rule needs the contents of these exchanges.
-
-    The caller loads them all at once, and calls the rule again.
-    """
+    """A rule needs the contents of the exchanges with these `ids`: load them all at once, and call it again."""
 
     def __init__(self, ids: Sequence[int]) -> None:
         super().__init__(f"the contents of exchanges {list(ids)} are needed")
@@ -208,7 +206,7 @@ class Pool(Struct, frozen=True):
 
 
 class Change(Struct, frozen=True):
-    """The changes that a turn makes to the tree."""
+    """The changes that a turn makes to the stored exchanges."""
 
     # The turn's own exchange; a new one has an id below 1, and so has a new conversation.
     exchange: Exchange | None
@@ -431,15 +429,15 @@ class RunAccept(Struct, frozen=True):
 
 
 class ReadSpan(Struct, frozen=True):
-    """The part of a memory that a sleeptime agent's run reads, from `cursor` up to `upto`.
-
-    exchanges: those that it comes from, and with them what the run writes into blocks.
-    """
+    """The part of a memory that a sleeptime agent's run reads."""
 
     memory: int
+    # The row of the agent's own memory.
     reader: int
+    # The numbers between which it lies: after `cursor`, and up to `upto`.
     cursor: int
     upto: int
+    # Its exchanges, which are noted as the sources of what the run writes into blocks.
     exchanges: Sequence[int] = ()
 
 
@@ -493,26 +491,22 @@ class ForgetTarget(Struct, frozen=True):
 
 
 class Extent(Struct, frozen=True):
-    """The size of a target before it is forgotten.
+    """The size of a target before it is forgotten."""
 
-    messages: how many will go; those of a whole memory are not counted.
-    kept: how many messages of the same exchange stay.
-    conversation: its public name; None: it was not asked for.
-    """
-
+    # How many messages will be forgotten; those of a whole memory are not counted.
     messages: int = 0
-    kept: int = 0
+    # How many messages of the same exchanges stay.
+    remaining: int = 0
+    # The public name of the conversation; None: it was not asked for.
     conversation: str | None = None
 
 
 class Erased(Struct, frozen=True):
-    """Marks of what was erased, by which notes that may quote it are found.
+    """Marks of what was erased, by which notes that may quote it are found."""
 
-    days: the days of its messages, counted since 1970, UTC.
-    blocks: a block or an edit is among it.
-    """
-
+    # The days of its messages, counted since 1970, UTC.
     days: frozenset[int]
+    # A block or an edit is among it.
     blocks: bool = False
 
 
@@ -553,25 +547,27 @@ class Rules(Struct, frozen=True):
 
 
 class TransferRecord(Struct, frozen=True):
-    """A record of an export: values without database ids, exchanges by their numbers. exchange: with its content."""
+    """A record of an export."""
 
+    # Its columns without database ids; exchanges are named by their numbers.
     values: dict[str, Any]
+    # The exchange with its content, where the record is of one.
     exchange: Exchange | None = None
 
 
 # -- what passes between an import of another application's export and the store
 
 
-class Placed(Struct, frozen=True):
-    """A stored exchange with a path that an imported conversation has."""
+class MatchedExchange(Struct, frozen=True):
+    """A stored exchange whose path is one of an imported conversation's."""
 
     # Without its content.
     exchange: Exchange
     # An import gave its conversation an id.
     is_import: bool
-    # Nothing has finished after it.
+    # No finished exchange follows it.
     is_last: bool
-    # It is left of an import that was undone, without its words.
+    # An import that was undone has left it, without its content.
     is_stub: bool
 
 
@@ -580,7 +576,7 @@ class ImportPool(Struct, frozen=True):
 
     # The conversation that was imported under the same id; None: there is none.
     conversation: int | None = None
-    placed: Sequence[Placed] = ()
+    matched: Sequence[MatchedExchange] = ()
     # Exchanges without a reply that ask what it asks.
     unanswered: Sequence[Exchange] = ()
     # The hashes of its messages that were forgotten, or are off the record.
@@ -637,7 +633,7 @@ class ImportNote(Struct, frozen=True):
     data: bytes
 
 
-# -- what passes between who reads a memory after the fact and the store
+# -- what passes between the readers of a memory and the store
 
 
 class Unread(Struct, frozen=True):
@@ -659,13 +655,12 @@ class Unread(Struct, frozen=True):
 
 
 class Learned(Struct, frozen=True):
-    """The result of learning. writes: (block, its new value, exchanges it came from); a block with id 0 is to be made.
+    """What the learner made of the messages that it read."""
 
-    dropped: how many edits made no sense.
-    """
-
+    # (block, its new value, the exchanges that this came from); a block with id 0 is to be created.
     writes: Sequence[tuple[Block, str, Sequence[int]]] = ()
     facts: Sequence[LearnedFact] = ()
+    # How many edits could not be read or made.
     dropped: int = 0
 
 

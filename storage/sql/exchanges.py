@@ -259,7 +259,7 @@ async def snapshot(
                 found.standing.append(StandingFact(row[_NUMBER], row[_TEXT], row[_TIME]))
     # No database promises an order to the rows of a recursion, nor to those of a union.
     found.standing.sort(key=lambda fact: -fact.seq)
-    found.additions = NO_ADDITIONS.and_of(*sorted(added, key=lambda e: e.depth))
+    found.additions = NO_ADDITIONS.extended(*sorted(added, key=lambda e: e.depth))
     found.blocks = seen(blocks)
     return found
 

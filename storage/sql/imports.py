@@ -12,7 +12,7 @@ from typing import Literal
 import orjson
 from msgspec.structs import replace
 
-from storage.commands import ImportChange, ImportNote, ImportPool, ImportWrite, LearnedFact, Placed
+from storage.commands import ImportChange, ImportNote, ImportPool, ImportWrite, LearnedFact, MatchedExchange
 from storage.database import Connection, Row
 from storage.errors import NotFound
 from storage.listing import StoredImport
@@ -167,12 +167,12 @@ async def _pool(connection: Connection, agent: Agent, write: ImportWrite) -> Imp
     if write.key is not None:
         row = await connection.row(exchanges.SQL["conversation_of"], (agent.id, write.key))
         conversation = None if row is None else row[0]
-    rows = await rows_of(connection, SQL["placed"], write.paths, agent.id)
-    placed = [Placed(exchanges.make_exchange(row), *map(bool, row[-3:])) for row in rows]
+    rows = await rows_of(connection, SQL["matched"], write.paths, agent.id)
+    matched = [MatchedExchange(exchanges.make_exchange(row), *map(bool, row[-3:])) for row in rows]
     unanswered = exchanges.exchanges(await rows_of(connection, SQL["unanswered"], write.questions, agent.id))
     # At epoch 0 nothing was forgotten yet.
     tombs = await exchanges.find_tombs(connection, agent.id, write.atoms if agent.epoch else ())
-    return ImportPool(conversation, placed, unanswered, tombs)
+    return ImportPool(conversation, matched, unanswered, tombs)
 
 
 async def _apply(connection: Connection, agent: Agent, write: ImportWrite, change: ImportChange) -> None:

@@ -38,7 +38,7 @@ ON CONFLICT (what, id) DO UPDATE SET import = excluded.import, learns = excluded
 -- An exchange of an undone import has its words again.
 DELETE FROM imported WHERE what = 'stub' AND id = ?
 
--- name: placed
+-- name: matched
 -- Finds exchanges with some paths: their skeletons, then whether their conversations were imported, whether anything has
 -- finished after them, and whether they are left of an undone import.
 SELECT {skeleton}, CASE WHEN substr(c.key, 1, 7) = 'import:' THEN 1 ELSE 0 END, CASE WHEN EXISTS (

@@ -275,7 +275,7 @@ def _go_on(end: _PathEnd, e: Exchange, write: TurnWrite, done: Committed) -> Non
         rounds = (*rounds[:-1], replace(rounds[-1], continued=True))
         end.additions = replace(end.additions, rounds=rounds)
     if e.adds:
-        end.additions = end.additions.and_of(e)
+        end.additions = end.additions.extended(e)
     end.exchange = replace(e, input=None, shown_reply=None, full=None, notes=NO_NOTES)
     end.has_rivals = False
     if done.section != (end.section.id if end.section is not None else None):

@@ -76,11 +76,11 @@ def _may_extend(listing: Listing, old: Opening, words_of: dict[int, list[str]]) 
     if atoms[last] != old.inputs[last]:
         if not (is_user(atoms[last]) and is_user(old.inputs[last])):
             return False
-        if old.words is not None:
+        if old.word_count is not None:
             if last not in words_of:
                 words_of[last] = transcribed(listing.text(last))
             words = words_of[last]
-            if not 0 < old.words <= len(words) or _stem(words, old.words) != old.stem:
+            if not 0 < old.word_count <= len(words) or _stem(words, old.word_count) != old.stem:
                 return False
     return tuple(atoms[:last]) == old.inputs[:last]
 

@@ -19,7 +19,7 @@ from gateway.core.conversation.canonical import Canon, WireMessage
 from gateway.core.conversation.change import heads_of
 from gateway.core.conversation.stored_path import abandon, finish_step
 from gateway.core.imports.records import SourceConversation, SourceMessage, Unreadable
-from storage.commands import ImportChange, ImportPool, ImportWrite, Placed
+from storage.commands import ImportChange, ImportPool, ImportWrite, MatchedExchange
 from storage.records import Agent, Atom, Exchange, State, emptied
 
 KEY: Final = "import:"
@@ -127,11 +127,11 @@ def decide(made: ImportDraft, skipped: int, pool: ImportPool) -> ImportChange:
     )
 
 
-def _known(made: ImportDraft, pool: ImportPool) -> tuple[int, Placed | None]:
+def _known(made: ImportDraft, pool: ImportPool) -> tuple[int, MatchedExchange | None]:
     """Returns how many exchanges are stored, and the last of them; (0, None): none, or not where it goes on."""
-    by_path: dict[bytes, list[Placed]] = {}
-    for placed in pool.placed:
-        by_path.setdefault(placed.exchange.path, []).append(placed)
+    by_path: dict[bytes, list[MatchedExchange]] = {}
+    for matched in pool.matched:
+        by_path.setdefault(matched.exchange.path, []).append(matched)
     for end in range(len(made.exchanges), 0, -1):
         found = by_path.get(made.exchanges[end - 1].path, ())
         own = [p for p in found if p.exchange.conversation == pool.conversation]
@@ -147,7 +147,7 @@ def _filled(made: ImportDraft, pool: ImportPool, end: int, conversation: int) ->
     """Returns what an undone import has left of the exchanges, with their words again."""
     stubs = {
         p.exchange.path: p.exchange
-        for p in pool.placed
+        for p in pool.matched
         if p.is_stub and p.exchange.conversation == conversation
     }
     found = []

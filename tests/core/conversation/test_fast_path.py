@@ -43,7 +43,7 @@ def look_for(tree: Tree, listing: Listing) -> MemorySnapshot:
     if snapshot.exchange is not None:
         snapshot.is_continued = bool(tree.kids(snapshot.exchange))
         snapshot.has_rivals = snapshot.exchange.parent is None and bool(tree.siblings(snapshot.exchange))
-        snapshot.additions = Additions().and_of(*tree.chain(snapshot.exchange))
+        snapshot.additions = Additions().extended(*tree.chain(snapshot.exchange))
     snapshot.has_tombs = any(e.state is State.OFF for e in tree)
     return snapshot
 
