@@ -58,8 +58,8 @@ _ANTHROPIC: Final = replace(
     counts_tokens=True,
     binds_thoughts=binds_thoughts,
     thinks_when_asked=thinks_when_asked,
-    forces_thinkers=False,
-    spends=(
+    can_force_when_thinking=False,
+    consumed_fields=(
         *("metadata", "prompt_cache_key", "messages.content.image_url.detail", "messages.name"),
         "tools.function.strict",
     ),

@@ -1,7 +1,7 @@
 """The values that pass between the gateway and a provider.
 
-The gateway speaks one dialect inside: OpenAI's chat completion, as bytes. A provider that speaks another
-one translates both ways in its own module. Only fields that are acted on are typed; everything else stays in the bytes.
+Requests and replies are OpenAI's chat completions, as bytes. A provider that speaks another dialect translates both
+ways in its own module. Only fields that are acted on are typed; everything else stays in the bytes.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from typing import Any, Final, Literal, NamedTuple
 
 from msgspec import Struct
 
-_PLAIN = ("text/plain", "application/octet-stream")  # what frameworks send for bytes without a type
-
-Header = tuple[str, str]
+Header = tuple[str, str]  # a name and a value
 Json = dict[str, Any]  # an object as orjson returns it
 # Whether an upstream has `/responses`: with all that belongs to it, without what is stored, or not at all.
 ResponsesEndpoint = Literal["stored", "stateless", False]
-# How a caller's credential begins that came as `x-api-key`: the header's value follows.
+# The prefix of a credential that the caller sent as `x-api-key`, before the header's value.
 API_KEY: Final = "x-api-key "
 # The path of a chat completion whose tokens are only counted, for a provider that `counts_tokens`. It is the gateway's
 # own: the adapter knows the provider's.
 COUNT_TOKENS: Final = "/chat/completions/count_tokens"
-BYTES_PER_TOKEN = 4  # an estimate, where an upstream does not say what it counted
-# Chosen: above what any call costs; sums of millions of calls fit into the numbers of a database.
+BYTES_PER_TOKEN = 4  # an estimate, where an upstream reports no count
+# Above what any call costs, and so low that the sums of millions of calls fit into 64 bits of a database.
 _MOST_TOKENS = 1 << 40
+# The types that frameworks send for bytes of which they know no type.
+_UNKNOWN_TYPES = ("text/plain", "application/octet-stream")
 
 
 def token_count(usage: Any, key: str) -> int:
@@ -45,9 +45,9 @@ def is_event_stream(status: int, headers: Iterable[Header]) -> bool:
 
 
 def lacks_content_type(headers: Iterable[Header]) -> bool:
-    """Returns whether the type of a reply is none, or a plain one, which may be anything."""
+    """Returns whether a reply has no type, or one that frameworks send for bytes of any kind."""
     kind = next((value for name, value in headers if name == "content-type"), "")
-    return not kind or kind.lower().lstrip().startswith(_PLAIN)
+    return not kind or kind.lower().lstrip().startswith(_UNKNOWN_TYPES)
 
 
 def read_retry_after(headers: Iterable[Header], now_s: float) -> float | None:
@@ -66,6 +66,9 @@ def read_retry_after(headers: Iterable[Header], now_s: float) -> float | None:
         return max(0.0, parsedate_to_datetime(found.get("retry-after", "")).timestamp() - now_s)
     except (ValueError, OverflowError):
         return None
+
+
+# The defaults of capabilities that depend on the model.
 
 
 def any_model(name: str) -> bool:
@@ -87,93 +90,90 @@ class Capabilities(Struct, frozen=True):
     the upstream answers.
     """
 
-    # It takes this field, by which our own calls are limited; else the older `max_tokens`.
+    # It takes this field, by which the gateway limits its own calls; else they have the older `max_tokens`.
     max_completion_tokens: bool = False
-    # False where it is known to have no such role, so that `system` stands in; None where not known.
+    # False: it has no such role, so the gateway sends `system`; None: not known.
     developer_role: bool | None = None
     # It takes `metadata` without `store`; for others the field is held back then.
     metadata: bool = False
-    # It takes `stream_options.include_usage`, which we add where hidden rounds share a client's limit, and
-    # where a client always gets the usage. None: not known, so it is asked for in the latter case alone.
+    # It takes `stream_options.include_usage`, which the gateway adds where hidden rounds share a client's limit, and
+    # where a client always gets the usage. None: not known, so it is added in the latter case alone.
     stream_usage: bool | None = None
-    # "stored": it has `/responses` and keeps them, so that requests go there as they are; "stateless": it
-    # stores nothing of them; False: it has none. The gateway answers the latter two by way of chat
-    # completions.
+    # "stored": it has `/responses` and stores them, so requests go there as they are. For "stateless" (it stores
+    # none) and False (it has no `/responses`) the gateway answers by way of chat completions.
     responses: ResponsesEndpoint = False
     # Its chat completions take OpenAI's custom tools, and `allowed_tools` among the choices.
     custom_tools: bool = False
-    # They take Claude's web search among the tools.
+    # Its chat completions take Claude's web search among the tools.
     web_search: bool = False
     # It speaks Anthropic's Messages API itself, so that requests in that dialect go there as they are.
     messages: bool = False
-    # It counts the tokens of a request (`COUNT_TOKENS`), without answering it.
+    # It counts the tokens of a request (`COUNT_TOKENS`) without answering it.
     counts_tokens: bool = False
-    # Returns for a model's name whether its thoughts count only after what they were thought about.
+    # Returns for a model's name whether its thoughts are valid only after the messages that they were about.
     binds_thoughts: Callable[[str], bool] = no_model
-    # Returns for a model's name whether it thinks only when it is told to.
+    # Returns for a model's name whether it thinks only when the request asks it to.
     thinks_when_asked: Callable[[str], bool] = no_model
-    # Pieces of tool calls in its streams have no `index`, so we add one.
+    # Pieces of tool calls in its streams have no `index`, so the adapter adds one.
     omits_call_index: bool = False
-    # It takes tool calls under ids of any form; False: only under such as it makes itself.
+    # It takes tool calls with ids of any form; False: only with ids of the form that it makes itself.
     any_call_id: bool = True
-    # It takes none but such as bear its signature, or say that they have none.
+    # It takes only tool calls that carry its signature, or the mark of calls that have none.
     signs_calls: bool = False
-    # Fields of a request that its translation reads and does not pass on.
-    spends: tuple[str, ...] = ()
-    # A model that is asked to think can also be made to call a tool.
-    forces_thinkers: bool = True
-    # Returns for a model's name whether it can be forced to call one at all.
+    # Fields of a request that its translation reads and has no place for.
+    consumed_fields: tuple[str, ...] = ()
+    # A model that is asked to think can be forced to call a tool.
+    can_force_when_thinking: bool = True
+    # Returns for a model's name whether it can be forced to call a tool at all.
     can_force: Callable[[str], bool] = any_model
-    # Returns for a model's name the fields that it refuses; they are left out where they are an agent's settings and
-    # not the application's.
+    # Returns for a model's name the fields that it refuses. They are left out where an agent's settings have them, and
+    # sent where the application does.
     refused: Callable[[str], frozenset[str]] = refuses_nothing
 
 
-# A NamedTuple, because a frozen dataclass costs three times as much to make, and each round makes one.
+# A NamedTuple: a frozen dataclass takes three times as long to make, and each round makes one.
 class ModelRequest(NamedTuple):
     """A request to an upstream."""
 
-    # The whole JSON body in OpenAI's chat completion dialect, as it shall reach the upstream.
+    # The whole JSON body of a chat completion, as the upstream gets it.
     body: bytes
-    # The caller's headers that go on (never a credential of the gateway's).
+    # The caller's headers that are passed on, without any credential of the gateway's.
     headers: tuple[Header, ...] = ()
     # The caller's own `Authorization` value, or `API_KEY` and a key; used only by an upstream without a key of its own.
     credential: str | None = None
-    # The client's, without its "?"; a `path` may have one of its own instead.
+    # The client's query without its "?"; a `path` may have one of its own instead.
     query: str = ""
     # It asks for a stream.
     streams: bool = False
-    # Below the upstream's base URL.
+    # It is added to the upstream's base URL.
     path: str = "/chat/completions"
     method: str = "POST"
     # The body piece by piece as it comes in, instead of `body`; it is read once, so nothing sends it again.
     upload: AsyncIterator[bytes] | None = None
-    # Its size, if it is known.
+    # The size of the upload, if it is known.
     upload_bytes: int | None = None
-    # The dialect is the upstream's own, and its reply is read along as a chat completion: its events keep their bytes
-    # and have a chunk as their data, its body is a chat completion with itself as `native_message`. The number is that
-    # of the reply's first block; None: the reply is what its path says.
+    # The number of the reply's first block, of a request in the upstream's own dialect whose reply is read as a chat
+    # completion as well: its events have their own bytes and a chunk as data, its body is a chat completion with the
+    # reply itself as `native_message`. None: the reply is in the dialect of `path`.
     first_block: int | None = None
 
 
 class Embedded(Struct, frozen=True):
-    """The vectors of some texts.
+    """The vectors of some texts."""
 
-    vectors: one for each text, float32, little endian, of one dimension and of length 1 (or all zeros). tokens: billed.
-    """
-
+    # One for each text: float32, little endian, all of one dimension, of length 1 or all zeros.
     vectors: Sequence[bytes]
+    # The tokens that were billed.
     tokens: int = 0
 
 
-# A NamedTuple likewise: each piece of a stream makes one.
+# A NamedTuple likewise: each event of a stream makes one.
 class Event(NamedTuple):
-    """A server-sent event.
+    """A server-sent event."""
 
-    raw: its bytes as they came, line ends and the closing blank line included; joining all `raw` gives the stream.
-    data: the joined `data:` lines, or None for a comment or an event without data.
-    """
-
+    # Its bytes as they came, with the blank line that ends it: all `raw` joined are the stream.
     raw: bytes
+    # The joined `data:` lines; None: a comment, or an event without data.
     data: bytes | None
-    name: str | None = None  # the `event:` field
+    # The `event:` field.
+    name: str | None = None

@@ -210,12 +210,12 @@ def form_for(request: ChatRequest, endpoint: Endpoint, model: str) -> EndpointFo
     takes_developer = known.developer_role is not False
     return _form(
         names,
-        tuple(each for each in spent(request.json, known.spends) if each not in names)
-        if known.spends
+        tuple(each for each in spent(request.json, known.consumed_fields) if each not in names)
+        if known.consumed_fields
         else (),
         () if takes_developer else developer_places(request.messages),
         known.stream_usage,
-        (known.forces_thinkers or not asks_to_think(request.json)) and known.can_force(model),
+        (known.can_force_when_thinking or not asks_to_think(request.json)) and known.can_force(model),
         _refused(request, known, model) if request.added_fields else _NONE,
         endpoint.asks_usage,
         request.shows_thoughts and known.thinks_when_asked(model),

@@ -1,4 +1,4 @@
-"""The requests of this process: those in flight, and the last ones that have ended. They have no words."""
+"""The requests of this process: those in flight, and the last ones that have ended. It holds no content of theirs."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from gateway.run.receipt import Receipt
 from gateway.run.request_figures import HourFigures
 from storage.records import Scope
 
-# Some 500 bytes each; an hour of a busy voice agent. No measurement.
-MOST = 2_000
+# Ended requests that are listed, of some 500 bytes each: an hour of a busy voice agent. No measurement.
+MOST_ENDED = 2_000
 
 
 class LoggedRequest(Struct, frozen=True):
@@ -24,6 +24,7 @@ class LoggedRequest(Struct, frozen=True):
     # Rises with each request of the process.
     number: int
     id: str
+    # When it began, in seconds since the epoch.
     at: float
     project: str
     model: str
@@ -36,15 +37,17 @@ class LoggedRequest(Struct, frozen=True):
     mode: str
     # None while it is in flight.
     status: int | None
+    # How long it took so far, how much of that the gateway added, and after how long the first byte was sent.
     ms: float
     added_ms: float
     first_ms: float | None
-    # The upstream that answered, and each that was asked, with its answer.
+    # The upstream that answered; "": none has.
     upstream: str
+    # Each upstream that was asked with its status, as in `x-mnemogate-tries`.
     tries: tuple[str, ...]
     recalled: int
     recalled_tokens: int
-    # Why it recalled what it did is stored with its turn.
+    # A note of why it recalled these messages is stored with its turn.
     is_noted: bool
 
 
@@ -57,23 +60,23 @@ class _Begun(Struct, frozen=True):
 
 
 class RequestLog:
-    """The requests in flight, and the last that have ended. One for the process.
+    """Notes requests as they begin and end; there is one log for the process.
 
     now: seconds since the epoch.
-    most: how many are listed that have ended.
+    most: how many ended ones are listed.
     """
 
-    def __init__(self, now: Callable[[], float], most: int = MOST) -> None:
+    def __init__(self, now: Callable[[], float], most: int = MOST_ENDED) -> None:
         self.now = now
         self.figures = HourFigures()
         self._begun: dict[Receipt, _Begun] = {}
         self._ended: deque[LoggedRequest] = deque(maxlen=most)
         self._number = 0
-        # The number of the last request before something was forgotten: the memories of those up to it may be gone.
-        self._suspect = 0
+        # The number of the last request before a forgetting: the memories of requests up to it may be gone.
+        self._last_before_forgetting = 0
 
     def begin(self, receipt: Receipt, project: str, model: str, *, is_streamed: bool) -> None:
-        """Notes that a request is being answered."""
+        """Notes that a request is being answered. Keys in the name of its model are masked."""
         self._number += 1
         self._begun[receipt] = _Begun(self._number, self.now(), project, masked(model), is_streamed)
 
@@ -86,11 +89,11 @@ class RequestLog:
 
     @property
     def in_flight(self) -> list[LoggedRequest]:
-        """Those that are being answered, the newest first."""
+        """The requests that are being answered, the newest first."""
         return [_logged(begun, receipt, None) for receipt, begun in reversed(self._begun.items())]
 
     def find(self, id: str, project: str | None = None) -> LoggedRequest | None:
-        """Returns the newest request with this id that has ended. project: None: of any."""
+        """Returns the newest ended request with this id, in one project or (None) in any; None: there is none."""
         id = masked(id)
         ids = (each for each in reversed(self._ended) if each.id == id)
         return next((each for each in ids if project is None or each.project == project), None)
@@ -103,10 +106,10 @@ class RequestLog:
         project: str | None = None,
         memory: str | None = None,
     ) -> list[LoggedRequest]:
-        """Returns requests that have ended, the newest first.
+        """Returns ended requests, the newest first.
 
-        before: the number of one.
-        memory: the uid of theirs; None: any.
+        before: the number of the request that they came before; None: the newest of all.
+        project, memory: by name and by uid; None: of any.
         """
         wanted = (
             each
@@ -119,15 +122,21 @@ class RequestLog:
 
     def forget(self) -> None:
         """Notes that something was forgotten: the memories of earlier requests may be gone."""
-        self._suspect = self._number
+        self._last_before_forgetting = self._number
 
-    def suspects(self, requests: Iterable[LoggedRequest]) -> set[str]:
+    def possibly_forgotten(self, requests: Iterable[LoggedRequest]) -> set[str]:
         """Returns the memories of these requests that may be gone."""
-        return {e.memory_uid for e in requests if e.memory_uid is not None and e.number <= self._suspect}
+        return {
+            e.memory_uid
+            for e in requests
+            if e.memory_uid is not None and e.number <= self._last_before_forgetting
+        }
 
     def drop(self, memories: Collection[str]) -> None:
         """Drops the requests of memories that are gone."""
-        others = (e for e in self._ended if e.memory_uid not in memories or e.number > self._suspect)
+        others = (
+            e for e in self._ended if e.memory_uid not in memories or e.number > self._last_before_forgetting
+        )
         self._ended = deque(others, self._ended.maxlen)
 
 

@@ -1,7 +1,7 @@
-"""Tools that are a POST to an address of their maker's, signed as Standard Webhooks has it.
+"""Webhook tools: each call is a POST to the URL that the tool's author named, signed as Standard Webhooks specifies.
 
 The signature is over id, time and body (github.com/standard-webhooks/standard-webhooks, spec, "Signature scheme"), so
-that a receiver can distinguish the gateway's calls from others, and a replay from a call. A call is made once.
+that a receiver can distinguish the gateway's calls from others, and a replay from a call. No call is retried.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from gateway.agents.tools.hosts import HostError, ToolHosts
 from gateway.run.tools.toolbox import ForeignCall, ToolAnswer, failed
 from gateway.settings import SECRET_PREFIX
 
-TIMEOUT_S = 30.0
-LIMIT_BYTES = 1_000_000
-SHOWN_CHARS = 500  # of an error reply
+TIMEOUT_S = 30.0  # of a call with its reply; no measurement
+LIMIT_BYTES = 1_000_000  # of a reply; no measurement
+SHOWN_CHARS = 500  # of an error reply, to the model: enough for its message
 
 
 class Webhooks:
-    """Makes the calls.
+    """Calls webhook tools, and posts other signed messages.
 
-    secret: `whsec_` and base64; None: they are not signed.
+    secret: `whsec_` and base64; None: requests are not signed.
     now: seconds since the epoch.
     """
 
@@ -36,7 +36,7 @@ class Webhooks:
         self._now = now
 
     async def run(self, url: str, call: ForeignCall) -> ToolAnswer:
-        """Returns the body of the reply, as text."""
+        """Calls a tool. Returns the body of its reply as text; an error reply is a failed answer."""
         body = orjson.dumps(
             {
                 "tool": call.tool,
@@ -60,7 +60,9 @@ class Webhooks:
         return ToolAnswer(text)
 
     async def post(self, url: str, key: str, body: bytes) -> int:
-        """Posts JSON, signed as calls are. Returns the status. key: the same only for the same message.
+        """Posts JSON, signed like a call. Returns the status of the reply.
+
+        key: names the message, so that a receiver recognises one that is sent twice.
 
         Raises: HostError, TimeoutError.
         """

@@ -41,7 +41,7 @@ def consumed(body: Mapping[str, Any], takes_metadata: bool) -> tuple[str, ...]:
 def spent(body: Mapping[str, Any], fields: Collection[str]) -> tuple[str, ...]:
     """Returns the names of the fields that a translation reads and has no place for, and which say something here.
 
-    fields: `Capabilities.spends`. The translation has a place for the `user_id` of `metadata`, and for users' names.
+    fields: `Capabilities.consumed_fields`. The `user_id` of `metadata` and users' names do have a place.
     """
     return tuple(name for name in fields if _SPENT.get(name, _is_there)(body, name))
 

@@ -1,4 +1,7 @@
-"""Links that open a memory to the person that it is of, with rights and a time. An application makes them."""
+"""Links with which users open a page about their own memory.
+
+An application creates a link for a user, with the rights that it gives and the time at which it expires.
+"""
 
 from __future__ import annotations
 
@@ -34,8 +37,9 @@ class LinkRequest(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class MadeLink(Struct, frozen=True):
-    """A link that was made. url: its path, where no host is known."""
+    """A link that was created."""
 
+    # Its path, as no host is known here.
     url: str
     # Seconds since the epoch.
     expires_at: float
@@ -43,7 +47,7 @@ class MadeLink(Struct, frozen=True):
 
 
 class LinkOperations(Struct, frozen=True):
-    """Makes links, and opens what they open."""
+    """Creates links, and finds the memory that a link opens."""
 
     store: Store
     # Seconds since the epoch.
@@ -54,12 +58,12 @@ class LinkOperations(Struct, frozen=True):
     async def create(
         self, body: Any, project: str, key: int, key_name: str = "", key_expires: float | None = None
     ) -> MadeLink:
-        """Makes a link to a user's memory.
+        """Creates a link to a user's memory.
 
         body: parsed JSON, as `LinkRequest`.
-        key: the number of the caller's; 0: there are no keys.
-        key_name: what the audit names it.
-        key_expires: when the key ends, in seconds since the epoch, and the link with it; None: it does not.
+        key: the row of the caller's key; 0: the gateway has no keys.
+        key_name: the name of that key in the audit; "": the audit names the link.
+        key_expires: when the key expires, in seconds since the epoch; the link then expires too. None: it does not.
 
         Raises: BadRequest; UnknownId: nothing is remembered of the user.
         """
@@ -82,7 +86,7 @@ class LinkOperations(Struct, frozen=True):
         return MadeLink(PATH + token, expires, rights)
 
     async def open(self, token: str, right: Right = "see") -> FoundLink:
-        """Returns the link of a token. Raises: UnknownId; NotAllowed: it lacks the right."""
+        """Returns the link with this token. Raises: UnknownId: there is none now; NotAllowed: it lacks the right."""
         found = await self.store.links.find(token, self.now())
         if found is None:
             raise UnknownId(_NO_LINK)

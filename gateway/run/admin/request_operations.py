@@ -27,7 +27,7 @@ from gateway.run.admin.page_records import (
     WindowPart,
     WindowRecord,
 )
-from gateway.run.request_log import MOST, LoggedRequest, RequestLog
+from gateway.run.request_log import MOST_ENDED, LoggedRequest, RequestLog
 from storage.recall_record import PARTS, REASONS, RecallRecord, unpack
 from storage.records import API_PROFILE, Scope
 from storage.sql.recalls import StoredRecall
@@ -100,7 +100,11 @@ class RequestOperations(Struct, frozen=True):
                 continue
             notes = [note for _, note in sorted(exchange.notes.items()) if note]
             return await self._explained(id, stored, logged, notes[-1] if notes else None)
-        if logged is not None and self.log is not None and (suspects := self.log.suspects([logged])):
+        if (
+            logged is not None
+            and self.log is not None
+            and (suspects := self.log.possibly_forgotten([logged]))
+        ):
             logged = logged if suspects <= (await self.store.overview.scopes(suspects)).keys() else None
         if logged is None or logged.is_noted:
             raise UnknownId(
@@ -130,10 +134,10 @@ class RequestOperations(Struct, frozen=True):
             if agent is None or (project is not None and agent.scope.project != project):
                 raise UnknownId("There is no such memory.", param="memory")
         if self.log is not None and agent is None:
-            suspects = self.log.suspects(self.log.newest(MOST))
+            suspects = self.log.possibly_forgotten(self.log.newest(MOST_ENDED))
             if suspects:
                 self.log.drop(suspects - (await self.store.overview.scopes(suspects)).keys())
-        logged = [] if self.log is None else self.log.newest(MOST, project=project, memory=memory)
+        logged = [] if self.log is None else self.log.newest(MOST_ENDED, project=project, memory=memory)
         found = [(_listed(each), each.number, 0) for each in logged if each.number < before]
         if agent is not None:
             here = {each.id for each in logged if each.is_noted}

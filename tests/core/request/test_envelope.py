@@ -64,7 +64,7 @@ def test_fields_of_an_envelope_are_consumed_and_no_others(
     ],
 )
 def test_what_a_translation_has_no_place_for(extra: dict[str, Any], expected: tuple[str, ...]) -> None:
-    assert spent({**PLAIN, **extra}, PROVIDERS["anthropic"].capabilities.spends) == expected
+    assert spent({**PLAIN, **extra}, PROVIDERS["anthropic"].capabilities.consumed_fields) == expected
     assert spent({**PLAIN, **extra}, ()) == ()
 
 
