@@ -1,6 +1,6 @@
-"""The facts about a reply that a trace shows: its id, the model that answered, why it ended. Never a word of it.
+"""The facts about a reply that a trace shows: its id, the model that answered, why it ended. None of its content.
 
-They are read from the first and last pieces of a reply that passes, in whichever dialect it is.
+They are read from the first and last pieces of a reply as it passes, in any of the dialects.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from msgspec import Struct
 from adapters.types import Event
 from gateway.core.usage.gen_ai import FINISH_REASONS, OTHER
 
-# A piece of a reply as it passes: bytes with whole events or a whole body, or events that were read.
+# A piece of a reply as it passes: bytes of whole events or of a whole body, or events that were decoded.
 Piece = bytes | Sequence[Event]
-# Larger bodies are not read for this.
+# Larger events and bodies are not decoded: an ending is small, and a large body costs more than its facts are worth.
 _READ_BYTES: Final = 64 * 1024
 # As upstreams make ids: no blanks, no letters beyond ASCII.
 _ID: Final = re.compile(r"[\w.:/-]{1,128}", re.ASCII)
@@ -43,7 +43,7 @@ class _Ending(Struct):
     stop_reason: Any = None
 
 
-class _Inner(Struct):
+class _InnerReply(Struct):
     """The reply within an event: `message` of Anthropic's streams, `response` of the Responses API."""
 
     id: Any = None
@@ -52,7 +52,7 @@ class _Inner(Struct):
 
 
 class _Piece(Struct):
-    """A chunk, an event or a body of one of the dialects; what is not read is not even built."""
+    """A chunk, an event or a body of one of the dialects; msgspec skips the fields that are not here."""
 
     id: Any = None
     model: Any = None
@@ -61,15 +61,15 @@ class _Piece(Struct):
     choices: list[_Ending] | None = None
     delta: _Ending | str | None = None
     stop_reason: Any = None
-    message: _Inner | None = None
-    response: _Inner | None = None
+    message: _InnerReply | None = None
+    response: _InnerReply | None = None
 
 
 _DECODER: Final = msgspec.json.Decoder(_Piece)
 
 
 def facts_of(pieces: Iterable[Piece]) -> ReplyFacts:
-    """Returns the facts that some pieces of a reply have. pieces: the first, and the last ones in their order."""
+    """Returns the facts in some pieces of a reply. pieces: the first one, then the last ones in their order."""
     id = model = ""
     reasons: list[str] = []
     for found in _decoded(pieces):
@@ -98,17 +98,17 @@ def _reasons(found: _Piece) -> Iterator[str]:
 def _decoded(pieces: Iterable[Piece]) -> Iterator[_Piece]:
     is_first = True
     for piece in pieces:
-        for data in _jsons(piece):
-            # Who answers stands in the first; of the others only what ends the reply is read.
+        for data in _json_texts(piece):
+            # The first names the id and the model; of the others only those that end the reply are decoded.
             if len(data) <= _READ_BYTES and (is_first or _ENDING.search(data)):
                 is_first = False
                 try:
                     yield _DECODER.decode(data)
                 except (msgspec.DecodeError, UnicodeDecodeError):
-                    continue  # audio, a text, a comment: there is nothing to read
+                    continue  # audio or text, which have no facts
 
 
-def _jsons(piece: Piece) -> Iterator[bytes]:
+def _json_texts(piece: Piece) -> Iterator[bytes]:
     if not isinstance(piece, bytes):
         yield from (event.data for event in piece if event.data)
     elif piece[:1] == b"{":

@@ -1,8 +1,12 @@
-"""The relay of a reply in which memory has no part: its bytes are handed on as they arrive."""
+"""The relay of a reply in which memory has no part: its bytes go to the client as they arrive.
+
+Events go on whole, so that a comment or a last event of the gateway's own can stand between them. The reply is read
+meanwhile for its usage, for the account of the call.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -25,7 +29,7 @@ _NOT_HANDED_ON: Final = frozenset(("date", "set-cookie"))
 _RESERVED: Final = ("access-control-", "x-mnemogate-")
 # Events have some hundred bytes; only one with an image may be larger than this.
 _MAX_EVENT_BYTES: Final = 1024 * 1024
-_MARKS: Final = (b"\n\n", b"\r\n\r\n")  # the ends of an event, the longest last
+_EVENT_ENDS: Final = (b"\n\n", b"\r\n\r\n")  # the longest last
 
 
 async def relay(
@@ -40,10 +44,10 @@ async def relay(
     """Answers `sink` with the upstream's reply.
 
     make: makes the request, which is sent only if the client is still there.
-    beat_s: a comment goes into an event stream after so much silence; 0: never.
-    json_bytes: of the bodies that are no event stream only JSON is held until it is whole, and no more than
-        this of it; None: every body is held, as it has to be for a change.
-    change: of a success; None: it goes on in its own bytes.
+    beat_s: after so much silence a comment is sent in an event stream; 0: never.
+    json_bytes: a body of JSON is held until it is whole, up to this size; other bodies go on as they arrive.
+        None: every body that is no event stream is held, which a change of it needs.
+    change: changes a successful reply; None: it goes on in its own bytes.
 
     Raises: UpstreamError and below; ClientGone, with the upstream's connection closed.
     """
@@ -52,16 +56,16 @@ async def relay(
         with sink.while_here():
             receipt.upstream_called()
             reply = await attempts.send(make)
-            account = _CallReader(attempts.call)
+            reader = _CallReader(attempts.call)
             if reply.is_stream or json_bytes is not None:
-                await _hand_on(reply, sink, receipt, account, beat_s, json_bytes or 0, change)
+                await _pass_on(reply, sink, receipt, reader, beat_s, json_bytes or 0, change)
             else:
                 body = await reply.read(MAX_REPLY_BYTES)
-                account.take_body(body)
+                reader.take_body(body)
                 if change is not None and reply.status < 300:
                     body = change.whole(body)
                 receipt.upstream_answered()
-                await _whole(reply, body, sink, receipt)
+                await _send_whole(reply, body, sink, receipt)
     except ProviderError as error:
         raise translate(error) from error
     finally:
@@ -69,39 +73,32 @@ async def relay(
             await reply.aclose()
 
 
-async def _hand_on(
+async def _pass_on(
     reply: ModelReply,
     sink: Sink,
     receipt: Receipt,
-    account: _CallReader,
+    reader: _CallReader,
     beat_s: float,
     json_bytes: int,
     change: ReplyChange | None,
 ) -> None:
     """Writes a reply to `sink` as it arrives.
 
-    json_bytes: JSON that is no larger than this is sent only when it is whole, so that one that breaks in its middle is
-    still a status. A larger one goes on from there as it comes.
+    json_bytes: JSON that is no larger than this is sent only when it is whole, so that an upstream that breaks off in
+        its middle can still be answered with a status.
     """
-    chunks, hides_usage = reply.chunks(), account.call.hides_usage and reply.is_stream
+    chunks, hides_usage = reply.chunks(), reader.call.hides_usage and reply.is_stream
     if not reply.is_stream and dict(reply.headers).get("content-type", "").startswith("application/json"):
-        held: list[bytes] = []
-        size = 0
-        async for chunk in chunks:
-            held.append(chunk)
-            size += len(chunk)
-            if size > json_bytes:
-                break
-        if 0 < size <= json_bytes:
-            body = b"".join(held)
-            account.take_body(body)
+        held = await _read_past(chunks, json_bytes)
+        if 0 < len(held) <= json_bytes:
+            reader.take_body(held)
             receipt.upstream_answered()
-            await _whole(reply, body, sink, receipt)
+            await _send_whole(reply, held, sink, receipt)
             return
-        # Too large to hold: from here on it goes as it comes. Or there is nothing, to a HEAD with the length of a GET.
+        # It is too large to hold, or empty: the reply to a HEAD has the length of a GET's.
         _start(reply, sink, receipt)
-        account.take_piece(b"".join(held))
-        await sink.write(b"".join(held))
+        reader.take_piece(held)
+        await sink.write(held)
     events = WholeEvents() if change is None else ChangedEvents(change)
     async with beating(chunks, beat_s if reply.is_stream else 0.0) as beats:
         async for chunk in beats:
@@ -110,31 +107,43 @@ async def _hand_on(
             if chunk is not BEAT:
                 if reply.is_stream:
                     chunk = events.feed(chunk)
-                    account.take_events(chunk)
+                    reader.take_events(chunk)
                     if hides_usage:
                         chunk = without_usage(chunk)
                 else:
-                    account.take_piece(chunk)
+                    reader.take_piece(chunk)
             await sink.write(chunk)
     if not sink.started:
         _start(reply, sink, receipt)
     rest = events.rest()
-    account.take_events(rest)
+    reader.take_events(rest)
     await sink.write(without_usage(rest) if hides_usage else rest)
-    account.end()
+    reader.end()
     await sink.end()
+
+
+async def _read_past(chunks: AsyncIterator[bytes], limit_bytes: int) -> bytes:
+    """Returns a body, or as much of it as first exceeds the limit."""
+    held: list[bytes] = []
+    size = 0
+    async for chunk in chunks:
+        held.append(chunk)
+        size += len(chunk)
+        if size > limit_bytes:
+            break
+    return b"".join(held)
 
 
 def _start(reply: ModelReply, sink: Sink, receipt: Receipt) -> None:
     receipt.upstream_answered()
     headers = receipt.reply_headers(handed_on(reply.headers))
-    # A stream may get comments from the gateway, and an error event at its end.
+    # A stream has no length: the gateway may add comments, and an error event at its end.
     if not reply.is_stream and reply.size is not None:
         headers.append(("content-length", str(reply.size)))
     sink.start(reply.status, headers)
 
 
-def _whole(reply: ModelReply, body: bytes, sink: Sink, receipt: Receipt) -> Awaitable[None]:
+def _send_whole(reply: ModelReply, body: bytes, sink: Sink, receipt: Receipt) -> Awaitable[None]:
     return sink.whole(reply.status, receipt.reply_headers(handed_on(reply.headers)), body)
 
 
@@ -149,7 +158,7 @@ def _is_handed_on(name: str) -> bool:
 
 
 class _CallReader:
-    """Reads a reply along for the account of its call."""
+    """Notes in an upstream call what its reply reports, as the reply passes."""
 
     def __init__(self, call: UpstreamCall) -> None:
         self.call = call
@@ -170,7 +179,7 @@ class _CallReader:
             self._note(self._usage)
 
     def take_piece(self, data: bytes) -> None:
-        """Takes a piece of a body that is not held."""
+        """Takes a piece of a body of which no more than the usage is read."""
         self.call.received(b"")
         if self._usage is not None:
             self._usage.take_piece(data)
@@ -185,7 +194,7 @@ class _CallReader:
 
 
 class ChangedEvents:
-    """The bytes of a stream as they are changed, event by event."""
+    """Changes the events of a stream, which it cuts out of the pieces that arrive."""
 
     def __init__(self, change: ReplyChange) -> None:
         self._change = change
@@ -204,36 +213,36 @@ class ChangedEvents:
 
 
 class WholeEvents:
-    """The bytes of a stream up to the last event that is complete.
+    """Holds back the end of a stream that is no whole event yet, in which no comment of the gateway's may stand.
 
-    The rest waits, because a comment or our last event must not break into it. An event that is larger than
-    `_MAX_EVENT_BYTES`, or separated by lone carriage returns, is not waited for.
+    An event that is larger than `_MAX_EVENT_BYTES`, or that ends with lone carriage returns, is not held back.
     """
 
     def __init__(self) -> None:
-        self._waiting: list[bytes] = []
+        self._held: list[bytes] = []
         self._size = 0
-        self._searched = b""  # the last bytes that wait, in which the end of an event may have begun
+        self._searched = b""  # the last held bytes, in which the end of an event may have begun
 
     def feed(self, data: bytes) -> bytes:
+        """Returns the events that are whole now."""
         # The common piece ends with its event, and is passed on without a search.
-        if not self._waiting and data.endswith(b"\n\n"):
+        if not self._held and data.endswith(b"\n\n"):
             return data
         found = self._searched + data
-        end = max(found.rfind(mark) + len(mark) if mark in found else 0 for mark in _MARKS)
+        end = max(found.rfind(mark) + len(mark) if mark in found else 0 for mark in _EVENT_ENDS)
         whole = b""
         if end:
             at = end - len(self._searched)
             whole, data, found = self.rest() + data[:at], data[at:], found[end:]
         if data:
-            self._waiting.append(data)
+            self._held.append(data)
             self._size += len(data)
-            self._searched = found[1 - len(_MARKS[-1]) :]
+            self._searched = found[1 - len(_EVENT_ENDS[-1]) :]
         return whole + self.rest() if b"\r\r" in found or self._size > _MAX_EVENT_BYTES else whole
 
     def rest(self) -> bytes:
-        """Returns what waits, and forgets it."""
-        rest = b"".join(self._waiting)
-        self._waiting.clear()
+        """Returns what is held back, and drops it."""
+        rest = b"".join(self._held)
+        self._held.clear()
         self._size, self._searched = 0, b""
         return rest
