@@ -21,7 +21,7 @@ from gateway.run.admin.operation_arguments import (
     Defaults,
     MemoryOwner,
     RawArguments,
-    nothing_of,
+    nothing_found,
 )
 from gateway.settings import DEFAULT_PROFILE
 from storage.commands import Extent, ForgetTarget
@@ -123,7 +123,7 @@ class ForgetOperations:
             count, left = len(begun), [*left, *begun]
             used = await self._forget_usage(request.owner)
             if request.owner.subject is not None and not (begun or before or request.left or used):
-                raise BadRequest(nothing_of(request.owner), param="user")
+                raise BadRequest(nothing_found(request.owner), param="user")
         elif not request.left:
             begun_part, extent = await self._begin_part(request.owner, request.part)
             count, left = 1, [begun_part]
@@ -151,7 +151,7 @@ class ForgetOperations:
         scope = owner.scope
         agents = await self._find(owner)
         if not agents:
-            raise BadRequest(nothing_of(scope), param="user")
+            raise BadRequest(nothing_found(scope), param="user")
         blocks = await self.store.blocks.load(agents[0])
         block = next((b for b in blocks if b.label == label), None)
         if block is None:
@@ -192,7 +192,7 @@ class ForgetOperations:
         """Begins to forget one part. Returns its number and its extent. Raises: BadRequest: there is no such part."""
         agents = await self._find(owner)
         if not agents:
-            raise BadRequest(nothing_of(owner.scope), param="user")
+            raise BadRequest(nothing_found(owner.scope), param="user")
         target = await find_target(self.store, agents[0], part)
         if target is None:
             kind = "conversation" if part.kind == "in" else part.kind

@@ -13,7 +13,13 @@ from msgspec.structs import asdict
 
 from gateway.core.memory.learn import FACT_CHARS, fact_key
 from gateway.errors import BadRequest, Conflict, NotAllowed, UnknownId
-from gateway.run.admin.operation_arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments, nothing_of
+from gateway.run.admin.operation_arguments import (
+    NO_DEFAULTS,
+    Arguments,
+    Defaults,
+    RawArguments,
+    nothing_found,
+)
 from storage.errors import BlockOverLimit, NotFound, WriteConflict
 from storage.records import Agent, Block, Fact
 from storage.sql.store import Store
@@ -161,7 +167,7 @@ class MemoryEdits(Struct, frozen=True):
         scope = arguments.owner(self.defaults).scope
         agent = await self.store.agents.find(scope)
         if agent is None:
-            raise BadRequest(nothing_of(scope), param="user")
+            raise BadRequest(nothing_found(scope), param="user")
         return agent.uid
 
     # -- parts

@@ -1,6 +1,6 @@
-"""The arguments of operations: JSON objects, which each operation reads once into a typed value.
+"""The arguments of operations: JSON objects, which each operation reads once into typed values.
 
-Any mistake in them is a BadRequest; its message and `param` name the field.
+A mistake in them is a BadRequest, whose message and `param` name the field.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from storage.records import API_PROFILE, Scope
 
 RawArguments = Mapping[str, Any]
 _TEXT = Annotated[str, Meta(min_length=1)]
-# The bound is above every number that SQLite gives out, and below what it cannot hold.
+# The bound is above every row number that SQLite assigns, and below the largest integer that it can hold.
 _NUMBER = Annotated[int, Meta(gt=0, lt=1 << 62)]
-# The records of a page: where it names no limit, and at most.
-LISTED: Final = 1_000
-MOST_LISTED: Final = 10_000
+# The records of a page where the caller names no limit, and the highest limit.
+DEFAULT_LIMIT: Final = 1_000
+MAX_LIMIT: Final = 10_000
 
 
 class _Numbered(Protocol):
@@ -34,12 +34,11 @@ _Record = TypeVar("_Record", bound=_Numbered)
 
 
 class Defaults(Struct, frozen=True):
-    """The user and the profile of requests that name none, so that a command means the same memory.
+    """The user and the profile of chat requests that name none; operations use the same, for the same memory."""
 
-    user: None where such requests have no user. profile: by project.
-    """
-
+    # None: such requests have no user.
     user: str | None = None
+    # Returns the profile, given the project.
     profile: Callable[[str], str] = lambda project: DEFAULT_PROFILE
 
 
@@ -48,22 +47,26 @@ NO_DEFAULTS = Defaults()
 
 
 class MemoryOwner(Struct, frozen=True):
-    """Names the memories of an operation. profile, subject: None means all of the project's."""
+    """The memories that an operation is about: one, or all of a project with the profile or subject that is named."""
 
     project: str
+    # None: any.
     profile: str | None = None
     subject: str | None = None
 
     @property
     def scope(self) -> Scope:
-        """The one memory that is named. Raises: BadRequest: no user is named."""
+        """The scope of the one memory that is named. Raises: BadRequest: no user is named."""
         if self.subject is None:
             raise BadRequest("Say whose memory: --user, --conversation or --agent.", param="user")
         return Scope(self.project, self.profile or DEFAULT_PROFILE, self.subject)
 
 
 class Arguments:
-    """Reads fields by name. A field that is null counts as left out."""
+    """Reads fields by name. A field that is null counts as left out.
+
+    Raises: BadRequest: a field is missing, or of another type.
+    """
 
     def __init__(self, raw: RawArguments) -> None:
         self._given = {name: value for name, value in raw.items() if value is not None}
@@ -72,7 +75,7 @@ class Arguments:
         return name in self._given
 
     def optional(self, name: str) -> Any:
-        """Returns the field as it came; None where it was left out."""
+        """Returns a field unread; None: it was left out."""
         return self._given.get(name)
 
     def text(self, name: str) -> str:
@@ -100,23 +103,15 @@ class Arguments:
         return self._read(name, list[int], "a list of numbers", is_shown=False) if name in self else []
 
     def list_of(self, name: str, length: int) -> list[Any]:
-        """Returns a list that the answer before gave, for the call that goes on from it."""
+        """Returns a list of this length, a place that an answer gave so that the next call continues there."""
         kind = Annotated[list[Any], Meta(min_length=length, max_length=length)]
         value: list[Any] = self._read(name, kind, "what the answer before gave")
         return value
 
-    def _read(self, name: str, kind: Any, words: str, *, is_shown: bool = True) -> Any:
-        value = self._given.get(name)
-        try:
-            return convert(value, kind)
-        except Invalid as error:
-            seen = f", saw {value!r}" if is_shown else ""
-            raise BadRequest(f"{name} must be {words}{seen}.", param=name) from error
-
     def owner(self, defaults: Defaults | None = None) -> MemoryOwner:
-        """Reads project, profile, and user or else conversation, or what was made over the agents API.
+        """Reads whose memory is meant: `project` with `profile` and `user` or `conversation`, or with `agent`.
 
-        defaults: for those that are left out, if any.
+        defaults: for a user and a profile that are left out; None: they stay left out.
         """
         project = self.optional_text("project")
         if project is None:
@@ -135,16 +130,24 @@ class Arguments:
         subject = f"user:{user}" if user else f"conversation:{conversation}" if conversation else None
         return MemoryOwner(project, profile, subject)
 
+    def _read(self, name: str, kind: Any, words: str, *, is_shown: bool = True) -> Any:
+        value = self._given.get(name)
+        try:
+            return convert(value, kind)
+        except Invalid as error:
+            seen = f", saw {value!r}" if is_shown else ""
+            raise BadRequest(f"{name} must be {words}{seen}.", param=name) from error
+
 
 def check_names(raw: RawArguments, known: Collection[str]) -> None:
-    """Refuses fields that there are not. Raises: BadRequest."""
+    """Raises: BadRequest: there is a field that is not known."""
     for name in raw:
         if name not in known:
             raise BadRequest(f"There is no field {name!r}: there are {', '.join(known)}.", param=name)
 
 
 class WantedPage(Struct, frozen=True):
-    """A page of a list that is in the order of its records' numbers."""
+    """The page of a list that a caller wants; the list is in the order of its records' numbers."""
 
     # The only project whose records are shown; None: all.
     project: str | None
@@ -154,7 +157,10 @@ class WantedPage(Struct, frozen=True):
 
 
 def read_page(raw: RawArguments, project: str | None) -> WantedPage:
-    """Reads `project`, `limit` and `after`. project: the only one that is shown. Raises: BadRequest, UnknownId."""
+    """Reads `project`, `limit` and `after`. Raises: BadRequest, UnknownId.
+
+    project: the only one that the caller may see; None: all.
+    """
     check_names(raw, ("project", "limit", "after"))
     arguments = Arguments(raw)
     wanted = arguments.optional_text("project") or project
@@ -164,20 +170,24 @@ def read_page(raw: RawArguments, project: str | None) -> WantedPage:
 
 
 def limit_of(raw: RawArguments) -> int:
-    """Returns how many records a page has at most. Raises: BadRequest."""
+    """Reads `limit`, the most records of a page. Raises: BadRequest."""
     text = raw.get("limit")
     if text is None:
-        return LISTED
+        return DEFAULT_LIMIT
     value = str(text)
-    if not (value.isascii() and value.isdigit() and len(value) < 19 and 1 <= int(value) <= MOST_LISTED):
-        raise BadRequest(f"limit must be from 1 to {MOST_LISTED}, saw {text!r}.", param="limit")
+    if not (value.isascii() and value.isdigit() and len(value) < 19 and 1 <= int(value) <= MAX_LIMIT):
+        raise BadRequest(f"limit must be from 1 to {MAX_LIMIT}, saw {text!r}.", param="limit")
     return int(value)
 
 
 def page_json(
     found: Sequence[_Record], limit: int, shown: Callable[[_Record], dict[str, Any]]
 ) -> dict[str, Any]:
-    """Returns a page of records. found: those of the page, and more where there are more."""
+    """Returns a page of records as JSON.
+
+    found: the records of the page, with one more where the list goes on.
+    shown: returns a record as JSON.
+    """
     has_more = len(found) > limit
     last = str(found[limit - 1].id) if has_more else None
     return {
@@ -189,7 +199,7 @@ def page_json(
 
 
 def number_of(after: str | None) -> int | None:
-    """Returns `after` of a list that goes on after a number. Raises: BadRequest: it is no `next` of such a list."""
+    """Reads the `next` of a page, given as `after`, the number of a record. Raises: BadRequest: it is none."""
     if after is None:
         return None
     if not (after.isascii() and after.isdigit() and len(after) < 19):
@@ -198,7 +208,7 @@ def number_of(after: str | None) -> int | None:
 
 
 def refusal(fault: Fault) -> BadRequest:
-    """Returns the error of a body or a query, which names the field."""
+    """Returns the error that reports a fault in a body or a query, and names the field."""
     name = ".".join(map(str, fault.path)) or None
     if fault.kind == "extra_forbidden":
         hint = f" Did you mean {fault.nearest}?" if fault.nearest else ""
@@ -208,13 +218,13 @@ def refusal(fault: Fault) -> BadRequest:
     return BadRequest(f"{name or 'The body'}: {fault.message}.", param=name)
 
 
-# The kinds of memories that are made over REST, by the kinds of their ids.
-_KINDS = {"agent": "agent", "archive": "archive", "source": "folder"}
+# The subjects of memories that are created over REST, by the kinds of their ids.
+_SUBJECTS = {"agent": "agent", "archive": "archive", "source": "folder"}
 
 
 def _subject_of(id: str) -> str:
-    """Returns the subject of a memory that was made over REST. Raises: BadRequest."""
-    for kind, subject in _KINDS.items():
+    """Returns the subject of a memory that was created over REST, by its id. Raises: BadRequest."""
+    for kind, subject in _SUBJECTS.items():
         uid = ids.uid_of(kind, id)
         if uid is not None:
             return f"{subject}:{uid}"
@@ -222,15 +232,13 @@ def _subject_of(id: str) -> str:
 
 
 def id_of(subject: str) -> str:
-    """Returns the id of a memory that was made over REST, by its subject."""
+    """Returns the id of a memory that was created over REST, by its subject."""
     kind, _, uid = subject.partition(":")
     return ids.id_of("source" if kind == "folder" else kind, uid)
 
 
-def nothing_of(named: Scope | MemoryOwner) -> str:
-    """Returns the message that there is no such memory, and where it was looked for: a project or profile may be
-    misspelt.
-    """
+def nothing_found(named: Scope | MemoryOwner) -> str:
+    """Returns the message that nothing is stored for an owner. It names project and profile, which may be misspelt."""
     subject = named.subject or "anybody"
     if named.profile == API_PROFILE:
         return f"There is no {id_of(subject)} in project {named.project!r}."

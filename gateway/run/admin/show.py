@@ -9,7 +9,13 @@ from msgspec import Struct
 from gateway.core.dates import minute_of
 from gateway.core.memory.mcp_tools import through_mcp
 from gateway.core.memory.visibility import messages_of
-from gateway.run.admin.operation_arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments, nothing_of
+from gateway.run.admin.operation_arguments import (
+    NO_DEFAULTS,
+    Arguments,
+    Defaults,
+    RawArguments,
+    nothing_found,
+)
 from gateway.run.admin.printed import counted
 from gateway.run.admin.users import other_profiles
 from gateway.run.memory.trial import TrialRecall
@@ -83,7 +89,10 @@ class ShowOperation(Struct, frozen=True):
     async def _nothing(self, scope: Scope) -> list[str]:
         """Returns the message that there is no such memory, and which profiles have one."""
         others = await other_profiles(self.store, scope)
-        return [nothing_of(scope), *(f"Profile {name!r} has a memory: --profile {name}" for name in others)]
+        return [
+            nothing_found(scope),
+            *(f"Profile {name!r} has a memory: --profile {name}" for name in others),
+        ]
 
     async def _found(self, agent: Agent, query: str) -> list[str]:
         """Returns the note that would be recalled for a question, and the messages that it finds."""

@@ -28,7 +28,13 @@ from gateway.core.nul import without_nul
 from gateway.core.tags import mark_of, with_mark
 from gateway.errors import BadRequest
 from gateway.run.admin.export_lines import check_head, check_line, with_present_names
-from gateway.run.admin.operation_arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments, nothing_of
+from gateway.run.admin.operation_arguments import (
+    NO_DEFAULTS,
+    Arguments,
+    Defaults,
+    RawArguments,
+    nothing_found,
+)
 from gateway.run.admin.users import other_profiles
 from storage.commands import TransferRecord
 from storage.errors import NotFound, StatementFailed, WriteConflict
@@ -104,7 +110,7 @@ class TransferOperations:
         scope = arguments.owner(self.defaults).scope
         agent = await self.store.agents.find(scope)
         if agent is None:
-            raise BadRequest(nothing_of(scope), param="user")
+            raise BadRequest(nothing_found(scope), param="user")
         at = ExportPosition(*arguments.list_of("from", 4)) if "from" in arguments else None
         lines, following = await self.read(agent, at)
         answer = {
