@@ -1,7 +1,7 @@
-"""The memory tools: their definitions, when they may be offered, and their edits as values.
+"""The memory tools: their definitions, when they are offered to a model, and the edits of blocks that they make.
 
-This module knows nothing of stores and turns. An edit is a function of a block's value and the call's arguments, so
-that it can be shown to the next model call at once and done again on the block when the turn is confirmed.
+This module knows nothing of stores and turns. An edit is a function of a block and a call's arguments, so that its
+result can be shown to the next model call at once, and the edit applied again to the block when the turn is confirmed.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from msgspec import Struct, field
@@ -30,6 +30,7 @@ def tool(description: str, required: Iterable[str], /, **properties: Json) -> Js
 
 
 def string(description: str, **bounds: Any) -> Json:
+    """Returns the schema of a text."""
     return {"type": "string", **bounds, "description": description}
 
 
@@ -102,10 +103,10 @@ EDITS: Mapping[str, str] = MappingProxyType(
 
 _TOOL_OF = {op: tool for tool, op in EDITS.items()}
 
-# The tools that edit a block. They alone are offered where no user is named: what the prompt does not show may not be
-# read there.
+# The tools that edit a block. Where no user is named they alone are offered, as nothing that the prompt does not show
+# may be read there.
 BLOCK_EDITS = tuple(tool for tool in MEMORY_TOOLS if tool in EDITS and tool != "archival_memory_insert")
-# The tools that read what edits of the same round change, and so run in their order with them.
+# The tools that read what the edits of the same round change, and so run in order with them.
 AFTER_EDITS = frozenset(("archival_memory_search",))
 
 
@@ -120,10 +121,10 @@ def definitions(names: Mapping[str, str]) -> list[Json]:
 
 
 def may_offer(body: Mapping[str, Any]) -> bool:
-    """Returns whether a request leaves room for tools that its sender does not know of.
+    """Returns whether a request can have tools that its client does not know of.
 
-    It does if it asks for one choice, leaves the choice of the tool to the model and takes an answer in plain text.
-    With anything else a hidden tool round would not be what the sender meant, or could not be hidden.
+    It can if it asks for one choice, leaves the choice of tools to the model, and takes a reply in plain text. With
+    anything else a hidden round of tools would change what the client asked for, or could not be hidden.
     """
     if body.get("n") not in (None, 1) or body.get("logprobs") or body.get("top_logprobs") is not None:
         return False
@@ -141,24 +142,24 @@ def may_offer(body: Mapping[str, Any]) -> bool:
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages or not isinstance(messages[-1], dict):
         return False
-    # A last message of the assistant's is an answer that the model is to continue.
+    # The model is to continue a last message that is the assistant's.
     return messages[-1].get("role") != "assistant"
 
 
 def offer(
-    enabled: Iterable[str], client_names: Collection[str], agreed: Mapping[str, str] | None = None
+    enabled: Iterable[str], client_names: Collection[str], earlier: Mapping[str, str] | None = None
 ) -> dict[str, str]:
     """Returns offered name -> canonical tool, for one request. Empty: offer nothing (and no `tools: []`).
 
     enabled: canonical names, in the order of the profile.
-    agreed: the names under which this conversation was first offered them; they stay, unless a tool of the
-        client's has taken one of them by now.
+    earlier: the names, likewise, under which this conversation was first offered them. They stay; if a tool of the
+        client's has one of them by now, none is offered.
     """
-    if agreed:
-        if any(name in client_names for name in agreed):
+    if earlier:
+        if any(name in client_names for name in earlier):
             return {}
         allowed = frozenset(enabled)
-        return {name: tool for name, tool in agreed.items() if tool in allowed}
+        return {name: tool for name, tool in earlier.items() if tool in allowed}
     offered: dict[str, str] = {}
     for tool in enabled:
         if tool not in MEMORY_TOOLS:
@@ -226,14 +227,21 @@ class Edit(Struct, frozen=True):
 
 # Each side of a diff is shown up to this length: enough to recognise the edit, and not the whole block again.
 SHOWN_CHARS = 200
-_LINES = 10  # of those in which a text is, that are named
+_NAMED_LINES = 10  # of those in which a text occurs
+
+
+class _Change(NamedTuple):
+    """What an operation makes of the text of a block."""
+
+    value: str | None  # the new text; None: the operation cannot be done
+    words: str  # half a sentence for the model: what was done, or else why nothing was
 
 
 def apply(op: str, arguments: Mapping[str, Any], block: Block | None) -> Edit:
     """Edits a block.
 
-    op: a value of `EDITS`, or patch, which agents made over REST have and whose arguments are checked by then.
-    block: the one that the arguments name; None: none is.
+    op: a value of `EDITS`, or "patch", which only agents of the agents API have and whose arguments were checked.
+    block: the one that the arguments name; None: there is none.
     """
     tool = _TOOL_OF.get(op)
     wrong = None if tool is None else check(tool, arguments)
@@ -244,29 +252,32 @@ def apply(op: str, arguments: Mapping[str, Any], block: Block | None) -> Edit:
         return _failed(f"there is no memory block {quoted(label)}.")
     if block.read_only:
         return _failed(f"the memory block {quoted(label)} is read-only.")
-    # These say in half a sentence what was done, or why nothing was.
     if op == "insert":
-        edit = _insert(block.value, arguments["new_string"], arguments.get("insert_line"))
+        change = _insert(block.value, arguments["new_string"], arguments.get("insert_line"))
     elif op == "replace":
         old, new, every = arguments["old_string"], arguments["new_string"], bool(arguments.get("every"))
-        # Many places of a long text would be gigabytes.
-        if every and old and (over := _over(block, _grown(block.value, old, new))) is not None:
-            return over
-        edit = _replace(block.value, old, new, every=every)
+        # The size is checked first: many places of a long text could grow to gigabytes.
+        if (
+            every
+            and old
+            and (refusal := _over_limit(block, _replaced_size(block.value, old, new))) is not None
+        ):
+            return refusal
+        change = _replace(block.value, old, new, every=every)
     elif op == "patch":
-        edit = _patch(block.value, arguments["patch"])
+        change = _patch(block.value, arguments["patch"])
     else:
         new = arguments["new_memory"]
-        edit = Edit(new, f"rewritten: {len(block.value)} -> {len(new)} characters")
-    if edit.value is None:
-        return _failed(edit.result)
-    if (over := _over(block, len(edit.value))) is not None:
-        return over
-    if edit.value == block.value:
+        change = _Change(new, f"rewritten: {len(block.value)} -> {len(new)} characters")
+    if change.value is None:
+        return _failed(change.words)
+    if (refusal := _over_limit(block, len(change.value))) is not None:
+        return refusal
+    if change.value == block.value:
         return Edit(None, f"The memory block {quoted(label)} says so already.")
     return Edit(
-        edit.value,
-        f"Memory block {quoted(label)} {edit.result} ({len(edit.value)} of {block.limit} characters)",
+        change.value,
+        f"Memory block {quoted(label)} {change.words} ({len(change.value)} of {block.limit} characters)",
     )
 
 
@@ -274,8 +285,8 @@ def _failed(why: str, advice: str = "") -> Edit:
     return Edit(None, f"Error: {why} Nothing was done.{advice}", has_failed=True)
 
 
-def _over(block: Block, size: int) -> Edit | None:
-    """Returns the error about a block of so many characters; None: it may have them."""
+def _over_limit(block: Block, size: int) -> Edit | None:
+    """Returns the failure of an edit after which a block would have so many characters; None: it may have them."""
     # A block that is over its limit already (the limit was lowered) may be made shorter.
     if size <= block.limit or size < len(block.value):
         return None
@@ -285,48 +296,49 @@ def _over(block: Block, size: int) -> Edit | None:
     )
 
 
-def _grown(value: str, old: str, new: str) -> int:
-    """Returns the size of a value in which all places of a text are replaced."""
+def _replaced_size(value: str, old: str, new: str) -> int:
+    """Returns the size of a text after all places of `old` in it are replaced by `new`."""
     return len(value) + value.count(old) * (len(new) - len(old))
 
 
-def _insert(value: str, new: str, line: int | None) -> Edit:
+def _insert(value: str, new: str, line: int | None) -> _Change:
+    """Inserts after a line, by its number from 1; 0: at the beginning; None or -1: at the end."""
     new = new.strip("\n")
     if not new.strip():
-        return Edit(None, "the text to add is empty.")
+        return _Change(None, "the text to add is empty.")
     lines = value.split("\n") if value else []
     at = len(lines) if line is None or line == -1 else line
     if not 0 <= at <= len(lines):
-        return Edit(None, f"insert_line must be from 0 to {len(lines)}, or -1; it is {at}.")
-    return Edit("\n".join([*lines[:at], new, *lines[at:]]), f"changed: + {_short(new)}")
+        return _Change(None, f"insert_line must be from 0 to {len(lines)}, or -1; it is {at}.")
+    return _Change("\n".join([*lines[:at], new, *lines[at:]]), f"changed: + {_short(new)}")
 
 
-def _replace(value: str, old: str, new: str, *, every: bool = False) -> Edit:
-    """every: all places are replaced, and there may be more than one."""
+def _replace(value: str, old: str, new: str, *, every: bool = False) -> _Change:
+    """Replaces a text that occurs exactly once; with `every`, all places where it occurs."""
     if not old:
-        return Edit(None, "the text to replace is empty.")
+        return _Change(None, "the text to replace is empty.")
     if every and old in value:
-        return Edit(value.replace(old, new), f"changed: - {_short(old)} + {_short(new)}")
+        return _Change(value.replace(old, new), f"changed: - {_short(old)} + {_short(new)}")
     found = value.count(old)
     # Overlapping places count as well: "aa" in "aaa" does not say which.
     if found == 1 and value.find(old, value.find(old) + 1) != -1:
         found = 2
     if found == 0:
-        return Edit(None, f"the text to replace is not in the block: {_short(old)}.")
+        return _Change(None, f"the text to replace is not in the block: {_short(old)}.")
     if found > 1:
         lines = ", ".join(map(str, _lines_of(value, old)))
-        return Edit(
+        return _Change(
             None,
             f"the text to replace is there more than once (lines {lines}); give more of what is around it.",
         )
-    return Edit(value.replace(old, new), f"changed: - {_short(old)} + {_short(new)}")
+    return _Change(value.replace(old, new), f"changed: - {_short(old)} + {_short(new)}")
 
 
 def _lines_of(value: str, old: str) -> list[int]:
-    """Returns the first lines, from 1, in which a text begins."""
+    """Returns the numbers, from 1, of the first lines in which a text begins."""
     found: list[int] = []
     line, counted, at = 1, 0, value.find(old)
-    while at != -1 and len(found) < _LINES:
+    while at != -1 and len(found) < _NAMED_LINES:
         line += value.count("\n", counted, at)
         found.append(line)
         counted, end = at, value.find("\n", at)
@@ -334,34 +346,34 @@ def _lines_of(value: str, old: str) -> list[int]:
     return found
 
 
-def _patch(value: str, patch: str) -> Edit:
-    """Applies the places of a patch, one after the other; each must be found exactly once, as whole lines."""
+def _patch(value: str, patch: str) -> _Change:
+    """Applies the hunks of a patch, one after the other; the old lines of each must occur exactly once."""
     # Each line with a break on both sides, so that whole lines are found in one search.
-    text, shown = "\n" + _ended(value.split("\n") if value else []), []
+    text, shown = "\n" + _joined_lines(value.split("\n") if value else []), []
     for hunk in re.split(r"^@@.*\n?", patch, flags=re.MULTILINE):
         if not hunk.strip():
             continue
-        # A line that stays and is empty may have lost its blank.
+        # An empty line of the context may have lost its blank.
         rows = [row or " " for row in hunk.strip("\n").split("\n") if not row.startswith("\\")]
         wrong = next((row for row in rows if row[0] not in " -+"), None)
         if wrong is not None:
-            return Edit(None, f"a line of the patch begins with none of ' ', '-', '+': {_short(wrong)}.")
+            return _Change(None, f"a line of the patch begins with none of ' ', '-', '+': {_short(wrong)}.")
         old = [row[1:] for row in rows if row[0] != "+"]
         new = [row[1:] for row in rows if row[0] != "-"]
-        sought = "\n" + _ended(old)
-        # Without a position, at the end.
+        sought = "\n" + _joined_lines(old)
+        # A hunk without old lines is added at the end.
         at = text.find(sought) if old else len(text) - 1
         if at == -1 or (old and text.find(sought, at + 1) != -1):
             how = "not in the block" if at == -1 else "there more than once"
-            return Edit(None, f"these lines of the patch are {how}: {_short(chr(10).join(old))}.")
-        text = text[: at + 1] + _ended(new) + text[at + len(sought) :]
+            return _Change(None, f"these lines of the patch are {how}: {_short(chr(10).join(old))}.")
+        text = text[: at + 1] + _joined_lines(new) + text[at + len(sought) :]
         shown += [row for row in rows if row[0] != " "]
     if not shown:
-        return Edit(None, "the patch changes nothing.")
-    return Edit(text[1:-1], f"changed: {_short(chr(10).join(shown))}")
+        return _Change(None, "the patch changes nothing.")
+    return _Change(text[1:-1], f"changed: {_short(chr(10).join(shown))}")
 
 
-def _ended(lines: Iterable[str]) -> str:
+def _joined_lines(lines: Iterable[str]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
