@@ -1,13 +1,15 @@
-"""Segments of a large search index: 512 chunks (storage/search/blob.py) by term, so that a query reads its terms alone.
+"""Segments of a large search index: 512 chunks (storage/search/blob.py) sorted by term, so that a query reads only the
+buckets that its terms lie in.
 
-Pure: bytes in, bytes and columns of numbers out. A segment has nothing that its chunks do not have: it is made of them,
-and dropped as soon as one of them changes. Its entries lie in 512 buckets, by the first bits of their hash.
+Pure: bytes in, bytes and columns of numbers out. A segment is a copy: it is made of its chunks, and dropped as soon as
+one of them changes. Its entries, one for each term of each message, lie in 512 buckets by the first bits of the hash.
 
     header (little endian)   magic 2s, version u8, kind u8, number u32, entries u32
     documents                the header; 32,768 rows as in a blob
     bucket                   the header; hash u32[m], row u16[m] (bit 15: in the head), frequency u8[m]
 
-Marks of names are left out: only a second look asks for them, and a large index is looked at once.
+The chunks' marks of names are left out: only a second search of the same index reads them, and a large one is
+searched once.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from storage.search.blob import (
     ROW_SHIFT,
     SLOT,
     CorruptIndex,
+    OpenBlob,
     document_type,
     open_blob,
 )
@@ -38,16 +41,16 @@ if TYPE_CHECKING:
 # Chunks in a segment, which hold as many messages as 15 bits can number. Half as many make twice the rows that a query
 # reads, twice as many make a forgotten message drop 7 MB.
 SEGMENT_CHUNKS = 512
-# An occurrence has the number of its segment to the left of its row there.
+# In the row of an occurrence, the bits above these are the number of its segment.
 SEGMENT_ROWS_SHIFT = 15
-# With as many, a bucket has some 1,000 entries in 7 kB.
+# A bucket has some 1,000 entries then, in 7 kB.
 BUCKETS = 512
-# A query reads so much of the buckets, which takes 10 ms: of a memory of a million messages all but the words that more
-# than a tenth of them have.
+# A query reads so much of the buckets, in 10 ms. Of a memory of a million messages that is all but the words which more
+# than a tenth of these have.
 _READ_BYTES = 1 << 20
 # The number under which the documents lie among the buckets.
 DOCUMENTS = -1
-# Smaller indexes have none: they take 8 MB at most when they are opened whole.
+# An index of fewer has none: opened whole, it takes 8 MB at most.
 LEAST_SEGMENTS = 2
 
 _IN_HEAD, _ROW = 0x8000, 0x7FFF
@@ -55,32 +58,32 @@ _BUCKET_SHIFT = 32 - 9
 _MAGIC, _VERSION = b"ms", 1
 _HEADER = struct.Struct("<2sBBII")
 _OF_DOCUMENTS, _OF_BUCKET = 0, 1
-ENTRY_BYTES = 7
+ENTRY_BYTES = 7  # of hash, row and frequency
 
 
 class Segment(NamedTuple):
     """A segment as it is stored."""
 
     documents: bytes
-    # In their order.
+    # One for each value of the first bits of a hash, in their order.
     buckets: list[bytes]
 
 
 class OpenDocuments(NamedTuple):
     """The documents of a segment."""
 
-    # By [chunk, slot].
+    # A row of `document_type` for each message, by [chunk, slot].
     rows: NDArray[Any]
-    # Of all buckets together.
+    # How many entries all buckets have together.
     entries: int
 
 
 class Postings(Struct, frozen=True):
     """The occurrences of some terms in the segments of an index."""
 
-    # By hash, as a query finds them, but with number and row of the segment for the row.
+    # The occurrences by hash, packed as in a chunk, but with the number and the row of the segment as the row.
     read: Mapping[int, NDArray[np.int64]] = {}
-    # By hash of those that were not read, how many there are at most.
+    # How many occurrences there are at most, by the hash of each term that was not read.
     unread: Mapping[int, int] = {}
 
 
@@ -98,53 +101,71 @@ def chunks_of(number: int) -> range:
 
 
 def buckets_of(hashes: Iterable[int]) -> list[int]:
-    """Returns the buckets in which some terms lie."""
+    """Returns the buckets in which the terms with these hashes lie."""
     return sorted({each >> _BUCKET_SHIFT for each in hashes})
 
 
 def make_segment(number: int, blobs: Iterable[tuple[int, bytes]]) -> Segment:
-    """Makes a segment of its chunks; one without messages may be left out or empty. Raises: CorruptIndex."""
-    import numpy as np
+    """Makes a segment of its chunks. Raises: CorruptIndex.
 
+    blobs: (chunk, bytes); a chunk without messages may be left out, or be empty.
+    """
     opened = [open_blob(data) for _, data in blobs if data]
     tables = {blob.chunk: blob.table for blob in opened}
     if not tables.keys() <= {*chunks_of(number)}:
         raise CorruptIndex(f"a chunk does not belong to segment {number}")
     documents = b"".join([tables.get(chunk, NO_DOCUMENTS) for chunk in chunks_of(number)])
-    columns = [np.frombuffer(blob.columns, np.uint8) for blob in opened]
+    entries = _sorted_entries(opened)
+    header = _HEADER.pack(_MAGIC, _VERSION, _OF_DOCUMENTS, number, len(entries))
+    return Segment(header + documents, _make_buckets(number, entries))
+
+
+def _sorted_entries(blobs: Sequence[OpenBlob]) -> NDArray[np.uint64]:
+    """Returns the entries of chunks as one number each, sorted by hash and then by row.
+
+    An entry is: hash 32 bits | row 15 | in the head 1 | frequency 8.
+    """
+    import numpy as np
+
     none = np.empty(0, np.uint8)
-    slots = np.concatenate([none, *(both[: len(both) // 2] for both in columns)])
-    frequency = np.concatenate([none, *(both[len(both) // 2 :] for both in columns)])
-    first = [blob.chunk % SEGMENT_CHUNKS * CHUNK for blob in opened]
-    # One number each, which sorts by hash, then by row: hash 32 | row 15 | in the head 1 | frequency 8.
-    entries = np.array(first, np.uint64).repeat([blob.entries for blob in opened])
+    # The columns of a blob are of one length: slots with their marks, then frequencies.
+    columns = [np.frombuffer(blob.columns, np.uint8) for blob in blobs]
+    slots = np.concatenate([none, *(each[: len(each) // 2] for each in columns)])
+    frequencies = np.concatenate([none, *(each[len(each) // 2 :] for each in columns)])
+    hashes = np.concatenate([np.empty(0, np.uint32), *(blob.hashes for blob in blobs)])
+    first_rows = [blob.chunk % SEGMENT_CHUNKS * CHUNK for blob in blobs]
+    entries = np.array(first_rows, np.uint64).repeat([blob.entries for blob in blobs])
     entries += slots & np.uint8(SLOT)
     entries <<= np.uint64(1)
     entries |= (slots & np.uint8(HEAD >> MARKS_SHIFT)) > 0
     entries <<= np.uint64(8)
-    entries |= frequency
-    hashes = np.concatenate([np.empty(0, np.uint32), *(blob.hashes for blob in opened)])
+    entries |= frequencies
     entries |= hashes.astype(np.uint64) << np.uint64(24)
     entries.sort()
+    return entries
+
+
+def _make_buckets(number: int, entries: NDArray[np.uint64]) -> list[bytes]:
+    """Returns the buckets of a segment. entries: as `_sorted_entries` returns them."""
+    import numpy as np
+
     hashes = (entries >> np.uint64(24)).astype("<u4")
-    marked = (entries >> np.uint64(8)).astype("<u2")
-    marked = marked >> 1 | (marked & 1) << 15
-    frequency = entries.astype(np.uint8)
+    rows = (entries >> np.uint64(8)).astype("<u2")
+    rows = rows >> 1 | (rows & 1) << 15  # the mark of the head moves to the left of the row
+    frequencies = entries.astype(np.uint8)
     bounds = np.arange(BUCKETS + 1, dtype=np.uint64) << np.uint64(_BUCKET_SHIFT)
     ends = hashes.astype(np.uint64).searchsorted(bounds).tolist()
-    buckets = [
+    return [
         b"".join(
             (
                 _HEADER.pack(_MAGIC, _VERSION, _OF_BUCKET, number, end - start),
                 hashes[start:end].tobytes(),
-                marked[start:end].tobytes(),
-                frequency[start:end].tobytes(),
+                rows[start:end].tobytes(),
+                frequencies[start:end].tobytes(),
             )
         )
         for start, end in pairwise(ends)
     ]
-    header = _HEADER.pack(_MAGIC, _VERSION, _OF_DOCUMENTS, number, len(entries))
-    return Segment(header + documents, buckets)
 
 
 def open_documents(number: int, data: bytes) -> OpenDocuments:
@@ -175,7 +196,7 @@ def pick_buckets(sizes: Mapping[int, int]) -> set[int]:
 def postings_of(
     rows: Iterable[tuple[int, int, bytes]], sizes: Mapping[int, int], hashes: Collection[int]
 ) -> Postings:
-    """Returns what the segments have of some terms.
+    """Returns the occurrences of some terms in the segments.
 
     rows: (bucket, number of the segment, bytes) of the buckets that were read.
     sizes: as for `pick_buckets`.
@@ -193,30 +214,34 @@ def postings_of(
 
 
 def _occurrences(parts: Sequence[tuple[int, bytes]], hashes: Sequence[int]) -> dict[int, NDArray[np.int64]]:
-    """Returns the occurrences of terms of one bucket. parts: (number of the segment, bytes). Raises: CorruptIndex."""
+    """Returns the occurrences of the terms of one bucket in all segments, by hash. Raises: CorruptIndex.
+
+    parts: (number of the segment, bytes of the bucket).
+    """
     import numpy as np
 
     sizes = [_entries_of(data, _OF_BUCKET, number) for number, data in parts]
-    views = [memoryview(data)[_HEADER.size :] for _, data in parts]
-    for view, m in zip(views, sizes, strict=True):
-        if len(view) != m * ENTRY_BYTES:
-            raise CorruptIndex(f"{len(view)} bytes do not make {m} entries")
-    both = [*zip(views, sizes, strict=True)]
-    column = np.frombuffer(b"".join([view[: 4 * m] for view, m in both]), "<u4")
-    marked = np.frombuffer(b"".join([view[4 * m : 6 * m] for view, m in both]), "<u2")
-    frequency = np.frombuffer(b"".join([view[6 * m :] for view, m in both]), np.uint8)
+    columns = [memoryview(data)[_HEADER.size :] for _, data in parts]
+    for view, size in zip(columns, sizes, strict=True):
+        if len(view) != size * ENTRY_BYTES:
+            raise CorruptIndex(f"{len(view)} bytes do not make {size} entries")
+    sized = [*zip(columns, sizes, strict=True)]
+    stored = np.frombuffer(b"".join([view[: 4 * size] for view, size in sized]), "<u4")
+    marked = np.frombuffer(b"".join([view[4 * size : 6 * size] for view, size in sized]), "<u2")
+    frequencies = np.frombuffer(b"".join([view[6 * size :] for view, size in sized]), np.uint8)
     ends, found = np.cumsum(sizes), {}
-    numbers = np.array([number for number, _ in parts], np.int64) << SEGMENT_ROWS_SHIFT
-    for each in hashes:
-        at = (column == each).nonzero()[0]
-        low = marked[at].astype(np.int64)
-        rows = numbers.repeat(np.diff(at.searchsorted(ends), prepend=0)) + (low & _ROW)
-        found[each] = rows << ROW_SHIFT | np.where(low & _IN_HEAD, HEAD, 0) | frequency[at]
+    segments = np.array([number for number, _ in parts], np.int64) << SEGMENT_ROWS_SHIFT
+    for term in hashes:
+        at = (stored == term).nonzero()[0]
+        rows = marked[at].astype(np.int64)
+        # `at` is ascending, so the entries of each segment stand together.
+        whole = segments.repeat(np.diff(at.searchsorted(ends), prepend=0)) + (rows & _ROW)
+        found[term] = whole << ROW_SHIFT | np.where(rows & _IN_HEAD, HEAD, 0) | frequencies[at]
     return found
 
 
 def _entries_of(data: bytes, kind: int, number: int) -> int:
-    """Returns how many entries a header states. Raises: CorruptIndex: it is no header of these."""
+    """Returns the number of entries that a header states. Raises: CorruptIndex: it is not the header of this part."""
     if len(data) < _HEADER.size:
         raise CorruptIndex(f"{len(data)} bytes are too few for a part of a segment")
     *head, entries = _HEADER.unpack_from(data)
@@ -226,7 +251,7 @@ def _entries_of(data: bytes, kind: int, number: int) -> int:
 
 
 def uncovered(numbers: Sequence[int], last_chunk: int) -> list[range]:
-    """Returns the chunks up to the last one that no segment has, in ranges. numbers: of the segments, ascending."""
+    """Returns, as ranges, the chunks up to the last one that no segment has. numbers: of the segments, ascending."""
     found, begin = list[range](), 0
     for number in numbers:
         covered = chunks_of(number)
