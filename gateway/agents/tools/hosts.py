@@ -1,8 +1,8 @@
-"""The hosts that tools may speak to: the settings name them, and their addresses have to be public.
+"""The hosts that tools may connect to: the settings name them, and their addresses must be public.
 
-The author of a tool names a URL, and the gateway could reach with it what the author cannot: the operator's network. So
-a name is resolved once, each of its addresses is checked, and the connection goes to an address that was checked, with
-the name in SNI and `Host`. There are no redirects, no proxies of the environment, and no headers of a caller.
+The author of a tool names a URL, with which the gateway could reach what the author cannot: the operator's network. So
+a name is resolved once, all its addresses are checked, and the connection goes to one of these, with the name in SNI
+and `Host`. No redirect is followed, no proxy of the environment used, and no header of a caller sent.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from yarl import URL
 
 from gateway.settings import HostRule, ToolSettings
 
-CONNECT_S = 10.0
+CONNECT_S = 10.0  # to resolve a name, and again to connect; no measurement
 _READ_BYTES = 64 * 1024
 _NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 # Resolvers read a last label such as these as part of an IPv4 address: 127.1, 2130706433, 0x7f.1 (WHATWG URL, 3.5).
 _NUMBER = re.compile(r"(.*\.)?(\d+|0x[0-9a-f]*)")
 
-# Names addresses by a host and a port. Raises: OSError.
+# Returns the addresses of a host, given its name and a port. Raises: OSError.
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
 
 class HostError(Exception):
-    """An address that is not allowed, or that does not answer. Its text is for the user who named the address."""
+    """A URL that is not allowed, or whose host does not answer. Its text is for the author of the tool."""
 
 
 class StatusFault(HostError):
@@ -41,14 +41,15 @@ class StatusFault(HostError):
 
 
 class HostReply(Struct, frozen=True):
-    """A reply after its headers. headers: lower-case names."""
+    """A reply whose headers have arrived, and whose body has not been read."""
 
     status: int
+    # By their names in lower case.
     headers: Mapping[str, str]
     _content: aiohttp.StreamReader
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """Yields the body as it comes. Raises: HostError."""
+        """Yields the body as it arrives. Raises: HostError: it breaks off."""
         try:
             async for chunk in self._content.iter_chunked(_READ_BYTES):
                 yield chunk
@@ -56,11 +57,11 @@ class HostReply(Struct, frozen=True):
             raise HostError("its reply broke off") from error
 
     def break_off(self) -> None:
-        """Ends the body with an error for its reader."""
+        """Makes the reader of the body fail with a HostError."""
         self._content.set_exception(aiohttp.ClientConnectionError("broken off"))
 
     async def read(self, limit_bytes: int) -> bytes:
-        """Returns the body. Raises: HostError: also of a longer one."""
+        """Returns the body. Raises: HostError: it breaks off, or is longer than the limit."""
         body = bytearray()
         async for chunk in self.chunks():
             body += chunk
@@ -70,10 +71,10 @@ class HostReply(Struct, frozen=True):
 
 
 class ToolHosts:
-    """Sends requests to the hosts of the settings. Each has a connection of its own, so its check holds for it alone.
+    """Sends requests to the hosts that the settings name. Each request has its own check and its own connection.
 
-    resolve: the system's resolver by default.
-    tls: with the system's certificates by default.
+    resolve: None: the system's resolver.
+    tls: None: TLS with the system's certificates.
     """
 
     def __init__(
@@ -85,20 +86,20 @@ class ToolHosts:
         self._tls = tls
 
     def check(self, url: str) -> None:
-        """Refuses a URL that no setting allows, without asking for its addresses. Raises: HostError."""
-        self._parse(url)
+        """Checks that the settings allow a URL, without resolving its name. Raises: HostError."""
+        self._allowed_url(url)
 
     @asynccontextmanager
     async def open(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None
     ) -> AsyncIterator[HostReply]:
-        """Sends a request, without a limit of time but for connecting.
+        """Sends a request. Only connecting has a timeout; the caller sets one for the reply.
 
         headers: all of them but `Host` and `Content-Length`.
         Raises: HostError.
         """
-        parsed = self._parse(url)
-        addresses = await self._addresses(parsed)
+        parsed = self._allowed_url(url)
+        addresses = await self._checked_addresses(parsed)
         connector = aiohttp.TCPConnector(
             resolver=_CheckedResolver(addresses), use_dns_cache=False, force_close=True
         )
@@ -114,7 +115,7 @@ class ToolHosts:
                 response = await session.request(
                     method,
                     parsed,
-                    # A compressed reply could be small on the way and large here.
+                    # The limit of a reply's size would not hold for a compressed one.
                     headers={"User-Agent": "mnemogate", "Accept-Encoding": "identity", **headers},
                     data=body,
                     allow_redirects=False,
@@ -132,30 +133,31 @@ class ToolHosts:
             finally:
                 response.close()
 
-    def _parse(self, text: str) -> URL:
+    def _allowed_url(self, text: str) -> URL:
+        """Returns a URL that the settings allow. Raises: HostError."""
         if not self._rules:
             raise HostError("no host may be spoken to: the setting tools.hosts names none")
         if re.search(r"[\x00-\x20\x7f]", text):
             raise HostError("the URL has a space or a control character in it")
         try:
             url = URL(text)
-            host, port = _host(url), url.port
+            host, port = _host_of(url), url.port
         except ValueError as error:
             raise HostError("the URL cannot be read") from error
         if url.scheme not in ("https", "http") or not host or port is None:
             raise HostError("the URL must be https://host/…")
         if url.raw_user is not None or url.raw_password is not None:
             raise HostError("a user or password in the URL would be a secret, which is not kept here")
-        if _address(host) is None and (not _NAME.fullmatch(host) or _NUMBER.fullmatch(host)):
+        if _ip_of(host) is None and (not _NAME.fullmatch(host) or _NUMBER.fullmatch(host)):
             raise HostError("the URL names no host")
         if not any(rule.allows(url.scheme, host, port) for rule in self._rules):
             raise HostError(f"the setting tools.hosts does not name {url.scheme}://{host}:{port}")
         return url
 
-    async def _addresses(self, url: URL) -> Sequence[str]:
-        """Returns the addresses of a host, all of which may be spoken to. Raises: HostError."""
-        host, port = _host(url), url.port or 0
-        if _address(host) is not None:
+    async def _checked_addresses(self, url: URL) -> Sequence[str]:
+        """Returns the addresses of a host. Raises: HostError: one of them is not allowed, or there is none."""
+        host, port = _host_of(url), url.port or 0
+        if _ip_of(host) is not None:
             addresses: Sequence[str] = [host]
         else:
             try:
@@ -174,7 +176,7 @@ class ToolHosts:
 
 
 class _CheckedResolver(AbstractResolver):
-    """Resolves to the addresses that were checked, even if a resolver would answer otherwise by now."""
+    """Resolves every name to the addresses that were checked, so that the connection cannot go to another one."""
 
     def __init__(self, addresses: Sequence[str]) -> None:
         self._addresses = addresses
@@ -202,7 +204,8 @@ def _rules(entries: Sequence[str]) -> tuple[HostRule, ...]:
     return tuple(rule for each in entries if (rule := HostRule.of(each)) is not None)
 
 
-def _host(url: URL) -> str:
+def _host_of(url: URL) -> str:
+    """Returns the host of a URL as the settings and the address checks compare it."""
     return (url.raw_host or "").lower().removesuffix(".")
 
 
@@ -214,8 +217,8 @@ async def _resolve(host: str, port: int) -> Sequence[str]:
 # -- public addresses
 
 
-# Networks that are not public, but that `ipaddress` takes for public, or knows only in later versions of Python.
-_NOT_PUBLIC = tuple(
+# Networks that are not public, though `ipaddress` calls them so, or does so in older versions of Python.
+_NOT_PUBLIC_IPV4 = tuple(
     map(
         IPv4Network,
         (
@@ -226,7 +229,7 @@ _NOT_PUBLIC = tuple(
     )
 )
 _GLOBAL = IPv6Network("2000::/3")  # all that is given out (iana.org/assignments/ipv6-address-space)
-_NOT_PUBLIC_6 = tuple(
+_NOT_PUBLIC_IPV6 = tuple(
     map(
         IPv6Network,
         (
@@ -240,18 +243,18 @@ _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052: the last four bytes are the IP
 
 
 def is_public(address: str) -> bool:
-    """Returns whether an address can be reached from anywhere in the internet."""
-    ip = _address(address)
+    """Returns whether an address is reachable from anywhere on the internet."""
+    ip = _ip_of(address)
     if isinstance(ip, IPv6Address):
         embedded = _embedded_ipv4(ip)
         if embedded is None:
-            return ip in _GLOBAL and not any(ip in each for each in _NOT_PUBLIC_6)
+            return ip in _GLOBAL and not any(ip in each for each in _NOT_PUBLIC_IPV6)
         ip = embedded
     return (
         ip is not None
         and ip.is_global
         and not (ip.is_multicast or ip.is_reserved)
-        and not any(ip in each for each in _NOT_PUBLIC)
+        and not any(ip in each for each in _NOT_PUBLIC_IPV4)
     )
 
 
@@ -262,7 +265,8 @@ def _embedded_ipv4(ip: IPv6Address) -> IPv4Address | None:
     return ip.ipv4_mapped or ip.sixtofour
 
 
-def _address(host: str) -> IPv4Address | IPv6Address | None:
+def _ip_of(host: str) -> IPv4Address | IPv6Address | None:
+    """Returns the address that a host is written as; None: it is a name."""
     try:
         return ip_address(host)
     except ValueError:
