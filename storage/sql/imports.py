@@ -79,8 +79,8 @@ class Imports(Group):
         await connection.run(SQL["stop"], (row,))
 
     @reads
-    async def look(self, connection: Connection, write: ImportWrite) -> ImportChange:
-        """Returns what a conversation would change."""
+    async def preview(self, connection: Connection, write: ImportWrite) -> ImportChange:
+        """Returns the changes that a conversation would make."""
         return write.decide(await _pool(connection, write.agent, write))
 
     @bulk_writes

@@ -338,10 +338,10 @@ class ImportOperations:
             raise
         if agent is not None and not request.is_preview:
             await self._store_status(running, "done")
-            await self._enqueue_jobs(agent, learns=request.learns)
+            await self._finish(agent, learns=request.learns)
 
-    async def _enqueue_jobs(self, agent: Agent, *, learns: bool) -> None:
-        """Indexes the rest, and enqueues the jobs that follow an import."""
+    async def _finish(self, agent: Agent, *, learns: bool) -> None:
+        """Indexes the last messages, moves readers past those that are not to be learned from, and enqueues jobs."""
         await self._index(agent)
         if not learns:
             await self.store.imports.pass_over(agent.id, self.now())
@@ -377,7 +377,7 @@ class ImportOperations:
             return ImportNote(running.row, "running", self.now(), after(change).dump())
 
         if running.request.is_preview:
-            change = await self.store.imports.look(write)
+            change = await self.store.imports.preview(write)
         else:
             change = await self.store.imports.write(write, note)
         running.progress = after(change)
