@@ -647,7 +647,7 @@ class Unread(Struct, frozen=True):
     upto: int
     messages: Sequence[Message]
     # By exchange, the names of the tools that were called in it.
-    used: Mapping[int, Sequence[str]] = msgspec.field(default_factory=dict)
+    tools_used: Mapping[int, Sequence[str]] = msgspec.field(default_factory=dict)
     # More messages are settled.
     is_more: bool = False
     # Later messages will be settled after the idle time.

@@ -88,22 +88,26 @@ class Readers(Group):
                 is_left = row[_RUN_STATE] == "left"
                 is_settled = is_left or row[_IS_FOLLOWED] or _is_settled(e, now, idle_s)
                 if upto is None and (row[_RUN_STATE] == "running" or not is_settled):
-                    return replace(found, messages=messages, used=tools_used, is_more=False, is_waiting=True)
+                    return replace(
+                        found, messages=messages, tools_used=tools_used, is_more=False, is_waiting=True
+                    )
                 if is_left or (e.active and e.state is State.FINISHED):
                     new = self._rules.messages_of(e, is_shared, None, None)
                     size += sum(min(len(m.text), message_chars) for m in new)
                     if upto is None and messages and size > limit_chars:
-                        return replace(found, messages=messages, used=tools_used, is_more=True)
+                        return replace(found, messages=messages, tools_used=tools_used, is_more=True)
                     messages += new
                     if tools := self._rules.tools_used(replace(e, full=row[_FULL])):
                         tools_used[e.id] = tools
                 found = replace(found, upto=e.seq)
-            return replace(found, messages=messages, used=tools_used)
+            return replace(found, messages=messages, tools_used=tools_used)
 
         return await self._database.long_read(read, deadline_ms=_READ_MS)
 
     @reads
-    async def of(self, connection: Connection, memories: Sequence[int]) -> dict[int, list[ReaderEntry]]:
+    async def of_memories(
+        self, connection: Connection, memories: Sequence[int]
+    ) -> dict[int, list[ReaderEntry]]:
         """Returns the sleeptime agents that read each of these memories, with the number of turns each has to read."""
         found: dict[int, list[ReaderEntry]] = {memory: [] for memory in memories}
         for memory, *entry in await rows_of(connection, SQL["of_memories"], memories, MOST_TURNS, TOOL_ATOM):
@@ -131,14 +135,14 @@ class Readers(Group):
 
     @reads
     async def unlearned(
-        self, connection: Connection, limit: int, but: Sequence[str] = (), reader: int = LEARNER
+        self, connection: Connection, limit: int, without: Sequence[str] = (), reader: int = LEARNER
     ) -> list[int]:
         """Returns memories of users with turns that no reader has read.
 
-        but: profiles whose memories sleeptime agents read; they are left out.
+        without: profiles whose memories sleeptime agents read; they are left out.
         reader: the learner, for which the rule's reads do not count, or the rule, for which all count.
         """
-        return [id for (id,) in await connection.rows(SQL["unlearned"], (limit, but, reader))]
+        return [id for (id,) in await connection.rows(SQL["unlearned"], (limit, without, reader))]
 
 
 def _is_settled(e: Exchange, now: float, idle_s: float) -> bool:

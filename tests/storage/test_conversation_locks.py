@@ -38,7 +38,9 @@ async def test_one_process_holds_a_lock(processes: list[ConversationLocks]) -> N
     assert await other.take("a", LEASE_S)
 
 
-async def test_a_lock_is_handed_to_the_first_that_asked(processes: list[ConversationLocks], clock: Clock) -> None:
+async def test_a_lock_is_handed_to_the_first_that_asked(
+    processes: list[ConversationLocks], clock: Clock
+) -> None:
     one, first, second = processes
     await one.take("a", LEASE_S)
     clock.now += 5
@@ -53,7 +55,9 @@ async def test_a_lock_is_handed_to_the_first_that_asked(processes: list[Conversa
     assert await second.take("a", LEASE_S)
 
 
-async def test_a_process_that_withdrew_its_request_is_handed_nothing(processes: list[ConversationLocks]) -> None:
+async def test_a_process_that_withdrew_its_request_is_handed_nothing(
+    processes: list[ConversationLocks],
+) -> None:
     one, other, third = processes
     await one.take("a", LEASE_S)
     await other.request("a")

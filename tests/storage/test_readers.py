@@ -52,7 +52,7 @@ async def test_nothing_is_read_of_a_run_that_goes_on(writer: Writer) -> None:
     await writer.finish(assistant("Nothing is new."))
     found = await unread(writer)
     assert texts(found)[2:] == ["What is new?", "One moment.", "Nothing is new."]
-    assert (list(found.used.values()), found.is_waiting) == ([["search"]], False)
+    assert (list(found.tools_used.values()), found.is_waiting) == ([["search"]], False)
 
 
 async def test_a_question_that_a_dead_process_left_open_is_read(writer: Writer) -> None:

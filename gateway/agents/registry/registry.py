@@ -470,7 +470,7 @@ class Registry:
         tools = await self.tools.of(await self._store.attached.targets_of(agents, DefinitionKind.TOOL))
         blocks = await self._store.named_blocks.seen_by(agents)
         runs = await self._store.runs.last(agents)
-        readers = await self._store.readers.of(agents)
+        readers = await self._store.readers.of_memories(agents)
         folders = await self._attached(agents, DefinitionKind.FOLDER)
         identities = await self._attached(agents, DefinitionKind.IDENTITY)
         return [

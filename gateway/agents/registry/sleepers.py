@@ -84,7 +84,7 @@ class SleeperRegistry:
         await on_latest(detach)
 
     async def _readers(self, entry: AgentEntry) -> Sequence[ReaderEntry]:
-        return (await self._store.readers.of([entry.agent.id]))[entry.agent.id]
+        return (await self._store.readers.of_memories([entry.agent.id]))[entry.agent.id]
 
     async def _reload(self, entry: AgentEntry) -> AgentEntry:
         return await self._store.defined_agents.get(entry.agent.scope.project, entry.agent.uid)

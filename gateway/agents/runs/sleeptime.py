@@ -122,7 +122,7 @@ class Sleeping:
             if found is not None:
                 spans.append(await self._perform(job, memory, reader, *found))
         is_more = any(span is not None and span.is_more for span in spans)
-        left = (await self._store.readers.of([memory.id]))[memory.id] if any(spans) else []
+        left = (await self._store.readers.of_memories([memory.id]))[memory.id] if any(spans) else []
         # What came while they read may have made another run due.
         if is_more or any(_is_due(reader, sleeptime) for reader in left):
             # Before this job ends, so that a crash in between leaves nothing unread.
@@ -137,7 +137,7 @@ class Sleeping:
 
     async def _readers(self, memory: Agent, sleeptime: Sleeptime, upto: int) -> Sequence[ReaderEntry]:
         """Returns the agents that read a memory. A user's gets one with its first run, an imported one has it again."""
-        readers = await self._store.readers.of([memory.id])
+        readers = await self._store.readers.of_memories([memory.id])
         if memory.scope.is_person and readers[memory.id]:
             # The settings may have given it further blocks.
             await self._store.sleepers.share_blocks(memory.id)
@@ -148,7 +148,7 @@ class Sleeping:
                 return ()
             entry = await self._registry.find(memory.scope.project, memory.uid)
             await self._registry.sleepers.turn_on(entry)
-            readers = await self._store.readers.of([memory.id])
+            readers = await self._store.readers.of_memories([memory.id])
         return readers[memory.id]
 
     # -- which run
@@ -254,9 +254,9 @@ class Sleeping:
         unread = await self._unread(memory, reader, most)
         secrets = self._settings.learn_secrets
         messages = clean(unread.messages, most_chars=message, secrets=secrets, repeats=True)
-        exchanges = sorted({*(m.exchange for m in unread.messages), *unread.used})
+        exchanges = sorted({*(m.exchange for m in unread.messages), *unread.tools_used})
         reading = ReadSpan(memory.id, reader.reader, unread.cursor, unread.upto, exchanges)
-        return _Span(reading, unread.is_more, transcript(messages, unread.used) if messages else "")
+        return _Span(reading, unread.is_more, transcript(messages, unread.tools_used) if messages else "")
 
     async def _unread(self, memory: Agent, reader: ReaderEntry, most: int) -> Unread:
         """Returns the next batch. most: its characters. Raises: JobFailed: the memory is gone."""
