@@ -140,7 +140,7 @@ class Arguments:
 
 
 def check_names(raw: RawArguments, known: Collection[str]) -> None:
-    """Raises: BadRequest: there is a field that is not known."""
+    """Checks that all fields are known. Raises: BadRequest."""
     for name in raw:
         if name not in known:
             raise BadRequest(f"There is no field {name!r}: there are {', '.join(known)}.", param=name)
