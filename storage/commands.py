@@ -496,7 +496,7 @@ class Extent(Struct, frozen=True):
     # How many messages will be forgotten; those of a whole memory are not counted.
     messages: int = 0
     # How many messages of the same exchanges stay.
-    remaining: int = 0
+    kept: int = 0
     # The public name of the conversation; None: it was not asked for.
     conversation: str | None = None
 

@@ -387,7 +387,7 @@ async def test_a_known_caller_stays_known_while_the_database_is_down(stores: tup
 async def test_a_line_is_heard_of_when_it_is_given_back(stores: tuple[Store, Store]) -> None:
     one, other = stores
     freed: list[str | None] = []
-    other.conversation_locks.heard(freed.append)
+    other.conversation_locks.when_released(freed.append)
     await listening(other)
     assert await one.conversation_locks.take("a", 15.0)
     assert not await other.conversation_locks.take("a", 15.0)

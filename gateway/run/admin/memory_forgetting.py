@@ -241,7 +241,7 @@ class MemoryForgetting:
         conversation = extent.conversation or ""
         records = [r for r in message_records(e, None) if r.text is not None]
         stays = []
-        if kind == "message" and extent.remaining:
+        if kind == "message" and extent.kept:
             others = [r.seq for r in records if r.seq != seq]
             numbers = ", ".join(map(str, others))
             stays.append(
