@@ -62,7 +62,7 @@ class PlacedNote:
 
 
 class Additions(Struct, frozen=True):
-    """What the gateway added to a path, oldest first: notes, and rounds that the client has not seen."""
+    """The additions of the gateway to a path, oldest first: notes, and rounds that the client has not seen."""
 
     # Each comes before its message's text.
     notes: tuple[PlacedNote, ...] = ()
@@ -655,7 +655,7 @@ class Unread(Struct, frozen=True):
 
 
 class Learned(Struct, frozen=True):
-    """What the learner made of the messages that it read."""
+    """The result of learning from the messages that a reader read."""
 
     # (block, its new value, the exchanges that this came from); a block with id 0 is to be created.
     writes: Sequence[tuple[Block, str, Sequence[int]]] = ()

@@ -31,7 +31,7 @@ class ConversationLocks(Group):
 
     @property
     def is_needed(self) -> bool:
-        """Whether other processes use the database, so that a queue in memory is not enough."""
+        """True where other processes use the database, so that a queue in memory is not enough."""
         return self._database.is_shared
 
     def when_released(self, function: Callable[[str | None], None]) -> None:

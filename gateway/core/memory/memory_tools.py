@@ -231,7 +231,7 @@ _NAMED_LINES = 10  # of those in which a text occurs
 
 
 class _Change(NamedTuple):
-    """What an operation makes of the text of a block."""
+    """The text of a block after an operation, and the words about it."""
 
     value: str | None  # the new text; None: the operation cannot be done
     words: str  # half a sentence for the model: what was done, or else why nothing was
