@@ -22,20 +22,22 @@ from storage.commands import Learned, LearnedFact
 from storage.records import Block, Fact, Message, StandingFact
 
 LABEL = "always"
-# What the section shows of them takes so many tokens, estimated: each conversation pays for it.
+# The most tokens (estimated) that the block has in the memory section, since each conversation pays for them.
 MOST_TOKENS = 120
-# A line takes so many at least, and the line of a month so many.
+# The fewest tokens of a fact's line, and those of a month's.
 _LEAST_TOKENS, _MONTH_TOKENS = 4, 5
 _DESCRIPTION = "What the user has stated as always true. The newest stand last. Heed them where they matter."
-_TABLE = Path(__file__).parents[2] / "data/standing_words.txt"
-# Longer ones are stories, and shorter ones say nothing by themselves.
-_SENTENCE_CHARS, _LEAST_CHARS, _LEAST_CHARS_WIDE = 160, 12, 4
+_TABLE_FILE = Path(__file__).parents[2] / "data/standing_words.txt"
+# The longest and the shortest sentence that is read. Longer ones are stories, and shorter ones state nothing by
+# themselves. A script of its own, as Chinese, needs fewer characters than ASCII.
+_MOST_CHARS, _LEAST_CHARS, _LEAST_CHARS_NOT_ASCII = 160, 12, 4
 _SENTENCE = re.compile(r"(?<=[.!?;…])\s+|(?<=[。！？])|\n+")
 _CLAUSE = re.compile(r", |，|、|؛|،")
-_ASKS = ("?", "？", "؟")
-# In the table: what a person has one of, and words that say how something holds and not what.
-_ONE, _DEGREES = "!", "-"
-_MONTH = 7
+_QUESTION_MARKS = ("?", "？", "؟")
+# These stand in the table in place of a language: the patterns of what a person has only one of, as the name to be called
+# by; and the words for how a statement holds, as "always".
+_SINGLE, _DEGREES = "!", "-"
+_MONTH_CHARS = 7  # of an ISO date
 
 
 def learn_standing(messages: Iterable[Message], known: Sequence[Fact], *, secrets: bool = False) -> Learned:
@@ -53,7 +55,7 @@ def learn_standing(messages: Iterable[Message], known: Sequence[Fact], *, secret
                 continue
             text = f"{STATEMENT}{sentence}"
             key = fact_key(text)
-            # Of two in one batch the later one holds.
+            # Of two statements in one batch the later one holds.
             for old in [k for k, f in found.items() if _replaces(sentence, _stated(f.text))]:
                 del found[old]
             replaces = tuple(id for id, old in earlier.items() if _replaces(sentence, old))
@@ -72,8 +74,8 @@ def standing_block(
     """Returns the standing facts as a block of the memory section, and the numbers of those that it shows.
 
     facts: the current ones, newest first.
-    shown: the numbers that the section shows already, where it should stay as it is; with one of them gone it is
-        made again. None: it is made again.
+    shown: the numbers that the block shows already, so that it stays as it is. None, or with one of them gone: the
+        block is made again of the newest facts.
     """
     taken: list[tuple[StandingFact, str]] = []
     if shown is not None and {*shown} <= {fact.seq for fact in facts}:
@@ -104,7 +106,7 @@ def standing_block(
 
 
 def statement_of(text: str) -> str:
-    """Returns what a fact states, or a message that states nothing else: two of the same statement are equal."""
+    """Returns the bare statement of a fact or of a message, by which two of the same statement are equal."""
     return _stated(text).strip(" .")
 
 
@@ -112,56 +114,62 @@ def _line(fact: StandingFact) -> str:
     """Returns the line of a fact: the first clause, where that alone states it."""
     text = _stated(fact.text)
     clause = _CLAUSE.split(text, maxsplit=1)[0]
-    return plain_tags((clause if states_standing(clause) else text)[:_SENTENCE_CHARS].rstrip(" ."))
+    return plain_tags((clause if states_standing(clause) else text)[:_MOST_CHARS].rstrip(" ."))
 
 
 def _month(fact: StandingFact) -> str:
-    return day_of(fact.at)[:_MONTH]
+    return day_of(fact.at)[:_MONTH_CHARS]
 
 
 def _stated(text: str) -> str:
+    """Returns a fact's text without the words that mark it as a user's statement."""
     return text.removeprefix(STATEMENT)
 
 
 def _sentences(text: str) -> Iterator[str]:
+    """Yields the sentences of a text that state something that always holds."""
     for sentence in _SENTENCE.split(text):
         sentence = " ".join(sentence.split())
-        least = _LEAST_CHARS if sentence.isascii() else _LEAST_CHARS_WIDE
+        least_chars = _LEAST_CHARS if sentence.isascii() else _LEAST_CHARS_NOT_ASCII
         if (
-            least <= len(sentence) <= _SENTENCE_CHARS
-            and not sentence.endswith(_ASKS)
+            least_chars <= len(sentence) <= _MOST_CHARS
+            and not sentence.endswith(_QUESTION_MARKS)
             and states_standing(sentence)
         ):
             yield sentence
 
 
 def _replaces(new: str, old: str) -> bool:
-    """Returns whether a sentence takes the place of an older one: both say what a person has one of, or the same but
-    for how it holds, as "I always eat meat now" and "I never eat meat".
+    """Returns whether a sentence takes the place of an older one.
+
+    It does if both state what a person has only one of, and if they differ only in how the statement holds, as "I always
+    eat meat now" and "I never eat meat" do.
     """
     table = _table()
-    if table.one is not None and table.one.search(new) and table.one.search(old):
+    if table.single is not None and table.single.search(new) and table.single.search(old):
         return True
-    of_new, of_old = (recognising_words(text) - table.degrees for text in (new, old))
-    return bool(of_new and of_old) and (of_new <= of_old or of_old <= of_new)
+    new_words, old_words = (recognising_words(text) - table.degrees for text in (new, old))
+    return bool(new_words and old_words) and (new_words <= old_words or old_words <= new_words)
 
 
 class _Table(NamedTuple):
-    # One for each language.
+    """The table of words, compiled."""
+
+    # Those of standing facts, one for each language.
     patterns: Sequence[re.Pattern[str]]
-    # Of what a person has one of.
-    one: re.Pattern[str] | None
-    # Words that say how something holds.
+    # What a person has only one of.
+    single: re.Pattern[str] | None
+    # Words for how a statement holds.
     degrees: frozenset[str]
 
 
 @cache
 def _table() -> _Table:
     found: dict[str, list[str]] = {}
-    for line in _TABLE.read_text("utf-8").splitlines():
+    for line in _TABLE_FILE.read_text("utf-8").splitlines():
         if not line.startswith("#"):
             language, pattern = line.split(maxsplit=1)
             found.setdefault(language, []).append(pattern)
     degrees = recognising_words(" ".join(found.pop(_DEGREES)))
     patterns = {name: re.compile("|".join(each), re.IGNORECASE) for name, each in found.items()}
-    return _Table([*patterns.values()], patterns.get(_ONE), degrees)
+    return _Table([*patterns.values()], patterns.get(_SINGLE), degrees)
