@@ -139,7 +139,7 @@ class World:
             background = self.gateway.app.services.background
             assert background is not None
             for agent in await self.store.recall.outdated(0, 100):
-                background.indexing.lags(agent, None)
+                background.indexing.add(agent, None)
                 await background.indexing.step()
             await background.maintenance.step()
 

@@ -149,7 +149,7 @@ class BackgroundServices:
         return self.model is not None
 
     def index_lags(self, agent: int, messages: int | None = None) -> None:
-        self.indexing.lags(agent, messages)
+        self.indexing.add(agent, messages)
 
     def edits_wait(self) -> None:
         self.maintenance.edits_wait()

@@ -1,7 +1,7 @@
-"""Indexing after turns: the search index follows when a memory rests, so that no turn waits for it.
+"""Indexing after turns: a memory's search index is updated when the memory has not grown for a while.
 
-Queries read what the index does not know yet. So a memory that has grown is indexed a little later, with what its next
-turns bring, one memory at a time and with pauses; only one that lags far is indexed at once.
+No turn waits for it, since a query also reads the messages that are not indexed yet. Memories are indexed one at a time
+and with pauses; only one with a long backlog is indexed at once.
 """
 
 from __future__ import annotations
@@ -17,64 +17,66 @@ from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 
-# A memory that lags so many messages is indexed at once: queries read at most 64 exchanges that are not indexed.
-FAR = 64
-# A memory rests when it has not grown for so long.
-_REST_S = 2.0
-# After a memory the indexing rests so many times as long as that took: turns on a busy gateway have the processor.
-_PAUSES = 9
+# A memory with this many messages to index is indexed at once: queries read at most 64 exchanges that are not indexed.
+LONG_BACKLOG = 64
+# A memory is indexed when it has not grown for this long.
+_QUIET_S = 2.0
+# The pause after a memory, as a multiple of the time that it took: turns on a busy gateway need the processor.
+_PAUSE_RATIO = 9
 
 
 class Indexing:
-    """Brings the search indexes up. One task does it for the process. clock: seconds that never go back."""
+    """Updates the search indexes, in one task for the process. clock: seconds that never go back."""
 
     def __init__(self, store: Store, clock: Callable[[], float] = time.monotonic) -> None:
         self._store = store
         self._clock = clock
-        self._far: dict[int, None] = {}
-        self._grown: dict[int, float] = {}  # when it grew last, oldest first
-        self._task = PeriodicTask("indexing", self.step, self.look)
+        # Memories with a long backlog, in the order in which they are indexed: a set that has an order.
+        self._urgent: dict[int, None] = {}
+        # The others that are to be indexed, by the time when each grew last, oldest first.
+        self._grown: dict[int, float] = {}
+        self._task = PeriodicTask("indexing", self.step, self.find_outdated)
 
-    def lags(self, agent: int, messages: int | None) -> None:
-        """Takes note of a memory with an index that lacks so many messages; None: many."""
+    def add(self, agent: int, backlog: int | None) -> None:
+        """Notes a memory that is to be indexed. backlog: the messages that its index lacks; None: many."""
         self._grown.pop(agent, None)
-        if messages is None or messages >= FAR:
-            self._far[agent] = None
-        elif agent not in self._far:
+        if backlog is None or backlog >= LONG_BACKLOG:
+            self._urgent[agent] = None
+        elif agent not in self._urgent:
             self._grown[agent] = self._clock()
-        if self._far or self._task.is_open_ended:
+        if self._urgent or self._task.is_open_ended:
             self._task.wake()
 
     async def run(self) -> None:
-        """Indexes what lags, until it is cancelled."""
+        """Indexes memories as they fall due, until it is cancelled."""
         await self._task.run()
 
-    async def look(self) -> None:
-        """Finds what lags in the database, as processes have left it that ended."""
+    async def find_outdated(self) -> None:
+        """Finds the memories in the database that processes have left to be indexed when they ended."""
         for agent in await self._store.recall.outdated(INDEX_EVERY, 10_000):
-            self.lags(agent, INDEX_EVERY)
+            self.add(agent, INDEX_EVERY)
 
     async def step(self) -> float | None:
         """Indexes the memory that is due, if one is. Returns the seconds until another is; None: none has grown."""
-        begun = self._clock()
-        if not self._far:
+        started = self._clock()
+        if not self._urgent:
             if not self._grown:
                 return None
-            rests_at = next(iter(self._grown.values())) + _REST_S
-            if rests_at > begun:
-                return rests_at - begun
-        agent = next(iter(self._far or self._grown))
-        self._far.pop(agent, None)
+            due = next(iter(self._grown.values())) + _QUIET_S
+            if due > started:
+                return due - started
+        agent = next(iter(self._urgent or self._grown))
+        self._urgent.pop(agent, None)
         self._grown.pop(agent, None)
         try:
             while await self._store.recall.index(agent):
                 pass
         except Unavailable:
             # The memory is indexed when the store works again.
-            self._far[agent] = None
+            self._urgent[agent] = None
             raise
         except Exception:
             _log.exception(
                 "The search index of memory %d could not be updated, by a fault in the gateway.", agent
             )
-        return 0.0 if self._far else (self._clock() - begun) * _PAUSES
+        return 0.0 if self._urgent else (self._clock() - started) * _PAUSE_RATIO

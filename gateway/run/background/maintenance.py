@@ -53,7 +53,7 @@ class Maintenance:
         while self._store.database.is_shared:
             await asyncio.sleep(_LOOK_S)
             with suppress(StoreError):
-                await self._indexing.look()
+                await self._indexing.find_outdated()
                 await self._store.conversation_locks.drop()
             self._task.wake()
 

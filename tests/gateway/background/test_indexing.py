@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from gateway.run.background.indexing import FAR, Indexing
+from gateway.run.background.indexing import LONG_BACKLOG, Indexing
 from storage.errors import Broken
 from storage.sql.store import Store
 
@@ -39,9 +39,9 @@ class Memories:
 async def test_a_memory_is_indexed_when_it_rests() -> None:
     memories = Memories()
     assert await memories.pass_time(0) is None
-    memories.indexing.lags(1, 16)
+    memories.indexing.add(1, 16)
     assert await memories.pass_time(1.5) == pytest.approx(0.5)
-    memories.indexing.lags(1, 18)
+    memories.indexing.add(1, 18)
     assert await memories.pass_time(1.5) == pytest.approx(0.5)
     assert memories.indexed == []
     # What took two tenths is followed by a pause nine times as long.
@@ -53,7 +53,7 @@ async def test_a_memory_is_indexed_when_it_rests() -> None:
 async def test_the_one_that_rests_longest_comes_first() -> None:
     memories = Memories()
     for agent in (1, 2, 1):
-        memories.indexing.lags(agent, 16)
+        memories.indexing.add(agent, 16)
     for _ in range(2):
         await memories.pass_time(10)
     assert memories.indexed == [2, 1]
@@ -61,9 +61,9 @@ async def test_the_one_that_rests_longest_comes_first() -> None:
 
 async def test_one_that_lags_far_is_indexed_at_once() -> None:
     memories = Memories()
-    memories.indexing.lags(1, 16)
-    memories.indexing.lags(2, FAR)
-    memories.indexing.lags(3, None)
+    memories.indexing.add(1, 16)
+    memories.indexing.add(2, LONG_BACKLOG)
+    memories.indexing.add(3, None)
     assert await memories.pass_time(0) == 0.0
     await memories.pass_time(0)
     assert memories.indexed == [2, 3]
@@ -71,7 +71,7 @@ async def test_one_that_lags_far_is_indexed_at_once() -> None:
 
 async def test_a_memory_is_indexed_when_the_store_works_again() -> None:
     memories = Memories()
-    memories.indexing.lags(1, 16)
+    memories.indexing.add(1, 16)
     memories.is_broken = True
     with pytest.raises(Broken):
         await memories.pass_time(10)
@@ -82,7 +82,7 @@ async def test_a_memory_is_indexed_when_the_store_works_again() -> None:
 
 async def test_what_lags_since_an_earlier_process_is_found() -> None:
     memories = Memories()
-    await memories.indexing.look()
+    await memories.indexing.find_outdated()
     for _ in range(2):
         await memories.pass_time(10)
     assert memories.indexed == [7, 8]
