@@ -31,7 +31,13 @@ from gateway.dialects.responses.errors import error_fields, frame, in_client_fie
 from gateway.dialects.responses.output import CallItem, Emit, Item, MessageItem, SearchItem, ThoughtsItem
 from gateway.dialects.responses.parse import ECHOED
 from gateway.dialects.responses.response_ids import make_tag
-from gateway.dialects.responses.stored_response import FIELD, StoredResponse, changed, is_in_order, stored_in
+from gateway.dialects.responses.stored_response import (
+    RESPONSE_FIELD,
+    StoredResponse,
+    changed_fields,
+    is_in_reply_order,
+    stored_in,
+)
 from gateway.dialects.responses.tools import CallForm
 from gateway.errors import GatewayError
 
@@ -199,7 +205,7 @@ class ResponsesView(ClientView):
             self._usage = outcome.usage or self._usage or self._count(_generated(outcome.shown_reply or {}))
         if status == "completed":
             self._completed = int(time.time())
-        first, kinds = self._first_chunk, [item.id.partition("_")[0] for item in self._items]
+        first, prefixes = self._first_chunk, [item.id.partition("_")[0] for item in self._items]
         stored = StoredResponse(
             status,
             self._created(),
@@ -209,12 +215,12 @@ class ResponsesView(ClientView):
             reason=reason,
             error=self._error,
             tier=tier if isinstance(tier := first.get("service_tier"), str) else None,
-            echo=changed(self._echo),
+            echo=changed_fields(self._echo),
             forms={name: (form.kind, form.name, form.namespace) for name, form in self._forms.items()},
-            output=None if is_in_order(kinds) else [item.json("completed") for item in self._items],
+            output=None if is_in_reply_order(prefixes) else [item.json("completed") for item in self._items],
         )
         directions = {DIRECTIONS: [*map(list, self._directions)]} if self._directions else {}
-        return {FIELD: msgspec.to_builtins(stored), **directions}
+        return {RESPONSE_FIELD: msgspec.to_builtins(stored), **directions}
 
     # -- what the upstream sends
 

@@ -1,7 +1,7 @@
-"""A response as it is stored: what it shows beside the words of its turn, in a private field of the turn's reply.
+"""A response as it is stored: its fields besides the output, in a private field of its turn's reply.
 
-Its output is made of the reply by the code that renders a whole one. Only an output whose items stand in another order
-(thoughts, words and thoughts again) is stored itself.
+When it is retrieved, its output is made of the reply, as that of a whole reply is. The output itself is stored only
+where its items have another order (thoughts, text and thoughts again).
 """
 
 from __future__ import annotations
@@ -17,30 +17,33 @@ from gateway.core.conversation.private import private_of
 from gateway.dialects.responses.parse import ECHOED
 from gateway.dialects.responses.tools import CallForm
 
-FIELD: Final = "response"
-# The order of a whole reply's items, by the beginnings of their ids; calls come last.
-_ORDER: Final = {"rs": 0, "msg": 1}
-_CALLS: Final = 2
+# The name of the private field.
+RESPONSE_FIELD: Final = "response"
+# The order of a whole reply's items, by the prefixes of their ids: thoughts, text, then calls.
+_POSITIONS: Final = {"rs": 0, "msg": 1}
+_CALL_POSITION: Final = 2
 
 
 class StoredResponse(Struct, frozen=True, omit_defaults=True):
-    """The stored part of a response."""
+    """The stored fields of a response."""
 
     status: str
     # Seconds since the epoch.
     created: int
     model: str
-    # None: none is known.
+    # As the response shows it; None: unknown.
     usage: Json | None = None
+    # Seconds since the epoch; None: it did not complete.
     completed: int | None = None
-    # Why it is incomplete.
+    # The reason for an incomplete one.
     reason: str | None = None
-    # Of one that failed.
+    # The error of a failed one.
     error: Json | None = None
+    # The service tier that the upstream named.
     tier: str | None = None
     # The fields of its request, where they differ from the defaults.
     echo: Json = {}
-    # The forms of its tools' calls: name upstream -> (type of the item, name, namespace).
+    # The forms of its tools' calls: name at the upstream -> (type of the item, name, namespace).
     forms: dict[str, tuple[str, str, str | None]] = {}
     # The output, where it cannot be made of the reply.
     output: list[Json] | None = None
@@ -51,10 +54,14 @@ class StoredResponse(Struct, frozen=True, omit_defaults=True):
 
     @property
     def echoed(self) -> Json:
+        """All fields of its request that a response repeats."""
         return {**ECHOED, **self.echo}
 
     def output_of(self, reply: WireMessage) -> list[Json] | None:
-        """Returns the stored output; None: it is to be made of the reply, which may have been cut since."""
+        """Returns the stored output; None: the output is made of the reply.
+
+        That is so, too, where the text was cut after the response was stored.
+        """
         if self.output is None:
             return None
         texts = [part.get("text", "") for item in self.output for part in item.get("content") or ()]
@@ -62,8 +69,8 @@ class StoredResponse(Struct, frozen=True, omit_defaults=True):
 
 
 def stored_in(reply: WireMessage) -> StoredResponse | None:
-    """Returns what is stored of a reply's response; None: it is not a stored one."""
-    found: Any = private_of(reply).get(FIELD)
+    """Returns the stored fields of a reply's response; None: the reply is not one of a response."""
+    found: Any = private_of(reply).get(RESPONSE_FIELD)
     if not isinstance(found, dict):
         return None
     try:
@@ -72,12 +79,16 @@ def stored_in(reply: WireMessage) -> StoredResponse | None:
         return None  # imported from elsewhere
 
 
-def changed(echo: Json) -> Json:
+def changed_fields(echo: Json) -> Json:
     """Returns the fields of a request that differ from the defaults."""
     return {key: value for key, value in echo.items() if key not in ECHOED or ECHOED[key] != value}
 
 
-def is_in_order(kinds: list[str]) -> bool:
-    """Returns whether items of these kinds stand as those of a whole reply do."""
-    places = [_ORDER.get(kind, _CALLS) for kind in kinds]
-    return places == sorted(places) and kinds.count("rs") < 2 and kinds.count("msg") < 2 and "ws" not in kinds
+def is_in_reply_order(prefixes: list[str]) -> bool:
+    """Returns whether items have the order of a whole reply's, so that they can be made of it.
+
+    prefixes: those of the items' ids. A search of the web ("ws") is in no reply.
+    """
+    positions = [_POSITIONS.get(each, _CALL_POSITION) for each in prefixes]
+    is_sorted = positions == sorted(positions)
+    return is_sorted and prefixes.count("rs") < 2 and prefixes.count("msg") < 2 and "ws" not in prefixes
