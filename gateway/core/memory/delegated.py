@@ -1,15 +1,18 @@
 """Delegated tasks: what a model writes to a sub-agent, as an argument of a call, which then opens another conversation.
 
-It comes in the user's role, and no user wrote it. A list is a sub-agent's if its last user message is, word for
-word, an argument of a call that still waits for its result, and if it has nothing of what the call was made for. What a
-framework's known template has around the task does not count, nor does a heading between two arguments (Open WebUI's
-task and its context). An argument may also be a list of tasks (AG2) or of messages (Haystack). A handoff (LibreChat)
-goes on in the caller's list: there the task directly follows the message that the call was made for.
-(A user's own words come as an argument too; and a user may choose one of a call's suggestions.) Nor does it
-offer the called tool: so does the caller, and its user may repeat the call's argument (a question that is corrected, a
-button), and who delegates keeps that from those delegated to.
+A task comes in the user's role, and no user wrote it. A list is a sub-agent's if all of this holds:
 
-Calls are known to the process alone, by hashes of their arguments, and for a time.
+- Its last user message is, word for word, an argument of a call that still waits for its result. A framework's known
+  template around the task does not count, nor does a heading between two arguments (Open WebUI's task and its context).
+  An argument may also be a list of tasks (AG2) or of messages (Haystack).
+- It lacks the message that the call was made for. With it, the list is the user's, who may have chosen one of the
+  call's suggestions. A handoff (LibreChat) is the exception: it goes on in the caller's list, where the task directly
+  follows that message.
+- The task is not that message itself: a user's own words may be passed on as an argument.
+- Its request does not offer the called tool. The caller's requests do, and its user may repeat an argument (a
+  corrected question, a button); a sub-agent is not given the tool that delegates to it.
+
+Calls are known to the process alone, by hashes of their arguments, and for a limited time.
 """
 
 from __future__ import annotations
@@ -26,30 +29,34 @@ from gateway.core.conversation.canonical import call_id, calls_of, squash_utf8, 
 from gateway.core.prompt.note import own_words
 from storage.records import Scope
 
-# The least bytes of an argument that counts, without white space. Shorter ones are names and numbers, which a user may
-# send as a whole message. Not measured.
+# The fewest bytes, without white space, of an argument that can be a task. Shorter ones are names and numbers, which a
+# user may send as a whole message. Not measured.
 _LEAST_BYTES = 16
-# The longest wait of a call for its result, in seconds; the most waiting calls of a memory; the most memories.
-_WAIT_S, _MOST_CALLS, _MOST_MEMORIES = 3600.0, 64, 1024
+# The longest wait of a call for its result.
+_WAIT_S = 3600.0
+# The most waiting calls of a memory, and the most memories with waiting calls.
+_MOST_CALLS, _MOST_MEMORIES = 64, 1024
 # The most texts of a call that are noted. Models give a few tasks at once.
 _MOST_TEXTS = 64
-# A task may be two arguments with a heading between them. Looked for in calls of at most this many arguments, since the
-# pairs are tried one by one, and with at most this many bytes of heading, as "## Context" is one. Not measured.
-_MOST_PARTS, _HEADING_BYTES = 8, 32
+# Two arguments with a heading between them are looked for only in a call of at most this many, since the pairs are tried
+# one by one. Not measured.
+_MOST_PAIRED = 8
+# The most bytes of such a heading, as "## Context" is one. Not measured.
+_HEADING_BYTES = 32
 
 _Messages = Sequence[Mapping[str, Any]]
 
 
-class _Call(Struct, frozen=True):
-    """A call of a client's tool that has no result yet."""
+class _WaitingCall(Struct, frozen=True):
+    """A call of a client's tool that has no result yet. Hashes and lengths are those of texts without white space."""
 
     # The name of the tool.
     tool: str
-    # The texts among its arguments without white space: hash -> length in bytes.
+    # The texts among its arguments: hash -> length in bytes.
     arguments: Mapping[int, int]
-    # Hash of the user's message that the call was made for.
-    asked: int
-    # When the call was made, in seconds since the epoch.
+    # The hash of the user's message that the call was made for.
+    made_for: int
+    # Seconds since the epoch.
     at: float
 
     def quotes(self, text: bytes) -> bool:
@@ -57,40 +64,39 @@ class _Call(Struct, frozen=True):
         arguments = self.arguments
         if arguments.get(hash(text), 0) >= _LEAST_BYTES:
             return True
-        parts = arguments.items() if len(arguments) <= _MOST_PARTS else ()
+        paired = arguments.items() if len(arguments) <= _MOST_PAIRED else ()
         return any(
-            begin >= _LEAST_BYTES
-            and 0 <= len(text) - begin - end <= _HEADING_BYTES
-            and hash(text[:begin]) == first
-            and hash(text[-end:]) == last
-            for (first, begin), (last, end) in permutations(parts, 2)
+            first_bytes >= _LEAST_BYTES
+            and 0 <= len(text) - first_bytes - last_bytes <= _HEADING_BYTES
+            and hash(text[:first_bytes]) == first
+            and hash(text[-last_bytes:]) == last
+            for (first, first_bytes), (last, last_bytes) in permutations(paired, 2)
         )
 
 
-class Delegated:
-    """The calls of clients' tools that wait for their results, by memory."""
+class DelegatedTasks:
+    """Recognises tasks by the calls of clients' tools that wait for their results, which it notes by memory."""
 
     def __init__(self) -> None:
-        self._waiting: OrderedDict[Scope, dict[str, _Call]] = OrderedDict()
+        self._waiting: OrderedDict[Scope, dict[str, _WaitingCall]] = OrderedDict()
 
-    def made(self, scope: Scope, body: Mapping[str, Any], reply: Mapping[str, Any], now: float) -> None:
+    def note_calls(self, scope: Scope, body: Mapping[str, Any], reply: Mapping[str, Any], now: float) -> None:
         """Notes the calls of a reply.
 
-        body: of its request.
+        body: that of its request.
         now: seconds since the epoch.
-
-        A call that the client asked for is an answer for a program (a question rewritten for a search, which may then
-        be asked in the user's place), and never gets a result.
         """
+        # A call that the client demanded is an answer for a program (a question rewritten for a search, which may then
+        # be asked in the user's place), and never gets a result.
         if body.get("tool_choice") not in (None, "auto"):
             return
-        asked = next(_user_texts(body["messages"]), None)
-        calls: dict[str, _Call] = {}
+        made_for = next(_user_texts(body["messages"]), None)
+        calls: dict[str, _WaitingCall] = {}
         for call in reply.get("tool_calls") or ():
             for tool, arguments in calls_of({"tool_calls": [call]}):
-                found = {hash(text): len(text) for text in islice(_texts(arguments), _MOST_TEXTS)}
-                if asked is not None and max(found.values(), default=0) >= _LEAST_BYTES:
-                    calls[call_id(call)] = _Call(tool, found, hash(asked), now)
+                texts = {hash(text): len(text) for text in islice(_argument_texts(arguments), _MOST_TEXTS)}
+                if made_for is not None and max(texts.values(), default=0) >= _LEAST_BYTES:
+                    calls[call_id(call)] = _WaitingCall(tool, texts, hash(made_for), now)
         if not calls:
             return
         waiting = self._waiting.setdefault(scope, {})
@@ -104,7 +110,7 @@ class Delegated:
     def is_task(
         self, scope: Scope, messages: _Messages, now: float, *, offered: Collection[str] = ()
     ) -> bool:
-        """Returns whether a list is a sub-agent's, and forgets the calls with results in it.
+        """Returns whether the last user message of a list is a delegated task. Drops the calls with results in the list.
 
         offered: the names of its request's tools.
         """
@@ -122,13 +128,13 @@ class Delegated:
         calls = [
             c
             for c in waiting.values()
-            if c.tool not in offered and now - c.at <= _WAIT_S and c.quotes(last) and hash(last) != c.asked
+            if c.tool not in offered and now - c.at <= _WAIT_S and c.quotes(last) and hash(last) != c.made_for
         ]
         if not calls:
             return False
-        before = [hash(text) for text in texts]
+        earlier = [hash(text) for text in texts]
         is_after_user = [m.get("role") for m in messages[-2:]] == ["user", "user"]
-        return any(call.asked not in before or (is_after_user and call.asked == before[0]) for call in calls)
+        return any(c.made_for not in earlier or (is_after_user and c.made_for == earlier[0]) for c in calls)
 
 
 def _user_texts(messages: _Messages) -> Iterator[bytes]:
@@ -136,8 +142,11 @@ def _user_texts(messages: _Messages) -> Iterator[bytes]:
     return (squash_utf8(own_words(text_of(m))) for m in reversed(messages) if m.get("role") == "user")
 
 
-def _texts(arguments: object) -> Iterator[bytes]:
-    """Yields a call's texts without white space. arguments: JSON; of a custom tool the text itself."""
+def _argument_texts(arguments: object) -> Iterator[bytes]:
+    """Yields the texts among a call's arguments, without white space.
+
+    arguments: JSON; of a custom tool the text itself.
+    """
     try:
         value = orjson.loads(arguments) if isinstance(arguments, str) else arguments
     except orjson.JSONDecodeError:

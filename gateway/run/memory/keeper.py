@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from gateway.core.conversation import settle
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.definition import Sleeptime
-from gateway.core.memory.delegated import Delegated
+from gateway.core.memory.delegated import DelegatedTasks
 from gateway.core.prompt.summary import Overfull
 from gateway.core.turn.commands import FINISHED, End, TurnOutcome
 from gateway.run.memory.composer import Composer
@@ -90,7 +90,7 @@ class MemoryKeeper:
     leases: Leases = field(init=False)
     resent: ResentLists = field(init=False, default_factory=ResentLists)
     queues: Queues = field(init=False)
-    delegated: Delegated = field(init=False, default_factory=Delegated)
+    delegated: DelegatedTasks = field(init=False, default_factory=DelegatedTasks)
     # Of steps that write their edits again, one after the other: side by side the slowest would lose again and again.
     editing: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
     # Turns that are committed and are cached after their replies, or before the next request is read.
@@ -166,7 +166,9 @@ class MemoryKeeper:
             and "tool_calls" in outcome.shown_reply
             and request.identity.scope is not None
         ):
-            self.delegated.made(request.identity.scope, request.chat.json, outcome.shown_reply, self.now())
+            self.delegated.note_calls(
+                request.identity.scope, request.chat.json, outcome.shown_reply, self.now()
+            )
         # A failed turn is asked again, or comes back in a later list, which must know what of it is off the record.
         has_failed = outcome.state is End.FAILED and not outcome.text
         leaves_nothing = context.request.identity.leaves_nothing or (has_failed and not context.plan.off)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway.core.memory.delegated import Delegated
+from gateway.core.memory.delegated import DelegatedTasks
 from storage.records import Scope
 
 ANN, BOB = Scope("p", "default", "user:ann"), Scope("p", "default", "user:bob")
@@ -35,10 +35,10 @@ GUIDED = reply(json.dumps({"task": TASK, "context": CONTEXT, "background": False
 OWN = [user(ASKED)]
 
 
-def after(*replies: dict[str, Any], **fields: Any) -> Delegated:
-    found = Delegated()
+def after(*replies: dict[str, Any], **fields: Any) -> DelegatedTasks:
+    found = DelegatedTasks()
     for each in replies:
-        found.made(ANN, {"messages": OWN, **fields}, each, NOW)
+        found.note_calls(ANN, {"messages": OWN, **fields}, each, NOW)
     return found
 
 
@@ -144,6 +144,6 @@ def test_of_calls_and_memories_the_newest_are_kept() -> None:
     found = after(*(reply(json.dumps({"task": text}), id=text) for text in tasks))
     assert [found.is_task(ANN, [user(text)], NOW) for text in tasks] == [False] * 6 + [True] * 64
     for n in range(1024):
-        found.made(Scope("p", "default", f"user:{n}"), {"messages": OWN}, CALL, NOW)
+        found.note_calls(Scope("p", "default", f"user:{n}"), {"messages": OWN}, CALL, NOW)
     assert not found.is_task(ANN, [user(tasks[-1])], NOW)
     assert found.is_task(Scope("p", "default", "user:0"), [user(TASK)], NOW)
