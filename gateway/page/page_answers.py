@@ -12,8 +12,8 @@ from gateway.page.page_reply import PageReply, add_retry, redirect
 from gateway.page.page_request import JSON, PageRequest, referrer_of
 from gateway.page.screen import Answer, Done, Download, Readable, View
 from gateway.page.visitor import Visitor
+from gateway.run.admin.page_paths import STATIC
 
-STATIC = "static/"
 THEME_COOKIE = "mg_ui_theme"
 
 

@@ -33,7 +33,7 @@ from gateway.errors import (
     UnknownPath,
 )
 from gateway.page.defence import is_same_origin, security_headers, values_of
-from gateway.page.page_answers import STATIC, Answers, NotSignedIn, unknown_page
+from gateway.page.page_answers import Answers, NotSignedIn, unknown_page
 from gateway.page.page_operations import PageOperations
 from gateway.page.page_reply import PageReply, redirect, send_reply
 from gateway.page.page_request import (
@@ -56,7 +56,7 @@ from gateway.page.sign_in_pages import PATHS, SignInPages
 from gateway.page.visitor import PersonLink, Visitor, name_of_session
 from gateway.run.admin.link_operations import Right
 from gateway.run.admin.memory_edits import LINK
-from gateway.run.admin.page_paths import part_of
+from gateway.run.admin.page_paths import STATIC, part_of
 from gateway.settings import Settings
 from storage.errors import StoreError
 

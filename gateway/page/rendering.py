@@ -1,4 +1,7 @@
-"""Templates, what they may call, and static files. What people and models wrote is hostile: Jinja2 escapes it."""
+"""Renders the page's templates: the functions and filters that they call, and the static files that they link to.
+
+Texts of people and models are hostile. Jinja2 escapes every value, and characters that show nothing are made visible.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +17,19 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from gateway.page.shown_text import visible
-from gateway.run.admin.page_paths import page_path
+from gateway.run.admin.page_paths import STATIC, page_path
 
 _ROOT = Path(__file__).parent
-_TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
-STATIC = "static/"
+_CONTENT_TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
 _UNKNOWN = "\u2013"
 
 
 class Renderer:
-    """Renders templates. now: seconds since the epoch."""
+    """Renders templates, and has the static files. now: seconds since the epoch."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
@@ -47,53 +53,59 @@ class Renderer:
         }
 
     def render(self, template: str, path: str, query: Mapping[str, Any], **context: Any) -> str:
-        """Renders a template. path, query: of the page, from which links are relative; path: below /ui/."""
+        """Renders a template.
+
+        path: that of the page below /ui/; links are relative to it.
+        query: that of the page, which `here` repeats.
+        context: the other names of the template.
+        """
         up = "../" * path.count("/")
 
         def url(*parts: str | int | Sequence[str], **fields: Any) -> str:
-            """Links to a screen. A part may be several, as the beginning of the path."""
-            whole = [one for part in parts for one in ((part,) if isinstance(part, str | int) else part)]
-            return (up + page_path(*whole) or "./") + _query_of(fields)
+            """Returns a link to a screen. A part is a segment of its path, or a sequence of them."""
+            segments = [each for part in parts for each in ((part,) if isinstance(part, str | int) else part)]
+            return (up + page_path(*segments) or "./") + _query_string(fields)
 
         def relative(to: str) -> str:
+            """Returns a link to a path below /ui/."""
             return up + to or "./"
 
         def here(**fields: Any) -> str:
-            """Links to the same page with other fields."""
-            return _query_of({**query, **fields}) or "?"
+            """Returns a link to the same page with other fields."""
+            return _query_string({**query, **fields}) or "?"
 
-        found = self._environment.get_template(template)
-        return found.render(
+        return self._environment.get_template(template).render(
             url=url,
             relative=relative,
             here=here,
             asset=lambda name: up + STATIC + self.assets[name],
-            sheet=self._sheet,
+            style_sheet=self._style_sheet,
             **context,
         )
 
     @cached_property
-    def _sheet(self) -> Markup:
-        """The style sheet, for a file that stands by itself."""
+    def _style_sheet(self) -> Markup:
+        """The style sheet as an element, for a downloaded page, which cannot link to it."""
         return Markup("<style>\n{}</style>").format(Markup((_ROOT / "static/page.css").read_text("utf-8")))
 
     @cached_property
     def assets(self) -> dict[str, str]:
-        """The names of static files as they are served, which change with what is in them."""
-        return {name: hashed for hashed, (name, _, _) in self.files.items()}
+        """The names under which static files are served, by their names: each has a hash of the file's content."""
+        return {name: served for served, (name, _, _) in self.files.items()}
 
     @cached_property
     def files(self) -> dict[str, tuple[str, str, bytes]]:
-        """Static files by the names as they are served: name, content type, bytes."""
-        found = {}
+        """The static files by the names under which they are served: name, content type, bytes."""
+        files = {}
         for path in sorted((_ROOT / "static").iterdir()):
             data = path.read_bytes()
-            hashed = f"{path.stem}.{hashlib.sha256(data).hexdigest()[:12]}{path.suffix}"
-            found[hashed] = path.name, _TYPES[path.suffix], data
-        return found
+            served = f"{path.stem}.{hashlib.sha256(data).hexdigest()[:12]}{path.suffix}"
+            files[served] = path.name, _CONTENT_TYPES[path.suffix], data
+        return files
 
 
 def _finalize(value: Any) -> Any:
+    """Returns a template's value as it is shown. Markup is the gateway's own."""
     if isinstance(value, Markup):
         return value
     if isinstance(value, str):
@@ -101,61 +113,54 @@ def _finalize(value: Any) -> Any:
     return "" if value is None else value
 
 
-def _query_of(fields: Mapping[str, Any]) -> str:
-    given = [(name, _field(value)) for name, value in fields.items() if value is not None]
+def _query_string(fields: Mapping[str, Any]) -> str:
+    given = [
+        (name, str(value).lower() if isinstance(value, bool) else str(value))
+        for name, value in fields.items()
+        if value is not None
+    ]
     return "?" + urlencode(given) if given else ""
 
 
-def _field(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
 def when(at: float | None, *, form: str = "%-d %b %Y, %H:%M") -> str:
-    """Returns a time as HTML, in UTC."""
-    if at is None:
-        return _UNKNOWN
-    moment = datetime.fromtimestamp(at, UTC)
-    return Markup('<time datetime="{}" title="{} UTC">{}</time>').format(
-        moment.strftime("%Y-%m-%dT%H:%M:%SZ"), moment.strftime("%Y-%m-%d %H:%M:%S"), moment.strftime(form)
-    )
+    """Returns a time in UTC as HTML. form: as of `strftime`."""
+    return _UNKNOWN if at is None else _time_element(at, datetime.fromtimestamp(at, UTC).strftime(form))
 
 
 def ago(at: float | None, now: float) -> str:
-    """Returns a time as HTML, as long ago as it is."""
+    """Returns a time of the last week as HTML in words, such as "3 h ago", and any other one as a date."""
     if at is None:
         return _UNKNOWN
     passed = now - at
     if passed >= 7 * 86_400 or passed < -60:
         return when(at, form="%-d %b %Y")
-    words = "just now"
     for seconds, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
         if passed >= seconds:
-            words = f"{int(passed // seconds)} {unit} ago"
-            break
+            return _time_element(at, f"{int(passed // seconds)} {unit} ago")
+    return _time_element(at, "just now")
+
+
+def _time_element(at: float, text: str) -> Markup:
     moment = datetime.fromtimestamp(at, UTC)
     return Markup('<time datetime="{}" title="{} UTC">{}</time>').format(
-        moment.strftime("%Y-%m-%dT%H:%M:%SZ"), moment.strftime("%Y-%m-%d %H:%M:%S"), words
+        moment.strftime("%Y-%m-%dT%H:%M:%SZ"), moment.strftime("%Y-%m-%d %H:%M:%S"), text
     )
 
 
 def size(bytes: int) -> str:
-    """Returns a size in the largest unit of which there is one: 1.2 MB."""
-    number = float(bytes)
-    for unit in ("bytes", "kB", "MB", "GB"):
+    """Returns a size in the largest unit that gives 1 or more: 1.2 MB."""
+    if bytes < 1000:
+        return f"{bytes} bytes"
+    number = bytes / 1000
+    for unit in ("kB", "MB", "GB"):
         if number < 1000 or unit == "GB":
             break
         number /= 1000
-    return (
-        f"{bytes} bytes"
-        if unit == "bytes"
-        else f"{number:.3g} {unit}"
-        if number < 100
-        else f"{number:.0f} {unit}"
-    )
+    return f"{number:.3g} {unit}" if number < 100 else f"{number:.0f} {unit}"
 
 
 def count(number: float) -> str:
-    """Returns a number with its thousands apart: 1,204."""
+    """Returns a number with separators of thousands: 1,204."""
     return f"{number:,}"
 
 
@@ -165,17 +170,14 @@ def plural(number: int, one: str, many: str | None = None) -> str:
 
 
 def score(value: float | None) -> str:
-    """Returns a score from 0 to 1 with two digits: .97, 1.00."""
+    """Returns a score from 0 to 1 with two decimals: .97, 1.00."""
     return _UNKNOWN if value is None else f"{value:.2f}".removeprefix("0")
 
 
 def milliseconds(value: float | None) -> str:
+    """Returns a duration: 4.2 ms, 381 ms, 12.5 s."""
     if value is None:
         return _UNKNOWN
-    return (
-        f"{value:,.1f} ms"
-        if value < 10
-        else f"{value:,.0f} ms"
-        if value < 10_000
-        else f"{value / 1000:,.1f} s"
-    )
+    if value < 10:
+        return f"{value:,.1f} ms"
+    return f"{value:,.0f} ms" if value < 10_000 else f"{value / 1000:,.1f} s"

@@ -1,10 +1,11 @@
-"""The paths of screens below `/ui/`, as records and links name them."""
+"""The paths below `/ui/`, as records and links name them: those of screens, and where static files lie."""
 
 from __future__ import annotations
 
 import re
 from urllib.parse import quote
 
+STATIC = "static/"
 _ESCAPES = {"~": "~7E", ".": "~2E", "/": "~2F"}
 _ESCAPED = re.compile("~(7E|2E|2F)")
 
