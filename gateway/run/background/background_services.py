@@ -169,7 +169,7 @@ class BackgroundServices:
             self.learning.schedule.add(agent, messages, seq=seq)
 
     def window_fills(self, turn: Committed, overfull: Overfull) -> None:
-        self.compactor.want(turn, overfull)
+        self.compactor.request_summary(turn, overfull)
 
     async def _retain(self, job: JobContext) -> None:
         await self.retention.step()

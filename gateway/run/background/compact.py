@@ -1,7 +1,7 @@
 """Compaction: a job summarises what will soon leave a conversation's window.
 
-A turn with a window that fills up asks for the job when it has been written, and nothing waits for it. The job reads
-the conversation from the store. A model that is down, refuses or talks nonsense changes nothing: meanwhile the window
+A turn with a window that fills up enqueues the job after it has been written, and nothing waits for it. The job reads
+the conversation from the store. A model that is down, refuses or answers nonsense changes nothing: meanwhile the window
 is cut without a summary, and the job is tried again.
 """
 
@@ -49,32 +49,33 @@ _log = logging.getLogger("mnemogate")
 
 # The kind of the job.
 COMPACT = "compact"
-# A model gets so many times the tokens that it is asked for, unless it has to think; a longer summary is cut.
+# The limit of an answer's tokens, as a multiple of those that the model is asked for; an answer that was cut there, as
+# of a model that thinks first, is asked for again without a limit.
 _SLACK = 2
-# The share that stays of a conversation that is compacted by hand, by messages' tokens; Letta's.
-SHARE = 0.30
-# Programs know Letta's first words, by which they distinguish this from a failure.
-_NOTHING = (
+# The share of a conversation's tokens that stays when it is compacted by hand, as Letta has it.
+_STAYING_SHARE = 0.30
+# Programs know the first clause, which is Letta's, and distinguish this from a failure by it.
+_NOTHING_TO_SUMMARISE = (
     "Summarization failed to reduce the number of messages: there is nothing to summarise yet. The last turn stays as "
     "it is, unless the mode is 'all'."
 )
 
-# Performs a step of a job: in the journal it is asked once, whatever becomes of the process.
+# Performs a step by its name and returns its result, as `JobContext.step` does, which asks a model once for each name.
 PerformsStep = Callable[[str, Callable[[], Awaitable[bytes]]], Awaitable[bytes]]
 
 
 class SummaryRequest(Struct, frozen=True):
-    """The payload of a job."""
+    """The payload of a job. Its fields are stored by these names."""
 
-    # Up to it.
+    # The id of the last exchange of the path.
     exchange: int
-    # Tokens at the end that stay whole.
+    # The fewest tokens at the end of the path that stay word for word.
     keep: int
-    # Tokens of a summary.
+    # The most tokens of the summary.
     size: int
-    # How many at the end stay whole.
+    # The fewest messages at the end of the path that stay word for word.
     messages: int = 0
-    # The newest summary known to the turn that asks; None: it is asked for by hand.
+    # The id of the newest summary when the turn was made; None: the summary is requested by hand.
     newest: int | None = None
 
     @property
@@ -87,13 +88,13 @@ class SummaryRequest(Struct, frozen=True):
 
 
 class SummarySpan(Struct, frozen=True):
-    """The part of a path that a summary is to cover. earlier: the text that covers what is before, or "".
+    """The part of a path that a summary is to cover."""
 
-    tokens: of all that is covered then.
-    """
-
+    # The text of the summary of what is before; "" where the span begins the path.
     earlier: str
+    # Oldest first.
     exchanges: Sequence[Exchange]
+    # Of the path up to the end of the span.
     tokens: int
 
     @property
@@ -103,28 +104,28 @@ class SummarySpan(Struct, frozen=True):
 
 @dataclass(eq=False)
 class Compactor:
-    """Asks for summaries when turns say that a window fills up, and makes them."""
+    """Enqueues summaries of conversations with windows that fill up, and makes them."""
 
     store: Store
     settings: Settings
     models: BackgroundModels
-    # Makes those of agents that name no model of their own; None: there is none.
+    # Writes the summaries of agents that name no model of their own; None: these get none.
     model: BackgroundModel | None
     # Seconds since the epoch.
     now: Callable[[], float]
     _enqueuing: set[asyncio.Task[None]] = field(default_factory=set)
 
-    def want(self, turn: Committed, overfull: Overfull) -> None:
-        """Asks for a summary of a conversation with a window that fills up. Returns at once.
+    def request_summary(self, turn: Committed, overfull: Overfull) -> None:
+        """Enqueues a summary of a conversation with a window that fills up. Returns at once.
 
-        A request while a job of the conversation waits becomes that job's.
+        A job of the conversation that still waits takes over this request.
         """
         task = asyncio.ensure_future(self._enqueue(turn, overfull))
         self._enqueuing.add(task)
         task.add_done_callback(self._enqueuing.discard)
 
     async def drain(self, timeout_s: float) -> None:
-        """Waits until what was asked for is in the queue, for so long at most."""
+        """Waits until all requests are in the queue, for `timeout_s` at most."""
         if self._enqueuing:
             await asyncio.wait(self._enqueuing, timeout=timeout_s)
 
@@ -136,7 +137,7 @@ class Compactor:
         try:
             await self.store.jobs.enqueue(COMPACT, agent.id, conversation, request.payload, epoch=agent.epoch)
         except Stale:
-            # Something was forgotten since; the next turn asks again.
+            # Something was forgotten since; the next turn requests it again.
             pass
         except StoreError as error:
             _log.warning(
@@ -157,7 +158,7 @@ class Compactor:
             return
         earlier = await self.store.summaries.at(job.agent, path[0].id)
         if earlier is not None and request.newest is not None and earlier.id > request.newest:
-            # That one was asked for by the turn before; another so soon would cover next to nothing more.
+            # The turn before requested that one; another so soon would cover next to nothing more.
             return
         span = await _span(path, earlier, request.keep, request.messages, is_all=terms.is_all)
         if span is None:
@@ -178,7 +179,10 @@ class Compactor:
         )
 
     def model_for(self, terms: SummaryTerms) -> BackgroundModel | None:
-        """Returns the model that makes an agent's summaries. Raises: JobFailed: it names one that is not there."""
+        """Returns the model that writes an agent's summaries; None: there is none.
+
+        Raises: JobFailed: the agent names one that is not there.
+        """
         if terms.model is None:
             return self.model
         try:
@@ -194,31 +198,32 @@ class Compactor:
         The caller holds the conversation's queue.
 
         terms: in place of the agent's.
-        fallback: the route of the model that is asked by default.
+        fallback: the route of the model that is asked where neither the terms nor the settings name one.
+        size: the most tokens of the summary.
 
         Raises: BadRequest: there is nothing to summarise; UpstreamError, Overloaded: there is no summary;
             StoreError.
         """
         path = await self.store.summaries.path(agent.id, conversation.tip) if conversation.tip > 0 else []
         if not path:
-            raise BadRequest(_NOTHING)
+            raise BadRequest(_NOTHING_TO_SUMMARISE)
         shares = await asyncio.to_thread(_shares, path)
-        keep = int(sum(x.tokens for x in shares) * (SHARE if terms.share is None else terms.share))
+        keep = int(sum(x.tokens for x in shares) * (_STAYING_SHARE if terms.share is None else terms.share))
         try:
             model = self.model_for(terms) or self.models.of(fallback)
             earlier = await self.store.summaries.at(agent.id, path[0].id)
             span = await _span(path, earlier, keep, 0, is_all=terms.is_all)
             if span is None:
-                raise BadRequest(_NOTHING)
+                raise BadRequest(_NOTHING_TO_SUMMARISE)
             text = await self.summarise(
-                span, agent.scope.project, agent.id, model, terms, size, _at_once, by_hand=True
+                span, agent.scope.project, agent.id, model, terms, size, _perform_unjournaled, by_hand=True
             )
         except Postponed as error:
             raise Overloaded(f"There is no summary: {error.message}.", retry_after_s=error.delay_s) from error
         except JobFailed as error:
             raise UpstreamError(f"There is no summary: {error.message}.") from error
         if not text:
-            raise BadRequest(_NOTHING)
+            raise BadRequest(_NOTHING_TO_SUMMARISE)
         tokens = await asyncio.to_thread(tokenizer_for(span.end.model).count, text)
         summary = Summary(0, span.end, text, tokens, self.now(), model.model)
         evicted = Evicted(span.end.depth + 1, end_offset(span.end), span.tokens, ANY_WINDOW)
@@ -237,7 +242,14 @@ class Compactor:
         *,
         by_hand: bool,
     ) -> str:
-        """Returns the text of a summary. size: the tokens that it may take. Raises: JobFailed: the model gave none."""
+        """Returns the text of a summary, which the model writes part by part.
+
+        memory: the number of the agent whose memory it is for.
+        size: the most tokens of the summary.
+        by_hand: it was requested by hand, not by a turn.
+
+        Raises: JobFailed: the model gave none; Postponed.
+        """
         text, done = span.earlier, 0
         for part in parts(spoken_lines(span.exchanges), PART_CHARS):
             ask = partial(_ask, project, memory, model, terms, text, part, size, by_hand)
@@ -250,10 +262,11 @@ class Compactor:
 async def _span(
     path: Sequence[Exchange], earlier: Summary | None, keep: int, messages: int, *, is_all: bool
 ) -> SummarySpan | None:
-    """Returns what a summary is to cover of a path, which begins with what the earlier one covers.
+    """Returns what a summary is to cover; None: there is nothing to cover.
 
-    keep, messages: how many tokens and messages stay.
-    is_all: none do, unless calls wait for their results. None: there is nothing to cover.
+    path: oldest first; its first exchange is the last one that `earlier` covers, if there is an earlier summary.
+    keep, messages: the fewest tokens and messages that stay.
+    is_all: nothing stays, unless calls wait for their results.
     """
     first = 1 if earlier is not None else 0
     shares = await asyncio.to_thread(_shares, path)
@@ -272,7 +285,7 @@ async def _terms(store: Store, agent: int) -> SummaryTerms:
     return SummaryTerms.of({} if definition is None else definition.body.get("compaction") or {})
 
 
-async def _at_once(_: str, ask: Callable[[], Awaitable[bytes]]) -> bytes:
+async def _perform_unjournaled(_: str, ask: Callable[[], Awaitable[bytes]]) -> bytes:
     return await ask()
 
 
@@ -309,26 +322,27 @@ def _share(x: Exchange, count: Callable[[str], int]) -> Share:
     messages = content.messages or []
     replies = content.full or ([content.shown_reply] if content.shown_reply is not None else [])
     tokens = sum(message_tokens(m, count) for m in (*messages, *replies))
-    # What an agent's rules say to its model goes on with the run.
+    # A nudge, which an agent's rules send to its model, begins no turn: the run goes on.
     opens = bool(messages) and messages[0].get("role") == "user" and not is_nudge(messages[0])
     waits = bool(replies) and bool(replies[-1].get("tool_calls"))
     return Share(tokens, opens, len(messages) + len(replies), waits)
 
 
 class CompactOperation(Struct, frozen=True):
-    """Asks for a summary by hand. The job is done by the process that serves.
-
-    has_model: the settings name one for those of agents that name none of their own.
-    """
+    """Requests a summary by hand. The process that serves performs the job."""
 
     store: Store
     defaults: Defaults
+    # The settings name a model for agents that name none of their own.
     has_model: bool
 
     async def compact(self, raw: RawArguments) -> dict[str, int]:
         """Enqueues the job. Returns {"job"}, its number.
 
-        in: one of the user's conversations, by its public name or the client's; without it, the one that spoke last.
+        The argument `in` is one of the user's conversations, by its public name or the client's; without it, the one
+        with the newest turn is summarised.
+
+        Raises: BadRequest; StoreError.
         """
         arguments = Arguments(raw)
         scope, name = arguments.owner(self.defaults).scope, arguments.optional_text("in")
