@@ -110,13 +110,13 @@ class EmptyDatabase:
 
     def content(self) -> bytes:
         """Every column of every row."""
-        return with_inflated(_remote_runs(_content(self.url)))
+        return with_inflated(_run_in_thread(_content(self.url)))
 
 
 def empty_database(server: str, number: int = 0) -> EmptyDatabase:
     """A database of the tests' on a server, emptied: that takes 10 ms, where a new one takes 300."""
     url = _made(server, number)
-    _remote_runs(_empty(url))
+    _run_in_thread(_empty(url))
     return EmptyDatabase(url)
 
 
@@ -124,16 +124,16 @@ def empty_database(server: str, number: int = 0) -> EmptyDatabase:
 def _made(server: str, number: int) -> str:
     name = f"mnemogate_test_{os.getpid()}_{number}"
     url = urlunsplit(urlsplit(server)._replace(path=f"/{name}"))
-    _remote_runs(_make(server, url, name))
+    _run_in_thread(_make(server, url, name))
     return url
 
 
 def query(url: str, sql: str) -> list[tuple[Any, ...]]:
     """Runs a statement of the test's own. Returns its rows."""
-    return _remote_runs(_query(url, sql))
+    return _run_in_thread(_query(url, sql))
 
 
-def _remote_runs(work: Coroutine[Any, Any, T]) -> T:
+def _run_in_thread(work: Coroutine[Any, Any, T]) -> T:
     """Runs it in a loop of its own, beside the one of the test."""
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(asyncio.run, work).result()

@@ -26,11 +26,11 @@ async def checked(children: Children, tool: str, schema: Json, arguments: Json) 
     elif cost <= FITS_HERE and checks.fits(schema, arguments):
         return arguments, None
     else:
-        meant, wrong = await _remote_runs(children, schema, arguments)
+        meant, wrong = await _read_in_child(children, schema, arguments)
     return meant, None if wrong is None else f"Error: {wrong} in the call of {tool}. Nothing was done."
 
 
-async def _remote_runs(children: Children, schema: Json, arguments: Json) -> tuple[Json, str | None]:
+async def _read_in_child(children: Children, schema: Json, arguments: Json) -> tuple[Json, str | None]:
     work: dict[str, Any] = {"schema": schema, "arguments": arguments}
     try:
         answer = await children.ask("gateway.core.turn.arguments:perform", work, CHECK_S)
