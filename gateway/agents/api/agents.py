@@ -600,7 +600,7 @@ class AgentRoutes:
         agent = (await self._api.entry(request)).agent
         await self._api.registry.delete(request.project, agent.uid)
         self._api.runs.stop_deleted(agent.id)
-        self._api.background.let_go_of(agent.uid)
+        self._api.background.close_runs_of(agent.uid)
         return {"message": "The agent is deleted, and what it knew is forgotten."}
 
     async def context(self, request: ApiRequest) -> Any:

@@ -108,7 +108,7 @@ class SendRoutes:
         run = await self.accept(request, run_request, by_token=is_stream and send.stream_tokens)
         if is_stream:
             return RunStream(self._api, run, include_pings=send.include_pings, headers=request.headers)
-        run = await self._api.background.ended(run)
+        run = await self._api.background.wait_for_end(run)
         return await ended_json(self._api, run, showing_of(send))
 
     async def accept(

@@ -1,7 +1,7 @@
 """Runs in the background: stored when they are accepted, performed by a job, continued after a process died.
 
-    run = await background.accept(asked)          # returns when run, request and job are on disk
-    await background.perform(agent, run, 1, 1)    # what the job does (gateway.agents.runs.background.run_service)
+    run = await background.accept(run_request)         # returns when run, request and job are on disk
+    await background.perform(run.agent, run.id, 1, 1)  # what the job does (gateway.agents.runs.background.run_service)
 
 A run holds a ticket in the queue of its conversation from the moment it is accepted, and after a restart before any
 request is served. Its caller may disconnect. An upstream's error ends it; it is tried again only where the process
@@ -40,20 +40,22 @@ from storage.commands import RunAccept
 from storage.errors import NotFound, StoreError
 from storage.records import DEFAULT, Agent, Run, RunState
 
-# The attempts of a run during which the process may have died; more while it has not begun. No measurement.
+# The most attempts of a run that do not come to an end, as where the process dies. A run that has begun may be what
+# kills it; one that has not begun gets more. No measurement.
 MOST_TRIES = 3
 MOST_BEGINNINGS = 30
 # Errors of runs that failed without an upstream's error.
 _GONE = "What this run was asked is gone: it was forgotten, or its conversation was deleted."
 _INTERNAL = "An error of the gateway's own; its log says more."
-_PAGE = 1000
+_PAGE = 1000  # runs that one read returns
 _log = logging.getLogger("mnemogate")
 
 
 class PerformedRun(Struct, frozen=True):
-    """A run that has ended. callback: the URL to call, if any."""
+    """A run that has ended."""
 
     run: Run
+    # The URL to call, if any.
     callback: str | None
 
 
@@ -67,9 +69,9 @@ class BackgroundRuns:
         self._store = keeper.store
         self._shows = shows
         self._open = OpenRuns(keeper.queues)
-        self._shared = runs.ends
+        self._ends = runs.ends
         self._remote_runs = RemoteRuns(keeper.store, shows)
-        self._shared.when_ended(self._ended_elsewhere, keeper.store.jobs.wake_here)
+        self._ends.when_ended(self._ended_elsewhere, keeper.store.jobs.wake_here)
 
     async def accept(
         self,
@@ -92,14 +94,16 @@ class BackgroundRuns:
         agent = await store.agents.find(run_request.scope)
         if agent is None:
             raise NotFound("there is no such agent")
-        name, conversation = await self._conversation(agent, run_request.conversation)
-        before = await self._before(agent, name, conversation, run_request)
+        name, conversation = await self._find_conversation(agent, run_request.conversation)
+        earlier = await self._find_earlier(agent, name, conversation, run_request)
         replaces = None
-        if before is not None:
-            if before.is_answered:
-                return before.run
-            replaces = before.run.id
-            run_request = run_request if before.is_resent else replace(run_request, messages=(), decisions=())
+        if earlier is not None:
+            if earlier.is_answered:
+                return earlier.run
+            replaces = earlier.run.id
+            run_request = (
+                run_request if earlier.is_resent else replace(run_request, messages=(), decisions=())
+            )
         draft = Run(
             0, new_uid(), agent.id, conversation, RunState.CREATED, self._keeper.now(),
             run_request.parent, run_request.depth,
@@ -112,7 +116,7 @@ class BackgroundRuns:
         # Before the write, since the job may begin as soon as it is committed.
         open_run = self._open.add(draft.uid, (agent.uid, name), run_request.passes, RunPhase.ACCEPTING)
         # Where another process may perform the run, that one begins the log.
-        if shown is not None and not self._shared.is_shared:
+        if shown is not None and not self._ends.is_shared:
             open_run.log = EventLog(store, draft, agent.epoch, self._shows)
         try:
             accepted = await store.runs.accept(wanted)
@@ -129,10 +133,10 @@ class BackgroundRuns:
         return accepted
 
     async def perform(self, agent_row: int, run_row: int, attempt: int, tries: int) -> PerformedRun | None:
-        """Performs a run that was accepted, up to its end. Returns it, None where it is gone.
+        """Performs a run that was accepted, up to its end. Returns it; None where it was deleted.
 
         attempt: the number of this attempt.
-        tries: the number of attempts that never came to an end, with this one.
+        tries: how many attempts have not come to an end, this one included.
 
         Raises: StoreError, CancelledError: it can be tried again.
         """
@@ -146,15 +150,15 @@ class BackgroundRuns:
         except NotFound:
             # Its conversation was deleted.
             if not run.is_over:
-                await self._end(run, _GONE)
-            if (lost := self._open.find(run.uid)) is not None:
-                self._open.close(lost)
+                await self._fail(run, _GONE)
+            if (deleted := self._open.find(run.uid)) is not None:
+                self._open.close(deleted)
             return None
         name = entry.conversation
-        known = self._open.find(run.uid)
+        waiting = self._open.find(run.uid)
         # An open run stays in the queue of its conversation, even where that was deleted and its name used again.
-        open_run = known or self._open.add(run.uid, (agent.uid, name), phase=RunPhase.PERFORMED)
-        if run.is_over and known is None:
+        open_run = waiting or self._open.add(run.uid, (agent.uid, name), phase=RunPhase.PERFORMED)
+        if run.is_over and waiting is None:
             # A process that died has ended it; only what follows on its end is left, which needs no ticket.
             try:
                 return await self._perform(agent, run, name, open_run, QueueTicket(), attempt, tries)
@@ -165,7 +169,7 @@ class BackgroundRuns:
             ticket = await reserved.wait()
             ended = await self._perform(agent, run, name, open_run, ticket, attempt, tries)
         except (StoreError, asyncio.CancelledError):
-            if self._shared.is_shared:
+            if self._ends.is_shared:
                 # Another process may continue the run, and has to find the conversation free.
                 reserved.drop()
                 reserved = self._keeper.queues.reserve(open_run.conversation)
@@ -190,7 +194,7 @@ class BackgroundRuns:
             for entry, has_job in page:
                 after = entry.run.id
                 if not has_job:
-                    await self._end(entry.run, LEFT)
+                    await self._fail(entry.run, LEFT)
                 elif self._open.find(entry.run.uid) is None:  # else its job began before this was called
                     self._open.add(entry.run.uid, (entry.agent_uid, entry.conversation))
             if len(page) < _PAGE:
@@ -199,9 +203,9 @@ class BackgroundRuns:
         await asyncio.sleep(0)
 
     async def sweep(self) -> None:
-        """Ends runs without a job (an operator dropped it), so that they block no others. Raises: StoreError.
+        """Ends runs without a job, which an operator has dropped, and closes those that other processes have ended.
 
-        Closes those that other processes have ended.
+        Raises: StoreError.
         """
         if not self._open:
             return
@@ -211,13 +215,14 @@ class BackgroundRuns:
         while not is_all:
             page = await self._store.runs.open_background(after=after, limit=_PAGE)
             found.update(entry.run.uid for entry, _ in page)
-            await self._end_lost([entry.run for entry, has_job in page if not has_job])
+            await self._cancel_open([entry.run for entry, has_job in page if not has_job])
             is_all, after = len(page) < _PAGE, page[-1][0].run.id if page else 0
-        if self._shared.is_shared:
+        if self._ends.is_shared:
             for uid in known - found:
                 self._ended_elsewhere(uid, 0)
 
-    async def _end_lost(self, runs: Sequence[Run]) -> None:
+    async def _cancel_open(self, runs: Sequence[Run]) -> None:
+        """Cancels those of the runs that are open here, so that they block no others."""
         for run in runs:
             open_run = self._open.find(run.uid)
             if open_run is None:
@@ -226,24 +231,24 @@ class BackgroundRuns:
             ended = await self._store.runs.end(
                 run.agent, run.id, RunState.CANCELLED, StopReason.CANCELLED, now
             )
-            self._shared.notify(ended)
+            self._ends.notify(ended)
             if open_run.log is not None:
                 await open_run.log.close()
             self._open.close(open_run)
 
-    def let_go_of(self, agent: str) -> None:
-        """Closes the runs of an agent that is deleted, so that nothing waits for them. agent: its uid."""
+    def close_runs_of(self, agent_uid: str) -> None:
+        """Closes the runs of an agent that is deleted, so that nothing waits for them."""
         for open_run in self._open:
-            if open_run.conversation[0] != agent:
+            if open_run.conversation[0] != agent_uid:
                 continue
             if open_run.log is not None:
                 open_run.log.drop(self._shows.refused(open_run.uid, Conflict(DELETED)))
             self._open.close(open_run)
 
-    async def ended(self, run: Run) -> Run:
+    async def wait_for_end(self, run: Run) -> Run:
         """Waits for the end of an accepted run. Returns it as it is then."""
-        if self._shared.is_shared:
-            return await self._shared.of(run)
+        if self._ends.is_shared:
+            return await self._ends.of(run)
         if (open_run := self._open.find(run.uid)) is not None:
             await open_run.ended.wait()
         return await self._store.runs.load(run.agent, run.id) or run
@@ -259,30 +264,35 @@ class BackgroundRuns:
             async for event in log.after(after):
                 yield event
             return
-        if self._shared.is_shared:
+        if self._ends.is_shared:
             async for event in self._remote_runs.events(run, after):
                 yield event
                 if self._shows.is_end(event):
                     return
             if await self._store.runs.load(run.agent, run.id) is None:
                 return
-        run = await self.ended(run)
+        async for event in self._events_of_ended(await self.wait_for_end(run), after):
+            yield event
+
+    async def _events_of_ended(self, run: Run, after: int) -> AsyncIterator[bytes]:
+        """Yields the stored events after a number; without any, whole messages, or an error where it was deleted."""
         is_logged = False
         async for number, event in stored_events(self._store, run, 0):
             is_logged = True
             if number > after:
                 yield event
         if not is_logged:
-            is_gone = await self._store.runs.load(run.agent, run.id) is None
-            deleted = self._shows.refused(run.uid, Conflict(DELETED)) if is_gone else b""
-            whole = deleted or await self._shows.rest(run, {}, (), 1)
+            if await self._store.runs.load(run.agent, run.id) is None:
+                whole = self._shows.refused(run.uid, Conflict(DELETED))
+            else:
+                whole = await self._shows.rest(run, {}, (), 1)
             for number, event in enumerate(self._shows.numbered(whole, 1), 1):
                 if number > after:
                     yield event
 
     async def _log_ahead(self, open_run: OpenRun, run: Run) -> EventLog | None:
         """Returns the log of a run that an earlier process left, before this one performs it; None: it has none."""
-        if self._shared.is_shared:
+        if self._ends.is_shared:
             return None
         agent = await self._store.agents.load(run.agent)
         texts = await self._store.runs.texts(run.agent, run.id, "request")
@@ -296,12 +306,12 @@ class BackgroundRuns:
         open_run.log = open_run.log or log
         return open_run.log
 
-    # -- the same send again
+    # -- a send that is resent
 
-    async def _before(
+    async def _find_earlier(
         self, agent: Agent, name: str, conversation: int, run_request: RunRequest
     ) -> SentBefore | None:
-        """Returns what became of the same send before, None where it is new. A run that has not ended is its answer."""
+        """Returns the earlier send that this one repeats; None: it is new. A run that has not ended is its answer."""
         store, digest = self._store, digest_of(agent, name, run_request.otid)
         if digest is not None:
             run = await store.runs.by_otid(agent.id, digest)
@@ -312,7 +322,7 @@ class BackgroundRuns:
         if run is None:
             return None
         if not run.is_over:
-            is_same = digest is not None or await self._asks(run, run_request)
+            is_same = digest is not None or await self._has_same_messages(run, run_request)
             return SentBefore(run, agent, (), is_answered=True, is_resent=False) if is_same else None
         head: Sequence[Json] = (
             () if run_request.spec.defined is None else run_request.spec.defined.initial_messages
@@ -320,13 +330,13 @@ class BackgroundRuns:
         marks = SendMarks(name, run_request.messages, run_request.decisions, digest, head)
         return await sent_before(store, agent, marks)
 
-    async def _asks(self, run: Run, run_request: RunRequest) -> bool:
-        """Returns whether a run that has not begun has the same messages."""
+    async def _has_same_messages(self, run: Run, run_request: RunRequest) -> bool:
+        """Returns whether the stored request of a run has the messages and decisions of this one."""
         texts = await self._store.runs.texts(run.agent, run.id, "request")
         if not texts:
             return False
-        stored, same = StoredRequest.read(texts[0].data), StoredRequest.of(run_request, None, None)
-        return (stored.messages, stored.decisions) == (same.messages, same.decisions)
+        stored, sent = StoredRequest.read(texts[0].data), StoredRequest.of(run_request, None, None)
+        return (stored.messages, stored.decisions) == (sent.messages, sent.decisions)
 
     # -- one attempt
 
@@ -340,6 +350,7 @@ class BackgroundRuns:
         attempt: int,
         tries: int,
     ) -> PerformedRun | None:
+        """Performs one attempt of a run that holds the ticket of its conversation, and closes the run after its end."""
         store = self._store
         # It may have been cancelled while it waited.
         found = await store.runs.load(agent.id, run.id)
@@ -347,15 +358,15 @@ class BackgroundRuns:
             return None
         texts = await store.runs.texts(agent.id, run.id, "request")
         stored = StoredRequest.read(texts[0].data if texts else b"")
-        log = await self._log_of(agent, found, open_run, stored, attempt)
+        log = await self._open_log(agent, found, open_run, stored, attempt)
         if not found.is_over:
             if tries > (MOST_BEGINNINGS if found.state is RunState.CREATED else MOST_TRIES):
-                await self._end(found, f"{LEFT} It was tried {tries - 1} times.")
+                await self._fail(found, f"{LEFT} It was tried {tries - 1} times.")
             else:
                 await self._attempt(agent, found, open_run, stored, name, ticket, attempt, log)
             found = await store.runs.load(agent.id, run.id) or found
         if not found.is_over:
-            found = await self._end(found, _INTERNAL)
+            found = await self._fail(found, _INTERNAL)
         await self._close(found, open_run, stored, log, attempt)
         return PerformedRun(found, stored.callback)
 
@@ -370,6 +381,10 @@ class BackgroundRuns:
         attempt: int,
         log: EventLog | None,
     ) -> None:
+        """Runs the agent. Fails the run on an error that another attempt would meet as well.
+
+        Raises: StoreError, CancelledError: it can be tried again.
+        """
         project, options = agent.scope.project, stored.shown or {}
 
         def view(start: RunStart) -> MakesView:
@@ -384,23 +399,23 @@ class BackgroundRuns:
             accepted = AcceptedRun(run, stored.written(with_messages=False), attempt)
             await self._runs.perform(asked, accepted, ticket, view, sink)
         except MessageGone:
-            await self._end(run, _GONE)
+            await self._fail(run, _GONE)
         except (StoreError, asyncio.CancelledError):
             if log is not None:
                 await log.flush()
             raise
         except GatewayError as error:
-            await self._end(run, error.message)
+            await self._fail(run, error.message)
             if log is not None:
                 log.add(self._shows.refused(run.uid, error))
         except Exception:
             _log.exception("A background run failed by a fault in the gateway.")
-            await self._end(run, _INTERNAL)
+            await self._fail(run, _INTERNAL)
 
-    async def _log_of(
+    async def _open_log(
         self, agent: Agent, run: Run, open_run: OpenRun, stored: StoredRequest, attempt: int
     ) -> EventLog | None:
-        """Returns the log of a run for this attempt; None where it has none."""
+        """Returns the log of a run, open for this attempt's events; None: it has none."""
         log = open_run.log
         is_new = log is None
         # The request may be erased by now. A log that has readers is written to its end all the same.
@@ -409,7 +424,7 @@ class BackgroundRuns:
         if log is None:
             log = open_run.log = EventLog(self._store, run, agent.epoch, self._shows)
         self._begin_log(log, run)
-        if is_new and attempt == 1 and self._shared.is_shared:
+        if is_new and attempt == 1 and self._ends.is_shared:
             log.add(self._shows.begun(run.uid))
         elif attempt > 1 or is_new:
             logged = await log.go_on(agent.epoch)
@@ -421,6 +436,7 @@ class BackgroundRuns:
         return log
 
     def _begin_log(self, log: EventLog, run: Run) -> None:
+        """Adds the first event of a log that was made before its run was on disk."""
         if not log.run.id:
             log.run = run
             log.add(self._shows.begun(run.uid))
@@ -436,7 +452,7 @@ class BackgroundRuns:
                 log.add(await self._shows.rest(run, stored.shown or {}, logged, attempt))
             await log.close()
         self._open.close(open_run)
-        self._shared.notify(run)
+        self._ends.notify(run)
 
     def _ended_elsewhere(self, uid: str, row: int) -> None:
         """Stops a run that another process has ended; closes it, unless its job runs here and will do so."""
@@ -445,12 +461,12 @@ class BackgroundRuns:
         if open_run is not None and open_run.phase is not RunPhase.PERFORMED:
             self._open.close(open_run)
 
-    async def _end(self, run: Run, words: str) -> Run:
-        """Fails a run that has not ended. words: why."""
+    async def _fail(self, run: Run, error: str) -> Run:
+        """Ends a run with an error, unless it has ended."""
         now = self._keeper.now()
-        return await self._store.runs.end(run.agent, run.id, RunState.FAILED, StopReason.ERROR, now, words)
+        return await self._store.runs.end(run.agent, run.id, RunState.FAILED, StopReason.ERROR, now, error)
 
-    async def _conversation(self, agent: Agent, name: str) -> tuple[str, int]:
+    async def _find_conversation(self, agent: Agent, name: str) -> tuple[str, int]:
         """Returns the name of a conversation that all of its sends use, and its row; 0: it has not begun.
 
         Raises: NotFound.
