@@ -38,8 +38,8 @@ _WAIT_S = 3600.0
 _MOST_CALLS, _MOST_MEMORIES = 64, 1024
 # The most texts of a call that are noted. Models give a few tasks at once.
 _MOST_TEXTS = 64
-# Two arguments with a heading between them are looked for only in a call of at most this many, since the pairs are tried
-# one by one. Not measured.
+# Two arguments with a heading between them are looked for only in a call of at most this many, since the pairs are
+# tried one by one. Not measured.
 _MOST_PAIRED = 8
 # The most bytes of such a heading, as "## Context" is one. Not measured.
 _HEADING_BYTES = 32
@@ -110,7 +110,9 @@ class DelegatedTasks:
     def is_task(
         self, scope: Scope, messages: _Messages, now: float, *, offered: Collection[str] = ()
     ) -> bool:
-        """Returns whether the last user message of a list is a delegated task. Drops the calls with results in the list.
+        """Returns whether the last user message of a list is a delegated task.
+
+        Forgets the calls with results in the list.
 
         offered: the names of its request's tools.
         """

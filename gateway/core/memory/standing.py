@@ -34,7 +34,7 @@ _MOST_CHARS, _LEAST_CHARS, _LEAST_CHARS_NOT_ASCII = 160, 12, 4
 _SENTENCE = re.compile(r"(?<=[.!?;…])\s+|(?<=[。！？])|\n+")
 _CLAUSE = re.compile(r", |，|、|؛|،")
 _QUESTION_MARKS = ("?", "？", "؟")
-# These stand in the table in place of a language: the patterns of what a person has only one of, as the name to be called
+# These stand in the table in place of a language: the patterns of what a person has only one of, as a name to be called
 # by; and the words for how a statement holds, as "always".
 _SINGLE, _DEGREES = "!", "-"
 _MONTH_CHARS = 7  # of an ISO date
@@ -142,7 +142,7 @@ def _sentences(text: str) -> Iterator[str]:
 def _replaces(new: str, old: str) -> bool:
     """Returns whether a sentence takes the place of an older one.
 
-    It does if both state what a person has only one of, and if they differ only in how the statement holds, as "I always
+    It does if both state what a person has only one of, or if they differ only in how the statement holds, as "I always
     eat meat now" and "I never eat meat" do.
     """
     table = _table()

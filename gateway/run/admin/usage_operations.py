@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import orjson
 from msgspec import Struct
+from msgspec.structs import replace
 
 from gateway.errors import BadRequest
 from gateway.run.admin.operation_arguments import RawArguments, limit_of
@@ -22,9 +23,9 @@ _DEFAULT_DAYS: Final = 30
 _EPOCH: Final = date(1970, 1, 1)
 _FILTERS: Final = ("project", "user", "key", "upstream", "model")
 _NAMES: Final = ("by", "from", "to", *_FILTERS, "limit", "after")
-_BILLION: Final = 1_000_000_000
+_BILLION: Final = 1_000_000_000  # a cost is counted in billionths
 # A spreadsheet takes a field that begins with one of these for a formula.
-_FORMULA: Final = ("=", "+", "-", "@")
+_FORMULA_SIGNS: Final = ("=", "+", "-", "@")
 
 
 class UsageOperations(Struct, frozen=True):
@@ -37,19 +38,18 @@ class UsageOperations(Struct, frozen=True):
     meter: Meter | None = None
 
     async def show(self, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
-        """Returns a page of sums. project: the only one whose usage is shown; None: all are.
+        """Returns a page of sums, with the counters of this process up to now.
+
+        project: the only one that the caller may see; None: all.
 
         Raises: BadRequest, which names the field; StoreError.
         """
         query = read_query(raw, int(self.now() // DAY_S))
         if project is not None:
-            if ("project", project) not in query.only and any(name == "project" for name, _ in query.only):
-                query = _with(query, ("project", ""))  # no project has this name
-            else:
-                query = _with(query, ("project", project))
+            query = _within_project(query, project)
         if self.meter is not None:
             await self.meter.settle()
-        found = await self.usage.sums(_asking_for(query, query.limit + 1))
+        found = await self.usage.sums(replace(query, limit=query.limit + 1))
         page, has_more = found[: query.limit], len(found) > query.limit
         return {
             "object": "list",
@@ -58,23 +58,24 @@ class UsageOperations(Struct, frozen=True):
             "by": list(query.by),
             "as_of": round(self.now(), 3),
             "has_more": has_more,
-            "next": _packed(page[-1].by) if has_more else None,
-            "data": [_shown(query.by, each) for each in page],
+            "next": _encode_cursor(page[-1].by) if has_more else None,
+            "data": [_row_json(query.by, each) for each in page],
         }
 
 
 def as_csv(page: Mapping[str, Any]) -> str:
-    """Returns the rows of a page, with their names in the first line."""
+    """Returns the rows of a page as CSV, with the names of the columns in the first line."""
     out = StringIO()
     lines = csv.writer(out, lineterminator="\r\n")
-    lines.writerow([*page["by"], *COUNTERS])
+    columns = [*page["by"], *COUNTERS]
+    lines.writerow(columns)
     for row in page["data"]:
-        lines.writerow([_field(row[name]) for name in (*page["by"], *COUNTERS)])
+        lines.writerow([_csv_field(row[name]) for name in columns])
     return out.getvalue()
 
 
 def read_query(raw: RawArguments, today: int) -> UsageQuery:
-    """Reads the fields of a question, each a text or None. today: days since the epoch. Raises: BadRequest."""
+    """Reads the fields of a query, each a text or None. today: days since the epoch. Raises: BadRequest."""
     given = {name: value for name, value in raw.items() if value is not None}
     for name in given:
         if name not in _NAMES:
@@ -95,22 +96,23 @@ def read_query(raw: RawArguments, today: int) -> UsageQuery:
         for name in _FILTERS
         if name in given
     ]
-    after = _unpacked(str(given["after"]), by) if "after" in given else None
+    after = _decode_cursor(str(given["after"]), by) if "after" in given else None
     return UsageQuery(by, first, last, tuple(only), after, limit_of(given))
 
 
-def _with(query: UsageQuery, only: tuple[str, str]) -> UsageQuery:
-    rest = [each for each in query.only if each[0] != only[0]]
-    return UsageQuery(query.by, query.first, query.last, (*rest, only), query.after, query.limit)
+def _within_project(query: UsageQuery, project: str) -> UsageQuery:
+    """Returns a query of one project; one that asks for another project finds nothing."""
+    others = [(name, value) for name, value in query.only if name != "project"]
+    asks_for_another = any(name == "project" and value != project for name, value in query.only)
+    # No project has an empty name.
+    return replace(query, only=(*others, ("project", "" if asks_for_another else project)))
 
 
-def _asking_for(query: UsageQuery, limit: int) -> UsageQuery:
-    return UsageQuery(query.by, query.first, query.last, query.only, query.after, limit)
-
-
-def _shown(by: tuple[str, ...], found: UsageSum) -> dict[str, Any]:
-    values = [_date(int(value)) if name == "day" else value for name, value in zip(by, found.by, strict=True)]
-    return {**dict(zip(by, values, strict=True)), **counters_json(found.counters)}
+def _row_json(by: tuple[str, ...], found: UsageSum) -> dict[str, Any]:
+    key = {
+        name: _date(int(value)) if name == "day" else value for name, value in zip(by, found.by, strict=True)
+    }
+    return {**key, **counters_json(found.counters)}
 
 
 def counters_json(counters: Iterable[int]) -> dict[str, Any]:
@@ -139,12 +141,13 @@ def _date(day: int) -> str:
     return (_EPOCH + timedelta(days=day)).isoformat()
 
 
-def _packed(values: tuple[str | int, ...]) -> str:
+def _encode_cursor(values: tuple[str | int, ...]) -> str:
+    """Returns the `next` of a page that ends with the row of these values."""
     return urlsafe_b64encode(orjson.dumps(values)).decode().rstrip("=")
 
 
-def _unpacked(text: str, by: tuple[str, ...]) -> list[str | int]:
-    """Reads the `next` of a page. Raises: BadRequest: it is of no page by these columns."""
+def _decode_cursor(text: str, by: tuple[str, ...]) -> list[str | int]:
+    """Reads the `next` of a page. Raises: BadRequest: it is not from a page by these columns."""
     try:
         values = orjson.loads(urlsafe_b64decode(text + "=" * (-len(text) % 4)))
     except ValueError:
@@ -155,5 +158,6 @@ def _unpacked(text: str, by: tuple[str, ...]) -> list[str | int]:
     return values
 
 
-def _field(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+def _csv_field(value: Any) -> Any:
+    """Returns a value for CSV; a text that a spreadsheet would take for a formula gets a quote before it."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA_SIGNS) else value
