@@ -1,4 +1,4 @@
-"""Conversations and facts as the readers of all formats make them, without anything of their format."""
+"""Conversations and facts as the readers of all formats return them: nothing in them depends on the format."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from typing import Final, Literal
 from msgspec import Struct
 
 Role = Literal["user", "assistant"]
-# A longer text is no message of a person or a model.
+# The most characters of a message. Chosen far above what people and models write; no measurement.
 MOST_TEXT: Final = 10_000_000
-# Later than any date that a file may mean, in seconds; what is above is no date.
-_LAST: Final = 253_402_300_800.0
-# Of a source's id, as it stands in the conversation's client id.
+# The year 10000, in seconds since the epoch. No later number is a date: most are dates in milliseconds.
+_END_OF_DATES_S: Final = 253_402_300_800.0
+# The most characters of a source's id, which becomes a part of the conversation's client id.
 _ID_CHARS: Final = 200
 
 
 class SourceMessage(Struct, frozen=True):
-    """A message."""
+    """A message of a user or a model."""
 
     role: Role
     text: str
-    # Seconds since the epoch; None: the file does not say.
+    # Seconds since the epoch; None: the file has no date for it.
     at: float | None = None
 
 
 class SourceConversation(Struct, frozen=True):
-    """A conversation, on the branch that was last."""
+    """A conversation, on its newest branch."""
 
     # The id that the source gave it; None: it has none.
     id: str | None
     messages: Sequence[SourceMessage]
-    # When it began, for messages without a date of their own.
+    # Seconds since the epoch when it began, for messages without a date of their own.
     at: float | None = None
-    # How many messages of the source are left out: other branches, tools, thoughts, empty ones.
+    # How many messages of the source are left out: those of other branches, tools and thoughts, and empty ones.
     skipped: int = 0
 
 
@@ -43,24 +43,27 @@ class SourceFact(Struct, frozen=True):
     """A sentence about a person."""
 
     text: str
+    # Seconds since the epoch; None: the file has no date for it.
     at: float | None = None
-    # Whom the source has it of; None: it does not say.
+    # The user that the source names; None: it names none.
     user: str | None = None
 
 
 class Unreadable(Struct, frozen=True):
-    """A conversation or a fact that is left out. why: quotes nothing of it."""
+    """A conversation or a fact that is left out."""
 
+    # The reason, which quotes nothing of it.
     why: str
+    # How many messages it has.
     messages: int = 0
 
 
 class WrongForm(Exception):
-    """A part of a file is not as its format has it. Its text quotes nothing of it."""
+    """A part of a file does not have the form of the file's format. The error's text quotes nothing of it."""
 
 
 def time_of(value: object) -> float | None:
-    """Reads a date: seconds since the epoch, or ISO 8601 (UTC where it names no zone). None: it is none."""
+    """Reads a date: seconds since the epoch, or ISO 8601 (UTC where it names no zone). None: it is no date."""
     if isinstance(value, str):
         try:
             date = datetime.fromisoformat(value.strip())
@@ -71,7 +74,7 @@ def time_of(value: object) -> float | None:
         at = value
     else:
         return None
-    return float(at) if math.isfinite(at) and 0 < at < _LAST else None
+    return float(at) if math.isfinite(at) and 0 < at < _END_OF_DATES_S else None
 
 
 def id_in(value: object) -> str | None:
@@ -80,7 +83,7 @@ def id_in(value: object) -> str | None:
 
 
 def checked(text: str) -> str:
-    """Returns the text of a message. Raises: WrongForm."""
+    """Returns the text of a message. Raises: WrongForm: it is too long, or cannot be stored."""
     if "\0" in text:
         raise WrongForm("a message has a NUL")
     if len(text) > MOST_TEXT:
