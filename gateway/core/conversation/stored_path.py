@@ -40,10 +40,11 @@ def plan_step(
     evicted: Evicted | None = None,
     held: Sequence[WireMessage] = (),
 ) -> Plan:
-    """Plans a step: what came in goes on from the tip, with which the path in the tree ends.
+    """Plans a step, which goes on from the tip: the last exchange of the path in the tree, None at its beginning.
 
-    held: the gateway's messages, which come before those of the query's list: results of tools.
-    evicted: what of the path has left the window.
+    conversation: its number; None: it has not begun.
+    evicted: the part of the path that has left the window.
+    held: the gateway's own messages, results of tools, which come before those of the query's list.
     """
     new = tuple(range(len(query.listing)))
     e = new_exchange(query, tip, held, new)
@@ -75,9 +76,10 @@ def plan_step(
 
 
 def refused(path: Sequence[Exchange]) -> set[int]:
-    """Returns the exchanges that the upstream would refuse again: those it refused, and the unanswered before them.
+    """Returns the ids of the exchanges that the upstream would refuse again.
 
-    It has never taken any of these, so each may be the reason.
+    These are the ones it refused and the unanswered ones directly before each: it has never taken any of them, so each
+    may be the reason.
     """
     found: set[int] = set()
     is_refused = False
@@ -89,7 +91,7 @@ def refused(path: Sequence[Exchange]) -> set[int]:
 
 
 def open_step(plan: Plan, notes: Mapping[int, str], evicted: Evicted | None) -> Exchange:
-    """Returns the exchange as it is written before the model is asked."""
+    """Returns the exchange of a plan as it is written before the model is asked. notes: by message."""
     return replace(
         plan.exchange,
         state=State.OPEN,
@@ -113,16 +115,17 @@ def finish_step(
 ) -> Exchange:
     """Returns the exchange as it has ended.
 
-    above: hash of the path in front of it.
-    full: the reply as it goes upstream again; empty: there is none.
-    shown_reply: what the reader got of it; None: all.
+    above: the hash of the path before it.
+    full: the messages of the reply, as they go upstream again; empty: there is no reply.
+    shown_reply: the part of it that the client got; None: all of it.
+    now: seconds since the epoch.
     """
     e = replace(_ended(e, now), model=model, evicted=evicted)
     if not full:
         return replace(e, path=canon.path(flat(e), above))
     shown = full[0] if shown_reply is None else shown_reply
     atoms = canon.atoms(shown)
-    is_other = list(full) != [shown]
+    is_changed = list(full) != [shown]
     return replace(
         e,
         reply=atoms,
@@ -130,8 +133,8 @@ def finish_step(
         reply_key=canon.reply_key(atoms),
         size=len(squash(text_of(shown))),
         shown_reply=orjson.dumps(shown),
-        full=orjson.dumps({"messages": list(full), "gateway_calls": [], "step": True}) if is_other else None,
-        hidden=is_other,
+        full=orjson.dumps({"messages": list(full), "gateway_calls": [], "step": True}) if is_changed else None,
+        hidden=is_changed,
         opaque=any(map(has_opaque, full)),
     )
 
@@ -146,7 +149,12 @@ def finish_turn(
     model: str,
     now: float,
 ) -> Exchange:
-    """Returns the exchange of a turn that is written as a whole: its rounds of tools are hidden ones."""
+    """Returns the exchange of a turn that is written as a whole, with its rounds of tools hidden.
+
+    above, now: as of `finish_step`.
+    full: the messages of all rounds.
+    shown_reply: the reply that the client got.
+    """
     e = finish_step(
         e, canon, above, full=(shown_reply,), shown_reply=shown_reply, model=model, evicted=e.evicted, now=now
     )
@@ -158,24 +166,26 @@ def finish_turn(
 
 
 def refuse(e: Exchange, path: Sequence[Exchange]) -> Exchange:
-    """Returns an exchange that has ended, which the upstream refused, so that its words are not sent again.
+    """Returns an ended exchange that the upstream refused, marked so that it is not sent again.
 
-    A user's message is neither shown nor recalled either. Results say what tools have done: they stay, with a message
-    that came with them, and a note tells the model that there are some.
-    path: before it. What its prompt left out to make room comes back, and notes of memory are made again.
-    After calls nothing is: the model knows what these have changed.
+    What its prompt evicted to make room comes back. An exchange with a user's message alone is no longer shown or
+    recalled, and the memory section is again that of the last exchange that was answered or refused. One with results
+    stays, since these report what tools have done; so does its memory section: the model knows what calls have changed.
+
+    path: before it, oldest first.
     """
-    taken = next((x for x in reversed(path) if x.superseded or x.reply is not None or begins_fork(x)), None)
-    e = replace(e, superseded=True, evicted=None if taken is None else taken.evicted)
+    restored_from = next((x for x in reversed(path) if x.superseded or x.reply is not None or begins_fork(x)), None)
+    e = replace(e, superseded=True, evicted=None if restored_from is None else restored_from.evicted)
     if not any(map(is_result, e.inputs)):
-        e = replace(e, active=False, section=None if taken is None else taken.section)
+        e = replace(e, active=False, section=None if restored_from is None else restored_from.section)
     return e
 
 
 def superseded_before(path: Sequence[Exchange], inputs: Sequence[tuple[Atom, ...]]) -> Exchange | None:
-    """Returns the exchange that a resent message replaces: it was in no prompt, and its messages stand elsewhere now.
+    """Returns the withheld exchange that has these inputs, marked as refused; None: there is none.
 
-    What a fork shares with its conversation does not change.
+    It stays out of later prompts, and the exchange of the resent message replaces it. What a fork shares with its
+    conversation is not looked at, since it does not change.
     """
     withheld = refused(path)
     for n in range(len(path) - 1, -1, -1):
@@ -193,4 +203,5 @@ def abandon(e: Exchange, canon: Canon, above: bytes, now: float) -> Exchange:
 
 
 def _ended(e: Exchange, now: float) -> Exchange:
+    """Returns a step that has ended. It needs no confirmation: what follows continues it."""
     return replace(e, state=State.FINISHED, ended=now, continued=True, active=True)
