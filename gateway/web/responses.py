@@ -25,7 +25,12 @@ from gateway.core.request.identity import UNNAMED
 from gateway.core.request.request_headers import RawHeaders
 from gateway.core.turn.native_form import ReplyChange
 from gateway.dialects.chat.render import ChatView
-from gateway.dialects.responses.background import ShownResponses, StoredResponseRequest, compacted, queued
+from gateway.dialects.responses.background import (
+    ShownResponses,
+    StoredResponseRequest,
+    compaction_response,
+    queued_response,
+)
 from gateway.dialects.responses.background_end import BackgroundEnd
 from gateway.dialects.responses.compaction import compaction_item
 from gateway.dialects.responses.instructions import cut_from_stored
@@ -169,11 +174,11 @@ class ResponsesPath(ForwardedPath):
                 request.body, identity, request.takes, self.chats.settings.max_messages,
                 [] if conversation is None else conversation.items,
             )  # fmt: skip
-            queued_response = queued(request, tag, created)
+            queued = queued_response(request, tag, created)
             run, is_new = await background.accept(
-                agent, tag, created, stored.encode(), queued_response, call.headers, caller.credential, digest
+                agent, tag, created, stored.encode(), queued, call.headers, caller.credential, digest
             )
-            shown = queued_response if is_new else None
+            shown = queued if is_new else None
         if shown is None or run is None:  # it was sent again
             project = caller.project
             owner = ResponseOwner(project, self.own.user(scope["headers"], project, request.chat.json))
@@ -385,7 +390,7 @@ def without_memory(headers: RawHeaders) -> RawHeaders:
 def _in_place_of_reply(request: ResponsesRequest, found: Compacted) -> tuple[Sequence[Header], bytes]:
     """Returns the answer to a request that asks for its conversation in short in place of a reply."""
     item = compaction_item(f"cmp_{token_hex(16)}", found.summary)
-    shown = compacted(request, item, found.usage)
+    shown = compaction_response(request, item, found.usage)
     if request.chat.stream:
         return EVENT_STREAM, ShownResponses().whole_events(shown, 0)
     return JSON_TYPE, orjson.dumps(shown)

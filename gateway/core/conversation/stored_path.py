@@ -91,7 +91,7 @@ def refused(path: Sequence[Exchange]) -> set[int]:
 
 
 def open_step(plan: Plan, notes: Mapping[int, str], evicted: Evicted | None) -> Exchange:
-    """Returns the exchange of a plan as it is written before the model is asked. notes: by message."""
+    """Returns the exchange of a plan as it is written before the model is asked. notes: by message index."""
     return replace(
         plan.exchange,
         state=State.OPEN,

@@ -1,4 +1,4 @@
-"""A response in the background: how its request is stored, and how it is shown while it lies in no turn."""
+"""A response in the background: its request as it is stored, and the response as it is shown without a turn."""
 
 from __future__ import annotations
 
@@ -24,21 +24,24 @@ ENDS = frozenset(("response.completed", "response.incomplete", "response.failed"
 
 
 class StoredResponseRequest(Struct, frozen=True):
-    """A request as it lies in its run. Keys and other headers of the caller are not in it."""
+    """A request as it is stored with its run, without keys and other headers of the caller."""
 
+    # As the client sent it.
     body: str
-    # Who asks, as it was decided when the request came.
+    # As it was resolved when the request came.
     identity: Identity
-    # What its upstreams take of tools.
+    # The tools that its upstreams take.
     takes: UpstreamTools
+    # The limit of the messages in a request.
     most_messages: int
-    # Items of its conversation that come before its input.
+    # The items of its conversation that wait for the next response; they come before its input.
     waiting: list[Json] = field(default_factory=list)
 
     def encode(self) -> bytes:
         return msgspec.json.encode(self)
 
     def read(self) -> ResponsesRequest:
+        """Returns the parsed request. It is streamed, whatever the client asked for: its events are stored."""
         request = parse(self.body.encode(), self.most_messages, self.takes, self.waiting)
         chat = request.chat
         chat.identity, chat.stream = self.identity, True
@@ -48,7 +51,7 @@ class StoredResponseRequest(Struct, frozen=True):
 
 
 class RestoredRequest(Struct, frozen=True):
-    """Implements `BackgroundRequest`."""
+    """A stored request that is performed. Implements `gateway.run.background_responses.BackgroundRequest`."""
 
     request: ResponsesRequest
     tag: str
@@ -89,19 +92,24 @@ class RestoredRequest(Struct, frozen=True):
 
 
 class ShownResponses:
-    """Implements `ShowsResponses`."""
+    """Shows responses in this dialect. Implements `gateway.run.background_responses.ShowsResponses`."""
 
     def restore(self, stored: bytes, tag: str, created: float) -> RestoredRequest:
-        """Returns a request as it lies in its run."""
+        """Returns a stored request.
+
+        tag: that of the response's ids.
+        created: seconds since the epoch.
+        """
         return RestoredRequest(
             msgspec.json.decode(stored, type=StoredResponseRequest).read(), tag, int(created)
         )
 
     def numbered(self, data: bytes, first: int) -> list[bytes]:
+        """Returns the events in a piece of a stream. They have their numbers already, so that `first` is ignored."""
         return [each + b"\n\n" for each in data.split(b"\n\n") if each and not each.startswith(b":")]
 
     def end_in(self, data: bytes) -> Json | None:
-        """Returns the response that the last one of these events ends; None: none does."""
+        """Returns the response in the last event of a stream; None: `data` does not end with one."""
         events = self.numbered(data, 0)
         if not events or b"event: response." not in events[-1]:
             return None
@@ -113,14 +121,16 @@ class ShownResponses:
         return response
 
     def failed(self, shown: Json, code: str | None, message: str) -> Json:
+        """Returns a response as it is shown after an error of the gateway or the upstream."""
         error = {"code": code if code in ERROR_CODES else "server_error", "message": message}
         return {**shown, "status": "failed", "error": error, "output": [], "usage": None}
 
     def cancelled(self, shown: Json) -> Json:
+        """Returns a response as it is shown after its client has cancelled it."""
         return {**shown, "status": "cancelled", "output": [], "completed_at": None, "usage": None}
 
     def events_of(self, shown: Json, number: int) -> bytes:
-        """Returns the last events of a response that lies in no turn, from a number on."""
+        """Returns the last events of a response without a turn. number: that of the first."""
         error, events = shown.get("error"), b""
         if error:
             events = frame("error", {**error_fields(error["message"], error["code"], "server_error", None),
@@ -130,7 +140,7 @@ class ShownResponses:
         return events + frame(f"response.{kind}", {"response": shown, "sequence_number": number})
 
     def whole_events(self, shown: Json, number: int) -> bytes:
-        """Returns all events of a response whose own are not stored any more: its items whole."""
+        """Returns events for a response whose own are no longer stored: each item comes whole."""
         begun = {**shown, "status": "in_progress", "output": [], "usage": None, "completed_at": None}
         events: list[tuple[str, Json]] = [
             (f"response.{kind}", {"response": begun}) for kind in ("created", "in_progress")
@@ -144,20 +154,20 @@ class ShownResponses:
         return b"".join(made) + self.events_of(shown, number + len(events))
 
 
-def queued(request: ResponsesRequest, tag: str, created: float) -> Json:
-    """Returns a response that waits to be made."""
-    made = MakesResponses(
+def queued_response(request: ResponsesRequest, tag: str, created: float) -> Json:
+    """Returns the response to a request that waits. created: seconds since the epoch; 0: now."""
+    view = MakesResponses(
         request.echo, lambda: (tag, ""), forms=request.forms, tag=tag, created=int(created or time.time())
     )
-    return response_of(made, "queued")
+    return response_of(view, "queued")
 
 
-def compacted(request: ResponsesRequest, item: Json, usage: Json) -> Json:
-    """Returns a response that has an item in place of a reply. usage: as a chat completion has it."""
+def compaction_response(request: ResponsesRequest, item: Json, usage: Json) -> Json:
+    """Returns the response with a compaction item in place of a reply. usage: as a chat completion has it."""
     now = int(time.time())
-    made = MakesResponses({**request.echo, "store": False}, lambda: None, created=now)
+    view = MakesResponses({**request.echo, "store": False}, lambda: None, created=now)
     return {
-        **response_of(made, "completed"),
+        **response_of(view, "completed"),
         "completed_at": now,
         "output": [item],
         "usage": usage_of(usage),
