@@ -1,7 +1,7 @@
-"""The five doors to a PostgreSQL database: operations of the store run over a pool of connections.
+"""A PostgreSQL database, as `storage.database.Database`: runs the store's operations over a pool of connections.
 
 A read is one statement after the other. A write is a transaction that its first statement begins, unless that statement
-is all of it (`Connection.single`); it runs in a task of its own, so that it ends whether or not anybody waits.
+is all of it (`Connection.single`); it runs in a task of its own, so that it ends even if its caller is cancelled.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ from storage.postgres.tidy import Tidying
 
 T = TypeVar("T")
 
-# A waiting write takes this much in addition to the bytes that it names: a task, a future, an operation.
+# What a waiting write takes in addition to the bytes that it names: a task, a future, an operation.
 _OVERHEAD_BYTES = 2048
 
-# Two transactions that met in a circle, or that could not be put in an order. One of them is performed again, so many
-# times in all: where many meet, it may meet the next one.
-_AGAIN = ("40001", "40P01")
-_TRIES = 5
+# The SQLSTATEs of two transactions that cannot both commit, serialization failure and deadlock: one is performed again.
+_CONFLICTS = ("40001", "40P01")
+# The most attempts of a transaction. Where many conflict, the next attempt may meet another one. Not measured.
+_MOST_TRIES = 5
 
 _IS_READ_ONLY = "SELECT current_setting('transaction_read_only') = 'on'"
 
 
 class PostgresDatabase:
-    """Made by `open`."""
+    """A database on a server, over a pool of connections. `open` makes it."""
 
     is_shared = True
     is_owned = False
@@ -63,14 +63,15 @@ class PostgresDatabase:
         self._begin_statement = begin_statement(target)
         self._loop = asyncio.get_running_loop()
         self._pool = ConnectionPool(target, limits, self._prepare, self._failed, self._recovered)
-        self._listeners: list[Callable[[], None]] = []
+        self._recovery_listeners: list[Callable[[], None]] = []
         self._failure_listeners: list[Callable[[Unavailable], None]] = []
         self._health_check = HealthCheck(self._check_server, limits.health_s)
         self._clock = SharedClock()
         self._listener = NotificationListener(listen_target, self._clock.read, self._health_check.hurry)
         self._tidying = Tidying(target, limits.sweep_s, limits.long_s)
+        # Notifications to be sent, (channel, word), and the task that sends them.
         self._notices: list[tuple[str, str]] = []
-        self._telling: asyncio.Task[None] | None = None
+        self._notifying: asyncio.Task[None] | None = None
         # Writes under way, oldest first: when each began, and how many bytes it holds.
         self._writes: dict[asyncio.Task[None], tuple[float, int]] = {}
         self._bytes = 0
@@ -90,14 +91,15 @@ class PostgresDatabase:
     ) -> Self:
         """Connects, and brings the database to the present schema.
 
-        A server that cannot be used for now does not stop the start: `health` reports it, everything raises the
-        named error, and it comes back by itself.
+        A server that is down does not stop the start: `health` reports it, all operations raise its error, and it is
+        connected to when it is up again.
 
-        pool: how many connections.
-        pooled: a pooler in transaction mode lies between.
-        pooler_prepares: it carries prepared statements.
-        listen_url: past it, where notifications arrive.
-        factory: of connections, for tests that count statements.
+        pool: the number of connections.
+        pooled: the URL is that of a pooler in transaction mode.
+        pooler_prepares: the pooler supports prepared statements.
+        listen_url: the URL of the server itself, since a pooler passes no notifications on.
+        limits: in place of the default ones with this pool.
+        factory: the class of connections, for tests that count statements.
 
         Raises: NotAdmitted, Foreign, TooNew.
         """
@@ -117,7 +119,7 @@ class PostgresDatabase:
     def ahead(self) -> float:
         return self._clock.ahead
 
-    # -- doors --------------------------------------------------------------------------------------------------------
+    # -- operations ----------------------------------------------------------------------------------------------------
 
     async def read(self, operation: Operation[T], *, deadline_ms: float | None = None) -> T:
         return await self._read(operation, self._limits.read_s if deadline_ms is None else deadline_ms / 1000)
@@ -158,17 +160,17 @@ class PostgresDatabase:
         try:
             found = await operation(kind(raw, until, self._loop))
         except (TimeoutError, asyncio.CancelledError) as error:
-            # asyncpg asks the server to stop, over another connection; this one is of use when that is done.
+            # asyncpg asks the server to stop, over another connection; this one can be used again when that is done.
             pool.give_up(raw)
             if isinstance(error, TimeoutError):
                 raise TooSlow(f"{self._target.name}: no answer in time") from error
             raise
         except BaseException as error:
-            answer = self._answer(error)
+            translated = self._translate(error)
             pool.give(raw)
-            if answer is error:
+            if translated is error:
                 raise
-            raise answer from error
+            raise translated from error
         pool.give(raw)
         return found
 
@@ -188,10 +190,10 @@ class PostgresDatabase:
         self._writes[task] = (self._loop.time(), size)
         self._bytes += size
         self._tidying.wrote()
-        task.add_done_callback(self._ended)
+        task.add_done_callback(self._write_ended)
         return future
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _write_ended(self, task: asyncio.Task[None]) -> None:
         _, size = self._writes.pop(task)
         self._bytes -= size
 
@@ -219,8 +221,9 @@ class PostgresDatabase:
     async def _transact_on(
         self, kind: type[PostgresConnection], operation: Operation[T], is_bulk: bool, is_repeatable: bool
     ) -> T:
+        """Performs a transaction, again after a conflict with another one and once after its connection broke."""
         pool = self._pool
-        for tries_left in reversed(range(_TRIES)):
+        for tries_left in reversed(range(_MOST_TRIES)):
             raw = (None if is_bulk else pool.take_idle()) or await pool.take(is_bulk=is_bulk)
             until = self._loop.time() + self._limits.write_s
             connection = kind(raw, until, self._loop, self._begin_statement)
@@ -230,40 +233,44 @@ class PostgresDatabase:
                 pool.give(raw, is_bulk=is_bulk)
                 return result
             except BaseException as error:
-                answer = self._answer(error)
+                translated = self._translate(error)
                 is_pending = connection.is_begun or isinstance(error, TimeoutError)
-                await self._undo(raw, is_bulk, is_pending=is_pending)
-                is_known = is_repeatable or not (connection.may_have_committed and is_unanswered(error))
-                # A connection that broke is tried once more, since the next one mostly breaks as well.
-                if tries_left and _met(error):
+                await self._roll_back(raw, is_bulk, is_pending=is_pending)
+                may_repeat = is_repeatable or not (connection.may_have_committed and is_unanswered(error))
+                if tries_left and _is_conflict(error):
                     continue
-                if tries_left == _TRIES - 1 and isinstance(answer, Broken) and is_known:
+                # Only once: where a connection broke, the next one mostly breaks as well.
+                if tries_left == _MOST_TRIES - 1 and isinstance(translated, Broken) and may_repeat:
                     continue
-                if answer is error:
+                if translated is error:
                     raise
-                raise answer from error
+                raise translated from error
         raise AssertionError("the last attempt returns or raises")
 
-    async def _undo(self, raw: RawConnection, is_bulk: bool, *, is_pending: bool) -> None:
+    async def _roll_back(self, raw: RawConnection, is_bulk: bool, *, is_pending: bool) -> None:
+        """Rolls back a pending transaction, and returns its connection to the pool."""
         try:
             if is_pending and not raw.is_closed():
                 await self._pool.settle(raw, "ROLLBACK")
         finally:
             self._pool.give(raw, is_bulk=is_bulk)
 
-    def _answer(self, error: BaseException) -> BaseException:
-        """Returns the error that the caller is given, and takes note where nothing else would work either."""
+    def _translate(self, error: BaseException) -> BaseException:
+        """Returns the store's error for one of the server or the connection; any other one as it is.
+
+        An error after which nothing works fails the pool.
+        """
         if not isinstance(error, FAULTS):
             return error
-        answer = translate(error, self._target.name)
-        if stops(answer) and isinstance(answer, Unavailable):
-            self._pool.fail(answer)
-        return answer
+        translated = translate(error, self._target.name)
+        if stops(translated) and isinstance(translated, Unavailable):
+            self._pool.fail(translated)
+        return translated
 
-    # -- life ---------------------------------------------------------------------------------------------------------
+    # -- lifecycle, notifications, health ------------------------------------------------------------------------------
 
     async def sweep(self, wait_ms: int) -> bool:
-        """Has the server take old versions of rows out of its tables. Its log, replicas and backups retain them."""
+        """Has the server remove old versions of rows from its tables. Its log, replicas and backups retain them."""
         return await self._tidying.sweep(wait_ms / 1000)
 
     def start(self) -> None:
@@ -271,7 +278,7 @@ class PostgresDatabase:
         self._health_check.start()
 
     async def _check_server(self) -> None:
-        """Asks the server whether it may be written. It is given no write, which would keep an idle one busy."""
+        """Asks the server whether it accepts writes. It does not try one, which would keep an idle server busy."""
         if await self.read(lambda connection: connection.value(_IS_READ_ONLY)):
             self._pool.fail(ReadOnly(f"{self._target.name} is read-only, as a replica is"))
 
@@ -282,32 +289,32 @@ class PostgresDatabase:
         if self._closing or (channel, word) in self._notices:
             return
         self._notices.append((channel, word))
-        if self._telling is None:
-            self._telling = self._loop.create_task(self._send_notices())
+        if self._notifying is None:
+            self._notifying = self._loop.create_task(self._send_notices())
 
     async def _send_notices(self) -> None:
         try:
             while self._notices:
-                # Others must not look before the change is committed.
+                # Other processes must not read before the change is committed.
                 if self._writes:
                     await asyncio.wait(list(self._writes), timeout=self._limits.slow_s)
-                words, self._notices = self._notices, []
-                await self._notify(words)
+                notices, self._notices = self._notices, []
+                await self._send(notices)
         finally:
-            self._telling = None  # until here `close` waits for it
+            self._notifying = None  # until here `close` waits for it
 
-    async def _notify(self, words: list[tuple[str, str]]) -> None:
+    async def _send(self, notices: list[tuple[str, str]]) -> None:
         with contextlib.suppress(StoreError):
-            await self.read(lambda connection: connection.rows(*self._listener.notice(words)))
+            await self.read(lambda connection: connection.rows(*self._listener.notice(notices)))
 
     def when_changed(self, function: Callable[[Changes], None]) -> None:
-        pass
+        pass  # a shared database calls none, since other processes write there, too
 
     def when_failed(self, function: Callable[[Unavailable], None]) -> None:
         self._failure_listeners.append(function)
 
     def when_recovered(self, function: Callable[[], None]) -> None:
-        self._listeners.append(function)
+        self._recovery_listeners.append(function)
 
     def _failed(self, fault: Unavailable) -> None:
         for function in self._failure_listeners:
@@ -315,7 +322,7 @@ class PostgresDatabase:
 
     def _recovered(self) -> None:
         self._listener.renew()
-        for function in self._listeners:
+        for function in self._recovery_listeners:
             function()
 
     @property
@@ -356,8 +363,8 @@ class PostgresDatabase:
         await self._listener.close()
         await self._tidying.close()
         await self.drain(timeout_s)
-        if self._telling is not None:
-            await self._telling
+        if self._notifying is not None:
+            await self._notifying
         left = list(self._writes)
         for task in left:
             task.cancel()
@@ -365,14 +372,14 @@ class PostgresDatabase:
         await self._pool.close(timeout_s)
 
 
-def _met(error: BaseException) -> bool:
-    """Returns whether two transactions met that could not go on together: one of them is performed again."""
-    return isinstance(error, asyncpg.PostgresError) and error.sqlstate in _AGAIN
+def _is_conflict(error: BaseException) -> bool:
+    """Returns whether a transaction failed because of another one, and may be performed again."""
+    return isinstance(error, asyncpg.PostgresError) and error.sqlstate in _CONFLICTS
 
 
 def _fail(future: asyncio.Future[Any], error: BaseException) -> None:
-    if future.done():  # whoever waited has gone
+    if future.done():  # its caller was cancelled
         return
     future.set_exception(error)
-    # This marks the error as seen: the loop must not log a write that nothing waits for, since health reports it.
+    # This marks the error as retrieved: the loop must not log a write that nothing awaits, since health reports it.
     future.exception()
