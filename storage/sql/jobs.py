@@ -4,14 +4,13 @@
                             ^         |
                             '--- retrying <- fail, release          fail for good -> dead -> retry -> pending
 
-A serial group is an agent's jobs of one kind. One of them is its first: it alone is claimed, and keeps that place
-while it runs or waits to be tried again. When it has ended, the next one is; the schema sees to it. So a look at the
-queue finds what is next at once, however many follow. Among jobs that belong to no memory each key has a serial group
-of its own.
+A serial group is an agent's jobs of one kind. Only its first job is claimed, and it stays the first while it runs or
+waits to be tried again. When it has ended, the schema makes the next job the first, so that the next job is found at
+once, however many follow. Among jobs that belong to no memory each key has a serial group of its own.
 
-Who holds a job. A lease stands in the job's row, with the clock that it is measured by. Processes that share a database
-go by its clock. One that owns its file goes by a clock of its own which never jumps; so what another opening of the
-file left running is free, at once.
+A lease stands in the job's row, with the clock that it is measured by. Processes that share a database go by its clock.
+One that owns its file goes by a clock of its own which never jumps; so what an earlier process left running can be
+claimed at once.
 
 Every commit of a job checks, in its own transaction, that this attempt still runs and that the agent's epoch is the one
 the job was made on: what was forgotten meanwhile does not come back through work in flight.
@@ -33,11 +32,13 @@ from storage.sql.statements import load
 
 P = ParamSpec("P")
 T = TypeVar("T")
-Coalesce = Callable[[bytes, bytes], bytes]
+# Returns one payload for two jobs of the same key: that of the waiting job and that of the new one.
+MergePayloads = Callable[[bytes, bytes], bytes]
 SQL = load("jobs.sql")
 
+# As `Job.agent`: it belongs to no memory.
 NO_AGENT = 0
-# Where many share the queue, it is looked at after so many seconds at most.
+# The longest pause between two reads of a queue that processes share, since a notification may be lost.
 _LOOK_S = 60.0
 
 
@@ -46,10 +47,10 @@ async def forget_jobs(
 ) -> None:
     """Ends an agent's jobs within the transaction that forgets, after the epoch was raised.
 
-    No job brings back what is gone.
+    So no job brings back what was forgotten.
 
-    keep: returns the payload with which a job goes on under the new epoch, from its start; None: it is dropped, as all
-    are without it. Results of steps and words of errors go in any case.
+    keep: returns the payload with which a job starts again under the new epoch, or None to delete it; without it, all
+        jobs are deleted. Results of steps and texts of errors are deleted in any case.
     """
     epoch = await _epoch(connection, agent)
     for row in await connection.rows(SQL["of_agent"], (agent,)):
@@ -63,7 +64,7 @@ async def forget_jobs(
 
 
 async def drop_jobs(connection: Connection, agent: int, kind: str) -> None:
-    """Ends an agent's jobs of a kind, for which there is nothing to do any more; one that runs loses its lease."""
+    """Deletes an agent's jobs of a kind that are no longer needed; one that runs loses its lease."""
     for row in await connection.rows(SQL["of_agent"], (agent,)):
         if (job := _job(row)).kind == kind:
             await _delete(connection, job.id)
@@ -72,7 +73,7 @@ async def drop_jobs(connection: Connection, agent: int, kind: str) -> None:
 def _wakes(
     method: Callable[Concatenate[Jobs, Connection, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[Jobs, P], Coroutine[Any, Any, T]]:
-    """Makes a transaction of a method, after which the watchers are called."""
+    """Makes a method that runs in a transaction of its own, after which the watchers are called."""
 
     def writing(self: Jobs, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
         return self._write(lambda connection: method(self, connection, *args, **kwargs))
@@ -81,7 +82,7 @@ def _wakes(
 
 
 class Jobs(Group):
-    """Durable work. Times are the store's: it knows what is due and which leases have run out."""
+    """The queue of durable jobs. Times are the store's: it knows what is due and which leases have expired."""
 
     def __init__(
         self, database: Database, now: Callable[[], float | None], tick: Callable[[], float | None]
@@ -98,12 +99,12 @@ class Jobs(Group):
         self._tick = tick
         # The name of the clock that leases are measured by.
         self._holder = "database" if database.is_shared else uuid.uuid4().hex
-        # Attempts that are let go of, which the database does not know yet.
-        self._dropped: set[tuple[int, int]] = set()
+        # Attempts that were released while the database was out of reach: (job, attempt).
+        self._released: set[tuple[int, int]] = set()
         self._watchers: list[Callable[[], None]] = []
         database.hear(WORK, lambda _: self.wake_here())
 
-    # -- who waits for jobs -------------------------------------------------------------------------------------------
+    # -- waiting for jobs ---------------------------------------------------------------------------------------------
 
     def watch(self, woken: Callable[[], None]) -> Callable[[], None]:
         """Has `woken` called when there may be something to do. Returns what ends that."""
@@ -111,7 +112,7 @@ class Jobs(Group):
         return lambda: self._watchers.remove(woken)
 
     def wake(self) -> None:
-        """Calls the watchers, here and elsewhere. For those who have enqueued in a transaction of their own."""
+        """Calls the watchers of all processes, after jobs were enqueued in a transaction of the caller's own."""
         self.wake_here()
         self._database.notify(WORK)
 
@@ -122,8 +123,8 @@ class Jobs(Group):
 
     @reads
     async def due_in(self, connection: Connection, kinds: Sequence[str]) -> float | None:
-        """Returns the seconds until a job of these kinds can be claimed or a lease runs out; None: nothing waits."""
-        if self._dropped:
+        """Returns the seconds until a job of these kinds can be claimed or a lease expires; None: nothing waits."""
+        if self._released:
             return 0.0
         now = self._now()
         # A shared database has a clock of its own.
@@ -148,20 +149,21 @@ class Jobs(Group):
         *,
         due: float | None = None,
         epoch: int | None = None,
-        merge: Coalesce | None = None,
+        merge: MergePayloads | None = None,
         postpone: bool = False,
     ) -> int:
         """Adds a job within the caller's own transaction; call `wake` when that is committed. Returns its number.
 
-        One that waits under the same key takes this one's payload (or what `merge` makes of the old and the
-        new) and the earlier of both times (`postpone`: the new one).
+        A job that already waits under the same key takes over the payload and the earlier time of the two.
 
-        agent: 0 for work that belongs to no memory.
-        due: None is now.
-        epoch: the one that the caller read; None: the present one.
+        agent: NO_AGENT for work that belongs to no memory.
         payload: ids and numbers, never text of messages.
+        due: None: now.
+        epoch: the one that the caller read; None: the present one.
+        merge: makes the payload of a job that already waits; None: it is the new one.
+        postpone: a job that already waits takes over the new time, even if it is later.
 
-        Raises: Stale when the agent is gone or something was forgotten since that epoch.
+        Raises: Stale: the agent is gone, or something was forgotten since that epoch.
         """
         current = await _epoch(connection, agent)
         if current is None or epoch not in (None, current):
@@ -173,7 +175,7 @@ class Jobs(Group):
             made = await connection.value(SQL["insert"], values)
             if made is not None:
                 return int(made)
-            # Another process has enqueued it in this moment; or has claimed that, too, by now.
+            # Another process has enqueued one of this key at the same time, and may have claimed it by now.
             row = await connection.row(SQL["pending"], (agent, kind, key))
         id, made_on, waiting = row
         # An old epoch's payload may name what was forgotten.
@@ -192,20 +194,22 @@ class Jobs(Group):
 
         A job with an expired lease is taken over.
 
-        tries: one that was never ended in so many is dead.
-        running: jobs that the caller runs itself, however old their leases are.
+        tries: the most attempts of a job that never come to an end; after them it is dead.
+        running: jobs that the caller runs itself, which are not taken over even if their leases have expired.
         """
-        dropped = tuple(self._dropped)
+        released = tuple(self._released)
 
         async def take(connection: Connection) -> Job | None:
-            for attempt in dropped:
+            for attempt in released:
                 await connection.run(SQL["let_go"], attempt)
             tick = self._tick()
             for id, tried in await connection.rows(SQL["expired"], (kinds, self._holder, tick)):
                 if id in running:
                     continue
                 if tried >= tries:
-                    await _bury(connection, id, f"it did not end in {tried} attempts: killed, or hung")
+                    await _make_dead_letter(
+                        connection, id, f"it did not end in {tried} attempts: killed, or hung"
+                    )
                     continue
                 row = await connection.row(SQL["take_over"], (id, self._holder, tick, lease_s))
                 if job := await _current(connection, row):
@@ -223,31 +227,31 @@ class Jobs(Group):
             return None
 
         job = await asyncio.shield(self._database.bulk(take))
-        self._dropped.difference_update(dropped)
+        self._released.difference_update(released)
         return job
 
     async def heartbeat(self, job: Job, lease_s: float) -> bool:
-        """Prolongs the lease. False: the job is not this attempt's any more, or its memory has changed."""
-        if (job.id, job.attempt) in self._dropped:
+        """Renews the lease. Returns False if this attempt no longer holds the job, or its memory has changed."""
+        if (job.id, job.attempt) in self._released:
             return False
         values = (job.id, job.attempt, self._tick(), lease_s)
         return bool(await asyncio.shield(self._database.write_one(SQL["prolong"], values)))
 
     @reads
     async def is_held(self, connection: Connection, job: Job) -> bool:
-        """Returns whether a job is this attempt's still, and its memory has not changed."""
+        """Returns whether this attempt still holds the job, and its memory has not changed."""
         return bool(await connection.value(SQL["is_held"], (job.id, job.attempt)))
 
     @reads
     async def step(self, connection: Connection, job: Job, name: str) -> bytes | None:
-        """Returns the result of a step that was performed, in this attempt or an earlier one."""
+        """Returns the result of a step that this attempt or an earlier one has performed; None: none has."""
         result: bytes | None = await connection.value(SQL["step"], (job.id, name))
         return result
 
     async def journal(self, job: Job, name: str, result: bytes, effect: Effect | None = None) -> bytes:
-        """Writes step and effect in one transaction; a result that was journaled before stays, and is returned.
+        """Writes step and effect in one transaction. Returns the result, or the one that was journaled before.
 
-        Raises: Stale when this attempt has no say any more; what the effect raises.
+        Raises: Stale: this attempt no longer holds the job; what the effect raises.
         """
 
         async def write(connection: Connection) -> bytes:
@@ -263,7 +267,7 @@ class Jobs(Group):
         return await asyncio.shield(self._database.bulk(write, bytes=len(result)))
 
     async def commit(self, job: Job, effect: Effect) -> None:
-        """Commits an effect without a step: if the process is killed before the job ends, it comes again.
+        """Commits an effect without a step: if the process is killed before the job ends, it is repeated.
 
         Raises: Stale; what the effect raises.
         """
@@ -279,19 +283,26 @@ class Jobs(Group):
         await self._write(write)
 
     async def fail(self, job: Job, error: str, retry_in_s: float | None) -> str:
-        """Has the job tried again after that time, its serial group waiting; None: it is dead. error: never content.
+        """Has the job tried again later. Its serial group waits meanwhile.
 
-        Returns what became of it: retrying, dead, dropped (its memory has changed), lost (another attempt's by now).
+        error: the reason, which never has content.
+        retry_in_s: None: it is not tried again, and becomes a dead letter.
+
+        Returns the outcome: "retrying", "dead", "dropped" (deleted, since its memory has changed) or "lost" (another
+        attempt holds it by now).
         """
         return await self._end(job, error, retry_in_s, job.tries)
 
     async def release(self, job: Job, delay_s: float = 0.0, reason: str | None = None) -> str:
-        """Gives the job back as if it had not been tried. Returns as `fail`. reason: why it waits, as its `error`."""
+        """Gives the job back as if this attempt had not been made. Returns the outcome, as `fail` does.
+
+        reason: why it waits; None: its last error stays.
+        """
         return await self._end(job, reason or job.error, delay_s, job.tries - 1)
 
-    def let_go(self, job: Job) -> None:
-        """Ends a lease without the database, which may be out of reach: the next claim here reports it."""
-        self._dropped.add((job.id, job.attempt))
+    def release_here(self, job: Job) -> None:
+        """Ends a lease while the database may be out of reach; the next claim of this process writes it."""
+        self._released.add((job.id, job.attempt))
 
     # -- operators and forgetting -------------------------------------------------------------------------------------
 
@@ -343,9 +354,11 @@ class Jobs(Group):
 
     @_wakes
     async def retry(self, connection: Connection, id: int) -> Job:
-        """Has a job run now: a dead letter from its first attempt, or a newer job of its key, or one that waits.
+        """Has a job run now. Returns it.
 
-        Raises: NotFound; Stale when it belongs to what was forgotten since.
+        A dead letter starts again with its first attempt; where a newer job of its key waits, that one runs instead.
+
+        Raises: NotFound; Stale: something was forgotten since the job was made.
         """
         job, now = await _get(connection, id), self._now()
         if await _epoch(connection, job.agent) != job.epoch:
@@ -369,22 +382,25 @@ class Jobs(Group):
         return job
 
     async def enqueuing(self, operation: Operation[T]) -> T:
-        """Writes a transaction that enqueues jobs among other things (`enqueue_in`); it does not give way to turns."""
+        """Writes a transaction that also enqueues jobs (`enqueue_in`), and calls the watchers.
+
+        Unlike that of `enqueue`, it does not give way to turns.
+        """
         future = self._database.write(operation)
         future.add_done_callback(lambda _: self.wake())
         return await asyncio.shield(future)
 
-    # -- inside -------------------------------------------------------------------------------------------------------
+    # -- transactions -------------------------------------------------------------------------------------------------
 
     async def _write(self, operation: Operation[T]) -> T:
-        """Writes, shielded: a caller that goes away must not hide from the workers what is written all the same."""
+        """Writes, and calls the watchers even if the caller is cancelled, since the write ends all the same."""
         future = self._database.bulk(operation)
         future.add_done_callback(lambda _: self.wake())
         return await asyncio.shield(future)
 
     async def _check(self, connection: Connection, job: Job) -> None:
-        """Keeps an attempt from writing that has no say any more. Raises: Stale."""
-        # The agent before the job, as everywhere, so that no two wait for each other.
+        """Raises Stale if this attempt no longer holds the job, or its memory has changed."""
+        # The agent is locked before the job, as everywhere, so that there is no deadlock.
         epoch = await _epoch(connection, job.agent)
         if await connection.row(SQL["fence"], (job.id, job.attempt)) is None:
             raise Stale(f"job {job.id} is not attempt {job.attempt}'s any more")
@@ -397,6 +413,8 @@ class Jobs(Group):
             await effect(connection)
 
     async def _end(self, job: Job, error: str | None, delay_s: float | None, tries: int) -> str:
+        """Ends an attempt. Returns the outcome, as `fail` does. delay_s: None: the job is dead."""
+
         async def write(connection: Connection) -> str:
             epoch = await _epoch(connection, job.agent)
             if await connection.row(SQL["fence"], (job.id, job.attempt)) is None:
@@ -405,7 +423,7 @@ class Jobs(Group):
                 await _delete(connection, job.id)
                 return "dropped"
             if delay_s is None:
-                await _bury(connection, job.id, error or "")
+                await _make_dead_letter(connection, job.id, error or "")
                 return "dead"
             await connection.run(SQL["retrying"], (self._now(), delay_s, tries, error, job.id))
             return "retrying"
@@ -414,6 +432,7 @@ class Jobs(Group):
 
 
 async def _epoch(connection: Connection, agent: int) -> int | None:
+    """Returns the epoch of an agent's memory; None: the agent is gone. Locks its row."""
     if agent == NO_AGENT:
         return 0
     epoch: int | None = await connection.value(SQL["epoch"], (agent,))
@@ -437,8 +456,8 @@ async def _get(connection: Connection, id: int) -> Job:
     return _job(row)
 
 
-async def _bury(connection: Connection, id: int, error: str) -> None:
-    """Makes a dead letter of a job, the only one of its key."""
+async def _make_dead_letter(connection: Connection, id: int, error: str) -> None:
+    """Makes a dead letter of a job, and deletes an older one of its key."""
     for (older,) in await connection.rows(SQL["older_dead"], (id,)):
         await _delete(connection, older)
     await connection.run(SQL["dead"], (error, id))

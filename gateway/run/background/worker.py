@@ -8,7 +8,7 @@ given a `JobContext` and may be ended at any await; what it must not do twice it
         await job.finish(store.facts.adding(job.agent, reply))     # effect, cursor and the job's end: one transaction
 
 A handler that fails is tried again, each time later, until its job is a dead letter; its serial group waits
-meanwhile. Words of foreign errors never reach the database or the log, since they may hold a user's words.
+meanwhile. Texts of foreign errors never reach the database or the log, since they may have a user's words.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ _log = logging.getLogger("mnemogate")
 
 # The pause after a fault; a store that works again wakes the worker earlier.
 _AFTER_FAULT_S = 30.0
-# The least pause between two looks at the queue, so that jobs that fall due together are taken together.
+# The shortest wait for a job to fall due, so that jobs that do so together are claimed together.
 _LEAST_S = 0.05
 # The pause after a job that seemed due could not be claimed, because another worker was faster.
 _NOTHING_FOUND_S = 5.0
-# The time that giving a job back may take at shutdown.
-_GIVE_BACK_S = 2.0
-_ERROR_LENGTH = 500
-_ATTEMPT = "Job %d (%s) failed in attempt %d; %s: %s"
-# By what became of a job that failed (`Jobs.fail`).
+# The time that releasing a job may take at shutdown.
+_RELEASE_S = 2.0
+_ERROR_CHARS = 500
+_ATTEMPT_FAILED = "Job %d (%s) failed in attempt %d; %s: %s"
+# In the log, by the outcome of a failed attempt (`Jobs.fail`).
 _OUTCOMES = {
     "retrying": "it is tried again later",
     "dead": "it is not tried again, unless by `mnemogate jobs retry`",
@@ -52,7 +52,7 @@ _OUTCOMES = {
 
 
 class JobFailed(Exception):
-    """An attempt failed. message: for the database and the operator, so it holds no content."""
+    """An attempt failed. message: for the database and the operator, so it has no content of conversations."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -66,7 +66,7 @@ class GiveUp(JobFailed):
 class Postponed(JobFailed):
     """The job cannot run now, by no fault of its own: it runs after delay_s, and this attempt does not count.
 
-    is_planned: it waits as such jobs do, which is no news to an operator.
+    is_planned: jobs of this kind wait as a matter of course, so that it is not logged.
     """
 
     def __init__(self, message: str, delay_s: float, *, is_planned: bool = False) -> None:
@@ -77,13 +77,13 @@ class Postponed(JobFailed):
 class WorkerLimits(Struct, frozen=True):
     """Limits of a worker. None is measured."""
 
-    # Jobs that one process performs at a time.
+    # The most jobs that one process performs at a time.
     concurrency: int = 4
-    # Another worker takes over a job that was without a heartbeat for so long.
+    # How long a job stays claimed without a heartbeat; then another worker takes it over.
     lease_s: float = 30.0
-    # A worker renews the leases of its jobs at this interval.
+    # The interval at which a worker renews the leases of its jobs.
     heartbeat_s: float = 10.0
-    # Attempts at a job; with these waits the eighth comes some ten minutes after the first.
+    # The most attempts at a job; with these waits the eighth comes some ten minutes after the first.
     tries: int = 8
     # The wait after the first failure, which doubles with each, and the longest wait.
     backoff_first_s: float = 5.0
@@ -156,17 +156,17 @@ class Worker:
     # By kind, filled before `run`; jobs of other kinds are left alone.
     handlers: Mapping[str, Handler]
     limits: WorkerLimits = LIMITS
-    # Is given each attempt's kind and outcome.
+    # Is called with the kind of job and the outcome of each attempt.
     count: Callable[[str, str], None] = lambda kind, outcome: None
-    # How many of its jobs only wait for others, which may be jobs queued after them; these take no room, and
-    # whoever changes the number wakes it.
+    # How many of its jobs only wait for others, which may be jobs queued after them. These do not count towards
+    # the concurrency; a change of the number has to be followed by `Jobs.wake_here`.
     idle: Callable[[], int] = lambda: 0
-    # For how many seconds jobs of a kind are left alone, because all of them would wait for the same; not
-    # above 0: for none.
+    # For how many seconds no job of a kind is claimed, because all of them would wait for the same; 0 or less:
+    # they are claimed.
     rests: Callable[[str], float] = lambda kind: 0.0
     # Waits so many seconds of a clock that does not jump.
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
-    # Opens the account of an attempt, whose calls the daily budget counts; None: such attempts have none.
+    # Opens the account of an attempt, with calls that the daily budget counts; gives None for jobs without one.
     account: Callable[[Job], AbstractContextManager[Receipt | None]] = lambda job: nullcontext()
     # From 0 to 1.
     jitter: Callable[[], float] = random.random
@@ -207,22 +207,22 @@ class Worker:
                     return _NOTHING_FOUND_S
                 context = JobContext(job, self.jobs)
                 self._running.add(context)
-                tasks.create_task(self._live(context), name=f"job-{job.id}")
+                tasks.create_task(self._run_job(context), name=f"job-{job.id}")
         except Exception as error:
             # Whatever it is, background work must not end for good.
             if not is_known(error):
                 _log.warning("Jobs could not be read; trying again: %s", _describe(error))
             return _AFTER_FAULT_S
-        # There is no room, or a job has to end first: its end wakes us.
+        # There is no room, or a job has to end first: its end wakes the worker.
         return None
 
     def _has_room(self) -> bool:
         return len(self._running) - self.idle() < self.limits.concurrency
 
     async def _holds_all(self) -> bool:
-        """Returns False if one of our jobs has lost its lease (cancelled, forgotten, taken over) and is being ended.
+        """Returns False while one of its jobs has lost its lease (cancelled, forgotten, taken over) and still runs.
 
-        Its serial group may be free in the database already, but nothing may run there before it has ended.
+        The job's serial group may be free in the database already, but none of its jobs may run before this one ends.
         """
         for context in tuple(self._running):
             if not context.ended and not await self.jobs.is_held(context.job) and not context.ended:
@@ -241,14 +241,14 @@ class Worker:
             if not is_held and not context.ended:
                 context.lost.set()
 
-    async def _live(self, context: JobContext) -> None:
-        """Runs one attempt and writes its outcome. It raises nothing but its cancellation."""
+    async def _run_job(self, context: JobContext) -> None:
+        """Makes one attempt at a claimed job, and counts its outcome. Raises nothing but CancelledError."""
         job = context.job
         try:
             outcome = await self._attempt(context)
         except asyncio.CancelledError:
             with suppress(StoreError, TimeoutError):
-                async with asyncio.timeout(_GIVE_BACK_S):
+                async with asyncio.timeout(_RELEASE_S):
                     await self.jobs.release(job)
             raise
         except Exception as error:
@@ -257,7 +257,7 @@ class Worker:
                 "The outcome of job %d (%s) could not be stored, so it is performed again: %s",
                 job.id, job.kind, _describe(error),
             )  # fmt: skip
-            self.jobs.let_go(job)
+            self.jobs.release_here(job)
             outcome = "unwritten"
         finally:
             self._running.discard(context)
@@ -265,7 +265,7 @@ class Worker:
         self.count(job.kind, outcome)
 
     async def _attempt(self, context: JobContext) -> str:
-        """Runs one attempt and returns its outcome. Raises: StoreError: the outcome could not be written."""
+        """Makes one attempt, and writes and returns its outcome. Raises: StoreError: it could not be written."""
         job = context.job
         try:
             with self.account(job):
@@ -284,11 +284,13 @@ class Worker:
             reason = _describe(error)
             is_last = isinstance(error, GiveUp) or job.tries >= self.limits.tries
             outcome = await self.jobs.fail(job, reason, None if is_last else self._backoff(job.tries))
-            _log.warning(_ATTEMPT, job.id, job.kind, job.tries, _OUTCOMES.get(outcome, outcome), reason)
+            _log.warning(
+                _ATTEMPT_FAILED, job.id, job.kind, job.tries, _OUTCOMES.get(outcome, outcome), reason
+            )
             return outcome
 
     async def _perform(self, context: JobContext) -> bool:
-        """Runs the handler under heartbeats. Returns False if the lease was lost, and the handler ended for it."""
+        """Runs the handler, with heartbeats. Returns False if the lease was lost, for which the handler was ended."""
         lost: asyncio.Future[Any] = asyncio.ensure_future(context.lost.wait())
         work: asyncio.Future[Any] = asyncio.ensure_future(self.handlers[context.job.kind](context))
         try:
@@ -318,14 +320,17 @@ class Worker:
         return True
 
     def _backoff(self, tries: int) -> float:
-        """Returns seconds, twice as many each time. Half of them are chance, so that jobs that failed together part."""
+        """Returns the seconds before the next attempt, which double with each.
+
+        Half of them are chance, so that jobs that failed together are not tried again together.
+        """
         limits = self.limits
         most = min(limits.backoff_most_s, limits.backoff_first_s * 2.0 ** (tries - 1))
         return most * (0.5 + self.jitter() / 2)
 
 
 def account_maker(accounts: Accounts, *kinds: str) -> Callable[[Job], AbstractContextManager[Receipt | None]]:
-    """Returns what opens the accounts of jobs of these kinds, for memories; others have none."""
+    """Returns a `Worker.account`: jobs of these kinds have an account of their memory, others have none."""
 
     def account(job: Job) -> AbstractContextManager[Receipt | None]:
         return accounts.work("", job.agent, job.kind) if job.kind in kinds else nullcontext()
@@ -334,7 +339,7 @@ def account_maker(accounts: Accounts, *kinds: str) -> Callable[[Job], AbstractCo
 
 
 async def _first(*waits: Awaitable[object]) -> None:
-    """Waits until one of them is over, and cancels the others."""
+    """Waits until one of the awaitables is done, and cancels the others."""
     tasks = [asyncio.ensure_future(each) for each in waits]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -345,13 +350,13 @@ async def _first(*waits: Awaitable[object]) -> None:
 
 
 def _describe(error: BaseException) -> str:
-    """Returns what went wrong. Only the gateway's own errors are quoted; of others the place is named."""
+    """Returns an error in words: the gateway's own as they are, any other one by its type and line of code."""
     if isinstance(error, JobFailed | GatewayError | Unavailable | Stale):
-        return str(error)[:_ERROR_LENGTH]
+        return str(error)[:_ERROR_CHARS]
     where = ""
     trace = error.__traceback__
     while trace is not None:
         code = trace.tb_frame.f_code
         where = f" ({code.co_filename.rsplit('/', 1)[-1]}:{trace.tb_lineno} in {code.co_name})"
         trace = trace.tb_next
-    return f"{type(error).__name__}{where}"[:_ERROR_LENGTH]
+    return f"{type(error).__name__}{where}"[:_ERROR_CHARS]
