@@ -1,4 +1,4 @@
-"""Puts the operations together, as the command line and the admin route call them by name."""
+"""Makes the operations that the command line, the admin route, the page and MCP's tools perform."""
 
 from __future__ import annotations
 
@@ -53,21 +53,26 @@ from gateway.settings import DatabaseSettings, Settings
 from storage.errors import StoreError
 from storage.sql.store import Store
 
-# The budget of the note that is shown where recall itself is off.
-SHOWN_RECALL_TOKENS = 1000
-# How often an import reports.
+# The tokens of the note in a trial where recall itself is off.
+TRIAL_RECALL_TOKENS = 1000
+# The pause between two reports of an import.
 _REPORT_S = 0.2
 
 
-def request_operations(settings: Settings, store: Store, log: RequestLog | None = None) -> RequestOperations:
-    """Makes the operations that explain requests. log: those of this process; None: it serves none."""
+def make_request_operations(
+    settings: Settings, store: Store, log: RequestLog | None = None
+) -> RequestOperations:
+    """Makes the operations that explain requests. log: of this process's requests; None: it serves none."""
     now = time.time if log is None else log.now
     return RequestOperations(store, now, settings.memory.keep_why_days, log)
 
 
-def trial_recall(settings: Settings, store: Store, embed_query: EmbedQuery | None) -> TrialRecall:
-    """Makes the trial of sentences. embed_query: as replies have it; None searches by words alone."""
-    return TrialRecall(store, settings.memory.recall_tokens or SHOWN_RECALL_TOKENS, time.time, embed_query)
+def make_trial_recall(settings: Settings, store: Store, embed_query: EmbedQuery | None) -> TrialRecall:
+    """Makes the operation that shows what a sentence recalls.
+
+    embed_query: makes the vector of a sentence, as for replies; None: memory is searched by words alone.
+    """
+    return TrialRecall(store, settings.memory.recall_tokens or TRIAL_RECALL_TOKENS, time.time, embed_query)
 
 
 def make_page_operations(
@@ -80,10 +85,10 @@ def make_page_operations(
 ) -> PageOperations:
     """Makes the operations of the page.
 
-    upstreams: whether each is passed over, by its name.
-    The others: as for `make_operations`.
+    upstreams: returns by the name of each upstream whether it is passed over.
+    sign_in, log, embed_query: as for `make_operations`.
     """
-    requests = request_operations(settings, store, log)
+    requests = make_request_operations(settings, store, log)
     memories = MemoryViews(store, log.now, settings.memory.keep_why_days)
 
     async def newest(project: str | None, limit: int) -> Sequence[MemoryRecord]:
@@ -100,14 +105,14 @@ def make_page_operations(
         audit=AuditOperations(store),
         edits=MemoryEdits(store, log.now),
         memories=memories,
-        search=SearchOperation(store, trial_recall(settings, store, embed_query)),
+        search=SearchOperation(store, make_trial_recall(settings, store, embed_query)),
         forgetting=MemoryForgetting(store, memories, log.now),
         export=ExportOperation(store, TransferOperations(store), memories),
     )
 
 
-def limit_operations(settings: Settings, store: Store) -> LimitOperations:
-    """Makes the operations on limits."""
+def make_limit_operations(settings: Settings, store: Store) -> LimitOperations:
+    """Makes the operations on limits of usage."""
     return LimitOperations(store.limits, store.keys, [each.alias for each in settings.models])
 
 
@@ -118,11 +123,11 @@ def make_mcp_memory(
     now: Callable[[], float],
     accounting: Accounting,
 ) -> McpMemory:
-    """Makes what performs the tools of MCP. now: seconds since the epoch. embed_query: as for `make_operations`."""
+    """Makes the operations of MCP's tools. now: seconds since the epoch. embed_query: as for `make_operations`."""
     views = MemoryViews(store, now, settings.memory.keep_why_days)
     operations = McpOperations(
         views,
-        SearchOperation(store, trial_recall(settings, store, embed_query)),
+        SearchOperation(store, make_trial_recall(settings, store, embed_query)),
         MemoryEdits(store, now),
         MemoryForgetting(store, views, now),
     )
@@ -130,10 +135,10 @@ def make_mcp_memory(
     return McpMemory(store, operations, spec_of, now, accounting, settings.default_profile)
 
 
-def import_operations(
+def make_import_operations(
     settings: Settings, store: Store, now: Callable[[], float] = time.time, *, gives_way: bool = True
 ) -> ImportOperations:
-    """Makes the operations on imports. gives_way: requests are served meanwhile."""
+    """Makes the operations on imports. gives_way: an import pauses for the requests that are served meanwhile."""
     return ImportOperations(
         store,
         now,
@@ -149,15 +154,18 @@ def import_operations(
 async def import_file(
     settings: Settings, path: str, wanted: RawArguments, report: Callable[[dict[str, Any]], None]
 ) -> dict[str, Any]:
-    """Imports a file into the database, which no gateway serves. report: is called with the import as it goes on.
+    """Imports a file into the database while no gateway serves it. Returns the import as it ended.
 
-    Returns it as it ended. Raises: GatewayError.
+    wanted: the arguments of the import.
+    report: called with the import from time to time while it runs.
+
+    Raises: GatewayError.
     """
     try:
         store = await open_database(settings)
     except StoreError as error:
         raise GatewayError(error.message) from error
-    operations = import_operations(settings, store, gives_way=False)
+    operations = make_import_operations(settings, store, gives_way=False)
     try:
         running = await operations.begin(open_file(path), operations.read(wanted))
         while running.task is not None and not running.task.done():
@@ -183,25 +191,25 @@ def make_operations(
 ) -> Operations:
     """Makes all operations over a store.
 
-    embed_query: as replies have it; None searches by words alone.
-    log: as for `request_operations`.
-    sign_in: of the page of this process; None: it serves none.
-    meter: of this process; None: it counts nothing.
-    mcp: performs the tools of MCP; None: they are not asked for.
-    imports: of this process; None: it serves none.
+    embed_query: makes the vector of a sentence, as for replies; None: memory is searched by words alone.
+    log: of this process's requests; None: it serves none.
+    sign_in: that of the page of this process; None: it serves no page.
+    meter: that of this process; None: it counts no usage.
+    mcp: the operations of MCP's tools; None: they are left out.
+    imports: those that run in this process; None: it serves no requests.
     """
-    imports = imports or import_operations(settings, store, gives_way=False)
+    imports = imports or make_import_operations(settings, store, gives_way=False)
     defaults = Defaults(settings.default_user, settings.default_profile)
-    limits = limit_operations(settings, store)
+    limits = make_limit_operations(settings, store)
     usage = UsageOperations(store.usage, time.time if log is None else log.now, meter)
-    show = ShowOperation(store, trial_recall(settings, store, embed_query), defaults)
+    show = ShowOperation(store, make_trial_recall(settings, store, embed_query), defaults)
     edits = MemoryEdits(store, time.time, defaults)
     forgetting = ForgetOperations(store, time.time, defaults)
     transfer = TransferOperations(store, defaults, () if settings.memory.embedder is None else (EMBED,))
     compact = CompactOperation(store, defaults, has_model=settings.background_model is not None)
     listing = ListOperations(store, defaults)
     batches = BatchOperations(store, time.time)
-    requests = request_operations(settings, store, log)
+    requests = make_request_operations(settings, store, log)
     keys, jobs = KeyOperations(store.keys, settings.projects), JobOperations(store, time.time)
     return Operations(
         {
@@ -249,11 +257,11 @@ async def move_store(
     target: DatabaseSettings,
     report: Callable[[Moved, int], None],
 ) -> Moved:
-    """Moves what is in one database to another. report: as `Move.run`.
+    """Moves the content of one database to another. report: as for `Move.run`.
 
     Raises: GatewayError: one of the two cannot be used; SettingsError.
     """
-    then = () if settings.memory.embedder is None else (EMBED,)
+    follow_up_jobs = () if settings.memory.embedder is None else (EMBED,)
     try:
         async with AsyncExitStack() as stack:
             stores = []
@@ -261,6 +269,6 @@ async def move_store(
                 store = await open_database(replace(settings, database=each))
                 stack.push_async_callback(store.close)
                 stores.append(store)
-            return await Move(stores[0], stores[1], then).run(report)
+            return await Move(stores[0], stores[1], follow_up_jobs).run(report)
     except StoreError as error:
         raise GatewayError(error.message) from error

@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.routing import Route
 
-from gateway.operations import limit_operations, make_operations, request_operations
+from gateway.operations import make_limit_operations, make_operations, make_request_operations
 from gateway.run.admin.key_management import KeyHolder, KeyManagement
 from gateway.run.admin.key_operations import Operations
 from gateway.run.admin.link_operations import LinkOperations
@@ -86,7 +86,7 @@ def make_endpoints(
         *stored_routes(forwarding, bodies, max_upload_bytes, limits, prompts, own),
         *forwarding_routes(forwarding, bodies, max_upload_bytes, limits),
         *memory_routes(
-            request_operations(settings, services.store, services.requests),
+            make_request_operations(settings, services.store, services.requests),
             LinkOperations(services.store, services.now, settings.default_profile),
             bodies,
             settings.ui,
@@ -100,7 +100,7 @@ def make_endpoints(
 def _manage_routes(services: Services, bodies: BodyReader, access: Access) -> list[Route]:
     """Returns the routes at which operators manage a gateway."""
     settings, store, now, accounting = services.settings, services.store, services.now, services.accounting
-    limits = limit_operations(settings, store)
+    limits = make_limit_operations(settings, store)
     max_upload_bytes, timeout_s = settings.server.max_upload_bytes, services.limits.body_timeout_s
     return [
         *usage_routes(UsageOperations(store.usage, now, accounting.meter), access),

@@ -21,7 +21,7 @@ from gateway.dialects.responses.background import ShownResponses
 from gateway.limits import Limits
 from gateway.metrics import Metrics
 from gateway.open_database import preload
-from gateway.operations import import_operations, make_mcp_memory, make_page_operations
+from gateway.operations import make_import_operations, make_mcp_memory, make_page_operations
 from gateway.provider_factory import make_embedder, make_providers, own_provider
 from gateway.run.admin.sign_in import SignIn
 from gateway.run.background.background_services import BackgroundServices
@@ -176,7 +176,7 @@ class Services:
         store.forgetting.when_gone(self.requests.forget)
         self.sign_in = SignIn(store, now, is_enabled=settings.ui.enabled)
         self.mcp = make_mcp_memory(settings, store, self.embed_query, now, self.accounting)
-        self.imports = import_operations(settings, store, now)
+        self.imports = make_import_operations(settings, store, now)
         self.page = make_page_operations(
             settings, store, self.sign_in, self.requests, self.embed_query, self.chat.failover.passed_over
         )

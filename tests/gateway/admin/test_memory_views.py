@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.errors import BadRequest, UnknownId
-from gateway.operations import request_operations
+from gateway.operations import make_request_operations
 from gateway.run.admin.memory_edits import Editor, MemoryEdits
 from gateway.run.admin.memory_search import SearchOperation
 from gateway.run.admin.memory_views import MemoryViews
@@ -301,4 +301,4 @@ def test_a_trial_search_shows_what_a_turn_would_recall(world: World) -> None:
 
 def explain(world: World) -> Any:
     settings, log = world.gateway.app.services.settings, world.gateway.app.services.requests
-    return request_operations(settings, world.store, log).explain(log.newest(1)[0].id)
+    return make_request_operations(settings, world.store, log).explain(log.newest(1)[0].id)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gateway.errors import BadRequest, UnknownId
-from gateway.operations import make_operations, request_operations
+from gateway.operations import make_operations, make_request_operations
 from gateway.run.admin.audit_operations import AuditOperations
 from gateway.run.admin.overview_operation import WELL, OverviewOperation
 from gateway.run.admin.page_records import MemoryRecord, OverviewRecord
@@ -41,7 +41,7 @@ async def no_memories(project: str | None, limit: int) -> Sequence[MemoryRecord]
 
 def requests_of(world: World) -> RequestOperations:
     app = world.gateway.app
-    return request_operations(app.services.settings, world.store, app.services.requests)
+    return make_request_operations(app.services.settings, world.store, app.services.requests)
 
 
 def overview(world: World, project: str | None = None, **upstreams: bool) -> OverviewRecord:

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.operations import request_operations
+from gateway.operations import make_request_operations
 from storage.commands import ForgetTarget, Learned, LearnedFact
 from storage.records import Scope
 from tests.doubles.upstream import StrictUpstream
@@ -214,7 +214,7 @@ def test_requests_are_listed_the_newest_first(world: World) -> None:
     first = asked(world, FACT)
     second = asked(world, QUESTION)
     asked(world, "Hi.", **{"x-mnemogate-user": "bob"})
-    operations = request_operations(
+    operations = make_request_operations(
         world.gateway.app.services.settings, world.store, world.gateway.app.services.requests
     )
     page = world.gateway.call(operations.list(limit=2))
