@@ -47,9 +47,11 @@ Entries = list[dict[str, Any]]
 
 
 class _Refusal(NamedTuple):
-    """An upstream refuses a key. status: 401 or 403. message: its own."""
+    """An upstream's refusal of a key."""
 
+    # 401 or 403.
     status: int
+    # For the caller: the upstream's own message, where it gave one.
     message: str
 
     def error(self) -> GatewayError:
@@ -60,11 +62,13 @@ class _Refusal(NamedTuple):
 class _Answer:
     """The answer of an upstream to one key."""
 
+    # Held while the upstream is asked.
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    # It is not asked again before.
-    until: float = 0.0
-    # In a row.
+    # The time from which on the upstream is asked again, by the list's clock.
+    valid_until: float = 0.0
+    # Failures in a row.
     failures: int = 0
+    # None: it has given no list, or refused the key since.
     entries: Entries | None = None
     refusal: _Refusal | None = None
 
@@ -86,16 +90,20 @@ class ModelList:
         self._providers = providers
         self._created = created
         self._clock = clock
+        # The lists that upstreams gave without a caller's key.
         self._fetched: dict[str, Entries] = {}
-        self._asks_for_key: dict[str, _Refusal] = {}
+        # The refusals of upstreams that list their models for a caller's key alone.
+        self._refusals: dict[str, _Refusal] = {}
         # By upstream: why it gave no answer; None: it gave one that is no list.
         self._failing: dict[str, str | None] = {}
+        # By upstream and the hash of a caller's key; the key used last is last.
         self._answers: OrderedDict[tuple[str, bytes], _Answer] = OrderedDict()
         self.entries = self._merge(self._fetched)
 
-    # -- for everybody, in the background
+    # -- without a caller's key, in the background
 
     async def run(self) -> None:
+        """Fetches the lists of all upstreams from time to time, until it is cancelled."""
         if not self._refresh_s:
             return
         async with asyncio.TaskGroup() as tasks:
@@ -105,26 +113,26 @@ class ModelList:
     async def _keep_fresh(self, name: str, provider: Provider) -> None:
         failures = 0
         # An upstream that asks for the caller's key is not asked without one again.
-        while name not in self._asks_for_key:
+        while name not in self._refusals:
             failures = 0 if await self.refresh(name, provider) else failures + 1
             await asyncio.sleep(self._pause(failures))
 
     def _pause(self, failures: int) -> float:
-        """Returns how long an answer holds, in seconds."""
+        """Returns the seconds until an upstream is asked again. failures: those in a row."""
         return min(RETRY_S * 2 ** min(failures - 1, 16), self._refresh_s) if failures else self._refresh_s
 
     async def refresh(self, name: str, provider: Provider) -> bool:
         """Fetches one upstream's list; returns False when it gave none."""
         found, refusal = await self._fetch(name, provider, None)
-        if refusal is not None and name in self._keyless():
+        if refusal is not None and name in self._passing_keys():
             text = f"The upstream {name!r} lists its models for callers with a key. "
             hint = "Send it as `Authorization`; a gateway key goes into `x-mnemogate-key` then. "
-            self._asks_for_key[name] = refusal._replace(message=f"{text}{hint}It says: {refusal.message}")
+            self._refusals[name] = refusal._replace(message=f"{text}{hint}It says: {refusal.message}")
             _log.info("The upstream %s lists its models only for callers with a key of their own.", name)
         elif refusal is not None:
-            # A 403 may be that of a key which is for chats alone.
+            # A key with a 403 may be one that is for chats alone.
             is_down = refusal.status == 401
-            # Its own words may quote the key, which has a form that no mask of the log knows.
+            # The upstream's own message may quote the key, in a form that the log does not mask.
             why = f"it refuses the key of the settings (status {refusal.status})"
             self._log_failure(name, why, is_down=is_down)
         if found is None:
@@ -133,7 +141,7 @@ class ModelList:
         self.entries = self._merge(self._fetched)
         return True
 
-    # -- for one caller
+    # -- with a caller's key
 
     async def entries_for(
         self, credential: str | None, upstream: str | None = None, *, has_others: bool = False
@@ -159,41 +167,50 @@ class ModelList:
     ) -> Entries:
         if upstream is not None and upstream not in self._providers:
             raise no_upstream(upstream)
-        asked = [name for name in self._keyless() if name not in self._fetched]
-        if len(asked) > 1:
-            asked = [name for name in asked if name in self._asks_for_key]
-        if upstream is not None:
-            asked = [upstream] if upstream in self._keyless() else []
+        candidates = self._candidates(upstream)
         # An empty list would look like an upstream without models.
         is_empty = not self.entries and not has_others
-        if len(asked) > 1 and is_empty:
-            text = f"Name one of the upstreams, which list their models for callers with a key: {', '.join(asked)}."
+        if len(candidates) > 1 and is_empty:
+            names = ", ".join(candidates)
+            text = f"Name one of the upstreams, which list their models for callers with a key: {names}."
             raise BadRequest(text, param=UPSTREAM_HEADER)
-        if len(asked) != 1:
+        if len(candidates) != 1:
             return self.entries
+        (name,) = candidates
         if credential is None:
-            if is_empty and (refusal := self._asks_for_key.get(asked[0])) is not None:
+            if is_empty and (refusal := self._refusals.get(name)) is not None:
                 raise refusal.error()
             return self.entries
-        answer = await self._ask(asked[0], credential)
+        answer = await self._ask(name, credential)
         if answer.refusal is not None and (upstream is not None or len(self._settings.upstreams) == 1):
             raise answer.refusal.error()
-        return self._seen_with(asked[0], answer)
+        return self._entries_with(name, answer)
+
+    def _candidates(self, upstream: str | None) -> list[str]:
+        """Returns the upstreams that a caller's key may be meant for. upstream: the one that the caller names."""
+        passing = self._passing_keys()
+        if upstream is not None:
+            return [upstream] if upstream in passing else []
+        unlisted = [name for name in passing if name not in self._fetched]
+        # Of several the key is only for one that has asked for it.
+        return unlisted if len(unlisted) < 2 else [name for name in unlisted if name in self._refusals]
 
     async def find(self, name: str, credential: str | None) -> dict[str, Any]:
         """Returns the entry of one model.
 
-        Raises: UnknownModel; NotAuthenticated, NotAllowed, UpstreamUnreachable: as above.
+        credential: the caller's own `Authorization`.
+
+        Raises: UnknownModel; NotAuthenticated, NotAllowed, UpstreamUnreachable: as `entries_for`.
         """
         entries = self.entries
         if credential is not None and not any(entry["id"] == name for entry in entries):
             # The key goes where a chat with this model would take it.
             upstream = resolve_route(self._settings, name).upstream
-            if upstream in self._keyless():
+            if upstream in self._passing_keys():
                 answer = await self._ask(upstream, credential)
                 if answer.refusal is not None:
                     raise answer.refusal.error()
-                entries = self._seen_with(upstream, answer)
+                entries = self._entries_with(upstream, answer)
         for entry in entries:
             if entry["id"] == name:
                 return entry
@@ -204,49 +221,53 @@ class ModelList:
         raise UnknownModel.unlisted(name)
 
     def _is_built_in(self, name: str) -> bool:
-        """Returns whether the built-in model answers to a name; it does to any, as a program asks for what it knows."""
+        """Returns whether the built-in model answers to a name, which may be any that a program asks for."""
         built_in = {each.name for each in self._settings.upstreams if each.kind == "scripted"}
         return bool(built_in) and resolve_route(self._settings, name).upstream in built_in
 
     def _check_answers(self) -> None:
-        """Raises: UpstreamUnreachable: an upstream is down, so it is unknown whether it has models."""
+        """Raises UpstreamUnreachable if an upstream is down, since it is unknown whether that has models."""
         for name, why in self._failing.items():
             if why is not None:
                 text = f"The gateway has no list of models: the upstream {name!r} gave none, {why}."
                 raise UpstreamUnreachable(text)
 
-    def _keyless(self) -> list[str]:
-        """Returns the upstreams that get the caller's own key."""
+    def _passing_keys(self) -> list[str]:
+        """Returns the upstreams that the caller's own key is passed on to."""
         return [each.name for each in self._settings.upstreams if each.is_keyless]
 
-    def _seen_with(self, upstream: str, answer: _Answer) -> Entries:
+    def _entries_with(self, upstream: str, answer: _Answer) -> Entries:
+        """Returns the list with an upstream's answer to the caller's key."""
         if answer.entries is None:
             return self.entries
         return self._merge({**self._fetched, upstream: answer.entries})
 
     async def _ask(self, name: str, credential: str) -> _Answer:
-        """Returns the upstream's answer to this key, from the cache where it is known. Requests at once ask once."""
+        """Returns the upstream's answer to this key, from the cache while that is valid.
+
+        Concurrent callers with one key wait for one request.
+        """
         key = (name, hashlib.sha256(credential.encode("utf-8", "surrogatepass")).digest())
         answer = self._answers.setdefault(key, _Answer())
         self._answers.move_to_end(key)
         while len(self._answers) > CACHED_KEYS:
             self._answers.popitem(last=False)
         async with answer.lock:
-            if not self._refresh_s or self._clock() < answer.until:
+            if not self._refresh_s or self._clock() < answer.valid_until:
                 return answer
             found, answer.refusal = await self._fetch(name, self._providers[name], credential)
             if found is not None or answer.refusal is not None:
                 answer.entries = found
             answer.failures = 0 if found is not None else answer.failures + 1
-            answer.until = self._clock() + self._pause(answer.failures)
+            answer.valid_until = self._clock() + self._pause(answer.failures)
         return answer
 
-    # -- either
+    # -- asking an upstream
 
     async def _fetch(
         self, name: str, provider: Provider, credential: str | None
     ) -> tuple[Entries | None, _Refusal | None]:
-        """Returns an upstream's list, or how it refused the key; neither where it gave no list."""
+        """Returns an upstream's list, or its refusal of the key; None, None where it gave no list, which is logged."""
         try:
             async with asyncio.timeout(LIST_WAIT_S if credential is not None else None):
                 request = ModelRequest(b"", credential=credential, path="/models", method="GET")
@@ -270,16 +291,18 @@ class ModelList:
         return [each for each in found if isinstance(each, dict) and isinstance(each.get("id"), str)], None
 
     def _hint_for(self, name: str) -> str:
+        """Returns the likely reason why an upstream's answer is no list, or ""."""
         url = next((each.base_url for each in self._settings.upstreams if each.name == name), None) or ""
         return "" if re.search(r"/v\d", url) else "; its base_url has no /v1, and most addresses need it"
 
     def _log_failure(self, name: str, why: str, *, is_down: bool = False) -> None:
-        """Logs it once, until the upstream gives a list again."""
+        """Logs a failure once, until the upstream gives a list again. is_down: it gave no answer."""
         if name not in self._failing:
             _log.warning("The upstream %s gave no list of models: %s", name, why)
         self._failing[name] = why if is_down else None
 
     def _merge(self, fetched: Mapping[str, Entries]) -> Entries:
+        """Returns profiles and aliases, then the models of upstreams under the names that route to them."""
         merged: dict[str, dict[str, Any]] = {}
         for profile in self._settings.profiles:
             if profile.model is not None:
@@ -321,10 +344,9 @@ def _list_in(body: bytes) -> list[Any] | None:
 
 def _refusal(upstream: str, status: int, body: bytes) -> _Refusal:
     try:
-        refusal = orjson.loads(body)["error"]["message"]
+        message = orjson.loads(body)["error"]["message"]
     except (ValueError, KeyError, TypeError):
-        refusal = None
-    message = (
-        refusal if isinstance(refusal, str) and refusal else f"The upstream {upstream!r} refuses this key."
-    )
+        message = None
+    if not isinstance(message, str) or not message:
+        message = f"The upstream {upstream!r} refuses this key."
     return _Refusal(status, message)
