@@ -18,24 +18,26 @@ from gateway.errors import Overloaded
 from gateway.web.sockets.arrival import Arrival
 from gateway.web.uvicorn_protocol import ReadingWatch
 
-# Frames that a client may send within a second beyond one for each `_USUAL_FRAME_BYTES`: pings and requests are few.
-# Each takes some 25 us whatever it has, in which nobody else is served.
+# The most frames of a client within a second, beyond one for each `_USUAL_FRAME_BYTES`: pings and requests are few.
+# Each frame takes some 25 us of the event loop, however short it is.
 MOST_SHORT_FRAMES: Final = 1_000
 _USUAL_FRAME_BYTES: Final = 1024  # libraries divide large messages into frames of 4 KiB and more
-_PARSED_BYTES: Final = 4096  # at a time, so that frames are counted before all that was read is parsed
+# The bytes that are parsed at a time, so that frames are counted before all that was read is parsed.
+_PARSED_BYTES: Final = 4096
 
 
 class SocketConnection(ReadingWatch, WebSocketsSansIOProtocol):
-    """A connection that ends when its session allows it (`on_shutdown`)."""
+    """A connection that the server's shutdown leaves open until its session ends it (`on_shutdown`)."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.arrival: Arrival | None = None  # its session's
-        # Nothing ends a handshake under way: the session that it opens looks itself.
+        # Both are set by the session. Until then a shutdown ends nothing: a session checks for it when it begins.
+        self.arrival: Arrival | None = None
         self.on_shutdown: Callable[[], object] = lambda: None
         # Seconds for which a closing handshake waits for the client. No measurement; a live client answers at once.
         self.close_timeout = 2.0
-        self._second, self._short_frames = 0.0, 0
+        # The short frames since the second in which they are counted began, by the loop's clock.
+        self._counting_since, self._short_frames = 0.0, 0
 
     def connection_made(self, transport: BaseTransport) -> None:
         super().connection_made(transport)
@@ -51,7 +53,7 @@ class SocketConnection(ReadingWatch, WebSocketsSansIOProtocol):
         if self.conn.handshake_exc is not None and not self.handshake_initiated:
             self._refuse(self.conn.handshake_exc)
         if self.arrival is not None and not self.close_sent:
-            # What the parser holds of its newest frame, and the frames before it.
+            # The buffered part of the newest frame, and the earlier frames of its message.
             arrived = len(self.conn.reader.buffer) + (self.conn.current_size or 0)
             try:
                 self.arrival.have(arrived)
@@ -59,8 +61,8 @@ class SocketConnection(ReadingWatch, WebSocketsSansIOProtocol):
                 self.fail(CloseCode.TRY_AGAIN_LATER, str(error))
 
     def handle_events(self) -> None:
-        if (now := self.loop.time()) > self._second + 1:
-            self._second, self._short_frames = now, 0
+        if (now := self.loop.time()) > self._counting_since + 1:
+            self._counting_since, self._short_frames = now, 0
         self._short_frames += len(self.conn.events)
         if self._short_frames > MOST_SHORT_FRAMES and not self.close_sent:
             self.fail(CloseCode.POLICY_VIOLATION, "there are too many short frames")
@@ -73,19 +75,19 @@ class SocketConnection(ReadingWatch, WebSocketsSansIOProtocol):
         super().connection_lost(exc)
 
     def fail(self, code: int, reason: str) -> None:
-        """Ends the connection, as after a frame that is none."""
+        """Closes the connection with an error, as after a frame that cannot be parsed."""
         self.conn.fail(code, reason)
         self.handle_parser_exception()
 
     def _refuse(self, error: Exception) -> None:
-        """Answers a head that `websockets` does not read (one with a body, or very long). uvicorn waits for more."""
+        """Answers a handshake that `websockets` cannot parse (with a body, or very long). uvicorn would wait for more."""
         self.handshake_initiated = self.handshake_complete = self.close_sent = True
         response = self.conn.reject(400, f"This is no handshake of a WebSocket: {error.__cause__}.\n")
         self.transport.write(response.serialize())
         self.transport.close()
 
     def handle_text(self, event: Frame) -> None:
-        """Takes it as bytes: the session reads JSON, and reports what is none."""
+        """Passes a text on as bytes, since the session parses it as JSON and reports what is no JSON."""
         self.handle_bytes(event)
 
     async def send(self, message: Any) -> None:
@@ -106,6 +108,8 @@ class SocketConnection(ReadingWatch, WebSocketsSansIOProtocol):
     def on_task_complete(self, task: asyncio.Task[None]) -> None:
         super().on_task_complete(task)
         self.watch_reading()  # it is being closed, which waits for what was sent
+
+    # the session calls these
 
     @property
     def is_full(self) -> bool:
