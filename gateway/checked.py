@@ -1,7 +1,7 @@
-"""Makes values of parsed JSON or TOML, or finds what is wrong with them, and where.
+"""Converts parsed JSON or TOML to values of a type, or finds what is wrong with it, and where.
 
 A type defines what is allowed: mostly a `msgspec.Struct` with fields that are annotated with `msgspec.Meta`. A `Fault`
-has no words for users: settings, operations and each dialect have their own.
+has msgspec's message, which is not for users: settings, operations and each dialect have messages of their own.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from msgspec import Meta, Struct
 T = TypeVar("T")
 Path = tuple[str | int, ...]
 
-# The end of a message of msgspec's: "Expected `str`, got `int` - at `$.blocks[0].label`".
-_AT = re.compile(r" - at `(?:key in )?\$(.*)`$")
+# The end of a message of msgspec's: "Expected `str`, got `int` - at `$.blocks[0].label`"; a step of the path in it; and
+# the first name that a message quotes.
+_AT_PATH = re.compile(r" - at `(?:key in )?\$(.*)`$")
 _STEP = re.compile(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]")
 _NAME = re.compile(r"`([^`]+)`")
 
@@ -44,7 +45,7 @@ class Fault(Struct, frozen=True):
 
 
 class Invalid(ValueError):
-    """A value that its type does not allow, in msgspec's words."""
+    """A value is not allowed by its type. fault: the first mistake in it."""
 
     def __init__(self, message: str, fault: Fault) -> None:
         super().__init__(message)
@@ -52,11 +53,11 @@ class Invalid(ValueError):
 
 
 def convert(value: Any, kind: type[T], path: Path = (), *, strict: bool = True, str_keys: bool = False) -> T:
-    """Makes a value of parsed JSON or TOML.
+    """Converts parsed JSON or TOML to a value of a type.
 
     path: where the value lies, for the fault.
-    strict: with False, numbers and truth values may come as text.
-    str_keys: numbers that are keys come as text, as in JSON.
+    strict: False: numbers and booleans may also come as text.
+    str_keys: keys that are numbers come as text, as in JSON.
 
     Raises: Invalid, for the first mistake.
     """
@@ -69,7 +70,7 @@ def convert(value: Any, kind: type[T], path: Path = (), *, strict: bool = True, 
 def fault_of(error: msgspec.ValidationError, value: Any, kind: Any, path: Path = ()) -> Fault:
     """Returns the fault that msgspec found in a value. path: where the value lies."""
     message, steps = str(error), list[str | int]()
-    if found := _AT.search(message):
+    if found := _AT_PATH.search(message):
         message = message[: found.start()]
         steps = [key or (int(index) if index.isdigit() else index) for key, index in _STEP.findall(found[1])]
     for step in steps:
@@ -212,7 +213,7 @@ def member_for(value: Any, hint: Any) -> Any:
 
 
 def declared(kind: Any, path: Iterable[str | int]) -> tuple[Any, ...]:
-    """Returns the types that are declared at a place within a type, the members of unions one by one."""
+    """Returns the types that are declared at a path within a type, the members of unions one by one."""
     hints = [*members(kind)]
     for step in path:
         hints = [member for hint in hints for inner in _within(hint, step) for member in members(inner)]
@@ -220,6 +221,7 @@ def declared(kind: Any, path: Iterable[str | int]) -> tuple[Any, ...]:
 
 
 def _within(hint: Any, step: str | int) -> Iterator[Any]:
+    """Yields the type that is declared one step within a type, if there is one."""
     hint = plain(hint)
     if is_struct(hint):
         config = hint.__struct_config__
@@ -241,6 +243,7 @@ def choices(hints: Iterable[Any]) -> list[str]:
 
 
 def _child(value: Any, key: str | int) -> Any:
+    """Returns the value at a key or index; None: there is none."""
     try:
         return value[key]
     except (KeyError, IndexError, TypeError):
