@@ -1,11 +1,11 @@
 """Failover policy: which endpoint is asked, which one next when it fails, and how long to wait before that.
 
-No clock, no chance, no IO. A route is a row of targets by rank: targets of one rank are endpoints of the same model
+No clock, no randomness, no IO. A route is a row of targets by rank: targets of one rank are endpoints of the same model
 and share the load, a higher rank is a fallback. `EndpointHealth` is what is known of an endpoint, in two parts. Its
 *circuit breaker* opens after several failures in a row; when its time is over one request probes the endpoint, and
 closes the circuit or opens it again. A *cooldown* is a model's own Retry-After. An endpoint with an open circuit or a
-cooldown is passed over while there is another; it is never taken out when it is the only one, because the upstream's
-own answer says more than one of the gateway's.
+cooldown is passed over while there is another; it is tried when it is the only one, because the upstream's own answer
+is more exact than an error of the gateway's.
 
 A conversation stays at its endpoint (the provider's prompt cache is there), unless that one is clearly busier than
 another: rendezvous hashing with bounded load.
@@ -28,10 +28,12 @@ TRANSIENT: Final = frozenset((408, 429, *range(500, 600))) - {501}
 # The wait before the first retry. A voice caller does not notice it, and a restarting upstream often needs no more; not
 # measured.
 _FIRST_BACKOFF_S: Final = 0.1
-_LONGEST_COOLDOWN_S: Final = 3600.0  # a Retry-After of a day would be a decision of the operator's
+# A longer Retry-After is cut to this, so that a wrong one does not take an endpoint out for days. Not measured.
+_LONGEST_COOLDOWN_S: Final = 3600.0
 # A conversation stays at its endpoint, for the provider's cache, until that has this many more requests in flight than
 # the idlest one. Not measured: fewer give up the cache sooner, more let requests queue at one endpoint.
 _MOST_MORE_IN_FLIGHT: Final = 4
+# The most retries that a quiet time saves up. Not measured.
 _MOST_RETRIES_LEFT: Final = 10.0
 
 
@@ -48,7 +50,7 @@ class Target(NamedTuple):
     rank: int = 0
 
     def gets_credential(self, upstream: str) -> bool:
-        """Returns whether it gets the caller's own credential, which is meant for `upstream` and not for a fallback."""
+        """Returns whether it gets the caller's own credential, which is meant for `upstream` and not for fallbacks."""
         return self.rank == 0 or self.upstream == upstream
 
 
@@ -220,11 +222,13 @@ def backoff_s(attempts: int, chance: float, longest_s: float) -> float:
     return wait * (0.5 + 0.5 * chance)
 
 
-def order(members: Sequence[RouteMember], now: float, key: int) -> list[int]:
-    """Returns the indices of the members to try, first to last. key: the same for all requests of one conversation.
+def order_members(members: Sequence[RouteMember], now: float, key: int) -> list[int]:
+    """Returns the indices of the members to try, first to last.
 
-    Available members stand by rank. After them, as a last resort, the one with the circuit that closes next; one in
-    its cooldown is spared. If none is available, the one that will be first is tried.
+    Available members come first, by rank; after them, as a last resort, the one with the circuit that closes next,
+    unless it is in its cooldown. If no member is available, only the one that will be first is tried.
+
+    key: the same for all requests of one conversation.
     """
     found: list[int] = []
     for rank in sorted({member.rank for member in members}):

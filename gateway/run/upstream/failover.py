@@ -37,7 +37,7 @@ from gateway.core.upstream.policy import (
     RouteMember,
     Target,
     choose_next,
-    order,
+    order_members,
 )
 from gateway.errors import GatewayError, UpstreamError
 from gateway.metrics import Metrics
@@ -151,7 +151,7 @@ class Failover:
             if path == CHAT or endpoint.provider.has_endpoint(path)
         ]
         members = [RouteMember(f"{e.name}/{t.model}", t.rank, e.health, t.model) for e, t in candidates]
-        first, *rest = [candidates[i] for i in order(members, self.now(), key())]
+        first, *rest = [candidates[i] for i in order_members(members, self.now(), key())]
         return Attempts(self, *first, rest, sink, receipt)
 
     def at_first_key(self, route: Route, sink: Sink, receipt: Receipt) -> Attempts:

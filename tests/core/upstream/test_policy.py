@@ -12,7 +12,7 @@ from gateway.core.upstream.policy import (
     RouteMember,
     backoff_s,
     choose_next,
-    order,
+    order_members,
 )
 
 NOW = 1000.0
@@ -164,21 +164,21 @@ def test_ranks_go_one_after_the_other() -> None:
         RouteMember("c", 2, EndpointHealth()),
         RouteMember("a", 0, EndpointHealth()),
     ]
-    assert order(members, NOW, 7) == [2, 0, 1]
+    assert order_members(members, NOW, 7) == [2, 0, 1]
 
 
 def test_an_open_circuit_is_the_last_resort_and_a_cooldown_is_spared() -> None:
     broken = [RouteMember("a", 0, failed(5)), RouteMember("b", 1, EndpointHealth())]
-    assert order(broken, NOW, 7) == [1, 0]
+    assert order_members(broken, NOW, 7) == [1, 0]
     cooling = [RouteMember("a", 0, failed(1, retry_after_s=20.0)), RouteMember("b", 1, EndpointHealth())]
-    assert order(cooling, NOW, 7) == [1]
-    assert order(cooling, NOW + 20, 7) == [0, 1]
+    assert order_members(cooling, NOW, 7) == [1]
+    assert order_members(cooling, NOW + 20, 7) == [0, 1]
     of_another = [RouteMember("a", 0, cooling[0].health, "another model"), cooling[1]]
-    assert order(of_another, NOW, 7) == [0, 1]
+    assert order_members(of_another, NOW, 7) == [0, 1]
 
 
 def test_the_only_one_is_never_taken_out() -> None:
-    assert order([RouteMember("a", 0, failed(5, retry_after_s=20.0))], NOW, 7) == [0]
+    assert order_members([RouteMember("a", 0, failed(5, retry_after_s=20.0))], NOW, 7) == [0]
 
 
 def test_if_none_is_available_the_first_that_will_be_is_asked() -> None:
@@ -187,29 +187,29 @@ def test_if_none_is_available_the_first_that_will_be_is_asked() -> None:
         RouteMember("b", 0, failed(5)),
         RouteMember("c", 1, failed(1, retry_after_s=5.0)),
     ]
-    assert order(members, NOW, 7) == [2]
+    assert order_members(members, NOW, 7) == [2]
 
 
 def test_a_conversation_keeps_its_endpoint_and_conversations_are_spread() -> None:
     members = [RouteMember(name, 0, EndpointHealth()) for name in "abc"]
-    firsts = [order(members, NOW, key)[0] for key in range(300)]
-    assert firsts == [order(members, NOW, key)[0] for key in range(300)]
+    firsts = [order_members(members, NOW, key)[0] for key in range(300)]
+    assert firsts == [order_members(members, NOW, key)[0] for key in range(300)]
     assert min(firsts.count(i) for i in range(3)) > 60
 
 
 def test_conversations_of_an_endpoint_that_is_gone_move_and_no_others() -> None:
     members = [RouteMember(name, 0, EndpointHealth()) for name in "abc"]
-    before = [order(members, NOW, key)[0] for key in range(100)]
+    before = [order_members(members, NOW, key)[0] for key in range(100)]
     members[1] = RouteMember("b", 0, failed(5))
-    after = [order(members, NOW, key)[0] for key in range(100)]
+    after = [order_members(members, NOW, key)[0] for key in range(100)]
     assert all(old == new for old, new in zip(before, after, strict=True) if old != 1)
     assert {new for old, new in zip(before, after, strict=True) if old == 1} == {0, 2}
 
 
 def test_an_endpoint_that_is_clearly_busier_gives_some_away() -> None:
     members = [RouteMember(name, 0, EndpointHealth()) for name in "ab"]
-    home = order(members, NOW, 7)[0]
+    home = order_members(members, NOW, 7)[0]
     members[home].health.in_flight = 4
-    assert order(members, NOW, 7)[0] == home
+    assert order_members(members, NOW, 7)[0] == home
     members[home].health.in_flight = 5
-    assert order(members, NOW, 7) == [1 - home, home]
+    assert order_members(members, NOW, 7) == [1 - home, home]
