@@ -39,7 +39,7 @@ def _pair_ends(a: Sequence[Atom], b: Sequence[Atom], n: int, m: int, pairs: Pair
 
 
 def _pair_last(a: Sequence[Atom], b: Sequence[Atom], n: int, m: int, pairs: Pairs) -> tuple[int, int]:
-    """Pairs the last of the first n and the first m atoms, in a table. Returns how many of each are before the pairs."""
+    """Pairs the last of the first n and the first m atoms, in a table. Returns how many of each come before these."""
     low_a, low_b = max(0, n - LCS_ATOMS), max(0, m - LCS_ATOMS)
     rows, columns = n - low_a, m - low_b
     # Hyyrö 2004, "Bit-parallel LCS-length computation revisited": a row of the table is one number. A bit that is not

@@ -80,7 +80,7 @@ class SocketConnection(ReadingWatch, WebSocketsSansIOProtocol):
         self.handle_parser_exception()
 
     def _refuse(self, error: Exception) -> None:
-        """Answers a handshake that `websockets` cannot parse (with a body, or very long). uvicorn would wait for more."""
+        """Answers a handshake that `websockets` cannot parse (with a body, or very long). uvicorn waits for more."""
         self.handshake_initiated = self.handshake_complete = self.close_sent = True
         response = self.conn.reject(400, f"This is no handshake of a WebSocket: {error.__cause__}.\n")
         self.transport.write(response.serialize())

@@ -36,7 +36,7 @@ class Memories:
         return await self.indexing.step()
 
 
-async def test_a_memory_is_indexed_when_it_rests() -> None:
+async def test_a_memory_is_indexed_when_it_has_not_grown_for_a_while() -> None:
     memories = Memories()
     assert await memories.pass_time(0) is None
     memories.indexing.add(1, 16)
@@ -50,7 +50,7 @@ async def test_a_memory_is_indexed_when_it_rests() -> None:
     assert await memories.pass_time(60) is None
 
 
-async def test_the_one_that_rests_longest_comes_first() -> None:
+async def test_the_one_that_has_not_grown_longest_comes_first() -> None:
     memories = Memories()
     for agent in (1, 2, 1):
         memories.indexing.add(agent, 16)
@@ -59,7 +59,7 @@ async def test_the_one_that_rests_longest_comes_first() -> None:
     assert memories.indexed == [2, 1]
 
 
-async def test_one_that_lags_far_is_indexed_at_once() -> None:
+async def test_one_with_a_long_backlog_is_indexed_at_once() -> None:
     memories = Memories()
     memories.indexing.add(1, 16)
     memories.indexing.add(2, LONG_BACKLOG)
@@ -80,7 +80,7 @@ async def test_a_memory_is_indexed_when_the_store_works_again() -> None:
     assert memories.indexed == [1]
 
 
-async def test_what_lags_since_an_earlier_process_is_found() -> None:
+async def test_what_an_earlier_process_has_left_is_found() -> None:
     memories = Memories()
     await memories.indexing.find_outdated()
     for _ in range(2):
