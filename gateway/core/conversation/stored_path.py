@@ -105,7 +105,7 @@ def open_step(plan: Plan, notes: Mapping[int, str], evicted: Evicted | None) -> 
 def finish_step(
     e: Exchange,
     canon: Canon,
-    above: bytes,
+    parent_path: bytes,
     *,
     full: Sequence[WireMessage],
     shown_reply: WireMessage | None,
@@ -115,25 +115,27 @@ def finish_step(
 ) -> Exchange:
     """Returns the exchange as it has ended.
 
-    above: the hash of the path before it.
+    parent_path: the hash of the path before it.
     full: the messages of the reply, as they go upstream again; empty: there is no reply.
     shown_reply: the part of it that the client got; None: all of it.
     now: seconds since the epoch.
     """
     e = replace(_ended(e, now), model=model, evicted=evicted)
     if not full:
-        return replace(e, path=canon.path(flat(e), above))
+        return replace(e, path=canon.path(flat(e), parent_path))
     shown = full[0] if shown_reply is None else shown_reply
     atoms = canon.atoms(shown)
     is_changed = list(full) != [shown]
     return replace(
         e,
         reply=atoms,
-        path=canon.path((*flat(e), *atoms), above),
+        path=canon.path((*flat(e), *atoms), parent_path),
         reply_key=canon.reply_key(atoms),
         size=len(squash(text_of(shown))),
         shown_reply=orjson.dumps(shown),
-        full=orjson.dumps({"messages": list(full), "gateway_calls": [], "step": True}) if is_changed else None,
+        full=orjson.dumps({"messages": list(full), "gateway_calls": [], "step": True})
+        if is_changed
+        else None,
         hidden=is_changed,
         opaque=any(map(has_opaque, full)),
     )
@@ -142,7 +144,7 @@ def finish_step(
 def finish_turn(
     e: Exchange,
     canon: Canon,
-    above: bytes,
+    parent_path: bytes,
     *,
     full: Sequence[WireMessage],
     shown_reply: WireMessage,
@@ -151,12 +153,19 @@ def finish_turn(
 ) -> Exchange:
     """Returns the exchange of a turn that is written as a whole, with its rounds of tools hidden.
 
-    above, now: as of `finish_step`.
+    parent_path, now: as of `finish_step`.
     full: the messages of all rounds.
     shown_reply: the reply that the client got.
     """
     e = finish_step(
-        e, canon, above, full=(shown_reply,), shown_reply=shown_reply, model=model, evicted=e.evicted, now=now
+        e,
+        canon,
+        parent_path,
+        full=(shown_reply,),
+        shown_reply=shown_reply,
+        model=model,
+        evicted=e.evicted,
+        now=now,
     )
     if len(full) < 2:
         return e
@@ -174,7 +183,9 @@ def refuse(e: Exchange, path: Sequence[Exchange]) -> Exchange:
 
     path: before it, oldest first.
     """
-    restored_from = next((x for x in reversed(path) if x.superseded or x.reply is not None or begins_fork(x)), None)
+    restored_from = next(
+        (x for x in reversed(path) if x.superseded or x.reply is not None or begins_fork(x)), None
+    )
     e = replace(e, superseded=True, evicted=None if restored_from is None else restored_from.evicted)
     if not any(map(is_result, e.inputs)):
         e = replace(e, active=False, section=None if restored_from is None else restored_from.section)
@@ -197,9 +208,9 @@ def superseded_before(path: Sequence[Exchange], inputs: Sequence[tuple[Atom, ...
     return None
 
 
-def abandon(e: Exchange, canon: Canon, above: bytes, now: float) -> Exchange:
+def abandon(e: Exchange, canon: Canon, parent_path: bytes, now: float) -> Exchange:
     """Returns an exchange that a process left open, ended without a reply."""
-    return replace(_ended(e, now), path=canon.path(flat(e), above))
+    return replace(_ended(e, now), path=canon.path(flat(e), parent_path))
 
 
 def _ended(e: Exchange, now: float) -> Exchange:
