@@ -29,7 +29,7 @@ _LEAST_TOKENS, _MONTH_TOKENS = 4, 5
 _DESCRIPTION = "What the user has stated as always true. The newest stand last. Heed them where they matter."
 _TABLE_FILE = Path(__file__).parents[2] / "data/standing_words.txt"
 # The longest and the shortest sentence that is read. Longer ones are stories, and shorter ones state nothing by
-# themselves. A script of its own, as Chinese, needs fewer characters than ASCII.
+# themselves. One that is not ASCII may be shorter, since Chinese has a word in one or two characters.
 _MOST_CHARS, _LEAST_CHARS, _LEAST_CHARS_NOT_ASCII = 160, 12, 4
 _SENTENCE = re.compile(r"(?<=[.!?;…])\s+|(?<=[。！？])|\n+")
 _CLAUSE = re.compile(r", |，|、|؛|،")
