@@ -84,7 +84,7 @@ def test_a_fault_in_a_page_has_them_too(operator: Operator, caplog: pytest.LogCa
     async def fail(_: object) -> None:
         raise RuntimeError("a secret")
 
-    app.services.sign_in.holds = fail  # type: ignore[method-assign]
+    app.services.sign_in.is_valid = fail  # type: ignore[method-assign]
     for path in ("keys", "keys.json"):
         reply = operator.get(path)
         assert reply.status == 500
