@@ -392,10 +392,10 @@ class Listing:
         return sum(m.get("role") == "assistant" for m in self.messages)
 
     @property
-    def answers(self) -> int:
+    def reply_runs(self) -> int:
         """The number of its assistant messages, where those in a row count as one: a reply may be sent in parts."""
-        roles = [m.get("role") for m in self.messages]
-        return sum(role == "assistant" != before for before, role in pairwise([None, *roles]))
+        is_reply = [m.get("role") == "assistant" for m in self.messages]
+        return sum(now and not before for before, now in pairwise([False, *is_reply]))
 
     def role(self, i: int) -> str:
         return str(self.messages[i].get("role"))
