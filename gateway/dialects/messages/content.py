@@ -30,15 +30,49 @@ _REMINDER: Final = ("<system-reminder>", "</system-reminder>")
 _ATTRIBUTION: Final = "x-anthropic-billing-header:"
 """The beginning of the line by which Claude Code names its version; a part of it may change with each request."""
 
-_TEXT: Final = frozenset(("type", "text", "cache_control", "citations"))
-_IMAGE: Final = frozenset(("type", "source", "cache_control"))
-_DOCUMENT: Final = frozenset(("type", "source", "cache_control", "title", "context", "citations"))
-_SEARCH: Final = frozenset(("type", "source", "title", "content", "cache_control", "citations"))
-_CALL: Final = frozenset(("type", "id", "name", "input", "cache_control", "caller"))
-_RESULT: Final = frozenset(("type", "tool_use_id", "content", "is_error", "cache_control"))
+# The fields that are read of each.
+_TEXT: Final = frozenset(("type", "text"))
+_IMAGE: Final = frozenset(("type", "source"))
+_DOCUMENT: Final = frozenset(("type", "source", "title", "context"))
+_SEARCH: Final = frozenset(("type", "source", "title", "content"))
+_CALL: Final = frozenset(("type", "id", "name", "input"))
+_RESULT: Final = frozenset(("type", "tool_use_id", "content", "is_error"))
+_REFERENCE: Final = frozenset(("type", "tool_name"))
+_SOURCE: Final = frozenset(("type", "media_type", "data", "url", "content", "file_id"))
 _MESSAGE: Final = frozenset(("role", "content"))
 # Of a system message, whose effort holds for the turn that it stands in (`effort_of_turn`).
 _SYSTEM_MESSAGE: Final = _MESSAGE | {"output_config"}
+
+
+# Fields of blocks and tools without an effect on the reply of a chat completion.
+_NO_EFFECT: Final = frozenset(
+    (
+        *("cache_control", "citations", "caller"),
+        *("allowed_callers", "defer_loading", "eager_input_streaming", "input_examples"),
+    )
+)
+
+
+class Fields:
+    """Checks the fields of a request, and collects those that are left out.
+
+    is_read_only: the request goes upstream as it is, so that the upstream judges it; all fields pass.
+    """
+
+    def __init__(self, *, is_read_only: bool) -> None:
+        self.is_read_only = is_read_only
+        # The names of those without an effect, in the order in which they came.
+        self.left_out: dict[str, None] = {}
+
+    def check(self, value: Json, read: frozenset[str], where: str) -> None:
+        """Refuses a field that is neither read nor known to have no effect. Raises: BadRequest."""
+        if self.is_read_only or value.keys() <= read:
+            return
+        for key in value:
+            if key in _NO_EFFECT:
+                self.left_out[key] = None
+            elif key not in read:
+                raise not_taken(f"{where}.{key}")
 
 
 class BlockPlace(NamedTuple):
@@ -60,7 +94,7 @@ class ReadMessages(NamedTuple):
     places: list[BlockPlace]
 
 
-def read_system(system: Any, *, is_read_only: bool) -> list[str]:
+def read_system(system: Any, fields: Fields) -> list[str]:
     """Returns the texts of a system prompt, without the attribution line. Raises: BadRequest."""
     if system is None:
         return []
@@ -68,10 +102,7 @@ def read_system(system: Any, *, is_read_only: bool) -> list[str]:
         return [system] if system else []
     if not isinstance(system, list):
         raise invalid("system", "Input should be a valid string or list")
-    texts = [
-        _text_of_block(block, f"system.{index}", is_read_only=is_read_only)
-        for index, block in enumerate(system)
-    ]
+    texts = [_text_of_block(block, f"system.{index}", fields) for index, block in enumerate(system)]
     return [text for text in texts if text and not text.startswith(_ATTRIBUTION)]
 
 
@@ -82,10 +113,8 @@ def attribution_of(system: Any) -> str:
     return text if isinstance(text, str) and text.startswith(_ATTRIBUTION) else ""
 
 
-def read_messages(messages: Any, *, is_read_only: bool) -> ReadMessages:
-    """Returns what the messages say.
-
-    is_read_only: they themselves go upstream, so what has no place in chat completions is passed over.
+def read_messages(messages: Any, fields: Fields) -> ReadMessages:
+    """Returns what the messages say. What has no place in chat completions is passed over where they go upstream.
 
     Raises: BadRequest.
     """
@@ -93,10 +122,10 @@ def read_messages(messages: Any, *, is_read_only: bool) -> ReadMessages:
         raise invalid("messages", "Field required" if messages is None else "Input should be a valid list")
     if not messages:
         raise invalid("messages", "at least one message is required")
-    reader = _Reader(is_read_only)
+    reader = _Reader(fields)
     for index, message in enumerate(messages):
         reader.add(index, message)
-    if not is_read_only:
+    if not fields.is_read_only:
         _check_calls(messages)
     return ReadMessages(reader.messages, reader.places)
 
@@ -134,10 +163,10 @@ def _check_answered(calls: Mapping[str, int]) -> None:
 
 
 class _Reader:
-    def __init__(self, is_read_only: bool) -> None:
+    def __init__(self, fields: Fields) -> None:
         self.messages: list[Json] = []
         self.places: list[BlockPlace] = []
-        self._is_read_only = is_read_only
+        self._fields = fields
 
     def add(self, index: int, message: Any) -> None:
         where = f"messages.{index}"
@@ -149,7 +178,7 @@ class _Reader:
             is_words = role == "user" and not _is_reminder(content)
             self._put({"role": role, "content": content}, BlockPlace(index, 0 if is_words else None))
             return
-        self._check(message, _SYSTEM_MESSAGE if role == "system" else _MESSAGE, where)
+        self._fields.check(message, _SYSTEM_MESSAGE if role == "system" else _MESSAGE, where)
         if role not in ("user", "assistant", "system"):
             raise invalid(f"{where}.role", "Input should be 'user', 'assistant' or 'system'")
         if role == "system" and content in (None, []) and message.get("output_config") is not None:
@@ -158,7 +187,7 @@ class _Reader:
             raise invalid(
                 f"{where}.content", "Field required" if content is None else "Input should be a valid list"
             )
-        if content == [] and not self._is_read_only:
+        if content == [] and not self._fields.is_read_only:
             raise invalid(where, f"{role} messages must have non-empty content")
         blocks = content if isinstance(content, list) else [{"type": "text", "text": content}]
         for place, block in enumerate(blocks):
@@ -168,7 +197,7 @@ class _Reader:
             self._put(self._reply(blocks, f"{where}.content"), BlockPlace(index))
         elif role == "system":
             texts = [
-                _text_of_block(block, f"{where}.content.{place}", is_read_only=self._is_read_only)
+                _text_of_block(block, f"{where}.content.{place}", self._fields)
                 for place, block in enumerate(blocks)
             ]
             if any(texts):
@@ -184,8 +213,8 @@ class _Reader:
                 message, images = self._result(block, at)
                 self._put(message, BlockPlace(index, result=place))
                 parts += images
-            elif (part := self._part(block, at)) is not None:
-                parts.append(part)
+            else:
+                parts += self._parts(block, at)
         if not parts:
             return
         texts = [part["text"] for part in parts if part["type"] == "text"]
@@ -199,18 +228,20 @@ class _Reader:
             at = f"{where}.{place}"
             kind = block["type"]
             if kind == "text":
-                text += _text_of_block(block, at, is_read_only=self._is_read_only)
+                text += _text_of_block(block, at, self._fields)
             elif kind == "tool_use":
-                self._check(block, _CALL, at)
+                self._fields.check(block, _CALL, at)
                 calls.append(_call(block, at))
-            elif kind not in THOUGHTS and not self._is_read_only:
+            elif kind in THOUGHTS:
+                self._fields.left_out["thinking"] = None
+            elif not self._fields.is_read_only:
                 raise not_taken(f"{at}.{kind}")
         message: Json = {"role": "assistant", "content": text or (None if calls else "")}
         return {**message, "tool_calls": calls} if calls else message
 
     def _result(self, block: Json, where: str) -> tuple[Json, list[Json]]:
         """Returns the tool's message, and the parts that have no place in it."""
-        self._check(block, _RESULT, where)
+        self._fields.check(block, _RESULT, where)
         id_ = block.get("tool_use_id")
         if not isinstance(id_, str):
             raise invalid(f"{where}.tool_use_id", "Field required")
@@ -228,8 +259,10 @@ class _Reader:
             if not isinstance(each, dict):
                 raise invalid(at, "Input should be a valid dictionary")
             if each.get("type") == "tool_reference":
+                self._fields.check(each, _REFERENCE, at)
                 texts.append(str(each.get("tool_name") or ""))
-            elif (part := self._part(each, at)) is not None:
+                continue
+            for part in self._parts(each, at):
                 if part["type"] == "text":
                     texts.append(part["text"])
                 else:
@@ -241,58 +274,62 @@ class _Reader:
             "content": f"Error: {text}" if block.get("is_error") is True else text,
         }, images
 
-    def _part(self, block: Json, where: str) -> Json | None:
-        """Returns a part of a chat message; None: it has no place there, and goes upstream itself."""
+    def _parts(self, block: Json, where: str) -> list[Json]:
+        """Returns the parts of a chat message; none: it has no place there, and goes upstream itself."""
         match block.get("type"):
             case "text":
-                return {
-                    "type": "text",
-                    "text": _text_of_block(block, where, is_read_only=self._is_read_only),
-                }
+                return [{"type": "text", "text": _text_of_block(block, where, self._fields)}]
             case "image":
-                self._check(block, _IMAGE, where)
-                return self._image(block.get("source"), where)
+                self._fields.check(block, _IMAGE, where)
+                return [self._image(block, where)]
             case "document":
-                self._check(block, _DOCUMENT, where)
+                self._fields.check(block, _DOCUMENT, where)
                 return self._document(block, where)
             case "search_result":
-                self._check(block, _SEARCH, where)
-                return {"type": "text", "text": self._search_result(block, where)}
+                self._fields.check(block, _SEARCH, where)
+                return [{"type": "text", "text": self._search_result(block, where)}]
             case kind:
-                if not self._is_read_only:
+                if not self._fields.is_read_only:
                     raise not_taken(f"{where}.{kind}")
-                return None
+                return []
 
-    def _image(self, source: Any, where: str) -> Json:
-        source = source if isinstance(source, dict) else {}
+    def _source(self, block: Json, where: str) -> Json:
+        source = block.get("source")
+        if not isinstance(source, dict):
+            return {}
+        self._fields.check(source, _SOURCE, f"{where}.source")
+        return source
+
+    def _image(self, block: Json, where: str) -> Json:
+        source = self._source(block, where)
         kind = source.get("type")
         if kind == "base64":
             url = f"data:{source.get('media_type')};base64,{source.get('data')}"
         elif kind == "url":
             url = str(source.get("url"))
-        elif self._is_read_only:
+        elif self._fields.is_read_only:
             url = orjson.dumps(source).decode()
         else:
             raise not_taken(f"{where}.source.{kind}")
         return {"type": "image_url", "image_url": {"url": url}}
 
-    def _document(self, block: Json, where: str) -> Json | None:
-        given = block.get("source")
-        source: Json = given if isinstance(given, dict) else {}
+    def _document(self, block: Json, where: str) -> list[Json]:
+        source = self._source(block, where)
         kind = source.get("type")
-        title = block.get("title")
+        title, context = block.get("title"), block.get("context")
         if kind == "text":
-            return {"type": "text", "text": _titled(block, str(source.get("data") or ""))}
+            return [{"type": "text", "text": _titled(block, str(source.get("data") or ""))}]
         if kind == "content":
             content = source.get("content")
             texts = [content] if isinstance(content, str) else self._texts(content, f"{where}.source.content")
-            return {"type": "text", "text": _titled(block, "\n".join(texts))}
+            return [{"type": "text", "text": _titled(block, "\n".join(texts))}]
         if kind == "base64":
             named = title if isinstance(title, str) and title else "document.pdf"
             data = f"data:{source.get('media_type')};base64,{source.get('data')}"
-            return {"type": "file", "file": {"filename": named, "file_data": data}}
-        if self._is_read_only:
-            return {"type": "file", "file": {"source": orjson.dumps(source).decode()}}
+            about = [{"type": "text", "text": context}] if isinstance(context, str) and context else []
+            return [*about, {"type": "file", "file": {"filename": named, "file_data": data}}]
+        if self._fields.is_read_only:
+            return [{"type": "file", "file": {"source": orjson.dumps(source).decode()}}]
         raise not_taken(f"{where}.source.{kind}")
 
     def _search_result(self, block: Json, where: str) -> str:
@@ -302,21 +339,14 @@ class _Reader:
     def _texts(self, blocks: Any, where: str) -> list[str]:
         if not isinstance(blocks, list):
             raise invalid(where, "Input should be a valid list")
-        return [
-            _text_of_block(each, f"{where}.{place}", is_read_only=self._is_read_only)
-            for place, each in enumerate(blocks)
-        ]
-
-    def _check(self, block: Json, known: frozenset[str], where: str) -> None:
-        if not self._is_read_only:
-            check_fields(block, known, where)
+        return [_text_of_block(each, f"{where}.{place}", self._fields) for place, each in enumerate(blocks)]
 
     def _put(self, message: Json, place: BlockPlace) -> None:
         self.messages.append(message)
         self.places.append(place)
 
 
-def effort_of_turn(messages: Sequence[Any]) -> Any:
+def effort_of_turn(messages: Sequence[Any], fields: Fields) -> Any:
     """Returns the effort that a system message asks for in the newest turn; None: there is none.
 
     A turn begins with a user's message that has more than results of calls. Raises: BadRequest.
@@ -328,7 +358,7 @@ def effort_of_turn(messages: Sequence[Any]) -> Any:
             where = f"messages.{index}.output_config"
             if not isinstance(config, dict):
                 raise invalid(where, "Input should be a valid dictionary")
-            check_fields(config, frozenset(("effort",)), where)
+            fields.check(config, frozenset(("effort",)), where)
             if config.get("effort") is not None:
                 return config["effort"]
         elif message.get("role") == "user" and not _is_results(message.get("content")):
@@ -358,21 +388,14 @@ def _is_reminder(text: str) -> bool:
     return own.startswith(("<", "[")) and not without_frame(own).strip()
 
 
-def check_fields(block: Json, known: frozenset[str], where: str) -> None:
-    """Refuses a field that the translation does not know. Raises: BadRequest."""
-    if not block.keys() <= known:
-        raise not_taken(f"{where}.{next(key for key in block if key not in known)}")
-
-
-def _text_of_block(block: Any, where: str, *, is_read_only: bool) -> str:
+def _text_of_block(block: Any, where: str, fields: Fields) -> str:
     if not isinstance(block, dict):
         raise invalid(where, "Input should be a valid dictionary")
     if block.get("type") != "text":
-        if is_read_only:
+        if fields.is_read_only:
             return ""
         raise invalid(f"{where}.type", "Input should be 'text'")
-    if not is_read_only:
-        check_fields(block, _TEXT, where)
+    fields.check(block, _TEXT, where)
     text = block.get("text")
     if not isinstance(text, str):
         raise invalid(f"{where}.text", "Input should be a valid string")

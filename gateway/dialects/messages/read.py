@@ -22,11 +22,10 @@ from gateway.core.request.request_headers import RawHeaders, header_text
 from gateway.dialects.chat.parse import request_of
 from gateway.dialects.fields import check_depth, check_length, read_object, repeated_keys
 from gateway.dialects.messages.content import (
-    THOUGHTS,
     BlockPlace,
+    Fields,
     ReadMessages,
     attribution_of,
-    check_fields,
     effort_of_turn,
     read_messages,
     read_system,
@@ -52,8 +51,7 @@ _READ: Final = frozenset(
 _TOOL: Final = frozenset(
     re.findall(
         r"\w+",
-        "type name description input_schema cache_control strict defer_loading eager_input_streaming input_examples "
-        "allowed_callers",
+        "type name description input_schema strict",
     )
 )
 _CHOICES: Final = {"auto": "auto", "any": "required", "none": "none"}
@@ -117,23 +115,24 @@ def read(
     if not is_read_only and (unknown := [key for key in json if not _is_known(key)]):
         raise not_taken(unknown[0][:60])
     check_length("messages", json["messages"] if isinstance(json.get("messages"), list) else [], max_messages)
-    spoken = read_messages(json.get("messages"), is_read_only=is_read_only)
+    fields = Fields(is_read_only=is_read_only)
+    spoken = read_messages(json.get("messages"), fields)
     if not is_read_only and json["messages"][-1].get("role") == "assistant":
         raise invalid(
             "messages",
             "This model does not support assistant message prefill. The conversation must end with a user message.",
         )
-    system = read_system(json.get("system"), is_read_only=is_read_only)
+    system = read_system(json.get("system"), fields)
     head: list[Json] = [{"role": "system", "content": "\n\n".join(system)}] if system else []
     conversation = ReadMessages([*head, *spoken.messages], [*([BlockPlace(-1)] * len(head)), *spoken.places])
-    chat, metadata = _as_chat(json, conversation.messages, is_read_only=is_read_only, has_limit=has_limit)
+    chat, metadata = _as_chat(json, conversation.messages, fields, has_limit=has_limit)
     request = request_of(orjson.dumps(chat), chat, 2 * max_messages + 1)
     request.wants_usage = True
     # Chat completions have a newer name for it, which models that refuse this one take.
     request.added_fields = (
         frozenset(("max_tokens",)) if request.max_tokens_key == "max_tokens" else frozenset()
     )
-    request.consumed = () if is_read_only else _without_effect(body, json, headers)
+    request.consumed = () if is_read_only else _left_out(json, headers, fields)
     own = {key: value for key, value in json.items() if key not in _READ}
     request.named = {"user": None, **own, "metadata": metadata}
     if _is_sub_agent(json, headers):
@@ -161,7 +160,7 @@ def _is_known(key: str) -> bool:
     return key in _READ or key in _NO_EFFECT
 
 
-def _as_chat(json: Json, messages: list[Json], *, is_read_only: bool, has_limit: bool) -> tuple[Json, Json]:
+def _as_chat(json: Json, messages: list[Json], fields: Fields, *, has_limit: bool) -> tuple[Json, Json]:
     """Returns the body of a chat completion, and the fields of `metadata` that name user and conversation."""
     chat: Json = {"model": json.get("model"), "messages": messages}
     if json.get("stream") is not None:
@@ -169,15 +168,15 @@ def _as_chat(json: Json, messages: list[Json], *, is_read_only: bool, has_limit:
     metadata: Json = {}
     try:
         metadata = _user_of(json.get("metadata"))
-        _tools(chat, json, is_read_only=is_read_only)
-        _output(chat, json, is_read_only=is_read_only)
+        _tools(chat, json, fields)
+        _output(chat, json, fields)
         if has_limit:
             _limits(chat, json)
-        if not is_read_only:
-            _check_context(json.get("context_management"))
-            check_fields(json.get("metadata") or {}, frozenset(("user_id",)), "metadata")
+        if not fields.is_read_only:
+            _check_context(json.get("context_management"), fields)
+            fields.check(json.get("metadata") or {}, frozenset(("user_id",)), "metadata")
     except BadRequest:
-        if not is_read_only:
+        if not fields.is_read_only:
             raise
     if isinstance(user := metadata.get("user_id"), str) and user:
         chat["user"] = user
@@ -200,27 +199,28 @@ def _limits(chat: Json, json: Json) -> None:
             chat["stop"] = stops
 
 
-def _tools(chat: Json, json: Json, *, is_read_only: bool) -> None:
+def _tools(chat: Json, json: Json, fields: Fields) -> None:
     tools = json.get("tools")
     if tools is not None and not isinstance(tools, list):
         raise invalid("tools", "Input should be a valid list")
     functions = [
         function
         for index, tool in enumerate(tools or ())
-        if (function := _function(tool, f"tools.{index}", is_read_only=is_read_only)) is not None
+        if (function := _function(tool, f"tools.{index}", fields)) is not None
     ]
     if functions:
         chat["tools"] = functions
-    elif not (is_read_only and tools):
-        return
     choice = json.get("tool_choice")
     if choice is None:
         return
     if not isinstance(choice, dict):
         raise invalid("tool_choice", "Input should be a valid dictionary")
-    if not is_read_only:
-        check_fields(choice, _CHOICE, "tool_choice")
+    fields.check(choice, _CHOICE, "tool_choice")
     kind = choice.get("type")
+    if not tools:
+        if kind in ("any", "tool"):
+            raise invalid("tool_choice", "may only be specified while providing tools")
+        return
     if kind == "tool":
         if not isinstance(choice.get("name"), str):
             raise invalid("tool_choice.tool.name", "Input should be a valid string")
@@ -233,16 +233,16 @@ def _tools(chat: Json, json: Json, *, is_read_only: bool) -> None:
         chat["parallel_tool_calls"] = False
 
 
-def _function(tool: Any, where: str, *, is_read_only: bool) -> Json | None:
+def _function(tool: Any, where: str, fields: Fields) -> Json | None:
     """Returns a tool of the client's own; None: the upstream alone knows what it is."""
     if not isinstance(tool, dict):
         raise invalid(where, "Input should be a valid dictionary")
     if tool.get("type") not in (None, "custom"):
-        if is_read_only:
+        if fields.is_read_only:
             return None
         raise not_taken(f"{where}.{str(tool['type'])[:60]}")
-    if not is_read_only:
-        check_fields(tool, _TOOL, where)
+    fields.check(tool, _TOOL, where)
+    if not fields.is_read_only:
         callers = tool.get("allowed_callers")
         if callers is not None and not (isinstance(callers, list) and "direct" in callers):
             raise not_taken(f"{where}.allowed_callers")  # the model itself may not call it
@@ -258,14 +258,14 @@ def _function(tool: Any, where: str, *, is_read_only: bool) -> Json | None:
     return {"type": "function", "function": function}
 
 
-def _output(chat: Json, json: Json, *, is_read_only: bool) -> None:
+def _output(chat: Json, json: Json, fields: Fields) -> None:
     config = json.get("output_config") or {}
     if not isinstance(config, dict):
         raise invalid("output_config", "Input should be a valid dictionary")
     effort = config.get("effort")
-    if not is_read_only:
-        check_fields(config, frozenset(("effort", "format")), "output_config")
-        effort = effort_of_turn(json["messages"]) or effort
+    fields.check(config, frozenset(("effort", "format")), "output_config")
+    if not fields.is_read_only:
+        effort = effort_of_turn(json["messages"], fields) or effort
     if effort is not None:
         chat["reasoning_effort"] = effort
     form = config.get("format")
@@ -273,19 +273,18 @@ def _output(chat: Json, json: Json, *, is_read_only: bool) -> None:
         return
     if not isinstance(form, dict) or form.get("type") != "json_schema":
         raise invalid("output_config.format.type", "Input should be 'json_schema'")
-    if not is_read_only:
-        check_fields(form, frozenset(("type", "schema")), "output_config.format")
+    fields.check(form, frozenset(("type", "schema")), "output_config.format")
     schema = {"name": "output", "schema": form.get("schema"), "strict": True}
     chat["response_format"] = {"type": "json_schema", "json_schema": schema}
 
 
-def _check_context(management: Any) -> None:
+def _check_context(management: Any, fields: Fields) -> None:
     """Refuses edits of the context that a chat completion cannot make. Raises: BadRequest."""
     if management is None:
         return
     if not isinstance(management, dict):
         raise invalid("context_management", "Input should be a valid dictionary")
-    check_fields(management, frozenset(("edits",)), "context_management")
+    fields.check(management, frozenset(("edits",)), "context_management")
     edits = management.get("edits") or []
     if not isinstance(edits, list):
         raise invalid("context_management.edits", "Input should be a valid list")
@@ -328,21 +327,12 @@ def _user_of(metadata: Any) -> Json:
     return {"user_id": user}
 
 
-def _without_effect(body: bytes, json: Json, headers: RawHeaders) -> tuple[str, ...]:
-    """Returns the names of fields of a request that a chat completion has no need of."""
-    names = [key for key in (*_NO_EFFECT, "context_management") if json.get(key) is not None]
-    if "cache_control" not in names and b'"cache_control"' in body:
-        names.append("cache_control")
-    if "thinking" not in names and any(b'"type":"%b"' % kind.encode() in body for kind in THOUGHTS):
-        names.append("thinking")
-    names += [
-        key
-        for key in ("citations", "eager_input_streaming", "input_examples")
-        if b'"%b"' % key.encode() in body
-    ]
+def _left_out(json: Json, headers: RawHeaders, fields: Fields) -> tuple[str, ...]:
+    """Returns the names of what a chat completion has no need of. fields: checked in all of the request."""
+    names = {key: None for key in (*_NO_EFFECT, "context_management") if json.get(key) is not None}
     if any(name == _BETA for name, _ in headers):
-        names.append("anthropic-beta")
-    return tuple(names)
+        names[_BETA.decode()] = None
+    return tuple(names | fields.left_out)
 
 
 def _is_sub_agent(json: Json, headers: RawHeaders) -> bool:

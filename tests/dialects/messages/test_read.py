@@ -155,3 +155,51 @@ def test_a_system_message_sets_the_effort_of_its_turn() -> None:
         effort_of(hi, {"role": "system", "output_config": {"format": {}}})
     with pytest.raises(BadRequest, match=r"messages\.0\.output_config: Extra inputs"):
         effort_of({**hi, "output_config": {"effort": "high"}})
+
+
+def named_of(body: Json) -> set[str]:
+    raw = orjson.dumps(body, option=orjson.OPT_INDENT_2)
+    return set(read(raw, parse_body(raw), (), 100, is_read_only=False).chat.consumed)
+
+
+def test_what_is_left_out_is_named_and_nothing_else() -> None:
+    words = {"role": "user", "content": [{"type": "text", "text": '"type":"thinking", "citations"'}]}
+    assert named_of({"model": "m", "max_tokens": 5, "messages": [words]}) == set()
+    assert named_of(BODY) == {"cache_control", "thinking", "context_management"}
+    body = copy.deepcopy(BODY)
+    del body["thinking"]
+    body["tools"][0] |= {"defer_loading": True, "allowed_callers": ["direct"], "input_examples": [{"a": 1}]}
+    body["messages"][0]["content"][3]["citations"] = {"enabled": True}
+    body["messages"][1]["content"][2]["caller"] = {"type": "direct"}
+    own = {"defer_loading", "allowed_callers", "input_examples", "citations", "caller"}
+    assert named_of(body) == {"cache_control", "thinking", "context_management"} | own
+
+
+@pytest.mark.parametrize(
+    "block", [{"type": "tool_reference", "tool_name": "x"}, {"type": "image", "source": {"type": "url"}}]
+)
+def test_an_unknown_field_within_a_result_is_refused(block: Json) -> None:
+    body = copy.deepcopy(BODY)
+    body["messages"][2]["content"][0]["content"] = [block]
+    block.get("source", block)["next_month"] = 1
+    raw = orjson.dumps(body)
+    with pytest.raises(BadRequest, match=r"^messages\.2\.content\.0\.content\.0\..*next_month: Extra inputs"):
+        read(raw, parse_body(raw), (), 100, is_read_only=False)
+
+
+def test_the_context_of_a_pdf_stands_before_it() -> None:
+    source = {"type": "base64", "media_type": "application/pdf", "data": "JVBE"}
+    document = {"type": "document", "title": "a.pdf", "context": "The rent of May.", "source": source}
+    raw = orjson.dumps({"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": [document]}]})
+    [message] = read(raw, parse_body(raw), (), 100, is_read_only=False).chat.messages
+    assert message["content"] == [
+        {"type": "text", "text": "The rent of May."},
+        {"type": "file", "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,JVBE"}},
+    ]
+
+
+@pytest.mark.parametrize("choice", [{"type": "any"}, {"type": "tool", "name": "w"}])
+def test_a_tool_is_forced_beside_tools_alone(choice: Json) -> None:
+    raw = orjson.dumps({**{k: v for k, v in BODY.items() if k != "tools"}, "tool_choice": choice})
+    with pytest.raises(BadRequest, match="tool_choice: may only be specified while providing tools"):
+        read(raw, parse_body(raw), (), 100, is_read_only=False)
