@@ -72,12 +72,15 @@ class BatchItem(Struct, frozen=True):
     # Its public uid.
     agent: str
     project: str
-    # part, sent, errors, expiries, tip, epoch: as the table has them.
+    # The part of the batch with which its request is at a provider; 0: it is ready for the next one; -1: it has ended.
     part: int
+    # How many of its requests have ended.
     sent: int
+    # Errors and expired requests since the last that succeeded.
     errors: int
     expiries: int
-    tip: int | None
+    # The exchange that it goes on from (0: none), and the epoch of its memory then; None until it begins.
+    last_exchange: int | None
     epoch: int | None
     # Its name.
     conversation: str | None = None
@@ -125,7 +128,7 @@ class GivenItem(Struct, frozen=True):
 
     agent: int
     run: int
-    tip: int
+    last_exchange: int
     epoch: int
     asked: bytes
 

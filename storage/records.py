@@ -91,8 +91,9 @@ class Conversation(Struct, frozen=True):
     # The client's own id, unique within the agent; None for one found from its messages.
     key: str | None
     rev: int = 0
-    # 0 for a client conversation, a tree; else the last exchange of a stored conversation, -1 while it is empty.
-    tip: int = 0
+    # 0 for a client conversation, a tree; else the last exchange of a stored conversation, -1 while it is empty. (The
+    # column is still called `tip`, so that gateways of the version before can serve beside this one.)
+    last_exchange: int = 0
 
     @property
     def name(self) -> str:

@@ -211,7 +211,7 @@ async def undo_block(connection: Connection, block: int, *, at: float, version: 
 async def empty_snapshots(connection: Connection, statement: str, values: Sequence[object]) -> None:
     """Empties memory sections that show what they should not any more, so that each path takes a new one.
 
-    statement: `snapshots_of` an agent, `snapshots_of_tip` of one of its conversations, or `snapshots_showing` a block,
+    statement: `snapshots_of` an agent, `snapshots_of_conversation` of one of its conversations, or `snapshots_showing`
     whoever sees it.
     """
     for id, agent, known in await connection.rows(SQL[statement], values):
@@ -259,7 +259,7 @@ class Blocks(Group):
         if conversation is None:
             await empty_snapshots(connection, "snapshots_of", (agent,))
         else:
-            await empty_snapshots(connection, "snapshots_of_tip", (agent, conversation))
+            await empty_snapshots(connection, "snapshots_of_conversation", (agent, conversation))
 
     @reads
     async def waiting(self, connection: Connection, agent: int) -> tuple[str, ...]:

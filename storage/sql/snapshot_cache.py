@@ -267,7 +267,7 @@ def _go_on(end: _PathEnd, e: Exchange, write: TurnWrite, done: Committed) -> Non
     """Moves the end of a path to the exchange that was committed after it, or with which it begins."""
     # The exchange has moved its conversation once.
     old = end.conversation
-    end.conversation = Conversation(old.id, old.uid, old.key, old.rev + 1, old.tip)
+    end.conversation = Conversation(old.id, old.uid, old.key, old.rev + 1, old.last_exchange)
     run = e.run if done.seq == e.seq else done.seq
     e = replace(e, id=done.exchange, seq=done.seq, run=run, section=done.section)
     rounds = end.additions.rounds

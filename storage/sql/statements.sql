@@ -175,7 +175,7 @@ ORDER BY version DESC LIMIT 1
 -- Reads memory sections of an agent.
 SELECT id, agent, known FROM sections WHERE agent = ? AND text <> ''
 
--- name: snapshots_of_tip
+-- name: snapshots_of_conversation
 -- Reads that of the path with which a stored conversation ends.
 SELECT s.id, s.agent, s.known FROM conversations c JOIN exchanges e ON e.id = c.tip AND e.agent = c.agent
 JOIN sections s ON s.id = e.section AND s.agent = e.agent WHERE c.agent = ? AND c.id = ? AND s.text <> ''

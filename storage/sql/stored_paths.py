@@ -92,15 +92,15 @@ async def read_path(
     if not rows or rows[0][0] != "agent":
         return None
     snapshot = MemorySnapshot(*rows[0][1:6])
-    tip: Row | None = None
+    last: Row | None = None
     blocks: list[tuple[int, Block]] = []
     for row in rows[1:]:
         match row[0]:
             case "conversation":
                 texts = row[_TEXT], row[_TEXT + 1]
                 snapshot.conversation = Conversation(row[_NUMBER], *texts, row[_NUMBER + 1], row[_NUMBER + 2])
-            case "tip":
-                tip = row
+            case "last":
+                last = row
             case "section":
                 snapshot.section = SentSection(row[_NUMBER], row[_TEXT], orjson.loads(row[_CONTENT]))
             case "block":
@@ -116,12 +116,12 @@ async def read_path(
                 snapshot.readers.append(MemoryReader(row[_NUMBER], row[_NUMBER + 1], bool(row[_NUMBER + 2])))
     snapshot.blocks = seen(blocks)
     snapshot.standing.sort(key=lambda fact: -fact.seq)
-    if tip is None or snapshot.conversation is None:
+    if last is None or snapshot.conversation is None:
         return ConversationPath(snapshot)
-    evicted = Evicted(*orjson.loads(tip[_CONTENT])) if tip[_CONTENT] else None
+    evicted = Evicted(*orjson.loads(last[_CONTENT])) if last[_CONTENT] else None
     low = evicted.depth if evicted is not None and evicted.is_out_of(context) else 0
     found = await connection.rows(
-        SQL["path"], (agent.id, snapshot.conversation.id, tip[_NUMBER], low, _SUMMARIES)
+        SQL["path"], (agent.id, snapshot.conversation.id, last[_NUMBER], low, _SUMMARIES)
     )
     path, summaries = [], []
     for row in found:

@@ -22,7 +22,7 @@ SELECT 'agent', epoch, next_seq, indexed_seq, rev, stamp,
        CAST(NULL AS TEXT), CAST(NULL AS TEXT), CAST(NULL AS TEXT), CAST(NULL AS BYTEA), CAST(NULL AS DOUBLE PRECISION)
 FROM agents WHERE id = ?1 AND project = ?4 AND profile = ?5 AND subject = ?6
 UNION ALL SELECT 'conversation', id, rev, tip, NULL, NULL, uid, key, NULL, NULL, NULL FROM c
-UNION ALL SELECT 'tip', id, depth, NULL, NULL, NULL, NULL, NULL, NULL, evicted, NULL FROM p
+UNION ALL SELECT 'last', id, depth, NULL, NULL, NULL, NULL, NULL, NULL, evicted, NULL FROM p
 UNION ALL
 SELECT 'section', s.id, NULL, NULL, NULL, NULL, s.text, NULL, NULL, s.known, NULL
 FROM p JOIN sections s ON s.id = p.section AND s.agent = ?1

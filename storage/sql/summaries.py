@@ -33,9 +33,11 @@ class Summaries(Group):
         return None if row is None else _summary(row)
 
     @reads
-    async def tip(self, connection: Connection, agent: int, name: str | None) -> tuple[int, int] | None:
+    async def last_exchange(
+        self, connection: Connection, agent: int, name: str | None
+    ) -> tuple[int, int] | None:
         """Returns (last standing exchange, conversation). name: its public one or the client's; None: the newest."""
-        row = await connection.row(SQL["tip"], (agent, name))
+        row = await connection.row(SQL["last_exchange"], (agent, name))
         return None if row is None else (row[0], row[1])
 
     @reads
@@ -87,15 +89,15 @@ class Summaries(Group):
         if await connection.value(SQL["epoch"], (agent.id,)) != agent.epoch:
             raise Stale("something of this memory was forgotten meanwhile")
         if not await connection.run(
-            SQL["move"], (conversation.id, agent.id, conversation.rev, conversation.tip)
+            SQL["move"], (conversation.id, agent.id, conversation.rev, conversation.last_exchange)
         ):
             raise WriteConflict("the conversation has gone on meanwhile")
         values = (agent.id, summary.exchange.id, summary.at, summary.tokens, summary.model, summary.text)
         await connection.run(SQL["insert"], values)
-        tip = await exchanges.load_exchange(connection, agent.id, conversation.tip)
-        if tip is None:
+        last = await exchanges.load_exchange(connection, agent.id, conversation.last_exchange)
+        if last is None:
             raise WriteConflict("the conversation has gone on meanwhile")
-        await exchanges.update_exchange(connection, agent.id, replace(tip, evicted=evicted))
+        await exchanges.update_exchange(connection, agent.id, replace(last, evicted=evicted))
 
     @reads
     async def among(self, connection: Connection, agent: int, ids: Sequence[int]) -> list[Summary]:

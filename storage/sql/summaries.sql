@@ -23,7 +23,7 @@ WITH RECURSIVE up(id, depth, parent, steps) AS (
 )
 SELECT p.input, p.shown_reply, {skeleton} FROM up JOIN exchanges p ON p.id = up.id AND p.agent = ?1 ORDER BY up.depth DESC
 
--- name: tip
+-- name: last_exchange
 -- Finds the exchange that a conversation ended with.
 SELECT e.id, e.conversation FROM exchanges e JOIN conversations c ON c.id = e.conversation AND c.agent = e.agent
 WHERE e.agent = ?1 AND e.active = 1 AND e.state = 'finished' AND (CAST(?2 AS TEXT) IS NULL OR c.uid = ?2 OR c.key = ?2)

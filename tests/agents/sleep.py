@@ -156,10 +156,10 @@ class SleepWorld:
             own, path = await writer.read(), b""
             for n in range(count):
                 if n:
-                    tip = writer.opened.exchange
-                    found = Conversation(tip.conversation, "", "default", writer.opened.rev, tip.id)
+                    last = writer.opened.exchange
+                    found = Conversation(last.conversation, "", "default", writer.opened.rev, last.id)
                     own = ConversationPath(
-                        MemorySnapshot(conversation=found, section=writer.opened.section), (tip,)
+                        MemorySnapshot(conversation=found, section=writer.opened.section), (last,)
                     )
                 await writer.begin(user(f"Message {n}."), own=own)
                 path = (await writer.finish(assistant("Yes."), path)).path

@@ -129,7 +129,7 @@ async def test_a_page_lies_between_its_cursors_and_goes_on_from_one_that_is_gone
         await messages.get(ann.agent, at(4))
 
 
-async def test_a_message_says_its_run_and_what_waits_at_the_tip(
+async def test_a_message_says_its_run_and_what_waits_at_the_end(
     messages: AgentMessages, ann: Speaker, store: Store
 ) -> None:
     asked = assistant(None, call("c9", "pay", "{}"))

@@ -95,9 +95,9 @@ async def test_who_planned_on_a_clients_conversation_plans_again(talk: Talk) -> 
     await speaker.say([user("one")], assistant("Yes."))
     (e,) = await speaker.rows()
     before = "SELECT rev, tip FROM conversations ORDER BY id LIMIT 1"
-    ((rev, tip),) = await rows(talk.store, before)
+    ((rev, last),) = await rows(talk.store, before)
     await talk.store.conversations.fork(speaker.agent, e.conversation, UIDS[0], {}, at=2.0)
-    assert await rows(talk.store, before) == [(rev + 1, tip)]
+    assert await rows(talk.store, before) == [(rev + 1, last)]
     assert [x.continued for x in await speaker.rows() if x.id == e.id] == [True]
 
 

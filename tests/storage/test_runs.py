@@ -124,16 +124,16 @@ async def test_steps_add_up_in_their_run_and_the_last_one_ends_it(
     assert judged.step == replace(found.step, feedback="positive")
 
 
-async def test_calls_wait_while_their_step_is_the_tip(store: Store, alice: Speaker, draft: Run) -> None:
+async def test_calls_wait_while_their_step_is_the_last(store: Store, alice: Speaker, draft: Run) -> None:
     run = await put_run(store, draft)
     assert await store.runs.waiting(run.agent, 1) is None
-    (tip,) = [e.id for e in await alice.rows()]
-    await put_step(store, RunStep(tip, run.agent, run.id, 1, 5.0, stop="requires_approval", waiting=CALLS))
+    (last,) = [e.id for e in await alice.rows()]
+    await put_step(store, RunStep(last, run.agent, run.id, 1, 5.0, stop="requires_approval", waiting=CALLS))
     assert await store.runs.waiting(run.agent, 1) is None, "a tree of the client's"
-    await rows(store, "UPDATE conversations SET tip = ? WHERE id = 1", (tip,))
+    await rows(store, "UPDATE conversations SET tip = ? WHERE id = 1", (last,))
     waiting = await store.runs.waiting(run.agent, 1)
     assert waiting is not None
-    assert (waiting.exchange, waiting.waiting) == (tip, CALLS)
+    assert (waiting.exchange, waiting.waiting) == (last, CALLS)
     await alice.say([user("one"), assistant("First."), user("two")], assistant("Second."), "c1")
     assert await store.runs.waiting(run.agent, 1) is None, "the conversation went on"
 
@@ -263,7 +263,7 @@ async def test_a_run_is_accepted_into_a_conversation_that_begins_with_it(
     run = await store.runs.accept(wanted)
     found = await store.stored_paths.conversation(alice.agent, "default")
     assert found is not None
-    assert (found.id, found.uid, found.tip) == (run.conversation, "d" * 32, -1)
+    assert (found.id, found.uid, found.last_exchange) == (run.conversation, "d" * 32, -1)
     other = await store.runs.accept(
         replace(wanted, run=replace(wanted.run, uid="r2", otid=None), uid="e" * 32)
     )

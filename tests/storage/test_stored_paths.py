@@ -75,9 +75,9 @@ class Writer:
         own = own or await self.read()
         self.number = 0
         run = Run(0, uuid.uuid4().hex, 0, 0, RunState.RUNNING, self.now, begun=self.now)
-        tip = own.path[-1] if own.path else None
+        last = own.path[-1] if own.path else None
         found = own.snapshot.conversation
-        write = self.planned(own, tip, messages, evicted)
+        write = self.planned(own, last, messages, evicted)
         return await self._open(
             replace(
                 write,
@@ -104,7 +104,7 @@ class Writer:
     def planned(
         self,
         own: ConversationPath,
-        tip: Exchange | None,
+        last: Exchange | None,
         messages: Sequence[WireMessage],
         evicted: Evicted | None,
     ) -> StepOpen:
@@ -112,7 +112,7 @@ class Writer:
         query = Query(
             listing, True, MemoryUse.ON, self.now, IDLE_S, kind=ConversationKind.AGENT, model="up/m"
         )
-        plan = plan_step(Tree(own.path), query, tip, None if tip is None else tip.conversation)
+        plan = plan_step(Tree(own.path), query, last, None if last is None else last.conversation)
         e = open_step(plan, {}, evicted)
         return StepOpen(self.agent, "default", uuid.uuid4().hex, None, 0, self.now, e)
 
@@ -389,13 +389,13 @@ async def test_a_tree_goes_on_as_ours_from_its_newest_exchange(open_store: OpenS
     writer = Writer(store, ALICE)
     own = await writer.read()
     assert own.snapshot.conversation is not None
-    assert own.snapshot.conversation.tip == 0
+    assert own.snapshot.conversation.last_exchange == 0
     assert [x.depth for x in own.path] == [0, 1]
     await writer.begin(user("three"), own=own, adopts=True, continues_parent=[own.path[-1].id])
     await writer.finish(assistant("Third."), own.path[-1].path)
     after = await writer.read()
     assert after.snapshot.conversation is not None
-    assert after.snapshot.conversation.tip == after.path[-1].id
+    assert after.snapshot.conversation.last_exchange == after.path[-1].id
     assert [x.continued for x in after.path] == [True] * 3
 
 

@@ -190,7 +190,7 @@ def conversation_json(
         "context_window_limit": definition.context_window,
         "in_context_message_ids": None if message_ids is None else list(message_ids),
         "isolated_block_ids": [],
-        "last_message_at": time_of(entry.last_at) if entry.conversation.tip != -1 else None,
+        "last_message_at": time_of(entry.last_at) if entry.conversation.last_exchange != -1 else None,
         "created_at": time_of(entry.begun),
         "updated_at": time_of(max(changed, entry.last_at)),
         "created_by_id": None,

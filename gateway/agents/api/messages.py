@@ -313,7 +313,7 @@ class MessageRoutes:
             run_request = RunRequest(spec, agent.scope, conversation)
             before = await api.runs.preview(run_request)
             found = await self._messages.conversation(agent, conversation)
-            if found is None or not found.tip:
+            if found is None or not found.last_exchange:
                 raise BadRequest("Only a stored conversation that has begun can be compacted by hand.")
             size = summary_tokens(before.target.context_window or WINDOW)
             text = await api.compactor.compact(agent, found, terms, fallback, size)

@@ -130,7 +130,7 @@ class Composed(Struct, frozen=True):
     upstream: str
     model: str
     body: bytes
-    tip: int
+    last_exchange: int
     epoch: int
     state: bytes
 
@@ -263,7 +263,7 @@ class ItemTurns:
             raise ItemFailed(GONE) from error
         if item.epoch is not None and context.agent.epoch != item.epoch:
             raise ItemFailed(FORGOTTEN)
-        context = as_of(context, item.tip)
+        context = as_of(context, item.last_exchange)
         request_state = orjson.loads(asked[-1][1]) if asked else {}
         changes = BlockEdits(list(context.blocks), shown=request_state.get("shown", {}))
         # Passages and facts of earlier rounds are stored with the turn; until then searches find them here.

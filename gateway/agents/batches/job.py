@@ -546,7 +546,7 @@ class _Attempt:
             )
             await self.outcomes.settle([(item, partial(self.jobs.turns.give_up, item, ItemFailed(INTERNAL)))])
             return None
-        given = GivenItem(item.run.agent, item.id, composed.tip, composed.epoch, composed.state)
+        given = GivenItem(item.run.agent, item.id, composed.last_exchange, composed.epoch, composed.state)
         return composed, line, given
 
     async def _close(self, draft: PartDraft) -> None:

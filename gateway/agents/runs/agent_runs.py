@@ -252,7 +252,7 @@ class AgentRuns:
             found = None if agent is None else await store.stored_paths.conversation(agent, uid or DEFAULT)
         except StoreError:
             return False
-        return found is not None and bool(found.tip)
+        return found is not None and bool(found.last_exchange)
 
     async def complete(self, call: ChatCall) -> None:
         """Answers a chat completion that names a stored conversation; messages that its list repeats are left out.

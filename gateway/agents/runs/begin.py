@@ -173,8 +173,8 @@ class BeginsRuns:
             await memory.take_up(e)
             return RunBeginning(memory, prompt)
         step = await keeper.store.runs.last_step(run.agent, run.id)
-        tip = context.path[-1] if context.path else None
-        if step is None or tip is None or tip.id != step.exchange or tip.state is State.FORGOTTEN:
+        last = context.path[-1] if context.path else None
+        if step is None or last is None or last.id != step.exchange or last.state is State.FORGOTTEN:
             raise MessageGone
         return RunBeginning(memory, prompt, left_off(context, run.id))
 
@@ -243,12 +243,12 @@ class BeginsRuns:
 
     async def _last_step(self, context: MemoryContext) -> RunStep | None:
         """Returns the step with which a conversation ends, if it has calls."""
-        tip = context.path[-1] if context.path else None
-        if tip is None or tip.state is State.FORGOTTEN or not called_tools(tip):
+        last = context.path[-1] if context.path else None
+        if last is None or last.state is State.FORGOTTEN or not called_tools(last):
             return None
         try:
             agent = context.agent
-            return (await self._keeper.store.runs.step(agent.scope.project, agent.uid, tip.seq)).step
+            return (await self._keeper.store.runs.step(agent.scope.project, agent.uid, last.seq)).step
         except NotFound:
             # It is of a chat completion that was written as a whole.
             return None
@@ -259,20 +259,20 @@ class BeginsRuns:
         """Returns how a turn goes on that waited for these decisions. Raises: BadRequest, StoreError."""
         store, conversation = self._keeper.store, context.snapshot.conversation
         step = None if conversation is None else await store.runs.waiting(context.agent.id, conversation.id)
-        tip = context.path[-1] if context.path else None
-        if step is None or tip is None or tip.id != step.exchange:
+        last = context.path[-1] if context.path else None
+        if step is None or last is None or last.id != step.exchange:
             words = "No tool call is currently awaiting approval in this conversation, nor a result."
             raise BadRequest(words, param="messages")
-        if not is_shown(context.plan, tip):
+        if not is_shown(context.plan, last):
             words = "No tool call is currently awaiting approval: what these were made for is forgotten."
             raise BadRequest(words, param="messages")
-        asks = Place(context.agent.uid, tip.seq + len(tip.inputs))
+        asks = Place(context.agent.uid, last.seq + len(last.inputs))
         for each in sending.decisions:
             if each.request is not None and place_of("message", each.request) != asks:
                 words = f"does not wait for an answer; {id_at('message', asks.uid, asks.seq)} does."
                 raise BadRequest(f"{each.request!r} {words}", param="messages")
         texts = await store.runs.texts(context.agent.id, step.run, "result")
-        before = [orjson.loads(text.data) for text in texts if is_of_step(tip, text.seq)]
+        before = [orjson.loads(text.data) for text in texts if is_of_step(last, text.seq)]
         is_marked = sending.accepted is not None or sending.identity.retry or bool(sending.otid)
         answered = [m["tool_call_id"] for m in before]
         window = context.request.target.context_window
@@ -284,9 +284,9 @@ class BeginsRuns:
                 "A message comes with answers to all calls that wait, or alone.", param="messages"
             )
         for message in given:
-            number = call_number(tip, message["tool_call_id"])
+            number = call_number(last, message["tool_call_id"])
             await store.runs.add_text(context.agent.id, step.run, "result", number, orjson.dumps(message))
-        run = await store.runs.newest(context.agent.id, tip.conversation)
+        run = await store.runs.newest(context.agent.id, last.conversation)
         if run is None:
             raise NotFound("the run that waits is gone")
         return paused(context, step, [*before, *given], run)

@@ -211,5 +211,5 @@ async def _is_withheld(store: Store, agent: Agent, name: str, e: Exchange) -> bo
 async def _unanswered(store: Store, agent: Agent, name: str) -> Exchange | None:
     """Returns the exchange with which a conversation ends, if it has no reply."""
     own = await path_of(store, agent, name)
-    tip = own.path[-1] if own is not None and own.path else None
-    return tip if tip is not None and tip.reply is None else None
+    last = own.path[-1] if own is not None and own.path else None
+    return last if last is not None and last.reply is None else None

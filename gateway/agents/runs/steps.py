@@ -325,11 +325,11 @@ class RunMemory:
         if nudge:
             messages.append(as_system(nudge, sender=NUDGE))
         messages += self.after_results
-        tip = context.path[-1]
-        self.context = go_on(context, tip, messages, context.pinned, made.changes.blocks, now)
+        last = context.path[-1]
+        self.context = go_on(context, last, messages, context.pinned, made.changes.blocks, now)
         prompt = await self.prompt()
         write = open_write(self.context, prompt, self._to_begin(now), now)
-        merged, versions = made.merge(tip.id)
+        merged, versions = made.merge(last.id)
         write = replace(write, edits=merged, versions=versions)
         write = replace(write, reading=self.reading, replaces=self.replaces)
         if end is not None:

@@ -1,4 +1,4 @@
-"""Plans a turn of a stored conversation, which goes on from its head.
+"""Plans a turn of a stored conversation, which goes on from its last exchange.
 
 Nothing is matched, and nothing waits to be confirmed: a step that has ended is continued and active, whether it has a
 whole reply, a cut one or none. gateway/core/conversation/repeated.py reads what a chat completion's list repeats of it.
@@ -34,37 +34,38 @@ def path_hash(path: Sequence[Exchange], canon: Canon) -> bytes:
 def plan_step(
     tree: Tree,
     query: Query,
-    tip: Exchange | None,
+    last: Exchange | None,
     conversation: int | None,
     *,
     evicted: Evicted | None = None,
     held: Sequence[WireMessage] = (),
 ) -> Plan:
-    """Plans a step, which goes on from the tip: the last exchange of the path in the tree, None at its beginning.
+    """Plans a step, which goes on from the path in the tree.
 
+    last: the last exchange of that path; None: the path is empty.
     conversation: its number; None: it has not begun.
     evicted: the part of the path that has left the window.
     held: the gateway's own messages, results of tools, which come before those of the query's list.
     """
     new = tuple(range(len(query.listing)))
-    e = new_exchange(query, tip, held, new)
+    e = new_exchange(query, last, held, new)
     length = len(e.inputs) + 1
-    if tip is not None:
+    if last is not None:
         # The numbers go on with the same run, unless another conversation takes the next ones; the store checks that.
-        seq, prior = tip.seq + len(tip.inputs) + 1, tip.id if tip.adds else tip.prior
-        e = replace(e, seq=seq, run=tip.run, prior=prior, length=tip.length + length)
+        seq, prior = last.seq + len(last.inputs) + 1, last.id if last.adds else last.prior
+        e = replace(e, seq=seq, run=last.run, prior=prior, length=last.length + length)
     else:
         e = replace(e, length=length)
-    withheld = refused(tree.chain(tip))
+    withheld = refused(tree.chain(last))
     fill: Iterable[PathElement] = [
-        x for x in tree.elements(tip) if x.exchange.id not in withheld or is_result(x.atoms)
+        x for x in tree.elements(last) if x.exchange.id not in withheld or is_result(x.atoms)
     ]
     if evicted is not None:
         # The offset alone is not enough: an element without atoms has the same one as the element after it.
         fill = [x for x in fill if x.exchange.depth >= evicted.depth and x.at[1] >= evicted.offset]
     return Plan(
         query,
-        Match(tip),
+        Match(last),
         new,
         conversation,
         replace(e, id=-1, conversation=conversation or 0),

@@ -204,7 +204,8 @@ class Compactor:
         Raises: BadRequest: there is nothing to summarise; UpstreamError, Overloaded: there is no summary;
             StoreError.
         """
-        path = await self.store.summaries.path(agent.id, conversation.tip) if conversation.tip > 0 else []
+        last = conversation.last_exchange
+        path = await self.store.summaries.path(agent.id, last) if last > 0 else []
         if not path:
             raise BadRequest(_NOTHING_TO_SUMMARISE)
         shares = await asyncio.to_thread(_shares, path)
@@ -351,10 +352,10 @@ class CompactOperation(Struct, frozen=True):
         terms = await _terms(store, agents[0]) if agents else SummaryTerms()
         if not self.has_model and terms.model is None:
             raise BadRequest("There is no background model to summarise with: set memory.background_model.")
-        tip = await store.summaries.tip(agents[0], name) if agents else None
-        if tip is None:
+        last = await store.summaries.last_exchange(agents[0], name) if agents else None
+        if last is None:
             raise BadRequest("There is no such conversation here.", param="in" if name else "user")
-        exchange, conversation = tip
+        exchange, conversation = last
         # All that may leave the window is summarised, as long as the longest summary of a model's window.
         request = SummaryRequest(exchange, keep=0, size=MOST_TOKENS)
         path = await store.summaries.path(agents[0], exchange)

@@ -123,8 +123,8 @@ async def reread(store: Store, context: MemoryContext) -> MemoryContext | None:
     Raises: StoreError.
     """
     own = await _find(store, context.request, context.agent)
-    tips = [path[-1].id if path else None for path in (context.path, own.path if own else ())]
-    if own is None or own.snapshot.conversation is None or tips[0] != tips[1]:
+    ends = [path[-1].id if path else None for path in (context.path, own.path if own else ())]
+    if own is None or own.snapshot.conversation is None or ends[0] != ends[1]:
         return None
     context = replace(
         context, snapshot=own.snapshot, path=tuple(own.path), tree=Tree(own.path), summaries=own.summaries
@@ -139,18 +139,18 @@ async def _find(store: Store, request: MemoryRequest, agent: Agent) -> Conversat
     return await store.stored_paths.path(agent, name, request.target.context_window, turns)
 
 
-def as_of(context: MemoryContext, tip: int | None) -> MemoryContext:
+def as_of(context: MemoryContext, last: int | None) -> MemoryContext:
     """Returns the knowledge as it was when an exchange was the last one; as it is where the path has it no more.
 
-    tip: 0: there was none. None: the last one that is not being answered.
+    last: the id of that exchange; 0: there was none; None: the last one that is not being answered.
     """
     path = context.path
-    if tip is None:
+    if last is None:
         path = path if context.unended is None else path[:-1]
-    elif not tip:
+    elif not last:
         path = ()
-    elif tip in context.path_ids:
-        path = path[: next(n for n, x in enumerate(path, 1) if x.id == tip)]
+    elif last in context.path_ids:
+        path = path[: next(n for n, x in enumerate(path, 1) if x.id == last)]
     if path == context.path:
         return context
     context = replace(context, path=path, tree=Tree(path), unended=None)
@@ -190,13 +190,13 @@ def _planned(
     blocks: Sequence[Block],
 ) -> MemoryContext:
     request, conversation = context.request, context.snapshot.conversation
-    tip = context.path[-1] if context.path else None
+    last = context.path[-1] if context.path else None
     plan = plan_step(
         context.tree,
         _query(request, context.agent, context.plan.query.idle_s),
-        tip,
+        last,
         None if conversation is None else conversation.id,
-        evicted=evicted_at(tip, request.target.context_window),
+        evicted=evicted_at(last, request.target.context_window),
         held=messages,
     )
     if request.spec.defined is not None and request.spec.defined.clears:
@@ -231,8 +231,8 @@ def _query(request: MemoryRequest, agent: Agent, idle_s: float) -> Query:
 def open_write(context: MemoryContext, prompt: Prompt, run: Run | None, now: float) -> StepOpen:
     """Returns what is written before the model is asked. run: the one that begins with it."""
     conversation, spec = context.snapshot.conversation, context.request.spec
-    tip = context.path[-1] if context.path else None
-    adopts = conversation is not None and not conversation.tip
+    last = context.path[-1] if context.path else None
+    adopts = conversation is not None and not conversation.last_exchange
     return StepOpen(
         agent=context.agent,
         key=DEFAULT,
@@ -246,6 +246,6 @@ def open_write(context: MemoryContext, prompt: Prompt, run: Run | None, now: flo
         defaults=spec.own_blocks,
         shared=spec.shared_blocks,
         adopts=adopts,
-        continues_parent=[tip.id] if adopts and tip is not None else (),
+        continues_parent=[last.id] if adopts and last is not None else (),
         ends=context.unended,
     )

@@ -236,7 +236,7 @@ class Batches(Group):
                 await connection.run(SQL["close"], (item.run,))
                 continue
             await begin_run(connection, item.agent, item.run, at)
-            await connection.run(SQL["give"], (item.run, part, item.tip, item.epoch))
+            await connection.run(SQL["give"], (item.run, part, item.last_exchange, item.epoch))
             await connection.run(SQL["text_append"], (item.agent, item.run, "asked", item.asked))
 
     @effect
@@ -434,7 +434,7 @@ def _batch(row: Row) -> Batch:
 
 
 def _item(row: Row) -> BatchItem:
-    id, part, sent, errors, expiries, tip, epoch, agent, project, key, uid, *run = row
+    id, part, sent, errors, expiries, last_exchange, epoch, agent, project, key, uid, *run = row
     found = make_run(run) if run[0] is not None and agent is not None else None
     return BatchItem(
         id,
@@ -445,7 +445,7 @@ def _item(row: Row) -> BatchItem:
         sent,
         errors,
         expiries,
-        tip,
+        last_exchange,
         epoch,
         key if key == "default" else uid,
     )

@@ -149,7 +149,7 @@ class Conversations(Group):
         row = await connection.row(SQL["source"], (agent.id, source))
         if row is None:
             raise NotFound(f"there is no conversation {source}")
-        tip, end = row
+        last, end = row
         if upto is None:
             parent = await self._last_before(connection, agent.id, None if end == -1 else end)
         else:
@@ -158,7 +158,7 @@ class Conversations(Group):
         if fork is None:
             raise WriteConflict(f"there is a conversation {uid!r} already")
         if parent is not None:
-            if not tip:
+            if not last:
                 # An exchange that is carried cannot be superseded, and its edits are confirmed.
                 await connection.run(stored_paths.SQL["continue"], (parent.id, agent.id))
                 await merge_edits(connection, agent.id, [parent.id], self._rules, at)

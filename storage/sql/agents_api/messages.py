@@ -203,7 +203,7 @@ async def _at(connection: Connection, agent: int, seq: int) -> ListedExchange:
 
 
 def _make_record(row: Row) -> ListedExchange:
-    input_, shown_reply, full, conversation, key, is_tip, run, waiting, *skeleton = row
+    input_, shown_reply, full, conversation, key, is_last, run, waiting, *skeleton = row
     e = exchanges.make_exchange(skeleton, input_, shown_reply, full)
-    held = orjson.loads(waiting) if waiting and is_tip else {}
+    held = orjson.loads(waiting) if waiting and is_last else {}
     return ListedExchange(e, conversation, key, run, held)

@@ -1,4 +1,4 @@
-"""Planning a step of a conversation of ours: everything that came in is new, and follows the tip."""
+"""Planning a step of a conversation of ours: everything that came in is new, and follows the last exchange."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Conversation:
 
     def __init__(self) -> None:
         self.tree = Tree()
-        self.tip: Exchange | None = None
+        self.last: Exchange | None = None
 
     def plan(
         self, *messages: WireMessage, held: Sequence[WireMessage] = (), evicted: Evicted | None = None
@@ -43,7 +43,7 @@ class Conversation:
         query = Query(
             Listing(CANON, messages), True, MemoryUse.ON, 1.0, 60.0, kind=ConversationKind.AGENT, model="up/m"
         )
-        return plan_step(self.tree, query, self.tip, 1, held=held, evicted=evicted)
+        return plan_step(self.tree, query, self.last, 1, held=held, evicted=evicted)
 
     def step(
         self,
@@ -54,8 +54,8 @@ class Conversation:
     ) -> Exchange:
         number = len(self.tree.by_id) + 1
         e = replace(open_step(plan, {}, None), id=number)
-        above = self.tip.path if self.tip else b""
-        self.tip = self.tree.add(
+        above = self.last.path if self.last else b""
+        self.last = self.tree.add(
             finish_step(
                 e,
                 CANON,
@@ -67,7 +67,7 @@ class Conversation:
                 now=2.0,
             )
         )
-        return self.tip
+        return self.last
 
     def sent(self, plan: Plan) -> list[WireMessage]:
         """The messages of ours that go before those of the request."""

@@ -230,7 +230,7 @@ async def test_an_exchange_moves_its_conversation_and_its_agent(store: Any, agen
     assert store.database.reader.connection.execute("SELECT next_seq FROM agents").fetchone() == (6,)
 
 
-async def test_the_tip_of_a_line_is_its_last_exchange_and_a_tree_has_none(store: Any) -> None:
+async def test_tip_has_the_last_exchange_of_a_stored_conversation_and_0_of_a_tree(store: Any) -> None:
     alice = Speaker(store)
     for key in ("line", "tree"):
         await alice.say([user("one")], assistant("First."), key)
