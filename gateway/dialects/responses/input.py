@@ -20,6 +20,7 @@ from gateway.core.conversation.provider_fields import THOUGHTS
 from gateway.core.json_limits import check_values
 from gateway.core.request.chat_request import Reference
 from gateway.dialects.fields import check_depth, missing, optional, text_in, wrong_type
+from gateway.dialects.responses.left_out import LeftOutFields
 from gateway.dialects.responses.response_ids import place_of, turn_of
 from gateway.dialects.responses.tools import FUNCTIONS_ALONE, UpstreamTools, call_of, result_of, unsupported
 from gateway.errors import BadRequest
@@ -39,8 +40,8 @@ class InputMessages(Struct, frozen=True):
     # For each message the index of its input item; 0 where the input is a text. A reply has -1, since several items
     # may make one.
     places: list[int]
-    # Where thoughts of another provider stand, which cannot be read here; they are left out.
-    sealed: list[str]
+    # What has no place in these messages. Thoughts of another provider cannot be read here.
+    left_out: LeftOutFields
 
 
 def read_items(
@@ -63,7 +64,7 @@ def read_items(
     Raises: BadRequest: an item has no place in chat completions, or a form that is none.
     """
     if isinstance(items, str):
-        return InputMessages([{"role": "user", "content": items}], [], [0], [])
+        return InputMessages([{"role": "user", "content": items}], [], [0], LeftOutFields())
     messages = _Messages(start, takes, is_read_only=is_read_only)
     for index, item in enumerate(items):
         if item.__class__ is dict and len(item) == 2 and messages.take_plain(index, item):
@@ -72,15 +73,18 @@ def read_items(
         if not isinstance(item, dict):
             raise wrong_type(where, "an object", item)
         kind = item.get("type") or _untyped(item)
-        take = _KINDS.get(kind) if isinstance(kind, str) else None
-        if take is not None:
+        known = _KINDS.get(kind) if isinstance(kind, str) else None
+        if known is not None:
             messages.at = index
             try:
-                take(messages, item, where)
+                known.take(messages, item, where)
             except BadRequest:
                 if not is_read_only:
                     raise
-        elif not (is_read_only or (isinstance(kind, str) and kind in _PASSED_OVER)):
+            messages.left_out.add_rest(item, known.read, where)
+        elif isinstance(kind, str) and kind in _LEFT_OUT:
+            messages.left_out.add(f"{where}.{kind}")
+        elif not (is_read_only or (isinstance(kind, str) and kind in _READ_ELSEWHERE)):
             raise missing(f"{where}.type") if kind is None else unsupported(f"{where}.type", kind)
     return messages.end()
 
@@ -165,7 +169,8 @@ class _Messages:
         self._start = start
         self._takes = takes
         self._is_read_only = is_read_only
-        self._input = InputMessages([], [], [], [])
+        self.left_out = LeftOutFields()
+        self._input = InputMessages([], [], [], self.left_out)
         self._open: _Reply | None = None
         self._media: list[Json] = []  # of the newest results, which follow them in a user's message
 
@@ -212,11 +217,11 @@ class _Messages:
     def take_thoughts(self, item: Json, where: str) -> None:
         sealed = optional(item, "encrypted_content", str, where)
         is_sealed_here = sealed is not None and sealed.startswith(SEALED)
-        if sealed and not is_sealed_here:
-            self._input.sealed.append(where)
         id = item.get("id")
         if sealed is None and not self._is_read_only and isinstance(id, str) and turn_of(id)[0]:
             self._reply.thought_ids.append((id, f"{where}.id"))
+        elif not is_sealed_here:
+            self.left_out.add_rest(item, _COMMON, where)
         self._reply.think(opened(sealed, f"{where}.encrypted_content") if is_sealed_here else {})
 
     def take_call(self, item: Json, where: str) -> None:
@@ -249,7 +254,7 @@ class _Messages:
             self._put({"role": "assistant", "content": ""})
 
     def _content(self, content: Any, where: str) -> str | list[Json]:
-        return _content(content, where, is_read_only=self._is_read_only)
+        return _content(content, where, self.left_out, is_read_only=self._is_read_only)
 
     def _add(self, message: Json) -> None:
         self._end_reply()
@@ -306,7 +311,7 @@ def _wrong_role(param: str, role: Any) -> BadRequest:
     )
 
 
-def _content(content: Any, where: str, *, is_read_only: bool) -> str | list[Json]:
+def _content(content: Any, where: str, left_out: LeftOutFields, *, is_read_only: bool) -> str | list[Json]:
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
@@ -320,10 +325,11 @@ def _content(content: Any, where: str, *, is_read_only: bool) -> str | list[Json
         if is_read_only and kind not in _WORDS:
             parts.append(part)
             continue
-        reader = _PARTS.get(kind) if isinstance(kind, str) else None
-        if reader is None:
+        known = _PARTS.get(kind) if isinstance(kind, str) else None
+        if known is None:
             raise missing(f"{at}.type") if kind is None else unsupported(f"{at}.type", kind)
-        parts.append(reader(part, at))
+        parts.append(known.translate(part, at))
+        left_out.add_rest(part, known.read, at)
     return parts
 
 
@@ -349,10 +355,9 @@ def _image(part: Json, where: str) -> Json:
 def _file(part: Json, where: str) -> Json:
     if part.get("file_url") is not None:
         raise unsupported(f"{where}.file_url", part["file_url"])
-    named = ("file_data", "file_id", "filename")
     return {
         "type": "file",
-        "file": {key: text_in(part, key, where) for key in named if part.get(key) is not None},
+        "file": {key: text_in(part, key, where) for key in _FILE if part.get(key) is not None},
     }
 
 
@@ -364,48 +369,62 @@ def _audio(part: Json, where: str) -> Json:
     return {"type": "input_audio", "input_audio": audio}
 
 
-_PARTS: dict[str, Callable[[Json, str], Json]] = {
-    "input_text": _text_part,
-    "output_text": _text_part,
-    "text": _text_part,
-    "refusal": _refusal,
-    "input_image": _image,
-    "input_file": _file,
-    "input_audio": _audio,
+class _Part(Struct, frozen=True):
+    """A kind of part."""
+
+    translate: Callable[[Json, str], Json]
+    # The fields that are read of it.
+    read: frozenset[str]
+
+
+class _Kind(Struct, frozen=True):
+    """A kind of item."""
+
+    take: Callable[[_Messages, Json, str], None]
+    # The fields that are read of it, and those that say nothing to a model.
+    read: frozenset[str]
+
+
+_FILE = ("file_data", "file_id", "filename")
+_TEXT = _Part(_text_part, frozenset(("type", "text")))
+_PARTS = {
+    "input_text": _TEXT,
+    "output_text": _TEXT,
+    "text": _TEXT,
+    "refusal": _Part(_refusal, frozenset(("type", "refusal"))),
+    "input_image": _Part(_image, frozenset(("type", "image_url", "file_id", "detail"))),
+    "input_file": _Part(_file, frozenset(("type", "file_url", *_FILE))),
+    "input_audio": _Part(_audio, frozenset(("type", "input_audio"))),
 }
 _WORDS = ("input_text", "output_text", "text", "refusal")
-_KINDS: dict[str, Callable[[_Messages, Json, str], None]] = {
-    "message": _Messages.take_message,
-    "item_reference": _Messages.take_reference,
-    "reasoning": _Messages.take_thoughts,
-    **dict.fromkeys(
-        (
-            *("function_call", "custom_tool_call", "tool_search_call"),
-            *("local_shell_call", "shell_call", "apply_patch_call"),
-        ),
-        _Messages.take_call,
-    ),
-    **dict.fromkeys(
-        (
-            *("function_call_output", "custom_tool_call_output", "tool_search_output"),
-            *("local_shell_call_output", "shell_call_output", "apply_patch_call_output"),
-        ),
-        _Messages.take_result,
-    ),
+_COMMON = frozenset(("type", "id", "status"))
+_KINDS = {
+    kind: _Kind(take, _COMMON | set(fields.split()))
+    for kind, take, fields in (
+        ("message", _Messages.take_message, "role content"),
+        ("item_reference", _Messages.take_reference, ""),
+        ("reasoning", _Messages.take_thoughts, "summary content encrypted_content"),
+        ("function_call", _Messages.take_call, "call_id name arguments namespace"),
+        ("custom_tool_call", _Messages.take_call, "call_id name input namespace"),
+        ("tool_search_call", _Messages.take_call, "call_id arguments execution"),
+        ("local_shell_call", _Messages.take_call, "call_id action"),
+        ("shell_call", _Messages.take_call, "call_id action"),
+        ("apply_patch_call", _Messages.take_call, "call_id operation"),
+        ("function_call_output", _Messages.take_result, "call_id output"),
+        ("custom_tool_call_output", _Messages.take_result, "call_id output"),
+        ("tool_search_output", _Messages.take_result, "call_id tools execution"),
+        ("local_shell_call_output", _Messages.take_result, "call_id output"),
+        ("shell_call_output", _Messages.take_result, "call_id output"),
+        ("apply_patch_call_output", _Messages.take_result, "call_id output"),
+    )
 }
-# Items that bring no message: tools, searches that were made upstream (their results go back with the thoughts), and
-# those that Codex has for itself (names in the binary of 0.169).
-_PASSED_OVER = frozenset(
+# Items that bring no message: tools, and what is made of a whole list.
+_READ_ELSEWHERE = frozenset(("additional_tools", "compaction", "compaction_trigger"))
+# Items that are left out: searches that were made upstream (their results go back with the thoughts), and those that
+# Codex has for itself (names in the binary of 0.169).
+_LEFT_OUT = frozenset(
     (
-        *(
-            "additional_tools",
-            "compaction",
-            "compaction_trigger",
-            "web_search_call",
-            "image_generation_call",
-            "agent_message",
-            "ghost_snapshot",
-        ),
+        *("web_search_call", "image_generation_call", "agent_message", "ghost_snapshot"),
         *("configuration_update", "context_compaction", "other"),
     )
 )

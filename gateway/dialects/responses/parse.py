@@ -32,6 +32,7 @@ from gateway.dialects.fields import (
 from gateway.dialects.responses.codex import codex_side_request
 from gateway.dialects.responses.compaction import summaries_in
 from gateway.dialects.responses.input import read_items
+from gateway.dialects.responses.left_out import LeftOutFields
 from gateway.dialects.responses.metadata import read_metadata
 from gateway.dialects.responses.response_ids import turn_of
 from gateway.dialects.responses.tools import (
@@ -68,6 +69,11 @@ _TYPES: dict[str, type] = {
 # Fields of chat completions that ask for what a response cannot show, or that other fields of it stand for.
 _CHAT_ALONE = ("audio", "function_call", "functions", "messages", "modalities", "n")
 _LEFT_OUT = frozenset((*_ELSEWHERE, *_NOT_ASKED))
+# The fields that are read of objects whose other fields have no place in a chat completion.
+_READ_OF = {
+    "reasoning": frozenset(("effort", "summary", "generate_summary", "mode")),
+    "text": frozenset(("format", "verbosity")),
+}
 SEALED_THOUGHTS = "reasoning.encrypted_content"
 _SUMMARIES = ("auto", "concise", "detailed")
 _LOGPROBS = "message.output_text.logprobs"
@@ -140,13 +146,13 @@ def parse(
         raise BadRequest(f"Duplicate key in the request body: `{key[:60]}`.", param=key[:60])
     _at_least_one(json, "max_tool_calls")
     read_metadata(json)
-    messages, references, sealed = _messages(json, max_messages, takes, waiting, needs_input=needs_input)
+    messages, references, left_out = _messages(json, max_messages, takes, waiting, needs_input=needs_input)
     chat: Json = {"model": json.get("model"), "messages": messages}
     included = _included(json)
     if _LOGPROBS in included or json.get("top_logprobs") is not None:
         chat["logprobs"] = True
     is_cut = _may_be_cut(json)
-    tools = read_tools(json, takes)
+    tools = read_tools(json, takes, left_out)
     if tools.chat:
         chat["tools"] = tools.chat
     if json.get("tool_choice") is not None:
@@ -166,8 +172,9 @@ def parse(
     request.side_request = codex_side_request(json)
     request.shows_thoughts = _shows_thoughts(json.get("reasoning") or {})
     request.wants_usage = True
-    left_out = {"tools.web_search": tools.search, "input.encrypted_content": sealed}
-    request.consumed = tuple(name for name, found in left_out.items() if found)
+    for key, read in _READ_OF.items():
+        left_out.add_rest(json.get(key) or {}, read, key)
+    request.consumed = left_out.names
     request.references = tuple(references)
     request.may_be_cut = is_cut
     conversation = conversation_of(json)
@@ -187,8 +194,8 @@ def parse(
 
 def _messages(
     json: Json, max_messages: int, takes: UpstreamTools, waiting: Sequence[Json], *, needs_input: bool
-) -> tuple[list[Json], list[Reference], list[str]]:
-    """Returns the messages of an input, what they refer to, and where thoughts of another maker were left out."""
+) -> tuple[list[Json], list[Reference], LeftOutFields]:
+    """Returns the messages of an input, what they refer to, and what has no place in them."""
     items = json.get("input")
     if items is None and not needs_input:
         items = []
@@ -215,7 +222,7 @@ def _messages(
         references.insert(0, Reference(len(head), previous, *turn_of(previous), param, is_path=True))
     if not (head or messages):
         messages = [{"role": "user", "content": ""}]  # a chat completion has some
-    return [*head, *messages], references, translated.sealed
+    return [*head, *messages], references, translated.left_out
 
 
 def conversation_of(json: Json) -> str | None:

@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from adapters.types import Json
 from gateway.dialects.fields import missing, optional, text_in, wrong_type
+from gateway.dialects.responses.left_out import LeftOutFields
 from gateway.errors import BadRequest
 
 MOST_NAME_CHARS: Final = 64  # of a function's name, as OpenAI's errors show
@@ -56,6 +57,16 @@ _BUILT_IN: Final[Mapping[str, tuple[str, Json]]] = {
     "shell": ("Runs shell commands and returns their output.", _SHELL_COMMANDS),
     "apply_patch": ("Creates, changes or deletes a file.", _PATCH),
 }
+_NAMED: Final = frozenset(("type", "name", "description"))
+# The fields that are read of each tool.
+_READ: Final[Mapping[str, frozenset[str]]] = {
+    "function": _NAMED | {"parameters", "strict"},
+    "custom": _NAMED | {"format"},
+    "namespace": _NAMED | {"tools"},
+    "tool_search": frozenset(("type", "execution", "description", "parameters")),
+    **dict.fromkeys(_BUILT_IN, frozenset(("type",))),
+}
+_SEARCHED: Final = frozenset(("type", "external_web_access", "filters", "user_location"))
 # Tools that can be forced by their type alone.
 _BY_TYPE: Final = frozenset((*_BUILT_IN, SEARCH))
 _WEB: Final = frozenset(("web_search", "web_search_2025_08_26", "web_search_preview"))
@@ -118,9 +129,14 @@ def flat_name(namespace: str | None, name: str) -> str:
     return f"{whole[: MOST_NAME_CHARS - len(digits) - 1]}_{digits}"
 
 
-def read_tools(json: Json, takes: UpstreamTools) -> RequestTools:
-    """Returns the tools of a request, those that its input brings included. Raises: BadRequest."""
-    reader = _Reader(takes, json.get("max_tool_calls"))
+def read_tools(json: Json, takes: UpstreamTools, left_out: LeftOutFields) -> RequestTools:
+    """Returns the tools of a request, those that its input brings included.
+
+    left_out: gets what has no place in a chat completion.
+
+    Raises: BadRequest.
+    """
+    reader = _Reader(takes, json.get("max_tool_calls"), left_out)
     tools = json.get("tools")
     if tools is not None:
         if not isinstance(tools, list):
@@ -137,8 +153,9 @@ def read_tools(json: Json, takes: UpstreamTools) -> RequestTools:
 
 
 class _Reader:
-    def __init__(self, takes: UpstreamTools, most_calls: Any) -> None:
+    def __init__(self, takes: UpstreamTools, most_calls: Any, left_out: LeftOutFields) -> None:
         self.found = RequestTools([], {}, [])
+        self._left_out = left_out
         self._takes = takes
         self._most_calls = most_calls
         self._names: set[str] = set()
@@ -170,6 +187,7 @@ class _Reader:
                 raise missing(f"{where}.type")
             case _:
                 raise unsupported(f"{where}.type", kind)
+        self._left_out.add_rest(tool, _READ[kind], where)
         return True
 
     def _add_function(self, tool: Json, where: str, namespace: str | None, about: str) -> None:
@@ -205,6 +223,7 @@ class _Reader:
         if not self._takes.web_search:
             # An offer beside other tools, as Codex makes it in every request; alone it is what is asked for.
             self.found.search = f"{where}.type"
+            self._left_out.add("tools.web_search")
             return False
         found: Json = {"type": _CLAUDES_SEARCH, "name": "web_search"}
         if isinstance(self._most_calls, int):
@@ -212,6 +231,8 @@ class _Reader:
         filters = optional(tool, "filters", dict, where) or {}
         if filters.get("allowed_domains"):
             found["allowed_domains"] = filters["allowed_domains"]
+        self._left_out.add_rest(filters, {"allowed_domains"}, f"{where}.filters")
+        self._left_out.add_rest(tool, _SEARCHED, where)
         if tool.get("user_location") is not None:
             found["user_location"] = tool["user_location"]
         self.found.chat.append(found)

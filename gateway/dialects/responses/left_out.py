@@ -1,0 +1,39 @@
+"""The fields of a Responses request that chat completions have no place for, as a header of the reply names them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Set
+from typing import Final
+
+from adapters.types import Json
+
+_INDEX: Final = re.compile(r"\[\d+\]")
+# Others of a client's names may break the header.
+_NAME: Final = re.compile(r"[\w.-]{1,100}", re.ASCII)
+_MOST: Final = 30  # names; OpenAI's types have fewer fields without a place
+
+
+class LeftOutFields:
+    """The names of what is left out, in the order in which it came: paths without the indices of lists."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, None] = {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._names)
+
+    def add(self, where: str) -> None:
+        name = _INDEX.sub("", where)
+        if len(self._names) >= _MOST or not _NAME.fullmatch(name):
+            name = "..."
+        self._names[name] = None
+
+    def add_rest(self, value: Json, read: Set[str], where: str) -> None:
+        """Adds the fields of an object that say something, but for those that are read."""
+        if value.keys() <= read:
+            return
+        for key, field in value.items():
+            if key not in read and field not in (None, "", [], {}):
+                self.add(f"{where}.{key}")
