@@ -201,7 +201,7 @@ class Jobs(Group):
 
         async def take(connection: Connection) -> Job | None:
             for attempt in released:
-                await connection.run(SQL["let_go"], attempt)
+                await connection.run(SQL["release"], attempt)
             tick = self._tick()
             for id, tried in await connection.rows(SQL["expired"], (kinds, self._holder, tick)):
                 if id in running:

@@ -85,7 +85,7 @@ UPDATE jobs SET held_until = {clock:3} + ?4 WHERE id = ?1 AND attempt = ?2 AND s
 AND (agent = 0 OR epoch = (SELECT a.epoch FROM agents a WHERE a.id = jobs.agent))
 RETURNING id
 
--- name: let_go
+-- name: release
 -- Ends the lease of an attempt.
 UPDATE jobs SET held_until = 0 WHERE id = ? AND attempt = ? AND state = 'running'
 

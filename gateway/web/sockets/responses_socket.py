@@ -100,7 +100,7 @@ class ResponsesSockets:
             await _Session(self, scope, receive, send).run()
 
 
-class _Response:
+class _QueuedResponse:
     """A response that was asked for. The edge takes it for the client's connection (`HttpConnection`)."""
 
     has_whole_body = True
@@ -155,7 +155,7 @@ class _Response:
 
 
 # Responses that come one after another; the first is under way.
-_Queue = deque[_Response]
+_Queue = deque[_QueuedResponse]
 
 
 class _Session:
@@ -235,7 +235,7 @@ class _Session:
         quota.grow(sum(map(len, create.fields.values())))
         stream_id, ended = self._last_ended
         is_next = create.stream_id == stream_id and stream_id not in self._queues
-        response = _Response(create, quota, self._connection, ended if is_next else None)
+        response = _QueuedResponse(create, quota, self._connection, ended if is_next else None)
         if (queue := self._queues.get(create.stream_id)) is not None:
             queue.append(response)
         else:
@@ -289,7 +289,7 @@ class _Session:
         if not self._queues and self._sockets.is_draining():
             await self._close()
 
-    async def _respond(self, response: _Response) -> None:
+    async def _respond(self, response: _QueuedResponse) -> None:
         create = response.create
         if self._model is not None:
             create.fields.setdefault("model", orjson.dumps(self._model))
@@ -306,7 +306,7 @@ class _Session:
             (b"content-length", b"%d" % len(body)),
         ]
         scope = _request(self._scope, "POST", PATH, {"connection": response}, headers, self._query)
-        await self._sockets.edge(scope, _Body(body), _Answer(self, unanswered, response))
+        await self._sockets.edge(scope, _BodyReceiver(body), _EventSender(self, unanswered, response))
         if response.has_ended:
             return
         if response.is_cancelled:
@@ -329,10 +329,10 @@ class _Session:
                 )
 
 
-class _Answer:
-    """The `send` of one request: turns the answer into events."""
+class _EventSender:
+    """The ASGI `send` of one request. It sends the reply on as events of the socket."""
 
-    def __init__(self, session: _Session, unanswered: Unanswered, response: _Response) -> None:
+    def __init__(self, session: _Session, unanswered: Unanswered, response: _QueuedResponse) -> None:
         self._session = session
         self._stream_id = response.create.stream_id
         self._unanswered = unanswered
@@ -377,9 +377,8 @@ class _Answer:
     async def _refuse(self) -> None:
         self._response.has_ended = True
         self._session.unstored.drop(self._response.create.previous)
-        status = (
-            self._status if self._status >= 400 else 502
-        )  # a success is a stream, since one was asked for
+        # A success is a stream, since one was asked for.
+        status = self._status if self._status >= 400 else 502
         headers = {
             name.decode(): value.decode("latin-1") for name, value in self._headers if name in _RETRY_HEADERS
         }
@@ -388,8 +387,8 @@ class _Answer:
         )
 
 
-class _Body:
-    """The `receive` of one request with a complete body."""
+class _BodyReceiver:
+    """The ASGI `receive` of one request with a complete body."""
 
     def __init__(self, body: bytes) -> None:
         self._body: bytes | None = body
