@@ -329,8 +329,8 @@ def remember(
     ) as gateway:
         app = gateway.app
         # Maintenance runs when a test lets time pass, and not while it talks.
-        app.services.background.index_lags = lambda agent, messages=None: None
-        app.services.background.maintenance.edits_wait = lambda: None
+        app.services.background.index_outdated = lambda agent, messages=None: None
+        app.services.background.maintenance.edits_pending = lambda: None
         world = World(gateway, upstream, clock, file, statements)
         try:
             yield world

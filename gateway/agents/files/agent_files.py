@@ -160,7 +160,7 @@ class AgentFiles:
         finally:
             self._registry.changed()
         for memory, next_seq in made:
-            self._events.index_lags(memory.id)
+            self._events.index_outdated(memory.id)
             self._events.turn_stored(memory.id, next_seq)
         return [_uid(memory) for memory, _ in made], done.left_out
 
@@ -227,7 +227,7 @@ class AgentFiles:
     async def _settle(self, memory: Agent, next_seq: int) -> None:
         """Puts a memory that was filled in its place. next_seq: the number of what comes to it next."""
         await self._store.transfer.end(memory, next_seq)
-        self._events.index_lags(memory.id)
+        self._events.index_outdated(memory.id)
         self._events.turn_stored(memory.id, next_seq)
 
     async def _make_archive(self, project: str, archive: CarriedArchive, done: _Done) -> str:

@@ -157,7 +157,7 @@ class Folders:
             with suppress(StoreError):
                 await self.remove(file)
             raise
-        self._events.index_lags(file.memory)
+        self._events.index_outdated(file.memory)
         self._events.turn_stored(file.memory, count)
         return file, True
 

@@ -500,7 +500,7 @@ class RunMemory:
         )
         if prompt.window.overfull is not None:
             turn = Committed(context.agent, last.id, last.conversation, True)
-            keeper.events.window_fills(turn, prompt.window.overfull)
+            keeper.events.window_filling(turn, prompt.window.overfull)
 
 
 def _state_after(prompt: Prompt, outcome: TurnOutcome) -> tuple[RunState, StopReason]:

@@ -148,11 +148,11 @@ class BackgroundServices:
     def makes_summaries(self) -> bool:
         return self.model is not None
 
-    def index_lags(self, agent: int, messages: int | None = None) -> None:
+    def index_outdated(self, agent: int, messages: int | None = None) -> None:
         self.indexing.add(agent, messages)
 
-    def edits_wait(self) -> None:
-        self.maintenance.edits_wait()
+    def edits_pending(self) -> None:
+        self.maintenance.edits_pending()
 
     def turn_stored(
         self, agent: int, messages: int, sleeptime: Sleeptime | None = None, seq: int | None = None
@@ -168,7 +168,7 @@ class BackgroundServices:
         elif self.learning is not None:
             self.learning.schedule.add(agent, messages, seq=seq)
 
-    def window_fills(self, turn: Committed, overfull: Overfull) -> None:
+    def window_filling(self, turn: Committed, overfull: Overfull) -> None:
         self.compactor.request_summary(turn, overfull)
 
     async def _retain(self, job: JobContext) -> None:

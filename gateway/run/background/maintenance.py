@@ -39,7 +39,7 @@ class Maintenance:
         self._indexing = indexing
         self._task = PeriodicTask("maintenance", self.step)
 
-    def edits_wait(self) -> None:
+    def edits_pending(self) -> None:
         """Takes note of a turn with memory edits: they are confirmed when they have stood for the idle time."""
         if self._task.is_open_ended:
             self._task.wake()

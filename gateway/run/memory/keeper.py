@@ -55,10 +55,10 @@ class TurnEvents(Protocol):
     @property
     def makes_summaries(self) -> bool: ...
 
-    def index_lags(self, agent: int, messages: int | None = None) -> None:
+    def index_outdated(self, agent: int, messages: int | None = None) -> None:
         """Reports that the search index of a memory lacks so many messages; None: more than queries should read."""
 
-    def edits_wait(self) -> None:
+    def edits_pending(self) -> None:
         """Reports a turn with memory edits. They are merged into the blocks when the turn is confirmed."""
 
     def turn_stored(
@@ -70,7 +70,7 @@ class TurnEvents(Protocol):
         seq: the number of the first of them, or near it.
         """
 
-    def window_fills(self, turn: Committed, overfull: Overfull) -> None:
+    def window_filling(self, turn: Committed, overfull: Overfull) -> None:
         """Reports that a conversation needs a summary soon."""
 
 
@@ -235,13 +235,13 @@ class MemoryKeeper:
             self.store.agents.cache(agent)
         self.report_lag(agent.id, snapshot, write.chars)
         if write.ops:
-            events.edits_wait()
+            events.edits_pending()
         if not context.plan.off and agent.scope.spans:
             events.turn_stored(
                 agent.id, len(context.plan.messages) + 1, context.request.spec.sleeptime, snapshot.next_seq
             )
         if overfull is not None:
-            events.window_fills(committed, overfull)
+            events.window_filling(committed, overfull)
 
     def report_lag(self, agent: int, snapshot: MemorySnapshot, chars: int) -> None:
         """Reports a memory that is to be indexed soon.
@@ -252,7 +252,7 @@ class MemoryKeeper:
         # The counts of then are near enough for work that is done later anyway.
         waiting = snapshot.next_seq - snapshot.indexed_seq
         if waiting >= INDEX_EVERY or chars > INDEX_CHARS:
-            self.events.index_lags(agent, waiting)
+            self.events.index_outdated(agent, waiting)
 
 
 def _after_reply(work: Callable[[], None]) -> None:
