@@ -166,7 +166,14 @@ class Compactor:
             return
         by_hand = request.newest is None
         text = await self.summarise(
-            span, project, job.agent, model, terms, request.size, job.step, by_hand=by_hand
+            span,
+            project=project,
+            memory=job.agent,
+            model=model,
+            terms=terms,
+            size=request.size,
+            perform_step=job.step,
+            by_hand=by_hand,
         )
         if not text:
             # Nothing of the span may be shown to a model.
@@ -217,7 +224,14 @@ class Compactor:
             if span is None:
                 raise BadRequest(_NOTHING_TO_SUMMARISE)
             text = await self.summarise(
-                span, agent.scope.project, agent.id, model, terms, size, _perform_unjournaled, by_hand=True
+                span,
+                project=agent.scope.project,
+                memory=agent.id,
+                model=model,
+                terms=terms,
+                size=size,
+                perform_step=_perform_unjournaled,
+                by_hand=True,
             )
         except Postponed as error:
             raise Overloaded(f"There is no summary: {error.message}.", retry_after_s=error.delay_s) from error
@@ -234,28 +248,39 @@ class Compactor:
     async def summarise(
         self,
         span: SummarySpan,
+        *,
         project: str,
         memory: int,
         model: BackgroundModel,
         terms: SummaryTerms,
         size: int,
-        step: PerformsStep,
-        *,
+        perform_step: PerformsStep,
         by_hand: bool,
     ) -> str:
         """Returns the text of a summary, which the model writes part by part.
 
         memory: the number of the agent whose memory it is for.
         size: the most tokens of the summary.
+        perform_step: asks for one part, under a name for the job's journal.
         by_hand: it was requested by hand, not by a turn.
 
         Raises: JobFailed: the model gave none; Postponed.
         """
         text, done = span.earlier, 0
         for part in parts(spoken_lines(span.exchanges), PART_CHARS):
-            ask = partial(_ask, project, memory, model, terms, text, part, size, by_hand)
+            ask = partial(
+                _ask_for_part,
+                part,
+                earlier=text,
+                project=project,
+                memory=memory,
+                model=model,
+                terms=terms,
+                size=size,
+                by_hand=by_hand,
+            )
             # The step's name identifies its input, so that a later run of another span does not take its result.
-            text = (await step(f"{span.end.id}: {done} and {len(part)}", ask)).decode()
+            text = (await perform_step(f"{span.end.id}: {done} and {len(part)}", ask)).decode()
             done += len(part)
         return text
 
@@ -290,17 +315,18 @@ async def _perform_unjournaled(_: str, ask: Callable[[], Awaitable[bytes]]) -> b
     return await ask()
 
 
-async def _ask(
+async def _ask_for_part(
+    part: Sequence[str],
+    *,
+    earlier: str,
     project: str,
     memory: int,
     model: BackgroundModel,
     terms: SummaryTerms,
-    earlier: str,
-    part: Sequence[str],
     size: int,
     by_hand: bool,
 ) -> bytes:
-    """Returns the summary with this part in it. Raises: JobFailed: the model gave none."""
+    """Returns the earlier summary with this part added. Raises: JobFailed: the model gave none."""
     question = ask_for(earlier, part, size, terms.instructions)
     reply = await model.ask(project, question, max_tokens=_SLACK * size, memory=memory)
     if lacked_room(reply.text, size=size, finish_reason=reply.finish_reason):
