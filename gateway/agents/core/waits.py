@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-QueueName = tuple[str, str]  # the uid of an agent's memory, the key of a stored conversation
+from gateway.core.conversation.kind import QueueName
 
 
 class WaitsInCircle(Exception):

@@ -1,8 +1,14 @@
-"""The kinds of conversation. Each request belongs to one of them, which is decided once, before memory is read."""
+"""The kinds of conversation, and the name of the queue in which the requests for one wait.
+
+Each request belongs to one kind, which is decided once, before memory is read.
+"""
 
 from __future__ import annotations
 
 from enum import Enum, auto
+
+# The uid of an agent's memory, and the key of a stored conversation.
+QueueName = tuple[str, str]
 
 
 class ConversationKind(Enum):

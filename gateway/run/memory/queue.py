@@ -8,12 +8,11 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from types import TracebackType
 
+from gateway.core.conversation.kind import QueueName
 from gateway.errors import TooManySends
 from gateway.run.memory.leases import Leases, lock_name
 
 RETRY_AFTER_S = 1.0
-# The uid of the memory, and the key of the conversation.
-_QueueName = tuple[str, str]
 
 
 class QueueTicket:
@@ -100,15 +99,15 @@ class Queues:
 
     def __init__(self, leases: Leases) -> None:
         self._leases = leases
-        self._locks: dict[_QueueName, asyncio.Lock] = {}
+        self._locks: dict[QueueName, asyncio.Lock] = {}
         # How many requests are in each queue, and how many of those have a limit.
-        self._counts: Counter[_QueueName] = Counter()
-        self._limited_counts: Counter[_QueueName] = Counter()
+        self._counts: Counter[QueueName] = Counter()
+        self._limited_counts: Counter[QueueName] = Counter()
 
     def __len__(self) -> int:
         return len(self._locks)
 
-    async def try_enter(self, name: _QueueName, ticket: QueueTicket) -> bool:
+    async def try_enter(self, name: QueueName, ticket: QueueTicket) -> bool:
         """Enters a queue if it is empty. Returns False where it is not. Raises: Unavailable."""
         if name in self._locks:
             return False
@@ -120,7 +119,7 @@ class Queues:
             self._share(name, ticket)
         return True
 
-    async def enter(self, name: _QueueName, ticket: QueueTicket, most: int | None = None) -> None:
+    async def enter(self, name: QueueName, ticket: QueueTicket, most: int | None = None) -> None:
         """Waits until the requests before this one have left.
 
         most: how many of those that have a limit may be in the queue; None: it has none.
@@ -129,7 +128,7 @@ class Queues:
         await self._enter(name, ticket, most)
         await self._take_lock(name, ticket)
 
-    async def _take_lock(self, name: _QueueName, ticket: QueueTicket) -> None:
+    async def _take_lock(self, name: QueueName, ticket: QueueTicket) -> None:
         """Waits until no other process answers a request of the conversation."""
         if self._leases.is_needed and not ticket.is_shared:
             try:
@@ -139,7 +138,7 @@ class Queues:
                 raise
             self._share(name, ticket)
 
-    def _share(self, name: _QueueName, ticket: QueueTicket) -> None:
+    def _share(self, name: QueueName, ticket: QueueTicket) -> None:
         """Has a ticket give the lock back when the queue is left. The next request here begins after that."""
         lock = lock_name(*name)
 
@@ -152,7 +151,7 @@ class Queues:
 
         ticket.share(give_back)
 
-    async def _enter(self, name: _QueueName, ticket: QueueTicket, most: int | None = None) -> None:
+    async def _enter(self, name: QueueName, ticket: QueueTicket, most: int | None = None) -> None:
         if most is not None:
             if self._limited_counts[name] >= most:
                 raise TooManySends(
@@ -173,12 +172,12 @@ class Queues:
 
         ticket.hold(let_next_begin)
 
-    def reserve(self, name: _QueueName) -> Reservation:
+    def reserve(self, name: QueueName) -> Reservation:
         """Reserves the next ticket. No limit holds for it."""
         ticket = QueueTicket()
         return Reservation(self._enter(name, ticket), ticket, partial(self._take_lock, name))
 
-    def _count_out(self, name: _QueueName, most: int | None) -> None:
+    def _count_out(self, name: QueueName, most: int | None) -> None:
         """Counts a request that has left the queue."""
         self._counts[name] -= 1
         if most is not None:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 
-from gateway.agents.core.waits import QueueName
+from gateway.core.conversation.kind import QueueName
 from gateway.run.call import Passes
 from gateway.run.event_log import EventLog
 from gateway.run.memory.queue import Queues, Reservation
