@@ -20,7 +20,6 @@ from adapters.base import Provider
 from gateway.agents.routes import error_forms
 from gateway.agents.services import AgentServices
 from gateway.dialects.responses.errors import ResponsesErrors
-from gateway.errors import UnknownPath
 from gateway.limits import Limits
 from gateway.log import AccessLog
 from gateway.open_database import may_be_keyed
@@ -37,7 +36,7 @@ from gateway.web.body import BodyReader
 from gateway.web.completions import is_chat
 from gateway.web.health import Readiness, health_routes
 from gateway.web.manage.usage_routes import MANAGE_PREFIX
-from gateway.web.messages import is_unknown, messages_errors
+from gateway.web.messages import messages_errors, refuse_unknown
 from gateway.web.middleware import Edge, trace_of
 from gateway.web.responses import RESPONSES_PATH
 from gateway.web.sockets.responses_socket import ResponsesSockets
@@ -139,8 +138,7 @@ class Gateway:
                 return self._endpoints.chat(scope, receive, send)
             if scope["path"] == RESPONSES_PATH:
                 return self._endpoints.responses(scope, receive, send)
-        if is_unknown(scope):
-            raise UnknownPath(f"Unknown path: {scope['method']} {scope['path']}")
+        refuse_unknown(scope)
         # With `app` in the scope, the router raises for an unknown path instead of answering it.
         scope["app"] = self
         return self._router(scope, receive, send)

@@ -5,6 +5,7 @@ The path below it is also the agents API's, whose requests bear no `anthropic-ve
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
@@ -18,7 +19,14 @@ from gateway.dialects.messages.errors import MessagesErrors
 from gateway.dialects.messages.native import NativeMessages
 from gateway.dialects.messages.read import MessagesRequest, names_in, parse_body, read, thread_of
 from gateway.dialects.messages.render import MakesMessages
-from gateway.errors import BadRequest, BodyTooLarge, ErrorForm, ThreadUnsupported
+from gateway.errors import (
+    BadRequest,
+    BodyTooLarge,
+    ErrorForm,
+    MethodNotAllowed,
+    ThreadUnsupported,
+    UnknownPath,
+)
 from gateway.run.upstream.forward import Forwarding, Outgoing
 from gateway.web.completions import ChatRoute
 from gateway.web.event_stream import ClientReply
@@ -29,6 +37,8 @@ from gateway.web.raw_headers import header_of
 
 MESSAGES_PATH: Final = "/v1/messages"
 COUNT_PATH: Final = "/v1/messages/count_tokens"
+# Those of the agents API: all messages, one, and batches.
+_AGENTS_PATHS: Final = re.compile(rf"{MESSAGES_PATH}/((?!count_tokens$)[^/]*|batches/.*)")
 _MODELS_PATH: Final = "/v1/models"
 _VERSION: Final = b"anthropic-version"
 _ERRORS: Final = MessagesErrors()
@@ -42,16 +52,27 @@ def speaks_messages(scope: Scope) -> bool:
 def messages_errors(scope: Scope) -> ErrorForm | None:
     """Returns the form of errors for Anthropic's clients; None: this request is of another API."""
     path = scope["path"]
-    if path in (MESSAGES_PATH, COUNT_PATH):
+    if path == MESSAGES_PATH or _is_below(scope):
         return _ERRORS
-    is_shared = path.startswith((f"{MESSAGES_PATH}/", _MODELS_PATH))
-    return _ERRORS if is_shared and speaks_messages(scope) else None
+    return _ERRORS if path.startswith(_MODELS_PATH) and speaks_messages(scope) else None
 
 
-def is_unknown(scope: Scope) -> bool:
-    """Returns whether a path below that of messages is asked for in Anthropic's dialect, and not served in it."""
+def refuse_unknown(scope: Scope) -> None:
+    """Refuses a path or a method that is not served below that of messages. Raises: UnknownPath, MethodNotAllowed."""
+    if not _is_below(scope):
+        return
+    if scope["path"] != COUNT_PATH:
+        raise UnknownPath(f"Unknown path: {scope['method']} {scope['path']}")
+    if scope["method"] != "POST":  # with the agents API's routes it would be the id of a message
+        raise MethodNotAllowed(f"{scope['method']} is not allowed on {scope['path']}")
+
+
+def _is_below(scope: Scope) -> bool:
+    """Returns whether a path is below that of messages, and not the agents API's."""
     path = scope["path"]
-    return path.startswith(f"{MESSAGES_PATH}/") and path != COUNT_PATH and speaks_messages(scope)
+    if not path.startswith(f"{MESSAGES_PATH}/"):
+        return False
+    return speaks_messages(scope) or _AGENTS_PATHS.fullmatch(path) is None
 
 
 def messages_routes(chats: ChatRoute, forwarding: Forwarding) -> list[Route]:

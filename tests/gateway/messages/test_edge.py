@@ -126,6 +126,31 @@ def test_errors_before_any_route_have_anthropics_form(
     assert reply.json["request_id"] == reply.headers["request-id"] == reply.headers["x-mnemogate-request-id"]
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status", "kind"),
+    [
+        ("GET", "/v1/messages", 405, "invalid_request_error"),
+        ("GET", "/v1/messages/count_tokens", 405, "invalid_request_error"),
+        ("PUT", "/v1/messages/count_tokens", 405, "invalid_request_error"),
+        ("POST", "/v1/messages/count_tokens/more", 404, "not_found_error"),
+        ("POST", "/v1/messages/nothing/at-all", 404, "not_found_error"),
+    ],
+)
+def test_what_is_not_the_agents_api_has_anthropics_form_without_its_header(
+    world: World, method: str, path: str, status: int, kind: str
+) -> None:
+    reply = ask(world, method, path, HELLO if method != "GET" else None)
+    assert (reply.status, reply.json["type"], reply.json["error"]["type"]) == (status, "error", kind)
+    make_key(world)
+    reply = ask(world, method, path, HELLO if method != "GET" else None)
+    assert (reply.status, reply.json["error"]["type"]) == (401, "authentication_error")
+
+
+@pytest.mark.parametrize("path", ["/v1/messages/message-1", "/v1/messages/batches/batch-1"])
+def test_what_the_agents_api_serves_below_messages_has_its_own_form(world: World, path: str) -> None:
+    assert [*ask(world, "GET", path).json] == ["detail"]
+
+
 def test_a_body_that_is_too_large_is_refused_in_anthropics_form(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
