@@ -211,7 +211,7 @@ def _make_page(services: Services, guard: Guard) -> PageApp:
 def _make_mcp_endpoint(services: Services, bodies: BodyReader) -> McpEndpoint:
     from gateway.web.mcp.endpoint import McpEndpoint  # only here: it needs an extra package
 
-    return McpEndpoint(services.mcp, services.chat.rules, bodies)
+    return McpEndpoint(services.mcp, services.chat.resolver.rules, bodies)
 
 
 def is_page(path: str) -> bool:

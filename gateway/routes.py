@@ -54,15 +54,18 @@ def make_endpoints(
     settings, limits, chat = services.settings, services.limits, services.chat
     max_upload_bytes = settings.server.max_upload_bytes
     forwarding = Forwarding(
-        settings, services.providers, chat.failover, chat.rules, services.accounting.limiter
+        settings, services.providers, chat.failover, chat.resolver.rules, services.accounting.limiter
     )
-    chat_route = ChatRoute(settings.server, chat, bodies, limits.send_timeout_s, services.requests)
+    chat_route = ChatRoute(
+        settings.server, chat, services.native_chat, bodies, limits.send_timeout_s, services.requests
+    )
     own = OwnResponses(
         StoredResponses(services.store, chat.turns, unknown_response),
-        chat.rules,
+        chat.resolver.rules,
         chat.conversations,
         bodies,
         services.background_responses,
+        services.native_chat,
         limits.send_timeout_s,
     )
 

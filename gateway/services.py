@@ -31,6 +31,7 @@ from gateway.run.chat import Chat
 from gateway.run.directory import Directory, NoAgents, StoredAgents
 from gateway.run.memory.block_edits import follow_settings
 from gateway.run.memory.keeper import MemoryKeeper
+from gateway.run.native_chat import NativeChat
 from gateway.run.pending import Pending
 from gateway.run.request_log import RequestLog
 from gateway.run.turn_saving import TurnServices, turn_limits_of
@@ -162,6 +163,7 @@ class Services:
             settings, keeper, failover, turns, directory,
             NoAgents(keeper) if self.agents is None else self.agents.chat, self.accounting.limiter,
         )  # fmt: skip
+        self.native_chat = NativeChat(self.chat)
         self.background_responses = BackgroundResponses(
             store, self.chat, ShownResponses(), now, self.accounting.accounts, self.background.count_attempt
         )

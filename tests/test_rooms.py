@@ -143,10 +143,9 @@ FLOORS: dict[str, list[set[str]]] = {
     ],
     "gateway.run": [
         {"background_responses"},
-        {"background", "response_compaction"},
-        {"chat"},
-        {"native_memory"},
-        {"later_replies"},
+        {"background", "native_chat", "response_compaction"},
+        {"chat", "native_memory"},
+        {"later_replies", "resolver"},
         {"directory", "response_conversations", "turn"},
         {"stored_responses"},
         {"turn_saving"},

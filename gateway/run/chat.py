@@ -1,94 +1,65 @@
-"""A chat completion from the parsed request to the last byte: who asks, what is remembered, which upstream answers."""
+"""A chat completion from the parsed request to the last byte: its limits, its memory, its upstream."""
 
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Mapping
-from functools import cache, lru_cache, partial
+from collections.abc import Awaitable, Callable, Mapping
+from functools import lru_cache, partial
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 from zlib import crc32
 
 import orjson
-from msgspec import Struct
 from msgspec.structs import replace
 
 from adapters.types import COUNT_TOKENS, ModelRequest
 from gateway.core.agent import AgentSpec
-from gateway.core.applications import APPLICATIONS
-from gateway.core.conversation.canonical import is_system
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.request.chat_request import ChatRequest
-from gateway.core.request.identity import (
-    CONVERSATION_ORDER,
-    KEEPS,
-    USER_ORDER,
-    Identity,
-    IdentityRules,
-    Mode,
-    asks_agent,
-    identify,
-)
-from gateway.core.request.native_body import MessageThread, NativeBody
+from gateway.core.request.identity import KEEPS, Identity, Mode, asks_agent
+from gateway.core.request.native_body import MessageThread
 from gateway.core.request.request_headers import forwardable
 from gateway.core.turn.asides import fillers_in
 from gateway.core.turn.client_view import MakesUnseen, MakesView
-from gateway.core.turn.commands import FINISHED, TurnOutcome
-from gateway.core.turn.native_form import Memory, NativeReader, ReplyChange
-from gateway.core.turn.native_turn import NativeTurn
+from gateway.core.turn.native_form import ReplyChange
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.upstream.policy import Target
-from gateway.errors import BadRequest, GatewayError, MemoryUnavailable, ThreadNotFound, ThreadUnsupported
-from gateway.run.call import ChatCall, Passes, form_for, native_call
-from gateway.run.directory import Directory, StoredAgents, unknown
-from gateway.run.later_replies import LaterReplies, LaterReply, NotedReply
+from gateway.errors import BadRequest, MemoryUnavailable, ThreadNotFound, ThreadUnsupported
+from gateway.run.call import ChatCall, Passes, form_for
+from gateway.run.directory import Directory, StoredAgents
 from gateway.run.memory.fit import fit, prompt_tokens
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryContext, MemoryRequest
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.queue import QueueTicket
 from gateway.run.memory.record import BlockEdits
-from gateway.run.memory.stored_turns import paths_to, with_references
-from gateway.run.native_memory import BoundedReader, EarlierReplies, FoundReplies, NativeMemory
-from gateway.run.native_request import NativeRequest
 from gateway.run.receipt import Receipt
 from gateway.run.request_context import RequestContext
+from gateway.run.resolver import Resolved, Resolver
 from gateway.run.response_conversations import ConversationHead, ResponseConversations
-from gateway.run.sink import Sink, UnseenSink
+from gateway.run.sink import Sink
 from gateway.run.turn import TreeMemory, TurnRun
-from gateway.run.turn_saving import TurnSaving, TurnServices
+from gateway.run.turn_saving import TurnServices
 from gateway.run.upstream.failover import Attempts, Endpoint, Failover
-from gateway.run.upstream.forward import with_codex_headers
 from gateway.run.upstream.relay import relay
 from gateway.run.upstream.route import Route, agent_route, check_models, resolve_route
 from gateway.run.usage.limiter import Limiter
 from gateway.settings import Settings
 from storage.errors import StoreError, is_known
-from storage.records import Agent, Scope
+from storage.records import Agent
 
 _log = logging.getLogger("mnemogate")
 _MOST_ROUTES = 256  # cached; bounded, since callers choose the names of models
-_, _READ, _OFF, _STRICT = Mode  # by their names Python 3.11 finds them five times as slowly
+_, _, _OFF, _STRICT = Mode  # by their names Python 3.11 finds them five times as slowly
 _AGENT = b"x-mnemogate-agent"
-SUB_AGENT = "sub-agent"  # the name of a task that a model has delegated, as the names of rules are
 _context_window = attrgetter("context_window")
 _terms = lru_cache(maxsize=256)(TurnSpec)  # nearly all turns share a few
-
-
-class _Resolved(Struct, frozen=True):
-    """A request with everything that decides how it is answered."""
-
-    # With the sampling of its agent.
-    request: ChatRequest
-    identity: Identity
-    spec: AgentSpec
-    kind: ConversationKind
+_MemoryT = TypeVar("_MemoryT", bound=TreeMemory)
 
 
 class Chat:
-    """One for the process."""
+    """Answers chat completions. One for the process."""
 
     def __init__(
         self,
@@ -109,16 +80,8 @@ class Chat:
         self.directory = directory
         self._agents = agents
         self.conversations = ResponseConversations(keeper.store, keeper.now)
-        self._rules_of = cache(partial(rules_of, settings))
-        self._route_of = lru_cache(maxsize=_MOST_ROUTES)(partial(resolve_route, settings))
-        self._has_named_missing = False
-        self._earlier = EarlierReplies()
-        self.later = LaterReplies(keeper.store, keeper.now)
-        keeper.store.forgetting.when_gone(self._earlier.clear)
-
-    def rules(self, project: str, key_mode: str | None = None) -> IdentityRules:
-        """Returns the rules by which a project's requests are read. key_mode: of their key."""
-        return self._rules_of(project, key_mode)
+        self.resolver = Resolver(settings, keeper, turns, directory, agents)
+        self.route_of = lru_cache(maxsize=_MOST_ROUTES)(partial(resolve_route, settings))
 
     async def answer(
         self,
@@ -137,8 +100,7 @@ class Chat:
         Raises: GatewayError while nothing was sent; ClientGone.
         """
         call = await self._call(request, context, sink, receipt, view)
-        if self._limiter.holds_for(receipt.project):
-            await self._admit(call)
+        await self.admit(call)
         if head is not None and call.identity.scope is not None and call.identity.mode in KEEPS:
             await self.conversations.bind(head, call.identity.scope, call.spec)
         if call.kind is ConversationKind.AGENT:
@@ -146,9 +108,11 @@ class Chat:
             return "on"
         return await self._complete(call, head)
 
-    async def _admit(self, call: ChatCall) -> None:
+    async def admit(self, call: ChatCall) -> None:
         """Holds a request to the limits; another model may answer it. Raises: LimitReached, UnknownModel."""
         request, route = call.request, call.route
+        if not self._limiter.holds_for(call.receipt.project):
+            return
         other = await self._limiter.admit(
             call.receipt,
             len(request.raw),
@@ -157,12 +121,12 @@ class Chat:
             may_answer=partial(self._may_answer, call),
         )
         if other is not None:
-            call.route = self._route_of(other)
+            call.route = self.route_of(other)
 
     def _may_answer(self, call: ChatCall, model: str) -> bool:
         """Returns whether another model may answer a request: no agent's, and one that is passed on goes on so."""
         if call.native is not None:
-            return self._is_passed_on(self._route_of(model))
+            return self._is_passed_on(self.route_of(model))
         return call.kind is not ConversationKind.AGENT
 
     def _is_passed_on(self, route: Route) -> bool:
@@ -181,9 +145,8 @@ class Chat:
 
         Raises: BadRequest: nothing would be stored of it; UnknownModel, MemoryUnavailable.
         """
-        whole = await self.resolve_references(request, context)
-        found = await self._resolve(whole, context)
-        identity, spec = found.identity, found.spec
+        found = await self.resolver.resolve(request, context)
+        request, identity, spec = found.request, found.identity, found.spec
         receipt.user = identity.user or ""
         if identity.scope is None or identity.mode not in KEEPS or identity.leaves_nothing:
             raise BadRequest(
@@ -194,10 +157,9 @@ class Chat:
                 "An agent's stored conversation has no responses in the background. Use its agent's runs.",
                 param="background",
             )
-        is_agents = asks_agent(whole.model)
-        route = agent_route(self._settings, spec) if is_agents else self._route_of(whole.model)
+        route = self._route_for(found)
         model = route.upstream, route.model
-        await self._limiter.admit(receipt, len(whole.raw), whole.max_tokens, model)
+        await self._limiter.admit(receipt, len(request.raw), request.max_tokens, model)
         agents = self.keeper.store.agents
         try:
             if spec.uid:
@@ -212,30 +174,15 @@ class Chat:
             await self.conversations.bind(head, identity.scope, spec)
         return identity, agent
 
-    async def resolve_references(self, request: ChatRequest, context: RequestContext) -> ChatRequest:
-        """Returns a request with the messages and responses that it names by their ids in place of the ids.
-
-        They are looked up in the caller's memory, before the whole list decides what kind of request it is.
-        Raises: BadRequest, UnknownModel, MemoryUnavailable.
-        """
-        if not request.references:
-            return request
-        named = replace(request, unnamed=None)  # else its ids say whose memory it has
-        identity = self._identify(named, context)
-        if self.directory.profile(identity) is None:
-            _, identity = await self._defined(identity, request.model)
-        if identity.scope is not None:
-            await self.turns.written(identity.scope)
-        try:
-            most_bytes = self._settings.server.max_body_bytes
-            store = self.keeper.store
-            return await with_references(store, context.project, identity.scope, request, most_bytes)
-        except StoreError as error:
-            raise MemoryUnavailable.since(error.status) from error
+    def _route_for(self, found: Resolved) -> Route:
+        """Returns the route to the model that a request asks for: an agent's own where it names the agent."""
+        if found.identity.agent is not None and asks_agent(found.request.model):
+            return agent_route(self._settings, found.spec)
+        return self.route_of(found.request.model)
 
     def window(self, model: str) -> int | None:
         """Returns the tokens of a model's window; None: they are not known. Raises: UnknownModel."""
-        return self._route_of(model).context_window
+        return self.route_of(model).context_window
 
     async def _call(
         self,
@@ -246,19 +193,13 @@ class Chat:
         view: MakesView,
     ) -> ChatCall:
         """Returns a request with everything that decides how it is answered."""
-        whole = await self.resolve_references(request, context)
-        if request.native is not None and request.native.thread is not None:
-            whole = await self._in_thread(request, request.native, context)
-        found = await self._resolve(whole, context)
+        found = await self.resolver.resolve(request, context)
         identity = found.identity
         receipt.user = identity.user or ""
         if identity.side_request is not None:
             # A name of the settings may have any letters.
             receipt.headers["x-mnemogate-side-request"] = quote(identity.side_request, safe=" ")
-        if identity.agent is not None and asks_agent(found.request.model):
-            route = agent_route(self._settings, found.spec)
-        else:
-            route = self._route_of(found.request.model)
+        route = self._route_for(found)
         passes = Passes(forwardable(context.headers), context.credential)
         return ChatCall(found.request, passes, identity, found.spec, route, found.kind, view, sink, receipt)
 
@@ -285,7 +226,7 @@ class Chat:
         # A fallback may have no such endpoint, and would be asked for a reply.
         attempts = self.failover.at_first_key(call.route, sink, receipt)
         with QueueTicket() as ticket:
-            begun, call.memory = await self._begin_memory(call, attempts, ticket, opens=False)
+            begun = await self.begin_memory(call, attempts, ticket, TreeMemory, opens=False)
             prompt = await _bare(call.request, attempts, call.spec) if begun is None else begun[1]
             receipt.headers["x-mnemogate-memory"] = call.memory
             counts = attempts.endpoint.provider.capabilities.counts_tokens and call.request.messages
@@ -305,265 +246,50 @@ class Chat:
         """
         model = str(names.get("model") or "")
         if asks_agent(model) or any(name == _AGENT for name, _ in context.headers):
-            identity = self._identified(names, context)
+            identity = self.resolver.identify_names(names, context)
             spec = self.directory.profile(identity)
             if spec is None:
                 return False
-            route = agent_route(self._settings, spec) if asks_agent(model) else self._route_of(model)
+            route = agent_route(self._settings, spec) if asks_agent(model) else self.route_of(model)
         else:
-            route = self._route_of(model)
+            route = self.route_of(model)
         endpoints = self.failover.endpoints[route.upstream]
         return bool(endpoints) and endpoints[0].provider.capabilities.messages
 
-    def is_for_agent(self, model: str, context: RequestContext) -> bool:
-        """Returns whether a header names an agent that no profile declares. Raises: BadRequest."""
-        return self.directory.profile(self._identified({"model": model}, context)) is None
-
-    def memory_state(
-        self,
-        request: ChatRequest,
-        context: RequestContext,
-    ) -> str:
-        """Returns the state of memory by the request alone: on, off, or none where no user is named.
-
-        It is on for what is off the record, too: memory knows such words again in a later list, and does not keep them.
-        And where a profile has a system prompt, which goes upstream whoever asks.
-        Raises: BadRequest.
-        """
-        identity = self._identify(request, context)
-        spec = self.directory.profile(identity)
-        if spec is None:
-            return "off"
-        if identity.scope is not None or spec.system:
-            return "on"
-        if identity.mode is _OFF:
-            return "off"
-        self._warn_of_no_user()
-        return "none"
-
-    async def answer_native(
-        self,
-        native: NativeRequest,
-        route: Route,
-        context: RequestContext,
-        sink: Sink,
-        receipt: Receipt,
-    ) -> str:
-        """Answers a request in its own dialect, and returns the state of memory for it, as `answer` does.
-
-        Its `memory_state` is on. route: to the upstream that answers.
-        Raises: GatewayError while nothing was sent; ClientGone.
-        """
-        identity = self._identify(native.chat, context)
-        spec = self.directory.profile(identity)
-        assert spec is not None
-        read_by: Memory | None = None
-        if identity.scope is not None:
-            await self.turns.written(identity.scope)
-            if native.named:
-                read_by = await self._memory_of(identity.scope)
-                native = await self._with_earlier(native, identity.scope, read_by)
-        request = native.chat
-        # Once more: what kind of request it is, its whole list decides.
-        identity = self._of_sub_agent(self._identify(request, context), request)
-        receipt.user = identity.user or ""
-        if identity.side_request is not None:
-            receipt.headers["x-mnemogate-side-request"] = quote(identity.side_request, safe=" ")
-        if native.conversation is None and native.previous is None:
-            is_named = identity.conversation is not None
-            if identity.append or (is_named and spec.history == "append"):
-                raise BadRequest(
-                    "The gateway does not prepend history to a request for a response that it passes on. Send all of "
-                    "the input, `previous_response_id` or `conversation`, or have `takes = { responses = false }` set.",
-                    param="x-mnemogate-history",
-                )
-        passes = Passes(with_codex_headers(context.headers), context.credential)
-        call = native_call(native, passes, identity, spec, route, sink, receipt)
-        if self._limiter.holds_for(receipt.project):
-            await self._admit(call)
-        return await self._complete_native(call, read_by)
-
-    async def save_later(
-        self, project: str, id: str, response: bytes, read: Callable[[LaterReply], NativeRequest | None]
-    ) -> None:
-        """Writes the turn of a native request whose reply its upstream has made since. A fault is logged.
-
-        id: the upstream's, of the reply.
-        read: reads the request again; None: memory cannot.
-        """
-        try:
-            noted = await self.later.find(project, id)
-            if noted is not None and (native := read(noted.reply)) is not None:
-                await self._save_later(native, noted, response)
-        except (StoreError, GatewayError) as error:
-            _log.warning("A response that was made in the background was not stored: %s", error.message)
-        except Exception:
-            # Memory never breaks chat: an error in its code must not either.
-            _log.exception(
-                "A response that was made in the background was not stored, by a fault in the gateway."
-            )
-
-    async def _save_later(self, native: NativeRequest, noted: NotedReply, response: bytes) -> None:
-        scope, reader = noted.agent.scope, native.reader()
-        reader.take_whole(response)
-        await self.turns.written(scope)
-        if native.named:
-            native = await self._with_earlier(native, scope, await self._memory_of(scope))
-        await self._save_noted(native, noted, reader)
-
-    async def _save_noted(self, native: NativeRequest, noted: NotedReply, reader: NativeReader) -> None:
-        """Writes the turn of a noted reply that has ended, and drops the note. reader: has read the reply."""
-        identity, reply = noted.reply.identity, reader.reply()
-        spec, scope = self.directory.profile(identity), identity.scope
-        if spec is None or scope is None or reply.end is not FINISHED:
-            await self.later.remove(noted)
-            return
-        route = self._route_of(native.chat.model)
-        receipt = Receipt(time.perf_counter(), project=scope.project)
-        call = native_call(native, Passes(()), identity, spec, route, UnseenSink(), receipt)
-        attempts = self.failover.at_first_key(route, call.sink, receipt)
-        with QueueTicket() as ticket:
-            ticket.timeout_s = self.turns.limits.commit_wait_s
-            begun, call.memory = await self._begin_memory(call, attempts, ticket)
-            if begun is None:
-                return  # the next GET finds the note
-            memory, prompt = begun
-            assert isinstance(memory, NativeMemory)
-            memory.reader = reader
-            saving = TurnSaving(call, memory, self.turns)
-            with saving:
-                await saving.save(prompt, TurnOutcome(FINISHED, shown_reply=reply.shown_reply))
-        await self.later.remove(noted)
-
-    async def _complete_native(self, call: ChatCall, read_by: Memory | None) -> str:
-        """Answers a native request, as `_complete` does. read_by: the memory in which its ids were looked up."""
-        native, sink, receipt = call.native, call.sink, call.receipt
-        assert native is not None
-        attempts = self.failover.at_first_key(call.route, sink, receipt)
-        # What the upstream keeps of a reply lies in the account of one key, and a second one would be another.
-        attempts.is_once = True
-        # Requests side by side in one conversation are the upstream's to refuse, and none waits for another here.
-        with QueueTicket() as ticket:
-            ticket.timeout_s = self.turns.limits.commit_wait_s
-            begun, call.memory = None, "unavailable"  # where the request refers to what is unknown here
-            if not all(map(is_system, call.request.messages)):
-                begun, call.memory = await self._begin_memory(call, attempts, ticket)
-            if begun is not None and read_by not in (None, _as_memory(begun[0].context.agent)):
-                # Another process has forgotten something since, which may be just what is known here by its id.
-                begun, call.memory = None, "unavailable"
-            if begun is None and call.identity.mode is _STRICT:
-                raise MemoryUnavailable("The conversation is not known here by its ids.", retry_after_s=1.0)
-            return await self._reply(call, attempts, begun, is_bare=begun is None)
-
-    async def _reply(
-        self,
-        call: ChatCall,
-        attempts: Attempts,
-        begun: tuple[TreeMemory, Prompt] | None,
-        *,
-        is_bare: bool,
-    ) -> str:
-        """Answers a request once memory has begun. Returns the state of memory for it.
-
-        is_bare: there is nothing to add, so a reply is handed on as it comes.
-        """
-        native, receipt, beat_s = call.native, call.receipt, self.turns.limits.beat_s
+    async def finish(self, call: ChatCall, attempts: Attempts, reply: Awaitable[object]) -> str:
+        """Waits for a reply, and measures it. Returns the state of memory for it."""
         try:
             with attempts:
-                if is_bare:
-                    change = None if native is None else native.change()
-                    await relay(attempts, call.request_for, call.sink, receipt, beat_s, change=change)
-                else:
-                    memory, prompt = begun or (None, await _bare(call.request, attempts, call.spec))
-                    await self._turn(call, attempts, prompt, memory).run()
+                await reply
             return call.memory
         finally:
-            self.turns.metrics.added_ms.observe(receipt.added_ms)
+            self.turns.metrics.added_ms.observe(call.receipt.added_ms)
             self.turns.metrics.memory.inc(call.memory)
 
-    async def _with_earlier(self, native: NativeRequest, scope: Scope, memory: Memory) -> NativeRequest:
-        """Returns it with what it only refers to; what this process has not answered itself, the store may know."""
-        if unknown := self._earlier.unknown(memory, native.named):
-            try:
-                found = await paths_to(self.keeper.store, scope, unknown)
-            except StoreError as error:
-                _log.warning(
-                    "Earlier responses could not be looked up, so they count as unknown: %s", error.message
-                )
-                found = {}
-            for id, path in found.items():
-                self._earlier.add(memory, (id,), None, path[:-1], path[-1])
-            return native.with_history(FoundReplies(found, self._earlier), memory)
-        return native.with_history(self._earlier, memory)
+    async def _complete(self, call: ChatCall, head: ConversationHead | None = None) -> str:
+        """Answers a request in a client conversation. Returns the state of memory for it."""
+        request, receipt = call.request, call.receipt
+        attempts = self.failover.attempts(call.route, lambda: _conversation_key(request), call.sink, receipt)
+        # Whatever happens here, the next request of the conversation does not wait for ever.
+        with QueueTicket() as ticket:
+            begun = await self.begin_memory(call, attempts, ticket, TreeMemory)
+            if head is not None and head.items and begun is not None and begun[0].context.row >= 0:
+                # They are on disk with the turn that was opened.
+                await self.conversations.remove_answered(head)
+            if request.native is not None and (thread := request.native.thread) is not None:
+                self._check_thread(thread, call, None if begun is None else begun[1])
+            if begun is None and self._passes_as_it_came(call, attempts):
+                passed = relay(attempts, call.request_for, call.sink, receipt, self.turns.limits.beat_s)
+                return await self.finish(call, attempts, passed)
+            return await self.finish(call, attempts, self._run_turn(call, attempts, begun))
 
-    async def _memory_of(self, scope: Scope) -> Memory:
-        """Returns the memory of a scope as it is now, as far as this process knows."""
-        try:
-            return _as_memory(await self.keeper.store.agents.find_or_draft(scope))
-        except StoreError:
-            return "", 0
-
-    async def _resolve(self, request: ChatRequest, context: RequestContext) -> _Resolved:
-        """Returns a request with its user, its agent and the kind of its conversation.
-
-        Raises: BadRequest, UnknownModel, MemoryUnavailable.
-        """
-        named = self._identify(request, context)
-        profile = self.directory.profile(named)
-        spec, owner = (profile, named) if profile is not None else await self._defined(named, request.model)
-        kind = await self._kind_of(owner, spec)
-        is_clients, is_agents = kind is ConversationKind.CLIENT, kind is ConversationKind.AGENT
-        identity = self._of_sub_agent(owner, request) if is_clients else owner.with_history()
-        if profile is None:
-            spec, request = await self._agents.in_conversation(spec, identity, request, is_stored=is_agents)
-        if is_agents and identity.mode not in KEEPS:
-            # A request of the application's own, or one off the record, is answered outside of the conversation.
-            outside = replace(identity, scope=None, conversation=None)
-            return _Resolved(request, outside, spec, ConversationKind.CLIENT)
-        return _Resolved(request, identity, spec, kind)
-
-    async def _kind_of(self, identity: Identity, spec: AgentSpec) -> ConversationKind:
-        """Returns the kind of the conversation that a request names. One without a name is the client's."""
-        if identity.conversation is None:
-            return ConversationKind.CLIENT
-        if await self._agents.owns(identity, spec):
-            return ConversationKind.AGENT
-        is_appended = identity.append or spec.history == "append"
-        return ConversationKind.APPENDED if is_appended else ConversationKind.CLIENT
-
-    async def _in_thread(
-        self, request: ChatRequest, native: NativeBody, context: RequestContext
-    ) -> ChatRequest:
-        """Returns a request of a message thread with the messages that its upstream holds, as memory has them.
-
-        Raises: ThreadUnsupported, after which its client sends all messages each time; ThreadNotFound, after which it
-        sends them once, in a thread that begins.
-        """
-        identity = self._identify(request, context)
-        if identity.scope is None or identity.mode not in KEEPS or identity.leaves_nothing:
-            raise ThreadUnsupported("nothing is remembered of this request.")
-        assert native.thread is not None
-        previous = native.thread.previous
-        if previous is None:
-            return request
-        await self.turns.written(identity.scope)
-        try:
-            path = (await paths_to(self.keeper.store, identity.scope, {previous})).get(previous)
-        except StoreError as error:
-            _log.warning("A message thread could not be looked up: %s", error.message)
-            path = None
-        if not path:
-            raise ThreadNotFound("the user has no reply with this id.")
-        edit = request.edit()
-        edit.insert_messages(0, path)
-        messages = [*path, *request.messages]
-        return replace(
-            request,
-            raw=edit.render(),
-            json={**request.json, "messages": messages},
-            messages=messages,
-            native=native.after(len(path)),
-        )
+    def _passes_as_it_came(self, call: ChatCall, attempts: Attempts) -> bool:
+        """Returns whether nothing is added to a request without memory, nor cut, and its reply need not be read."""
+        if call.spec.system or attempts.target.context_window is not None:
+            return False
+        if any(map(_context_window, call.route.others)):
+            return False
+        return call.view.speaks_chat or self._is_native(call)
 
     def _check_thread(self, thread: MessageThread, call: ChatCall, prompt: Prompt | None) -> None:
         """Refuses a message thread that the gateway could not go on with. Raises: ThreadUnsupported, ThreadNotFound."""
@@ -577,65 +303,6 @@ class Chat:
         if thread.previous is not None and prompt.changes_prefix:
             raise ThreadNotFound("what stood before the conversation has changed since.")
 
-    def _identified(self, names: Mapping[str, Any], context: RequestContext) -> Identity:
-        """Returns who asks, by the rules of the project. names: the fields of the body that name something."""
-        rules = self._rules_of(context.project, context.memory)
-        return identify(context.headers, names, rules, context.project, time.time())
-
-    def _identify(self, request: ChatRequest, context: RequestContext) -> Identity:
-        """Returns who asks, and for which memory."""
-        if request.identity is not None:
-            return request.identity
-        identity = self._identified(request.names, context)
-        if request.side_request is None:
-            return self._with_chosen(identity, request)
-        return replace(
-            identity,
-            scope=None,
-            conversation=None,
-            append=False,
-            mode=_OFF,
-            side_request=request.side_request,
-            leaves_nothing=True,
-        )
-
-    def _with_chosen(self, identity: Identity, request: ChatRequest) -> Identity:
-        """Returns it with the memory that the request has where it names nobody."""
-        chosen = request.unnamed
-        if chosen is None or self.directory.profile(identity) is None:
-            return identity
-        if identity.scope is not None and (identity.user is not None or chosen.scope is None):
-            return identity
-        return identity.with_memory(chosen.conversation, chosen.scope)
-
-    def _of_sub_agent(self, identity: Identity, request: ChatRequest) -> Identity:
-        """Returns it with memory to be read only, if the request is a task that a model has written to a sub-agent."""
-        scope, keeper = identity.scope, self.keeper
-        if scope is None:
-            return identity
-        is_task = keeper.delegated.is_task(scope, request.messages, keeper.now(), offered=request.tools)
-        if not is_task or identity.mode not in KEEPS:
-            return identity
-        return replace(identity, mode=_READ, side_request=SUB_AGENT, leaves_nothing=True)
-
-    async def _complete(self, call: ChatCall, head: ConversationHead | None = None) -> str:
-        """Answers a request in a client conversation. Returns the state of memory for it."""
-        request, spec, route, receipt = call.request, call.spec, call.route, call.receipt
-        attempts = self.failover.attempts(route, lambda: _conversation_key(request), call.sink, receipt)
-        # Whatever happens here, the next request of the conversation does not wait for ever.
-        with QueueTicket() as ticket:
-            begun, call.memory = await self._begin_memory(call, attempts, ticket)
-            if head is not None and head.items and begun is not None and begun[0].context.row >= 0:
-                # They are on disk with the turn that was opened.
-                await self.conversations.remove_answered(head)
-            if request.native is not None and (thread := request.native.thread) is not None:
-                self._check_thread(thread, call, None if begun is None else begun[1])
-            # With nothing to add, and no window to cut it to, a reply is handed on as it comes.
-            is_bare = begun is None and not spec.system and attempts.target.context_window is None
-            is_bare = is_bare and not any(map(_context_window, route.others))
-            is_bare = is_bare and (call.view.speaks_chat or self._is_native(call))
-            return await self._reply(call, attempts, begun, is_bare=is_bare)
-
     def _is_native(self, call: ChatCall) -> bool:
         """Returns whether all that may answer a request speak its client's dialect."""
         return call.request.native is not None and all(
@@ -644,18 +311,13 @@ class Chat:
             for endpoint in self.failover.endpoints[target.upstream]
         )
 
-    def _turn(
-        self,
-        call: ChatCall,
-        attempts: Attempts,
-        prompt: Prompt,
-        memory: TreeMemory | None,
-    ) -> TurnRun:
-        request, spec, tools = call.request, call.spec, prompt.tools
-        make = partial(TurnRun, call, attempts, prompt)
-        if isinstance(memory, NativeMemory):
-            machine = NativeTurn(memory.reader, memory.native.change(), memory.native.path)
-            return make(memory, self.turns, machine=machine)
+    async def _run_turn(
+        self, call: ChatCall, attempts: Attempts, begun: tuple[TreeMemory, Prompt] | None
+    ) -> None:
+        """Answers a request by the turn machine. begun: memory's part with its prompt; None: it has none."""
+        request, spec = call.request, call.spec
+        memory, prompt = begun or (None, await _bare(request, attempts, spec))
+        tools = prompt.tools
         terms = _terms(
             request.wants_usage,
             prompt.adds_usage or (request.stream and not request.wants_usage and attempts.may_ask_usage),
@@ -670,57 +332,41 @@ class Chat:
             terms, guide = self._agents.terms(spec, request, prompt, terms)
         elif spec.filler == "model":
             terms = replace(terms, asides=fillers_in(tools))
-        return make(memory, self.turns, guide, terms)
+        await TurnRun(call, attempts, prompt, memory, self.turns, guide, terms).run()
 
-    async def _defined(self, identity: Identity, model: str) -> tuple[AgentSpec, Identity]:
-        """Returns an agent that was made over REST, and who asks it: its memory is one, whoever speaks.
+    async def begin_memory(
+        self,
+        call: ChatCall,
+        attempts: Attempts,
+        ticket: QueueTicket,
+        make: Callable[..., _MemoryT],
+        *,
+        opens: bool = True,
+    ) -> tuple[_MemoryT, Prompt] | None:
+        """Returns memory's part with its prompt, None where it has none. `call.memory` becomes the state of memory.
 
-        Raises: UnknownModel, BadRequest: there is no such agent; MemoryUnavailable.
-        """
-        assert identity.agent is not None
-        try:
-            found = await self._agents.find(identity.project, identity.agent)
-        except StoreError as error:
-            if not is_known(error):
-                _log.warning("A request was refused, since the database could not be used: %s", error.message)
-            raise MemoryUnavailable.since(error.status) from error
-        if found is None:
-            raise unknown(identity, model)
-        spec, scope = found
-        return spec, replace(identity, profile=scope.profile, scope=scope)
-
-    async def _begin_memory(
-        self, call: ChatCall, attempts: Attempts, ticket: QueueTicket, *, opens: bool = True
-    ) -> tuple[tuple[TreeMemory, Prompt] | None, str]:
-        """Returns memory's part with its prompt, None where it has none, and the state of memory.
-
+        make: makes memory's part of the values that a `TreeMemory` has.
         opens: a turn follows, before which the user's message is written in append mode.
 
         A store that fails takes memory away, not the answer.
+        Raises: BadRequest, MemoryUnavailable: the request is not to be answered without memory.
         """
         identity = call.identity
         if identity.scope is None:
-            if identity.mode is _OFF:
-                return None, "off"
-            self._warn_of_no_user()
-            if identity.mode is _STRICT:
-                raise BadRequest(
-                    "x-mnemogate-memory: strict needs a user or a conversation to remember: send `user` or "
-                    "`x-mnemogate-conversation`.",
-                    param="x-mnemogate-memory",
-                )
-            return None, "none"
-        is_strict = identity.mode is _STRICT
+            call.memory = self._state_without_scope(identity)
+            return None
         # Without memory the upstream would get the new messages of such a conversation, and none before them.
-        strict = is_strict or (call.kind is ConversationKind.APPENDED and call.native is None)
+        is_appended = call.kind is ConversationKind.APPENDED and call.native is None
+        needs_memory = identity.mode is _STRICT or is_appended
         # Reading may still work; but `strict` asks for no answer rather than one that is not stored.
-        why = None if not strict or (health := self.keeper.store.health).ok else health.status
+        why = None if not needs_memory or (health := self.keeper.store.health).ok else health.status
         if why is None:
             await self.turns.written(identity.scope)
             try:
-                begun = await self._read_memory(call, attempts, ticket, opens=opens)
+                begun = await self._read_memory(call, attempts, ticket, make, opens=opens)
                 mode = call.identity.mode
-                return begun, "on" if mode is _STRICT else str(mode)
+                call.memory = "on" if mode is _STRICT else str(mode)
+                return begun
             except StoreError as error:
                 if not is_known(error):
                     _log.warning("A request was answered without memory: %s", error.message)
@@ -729,23 +375,33 @@ class Chat:
                 # Memory never breaks chat: an error in its code must not either.
                 _log.exception("A request was answered without memory, by a fault in the gateway.")
                 why = StoreError.status
-        if strict:
+        if needs_memory:
             raise MemoryUnavailable.since(why)
-        return None, "unavailable"
+        call.memory = "unavailable"
+        return None
 
-    def _warn_of_no_user(self) -> None:
-        """Logs once that a request named no user, since memory is off then and nothing else shows it."""
-        if self._has_named_missing:
-            return
-        self._has_named_missing = True
-        _log.warning(
-            "Requests that name no user have no memory: let the application send `user` or x-mnemogate-user, or set "
-            "memory.default_user or memory.single_user. (This line comes once.)"
-        )
+    def _state_without_scope(self, identity: Identity) -> str:
+        """Returns the state of memory for a request that has none. Raises: BadRequest: it asks for one."""
+        if identity.mode is _OFF:
+            return "off"
+        self.resolver.warn_of_no_user()
+        if identity.mode is _STRICT:
+            raise BadRequest(
+                "x-mnemogate-memory: strict needs a user or a conversation to remember: send `user` or "
+                "`x-mnemogate-conversation`.",
+                param="x-mnemogate-memory",
+            )
+        return "none"
 
     async def _read_memory(
-        self, call: ChatCall, attempts: Attempts, ticket: QueueTicket, *, opens: bool
-    ) -> tuple[TreeMemory, Prompt]:
+        self,
+        call: ChatCall,
+        attempts: Attempts,
+        ticket: QueueTicket,
+        make: Callable[..., _MemoryT],
+        *,
+        opens: bool,
+    ) -> tuple[_MemoryT, Prompt]:
         """Reads what memory knows and makes the prompt. Raises: StoreError."""
         keeper, request, spec = self.keeper, call.request, call.spec
         memory_context = await keeper.begin(
@@ -768,33 +424,7 @@ class Chat:
             self.turns.metrics.recall_ms.observe(recall.ms)
             receipt.searched(recall.begun, recall.ms, recall.count, recall.tokens, is_late=recall.is_late)
         receipt.scope, receipt.mode = call.identity.scope, str(call.identity.mode)
-        parts = keeper, memory_context, changes, toolbox, receipt
-        if (native := call.native) is None:
-            return TreeMemory(*parts), prompt
-        reader = BoundedReader(native.reader(), self.turns.limits.streamed_bytes)
-        memory = NativeMemory(*parts, native, reader, self._earlier, self.later, self._save_noted)
-        return memory, prompt
-
-
-def _as_memory(agent: Agent) -> Memory:
-    return agent.uid, agent.epoch
-
-
-def rules_of(settings: Settings, project: str, key_mode: str | None = None) -> IdentityRules:
-    """Returns the rules by which a project's requests are read. key_mode: that of their key."""
-    memory = settings.memory
-    own = settings.projects.get(project)
-    return IdentityRules(
-        # One person, whoever a request names.
-        user_order=() if memory.single_user else memory.user_order or USER_ORDER,
-        default_user=settings.default_user,
-        default_profile=settings.default_profile(project),
-        default_mode=Mode(key_mode or (own and own.memory) or memory.default),
-        profile_modes={p.name: Mode(p.memory) for p in settings.profiles if p.memory and key_mode is None},
-        conversation_order=memory.conversation_order or CONVERSATION_ORDER,
-        jwt_secret=None if memory.single_user else memory.openwebui_jwt_secret,
-        side_rules=(*APPLICATIONS.side_requests, *memory.side_requests),
-    )
+        return make(keeper, memory_context, changes, toolbox, receipt), prompt
 
 
 async def _bare(request: ChatRequest, attempts: Attempts, spec: AgentSpec) -> Prompt:

@@ -16,6 +16,7 @@ from gateway.core.turn.client_view import MakesView
 from gateway.dialects.chat.parse import parse
 from gateway.dialects.chat.render import ChatView
 from gateway.run.chat import Chat
+from gateway.run.native_chat import NativeChat
 from gateway.run.native_request import NativeRequest
 from gateway.run.receipt import Receipt
 from gateway.run.request_log import RequestLog
@@ -44,6 +45,7 @@ class ChatRoute:
 
     settings: ServerSettings
     chat: Chat
+    native_chat: NativeChat
     bodies: BodyReader
     send_timeout_s: float
     requests: RequestLog
@@ -109,7 +111,7 @@ class ChatRoute:
         connection = scope["state"].get("connection")
         with ClientReply(receive, send, self.send_timeout_s, connection) as reply:
             try:
-                trace.memory = await self.chat.answer_native(
+                trace.memory = await self.native_chat.answer(
                     native, route, caller.context(headers), reply, receipt
                 )
             finally:

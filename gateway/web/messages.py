@@ -155,7 +155,7 @@ class MessagesPath:
             return None
         if thread is not None:
             context = trace_of(scope).caller.context(scope["headers"])
-            if self.chats.chat.memory_state(request.chat, context) != "on":
+            if self.chats.chat.resolver.memory_state(request.chat, context) != "on":
                 return None
         request.chat.native = NativeMessages(
             request.raw, request.json, request.places, _upstream_path(scope), named.with_model, thread

@@ -239,7 +239,7 @@ class ResponsesPath(ForwardedPath):
             return True
         headers, caller = scope["headers"], trace_of(scope).caller
         is_named = asked.model is not None and any(name == _AGENT for name, _ in headers)
-        return is_named and self.chats.chat.is_for_agent(asked.model or "", caller.context(headers))
+        return is_named and self.chats.chat.resolver.is_for_agent(asked.model or "", caller.context(headers))
 
     def _native(self, head: ForwardedHead, asked: NamedRequest, scope: Scope) -> NativeResponse | None:
         """Returns a request with which memory goes upstream; None: it has no part in it."""
@@ -250,7 +250,7 @@ class ResponsesPath(ForwardedPath):
             return None
         trace = trace_of(scope)
         context = trace.caller.context(_headers(scope["headers"], native.conversation))
-        trace.memory = self.chats.chat.memory_state(native.chat, context)
+        trace.memory = self.chats.chat.resolver.memory_state(native.chat, context)
         return native if trace.memory == "on" else None
 
     def _reads(self, head: ForwardedHead) -> bool:

@@ -30,6 +30,7 @@ from gateway.errors import BadRequest, MemoryUnavailable, UnknownId, UnknownPath
 from gateway.run.background_responses import BackgroundResponses
 from gateway.run.later_replies import LaterReply
 from gateway.run.memory.stored_turns import begun_of
+from gateway.run.native_chat import NativeChat
 from gateway.run.native_request import NativeRequest
 from gateway.run.response_conversations import ResponseConversations
 from gateway.run.stored_responses import FoundResponse, ResponseOwner, StoredResponses
@@ -59,6 +60,7 @@ class OwnResponses:
     conversations: ResponseConversations
     bodies: BodyReader
     background: BackgroundResponses
+    native_chat: NativeChat
     send_timeout_s: float
 
     def __post_init__(self) -> None:
@@ -76,7 +78,7 @@ class OwnResponses:
 
     async def forget_upstreams(self, scope: Scope, id: str) -> None:
         """Forgets what memory has of a response that its upstream has just deleted."""
-        owner, later = self.owner(scope), self.background.chat.later
+        owner, later = self.owner(scope), self.native_chat.later
         try:
             noted = await later.find(owner.project, id)
             if noted is not None and owner.may_read(noted.agent):
@@ -88,7 +90,7 @@ class OwnResponses:
     async def save_upstreams(self, scope: Scope, id: str, response: bytes) -> None:
         """Writes the turn of a response that its upstream has made in the background, unless it is written."""
         project = trace_of(scope).caller.project
-        await self.background.chat.save_later(project, id, response, _read_again)
+        await self.native_chat.save_later(project, id, response, _read_again)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"].startswith(CONVERSATIONS_PATH):

@@ -16,7 +16,7 @@ from gateway.checked import is_struct
 from gateway.core.request.identity import CONVERSATION_ORDER, USER_ORDER, identify
 from gateway.errors import SettingsError
 from gateway.provider_factory import make_providers
-from gateway.run.chat import rules_of
+from gateway.run.resolver import rules_of
 from gateway.run.upstream.route import resolve_route
 from gateway.serve import example_key, example_model
 from gateway.settings import (

@@ -333,7 +333,7 @@ def test_an_id_that_nobody_knows_begins_anew(world: World, openai_keeps: StoredR
 
 def test_ids_are_known_for_their_user_alone(world: World, openai_keeps: StoredResponses) -> None:
     previous = respond(world, input="My cat is called Miso.").id
-    world.gateway.app.services.chat._earlier.clear()
+    world.gateway.app.services.native_chat._earlier.clear()
     respond(world, input="And?", previous_response_id=previous, user="bob")
     world.settle()
     respond(world, input="What is my cat called?", user="bob")
@@ -551,7 +551,7 @@ def test_a_stream_for_which_all_replies_leave_no_room_passes(
 
 
 def test_a_response_that_is_not_stored_is_not_known_by_its_id(world: World) -> None:
-    earlier = world.gateway.app.services.chat._earlier
+    earlier = world.gateway.app.services.native_chat._earlier
     respond(world, input="Hi", store=False)
     assert len(earlier) == 0
     respond(world, input="Hi")
@@ -937,7 +937,7 @@ def test_what_a_client_leaves_out_of_its_list_is_recalled(
 def test_more_than_the_process_keeps_is_read_from_the_store(
     world: World, openai_keeps: StoredResponses
 ) -> None:
-    world.gateway.app.services.chat._earlier._limit = 20_000
+    world.gateway.app.services.native_chat._earlier._limit = 20_000
     items: list[Json] = []
     for n in range(12):
         items.append({"role": "user", "content": f"Chapter {n} of Miso. " + f"w{n} " * 1500})

@@ -1,0 +1,210 @@
+"""Requests that pass upstream in their own dialect (gateway.run.native_request), and the memory that they have."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from functools import partial
+from urllib.parse import quote
+
+from gateway.core.conversation.canonical import is_system
+from gateway.core.request.identity import Mode
+from gateway.core.turn.commands import FINISHED, TurnOutcome
+from gateway.core.turn.native_form import Memory, NativeReader
+from gateway.core.turn.native_turn import NativeTurn
+from gateway.errors import BadRequest, GatewayError, MemoryUnavailable
+from gateway.run.call import ChatCall, Passes, native_call
+from gateway.run.chat import Chat
+from gateway.run.later_replies import LaterReplies, LaterReply, NotedReply
+from gateway.run.memory.prompt import Prompt
+from gateway.run.memory.queue import QueueTicket
+from gateway.run.memory.stored_turns import paths_to
+from gateway.run.native_memory import BoundedReader, EarlierReplies, FoundReplies, NativeMemory
+from gateway.run.native_request import NativeRequest
+from gateway.run.receipt import Receipt
+from gateway.run.request_context import RequestContext
+from gateway.run.sink import Sink, UnseenSink
+from gateway.run.turn import TurnRun
+from gateway.run.turn_saving import TurnSaving
+from gateway.run.upstream.failover import Attempts
+from gateway.run.upstream.forward import with_codex_headers
+from gateway.run.upstream.relay import relay
+from gateway.run.upstream.route import Route
+from storage.errors import StoreError
+from storage.records import Agent, Scope
+
+_log = logging.getLogger("mnemogate")
+
+
+class NativeChat:
+    """Answers native requests. One for the process."""
+
+    def __init__(self, chat: Chat) -> None:
+        self._chat = chat
+        self._keeper, self._turns = chat.keeper, chat.turns
+        self._earlier = EarlierReplies()
+        self.later = LaterReplies(chat.keeper.store, chat.keeper.now)
+        chat.keeper.store.forgetting.when_gone(self._earlier.clear)
+
+    async def answer(
+        self,
+        native: NativeRequest,
+        route: Route,
+        context: RequestContext,
+        sink: Sink,
+        receipt: Receipt,
+    ) -> str:
+        """Answers a request in its own dialect, and returns the state of memory for it, as `Chat.answer` does.
+
+        Its `memory_state` is on. route: to the upstream that answers.
+        Raises: GatewayError while nothing was sent; ClientGone.
+        """
+        resolver = self._chat.resolver
+        identity = resolver.identify(native.chat, context)
+        spec = self._chat.directory.profile(identity)
+        assert spec is not None
+        read_by: Memory | None = None
+        if identity.scope is not None:
+            await self._turns.written(identity.scope)
+            if native.named:
+                read_by = await self._memory_of(identity.scope)
+                native = await self._with_earlier(native, identity.scope, read_by)
+        request = native.chat
+        # Once more: what kind of request it is, its whole list decides.
+        identity = resolver.as_sub_agent(resolver.identify(request, context), request)
+        receipt.user = identity.user or ""
+        if identity.side_request is not None:
+            receipt.headers["x-mnemogate-side-request"] = quote(identity.side_request, safe=" ")
+        if native.conversation is None and native.previous is None:
+            is_named = identity.conversation is not None
+            if identity.append or (is_named and spec.history == "append"):
+                raise BadRequest(
+                    "The gateway does not prepend history to a request for a response that it passes on. Send all of "
+                    "the input, `previous_response_id` or `conversation`, or have `takes = { responses = false }` set.",
+                    param="x-mnemogate-history",
+                )
+        passes = Passes(with_codex_headers(context.headers), context.credential)
+        call = native_call(native, passes, identity, spec, route, sink, receipt)
+        await self._chat.admit(call)
+        return await self._complete(call, native, read_by)
+
+    async def save_later(
+        self, project: str, id: str, response: bytes, read: Callable[[LaterReply], NativeRequest | None]
+    ) -> None:
+        """Writes the turn of a native request whose reply its upstream has made since. A fault is logged.
+
+        id: the upstream's, of the reply.
+        read: reads the request again; None: memory cannot.
+        """
+        try:
+            noted = await self.later.find(project, id)
+            if noted is not None and (native := read(noted.reply)) is not None:
+                await self._save_later(native, noted, response)
+        except (StoreError, GatewayError) as error:
+            _log.warning("A response that was made in the background was not stored: %s", error.message)
+        except Exception:
+            # Memory never breaks chat: an error in its code must not either.
+            _log.exception(
+                "A response that was made in the background was not stored, by a fault in the gateway."
+            )
+
+    async def _save_later(self, native: NativeRequest, noted: NotedReply, response: bytes) -> None:
+        scope, reader = noted.agent.scope, native.reader()
+        reader.take_whole(response)
+        await self._turns.written(scope)
+        if native.named:
+            native = await self._with_earlier(native, scope, await self._memory_of(scope))
+        await self._save_noted(native, noted, reader)
+
+    async def _save_noted(self, native: NativeRequest, noted: NotedReply, reader: NativeReader) -> None:
+        """Writes the turn of a noted reply that has ended, and drops the note. reader: has read the reply."""
+        identity, reply = noted.reply.identity, reader.reply()
+        spec, scope = self._chat.directory.profile(identity), identity.scope
+        if spec is None or scope is None or reply.end is not FINISHED:
+            await self.later.remove(noted)
+            return
+        route = self._chat.route_of(native.chat.model)
+        receipt = Receipt(time.perf_counter(), project=scope.project)
+        call = native_call(native, Passes(()), identity, spec, route, UnseenSink(), receipt)
+        attempts = self._chat.failover.at_first_key(route, call.sink, receipt)
+        with QueueTicket() as ticket:
+            ticket.timeout_s = self._turns.limits.commit_wait_s
+            begun = await self._begin_memory(call, native, attempts, ticket)
+            if begun is None:
+                return  # the next GET finds the note
+            memory, prompt = begun
+            memory.reader = reader
+            saving = TurnSaving(call, memory, self._turns)
+            with saving:
+                await saving.save(prompt, TurnOutcome(FINISHED, shown_reply=reply.shown_reply))
+        await self.later.remove(noted)
+
+    async def _complete(self, call: ChatCall, native: NativeRequest, read_by: Memory | None) -> str:
+        """Answers a request. Returns the state of memory for it.
+
+        read_by: the memory in which its ids were looked up.
+        """
+        sink, receipt, turns = call.sink, call.receipt, self._turns
+        attempts = self._chat.failover.at_first_key(call.route, sink, receipt)
+        # What the upstream keeps of a reply lies in the account of one key, and a second one would be another.
+        attempts.is_once = True
+        # Requests side by side in one conversation are the upstream's to refuse, and none waits for another here.
+        with QueueTicket() as ticket:
+            ticket.timeout_s = turns.limits.commit_wait_s
+            begun, call.memory = None, "unavailable"  # where the request refers to what is unknown here
+            if not all(map(is_system, call.request.messages)):
+                begun = await self._begin_memory(call, native, attempts, ticket)
+            if begun is not None and read_by not in (None, _as_memory(begun[0].context.agent)):
+                # Another process has forgotten something since, which may be just what is known here by its id.
+                begun, call.memory = None, "unavailable"
+            if begun is not None:
+                memory, prompt = begun
+                machine = NativeTurn(memory.reader, native.change(), native.path)
+                turn = TurnRun(call, attempts, prompt, memory, turns, machine=machine)
+                return await self._chat.finish(call, attempts, turn.run())
+            if call.identity.mode is Mode.STRICT:
+                raise MemoryUnavailable("The conversation is not known here by its ids.", retry_after_s=1.0)
+            change, beat_s = native.change(), turns.limits.beat_s
+            passed = relay(attempts, call.request_for, sink, receipt, beat_s, change=change)
+            return await self._chat.finish(call, attempts, passed)
+
+    async def _begin_memory(
+        self, call: ChatCall, native: NativeRequest, attempts: Attempts, ticket: QueueTicket
+    ) -> tuple[NativeMemory, Prompt] | None:
+        """Returns memory's part with its prompt, None where it has none."""
+        make = partial(
+            NativeMemory,
+            native=native,
+            reader=BoundedReader(native.reader(), self._turns.limits.streamed_bytes),
+            earlier=self._earlier,
+            later=self.later,
+            save_noted=self._save_noted,
+        )
+        return await self._chat.begin_memory(call, attempts, ticket, make)
+
+    async def _with_earlier(self, native: NativeRequest, scope: Scope, memory: Memory) -> NativeRequest:
+        """Returns it with what it only refers to; what this process has not answered itself, the store may know."""
+        if unknown := self._earlier.unknown(memory, native.named):
+            try:
+                found = await paths_to(self._keeper.store, scope, unknown)
+            except StoreError as error:
+                _log.warning(
+                    "Earlier responses could not be looked up, so they count as unknown: %s", error.message
+                )
+                found = {}
+            for id, path in found.items():
+                self._earlier.add(memory, (id,), None, path[:-1], path[-1])
+            return native.with_history(FoundReplies(found, self._earlier), memory)
+        return native.with_history(self._earlier, memory)
+
+    async def _memory_of(self, scope: Scope) -> Memory:
+        """Returns the memory of a scope as it is now, as far as this process knows."""
+        try:
+            return _as_memory(await self._keeper.store.agents.find_or_draft(scope))
+        except StoreError:
+            return "", 0
+
+
+def _as_memory(agent: Agent) -> Memory:
+    return agent.uid, agent.epoch

@@ -1,0 +1,268 @@
+"""Finds of a request who asks, which agent answers, and in which kind of conversation."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from functools import cache, partial
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from gateway.core.agent import AgentSpec
+from gateway.core.applications import APPLICATIONS
+from gateway.core.conversation.kind import ConversationKind
+from gateway.core.request.chat_request import ChatRequest
+from gateway.core.request.identity import (
+    CONVERSATION_ORDER,
+    KEEPS,
+    USER_ORDER,
+    Identity,
+    IdentityRules,
+    Mode,
+    identify,
+)
+from gateway.core.request.native_body import MessageThread, NativeBody
+from gateway.errors import MemoryUnavailable, ThreadNotFound, ThreadUnsupported
+from gateway.run.directory import Directory, StoredAgents, unknown
+from gateway.run.memory.keeper import MemoryKeeper
+from gateway.run.memory.stored_turns import paths_to, with_references
+from gateway.run.request_context import RequestContext
+from gateway.run.turn_saving import TurnServices
+from gateway.settings import Settings
+from storage.errors import StoreError, is_known
+
+_log = logging.getLogger("mnemogate")
+_, _READ, _OFF, _ = Mode  # by their names Python 3.11 finds them five times as slowly
+SUB_AGENT = "sub-agent"  # the name of a task that a model has delegated, as the names of rules are
+
+
+class Resolved(Struct, frozen=True):
+    """A request with everything that decides how it is answered."""
+
+    # With the sampling of its agent.
+    request: ChatRequest
+    identity: Identity
+    spec: AgentSpec
+    kind: ConversationKind
+
+
+class Resolver:
+    """Reads whom a request names, and finds the agent. One for the process."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        keeper: MemoryKeeper,
+        turns: TurnServices,
+        directory: Directory,
+        agents: StoredAgents,
+    ) -> None:
+        self._keeper = keeper
+        self._turns = turns
+        self._directory = directory
+        self._agents = agents
+        self._most_bytes = settings.server.max_body_bytes
+        self._rules_of = cache(partial(rules_of, settings))
+        self._has_named_missing = False
+
+    def rules(self, project: str, key_mode: str | None = None) -> IdentityRules:
+        """Returns the rules by which a project's requests are read. key_mode: of their key."""
+        return self._rules_of(project, key_mode)
+
+    def identify_names(self, names: Mapping[str, Any], context: RequestContext) -> Identity:
+        """Returns who asks, by the rules of the project. names: the fields of the body that name something.
+
+        Raises: BadRequest.
+        """
+        rules = self._rules_of(context.project, context.memory)
+        return identify(context.headers, names, rules, context.project, time.time())
+
+    def identify(self, request: ChatRequest, context: RequestContext) -> Identity:
+        """Returns who asks, and for which memory. Raises: BadRequest."""
+        if request.identity is not None:
+            return request.identity
+        identity = self.identify_names(request.names, context)
+        if request.side_request is None:
+            return self._with_chosen(identity, request)
+        return replace(
+            identity,
+            scope=None,
+            conversation=None,
+            append=False,
+            mode=_OFF,
+            side_request=request.side_request,
+            leaves_nothing=True,
+        )
+
+    async def resolve(self, request: ChatRequest, context: RequestContext) -> Resolved:
+        """Returns a request with its user, its agent and the kind of its conversation.
+
+        Messages, responses and threads that it names by their ids stand in place of the ids.
+        Raises: BadRequest, UnknownModel, MemoryUnavailable, ThreadUnsupported, ThreadNotFound.
+        """
+        request = await self.resolve_references(request, context)
+        if request.native is not None and request.native.thread is not None:
+            request = await self._with_thread(request, request.native, request.native.thread, context)
+        named = self.identify(request, context)
+        profile = self._directory.profile(named)
+        spec, owner = (profile, named) if profile is not None else await self._defined(named, request.model)
+        kind = await self._kind_of(owner, spec)
+        is_clients, is_agents = kind is ConversationKind.CLIENT, kind is ConversationKind.AGENT
+        identity = self.as_sub_agent(owner, request) if is_clients else owner.with_history()
+        if profile is None:
+            spec, request = await self._agents.in_conversation(spec, identity, request, is_stored=is_agents)
+        if is_agents and identity.mode not in KEEPS:
+            # A request of the application's own, or one off the record, is answered outside of the conversation.
+            outside = replace(identity, scope=None, conversation=None)
+            return Resolved(request, outside, spec, ConversationKind.CLIENT)
+        return Resolved(request, identity, spec, kind)
+
+    async def resolve_references(self, request: ChatRequest, context: RequestContext) -> ChatRequest:
+        """Returns a request with the messages and responses that it names by their ids in place of the ids.
+
+        They are looked up in the caller's memory, before the whole list decides what kind of request it is.
+        Raises: BadRequest, UnknownModel, MemoryUnavailable.
+        """
+        if not request.references:
+            return request
+        named = replace(request, unnamed=None)  # else its ids say whose memory it has
+        identity = self.identify(named, context)
+        if self._directory.profile(identity) is None:
+            _, identity = await self._defined(identity, request.model)
+        if identity.scope is not None:
+            await self._turns.written(identity.scope)
+        try:
+            store = self._keeper.store
+            return await with_references(store, context.project, identity.scope, request, self._most_bytes)
+        except StoreError as error:
+            raise MemoryUnavailable.since(error.status) from error
+
+    def is_for_agent(self, model: str, context: RequestContext) -> bool:
+        """Returns whether a header names an agent that no profile declares. Raises: BadRequest."""
+        return self._directory.profile(self.identify_names({"model": model}, context)) is None
+
+    def memory_state(self, request: ChatRequest, context: RequestContext) -> str:
+        """Returns the state of memory by the request alone: on, off, or none where no user is named.
+
+        It is on for what is off the record, too: memory knows such words again in a later list, and does not keep them.
+        And where a profile has a system prompt, which goes upstream whoever asks.
+        Raises: BadRequest.
+        """
+        identity = self.identify(request, context)
+        spec = self._directory.profile(identity)
+        if spec is None:
+            return "off"
+        if identity.scope is not None or spec.system:
+            return "on"
+        if identity.mode is _OFF:
+            return "off"
+        self.warn_of_no_user()
+        return "none"
+
+    def as_sub_agent(self, identity: Identity, request: ChatRequest) -> Identity:
+        """Returns it with memory to be read only, if the request is a task that a model has written to a sub-agent."""
+        scope, keeper = identity.scope, self._keeper
+        if scope is None:
+            return identity
+        is_task = keeper.delegated.is_task(scope, request.messages, keeper.now(), offered=request.tools)
+        if not is_task or identity.mode not in KEEPS:
+            return identity
+        return replace(identity, mode=_READ, side_request=SUB_AGENT, leaves_nothing=True)
+
+    def warn_of_no_user(self) -> None:
+        """Logs once that a request named no user, since memory is off then and nothing else shows it."""
+        if self._has_named_missing:
+            return
+        self._has_named_missing = True
+        _log.warning(
+            "Requests that name no user have no memory: let the application send `user` or x-mnemogate-user, or set "
+            "memory.default_user or memory.single_user. (This line comes once.)"
+        )
+
+    async def _kind_of(self, identity: Identity, spec: AgentSpec) -> ConversationKind:
+        """Returns the kind of the conversation that a request names. One without a name is the client's."""
+        if identity.conversation is None:
+            return ConversationKind.CLIENT
+        if await self._agents.owns(identity, spec):
+            return ConversationKind.AGENT
+        is_appended = identity.append or spec.history == "append"
+        return ConversationKind.APPENDED if is_appended else ConversationKind.CLIENT
+
+    def _with_chosen(self, identity: Identity, request: ChatRequest) -> Identity:
+        """Returns it with the memory that the request has where it names nobody."""
+        chosen = request.unnamed
+        if chosen is None or self._directory.profile(identity) is None:
+            return identity
+        if identity.scope is not None and (identity.user is not None or chosen.scope is None):
+            return identity
+        return identity.with_memory(chosen.conversation, chosen.scope)
+
+    async def _with_thread(
+        self, request: ChatRequest, native: NativeBody, thread: MessageThread, context: RequestContext
+    ) -> ChatRequest:
+        """Returns a request of a message thread with the messages that its upstream holds, as memory has them.
+
+        Raises: ThreadUnsupported, after which its client sends all messages each time; ThreadNotFound, after which it
+        sends them once, in a thread that begins.
+        """
+        identity = self.identify(request, context)
+        if identity.scope is None or identity.mode not in KEEPS or identity.leaves_nothing:
+            raise ThreadUnsupported("nothing is remembered of this request.")
+        if thread.previous is None:
+            return request
+        await self._turns.written(identity.scope)
+        try:
+            found = await paths_to(self._keeper.store, identity.scope, {thread.previous})
+        except StoreError as error:
+            _log.warning("A message thread could not be looked up: %s", error.message)
+            found = {}
+        path = found.get(thread.previous)
+        if not path:
+            raise ThreadNotFound("the user has no reply with this id.")
+        edit = request.edit()
+        edit.insert_messages(0, path)
+        messages = [*path, *request.messages]
+        return replace(
+            request,
+            raw=edit.render(),
+            json={**request.json, "messages": messages},
+            messages=messages,
+            native=native.after(len(path)),
+        )
+
+    async def _defined(self, identity: Identity, model: str) -> tuple[AgentSpec, Identity]:
+        """Returns an agent that was made over REST, and who asks it: its memory is one, whoever speaks.
+
+        Raises: UnknownModel, BadRequest: there is no such agent; MemoryUnavailable.
+        """
+        assert identity.agent is not None
+        try:
+            found = await self._agents.find(identity.project, identity.agent)
+        except StoreError as error:
+            if not is_known(error):
+                _log.warning("A request was refused, since the database could not be used: %s", error.message)
+            raise MemoryUnavailable.since(error.status) from error
+        if found is None:
+            raise unknown(identity, model)
+        spec, scope = found
+        return spec, replace(identity, profile=scope.profile, scope=scope)
+
+
+def rules_of(settings: Settings, project: str, key_mode: str | None = None) -> IdentityRules:
+    """Returns the rules by which a project's requests are read. key_mode: that of their key."""
+    memory = settings.memory
+    own = settings.projects.get(project)
+    return IdentityRules(
+        # One person, whoever a request names.
+        user_order=() if memory.single_user else memory.user_order or USER_ORDER,
+        default_user=settings.default_user,
+        default_profile=settings.default_profile(project),
+        default_mode=Mode(key_mode or (own and own.memory) or memory.default),
+        profile_modes={p.name: Mode(p.memory) for p in settings.profiles if p.memory and key_mode is None},
+        conversation_order=memory.conversation_order or CONVERSATION_ORDER,
+        jwt_secret=None if memory.single_user else memory.openwebui_jwt_secret,
+        side_rules=(*APPLICATIONS.side_requests, *memory.side_requests),
+    )
