@@ -165,18 +165,20 @@ class PageApp:
             return self._answers.static(request)
         bearer = bearer_of(scope["headers"]) if request.is_twin and not request.is_persons else None
         if not request.is_read:
-            self._check_origin(request, is_by_bearer=bearer is not None)
+            await self._check_origin(request, is_by_bearer=bearer is not None)
         if not request.is_persons:
             request.visitor = await self._signing.find_visitor(request, bearer)
         if request.path in PATHS:
             return await self._signing.respond(request)
         return await self._serve(request)
 
-    def _check_origin(self, request: PageRequest, *, is_by_bearer: bool) -> None:
+    async def _check_origin(self, request: PageRequest, *, is_by_bearer: bool) -> None:
         if is_by_bearer:
             return
         verdict = is_same_origin(request.scope["headers"])
-        needs_one = request.is_persons or (self._signing.bears_session(request) and request.path != "login")
+        needs_one = request.is_persons or (
+            request.path != "login" and await self._signing.bears_session(request)
+        )
         if verdict is False or (verdict is None and needs_one):
             raise NotAllowed(
                 "A change must come from a page of this gateway, and this one does not. "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from typing import Literal
 
@@ -46,14 +45,17 @@ class SignInPages:
         self._answers = answers
         self.sessions = Sessions(now, ui.session_s, ui.idle_s)
         self._failures = Failures(now)
-        database = hashlib.sha256(settings.database.shown.encode("utf-8", "surrogatepass")).hexdigest()[:8]
-        # Cookies do not know ports: gateways of one host, each with its database, have cookies of their own.
-        self._cookie = ("__Secure-" if ui.https else "") + _SESSION_COOKIE + database
+        self._cookie_prefix = ("__Secure-" if ui.https else "") + _SESSION_COOKIE
         self._attributes = "; SameSite=Strict; Path=/ui" + ("; Secure" if ui.https else "")
 
-    def bears_session(self, request: PageRequest) -> bool:
-        """Returns whether a request has the cookie of a session, which may have ended."""
-        return self._cookie in request.cookies
+    async def bears_session(self, request: PageRequest) -> bool:
+        """Returns whether a request has the cookie of a session, which may have ended. Raises: StoreError."""
+        return await self._cookie() in request.cookies
+
+    async def _cookie(self) -> str:
+        """Returns the name of the cookie. Gateways of one host, each with its database, have cookies of their own,
+        since a browser sends cookies to every port."""
+        return self._cookie_prefix + await self._sign_in.database_id()
 
     async def find_visitor(self, request: PageRequest, bearer: str | None) -> Visitor | None:
         """Returns the operator of a session, or of a key; None: there is no session.
@@ -68,7 +70,7 @@ class SignInPages:
                 )
             assert operator.digest is not None
             return Visitor(operator.actor, operator.project, operator.may_write, operator.digest.hex()[:16])
-        token = request.cookies.get(self._cookie)
+        token = request.cookies.get(await self._cookie())
         operator = None if token is None else self.sessions.find(token)
         if token is None or operator is None:
             return None
@@ -118,7 +120,7 @@ class SignInPages:
             return self._answers.login_page(request, to=to, error=error)
         token = self.sessions.begin(operator)
         await self._sign_in.note(operator.actor, "login")
-        cookie = f"{self._cookie}={token}; HttpOnly{self._attributes}"
+        cookie = f"{await self._cookie()}={token}; HttpOnly{self._attributes}"
         return self._answers.reply(request, Done({}, to, (cookie,)))
 
     async def _log_out(self, request: PageRequest) -> PageReply:
@@ -126,7 +128,7 @@ class SignInPages:
             raise NotSignedIn("You are not signed in.")
         self.sessions.end(request.token)
         await self._sign_in.note(request.visitor.actor, "logout")
-        cookie = f"{self._cookie}=; HttpOnly; Max-Age=0{self._attributes}"
+        cookie = f"{await self._cookie()}=; HttpOnly; Max-Age=0{self._attributes}"
         return self._answers.reply(request, Done({"done": True}, "login", (cookie,)))
 
 

@@ -17,5 +17,8 @@ class DatabaseSecrets(Group):
 
     async def key(self, name: str) -> bytes:
         """Returns the key of a name. Raises: StoreError."""
-        ((value,),) = await self._database.write_one(SQL["secret"], (name, secrets.token_bytes(_BYTES)))
+        value = await self._database.read(lambda connection: connection.value(SQL["find"], (name,)))
+        if value is None:
+            made = (name, secrets.token_bytes(_BYTES))
+            ((value,),) = await self._database.write_one(SQL["make"], made)
         return bytes(value)

@@ -54,6 +54,7 @@ class SignIn:
         self._is_enabled = is_enabled
         # The time at which each code expires, by the code's digest, the oldest first.
         self._codes: dict[bytes, float] = {}
+        self._database_id = ""
 
     async def make_code(self, _: RawArguments) -> dict[str, Any]:
         """Returns the path of the page with a new code. Raises: GatewayError: there is no page."""
@@ -64,6 +65,12 @@ class SignIn:
             del self._codes[next(iter(self._codes))]
         self._codes[_digest(code)] = self._now() + CODE_S
         return {"path": f"{LOGIN}#{code}"}
+
+    async def database_id(self) -> str:
+        """Returns the id of the database, 8 hex digits. Raises: StoreError: it was never read."""
+        if not self._database_id:
+            self._database_id = (await self._store.secrets.key("database id")).hex()[:8]
+        return self._database_id
 
     async def admit(self, text: str) -> Operator | None:
         """Returns the operator that a code or a key admits; None: it opens nothing. A code is used up.

@@ -224,6 +224,21 @@ def test_a_session_is_a_cookie_that_no_script_and_no_other_site_gets(operator: O
     assert again.partition("=")[0] == cookie.partition("=")[0]
 
 
+def test_the_cookie_is_named_after_the_database(upstream: StrictUpstream, tmp_path: Path) -> None:
+    """Wherever its file is: a browser sends cookies to every port of a host."""
+
+    def name_in(folder: Path) -> str:
+        with operate(upstream, folder) as operator:
+            return operator.cookie.partition("=")[0]
+
+    for folder in ("first", "other"):
+        (tmp_path / folder).mkdir()
+    first, other = name_in(tmp_path / "first"), name_in(tmp_path / "other")
+    assert first != other
+    (tmp_path / "first").rename(tmp_path / "moved")
+    assert name_in(tmp_path / "moved") == first
+
+
 def test_behind_tls_the_cookie_is_never_sent_without_it(upstream: StrictUpstream) -> None:
     with serve(settings_for(upstream, ui=UiSettings(https=True))) as gateway:
         _, key = gateway.call(gateway.app.services.store.keys.create("", "anna", None, "operator"))
