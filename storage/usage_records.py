@@ -47,6 +47,7 @@ COUNTERS: Final = (
     "batch_output_tokens",
     "cost",
     "unpriced_tokens",
+    "answered",
 )
 
 

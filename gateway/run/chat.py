@@ -160,6 +160,7 @@ class Chat:
         route = self._route_for(found)
         model = route.upstream, route.model
         await self._limiter.admit(receipt, len(request.raw), request.max_tokens, model)
+        receipt.asks_model = False  # the response's own work does
         agents = self.keeper.store.agents
         try:
             if spec.uid:

@@ -257,6 +257,12 @@ class Receipt(Struct, eq=False, weakref=True):
         last = self.last_call
         return self.status >= 400 or self.is_cut or (last is not None and bool(last.failure))
 
+    @property
+    def is_answered(self) -> bool:
+        """A model has answered, in full or in part, or none has part in it."""
+        calls = (call for call in self.calls if not call.is_background)
+        return not self.asks_model or any(call.is_answered and call.costs_tokens for call in calls)
+
     def upstream_called(self) -> None:
         now = time.perf_counter()
         self._sent = self._sent or now

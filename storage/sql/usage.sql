@@ -6,8 +6,8 @@
 INSERT INTO usage (day, project, "user", key, upstream, model,
     requests, refused, errors, cancelled, calls, input_tokens, output_tokens, cached_tokens, cache_write_tokens,
     reasoning_tokens, estimated_input_tokens, estimated_output_tokens, injected_tokens, background_input_tokens,
-    background_output_tokens, batch_input_tokens, batch_output_tokens, cost, unpriced_tokens)
-VALUES ({?1..25})
+    background_output_tokens, batch_input_tokens, batch_output_tokens, cost, unpriced_tokens, answered)
+VALUES ({?1..26})
 ON CONFLICT (day, project, "user", key, upstream, model) DO UPDATE SET
     requests = usage.requests + excluded.requests,
     refused = usage.refused + excluded.refused,
@@ -27,7 +27,8 @@ ON CONFLICT (day, project, "user", key, upstream, model) DO UPDATE SET
     batch_input_tokens = usage.batch_input_tokens + excluded.batch_input_tokens,
     batch_output_tokens = usage.batch_output_tokens + excluded.batch_output_tokens,
     cost = usage.cost + excluded.cost,
-    unpriced_tokens = usage.unpriced_tokens + excluded.unpriced_tokens
+    unpriced_tokens = usage.unpriced_tokens + excluded.unpriced_tokens,
+    answered = usage.answered + excluded.answered
 
 -- name: oldest_of_users
 -- Finds the oldest day before one that has counters of users.
@@ -40,7 +41,7 @@ DELETE FROM usage WHERE (day, project, "user", key, upstream, model) IN
 RETURNING day, project, "user", key, upstream, model,
     requests, refused, errors, cancelled, calls, input_tokens, output_tokens, cached_tokens, cache_write_tokens,
     reasoning_tokens, estimated_input_tokens, estimated_output_tokens, injected_tokens, background_input_tokens,
-    background_output_tokens, batch_input_tokens, batch_output_tokens, cost, unpriced_tokens
+    background_output_tokens, batch_input_tokens, batch_output_tokens, cost, unpriced_tokens, answered
 
 -- name: take_user
 -- Takes out what one user has.
@@ -48,7 +49,7 @@ DELETE FROM usage WHERE project = ? AND "user" = ?
 RETURNING day, project, "user", key, upstream, model,
     requests, refused, errors, cancelled, calls, input_tokens, output_tokens, cached_tokens, cache_write_tokens,
     reasoning_tokens, estimated_input_tokens, estimated_output_tokens, injected_tokens, background_input_tokens,
-    background_output_tokens, batch_input_tokens, batch_output_tokens, cost, unpriced_tokens
+    background_output_tokens, batch_input_tokens, batch_output_tokens, cost, unpriced_tokens, answered
 
 -- name: background
 -- Returns the tokens that a project's background calls used on a day. NULL stands for all projects.

@@ -66,6 +66,7 @@ async def connection(postgres: str) -> AsyncIterator[asyncpg.Connection]:
             "0026-0027_secrets",
             "0027-0028_imports",
             "0028-0029_segments",
+            "0029-0030_answered",
         )
         for name in (f"{each}.sql" for each in names):
             tables = resources.files("storage.sqlite.migrations").joinpath(name)

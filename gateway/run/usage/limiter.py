@@ -34,7 +34,7 @@ from gateway.core.usage.limit_rules import (
 from gateway.errors import LimitReached
 from gateway.metrics import Metrics
 from gateway.run.receipt import Receipt
-from gateway.run.usage.meter import COST, DAY_S, ERRORS, INPUT, OUTPUT, REQUESTS, Meter
+from gateway.run.usage.meter import ANSWERED, COST, DAY_S, INPUT, OUTPUT, Meter
 from storage.errors import StoreError, is_known
 from storage.records import Counts
 from storage.sql.store import Store
@@ -237,10 +237,7 @@ class Limiter:
             return
         amounts = self._amounts(account)
         if reservation is not None:
-            is_answered = not account.asks_model or any(
-                call.is_answered for call in account.calls if not call.is_background
-            )
-            reservation.settle(amounts, is_answered=is_answered)
+            reservation.settle(amounts, is_answered=account.is_answered)
         elif not account.memory:
             # Work that goes on with a request: the request was counted, and what it uses is counted here.
             for limit in fitting(self._limits[account.project], account.key, account.user):
@@ -311,7 +308,7 @@ class Limiter:
         rows = [list(each.counters) for each in sums]
         rows += self._meter.counters_of(first, last, dict(only))
         if limit.unit == "requests":
-            return sum(row[REQUESTS] - row[ERRORS] for row in rows)
+            return sum(row[ANSWERED] for row in rows)
         if limit.unit == "tokens":
             return sum(row[INPUT] + row[OUTPUT] for row in rows)
         return sum(row[COST] for row in rows)

@@ -37,6 +37,7 @@ _FOLD_S: Final = 3600.0
 (
     REQUESTS, REFUSED, ERRORS, CANCELLED, CALLS, INPUT, OUTPUT, CACHED, WRITTEN, REASONING, ESTIMATED_INPUT,
     ESTIMATED_OUTPUT, INJECTED, BACKGROUND_INPUT, BACKGROUND_OUTPUT, BATCH_INPUT, BATCH_OUTPUT, COST, UNPRICED,
+    ANSWERED,
 ) = range(len(COUNTERS))  # fmt: skip
 
 _USER: Final = "user:"
@@ -129,6 +130,7 @@ class Meter:
             last[REFUSED] += 1
             return
         last[REQUESTS] += 1
+        last[ANSWERED] += account.is_answered
         if account.status == CLIENT_GONE:
             last[CANCELLED] += 1
         elif account.has_failed:

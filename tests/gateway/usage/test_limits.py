@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from gateway.settings import ModelSettings, PriceSettings, UpstreamSettings
 from storage.usage_records import UsageLimit
 from tests.doubles.upstream import Gate, StrictUpstream, fail, say
 from tests.gateway.responses.test_socket import Talk, open_socket
-from tests.gateway.sdk import World, agent, remember
+from tests.gateway.sdk import Clock, World, agent, remember
 from tests.patience import PATIENCE_S
 
 USAGE = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
@@ -32,13 +33,17 @@ ASK = [{"role": "user", "content": "Hi"}]
 pytestmark = pytest.mark.both
 
 
-@pytest.fixture
-def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
+def limited(upstream: StrictUpstream, folder: Path, **options: Any) -> AbstractContextManager[World]:
     upstream.script = lambda seen: say("Hello.", usage=USAGE)
     takes: Any = {"responses": "stored", "stream_usage": True}
     upstreams = (UpstreamSettings("up", base_url=upstream.base_url, takes=takes),)
     given: dict[str, Any] = {"upstreams": upstreams, "models": MODELS, "admin_token": "the-owner"}
-    with remember(upstream, tmp_path, agent(), **given) as made:
+    return remember(upstream, folder, agent(), **{**given, **options})
+
+
+@pytest.fixture
+def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
+    with limited(upstream, tmp_path) as made:
         yield made
 
 
@@ -48,6 +53,18 @@ def limit(world: World, unit: str, per: str | None, most: float, **fields: Any) 
         0, "default", fields.get("key"), fields.get("user"), unit, per, most, fields.get("then", "refuse")
     )
     return world.gateway.call(world.store.limits.add(made))
+
+
+def under_way(world: World) -> float:
+    """Returns what is used of the only limit, with what is under way."""
+    (state,) = world.gateway.call(world.gateway.app.services.accounting.limiter.states("default", 0, ""))
+    return state.used
+
+
+def used(world: World) -> float:
+    """Returns what is used of the only limit, when all has ended."""
+    world.settle()
+    return under_way(world)
 
 
 def storm(world: World, count: int, **body: Any) -> list[int]:
@@ -180,6 +197,37 @@ def test_what_was_used_before_counts(world: World) -> None:
     assert world.post(ASK, user="alice").status == 429
     limit(world, "requests", "day", 5, user="bob")
     assert world.post(ASK, user="bob").status == 429
+
+
+def test_a_restart_counts_the_same_requests(upstream: StrictUpstream, tmp_path: Path) -> None:
+    """Those that broke off count, and those that were refused, left before a reply, or hold to no limit do not."""
+    clock = Clock()
+    with limited(upstream, tmp_path, clock=clock) as world:
+        limit(world, "requests", "day", 50)
+        hold = Gate()
+        upstream.queue(
+            say("Hello.", usage=USAGE),
+            say("Hello you there.", tokens=["Hello", " you", " there."], cut_after=2),
+            fail(400),
+            say("Hello.", hold_before_headers=hold),
+        )
+        assert world.post(ASK, user="alice").status == 200
+        with pytest.raises(openai.APIError):
+            list(world.sdk.chat.completions.create(model="m", messages=ASK, user="alice", stream=True))  # type: ignore[call-overload]
+        assert world.post(ASK, user="alice").status == 400
+        with pytest.raises(openai.APITimeoutError):
+            world.client(timeout=0.3).chat.completions.create(model="m", messages=ASK, user="alice")  # type: ignore[arg-type]
+        upstream.last.gone.wait_sync()
+        hold.open()
+        counts = {"model": "agent/helper", "messages": ASK}
+        assert (
+            world.gateway.ask("POST", "/v1/messages/count_tokens", json.dumps(counts).encode()).status == 200
+        )
+        world.sdk.files.create(file=("a.jsonl", b"{}"), purpose="batch")
+        world.sdk.responses.create(model="m", input="Hi", user="alice", background=True)
+        before = used(world)
+    with limited(upstream, tmp_path, clock=clock) as world:
+        assert (before, used(world)) == (3, 3)
 
 
 def test_a_limit_that_is_removed_holds_no_more(world: World) -> None:

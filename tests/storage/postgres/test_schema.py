@@ -34,6 +34,7 @@ PINNED = {
     "0013-0014_secrets.sql": "ddf3b2e31f7b6c7177a1873a976b4bd95298d8cece66a1ee08d8b7d761d058f5",
     "0014-0015_imports.sql": "ff0c99a58d3e7792210be0247aeb4532b96614c88b87ae3c0f63e7c96f63a472",
     "0015-0016_segments.sql": "450f368f5b0948b1ccef1469112dcafbbcae8be39ed70fc312309bb0499a303f",
+    "0016-0017_answered.sql": "77e16113ce2ab3e60fe46a1ab8a0bf6f410cc180356ce5552f38433a1d00660d",
 }
 SCHEMAS = resources.files("tests.storage.schemas")
 TYPES = {"INTEGER": "bigint", "REAL": "double precision", "TEXT": "text", "BLOB": "bytea"}
@@ -90,7 +91,7 @@ async def test_gateways_that_start_side_by_side_migrate_once(database: PostgresS
     try:
         versions = await asyncio.gather(*(migrate(each, "beside") for each in opened))
         assert set(versions) == {latest(load_migrations())}
-        assert await opened[0].fetchval("SELECT count(*) FROM schema_versions") == 9  # a step each
+        assert await opened[0].fetchval("SELECT count(*) FROM schema_versions") == 10  # a step each
     finally:
         for each in opened:
             await each.close()
@@ -260,7 +261,7 @@ async def test_a_database_that_is_too_old_is_refused_with_the_way(database: Post
         await connection.execute("UPDATE schema_versions SET version = 2")
         with pytest.raises(
             TooOld,
-            match=r"version 2, .* upgrades versions 4, 7, 8, 9, 10, 11, 12, 13, 14, 15\..*memory export",
+            match=r"version 2, .* upgrades versions 4, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16\..*memory export",
         ):
             await migrate(connection, "older")
     finally:

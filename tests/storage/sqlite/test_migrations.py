@@ -34,6 +34,7 @@ PINNED = {
     "0026-0027_secrets.sql": "5d25285ef82cc1fa5bc35e70c58139ad3aef0fcb0d5ee5f5e2d34e21befdd483",
     "0027-0028_imports.sql": "c7d068070af24b97e47774457028f84b0d03539eb809b2665cba8df70a2056e3",
     "0028-0029_segments.sql": "ac4732f31cf301be4ba479163be347d454e4111c6cc9e5019bc06fffa2151150",
+    "0029-0030_answered.sql": "40050ade83bbc7a2b71cc747131980c6708498e52f6c3144798e3f5fee4e17d2",
 }
 SCHEMAS = resources.files("tests.storage.schemas")
 
