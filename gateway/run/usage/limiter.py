@@ -288,7 +288,7 @@ class Limiter:
     async def _load_used(self, bucket: Bucket) -> None:
         try:
             async with self._meter.unwritten():
-                bucket.used += await self._used(bucket)
+                bucket.used = await self._used(bucket)
                 bucket.is_loaded = True
         except StoreError as error:
             # Limits never break chat: this process counts from now on, and asks again with the next request.

@@ -17,7 +17,8 @@ import pytest
 from letta_client import Letta
 
 from gateway.settings import ModelSettings, PriceSettings, UpstreamSettings
-from storage.usage_records import UsageLimit
+from storage.errors import StoreError
+from storage.usage_records import UsageLimit, UsageQuery
 from tests.doubles.upstream import Gate, StrictUpstream, fail, say
 from tests.gateway.responses.test_socket import Talk, open_socket
 from tests.gateway.sdk import Clock, World, agent, remember
@@ -228,6 +229,19 @@ def test_a_restart_counts_the_same_requests(upstream: StrictUpstream, tmp_path: 
         before = used(world)
     with limited(upstream, tmp_path, clock=clock) as world:
         assert (before, used(world)) == (3, 3)
+
+
+def test_what_was_used_is_known_late_and_counted_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit(world, "requests", "day", 3)
+
+    async def fails(query: UsageQuery) -> Any:
+        raise StoreError("no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.store.usage, "sums", fails)
+        assert world.post(ASK, user="alice").status == 200
+    statuses = [world.post(ASK, user="alice").status for _ in range(3)]
+    assert statuses == [200, 200, 429]
 
 
 def test_a_limit_that_is_removed_holds_no_more(world: World) -> None:
