@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -124,6 +125,66 @@ def test_only_so_many_are_under_way(world: World) -> None:
 
     assert sorted(asyncio.run(ask())) == [200] * 2 + [429] * 6
     assert world.post(ASK, user="alice").status == 200
+
+
+def test_what_fails_is_answered_later_and_the_limit_is_reached_exactly(world: World) -> None:
+    """Some of those that are let in fail, and others take their places; each failure has reached the upstream."""
+    turns = itertools.count()
+    world.upstream.script = lambda seen: say("Hello.", usage=USAGE) if next(turns) % 3 else fail(500)
+    limit(world, "requests", "day", 20)
+    statuses = storm(world, 200)
+    while statuses[-1] != 429:
+        statuses.append(world.post(ASK, user="alice").status)
+    assert statuses.count(200) == 20
+    assert len(world.upstream.chats) == 20 + statuses.count(500)
+    assert used(world) == 20
+
+
+def test_failed_tries_reach_an_upstream_and_take_no_place(upstream: StrictUpstream, tmp_path: Path) -> None:
+    """Upstreams see more requests than are let in: each failed try is one more, and so is what a client has left."""
+    models = (ModelSettings("m", "m", "up", fallbacks=("n",)), ModelSettings("n", "n", "other"))
+    hold = Gate()
+    with StrictUpstream(script=lambda seen: say("Hello.", usage=USAGE, hold_before_headers=hold)) as other:
+        ups = [
+            UpstreamSettings(name, base_url=each.base_url)
+            for name, each in (("up", upstream), ("other", other))
+        ]
+        with limited(upstream, tmp_path, upstreams=tuple(ups), models=models) as world:
+            upstream.script = lambda seen: fail(500)
+            limit(world, "concurrent", None, 3)
+
+            async def ask() -> list[int]:
+                async with httpx.AsyncClient(timeout=PATIENCE_S) as client:
+
+                    def post() -> asyncio.Task[httpx.Response]:
+                        data = {"model": "m", "messages": ASK, "user": "alice"}
+                        return asyncio.create_task(
+                            client.post(f"{world.gateway.url}/v1/chat/completions", json=data)
+                        )
+
+                    first = [post() for _ in range(3)]
+                    await other.arrived(3).wait()
+                    refused = await asyncio.gather(*(post() for _ in range(40)))
+                    for task in first[:2]:
+                        task.cancel()
+                    while await asyncio.to_thread(under_way, world) > 1:
+                        pass
+                    later = [post() for _ in range(40)]
+                    await other.arrived(5).wait()
+                    done, pending = set(), set(later)
+                    while len(done) < 38:
+                        more, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                        done |= more
+                    assert sum(not seen.settled.is_open for seen in other.chats) == 3
+                    hold.open()
+                    replies = [*refused, *await asyncio.gather(*first[2:], *later)]
+                    return [reply.status_code for reply in replies]
+
+            statuses = asyncio.run(ask())
+            assert (statuses.count(200), statuses.count(429)) == (3, 78)
+            # Five were let in: three are answered, two were left by their clients.
+            assert (len(upstream.chats), len(other.chats)) == (5, 5)
+            assert under_way(world) == 0
 
 
 def test_the_answer_says_what_and_until_when(world: World) -> None:
