@@ -258,6 +258,7 @@ async def snapshot(
             case "standing":
                 found.standing.append(StandingFact(row[_NUMBER], row[_TEXT], row[_TIME]))
     # No database promises an order to the rows of a recursion, nor to those of a union.
+    found.ops.sort(key=lambda op: op.id)
     found.standing.sort(key=lambda fact: -fact.seq)
     found.additions = NO_ADDITIONS.extended(*sorted(added, key=lambda e: e.depth))
     found.blocks = seen(blocks)

@@ -115,6 +115,7 @@ async def read_path(
             case "reader":
                 snapshot.readers.append(MemoryReader(row[_NUMBER], row[_NUMBER + 1], bool(row[_NUMBER + 2])))
     snapshot.blocks = seen(blocks)
+    snapshot.ops.sort(key=lambda op: op.id)
     snapshot.standing.sort(key=lambda fact: -fact.seq)
     if last is None or snapshot.conversation is None:
         return ConversationPath(snapshot)

@@ -297,6 +297,21 @@ async def test_edits_of_a_repeated_turn_are_kept_once(alice: Speaker) -> None:
     assert snapshot.blocks[0].value == "tea"
 
 
+async def test_edits_that_wait_are_read_in_the_order_in_which_they_were_made(alice: Speaker) -> None:
+    turn = await alice.begin([user("I like tea, and I sail")], "c1")
+    await alice.end(turn, noted("Noted."), ["tea", "sails"])
+    ids = [id for (id,) in await rows(alice.store, "SELECT id FROM block_ops ORDER BY id")]
+    # PostgreSQL writes a changed row anew, after the others.
+    for state in ("dropped", "pending"):
+        await rows(alice.store, f"UPDATE block_ops SET state = '{state}' WHERE id = {ids[0]}")
+    snapshot = await alice.store.turns.snapshot(alice.agent, "c1", None)
+    assert snapshot is not None
+    assert snapshot.conversation is not None
+    path = await alice.store.stored_paths.path(alice.agent, snapshot.conversation.uid, None)
+    assert path is not None
+    assert [op.id for op in snapshot.ops] == [op.id for op in path.snapshot.ops] == ids
+
+
 async def test_edits_of_a_turn_off_the_record_are_not_kept(alice: Speaker) -> None:
     asked = [user("a secret")]
     await alice.end(await alice.begin(asked, "c1", MemoryUse.OFF), [assistant("Sorry.")])
