@@ -270,17 +270,14 @@ def _left_out(tree: Tree, plan: Plan, offered: Container[str]) -> Iterator[Fille
                     message = {**message, "content": WITHHELD}
                 yield FilledMessage.of(message, element.atoms, element.at, note)
         elif content.shown_reply is not None:
-            is_same, shown = bool(plan.query.model) and x.model == plan.query.model, NOTHING_SHOWN
+            is_same = bool(plan.query.model) and x.model == plan.query.model
             if content.is_step:
                 shown_reply = [_bare(m if is_same else without_opaque(m)) for m in content.full or ()]
             else:
                 whole = _bare(content.shown_reply if is_same else without_opaque(content.shown_reply))
                 shown_reply = put_back(content, whole, None, offered, is_same_model=is_same) or [whole]
-                if len(shown_reply) > 1:
-                    shown = _shown_in_rounds(content)
-            for n, m in enumerate(shown_reply, 1):
-                filled = FilledMessage.of(m, element.atoms, element.at)
-                yield replace(filled, shown=shown) if shown and n == len(shown_reply) else filled
+            for m in shown_reply:
+                yield FilledMessage.of(m, element.atoms, element.at)
 
 
 def _bare(shown_reply: WireMessage) -> WireMessage:
@@ -354,7 +351,7 @@ def _hide(
             full = refilled(message, content.shown_reply or {}) if is_same else None
             put = None if full is None else [full]
         if put is not None:
-            found.hidden[listing.positions[i]] = put
+            found.hidden[listing.positions[i]] = [*map(without_private, put)]
             if x.hidden and listing.message_at(end_offset(x) - len(x.reply or ())) != i:
                 found.moves_rounds = True
             if shown := _shown_in_rounds(content):
@@ -369,8 +366,8 @@ def put_back(
     *,
     is_same_model: bool = True,
 ) -> list[WireMessage] | None:
-    """Returns the hidden rounds and then the rest of the message, with a text that begins with what was streamed
-    before them.
+    """Returns the hidden rounds, with their private fields, and then the rest of the message, with a text that begins
+    with what was streamed before them.
 
     White space does not count, since clients strip it, nor do fillers, which no model is shown: they may be cut or
     gone.
@@ -388,7 +385,6 @@ def put_back(
     calls = [c for y in before for c in y.get("tool_calls") or []]
     mine: list[dict[str, Any]] = message.get("tool_calls") or []
     streamed = in_a_row(text for y in before if y["role"] == "assistant" for text in _own(y))
-    before = [without_private(y) for y in before]
     rest = rest_after(text_of(without_fillers(with_fillers_of(message, content.shown_reply or {}))), streamed)
     if not before or rest is None or not _is_offered(content, offered):
         return None

@@ -124,6 +124,24 @@ def test_a_hidden_round_is_filled_in_too(world: World, key: str | None) -> None:
 
 
 @both
+def test_each_message_of_a_round_that_is_filled_in_shows_its_own_edit(world: World, key: str | None) -> None:
+    """The window may leave out the first rounds of a reply, and no longer shows then what these did."""
+    edits = [{"human": "a>b"}, {"human": "b>c"}]
+    rounds = [
+        message
+        for n, shown in enumerate(edits)
+        for message in (
+            assistant("", call(f"m{n}", "memory_insert", "{}")),
+            with_private(result(f"m{n}", "inserted"), shown_blocks=shown),
+        )
+    ]
+    world.say([user("I like tea")], [*rounds, assistant("Noted.")], key)
+    history = world.chat(("and?", "That is all."), key=key, start=[user("I like tea"), assistant("Noted.")])
+    fill = world.begin([*history[2:], user("bye")], key).composition.fill
+    assert [each.shown for each in fill] == [{}, {}, edits[0], {}, edits[1], {}]
+
+
+@both
 def test_of_a_mixed_round_both_halves_go_back_or_none(world: World, key: str | None) -> None:
     theirs, ours = call("w1"), call("m1", "memory_insert", "{}")
     world.say([user("weather, and I like tea")], [assistant(None, ours, theirs), result("m1", "ok")], key)
@@ -273,11 +291,11 @@ def test_words_that_a_call_said_are_not_said_twice() -> None:
     full = [with_private(spoken, spoken="Hello Anna."), result("m1", "The user has read it.")]
     ours = frozenset({"m1"})
     said = assistant("Hm. Hello Anna.")
-    assert put_back(Content(None, said, full, ours), said, [], OUR_TOOLS) == [spoken, full[1]]
+    assert put_back(Content(None, said, full, ours), said, [], OUR_TOOLS) == full
     more = [*full, assistant("Bye.")]
     whole = assistant("Hm. Hello Anna. Bye.")
     back = put_back(Content(None, whole, more, ours), whole, [], OUR_TOOLS)
-    assert back == [spoken, full[1], assistant("Bye.")]
+    assert back == [*full, assistant("Bye.")]
 
 
 @pytest.mark.parametrize("calls", ["look", ["look"], {"id": "1"}])

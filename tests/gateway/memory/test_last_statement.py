@@ -16,6 +16,7 @@ from gateway.run.admin.transfer_operations import TransferOperations
 from gateway.settings import BlockSettings
 from storage.records import Scope
 from tests.doubles.upstream import Call, Reply, Seen, StrictUpstream, call_tools, say
+from tests.gateway.compacting import compacted, compacting
 from tests.gateway.memory.tooled import insert
 from tests.gateway.sdk import Chat, World, agent, prefix_bytes, remember
 from tests.gateway.shown_blocks import last_read, mark_in
@@ -195,9 +196,10 @@ def disturbed(world: World, *calls: Call) -> Reply:
 class RandomChat:
     """A chat whose blocks are edited from all sides. A model's edits wait with their turn until the next one ends."""
 
-    def __init__(self, world: World, seed: int) -> None:
+    def __init__(self, world: World, seed: int, words: int = 0, **options: Any) -> None:
+        """words: the most that a message of the user's has. options: of each request."""
         self.world, self.dice, self.number, self.compared = world, random.Random(seed), 0, 0
-        self.chat = helper(world)
+        self.chat, self.words = helper(world, **options), words
         self.stored = {"human": "", "plans": ""}
         self.before: list[tuple[str, str]] = []  # edits of the turn before: label, inserted text
         self.now: list[tuple[str, str]] = []  # of the turn under way
@@ -210,6 +212,8 @@ class RandomChat:
         return "\n".join(self.dice.sample(lines, self.dice.randint(1, 3)))
 
     def answer(self, seen: Seen) -> Reply:
+        if seen.json["model"] == "small":
+            return say("Notes: they talked of this and that.")
         read, truth = last_read(seen), with_edits(self.stored, [*self.before, *self.now])
         self.compared += 1
         assert {label: read.get(label) or "" for label in truth} == truth, self.number
@@ -242,7 +246,7 @@ class RandomChat:
                 chat.go_on()
                 return
         self.rounds, self.is_disturbed = dice.choice((0, 0, 1, 3)), dice.random() < 0.4
-        chat.say(f"Message {self.number}.")
+        chat.say(f"Message {self.number}." + " word" * dice.randint(0, self.words))
         self.stored = with_edits(self.stored, self.before)
         self.before, self.now = self.now, []
         assert {label: self.world.block("alice", label).value for label in self.stored} == self.stored
@@ -263,3 +267,19 @@ def test_after_any_edits_the_last_statement_about_each_block_holds(world: World,
     for _ in range(50):
         life.step()
     assert life.compared > 50
+
+
+@pytest.mark.both
+@pytest.mark.parametrize("seed", [1, 21])
+def test_in_a_small_window_the_last_statement_about_each_block_holds(
+    upstream: StrictUpstream, tmp_path: Path, seed: int
+) -> None:
+    """Notes, hidden rounds and what a client left out leave the window, and summaries stand for them."""
+    with compacting(upstream, tmp_path, agent(blocks=BLOCKS), context=4096) as world:
+        life = RandomChat(world, seed, max_tokens=256, words=200)
+        life.chat.say("Hi")
+        for _ in range(50):
+            life.step()
+            compacted(world)
+        assert life.compared > 50
+        assert any(seen.json["model"] == "small" for seen in upstream.seen)
