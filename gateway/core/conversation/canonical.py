@@ -8,15 +8,16 @@ atoms, nor has the text that OpenClaw appends to the newest message, which no la
 
 from __future__ import annotations
 
+import struct
 from array import array
 from bisect import bisect_right
 from collections.abc import Container, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from itertools import pairwise
-from struct import Struct
 from typing import Any
 
 import orjson
+from msgspec import Struct
 
 from storage.records import Atom
 
@@ -251,26 +252,32 @@ def _canonical_arguments(arguments: object) -> str:
         return squash(arguments)
 
 
-# The beginning of a client's list, as it was hashed with a request before: `positions`, `before`, `answered` and
-# `path_answered` of its `Listing`, and all its atoms, concatenated.
-ListFront = tuple["array[int]", "array[int]", int, bytes, bytes]
-# A reply that was hashed when it was recorded: its index in the request's list, its atoms, and the hash of the path
-# down to it.
-KnownReply = tuple[int, tuple[Atom, ...], bytes]
+class ListFront(Struct, frozen=True):
+    """The beginning of a client's list, as it was hashed with an earlier request: fields of its `Listing`."""
 
-_NOTHING: ListFront = array("I"), array("I", [0]), 0, b"", b""
+    positions: array[int]
+    before: array[int]
+    answered: int
+    path_answered: bytes
+    # All its atoms, concatenated.
+    atoms: bytes
+
+
+class KnownReply(Struct, frozen=True):
+    """A reply that was hashed when it was recorded."""
+
+    # In the request's own list.
+    index: int
+    atoms: tuple[Atom, ...]
+    # The hash of the path down to it.
+    path: bytes
+
+
+_EMPTY_FRONT = ListFront(array("I"), array("I", [0]), 0, b"", b"")
 
 
 class Listing:
-    """The client's list, system messages aside, with its atoms.
-
-    messages: the client's, in order.
-    positions: their indices in the request's own list.
-    before: the number of atoms before each of them, and at last in all.
-    answered: the number of messages up to the last assistant message; what follows is new.
-    path_answered: the hash of the path up to there.
-    new: the atoms of each new message.
-    """
+    """The client's list, system messages aside, with its atoms."""
 
     __slots__ = (
         "_atoms",
@@ -290,7 +297,7 @@ class Listing:
         self,
         canon: Canon,
         messages: Sequence[WireMessage],
-        front: ListFront = _NOTHING,
+        front: ListFront = _EMPTY_FRONT,
         reply: KnownReply | None = None,
     ) -> None:
         """Hashes a list.
@@ -298,16 +305,18 @@ class Listing:
         front: of the same list, all that is in front of one of its replies, under the same secret.
         reply: that one, where it is known.
         """
-        places, counts, answered, path, atoms = front
         self.canon = canon
-        self.positions = positions = places[:]
-        self.before = before = counts[:]
-        known, count, joined = before[answered], before[-1], [atoms]
+        # The indices of its messages in the request's own list.
+        self.positions = positions = front.positions[:]
+        # The number of atoms before each of its messages, and at last in all.
+        self.before = before = front.before[:]
+        answered, path = front.answered, front.path_answered
+        known, count, joined = before[answered], before[-1], [front.atoms]
         if reply is not None:
-            at, found, path = reply
-            joined += found
-            known = count = count + len(found)
-            positions.append(at)
+            joined += reply.atoms
+            known = count = count + len(reply.atoms)
+            path = reply.path
+            positions.append(reply.index)
             before.append(count)
             answered = len(positions)
         new: list[tuple[Atom, ...]] = []
@@ -329,13 +338,18 @@ class Listing:
         after = messages[positions[0] :] if positions else ()
         is_all = len(after) == len(positions)
         self.messages = [*after] if is_all else [*map(messages.__getitem__, positions)]
+        # The number of messages up to the last assistant message; what follows is new.
         self.answered = answered
+        # The atoms of each new message.
         self.new = tuple(new)
-        self._joined = b"".join(joined)  # all atoms, concatenated
+        # All atoms, concatenated.
+        self._joined = b"".join(joined)
         if before[answered] > known:
             path = canon.path(self.between(known, before[answered]), path)
+        # The hash of the path up to the last assistant message.
         self.path_answered = path
-        self._paths = {0: b"", answered: self.path_answered}  # number of messages -> hash
+        # Hashes of paths by their number of messages.
+        self._paths = {0: b"", answered: path}
         self._atoms: list[tuple[Atom, ...]] | None = None
         self._media: dict[int, bytes] = {}
 
@@ -353,7 +367,7 @@ class Listing:
 
     def front(self) -> ListFront:
         """Returns all of it, for a list that goes on from it."""
-        return self.positions, self.before, self.answered, self.path_answered, self._joined
+        return ListFront(self.positions, self.before, self.answered, self.path_answered, self._joined)
 
     @property
     def atoms(self) -> list[tuple[Atom, ...]]:
@@ -370,7 +384,9 @@ class Listing:
     def between(self, start: int, end: int) -> tuple[Atom, ...]:
         """Returns atoms by how many there are in front of them."""
         # A struct of them all halves the time that taking one by one needs. Python's `unpack` would keep it for long.
-        return Struct("12s" * (end - start)).unpack(self._joined[_ATOM_BYTES * start : _ATOM_BYTES * end])
+        return struct.Struct("12s" * (end - start)).unpack(
+            self._joined[_ATOM_BYTES * start : _ATOM_BYTES * end]
+        )
 
     def message_at(self, offset: int) -> int:
         """Returns the index of the message that has an atom. offset: how many atoms are in front of it."""

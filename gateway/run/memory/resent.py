@@ -108,7 +108,7 @@ class ResentLists:
         if text is None or sent is None:
             return
         # Another list of as many messages may have taken its place. The front of this one has its very `positions`.
-        if sent.front[0] is listing.positions:
+        if sent.front.positions is listing.positions:
             self._lists[key] = replace(sent, reply=_Reply(hash(text), reply, path))
 
     def clear(self) -> None:
@@ -134,7 +134,7 @@ def _known_reply(sent: _SentList, message: WireMessage, index: int) -> KnownRepl
     reply, text = sent.reply, text_alone(message)
     if reply is None or text is None or hash(text) != reply.text_hash:
         return None
-    return index, reply.atoms, reply.path
+    return KnownReply(index, reply.atoms, reply.path)
 
 
 def _mark(message: WireMessage) -> int:
