@@ -206,7 +206,7 @@ class PartState(Struct, frozen=True):
     # There are some to be read.
     has_results: bool = False
     # The provider's reason where it has none.
-    words: str = ""
+    message: str = ""
     # The provider knows nothing of it.
     is_gone: bool = False
     # It has none because the account's queue has no room for so much.
@@ -225,7 +225,7 @@ class PartResult(Struct, frozen=True):
     # Of a success, the chat completion.
     body: bytes = b""
     # Of an error, the provider's.
-    words: str = ""
+    message: str = ""
     # The same request may succeed another time.
     is_transient: bool = False
 

@@ -76,16 +76,16 @@ def fault_of(error: msgspec.ValidationError, value: Any, kind: Any, path: Path =
     for step in steps:
         value = _child(value, step)
     at, expected = (*path, *steps), declared(kind, steps)
-    words = message.replace("`", "'")
+    shown_message = message.replace("`", "'")
     name = _NAME.search(message)
     if name and message.startswith("Object missing required field"):
-        return Fault((*at, name[1]), words, "missing", value, expected)
+        return Fault((*at, name[1]), shown_message, "missing", value, expected)
     if name and message.startswith("Object contains unknown field"):
-        return unknown((*at, name[1]), words, _child(value, name[1]), expected)
+        return unknown((*at, name[1]), shown_message, _child(value, name[1]), expected)
     if message.startswith("Expected"):
-        return Fault(at, words, "type_error", value, expected)
+        return Fault(at, shown_message, "type_error", value, expected)
     is_choice = message.startswith("Invalid") and choices(expected)
-    return Fault(at, words, "enum" if is_choice else "value_error", value, expected)
+    return Fault(at, shown_message, "enum" if is_choice else "value_error", value, expected)
 
 
 def unknown(path: Path, message: str, value: Any, expected: tuple[Any, ...]) -> Fault:

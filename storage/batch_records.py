@@ -85,9 +85,9 @@ class BatchItem(Struct, frozen=True):
     # Its name.
     conversation: str | None = None
 
-    def why(self, words: str | None) -> str | None:
-        """Returns why it failed, None where it did not. words: the stored part of the message."""
-        return words or (None if self.run is not None else "The agent was deleted.")
+    def why(self, error_message: str | None) -> str | None:
+        """Returns why it failed, None where it did not. error_message: the stored part of the message."""
+        return error_message or (None if self.run is not None else "The agent was deleted.")
 
     @property
     def state(self) -> str:
@@ -162,7 +162,7 @@ class ItemEnd(Struct, frozen=True):
     stop: str
     now: float
     # Why it failed, or "".
-    words: str = ""
+    error_message: str = ""
     tokens: int = 0
     # Of these, those that the model wrote.
     output: int = 0

@@ -402,7 +402,7 @@ class StepEnd(Struct, frozen=True):
     # Runs that its end makes due; an agent that reads already is left out.
     accepts: Sequence[RunAccept] = ()
     # The message of the error that ended the run, or "".
-    words: str = ""
+    error_message: str = ""
     # As in `TurnWrite`.
     recall: Callable[[], RecallRow] | None = None
 
@@ -463,7 +463,7 @@ class RunEnd(Struct, frozen=True):
     # The part of a memory that was read, as in `StepEnd`.
     reading: ReadSpan | None = None
     # The message of the error that ended the run; it quotes no content.
-    words: str = ""
+    error_message: str = ""
 
 
 # -- what passes between forgetting and the store

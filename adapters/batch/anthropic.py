@@ -16,7 +16,7 @@ import orjson
 
 from adapters.anthropic import CACHE_MARK, DEFAULT_VERSION, OAUTH_PREFIX, SAMPLING_VERSION, with_beta
 from adapters.base import BatchPart, PartResult, PartState
-from adapters.batch.refused import words_of
+from adapters.batch.refused import message_of
 from adapters.batch.result_lines import read_results
 from adapters.batch.sdk_client import CLOCK_SKEW_S, PAGE, SdkBatches, as_live
 from adapters.claude.error_form import Untranslatable
@@ -179,8 +179,8 @@ async def _joined(lines: BinaryIO) -> AsyncIterator[bytes]:
 def _state(batch: MessageBatch) -> PartState:
     """Returns the state of a batch; one that has ended may have results no longer."""
     is_over = batch.processing_status == "ended"
-    words = "" if batch.archived_at is None else "its results are not kept any longer"
-    return PartState(is_over, is_over and batch.results_url is not None, words)
+    message = "" if batch.archived_at is None else "its results are not kept any longer"
+    return PartState(is_over, is_over and batch.results_url is not None, message)
 
 
 def _result(line: Json, created: int) -> PartResult:
@@ -195,14 +195,14 @@ def _result(line: Json, created: int) -> PartResult:
                     custom_id, "succeeded", orjson.dumps(completion(result["message"], created))
                 )
             except (LookupError, TypeError, AttributeError, ValueError):
-                return PartResult(custom_id, "errored", words="the result is no message")
+                return PartResult(custom_id, "errored", message="the result is no message")
         case "expired":
-            return PartResult(custom_id, "expired", words="It was not answered within 24 hours.")
+            return PartResult(custom_id, "expired", message="It was not answered within 24 hours.")
         case "canceled":
-            return PartResult(custom_id, "cancelled", words="The batch was cancelled.")
+            return PartResult(custom_id, "cancelled", message="The batch was cancelled.")
     error = result.get("error")
     inner = error.get("error") if isinstance(error, dict) else None
     kind = inner.get("type") if isinstance(inner, dict) else None
     return PartResult(
-        custom_id, "errored", words=words_of(error), is_transient=kind is None or kind in _TRANSIENT
+        custom_id, "errored", message=message_of(error), is_transient=kind is None or kind in _TRANSIENT
     )

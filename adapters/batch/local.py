@@ -16,7 +16,7 @@ from uuid import uuid4
 import orjson
 
 from adapters.base import BatchPart, PartResult, PartState, Provider
-from adapters.batch.refused import is_transient, words_of
+from adapters.batch.refused import is_transient, message_of
 from adapters.errors import ProviderError
 from adapters.types import ModelRequest, read_retry_after
 
@@ -131,7 +131,7 @@ class LocalBatches:
             finally:
                 await reply.aclose()
         except ProviderError as error:
-            return PartResult(custom_id, "errored", words=error.message, is_transient=True), None
+            return PartResult(custom_id, "errored", message=error.message, is_transient=True), None
         if reply.status == 200:
             return PartResult(custom_id, "succeeded", raw), None
         try:
@@ -140,6 +140,6 @@ class LocalBatches:
             error_body = None
         wait_s = (read_retry_after(reply.headers, time.time()) or 0.0) if reply.status in _BUSY else None
         failed = PartResult(
-            custom_id, "errored", words=words_of(error_body), is_transient=is_transient(reply.status)
+            custom_id, "errored", message=message_of(error_body), is_transient=is_transient(reply.status)
         )
         return failed, wait_s

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final, Literal
 import orjson
 
 from adapters.base import BatchPart, PartResult, PartState
-from adapters.batch.refused import MOST_WORDS, is_transient, words_of
+from adapters.batch.refused import MOST_MESSAGE_CHARS, is_transient, message_of
 from adapters.batch.result_lines import read_results
 from adapters.batch.sdk_client import CLOCK_SKEW_S, PAGE, SdkBatches, as_live
 from adapters.errors import ProviderBroke, ProviderCrowded, ProviderError, ProviderGarbled, ProviderRefused
@@ -78,8 +78,8 @@ class OpenAIBatches(SdkBatches):
                 with suppress(ProviderError):
                     await self._await_if_open(self._client.files.delete(file.id))
                 if _CROWDED.search(error.message):
-                    words = error.message
-                    raise ProviderCrowded(words, status=error.status, room=_room(words)) from error
+                    message = error.message
+                    raise ProviderCrowded(message, status=error.status, room=_room(message)) from error
             raise
         return made.id
 
@@ -140,7 +140,7 @@ class OpenAIBatches(SdkBatches):
 
 def _state(batch: Batch) -> PartState:
     errors = (batch.errors.data if batch.errors is not None else None) or []
-    words = "; ".join(each.message for each in errors if each.message)
+    message = "; ".join(each.message for each in errors if each.message)
     has_results = bool(batch.output_file_id or batch.error_file_id)
     is_over = batch.status in _OVER
     is_too_much = any(each.code == _TOO_MUCH for each in errors)
@@ -150,9 +150,9 @@ def _state(batch: Batch) -> PartState:
     return PartState(
         is_over,
         is_over and has_results,
-        words[:MOST_WORDS],
+        message[:MOST_MESSAGE_CHARS],
         is_too_much=is_too_much,
-        room=_room(words),
+        room=_room(message),
         left=left,
     )
 
@@ -165,9 +165,9 @@ def _name(part: BatchPart) -> str:
     return f"{part.mark}.jsonl"
 
 
-def _room(words: str) -> int | None:
+def _room(message: str) -> int | None:
     """Returns the tokens that may be enqueued, where a provider's words say so."""
-    found = _ROOM.search(words)
+    found = _ROOM.search(message)
     return None if found is None else int(found[1].replace(",", ""))
 
 
@@ -181,11 +181,11 @@ def _result(line: Json) -> PartResult:
         if status == 200 and isinstance(body, dict):
             return PartResult(custom_id, "succeeded", orjson.dumps(body))
         number = status if isinstance(status, int) else 500
-        return PartResult(custom_id, "errored", words=words_of(body), is_transient=is_transient(number))
+        return PartResult(custom_id, "errored", message=message_of(body), is_transient=is_transient(number))
     code = error.get("code") if isinstance(error, dict) else None
-    words = words_of(error)
+    message = message_of(error)
     if code == "batch_expired":
-        return PartResult(custom_id, "expired", words=words)
+        return PartResult(custom_id, "expired", message=message)
     if code == "batch_cancelled":
-        return PartResult(custom_id, "cancelled", words=words)
-    return PartResult(custom_id, "errored", words=words, is_transient=True)
+        return PartResult(custom_id, "cancelled", message=message)
+    return PartResult(custom_id, "errored", message=message, is_transient=True)

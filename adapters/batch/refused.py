@@ -16,7 +16,7 @@ from adapters.errors import (
 )
 from adapters.types import read_retry_after
 
-MOST_WORDS: Final = 500  # characters of a provider's message
+MOST_MESSAGE_CHARS: Final = 500  # characters of a provider's message
 _TRANSIENT: Final = frozenset((408, 409, 425, 429))
 
 
@@ -32,7 +32,7 @@ def translated(sdk: ModuleType, now: Callable[[], float]) -> Iterator[None]:
     except sdk.APIStatusError as error:
         headers = ((name.lower(), value) for name, value in error.response.headers.items())
         raise ProviderRefused(
-            words_of(error.body),
+            message_of(error.body),
             status=error.status_code,
             retry_after_s=read_retry_after(headers, now()),
         ) from error
@@ -51,8 +51,8 @@ def is_transient(status: int) -> bool:
     return status in _TRANSIENT or status >= 500
 
 
-def words_of(body: object) -> str:
+def message_of(body: object) -> str:
     """Returns an error's message. body: the error object, or what came in its place."""
     found = body.get("error", body) if isinstance(body, dict) else body
     message = found.get("message") if isinstance(found, dict) else found
-    return message[:MOST_WORDS] if isinstance(message, str) and message else "no reason is given"
+    return message[:MOST_MESSAGE_CHARS] if isinstance(message, str) and message else "no reason is given"

@@ -180,8 +180,8 @@ def _check_upstream(upstream: UpstreamSettings) -> Iterator[str]:
             yield f"{where}: headers: {name!r} is no header that can be sent"
     if upstream.proxy is not None and not _is_proxy(upstream.proxy):
         # It may have a password in it, so the message does not show it.
-        words = "proxy: expected http://host:port (in a password, # is written %23, ? %3F and / %2F)"
-        yield f"{where}: {words}"
+        message = "proxy: expected http://host:port (in a password, # is written %23, ? %3F and / %2F)"
+        yield f"{where}: {message}"
     url = upstream.base_url
     if url is None and upstream.kind not in NEEDS_ADDRESS:
         return

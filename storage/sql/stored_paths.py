@@ -45,9 +45,9 @@ from storage.records import (
 from storage.sql import exchanges
 from storage.sql.agents import Agents
 from storage.sql.agents_api.runs import (
+    add_error_message,
     add_step,
     add_text,
-    add_words,
     begin_run,
     create_run,
     end_run,
@@ -312,7 +312,7 @@ async def end_step(connection: Connection, jobs: Jobs, write: StepEnd) -> list[s
     step = write.step
     await add_step(connection, step, None if write.recall is None else write.recall())
     await _add_results(connection, agent.id, step.run, write.results)
-    await add_words(connection, agent.id, step.run, write.words)
+    await add_error_message(connection, agent.id, step.run, write.error_message)
     if write.reading is not None and step.stop not in (None, _CANCELLED) and step.error is None:
         await advance_over(connection, write.reading, step.ended or step.begun)
     accepted = [await accept_reading(connection, jobs, each) for each in write.accepts]
@@ -337,7 +337,7 @@ async def _end(connection: Connection, write: RunEnd) -> Run:
     await write_edits(connection, write.agent, write.edits, write.versions, write.at, write.reading)
     if write.reading is not None and write.state is RunState.COMPLETED:
         await advance_over(connection, write.reading, write.at)
-    return await end_run(connection, write.agent, run, write.state, write.stop, write.at, write.words)
+    return await end_run(connection, write.agent, run, write.state, write.stop, write.at, write.error_message)
 
 
 async def _add_results(connection: Connection, agent: int, run: int, results: Mapping[int, bytes]) -> None:

@@ -162,7 +162,7 @@ async def test_results_say_what_became_of_each(kind: str) -> None:
         found = {each.custom_id: each for each in listed}
         assert found.keys() == {"a-1", "b-1", "c-1", "d-1", "e-1", "g-1"}
         assert [each.custom_id for each in listed].count("g-1") == 2
-        assert (found["b-1"].outcome, found["b-1"].words, found["b-1"].is_transient) == (
+        assert (found["b-1"].outcome, found["b-1"].message, found["b-1"].is_transient) == (
             "errored", "Too long.", False,
         )  # fmt: skip
         assert (found["c-1"].outcome, found["c-1"].is_transient) == ("errored", True)
@@ -173,7 +173,7 @@ async def test_local_says_what_an_upstream_said() -> None:
     fates = {"b-1": Fate("errored", words="No.", status=400), "c-1": Fate("errored", status=500)}
     async with bench_of("local", fates) as bench:
         found = await bench.read(await bench.submit("a-1", "b-1", "c-1"))
-        assert (found["b-1"].words, found["b-1"].is_transient) == ("No.", False)
+        assert (found["b-1"].message, found["b-1"].is_transient) == ("No.", False)
         assert (found["c-1"].outcome, found["c-1"].is_transient) == ("errored", True)
 
 
@@ -357,7 +357,7 @@ async def test_a_batch_whose_file_is_rejected_is_over_without_results() -> None:
     async with bench_of("openai") as bench:
         bench.batches.rejects = "The file is malformed."
         state = await bench.provider.poll(await bench.submit("a-1"))
-        assert (state.is_over, state.has_results, state.words) == (True, False, "The file is malformed.")
+        assert (state.is_over, state.has_results, state.message) == (True, False, "The file is malformed.")
 
 
 async def test_a_request_that_claude_has_no_word_for() -> None:

@@ -321,10 +321,10 @@ async def test_why_a_run_failed_stays_until_something_is_forgotten(
     # Who comes second says nothing of it.
     await store.runs.end(run.agent, run.id, RunState.FAILED, "error", 9.0, "another")
     await store.runs.drop_texts(100.0, 10)
-    assert await store.runs.words([run.id, other.id]) == {run.id: "zqerrorx" + "…" * 3992}
+    assert await store.runs.error_messages([run.id, other.id]) == {run.id: "zqerrorx" + "…" * 3992}
     begun = await store.forgetting.begin(run.agent, ForgetTarget(messages=[0]))
     await store.forgetting.run(begun)
-    assert await store.runs.words([run.id]) == {}
+    assert await store.runs.error_messages([run.id]) == {}
     assert await keeps_emptied_rows(store) is not store.database.is_shared
     await store.database.sweep(1000)
     assert not holds(b"zqerrorx")

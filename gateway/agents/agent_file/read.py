@@ -247,8 +247,8 @@ def _check_ids(json: Mapping[str, Any]) -> None:
         for n, each in enumerate(json.get(part) or ()):
             id = each.get("id")
             if not isinstance(id, str) or id in seen:
-                words = f"The id {id!r} is there twice" if isinstance(id, str) else "Field required"
-                raise Unprocessable([Fault((*_AT, part, n, "id"), words)])
+                message = f"The id {id!r} is there twice" if isinstance(id, str) else "Field required"
+                raise Unprocessable([Fault((*_AT, part, n, "id"), message)])
             seen.add(id)
 
 

@@ -165,7 +165,11 @@ def _operation(row: AgentsRoute, components: dict[str, Any]) -> dict[str, Any]:
         "parameters": parameters,
         "responses": {
             "200": {"description": "Done.", "content": {"application/json": {"schema": {}}}},
-            **{status: _answer(words, "Detail") for status, words in _ERRORS.items() if status != "403"},
+            **{
+                status: _answer(description, "Detail")
+                for status, description in _ERRORS.items()
+                if status != "403"
+            },
         },
     }
     if row.body is not None:
@@ -220,8 +224,8 @@ def _query(kind: type[Struct] | None, components: dict[str, Any]) -> list[dict[s
     ]
 
 
-def _answer(words: str, name: str) -> dict[str, Any]:
-    return {"description": words, "content": _json(name)}
+def _answer(description: str, name: str) -> dict[str, Any]:
+    return {"description": description, "content": _json(name)}
 
 
 def _json(name: str) -> dict[str, Any]:

@@ -76,8 +76,8 @@ class AgentsQuery(PageQuery):
         try:
             return {"created_at": "created", "updated_at": "updated", "last_run_completion": "completed"}[by]
         except KeyError:
-            words = "Expected created_at, updated_at or last_run_completion"
-            raise Unprocessable([Fault(("query", "sort_by"), words, "literal_error", by)]) from None
+            message = "Expected created_at, updated_at or last_run_completion"
+            raise Unprocessable([Fault(("query", "sort_by"), message, "literal_error", by)]) from None
 
 
 class AgentQuery(Body):

@@ -121,8 +121,8 @@ def batch_json(batch: Batch, counts: BatchCounts) -> dict[str, Any]:
     }
 
 
-def item_json(item: BatchItem, words: str) -> dict[str, Any]:
-    """Returns an item. words: why it failed, or ""."""
+def item_json(item: BatchItem, error_message: str) -> dict[str, Any]:
+    """Returns an item. error_message: why it failed, or ""."""
     run = item.run
     counts, steps = (Counts(), 0) if run is None else (run.counts, run.steps)
     return {
@@ -130,7 +130,7 @@ def item_json(item: BatchItem, words: str) -> dict[str, Any]:
         "run_id": None if run is None else ids.id_of("run", run.uid),
         "status": item.state,
         "stop_reason": None if run is None else run.stop,
-        "error": item.why(words),
+        "error": item.why(error_message),
         "usage": usage_json(counts, steps, []),
     }
 

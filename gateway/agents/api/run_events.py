@@ -129,10 +129,10 @@ class RunEvents(Struct, frozen=True):
 
 async def failure_of(store: Store, run: Run) -> GatewayError | None:
     """Returns the error that a run has failed with; None: it has not failed, or has no message."""
-    words = await store.runs.words([run.id]) if run.state is RunState.FAILED else {}
-    if not words:
+    messages = await store.runs.error_messages([run.id]) if run.state is RunState.FAILED else {}
+    if not messages:
         return None
-    return GatewayError(words[run.id]) if run.stop == StopReason.ERROR else UpstreamError(words[run.id])
+    return GatewayError(messages[run.id]) if run.stop == StopReason.ERROR else UpstreamError(messages[run.id])
 
 
 def _not_shown(messages: Iterable[Json], logged: Iterable[Json], attempt: int) -> Iterable[Json]:

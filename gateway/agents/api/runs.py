@@ -157,10 +157,10 @@ class RunRoutes:
         return {**shown, **await self._callback(entry.run)}
 
     async def _shown(self, entries: Sequence[RunEntry]) -> list[dict[str, Any]]:
-        """Returns runs as they are shown, those that failed with the words of their errors."""
+        """Returns runs as they are shown, those that failed with the messages of their errors."""
         failed = [each.run.id for each in entries if each.run.state is RunState.FAILED]
-        words = await self._runs.words(failed)
-        return [run_shown(each, words.get(each.run.id)) for each in entries]
+        messages = await self._runs.error_messages(failed)
+        return [run_shown(each, messages.get(each.run.id)) for each in entries]
 
     async def _callback(self, run: Run) -> dict[str, Any]:
         """Returns what became of the call that was asked for at a run's end."""
@@ -230,11 +230,12 @@ class RunRoutes:
         return shown
 
     async def _steps_shown(self, entries: Sequence[StepEntry]) -> list[dict[str, Any]]:
-        """Returns steps as they are shown, those that failed with the words of their errors."""
+        """Returns steps as they are shown, those that failed with the messages of their errors."""
         failed = [each.step.run for each in entries if each.step.error is not None]
-        words = await self._runs.words(failed)
+        messages = await self._runs.error_messages(failed)
         return [
-            step_json(each, None if each.step.error is None else words.get(each.step.run)) for each in entries
+            step_json(each, None if each.step.error is None else messages.get(each.step.run))
+            for each in entries
         ]
 
     async def messages_of(self, request: ApiRequest) -> Any:
@@ -288,10 +289,10 @@ class RunRoutes:
         return cut(shown, query)
 
 
-def run_shown(entry: RunEntry, words: str | None = None) -> dict[str, Any]:
-    """Returns a run as it is shown. words: of the error that ended it."""
+def run_shown(entry: RunEntry, error_message: str | None = None) -> dict[str, Any]:
+    """Returns a run as it is shown. error_message: of the error that ended it."""
     name = conversation_id(entry.conversation_uid, entry.key)
-    return run_json(entry.run, entry.agent_uid, name, words)
+    return run_json(entry.run, entry.agent_uid, name, error_message)
 
 
 def stream_of(api: AgentsApi, run: Run, wanted: StreamRun) -> RunStream:

@@ -155,8 +155,8 @@ class BatchRequests(Struct, frozen=True):
         """Returns a page of a batch's items, each with why it failed, or ""."""
         store = self.store.batches
         found = await store.items(batch.id, after=after, limit=limit)
-        words = await store.words(batch.id, after, found[-1].id) if found else {}
-        return [(item, words.get(item.id, "")) for item in found]
+        messages = await store.error_messages(batch.id, after, found[-1].id) if found else {}
+        return [(item, messages.get(item.id, "")) for item in found]
 
     async def cancel(self, project: str | None, uid: str) -> tuple[Batch, BatchCounts]:
         """Cancels a batch; one that has ended stays as it is. Raises: NotFound."""

@@ -73,7 +73,7 @@ ASKS = "A call needs a person's approval, and a batch has no client that could g
 NO_TOOL = "The reply calls a tool that the agent does not have."
 # Nothing is written and nothing streams, and its rules bound the rounds.
 _LIMITS = TurnLimits(commit_wait_s=1.0, max_rounds=0, streamed_bytes=0)
-_WORDS: dict[str, str] = {
+_MESSAGES: dict[str, str] = {
     StopReason.MAX_TOKENS: "The reply was cut off at the limit of its tokens.",
     StopReason.BAD_REPLY: "The reply cannot be read.",
     StopReason.BAD_TOOL_CALL: "Three replies in a row called tools with arguments that are no JSON.",
@@ -83,17 +83,17 @@ _WORDS: dict[str, str] = {
 class ItemFailed(Exception):
     """An item cannot continue.
 
-    words: the error that its caller reads.
+    message: the error that its caller reads.
     state: the final state of its run.
     """
 
-    def __init__(self, words: str, stop: str = StopReason.ERROR, state: RunState = RunState.FAILED) -> None:
-        super().__init__(words)
-        self.words, self.stop, self.state = words, stop, state
+    def __init__(self, message: str, stop: str = StopReason.ERROR, state: RunState = RunState.FAILED) -> None:
+        super().__init__(message)
+        self.message, self.stop, self.state = message, stop, state
 
 
-def expired(words: str) -> ItemFailed:
-    return ItemFailed(words, EXPIRED)
+def expired(message: str) -> ItemFailed:
+    return ItemFailed(message, EXPIRED)
 
 
 class ItemRequest(Struct, frozen=True):
@@ -145,7 +145,7 @@ class Ending(Struct, frozen=True):
     outcome: TurnOutcome | None
     state: RunState
     stop: str
-    words: str
+    message: str
     counts: Counts
     tokens: int
     merged: BlockMerge
@@ -404,16 +404,16 @@ class ItemTurns:
             )
         stop = outcome.stop
         is_good = stop.is_proper and not outcome.waiting
-        words = _WORDS.get(stop, "The reply was an error.")
+        message = _MESSAGES.get(stop, "The reply was an error.")
         if outcome.waiting:
             stop = StopReason.REQUIRES_APPROVAL
-            words = NO_TOOL if "client" in outcome.waiting.values() else ASKS
+            message = NO_TOOL if "client" in outcome.waiting.values() else ASKS
         return Ending(
             opened,
             outcome,
             RunState.COMPLETED if is_good else RunState.FAILED,
             stop,
-            "" if is_good else words,
+            "" if is_good else message,
             opened.counts(counts),
             tokens,
             merged,
@@ -423,12 +423,12 @@ class ItemTurns:
 
     async def give_up(self, item: BatchItem, failure: ItemFailed) -> Ending | ItemEnd:
         """Returns the end of an item that cannot continue; its earlier rounds are stored. Raises: StoreError."""
-        plain = ItemEnd(item, failure.state, failure.stop, self._keeper.now(), failure.words)
+        plain = ItemEnd(item, failure.state, failure.stop, self._keeper.now(), failure.message)
         try:
-            opened = await self.open(item, failure=ProviderError(failure.words))
+            opened = await self.open(item, failure=ProviderError(failure.message))
         except ItemFailed as error:
             # A provider's error may quote forgotten text.
-            return replace(plain, words=error.words) if error.words == FORGOTTEN else plain
+            return replace(plain, error_message=error.message) if error.message == FORGOTTEN else plain
         except StoreError:
             raise
         except Exception:
@@ -443,7 +443,7 @@ class ItemTurns:
             opened.outcome,
             failure.state,
             failure.stop,
-            failure.words,
+            failure.message,
             opened.counts(),
             0,
             BlockMerge(),
@@ -458,7 +458,7 @@ class ItemTurns:
         opened, keeper, outcome = ending.turn, self._keeper, ending.outcome
         now = keeper.now()
         end = ItemEnd(
-            opened.item, ending.state, ending.stop, now, ending.words, ending.tokens,
+            opened.item, ending.state, ending.stop, now, ending.message, ending.tokens,
             rounds=len(opened.rounds) + (ending.tokens > 0 or ending.state is RunState.COMPLETED),
             output=ending.output,
         )  # fmt: skip

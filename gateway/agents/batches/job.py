@@ -292,14 +292,14 @@ class _Attempt:
         is_for_good = isinstance(error, ProviderGarbled) or (
             isinstance(error, ProviderRefused) and error.status in gone
         )
-        words = error.message
+        message = error.message
         if not is_for_good:
             miss: Miss = "unheard"
-            words = f"For three days the provider gave nothing but errors, the last one: {words}"
+            message = f"For three days the provider gave nothing but errors, the last one: {message}"
         else:
             miss = "unfound" if part.id is None else "unread"
         if await self._is_enough(part, miss):
-            await self._give_up(part, words)
+            await self._give_up(part, message)
 
     async def _is_enough(self, part: ProviderPart, miss: Miss) -> bool:
         return await self.parts.missed(part, miss, self.jobs.now(), self.jobs.settings.poll_s)
@@ -367,18 +367,18 @@ class _Attempt:
         await self.parts.made(part, id)
         return True
 
-    async def _refused(self, part: ProviderPart, words: str, *, is_sure: bool, until: float = 0.0) -> None:
+    async def _refused(self, part: ProviderPart, message: str, *, is_sure: bool, until: float = 0.0) -> None:
         _log.warning(
             "Batch %s: %s did not take a part (attempt %d of %d).",
             self._name, part.upstream, part.tries + 1, TRIES,
         )  # fmt: skip
         await self.parts.failed(part, refused=is_sure, until=until)
         if part.tries >= TRIES:
-            await self._give_up(part, words)
+            await self._give_up(part, message)
 
-    async def _give_up(self, part: ProviderPart, words: str) -> None:
+    async def _give_up(self, part: ProviderPart, message: str) -> None:
         """Fails the items of a part that cannot be submitted."""
-        await self.results.fail(part, ItemFailed(words, StopReason.UPSTREAM_ERROR))
+        await self.results.fail(part, ItemFailed(message, StopReason.UPSTREAM_ERROR))
         await self.parts.over(part, self.jobs.now())
 
     async def _read(self, part: ProviderPart, provider: BatchProvider) -> None:
@@ -396,10 +396,10 @@ class _Attempt:
             return
         await self.outcomes.done()
         if state.is_too_much and not state.has_results:
-            await self._too_much(part, state.words, state.room)
+            await self._too_much(part, state.message, state.room)
             return
-        if state.words and not state.has_results:
-            await self._refused(part, state.words, is_sure=True)
+        if state.message and not state.has_results:
+            await self._refused(part, state.message, is_sure=True)
             return
         if state.is_gone or not provider.is_durable:
             # What this process has asked itself is read once: what could not be written then is missing.
@@ -431,7 +431,7 @@ class _Attempt:
                 await self.parts.deleted(part, made)
         return min(waits, default=None)
 
-    async def _too_much(self, part: ProviderPart, words: str, room: int | None) -> None:
+    async def _too_much(self, part: ProviderPart, message: str, room: int | None) -> None:
         """Makes two smaller parts of a part for which there is no room."""
         _log.info(
             "Batch %s: the queue of %s has no room for a part, which is divided or waits.",
@@ -441,12 +441,12 @@ class _Attempt:
         now = self.jobs.now()
         count = await self.jobs.store.batches.in_part(self.batch.id, part.number)
         if count == 1 and room is not None and await self._tokens(part) > room:
-            alone = f"The request alone is larger than its provider's queue for the model: {words}"
+            alone = f"The request alone is larger than its provider's queue for the model: {message}"
             await self._give_up(part, alone)
             return
         if not self.parts.is_patient(part, now, self.jobs.settings.poll_s):
             for each in self.parts.waiting(part):
-                await self._give_up(each, words)
+                await self._give_up(each, message)
             return
         halves = [
             await self._add(part.upstream, part.model, n) for n in (count // 2, count - count // 2) if n

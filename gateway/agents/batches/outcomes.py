@@ -112,5 +112,5 @@ class ItemOutcomes:
             if isinstance(found, Ending):
                 self.turns.report(found)
             return
-        words = "The blocks of this agent, or its conversation, change too fast."
-        await self.write([ItemEnd(item, RunState.FAILED, StopReason.ERROR, self.now(), words)])
+        message = "The blocks of this agent, or its conversation, change too fast."
+        await self.write([ItemEnd(item, RunState.FAILED, StopReason.ERROR, self.now(), message)])

@@ -62,7 +62,7 @@ class PartResults:
         self, part: ProviderPart, outcome: Literal["errored", "expired", "cancelled"]
     ) -> None:
         """Gives the items of a part that have no result the outcome of the part."""
-        result = PartResult("", outcome, words=_NO_RESULT[outcome])
+        result = PartResult("", outcome, message=_NO_RESULT[outcome])
         async for page in self.pages(part.number):
             await self._settle([(item, partial(self._outcome_of, item, result)) for item in page])
 
@@ -119,13 +119,13 @@ class PartResults:
                 case "errored" if result.is_transient and item.errors + 1 < _MOST_ERRORS:
                     return ItemBack(item, item.errors + 1, item.expiries)
                 case "errored":
-                    failure = ItemFailed(result.words, StopReason.UPSTREAM_ERROR)
+                    failure = ItemFailed(result.message, StopReason.UPSTREAM_ERROR)
                 case "expired" if item.expiries + 1 < _MOST_EXPIRIES:
                     return ItemBack(item, item.errors, item.expiries + 1)
                 case "expired":
-                    failure = expired(result.words)
+                    failure = expired(result.message)
                 case _:
-                    failure = ItemFailed(result.words, StopReason.CANCELLED, RunState.CANCELLED)
+                    failure = ItemFailed(result.message, StopReason.CANCELLED, RunState.CANCELLED)
         except ItemFailed as error:
             failure = error
         except StoreError:

@@ -70,7 +70,7 @@ class _Limit(Struct, frozen=True):
 
     names: frozenset[str]
     # The reason why other tools may not be called, as the model reads it.
-    words: str
+    reason: str
     # The model must call one of them.
     must: bool = False
     arguments: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
@@ -84,8 +84,8 @@ def _children(rule: ToolRule, called: Sequence[CalledTool], attached: Sequence[s
     names = frozenset(rule.children) & frozenset(attached)
     if not _is_last(rule, called) or not names:
         return None
-    words = f"right after {rule.tool} one of these has to be called: {', '.join(sorted(names))}."
-    return _Limit(names, words, must=True, arguments=rule.arguments)
+    reason = f"right after {rule.tool} one of these has to be called: {', '.join(sorted(names))}."
+    return _Limit(names, reason, must=True, arguments=rule.arguments)
 
 
 def _parent_last(rule: ToolRule, called: Sequence[CalledTool], attached: Sequence[str]) -> _Limit | None:
@@ -176,7 +176,7 @@ class RuleState(Struct, frozen=True):
         if any(each.result is None and self._has_rule(RuleKind.CONDITIONAL, each.name) for each in last):
             return Undecided()
         limits = self._limits()
-        broken = [limit.words for limit in limits if name not in limit.names]
+        broken = [limit.reason for limit in limits if name not in limit.names]
         if broken:
             return Forbidden(f"Not run: {' '.join(broken)} {_choice(self._left(limits))}")
         if not is_approved and (name in approvals or self._has_rule(RuleKind.APPROVAL, name)):
@@ -214,9 +214,9 @@ class RuleState(Struct, frozen=True):
             first = [rule for rule in self.rules if rule.kind is RuleKind.RUN_FIRST and rule.tool in attached]
             if first:
                 names = frozenset(rule.tool for rule in first)
-                words = f"one of these has to be called first: {', '.join(sorted(names))}."
+                reason = f"one of these has to be called first: {', '.join(sorted(names))}."
                 given = {rule.tool: rule.arguments.get(rule.tool, {}) for rule in first}
-                return [_Limit(names, words, must=True, arguments=given)]
+                return [_Limit(names, reason, must=True, arguments=given)]
         found = (_LIMITS[rule.kind](rule, counted, attached) for rule in self.rules if rule.kind in _LIMITS)
         return [limit for limit in found if limit is not None]
 
@@ -259,8 +259,8 @@ def _choice(names: Sequence[str]) -> str:
     return f"You may call: {', '.join(names)}." if names else "No tool may be called now: answer."
 
 
-def _nudged(follows: Offer, words: str) -> Offer:
-    return Offer(follows.names, follows.must, follows.one_at_a_time, nudge=words)
+def _nudged(follows: Offer, nudge: str) -> Offer:
+    return Offer(follows.names, follows.must, follows.one_at_a_time, nudge=nudge)
 
 
 # A turn
@@ -309,12 +309,12 @@ class RuleGuide:
         if isinstance(verdict, Undecided):
             return verdict
         if isinstance(verdict, NeedsApproval) and not self._can_ask:
-            words = (
+            reason = (
                 f"Not run: {call.name} needs a person's approval, and there is no client that could give it."
             )
             # As if a person had denied it: no rule asks for it again.
-            self._called.append(CalledTool(call.name, "denied", words))
-            verdict = Forbidden(words)
+            self._called.append(CalledTool(call.name, "denied", reason))
+            verdict = Forbidden(reason)
         is_run = isinstance(verdict, Allowed) and call.arguments is not None
         self._has_unreadable = self._has_unreadable or call.arguments is None
         self._reply[call.id] = JudgedCall(

@@ -165,9 +165,9 @@ class ToolRegistry:
         missing = [name for name, tool in found.items() if tool is None]
         if missing:
             # Letta's clients recognise this message, and then make the agent without these tools.
-            words = [f"Tools not found by name: {', '.join(missing)}."]
-            words += [f"{name} {_NEEDS_SERVICE}" for name in missing if name in ELSEWHERE]
-            raise BadRequest(" ".join(words), param="tools")
+            sentences = [f"Tools not found by name: {', '.join(missing)}."]
+            sentences += [f"{name} {_NEEDS_SERVICE}" for name in missing if name in ELSEWHERE]
+            raise BadRequest(" ".join(sentences), param="tools")
         return [tool for tool in found.values() if tool is not None]
 
     async def of(self, attached: Mapping[int, Sequence[int]]) -> dict[int, Sequence[ToolView]]:

@@ -539,8 +539,10 @@ class AgentRuns:
         finally:
             self._live.pop(run.id, None)
 
-    async def _end(self, run: Run, state: RunState, stop: StopReason, words: str = "") -> Run:
-        return await self.keeper.store.runs.end(run.agent, run.id, state, stop, self.keeper.now(), words)
+    async def _end(self, run: Run, state: RunState, stop: StopReason, error_message: str = "") -> Run:
+        return await self.keeper.store.runs.end(
+            run.agent, run.id, state, stop, self.keeper.now(), error_message
+        )
 
     def _tools_of(self, sending: Sending, context: MemoryContext) -> MakesToolbox:
         return partial(self.toolboxes.make, speaker=_speaker(sending, context))

@@ -261,16 +261,16 @@ class BeginsRuns:
         step = None if conversation is None else await store.runs.waiting(context.agent.id, conversation.id)
         last = context.path[-1] if context.path else None
         if step is None or last is None or last.id != step.exchange:
-            words = "No tool call is currently awaiting approval in this conversation, nor a result."
-            raise BadRequest(words, param="messages")
+            error = "No tool call is currently awaiting approval in this conversation, nor a result."
+            raise BadRequest(error, param="messages")
         if not is_shown(context.plan, last):
-            words = "No tool call is currently awaiting approval: what these were made for is forgotten."
-            raise BadRequest(words, param="messages")
+            error = "No tool call is currently awaiting approval: what these were made for is forgotten."
+            raise BadRequest(error, param="messages")
         asks = Place(context.agent.uid, last.seq + len(last.inputs))
         for each in sending.decisions:
             if each.request is not None and place_of("message", each.request) != asks:
-                words = f"does not wait for an answer; {id_at('message', asks.uid, asks.seq)} does."
-                raise BadRequest(f"{each.request!r} {words}", param="messages")
+                error = f"does not wait for an answer; {id_at('message', asks.uid, asks.seq)} does."
+                raise BadRequest(f"{each.request!r} {error}", param="messages")
         texts = await store.runs.texts(context.agent.id, step.run, "result")
         before = [orjson.loads(text.data) for text in texts if is_of_step(last, text.seq)]
         is_marked = sending.accepted is not None or sending.identity.retry or bool(sending.otid)

@@ -311,8 +311,10 @@ class Sleeping:
             raise JobFailed("the upstream of a sleeptime agent failed")
         return await self._end(run, StopReason.UPSTREAM_ERROR, UNSAID), False
 
-    async def _end(self, run: Run, stop: StopReason, words: str = "") -> Run:
-        return await self._store.runs.end(run.agent, run.id, RunState.FAILED, stop, self._now(), words)
+    async def _end(self, run: Run, stop: StopReason, error_message: str = "") -> Run:
+        return await self._store.runs.end(
+            run.agent, run.id, RunState.FAILED, stop, self._now(), error_message
+        )
 
 
 def _is_due(reader: ReaderEntry, sleeptime: Sleeptime) -> bool:

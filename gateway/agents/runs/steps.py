@@ -92,7 +92,7 @@ class _StepResult(Struct, frozen=True):
     error: str | None = None
     # is_refused, words: as in `TurnOutcome`.
     is_refused: bool = False
-    words: str = ""
+    error_message: str = ""
 
 
 @dataclass(slots=True)
@@ -228,7 +228,7 @@ class RunMemory:
         recall = None
         if self.receipt is not None and not self.steps:
             recall = recall_row(prompt, TurnOutcome(End.FINISHED, usage=result.usage), self.receipt)
-        write = StepEnd(context.agent, e, step, kept, self.reading, accepts, result.words, recall)
+        write = StepEnd(context.agent, e, step, kept, self.reading, accepts, result.error_message, recall)
         self.begun += await asyncio.shield(self.keeper.store.stored_paths.finish(write))
         self.last = counts
         total = Counts(*map(sum, zip(self.run.counts, counts, strict=True)))
@@ -445,10 +445,12 @@ class RunMemory:
         if not full and outcome.text and shown_reply is not None:
             full = (shown_reply := with_private(shown_reply, cut=True),)
         # The error's message may quote another memory, and forgetting there would not find it here.
-        words = UNSAID if self.reading is not None and outcome.error_message else outcome.error_message
+        error_message = (
+            UNSAID if self.reading is not None and outcome.error_message else outcome.error_message
+        )
         return _StepResult(
             full, shown_reply if full else None, outcome.step_usage, outcome.waiting,
-            outcome.results if outcome.waiting else (), stop, error, outcome.is_refused, words,
+            outcome.results if outcome.waiting else (), stop, error, outcome.is_refused, error_message,
         )  # fmt: skip
 
     async def _pause(self, stop: StopReason, outcome: TurnOutcome) -> None:
@@ -465,7 +467,7 @@ class RunMemory:
 
         self._take_end(await self._edited(outcome.results, end))
 
-    async def _end_run(self, state: RunState, stop: StopReason, words: str = "") -> None:
+    async def _end_run(self, state: RunState, stop: StopReason, error_message: str = "") -> None:
         # One that only answers what waits has no row before its first step.
         self.run = replace(self.run, state=state, stop=stop)
         if self.run.id:
@@ -476,7 +478,7 @@ class RunMemory:
                 stop,
                 self.keeper.now(),
                 reading=self.reading,
-                words=words,
+                error_message=error_message,
             )
             self._take_end(await asyncio.shield(self.keeper.store.stored_paths.end(end)))
 

@@ -206,8 +206,8 @@ class _Judged(httpx2.AsyncBaseTransport):
             # What was answered before has been got over.
             self._faults[:] = [each for each in self._faults if not isinstance(each, StatusFault)]
             if reply.status >= 400:
-                words = f"its server answered with the status {reply.status}"
-                self._faults.append(HostError(words) if self._has_events else StatusFault(words))
+                message = f"its server answered with the status {reply.status}"
+                self._faults.append(HostError(message) if self._has_events else StatusFault(message))
                 if self._events is not None:
                     # The package would wait on for an event that answers the message.
                     self._events.break_off()

@@ -39,11 +39,13 @@ _FAILED = frozenset(
 )
 
 
-def run_json(run: Run, agent_uid: str, conversation: str | None, words: str | None = None) -> dict[str, Any]:
+def run_json(
+    run: Run, agent_uid: str, conversation: str | None, error_message: str | None = None
+) -> dict[str, Any]:
     """Returns a run.
 
     conversation: its public id, "default" for the agent's own.
-    words: of the error that ended it.
+    error_message: of the error that ended it.
     """
     return {
         "id": ids.id_of("run", run.uid),
@@ -56,7 +58,7 @@ def run_json(run: Run, agent_uid: str, conversation: str | None, words: str | No
         "completed_at": time_of(run.ended),
         "total_duration_ns": lasted_ns(run.begun, run.ended),
         "ttft_ns": None,
-        "metadata": None if words is None else {"error": words},
+        "metadata": None if error_message is None else {"error": error_message},
         "request_config": None,
         "base_template_id": None,
         "callback_url": None,
@@ -76,8 +78,8 @@ def callback_json(report: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def step_json(entry: StepEntry, words: str | None = None) -> dict[str, Any]:
-    """Returns a step. words: of the error with which it failed."""
+def step_json(entry: StepEntry, error_message: str | None = None) -> dict[str, Any]:
+    """Returns a step. error_message: of the error with which it failed."""
     step, model = entry.step, entry.model
     upstream, _, name = model.partition("/")
     counts = step.counts
@@ -104,7 +106,7 @@ def step_json(entry: StepEntry, words: str | None = None) -> dict[str, Any]:
         "status": _status(step),
         "stop_reason": step.stop,
         "error_type": step.error,
-        "error_data": None if words is None else {"message": words},
+        "error_data": None if error_message is None else {"message": error_message},
         "feedback": step.feedback,
         "messages": [],
         "tags": [],

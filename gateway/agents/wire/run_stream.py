@@ -34,15 +34,15 @@ from storage.records import Counts
 DONE = b"data: [DONE]\n\n"
 
 
-def _words_of(body: bytes) -> str | None:
+def _error_message(body: bytes) -> str | None:
     """Returns the message of an upstream's error, in any of the forms that are usual."""
     try:
         found = orjson.loads(body)
     except orjson.JSONDecodeError:
         return None
     error = found.get("error", found) if isinstance(found, dict) else None
-    words = error.get("message") or error.get("detail") if isinstance(error, dict) else error
-    return words if isinstance(words, str) else None
+    message = error.get("message") or error.get("detail") if isinstance(error, dict) else error
+    return message if isinstance(message, str) else None
 
 
 def event(data: Mapping[str, Any]) -> bytes:
@@ -255,7 +255,7 @@ class StepView(ClientView):
         raise AssertionError("a run is shown as events")
 
     def refused(self, status: int, body: bytes) -> bytes:
-        from_upstream = UpstreamError(_words_of(body) or f"The upstream answered {status}.")
+        from_upstream = UpstreamError(_error_message(body) or f"The upstream answered {status}.")
         return LettaErrors().body(from_upstream)
 
     # -- how it is shown

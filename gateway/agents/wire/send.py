@@ -253,8 +253,8 @@ def _check_tool_names(tools: Sequence[ClientTool]) -> None:
     names = set[str]()
     for n, each in enumerate(tools):
         if each.name in names:
-            words = f"Another of the tools is named {each.name!r}, and a call says no more than the name"
-            raise Unprocessable([Fault(("body", "client_tools", n, "name"), words)])
+            message = f"Another of the tools is named {each.name!r}, and a call says no more than the name"
+            raise Unprocessable([Fault(("body", "client_tools", n, "name"), message)])
         names.add(each.name)
 
 
@@ -335,8 +335,9 @@ def _stored_part(part: TextPart | ImagePart) -> dict[str, Any]:
 def _stored_message(plain: PlainMessage) -> WireMessage:
     own = {"otid": plain.otid or None, "sender": plain.sender_id or None}
     if plain.role != "user" and any(isinstance(part, ImagePart) for part in plain.content):
-        words = f"A message of the role {plain.role!r} is text; send images as the user's."
-        raise BadRequest(words, param="content")
+        raise BadRequest(
+            f"A message of the role {plain.role!r} is text; send images as the user's.", param="content"
+        )
     if plain.role == "system":
         return as_system(_text_of(plain.content), **own)
     message: WireMessage = {"role": plain.role, "content": _stored_content(plain.content)}

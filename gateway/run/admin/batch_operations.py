@@ -36,7 +36,7 @@ class BatchOperations(Struct, frozen=True):
         batch = await self._find(raw)
         store, found, after = self.store.batches, list[dict[str, Any]](), 0
         while page := await store.items(batch.id, after=after, limit=_PAGE):
-            words = await store.words(batch.id, after, page[-1].id)
+            messages = await store.error_messages(batch.id, after, page[-1].id)
             after = page[-1].id
             for item in page:
                 if item.state not in ("failed", "expired", "cancelled"):
@@ -48,7 +48,7 @@ class BatchOperations(Struct, frozen=True):
                         "run": None if run is None else ids.id_of("run", run.uid),
                         "state": item.state,
                         "stop": None if run is None else run.stop,
-                        "error": item.why(words.get(item.id)),
+                        "error": item.why(messages.get(item.id)),
                     }
                 )
         return {**await self._shown(batch), "items": found}

@@ -38,9 +38,9 @@ from storage.errors import NotFound, Stale, WriteConflict
 from storage.listing import Page
 from storage.records import DEFAULT, BlockOp, Run, RunState, RunStep
 from storage.sql.agents_api.runs import (
+    add_error_message,
     add_step,
     add_text,
-    add_words,
     begin_conversation,
     begin_run,
     create_run,
@@ -198,9 +198,11 @@ class Batches(Group):
         return [(row[0], row[1]) for row in await connection.rows(SQL["texts"], (agent, run, kind))]
 
     @reads
-    async def words(self, connection: Connection, batch: int, first: int, last: int) -> dict[int, str]:
+    async def error_messages(
+        self, connection: Connection, batch: int, first: int, last: int
+    ) -> dict[int, str]:
         """Returns why items failed, by their ids, for ids above `first` up to `last`."""
-        rows = await connection.rows(SQL["words"], (batch, first, last))
+        rows = await connection.rows(SQL["error_messages"], (batch, first, last))
         return {row[0]: bytes(row[1]).decode() for row in rows if row[1]}
 
     @reads
@@ -392,7 +394,7 @@ async def _end(connection: Connection, end: ItemEnd, run: Run, rules: Rules) -> 
         await connection.run(SQL["steps_of"], (end.rounds, run.id, agent))
     await end_run(connection, agent, run.id, end.state, end.stop, end.now)
     await connection.run(SQL["texts_empty"], (agent, run.id))
-    await add_words(connection, agent, run.id, end.words)
+    await add_error_message(connection, agent, run.id, end.error_message)
 
 
 def _all_of(merged: BlockMerge, exchange: int) -> BlockMerge:

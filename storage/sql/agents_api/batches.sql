@@ -122,8 +122,8 @@ SELECT ?1, ?2, coalesce(max(x.seq), -1) + 1, ?3, ?4 FROM run_texts x WHERE x.age
 -- Reads the parts of a kind of one item.
 SELECT seq, data FROM run_texts WHERE agent = ? AND agent <> 0 AND run = ? AND kind = ? ORDER BY seq
 
--- name: words
--- Reads the words of the errors of a batch's items.
+-- name: error_messages
+-- Reads the messages of the errors of a batch's items.
 SELECT x.run, x.data FROM run_texts x JOIN batch_items i ON i.run = x.run
 WHERE i.batch = ?1 AND x.agent <> 0 AND x.kind = 'words' AND x.run > ?2 AND x.run <= ?3
 

@@ -28,8 +28,8 @@ from storage.sql.statements import load, rows_of
 
 SQL = load("agents_api/runs.sql")
 
-# Of the words of an error: some upstreams repeat the whole request in it.
-_MOST_WORDS = 4_000
+# Of the message of an error: some upstreams repeat the whole request in it.
+_MOST_MESSAGE_CHARS = 4_000
 # The kind of a text: how a response in the background is shown that lies in no turn.
 RESPONSE = "response"
 
@@ -125,14 +125,20 @@ async def begin_run(connection: Connection, agent: int, run: int, at: float) -> 
 
 
 async def end_run(
-    connection: Connection, agent: int, run: int, state: RunState, stop: str, at: float, words: str = ""
+    connection: Connection,
+    agent: int,
+    run: int,
+    state: RunState,
+    stop: str,
+    at: float,
+    error_message: str = "",
 ) -> Run:
     """Ends a run without a step. Returns it as it is now: as a faster writer has ended it. Raises: NotFound.
 
-    words: of the error that ended it; they quote no content.
+    error_message: of the error that ended it; they quote no content.
     """
     if await connection.run(SQL["end"], (state, stop, at, run, agent)):
-        await add_words(connection, agent, run, words)
+        await add_error_message(connection, agent, run, error_message)
     return await _get(connection, agent, run)
 
 
@@ -165,10 +171,12 @@ async def add_text(connection: Connection, agent: int, run: int, kind: str, seq:
     return await connection.row(SQL["text_insert"], (agent, run, seq, kind, data)) is not None
 
 
-async def add_words(connection: Connection, agent: int, run: int, words: str) -> None:
-    """Adds the words of the error that ended a run; nothing without any."""
-    if words:
-        await add_text(connection, agent, run, "words", 0, words[:_MOST_WORDS].encode("utf-8", "replace"))
+async def add_error_message(connection: Connection, agent: int, run: int, error_message: str) -> None:
+    """Adds the message of the error that ended a run, as a text of the kind `words`; "" adds nothing."""
+    if error_message:
+        await add_text(
+            connection, agent, run, "words", 0, error_message[:_MOST_MESSAGE_CHARS].encode("utf-8", "replace")
+        )
 
 
 async def load_texts(
@@ -414,9 +422,9 @@ class Runs(Group):
         return [_shown(row) for row in rows]
 
     @reads
-    async def words(self, connection: Connection, runs: Sequence[int]) -> dict[int, str]:
-        """Returns the words of the errors that ended runs, of those that have any."""
-        return {run: data.decode() for run, data in await rows_of(connection, SQL["words"], runs)}
+    async def error_messages(self, connection: Connection, runs: Sequence[int]) -> dict[int, str]:
+        """Returns the messages of the errors that ended runs, by run."""
+        return {run: data.decode() for run, data in await rows_of(connection, SQL["error_messages"], runs)}
 
     @reads
     async def last_exchange(self, connection: Connection, run: Run) -> int | None:

@@ -224,8 +224,8 @@ SELECT epoch FROM agents WHERE id = ?
 SELECT seq, data FROM run_texts WHERE agent = ? AND agent <> 0 AND run = ? AND kind = ? AND seq > ?
 ORDER BY seq LIMIT ?
 
--- name: words
--- Reads the words of the errors that ended some runs.
+-- name: error_messages
+-- Reads the messages of the errors that ended some runs.
 SELECT run, data FROM run_texts WHERE agent <> 0 AND run {in:1:BIGINT:64} AND kind = 'words' AND seq = 0
 
 -- name: text_replace

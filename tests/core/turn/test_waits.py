@@ -7,7 +7,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from gateway.agents.core.waits import QueueName, Wait, Waiter, Waits, WaitsInCircle
+from gateway.agents.core.waits import Wait, Waiter, Waits, WaitsInCircle
+from gateway.core.conversation.kind import QueueName
 
 DEFAULT = "default"
 
