@@ -54,7 +54,6 @@ class ChatRoute:
         trace = trace_of(scope)
         trace.route = "chat"
         async with self.bodies.read(scope, receive) as body:
-            trace.bytes_in = len(body)
             named = None if scope["path"] == CHAT_PATH else _OF_AGENT.fullmatch(scope["path"])
             request = parse(bytes(body), self.settings.max_messages, None if named is None else named[1])
             if named is None:

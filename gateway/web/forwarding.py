@@ -108,7 +108,6 @@ class ForwardedPath:
             await self._hand_on(head, scope, receive, send)
             return
         async with self.bodies.read(scope, receive) as body:
-            trace.bytes_in = len(body)
             asked = parse_named(body)
             trace.model, trace.stream = asked.model, asked.stream
             await self.answer(head, asked, scope, receive, send)
@@ -133,23 +132,20 @@ class ForwardedPath:
         refuse_strict(scope["headers"])
         trace = trace_of(scope)
         upload = UploadBody(scope, receive, self.max_upload_bytes, self.limits.body_timeout_s)
-        try:
-            with self.bodies.quota() as quota:
-                boundary = boundary_of(head.content_type) if not head.is_encoded else None
-                is_read = boundary is not None and _may_name_a_model(head.path)
-                if boundary is not None and is_read:
-                    search = FieldSearch(boundary, "model")
-                    await upload.look(search, self.bodies.limit_bytes, quota)
-                    trace.model = upload.found or trace.model
-                    is_read = search.span is not None or search.is_whole
-                route = self.forwarding.find(head.path, trace.model, head.named, is_read=is_read)
-                caller = trace.caller
-                outgoing = Outgoing(
-                    head.method, head.path, scope["headers"], caller.project, caller.credential, upload=upload
-                )
-                await self._answer(route, outgoing, scope, upload.after, send)
-        finally:
-            trace.bytes_in = upload.count
+        with self.bodies.quota() as quota:
+            boundary = boundary_of(head.content_type) if not head.is_encoded else None
+            is_read = boundary is not None and _may_name_a_model(head.path)
+            if boundary is not None and is_read:
+                search = FieldSearch(boundary, "model")
+                await upload.look(search, self.bodies.limit_bytes, quota)
+                trace.model = upload.found or trace.model
+                is_read = search.span is not None or search.is_whole
+            route = self.forwarding.find(head.path, trace.model, head.named, is_read=is_read)
+            caller = trace.caller
+            outgoing = Outgoing(
+                head.method, head.path, scope["headers"], caller.project, caller.credential, upload=upload
+            )
+            await self._answer(route, outgoing, scope, upload.after, send)
 
     async def _answer(
         self,

@@ -98,7 +98,6 @@ class MessagesPath:
         caller = trace.caller
         trace.caller = caller._replace(credential=caller.api_key or caller.credential)
         async with self.chats.bodies.read(scope, receive) as body:
-            trace.bytes_in = len(body)
             named = parse_named(body)
             trace.model, trace.stream = named.model, named.stream
             request = self._read(named, scope)

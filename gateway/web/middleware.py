@@ -152,6 +152,11 @@ class Edge:
         _read_headers(scope, trace)
         scope.setdefault("state", {})["trace"] = trace
 
+        async def receive_counted() -> Message:
+            message = await receive()
+            trace.bytes_in += len(message.get("body", b""))
+            return message
+
         def answer(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 trace.status = message["status"]
@@ -176,7 +181,7 @@ class Edge:
                     trace.context = self._accounts.tracer.begin(scope["headers"])
                 if caller.user is not None:
                     _bind(scope, caller.user)
-            await self._app(scope, receive, answer)
+            await self._app(scope, receive_counted, answer)
         except ClientGone:
             # There is no client to answer any more. The code that raised this has closed the upstream's connection.
             self._metrics.clients_gone.inc()

@@ -22,7 +22,6 @@ from gateway.run.memory.stored_turns import NamedTurn
 from gateway.run.response_conversations import ConversationHead, ResponseConversations
 from gateway.run.stored_responses import ResponseOwner
 from gateway.web.body import BodyReader
-from gateway.web.middleware import trace_of
 
 CONVERSATIONS_PATH: Final = "/v1/conversations"
 # Of one request, as OpenAI has it.
@@ -46,7 +45,6 @@ class OwnConversations:
         body: Json = {}
         if method == "POST":
             async with self.bodies.read(scope, receive) as raw:
-                trace_of(scope).bytes_in = len(raw)
                 body = read_object(bytes(raw)) if raw else {}
         owner, query = self.owner(scope), scope["query_string"].decode("latin-1")
         if not rest:

@@ -169,7 +169,6 @@ class _Served:
         # A HEAD is answered as its GET.
         row = self._methods.get(scope["method"]) or self._methods["GET"]
         async with self._reader.read(scope, receive) as data:
-            trace.bytes_in = len(data)
             request = _read(row, http, trace.caller.project, bytes(data))
             try:
                 answer = await row.answer(request)

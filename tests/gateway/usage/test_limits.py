@@ -400,7 +400,9 @@ def manage(world: World, method: str, path: str, body: Any = None, headers: Any 
 
 
 def test_a_limit_is_made_changed_and_removed_over_rest(world: World) -> None:
-    reply = manage(world, "POST", "", {"user": "*", "unit": "requests", "per": "day", "most": 0})
+    body = {"user": "*", "unit": "requests", "per": "day", "most": 0}
+    reply = manage(world, "POST", "", body)
+    assert world.gateway.last_line()["in"] == len(json.dumps(body))
     assert reply.status == 201
     made = reply.json
     assert made == {

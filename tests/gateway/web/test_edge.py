@@ -193,6 +193,22 @@ def test_a_log_line_says_everything_but_what_was_said(gateway: Running) -> None:
     assert "secret" not in json.dumps(line)
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (CHAT, HELLO),
+        ("/v1/messages", {**HELLO, "max_tokens": 5}),
+        ("/v1/responses", {"model": "m", "input": "Hi"}),
+        ("/v1/embeddings", {"model": "m", "input": "Hi"}),
+        ("/v1/chat/completions", {"model": "m"}),
+    ],
+)
+def test_a_log_line_has_the_bytes_of_the_body(gateway: Running, path: str, body: Any) -> None:
+    data = json.dumps(body).encode()
+    gateway.ask("POST", path, data, {"content-type": "application/json"})
+    assert (gateway.last_line()["path"], gateway.last_line()["in"]) == (path, len(data))
+
+
 def test_what_a_caller_names_does_not_fill_the_log(gateway: Running) -> None:
     gateway.post({**HELLO, "model": "m" * 1_000})
     assert len(json.dumps(gateway.last_line())) < 1000
