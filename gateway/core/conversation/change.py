@@ -18,28 +18,36 @@ def plan_change(pool: Pool, plan: Plan, ended: settle.Ended, rule: settle.Rule) 
     """Returns a turn's changes to the tree as it is now, inside the writing transaction. Raises: Missing."""
     query = plan.query
     tree = Tree(pool.exchanges, pool.contents, pool.tombs)
-    before = {x.id: x for x in tree}
+    before = {each.id: each for each in tree}
     if query.named and plan.match.match_point is None:
         plan = replace(plan, conversation=pool.conversation)
-    e = rule(tree, plan, ended)
+    exchange = rule(tree, plan, ended)
     merging = settle.mergeable(tree, ended.now, query.idle_s, named=query.named)
-    for x, why in merging:
-        tree.change(x.id, merged=why)
-    e = tree.by_id[e.id]  # merging may have changed it
-    changes = [tree.by_id[i] for i in tree.changed if i != e.id]
-    stale = [x.id for x in (*changes, e) if x.id in before and _changes_index(before[x.id], x)]
-    continued = {x.id for x in changes if x.id not in stale and x == replace(before[x.id], continued=True)}
+    for each, why in merging:
+        tree.change(each.id, merged=why)
+    exchange = tree.by_id[exchange.id]  # merging may have changed it
+    changes = [tree.by_id[i] for i in tree.changed if i != exchange.id]
+    stale = [
+        each.id
+        for each in (*changes, exchange)
+        if each.id in before and _changes_index(before[each.id], each)
+    ]
+    continued = {
+        each.id
+        for each in changes
+        if each.id not in stale and each == replace(before[each.id], continued=True)
+    }
     tombs = []
-    if e.state is State.OFF:
-        tombs = [b"".join(a) for a in (*e.inputs, e.reply or ()) if a and a[0][:1] in b"ua"]
+    if exchange.state is State.OFF:
+        tombs = [b"".join(a) for a in (*exchange.inputs, exchange.reply or ()) if a and a[0][:1] in b"ua"]
     return Change(
-        exchange=e,
-        others=[x for x in changes if x.id not in continued],
+        exchange=exchange,
+        others=[each for each in changes if each.id not in continued],
         continued=sorted(continued),
-        heads=heads_of(query.listing.canon, e.inputs) if e.parent is None else [],
+        heads=heads_of(query.listing.canon, exchange.inputs) if exchange.parent is None else [],
         tombs=tombs,
         stale=stale,
-        merge=[x.id for x, _ in merging],
+        merge=[each.id for each, _ in merging],
     )
 
 
@@ -63,5 +71,11 @@ def _changes_index(old: Exchange, new: Exchange) -> bool:
     return _read(old) != _read(new) and not is_tombstone(new)
 
 
-def _read(e: Exchange) -> tuple[object, ...]:
-    return e.active, e.inputs, e.reply, e.ended is None, e.continued and e.head
+def _read(exchange: Exchange) -> tuple[object, ...]:
+    return (
+        exchange.active,
+        exchange.inputs,
+        exchange.reply,
+        exchange.ended is None,
+        exchange.continued and exchange.head,
+    )

@@ -26,9 +26,9 @@ _ON, _FINISHED = MemoryUse.ON, State.FINISHED
 
 def plan_plain(snapshot: MemorySnapshot, query: Query) -> Plan | None:
     """Plans a plain turn. Returns None where the turn is not plain."""
-    e, listing = snapshot.exchange, query.listing
+    last, listing = snapshot.exchange, query.listing
     # The path has one end, without followers or siblings.
-    if e is None or snapshot.is_continued or snapshot.has_rivals or snapshot.is_head:
+    if last is None or snapshot.is_continued or snapshot.has_rivals or snapshot.is_head:
         return None
     answered, messages = listing.answered, listing.messages
     new = tuple(range(answered, len(messages)))
@@ -40,22 +40,22 @@ def plan_plain(snapshot: MemorySnapshot, query: Query) -> Plan | None:
     ):
         return None
     # The last exchange stands as it is: no tombstone, no head made elsewhere, no edits that this turn would confirm.
-    if e.state is not _FINISHED or not e.active or e.head or (e.edits and not e.merged):
+    if last.state is not _FINISHED or not last.active or last.head or (last.edits and not last.merged):
         return None
     inputs = listing.new
     if any(map(is_user, inputs)):
         # A turn of several exchanges is carried as a whole, and more rows than one would have to be marked.
-        if e.parent is not None and not any(map(is_user, e.inputs)):
+        if last.parent is not None and not any(map(is_user, last.inputs)):
             return None
     # Results of tools that answer something off the record are off the record as well.
-    elif e.redactions:
+    elif last.redactions:
         return None
     # Without names, which cost as much again as all the rest of it.
     exchange = Exchange(
         0,
-        e.conversation,
-        e.id,
-        e.depth + 1,
+        last.conversation,
+        last.id,
+        last.depth + 1,
         listing.before[answered],
         inputs,
         tuple(map(listing.media, new)),
@@ -66,14 +66,14 @@ def plan_plain(snapshot: MemorySnapshot, query: Query) -> Plan | None:
         query.now,  # touched
         None,  # ended
         0,  # size
-        e.length + len(new) + 1,
+        last.length + len(new) + 1,
         False,  # standing
-        e.seq + len(e.inputs) + 1,  # with no other turn in between, it goes on with the same run
-        e.run,
+        last.seq + len(last.inputs) + 1,  # with no other turn in between, it goes on with the same run
+        last.run,
         snapshot.additions.last,  # prior
     )
     return Plan(
-        query, Match(e, answered - 1, answered - 1), new, e.conversation, exchange, messages[answered:]
+        query, Match(last, answered - 1, answered - 1), new, last.conversation, exchange, messages[answered:]
     )
 
 
@@ -95,30 +95,30 @@ def finish_plain(plan: Plan, ended: Ended, section: int | None = None) -> Exchan
 
     section: the row of its path's memory section, where that is stored.
     """
-    e, match_point, canon = plan.exchange, plan.match.match_point, plan.query.listing.canon
+    exchange, match_point, canon = plan.exchange, plan.match.match_point, plan.query.listing.canon
     text = squash_utf8(text_of(ended.shown_reply))
     reply = canon.atoms(ended.shown_reply, text)
     # Made in one go: `changed` takes three times as long for so many fields, and names half as long again.
     return Exchange(
-        e.id,
-        e.conversation,
-        e.parent,
-        e.depth,
-        e.offset,
-        e.inputs,
-        e.media,
+        exchange.id,
+        exchange.conversation,
+        exchange.parent,
+        exchange.depth,
+        exchange.offset,
+        exchange.inputs,
+        exchange.media,
         reply,
-        canon.path(chain(*e.inputs, reply), b"" if match_point is None else match_point.path),
+        canon.path(chain(*exchange.inputs, reply), b"" if match_point is None else match_point.path),
         canon.reply_key(reply),
-        e.begun,
-        e.touched,
+        exchange.begun,
+        exchange.touched,
         ended.now,
         len(text.decode("utf-8", "surrogatepass")),  # size
-        e.length,
+        exchange.length,
         True,  # standing
-        e.seq,
-        e.run,
-        e.prior,
+        exchange.seq,
+        exchange.run,
+        exchange.prior,
         dict(ended.notes),
         section,
         ended.edits,
@@ -143,5 +143,5 @@ def finish_opening(tree: Tree, plan: Plan, ended: Ended) -> Exchange | None:
     )
     if matters or query.listing.answered:
         return None
-    e = finish_plain(plan, ended)
-    return replace(e, id=ended.id, conversation=ended.id, length=len(e.inputs) + 1)
+    exchange = finish_plain(plan, ended)
+    return replace(exchange, id=ended.id, conversation=ended.id, length=len(exchange.inputs) + 1)

@@ -151,19 +151,19 @@ class _HeadSearch:
         """Returns whether the list may repeat a reply that was off the record there, with unknown words."""
         if self._match.match_point is not None and self._match.match_point.state is not State.OFF:
             return False
-        siblings = [e for e in self._tree if e.parent is None]
+        siblings = [exchange for exchange in self._tree if exchange.parent is None]
         if self._head is not None:
             siblings = [*self._tree.kids(self._head), *self._tree.siblings(self._head)]
-        return any(e.state is State.OFF for e in siblings)
+        return any(exchange.state is State.OFF for exchange in siblings)
 
-    def _is_heard(self, e: Exchange | None, leading: int, least: int = 4) -> bool:
+    def _is_heard(self, exchange: Exchange | None, leading: int, least: int = 4) -> bool:
         """Returns whether the first `leading` messages of the list are what was heard of the reply of an exchange.
 
         least: letters, where they are not all of it.
         """
-        if e is None or not leading or not e.reply or not self._tree.is_soft(e):
+        if exchange is None or not leading or not exchange.reply or not self._tree.is_soft(exchange):
             return False
-        return was_heard(self._tree, e, self._listing, 0, leading, least)
+        return was_heard(self._tree, exchange, self._listing, 0, leading, least)
 
     def _place_resent(self, leading: int) -> int | None:
         """Returns where the held messages report a reply that the first `leading` messages report again."""
@@ -189,16 +189,28 @@ class _HeadSearch:
         A user's may have waited for results of tools. One that repeated the question of the head is its sibling.
         """
         tree, head = self._tree, self._head
-        after = tree.kids(head) if head is not None else [e for e in tree if e.parent is None]
+        after = (
+            tree.kids(head)
+            if head is not None
+            else [exchange for exchange in tree if exchange.parent is None]
+        )
         if head is not None and not tree.goes_on(head):
             asked = len(head.inputs)
-            siblings = (e for e in tree.siblings(head) if e.begun > head.begun)
-            after += [e for e in siblings if e.inputs[:asked] == head.inputs]
+            siblings = (exchange for exchange in tree.siblings(head) if exchange.begun > head.begun)
+            after += [exchange for exchange in siblings if exchange.inputs[:asked] == head.inputs]
         while head is not None and tree.goes_on(head):
             head = tree.parent(head)
-            after += [e for e in tree.kids(head) if not tree.goes_on(e)] if head is not None else []
-        cut = [e for e in after if e.ended is None and e.state in (State.OPEN, State.CANCELLED)]
-        return sorted(cut, key=lambda e: (e.begun, e.id))
+            after += (
+                [exchange for exchange in tree.kids(head) if not tree.goes_on(exchange)]
+                if head is not None
+                else []
+            )
+        cut = [
+            exchange
+            for exchange in after
+            if exchange.ended is None and exchange.state in (State.OPEN, State.CANCELLED)
+        ]
+        return sorted(cut, key=lambda exchange: (exchange.begun, exchange.id))
 
     def _cancelled(self) -> list[WireMessage]:
         """Returns the messages of the last cancelled send, which are stored and sent with the next one.
@@ -213,7 +225,7 @@ class _HeadSearch:
         held = [] if last.superseded else tree.content(last).messages or []
         if head is not None and head.inputs and not tree.goes_on(head) and last.parent == head.parent:
             return held[len(head.inputs) :]
-        new = next((e for e in reversed(self._cut) if not tree.goes_on(e)), None)
+        new = next((exchange for exchange in reversed(self._cut) if not tree.goes_on(exchange)), None)
         if new is None or new is last or new.superseded:
             return held
         return [*held, *(m for m in tree.content(new).messages or () if m.get("role") == "user")]
@@ -221,11 +233,15 @@ class _HeadSearch:
 
 def _touched_last(tree: Tree) -> Exchange | None:
     """Returns the head of a conversation. What is off the record is on no path: the next turn goes on before it."""
-    active = (e for e in tree if e.state is not State.OFF and tree.stands(e, named=True))
-    return max(active, key=lambda e: (tree.touched(e), e.begun, e.id), default=None)
+    active = (
+        exchange for exchange in tree if exchange.state is not State.OFF and tree.stands(exchange, named=True)
+    )
+    return max(
+        active, key=lambda exchange: (tree.touched(exchange), exchange.begun, exchange.id), default=None
+    )
 
 
-def was_heard(tree: Tree, x: Exchange, listing: Listing, start: int, end: int, least: int = 4) -> bool:
+def was_heard(tree: Tree, exchange: Exchange, listing: Listing, start: int, end: int, least: int = 4) -> bool:
     """Returns whether messages are what was heard of the reply of an exchange. least: letters, as in `begins`."""
     heard = joined_words(without_remark("".join(map(listing.text, range(start, end)))))
-    return is_beginning(heard, joined_words(text_of(tree.content(x).shown_reply or {})), least)
+    return is_beginning(heard, joined_words(text_of(tree.content(exchange).shown_reply or {})), least)

@@ -55,32 +55,36 @@ class ListedMessage(Struct, frozen=True):
 _LAST = 2**31
 
 
-def listed(e: Exchange) -> list[ListedMessage]:
-    """Returns the messages of an exchange that are there, in order. e: with its content."""
-    if e.state in (State.FORGOTTEN, State.OFF):
+def listed(exchange: Exchange) -> list[ListedMessage]:
+    """Returns the messages of an exchange that are there, in order. exchange: with its content."""
+    if exchange.state in (State.FORGOTTEN, State.OFF):
         return []
     found = [
-        ListedMessage(e, e.seq + place, None, message, e.begun, is_reply=False)
-        for place, message in enumerate(_input(e))
-        if place not in e.redactions
+        ListedMessage(exchange, exchange.seq + place, None, message, exchange.begun, is_reply=False)
+        for place, message in enumerate(_input(exchange))
+        if place not in exchange.redactions
     ]
-    if e.shown_reply is None or -1 in e.redactions:
+    if exchange.shown_reply is None or -1 in exchange.redactions:
         return found
-    seq, at = e.seq + len(e.inputs), e.ended or e.begun
-    shown_reply = orjson.loads(e.shown_reply)
-    full = _full(e)
+    seq, at = exchange.seq + len(exchange.inputs), exchange.ended or exchange.begun
+    shown_reply = orjson.loads(exchange.shown_reply)
+    full = _full(exchange)
     if full.get("step"):
         # A step's reply is one message; text that it spoke by a tool is in its call.
         reply, *results = full["messages"]
-        return [*found, ListedMessage(e, seq, None, reply, at, is_reply=True, results=results)]
+        return [*found, ListedMessage(exchange, seq, None, reply, at, is_reply=True, results=results)]
     hidden = [_silent(message) for message in _rounds(full.get("messages", []))]
-    found += [ListedMessage(e, seq, n, message, at, is_reply=True) for n, message in enumerate(hidden, 1)]
-    return [*found, ListedMessage(e, seq, None, shown_reply, at, is_reply=True)]
+    found += [
+        ListedMessage(exchange, seq, n, message, at, is_reply=True) for n, message in enumerate(hidden, 1)
+    ]
+    return [*found, ListedMessage(exchange, seq, None, shown_reply, at, is_reply=True)]
 
 
-def called_tools(e: Exchange) -> dict[str, str]:
+def called_tools(exchange: Exchange) -> dict[str, str]:
     """Returns the calls of an exchange's reply: id -> tool."""
-    messages = _full(e).get("messages") or ([] if e.shown_reply is None else [orjson.loads(e.shown_reply)])
+    messages = _full(exchange).get("messages") or (
+        [] if exchange.shown_reply is None else [orjson.loads(exchange.shown_reply)]
+    )
     return {
         str(call.get("id")): str((call.get("function") or {}).get("name"))
         for message in messages
@@ -89,64 +93,66 @@ def called_tools(e: Exchange) -> dict[str, str]:
     }
 
 
-def leaves_calls(e: Exchange) -> bool:
-    """Returns whether an exchange ends with calls that have no results in it. e: with its content.
+def leaves_calls(exchange: Exchange) -> bool:
+    """Returns whether an exchange ends with calls that have no results in it. exchange: with its content.
 
     Calls of hidden rounds have their results. A call of a step may be shown as text.
     """
-    full = _full(e)
+    full = _full(exchange)
     if not full.get("step"):
-        return any(atom[:1] == b"c" for atom in e.reply or ())
+        return any(atom[:1] == b"c" for atom in exchange.reply or ())
     reply, *results = full["messages"]
     answered = {m.get("tool_call_id") for m in results}
     return any(call.get("id") not in answered for call in reply.get("tool_calls") or ())
 
 
-def rewritten(e: Exchange, seq: int, text: str) -> Exchange:
+def rewritten(exchange: Exchange, seq: int, text: str) -> Exchange:
     """Returns the exchange with another text of one message; its atoms and its path stay.
 
     So whoever resends the old words is still recognised, and what is shown, recalled and sent is new.
     Raises: CannotRewrite.
     """
-    place = seq - e.seq
-    if e.state is State.OPEN:
+    place = seq - exchange.seq
+    if exchange.state is State.OPEN:
         raise CannotRewrite("it is being answered")
     if (
-        e.state in (State.FORGOTTEN, State.OFF)
-        or place in e.redactions
-        or (place == len(e.inputs) and -1 in e.redactions)
+        exchange.state in (State.FORGOTTEN, State.OFF)
+        or place in exchange.redactions
+        or (place == len(exchange.inputs) and -1 in exchange.redactions)
     ):
         raise CannotRewrite("it is forgotten")
-    if place < len(e.inputs):
-        messages = _input(e)
+    if place < len(exchange.inputs):
+        messages = _input(exchange)
         messages[place] = {
             **without_fields(messages[place], "own_length", FORMER_OWN_LENGTH),
             "content": text,
         }
         return replace(
-            e, input=orjson.dumps(messages), notes={**e.notes, **({place: ""} if place in e.notes else {})}
+            exchange,
+            input=orjson.dumps(messages),
+            notes={**exchange.notes, **({place: ""} if place in exchange.notes else {})},
         )
-    if e.shown_reply is None:
+    if exchange.shown_reply is None:
         raise CannotRewrite("there is no reply")
-    shown_reply, full = orjson.loads(e.shown_reply), _full(e)
+    shown_reply, full = orjson.loads(exchange.shown_reply), _full(exchange)
     if not text_of(shown_reply) and shown_reply.get("tool_calls"):
         raise CannotRewrite("it is a tool call, and those cannot be changed")
     if full:
         full = {**full, "messages": _rewritten_messages(full, text)}
     return replace(
-        e,
+        exchange,
         shown_reply=orjson.dumps({**without_fields(shown_reply, "fillers"), "content": text}),
         full=orjson.dumps(full) if full else None,
         hidden=bool(full),
     )
 
 
-def cut_short(e: Exchange, text: str) -> Exchange:
+def cut_short(exchange: Exchange, text: str) -> Exchange:
     """Returns the exchange with what was heard of its reply; its path stays. text: "": nothing.
 
     A reply that made no calls is gone then; calls were made, whatever was heard with them.
     """
-    shown_reply, full = orjson.loads(e.shown_reply or b"{}"), _full(e)
+    shown_reply, full = orjson.loads(exchange.shown_reply or b"{}"), _full(exchange)
     messages = list(full.get("messages") or ())
     place = _reply_place(full)
     shown = with_fillers_of({**without_fields(shown_reply, "fillers"), "content": text or None}, shown_reply)
@@ -162,11 +168,18 @@ def cut_short(e: Exchange, text: str) -> Exchange:
         own = text_of(without_fillers(shown)) if text else ""
         if not own:
             return replace(
-                e, reply=None, reply_key=None, size=0, shown_reply=None, full=None, hidden=False, opaque=False
+                exchange,
+                reply=None,
+                reply_key=None,
+                size=0,
+                shown_reply=None,
+                full=None,
+                hidden=False,
+                opaque=False,
             )
         messages = _rewritten_messages(full, own) if messages else messages
     return replace(
-        e,
+        exchange,
         size=len(squash(text)),
         shown_reply=orjson.dumps(shown),
         full=orjson.dumps({**full, "messages": messages}) if full else None,
@@ -223,11 +236,11 @@ def _silent(message: WireMessage) -> WireMessage:
     return {**without_fields(message, "filler", "spoken"), "content": None}
 
 
-def _input(e: Exchange) -> list[WireMessage]:
-    found: list[WireMessage] = orjson.loads(e.input) if e.input else []
+def _input(exchange: Exchange) -> list[WireMessage]:
+    found: list[WireMessage] = orjson.loads(exchange.input) if exchange.input else []
     return found
 
 
-def _full(e: Exchange) -> dict[str, Any]:
-    found: dict[str, Any] = orjson.loads(e.full) if e.full else {}
+def _full(exchange: Exchange) -> dict[str, Any]:
+    found: dict[str, Any] = orjson.loads(exchange.full) if exchange.full else {}
     return found

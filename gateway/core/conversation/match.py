@@ -171,12 +171,12 @@ class _Turns:
             self._read[number] = _Segment(self._listing, self._segments[number])
         return self._read[number]
 
-    def has_better(self, number: int, e: Exchange, path: Sequence[Atom], likeness: int) -> bool:
+    def has_better(self, number: int, exchange: Exchange, path: Sequence[Atom], likeness: int) -> bool:
         """Returns whether a reply in this turn is in an earlier one too, where its path fits better.
 
         A client may cut two replies to the same words; the second turn must not be taken for the first one.
         """
-        reply = e.reply or ()
+        reply = exchange.reply or ()
         near = range(max(0, number - _MAX_TURNS), number)
         ends = [span[1] for i in near for span in [self[i].find(reply)] if span]
         first = min((i for k in near for i in self._segments[k][:1]), default=0)
@@ -197,10 +197,10 @@ def _likeness(listed: Sequence[Atom], path: Sequence[Atom]) -> int:
     return 2 * len(pairs) - len(listed) - len(path) + first
 
 
-def _common_end(tree: Tree, e: Exchange, listed: Sequence[Atom]) -> int:
-    """Returns how many atoms at the end of the list and of the path to e are the same, up to `LCS_ATOMS`."""
+def _common_end(tree: Tree, exchange: Exchange, listed: Sequence[Atom]) -> int:
+    """Returns how many atoms at the end of the list and of the path to the exchange are the same, up to `LCS_ATOMS`."""
     found = 0
-    step: Exchange | None = e
+    step: Exchange | None = exchange
     while step is not None:
         for atoms in ((step.reply or ()), *step.inputs[::-1]):
             for atom in atoms[::-1]:
@@ -245,9 +245,9 @@ class _Search:
         self._head = head
         # By the first atom of the reply, which is that of its text, if it has one.
         self._by_first_atom: dict[Atom, list[Exchange]] = {}
-        for e in tree:
-            if e.reply:
-                self._by_first_atom.setdefault(e.reply[0], []).append(e)
+        for exchange in tree:
+            if exchange.reply:
+                self._by_first_atom.setdefault(exchange.reply[0], []).append(exchange)
         self._turns = _Turns(query.listing)
 
     def run(self) -> Match:
@@ -275,11 +275,11 @@ class _Search:
         """
         listed = self._turns.flat[: self._query.listing.before[span[0]]]
         without = (
-            e
+            exchange
             for atom in self._turns[number].unnamed
-            for e in self._by_first_atom.get(atom, ())[-_MAX_PLACES:]
+            for exchange in self._by_first_atom.get(atom, ())[-_MAX_PLACES:]
         )
-        return any(self._tree.atoms(e)[: -len(e.reply or ())] == listed for e in without)
+        return any(self._tree.atoms(exchange)[: -len(exchange.reply or ())] == listed for exchange in without)
 
     def _tries(self) -> Iterator[tuple[int, list[tuple[ListSpan, Exchange]]]]:
         """Yields (number of a turn, the stored replies that end at one position in it), the last place first.
@@ -289,14 +289,24 @@ class _Search:
         tried, more = 0, _MAX_PLACES
         for number in range(len(self._turns) - 1, -1, -1):
             answered = self._turns[number]
-            near = (e for first in answered.first_atoms() for e in self._by_first_atom.get(first, ()))
-            found = [(span, e) for e in near if e.reply for span in [answered.find(e.reply)] if span]
-            found = [(span, e) for span, e in found if span[1] >= self._head]
+            near = (
+                exchange
+                for first in answered.first_atoms()
+                for exchange in self._by_first_atom.get(first, ())
+            )
+            found = [
+                (span, exchange)
+                for exchange in near
+                if exchange.reply
+                for span in [answered.find(exchange.reply)]
+                if span
+            ]
+            found = [(span, exchange) for span, exchange in found if span[1] >= self._head]
             if not found:
                 continue
             ends = sorted({span[1] for span, _ in found}, reverse=True)[: 1 + more]
             for last in ends:
-                yield number, [(span, e) for span, e in found if span[1] == last]
+                yield number, [(span, exchange) for span, exchange in found if span[1] == last]
             tried, more = tried + 1, more + 1 - len(ends)
             if tried == _MAX_PLACES:
                 return
@@ -308,16 +318,16 @@ class _Search:
         listed = self._turns.flat[: listing.before[last + 1]]
         then = listing.atoms[last + 1 : last + 2]
         ranked: list[_Candidate] = []
-        for span, e in self._nearest(candidates, listed):
-            path = tree.atoms(e)
-            is_whole, kids = path == listed, tree.kids(e)
+        for span, exchange in self._nearest(candidates, listed):
+            path = tree.atoms(exchange)
+            is_whole, kids = path == listed, tree.kids(exchange)
             likeness = 0 if is_whole else _likeness(listed, path)
             # Below 0 list and path differ, so the words of the reply may belong to an earlier turn.
-            if likeness < 0 and self._turns.has_better(number, e, path, likeness):
+            if likeness < 0 and self._turns.has_better(number, exchange, path, likeness):
                 continue
             goes_on = is_whole and (not kids or any(list(c.inputs[:1]) == then for c in kids))
-            rank = _Rank(likeness, is_whole, goes_on, e.begun, e.id)
-            ranked.append(_Candidate(rank, e, span, tree.elements(e)))
+            rank = _Rank(likeness, is_whole, goes_on, exchange.begun, exchange.id)
+            ranked.append(_Candidate(rank, exchange, span, tree.elements(exchange)))
         return sorted(ranked, key=lambda candidate: candidate.rank)
 
     def _nearest(
@@ -329,8 +339,13 @@ class _Search:
         whole = self._query.listing.path(candidates[0][0][1] + 1)
 
         def rank(one: tuple[ListSpan, Exchange]) -> tuple[bool, int, float, int]:
-            e = one[1]
-            return e.path == whole, _common_end(self._tree, e, listed), e.begun, e.id
+            exchange = one[1]
+            return (
+                exchange.path == whole,
+                _common_end(self._tree, exchange, listed),
+                exchange.begun,
+                exchange.id,
+            )
 
         return sorted(candidates, key=rank)[-_MAX_PLACES:]
 
@@ -341,12 +356,12 @@ class _Search:
         agree too, and the beginning of the list must not lead elsewhere. In a named conversation it is enough that the
         question is akin, because no other paths can be confused with this one.
         """
-        tree, listing, e = self._tree, self._query.listing, best.exchange
+        tree, listing, exchange = self._tree, self._query.listing, best.exchange
         if best.rank.is_whole:
             return True
         if best.rank.likeness < 0 and self._has_reply_within(best):
             return False
-        if e.size >= LONG_REPLY:
+        if exchange.size >= LONG_REPLY:
             return True
         if best.rank.likeness < 0 and self._is_elsewhere(best):
             return False
@@ -356,20 +371,24 @@ class _Search:
         if not self._query.named:
             return False
         # The next tries may need contents as well, so all that they compare is loaded at once.
-        tree.load_together(tree.top(x) for _, found in self._tries() for _, x in found)
-        return all(_is_akin(tree, e, listing, i) for i in asked)
+        tree.load_together(tree.top(other) for _, found in self._tries() for _, other in found)
+        return all(_is_akin(tree, exchange, listing, i) for i in asked)
 
     def _has_reply_within(self, best: _Candidate) -> bool:
         """Returns whether the list has a stored reply among the messages that this one answers.
 
         They were sent while that reply was still spoken, and the list goes on from it (LiveKit, where the user types).
         """
-        atoms, e = self._query.listing.atoms, best.exchange
+        atoms, exchange = self._query.listing.atoms, best.exchange
         for _, found in self._tries():
-            for span, x in found:
-                n = len(x.inputs)
-                is_beginning = 0 < n < len(e.inputs) and x.parent == e.parent and e.inputs[:n] == x.inputs
-                if is_beginning and span[1] < best.span[0] and atoms[span[1] + 1] == e.inputs[n]:
+            for span, other in found:
+                n = len(other.inputs)
+                is_beginning = (
+                    0 < n < len(exchange.inputs)
+                    and other.parent == exchange.parent
+                    and exchange.inputs[:n] == other.inputs
+                )
+                if is_beginning and span[1] < best.span[0] and atoms[span[1] + 1] == exchange.inputs[n]:
                     return True
         return False
 
@@ -377,8 +396,8 @@ class _Search:
         """Returns whether a beginning of the list is word for word the path of an exchange that is not above this."""
         listing, above = self._query.listing, {el.exchange.path for el in best.elements}
         for _, found in self._tries():
-            before = [(span, e) for span, e in found if span[1] < best.span[0]]
-            paths = {e.path for span, e in before if e.path == listing.path(span[1] + 1)}
+            before = [(span, exchange) for span, exchange in found if span[1] < best.span[0]]
+            paths = {exchange.path for span, exchange in before if exchange.path == listing.path(span[1] + 1)}
             if paths:
                 return not paths & above
         return False
@@ -411,12 +430,15 @@ def _head(tree: Tree, listing: Listing) -> int:
 
     A model may greet in the very words of the application's greeting.
     """
-    openings = (e.inputs for e in tree if e.parent is None)
+    openings = (exchange.inputs for exchange in tree if exchange.parent is None)
     return max((_common_begin(inputs, listing.atoms) for inputs in openings), default=0)
 
 
 def _common_begin(a: Sequence[tuple[Atom, ...]], b: Sequence[tuple[Atom, ...]]) -> int:
-    return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    return next(
+        (n for n, (left, right) in enumerate(zip(a, b, strict=False)) if left != right),
+        min(len(a), len(b)),
+    )
 
 
 def _find_silent(tree: Tree, listing: Listing) -> Match | None:
@@ -424,12 +446,12 @@ def _find_silent(tree: Tree, listing: Listing) -> Match | None:
     first = last = listing.answered - 1
     if listing.atoms[last]:
         return None
-    found = [e for e in tree if e.reply == () and e.path == listing.path_answered]
+    found = [exchange for exchange in tree if exchange.reply == () and exchange.path == listing.path_answered]
     if not found:
         return None
     while first and listing.role(first - 1) == "assistant" and not listing.atoms[first - 1]:
         first -= 1
-    return Match(max(found, key=lambda e: (e.begun, e.id)), first, last)
+    return Match(max(found, key=lambda exchange: (exchange.begun, exchange.id)), first, last)
 
 
 def _find_altered(tree: Tree, query: Query, match: Match) -> Match | None:
@@ -473,10 +495,10 @@ def _find_altered(tree: Tree, query: Query, match: Match) -> Match | None:
             if len({c.inputs[:1] for c in pick}) > 1:
                 pick = []
         if pick:
-            e = max(
+            exchange = max(
                 pick, key=lambda c: (_agreement(tree, c, match_point, block), tree.touched(c), c.begun, c.id)
             )
-            return Match(e, b, end - 1, Form((start, b), (b, end)))
+            return Match(exchange, b, end - 1, Form((start, b), (b, end)))
     return None
 
 
@@ -513,24 +535,24 @@ def _was_asked(
     Without a match point the results of tools are no evidence, because many exchanges have the same ones. Where more
     was messages before them than the path has, the same words came once more in a turn that is not stored.
     """
-    for x in (c, tree.top(c)):
-        inputs = x.inputs
+    for exchange in (c, tree.top(c)):
+        inputs = exchange.inputs
         if match_point is None and not any(map(is_user, inputs)):
             continue
         if inputs[-len(block) :] == block:
             return True
         if inputs and block[-len(inputs) :] == inputs:
             answered = sum(map(is_user, block[: -len(inputs)]))
-            return answered <= sum(map(is_user, _between(tree, match_point, x)))
+            return answered <= sum(map(is_user, _between(tree, match_point, exchange)))
     return False
 
 
-def _between(tree: Tree, match_point: Exchange | None, e: Exchange) -> Iterator[tuple[Atom, ...]]:
+def _between(tree: Tree, match_point: Exchange | None, exchange: Exchange) -> Iterator[tuple[Atom, ...]]:
     """Yields the messages that exchanges brought which follow the match point, or begin the path, and precede e."""
-    x = tree.parent(e)
-    while x is not None and (match_point is None or x.id != match_point.id):
-        yield from x.inputs
-        x = tree.parent(x)
+    ancestor = tree.parent(exchange)
+    while ancestor is not None and (match_point is None or ancestor.id != match_point.id):
+        yield from ancestor.inputs
+        ancestor = tree.parent(ancestor)
 
 
 def _letters_of_replies(tree: Tree, exchanges: Sequence[Exchange]) -> dict[int, str]:
@@ -543,18 +565,18 @@ def _letters_of_replies(tree: Tree, exchanges: Sequence[Exchange]) -> dict[int, 
     }
 
 
-def _is_akin(tree: Tree, e: Exchange, listing: Listing, at: int) -> bool:
+def _is_akin(tree: Tree, exchange: Exchange, listing: Listing, at: int) -> bool:
     """Returns whether two questions are the same but for a template around one.
 
     Any two results of tools are akin, because clients prune them, and so is a text with which an application stands for
     what it has left out: the summary of a compaction.
     """
     if listing.role(at) != "user":
-        return bool(e.inputs) and not is_user(e.inputs[-1])
+        return bool(exchange.inputs) and not is_user(exchange.inputs[-1])
     text = text_of(listing.messages[at])
     if (found := IN_PLACE.match(text)) and not text[found.end() :].strip():
         return True
-    asked = [m for m in tree.content(tree.top(e)).messages or () if m.get("role") == "user"]
+    asked = [m for m in tree.content(tree.top(exchange)).messages or () if m.get("role") == "user"]
     old, new = squash(text_of(asked[-1])) if asked else "", squash(listing.text(at))
     return bool(old and new) and (old in new or new in old)
 
@@ -567,16 +589,16 @@ def _agreement(
     The number counts the exchanges that agree one after the other, minus those that only the path or the list has.
     """
     agree, over, end = 0, 0, len(block)
-    x: Exchange | None = c
-    while x is not None and (end if match_point is None else x.id != match_point.id):
-        start = end - len(x.inputs)
-        if start >= 0 and block[start:end] == x.inputs and not over:
+    exchange: Exchange | None = c
+    while exchange is not None and (end if match_point is None else exchange.id != match_point.id):
+        start = end - len(exchange.inputs)
+        if start >= 0 and block[start:end] == exchange.inputs and not over:
             agree, end = agree + 1, start
             # The replies between the questions are skipped, whatever their form.
             while end and (not block[end - 1] or block[end - 1][0][:1] in b"ac"):
                 end -= 1
         else:
             over += 1
-        x = tree.parent(x)
+        exchange = tree.parent(exchange)
     left = sum(map(is_user, block[:end]))
-    return agree - over - left, x is None and not left
+    return agree - over - left, exchange is None and not left

@@ -52,7 +52,8 @@ def opening_of(plan: Plan, at: float) -> Opening | None:
 def openings_of(tree: Tree) -> list[Opening]:
     """Returns the digests of those openings of a tree that nothing continues, the newest last."""
     found = sorted(
-        (each for each in tree if each.parent is None and not each.continued), key=lambda e: e.begun
+        (each for each in tree if each.parent is None and not each.continued),
+        key=lambda exchange: exchange.begun,
     )
     return [_opening(each, _last_message(tree, each), _ended_at(each)) for each in found]
 

@@ -110,14 +110,14 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
             amendments = [*_amendments(tree, listing, found)]
             fill = _find_fill(tree, listing, found, amendments)
     messages = [*held, *(listing.messages[i] for i in new)]
-    e = new_exchange(query, found.match_point, held, new)
+    exchange = new_exchange(query, found.match_point, held, new)
     tree.lend(0, messages)
     if found.match_point is not None:
         conversation: int | None = found.match_point.conversation
     elif query.named:
         conversation = query.conversation
     else:
-        opening = find_opening(tree, e, query)
+        opening = find_opening(tree, exchange, query)
         conversation = opening.conversation if opening else None
     rivals = rivals_of(tree, found.match_point, conversation)
     is_list_alone = found.match_point is None and query.kind is ConversationKind.CLIENT
@@ -126,16 +126,16 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
         match=found,
         new=new,
         conversation=conversation,
-        exchange=e,
+        exchange=exchange,
         messages=messages,
         fill=tuple(fill),
         amendments=tuple(amendments),
         held=tuple(held),
         heard=heard,
         resent=resent,
-        redactions=find_redactions(tree, e, messages, len(held), rivals),
+        redactions=find_redactions(tree, exchange, messages, len(held), rivals),
         off=query.mode is not MemoryUse.ON
-        or _was_off(tree, e, found.match_point, rivals, follows_head=head is not None),
+        or _was_off(tree, exchange, found.match_point, rivals, follows_head=head is not None),
         quotes=is_list_alone and _quotes(tree, query, messages),
     )
 
@@ -197,12 +197,14 @@ def _has_latest(tree: Tree, path: Sequence[Exchange], last_at: float) -> bool:
     for a title, does not show where the others are.
     """
     latest = max(tree, key=moved_at)
-    return moved_at(latest) >= last_at and not {latest.id, latest.parent}.isdisjoint(x.id for x in path)
+    return moved_at(latest) >= last_at and not {latest.id, latest.parent}.isdisjoint(
+        exchange.id for exchange in path
+    )
 
 
 def _goes_deeper(tree: Tree, conversation: int) -> bool:
     """Returns whether an exchange is loaded that continues another one of the conversation."""
-    return any(x.depth for x in tree if x.conversation == conversation)
+    return any(exchange.depth for exchange in tree if exchange.conversation == conversation)
 
 
 def low_of(tree: Tree, plan: Plan) -> int | None:
@@ -210,8 +212,10 @@ def low_of(tree: Tree, plan: Plan) -> int | None:
     match_point = plan.match.match_point
     if match_point is None:
         return None
-    changed = [x for a in plan.amendments for x in [tree.get(a.exchange)] if x is not None]
-    return min(x.depth for x in (match_point, tree.top(match_point), *changed))
+    changed = [
+        exchange for a in plan.amendments for exchange in [tree.get(a.exchange)] if exchange is not None
+    ]
+    return min(exchange.depth for exchange in (match_point, tree.top(match_point), *changed))
 
 
 def new_exchange(
@@ -243,21 +247,25 @@ def find_opening(tree: Tree, new: Exchange, query: Query) -> Exchange | None:
 
     Both belong to one chat: a transcript grows, or a question is sent again within the idle time.
     """
-    openings = [x for x in tree if x.parent is None and x.begun <= new.begun]
+    openings = [exchange for exchange in tree if exchange.parent is None and exchange.begun <= new.begun]
     tree.load_together(openings)
 
-    def is_free(x: Exchange) -> bool:
+    def is_free(exchange: Exchange) -> bool:
         # One that ended after this one began was under way then, so what continues it came later.
-        end = tree.last(x, query.now)
-        return end > query.now or (query.now - end <= query.idle_s and not tree.is_continued(x))
+        end = tree.last(exchange, query.now)
+        return end > query.now or (query.now - end <= query.idle_s and not tree.is_continued(exchange))
 
-    near = [x for x in openings if is_free(x) and tree.extends(new, x)]
+    near = [exchange for exchange in openings if is_free(exchange) and tree.extends(new, exchange)]
     if not near:
         return None
 
-    def rank(x: Exchange) -> tuple[int, int, float]:
-        messages = tree.content(x).messages
-        return len(x.inputs), len(transcribed(text_of(messages[-1]))) if messages else 0, x.begun
+    def rank(exchange: Exchange) -> tuple[int, int, float]:
+        messages = tree.content(exchange).messages
+        return (
+            len(exchange.inputs),
+            len(transcribed(text_of(messages[-1]))) if messages else 0,
+            exchange.begun,
+        )
 
     return max(near, key=rank)
 
@@ -269,39 +277,39 @@ def rivals_of(tree: Tree, match_point: Exchange | None, conversation: int | None
     return [] if conversation is None else tree.roots(conversation)
 
 
-def on_record(e: Exchange, rivals: Iterable[Exchange]) -> set[int]:
+def on_record(exchange: Exchange, rivals: Iterable[Exchange]) -> set[int]:
     """Returns the indices of messages, without the last one, that another request at this position has stored."""
     stored: set[int] = set()
-    for x in rivals:
-        n = len(x.inputs)
-        if n < len(e.inputs) and x.inputs == e.inputs[:n] and not is_tombstone(x):
-            stored.update(i for i in range(n) if i not in x.redactions)
+    for other in rivals:
+        n = len(other.inputs)
+        if n < len(exchange.inputs) and other.inputs == exchange.inputs[:n] and not is_tombstone(other):
+            stored.update(i for i in range(n) if i not in other.redactions)
     return stored
 
 
 def _was_off(
     tree: Tree,
-    e: Exchange,
+    exchange: Exchange,
     match_point: Exchange | None,
     rivals: Iterable[Exchange],
     *,
     follows_head: bool,
 ) -> bool:
     """Returns whether a turn that was off the record is asked again, or gets results of its tools."""
-    before = [x for x in rivals if is_asked_again(tree, x, e, follows_head=follows_head)]
-    if match_point is not None and not any(map(is_user, e.inputs)):
+    before = [other for other in rivals if is_asked_again(tree, other, exchange, follows_head=follows_head)]
+    if match_point is not None and not any(map(is_user, exchange.inputs)):
         before.append(match_point)
     return any(map(is_forgotten, before))
 
 
-def is_asked_again(tree: Tree, x: Exchange, e: Exchange, *, follows_head: bool) -> bool:
+def is_asked_again(tree: Tree, other: Exchange, exchange: Exchange, *, follows_head: bool) -> bool:
     """Returns whether a request repeats another at its position, so that it is off the record if that one is.
 
     One that is off the record does not count where the client sends new messages alone: there each request decides for
     itself. Nor does it count if it began later, to ask about the same message.
     """
-    lacks_content = x.state is State.OFF and (follows_head or x.begun > e.begun)
-    return tree.is_same_input(x, e) and not lacks_content
+    lacks_content = other.state is State.OFF and (follows_head or other.begun > exchange.begun)
+    return tree.is_same_input(other, exchange) and not lacks_content
 
 
 def _quotes(tree: Tree, query: Query, messages: Sequence[WireMessage]) -> bool:
@@ -314,10 +322,14 @@ def _quotes(tree: Tree, query: Query, messages: Sequence[WireMessage]) -> bool:
         return False
     if len(spoken) != 1 or spoken[0].get("role") != "user":
         return False
-    before = [x for x in tree if x.conversation == query.conversation and x.reply and not is_tombstone(x)]
+    before = [
+        exchange
+        for exchange in tree
+        if exchange.conversation == query.conversation and exchange.reply and not is_tombstone(exchange)
+    ]
     last = max(
-        (x for x in before if tree.stands(x, named=True)),
-        key=lambda x: (tree.touched(x), x.begun, x.id),
+        (exchange for exchange in before if tree.stands(exchange, named=True)),
+        key=lambda exchange: (tree.touched(exchange), exchange.begun, exchange.id),
         default=None,
     )
     if last is None:
@@ -334,18 +346,18 @@ def _quotes(tree: Tree, query: Query, messages: Sequence[WireMessage]) -> bool:
 
 
 def find_redactions(
-    tree: Tree, e: Exchange, messages: Sequence[WireMessage], held: int, rivals: Iterable[Exchange]
+    tree: Tree, exchange: Exchange, messages: Sequence[WireMessage], held: int, rivals: Iterable[Exchange]
 ) -> frozenset[int]:
     """Returns the indices of the messages of an exchange, without the last one, that are not stored.
 
     They match something that was forgotten, or they answer such a message. The first `held` messages are on the
     record, and so are those that a rival has stored.
     """
-    tombs = _tombstone_atoms(tree, e.begun)
+    tombs = _tombstone_atoms(tree, exchange.begun)
     if not tombs and not tree.tombs:
         return frozenset()
-    recorded, redactions = on_record(e, rivals), set[int]()
-    for i, atoms in enumerate(e.inputs[:-1]):
+    recorded, redactions = on_record(exchange, rivals), set[int]()
+    for i, atoms in enumerate(exchange.inputs[:-1]):
         is_tomb = i >= held and ((i not in recorded and atoms in tombs) or b"".join(atoms) in tree.tombs)
         if is_tomb or (i - 1 in redactions and messages[i].get("role") != "user"):
             redactions.add(i)
@@ -356,10 +368,11 @@ def _tombstone_atoms(tree: Tree, begun: float) -> set[tuple[Atom, ...]]:
     """Returns the atoms of the loaded messages that were forgotten, or off the record before a request began."""
     gone = (
         atoms
-        for x in tree
-        if (x.redactions or is_tombstone(x)) and not (x.state is State.OFF and x.begun > begun)
-        for i, atoms in (*enumerate(x.inputs), (-1, x.reply or ()))
-        if is_tombstone(x) or i in x.redactions
+        for exchange in tree
+        if (exchange.redactions or is_tombstone(exchange))
+        and not (exchange.state is State.OFF and exchange.begun > begun)
+        for i, atoms in (*enumerate(exchange.inputs), (-1, exchange.reply or ()))
+        if is_tombstone(exchange) or i in exchange.redactions
     )
     return {atoms for atoms in gone if atoms and atoms[0][:1] in b"ua"}
 
@@ -370,37 +383,37 @@ def _amendments(tree: Tree, listing: Listing, match: Match) -> Iterable[Amendmen
     Only exchanges that are still soft may change. The list is walked backwards along the path: `end` is where the
     messages end that the exchange may have brought, `after` where those of its reply end.
     """
-    x, end, after = match.match_point, match.first, match.last + 1
-    is_short = x is not None and listing.before[after] < end_offset(x)
+    exchange, end, after = match.match_point, match.first, match.last + 1
+    is_short = exchange is not None and listing.before[after] < end_offset(exchange)
     # The match has found the match point's reply. Replies before it are guessed by their positions alone.
     reply, is_guess = match.form.reply if match.form else None, False
-    while x is not None and tree.is_soft(x):
-        is_turn = any(map(is_user, x.inputs))
+    while exchange is not None and tree.is_soft(exchange):
+        is_turn = any(map(is_user, exchange.inputs))
         # After its question the list may have more than is stored, such as a tool round of the client's own.
         while is_turn and end and listing.role(end - 1) != "user":
             end -= 1
-        start = max(0, end - len(x.inputs))
-        parent = tree.parent(x)
-        fits = _may_be_inputs(x, parent, listing, (start, end), after)
-        is_as_stored = _is_as_stored(x, listing, start, end)
+        start = max(0, end - len(exchange.inputs))
+        parent = tree.parent(exchange)
+        fits = _may_be_inputs(exchange, parent, listing, (start, end), after)
+        is_as_stored = _is_as_stored(exchange, listing, start, end)
         # The client's own summary, with an answer to it, may stand in place of what it left out. So the messages are of
         # another turn if question and reply both differ, or the question does and the list is shorter than the path.
         if fits and is_turn and not is_as_stored:
-            fits = _may_be_asked(tree, x, listing.text(end - 1), is_doubtful=is_short or is_guess)
+            fits = _may_be_asked(tree, exchange, listing.text(end - 1), is_doubtful=is_short or is_guess)
         if reply and is_guess and not fits and (is_short or is_turn):
-            reply = reply if was_heard(tree, x, listing, *reply) else None
+            reply = reply if was_heard(tree, exchange, listing, *reply) else None
         block = (start, end) if fits and not is_as_stored else None
         if block or reply:
             # Pictures are hashed here, because the cache of a list must not be used in the writer's thread.
             media = tuple(listing.media(i) for i in range(*block)) if block else ()
-            yield Amendment(x.id, block, reply, media)
+            yield Amendment(exchange.id, block, reply, media)
         # Where the question of an exchange is not found in the list, nothing before it is found either.
         if parent is None or (is_turn and not fits):
             return
-        x, reply, is_guess = parent, None, False
+        exchange, reply, is_guess = parent, None, False
         if fits:
-            after, end = start, _begin_of_reply(x, tree.parent(x), listing, start)
-            is_guess = end < start and _is_new_form(x, listing, end, start)
+            after, end = start, _begin_of_reply(exchange, tree.parent(exchange), listing, start)
+            is_guess = end < start and _is_new_form(exchange, listing, end, start)
             reply = (end, start) if is_guess else None
         else:
             # Results here belong to this round, even if they are not all of it: the list may begin between two.
@@ -408,17 +421,17 @@ def _amendments(tree: Tree, listing: Listing, match: Match) -> Iterable[Amendmen
                 end -= 1
 
 
-def _may_be_asked(tree: Tree, x: Exchange, asked: str, *, is_doubtful: bool) -> bool:
+def _may_be_asked(tree: Tree, exchange: Exchange, asked: str, *, is_doubtful: bool) -> bool:
     """Returns whether other words may be the question of an exchange in another form.
 
     A message without words (a framework puts one before a reply that begins its list) is no form of one with words.
     is_doubtful: not only the words differ from the stored turn.
     """
-    return bool(joined_words(asked) and not is_doubtful) or _was_within(tree, x, asked)
+    return bool(joined_words(asked) and not is_doubtful) or _was_within(tree, exchange, asked)
 
 
 def _may_be_inputs(
-    x: Exchange, parent: Exchange | None, listing: Listing, span: tuple[int, int], after: int
+    exchange: Exchange, parent: Exchange | None, listing: Listing, span: tuple[int, int], after: int
 ) -> bool:
     """Returns whether messages have the number and the roles of an exchange's input, after a reply or at the head.
 
@@ -429,30 +442,30 @@ def _may_be_inputs(
     start, end = span
     before = None if parent is None else parent.reply
     return (
-        end - start == len(x.inputs)
-        and all(_has_role(listing.role(start + i), atoms) for i, atoms in enumerate(x.inputs))
+        end - start == len(exchange.inputs)
+        and all(_has_role(listing.role(start + i), atoms) for i, atoms in enumerate(exchange.inputs))
         and (start == 0 or listing.role(start - 1) == "assistant")
-        and (not before or listing.atoms[start:end].count(before) <= x.inputs.count(before))
+        and (not before or listing.atoms[start:end].count(before) <= exchange.inputs.count(before))
         and (
             not before
-            or listing.atoms[end:after].count(before) <= (x.reply == before)
-            or tuple(listing.atoms[start:end]) == x.inputs
+            or listing.atoms[end:after].count(before) <= (exchange.reply == before)
+            or tuple(listing.atoms[start:end]) == exchange.inputs
         )
     )
 
 
-def _was_within(tree: Tree, x: Exchange, text: str) -> bool:
+def _was_within(tree: Tree, exchange: Exchange, text: str) -> bool:
     """Returns whether a message is the last one of an exchange's input without its template.
 
     Of a tombstone no words are known: whatever comes back in its place is off the record too.
     """
-    if is_tombstone(x):
+    if is_tombstone(exchange):
         return True
-    was = "".join(map(text_of, (tree.content(x).messages or ())[-1:]))
+    was = "".join(map(text_of, (tree.content(exchange).messages or ())[-1:]))
     return squash(text) in squash(was) and bool(joined_words(text) or not joined_words(was))
 
 
-def _begin_of_reply(x: Exchange, parent: Exchange | None, listing: Listing, end: int) -> int:
+def _begin_of_reply(exchange: Exchange, parent: Exchange | None, listing: Listing, end: int) -> int:
     """Returns where the messages begin in which a reply came back that ends at `end`; `end` where there are none.
 
     They are all assistant messages after the question. An exchange may have no question (a system message asked for
@@ -460,28 +473,31 @@ def _begin_of_reply(x: Exchange, parent: Exchange | None, listing: Listing, end:
     alone. After results there may also be the text before the calls that they answer: Pipecat sends it once it is
     spoken.
     """
-    has_question = any(atoms[0][:1] in b"ut" for atoms in x.inputs[-1:] if atoms)
-    reply_before = () if parent is None or any(map(is_user, x.inputs)) else (parent.reply or ())[:1]
+    has_question = any(atoms[0][:1] in b"ut" for atoms in exchange.inputs[-1:] if atoms)
+    reply_before = () if parent is None or any(map(is_user, exchange.inputs)) else (parent.reply or ())[:1]
     start = end
     while start and listing.role(start - 1) == "assistant":
         if start < end and reply_before and tuple(listing.atoms[start - 1]) == reply_before:
             return start
         start -= 1
-        if not has_question and not _is_new_form(x, listing, start, end):
+        if not has_question and not _is_new_form(exchange, listing, start, end):
             return start
     return start if has_question else end
 
 
-def _is_as_stored(x: Exchange, listing: Listing, start: int, end: int) -> bool:
+def _is_as_stored(exchange: Exchange, listing: Listing, start: int, end: int) -> bool:
     media = tuple(listing.media(i) for i in range(start, end))
-    return tuple(listing.atoms[start:end]) == x.inputs and media == x.media
+    return tuple(listing.atoms[start:end]) == exchange.inputs and media == exchange.media
 
 
-def _is_new_form(x: Exchange, listing: Listing, start: int, end: int) -> bool:
+def _is_new_form(exchange: Exchange, listing: Listing, start: int, end: int) -> bool:
     """Returns whether a reply came back for the first time (its request was cancelled), or in another form."""
-    if x.reply is None:
+    if exchange.reply is None:
         return True
-    return bool(x.size) and tuple(a for atoms in listing.atoms[start:end] for a in atoms) != x.reply
+    return (
+        bool(exchange.size)
+        and tuple(a for atoms in listing.atoms[start:end] for a in atoms) != exchange.reply
+    )
 
 
 def _has_role(role: str, atoms: tuple[Atom, ...]) -> bool:
@@ -509,11 +525,15 @@ def _as_they_came_back(
     replies = {a.exchange: range(*a.reply) for a in amendments if a.reply}
     found: list[PathElement] = []
     for element in elements:
-        x = element.exchange
-        if element.position >= 0 or x.id not in replies:
+        exchange = element.exchange
+        if element.position >= 0 or exchange.id not in replies:
             found.append(element)
-        if x.id in replies and element.position == (len(x.inputs) - 1 if x.reply is None else -1):
-            found.append(PathElement(x, -1, tuple(a for i in replies[x.id] for a in listing.atoms[i])))
+        if exchange.id in replies and element.position == (
+            len(exchange.inputs) - 1 if exchange.reply is None else -1
+        ):
+            found.append(
+                PathElement(exchange, -1, tuple(a for i in replies[exchange.id] for a in listing.atoms[i]))
+            )
     return found
 
 
@@ -536,6 +556,9 @@ def trimmed_front(elements: Sequence[PathElement], listed: Sequence[Atom]) -> li
         if not (have[0] == tail[0][0] == elements[p].atoms[0]):
             continue
         # A user's template or a pruned tool result may differ in words, not in kind.
-        if all(x == y or (x[:1] == y[:1] and x[:1] in b"ut") for x, (y, _) in zip(have, tail, strict=True)):
+        if all(
+            left == right or (left[:1] == right[:1] and left[:1] in b"ut")
+            for left, (right, _) in zip(have, tail, strict=True)
+        ):
             return list(elements[:p])
     return []

@@ -78,7 +78,7 @@ def as_heard(
         cuts nothing.
     """
     withheld = refused(path)
-    path = [e for e in path if e.id not in withheld]
+    path = [exchange for exchange in path if exchange.id not in withheld]
     count = _answered(path, messages)
     turns, asked = _unheard(path, canon, messages[count:], heard)
     steps = _steps_after(path[: len(path) - len(turns)], tuple(map(canon.atoms, messages[:count])))
@@ -88,7 +88,10 @@ def as_heard(
     path = path[: len(path) - len(turns)]
     while (turn := _newest_turn(path)) and not any(map(_words_of, turn)):
         path = path[: -len(turn)]
-    return [*_cut(turn, heard), *((e, "") for e in turns if e.shown_reply is not None)], count
+    return [
+        *_cut(turn, heard),
+        *((exchange, "") for exchange in turns if exchange.shown_reply is not None),
+    ], count
 
 
 def _cut(turn: Sequence[Exchange], heard_texts: Sequence[str]) -> list[tuple[Exchange, str]]:
@@ -98,14 +101,14 @@ def _cut(turn: Sequence[Exchange], heard_texts: Sequence[str]) -> list[tuple[Exc
     if not left or left == joined_words(whole):
         return []
     found, before = [], ""
-    for e, text in zip(turn, texts, strict=True):
+    for exchange, text in zip(turn, texts, strict=True):
         own = joined_words(text)
         if left.startswith(own):
             left, before = left[len(own) :], in_a_row((before, text))
             continue
         # The client's own form counts; where it is written otherwise, the stored one up to the same letter.
         rest = rest_after(heard, before) if left else ""
-        found.append((e, _up_to(text, len(left)) if rest is None else rest.strip()))
+        found.append((exchange, _up_to(text, len(left)) if rest is None else rest.strip()))
         left = ""
     return found
 
@@ -141,7 +144,7 @@ def _unheard(
     found = [
         (turns, count)
         for turns, count in _repeated_turns(path, canon, messages, heard)
-        if count < len(messages) or not any(e.reply for e in turns)
+        if count < len(messages) or not any(exchange.reply for exchange in turns)
     ]
     return found[-1] if found else ((), 0)
 
@@ -214,9 +217,9 @@ def _newest_turn(path: Sequence[Exchange]) -> Sequence[Exchange]:
     return path[begun - 1 :] if begun else ()
 
 
-def _words_of(e: Exchange) -> str:
+def _words_of(exchange: Exchange) -> str:
     """Returns the reply of an exchange as its reader has it; "" where it has none."""
-    return "" if e.shown_reply is None else text_of(orjson.loads(e.shown_reply))
+    return "" if exchange.shown_reply is None else text_of(orjson.loads(exchange.shown_reply))
 
 
 def _up_to(text: str, count: int) -> str:

@@ -19,15 +19,15 @@ from gateway.core.conversation.tree import PathElement, Tree, flat, is_tombstone
 from storage.records import Atom, Evicted, Exchange, State
 
 
-def begins_fork(e: Exchange) -> bool:
+def begins_fork(exchange: Exchange) -> bool:
     """Returns whether this is the empty exchange with which a fork begins."""
-    return is_tombstone(e) and not e.inputs
+    return is_tombstone(exchange) and not exchange.inputs
 
 
 def path_hash(path: Sequence[Exchange], canon: Canon) -> bytes:
     """Returns the hash of a path, oldest first. Exchanges without one of their own count with their atoms."""
     known = next((n for n in range(len(path), 0, -1) if path[n - 1].path), 0)
-    atoms = [a for e in path[known:] for a in (*flat(e), *(e.reply or ()))]
+    atoms = [a for exchange in path[known:] for a in (*flat(exchange), *(exchange.reply or ()))]
     return canon.path(atoms, path[known - 1].path if known else b"")
 
 
@@ -48,27 +48,33 @@ def plan_step(
     held: the gateway's own messages, results of tools, which come before those of the query's list.
     """
     new = tuple(range(len(query.listing)))
-    e = new_exchange(query, last, held, new)
-    length = len(e.inputs) + 1
+    exchange = new_exchange(query, last, held, new)
+    length = len(exchange.inputs) + 1
     if last is not None:
         # The numbers go on with the same run, unless another conversation takes the next ones; the store checks that.
         seq, prior = last.seq + len(last.inputs) + 1, last.id if last.adds else last.prior
-        e = replace(e, seq=seq, run=last.run, prior=prior, length=last.length + length)
+        exchange = replace(exchange, seq=seq, run=last.run, prior=prior, length=last.length + length)
     else:
-        e = replace(e, length=length)
+        exchange = replace(exchange, length=length)
     withheld = refused(tree.chain(last))
     fill: Iterable[PathElement] = [
-        x for x in tree.elements(last) if x.exchange.id not in withheld or is_result(x.atoms)
+        element
+        for element in tree.elements(last)
+        if element.exchange.id not in withheld or is_result(element.atoms)
     ]
     if evicted is not None:
         # The offset alone is not enough: an element without atoms has the same one as the element after it.
-        fill = [x for x in fill if x.exchange.depth >= evicted.depth and x.at[1] >= evicted.offset]
+        fill = [
+            element
+            for element in fill
+            if element.exchange.depth >= evicted.depth and element.at[1] >= evicted.offset
+        ]
     return Plan(
         query,
         Match(last),
         new,
         conversation,
-        replace(e, id=-1, conversation=conversation or 0),
+        replace(exchange, id=-1, conversation=conversation or 0),
         [*held, *query.listing.messages],
         fill=tuple(fill),
         held=tuple(held),
@@ -84,10 +90,10 @@ def refused(path: Sequence[Exchange]) -> set[int]:
     """
     found: set[int] = set()
     is_refused = False
-    for e in reversed(path):
-        is_refused = e.superseded or (is_refused and e.reply is None)
+    for exchange in reversed(path):
+        is_refused = exchange.superseded or (is_refused and exchange.reply is None)
         if is_refused:
-            found.add(e.id)
+            found.add(exchange.id)
     return found
 
 
@@ -104,7 +110,7 @@ def open_step(plan: Plan, notes: Mapping[int, str], evicted: Evicted | None) -> 
 
 
 def finish_step(
-    e: Exchange,
+    exchange: Exchange,
     canon: Canon,
     parent_path: bytes,
     *,
@@ -121,16 +127,16 @@ def finish_step(
     shown_reply: the part of it that the client got; None: all of it.
     now: seconds since the epoch.
     """
-    e = replace(_ended(e, now), model=model, evicted=evicted)
+    exchange = replace(_ended(exchange, now), model=model, evicted=evicted)
     if not full:
-        return replace(e, path=canon.path(flat(e), parent_path))
+        return replace(exchange, path=canon.path(flat(exchange), parent_path))
     shown = full[0] if shown_reply is None else shown_reply
     atoms = canon.atoms(shown)
     is_changed = list(full) != [shown]
     return replace(
-        e,
+        exchange,
         reply=atoms,
-        path=canon.path((*flat(e), *atoms), parent_path),
+        path=canon.path((*flat(exchange), *atoms), parent_path),
         reply_key=canon.reply_key(atoms),
         size=len(squash(text_of(shown))),
         shown_reply=orjson.dumps(shown),
@@ -143,7 +149,7 @@ def finish_step(
 
 
 def finish_turn(
-    e: Exchange,
+    exchange: Exchange,
     canon: Canon,
     parent_path: bytes,
     *,
@@ -158,24 +164,24 @@ def finish_turn(
     full: the messages of all rounds.
     shown_reply: the reply that the client got.
     """
-    e = finish_step(
-        e,
+    exchange = finish_step(
+        exchange,
         canon,
         parent_path,
         full=(shown_reply,),
         shown_reply=shown_reply,
         model=model,
-        evicted=e.evicted,
+        evicted=exchange.evicted,
         now=now,
     )
     if len(full) < 2:
-        return e
+        return exchange
     gateway_calls = sorted({str(call.get("id")) for m in full for call in m.get("tool_calls") or ()})
     hidden = orjson.dumps({"messages": list(full), "gateway_calls": gateway_calls})
-    return replace(e, full=hidden, hidden=True, opaque=any(map(has_opaque, full)))
+    return replace(exchange, full=hidden, hidden=True, opaque=any(map(has_opaque, full)))
 
 
-def refuse(e: Exchange, path: Sequence[Exchange]) -> Exchange:
+def refuse(exchange: Exchange, path: Sequence[Exchange]) -> Exchange:
     """Returns an ended exchange that the upstream refused, marked so that it is not sent again.
 
     What its prompt evicted to make room comes back. An exchange with a user's message alone is no longer shown or
@@ -185,12 +191,21 @@ def refuse(e: Exchange, path: Sequence[Exchange]) -> Exchange:
     path: before it, oldest first.
     """
     restored_from = next(
-        (x for x in reversed(path) if x.superseded or x.reply is not None or begins_fork(x)), None
+        (
+            other
+            for other in reversed(path)
+            if other.superseded or other.reply is not None or begins_fork(other)
+        ),
+        None,
     )
-    e = replace(e, superseded=True, evicted=None if restored_from is None else restored_from.evicted)
-    if not any(map(is_result, e.inputs)):
-        e = replace(e, active=False, section=None if restored_from is None else restored_from.section)
-    return e
+    exchange = replace(
+        exchange, superseded=True, evicted=None if restored_from is None else restored_from.evicted
+    )
+    if not any(map(is_result, exchange.inputs)):
+        exchange = replace(
+            exchange, active=False, section=None if restored_from is None else restored_from.section
+        )
+    return exchange
 
 
 def superseded_before(path: Sequence[Exchange], inputs: Sequence[tuple[Atom, ...]]) -> Exchange | None:
@@ -201,19 +216,19 @@ def superseded_before(path: Sequence[Exchange], inputs: Sequence[tuple[Atom, ...
     """
     withheld = refused(path)
     for n in range(len(path) - 1, -1, -1):
-        e = path[n]
-        if e.conversation != path[-1].conversation:
+        exchange = path[n]
+        if exchange.conversation != path[-1].conversation:
             break
-        if e.id in withheld and not e.superseded and e.inputs == tuple(inputs):
-            return refuse(e, path[:n])
+        if exchange.id in withheld and not exchange.superseded and exchange.inputs == tuple(inputs):
+            return refuse(exchange, path[:n])
     return None
 
 
-def abandon(e: Exchange, canon: Canon, parent_path: bytes, now: float) -> Exchange:
+def abandon(exchange: Exchange, canon: Canon, parent_path: bytes, now: float) -> Exchange:
     """Returns an exchange that a process left open, ended without a reply."""
-    return replace(_ended(e, now), path=canon.path(flat(e), parent_path))
+    return replace(_ended(exchange, now), path=canon.path(flat(exchange), parent_path))
 
 
-def _ended(e: Exchange, now: float) -> Exchange:
+def _ended(exchange: Exchange, now: float) -> Exchange:
     """Returns a step that has ended. It needs no confirmation: what follows continues it."""
-    return replace(e, state=State.FINISHED, ended=now, continued=True, active=True)
+    return replace(exchange, state=State.FINISHED, ended=now, continued=True, active=True)

@@ -50,34 +50,36 @@ class PathElement(NamedTuple):
     @property
     def at(self) -> tuple[int, int]:
         """The depth of its exchange, and how many atoms the path has in front of it."""
-        x = self.exchange
-        before = x.inputs if self.position < 0 else x.inputs[: self.position]
-        return x.depth, x.offset + sum(map(len, before))
+        exchange = self.exchange
+        before = exchange.inputs if self.position < 0 else exchange.inputs[: self.position]
+        return exchange.depth, exchange.offset + sum(map(len, before))
 
 
-def end_offset(e: Exchange) -> int:
+def end_offset(exchange: Exchange) -> int:
     """Returns how many atoms the path has up to and including the reply of an exchange."""
-    return e.offset + sum(map(len, e.inputs)) + len(e.reply or ())
+    return exchange.offset + sum(map(len, exchange.inputs)) + len(exchange.reply or ())
 
 
-def flat(e: Exchange) -> list[Atom]:
+def flat(exchange: Exchange) -> list[Atom]:
     """Returns the atoms of an exchange's input, of all its messages in a row."""
-    return [atom for atoms in e.inputs for atom in atoms]
+    return [atom for atoms in exchange.inputs for atom in atoms]
 
 
 def is_tombstone(exchange: Exchange) -> bool:
     return exchange.state in _TOMBSTONES
 
 
-def is_forgotten(e: Exchange) -> bool:
+def is_forgotten(exchange: Exchange) -> bool:
     """Returns whether its last message or its reply was forgotten. Asked again, it stays off the record."""
-    return is_tombstone(e) or -1 in e.redactions or len(e.inputs) - 1 in e.redactions
+    return (
+        is_tombstone(exchange) or -1 in exchange.redactions or len(exchange.inputs) - 1 in exchange.redactions
+    )
 
 
-def moved_at(e: Exchange) -> float:
+def moved_at(exchange: Exchange) -> float:
     """Returns when an exchange last moved its conversation: it ended or was cut, or it began and is under way."""
-    own = e.stopped if e.ended is None else e.ended
-    return own if own is not None else e.begun
+    own = exchange.stopped if exchange.ended is None else exchange.ended
+    return own if own is not None else exchange.begun
 
 
 def _load(data: bytes | None) -> Any:
@@ -173,7 +175,7 @@ class Tree:
 
     def load_together(self, group: Iterable[Exchange]) -> None:
         """Groups exchanges. A rule that needs the content of one raises `Missing` for all that are not loaded."""
-        self._groups.append([e.id for e in group])
+        self._groups.append([exchange.id for exchange in group])
 
     def take_contents(self, contents: Mapping[int, StoredContent]) -> None:
         """Adds what was loaded because it was `Missing`."""
@@ -184,43 +186,49 @@ class Tree:
         """Those that were loaded with the exchanges."""
         return self._contents or {}
 
-    def content(self, e: Exchange) -> Content:
+    def content(self, exchange: Exchange) -> Content:
         """Returns the words of an exchange. Raises: Missing: the store has them and they were not loaded."""
-        known = self._known.get(e.id)
+        known = self._known.get(exchange.id)
         if known is not None:
             return known
-        if is_tombstone(e):
+        if is_tombstone(exchange):
             found = Content()
         else:
-            stored = self._stored(e)
-            full = _load(e.full or stored.full) or {}
+            stored = self._stored(exchange)
+            full = _load(exchange.full or stored.full) or {}
             found = Content(
-                _load(e.input or stored.input),
-                _load(e.shown_reply or stored.shown_reply),
+                _load(exchange.input or stored.input),
+                _load(exchange.shown_reply or stored.shown_reply),
                 full.get("messages"),
                 frozenset(full.get("gateway_calls") or full.get("ours", ())),  # "ours": before it was renamed
                 bool(full.get("step")),
             )
-        self._known[e.id] = found
+        self._known[exchange.id] = found
         return found
 
-    def shown_reply(self, e: Exchange) -> WireMessage | None:
+    def shown_reply(self, exchange: Exchange) -> WireMessage | None:
         """Returns our reply as the client has it, also of an exchange that was just added. Raises: Missing."""
-        return _load(e.shown_reply or self._stored(e).shown_reply)  # type: ignore[no-any-return]
+        return _load(exchange.shown_reply or self._stored(exchange).shown_reply)  # type: ignore[no-any-return]
 
-    def _stored(self, e: Exchange) -> StoredContent | Exchange:
-        if e.input is not None or self._contents is None or e.id <= 0:
-            return e
-        if e.id not in self._contents:
-            raise Missing(self._missing_with(e))
-        return self._contents[e.id]
+    def _stored(self, exchange: Exchange) -> StoredContent | Exchange:
+        if exchange.input is not None or self._contents is None or exchange.id <= 0:
+            return exchange
+        if exchange.id not in self._contents:
+            raise Missing(self._missing_with(exchange))
+        return self._contents[exchange.id]
 
-    def _missing_with(self, e: Exchange) -> list[int]:
+    def _missing_with(self, exchange: Exchange) -> list[int]:
         """The exchange and those of its groups, as far as the store has contents that were not loaded."""
-        wanted = dict.fromkeys([e.id, *(i for group in self._groups if e.id in group for i in group)])
+        wanted = dict.fromkeys(
+            [exchange.id, *(i for group in self._groups if exchange.id in group for i in group)]
+        )
         there = (self.by_id[i] for i in wanted if i > 0 and i in self.by_id)
         known = self._contents or {}
-        return [x.id for x in there if x.input is None and x.id not in known and not is_tombstone(x)]
+        return [
+            other.id
+            for other in there
+            if other.input is None and other.id not in known and not is_tombstone(other)
+        ]
 
     def lend(self, exchange_id: int, messages: list[WireMessage]) -> None:
         """Makes the messages of an exchange that is not stored yet known to the comparisons below."""
@@ -231,130 +239,139 @@ class Tree:
     @property
     def is_partial(self) -> bool:
         """True when only the end of some conversation was loaded, with its first exchanges."""
-        return any(e.parent is not None and e.parent not in self.by_id for e in self)
+        return any(exchange.parent is not None and exchange.parent not in self.by_id for exchange in self)
 
-    def parent(self, e: Exchange) -> Exchange | None:
-        return self.get(e.parent)
+    def parent(self, exchange: Exchange) -> Exchange | None:
+        return self.get(exchange.parent)
 
-    def kids(self, e: Exchange) -> list[Exchange]:
-        return [self.by_id[i] for i in self._kids.get(e.id, ())]
+    def kids(self, exchange: Exchange) -> list[Exchange]:
+        return [self.by_id[i] for i in self._kids.get(exchange.id, ())]
 
     def roots(self, conversation: int) -> list[Exchange]:
         return [self.by_id[i] for i in self._roots.get(conversation, ())]
 
-    def siblings(self, e: Exchange) -> list[Exchange]:
-        ids = self._roots.get(e.conversation, ()) if e.parent is None else self._kids.get(e.parent, ())
-        return [self.by_id[i] for i in ids if i != e.id]
+    def siblings(self, exchange: Exchange) -> list[Exchange]:
+        ids = (
+            self._roots.get(exchange.conversation, ())
+            if exchange.parent is None
+            else self._kids.get(exchange.parent, ())
+        )
+        return [self.by_id[i] for i in ids if i != exchange.id]
 
-    def chain(self, e: Exchange | None) -> list[Exchange]:
-        """Returns the path to e, oldest first, as far as it is loaded."""
+    def chain(self, exchange: Exchange | None) -> list[Exchange]:
+        """Returns the path to the exchange, oldest first, as far as it is loaded."""
         found: list[Exchange] = []
-        while e is not None:
-            found.append(e)
-            e = self.parent(e)
+        while exchange is not None:
+            found.append(exchange)
+            exchange = self.parent(exchange)
         return found[::-1]
 
-    def elements(self, e: Exchange | None) -> tuple[PathElement, ...]:
-        """Returns the path to e, message by message."""
+    def elements(self, exchange: Exchange | None) -> tuple[PathElement, ...]:
+        """Returns the path to the exchange, message by message."""
         # One rule after the other asks for the same path, which may be thousands of messages long.
         found: list[PathElement] = []
-        x, known = e, None
-        while x is not None and (known := self._elements.get(x.id)) is None:
-            if x.reply is not None:
-                found.append(PathElement(x, -1, x.reply))
-            found += [PathElement(x, i, x.inputs[i]) for i in range(len(x.inputs) - 1, -1, -1)]
-            x = self.parent(x)
-        if e is not None and (found or known is None):
-            known = self._elements[e.id] = (*(known or ()), *reversed(found))
+        ancestor, known = exchange, None
+        while ancestor is not None and (known := self._elements.get(ancestor.id)) is None:
+            if ancestor.reply is not None:
+                found.append(PathElement(ancestor, -1, ancestor.reply))
+            found += [
+                PathElement(ancestor, i, ancestor.inputs[i]) for i in range(len(ancestor.inputs) - 1, -1, -1)
+            ]
+            ancestor = self.parent(ancestor)
+        if exchange is not None and (found or known is None):
+            known = self._elements[exchange.id] = (*(known or ()), *reversed(found))
         return known or ()
 
-    def atoms(self, e: Exchange) -> list[Atom]:
+    def atoms(self, exchange: Exchange) -> list[Atom]:
         """Returns all atoms of the path to e in a row."""
-        return [a for element in self.elements(e) for a in element.atoms]
+        return [a for element in self.elements(exchange) for a in element.atoms]
 
     # -- turns
 
-    def goes_on(self, e: Exchange) -> bool:
-        """Returns whether e brings results of tools alone, and so belongs to its parent's turn."""
-        return e.parent is not None and not any(map(is_user, e.inputs))
+    def goes_on(self, exchange: Exchange) -> bool:
+        """Returns whether the exchange brings results of tools alone, and so belongs to its parent's turn."""
+        return exchange.parent is not None and not any(map(is_user, exchange.inputs))
 
-    def prior(self, e: Exchange) -> int | None:
+    def prior(self, exchange: Exchange) -> int | None:
         """Returns the nearest ancestor that added text or rounds of the gateway to the path."""
-        parent = self.parent(e)
+        parent = self.parent(exchange)
         if parent is None:
             return None
         return parent.id if parent.adds else parent.prior
 
-    def top(self, e: Exchange) -> Exchange:
-        """Returns the exchange with which the turn of e began, as far as it is loaded."""
+    def top(self, exchange: Exchange) -> Exchange:
+        """Returns the exchange with which the turn of the exchange began, as far as it is loaded."""
         below: list[int] = []
-        while (top := self._tops.get(e.id)) is None:
-            parent = self.parent(e) if self.goes_on(e) else None
-            below.append(e.id)
+        while (top := self._tops.get(exchange.id)) is None:
+            parent = self.parent(exchange) if self.goes_on(exchange) else None
+            below.append(exchange.id)
             if parent is None:
-                top = e
+                top = exchange
                 break
-            e = parent
+            exchange = parent
         self._tops.update(dict.fromkeys(below, top))
         return top
 
-    def _rounds(self, e: Exchange) -> list[Exchange]:
-        """Returns the finished exchanges after e that go on with its turn."""
-        return [c for c in self.kids(e) if c.ended is not None and self.goes_on(c)]
+    def _rounds(self, exchange: Exchange) -> list[Exchange]:
+        """Returns the finished exchanges after the exchange that go on with its turn."""
+        return [c for c in self.kids(exchange) if c.ended is not None and self.goes_on(c)]
 
-    def _unknown(self, e: Exchange, known: Container[int]) -> list[Exchange]:
-        """Returns e and what follows it of its turn, all rounds of it, as far as it is not known; the last ones first.
+    def _unknown(self, exchange: Exchange, known: Container[int]) -> list[Exchange]:
+        """Returns the rounds of a turn from this exchange on, as far as they are not known, the last ones first.
 
         Each is asked about on its own: so a turn of a thousand rounds is gone through once, and not once for each.
         """
-        found, todo = [], [e]
+        found, todo = [], [exchange]
         while todo:
-            x = todo.pop()
-            if x.id not in known:
-                found.append(x)
-                todo += self._rounds(x)
+            descendant = todo.pop()
+            if descendant.id not in known:
+                found.append(descendant)
+                todo += self._rounds(descendant)
         return found[::-1]
 
-    def is_continued(self, e: Exchange) -> bool:
-        """Returns whether a request with a new user message has finished on the turn of e."""
+    def is_continued(self, exchange: Exchange) -> bool:
+        """Returns whether a request with a new user message has finished on the turn of the exchange."""
         memo = self._carried
-        for x in self._unknown(e, memo):
-            memo[x.id] = x.continued or any(
-                c.ended is not None and (memo[c.id] if self.goes_on(c) else True) for c in self.kids(x)
+        for descendant in self._unknown(exchange, memo):
+            memo[descendant.id] = descendant.continued or any(
+                child.ended is not None and (memo[child.id] if self.goes_on(child) else True)
+                for child in self.kids(descendant)
             )
-        return memo[e.id]
+        return memo[exchange.id]
 
-    def end(self, e: Exchange) -> float:
-        """Returns when the turn of e ended, or was cut."""
+    def end(self, exchange: Exchange) -> float:
+        """Returns when the turn of the exchange ended, or was cut."""
         memo = self._ends
-        for x in self._unknown(e, memo):
-            memo[x.id] = max([moved_at(x), *(memo[c.id] for c in self._rounds(x))])
-        return memo[e.id]
+        for descendant in self._unknown(exchange, memo):
+            memo[descendant.id] = max(
+                [moved_at(descendant), *(memo[child.id] for child in self._rounds(descendant))]
+            )
+        return memo[exchange.id]
 
-    def last(self, e: Exchange, now: float) -> float:
-        """Returns when the turn of e ended; `now` while it is under way."""
-        return now if e.ended is None and e.stopped is None else self.end(e)
+    def last(self, exchange: Exchange, now: float) -> float:
+        """Returns when the turn of the exchange ended; `now` while it is under way."""
+        return now if exchange.ended is None and exchange.stopped is None else self.end(exchange)
 
-    def touched(self, e: Exchange) -> float:
-        """Returns when a finished request last repeated e or went on from it."""
+    def touched(self, exchange: Exchange) -> float:
+        """Returns when a finished request last repeated the exchange or went on from it."""
         # Children first, with a list in place of recursion: a path may be thousands of exchanges deep.
-        memo, todo = self._touched, [e]
+        memo, todo = self._touched, [exchange]
         while todo:
-            x = todo[-1]
-            later = [c for c in self.kids(x) if c.ended is not None]
-            unknown = [] if x.id in memo else [c for c in later if c.id not in memo]
+            descendant = todo[-1]
+            later = [child for child in self.kids(descendant) if child.ended is not None]
+            unknown = [] if descendant.id in memo else [child for child in later if child.id not in memo]
             if unknown:
                 todo += unknown
                 continue
-            memo[x.id] = max([x.touched, *(memo[c.id] for c in later)])
+            memo[descendant.id] = max([descendant.touched, *(memo[child.id] for child in later)])
             todo.pop()
-        return memo[e.id]
+        return memo[exchange.id]
 
-    def is_soft(self, e: Exchange) -> bool:
-        """Returns whether e may still take another form: nothing that was carried rests on it."""
-        kids = self.kids(e)
-        # The exchanges that carried e may not be loaded.
-        if not kids and e.continued:
+    def is_soft(self, exchange: Exchange) -> bool:
+        """Returns whether the exchange may still take another form: nothing that was carried rests on it."""
+        kids = self.kids(exchange)
+        # The exchanges that carried the exchange may not be loaded.
+        if not kids and exchange.continued:
             return False
         return not any(self.is_continued(c) for c in kids)
 
@@ -388,35 +405,38 @@ class Tree:
 
     # -- who stands
 
-    def stands(self, e: Exchange, *, named: bool) -> bool:
-        """Returns whether e has finished and nothing took its place. named: its conversation has an id of the client's.
+    def stands(self, exchange: Exchange, *, named: bool) -> bool:
+        """Returns whether the exchange has finished and nothing took its place.
 
         Results of tools stand with the turn that they belong to.
+
+        named: its conversation has an id of the client's.
         """
         below: list[tuple[int, bool]] = []
-        while (found := self._stands.get((e.id, named))) is None:
-            below.append((e.id, named))
-            is_in_place = e.ended is not None and not e.superseded
-            parent = self.parent(e) if is_in_place and self.goes_on(e) else None
+        while (found := self._stands.get((exchange.id, named))) is None:
+            below.append((exchange.id, named))
+            is_in_place = exchange.ended is not None and not exchange.superseded
+            parent = self.parent(exchange) if is_in_place and self.goes_on(exchange) else None
             if parent is None:
-                found = is_in_place and self._is_attached(e, named=named)
+                found = is_in_place and self._is_attached(exchange, named=named)
                 break
-            e = parent
+            exchange = parent
         self._stands.update(dict.fromkeys(below, found))
         return found
 
-    def _is_attached(self, e: Exchange, *, named: bool) -> bool:
+    def _is_attached(self, exchange: Exchange, *, named: bool) -> bool:
         """Returns whether nothing speaks against an exchange but those with its own place.
 
         If a named conversation went on elsewhere while a second root of it was not under way, that is detached: it
         waits to be continued before it stands. What is off the record detaches nothing before it.
         """
-        if e.parent is not None or not named or self.is_continued(e):
+        if exchange.parent is not None or not named or self.is_continued(exchange):
             return True
-        roots = self._carried_roots.get(e.conversation)
+        roots = self._carried_roots.get(exchange.conversation)
         if roots is None:  # each of the others asks for them
-            roots = [x for x in self.roots(e.conversation) if self.is_continued(x)]
-            self._carried_roots[e.conversation] = roots
+            roots = [other for other in self.roots(exchange.conversation) if self.is_continued(other)]
+            self._carried_roots[exchange.conversation] = roots
         return not any(
-            self.are_apart(x, e) and (x.state is not State.OFF or x.begun < e.begun) for x in roots
+            self.are_apart(other, exchange) and (other.state is not State.OFF or other.begun < exchange.begun)
+            for other in roots
         )
