@@ -147,6 +147,15 @@ def _metadata(value: Any, param: str) -> None:
         short(512)(one, f"{param}.{key}")
 
 
+def _text_or(other: Check, inner: Check = text) -> Check:
+    """Returns the check of a value that is a text, or is checked by the other."""
+    return lambda value, param: (inner if isinstance(value, str) else other)(value, param)
+
+
+def _list_or(inner: Check, other: Check) -> Check:
+    return lambda value, param: (inner if isinstance(value, list) else other)(value, param)
+
+
 def _tool(required: Mapping[str, Check], optional: Mapping[str, Check] | None = None) -> Check:
     return members({"type": text, **required}, optional)
 
@@ -165,6 +174,57 @@ _SEARCH = _tool(
         "search_content_types": many,
     },
 )
+_CONTAINER = _tool(
+    {},
+    {
+        "file_ids": each(text),
+        "memory_limit": one_of("1g", "4g", "16g", "64g"),
+        "network_policy": thing,
+    },
+)
+_ALLOWED_TOOLS = members({}, {"read_only": flag, "tool_names": each(text)})
+_MCP = _tool(
+    {"server_label": text},
+    {
+        **dict.fromkeys(
+            ("server_url", "connector_id", "tunnel_id", "authorization", "server_description"), text
+        ),
+        "allowed_callers": each(one_of("direct", "programmatic")),
+        "allowed_tools": _list_or(each(text), _ALLOWED_TOOLS),
+        "defer_loading": flag,
+        "headers": thing,
+        "require_approval": _text_or(
+            members({}, {"always": _ALLOWED_TOOLS, "never": _ALLOWED_TOOLS}), one_of("always", "never")
+        ),
+    },
+)
+_IMAGES = _tool(
+    {},
+    {
+        "action": one_of("generate", "edit", "auto"),
+        "background": one_of("transparent", "opaque", "auto"),
+        "complexity": one_of("low", "medium", "high"),
+        **dict.fromkeys(("frame_count", "frame_duration_ms"), number(0, None, whole=True)),
+        "input_fidelity": one_of("high", "low"),
+        "input_image_mask": members({}, {"file_id": text, "image_url": text}),
+        "model": text,
+        "moderation": one_of("auto", "low"),
+        "output_compression": number(0, 100, whole=True),
+        "output_format": one_of("png", "webp", "jpeg", "gif", "svg"),
+        "partial_images": number(0, 3, whole=True),
+        "quality": one_of("low", "medium", "high", "xhigh", "max", "auto"),
+        "size": text,
+        "svg": thing,
+    },
+)
+
+
+def _mcp(value: Any, param: str) -> None:
+    _MCP(value, param)
+    if not any(value.get(key) for key in ("server_url", "connector_id", "tunnel_id")):
+        raise missing(f"{param}.server_url")
+
+
 TOOL: Final = by_type(
     {
         "function": _FUNCTION,
@@ -175,9 +235,9 @@ TOOL: Final = by_type(
             {"vector_store_ids": each(text)},
             {"max_num_results": number(1, 50, whole=True), "filters": thing, "ranking_options": thing},
         ),
-        "code_interpreter": _tool({"container": anything}),
-        "image_generation": anything,
-        "mcp": anything,
+        "code_interpreter": _tool({"container": _text_or(_CONTAINER)}, {"allowed_callers": many}),
+        "image_generation": _IMAGES,
+        "mcp": _mcp,
         "namespace": _tool(
             {"name": _name, "description": text, "tools": each(by_type({"function": _FUNCTION, "custom": _CUSTOM}))}
         ),

@@ -19,7 +19,6 @@ from tests.doubles.openai_rules import Refusal
 from tests.doubles.responses_events import events_of
 from tests.doubles.responses_fields import (
     Check,
-    anything,
     check_fields,
     many,
     members,
@@ -68,7 +67,11 @@ _REQUIRED = {
     "compaction": ("encrypted_content",),
     "item_reference": ("id",),
 }
-_BREAKPOINT: Mapping[str, Check] = {"prompt_cache_breakpoint": anything}
+_BREAKPOINT: Mapping[str, Check] = {
+    "prompt_cache_breakpoint": members({"mode": one_of("explicit")}, {"ttl": one_of("30m", "12h")})
+}
+# The fields of a part of which one at least has to be there.
+_ONE_OF = {"input_image": ("image_url", "file_id"), "input_file": ("file_data", "file_id", "file_url")}
 _PARTS = {
     "input_text": members({"type": text, "text": text}, _BREAKPOINT),
     "input_image": members(
@@ -84,7 +87,9 @@ _PARTS = {
         {"type": text},
         {**_BREAKPOINT, **dict.fromkeys(("file_data", "file_id", "file_url", "filename", "detail"), text)},
     ),
-    "input_audio": members({"type": text, "input_audio": anything}),
+    "input_audio": members(
+        {"type": text, "input_audio": members({"data": text, "format": one_of("mp3", "wav")})}
+    ),
     "output_text": members({"type": text, "text": text}, {"annotations": many, "logprobs": many}),
     "refusal": members({"type": text, "refusal": text}),
 }
@@ -196,6 +201,8 @@ class StoredResponses:
                 del self._stored[name]
                 return {"id": name, "object": "response", "deleted": True}
             case "POST", ["cancel"] if whole["background"]:
+                if not self.is_busy:
+                    return whole
                 gone = {**whole, "status": "cancelled", "output": [], "usage": None}
                 self._stored[name] = gone, read
                 return gone
@@ -330,13 +337,11 @@ class StoredResponses:
             one_of("user", "assistant", "system", "developer")(item["role"], f"{where}.role")
             if not isinstance(item["content"], str | list):
                 raise Refusal(f"Invalid type for '{where}.content'.", f"{where}.content", "invalid_type")
-            parts = item["content"] if isinstance(item["content"], list) else ()
-            for n, part in enumerate(parts):
-                if part["type"] not in (_SAID if item["role"] == "assistant" else _ASKED):
-                    raise Refusal(
-                        f"Invalid value: '{part['type']}'.", f"{where}.content[{n}]", "invalid_value"
-                    )
-                _PARTS[part["type"]](part, f"{where}.content[{n}]")
+            _check_parts(
+                item["content"], _SAID if item["role"] == "assistant" else _ASKED, f"{where}.content"
+            )
+        elif kind in ("function_call_output", "custom_tool_call_output"):
+            _check_parts(item["output"], _ASKED - {"input_audio"}, f"{where}.output")
         return dict(item)
 
     def _response(self, asked: Json, name: str, output: list[Json]) -> Json:
@@ -418,6 +423,20 @@ def _under_way(whole: Json, status: str) -> Json:
 def _id(conversation: Any) -> str | None:
     id: str | None = conversation["id"] if isinstance(conversation, dict) else conversation
     return id
+
+
+def _check_parts(content: Any, known: frozenset[str], where: str) -> None:
+    """Checks the parts of a content that may be a text. Raises: Refusal."""
+    if isinstance(content, str):
+        return
+    many(content, where)
+    for n, part in enumerate(content):
+        at, kind = f"{where}[{n}]", part["type"]
+        if kind not in known:
+            raise Refusal(f"Invalid value: '{kind}'.", at, "invalid_value")
+        _PARTS[kind](part, at)
+        if kind in _ONE_OF and not any(part.get(key) for key in _ONE_OF[kind]):
+            raise missing(f"{at}.{_ONE_OF[kind][0]}")
 
 
 def _conversation(name: str, asked: Json) -> Json:

@@ -91,6 +91,32 @@ def test_a_response_and_its_events_are_of_the_types_of_the_sdk(keeps: StoredResp
             {"tools": [{"type": "namespace", "name": "n", "description": "d", "tools": [{"type": "mcp"}]}]},
             "'tools.0..tools.0..type'|Invalid value: 'mcp'",
         ),
+        ({"tools": [{"type": "mcp", "server_url": "https://a.b"}]}, "'tools.0..server_label'"),
+        ({"tools": [{"type": "mcp", "server_label": "a"}]}, "'tools.0..server_url'"),
+        (
+            {"tools": [{"type": "mcp", "server_label": "a", "server_url": "b", "require_approval": "some"}]},
+            "'some'",
+        ),
+        ({"tools": [{"type": "mcp", "server_label": "a", "server_url": "b", "url": "b"}]}, "'tools.0..url'"),
+        ({"tools": [{"type": "image_generation", "quality": "best"}]}, "Invalid value: 'best'"),
+        ({"tools": [{"type": "image_generation", "prompt": "A cat"}]}, "'tools.0..prompt'"),
+        (
+            {"tools": [{"type": "code_interpreter", "container": {"type": "auto", "size": 1}}]},
+            "container.size",
+        ),
+        (
+            {"input": [{"role": "user", "content": [{"type": "input_image", "detail": "auto"}]}]},
+            "'input.0..content.0..image_url'",
+        ),
+        (
+            {"input": [{"role": "user", "content": [{"type": "input_file", "filename": "a.pdf"}]}]},
+            "'input.0..content.0..file_data'",
+        ),
+        (
+            {"input": [CALL, {**RESULT, "output": [{"type": "output_text", "text": "Rain."}]}]},
+            "Invalid value: 'output_text'",
+        ),
+        ({"input": [CALL, {**RESULT, "output": {"a": 1}}]}, "Invalid type for 'input.1..output'"),
         ({"tool_choice": "some"}, "Invalid value: 'some'"),
         ({"tool_choice": {"type": "function", "name": "f"}}, "not found in 'tools'"),
         ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "'tool_choice.name'"),
@@ -124,7 +150,13 @@ def test_a_response_in_the_background_is_made_later(keeps: StoredResponses) -> N
     whole = keeps.respond("GET", [made["id"]], "")
     assert whole is not None
     assert (whole["status"], whole["output"][0]["content"][0]["text"]) == ("completed", "Ok.")
+    assert keeps.respond("POST", [made["id"], "cancel"], "") == whole
+    keeps.is_busy = True
+    made = orjson.loads(keeps.answer({**ASKED, "background": True})[0])
     assert keeps.respond("POST", [made["id"], "cancel"], "")["status"] == "cancelled"  # type: ignore[index]
+    made = orjson.loads(keeps.answer(ASKED)[0])
+    with pytest.raises(Refusal, match="Cannot cancel a synchronous response"):
+        keeps.respond("POST", [made["id"], "cancel"], "")
 
 
 def test_what_was_said_is_kept(upstream: StrictUpstream) -> None:
