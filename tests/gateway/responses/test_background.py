@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail,
 from tests.gateway.responses.test_responses import WEATHER, respond, serve_memory
 from tests.gateway.responses.test_stored import shown, texts_of
 from tests.gateway.sdk import World, agent
-from tests.patience import becomes
+from tests.patience import PATIENCE_S, becomes
 
 Json = dict[str, Any]
 pytestmark = pytest.mark.both
@@ -180,6 +181,43 @@ def test_a_response_of_a_conversation(world: World, upstream: StrictUpstream) ->
     said = [text_of(message) for message in upstream.last.messages]
     assert said[0] == "My cat is called Miso."
     assert said.count("She is grey.") == 1
+
+
+def test_the_responses_of_a_conversation_follow_one_another(world: World, upstream: StrictUpstream) -> None:
+    """In the order in which they were accepted. Another request waits for the one that is made."""
+    begun: Any = [{"role": "user", "content": "My cat is Miso."}]
+    conversation = world.sdk.conversations.create(items=begun).id
+    gate = Gate()
+    upstream.queue(say("Grey.", hold_before_headers=gate))
+    first = begin(world, input="She is grey.", conversation=conversation, user="alice")
+    becomes(lambda: upstream.chats)
+    second = begin(world, input="And old.", conversation=conversation, user="alice")
+    for options in ({}, {"background": True}):
+        with pytest.raises(openai.BadRequestError) as caught:
+            respond(world, input="Why?", previous_response_id=first.id, user="alice", **options)
+        assert caught.value.code == "previous_response_not_found"  # until it has ended
+    gate.open()
+    assert polled(world, second.id).status == "completed"
+    gate = Gate()
+    upstream.queue(say("Black.", hold_before_headers=gate))
+    begin(world, input="She was black.", conversation=conversation, user="alice")
+    becomes(lambda: len(upstream.chats) == 3)
+    with ThreadPoolExecutor() as pool:
+        last = pool.submit(respond, world, input="Sure?", conversation=conversation, user="alice")
+        gate.open()
+        assert last.result(PATIENCE_S).status == "completed"
+    asked = [[text_of(message) for message in seen.messages] for seen in upstream.chats]
+    whole = [
+        "My cat is Miso.",
+        "She is grey.",
+        "Grey.",
+        "And old.",
+        "Ok.",
+        "She was black.",
+        "Black.",
+        "Sure?",
+    ]
+    assert asked == [whole[:2], whole[:4], whole[:6], whole]
 
 
 def test_who_may_read(world: World) -> None:
