@@ -20,7 +20,7 @@ from gateway.core.request.chat_request import ChatRequest, with_fields
 from gateway.core.request.identity import KEEPS, Identity
 from gateway.core.turn.draft import AllBut
 from gateway.core.turn.guide import Guide
-from gateway.core.turn.spec import TurnSpec
+from gateway.core.turn.terms import TurnTerms
 from gateway.run.call import ChatCall, Passes
 from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.prompt import Prompt
@@ -59,8 +59,8 @@ class ChatAgents(Struct, frozen=True):
         await self.runs.complete(call)
 
     def terms(
-        self, spec: AgentSpec, request: ChatRequest, prompt: Prompt, terms: TurnSpec
-    ) -> tuple[TurnSpec, Guide]:
+        self, spec: AgentSpec, request: ChatRequest, prompt: Prompt, terms: TurnTerms
+    ) -> tuple[TurnTerms, Guide]:
         # The client sees none of the agent's tools, so a call of an unknown name is not its either.
         gateway_tools = AllBut(request.tools) if prompt.tools else ()
         terms = replace(

@@ -23,7 +23,7 @@ from gateway.core.request.request_headers import forwardable
 from gateway.core.turn.asides import fillers_in
 from gateway.core.turn.client_view import MakesUnseen, MakesView
 from gateway.core.turn.native_form import ReplyChange
-from gateway.core.turn.spec import TurnSpec
+from gateway.core.turn.terms import TurnTerms
 from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, MemoryUnavailable, ThreadNotFound, ThreadUnsupported
 from gateway.run.call import ChatCall, Passes, form_for
@@ -54,7 +54,7 @@ _MOST_ROUTES = 256  # cached; bounded, since callers choose the names of models
 _, _, _OFF, _STRICT = Mode  # by their names Python 3.11 finds them five times as slowly
 _AGENT = b"x-mnemogate-agent"
 _context_window = attrgetter("context_window")
-_terms = lru_cache(maxsize=256)(TurnSpec)  # nearly all turns share a few
+_terms = lru_cache(maxsize=256)(TurnTerms)  # nearly all turns share a few
 _MemoryT = TypeVar("_MemoryT", bound=TreeMemory)
 
 
@@ -320,13 +320,14 @@ class Chat:
         memory, prompt = begun or (None, await _bare(request, attempts, spec))
         tools = prompt.tools
         terms = _terms(
-            request.wants_usage,
-            prompt.adds_usage or (request.stream and not request.wants_usage and attempts.may_ask_usage),
-            frozenset([tool["function"]["name"] for tool in tools]) if tools else frozenset(),
-            request.max_tokens,
-            memory is not None,
-            request.n,
-            spec.fixed_filler,
+            wants_usage=request.wants_usage,
+            usage_added=prompt.adds_usage
+            or (request.stream and not request.wants_usage and attempts.may_ask_usage),
+            gateway_tools=frozenset([tool["function"]["name"] for tool in tools]) if tools else frozenset(),
+            budget_tokens=request.max_tokens,
+            hold_end=memory is not None,
+            choices=request.n,
+            filler=spec.fixed_filler,
         )
         guide = None
         if spec.uid:

@@ -15,7 +15,7 @@ from gateway.core.definition import Sleeptime
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.identity import AGENT_PREFIX, Identity, asks_agent
 from gateway.core.turn.guide import Guide
-from gateway.core.turn.spec import TurnSpec
+from gateway.core.turn.terms import TurnTerms
 from gateway.errors import BadRequest, CallerError, UnknownModel
 from gateway.run.call import ChatCall, Passes
 from gateway.run.memory.keeper import MemoryKeeper
@@ -62,8 +62,8 @@ class StoredAgents(Protocol):
         """
 
     def terms(
-        self, spec: AgentSpec, request: ChatRequest, prompt: Prompt, terms: TurnSpec
-    ) -> tuple[TurnSpec, Guide]:
+        self, spec: AgentSpec, request: ChatRequest, prompt: Prompt, terms: TurnTerms
+    ) -> tuple[TurnTerms, Guide]:
         """Returns the terms of a turn that a stored agent answers, and what guides it."""
 
     def toolbox(self, context: MemoryContext, edits: BlockEdits, passes: Passes) -> Toolbox:
@@ -90,8 +90,8 @@ class NoAgents(Struct, frozen=True):
         raise AssertionError("no conversation is owned here")
 
     def terms(
-        self, spec: AgentSpec, request: ChatRequest, prompt: Prompt, terms: TurnSpec
-    ) -> tuple[TurnSpec, Guide]:
+        self, spec: AgentSpec, request: ChatRequest, prompt: Prompt, terms: TurnTerms
+    ) -> tuple[TurnTerms, Guide]:
         raise AssertionError("no agent is found here")
 
     def toolbox(self, context: MemoryContext, edits: BlockEdits, passes: Passes) -> Toolbox:

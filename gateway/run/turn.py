@@ -28,7 +28,7 @@ from gateway.core.turn.commands import Command, TurnOutcome
 from gateway.core.turn.events import TurnEvent
 from gateway.core.turn.guide import FreeGuide, Guide, StopReason
 from gateway.core.turn.machine import Turn
-from gateway.core.turn.spec import TurnSpec
+from gateway.core.turn.terms import TurnTerms
 from gateway.core.upstream.policy import Target
 from gateway.core.usage.reported import ReplyUsage
 from gateway.errors import GatewayError, LimitReached
@@ -136,8 +136,7 @@ class TurnRun:
     services: TurnServices
     # None: a turn without rules.
     guide: Guide | None = None
-    # Its terms.
-    spec: TurnSpec = field(default_factory=TurnSpec)
+    terms: TurnTerms = field(default_factory=TurnTerms)
     # Calls of a stored step, with which the turn begins instead of a call of the model.
     resumed: ResumedCalls | None = None
     # Why the model is not even asked.
@@ -170,12 +169,12 @@ class TurnRun:
     def __post_init__(self) -> None:
         self.sink = self.call.sink
         self._turn = self.machine or Turn(
-            self.spec, self.call.view(self.spec), self.guide or FreeGuide(self.services.limits.max_rounds)
+            self.terms, self.call.view(self.terms), self.guide or FreeGuide(self.services.limits.max_rounds)
         )
         self._asked = self._turn.first_call
         self._saving = None
         if self.memory is not None:
-            saves_steps, is_taken_up = self.spec.saves_steps, self.is_taken_up
+            saves_steps, is_taken_up = self.terms.saves_steps, self.is_taken_up
             self._saving = TurnSaving(self.call, self.memory, self.services, saves_steps, is_taken_up)
 
     async def run(self) -> int:
@@ -345,7 +344,7 @@ class TurnRun:
     async def _beat(self) -> None:
         """Sends a comment, unless that would commit us to a status that a later round may take back."""
         if not self.sink.started:
-            if self._reply is None or self.spec.gateway_tools:
+            if self._reply is None or self.terms.gateway_tools:
                 return
             self._start(self._reply.status, handed_on(self._reply.headers))
         await self.sink.write(BEAT)
@@ -416,7 +415,7 @@ class TurnRun:
 
     async def _results_of(self, running: Coroutine[Any, Any, list[ToolAnswer]]) -> list[ToolAnswer]:
         """Waits for tools; if they take long, a client that listens hears a sentence meanwhile."""
-        filler = self.spec.filler
+        filler = self.terms.filler
         if filler is None or isinstance(self.sink, HeldSink | UnseenSink):
             return await running
         task = asyncio.ensure_future(running)

@@ -12,7 +12,7 @@ from gateway.core.turn.client_view import ClientView, ReplyEvent
 from gateway.core.turn.commands import TurnOutcome
 from gateway.core.turn.draft import ToolCall
 from gateway.core.turn.guide import ToolResult
-from gateway.core.turn.spec import TurnSpec
+from gateway.core.turn.terms import TurnTerms
 from gateway.errors import GatewayError
 
 
@@ -21,7 +21,7 @@ class LinesView(ClientView):
 
     speaks_chat: ClassVar[bool] = False
 
-    def __init__(self, spec: TurnSpec) -> None:
+    def __init__(self, terms: TurnTerms) -> None:
         self._lines: list[str] = []
         self._finish = "stop"
         self._usage: Any = None

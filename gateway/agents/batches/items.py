@@ -39,7 +39,7 @@ from gateway.core.turn.commands import TurnOutcome
 from gateway.core.turn.draft import AllBut
 from gateway.core.turn.guide import StopReason
 from gateway.core.turn.ledger import counts_of
-from gateway.core.turn.spec import TurnSpec
+from gateway.core.turn.terms import TurnTerms
 from gateway.core.upstream.policy import Target
 from gateway.errors import GatewayError, UnknownModel
 from gateway.metrics import Metrics
@@ -295,7 +295,7 @@ class ItemTurns:
             MakesUnseen(), UnseenSink(), Receipt(0.0),
         )  # fmt: skip
         guide = guide_of(spec, replace(prompt, tools=tools), opened.most_steps, can_ask=True)
-        terms = TurnSpec(
+        terms = TurnTerms(
             gateway_tools=AllBut() if tools else (),
             hold_end=True,
             alone=alone_of(spec),

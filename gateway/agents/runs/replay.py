@@ -12,7 +12,7 @@ from gateway.core.request.chat_request import ChatRequest
 from gateway.core.turn.client_view import MakesView, ReplyEvent
 from gateway.core.turn.commands import End, TurnOutcome
 from gateway.core.turn.draft import delta_of
-from gateway.core.turn.spec import TurnSpec
+from gateway.core.turn.terms import TurnTerms
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
 
@@ -33,7 +33,7 @@ async def replay(
     usage = {"prompt_tokens": counts.prompt, "completion_tokens": counts.completion}
     usage["total_tokens"] = counts.prompt + counts.completion
     head = {"id": f"chatcmpl-{result.run.uid}", "created": int(result.run.created), "model": request.model}
-    made = view(TurnSpec())
+    made = view(TurnTerms())
     if not request.stream:
         choice = {"index": 0, "message": shown_reply, "finish_reason": finish}
         whole = {**head, "object": "chat.completion", "choices": [choice], "usage": usage}

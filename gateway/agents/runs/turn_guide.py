@@ -13,7 +13,7 @@ from gateway.core.agent import AgentSpec
 from gateway.core.prompt.window import DEFAULT_RESERVE_TOKENS
 from gateway.core.tool_rule import read_rules
 from gateway.core.turn.draft import AllBut
-from gateway.core.turn.spec import TurnSpec
+from gateway.core.turn.terms import TurnTerms
 from gateway.run.memory.fit import count_tokens
 from gateway.run.memory.prompt import Prompt
 from gateway.tokens import upper_bound
@@ -49,9 +49,9 @@ def guide_of(
     )
 
 
-def terms_of(sending: Sending, prompt: Prompt) -> TurnSpec:
+def terms_of(sending: Sending, prompt: Prompt) -> TurnTerms:
     request = sending.request
-    return TurnSpec(
+    return TurnTerms(
         wants_usage=request.wants_usage or sending.shows_steps,
         usage_added=prompt.adds_usage,
         gateway_tools=AllBut(request.tools),

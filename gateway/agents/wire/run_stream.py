@@ -27,7 +27,7 @@ from gateway.core.turn.commands import TurnOutcome
 from gateway.core.turn.draft import ToolCall
 from gateway.core.turn.guide import StopReason
 from gateway.core.turn.ledger import counts_of
-from gateway.core.turn.spec import TurnSpec
+from gateway.core.turn.terms import TurnTerms
 from gateway.errors import GatewayError, UpstreamError
 from storage.records import Counts
 
@@ -112,9 +112,9 @@ class MakesSteps(Struct, frozen=True):
     counts: Counts = msgspec.field(default_factory=Counts)
     speaks_chat: bool = False
 
-    def __call__(self, spec: TurnSpec) -> StepView:
+    def __call__(self, terms: TurnTerms) -> StepView:
         before = list(map(event, self.before))
-        asides = spec.asides or Asides()
+        asides = terms.asides or Asides()
         return StepView(self.numbers, self.showing, self.by_token, self.now, self.counts, before, asides)
 
 

@@ -23,7 +23,7 @@ from gateway.core.turn.guide import (
     ToolResult,
     Undecided,
 )
-from gateway.core.turn.spec import TurnSpec
+from gateway.core.turn.terms import TurnTerms
 
 BAD_ARGUMENTS = "Error: the arguments of {name} are not a JSON object: {arguments}. Nothing was done."
 SPOKEN = "The user has read it."
@@ -70,14 +70,14 @@ class GatewayCalls:
 
     def __init__(
         self,
-        spec: TurnSpec,
+        terms: TurnTerms,
         guide: Guide,
         calls: Sequence[ToolCall] = (),
         resumed: ResumedCalls | None = None,
     ) -> None:
         self.calls = calls
         self.waiting: dict[str, str] = {}
-        self._spec = spec
+        self._terms = terms
         self._guide = guide
         self._approved = frozenset() if resumed is None else resumed.approved
         self._results: dict[str, ToolResult | None] = {}  # by call id; None: the call is running
@@ -142,7 +142,7 @@ class GatewayCalls:
             else:
                 self._results[call.id] = None
                 given = {**arguments, **verdict.prefilled}
-                runs.append(RunTool(call.id, call.name, given, call.name in self._spec.alone))
+                runs.append(RunTool(call.id, call.name, given, call.name in self._terms.alone))
             # Strict servers check the names of earlier calls and parse their arguments, and refuse all that follows.
             call.name = sound_name(call.name)
             if arguments is None or not call.text.strip():
@@ -175,12 +175,12 @@ class GatewayCalls:
 
     def _arguments_of(self, call: ToolCall) -> tuple[Json | None, Json]:
         """Returns a call's arguments as its tool gets them (None: unreadable), and our asides among them."""
-        arguments, asides = read_arguments(call.text), self._spec.asides
+        arguments, asides = read_arguments(call.text), self._terms.asides
         return (arguments, {}) if arguments is None or asides is None else asides.split(call.name, arguments)
 
     def _spoken(self, call: ToolCall, arguments: Json) -> ToolResult | None:
         """Returns the result of a call that speaks to the user, which was done by saying it; None for other tools."""
-        key = None if self._spec.asides is None else self._spec.asides.words.get(call.name)
+        key = None if self._terms.asides is None else self._terms.asides.words.get(call.name)
         if key is None:
             return None
         if not isinstance(arguments.get(key), str):
@@ -189,7 +189,7 @@ class GatewayCalls:
 
 
 # Of a reply that calls none: nothing is ever noted here.
-NO_CALLS: Final = GatewayCalls(TurnSpec(), FreeGuide(0))
+NO_CALLS: Final = GatewayCalls(TurnTerms(), FreeGuide(0))
 
 
 def sound_name(name: str) -> str:

@@ -17,7 +17,7 @@ from adapters.types import Event, Json
 from gateway.core.turn.commands import TurnOutcome
 from gateway.core.turn.draft import ToolCall
 from gateway.core.turn.guide import StopReason, ToolResult
-from gateway.core.turn.spec import TurnSpec
+from gateway.core.turn.terms import TurnTerms
 from gateway.errors import GatewayError
 
 # The most bytes that a view holds back before the first text: a role, filters' verdicts and comments take some kB.
@@ -198,11 +198,11 @@ class MakesView(Protocol):
     @property
     def speaks_chat(self) -> bool: ...
 
-    def __call__(self, spec: TurnSpec) -> ClientView: ...
+    def __call__(self, terms: TurnTerms) -> ClientView: ...
 
 
 class MakesUnseen(Struct, frozen=True):
     speaks_chat: bool = False
 
-    def __call__(self, spec: TurnSpec) -> ClientView:
+    def __call__(self, terms: TurnTerms) -> ClientView:
         return ClientView()

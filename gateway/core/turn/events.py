@@ -55,7 +55,7 @@ class ToolFinished(Struct, frozen=True):
 
 
 class ToolsLate(Struct, frozen=True):
-    """Gateway tools have been running for so long that the user should hear something (`TurnSpec.filler`)."""
+    """Gateway tools have been running for so long that the user should hear something (`TurnTerms.filler`)."""
 
 
 class StepSaved(Struct, frozen=True):

@@ -11,8 +11,8 @@ Gateway calls run here, client calls are left to the client. There are two ways 
 
 - In a chat completion a round with gateway calls alone is hidden: its calls and results become messages of the next
   request, and the client gets all rounds as one reply. A round with client calls is the last one.
-- Where steps are saved (`TurnSpec.saves_steps`) a reply is committed before its tools run, and their results before the
-  model is called again.
+- Where steps are saved (`TurnTerms.saves_steps`) a reply is committed before its tools run, and their results before
+  the model is called again.
 
 Calls decide what follows, never the finish_reason: some upstreams say `stop` with a forced call
 (vllm-project/vllm#25054).
@@ -57,7 +57,6 @@ from gateway.core.turn.round import (
     RoundEnd,
     Stored,
 )
-from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.states import (
     DONE,
     READING,
@@ -69,6 +68,7 @@ from gateway.core.turn.states import (
     WAITING,
     TurnState,
 )
+from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.upstream_error import error_of, is_for_good
 from gateway.core.usage.reported import ReplyUsage
 from gateway.errors import Conflict, GatewayError, LimitReached, UpstreamBroke
@@ -84,15 +84,15 @@ _FREE_CALL = commands.CallModel((), None, ANYTHING)
 class Turn:
     """The machine. It takes all events of one reply before those of the next."""
 
-    def __init__(self, spec: TurnSpec, view: ClientView, guide: Guide) -> None:
-        self.spec = spec
+    def __init__(self, terms: TurnTerms, view: ClientView, guide: Guide) -> None:
+        self.terms = terms
         self._guide = guide
         self._view = view
         self._state = WAITING
         self._head_sent = False
         self._offer = self._guide.offer()
         # The round that is under way, and its gateway calls
-        self._round = Round(spec, view, AS_EVENTS if spec.shows_steps else None)
+        self._round = Round(terms, view, AS_EVENTS if terms.shows_steps else None)
         self._calls = NO_CALLS
         # The rounds before it
         self._ledger = NOTHING
@@ -102,7 +102,7 @@ class Turn:
         self._shown_replies: list[Json] = []
         # What waits
         self._after_step: list[Command] = []  # for the commit of a step
-        self._filler = spec.filler  # for tools that take long; None: there is none, or it was sent
+        self._filler = terms.filler  # for tools that take long; None: there is none, or it was sent
         self._next_filler = ""  # for the next reply, since the one before it was saved without it
         # The end
         # The client's finish_reason, where it differs from the upstream's
@@ -206,7 +206,7 @@ class Turn:
         is_refused, fields = self._is_refused(body), error_of(reply.status, body)
         message = str(fields["message"])
         # A success status cannot carry an error; where steps are shown the reader waits for events.
-        if self._is_past_status or (self.spec.shows_steps and reply.is_success):
+        if self._is_past_status or (self.terms.shows_steps and reply.is_success):
             self._view.stop(reason, {})
             self._view.upstream_error(fields, None)
             return [*self._flush(), *self._break_off(End.FAILED, reason, message, is_refused=is_refused)]
@@ -235,7 +235,7 @@ class Turn:
     def _is_refused(self, body: bytes) -> bool:
         """Returns whether an error is a refusal of the input, before there was anything of a reply."""
         reply = self._round
-        has_reply = self._replies > 1 and not self.spec.saves_steps
+        has_reply = self._replies > 1 and not self.terms.saves_steps
         return not (has_reply or reply.has_spoken or reply.draft.calls) and is_for_good(reply.status, body)
 
     def _broken(self, error: GatewayError) -> list[Command]:
@@ -253,8 +253,8 @@ class Turn:
     @property
     def _is_past_status(self) -> bool:
         """True where no status can carry an error any more. On one a client would resend what is stored already."""
-        spec = self.spec
-        return self._head_sent or spec.has_status or (spec.shows_steps and self._steps > 0)
+        terms = self.terms
+        return self._head_sent or terms.has_status or (terms.shows_steps and self._steps > 0)
 
     def _client_left(self) -> list[Command]:
         if self._state is SAVING_TURN:  # its outcome is on its way already
@@ -265,7 +265,7 @@ class Turn:
     def _stopped(self, reason: StopReason) -> list[Command]:
         """Ends the turn before its reply is complete; its client waits for a proper end."""
         state = End.CANCELLED if reason is StopReason.CANCELLED else End.FAILED
-        if not self._is_past_status and not self.spec.shows_steps:
+        if not self._is_past_status and not self.terms.shows_steps:
             error = Conflict("The reply was cancelled before it began.")
             return [commands.Refuse(error), commands.CloseUpstream(), *self._break_off(state, reason)]
         self._outcome = self._unfinished(state, reason)
@@ -293,7 +293,7 @@ class Turn:
     def _unfinished(self, end: End, reason: StopReason) -> TurnOutcome:
         if self._round.is_stored:
             return self._make_outcome(end, reason, (), None, results=self._calls.interrupted_results)
-        if self.spec.saves_steps:
+        if self.terms.saves_steps:
             # Calls without an answer would block the conversation.
             return self._make_outcome(end, reason, (), self._round.shown_reply())
         shown_reply = join_messages([*self._shown_replies, self._round.shown_reply(self._round.client_calls)])
@@ -306,7 +306,7 @@ class Turn:
         if draft.finish_reason in CUT:
             return self._end(CUT[draft.finish_reason])
         if draft.calls:
-            if self.spec.shows_steps:
+            if self.terms.shows_steps:
                 self._round.take_unreadable_calls()
             return self._called(self._round.gateway_calls, self._round.client_calls)
         follows = self._guide.after()
@@ -320,7 +320,7 @@ class Turn:
             client_calls,
             _ids(self._messages),
             self._replies,
-            names_client_calls=self.spec.saves_steps,
+            names_client_calls=self.terms.saves_steps,
         )
         if gateway_calls and self._offer.is_final:
             # The model calls tools against `tool_choice`. The client must not wait for their results.
@@ -333,7 +333,7 @@ class Turn:
     def _begin_tools(self, gateway_calls: list[ToolCall]) -> list[Command]:
         """Runs gateway calls; those that cannot be run have their result at once."""
         client_calls = self._round.client_calls
-        self._calls = GatewayCalls(self.spec, self._guide, gateway_calls)
+        self._calls = GatewayCalls(self.terms, self._guide, gateway_calls)
         runs = self._calls.judge()
         if self._calls.waiting:
             return self._pause()
@@ -348,7 +348,7 @@ class Turn:
         shown += self._flush()
         if not runs:
             return [*shown, *self._tools_finished()]
-        if not self.spec.saves_steps:
+        if not self.terms.saves_steps:
             self._state = RUNNING_TOOLS
             return [*shown, *runs]
         step = self._step(waits={call.id: "client" for call in client_calls})
@@ -420,7 +420,7 @@ class Turn:
         """Begins with calls of a stored step in place of a reply."""
         self._state = RUNNING_TOOLS
         self._round.resume(resumed.calls)
-        self._calls = GatewayCalls(self.spec, self._guide, self._round.gateway_calls, resumed)
+        self._calls = GatewayCalls(self.terms, self._guide, self._round.gateway_calls, resumed)
         self._show_results(self._calls.results)
         return self._tools_finished()
 
@@ -435,7 +435,7 @@ class Turn:
 
     def _begin_next_round(self, offer: Offer) -> list[Command]:
         """Saves the round, where steps are saved, and calls the model again."""
-        spec, ended = self.spec, self._round
+        terms, ended = self.terms, self._round
         step = replace(self._step(), results=self._calls.results, nudge=offer.nudge)
         self._messages += [ended.upstream_message(), *(result.message() for result in step.results)]
         if offer.nudge:
@@ -447,20 +447,20 @@ class Turn:
         # At once, since the next round may fail before it has begun.
         self._round = self._new_round(ended, offer)
         left = self._budget_left(self._ledger)
-        if spec.saves_steps:
+        if terms.saves_steps:
             self._state = SAVING_RESULTS
             return self._save_step(step, [commands.CallModel((), left, offer)])
         self._state = WAITING
         return [commands.CallModel(tuple(map(without_private, self._messages)), left, offer)]
 
     def _new_round(self, ended: Round, offer: Offer) -> Round:
-        spec = self.spec
+        terms = self.terms
         if offer.is_final:  # a call that comes nevertheless is not run, so its asides are not shown either
-            spec = replace(spec, asides=None)
+            terms = replace(terms, asides=None)
         merged = self._ledger.merged if self._ledger.rounds else None
-        text_before = "" if spec.shows_steps else join_messages(self._shown_replies)["content"]
+        text_before = "" if terms.shows_steps else join_messages(self._shown_replies)["content"]
         filler, self._next_filler = self._next_filler, ""
-        return Round(spec, self._view, ended.form, merged, text_before, filler)
+        return Round(terms, self._view, ended.form, merged, text_before, filler)
 
     def _save_step(self, step: commands.SaveStep, then: Sequence[Command]) -> list[Command]:
         """Returns the command to save a step. then: the commands that follow when it is saved."""
@@ -490,18 +490,18 @@ class Turn:
         """Returns the tokens of all rounds of this turn, the present one included."""
         if self._round.stored is Stored.IN_EARLIER_TURN:
             return self._ledger
-        return self._ledger.plus(self._round.draft, self.spec.count)
+        return self._ledger.plus(self._round.draft, self.terms.count)
 
     def _budget_left(self, ledger: Ledger) -> int | None:
-        return None if self.spec.budget_tokens is None else self.spec.budget_tokens - ledger.completion
+        return None if self.terms.budget_tokens is None else self.terms.budget_tokens - ledger.completion
 
     # The turn ends
 
     def _end(self, reason: StopReason, waiting: Mapping[str, str] = _NONE_WAIT) -> list[Command]:
-        """Ends a complete reply. The turn is saved first; without `TurnSpec.hold_end` the end leaves before that."""
-        draft, spec = self._round.draft, self.spec
+        """Ends a complete reply. The turn is saved first; without `TurnTerms.hold_end` the end leaves before that."""
+        draft, terms = self._round.draft, self.terms
         # Among the client's calls a cut one may be broken, and where steps are saved it could not be repaired.
-        client_calls = [] if spec.saves_steps and draft.finish_reason in CUT else self._round.client_calls
+        client_calls = [] if terms.saves_steps and draft.finish_reason in CUT else self._round.client_calls
         shown_reply = self._round.shown_reply(client_calls)
         full = self._last_messages(shown_reply, client_calls)
         self._shown_replies.append(shown_reply)
@@ -512,16 +512,16 @@ class Turn:
         finish = self._client_finish or draft.finish_reason
         outcome = self._make_outcome(FINISHED, reason, (*self._messages, *full), joined, finish, waiting)
         self._outcome = outcome
-        save = commands.Save(self._last_step(outcome, shown_reply, full) if spec.saves_steps else outcome)
+        save = commands.Save(self._last_step(outcome, shown_reply, full) if terms.saves_steps else outcome)
         self._state = SAVING_TURN
-        if spec.hold_end:
+        if terms.hold_end:
             return [*self._flush(), save]
         *sends, finished = self._release_end(events.Saved())
         return [*sends, save, finished]
 
     def _last_messages(self, shown_reply: Json, client_calls: list[ToolCall]) -> tuple[Json, ...]:
         """Returns the messages of the last round as they go upstream again."""
-        reply, results, saves_steps = self._round, self._calls.results, self.spec.saves_steps
+        reply, results, saves_steps = self._round, self._calls.results, self.terms.saves_steps
         if results:
             messages = (result.stored() if saves_steps else result.message() for result in results)
             return (reply.upstream_message(), *messages)
@@ -546,7 +546,7 @@ class Turn:
         self._state = DONE
         assert self._outcome is not None
         outcome, reply, view = self._outcome, self._round, self._view
-        if saved.is_lost and self.spec.shows_steps:
+        if saved.is_lost and self.terms.shows_steps:
             # Its messages have ids here, which no stored message has.
             view.stop(StopReason.ERROR, {})
             view.fail(Conflict(events.LOST))
@@ -558,7 +558,7 @@ class Turn:
             return [commands.SendWhole(reply.status, reply.headers, data), _FINISH]
         if saved.after_stop is not None:
             view.results(saved.after_stop.first, saved.after_stop.results, is_last=True)
-        elif self.spec.saves_steps and not (reply.is_stored or outcome.waiting):
+        elif self.terms.saves_steps and not (reply.is_stored or outcome.waiting):
             view.results(None, [result.stored() for result in self._calls.results])
         if not saved.durable:
             view.not_durable()
@@ -584,12 +584,12 @@ class Turn:
         """
         if not self._round.is_hidden:
             return self._round.tail
-        if self.spec.shows_steps:
+        if self.terms.shows_steps:
             return []
         last = [
             event for event in self._round.tail if event.chunk and isinstance(event.chunk.get("usage"), dict)
         ]
-        if not last or not self.spec.wants_usage:
+        if not last or not self.terms.wants_usage:
             return []
         return [ReplyEvent(None, None, {**(last[-1].chunk or {}), "choices": []}, None, last[-1].usage)]
 
@@ -606,7 +606,7 @@ class Turn:
         return [self._head(), commands.SendBody(data)]
 
     def _head(self) -> commands.SendHead:
-        if self.spec.shows_steps:
+        if self.terms.shows_steps:
             return commands.SendHead(200, (EVENTS,))
         return commands.SendHead(self._round.status, self._round.headers)
 

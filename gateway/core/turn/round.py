@@ -32,7 +32,7 @@ from gateway.core.turn.draft import (
     delta_of,
     join_messages,
 )
-from gateway.core.turn.spec import TurnSpec
+from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.text_events import TextEvents
 from gateway.core.turn.upstream_error import error_in
 from gateway.errors import GatewayError, UpstreamBroke
@@ -108,7 +108,7 @@ class Round:
 
     def __init__(
         self,
-        spec: TurnSpec,
+        terms: TurnTerms,
         view: ClientView,
         form: ReplyForm | None,
         merged: Callable[[Json], Json] | None = None,
@@ -128,10 +128,10 @@ class Round:
         self.spoken_words = ""  # the text of calls that speak to the user, shown after the reply's own text
         self.stored = Stored.NOWHERE
         self.is_hidden = False  # the view knows that another round follows
-        self._spec = spec
+        self._terms = terms
         self._view = view
-        self._has_gateway_tools = bool(spec.gateway_tools)
-        self._holds_tail = spec.hold_end or self._has_gateway_tools
+        self._has_gateway_tools = bool(terms.gateway_tools)
+        self._holds_tail = terms.hold_end or self._has_gateway_tools
         self._merged = merged
         self._has_begun = merged is not None  # the view has the turn's first chunk
         self._earlier_text = text_before
@@ -139,7 +139,7 @@ class Round:
         self._choices_done = 0
         self._in_tail = False
         self._text_events: TextEvents | None = None  # the form of events that add text and do nothing else
-        self._aside_reader = None if spec.asides is None else AsideReader(spec.asides)
+        self._aside_reader = None if terms.asides is None else AsideReader(terms.asides)
         self._speaker: tuple[int, Voice] | None = None  # the call that spoke last, and its voice
         self._refusal: list[bytes] = []  # an error reply that comes as events
 
@@ -196,7 +196,7 @@ class Round:
         Private fields of the message hold what was shown to the user beyond its text.
         """
         sent = [*(self.draft.calls if calls is None else calls)]
-        asides = None if self._spec.asides is None else self._spec.asides.noted(call.name for call in sent)
+        asides = None if self._terms.asides is None else self._terms.asides.noted(call.name for call in sent)
         return with_private(
             self.draft.message(sent),
             filler=self.filler or None,
@@ -277,7 +277,7 @@ class Round:
             chunk = chunk_of(parsed)
             chunk.pop("usage", None)
             self._take_chunk(chunk, None)
-            if isinstance(usage, dict) and self._spec.wants_usage:
+            if isinstance(usage, dict) and self._terms.wants_usage:
                 self._take_chunk({**chunk, "choices": [], "usage": usage}, None)
             self.done_event = b"data: [DONE]\n\n"
         else:
@@ -303,7 +303,7 @@ class Round:
 
     def fail(self, error: GatewayError) -> RoundEnd:
         """Takes an end that is none."""
-        if self.form is AS_EVENTS and self._choices_done >= self._spec.choices:
+        if self.form is AS_EVENTS and self._choices_done >= self._terms.choices:
             return self._complete()  # the text is complete; what broke is its wrapping
         return BrokeOff(error)
 
@@ -372,7 +372,7 @@ class Round:
             # Azure's first chunk judges the prompt: it has no choices, and no reply's id.
             self._has_begun = bool(choices)
             self._view.begin(chunk)
-        if self._holds_tail and self._choices_done >= self._spec.choices:
+        if self._holds_tail and self._choices_done >= self._terms.choices:
             self._in_tail = True
         event = ReplyEvent(raw, name, chunk, calls, total)
         # Some upstreams never give a finish_reason; with most of them usage is what ends a round.
@@ -401,13 +401,13 @@ class Round:
         pieces = delta.get("tool_calls")
         if pieces or (reason and self._has_gateway_tools):
             return draft.take_calls(
-                pieces if isinstance(pieces, list) else [], self._spec.gateway_tools, bool(reason)
+                pieces if isinstance(pieces, list) else [], self._terms.gateway_tools, bool(reason)
             )
         return calls
 
     def _complete(self) -> Complete:
         if self.draft.calls:
-            calls = self.draft.take_calls([], self._spec.gateway_tools, is_over=True)
+            calls = self.draft.take_calls([], self._terms.gateway_tools, is_over=True)
             if calls and self.form is AS_EVENTS:
                 # Nothing but the end shows their owner, and no finish_reason came to announce it.
                 self._view.add_calls(calls)

@@ -44,7 +44,7 @@ class TurnState(Enum):
 WAITING, READING, SAVING_CALLS, RUNNING_TOOLS, SAVING_RESULTS, SAVING_TURN, DONE = TurnState
 
 Transitions = Mapping[type[TurnEvent], frozenset[TurnState]]
-# DONE at once where the end does not wait (`TurnSpec.hold_end`).
+# DONE at once where the end does not wait (`TurnTerms.hold_end`).
 _ENDED: Final = frozenset({SAVING_TURN, DONE})
 _BROKEN_OFF: Final = frozenset({DONE})
 # WAITING at once where steps are not saved.

@@ -16,7 +16,7 @@ from gateway.core.conversation.private import without_private
 from gateway.core.turn.client_view import MOST_HELD_BYTES, ClientView, ReplyEvent
 from gateway.core.turn.commands import TurnOutcome
 from gateway.core.turn.draft import lacks_content
-from gateway.core.turn.spec import TurnSpec
+from gateway.core.turn.terms import TurnTerms
 from gateway.core.usage.asked import without_null_usage
 from gateway.dialects.chat.errors import error_event
 from gateway.errors import GatewayError
@@ -33,10 +33,12 @@ class ChatView(ClientView):
 
     speaks_chat: ClassVar[bool] = True
 
-    def __init__(self, spec: TurnSpec) -> None:
-        self._waits = bool(spec.gateway_tools)
+    def __init__(self, terms: TurnTerms) -> None:
+        self._waits = bool(terms.gateway_tools)
         self._held = 0  # bytes that wait
-        self._strips_usage = spec.usage_added and not spec.wants_usage  # we asked for it, the client did not
+        self._strips_usage = (
+            terms.usage_added and not terms.wants_usage
+        )  # we asked for it, the client did not
         self._first: Json = {}  # the first round's first chunk
         self._has_begun = self._has_role = False
         self._is_later = False  # a hidden round has gone before

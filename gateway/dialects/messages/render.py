@@ -20,7 +20,7 @@ from gateway.core.conversation.canonical import text_of
 from gateway.core.conversation.private import without_private
 from gateway.core.turn.client_view import MOST_HELD_BYTES, ClientView, ReplyEvent
 from gateway.core.turn.commands import TurnOutcome
-from gateway.core.turn.spec import TurnSpec
+from gateway.core.turn.terms import TurnTerms
 from gateway.dialects.messages.blocks import GrowingBlocks, content_of
 from gateway.dialects.messages.errors import FIELDS, error_object, frame
 from gateway.dialects.messages.native_events import STOP_REASONS, NativeEvents, event_name, merged
@@ -44,8 +44,8 @@ class MakesMessages(Struct, frozen=True):
     # Its client may go on from the reply by its id.
     has_thread: bool = False
 
-    def __call__(self, spec: TurnSpec) -> MessagesView:
-        return MessagesView(self, spec.gateway_tools)
+    def __call__(self, terms: TurnTerms) -> MessagesView:
+        return MessagesView(self, terms.gateway_tools)
 
 
 class _NativeBody(msgspec.Struct):

@@ -26,7 +26,7 @@ from gateway.core.turn.client_view import MOST_HELD_BYTES, ClientView, ReplyEven
 from gateway.core.turn.commands import FINISHED, TurnOutcome
 from gateway.core.turn.draft import Draft, delta_of
 from gateway.core.turn.ledger import BILLED
-from gateway.core.turn.spec import TurnSpec
+from gateway.core.turn.terms import TurnTerms
 from gateway.dialects.responses.errors import error_fields, frame, in_client_fields, with_client_fields
 from gateway.dialects.responses.output import CallItem, Emit, Item, MessageItem, SearchItem, ThoughtsItem
 from gateway.dialects.responses.parse import ECHOED
@@ -79,8 +79,8 @@ class MakesResponses(Struct, frozen=True):
     # An attempt that was broken off has shown its `response.created` already.
     has_begun: bool = False
 
-    def __call__(self, spec: TurnSpec) -> ResponsesView:
-        return ResponsesView(self, waits=bool(spec.gateway_tools))
+    def __call__(self, terms: TurnTerms) -> ResponsesView:
+        return ResponsesView(self, waits=bool(terms.gateway_tools))
 
 
 class ResponsesView(ClientView):

@@ -1,6 +1,6 @@
 """Transcripts of a turn: `>>` feeds an event, `<<` names the next command that must have come of it.
 
-    assert Playbook(chat_turn(spec)) >> ReplyStarted(200) >> Received([...]) << SendHead(...) << SendBody(...)
+    assert Playbook(chat_turn(terms)) >> ReplyStarted(200) >> Received([...]) << SendHead(...) << SendBody(...)
 
 A step that goes wrong fails at once, with the transcript so far. The closing `assert` (truth of the playbook) fails
 if a command is left that nobody named. In place of a command a type or a predicate will do.
@@ -36,7 +36,7 @@ from gateway.core.turn.events import (
 )
 from gateway.core.turn.guide import FreeGuide
 from gateway.core.turn.machine import Turn
-from gateway.core.turn.spec import TurnSpec
+from gateway.core.turn.terms import TurnTerms
 from gateway.dialects.chat.render import ChatView
 
 Json = dict[str, Any]
@@ -114,9 +114,9 @@ def sent_by(commands: Iterable[Command]) -> bytes:
     return b"".join(bodies)
 
 
-def chat_turn(spec: TurnSpec, max_rounds: int = 10) -> Turn:
+def chat_turn(terms: TurnTerms, max_rounds: int = 10) -> Turn:
     """Returns a turn without rules, whose client speaks chat completions."""
-    return Turn(spec, ChatView(spec), FreeGuide(max_rounds))
+    return Turn(terms, ChatView(terms), FreeGuide(max_rounds))
 
 
 # What an upstream sends

@@ -13,7 +13,7 @@ from gateway.core.tool_rule import RuleKind, ToolRule, read_rules
 from gateway.core.turn.calls import GatewayCalls, ResumedCalls
 from gateway.core.turn.draft import ToolCall
 from gateway.core.turn.guide import Stop, ToolResult
-from gateway.core.turn.spec import TurnSpec
+from gateway.core.turn.terms import TurnTerms
 
 TOOLS = ["a", "b", "c", "d"]
 KINDS = [kind for kind in RuleKind if kind is not RuleKind.APPROVAL]
@@ -61,14 +61,14 @@ def run_of(
     for n, names in enumerate(replies):
         made = {f"{n}.{place}": name for place, name in enumerate(names)}
         approved = set[str]()
-        calls = perform(GatewayCalls(TurnSpec(), guide, [call(*each) for each in made.items()]), ran)
+        calls = perform(GatewayCalls(TurnTerms(), guide, [call(*each) for each in made.items()]), ran)
         while calls.waiting:
             approved |= {id for id, kind in calls.waiting.items() if kind == "approval"}
             # Another run goes on, and knows what was called since the user's message.
             guide = RuleGuide(rules, TOOLS, approvals=approvals, called=called)
             resumed = ResumedCalls((), calls.results, frozenset(approved))
             calls = perform(
-                GatewayCalls(TurnSpec(), guide, [call(*each) for each in made.items()], resumed), ran
+                GatewayCalls(TurnTerms(), guide, [call(*each) for each in made.items()], resumed), ran
             )
         follows = guide.after()
         called += [

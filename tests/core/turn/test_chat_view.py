@@ -7,10 +7,10 @@ from typing import Any
 import orjson
 
 from gateway.core.turn.client_view import ReplyEvent
-from gateway.core.turn.spec import TurnSpec
+from gateway.core.turn.terms import TurnTerms
 from gateway.dialects.chat.render import ChatView
 
-OURS = TurnSpec(gateway_tools={"memory_insert"})
+OURS = TurnTerms(gateway_tools={"memory_insert"})
 
 
 def shown(delta: dict[str, Any], finish: str | None = None, **fields: Any) -> ReplyEvent:
@@ -32,7 +32,7 @@ def test_nothing_leaves_until_something_is_said() -> None:
 
 
 def test_the_name_of_an_event_survives_its_rewriting() -> None:
-    view = ChatView(TurnSpec())
+    view = ChatView(TurnTerms())
     event = shown({"content": "x"}, "stop")
     event.name = "message"
     view.end([event], "length", b"")
@@ -40,7 +40,7 @@ def test_the_name_of_an_event_survives_its_rewriting() -> None:
 
 
 def test_a_hidden_end_says_its_text_and_nothing_else() -> None:
-    view = ChatView(TurnSpec())
+    view = ChatView(TurnTerms())
     ends = [
         shown({}, "tool_calls"),
         shown({"content": "x"}, "tool_calls", usage={"prompt_tokens": 3}),

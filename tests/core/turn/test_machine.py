@@ -26,7 +26,7 @@ from gateway.core.turn.events import (
     Saved,
     ToolFinished,
 )
-from gateway.core.turn.spec import TurnSpec
+from gateway.core.turn.terms import TurnTerms
 from tests.core.turn.playbook import (
     DONE,
     JSON,
@@ -61,7 +61,7 @@ class TestPlain:
         odd = chunk({"content": "Hi", "x_delta": 1}, x_chunk={"a": [1]}, usage=None)
         end, tokens = chunk({}, "stop"), usage(3, 1)
         assert (
-            Playbook(chat_turn(TurnSpec(wants_usage=True)))
+            Playbook(chat_turn(TurnTerms(wants_usage=True)))
             >> ReplyStarted(200, SSE)
             >> Received([ROLE])
             << SendHead(200, SSE)
@@ -78,7 +78,7 @@ class TestPlain:
     def test_the_end_waits_for_the_commit_and_text_does_not(self) -> None:
         text, last, tokens = chunk({"content": "Hel"}), chunk({"content": "lo"}, "stop"), usage(3, 2)
         playbook = (
-            Playbook(chat_turn(TurnSpec(hold_end=True)))
+            Playbook(chat_turn(TurnTerms(hold_end=True)))
             >> ReplyStarted(200, SSE)
             >> Received([ROLE, text, last])
             << SendHead(200, SSE)
@@ -101,7 +101,7 @@ class TestPlain:
     def test_an_end_that_is_not_on_disk_says_so(self) -> None:
         end = chunk({"content": "x"}, "stop")
         assert (
-            Playbook(chat_turn(TurnSpec(hold_end=True)))
+            Playbook(chat_turn(TurnTerms(hold_end=True)))
             >> ReplyStarted(200, SSE)
             >> Received([end, DONE])
             << Save
@@ -114,7 +114,7 @@ class TestPlain:
     def test_a_usage_chunk_that_only_we_asked_for_is_kept_from_the_client(self) -> None:
         end = chunk({"content": "x"}, "stop")
         for hold_end in (True, False):
-            turn = chat_turn(TurnSpec(usage_added=True, hold_end=hold_end))
+            turn = chat_turn(TurnTerms(usage_added=True, hold_end=hold_end))
             played = play(turn, [completion("x", tokens=(7, 1))], stream=True)
             assert played.client.usages == []
             assert played.outcome.usage is not None
@@ -126,7 +126,7 @@ class TestPlain:
         said = (
             b'{"choices":[{"index":0,"delta":{"content":"the \\",\\"usage\\":null\\" of it"}}],"usage":null}'
         )
-        turn = chat_turn(TurnSpec(usage_added=True))
+        turn = chat_turn(TurnTerms(usage_added=True))
         turn.feed(ReplyStarted(200, SSE))
         sent = turn.feed(Received([Event(b"data: " + said + b"\n\n", said)]))
         assert SendBody(b"data: " + said.removesuffix(b',"usage":null}') + b"}\n\n") in sent
@@ -134,7 +134,7 @@ class TestPlain:
     def test_a_stream_without_done_gets_none(self) -> None:
         end = chunk({"content": "x"}, "stop")
         assert (
-            Playbook(chat_turn(TurnSpec(hold_end=True)))
+            Playbook(chat_turn(TurnTerms(hold_end=True)))
             >> ReplyStarted(200, SSE)
             >> Received([end])
             >> ReplyEnded()
@@ -153,7 +153,7 @@ class TestPlain:
         first, second = choice(0, "A", "stop"), choice(1, "B")
         late, last = choice(1, "C"), choice(1, "", "stop")
         playbook = (
-            Playbook(chat_turn(TurnSpec(hold_end=True, choices=2)))
+            Playbook(chat_turn(TurnTerms(hold_end=True, choices=2)))
             >> ReplyStarted(200, SSE)
             >> Received([first, second])
             << SendHead(200, SSE)
@@ -172,7 +172,7 @@ class TestPlain:
     def test_a_whole_reply_is_held_and_arrives_as_it_left(self) -> None:
         raw = b' {"id":"x", "choices":[{"index":0,"message":{"role":"assistant","content":"Hi","x":1}}], "x":2}\n'
         playbook = (
-            Playbook(chat_turn(TurnSpec(hold_end=True)))
+            Playbook(chat_turn(TurnTerms(hold_end=True)))
             >> ReplyStarted(200, JSON)
             >> ReceivedWhole(raw)
             << Save
@@ -192,7 +192,7 @@ class TestPlain:
             chunk({"content": "Yes"}, "stop"),
             DONE,
         ]
-        turn = chat_turn(TurnSpec(hold_end=True))
+        turn = chat_turn(TurnTerms(hold_end=True))
         turn.feed(ReplyStarted(200, SSE))
         (save,) = [command for command in turn.feed(Received(events)) if isinstance(command, Save)]
         assert save.outcome.full == (
@@ -215,8 +215,8 @@ class TestPlain:
             chunk({}, "tool_calls"),
             DONE,
         ]
-        for spec in (with_tools(), TurnSpec(hold_end=True)):
-            playbook = Playbook(chat_turn(spec)) >> ReplyStarted(200, SSE) >> Received(events)
+        for terms in (with_tools(), TurnTerms(hold_end=True)):
+            playbook = Playbook(chat_turn(terms)) >> ReplyStarted(200, SSE) >> Received(events)
             assert playbook << SendHead(200, SSE) << body(*events[:4]) << Save
             assert playbook >> Saved() << body(*events[4:]) << Finish()
             assert playbook.outcome.shown_reply is not None
@@ -336,9 +336,9 @@ class TestHiddenRounds:
 
     @BOTH
     def test_a_renamed_tool_runs_under_the_name_that_was_offered(self, stream: bool) -> None:
-        spec = TurnSpec(gateway_tools={"mnemogate_memory_insert"}, hold_end=True)
+        terms = TurnTerms(gateway_tools={"mnemogate_memory_insert"}, hold_end=True)
         mine, theirs = ("a", "mnemogate_memory_insert", ARGS), ("b", "memory_insert", "{}")
-        played = play(chat_turn(spec), [completion(None, (mine, theirs))], stream=stream)
+        played = play(chat_turn(terms), [completion(None, (mine, theirs))], stream=stream)
         assert [(run.call_id, run.name) for run in played.ran] == [("a", "mnemogate_memory_insert")]
         assert client_message(played, stream)["calls"] == [theirs]
 
@@ -407,8 +407,8 @@ class TestHiddenRounds:
 
     def test_usage_of_hidden_rounds_is_told_only_to_who_asked(self) -> None:
         rounds = [completion(None, (ours_call(),)), completion("ok")]
-        spec = with_tools(wants_usage=False, usage_added=True)
-        played = play(chat_turn(spec), rounds, stream=True)
+        terms = with_tools(wants_usage=False, usage_added=True)
+        played = play(chat_turn(terms), rounds, stream=True)
         assert played.client.usages == []
         assert played.outcome.usage is not None  # it is counted all the same
         assert played.outcome.usage["mnemogate_billed"]["rounds"] == 2
@@ -499,7 +499,7 @@ class TestNames:
             chunk({}, "tool_calls"),
             DONE,
         ]
-        turn = chat_turn(TurnSpec(gateway_tools=OURS))
+        turn = chat_turn(TurnTerms(gateway_tools=OURS))
         playbook = Playbook(turn) >> ReplyStarted(200, SSE) >> Received(events)
         assert read_stream(playbook.sent).message()["calls"] == [("a", "memory_insert_all", "{}")]
 

@@ -31,7 +31,7 @@ from gateway.core.turn.events import (
     Saved,
     ToolFinished,
 )
-from gateway.core.turn.spec import TurnSpec
+from gateway.core.turn.terms import TurnTerms
 from gateway.errors import UpstreamBroke
 from tests.core.turn.playbook import (
     DONE,
@@ -99,12 +99,16 @@ def batches_of(sizes: list[int]) -> Any:
 def test_however_a_reply_is_cut_client_and_memory_get_the_same(
     rounds: list[dict[str, Any]], points: set[int], sizes: list[int], hold_end: bool
 ) -> None:
-    spec = with_tools(hold_end=hold_end)
-    whole = play(chat_turn(spec), rounds, stream=False)
-    smooth = play(chat_turn(spec), rounds, stream=True)
-    cut = play(chat_turn(spec), rounds, stream=True, cut=cut_at(points), batches=batches_of(sizes))
+    terms = with_tools(hold_end=hold_end)
+    whole = play(chat_turn(terms), rounds, stream=False)
+    smooth = play(chat_turn(terms), rounds, stream=True)
+    cut = play(chat_turn(terms), rounds, stream=True, cut=cut_at(points), batches=batches_of(sizes))
     one_by_one = play(
-        chat_turn(spec), rounds, stream=True, cut=cut_at(points), batches=lambda events: [[e] for e in events]
+        chat_turn(terms),
+        rounds,
+        stream=True,
+        cut=cut_at(points),
+        batches=lambda events: [[e] for e in events],
     )
     assert cut.sent == one_by_one.sent
     assert client_message(cut, True) == client_message(smooth, True) == client_message(whole, False)
@@ -223,8 +227,8 @@ a_chunk = st.one_of(
 def test_no_json_of_an_upstream_breaks_the_machine(
     replies: list[list[Any]], stream: bool, has_tools: bool
 ) -> None:
-    spec = with_tools(usage_added=True, wants_usage=stream) if has_tools else TurnSpec(hold_end=True)
-    turn = chat_turn(spec)
+    terms = with_tools(usage_added=True, wants_usage=stream) if has_tools else TurnTerms(hold_end=True)
+    turn = chat_turn(terms)
     seen: list[Command] = []
     for reply in replies:
         seen += turn.feed(ReplyStarted(200, SSE if stream else JSON))

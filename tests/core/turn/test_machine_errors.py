@@ -32,7 +32,7 @@ from gateway.core.turn.events import (
     ToolFinished,
 )
 from gateway.core.turn.round import MOST_CALLS, MOST_TAIL_EVENTS
-from gateway.core.turn.spec import TurnSpec
+from gateway.core.turn.terms import TurnTerms
 from gateway.errors import UpstreamBroke, UpstreamTimeout, UpstreamUnreachable
 from tests.core.turn.playbook import (
     DONE,
@@ -94,7 +94,7 @@ class TestEndless:
 
     @pytest.mark.parametrize("more", [comment("wait"), chunk({}), usage(1, 1)])
     def test_a_stream_that_goes_on_behind_its_reply_is_left(self, more: Event) -> None:
-        turn = chat_turn(TurnSpec(hold_end=True))
+        turn = chat_turn(TurnTerms(hold_end=True))
         turn.feed(ReplyStarted(200, SSE))
         fed(turn, Received([ROLE, chunk({"content": "Hi"}), chunk({}, "stop")]))
         for _ in range(MOST_TAIL_EVENTS - 1):  # the finish_reason is the first
@@ -112,7 +112,7 @@ class TestEndless:
         assert [command.outcome.state for command in due if isinstance(command, Save)] == [End.FAILED]
 
     def test_a_reply_of_ever_more_calls_is_broken_off(self) -> None:
-        turn = chat_turn(TurnSpec())
+        turn = chat_turn(TurnTerms())
         turn.feed(ReplyStarted(200, SSE))
         pieces = [calls(call_piece(n, "{}", id=f"call_{n}", name="f")) for n in range(MOST_CALLS)]
         assert b"call_999" in sent_by(fed(turn, Received([ROLE, *pieces])))
@@ -121,7 +121,7 @@ class TestEndless:
         assert [command.outcome.state for command in due if isinstance(command, Save)] == [End.FAILED]
 
     def test_a_whole_reply_of_too_many_calls_is_broken_off(self) -> None:
-        turn = chat_turn(TurnSpec())
+        turn = chat_turn(TurnTerms())
         turn.feed(ReplyStarted(200, JSON))
         call = {"id": "call_a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
         message = {"role": "assistant", "content": None, "tool_calls": [call] * (MOST_CALLS + 1)}
@@ -162,7 +162,7 @@ class TestErrors:
         assert [error["message"] for error in client.errors] == ["slow down"]
 
     def test_whole_replies_have_sent_nothing_whatever_was_said(self) -> None:
-        turn = chat_turn(TurnSpec(gateway_tools=OURS))
+        turn = chat_turn(TurnTerms(gateway_tools=OURS))
         turn.feed(ReplyStarted(200, JSON))
         turn.feed(ReceivedWhole(orjson.dumps(completion("One moment. ", (ours_call(),)))))
         turn.feed(ToolFinished("call_a", "ok"))
@@ -177,7 +177,7 @@ class TestErrors:
     def test_a_stream_that_breaks_ends_with_an_error_event(self) -> None:
         text = chunk({"content": "Hel"})
         playbook = (
-            Playbook(chat_turn(TurnSpec(hold_end=True)))
+            Playbook(chat_turn(TurnTerms(hold_end=True)))
             >> ReplyStarted(200, SSE)
             >> Received([text])
             << SendHead(200, SSE)
@@ -194,14 +194,14 @@ class TestErrors:
         assert playbook.outcome.text == "Hel"
 
     def test_a_stream_that_ends_in_the_middle_is_an_error_with_a_name(self) -> None:
-        playbook = Playbook(chat_turn(TurnSpec())) >> ReplyStarted(200, SSE)
+        playbook = Playbook(chat_turn(TurnTerms())) >> ReplyStarted(200, SSE)
         playbook = playbook >> Received([chunk({"content": "Hel"})]) << SendHead << SendBody >> ReplyEnded()
         assert playbook << SendBody << CloseUpstream() << Save << Finish()
         assert read_stream(playbook.sent).errors[0]["code"] == UpstreamBroke.code
 
     def test_a_break_after_the_finish_reason_loses_nothing(self) -> None:
         end = chunk({"content": "x"}, "stop")
-        playbook = Playbook(chat_turn(TurnSpec(hold_end=True))) >> ReplyStarted(200, SSE)
+        playbook = Playbook(chat_turn(TurnTerms(hold_end=True))) >> ReplyStarted(200, SSE)
         playbook = playbook >> Received([end]) >> ReplyFailed(UpstreamBroke("reset")) << Save
         assert playbook >> Saved() << SendHead << body(end) << Finish()
         assert playbook.outcome.state is End.FINISHED
@@ -225,7 +225,7 @@ class TestErrors:
 
     def test_an_error_in_the_shape_of_the_real_api_arrives_as_it_left(self) -> None:
         sent = event({"error": {"message": "overloaded", "x": 1}})
-        playbook = Playbook(chat_turn(TurnSpec())) >> ReplyStarted(200, SSE) >> Received([sent])
+        playbook = Playbook(chat_turn(TurnTerms())) >> ReplyStarted(200, SSE) >> Received([sent])
         assert playbook << SendHead << body(sent) << CloseUpstream() << Save << Finish()
 
     @pytest.mark.parametrize(
@@ -248,8 +248,8 @@ class TestErrors:
             [1],
             7,
         ]
-        for spec in (TurnSpec(), with_tools(usage_added=True)):
-            turn = chat_turn(spec)
+        for terms in (TurnTerms(), with_tools(usage_added=True)):
+            turn = chat_turn(terms)
             turn.feed(ReplyStarted(200, SSE))
             turn.feed(Received([event(data) for data in odd] + [event(b"{broken"), Event(b"data\n\n", b"")]))
             commands = turn.feed(Received([chunk({"content": "x"}, "stop"), DONE]))
@@ -266,8 +266,8 @@ class TestForms:
         assert played.heads == [SendWhole(200, JSON, played.sent)]
 
     def test_a_stream_in_answer_to_a_whole_request(self) -> None:
-        spec = TurnSpec(gateway_tools=OURS, wants_usage=True)
-        played = play(chat_turn(spec), [completion(None, (ours_call(),)), completion("ok")], stream=True)
+        terms = TurnTerms(gateway_tools=OURS, wants_usage=True)
+        played = play(chat_turn(terms), [completion(None, (ours_call(),)), completion("ok")], stream=True)
         assert played.client.text == "ok"
         assert played.heads == [SendHead(200, SSE)]
 
@@ -327,7 +327,7 @@ class TestClientGone:
                 assert playbook.turn.feed(late) == []
 
     def test_while_the_end_is_being_saved_the_turn_stays_finished(self) -> None:
-        playbook = Playbook(chat_turn(TurnSpec(hold_end=True))) >> ReplyStarted(200, SSE)
+        playbook = Playbook(chat_turn(TurnTerms(hold_end=True))) >> ReplyStarted(200, SSE)
         playbook = playbook >> Received([chunk({"content": "x"}, "stop"), DONE]) << Save
         assert playbook >> ClientLeft() << CloseUpstream() << Finish() >> Saved()
         assert playbook.outcome.state is End.FINISHED

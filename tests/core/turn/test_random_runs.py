@@ -31,7 +31,7 @@ from gateway.core.turn.events import (
 )
 from gateway.core.turn.guide import StopReason
 from gateway.core.turn.machine import Turn
-from gateway.core.turn.spec import TurnSpec
+from gateway.core.turn.terms import TurnTerms
 from gateway.dialects.chat.render import ChatView
 from gateway.errors import UpstreamBroke
 from tests.core.turn.playbook import JSON, SSE, completion, streamed
@@ -72,7 +72,7 @@ def reply(dice: random.Random, ids: Any) -> list[TurnEvent]:
 def play(seed: int) -> list[Command]:
     dice, ids = random.Random(seed), itertools.count()
     keeps, shows = dice.random() < 0.8, dice.random() < 0.5
-    spec = TurnSpec(
+    terms = TurnTerms(
         wants_usage=dice.random() < 0.5,
         gateway_tools=AllBut({"theirs"}),
         hold_end=True,
@@ -88,7 +88,7 @@ def play(seed: int) -> list[Command]:
         max_steps=MAX_STEPS,
         approvals=dice.choice([(), ("b",)]),
     )
-    turn = Turn(spec, LinesView(spec) if shows else ChatView(spec), guide)
+    turn = Turn(terms, LinesView(terms) if shows else ChatView(terms), guide)
     seen: list[Command] = []
     todo: list[TurnEvent] = []
     running: list[RunTool] = []
@@ -111,20 +111,20 @@ def play(seed: int) -> list[Command]:
                         open_reply = False
                     todo.append(StepSaved(1, 2))
                 case RunTool():
-                    assert open_reply or not spec.saves_steps, "a tool runs before its reply is kept"
+                    assert open_reply or not terms.saves_steps, "a tool runs before its reply is kept"
                     running.append(command)
                 case CallModel():
                     assert not open_reply
-                    assert not spec.saves_steps or not command.messages
+                    assert not terms.saves_steps or not command.messages
                     todo.extend(reply(dice, ids))
                 case Save():
                     outcome = command.outcome
                     todo.append(Saved())
-                    if spec.saves_steps:
+                    if terms.saves_steps:
                         assert not (open_reply and outcome.full)
                     assert bool(outcome.waiting) <= (outcome.stop is StopReason.REQUIRES_APPROVAL)
 
-    if dice.random() < 0.2 and spec.saves_steps:
+    if dice.random() < 0.2 and terms.saves_steps:
         open_reply = True
         calls = tuple(
             {"id": f"w{n}", "type": "function", "function": {"name": dice.choice("abc"), "arguments": "{}"}}

@@ -23,7 +23,7 @@ from gateway.core.turn.commands import (
 from gateway.core.turn.events import Received, ReceivedWhole, ReplyEnded, ReplyFailed, ReplyStarted, Saved
 from gateway.core.turn.guide import FreeGuide
 from gateway.core.turn.machine import Turn
-from gateway.core.turn.spec import TurnSpec
+from gateway.core.turn.terms import TurnTerms
 from gateway.errors import UpstreamBroke
 from tests.core.turn.playbook import (
     DONE,
@@ -45,9 +45,9 @@ ARGS = '{"label":"human","new_string":"tea"}'
 
 
 def lines_turn(**fields: Any) -> Turn:
-    spec = TurnSpec(gateway_tools=OURS, wants_usage=True, **fields)
-    view: ClientView = LinesView(spec)
-    return Turn(spec, view, FreeGuide(10))
+    terms = TurnTerms(gateway_tools=OURS, wants_usage=True, **fields)
+    view: ClientView = LinesView(terms)
+    return Turn(terms, view, FreeGuide(10))
 
 
 def lines(played: Played | Playbook) -> list[str]:
@@ -131,10 +131,10 @@ def test_a_turn_that_is_not_on_disk_says_so() -> None:
 @pytest.mark.parametrize("hold_end", [False, True])
 def test_the_view_decides_nothing(stream: bool, hold_end: bool) -> None:
     """Calls of the model, tools and what is saved are the same in every dialect."""
-    spec = TurnSpec(gateway_tools=OURS, wants_usage=True, hold_end=hold_end)
+    terms = TurnTerms(gateway_tools=OURS, wants_usage=True, hold_end=hold_end)
 
     def decided(turn: Turn) -> list[Command]:
         played = play(turn, ROUNDS, stream=stream)
         return [*played.ran, *played.called, Save(played.outcome)]
 
-    assert decided(Turn(spec, LinesView(spec), FreeGuide(10))) == decided(chat_turn(spec))
+    assert decided(Turn(terms, LinesView(terms), FreeGuide(10))) == decided(chat_turn(terms))

@@ -14,7 +14,7 @@ from gateway.core.turn.draft import AllBut
 from gateway.core.turn.events import Received, ReceivedWhole, ReplyStarted, Saved, StepSaved, ToolFinished
 from gateway.core.turn.guide import StopReason, ToolResult
 from gateway.core.turn.machine import Turn
-from gateway.core.turn.spec import TurnSpec
+from gateway.core.turn.terms import TurnTerms
 from gateway.dialects.chat.render import ChatView
 from tests.core.turn.playbook import (
     JSON,
@@ -52,8 +52,8 @@ def talk(*, is_chat: bool = False, **fields: Any) -> Playbook:
         "saves_steps": not is_chat,
         **fields,
     }
-    spec = TurnSpec(gateway_tools=AllBut(), asides=ASIDES, **given)
-    return Playbook(Turn(spec, ChatView(spec) if is_chat else LinesView(spec), guide()))
+    terms = TurnTerms(gateway_tools=AllBut(), asides=ASIDES, **given)
+    return Playbook(Turn(terms, ChatView(terms) if is_chat else LinesView(terms), guide()))
 
 
 def speak(message: str, id: str = "m", **asides: Any) -> tuple[str, str, str]:

@@ -28,8 +28,8 @@ from gateway.core.turn.events import (
 )
 from gateway.core.turn.guide import NeedsApproval
 from gateway.core.turn.machine import Turn
-from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.states import TRANSITIONS, TurnState
+from gateway.core.turn.terms import TurnTerms
 from gateway.errors import UpstreamBroke
 from tests.core.turn.playbook import SSE, completion, streamed
 from tests.core.turn.test_steps import Script
@@ -65,8 +65,8 @@ DEPTH = 4
 Transition = tuple[TurnState, type[TurnEvent], TurnState]
 
 
-def take(spec: TurnSpec, events: tuple[TurnEvent, ...]) -> tuple[Turn, list[Transition]]:
-    turn, seen = Turn(spec, LinesView(spec), Script({"pay": [NeedsApproval()]})), []
+def take(terms: TurnTerms, events: tuple[TurnEvent, ...]) -> tuple[Turn, list[Transition]]:
+    turn, seen = Turn(terms, LinesView(terms), Script({"pay": [NeedsApproval()]})), []
     for event in events:
         before = turn.state
         turn.feed(event)
@@ -74,7 +74,7 @@ def take(spec: TurnSpec, events: tuple[TurnEvent, ...]) -> tuple[Turn, list[Tran
     return turn, seen
 
 
-def explore(spec: TurnSpec) -> set[Transition]:
+def explore(terms: TurnTerms) -> set[Transition]:
     """Returns the transitions of all turns of a few events, those that come too late among them."""
     found: set[Transition] = set()
     paths: list[tuple[TurnEvent, ...]] = [()]
@@ -83,9 +83,9 @@ def explore(spec: TurnSpec) -> set[Transition]:
             object, tuple[TurnEvent, ...]
         ] = {}  # by transitions and last event, since many paths are alike
         for events, (n, event) in itertools.product(paths, enumerate(EVENTS)):
-            if isinstance(event, ResumedCalls) and (events or not spec.saves_steps):
+            if isinstance(event, ResumedCalls) and (events or not terms.saves_steps):
                 continue  # a turn begins with them or not at all
-            turn, seen = take(spec, (*events, event))
+            turn, seen = take(terms, (*events, event))
             found.update(seen[-1:])
             if turn.state is not TurnState.DONE and seen[-1][1] in TRANSITIONS[seen[-1][0]]:
                 longer.setdefault((*seen, n), (*events, event))
@@ -96,13 +96,13 @@ def explore(spec: TurnSpec) -> set[Transition]:
 def test_the_machine_takes_each_transition_of_the_table_and_no_other() -> None:
     found: set[Transition] = set()
     for hold_end, saves_steps, shows_steps in itertools.product((True, False), repeat=3):
-        spec = TurnSpec(
+        terms = TurnTerms(
             gateway_tools=AllBut({"search"}),
             hold_end=hold_end,
             saves_steps=saves_steps,
             shows_steps=shows_steps,
         )
-        found |= explore(spec)
+        found |= explore(terms)
     listed = {
         (state, event, after)
         for state, row in TRANSITIONS.items()

@@ -49,7 +49,7 @@ from gateway.core.turn.guide import (
     Verdict,
 )
 from gateway.core.turn.machine import Turn
-from gateway.core.turn.spec import TurnSpec
+from gateway.core.turn.terms import TurnTerms
 from gateway.errors import UpstreamBroke
 from tests.core.turn.playbook import JSON, SSE, Playbook, chat_turn, chunk, completion, streamed
 from tests.doubles.lines_view import LinesView
@@ -84,8 +84,8 @@ class Script(FreeGuide):
 
 def steps(guide: FreeGuide | None = None, client: tuple[str, ...] = (), **fields: Any) -> Playbook:
     given = {"hold_end": True, "wants_usage": True, "shows_steps": True, "saves_steps": True, **fields}
-    spec = TurnSpec(gateway_tools=AllBut(client), **given)
-    return Playbook(Turn(spec, LinesView(spec), guide or Script()))
+    terms = TurnTerms(gateway_tools=AllBut(client), **given)
+    return Playbook(Turn(terms, LinesView(terms), guide or Script()))
 
 
 def reply(playbook: Playbook, *args: Any, **fields: Any) -> Playbook:
@@ -247,8 +247,8 @@ def test_a_turn_that_ends_behind_its_tools_has_no_reply() -> None:
 
 
 def test_a_client_that_reads_one_reply_is_told_its_usage_though_the_turn_ends_behind_a_hidden_round() -> None:
-    spec = TurnSpec(gateway_tools=AllBut(), hold_end=True, wants_usage=True, saves_steps=True)
-    turn = chat_turn(spec)
+    terms = TurnTerms(gateway_tools=AllBut(), hold_end=True, wants_usage=True, saves_steps=True)
+    turn = chat_turn(terms)
     turn._guide = Script({}, Stop(StopReason.TOOL_RULE))
     playbook = skip(reply(Playbook(turn), "Bye.", (CALL,), tokens=(10, 5)))
     playbook << SaveStep >> StepSaved(1, 2) << RunTool >> ToolFinished("a", "done")
@@ -269,10 +269,10 @@ def test_a_client_that_reads_step_by_step_is_told_each_usage_once() -> None:
             if event.chunk is not None and event.chunk.get("usage"):
                 counted.append(event.chunk["usage"]["completion_tokens"])
 
-    spec = TurnSpec(
+    terms = TurnTerms(
         gateway_tools=AllBut(), hold_end=True, wants_usage=True, shows_steps=True, saves_steps=True
     )
-    playbook = Playbook(Turn(spec, Counting(spec), Script({}, Stop(StopReason.TOOL_RULE))))
+    playbook = Playbook(Turn(terms, Counting(terms), Script({}, Stop(StopReason.TOOL_RULE))))
     skip(reply(playbook, "Bye.", (CALL,), tokens=(10, 5))) << SaveStep >> StepSaved(1, 2) << RunTool
     skip(playbook >> ToolFinished("a", "done")) << Save >> Saved()
     assert skip(playbook) << Finish
@@ -290,7 +290,7 @@ def test_a_nudge_goes_on_from_a_reply_without_calls() -> None:
 
 
 def test_where_steps_are_not_kept_a_nudge_is_a_message_of_the_next_request() -> None:
-    turn = chat_turn(TurnSpec(gateway_tools=AllBut(), hold_end=True))
+    turn = chat_turn(TurnTerms(gateway_tools=AllBut(), hold_end=True))
     turn._guide = Script({}, Offer(nudge="Look it up."))
     playbook = skip(reply(Playbook(turn), "Hm."))
     text = "<system_message>\nLook it up.\n</system_message>"
@@ -327,8 +327,8 @@ def test_an_error_behind_a_kept_step_is_no_status(status: int, stop: StopReason)
         def take(self) -> bytes:
             return b""
 
-    spec = TurnSpec(gateway_tools=AllBut(), hold_end=True, shows_steps=True, saves_steps=True)
-    playbook = Playbook(Turn(spec, Silent(spec), Script()))
+    terms = TurnTerms(gateway_tools=AllBut(), hold_end=True, shows_steps=True, saves_steps=True)
+    playbook = Playbook(Turn(terms, Silent(terms), Script()))
     reply(playbook, None, (CALL,)) << SaveStep >> StepSaved(1, 2) << RunTool >> ToolFinished("a", "x")
     playbook << SaveStep >> StepSaved(2, 3) << CallModel
     playbook >> ReplyStarted(status, JSON) >> ReceivedWhole(b'{"error":{"message":"no"}}')

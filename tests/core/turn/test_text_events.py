@@ -16,7 +16,7 @@ from gateway.core.turn.commands import Command
 from gateway.core.turn.events import ClientLeft, Received, ReplyEnded, ReplyStarted, Saved
 from gateway.core.turn.guide import FreeGuide
 from gateway.core.turn.machine import Turn
-from gateway.core.turn.spec import TurnSpec
+from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.text_events import TextEvents
 from gateway.dialects.chat.render import ChatView
 from tests.core.turn.playbook import DONE, SSE, call_piece, calls, chat_turn, chunk, fed, sent_by, usage
@@ -30,7 +30,13 @@ FORMS = [
     (b'"content": "', b'","tool_calls":[],"refusal":null}}],"error":null}'),
 ]
 OTHER_CHOICE = chunk({}, choices=[{"index": 1, "delta": {"content": "a"}}])
-SPECS = [TurnSpec(), TurnSpec(choices=2), TurnSpec(usage_added=True), with_tools(), with_tools(hold_end=True)]
+SPECS = [
+    TurnTerms(),
+    TurnTerms(choices=2),
+    TurnTerms(usage_added=True),
+    with_tools(),
+    with_tools(hold_end=True),
+]
 
 
 def said(text: bytes, form: int = 0, padding: bytes | None = None) -> Event:
@@ -144,16 +150,16 @@ def played(turn: Turn, batches: list[list[Event]], feed: Any) -> tuple[bytes, An
 )
 @settings(max_examples=300)
 def test_client_and_memory_get_what_parsing_gives(
-    stream: list[Event], cuts: set[int], spec: TurnSpec, view: type[ClientView]
+    stream: list[Event], cuts: set[int], terms: TurnTerms, view: type[ClientView]
 ) -> None:
     edges = [0, *sorted(cut for cut in cuts if cut < len(stream)), len(stream)]
     batches = [stream[a:b] for a, b in pairwise(edges)]
-    parsed = played(Turn(spec, view(spec), FreeGuide(10)), batches, Turn.feed)
-    assert played(Turn(spec, view(spec), FreeGuide(10)), batches, fed) == parsed
+    parsed = played(Turn(terms, view(terms), FreeGuide(10)), batches, Turn.feed)
+    assert played(Turn(terms, view(terms), FreeGuide(10)), batches, fed) == parsed
 
 
 def test_texts_that_come_too_late_command_nothing() -> None:
-    turn = chat_turn(TurnSpec())
+    turn = chat_turn(TurnTerms())
     for event in (ReplyStarted(200, SSE), Received([said(b"Hello")])):
         turn.feed(event)
     assert turn.take_texts([said(b" world")]) == said(b" world").raw

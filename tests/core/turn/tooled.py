@@ -11,7 +11,7 @@ from gateway.core.turn.commands import (
     CallModel,
     SendBody,
 )
-from gateway.core.turn.spec import TurnSpec
+from gateway.core.turn.terms import TurnTerms
 from tests.core.turn.playbook import (
     Played,
     chunk,
@@ -22,8 +22,8 @@ ARGS = '{"label":"human","new_string":"likes tea"}'
 ROLE = chunk({"role": "assistant", "content": ""})
 
 
-def with_tools(**fields: Any) -> TurnSpec:
-    return TurnSpec(gateway_tools=OURS, **{"hold_end": True, "wants_usage": True, **fields})
+def with_tools(**fields: Any) -> TurnTerms:
+    return TurnTerms(gateway_tools=OURS, **{"hold_end": True, "wants_usage": True, **fields})
 
 
 def body(*events: Event) -> SendBody:

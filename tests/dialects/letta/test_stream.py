@@ -12,7 +12,7 @@ from gateway.agents.wire.run_stream import MakesSteps, RunNumbers, StepView
 from gateway.core.turn.client_view import ReplyEvent
 from gateway.core.turn.draft import Draft
 from gateway.core.turn.guide import StopReason, ToolResult
-from gateway.core.turn.spec import TurnSpec
+from gateway.core.turn.terms import TurnTerms
 from gateway.errors import UpstreamError
 
 UID = "a" * 32
@@ -20,7 +20,7 @@ UID = "a" * 32
 
 def view(*, by_token: bool = False, showing: Showing | None = None) -> StepView:
     numbers = RunNumbers(UID, "run-r", 1, 2)
-    return MakesSteps(numbers, showing or Showing(), by_token, lambda: 0.0)(TurnSpec())
+    return MakesSteps(numbers, showing or Showing(), by_token, lambda: 0.0)(TurnTerms())
 
 
 def chunk(usage: dict[str, int] | None = None, **delta: Any) -> ReplyEvent:

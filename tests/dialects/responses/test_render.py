@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from gateway.core.turn.client_view import ReplyEvent
 from gateway.core.turn.commands import End, TurnOutcome
 from gateway.core.turn.draft import delta_of
-from gateway.core.turn.spec import TurnSpec
+from gateway.core.turn.terms import TurnTerms
 from gateway.dialects.responses.input import read_items
 from gateway.dialects.responses.parse import parse
 from gateway.dialects.responses.render import MakesResponses, ResponsesView
@@ -63,7 +63,7 @@ MESSAGES: dict[str, Json] = {
 def view(*, waits: bool = False, **asked: Any) -> ResponsesView:
     request = parse(orjson.dumps({"model": "m", "input": "Hi", **asked}))
     return MakesResponses(request.echo, lambda: None, forms=request.forms)(
-        TurnSpec(gateway_tools=frozenset({"f"}) if waits else ())
+        TurnTerms(gateway_tools=frozenset({"f"}) if waits else ())
     )
 
 

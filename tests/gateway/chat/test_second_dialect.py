@@ -14,7 +14,7 @@ import pytest
 
 from gateway.core.turn.client_view import ClientView, MakesView
 from gateway.core.turn.commands import TurnOutcome
-from gateway.core.turn.spec import TurnSpec
+from gateway.core.turn.terms import TurnTerms
 from gateway.dialects.chat.parse import parse
 from gateway.dialects.chat.render import ChatView
 from gateway.errors import UpstreamBroke
@@ -91,7 +91,7 @@ class WholeView(ClientView):
 
     speaks_chat: ClassVar[bool] = False
 
-    def __init__(self, spec: TurnSpec) -> None:
+    def __init__(self, terms: TurnTerms) -> None:
         pass
 
     def whole(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:

@@ -11,7 +11,7 @@ from gateway.core.prompt.note import estimate_tokens
 from gateway.core.turn.asides import Asides
 
 
-class TurnSpec(Struct, frozen=True):
+class TurnTerms(Struct, frozen=True):
     """The terms of one turn. Whether the reply is a stream is not among them: the upstream decides that."""
 
     # The client asked for the usage chunk of its stream (a whole reply has its usage anyway).
