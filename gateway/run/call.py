@@ -66,23 +66,23 @@ class ChatCall:
     # The request in its own dialect, in which it goes upstream.
     native: NativeRequest | None = None
 
-    async def request_for(self, target: Target, endpoint: Endpoint) -> ModelRequest:
+    async def request_as_it_came(self, target: Target, endpoint: Endpoint) -> ModelRequest:
         """Returns the request as it came, where the gateway adds nothing."""
         if self.native is not None:
             self.receipt.headers["x-mnemogate-memory"] = self.memory
-            return self._send_own(self.native, target, self.spec.system)
+            return self._of_native_request(self.native, target, self.spec.system)
         native = self.request.native
         if native is not None and endpoint.provider.capabilities.messages:
-            self.describe(NATIVE_FORM)
+            self.fill_receipt(NATIVE_FORM)
             additions = replace(NO_ADDITIONS, is_fallback=self._is_fallback(target))
-            return self._send_native(target, native, native.render(target.model, additions))
+            return self._of_native_body(target, native, native.render(target.model, additions))
         form = form_for(self.request, endpoint, target.model)
         if target.context_window is not None:
             prompt = Prompt(self.request, target, form)
             prompt = replace(prompt, window=await fit(prompt))
-            self.describe(form, prompt)
-            return self.send(target, prompt.body())
-        self.describe(form)
+            self.fill_receipt(form, prompt)
+            return self._with_credential(target, prompt.body())
+        self.fill_receipt(form)
         body = self.request.raw
         is_changed = form.consumed or form.as_system or target.model != self.request.model
         self.receipt.hides_usage = hides_usage = (
@@ -90,7 +90,7 @@ class ChatCall:
         )
         if is_changed or hides_usage or self.request.added_fields & form.refused:
             body = Prompt(self.request, target, form).body()
-        return self.send(target, body)
+        return self._with_credential(target, body)
 
     def request_of(
         self,
@@ -106,26 +106,26 @@ class ChatCall:
         The parameters are those of `Prompt.body`.
         """
         if self.native is not None:
-            return self._send_own(self.native, target, prompt.system, prompt.composition.notes)
+            return self._of_native_request(self.native, target, prompt.system, prompt.composition.notes)
         native = self.request.native
         if native is None or not endpoint.provider.capabilities.messages:
-            return self.send(target, prompt.body(more, budget_tokens, offer))
+            return self._with_credential(target, prompt.body(more, budget_tokens, offer))
         additions = prompt.additions(more, budget_tokens, offer)
         made = native.render(target.model, replace(additions, is_fallback=self._is_fallback(target)))
-        return self._send_native(target, native, made)._replace(first_block=made.first_block)
+        return self._of_native_body(target, native, made)._replace(first_block=made.first_block)
 
     def _is_fallback(self, target: Target) -> bool:
         """Returns whether another model answers than the one that was asked."""
         return target.rank > 0 and target.model != self.route.model
 
-    def _send_own(
+    def _of_native_request(
         self, native: NativeRequest, target: Target, system: str, notes: Mapping[int, str] | None = None
     ) -> ModelRequest:
         body = native.body(target.model, system, notes)
-        return self.send(target, body)._replace(path=native.path, query="")
+        return self._with_credential(target, body)._replace(path=native.path, query="")
 
-    def _send_native(self, target: Target, native: NativeBody, made: UpstreamBody) -> ModelRequest:
-        request = self.send(target, made.body)
+    def _of_native_body(self, target: Target, native: NativeBody, made: UpstreamBody) -> ModelRequest:
+        request = self._with_credential(target, made.body)
         headers = request.headers
         if made.betas:
             asked = [value for name, value in headers if name == _BETA]
@@ -135,14 +135,14 @@ class ChatCall:
             )
         return request._replace(path=native.path, query="", headers=headers)
 
-    def send(self, target: Target, body: bytes) -> ModelRequest:
+    def _with_credential(self, target: Target, body: bytes) -> ModelRequest:
         """Returns the request with the credential and the query that this target may see."""
         passes, request = self.passes, self.request
         if not target.gets_credential(self.route.upstream):
             return ModelRequest(body, passes.headers, streams=request.stream)
         return ModelRequest(body, passes.headers, passes.credential, request.query, request.stream)
 
-    def describe(
+    def fill_receipt(
         self, form: EndpointForm, prompt: Prompt | None = None, context: MemoryContext | None = None
     ) -> None:
         """Fills the receipt: the memory, the conversation, and the changes to the request, for this endpoint.

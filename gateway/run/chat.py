@@ -280,7 +280,9 @@ class Chat:
             if request.native is not None and (thread := request.native.thread) is not None:
                 self._check_thread(thread, call, None if begun is None else begun[1])
             if begun is None and self._passes_as_it_came(call, attempts):
-                passed = relay(attempts, call.request_for, call.sink, receipt, self.turns.limits.beat_s)
+                passed = relay(
+                    attempts, call.request_as_it_came, call.sink, receipt, self.turns.limits.beat_s
+                )
                 return await self.finish(call, attempts, passed)
             return await self.finish(call, attempts, self._run_turn(call, attempts, begun))
 

@@ -166,7 +166,7 @@ class NativeChat:
             if call.identity.mode is Mode.STRICT:
                 raise MemoryUnavailable("The conversation is not known here by its ids.", retry_after_s=1.0)
             change, beat_s = native.change(), turns.limits.beat_s
-            passed = relay(attempts, call.request_for, sink, receipt, beat_s, change=change)
+            passed = relay(attempts, call.request_as_it_came, sink, receipt, beat_s, change=change)
             return await self._chat.finish(call, attempts, passed)
 
     async def _begin_memory(

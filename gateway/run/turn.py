@@ -183,7 +183,7 @@ class TurnRun:
         with self._saving or nullcontext():
             try:
                 self._endpoint = self.attempts.endpoint
-                self.call.describe(self.prompt.form, self.prompt, context)
+                self.call.fill_receipt(self.prompt.form, self.prompt, context)
                 with self.sink.while_here():
                     await self._rounds()
             except (ClientGone, asyncio.CancelledError):
@@ -265,7 +265,7 @@ class TurnRun:
             prompt = replace(self.prompt, target=target, form=form)
             self.prompt = replace(prompt, window=await fit(prompt))
         self._endpoint = endpoint
-        self.call.describe(form, self.prompt, context)
+        self.call.fill_receipt(form, self.prompt, context)
 
     # -- a round of the model
 
