@@ -51,7 +51,7 @@ from storage.records import Agent
 
 _log = logging.getLogger("mnemogate")
 _MOST_ROUTES = 256  # cached; bounded, since callers choose the names of models
-_, _, _OFF, _STRICT = Mode  # by their names Python 3.11 finds them five times as slowly
+_OFF, _STRICT = Mode.OFF, Mode.STRICT  # bound once: Python 3.11 is slow to read them off their class
 _AGENT = b"x-mnemogate-agent"
 _context_window = attrgetter("context_window")
 _terms = lru_cache(maxsize=256)(TurnTerms)  # nearly all turns share a few
@@ -228,7 +228,7 @@ class Chat:
         attempts = self.failover.at_first_key(call.route, sink, receipt)
         with QueueTicket() as ticket:
             begun = await self.begin_memory(call, attempts, ticket, TreeMemory, opens=False)
-            prompt = await _bare(call.request, attempts, call.spec) if begun is None else begun[1]
+            _, prompt = begun or (None, await _bare(call.request, attempts, call.spec))
             receipt.headers["x-mnemogate-memory"] = call.memory
             counts = attempts.endpoint.provider.capabilities.counts_tokens and call.request.messages
             if request.native is not None or (counted is not None and counts):
@@ -236,7 +236,6 @@ class Chat:
                     make = partial(_counting, call, prompt)
                     await relay(attempts, make, sink, receipt, self.turns.limits.beat_s, change=counted)
                 return None
-        receipt.headers["x-mnemogate-memory"] = call.memory
         return await prompt_tokens(prompt)
 
     def speaks_messages(self, names: Mapping[str, Any], context: RequestContext) -> bool:
@@ -274,17 +273,18 @@ class Chat:
         # Whatever happens here, the next request of the conversation does not wait for ever.
         with QueueTicket() as ticket:
             begun = await self.begin_memory(call, attempts, ticket, TreeMemory)
-            if head is not None and head.items and begun is not None and begun[0].context.row >= 0:
+            memory, prompt = begun or (None, None)
+            if head is not None and head.items and memory is not None and memory.context.row >= 0:
                 # They are on disk with the turn that was opened.
                 await self.conversations.remove_answered(head)
             if request.native is not None and (thread := request.native.thread) is not None:
-                self._check_thread(thread, call, None if begun is None else begun[1])
-            if begun is None and self._passes_as_it_came(call, attempts):
+                self._check_thread(thread, call, prompt)
+            if memory is None and self._passes_as_it_came(call, attempts):
                 passed = relay(
                     attempts, call.request_as_it_came, call.sink, receipt, self.turns.limits.beat_s
                 )
                 return await self.finish(call, attempts, passed)
-            return await self.finish(call, attempts, self._run_turn(call, attempts, begun))
+            return await self.finish(call, attempts, self._run_turn(call, attempts, memory, prompt))
 
     def _passes_as_it_came(self, call: ChatCall, attempts: Attempts) -> bool:
         """Returns whether nothing is added to a request without memory, nor cut, and its reply need not be read."""
@@ -315,11 +315,11 @@ class Chat:
         )
 
     async def _run_turn(
-        self, call: ChatCall, attempts: Attempts, begun: tuple[TreeMemory, Prompt] | None
+        self, call: ChatCall, attempts: Attempts, memory: TreeMemory | None, prompt: Prompt | None
     ) -> None:
-        """Answers a request by the turn machine. begun: memory's part with its prompt; None: it has none."""
+        """Answers a request by the turn machine. memory, prompt: as `begin_memory` returns them; None: it has none."""
         request, spec = call.request, call.spec
-        memory, prompt = begun or (None, await _bare(request, attempts, spec))
+        prompt = prompt or await _bare(request, attempts, spec)
         tools = prompt.tools
         terms = _terms(
             wants_usage=request.wants_usage,
