@@ -18,6 +18,7 @@ from gateway.run.admin.audit_operations import AuditOperations
 from gateway.run.admin.batch_operations import BatchOperations
 from gateway.run.admin.forget_operations import ForgetOperations
 from gateway.run.admin.import_operations import ImportOperations, open_file
+from gateway.run.admin.import_performer import ImportPerformer
 from gateway.run.admin.key_management import KeyManagement
 from gateway.run.admin.key_operations import JobOperations, KeyOperations, Operations
 from gateway.run.admin.limit_operations import LimitOperations
@@ -139,16 +140,16 @@ def make_import_operations(
     settings: Settings, store: Store, now: Callable[[], float] = time.time, *, gives_way: bool = True
 ) -> ImportOperations:
     """Makes the operations on imports. gives_way: an import pauses for the requests that are served meanwhile."""
-    return ImportOperations(
+    performer = ImportPerformer(
         store,
         now,
-        Directory(settings).named,
-        Defaults(settings.default_user, settings.default_profile),
-        {name: each.retention_days for name, each in settings.projects.items()},
-        () if settings.memory.embedder is None else (EMBED,),
-        (LEARN,) if settings.memory.learn_every else (),
+        retention_days={name: each.retention_days for name, each in settings.projects.items()},
+        jobs_after=() if settings.memory.embedder is None else (EMBED,),
+        learning_jobs=(LEARN,) if settings.memory.learn_every else (),
         gives_way=gives_way,
     )
+    defaults = Defaults(settings.default_user, settings.default_profile)
+    return ImportOperations(store, now, Directory(settings).named, performer, defaults)
 
 
 async def import_file(

@@ -1,0 +1,295 @@
+"""Performs an import: reads its file page by page, writes what is new, and counts it; a preview only counts.
+
+The file is read in a thread, and written by the store's bulk transactions, one for each conversation. After each page
+an import rests for longer than the page took, so that turns have the processor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import sys
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import IO, Any, Final
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from gateway.core.conversation.canonical import Canon
+from gateway.core.imports.exchanges import ImportDraft, import_write
+from gateway.core.imports.records import SourceConversation, SourceFact, Unreadable
+from gateway.core.memory.learn import fact_key
+from gateway.errors import GatewayError
+from gateway.run.admin.import_file import Source
+from gateway.run.admin.import_progress import ImportProgress
+from gateway.run.admin.import_reading import FACT_FORMATS, ImportReader
+from storage.commands import ImportChange, ImportNote, LearnedFact
+from storage.errors import NotFound, StoreError
+from storage.records import Agent, Scope
+from storage.sql.store import Store
+
+_log = logging.getLogger("mnemogate")
+
+# The search index follows after so many new messages and facts. No measurement.
+_INDEX_EVERY: Final = 1_000
+# The switch interval of threads while a file is read in a process that serves, in place of Python's 5 ms.
+_SWITCH_S: Final = 0.0005
+# How long an import rests after a page, in times of what the page took.
+_REST_FACTOR: Final = 3
+_DAY_S: Final = 86_400.0
+
+
+class ImportRequest(Struct, frozen=True):
+    """The parameters of an import."""
+
+    # The memory that it goes into.
+    scope: Scope
+    # None: it is found out from the file.
+    format: str | None
+    # The only user of the source whose facts are read.
+    source_user: str | None
+    # The learner reads the imported messages.
+    learns: bool
+    # Nothing is written: the import only counts what it would write.
+    is_preview: bool
+
+
+@dataclass(eq=False)
+class RunningImport:
+    """An import that this process performs, or a preview."""
+
+    uid: str
+    request: ImportRequest
+    format: str
+    created: float
+    progress: ImportProgress
+    # The import closes it when it ends.
+    file: IO[bytes]
+    status: str = "running"
+    # The import's row; 0: it is a preview.
+    row: int = 0
+    # None: another process performs it.
+    task: asyncio.Task[None] | None = None
+    # The keys of the facts that a preview has counted.
+    counted: set[str] = field(default_factory=set)
+
+    def shown(self) -> dict[str, Any]:
+        scope = self.request.scope
+        return import_json(self.uid, self.status, self.format, scope, self.created, self.progress)
+
+
+class ImportPerformer(Struct, frozen=True):
+    """Performs imports and previews."""
+
+    store: Store
+    # Seconds since the epoch.
+    now: Callable[[], float]
+    # How long messages are retained, by project; None: for ever.
+    retention_days: Mapping[str, float | None] = {}
+    # The kinds of the jobs that follow an import, and of those that follow one with `learns`.
+    jobs_after: Sequence[str] = ()
+    learning_jobs: Sequence[str] = ()
+    # The process serves requests meanwhile, so that imports rest between pages.
+    gives_way: bool = True
+
+    async def perform(self, running: RunningImport, agent: Agent | None) -> None:
+        """Performs an import or a preview to its end, and closes its file. What stops it is its status.
+
+        agent: its memory; None: a preview, and it has none yet.
+        """
+        try:
+            await self._write_pages(running, agent)
+            running.status = "preview" if running.request.is_preview else "done"
+        except GatewayError as error:
+            self._fail(running, error.message)
+        except NotFound as error:
+            self._fail(running, f"{error.message[0].upper()}{error.message[1:]}.")
+        except StoreError as error:
+            _log.warning("import %s: %s", running.uid, error.message)
+            self._fail(running, "The store does not work. Send the file again.")
+        except Exception:
+            _log.exception("import %s failed, by a fault in the gateway", running.uid)
+            self._fail(running, "The gateway failed; its log says more.")
+        finally:
+            running.file.close()
+
+    def _fail(self, running: RunningImport, why: str) -> None:
+        running.status = "failed"
+        running.progress = replace(running.progress, error=why)
+
+    async def _write_pages(self, running: RunningImport, agent: Agent | None) -> None:
+        request = running.request
+        oldest = self._oldest(request.scope.project)
+        canon = Canon(agent.secret if agent is not None else secrets.token_bytes(16))
+        unindexed = 0
+        position = running.progress.position
+        reader = ImportReader(
+            running.file, running.format, request.source_user, position, canon, self.now(), oldest
+        )
+        try:
+            begun = time.monotonic()
+            while page := await self.in_thread(reader.next_page):
+                for item, made in page:
+                    if isinstance(item, Unreadable):
+                        self._skip(running, item.why, item.messages)
+                    elif made is not None:
+                        unindexed += await self._write_conversation(running, agent, made, item)
+                facts = [item for item, _ in page if isinstance(item, SourceFact)]
+                if facts:
+                    unindexed += len(facts)
+                    await self._write_facts(running, agent, facts, oldest)
+                begun = await self._rest(begun)
+                if agent is not None and unindexed >= _INDEX_EVERY and not request.is_preview:
+                    unindexed = 0
+                    await self._index(agent)
+                    begun = time.monotonic()
+        except GatewayError:
+            await self._store_status(running, "failed")
+            raise
+        if agent is not None and not request.is_preview:
+            await self._store_status(running, "done")
+            await self._finish(agent, learns=request.learns)
+
+    async def _finish(self, agent: Agent, *, learns: bool) -> None:
+        """Indexes the last messages, moves readers past those that are not to be learned from, and enqueues jobs."""
+        await self._index(agent)
+        if not learns:
+            await self.store.imports.pass_over(agent.id, self.now())
+        for kind in (*self.jobs_after, *(self.learning_jobs if learns else ())):
+            await self.store.jobs.enqueue(kind, agent.id, kind)
+
+    async def _index(self, agent: Agent) -> None:
+        begun = time.monotonic()
+        while await self.store.recall.index(agent.id):
+            begun = await self._rest(begun)
+
+    async def _rest(self, begun: float) -> float:
+        """Leaves the processor and the writer to turns after a page. Returns when the next one begins (monotonic)."""
+        if self.gives_way:
+            await asyncio.sleep(_REST_FACTOR * (time.monotonic() - begun))
+        return time.monotonic()
+
+    async def _write_conversation(
+        self, running: RunningImport, agent: Agent | None, made: ImportDraft, source: Source
+    ) -> int:
+        """Writes a conversation, or for a preview only counts it. Returns how many of its messages are new."""
+        assert isinstance(source, SourceConversation)
+        memory = agent or Agent(0, "", running.request.scope, b"", 0)
+        canon = Canon(memory.secret)
+        learns, uid = running.request.learns, uuid.uuid4().hex
+        write = import_write(made, memory, canon, running.row, uid, learns=learns, skipped=source.skipped)
+        before = running.progress
+
+        def after(change: ImportChange) -> ImportProgress:
+            return _with_conversation(before, change, made.chars)
+
+        def note(change: ImportChange) -> ImportNote:
+            return ImportNote(running.row, "running", self.now(), after(change).dump())
+
+        if running.request.is_preview:
+            change = await self.store.imports.preview(write)
+        else:
+            change = await self.store.imports.write(write, note)
+        running.progress = after(change)
+        return change.new
+
+    async def _write_facts(
+        self, running: RunningImport, agent: Agent | None, facts: Sequence[SourceFact], oldest: float
+    ) -> None:
+        """Writes facts, or for a preview only counts them."""
+        now, before = self.now(), running.progress
+        drafts = [
+            LearnedFact(each.text, "", fact_key(each.text), min(now, each.at or now), None, ())
+            for each in facts
+            if (each.at or now) >= oldest
+        ]
+        old = len(facts) - len(drafts)
+
+        def after(new: int) -> ImportProgress:
+            counts = before.facts.with_more(new=new, known=len(drafts) - new, skipped=old)
+            return replace(before, facts=counts, position=before.position + len(facts))
+
+        def note(new: int) -> ImportNote:
+            return ImportNote(running.row, "running", self.now(), after(new).dump())
+
+        if running.request.is_preview or agent is None:
+            fresh = [each for each in drafts if each.key not in running.counted]
+            keys = list({each.key for each in fresh})
+            running.counted.update(keys)
+            known = 0 if agent is None else await self.store.imports.known_facts(agent, keys)
+            running.progress = after(len(keys) - known)
+        else:
+            running.progress = after(
+                await self.store.imports.write_facts(agent, running.row, drafts, now, note)
+            )
+
+    def _skip(self, running: RunningImport, why: str, messages: int) -> None:
+        """Counts an unreadable item as skipped, with a warning. messages: how many it has."""
+        before = running.progress
+        is_fact = running.format in FACT_FORMATS
+        what = "Line or fact" if is_fact else "Conversation"
+        after = before.warn(f"{what} {before.position + 1} was skipped: {why}.")
+        if is_fact:
+            after = replace(after, facts=before.facts.with_more(skipped=1))
+        else:
+            after = replace(
+                after,
+                conversations=before.conversations.with_more(skipped=1),
+                messages=before.messages.with_more(skipped=messages),
+            )
+        running.progress = replace(after, position=before.position + 1)
+
+    async def _store_status(self, running: RunningImport, status: str) -> None:
+        if not running.request.is_preview:
+            note = ImportNote(running.row, status, self.now(), running.progress.dump())
+            await self.store.imports.note(note)
+
+    async def in_thread(self, function: Callable[..., Any], *given: Any) -> Any:
+        """Calls a function in a thread that holds back the event loop's for `_SWITCH_S` at most."""
+        if not self.gives_way:
+            return await asyncio.to_thread(function, *given)
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(min(before, _SWITCH_S))
+        try:
+            return await asyncio.to_thread(function, *given)
+        finally:
+            sys.setswitchinterval(before)
+
+    def _oldest(self, project: str) -> float:
+        """Returns the time before which messages of a project are not retained."""
+        days = self.retention_days.get(project)
+        return float("-inf") if days is None else self.now() - days * _DAY_S
+
+
+def _with_conversation(before: ImportProgress, change: ImportChange, chars: int) -> ImportProgress:
+    kind = "new" if change.new else "known" if change.known else "skipped"
+    messages = {"new": change.new, "known": change.known, "skipped": change.skipped}
+    retained = max(1, change.new + change.known)
+    return replace(
+        before,
+        conversations=before.conversations.with_more(**{kind: 1}),
+        messages=before.messages.with_more(**messages),
+        chars=before.chars + chars * change.new // retained,
+        position=before.position + 1,
+    )
+
+
+def import_json(
+    uid: str, status: str, format: str, scope: Scope, created: float, progress: ImportProgress
+) -> dict[str, Any]:
+    """Returns an import as it is shown."""
+    return {
+        "id": uid,
+        "object": "import",
+        "status": status,
+        "format": format,
+        "project": scope.project,
+        "profile": scope.profile,
+        "user": scope.subject.removeprefix("user:"),
+        "created_at": int(created),
+        **progress.shown(),
+    }
