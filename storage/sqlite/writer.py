@@ -40,7 +40,7 @@ from msgspec import Struct
 
 from storage.database import Changes, StoreHealth
 from storage.errors import Broken, Busy, Closed, Corrupt, StoreError, Unavailable
-from storage.sqlite.batch import BatchReport, WriteResult, run_batch
+from storage.sqlite.batch import BatchReport, BatchRunner, WriteResult
 from storage.sqlite.connection import Driver, translate, try_writing
 from storage.sqlite.loop_calls import LoopCalls
 from storage.sqlite.watch import Watch
@@ -359,7 +359,7 @@ class Writer:
         """Runs a batch in the writer's thread. Never raises."""
         try:
             functions = [write.function for write in batch]
-            report = run_batch(connection, functions, self._path, begins=batch[0].begins)
+            report = BatchRunner(connection, self._path).run(functions, begins=batch[0].begins)
         except BaseException as error:  # nothing else would ever resolve these futures
             answer = error if isinstance(error, Unavailable) else Broken(f"{self._path}: {error!r}")
             report = BatchReport([(False, answer)] * len(batch), answer)
