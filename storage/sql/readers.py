@@ -80,27 +80,26 @@ class Readers(Group):
             last = agent.next_seq if upto is None else upto
             values = (USER_ATOM, memory, cursor, last, _BATCH)
             rows = await connection.rows(SQL["unread"], values)
-            found = Unread(agent, cursor, cursor, [], is_more=len(rows) == _BATCH)
             messages: list[Message] = []
             tools_used: dict[int, Sequence[str]] = {}
-            size = 0
+            end, size, is_more, is_waiting = cursor, 0, len(rows) == _BATCH, False
             for row, (e, is_shared, _) in zip(rows, exchanges.spoken(rows), strict=True):
                 is_left = row[_RUN_STATE] == "left"
                 is_settled = is_left or row[_IS_FOLLOWED] or _is_settled(e, now, idle_s)
                 if upto is None and (row[_RUN_STATE] == "running" or not is_settled):
-                    return replace(
-                        found, messages=messages, tools_used=tools_used, is_more=False, is_waiting=True
-                    )
+                    is_more, is_waiting = False, True
+                    break
                 if is_left or (e.active and e.state is State.FINISHED):
                     new = self._rules.messages_of(e, is_shared, None, None)
                     size += sum(min(len(m.text), message_chars) for m in new)
                     if upto is None and messages and size > limit_chars:
-                        return replace(found, messages=messages, tools_used=tools_used, is_more=True)
+                        is_more = True
+                        break
                     messages += new
                     if tools := self._rules.tools_used(replace(e, full=row[_FULL])):
                         tools_used[e.id] = tools
-                found = replace(found, upto=e.seq)
-            return replace(found, messages=messages, tools_used=tools_used)
+                end = e.seq
+            return Unread(agent, cursor, end, messages, tools_used, is_more, is_waiting)
 
         return await self._database.long_read(read, deadline_ms=_READ_MS)
 
