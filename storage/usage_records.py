@@ -26,8 +26,8 @@ class UsageKey(NamedTuple):
     model: str
 
 
-# The counters in the order in which they stand in a row.
-COUNTERS: Final = (
+# The counters that operators are shown.
+SHOWN_COUNTERS: Final = (
     "requests",
     "refused",
     "errors",
@@ -47,8 +47,10 @@ COUNTERS: Final = (
     "batch_output_tokens",
     "cost",
     "unpriced_tokens",
-    "answered",
 )
+# All in the order in which they stand in a row. answered: of the requests, those that a model answered, in full or in
+# part, and those that ask none: what a limit on requests of a day or a month counts.
+COUNTERS: Final = (*SHOWN_COUNTERS, "answered")
 
 
 class UsageQuery(Struct, frozen=True):

@@ -8,7 +8,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType, defstruct
 
 from gateway.run.admin.import_progress import ImportCounts
 from gateway.settings import DefaultMode
-from storage.usage_records import COUNTERS
+from storage.usage_records import SHOWN_COUNTERS
 
 _Unit = Literal["requests", "tokens", "cost", "concurrent"]
 _Period = Literal["minute", "day", "month"]
@@ -131,7 +131,7 @@ class LimitList(_Record, frozen=True, kw_only=True):
     next: str | None
 
 
-_COUNTED: list[tuple[str, Any]] = [(name, float if name == "cost" else int) for name in COUNTERS]
+_COUNTED: list[tuple[str, Any]] = [(name, float if name == "cost" else int) for name in SHOWN_COUNTERS]
 UsageCounters = defstruct("UsageCounters", _COUNTED, frozen=True, forbid_unknown_fields=True, kw_only=True)
 # The columns of `by` are there, and no others.
 _BY: list[Any] = [

@@ -17,7 +17,7 @@ from gateway.errors import BadRequest
 from gateway.run.admin.operation_arguments import RawArguments, limit_of
 from gateway.run.usage.meter import DAY_S, Meter
 from storage.sql.usage import Usage
-from storage.usage_records import COUNTERS, UsageKey, UsageQuery, UsageSum
+from storage.usage_records import COUNTERS, SHOWN_COUNTERS, UsageKey, UsageQuery, UsageSum
 
 _DEFAULT_DAYS: Final = 30
 _EPOCH: Final = date(1970, 1, 1)
@@ -67,7 +67,7 @@ def as_csv(page: Mapping[str, Any]) -> str:
     """Returns the rows of a page as CSV, with the names of the columns in the first line."""
     out = StringIO()
     lines = csv.writer(out, lineterminator="\r\n")
-    columns = [*page["by"], *COUNTERS]
+    columns = [*page["by"], *SHOWN_COUNTERS]
     lines.writerow(columns)
     for row in page["data"]:
         lines.writerow([_csv_field(row[name]) for name in columns])
@@ -116,9 +116,10 @@ def _row_json(by: tuple[str, ...], found: UsageSum) -> dict[str, Any]:
 
 
 def counters_json(counters: Iterable[int]) -> dict[str, Any]:
-    """Returns counters by their names, with the cost in the currency of the prices."""
-    shown: dict[str, Any] = dict(zip(COUNTERS, counters, strict=True))
-    return {**shown, "cost": shown["cost"] / _BILLION}
+    """Returns the counters that are shown by their names, with the cost in the currency of the prices."""
+    named: dict[str, Any] = dict(zip(COUNTERS, counters, strict=True))
+    named["cost"] /= _BILLION
+    return {name: named[name] for name in SHOWN_COUNTERS}
 
 
 def _day(given: Mapping[str, Any], name: str, default: int) -> int:

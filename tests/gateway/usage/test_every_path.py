@@ -15,7 +15,7 @@ from letta_client import Letta
 
 from gateway.core.memory.baseline_texts import BASELINE_TEXTS
 from gateway.settings import ModelSettings, UpstreamSettings
-from storage.usage_records import COUNTERS
+from storage.usage_records import SHOWN_COUNTERS
 from tests.agents.batches.test_batches import MODELS, scene
 from tests.agents.batches.test_batches import USAGE as ITEM
 from tests.doubles.anthropic_upstream import StrictAnthropic, message
@@ -325,7 +325,7 @@ def test_work_for_a_memory_is_its_users_background(learner: Learner) -> None:
     found = background()
     for row in found:
         assert row["key"] == 0
-        assert not any(row[name] for name in COUNTERS if name not in BACKGROUND)
+        assert not any(row[name] for name in SHOWN_COUNTERS if name not in BACKGROUND)
     (own,) = [row for row in usage_by_model(world) if row["model"] == "m"]
     assert (own["calls"], own["requests"], own["errors"]) == (7, 7, 0)
     assert (own["input_tokens"], own["output_tokens"]) == (7 * 40, 7 * 3)
@@ -364,4 +364,4 @@ def test_of_files_and_providers_batches_the_requests_count_alone(paths: Paths) -
     rows = usage_by_model(paths.world)
     assert sum(row["requests"] for row in rows) == 3
     assert sum(row["calls"] for row in rows) == 3
-    assert not any(row[name] for row in rows for name in COUNTERS if name.endswith("_tokens"))
+    assert not any(row[name] for row in rows for name in SHOWN_COUNTERS if name.endswith("_tokens"))

@@ -17,7 +17,7 @@ import pytest
 
 from gateway.run.usage import meter
 from gateway.settings import ModelSettings, PriceSettings, UpstreamSettings
-from storage.usage_records import COUNTERS, UsageKey, UsageQuery, UsageSum
+from storage.usage_records import COUNTERS, SHOWN_COUNTERS, UsageKey, UsageQuery, UsageSum
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, fail, say
 from tests.gateway.sdk import Clock, World, agent, remember
 from tests.server import RawReply
@@ -205,7 +205,7 @@ def test_csv_has_the_same_and_no_formula(world: World) -> None:
     reply = ask(world, by="day,user", format="csv")
     assert reply.headers["content-type"].startswith("text/csv")
     head, row = csv.reader(StringIO(reply.body.decode()))
-    assert head == ["day", "user", *COUNTERS]
+    assert head == ["day", "user", *SHOWN_COUNTERS]
     today = datetime.fromtimestamp(world.clock.now, UTC).date().isoformat()
     assert row[:3] == [today, "'=1+1", "1"]
 
