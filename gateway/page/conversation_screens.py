@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from msgspec import Meta, Struct
+from msgspec import Meta
 
 from gateway.page.memory_door import OPERATORS, Way, door_of
 from gateway.page.page_operations import PageOperations
-from gateway.page.screen import LIMIT, Action, Answer, Ask, Download, ListLimit, Screen
+from gateway.page.screen import Action, Answer, Ask, Download, LimitQuery, Screen
 
 _Number = Annotated[int, Meta(ge=0, lt=1 << 62)]
 # Characters of all texts of a page, so that it stays below 100 kB.
@@ -17,12 +17,11 @@ _MOST_CHARS = 24_000
 _MOST_BYTES = 1_000_000
 
 
-class TalkQuery(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class TalkQuery(LimitQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The part of a conversation to read. message: its whole text alone, as text/plain."""
 
     branch: _Number | None = None
     before: str | None = None
-    limit: ListLimit = LIMIT
     message: _Number | None = None
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 from msgspec import Struct
+from msgspec.structs import replace
 from starlette.convertors import Convertor
 from starlette.routing import compile_path
 from starlette.types import Receive, Scope, Send
@@ -51,7 +52,7 @@ from gateway.page.page_request import (
     typed_of,
 )
 from gateway.page.page_routes import all_routes
-from gateway.page.screen import Action, Ask, Screen
+from gateway.page.screen import LIMIT, Action, Ask, LimitQuery, Screen
 from gateway.page.sign_in_pages import PATHS, SignInPages
 from gateway.page.visitor import PersonLink, Visitor, name_of_session
 from gateway.run.admin.link_operations import Right
@@ -209,10 +210,13 @@ class PageApp:
         if isinstance(route, Action) and route.changes and not request.visitor.may_write:
             raise NotAllowed("Your key may read, and not change anything.")
         query = request.query = query_of(request.scope)
+        asked = checked(query, route.query, is_text=True)
+        if isinstance(asked, LimitQuery) and not request.is_twin:
+            asked = replace(asked, limit=min(asked.limit, LIMIT))
         ask = Ask(
             request.visitor,
             params,
-            checked(query, route.query, is_text=True),
+            asked,
             request.is_twin,
             partial(self._note_read, request.visitor),
             request.raw_path,

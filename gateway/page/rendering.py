@@ -6,6 +6,7 @@ Texts of people and models are hostile. Jinja2 escapes every value, and characte
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
@@ -14,7 +15,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from gateway.page.shown_text import visible
 from gateway.run.admin.page_paths import STATIC, page_path
@@ -26,6 +27,8 @@ _CONTENT_TYPES = {
     ".svg": "image/svg+xml",
 }
 _UNKNOWN = "\u2013"
+# The beginning of a character reference, which was cut off.
+_HALF_REFERENCE = re.compile("&[^;]*$")
 
 
 class Renderer:
@@ -43,6 +46,7 @@ class Renderer:
             auto_reload=False,
         )
         self._environment.filters |= {
+            "cut": cut,
             "when": when,
             "ago": lambda at: ago(at, self._now()),
             "size": size,
@@ -111,6 +115,14 @@ def _finalize(value: Any) -> Any:
     if isinstance(value, str):
         return visible(value)
     return "" if value is None else value
+
+
+def cut(text: str, most: int) -> Markup:
+    """Returns a text as HTML, ended with "…" where it would take more than so many bytes."""
+    html = str(escape(visible(text[: most + 1]))).encode("utf-8", "replace")
+    if len(html) <= most:
+        return Markup(html.decode())
+    return Markup(_HALF_REFERENCE.sub("", html[:most].decode("utf-8", "ignore")) + "…")
 
 
 def _query_string(fields: Mapping[str, Any]) -> str:

@@ -16,10 +16,9 @@ from gateway.errors import GatewayError
 from gateway.page.visitor import Visitor
 from gateway.run.admin.link_operations import Right
 
-# Items of a list.
+# Items of a list. A page has at most so many, so that its HTML stays under 100 kB; a twin may have more.
 LIMIT = 50
 MOST_ITEMS = 200
-ListLimit = Annotated[int, Meta(ge=1, le=MOST_ITEMS)]
 # The door that is before a route: a session (or an operator's key), a person's link, none.
 Door = Literal["session", "link", "open"]
 
@@ -28,12 +27,17 @@ class NoFields(Struct, frozen=True, forbid_unknown_fields=True):
     """Neither query nor form has a field."""
 
 
-class ListQuery(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The query of a list; those with further fields are made of it."""
+class LimitQuery(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The query of a screen with a list; those with further fields are made of it."""
+
+    limit: Annotated[int, Meta(ge=1, le=MOST_ITEMS)] = LIMIT
+
+
+class ListQuery(LimitQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The query of a list that is read from its beginning."""
 
     # `next` of the page before.
     after: str | None = None
-    limit: ListLimit = LIMIT
 
 
 class Ask(Struct, frozen=True):

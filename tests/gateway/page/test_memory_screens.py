@@ -105,6 +105,25 @@ def test_each_twin_has_the_record_of_its_page(operator: Operator) -> None:
     assert actions(operator).count(("export", uid)) == 1
 
 
+def test_a_page_of_many_long_texts_stays_small_and_the_rest_follows(operator: Operator) -> None:
+    agent = speak(operator.world, "Hello.")
+    learn(operator.world, agent, *(f"{n} {'<&' * 195}" for n in range(60)))
+    path = f"m/{agent.uid}/facts"
+    seqs = [fact["seq"] for fact in operator.twin(f"{path}?limit=200")["items"]]
+    assert len(seqs) == 60
+    seen = []
+    link: str | None = f"{path}?limit=200"
+    while link:
+        text = page(operator, link)
+        assert len(text) < 100_000
+        seen += map(int, re.findall(r'aria-label="Fact (\d+)"', text))
+        following = re.search(r'href="(\?[^"]*)">Next page', text)
+        link = path + unescape(following[1]) if following else None
+    assert seen == seqs
+    long = operator.get(f"m/{agent.uid}/f/{seqs[0]}").body.decode()
+    assert unescape(long).count("<&") >= 195
+
+
 def test_conversations_are_listed_by_their_first_words(operator: Operator) -> None:
     agent = speak(operator.world, "My train to Lyon\n\n leaves on 4 May.", "Thanks.", talk="conv-19")
     speak(operator.world, f"{'long ' * 40}end", talk="conv-20")
