@@ -4,14 +4,12 @@ Two stores have the same memory, and of their keepers one notes nothing (`memory
 write the same turns, each turn at one right after the other, and which is first changes. What counts is the processor
 time of the thread that has the loop (`time.thread_time`), which others on the machine hardly change: the difference of
 the two, as the median over chunks of turns. The bytes are those of the table with its indexes, a row. `packed` is the
-making of a row's bytes, which the writer's thread does over SQLite, and the loop's over PostgreSQL. The exit code is 1
-above the goals.
+making of a row's bytes, which a thread of the database's does. The exit code is 1 above the goals.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import json
 import sqlite3
@@ -21,8 +19,10 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+import asyncpg
 import load
 import orjson
+import uvloop
 
 from gateway.core.agent import AgentSpec
 from gateway.core.conversation.kind import ConversationKind
@@ -42,6 +42,7 @@ from scripts.fill import new_agent, write_conversation
 from storage.open import open_store
 from storage.records import Scope
 from storage.sql.store import Store
+from tests.postgres import empty_database, server
 
 GOAL_US, GOAL_BYTES = 20.0, 300.0
 USERS, CONVERSATIONS, TURNS = 60, 4, 12
@@ -53,15 +54,15 @@ BEGUN = 1_760_000_000.0
 
 
 class Spent(NamedTuple):
-    """Processor time of the loop's thread, in microseconds. packed: of that, what the writer's thread does instead."""
+    """Processor time in microseconds: of the loop's thread in a turn, and of the making of a row's bytes."""
 
     turn: float
     packed: float
 
 
-async def fill(path: Path) -> Store:
-    """Writes the memories of users, as clients of `load` make them."""
-    store = await open_store(path, RULES)
+async def fill(place: Path | str) -> Store:
+    """Writes the memories of users, as clients of `load` make them. place: of the database, a file or a URL."""
+    store = await open_store(place, RULES)
     for user in map(user_of, range(USERS)):
         agent = await new_agent(store, user, bytes(32))
         for number in range(CONVERSATIONS):
@@ -111,12 +112,12 @@ async def perform(keeper: MemoryKeeper, number: int, messages: list[bytes]) -> S
     return Spent(spent / 1_000, (time.thread_time_ns() - begun) / 1_000)
 
 
-async def compare(folder: Path, turns: int) -> tuple[list[Spent], list[Spent]]:
-    """Returns what turns took of which nothing was noted, and of which it was."""
+async def compare(off: Path | str, on: Path | str, turns: int) -> tuple[list[Spent], list[Spent]]:
+    """Returns what turns took of which nothing was noted, and of which it was. off, on: their databases."""
     found: dict[int, list[Spent]] = {0: [], 7: []}
     keepers = {}
-    for days in found:
-        store = await fill(folder / f"{days}.db")
+    for days, place in ((0, off), (7, on)):
+        store = await fill(place)
         settings = MemorySettings(keep_why_days=days, recall_deadline_ms=10_000)
         keepers[days] = MemoryKeeper(store, settings, lambda: BEGUN + 200_000, NoServices(), None)
     for number in range(turns):
@@ -146,14 +147,34 @@ def bytes_of(database: Path) -> tuple[int, float, float]:
     return rows, size / rows, data
 
 
+async def postgres_bytes_of(url: str) -> tuple[int, float, float]:
+    """As `bytes_of`."""
+    connection = await asyncpg.connect(url)
+    try:
+        row = await connection.fetchrow(
+            "SELECT count(*), pg_total_relation_size('recalls')::float8, avg(length(data))::float8 FROM recalls"
+        )
+    finally:
+        await connection.close()
+    return row[0], row[1] / row[0], row[2]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/bench recalls", description=__doc__)
     parser.add_argument("--turns", type=int, default=4_000, help="of each (4000)")
+    parser.add_argument("--postgres", action="store_true", help="over PostgreSQL")
     parser.add_argument("--json", action="store_true", help="print a JSON object")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="mnemogate-bench-") as name:
-        off, on = asyncio.run(compare(Path(name), options.turns))
-        rows, size, data = bytes_of(Path(name) / "7.db")
+    with contextlib.ExitStack() as stack:
+        if options.postgres:
+            url, _ = stack.enter_context(server())
+            places = [empty_database(url, number).url for number in (1, 2)]
+            off, on = uvloop.run(compare(places[0], places[1], options.turns))
+            rows, size, data = uvloop.run(postgres_bytes_of(places[1]))
+        else:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mnemogate-bench-")))
+            off, on = uvloop.run(compare(folder / "0.db", folder / "7.db", options.turns))
+            rows, size, data = bytes_of(folder / "7.db")
     differences = chunks([b.turn - a.turn for a, b in zip(off, on, strict=True)])
     low, added, high = statistics.quantiles(differences, n=4)
     packed, whole = (
