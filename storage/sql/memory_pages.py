@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import sys
 from collections.abc import Sequence
 
 import orjson
@@ -27,6 +28,8 @@ from storage.sql.statements import load, rows_of
 
 SQL = load("memory_pages.sql")
 
+# No text that begins as another one does comes after that one with this character.
+LAST_CHARACTER = chr(sys.maxunicode)
 # Conversations of a list that one statement takes.
 _LISTED = 64
 # Branches that end further up in a conversation are not found: its exchanges are not counted.
@@ -46,9 +49,15 @@ class MemoryPages(Group):
         before: PageEnd = FIRST_PAGE,
         limit: int = 50,
     ) -> list[SizedMemory]:
-        """Returns a page of memories. project: None: of all. prefix: of their subjects; ASCII letters count alike."""
+        """Returns a page of memories.
+
+        project: None: of all.
+        prefix: of their subjects, at least the kind with its colon; ASCII letters count alike.
+        """
         folded = "".join(c.lower() if c.isascii() else c for c in prefix)
-        rows = await connection.rows(SQL["memories"], (project, folded, *before, limit))
+        rows = await connection.rows(
+            SQL["memories"], (project, folded, folded + LAST_CHARACTER, *before, limit)
+        )
         return [_memory(row) for row in rows]
 
     @long_reads

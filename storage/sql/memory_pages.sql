@@ -15,13 +15,14 @@ FROM agents a
 (CAST(?1 AS TEXT) IS NULL OR a.project = ?1)
 
 -- name: memories
--- Reads a page of the memories with subjects that begin so, in small letters; those with the newest turns come first. (No
--- index has the last turns: it would be written with every turn.)
+-- Reads a page of the memories with subjects from ?2 to ?3, in small letters; those with the newest turns come first. ?2
+-- begins with a kind of memories. The index has the hour of the last turn: those of one hour are sorted.
 SELECT {sized} JOIN (
     SELECT a.id AS id, coalesce(a.last_turn, 0) AS last FROM agents a
-    WHERE {of_project} AND lower(substr(a.subject, 1, length(CAST(?2 AS TEXT)))) = ?2
-    AND (coalesce(a.last_turn, 0) < ?3 OR (coalesce(a.last_turn, 0) = ?3 AND a.id < ?4))
-    ORDER BY last DESC, id DESC LIMIT ?5
+    WHERE substr(a.subject, 1, 4) = substr(CAST(?2 AS TEXT), 1, 4) AND a.turn_hour <= CAST(?4 AS DOUBLE PRECISION) / 3600
+    AND lower(a.subject) >= ?2 AND lower(a.subject) < ?3 AND {of_project}
+    AND (coalesce(a.last_turn, 0) < ?4 OR (coalesce(a.last_turn, 0) = ?4 AND a.id < ?5))
+    ORDER BY a.turn_hour DESC, last DESC, id DESC LIMIT ?6
 ) newest ON newest.id = a.id ORDER BY newest.last DESC, newest.id DESC
 
 -- name: memory

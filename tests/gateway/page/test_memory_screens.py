@@ -124,6 +124,29 @@ def test_a_page_of_many_long_texts_stays_small_and_the_rest_follows(operator: Op
     assert unescape(long).count("<&") >= 195
 
 
+def test_people_are_listed_by_their_last_turn_whatever_its_hour(operator: Operator) -> None:
+    world = operator.world
+    said = [("Ann", 0), ("bob", 5_000), ("anton", 20), ("Carl", 9_000), ("zoe", 30), ("bob", 40)]
+    for name, pause in said:
+        world.clock.sleep(pause)
+        speak(world, "Hello.", user=name)
+    order = ["bob", "zoe", "Carl", "anton", "Ann"]
+
+    def names(query: str) -> list[str]:
+        found, following = [], ""
+        while True:
+            page = operator.twin(f"people?limit=2&{query}{following}")
+            found += [each["name"] for each in page["items"]]
+            if page["next"] is None:
+                return found
+            following = f"&after={page['next']}"
+
+    assert names("") == order
+    assert names("q=aN") == ["anton", "Ann"]
+    assert names("q=b") == ["bob"]
+    assert names("q=bobby") == names("kind=agent") == []
+
+
 def test_conversations_are_listed_by_their_first_words(operator: Operator) -> None:
     agent = speak(operator.world, "My train to Lyon\n\n leaves on 4 May.", "Thanks.", talk="conv-19")
     speak(operator.world, f"{'long ' * 40}end", talk="conv-20")

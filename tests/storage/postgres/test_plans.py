@@ -9,6 +9,7 @@ import asyncpg
 import pytest
 from msgspec.structs import replace
 
+from storage.sql.memory_pages import LAST_CHARACTER
 from storage.sql.statements import load
 from tests.core.conversations import assistant, user
 from tests.postgres import empty_database
@@ -117,6 +118,44 @@ async def test_the_ends_of_a_long_conversation_are_found_without_comparing_its_t
     read = [float(rows) * int(loops) for rows, loops in steps]
     read += map(float, re.findall(r"Rows Removed by .*: (\d+)", plan))
     assert max(read) < 10_000, plan
+
+
+PEOPLE = """
+INSERT INTO agents (uid, project, profile, subject, secret, created, last_turn)
+SELECT n::text, 'p', 'f', 'user:person-' || n, '', 0, n * 60 FROM generate_series(1, 20000) n;
+INSERT INTO agents (uid, project, profile, subject, secret, created)
+SELECT 'agent-' || n, 'p', 'f', 'agent:' || n, '', 0 FROM generate_series(1, 10) n;
+ANALYZE;
+"""
+
+
+@pytest.mark.parametrize(
+    ("prefix", "last", "most"),
+    [
+        ("user:", "Infinity", 200),
+        ("user:", "600000", 200),
+        ("agent:", "Infinity", 20),
+        ("user:person-1777", "Infinity", 20),
+        ("user:nobody", "Infinity", 20),
+    ],
+)
+async def test_people_are_listed_from_the_hour_of_their_last_turn(
+    database: PostgresServer, prefix: str, last: str, most: int
+) -> None:
+    connection = await asyncpg.connect(
+        database.url, server_settings={"plan_cache_mode": "force_generic_plan"}
+    )
+    try:
+        await connection.execute(PEOPLE)
+        await connection.execute(f"PREPARE asked AS {load('memory_pages.sql')['memories'].postgres}")
+        asked = f"NULL, '{prefix}', '{prefix}{LAST_CHARACTER}', '{last}', 1000000, 51"
+        explained = await connection.fetch(f"EXPLAIN (ANALYZE, TIMING OFF) EXECUTE asked({asked})")
+    finally:
+        await connection.close()
+    plan = "\n".join(line for (line,) in explained)
+    assert "agents_people" in plan
+    found = re.findall(r"(?:actual rows=|Rows Removed by .*: )(\d+)", plan)
+    assert max(map(int, found)) <= most, plan
 
 
 JOBS = """

@@ -35,6 +35,7 @@ PINNED = {
     "0027-0028_imports.sql": "c7d068070af24b97e47774457028f84b0d03539eb809b2665cba8df70a2056e3",
     "0028-0029_segments.sql": "ac4732f31cf301be4ba479163be347d454e4111c6cc9e5019bc06fffa2151150",
     "0029-0030_answered.sql": "40050ade83bbc7a2b71cc747131980c6708498e52f6c3144798e3f5fee4e17d2",
+    "0030-0031_people.sql": "3ea237dd9e2bebbb94af340770e6861216e56c124fd334fb118ac6de954ad893",
 }
 SCHEMAS = resources.files("tests.storage.schemas")
 

@@ -69,6 +69,13 @@ async def test_exchanges_are_found_by(store: Any, where: str, index: str) -> Non
     assert f"USING INDEX {index} " in plan[0][3]
 
 
+async def test_people_are_listed_by_the_hour_of_their_last_turn(store: Store) -> None:
+    asked = f"EXPLAIN QUERY PLAN {load('memory_pages.sql')['memories']}"
+    plan = [row[3] for row in store.database.reader.connection.execute(asked, (None,) * 6)]
+    assert "SEARCH a USING INDEX agents_people (<expr>=? AND turn_hour<?)" in plan
+    assert not [step for step in plan if step.startswith("SCAN a")]
+
+
 async def test_a_look_for_jobs_takes_the_same_steps_whatever_waits(store: Store) -> None:
     """The loop's own thread asks, whenever something was enqueued."""
     queries, now = load("jobs.sql"), 1000.0
