@@ -22,6 +22,7 @@ from gateway.agents.registry.registry import Registry
 from gateway.agents.runs.agent_runs import LEFT, AgentRuns
 from gateway.agents.runs.background.open_runs import OpenRun, OpenRuns, RunPhase
 from gateway.agents.runs.background.remote_runs import DELETED, RemoteRuns
+from gateway.agents.runs.background.run_logs import RunLogs
 from gateway.agents.runs.background.shows_runs import ShowsRuns
 from gateway.agents.runs.background.stored_request import StoredRequest
 from gateway.agents.runs.begin import MessageGone, digest_of
@@ -31,7 +32,7 @@ from gateway.core.ids import new_uid, uid_of
 from gateway.core.turn.client_view import MakesUnseen, MakesView
 from gateway.core.turn.guide import StopReason
 from gateway.errors import Conflict, GatewayError
-from gateway.run.event_log import EventLog, stored_events
+from gateway.run.event_log import EventLog
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import new_conversation_uid
 from gateway.run.memory.queue import QueueTicket
@@ -70,6 +71,7 @@ class BackgroundRuns:
         self._shows = shows
         self._open = OpenRuns(keeper.queues)
         self._ends = runs.ends
+        self._logs = RunLogs(keeper.store, shows)
         self._remote_runs = RemoteRuns(keeper.store, shows)
         self._ends.when_ended(self._ended_elsewhere, keeper.store.jobs.wake_here)
 
@@ -117,7 +119,7 @@ class BackgroundRuns:
         open_run = self._open.add(draft.uid, (agent.uid, name), run_request.passes, RunPhase.ACCEPTING)
         # Where another process may perform the run, that one begins the log.
         if shown is not None and not self._ends.is_shared:
-            open_run.log = EventLog(store, draft, agent.epoch, self._shows)
+            open_run.log = self._logs.make(draft, agent)
         try:
             accepted = await store.runs.accept(wanted)
         except BaseException:
@@ -129,7 +131,7 @@ class BackgroundRuns:
         self._open.accepted(open_run)
         # Its agent may have been deleted meanwhile, which ended its log.
         if open_run.log is not None and open_run.phase is not RunPhase.ENDED:
-            self._begin_log(open_run.log, accepted)
+            self._logs.begin(open_run.log, accepted)
         return accepted
 
     async def perform(self, agent_row: int, run_row: int, attempt: int, tries: int) -> PerformedRun | None:
@@ -259,7 +261,7 @@ class BackgroundRuns:
         Raises: StoreError.
         """
         open_run = self._open.find(run.uid)
-        log = None if open_run is None else open_run.log or await self._log_ahead(open_run, run)
+        log = None if open_run is None else open_run.log or await self._logs.open_ahead(open_run, run)
         if log is not None:
             async for event in log.after(after):
                 yield event
@@ -271,40 +273,8 @@ class BackgroundRuns:
                     return
             if await self._store.runs.load(run.agent, run.id) is None:
                 return
-        async for event in self._events_of_ended(await self.wait_for_end(run), after):
+        async for event in self._logs.events_of_ended(await self.wait_for_end(run), after):
             yield event
-
-    async def _events_of_ended(self, run: Run, after: int) -> AsyncIterator[bytes]:
-        """Yields the stored events after a number; without any, whole messages, or an error where it was deleted."""
-        is_logged = False
-        async for number, event in stored_events(self._store, run, 0):
-            is_logged = True
-            if number > after:
-                yield event
-        if not is_logged:
-            if await self._store.runs.load(run.agent, run.id) is None:
-                whole = self._shows.refused(run.uid, Conflict(DELETED))
-            else:
-                whole = await self._shows.rest(run, {}, (), 1)
-            for number, event in enumerate(self._shows.numbered(whole, 1), 1):
-                if number > after:
-                    yield event
-
-    async def _log_ahead(self, open_run: OpenRun, run: Run) -> EventLog | None:
-        """Returns the log of a run that an earlier process left, before this one performs it; None: it has none."""
-        if self._ends.is_shared:
-            return None
-        agent = await self._store.agents.load(run.agent)
-        texts = await self._store.runs.texts(run.agent, run.id, "request")
-        if agent is None or not texts or StoredRequest.read(texts[0].data).shown is None:
-            return None
-        log = EventLog(self._store, run, agent.epoch, self._shows)
-        await log.go_on(agent.epoch)
-        if open_run.phase is RunPhase.ENDED:
-            return None
-        # Its job may have begun meanwhile and opened the log.
-        open_run.log = open_run.log or log
-        return open_run.log
 
     # -- a send that is resent
 
@@ -358,7 +328,7 @@ class BackgroundRuns:
             return None
         texts = await store.runs.texts(agent.id, run.id, "request")
         stored = StoredRequest.read(texts[0].data if texts else b"")
-        log = await self._open_log(agent, found, open_run, stored, attempt)
+        log = await self._logs.open(agent, found, open_run, stored, attempt)
         if not found.is_over:
             if tries > (MOST_BEGINNINGS if found.state is RunState.CREATED else MOST_TRIES):
                 await self._fail(found, f"{LEFT} It was tried {tries - 1} times.")
@@ -412,45 +382,12 @@ class BackgroundRuns:
             _log.exception("A background run failed by a fault in the gateway.")
             await self._fail(run, _INTERNAL)
 
-    async def _open_log(
-        self, agent: Agent, run: Run, open_run: OpenRun, stored: StoredRequest, attempt: int
-    ) -> EventLog | None:
-        """Returns the log of a run, open for this attempt's events; None: it has none."""
-        log = open_run.log
-        is_new = log is None
-        # The request may be erased by now. A log that has readers is written to its end all the same.
-        if stored.shown is None and is_new:
-            return None
-        if log is None:
-            log = open_run.log = EventLog(self._store, run, agent.epoch, self._shows)
-        self._begin_log(log, run)
-        if is_new and attempt == 1 and self._ends.is_shared:
-            log.add(self._shows.begun(run.uid))
-        elif attempt > 1 or is_new:
-            logged = await log.go_on(agent.epoch)
-            log.add(
-                await self._shows.rest(
-                    replace(run, state=RunState.RUNNING), stored.shown or {}, logged, attempt
-                )
-            )
-        return log
-
-    def _begin_log(self, log: EventLog, run: Run) -> None:
-        """Adds the first event of a log that was made before its run was on disk."""
-        if not log.run.id:
-            log.run = run
-            log.add(self._shows.begun(run.uid))
-
     async def _close(
         self, run: Run, open_run: OpenRun, stored: StoredRequest, log: EventLog | None, attempt: int
     ) -> None:
         """Closes a run that has ended, after its log got the events that it lacks."""
         if log is not None:
-            await log.flush()
-            logged = [event async for _, event in stored_events(self._store, run, 0)]
-            if not (logged and self._shows.is_end(logged[-1])):
-                log.add(await self._shows.rest(run, stored.shown or {}, logged, attempt))
-            await log.close()
+            await self._logs.complete(log, run, stored, attempt)
         self._open.close(open_run)
         self._ends.notify(run)
 

@@ -1,0 +1,102 @@
+"""The event logs of background runs: opened for an attempt, completed at a run's end, and read after it.
+
+Each event is numbered and stored, so that a reader who comes back goes on after the last one it has seen. A run whose
+caller did not ask for events has no log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from msgspec.structs import replace
+
+from gateway.agents.runs.background.open_runs import OpenRun, RunPhase
+from gateway.agents.runs.background.remote_runs import DELETED
+from gateway.agents.runs.background.shows_runs import ShowsRuns
+from gateway.agents.runs.background.stored_request import StoredRequest
+from gateway.errors import Conflict
+from gateway.run.event_log import EventLog, stored_events
+from storage.records import Agent, Run, RunState
+from storage.sql.store import Store
+
+
+class RunLogs:
+    """Opens and completes the event logs of a process's background runs."""
+
+    def __init__(self, store: Store, shows: ShowsRuns) -> None:
+        """shows: the dialect in which events are logged."""
+        self._store = store
+        self._shows = shows
+
+    def make(self, run: Run, agent: Agent) -> EventLog:
+        """Returns an empty log. run: a draft, where it is not on disk yet; `begin` follows then."""
+        return EventLog(self._store, run, agent.epoch, self._shows)
+
+    async def open(
+        self, agent: Agent, run: Run, open_run: OpenRun, stored: StoredRequest, attempt: int
+    ) -> EventLog | None:
+        """Returns the log of a run, open for this attempt's events; None: it has none."""
+        log = open_run.log
+        is_new = log is None
+        # The request may be erased by now. A log that has readers is written to its end all the same.
+        if stored.shown is None and is_new:
+            return None
+        if log is None:
+            log = open_run.log = self.make(run, agent)
+        self.begin(log, run)
+        if is_new and attempt == 1 and self._store.database.is_shared:
+            log.add(self._shows.begun(run.uid))
+        elif attempt > 1 or is_new:
+            logged = await log.go_on(agent.epoch)
+            log.add(
+                await self._shows.rest(
+                    replace(run, state=RunState.RUNNING), stored.shown or {}, logged, attempt
+                )
+            )
+        return log
+
+    def begin(self, log: EventLog, run: Run) -> None:
+        """Adds the first event of a log that was made before its run was on disk."""
+        if not log.run.id:
+            log.run = run
+            log.add(self._shows.begun(run.uid))
+
+    async def open_ahead(self, open_run: OpenRun, run: Run) -> EventLog | None:
+        """Returns the log of a run that an earlier process left, before this one performs it; None: it has none."""
+        if self._store.database.is_shared:
+            return None
+        agent = await self._store.agents.load(run.agent)
+        texts = await self._store.runs.texts(run.agent, run.id, "request")
+        if agent is None or not texts or StoredRequest.read(texts[0].data).shown is None:
+            return None
+        log = self.make(run, agent)
+        await log.go_on(agent.epoch)
+        if open_run.phase is RunPhase.ENDED:
+            return None
+        # Its job may have begun meanwhile and opened the log.
+        open_run.log = open_run.log or log
+        return open_run.log
+
+    async def complete(self, log: EventLog, run: Run, stored: StoredRequest, attempt: int) -> None:
+        """Closes the log of a run that has ended, after it got the events that it lacks."""
+        await log.flush()
+        logged = [event async for _, event in stored_events(self._store, run, 0)]
+        if not (logged and self._shows.is_end(logged[-1])):
+            log.add(await self._shows.rest(run, stored.shown or {}, logged, attempt))
+        await log.close()
+
+    async def events_of_ended(self, run: Run, after: int) -> AsyncIterator[bytes]:
+        """Yields the stored events after a number; without any, whole messages, or an error where it was deleted."""
+        is_logged = False
+        async for number, event in stored_events(self._store, run, 0):
+            is_logged = True
+            if number > after:
+                yield event
+        if not is_logged:
+            if await self._store.runs.load(run.agent, run.id) is None:
+                whole = self._shows.refused(run.uid, Conflict(DELETED))
+            else:
+                whole = await self._shows.rest(run, {}, (), 1)
+            for number, event in enumerate(self._shows.numbered(whole, 1), 1):
+                if number > after:
+                    yield event
