@@ -34,7 +34,9 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
     async def make(ask: Ask, form: KeyForm) -> Answer:
         _check(ask)
         try:
-            made = await keys.make(form.name.strip(), form.project.strip(), form.kind, form.memory or None)
+            made = await keys.create_named(
+                form.name.strip(), form.project.strip(), form.kind, form.memory or None
+            )
         except BadRequest as error:
             return _view(await keys.page(), error=error, form=form)
         await operations.sign_in.note(ask.visitor.actor, "key_create", what=f"key {made.id}")

@@ -64,7 +64,18 @@ class KeyOperations(Struct, frozen=True):
 
         "is_new": nothing named its project before. "is_first": requests needed no key until now.
         """
-        arguments = Arguments(raw)
+        listed = await self.keys.list()
+        key, secret = await self._create(Arguments(raw))
+        known = {ALL_PROJECTS, DEFAULT_PROJECT, *self.projects, *(each.project for each in listed)}
+        return {
+            **asdict(key),
+            "secret": secret,
+            "is_new": key.project not in known,
+            "is_first": all(each.is_operator for each in listed) and not key.is_operator,
+        }
+
+    async def _create(self, arguments: Arguments) -> tuple[Key, str]:
+        """Creates a key. Returns it with its secret. Raises: BadRequest."""
         memory = arguments.optional_text("memory")
         if memory is not None and memory not in get_args(DefaultMode):
             raise BadRequest(f"memory must be on, read or off, saw {memory!r}.", param="memory")
@@ -78,10 +89,7 @@ class KeyOperations(Struct, frozen=True):
                 "A key that opens metrics or /v1/manage has no models.",
                 param="models" if models is not None else "user",
             )
-        listed = await self.keys.list()
-        there = [key for key in listed if not key.is_operator]
-        known = {ALL_PROJECTS, DEFAULT_PROJECT, *self.projects, *(key.project for key in listed)}
-        key, secret = await self.keys.create(
+        return await self.keys.create(
             project,
             name,
             memory,
@@ -90,12 +98,6 @@ class KeyOperations(Struct, frozen=True):
             models=None if models is None else tuple(each.strip() for each in models.split(",")),
             user=user,
         )
-        return {
-            **asdict(key),
-            "secret": secret,
-            "is_new": project not in known,
-            "is_first": not (there or key.is_operator),
-        }
 
     async def show_all(self, _: RawArguments) -> list[dict[str, Any]]:
         return [asdict(key) for key in await self.keys.list()]
@@ -107,8 +109,13 @@ class KeyOperations(Struct, frozen=True):
         shown = tuple(map(_record, found[:limit]))
         return KeyPage(shown, str(shown[-1].id) if len(found) > limit else None)
 
-    async def make(self, name: str, project: str, kind: KeyKind, memory: DefaultMode | None) -> NewKey:
-        """Makes a key. project: "" stands for all, of an operator's key, else for the default. Raises: BadRequest."""
+    async def create_named(
+        self, name: str, project: str, kind: KeyKind, memory: DefaultMode | None
+    ) -> NewKey:
+        """Creates a key, with its secret. Raises: BadRequest.
+
+        project: "" stands for all, of an operator's key, else for the default.
+        """
         arguments = Arguments(
             {
                 "name": name,
@@ -119,9 +126,7 @@ class KeyOperations(Struct, frozen=True):
                 "read": kind == OPERATOR_READ,
             }
         )
-        opens = _opens(arguments)
-        named = arguments.optional_text("project") or _any_project(opens)
-        key, secret = await self.keys.create(named, arguments.text("name"), memory, opens)
+        key, secret = await self._create(arguments)
         return NewKey(**asdict(_record(key)), secret=secret)
 
     async def revoke_number(self, id: int) -> KeyRecord:
