@@ -13,12 +13,12 @@ import orjson
 from msgspec import Struct
 from msgspec.structs import replace
 
+from gateway.core.conversation.amendments import Amendment
 from gateway.core.conversation.canonical import Canon, WireMessage, is_user, squash, text_of, visible
 from gateway.core.conversation.fillers import with_fillers_of
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match import MemoryUse
 from gateway.core.conversation.plan import (
-    Amendment,
     Plan,
     find_opening,
     find_redactions,

@@ -1,0 +1,158 @@
+"""Amendments: stored exchanges that came back in another form, such as without a template or with a cut reply.
+
+A list is read backwards along the path on which it was matched. gateway/core/conversation/settle.py applies what is
+found here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from msgspec import Struct
+
+from gateway.core.conversation.canonical import RESULTS, Listing, is_user, squash, text_of
+from gateway.core.conversation.head import was_heard
+from gateway.core.conversation.match import Match
+from gateway.core.conversation.tree import Tree, end_offset, is_tombstone
+from gateway.core.words import joined_words
+from storage.records import Atom, Exchange
+
+
+class Amendment(Struct, frozen=True):
+    """The form in which a stored exchange came back."""
+
+    exchange: int
+    # Where its messages are in the list (end excluded); None: they came back as they are stored.
+    block: tuple[int, int] | None
+    # Where its reply is in the list (end excluded); None: it came back as it is stored.
+    reply: tuple[int, int] | None
+    # Digests of the block's images and sounds, one for each message.
+    media: tuple[bytes, ...] = ()
+
+
+def find_amendments(tree: Tree, listing: Listing, match: Match) -> Iterable[Amendment]:
+    """Yields the other form in which exchanges came back (a template gone, a reply cut), the last exchange first.
+
+    Only exchanges that are still soft may change. The list is walked backwards along the path: `end` is where the
+    messages end that the exchange may have brought, `after` where those of its reply end.
+    """
+    exchange, end, after = match.match_point, match.first, match.last + 1
+    is_short = exchange is not None and listing.before[after] < end_offset(exchange)
+    # The match has found the match point's reply. Replies before it are guessed by their positions alone.
+    reply, is_guess = match.form.reply if match.form else None, False
+    while exchange is not None and tree.is_soft(exchange):
+        is_turn = any(map(is_user, exchange.inputs))
+        # After its question the list may have more than is stored, such as a tool round of the client's own.
+        while is_turn and end and listing.role(end - 1) != "user":
+            end -= 1
+        start = max(0, end - len(exchange.inputs))
+        parent = tree.parent(exchange)
+        fits = _may_be_inputs(exchange, parent, listing, (start, end), after)
+        is_as_stored = _is_as_stored(exchange, listing, start, end)
+        # The client's own summary, with an answer to it, may stand in place of what it left out. So the messages are of
+        # another turn if question and reply both differ, or the question does and the list is shorter than the path.
+        if fits and is_turn and not is_as_stored:
+            fits = _may_be_question(tree, exchange, listing.text(end - 1), is_doubtful=is_short or is_guess)
+        if reply and is_guess and not fits and (is_short or is_turn):
+            reply = reply if was_heard(tree, exchange, listing, *reply) else None
+        block = (start, end) if fits and not is_as_stored else None
+        if block or reply:
+            # Pictures are hashed here, because the cache of a list must not be used in the writer's thread.
+            media = tuple(listing.media(i) for i in range(*block)) if block else ()
+            yield Amendment(exchange.id, block, reply, media)
+        # Where the question of an exchange is not found in the list, nothing before it is found either.
+        if parent is None or (is_turn and not fits):
+            return
+        exchange, reply, is_guess = parent, None, False
+        if fits:
+            after, end = start, _begin_of_reply(exchange, tree.parent(exchange), listing, start)
+            is_guess = end < start and _is_new_form(exchange, listing, end, start)
+            reply = (end, start) if is_guess else None
+        else:
+            # Results here belong to this round, even if they are not all of it: the list may begin between two.
+            while end and listing.role(end - 1) in RESULTS:
+                end -= 1
+
+
+def _may_be_question(tree: Tree, exchange: Exchange, asked: str, *, is_doubtful: bool) -> bool:
+    """Returns whether other words may be the question of an exchange in another form.
+
+    A message without words (a framework puts one before a reply that begins its list) is no form of one with words.
+    is_doubtful: not only the words differ from the stored turn.
+    """
+    return bool(joined_words(asked) and not is_doubtful) or _was_within(tree, exchange, asked)
+
+
+def _may_be_inputs(
+    exchange: Exchange, parent: Exchange | None, listing: Listing, span: tuple[int, int], after: int
+) -> bool:
+    """Returns whether messages have the number and the roles of an exchange's input, after a reply or at the head.
+
+    If the reply before the exchange is among them, the client has left out messages of its own (aider: the files in the
+    chat), and the first ones belong to the turn before. All of them do if that reply stands between them and `after`,
+    the end of the exchange's reply: the client has not retained its question ("the user is silent, you would say:").
+    """
+    start, end = span
+    before = None if parent is None else parent.reply
+    return (
+        end - start == len(exchange.inputs)
+        and all(_has_role(listing.role(start + i), atoms) for i, atoms in enumerate(exchange.inputs))
+        and (start == 0 or listing.role(start - 1) == "assistant")
+        and (not before or listing.atoms[start:end].count(before) <= exchange.inputs.count(before))
+        and (
+            not before
+            or listing.atoms[end:after].count(before) <= (exchange.reply == before)
+            or tuple(listing.atoms[start:end]) == exchange.inputs
+        )
+    )
+
+
+def _was_within(tree: Tree, exchange: Exchange, text: str) -> bool:
+    """Returns whether a message is the last one of an exchange's input without its template.
+
+    Of a tombstone no words are known: whatever comes back in its place is off the record too.
+    """
+    if is_tombstone(exchange):
+        return True
+    was = "".join(map(text_of, (tree.content(exchange).messages or ())[-1:]))
+    return squash(text) in squash(was) and bool(joined_words(text) or not joined_words(was))
+
+
+def _begin_of_reply(exchange: Exchange, parent: Exchange | None, listing: Listing, end: int) -> int:
+    """Returns where the messages begin in which a reply came back that ends at `end`; `end` where there are none.
+
+    They are all assistant messages after the question. An exchange may have no question (a system message asked for
+    it): then the messages before its reply belong to another reply or to a head, and the reply is known by its words
+    alone. After results there may also be the text before the calls that they answer: Pipecat sends it once it is
+    spoken.
+    """
+    has_question = any(atoms[0][:1] in b"ut" for atoms in exchange.inputs[-1:] if atoms)
+    reply_before = () if parent is None or any(map(is_user, exchange.inputs)) else (parent.reply or ())[:1]
+    start = end
+    while start and listing.role(start - 1) == "assistant":
+        if start < end and reply_before and tuple(listing.atoms[start - 1]) == reply_before:
+            return start
+        start -= 1
+        if not has_question and not _is_new_form(exchange, listing, start, end):
+            return start
+    return start if has_question else end
+
+
+def _is_as_stored(exchange: Exchange, listing: Listing, start: int, end: int) -> bool:
+    media = tuple(listing.media(i) for i in range(start, end))
+    return tuple(listing.atoms[start:end]) == exchange.inputs and media == exchange.media
+
+
+def _is_new_form(exchange: Exchange, listing: Listing, start: int, end: int) -> bool:
+    """Returns whether a reply came back for the first time (its request was cancelled), or in another form."""
+    if exchange.reply is None:
+        return True
+    return (
+        bool(exchange.size)
+        and tuple(a for atoms in listing.atoms[start:end] for a in atoms) != exchange.reply
+    )
+
+
+def _has_role(role: str, atoms: tuple[Atom, ...]) -> bool:
+    kind = atoms[0][:1] if atoms else b"a"
+    return {b"u": role == "user", b"t": role in RESULTS}.get(kind, role == "assistant")
