@@ -83,6 +83,37 @@ class MakesResponses(Struct, frozen=True):
         return ResponsesView(self, waits=bool(terms.gateway_tools))
 
 
+class _Events:
+    """Events and comments that a client has not been sent yet; events are numbered."""
+
+    def __init__(self, number: int, *, are_held: bool) -> None:
+        """number: of the first event."""
+        self._number = number
+        self.are_held = are_held
+        self._held_bytes = 0  # of comments
+        self._unsent: list[bytes] = []
+
+    def take(self) -> bytes:
+        """Returns what is to be sent now; b"" as long as all is held."""
+        if self.are_held or not self._unsent:
+            return b""
+        data = b"".join(self._unsent)
+        self._unsent.clear()
+        return data
+
+    def add(self, kind: str, fields: Json) -> None:
+        self._unsent.append(frame(kind, {**fields, "sequence_number": self._number}))
+        self._number += 1
+
+    def add_comment(self, raw: bytes) -> None:
+        self._unsent.append(raw)
+        self._held_bytes += len(raw)
+
+    @property
+    def hold_too_much(self) -> bool:
+        return self.are_held and self._held_bytes > MOST_HELD_BYTES
+
+
 class ResponsesView(ClientView):
     """The view of the Responses API. As in a chat completion it shows one reply: no gateway tools, no steps.
 
@@ -91,14 +122,7 @@ class ResponsesView(ClientView):
     """
 
     def __init__(self, request: MakesResponses, *, waits: bool) -> None:
-        # Of the request.
-        self._echo = request.echo
-        self._turn = request.turn
-        self._count = request.count
-        self._forms = request.forms
-        self._shows_sealed = request.shows_sealed
-        self._directions = request.directions
-        self._given_tag = request.tag
+        self._request = request
         # Of the response.
         self._tag = ""  # of all its ids, once something is sent
         self._has_id = False
@@ -115,20 +139,12 @@ class ResponsesView(ClientView):
         self._usage: Json | None = None
         self._finish_reason: str | None = None
         # What the client gets.
-        self._waits = waits
-        self._held_bytes = 0  # of comments that wait
-        self._unsent: list[bytes] = []
-        self._number = request.number  # of the next event
-        self._has_begun = request.has_begun
+        self._events = _Events(request.number, are_held=waits)
         self._is_shown = False  # it has begun, in events or as a whole
         self._is_whole = False  # no events are made of it
 
     def take(self) -> bytes:
-        if self._waits or not self._unsent:
-            return b""
-        data = b"".join(self._unsent)
-        self._unsent.clear()
-        return data
+        return self._events.take()
 
     def begin(self, first: Json) -> None:
         self._first_chunk = first
@@ -167,7 +183,7 @@ class ResponsesView(ClientView):
 
     def not_durable(self) -> None:
         self._begin_response()
-        self._unsent.append(NOT_DURABLE)
+        self._events.add_comment(NOT_DURABLE)
 
     def upstream_error(self, error: Json, raw: bytes | None) -> None:
         code, kind = error.get("code"), str(error.get("type") or "server_error")
@@ -202,24 +218,28 @@ class ResponsesView(ClientView):
         reason = _INCOMPLETE.get(str(outcome.finish_reason)) if is_over else None
         status = "failed" if self._error else "completed" if is_over and reason is None else "incomplete"
         if is_over:
-            self._usage = outcome.usage or self._usage or self._count(_generated(outcome.shown_reply or {}))
+            self._usage = (
+                outcome.usage or self._usage or self._request.count(_generated(outcome.shown_reply or {}))
+            )
         if status == "completed":
             self._completed = int(time.time())
         first, prefixes = self._first_chunk, [item.id.partition("_")[0] for item in self._items]
         stored = StoredResponse(
             status,
             self._created(),
-            first.get("model") or self._echo["model"],
+            first.get("model") or self._request.echo["model"],
             usage=None if self._usage is None or not is_over else usage_of(self._usage),
             completed=self._completed,
             reason=reason,
             error=self._error,
             tier=tier if isinstance(tier := first.get("service_tier"), str) else None,
-            echo=changed_fields(self._echo),
-            forms={name: (form.kind, form.name, form.namespace) for name, form in self._forms.items()},
+            echo=changed_fields(self._request.echo),
+            forms={
+                name: (form.kind, form.name, form.namespace) for name, form in self._request.forms.items()
+            },
             output=None if is_in_reply_order(prefixes) else [item.json("completed") for item in self._items],
         )
-        directions = {DIRECTIONS: [*map(list, self._directions)]} if self._directions else {}
+        directions = {DIRECTIONS: [*map(list, self._request.directions)]} if self._request.directions else {}
         return {RESPONSE_FIELD: msgspec.to_builtins(stored), **directions}
 
     # -- what the upstream sends
@@ -228,15 +248,14 @@ class ResponsesView(ClientView):
         """Shows an event. is_hidden: it ends a hidden round."""
         if event.chunk is None:
             if event.raw is not None and event.raw.startswith(b":"):
-                self._unsent.append(event.raw)
-                self._held_bytes += len(event.raw)
-                if self._waits and self._held_bytes > MOST_HELD_BYTES:
+                self._events.add_comment(event.raw)
+                if self._events.hold_too_much:
                     self._begin_response()
             return
         for choice in event.choices:
             if not isinstance(choice, dict) or choice.get("index"):
                 continue
-            if not self._waits:
+            if not self._events.are_held:
                 self._begin_response()  # the model may think for long before its first text
             delta = choice.get("delta")
             if isinstance(delta, dict):
@@ -292,7 +311,7 @@ class ResponsesView(ClientView):
         call = self._draft.call_for(entry)  # some upstreams send several under one index
         if len(self._calls) < len(calls):
             self._close_item()
-            self._calls.append(self._add_item(partial(CallItem, call=call, forms=self._forms)))
+            self._calls.append(self._add_item(partial(CallItem, call=call, forms=self._request.forms)))
         self._calls[calls.index(call)].grow()
 
     # -- a stored response
@@ -328,7 +347,7 @@ class ResponsesView(ClientView):
         self._close_item()
         item = self._add_item(kind)
         if isinstance(item, ThoughtsItem):
-            item.shows_sealed = self._shows_sealed or not self._is_stored
+            item.shows_sealed = self._request.shows_sealed or not self._is_stored
         self._open_item = item
         return item
 
@@ -346,13 +365,13 @@ class ResponsesView(ClientView):
             self._open_item = None
 
     def _begin_response(self) -> None:
-        self._waits = False
+        self._events.are_held = False
         if not self._is_shown:
             self.assign_id()
             self._is_shown = True
             if self._is_whole:
                 return
-            if not self._has_begun:
+            if not self._request.has_begun:
                 self._emit("response.created", response=self.response("in_progress"))
             self._emit("response.in_progress", response=self.response("in_progress"))
 
@@ -361,9 +380,9 @@ class ResponsesView(ClientView):
         if self._has_id:
             return
         self._has_id = True
-        turn = self._turn()
-        self._is_stored = self._echo.get("store") is not False and turn is not None
-        self._tag = self._given_tag or make_tag(turn if self._is_stored else None)
+        turn = self._request.turn()
+        self._is_stored = self._request.echo.get("store") is not False and turn is not None
+        self._tag = self._request.tag or make_tag(turn if self._is_stored else None)
 
     def _end_items(self) -> Json:
         """Ends what has begun. Returns the response as it is at its end."""
@@ -375,7 +394,7 @@ class ResponsesView(ClientView):
         for call in self._calls:
             call.end(status if call is last else "completed")
         if self._usage is None:
-            self._usage = self._count("".join([item.generated() for item in self._items]))
+            self._usage = self._request.count("".join([item.generated() for item in self._items]))
         if status == "completed":
             self._completed = self._completed or int(time.time())
         return self.response(status, reason)
@@ -396,7 +415,7 @@ class ResponsesView(ClientView):
         first = self._first_chunk
         is_over = status in ("completed", "incomplete")
         response = {
-            **self._echo,
+            **self._request.echo,
             "id": f"resp_{self._tag}",
             "object": "response",
             "created_at": self._created(),
@@ -404,7 +423,7 @@ class ResponsesView(ClientView):
             "status": status,
             "error": self._error,
             "incomplete_details": None if reason is None else {"reason": reason},
-            "model": first.get("model") or self._echo["model"],
+            "model": first.get("model") or self._request.echo["model"],
             "output": [item.done for item in self._items] if is_over else [],
             "usage": None if self._usage is None or not is_over else usage_of(self._usage),
         }
@@ -420,10 +439,8 @@ class ResponsesView(ClientView):
         return created
 
     def _emit(self, kind: str, **fields: Any) -> None:
-        if self._is_whole:
-            return
-        self._unsent.append(frame(kind, {**fields, "sequence_number": self._number}))
-        self._number += 1
+        if not self._is_whole:
+            self._events.add(kind, fields)
 
 
 def stored_response(turn: tuple[str, str], reply: WireMessage, *, shows_sealed: bool = False) -> Json | None:
