@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import re
+import socket
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -201,29 +202,84 @@ async def test_a_body_that_cannot_be_read_breaks(transport: HttpTransport, rest:
             await anext(chunks)
 
 
+class Endless:
+    """A server that answers a request and sends on, a piece at a time: 8 MiB, or as many pieces.
+
+    pause_s: between the pieces.
+    """
+
+    def __init__(self, begin: bytes, piece: bytes, pieces: int | None = None, pause_s: float = 0.0) -> None:
+        self._begin, self._piece, self._pause_s = begin, piece, pause_s
+        self._left = 8 * 1024 * 1024 // len(piece) if pieces is None else pieces
+        self._ended = asyncio.Event()
+        self.hold = asyncio.Event()  # the pieces wait for it
+        self.hold.set()
+
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # What nobody reads stays here, rather than in the system's buffers.
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(self._begin)
+        await self.hold.wait()
+        with suppress(ConnectionError):
+            while self._left:
+                writer.write(self._piece)
+                self._left -= 1
+                await writer.drain()
+                await asyncio.sleep(self._pause_s)  # the transport reads in the same loop
+        writer.transport.abort()
+        self._ended.set()
+
+    @asynccontextmanager
+    async def serve(self) -> AsyncGenerator[str]:
+        server = await asyncio.start_server(self._talk, "127.0.0.1", 0)
+        async with server, asyncio.timeout(PATIENCE_S):
+            yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+            await self._ended.wait()
+
+    async def is_broken_off(self) -> bool:
+        """Returns whether it could not send all, once it has ended."""
+        await self._ended.wait()
+        return self._left > 0
+
+
+INTERIM = b"HTTP/1.1 103 Early Hints\r\nlink: </>\r\n\r\n"
+
+
 @pytest.mark.parametrize("piece", [b"x-trailer: 1\r\n" * 1_000, b"x-trailer: 1" * 1_000], ids=["many", "one"])
 async def test_trailers_are_bounded(transport: HttpTransport, piece: bytes) -> None:
     """The parser holds them until their end, which never comes here."""
-    left = 8 * 1024 * 1024 // len(piece)
-
-    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal left
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n")
-        with suppress(ConnectionError):
-            while left:
-                writer.write(piece)
-                left -= 1
-                await writer.drain()
-                await asyncio.sleep(0)  # the transport reads in the same loop
-        writer.transport.abort()
-
-    server = await asyncio.start_server(talk, "127.0.0.1", 0)
-    async with server:
-        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    server = Endless(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n", piece)
+    async with server.serve() as url:
         with pytest.raises((ProviderBroke, ProviderUnreachable)):
             await (await transport.send("GET", url, HEADERS)).read(100)
-    assert left, "the transport took all of 8 MiB"
+        assert await server.is_broken_off()
+
+
+async def test_interim_responses_are_bounded_in_bytes(transport: HttpTransport) -> None:
+    server = Endless(b"", INTERIM * 300)
+    async with server.serve() as url:
+        with pytest.raises(ProviderUnreachable, match="before a response"):
+            await transport.send("GET", url, HEADERS)
+        assert await server.is_broken_off()
+
+
+async def test_interim_responses_give_no_response_more_time() -> None:
+    transport = HttpTransport(Timeouts(first_byte_s=SHORT_S))
+    server = Endless(b"", INTERIM, pieces=40, pause_s=SHORT_S / 4)
+    async with server.serve() as url:
+        with pytest.raises(ProviderTimeout):
+            await transport.send("GET", url, HEADERS)
+    await transport.aclose()
+
+
+async def test_what_comes_on_an_idle_connection_is_bounded(transport: HttpTransport) -> None:
+    server = Endless(OK, INTERIM * 300)
+    server.hold.clear()
+    async with server.serve() as url:
+        assert await (await transport.send("GET", url, HEADERS)).read(100) == b"ok"
+        server.hold.set()
+        assert await server.is_broken_off()
 
 
 async def test_header_values_keep_their_bytes(transport: HttpTransport) -> None:
