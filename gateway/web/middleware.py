@@ -172,15 +172,7 @@ class Edge:
         try:
             path = scope["path"]
             if path not in OPEN_PATHS and not path.startswith(self._open_prefixes):
-                trace.caller = caller = await self._guard.admit(scope["headers"])
-                if caller.opens not in (None, path):
-                    raise NotAllowed(f"This key opens only {caller.opens}.")
-                if path == METRICS_PATH:
-                    await self._guard.check_metrics(caller)
-                elif self._accounts.tracer is not None:
-                    trace.context = self._accounts.tracer.begin(scope["headers"])
-                if caller.user is not None:
-                    _bind(scope, caller.user)
+                await self._admit(scope, path, trace)
             await self._app(scope, receive_counted, answer)
         except ClientGone:
             # There is no client to answer any more. The code that raised this has closed the upstream's connection.
@@ -205,6 +197,18 @@ class Edge:
             self._metrics.requests.inc(trace.route, str(trace.status))
             self._write_line(scope, trace)
             self._end_account(scope, trace)
+
+    async def _admit(self, scope: Scope, path: str, trace: Trace) -> None:
+        """Checks the key of a request, and notes its caller. Raises: GatewayError."""
+        trace.caller = caller = await self._guard.admit(scope["headers"])
+        if caller.opens not in (None, path):
+            raise NotAllowed(f"This key opens only {caller.opens}.")
+        if path == METRICS_PATH:
+            await self._guard.check_metrics(caller)
+        elif self._accounts.tracer is not None:
+            trace.context = self._accounts.tracer.begin(scope["headers"])
+        if caller.user is not None:
+            _bind(scope, caller.user)
 
     def _end_account(self, scope: Scope, trace: Trace) -> None:
         """Hands the account of a request on. One that no upstream may answer has one for its trace alone."""

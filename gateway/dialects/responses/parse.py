@@ -125,6 +125,46 @@ def parse(
     Raises: BadRequest, BodyTooLarge.
     """
     json = read_object(body)
+    _check_fields(json, body)
+    messages, references, left_out = _messages(json, max_messages, takes, waiting, needs_input=needs_input)
+    included = _included(json)
+    tools = read_tools(json, takes, left_out)
+    chat: Json = {"model": json.get("model"), "messages": messages}
+    if _LOGPROBS in included or json.get("top_logprobs") is not None:
+        chat["logprobs"] = True
+    if tools.chat:
+        chat["tools"] = tools.chat
+    if json.get("tool_choice") is not None:
+        chat.update(read_choice(json["tool_choice"], tools, takes))
+    _add_translated(chat, json)
+    request = request_of(orjson.dumps(chat), chat, max_messages)
+    # User and conversation may be named by what no chat completion has, such as a client's own metadata.
+    request.named = {key: json[key] for key in _NOT_ASKED if key in json} or None
+    request.side_request = codex_side_request(json)
+    request.shows_thoughts = _shows_thoughts(json.get("reasoning") or {})
+    request.wants_usage = True
+    for key, read in _READ_OF.items():
+        left_out.add_rest(json.get(key) or {}, read, key)
+    request.consumed = left_out.names
+    request.references = tuple(references)
+    request.may_be_cut = _may_be_cut(json)
+    conversation = conversation_of(json)
+    echo = _echo(json, request, conversation, tools)
+    return ResponsesRequest(
+        request,
+        echo,
+        conversation,
+        tools.forms,
+        SEALED_THOUGHTS in included,
+        body.decode(),
+        takes,
+        directions_in(messages[1 if json.get("instructions") else 0 :]),
+        _compacts(json),
+    )
+
+
+def _check_fields(json: Json, body: bytes) -> None:
+    """Checks which fields a body has, their types and their depth. Raises: BadRequest."""
     for key in _ELSEWHERE:
         if json.get(key) is not None:
             raise unsupported(key, key)
@@ -146,17 +186,10 @@ def parse(
         raise BadRequest(f"Duplicate key in the request body: `{key[:60]}`.", param=key[:60])
     _at_least_one(json, "max_tool_calls")
     read_metadata(json)
-    messages, references, left_out = _messages(json, max_messages, takes, waiting, needs_input=needs_input)
-    chat: Json = {"model": json.get("model"), "messages": messages}
-    included = _included(json)
-    if _LOGPROBS in included or json.get("top_logprobs") is not None:
-        chat["logprobs"] = True
-    is_cut = _may_be_cut(json)
-    tools = read_tools(json, takes, left_out)
-    if tools.chat:
-        chat["tools"] = tools.chat
-    if json.get("tool_choice") is not None:
-        chat.update(read_choice(json["tool_choice"], tools, takes))
+
+
+def _add_translated(chat: Json, json: Json) -> None:
+    """Adds the fields that a chat completion has as well, under its names and in its forms."""
     for key, value in json.items():
         if value is None or key in _LEFT_OUT:
             continue
@@ -166,30 +199,6 @@ def parse(
             chat.setdefault(key, value)
     if "tools" not in chat:
         _leave_out_choices(chat)
-    request = request_of(orjson.dumps(chat), chat, max_messages)
-    # User and conversation may be named by what no chat completion has, such as a client's own metadata.
-    request.named = {key: json[key] for key in _NOT_ASKED if key in json} or None
-    request.side_request = codex_side_request(json)
-    request.shows_thoughts = _shows_thoughts(json.get("reasoning") or {})
-    request.wants_usage = True
-    for key, read in _READ_OF.items():
-        left_out.add_rest(json.get(key) or {}, read, key)
-    request.consumed = left_out.names
-    request.references = tuple(references)
-    request.may_be_cut = is_cut
-    conversation = conversation_of(json)
-    echo = _echo(json, request, conversation, tools)
-    return ResponsesRequest(
-        request,
-        echo,
-        conversation,
-        tools.forms,
-        SEALED_THOUGHTS in included,
-        body.decode(),
-        takes,
-        directions_in(messages[1 if json.get("instructions") else 0 :]),
-        _compacts(json),
-    )
 
 
 def _messages(
