@@ -13,8 +13,8 @@ redirects, no credentials of the environment, and no proxy but one that is named
 The other side may close an idle connection at the very moment a request is sent on it. Such a request is
 sent once more if nothing of a response came back and the loss showed within `_IDLE_CLOSE_S`.
 
-Interim responses, and bytes on an idle connection, are bounded by these times alone: a bound in bytes would need names
-that are aiohttp's own.
+What comes before the head of a response, interim responses above all, is bounded in bytes as well, and so is what comes
+on an idle connection: aiohttp takes all of it, and never pauses the reading of what is no body.
 """
 
 from __future__ import annotations
@@ -67,12 +67,6 @@ class Timeouts(Struct, frozen=True):
         """Returns aiohttp's bound on a new connection."""
         return aiohttp.ClientTimeout(total=None, connect=min(self.connect_s, self.headers_s))
 
-    @property
-    def for_small_body(self) -> aiohttp.ClientTimeout:
-        """Returns aiohttp's bounds on a new connection, and on the headers after a body that is written at once."""
-        connect_s = min(self.connect_s, self.headers_s)
-        return aiohttp.ClientTimeout(total=None, connect=connect_s, sock_read=self.headers_s)
-
 
 # Chosen: below the idle time of common balancers (60 s), above the gaps of a conversation.
 _KEEP_ALIVE_S: Final = 30.0
@@ -82,6 +76,9 @@ _SMALL_BODY_BYTES: Final = 64 * 1024  # so much a transport takes without a wait
 _SMALL_REPLY_BYTES: Final = 64 * 1024  # a whole reply of so many does not count in the quota
 _PIECE_BYTES: Final = 256 * 1024
 _HEADER_BYTES: Final = 64 * 1024  # of one header, or of one trailer; aiohttp takes 128 of both together
+# What may come before a response is in our hands: interim responses, its head, and as much of its body as aiohttp reads
+# ahead, which is 384 KiB at most.
+_BEFORE_BODY_BYTES: Final = 1024 * 1024
 # Chosen: so much of a reply is decoded before other work of the loop goes on, some 5 ms.
 _TURN_BYTES: Final = 1024 * 1024
 # Events may be as short as 7 bytes, and each takes some 10 us whatever it has. Pieces with more lines are divided.
@@ -101,13 +98,53 @@ _AUTO_HEADERS: Final = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type
 
 
 class _Attempt:
-    """The connection of a request. transport: None while there is none."""
+    """The connection of a request. watch: None while there is none."""
 
     is_new = False
-    transport: asyncio.Transport | None = None
+    watch: _Watch | None = None
 
 
 _attempt: ContextVar[_Attempt] = ContextVar("attempt")
+
+
+class _TooMuch(aiohttp.ClientError):
+    """An upstream sends on and on, and no response."""
+
+
+class _Watch(asyncio.Protocol):
+    """Stands between a connection and aiohttp's protocol, and ends a connection that sends too much of what is no body.
+
+    transport: the connection. may_send: how many bytes may arrive; `inf` while a body is read.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self.transport = transport
+        self.may_send: float = _BEFORE_BODY_BYTES
+        self._protocol: Any = transport.get_protocol()
+
+    def data_received(self, data: bytes) -> None:
+        self.may_send -= len(data)
+        if self.may_send >= 0:
+            self._protocol.data_received(data)
+        elif not self.transport.is_closing():
+            self._protocol.set_exception(_TooMuch())
+            self.transport.abort()
+
+    def eof_received(self) -> bool | None:
+        answer: bool | None = self._protocol.eof_received()
+        return answer
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._protocol.connection_lost(error)
+
+    def pause_writing(self) -> None:
+        self._protocol.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._protocol.resume_writing()
+
+    def end_body(self) -> None:
+        self.may_send = _BEFORE_BODY_BYTES
 
 
 class _Connector(aiohttp.TCPConnector):
@@ -119,7 +156,12 @@ class _Connector(aiohttp.TCPConnector):
         while not attempt.is_new and connection.protocol.should_close:
             connection.close()
             connection = await super().connect(*args, **named)
-        attempt.transport = connection.transport
+        watch = connection.transport.get_protocol()
+        if not isinstance(watch, _Watch):
+            watch = _Watch(connection.transport)
+            connection.transport.set_protocol(watch)
+        connection.add_callback(watch.end_body)
+        attempt.watch = watch
         return connection
 
 
@@ -218,20 +260,13 @@ class HttpTransport:
         if self._login and url.scheme == "http":  # the proxy is handed the request itself (RFC 9112 3.2.2)
             headers = CIMultiDict([*headers.items(), *self._login.items()])
         if body is None or (isinstance(body, bytes) and len(body) <= _SMALL_BODY_BYTES):
-            # It is taken at once, so aiohttp's timer is enough, which costs a third of asyncio's.
-            response = await self._request(session, method, url, headers, lambda: body, times.for_small_body)
-            if response.connection is not None:
-                protocol: Any = response.connection.protocol
-                protocol.read_timeout = None
-                protocol.start_timeout()  # with none
-            return response
+            async with asyncio.timeout(times.headers_s):
+                return await self._request(session, method, url, headers, lambda: body)
         pieces = body if isinstance(body, Upload) else _LargeBody(body)
         if pieces.size is not None:
             headers = CIMultiDict(headers, **{"Content-Length": str(pieces.size)})
         async with asyncio.timeout(times.headers_s) as timer:
-            return await self._request(
-                session, method, url, headers, lambda: pieces.begin(timer, times), times.for_connection
-            )
+            return await self._request(session, method, url, headers, lambda: pieces.begin(timer, times))
 
     async def _request(
         self,
@@ -240,7 +275,6 @@ class HttpTransport:
         url: URL,
         headers: Mapping[str, str],
         make_data: Callable[[], bytes | AsyncGenerator[bytes] | None],
-        timeout: aiohttp.ClientTimeout,
     ) -> aiohttp.ClientResponse:
         """Sends a request, and once more where it was most likely not seen.
 
@@ -251,22 +285,25 @@ class HttpTransport:
             attempt = _Attempt()
             _attempt.set(attempt)
             try:
-                return await session.request(
+                response = await session.request(
                     method,
                     url,
                     headers=headers,
                     data=make_data(),
-                    timeout=timeout,
+                    timeout=self.timeouts.for_connection,
                     allow_redirects=False,
                     proxy_headers=self._login,
                 )
+                if attempt.watch is not None and response.connection is not None:  # else its body is here
+                    attempt.watch.may_send = math.inf
+                return response
             except BaseException as error:
-                transport = attempt.transport
-                if transport is not None and transport.is_closing():
+                watch = attempt.watch
+                if watch is not None and watch.transport.is_closing():
                     # aiohttp closes in order, which would wait until an upstream has taken all of a body.
-                    transport.abort()
+                    watch.transport.abort()
                 # The other side had most likely closed a connection that rested before it saw the request.
-                is_idle_close = transport is not None and not attempt.is_new and _is_unanswered(error)
+                is_idle_close = watch is not None and not attempt.is_new and _is_unanswered(error)
                 if is_last or not is_idle_close or asyncio.get_running_loop().time() - begun > _IDLE_CLOSE_S:
                     raise
         raise AssertionError
@@ -581,6 +618,8 @@ def _translate(error: Exception, host: str, times: Timeouts, body: bytes | Uploa
             return ProviderTimeout(f"no response from {host} within {times.headers_s} s", phase="first byte")
         case aiohttp.ServerDisconnectedError():
             return ProviderUnreachable(f"{host} closed the connection before it answered")
+        case _TooMuch():
+            return ProviderUnreachable(f"{host} sent more than {_BEFORE_BODY_BYTES} bytes before a response")
         case ValueError():
             # A control character in a header, which a server could read as two headers.
             return ProviderUnreachable(f"a request that cannot be sent to {host}: {error}")
