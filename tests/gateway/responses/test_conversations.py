@@ -177,6 +177,19 @@ def test_an_item_is_deleted(world: World, upstream: StrictUpstream) -> None:
     assert "Miso" not in str(items_of(world, conversation.id))
 
 
+def test_of_a_turn_with_a_deleted_item_later_responses_read_nothing(
+    world: World, upstream: StrictUpstream
+) -> None:
+    conversation = world.sdk.conversations.create()
+    for text in ("My cat is called Miso.", "She is grey."):
+        respond(world, input=text, conversation=conversation.id, user="alice")
+    first = items_of(world, conversation.id)[0]["id"]
+    world.sdk.conversations.items.delete(first, conversation_id=conversation.id)
+    assert texts_of(items_of(world, conversation.id)) == ["Ok.", "She is grey.", "Ok."]
+    respond(world, input="Which colour?", conversation=conversation.id, user="alice")
+    assert asked(upstream) == ["She is grey.", "Ok.", "Which colour?"]
+
+
 def test_an_item_is_named_by_its_id(world: World, upstream: StrictUpstream) -> None:
     conversation = world.sdk.conversations.create()
     respond(world, input="My cat is called Miso.", conversation=conversation.id, user="alice")
