@@ -16,6 +16,7 @@ from gateway.core.memory import edits, memory_tools
 from gateway.core.memory.builtin import Lookup
 from gateway.core.memory.learn import FACT_CHARS, fact_key
 from gateway.core.prompt import note
+from gateway.core.request.identity import Mode
 from gateway.core.tags import plain_tags, quoted_name
 from gateway.core.turn.asides import FILLER, with_asides
 from gateway.core.turn.commands import RunTool
@@ -31,6 +32,7 @@ from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 _MOST_TAGGED = 40  # passages that are read for their tags
+READ_ONLY = "Error: this request only reads memory. Nothing was done."
 INCOMPLETE = "(Not all of memory answered within a second. Asking again may find more.)"
 # The number of results of a search that names no limit.
 SEARCH_RESULTS = 5
@@ -78,6 +80,8 @@ class MemoryTools(Struct, frozen=True):
 
     async def run(self, call: RunTool) -> ToolAnswer:
         tool, arguments = self.context.offered[call.name], call.arguments
+        if tool in memory_tools.EDITS and self.context.request.identity.mode is Mode.READ:
+            return failed(READ_ONLY)
         if tool in memory_tools.BLOCK_EDITS:
             # A block's edit checks its arguments itself, because it is done again when the turn is confirmed.
             return self.edit(

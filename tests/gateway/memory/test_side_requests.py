@@ -90,7 +90,6 @@ ASKED = [
     ("copilot commit message", [*system(recorded.COPILOT_COMMIT), *user("+TOKEN = 'sk-very-secret'")]),
     ("zed title", [*CHATTED, *user(recorded.ZED_TITLE)]),
     ("zed summary", [*CHATTED, *user(recorded.ZED_SUMMARY)]),
-    ("codex summary", [*CHATTED, *user(recorded.CODEX_SUMMARY)]),
     ("coding summary", [*system(recorded.CODING_SUMMARY), *CHATTED, *user("Summarize the conversation so far.")]),
     ("coding summary", [*system(recorded.CODING_SUMMARIZER), *CHATTED, *user("Summarize the conversation so far.")]),
     ("coding summary", [*CHATTED, *user(recorded.CODING_SUMMARY)]),

@@ -9,12 +9,13 @@ from typing import Any
 import orjson
 import pytest
 
+from gateway.run.tools.memory import READ_ONLY
 from gateway.settings import UpstreamSettings
 from tests.doubles.anthropic_upstream import StrictAnthropic, think
 from tests.doubles.side_requests import CLAUDE_CODE_SUMMARY
-from tests.doubles.upstream import StrictUpstream
-from tests.gateway.messages.sdk import Talk
-from tests.gateway.sdk import World, remember
+from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
+from tests.gateway.messages.sdk import Talk, text_of
+from tests.gateway.sdk import World, agent, remember
 
 Json = dict[str, Any]
 MODEL = "claude-opus-5-5"
@@ -46,19 +47,19 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
     if request.param == "native":
         with StrictAnthropic() as claude:
             there = (UpstreamSettings("up", "anthropic", claude.base_url),)
-            with remember(claude, tmp_path, upstreams=there) as made:
+            with remember(claude, tmp_path, agent(model=MODEL), upstreams=there) as made:
                 yield made
         return
-    with StrictUpstream() as other, remember(other, tmp_path) as made:
+    with StrictUpstream() as other, remember(other, tmp_path, agent(model=MODEL)) as made:
         yield made
 
 
 class Session(Talk):
     """A session: its first message begins with a reminder, and a system message stands behind it."""
 
-    def start(self, words: str, session: str = "s1") -> str:
+    def start(self, words: str, session: str = "s1", model: str = MODEL) -> str:
         names = {"device_id": "d1", "account_uuid": "", "session_id": session}
-        self.user, self.model, self.stream = orjson.dumps(names).decode(), MODEL, True
+        self.user, self.model, self.stream = orjson.dumps(names).decode(), model, True
         self.options = {
             "system": [
                 {"type": "text", "text": f"x-anthropic-billing-header: cc_version=2.1.197.{session};"},
@@ -153,6 +154,29 @@ def test_a_compaction_has_the_notes_that_its_session_has(world: World) -> None:
     assert note_of(world) == note
     assert [seen.refusal for seen in world.upstream.seen if seen.refusal] == []
     assert world.query("SELECT count(*) FROM exchanges") == [2]
+
+
+def test_a_compaction_begins_as_the_requests_of_its_session(world: World) -> None:
+    """Tools of the gateway included, so that the provider reads it from its cache. They change nothing in it."""
+    talk = Session(world)
+    talk.start("My cat is called Miso.", model="agent/helper")
+    before = world.upstream.last.json
+    assert [*before["tools"]]
+    talk.messages.append({"role": "user", "content": [COMPACT]})
+    edit = Call("memory_insert", {"label": "human", "new_string": "Has a cat."})
+    world.upstream.queue(call_tools(edit), say("The summary."))
+    assert text_of(talk.complete()) == "The summary."
+    sent = world.upstream.chats[-2].json
+    assert [sent[key] for key in ("tools", "system") if key in before] == [
+        before[key] for key in ("tools", "system") if key in before
+    ]
+    assert sent["messages"][: len(before["messages"])] == before["messages"]
+    assert READ_ONLY in str(world.upstream.last.json["messages"][-1])
+    talk.messages.pop()
+    talk.say("Go on.")
+    talk.say("Go on again.")
+    assert world.block("d1").value == ""
+    assert world.query("SELECT count(*) FROM exchanges") == [3]
 
 
 def test_a_session_goes_on_behind_a_compaction_with_a_short_reply(world: World) -> None:

@@ -7,11 +7,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
+from tests.doubles.side_requests import CODEX_SUMMARY
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.responses.test_responses import by_chat
-from tests.gateway.sdk import World, remember
+from tests.gateway.sdk import World, agent, remember
 
 Json = dict[str, Any]
 ENVIRONMENT = "<environment_context>\n  <cwd>/home/ann</cwd>\n</environment_context>"
@@ -34,14 +36,29 @@ def world(request: pytest.FixtureRequest, upstream: StrictUpstream, tmp_path: Pa
         assert made.upstream.last.path == path
 
 
-def ask(world: World, texts: Sequence[str], source: str = "user", **metadata: str) -> str:
-    """Sends user's messages as Codex does, in a thread from that source. Returns what the upstream gets."""
+def ask(
+    world: World,
+    texts: Sequence[str | Json],
+    source: str = "user",
+    *,
+    model: str = "m",
+    tools: Sequence[Json] = (),
+    **metadata: str,
+) -> str:
+    """Sends user's messages, and other items, as Codex does, in a thread from that source.
+
+    Returns what the upstream gets.
+    """
     turn = {"request_kind": "turn", "thread_source": source}
     items = [
-        {"type": "message", "role": "user", "content": [{"type": "input_text", "text": t}]} for t in texts
+        {"type": "message", "role": "user", "content": [{"type": "input_text", "text": t}]}
+        if isinstance(t, str)
+        else t
+        for t in texts
     ]
     world.sdk.responses.create(
-        model="m",
+        model=model,
+        tools=tools,  # type: ignore[arg-type]
         input=items,  # type: ignore[arg-type]
         store=False,
         extra_headers={"x-mnemogate-user": "ann"},
@@ -83,3 +100,34 @@ def test_what_it_writes_in_the_users_role_is_not_the_users_words(world: World, w
 def test_metadata_that_is_none_of_codexs_is_passed_over(world: World, metadata: Json) -> None:
     ask(world, ["My cat is called Miso."], **metadata)
     assert world.query("SELECT count(*) FROM exchanges") == [1]
+
+
+def test_a_compaction_begins_as_the_requests_of_its_thread(world: World) -> None:
+    """With the notes of the gateway, so that the provider reads it from its cache. It leaves nothing."""
+    check_compaction(world, "m")
+
+
+def test_a_compaction_has_the_tools_of_its_thread(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with remember(upstream, tmp_path, agent(), upstreams=by_chat(upstream)) as world:
+        check_compaction(world, "agent/helper")
+        assert "memory_insert" in str(upstream.last.json["tools"])
+
+
+def check_compaction(world: World, model: str) -> None:
+    ask(world, [ENVIRONMENT, "My cat is called Miso."], model=model)
+    world.pass_time(1000)
+    texts = [ENVIRONMENT, "What is my cat called?"]
+    tools = [{"type": "function", "name": "shell", "parameters": {"type": "object"}, "strict": False}]
+    assert "Miso" in ask(world, texts, model=model, tools=tools)
+    before = orjson.loads(world.upstream.last.body)
+    reply = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Ok."}]}
+    sent = orjson.loads(ask(world, [*texts, reply, CODEX_SUMMARY], model=model, tools=tools))
+    assert [sent.get(key) for key in ("tools", "instructions")] == [
+        before.get(key) for key in ("tools", "instructions")
+    ]
+    listed = "input" if "input" in sent else "messages"
+    assert sent[listed][: len(before[listed])] == before[listed]
+    _, last = sent[listed][len(before[listed]) :]
+    content = last["content"]
+    assert (content if isinstance(content, str) else content[0]["text"]) == CODEX_SUMMARY
+    assert world.query("SELECT count(*) FROM exchanges") == [2]
