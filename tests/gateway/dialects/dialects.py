@@ -68,6 +68,11 @@ class Dialect:
     def text(self, body: Json) -> str:
         return str(body["choices"][0]["message"]["content"])
 
+    def error(self, body: Json) -> str | None:
+        """Returns the message of the error that a body or an event is; None: it is none."""
+        error = body.get("error")
+        return str(error["message"]) if isinstance(error, dict) else None
+
     def delta(self, event: Json) -> str:
         choices = event.get("choices") or [{}]
         return choices[0].get("delta", {}).get("content") or ""
@@ -201,6 +206,10 @@ class Agents(Dialect):
     def text(self, body: Json) -> str:
         return "".join(map(self.delta, body["messages"]))
 
+    def error(self, body: Json) -> str | None:
+        found = body.get("message") if body.get("message_type") == "error_message" else body.get("detail")
+        return found if isinstance(found, str) else None
+
     def delta(self, event: Json) -> str:
         return text_in(event["content"]) if event.get("message_type") == "assistant_message" else ""
 
@@ -254,8 +263,12 @@ class Client:
     def read(self, reply: RawReply) -> str:
         if not self.stream:
             return self.dialect.text(reply.json)
+        return "".join(map(self.dialect.delta, self.events(reply)))
+
+    def events(self, reply: RawReply) -> list[Json]:
+        """Returns the events of a stream that are objects."""
         lines = [line[6:] for line in reply.body.split(b"\n") if line.startswith(b"data: {")]
-        return "".join(self.dialect.delta(orjson.loads(line)) for line in lines)
+        return [orjson.loads(line) for line in lines]
 
     @property
     def seen(self) -> list[Seen]:

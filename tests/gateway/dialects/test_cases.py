@@ -38,6 +38,10 @@ LACKS: Final = {
         "interception",
     ): "the upstream stores the reply: a hidden round would be a part of it",
     ("responses, native", "append"): "the upstream has the history, which the client names by an id",
+    (
+        "responses, native",
+        "broken",
+    ): "the double cannot break it off; tests/core/turn/test_native_turn.py does",
     ("responses, native", "failover"): "what the upstream stores lies in one account",
     **{
         ("agents", case): "its history is the gateway's: no list comes back, and what was sent stays"
@@ -164,7 +168,7 @@ def strict(client: Client) -> None:
         nameless.talk.append(("user", "Hello"))
         reply = nameless.ask()
         assert reply.status == 400
-        assert "strict" in reply.json["error"]["message"]
+        assert "strict" in (client.dialect.error(reply.json) or "")
     talk = client.again(**{"x-mnemogate-memory": "strict"})
     talk.talk.append(("user", "Hello"))
     assert talk.ask().headers["x-mnemogate-memory"] == "on"
@@ -194,12 +198,35 @@ def failover(client: Client) -> None:
     assert world.query("SELECT count(*) FROM exchanges") == [1]
 
 
+def refused(client: Client) -> None:
+    """What the upstream refuses is refused with its status and its words, in the client's dialect."""
+    is_native, words = isinstance(client.dialect, NativeMessages), "The temperature is too high."
+    client.world.upstream.queue(
+        refuse(400, "invalid_request_error", words) if is_native else fail(400, words)
+    )
+    client.talk.append(("user", "Hello"))
+    reply = client.ask()
+    assert reply.status == 400
+    assert client.dialect.error(reply.json) == words
+
+
+def broken(client: Client) -> None:
+    """A reply that breaks off ends with an error in the client's dialect."""
+    client.queue("The treasure lies under the third palm tree.", cut_after=3)
+    client.talk.append(("user", "Where is it?"))
+    reply = client.ask()
+    assert reply.status == (200 if client.stream else 502)
+    bodies = client.events(reply) if client.stream else [reply.json]
+    errors = [words for each in bodies if (words := client.dialect.error(each)) is not None]
+    assert ["ended in the middle" in words for words in errors] == [True]
+
+
 _COUNT = make_statement("a test's", "SELECT count(*) FROM exchanges WHERE active = 1")
 # Events of a stream up to the third word, in which the reply stops until its client has left.
 _HELD: Final = {"messages, native": 6, "responses, native": 7}
 CASES: Final[tuple[Callable[[Client], None], ...]] = (
     *(memory, interception, prefix, cancel, barge_in, regenerate, edit, append),
-    *(off, read, strict, durability, failover),
+    *(off, read, strict, durability, failover, refused, broken),
 )
 
 
