@@ -1,7 +1,6 @@
 """Recognises text that looks like a secret (keys, tokens, passwords, card numbers), which is not learned.
 
-Its form alone decides. In doubt a text is withheld, since it is still in its conversation. (`Exchange.redactions` is
-something else: messages that were forgotten, or that were off the record.)
+Its form alone decides. In doubt a text is withheld, since it is still in its conversation.
 """
 
 from __future__ import annotations
