@@ -228,7 +228,7 @@ class Forgetting(Group):
         return done
 
     def when_gone(self, forget: Callable[[], None]) -> None:
-        """Has a function called when something was forgotten, by this process or by another one."""
+        """Has a function called at the end of each forgetting, of this process or of another one, and of each pause."""
         self._heard.append(forget)
 
     async def sweep(self, wait_ms: int = 1000) -> bool:

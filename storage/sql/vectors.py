@@ -44,7 +44,7 @@ CACHE_BYTES = 64 << 20
 
 
 class _CachedVectors(Struct, frozen=True):
-    """An agent's vectors in one piece. stamp: the agent's when they were read.
+    """An agent's vectors in one piece. stamp: of its row in `embedded`, when they were read.
 
     parts: by number of the chunk (since when it is as it is, its first row, the row after its last).
     """
