@@ -210,7 +210,7 @@ def _values(e: Exchange) -> list[Any]:
 # -- reading
 
 
-# A row of `look`: what it is, five numbers, three texts, three contents, a time, and the columns of `{skeleton}`.
+# A row of `memory_snapshot`: what it is, five numbers, three texts, three contents, a time, columns of `{skeleton}`.
 _NUMBER, _TEXT, _CONTENT, _TIME, _SKELETON = 1, 6, 9, 12, 13
 
 
@@ -266,9 +266,9 @@ async def snapshot(
 
 
 async def load_numbers(connection: Connection, agent: Agent) -> AgentNumbers | None:
-    """Reads an agent's numbers, for which a look is right that was read before.
+    """Reads an agent's numbers, for which a snapshot is right that was read before.
 
-    None where it is not stored any more, or no such look is right, since its profile shares blocks.
+    None where it is not stored any more, or no such snapshot is right, since its profile shares blocks.
     """
     scope = agent.scope
     row = await connection.row(SQL["numbers_again"], (agent.id, scope.project, scope.profile, scope.subject))

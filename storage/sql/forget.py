@@ -205,7 +205,7 @@ class Forgetting(Group):
         return True
 
     def _gone(self) -> None:
-        """Drops what is remembered here: something was forgotten, or may have been."""
+        """Drops what is cached here: something was forgotten, or may have been."""
         for forget in self._heard:
             forget()
 

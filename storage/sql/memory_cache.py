@@ -1,7 +1,7 @@
-"""The memories asked last, as a process remembers them: their indexes opened, the messages that these do not know yet,
-and the messages that were shown.
+"""The memories asked last, as a process caches them: their indexes opened, the messages that these do not know yet, and
+the messages that were shown.
 
-The database holds all of it. An agent's numbers (`Numbers`) say whether what is remembered is still so, also where
+The database holds all of it. An agent's numbers (`Numbers`) say whether what is cached is still so, also where
 another process has written meanwhile; what they say has changed is read again, and nothing else:
 
     epoch        something was forgotten: all
@@ -286,7 +286,7 @@ class MemoryCache:
         self.clears = 0
 
     def get(self, agent: int) -> CachedMemory | None:
-        """Returns a memory, which counts as asked last; None: it is not remembered."""
+        """Returns a memory, which counts as asked last; None: it is not cached."""
         return self._small.get(agent) or self._large.get(agent)
 
     def put(self, memory: CachedMemory) -> None:

@@ -166,7 +166,7 @@ class Recall(Group):
         """
         if not asks_for_whole(query, opens=opens):
             return []
-        memory = await self._remembered(agent, numbers, skip, deadline_ms)
+        memory = await self._cached(agent, numbers, skip, deadline_ms)
         if memory is None:
             return []
         hits = rank.most_telling(memory.index, tail=memory.counted(skip), skip=skip, limit=limit)
@@ -188,7 +188,7 @@ class Recall(Group):
 
         Raises: TooSlow, Unavailable, Corrupt.
         """
-        memory = await self._remembered(agent, numbers, skip, deadline_ms)
+        memory = await self._cached(agent, numbers, skip, deadline_ms)
         if memory is None:
             return []
         hits = rank.around(memory.index, seq, before=before, tail=memory.counted(skip), skip=skip)
@@ -234,7 +234,7 @@ class Recall(Group):
                 trace.muted = muted
         return found
 
-    async def _remembered(
+    async def _cached(
         self, agent: Agent, numbers: Numbers | None, skip: range, deadline_ms: float
     ) -> CachedMemory | None:
         """Returns the memory as it is now; None where it is gone. Raises: TooSlow, Unavailable."""
@@ -265,7 +265,7 @@ class Recall(Group):
             return memory
 
     async def _begin(self, agent: int, now: Numbers, deadline_ms: float) -> CachedMemory:
-        """Returns a memory that was not remembered. Raises: TooSlow, Unavailable."""
+        """Returns a memory that was not cached. Raises: TooSlow, Unavailable."""
 
         async def read(connection: Connection) -> CachedMemory:
             memory = CachedMemory(agent)
@@ -314,7 +314,7 @@ class Recall(Group):
         Raises: TooSlow, Unavailable.
         """
         for _ in range(_ATTEMPTS):
-            memory = await self._remembered(agent, numbers, skip, deadline_ms)
+            memory = await self._cached(agent, numbers, skip, deadline_ms)
             if memory is None:
                 return None
             segments = memory.index.segments
@@ -500,7 +500,7 @@ class Recall(Group):
         is_all = len(rows) < _BATCH
         if is_all:
             # A message that is being answered is indexed with its reply: else its chunk would be written twice, and
-            # what is remembered of the memory dropped for it.
+            # what is cached of the memory dropped for it.
             under_way = await connection.value(exchanges.SQL["under_way"], (agent, next_seq))
             end = (next_seq if under_way is None else under_way) - 1
         else:

@@ -1,8 +1,8 @@
 """The snapshots that a process caches between turns, so that a hot turn reads one row instead of the whole.
 
-A memory's part is right for one epoch, one next number and one `rev`: every change of what a look reads raises one of
-them (by triggers: 0000-0008_begin.sql of storage/postgres/migrations, 0020-0021_triggers.sql of storage/sqlite). So a
-turn asks for these first, and takes the rest from here where they are as they were. The process that owns its file
+A memory's part is right for one epoch, one next number and one `rev`: every change of what a snapshot reads raises one
+of them (by triggers: 0000-0008_begin.sql of storage/postgres/migrations, 0020-0021_triggers.sql of storage/sqlite). So
+a turn asks for these first, and takes the rest from here where they are as they were. The process that owns its file
 need not even ask: it is notified of each row of an agent that changes (storage/sqlite/watch.py). A turn that is
 committed hands on what it has changed itself.
 """
@@ -47,7 +47,7 @@ class _PathEnd:
 
 @dataclass(slots=True)
 class _CachedMemory:
-    """The part that all looks of a memory have in common, and the ends of its paths, those put last at the end."""
+    """The part that all snapshots of a memory have in common, and the ends of its paths, those put last at the end."""
 
     # As they were last read or notified.
     numbers: AgentNumbers
@@ -67,7 +67,7 @@ class _CachedMemory:
 
 
 class SnapshotCache:
-    """The memories that were looked at last. Only the event loop's thread uses it."""
+    """The memories whose snapshots were read last. Only the event loop's thread uses it."""
 
     def __init__(self, limit_bytes: int = CACHE_BYTES) -> None:
         self._limit = limit_bytes
@@ -124,7 +124,7 @@ class SnapshotCache:
         )
 
     def put(self, agent: int, key: str | None, path: bytes | None, snapshot: MemorySnapshot) -> None:
-        """Keeps a look that was read."""
+        """Caches a snapshot that was read."""
         if snapshot.shares_blocks:
             self.drop(agent)
             return
@@ -145,7 +145,7 @@ class SnapshotCache:
             )
             self._memories[agent] = memory
             self.bytes += size
-        # No turn is planned on the end of a path from its look alone where that goes on, or was made elsewhere.
+        # No turn is planned on the end of a path from its snapshot alone where that goes on, or was made elsewhere.
         is_end = path is not None and not (snapshot.is_continued or snapshot.is_head)
         if snapshot.exchange is not None and snapshot.conversation is not None and is_end:
             end = _PathEnd(
@@ -159,13 +159,13 @@ class SnapshotCache:
         self._shrink()
 
     def openings(self, agent: int, snapshot: MemorySnapshot) -> list[Opening] | None:
-        """Returns the openings of a memory that is as it was looked at; None: they are not known."""
+        """Returns the openings of a memory that is as in a snapshot of it; None: they are not known."""
         memory = self._memories.get(agent)
         is_same = memory is not None and memory.state == (snapshot.epoch, snapshot.rev, snapshot.next_seq)
         return memory.openings if memory is not None and is_same else None
 
     def cache_openings(self, agent: int, snapshot: MemorySnapshot, openings: list[Opening]) -> None:
-        """Keeps all openings of a memory, which were read after the look."""
+        """Caches all openings of a memory, which were read after the snapshot."""
         memory = self._memories.get(agent)
         if memory is not None and memory.state == (snapshot.epoch, snapshot.rev, snapshot.next_seq):
             newest = openings[-_OPENINGS:]

@@ -96,11 +96,11 @@ class Turns(Group):
         return found
 
     def openings(self, agent: Agent, snapshot: MemorySnapshot) -> list[Opening] | None:
-        """Returns the openings of a memory as it was looked at, without reading them; None: they are not known."""
+        """Returns the openings of a memory as in a snapshot of it, without reading them; None: they are not known."""
         return self._cache.openings(agent.id, snapshot)
 
     def cache_openings(self, agent: Agent, snapshot: MemorySnapshot, openings: list[Opening]) -> None:
-        """Keeps all openings of a memory that a list may repeat or extend, the newest last."""
+        """Caches all openings of a memory that a list may repeat or extend, the newest last."""
         self._cache.cache_openings(agent.id, snapshot, openings)
 
     @reads

@@ -323,7 +323,7 @@ async def test_nobody_waits_for_a_reading_from_before_a_forgetting(
 
 
 async def test_numbers_that_another_process_has_moved_are_believed(store: Store, alice: Speaker) -> None:
-    """Nobody here said that something has changed; the look of the next turn does."""
+    """Nobody here said that something has changed; the snapshot of the next turn does."""
     await alice.say([user("My dog is called Rex.")], assistant("Nice."))
     assert await hits(store, alice, "dog") == [1]
     await rows(store, "UPDATE exchanges SET active = 0 WHERE agent = ?", (alice.agent.id,))

@@ -50,7 +50,7 @@ class Life:
         return [each.agent for each in self.speakers if each.agent.id]
 
     async def check(self) -> None:
-        """Compares each look that a client may ask for with what is read."""
+        """Compares each snapshot that a client may ask for with what is read."""
         for speaker, key, messages in [*self.talks, *((s, None, []) for s in self.speakers)]:
             agent = speaker.agent
             if not agent.id:
@@ -223,7 +223,7 @@ async def test_random_lives_leave_nothing_old(open_store: OpenStore, seed: int) 
 
 
 async def is_kept(speaker: Speaker, talk: list[WireMessage]) -> bool:
-    """Whether a look is found without being read: one that is read takes the place of all that are not of now."""
+    """Whether a snapshot is found without being read: one that is read takes the place of all that are not of now."""
     path = Listing(Canon(speaker.agent.secret), talk).path(len(talk))
     has = speaker.store.turns._cache.has(speaker.agent.id, None, path)
     await speaker.store.turns.snapshot(speaker.agent, None, path)

@@ -112,9 +112,9 @@ def test_sqlite_takes_every_statement(sqlite: sqlite3.Connection) -> None:
 
 
 def test_sqlite_compiles_no_statement_again(sqlite: sqlite3.Connection) -> None:
-    """SQLite compiles one again for each value that could tell it whether a partial index holds: `look` took 0.5 ms so.
+    """SQLite compiles one again for each value that could tell it whether a partial index holds.
 
-    A CAST around the parameter hides it.
+    `memory_snapshot` took 0.5 ms so. A CAST around the parameter hides it.
     """
     asked: list[int] = []
     again = set()

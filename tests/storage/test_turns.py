@@ -78,7 +78,7 @@ def test_the_messages_of_a_row_are_read_as_they_were_written(inputs: tuple[tuple
 
 
 def again(speaker: Speaker) -> list[str]:
-    """A look at what is kept from the turn before: who shares a database asks whether it is still so."""
+    """A snapshot that is cached since the turn before: who shares a database asks whether it is still so."""
     return ["numbers_again"] if speaker.store.database.is_shared else []
 
 

@@ -122,7 +122,7 @@ async def test_a_turn_that_was_under_way_does_not_bring_back_what_another_gatewa
         await speaker.end(turn, [assistant("4711")])
     assert await other.forgetting.run(id)
     assert await rows(one, "SELECT 1 FROM exchanges") == []
-    # The agent is remembered here still, and the look says that it is gone.
+    # The agent is cached here still, and the snapshot says that it is gone.
     assert await one.agents.find(ALICE) is not None
     assert await one.turns.snapshot(agent, "chat", None) is None
 

@@ -44,7 +44,8 @@ async def test_text_is_read_by_index(store: Any, file: str, name: str) -> None:
     values = (None,) * (max(numbers) if numbers else sql.count("?"))
     plan = store.database.reader.connection.execute(f"EXPLAIN QUERY PLAN {sql}", values).fetchall()
     scans = [row[3] for row in plan if row[3].startswith("SCAN")]
-    # Within `look` and `tails`, what was just found is gone through; `h` and `f` are few: a past, standing facts.
+    # Within `memory_snapshot` and `tails`, what was just found is gone through; `h` and `f` are few: a past, standing
+    # facts.
     found = ("SCAN p", "SCAN adds", "SCAN CONSTANT ROW", "SCAN (subquery-3)", "SCAN t", "SCAN h", "SCAN f")
     assert not [scan for scan in scans if scan not in found]
 
