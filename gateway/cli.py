@@ -351,7 +351,7 @@ def keys() -> None: ...
     *("off", "read", "on"),
 )
 @_flag("metrics", "a key that opens /metrics and nothing else")
-@_flag("operator", "a key that opens the page (/ui) and nothing else")
+@_flag("operator", "a key that opens /v1/manage and the page (/ui), and nothing else")
 @_flag("read", "with --operator: a key that changes nothing")
 @_option("expires", "it ends after so long, such as 90d or 12h (default: never)", "TIME", type=_seconds)
 @_option(
