@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any, Final
 
+import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -95,6 +96,8 @@ class ImportPerformer(Struct, frozen=True):
     learning_jobs: Sequence[str] = ()
     # The process serves requests meanwhile, so that imports rest between pages.
     gives_way: bool = True
+    # The switch interval of the process while no import reads.
+    switch_s: float = msgspec.field(default_factory=sys.getswitchinterval)
 
     async def perform(self, running: RunningImport, agent: Agent | None) -> None:
         """Performs an import or a preview to its end, and closes its file. What stops it is its status.
@@ -252,12 +255,11 @@ class ImportPerformer(Struct, frozen=True):
         """Calls a function in a thread that holds back the event loop's for `_SWITCH_S` at most."""
         if not self.gives_way:
             return await asyncio.to_thread(function, *given)
-        before = sys.getswitchinterval()
-        sys.setswitchinterval(min(before, _SWITCH_S))
+        sys.setswitchinterval(min(self.switch_s, _SWITCH_S))
         try:
             return await asyncio.to_thread(function, *given)
         finally:
-            sys.setswitchinterval(before)
+            sys.setswitchinterval(self.switch_s)
 
     def _oldest(self, project: str) -> float:
         """Returns the time before which messages of a project are not retained."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,10 +15,11 @@ import orjson
 import pytest
 
 from gateway.cli import main
+from gateway.operations import make_import_operations
 from gateway.run.admin.transfer_operations import TransferOperations
-from gateway.settings import ProjectSettings
+from gateway.settings import ProjectSettings, Settings
 from storage.records import LEARNER, RULE, Scope
-from tests.doubles.upstream import StrictUpstream, say
+from tests.doubles.upstream import Gate, StrictUpstream, say
 from tests.exports import BEGUN, chatgpt_conversation, chatgpt_node, export, zipped
 from tests.gateway.process import serving
 from tests.gateway.sdk import World, remember
@@ -204,6 +207,26 @@ def test_nothing_comes_twice_and_what_was_forgotten_stays_so(world: World) -> No
     assert counts(found, "messages") == (4, 2, 0, 2)
     assert b"Quxhaven" not in world.data()
     assert "My boat is the Ortelia." in shown(world)
+
+
+def test_two_imports_that_read_at_once_leave_the_switch_interval_as_it_was(world: World) -> None:
+    before = sys.getswitchinterval()
+    operations = make_import_operations(Settings(), world.store)
+
+    async def overlap() -> None:
+        gates = Gate(), Gate()
+        first, second = (
+            asyncio.create_task(operations.performer.in_thread(gate.wait_sync)) for gate in gates
+        )
+        await asyncio.sleep(0)
+        assert sys.getswitchinterval() < before
+        gates[0].open()
+        await first
+        gates[1].open()
+        await second
+
+    world.gateway.call(overlap())
+    assert sys.getswitchinterval() == before
 
 
 def test_dates_branches_and_what_is_left_out(world: World) -> None:
