@@ -209,6 +209,19 @@ def test_nothing_comes_twice_and_what_was_forgotten_stays_so(world: World) -> No
     assert "My boat is the Ortelia." in shown(world)
 
 
+def test_the_same_file_again_is_known_and_its_undo_takes_all_away(world: World) -> None:
+    data = export("chatgpt", TALKS)
+    first = follow(world, send(world, data))
+    assert counts(first, "messages") == (6, 6, 0, 0)
+    assert counts(send(world, data, "preview=true").json, "messages") == (6, 0, 6, 0)
+    again = follow(world, send(world, data))
+    assert (again["id"], counts(again, "messages")) == (first["id"], (6, 0, 6, 0))
+    assert undo(world, again["id"])["status"] == "undone"
+    assert b"anchovies" not in world.data()
+    assert counts(send(world, data, "preview=true").json, "messages") == (6, 6, 0, 0)
+    assert counts(follow(world, send(world, data)), "messages") == (6, 6, 0, 0)
+
+
 def test_two_imports_that_read_at_once_leave_the_switch_interval_as_it_was(world: World) -> None:
     before = sys.getswitchinterval()
     operations = make_import_operations(Settings(), world.store)
