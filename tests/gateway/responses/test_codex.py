@@ -24,6 +24,12 @@ SHELL = (
 NOTIFICATION = (
     '<subagent_notification>\n{"agent_path":"7","status":{"completed":"swordfish"}}\n</subagent_notification>'
 )
+SUMMARY = (
+    "Another language model started to solve this problem and produced a summary of its thinking process. You also "
+    "have access to the state of the tools that were used by that language model. Use this to build on the work that "
+    "has already been done and avoid duplicating work. Here is the summary produced by the other language model, use "
+    "the information in this summary to assist with your own analysis:\nThe user has a cat Miso, and a swordfish."
+)
 TITLE = "Generate a concise, single-line task title.\n\nUser prompt:\nMy cat is called Miso."
 
 
@@ -120,8 +126,7 @@ def check_compaction(world: World, model: str) -> None:
     tools = [{"type": "function", "name": "shell", "parameters": {"type": "object"}, "strict": False}]
     assert "Miso" in ask(world, texts, model=model, tools=tools)
     before = orjson.loads(world.upstream.last.body)
-    reply = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Ok."}]}
-    sent = orjson.loads(ask(world, [*texts, reply, CODEX_SUMMARY], model=model, tools=tools))
+    sent = orjson.loads(ask(world, [*texts, replied(), CODEX_SUMMARY], model=model, tools=tools))
     assert [sent.get(key) for key in ("tools", "instructions")] == [
         before.get(key) for key in ("tools", "instructions")
     ]
@@ -131,3 +136,25 @@ def check_compaction(world: World, model: str) -> None:
     content = last["content"]
     assert (content if isinstance(content, str) else content[0]["text"]) == CODEX_SUMMARY
     assert world.query("SELECT count(*) FROM exchanges") == [2]
+
+
+def replied(text: str = "Ok.") -> Json:
+    return {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": text}]}
+
+
+def test_what_a_compacted_list_repeats_is_recalled_once(world: World) -> None:
+    """After `/compact` Codex sends the user's messages, its summary in the user's role, and no reply."""
+    first, second = "My cat is called Miso.", "The fur of Miso is red."
+    ask(world, [ENVIRONMENT, first])
+    ask(world, [ENVIRONMENT, first, replied(), second])
+    talk: list[str | Json] = [ENVIRONMENT, first, second, SUMMARY, "Miso is nine years old."]
+    ask(world, talk)
+    ask(world, [*talk, replied(), "Miso eats fish."])
+    ask(world, [*talk, replied(), "Miso eats fish.", replied(), "Thanks."])
+    world.pass_time(1000)
+    sent = ask(
+        world, [ENVIRONMENT, "How old is my cat Miso, of which fur, and what does Miso eat, called so?"]
+    )
+    note = sent.partition("<memory ")[2].rpartition("</memory")[0]
+    assert [note.count(text) for text in (first, second, "nine years", "eats fish")] == [1, 1, 1, 1]
+    assert "swordfish" not in note
