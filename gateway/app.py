@@ -204,7 +204,14 @@ def _make_page(services: Services, guard: Guard) -> PageApp:
     limits = services.limits
     bodies = BodyReader(MAX_BODY_BYTES, limits.bodies_in_flight_bytes, limits.body_timeout_s)
     return PageApp(
-        services.settings, services.page, bodies, services.now, guard.knows_host, _note_page, ClientGone
+        services.settings,
+        services.page,
+        bodies,
+        services.now,
+        guard.knows_host,
+        _note_page,
+        ClientGone,
+        limits.page_read_s,
     )
 
 

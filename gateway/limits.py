@@ -33,5 +33,7 @@ class Limits(Struct, frozen=True):
     answer_wait_s: float = 120.0
     # A step of an agent is stored or not answered at all, so its end waits for a disk that has a bad moment.
     step_wait_s: float = 5.0
+    # The page's reads share a reader with turns. Its screens take a hundredth of a second, also of a large memory.
+    page_read_s: float = 0.25
     # Calls of the background model, and of the embedder, at a time: it must not crowd out the provider's live turns.
     background_calls: int = 2

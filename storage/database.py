@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from asyncio import Future
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 from msgspec import Struct
@@ -39,6 +40,9 @@ class StoreHealth(Struct, frozen=True):
 
 
 T = TypeVar("T")
+
+# How long each read of this task may take that names no deadline, in milliseconds; None: as long as its door allows.
+read_limit_ms: ContextVar[float | None] = ContextVar("read_limit_ms", default=None)
 
 # Changes of other processes are looked for after so many seconds, with or without a notification.
 DEAF_S = 15.0

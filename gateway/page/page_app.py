@@ -58,8 +58,9 @@ from gateway.page.visitor import PersonLink, Visitor, name_of_session
 from gateway.run.admin.link_operations import Right
 from gateway.run.admin.memory_edits import LINK
 from gateway.run.admin.page_paths import STATIC, part_of
+from gateway.run.admin.page_reads import limited_reads
 from gateway.settings import Settings
-from storage.errors import StoreError
+from storage.errors import StoreError, TooSlow
 
 _log = logging.getLogger("mnemogate")
 
@@ -79,6 +80,7 @@ class PageApp:
     knows_host: whether the gateway may be addressed by a `Host`.
     note_request: is given the scope and the path as the log may show it.
     client_gone: what `bodies` raises where the client has left.
+    read_s: how long one read of a screen may take.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class PageApp:
         knows_host: Callable[[str], bool],
         note_request: Callable[[Scope, str], None],
         client_gone: type[Exception],
+        read_s: float,
     ) -> None:
         ui = settings.ui
         self._is_enabled = ui.enabled
@@ -99,6 +102,7 @@ class PageApp:
         self._knows_host = knows_host
         self._note_request = note_request
         self._client_gone = client_gone
+        self._read_s = read_s
         self._sign_in = operations.sign_in
         self._reads = asyncio.Semaphore(_READS)
         self._noted: OrderedDict[tuple[str, str, int], None] = OrderedDict()
@@ -225,7 +229,8 @@ class PageApp:
         )
         if isinstance(route, Screen):
             async with self._reads:
-                found = await route.show(ask, ask.query)
+                with limited_reads(self._read_s):
+                    found = await route.show(ask, ask.query)
         else:
             sent = await read_form(self._bodies, request)
             request.typed = "" if request.is_twin else typed_of(sent)
@@ -298,6 +303,11 @@ def _pattern(path: str) -> _Pattern:
 def _as_gateway_error(error: Exception) -> GatewayError:
     if isinstance(error, GatewayError):
         return error
+    if isinstance(error, TooSlow):
+        return MemoryUnavailable(
+            "Reading this took too long, and was stopped, since replies wait meanwhile. Try it again in a moment.",
+            retry_after_s=1.0,
+        )
     if isinstance(error, StoreError):
         return MemoryUnavailable.since(error.status)
     _log.error("A page failed by a fault in the gateway: %s", type(error).__name__, exc_info=error)

@@ -14,7 +14,7 @@ from typing import Any, Self, TypeVar
 
 import asyncpg
 
-from storage.database import Changes, Connection, Operation, Row, StoreHealth
+from storage.database import Changes, Connection, Operation, Row, StoreHealth, read_limit_ms
 from storage.errors import Broken, Busy, Closed, ReadOnly, StatementFailed, StoreError, TooSlow, Unavailable
 from storage.health_check import HealthCheck
 from storage.postgres.clock import SharedClock
@@ -125,10 +125,10 @@ class PostgresDatabase:
     # -- operations ----------------------------------------------------------------------------------------------------
 
     async def read(self, operation: Operation[T], *, deadline_ms: float | None = None) -> T:
-        return await self._read(operation, self._limits.read_s if deadline_ms is None else deadline_ms / 1000)
+        return await self._read(operation, deadline_ms, self._limits.read_s)
 
     async def long_read(self, operation: Operation[T], *, deadline_ms: float | None = None) -> T:
-        return await self._read(operation, self._limits.long_s if deadline_ms is None else deadline_ms / 1000)
+        return await self._read(operation, deadline_ms, self._limits.long_s)
 
     def write(
         self, operation: Operation[T], *, bytes: int = 0, is_repeatable: bool = False
@@ -147,7 +147,10 @@ class PostgresDatabase:
     def bulk(self, operation: Operation[T], *, bytes: int = 0) -> asyncio.Future[T]:
         return self._begin(operation, bytes, is_bulk=True)
 
-    async def _read(self, operation: Operation[T], seconds: float) -> T:
+    async def _read(self, operation: Operation[T], deadline_ms: float | None, most_s: float) -> T:
+        """Reads. most_s: the time where nothing names another one."""
+        limit_ms = deadline_ms or read_limit_ms.get()
+        seconds = limit_ms / 1000 if limit_ms else most_s
         try:
             return await self._read_on(PostgresConnection, operation, seconds)
         except StatementFailed as error:

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from storage.database import Changes, Operation, Row, Statement, StoreHealth
+from storage.database import Changes, Operation, Row, Statement, StoreHealth, read_limit_ms
 from storage.errors import Broken, StatementFailed, Unavailable
 from storage.health_check import CHECK_S, HealthCheck
 from storage.sidecar import LOGS, check_place, make_sidecar, resolved, restrict
@@ -248,11 +248,13 @@ class SqliteDatabase:
 
     async def read(self, operation: Operation[T], *, deadline_ms: float | None = None) -> T:
         self._check()
-        return self.reader.run(partial(_driven, operation), deadline_ms=deadline_ms)
+        return self.reader.run(partial(_driven, operation), deadline_ms=deadline_ms or read_limit_ms.get())
 
     async def long_read(self, operation: Operation[T], *, deadline_ms: float | None = None) -> T:
         self._check()
-        return await self.long_reader.run(partial(_driven, operation), deadline_ms=deadline_ms)
+        return await self.long_reader.run(
+            partial(_driven, operation), deadline_ms=deadline_ms or read_limit_ms.get()
+        )
 
     def write(
         self, operation: Operation[T], *, bytes: int = 0, is_repeatable: bool = False

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from markupsafe import escape
+from msgspec.structs import replace
 
 from gateway.settings import BlockSettings, ProfileSettings
 from storage.sql import forget_preview
@@ -20,6 +21,7 @@ from tests.gateway.page.memories import HOSTILE, learn, memory_of, speak
 from tests.gateway.page.operator import Operator, operator_of
 from tests.gateway.sdk import remember
 from tests.patience import PATIENCE_S
+from tests.server import QUIET
 
 pytestmark = pytest.mark.both
 
@@ -122,6 +124,21 @@ def test_a_page_of_many_long_texts_stays_small_and_the_rest_follows(operator: Op
     assert seen == seqs
     long = operator.get(f"m/{agent.uid}/f/{seqs[0]}").body.decode()
     assert unescape(long).count("<&") >= 195
+
+
+def test_a_read_that_takes_too_long_is_stopped_and_says_so(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with remember(upstream, tmp_path, PROFILE, limits=replace(QUIET, page_read_s=1e-9)) as world:
+        operator = operator_of(world)
+        agent = speak(world, "Hello.")
+        learn(world, agent, *(f"Fact {n}." for n in range(100)))
+        path = f"m/{agent.uid}/facts"
+        said = "Reading this took too long, and was stopped"
+        assert f'<h1 dir="auto">{said}' in page(operator, path, 503)
+        reply = operator.program("GET", f"{path}.json")
+        assert (reply.status, reply.json["error"]["code"]) == (503, "memory_unavailable")
+        assert reply.headers["retry-after"] == "1"
+        # What is no screen has its own time, and so has what changes something.
+        assert world.chat(user="alice").say("What do you know?")
 
 
 def test_people_are_listed_by_their_last_turn_whatever_its_hour(operator: Operator) -> None:

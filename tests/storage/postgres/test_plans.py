@@ -120,6 +120,26 @@ async def test_the_ends_of_a_long_conversation_are_found_without_comparing_its_t
     assert max(read) < 10_000, plan
 
 
+@pytest.mark.parametrize("name", load("forget_preview.sql"))
+async def test_what_a_forgetting_takes_is_counted_by_index(database: PostgresServer, name: str) -> None:
+    connection = await asyncpg.connect(
+        database.url, server_settings={"plan_cache_mode": "force_generic_plan"}
+    )
+    try:
+        await connection.execute(FILL)
+        text = load("forget_preview.sql")[name].postgres
+        await connection.execute(f"PREPARE asked AS {text}")
+        nothing = ", ".join(["NULL"] * len(set(re.findall(r"\$\d+", text))))
+        plan = [line for (line,) in await connection.fetch(f"EXPLAIN EXECUTE asked({nothing})")]
+    finally:
+        await connection.close()
+    steps = [(line, after) for line, after in itertools.pairwise(plan) if " on exchanges" in line]
+    whole = [
+        line for line, after in steps if "Seq Scan" in line or re.search(r"Cond: \(agent = \S+\)$", after)
+    ]
+    assert not whole, plan
+
+
 PEOPLE = """
 INSERT INTO agents (uid, project, profile, subject, secret, created, last_turn)
 SELECT n::text, 'p', 'f', 'user:person-' || n, '', 0, n * 60 FROM generate_series(1, 20000) n;
