@@ -353,6 +353,9 @@ def offer_tools(
 ) -> dict[str, str]:
     """Returns the memory tools for a request: offered name -> tool.
 
+    A request that only reads memory has those that its conversation has: without them the provider's cache has no
+    prompt that begins like it.
+
     pinned: the path's section, which has the names that the conversation uses already.
     body: of the chat completion.
     """
@@ -362,11 +365,12 @@ def offer_tools(
         # What an agent's definition asks of its replies, such as a response_format, does not rule out its tools.
         own = spec.defined.sampling
         body = {name: value for name, value in body.items() if name not in own or own[name] != value}
-    if not wanted or identity.mode is Mode.READ or not may_offer(body):
+    agreed = pinned.known.get("tools") if pinned else None
+    only_reads = identity.mode is Mode.READ
+    if not wanted or not may_offer(body) or (only_reads and (spec.uid or not agreed)):
         return {}
     if spec.uid:
         # On a clash of names the client's tool wins.
         return {tool.name: tool.name for tool in spec.tools if tool.name not in chat.tools}
     enabled = MEMORY_TOOLS if agent.scope.spans else BLOCK_EDITS
-    agreed = pinned.known.get("tools") if pinned else None
     return offer(enabled, frozenset(chat.tools), agreed)
