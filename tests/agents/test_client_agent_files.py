@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import orjson
 import pytest
-from letta_client import APIStatusError, BadRequestError
+from letta_client import APIStatusError, BadRequestError, UnprocessableEntityError
 
 from gateway.agents.agent_file import file_routes as agent_files
 from gateway.agents.agent_file import read as read_module
@@ -495,6 +495,53 @@ def test_a_hostile_file_is_refused_and_leaves_nothing(
         assert refused.value.status_code in (400, 409, 413, 422), refused.value
         assert "detail" in json.loads(refused.value.response.text)
         assert counts(world) == before
+
+
+WIDE = {f"k{n}": n for n in range(30_000)}
+TOO_LARGE: dict[str, tuple[bytes, list[str | int]]] = {
+    "an agent's metadata": (
+        changed(lambda f: agent_of(f).update(metadata=WIDE)),
+        ["agents", 0, "metadata"],
+    ),
+    "an agent's response_format": (
+        changed(lambda f: agent_of(f).update(response_format=WIDE)),
+        ["agents", 0, "response_format"],
+    ),
+    "an older agent's metadata": (
+        orjson.dumps({**OLDER_FILE, "metadata_": WIDE}),
+        ["metadata_"],
+    ),
+    "a block's metadata": (
+        changed(lambda f: f["blocks"][0].update(metadata=WIDE)),
+        ["blocks", 0, "metadata"],
+    ),
+    "a tool's metadata": (
+        changed(lambda f: f["tools"][2].update(metadata_=WIDE)),
+        ["tools", 2, "metadata_"],
+    ),
+    "a folder's metadata": (
+        changed(lambda f: f["sources"][0].update(metadata=WIDE)),
+        ["sources", "metadata"],
+    ),
+    "a passage's metadata": (
+        changed(
+            lambda f: f["metadata"].update(
+                mnemogate=json.dumps({"agents": {"agent-0": {"passages": [{"text": "a", "metadata": WIDE}]}}})
+            )
+        ),
+        ["metadata", "mnemogate", "agents", "passages", "metadata"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TOO_LARGE)
+def test_an_object_of_any_names_is_bounded(world: LettaWorld, name: str) -> None:
+    data, at = TOO_LARGE[name]
+    with pytest.raises(UnprocessableEntityError) as refused:
+        bring_in(world, data)
+    error = json.loads(refused.value.response.text)["detail"][0]
+    assert error["loc"] == ["body", "file", *at]
+    assert "262,144 bytes" in error["msg"]
 
 
 def test_a_store_that_fails_in_the_middle_is_left_as_it_was(

@@ -150,6 +150,55 @@ def test_an_agent_has_no_more_parts_than_are_made_at_once(world: LettaWorld, fie
     assert (status, told["detail"][0]["loc"]) == (422, ["body", field])
 
 
+WIDE = {f"k{n}": n for n in range(30_000)}
+LARGE = {
+    "POST /v1/agents/": ("metadata", "response_format", "model_settings", "llm_config", "embedding_config"),
+    "PATCH /v1/agents/{agent}": ("metadata", "response_format", "model_settings"),
+    "POST /v1/blocks/": ("metadata",),
+    "PATCH /v1/blocks/{block}": ("metadata",),
+    "POST /v1/folders/": ("metadata",),
+    "POST /v1/archives/": ("embedding_config",),
+    "POST /v1/tools/": ("json_schema", "args_json_schema", "metadata_"),
+    "POST /v1/conversations/?agent_id={agent}": ("model_settings",),
+    "POST /v1/mcp-servers/": ("config",),
+}
+
+
+@pytest.mark.parametrize(("route", "field"), [(r, field) for r, fields in LARGE.items() for field in fields])
+def test_an_object_of_any_names_is_bounded(world: LettaWorld, route: str, field: str) -> None:
+    agent = world.agent()
+    method, _, path = route.partition(" ")
+    path = path.format(agent=agent.id, block=agent.blocks[0].id)
+    required = {
+        "/v1/blocks/": {"label": "a", "value": ""},
+        "/v1/folders/": {"name": "a"},
+        "/v1/archives/": {"name": "a"},
+        "/v1/tools/": {"source_code": "def a(): pass"},
+        "/v1/mcp-servers/": {"server_name": "a"},
+    }
+    status, error = world.ask(method, path, {**required.get(path, {}), field: WIDE})
+    assert status == 422, error
+    assert error["detail"][0]["loc"] == ["body", field]
+    assert "262,144 bytes" in error["detail"][0]["msg"]
+
+
+def test_an_object_within_a_part_is_bounded_and_named(world: LettaWorld) -> None:
+    block = {"label": "a", "value": "", "metadata": WIDE}
+    status, error = world.ask("POST", "/v1/agents/", {"memory_blocks": [block]})
+    assert (status, error["detail"][0]["loc"]) == (422, ["body", "memory_blocks", "metadata"])
+
+
+@pytest.mark.parametrize("path", ["/v1/blocks/", "/v1/tools/", "/v1/agents/{}/archival-memory"])
+def test_a_part_has_no_more_tags_than_an_agent(world: LettaWorld, path: str) -> None:
+    tags = {"tags": [f"t{n}" for n in range(1_001)]}
+    body = {"label": "a", "value": "", "source_code": "def a(): pass", "text": "x"}
+    fields = {"blocks": ("label", "value"), "tools": ("source_code",), "agents": ("text",)}[
+        path.split("/")[2]
+    ]
+    status, error = world.ask("POST", path.format(world.agent().id), {n: body[n] for n in fields} | tags)
+    assert (status, error["detail"][0]["loc"]) == (422, ["body", "tags"])
+
+
 def test_nothing_is_ignored_in_silence(world: LettaWorld) -> None:
     agent = world.agent().id
     for method, path in (("GET", f"/v1/agents/{agent}/memory"), ("DELETE", f"/v1/agents/{agent}")):

@@ -8,9 +8,8 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from gateway.agents.agent_file.file_messages import FileMessage
-from gateway.agents.api.agents import MOST_PARTS
 from gateway.agents.api.identities import CreateIdentity
-from gateway.agents.wire.struct_fields import NO_SECRETS, ONE_PROJECT, Body, Maybe
+from gateway.agents.wire.struct_fields import MOST_PARTS, NO_SECRETS, ONE_PROJECT, Body, Maybe
 
 FileName = Annotated[str, Meta(min_length=1, max_length=200)]
 # The most parts of each kind in a file. Messages and passages are not bound: an agent may have very many.
@@ -79,7 +78,7 @@ class FileOfSource(msgspec.Struct):
 
 class FilePassage(msgspec.Struct):
     text: Annotated[str, Meta(min_length=1)]
-    tags: list[str] = []
+    tags: Annotated[list[str], MOST_PARTS] = []
     metadata: dict[str, Any] = {}
     created_at: str | None = None
 
@@ -163,6 +162,12 @@ class FileLists(msgspec.Struct):
     skills: _Raw = None
 
 
+class FileMetadata(msgspec.Struct, frozen=True):
+    """The metadata of a file. mnemogate: the JSON of a `FileExtension`."""
+
+    mnemogate: str | None = None
+
+
 class File(msgspec.Struct):
     """A file, as far as its parts are of one form; the rest of an agent, a block and a tool is read by itself."""
 
@@ -174,4 +179,4 @@ class File(msgspec.Struct):
     groups: Annotated[list[FileGroup], MOST_OF_FILE] = []
     mcp_servers: Annotated[list[dict[str, Any]], MOST_OF_FILE] = []
     skills: Annotated[list[FileSkill], MOST_OF_FILE] | None = None
-    metadata: dict[str, Any] = {}
+    metadata: FileMetadata = FileMetadata()

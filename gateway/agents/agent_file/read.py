@@ -82,8 +82,9 @@ def read_file(data: bytes, form: ImportForm, now: float) -> AgentFile:
     if is_older(json):
         json = in_newer_form(json, _AT)
     file = convert(json, File, _AT)
-    extension = _extension(file.metadata)
-    is_own = EXTENSION in file.metadata and not extension.is_moved
+    text = file.metadata.mnemogate
+    extension = FileExtension() if text is None else _extension(text)
+    is_own = text is not None and not extension.is_moved
     retained_uids = _retained_uids(file) if extension.is_moved else {}
     _check_ids(json)
     left_out: list[str] = []
@@ -213,12 +214,7 @@ def _check_lists(data: bytes) -> None:
         pass  # what else is wrong is found where all of it is read
 
 
-def _extension(metadata: Mapping[str, Any]) -> FileExtension:
-    text = metadata.get(EXTENSION)
-    if text is None:
-        return FileExtension()
-    if not isinstance(text, str):
-        raise Unprocessable([Fault(_EXTENSION_AT, "Expected JSON in a text", "json_invalid")])
+def _extension(text: str) -> FileExtension:
     return convert(parse(text.encode(), _EXTENSION_AT), FileExtension, _EXTENSION_AT)
 
 

@@ -32,6 +32,7 @@ from gateway.agents.wire.message import Showing
 from gateway.agents.wire.send import read_initial_messages
 from gateway.agents.wire.struct_fields import (
     HOSTED,
+    MOST_PARTS,
     NO_SECRETS,
     ONE_PROJECT,
     READ_ONLY,
@@ -134,7 +135,6 @@ _Tokens = Annotated[int, Meta(ge=1, le=100_000_000)]
 _Messages = Annotated[int, Meta(ge=1, le=1_000_000)]
 # An agent is made in one transaction, and other writes wait for it, so each list is bound. No measurement: a prompt has
 # room for some hundred blocks or tools.
-MOST_PARTS = Meta(max_length=1_000)
 _Names = Annotated[list[Annotated[str, Meta(min_length=1, max_length=200)]], MOST_PARTS]
 _Ids = Annotated[list[str], MOST_PARTS]
 

@@ -10,7 +10,16 @@ from gateway.agents.api._paging import OLDEST_FIRST, cut
 from gateway.agents.api._query import AgentsOfQuery, BlocksQuery, PageQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.dependencies import ORIGIN, AgentsApi, given_or_none, page_of
-from gateway.agents.wire.struct_fields import NO_TEMPLATES, ONE_PROJECT, Body, Maybe, NoEffect, given, time_of
+from gateway.agents.wire.struct_fields import (
+    MOST_PARTS,
+    NO_TEMPLATES,
+    ONE_PROJECT,
+    Body,
+    Maybe,
+    NoEffect,
+    given,
+    time_of,
+)
 from gateway.core import ids
 from gateway.errors import BadRequest
 from storage.listing import BlockChange, BlockEntry, BlockFilter
@@ -32,7 +41,7 @@ class CreateBlock(Body):
     limit: Maybe[_Limit] = UNSET
     read_only: Maybe[bool] = UNSET
     metadata: Maybe[dict[str, Any]] = UNSET
-    tags: Maybe[list[str]] = UNSET
+    tags: Maybe[Annotated[list[str], MOST_PARTS]] = UNSET
     hidden: Maybe[bool] = UNSET
     is_template: Annotated[bool | None, NO_TEMPLATES] | UnsetType = UNSET
     template_name: Annotated[str | None, NO_TEMPLATES] | UnsetType = UNSET

@@ -17,7 +17,16 @@ from gateway.agents.api._paging import cut
 from gateway.agents.api._query import AgentsOfQuery, PageQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest
 from gateway.agents.api.dependencies import AgentsApi, given_or_none
-from gateway.agents.wire.struct_fields import ONE_PROJECT, Body, Maybe, convert, given, parse, refused
+from gateway.agents.wire.struct_fields import (
+    MOST_PARTS,
+    ONE_PROJECT,
+    Body,
+    Maybe,
+    convert,
+    given,
+    parse,
+    refused,
+)
 from gateway.core import ids
 from gateway.core.definition import IdentityDefinition
 from gateway.run.latest import on_latest
@@ -40,7 +49,7 @@ class PropertyBody(Body):
     type: Literal["string", "number", "boolean", "json"]
 
 
-_Properties = Annotated[list[PropertyBody], Meta(max_length=1_000)]
+_Properties = Annotated[list[PropertyBody], MOST_PARTS]
 
 
 class UpdateIdentity(Body):

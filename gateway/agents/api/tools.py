@@ -20,7 +20,16 @@ from gateway.agents.registry.tool_registry import ToolView
 from gateway.agents.tools.signature import function_name, schema_of
 from gateway.agents.tools.written_blocks import write_blocks
 from gateway.agents.wire.faults import Unprocessable
-from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, given, lines_of, refused, time_of
+from gateway.agents.wire.struct_fields import (
+    MOST_PARTS,
+    Body,
+    Maybe,
+    NoEffect,
+    given,
+    lines_of,
+    refused,
+    time_of,
+)
 from gateway.checked import Fault
 from gateway.core import ids
 from gateway.core.definition import MOST_SCHEMA_BYTES, AgentDefinition, ToolDefinition
@@ -46,7 +55,7 @@ class ChildArguments(Body):
 
 
 class ConstrainChildrenBody(_Rule, tag_field="type", tag="constrain_child_tools", kw_only=True):
-    children: list[str]
+    children: Annotated[list[str], MOST_PARTS]
     child_arg_nodes: Maybe[list[ChildArguments]] = UNSET
 
 
@@ -57,7 +66,7 @@ class ConditionalBody(_Rule, tag_field="type", tag="conditional", kw_only=True):
 
 
 class ParentLastBody(_Rule, tag_field="type", tag="parent_last_tool", kw_only=True):
-    children: list[str]
+    children: Annotated[list[str], MOST_PARTS]
 
 
 class MaxCountBody(_Rule, tag_field="type", tag="max_count_per_step", kw_only=True):
@@ -114,7 +123,7 @@ class UpdateTool(ToolSource):
     """A change of a tool; what is left out or null stays. A changed schema may give it another name."""
 
     description: Maybe[str] = UNSET
-    tags: Maybe[list[str]] = UNSET
+    tags: Maybe[Annotated[list[str], MOST_PARTS]] = UNSET
     return_char_limit: Maybe[Annotated[int, Meta(ge=1, le=1_000_000)]] = UNSET
     default_requires_approval: Maybe[bool] = UNSET
     enable_parallel_execution: Maybe[bool] = UNSET
@@ -127,7 +136,7 @@ class SearchTools(Body):
     query: Maybe[str] = UNSET
     limit: Annotated[int, Meta(ge=1, le=1_000)] = 50
     search_mode: Literal["vector", "fts", "hybrid"] = "hybrid"
-    tags: Maybe[list[str]] = UNSET
+    tags: Maybe[Annotated[list[str], MOST_PARTS]] = UNSET
     tool_types: Maybe[list[str]] = UNSET
 
 
