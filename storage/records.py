@@ -273,7 +273,8 @@ class BlockOp(Struct, frozen=True):
     id: int
     exchange: int
     call_id: str
-    # `insert`, `replace`, `rethink`, `patch`; or `archival_insert`, `remember_fact`, which make a passage, a fact.
+    # Its kind: `insert`, `replace` and others that change a block; `archival_insert`, `remember_fact`, which make a
+    # passage, a fact.
     op: str
     label: str
     # The tool call's own JSON.

@@ -242,7 +242,7 @@ def learn(
             continue
         label = edit.arguments["label"]
         found = next((b for b in now if b.label == label), None)
-        if edit.op == "rethink" and not _may_rewrite(edit, found, seen):
+        if edit.op in memory_tools.REWRITES and not _may_rewrite(edit, found, seen):
             dropped += 1
             continue
         arguments = _as_statements(edit, found)

@@ -103,6 +103,9 @@ EDITS: Mapping[str, str] = MappingProxyType(
 
 _TOOL_OF = {op: tool for tool, op in EDITS.items()}
 
+# The operations that write a block anew: the arguments have all of its text, so the model must have seen it before.
+REWRITES = frozenset({"rethink"})
+
 # The tools that edit a block. Where no user is named they alone are offered, as nothing that the prompt does not show
 # may be read there.
 BLOCK_EDITS = tuple(tool for tool in MEMORY_TOOLS if tool in EDITS and tool != "archival_memory_insert")
@@ -252,23 +255,26 @@ def apply(op: str, arguments: Mapping[str, Any], block: Block | None) -> Edit:
         return _failed(f"there is no memory block {quoted(label)}.")
     if block.read_only:
         return _failed(f"the memory block {quoted(label)} is read-only.")
-    if op == "insert":
-        change = _insert(block.value, arguments["new_string"], arguments.get("insert_line"))
-    elif op == "replace":
-        old, new, every = arguments["old_string"], arguments["new_string"], bool(arguments.get("every"))
-        # The size is checked first: many places of a long text could grow to gigabytes.
-        if (
-            every
-            and old
-            and (refusal := _over_limit(block, _replaced_size(block.value, old, new))) is not None
-        ):
-            return refusal
-        change = _replace(block.value, old, new, every=every)
-    elif op == "patch":
-        change = _patch(block.value, arguments["patch"])
-    else:
-        new = arguments["new_memory"]
-        change = _Change(new, f"rewritten: {len(block.value)} -> {len(new)} characters")
+    match op:
+        case "insert":
+            change = _insert(block.value, arguments["new_string"], arguments.get("insert_line"))
+        case "replace":
+            old, new, every = arguments["old_string"], arguments["new_string"], bool(arguments.get("every"))
+            # The size is checked first: many places of a long text could grow to gigabytes.
+            if (
+                every
+                and old
+                and (refusal := _over_limit(block, _replaced_size(block.value, old, new))) is not None
+            ):
+                return refusal
+            change = _replace(block.value, old, new, every=every)
+        case "patch":
+            change = _patch(block.value, arguments["patch"])
+        case "rethink":
+            new = arguments["new_memory"]
+            change = _Change(new, f"rewritten: {len(block.value)} -> {len(new)} characters")
+        case _:
+            raise NotImplementedError(f"{op} is in EDITS and has no case here")
     if change.value is None:
         return _failed(change.words)
     if (refusal := _over_limit(block, len(change.value))) is not None:

@@ -17,7 +17,7 @@ from gateway.core.conversation.lookup import RECENT, full_probes, plain_probes
 from gateway.core.conversation.openings import opening_of
 from gateway.core.conversation.plan import low_of
 from gateway.core.memory import edits
-from gateway.core.memory.memory_tools import Edit
+from gateway.core.memory.memory_tools import REWRITES, Edit
 from gateway.core.prompt.shown_blocks import (
     NOTHING_SHOWN,
     Shown,
@@ -76,8 +76,8 @@ class BlockEdits:
         if before is None or not is_read:
             return edit
         now = next(block for block in self.blocks if block.label == op.label)
-        # A rethink is the whole block, or its error quotes it. The result of another edit shows the part that changed.
-        shown = show(now) if op.op == "rethink" else show_edit(before, now)
+        # A rewrite has the whole block, or its error quotes it. The result of another edit shows the part that changed.
+        shown = show(now) if op.op in REWRITES else show_edit(before, now)
         self._shown_in_round = last_shown((shown,), self._shown_in_round)
         return replace(edit, shown=shown)
 
@@ -111,7 +111,7 @@ class BlockEdits:
     def _unseen(self, op: BlockOp) -> Edit | None:
         """Returns an error where the model would overwrite another writer's text that it has not seen."""
         block = next(each for each in self.blocks if each.label == op.label)
-        if op.op != "rethink" or self._is_seen(block):
+        if op.op not in REWRITES or self._is_seen(block):
             return None
         return Edit(None, CHANGED_MEANWHILE.format(label=op.label, frame=frame(block)), has_failed=True)
 

@@ -171,6 +171,10 @@ class TestEdits:
     ) -> None:
         assert edited("replace", "likes tea, aaa", old_string=old, new_string=new) == expected
 
+    def test_an_operation_without_a_case_is_a_fault(self) -> None:
+        with pytest.raises(NotImplementedError, match="reverse"):
+            edited("reverse", "old", new_memory="new")
+
     def test_a_rethink_writes_the_block_anew(self) -> None:
         assert edited("rethink", "old", new_memory="all new") == "all new"
         assert edited("rethink", "old", new_memory="") == ""
