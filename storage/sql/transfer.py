@@ -55,7 +55,7 @@ _EMPTY: Mapping[str, bytes | str] = {
     "metadata": "{}",
 }
 # The fields of a record, part by part, in the order in which rows are read and written.
-_NAMES = {
+_FIELDS = {
     "conversation": ("uid", "key", "begun", "last_at", "settled_at", "is_stored"),
     "definition": ("kind", "uid", "name", "created", "updated", "body"),
     "block": ("label", "description", "limit", "read_only", "uid", "details"),
@@ -95,7 +95,7 @@ _NAMES = {
     "imported": ("exchange", "import", "what", "learns"),
     "imported_fact": ("fact", "import"),
 }
-# The fields among these that a row holds as JSON, and those that are true or false.
+# The fields among these that a row has as JSON, and those that are true or false.
 _JSON = ("sources", "arguments", "body", "details", "tags", "metadata", "data")
 _FLAGS = ("read_only", "is_stored", "background", "muted", "standing", "learns")
 # Those of them that an import writes as JSON: it gives the others another form.
@@ -257,7 +257,7 @@ async def _records(
     """
     values = (agent, after, limit, upto) if part == "ended" else (agent, after, limit)
     rows = await connection.rows(SQL[f"{part}_read"], values)
-    records = [dict(zip(_NAMES[part], row[1:], strict=True)) for row in rows]
+    records = [dict(zip(_FIELDS[part], row[1:], strict=True)) for row in rows]
     for v in records:
         v.update({name: orjson.loads(v[name] or _EMPTY[name]) for name in _JSON if name in v})
         v.update({name: bool(v[name]) for name in _FLAGS if name in v})
@@ -319,13 +319,11 @@ async def _put(connection: Connection, agent: Agent, part: str, values: Mapping[
             # Each exchange that is added to a stored conversation is its head from then on.
             await _put_row(connection, agent.id, part, {**v, "is_stored": -1 if v["is_stored"] else 0})
         case "passage":
-            tags, shown_reply = (
-                orjson.dumps(v[name]).decode() if v[name] else None for name in ("tags", "metadata")
-            )
+            packed = {
+                name: orjson.dumps(v[name]).decode() if v[name] else None for name in ("tags", "metadata")
+            }
             file = None if v["file"] is None else await _row_of(connection, agent.id, "file", v["file"])
-            await _put_row(
-                connection, agent.id, part, {**v, "tags": tags, "file": file, "metadata": shown_reply}
-            )
+            await _put_row(connection, agent.id, part, {**v, **packed, "file": file})
         case "fact":
             muted, origin = v.pop("muted"), v["origin"] or "learned"
             standing = int(v["standing"] or 0)
@@ -352,10 +350,10 @@ async def _put(connection: Connection, agent: Agent, part: str, values: Mapping[
 async def _resolved(
     connection: Connection, agent: int, part: str, values: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Returns a record's values in the order of `_NAMES`, with rows of exchanges, and a public name that is free."""
+    """Returns a record's values in the order of `_FIELDS`, with rows of exchanges, and a public name that is free."""
     v: dict[str, Any] = {
         name: values.get(name) if name in _LATER else values[name]
-        for name in _NAMES[part]
+        for name in _FIELDS[part]
         if name not in _LEFT_OUT
     }
     if "exchange" in v:
