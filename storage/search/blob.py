@@ -5,7 +5,7 @@ Pure: bytes and values in, bytes and values out; the store keeps the blobs as th
 
 A blob (little endian; `m` entries, in columns, which numpy searches in place):
 
-    magic 2s, version u8, words u8, chunk u32, m u32
+    magic 2s, version u8, terms u8, chunk u32, m u32
     64 documents, by slot:   length u16, back u16, flags u8, head u8
     entries, by hash:        hash u32[m], place u8[m] (slot; bit 6: in the head; bit 7: a name), frequency u8[m]
 
@@ -13,7 +13,7 @@ A message's neighbours in its conversation count for it at half weight. They are
 how far before it its predecessor is, and a query passes the hits in the head (the first words) of a message on to
 both sides. So a message's words lie in one place, and forgetting it needs nothing but its own chunk.
 
-`words` is the version of the terms (storage/search/tokens.py). A query reads a blob of any; one of an earlier version
+`terms` is the version of the terms (storage/search/tokens.py). A query reads a blob of any; one of an earlier version
 is made again when something is added to it. One of a later version, which a newer program has written, is added to,
 and has this version then.
 """
@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from msgspec import Struct
 
 from storage.search.common import lacks_content
-from storage.search.tokens import VERSION as WORDS
+from storage.search.tokens import VERSION as TERMS_VERSION
 from storage.search.tokens import date_words, names_in, split_words, words_of
 
 if TYPE_CHECKING:
@@ -56,13 +56,13 @@ _QUESTION_CHARS = 500
 # A text of more terms has content.
 _SLIGHT_TERMS = 8
 
-_NONE = 0xFFFFFFFF
+_NO_HASH = 0xFFFFFFFF
 _MAGIC = b"mt"
 _VERSION = 1
 _HEADER = struct.Struct("<2sBBII")
 _COLUMNS = [("length", "<u2"), ("back", "<u2"), ("flags", "u1"), ("head", "u1")]
 NO_DOCUMENTS = bytes(CHUNK * 6)
-_WORDS_AT = 3
+_TERMS_VERSION_AT = 3
 _PREFIX = _HEADER.size + len(NO_DOCUMENTS)
 _ENTRY_BYTES = 6
 # Parts of an entry's place, and of a counted term, with these two bits further to the left as marks.
@@ -140,7 +140,7 @@ class Counted(Struct, frozen=True):
 
 
 def count_terms(document: Indexable) -> Counted:
-    """Returns the terms of a message with its frame, counted. None is marked as a name."""
+    """Returns the terms of a message with its frame, counted, without the marks of its names."""
     text = document.text[:_DOCUMENT_CHARS]
     cut = _head_of(text)
     words = head = words_of(text[: cut or _HEAD_CHARS])
@@ -206,8 +206,7 @@ class _Blob(Struct, frozen=True):
     # places, frequencies: parallel to the hashes.
     places: NDArray[np.uint8]
     frequencies: NDArray[np.uint8]
-    # The version of its terms.
-    words: int = WORDS
+    terms_version: int = TERMS_VERSION
 
 
 # numpy is imported in the functions that need it: it costs 0.1 s and 20 MB, and without memory it is not needed.
@@ -230,12 +229,12 @@ def encode(
     """
     import numpy as np
 
-    by_chunk: dict[int, dict[int, Document]] = {}
+    of_chunk: dict[int, dict[int, Document]] = {}
     for document in documents:
-        by_chunk.setdefault(chunk_of(document.seq), {})[document.seq % CHUNK] = document
+        of_chunk.setdefault(chunk_of(document.seq), {})[document.seq % CHUNK] = document
     found_in = {
         chunk: {slot: counted.get(each) or with_names(count_terms(each), each) for slot, each in rows.items()}
-        for chunk, rows in by_chunk.items()
+        for chunk, rows in of_chunk.items()
     }
     every = chain.from_iterable(rows.values() for rows in found_in.values())
     hashes = hash_terms(chain.from_iterable(each.terms for each in every), secret)
@@ -307,7 +306,8 @@ def forget(blob: bytes, seqs: Collection[int]) -> bytes:
 def hash_terms(terms: Iterable[str], secret: bytes) -> dict[str, int]:
     """Returns the hash of each term.
 
-    None is the largest number, so that the next one always exists: ranking searches for both ends of a hash's entries.
+    No hash is the largest number, so that the next one always exists: ranking searches for both ends of the entries of
+    one.
     """
     copy = blake2b(digest_size=4, key=secret).copy
     found = dict.fromkeys(terms, 0)
@@ -317,7 +317,9 @@ def hash_terms(terms: Iterable[str], secret: bytes) -> dict[str, int]:
         hasher.update(term.encode("utf-8", "surrogatepass"))
         digests.append(hasher.digest())
     values = struct.unpack(f"<{len(digests)}I", b"".join(digests))
-    return {term: value if value < _NONE else _NONE - 1 for term, value in zip(found, values, strict=True)}
+    return {
+        term: value if value < _NO_HASH else _NO_HASH - 1 for term, value in zip(found, values, strict=True)
+    }
 
 
 def _without(blob: _Blob, gone: NDArray[np.bool_]) -> _Blob:
@@ -326,7 +328,12 @@ def _without(blob: _Blob, gone: NDArray[np.bool_]) -> _Blob:
     documents = np.where(gone, np.zeros((), document_type()), blob.documents)
     stays = ~gone[blob.places & SLOT]
     return _Blob(
-        blob.chunk, documents, blob.hashes[stays], blob.places[stays], blob.frequencies[stays], blob.words
+        blob.chunk,
+        documents,
+        blob.hashes[stays],
+        blob.places[stays],
+        blob.frequencies[stays],
+        blob.terms_version,
     )
 
 
@@ -335,7 +342,7 @@ def _pack(blob: _Blob) -> bytes:
 
     order = np.lexsort((blob.places, blob.hashes))
     columns = (blob.hashes[order], blob.places[order], blob.frequencies[order])
-    header = _HEADER.pack(_MAGIC, _VERSION, blob.words, blob.chunk, len(order))
+    header = _HEADER.pack(_MAGIC, _VERSION, blob.terms_version, blob.chunk, len(order))
     return b"".join((header, blob.documents.tobytes(), *(column.tobytes() for column in columns)))
 
 
@@ -377,8 +384,8 @@ def open_blob(blob: bytes) -> OpenBlob:
 
 def _unpack_current(blob: bytes) -> _Blob:
     found = _unpack(blob)
-    if found.words < WORDS:
-        raise CorruptIndex(f"its terms are of version {found.words}, and not {WORDS}")
+    if found.terms_version < TERMS_VERSION:
+        raise CorruptIndex(f"its terms are of version {found.terms_version}, and not {TERMS_VERSION}")
     return found
 
 
@@ -395,4 +402,4 @@ def _unpack(blob: bytes) -> _Blob:
         raise CorruptIndex("the entries are out of order")
     if not (documents["flags"][places & SLOT] & PRESENT).all():
         raise CorruptIndex("an entry belongs to no document")
-    return _Blob(chunk, documents, hashes, places, frequencies, words=blob[_WORDS_AT])
+    return _Blob(chunk, documents, hashes, places, frequencies, terms_version=blob[_TERMS_VERSION_AT])
