@@ -31,7 +31,7 @@ MOST_KEYS: Final = 50_000
 _NAME_CHARS: Final = 256
 # Who reads usage has what this process counted up to so long ago.
 READ_S: Final = 1.0
-# How often it is looked for counters whose users are too old.
+# Counters whose users are too old are looked for so often.
 _FOLD_S: Final = 3600.0
 # The places of the counters in a row.
 (
@@ -47,7 +47,7 @@ PriceOf = Callable[[str, str], Price | None]
 
 
 def prices_of(settings: Settings) -> PriceOf:
-    """Returns what finds the price of an upstream's model, by its name there; None: it has no price."""
+    """Returns a function that returns the price of an upstream's model, by its name there; None: it has none."""
     prices: dict[tuple[str, str], Price] = {}
     for each in settings.models:
         if each.rates is not None:
@@ -100,41 +100,41 @@ class Meter:
         """Adds a request that has ended, or work that has no request."""
         day = int((self._now() - time.perf_counter() + account.begun) // DAY_S)
         project, user, key = account.project, account.user, account.key
-        last: list[int] | None = None
+        counters: list[int] | None = None  # of the last call
         for call in account.calls:
             if not call.is_answered or call.is_background:
                 continue
             if account.memory:
                 self.add_background(project, account.memory, call.upstream, call.model, call.used())
                 continue
-            last = self._of(day, project, user, key, call.upstream, call.model)
-            last[CALLS] += 1
+            counters = self._counters_for(day, project, user, key, call.upstream, call.model)
+            counters[CALLS] += 1
             if not call.costs_tokens:
                 continue
             used = call.used()
-            last[INPUT] += used.prompt
-            last[OUTPUT] += used.completion
-            last[CACHED] += used.cached
-            last[WRITTEN] += used.written
-            last[REASONING] += used.reasoning
-            last[INJECTED] += call.injected_tokens
+            counters[INPUT] += used.prompt
+            counters[OUTPUT] += used.completion
+            counters[CACHED] += used.cached
+            counters[WRITTEN] += used.written
+            counters[REASONING] += used.reasoning
+            counters[INJECTED] += call.injected_tokens
             if call.counts is None:
-                last[ESTIMATED_INPUT] += used.prompt
-                last[ESTIMATED_OUTPUT] += used.completion
-            self._add_cost(last, call.upstream, call.model, used)
+                counters[ESTIMATED_INPUT] += used.prompt
+                counters[ESTIMATED_OUTPUT] += used.completion
+            self._add_cost(counters, call.upstream, call.model, used)
         if not account.is_request:
             return
-        if last is None:
-            last = self._of(day, project, user, key, "", "")
+        if counters is None:
+            counters = self._counters_for(day, project, user, key, "", "")
         if account.is_refused:
-            last[REFUSED] += 1
+            counters[REFUSED] += 1
             return
-        last[REQUESTS] += 1
-        last[ANSWERED] += account.is_answered
+        counters[REQUESTS] += 1
+        counters[ANSWERED] += account.is_answered
         if account.status == CLIENT_GONE:
-            last[CANCELLED] += 1
+            counters[CANCELLED] += 1
         elif account.has_failed:
-            last[ERRORS] += 1
+            counters[ERRORS] += 1
 
     def add_background(self, project: str, memory: int, upstream: str, model: str, used: Counts) -> None:
         """Adds a call that was made for a memory, and not for a request. project: "" where it is to be looked up."""
@@ -144,7 +144,7 @@ class Meter:
 
     def add_batch(self, project: str, user: str, upstream: str, model: str, used: Counts) -> None:
         """Adds an item of a batch of agents, when its result is taken."""
-        counters = self._of(self._today, project, user, 0, upstream, model)
+        counters = self._counters_for(self._today, project, user, 0, upstream, model)
         counters[BATCH_INPUT] += used.prompt
         counters[BATCH_OUTPUT] += used.completion
 
@@ -191,7 +191,9 @@ class Meter:
         else:
             counters[COST] += price.of(used)
 
-    def _of(self, day: int, project: str, user: str, key: int, upstream: str, model: str) -> list[int]:
+    def _counters_for(
+        self, day: int, project: str, user: str, key: int, upstream: str, model: str
+    ) -> list[int]:
         """Returns the counters of a key."""
         found = self._counters.get(UsageKey(day, project, user, key, upstream, model))
         if found is None:
@@ -222,7 +224,7 @@ class Meter:
         """Writes what was counted up to now. Raises: StoreError: what is left is written another time."""
         async with self._lock:
             self._wrote_at = time.monotonic()
-            await self._resolve()
+            await self._find_users()
             self._spent.clear()
             counters, self._counters = self._counters, {}
             rows = sorted(counters.items())
@@ -230,7 +232,7 @@ class Meter:
             try:
                 while done < len(rows):
                     part = rows[done : done + ROWS_AT_ONCE]
-                    await self._add(part)
+                    await self._usage.add(part)
                     done += len(part)
                 while self._forgotten:
                     await self._usage.fold_user(*self._forgotten.pop())
@@ -251,7 +253,7 @@ class Meter:
         if (self._counters or self._background) and time.monotonic() - self._wrote_at >= READ_S:
             await self.write()
 
-    async def _resolve(self) -> None:
+    async def _find_users(self) -> None:
         """Finds the users of the memories for which calls were made. Raises: StoreError."""
         for memory in {memory for _, _, memory, *_ in self._background}:
             agent = await self._load(memory) if memory else None
@@ -261,18 +263,15 @@ class Meter:
                 scope = None if agent is None else agent.scope
                 user = user_of(scope)
                 project = project or ("" if scope is None else scope.project)
-                counters = self._of(day, project, user, 0, upstream, model)
+                counters = self._counters_for(day, project, user, 0, upstream, model)
                 counters[BACKGROUND_INPUT] += used.prompt
                 counters[BACKGROUND_OUTPUT] += used.completion
-
-    async def _add(self, rows: list[tuple[UsageKey, list[int]]]) -> None:
-        await self._usage.add(rows)
 
     def _put_back(self, counters: Mapping[UsageKey, list[int]]) -> None:
         for key, values in counters.items():
             if (key.project, key.user) in self._forgotten:
                 key = key._replace(user="")
-            found = self._of(*key)
+            found = self._counters_for(*key)
             for n, value in enumerate(values):
                 found[n] += value
 
