@@ -11,6 +11,7 @@ import gzip
 import struct
 import threading
 from collections.abc import Callable, Mapping
+from functools import cache
 from importlib import resources
 from itertools import accumulate
 from math import ceil
@@ -120,7 +121,8 @@ def _load(name: Encoding) -> tiktoken.Encoding:
     return ready
 
 
-_tokenizers: dict[tuple[Encoding, float], Tokenizer] = {}
+# One of each kind, since it caches counts.
+_tokenizer = cache(Tokenizer)
 
 
 def tokenizer_for(model: str) -> Tokenizer:
@@ -135,7 +137,7 @@ def tokenizer_for(model: str) -> Tokenizer:
         encoding, scale = "cl100k_base", 1.0
     elif name.startswith(("gpt-", "chatgpt-", "o1", "o3", "o4")):
         scale = 1.0
-    return _tokenizers.setdefault((encoding, scale), Tokenizer(encoding, scale))
+    return _tokenizer(encoding, scale)
 
 
 def media_tokens(part: Mapping[str, Any]) -> int:

@@ -15,16 +15,16 @@ from msgspec.structs import replace
 
 
 class Model(Struct, frozen=True):
-    """A family of models."""
+    """The differences of a family of models."""
 
     # The limit of a request that has none of its own.
     max_tokens: int
     # The model takes `role: system` after a user turn; others answer such a message with a 400.
     late_system: bool = False
-    # The `thinking` that is the least it takes; None: it always thinks.
-    least: str | None = "disabled"
+    # The type of `thinking` that is the least it takes; None: it always thinks.
+    least_thinking: str | None = "disabled"
     # It takes thoughts back only at their original position (build-with-claude/preserved-thinking).
-    binds: bool = False
+    binds_thoughts: bool = False
     # It can be made to call a tool.
     can_force: bool = True
     # It thinks only when a request gives it tokens for that, and takes no `effort`.
@@ -34,8 +34,8 @@ class Model(Struct, frozen=True):
 _PLAIN: Final = Model(64_000)
 _LATEST: Final = Model(128_000, late_system=True)
 _BIG: Final = Model(128_000)
-_ALWAYS: Final = Model(128_000, late_system=True, least=None)
-_BOUND: Final = Model(128_000, late_system=True, least=None, binds=True, can_force=False)
+_ALWAYS: Final = Model(128_000, late_system=True, least_thinking=None)
+_BOUND: Final = Model(128_000, late_system=True, least_thinking=None, binds_thoughts=True, can_force=False)
 # Up to the 4.1 family a prompt and max_tokens that together exceed the window are a 400, so less is asked for there.
 _OLD: Final = Model(32_000, thinks_when_asked=True)
 _BEFORE_EFFORT: Final = replace(_PLAIN, thinks_when_asked=True)
@@ -46,14 +46,14 @@ _MODELS: Final[dict[str, Model]] = {
     "claude-": _PLAIN,
     "claude-fable-5": _ALWAYS,
     "claude-fable-5-": _BOUND,
-    "claude-mythos-preview": replace(_BIG, least=None),
+    "claude-mythos-preview": replace(_BIG, least_thinking=None),
     "claude-mythos-5": _ALWAYS,
     "claude-mythos-5-": _BOUND,
     "claude-opus-5": _LATEST,
     "claude-opus-5-": _BOUND,
     "claude-sonnet-5": _BIG,  # sources disagree about late system messages; without is always right
-    "claude-sonnet-5-": replace(_BOUND, least="between_tools"),
-    "claude-haiku-5": replace(_LATEST, binds=True),
+    "claude-sonnet-5-": replace(_BOUND, least_thinking="between_tools"),
+    "claude-haiku-5": replace(_LATEST, binds_thoughts=True),
     "claude-opus-4-8": _LATEST,
     "claude-opus-4-7": _BIG,
     "claude-opus-4-6": _BIG,
@@ -92,7 +92,7 @@ def thinks_when_asked(name: str) -> bool:
 
 def binds_thoughts(name: str) -> bool:
     """Returns whether a model takes thoughts back only after what they were thought about."""
-    return find_model(name).binds
+    return find_model(name).binds_thoughts
 
 
 def can_force(name: str) -> bool:

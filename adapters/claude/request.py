@@ -95,7 +95,7 @@ def to_wire(body: Json, *, limits: Mapping[str, int] | None = None, marks: bool 
         wire["system"] = system
     wire["messages"] = conversation.messages
     _stop_thinking(wire)
-    if known.binds:
+    if known.binds_thoughts:
         _allow_other_prefix(wire)
     if marks:
         place_marks(wire, _ttl(body.get("prompt_cache_retention")))
@@ -153,8 +153,8 @@ def _set_output(wire: Json, system: list[Json], body: Json, known: Model) -> Non
     given = body.get("output_config")
     config: Json = dict(given) if isinstance(given, dict) else {}
     effort = body.get("reasoning_effort")
-    if effort == "none" and known.least is not None:
-        wire.setdefault("thinking", {"type": known.least})
+    if effort == "none" and known.least_thinking is not None:
+        wire.setdefault("thinking", {"type": known.least_thinking})
     elif effort is not None:
         if effort not in _EFFORTS and effort not in _LOWER:
             raise Untranslatable(f"There is no effort {effort!r} here.", "reasoning_effort", "invalid_value")

@@ -71,7 +71,7 @@ class Imports(Group):
     @bulk_writes
     async def note(self, connection: Connection, note: ImportNote) -> None:
         """Notes how far an import has come."""
-        await _note(connection, note)
+        await _note_progress(connection, note)
 
     @bulk_writes
     async def stop(self, connection: Connection, row: int) -> None:
@@ -91,7 +91,7 @@ class Imports(Group):
         agent = await _locked(connection, write.agent)
         change = write.decide(await _pool(connection, agent, write))
         await _apply(connection, agent, write, change)
-        await _note(connection, note(change))
+        await _note_progress(connection, note(change))
         return change
 
     @bulk_writes
@@ -111,7 +111,7 @@ class Imports(Group):
                 id = await keep_fact(connection, agent, fact, now, IMPORT)
                 count += 1
                 await connection.run(SQL["add"], ("fact", id, row, 0, 0))
-        await _note(connection, note(count))
+        await _note_progress(connection, note(count))
         return count
 
     @reads
@@ -123,14 +123,14 @@ class Imports(Group):
     async def pass_over(self, connection: Connection, agent: int, now: float) -> None:
         """Moves readers of a memory past what imports brought that is not to be learned from."""
         await connection.lock(agent)
-        of = await load_agent(connection, agent)
-        if of is None:
+        memory = await load_agent(connection, agent)
+        if memory is None:
             return
         readers = {LEARNER: await cursor_of(connection, agent, LEARNER), RULE: 0}
         readers.update({row[0]: row[1] for row in await connection.rows(SQL["readers_of"], (agent,))})
         for reader, seq in readers.items():
             if await connection.row(SQL["next_unlearned"], (agent, seq)) is None:
-                await advance(connection, agent, reader, of.next_seq - 1, now)
+                await advance(connection, agent, reader, memory.next_seq - 1, now)
 
     @reads
     async def origins(
@@ -156,7 +156,7 @@ async def _locked(connection: Connection, agent: Agent) -> Agent:
     return found
 
 
-async def _note(connection: Connection, note: ImportNote) -> None:
+async def _note_progress(connection: Connection, note: ImportNote) -> None:
     """Notes how far an import has come. Raises: NotFound: it was stopped, so that nothing more may be written."""
     if not await connection.run(SQL["note"], (note.row, note.status, note.at, note.data)):
         raise NotFound("this import was stopped, to be undone or with its memory")
@@ -179,7 +179,7 @@ async def _apply(connection: Connection, agent: Agent, write: ImportWrite, chang
     for e in change.fill:
         await exchanges.update_exchange(connection, agent.id, e, is_whole=True)
         await connection.run(SQL["unstub"], (e.id,))
-        await _own(connection, write, e.id, e.conversation)
+        await _note_exchange(connection, write, e.id, e.conversation)
         if e.seq <= agent.indexed_seq:
             await exchanges.mark(connection, agent.id, "stale", (b"",), e.id)
     for e in change.superseded:
@@ -197,7 +197,7 @@ async def _apply(connection: Connection, agent: Agent, write: ImportWrite, chang
         e = _after(replace(e, conversation=conversation), above)
         added = await exchanges.insert_exchange(connection, agent.id, e)
         e = replace(e, id=added.id, seq=added.seq, run=e.run if e.seq == added.seq else added.seq)
-        await _own(connection, write, e.id, conversation)
+        await _note_exchange(connection, write, e.id, conversation)
         if e.parent is None:
             await exchanges.mark(connection, agent.id, "head", write.heads, e.id)
         above = e
@@ -219,5 +219,8 @@ def _after(e: Exchange, above: Exchange | None) -> Exchange:
     )
 
 
-async def _own(connection: Connection, write: ImportWrite, exchange: int, conversation: int) -> None:
+async def _note_exchange(
+    connection: Connection, write: ImportWrite, exchange: int, conversation: int
+) -> None:
+    """Notes that an exchange is from this import, by which it is undone."""
     await connection.run(SQL["add"], ("exchange", exchange, write.row, conversation, int(write.learns)))

@@ -12,7 +12,8 @@ import orjson
 from adapters.types import Json
 
 SUB_AGENT: Final = "codex sub-agent"
-_OWN: Final = {
+# By the `thread_source` that Codex gives.
+_SIDE_REQUESTS: Final = {
     "subagent": SUB_AGENT,
     "thread_title": "codex title",
     "memory_consolidation": "codex memory consolidation",
@@ -29,6 +30,6 @@ def codex_side_request(json: Json) -> str | None:
     except (orjson.JSONDecodeError, TypeError):
         turn = {}
     source = turn.get("thread_source") if isinstance(turn, dict) else None
-    if isinstance(source, str) and source in _OWN:
-        return _OWN[source]
+    if isinstance(source, str) and source in _SIDE_REQUESTS:
+        return _SIDE_REQUESTS[source]
     return SUB_AGENT if metadata.get("x-openai-subagent") else None

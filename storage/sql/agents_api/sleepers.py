@@ -26,7 +26,8 @@ from storage.sql.vectors import forget_indexed
 
 # Below this are all names that begin with READING.
 _END = READING[:-1] + chr(ord(READING[-1]) + 1)
-_PARTS = ("request", "call", "result", "event")
+# The kinds of texts that a run has besides its exchanges.
+_RUN_TEXTS = ("request", "call", "result", "event")
 
 
 async def add_sleeper(
@@ -134,7 +135,7 @@ async def empty_reading(connection: Connection, sleeper: int, conversation: int)
         await forget_indexed(connection, sleeper, range(e.seq, e.seq + len(e.inputs) + 1))
         await exchanges.update_exchange(connection, sleeper, emptied(e), is_whole=True)
     if (run := await connection.value(SQL["reading_run"], (conversation, sleeper))) is not None:
-        for kind in _PARTS:
+        for kind in _RUN_TEXTS:
             await connection.run(SQL["reading_texts"], (sleeper, run, kind))
     await connection.run(SQL["reading_done"], (conversation, sleeper))
 
