@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from tests.agents.letta import spoken
-from tests.agents.sleep import SleepWorld, hold, said, sleeping
+from tests.agents.sleep import SleepWorld, hold, is_sleeper, said, sleeping
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, fail, say
 
 pytestmark = pytest.mark.both
@@ -37,6 +38,27 @@ def test_it_reads_after_so_many_turns_and_the_reply_names_the_run(world: SleepWo
         [f"Message {n}." for n in range(6, 11)],
     ]
     assert world.block(agent).splitlines() == ["Name: Ann", *(f"Message {n}." for n in range(1, 11))]
+
+
+def test_what_it_uses_is_background_to_the_token(world: SleepWorld) -> None:
+    agent, model = world.primary(), world.model
+
+    def reply(seen: Seen) -> Reply:
+        tokens = (90, 6) if is_sleeper(seen) else (40, 3)
+        usage = dict(zip(("prompt_tokens", "completion_tokens"), tokens, strict=True))
+        return replace(model(seen), usage={**usage, "total_tokens": sum(tokens)})
+
+    world.letta.upstream.script = reply
+    for text in ("Hello.", "I am Ann."):
+        world.send(agent, text)
+    world.rest()
+    gateway = world.letta.world.gateway
+    gateway.call(gateway.app.services.accounting.meter.write())
+    names = "calls", "input_tokens", "output_tokens", "background_input_tokens", "background_output_tokens"
+    (found,) = world.query(f"SELECT {', '.join(f'sum({name})' for name in names)} FROM usage")
+    reads = len(model.seen)
+    assert reads > 1
+    assert found == (2, 80, 6, 90 * reads, 6 * reads)
 
 
 def test_it_reads_when_the_conversation_rests(world: SleepWorld) -> None:

@@ -183,6 +183,19 @@ def test_a_slow_model_is_not_waited_for(world: World, notes: Notes) -> None:
     assert ": of this and that." in system_of(talk(chat, 1, 40)[0])
 
 
+def test_what_summaries_use_is_their_users_background(world: World, notes: Notes) -> None:
+    usage = {"prompt_tokens": 500, "completion_tokens": 20, "total_tokens": 520}
+    notes.reply = lambda n: say(f"Notes {n}: of this and that.", usage=usage)
+    talk(world.chat(user="alice", max_tokens=RESERVE), 40)
+    compacted(world)
+    world.gateway.call(world.gateway.app.services.accounting.meter.write())
+    assert notes.asked
+    assert world.query(
+        'SELECT "user", key, sum(background_input_tokens), sum(background_output_tokens) FROM usage'
+        " WHERE model = 'small' GROUP BY \"user\", key"
+    ) == [("alice", 0, 500 * len(notes.asked), 20 * len(notes.asked))]
+
+
 def test_turns_that_ask_while_one_is_made_do_not_have_another(world: World, notes: Notes) -> None:
     """It would cover the turns in between and no more, and break the prefix once more for that."""
     gate = Gate()

@@ -18,6 +18,7 @@ from gateway.settings import ModelSettings, UpstreamSettings
 from storage.usage_records import SHOWN_COUNTERS
 from tests.agents.batches.test_batches import MODELS, scene
 from tests.agents.batches.test_batches import USAGE as ITEM
+from tests.agents.test_peers import ASK
 from tests.doubles.anthropic_upstream import StrictAnthropic, message
 from tests.doubles.upstream import Call, Reply, StrictUpstream, call_tools, fail, raw, say
 from tests.gateway.responses.test_socket import Talk, open_socket
@@ -110,6 +111,15 @@ def responses_by_chat(paths: Paths, model: str) -> Used:
     return Used(3, 90, 12, 24, reasoning=6)
 
 
+def responses_in_background(paths: Paths, model: str) -> Used:
+    """Responses that are made while nobody waits."""
+    paths.queue(*(say("Hello.", usage=chat_usage(35, 4, 8)) for _ in range(2)))
+    for _ in range(2):
+        made = paths.sdk.responses.create(model=model, input="Hi", user="alice", background=True)
+        becomes(lambda id=made.id: paths.sdk.responses.retrieve(id).status == "completed")
+    return Used(2, 70, 8, 16)
+
+
 def messages_native(paths: Paths, model: str) -> Used:
     """The Messages API before Claude: what was read from the cache and written to it is input, too."""
     usage = {
@@ -160,6 +170,24 @@ def runs_of_agents(paths: Paths, model: str) -> Used:
     return Used(4, 300, 22, 128)
 
 
+def agents_that_ask(paths: Paths, model: str) -> Used:
+    """The run of an agent that another one asks."""
+    with Letta(base_url=paths.world.gateway.url, api_key="sk", max_retries=0, timeout=PATIENCE_S) as letta:
+        asked = letta.agents.create(name="bob", model=f"openai/{model}", memory_blocks=[])
+        asking = letta.agents.create(
+            name="ann", model=f"openai/{model}", memory_blocks=[], tools=[ASK], include_base_tools=False
+        )
+        paths.queue(
+            call_tools(
+                Call(ASK, {"message": "How are you?", "other_agent_id": asked.id}), usage=chat_usage(61, 9)
+            ),
+            say("I am well.", usage=chat_usage(62, 4)),
+            say("Bob is well.", usage=chat_usage(63, 5)),
+        )
+        letta.agents.messages.create(asking.id, input="Hi")
+    return Used(3, 61 + 62 + 63, 9 + 4 + 5)
+
+
 def other_endpoints(paths: Paths, model: str) -> Used:
     """Embeddings, completions, rerank, images and transcriptions, in the words in which each reports it."""
 
@@ -195,9 +223,11 @@ ROWS: dict[str, tuple[str, Callable[[Paths, str], Used]]] = {
     "tool-rounds": ("up", tool_rounds),
     "responses-passed-on": ("up", responses_passed_on),
     "responses-by-chat": ("plain", responses_by_chat),
+    "responses-in-background": ("plain", responses_in_background),
     "messages-native": ("claude", messages_native),
     "messages-translated": ("up", messages_translated),
     "runs": ("up", runs_of_agents),
+    "agents-that-ask": ("up", agents_that_ask),
     "other-endpoints": ("up", other_endpoints),
 }
 
@@ -243,6 +273,44 @@ def test_the_sums_are_the_upstreams_own(paths: Paths) -> None:
     assert all(
         row["estimated_input_tokens"] == row["estimated_output_tokens"] == 0 for row in reply.json["data"]
     )
+
+
+def test_another_model_that_answers_has_the_tokens(upstream: StrictUpstream, tmp_path: Path) -> None:
+    models = (ModelSettings("m", "m", "up", fallbacks=("n",)), ModelSettings("n", "n", "up"))
+    with remember(upstream, tmp_path, models=models, admin_token=TOKEN) as world:
+        for memory in ("on", "off"):
+            upstream.queue(fail(503), say("Hello.", usage=USAGE))
+            world.chat(user="alice", headers={"x-mnemogate-memory": memory}).say("Hi", model="m")
+        (row,) = usage_by_model(world)
+    names = (
+        "model",
+        "requests",
+        "errors",
+        "calls",
+        "input_tokens",
+        "output_tokens",
+        "estimated_input_tokens",
+    )
+    assert [row[name] for name in names] == ["n", 2, 0, 2, 80, 6, 0]
+
+
+@pytest.mark.parametrize("cut", [None, 3])
+def test_what_no_upstream_reports_is_estimated(
+    upstream: StrictUpstream, tmp_path: Path, cut: int | None
+) -> None:
+    """A stream of an upstream that reports none, and one that breaks off before it does."""
+    takes: Any = {"stream_usage": cut is not None}
+    upstreams = (UpstreamSettings("up", base_url=upstream.base_url, takes=takes),)
+    with remember(upstream, tmp_path, upstreams=upstreams, admin_token=TOKEN) as world:
+        upstream.queue(say("abcdefghijkl", tokens=["abcd", "efgh", "ijkl"], cut_after=cut))
+        reply = world.post(
+            [{"role": "user", "content": "Hi"}], {"x-mnemogate-memory": "off"}, user="alice", stream=True
+        )
+        (row,) = usage_by_model(world)
+    assert ("ijkl" in reply.body.decode()) == (cut is None)
+    assert (row["calls"], row["requests"], row["errors"]) == (1, 1, 0 if cut is None else 1)
+    assert row["input_tokens"] == row["estimated_input_tokens"] == len(upstream.last.body) // 4
+    assert row["output_tokens"] == row["estimated_output_tokens"] == (3 if cut is None else 2)
 
 
 # -- what is asked for a memory, and not for a request
