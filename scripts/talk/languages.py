@@ -118,6 +118,32 @@ In den Herbstferien fahren wir nach Rügen|Wohin fahren wir in den Herbstferien?
 Mein Bruder hat den Studienplatz in Göttingen bekommen|Wo hat mein Bruder einen Studienplatz bekommen?
 Von Kaffee am Abend kann ich nicht schlafen|Was passiert, wenn ich abends Kaffee trinke?
 """,
+    "German, compounds": """
+Mein Zahnarzttermin ist am Dienstag um drei|Wann muss ich zum Zahnarzt?
+Die Geburtstagsfeier ist bei uns im Schrebergarten|Wo feiern wir den Geburtstag?
+Im Winterurlaub geht es nach Lappland|Wohin geht der Urlaub?
+Der Autoschlüssel liegt in der Keksdose|Wo habe ich den Schlüssel hingelegt?
+Die Waschmaschinenreparatur soll 180 Euro kosten|Was ist mit der Waschmaschine?
+Ich bekomme seit Mai Klavierunterricht von Frau Sommer|Bei wem lerne ich Klavier?
+Ich bin seit zwei Jahren im Schachverein|In welchem Verein bin ich?
+Zum Nachtisch mag ich am liebsten Apfelkuchen|Welchen Kuchen esse ich gern?
+Meine Fahrradversicherung läuft über die Huk|Wo ist mein Fahrrad versichert?
+Ich nehme jeden Morgen eine Schilddrüsentablette|Was fehlt mir an der Schilddrüse?
+Die Kindergartengebühren steigen auf 140 Euro|Wie teuer ist der Kindergarten?
+Der Heizungsmonteur kommt erst am Montag|Wer schaut nach der Heizung?
+Wir haben eine Stehlampe in Senfgelb bestellt|Welche Lampe soll kommen?
+Neue Wanderschuhe habe ich in Garmisch gekauft|Woher sind meine Schuhe?
+Unser Steuerberater ist in Rente gegangen|Was macht unser Berater?
+Der Hausarzt hat mir eine Zinksalbe aufgeschrieben|Welche Salbe soll ich nehmen?
+Die Krankenkassenbeiträge zahle ich vierteljährlich|Wie oft bezahle ich die Krankenkasse?
+Für das Gartenhäuschen fehlt noch die Genehmigung|Was brauchen wir noch für den Garten?
+Am Küchenfenster ist eine Scheibe gesprungen|Was ist am Fenster kaputt?
+Die Gästematratze leihen wir uns von Paul|Von wem ist die Matratze?
+Unser Hund ist beim Züchter in Soltau|Wo ist der Hundezüchter?
+Die Nummer von meinem Pass endet auf 4711|Worauf endet die Passnummer?
+Mit dem Kredit fürs Haus sind wir 2031 fertig|Bis wann läuft der Hauskredit?
+Der Unterricht fängt bei Lena um acht an|Wann ist Unterrichtsbeginn?
+""",
 }
 CHATTY = {
     "Chinese": """
@@ -182,8 +208,12 @@ _STOP = {"Chinese": "。", "Japanese": "。", "Korean": ". ", "Thai": " ", "Germ
 
 
 def chats(language: str, half: int) -> Iterator[Memory]:
-    """Returns memories in a language; of the facts each half has its own, and asks about them."""
+    """Returns memories in a language; of the facts each half has its own, and asks about them.
+
+    language: as in FACTS; what stands before a comma in it names all but the facts.
+    """
     facts = [tuple(line.split("|")) for line in FACTS[language].strip().splitlines()][half::2]
+    language = language.partition(",")[0]
     chatty = [each for line in CHATTY[language].strip().splitlines() for each in line.split("|")]
     replies, stop = REPLIES[language].split("|"), _STOP[language]
     for number in range(_MEMORIES):

@@ -35,7 +35,7 @@ from msgspec import Struct
 
 from storage.search.common import lacks_content
 from storage.search.tokens import VERSION as TERMS_VERSION
-from storage.search.tokens import date_words, names_in, split_words, words_of
+from storage.search.tokens import date_words, is_long, names_in, parts_of, split_words, terms_of, words_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,6 +49,11 @@ _HEAD_CHARS = 200
 # Distinct terms stored of one document; a page of prose has about 250.
 _DOCUMENT_TERMS = 4_000
 _DOCUMENT_CHARS = 200_000
+
+# Function words of English are no terms: of its words 28 to 66% are none, of other languages' up to 20%. English writes
+# hardly a compound as one word; with parts of its long words, 21 and 12% of the errands of the set "kinds"
+# (scripts/talk/kinds.py), which need no note, became 29 and 25%.
+_OTHER_TERMS = 0.75
 
 # A text with no sentence but questions, or one that only repeats a question. Longer ones also state something.
 _LAST_ASKS, _STATED = re.compile(r"[?？؟]\W*\Z"), re.compile(r"[.!。！](?:\s|(?<=[。！]))")
@@ -143,7 +148,8 @@ def count_terms(document: Indexable) -> Counted:
     """Returns the terms of a message with its frame, counted, without the marks of its names."""
     text = document.text[:_DOCUMENT_CHARS]
     cut = _head_of(text)
-    words = head = words_of(text[: cut or _HEAD_CHARS])
+    written = split_words(text[: cut or _HEAD_CHARS])
+    words = head = terms_of(written)
     if cut < len(text):
         words = head + words_of(text[cut:]) if cut else words_of(text)
     # The terms of a message besides its text: its date and author.
@@ -151,11 +157,16 @@ def count_terms(document: Indexable) -> Counted:
     if document.speaker:
         frame = [*frame, *words_of(document.speaker)]
     terms: dict[str, int] = Counter(chain(dict.fromkeys(frame), words))
+    is_english = len(head) < _OTHER_TERMS * len(written)
+    compounds = [] if is_english else [term for term in dict.fromkeys(words) if is_long(term)]
+    # Their parts are no words of the text, which is as long as it was.
+    for part in islice(parts_of(compounds), _DOCUMENT_TERMS):
+        terms.setdefault(part, 1)
     if len(terms) > _DOCUMENT_TERMS:
         terms = dict(islice(terms.items(), _DOCUMENT_TERMS))
     if len(words) >= FREQUENCY:
         terms = {term: min(times, FREQUENCY) for term, times in terms.items()}
-    for term in {*head}:
+    for term in {*head, *parts_of({*head}.intersection(compounds))}:
         if term in terms:
             terms[term] |= HEAD
     # Numbers that do not fit count as the largest that does.

@@ -127,3 +127,34 @@ def test_a_question_finds_its_fact_first(language: str) -> None:
 def test_foreign_questions_and_small_talk_find_nothing(language: str) -> None:
     chat = CHATS[language]
     assert [text for text in (*chat.foreign, *chat.small_talk) if recalled(chat, text)] == []
+
+
+@pytest.mark.parametrize(
+    ("said", "question"),
+    [
+        ("Mein Zahnarzttermin ist am Dienstag um drei.", "Wann muss ich zum Zahnarzt?"),
+        ("Mein Zahnarzttermin ist am Dienstag um drei.", "Wann ist der Termin?"),
+        ("Die Geburtstagsfeier steigt bei uns im Garten.", "Wo ist die Feier zum Geburtstag?"),
+        ("De belastingaangifte ligt op de keukentafel.", "Waar is de aangifte?"),
+        ("Nyckeln ligger bakom badrumsskåpet.", "Vem har köpt skåpet?"),
+    ],
+)
+def test_a_compound_is_found_by_the_word_at_its_beginning_or_end(said: str, question: str) -> None:
+    said = f"Heute hat es nur geregnet. {said} Die Zeit vergeht."
+    chat = CHATS["German"]
+    assert recalled(chat._replace(said=(*chat.said, said)), question) == [len(chat.said)]
+
+
+@pytest.mark.parametrize(
+    "question", ["Wer hat die Versammlung geleitet?", "Was macht der Zahn?", "Wo ist die Mine?"]
+)
+def test_a_compound_is_not_found_by_what_is_no_word_in_it(question: str) -> None:
+    said = "Mein Zahnarzttermin ist wegen der Versicherung verschoben."
+    chat = CHATS["German"]
+    assert recalled(chat._replace(said=(*chat.said, said)), question) == []
+
+
+def test_long_words_of_english_are_found_whole() -> None:
+    chat = CHATS["German"]._replace(said=("My grandmother has bought a house by the river.",))
+    assert recalled(chat, "Where does my grandmother live?") == [0]
+    assert recalled(chat, "Where does my mother live?") == []
