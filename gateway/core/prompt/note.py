@@ -75,6 +75,7 @@ _PIECE_CHARS = 120
 # How much a sentence's words count for those next to it. With 0, 0.25 and 0.5 as much is found.
 _NEXT_TO = 0.25
 _SENTENCE_END = re.compile(r"(?<=[.!?…])\s+|(?<=[。！？])")
+_QUESTION_MARKS = frozenset("?？؟")
 # Where a text was cut. In ASCII, since one other character makes a note take twice the memory and more.
 _CUT = "..."
 
@@ -576,13 +577,18 @@ def _keys(query: str) -> Sequence[str]:
 
 
 def _best_part(text: str, keys: Sequence[str], limit: int) -> tuple[str, str]:
-    """Returns the sentences of a text that have most of the query's words and those next to them, or its beginning.
+    """Returns the sentences of a text that have most of the query's words and those next to them; of a text without
+    any, its sentences but for questions, or its beginning.
 
     text: on one line. Returns at most `limit` characters, with a sign where sentences are left out, and one after them.
     """
     low = text.lower()
     pieces = _pieces(text) if len(low) == len(text) else [(0, len(text))]
     values = _values([low[start:end] for start, end in pieces], keys)
+    if not any(values):
+        # Such a turn is shown for those around it, and answers by what it states.
+        asks = [text[end - 1] in _QUESTION_MARKS for _, end in pieces]
+        values = [float(any(asks) and not each) for each in asks]
     # What stands next to a sentence may be what it is about.
     around = [*values[:1], *values, *values[-1:]]
     values = [value + _NEXT_TO * (around[place] + around[place + 2]) for place, value in enumerate(values)]

@@ -927,6 +927,16 @@ def test_of_a_long_turn_without_a_word_of_the_query_the_beginning_is_shown() -> 
     assert hit.text == f"{text[:599].strip()} ..."
 
 
+def test_of_a_long_turn_without_a_word_of_the_query_statements_are_shown_before_questions() -> None:
+    asked = "Could you tell me which of these brushes I should buy for it? "
+    [hit] = choose([message(1, f"{asked * 12}We dug the pond on Sunday. {asked}")], "zebra")
+    assert hit.text.startswith("... Could you")
+    assert "We dug the pond on Sunday. Could you" in hit.text
+    only_asked = asked * 12
+    [hit] = choose([message(1, only_asked)], "zebra")
+    assert only_asked.startswith(hit.text.removesuffix(" ..."))
+
+
 def test_a_text_without_signs_is_cut_between_words() -> None:
     text = f"{'so we went on and on ' * 40}and a numbat ran {'so we went on and on ' * 40}".strip()
     [hit] = choose([message(1, text)], "The numbat?")
