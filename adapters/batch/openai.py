@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from openai.types import Batch
 
 MARK: Final = "mnemogate"  # the key of our mark in a batch's metadata
-_HEAD: Final = b'{"custom_id":"%b","method":"POST","url":"/v1/chat/completions","body":'
+_LINE_HEAD: Final = b'{"custom_id":"%b","method":"POST","url":"/v1/chat/completions","body":'
 _OVER: Final = frozenset(("completed", "failed", "expired", "cancelled"))
 # Of a batch that failed: more tokens would wait than the account may have waiting.
 _TOO_MUCH: Final = "token_limit_exceeded"
@@ -58,11 +58,11 @@ class OpenAIBatches(SdkBatches):
         )
 
     def line(self, custom_id: str, body: bytes) -> bytes:
-        return _HEAD % custom_id.encode() + body + b"}\n"
+        return _LINE_HEAD % custom_id.encode() + body + b"}\n"
 
     async def submit(self, part: BatchPart, lines: BinaryIO) -> str:
         with lines, self._translated():
-            given = (_name(part), lines, "application/jsonl")
+            given = (_file_name(part), lines, "application/jsonl")
             file = await self._client.files.create(file=given, purpose="batch")
         try:
             with self._translated():
@@ -103,7 +103,7 @@ class OpenAIBatches(SdkBatches):
             async for file in self._client.files.list(purpose="batch", order="desc", limit=PAGE):
                 if file.created_at < part.since - CLOCK_SKEW_S:
                     break
-                if file.filename == _name(part):
+                if file.filename == _file_name(part):
                     await self._client.files.delete(file.id)
 
     async def poll(self, id: str) -> PartState:
@@ -130,7 +130,7 @@ class OpenAIBatches(SdkBatches):
         await self._await_if_open(self._client.batches.cancel(id))
 
     async def discard(self, id: str, part: BatchPart) -> None:
-        files = await self._found(self._client.batches.retrieve(id), _files)
+        files = await self._found(self._client.batches.retrieve(id), _file_ids)
         if files is None:
             await self._delete_upload(part)
         for file in files or ():
@@ -139,11 +139,13 @@ class OpenAIBatches(SdkBatches):
 
 
 def _state(batch: Batch) -> PartState:
+    """Returns the state of a batch; the messages of its errors are those of the whole batch."""
     errors = (batch.errors.data if batch.errors is not None else None) or []
     message = "; ".join(each.message for each in errors if each.message)
     has_results = bool(batch.output_file_id or batch.error_file_id)
     is_over = batch.status in _OVER
     is_too_much = any(each.code == _TOO_MUCH for each in errors)
+    # What its requests without a result are.
     left: Literal["errored", "expired", "cancelled"] = "errored"
     if batch.status in ("expired", "cancelled"):
         left = batch.status
@@ -157,11 +159,11 @@ def _state(batch: Batch) -> PartState:
     )
 
 
-def _files(batch: Batch) -> tuple[str | None, ...]:
+def _file_ids(batch: Batch) -> tuple[str | None, ...]:
     return batch.input_file_id, batch.output_file_id, batch.error_file_id
 
 
-def _name(part: BatchPart) -> str:
+def _file_name(part: BatchPart) -> str:
     return f"{part.mark}.jsonl"
 
 

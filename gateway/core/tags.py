@@ -60,12 +60,14 @@ class Tags:
     def __init__(self, *names: str) -> None:
         self._names = names
         letters = {letter: f"{letter}{letter.upper()}" for letter in map(chr, range(97, 123))} | {"_": "_"}
-        self._ascii = re.compile("<" + _rest(names, letters, r"[\x00-\x20\x7f]*+", r"/\\"))
+        self._ascii = re.compile("<" + _tag_pattern(names, letters, r"[\x00-\x20\x7f]*+", r"/\\"))
 
     @cached_property
-    def _any(self) -> re.Pattern[str]:
+    def _unicode(self) -> re.Pattern[str]:
         # Compiled when there is need of it: that takes some 20 ms.
-        return re.compile(f"[{_LESS}]" + _rest(self._names, _letter_forms(), f"[{_UNSEEN}]*+", _SLASHES))
+        return re.compile(
+            f"[{_LESS}]" + _tag_pattern(self._names, _letter_forms(), f"[{_UNSEEN}]*+", _SLASHES)
+        )
 
     def make_plain(self, text: str) -> str:
         """Returns the text with the first character of each of these tags replaced; all else stays."""
@@ -73,11 +75,11 @@ class Tags:
             return self._ascii.sub(_PLAIN, text) if "<" in text else text
         for less in _LESS:
             if less in text:
-                return self._any.sub(_PLAIN, text)
+                return self._unicode.sub(_PLAIN, text)
         return text
 
 
-def _rest(names: Iterable[str], letters: Mapping[str, str], unseen: str, slashes: str) -> str:
+def _tag_pattern(names: Iterable[str], letters: Mapping[str, str], unseen: str, slashes: str) -> str:
     """Returns the pattern of what follows the first character of a tag. It looks at each character once."""
     # After the last letter may be a space, and the name of an attribute.
     named = "|".join(unseen.join(f"[{letters[c]}]" for c in name) for name in names)

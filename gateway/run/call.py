@@ -32,7 +32,7 @@ from gateway.run.upstream.route import Route
 
 # Claude thinks at the temperature 1 alone (build-with-claude/extended-thinking).
 _NOT_WHEN_THINKING = frozenset({"temperature"})
-_NONE: frozenset[str] = frozenset()
+_NOTHING_REFUSED: frozenset[str] = frozenset()
 _BETA = "anthropic-beta"
 NATIVE_FORM = EndpointForm()  # nothing of such a request is read here
 
@@ -46,9 +46,7 @@ class Passes(Struct, frozen=True):
 
 @dataclass(slots=True)
 class ChatCall:
-    """A chat completion, or a run as one: who asks what of which agent over which route, and where the reply
-    goes.
-    """
+    """A chat completion, or a step of a run: the request, its agent and route, and where the reply goes."""
 
     request: ChatRequest
     passes: Passes
@@ -57,7 +55,7 @@ class ChatCall:
     route: Route
     # The kind of its conversation.
     kind: ConversationKind
-    # The dialect's.
+    # That of the dialect in which the reply is shown.
     view: MakesView
     sink: Sink
     receipt: Receipt
@@ -216,7 +214,7 @@ def form_for(request: ChatRequest, endpoint: Endpoint, model: str) -> EndpointFo
         () if takes_developer else developer_places(request.messages),
         known.stream_usage,
         (known.can_force_when_thinking or not asks_to_think(request.json)) and known.can_force(model),
-        _refused(request, known, model) if request.added_fields else _NONE,
+        _refused(request, known, model) if request.added_fields else _NOTHING_REFUSED,
         endpoint.asks_usage,
         request.shows_thoughts and known.thinks_when_asked(model),
     )

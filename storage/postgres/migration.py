@@ -23,16 +23,17 @@ _log = logging.getLogger("mnemogate")
 # Any number that other users of the server are unlikely to lock: "Mnemogat" in ASCII.
 _LOCK = 0x4D6E656D6F676174
 
-# A step waits so long for a table that others use, and all turns wait for it; then they go on, and the step is tried
-# again. The server has a vacuum make way after one second, and a dump never.
-_WAIT_MS, _PAUSE_S = 1_500, 10.0
+# A step waits so long for a table that others use, and all turns wait for the step; then they go on, and after a pause
+# the step is tried again. The server has a vacuum make way after one second, and a dump never.
+_WAIT_MS = 1_500
+_PAUSE_S = 10.0
 
 _VERSIONS = """CREATE TABLE IF NOT EXISTS schema_versions (
     version BIGINT PRIMARY KEY, oldest BIGINT NOT NULL, applied TIMESTAMPTZ NOT NULL DEFAULT now())"""
 
 
 class PostgresMigration(NamedTuple):
-    """A step from one schema version to the next that there is a step for."""
+    """A step from one version of the schema to a later one."""
 
     before: int  # 0: no tables
     after: int

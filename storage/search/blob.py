@@ -85,11 +85,7 @@ class CorruptIndex(ValueError):
 
 
 class Indexable(Protocol):
-    """A message as the index reads it.
-
-    previous: seq of the turn before it in its conversation, if that is (or will be) indexed too.
-    speaker: a name, where the client gave one. at: seconds since the epoch.
-    """
+    """A message as the index reads it."""
 
     @property
     def seq(self) -> int: ...
@@ -98,11 +94,16 @@ class Indexable(Protocol):
     @property
     def text(self) -> str: ...
     @property
-    def at(self) -> float: ...
+    def at(self) -> float:
+        """Seconds since the epoch."""
+
     @property
-    def speaker(self) -> str | None: ...
+    def speaker(self) -> str | None:
+        """A name, where the client gave one."""
+
     @property
-    def previous(self) -> int | None: ...
+    def previous(self) -> int | None:
+        """The seq of the turn before it in its conversation, if that is (or will be) indexed too."""
 
 
 class Document(Struct, frozen=True):
@@ -134,13 +135,11 @@ DocumentRow = tuple[int, ...]
 
 
 class Counted(Struct, frozen=True):
-    """The terms of a message, counted.
+    """The terms of a message, counted."""
 
-    row: of the table in its blob. terms: how often each occurs, up to 255, with the marks HEAD and NAME where it stands
-    in the beginning, and there in a name or a number.
-    """
-
+    # Of the table in its blob.
     row: DocumentRow
+    # How often each occurs, up to 255, with the marks HEAD (it stands in the beginning) and NAME (in a name there).
     terms: dict[str, int]
 
 
@@ -283,16 +282,16 @@ def merge(old: bytes | None, new: bytes) -> bytes:
     if not old:
         return new
     added = _unpack(new)
-    kept = _without(_unpack_current(old), (added.documents["flags"] & PRESENT) > 0)
-    if kept.chunk != added.chunk:
-        raise CorruptIndex(f"chunks {kept.chunk} and {added.chunk} are not the same")
+    stored = _without(_unpack_current(old), (added.documents["flags"] & PRESENT) > 0)
+    if stored.chunk != added.chunk:
+        raise CorruptIndex(f"chunks {stored.chunk} and {added.chunk} are not the same")
     return _pack(
         _Blob(
-            kept.chunk,
-            np.where(added.documents["flags"] & PRESENT, added.documents, kept.documents),
-            np.concatenate((kept.hashes, added.hashes)),
-            np.concatenate((kept.places, added.places)),
-            np.concatenate((kept.frequencies, added.frequencies)),
+            stored.chunk,
+            np.where(added.documents["flags"] & PRESENT, added.documents, stored.documents),
+            np.concatenate((stored.hashes, added.hashes)),
+            np.concatenate((stored.places, added.places)),
+            np.concatenate((stored.frequencies, added.frequencies)),
         )
     )
 
@@ -358,9 +357,10 @@ def _pack(blob: _Blob) -> bytes:
 
 
 class OpenBlob(NamedTuple):
-    """A blob with a valid outline. entries: how many it has."""
+    """A blob with a valid outline."""
 
     chunk: int
+    # How many it has.
     entries: int
     data: bytes
 
@@ -385,12 +385,12 @@ def open_blob(blob: bytes) -> OpenBlob:
     """Returns the blob once its outline is checked, which is all that a query can afford. Raises: CorruptIndex."""
     if len(blob) < _PREFIX:
         raise CorruptIndex(f"{len(blob)} bytes are too few for a search blob")
-    magic, version, _, chunk, m = _HEADER.unpack_from(blob)
+    magic, version, _, chunk, entries = _HEADER.unpack_from(blob)
     if magic != _MAGIC or version != _VERSION:
         raise CorruptIndex(f"a search blob begins with {_MAGIC!r} {_VERSION}, not {magic!r} {version}")
-    if len(blob) != _PREFIX + m * _ENTRY_BYTES:
-        raise CorruptIndex(f"{len(blob)} bytes do not make {m} entries")
-    return OpenBlob(chunk, m, blob)
+    if len(blob) != _PREFIX + entries * _ENTRY_BYTES:
+        raise CorruptIndex(f"{len(blob)} bytes do not make {entries} entries")
+    return OpenBlob(chunk, entries, blob)
 
 
 def _unpack_current(blob: bytes) -> _Blob:
@@ -403,11 +403,11 @@ def _unpack_current(blob: bytes) -> _Blob:
 def _unpack(blob: bytes) -> _Blob:
     import numpy as np
 
-    chunk, m, _ = open_blob(blob)
+    chunk, entries, _ = open_blob(blob)
     documents = np.frombuffer(blob, document_type(), CHUNK, _HEADER.size)
-    hashes = np.frombuffer(blob, "<u4", m, _PREFIX)
-    places = np.frombuffer(blob, np.uint8, m, _PREFIX + 4 * m)
-    frequencies = np.frombuffer(blob, np.uint8, m, _PREFIX + 5 * m)
+    hashes = np.frombuffer(blob, "<u4", entries, _PREFIX)
+    places = np.frombuffer(blob, np.uint8, entries, _PREFIX + 4 * entries)
+    frequencies = np.frombuffer(blob, np.uint8, entries, _PREFIX + 5 * entries)
     # Who rewrites a blob checks all of it, or damage would be written on.
     if (hashes[1:] < hashes[:-1]).any():
         raise CorruptIndex("the entries are out of order")

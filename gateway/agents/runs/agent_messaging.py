@@ -41,11 +41,14 @@ from storage.records import DEFAULT, Run, RunState
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
-MOST_AGENTS = 32  # that one message goes to
+# Agents that one message goes to, and how many of them run at a time. No measurement.
+MOST_AGENTS = 32
 AT_ONCE = 8
+# How many agents one message may pass through.
 MOST_DEPTH = 4
-MOST_IDLE = 112  # slots of runs that wait, which others may have meanwhile
-_PAGE = 100
+# Slots of runs that wait, which other runs may have meanwhile.
+MOST_IDLE = 112
+_PAGE = 100  # agents that one read returns
 _TOO_DEEP = f"messages between agents go {MOST_DEPTH} agents deep at most, and this turn is the last. Nothing was sent"
 _CIRCLE = "{name} waits for the end of this turn, so neither would ever go on. Nothing was sent"
 _PAUSED = "{name} waits for a person's answer to calls that it has made. Nothing was sent; try again later"
@@ -55,6 +58,8 @@ _NO_TIME = "the others took all of the time. Nothing was sent to {name}"
 
 
 class SendsRuns(Protocol):
+    """Performs a run while its caller waits."""
+
     async def send(
         self,
         run_request: RunRequest,
@@ -66,6 +71,8 @@ class SendsRuns(Protocol):
 
 
 class AcceptsRuns(Protocol):
+    """Performs runs in the background."""
+
     async def accept(self, run_request: RunRequest) -> Run: ...
 
 
@@ -73,7 +80,7 @@ class Speaker(Struct, frozen=True):
     """A turn of an agent that speaks to others."""
 
     project: str
-    # agent, name: its public id, and its name.
+    # Its public id.
     agent: str
     name: str
     waiter: Waiter
@@ -91,7 +98,7 @@ class Speaker(Struct, frozen=True):
 
 
 class AgentMessaging:
-    """Delivers messages between the agents of a project. One for the process. wait_s: for an answer."""
+    """Delivers messages between the agents of a project. There is one for the process."""
 
     def __init__(
         self,
@@ -102,6 +109,7 @@ class AgentMessaging:
         wait_s: float,
         accounts: Accounts,
     ) -> None:
+        """wait_s: how long an answer is waited for."""
         self._registry = registry
         self._accounts = accounts
         self._store = store
@@ -121,9 +129,9 @@ class AgentMessaging:
         """Delivers messages without an answer as runs in the background, which need those of live turns themselves."""
         self._accepts = accepts
 
-    def of(self, sender: Speaker, run: int | None) -> PeersOf:
-        """run: the sender's row, if it has one."""
-        return PeersOf(self, sender, run)
+    def of(self, sender: Speaker, run: int | None) -> SenderMessages:
+        """Returns what a turn sends messages with. run: the row of the sender's run, if it has one."""
+        return SenderMessages(self, sender, run)
 
     async def find(self, project: str, name: str) -> tuple[str, str]:
         """Returns (public name, name) of an agent. name: its id or its name. Raises: NotFound, BadRequest."""
@@ -139,7 +147,12 @@ class AgentMessaging:
     async def tagged(
         self, project: str, every: Sequence[str], some: Sequence[str], but: str
     ) -> Sequence[tuple[str, str]]:
-        """Returns (public name, name) of agents that were made over REST to speak, by tags. but: not this one."""
+        """Returns (public name, name) of agents that were made over REST to speak, by tags.
+
+        every: tags that an agent has all of.
+        some: tags that it has one of; empty: any will do.
+        but: the id of an agent that is left out.
+        """
         found: list[tuple[str, str]] = []
         # A statement looks for so many; with more of them each agent's own tags decide alone, as they do at last.
         sieve = every or some
@@ -274,13 +287,14 @@ class AgentMessaging:
     async def ask_tagged(
         self, sender: Speaker, run: int | None, every: Sequence[str], some: Sequence[str], text: str
     ) -> Sequence[AgentAnswer]:
+        """Returns the answers of all agents with these tags, which share the time of one wait."""
         until = asyncio.get_running_loop().time() + self._wait_s
-        places = asyncio.Semaphore(AT_ONCE)
+        slots = asyncio.Semaphore(AT_ONCE)
 
         async def ask(uid: str, name: str) -> AgentAnswer:
             try:
                 async with asyncio.timeout_at(until):
-                    await places.acquire()
+                    await slots.acquire()
             except TimeoutError:
                 return AgentAnswer(ids.id_of("agent", uid), name).failed(
                     "timeout", _NO_TIME.format(name=name)
@@ -288,7 +302,7 @@ class AgentMessaging:
             try:
                 return await self.ask(sender, run, uid, name, text, until)
             finally:
-                places.release()
+                slots.release()
 
         others = await self.tagged(sender.project, every, some, sender.agent)
         async with asyncio.TaskGroup() as tasks:
@@ -296,32 +310,36 @@ class AgentMessaging:
         return [each.result() for each in asked]
 
     def end_of_wait(self) -> float:
+        """Returns when a wait that begins now ends, by the loop's clock."""
         return asyncio.get_running_loop().time() + self._wait_s
 
 
-class PeersOf(Struct, frozen=True):
-    """`SendsToAgents` of one turn."""
+class SenderMessages(Struct, frozen=True):
+    """Sends the messages of one turn (`SendsToAgents`). Errors are answers."""
 
-    peers: AgentMessaging
+    messaging: AgentMessaging
     sender: Speaker
+    # The row of the sender's run, if it has one.
     run: int | None
 
     async def ask(self, agent: str, text: str) -> AgentAnswer:
         found = await self._find_agent(agent)
         if isinstance(found, AgentAnswer):
             return found
-        return await self.peers.ask(self.sender, self.run, *found, text, self.peers.end_of_wait())
+        return await self.messaging.ask(self.sender, self.run, *found, text, self.messaging.end_of_wait())
 
     async def ask_tagged(self, every: Sequence[str], some: Sequence[str], text: str) -> Sequence[AgentAnswer]:
-        return await self.peers.ask_tagged(self.sender, self.run, every, some, text)
+        return await self.messaging.ask_tagged(self.sender, self.run, every, some, text)
 
     async def send(self, agent: str, text: str) -> AgentAnswer:
         found = await self._find_agent(agent)
-        return found if isinstance(found, AgentAnswer) else await self.peers.send(self.sender, *found, text)
+        return (
+            found if isinstance(found, AgentAnswer) else await self.messaging.send(self.sender, *found, text)
+        )
 
     async def _find_agent(self, agent: str) -> tuple[str, str] | AgentAnswer:
         try:
-            return await self.peers.find(self.sender.project, agent)
+            return await self.messaging.find(self.sender.project, agent)
         except NotFound:
             return AgentAnswer(agent, agent).failed("missing", f"there is no agent {agent!r}")
         except (BadRequest, StoreError) as error:

@@ -111,14 +111,14 @@ def _shown_in_rounds(content: Content) -> Shown:
     return last_shown(map(_shown_in, content.full or ()), NOTHING_SHOWN)
 
 
-def known_note(tree: Tree, plan: Plan, i: int) -> str | None:
+def known_note(tree: Tree, plan: Plan, index: int) -> str | None:
     """Returns the note that the i-th new message has already; "" if nothing was found for it, None if it has none."""
-    prefix = plan.exchange.inputs[: i + 1]
+    prefix = plan.exchange.inputs[: index + 1]
     rivals = rivals_of(tree, plan.match.match_point, plan.conversation)
-    same = [x for x in rivals if i in x.notes and x.inputs[: i + 1] == prefix]
-    if not same:
+    alike = [other for other in rivals if index in other.notes and other.inputs[: index + 1] == prefix]
+    if not alike:
         return None
-    return max(same, key=lambda x: (tree.touched(x), x.begun, x.id)).notes[i]
+    return max(alike, key=lambda other: (tree.touched(other), other.begun, other.id)).notes[index]
 
 
 def compose(
@@ -139,7 +139,7 @@ def compose(
     """
     listing, place = plan.query.listing, plan.match
     held = len(plan.held)
-    found = Composition(_replace(tree, plan, offered, fresh) if plan.fill or held else ())
+    found = Composition(_fill(tree, plan, offered, fresh) if plan.fill or held else ())
     if held:
         # They follow the reply as it was heard, which comes back at the head of the list, or have it among them.
         found.hidden.update((listing.positions[i], []) for i in range(plan.heard or plan.resent))
@@ -155,7 +155,7 @@ def compose(
     if place.form:
         replies[place.last] = place.match_point
     if replies:
-        _hide(tree, plan, replies, offered, found)
+        _restore_rounds(tree, plan, replies, offered, found)
     return found
 
 
@@ -171,11 +171,11 @@ def _place_counted(listing: Listing, additions: Additions, found: Composition) -
             earlier.tokens, earlier.shown = estimate_tokens(text), shown_in_note(text) or None
         index = listing.positions[listing.message_at(earlier.at)]
         found.put_note(index, text, earlier.tokens, earlier.shown or NOTHING_SHOWN)
-    for x in additions.rounds:
+    for exchange in additions.rounds:
         # Clients may keep a reply in several messages; it has a place of its own only if it is one.
-        end = end_offset(x)
-        first = listing.message_at(end - len(x.reply or ()))
-        replies.update(dict.fromkeys(range(first, listing.message_at(end - 1) + 1), x))
+        end = end_offset(exchange)
+        first = listing.message_at(end - len(exchange.reply or ()))
+        replies.update(dict.fromkeys(range(first, listing.message_at(end - 1) + 1), exchange))
     return replies
 
 
@@ -197,13 +197,13 @@ def _place_compared(
 
 def matches(listing: Listing, end: int, elements: Sequence[PathElement]) -> list[tuple[int, PathElement]]:
     """Returns pairs of (message of the list, element of the path), oldest first."""
-    path = [(a, el) for el in elements for a in el.atoms]
-    pairs = lcs(listing.flat(end), [a for a, _ in path], _TABLES)
+    path = [(atom, element) for element in elements for atom in element.atoms]
+    pairs = lcs(listing.flat(end), [atom for atom, _ in path], _TABLES)
     return [(listing.message_at(i), path[j][1]) for i, j in reversed(pairs)]
 
 
-def _tellable(elements: Sequence[PathElement], listing: Listing) -> list[PathElement]:
-    """Leaves out what was forgotten or off the record, and what cannot stand without it.
+def _sendable(elements: Sequence[PathElement], listing: Listing) -> list[PathElement]:
+    """Returns the elements that may be sent: without what was forgotten or off the record, and what needs that.
 
     Chat templates refuse an answer without its question, two questions in a row, and a result without its call.
     """
@@ -220,25 +220,27 @@ def _tellable(elements: Sequence[PathElement], listing: Listing) -> list[PathEle
     goes_on = bool(len(listing)) and not is_user(listing.atoms[0])
     # If a message of a run is gone, the whole run is left out, unless the other messages can stand alone.
     for run in runs:
-        left = [e for e in run if not _is_gone(e)]
-        gone = [e for e in run if _is_gone(e)]
-        if not gone or (all(is_user(e.atoms) for e in gone) and is_user(left[0].atoms if left else ())):
+        left = [element for element in run if not _is_gone(element)]
+        gone = [element for element in run if _is_gone(element)]
+        if not gone or (
+            all(is_user(element.atoms) for element in gone) and is_user(left[0].atoms if left else ())
+        ):
             found += left
         elif goes_on and run is runs[-1]:
             return []
     return found
 
 
-def is_shown(plan: Plan, e: Exchange) -> bool:
+def is_shown(plan: Plan, exchange: Exchange) -> bool:
     """Returns whether a reply of the path goes upstream again: not where the question that it answers is gone."""
-    return any(each.exchange.id == e.id for each in _tellable(plan.fill, plan.query.listing))
+    return any(each.exchange.id == exchange.id for each in _sendable(plan.fill, plan.query.listing))
 
 
 def _is_gone(element: PathElement) -> bool:
     return is_tombstone(element.exchange) or element.position in element.exchange.redactions
 
 
-def _replace(
+def _fill(
     tree: Tree, plan: Plan, offered: Container[str], fresh: Mapping[int, str]
 ) -> Sequence[FilledMessage]:
     """Returns what the client left out, and in append mode the messages of sends that were cancelled."""
@@ -249,43 +251,45 @@ def _replace(
         listing, at = plan.query.listing, (match_point.depth, offset - len(match_point.reply or ()))
         heard = range(plan.heard)
         found += [FilledMessage.of(listing.messages[i], listing.atoms[i], at) for i in heard]
-    for i, m in enumerate(plan.held):
+    for i, message in enumerate(plan.held):
         atoms = plan.exchange.inputs[i]
-        found.append(FilledMessage.of(m, atoms, (plan.exchange.depth, offset), fresh.get(i, "")))
+        found.append(FilledMessage.of(message, atoms, (plan.exchange.depth, offset), fresh.get(i, "")))
         offset += len(atoms)
     return _answered(found, plan.query.listing.messages) if plan.follows_head else found
 
 
 def _left_out(tree: Tree, plan: Plan, offered: Container[str]) -> Iterator[FilledMessage]:
-    elements = _tellable(plan.fill, plan.query.listing)
+    elements = _sendable(plan.fill, plan.query.listing)
     tree.load_together(element.exchange for element in elements)
     for element in elements:
-        x, content = element.exchange, tree.content(element.exchange)
+        exchange, content = element.exchange, tree.content(element.exchange)
         if element.position >= 0:
             if content.messages is not None:
-                note = x.notes.get(element.position, "") if is_user(element.atoms) else ""
+                note = exchange.notes.get(element.position, "") if is_user(element.atoms) else ""
                 message = content.messages[element.position]
-                if x.id in plan.withheld:
+                if exchange.id in plan.withheld:
                     # The call itself stays, so its model has read what it made of a block.
                     message = {**message, "content": WITHHELD}
                 yield FilledMessage.of(message, element.atoms, element.at, note)
         elif content.shown_reply is not None:
-            is_same = bool(plan.query.model) and x.model == plan.query.model
+            is_same = bool(plan.query.model) and exchange.model == plan.query.model
             if content.is_step:
-                shown_reply = [_bare(m if is_same else without_opaque(m)) for m in content.full or ()]
+                shown_reply = [
+                    _bare(each if is_same else without_opaque(each)) for each in content.full or ()
+                ]
             else:
                 whole = _bare(content.shown_reply if is_same else without_opaque(content.shown_reply))
                 shown_reply = put_back(content, whole, None, offered, is_same_model=is_same) or [whole]
-            for m in shown_reply:
-                yield FilledMessage.of(m, element.atoms, element.at)
+            for each in shown_reply:
+                yield FilledMessage.of(each, element.atoms, element.at)
 
 
 def _bare(shown_reply: WireMessage) -> WireMessage:
     """Returns a reply as clients send it back, without fields that say nothing (`refusal: null`, no annotations)."""
     return {
-        k: v
-        for k, v in without_private(shown_reply).items()
-        if k in ("role", "content") or v not in (None, [])
+        name: value
+        for name, value in without_private(shown_reply).items()
+        if name in ("role", "content") or value not in (None, [])
     }
 
 
@@ -302,13 +306,13 @@ def _answered(fill: Sequence[FilledMessage], new: Sequence[WireMessage]) -> list
         if not made:
             found.append(each)
             continue
-        calls = [_readable(x) for x in made if isinstance(x, dict)] if isinstance(made, list) else []
+        calls = [_readable(call) for call in made if isinstance(call, dict)] if isinstance(made, list) else []
         if calls != made:
             rest = {name: value for name, value in each.message.items() if name != "tool_calls"}
             each = replace(each, message={**rest, "tool_calls": calls} if calls else rest)
         found.append(each)
-        results = takewhile(lambda y: y.get("role") == "tool", whole[i + 1 :]) if calls else ()
-        known = {str(y.get("tool_call_id")) for y in results}
+        results = takewhile(lambda message: message.get("role") == "tool", whole[i + 1 :]) if calls else ()
+        known = {str(message.get("tool_call_id")) for message in results}
         for call in calls:
             if call_id(call) not in known:
                 message = {"role": "tool", "tool_call_id": call.get("id"), "content": UNANSWERED}
@@ -328,31 +332,31 @@ def _readable(call: dict[str, Any]) -> dict[str, Any]:
     return call if is_readable else {**call, "function": {**function, "arguments": "{}"}}
 
 
-def _hide(
+def _restore_rounds(
     tree: Tree, plan: Plan, replies: dict[int, Exchange], offered: Container[str], found: Composition
 ) -> None:
     """Puts back hidden rounds, and what only its provider reads, where a reply is one message of the list."""
     listing, model = plan.query.listing, plan.query.model
-    back: list[tuple[int, Exchange]] = []
-    for i, x in replies.items():
-        if x.hidden or x.opaque:
+    restored: list[tuple[int, Exchange]] = []
+    for i, exchange in replies.items():
+        if exchange.hidden or exchange.opaque:
             neighbours = replies.get(i - 1), replies.get(i + 1)
-            if not any(y is not None and y.id == x.id for y in neighbours):
-                back.append((i, x))
-    tree.load_together(x for _, x in back)
-    for i, x in back:
-        message, content = listing.messages[i], tree.content(x)
-        is_same = bool(model) and x.model == model and listing.atoms[i] == x.reply
-        if x.hidden:
-            put = put_back(content, message, listing.messages[i + 1 :], offered, is_same_model=is_same)
+            if not any(neighbour is not None and neighbour.id == exchange.id for neighbour in neighbours):
+                restored.append((i, exchange))
+    tree.load_together(exchange for _, exchange in restored)
+    for i, exchange in restored:
+        message, content = listing.messages[i], tree.content(exchange)
+        is_same = bool(model) and exchange.model == model and listing.atoms[i] == exchange.reply
+        if exchange.hidden:
+            messages = put_back(content, message, listing.messages[i + 1 :], offered, is_same_model=is_same)
             # A reply that came back cut stays so: only the turn after it finds another prompt before it.
-            found.breaks += put is None and (i == plan.match.last or not _is_offered(content, offered))
+            found.breaks += messages is None and (i == plan.match.last or not _is_offered(content, offered))
         else:
             full = refilled(message, content.shown_reply or {}) if is_same else None
-            put = None if full is None else [full]
-        if put is not None:
-            found.hidden[listing.positions[i]] = [*map(without_private, put)]
-            if x.hidden and listing.message_at(end_offset(x) - len(x.reply or ())) != i:
+            messages = None if full is None else [full]
+        if messages is not None:
+            found.hidden[listing.positions[i]] = [*map(without_private, messages)]
+            if exchange.hidden and listing.message_at(end_offset(exchange) - len(exchange.reply or ())) != i:
                 found.moves_rounds = True
             if shown := _shown_in_rounds(content):
                 found.shown[listing.positions[i]] = shown
@@ -366,40 +370,41 @@ def put_back(
     *,
     is_same_model: bool = True,
 ) -> list[WireMessage] | None:
-    """Returns the hidden rounds, with their private fields, and then the rest of the message, with a text that begins
-    with what was streamed before them.
+    """Returns the hidden rounds of a reply, and then the rest of it; None: the message has to stay as it is.
 
-    White space does not count, since clients strip it, nor do fillers, which no model is shown: they may be cut or
-    gone.
+    The rest is what the client's text has beyond what was streamed before the rounds. White space does not count, since
+    clients strip it, nor do fillers, which no model is shown: they may be cut or gone. Of a mixed round both halves go
+    back or none: results of the client's own calls have to follow.
 
-    after: the messages after it, None where the history is stored here. Of a mixed round both halves go back or
-        none: results of the client's own calls have to follow. Returns None where the message has to stay as
-        it is.
+    message: the reply as the client has it.
+    after: the messages after it; None: the history is stored here.
     is_same_model: what only the provider reads may go with it.
     """
     full = content.full
     if full is None:
         return None
-    last = max((i for i, y in enumerate(full) if y["role"] == "tool"), default=-1)
-    before = full[: last + 1] if is_same_model else [without_opaque(y) for y in full[: last + 1]]
-    calls = [c for y in before for c in y.get("tool_calls") or []]
-    mine: list[dict[str, Any]] = message.get("tool_calls") or []
-    streamed = in_a_row(text for y in before if y["role"] == "assistant" for text in _own(y))
+    last = max((i for i, each in enumerate(full) if each["role"] == "tool"), default=-1)
+    before = full[: last + 1] if is_same_model else [without_opaque(each) for each in full[: last + 1]]
+    calls = [call for each in before for call in each.get("tool_calls") or []]
+    client_made: list[dict[str, Any]] = message.get("tool_calls") or []
+    streamed = in_a_row(
+        text for each in before if each["role"] == "assistant" for text in _visible_texts(each)
+    )
     rest = rest_after(text_of(without_fillers(with_fillers_of(message, content.shown_reply or {}))), streamed)
     if not before or rest is None or not _is_offered(content, offered):
         return None
     rest = rest.lstrip()
-    client_calls = [c for c in calls if call_id(c) not in content.gateway_calls]
+    client_calls = [call for call in calls if call_id(call) not in content.gateway_calls]
     # A mixed round: the client has its own calls, and the results to them, in its list.
     if client_calls:
-        return _put_back_mixed(before, mine, client_calls, after, is_longer=bool(rest))
+        return _put_back_mixed(before, client_made, client_calls, after, is_longer=bool(rest))
     own = in_a_row(map(text_of, full[last + 1 :]))
     # White space as the model made it.
     rest = rest and own[: len(own) - len(own.lstrip())] + rest
     # What the client got of these fields is that of all rounds.
     end = {**{key: value for key, value in message.items() if key not in FIELDS}, "content": rest}
     whole = refilled(end, full[-1]) if is_same_model else None
-    if whole is None and not rest and not mine:
+    if whole is None and not rest and not client_made:
         return list(before)
     return [*before, whole or end]
 
@@ -409,36 +414,41 @@ def _is_offered(content: Content, offered: Container[str]) -> bool:
     full = content.full or []
     # Calls by a name that no tool had: none can be offered now, and none was then.
     without_result = {
-        str(y.get("tool_call_id")) for y in full if y["role"] == "tool" and text_of(y).startswith(NO_TOOL)
+        str(message.get("tool_call_id"))
+        for message in full
+        if message["role"] == "tool" and text_of(message).startswith(NO_TOOL)
     }
     gateway_calls = content.gateway_calls - without_result
-    calls = (c for y in full for c in y.get("tool_calls") or [])
-    return all(c["function"]["name"] in offered for c in calls if call_id(c) in gateway_calls)
+    calls = (call for message in full for call in message.get("tool_calls") or [])
+    return all(call["function"]["name"] in offered for call in calls if call_id(call) in gateway_calls)
 
 
-def _own(message: WireMessage) -> tuple[str, str]:
+def _visible_texts(message: WireMessage) -> tuple[str, str]:
     """Returns what a reader got of a message, fillers aside: its text, followed by the text of its speaking calls."""
     return text_of(message), str(private_of(message).get("spoken", ""))
 
 
 def _put_back_mixed(
     before: Sequence[WireMessage],
-    mine: list[dict[str, Any]],
+    client_made: list[dict[str, Any]],
     client_calls: list[dict[str, Any]],
     after: Sequence[WireMessage] | None,
     *,
     is_longer: bool,
 ) -> list[WireMessage] | None:
-    ids = {call_id(c) for c in mine}
-    answers = {str(y.get("tool_call_id")) for y in after or () if y.get("role") == "tool"}
-    if is_longer or len(mine) != len(client_calls) or not (after is None or ids <= answers):
+    ids = {call_id(call) for call in client_made}
+    answers = {str(each.get("tool_call_id")) for each in after or () if each.get("role") == "tool"}
+    if is_longer or len(client_made) != len(client_calls) or not (after is None or ids <= answers):
         return None
     back: list[WireMessage] = []
-    for y in before:
-        calls = y.get("tool_calls") or []
-        if any(c in client_calls for c in calls):
+    for each in before:
+        calls = each.get("tool_calls") or []
+        if any(call in client_calls for call in calls):
             # In the order of the reply: Claude's thoughts stand between the calls.
-            given = iter(refilled_calls(mine, calls))
-            y = {**y, "tool_calls": [next(given, c) if c in client_calls else c for c in calls]}
-        back.append(y)
+            given = iter(refilled_calls(client_made, calls))
+            each = {
+                **each,
+                "tool_calls": [next(given, call) if call in client_calls else call for call in calls],
+            }
+        back.append(each)
     return back

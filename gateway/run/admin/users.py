@@ -35,7 +35,7 @@ class ListOperations(Struct, frozen=True):
         project, after = arguments.optional_text("project"), arguments.optional_number("from")
         found = await self.store.overview.memories(project, after=after or 0, limit=PAGE)
         following = found[-1].id if len(found) == PAGE else None
-        return {"lines": [_memory(each) for each in found], "next": following}
+        return {"lines": [_memory_line(each) for each in found], "next": following}
 
     async def conversations(self, raw: RawArguments) -> dict[str, Any]:
         """Lists the conversations of a user, or those without a user, the newest first.
@@ -54,7 +54,7 @@ class ListOperations(Struct, frozen=True):
         found, following = await self.store.overview.conversations(
             owner.project, profile, owner.subject, before=before, limit=PAGE
         )
-        lines = [_conversation(each) for each in found]
+        lines = [_conversation_line(each) for each in found]
         return {"lines": lines, "next": None if following is None else list(following)}
 
 
@@ -65,13 +65,13 @@ async def other_profiles(store: Store, scope: Scope) -> list[str]:
     return [each.scope.profile for each in agents if each is not None and each.scope != scope]
 
 
-def _memory(each: ListedMemory) -> dict[str, Any]:
+def _memory_line(each: ListedMemory) -> dict[str, Any]:
     return {
-        **_named(each.scope),
+        **_owner_fields(each.scope),
         "memory": each.uid,
         "begun": each.created,
         "conversations": each.retained.conversations,
-        **_sizes(each.retained),
+        **_size_fields(each.retained),
         "blocks": each.blocks,
         "facts": each.facts,
         "passages": each.passages,
@@ -79,17 +79,17 @@ def _memory(each: ListedMemory) -> dict[str, Any]:
     }
 
 
-def _conversation(each: ListedConversation) -> dict[str, Any]:
+def _conversation_line(each: ListedConversation) -> dict[str, Any]:
     return {
-        **_named(each.scope),
+        **_owner_fields(each.scope),
         "id": each.uid,
         "client_id": each.key,
-        **_sizes(each.retained),
+        **_size_fields(each.retained),
         "forget": [*flags_of(each.scope), f"--in={each.uid}"],
     }
 
 
-def _sizes(retained: Retained) -> dict[str, Any]:
+def _size_fields(retained: Retained) -> dict[str, Any]:
     return {
         "last_turn": retained.last_at,
         "messages": retained.messages,
@@ -99,7 +99,7 @@ def _sizes(retained: Retained) -> dict[str, Any]:
     }
 
 
-def _named(scope: Scope) -> dict[str, str]:
+def _owner_fields(scope: Scope) -> dict[str, str]:
     if scope.profile == API_PROFILE:
         return {"project": scope.project, "agent": id_of(scope.subject)}
     kind, _, name = scope.subject.partition(":")
@@ -108,4 +108,6 @@ def _named(scope: Scope) -> dict[str, str]:
 
 def flags_of(scope: Scope) -> list[str]:
     """Returns the arguments that name a memory. A name may begin with a dash, so each is one word with its option."""
-    return [f"--{option}={name}" for option, name in _named(scope).items() if (option, name) != DEFAULT]
+    return [
+        f"--{option}={name}" for option, name in _owner_fields(scope).items() if (option, name) != DEFAULT
+    ]

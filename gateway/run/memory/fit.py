@@ -50,11 +50,11 @@ async def fit(
     Raises: BadRequest: it does not fit, and the request may not be cut.
     """
     context = prompt.target.context_window
-    gone = prompt.beginning.evicted  # before this request
+    evicted = prompt.beginning.evicted  # before this request
     # Bytes are an upper bound of tokens: most requests are never counted.
     more = note.most + sum(message_tokens(m, upper_bound) for m in rounds)
     may_fill = is_crowded(prompt) or (bool(context) and may_exceed(prompt, context or 0, more))
-    if gone is None and not may_fill:
+    if evicted is None and not may_fill:
         return FittedWindow()
     count = estimate_tokens if context is None else await _counter(prompt.target.model)
     room = _WindowRoom(prompt, context or ANY_WINDOW, count, renewed=renewed, note=note, rounds=rounds)
@@ -63,35 +63,35 @@ async def fit(
         (at, cut)
         for cut in prompt.beginning.cuts
         for at in [room.first_after(cut)]
-        if (at or gone is not None) and may_begin(room.items, at)
+        if (at or evicted is not None) and may_begin(room.items, at)
     ]
     begin, chosen = 0, None
-    if gone is not None or room.is_over():
-        begin, chosen = _choose(room, cuts, gone, prompt.beginning.in_use)
+    if evicted is not None or room.is_over():
+        begin, chosen = _choose(room, cuts, evicted, prompt.beginning.in_use)
     overfull = (
-        room.overfull(cuts, is_due=gone is not None and not cuts) if prompt.beginning.summarises else None
+        room.overfull(cuts, is_due=evicted is not None and not cuts) if prompt.beginning.summarises else None
     )
     # The messages after the summary may still be too many; then the oldest of them leave too.
     begin += room.surplus(begin)
     window = fit_window(room.items[begin:], room.budget(chosen), lambda i: room.count(begin + i))
-    kept = [begin + i for i in window.indices]
-    note_tokens = room.note_tokens(kept, chosen)
-    tokens, most = room.prompt_tokens(kept, chosen)
-    if not begin and window.is_whole and chosen is None and gone is None:
+    staying = [begin + i for i in window.indices]
+    note_tokens = room.note_tokens(staying, chosen)
+    tokens, most = room.prompt_tokens(staying, chosen)
+    if not begin and window.is_whole and chosen is None and evicted is None:
         return FittedWindow(tokens=tokens, most=most, overfull=overfull, note_tokens=note_tokens)
     if context is not None and not prompt.request.may_be_cut:
         raise _context_exceeded(context)
     # The next request leaves out everything before the first entry that stays, too.
-    first = min(kept, default=len(room.entries))
-    before = gone.tokens if gone is not None else 0
-    filled, dropped, hidden = _split(prompt, room.entries, frozenset(kept))
+    first = min(staying, default=len(room.entries))
+    before = evicted.tokens if evicted is not None else 0
+    filled, dropped, hidden = _split(prompt, room.entries, frozenset(staying))
     return FittedWindow(
         dropped=dropped,
         filled=filled,
         hidden=hidden,
         summary=chosen.text if chosen is not None else "",
         summary_id=chosen.id if chosen is not None else 0,
-        evicted=_evicted(prompt, room, first, room.context(window)),
+        evicted=_evicted_after(prompt, room, first, room.context(window)),
         evicted_tokens=window.evicted_tokens + room.tokens(0, begin) + before,
         tokens=tokens,
         most=most,
@@ -222,7 +222,7 @@ async def _counter(model: str) -> Callable[[str], int]:
 
 
 def _choose(
-    room: _WindowRoom, cuts: Sequence[tuple[int, SummaryCut]], gone: Evicted | None, in_use: int
+    room: _WindowRoom, cuts: Sequence[tuple[int, SummaryCut]], evicted: Evicted | None, in_use: int
 ) -> tuple[int, SummaryCut | None]:
     """Returns the first entry after the summary that stands for the beginning, and that summary.
 
@@ -230,7 +230,7 @@ def _choose(
     missing. Otherwise the oldest summary that leaves enough room is taken, and otherwise the newest that fits.
     """
     fitting = [(at, cut) for at, cut in cuts if not room.is_over(at, cut)]
-    whole = [(at, cut) for at, cut in fitting if gone is None or cut.end >= gone.offset] or fitting
+    whole = [(at, cut) for at, cut in fitting if evicted is None or cut.end >= evicted.offset] or fitting
     same = [(at, cut) for at, cut in whole if cut.id == in_use]
     roomy = [(at, cut) for at, cut in whole if not room.is_over(at, cut, ROOMY)]
     found = [*same, *roomy, *whole[::-1], *cuts[::-1]]
@@ -238,7 +238,7 @@ def _choose(
 
 
 def _split(
-    prompt: Prompt, entries: Sequence[_Entry], kept: frozenset[int]
+    prompt: Prompt, entries: Sequence[_Entry], staying: frozenset[int]
 ) -> tuple[tuple[int, ...], frozenset[int], dict[int, list[WireMessage]]]:
     """Returns which messages of the fill stay, which of the client's do not, and which hidden rounds stay.
 
@@ -252,18 +252,18 @@ def _split(
             continue
         # The window may have room for the last hidden rounds only.
         if index in prompt.composition.hidden:
-            if n in kept:
+            if n in staying:
                 hidden[index].append(message)
-        elif n not in kept:
+        elif n not in staying:
             dropped.add(index)
     dropped.update(index for index, rounds in hidden.items() if not rounds)
-    filled = tuple(n for n in range(fill) if n in kept)
+    filled = tuple(n for n in range(fill) if n in staying)
     return filled, frozenset(dropped), {index: rounds for index, rounds in hidden.items() if rounds}
 
 
-def _evicted(prompt: Prompt, room: _WindowRoom, first: int, context_tokens: int) -> Evicted | None:
+def _evicted_after(prompt: Prompt, room: _WindowRoom, first: int, context_tokens: int) -> Evicted | None:
     """Returns what the next request need not look at. first: the first entry that stays."""
-    gone, tokens = prompt.beginning.evicted, room.tokens(0, first)
+    evicted, tokens = prompt.beginning.evicted, room.tokens(0, first)
     at: tuple[int, int] | None = None
     if first < len(room.entries):
         index = room.entries[first][0]
@@ -273,10 +273,10 @@ def _evicted(prompt: Prompt, room: _WindowRoom, first: int, context_tokens: int)
             else prompt.beginning.where(index, prompt.composition)
         )
     if at is None or not tokens:
-        return gone
+        return evicted
     # Messages that left a smaller window may come back in a larger one, so the size of the smallest is stored too.
-    if gone is not None:
-        tokens, context_tokens = tokens + gone.tokens, min(context_tokens, gone.context)
+    if evicted is not None:
+        tokens, context_tokens = tokens + evicted.tokens, min(context_tokens, evicted.context)
     return Evicted(*at, tokens, context_tokens)
 
 
@@ -337,7 +337,7 @@ class _WindowRoom:
         self._note = note
         self._in_use = prompt.beginning.in_use
         self._bounds = prompt.beginning.bounds
-        self._kept = prompt.beginning.kept
+        self._staying_share = prompt.beginning.kept
         self._newest = max((cut.id for cut in prompt.beginning.cuts), default=0)
         system = prompt.system
         self._system = count(system) if system else 0
@@ -391,23 +391,26 @@ class _WindowRoom:
             self._before = [0, *accumulate(sizes)]
         return self._before[end] - self._before[start]
 
-    def prompt_tokens(self, kept: Sequence[int], cut: SummaryCut | None) -> tuple[int, int]:
-        """Returns the prompt's tokens, and how many there may be. 0: nothing was counted, or not all of it is text."""
+    def prompt_tokens(self, staying: Sequence[int], cut: SummaryCut | None) -> tuple[int, int]:
+        """Returns the prompt's tokens if these entries stay, and how many there may be.
+
+        0: nothing was counted, or not all of it is text.
+        """
         if (
             self._context == ANY_WINDOW
             or self._before is None
-            or any(media_of(self.entries[i][1]) for i in kept)
+            or any(media_of(self.entries[i][1]) for i in staying)
         ):
             return 0, 0
         fixed = self._fixed_with(cut)
-        return fixed + sum(map(self.count, kept)), fixed + self.budget(cut).most
+        return fixed + sum(map(self.count, staying)), fixed + self.budget(cut).most
 
-    def note_tokens(self, kept: Sequence[int], cut: SummaryCut | None) -> int:
+    def note_tokens(self, staying: Sequence[int], cut: SummaryCut | None) -> int:
         """Returns what a note may take: all that these messages leave free, up to its most."""
         free = self.budget(cut).most
-        if free - sum(self.items[i].bound for i in kept) >= self._note.most:
+        if free - sum(self.items[i].bound for i in staying) >= self._note.most:
             return self._note.most
-        return max(0, min(self._note.most, free - sum(map(self.count, kept))))
+        return max(0, min(self._note.most, free - sum(map(self.count, staying))))
 
     def surplus(self, start: int) -> int:
         """Returns how many messages from `start` on leave because they are too many."""
@@ -438,7 +441,7 @@ class _WindowRoom:
         start, newest = cuts[-1] if cuts else (0, None)
         high = self.budget(newest).high
         # Where no number of tokens is the limit, the messages say what stays.
-        keep = 0 if self._context == ANY_WINDOW else int(high * self._kept)
+        keep = 0 if self._context == ANY_WINDOW else int(high * self._staying_share)
         least = 0 if self._bounds is None else self._bounds.least
         wanted = Overfull(keep, summary_tokens(self._context), least, self._newest)
         is_early = self._bounds is not None and len(self.items) - start > self._bounds.early

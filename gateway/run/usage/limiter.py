@@ -49,8 +49,8 @@ SHARED_S: Final = 90.0
 # Beyond so many buckets those of periods that are over are dropped.
 _MOST_BUCKETS: Final = 10_000
 # Limits that could not be read are read again after so long.
-_AGAIN_S: Final = 1.0
-_HEADERS: Final = ("requests", "tokens")
+_RETRY_S: Final = 1.0
+_HEADER_UNITS: Final = ("requests", "tokens")
 
 
 class LimitState(Struct, frozen=True):
@@ -65,7 +65,7 @@ class LimitState(Struct, frozen=True):
 
 
 class Limiter:
-    """One for the process."""
+    """The limits of all projects, as this process holds them. There is one for the process."""
 
     def __init__(self, store: Store, meter: Meter, now: Callable[[], float], metrics: Metrics) -> None:
         """now: seconds since the epoch."""
@@ -96,10 +96,10 @@ class Limiter:
         async with self._reading:
             if self._known < self._changes:
                 change = self._changes
-                self._set(await self._store.limits.list())
+                self._replace_limits(await self._store.limits.list())
                 self._known = change
 
-    def _set(self, limits: Sequence[UsageLimit]) -> None:
+    def _replace_limits(self, limits: Sequence[UsageLimit]) -> None:
         found: dict[str, tuple[UsageLimit, ...]] = {}
         for limit in limits:
             found[limit.project] = (*found.get(limit.project, ()), limit)
@@ -120,7 +120,7 @@ class Limiter:
             except StoreError as error:
                 if not is_known(error):
                     _log.warning("Limits could not be read, and stay as they were: %s", error.message)
-                await asyncio.sleep(_AGAIN_S)
+                await asyncio.sleep(_RETRY_S)
                 self._changed.set()
 
     def _note_change(self) -> None:
@@ -194,10 +194,10 @@ class Limiter:
             await self._load_now()
         before = self._reservations.get(account)
         entries = dict(before.entries) if before is not None else {}
-        own = {bucket.limit.id: bucket for bucket in entries}
+        reserved = {bucket.limit.id: bucket for bucket in entries}
         limits = fitting(self._limits.get(account.project, ()), account.key, account.user)
         buckets = [
-            own.get(limit.id) or await self._bucket(limit, account.user)
+            reserved.get(limit.id) or await self._bucket(limit, account.user)
             for limit in limits
             if limit.unit in MEASURED
         ]
@@ -338,17 +338,17 @@ class Limiter:
         is_long = limit.per in ("day", "month")
         wait_s = 1.0 if limit.per is None else max(1.0, math.ceil(bucket.period.end - now))
         headers = [("x-should-retry", "false")] if is_long else []
-        if limit.unit in _HEADERS and limit.per is not None:
+        if limit.unit in _HEADER_UNITS and limit.per is not None:
             headers += _rate_headers(bucket, most, now)
-        return LimitReached(_words(limit, bucket.period), wait_s, headers, is_long=is_long)
+        return LimitReached(_refusal_message(limit, bucket.period), wait_s, headers, is_long=is_long)
 
     def _headers(self, buckets: list[Bucket]) -> list[tuple[str, str]]:
         """Returns the headers of the limits of a minute: of each unit the one with the least left."""
         found: list[tuple[str, str]] = []
-        for unit in _HEADERS:
-            own = [each for each in buckets if each.limit.unit == unit and each.limit.per == "minute"]
-            if own:
-                least = min(own, key=lambda each: each.left(self._most(each.limit)))
+        for unit in _HEADER_UNITS:
+            of_unit = [each for each in buckets if each.limit.unit == unit and each.limit.per == "minute"]
+            if of_unit:
+                least = min(of_unit, key=lambda each: each.left(self._most(each.limit)))
                 found += _rate_headers(least, self._most(least.limit), self._now())
         return found
 
@@ -366,7 +366,7 @@ def _rate_headers(bucket: Bucket, most: int, now: float) -> list[tuple[str, str]
     ]
 
 
-def _words(limit: UsageLimit, period: Period) -> str:
+def _refusal_message(limit: UsageLimit, period: Period) -> str:
     most, s = f"{limit.most:.15g}", "" if limit.most == 1 else "s"
     until = "Nothing is allowed until it is raised" if not limit.most else ""
     if limit.per is None:
