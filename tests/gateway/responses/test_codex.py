@@ -13,7 +13,7 @@ import pytest
 from tests.doubles.side_requests import CODEX_SUMMARY
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.responses.test_responses import by_chat
-from tests.gateway.sdk import World, agent, remember
+from tests.gateway.sdk import World, remember
 
 Json = dict[str, Any]
 ENVIRONMENT = "<environment_context>\n  <cwd>/home/ann</cwd>\n</environment_context>"
@@ -47,7 +47,6 @@ def ask(
     texts: Sequence[str | Json],
     source: str = "user",
     *,
-    model: str = "m",
     tools: Sequence[Json] = (),
     **metadata: str,
 ) -> str:
@@ -63,7 +62,7 @@ def ask(
         for t in texts
     ]
     world.sdk.responses.create(
-        model=model,
+        model="m",
         tools=tools,  # type: ignore[arg-type]
         input=items,  # type: ignore[arg-type]
         store=False,
@@ -108,32 +107,18 @@ def test_metadata_that_is_none_of_codexs_is_passed_over(world: World, metadata: 
     assert world.query("SELECT count(*) FROM exchanges") == [1]
 
 
-def test_a_compaction_begins_as_the_requests_of_its_thread(world: World) -> None:
-    """With the notes of the gateway, so that the provider reads it from its cache. It leaves nothing."""
-    check_compaction(world, "m")
-
-
-def test_a_compaction_has_the_tools_of_its_thread(upstream: StrictUpstream, tmp_path: Path) -> None:
-    with remember(upstream, tmp_path, agent(), upstreams=by_chat(upstream)) as world:
-        check_compaction(world, "agent/helper")
-        assert "memory_insert" in str(upstream.last.json["tools"])
-
-
-def check_compaction(world: World, model: str) -> None:
-    ask(world, [ENVIRONMENT, "My cat is called Miso."], model=model)
+def test_a_compaction_has_the_notes_of_its_thread(world: World) -> None:
+    """And leaves nothing. Codex sends it without tools."""
+    ask(world, [ENVIRONMENT, "My cat is called Miso."])
     world.pass_time(1000)
-    texts = [ENVIRONMENT, "What is my cat called?"]
+    texts: list[str | Json] = [ENVIRONMENT, "What is my cat called?"]
     tools = [{"type": "function", "name": "shell", "parameters": {"type": "object"}, "strict": False}]
-    assert "Miso" in ask(world, texts, model=model, tools=tools)
-    before = orjson.loads(world.upstream.last.body)
-    sent = orjson.loads(ask(world, [*texts, replied(), CODEX_SUMMARY], model=model, tools=tools))
-    assert [sent.get(key) for key in ("tools", "instructions")] == [
-        before.get(key) for key in ("tools", "instructions")
-    ]
+    before = orjson.loads(ask(world, texts, tools=tools))
+    assert "Miso" in str(before)
+    sent = orjson.loads(ask(world, [*texts, replied(), CODEX_SUMMARY]))
     listed = "input" if "input" in sent else "messages"
     assert sent[listed][: len(before[listed])] == before[listed]
-    _, last = sent[listed][len(before[listed]) :]
-    content = last["content"]
+    content = sent[listed][-1]["content"]
     assert (content if isinstance(content, str) else content[0]["text"]) == CODEX_SUMMARY
     assert world.query("SELECT count(*) FROM exchanges") == [2]
 
