@@ -50,7 +50,12 @@ def run() -> int:
 
     deadlines.lift()
 
-    return main(sys.argv[1:], Limits(models_refresh_s=0.0, commit_wait_s=PATIENCE_S, step_wait_s=PATIENCE_S))
+    return main(
+        sys.argv[1:],
+        Limits(
+            models_refresh_s=0.0, commit_wait_s=PATIENCE_S, step_wait_s=PATIENCE_S, page_read_s=PATIENCE_S
+        ),
+    )
 
 
 if __name__ == "__main__":

@@ -113,7 +113,17 @@ def test_only_known_host_names_are_served(operator: Operator, is_keyed: bool) ->
         operator.world.gateway.call(operator.world.store.keys.create("default", "app"))
     port = operator.world.gateway.port
     for path in ("login", "keys", "keys.json", asset(operator, ".css")):
-        for host in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", "10.0.0.7", ""):
+        unknown = ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", "10.0.0.7", "")
+        # What some parsers take for this machine, or for a list.
+        unknown += ("127.0.0.1@evil.example", "a@127.0.0.1", f"127.0.0.1:{port}.evil.example", "127.1")
+        unknown += (
+            "2130706433",
+            "0x7f000001",
+            f"0.0.0.0:{port}",
+            "localhost,evil.example",
+            "localhost:80:80",
+        )
+        for host in unknown:
             reply = operator.ask("GET", path, None, {"host": host, "cookie": operator.cookie})
             assert reply.status == 403, (path, host)
         for host in (f"127.0.0.1:{port}", f"localhost:{port}", "[::1]", "a.localhost", "LOCALHOST"):
@@ -153,6 +163,12 @@ def test_two_hosts_are_none(operator: Operator) -> None:
         ({"origin": "null"}, 403),
         ({"origin": OTHER}, 403),
         ({"origin": ""}, 403),
+        ({"origin": "user@own"}, 403),
+        ({"origin": "own/"}, 403),
+        ({"origin": f"own {OTHER}"}, 403),
+        ({"sec-fetch-site": "same-origin, cross-site"}, 403),
+        # That it is a page of this gateway is said by these two alone.
+        ({"referer": "own/"}, 403),
         ({"sec-fetch-site": "same-origin", "origin": OTHER}, 403),
         ({"sec-fetch-site": "same-origin", "origin": "null"}, 403),
         ({"sec-fetch-site": "cross-site", "origin": "own"}, 403),
@@ -162,8 +178,11 @@ def test_two_hosts_are_none(operator: Operator) -> None:
 def test_a_change_comes_from_a_page_of_the_gateway(
     operator: Operator, headers: dict[str, str], status: int
 ) -> None:
-    own = f"http://{operator.host}"
-    given = {name: own if value == "own" else value for name, value in headers.items()}
+    spelled = {"user@own": f"http://user@{operator.host}"}
+    given = {
+        name: spelled.get(value, value.replace("own", f"http://{operator.host}"))
+        for name, value in headers.items()
+    }
     cookie = {"cookie": operator.cookie}
     form = operator.ask("POST", "logout", b"", {**cookie, "content-type": FORM, **given})
     assert form.status == status

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,13 @@ def test_a_code_works_once(operator: Operator) -> None:
     assert operator.get("keys").status == 200
     assert operator.sign_in(code).status == 401
     assert Operator(operator.world, make_code(operator)).program("GET", "keys.json").status == 401
+
+
+def test_a_code_that_several_send_at_once_opens_one_session(operator: Operator) -> None:
+    code = make_code(operator)
+    with ThreadPoolExecutor(8) as threads:
+        statuses = [*threads.map(lambda _: Operator(operator.world, "").sign_in(code).status, range(8))]
+    assert sorted(statuses) == [303, *[401] * 7]
 
 
 def test_a_code_lives_for_a_minute(operator: Operator) -> None:
