@@ -246,7 +246,7 @@ class MemoryForgetting:
             numbers = ", ".join(map(str, others))
             stays.append(
                 RemainingRecord(
-                    f"Its question or reply: message {numbers}. To forget both, forget the whole exchange.",
+                    f"Its question or reply: message {numbers}.",
                     f"{page_path('m', memory.uid, 'forget')}?exchange={seq}",
                 )
             )
@@ -279,7 +279,7 @@ def _record(kind: TargetKind, id: str, text: str | None) -> TargetRecord:
 
 def _elsewhere(uid: str, text: str | None) -> RemainingRecord:
     """Returns the remark that other messages may mention what goes, and where to look for them."""
-    words = "Messages and replies that say it in other words, or elsewhere."
+    words = "Messages, replies and blocks that say it in other words, or elsewhere."
     if not (text or "").strip():
         return RemainingRecord(words, page_path("m", uid, "search"))
     query = " ".join((text or "").split())[:_QUERY_CHARS]

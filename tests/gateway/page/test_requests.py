@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from tests.doubles.upstream import StrictUpstream
 from tests.gateway.page.browser import Browser
 from tests.gateway.page.memories import HOSTILE, learn, speak
 from tests.gateway.page.operator import Operator, operator_of
+from tests.gateway.page.test_memory_screens import PROFILE
+from tests.gateway.sdk import remember
 
 
 def full(operator: Operator) -> str:
@@ -41,6 +46,19 @@ def test_a_request_says_why_and_only_to_its_project(operator: Operator) -> None:
     assert other.twin("requests")["items"] == []
     assert other.twin("overview")["replies"] == []
     assert other.twin("audit")["items"] == []
+
+
+def test_a_request_names_the_blocks_that_its_model_was_told(upstream: StrictUpstream, tmp_path: Path) -> None:
+    """They go along where nothing is recalled, and a reply may say what stands in them alone."""
+    with remember(upstream, tmp_path, PROFILE) as world:
+        operator = operator_of(world)
+        alice = speak(world, "Hello.")
+        learn(world, alice, block="Pets: a dog called Rex.")
+        speak(world, "What should I pack?")
+        last = operator.twin("requests")["items"][0]["id"]
+        text = operator.get(f"r/{last}").body.decode()
+        assert "Nothing was recalled" in text
+        assert f'told the <a href="../m/{alice.uid}#blocks">memory blocks</a> (' in text
 
 
 def test_the_audit_notes_a_read_once_an_hour(operator: Operator) -> None:
