@@ -471,6 +471,7 @@ def test_a_users_memory_is_an_agent_that_the_settings_configure(
         world.world.chat(model="agent/helper", user="ann").say("Hi")
         (agent,) = world.letta.agents.list(tags=["user:ann"])
         assert agent.name == "helper ann"
+        assert {tool.name for tool in agent.tools} == set(world.upstream.last.tool_names)
         assert [block.label for block in agent.blocks] == ["human"]
         changed = world.letta.agents.blocks.update("human", agent_id=agent.id, value="Ann, a baker.")
         assert changed.value == "Ann, a baker."

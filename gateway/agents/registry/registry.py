@@ -37,6 +37,7 @@ from gateway.agents.registry.tool_registry import (
 from gateway.core import ids
 from gateway.core.agent import AgentSpec, AgentTool, filler_of, filler_written
 from gateway.core.definition import AgentDefinition, ConversationDefinition, ToolDefinition
+from gateway.core.memory.memory_tools import MEMORY_TOOLS
 from gateway.core.request.identity import AGENT_PREFIX
 from gateway.core.tool_rule import read_rules
 from gateway.errors import BadRequest, Conflict, UnknownModel
@@ -59,7 +60,6 @@ from storage.records import API_PROFILE, DEFAULT, Agent, Block, Definition, Defi
 from storage.sql.store import Store
 
 _RULES = "Rules for your tools:"
-_TOOLS_OF_A_PROFILE = ("memory_insert", "memory_replace", "memory_rethink", "conversation_search")
 
 
 def api_scope(project: str, uid: str) -> Scope:
@@ -520,7 +520,7 @@ class Registry:
             0, agent.uid, agent.scope.project, DefinitionKind.AGENT, agent.id, entry.name, 1, agent.created,
             agent.created, described.body(),
         )  # fmt: skip
-        names = _TOOLS_OF_A_PROFILE if spec.offers_tools else ()
+        names = MEMORY_TOOLS if spec.offers_tools else ()
         own = [*tools, *(built_in_tool(name) for name in names)]
         implied = [f"profile:{agent.scope.profile}", agent.scope.subject]
         return AgentView(agent, shown, blocks, own, [*implied, *tags], last_run)
