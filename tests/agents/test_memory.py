@@ -404,7 +404,7 @@ def test_a_message_that_is_changed_meanwhile_is_sent_as_it_is_then(life: Life) -
 
 
 def test_a_summary_stands_for_what_has_left(upstream: StrictUpstream, tmp_path: Path) -> None:
-    with agents(upstream, tmp_path, context_window=2000) as life:
+    with agents(upstream, tmp_path, context_window=2300) as life:
         for n in range(20):
             life.send(f"Message {n} " + "word " * 60)
         gone = life.upstream.last.body
