@@ -59,15 +59,15 @@ class ChatCall:
     view: MakesView
     sink: Sink
     receipt: Receipt
-    # The state of memory for it, as in its reply's header, once that is known: on, read, off, none or unavailable.
-    memory: str = ""
+    # As in its reply's header, once it is known: on, read, off, none or unavailable.
+    memory_state: str = ""
     # The request in its own dialect, in which it goes upstream.
     native: NativeRequest | None = None
 
     async def request_as_it_came(self, target: Target, endpoint: Endpoint) -> ModelRequest:
         """Returns the request as it came, where the gateway adds nothing."""
         if self.native is not None:
-            self.receipt.headers["x-mnemogate-memory"] = self.memory
+            self.receipt.headers["x-mnemogate-memory"] = self.memory_state
             return self._of_native_request(self.native, target, self.spec.system)
         native = self.request.native
         if native is not None and endpoint.provider.capabilities.messages:
@@ -149,7 +149,7 @@ class ChatCall:
         context: None where memory has no part in it.
         """
         headers = self.receipt.headers
-        headers["x-mnemogate-memory"] = self.memory
+        headers["x-mnemogate-memory"] = self.memory_state
         headers["x-mnemogate-consumed"] = (
             ",".join((*self.request.consumed, *form.consumed, *form.spent)) or None
         )

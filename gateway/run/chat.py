@@ -229,7 +229,7 @@ class Chat:
         with QueueTicket() as ticket:
             begun = await self.begin_memory(call, attempts, ticket, TreeMemory, opens=False)
             _, prompt = begun or (None, await _bare(call.request, attempts, call.spec))
-            receipt.headers["x-mnemogate-memory"] = call.memory
+            receipt.headers["x-mnemogate-memory"] = call.memory_state
             counts = attempts.endpoint.provider.capabilities.counts_tokens and call.request.messages
             if request.native is not None or (counted is not None and counts):
                 with attempts:
@@ -261,10 +261,10 @@ class Chat:
         try:
             with attempts:
                 await reply
-            return call.memory
+            return call.memory_state
         finally:
             self.turns.metrics.added_ms.observe(call.receipt.added_ms)
-            self.turns.metrics.memory.inc(call.memory)
+            self.turns.metrics.memory.inc(call.memory_state)
 
     async def _complete(self, call: ChatCall, head: ConversationHead | None = None) -> str:
         """Answers a request in a client conversation. Returns the state of memory for it."""
@@ -347,7 +347,7 @@ class Chat:
         *,
         opens: bool = True,
     ) -> tuple[_MemoryT, Prompt] | None:
-        """Returns memory's part with its prompt, None where it has none. `call.memory` becomes the state of memory.
+        """Returns memory's part with its prompt, None where it has none. Sets the call's `memory_state`.
 
         make: makes memory's part of the values that a `TreeMemory` has.
         opens: a turn follows, before which the user's message is written in append mode.
@@ -357,7 +357,7 @@ class Chat:
         """
         identity = call.identity
         if identity.scope is None:
-            call.memory = self._state_without_scope(identity)
+            call.memory_state = self._state_without_scope(identity)
             return None
         # Without memory the upstream would get the new messages of such a conversation, and none before them.
         is_appended = call.kind is ConversationKind.APPENDED and call.native is None
@@ -369,7 +369,7 @@ class Chat:
             try:
                 begun = await self._read_memory(call, attempts, ticket, make, opens=opens)
                 mode = call.identity.mode
-                call.memory = "on" if mode is _STRICT else str(mode)
+                call.memory_state = "on" if mode is _STRICT else str(mode)
                 return begun
             except StoreError as error:
                 if not is_known(error):
@@ -381,7 +381,7 @@ class Chat:
                 why = StoreError.status
         if needs_memory:
             raise MemoryUnavailable.since(why)
-        call.memory = "unavailable"
+        call.memory_state = "unavailable"
         return None
 
     def _state_without_scope(self, identity: Identity) -> str:

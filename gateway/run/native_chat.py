@@ -152,12 +152,12 @@ class NativeChat:
         # Requests side by side in one conversation are the upstream's to refuse, and none waits for another here.
         with QueueTicket() as ticket:
             ticket.timeout_s = turns.limits.commit_wait_s
-            begun, call.memory = None, "unavailable"  # where the request refers to what is unknown here
+            begun, call.memory_state = None, "unavailable"  # where the request refers to what is unknown here
             if not all(map(is_system, call.request.messages)):
                 begun = await self._begin_memory(call, native, attempts, ticket)
             if begun is not None and read_by not in (None, _as_memory(begun[0].context.agent)):
                 # Another process has forgotten something since, which may be just what is known here by its id.
-                begun, call.memory = None, "unavailable"
+                begun, call.memory_state = None, "unavailable"
             if begun is not None:
                 memory, prompt = begun
                 machine = NativeTurn(memory.reader, native.change(), native.path)
