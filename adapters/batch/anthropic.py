@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from anthropic.types.messages import MessageBatch
 
 _PATH: Final = "/v1/messages/batches"
-_PIECE: Final = 256 * 1024  # bytes of the body that are sent at once
+_PIECE_BYTES: Final = 256 * 1024  # of the body, sent at once
 _TRANSIENT: Final = frozenset(("api_error", "overloaded_error", "rate_limit_error", "timeout_error"))
 _BINDING: Final = b'"block_binding"'
 # How the fields of SAMPLING look in a line.
@@ -170,7 +170,7 @@ async def _joined(lines: BinaryIO) -> AsyncIterator[bytes]:
         is_first = False
         held.append(line[:-1])
         size += len(line)
-        if size >= _PIECE:
+        if size >= _PIECE_BYTES:
             yield b"".join(held)
             held, size = [], 0
     yield b"".join((*held, b"]}"))

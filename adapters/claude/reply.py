@@ -42,10 +42,10 @@ def completion(message: Json, created: int, first_index: int = 0) -> Json:
     parts = _Parts()
     for place, block in enumerate(message.get("content") or (), first_index):
         parts.add(place, block)
-    whole_message = parts.message()
+    chat_message = parts.message()
     finish, native, refusal = ending(message)
     if refusal is not None:
-        whole_message["refusal"] = refusal
+        chat_message["refusal"] = refusal
     return {
         "id": message.get("id"),
         "object": "chat.completion",
@@ -54,7 +54,7 @@ def completion(message: Json, created: int, first_index: int = 0) -> Json:
         "choices": [
             {
                 "index": 0,
-                "message": whole_message,
+                "message": chat_message,
                 "logprobs": None,
                 "finish_reason": finish or "stop",
                 **native,
@@ -104,12 +104,12 @@ class _Parts:
             "provider_blocks": self.provider_blocks,
             "citations": self.citations,
         }
-        whole_message: Json = {
+        chat_message: Json = {
             "role": "assistant",
             "content": self.text if self.has_text else None,
             "refusal": None,
         }
-        return whole_message | {key: value for key, value in more.items() if value}
+        return chat_message | {key: value for key, value in more.items() if value}
 
 
 def placed(block: Json, index: int, start: int, call: int) -> Json:

@@ -174,10 +174,10 @@ def limit_of(raw: RawArguments) -> int:
     text = raw.get("limit")
     if text is None:
         return DEFAULT_LIMIT
-    value = str(text)
-    if not (value.isascii() and value.isdigit() and len(value) < 19 and 1 <= int(value) <= MAX_LIMIT):
+    limit = _number_in(str(text))
+    if limit is None or not 1 <= limit <= MAX_LIMIT:
         raise BadRequest(f"limit must be from 1 to {MAX_LIMIT}, saw {text!r}.", param="limit")
-    return int(value)
+    return limit
 
 
 def page_json(
@@ -202,9 +202,15 @@ def number_of(after: str | None) -> int | None:
     """Reads the `next` of a page, given as `after`, the number of a record. Raises: BadRequest: it is none."""
     if after is None:
         return None
-    if not (after.isascii() and after.isdigit() and len(after) < 19):
+    number = _number_in(after)
+    if number is None:
         raise BadRequest("`after` must be the `next` of the page before.", param="after")
-    return int(after)
+    return number
+
+
+def _number_in(text: str) -> int | None:
+    """Returns the number that a text is; None: it is none, or has more digits than the number of a record."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
 
 
 def refusal(fault: Fault) -> BadRequest:
