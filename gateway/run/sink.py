@@ -15,13 +15,11 @@ class ClientGone(Exception):
 
 
 class Sink(Protocol):
-    """One response on its way to the client.
-
-    started: whether anything was sent; until then an error is still a status.
-    """
+    """One response on its way to the client."""
 
     @property
-    def started(self) -> bool: ...
+    def started(self) -> bool:
+        """True once anything was sent; until then an error is still a status."""
 
     def start(self, status: int, headers: Sequence[tuple[str, str]]) -> None:
         """Sets status and headers; they leave with the first bytes written."""
@@ -44,12 +42,11 @@ class Sink(Protocol):
 
 @dataclass(slots=True)
 class HeldSink:
-    """A response that is held back: its route makes one body of its events. outer: the sink of the waiting client.
+    """A response that is held back: its route makes one body of its events."""
 
-    headers, body: of an error that is still a status, or of the stream that was held.
-    """
-
+    # The sink of the waiting client.
     outer: Sink
+    # Of an error that is still a status, or of the stream that was held.
     headers: tuple[tuple[str, str], ...] = ()
     body: bytearray = field(default_factory=bytearray)
 
@@ -81,11 +78,15 @@ class Presence:
     """
 
     is_gone = False
-    _task: asyncio.Task[Any] | None = None  # the one inside
+    # The task inside the block.
+    _task: asyncio.Task[Any] | None = None
+    # The cancellations that it had already when it entered.
     _cancelling = 0
+    # It was cancelled because the reader left.
     _is_cancelled = False
 
     def leave(self) -> None:
+        """Cancels the task inside. Idempotent."""
         self.is_gone = True
         if self._task is not None and not self._is_cancelled:
             self._is_cancelled = True

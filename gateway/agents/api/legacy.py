@@ -16,9 +16,11 @@ from storage.listing import BlockChange
 
 
 class LegacyRoutes:
+    """The routes of Letta 0.6."""
+
     def __init__(self, api: AgentsApi) -> None:
         self._api = api
-        self._named = api.store.named_blocks
+        self._named_blocks = api.store.named_blocks
         self._blocks, self._passages, self._tools = BlockRoutes(api), PassageRoutes(api), ToolRoutes(api)
 
     def rows(self) -> list[AgentsRoute]:
@@ -30,7 +32,7 @@ class LegacyRoutes:
             AgentsRoute(
                 "PATCH",
                 f"{agent}/memory",
-                self.write,
+                self.write_blocks,
                 "Change values of blocks by their labels (0.6).",
                 reads_body=True,
             ),
@@ -42,13 +44,16 @@ class LegacyRoutes:
                 query=PageQuery,
                 pages=OLDEST_FIRST,
             ),
-            AgentsRoute("POST", block, self.add, "Give an agent a new block (0.6).", body=CreateBlock),
+            AgentsRoute("POST", block, self.add_block, "Give an agent a new block (0.6).", body=CreateBlock),
             AgentsRoute("GET", one, blocks.labelled, "Return an agent's block (0.6)."),
             AgentsRoute(
                 "PATCH", one, blocks.update_labelled, "Change an agent's block (0.6).", body=UpdateBlock
             ),
             AgentsRoute(
-                "DELETE", one, self.remove, "Detach a block from an agent; the block itself stays (0.6)."
+                "DELETE",
+                one,
+                self.remove_block,
+                "Detach a block from an agent; the block itself stays (0.6).",
             ),
             AgentsRoute(
                 "GET",
@@ -70,34 +75,34 @@ class LegacyRoutes:
             ),
         ]
 
-    async def write(self, request: ApiRequest) -> Any:
+    async def write_blocks(self, request: ApiRequest) -> Any:
         agent = (await self._api.entry(request)).agent
         values = read_texts(request.data)
         # All labels are looked for before anything is written.
-        entries = [await self._named.labelled(agent.id, label) for label in values]
+        entries = [await self._named_blocks.labelled(agent.id, label) for label in values]
         for entry, value in zip(entries, values.values(), strict=True):
             change = BlockChange(value=value)
-            await self._named.change(
+            await self._named_blocks.change(
                 request.project, entry.block.uid, change, at=self._api.now(), origin=ORIGIN
             )
         return await self._blocks.memory(request)
 
-    async def add(self, request: ApiRequest) -> Any:
+    async def add_block(self, request: ApiRequest) -> Any:
         agent, now = (await self._api.entry(request)).agent, self._api.now()
         block, details = block_of(request.body)
-        made = await self._named.create(request.project, block, details, at=now, origin=ORIGIN)
+        made = await self._named_blocks.create(request.project, block, details, at=now, origin=ORIGIN)
         try:
-            await self._named.attach(agent, made.block.uid)
+            await self._named_blocks.attach(agent, made.block.uid)
         except Exception:
             # The agent has a block with this label already: the new block is removed again.
-            await self._named.delete(request.project, made.block.uid)
+            await self._named_blocks.delete(request.project, made.block.uid)
             raise
         return await self._blocks.memory(request)
 
-    async def remove(self, request: ApiRequest) -> Any:
+    async def remove_block(self, request: ApiRequest) -> Any:
         agent = (await self._api.entry(request)).agent
-        entry = await self._named.labelled(agent.id, request.path["block_label"].rstrip("/"))
-        left = await self._named.detach(agent, entry.block.uid)
-        if left.owner is None and not left.profile and not await self._named.seers(left):
-            await self._named.delete(request.project, left.block.uid)
+        entry = await self._named_blocks.labelled(agent.id, request.path["block_label"].rstrip("/"))
+        left = await self._named_blocks.detach(agent, entry.block.uid)
+        if left.owner is None and not left.profile and not await self._named_blocks.seers(left):
+            await self._named_blocks.delete(request.project, left.block.uid)
         return await self._blocks.memory(request)

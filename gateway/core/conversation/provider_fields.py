@@ -1,6 +1,6 @@
 """Fields that a provider gives with a reply and reads again later: signed thoughts, blocks OpenAI has no form for.
 
-A client may send them back; most drop them. They are put back from our own copy where the reply came back word for
+A client may send them back; most drop them. They are put back from the stored copy where the reply came back word for
 word and the same upstream and model are asked: no other upstream can read them, and a strict one refuses what it does
 not know. Some stand next to a reply's text, some within its calls: Gemini refuses a call without its signature.
 """
@@ -24,6 +24,7 @@ Calls = Sequence[dict[str, Any]]
 
 
 def has_opaque(message: Mapping[str, Any]) -> bool:
+    """Returns whether a reply or one of its calls has fields that only its provider reads."""
     if _OPAQUE.isdisjoint(message):  # in a third of the time
         return False
     if any(map(message.get, FIELDS)):
@@ -33,9 +34,11 @@ def has_opaque(message: Mapping[str, Any]) -> bool:
 
 
 def refilled(message: dict[str, Any], stored: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Returns the client's message with the fields that it dropped; None where it dropped none. stored: our copy.
+    """Returns the client's message with the fields that it dropped; None where it dropped none.
 
     White space at the ends of its text is the stored copy's then: the fields count characters.
+
+    stored: the reply as it is stored.
     """
     missing = {field: stored[field] for field in FIELDS if stored.get(field) and field not in message}
     content, own = message.get("content"), stored.get("content")
@@ -50,7 +53,7 @@ def refilled(message: dict[str, Any], stored: Mapping[str, Any]) -> dict[str, An
 
 
 def refilled_calls(given: Calls, stored: Calls) -> list[dict[str, Any]]:
-    """Returns the client's calls, each with the fields that it dropped. stored: our copies, found by their ids."""
+    """Returns the client's calls, each with the fields that it dropped. stored: the stored ones, found by their ids."""
     known = {call_id(call): call for call in stored if call_id(call)}
     found = []
     for call in given:

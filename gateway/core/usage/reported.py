@@ -25,19 +25,19 @@ _BRACES: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}]')
 _CACHED: Final = ("cache_read_input_tokens", "cache_creation_input_tokens")
 
 
-def _texts(*names: str) -> re.Pattern[bytes]:
-    """Returns what finds the values of the fields with these names that are strings."""
+def _string_values(*names: str) -> re.Pattern[bytes]:
+    """Returns the pattern of the string values of fields with these names, as they stand in JSON."""
     return re.compile(rb'"(?:%b)"\s*:\s*"((?:[^"\\]|\\.)*)"' % "|".join(names).encode())
 
 
-_CHAT: Final = _texts("content", "reasoning_content", "reasoning", "refusal", "name", "arguments")
-_MESSAGE: Final = _texts("text", "thinking", "partial_json")
-_TEXT, _DELTA, _NOTHING = _texts("text"), _texts("delta"), re.compile(rb"(?!)()")
+_CHAT: Final = _string_values("content", "reasoning_content", "reasoning", "refusal", "name", "arguments")
+_MESSAGE: Final = _string_values("text", "thinking", "partial_json")
+_TEXT, _DELTA, _NOTHING = _string_values("text"), _string_values("delta"), re.compile(rb"(?!)()")
 # The paths of upstreams whose calls cost tokens -> the fields with what the model wrote, in a stream and in a body.
 _WRITTEN: Final = {
     "/chat/completions": (_CHAT, _CHAT),
-    "/responses": (_DELTA, _texts("text", "arguments")),
-    "/responses/compact": (_DELTA, _texts("text")),
+    "/responses": (_DELTA, _string_values("text", "arguments")),
+    "/responses/compact": (_DELTA, _string_values("text")),
     "/messages": (_MESSAGE, _MESSAGE),
     "/completions": (_TEXT, _TEXT),
     "/embeddings": (_NOTHING, _NOTHING),
@@ -107,21 +107,21 @@ class ReplyUsage(Protocol):
 
 
 class UsageReader:
-    """Reads one reply along, as it passes.
+    """Reads one reply along, as it passes."""
 
-    counts: as reported, None where nothing was. chars: of what the model wrote.
-    """
-
-    __slots__ = ("_body", "_first", "_last", "_size", "_stream", "_usage", "chars", "counts")
+    __slots__ = ("_body", "_first", "_last", "_stream", "_usage", "chars", "counts")
 
     def __init__(self, path: str) -> None:
         """Begins. path: of the call, below the upstream's base URL."""
         self._stream, self._body = _WRITTEN[path.partition("?")[0]]
+        # The tokens as reported; None: none are.
         self.counts: Counts | None = None
+        # The characters of what the model wrote.
         self.chars = 0
+        # The fields of all reports so far.
         self._usage: Json = {}
-        # Of a body in pieces.
-        self._first, self._last, self._size = b"", b"", 0
+        # The first and last bytes of a body that comes in pieces.
+        self._first, self._last = b"", b""
 
     def take_events(self, data: bytes) -> None:
         """Takes events of a stream, each of them whole."""

@@ -40,17 +40,20 @@ _PARTS: tuple[PartKind, ...] = ("message", "exchange", "in", "fact", "passage")
 
 
 class Part(Struct, frozen=True):
-    """One part of a memory. value: the number of a message, exchange, fact or passage, or a conversation's id."""
+    """One part of a memory."""
 
     kind: PartKind
+    # The number of a message, exchange, fact or passage, or a conversation's id.
     value: int | str
 
 
 class ForgetRequest(Struct, frozen=True):
-    """The arguments of `forget`. part: None means all of each memory. left: begun by an earlier call."""
+    """The arguments of `forget`."""
 
     owner: MemoryOwner
+    # None: all of each memory.
     part: Part | None
+    # The forgettings that an earlier call has begun and not ended, by their numbers.
     left: tuple[int, ...]
 
     @classmethod
@@ -115,14 +118,14 @@ class ForgetOperations:
             return time.monotonic() > end
 
         # Only what is under way is resumed: a caller cannot have others' memories forgotten by naming numbers.
-        before = await forgetting.unfinished()
-        left = [id for id in request.left if id in before]
+        unfinished = await forgetting.unfinished()
+        left = [id for id in request.left if id in unfinished]
         count, extent, is_more = 0, Extent(), False
         if request.part is None:
             begun, is_more = await self._begin_whole(request.owner, is_late)
             count, left = len(begun), [*left, *begun]
             used = await self._forget_usage(request.owner)
-            if request.owner.subject is not None and not (begun or before or request.left or used):
+            if request.owner.subject is not None and not (begun or unfinished or request.left or used):
                 raise BadRequest(nothing_found(request.owner), param="user")
         elif not request.left:
             begun_part, extent = await self._begin_part(request.owner, request.part)
@@ -153,9 +156,9 @@ class ForgetOperations:
         if not agents:
             raise BadRequest(nothing_found(scope), param="user")
         blocks = await self.store.blocks.load(agents[0])
-        block = next((b for b in blocks if b.label == label), None)
+        block = next((each for each in blocks if each.label == label), None)
         if block is None:
-            there = ", ".join(repr(b.label) for b in blocks) or "none"
+            there = ", ".join(repr(each.label) for each in blocks) or "none"
             raise BadRequest(f"There is no block {label!r} in this memory; it has {there}.", param="block")
         waiting = (await self.store.blocks.waiting(agents[0])).count(label)
         try:

@@ -15,6 +15,7 @@ from gateway.core.prompt.section import NO_SECTION, Section
 from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, Shown, is_mark_named, last_shown
 from gateway.core.prompt.summary import Overfull
 from gateway.core.request.chat_request import NEWER_LIMIT, ChatRequest
+from gateway.core.request.edit import BodyEdit
 from gateway.core.request.envelope import budget_to_think
 from gateway.core.request.native_body import NativeAdditions
 from gateway.core.turn.guide import ANYTHING, Offer
@@ -65,22 +66,22 @@ class FittedWindow(Struct, frozen=True):
     dropped: frozenset[int] = frozenset()
     # Indices of the composition's fill that go in.
     filled: tuple[int, ...] | None = None
-    # Its hidden rounds that do, by the message they replace; None: all.
+    # The composition's hidden rounds that go in, by the index of the message they replace; None: all.
     hidden: Mapping[int, list[WireMessage]] | None = None
-    # What stands for what was left out, or "".
+    # The text that stands for what was left out, or "".
     summary: str = ""
     summary_id: int = 0
-    # What of the path is out, for the next request to leave out as well.
+    # The part of the path that is out, for the next request to leave out as well.
     evicted: Evicted | None = None
-    # How much.
+    # The tokens of that part.
     evicted_tokens: int = 0
-    # Of the whole prompt, by our count; 0: it was not counted, or is not text alone.
+    # The tokens of the whole prompt, by our count; 0: it was not counted, or is not text alone.
     tokens: int = 0
-    # How many would have fitted.
+    # The tokens that would have fitted.
     most: int = 0
     # The window fills up, and a summary is wanted.
     overfull: Overfull | None = None
-    # What a note may take; None: nothing limits it.
+    # The tokens that a note may take; None: nothing limits it.
     note_tokens: int | None = None
 
     def fill(self, composition: Composition) -> Sequence[FilledMessage]:
@@ -113,9 +114,11 @@ class Sought(Struct, frozen=True):
 
     # One of WHYS, where it failed or all was shown before; "": what was found decides.
     why: str
-    # What was found, best first, what went into the note, and why the rest stayed out.
+    # What was found, best first.
     messages: Sequence[Message]
+    # What went into the note.
     chosen: Sequence[Recalled]
+    # Why the rest stayed out.
     left: LeftOut
     # Why some of what was found is not among the messages, by number.
     gone: Mapping[int, str]
@@ -127,17 +130,20 @@ class Sought(Struct, frozen=True):
 
 
 class RecallResult(Struct, frozen=True):
-    """The note that was made for a request, "" for none, and how making it went. ms: 0 if nothing was searched."""
+    """The note that was made for a request, and how making it went."""
 
+    # "": there is none.
     note: str = ""
     tokens: int = 0
+    # How long the search took, in milliseconds; 0: nothing was searched.
     ms: float = 0.0
-    # By `time.perf_counter()`, and how many hits went into the note.
+    # When it began, by `time.perf_counter()`.
     begun: float = 0.0
+    # How many hits went into the note.
     count: int = 0
     has_failed: bool = False
     is_late: bool = False
-    # How it came to the note; None: memory was not looked for.
+    # The search that the note came from; None: nothing was searched.
     sought: Sought | None = None
 
 
@@ -163,7 +169,7 @@ class Prompt(Struct, frozen=True):
     # By index among the new messages; they are written with the turn.
     notes: Mapping[int, str] = field(default_factory=dict)
     recall: RecallResult = field(default_factory=RecallResult)
-    # Our tools stand before the client's, because they change less: the tools are at the front of the
+    # The gateway's tools stand before the client's, because they change less: the tools are at the front of the
     # provider's cache.
     leads: bool = False
     # The tokens of every call are to be known.
@@ -188,7 +194,7 @@ class Prompt(Struct, frozen=True):
 
     @property
     def adds_usage(self) -> bool:
-        """True where we ask for the usage of a stream, which the client's own bytes do not.
+        """True where the gateway asks for the usage of a stream, which the client's own bytes do not.
 
         It may be asked for by a dialect that always reports it, by the account of the request, or because hidden rounds
         share the client's limit of tokens.
@@ -255,20 +261,7 @@ class Prompt(Struct, frozen=True):
         for index in self.form.as_system:
             if index not in dropped:
                 edit.set_role(index, "system")
-        for text in (self.system, self.window.summary):
-            if text:
-                edit.append_system(text)
-        for index in dropped:
-            edit.drop_message(index)
-        for index, messages in self.hidden.items():
-            edit.replace_message(index, messages)
-        for index, note in self.composition.notes.items():
-            if index not in dropped:
-                edit.prefix_text(index, note)
-        if fill := self.window.fill(self.composition):
-            edit.insert_messages(first_spoken(request.messages), [each.message for each in fill])
-        if self.tools:
-            edit.add_tools(self.tools, in_front=self.leads)
+        self._put_additions(edit)
         if self.adds_usage:
             options = {**(request.json.get("stream_options") or {}), "include_usage": True}
             edit.set_member("stream_options", options)
@@ -283,6 +276,24 @@ class Prompt(Struct, frozen=True):
                 if key not in self.form.refused:
                     edit.set_member(key, value)
         return edit.render()
+
+    def _put_additions(self, edit: BodyEdit) -> None:
+        """Puts the gateway's texts, messages and tools into the request, and takes out what is dropped."""
+        dropped = self.window.dropped
+        for text in (self.system, self.window.summary):
+            if text:
+                edit.append_system(text)
+        for index in dropped:
+            edit.drop_message(index)
+        for index, messages in self.hidden.items():
+            edit.replace_message(index, messages)
+        for index, note in self.composition.notes.items():
+            if index not in dropped:
+                edit.prefix_text(index, note)
+        if fill := self.window.fill(self.composition):
+            edit.insert_messages(first_spoken(self.request.messages), [each.message for each in fill])
+        if self.tools:
+            edit.add_tools(self.tools, in_front=self.leads)
 
 
 def first_spoken(messages: Sequence[WireMessage]) -> int:

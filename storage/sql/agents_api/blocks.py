@@ -73,7 +73,7 @@ async def find_block(connection: Connection, project: str, uid: str) -> BlockEnt
     row = await connection.row(SQL["find"], (uid, project))
     if row is None:
         raise NotFound(f"there is no block {uid!r}")
-    return _entry(row)
+    return _make_entry(row)
 
 
 async def seen_blocks(connection: Connection, agents: Sequence[int]) -> dict[int, list[BlockEntry]]:
@@ -81,7 +81,7 @@ async def seen_blocks(connection: Connection, agents: Sequence[int]) -> dict[int
     entries: dict[int, BlockEntry] = {}
     held: dict[int, list[tuple[int, Block]]] = {agent: [] for agent in agents}
     for *row, agent, owner in await rows_of(connection, SQL["seen"], agents):
-        entry = entries[row[0]] = _entry(row)
+        entry = entries[row[0]] = _make_entry(row)
         held[agent].append((owner, entry.block))
     return {agent: [entries[block.id] for block in seen(blocks)] for agent, blocks in held.items()}
 
@@ -107,11 +107,11 @@ async def drop_copies(connection: Connection, project: str, memory: int, sleeper
 
     One that no other agent sees is deleted, or its words would outlive the memory's.
     """
-    seen = await seen_blocks(connection, [memory, sleeper])
-    labels = {entry.block.label: entry.block.id for entry in seen[memory]}
-    for entry in seen[sleeper]:
-        id, is_nobodys = entry.block.id, entry.owner is None and not entry.profile
-        if not is_nobodys or labels.get(entry.block.label, id) == id:
+    by_agent = await seen_blocks(connection, [memory, sleeper])
+    labels = {entry.block.label: entry.block.id for entry in by_agent[memory]}
+    for entry in by_agent[sleeper]:
+        id, is_unowned = entry.block.id, entry.owner is None and not entry.profile
+        if not is_unowned or labels.get(entry.block.label, id) == id:
             continue
         await detach(connection, sleeper, DefinitionKind.BLOCK, id)
         if not await _seers(connection, id):
@@ -147,9 +147,9 @@ async def hand_over_blocks(connection: Connection, agent: int) -> None:
             origins = sorted(origins_of(exchange, listed))
             gone = {row[0] for row in await rows_of(connection, SQL["exchanges_among"], origins, agent)}
             if gone:
-                kept = orjson.dumps([id for id in orjson.loads(listed) if id not in gone])
-                left = None if exchange in gone else exchange
-                await connection.run(SQL["version_hand_over"], (left, kept, block, version))
+                sources = orjson.dumps([id for id in orjson.loads(listed) if id not in gone])
+                source = None if exchange in gone else exchange
+                await connection.run(SQL["version_hand_over"], (source, sources, block, version))
     await connection.run(SQL["hand_over"], (agent,))
 
 
@@ -178,7 +178,7 @@ class NamedBlocks(Group):
                 ascii_lower(wanted.value), wanted.least, wanted.most, _PAGE,
             )  # fmt: skip
             rows = await connection.rows(SQL[f"list_{page.way}"], values)
-            found += [entry for entry in map(_entry, rows) if _is_wanted(entry, wanted)]
+            found += [entry for entry in map(_make_entry, rows) if _is_wanted(entry, wanted)]
             if len(rows) < _PAGE:
                 break
             # A block's details lie in a document, so some of a page may drop out.
@@ -219,7 +219,7 @@ class NamedBlocks(Group):
 
         Raises: NotFound; BlockOverLimit; WriteConflict: a label that a sharer has already, another version.
         """
-        entry = await _held(connection, project, uid)
+        entry = await _lock_block(connection, project, uid)
         block = entry.block
         if version is not None and version != block.version:
             raise WriteConflict(
@@ -258,7 +258,7 @@ class NamedBlocks(Group):
     @writes
     async def undo(self, connection: Connection, project: str, uid: str, *, at: float) -> BlockEntry:
         """Brings back the value before the last change. Raises: NotFound, BlockOverLimit."""
-        entry = await _held(connection, project, uid)
+        entry = await _lock_block(connection, project, uid)
         await undo_block(connection, entry.block.id, at=at)
         return await find_block(connection, project, uid)
 
@@ -282,7 +282,7 @@ class NamedBlocks(Group):
     @writes
     async def delete(self, connection: Connection, project: str, uid: str) -> None:
         """Deletes a block with all values it had, and takes it from all who see it. Raises: NotFound, WriteConflict."""
-        entry = await _held(connection, project, uid)
+        entry = await _lock_block(connection, project, uid)
         if entry.owner is None and entry.profile:
             raise WriteConflict(
                 f"block {entry.block.label!r} is declared in the settings, for all users of a profile"
@@ -290,8 +290,8 @@ class NamedBlocks(Group):
         await _delete(connection, project, entry)
 
 
-async def _held(connection: Connection, project: str, uid: str) -> BlockEntry:
-    """Returns a block that no other transaction writes until the transaction ends. Raises: NotFound."""
+async def _lock_block(connection: Connection, project: str, uid: str) -> BlockEntry:
+    """Locks a block against other transactions until this one ends. Returns it. Raises: NotFound."""
     await connection.lock_seers((await find_block(connection, project, uid)).block.id)
     return await find_block(connection, project, uid)
 
@@ -324,6 +324,6 @@ def _is_wanted(entry: BlockEntry, wanted: BlockFilter) -> bool:
     return not missing or (not wanted.all_tags and len(missing) < len(set(wanted.tags)))
 
 
-def _entry(row: Row) -> BlockEntry:
+def _make_entry(row: Row) -> BlockEntry:
     *block, owner, profile, details = row
     return BlockEntry(make_block(block), owner, profile, orjson.loads(details) if details else {})
