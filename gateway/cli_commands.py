@@ -166,7 +166,7 @@ class Commands:
         try:
             url = process.address + process.ask("ui", b"{}")["path"]
         except ProcessGone as error:
-            raise GatewayError("The gateway does not answer.") from error
+            raise GatewayError(f"The gateway at {process.address} has ended. Start it again.") from error
         print(url, flush=True)
         if sys.stdout.isatty() and not only_prints:
             webbrowser.open(url)

@@ -241,7 +241,7 @@ def _write_address(admin: AdminFile, address: str) -> None:
     try:
         admin.write(address)
     except (OSError, StoreError) as error:
-        _log.error("Commands will not find this gateway: %s", error)
+        _log.error("Commands will not find this gateway, and open its database themselves: %s", error)
 
 
 async def _open_store(settings: Settings, address: str | None = None) -> Store:

@@ -261,7 +261,7 @@ def _log_responses(upstream: str, provider: Provider) -> None:
     """Logs how requests for responses are answered over an upstream."""
     is_native = provider.has_endpoint("/responses")
     way = "are passed on, and stored there" if is_native else "are answered by way of chat completions"
-    _log.info("upstream %s: requests for responses %s", upstream, way)
+    _log.info("Upstream %s: requests for responses %s", upstream, way)
 
 
 def _log_failure(fault: Unavailable) -> None:

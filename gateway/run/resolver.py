@@ -217,7 +217,9 @@ class Resolver:
         try:
             found = await paths_to(self._keeper.store, identity.scope, {thread.previous})
         except StoreError as error:
-            _log.warning("A message thread could not be looked up: %s", error.message)
+            _log.warning(
+                "A message thread could not be looked up, so it counts as unknown: %s", error.message
+            )
             found = {}
         path = found.get(thread.previous)
         if not path:

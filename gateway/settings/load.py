@@ -248,7 +248,7 @@ def _read_environment(environ: Mapping[str, str], mistakes: Mistakes) -> dict[tu
     def add(name: str, setting: tuple[str, str], value: Any) -> None:
         other, earlier = found.setdefault(setting, (name, value))
         if value != earlier:
-            raise SettingsError(f"environment: {other} and {name} say different things")
+            raise SettingsError(f"environment: {other} and {name} say different things; leave one out")
 
     for name, text in environ.items():
         if not name.startswith("MNEMOGATE_") or name in _SPECIAL:
@@ -264,7 +264,9 @@ def _read_environment(environ: Mapping[str, str], mistakes: Mistakes) -> dict[tu
     path, url = overrides.get(("database", "path")), overrides.get(("database", "url"))
     if path is not None and url not in (None, f"{_SQLITE}{path}"):
         names = " and ".join(found[each][0] for each in sorted(_DATABASE))
-        mistakes.add(SettingsError(f"environment: {names} say different things", in_file=False))
+        mistakes.add(
+            SettingsError(f"environment: {names} say different things; leave one out", in_file=False)
+        )
     return overrides
 
 

@@ -142,7 +142,7 @@ class Tracer:
             self.maker.make(account, add, clock)
         except Exception as error:
             # A fault in one record must not end the thread for all. Its words may be somebody's.
-            _log.error("The spans of a request could not be made: %s", type(error).__name__)
+            _log.error("A request has no trace, by a fault in the gateway: %s", type(error).__name__)
 
 
 def _span_count(account: Receipt) -> int:

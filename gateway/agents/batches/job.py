@@ -103,7 +103,11 @@ class BatchJobs:
             raise
         except Exception:
             # An internal error must not leave items open for ever.
-            _log.exception("Batch %s met a fault in the gateway.", ids.id_of("job", batch.uid))
+            _log.exception(
+                "Batch %s failed by a fault in the gateway. It is tried again, and given up after %d times.",
+                ids.id_of("job", batch.uid),
+                FAULTS,
+            )
             if await parts.faulted() < FAULTS:
                 raise
             await attempt.give_up()
@@ -237,7 +241,12 @@ class _Attempt:
                 return True
             await provider.cancel(part.id)
         except ProviderError as error:
-            _log.warning("Batch %s could not be stopped at %s: %s", self._name, part.upstream, cause(error))
+            _log.warning(
+                "Batch %s could not be stopped at %s, which is asked again: %s",
+                self._name,
+                part.upstream,
+                cause(error),
+            )
             # Which one it is shows when it has ended, a day later perhaps.
             return await self._is_enough(
                 part, "unheard" if isinstance(error, ProviderUnsure) else "unstopped"
@@ -422,7 +431,7 @@ class _Attempt:
                         await provider.discard(id, part.as_submitted(made))
                 except ProviderError as error:
                     _log.warning(
-                        "Batch %s: %s could not delete what it has of %s: %s",
+                        "Batch %s: %s could not delete what it has of %s, and is asked again: %s",
                         self._name, part.upstream, id, cause(error),
                     )  # fmt: skip
                     if not await self._is_enough(part, "undeleted"):

@@ -362,7 +362,8 @@ async def _undo(done: _Done) -> None:
             await undo()
         except (StoreError, GatewayError) as error:
             _log.warning(
-                "Not all that a failed import of an agent file had made could be removed: %s",
+                "An agent file could not be imported, and a part of what it had made is still there (%s). Look for "
+                "agents, blocks, folders and archives that were made now, and delete them.",
                 type(error).__name__,
             )
 

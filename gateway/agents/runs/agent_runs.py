@@ -294,7 +294,7 @@ class AgentRuns:
                 await self._end(each, RunState.FAILED, StopReason.ERROR, LEFT)
         except StoreError as error:
             if not is_known(error):
-                _log.error("Runs that a stopped gateway left could not be ended: %s", error.message)
+                _log.error("Runs that a stopped gateway left could not be ended yet: %s", error.message)
 
     async def _left(self, own: str | None = None) -> list[Run]:
         """Returns live runs that no process performs any more. own: a lock that this process holds for another run."""

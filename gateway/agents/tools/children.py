@@ -104,7 +104,11 @@ class Child:
             raise OutOfBounds("it takes too long") from None
         except (asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
             # Of the bounds, only that of memory ends the process by itself. An exhausted stack does the same.
-            _log.warning("A child process ended before its answer, in %s.", self.function)
+            _log.warning(
+                "A child process of the gateway (%s) ended before its answer, most likely for want of memory. Only "
+                "the call that it worked for has failed.",
+                self.function,
+            )
             raise OutOfBounds("it takes too much memory") from error
         finally:
             self.left_s -= loop.time() - begun

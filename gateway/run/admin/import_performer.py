@@ -112,10 +112,17 @@ class ImportPerformer(Struct, frozen=True):
         except NotFound as error:
             self._fail(running, f"{error.message[0].upper()}{error.message[1:]}.")
         except StoreError as error:
-            _log.warning("import %s: %s", running.uid, error.message)
+            _log.warning(
+                "Import %s stopped, since the database could not be used. Send its file again: %s",
+                running.uid,
+                error.message,
+            )
             self._fail(running, "The store does not work. Send the file again.")
         except Exception:
-            _log.exception("import %s failed, by a fault in the gateway", running.uid)
+            _log.exception(
+                "Import %s failed by a fault in the gateway. What it has written stays, and can be undone.",
+                running.uid,
+            )
             self._fail(running, "The gateway failed; its log says more.")
         finally:
             running.file.close()

@@ -46,7 +46,9 @@ class Operations:
         """
         operation = self._operations.get(name)
         if operation is None:
-            raise GatewayError(f"{name} is not there yet.")
+            raise GatewayError(
+                f"There is no operation {name!r} here: the gateway and the command are of two versions."
+            )
         try:
             return await operation(raw)
         except StoreError as error:

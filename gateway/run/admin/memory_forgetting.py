@@ -156,7 +156,7 @@ class MemoryForgetting:
             await self._store.forgetting.run(id)
             return await self._store.forgetting.sweep()
         except StoreError as error:
-            _log.warning("forgetting %d has not come to its end, and is resumed later: %s", id, error.message)
+            _log.warning("Forgetting %d is not finished, and is resumed later: %s", id, error.message)
             raise
 
     async def _look(

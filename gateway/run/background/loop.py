@@ -100,6 +100,6 @@ async def _is_done(work: Callable[[], Awaitable[None]], what: str) -> bool:
     try:
         await work()
     except StoreError as error:
-        _log.warning("%s are looked up again in %g s: %s", what, AGAIN_S, error.message)
+        _log.warning("%s could not be looked up. Trying again in %g s: %s", what, AGAIN_S, error.message)
         return False
     return True

@@ -69,6 +69,7 @@ class Retention:
 
     async def run(self) -> None:
         """Runs until it is cancelled. Of processes that share a database one does it, as a job of the day."""
+        pause_s = _SHARED_S if self.store.database.is_shared else _PAUSE_S
         while True:
             try:
                 if self.store.database.is_shared:
@@ -77,10 +78,17 @@ class Retention:
                     await self.step()
             except StoreError as error:
                 if not is_known(error):
-                    _log.warning("retention: %s", error.message)
+                    _log.warning(
+                        "What is too old could not be removed. Trying again in %g min: %s",
+                        pause_s / 60,
+                        error.message,
+                    )
             except Exception:
-                _log.exception("retention failed")
-            await asyncio.sleep(_SHARED_S if self.store.database.is_shared else _PAUSE_S)
+                _log.exception(
+                    "What is too old could not be removed, by a fault in the gateway. Trying again in %g min.",
+                    pause_s / 60,
+                )
+            await asyncio.sleep(pause_s)
 
     async def _enqueue(self, day: int) -> None:
         """Schedules what is due: once a day, and where a process has left a forgetting half done."""
@@ -123,5 +131,9 @@ class Retention:
         except Unavailable:
             raise
         except Exception:
-            _log.exception("forgetting %d has not come to its end", id)
+            _log.exception(
+                "Forgetting %d is not finished, by a fault in the gateway. It is resumed with the next removal of "
+                "what is too old.",
+                id,
+            )
             return False

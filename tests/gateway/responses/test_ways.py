@@ -152,6 +152,6 @@ def test_the_log_names_the_way_of_each_upstream_at_the_start(
         pass
     ways: Sequence[str] = [m for m in caplog.messages if "requests for responses" in m]
     assert ways == [
-        "upstream local: requests for responses are answered by way of chat completions",
-        "upstream openai: requests for responses are passed on, and stored there",
+        "Upstream local: requests for responses are answered by way of chat completions",
+        "Upstream openai: requests for responses are passed on, and stored there",
     ]
