@@ -23,7 +23,7 @@ from gateway.core.upstream.policy import Target
 from gateway.run.memory.fit import counted_usage, fit
 from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.prompt import EndpointForm, Prompt
-from gateway.run.memory.stored_turns import turn_of
+from gateway.run.memory.stored_turns import turn_name
 from gateway.run.native_request import NativeRequest
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
@@ -167,7 +167,7 @@ class ChatCall:
             self.receipt.is_compacted = prompt is not None and bool(prompt.window.summary)
         if context is not None and prompt is not None:
             if not self.view.speaks_chat:
-                self.receipt.turn = turn_of(context)
+                self.receipt.turn = turn_name(context)
             sought = prompt.recall.sought
             if sought is not None:
                 self.receipt.recalled = len(sought.chosen)

@@ -21,7 +21,7 @@ from gateway.core.turn.commands import End, TurnOutcome
 from gateway.core.turn.native_form import Memory, NativeReader, NativeReply
 from gateway.run.later_replies import LaterReplies, LaterReply, NotedReply
 from gateway.run.memory.prompt import Prompt
-from gateway.run.memory.stored_turns import turn_of
+from gateway.run.memory.stored_turns import turn_name
 from gateway.run.native_request import NativeRequest
 from gateway.run.turn import TreeMemory
 
@@ -222,7 +222,7 @@ class NativeMemory(TreeMemory):
         identity, native, context = self.context.request.identity, self.native, self.context
         if identity.scope is None or identity.mode not in KEEPS or identity.leaves_nothing:
             return
-        turn = context.conversation_uid, turn_of(context)
+        turn = context.conversation_uid, turn_name(context)
         reply = LaterReply(native.raw.decode(), native.path, identity, turn)
         await self.later.note(identity.scope, context.agent.epoch, id, reply)
 

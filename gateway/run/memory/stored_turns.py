@@ -36,7 +36,7 @@ _PLACE_BYTES = 4
 _CONVERSATION_CHARS = 32  # of a conversation's public name
 
 
-def turn_of(context: MemoryContext) -> str:
+def turn_name(context: MemoryContext) -> str:
     """Returns the name of the turn that a request asks for, within its conversation."""
     plan = context.plan
     return _time(plan.exchange.begun) + _place(plan.exchange, plan.match.match_point)
