@@ -21,7 +21,9 @@ from storage.sqlite.inspection import inspect
 
 
 async def open_database(settings: Settings, address: str | None = None) -> Store:
-    """Opens the store. address: of this process, if it serves; it is named to another one that wants the database.
+    """Opens the store.
+
+    address: of this process, if it serves; it is named to another one that wants the database.
 
     Raises: StoreError: why it cannot be opened.
     """
@@ -39,7 +41,7 @@ async def open_database(settings: Settings, address: str | None = None) -> Store
 
 
 def named_in(settings: Settings) -> str:
-    """Returns the setting of the database's location."""
+    """Returns the name of the setting that has the database's location."""
     return "database.path" if settings.database.url is None else "database.url"
 
 
@@ -56,10 +58,11 @@ class DatabaseFindings(Struct, frozen=True):
 
     # There are gateway keys, or that is unknown.
     is_keyed: bool = True
+    # A process has it open.
     is_open: bool = False
-    # Why memory would not work, in words.
+    # Why memory would not work; None: it would.
     fault: str | None = None
-    # What else is worth knowing, in words.
+    # Sentences about its version and schema.
     notes: tuple[str, ...] = ()
 
 
@@ -74,11 +77,11 @@ def check_database(settings: Settings) -> DatabaseFindings:
         return DatabaseFindings(fault=error.message)
     except StoreError as error:
         raise SettingsError(f"database.path: {error.message}") from error
-    notes = () if found.upgrade is None else (f"the database has {_schema(*found.upgrade)}",)
+    notes = () if found.upgrade is None else (f"the database has {_describe_schema(*found.upgrade)}",)
     return DatabaseFindings(is_keyed=found.is_keyed, is_open=found.is_open, notes=notes)
 
 
-def _schema(found: int, known: int) -> str:
+def _describe_schema(found: int, known: int) -> str:
     after = f", which a start brings to {known}; only a copy leads back" if found < known else ""
     return f"schema version {found}{after}"
 
@@ -95,7 +98,7 @@ async def _check_server(database: DatabaseSettings, url: str) -> DatabaseFinding
         return DatabaseFindings(fault=error.message)
     except StoreError as error:
         raise SettingsError(f"database.url: {error.message}") from error
-    tables = _schema(found.schema, found.known) if found.schema else "no tables yet"
+    tables = _describe_schema(found.schema, found.known) if found.schema else "no tables yet"
     arrive = "arrive" if found.deaf is None else f"do not arrive: {found.deaf}"
     notes = (f"PostgreSQL {found.version}, {tables}", f"notifications between gateways {arrive}")
     return DatabaseFindings(is_keyed=found.is_keyed, notes=notes)

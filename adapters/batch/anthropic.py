@@ -18,7 +18,7 @@ from adapters.anthropic import CACHE_MARK, DEFAULT_VERSION, OAUTH_PREFIX, SAMPLI
 from adapters.base import BatchPart, PartResult, PartState
 from adapters.batch.refused import message_of
 from adapters.batch.result_lines import read_results
-from adapters.batch.sdk_client import CLOCK_SKEW_S, PAGE, SdkBatches, as_live
+from adapters.batch.sdk_client import CLOCK_SKEW_S, PAGE, SdkBatches, client_options
 from adapters.claude.error_form import Untranslatable
 from adapters.claude.reply import completion
 from adapters.claude.request import BINDING_BETA, SAMPLING, to_wire
@@ -60,7 +60,7 @@ class AnthropicBatches(SdkBatches):
             base_url=self._base_url.removesuffix("/v1"),
             default_headers={"anthropic-version": DEFAULT_VERSION, **self._headers},
             max_retries=0,
-            http_client=DefaultAsyncHttpxClient(**as_live(self._proxy)),
+            http_client=DefaultAsyncHttpxClient(**client_options(self._proxy)),
         )
 
     def line(self, custom_id: str, body: bytes) -> bytes:
@@ -131,7 +131,7 @@ class AnthropicBatches(SdkBatches):
         return False
 
     async def poll(self, id: str) -> PartState:
-        state = await self._found(self._client.messages.batches.retrieve(id), _state)
+        state = await self._look_up(self._client.messages.batches.retrieve(id), _state)
         return state or PartState(is_over=True, is_gone=True)
 
     async def results(self, id: str) -> AsyncGenerator[PartResult]:

@@ -18,7 +18,7 @@ import orjson
 from adapters.base import BatchPart, PartResult, PartState
 from adapters.batch.refused import MOST_MESSAGE_CHARS, is_transient, message_of
 from adapters.batch.result_lines import read_results
-from adapters.batch.sdk_client import CLOCK_SKEW_S, PAGE, SdkBatches, as_live
+from adapters.batch.sdk_client import CLOCK_SKEW_S, PAGE, SdkBatches, client_options
 from adapters.errors import ProviderBroke, ProviderCrowded, ProviderError, ProviderGarbled, ProviderRefused
 from adapters.types import Json
 
@@ -54,7 +54,7 @@ class OpenAIBatches(SdkBatches):
             base_url=self._base_url,
             default_headers=self._headers,
             max_retries=0,
-            http_client=DefaultAsyncHttpxClient(**as_live(self._proxy)),
+            http_client=DefaultAsyncHttpxClient(**client_options(self._proxy)),
         )
 
     def line(self, custom_id: str, body: bytes) -> bytes:
@@ -107,7 +107,7 @@ class OpenAIBatches(SdkBatches):
                     await self._client.files.delete(file.id)
 
     async def poll(self, id: str) -> PartState:
-        state = await self._found(self._client.batches.retrieve(id), _state)
+        state = await self._look_up(self._client.batches.retrieve(id), _state)
         return state or PartState(is_over=True, is_gone=True)
 
     async def results(self, id: str) -> AsyncGenerator[PartResult]:
@@ -130,7 +130,7 @@ class OpenAIBatches(SdkBatches):
         await self._await_if_open(self._client.batches.cancel(id))
 
     async def discard(self, id: str, part: BatchPart) -> None:
-        files = await self._found(self._client.batches.retrieve(id), _file_ids)
+        files = await self._look_up(self._client.batches.retrieve(id), _file_ids)
         if files is None:
             await self._delete_upload(part)
         for file in files or ():

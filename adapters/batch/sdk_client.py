@@ -23,7 +23,7 @@ _MISSING: Final = (
 )
 
 
-def as_live(proxy: str | None) -> dict[str, Any]:
+def client_options(proxy: str | None) -> dict[str, Any]:
     """Returns the options of an SDK's client: the machine's certificates, and no proxy but the one of the settings.
 
     By itself it would take its proxy from the environment, and certificates of its own.
@@ -32,12 +32,7 @@ def as_live(proxy: str | None) -> dict[str, Any]:
 
 
 class SdkBatches:
-    """An account with batches that outlive this process. The base of those that speak by a provider's SDK.
-
-    headers: sent with every request.
-    now: seconds since the epoch, by which a Retry-After is read.
-    proxy: the one of the settings; None: none.
-    """
+    """An account with batches that outlive this process. The base of those that speak by a provider's SDK."""
 
     # The package of the SDK, one of the extra `batches`. A subclass imports it when `_client` is first needed.
     sdk: ClassVar[str]
@@ -52,6 +47,12 @@ class SdkBatches:
         now: Callable[[], float],
         proxy: str | None = None,
     ) -> None:
+        """Makes it without a connection.
+
+        headers: sent with every request.
+        now: seconds since the epoch, by which a Retry-After is read.
+        proxy: the one of the settings; None: none.
+        """
         self._base_url = base_url
         self._key = key
         self._headers = dict(headers)
@@ -83,7 +84,7 @@ class SdkBatches:
         self._check_installed()
         return translated(import_module(self.sdk), self._now)
 
-    async def _found(self, call: Awaitable[T], read: Callable[[T], V]) -> V | None:
+    async def _look_up(self, call: Awaitable[T], read: Callable[[T], V]) -> V | None:
         """Awaits a look-up and reads its answer, which may be anything; None: the provider knows nothing of it."""
         try:
             with self._translated():

@@ -27,7 +27,8 @@ from gateway.tokens import message_tokens, tokenizer_for
 
 # The window of a model that the settings say nothing of: of the smallest ones that are in use.
 _WINDOW: Final = 32_768
-_OF_WINDOW: Final = 4  # the part of the window that messages may fill, as its inverse
+# The messages that stay may fill one part in so many of the window. No measurement.
+_WINDOW_PARTS: Final = 4
 _USAGE: Final = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 
@@ -42,15 +43,18 @@ class Compacted(Struct, frozen=True):
 
 
 class CompactionFailed(Exception):
-    """The upstream has refused. status, body: its answer."""
+    """The upstream has refused to write the summary."""
 
     def __init__(self, status: int, body: bytes) -> None:
+        """status, body: the upstream's reply."""
         super().__init__(status)
         self.status, self.body = status, body
 
 
 @dataclass(slots=True)
-class _Answer(HeldSink):
+class _StatusSink(HeldSink):
+    """A held response of which the status is wanted as well."""
+
     status: int = 0
 
     def start(self, status: int, headers: Sequence[tuple[str, str]]) -> None:
@@ -65,7 +69,10 @@ async def compact(
     receipt: Receipt,
     view: MakesView,
 ) -> Compacted:
-    """Returns a request's messages in short. sink: of the waiting client. view: of chat completions.
+    """Returns a request's messages in short.
+
+    sink: that of the waiting client.
+    view: that of chat completions.
 
     Raises: CompactionFailed; GatewayError; ClientGone.
     """
@@ -81,7 +88,7 @@ async def compact(
             request, raw=orjson.dumps(asked), json=asked, messages=asked["messages"], references=(),
             tools=(), has_tools=False, stream=False, max_tokens=None, max_tokens_key=None, unnamed=None,
         )  # fmt: skip
-        answer = _Answer(sink)
+        answer = _StatusSink(sink)
         await chat.answer(question, context, answer, receipt, view)
         if answer.status != 200:
             raise CompactionFailed(answer.status, bytes(answer.body))
@@ -92,7 +99,7 @@ async def compact(
         summary = str(message["content"]).strip()
         for key in _USAGE:
             usage[key] += token_count(reply.get("usage"), key)
-    return Compacted(_newest(whole.messages, request.model, window // _OF_WINDOW), summary, usage)
+    return Compacted(_newest(whole.messages, request.model, window // _WINDOW_PARTS), summary, usage)
 
 
 def _newest(messages: Sequence[WireMessage], model: str, most_tokens: int) -> list[WireMessage]:

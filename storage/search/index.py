@@ -59,25 +59,25 @@ _ROW_BYTES, _OCCURRENCE_BYTES, _INDEX_BYTES = 6, 8, 2_200
 
 
 class Index:
-    """The chunks of one agent. blob_bytes: how long they are as blobs; size: about how many bytes they take here.
-
-    segments: by number the stamp of each that holds some of the chunks.
-    """
+    """The chunks of one agent."""
 
     __slots__ = ("_apart", "_columns", "_lengths", "_names", "blob_bytes", "layout", "segments")
 
     def __init__(self, blobs: Iterable[tuple[int, bytes]] = ()) -> None:
         """Makes an index of blobs by chunk. Raises: CorruptIndex."""
         self.layout = IndexLayout()
-        self._columns, self._names = [_none(), _none()], _none()
+        self._columns, self._names = [_empty_column(), _empty_column()], _empty_column()
         # Chunks with their occurrences in the second column; those in the first are old then.
         self._apart = frozenset[int]()
+        # How long each chunk is as a blob, and all together.
         self._lengths, self.blob_bytes = dict[int, int](), 0
+        # By number the stamp of each segment that holds some of the chunks.
         self.segments = dict[int, int]()
         self.put(blobs)
 
     @property
     def size(self) -> int:
+        """About how many bytes the index takes in memory."""
         occurrences = len(self._columns[0]) + len(self._columns[1]) + len(self._names)
         row = _ROW_BYTES + 2 * self.layout.earlier.itemsize
         return _INDEX_BYTES + _OCCURRENCE_BYTES * occurrences + row * len(self.layout.flags)
@@ -112,7 +112,10 @@ class Index:
         rows = [np.frombuffer(joined, document_type()).reshape(-1, CHUNK)]
         rows += [each.rows for _, each in segments.values()]
         self.layout.index([self.layout.places[chunk] for chunk in (*changed, *covered)], np.concatenate(rows))
-        found = self._occurrences(opened) if opened else _none()
+        self._put_occurrences(changed, self._occurrences(opened) if opened else _empty_column())
+
+    def _put_occurrences(self, changed: Sequence[int], found: NDArray[np.uint64]) -> None:
+        """Puts the occurrences of changed chunks in place of those that they had."""
         named = found[(found & NAME).astype(bool)]
         gone = self._mask(changed)
         whole, apart = self._columns
@@ -120,14 +123,14 @@ class Index:
         self._apart = self._apart.union(changed)
         if not len(whole) or len(self._apart) > min(_APART, len(self.layout.chunks) // 4):
             parts.append(_of_others(whole, self._mask(self._apart)))
-            whole = _none()
+            whole = _empty_column()
             self._apart = frozenset()
             self._columns = [_sorted(parts), whole]
         else:
             self._columns = [whole, _sorted(parts)]
         stay = self._names[~gone[self._names >> (HASH_SHIFT + 6)]]
-        rows = (named & NO_HASH) >> ROW_SHIFT
-        self._names = _sorted([stay, rows << HASH_SHIFT | named >> HASH_SHIFT])
+        named_rows = (named & NO_HASH) >> ROW_SHIFT
+        self._names = _sorted([stay, named_rows << HASH_SHIFT | named >> HASH_SHIFT])
 
     def lay(self, tail: Tail, skip: range) -> IndexLayout:
         """Returns the layout with the messages of a tail in their rows, but those that are left out."""
@@ -182,11 +185,12 @@ class Index:
         if moved and self.blob_bytes:
             import numpy as np
 
-            by = (np.array(moved) - np.arange(len(moved))).astype(np.uint64) << np.uint64(6)
+            shifts = (np.array(moved) - np.arange(len(moved))).astype(np.uint64) << np.uint64(6)
             self._columns = [
-                column + (by[(column & NO_HASH) >> _ROW_CHUNK_SHIFT] << ROW_SHIFT) for column in self._columns
+                column + (shifts[(column & NO_HASH) >> _ROW_CHUNK_SHIFT] << ROW_SHIFT)
+                for column in self._columns
             ]
-            self._names = self._names + (by[self._names >> (HASH_SHIFT + 6)] << HASH_SHIFT)
+            self._names = self._names + (shifts[self._names >> (HASH_SHIFT + 6)] << HASH_SHIFT)
 
     def is_outdated_by(self, chunks: Iterable[int]) -> bool:
         """Returns whether one of these chunks, which have changed, lies in a segment: then it was dropped."""
@@ -223,7 +227,7 @@ class Index:
 
 
 @cache
-def _none() -> NDArray[np.uint64]:
+def _empty_column() -> NDArray[np.uint64]:
     """Returns an empty column."""
     import numpy as np
 

@@ -34,13 +34,13 @@ async def write_blocks(
     exchange: the row of the one that it was called for: who forgets that forgets what came of it.
     edited: labels of blocks with edits that are not in the store yet.
     """
-    wrong = []
+    errors = []
     for block, value in _changed(blocks, answer):
-        why = None
+        reason = None
         if block.read_only:
-            why = "is read-only, and was not changed"
+            reason = "is read-only, and was not changed"
         elif block.label in edited:
-            why = "is being edited in this conversation, and was not changed by this call"
+            reason = "is being edited in this conversation, and was not changed by this call"
         else:
             try:
                 await store.blocks.write(
@@ -48,14 +48,14 @@ async def write_blocks(
                     sources=[] if exchange is None else [exchange], room=SOURCES_ROOM,
                 )  # fmt: skip
             except BlockOverLimit:
-                why = f"takes {block.limit} characters at most, not {len(value)}, and was not changed"
+                reason = f"takes {block.limit} characters at most, not {len(value)}, and was not changed"
             except (WriteConflict, NotFound):
-                why = _MEANWHILE
+                reason = _MEANWHILE
             except StoreError as error:
-                why = f"was not changed: {error.message}"
-        if why is not None:
-            wrong.append(_error(block, why))
-    return _answered(answer, wrong)
+                reason = f"was not changed: {error.message}"
+        if reason is not None:
+            errors.append(_error(block, reason))
+    return _with_errors(answer, errors)
 
 
 def edit_blocks(memory: MemoryTools, answer: ToolAnswer, blocks: Sequence[Block], call_id: str) -> ToolAnswer:
@@ -63,27 +63,28 @@ def edit_blocks(memory: MemoryTools, answer: ToolAnswer, blocks: Sequence[Block]
 
     blocks: those of the turn when the code began.
     """
-    wrong = []
+    errors = []
     for block, value in _changed(blocks, answer):
         if block not in memory.changes.blocks:
-            wrong.append(_error(block, _MEANWHILE))
+            errors.append(_error(block, _MEANWHILE))
             continue
         arguments = {"label": block.label, "new_memory": value}
         edit = memory.edit(call_id, "rethink", block.label, arguments, is_read=False)
         if edit.status == "error":
-            wrong.append(edit.content)
-    return _answered(answer, wrong)
+            errors.append(edit.content)
+    return _with_errors(answer, errors)
 
 
 def _changed(blocks: Sequence[Block], answer: ToolAnswer) -> list[tuple[Block, str]]:
+    """Returns the blocks that an answer names, each with its new value."""
     values = answer.blocks
-    return [(b, values[b.label].replace("\0", "")) for b in blocks if b.label in values]
+    return [(block, values[block.label].replace("\0", "")) for block in blocks if block.label in values]
 
 
-def _error(block: Block, why: str) -> str:
-    return f"Error: the memory block {block.label!r} {why}."
+def _error(block: Block, reason: str) -> str:
+    return f"Error: the memory block {block.label!r} {reason}."
 
 
-def _answered(answer: ToolAnswer, wrong: Sequence[str]) -> ToolAnswer:
-    content = "\n".join([answer.content, *wrong])
-    return ToolAnswer(content, "error" if wrong else answer.status, answer.stdout, answer.stderr)
+def _with_errors(answer: ToolAnswer, errors: Sequence[str]) -> ToolAnswer:
+    content = "\n".join([answer.content, *errors])
+    return ToolAnswer(content, "error" if errors else answer.status, answer.stdout, answer.stderr)

@@ -13,23 +13,26 @@ from typing import Any
 from gateway.core.conversation.canonical import WireMessage, text_of
 from gateway.core.tags import Tags
 
-# The key. Its fields: shown ("system": the message is shown as one of the system's), status, stdout, stderr, unrun (of
-# a tool's result), approval, reason (of an answer), otid, sender, name (of a message; where another one goes upstream),
-# filler and spoken (text of a reply's calls, before its own text and after it), asides (tool -> which of its
-# arguments are not the tool's), fillers (gateway.core.conversation.fillers), cut (of a reply), ids (by which its client
-# may refer to a reply that its upstream stores), response (what the Responses API shows of a reply beside its words:
-# gateway.dialects.responses.stored_response), directions (system and developer messages of a reply's request:
-# gateway.core.conversation.directions), own_length (how many characters of a result are the tool's own text),
-# shown_blocks (what a result shows of memory blocks: gateway.core.prompt.shown_blocks.Shown).
+# The key. Its fields:
+#   of any message: shown ("system": it is shown as one of the system's), otid, sender, name (where another one goes
+#     upstream);
+#   of a tool's result: status, stdout, stderr, unrun, own_length (how many characters are the tool's own text),
+#     shown_blocks (what it shows of memory blocks: gateway.core.prompt.shown_blocks.Shown);
+#   of an answer to a call: approval, reason;
+#   of a reply: filler and spoken (text of its calls, before its own text and after it), asides (tool -> which of its
+#     arguments are not the tool's), fillers (gateway.core.conversation.fillers), cut, ids (by which its client may name
+#     a reply that its upstream stores), response (what the Responses API shows of it beside its words:
+#     gateway.dialects.responses.stored_response), directions (system and developer messages of its request:
+#     gateway.core.conversation.directions).
 PRIVATE = "mnemogate"
 FORMER_OWN_LENGTH = "said"  # the field `own_length` in rows that were written before it was renamed
 NUDGE = "rules"  # the sender of messages without an author: an agent's rules, or its memory within a run
 
 # What OpenAI takes as the name of a message's author, as its errors show.
-_NO_NAME = re.compile(r"[\s<|\\/>]")
+_NOT_IN_NAMES = re.compile(r"[\s<|\\/>]")
 _NAME_CHARS = 64
 
-_OPEN, _CLOSE = "<system_message>", "</system_message>"
+_FRAME_BEGIN, _FRAME_END = "<system_message>", "</system_message>"
 _plain = Tags("system_message").make_plain
 
 
@@ -76,7 +79,7 @@ def with_name(message: WireMessage, name: str) -> WireMessage:
     """
     if not name:
         return message
-    sent = _NO_NAME.sub("_", name)[:_NAME_CHARS]
+    sent = _NOT_IN_NAMES.sub("_", name)[:_NAME_CHARS]
     return with_private({**message, "name": sent}, name=None if sent == name else name)
 
 
@@ -96,10 +99,10 @@ def as_system(text: str, **fields: Any) -> WireMessage:
 
     Templates refuse a system message after the first; so it is the user's in a fixed frame, and shown as the system's.
     """
-    content = f"{_OPEN}\n{_plain(text)}\n{_CLOSE}"
+    content = f"{_FRAME_BEGIN}\n{_plain(text)}\n{_FRAME_END}"
     return with_private({"role": "user", "content": content}, shown="system", **fields)
 
 
 def system_text(message: Mapping[str, Any]) -> str:
     """Returns the text of such a message without its frame."""
-    return text_of(message).removeprefix(f"{_OPEN}\n").removesuffix(f"\n{_CLOSE}")
+    return text_of(message).removeprefix(f"{_FRAME_BEGIN}\n").removesuffix(f"\n{_FRAME_END}")

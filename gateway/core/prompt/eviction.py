@@ -72,9 +72,9 @@ class Eviction(Struct, frozen=True):
             else cut_tree(listing, path, composition, each, is_begun=is_begun)
             for each in summaries
         )
-        found = [cut for cut in cuts if cut is not None]
-        kept = [cut for n, cut in enumerate(found) if n < IN_USE or cut.id == self.in_use]
-        return replace(self, cuts=tuple(reversed(kept)))
+        usable = [cut for cut in cuts if cut is not None]
+        newest = [cut for n, cut in enumerate(usable) if n < IN_USE or cut.id == self.in_use]
+        return replace(self, cuts=tuple(reversed(newest)))
 
 
 NO_EVICTION = Eviction()

@@ -175,6 +175,7 @@ def _render(parts: SectionParts, pinned: SentSection | None, shown: Shown, *, ta
 
 
 def _with_changes(sent: SentSection, parts: SectionParts, shown: Shown, *, takes_note: bool) -> Section:
+    """Returns a section with the changes of blocks that the request's note has to state."""
     last = last_shown((shown,), sent.known.get("blocks", NOTHING_SHOWN))
     changes, after = changes_since(last, parts.blocks) if takes_note else ((), last)
     return Section(sent if sent.id or sent.text else None, parts, changes, after)

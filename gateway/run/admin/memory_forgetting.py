@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Literal
 from urllib.parse import quote
@@ -50,18 +50,20 @@ _SHOWN_CHARS = 300
 
 
 class TargetRecord(Struct, frozen=True):
-    """The part of a memory that is to be forgotten. id: its number, or a conversation's or the memory's public name."""
+    """The part of a memory that is to be forgotten."""
 
     kind: TargetKind
+    # Its number, or a conversation's or the memory's public name.
     id: str
     # The beginning of its words; None: it has none of its own.
     text: str | None = None
 
 
 class RemainingRecord(Struct, frozen=True):
-    """Something that stays. href: where to look, relative to /ui/."""
+    """Something that stays."""
 
     text: str
+    # Where to look for it, relative to /ui/.
     href: str | None = None
 
 
@@ -88,6 +90,18 @@ class ForgetResult(Struct, frozen=True):
     command: str | None
 
 
+class _PartExtent(Struct, frozen=True):
+    """The extent of a forgetting: what goes with a part of a memory, and what stays."""
+
+    # How many messages go.
+    messages: int
+    stays: Sequence[RemainingRecord]
+    # The part's number or public name.
+    id: str
+    # The words of the part; None: it has none of its own.
+    text: str | None = None
+
+
 class MemoryForgetting:
     """Shows what a forgetting takes, and forgets. One serves the process; the next start resumes what it leaves."""
 
@@ -109,7 +123,7 @@ class MemoryForgetting:
         Raises: UnknownId: there is no such memory, or no such part.
         """
         memory = await self._views.find(project, uid)
-        return (await self._look(memory, kind, value))[0]
+        return (await self._find_target(memory, kind, value))[0]
 
     async def forget(
         self,
@@ -125,7 +139,7 @@ class MemoryForgetting:
         Raises: Conflict: another number is right now; UnknownId.
         """
         memory = await self._views.find(editor.project, uid)
-        preview, target = await self._look(memory, kind, value)
+        preview, target = await self._find_target(memory, kind, value)
         if preview.confirm is not None and (confirm or "").strip() != preview.confirm:
             raise Conflict(
                 f"Nothing was forgotten: {preview.confirm} messages would go now, not {(confirm or '').strip()!r}.",
@@ -159,9 +173,10 @@ class MemoryForgetting:
             _log.warning("Forgetting %d is not finished, and is resumed later: %s", id, error.message)
             raise
 
-    async def _look(
+    async def _find_target(
         self, memory: SizedMemory, kind: TargetKind, value: int | str | None
     ) -> tuple[ForgetPreview, ForgetTarget]:
+        """Returns what forgetting a part takes, and the part as the store forgets it. Raises: UnknownId."""
         if kind == "all":
             target, part = ForgetTarget(is_all=True), None
         else:
@@ -169,57 +184,56 @@ class MemoryForgetting:
             part = Part(_PARTS[kind], value)
             found = await find_target(self._store, memory.id, part)
             if found is None:
-                raise _no(kind)
+                raise _unknown(kind)
             target = found
-        messages, stays, id, text = await self._extent(memory, kind, target, value)
-        counts = await self._store.forget_previews.counts(memory.id, target, messages)
+        extent = await self._extent(memory, kind, target, value)
+        counts = await self._store.forget_previews.counts(memory.id, target, extent.messages)
         is_typed = kind in ("all", "conversation")
         command = ["mnemogate", "memory", "forget", *map(argument, flags_of(memory.scope))]
         if part is not None:
             command.append(argument(f"--{part.kind}={part.value}"))
         confirm = str(counts.messages) if is_typed else None
         return (
-            ForgetPreview(_record(kind, id, text), counts, tuple(stays), confirm, " ".join(command)),
+            ForgetPreview(_record(kind, extent), counts, tuple(extent.stays), confirm, " ".join(command)),
             target,
         )
 
     async def _extent(
         self, memory: SizedMemory, kind: TargetKind, target: ForgetTarget, value: int | str | None
-    ) -> tuple[int, list[RemainingRecord], str, str | None]:
-        """Returns how many messages go, what stays, the public name of the part, and its words."""
+    ) -> _PartExtent:
         uid = memory.uid
         match kind:
             case "all":
-                return 0, await self._rest_of_all(memory), uid, None
+                return _PartExtent(0, await self._rest_of_all(memory), uid)
             case "conversation":
                 talk = await self._store.memory_pages.conversation(memory.id, str(value))
                 if talk is None or not talk.messages:
-                    raise _no(kind)
-                return talk.messages, [_elsewhere(uid, None)], talk.uid, None
+                    raise _unknown(kind)
+                return _PartExtent(talk.messages, [_elsewhere(uid, None)], talk.uid)
             case "fact":
                 page = await self._views.fact(memory.scope.project, uid, int(value or 0))
-                stays = [
-                    RemainingRecord(
-                        f"Message {each.seq}, which it came from. It is not learned again from there.",
-                        each.href,
-                    )
-                    for each in page.fact.sources
-                    if not each.forgotten
-                ]
-                stays += [
-                    RemainingRecord(
-                        f"Fact {each.seq}, which it replaced.", page_path("m", uid, "f", each.seq)
-                    )
-                    for each in await self._replaced(memory, page)
-                ]
-                if page.after is not None:
-                    words = f"Fact {page.after.seq}, which is true instead."
-                    stays.append(RemainingRecord(words, page_path("m", uid, "f", page.after.seq)))
-                return 0, [*stays, _elsewhere(uid, page.fact.text)], str(value), page.fact.text
+                return _PartExtent(0, await self._rest_of_fact(memory, page), str(value), page.fact.text)
             case "passage":
-                return 0, [_elsewhere(uid, None)], str(value), None
+                return _PartExtent(0, [_elsewhere(uid, None)], str(value))
             case "message" | "exchange":
                 return await self._rest_of_messages(memory, kind, target, int(value or 0))
+
+    async def _rest_of_fact(self, memory: SizedMemory, page: FactPage) -> list[RemainingRecord]:
+        """Returns what stays of a fact: its sources, the facts before and after it, and other messages."""
+        stays = [
+            RemainingRecord(
+                f"Message {each.seq}, which it came from. It is not learned again from there.", each.href
+            )
+            for each in page.fact.sources
+            if not each.forgotten
+        ]
+        facts = [
+            (f"Fact {each.seq}, which it replaced.", each) for each in await self._replaced(memory, page)
+        ]
+        if page.after is not None:
+            facts.append((f"Fact {page.after.seq}, which is true instead.", page.after))
+        stays += [RemainingRecord(text, page_path("m", memory.uid, "f", each.seq)) for text, each in facts]
+        return [*stays, _elsewhere(memory.uid, page.fact.text)]
 
     async def _replaced(self, memory: SizedMemory, page: FactPage) -> list[FactRecord]:
         """Returns the facts whose place one took, and further back those that these did: one may say the same."""
@@ -232,17 +246,17 @@ class MemoryForgetting:
 
     async def _rest_of_messages(
         self, memory: SizedMemory, kind: TargetKind, target: ForgetTarget, seq: int
-    ) -> tuple[int, list[RemainingRecord], str, str | None]:
+    ) -> _PartExtent:
         extent = await self._store.forgetting.extent(memory.id, target)
         held = await self._store.memory_pages.holder(memory.id, seq)
         if held is None or not extent.messages:
-            raise _no(kind)
-        (e,) = await self._store.memory_pages.path(memory.id, held[0], limit=1)
+            raise _unknown(kind)
+        (exchange,) = await self._store.memory_pages.path(memory.id, held[0], limit=1)
         conversation = extent.conversation or ""
-        records = [r for r in message_records(e, None) if r.text is not None]
+        records = [each for each in message_records(exchange, None) if each.text is not None]
         stays = []
         if kind == "message" and extent.kept:
-            others = [r.seq for r in records if r.seq != seq]
+            others = [each.seq for each in records if each.seq != seq]
             numbers = ", ".join(map(str, others))
             stays.append(
                 RemainingRecord(
@@ -253,12 +267,12 @@ class MemoryForgetting:
         stays.append(
             RemainingRecord(
                 "The other messages of the conversation.",
-                message_href(memory.uid, conversation, e.seq, e.seq),
+                message_href(memory.uid, conversation, exchange.seq, exchange.seq),
             )
         )
-        text = next((r.text for r in records if r.seq == seq), None)
+        text = next((each.text for each in records if each.seq == seq), None)
         stays.append(_elsewhere(memory.uid, text))
-        return extent.messages, stays, str(seq), text
+        return _PartExtent(extent.messages, stays, str(seq), text)
 
     async def _rest_of_all(self, memory: SizedMemory) -> list[RemainingRecord]:
         others = await other_profiles(self._store, memory.scope)
@@ -267,24 +281,24 @@ class MemoryForgetting:
             stays.append(RemainingRecord("What is shared with others, without what came from here."))
         stays.append(RemainingRecord("A note that it was forgotten: the memory's number and no words."))
         if memory.paused is not None:
-            words = "That memory is paused, and under which name: nothing is remembered anew."
-            stays.append(RemainingRecord(words))
+            paused = "That memory is paused, and under which name: nothing is remembered anew."
+            stays.append(RemainingRecord(paused))
         return stays
 
 
-def _record(kind: TargetKind, id: str, text: str | None) -> TargetRecord:
-    words = " ".join((text or "").split())
-    return TargetRecord(kind, id, shortened(words, _SHOWN_CHARS) or None)
+def _record(kind: TargetKind, extent: _PartExtent) -> TargetRecord:
+    text = " ".join((extent.text or "").split())
+    return TargetRecord(kind, extent.id, shortened(text, _SHOWN_CHARS) or None)
 
 
 def _elsewhere(uid: str, text: str | None) -> RemainingRecord:
     """Returns the remark that other messages may mention what goes, and where to look for them."""
-    words = "Messages, replies and blocks that say it in other words, or elsewhere."
+    remark = "Messages, replies and blocks that say it in other words, or elsewhere."
     if not (text or "").strip():
-        return RemainingRecord(words, page_path("m", uid, "search"))
+        return RemainingRecord(remark, page_path("m", uid, "search"))
     query = " ".join((text or "").split())[:_QUERY_CHARS]
-    return RemainingRecord(words, f"{page_path('m', uid, 'search')}?q={quote(query, safe='')}")
+    return RemainingRecord(remark, f"{page_path('m', uid, 'search')}?q={quote(query, safe='')}")
 
 
-def _no(kind: TargetKind) -> UnknownId:
+def _unknown(kind: TargetKind) -> UnknownId:
     return UnknownId(f"There is no such {kind}.")

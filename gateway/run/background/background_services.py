@@ -35,18 +35,14 @@ from gateway.settings import Settings
 from storage.commands import Committed
 from storage.sql.store import Store
 
-# So many processes are reckoned with that may serve a memory in turns.
+# How many processes may serve one memory in turns, by estimate.
 _SHARES = 4
-# So many turns make nothing due.
+# A number of turns that is never reached.
 _NEVER = 2**62
 
 
 class BackgroundServices:
-    """Implements TurnEvents (gateway.run.memory.keeper), by which turns say that there is work.
-
-    handlers: what durable jobs do, by kind; filled before the start. models: those that are called in the background;
-    model: the one that the settings name, None where they name none.
-    """
+    """Implements TurnEvents (gateway.run.memory.keeper), by which turns say that there is work."""
 
     def __init__(
         self,
@@ -59,14 +55,17 @@ class BackgroundServices:
         limits: Limits,
         accounting: Accounting,
     ) -> None:
-        """make_provider, embedder: never those of live turns.
+        """Makes the services; `start` runs them.
+
         now: seconds since the epoch.
+        make_provider, embedder: never those of live turns.
 
         Raises: SettingsError.
         """
         memory, job_metrics = settings.memory, JobMetrics(metrics, store.jobs.counts)
         self._is_shared = store.database.is_shared
         self.count_attempt = job_metrics.attempts.inc
+        # What durable jobs do, by kind; filled before the start.
         self.handlers: dict[str, Handler] = {}
         self.worker = Worker(
             store.jobs,
@@ -83,6 +82,7 @@ class BackgroundServices:
             settings, make_provider, accounting.meter, now, limits.background_calls, job_metrics.call
         )
         route = background_route(settings)
+        # The one that the settings name; None: they name none.
         self.model = None if route is None else self.models.of(route)
         self.embedding: Embedding | None = None
         if embedder is not None:
