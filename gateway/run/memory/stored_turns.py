@@ -424,8 +424,8 @@ def _reply_of(e: Exchange) -> WireMessage:
 def _not_found(reference: Reference) -> BadRequest:
     what = "Previous response" if reference.is_path else "Item"
     return BadRequest(
-        f"{what} with id {reference.id[:120]!r} not found. Either it was not stored, or was forgotten, or another user "
-        "or project has it.",
+        f"{what} with id {reference.id[:120]!r} not found. It has not ended yet, was not stored, or was forgotten, or "
+        "another user or project has it.",
         param=reference.param,
         code="previous_response_not_found" if reference.is_path else None,
     )

@@ -195,7 +195,8 @@ def test_the_responses_of_a_conversation_follow_one_another(world: World, upstre
     for options in ({}, {"background": True}):
         with pytest.raises(openai.BadRequestError) as caught:
             respond(world, input="Why?", previous_response_id=first.id, user="alice", **options)
-        assert caught.value.code == "previous_response_not_found"  # until it has ended
+        assert caught.value.code == "previous_response_not_found"
+        assert "has not ended yet" in caught.value.message
     gate.open()
     assert polled(world, second.id).status == "completed"
     gate = Gate()
