@@ -71,7 +71,7 @@ PACKAGE = "graphiti-core==0.31.2"
 MEMBER = "tests/evals/data/longmemeval_data/longmemeval_oracle.json"
 BUDGETS = (1_000, 2_000, 4_000)
 # Of the kinds of messages without evidence, those that a note is of no use for.
-NEEDLESS = ("foreign question", "foreign request", "small talk", "errand")
+NEEDLESS = ("foreign question", "foreign request", "small talk", "other small talk", "errand")
 WITH_NOTE = ", with a note"
 # How the lines of a note begin that have what a user said.
 SOURCES = ("user: ", "learned: User said: ")

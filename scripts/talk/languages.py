@@ -189,6 +189,47 @@ OPENINGS = {
 }
 # The first of them greet, which asks for a selection of the memory.
 _GREETINGS = 2
+# Small talk for which phrases of storage/search/said_to_assistants.txt were chosen, and some for which none was.
+SMALL_TALK = {
+    "Chinese": """
+谢啦|没事了|好吧|嗯嗯|在吗|太好了|哈哈哈好搞笑|辛苦了|我先去忙了|回头聊|真的吗|有道理
+随便聊聊吧|今天有点无聊|我懂了|不用了，谢谢|你真厉害|拜拜|没问题|那就这样吧
+""",
+    "Japanese": """
+どうも|助かりました|うん|そうなんだ|へえ、知らなかった|またね|お疲れさま|ちょっと暇です
+本当ですか|すごい|じゃあまた明日|大丈夫です|何か話そう|なんでもない|了解|失礼します
+うれしい|考えてみます|そうしましょう|それは良かったです
+""",
+    "Korean": """
+수고했어요|응 알겠어|정말요?|대단하네요|나중에 봐요|심심해요|ㅋㅋㅋ 웃기다|그래요
+됐어요, 고맙습니다|거기 있어요?|아무거나 얘기해 봐요|맞아요|잘했어요|내일 봐요
+다행이네요|신기하네요|그럴게요|이해했어요|안녕히 주무세요|괜찮아요
+""",
+    "Thai": """
+ขอบใจนะ|เยี่ยมไปเลย|จริงเหรอ|โอเคเลย
+ไว้คุยกันใหม่|เบื่อจัง|อยู่ไหม|555 ขำมาก|เก่งมาก
+แค่นี้ก่อนนะ|เข้าใจละ|ไม่เป็นไรแล้ว|ว่าไง
+งั้นเหรอ|น่าสนใจดี|พรุ่งนี้เจอกัน
+คุยเล่นกันหน่อย|ดีใจจัง|ขอบคุณมากเลย|หลับฝันดีนะ
+""",
+}
+OTHER_SMALL_TALK = {
+    "Chinese": """
+那我走了|你忙吧|好困啊|哎呀|原来如此|你说得对|改天再说|麻烦你了|行吧|笑死我了
+""",
+    "Japanese": """
+そろそろ寝ます|うーん|さすがですね|行ってきます|ただいま|まあいいか|それはひどい
+何してるの|ごめんなさい|やった
+""",
+    "Korean": """
+졸려요|그러게요|다녀올게요|아이고|재밌었어요|미안해요|그럼 이만|할 게 없네요
+정말 그래요?|힘내세요
+""",
+    "Thai": """
+ง่วงแล้ว|จริงด้วย|ไปก่อนนะ|โอ้โห|สนุกดี|ขอโทษที
+สู้ๆ นะ|ไม่มีอะไรทำเลย|ใช่แล้ว|ยินดีด้วย
+""",
+}
 # Half of the questions are asked so.
 FRAMES = {
     "Chinese": "不好意思我一下子想不起来了，{}来着，麻烦你帮我回忆一下好吗？",
@@ -242,4 +283,7 @@ def chats(language: str, half: int) -> Iterator[Memory]:
         for place, text in enumerate(OPENINGS[language].split("|")):
             kind = "greeting" if place < _GREETINGS else "small talk"
             questions.append(Asked(kind, text, frozenset()))
+        for kind, phrases in (("small talk", SMALL_TALK), ("other small talk", OTHER_SMALL_TALK)):
+            texts = phrases.get(language, "").replace("\n", "|").strip("|")
+            questions += [Asked(kind, text, frozenset()) for text in texts.split("|") if text]
         yield Memory(history, questions, BEGUN + 60 * DAY_S)
