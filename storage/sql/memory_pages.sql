@@ -94,7 +94,7 @@ WHERE +p.agent = ?1 AND p.id {in:2:BIGINT:64}
 SELECT c.uid, {spoken} FROM conversations c CROSS JOIN exchanges p ON p.id = (
     SELECT e.id FROM exchanges e WHERE e.conversation = c.id AND +e.agent = ?1 AND e.active = 1 AND e.state = 'finished'
     ORDER BY e.depth LIMIT 1)
-WHERE c.agent = ?1 AND length(p.input) <= ?3 AND c.uid {in:2:TEXT:64}
+WHERE c.agent = ?1 AND +p.agent = ?1 AND length(p.input) <= ?3 AND c.uid {in:2:TEXT:64}
 
 -- name: blocks
 -- Reads the blocks that a memory sees, each with when and by whom it was written last, and whether others see it.

@@ -120,24 +120,29 @@ async def test_the_ends_of_a_long_conversation_are_found_without_comparing_its_t
     assert max(read) < 10_000, plan
 
 
-@pytest.mark.parametrize("name", load("forget_preview.sql"))
-async def test_what_a_forgetting_takes_is_counted_by_index(database: PostgresServer, name: str) -> None:
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [(file, name) for file in ("memory_pages.sql", "forget_preview.sql") for name in load(file)],
+)
+async def test_a_screen_finds_exchanges_by_their_memory_and_more(
+    database: PostgresServer, file: str, name: str
+) -> None:
+    """By its memory alone all that it ever said would be read, by a row alone the rows of all memories."""
     connection = await asyncpg.connect(
         database.url, server_settings={"plan_cache_mode": "force_generic_plan"}
     )
     try:
         await connection.execute(FILL)
-        text = load("forget_preview.sql")[name].postgres
+        text = load(file)[name].postgres
         await connection.execute(f"PREPARE asked AS {text}")
         nothing = ", ".join(["NULL"] * len(set(re.findall(r"\$\d+", text))))
         plan = [line for (line,) in await connection.fetch(f"EXPLAIN EXECUTE asked({nothing})")]
     finally:
         await connection.close()
-    steps = [(line, after) for line, after in itertools.pairwise(plan) if " on exchanges" in line]
-    whole = [
-        line for line, after in steps if "Seq Scan" in line or re.search(r"Cond: \(agent = \S+\)$", after)
-    ]
-    assert not whole, plan
+    found = [after.strip() for line, after in itertools.pairwise(plan) if " on exchanges" in line]
+    assert not [each for each in found if not re.match(r"(Index|Recheck) Cond: .*agent = .* AND ", each)], (
+        plan
+    )
 
 
 PEOPLE = """
