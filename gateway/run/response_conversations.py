@@ -7,7 +7,8 @@ request's user, and the head belongs to this memory from then on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from secrets import token_hex
 from typing import Any, Final
@@ -60,32 +61,37 @@ class ConversationHead(Struct, frozen=True):
         return list(self.definition.body.get("items") or ())
 
 
+@contextmanager
+def _store_errors() -> Iterator[None]:
+    """Turns errors of the store into MemoryUnavailable."""
+    try:
+        yield
+    except StoreError as error:
+        raise MemoryUnavailable.since(error.status) from error
+
+
 def unknown_conversation(id: str) -> UnknownId:
     return UnknownId(f"Conversation with id '{id[:120]}' not found.", param="conversation")
 
 
 @dataclass(eq=False)
 class ResponseConversations:
-    """The conversations with items. One for the process. Each method raises MemoryUnavailable.
-
-    now: seconds since the epoch.
-    """
+    """The conversations with items. There is one for the process. Each method raises MemoryUnavailable."""
 
     store: Store
+    # Seconds since the epoch.
     now: Callable[[], float]
 
     async def create(self, project: str, metadata: Json, items: Sequence[Json]) -> ConversationHead:
         body: Json = {"metadata": metadata, "items": list(items)}
         id = PREFIX + token_hex(16)
-        try:
+        with _store_errors():
             made = await self.store.definitions.add(project, _KIND, id, "", body, at=self.now())
-        except StoreError as error:
-            raise MemoryUnavailable.since(error.status) from error
         return ConversationHead(made, None)
 
     async def find(self, owner: ResponseOwner, id: str) -> ConversationHead:
         """Returns a conversation that a caller may read. Raises: UnknownId."""
-        try:
+        with _store_errors():
             found = await self.store.definitions.find(owner.project, _KIND, id)
             if found is None:
                 raise unknown_conversation(id)
@@ -95,20 +101,16 @@ class ResponseConversations:
                 if not memories:
                     raise unknown_conversation(id)
                 agent = memories[0]
-        except StoreError as error:
-            raise MemoryUnavailable.since(error.status) from error
         if agent is not None and not owner.may_read(agent):
             raise unknown_conversation(id)
         return ConversationHead(found, agent)
 
     async def bind(self, head: ConversationHead, scope: Scope, spec: AgentSpec) -> None:
         """Has a conversation belong to a memory. Raises: UnknownId: it belongs to another one."""
-        try:
+        with _store_errors():
             agents = self.store.agents
             agent = await agents.find_or_begin(scope, spec.own_blocks, spec.shared_blocks, self.now())
             owner = await self.store.definitions.bind(head.definition.id, agent.id)
-        except StoreError as error:
-            raise MemoryUnavailable.since(error.status) from error
         if owner != agent.id:
             raise unknown_conversation(head.id)
 
@@ -142,7 +144,11 @@ class ResponseConversations:
         if not ids:
             return
         await self.change(
-            head, lambda body: {**body, "items": [i for i in body.get("items") or () if i["id"] not in ids]}
+            head,
+            lambda body: {
+                **body,
+                "items": [each for each in body.get("items") or () if each["id"] not in ids],
+            },
         )
 
     async def turns(self, head: ConversationHead) -> list[NamedTurn]:
@@ -167,14 +173,12 @@ class ResponseConversations:
     async def forget_message(self, head: ConversationHead, seq: int) -> None:
         """Forgets one message of a conversation's turns."""
         assert head.agent is not None
-        try:
+        with _store_errors():
             await self.store.forgetting.forget(head.agent.id, ForgetTarget(messages=[seq]))
-        except StoreError as error:
-            raise MemoryUnavailable.since(error.status) from error
 
     async def delete(self, head: ConversationHead) -> None:
         """Forgets a conversation with all its responses."""
-        try:
+        with _store_errors():
             agent, forgetting = head.agent, self.store.forgetting
             if agent is not None and not agent.scope.spans:
                 await forgetting.forget(agent.id, ForgetTarget(is_all=True))
@@ -183,5 +187,3 @@ class ResponseConversations:
                 if conversation is not None:
                     await forgetting.forget(agent.id, ForgetTarget(conversation=conversation))
             await self.store.definitions.remove(head.definition.id)
-        except StoreError as error:
-            raise MemoryUnavailable.since(error.status) from error

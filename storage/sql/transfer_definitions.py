@@ -48,13 +48,13 @@ async def read_attached(
     rows = await connection.rows(SQL["attached_read"], (agent, limit, after))
     found = []
     for n, (kind, target) in enumerate(rows, after + 1):
-        fields = await _attached(connection, kind, target)
+        fields = await _attached_fields(connection, kind, target)
         # A page must not end where something was left out.
         found.append((n, {"kind": kind, **(fields or {})}))
     return found
 
 
-async def _attached(connection: Connection, kind: str, target: int) -> dict[str, Any] | None:
+async def _attached_fields(connection: Connection, kind: str, target: int) -> dict[str, Any] | None:
     if kind == DefinitionKind.TOOL and target < 0:
         return {"built_in": -target}
     if kind in _DEFINED:
@@ -74,104 +74,117 @@ async def _attached(connection: Connection, kind: str, target: int) -> dict[str,
 # -- import
 
 
-async def put_definition(connection: Connection, agent: Agent, v: Mapping[str, Any], uid: str) -> None:
+async def put_definition(connection: Connection, agent: Agent, record: Mapping[str, Any], uid: str) -> None:
     """Adds what is defined of a memory. uid: of a conversation, as it is here. Raises: WriteConflict."""
-    kind = DefinitionKind(v["kind"])
+    kind = DefinitionKind(record["kind"])
     if kind is not DefinitionKind.CONVERSATION:
         own = own_uid(agent)
         if own is None or kind != kind_of(agent):
-            raise WriteConflict(f"this is the {kind} {v['uid']!r}, which cannot become {agent.scope.subject}")
+            raise WriteConflict(
+                f"this is the {kind} {record['uid']!r}, which cannot become {agent.scope.subject}"
+            )
         uid = own
     values = (
-        uid, IMPORTING + agent.scope.project, kind, agent.id, float(v["created"]), float(v["updated"]), str(v["name"]),
+        uid, IMPORTING + agent.scope.project, kind, agent.id, float(record["created"]), float(record["updated"]),
+        str(record["name"]),
     )  # fmt: skip
     id = await connection.value(SQL["definition_put"], values)
     if id is None:
         raise WriteConflict(f"the {kind} {uid!r} is there already")
-    text = (id, 1, float(v["updated"]), orjson.dumps(dict(v["body"])))
+    text = (id, 1, float(record["updated"]), orjson.dumps(dict(record["body"])))
     await connection.run(
         definitions.SQL["point"], (await connection.value(definitions.SQL["text_insert"], text), id)
     )
 
 
-async def put_attached(connection: Connection, agent: Agent, v: Mapping[str, Any], at: float) -> None:
+async def put_attached(connection: Connection, agent: Agent, record: Mapping[str, Any], at: float) -> None:
     """Attaches something, and makes what `find_target` makes. What cannot be found is left out."""
-    target = await find_target(connection, agent.scope.project, v, at)
+    target = await find_target(connection, agent.scope.project, record, at)
     if target is not None:
-        await connection.run(SQL["attached_put"], (agent.id, IMPORTING + v["kind"], target))
+        await connection.run(SQL["attached_put"], (agent.id, IMPORTING + record["kind"], target))
 
 
-async def find_target(connection: Connection, project: str, v: Mapping[str, Any], at: float) -> int | None:
+async def find_target(
+    connection: Connection, project: str, record: Mapping[str, Any], at: float
+) -> int | None:
     """Returns the row of what is attached; None: it is not found.
 
     A tool, an identity or a block that is not there is made.
     """
-    kind = v["kind"]
-    if "built_in" in v:
-        return -int(v["built_in"])
-    if "uid" not in v:
+    kind = record["kind"]
+    if "built_in" in record:
+        return -int(record["built_in"])
+    if "uid" not in record:
         return None
     if kind in (DefinitionKind.ARCHIVE, DefinitionKind.FOLDER):
-        found = await find_definition(connection, project, DefinitionKind(kind), v["uid"])
+        found = await find_definition(connection, project, DefinitionKind(kind), record["uid"])
         return None if found is None else found.memory
     if kind in _DEFINED:
-        return await _defined(connection, project, DefinitionKind(kind), v, at)
+        return await _find_or_make_definition(connection, project, DefinitionKind(kind), record, at)
     if kind != DefinitionKind.BLOCK:
         raise ValueError(f"nothing of the kind {kind!r} is attached")
-    row = await connection.row(SQL["block_of"], (v["uid"], project))
+    row = await connection.row(SQL["block_of"], (record["uid"], project))
     if row is not None:
         return int(row[0])
-    is_taken = await connection.row(SQL["block_taken"], (v["uid"],)) is not None
-    uid = "" if is_taken else v["uid"]
-    block = Block(0, v["label"], v["description"], v["value"], int(v["limit"]), bool(v["read_only"]), uid=uid)
-    made = await add_block(connection, project, block, v.get("details") or {}, at=at, origin="import")
+    is_taken = await connection.row(SQL["block_taken"], (record["uid"],)) is not None
+    uid = "" if is_taken else record["uid"]
+    block = Block(
+        0,
+        record["label"],
+        record["description"],
+        record["value"],
+        int(record["limit"]),
+        bool(record["read_only"]),
+        uid=uid,
+    )
+    made = await add_block(connection, project, block, record.get("details") or {}, at=at, origin="import")
     return made.block.id
 
 
-async def _defined(
-    connection: Connection, project: str, kind: DefinitionKind, v: Mapping[str, Any], at: float
+async def _find_or_make_definition(
+    connection: Connection, project: str, kind: DefinitionKind, record: Mapping[str, Any], at: float
 ) -> int:
     """Returns the row of a tool or an identity: the one of this public name, else of this name, else a new one.
 
     A new one has another public name where that of the export is one of another project's.
     """
-    found = await find_definition(connection, project, kind, v["uid"])
+    found = await find_definition(connection, project, kind, record["uid"])
     if found is not None:
         return found.id
-    row = await connection.row(definitions.SQL["named"], (project, kind, v["name"], 1))
+    row = await connection.row(definitions.SQL["named"], (project, kind, record["name"], 1))
     if row is not None:
         return int(row[0])
-    is_taken = await connection.row(SQL["definition_taken"], (v["uid"],)) is not None
-    uid = uuid.uuid4().hex if is_taken else v["uid"]
-    made = await add_definition(connection, project, kind, uid, v["name"], dict(v["body"]), at=at)
+    is_taken = await connection.row(SQL["definition_taken"], (record["uid"],)) is not None
+    uid = uuid.uuid4().hex if is_taken else record["uid"]
+    made = await add_definition(connection, project, kind, uid, record["name"], dict(record["body"]), at=at)
     return made.id
 
 
 async def put_run(
-    connection: Connection, agent: int, v: Mapping[str, Any], uid: str, conversation: int
+    connection: Connection, agent: int, record: Mapping[str, Any], uid: str, conversation: int
 ) -> None:
     """Adds a run. One that went on when it was exported has failed here."""
-    is_over = v["state"] in _ENDED
-    state, stop = (RunState(v["state"]), v["stop"]) if is_over else (RunState.FAILED, "error")
+    is_over = record["state"] in _ENDED
+    state, stop = (RunState(record["state"]), record["stop"]) if is_over else (RunState.FAILED, "error")
     values = (
-        agent, uid, conversation, state, stop, int(v["depth"]), int(v["background"]), float(v["created"]),
-        v["begun"], v["ended"] if is_over else v["created"],
+        agent, uid, conversation, state, stop, int(record["depth"]), int(record["background"]),
+        float(record["created"]), record["begun"], record["ended"] if is_over else record["created"],
     )  # fmt: skip
     await connection.run(SQL["run_put"], values)
 
 
-async def put_step(connection: Connection, agent: int, v: Mapping[str, Any], run: int) -> None:
+async def put_step(connection: Connection, agent: int, record: Mapping[str, Any], run: int) -> None:
     """Adds a step of a run, which counts it. exchange: its row."""
-    counts = Counts(*(int(v[name]) for name in Counts._fields))
+    counts = Counts(*(int(record[name]) for name in Counts._fields))
     await add_step(
         connection,
         RunStep(
-            v["exchange"], agent, run, int(v["number"]), float(v["begun"]), v["ended"], counts, v["stop"],
-            error=v["error"],
+            record["exchange"], agent, run, int(record["number"]), float(record["begun"]), record["ended"], counts,
+            record["stop"], error=record["error"],
         ),
     )  # fmt: skip
-    if v["feedback"] is not None:
-        await connection.run(SQL["feedback_put"], (v["feedback"], v["exchange"], agent))
+    if record["feedback"] is not None:
+        await connection.run(SQL["feedback_put"], (record["feedback"], record["exchange"], agent))
 
 
 async def settle_in(connection: Connection, agent: Agent) -> None:

@@ -40,6 +40,10 @@ _log = logging.getLogger("mnemogate")
 _ERRORS = LettaErrors()
 _UID = re.compile("'([0-9a-f]{32})'")
 _PROJECT_HEADERS = ("x-project", "x-project-id")
+# What an id names, where its first part is not the word, or the store has another one: an archive is a memory to it.
+_NOUNS = {
+    "archive": "archive", "conv": "conversation", "job": "batch", "mcp_server": "MCP server", "source": "folder"
+}  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -120,7 +124,7 @@ def serve(rows: Iterable[AgentsRoute], reader: BodyReader) -> list[Route]:
 
 
 def _route(path: str, methods: Mapping[str, AgentsRoute], reader: BodyReader) -> Route:
-    served = _Served(methods, reader)
+    served = _PathEndpoint(methods, reader)
     needs = next(iter(methods.values())).needs
     if needs and not path.endswith("/"):
         return _SharedRoute(path, served, methods=[*methods], needs=needs)
@@ -130,7 +134,7 @@ def _route(path: str, methods: Mapping[str, AgentsRoute], reader: BodyReader) ->
 class _SharedRoute(Route):
     """A path that another API has as well: it matches with a certain parameter in the query."""
 
-    def __init__(self, path: str, served: _Served, *, methods: list[str], needs: str) -> None:
+    def __init__(self, path: str, served: _PathEndpoint, *, methods: list[str], needs: str) -> None:
         super().__init__(path, served, methods=methods)
         self._needs = f"{needs}="
 
@@ -155,7 +159,7 @@ class ConversationConvertor(Convertor[str]):
 register_url_convertor("conversation", ConversationConvertor())
 
 
-class _Served:
+class _PathEndpoint:
     """One path: it reads a request, hands it to the handler of its method, and makes the reply."""
 
     def __init__(self, methods: Mapping[str, AgentsRoute], reader: BodyReader) -> None:
@@ -169,7 +173,7 @@ class _Served:
         # A HEAD is answered as its GET.
         row = self._methods.get(scope["method"]) or self._methods["GET"]
         async with self._reader.read(scope, receive) as data:
-            request = _read(row, http, trace.caller.project, bytes(data))
+            request = _read_request(row, http, trace.caller.project, bytes(data))
             try:
                 answer = await row.answer(request)
                 if not callable(answer):
@@ -181,7 +185,8 @@ class _Served:
                 raise as_gateway_error(error, request) from error
 
 
-def _read(row: AgentsRoute, http: Request, project: str, data: bytes) -> ApiRequest:
+def _read_request(row: AgentsRoute, http: Request, project: str, data: bytes) -> ApiRequest:
+    """Reads and checks a request. Raises: UnknownId, Unprocessable, BadRequest."""
     if any("\0" in value for value in http.path_params.values()):
         raise UnknownId("Nothing has a name with U+0000.")
     for name in _PROJECT_HEADERS:
@@ -246,12 +251,6 @@ def uid_in(kind: str, id: str) -> str:
     if uid is None:
         raise UnknownId(f"There is no {_NOUNS.get(kind, kind)} {id!r}.")
     return uid
-
-
-# What an id names, where its first part is not the word, or the store has another one: an archive is a memory to it.
-_NOUNS = {
-    "archive": "archive", "conv": "conversation", "job": "batch", "mcp_server": "MCP server", "source": "folder"
-}  # fmt: skip
 
 
 def as_gateway_error(error: StoreError, request: ApiRequest) -> GatewayError:

@@ -40,6 +40,8 @@ NO_SECRETS = McpSecrets()
 _Names = list[str]
 # Characters; no measurement, as any value from 6 to 12 behaves alike.
 _LEAST_SECRET = 8
+# The package's messages where it knows no more than the status.
+_STATUS_MESSAGES = ("Server returned an error response", "Session terminated", "Not Found")
 
 
 class McpFault(Exception):
@@ -47,10 +49,11 @@ class McpFault(Exception):
 
 
 class ListedTool(Struct, frozen=True):
-    """A tool as its server lists it. parameters: a JSON schema; None: there is none by which it can be called."""
+    """A tool as its server lists it."""
 
     name: str
     description: str
+    # A JSON schema; None: there is none by which it can be called.
     parameters: Json | None
 
 
@@ -107,7 +110,7 @@ class McpServers:
                 result = await session.call_tool(tool, arguments)
         except McpFault as error:
             return failed(f"Error: {tool} cannot be called: {error}.")
-        texts = [_text(each) for each in result.content]
+        texts = [_text_of(each) for each in result.content]
         if not texts and result.structured_content is not None:
             texts = [json.dumps(result.structured_content, ensure_ascii=False)]
         text = self._masked(server, secrets, "\n".join(texts))
@@ -131,8 +134,8 @@ class McpServers:
                     opened = package.stdio_session(left_out, secrets.variables, *server.command)
                 else:
                     headers = self._headers_of(server, secrets)
-                    of = package.sse_session if server.transport == "sse" else package.http_session
-                    opened = of(self._hosts, server.url, headers, faults, left_out)
+                    open_session = package.sse_session if server.transport == "sse" else package.http_session
+                    opened = open_session(self._hosts, server.url, headers, faults, left_out)
                 async with opened as session:
                     yield session
         except TimeoutError as error:
@@ -142,7 +145,7 @@ class McpServers:
             raise
         except Exception as error:
             # The package raises what its parts raise, in groups of groups.
-            raise McpFault(_words(error, faults, partial(self._masked, server, secrets))) from error
+            raise McpFault(_error_message(error, faults, partial(self._masked, server, secrets))) from error
 
     def _headers_of(self, server: McpServerDefinition, secrets: McpSecrets) -> dict[str, str]:
         """Returns the headers of each request to a server. Raises: McpFault."""
@@ -183,7 +186,7 @@ def _stored_schema(schema: Any) -> Json | None:
     return None if len(data) > MOST_SCHEMA_BYTES else orjson.loads(data)
 
 
-def _text(block: Any) -> str:
+def _text_of(block: Any) -> str:
     """Returns a block of a result as a model reads it."""
     if block.type == "text":
         return str(block.text)
@@ -191,16 +194,13 @@ def _text(block: Any) -> str:
     return text if isinstance(text, str) else f"[{block.type}]"
 
 
-# The package's message where it knows no more than the status.
-_NO_WORDS = ("Server returned an error response", "Session terminated", "Not Found")
-
-
-def _words(error: BaseException, faults: Sequence[HostError], masked: Callable[[str], str]) -> str:
+def _error_message(error: BaseException, faults: Sequence[HostError], masked: Callable[[str], str]) -> str:
+    """Returns why a session failed, for the user who named the server."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     text = masked(" ".join(str(error).split()))[:200]
     for fault in faults:
-        if not isinstance(fault, StatusFault) or text in _NO_WORDS:
+        if not isinstance(fault, StatusFault) or text in _STATUS_MESSAGES:
             return str(fault)
     if isinstance(error, FileNotFoundError):
         return "its program is not there"

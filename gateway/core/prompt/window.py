@@ -34,15 +34,13 @@ NUDGE = "nudge"  # a part of its turn, like a reply
 
 
 class Budget(Struct, frozen=True):
-    """The tokens that the list may take.
+    """The tokens that the list may take."""
 
-    high: the most of the list without the system message.
-    step: a cut goes this far below `high`.
-    most: the most of the list and a note together.
-    """
-
+    # The most of the list without the system message.
     high: int
+    # A cut goes this far below `high`.
     step: int
+    # The most of the list and a note together.
     most: int
 
 
@@ -71,9 +69,10 @@ class WindowItem(Struct, frozen=True):
 
 
 class Window(Struct, frozen=True):
-    """The part of a list that goes upstream. kept: ranges of indices, ascending."""
+    """The part of a list that goes upstream."""
 
-    kept: tuple[range, ...]
+    # Ranges of indices, ascending.
+    ranges: tuple[range, ...]
     evicted_tokens: int = 0
 
     @property
@@ -82,7 +81,7 @@ class Window(Struct, frozen=True):
 
     @property
     def indices(self) -> list[int]:
-        return [index for kept in self.kept for index in kept]
+        return [index for each in self.ranges for index in each]
 
 
 def plan_budget(
@@ -145,8 +144,8 @@ def fit_window(elements: Sequence[WindowItem], budget: Budget, count: Callable[[
     chosen = next(iter([*enough, *cuts[-1:]]), None)
     if chosen is None:
         return Window((range(size),))
-    kept = tuple(part for part in (*chosen.pinned, range(chosen.index, size)) if part)
-    return Window(kept, chosen.tokens)
+    ranges = tuple(part for part in (*chosen.pinned, range(chosen.index, size)) if part)
+    return Window(ranges, chosen.tokens)
 
 
 def begin_window(elements: Sequence[WindowItem], bounds: MessageBounds) -> int:
@@ -169,10 +168,12 @@ def may_begin(elements: Sequence[WindowItem], index: int) -> bool:
 
 
 class _WindowCut(Struct, frozen=True):
-    """A place where the list may begin. pinned: what stays before it. tokens: how many leave; more with each cut."""
+    """A place where the list may begin."""
 
     index: int
+    # What stays before it.
     pinned: tuple[range, ...]
+    # How many leave; more with each cut.
     tokens: int
 
 

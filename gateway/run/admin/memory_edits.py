@@ -29,11 +29,13 @@ COMMAND, LINK = "command", "link"
 
 
 class Editor(Struct, frozen=True):
-    """Who changes a memory. actor: as the audit names it. project: the only one that it sees; None: all."""
+    """The party that changes a memory."""
 
+    # As the audit names it.
     actor: str
+    # The only one that it sees; None: all.
     project: str | None = None
-    # Of what is written: operator, person, or as `through_mcp` reads it. Others than operators change no shared block.
+    # The origin of what it writes: operator, person, or as `through_mcp` reads it. Only operators change shared blocks.
     origin: str = "operator"
 
 
@@ -51,34 +53,35 @@ class MemoryEdits(Struct, frozen=True):
 
     async def edit_block(self, editor: Editor, uid: str, label: str, value: str, version: int) -> Block:
         """Gives a block another value. version: the one that was seen. Raises Conflict where another is current."""
-        block = await self._block(editor, uid, label, version)
+        block = await self._find_block(editor, uid, label, version)
         try:
             done = await self.store.blocks.write(
                 block.id, version, value, at=self.now(), origin=editor.origin
             )
         except BlockOverLimit as error:
-            words = f"The block takes {block.limit} characters at most, not {len(value)}."
-            raise BadRequest(words, param="value") from error
+            raise BadRequest(
+                f"The block takes {block.limit} characters at most, not {len(value)}.", param="value"
+            ) from error
         except WriteConflict as error:
             raise _changed(label) from error
-        await self._note(editor, "edit", uid, f"block {label}, version {done.version}")
+        await self._audit(editor, "edit", uid, f"block {label}, version {done.version}")
         return done
 
     async def undo_block(self, editor: Editor, uid: str, label: str, version: int) -> Block:
         """Takes back the last change of a block. version: as for `edit_block`."""
-        block = await self._block(editor, uid, label, version)
+        block = await self._find_block(editor, uid, label, version)
         try:
             done = await self.store.blocks.undo(block.id, at=self.now(), version=version)
         except NotFound as error:
             raise BadRequest("The block has no change left to undo.", param="version") from error
         except WriteConflict as error:
             raise _changed(label) from error
-        await self._note(editor, "undo", uid, f"block {label}, version {done.version}")
+        await self._audit(editor, "undo", uid, f"block {label}, version {done.version}")
         return done
 
     async def restore_block(self, editor: Editor, uid: str, label: str, version: int, to: int) -> Block:
         """Brings back the value of an older version. version: as for `edit_block`."""
-        block = await self._block(editor, uid, label, version)
+        block = await self._find_block(editor, uid, label, version)
         try:
             done = await self.store.blocks.restore(block.id, version, to, at=self.now(), origin=editor.origin)
         except NotFound as error:
@@ -89,7 +92,7 @@ class MemoryEdits(Struct, frozen=True):
             raise BadRequest(f"Version {to} is longer than the block's limit now.", param="to") from error
         except WriteConflict as error:
             raise _changed(label) from error
-        await self._note(editor, "restore", uid, f"block {label}, version {to} as {done.version}")
+        await self._audit(editor, "restore", uid, f"block {label}, version {to} as {done.version}")
         return done
 
     async def remember_fact(self, editor: Editor, agent: Agent, text: str, most: int) -> tuple[Fact, bool]:
@@ -105,7 +108,7 @@ class MemoryEdits(Struct, frozen=True):
         except NotFound as error:
             raise UnknownId("There is no such memory.") from error
         if not is_known:
-            await self._note(editor, "remember", agent.uid, f"fact {fact.seq}")
+            await self._audit(editor, "remember", agent.uid, f"fact {fact.seq}")
         return fact, is_known
 
     async def correct_fact(
@@ -115,7 +118,7 @@ class MemoryEdits(Struct, frozen=True):
 
         most: characters. Raises Conflict where the old one is no longer true.
         """
-        agent = await self._memory(editor, uid)
+        agent = await self._find_memory(editor, uid)
         old = await self.store.facts.at(agent.id, seq)
         if old is None:
             raise _no_fact()
@@ -130,40 +133,40 @@ class MemoryEdits(Struct, frozen=True):
             raise _no_fact() from error
         except WriteConflict as error:
             raise Conflict(f"Nothing was changed: {error.message}.", param="text") from error
-        await self._note(editor, "correct", uid, f"fact {seq} as {new.seq}")
+        await self._audit(editor, "correct", uid, f"fact {seq} as {new.seq}")
         return new
 
     async def mute_fact(self, editor: Editor, uid: str, seq: int, *, is_muted: bool) -> Fact:
         """Has a fact stay in lists alone, or be said again."""
-        agent = await self._memory(editor, uid)
+        agent = await self._find_memory(editor, uid)
         try:
             fact = await self.store.facts.mute(agent.id, seq, self.now(), is_muted=is_muted)
         except NotFound as error:
             raise _no_fact() from error
-        await self._note(editor, "mute", uid, f"fact {seq}, {'muted' if is_muted else 'said again'}")
+        await self._audit(editor, "mute", uid, f"fact {seq}, {'muted' if is_muted else 'said again'}")
         return fact
 
     async def pause(self, editor: Editor, uid: str, *, is_paused: bool) -> None:
         """Has nothing remembered or recalled of a person, whatever requests say, until that is resumed."""
-        agent = await self._memory(editor, uid)
+        agent = await self._find_memory(editor, uid)
         await self.store.forgetting.pause(agent.id, self.now() if is_paused else None)
-        await self._note(editor, "pause", uid, "paused" if is_paused else "resumed")
+        await self._audit(editor, "pause", uid, "paused" if is_paused else "resumed")
 
     # -- as the command line asks
 
     async def correct(self, raw: RawArguments) -> dict[str, Any]:
         """Corrects a fact. Returns the new one."""
         arguments = Arguments(raw)
-        uid, seq, text = await self._uid(arguments), arguments.number("fact"), arguments.text("text")
+        uid, seq, text = await self._find_uid(arguments), arguments.number("fact"), arguments.text("text")
         return asdict(await self.correct_fact(Editor(COMMAND), uid, seq, text))
 
     async def mute(self, raw: RawArguments) -> dict[str, Any]:
         """Mutes a fact, or has it said again (`off`). Returns it."""
         arguments = Arguments(raw)
-        uid, seq = await self._uid(arguments), arguments.number("fact")
+        uid, seq = await self._find_uid(arguments), arguments.number("fact")
         return asdict(await self.mute_fact(Editor(COMMAND), uid, seq, is_muted=not arguments.flag("off")))
 
-    async def _uid(self, arguments: Arguments) -> str:
+    async def _find_uid(self, arguments: Arguments) -> str:
         scope = arguments.owner(self.defaults).scope
         agent = await self.store.agents.find(scope)
         if agent is None:
@@ -172,18 +175,18 @@ class MemoryEdits(Struct, frozen=True):
 
     # -- parts
 
-    async def _memory(self, editor: Editor, uid: str) -> Agent:
+    async def _find_memory(self, editor: Editor, uid: str) -> Agent:
         agent = await self.store.agents.by_uid(uid)
         if agent is None or editor.project not in (None, agent.scope.project):
             raise UnknownId("There is no such memory.")
         return agent
 
-    async def _block(self, editor: Editor, uid: str, label: str, version: int) -> Block:
-        agent, store = await self._memory(editor, uid), self.store
+    async def _find_block(self, editor: Editor, uid: str, label: str, version: int) -> Block:
+        agent, store = await self._find_memory(editor, uid), self.store
         is_person = editor.origin != "operator"
         # Of a person, those that others see too are read-only.
         blocks = await (store.facts.blocks(agent.id) if is_person else store.blocks.load(agent.id))
-        found = next((b for b in blocks if b.label == label), None)
+        found = next((each for each in blocks if each.label == label), None)
         if found is None:
             raise UnknownId("There is no such block.")
         if is_person and found.read_only:
@@ -192,7 +195,7 @@ class MemoryEdits(Struct, frozen=True):
             raise _changed(label)
         return found
 
-    async def _note(self, editor: Editor, action: str, uid: str, what: str) -> None:
+    async def _audit(self, editor: Editor, action: str, uid: str, what: str) -> None:
         await self.store.audit.add(self.now(), editor.actor, action, uid, what)
 
 

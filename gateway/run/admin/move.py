@@ -23,19 +23,23 @@ _BEFORE_USAGE = UsageKey(-1, "", "", -1, "", "")
 
 @dataclass(slots=True)
 class Moved:
-    """How many memories were moved now, and were there already. refused: the reasons for those that were not."""
+    """The memories of a move, counted by their outcome."""
 
+    # How many were moved now.
     moved: int = 0
+    # How many were in the target already.
     there: int = 0
+    # The reasons for which the others were not moved.
     refused: list[str] = field(default_factory=list)
 
 
 @dataclass(eq=False)
 class Move:
-    """A move from one store into another. then: kinds of the jobs that make again what an export leaves out."""
+    """A move from one store into another."""
 
     source: Store
     target: Store
+    # The kinds of the jobs that make again what an export leaves out.
     then: Sequence[str] = ()
 
     async def run(self, report: Callable[[Moved, int], None] = lambda done, count: None) -> Moved:
@@ -44,32 +48,46 @@ class Move:
         Raises: GatewayError: something goes on that would be lost; StoreError.
         """
         await self._check()
-        source, target = self.source.moving, self.target.moving
-        await target.put_keys(await source.keys())
+        await self.target.moving.put_keys(await self.source.moving.keys())
         await self._move_usage()
-        at = 0
-        while definitions := await source.definitions(at):
+        await self._move_definitions()
+        moved = await self._move_memories(report)
+        await self._move_blocks()
+        # When all memories are there, since they refer to each other.
+        await self._move_links()
+        return moved
+
+    async def _move_definitions(self) -> None:
+        after = 0
+        while definitions := await self.source.moving.definitions(after):
             for row in definitions:
-                await target.put_definition(row)
-            at = definitions[-1][0]
-        done, count, at = Moved(), await source.count(), 0
-        while memories := await source.memories(at):
+                await self.target.moving.put_definition(row)
+            after = definitions[-1][0]
+
+    async def _move_memories(self, report: Callable[[Moved, int], None]) -> Moved:
+        moved, count, after = Moved(), await self.source.moving.count(), 0
+        while memories := await self.source.moving.memories(after):
             for agent in memories:
-                await self._move(agent, done)
-                report(done, count)
-            at = memories[-1].id
-        at = 0
-        while blocks := await source.blocks(at):
+                await self._move(agent, moved)
+                report(moved, count)
+            after = memories[-1].id
+        return moved
+
+    async def _move_blocks(self) -> None:
+        """Moves the blocks that no memory owns."""
+        after = 0
+        while blocks := await self.source.moving.blocks(after):
             for _, block in blocks:
-                await target.put_block(block)
-            at = blocks[-1][0]
-        at = 0
-        # When all are there: they refer to each other.
-        while memories := await source.memories(at):
+                await self.target.moving.put_block(block)
+            after = blocks[-1][0]
+
+    async def _move_links(self) -> None:
+        after = 0
+        while memories := await self.source.moving.memories(after):
             for agent in memories:
-                await target.put_links(agent.scope, agent.created, await source.links(agent.id))
-            at = memories[-1].id
-        return done
+                links = await self.source.moving.links(agent.id)
+                await self.target.moving.put_links(agent.scope, agent.created, links)
+            after = memories[-1].id
 
     async def _move_usage(self) -> None:
         """Moves limits and what was used. Keys are there, with numbers of their own."""
@@ -96,27 +114,28 @@ class Move:
                 await store.forgetting.run(id)
 
     async def _move(self, agent: Agent, done: Moved) -> None:
+        """Moves one memory, and counts it."""
         there = await self.target.agents.find(agent.scope)
         if there is not None and there.uid == agent.uid:
             if there.next_seq >= agent.next_seq:
                 done.there += 1
             else:
                 done.refused.append(
-                    f"{_named(agent)}: more was said after it was moved; forget it in the new database, and move again"
+                    f"{_name(agent)}: more was said after it was moved; forget it in the new database, and move again"
                 )
             return
         try:
             await self._copy(agent)
         except BadRequest as error:
-            done.refused.append(f"{_named(agent)}: {error.message}")
+            done.refused.append(f"{_name(agent)}: {error.message}")
             return
         # Nothing is remembered there either, for who has asked for that.
-        if agent.paused is not None and (moved := await self.target.agents.find(agent.scope)) is not None:
-            await self.target.forgetting.pause(moved.id, agent.paused)
+        if agent.paused is not None and (found := await self.target.agents.find(agent.scope)) is not None:
+            await self.target.forgetting.pause(found.id, agent.paused)
         done.moved += 1
 
     async def _copy(self, agent: Agent) -> None:
-        """Moves one memory. Raises: BadRequest: there is one in its place."""
+        """Copies one memory. Raises: BadRequest: there is one in its place."""
         source = TransferOperations(self.source)
         target = TransferOperations(self.target, then=self.then)
         read: ExportPosition | None = None
@@ -131,6 +150,6 @@ class Move:
                 return
 
 
-def _named(agent: Agent) -> str:
+def _name(agent: Agent) -> str:
     scope = agent.scope
     return f"{scope.subject} of profile {scope.profile!r} in project {scope.project!r}"

@@ -47,7 +47,7 @@ def failure_of_call(call: UpstreamCall, account: Receipt) -> str:
 
 
 class GenAIMetrics:
-    """Adds its figures to the process's."""
+    """Counts what requests and work used, in metrics among those of the process."""
 
     def __init__(self, metrics: Metrics, settings: Settings) -> None:
         self._models = ModelNames(names_in(settings), without_keys)

@@ -22,8 +22,8 @@ from storage.sql.statements import ascii_lower, load, rows_of
 
 SQL = load("agents_api/definitions.sql")
 
-# The kinds of which a project has each name once.
-_CALLED = {
+# The kinds of which a project has each name once, with their nouns.
+_NAMED_KINDS = {
     DefinitionKind.TOOL: "a tool",
     DefinitionKind.MCP: "an MCP server",
     DefinitionKind.IDENTITY: "an identity",
@@ -41,7 +41,7 @@ async def add_definition(
     at: float,
     memory: int = 0,
 ) -> Definition:
-    """Adds a definition. Raises: WriteConflict: the project has one of this name, and the kind is called by name."""
+    """Adds a definition. Raises: WriteConflict: the project has one of this name, and names of the kind are unique."""
     id = await connection.value(SQL["insert"], (uid, project, kind, memory, at, name))
     if id is None:
         raise _taken(kind, name)
@@ -51,7 +51,7 @@ async def add_definition(
 
 
 def _taken(kind: DefinitionKind, name: str) -> WriteConflict:
-    what = _CALLED[kind]
+    what = _NAMED_KINDS[kind]
     return WriteConflict(f"there is {what} named {name!r} already")
 
 
@@ -84,11 +84,11 @@ async def change_definition(
     Raises: Overtaken: it was changed since; WriteConflict: the name is taken; NotFound.
     """
     name = definition.name if name is None else name
-    same = (definition.project, definition.kind, name, 1)
+    of_name = (definition.project, definition.kind, name, 1)
     if (
-        definition.kind in _CALLED
+        definition.kind in _NAMED_KINDS
         and name != definition.name
-        and await connection.row(SQL["named"], same) is not None
+        and await connection.row(SQL["named"], of_name) is not None
     ):
         raise _taken(definition.kind, name)
     text = await connection.value(

@@ -109,7 +109,7 @@ def test_the_same_ids_in_every_turn_mean_the_newest_call() -> None:
         WindowItem("assistant", 10, calls=("call_0",)),
         WindowItem("tool", 10, answers="call_0"),
     ]
-    assert fit_window(turn * 3, Budget(70, 10, 70), lambda _: 10).kept == (range(3, 9),)
+    assert fit_window(turn * 3, Budget(70, 10, 70), lambda _: 10).ranges == (range(3, 9),)
 
 
 def test_the_cut_stays_put_while_the_list_grows() -> None:
@@ -235,7 +235,7 @@ def test_a_growing_list_keeps_its_first_message_for_a_step(
         elif (
             window.evicted_tokens >= wanted and "C" not in text and text[size - 1] != "s"
         ):  # a late answer moves a cut it would have split; a system message at the end may begin a turn or not
-            starts = [kept.start for kept in window.kept]
+            starts = [each.start for each in window.ranges]
             assert seen.setdefault(wanted, starts) == starts
 
 
