@@ -46,14 +46,6 @@ _NUMBERED = ("exchange", "passage", "fact", "step", "imported", "imported_fact")
 # The size of a page, about; a single exchange may be larger.
 PAGE_BYTES = 1 << 20
 _FEW = 8
-_EMPTY: Mapping[str, bytes | str] = {
-    "sources": b"[]",
-    "arguments": b"{}",
-    "body": b"{}",
-    "details": b"{}",
-    "tags": "[]",
-    "metadata": "{}",
-}
 # The fields of a record, part by part, in the order in which rows are read and written.
 _FIELDS = {
     "conversation": ("uid", "key", "begun", "last_at", "settled_at", "is_stored"),
@@ -95,8 +87,16 @@ _FIELDS = {
     "imported": ("exchange", "import", "what", "learns"),
     "imported_fact": ("fact", "import"),
 }
-# The fields among these that a row has as JSON, and those that are true or false.
-_JSON = ("sources", "arguments", "body", "details", "tags", "metadata", "data")
+# The fields among these that a row has as JSON, each with what stands for none, and those that are true or false.
+_JSON: Mapping[str, bytes | str] = {
+    "sources": b"[]",
+    "arguments": b"{}",
+    "body": b"{}",
+    "details": b"{}",
+    "tags": "[]",
+    "metadata": "{}",
+    "data": b"{}",
+}
 _FLAGS = ("read_only", "is_stored", "background", "muted", "standing", "learns")
 # Those of them that an import writes as JSON: it gives the others another form.
 _PACKED = ("sources", "arguments", "data")
@@ -259,7 +259,7 @@ async def _records(
     rows = await connection.rows(SQL[f"{part}_read"], values)
     records = [dict(zip(_FIELDS[part], row[1:], strict=True)) for row in rows]
     for v in records:
-        v.update({name: orjson.loads(v[name] or _EMPTY[name]) for name in _JSON if name in v})
+        v.update({name: orjson.loads(v[name] or empty) for name, empty in _JSON.items() if name in v})
         v.update({name: bool(v[name]) for name in _FLAGS if name in v})
         for name in _LEFT_OUT:
             v.pop(name, None)
