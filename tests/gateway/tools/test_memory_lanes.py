@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 
+from gateway.core.request.identity import Mode
 from gateway.core.turn.commands import RunTool
 from gateway.run.memory.record import BlockEdits
 from gateway.run.tools.memory import MemoryTools
@@ -23,7 +24,8 @@ OFFERED = {
 
 
 def tools(changes: BlockEdits) -> MemoryTools:
-    known = cast("Any", SimpleNamespace(offered=OFFERED))
+    request = SimpleNamespace(identity=SimpleNamespace(mode=Mode.ON))
+    known = cast("Any", SimpleNamespace(offered=OFFERED, request=request))
     return MemoryTools(cast("Any", None), known, changes, 1000, lambda: 1.0)
 
 
