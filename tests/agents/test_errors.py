@@ -152,15 +152,31 @@ def test_an_agent_has_no_more_parts_than_are_made_at_once(world: LettaWorld, fie
 
 WIDE = {f"k{n}": n for n in range(30_000)}
 LARGE = {
-    "POST /v1/agents/": ("metadata", "response_format", "model_settings", "llm_config", "embedding_config"),
-    "PATCH /v1/agents/{agent}": ("metadata", "response_format", "model_settings"),
+    "POST /v1/agents/": (
+        "metadata",
+        "tool_rules",
+        "response_format",
+        "model_settings",
+        "llm_config",
+        "embedding_config",
+    ),
+    "PATCH /v1/agents/{agent}": ("metadata", "response_format", "llm_config"),
     "POST /v1/blocks/": ("metadata",),
     "PATCH /v1/blocks/{block}": ("metadata",),
+    "POST /v1/identities/": ("properties",),
     "POST /v1/folders/": ("metadata",),
     "POST /v1/archives/": ("embedding_config",),
     "POST /v1/tools/": ("json_schema", "args_json_schema", "metadata_"),
     "POST /v1/conversations/?agent_id={agent}": ("model_settings",),
     "POST /v1/mcp-servers/": ("config",),
+}
+
+
+# Each of their entries is small.
+CHILDREN = {"type": "constrain_child_tools", "tool_name": "a", "children": [f"t{n}" for n in range(900)]}
+LISTS = {
+    "tool_rules": [CHILDREN] * 100,
+    "properties": [{"key": f"k{n}", "value": {"a": "x" * 5_000}, "type": "json"} for n in range(100)],
 }
 
 
@@ -171,12 +187,13 @@ def test_an_object_of_any_names_is_bounded(world: LettaWorld, route: str, field:
     path = path.format(agent=agent.id, block=agent.blocks[0].id)
     required = {
         "/v1/blocks/": {"label": "a", "value": ""},
+        "/v1/identities/": {"identifier_key": "a", "name": "a", "identity_type": "user"},
         "/v1/folders/": {"name": "a"},
         "/v1/archives/": {"name": "a"},
         "/v1/tools/": {"source_code": "def a(): pass"},
         "/v1/mcp-servers/": {"server_name": "a"},
     }
-    status, error = world.ask(method, path, {**required.get(path, {}), field: WIDE})
+    status, error = world.ask(method, path, {**required.get(path, {}), field: LISTS.get(field, WIDE)})
     assert status == 422, error
     assert error["detail"][0]["loc"] == ["body", field]
     assert "262,144 bytes" in error["detail"][0]["msg"]

@@ -21,6 +21,7 @@ from gateway.agents.wire.struct_fields import (
     MOST_PARTS,
     ONE_PROJECT,
     Body,
+    Entry,
     Maybe,
     convert,
     given,
@@ -41,7 +42,7 @@ NO_BLOCKS = "An identity has agents alone. Blocks have tags, and can be attached
 _NO_BLOCKS = refused(NO_BLOCKS)
 
 
-class PropertyBody(Body):
+class PropertyBody(Entry):
     """A property of an identity."""
 
     key: _Text

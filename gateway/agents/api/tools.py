@@ -23,6 +23,7 @@ from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.struct_fields import (
     MOST_PARTS,
     Body,
+    Entry,
     Maybe,
     NoEffect,
     given,
@@ -40,7 +41,7 @@ from storage.errors import NotFound
 from storage.records import Definition
 
 
-class _Rule(Body, kw_only=True):
+class _Rule(Entry, kw_only=True):
     tool_name: str
     prompt_template: NoEffect[str] = UNSET
 
@@ -49,7 +50,7 @@ class RunFirstBody(_Rule, tag_field="type", tag="run_first", kw_only=True):
     args: Maybe[dict[str, Any]] = UNSET
 
 
-class ChildArguments(Body):
+class ChildArguments(Entry):
     name: str
     args: Maybe[dict[str, Any]] = UNSET
 

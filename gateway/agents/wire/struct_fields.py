@@ -71,6 +71,10 @@ class Body(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, omit_defaul
     """A body. A field that was not sent is UNSET, so that a null that was sent is known from none."""
 
 
+class Entry(Body):
+    """An entry of a list that is stored in the row of its owner. The list is bounded as an object is."""
+
+
 B = TypeVar("B", bound=msgspec.Struct)
 
 
@@ -125,11 +129,14 @@ def convert(json: Any, kind: type[B], at: tuple[str | int, ...], *, lax: bool = 
 
 
 def _check_sizes(body: msgspec.Struct, at: tuple[str | int, ...]) -> None:
-    """Raises: Unprocessable: an object in the body, or in a part of it, has more than `MOST_OBJECT_BYTES`."""
+    """Raises: Unprocessable: an object or a list of entries in the body, or in a part of it, is too large."""
     for prefix, part in _parts(body):
-        for name in _object_fields(type(part)):
+        for name in _bounded_fields(type(part)):
             value = getattr(part, name)
-            if isinstance(value, dict) and (size := len(orjson.dumps(value))) > MOST_OBJECT_BYTES:
+            if (
+                isinstance(value, dict | list)
+                and (size := len(msgspec.json.encode(value))) > MOST_OBJECT_BYTES
+            ):
                 message = f"Its JSON may have {MOST_OBJECT_BYTES:,} bytes, and has {size:,}"
                 raise Unprocessable([Fault((*at, *prefix.split(".")[:-1], name), message)])
 
@@ -213,15 +220,16 @@ def _nested(kind: type[msgspec.Struct]) -> tuple[str, ...]:
 
 
 @cache
-def _object_fields(kind: type[msgspec.Struct]) -> tuple[str, ...]:
-    """Returns the names of the fields that hold an object of any names, with values that are no structs."""
-    found = {
-        name
-        for name, hint in checked.field_types(kind).items()
-        for each in map(plain, members(hint))
-        if get_origin(each) is dict and not _has_struct(each)
-    }
-    return tuple(sorted(found))
+def _bounded_fields(kind: type[msgspec.Struct]) -> tuple[str, ...]:
+    """Returns the names of the fields that hold an object of any names, or a list of entries."""
+    hints = checked.field_types(kind).items()
+    return tuple(name for name, hint in hints if any(map(_is_bounded, map(plain, members(hint)))))
+
+
+def _is_bounded(hint: Any) -> bool:
+    if get_origin(hint) is list:
+        return all(checked.is_struct(each) and issubclass(each, Entry) for each in members(get_args(hint)[0]))
+    return get_origin(hint) is dict and not _has_struct(hint)
 
 
 def _has_struct(hint: Any) -> bool:
