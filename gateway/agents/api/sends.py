@@ -37,6 +37,8 @@ from storage.records import DEFAULT, Run
 
 
 class SendRoutes:
+    """The routes that send an agent messages."""
+
     def __init__(self, api: AgentsApi) -> None:
         self._api = api
 
@@ -91,9 +93,9 @@ class SendRoutes:
     ) -> Any:
         """Returns the reply to a send.
 
-        uid: of the agent.
+        uid: that of the agent.
         conversation: `default`, or a public name.
-        conversation_definition: what the conversation has of its own.
+        conversation_definition: the model and settings that the conversation has of its own, if any.
         """
         send: Send = request.body
         if given(send).get("callback_url") and not send.background:
@@ -104,7 +106,7 @@ class SendRoutes:
             request, uid, conversation=conversation, conversation_definition=conversation_definition
         )
         if not send.background:
-            return Answered(self._api, request, run_request, is_stream)
+            return SendReply(self._api, request, run_request, is_stream)
         run = await self.accept(request, run_request, by_token=is_stream and send.stream_tokens)
         if is_stream:
             return RunStream(self._api, run, include_pings=send.include_pings, headers=request.headers)
@@ -114,7 +116,10 @@ class SendRoutes:
     async def accept(
         self, request: ApiRequest, run_request: RunRequest, *, by_token: bool, is_shown: bool = True
     ) -> Run:
-        """Accepts a send as a run in the background. is_shown: its events are logged.
+        """Accepts a send as a run in the background.
+
+        by_token: its events are shown token by token.
+        is_shown: its events are logged.
 
         Raises: LimitReached, NotAllowed: the key may not ask for this model.
         """
@@ -177,14 +182,15 @@ class SendRoutes:
 
 
 @dataclass(slots=True)
-class Answered:
+class SendReply:
     """The reply to a send, which it writes itself."""
 
     api: AgentsApi
     request: ApiRequest
     run_request: RunRequest
     is_stream: bool
-    _before: Sequence[dict[str, Any]] = ()  # what is shown in front of the first reply
+    # What is shown in front of the first reply.
+    _before: Sequence[dict[str, Any]] = ()
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: AsgiSend) -> None:
         trace = trace_of(scope)
