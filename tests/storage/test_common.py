@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from storage.search.blob import Document, encode
+from storage.search.blob import Document, count_terms, encode
 from storage.search.common import _likelihood, forget_words, language_of, shares_in_general
-from storage.search.tokens import split_words, words_of
+from storage.search.tokens import _parts, split_words, words_of
 from tests.stored import ranked
 
 SECRET = b"s" * 32
@@ -183,8 +183,10 @@ def test_the_language_of_a_short_text_is_known(language: str) -> None:
 
 def test_words_are_forgotten() -> None:
     language_of(["geheimwort"])
+    count_terms(Document(1, "user", "Zahnarzttermin", NOW))
+    assert _parts.cache_info().currsize > 0
     forget_words()
-    assert _likelihood.cache_info().currsize == 0
+    assert _likelihood.cache_info().currsize == _parts.cache_info().currsize == 0
 
 
 def test_a_text_may_have_long_words_and_be_long() -> None:

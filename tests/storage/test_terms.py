@@ -408,8 +408,11 @@ def test_another_chunk_is_not_merged() -> None:
 
 
 def test_forgetting_leaves_what_never_having_said_it_leaves() -> None:
-    """Byte for byte: no entry, no length and no hash of a word that was only there, in the neighbours neither."""
+    """Byte for byte: no entry, no length and no hash of a word that was only there or of a part of it, in the
+    neighbours neither.
+    """
     documents = [said(n, f"unique{n} shared words", previous=n - 1 or None) for n in range(1, 10)]
+    documents[3] = said(4, "Zahnarzttermin", previous=3)
     kept = [document for document in documents if document.seq not in (4, 5)]
     assert forget(encode(documents, SECRET)[0], {4, 5, 900}) == encode(kept, SECRET)[0]
 
