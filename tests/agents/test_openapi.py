@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from starlette.routing import Route
 
+from gateway.agents.api import _route
 from gateway.agents.api._refused import NOT_SERVED
 from tests.agents.letta import LettaWorld, letta
 from tests.doubles.upstream import StrictUpstream
@@ -43,7 +44,7 @@ def test_each_route_is_described_and_no_other(world: LettaWorld) -> None:
     refused = {(method, path.rstrip("/")) for methods, path, _ in NOT_SERVED for method in methods}
     served = set()
     for route in world.world.gateway.app._router.routes:
-        if isinstance(route, Route) and "_Served" in type(route.endpoint).__name__:
+        if isinstance(route, Route) and type(route.endpoint).__module__ == _route.__name__:
             path = route.path.replace(":path}", "}").replace(":conversation}", "}")
             for method in (route.methods or set()) - {"HEAD"}:
                 bare = path if path in SHARED else path.rstrip("/")

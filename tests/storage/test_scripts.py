@@ -14,7 +14,7 @@ SECRET = b"s" * 32
 WORDY = {language: frame.partition("{}")[0] for language, frame in FRAMES.items()}
 
 
-@pytest.mark.parametrize("language", FACTS)
+@pytest.mark.parametrize("language", FRAMES)
 def test_a_wordy_question_finds_its_fact(language: str) -> None:
     """Each pair of characters across two words that was never heard counted as a rare word that no message has."""
     asked, found = 0, 0
@@ -48,7 +48,7 @@ def test_a_question_about_something_else_finds_nothing(language: str) -> None:
     assert found <= {"Korean": 0.13, "German": 0.03}.get(language, 0.0) * asked
 
 
-@pytest.mark.parametrize("language", FACTS)
+@pytest.mark.parametrize("language", OPENINGS)
 def test_a_greeting_finds_nothing(language: str) -> None:
     tail = Tail(next(chats(language, 0)).history)
     greeting = OPENINGS[language].split("|")[0]
