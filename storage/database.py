@@ -147,9 +147,6 @@ class Connection(Protocol):
         Where it has none it has written nothing, and the operation may go on. PostgreSQL saves two round trips by it.
         """
 
-    async def compute(self, function: Callable[[], T]) -> T:
-        """Returns what a function returns, which is called in a thread of the database's, and not in the loop's."""
-
     async def lock(self, agent: int) -> None:
         """Locks an agent's row, before anything of the agent's is written; SQLite has one writer.
 

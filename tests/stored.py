@@ -237,7 +237,7 @@ class Speaker:
         section: SentSection | None = None,
         row: int = -1,
         defaults: Sequence[Block] = (HUMAN,),
-        recall: Callable[[], RecallRow] | None = None,
+        recall_row: RecallRow | None = None,
     ) -> tuple[TurnWrite, Committed]:
         """Writes a turn, which may be kept later. decided: told of what is decided inside the transaction.
 
@@ -272,7 +272,7 @@ class Speaker:
             ops=[memory_insert(0, f"{now}-{i}", text) for i, text in enumerate(edited)],
             section=section,
             defaults=defaults,
-            recall=recall,
+            recall=None if recall_row is None else lambda: recall_row,
         )
         return write, await self.store.turns.commit(write)
 

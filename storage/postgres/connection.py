@@ -11,9 +11,8 @@ import os
 import secrets
 import socket
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import asyncpg
 from msgspec import Struct
@@ -35,8 +34,6 @@ from storage.errors import (
 )
 from storage.postgres.url import UNREADABLE, by_host, without_secret
 from storage.text import mended
-
-T = TypeVar("T")
 
 OLDEST_SERVER = 14
 # SQL_ASCII stores bytes as they are, and these are UTF-8.
@@ -319,34 +316,22 @@ class PostgresConnection:
     """A connection of asyncpg as the store's operations use one.
 
     deadline: when the statements must have ended, by the loop's clock.
-    thread: runs what operations compute.
     begin: the statement that begins the transaction. It is sent before the first statement that is not `single`.
         None: in a read, where each statement is a transaction of its own.
     """
 
-    __slots__ = (
-        "_begin",
-        "_clock",
-        "_deadline",
-        "_locked",
-        "_raw",
-        "_thread",
-        "is_begun",
-        "may_have_committed",
-    )
+    __slots__ = ("_begin", "_clock", "_deadline", "_locked", "_raw", "is_begun", "may_have_committed")
 
     def __init__(
         self,
         raw: RawConnection,
         deadline: float,
         clock: asyncio.AbstractEventLoop,
-        thread: Executor,
         begin: str | None = None,
     ) -> None:
         self._raw = raw
         self._deadline = deadline
         self._clock = clock
-        self._thread = thread
         self._begin = begin
         # The agents whose rows the transaction has locked.
         self._locked: set[int] = set()
@@ -381,9 +366,6 @@ class PostgresConnection:
         rows = await self._raw.fetch(_text(statement), *values, timeout=self._remaining_s())
         self.may_have_committed = bool(rows)
         return rows[0] if rows else None
-
-    async def compute(self, function: Callable[[], T]) -> T:
-        return await self._clock.run_in_executor(self._thread, function)
 
     async def lock(self, agent: int) -> None:
         if agent not in self._locked:

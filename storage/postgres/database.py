@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self, TypeVar
 
 import asyncpg
@@ -63,8 +62,6 @@ class PostgresDatabase:
         self._limits = limits
         self._begin_statement = begin_statement(target)
         self._loop = asyncio.get_running_loop()
-        # asyncio's own threads may all be busy, as with names that no server resolves.
-        self._thread = ThreadPoolExecutor(1, "mnemogate-postgres")
         self._pool = ConnectionPool(target, limits, self._prepare, self._failed, self._recovered)
         self._recovery_listeners: list[Callable[[], None]] = []
         self._failure_listeners: list[Callable[[Unavailable], None]] = []
@@ -164,7 +161,7 @@ class PostgresDatabase:
         pool.check()
         raw = pool.take_idle() or await pool.take(wait_s=min(seconds, self._limits.wait_s))
         try:
-            found = await operation(kind(raw, until, self._loop, self._thread))
+            found = await operation(kind(raw, until, self._loop))
         except (TimeoutError, asyncio.CancelledError) as error:
             # asyncpg asks the server to stop, over another connection; this one can be used again when that is done.
             pool.give_up(raw)
@@ -232,7 +229,7 @@ class PostgresDatabase:
         for tries_left in reversed(range(_MOST_TRIES)):
             raw = (None if is_bulk else pool.take_idle()) or await pool.take(is_bulk=is_bulk)
             until = self._loop.time() + self._limits.write_s
-            connection = kind(raw, until, self._loop, self._thread, self._begin_statement)
+            connection = kind(raw, until, self._loop, self._begin_statement)
             try:
                 result = await operation(connection)
                 await connection.commit()
@@ -376,7 +373,6 @@ class PostgresDatabase:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
         await self._pool.close(timeout_s)
-        self._thread.shutdown(wait=False)
 
 
 def _is_conflict(error: BaseException) -> bool:

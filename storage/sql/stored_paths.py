@@ -310,8 +310,7 @@ async def end_step(connection: Connection, jobs: Jobs, write: StepEnd) -> list[s
         # The search index has passed it while it was open.
         await exchanges.mark(connection, agent.id, "stale", (b"",), e.id)
     step = write.step
-    recall = None if write.recall is None else await connection.compute(write.recall)
-    await add_step(connection, step, recall)
+    await add_step(connection, step, None if write.recall is None else write.recall())
     await _add_results(connection, agent.id, step.run, write.results)
     await add_error_message(connection, agent.id, step.run, write.error_message)
     if write.reading is not None and step.stop not in (None, _CANCELLED) and step.error is None:

@@ -252,7 +252,7 @@ async def _commit(connection: Connection, write: TurnWrite, agents: Agents, rule
     section = None if write.section is None else write.section.id
     if write.section is not None and not section:
         section = await exchanges.add_section(connection, agent.id, write.section)
-    recall = None if write.recall is None else await connection.compute(write.recall)
+    recall = None if write.recall is None else write.recall()
     if write.plain is not None and not is_new:
         # The common turn is one statement, which adds a row only where epoch and rev are as they were planned on.
         e, rev = write.plain

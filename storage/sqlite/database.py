@@ -91,9 +91,6 @@ class SqliteConnection:
     async def insert(self, statement: str, values: Sequence[object], *, is_all: bool) -> Row | None:
         raise StatementFailed("a connection that reads adds no row")
 
-    async def compute(self, function: Callable[[], T]) -> T:
-        return function()  # a thread of the database's runs all of an operation
-
     async def lock(self, agent: int) -> None:
         pass
 

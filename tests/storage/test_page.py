@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 
 import pytest
@@ -207,7 +206,7 @@ def test_a_long_id_of_a_request_is_a_hash() -> None:
 async def noted(alice: Speaker, text: str, request: str, *entries: RecalledEntry) -> int:
     """Says something with a note of its recall. Returns the row of its exchange."""
     row = RecallRow(pack_request(request), pack(record(*entries)))
-    await alice.say([user(text)], assistant(f"To {text}"), recall=lambda: row)
+    await alice.say([user(text)], assistant(f"To {text}"), recall_row=row)
     return (await alice.rows())[-1].id
 
 
@@ -236,25 +235,12 @@ async def test_a_recall_of_a_turn_in_a_conversation_is_written_with_it(store: St
     await alice.say([user("One.")], assistant("First."))
     history = [user("One."), assistant("First."), user("Two.")]
     row = RecallRow(pack_request("a"), pack(record()))
-    await alice.say(history, assistant("Second."), recall=lambda: row)
+    await alice.say(history, assistant("Second."), recall_row=row)
     assert len(await store.recalls.find("a", 0.0)) == 1
     history += [assistant("Second."), user("Three.")]
-    await alice.say(history, assistant("Third."), recall=lambda: row)
+    await alice.say(history, assistant("Third."), recall_row=row)
     first, second = await store.recalls.find("a", 0.0)
     assert first.exchange > second.exchange
-
-
-async def test_a_recall_is_packed_off_the_loop(store: Store, alice: Speaker) -> None:
-    threads: list[int] = []
-
-    def pack_here() -> RecallRow:
-        threads.append(threading.get_ident())
-        return RecallRow(pack_request("a"), pack(record(*ENTRIES)))
-
-    await alice.say([user("One.")], assistant("First."), recall=pack_here)
-    assert threads
-    assert threading.get_ident() not in threads
-    assert len(await store.recalls.find("a", 0.0)) == 1
 
 
 async def test_forgetting_a_turn_takes_its_recall_and_what_others_note_of_it(
