@@ -98,36 +98,37 @@ _AUTO_HEADERS: Final = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type
 
 
 class _Attempt:
-    """The connection of a request. watch: None while there is none."""
+    """The connection of a request. protocol: None while there is none."""
 
     is_new = False
-    watch: _Watch | None = None
+    protocol: _BoundedProtocol | None = None
 
 
 _attempt: ContextVar[_Attempt] = ContextVar("attempt")
 
 
-class _TooMuch(aiohttp.ClientError):
-    """An upstream sends on and on, and no response."""
+class _TooManyBytes(aiohttp.ClientError):
+    """More bytes arrived before a response than may."""
 
 
-class _Watch(asyncio.Protocol):
-    """Stands between a connection and aiohttp's protocol, and ends a connection that sends too much of what is no body.
+class _BoundedProtocol(asyncio.Protocol):
+    """A connection's protocol, aiohttp's with a bound on the bytes that arrive outside of a body. Beyond it, it aborts.
 
-    transport: the connection. may_send: how many bytes may arrive; `inf` while a body is read.
+    transport: the connection's.
+    bytes_left: so many may still arrive; `inf` while a body is read.
     """
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self.transport = transport
-        self.may_send: float = _BEFORE_BODY_BYTES
+        self.bytes_left: float = _BEFORE_BODY_BYTES
         self._protocol: Any = transport.get_protocol()
 
     def data_received(self, data: bytes) -> None:
-        self.may_send -= len(data)
-        if self.may_send >= 0:
+        self.bytes_left -= len(data)
+        if self.bytes_left >= 0:
             self._protocol.data_received(data)
         elif not self.transport.is_closing():
-            self._protocol.set_exception(_TooMuch())
+            self._protocol.set_exception(_TooManyBytes())
             self.transport.abort()
 
     def eof_received(self) -> bool | None:
@@ -144,7 +145,7 @@ class _Watch(asyncio.Protocol):
         self._protocol.resume_writing()
 
     def end_body(self) -> None:
-        self.may_send = _BEFORE_BODY_BYTES
+        self.bytes_left = _BEFORE_BODY_BYTES
 
 
 class _Connector(aiohttp.TCPConnector):
@@ -156,12 +157,12 @@ class _Connector(aiohttp.TCPConnector):
         while not attempt.is_new and connection.protocol.should_close:
             connection.close()
             connection = await super().connect(*args, **named)
-        watch = connection.transport.get_protocol()
-        if not isinstance(watch, _Watch):
-            watch = _Watch(connection.transport)
-            connection.transport.set_protocol(watch)
-        connection.add_callback(watch.end_body)
-        attempt.watch = watch
+        protocol = connection.transport.get_protocol()
+        if not isinstance(protocol, _BoundedProtocol):
+            protocol = _BoundedProtocol(connection.transport)
+            connection.transport.set_protocol(protocol)
+        connection.add_callback(protocol.end_body)
+        attempt.protocol = protocol
         return connection
 
 
@@ -294,16 +295,16 @@ class HttpTransport:
                     allow_redirects=False,
                     proxy_headers=self._login,
                 )
-                if attempt.watch is not None and response.connection is not None:  # else its body is here
-                    attempt.watch.may_send = math.inf
+                if attempt.protocol is not None and response.connection is not None:  # else its body is here
+                    attempt.protocol.bytes_left = math.inf
                 return response
             except BaseException as error:
-                watch = attempt.watch
-                if watch is not None and watch.transport.is_closing():
+                protocol = attempt.protocol
+                if protocol is not None and protocol.transport.is_closing():
                     # aiohttp closes in order, which would wait until an upstream has taken all of a body.
-                    watch.transport.abort()
+                    protocol.transport.abort()
                 # The other side had most likely closed a connection that rested before it saw the request.
-                is_idle_close = watch is not None and not attempt.is_new and _is_unanswered(error)
+                is_idle_close = protocol is not None and not attempt.is_new and _is_unanswered(error)
                 if is_last or not is_idle_close or asyncio.get_running_loop().time() - begun > _IDLE_CLOSE_S:
                     raise
         raise AssertionError
@@ -618,7 +619,7 @@ def _translate(error: Exception, host: str, times: Timeouts, body: bytes | Uploa
             return ProviderTimeout(f"no response from {host} within {times.headers_s} s", phase="first byte")
         case aiohttp.ServerDisconnectedError():
             return ProviderUnreachable(f"{host} closed the connection before it answered")
-        case _TooMuch():
+        case _TooManyBytes():
             return ProviderUnreachable(f"{host} sent more than {_BEFORE_BODY_BYTES} bytes before a response")
         case ValueError():
             # A control character in a header, which a server could read as two headers.

@@ -1,4 +1,4 @@
-"""Finds of a request who asks, which agent answers, and in which kind of conversation."""
+"""Finds the user of a request, the agent that answers, and the kind of the conversation."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Resolved(Struct, frozen=True):
 
 
 class Resolver:
-    """Reads whom a request names, and finds the agent. One for the process."""
+    """Resolves requests to users, agents and conversations. One for the process."""
 
     def __init__(
         self,
@@ -128,7 +128,7 @@ class Resolver:
         """
         if not request.references:
             return request
-        named = replace(request, unnamed=None)  # else its ids say whose memory it has
+        named = replace(request, unnamed=None)  # else its ids decide which memory it has
         identity = self.identify(named, context)
         if self._directory.profile(identity) is None:
             _, identity = await self._defined(identity, request.model)
@@ -192,7 +192,7 @@ class Resolver:
         return ConversationKind.APPENDED if is_appended else ConversationKind.CLIENT
 
     def _with_chosen(self, identity: Identity, request: ChatRequest) -> Identity:
-        """Returns it with the memory that the request has where it names nobody."""
+        """Returns it with the memory that the request has where it names no user."""
         chosen = request.unnamed
         if chosen is None or self._directory.profile(identity) is None:
             return identity

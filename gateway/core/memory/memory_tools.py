@@ -103,7 +103,7 @@ EDITS: Mapping[str, str] = MappingProxyType(
 
 _TOOL_OF = {op: tool for tool, op in EDITS.items()}
 
-# The operations that write a block anew: the arguments have all of its text, so the model must have seen it before.
+# The operations that replace the whole text of a block, which the model must have seen before.
 REWRITES = frozenset({"rethink"})
 
 # The tools that edit a block. Where no user is named they alone are offered, as nothing that the prompt does not show

@@ -281,7 +281,7 @@ class MemoryForgetting:
             stays.append(RemainingRecord("What is shared with others, without what came from here."))
         stays.append(RemainingRecord("A note that it was forgotten: the memory's number and no words."))
         if memory.paused is not None:
-            paused = "That memory is paused, and under which name: nothing is remembered anew."
+            paused = "That the memory is paused, and its name: nothing new is remembered."
             stays.append(RemainingRecord(paused))
         return stays
 

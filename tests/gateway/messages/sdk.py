@@ -12,6 +12,20 @@ from tests.patience import PATIENCE_S
 
 Json = dict[str, Any]
 CLIENTS: list[anthropic.Anthropic] = []  # that are open
+# An upstream of Claude's, and a profile with memory tools.
+HELPER_SETTINGS = """
+[[upstreams]]
+name = "up"
+kind = "anthropic"
+base_url = "{base_url}"
+[[profiles]]
+name = "helper"
+model = "claude-opus-5-5"
+system = "You help."
+memory_tools = true
+[[profiles.blocks]]
+label = "human"
+"""
 WEATHER: Any = {"name": "weather", "description": "The weather.", "input_schema": {"type": "object"}}
 
 

@@ -18,24 +18,11 @@ from msgspec.structs import replace
 from tests.doubles.anthropic_rules import check_request, sign
 from tests.doubles.anthropic_upstream import Message, StrictAnthropic
 from tests.doubles.upstream import Call, Gate
-from tests.gateway.messages.sdk import sent_again, text_of
+from tests.gateway.messages.sdk import HELPER_SETTINGS, sent_again, text_of
 from tests.gateway.process import Process, serving
 from tests.patience import PATIENCE_S
 
 Json = dict[str, Any]
-SETTINGS = """
-[[upstreams]]
-name = "up"
-kind = "anthropic"
-base_url = "{base_url}"
-[[profiles]]
-name = "helper"
-model = "claude-opus-5-5"
-system = "You help."
-memory_tools = true
-[[profiles.blocks]]
-label = "human"
-"""
 
 
 @pytest.fixture
@@ -46,7 +33,7 @@ def upstream() -> Iterator[StrictAnthropic]:
 
 @contextmanager
 def gateway(where: Path, upstream: StrictAnthropic) -> Iterator[tuple[Process, anthropic.Anthropic]]:
-    settings = SETTINGS.format(base_url=upstream.base_url)
+    settings = HELPER_SETTINGS.format(base_url=upstream.base_url)
     with serving(where, settings=settings) as process:
         url = f"http://127.0.0.1:{process.port}"
         with anthropic.Anthropic(base_url=url, api_key="none", max_retries=0, timeout=PATIENCE_S) as sdk:

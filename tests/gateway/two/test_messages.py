@@ -13,27 +13,13 @@ import pytest
 from tests.doubles.anthropic_rules import sign
 from tests.doubles.anthropic_upstream import Message, StrictAnthropic
 from tests.doubles.upstream import Call, Gate
-from tests.gateway.messages.sdk import sent_again, text_of
+from tests.gateway.messages.sdk import HELPER_SETTINGS, sent_again, text_of
 from tests.gateway.process import Process, serving
 from tests.gateway.two.world import MODULE, PATIENCE_S, Place
 
 Json = dict[str, Any]
 MODEL = "claude-opus-5-5"
-SETTINGS = """
-[memory]
-recall_deadline_ms = 10000
-[[upstreams]]
-name = "up"
-kind = "anthropic"
-base_url = "{base_url}"
-[[profiles]]
-name = "helper"
-model = "claude-opus-5-5"
-system = "You help."
-memory_tools = true
-[[profiles.blocks]]
-label = "human"
-"""
+SETTINGS = "[memory]\nrecall_deadline_ms = 10000\n" + HELPER_SETTINGS
 
 
 @pytest.fixture
