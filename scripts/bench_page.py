@@ -1,10 +1,10 @@
 """Measures the page with a large memory, beside the load of applications: server time, size, and what the load notices.
 
 A database of 1,000,000 messages, of which one memory has 900,000, is written once into `--folder` and used again by
-later runs. Then conversations of known users go on at a gateway over it, one connection at a time as `load` measures
-its p99, in three ways in turn: without the page, with a screen a second, and with one screen after the other. The
-server time is the `server-timing` of the last. The exit code is 1 above a goal: p95 of a screen, its bytes, or how far
-the p99 of the load moves with a screen a second.
+later runs. With `--postgres` a server gets a copy of it. Then conversations of known users go on at a gateway over
+it, one connection at a time as `load` measures its p99, in three ways in turn: without the page, with a screen a
+second, and with one screen after the other. The server time is the `server-timing` of the last. The exit code is 1
+above a goal: p95 of a screen, its bytes, or how far the p99 of the load moves with a screen a second.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import uvloop
 
 from gateway.core.memory.rules import RULES
 from scripts.bench_two import SEED, vocabulary
-from scripts.fill import new_agent, write_conversation
+from scripts.fill import copy_to_postgres, new_agent, write_conversation
 from storage.commands import Learned, LearnedFact, RecallRow
 from storage.database import Connection
 from storage.listing import PassageDraft
@@ -117,9 +117,10 @@ WORDS = Words()
 sentence = WORDS.sentence
 
 
-async def fill(where: str | Path, share: float) -> Filled:
+async def fill(file: Path, share: float) -> Filled:
     """Writes the database. share: of its full size."""
-    store = await open_store(where, RULES)
+    print(f"writing {1_000_000 * share:,.0f} messages", flush=True)
+    store = await open_store(file, RULES)
     now = time.time()
     try:
         agent = await new_agent(store, "alice")
@@ -405,17 +406,12 @@ def report(screens: Sequence[Screen], added: dict[str, list[float]], uid: str) -
     return slowest.p(0.95) < GOAL_MS and largest <= GOAL_BYTES and (before <= 0 or move < GOAL_SHARE)
 
 
-async def filled_of(where: str | Path, share: float) -> Filled:
-    print(f"writing {1_000_000 * share:,.0f} messages", flush=True)
-    return await fill(where, share)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/bench page", description=__doc__)
     default = Path(tempfile.gettempdir()) / "mnemogate-bench-page"
     parser.add_argument("--folder", type=Path, default=default, help=f"of the database ({default})")
     parser.add_argument("--fill", action="store_true", help="write the database alone, and measure nothing")
-    parser.add_argument("--postgres", action="store_true", help="over PostgreSQL, which is filled each time")
+    parser.add_argument("--postgres", action="store_true", help="over PostgreSQL")
     parser.add_argument("--share", type=float, default=1.0, help="of the full database (1.0)")
     parser.add_argument("--rounds", type=int, default=5, help="how often each is measured (5)")
     parser.add_argument("--turns", type=int, default=3_000, help="of the load, in each measurement (3000)")
@@ -424,20 +420,19 @@ def main() -> int:
     sizes = Sizes(options.share, options.rounds, options.turns, options.looks)
     with contextlib.ExitStack() as stack:
         folder, database = options.folder / f"{options.share:g}", ""
-        if options.postgres:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mnemogate-bench-")))
-            url, _ = stack.enter_context(server())
-            database = f'[database]\nurl = "{url}"'
         folder.mkdir(parents=True, exist_ok=True)
-        note = folder / "filled.json"
+        note, file = folder / "filled.json", folder / "mnemogate.db"
         if not note.exists():
-            where = url if options.postgres else folder / "mnemogate.db"
-            filled = asyncio.run(filled_of(where, sizes.share))
+            filled = asyncio.run(fill(file, sizes.share))
             note.write_text(json.dumps([filled.key, filled.uid, filled.fact]))
             note.chmod(0o600)
         if options.fill:
             return 0
         filled = Filled(*json.loads(note.read_text()))
+        if options.postgres:
+            url, _ = stack.enter_context(server())
+            asyncio.run(copy_to_postgres(file, url))
+            database = f'[database]\nurl = "{url}"'
         upstream = stack.enter_context(load.mock(folder / "log"))
         settings = SETTINGS.format(database=database, port=upstream)
         gateway = stack.enter_context(load.gateway(folder, settings))

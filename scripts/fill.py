@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from collections.abc import Iterable
+from pathlib import Path
 
+import asyncpg
 from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import Canon, Listing
@@ -11,11 +15,20 @@ from gateway.core.conversation.match import MemoryUse, Query
 from gateway.core.conversation.plan import plan_turn
 from gateway.core.conversation.settle import Ended, finish
 from gateway.core.conversation.tree import Tree
+from gateway.core.memory.rules import RULES
 from storage.database import Connection
+from storage.open import open_store
 from storage.records import Agent, Exchange, Scope
 from storage.sql import exchanges
 from storage.sql.agents import create_agent
 from storage.sql.store import Store
+
+# The columns that the rows of each table of PostgreSQL are written with, and the sequence of their ids.
+_COLUMNS = """\
+SELECT table_name, array_agg(column_name::text), max(pg_get_serial_sequence(table_name, column_name))
+FROM information_schema.columns
+WHERE table_schema = 'public' AND table_name <> 'schema_versions' AND is_generated = 'NEVER'
+GROUP BY table_name"""
 
 Turn = tuple[float, str, str]  # when (seconds), what the user said, what was answered
 
@@ -60,3 +73,23 @@ async def write_conversation(
             parent = replace(e, id=added.id, seq=added.seq)
 
     await store.database.write(write)
+
+
+async def copy_to_postgres(file: Path, url: str) -> None:
+    """Makes a store in an empty database of PostgreSQL, with all rows of a SQLite one. To fill it takes far longer."""
+    await (await open_store(url, RULES)).close()
+    target = await asyncpg.connect(url)
+    with contextlib.closing(sqlite3.connect(file)) as source:
+        async with target.transaction():
+            # What triggers write is among the rows.
+            await target.execute("SET LOCAL session_replication_role = replica")
+            for table, columns, sequence in await target.fetch(_COLUMNS):
+                names = ", ".join(f'"{name}"' for name in columns)
+                await target.execute(f"DELETE FROM {table}")
+                await target.copy_records_to_table(
+                    table, records=source.execute(f"SELECT {names} FROM {table}"), columns=columns
+                )
+                if sequence is not None:
+                    await target.execute(f"SELECT setval('{sequence}', max(id)) FROM {table}")
+    await target.execute("VACUUM ANALYZE")
+    await target.close()

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
-from scripts.fill import new_agent, write_conversation
+from gateway.core.memory.rules import RULES
+from scripts.fill import copy_to_postgres, new_agent, write_conversation
+from storage.open import open_store as open_at
+from storage.records import Scope
 from storage.search.rank import MOST_HITS
+from tests.postgres import empty_database
 from tests.storage.conftest import OpenStore
 
 
@@ -48,3 +53,20 @@ async def test_others_go_on_while_a_search_rules_out_page_after_page(open_store:
         rounds += 1
     assert search.result() == []
     assert rounds > len(turns) // MOST_HITS
+
+
+async def test_a_copy_in_postgres_has_what_was_written_and_goes_on(tmp_path: Path, postgres: str) -> None:
+    file, url = tmp_path / "filled.db", empty_database(postgres).url
+    source = await open_at(file, RULES)
+    await write_conversation(source, await new_agent(source, "ann"), "c1", [(100.0, "A walrus!", "Noted.")])
+    await source.close()
+    await copy_to_postgres(file, url)
+    store = await open_at(url, RULES)
+    try:
+        agent = await store.agents.find(Scope("default", "default", "user:ann"))
+        assert agent is not None
+        await write_conversation(store, agent, "c2", [(200.0, "Another walrus!", "Noted.")])
+        said = await store.recall.recent(agent, 10)
+        assert [m.text for m in said if m.role == "user"] == ["A walrus!", "Another walrus!"]
+    finally:
+        await store.close()
