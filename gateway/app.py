@@ -37,7 +37,7 @@ from gateway.web.completions import is_chat
 from gateway.web.health import Readiness, health_routes
 from gateway.web.manage.usage_routes import MANAGE_PREFIX
 from gateway.web.messages import messages_errors, refuse_unknown
-from gateway.web.middleware import Edge, trace_of
+from gateway.web.middleware import Edge, info_of
 from gateway.web.responses import RESPONSES_PATH
 from gateway.web.sockets.responses_socket import ResponsesSockets
 from storage.sql.store import Store
@@ -226,8 +226,8 @@ def is_page(path: str) -> bool:
 
 
 def _note_page(scope: Scope, path: str) -> None:
-    trace = trace_of(scope)
-    trace.route, trace.path = "page", path
+    info = info_of(scope)
+    info.route, info.path = "page", path
 
 
 def _with_cors(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:

@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from gateway.errors import BadRequest, NotAuthenticated, UnknownPath
 from gateway.run.admin.key_operations import Operations
-from gateway.web.middleware import trace_of
+from gateway.web.middleware import info_of
 
 ADMIN_PREFIX = "/admin/"
 MAX_BYTES = 128 << 20  # one line of an import may be a whole request, and JSON within JSON grows
@@ -19,7 +19,7 @@ MAX_BYTES = 128 << 20  # one line of an import may be a whole request, and JSON 
 
 def admin_routes(operations: Operations, token: str) -> list[Route]:
     async def perform(request: Request) -> Response:
-        trace_of(request.scope).route = "admin"
+        info_of(request.scope).route = "admin"
         given = request.headers.get("x-mnemogate-admin", "")
         if not hmac.compare_digest(given.encode("utf-8", "surrogateescape"), token.encode()):
             raise NotAuthenticated("This route is for the command line of the account that runs the gateway.")

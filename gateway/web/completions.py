@@ -25,7 +25,7 @@ from gateway.run.upstream.route import Route
 from gateway.settings import ServerSettings
 from gateway.web.body import BodyReader
 from gateway.web.event_stream import ClientReply
-from gateway.web.middleware import trace_of
+from gateway.web.middleware import info_of
 
 CHAT_PATH = "/v1/chat/completions"
 # LiveKit's `with_letta` takes a base URL that ends in this path, and OpenAI's SDK appends it once more.
@@ -51,15 +51,15 @@ class ChatRoute:
     requests: RequestLog
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        trace = trace_of(scope)
-        trace.route = "chat"
+        info = info_of(scope)
+        info.route = "chat"
         async with self.bodies.read(scope, receive) as body:
             named = None if scope["path"] == CHAT_PATH else _OF_AGENT.fullmatch(scope["path"])
             request = parse(bytes(body), self.settings.max_messages, None if named is None else named[1])
             if named is None:
                 request.query = scope["query_string"].decode("latin-1")
-            trace.model, trace.stream = request.model, request.stream
-            receipt = trace.begin_account()
+            info.model, info.stream = request.model, request.stream
+            receipt = info.begin_account()
             await self.answer(request, scope["headers"], ChatView, receipt, scope, receive, send)
 
     async def answer(
@@ -78,19 +78,19 @@ class ChatRoute:
         view: of the dialect in which it came.
         head: the conversation with items that it goes on with.
         """
-        trace = trace_of(scope)
-        caller = trace.caller
+        info = info_of(scope)
+        caller = info.caller
         self.requests.begin(receipt, caller.project, request.model, is_streamed=request.stream)
         connection = scope["state"].get("connection")
         with ClientReply(receive, send, self.send_timeout_s, connection) as reply:
             try:
-                trace.memory = await self.chat.answer(
+                info.memory = await self.chat.answer(
                     request, caller.context(headers), reply, receipt, view, head
                 )
             finally:
                 # A client that left has had its headers.
-                trace.memory = trace.memory or receipt.headers.get("x-mnemogate-memory")
-                trace.added_ms = receipt.added_ms
+                info.memory = info.memory or receipt.headers.get("x-mnemogate-memory")
+                info.added_ms = receipt.added_ms
 
     async def answer_native(
         self,
@@ -102,17 +102,17 @@ class ChatRoute:
         send: Send,
     ) -> None:
         """Answers a request in its own dialect. route: to the upstream that answers."""
-        trace = trace_of(scope)
-        caller = trace.caller
-        receipt = trace.begin_account()
+        info = info_of(scope)
+        caller = info.caller
+        receipt = info.begin_account()
         chat = native.chat
         self.requests.begin(receipt, caller.project, chat.model, is_streamed=chat.stream)
         connection = scope["state"].get("connection")
         with ClientReply(receive, send, self.send_timeout_s, connection) as reply:
             try:
-                trace.memory = await self.native_chat.answer(
+                info.memory = await self.native_chat.answer(
                     native, route, caller.context(headers), reply, receipt
                 )
             finally:
-                trace.memory = trace.memory or receipt.headers.get("x-mnemogate-memory")
-                trace.added_ms = receipt.added_ms
+                info.memory = info.memory or receipt.headers.get("x-mnemogate-memory")
+                info.added_ms = receipt.added_ms

@@ -25,7 +25,7 @@ from gateway.run.upstream.route import Route as ModelRoute
 from gateway.web.body import BodyReader
 from gateway.web.event_stream import ClientReply
 from gateway.web.form import FieldSearch, boundary_of
-from gateway.web.middleware import trace_of
+from gateway.web.middleware import info_of
 from gateway.web.model_field import NamedRequest, parse_named
 from gateway.web.raw_headers import named_upstream
 from gateway.web.upload import UploadBody
@@ -101,15 +101,15 @@ class ForwardedPath:
     limits: Limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        trace = trace_of(scope)
-        trace.route, trace.memory = self.name, "off"
+        info = info_of(scope)
+        info.route, info.memory = self.name, "off"
         head = _read_head(scope)
         if head.has_body and not self._reads(head):
             await self._hand_on(head, scope, receive, send)
             return
         async with self.bodies.read(scope, receive) as body:
             asked = parse_named(body)
-            trace.model, trace.stream = asked.model, asked.stream
+            info.model, info.stream = asked.model, asked.stream
             await self.answer(head, asked, scope, receive, send)
 
     def _reads(self, head: ForwardedHead) -> bool:
@@ -122,7 +122,7 @@ class ForwardedPath:
         """Answers a request after its body was read."""
         refuse_strict(scope["headers"])
         route = self.forwarding.find(head.path, asked.model, head.named)
-        caller = trace_of(scope).caller
+        caller = info_of(scope).caller
         outgoing = Outgoing(
             head.method, head.path, scope["headers"], caller.project, caller.credential, named=asked
         )
@@ -130,7 +130,7 @@ class ForwardedPath:
 
     async def _hand_on(self, head: ForwardedHead, scope: Scope, receive: Receive, send: Send) -> None:
         refuse_strict(scope["headers"])
-        trace = trace_of(scope)
+        info = info_of(scope)
         upload = UploadBody(scope, receive, self.max_upload_bytes, self.limits.body_timeout_s)
         with self.bodies.quota() as quota:
             boundary = boundary_of(head.content_type) if not head.is_encoded else None
@@ -138,10 +138,10 @@ class ForwardedPath:
             if boundary is not None and is_read:
                 search = FieldSearch(boundary, "model")
                 await upload.look(search, self.bodies.limit_bytes, quota)
-                trace.model = upload.found or trace.model
+                info.model = upload.found or info.model
                 is_read = search.span is not None or search.is_whole
-            route = self.forwarding.find(head.path, trace.model, head.named, is_read=is_read)
-            caller = trace.caller
+            route = self.forwarding.find(head.path, info.model, head.named, is_read=is_read)
+            caller = info.caller
             outgoing = Outgoing(
                 head.method, head.path, scope["headers"], caller.project, caller.credential, upload=upload
             )
@@ -156,15 +156,15 @@ class ForwardedPath:
         send: Send,
         change: ReplyChange | None = None,
     ) -> None:
-        trace = trace_of(scope)
-        receipt = trace.begin_account()
-        receipt.headers["x-mnemogate-memory"] = trace.memory
+        info = info_of(scope)
+        receipt = info.begin_account()
+        receipt.headers["x-mnemogate-memory"] = info.memory
         connection = scope["state"].get("connection")
         try:
             with ClientReply(receive, send, self.limits.send_timeout_s, connection) as reply:
                 await self.forwarding.answer(route, outgoing, reply, receipt, change)
         finally:
-            trace.added_ms = receipt.added_ms
+            info.added_ms = receipt.added_ms
 
 
 def _read_head(scope: Scope) -> ForwardedHead:

@@ -16,7 +16,7 @@ from gateway.run.admin.link_operations import LinkOperations
 from gateway.run.admin.request_operations import RequestOperations
 from gateway.settings import UiSettings
 from gateway.web.body import BodyReader
-from gateway.web.middleware import trace_of
+from gateway.web.middleware import info_of
 from storage.errors import StoreError
 
 
@@ -26,17 +26,17 @@ def memory_routes(
     """Returns the routes. A caller sees what belongs to the project of its key."""
 
     async def explain(request: Request) -> Response:
-        trace = trace_of(request.scope)
-        trace.route = "memory"
+        info = info_of(request.scope)
+        info.route = "memory"
         try:
-            found = await requests.explain(request.path_params["id"], trace.caller.project)
+            found = await requests.explain(request.path_params["id"], info.caller.project)
         except StoreError as error:
             raise MemoryUnavailable.since(error.status) from error
         return Response(msgspec.json.encode(found), media_type="application/json")
 
     async def link(request: Request) -> Response:
-        trace = trace_of(request.scope)
-        trace.route = "memory"
+        info = info_of(request.scope)
+        info.route = "memory"
         if not ui.enabled:
             raise UnknownPath("A link would open nothing: ui.enabled is false.")
         async with bodies.read(request.scope, request.receive) as raw:
@@ -45,7 +45,7 @@ def memory_routes(
             except ValueError:
                 raise BadRequest("The body is no JSON.") from None
         try:
-            caller = trace.caller
+            caller = info.caller
             made = await links.create(body, caller.project, caller.key, caller.key_name, caller.expires)
         except StoreError as error:
             raise MemoryUnavailable.since(error.status) from error

@@ -31,7 +31,7 @@ from gateway.run.upstream.forward import Forwarding, Outgoing
 from gateway.web.completions import ChatRoute
 from gateway.web.event_stream import ClientReply
 from gateway.web.forwarding import refuse_strict
-from gateway.web.middleware import trace_of
+from gateway.web.middleware import info_of
 from gateway.web.model_field import NamedRequest, parse_named
 from gateway.web.raw_headers import header_of
 
@@ -91,15 +91,15 @@ class MessagesPath:
     has_limit: ClassVar[bool] = True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        trace = trace_of(scope)
-        trace.route = "messages"
-        trace.errors = _ERRORS
+        info = info_of(scope)
+        info.route = "messages"
+        info.errors = _ERRORS
         # Anthropic's API takes the key of this header where both come.
-        caller = trace.caller
-        trace.caller = caller._replace(credential=caller.api_key or caller.credential)
+        caller = info.caller
+        info.caller = caller._replace(credential=caller.api_key or caller.credential)
         async with self.chats.bodies.read(scope, receive) as body:
             named = parse_named(body)
-            trace.model, trace.stream = named.model, named.stream
+            info.model, info.stream = named.model, named.stream
             request = self._read(named, scope)
             if request is None:
                 await self._pass_on(named, scope, receive, send)
@@ -132,7 +132,7 @@ class MessagesPath:
         """Returns whether a request goes to its upstream as it is."""
         if not isinstance(json.get("model"), str):
             return False
-        context = trace_of(scope).caller.context(scope["headers"])
+        context = info_of(scope).caller.context(scope["headers"])
         return self.chats.chat.speaks_messages(names_in(json), context)
 
     def _read_as(
@@ -153,7 +153,7 @@ class MessagesPath:
                 raise
             return None
         if thread is not None:
-            context = trace_of(scope).caller.context(scope["headers"])
+            context = info_of(scope).caller.context(scope["headers"])
             if self.chats.chat.resolver.memory_state(request.chat, context) != "on":
                 return None
         request.chat.native = NativeMessages(
@@ -164,9 +164,9 @@ class MessagesPath:
     async def _pass_on(self, named: NamedRequest, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request that goes to its upstream without memory."""
         refuse_strict(scope["headers"])
-        trace = trace_of(scope)
-        trace.memory = "off"
-        caller, receipt, path = trace.caller, trace.begin_account(), _upstream_path(scope)
+        info = info_of(scope)
+        info.memory = "off"
+        caller, receipt, path = info.caller, info.begin_account(), _upstream_path(scope)
         receipt.headers["x-mnemogate-memory"] = "off"
         route = self.forwarding.find(path, named.model, None)
         outgoing = Outgoing("POST", path, scope["headers"], caller.project, caller.credential, named=named)
@@ -175,19 +175,19 @@ class MessagesPath:
             with ClientReply(receive, send, self.chats.send_timeout_s, connection) as reply:
                 await self.forwarding.answer(route, outgoing, reply, receipt)
         finally:
-            trace.added_ms = receipt.added_ms
+            info.added_ms = receipt.added_ms
 
     async def _answer(self, request: MessagesRequest, scope: Scope, receive: Receive, send: Send) -> None:
-        trace = trace_of(scope)
+        info = info_of(scope)
         stops = request.json.get("stop_sequences")
         view = MakesMessages(
             request.chat.model,
             len(request.raw) // BYTES_PER_TOKEN,
-            trace.request_id,
+            info.request_id,
             stops if isinstance(stops, list) else (),
             request.json.get("thread") is not None,
         )
-        receipt = trace.begin_account()
+        receipt = info.begin_account()
         await self.chats.answer(request.chat, scope["headers"], view, receipt, scope, receive, send)
 
 
@@ -204,12 +204,12 @@ class CountPath(MessagesPath):
     has_limit = False
 
     async def _answer(self, request: MessagesRequest, scope: Scope, receive: Receive, send: Send) -> None:
-        trace = trace_of(scope)
-        context, receipt = trace.caller.context(scope["headers"]), trace.begin_account()
+        info = info_of(scope)
+        context, receipt = info.caller.context(scope["headers"]), info.begin_account()
         connection = scope["state"].get("connection")
         with ClientReply(receive, send, self.chats.send_timeout_s, connection) as reply:
             tokens = await self.chats.chat.count(request.chat, context, reply, receipt)
-            trace.memory = receipt.headers.get("x-mnemogate-memory")
+            info.memory = receipt.headers.get("x-mnemogate-memory")
             if tokens is not None:
                 body = orjson.dumps({"input_tokens": tokens})
                 await reply.whole(200, [("content-type", "application/json"), *receipt.close()], body)

@@ -48,8 +48,8 @@ _log = logging.getLogger("mnemogate")
 
 
 @dataclass(slots=True)
-class Trace:
-    """The facts of one request, for its log line and for the layers inside."""
+class RequestInfo:
+    """Holds what the edge and the layers inside note of one request; its log line is made of this."""
 
     request_id: str
     # `time.perf_counter()` at its arrival.
@@ -90,9 +90,9 @@ class Trace:
         return receipt
 
 
-def trace_of(scope: Scope) -> Trace:
-    trace: Trace = scope["state"]["trace"]
-    return trace
+def info_of(scope: Scope) -> RequestInfo:
+    info: RequestInfo = scope["state"]["request_info"]
+    return info
 
 
 class Edge:
@@ -148,22 +148,22 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        trace = Trace("", time.perf_counter())
-        _read_headers(scope, trace)
-        scope.setdefault("state", {})["trace"] = trace
+        info = RequestInfo("", time.perf_counter())
+        _read_headers(scope, info)
+        scope.setdefault("state", {})["request_info"] = info
 
         async def receive_counted() -> Message:
             message = await receive()
-            trace.bytes_in += len(message.get("body", b""))
+            info.bytes_in += len(message.get("body", b""))
             return message
 
         def answer(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
-                trace.status = message["status"]
-                message["headers"] = _with_ids(message["headers"], trace)
+                info.status = message["status"]
+                message["headers"] = _with_ids(message["headers"], info)
             else:
-                trace.bytes_out += len(message.get("body", b""))
-                trace.is_complete = not message.get("more_body", False)
+                info.bytes_out += len(message.get("body", b""))
+                info.is_complete = not message.get("more_body", False)
             return send(message)
 
         self.active += 1
@@ -172,73 +172,71 @@ class Edge:
         try:
             path = scope["path"]
             if path not in OPEN_PATHS and not path.startswith(self._open_prefixes):
-                await self._admit(scope, path, trace)
+                await self._admit(scope, path, info)
             await self._app(scope, receive_counted, answer)
         except ClientGone:
             # There is no client to answer any more. The code that raised this has closed the upstream's connection.
             self._metrics.clients_gone.inc()
-            trace.status = CLIENT_GONE
+            info.status = CLIENT_GONE
             if (connection := scope["state"].get("connection")) is not None:
                 connection.abort()
         except asyncio.CancelledError:
             # The server cuts what is left at its end. It runs nothing after this task, and would write the trace of a
             # cancelled one into the log.
-            trace.is_cut = not trace.is_complete
-            self.cut += trace.is_cut
-            await self._answer_error(Overloaded("The gateway is shutting down."), scope, trace, answer)
+            info.is_cut = not info.is_complete
+            self.cut += info.is_cut
+            await self._answer_error(Overloaded("The gateway is shutting down."), scope, info, answer)
         except Exception as error:
-            await self._answer_error(
-                _as_gateway_error(error, scope, trace, self._paths), scope, trace, answer
-            )
+            await self._answer_error(_as_gateway_error(error, scope, info, self._paths), scope, info, answer)
         finally:
             self.active -= 1
             if not self.active:
                 self.idle.set()
-            self._metrics.requests.inc(trace.route, str(trace.status))
-            self._write_line(scope, trace)
-            self._end_account(scope, trace)
+            self._metrics.requests.inc(info.route, str(info.status))
+            self._write_line(scope, info)
+            self._end_account(scope, info)
 
-    async def _admit(self, scope: Scope, path: str, trace: Trace) -> None:
+    async def _admit(self, scope: Scope, path: str, info: RequestInfo) -> None:
         """Checks the key of a request, and notes its caller. Raises: GatewayError."""
-        trace.caller = caller = await self._guard.admit(scope["headers"])
+        info.caller = caller = await self._guard.admit(scope["headers"])
         if caller.opens not in (None, path):
             raise NotAllowed(f"This key opens only {caller.opens}.")
         if path == METRICS_PATH:
             await self._guard.check_metrics(caller)
         elif self._accounts.tracer is not None:
-            trace.context = self._accounts.tracer.begin(scope["headers"])
+            info.context = self._accounts.tracer.begin(scope["headers"])
         if caller.user is not None:
             _bind(scope, caller.user)
 
-    def _end_account(self, scope: Scope, trace: Trace) -> None:
+    def _end_account(self, scope: Scope, info: RequestInfo) -> None:
         """Hands the account of a request on. One that no upstream may answer has one for its trace alone."""
-        receipt = trace.receipt
-        if receipt is None and trace.context is not None:
-            receipt = Receipt(trace.begun, trace.request_id, trace.caller.project, trace.caller.key)
-            receipt.trace = trace.context
+        receipt = info.receipt
+        if receipt is None and info.context is not None:
+            receipt = Receipt(info.begun, info.request_id, info.caller.project, info.caller.key)
+            receipt.trace = info.context
         if receipt is None:
             return
-        receipt.status, receipt.is_cut = trace.status, trace.is_cut
+        receipt.status, receipt.is_cut = info.status, info.is_cut
         if receipt.trace is not None:
             receipt.asked = scope["method"], scope["scheme"], scope["path"]
-        if trace.receipt is None:
+        if info.receipt is None:
             self._accounts.hand_to_tracer(receipt)
             return
         if self._requests is not None:
-            self._requests.end(receipt, trace.status)
+            self._requests.end(receipt, info.status)
         self._accounts.hand_on(receipt)
 
-    async def _answer_error(self, error: GatewayError, scope: Scope, trace: Trace, answer: Send) -> None:
+    async def _answer_error(self, error: GatewayError, scope: Scope, info: RequestInfo, answer: Send) -> None:
         """Sends an error as the reply, or as the last event of a stream that has begun."""
-        form = trace.errors = trace.errors or self._error_form(scope)
-        error.request_id = trace.request_id
-        if not trace.status:
+        form = info.errors = info.errors or self._error_form(scope)
+        error.request_id = info.request_id
+        if not info.status:
             headers = [(b"content-type", b"application/json")]
             if error.retry_after_s is not None:
                 headers.append((b"retry-after", str(max(1, round(error.retry_after_s))).encode()))
             if error.status == 401:
                 headers.append((b"www-authenticate", b"Bearer"))
-            if error.status == 408 or (trace.expects_continue and not _has_whole_body(scope)):
+            if error.status == 408 or (info.expects_continue and not _has_whole_body(scope)):
                 # The rest of the body may still come, or the next request in its place: nothing shows which.
                 headers.append((b"connection", b"close"))
             headers += as_bytes(error.headers)
@@ -246,7 +244,7 @@ class Edge:
             headers.append((b"content-length", str(len(body)).encode()))
             await answer({"type": "http.response.start", "status": error.status, "headers": headers})
             await answer({"type": "http.response.body", "body": body, "more_body": False})
-        elif trace.is_event_stream and not trace.is_complete:
+        elif info.is_event_stream and not info.is_complete:
             await answer({"type": "http.response.body", "body": form.event(error), "more_body": False})
         # Any other response that was begun stays incomplete. uvicorn then closes the connection, which shows the client
         # that the body was cut.
@@ -260,38 +258,38 @@ class Edge:
                 return form
         return OPENAI_ERRORS
 
-    def _write_line(self, scope: Scope, trace: Trace) -> None:
+    def _write_line(self, scope: Scope, info: RequestInfo) -> None:
         # `round` to a number of digits goes through the decimal text, at three times the price.
         line = {
             "at": round(self._now() * 1000) / 1000,
-            "id": trace.request_id,
+            "id": info.request_id,
             "method": scope["method"],
-            "path": (trace.path or scope["path"])[:_LOGGED],
-            "status": trace.status,
-            "ms": round((time.perf_counter() - trace.begun) * 100_000) / 100,
-            "added_ms": None if trace.added_ms is None else round(trace.added_ms * 100) / 100,
-            "in": trace.bytes_in,
-            "out": trace.bytes_out,
-            "model": trace.model and trace.model[:_LOGGED],
-            "stream": trace.stream,
-            "memory": trace.memory,
-            "project": trace.caller.project,
-            "cut": trace.is_cut,
+            "path": (info.path or scope["path"])[:_LOGGED],
+            "status": info.status,
+            "ms": round((time.perf_counter() - info.begun) * 100_000) / 100,
+            "added_ms": None if info.added_ms is None else round(info.added_ms * 100) / 100,
+            "in": info.bytes_in,
+            "out": info.bytes_out,
+            "model": info.model and info.model[:_LOGGED],
+            "stream": info.stream,
+            "memory": info.memory,
+            "project": info.caller.project,
+            "cut": info.is_cut,
         }
-        if trace.context is not None:
-            line["trace_id"] = trace.context.trace_hex
+        if info.context is not None:
+            line["trace_id"] = info.context.trace_hex
         self._access.add(line)
 
 
-def _with_ids(headers: Iterable[tuple[bytes, bytes]], trace: Trace) -> list[tuple[bytes, bytes]]:
+def _with_ids(headers: Iterable[tuple[bytes, bytes]], info: RequestInfo) -> list[tuple[bytes, bytes]]:
     """Returns the headers of a reply with the ids of its request and its trace. Notes whether it is an event stream."""
-    request_id = trace.request_id.encode()
-    id_header = None if trace.errors is None else trace.errors.id_header
+    request_id = info.request_id.encode()
+    id_header = None if info.errors is None else info.errors.id_header
     added = [*headers, (b"x-mnemogate-request-id", request_id)]
     has_id, has_dialects_id = False, id_header is None
     for name, value in added:
         if name == b"content-type":
-            trace.is_event_stream = value.startswith(b"text/event-stream")
+            info.is_event_stream = value.startswith(b"text/event-stream")
         elif name == b"x-request-id":
             has_id = True
         elif name == id_header:
@@ -301,8 +299,8 @@ def _with_ids(headers: Iterable[tuple[bytes, bytes]], trace: Trace) -> list[tupl
         added.append((b"x-request-id", request_id))
     if id_header is not None and not has_dialects_id:
         added.append((id_header, request_id))
-    if trace.context is not None:
-        added.append((b"x-mnemogate-trace", trace.context.trace_hex.encode()))
+    if info.context is not None:
+        added.append((b"x-mnemogate-trace", info.context.trace_hex.encode()))
     return added
 
 
@@ -320,19 +318,21 @@ def _has_whole_body(scope: Scope) -> bool:
     return connection is not None and bool(connection.has_whole_body)
 
 
-def _read_headers(scope: Scope, trace: Trace) -> None:
+def _read_headers(scope: Scope, info: RequestInfo) -> None:
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
-            trace.request_id = value.decode()
+            info.request_id = value.decode()
         elif name == b"expect":
-            trace.expects_continue = True
-    if not trace.request_id:
+            info.expects_continue = True
+    if not info.request_id:
         # The id is no secret, so `random` will do. os.urandom would release the interpreter's lock, and a busy writer
         # thread could take it.
-        trace.request_id = f"req_{_ids.getrandbits(96):024x}"
+        info.request_id = f"req_{_ids.getrandbits(96):024x}"
 
 
-def _as_gateway_error(error: Exception, scope: Scope, trace: Trace, paths: Sequence[str]) -> GatewayError:
+def _as_gateway_error(
+    error: Exception, scope: Scope, info: RequestInfo, paths: Sequence[str]
+) -> GatewayError:
     if isinstance(error, GatewayError):
         return error
     if isinstance(error, HTTPException) and error.status_code == 404:
@@ -341,7 +341,7 @@ def _as_gateway_error(error: Exception, scope: Scope, trace: Trace, paths: Seque
         return MethodNotAllowed(f"{scope['method']} is not allowed on {scope['path']}")
     _log.error(
         "Request %s failed by a fault in the gateway: %s",
-        trace.request_id,
+        info.request_id,
         type(error).__name__,
         exc_info=error,
     )

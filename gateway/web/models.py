@@ -19,7 +19,7 @@ from gateway.core.ids import id_of
 from gateway.core.request.identity import AGENT_PREFIX, asks_agent
 from gateway.dialects.messages.models import as_entry, as_page
 from gateway.run.upstream.model_list import ModelList
-from gateway.web.middleware import trace_of
+from gateway.web.middleware import info_of
 from gateway.web.raw_headers import named_upstream
 from storage.errors import StoreError
 from storage.listing import NamedAgent
@@ -36,27 +36,27 @@ def model_routes(models: ModelList, agents: NamesAgents) -> list[Route]:
     """Returns the routes. agents: lists those that were made over REST."""
 
     async def index(request: Request) -> Response:
-        trace = trace_of(request.scope)
-        trace.route = "models"
+        info = info_of(request.scope)
+        info.route = "models"
         speaks_messages = _speaks_messages(request)
         upstream = named_upstream(request.scope["headers"])
-        listed = await agent_models(agents, trace.caller.project)
-        found = await models.entries_for(trace.caller.credential, upstream, has_others=bool(listed))
-        allowed = [each for each in (*listed, *found) if trace.caller.may_ask(str(each.get("id")))]
+        listed = await agent_models(agents, info.caller.project)
+        found = await models.entries_for(info.caller.credential, upstream, has_others=bool(listed))
+        allowed = [each for each in (*listed, *found) if info.caller.may_ask(str(each.get("id")))]
         if speaks_messages:
             return _json(as_page(allowed, request.query_params))
         return _json({"object": "list", "data": allowed})
 
     async def one(request: Request) -> Response:
-        trace = trace_of(request.scope)
-        trace.route = "models"
+        info = info_of(request.scope)
+        info.route = "models"
         name = request.path_params["name"]
         found = None
         if asks_agent(name):
-            listed = await agent_models(agents, trace.caller.project)
+            listed = await agent_models(agents, info.caller.project)
             found = next((each for each in listed if name == each["id"]), None)
         if found is None:
-            found = await models.find(name, trace.caller.credential)
+            found = await models.find(name, info.caller.credential)
         return _json(as_entry(found) if _speaks_messages(request) else found)
 
     return [Route("/v1/models", index), Route("/v1/models/{name:path}", one)]

@@ -32,15 +32,15 @@ class InputTokensPath(ResponsesPath):
     needs_input = False
 
     async def respond(self, call: ResponseCall) -> None:
-        trace = call.trace
-        context, receipt = trace.caller.context(without_memory(call.headers)), trace.begin_account()
+        info = call.info
+        context, receipt = info.caller.context(without_memory(call.headers)), info.begin_account()
         with call.reply(self.chats.send_timeout_s) as reply:
             tokens = await self.chats.chat.count(
                 call.request.chat, context, reply, receipt, counted=CountedTokens()
             )
             if tokens is not None:
                 await reply.whole(200, [*JSON_TYPE, *receipt.close()], counted(tokens))
-        trace.memory = "off"
+        info.memory = "off"
 
 
 class CompactPath(ResponsesPath):

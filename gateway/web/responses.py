@@ -51,7 +51,7 @@ from gateway.web.body import BodyReader
 from gateway.web.completions import ChatRoute
 from gateway.web.event_stream import ClientReply
 from gateway.web.forwarding import ForwardedHead, ForwardedPath
-from gateway.web.middleware import Trace, trace_of
+from gateway.web.middleware import RequestInfo, info_of
 from gateway.web.model_field import NamedRequest
 from gateway.web.raw_headers import header_of
 from gateway.web.response_conversations import CONVERSATIONS_PATH
@@ -82,8 +82,8 @@ class ResponseCall:
     send: Send
 
     @property
-    def trace(self) -> Trace:
-        return trace_of(self.scope)
+    def info(self) -> RequestInfo:
+        return info_of(self.scope)
 
     def reply(self, timeout_s: float) -> ClientReply:
         return ClientReply(self.receive, self.send, timeout_s, self.scope["state"].get("connection"))
@@ -108,12 +108,12 @@ class ResponsesPath(ForwardedPath):
             if (native := self._native(head, asked, scope)) is None:
                 await super().answer(head, asked, scope, receive, send)
                 return
-            trace_of(scope).memory = None
+            info_of(scope).memory = None
             route = self.forwarding.find(head.path, asked.model, head.named)
             headers = _headers(scope["headers"], native.conversation)
             await self.chats.answer_native(native, route, headers, scope, receive, send)
             return
-        trace_of(scope).memory = None
+        info_of(scope).memory = None
         request, conversation = await self._read(head, asked, scope)
         request.chat.query = scope["query_string"].decode("latin-1")
         headers = _headers(scope["headers"], request.conversation)
@@ -128,7 +128,7 @@ class ResponsesPath(ForwardedPath):
         if request.echo["background"]:
             await self._begin_later(call)
             return
-        receipt = call.trace.begin_account()
+        receipt = call.info.begin_account()
         view = MakesResponses(
             request.echo,
             receipt.stored_turn,
@@ -145,12 +145,12 @@ class ResponsesPath(ForwardedPath):
         self, call: ResponseCall, render: Callable[[Compacted], tuple[Sequence[Header], bytes]]
     ) -> None:
         """Answers with the conversation in short. Nothing of it is remembered. render: returns headers and body."""
-        trace = call.trace
-        context, trace.memory = trace.caller.context(without_memory(call.headers)), "off"
+        info = call.info
+        context, info.memory = info.caller.context(without_memory(call.headers)), "off"
         with call.reply(self.chats.send_timeout_s) as reply:
             try:
                 chat, request = self.chats.chat, call.request.chat
-                found = await compact(chat, request, context, reply, trace.begin_account(), ChatView)
+                found = await compact(chat, request, context, reply, info.begin_account(), ChatView)
             except CompactionFailed as error:
                 await reply.whole(error.status, JSON_TYPE, error.body)
                 return
@@ -158,13 +158,13 @@ class ResponsesPath(ForwardedPath):
 
     async def _begin_later(self, call: ResponseCall) -> None:
         """Accepts a response that is made in the background, and shows it as it waits, or streams it."""
-        request, conversation, scope, trace = call.request, call.conversation, call.scope, call.trace
-        caller, background, chat = trace.caller, self.own.background, self.chats.chat
+        request, conversation, scope, info = call.request, call.conversation, call.scope, call.info
+        caller, background, chat = info.caller, self.own.background, self.chats.chat
         digest, shown, run = _digest(scope, request.body), None, None
         tag = background.accepted(digest) if _is_retry(scope) else None
         if tag is None:
             identity, agent = await chat.begin_later(
-                request.chat, caller.context(call.headers), conversation, trace.begin_account()
+                request.chat, caller.context(call.headers), conversation, info.begin_account()
             )
             tag, created = token_hex(28), background.now()
             if header_of(scope["headers"], _ONCE) is not None:
@@ -183,7 +183,7 @@ class ResponsesPath(ForwardedPath):
             project = caller.project
             owner = ResponseOwner(project, self.own.user(scope["headers"], project, request.chat.json))
             shown, run = await self.own.resource(owner, f"resp_{tag}")
-        trace.memory = "on"
+        info.memory = "on"
         if not request.chat.stream or run is None:
             await answer_json(shown, scope, call.receive, call.send)
             return
@@ -218,7 +218,7 @@ class ResponsesPath(ForwardedPath):
 
     async def _conversation(self, request: ResponsesRequest, scope: Scope) -> ConversationHead:
         """Returns the conversation that a request goes on with. Raises: UnknownId."""
-        project = trace_of(scope).caller.project
+        project = info_of(scope).caller.project
         user = self.own.user(scope["headers"], project, request.chat.json)
         owner = ResponseOwner(project, user)
         return await self.chats.chat.conversations.find(owner, request.conversation or "")
@@ -237,7 +237,7 @@ class ResponsesPath(ForwardedPath):
         goes_on_here = not head.is_encoded and goes_on_from_here(bytes(asked.raw))
         if self.forwarding.is_by_chat(head.path, asked.model, head.named, goes_on_here=goes_on_here):
             return True
-        headers, caller = scope["headers"], trace_of(scope).caller
+        headers, caller = scope["headers"], info_of(scope).caller
         is_named = asked.model is not None and any(name == _AGENT for name, _ in headers)
         return is_named and self.chats.chat.resolver.is_for_agent(asked.model or "", caller.context(headers))
 
@@ -248,10 +248,10 @@ class ResponsesPath(ForwardedPath):
         native = read_native(bytes(asked.raw), head.path, self.chats.settings.max_messages)
         if native is None:
             return None
-        trace = trace_of(scope)
-        context = trace.caller.context(_headers(scope["headers"], native.conversation))
-        trace.memory = self.chats.chat.resolver.memory_state(native.chat, context)
-        return native if trace.memory == "on" else None
+        info = info_of(scope)
+        context = info.caller.context(_headers(scope["headers"], native.conversation))
+        info.memory = self.chats.chat.resolver.memory_state(native.chat, context)
+        return native if info.memory == "on" else None
 
     def _reads(self, head: ForwardedHead) -> bool:
         """Returns True for JSON under any type, as chat completions have it, and for what is refused as compressed.
@@ -285,8 +285,8 @@ class StoredPath(ForwardedPath):
         id = scope["path"].split("/")[3:4]
         is_made = scope["path"] == CONVERSATIONS_PATH and not self.forwarding.has("/conversations")
         if is_made or (id and is_here(id[0])):
-            trace = trace_of(scope)
-            trace.route, trace.memory = self.name, None
+            info = info_of(scope)
+            info.route, info.memory = self.name, None
             await self.own(scope, receive, send)
             return
         # A part of a response may have a part of its instructions alone, in which nothing of the gateway's is found.
@@ -376,7 +376,7 @@ def _is_retry(scope: Scope) -> bool:
 
 def _digest(scope: Scope, body: str) -> bytes:
     """Returns a hash of who sends what; two requests with the same one are one that was sent again."""
-    caller, headers = trace_of(scope).caller, scope["headers"]
+    caller, headers = info_of(scope).caller, scope["headers"]
     own = sorted(name + value for name, value in headers if name.startswith(_OWN) or name == _ONCE)
     parts = (caller.project.encode(), (caller.credential or "").encode(), *own, body.encode())
     return blake2b(b"\0".join(parts), digest_size=16).digest()

@@ -36,7 +36,7 @@ from gateway.run.response_conversations import ResponseConversations
 from gateway.run.stored_responses import FoundResponse, ResponseOwner, StoredResponses
 from gateway.web.body import BodyReader
 from gateway.web.event_stream import ClientReply
-from gateway.web.middleware import trace_of
+from gateway.web.middleware import info_of
 from gateway.web.response_conversations import CONVERSATIONS_PATH, OwnConversations
 from storage.errors import StoreError
 from storage.records import Run, RunState
@@ -70,7 +70,7 @@ class OwnResponses:
 
     def owner(self, scope: Scope) -> ResponseOwner:
         """Returns who asks. Raises: BadRequest, NotAuthenticated."""
-        project, headers = trace_of(scope).caller.project, scope["headers"]
+        project, headers = info_of(scope).caller.project, scope["headers"]
         return ResponseOwner(project, self.user(headers, project, {}))
 
     def user(self, headers: RawHeaders, project: str, body: Json) -> str | None:
@@ -89,7 +89,7 @@ class OwnResponses:
 
     async def save_upstreams(self, scope: Scope, id: str, response: bytes) -> None:
         """Writes the turn of a response that its upstream has made in the background, unless it is written."""
-        project = trace_of(scope).caller.project
+        project = info_of(scope).caller.project
         await self.native_chat.save_later(project, id, response, _read_again)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

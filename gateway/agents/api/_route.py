@@ -32,7 +32,7 @@ from gateway.core.nul import without_nul
 from gateway.errors import BadRequest, Conflict, GatewayError, MemoryUnavailable, UnknownId, sentence
 from gateway.web.body import BodyReader
 from gateway.web.form import FormPart, boundary_of, form_parts
-from gateway.web.middleware import trace_of
+from gateway.web.middleware import info_of
 from storage.errors import BlockOverLimit, NotFound, OverLimit, Stale, StoreError, WriteConflict, is_known
 
 _log = logging.getLogger("mnemogate")
@@ -168,12 +168,12 @@ class _PathEndpoint:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         http = Request(scope, receive)
-        trace = trace_of(scope)
-        trace.route, trace.errors = "agents", _ERRORS
+        info = info_of(scope)
+        info.route, info.errors = "agents", _ERRORS
         # A HEAD is answered as its GET.
         row = self._methods.get(scope["method"]) or self._methods["GET"]
         async with self._reader.read(scope, receive) as data:
-            request = _read_request(row, http, trace.caller.project, bytes(data))
+            request = _read_request(row, http, info.caller.project, bytes(data))
             try:
                 answer = await row.answer(request)
                 if not callable(answer):

@@ -26,7 +26,7 @@ from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, given, last
 from gateway.checked import Fault
 from gateway.core import ids
 from gateway.errors import BadRequest, UnknownId, UnknownPath
-from gateway.web.middleware import trace_of
+from gateway.web.middleware import info_of
 from storage.batch_records import Batch, BatchCounts, BatchItem
 from storage.records import Counts
 
@@ -172,7 +172,7 @@ class BatchRoutes:
             if n % _PAGE == 0:
                 await asyncio.sleep(0)  # Live turns come in between.
             items.append(_item(each, n))
-        credential = trace_of(request.http.scope).caller.credential
+        credential = info_of(request.http.scope).caller.credential
         batch = await self._api.batches.accept(
             request.project, items, callback, has_credential=credential is not None
         )

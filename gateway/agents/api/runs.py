@@ -37,7 +37,7 @@ from gateway.core import ids
 from gateway.core.memory.visibility import tools_used
 from gateway.errors import BadRequest, UnknownId
 from gateway.web.event_stream import ClientReply
-from gateway.web.middleware import trace_of
+from gateway.web.middleware import info_of
 from storage.listing import RunEntry, RunFilter, StepEntry
 from storage.records import DEFAULT, Agent, Conversation, Run, RunState
 
@@ -88,7 +88,7 @@ class RunRoutes:
                 query=PageQuery,
                 pages=RUN_MESSAGES,
             ),
-            AgentsRoute("GET", f"{step}/trace", self.trace_of, "Say that requests are not stored: null."),
+            AgentsRoute("GET", f"{step}/trace", self.step_trace, "Say that requests are not stored: null."),
             AgentsRoute("GET", f"{step}/metrics", self.metrics, "Return how long a step took."),
             AgentsRoute("PATCH", f"{step}/feedback", self.judge, "Say how a step was.", body=Feedback),
         ]
@@ -181,7 +181,7 @@ class RunRoutes:
         await self._run(request)
         return []
 
-    async def trace_of(self, request: ApiRequest) -> Any:
+    async def step_trace(self, request: ApiRequest) -> Any:
         await self._step(request)
 
     async def usage(self, request: ApiRequest) -> Any:
@@ -328,8 +328,8 @@ class RunStream:
     headers: Mapping[str, str] = field(default_factory=dict)
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: AsgiSend) -> None:
-        trace, api = trace_of(scope), self.api
-        trace.stream, trace.memory = True, "on"
+        info, api = info_of(scope), self.api
+        info.stream, info.memory = True, "on"
         connection, ping = scope["state"].get("connection"), ping_event(self.run.uid, api.now())
         every_s = api.ping_s if self.include_pings else 0.0
         with (

@@ -32,7 +32,7 @@ from gateway.run.call import Passes
 from gateway.run.receipt import Receipt
 from gateway.run.sink import HeldSink
 from gateway.web.event_stream import ClientReply
-from gateway.web.middleware import trace_of
+from gateway.web.middleware import info_of
 from storage.records import DEFAULT, Run
 
 
@@ -124,9 +124,9 @@ class SendRoutes:
         Raises: LimitReached, NotAllowed: the key may not ask for this model.
         """
         send: Send = request.body
-        trace = trace_of(request.http.scope)
-        trace.model = run_request.spec.model
-        receipt = trace.begin_account()
+        info = info_of(request.http.scope)
+        info.model = run_request.spec.model
+        receipt = info.begin_account()
         # The steps ask for themselves what they may use, and are counted as the run's.
         receipt.asks_model = False
         await self._api.runs.admit(run_request, receipt)
@@ -163,7 +163,7 @@ class SendRoutes:
         if system is not None:
             spec = replace(spec, system=system)
         scope = request.http.scope
-        passes = Passes(forwardable(scope["headers"]), trace_of(scope).caller.credential)
+        passes = Passes(forwardable(scope["headers"]), info_of(scope).caller.credential)
         return RunRequest(
             spec,
             found.scope,
@@ -193,16 +193,16 @@ class SendReply:
     _before: Sequence[dict[str, Any]] = ()
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: AsgiSend) -> None:
-        trace = trace_of(scope)
-        trace.model, trace.stream, trace.memory = self.run_request.spec.model, self.is_stream, "on"
-        receipt = trace.begin_account()
+        info = info_of(scope)
+        info.model, info.stream, info.memory = self.run_request.spec.model, self.is_stream, "on"
+        receipt = info.begin_account()
         receipt.headers |= self.request.headers
         connection = scope["state"].get("connection")
         with ClientReply(receive, send, self.api.send_timeout_s, connection) as reply:
             try:
                 await (self._streamed(reply, receipt) if self.is_stream else self._whole(reply, receipt))
             finally:
-                trace.added_ms = receipt.added_ms
+                info.added_ms = receipt.added_ms
 
     async def _whole(self, reply: ClientReply, receipt: Receipt) -> None:
         held = HeldSink(reply)

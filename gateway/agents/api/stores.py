@@ -10,7 +10,7 @@ from gateway.agents.api._route import AgentsRoute, ApiRequest
 from gateway.agents.api.dependencies import AgentsApi, given_or_none
 from gateway.agents.api.model import embedding_model_json, model_json
 from gateway.core.request.identity import AGENT_PREFIX
-from gateway.web.middleware import trace_of
+from gateway.web.middleware import info_of
 
 
 class StoreRoutes:
@@ -44,7 +44,7 @@ class StoreRoutes:
 
     async def models(self, request: ApiRequest) -> Any:
         query: ModelsQuery = request.query
-        credential = trace_of(request.http.scope).caller.credential
+        credential = info_of(request.http.scope).caller.credential
         entries = await self._api.models.entries_for(credential)
         names = [str(entry["id"]) for entry in entries if not str(entry["id"]).startswith(AGENT_PREFIX)]
         shown = [

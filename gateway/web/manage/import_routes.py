@@ -16,7 +16,7 @@ from gateway.run.admin.import_operations import ImportOperations
 from gateway.web.body import BodyReader
 from gateway.web.manage.access import Access, Manager
 from gateway.web.manage.records import managed
-from gateway.web.middleware import trace_of
+from gateway.web.middleware import info_of
 from gateway.web.upload import UploadBody
 from storage.errors import StoreError
 
@@ -33,7 +33,7 @@ def import_routes(
     """Returns the routes of imports. limit_bytes, timeout_s: of a file."""
 
     async def begin(request: Request) -> Response:
-        trace_of(request.scope).route = "manage"
+        info_of(request.scope).route = "manage"
         given = dict(request.query_params)
         if len(given) < len(request.query_params.multi_items()):
             raise BadRequest("A parameter was sent twice.")

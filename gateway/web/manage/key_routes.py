@@ -14,7 +14,7 @@ from gateway.run.admin.key_management import KeyHolder, KeyManagement
 from gateway.web.body import BodyReader
 from gateway.web.manage.access import Access, Manager
 from gateway.web.manage.records import KEYS_PATH, managed, number_in, record_routes
-from gateway.web.middleware import trace_of
+from gateway.web.middleware import info_of
 from storage.errors import StoreError
 
 ME_PATH: Final = "/v1/manage/me"
@@ -29,7 +29,7 @@ def key_routes(
         return await operations.rotate(number_in(request), body, project=manager.project)
 
     async def show_own(request: Request) -> Response:
-        trace_of(request.scope).route = "manage"
+        info_of(request.scope).route = "manage"
         key = await access.key_of(request)
         if key.opens is not None:
             raise NotAllowed("This is for keys of applications.")

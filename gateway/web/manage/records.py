@@ -14,7 +14,7 @@ from gateway.errors import BadRequest, MemoryUnavailable, UnknownId
 from gateway.run.admin.operation_arguments import RawArguments
 from gateway.web.body import BodyReader
 from gateway.web.manage.access import Access, Manager
-from gateway.web.middleware import trace_of
+from gateway.web.middleware import info_of
 from storage.errors import StoreError
 
 LIMITS_PATH: Final = "/v1/manage/limits"
@@ -72,7 +72,7 @@ def managed(
     """
 
     async def answer(request: Request) -> Response:
-        trace_of(request.scope).route = "manage"
+        info_of(request.scope).route = "manage"
         manager = await access.admit(request, writes=method != "GET")
         async with bodies.read(request.scope, request.receive) as raw:
             body = _object_in(bytes(raw))

@@ -12,7 +12,7 @@ from starlette.routing import Route
 from gateway.errors import BadRequest, MemoryUnavailable
 from gateway.run.admin.usage_operations import UsageOperations, as_csv
 from gateway.web.manage.access import Access
-from gateway.web.middleware import trace_of
+from gateway.web.middleware import info_of
 from storage.errors import StoreError
 
 MANAGE_PREFIX: Final = "/v1/manage/"
@@ -24,7 +24,7 @@ def usage_routes(operations: UsageOperations, access: Access) -> list[Route]:
     """Returns the route of usage."""
 
     async def show(request: Request) -> Response:
-        trace_of(request.scope).route = "manage"
+        info_of(request.scope).route = "manage"
         manager = await access.admit(request)
         given = dict(request.query_params)
         if len(given) < len(request.query_params.multi_items()):

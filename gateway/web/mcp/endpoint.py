@@ -25,7 +25,7 @@ from gateway.errors import NotAllowed
 from gateway.run.admin.mcp_memory import McpMemory
 from gateway.web.body import BodyReader
 from gateway.web.mcp.mcp_protocol import Context, client_of, make_server
-from gateway.web.middleware import trace_of
+from gateway.web.middleware import info_of
 from gateway.web.raw_headers import header_of
 
 MCP_PATH: Final = "/mcp"
@@ -66,18 +66,18 @@ class McpEndpoint:
             await asyncio.Event().wait()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        trace = trace_of(scope)
-        trace.route = "mcp"
+        info = info_of(scope)
+        info.route = "mcp"
         identity = self._identity_of(scope)
-        trace.memory = str(identity.mode)
+        info.memory = str(identity.mode)
         if identity.mode is Mode.OFF:
             raise NotAllowed("Memory is off for this request, and /mcp is nothing else.")
         scope["state"]["mcp"] = McpCaller(
-            trace.caller.project,
+            info.caller.project,
             identity.profile,
             identity.user,
             may_write=identity.mode is not Mode.READ,
-            key=trace.caller.key,
+            key=info.caller.key,
             client=_client_of(header_of(scope["headers"], _SESSION)),
         )
         await self._is_running.wait()
@@ -91,7 +91,7 @@ class McpEndpoint:
 
     def _identity_of(self, scope: Scope) -> Identity:
         """Returns who is asked about, and how. Raises: BadRequest; NotAllowed: the key is another user's."""
-        caller, query = trace_of(scope).caller, QueryParams(scope["query_string"])
+        caller, query = info_of(scope).caller, QueryParams(scope["query_string"])
         headers = list(scope["headers"])
         if query.get("profile"):
             headers.append((_AGENT, query["profile"].encode()))

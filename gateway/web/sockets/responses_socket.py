@@ -32,7 +32,7 @@ from gateway.dialects.responses.socket.client_events import (
 from gateway.dialects.responses.socket.unstored import Unanswered, Unstored
 from gateway.errors import GatewayError, Overloaded, UpstreamBroke
 from gateway.web.body import BodyReader, ByteQuota
-from gateway.web.middleware import trace_of
+from gateway.web.middleware import info_of
 from gateway.web.raw_headers import header_of
 from gateway.web.sockets.arrival import Arrival
 
@@ -62,7 +62,7 @@ class HandshakeRoute:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not scope["state"].get("opens_socket"):
             raise HTTPException(405)
-        trace_of(scope).route = "responses"
+        info_of(scope).route = "responses"
         await send({"type": "http.response.start", "status": 101, "headers": []})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 

@@ -14,7 +14,7 @@ from gateway.errors import BadRequest, GatewayError, Overloaded, UpstreamBroke
 from gateway.log import AccessLog
 from gateway.metrics import Metrics
 from gateway.web.auth import Guard
-from gateway.web.middleware import Edge, trace_of
+from gateway.web.middleware import Edge, info_of
 from tests.doubles.keys import NoKeys
 
 
@@ -36,7 +36,7 @@ def answer(error: Exception, path: str, *, host: bytes = b"localhost", begun: bo
 
     async def route(scope: Scope, receive: Receive, send: Send) -> None:
         if path.startswith("/either/"):
-            trace_of(scope).errors = DetailErrors()
+            info_of(scope).errors = DetailErrors()
         if begun:
             headers = [(b"content-type", b"text/event-stream")]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
