@@ -111,8 +111,6 @@ class Chat:
     async def admit(self, call: ChatCall) -> None:
         """Holds a request to the limits; another model may answer it. Raises: LimitReached, UnknownModel."""
         request, route = call.request, call.route
-        if not self._limiter.holds_for(call.receipt.project):
-            return
         other = await self._limiter.admit(
             call.receipt,
             len(request.raw),

@@ -145,9 +145,8 @@ class AgentRuns:
         await self._admit(self._sending(run_request), receipt)
 
     async def _admit(self, sending: Sending, receipt: Receipt) -> None:
-        if self._limiter.holds_for(receipt.project):
-            request, model = sending.request, (sending.route.upstream, sending.route.model)
-            await self._limiter.admit(receipt, len(request.raw), request.max_tokens, model)
+        request, model = sending.request, (sending.route.upstream, sending.route.model)
+        await self._limiter.admit(receipt, len(request.raw), request.max_tokens, model)
 
     async def perform(
         self,
@@ -521,9 +520,8 @@ class AgentRuns:
 
     async def _admit_step(self, sending: Sending, receipt: Receipt) -> None:
         """Asks the limits before a step. Raises: LimitReached."""
-        if self._limiter.holds_for(receipt.project):
-            request, model = sending.request, (sending.route.upstream, sending.route.model)
-            await self._limiter.admit_step(receipt, len(request.raw), request.max_tokens, model)
+        request, model = sending.request, (sending.route.upstream, sending.route.model)
+        await self._limiter.admit_step(receipt, len(request.raw), request.max_tokens, model)
 
     async def _live_turn(self, turn: TurnRun, run: Run) -> int:
         """Runs a turn that can be stopped meanwhile. Returns the status."""

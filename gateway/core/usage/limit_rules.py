@@ -103,7 +103,7 @@ class Bucket(Struct, eq=False):
 class LimitReservation(Struct, frozen=True, eq=False):
     """The amounts that a request has reserved."""
 
-    entries: Sequence[tuple[Bucket, int]]
+    entries: list[tuple[Bucket, int]]
 
     def settle(self, used: Amounts, *, is_answered: bool) -> None:
         """Puts what was used in place of what was reserved. is_answered: a model has answered."""

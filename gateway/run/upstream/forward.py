@@ -276,7 +276,7 @@ class Forwarding:
         body = b"" if outgoing.named is None else outgoing.named.raw
         now = self._failover.wall()
         receipt.user = user_of(outgoing.headers, body, self._rules(outgoing.project), now)
-        if costs_tokens(outgoing.method, outgoing.path) and self._limiter.holds_for(outgoing.project):
+        if costs_tokens(outgoing.method, outgoing.path):
             other = await self._limiter.admit(
                 receipt,
                 len(body),

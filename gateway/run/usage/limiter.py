@@ -11,7 +11,7 @@ import asyncio
 import logging
 import math
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import Final
 
 from msgspec import Struct
@@ -100,15 +100,28 @@ class Limiter:
                 self._known = change
 
     def _replace_limits(self, limits: Sequence[UsageLimit]) -> None:
+        before = {limit.id for limits in self._limits.values() for limit in limits}
         found: dict[str, tuple[UsageLimit, ...]] = {}
         for limit in limits:
             found[limit.project] = (*found.get(limit.project, ()), limit)
         self._limits = found
-        known = {limit.id: limit for limits in found.values() for limit in limits}
+        known = {limit.id: limit for limit in limits}
         for key in [key for key in self._buckets if key[0] not in known]:
             del self._buckets[key]
         for (id, _), bucket in self._buckets.items():
             bucket.limit = known[id]
+        if new := known.keys() - before:
+            self._reserve_under_way(new)
+
+    def _reserve_under_way(self, new: Set[int]) -> None:
+        """Counts requests that are under way towards new limits, as if they had been let in by them. new: ids."""
+        for account, reservation in self._reservations.items():
+            for limit in self._limits_of(account):
+                if limit.id in new:
+                    # Tokens and cost are counted when it ends.
+                    bucket, amount = self._find_bucket(limit, account.user), Amounts().of(limit.unit)
+                    bucket.reserved += amount
+                    reservation.entries.append((bucket, amount))
 
     async def run(self) -> None:
         """Reads the limits again when they have changed, until it is cancelled."""
@@ -128,10 +141,6 @@ class Limiter:
         self._changed.set()
 
     # -- a request
-
-    def holds_for(self, project: str) -> bool:
-        """Returns whether a project has limits."""
-        return project in self._limits or self._known < self._changes
 
     async def admit(
         self,
@@ -153,11 +162,10 @@ class Limiter:
             return None  # its request was let in
         if self._known < self._changes:
             await self._load_now()
-        limits = fitting(self._limits.get(account.project, ()), account.key, account.user)
+        limits = self._limits_of(account)
         if not limits:
+            self._reservations[account] = LimitReservation([])
             return None
-        if not account.asks_model:
-            limits = [limit for limit in limits if limit.unit == "requests"]
         buckets = [await self._bucket(limit, account.user) for limit in limits]
         wanted = self._wanted(body_bytes, max_tokens, model)
         # From here on nothing waits, so what is seen is what is reserved.
@@ -181,6 +189,11 @@ class Limiter:
     def _count(self, limit: UsageLimit, then: str) -> None:
         self._limited.inc(limit.unit, limit.per or "", then)
 
+    def _limits_of(self, account: Receipt) -> list[UsageLimit]:
+        """Returns the limits that hold for a request, by their ids."""
+        limits = fitting(self._limits.get(account.project, ()), account.key, account.user)
+        return limits if account.asks_model else [limit for limit in limits if limit.unit == "requests"]
+
     async def admit_step(
         self, account: Receipt, body_bytes: int, max_tokens: int | None, model: tuple[str, str]
     ) -> None:
@@ -193,14 +206,16 @@ class Limiter:
         if self._known < self._changes:
             await self._load_now()
         before = self._reservations.get(account)
-        entries = dict(before.entries) if before is not None else {}
-        reserved = {bucket.limit.id: bucket for bucket in entries}
-        limits = fitting(self._limits.get(account.project, ()), account.key, account.user)
+        reserved = {bucket.limit.id: bucket for bucket, _ in before.entries} if before is not None else {}
         buckets = [
             reserved.get(limit.id) or await self._bucket(limit, account.user)
-            for limit in limits
+            for limit in self._limits_of(account)
             if limit.unit in MEASURED
         ]
+        if not buckets:
+            return
+        # From here on nothing waits, as in `admit`.
+        entries = dict(before.entries) if before is not None else {}
         used, wanted = self._amounts(account), self._wanted(body_bytes, max_tokens, model)
         for bucket in buckets:
             unit, held = bucket.limit.unit, entries.get(bucket, 0)
@@ -210,8 +225,7 @@ class Limiter:
             amount = used.of(bucket.limit.unit) + wanted.of(bucket.limit.unit)
             bucket.reserved += amount - entries.get(bucket, 0)
             entries[bucket] = amount
-        if entries:
-            self._reservations[account] = LimitReservation([*entries.items()])
+        self._reservations[account] = LimitReservation([*entries.items()])
 
     def _wanted(self, body_bytes: int, max_tokens: int | None, model: tuple[str, str]) -> Amounts:
         """Returns what a call may use. The parameters are as for `admit`."""
@@ -240,7 +254,7 @@ class Limiter:
             reservation.settle(amounts, is_answered=account.is_answered)
         elif not account.memory:
             # Work that goes on with a request: the request was counted, and what it uses is counted here.
-            for limit in fitting(self._limits[account.project], account.key, account.user):
+            for limit in self._limits_of(account):
                 bucket = self._buckets.get((limit.id, _subject(limit, account.user)))
                 if bucket is not None and limit.unit in MEASURED:
                     bucket.used += amounts.of(limit.unit)
@@ -271,6 +285,15 @@ class Limiter:
 
     async def _bucket(self, limit: UsageLimit, user: str) -> Bucket:
         """Returns the bucket of a limit and a subject for the present period."""
+        found = self._find_bucket(limit, user)
+        if not found.is_loaded:
+            async with self._loading:
+                if not found.is_loaded:
+                    await self._load_used(found)
+        return found
+
+    def _find_bucket(self, limit: UsageLimit, user: str) -> Bucket:
+        """Returns the same as far as it is known; one that is new is not loaded."""
         subject, now = _subject(limit, user), self._now()
         found = self._buckets.get((limit.id, subject))
         if found is None or found.period.end <= now:
@@ -279,10 +302,6 @@ class Limiter:
             found.is_loaded = limit.per not in ("day", "month")
             self._drop_old(now)
             self._buckets[limit.id, subject] = found
-        if not found.is_loaded:
-            async with self._loading:
-                if not found.is_loaded:
-                    await self._load_used(found)
         return found
 
     async def _load_used(self, bucket: Bucket) -> None:

@@ -136,6 +136,29 @@ def test_only_so_many_are_under_way(world: World) -> None:
     assert world.post(ASK, user="alice").status == 200
 
 
+@pytest.mark.parametrize(
+    ("unit", "per", "most", "meanwhile", "after"),
+    [("concurrent", None, 1, 429, 200), ("requests", "day", 1, 429, 429), ("tokens", "day", 20, 200, 429)],
+)
+def test_a_limit_counts_the_requests_that_were_under_way_when_it_was_made(
+    world: World, unit: str, per: str | None, most: int, meanwhile: int, after: int
+) -> None:
+    hold, script = Gate(), world.upstream.script
+    world.upstream.script = lambda seen: say("Hello.", usage=USAGE, hold_before_headers=hold)
+    with world.gateway.connect() as client:
+        client.request("POST", CHAT, json.dumps({"model": "m", "messages": ASK, "user": "alice"}).encode())
+        world.upstream.arrived(1).wait_sync()
+        world.gateway.call(
+            world.store.limits.add(UsageLimit(0, "default", None, "*", unit, per, most, "refuse"))
+        )
+        world.upstream.script = script
+        assert world.post(ASK, user="alice").status == meanwhile
+        hold.open()
+        assert client.read_reply().status == 200
+    world.settle()
+    assert world.post(ASK, user="alice").status == after
+
+
 def test_what_fails_is_answered_later_and_the_limit_is_reached_exactly(world: World) -> None:
     """Some of those that are let in fail, and others take their places; each failure has reached the upstream."""
     turns = itertools.count()
