@@ -35,6 +35,9 @@ TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 # Pictures of what `looks_right` saw are saved in this folder, for whoever wants to look.
 PICTURES = os.environ.get("MNEMOGATE_TEST_PICTURES")
 _SIDEWAYS = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
+# The tables of which a part is out of sight.
+_CUT_OFF = """() => [...document.querySelectorAll(".scroll")]
+    .filter((e) => e.scrollWidth > e.clientWidth).map((e) => e.ariaLabel)"""
 # Lists that follow what happens would be other elements after a while.
 _STAND_STILL = "() => document.querySelectorAll('[data-live]').forEach((e) => e.removeAttribute('id'))"
 # Numbers what can be focused in the order of the document, and notes what is focused from now on.
@@ -173,6 +176,11 @@ class Browser:
             for each in found.response["violations"]
             for node in each["nodes"]
         ]
+
+    def cut_off(self, page: Any) -> list[str]:
+        """Returns the tables that scroll sideways."""
+        found: list[str] = page.evaluate(_CUT_OFF)
+        return found
 
     def _check_keyboard(self, page: Any, way: str) -> None:
         """Goes through all that can be focused, in the order in which it is read, and sees where it is."""
