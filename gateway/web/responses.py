@@ -135,7 +135,7 @@ class ResponsesPath(ForwardedPath):
             receipt.counted,
             request.forms,
             request.shows_sealed,
-            request.directions,
+            request.input_messages,
         )
         await self.chats.answer(
             request.chat, call.headers, view, receipt, call.scope, call.receive, call.send, call.conversation

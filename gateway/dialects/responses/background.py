@@ -72,9 +72,10 @@ class RestoredRequest(Struct, frozen=True):
 
     @property
     def inputs(self) -> Sequence[tuple[int, Json]]:
-        chat, first = self.request.chat, 1 if self.request.echo["instructions"] else 0
+        chat, messages = self.request.chat, self.request.input_messages
+        first = len(chat.messages) - len(messages)
         named = {each.index for each in chat.references if not (each.is_path or each.is_thoughts)}
-        return [(n - first, m) for n, m in enumerate(chat.messages) if n >= first and n not in named]
+        return [(n, m) for n, m in enumerate(messages) if n + first not in named]
 
     def view(
         self,
@@ -86,7 +87,7 @@ class RestoredRequest(Struct, frozen=True):
     ) -> MakesView:
         request = self.request
         return MakesResponses(
-            request.echo, turn, count, request.forms, request.shows_sealed, request.directions,
+            request.echo, turn, count, request.forms, request.shows_sealed, request.input_messages,
             self.tag, self.created, number, has_begun,
         )  # fmt: skip
 

@@ -14,7 +14,6 @@ import orjson
 from msgspec import Struct
 
 from adapters.types import Json
-from gateway.core.conversation.directions import Direction, directions_in
 from gateway.core.json_limits import is_too_deep
 from gateway.core.request.chat_request import ChatRequest, Reference
 from gateway.core.request.identity import checked_id
@@ -102,10 +101,13 @@ class ResponsesRequest(Struct, frozen=True):
     body: str
     # The tools that its upstreams take.
     takes: UpstreamTools
-    # The system and developer messages of its input.
-    directions: Sequence[Direction] = ()
     # It asks for its conversation in short, in place of a reply.
     compacts: bool = False
+
+    @property
+    def input_messages(self) -> list[Json]:
+        """The messages of its input, the instructions excluded."""
+        return self.chat.messages[1 if self.echo["instructions"] else 0 :]
 
 
 def parse(
@@ -158,7 +160,6 @@ def parse(
         SEALED_THOUGHTS in included,
         body.decode(),
         takes,
-        directions_in(messages[1 if json.get("instructions") else 0 :]),
         _compacts(json),
     )
 

@@ -19,7 +19,7 @@ from msgspec import Struct, field
 from adapters.types import Event, Json, token_count
 from gateway.core.conversation.canonical import WireMessage, text_of
 from gateway.core.conversation.directions import FIELD as DIRECTIONS
-from gateway.core.conversation.directions import Direction
+from gateway.core.conversation.directions import directions_in
 from gateway.core.conversation.private import without_private
 from gateway.core.conversation.provider_fields import THOUGHTS
 from gateway.core.turn.client_view import MOST_HELD_BYTES, ClientView, ReplyEvent
@@ -69,8 +69,8 @@ class MakesResponses(Struct, frozen=True):
     forms: Mapping[str, CallForm] = field(default_factory=dict)
     # Thoughts are shown in the form in which they can be sent back.
     shows_sealed: bool = False
-    # The system and developer messages of its request, but for the instructions.
-    directions: Sequence[Direction] = ()
+    # The messages of its request, the instructions excluded.
+    messages: Sequence[Json] = ()
     # Of a response in the background: the tag of its ids, and when it was made, in seconds since the epoch.
     tag: str = ""
     created: int | None = None
@@ -239,8 +239,10 @@ class ResponsesView(ClientView):
             },
             output=None if is_in_reply_order(prefixes) else [item.json("completed") for item in self._items],
         )
-        directions = {DIRECTIONS: [*map(list, self._request.directions)]} if self._request.directions else {}
-        return {RESPONSE_FIELD: msgspec.to_builtins(stored), **directions}
+        fields = {RESPONSE_FIELD: msgspec.to_builtins(stored)}
+        if directions := directions_in(self._request.messages):
+            fields[DIRECTIONS] = [*map(list, directions)]
+        return fields
 
     # -- what the upstream sends
 
