@@ -171,7 +171,7 @@ class ResponsesPath(ForwardedPath):
                 # The same request has the same id, in any process, and who does not know the memory cannot guess it.
                 tag = blake2b(digest, key=agent.secret, digest_size=28).hexdigest()
             stored = StoredResponseRequest(
-                request.body, identity, request.takes, self.chats.settings.max_messages,
+                request.body.decode(), identity, request.takes, self.chats.settings.max_messages,
                 [] if conversation is None else conversation.items,
             )  # fmt: skip
             queued = queued_response(request, tag, created)
@@ -374,11 +374,11 @@ def _is_retry(scope: Scope) -> bool:
     return header_of(scope["headers"], _RETRY) not in (None, b"0")
 
 
-def _digest(scope: Scope, body: str) -> bytes:
+def _digest(scope: Scope, body: bytes) -> bytes:
     """Returns a hash of who sends what; two requests with the same one are one that was sent again."""
     caller, headers = info_of(scope).caller, scope["headers"]
     own = sorted(name + value for name, value in headers if name.startswith(_OWN) or name == _ONCE)
-    parts = (caller.project.encode(), (caller.credential or "").encode(), *own, body.encode())
+    parts = (caller.project.encode(), (caller.credential or "").encode(), *own, body)
     return blake2b(b"\0".join(parts), digest_size=16).digest()
 
 

@@ -50,12 +50,17 @@ def parse(body: bytes, max_messages: int = MAX_MESSAGES, agent: str | None = Non
             raise BadRequest(f"Duplicate key in the request body: `{key}`.", param=key)
     if agent is not None:
         json["model"] = f"agent/{agent}"
-    return request_of(body, json, max_messages)
+    return request_of(body, json, _messages(json, max_messages))
 
 
-def request_of(body: bytes, json: dict[str, Any], max_messages: int = MAX_MESSAGES) -> ChatRequest:
-    """Returns the request that a body is. json: its value. Raises: BadRequest."""
-    messages = _messages(json, max_messages)
+def request_of(body: bytes, json: dict[str, Any], messages: list[dict[str, Any]]) -> ChatRequest:
+    """Returns the request that a body is.
+
+    json: its value.
+    messages: those of `json`, checked, without private fields.
+
+    Raises: BadRequest.
+    """
     if _SHAPED.isdisjoint(json):  # most requests, for which there is nothing more to read
         return ChatRequest(body, json, _model(json), messages)
     for key in ("tools", "functions"):

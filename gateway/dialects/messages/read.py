@@ -126,7 +126,7 @@ def read(
     head: list[Json] = [{"role": "system", "content": "\n\n".join(system)}] if system else []
     conversation = ReadMessages([*head, *spoken.messages], [*([BlockPlace(-1)] * len(head)), *spoken.places])
     chat, metadata = _as_chat(json, conversation.messages, fields, has_limit=has_limit)
-    request = request_of(orjson.dumps(chat), chat, 2 * max_messages + 1)
+    request = request_of(orjson.dumps(chat), chat, conversation.messages)
     request.wants_usage = True
     # Chat completions have a newer name for it, which models that refuse this one take.
     request.added_fields = (

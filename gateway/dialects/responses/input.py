@@ -112,18 +112,22 @@ class _Reply:
         return self._has_spoken and not self._calls
 
     def say(self, content: str | list[Json]) -> None:
+        text = content if isinstance(content, str) else self._text_in(content)
+        if self._texts:  # as the words of two rounds are joined where the reply is stored
+            self._texts.append(gap(self._texts[-1], text))
+        self._texts.append(text)
+        self._has_spoken = True
+
+    def _text_in(self, parts: list[Json]) -> str:
         text: list[str] = []
-        for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
+        for part in parts:
             if part["type"] == "text":
                 text.append(part["text"])
             elif part["type"] == "refusal":
                 self._refusals.append(part["refusal"])
             else:
                 self._parts.append(part)
-        joined = "".join(text)
-        # As the words of two rounds are joined where the reply is stored.
-        self._texts += [gap(self._texts[-1] if self._texts else "", joined), joined]
-        self._has_spoken = True
+        return "".join(text)
 
     def call(self, call: Json) -> None:
         self._calls.append(call)
@@ -146,7 +150,8 @@ class _Reply:
             built["refusal"] = "".join(self._refusals)
         if not text and (self._calls or self._refusals):
             built["content"] = None
-        built |= {key: _joined(values) for key, values in self._thoughts.items()}
+        for key, values in self._thoughts.items():
+            built[key] = _joined(values)
         if self._calls:
             built["tool_calls"] = self._calls
         return built
@@ -195,9 +200,7 @@ class _Messages:
         if role == "user":
             self._add({"role": role, "content": content})
             return True
-        if self._reply.is_over:
-            self._end_reply()
-        self._reply.say(content)
+        self._say(content)
         return True
 
     def take_message(self, item: Json, where: str) -> None:
@@ -210,9 +213,7 @@ class _Messages:
         if role != "assistant":
             self._add({"role": role, "content": joined})
             return
-        if self._reply.is_over:
-            self._end_reply()
-        self._reply.say(joined)
+        self._say(joined)
 
     def take_thoughts(self, item: Json, where: str) -> None:
         sealed = optional(item, "encrypted_content", str, where)
@@ -256,23 +257,24 @@ class _Messages:
     def _content(self, content: Any, where: str) -> str | list[Json]:
         return _content(content, where, self.left_out, is_read_only=self._is_read_only)
 
+    def _say(self, content: str | list[Json]) -> None:
+        if self._open is not None and self._open.is_over:
+            self._end_reply()
+        self._reply.say(content)
+
     def _add(self, message: Json) -> None:
         self._end_reply()
         self._put(message)
 
     def _end_reply(self) -> None:
-        if self._open is None:
+        reply, self._open = self._open, None
+        message = None if reply is None else reply.message()
+        if reply is None or message is None:
             return
-        message = self._open.message()
-        if message is not None:
-            self._put_media()
-            at = self._start + len(self._input.messages)
-            self._input.references.extend(
-                Reference(at, id, *turn_of(id), param, is_thoughts=True)
-                for id, param in self._open.thought_ids
-            )
-            self._put(message)
-        self._open = None
+        self._put(message)
+        at = self._start + len(self._input.messages) - 1
+        for id, param in reply.thought_ids:
+            self._input.references.append(Reference(at, id, *turn_of(id), param, is_thoughts=True))
 
     def _put_media(self) -> None:
         if self._media:

@@ -98,7 +98,7 @@ class ResponsesRequest(Struct, frozen=True):
     forms: dict[str, CallForm]
     # Thoughts are asked for in the form in which they can be sent back.
     shows_sealed: bool
-    body: str
+    body: bytes
     # The tools that its upstreams take.
     takes: UpstreamTools
     # It asks for its conversation in short, in place of a reply.
@@ -139,7 +139,7 @@ def parse(
     if json.get("tool_choice") is not None:
         chat.update(read_choice(json["tool_choice"], tools, takes))
     _add_translated(chat, json)
-    request = request_of(orjson.dumps(chat), chat, max_messages)
+    request = request_of(orjson.dumps(chat), chat, messages)
     # User and conversation may be named by what no chat completion has, such as a client's own metadata.
     request.named = {key: json[key] for key in _NOT_ASKED if key in json} or None
     request.side_request = codex_side_request(json)
@@ -158,7 +158,7 @@ def parse(
         conversation,
         tools.forms,
         SEALED_THOUGHTS in included,
-        body.decode(),
+        body,
         takes,
         _compacts(json),
     )
