@@ -38,8 +38,10 @@ async def replay(
         choice = {"index": 0, "message": shown_reply, "finish_reason": finish}
         whole = {**head, "object": "chat.completion", "choices": [choice], "usage": usage}
         outcome = TurnOutcome(End.FINISHED, shown_reply=shown_reply, finish_reason=finish, usage=usage)
-        body = made.whole(orjson.dumps(whole), outcome, is_unchanged=True)
-        await sink.whole(200, [_JSON, *receipt.close()], body)
+        body = orjson.dumps(whole)
+        made.take_whole(body, whole)
+        made.begin(whole)
+        await sink.whole(200, [_JSON, *receipt.close()], made.whole(body, outcome, is_unchanged=True))
         return
 
     def event(*choices: dict[str, Any], **more: Any) -> ReplyEvent:

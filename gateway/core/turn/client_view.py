@@ -79,8 +79,8 @@ class ClientView:
         Chunks without choices may have come before; each is noted, and the last one counts.
         """
 
-    def take_whole(self, body: bytes) -> None:
-        """Takes the body of a whole reply as it came, of a hidden round as well."""
+    def take_whole(self, body: bytes, reply: Json) -> None:
+        """Takes the body of a whole reply as it came, of a hidden round as well. reply: its value."""
 
     def show(self, event: ReplyEvent) -> None:
         """Shows an event of the round that is read."""
@@ -176,7 +176,7 @@ class ClientView:
     def whole(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
         """Returns the body of a reply that is no stream, or of a stream of which the view has shown nothing.
 
-        body: the last round's as it came, for fields beside the reply; the reply is in `outcome`. A stream's is made.
+        body: the last one that `take_whole` took, for fields beside the reply; the reply is in `outcome`.
         is_unchanged: it holds exactly what the client gets.
         """
         return b""

@@ -282,7 +282,7 @@ class Round:
             self.done_event = b"data: [DONE]\n\n"
         else:
             self.form, self.body = AS_BODY, body
-            self._view.take_whole(body)
+            self._view.take_whole(body, parsed)
             if self._merged is None:
                 self._view.begin(parsed)
             for choice in choices:

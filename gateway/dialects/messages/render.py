@@ -49,10 +49,9 @@ class MakesMessages(Struct, frozen=True):
 
 
 class _NativeBody(msgspec.Struct):
-    """A whole reply, as adapters read it along."""
+    """A whole reply in this dialect, as adapters read it along."""
 
-    native_message: msgspec.Raw = msgspec.Raw(b"")
-    choices: msgspec.Raw = msgspec.Raw(b"")
+    native_message: msgspec.Raw
 
 
 _native_body = msgspec.json.Decoder(_NativeBody)
@@ -94,13 +93,11 @@ class MessagesView(ClientView):
     def begin(self, first: Json) -> None:
         self._first = first
 
-    def take_whole(self, body: bytes) -> None:
-        reply = _native_body.decode(body)
-        if reply.native_message:
-            self._replies.append(bytes(reply.native_message))
+    def take_whole(self, body: bytes, reply: Json) -> None:
+        if "native_message" in reply:
+            self._replies.append(bytes(_native_body.decode(body).native_message))
         elif self._request.stops:
-            choices = orjson.loads(bytes(reply.choices))
-            choice = choices[0] if choices else None
+            choice = reply["choices"][0] if reply["choices"] else None
             self._stopped_by = self._stop_sequence(choice) if isinstance(choice, dict) else None
 
     def show(self, event: ReplyEvent) -> None:

@@ -132,6 +132,7 @@ class ResponsesView(ClientView):
         self._error: Json | None = None
         # What the upstream has sent.
         self._first_chunk: Json = {}  # the newest one that may be the reply's first
+        self._logprobs: list[Any] = []  # of a whole reply
         self._items: list[Item] = []
         self._open_item: Item | None = None  # the item of text that goes on
         self._draft = Draft()  # of the client's calls
@@ -148,6 +149,10 @@ class ResponsesView(ClientView):
 
     def begin(self, first: Json) -> None:
         self._first_chunk = first
+
+    def take_whole(self, body: bytes, reply: Json) -> None:
+        choices = (c for c in reply["choices"] if isinstance(c, dict) and not c.get("index"))
+        self._logprobs = _logprobs(next(choices, {}))
 
     def show(self, event: ReplyEvent) -> None:
         self._show_event(event)
@@ -197,12 +202,7 @@ class ResponsesView(ClientView):
 
     def whole(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
         self._is_whole = True
-        reply = orjson.loads(body)
-        self._first_chunk = self._first_chunk or reply
-        choices = (c for c in reply["choices"] if isinstance(c, dict) and not c.get("index"))
-        self._add_delta(
-            delta_of({"message": without_private(outcome.shown_reply or {})}), _logprobs(next(choices, {}))
-        )
+        self._add_delta(delta_of({"message": without_private(outcome.shown_reply or {})}), self._logprobs)
         self._finish_reason, self._usage = outcome.finish_reason, outcome.usage
         return orjson.dumps(self._end_items())
 

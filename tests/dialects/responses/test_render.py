@@ -107,7 +107,14 @@ def stream(*events: ReplyEvent, finish: str | None = None, **asked: Any) -> tupl
 def whole(message: Json, finish: str = "stop", **asked: Any) -> Response:
     body = {**chunk(), "choices": [{"index": 0, "message": message, "finish_reason": finish}], "usage": USAGE}
     outcome = TurnOutcome(End.FINISHED, shown_reply=message, finish_reason=finish, usage=USAGE)
-    return Response.model_validate_json(view(**asked).whole(orjson.dumps(body), outcome, is_unchanged=True))
+    return Response.model_validate_json(whole_body(view(**asked), body, outcome))
+
+
+def whole_body(made: ResponsesView, reply: Json, outcome: TurnOutcome) -> bytes:
+    body = orjson.dumps(reply)
+    made.take_whole(body, reply)
+    made.begin(reply)
+    return made.whole(body, outcome, is_unchanged=True)
 
 
 def without_ids(response: Response) -> list[Json]:
@@ -222,8 +229,8 @@ def test_calls_under_one_index_are_calls_of_their_own(index: Any) -> None:
 
 def test_what_no_upstream_should_send_is_told_nevertheless() -> None:
     outcome = TurnOutcome(End.FINISHED, shown_reply={"content": ""}, usage=None)
-    empty = orjson.dumps({**chunk(), "choices": [], "usage": []})
-    assert Response.model_validate_json(view().whole(empty, outcome, is_unchanged=True)).status == "completed"
+    empty = {**chunk(), "choices": [], "usage": []}
+    assert Response.model_validate_json(whole_body(view(), empty, outcome)).status == "completed"
     odd = {"index": 0, "id": "call_1", "type": "id"}
     _, response = stream(event({"tool_calls": [odd]}), event({}, ["stop"], usage=[]))  # type: ignore[arg-type]
     assert [item.type for item in response.output] == ["custom_tool_call"]
