@@ -98,35 +98,33 @@ class MessagesPath:
         caller = info.caller
         info.caller = caller._replace(credential=caller.api_key or caller.credential)
         async with self.chats.bodies.read(scope, receive) as body:
-            named = parse_named(body)
-            info.model, info.stream = named.model, named.stream
-            request = self._read(named, scope)
+            request = self._read(body, scope)
             if request is None:
-                await self._pass_on(named, scope, receive, send)
+                await self._pass_on(parse_named(body), scope, receive, send)
             else:
                 await self._answer(request, scope, receive, send)
 
-    def _read(self, named: NamedRequest, scope: Scope) -> MessagesRequest | None:
+    def _read(self, body: bytes, scope: Scope) -> MessagesRequest | None:
         """Returns a request; None: it goes to an upstream of its dialect, and memory cannot read it.
 
         Raises: BadRequest, BodyTooLarge.
         """
-        json: Json | None = None
+        info = info_of(scope)
         try:
-            json = parse_body(named.raw)
-            if self._is_native(json, scope):
-                return self._read_native(named, json, scope)
+            json = parse_body(body)
         except (BadRequest, BodyTooLarge):
-            if (
-                json is None
-                and not asks_agent(named.model or "")
-                and self._is_native({"model": named.model}, scope)
-            ):
+            named = parse_named(body)
+            info.model, info.stream = named.model, named.stream
+            if not asks_agent(named.model or "") and self._is_native({"model": named.model}, scope):
                 return None
             raise
+        model = json.get("model")
+        info.model, info.stream = model if isinstance(model, str) else None, json.get("stream") is True
+        if self._is_native(json, scope):
+            return self._read_native(body, json, scope)
         if json.get("thread") is not None:
             raise ThreadUnsupported("this model has no message threads.")
-        return self._read_as(named, json, scope, is_read_only=False)
+        return self._read_as(body, json, scope, is_read_only=False)
 
     def _is_native(self, json: Json, scope: Scope) -> bool:
         """Returns whether a request goes to its upstream as it is."""
@@ -135,21 +133,17 @@ class MessagesPath:
         context = info_of(scope).caller.context(scope["headers"])
         return self.chats.chat.speaks_messages(names_in(json), context)
 
-    def _read_as(
-        self, named: NamedRequest, json: Json, scope: Scope, *, is_read_only: bool
-    ) -> MessagesRequest:
+    def _read_as(self, body: bytes, json: Json, scope: Scope, *, is_read_only: bool) -> MessagesRequest:
         headers, most = scope["headers"], self.chats.settings.max_messages
-        return read(
-            bytes(named.raw), json, headers, most, is_read_only=is_read_only, has_limit=self.has_limit
-        )
+        return read(body, json, headers, most, is_read_only=is_read_only, has_limit=self.has_limit)
 
-    def _read_native(self, named: NamedRequest, json: Json, scope: Scope) -> MessagesRequest | None:
+    def _read_native(self, body: bytes, json: Json, scope: Scope) -> MessagesRequest | None:
         """Returns a request for an upstream of its dialect; None: memory cannot read it, so that it passes without."""
         try:
-            request = self._read_as(named, json, scope, is_read_only=True)
+            request = self._read_as(body, json, scope, is_read_only=True)
             thread = thread_of(json)
         except BadRequest:
-            if asks_agent(named.model or ""):  # upstream there is no such model
+            if asks_agent(json["model"]):  # upstream there is no such model
                 raise
             return None
         if thread is not None:
@@ -157,8 +151,9 @@ class MessagesPath:
             if self.chats.chat.resolver.memory_state(request.chat, context) != "on":
                 return None
         request.chat.native = NativeMessages(
-            request.raw, request.json, request.places, _upstream_path(scope), named.with_model, thread
-        )
+            request.raw, request.json, request.places, _upstream_path(scope),
+            lambda model: parse_named(body).with_model(model), thread,
+        )  # fmt: skip
         return request
 
     async def _pass_on(self, named: NamedRequest, scope: Scope, receive: Receive, send: Send) -> None:

@@ -72,7 +72,7 @@ class NativeMessages(Struct, frozen=True):
         ):
             betas = self._allow_other_prefix(members, messages)
         if not members:
-            return UpstreamBody(self.renamed(model))
+            return UpstreamBody(self.raw if model == self.json.get("model") else self.renamed(model))
         edit = BodyEdit(self.raw, self.json)
         for key, value in members.items():
             edit.set_member(key, value)
