@@ -56,7 +56,7 @@ _END = re.compile(rb"[\s{]*+}\s*+")
 def _is_all(body: bytes, values: Iterable[msgspec.Raw]) -> bool:
     """Returns whether a body is these values in their order, each after a key without escapes, and nothing else."""
     at = 0
-    for value in map(bytes, values):
+    for value in values:
         key = _KEY.match(body, at)
         if key is None or not body.startswith(value, key.end()):
             return False
