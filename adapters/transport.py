@@ -242,6 +242,7 @@ class HttpTransport:
                 limit=0, keepalive_timeout=_KEEP_ALIVE_S, ttl_dns_cache=60, socket_factory=_dial
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=self.timeouts.for_connection,
             skip_auto_headers=_AUTO_HEADERS,
             max_line_size=_HEADER_BYTES,
             max_field_size=_HEADER_BYTES,
@@ -291,7 +292,6 @@ class HttpTransport:
                     url,
                     headers=headers,
                     data=make_data(),
-                    timeout=self.timeouts.for_connection,
                     allow_redirects=False,
                     proxy_headers=self._login,
                 )
