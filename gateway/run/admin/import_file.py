@@ -40,6 +40,8 @@ _HEAD: Final = 64 << 10
 _BOM: Final = b"\xef\xbb\xbf"
 _ZIP: Final = b"PK\x03\x04"
 _ZIP_END: Final = b"PK\x05\x06"
+_METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_UNREADABLE_ZIP: Final = "it is a ZIP that is damaged, encrypted, or packed in a way that is not read here"
 _JSON_NAME: Final = re.compile(r"(?:^|/)conversations(?:-\d+)?\.json$")
 _DATED_LINE: Final = re.compile(rb"\[\d{4}-\d{2}-\d{2}\]")
 _BRACKETS: Final = b'"[]{}'
@@ -123,10 +125,10 @@ def _as_fault() -> Iterator[None]:
         yield
     except ijson.JSONError as error:
         raise wrong_file("it is no JSON, or a part of it is missing") from error
+    except UnicodeDecodeError as error:
+        raise wrong_file("its text is not Unicode") from error
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise wrong_file(
-            "it is a ZIP that is damaged, encrypted, or packed in a way that is not read here"
-        ) from error
+        raise wrong_file(_UNREADABLE_ZIP) from error
 
 
 def _items(file: IO[bytes], prefix: str) -> Iterator[Any]:
@@ -165,7 +167,7 @@ def _format_of_json(file: IO[bytes]) -> str:
 
     depth, at, seen, has_messages = 0, 0, "", False
     with _as_fault():
-        for event, value in ijson.basic_parse(_Stream(file), buf_size=_PIECE):
+        for event, value in ijson.basic_parse(_Stream(file), use_float=True, buf_size=_PIECE):
             if event == "map_key" and depth == at:
                 seen, has_messages = value, has_messages or (at == 1 and value == "messages")
                 found = (_OF_OBJECT if at == 1 else _OF_ITEM).get(value)
@@ -207,6 +209,9 @@ def _parts(file: IO[bytes]) -> Iterator[list[Callable[[], Any]]]:
             raise wrong_file("it has no conversations.json")
         if any(each.flag_bits & 1 for each in found):
             raise wrong_file("it is encrypted")
+        # Other methods unpack as much at a time as they like.
+        if any(each.compress_type not in _METHODS or each.header_offset < 0 for each in found):
+            raise wrong_file(_UNREADABLE_ZIP)
         size = sum(each.file_size for each in found)
         if size > MOST_JSON:
             raise wrong_file(f"it has more than {MOST_JSON >> 30} GiB of JSON")

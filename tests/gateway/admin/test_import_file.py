@@ -138,6 +138,21 @@ def lying() -> bytes:
     return data[: place + 24] + struct.pack("<L", 20) + data[place + 28 :]
 
 
+def packed_by_bzip2() -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("conversations.json", json.dumps(CHAT))
+    return file.getvalue()
+
+
+def before_its_begin() -> bytes:
+    """A ZIP whose list of entries says that it is longer than it is, so that the first entry begins before the file."""
+    data = zipped(CHAT)
+    place = len(data) - 10
+    size = int.from_bytes(data[place : place + 4], "little")
+    return data[:place] + struct.pack("<L", size + 5) + data[place + 4 :]
+
+
 @pytest.mark.parametrize(
     ("data", "why"),
     [
@@ -153,6 +168,10 @@ def lying() -> bytes:
         (b'[{"mapping": ' + b"[" * 200, "deeper than 100"),
         (b'[{"mapping": {}, "x": ' + b'{"a":' * 200, "deeper than 100"),
         (lines({"messages": []}, b'{"messages": ' + b"[" * 200 + b"]" * 200 + b"}"), "deeper than 100"),
+        (b'[{"x": ' + b"1" * 5_000 + b"}]", "no JSON"),
+        (b'[{"mapping": {}, "x": "\\udc00"}]', "not Unicode"),
+        (packed_by_bzip2(), "packed in a way"),
+        (before_its_begin(), "damaged"),
         (zipped(CHAT, "other.json"), "no conversations.json"),
         (zipped(CHAT)[:-30], "end is missing"),
         (zipped(CHAT)[:200] + b"x" + zipped(CHAT)[201:], "damaged"),
