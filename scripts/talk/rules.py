@@ -7,6 +7,7 @@ are not among them: a memory is written once and asked without each rule in turn
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import inf
@@ -70,6 +71,7 @@ RULES = (
     Rule("bound: the best hit", [(scores, "LEAST_BEST_SHARE", 0.0)]),
     Rule("bound: each hit, of the query", [(scores, "LEAST_SHARE", 0.0)]),
     Rule("wordy questions ask for less", [(find, "_MOST_ASKED", inf)]),
+    Rule("a sentence never heard asks less", [(rank, "_SENTENCE_END", re.compile("(?!)"))]),
     Rule("a second look for names", [(rank, "_LOOKED_AGAIN_BYTES", -1)]),
     Rule("more hits of short messages", [(recall, "SPARE", 0)]),
     Rule("the best part of a long turn", [(note, "_best_part", _beginning)]),

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from itertools import islice, repeat
-from math import log
+from math import hypot, log
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from storage.search.blob import ROW_SHIFT, hash_terms
+from storage.search.common import COMMON_SHARE
 from storage.search.index import NO_HASH, Index, no_occurrences, without
 from storage.search.layout import IndexLayout
 from storage.search.segment import NO_POSTINGS, Postings
@@ -36,12 +37,27 @@ _MOST_OCCURRENCES = 1 << 16
 _LEAST_IN_GENERAL = 500
 _LEAST_ASKED = 1e-9
 # A text may be wordy: "I am so sorry, I just cannot think of it, could you help me out?" What it asks for, to which the
-# bounds of the ranking are relative, is at most so many words that were never heard.
+# bounds of the ranking are relative, is at most so many words that were never heard. And a sentence without a word that
+# was heard counts beside the others by the root of the sum of squares. Measured on German compounds: 79 and 67% of the
+# evidence of both halves, 54 and 42% without; questions about something else with a note, of German ones as before, of
+# 500 English ones 30.6 instead of 30.0%.
 _MOST_ASKED = 8
 # The weight of a term that is a part of a word (`parts_of_words`). Measured on the facts of both halves, with 1 and
 # 0.5: of the Chinese 79 and 79% found, of the Japanese 90 and 88%; questions about something else with a note, 6 and
 # 0%, 5 and 0%. Anything from 0.3 to 0.6 behaves alike.
 _OF_PART = 0.5
+
+
+class Wanted(Struct, frozen=True):
+    """The terms of a query that are looked for."""
+
+    terms: Sequence[str]
+    # Of each, where the index has any.
+    hashes: Sequence[int]
+    # Of each the share of people's messages that has it.
+    in_general: Sequence[float]
+    # Of each the number of the first sentence that has it.
+    sentences: Sequence[int]
 
 
 class Found(Struct, frozen=True):
@@ -51,7 +67,7 @@ class Found(Struct, frozen=True):
 
     # Of each term, by how few messages have it.
     weights: Sequence[float]
-    # The sum of the squares of what each weighs as it is asked.
+    # The sum of the squares of what each weighs as it is asked, less where whole sentences were never heard.
     asked: float
     # Occurrences in the index, those of a term side by side.
     indexed: NDArray[np.int64]
@@ -63,21 +79,13 @@ class Found(Struct, frozen=True):
     count: int
 
 
-def find(
-    index: Index,
-    layout: IndexLayout,
-    terms: Collection[str],
-    hashes: Collection[int],
-    in_general: Sequence[float],
-    postings: Postings = NO_POSTINGS,
-) -> Found:
+def find(index: Index, layout: IndexLayout, wanted: Wanted, postings: Postings = NO_POSTINGS) -> Found:
     """Returns where the terms are.
 
     layout: of the index and its tail.
-    hashes: of each term, where the index has any.
-    in_general: of each the share of people's messages that has it.
     postings: as for `Index.occurrences`.
     """
+    terms, hashes = wanted.terms, wanted.hashes
     parts = index.occurrences(hashes, postings) if hashes else []
     if layout.replaced:
         parts = without(parts, layout.replaced, len(layout.flags))
@@ -109,13 +117,20 @@ def find(
     messages = layout.lengths.count
     others = max(messages, _LEAST_IN_GENERAL)
     sample = messages + others + 1
-    once, weights, asked = log(sample / 1.5), [], 0.0
+    once, weights = log(sample / 1.5), list[float]()
     parts_of_others = parts_of_words(terms)
-    for term, having, share in zip(terms, counts, in_general, strict=True):
+    asked_by, heard = dict[int, float](), set[int]()
+    for term, having, share, sentence in zip(terms, counts, wanted.in_general, wanted.sentences, strict=True):
         scale = _OF_PART if term in parts_of_others else 1.0
         weight = scale * log(sample / (having + others * share + 0.5))
         weights.append(weight)
-        asked += min(weight, scale * once) ** 2
+        asked_by[sentence] = asked_by.get(sentence, 0.0) + min(weight, scale * once) ** 2
+        if having and share <= COMMON_SHARE:
+            heard.add(sentence)
+    # A sentence of which nothing was ever said is mostly no part of the question ("Please jog my memory."), and does
+    # not add to what this asks for in full.
+    unheard = (asked for sentence, asked in asked_by.items() if sentence not in heard)
+    asked = hypot(sum(map(asked_by.__getitem__, heard)), *unheard)
     asked = max(min(asked, _MOST_ASKED * once * once), _LEAST_ASKED)
     return Found(weights, asked, indexed, sizes, fresh, sum(counts))
 
@@ -173,5 +188,6 @@ def widen(
     if not named:
         return None
     more = dict(islice(named.items(), _NAMES))
-    wanted = [key for key in more if isinstance(key, int)] if has_words else []
-    return find(index, layout, more.values(), wanted, [0.0] * len(more))
+    looked_up = [key for key in more if isinstance(key, int)] if has_words else []
+    zeros = [0] * len(more)
+    return find(index, layout, Wanted([*more.values()], looked_up, zeros, zeros))

@@ -5,16 +5,17 @@ Pure: bytes and values in, numbers out.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 
 from storage.fusion import in_turn
 from storage.recall_record import HitScores, SearchTrace
 from storage.search import common
 from storage.search.blob import ASKS, CHUNK, SLIGHT, USER, hash_terms
 from storage.search.common import COMMON_SHARE, least_common, shares_in_general
-from storage.search.find import find, widen
+from storage.search.find import Wanted, find, widen
 from storage.search.index import Index
 from storage.search.layout import IndexLayout
 from storage.search.scores import Near, Scores
@@ -25,6 +26,9 @@ from storage.search.tokens import split_words, terms_of_word
 # Distinct words of a query that are looked up, and the characters in which they are looked for: callers may send a
 # book, with words that would be split for each memory that is searched.
 _QUERY_WORDS, _QUERY_CHARS = 256, 10_000
+
+# Not after a number, as in a list.
+_SENTENCE_END = re.compile(r"(?<!\d)[.!?؟।]\s|[。！？\n]")
 
 # Terms that are looked up in segments, where each takes some reading: twice as many as most questions have words.
 _SEGMENT_TERMS = 32
@@ -92,7 +96,8 @@ def rank(
     only_strong: for a search that was not asked for. Small talk finds nothing, and without hits that hold a
         good part of the query nothing is returned. A search tool leaves it off.
     """
-    words, terms = _terms_of(query)
+    words, sentences = _terms_of(query)
+    terms = [*sentences]
     if not terms:
         return []
     in_general = shares_in_general(words, terms)
@@ -100,7 +105,8 @@ def rank(
         return []
     layout = index.lay(tail or Tail(), skip)
     hashes = [*hash_terms(terms, secret).values()] if index.blob_bytes else []
-    found = find(index, layout, terms, hashes, in_general, postings)
+    wanted = Wanted(terms, hashes, in_general, [*sentences.values()])
+    found = find(index, layout, wanted, postings)
     if not layout.end or (not found.count and near is None):
         return []
     sums = Scores(layout, near)
@@ -129,7 +135,8 @@ def hashes_of(query: str, secret: bytes, *, only_strong: bool = False) -> list[i
 
     only_strong: as for `rank`, which finds nothing by common words alone.
     """
-    words, terms = _terms_of(query)
+    words, sentences = _terms_of(query)
+    terms = [*sentences]
     shares = shares_in_general(words, terms)
     if only_strong and least_common(terms, shares) > COMMON_SHARE:
         return []
@@ -137,10 +144,15 @@ def hashes_of(query: str, secret: bytes, *, only_strong: bool = False) -> list[i
     return [*hash_terms([term for _, term in rarest], secret).values()]
 
 
-def _terms_of(query: str) -> tuple[list[str], list[str]]:
-    """Returns the words of a query, and the terms that are looked up."""
-    words = split_words(query[:_QUERY_CHARS])
-    return words, [*dict.fromkeys(chain.from_iterable(map(terms_of_word, words)))][:_QUERY_WORDS]
+def _terms_of(query: str) -> tuple[list[str], dict[str, int]]:
+    """Returns the words of a query, and the terms that are looked up, with the number of the first sentence of each."""
+    words, terms = list[str](), dict[str, int]()
+    for number, sentence in enumerate(_SENTENCE_END.split(query[:_QUERY_CHARS])):
+        of_sentence = split_words(sentence)
+        words += of_sentence
+        for term in chain.from_iterable(map(terms_of_word, of_sentence)):
+            terms.setdefault(term, number)
+    return words, dict(islice(terms.items(), _QUERY_WORDS))
 
 
 def _weak(sums: Scores, layout: IndexLayout, limit: int) -> list[tuple[int, HitScores]]:

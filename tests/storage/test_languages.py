@@ -154,6 +154,18 @@ def test_a_compound_is_not_found_by_what_is_no_word_in_it(question: str) -> None
     assert recalled(chat._replace(said=(*chat.said, said)), question) == []
 
 
+@pytest.mark.parametrize(
+    ("question", "found"),
+    [("Wann ist mein Saxophonunterricht?", [2]), ("Wo ist die Garantie für den Kühlschrank?", [])],
+)
+def test_a_question_is_found_among_sentences_of_which_nothing_was_ever_said(
+    question: str, found: list[int]
+) -> None:
+    before = "Verzeihung, ich habe schon wieder alles durcheinandergebracht."
+    text = f"{before} {question} Bitte frische mein Gedächtnis auf."
+    assert recalled(CHATS["German"], text) == found
+
+
 def test_long_words_of_english_are_found_whole() -> None:
     chat = CHATS["German"]._replace(said=("My grandmother has bought a house by the river.",))
     assert recalled(chat, "Where does my grandmother live?") == [0]
