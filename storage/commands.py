@@ -520,6 +520,8 @@ class Revised(Struct, frozen=True):
     op: BlockOp | None = None
     # An undo brought back an older value that has nothing of what was erased.
     is_whole: bool = False
+    # An undo brought back what the value with this index among them was.
+    restores: int | None = None
 
 
 class Rules(Struct, frozen=True):

@@ -88,6 +88,8 @@ async def _sift(
     erased = await erased_among(connection, chain.from_iterable(origins.values()))
     clean: dict[int, str] = {}
     later: list[Revised] = []
+    # Where the versions from the first one on that came from what is gone are in `later`.
+    index: dict[int, int] = {}
     sources: set[int] = set()
     kept: set[int] = set()
     has_gone = False
@@ -97,8 +99,10 @@ async def _sift(
         is_erased = version in turnless or bool(origins[version] & erased)
         left = _without_lines(value, texts) if texts else value
         has_gone |= is_erased or left != value
+        if has_gone:
+            index[version] = len(later)
         if is_erased:
-            later.append(Revised(value, is_erased=True))
+            later.append(Revised(value, is_erased=True, restores=index.get(restores)))
             if exchange is not None and (call := call_of_origin(origin)) is not None:
                 # A sleeptime agent's; its own exchange stays.
                 await connection.run(SQL["op_erase"], (exchange, call[1], _NO_ARGUMENTS))
@@ -112,7 +116,8 @@ async def _sift(
             # An undo that went back to an untouched value starts afresh from it.
             later.append(Revised(clean[restores], is_whole=True))
         else:
-            later.append(Revised(value, op=await _op_of(connection, exchange, origin)))
+            op = await _op_of(connection, exchange, origin)
+            later.append(Revised(value, op=op, restores=index.get(restores)))
             sources |= origins[version]
     return _Sifted(clean, later, sources | kept, has_gone)
 

@@ -73,8 +73,8 @@ def _without_found(message: WireMessage, calls: Mapping[str, str] | None, erased
 def rebuild(block: Block, later: Sequence[Revised]) -> str:
     """Returns the value of a block without what was erased.
 
-    Edits by tools are done again on what is left. Of values that were given whole, those lines are left out that may
-    repeat what was erased.
+    Edits by tools are done again on what is left, and an undo brings back what is left of the value that it brought
+    back. Of values that were given whole, those lines are left out that may repeat what was erased.
 
     block: with its last value from before.
     later: the values it had since, oldest first.
@@ -84,8 +84,11 @@ def rebuild(block: Block, later: Sequence[Revised]) -> str:
     # The words that erased edits have brought in.
     tainted: set[str] = set()
     rebuilt = block
+    values: list[str] = []
     for each in later:
-        if each.is_whole:
+        if each.restores is not None:
+            rebuilt = replace(rebuilt, value=values[each.restores])
+        elif each.is_whole:
             rebuilt = replace(rebuilt, value=each.value)
         elif each.is_erased:
             # The words that this edit brought in may come back in a later value; those from before may stay.
@@ -100,6 +103,7 @@ def rebuild(block: Block, later: Sequence[Revised]) -> str:
             lines = each.value.split("\n")
             rebuilt = replace(rebuilt, value="\n".join(line for line in lines if not _words(line) & tainted))
         before = each.value
+        values.append(rebuilt.value)
     return rebuilt.value
 
 

@@ -108,6 +108,20 @@ GONE = Revised("has a cat\nlikes tea", is_erased=True)
         ([GONE, Revised("all likes at once", op=op("rethink", new_memory="all likes at once"))], ""),
         # an undo back to before it
         ([GONE, Revised("has a cat", is_whole=True)], "has a cat"),
+        # an undo back to it takes along what stood in between
+        (
+            [
+                GONE,
+                Revised("has a dog"),
+                Revised("has a cat\nlikes tea", is_erased=True, restores=0),
+            ],
+            "has a cat",
+        ),
+        # and back to one that was built on it, to what is left of that one
+        (
+            [GONE, Revised("likes tea\nrides"), Revised("swims"), Revised("likes tea\nrides", restores=1)],
+            "rides",
+        ),
     ],
 )
 def test_a_block_is_made_anew_of_what_is_left(later: list[Revised], left: str) -> None:

@@ -309,6 +309,17 @@ def test_forgetting_takes_all_to_the_last_byte(operator: Operator) -> None:
     assert [each for each in actions(operator) if each[0] == "forget"] == [("forget", uid)]
 
 
+@pytest.mark.both
+def test_what_an_undo_took_back_stays_away_when_its_origin_is_forgotten(operator: Operator) -> None:
+    agent = speak(operator.world, "My dog is called Rex.")
+    learn(operator.world, agent, block="Dog: Rex.")
+    block = f"m/{agent.uid}/b/human"
+    operator.twin(block, {"value": "Cat: Miso.", "version": 2})
+    operator.twin(f"{block}/undo", {"version": 3})
+    operator.twin(f"m/{agent.uid}/forget?exchange=1", {})
+    assert operator.twin(block)["block"]["value"] == ""
+
+
 def test_notes_of_a_memory_that_is_too_large_are_not_counted(
     operator: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
