@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeVar
@@ -85,6 +85,10 @@ class BackgroundRequest(Protocol):
     @property
     def inputs(self) -> Sequence[tuple[int, Json]]:
         """The messages of its input, each with its place."""
+
+    @property
+    def forms(self) -> Mapping[str, Any]:
+        """The forms of its tools' calls, as its dialect has them."""
 
     def view(
         self,

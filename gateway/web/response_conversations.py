@@ -17,6 +17,7 @@ from gateway.dialects.responses.input import read_items
 from gateway.dialects.responses.items import Items, created_item, page_of
 from gateway.dialects.responses.metadata import read_metadata
 from gateway.dialects.responses.response_ids import place_of, turn_of
+from gateway.dialects.responses.stored_response import forms_of
 from gateway.errors import BadRequest, UnknownId, UnknownPath
 from gateway.run.memory.stored_turns import NamedTurn
 from gateway.run.response_conversations import ConversationHead, ResponseConversations
@@ -130,7 +131,7 @@ def items_of(turns: Sequence[NamedTurn], waiting: Sequence[Json]) -> Items:
     items = Items()
     items.found.extend(item for item in waiting if item.get("role") in SYSTEM)
     for turn in turns:
-        items.add_inputs("".join(turn.name), turn.inputs)
+        items.add_inputs("".join(turn.name), turn.inputs, forms=forms_of(turn.reply))
         if turn.reply:
             items.add_reply(turn.name, turn.reply)
     items.found.extend(item for item in waiting if item.get("role") not in SYSTEM)

@@ -26,6 +26,7 @@ from gateway.dialects.responses.native import read_native
 from gateway.dialects.responses.parse import SEALED_THOUGHTS, check_includable
 from gateway.dialects.responses.render import stored_response
 from gateway.dialects.responses.response_ids import turn_of
+from gateway.dialects.responses.stored_response import forms_of
 from gateway.errors import BadRequest, MemoryUnavailable, UnknownId, UnknownPath
 from gateway.run.background_responses import BackgroundResponses
 from gateway.run.later_replies import LaterReply
@@ -216,13 +217,13 @@ class OwnResponses:
             if before is not None:
                 await self._add_path(items, before)
                 items.add_reply(before.turn.name, before.reply)
-            items.add_inputs(run.uid, request.inputs)
+            items.add_inputs(run.uid, request.inputs, forms=request.forms)
         return page_of(items.found, query)
 
     async def _add_path(self, items: Items, response: FoundResponse) -> None:
         """Adds what comes before a response's reply."""
         for turn in await self.stored.path(response):
-            items.add_inputs("".join(turn.name), turn.inputs, turn.directions)
+            items.add_inputs("".join(turn.name), turn.inputs, turn.directions, forms_of(turn.reply))
             if turn.exchange.id != response.exchange.id and turn.reply:
                 items.add_reply(turn.name, turn.reply)
 

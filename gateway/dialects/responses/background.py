@@ -17,7 +17,7 @@ from gateway.core.turn.client_view import MakesView
 from gateway.dialects.responses.errors import error_fields, frame
 from gateway.dialects.responses.parse import ResponsesRequest, parse
 from gateway.dialects.responses.render import ERROR_CODES, MakesResponses, response_of, usage_of
-from gateway.dialects.responses.tools import UpstreamTools
+from gateway.dialects.responses.tools import CallForm, UpstreamTools
 
 # The last events of a response.
 ENDS = frozenset(("response.completed", "response.incomplete", "response.failed", "error"))
@@ -76,6 +76,10 @@ class RestoredRequest(Struct, frozen=True):
         first = len(chat.messages) - len(messages)
         named = {each.index for each in chat.references if not (each.is_path or each.is_thoughts)}
         return [(n, m) for n, m in enumerate(messages) if n + first not in named]
+
+    @property
+    def forms(self) -> dict[str, CallForm]:
+        return self.request.forms
 
     def view(
         self,

@@ -14,8 +14,8 @@ from gateway.core.conversation.canonical import WireMessage, call_id
 from gateway.core.conversation.directions import Direction
 from gateway.core.conversation.private import without_private
 from gateway.dialects.responses.render import reply_output, stored_response
-from gateway.dialects.responses.stored_response import stored_in
-from gateway.dialects.responses.tools import CallForm
+from gateway.dialects.responses.stored_response import forms_of
+from gateway.dialects.responses.tools import NO_FORMS, CallForm, result_item
 from gateway.errors import BadRequest
 
 MOST_ITEMS: Final = 100  # of a page, as OpenAI has it
@@ -47,23 +47,31 @@ class Items:
         self._calls: dict[str, str] = {}  # the types of calls, by their ids
 
     def add_inputs(
-        self, tag: str, inputs: Sequence[tuple[int, WireMessage]], directions: Sequence[Direction] = ()
+        self,
+        tag: str,
+        inputs: Sequence[tuple[int, WireMessage]],
+        directions: Sequence[Direction] = (),
+        forms: Mapping[str, CallForm] = NO_FORMS,
     ) -> None:
-        """Adds messages of a client. inputs: each with its place in the turn. tag: of the turn's ids."""
+        """Adds messages of a client.
+
+        tag: of the turn's ids.
+        inputs: each with its place in the turn.
+        forms: of its calls, by the names that their tools have upstream.
+        """
         left, end = [*directions], 1 + max((place for place, _ in inputs), default=-1)
         for place, message in [*inputs, (end, None)]:
             while left and end - left[0][0] <= place:
-                self.found.extend(self._input(f"{tag}_s{len(left)}", left.pop(0)[1]))
+                self.found.extend(self._input(f"{tag}_s{len(left)}", left.pop(0)[1], forms))
             if message is not None:
-                self.found.extend(self._input(f"{tag}_i{place}", without_private(message)))
+                self.found.extend(self._input(f"{tag}_i{place}", without_private(message), forms))
 
     def add_reply(self, turn: tuple[str, str], reply: WireMessage) -> None:
         """Adds a reply, as its response had it."""
         shown = stored_response(turn, reply)
         tag = "".join(turn)
         output = shown["output"] if shown is not None else reply_output(tag, without_private(reply))
-        stored = stored_in(reply)
-        self._note(reply, {} if stored is None else stored.call_forms)
+        self._note(reply, forms_of(reply))
         self.found.extend(output)
 
     def _note(self, reply: WireMessage, forms: Mapping[str, CallForm]) -> None:
@@ -74,16 +82,16 @@ class Items:
                 kind = "custom_tool_call"
             self._calls[str(call_id(call))] = kind
 
-    def _input(self, tag: str, message: Json) -> list[Json]:
+    def _input(self, tag: str, message: Json, forms: Mapping[str, CallForm]) -> list[Json]:
         role, content = message.get("role"), message.get("content")
         if role == "assistant":
-            self._note(message, {})
-            return reply_output(tag, message)
+            self._note(message, forms)
+            return reply_output(tag, message, forms)
         if role == "tool":
             id = str(message.get("tool_call_id"))
             kind = _OUTPUTS.get(self._calls.get(id, ""), "function_call_output")
-            known: Json = {"id": f"fco_{tag}", "type": kind, "call_id": id, "status": "completed"}
-            return [{**known, "output": content if isinstance(content, str) else parts_of(content)}]
+            output = content if isinstance(content, str) else parts_of(content)
+            return [{"id": f"fco_{tag}", "call_id": id, **result_item(kind, output)}]
         own: Json = {"id": f"msg_{tag}", "type": "message", "status": "completed", "role": role}
         return [{**own, "content": parts_of(content)}]
 

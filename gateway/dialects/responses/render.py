@@ -14,7 +14,7 @@ from typing import Any, ClassVar, TypeVar
 
 import msgspec
 import orjson
-from msgspec import Struct, field
+from msgspec import Struct
 
 from adapters.types import Event, Json, token_count
 from gateway.core.conversation.canonical import WireMessage, text_of
@@ -38,7 +38,7 @@ from gateway.dialects.responses.stored_response import (
     is_in_reply_order,
     stored_in,
 )
-from gateway.dialects.responses.tools import CallForm
+from gateway.dialects.responses.tools import NO_FORMS, CallForm
 from gateway.errors import GatewayError
 
 NOT_DURABLE = b": mnemogate not durable\n\n"
@@ -66,7 +66,7 @@ class MakesResponses(Struct, frozen=True):
     # Returns the usage for a reply's text, in the form of a chat completion. Called where the upstream reports none.
     count: Callable[[str], Json | None] = no_usage
     # The forms of calls, by the names that their tools have upstream.
-    forms: Mapping[str, CallForm] = field(default_factory=dict)
+    forms: Mapping[str, CallForm] = NO_FORMS
     # Thoughts are shown in the form in which they can be sent back.
     shows_sealed: bool = False
     # The messages of its request, the instructions excluded.
@@ -476,9 +476,9 @@ def response_of(request: MakesResponses, status: str) -> Json:
     return view.response(status)
 
 
-def reply_output(tag: str, reply: WireMessage) -> list[Json]:
-    """Returns a reply that no response was made of as output items. tag: of their ids."""
-    view = ResponsesView(MakesResponses(ECHOED, lambda: (tag, "")), waits=False)
+def reply_output(tag: str, reply: WireMessage, forms: Mapping[str, CallForm] = NO_FORMS) -> list[Json]:
+    """Returns a reply that no response was made of as output items. tag: of their ids. forms: of its calls."""
+    view = ResponsesView(MakesResponses(ECHOED, lambda: (tag, ""), forms=forms), waits=False)
     stored = StoredResponse("completed", 0, "")
     view.restore(stored)
     return view.output_of(reply, stored)

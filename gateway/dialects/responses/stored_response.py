@@ -6,6 +6,7 @@ where its items have another order (thoughts, text and thoughts again).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -15,7 +16,7 @@ from adapters.types import Json
 from gateway.core.conversation.canonical import WireMessage, text_of
 from gateway.core.conversation.private import private_of
 from gateway.dialects.responses.parse import ECHOED
-from gateway.dialects.responses.tools import CallForm
+from gateway.dialects.responses.tools import NO_FORMS, CallForm
 
 # The name of the private field.
 RESPONSE_FIELD: Final = "response"
@@ -77,6 +78,12 @@ def stored_in(reply: WireMessage) -> StoredResponse | None:
         return msgspec.convert(found, StoredResponse)
     except msgspec.ValidationError:
         return None  # imported from elsewhere
+
+
+def forms_of(reply: WireMessage) -> Mapping[str, CallForm]:
+    """Returns the forms of the calls that a response's request offers, by the names of their tools upstream."""
+    stored = stored_in(reply)
+    return NO_FORMS if stored is None else stored.call_forms
 
 
 def changed_fields(echo: Json) -> Json:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from hashlib import blake2b
+from types import MappingProxyType
 from typing import Any, Final
 
 import orjson
@@ -93,6 +94,9 @@ class CallForm(Struct, frozen=True):
     # The tool's name there.
     name: str
     namespace: str | None = None
+
+
+NO_FORMS: Final[Mapping[str, CallForm]] = MappingProxyType({})
 
 
 class RequestTools(Struct):
@@ -381,6 +385,18 @@ def result_of(item: Json, where: str) -> tuple[str, Any]:
     return id, output if is_parts or isinstance(output, str) else orjson.dumps(output).decode()
 
 
+def result_item(kind: str, content: str | list[Json]) -> Json:
+    """Returns the members of an item that the result of a call has. kind: the item's. content: its output."""
+    if isinstance(content, list):
+        return {"type": kind, "status": "completed", "output": content}
+    if kind == "tool_search_output":
+        return {"type": kind, "status": "completed", "execution": "client", "tools": _list(content)}
+    if kind == "apply_patch_call_output":
+        return {"type": kind, "status": "completed", **_object(content)}
+    output = (_list(content) if kind == "shell_call_output" else None) or content
+    return {"type": kind, "status": "completed", "output": output}
+
+
 def _call_id(item: Json, where: str) -> str:
     # `local_shell_call_output` has its call's id as its own.
     key = "call_id" if item.get("call_id") is not None or item.get("id") is None else "id"
@@ -388,8 +404,17 @@ def _call_id(item: Json, where: str) -> str:
 
 
 def _object(arguments: str) -> Json:
-    try:
-        value = orjson.loads(arguments or "{}")
-    except orjson.JSONDecodeError:
-        return {}
+    value = _value(arguments)
     return value if isinstance(value, dict) else {}
+
+
+def _list(text: str) -> list[Any]:
+    value = _value(text)
+    return value if isinstance(value, list) else []
+
+
+def _value(text: str) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return None

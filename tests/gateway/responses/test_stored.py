@@ -182,6 +182,42 @@ def test_input_items_come_in_pages(world: World, upstream: StrictUpstream) -> No
             world.sdk.responses.input_items.list(last.id, **wrong)  # type: ignore[arg-type]
 
 
+SHELL_OUTPUT: Json = {"stdout": "a", "stderr": "", "outcome": {"type": "exit", "exit_code": 0}}
+# Calls that a client sends in its list, and their results.
+CALLED: list[Json] = [
+    {"type": "custom_tool_call", "call_id": "c1", "name": "py", "input": "1+1"},
+    {"type": "custom_tool_call_output", "call_id": "c1", "output": "2"},
+    {"type": "function_call", "call_id": "c2", "name": "get", "arguments": "{}", "namespace": "web"},
+    {"type": "function_call_output", "call_id": "c2", "output": "[1]"},
+    {"type": "local_shell_call", "call_id": "c3", "action": {"type": "exec", "command": ["ls"], "env": {}}},
+    {"type": "local_shell_call_output", "call_id": "c3", "output": "a b"},
+    {"type": "shell_call", "call_id": "c4", "action": {"commands": ["ls"]}},
+    {"type": "shell_call_output", "call_id": "c4", "output": [SHELL_OUTPUT]},
+    {"type": "apply_patch_call", "call_id": "c5", "operation": {"type": "delete_file", "path": "x"}},
+    {"type": "apply_patch_call_output", "call_id": "c5", "status": "failed", "output": "There is none."},
+    {"type": "tool_search_call", "call_id": "c6", "execution": "client", "arguments": {"query": "weather"}},
+    {"type": "tool_search_output", "call_id": "c6", "execution": "client", "tools": [WEATHER]},
+]
+ITS_TOOLS: list[Json] = [
+    *({"type": kind} for kind in ("local_shell", "shell", "apply_patch")),
+    {"type": "custom", "name": "py"},
+    {"type": "namespace", "name": "web", "description": "", "tools": [{**WEATHER, "name": "get"}]},
+    {"type": "tool_search", "execution": "client", "parameters": {"type": "object"}},
+]
+
+
+def test_calls_in_a_list_are_listed_in_the_clients_form(world: World, upstream: StrictUpstream) -> None:
+    asked: Json = {"tools": ITS_TOOLS, "user": "alice"}
+    first = respond(world, input=[{"role": "user", "content": "Work."}, *CALLED], **asked)
+    second = respond(world, input="Go on.", previous_response_id=first.id, **asked)
+    later = respond(world, input="Go on.", background=True, previous_response_id=second.id, **asked)
+    for id in (first.id, second.id, later.id):
+        found = items_of(world, id)[1 : 1 + len(CALLED)]
+        assert [
+            {key: item.get(key) for key in sent} for item, sent in zip(found, CALLED, strict=True)
+        ] == CALLED
+
+
 def test_an_input_item_shows_no_note_and_no_instructions(world: World, upstream: StrictUpstream) -> None:
     respond(world, input="My cat is called Miso, she is grey.", user="alice")
     made = respond(world, input="What is my cat called?", user="alice", instructions="Be brief.")
