@@ -146,11 +146,10 @@ def packed_by_bzip2() -> bytes:
 
 
 def before_its_begin() -> bytes:
-    """A ZIP whose list of entries says that it is longer than it is, so that the first entry begins before the file."""
+    """A ZIP whose list of entries is said to lie later than it does, so that its entries begin before the file."""
     data = zipped(CHAT)
-    place = len(data) - 10
-    size = int.from_bytes(data[place : place + 4], "little")
-    return data[:place] + struct.pack("<L", size + 5) + data[place + 4 :]
+    offset = int.from_bytes(data[-6:-2], "little")
+    return data[:-6] + struct.pack("<L", offset + 1_000) + data[-2:]
 
 
 @pytest.mark.parametrize(
