@@ -32,6 +32,8 @@ MOST_DEPTH: Final = 100
 MOST_LINE: Final = 10_000_000
 # One conversation as JSON, and all messages of Mastra's, which are not sorted by conversation.
 MOST_ITEM: Final = 64 << 20
+# Conversations whose messages are lines of their own. Each takes some 200 bytes while the file is read.
+MOST_GATHERED: Final = 200_000
 # The list of a ZIP's entries, by the length that its end gives.
 _MOST_DIRECTORY: Final = 8 << 20
 # While so much is parsed no other thread runs: some half a millisecond.
@@ -328,6 +330,8 @@ def _conversations_of_lines(file: IO[bytes]) -> Iterator[Source]:
         elif value is not None:
             id = value.get("conversation")
             offsets.setdefault(id if isinstance(id, str) else None, array("Q")).append(at)
+            if len(offsets) > MOST_GATHERED:
+                raise wrong_file(f"its lines are messages of more than {MOST_GATHERED:,} conversations")
     for id, places in offsets.items():
         yield _made(partial(lines.join_messages, id), [*_at(file, places)], len(places))
 
@@ -364,13 +368,13 @@ def _threads(file: IO[bytes]) -> Iterator[Source]:
         if not isinstance(item, dict):
             yield Unreadable("a message is no object", 1)
             continue
-        size += len(json.dumps(item.get("content"), ensure_ascii=False))
+        id = item.get("threadId")
+        message = {name: item.get(name) for name in ("role", "content", "createdAt")}
+        size += len(json.dumps((id, message), ensure_ascii=False))
         if size > MOST_ITEM:
             raise wrong_file(
                 f"its messages have more than {MOST_ITEM >> 20} MiB; export fewer threads at a time"
             )
-        id = item.get("threadId")
-        message = {name: item.get(name) for name in ("role", "content", "createdAt")}
         threads.setdefault(id if isinstance(id, str) else None, []).append(message)
     for id, found in threads.items():
         found.sort(key=lambda each: time_of(each["createdAt"]) or 0.0)

@@ -198,6 +198,18 @@ def test_json_is_bounded_by_what_is_read_of_it(monkeypatch: pytest.MonkeyPatch) 
         read(data)
 
 
+def test_what_is_gathered_of_a_file_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(import_file, "MOST_GATHERED", 2)
+    messages = [{"role": "user", "content": "Hi", "conversation": f"c{n}"} for n in range(3)]
+    assert len(read(lines(*messages[:2]))) == 2
+    with pytest.raises(BadRequest, match="more than 2 conversations"):
+        read(lines(*messages))
+    monkeypatch.setattr(import_file, "MOST_ITEM", 1_000)
+    threads = [{"threadId": f"t{n}", "role": "user"} for n in range(20)]
+    with pytest.raises(BadRequest, match="fewer threads"):
+        read(json.dumps({"threads": [], "messages": threads}).encode(), "mastra")
+
+
 @pytest.mark.parametrize("step", [1, 2, 3, 7, 1_000])
 def test_depth_is_counted_however_the_text_is_cut(step: int) -> None:
     """Brackets within texts do not count, whatever escapes stand before them."""
