@@ -27,9 +27,10 @@ SELECT seq FROM facts WHERE id = ? AND agent = ?
 
 -- piece: fact
 -- What is read of a fact `f`, with when it ended and what is true instead.
-f.id, f.seq, f.text, f.about, f.at, f.valid_from, f.exchange, f.sources, x.at, s.seq, f.origin,
+f.id, f.seq, f.text, f.about, f.at, f.valid_from, f.exchange, f.sources, x.at,
+(SELECT s.seq FROM facts s WHERE s.id = x.successor AND s.agent = f.agent), f.origin,
 CASE WHEN EXISTS (SELECT 1 FROM facts_muted m WHERE m.fact = f.id AND m.agent = f.agent) THEN 1 ELSE 0 END, f.standing
-FROM facts f LEFT JOIN facts_ended x ON x.fact = f.id AND x.agent = f.agent LEFT JOIN facts s ON s.id = x.successor AND s.agent = f.agent
+FROM facts f LEFT JOIN facts_ended x ON x.fact = f.id AND x.agent = f.agent
 
 -- name: mute
 -- Mutes a fact. One that is muted stays so.

@@ -219,3 +219,29 @@ async def test_a_look_for_jobs_takes_a_few_rows_whatever_waits(postgres: str) ->
                 assert max(map(int, found)) < 10, f"{known}\n{plan}"
     finally:
         await connection.close()
+
+
+# Two memories with 2,500 facts each, all of which are true.
+FACTS = """
+INSERT INTO facts (agent, seq, text, about, key, at, valid_from, sources)
+SELECT 1 + n % 2, n, 'fact ' || n, 'alice', sha256(n::text::bytea), n, n, '[]' FROM generate_series(1, 5000) n;
+ANALYZE;
+"""
+
+
+@pytest.mark.parametrize("name", ["current", "all", "as_of"])
+async def test_a_page_of_facts_reads_no_more_than_it_shows(database: PostgresServer, name: str) -> None:
+    connection = await asyncpg.connect(
+        database.url, server_settings={"plan_cache_mode": "force_generic_plan"}
+    )
+    try:
+        await connection.execute(FACTS)
+        text = load("facts.sql")[name].postgres
+        await connection.execute(f"PREPARE asked AS {text}")
+        values = ", ".join(["1", "100000", "20", "4000"][: len(set(re.findall(r"\$\d+", text)))])
+        explained = await connection.fetch(f"EXPLAIN (ANALYZE, TIMING OFF) EXECUTE asked({values})")
+    finally:
+        await connection.close()
+    plan = "\n".join(line for (line,) in explained)
+    read = [float(rows) * int(loops) for rows, loops in re.findall(r"actual rows=([\d.]+) loops=(\d+)", plan)]
+    assert max(read) < 1_000, plan
