@@ -18,7 +18,8 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.core.request.request_headers import RawHeaders, refuse_repeated
 from gateway.core.turn.native_form import ReplyChange
-from gateway.errors import BadRequest, UnknownPath
+from gateway.core.usage.reported import costs_tokens
+from gateway.errors import BadRequest, NotAllowed, UnknownPath
 from gateway.limits import Limits
 from gateway.run.upstream.forward import Forwarding, Outgoing
 from gateway.run.upstream.route import Route as ModelRoute
@@ -157,6 +158,11 @@ class ForwardedPath:
         change: ReplyChange | None = None,
     ) -> None:
         info = info_of(scope)
+        if info.model is None and info.caller.models is not None and _asks_model(outgoing):
+            raise NotAllowed(
+                "This key may ask for some models alone, and this request names none that is read.",
+                code="model_not_allowed",
+            )
         receipt = info.begin_account()
         receipt.headers["x-mnemogate-memory"] = info.memory
         connection = scope["state"].get("connection")
@@ -196,6 +202,12 @@ def refuse_strict(headers: RawHeaders) -> None:
             "x-mnemogate-memory: strict: this request would be passed on without memory.",
             param=_MEMORY.decode(),
         )
+
+
+def _asks_model(outgoing: Outgoing) -> bool:
+    """Returns whether a model works for a request, now or as a batch, whose models are in its file."""
+    is_batch = outgoing.method == "POST" and outgoing.path.partition("?")[0] == "/batches"
+    return is_batch or costs_tokens(outgoing.method, outgoing.path)
 
 
 def _may_name_a_model(path: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,6 +86,30 @@ def test_a_key_asks_for_its_models_alone(world: World) -> None:
     assert [each["id"] for each in listed] == ["small"]
     assert manage(world, "PATCH", f"keys/{made['id']}", {"models": None}).json["models"] is None
     assert world.post(ASK, bearer).status == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "headers"),
+    [
+        ("embeddings", b'{"input": "Hi"}', {}),
+        ("embeddings", b'{"model": ["m"], "input": "Hi"}', {}),
+        ("embeddings", b'{"model": "m", "input": "Hi"}', {"content-type": "text/plain"}),
+        ("embeddings", gzip.compress(b'{"model": "m", "input": "Hi"}'), {"content-encoding": "gzip"}),
+        ("moderations?a=b", b'{"input": "Hi"}', {}),
+        ("responses", b'{"prompt": {"id": "pmpt_1"}}', {}),
+        ("batches", b'{"input_file_id": "file-1", "endpoint": "/v1/embeddings"}', {}),
+    ],
+    ids=["none", "list", "text", "compressed", "query", "prompt", "batch"],
+)
+def test_a_key_of_some_models_names_one(
+    upstream: StrictUpstream, tmp_path: Path, path: str, body: bytes, headers: dict[str, str]
+) -> None:
+    with remember(upstream, tmp_path, admin_token="the-owner") as world:
+        _, bearer = make(world, models=["sma*"])
+        reply = world.gateway.ask("POST", f"/v1/{path}", body, {**bearer, **headers})
+        assert (reply.status, reply.error["code"]) == (403, "model_not_allowed")
+        assert upstream.seen == []
+        assert world.gateway.ask("GET", "/v1/batches", headers=bearer).status == 200
 
 
 def test_a_key_of_a_user_is_nobody_elses(world: World) -> None:
