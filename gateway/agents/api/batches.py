@@ -25,7 +25,7 @@ from gateway.agents.wire.send import MAX_STEPS, MessageType, Send, read_send
 from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, given, lasted_ns, refused, time_of
 from gateway.checked import Fault
 from gateway.core import ids
-from gateway.errors import BadRequest, UnknownId, UnknownPath
+from gateway.errors import BadRequest, NotAllowed, UnknownId, UnknownPath
 from gateway.web.middleware import info_of
 from storage.batch_records import Batch, BatchCounts, BatchItem
 from storage.records import Counts
@@ -163,6 +163,12 @@ class BatchRoutes:
 
     async def create(self, request: ApiRequest) -> Any:
         _check_agents(request)
+        caller = info_of(request.http.scope).caller
+        if caller.models is not None:
+            raise NotAllowed(
+                "This key may ask for some models alone, and a batch asks for those of its agents.",
+                code="model_not_allowed",
+            )
         body: CreateBatch = request.body
         callback = given_or_none(body.callback_url)
         if callback is not None and (why := self._api.runs.foreign.unreachable(callback)) is not None:
@@ -172,9 +178,8 @@ class BatchRoutes:
             if n % _PAGE == 0:
                 await asyncio.sleep(0)  # Live turns come in between.
             items.append(_item(each, n))
-        credential = info_of(request.http.scope).caller.credential
         batch = await self._api.batches.accept(
-            request.project, items, callback, has_credential=credential is not None
+            request.project, items, callback, has_credential=caller.credential is not None
         )
         return batch_json(*await self._api.batches.get(request.project, batch.uid))
 

@@ -611,6 +611,18 @@ def test_a_callers_own_key_cannot_be_kept(tmp_path: Path) -> None:
         assert b"has no key of its own" in reply.body
 
 
+def test_a_key_of_some_models_makes_no_batch(tmp_path: Path) -> None:
+    with scene(tmp_path) as s:
+        [agent] = s.agents(1, "open/m")
+        body = orjson.dumps({"requests": [{"agent_id": agent, "input": "Hi"}]})
+        gateway, keys = s.world.world.gateway, s.world.world.store.keys
+        _, secret = gateway.call(keys.create("default", "k", models=("small",)))
+        headers = {"content-type": "application/json", "authorization": f"Bearer {secret}"}
+        reply = gateway.ask("POST", PATH, body, headers)
+        assert (reply.status, s.openai.batches) == (403, [])
+        assert b"a batch asks for those of its agents" in reply.body
+
+
 @pytest.mark.parametrize(("sdk", "model"), [("openai", "open/m"), ("anthropic", "claude/claude-opus-4-6")])
 def test_a_batch_without_its_package_is_refused_with_the_line_to_run(
     sdk: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
