@@ -248,8 +248,9 @@ class CallItem(Item):
         self._sent = len(arguments)
 
     def generated(self) -> str:
-        call = self._call
-        return call.name + call.text if self._is_function else str(self._custom.get("input") or "")
+        if self._is_function:
+            return self._call.name + self._call.text
+        return "".join([str(self._custom.get(key) or "") for key in ("name", "input")])
 
     def json(self, status: str) -> Json:
         call, is_empty = self._call, status == "in_progress"

@@ -502,9 +502,10 @@ def usage_of(usage: Json) -> Json:
 
 def _generated(reply: WireMessage) -> str:
     """Returns all that a model wrote of a reply, for a count of its tokens."""
-    calls = [call.get("function") or {} for call in reply.get("tool_calls") or ()]
-    named = [f"{call.get('name', '')}{call.get('arguments', '')}" for call in calls]
-    return "".join([str(reply.get("reasoning_content") or ""), text_of(reply), *named])
+    calls = [call.get("function") or call.get("custom") or {} for call in reply.get("tool_calls") or ()]
+    parts = [reply.get("reasoning_content"), text_of(reply), reply.get("refusal")]
+    parts += [call.get(key) for call in calls for key in ("name", "arguments", "input")]
+    return "".join([part for part in parts if isinstance(part, str)])
 
 
 def _logprobs(choice: Json) -> list[Any]:

@@ -227,6 +227,18 @@ def test_calls_under_one_index_are_calls_of_their_own(index: Any) -> None:
         assert [item.model_dump()["call_id"] for item in response.output] == ["call_Rome", "call_Oslo"]
 
 
+@pytest.mark.parametrize("message", MESSAGES.values(), ids=list(MESSAGES))
+def test_what_is_counted_of_a_reply_is_stored_as_it_is_shown(message: Json) -> None:
+    body = {**chunk(), "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+    outcome = TurnOutcome(End.FINISHED, shown_reply=message, finish_reason="stop")
+    echo = parse(orjson.dumps({"model": "m", "input": "Hi"})).echo
+    made = MakesResponses(echo, lambda: ("0" * 32, "0" * 24), lambda text: {"completion_tokens": len(text)})(
+        TurnTerms()
+    )
+    stored = made.stored_fields(outcome)["response"]["usage"]
+    assert orjson.loads(whole_body(made, body, outcome))["usage"] == stored
+
+
 def test_what_no_upstream_should_send_is_told_nevertheless() -> None:
     outcome = TurnOutcome(End.FINISHED, shown_reply={"content": ""}, usage=None)
     empty = {**chunk(), "choices": [], "usage": []}
