@@ -122,6 +122,8 @@ class ShowsResponses(Protocol):
 
     def events_of(self, shown: Json, number: int) -> bytes: ...
 
+    def whole_events(self, shown: Json, number: int) -> bytes: ...
+
 
 @dataclass
 class _Sink(EventLog):
@@ -400,7 +402,10 @@ class BackgroundResponses:
                 # As its client was answered, however far it had come.
                 final, log.held = self.shows.cancelled(final), b""
                 await runs.show(run.agent, run.id, orjson.dumps(final))
-        log.add(log.held or self.shows.events_of(final, log.next_number))
+        number = log.next_number
+        # Who has seen nothing of it yet learns its id from its first event.
+        shown = self.shows.events_of(final, number) if number else self.shows.whole_events(final, 0)
+        log.add(log.held or shown)
 
     async def _head(self, project: str, conversation: str | None) -> ConversationHead | None:
         if conversation is None:

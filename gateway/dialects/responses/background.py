@@ -146,7 +146,8 @@ class ShownResponses:
 
     def whole_events(self, shown: Json, number: int) -> bytes:
         """Returns events for a response whose own are no longer stored: each item comes whole."""
-        begun = {**shown, "status": "in_progress", "output": [], "usage": None, "completed_at": None}
+        ends = dict.fromkeys(("completed_at", "error", "incomplete_details", "usage"))
+        begun = {**shown, "status": "in_progress", "output": [], **ends}
         events: list[tuple[str, Json]] = [
             (f"response.{kind}", {"response": begun}) for kind in ("created", "in_progress")
         ]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 import pytest
 
@@ -168,6 +170,29 @@ def test_an_error_ends_it(world: World, upstream: StrictUpstream) -> None:
     assert world.sdk.responses.delete(made.id) is None
     with pytest.raises(openai.NotFoundError):
         world.sdk.responses.retrieve(made.id)
+
+
+def test_one_that_ends_before_it_has_begun_is_told_from_its_beginning(
+    world: World, upstream: StrictUpstream
+) -> None:
+    upstream.queue(fail(429, "Slow down."))
+    asked: Json = {"model": "m", "input": "Hi", "user": "alice", "background": True, "stream": True}
+    data = httpx.post(f"{world.sdk.base_url}responses", json=asked).text
+    told = [
+        json.loads(line.removeprefix("data: ")) for line in data.splitlines() if line.startswith("data: ")
+    ]
+    kinds = ["response.created", "response.in_progress", "error", "response.failed"]
+    assert [(event["sequence_number"], event["type"]) for event in told] == [*enumerate(kinds)]
+    first, last = told[0]["response"], told[-1]["response"]
+    assert (first["id"], first["status"], first["error"]) == (last["id"], "in_progress", None)
+    gate = Gate()
+    upstream.queue(say("Late.", hold_before_headers=gate))
+    made = begin(world, input="Hi", user="alice")
+    becomes(lambda: world.sdk.responses.retrieve(made.id).status == "in_progress")
+    world.sdk.responses.cancel(made.id)
+    gate.open()
+    events = resumed(world, made.id, -1)
+    assert [event.type for event in events] == [*kinds[:2], "response.incomplete"]
 
 
 def test_a_response_of_a_conversation(world: World, upstream: StrictUpstream) -> None:
