@@ -29,7 +29,7 @@ COMPACT_PATH: Final = "/v1/responses/compact"
 class InputTokensPath(ResponsesPath):
     """Counts the tokens of a request, of what it continues and of its tools, without what memory adds."""
 
-    needs_input = False
+    makes_response = False
 
     async def respond(self, call: ResponseCall) -> None:
         info = call.info
@@ -46,7 +46,7 @@ class InputTokensPath(ResponsesPath):
 class CompactPath(ResponsesPath):
     """Makes a conversation short: its user's newest messages, and a summary."""
 
-    needs_input = False
+    makes_response = False
 
     async def answer(
         self, head: ForwardedHead, asked: NamedRequest, scope: Scope, receive: Receive, send: Send

@@ -95,11 +95,12 @@ class ResponsesPath(ForwardedPath):
 
     chats: answers chat completions.
     own: knows the responses and conversations of the gateway's own.
+    makes_response: False: what it answers is none, so that it needs no input, and memory has no part in it.
     """
 
     chats: ChatRoute
     own: OwnResponses
-    needs_input: ClassVar[bool] = True
+    makes_response: ClassVar[bool] = True
 
     async def answer(
         self, head: ForwardedHead, asked: NamedRequest, scope: Scope, receive: Receive, send: Send
@@ -199,7 +200,7 @@ class ResponsesPath(ForwardedPath):
     ) -> tuple[ResponsesRequest, ConversationHead | None]:
         """Returns a request, and the conversation of the gateway's own that it names. Raises: GatewayError."""
         takes, most = self._takes(head, asked, scope), self.chats.settings.max_messages
-        request = parse(bytes(asked.raw), most, takes, needs_input=self.needs_input)
+        request = parse(bytes(asked.raw), most, takes, needs_input=self.makes_response)
         if not is_here(request.conversation):
             if is_openais_conversation(request.conversation) and self.forwarding.has("/conversations"):
                 # It lies at an upstream, and this model would answer without what was said in it.
@@ -212,7 +213,9 @@ class ResponsesPath(ForwardedPath):
             return request, None
         conversation = await self._conversation(request, scope)
         if conversation.items:
-            request = parse(bytes(asked.raw), most, takes, conversation.items, needs_input=self.needs_input)
+            request = parse(
+                bytes(asked.raw), most, takes, conversation.items, needs_input=self.makes_response
+            )
         request.chat.unnamed = MemoryChoice(conversation.id, conversation.scope)
         return request, conversation
 
@@ -243,7 +246,7 @@ class ResponsesPath(ForwardedPath):
 
     def _native(self, head: ForwardedHead, asked: NamedRequest, scope: Scope) -> NativeResponse | None:
         """Returns a request with which memory goes upstream; None: it has no part in it."""
-        if head.is_encoded:
+        if head.is_encoded or not self.makes_response:
             return None
         native = read_native(bytes(asked.raw), head.path, self.chats.settings.max_messages)
         if native is None:

@@ -54,6 +54,20 @@ def test_tokens_are_counted_of_all_that_is_sent(world: World, upstream: StrictUp
     assert world.query("SELECT count(*) FROM exchanges") == [1]
 
 
+@pytest.mark.parametrize("path", ["input_tokens", "compact"])
+def test_an_upstream_of_responses_has_them_as_they_came(
+    upstream: StrictUpstream, tmp_path: Path, path: str
+) -> None:
+    there = UpstreamSettings("up", base_url=upstream.base_url, takes={"responses": "stored"})
+    with remember(upstream, tmp_path, upstreams=(there,)) as world:
+        body = orjson.dumps({"model": "m", "input": "My cat is called Miso."})
+        headers = {"x-mnemogate-user": "alice"}
+        reply = world.gateway.ask("POST", f"/v1/responses/{path}", body, headers)
+        assert (reply.status, reply.headers["x-mnemogate-memory"]) == (200, "off")
+        assert upstream.last.body == body
+        assert world.query("SELECT count(*) FROM exchanges") == [0]
+
+
 def test_claude_counts_itself(tmp_path: Path) -> None:
     with StrictAnthropic() as claude:
         there = (UpstreamSettings("up", "anthropic", claude.base_url),)
