@@ -55,7 +55,7 @@ from gateway.web.middleware import RequestInfo, info_of
 from gateway.web.model_field import NamedRequest
 from gateway.web.raw_headers import header_of
 from gateway.web.response_conversations import CONVERSATIONS_PATH
-from gateway.web.stored_responses import EVENT_STREAM, JSON_TYPE, OwnResponses, answer_json
+from gateway.web.stored_responses import EVENT_STREAM, JSON_TYPE, OwnResponses
 
 RESPONSES_PATH: Final = "/v1/responses"
 _AGENT: Final = b"x-mnemogate-agent"
@@ -148,14 +148,15 @@ class ResponsesPath(ForwardedPath):
         """Answers with the conversation in short. Nothing of it is remembered. render: returns headers and body."""
         info = call.info
         context, info.memory = info.caller.context(without_memory(call.headers)), "off"
+        receipt = info.begin_account()
         with call.reply(self.chats.send_timeout_s) as reply:
             try:
-                chat, request = self.chats.chat, call.request.chat
-                found = await compact(chat, request, context, reply, info.begin_account(), ChatView)
+                found = await compact(self.chats.chat, call.request.chat, context, reply, receipt, ChatView)
             except CompactionFailed as error:
-                await reply.whole(error.status, JSON_TYPE, error.body)
+                await reply.whole(error.status, [*JSON_TYPE, *receipt.close()], error.body)
                 return
-            await reply.whole(200, *render(found))
+            headers, body = render(found)
+            await reply.whole(200, [*headers, *receipt.close()], body)
 
     async def _begin_later(self, call: ResponseCall) -> None:
         """Accepts a response that is made in the background, and shows it as it waits, or streams it."""
@@ -185,11 +186,14 @@ class ResponsesPath(ForwardedPath):
             owner = ResponseOwner(project, self.own.user(scope["headers"], project, request.chat.json))
             shown, run = await self.own.resource(owner, f"resp_{tag}")
         info.memory = "on"
-        if not request.chat.stream or run is None:
-            await answer_json(shown, scope, call.receive, call.send)
-            return
+        headers = [("x-mnemogate-memory", "on")]
+        if request.chat.consumed:  # more may be left out for the upstream that answers
+            headers.append(("x-mnemogate-consumed", ",".join(request.chat.consumed)))
         with call.reply(self.chats.send_timeout_s) as reply, reply.while_here():
-            reply.start(200, EVENT_STREAM)
+            if not request.chat.stream or run is None:
+                await reply.whole(200, [*JSON_TYPE, *headers], orjson.dumps(shown))
+                return
+            reply.start(200, [*EVENT_STREAM, *headers])
             async with aclosing(background.events(run, -1)) as events:
                 async for event in events:
                     await reply.write(event)

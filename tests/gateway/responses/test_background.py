@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import openai
+import orjson
 import pytest
 
 from gateway.core.conversation.canonical import text_of
@@ -21,6 +22,7 @@ from tests.patience import PATIENCE_S, becomes
 
 Json = dict[str, Any]
 pytestmark = pytest.mark.both
+TRIGGER: Json = {"type": "compaction_trigger"}
 
 
 @pytest.fixture
@@ -193,6 +195,29 @@ def test_one_that_ends_before_it_has_begun_is_told_from_its_beginning(
     gate.open()
     events = resumed(world, made.id, -1)
     assert [event.type for event in events] == [*kinds[:2], "response.incomplete"]
+
+
+@pytest.mark.parametrize(
+    ("path", "more", "memory"),
+    [
+        ("/v1/responses", {"background": True}, "on"),
+        ("/v1/responses", {"background": True, "stream": True}, "on"),
+        ("/v1/responses/compact", {}, "off"),
+        ("/v1/responses", {"input": [{"role": "user", "content": "Hi", "phase": "x"}, TRIGGER]}, "off"),
+    ],
+)
+def test_what_is_left_out_is_named_in_each_kind_of_answer(
+    world: World, upstream: StrictUpstream, path: str, more: Json, memory: str
+) -> None:
+    asked = {
+        "model": "m",
+        "input": [{"role": "user", "content": "Hi", "phase": "x"}],
+        "user": "alice",
+        **more,
+    }
+    reply = world.gateway.ask("POST", path, orjson.dumps(asked))
+    assert (reply.status, reply.headers["x-mnemogate-consumed"]) == (200, "input.phase")
+    assert reply.headers["x-mnemogate-memory"] == memory
 
 
 def test_a_response_of_a_conversation(world: World, upstream: StrictUpstream) -> None:
