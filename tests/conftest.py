@@ -67,8 +67,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip("needs agents made over REST"))
 
 
+def pytest_collection() -> None:
+    """Stops the garbage collector: it would go through all tests again and again while they are collected."""
+    gc.disable()
+
+
 def pytest_collection_finish() -> None:
     """Sets the garbage collector as a gateway's process does: what thousands of tests are made of stays."""
+    gc.enable()
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
