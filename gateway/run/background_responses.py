@@ -29,7 +29,7 @@ from gateway.run.event_log import EventLog, stored_events
 from gateway.run.memory.stored_turns import begun_of
 from gateway.run.receipt import Accounts, Receipt
 from gateway.run.request_context import RequestContext
-from gateway.run.response_conversations import ConversationHead
+from gateway.run.response_conversations import ResponseConversation
 from gateway.run.sink import ClientGone
 from gateway.run.stored_responses import ResponseOwner
 from storage.errors import NotFound, StoreError
@@ -358,9 +358,9 @@ class BackgroundResponses:
         headers, credential = self._callers.get(run.id, ((), None))
         view = request.view(receipt.stored_turn, receipt.counted, log.next_number, has_begun=log.has_events)
         try:
-            head = await self._head(identity.project, request.conversation)
+            conversation = await self._conversation(identity.project, request.conversation)
             context = RequestContext(headers, identity.project, credential)
-            await self.chat.answer(request.chat, context, log, receipt, view, head)
+            await self.chat.answer(request.chat, context, log, receipt, view, conversation)
         except ClientGone:
             await self._end(run, log, self.shows.cancelled(shown))
             return
@@ -407,12 +407,12 @@ class BackgroundResponses:
         shown = self.shows.events_of(final, number) if number else self.shows.whole_events(final, 0)
         log.add(log.held or shown)
 
-    async def _head(self, project: str, conversation: str | None) -> ConversationHead | None:
-        if conversation is None:
+    async def _conversation(self, project: str, id: str | None) -> ResponseConversation | None:
+        if id is None:
             return None
         with suppress(UnknownId):
-            return await self.chat.conversations.find(ResponseOwner(project, None), conversation)
-        if conversation.startswith("conv_"):
+            return await self.chat.conversations.find(ResponseOwner(project, None), id)
+        if id.startswith("conv_"):
             raise Conflict("The conversation was deleted before its response was made.")
         return None
 

@@ -37,7 +37,7 @@ from gateway.run.memory.record import BlockEdits
 from gateway.run.receipt import Receipt
 from gateway.run.request_context import RequestContext
 from gateway.run.resolver import Resolved, Resolver
-from gateway.run.response_conversations import ConversationHead, ResponseConversations
+from gateway.run.response_conversations import ResponseConversation, ResponseConversations
 from gateway.run.sink import Sink
 from gateway.run.turn import TreeMemory, TurnRun
 from gateway.run.turn_saving import TurnServices
@@ -90,23 +90,23 @@ class Chat:
         sink: Sink,
         receipt: Receipt,
         view: MakesView,
-        head: ConversationHead | None = None,
+        conversation: ResponseConversation | None = None,
     ) -> str:
         """Answers a request, and returns the state of memory for it: on, read, off, none or unavailable.
 
         view: the dialect's.
-        head: the conversation that the request goes on with; its first response has it belong to a memory.
+        conversation: the one with items that the request continues; its first response binds it to a memory.
 
         Raises: GatewayError while nothing was sent; ClientGone.
         """
         call = await self._call(request, context, sink, receipt, view)
         await self.admit(call)
-        if head is not None and call.identity.scope is not None and call.identity.mode in KEEPS:
-            await self.conversations.bind(head, call.identity.scope, call.spec)
+        if conversation is not None and call.identity.scope is not None and call.identity.mode in KEEPS:
+            await self.conversations.bind(conversation, call.identity.scope, call.spec)
         if call.kind is ConversationKind.AGENT:
             await self._agents.complete(call)
             return "on"
-        return await self._complete(call, head)
+        return await self._complete(call, conversation)
 
     async def admit(self, call: ChatCall) -> None:
         """Holds a request to the limits; another model may answer it. Raises: LimitReached, UnknownModel."""
@@ -136,7 +136,7 @@ class Chat:
         self,
         request: ChatRequest,
         context: RequestContext,
-        head: ConversationHead | None,
+        conversation: ResponseConversation | None,
         receipt: Receipt,
     ) -> tuple[Identity, Agent]:
         """Returns who asks for a response in the background, and the memory in which it will lie.
@@ -169,8 +169,8 @@ class Chat:
                 )
         except StoreError as error:
             raise MemoryUnavailable.since(error.status) from error
-        if head is not None:
-            await self.conversations.bind(head, identity.scope, spec)
+        if conversation is not None:
+            await self.conversations.bind(conversation, identity.scope, spec)
         return identity, agent
 
     def _route_for(self, found: Resolved) -> Route:
@@ -264,7 +264,7 @@ class Chat:
             self.turns.metrics.added_ms.observe(call.receipt.added_ms)
             self.turns.metrics.memory.inc(call.memory_state)
 
-    async def _complete(self, call: ChatCall, head: ConversationHead | None = None) -> str:
+    async def _complete(self, call: ChatCall, conversation: ResponseConversation | None = None) -> str:
         """Answers a request in a client conversation. Returns the state of memory for it."""
         request, receipt = call.request, call.receipt
         attempts = self.failover.attempts(call.route, lambda: _conversation_key(request), call.sink, receipt)
@@ -272,9 +272,14 @@ class Chat:
         with QueueTicket() as ticket:
             begun = await self.begin_memory(call, attempts, ticket, TreeMemory)
             memory, prompt = begun or (None, None)
-            if head is not None and head.items and memory is not None and memory.context.row >= 0:
+            if (
+                conversation is not None
+                and conversation.items
+                and memory is not None
+                and memory.context.row >= 0
+            ):
                 # They are on disk with the turn that was opened.
-                await self.conversations.remove_answered(head)
+                await self.conversations.remove_answered(conversation)
             if request.native is not None and (thread := request.native.thread) is not None:
                 self._check_thread(thread, call, prompt)
             if memory is None and self._passes_as_it_came(call, attempts):
@@ -458,9 +463,9 @@ def _changes_prefix(context: MemoryContext, prompt: Prompt) -> bool:
 
 def _conversation_key(request: ChatRequest) -> int:
     """Returns a number that all turns of a conversation share: it is made of the messages up to the user's first."""
-    head = []
+    first = []
     for message in request.messages:
-        head.append(message)
+        first.append(message)
         if message["role"] == "user":
             break
-    return crc32(orjson.dumps(head))
+    return crc32(orjson.dumps(first))

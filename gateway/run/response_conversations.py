@@ -1,8 +1,8 @@
 """Conversations with items (`conv_...`) that the gateway itself has made.
 
-A conversation has a head: a definition with its metadata and the items that wait for the next response. The head's id
-is the one that clients use. With the first response comes a stored conversation of the same name, in the memory of that
-request's user, and the head belongs to this memory from then on.
+Such a conversation is a definition, with its metadata and the items that wait for the next response. Its id is the one
+that clients use. The first response adds a stored conversation of the same name, in the memory of that request's user,
+and the definition belongs to this memory from then on.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _MOST_CHANGES: Final = 5
 PREFIX: Final = "conv_"
 
 
-class ConversationHead(Struct, frozen=True):
+class ResponseConversation(Struct, frozen=True):
     """A conversation with items, whether it has responses or not."""
 
     # With its metadata, and the items that wait for the next response.
@@ -82,14 +82,14 @@ class ResponseConversations:
     # Seconds since the epoch.
     now: Callable[[], float]
 
-    async def create(self, project: str, metadata: Json, items: Sequence[Json]) -> ConversationHead:
+    async def create(self, project: str, metadata: Json, items: Sequence[Json]) -> ResponseConversation:
         body: Json = {"metadata": metadata, "items": list(items)}
         id = PREFIX + token_hex(16)
         with _store_errors():
             made = await self.store.definitions.add(project, _KIND, id, "", body, at=self.now())
-        return ConversationHead(made, None)
+        return ResponseConversation(made, None)
 
-    async def find(self, owner: ResponseOwner, id: str) -> ConversationHead:
+    async def find(self, owner: ResponseOwner, id: str) -> ResponseConversation:
         """Returns a conversation that a caller may read. Raises: UnknownId."""
         with _store_errors():
             found = await self.store.definitions.find(owner.project, _KIND, id)
@@ -103,63 +103,63 @@ class ResponseConversations:
                 agent = memories[0]
         if agent is not None and not owner.may_read(agent):
             raise unknown_conversation(id)
-        return ConversationHead(found, agent)
+        return ResponseConversation(found, agent)
 
-    async def bind(self, head: ConversationHead, scope: Scope, spec: AgentSpec) -> None:
+    async def bind(self, conversation: ResponseConversation, scope: Scope, spec: AgentSpec) -> None:
         """Has a conversation belong to a memory. Raises: UnknownId: it belongs to another one."""
         with _store_errors():
             agents = self.store.agents
             agent = await agents.find_or_begin(scope, spec.own_blocks, spec.shared_blocks, self.now())
-            owner = await self.store.definitions.bind(head.definition.id, agent.id)
+            owner = await self.store.definitions.bind(conversation.definition.id, agent.id)
         if owner != agent.id:
-            raise unknown_conversation(head.id)
+            raise unknown_conversation(conversation.id)
 
     async def change(
-        self, head: ConversationHead, edit: Callable[[dict[str, Any]], dict[str, Any]]
-    ) -> ConversationHead:
+        self, conversation: ResponseConversation, edit: Callable[[dict[str, Any]], dict[str, Any]]
+    ) -> ResponseConversation:
         """Changes a conversation's metadata or its waiting items. Raises: Conflict, UnknownId."""
-        found = head.definition
+        found = conversation.definition
         for _ in range(_MOST_CHANGES):
             try:
                 changed = await self.store.definitions.change(found, edit(dict(found.body)), at=self.now())
-                return ConversationHead(changed, head.agent)
+                return ResponseConversation(changed, conversation.agent)
             except Overtaken:
                 reloaded = await self.store.definitions.find(found.project, _KIND, found.uid)
                 if reloaded is None:
-                    raise unknown_conversation(head.id) from None
+                    raise unknown_conversation(conversation.id) from None
                 found = reloaded
             except NotFound:
-                raise unknown_conversation(head.id) from None
+                raise unknown_conversation(conversation.id) from None
             except StoreError as error:
                 raise MemoryUnavailable.since(error.status) from error
         raise Conflict("The conversation is being changed by other requests. Send it again.")
 
-    async def remove_answered(self, head: ConversationHead) -> None:
+    async def remove_answered(self, conversation: ResponseConversation) -> None:
         """Removes items that a response has in its turn; system and developer messages stay for the next one."""
-        answered = (item["id"] for item in head.items if item.get("role") not in SYSTEM)
-        await self.remove_waiting(head, frozenset(answered))
+        answered = (item["id"] for item in conversation.items if item.get("role") not in SYSTEM)
+        await self.remove_waiting(conversation, frozenset(answered))
 
-    async def remove_waiting(self, head: ConversationHead, ids: frozenset[str]) -> None:
+    async def remove_waiting(self, conversation: ResponseConversation, ids: frozenset[str]) -> None:
         """Removes items from those that wait."""
         if not ids:
             return
         await self.change(
-            head,
+            conversation,
             lambda body: {
                 **body,
                 "items": [each for each in body.get("items") or () if each["id"] not in ids],
             },
         )
 
-    async def turns(self, head: ConversationHead) -> list[NamedTurn]:
+    async def turns(self, conversation: ResponseConversation) -> list[NamedTurn]:
         """Returns the active turns of a conversation, oldest first."""
-        if head.agent is None:
+        if conversation.agent is None:
             return []
         try:
-            conversation = await self.store.messages.conversation(head.agent.id, head.id)
+            stored = await self.store.messages.conversation(conversation.agent.id, conversation.id)
             found, page = [], Page(limit=_PAGE, newest_first=False)
             while True:
-                more = await self.store.messages.page(head.agent.id, page, conversation=conversation.id)
+                more = await self.store.messages.page(conversation.agent.id, page, conversation=stored.id)
                 found += more
                 if len(more) < _PAGE:
                     return named_turns(found)
@@ -170,20 +170,20 @@ class ResponseConversations:
         except StoreError as error:
             raise MemoryUnavailable.since(error.status) from error
 
-    async def forget_message(self, head: ConversationHead, seq: int) -> None:
+    async def forget_message(self, conversation: ResponseConversation, seq: int) -> None:
         """Forgets one message of a conversation's turns."""
-        assert head.agent is not None
+        assert conversation.agent is not None
         with _store_errors():
-            await self.store.forgetting.forget(head.agent.id, ForgetTarget(messages=[seq]))
+            await self.store.forgetting.forget(conversation.agent.id, ForgetTarget(messages=[seq]))
 
-    async def delete(self, head: ConversationHead) -> None:
+    async def delete(self, conversation: ResponseConversation) -> None:
         """Forgets a conversation with all its responses."""
         with _store_errors():
-            agent, forgetting = head.agent, self.store.forgetting
+            agent, forgetting = conversation.agent, self.store.forgetting
             if agent is not None and not agent.scope.spans:
                 await forgetting.forget(agent.id, ForgetTarget(is_all=True))
             elif agent is not None:
-                conversation = await forgetting.conversation(agent.id, head.id)
-                if conversation is not None:
-                    await forgetting.forget(agent.id, ForgetTarget(conversation=conversation))
-            await self.store.definitions.remove(head.definition.id)
+                number = await forgetting.conversation(agent.id, conversation.id)
+                if number is not None:
+                    await forgetting.forget(agent.id, ForgetTarget(conversation=number))
+            await self.store.definitions.remove(conversation.definition.id)

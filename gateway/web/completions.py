@@ -20,7 +20,7 @@ from gateway.run.native_chat import NativeChat
 from gateway.run.native_request import NativeRequest
 from gateway.run.receipt import Receipt
 from gateway.run.request_log import RequestLog
-from gateway.run.response_conversations import ConversationHead
+from gateway.run.response_conversations import ResponseConversation
 from gateway.run.upstream.route import Route
 from gateway.settings import ServerSettings
 from gateway.web.body import BodyReader
@@ -71,12 +71,12 @@ class ChatRoute:
         scope: Scope,
         receive: Receive,
         send: Send,
-        head: ConversationHead | None = None,
+        conversation: ResponseConversation | None = None,
     ) -> None:
         """Answers a request that was read.
 
         view: of the dialect in which it came.
-        head: the conversation with items that it goes on with.
+        conversation: the one with items that it continues.
         """
         info = info_of(scope)
         caller = info.caller
@@ -85,7 +85,7 @@ class ChatRoute:
         with ClientReply(receive, send, self.send_timeout_s, connection) as reply:
             try:
                 info.memory = await self.chat.answer(
-                    request, caller.context(headers), reply, receipt, view, head
+                    request, caller.context(headers), reply, receipt, view, conversation
                 )
             finally:
                 # A client that left has had its headers.

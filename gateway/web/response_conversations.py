@@ -20,7 +20,7 @@ from gateway.dialects.responses.response_ids import place_of, turn_of
 from gateway.dialects.responses.stored_response import forms_of
 from gateway.errors import BadRequest, UnknownId, UnknownPath
 from gateway.run.memory.stored_turns import NamedTurn
-from gateway.run.response_conversations import ConversationHead, ResponseConversations
+from gateway.run.response_conversations import ResponseConversation, ResponseConversations
 from gateway.run.stored_responses import ResponseOwner
 from gateway.web.body import BodyReader
 
@@ -52,58 +52,61 @@ class OwnConversations:
             items = _items_in(body)
             made = await self.conversations.create(owner.project, read_metadata(body), items)
             return _shown(made)
-        head = await self.conversations.find(owner, rest[0])
+        conversation = await self.conversations.find(owner, rest[0])
         match method, rest[1:]:
             case "GET", []:
-                return _shown(head)
+                return _shown(conversation)
             case "POST", []:
                 metadata = read_metadata(body)
                 return _shown(
-                    await self.conversations.change(head, lambda now: {**now, "metadata": metadata})
+                    await self.conversations.change(conversation, lambda now: {**now, "metadata": metadata})
                 )
             case "DELETE", []:
-                await self.conversations.delete(head)
-                return {"id": head.id, "object": "conversation.deleted", "deleted": True}
+                await self.conversations.delete(conversation)
+                return {"id": conversation.id, "object": "conversation.deleted", "deleted": True}
             case "GET", ["items"]:
-                return page_of((await self._items(head)).found, query)
+                return page_of((await self._items(conversation)).found, query)
             case "POST", ["items"]:
-                return await self._create(head, body)
+                return await self._create(conversation, body)
             case "GET", ["items", id]:
-                found = next((item for item in (await self._items(head)).found if item["id"] == id), None)
+                found = next(
+                    (item for item in (await self._items(conversation)).found if item["id"] == id), None
+                )
                 if found is None:
                     raise _unknown_item(id)
                 return found
             case "DELETE", ["items", id]:
-                await self._delete(head, id)
-                return _shown(await self.conversations.find(owner, head.id))
+                await self._delete(conversation, id)
+                return _shown(await self.conversations.find(owner, conversation.id))
             case _, [] | ["items"] | ["items", _]:
                 raise HTTPException(405)
         raise UnknownPath(f"Unknown path: {method} {scope['path']}")
 
-    async def _items(self, head: ConversationHead) -> Items:
-        return items_of(await self.conversations.turns(head), head.items)
+    async def _items(self, conversation: ResponseConversation) -> Items:
+        return items_of(await self.conversations.turns(conversation), conversation.items)
 
-    async def _create(self, head: ConversationHead, body: Json) -> Json:
+    async def _create(self, conversation: ResponseConversation, body: Json) -> Json:
         if body.get("items") is None:
             raise BadRequest(
                 "Missing required parameter: 'items'.", param="items", code="missing_required_parameter"
             )
         items = _items_in(body)
-        if len(head.items) + len(items) > MOST_WAITING:
+        waiting = len(conversation.items)
+        if waiting + len(items) > MOST_WAITING:
             raise BadRequest(
-                f"{len(head.items)} items wait for the next response of this conversation; at most {MOST_WAITING} may.",
+                f"{waiting} items wait for the next response of this conversation; at most {MOST_WAITING} may.",
                 param="items",
             )
         await self.conversations.change(
-            head, lambda now: {**now, "items": [*(now.get("items") or ()), *items]}
+            conversation, lambda now: {**now, "items": [*(now.get("items") or ()), *items]}
         )
         return page_of(items, f"order=asc&limit={MOST_CREATED}")
 
-    async def _delete(self, head: ConversationHead, id: str) -> None:
-        if any(item["id"] == id for item in head.items):
-            await self.conversations.remove_waiting(head, frozenset((id,)))
+    async def _delete(self, conversation: ResponseConversation, id: str) -> None:
+        if any(item["id"] == id for item in conversation.items):
+            await self.conversations.remove_waiting(conversation, frozenset((id,)))
             return
-        turns = await self.conversations.turns(head)
+        turns = await self.conversations.turns(conversation)
         turn = next((each for each in turns if each.name == turn_of(id)), None)
         if turn is None or id not in [item["id"] for item in items_of([turn], ()).found]:
             raise _unknown_item(id)
@@ -120,7 +123,7 @@ class OwnConversations:
                 "Delete the response or the conversation.",
                 param="item_id",
             )
-        await self.conversations.forget_message(head, seq)
+        await self.conversations.forget_message(conversation, seq)
 
 
 def items_of(turns: Sequence[NamedTurn], waiting: Sequence[Json]) -> Items:
@@ -149,9 +152,14 @@ def _items_in(body: Json) -> list[Json]:
     return [created_item(item, token_hex(16)) for item in items]
 
 
-def _shown(head: ConversationHead) -> Json:
-    created = int(head.definition.created)
-    return {"id": head.id, "object": "conversation", "created_at": created, "metadata": head.metadata}
+def _shown(conversation: ResponseConversation) -> Json:
+    created = int(conversation.definition.created)
+    return {
+        "id": conversation.id,
+        "object": "conversation",
+        "created_at": created,
+        "metadata": conversation.metadata,
+    }
 
 
 def _unknown_item(id: str) -> UnknownId:

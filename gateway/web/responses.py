@@ -43,7 +43,7 @@ from gateway.dialects.responses.tools import FUNCTIONS_ALONE, UpstreamTools
 from gateway.errors import BadRequest
 from gateway.limits import Limits
 from gateway.run.response_compaction import Compacted, CompactionFailed, compact
-from gateway.run.response_conversations import ConversationHead, unknown_conversation
+from gateway.run.response_conversations import ResponseConversation, unknown_conversation
 from gateway.run.stored_responses import ResponseOwner
 from gateway.run.upstream.forward import Forwarding, Outgoing
 from gateway.run.upstream.route import Route as ModelRoute
@@ -74,7 +74,7 @@ class ResponseCall:
 
     request: ResponsesRequest
     # The conversation of the gateway's own that it goes on with.
-    conversation: ConversationHead | None
+    conversation: ResponseConversation | None
     # Its headers, with the conversation that its body names.
     headers: RawHeaders
     scope: Scope
@@ -201,7 +201,7 @@ class ResponsesPath(ForwardedPath):
 
     async def _read(
         self, head: ForwardedHead, asked: NamedRequest, scope: Scope
-    ) -> tuple[ResponsesRequest, ConversationHead | None]:
+    ) -> tuple[ResponsesRequest, ResponseConversation | None]:
         """Returns a request, and the conversation of the gateway's own that it names. Raises: GatewayError."""
         takes, most = self._takes(head, asked, scope), self.chats.settings.max_messages
         request = parse(bytes(asked.raw), most, takes, needs_input=self.makes_response)
@@ -223,7 +223,7 @@ class ResponsesPath(ForwardedPath):
         request.chat.unnamed = MemoryChoice(conversation.id, conversation.scope)
         return request, conversation
 
-    async def _conversation(self, request: ResponsesRequest, scope: Scope) -> ConversationHead:
+    async def _conversation(self, request: ResponsesRequest, scope: Scope) -> ResponseConversation:
         """Returns the conversation that a request goes on with. Raises: UnknownId."""
         project = info_of(scope).caller.project
         user = self.own.user(scope["headers"], project, request.chat.json)

@@ -193,7 +193,7 @@ class UsageRecord(Struct, frozen=True):
     cached: int
 
 
-class RequestHead(Struct, frozen=True, kw_only=True):
+class RequestSummary(Struct, frozen=True, kw_only=True):
     """The part of a request that lists and its own page have."""
 
     id: str
@@ -214,14 +214,14 @@ class RequestHead(Struct, frozen=True, kw_only=True):
     recalled_tokens: int
 
 
-class RequestRecord(RequestHead, frozen=True, kw_only=True):
+class RequestRecord(RequestSummary, frozen=True, kw_only=True):
     """A request as lists show it: no words."""
 
     # How many hits went into the note.
     recalled: int
 
 
-class ExplainedRequest(RequestHead, frozen=True, kw_only=True):
+class ExplainedRequest(RequestSummary, frozen=True, kw_only=True):
     """Why a reply was made as it was. The defaults are of a request that did not look for memory."""
 
     # The public id of its conversation, and the number of its exchange's first message.
@@ -405,7 +405,7 @@ class WorkRecord(Struct, frozen=True):
     bound: int | None
 
 
-class RunHead(Struct, frozen=True):
+class RunSummary(Struct, frozen=True):
     """A run of an agent."""
 
     id: str
@@ -458,6 +458,6 @@ class StepRecord(Struct, frozen=True):
 class RunPage(Struct, frozen=True):
     """A run with a page of its steps, in order. next: `after` of the next page."""
 
-    run: RunHead
+    run: RunSummary
     steps: tuple[StepRecord, ...]
     next: str | None

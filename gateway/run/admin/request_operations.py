@@ -203,13 +203,13 @@ class RequestOperations(Struct, frozen=True):
         logged: what this process has of the id.
         note: of its turn.
         """
-        record, head = unpack(stored.data), {**_head_of_recall(stored), "id": id}
-        tries: tuple[str, ...] = (f"{head['upstream']}:{record.status}",) if head["upstream"] else ()
+        record, summary = unpack(stored.data), {**_summary_of_recall(stored), "id": id}
+        tries: tuple[str, ...] = (f"{summary['upstream']}:{record.status}",) if summary["upstream"] else ()
         if logged is not None and logged.memory_uid == stored.memory_uid:
-            head["upstream"], tries = logged.upstream or head["upstream"], logged.tries
+            summary["upstream"], tries = logged.upstream or summary["upstream"], logged.tries
         hits = await hit_records(self.store, stored.agent, stored.memory_uid, record.entries)
         return ExplainedRequest(
-            **head,
+            **summary,
             conversation=stored.conversation_uid,
             exchange=stored.seq,
             tries=tries,
@@ -237,8 +237,8 @@ def _page_end(after: str | None) -> tuple[int, int]:
     return int(number), int(exchange)
 
 
-def _head_of_recall(stored: StoredRecall) -> dict[str, Any]:
-    """Returns the fields of `RequestHead` of a request that is noted."""
+def _summary_of_recall(stored: StoredRecall) -> dict[str, Any]:
+    """Returns the fields of `RequestSummary` of a request that is noted."""
     record = unpack(stored.data)
     upstream, _, model = stored.model.partition("/")
     return {
@@ -257,8 +257,8 @@ def _head_of_recall(stored: StoredRecall) -> dict[str, Any]:
     }
 
 
-def _head_of_log(each: LoggedRequest) -> dict[str, Any]:
-    """Returns the fields of `RequestHead` of a request of this process."""
+def _summary_of_log(each: LoggedRequest) -> dict[str, Any]:
+    """Returns the fields of `RequestSummary` of a request of this process."""
     return {
         "id": each.id,
         "at": each.at,
@@ -277,7 +277,7 @@ def _head_of_log(each: LoggedRequest) -> dict[str, Any]:
 
 def _of_recall(stored: StoredRecall) -> RequestRecord:
     recalled = sum(not e.reason for e in unpack(stored.data).entries)
-    return RequestRecord(**_head_of_recall(stored), recalled=recalled)
+    return RequestRecord(**_summary_of_recall(stored), recalled=recalled)
 
 
 def name_of(scope: Scope) -> str:
@@ -313,7 +313,7 @@ def _window(record: RecallRecord) -> WindowRecord:
 
 
 def _listed(each: LoggedRequest) -> RequestRecord:
-    return RequestRecord(**_head_of_log(each), recalled=each.recalled)
+    return RequestRecord(**_summary_of_log(each), recalled=each.recalled)
 
 
 def _of_log(each: LoggedRequest) -> ExplainedRequest:
@@ -326,7 +326,7 @@ def _of_log(each: LoggedRequest) -> ExplainedRequest:
     elif why == "nothing_found":
         words = "Memory was not looked for: the request brings no new words of a person."
     return ExplainedRequest(
-        **_head_of_log(each),
+        **_summary_of_log(each),
         conversation=each.conversation_uid,
         tries=each.tries,
         why=why,

@@ -13,7 +13,7 @@ from gateway.core.conversation.canonical import text_of
 from gateway.core.conversation.tree import is_tombstone
 from gateway.errors import UnknownId
 from gateway.run.admin.operation_arguments import number_of
-from gateway.run.admin.page_records import RunHead, RunPage, StepCall, StepRecord
+from gateway.run.admin.page_records import RunPage, RunSummary, StepCall, StepRecord
 from gateway.run.admin.talk import TOOL_CHARS, cut
 from storage.errors import NotFound
 from storage.listing import Page, RunEntry, RunFilter, SizedMemory, StepEntry
@@ -55,14 +55,14 @@ class RunOperations(Struct, frozen=True):
             for each, follower in zip(shown, [*following, last][: len(shown)], strict=True)
         ]
         is_more = len(left) > limit
-        page = RunPage(run_head(entry), tuple(found), str(shown[-1].step.number) if is_more else None)
+        page = RunPage(summary_of(entry), tuple(found), str(shown[-1].step.number) if is_more else None)
         return entry.agent_uid, page
 
-    async def newest(self, memory: SizedMemory, limit: int = NEWEST) -> tuple[RunHead, ...]:
+    async def newest(self, memory: SizedMemory, limit: int = NEWEST) -> tuple[RunSummary, ...]:
         """Returns the newest runs of an agent. memory: the agent's."""
         wanted = RunFilter(agent=memory.id)
         found = await self.store.runs.list(memory.scope.project, wanted, Page(limit=limit))
-        return tuple(map(run_head, found))
+        return tuple(map(summary_of, found))
 
     async def _step(self, agent: Agent, entry: StepEntry, follower: int | None) -> StepRecord:
         step = entry.step
@@ -82,9 +82,9 @@ class RunOperations(Struct, frozen=True):
         )
 
 
-def run_head(entry: RunEntry) -> RunHead:
+def summary_of(entry: RunEntry) -> RunSummary:
     run = entry.run
-    return RunHead(
+    return RunSummary(
         ids.id_of("run", run.uid),
         ids.id_of("agent", entry.agent_uid),
         run.state.value,
