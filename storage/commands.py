@@ -118,8 +118,8 @@ class MemorySnapshot(Struct):
     # A snapshot with one of the next three is not cached.
     # The exchange is continued already.
     is_continued: bool = False
-    # The list begins like a head that was made elsewhere.
-    is_head: bool = False
+    # The list begins like a prefix that was made elsewhere.
+    matches_prefix: bool = False
     # Some blocks are shared by the users of a profile.
     shares_blocks: bool = False
     # The sleeptime agents that read the memory, where they were asked for.
@@ -157,7 +157,7 @@ class Probes(Struct, frozen=True):
     replies: Sequence[bytes] = ()
     # The hashes of the questions in the list.
     inputs: Sequence[bytes] = ()
-    # The hashes of heads, and of messages that may be off the record.
+    # The hashes of prefixes, and of messages that may be off the record.
     marks: Sequence[bytes] = ()
     # Openings that ended after this time may be the same conversation.
     since: float = 0.0
@@ -214,8 +214,8 @@ class Change(Struct, frozen=True):
     others: Sequence[Exchange] = ()
     # Exchanges that are continued now and have not changed otherwise: a loop of tools may have hundreds.
     continued: Sequence[int] = ()
-    # The hashes by which the exchange will be recognised: as a head, and as a message off the record.
-    heads: Sequence[bytes] = ()
+    # The hashes by which the exchange will be recognised: as a prefix, and as a message off the record.
+    prefixes: Sequence[bytes] = ()
     tombs: Sequence[bytes] = ()
     # Stored exchanges with indexed words that changed.
     stale: Sequence[int] = ()
@@ -225,7 +225,7 @@ class Change(Struct, frozen=True):
     @property
     def is_alone(self) -> bool:
         """True where nothing else than the exchange changes."""
-        return not (self.others or self.continued or self.heads or self.tombs or self.stale or self.merge)
+        return not (self.others or self.continued or self.prefixes or self.tombs or self.stale or self.merge)
 
 
 class LearnedFact(Struct, frozen=True):
@@ -317,10 +317,10 @@ class Committed(Struct, frozen=True):
     next_seq: int = 0
     # The exchange with its content, where it is new and differs from the planned one.
     added: Exchange | None = None
-    # The conversation that began with it, if nothing else changed and its path resembles no head.
+    # The conversation that began with it, if nothing else changed and its path begins with no prefix.
     begun: Conversation | None = None
-    # The path of a plain turn resembles a head.
-    is_head: bool = False
+    # The path of a plain turn begins with a prefix.
+    matches_prefix: bool = False
 
 
 # -- what passes between a run and the store
@@ -528,7 +528,7 @@ class Rules(Struct, frozen=True):
     """The pure functions that decide for the store what it does not know itself. It gets them when it is opened."""
 
     # Returns the messages of an exchange that may be found. Its arguments: the exchange with its content, whether
-    # another conversation opened with its head, the number of the message before it, the wanted numbers (None: all).
+    # another conversation opened with its prefix, the number of the message before it, the wanted numbers (None: all).
     messages_of: Callable[[Exchange, bool, int | None, Container[int] | None], Sequence[Message]]
     # Returns the result of pending operations on the blocks as they are now.
     merge: Callable[[Sequence[Block], Sequence[BlockOp]], BlockMerge]
@@ -619,8 +619,8 @@ class ImportWrite(Struct, frozen=True):
     paths: Sequence[bytes]
     questions: Sequence[bytes]
     atoms: Sequence[bytes]
-    # The hashes by which its head is recognised.
-    heads: Sequence[bytes]
+    # The hashes by which its prefix is recognised.
+    prefixes: Sequence[bytes]
     # Returns what it changes; pure.
     decide: Callable[[ImportPool], ImportChange]
 

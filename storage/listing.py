@@ -382,7 +382,7 @@ class SourceExchange(Struct, frozen=True):
     exchange: Exchange
     conversation: str
     # Another conversation opened with the same head.
-    head_is_shared: bool
+    prefix_is_shared: bool
 
 
 class ShownBlock(Struct, frozen=True):

@@ -191,8 +191,8 @@ class Exchange(Struct, frozen=True):
     model: str = ""
     # When a cancelled request was cut.
     stopped: float | None = None
-    # Of a first exchange, how many of its messages were made elsewhere.
-    head: int = 0
+    # Of a first exchange, how many of its messages were made elsewhere: column `head`, mark `head`.
+    prefix_length: int = 0
     # Indices of input messages that were off the record or are forgotten; -1 stands for the reply.
     redactions: frozenset[int] = frozenset()
     state: State = State.FINISHED

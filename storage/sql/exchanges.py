@@ -189,7 +189,7 @@ def _values(e: Exchange) -> list[Any]:
         e.model,
         e.merged,
         e.size,
-        e.head,
+        e.prefix_length,
         orjson.dumps(list(e.evicted)) if e.evicted else None,
         e.prior,
         e.section,
@@ -242,7 +242,7 @@ async def snapshot(
             case "addition":
                 added.append(make_exchange(row[_SKELETON:], *row[_CONTENT : _CONTENT + 3]))
             case "head":
-                found.is_head = True
+                found.matches_prefix = True
             case "tomb":
                 found.has_tombs = True
             case "section":
@@ -328,11 +328,11 @@ NO_RECALL = (None, None)
 
 
 class Added(NamedTuple):
-    """The row of an exchange that was added. is_head: a list that was made elsewhere began with its path."""
+    """The row of an exchange that was added. matches_prefix: a list that was made elsewhere began with its path."""
 
     id: int
     seq: int
-    is_head: int
+    matches_prefix: int
 
 
 async def add_exchange(
@@ -438,8 +438,8 @@ class SpokenExchange(NamedTuple):
 
     # With what is asked of it when its messages are shown, and nothing else: no place on a path.
     exchange: Exchange
-    # Another conversation opened with the same head.
-    head_is_shared: bool
+    # Another conversation opened with the same prefix.
+    prefix_is_shared: bool
     # The number of the message before it; None: there is none.
     before: int | None
 
@@ -469,7 +469,7 @@ def _make_spoken(row: Sequence[Any]) -> Exchange:
         state=State(row[11]),
         active=bool(row[12]),
         continued=bool(row[13]),
-        head=row[14],
+        prefix_length=row[14],
         redactions=frozenset(orjson.loads(row[15])) if row[15] else frozenset(),
         input=row[0],
         shown_reply=row[1],

@@ -150,13 +150,13 @@ SELECT id, input, shown_reply, "full" FROM exchanges WHERE id = ? AND agent = ?
 -- Reads the contents of several.
 SELECT id, input, shown_reply, "full" FROM exchanges WHERE +agent = ?1 AND id {in:2:BIGINT:64}
 
--- piece: is_head
+-- piece: matches_prefix
 -- Whether a list that was made elsewhere began with the path of an exchange that is added.
 CASE WHEN EXISTS (SELECT 1 FROM marks WHERE agent = ?38 AND kind = 'head' AND hash = ?25) THEN 1 ELSE 0 END
 
 -- piece: added
 -- What is returned of an exchange that was added.
-id, seq, {is_head}
+id, seq, {matches_prefix}
 
 -- piece: planned
 -- The conversation is as it was when a turn was planned on it: ?38 the agent, ?39 its epoch, ?40 the conversation, ?41 its rev.
@@ -168,7 +168,7 @@ a.id = ?38 AND a.epoch = ?39 AND c.id = ?40 AND c.rev = ?41
 -- Since triggers follow, the rows of a SELECT and those of RETURNING would be gathered in a table each.
 INSERT INTO exchanges ({columns}, run, agent, seq, room, pad)
 VALUES ({?1..35}, (SELECT CASE WHEN next_seq = ?36 THEN ?37 ELSE next_seq END FROM agents WHERE id = ?38), ?38,
-    (SELECT report_row(a.next_seq, {is_head}, ?42, ?43) FROM agents a JOIN conversations c ON c.agent = a.id WHERE {planned}), {padded:35})
+    (SELECT report_row(a.next_seq, {matches_prefix}, ?42, ?43) FROM agents a JOIN conversations c ON c.agent = a.id WHERE {planned}), {padded:35})
 
 -- name: exchange_add (postgres)
 -- It locks the agent, then the conversation, and takes a number only where the rev was right, so that there are no gaps.
@@ -179,7 +179,7 @@ WITH {taken}
 -- name: exchange_add_continuing (sqlite)
 -- The same of a turn by which its parent is carried: that one's row is met.
 INSERT INTO exchanges (id, {columns}, run, agent, seq, room, pad)
-SELECT x.id, {?1..35}, CASE WHEN a.next_seq = ?36 THEN ?37 ELSE a.next_seq END, a.id, report_row(a.next_seq, {is_head}, ?42, ?43), {padded:35}
+SELECT x.id, {?1..35}, CASE WHEN a.next_seq = ?36 THEN ?37 ELSE a.next_seq END, a.id, report_row(a.next_seq, {matches_prefix}, ?42, ?43), {padded:35}
 FROM agents a JOIN conversations c ON c.agent = a.id CROSS JOIN (
     SELECT NULL AS id UNION ALL
     SELECT id FROM exchanges WHERE id = ?2 AND agent = ?38 AND continued = 0) x

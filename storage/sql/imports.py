@@ -199,7 +199,7 @@ async def _apply(connection: Connection, agent: Agent, write: ImportWrite, chang
         e = replace(e, id=added.id, seq=added.seq, run=e.run if e.seq == added.seq else added.seq)
         await _note_exchange(connection, write, e.id, conversation)
         if e.parent is None:
-            await exchanges.mark(connection, agent.id, "head", write.heads, e.id)
+            await exchanges.mark(connection, agent.id, "head", write.prefixes, e.id)
         above = e
 
 

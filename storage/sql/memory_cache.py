@@ -179,7 +179,7 @@ class CachedMemory:
 
         Where it does not follow what is known here, or more has to be known of it, it will be read.
         """
-        if self.numbers is None or e.seq != self.position or e.state is State.OPEN or e.head:
+        if self.numbers is None or e.seq != self.position or e.state is State.OPEN or e.prefix_length:
             return
         if _is_recallable(e):
             if self._is_full:

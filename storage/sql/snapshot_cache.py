@@ -146,7 +146,7 @@ class SnapshotCache:
             self._memories[agent] = memory
             self.bytes += size
         # No turn is planned on the end of a path from its snapshot alone where that goes on, or was made elsewhere.
-        is_end = path is not None and not (snapshot.is_continued or snapshot.is_head)
+        is_end = path is not None and not (snapshot.is_continued or snapshot.matches_prefix)
         if snapshot.exchange is not None and snapshot.conversation is not None and is_end:
             end = _PathEnd(
                 snapshot.conversation,
@@ -198,7 +198,7 @@ class SnapshotCache:
         end: _PathEnd | None
         if done.begun is not None and done.added is not None:
             e, end = done.added, _PathEnd(done.begun, done.added, False, NO_ADDITIONS, None)
-        elif write.plain is not None and done.is_plain and not done.is_head:
+        elif write.plain is not None and done.is_plain and not done.matches_prefix:
             e, end = write.plain[0], self._planned_on(memory, write.plain[0])
         else:
             # Whatever it changed of the tree, these may be ends of paths no more.

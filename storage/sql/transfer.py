@@ -436,4 +436,4 @@ async def _put_exchange(connection: Connection, agent: int, record: TransferReco
     id = await exchanges.put_exchange(connection, agent, e)
     if e.parent is not None:
         await note_fork(connection, agent, conversation, e.parent)
-    await exchanges.mark(connection, agent, "head", v.get("heads", ()), id)
+    await exchanges.mark(connection, agent, "head", v.get("prefixes", ()), id)

@@ -266,9 +266,11 @@ async def _commit(connection: Connection, write: TurnWrite, agents: Agents, rule
         if added is not None:
             for op in write.ops:
                 await add_op(connection, agent.id, replace(op, exchange=added.id))
-            seq, is_head = added.seq, bool(added.is_head)
+            seq, matches_prefix = added.seq, bool(added.matches_prefix)
             numbers = (seq, seq + len(e.inputs) + 1)
-            return Committed(agent, added.id, e.conversation, True, section, *numbers, is_head=is_head)
+            return Committed(
+                agent, added.id, e.conversation, True, section, *numbers, matches_prefix=matches_prefix
+            )
     change, indexed = await _resolve(connection, agent, write, is_new=is_new)
     e, is_added, begun = await _apply(connection, agent.id, write, change, section, indexed, recall)
     await merge_edits(connection, agent.id, change.merge, rules, write.now)
@@ -333,9 +335,9 @@ async def _apply(
     # The change stays as it is: it may be written twice.
     e = replace(e, section=section, conversation=e.conversation if begun is None else begun.id)
     if is_added:
-        id, seq, is_head = await exchanges.insert_exchange(connection, agent, e, recall)
+        id, seq, matches_prefix = await exchanges.insert_exchange(connection, agent, e, recall)
         e = replace(e, id=id, seq=seq, run=e.run if e.seq == seq else seq)
-        if is_head or not change.is_alone:
+        if matches_prefix or not change.is_alone:
             begun = None
     else:
         await exchanges.update_exchange(connection, agent, e)
@@ -358,7 +360,7 @@ async def _apply(
 
 async def _mark(connection: Connection, agent: int, change: Change, e: Exchange, indexed: int) -> None:
     """Marks what has to be recognised or indexed again. e: the exchange of the change, as it is stored."""
-    await exchanges.mark(connection, agent, "head", change.heads, e.id)
+    await exchanges.mark(connection, agent, "head", change.prefixes, e.id)
     await exchanges.mark(connection, agent, "tomb", change.tombs, e.id)
     for x in (e, *change.others):
         # The index has not reached the other exchanges yet, and will read them as they are by then.

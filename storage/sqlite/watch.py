@@ -85,9 +85,9 @@ class Watch:
         self._changed[agent] = AgentNumbers(*numbers) if numbers else None
 
     def _note_row(
-        self, seq: int, is_head: int, request: bytes | None = None, data: bytes | None = None
+        self, seq: int, matches_prefix: int, request: bytes | None = None, data: bytes | None = None
     ) -> int:
-        self.row = seq, is_head
+        self.row = seq, matches_prefix
         return self._note_recall(seq, request, data)
 
     def _note_recall(self, value: int, request: bytes | None, data: bytes | None) -> int:

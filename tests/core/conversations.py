@@ -549,12 +549,15 @@ class World:
         ]
 
     def _shown(self, tree: Tree, e: Exchange) -> list[str]:
-        head = e.inputs[: e.head]
+        prefix = e.inputs[: e.prefix_length]
         is_shared = any(
-            x.conversation != e.conversation and x.parent is None and x.head and x.inputs[: e.head] == head
+            x.conversation != e.conversation
+            and x.parent is None
+            and x.prefix_length
+            and x.inputs[: e.prefix_length] == prefix
             for x in tree
         )
-        spoken = shown(e, head_is_shared=is_shared)
+        spoken = shown(e, prefix_is_shared=is_shared)
         return [text for _, m in spoken if (text := text_of(m))]
 
     def learned(self, who: str | None = "alice") -> list[str]:

@@ -42,7 +42,7 @@ from gateway.agents.runs.steps import MakesToolbox, RunMemory
 from gateway.agents.runs.turn_guide import guide_of, is_overfull, terms_of
 from gateway.agents.tools.foreign import ForeignTools
 from gateway.core.agent import AgentSpec
-from gateway.core.conversation.canonical import Canon
+from gateway.core.conversation.canonical import Canon, first_spoken
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.listed import called_tools
 from gateway.core.conversation.repeated import asks_again, heard_before, repeated
@@ -55,7 +55,7 @@ from gateway.run.call import ChatCall, form_for
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.leases import lock_name
 from gateway.run.memory.memory_context import MemoryContext, MemoryRequest
-from gateway.run.memory.prompt import EndpointForm, Prompt, first_spoken
+from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.memory.queue import QueueTicket
 from gateway.run.memory.record import BlockEdits
 from gateway.run.memory.stored_conversation import headed, read_path
@@ -262,11 +262,11 @@ class AgentRuns:
         if request.n > 1:
             raise BadRequest("A conversation of an agent goes on with one reply.", param="n")
         left_out = set(repeated(request.messages))
-        head = first_spoken(request.messages)
-        # A system message after the stored messages is new ("ask whether they are still there"), at the head it is not.
-        new = [m for i, m in enumerate(request.messages) if i >= head and i not in left_out]
+        first = first_spoken(request.messages)
+        # A system message after the stored messages is new ("ask whether they are still there"), before them it is not.
+        new = [m for i, m in enumerate(request.messages) if i >= first and i not in left_out]
         messages = [of_client(m) for m in new]
-        receipt.headers["x-mnemogate-appended"] = f"{len(messages)} of {len(request.messages) - head}"
+        receipt.headers["x-mnemogate-appended"] = f"{len(messages)} of {len(request.messages) - first}"
         if not messages:
             raise BadRequest(
                 "There is nothing new in `messages`: what follows the last assistant message is appended.",
@@ -372,18 +372,18 @@ class AgentRuns:
         await self._turns.written(sending.scope)
         name = identity.conversation or DEFAULT
         digest = digest_of(agent, name, sending.otid)
-        head = () if sending.spec.defined is None else sending.spec.defined.initial_messages
+        initial = () if sending.spec.defined is None else sending.spec.defined.initial_messages
         ended = partial(self._ended, lock_name(agent.uid, name))
         shown_reply = sending.messages
         if sending.heard is not None and any(m.get("role") == "user" for m in shown_reply):
             # A list shows what its client has heard: the same words after their answer are another send.
             own = await path_of(self.keeper.store, agent, name)
             path = () if own is None else own.path
-            count = asks_again(path, Canon(agent.secret), shown_reply, sending.heard, head)
+            count = asks_again(path, Canon(agent.secret), shown_reply, sending.heard, initial)
             if not count:
                 return None
             shown_reply = shown_reply[-count:]
-        marks = SendMarks(name, shown_reply, sending.decisions, digest, head)
+        marks = SendMarks(name, shown_reply, sending.decisions, digest, initial)
         return await sent_before(self.keeper.store, agent, marks, ended)
 
     async def _ended(self, own: str, run: Run) -> Run:

@@ -48,7 +48,7 @@ class SendMarks(Struct, frozen=True):
     # of the conversation's newest run.
     otid: bytes | None
     # The initial messages of a conversation.
-    head: Sequence[WireMessage] = ()
+    initial: Sequence[WireMessage] = ()
 
 
 class _EndedRun(Struct, frozen=True):
@@ -138,8 +138,8 @@ def _begins_with(agent: Agent, marks: SendMarks, begins: Sequence[Exchange]) -> 
     if marks.otid is not None and not any(map(is_user, begins[0].inputs)):
         return True
     atoms = Canon(agent.secret).atoms
-    sent, head = tuple(map(atoms, marks.messages)), tuple(map(atoms, marks.head))
-    return begins[-1].inputs in (sent, head + sent)
+    sent, initial = tuple(map(atoms, marks.messages)), tuple(map(atoms, marks.initial))
+    return begins[-1].inputs in (sent, initial + sent)
 
 
 async def _beginnings(store: Store, agent: Agent, first: Exchange) -> list[Exchange]:

@@ -86,7 +86,7 @@ def _may_be_question(tree: Tree, exchange: Exchange, asked: str, *, is_doubtful:
 def _may_be_inputs(
     exchange: Exchange, parent: Exchange | None, listing: Listing, span: tuple[int, int], after: int
 ) -> bool:
-    """Returns whether messages have the number and the roles of an exchange's input, after a reply or at the head.
+    """Returns whether messages have the number and the roles of an exchange's input, after a reply or at the beginning.
 
     If the reply before the exchange is among them, the client has left out messages of its own (aider: the files in the
     chat), and the first ones belong to the turn before. All of them do if that reply stands between them and `after`,
@@ -122,7 +122,7 @@ def _begin_of_reply(exchange: Exchange, parent: Exchange | None, listing: Listin
     """Returns where the messages begin in which a reply came back that ends at `end`; `end` where there are none.
 
     They are all assistant messages after the question. An exchange may have no question (a system message asked for
-    it): then the messages before its reply belong to another reply or to a head, and the reply is known by its words
+    it): then the messages before its reply belong to another reply or to a prefix, and the reply is known by its words
     alone. After results there may also be the text before the calls that they answer: Pipecat sends it once it is
     spoken.
     """

@@ -37,6 +37,11 @@ def is_system(message: Mapping[str, Any]) -> bool:
     return message.get("role") in SYSTEM
 
 
+def first_spoken(messages: Sequence[WireMessage]) -> int:
+    """Returns the index of the first message after the leading system messages."""
+    return next((i for i, m in enumerate(messages) if not is_system(m)), len(messages))
+
+
 def text_of(message: Mapping[str, Any]) -> str:
     """Returns the text of a message, whatever the form of its content; parts of other kinds have none."""
     content = message.get("content")

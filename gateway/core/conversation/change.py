@@ -44,15 +44,15 @@ def plan_change(pool: Pool, plan: Plan, ended: settle.Ended, rule: settle.Rule) 
         exchange=exchange,
         others=[each for each in changes if each.id not in continued],
         continued=sorted(continued),
-        heads=heads_of(query.listing.canon, exchange.inputs) if exchange.parent is None else [],
+        prefixes=prefix_hashes(query.listing.canon, exchange.inputs) if exchange.parent is None else [],
         tombs=tombs,
         stale=stale,
         merge=[each.id for each, _ in merging],
     )
 
 
-def heads_of(canon: Canon, inputs: Iterable[tuple[Atom, ...]]) -> list[bytes]:
-    """Returns the hashes of the heads by which a list that opens a conversation is recognised.
+def prefix_hashes(canon: Canon, inputs: Iterable[tuple[Atom, ...]]) -> list[bytes]:
+    """Returns the hashes of the prefixes by which a list that opens a conversation is recognised.
 
     Every assistant message of it is the end of one. inputs: its messages' atoms.
     """
@@ -77,5 +77,5 @@ def _read(exchange: Exchange) -> tuple[object, ...]:
         exchange.inputs,
         exchange.reply,
         exchange.ended is None,
-        exchange.continued and exchange.head,
+        exchange.continued and exchange.prefix_length,
     )

@@ -28,7 +28,7 @@ def plan_plain(snapshot: MemorySnapshot, query: Query) -> Plan | None:
     """Plans a plain turn. Returns None where the turn is not plain."""
     last, listing = snapshot.exchange, query.listing
     # The path has one end, without followers or siblings.
-    if last is None or snapshot.is_continued or snapshot.has_rivals or snapshot.is_head:
+    if last is None or snapshot.is_continued or snapshot.has_rivals or snapshot.matches_prefix:
         return None
     answered, messages = listing.answered, listing.messages
     new = tuple(range(answered, len(messages)))
@@ -39,8 +39,13 @@ def plan_plain(snapshot: MemorySnapshot, query: Query) -> Plan | None:
         or (snapshot.has_tombs and len(new) > 1)
     ):
         return None
-    # The last exchange stands as it is: no tombstone, no head made elsewhere, no edits that this turn would confirm.
-    if last.state is not _FINISHED or not last.active or last.head or (last.edits and not last.merged):
+    # The last exchange stands as it is: no tombstone, no prefix made elsewhere, no edits that this turn would confirm.
+    if (
+        last.state is not _FINISHED
+        or not last.active
+        or last.prefix_length
+        or (last.edits and not last.merged)
+    ):
         return None
     inputs = listing.new
     if any(map(is_user, inputs)):

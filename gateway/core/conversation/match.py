@@ -239,10 +239,10 @@ class _Candidate(NamedTuple):
 class _Search:
     """Finds the last stored reply in the list, on the path that shares most with the list."""
 
-    def __init__(self, tree: Tree, query: Query, head: int) -> None:
+    def __init__(self, tree: Tree, query: Query, shared: int) -> None:
         self._tree = tree
         self._query = query
-        self._head = head
+        self._shared = shared
         # By the first atom of the reply, which is that of its text, if it has one.
         self._by_first_atom: dict[Atom, list[Exchange]] = {}
         for exchange in tree:
@@ -301,7 +301,7 @@ class _Search:
                 for span in [answered.find(exchange.reply)]
                 if span
             ]
-            found = [(span, exchange) for span, exchange in found if span[1] >= self._head]
+            found = [(span, exchange) for span, exchange in found if span[1] >= self._shared]
             if not found:
                 continue
             ends = sorted({span[1] for span, _ in found}, reverse=True)[: 1 + more]
@@ -414,18 +414,18 @@ def find_match(tree: Tree, query: Query) -> Match:
     listing, answered = query.listing, query.listing.answered
     if not answered or not tree.by_id:
         return Match()
-    head = _head(tree, listing)
-    if head >= answered:
+    shared = _count_shared(tree, listing)
+    if shared >= answered:
         return Match()
     silent = _find_silent(tree, listing)
     if silent is not None:
         return silent
-    found = _Search(tree, query, head).run()
+    found = _Search(tree, query, shared).run()
     altered = _find_altered(tree, query, found)
     return altered or found
 
 
-def _head(tree: Tree, listing: Listing) -> int:
+def _count_shared(tree: Tree, listing: Listing) -> int:
     """Returns how many first messages a list shares with an earlier opening; no stored reply is in them.
 
     A model may greet in the very words of the application's greeting.

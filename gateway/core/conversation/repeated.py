@@ -15,8 +15,8 @@ from gateway.core.conversation.canonical import (
     RESULTS,
     Canon,
     WireMessage,
+    first_spoken,
     in_a_row,
-    is_system,
     is_user,
     rest_after,
     text_of,
@@ -32,11 +32,10 @@ _MAX_TEXTS = 8
 def repeated(messages: Sequence[WireMessage]) -> list[int]:
     """Returns the indices of what a chat completion's list repeats: all up to its last assistant message.
 
-    The system messages at its head stay: they are the request's own prompt.
+    The system messages at its beginning stay: they are the request's own prompt.
     """
-    head = next((i for i, m in enumerate(messages) if not is_system(m)), len(messages))
     last = max((i for i, m in enumerate(messages) if m.get("role") == "assistant"), default=-1)
-    return list(range(head, last + 1))
+    return list(range(first_spoken(messages), last + 1))
 
 
 def heard_before(messages: Sequence[WireMessage]) -> list[str]:
@@ -53,15 +52,15 @@ def asks_again(
     canon: Canon,
     messages: Sequence[WireMessage],
     heard: Sequence[str],
-    head: Sequence[WireMessage],
+    initial: Sequence[WireMessage],
 ) -> int:
     """Returns how many messages at the end of a list are those of the newest turn, if all of them were asked before;
     0: something is new. Its client has the reply before them, and none to them.
 
     messages, heard: as in `as_heard`.
-    head: messages with which a conversation begins.
+    initial: messages with which a conversation begins.
     """
-    if all(count < len(messages) for _, count in _repeated_turns(path, canon, messages, heard, head)):
+    if all(count < len(messages) for _, count in _repeated_turns(path, canon, messages, heard, initial)):
         return 0
     return min(len(_newest_turn(path)[0].inputs), len(messages))
 
@@ -70,7 +69,7 @@ def as_heard(
     path: Sequence[Exchange], canon: Canon, messages: Sequence[WireMessage], heard: Sequence[str]
 ) -> tuple[list[tuple[Exchange, str]], int]:
     """Returns the steps with replies cut by a barge-in, each with what was heard of it, and how many messages at the
-    head of a list are there already.
+    beginning of a list are there already.
 
     path: oldest first, with contents.
     messages: what is new of the list.
@@ -169,11 +168,11 @@ def _repeated_turns(
     canon: Canon,
     messages: Sequence[WireMessage],
     heard: Sequence[str],
-    head: Sequence[WireMessage] = (),
+    initial: Sequence[WireMessage] = (),
 ) -> Iterator[tuple[Sequence[Exchange], int]]:
     """Yields the newest turns with questions at a list's beginning, and their number of messages, the fewest first."""
     found: list[Exchange] = []
-    sent, begun = tuple(map(canon.atoms, messages)), tuple(map(canon.atoms, head))
+    sent, begun = tuple(map(canon.atoms, messages)), tuple(map(canon.atoms, initial))
     asked: tuple[tuple[Atom, ...], ...] = ()
     while turn := _newest_turn(path):
         path = path[: -len(turn)]

@@ -130,7 +130,7 @@ def _add(tree: Tree, exchange: Exchange, plan: Plan, ended: Ended) -> Exchange:
             exchange,
             path=_path_of(tree, exchange, canon),
             reply_key=key,
-            head=head_of(tree, exchange),
+            prefix_length=count_prefix(tree, exchange),
             **fields,
         )
     )
@@ -543,12 +543,12 @@ def refresh_standing(tree: Tree, exchange: Exchange, *, named: bool) -> None:
             tree.change(i, active=stood)
 
 
-def head_of(tree: Tree, exchange: Exchange) -> int:
+def count_prefix(tree: Tree, exchange: Exchange) -> int:
     """Returns how many messages of a first exchange were made elsewhere; 0 for any other exchange.
 
     Elsewhere made are all messages up to the last assistant message; what answers the last user's message is of the
     turn itself. If the list begins with an opening that was sent here before, they are the messages of that opening's
-    head.
+    prefix.
     """
     if exchange.parent is not None:
         return 0
@@ -558,7 +558,7 @@ def head_of(tree: Tree, exchange: Exchange) -> int:
         if len(other.inputs) < len(exchange.inputs) and other.inputs == exchange.inputs[: len(other.inputs)]
     ]
     if sent:
-        return head_of(tree, max(sent, key=lambda other: len(other.inputs)))
+        return count_prefix(tree, max(sent, key=lambda other: len(other.inputs)))
     asked = max(
         (i for i, atoms in enumerate(exchange.inputs) if is_user(atoms)), default=len(exchange.inputs)
     )

@@ -16,7 +16,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import Canon, WireMessage
-from gateway.core.conversation.change import heads_of
+from gateway.core.conversation.change import prefix_hashes
 from gateway.core.conversation.stored_path import abandon, finish_step
 from gateway.core.imports.records import SourceConversation, SourceMessage, Unreadable
 from storage.commands import ImportChange, ImportPool, ImportWrite, MatchedExchange
@@ -95,7 +95,7 @@ def import_write(
         paths=[e.path for e in made.exchanges],
         questions=list({b"".join(e.inputs[-1]): None for e in made.exchanges}),
         atoms=list({b"".join(atoms): None for atoms in messages}),
-        heads=heads_of(canon, first.inputs),
+        prefixes=prefix_hashes(canon, first.inputs),
         decide=partial(decide, made, skipped),
     )
 
@@ -223,7 +223,7 @@ def _exchange(
         begun=times[0],
         touched=times[0],
         input=orjson.dumps(wire),
-        head=0 if before is not None else _head(turn),
+        prefix_length=0 if before is not None else _count_greetings(turn),
     )
     if not turn.reply:
         return abandon(e, canon, above, times[-1])
@@ -233,7 +233,7 @@ def _exchange(
     )
 
 
-def _head(turn: _Turn) -> int:
+def _count_greetings(turn: _Turn) -> int:
     """Returns how many messages an assistant has written before the first question."""
     return next(i for i, message in enumerate(turn.inputs) if message.role == "user")
 

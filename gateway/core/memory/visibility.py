@@ -1,8 +1,8 @@
 """Visibility: which messages of an exchange other conversations may see.
 
 They never see what was off the record, nor results of tools, nor fillers, nor a thought within a
-reply, nor messages of an agent's rules to its model. A head that was made elsewhere (few-shot examples, a template)
-is seen once the conversation was carried on, unless another conversation opened with the same head.
+reply, nor messages of an agent's rules to its model. A prefix that was made elsewhere (few-shot examples, a template)
+is seen once the conversation was carried on, unless another conversation opened with the same prefix.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from gateway.core.prompt import note
 from storage.records import Exchange, Message
 
 
-def shown(e: Exchange, *, head_is_shared: bool, takes_reply: bool = True) -> list[tuple[int, WireMessage]]:
+def shown(e: Exchange, *, prefix_is_shared: bool, takes_reply: bool = True) -> list[tuple[int, WireMessage]]:
     """Returns (index in the input, or -1 for the reply; message), in order.
 
     e: with its content.
-    head_is_shared: another conversation opened with the same messages.
+    prefix_is_shared: another conversation opened with the same messages.
     """
     if is_tombstone(e) or e.input is None:
         return []
-    # A head is known to be the user's own once they went on with it, and no other conversation began with the same.
-    head = 0 if e.continued and not head_is_shared else e.head
-    # The JSON is parsed once: an imported head may have thousands of messages.
-    inputs: list[WireMessage] = orjson.loads(e.input) if head < len(e.inputs) else []
+    # A prefix is known to be the user's own once they went on with it, and no other conversation began with the same.
+    prefix = 0 if e.continued and not prefix_is_shared else e.prefix_length
+    # The JSON is parsed once: an imported prefix may have thousands of messages.
+    inputs: list[WireMessage] = orjson.loads(e.input) if prefix < len(e.inputs) else []
     found = []
     for i, atoms in enumerate(e.inputs):
-        if i < head or i in e.redactions or is_result(atoms):
+        if i < prefix or i in e.redactions or is_result(atoms):
             continue
         if not (is_nudge(inputs[i]) or _is_observation(inputs[i], e) or _is_instructions(inputs, i)):
             found.append((i, spoken(inputs[i])))
@@ -64,7 +64,7 @@ def _is_observation(message: WireMessage, e: Exchange) -> bool:
 
 
 def messages_of(
-    e: Exchange, head_is_shared: bool, previous: int | None, wanted: Container[int] | None = None
+    e: Exchange, prefix_is_shared: bool, previous: int | None, wanted: Container[int] | None = None
 ) -> list[Message]:
     """Returns what recall may find of an exchange. Notes that a message quotes are not its own words, nor is
     an application's text around them.
@@ -76,7 +76,7 @@ def messages_of(
     """
     found = []
     takes_reply = wanted is None or e.seq + len(e.inputs) in wanted
-    for i, m in shown(e, head_is_shared=head_is_shared, takes_reply=takes_reply):
+    for i, m in shown(e, prefix_is_shared=prefix_is_shared, takes_reply=takes_reply):
         is_reply = i < 0
         text = note.own_words(text_of(m))
         if not text.strip():

@@ -23,7 +23,7 @@ from gateway.run.admin.page_records import (
     MemoryKind,
     MemoryRecord,
     MessageRecord,
-    RunHead,
+    RunSummary,
     SourceRecord,
     VersionRecord,
 )
@@ -109,7 +109,7 @@ class MemoryPage(Struct, frozen=True):
 class AgentMemoryPage(MemoryPage, frozen=True):
     """An agent's memory on one page, with its newest runs."""
 
-    runs: tuple[RunHead, ...]
+    runs: tuple[RunSummary, ...]
 
 
 class BlockDiff(Struct, frozen=True, rename={"from_": "from"}):
@@ -255,7 +255,7 @@ class MemoryViews(Struct, frozen=True):
         )
         texts = dict[str, str]()
         for id, each in found.items():
-            messages = messages_of(each.exchange, each.head_is_shared, None)
+            messages = messages_of(each.exchange, each.prefix_is_shared, None)
             text = next((m.text for m in messages if m.role == "user"), "")
             if words := " ".join(text[: 4 * _OPENING_CHARS].split()):
                 texts[id] = shortened(words, _OPENING_CHARS)
@@ -522,7 +522,7 @@ def _passage_record(uid: str, found: Passage) -> SourceRecord:
 
 def _source_records(uid: str, found: SourceExchange) -> tuple[SourceRecord, ...]:
     e = found.exchange
-    messages = messages_of(e, found.head_is_shared, None)
+    messages = messages_of(e, found.prefix_is_shared, None)
     spoken = [m for m in messages if m.role == "user"] or messages[:1]
     if not spoken:
         return (SourceRecord("message", e.seq, None, e.begun, forgotten=True),)

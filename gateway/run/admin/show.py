@@ -127,10 +127,10 @@ def _retained(retained: Retained) -> str:
     return f"{counted(retained.messages, 'messages')} in {turns}{cancelled} of {conversations}"
 
 
-def _lines_of(e: Exchange, head_is_shared: bool, previous: int | None) -> list[str]:
+def _lines_of(e: Exchange, prefix_is_shared: bool, previous: int | None) -> list[str]:
     """Returns the lines of an exchange's messages. Those of a turn that is not active end with the reason.
 
-    head_is_shared, previous: as `messages_of` has them.
+    prefix_is_shared, previous: as `messages_of` has them.
     """
     why = ""
     if e.state is State.CANCELLED:
@@ -140,7 +140,7 @@ def _lines_of(e: Exchange, head_is_shared: bool, previous: int | None) -> list[s
     elif not e.active:
         why = "superseded"
     mark = f"  ({why})" if why else ""
-    return [f"{_line(m)}{mark}" for m in messages_of(e, head_is_shared, previous)]
+    return [f"{_line(m)}{mark}" for m in messages_of(e, prefix_is_shared, previous)]
 
 
 async def _why(store: Store, agent: Agent, snapshot: MemorySnapshot, recent: Sequence[Exchange]) -> list[str]:

@@ -20,7 +20,7 @@ from msgspec import Struct
 from msgspec.structs import astuple, replace
 
 from gateway.core.conversation.canonical import Canon, WireMessage, text_of
-from gateway.core.conversation.change import heads_of
+from gateway.core.conversation.change import prefix_hashes
 from gateway.core.conversation.private import own_length, private_of
 from gateway.core.conversation.tree import is_tombstone
 from gateway.core.memory.learn import fact_key
@@ -60,7 +60,7 @@ CACHED_PATHS = 4096
 # Fields of an exchange that a line holds as they are; its words, hashes and position in the tree need translation.
 _PLAIN = (
     "seq", "run", "begun", "touched", "ended", "stopped", "superseded", "continued", "active", "edits", "opaque",
-    "model", "merged", "size", "head",
+    "model", "merged", "size",
 )  # fmt: skip
 
 
@@ -263,7 +263,8 @@ def _as_line(record: TransferRecord) -> dict[str, Any]:
     e = record.exchange
     if e is None:
         return line
-    line = {**line, **{name: getattr(e, name) for name in _PLAIN}, "state": e.state.value}
+    plain = {name: getattr(e, name) for name in _PLAIN}
+    line = {**line, **plain, "head": e.prefix_length, "state": e.state.value}
     if is_tombstone(e):
         return {
             **line,
@@ -371,15 +372,16 @@ class LineReader:
             path=path if reply is not None else b"",
             reply_key=None if reply is None else self._canon.reply_key(reply),
             state=state,
+            prefix_length=v["head"],
             **{name: v[name] for name in _PLAIN},
             **({} if is_gone else _content(v)),
         )
         if len(self._paths) >= CACHED_PATHS:
             self._paths.pop(next(iter(self._paths)))
         self._paths[e.seq] = (path, depth + 1, offset + len(flat) + len(reply or ()), e.length)
-        heads = heads_of(self._canon, inputs) if v["parent"] is None else []
+        prefixes = prefix_hashes(self._canon, inputs) if v["parent"] is None else []
         return TransferRecord(
-            {**{name: v[name] for name in ("conversation", "parent", "prior")}, "heads": heads}, e
+            {**{name: v[name] for name in ("conversation", "parent", "prior")}, "prefixes": prefixes}, e
         )
 
     def _hashes(self, v: dict[str, Any]) -> _Hashes:

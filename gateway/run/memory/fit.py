@@ -11,7 +11,7 @@ import orjson
 from msgspec.structs import replace
 
 from adapters.types import Json
-from gateway.core.conversation.canonical import WireMessage, media_of, shown_results
+from gateway.core.conversation.canonical import WireMessage, first_spoken, media_of, shown_results
 from gateway.core.message_text import prefixed
 from gateway.core.prompt.note import estimate_tokens
 from gateway.core.prompt.summary import EARLY, ROOMY, WORTH, Overfull, SummaryCut, summary_tokens
@@ -26,7 +26,7 @@ from gateway.core.prompt.window import (
     plan_budget,
 )
 from gateway.errors import BadRequest
-from gateway.run.memory.prompt import NO_NOTE, FittedWindow, NoteRoom, Prompt, first_spoken
+from gateway.run.memory.prompt import NO_NOTE, FittedWindow, NoteRoom, Prompt
 from gateway.tokens import message_tokens, tokenizer_for, upper_bound
 from storage.records import ANY_WINDOW, Evicted
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from msgspec import Struct, field
 
-from gateway.core.conversation.canonical import WireMessage, is_system
+from gateway.core.conversation.canonical import WireMessage, first_spoken
 from gateway.core.prompt.compose import Composition, FilledMessage
 from gateway.core.prompt.eviction import Eviction
 from gateway.core.prompt.note import LeftOut, Recalled, estimate_tokens
@@ -294,8 +294,3 @@ class Prompt(Struct, frozen=True):
             edit.insert_messages(first_spoken(self.request.messages), [each.message for each in fill])
         if self.tools:
             edit.add_tools(self.tools, in_front=self.leads)
-
-
-def first_spoken(messages: Sequence[WireMessage]) -> int:
-    """Returns the index of the first message after the leading system messages."""
-    return next((i for i, m in enumerate(messages) if not is_system(m)), len(messages))

@@ -1,7 +1,7 @@
 """Memory's knowledge of a stored conversation: read once for a send, and taken on from step to step.
 
 What came in is held back from the request and composed by us, so that a step of a run and a send look alike: the
-request has the fields of the call and the system messages at its head, and all content comes from the path.
+request has the fields of the call and the leading system messages, and all content comes from the path.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import Canon, Listing, WireMessage, is_user
+from gateway.core.conversation.canonical import Canon, Listing, WireMessage, first_spoken, is_user
 from gateway.core.conversation.match import MemoryUse, Query
 from gateway.core.conversation.private import is_nudge
 from gateway.core.conversation.stored_path import abandon, begins_fork, open_step, path_hash, plan_step
@@ -30,7 +30,7 @@ from gateway.run.memory.memory_context import (
     offer_tools,
     stored_model_name,
 )
-from gateway.run.memory.prompt import Prompt, first_spoken
+from gateway.run.memory.prompt import Prompt
 from storage.commands import ConversationPath, MemorySnapshot, StepOpen
 from storage.errors import NotFound, StoreError
 from storage.records import DEFAULT, Agent, Block, Exchange, Run, SentSection, State
@@ -38,7 +38,7 @@ from storage.sql.store import Store
 
 
 def headed(request: ChatRequest) -> ChatRequest:
-    """Returns a request with nothing of its list but the system messages at its head."""
+    """Returns a request with nothing of its list but its leading system messages."""
     spoken = range(first_spoken(request.messages), len(request.messages))
     if not spoken:
         return request

@@ -78,7 +78,7 @@ def test_all_of_a_send_is_new_its_assistant_messages_too() -> None:
     talk = Conversation()
     e = talk.step(talk.plan(user("one"), assistant("Said elsewhere."), user("two")), assistant("Second."))
     assert len(e.inputs) == 3
-    assert e.head == 0
+    assert e.prefix_length == 0
     again = talk.plan(user("one"), assistant("Said elsewhere."), user("two"))
     assert len(again.messages) == 3
     assert again.exchange.parent == e.id

@@ -195,7 +195,7 @@ def test_an_imported_head_is_weighed(world: World) -> None:
 def test_a_list_that_is_also_a_head_made_elsewhere_is_weighed(world: World) -> None:
     _, snapshot, query, plain = planned(world, [*long_chat(world), user("on")])
     assert plain is not None
-    snapshot.is_head = True
+    snapshot.matches_prefix = True
     assert plan_plain(snapshot, query) is None
 
 
@@ -240,7 +240,7 @@ def test_an_opening_is_written_as_the_rules_would(
     )
     change = plan_change(Pool((), None), plan, ended, settle.finish)
     assert change.exchange == finish_opening(Tree(), plan, ended)
-    assert not any((change.others, change.heads, change.tombs, change.stale, change.merge))
+    assert not any((change.others, change.prefixes, change.tombs, change.stale, change.merge))
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ def test_an_opening_is_written_as_the_rules_would(
         ([user("Hi")], {"kind": ConversationKind.APPENDED}),
         ([user("Q"), assistant("made elsewhere"), user("Hi")], {}),
     ],
-    ids=["off", "read", "append", "a head made elsewhere"],
+    ids=["off", "read", "append", "a prefix made elsewhere"],
 )
 def test_an_opening_that_has_to_be_weighed(messages: list[WireMessage], how: dict[str, Any]) -> None:
     usual: dict[str, Any] = {"named": True, "mode": MemoryUse.ON, "now": 5.0, "idle_s": IDLE_S}

@@ -294,10 +294,10 @@ class BackgroundRuns:
         if not run.is_over:
             is_same = digest is not None or await self._has_same_messages(run, run_request)
             return SentBefore(run, agent, (), is_answered=True, is_resent=False) if is_same else None
-        head: Sequence[Json] = (
+        initial: Sequence[Json] = (
             () if run_request.spec.defined is None else run_request.spec.defined.initial_messages
         )
-        marks = SendMarks(name, run_request.messages, run_request.decisions, digest, head)
+        marks = SendMarks(name, run_request.messages, run_request.decisions, digest, initial)
         return await sent_before(store, agent, marks)
 
     async def _has_same_messages(self, run: Run, run_request: RunRequest) -> bool:
