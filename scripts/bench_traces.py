@@ -50,24 +50,24 @@ SETTLED_S = 20.0
 
 def request(accounts: Accounts, headers: list[tuple[bytes, bytes]], *, traced: bool) -> None:
     """One request's share of work. traced: with what only a tracer asks for."""
-    account = Receipt(time.perf_counter(), "req_0123456789abcdef01234567")
+    receipt = Receipt(time.perf_counter(), "req_0123456789abcdef01234567")
     if traced and accounts.tracer is not None:
-        account.trace = accounts.tracer.begin(headers)
-    account.searched(account.begun, 1.0, 2, 100, is_late=False)
-    call = account.begin_call()
+        receipt.trace = accounts.tracer.begin(headers)
+    receipt.searched(receipt.begun, 1.0, 2, 100, is_late=False)
+    call = receipt.begin_call()
     call.upstream, call.provider, call.model, call.path = "up", "openai", "m", "/chat/completions"
     call.status, call.is_streamed = 200, True
-    if account.trace is not None:
-        in_trace(REQUEST, account, call, propagates=True)
+    if receipt.trace is not None:
+        in_trace(REQUEST, receipt, call, propagates=True)
     for piece in PIECES:
         call.received(piece)
     call.counts = Counts(40, 7)
     call.end()
-    account.wrote(account.begun)
-    account.status = 200
-    if account.trace is not None:
-        account.asked = "POST", "http", "/v1/chat/completions"
-    accounts.hand_on(account)
+    receipt.wrote(receipt.begun)
+    receipt.status = 200
+    if receipt.trace is not None:
+        receipt.asked = "POST", "http", "/v1/chat/completions"
+    accounts.hand_on(receipt)
 
 
 def cost_us(work: Callable[[], None], runs: int) -> list[float]:

@@ -302,12 +302,12 @@ class Receipt(Struct, eq=False, weakref=True):
 _current: ContextVar[ref[Receipt] | None] = ContextVar("account", default=None)
 
 
-def set_current(account: Receipt) -> Token[ref[Receipt] | None]:
+def set_current(receipt: Receipt) -> Token[ref[Receipt] | None]:
     """Has the calls that are made for a memory in this task be in an account. Returns what takes it back."""
-    return _current.set(ref(account))
+    return _current.set(ref(receipt))
 
 
-def _current_account() -> Receipt | None:
+def _current_receipt() -> Receipt | None:
     found = _current.get()
     return None if found is None else found()
 
@@ -317,8 +317,8 @@ def begin_background_call(request: ModelRequest, upstream: str, kind: str, model
 
     upstream, kind: as in its account. model: as it is sent.
     """
-    account = _current_account()
-    call = UpstreamCall(time.perf_counter()) if account is None else account.begin_call()
+    receipt = _current_receipt()
+    call = UpstreamCall(time.perf_counter()) if receipt is None else receipt.begin_call()
     call.upstream, call.provider, call.model = upstream, kind, model
     call.is_background = True
     call.path, call.sent_bytes = request.path, len(request.body)
@@ -326,21 +326,21 @@ def begin_background_call(request: ModelRequest, upstream: str, kind: str, model
 
 
 def in_trace(
-    request: ModelRequest, account: Receipt | None, call: UpstreamCall, *, propagates: bool | None
+    request: ModelRequest, receipt: Receipt | None, call: UpstreamCall, *, propagates: bool | None
 ) -> ModelRequest:
     """Returns a request with the headers of the trace that its upstream may know.
 
-    account: None: of what is not traced.
+    receipt: None: of what is not traced.
     call: the request's own.
     propagates: whether they go to the upstream; None: where the client has sent some.
     """
-    trace = None if account is None else account.trace
-    if account is None or trace is None:
+    trace = None if receipt is None else receipt.trace
+    if receipt is None or trace is None:
         # The client's go on as they came.
         return request._replace(headers=without_trace(request.headers)) if propagates is False else request
     headers = without_trace(request.headers)
     if trace.parent_id if propagates is None else propagates:
-        headers += trace.headers(account.calls.index(call) + 1)
+        headers += trace.headers(receipt.calls.index(call) + 1)
     return request._replace(headers=headers)
 
 
@@ -348,7 +348,7 @@ def in_background_trace(
     request: ModelRequest, call: UpstreamCall, *, propagates: bool | None
 ) -> ModelRequest:
     """Returns the same for a call that is made for a memory."""
-    return in_trace(request, _current_account(), call, propagates=propagates)
+    return in_trace(request, _current_receipt(), call, propagates=propagates)
 
 
 class RecordsTraces(Protocol):
@@ -357,7 +357,7 @@ class RecordsTraces(Protocol):
     def begin(self, headers: Sequence[tuple[bytes, bytes]] = ()) -> TraceContext | None:
         """Returns the trace of what begins now; None: it is not sampled. headers: of the request."""
 
-    def take(self, account: Receipt) -> None:
+    def take(self, receipt: Receipt) -> None:
         """Takes the account of what has ended and is traced."""
 
 
@@ -370,16 +370,16 @@ class Accounts:
         # Each is handed every account once, after its last byte.
         self.readers: list[Callable[[Receipt], None]] = []
 
-    def hand_on(self, account: Receipt) -> None:
+    def hand_on(self, receipt: Receipt) -> None:
         """Hands an account on that has ended."""
         for read in self.readers:
-            read(account)
-        self.hand_to_tracer(account)
+            read(receipt)
+        self.hand_to_tracer(receipt)
 
-    def hand_to_tracer(self, account: Receipt) -> None:
+    def hand_to_tracer(self, receipt: Receipt) -> None:
         """Hands an account that has ended to the tracer alone, if it is traced."""
-        if account.trace is not None and self.tracer is not None:
-            self.tracer.take(account)
+        if receipt.trace is not None and self.tracer is not None:
+            self.tracer.take(receipt)
 
     @contextmanager
     def work(self, project: str, memory: int = 0, kind: str = "run") -> Iterator[Receipt]:
@@ -389,14 +389,14 @@ class Accounts:
         memory: the row of the one that it is done for; 0: it goes on with a request that was counted.
         kind: of the work, as its span is named.
         """
-        account = Receipt(time.perf_counter(), project=project)
-        account.is_request, account.memory = False, memory
-        account.kind = kind
+        receipt = Receipt(time.perf_counter(), project=project)
+        receipt.is_request, receipt.memory = False, memory
+        receipt.kind = kind
         if self.tracer is not None:
-            account.trace = self.tracer.begin()
-        token = set_current(account)
+            receipt.trace = self.tracer.begin()
+        token = set_current(receipt)
         try:
-            yield account
+            yield receipt
         finally:
             _current.reset(token)
-            self.hand_on(account)
+            self.hand_on(receipt)

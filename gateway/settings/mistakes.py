@@ -124,8 +124,8 @@ def _worded(fault: Fault, raw: Mapping[str, Any], kind: type[Struct]) -> str:
     if get_origin(inner) is Literal:
         return f"{where}: expected one of {', '.join(get_args(inner))}, saw {_seen(value)}"
     if get_origin(inner) is tuple:
-        head = ".".join(each for each in fault.path if isinstance(each, str))
-        hint = f"; an entry begins with [[{head}]]" if isinstance(value, dict) else ""
+        table = ".".join(each for each in fault.path if isinstance(each, str))
+        hint = f"; an entry begins with [[{table}]]" if isinstance(value, dict) else ""
         return f"{where}: expected a list, saw {_seen(value)}{hint}"
     if get_origin(inner) is dict or is_struct(inner):
         return f"{where}: expected a table, saw {_seen(value)}"
@@ -169,11 +169,11 @@ def _place(path: Iterable[str | int], raw: Any) -> str:
     return where
 
 
-def _tables(kind: type[Struct], path: str, head: str) -> Iterator[tuple[str, str]]:
-    """Yields the settings of a table and of those in it, each with the head of its table: ("[[models]]", "alias")."""
+def _tables(kind: type[Struct], path: str, header: str) -> Iterator[tuple[str, str]]:
+    """Yields the settings of a table and of those in it, each with the header of its table: ("[[models]]", "alias")."""
     for name, hint in field_types(kind).items():
-        if head:
-            yield head, name
+        if header:
+            yield header, name
         for option in members(hint):
             inner = get_args(option)[0] if get_origin(option) is tuple else option
             if is_struct(inner):

@@ -70,61 +70,61 @@ class SpanMaker:
         """Adds the gateway's routes, as `RouteTemplates` has them; before the start."""
         self._templates = RouteTemplates(routes)
 
-    def make(self, account: Receipt, add: Callable[[], Span], clock: float) -> None:
+    def make(self, receipt: Receipt, add: Callable[[], Span], clock: float) -> None:
         """Makes all spans of an account. add: returns a new one. clock: seconds from `perf_counter` to the epoch."""
-        context = account.trace
+        context = receipt.trace
         assert context is not None
-        maker = _OfAccount(account, context, add, clock)
-        if account.asked is None:
+        maker = _OfAccount(receipt, context, add, clock)
+        if receipt.asked is None:
             self._root_of_work(maker)
         else:
-            self._root_of_request(maker, account.asked)
-        if account.memory_row and account.asked is not None:
-            self._remember(account.memory_row, context)
+            self._root_of_request(maker, receipt.asked)
+        if receipt.memory_row and receipt.asked is not None:
+            self._remember(receipt.memory_row, context)
         maker.begin_agent()
-        for number, call in enumerate(account.calls, 1):
+        for number, call in enumerate(receipt.calls, 1):
             if call.upstream:
                 self._call(maker, number, call)
-        for number, step in enumerate(account.steps, 1):
+        for number, step in enumerate(receipt.steps, 1):
             maker.step(number, step)
 
     # -- roots
 
     def _root_of_request(self, maker: _OfAccount, asked: tuple[str, str, str]) -> None:
-        account, (method, scheme, path) = maker.account, asked
+        receipt, (method, scheme, path) = maker.receipt, asked
         method = method if method in _METHODS else "_OTHER"
         route = self._templates.of(path)
         span = maker.root(f"{method} {route}".rstrip(), Span.SPAN_KIND_SERVER)
         span.text(names.METHOD, method)
         span.text(names.ROUTE, route)
         span.text(names.SCHEME, scheme if scheme in ("http", "https") else OTHER)
-        if account.status != CLIENT_GONE:
-            span.number(names.STATUS, account.status)
+        if receipt.status != CLIENT_GONE:
+            span.number(names.STATUS, receipt.status)
         else:
             span.flag(names.CLIENT_GONE, True)
-        span.fail(_failure_of_request(account))
-        if _REQUEST_ID.fullmatch(account.request_id):
-            span.text(names.REQUEST_ID, account.request_id)
-        span.text(names.PROJECT, account.project)
-        span.number(names.KEY, account.key)
-        span.number(names.LIMIT, account.limit)
-        span.text(names.USER, self._user(account.user))
-        headers = account.headers
+        span.fail(_failure_of_request(receipt))
+        if _REQUEST_ID.fullmatch(receipt.request_id):
+            span.text(names.REQUEST_ID, receipt.request_id)
+        span.text(names.PROJECT, receipt.project)
+        span.number(names.KEY, receipt.key)
+        span.number(names.LIMIT, receipt.limit)
+        span.text(names.USER, self._user(receipt.user))
+        headers = receipt.headers
         span.text(names.MEMORY, _one_of(headers.get("x-mnemogate-memory"), _MEMORIES))
         span.text(names.SIDE_REQUEST, _one_of(headers.get("x-mnemogate-side-request"), _RULES))
         span.text(names.SESSION, headers.get("x-mnemogate-conversation"))
         for name, header in names.FROM_HEADERS.items():
             if (value := headers.get(header)) is not None:
                 span.number(name, int(value), zero=True)
-        if account.added_ms:
-            span.real(names.ADDED_MS, account.added_ms)
+        if receipt.added_ms:
+            span.real(names.ADDED_MS, receipt.added_ms)
 
     def _root_of_work(self, maker: _OfAccount) -> None:
-        account = maker.account
-        span = maker.root(names.WORK + account.kind, Span.SPAN_KIND_INTERNAL)
-        span.text(names.PROJECT, account.project)
-        if account.kind in _BEARS_LINKS:
-            for turn in self._turns.get(account.memory, ()):
+        receipt = maker.receipt
+        span = maker.root(names.WORK + receipt.kind, Span.SPAN_KIND_INTERNAL)
+        span.text(names.PROJECT, receipt.project)
+        if receipt.kind in _BEARS_LINKS:
+            for turn in self._turns.get(receipt.memory, ()):
                 link = span.made.links.add()
                 link.trace_id, link.span_id = _trace_bytes(turn.trace_id), _span_bytes(turn.span_id)
 
@@ -151,10 +151,10 @@ class SpanMaker:
     # -- calls
 
     def _call(self, maker: _OfAccount, number: int, call: UpstreamCall) -> None:
-        account, operation = maker.account, operation_of(call.path)
+        receipt, operation = maker.receipt, operation_of(call.path)
         model = self._models.of(call.model, call.status) if operation else ""
         name = f"{operation} {model}" if operation else call.method if call.method in _METHODS else "_OTHER"
-        ended = call.ended or account.ended
+        ended = call.ended or receipt.ended
         span = maker.add(
             name, Span.SPAN_KIND_CLIENT, maker.context.call_id(number), maker.above, call.begun, ended
         )
@@ -162,7 +162,7 @@ class SpanMaker:
         address, port = self._servers.get(call.upstream, ("", 0))
         span.text(names.SERVER_ADDRESS, address)
         span.number(names.SERVER_PORT, port)
-        span.fail(failure_of_call(call, account))
+        span.fail(failure_of_call(call, receipt))
         for each in call.tries:
             event = span.made.events.add()
             event.name, event.time_unix_nano = names.TRY, maker.nanoseconds(each.at)
@@ -181,7 +181,7 @@ class SpanMaker:
         if call.counts is not None:
             for key, count in zip(names.TOKENS, call.counts, strict=True):
                 span.number(key, count)
-        span.text(names.CONVERSATION, account.headers.get("x-mnemogate-conversation"))
+        span.text(names.CONVERSATION, receipt.headers.get("x-mnemogate-conversation"))
         if call.is_compacted:
             span.flag(names.COMPACTED, True)
         if 0 < call.status < 400:
@@ -194,9 +194,9 @@ class _OfAccount:
     """Makes the spans of one account. above: the id of the span under which calls and steps hang."""
 
     def __init__(
-        self, account: Receipt, context: TraceContext, add: Callable[[], Span], clock: float
+        self, receipt: Receipt, context: TraceContext, add: Callable[[], Span], clock: float
     ) -> None:
-        self.account, self.context = account, context
+        self.receipt, self.context = receipt, context
         self.above = context.span_id
         self._add, self._clock = add, clock
         self._trace_id = _trace_bytes(context.trace_id)
@@ -216,19 +216,19 @@ class _OfAccount:
         return _Writer(made)
 
     def root(self, name: str, kind: Any) -> _Writer:
-        account, context = self.account, self.context
-        return self.add(name, kind, context.span_id, context.parent_id, account.begun, account.ended)
+        receipt, context = self.receipt, self.context
+        return self.add(name, kind, context.span_id, context.parent_id, receipt.begun, receipt.ended)
 
     def begin_agent(self) -> None:
         """Adds the span of a run of an agent, if it is one; what follows hangs below it."""
-        account = self.account
-        if not account.agent:
+        receipt = self.receipt
+        if not receipt.agent:
             return
-        id = self.context.step_id(len(account.steps) + 1)
+        id = self.context.step_id(len(receipt.steps) + 1)
         kind = Span.SPAN_KIND_INTERNAL
-        span = self.add("invoke_agent", kind, id, self.above, account.agent_begun, account.ended)
+        span = self.add("invoke_agent", kind, id, self.above, receipt.agent_begun, receipt.ended)
         span.text(names.OPERATION, "invoke_agent")
-        span.text(names.AGENT, id_of("agent", account.agent))
+        span.text(names.AGENT, id_of("agent", receipt.agent))
         self.above = id
 
     def step(self, number: int, step: OwnStep) -> None:
@@ -241,7 +241,7 @@ class _OfAccount:
             span.text(names.TOOL, step.name)
             span.text(names.TOOL_TYPE, "function")
             return
-        span.text(names.STORE, self.account.headers.get("x-mnemogate-agent"))
+        span.text(names.STORE, self.receipt.headers.get("x-mnemogate-agent"))
         if step.kind == "search_memory":
             span.number(names.RECORDS, step.count, zero=True)
             span.number(names.RECALL_TOKENS, step.tokens, zero=True)
@@ -294,13 +294,13 @@ def _text(attributes: Any, key: str, value: str) -> None:
     attribute.key, attribute.value.string_value = key, value
 
 
-def _failure_of_request(account: Receipt) -> str:
+def _failure_of_request(receipt: Receipt) -> str:
     """Returns the kind of a request's error; "": it has none, or its client is to blame."""
-    if account.status == CLIENT_GONE or account.is_cut:
+    if receipt.status == CLIENT_GONE or receipt.is_cut:
         return CANCELLED
-    if account.status >= 400:
-        return str(account.status) if account.status >= 500 else ""
-    last = account.last_call
+    if receipt.status >= 400:
+        return str(receipt.status) if receipt.status >= 500 else ""
+    last = receipt.last_call
     return "" if last is None else error_type(last.failure)
 
 

@@ -73,18 +73,18 @@ class Tracer:
         span_id = _LEAST_SPAN + self._random.getrandbits(_SPAN_BITS)
         return TraceContext(caller.trace_id, span_id, caller.span_id, caller.state)
 
-    def take(self, account: Receipt) -> None:
+    def take(self, receipt: Receipt) -> None:
         """Takes the account of what has ended and is traced."""
-        account.ended = time.perf_counter()
-        account.count_tokens = None  # it holds the prompt
-        for call in account.calls:
+        receipt.ended = time.perf_counter()
+        receipt.count_tokens = None  # it holds the prompt
+        for call in receipt.calls:
             call.read_reply()
-        count = _span_count(account)
+        count = _span_count(receipt)
         if self._added - self._taken + count > self._otlp.queue_spans:
             self._dropped.inc("queue", by=count)
             return
         self._added += count
-        self._queue.append(account)
+        self._queue.append(receipt)
         if self._added - self._taken >= self._otlp.batch_spans and not self._wake.is_set():
             self._wake.set()
 
@@ -129,21 +129,21 @@ class Tracer:
         of_scope.scope.name, of_scope.scope.version = names.SCOPE, self._resource[names.SERVICE_VERSION]
         clock, taken = time.time() - time.perf_counter(), 0
         while self._queue and (not taken or taken + _span_count(self._queue[0]) <= self._otlp.batch_spans):
-            account = self._queue.popleft()
-            count = _span_count(account)
-            self._make(account, of_scope.spans.add, clock)
+            receipt = self._queue.popleft()
+            count = _span_count(receipt)
+            self._make(receipt, of_scope.spans.add, clock)
             taken += count
             self._taken += count
             time.sleep(0)  # the loop's thread gets the interpreter between two accounts
         return request
 
-    def _make(self, account: Receipt, add: Callable[[], Span], clock: float) -> None:
+    def _make(self, receipt: Receipt, add: Callable[[], Span], clock: float) -> None:
         try:
-            self.maker.make(account, add, clock)
+            self.maker.make(receipt, add, clock)
         except Exception as error:
             # A fault in one record must not end the thread for all. Its words may be somebody's.
             _log.error("A request has no trace, by a fault in the gateway: %s", type(error).__name__)
 
 
-def _span_count(account: Receipt) -> int:
-    return 1 + len(account.calls) + len(account.steps) + bool(account.agent)
+def _span_count(receipt: Receipt) -> int:
+    return 1 + len(receipt.calls) + len(receipt.steps) + bool(receipt.agent)

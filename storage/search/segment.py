@@ -244,8 +244,8 @@ def _entries_of(data: bytes, kind: int, number: int) -> int:
     """Returns the number of entries that a header states. Raises: CorruptIndex: it is not the header of this part."""
     if len(data) < _HEADER.size:
         raise CorruptIndex(f"{len(data)} bytes are too few for a part of a segment")
-    *head, entries = _HEADER.unpack_from(data)
-    if head != [_MAGIC, _VERSION, kind, number]:
+    *header, entries = _HEADER.unpack_from(data)
+    if header != [_MAGIC, _VERSION, kind, number]:
         raise CorruptIndex(f"this is no part of segment {number}")
     return int(entries)
 

@@ -247,8 +247,8 @@ class AgentMessaging:
     ) -> AgentAnswer:
         """Returns what becomes of a run. It never raises."""
         try:
-            with self._accounts.work(run_request.scope.project) as account:
-                result = await self._runs.send(run_request, lambda _: MakesUnseen(), sink, account, wait)
+            with self._accounts.work(run_request.scope.project) as receipt:
+                result = await self._runs.send(run_request, lambda _: MakesUnseen(), sink, receipt, wait)
         except TooManySends as error:
             return to.failed("busy", error.message)
         except Conflict:

@@ -172,8 +172,8 @@ class AgentRuns:
         reading = run_request.reading
         memory = 0 if reading is None else reading.memory
         kind = "sleeptime" if memory else "run"
-        with suppress(RunOver), self._accounts.work(run_request.scope.project, memory, kind) as account:
-            await self._answer(sending, ticket, view, sink, account)
+        with suppress(RunOver), self._accounts.work(run_request.scope.project, memory, kind) as receipt:
+            await self._answer(sending, ticket, view, sink, receipt)
 
     def check_background(self, run_request: RunRequest, callback: str | None) -> None:
         """Refuses what could not run later either. Raises: BadRequest, UnknownModel."""

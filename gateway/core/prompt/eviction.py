@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import PathElement
 from gateway.core.prompt.compose import Composition
-from gateway.core.prompt.summary import IN_USE, KEPT, SummaryCut, cut_plain, cut_tree
+from gateway.core.prompt.summary import IN_USE, RETAINED_SHARE, SummaryCut, cut_plain, cut_tree
 from gateway.core.prompt.window import MessageBounds
 from storage.records import Evicted, Exchange, Summary
 
@@ -33,7 +33,7 @@ class Eviction(Struct, frozen=True):
     # A summary is made when the window fills up.
     summarises: bool = False
     # The share of the window that such a summary leaves word for word.
-    kept: float = KEPT
+    retained_share: float = RETAINED_SHARE
     # Bounds of the number of messages; None: tokens alone limit the window.
     bounds: MessageBounds | None = None
 

@@ -26,7 +26,7 @@ from storage.records import Exchange, Summary
 # A summary is made when this share of the window is used, so that it is ready when the window is full.
 EARLY = 0.9
 # The newest messages stay word for word, up to this share of the window; a summary covers what is before them.
-KEPT = 0.10
+RETAINED_SHARE = 0.10
 # A summary lasts for a while if the messages after it use no more than this share of the window.
 ROOMY = 0.7
 # Messages that use less than this share of the window are not worth a call, nor a new prefix.
@@ -95,9 +95,9 @@ class SummaryTerms(Struct, frozen=True):
         )
 
     @property
-    def kept(self) -> float:
+    def retained_share(self) -> float:
         """The share of the window that a summary leaves word for word."""
-        return 0.0 if self.is_all else KEPT if self.share is None else self.share
+        return 0.0 if self.is_all else RETAINED_SHARE if self.share is None else self.share
 
     def clip(self, text: str) -> str:
         """Returns a summary cut to its limit."""

@@ -33,13 +33,13 @@ def signed_user(token: bytes, secret: str, now: float) -> SignedUser:
 
     Raises: NotAuthenticated: the token is malformed, not signed with this secret, or expired.
     """
-    head, _, signature = token.rpartition(b".")
+    signing_input, _, signature = token.rpartition(b".")
     # The signature is compared before anything of the token is believed, and always as HS256, whatever its header
     # names.
-    wanted = hmac.digest(secret.encode(), head, "sha256")
+    wanted = hmac.digest(secret.encode(), signing_input, "sha256")
     if not hmac.compare_digest(_decoded(signature), wanted):
         raise _refused("it is not signed with memory.openwebui_jwt_secret")
-    header, _, payload = head.partition(b".")
+    header, _, payload = signing_input.partition(b".")
     if _json(header).get("alg") != "HS256":
         raise _refused("its algorithm is not HS256")
     claims = _json(payload)

@@ -333,8 +333,8 @@ class _Reader:
         raise not_taken(f"{where}.source.{kind}")
 
     def _search_result(self, block: Json, where: str) -> str:
-        head = f"{block.get('title') or ''} ({block.get('source') or ''})"
-        return "\n".join((head, *self._texts(block.get("content"), f"{where}.content")))
+        title = f"{block.get('title') or ''} ({block.get('source') or ''})"
+        return "\n".join((title, *self._texts(block.get("content"), f"{where}.content")))
 
     def _texts(self, blocks: Any, where: str) -> list[str]:
         if not isinstance(blocks, list):
@@ -417,5 +417,5 @@ def _call(block: Json, where: str) -> Json:
 
 def _titled(document: Json, text: str) -> str:
     """Returns a document's text after its title and context."""
-    heads = (document.get("title"), document.get("context"))
-    return "\n\n".join((*(head for head in heads if isinstance(head, str) and head), text))
+    above = (document.get("title"), document.get("context"))
+    return "\n\n".join((*(each for each in above if isinstance(each, str) and each), text))

@@ -29,7 +29,7 @@ _Uid = Annotated[str, Meta(pattern="^[ -~]{1,200}$")]  # it stands in headers
 _Kinds = Annotated[str, Meta(pattern="^[a-z]*$")]
 
 
-class Head(msgspec.Struct):
+class ExportHeader(msgspec.Struct):
     format: int
     next_seq: _Number
     created: _Moment
@@ -279,9 +279,9 @@ def check_line(part: str, values: Mapping[str, Any], *, is_gone: bool = False) -
         _check("body", values["body"], IdentityDefinition if values["kind"] == "identity" else ToolDefinition)
 
 
-def check_head(values: Any) -> None:
+def check_header(values: Any) -> None:
     """Checks the first line. Raises: ValueError."""
-    _check("memory", values, Head)
+    _check("memory", values, ExportHeader)
 
 
 def _check_definition(values: Mapping[str, Any]) -> None:

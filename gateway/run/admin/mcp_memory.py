@@ -172,29 +172,29 @@ class McpMemory:
     # -- a call
 
     async def _account(self, caller: McpCaller, tool: str, arguments: RawArguments) -> McpAnswer:
-        account = Receipt(time.perf_counter(), project=caller.project, key=caller.key)
-        account.user, account.asks_model, account.status = caller.user or "", False, 200
+        receipt = Receipt(time.perf_counter(), project=caller.project, key=caller.key)
+        receipt.user, receipt.asks_model, receipt.status = caller.user or "", False, 200
         try:
-            return await self._answer(account, caller, tool, arguments)
+            return await self._answer(receipt, caller, tool, arguments)
         except GatewayError as error:
             return McpAnswer(error=error.message)
         except StoreError as error:
-            account.status = MemoryUnavailable.status
+            receipt.status = MemoryUnavailable.status
             return McpAnswer(error=MemoryUnavailable.since(error.status).message)
         except Exception as error:
-            account.status = 500
+            receipt.status = 500
             _log.error(
                 "The tool %s failed by a fault in the gateway: %s", tool, type(error).__name__, exc_info=error
             )
             return McpAnswer(error="Something went wrong inside the gateway. Its log says more.")
         finally:
-            self._accounts.hand_on(account)
+            self._accounts.hand_on(receipt)
 
     async def _answer(
-        self, account: Receipt, caller: McpCaller, tool: str, arguments: RawArguments
+        self, receipt: Receipt, caller: McpCaller, tool: str, arguments: RawArguments
     ) -> McpAnswer:
         definition = TOOLS[tool]
-        await self._limiter.admit(account, 0, None, ("", ""))
+        await self._limiter.admit(receipt, 0, None, ("", ""))
         if caller.user is None:
             raise BadRequest(_UNNAMED, param="user")
         if definition.writes and not caller.may_write:

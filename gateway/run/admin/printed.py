@@ -31,8 +31,8 @@ Record = dict[str, Any]
 class Column(NamedTuple):
     """One thing that a list shows of its records."""
 
-    head: str
-    """Its heading in a table."""
+    heading: str
+    """Of its column in a table."""
     cell: Callable[[Record], str]
     """Its text in a table."""
     line: Callable[[Record], str | None] | None = None
@@ -65,9 +65,9 @@ def show_list(listing: RecordList, records: Iterable[Record], *, as_json: bool =
     if sys.stdout.isatty() and not as_json:
         from gateway.run.admin import terminal
 
-        heads = [(column.head, column.is_number) for column in listing.columns]
+        headings = [(column.heading, column.is_number) for column in listing.columns]
         rows = ([plain(column.cell(record)) for column in listing.columns] for record in records)
-        count = terminal.show_table(heads, rows)
+        count = terminal.show_table(headings, rows)
     else:
         for count, record in enumerate(records, 1):  # noqa: B007  # how many there were
             print(json.dumps(record) if as_json else _line(listing, record))
@@ -354,14 +354,14 @@ def _at(seconds: float, form: str = "%Y-%m-%d %H:%M") -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime(form)
 
 
-def _text(head: str, name: str | None = None) -> Column:
+def _text(heading: str, name: str | None = None) -> Column:
     """Makes a column of a field that is a text. name: the field's; None: the heading's."""
-    return Column(head, lambda record: str(record[name or head] or ""))
+    return Column(heading, lambda record: str(record[name or heading] or ""))
 
 
-def _worded(head: str, cell: Callable[[Record], str]) -> Column:
+def _worded(heading: str, cell: Callable[[Record], str]) -> Column:
     """Makes a column with the heading before its text in a line, if there is a text."""
-    return Column(head, cell, lambda record: f"{head} {cell(record)}" if cell(record) else None)
+    return Column(heading, cell, lambda record: f"{heading} {cell(record)}" if cell(record) else None)
 
 
 def _count(name: str) -> Column:

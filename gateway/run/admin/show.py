@@ -211,8 +211,8 @@ def _short(text: str) -> str:
 
 def _block(b: Block) -> list[str]:
     kind = ", read-only" if b.read_only else ""
-    head = f"  {b.label}  (version {b.version}, {len(b.value)} of {b.limit} characters{kind})"
-    return [head, *(f"    {line}" for line in b.value.splitlines())]
+    heading = f"  {b.label}  (version {b.version}, {len(b.value)} of {b.limit} characters{kind})"
+    return [heading, *(f"    {line}" for line in b.value.splitlines())]
 
 
 def _fact(f: Fact) -> str:

@@ -44,24 +44,24 @@ _STYLES = {
 }
 
 
-def show_table(heads: Sequence[tuple[str, bool]], rows: Iterable[Sequence[str]]) -> int:
+def show_table(headings: Sequence[tuple[str, bool]], rows: Iterable[Sequence[str]]) -> int:
     """Prints rows below headings, or one field a line where the terminal is too narrow. Returns the number of rows.
 
-    heads: each with whether its column has numbers. Columns without any text are left out; the last one may be wrapped
-    between words.
+    headings: each with whether its column has numbers. Columns without any text are left out; the last one may be
+    wrapped between words.
     """
     console, rows, count = Console(highlight=False), iter(rows), 0
     while page := list(islice(rows, _ROWS)):
         count += len(page)
-        shown = [n for n in range(len(heads)) if any(row[n] for row in page)]
-        names, texts = [heads[n][0] for n in shown], [[row[n] for n in shown] for row in page]
+        shown = [n for n in range(len(headings)) if any(row[n] for row in page)]
+        names, texts = [headings[n][0] for n in shown], [[row[n] for n in shown] for row in page]
         widths = [max(map(cell_len, column)) for column in zip(names, *texts, strict=True)]
         longest_word = max(cell_len(word) for row in (names, *texts) for word in row[-1].split() or ("",))
         if sum(widths[:-1]) + longest_word + _BETWEEN * (len(shown) - 1) <= console.width:
             table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
             for n, width in zip(shown, widths, strict=True):
-                justify: Literal["right", "left"] = "right" if heads[n][1] else "left"
-                table.add_column(heads[n][0], justify=justify, min_width=None if n == shown[-1] else width)
+                justify: Literal["right", "left"] = "right" if headings[n][1] else "left"
+                table.add_column(headings[n][0], justify=justify, min_width=None if n == shown[-1] else width)
             for row in texts:
                 table.add_row(*(Text(text, _STYLES.get(text, "")) for text in row))
             console.print(table)

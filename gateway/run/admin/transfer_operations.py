@@ -27,7 +27,7 @@ from gateway.core.memory.learn import fact_key
 from gateway.core.nul import without_nul
 from gateway.core.tags import mark_of, with_mark
 from gateway.errors import BadRequest
-from gateway.run.admin.export_lines import check_head, check_line, with_present_names
+from gateway.run.admin.export_lines import check_header, check_line, with_present_names
 from gateway.run.admin.operation_arguments import (
     NO_DEFAULTS,
     Arguments,
@@ -126,8 +126,13 @@ class TransferOperations:
         """Returns the lines of a page of a memory, and where the next one begins. Raises: BadRequest."""
         if at is None:
             edge = await self.store.transfer.edge(agent)
-            head = {"format": FORMAT, "uid": agent.uid, "next_seq": edge["seq"] + 1, "created": agent.created}
-            return [{"memory": head}], ExportPosition(agent.uid, PARTS[0], 0, edge)
+            header = {
+                "format": FORMAT,
+                "uid": agent.uid,
+                "next_seq": edge["seq"] + 1,
+                "created": agent.created,
+            }
+            return [{"memory": header}], ExportPosition(agent.uid, PARTS[0], 0, edge)
         if at.uid != agent.uid or at.part not in PARTS:
             raise BadRequest("This memory was forgotten while it was exported.", param="from")
         found = await self.store.transfer.page(agent, at.part, at.after, PAGE, at.edge)
@@ -221,16 +226,16 @@ class TransferOperations:
 
     async def _begin(self, scope: Scope, line: Any) -> ImportPosition:
         """Makes the memory that is filled; it cannot be found before the import has ended."""
-        head = line.get("memory")
-        if not isinstance(head, dict) or head.get("format") not in FORMATS:
-            seen = head.get("format") if isinstance(head, dict) else None
+        header = line.get("memory")
+        if not isinstance(header, dict) or header.get("format") not in FORMATS:
+            seen = header.get("format") if isinstance(header, dict) else None
             known = " or ".join(map(str, FORMATS))
             raise _no_export(f"its first line must name the format {known}, saw {seen!r}")
-        check_head(head)
+        check_header(header)
         uid, secret = secrets.token_hex(16), secrets.token_bytes(16)
-        draft = Agent(0, uid, scope, secret, 0, created=float(head["created"]))
+        draft = Agent(0, uid, scope, secret, 0, created=float(header["created"]))
         agent = await self.store.transfer.begin(draft)
-        return ImportPosition(agent.uid, head["next_seq"], False, head.get("uid"))
+        return ImportPosition(agent.uid, header["next_seq"], False, header.get("uid"))
 
 
 def _no_export(why: str) -> BadRequest:

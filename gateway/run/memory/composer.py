@@ -209,7 +209,7 @@ class Composer(Struct, frozen=True):
             start,
             in_use=_in_use(context),
             summarises=spec.summarises and not plan.off and (self.summarises or terms.model is not None),
-            kept=terms.kept,
+            retained_share=terms.retained_share,
             bounds=None if spec.bounds is None else MessageBounds(*spec.bounds),
         )
 

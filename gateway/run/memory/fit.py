@@ -337,7 +337,7 @@ class _WindowRoom:
         self._note = note
         self._in_use = prompt.beginning.in_use
         self._bounds = prompt.beginning.bounds
-        self._staying_share = prompt.beginning.kept
+        self._retained_share = prompt.beginning.retained_share
         self._newest = max((cut.id for cut in prompt.beginning.cuts), default=0)
         system = prompt.system
         self._system = count(system) if system else 0
@@ -441,7 +441,7 @@ class _WindowRoom:
         start, newest = cuts[-1] if cuts else (0, None)
         high = self.budget(newest).high
         # Where no number of tokens is the limit, the messages say what stays.
-        keep = 0 if self._context == ANY_WINDOW else int(high * self._staying_share)
+        keep = 0 if self._context == ANY_WINDOW else int(high * self._retained_share)
         least = 0 if self._bounds is None else self._bounds.least
         wanted = Overfull(keep, summary_tokens(self._context), least, self._newest)
         is_early = self._bounds is not None and len(self.items) - start > self._bounds.early

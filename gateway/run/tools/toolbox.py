@@ -138,14 +138,14 @@ async def run_tools(
     toolbox: Toolbox,
     calls: Sequence[RunTool],
     made: dict[int, ToolAnswer] | None = None,
-    account: Receipt | None = None,
+    receipt: Receipt | None = None,
 ) -> list[ToolAnswer]:
     """Runs the calls of one round side by side, as far as they are independent. Returns their results, in their order.
 
     Calls that are to run alone have a serial group of their own.
 
     made: takes each result as it comes, by the call's place.
-    account: of the request; each run is noted in it.
+    receipt: of the request; each run is noted in it.
 
     Cancelled, it cancels what still runs and waits for its end.
     """
@@ -164,9 +164,9 @@ async def run_tools(
                     results[n] = answer = await run_tool(toolbox, calls[n])
                     failure = "" if answer.status == "success" else answer.status
                 finally:
-                    if account is not None:
+                    if receipt is not None:
                         step = OwnStep("execute_tool", begun, time.perf_counter(), calls[n].name, failure)
-                        account.steps.append(step)
+                        receipt.steps.append(step)
 
     # One serial group needs no task: most rounds have one call.
     if len(serial_groups) == 1:

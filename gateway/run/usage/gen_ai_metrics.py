@@ -33,11 +33,11 @@ def names_in(settings: Settings) -> set[str]:
     return {name for name in found if name}
 
 
-def failure_of_call(call: UpstreamCall, account: Receipt) -> str:
+def failure_of_call(call: UpstreamCall, receipt: Receipt) -> str:
     """Returns the kind of an error of a call, of a closed list; "": none. Its client may have left it."""
     if (
-        account.status == CLIENT_GONE
-        and call is account.last_call
+        receipt.status == CLIENT_GONE
+        and call is receipt.last_call
         and call.counts is None
         and not call.failure
         and call.status < 400
@@ -72,13 +72,13 @@ class GenAIMetrics:
             "gen_ai_execute_tool_duration_seconds", "Time of tools.", _DURATIONS, "gen_ai_tool_name"
         )
 
-    def take(self, account: Receipt) -> None:
+    def take(self, receipt: Receipt) -> None:
         """Counts the calls of a request that has ended, or of work that has no request."""
-        for call in account.calls:
+        for call in receipt.calls:
             operation = operation_of(call.path)
             if not operation or not call.upstream:
                 continue
-            error = failure_of_call(call, account)
+            error = failure_of_call(call, receipt)
             model = self._models.label(call.model, call.status)
             labels = operation, provider_of(call.provider), model, error
             self._durations.observe((call.ended or call.begun) - call.begun, labels)
@@ -88,7 +88,7 @@ class GenAIMetrics:
                 for count, tokens in zip(self._tokens, call.counts, strict=True):
                     if tokens:
                         count.inc(*labels, by=tokens)
-        for step in account.steps:
+        for step in receipt.steps:
             if step.kind == "execute_tool":
                 name = step.name if step.name in _GATEWAY_TOOLS else OTHER
                 self._tools.observe(step.ended - step.begun, (name,))

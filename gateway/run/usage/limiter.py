@@ -115,11 +115,11 @@ class Limiter:
 
     def _reserve_under_way(self, new: Set[int]) -> None:
         """Counts requests that are under way towards new limits, as if they had been let in by them. new: ids."""
-        for account, reservation in self._reservations.items():
-            for limit in self._limits_of(account):
+        for receipt, reservation in self._reservations.items():
+            for limit in self._limits_of(receipt):
                 if limit.id in new:
                     # Tokens and cost are counted when it ends.
-                    bucket, amount = self._find_bucket(limit, account.user), Amounts().of(limit.unit)
+                    bucket, amount = self._find_bucket(limit, receipt.user), Amounts().of(limit.unit)
                     bucket.reserved += amount
                     reservation.entries.append((bucket, amount))
 
@@ -144,7 +144,7 @@ class Limiter:
 
     async def admit(
         self,
-        account: Receipt,
+        receipt: Receipt,
         body_bytes: int,
         max_tokens: int | None,
         model: tuple[str, str],
@@ -158,65 +158,65 @@ class Limiter:
 
         Returns the name of the model that answers in its place; None: the one that was asked. Raises: LimitReached.
         """
-        if not account.is_request or account in self._reservations:
+        if not receipt.is_request or receipt in self._reservations:
             return None  # its request was let in
         if self._known < self._changes:
             await self._load_now()
-        limits = self._limits_of(account)
+        limits = self._limits_of(receipt)
         if not limits:
-            self._reservations[account] = LimitReservation([])
+            self._reservations[receipt] = LimitReservation([])
             return None
-        buckets = [await self._bucket(limit, account.user) for limit in limits]
+        buckets = [await self._bucket(limit, receipt.user) for limit in limits]
         wanted = self._wanted(body_bytes, max_tokens, model)
         # From here on nothing waits, so what is seen is what is reserved.
         entries = [(bucket, wanted.of(bucket.limit.unit)) for bucket in buckets]
         most = [self._most(bucket.limit) for bucket in buckets]
         refusing, other = full_bucket(entries, most, may_answer)
         if refusing is not None:
-            account.is_refused, account.limit = True, refusing.limit.id
+            receipt.is_refused, receipt.limit = True, refusing.limit.id
             self._count(refusing.limit, REFUSE)
             raise self._refusal(refusing, self._most(refusing.limit))
         for bucket, amount in entries:
             bucket.reserved += amount
-        self._reservations[account] = LimitReservation(entries)
-        account.rate_limits = self._headers(buckets)
+        self._reservations[receipt] = LimitReservation(entries)
+        receipt.rate_limits = self._headers(buckets)
         if other is None:
             return None
-        account.headers["x-mnemogate-limit"], account.limit = str(other.limit.id), other.limit.id
+        receipt.headers["x-mnemogate-limit"], receipt.limit = str(other.limit.id), other.limit.id
         self._count(other.limit, "alias")
         return other.limit.then
 
     def _count(self, limit: UsageLimit, then: str) -> None:
         self._limited.inc(limit.unit, limit.per or "", then)
 
-    def _limits_of(self, account: Receipt) -> list[UsageLimit]:
+    def _limits_of(self, receipt: Receipt) -> list[UsageLimit]:
         """Returns the limits that hold for a request, by their ids."""
-        limits = fitting(self._limits.get(account.project, ()), account.key, account.user)
-        return limits if account.asks_model else [limit for limit in limits if limit.unit == "requests"]
+        limits = fitting(self._limits.get(receipt.project, ()), receipt.key, receipt.user)
+        return limits if receipt.asks_model else [limit for limit in limits if limit.unit == "requests"]
 
     async def admit_step(
-        self, account: Receipt, body_bytes: int, max_tokens: int | None, model: tuple[str, str]
+        self, receipt: Receipt, body_bytes: int, max_tokens: int | None, model: tuple[str, str]
     ) -> None:
         """Lets a run go on with another call of the model, and reserves what that may use with what it has used.
 
         The parameters are as for `admit`. Raises: LimitReached.
         """
-        if account.memory or (account in self._reservations and account.last_call is None):
+        if receipt.memory or (receipt in self._reservations and receipt.last_call is None):
             return  # it is work of the background, or was just let in
         if self._known < self._changes:
             await self._load_now()
-        before = self._reservations.get(account)
+        before = self._reservations.get(receipt)
         reserved = {bucket.limit.id: bucket for bucket, _ in before.entries} if before is not None else {}
         buckets = [
-            reserved.get(limit.id) or await self._bucket(limit, account.user)
-            for limit in self._limits_of(account)
+            reserved.get(limit.id) or await self._bucket(limit, receipt.user)
+            for limit in self._limits_of(receipt)
             if limit.unit in MEASURED
         ]
         if not buckets:
             return
         # From here on nothing waits, as in `admit`.
         entries = dict(before.entries) if before is not None else {}
-        used, wanted = self._amounts(account), self._wanted(body_bytes, max_tokens, model)
+        used, wanted = self._amounts(receipt), self._wanted(body_bytes, max_tokens, model)
         for bucket in buckets:
             unit, held = bucket.limit.unit, entries.get(bucket, 0)
             if not bucket.lets_go_on(held, used.of(unit), wanted.of(unit), self._most(bucket.limit)):
@@ -225,7 +225,7 @@ class Limiter:
             amount = used.of(bucket.limit.unit) + wanted.of(bucket.limit.unit)
             bucket.reserved += amount - entries.get(bucket, 0)
             entries[bucket] = amount
-        self._reservations[account] = LimitReservation([*entries.items()])
+        self._reservations[receipt] = LimitReservation([*entries.items()])
 
     def _wanted(self, body_bytes: int, max_tokens: int | None, model: tuple[str, str]) -> Amounts:
         """Returns what a call may use. The parameters are as for `admit`."""
@@ -233,10 +233,10 @@ class Limiter:
         price = self._meter.price_of(*model)
         return Amounts(counts.prompt + counts.completion, 0 if price is None else price.of(counts))
 
-    def _amounts(self, account: Receipt) -> Amounts:
+    def _amounts(self, receipt: Receipt) -> Amounts:
         """Returns what an account has used so far."""
         tokens = cost = 0
-        for call in account.calls:
+        for call in receipt.calls:
             if call.is_answered and call.costs_tokens and not call.is_background:
                 used = call.used()
                 tokens += used.prompt + used.completion
@@ -244,18 +244,18 @@ class Limiter:
                 cost += 0 if price is None else price.of(used)
         return Amounts(tokens, cost)
 
-    def settle(self, account: Receipt) -> None:
+    def settle(self, receipt: Receipt) -> None:
         """Counts what was used in place of what was reserved. An account that was not let in here counts as well."""
-        reservation = self._reservations.pop(account, None)
-        if reservation is None and (account.is_request or account.project not in self._limits):
+        reservation = self._reservations.pop(receipt, None)
+        if reservation is None and (receipt.is_request or receipt.project not in self._limits):
             return
-        amounts = self._amounts(account)
+        amounts = self._amounts(receipt)
         if reservation is not None:
-            reservation.settle(amounts, is_answered=account.is_answered)
-        elif not account.memory:
+            reservation.settle(amounts, is_answered=receipt.is_answered)
+        elif not receipt.memory:
             # Work that goes on with a request: the request was counted, and what it uses is counted here.
-            for limit in self._limits_of(account):
-                bucket = self._buckets.get((limit.id, _subject(limit, account.user)))
+            for limit in self._limits_of(receipt):
+                bucket = self._buckets.get((limit.id, _subject(limit, receipt.user)))
                 if bucket is not None and limit.unit in MEASURED:
                     bucket.used += amounts.of(limit.unit)
 

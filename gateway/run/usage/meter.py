@@ -96,16 +96,16 @@ class Meter:
 
     # -- what is counted
 
-    def take(self, account: Receipt) -> None:
+    def take(self, receipt: Receipt) -> None:
         """Adds a request that has ended, or work that has no request."""
-        day = int((self._now() - time.perf_counter() + account.begun) // DAY_S)
-        project, user, key = account.project, account.user, account.key
+        day = int((self._now() - time.perf_counter() + receipt.begun) // DAY_S)
+        project, user, key = receipt.project, receipt.user, receipt.key
         counters: list[int] | None = None  # of the last call
-        for call in account.calls:
+        for call in receipt.calls:
             if not call.is_answered or call.is_background:
                 continue
-            if account.memory:
-                self.add_background(project, account.memory, call.upstream, call.model, call.used())
+            if receipt.memory:
+                self.add_background(project, receipt.memory, call.upstream, call.model, call.used())
                 continue
             counters = self._counters_for(day, project, user, key, call.upstream, call.model)
             counters[CALLS] += 1
@@ -122,18 +122,18 @@ class Meter:
                 counters[ESTIMATED_INPUT] += used.prompt
                 counters[ESTIMATED_OUTPUT] += used.completion
             self._add_cost(counters, call.upstream, call.model, used)
-        if not account.is_request:
+        if not receipt.is_request:
             return
         if counters is None:
             counters = self._counters_for(day, project, user, key, "", "")
-        if account.is_refused:
+        if receipt.is_refused:
             counters[REFUSED] += 1
             return
         counters[REQUESTS] += 1
-        counters[ANSWERED] += account.is_answered
-        if account.status == CLIENT_GONE:
+        counters[ANSWERED] += receipt.is_answered
+        if receipt.status == CLIENT_GONE:
             counters[CANCELLED] += 1
-        elif account.has_failed:
+        elif receipt.has_failed:
             counters[ERRORS] += 1
 
     def add_background(self, project: str, memory: int, upstream: str, model: str, used: Counts) -> None:

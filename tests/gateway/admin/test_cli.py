@@ -126,7 +126,7 @@ def test_a_key_is_bounded_and_rotated(capsys: Out, monkeypatch: pytest.MonkeyPat
     assert main(["keys", "list"]) == 0
     listed = capsys.readouterr().out
     assert ("\tactive\t" in listed, "\texpires 20" in listed) == (True, True)
-    state = next(column for column in KEYS.columns if column.head == "state")
+    state = next(column for column in KEYS.columns if column.heading == "state")
     assert state.cell({**key, "expires": key["created"] - 1}) == "expired"
     assert main(["keys", "rotate", str(key["id"]), "--overlap", "0s"]) == 0
     assert capsys.readouterr().out.strip() not in ("", first)

@@ -52,10 +52,10 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
 
 def take(tracer: Tracer, count: int = 1) -> None:
     for _ in range(count):
-        account = Receipt(tracing.time.perf_counter())
-        account.trace = tracer.begin()
-        account.asked, account.status = ("GET", "http", "/v1/models"), 200
-        tracer.take(account)
+        receipt = Receipt(tracing.time.perf_counter())
+        receipt.trace = tracer.begin()
+        receipt.asked, receipt.status = ("GET", "http", "/v1/models"), 200
+        tracer.take(receipt)
 
 
 def dropped(tracer: Tracer) -> dict[tuple[str, ...], int]:

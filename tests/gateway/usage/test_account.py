@@ -50,13 +50,13 @@ def test_a_chat_is_counted_as_the_upstream_reports_it(accounts: Accounts, memory
     accounts.world.upstream.queue(say("Hello there.", usage=USAGE))
     headers = {"x-mnemogate-memory": memory}
     accounts.world.chat(user="alice", headers=headers).say("Hi", stream=stream)
-    account = accounts.last()
-    (call,) = account.calls
-    assert (account.project, account.user, account.status) == ("default", "alice", 200)
+    receipt = accounts.last()
+    (call,) = receipt.calls
+    assert (receipt.project, receipt.user, receipt.status) == ("default", "alice", 200)
     assert (call.upstream, call.provider, call.model, call.status) == ("up", "openai", "m", 200)
     assert call.is_streamed is stream
     assert call.counts == (40, 3, 0, 0, 0)
-    assert 0 < account.begun < call.begun < call.answered <= call.first <= call.ended
+    assert 0 < receipt.begun < call.begun < call.answered <= call.first <= call.ended
 
 
 @pytest.mark.parametrize("memory", ["on", "off"])
@@ -119,10 +119,10 @@ def test_a_reply_that_its_client_leaves_is_estimated(accounts: Accounts, memory:
             break
     stream.close()
     accounts.world.upstream.last.gone.wait_sync()
-    account = accounts.last()
+    receipt = accounts.last()
     hold.open()
-    (call,) = account.calls
-    assert account.status == 499
+    (call,) = receipt.calls
+    assert receipt.status == 499
     assert (call.counts, call.received_chars) == (None, 8)
     assert call.used() == (call.prompt_tokens or call.sent_bytes // 4, 2, 0, 0, 0)
 
