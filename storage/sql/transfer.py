@@ -9,7 +9,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from msgspec.structs import replace
@@ -87,23 +87,44 @@ _FIELDS = {
     "imported": ("exchange", "import", "what", "learns"),
     "imported_fact": ("fact", "import"),
 }
-# The fields among these that a row has as JSON, each with what stands for none, and those that are true or false.
-_JSON: Mapping[str, bytes | str] = {
-    "sources": b"[]",
-    "arguments": b"{}",
-    "body": b"{}",
-    "details": b"{}",
-    "tags": "[]",
-    "metadata": "{}",
-    "data": b"{}",
+
+
+class _Field(NamedTuple):
+    """How a field goes from its row into a record and back, where it is no plain value."""
+
+    # What its JSON is in a row that has none; None: the row has no JSON.
+    empty: bytes | str | None = None
+    # True or false; a row has a number.
+    is_flag: bool = False
+    # An import writes it as JSON. To the other fields with JSON it gives another form.
+    is_packed: bool = False
+    # Older exports do not have it.
+    is_optional: bool = False
+    # It is not exported: what waits for an answer does so here alone.
+    is_local: bool = False
+
+
+# The fields above that are no plain values in each part that has them.
+_SPECIAL: Mapping[str, _Field] = {
+    "sources": _Field(b"[]", is_packed=True),
+    "arguments": _Field(b"{}", is_packed=True),
+    "data": _Field(b"{}", is_packed=True),
+    "body": _Field(b"{}"),
+    "details": _Field(b"{}", is_optional=True),
+    "tags": _Field("[]", is_optional=True),
+    "metadata": _Field("{}", is_optional=True),
+    "read_only": _Field(is_flag=True),
+    "background": _Field(is_flag=True),
+    "learns": _Field(is_flag=True),
+    "is_stored": _Field(is_flag=True, is_optional=True),
+    "muted": _Field(is_flag=True, is_optional=True),
+    "standing": _Field(is_flag=True, is_optional=True),
+    "uid": _Field(is_optional=True),
+    "file": _Field(is_optional=True),
+    "origin": _Field(is_optional=True),
+    "waiting": _Field(is_local=True),
 }
-_FLAGS = ("read_only", "is_stored", "background", "muted", "standing", "learns")
-# Those of them that an import writes as JSON: it gives the others another form.
-_PACKED = ("sources", "arguments", "data")
-# Those that older exports do not have.
-_LATER = ("tags", "file", "is_stored", "uid", "details", "metadata", "origin", "muted", "standing")
-# Those that are not exported: what waits for an answer does so here alone.
-_LEFT_OUT = ("waiting",)
+_PLAIN = _Field()
 
 
 class Transfer(Group):
@@ -255,22 +276,31 @@ async def _records(
 
     Each row begins with what comes after it. Of its exchanges are left those that this memory still has.
     """
-    values = (agent, after, limit, upto) if part == "ended" else (agent, after, limit)
-    rows = await connection.rows(SQL[f"{part}_read"], values)
+    arguments = (agent, after, limit, upto) if part == "ended" else (agent, after, limit)
+    rows = await connection.rows(SQL[f"{part}_read"], arguments)
     records = [dict(zip(_FIELDS[part], row[1:], strict=True)) for row in rows]
-    for v in records:
-        v.update({name: orjson.loads(v[name] or empty) for name, empty in _JSON.items() if name in v})
-        v.update({name: bool(v[name]) for name in _FLAGS if name in v})
-        for name in _LEFT_OUT:
-            v.pop(name, None)
-    wanted = {id for v in records for id in (v.get("exchange"), *v.get("sources", ())) if id is not None}
+    for values in records:
+        for name in _SPECIAL.keys() & values:
+            field = _SPECIAL[name]
+            if field.empty is not None:
+                values[name] = orjson.loads(values[name] or field.empty)
+            elif field.is_flag:
+                values[name] = bool(values[name])
+            elif field.is_local:
+                del values[name]
+    wanted = {
+        id
+        for values in records
+        for id in (values.get("exchange"), *values.get("sources", ()))
+        if id is not None
+    }
     seqs = {row[0]: row[1] for row in await rows_of(connection, SQL["seqs_of"], sorted(wanted), agent)}
-    for v in records:
-        if "exchange" in v:
-            v["exchange"] = seqs.get(v["exchange"])
-        if "sources" in v:
-            v["sources"] = [seqs[id] for id in v["sources"] if id in seqs]
-    return [(row[0], TransferRecord(v)) for row, v in zip(rows, records, strict=True)]
+    for values in records:
+        if "exchange" in values:
+            values["exchange"] = seqs.get(values["exchange"])
+        if "sources" in values:
+            values["sources"] = [seqs[id] for id in values["sources"] if id in seqs]
+    return [(row[0], TransferRecord(values)) for row, values in zip(rows, records, strict=True)]
 
 
 async def _exchanges(
@@ -300,91 +330,101 @@ async def _put(connection: Connection, agent: Agent, part: str, values: Mapping[
     if part == "attached":
         await put_attached(connection, agent, values, agent.created)
         return
-    v = await _resolved(connection, agent.id, part, values)
+    fields = await _resolved(connection, agent.id, part, values)
     match part:
         case "definition":
             await put_definition(
-                connection, agent, v, await _conversation_uid(connection, agent.id, v["uid"])
+                connection, agent, fields, await _conversation_uid(connection, agent.id, fields["uid"])
             )
         case "run":
-            conversation = await _row_of(connection, agent.id, "conversation", v["conversation"])
-            await put_run(connection, agent.id, v, v["uid"], conversation)
+            conversation = await _row_of(connection, agent.id, "conversation", fields["conversation"])
+            await put_run(connection, agent.id, fields, fields["uid"], conversation)
         case "step":
-            await put_step(connection, agent.id, v, await _row_of(connection, agent.id, "run", v["run"]))
+            await put_step(
+                connection, agent.id, fields, await _row_of(connection, agent.id, "run", fields["run"])
+            )
         case "block":
-            await _put_block(connection, agent, v)
+            await _put_block(connection, agent, fields)
         case "version":
-            await _put_version(connection, agent.id, v)
+            await _put_version(connection, agent.id, fields)
         case "conversation":
             # Each exchange that is added to a stored conversation is its head from then on.
-            await _put_row(connection, agent.id, part, {**v, "is_stored": -1 if v["is_stored"] else 0})
+            await _put_row(
+                connection, agent.id, part, {**fields, "is_stored": -1 if fields["is_stored"] else 0}
+            )
         case "passage":
             packed = {
-                name: orjson.dumps(v[name]).decode() if v[name] else None for name in ("tags", "metadata")
+                name: orjson.dumps(fields[name]).decode() if fields[name] else None
+                for name in ("tags", "metadata")
             }
-            file = None if v["file"] is None else await _row_of(connection, agent.id, "file", v["file"])
-            await _put_row(connection, agent.id, part, {**v, **packed, "file": file})
+            file = fields["file"]
+            if file is not None:
+                file = await _row_of(connection, agent.id, "file", file)
+            await _put_row(connection, agent.id, part, {**fields, **packed, "file": file})
         case "fact":
-            muted, origin = v.pop("muted"), v["origin"] or "learned"
-            standing = int(v["standing"] or 0)
+            muted, origin = fields.pop("muted"), fields["origin"] or "learned"
             key = hash_key(agent.secret, values["key"])
-            await _put_row(
-                connection, agent.id, part, {**v, "origin": origin, "standing": standing, "key": key}
-            )
+            await _put_row(connection, agent.id, part, {**fields, "origin": origin, "key": key})
             if muted:
-                await connection.run(FACTS["mute"], (agent.id, v["seq"], v["at"]))
+                await connection.run(FACTS["mute"], (agent.id, fields["seq"], fields["at"]))
         case "import":
             # What goes on does so where it was exported.
-            status = "stopped" if v["status"] == "running" else v["status"]
-            await _put_row(connection, agent.id, part, {**v, "status": status, "learns": int(v["learns"])})
+            status = "stopped" if fields["status"] == "running" else fields["status"]
+            await _put_row(connection, agent.id, part, {**fields, "status": status})
         case "imported" | "imported_fact":
-            row = await _row_of(connection, agent.id, "import", v["import"])
-            learns = {"learns": int(v["learns"])} if "learns" in v else {}
-            await _put_row(connection, agent.id, part, {**v, **learns, "import": row})
+            row = await _row_of(connection, agent.id, "import", fields["import"])
+            await _put_row(connection, agent.id, part, {**fields, "import": row})
         case "tag":
-            await connection.run(SQL["tag_put"], (agent.id, IMPORTING + agent.scope.project, v["tag"]))
+            await connection.run(SQL["tag_put"], (agent.id, IMPORTING + agent.scope.project, fields["tag"]))
         case _:
-            await _put_row(connection, agent.id, part, v)
+            await _put_row(connection, agent.id, part, fields)
 
 
 async def _resolved(
     connection: Connection, agent: int, part: str, values: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Returns a record's values in the order of `_FIELDS`, with rows of exchanges, and a public name that is free."""
-    v: dict[str, Any] = {
-        name: values.get(name) if name in _LATER else values[name]
-        for name in _FIELDS[part]
-        if name not in _LEFT_OUT
-    }
-    if "exchange" in v:
-        ids = await _ids(connection, agent, (v["exchange"], *v.get("sources", ())))
-        v["exchange"] = ids[v["exchange"]]
-        if "sources" in v:
-            v["sources"] = [ids[seq] for seq in v["sources"] if seq is not None]
+    fields: dict[str, Any] = {}
+    for name in _FIELDS[part]:
+        field = _SPECIAL.get(name, _PLAIN)
+        if not field.is_local:
+            fields[name] = values.get(name) if field.is_optional else values[name]
+    if "exchange" in fields:
+        ids = await _ids(connection, agent, (fields["exchange"], *fields.get("sources", ())))
+        fields["exchange"] = ids[fields["exchange"]]
+        if "sources" in fields:
+            fields["sources"] = [ids[seq] for seq in fields["sources"] if seq is not None]
     if f"{part}_taken" in SQL:
-        v["uid"] = await _free_uid(connection, agent, part, v["uid"])
-    return v
+        fields["uid"] = await _free_uid(connection, agent, part, fields["uid"])
+    return fields
 
 
-async def _put_row(connection: Connection, agent: int, part: str, v: Mapping[str, Any]) -> Row | None:
-    """Writes a record as it is, in the order of its values. Returns what the statement reports of the row."""
-    packed = [orjson.dumps(value) if name in _PACKED else value for name, value in v.items()]
-    return await connection.row(SQL[f"{part}_put"], (agent, *packed))
+async def _put_row(connection: Connection, agent: int, part: str, fields: Mapping[str, Any]) -> Row | None:
+    """Writes a record, in the order of its fields. Returns what the statement reports of the row."""
+    columns = [_column(name, value) for name, value in fields.items()]
+    return await connection.row(SQL[f"{part}_put"], (agent, *columns))
 
 
-async def _put_block(connection: Connection, agent: Agent, v: dict[str, Any]) -> None:
-    details = v.pop("details")
-    await _put_row(connection, agent.id, "block", {**v, "read_only": int(v["read_only"])})
+def _column(name: str, value: Any) -> Any:
+    field = _SPECIAL.get(name, _PLAIN)
+    if field.is_packed:
+        return orjson.dumps(value)
+    return int(value or 0) if field.is_flag else value
+
+
+async def _put_block(connection: Connection, agent: Agent, fields: dict[str, Any]) -> None:
+    details = fields.pop("details")
+    await _put_row(connection, agent.id, "block", fields)
     if details:
         project, at = agent.scope.project, agent.created
-        await add_definition(connection, project, DefinitionKind.BLOCK, v["uid"], "", details, at=at)
+        await add_definition(connection, project, DefinitionKind.BLOCK, fields["uid"], "", details, at=at)
 
 
-async def _put_version(connection: Connection, agent: int, v: Mapping[str, Any]) -> None:
-    row = await _put_row(connection, agent, "version", v)
+async def _put_version(connection: Connection, agent: int, fields: Mapping[str, Any]) -> None:
+    row = await _put_row(connection, agent, "version", fields)
     if row is None:
-        raise NotFound(f"there is no block {v['block']!r} that lacks version {v['version']!r}")
-    await connection.run(SQL["version_point"], (v["version"], row[0], row[1], agent))
+        raise NotFound(f"there is no block {fields['block']!r} that lacks version {fields['version']!r}")
+    await connection.run(SQL["version_point"], (fields["version"], row[0], row[1], agent))
 
 
 def _copy_uid(agent: int, uid: str) -> str:
@@ -428,12 +468,12 @@ async def _ids(
 
 
 async def _put_exchange(connection: Connection, agent: int, record: TransferRecord) -> None:
-    e, v = record.exchange, record.values
+    e, values = record.exchange, record.values
     assert e is not None
-    conversation = await _row_of(connection, agent, "conversation", v["conversation"])
-    ids = await _ids(connection, agent, (v["parent"], v["prior"]))
-    e = replace(e, conversation=conversation, parent=ids[v["parent"]], prior=ids[v["prior"]])
+    conversation = await _row_of(connection, agent, "conversation", values["conversation"])
+    ids = await _ids(connection, agent, (values["parent"], values["prior"]))
+    e = replace(e, conversation=conversation, parent=ids[values["parent"]], prior=ids[values["prior"]])
     id = await exchanges.put_exchange(connection, agent, e)
     if e.parent is not None:
         await note_fork(connection, agent, conversation, e.parent)
-    await exchanges.mark(connection, agent, "head", v.get("prefixes", ()), id)
+    await exchanges.mark(connection, agent, "head", values.get("prefixes", ()), id)
