@@ -122,7 +122,7 @@ class ShowsResponses(Protocol):
 
     def events_of(self, shown: Json, number: int) -> bytes: ...
 
-    def whole_events(self, shown: Json, number: int) -> bytes: ...
+    def whole_events(self, shown: Json) -> bytes: ...
 
 
 @dataclass
@@ -404,7 +404,7 @@ class BackgroundResponses:
                 await runs.show(run.agent, run.id, orjson.dumps(final))
         number = log.next_number
         # Who has seen nothing of it yet learns its id from its first event.
-        shown = self.shows.events_of(final, number) if number else self.shows.whole_events(final, 0)
+        shown = self.shows.events_of(final, number) if number else self.shows.whole_events(final)
         log.add(log.held or shown)
 
     async def _conversation(self, project: str, id: str | None) -> ResponseConversation | None:

@@ -60,17 +60,14 @@ class _Begun(Struct, frozen=True):
 
 
 class RequestLog:
-    """Notes requests as they begin and end; there is one log for the process.
+    """Notes requests as they begin and end; there is one log for the process."""
 
-    now: seconds since the epoch.
-    most: how many ended ones are listed.
-    """
-
-    def __init__(self, now: Callable[[], float], most: int = MOST_ENDED) -> None:
+    def __init__(self, now: Callable[[], float]) -> None:
+        """now: seconds since the epoch."""
         self.now = now
         self.figures = HourFigures()
         self._begun: dict[Receipt, _Begun] = {}
-        self._ended: deque[LoggedRequest] = deque(maxlen=most)
+        self._ended: deque[LoggedRequest] = deque(maxlen=MOST_ENDED)
         self._number = 0
         # The number of the last request before a forgetting: the memories of requests up to it may be gone.
         self._last_before_forgetting = 0

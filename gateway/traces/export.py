@@ -52,13 +52,12 @@ class Exporter:
         exported: Count,
         dropped: Count,
         pause: Callable[[float], object],
-        now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """pause: waits so many seconds, or less if the gateway stops. now: a clock that does not jump."""
+        """pause: waits so many seconds, or less if the gateway stops."""
         self._otlp = otlp
         self._url = urlsplit(otlp.endpoint)
         self._exported, self._dropped = exported, dropped
-        self._pause, self._now = pause, now
+        self._pause = pause
         self._connection: http.client.HTTPConnection | None = None
         self._has_failed = False
         # When everything has to be over; None: the gateway goes on.
@@ -105,7 +104,7 @@ class Exporter:
         data = request.SerializeToString()
         if self._otlp.is_compressed:
             data = gzip.compress(data, compresslevel=1)
-        gives_up_at, wait_s = self._now() + _MOST_WAITED_S, _FIRST_WAIT_S
+        gives_up_at, wait_s = time.monotonic() + _MOST_WAITED_S, _FIRST_WAIT_S
         while True:
             try:
                 return self._post(data)
@@ -115,7 +114,7 @@ class Exporter:
                 self._report(answer.status)
                 # Part of a wait is chance, so that gateways do not ask all at once.
                 asked_s = answer.wait_s if answer.wait_s is not None else wait_s * random.uniform(0.8, 1.2)
-                if self._now() + asked_s > (gives_up_at if self.ends_at is None else self.ends_at):
+                if time.monotonic() + asked_s > (gives_up_at if self.ends_at is None else self.ends_at):
                     raise
                 self._pause(asked_s)
                 wait_s *= 2
@@ -151,7 +150,7 @@ class Exporter:
     def _connect(self) -> http.client.HTTPConnection:
         timeout_s = self._otlp.timeout_s
         if self.ends_at is not None:
-            timeout_s = max(0.01, min(timeout_s, self.ends_at - self._now()))
+            timeout_s = max(0.01, min(timeout_s, self.ends_at - time.monotonic()))
         if self._connection is None:
             host, port = self._url.hostname or "", self._url.port
             if self._url.scheme == "https":

@@ -399,7 +399,7 @@ def _in_place_of_reply(request: ResponsesRequest, found: Compacted) -> tuple[Seq
     item = compaction_item(f"cmp_{token_hex(16)}", found.summary)
     shown = compaction_response(request, item, found.usage)
     if request.chat.stream:
-        return EVENT_STREAM, ShownResponses().whole_events(shown, 0)
+        return EVENT_STREAM, ShownResponses().whole_events(shown)
     return JSON_TYPE, orjson.dumps(shown)
 
 

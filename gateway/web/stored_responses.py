@@ -199,7 +199,7 @@ class OwnResponses:
                 if not count:
                     # Its events are not stored any more.
                     shown = await self._show(response, run, id, query)
-                    whole = _SHOWS.whole_events(shown, 0) if after < 0 else _SHOWS.events_of(shown, after + 1)
+                    whole = _SHOWS.whole_events(shown) if after < 0 else _SHOWS.events_of(shown, after + 1)
                     await reply.write(whole)
                 await reply.end()
 

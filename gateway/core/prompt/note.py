@@ -164,22 +164,23 @@ def make_query(text: str) -> str:
     if len(text) <= QUERY_CHARS:
         return text
     lines = [line for line in (line.strip() for line in text.splitlines()) if line]
-    last = _edge_lines(reversed(lines), _EDGE_CHARS, from_end=True)
-    first = _edge_lines(lines, _EDGE_CHARS, from_end=False)
+    last = _edge_lines(reversed(lines), from_end=True)
+    first = _edge_lines(lines, from_end=False)
     return "\n".join((*reversed(last), *first))
 
 
-def _edge_lines(lines: Iterable[str], limit: int, *, from_end: bool) -> list[str]:
-    """Takes whole lines up to the limit; of a line that is itself too long, the part at the message's edge."""
+def _edge_lines(lines: Iterable[str], *, from_end: bool) -> list[str]:
+    """Takes whole lines up to `_EDGE_CHARS`; of a line that is itself too long, the part at the message's edge."""
     taken: list[str] = []
+    room = _EDGE_CHARS
     for line in lines:
-        if len(line) >= limit:
+        if len(line) >= room:
             if not taken:
-                taken.append(line[-limit:] if from_end else line[:limit])
+                taken.append(line[-room:] if from_end else line[:room])
             break
         taken.append(line)
-        limit -= len(line) + 1
-        if limit <= 0:
+        room -= len(line) + 1
+        if room <= 0:
             break
     return taken
 

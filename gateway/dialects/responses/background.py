@@ -144,7 +144,7 @@ class ShownResponses:
         kind = {"failed": "failed", "completed": "completed"}.get(shown["status"], "incomplete")
         return events + frame(f"response.{kind}", {"response": shown, "sequence_number": number})
 
-    def whole_events(self, shown: Json, number: int) -> bytes:
+    def whole_events(self, shown: Json) -> bytes:
         """Returns events for a response whose own are no longer stored: each item comes whole."""
         ends = dict.fromkeys(("completed_at", "error", "incomplete_details", "usage"))
         begun = {**shown, "status": "in_progress", "output": [], **ends}
@@ -154,10 +154,8 @@ class ShownResponses:
         for index, item in enumerate(shown["output"]):
             for kind in ("added", "done"):
                 events.append((f"response.output_item.{kind}", {"output_index": index, "item": item}))
-        made = [
-            frame(kind, {**fields, "sequence_number": n}) for n, (kind, fields) in enumerate(events, number)
-        ]
-        return b"".join(made) + self.events_of(shown, number + len(events))
+        made = [frame(kind, {**fields, "sequence_number": n}) for n, (kind, fields) in enumerate(events)]
+        return b"".join(made) + self.events_of(shown, len(events))
 
 
 def queued_response(request: ResponsesRequest, tag: str, created: float) -> Json:

@@ -24,13 +24,13 @@ def compaction_item(id: str, summary: str) -> Json:
     return {"id": id, "type": KIND, "encrypted_content": SEALED + orjson.dumps({_KEY: summary}).decode()}
 
 
-def summaries_in(items: Sequence[Any], name: str = "input") -> list[Json]:
+def summaries_in(items: Sequence[Any]) -> list[Json]:
     """Returns the compaction items of an input as system messages. Raises: BadRequest: one is not the gateway's."""
     found: list[Json] = []
     for index, item in enumerate(items):
         if not isinstance(item, dict) or item.get("type") != KIND:
             continue
-        param, sealed = f"{name}[{index}].encrypted_content", item.get("encrypted_content")
+        param, sealed = f"input[{index}].encrypted_content", item.get("encrypted_content")
         if not isinstance(sealed, str) or not sealed.startswith(SEALED):
             raise _unverified(param)
         summary = opened(sealed, param).get(_KEY)

@@ -145,7 +145,7 @@ class Embedding:
         """Embeds the baseline texts, so that the first question does not wait for files or connections to open."""
         try:
             made = await self._embed(BASELINE_TEXTS, CALL_S)
-            self._count_use("", 0, made)  # it is for no memory
+            self._count_use(0, made)  # it is for no memory
             self._baseline = made.vectors
         except Exception as error:
             # Jobs will try again.
@@ -285,10 +285,10 @@ class Embedding:
         finally:
             call.end()
 
-    def _count_use(self, project: str, agent: int, made: Embedded) -> None:
-        """Counts what a call has used for a memory, which no budget bounds. The parameters are the meter's."""
+    def _count_use(self, agent: int, made: Embedded) -> None:
+        """Counts what a call has used for a memory, which no budget bounds. agent: 0 for no memory."""
         if made.tokens and self._meter is not None:
-            self._meter.add_background(project, agent, self._upstream, self._model, Counts(made.tokens))
+            self._meter.add_background("", agent, self._upstream, self._model, Counts(made.tokens))
 
     # -- a question
 
@@ -309,7 +309,7 @@ class Embedding:
             if not await self._store.vectors.has(agent, name):
                 return None
             made = await self._embed([query], wait_ms / 1000)
-            self._count_use("", agent, made)
+            self._count_use(agent, made)
             data = made.vectors[0]
             vector = Vector(name, data, *self._compare_baseline(data))
         except Exception as error:
