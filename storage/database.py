@@ -45,7 +45,7 @@ T = TypeVar("T")
 read_limit_ms: ContextVar[float | None] = ContextVar("read_limit_ms", default=None)
 
 # Changes of other processes are looked for after so many seconds, with or without a notification.
-DEAF_S = 15.0
+POLL_S = 15.0
 # Whether there is a key that callers of the API need; keys of operators open the page alone.
 ANY_KEY = (
     "SELECT EXISTS (SELECT 1 FROM keys WHERE opens IS NULL OR opens NOT IN ('operator', 'operator-read'))"
@@ -181,7 +181,7 @@ class ServerFindings(Struct, frozen=True):
     # There are gateway keys.
     is_keyed: bool
     # Why notifications do not arrive at other processes.
-    deaf: str | None
+    listen_fault: str | None
 
 
 class Database(Protocol):
@@ -227,10 +227,10 @@ class Database(Protocol):
     def start(self) -> None:
         """Starts what runs without requests: the check of its health, and listening for other processes."""
 
-    def hear(self, channel: str, heard: Callable[[str | None], None]) -> None:
+    def listen(self, channel: str, callback: Callable[[str | None], None]) -> None:
         """Calls a function with the notifications of a channel, once this process listens.
 
-        None: something may have been missed. It is given every `DEAF_S` seconds while nothing can be heard.
+        None: something may have been missed. It is given every `POLL_S` seconds while no notification arrives.
         """
 
     def notify(self, channel: str, word: str = "") -> None:

@@ -285,8 +285,8 @@ class PostgresDatabase:
         if await self.read(lambda connection: connection.value(_IS_READ_ONLY)):
             self._pool.fail(ReadOnly(f"{self._target.name} is read-only, as a replica is"))
 
-    def hear(self, channel: str, heard: Callable[[str | None], None]) -> None:
-        self._listener.hear(channel, heard)
+    def listen(self, channel: str, callback: Callable[[str | None], None]) -> None:
+        self._listener.listen(channel, callback)
 
     def notify(self, channel: str, word: str = "") -> None:
         if self._closing or (channel, word) in self._notices:

@@ -33,12 +33,12 @@ async def inspect(target: PostgresTarget, listen_target: PostgresTarget) -> Serv
         is_keyed = version > 0 and bool(await raw.fetchval(ANY_KEY))
         if target.is_pooled and target.pooler_prepares:
             await _check_carried(raw, target)
-        deaf = await _find_deaf(raw, listen_target)
+        listen_fault = await _find_listen_fault(raw, listen_target)
     except FAULTS as error:
         raise translate(error, target.name) from error
     finally:
         raw.terminate()
-    return ServerFindings(server, version, known, is_keyed, deaf)
+    return ServerFindings(server, version, known, is_keyed, listen_fault)
 
 
 async def _try_migrating(raw: RawConnection, name: str) -> None:
@@ -63,7 +63,7 @@ async def _check_carried(raw: RawConnection, target: PostgresTarget) -> None:
         other.terminate()
 
 
-async def _find_deaf(raw: RawConnection, listen_target: PostgresTarget) -> str | None:
+async def _find_listen_fault(raw: RawConnection, listen_target: PostgresTarget) -> str | None:
     """Returns why notifications do not arrive between connections; None: they do."""
     try:
         other = await connect(listen_target)

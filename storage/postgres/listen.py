@@ -2,7 +2,7 @@
 
 One connection listens, a direct one where a pooler lies between. That it hears itself is the only sign that it hears at
 all: a pooler in transaction mode takes LISTEN and hands nothing on, and a machine that vanished closes no connection.
-While it is lost, listeners are called at once and every `DEAF_S` seconds: something may have been missed.
+While it is lost, listeners are called at once and every `POLL_S` seconds: something may have been missed.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ import secrets
 import time
 from collections.abc import Callable
 
-from storage.database import DEAF_S
+from storage.database import POLL_S
 from storage.errors import Broken, StoreError
 from storage.postgres.connection import FAULTS, NOW, PostgresTarget, RawConnection, connect, translate
 
-Heard = Callable[[str | None], None]
+NotificationCallback = Callable[[str | None], None]
 _log = logging.getLogger("mnemogate")
 
 # Channels belong to a whole database, in which others may have some, too.
 _PREFIX = "mnemogate_"
 _SELF = f"{_PREFIX}self"
-_ANSWER_S = DEAF_S / 3
+_ANSWER_S = POLL_S / 3
 _NOTIFY = "SELECT pg_notify(channel, word) FROM unnest($1::text[], $2::text[]) AS told(channel, word)"
 _PROBE = f"SELECT pg_notify($1, $2), {NOW}"
-_DEAF = (
+_LOST = (
     "Notifications from PostgreSQL are lost; changes by other gateways may be seen up to %d s late. "
     "Reconnecting: %s"
 )
@@ -37,7 +37,7 @@ _RETRY_FIRST_S, _RETRY_MOST_S = 0.25, 10.0
 class NotificationListener:
     """A process's listener for notifications.
 
-    target: where notifications arrive; None: nowhere, and the process stays deaf.
+    target: where notifications arrive; None: nowhere, so the process polls.
     timed: is given readings of the database's clock now and then (SharedClock).
     lost: called when the connection is lost.
     """
@@ -53,10 +53,10 @@ class NotificationListener:
         self._report_loss = lost
         self._hears_itself = asyncio.Event()
         self._lost = asyncio.Event()
-        self._is_deaf = False  # and that is logged
+        self._has_failed = False  # and that is logged
         # Known to its own listener, which ignores its own notifications.
         self._name = secrets.token_hex(6)
-        self._hearing: dict[str, list[Heard]] = {}
+        self._callbacks: dict[str, list[NotificationCallback]] = {}
         self._task: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
@@ -68,9 +68,9 @@ class NotificationListener:
         """Listens again: the database works again, maybe on another server, and here the old one still answers."""
         self._lost.set()
 
-    def hear(self, channel: str, heard: Heard) -> None:
-        """Calls a function with the notifications of a channel, as `Database.hear`; before `begin`."""
-        self._hearing.setdefault(channel, []).append(heard)
+    def listen(self, channel: str, callback: NotificationCallback) -> None:
+        """Calls a function with the notifications of a channel, as `Database.listen`; before `begin`."""
+        self._callbacks.setdefault(channel, []).append(callback)
 
     def notice(self, words: list[tuple[str, str]]) -> tuple[str, tuple[list[str], list[str]]]:
         """Returns the statement that notifies channels, and its values."""
@@ -86,20 +86,20 @@ class NotificationListener:
 
     async def _listen(self) -> None:
         loop, pause = asyncio.get_running_loop(), _RETRY_FIRST_S
-        doubted = -DEAF_S
+        reported = -POLL_S
         while True:
             try:
                 await self._listen_once()
                 pause = _RETRY_FIRST_S
             except (StoreError, *FAULTS) as error:
-                if not self._is_deaf:
-                    self._is_deaf = True
+                if not self._has_failed:
+                    self._has_failed = True
                     why = error if isinstance(error, StoreError) else translate(error, "PostgreSQL")
-                    _log.warning(_DEAF, DEAF_S, why.message)
-            if loop.time() - doubted >= DEAF_S:
-                doubted = loop.time()
-                self._doubt()
-            await asyncio.sleep(DEAF_S if self._target is None else pause)
+                    _log.warning(_LOST, POLL_S, why.message)
+            if loop.time() - reported >= POLL_S:
+                reported = loop.time()
+                self._report_missed()
+            await asyncio.sleep(POLL_S if self._target is None else pause)
             pause = min(2 * pause, _RETRY_MOST_S)
 
     async def _listen_once(self) -> None:
@@ -110,22 +110,22 @@ class NotificationListener:
         try:
             lost = self._lost = asyncio.Event()
             raw.add_termination_listener(lambda _: lost.set())
-            for channel in self._hearing:
+            for channel in self._callbacks:
                 await raw.add_listener(_PREFIX + channel, self._heard)
             await raw.add_listener(_SELF, self._heard_itself)
-            self._doubt()  # earlier notifications are lost
+            self._report_missed()  # earlier notifications are lost
             while not lost.is_set():
                 await self._probe(raw)
-                if self._is_deaf:
-                    self._is_deaf = False
+                if self._has_failed:
+                    self._has_failed = False
                     _log.warning("Notifications from PostgreSQL arrive again.")
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(DEAF_S):
+                    async with asyncio.timeout(POLL_S):
                         await lost.wait()
         finally:
             raw.terminate()
             self._report_loss()
-        self._doubt()
+        self._report_missed()
 
     async def _probe(self, raw: RawConnection) -> None:
         """Notifies itself, and asks for the time. Raises: Broken: the notification does not arrive."""
@@ -147,10 +147,10 @@ class NotificationListener:
     def _heard(self, raw: RawConnection, pid: int, channel: str, payload: str) -> None:
         name, _, word = payload.partition(" ")
         if name != self._name:
-            for heard in self._hearing.get(channel.removeprefix(_PREFIX), ()):
+            for heard in self._callbacks.get(channel.removeprefix(_PREFIX), ()):
                 heard(word)
 
-    def _doubt(self) -> None:
-        for functions in self._hearing.values():
+    def _report_missed(self) -> None:
+        for functions in self._callbacks.values():
             for heard in functions:
                 heard(None)

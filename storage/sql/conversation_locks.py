@@ -36,7 +36,7 @@ class ConversationLocks(Group):
 
     def when_released(self, function: Callable[[str | None], None]) -> None:
         """Has a function called with the name of each lock that a process releases; None: any may be free."""
-        self._database.hear(LOCKS, function)
+        self._database.listen(LOCKS, function)
 
     def when_recovered(self, function: Callable[[], None]) -> None:
         """Has a function called each time the database works again."""

@@ -63,7 +63,7 @@ class Forgetting(Group):
         self._rules, self._agents, self._now = rules, agents, now
         self._memories, self._wake = memories, wake
         self._heard = [agents.clear, memories.clear, snapshots.clear]
-        database.hear(GONE, lambda _: self._gone())
+        database.listen(GONE, lambda _: self._gone())
         # Where forgettings go on that were left off.
         self._cursors: dict[int, _Cursor] = {}
         # What goes before a memory: those of its sleeptime agents.

@@ -102,7 +102,7 @@ class Jobs(Group):
         # Attempts that were released while the database was out of reach: (job, attempt).
         self._released: set[tuple[int, int]] = set()
         self._watchers: list[Callable[[], None]] = []
-        database.hear(WORK, lambda _: self.wake_here())
+        database.listen(WORK, lambda _: self.wake_here())
 
     # -- waiting for jobs ---------------------------------------------------------------------------------------------
 

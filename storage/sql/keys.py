@@ -23,7 +23,7 @@ from typing import Any
 import orjson
 from msgspec.structs import replace
 
-from storage.database import DEAF_S, KEYS, Connection, Database, Row
+from storage.database import KEYS, POLL_S, Connection, Database, Row
 from storage.errors import Broken, NotFound, Unavailable, WriteConflict, is_known
 from storage.records import Key
 from storage.sidecar import KEYED, has_sidecar, make_sidecar, remove_sidecar, resolved
@@ -103,7 +103,7 @@ class Keys(Group):
     """The keys of callers. Those presented lately are cached.
 
     So the common request costs no statement, and known callers stay known while the store is down. No other process
-    writes a file; what is known of a shared database is asked again after `DEAF_S`, and at once where another process
+    writes a file; what is known of a shared database is asked again after `POLL_S`, and at once where another process
     notifies of a change.
     """
 
@@ -116,10 +116,10 @@ class Keys(Group):
         self._known: OrderedDict[bytes, tuple[Key, float]] = OrderedDict()
         self._any = False
         self._none_until = -math.inf  # there were no keys, and that is believed until then
-        self._age_s = DEAF_S if database.is_shared else math.inf
+        self._age_s = POLL_S if database.is_shared else math.inf
         # By a key's id: from when on its use is recorded again.
         self._due: dict[int, float] = {}
-        database.hear(KEYS, lambda _: self._changed())
+        database.listen(KEYS, lambda _: self._changed())
 
     async def create(
         self,

@@ -19,7 +19,7 @@ class UsageLimits(Group):
     def __init__(self, database: Database) -> None:
         super().__init__(database)
         self._heard: list[Callable[[], None]] = []
-        database.hear(LIMITS, lambda _: self._changed())
+        database.listen(LIMITS, lambda _: self._changed())
 
     @reads
     async def list(self, connection: Connection) -> tuple[UsageLimit, ...]:

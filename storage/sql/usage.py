@@ -29,7 +29,7 @@ class Usage(Group):
     def __init__(self, database: Database) -> None:
         super().__init__(database)
         self._forgotten: list[Callable[[str, str], None]] = []
-        database.hear(USAGE, self._hear)
+        database.listen(USAGE, self._changed)
 
     @bulk_writes
     async def add(self, connection: Connection, rows: Sequence[UsageRow]) -> None:
@@ -105,7 +105,7 @@ class Usage(Group):
         for each in self._forgotten:
             each(project, user)
 
-    def _hear(self, word: str | None) -> None:
+    def _changed(self, word: str | None) -> None:
         if word:
             project, user = orjson.loads(word)
             self._notify(project, user)

@@ -271,10 +271,10 @@ class SqliteDatabase:
         return await self.writer.checkpoint(wait_ms=wait_ms)
 
     def start(self) -> None:
-        # There is nothing to hear: one process owns the file.
+        # No other process notifies: one owns the file.
         self._health_check.start()
 
-    def hear(self, channel: str, heard: Callable[[str | None], None]) -> None:
+    def listen(self, channel: str, callback: Callable[[str | None], None]) -> None:
         pass
 
     def notify(self, channel: str, word: str = "") -> None:

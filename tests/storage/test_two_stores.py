@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from storage.commands import ForgetTarget
-from storage.database import DEAF_S, KEYS, WORK, Connection
+from storage.database import KEYS, POLL_S, WORK, Connection
 from storage.errors import Stale
 from storage.records import Agent, Block, JobState, Scope
 from storage.sql.keys import RECORDED_S
@@ -46,7 +46,7 @@ async def listening(*stores: Store) -> None:
     """Has stores listen, and waits until they hear."""
     for store in stores:
         heard: list[str | None] = []
-        store.database.hear("hello", heard.append)
+        store.database.listen("hello", heard.append)
         store.database.start()
         await comes(lambda heard=heard: bool(heard))  # type: ignore[misc]
 
@@ -337,7 +337,7 @@ async def test_a_key_that_is_revoked_elsewhere_opens_nothing_here(stores: tuple[
     assert await other.keys.find(plain) == key
     await one.keys.revoke("k")
     told: list[str | None] = []
-    other.database.hear(KEYS, told.append)
+    other.database.listen(KEYS, told.append)
     await comes(lambda: bool(told))
     assert await other.keys.find(plain) is None
 
@@ -345,7 +345,7 @@ async def test_a_key_that_is_revoked_elsewhere_opens_nothing_here(stores: tuple[
 async def test_who_closes_behind_a_word_has_told_it(stores: tuple[Store, Store], url: str) -> None:
     """So does the command line."""
     heard: list[str | None] = []
-    stores[0].database.hear(KEYS, heard.append)
+    stores[0].database.listen(KEYS, heard.append)
     await listening(stores[0])
     for n in range(5):
         heard.clear()
@@ -364,12 +364,12 @@ async def test_nothing_that_is_told_decides_who_may_ask(stores: tuple[Store, Sto
     assert not await other.keys.has_any()
     key, plain = await one.keys.create("default", "k")
     assert not await other.keys.has_any(), "believed for a while"
-    tick += DEAF_S
+    tick += POLL_S
     assert await other.keys.has_any(), "the door is closed"
     assert await other.keys.find(plain) == key
     await one.keys.revoke("k")
     assert await other.keys.find(plain) == key, "believed for a while"
-    tick += DEAF_S
+    tick += POLL_S
     assert await other.keys.find(plain) is None
 
 
@@ -380,7 +380,7 @@ async def test_a_known_caller_stays_known_while_the_database_is_down(stores: tup
     key, plain = await one.keys.create("default", "k")
     assert await other.keys.find(plain) == key
     await other.close()
-    tick += 100 * DEAF_S
+    tick += 100 * POLL_S
     assert await other.keys.find(plain) == key
 
 
@@ -404,8 +404,8 @@ async def test_a_process_does_not_hear_itself(stores: tuple[Store, Store]) -> No
     one, other = stores
     heard: dict[Store, list[str | None]] = {store: [] for store in stores}
     for store in stores:
-        store.database.hear(KEYS, heard[store].append)
-        store.database.hear(WORK, lambda _: None)
+        store.database.listen(KEYS, heard[store].append)
+        store.database.listen(WORK, lambda _: None)
     await listening(*stores)
     for each in heard.values():
         each.clear()

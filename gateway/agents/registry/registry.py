@@ -45,7 +45,7 @@ from gateway.run.latest import on_latest
 from gateway.run.upstream.route import agent_route, named_route, resolve_route, split_model
 from gateway.settings import Settings
 from storage.commands import ForgetTarget
-from storage.database import DEAF_S
+from storage.database import POLL_S
 from storage.errors import Unavailable
 from storage.listing import (
     AgentChange,
@@ -139,7 +139,7 @@ class Registry:
         self._settings = settings
         self._profiles = {spec.name: spec for spec in specs}
         self._now = now
-        self._cache = ResolvedAgentCache(DEAF_S if store.database.is_shared else inf)
+        self._cache = ResolvedAgentCache(POLL_S if store.database.is_shared else inf)
         self.tools = ToolRegistry(store, self._cache, now)
         self.sleepers = SleeperRegistry(store, settings.background_model, now)
         store.database.when_recovered(self._cache.clear)

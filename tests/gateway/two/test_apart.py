@@ -119,7 +119,7 @@ def test_the_first_key_closes_the_door_where_no_word_of_it_arrives(
     upstream: StrictUpstream, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in (keys, listen):
-        monkeypatch.setattr(module, "DEAF_S", 0.3)
+        monkeypatch.setattr(module, "POLL_S", 0.3)
     settings = settings_for(upstream)
 
     async def hearing() -> Store:

@@ -84,7 +84,7 @@ async def test_a_server_that_is_lost_is_noticed_without_a_request(
     failed: list[str] = []
     heard: list[str | None] = []
     store.database.when_failed(lambda fault: failed.append(fault.status))
-    store.database.hear("any", heard.append)
+    store.database.listen("any", heard.append)
     store.database.start()
     await until(lambda: bool(heard))
     proxy.refuse()

@@ -62,7 +62,7 @@ async def test_a_server_that_answers_no_more_is_said_to_be_the_reason(
     monkeypatch.setattr(listen, "_ANSWER_S", 0.1)
 
     class Stalled(Ears):
-        def _doubt(self) -> None:
+        def _report_missed(self) -> None:
             if caplog.records:
                 self.end()
             proxy.stall()  # it is connected, and about to ask

@@ -25,7 +25,7 @@ class RunEnds:
         self._changed = asyncio.Event()
         self._ended: list[Callable[[str, int], None]] = []
         self._missed: list[Callable[[], None]] = []
-        store.database.hear(RUNS, self._heard)
+        store.database.listen(RUNS, self._heard)
 
     @property
     def is_shared(self) -> bool:

@@ -15,7 +15,7 @@ from gateway.agents.runs.background.callbacks import KIND as CALLBACK
 from gateway.agents.runs.background.callbacks import Callbacks, calling_back
 from gateway.run.background.loop import PeriodicTask
 from gateway.run.background.worker import JobContext, Worker, WorkerLimits
-from storage.database import DEAF_S
+from storage.database import POLL_S
 from storage.sql.store import Store
 
 KIND = "run"
@@ -100,7 +100,7 @@ class RunServices:
 
     async def _sweep(self) -> float | None:
         await self._runs.sweep()
-        return DEAF_S if self._is_shared else None
+        return POLL_S if self._is_shared else None
 
     async def _fail_left(self) -> float:
         await self._recover()
