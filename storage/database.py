@@ -1,4 +1,4 @@
-"""The database below the store: five doors, and the connection that an operation is given.
+"""The database below the store: five ways to its data, and the connection that an operation is given.
 
 The store's operations (storage/sql) are written once, over these protocols; each database implements them.
 """
@@ -18,14 +18,13 @@ from storage.errors import Unavailable
 class StoreHealth(Struct, frozen=True):
     """The store's state."""
 
-    # Ok, or the `status` word of the error that stops it (full, readonly, locked, corrupt, broken), slow,
-    # closed.
+    # ok, slow, closed, or the `status` of the error that stops it (full, readonly, locked, corrupt, broken).
     status: str
-    # The last failure in words, retained after recovery.
+    # The message of the last failure, retained after recovery.
     error: str | None = None
-    # How many there were.
+    # How many failures there were.
     failures: int = 0
-    # waiting, waiting_bytes: writes not yet on disk.
+    # Writes not yet on disk, and their bytes.
     waiting: int = 0
     waiting_bytes: int = 0
 
@@ -35,13 +34,13 @@ class StoreHealth(Struct, frozen=True):
 
     @property
     def is_up(self) -> bool:
-        """The store's health: whether operations succeed. One that is slow only delays it."""
+        """True while operations succeed, if slowly."""
         return self.status in ("ok", "slow")
 
 
 T = TypeVar("T")
 
-# How long each read of this task may take that names no deadline, in milliseconds; None: as long as its door allows.
+# How long each read of this task may take that names no deadline, in milliseconds; None: as long as its method allows.
 read_limit_ms: ContextVar[float | None] = ContextVar("read_limit_ms", default=None)
 
 # Changes of other processes are looked for after so many seconds, with or without a notification.
@@ -58,7 +57,7 @@ USAGE, LIMITS = "usage", "limits"
 
 
 class AgentNumbers(NamedTuple):
-    """The numbers in an agent's row, of which one changes with whatever a look reads."""
+    """The numbers in an agent's row. Whatever a snapshot reads, one of them changes with it."""
 
     epoch: int
     next_seq: int
@@ -79,12 +78,13 @@ class Statement(str):
 
     # For tests and logs.
     name: str
+    # The text for PostgreSQL.
     postgres: str
     # The parameters that are lists, with the number of placeholders SQLite has for each.
     sizes: Mapping[int, int]
     # How many values SQLite measures, to fill in what keeps a row in its place.
     measured: int
-    # Of a new row.
+    # They are those of a new row.
     is_padded: bool
 
     def __new__(
@@ -185,21 +185,22 @@ class ServerFindings(Struct, frozen=True):
 
 
 class Database(Protocol):
-    """Five doors to the data: read, long_read, write, write_one, bulk.
+    """The data of the store, which `read`, `long_read`, `write`, `write_one` and `bulk` reach.
 
     Each raises what its operation raises, and Unavailable; those that write also Busy, where too many bytes wait.
-    is_shared: other processes may read and write the same data. is_owned: this one alone may, as of now. ahead: the
-    seconds by which the clock that they share is ahead of this machine's.
     """
 
     @property
-    def ahead(self) -> float: ...
+    def ahead(self) -> float:
+        """The seconds by which the clock that all processes share is ahead of this machine's."""
 
     @property
-    def is_shared(self) -> bool: ...
+    def is_shared(self) -> bool:
+        """True if other processes may read and write the same data."""
 
     @property
-    def is_owned(self) -> bool: ...
+    def is_owned(self) -> bool:
+        """True if this process alone may read and write the data, as of now."""
 
     async def read(self, operation: Operation[T], *, deadline_ms: float | None = None) -> T:
         """Runs a short, indexed read. Raises: TooSlow past the deadline."""

@@ -33,9 +33,11 @@ _NUMBER_BYTES = 4
 
 
 class Chunk(Struct, frozen=True):
-    """A blob taken apart, its numbers where they lie; or several one after the other. seqs: [n]; numbers: [n, d]."""
+    """The vectors of a blob, or of several one after the other. They are views of the blob's bytes."""
 
+    # Shape [n].
     seqs: NDArray[np.int64]
+    # Shape [n, d].
     numbers: NDArray[np.float32]
 
     def __len__(self) -> int:
@@ -51,7 +53,7 @@ class Chunk(Struct, frozen=True):
         return int(self.numbers.nbytes + self.seqs.nbytes)
 
     def part(self, start: int, end: int) -> Chunk:
-        """Returns some of its rows, where they lie."""
+        """Returns some of its rows, as views."""
         return Chunk(self.seqs[start:end], self.numbers[start:end])
 
 
@@ -65,12 +67,10 @@ def open_chunk(blob: bytes) -> Chunk:
 
 
 class Joined(Struct, frozen=True):
-    """All vectors of an agent in one piece, which is compared twice as fast.
-
-    common: by row, its similarity to the mean of all: as much as it is like any question that this memory gets.
-    """
+    """All vectors of an agent in one array, which is compared twice as fast."""
 
     all: Chunk
+    # By row, its similarity to the mean of all: as much as it is like any question that this memory gets.
     common: NDArray[np.float64]
 
     @property
@@ -80,7 +80,7 @@ class Joined(Struct, frozen=True):
 
 
 def join(chunks: Sequence[Chunk]) -> Joined:
-    """Returns all in one piece. chunks: of one dimension, one at least."""
+    """Returns the vectors of all chunks. chunks: of one dimension, one at least."""
     import numpy as np
 
     numbers = np.concatenate([chunk.numbers for chunk in chunks])

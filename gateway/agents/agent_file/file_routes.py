@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from gateway.agents.agent_file.file_structs import ImportForm
 from gateway.agents.agent_file.read import read_file
-from gateway.agents.agent_file.write import EXTENSION, Travelling, agent_file
+from gateway.agents.agent_file.write import EXTENSION, ExportedAgent, agent_file
 from gateway.agents.api._route import AgentsRoute, ApiRequest
 from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.folders import file_json, folder_json
@@ -26,7 +26,8 @@ from gateway.errors import BadRequest
 from storage.listing import Page
 from storage.records import DEFAULT, Definition
 
-_FILES = 1000  # of a folder
+# The most files of a folder that are exported.
+_MOST_FILES = 1000
 
 
 class ExportQuery(Body):
@@ -41,6 +42,8 @@ class ExportQuery(Body):
 
 
 class AgentFileRoutes:
+    """The routes of agent files."""
+
     def __init__(self, api: AgentsApi) -> None:
         self._api = api
         self._folders = Folders(api.store, api.registry, api.keeper.events, api.now)
@@ -72,7 +75,7 @@ class AgentFileRoutes:
         # A conversation is named by its id here, and by its key or its public name in the store.
         name = ids.uid_of("conv", conversation) or conversation
         definition = AgentDefinition.of(view.definition.body)
-        travelling = Travelling(
+        exported = ExportedAgent(
             await self._api.shown(view),
             definition.sleeptime,
             definition.initial_messages,
@@ -81,10 +84,11 @@ class AgentFileRoutes:
             await self._files.passages(view.agent),
             await self._files.archives(view.agent),
         )
-        return Response(agent_file(travelling, self._api.now()), media_type="application/json")
+        return Response(agent_file(exported, self._api.now()), media_type="application/json")
 
     async def _texts(self, folder: Definition) -> list[dict[str, Any]]:
-        found = await self._folders.list(folder, Page(limit=_FILES, newest_first=False))
+        """Returns the files of a folder with their texts, as the API returns them; not those that are still parsed."""
+        found = await self._folders.list(folder, Page(limit=_MOST_FILES, newest_first=False))
         whole = [file for file in found if file.state == "completed"]
         views = await self._folders.view(folder, whole, with_content=True)
         return [file_json(folder, view.file, view.parts, view.content) for view in views]
@@ -108,6 +112,6 @@ class AgentFileRoutes:
             request.headers["x-mnemogate-left-out"] = ",".join(quote(name, safe="") for name in left_out)[
                 :2000
             ]
-        # Programs see the body alone.
+        # Programs that read no headers see it in the body.
         own = {EXTENSION: {"left_out": left_out}} if left_out else {}
         return {"agent_ids": [ids.id_of("agent", uid) for uid in made], **own}

@@ -1,6 +1,6 @@
-"""An agent file, read: its form is that of Letta 0.16, or an older one (`older.py`).
+"""Reads an agent file in the form of Letta 0.16, or in an older one (`older.py`).
 
-An unknown field is left alone.
+Unknown fields are ignored.
 
 What the gateway has no place for (tools of Letta's that it lacks, groups, MCP servers, values of secrets that an
 export wipes) is left out, and named. Everything else that is wrong is an Unprocessable that names the field.
@@ -88,14 +88,14 @@ def read_file(data: bytes, form: ImportForm, now: float) -> AgentFile:
     retained_uids = _retained_uids(file) if extension.is_moved else {}
     _check_ids(json)
     left_out: list[str] = []
-    slept_on, sleepers = _groups(file, left_out)
+    sleeptimes, sleepers = _groups(file, left_out)
     left_out += [f"mcp_servers.{n}" for n in range(len(file.mcp_servers))]
     left_out += [f"skills.{skill.name}" for skill in file.skills or ()]
     tools, names = _tools(file.tools, left_out, is_own=is_own)
     blocks = {str(each.get("id")): _block(each, n) for n, each in enumerate(file.blocks)}
     folders = _folders(file, retained_uids)
     reader = _AgentReader(
-        form, now, extension, is_own, retained_uids, slept_on, names, blocks, folders, left_out
+        form, now, extension, is_own, retained_uids, sleeptimes, names, blocks, folders, left_out
     )
     agents = []
     for n, raw in enumerate(file.agents):
@@ -104,7 +104,7 @@ def read_file(data: bytes, form: ImportForm, now: float) -> AgentFile:
             # Its primary gets one of its own.
             left_out.append(f"agents.{n}")
             continue
-        name = _named(agent, form, is_only=len(file.agents) - len(sleepers) == 1)
+        name = _name_of(agent, form, is_only=len(file.agents) - len(sleepers) == 1)
         agents.append(reader.read(agent, raw, n, name))
     block_uids = {key: retained_uids[key] for key in blocks if key in retained_uids}
     return AgentFile(agents, tools, blocks, folders, reader.archives, block_uids, left_out)
@@ -117,11 +117,12 @@ class _AgentReader:
     form: ImportForm
     now: float
     extension: FileExtension
-    # A gateway like this one wrote the file.
+    # Mnemogate wrote the file.
     is_own: bool
-    # The uids that agents keep, by their ids in the file.
+    # The uids that agents, blocks and folders retain, by their ids in the file.
     retained_uids: Mapping[str, str]
-    slept_on: Mapping[str, FileSleeptime]
+    # How sleeptime agents read an agent, by its id.
+    sleeptimes: Mapping[str, FileSleeptime]
     # The names of tools by their ids in the file, as `_tools` returns them.
     names: Mapping[str, str]
     blocks: Mapping[str, tuple[Block, dict[str, Any]]]
@@ -137,8 +138,8 @@ class _AgentReader:
         own = self.extension.agents.get(agent.id) or AgentExtension()
         # On Letta's server an agent that speaks by a tool thinks in text.
         thinks = not self.is_own and kind_of(agent.agent_type or "").style == "message"
-        spoken = partial(_messages, now=now, left_out=self.left_out, thinks=thinks)
-        sleeptime = self.slept_on.get(agent.id) or own.sleeptime
+        messages_of = partial(_messages, now=now, left_out=self.left_out, thinks=thinks)
+        sleeptime = self.sleeptimes.get(agent.id) or own.sleeptime
         self.left_out += _secrets(agent)
         definition = _definition(
             raw, own if self.is_own and agent.id in self.extension.agents else None, form, at
@@ -147,13 +148,13 @@ class _AgentReader:
             name,
             replace(definition, sleeptime=None if sleeptime is None else Sleeptime((), sleeptime.frequency)),
             tags=agent.tags or (),
-            blocks=_known(agent.block_ids, self.blocks, (*at, "block_ids")),
+            blocks=_in_file(agent.block_ids, self.blocks, (*at, "block_ids")),
             tools=[
                 tool
-                for id in _known(agent.tool_ids, self.names, (*at, "tool_ids"))
+                for id in _in_file(agent.tool_ids, self.names, (*at, "tool_ids"))
                 if (tool := self.names[id])
             ],
-            folders=_known(agent.source_ids, self.folders, (*at, "source_ids")),
+            folders=_in_file(agent.source_ids, self.folders, (*at, "source_ids")),
             archives=_archives(own, self.archives, now),
             passages=_passages(own.passages, now),
             uid=self.retained_uids.get(agent.id),
@@ -165,9 +166,9 @@ class _AgentReader:
             return made
         return replace(
             made,
-            messages=spoken(agent.messages or (), f"agents.{n}.messages"),
+            messages=messages_of(agent.messages or (), f"agents.{n}.messages"),
             conversations=[
-                _conversation(each, form, now, spoken(each.messages, f"agents.{n}.{each.id}"))
+                _conversation(each, form, now, messages_of(each.messages, f"agents.{n}.{each.id}"))
                 for each in own.conversations
             ],
         )
@@ -191,6 +192,7 @@ def _archives(own: AgentExtension, archives: dict[str, CarriedArchive], now: flo
 
 
 def _parsed(data: bytes) -> dict[str, Any]:
+    """Returns the object that a file holds. Raises: Unprocessable."""
     data = data.removeprefix(BOM_UTF8)  # editors on Windows write it in front
     _check_lists(data)
     json = parse(data, _AT)
@@ -248,10 +250,10 @@ def _check_ids(json: Mapping[str, Any]) -> None:
             seen.add(id)
 
 
-def _known(ids: Sequence[str] | None, there: Mapping[str, Any], at: tuple[str | int, ...]) -> list[str]:
-    """Returns ids without those that are there twice. Raises: Unprocessable: one names nothing in the file."""
+def _in_file(ids: Sequence[str] | None, parts: Mapping[str, Any], at: tuple[str | int, ...]) -> list[str]:
+    """Returns ids of parts of the file, each once. Raises: Unprocessable: one names nothing in the file."""
     for n, id in enumerate(ids or ()):
-        if id not in there:
+        if id not in parts:
             raise Unprocessable([Fault((*at, n), "This names nothing in the file", value=id[:100])])
     return list(dict.fromkeys(ids or ()))
 
@@ -261,7 +263,7 @@ def _tools(
 ) -> tuple[dict[str, ToolDefinition], dict[str, str]]:
     """Returns the tools that are defined here, by name, and the names of all by id: "" for what is left out.
 
-    is_own: a gateway like this one wrote the file.
+    is_own: Mnemogate wrote the file.
     """
     made: dict[str, ToolDefinition] = {}
     names: dict[str, str] = {}
@@ -319,6 +321,7 @@ def _block(raw: dict[str, Any], n: int) -> tuple[Block, dict[str, Any]]:
 
 
 def _check_labels(blocks: Sequence[Block], at: tuple[str | int, ...]) -> None:
+    """Raises: Unprocessable: two of an agent's blocks have one label."""
     labels = [block.label for block in blocks]
     if len(set(labels)) < len(labels):
         raise Unprocessable([Fault((*at, "block_ids"), "Two blocks of an agent have the same label")])
@@ -340,7 +343,7 @@ def _folders(file: File, retained_uids: Mapping[str, str]) -> dict[str, CarriedF
         )
     texts: dict[str, list[tuple[str, str, str]]] = {id: [] for id in made}
     for n, each in enumerate(file.files):
-        _known([each.source_id], made, (*_AT, "files", n, "source_id"))
+        _in_file([each.source_id], made, (*_AT, "files", n, "source_id"))
         name = file_name(each.original_file_name or each.file_name or "") or each.id
         if each.content is not None:
             texts[each.source_id].append((name, each.file_type or "text/plain", each.content))
@@ -362,7 +365,7 @@ def _secrets(agent: FileAgent) -> Iterable[str]:
 def _groups(file: File, left_out: list[str]) -> tuple[dict[str, FileSleeptime], set[str]]:
     """Returns the agents that are read by sleeptime agents, and those sleeptime agents. Other groups are left out."""
     known = {str(each.get("id")) for each in file.agents}
-    slept_on: dict[str, FileSleeptime] = {}
+    sleeptimes: dict[str, FileSleeptime] = {}
     sleepers: set[str] = set()
     for n, group in enumerate(file.groups):
         config = group.manager_config or GroupConfig()
@@ -371,12 +374,12 @@ def _groups(file: File, left_out: list[str]) -> tuple[dict[str, FileSleeptime], 
             left_out.append(f"groups.{n}")
             continue
         assert manager is not None
-        slept_on[manager] = FileSleeptime(config.sleeptime_agent_frequency)
+        sleeptimes[manager] = FileSleeptime(config.sleeptime_agent_frequency)
         sleepers |= known & {*group.agent_ids} - {manager}
-    return slept_on, sleepers
+    return sleeptimes, sleepers
 
 
-def _named(agent: FileAgent, form: ImportForm, *, is_only: bool) -> str:
+def _name_of(agent: FileAgent, form: ImportForm, *, is_only: bool) -> str:
     name = agent.name or agent.id
     for other in (form.override_name, form.name):
         if isinstance(other, str) and is_only:

@@ -50,7 +50,7 @@ FILE = (
 SOURCE = ("name", "description", "instructions", "metadata", "embedding_config")
 
 
-class Travelling(Struct, frozen=True):
+class ExportedAgent(Struct, frozen=True):
     """All parts of an agent that an export contains."""
 
     # The agent as the API returns it.
@@ -68,18 +68,20 @@ class Travelling(Struct, frozen=True):
     archives: Sequence[CarriedArchive] = ()
 
 
-def agent_file(of: Travelling, now: float) -> bytes:
+def agent_file(exported: ExportedAgent, now: float) -> bytes:
     """Returns an agent file. now: when it was made."""
-    state = of.state
+    state = exported.state
     agent_id = "agent-0"
     messages = [
         _system(state, agent_id, now),
-        *(written(each, f"message-{n}", agent_id) for n, each in enumerate(of.messages, 1)),
+        *(written(each, f"message-{n}", agent_id) for n, each in enumerate(exported.messages, 1)),
     ]
-    sources = [{**some(folder, SOURCE), "id": f"source-{n}"} for n, (folder, _) in enumerate(of.folders)]
+    sources = [
+        {**some(folder, SOURCE), "id": f"source-{n}"} for n, (folder, _) in enumerate(exported.folders)
+    ]
     files = [
         {"source_id": source["id"], **some(file, FILE)}
-        for source, (_, texts) in zip(sources, of.folders, strict=True)
+        for source, (_, texts) in zip(sources, exported.folders, strict=True)
         for file in texts
     ]
     # Letta's server takes these as a value or not at all.
@@ -92,7 +94,7 @@ def agent_file(of: Travelling, now: float) -> bytes:
         "memory_blocks": [],
         "tools": [],
         "tool_exec_environment_variables": {},
-        "initial_message_sequence": [_initial(each) for each in of.initial] or None,
+        "initial_message_sequence": [_initial(each) for each in exported.initial] or None,
         "tool_ids": [f"tool-{n}" for n in range(len(state["tools"]))],
         "block_ids": [f"block-{n}" for n in range(len(state["blocks"]))],
         "source_ids": [source["id"] for source in sources],
@@ -102,7 +104,7 @@ def agent_file(of: Travelling, now: float) -> bytes:
         "files_agents": [],
         "group_ids": [],
     }
-    extension = {"agents": {agent_id: _extension(of)}}
+    extension = {"agents": {agent_id: _extension(exported)}}
     made = {
         "agents": [agent],
         "groups": [],
@@ -120,17 +122,17 @@ def agent_file(of: Travelling, now: float) -> bytes:
     return orjson.dumps(made, option=orjson.OPT_INDENT_2)
 
 
-def _extension(of: Travelling) -> dict[str, Any]:
+def _extension(exported: ExportedAgent) -> dict[str, Any]:
     """Returns what an agent has here beyond Letta's form."""
     return {
-        "mnemogate": of.state[EXTENSION],
-        "sleeptime": None if of.sleeptime is None else {"frequency": of.sleeptime.frequency},
-        "message_buffer_limit": of.state["message_buffer_limit"],
-        "message_buffer_min": of.state["message_buffer_min"],
-        "passages": list(map(_passage, of.passages)),
+        "mnemogate": exported.state[EXTENSION],
+        "sleeptime": None if exported.sleeptime is None else {"frequency": exported.sleeptime.frequency},
+        "message_buffer_limit": exported.state["message_buffer_limit"],
+        "message_buffer_min": exported.state["message_buffer_min"],
+        "passages": list(map(_passage, exported.passages)),
         "archives": [
             {"name": each.name, **each.body, "passages": list(map(_passage, each.passages))}
-            for each in of.archives
+            for each in exported.archives
         ],
     }
 

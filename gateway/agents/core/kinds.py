@@ -48,28 +48,29 @@ MULTI_AGENT_TOOLS = (
 FILE_TOOLS = ("grep_files", "semantic_search_files")
 
 # Tools of Letta's that need a service outside the gateway, so there are none until a caller creates them.
-ELSEWHERE = frozenset({"web_search", "fetch_webpage", "run_code", "run_code_with_tools"})
+EXTERNAL_TOOLS = frozenset({"web_search", "fetch_webpage", "run_code", "run_code_with_tools"})
 
-# After these the turn ends; after all others of the gateway's own it goes on.
-_LAST = frozenset({"send_message", "send_message_to_agent_async", "memory_finish_edits"})
+# After these tools the turn ends; after all others of the gateway's own it goes on.
+_ENDS_TURN = frozenset({"send_message", "send_message_to_agent_async", "memory_finish_edits"})
 
-_EDITS = ("memory_insert", "memory_replace")
-_CORE = ("core_memory_append", "core_memory_replace")
-_SLEEPING = ("memory_replace", "memory_insert", "memory_rethink", "memory_finish_edits")
-_TALKING = ("send_message", "conversation_search")
+_BLOCK_EDITS = ("memory_insert", "memory_replace")
+_OLDER_BLOCK_EDITS = ("core_memory_append", "core_memory_replace")
+_SLEEPTIME_TOOLS = ("memory_replace", "memory_insert", "memory_rethink", "memory_finish_edits")
+_MESSAGE_TOOLS = ("send_message", "conversation_search")
 
 
 class AgentKind(Struct, frozen=True):
     """A kind of agents."""
 
+    # How it speaks: by its reply, or by the tool `send_message`.
     style: SpeakingStyle
     # The built-in tools that a new agent of this kind has.
     tools: tuple[str, ...] = ()
-    # A new agent has rules for these tools as well.
+    # A new agent has rules that say after which of these tools its turn goes on.
     has_rules: bool = False
     # Each user message begins with an empty window.
     clears: bool = False
-    # most_messages, least_messages: of its window; None: no such bound.
+    # Bounds of its window, in messages; None: no such bound.
     most_messages: int | None = None
     least_messages: int | None = None
     # The default filler before a tool.
@@ -78,16 +79,16 @@ class AgentKind(Struct, frozen=True):
 
 KINDS: Mapping[str, AgentKind] = MappingProxyType(
     {
-        "letta_v1_agent": AgentKind("reply", ("conversation_search", *_EDITS)),
+        "letta_v1_agent": AgentKind("reply", ("conversation_search", *_BLOCK_EDITS)),
         "react_agent": AgentKind("reply"),
-        "sleeptime_agent": AgentKind("reply", _SLEEPING, has_rules=True, clears=True),
+        "sleeptime_agent": AgentKind("reply", _SLEEPTIME_TOOLS, has_rules=True, clears=True),
         "voice_convo_agent": AgentKind(
             "reply", ("search_memory",), most_messages=30, least_messages=15, filler="model"
         ),
-        "voice_sleeptime_agent": AgentKind("reply", _SLEEPING, has_rules=True, clears=True),
-        "memgpt_agent": AgentKind("message", (*_TALKING, *_CORE), has_rules=True),
-        "memgpt_v2_agent": AgentKind("message", (*_TALKING, *_EDITS), has_rules=True),
-        "split_thread_agent": AgentKind("message", (*_TALKING, *_CORE), has_rules=True),
+        "voice_sleeptime_agent": AgentKind("reply", _SLEEPTIME_TOOLS, has_rules=True, clears=True),
+        "memgpt_agent": AgentKind("message", (*_MESSAGE_TOOLS, *_OLDER_BLOCK_EDITS), has_rules=True),
+        "memgpt_v2_agent": AgentKind("message", (*_MESSAGE_TOOLS, *_BLOCK_EDITS), has_rules=True),
+        "split_thread_agent": AgentKind("message", (*_MESSAGE_TOOLS, *_OLDER_BLOCK_EDITS), has_rules=True),
         "workflow_agent": AgentKind("message", clears=True),
     }
 )
@@ -105,13 +106,13 @@ def kind_of(name: str) -> AgentKind:
 
 
 def base_rules(tools: Sequence[str], rules: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Returns the rules that say of each of these tools whether the turn goes on after it.
+    """Returns a rule for each of these tools: whether the turn goes on after it.
 
-    rules: those that are there; a tool with a rule of this type gets no other.
+    rules: those of the agent; a tool that has such a rule there gets no other.
     """
     ruled = {rule.get("tool_name") for rule in rules if rule.get("type") in ("continue_loop", "exit_loop")}
     return [
-        {"tool_name": name, "type": "exit_loop" if name in _LAST else "continue_loop"}
+        {"tool_name": name, "type": "exit_loop" if name in _ENDS_TURN else "continue_loop"}
         for name in tools
         if name in BUILT_IN and name not in ruled
     ]
@@ -126,5 +127,5 @@ _BY_UID = {built_in_uid(name): name for name in BUILT_IN}
 
 
 def built_in_named(uid: str) -> str | None:
-    """Returns the tool of the gateway's own with this public name."""
+    """Returns the name of the built-in tool with this public name; None: there is none."""
     return _BY_UID.get(uid)

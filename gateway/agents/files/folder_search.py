@@ -24,9 +24,12 @@ from storage.records import API_PROFILE, Agent, Definition, DefinitionKind, Scop
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
-MOST_BYTES = 10_000_000  # of a file
-_PARSING = "parsing"  # the state of a file with an incomplete text
-_WRITTEN = 64  # parts of a file that one transaction writes
+# The size of a file, at most.
+MOST_BYTES = 10_000_000
+# The state of a file whose text is not all stored yet.
+_PARSING = "parsing"
+# Parts of a file that one transaction writes.
+_PARTS_WRITTEN = 64
 
 Handling = Literal["skip", "error", "suffix", "replace"]
 
@@ -45,10 +48,12 @@ class SentFile(Struct, frozen=True):
 
 
 class FileView(Struct, frozen=True):
-    """A file as lists show it. parts: passages that hold its text. content: None where it is not asked for."""
+    """A file as lists show it."""
 
     file: StoredFile
+    # The number of passages that hold its text.
     parts: int
+    # Its text; None: it was not asked for.
     content: str | None = None
 
 
@@ -148,9 +153,9 @@ class Folders:
         count = 0
         try:
             rest = parts(text)
-            while some := list(islice(rest, _WRITTEN)):
-                await files.write(file, some)
-                count += len(some)
+            while written := list(islice(rest, _PARTS_WRITTEN)):
+                await files.write(file, written)
+                count += len(written)
             file = await files.complete(file)
         except BaseException:
             # What cannot be forgotten now is forgotten at the next start.

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from msgspec import Struct
 
-from gateway.agents.core.kinds import BUILT_IN, ELSEWHERE, FILE_TOOLS, built_in_named, built_in_uid
+from gateway.agents.core.kinds import BUILT_IN, EXTERNAL_TOOLS, FILE_TOOLS, built_in_named, built_in_uid
 from gateway.agents.registry.resolved_agents import ResolvedAgentCache
 from gateway.core import ids
 from gateway.core.definition import ToolDefinition
@@ -166,7 +166,7 @@ class ToolRegistry:
         if missing:
             # Letta's clients recognise this message, and then make the agent without these tools.
             sentences = [f"Tools not found by name: {', '.join(missing)}."]
-            sentences += [f"{name} {_NEEDS_SERVICE}" for name in missing if name in ELSEWHERE]
+            sentences += [f"{name} {_NEEDS_SERVICE}" for name in missing if name in EXTERNAL_TOOLS]
             raise BadRequest(" ".join(sentences), param="tools")
         return [tool for tool in found.values() if tool is not None]
 

@@ -2,7 +2,7 @@
 
 The machine decides what the client gets, and when; a `ClientView` of the dialect makes the bytes. Chunks and messages
 are those of chat completions, the form into which the adapters bring every provider, whatever the client speaks. The
-head is the upstream's: every dialect answers in server-sent events or in one JSON body, as the upstream did.
+form is the upstream's: every dialect answers in server-sent events or in one JSON body, as the upstream did.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ class ClientView:
     def take(self) -> bytes:
         """Returns the bytes that may leave now, and forgets them.
 
-        It returns none until there is something worth a head: up to then an error of a later round is still a status.
-        More than `MOST_HELD_BYTES` are worth one, whatever they say.
+        It returns none before the first text or call, or `MOST_HELD_BYTES` of anything else: the reply's status leaves
+        with the first bytes, and up to then an error of a later round is a status.
         """
         return b""
 
@@ -86,7 +86,7 @@ class ClientView:
         """Shows an event of the round that is read."""
 
     def show_texts(self, read: Sequence[Event], texts: Sequence[str]) -> bool:
-        """Shows events that say these texts and nothing else. Returns False where they have to be parsed for that."""
+        """Shows events that hold these texts and nothing else. Returns False where they have to be parsed for that."""
         return True
 
     def add_text(self, text: str) -> None:
@@ -202,6 +202,8 @@ class MakesView(Protocol):
 
 
 class MakesUnseen(Struct, frozen=True):
+    """Makes views that show nothing."""
+
     speaks_chat: bool = False
 
     def __call__(self, terms: TurnTerms) -> ClientView:
