@@ -21,14 +21,15 @@ _HOP_BY_HOP: Final = frozenset(
 _WITHOUT_CONTROLS: Final = dict.fromkeys((*range(9), *range(10, 32), 127), " ")
 # Content codings that aiohttp decodes; where it cannot, it refuses the reply.
 _DECODED: Final = frozenset(("br", "deflate", "gzip", "identity", "zstd"))
-# Upstreams send the same few names with every reply: the bytes of each, and its text; "": it is not passed on.
-_NAMES: dict[bytes, str] = {}
-_MOST_NAMES: Final = 1024  # bounds of the cache; no measurement
+# Upstreams send the same few names with every reply. Bytes of a name -> its text; "": it is not passed on.
+_NAME_CACHE: dict[bytes, str] = {}
+# Bounds of the cache; no measurement.
+_MOST_CACHED: Final = 1024
 _MOST_NAME_BYTES: Final = 64
 
 
 def end_to_end(headers: Iterable[Header]) -> list[Header]:
-    """Returns the headers that are passed on: none of one hop, and none that `Connection` names."""
+    """Returns the headers that a proxy passes on: none that is hop-by-hop, or that `Connection` names."""
     passed: list[Header] = []
     dropped: frozenset[str] = frozenset()
     for spelled, value in headers:
@@ -41,11 +42,14 @@ def end_to_end(headers: Iterable[Header]) -> list[Header]:
 
 
 def response_headers(raw: Iterable[tuple[bytes, bytes]]) -> tuple[Header, ...]:
-    """Returns the headers of a response that are passed on: none of one hop, and no coding that was decoded."""
+    """Returns the headers of a response that a proxy passes on.
+
+    Left out are those that are hop-by-hop, and the content coding, which the body has not any more.
+    """
     passed: list[Header] = []
     dropped: frozenset[str] = frozenset()
     for raw_name, raw_value in raw:
-        name = _NAMES.get(raw_name)
+        name = _NAME_CACHE.get(raw_name)
         if name is None:
             name = _decode_name(raw_name)
         if not name:
@@ -60,7 +64,7 @@ def response_headers(raw: Iterable[tuple[bytes, bytes]]) -> tuple[Header, ...]:
 
 
 def as_utf8(value: str) -> str:
-    """Returns the value of a client's header, read as latin-1, as the text whose UTF-8 are the client's bytes."""
+    """Returns a header's value that was decoded as latin-1, decoded as UTF-8 instead if it is that."""
     if not value.isascii():
         # Bytes that are no UTF-8 are sent as the UTF-8 of their latin-1.
         with suppress(UnicodeError):
@@ -73,10 +77,10 @@ def _tokens(value: str) -> frozenset[str]:
 
 
 def _decode_name(raw: bytes) -> str:
-    """Returns the text of a header's name, in lower case; "": it is not passed on."""
+    """Returns the name of a header in lower case, and caches it; "": the header is not passed on."""
     name = raw.decode("latin-1").lower()
     if name in _HOP_BY_HOP and name != "connection":
         name = ""
-    if len(raw) <= _MOST_NAME_BYTES and len(_NAMES) < _MOST_NAMES:
-        _NAMES[raw] = name
+    if len(raw) <= _MOST_NAME_BYTES and len(_NAME_CACHE) < _MOST_CACHED:
+        _NAME_CACHE[raw] = name
     return name

@@ -32,6 +32,8 @@ ORIGIN = "learning"
 UNLEARNED = "unlearned"
 # Above every number.
 _LAST = 1 << 62
+# Standing facts that are read at once; no measurement.
+_MOST_STANDING = 100
 
 
 class Facts(Group):
@@ -61,9 +63,9 @@ class Facts(Group):
         return [_fact(row) for row in rows]
 
     @reads
-    async def standing(self, connection: Connection, agent: int, *, limit: int = 100) -> builtins.list[Fact]:
-        """Returns the standing facts that are true, newest first."""
-        return [_fact(row) for row in await connection.rows(SQL["standing"], (agent, limit))]
+    async def standing(self, connection: Connection, agent: int) -> builtins.list[Fact]:
+        """Returns the standing facts that are true, newest first, at most `_MOST_STANDING`."""
+        return [_fact(row) for row in await connection.rows(SQL["standing"], (agent, _MOST_STANDING))]
 
     @reads
     async def get(self, connection: Connection, agent: int, seqs: Sequence[int]) -> builtins.list[Fact]:
@@ -85,7 +87,7 @@ class Facts(Group):
 
     @writes
     async def mute(self, connection: Connection, agent: int, seq: int, at: float, *, is_muted: bool) -> Fact:
-        """Has a fact stay in lists alone, or has it said again. Raises: NotFound."""
+        """Mutes a fact, which then stays in lists and reaches no model, or unmutes it. Raises: NotFound."""
         await connection.lock(agent)
         values = (agent, seq, at) if is_muted else (agent, seq)
         await connection.run(SQL["mute" if is_muted else "unmute"], values)
@@ -155,8 +157,10 @@ class Facts(Group):
     ) -> None:
         """Returns the effect that writes what was learned and moves the cursor from `cursor` to `upto`.
 
-        The effect does nothing where the cursor is elsewhere by then. decide: given the blocks as they are when it is
-        written. reader: whose cursor it is.
+        The effect does nothing where the cursor is elsewhere by then.
+
+        decide: is given the blocks as they are when it is written.
+        reader: the owner of the cursor.
         """
         await connection.lock_sharers(agent.id)
         if await cursor_of(connection, agent.id, reader) != cursor:
@@ -178,10 +182,12 @@ async def keep_facts(
     connection: Connection, agent: int, facts: Sequence[tuple[LearnedFact, BlockOp]], now: float
 ) -> None:
     """Adds the facts that a model has saved within a turn."""
-    of = await load_agent(connection, agent) if facts else None
+    if not facts:
+        return
+    memory = await load_agent(connection, agent)
+    assert memory is not None  # its turn has just been written
     for fact, _ in facts:
-        assert of is not None  # its turn has just been written
-        await keep_fact(connection, of, fact, now, "model")
+        await keep_fact(connection, memory, fact, now, "model")
 
 
 async def keep_fact(
@@ -193,9 +199,10 @@ async def keep_fact(
     *,
     is_asked: bool = False,
 ) -> int | None:
-    """Adds a fact unless an equal one is there; the facts that it replaces end in any case.
+    """Adds a fact unless an equal one is there, and ends the facts that it replaces.
 
-    One that was forgotten is not learned again from the same messages. is_asked: a person has written it.
+    is_asked: a person has written it. Any other that was forgotten is not learned again from the same messages.
+
     Returns the row of the fact, new or equal; None: it is not learned again.
     """
     key, since = hash_key(agent.secret, fact.key), fact.valid_from or now
@@ -226,7 +233,7 @@ async def keep_fact(
 
 
 async def is_known(connection: Connection, agent: Agent, key: str) -> bool:
-    """Returns whether a fact that nobody has stated here is there, or was forgotten."""
+    """Returns whether a fact with this key is there, or was forgotten."""
     values = (agent.id, hash_key(agent.secret, key))
     same = await connection.value(SQL["same"], values)
     return same is not None or bool(await connection.rows(SQL["unlearned"], values))

@@ -65,10 +65,10 @@ from storage.sql.turns import merge_edits
 
 SQL = load("stored_paths.sql")
 _CANCELLED = "cancelled"
-# As many as `Summaries.of` returns.
-_SUMMARIES = 16
-# A row of `head`: what it is, five numbers, three texts, a content, a time. A row of `path`: a summary's five values,
-# three contents, and the columns of `{skeleton}`.
+# The most summaries of a path, as in `Summaries.of`.
+_MOST_SUMMARIES = 16
+# Columns of a row of the statement `head` (what it is, five numbers, three texts, a content, a time), and of `path`
+# (what it is, a summary's five values, three contents, the columns of `{skeleton}`).
 _NUMBER, _TEXT, _CONTENT, _TIME = 1, 6, 9, 10
 _PATH_CONTENT, _SKELETON = 6, 9
 
@@ -84,7 +84,7 @@ async def read_path(
 
     name: `default`, or its public one.
     context: tokens of the model's window; None: unknown, and then all of it is read.
-    turns: so many that sleeptime agents have not read are counted at most; 0: they are not asked for.
+    turns: the most turns to count that sleeptime agents have not read; 0: none.
     """
     scope = agent.scope
     values = (agent.id, *_key_and_uid(name), scope.project, scope.profile, scope.subject, turns, TOOL_ATOM)
@@ -122,7 +122,7 @@ async def read_path(
     evicted = Evicted(*orjson.loads(last[_CONTENT])) if last[_CONTENT] else None
     low = evicted.depth if evicted is not None and evicted.is_out_of(context) else 0
     found = await connection.rows(
-        SQL["path"], (agent.id, snapshot.conversation.id, last[_NUMBER], low, _SUMMARIES)
+        SQL["path"], (agent.id, snapshot.conversation.id, last[_NUMBER], low, _MOST_SUMMARIES)
     )
     path, summaries = [], []
     for row in found:
@@ -198,7 +198,7 @@ async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> St
     if write.edits.writes or write.adopts:
         await connection.lock_sharers(agent.id)
     elif write.conversation is None or write.ends is not None:
-        # Else the statement that adds the exchange locks the agent itself.
+        # Otherwise the statement that adds the exchange locks the agent.
         await connection.lock(agent.id)
     if write.conversation is None:
         e, rev = replace(e, conversation=await _begin_conversation(connection, write)), 0
@@ -212,7 +212,7 @@ async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> St
     e = replace(e, section=None if section is None else section.id)
     added = await exchanges.add_exchange(connection, agent.id, agent.epoch, rev, e)
     if added is None:
-        await _why_not(connection, agent)
+        await _refuse_step(connection, agent)
     await write_edits(connection, agent.id, write.edits, write.versions, write.now, write.reading)
     run = None
     if write.run is not None:
@@ -243,8 +243,8 @@ async def _adopt(connection: Connection, write: StepOpen, rules: Rules) -> None:
     await merge_edits(connection, agent, write.continues_parent, rules, write.now)
 
 
-async def _why_not(connection: Connection, agent: Agent) -> NoReturn:
-    """Raises: Stale, WriteConflict: for which of the two a step was not written."""
+async def _refuse_step(connection: Connection, agent: Agent) -> NoReturn:
+    """Raises the reason for which a step was not written: Stale or WriteConflict."""
     row = await connection.row(exchanges.SQL["epoch"], (agent.id,))
     if row is None or row[0] != agent.epoch:
         raise Stale("something was forgotten while this run was under way")
@@ -320,6 +320,7 @@ async def end_step(connection: Connection, jobs: Jobs, write: StepEnd) -> list[s
 
 
 async def _end(connection: Connection, write: RunEnd) -> Run:
+    """Ends a run. Raises: as `StoredPaths.end`."""
     await (connection.lock_sharers if write.edits.writes else connection.lock)(write.agent)
     run = write.run
     if write.exchange is not None:
@@ -341,6 +342,7 @@ async def _end(connection: Connection, write: RunEnd) -> Run:
 
 
 async def _add_results(connection: Connection, agent: int, run: int, results: Mapping[int, bytes]) -> None:
+    """Stores results of a run's calls by their numbers."""
     for n, data in results.items():
         if not await add_text(connection, agent, run, "result", n, data):
             # A call that was approved has been made since.

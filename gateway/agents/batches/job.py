@@ -53,10 +53,12 @@ from storage.records import RunState
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
-FAULTS: Final = 8  # attempts that end with an internal error
-_GONE: Final = (404, 410)  # statuses of results that a provider has deleted
+# Attempts that end with an internal error, before the batch is given up.
+MOST_FAULTS: Final = 8
+# Statuses of results that a provider has deleted.
+_DELETED: Final = (404, 410)
 # Statuses of a look-up that leave open whether the part exists: a key no longer accepted, or a list not offered.
-_REFUSED: Final = (400, 401, 402, 403, 404, 405, 410, 422)
+_LEAVES_OPEN: Final = (400, 401, 402, 403, 404, 405, 410, 422)
 
 
 @dataclass(eq=False)
@@ -106,9 +108,9 @@ class BatchJobs:
             _log.exception(
                 "Batch %s failed by a fault in the gateway. It is tried again, and given up after %d times.",
                 ids.id_of("job", batch.uid),
-                FAULTS,
+                MOST_FAULTS,
             )
-            if await parts.faulted() < FAULTS:
+            if await parts.faulted() < MOST_FAULTS:
                 raise
             await attempt.give_up()
         return None
@@ -150,10 +152,10 @@ class _Attempt:
             return
         # What is answered makes room for those that wait.
         for part in sorted(self.parts.open, key=lambda part: part.id is None):
-            await self._serve(part)
-        await self._clear()
+            await self._continue(part)
+        await self._delete_data()
         until_more = await self._submit_ready()
-        waits = [self._wait(part) for part in self.parts.open]
+        waits = [self._poll_wait_s(part) for part in self.parts.open]
         if until_more is not None:
             waits.append(until_more)
         await self.outcomes.done()
@@ -162,7 +164,7 @@ class _Attempt:
             self.batch = now
             await self._cancel()
         elif await batches.is_open(self.batch.id):
-            await self._say()
+            await self._log_progress()
             if until_more is None and await batches.in_part(self.batch.id, 0):
                 waits.append(0.0)  # some have become ready meanwhile
             raise Postponed("its providers are asked again", min(waits, default=0.0), is_planned=True)
@@ -183,7 +185,7 @@ class _Attempt:
     async def give_up(self) -> None:
         """Fails all items that have not ended, and ends the job."""
         end, at = self.jobs.store.batches.end_page, self.jobs.now()
-        while await end(self.batch.id, RunState.FAILED, StopReason.ERROR, at, PAGE):
+        while await end(self.batch.id, RunState.FAILED, StopReason.ERROR, at):
             pass
         await self._end(BatchState.COMPLETED)
         await self.job.finish()
@@ -197,18 +199,18 @@ class _Attempt:
         # Where results broke off after the last one that is needed, a part is open still.
         for part in self.parts.open:
             provider = self.jobs.providers.get(part.upstream)
-            if provider is not None and not await self._stopped(part, provider):
-                waits.append(self._wait(part))
+            if provider is not None and not await self._stop(part, provider):
+                waits.append(self._poll_wait_s(part))
             else:
                 await self.parts.over(part, self.jobs.now())
-        if (wait_s := await self._clear()) is not None:
+        if (wait_s := await self._delete_data()) is not None:
             waits.append(wait_s)
         if waits:
             raise Postponed("its providers stop, and delete what they keep", min(waits), is_planned=True)
         await self.job.finish()
 
     async def _end(self, state: BatchState) -> None:
-        """Ends the batch once, unless it is over; has its maker called back."""
+        """Ends the batch, unless it is over, and has the callback of its creator made, once."""
         store, at, callback = self.jobs.store, self.jobs.now(), self.batch.callback
         effects = [store.batches.finish(self.batch.id, state, at)]
         if callback is not None:
@@ -226,10 +228,10 @@ class _Attempt:
                 await effect(connection)
 
         await self.job.jobs.journal(self.job.job, "end", b"{}", end)
-        await self._say()
+        await self._log_progress()
 
-    async def _stopped(self, part: ProviderPart, provider: BatchProvider) -> bool:
-        """Has a provider stop. Returns whether it has, or is asked no more."""
+    async def _stop(self, part: ProviderPart, provider: BatchProvider) -> bool:
+        """Has a provider stop a part. Returns whether it has stopped, or is not asked again."""
         try:
             if part.id is None:
                 found = await self._find(part, provider, None)
@@ -248,12 +250,13 @@ class _Attempt:
                 cause(error),
             )
             # Which one it is shows when it has ended, a day later perhaps.
-            return await self._is_enough(
+            return await self._note_miss(
                 part, "unheard" if isinstance(error, ProviderUnsure) else "unstopped"
             )
         return False
 
-    async def _say(self) -> None:
+    async def _log_progress(self) -> None:
+        """Logs how many items have ended, if that has changed."""
         counts = await self.jobs.store.batches.counts(self.batch.id)
         if self.jobs.reported.get(self.batch.id) == counts:
             return
@@ -272,17 +275,17 @@ class _Attempt:
 
     # -- parts
 
-    async def _serve(self, part: ProviderPart) -> None:
-        """Does what can be done about a part."""
+    async def _continue(self, part: ProviderPart) -> None:
+        """Submits a part unless its provider has it, and takes the results that it has."""
         provider = self.jobs.providers.get(part.upstream)
         if provider is None:
             # The settings name the upstream no longer.
             await self._give_up(part, f"There is no upstream {part.upstream!r} any more.")
             return
-        if part.id is None and (self.jobs.now() < part.until or self._queue_s(part) > 0):
+        if part.id is None and (self.jobs.now() < part.until or self._queue_wait_s(part) > 0):
             return
         try:
-            if part.id is not None or await self._adopt(part, provider):
+            if part.id is not None or await self._find_or_submit(part, provider):
                 await self._read(part, provider)
         except ProviderUnsure as error:
             _log.info(
@@ -293,11 +296,11 @@ class _Attempt:
             _log.warning(
                 "Batch %s: %s could not be asked about a part: %s", self._name, part.upstream, cause(error)
             )
-            await self._missed(part, error)
+            await self._handle_error(part, error)
 
-    async def _missed(self, part: ProviderPart, error: ProviderError) -> None:
+    async def _handle_error(self, part: ProviderPart, error: ProviderError) -> None:
         """Gives up a part that its provider has lost for good, or has not answered about for too long."""
-        gone = _GONE if part.id is not None else _REFUSED
+        gone = _DELETED if part.id is not None else _LEAVES_OPEN
         is_for_good = isinstance(error, ProviderGarbled) or (
             isinstance(error, ProviderRefused) and error.status in gone
         )
@@ -307,13 +310,14 @@ class _Attempt:
             message = f"For three days the provider gave nothing but errors, the last one: {message}"
         else:
             miss = "unfound" if part.id is None else "unread"
-        if await self._is_enough(part, miss):
+        if await self._note_miss(part, miss):
             await self._give_up(part, message)
 
-    async def _is_enough(self, part: ProviderPart, miss: Miss) -> bool:
+    async def _note_miss(self, part: ProviderPart, miss: Miss) -> bool:
+        """Notes that a provider did not do what was asked. Returns whether it is not asked again."""
         return await self.parts.missed(part, miss, self.jobs.now(), self.jobs.settings.poll_s)
 
-    async def _adopt(self, part: ProviderPart, provider: BatchProvider) -> bool:
+    async def _find_or_submit(self, part: ProviderPart, provider: BatchProvider) -> bool:
         """Looks for a part that was being submitted, and submits it if it is not there. Raises: ProviderUnsure."""
         found = await self._find(part, provider, part.number)
         if found is not None:
@@ -324,7 +328,7 @@ class _Attempt:
             )
             await self.parts.made(part, found)
             return True
-        if await self._rest_of_day() is not None:
+        if await self._budget_wait_s() is not None:
             return False
         draft = PartDraft(part.upstream, part.model)
         try:
@@ -338,7 +342,7 @@ class _Attempt:
                 else:
                     # Its agent has changed since the part was thought of.
                     await self.outcomes.write([ItemBack(item, item.errors, item.expiries)])
-            await self._give(part, draft)
+            await self._assign_items(part, draft)
             if not draft.items:
                 await self.parts.over(part)
                 return False
@@ -357,6 +361,7 @@ class _Attempt:
         return await provider.find(part.wanted, ids, known)
 
     async def _submit(self, part: ProviderPart, draft: PartDraft, provider: BatchProvider) -> bool:
+        """Submits a part. Returns whether its provider has taken it."""
         now = await self.jobs.store.batches.get(self.batch.id)
         if now is not None and now.is_over:
             # It was cancelled meanwhile: what is cancelled at once costs nothing.
@@ -365,18 +370,21 @@ class _Attempt:
         try:
             id = await provider.submit(part.wanted, draft.hand_over())
         except ProviderCrowded as error:
-            await self._too_much(part, error.message, error.room)
+            await self._divide(part, error.message, error.room)
             return False
         except ProviderError as error:
             is_refused = isinstance(error, ProviderRefused) and error.status < 500
             wait_s = error.retry_after_s if isinstance(error, ProviderRefused) else None
             until = self.jobs.now() + min(wait_s or 0.0, DAY_S)
-            await self._refused(part, error.message, is_sure=is_refused, until=until)
+            await self._note_refusal(part, error.message, is_sure=is_refused, until=until)
             return False
         await self.parts.made(part, id)
         return True
 
-    async def _refused(self, part: ProviderPart, message: str, *, is_sure: bool, until: float = 0.0) -> None:
+    async def _note_refusal(
+        self, part: ProviderPart, message: str, *, is_sure: bool, until: float = 0.0
+    ) -> None:
+        """Notes that a part was not taken, and gives it up after `TRIES`. is_sure: its provider has none of it."""
         _log.warning(
             "Batch %s: %s did not take a part (attempt %d of %d).",
             self._name, part.upstream, part.tries + 1, TRIES,
@@ -405,10 +413,10 @@ class _Attempt:
             return
         await self.outcomes.done()
         if state.is_too_much and not state.has_results:
-            await self._too_much(part, state.message, state.room)
+            await self._divide(part, state.message, state.room)
             return
         if state.message and not state.has_results:
-            await self._refused(part, state.message, is_sure=True)
+            await self._note_refusal(part, state.message, is_sure=True)
             return
         if state.is_gone or not provider.is_durable:
             # What this process has asked itself is read once: what could not be written then is missing.
@@ -416,7 +424,7 @@ class _Attempt:
         await self.results.end_without_result(part, state.left)
         await self.parts.over(part, self.jobs.now())
 
-    async def _clear(self) -> float | None:
+    async def _delete_data(self) -> float | None:
         """Has providers delete the data of parts that are over. Returns the seconds until the next try."""
         waits = list[float]()
         for part in self.parts.parts:
@@ -434,14 +442,14 @@ class _Attempt:
                         "Batch %s: %s could not delete what it has of %s, and is asked again: %s",
                         self._name, part.upstream, id, cause(error),
                     )  # fmt: skip
-                    if not await self._is_enough(part, "undeleted"):
+                    if not await self._note_miss(part, "undeleted"):
                         waits.append(part.delete_s(self.jobs.now(), self.jobs.settings.poll_s))
                         continue
                 await self.parts.deleted(part, made)
         return min(waits, default=None)
 
-    async def _too_much(self, part: ProviderPart, message: str, room: int | None) -> None:
-        """Makes two smaller parts of a part for which there is no room."""
+    async def _divide(self, part: ProviderPart, message: str, room: int | None) -> None:
+        """Makes two smaller parts of a part for which its provider has no room; one of a single item waits."""
         _log.info(
             "Batch %s: the queue of %s has no room for a part, which is divided or waits.",
             self._name,
@@ -458,11 +466,11 @@ class _Attempt:
                 await self._give_up(each, message)
             return
         halves = [
-            await self._add(part.upstream, part.model, n) for n in (count // 2, count - count // 2) if n
+            await self._add_part(part.upstream, part.model, n) for n in (count // 2, count - count // 2) if n
         ]
-        places = iter([each.number for each in halves for _ in range(each.count)])
+        numbers = iter([each.number for each in halves for _ in range(each.count)])
         async for page in self.results.pages(part.number):
-            await self.outcomes.write([ItemBack(i, i.errors, i.expiries, next(places)) for i in page])
+            await self.outcomes.write([ItemBack(i, i.errors, i.expiries, next(numbers)) for i in page])
         await self.parts.over(part, now, no_room=True)
 
     async def _tokens(self, part: ProviderPart) -> int:
@@ -473,15 +481,15 @@ class _Attempt:
                 tokens += await request_tokens(part.model, orjson.loads(made[0].body))
         return tokens
 
-    def _wait(self, part: ProviderPart) -> float:
+    def _poll_wait_s(self, part: ProviderPart) -> float:
         """Returns the seconds until a provider is asked again."""
         provider, first = self.jobs.providers.get(part.upstream), self.jobs.settings.poll_s
         if provider is not None and provider.again_s is not None:
             return min(first, provider.again_s)
         wait_s = part.wait_s(self.jobs.now(), first)
-        return wait_s if part.id is not None else max(wait_s, self._queue_s(part))
+        return wait_s if part.id is not None else max(wait_s, self._queue_wait_s(part))
 
-    def _queue_s(self, part: ProviderPart) -> float:
+    def _queue_wait_s(self, part: ProviderPart) -> float:
         return self.parts.queue_s(part, self.jobs.now(), self.jobs.settings.poll_s)
 
     # -- what is ready
@@ -491,7 +499,7 @@ class _Attempt:
         batches = self.jobs.store.batches
         if not await batches.in_part(self.batch.id, 0):
             return None
-        if (rest_s := await self._rest_of_day()) is not None:
+        if (rest_s := await self._budget_wait_s()) is not None:
             return rest_s
         await batches.running(self.batch.id)
         drafts: dict[tuple[str, str], PartDraft] = {}
@@ -502,17 +510,17 @@ class _Attempt:
                 composed, line, given = made
                 key = composed.upstream, composed.model
                 if key in drafts and drafts[key].is_full(self.jobs.providers[key[0]], len(line)):
-                    await self._close(drafts[key])
+                    await self._make_part(drafts[key])
                     drafts.pop(key).release()
                 drafts.setdefault(key, PartDraft(*key)).add(line, given)
             for draft in drafts.values():
-                await self._close(draft)
+                await self._make_part(draft)
         finally:
             for draft in drafts.values():
                 draft.release()
         return None
 
-    async def _rest_of_day(self) -> float | None:
+    async def _budget_wait_s(self) -> float | None:
         """Returns the seconds until the project has tokens again; None: it has some."""
         settings = self.jobs.settings
         if not settings.daily_tokens:
@@ -558,17 +566,18 @@ class _Attempt:
         given = GivenItem(item.run.agent, item.id, composed.last_exchange, composed.epoch, composed.state)
         return composed, line, given
 
-    async def _close(self, draft: PartDraft) -> None:
-        """Makes a part of a draft."""
-        part = await self._add(draft.upstream, draft.model, len(draft.items))
-        await self._give(part, draft)
-        if self._queue_s(part) <= 0:
+    async def _make_part(self, draft: PartDraft) -> None:
+        """Makes a part of a draft, and submits it unless the provider's queue is full."""
+        part = await self._add_part(draft.upstream, draft.model, len(draft.items))
+        await self._assign_items(part, draft)
+        if self._queue_wait_s(part) <= 0:
             await self._submit(part, draft, self.jobs.providers[draft.upstream])
 
-    async def _add(self, upstream: str, model: str, count: int) -> ProviderPart:
+    async def _add_part(self, upstream: str, model: str, count: int) -> ProviderPart:
         return await self.parts.add(upstream, model, uuid4().hex, self.jobs.now(), count)
 
-    async def _give(self, part: ProviderPart, draft: PartDraft) -> None:
+    async def _assign_items(self, part: ProviderPart, draft: PartDraft) -> None:
+        """Puts the items of a draft into a part, by pages."""
         give, items = self.jobs.store.batches.give, draft.items
         for n in range(0, len(items), PAGE):
             await self.job.commit(give(part.number, items[n : n + PAGE], self.jobs.now()))

@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-# Of a file that lies in memory, without its content: an inode, its name, and the kernel's own bookkeeping.
+# What a file in memory takes besides its content: an inode, its name, and the kernel's own bookkeeping.
 _FILE_BYTES = 2048
 # Pages of files that lie on a disk can be read again, and are not counted. The tables of a process that takes a page
 # here and a page there are larger than its pages.
@@ -19,19 +19,20 @@ def can_be_counted() -> bool:
 
 
 def memory_of(pid: int, folder: str, folder_bytes: int) -> int:
-    """Returns the bytes that a process, and those below it, take at this moment.
+    """Returns the bytes that a process and its descendants take at this moment.
 
-    folder, folder_bytes: where the processes below it have a file system in memory, which counts as well, and its size.
+    folder: where its descendants have a file system in memory, whose files count as well.
+    folder_bytes: the size of that file system.
     """
-    bytes_ = _memory(pid)
+    used = _memory(pid)
     below = _children(pid)
     if below:
-        bytes_ += _files(below[0], folder, folder_bytes)
+        used += _files(below[0], folder, folder_bytes)
     while below:
         child = below.pop()
-        bytes_ += _memory(child)
+        used += _memory(child)
         below += _children(child)
-    return bytes_
+    return used
 
 
 def _children(pid: int) -> list[int]:
@@ -45,20 +46,21 @@ def _children(pid: int) -> list[int]:
 
 
 def _memory(pid: int) -> int:
-    bytes_ = 0
+    used = 0
     with suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith(_COUNTED):
-                bytes_ += int(line.split()[1]) * 1024
-    return bytes_
+                used += int(line.split()[1]) * 1024
+    return used
 
 
-def _files(pid: int, folder: str, bytes_: int) -> int:
+def _files(pid: int, folder: str, size: int) -> int:
+    """Returns the bytes of the files in a folder of a process; 0 if it is no file system of this size."""
     try:
         found = os.statvfs(f"/proc/{pid}/root{folder}")
     except (FileNotFoundError, ProcessLookupError):
         return 0
-    if found.f_blocks * found.f_frsize != bytes_:
-        return 0  # another one: they have none in memory
+    if found.f_blocks * found.f_frsize != size:
+        return 0
     used = (found.f_blocks - found.f_bfree) * found.f_frsize
     return used + (found.f_files - found.f_ffree) * _FILE_BYTES

@@ -22,10 +22,11 @@ from storage.records import Exchange, Message
 
 
 def shown(e: Exchange, *, prefix_is_shared: bool, takes_reply: bool = True) -> list[tuple[int, WireMessage]]:
-    """Returns (index in the input, or -1 for the reply; message), in order.
+    """Returns the messages that other conversations may see, each after its index in the input; -1: the reply.
 
     e: with its content.
-    prefix_is_shared: another conversation opened with the same messages.
+    prefix_is_shared: another conversation opened with the same prefix.
+    takes_reply: its reply may be among them.
     """
     if is_tombstone(e) or e.input is None:
         return []
@@ -66,8 +67,8 @@ def _is_observation(message: WireMessage, e: Exchange) -> bool:
 def messages_of(
     e: Exchange, prefix_is_shared: bool, previous: int | None, wanted: Container[int] | None = None
 ) -> list[Message]:
-    """Returns what recall may find of an exchange. Notes that a message quotes are not its own words, nor is
-    an application's text around them.
+    """Returns the messages of an exchange that recall may find, without notes that they quote and without the text
+    that an application puts around a person's words.
 
     e: with its content.
     previous: seq of the message before it.

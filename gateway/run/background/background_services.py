@@ -35,8 +35,8 @@ from gateway.settings import Settings
 from storage.commands import Committed
 from storage.sql.store import Store
 
-# How many processes may serve one memory in turns, by estimate.
-_SHARES = 4
+# Processes that serve one memory in turns, by estimate: each counts so small a part of its turns.
+_PROCESSES = 4
 # A number of turns that is never reached.
 _NEVER = 2**62
 
@@ -128,6 +128,7 @@ class BackgroundServices:
         return [asyncio.create_task(each) for each in runs]
 
     def _rests_s(self, kind: str) -> float:
+        """Returns for how many seconds no job of a kind is worth a try."""
         return self.embedding.rests_s if self.embedding is not None and kind == EMBED else 0.0
 
     async def drain(self, timeout_s: float) -> None:
@@ -157,14 +158,14 @@ class BackgroundServices:
     def turn_stored(
         self, agent: int, messages: int, sleeptime: Sleeptime | None = None, seq: int | None = None
     ) -> None:
-        # One process that owns its file knows the turns since the last job.
+        # A process that owns its file counts all turns itself, so it needs no number to compare with.
         seq = seq if self._is_shared else None
         if self.embedding is not None:
             self.embedding.schedule.add(agent, messages, seq=seq)
         if sleeptime is not None and self.sleeptime is not None:
             # Its turns are counted here only to look at the store when it may be due: earlier where others count, too.
             every = sleeptime.every or _NEVER
-            self.sleeptime.add(agent, 1, max(1, every // _SHARES) if self._is_shared else every)
+            self.sleeptime.add(agent, 1, max(1, every // _PROCESSES) if self._is_shared else every)
         elif self.learning is not None:
             self.learning.schedule.add(agent, messages, seq=seq)
 

@@ -3,8 +3,8 @@
 Where an item stands is a row of numbers; its words lie in `run_texts` until its turn is an exchange. Items are written
 by pages, each one transaction that checks first that the batch's job still runs here.
 
-kinds of texts: request (what is sent), asked (how it was asked, the last one counts), round (a reply and its results),
-call and result (of tools that are not repeated), words (why it failed).
+The kinds of texts are: request (what is sent), asked (how it was asked, the last one counts), round (a reply and its
+results), call and result (of tools that are not repeated), words (why it failed).
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ from storage.sql.usage import add_batch
 SQL = load("agents_api/batches.sql")
 GONE = "the memory of this item is gone"
 
+# The number of the one text of its kind.
 _BEGIN_SEQ = 0
+# Items that one transaction ends.
 _PAGE = 100
 
 
@@ -99,7 +101,7 @@ class Batches(Group):
         await self._jobs.enqueue(BATCH, NO_AGENT, batch.uid, orjson.dumps({"batch": batch.id}))
 
     async def drop_unstarted(self, before: float, at: float) -> int:
-        """Fails the batches that were never accepted whole, because an earlier process died. Returns how many."""
+        """Fails the batches of which an earlier process has accepted only a part. Returns how many."""
         found = 0
         for batch in await self.list(None, Page(limit=10_000)):
             if batch.is_over or batch.created >= before or await self._job(batch) is not None:
@@ -110,7 +112,7 @@ class Batches(Group):
 
     async def fail(self, batch: Batch, at: float) -> None:
         """Fails a batch that is not accepted, with the items that it has."""
-        while await self.end_page(batch.id, RunState.FAILED, "error", at, _PAGE):
+        while await self.end_page(batch.id, RunState.FAILED, "error", at):
             pass
         await self._database.bulk(self.finish(batch.id, BatchState.FAILED, at))
 
@@ -285,7 +287,7 @@ class Batches(Group):
         job = await self._job(batch)
         if found.state is BatchState.CANCELLED:
             which = "of_batch_open" if job is None else "of_batch_unheard"
-            while await self.end_page(batch.id, RunState.CANCELLED, "cancelled", at, _PAGE, which):
+            while await self.end_page(batch.id, RunState.CANCELLED, "cancelled", at, which):
                 pass
         if job is not None:
             # It may have ended in this moment.
@@ -301,11 +303,13 @@ class Batches(Group):
         state: RunState,
         stop: str,
         at: float,
-        page: int,
         which: str = "of_batch_open",
     ) -> int:
-        """Ends some of a batch's items that have not ended, whatever they did. Returns how many."""
-        items = [_item(row) for row in await connection.rows(SQL[which], (batch, page))]
+        """Ends some of a batch's items that have not ended. Returns how many; 0: none is left.
+
+        which: the statement that finds them.
+        """
+        items = [_item(row) for row in await connection.rows(SQL[which], (batch, _PAGE))]
         for agent in sorted({item.run.agent for item in items if item.run is not None}):
             await connection.lock(agent)
         for item in items:
@@ -379,11 +383,13 @@ async def _end(connection: Connection, end: ItemEnd, run: Run, rules: Rules) -> 
         opened = await open_step(connection, end.turn, rules)
         exchange = opened.exchange.id
         origin = origin_of_call(run.uid)
-        await connection.run(SQL["origins"], (agent, exchange, _origin(exchange), len(origin), origin))
+        await connection.run(
+            SQL["origins"], (agent, exchange, _padded_sources(exchange), len(origin), origin)
+        )
         for block, version, op in end.edits:
-            await connection.run(SQL["origin"], (block, version, exchange, _origin(exchange)))
-            await add_op(connection, agent, _of(op, exchange))
-        await write_edits(connection, agent, _all_of(end.merged, exchange), end.versions, end.now)
+            await connection.run(SQL["origin"], (block, version, exchange, _padded_sources(exchange)))
+            await add_op(connection, agent, _merged_op(op, exchange))
+        await write_edits(connection, agent, _with_exchange(end.merged, exchange), end.versions, end.now)
         assert end.step is not None
         s = end.step
         step = RunStep(
@@ -397,28 +403,29 @@ async def _end(connection: Connection, end: ItemEnd, run: Run, rules: Rules) -> 
     await add_error_message(connection, agent, run.id, end.error_message)
 
 
-def _all_of(merged: BlockMerge, exchange: int) -> BlockMerge:
-    """Returns what enters with an item's turn, now that the turn has an exchange."""
+def _with_exchange(merged: BlockMerge, exchange: int) -> BlockMerge:
+    """Returns the edits of an item, as those of the exchange that its turn has become."""
     return BlockMerge(
-        [(block, value, _of(op, exchange)) for block, value, op in merged.writes],
-        [(text, _of(op, exchange)) for text, op in merged.passages],
+        [(block, value, _merged_op(op, exchange)) for block, value, op in merged.writes],
+        [(text, _merged_op(op, exchange)) for text, op in merged.passages],
         [
-            (replace(fact, exchange=exchange, sources=(exchange,)), _of(op, exchange))
+            (replace(fact, exchange=exchange, sources=(exchange,)), _merged_op(op, exchange))
             for fact, op in merged.facts
         ],
     )
 
 
-def _of(op: BlockOp, exchange: int) -> BlockOp:
+def _merged_op(op: BlockOp, exchange: int) -> BlockOp:
+    """Returns an edit of an exchange that is in its block already."""
     return BlockOp(0, exchange, op.call_id, op.op, op.label, op.arguments, "merged", op.at)
 
 
-def _origin(exchange: int) -> bytes:
+def _padded_sources(exchange: int) -> bytes:
     """Returns the sources of a value once its exchange is known: with its number they take the room of before."""
-    return f"[{exchange}]".ljust(SOURCES_ROOM - _width(exchange)).encode()
+    return f"[{exchange}]".ljust(SOURCES_ROOM - _row_bytes(exchange)).encode()
 
 
-def _width(number: int) -> int:
+def _row_bytes(number: int) -> int:
     """Returns the bytes that a number has in a row of SQLite (sqlite.org/fileformat2.html, section 2.1)."""
     return next(size for size in (1, 2, 3, 4, 6, 8) if number < 1 << (8 * size - 1))
 
