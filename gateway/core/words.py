@@ -1,4 +1,4 @@
-"""The words of a text: as they are searched, told apart, and compared with what somebody has heard of them."""
+"""The words of a text, in the forms in which they are searched, distinguished, and compared with what was heard."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import re
 import unicodedata
 
 _WORD = re.compile(r"\w+")
-_WORDS_ASCII = bytes(code if _WORD.match(chr(code)) else 32 for code in range(256))
-# A vowel sign of Hindi or Thai, an emoji or "C++" tells one word from another; a quotation mark does not.
-_IN_WORDS, _SIGNS_IN_WORDS = frozenset("LMN"), frozenset("_#%+")
-# More than the languages of most users have; of all that there are they would take 77 MB.
+_LETTERS_ASCII = bytes(code if _WORD.match(chr(code)) else 32 for code in range(256))
+# Unicode categories (their first letters) and signs that are parts of words: a vowel sign of Hindi or Thai, an emoji or
+# "C++" distinguishes one word from another; a quotation mark does not.
+_WORD_CATEGORIES, _WORD_SIGNS = frozenset("LMN"), frozenset("_#%+")
+# A bound of `_WordTable`: more characters than the languages of most users have. All of Unicode would take 77 MB.
 _MOST_CHARACTERS = 1 << 14
 _NO_WORD = re.compile(r"\W*+")
 # "[interrupted]", "(laughs)", "*sighs*" at the end of what was spoken.
@@ -17,25 +18,25 @@ _OPENING, _CLOSING = "[(*<", "])*>"
 _TRANSCRIPT_CHARS = 100_000  # two hours of speech; its words are counted in some milliseconds
 
 
-class _Apart(dict[int, int]):
-    """By character: itself where it is a part of a word, else a space."""
+class _WordTable(dict[int, int]):
+    """A table for `str.translate`: a character that is a part of a word stays, any other becomes a space."""
 
     def __missing__(self, code: int) -> int:
         c, kind = chr(code), unicodedata.category(chr(code))
-        is_in_words = kind[0] in _IN_WORDS or kind in ("Sc", "So") or c in _SIGNS_IN_WORDS
+        is_in_words = kind[0] in _WORD_CATEGORIES or kind in ("Sc", "So") or c in _WORD_SIGNS
         found = code if is_in_words else 32
         if len(self) < _MOST_CHARACTERS:
             self[code] = found
         return found
 
 
-_APART = _Apart()
-_APART_ASCII = bytes(_APART[code] if code < 128 else 32 for code in range(256))
+_WORD_TABLE = _WordTable()
+_WORD_TABLE_ASCII = bytes(_WORD_TABLE[code] if code < 128 else 32 for code in range(256))
 
 
 def words_in(text: str) -> list[str]:
     """Returns the runs of letters and digits in a text. ASCII takes a fifth of the time."""
-    return text.encode().translate(_WORDS_ASCII).decode().split() if text.isascii() else _WORD.findall(text)
+    return text.encode().translate(_LETTERS_ASCII).decode().split() if text.isascii() else _WORD.findall(text)
 
 
 def folded_words(text: str) -> list[str]:
@@ -50,7 +51,9 @@ def words_with_signs(text: str) -> list[str]:
 
 def spaced_words(line: str) -> str:
     """Returns a line with spaces in place of what is no part of a word. ASCII takes a tenth of the time."""
-    return line.encode().translate(_APART_ASCII).decode() if line.isascii() else line.translate(_APART)
+    return (
+        line.encode().translate(_WORD_TABLE_ASCII).decode() if line.isascii() else line.translate(_WORD_TABLE)
+    )
 
 
 def stem(word: str) -> str:
@@ -64,17 +67,21 @@ def words(text: str) -> list[str]:
 
 
 def transcribed(text: str) -> list[str]:
-    """Returns the words of a text that may be a transcript; none of one that nobody has spoken."""
+    """Returns the words of a text that may be a transcript; none of a text that is too long for one."""
     return words(text) if len(text) <= _TRANSCRIPT_CHARS else []
 
 
 def is_grown_transcript(new: str, old: str) -> bool:
-    """Returns whether `new` is a later transcript of what `old` is: it has all its words; the last may be completed."""
-    a, b = transcribed(new), transcribed(old)
-    if not b or len(a) < len(b) or a[: len(b) - 1] != b[:-1]:
+    """Returns whether `new` is a later transcript of the same speech as `old`, whose last word it may complete.
+
+    It has all words of `old`, and perhaps more.
+    """
+    later, earlier = transcribed(new), transcribed(old)
+    if not earlier or len(later) < len(earlier) or later[: len(earlier) - 1] != earlier[:-1]:
         return False
     # A word that stands alone is no evidence when it is completed: "I" begins half of all sentences.
-    return a[len(b) - 1] == b[-1] or (len(b) > 1 and a[len(b) - 1].startswith(b[-1]))
+    word, cut = later[len(earlier) - 1], earlier[-1]
+    return word == cut or (len(earlier) > 1 and word.startswith(cut))
 
 
 def joined_words(text: str) -> str:
@@ -83,7 +90,7 @@ def joined_words(text: str) -> str:
 
 
 def is_beginning(a: str, b: str, least: int = 4) -> bool:
-    """Returns whether `a`, as `joined_words` returns it, is the beginning of `b`: `least` characters of it, or all."""
+    """Returns whether `a` is the beginning of `b`: `least` characters of it, or all. Both are from `joined_words`."""
     return bool(a) and (a == b or (len(a) >= least and b.startswith(a)))
 
 

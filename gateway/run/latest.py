@@ -9,11 +9,14 @@ from storage.errors import Overtaken
 
 T = TypeVar("T")
 
-_TRIES: Final = 8  # no measurement; each failed try means that another write has succeeded
+# No measurement: each failed try means that another write has succeeded.
+_TRIES: Final = 8
 
 
 async def on_latest(change: Callable[[], Awaitable[T]]) -> T:
-    """Makes a change, and makes it again where another writer was faster. change: reads the state, writes on it.
+    """Makes a change, and repeats it where another writer was faster.
+
+    change: reads the present state and writes a new one. It raises Overtaken where the state has changed meanwhile.
 
     Raises: Overtaken: another writer was faster each time.
     """

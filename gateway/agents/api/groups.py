@@ -23,7 +23,7 @@ from storage.listing import ReaderEntry
 
 _OF_THE_AGENT = refused("Who is in a group is said with its agent: enable_sleeptime.")
 _BLOCKS = refused("The agents of a group share all blocks of its manager.")
-_OTHERS = ("round_robin", "supervisor", "dynamic", "swarm")
+_NOT_SERVED = ("round_robin", "supervisor", "dynamic", "swarm")
 _AT = ("body", "manager_config")
 _Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 
@@ -62,7 +62,7 @@ def config_of(update: UpdateGroup) -> SleeptimeConfig | VoiceSleeptimeConfig | N
     if not isinstance(config, dict):
         return None
     kind = config.get("manager_type")
-    if kind in _OTHERS:
+    if kind in _NOT_SERVED:
         raise BadRequest(
             f"manager_type {kind!r} is not served: agents speak to one another by their tools.",
             param="manager_config",
@@ -101,18 +101,20 @@ def check_window(
     least: str,
     at: tuple[str, ...] = ("body",),
 ) -> None:
-    """Refuses a window that would keep more messages than it may have. most, least: the names of the fields.
+    """Refuses a window that would retain more messages than it may have.
+
+    most, least: the names of the two fields.
 
     Raises: Unprocessable: names the field that was sent.
     """
     limit = definition.most_messages or kind_of(definition.kind).most_messages
-    kept = definition.least_messages
-    if limit is None or kept is None or kept <= limit or not (sent.get(least) or sent.get(most)):
+    retained = definition.least_messages
+    if limit is None or retained is None or retained <= limit or not (sent.get(least) or sent.get(most)):
         return
-    name, summary = (
-        (least, f"at most {most}, {limit}") if sent.get(least) else (most, f"at least {least}, {kept}")
+    name, bound = (
+        (least, f"at most {most}, {limit}") if sent.get(least) else (most, f"at least {least}, {retained}")
     )
-    raise Unprocessable([Fault((*at, name), f"Expected {summary}", "value_error", sent[name])])
+    raise Unprocessable([Fault((*at, name), f"Expected {bound}", "value_error", sent[name])])
 
 
 def group_json(
@@ -147,6 +149,8 @@ def group_json(
 
 
 class GroupRoutes:
+    """The routes of groups."""
+
     def __init__(self, api: AgentsApi) -> None:
         self._api = api
 

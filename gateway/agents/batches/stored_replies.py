@@ -23,27 +23,30 @@ from gateway.run.upstream.failover import Endpoint, RequestMaker
 
 
 class NotYet(Exception):
-    """The reply that follows is not there yet."""
+    """The next reply is not stored yet."""
 
 
 @dataclass(slots=True)
 class StoredReplies:
-    """The replies of an item, in the place of attempts at its upstream."""
+    """The stored replies of an item. Takes the place of `Attempts`."""
 
     target: Target
     endpoint: Endpoint
     replies: Sequence[bytes]
-    # Why none follows; None: it is not there yet.
+    # The error in place of the next reply; None: the reply is not stored yet.
     failure: ProviderError | None = None
-    # The request for the reply that follows is made.
+    # The request for the next reply is to be made.
     composes: bool = False
+    # That request, once it is made.
     request: ModelRequest | None = None
-    # How many were taken.
+    # How many replies were taken.
     taken: int = 0
+    # As `Attempts` has them.
     is_answered: bool = False
     call: UpstreamCall = field(default_factory=lambda: UpstreamCall(0.0))
 
     async def send(self, make: RequestMaker) -> ModelReply:
+        """Returns the next reply. Raises: NotYet; the error in its place."""
         if self.taken == len(self.replies):
             if self.composes:
                 self.request = await make(self.target, self.endpoint)
@@ -52,15 +55,18 @@ class StoredReplies:
         return BufferedReply(200, (("content-type", "application/json"),), self.replies[self.taken - 1])
 
     def counted(self, estimated: int, actual: int, most: int) -> None:
-        """Notes nothing: the reply came long ago."""
+        """Does nothing: the reply came long ago."""
 
     def broke(self, error: GatewayError) -> None:
-        """Notes nothing."""
+        """Does nothing."""
 
 
 @dataclass(slots=True)
 class JournaledTools:
-    """An item's tools. Calls of foreign tools are journaled, and never made twice."""
+    """The tools of an item. Takes the place of its `Toolbox`.
+
+    A call of a foreign tool is journaled before it is made, and never made twice.
+    """
 
     inner: Toolbox
     foreign: frozenset[str]
@@ -75,7 +81,7 @@ class JournaledTools:
     places: asyncio.Semaphore
     # The results of the round that is not stored yet.
     results: list[Json] = field(default_factory=list)
-    _count: int = 0
+    _new_calls: int = 0
 
     def definitions(self) -> list[dict[str, Any]]:
         return self.inner.definitions()
@@ -87,6 +93,7 @@ class JournaledTools:
         return self.inner.serial_group(call)
 
     async def run(self, call: commands.RunTool) -> ToolAnswer:
+        """Returns the stored result of a call; where its round is not stored yet, runs it."""
         number = self.replies.taken - 1
         if number < len(self.rounds):
             for each in self.rounds[number]["results"]:
@@ -94,19 +101,19 @@ class JournaledTools:
                     return replace(ToolAnswer(*each["answer"]), shown=each.get("shown", {}))
             return failed(INTERRUPTED)  # a call that was not allowed has no result
         async with self.places:
-            a = await self._run(number, call)
-        answer = [a.content, a.status, a.stdout, a.stderr]
-        self.results.append({"call_id": call.call_id, "answer": answer, "shown": dict(a.shown)})
-        return a
+            answer = await self._run(number, call)
+        stored = [answer.content, answer.status, answer.stdout, answer.stderr]
+        self.results.append({"call_id": call.call_id, "answer": stored, "shown": dict(answer.shown)})
+        return answer
 
     async def _run(self, number: int, call: commands.RunTool) -> ToolAnswer:
         if call.name not in self.foreign:
             return await run_tool(self.inner, call)
-        name = (number, call.call_id)
-        if name in self.known:
-            return self.known[name] or failed(INTERRUPTED)
-        seq = len(self.known) + self._count
-        self._count += 1
+        key = (number, call.call_id)
+        if key in self.known:
+            return self.known[key] or failed(INTERRUPTED)
+        seq = len(self.known) + self._new_calls
+        self._new_calls += 1
         await self.add("call", seq, orjson.dumps({"round": number, "id": call.call_id}))
         answer = await run_tool(self.inner, call)
         await self.add("result", seq, answer.dump())

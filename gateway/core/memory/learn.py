@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from gateway.core.dates import day_of
 from gateway.core.memory import memory_tools
 from gateway.core.memory.secret_texts import has_secret
-from gateway.core.memory.transcript import quote, who
+from gateway.core.memory.transcript import author_of, quote
 from gateway.core.words import folded_words, stem, words_with_signs
 from storage.commands import Learned, LearnedFact
 from storage.records import Block, Fact, Message
@@ -140,7 +140,7 @@ def build_request(
     lines += ["", "# Known facts"]
     lines += [f"{i}. [{day_of(f.valid_from)}] {quote(f.text)}" for i, f in enumerate(facts, 1)] or ["none"]
     lines += ["", "# New messages"]
-    lines += [f"{i}. [{day_of(m.at)}, {who(m)}] {quote(m.text)}" for i, m in enumerate(messages, 1)]
+    lines += [f"{i}. [{day_of(m.at)}, {author_of(m)}] {quote(m.text)}" for i, m in enumerate(messages, 1)]
     return [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": "\n".join(lines)}]
 
 

@@ -16,11 +16,11 @@ from typing import NamedTuple
 
 _TABLE = Path(__file__).parents[2] / "data/order_words.txt"
 # A longer text is no question.
-_CHARS = 500
+_MOST_CHARS = 500
 
 
 class Asked(Enum):
-    """Names what a question about the order of events asks for."""
+    """Names what a question about the order of events asks for: all of it, or the event next to one."""
 
     ORDER = auto()
     NEXT = auto()
@@ -30,23 +30,23 @@ class Asked(Enum):
 class _Language(NamedTuple):
     # Small letters, some of which stand in each text that asks for an order.
     signs: Sequence[str]
-    # What asks so.
+    # What a question asks for, and the expression that finds such questions.
     expressions: Sequence[tuple[Asked, re.Pattern[str]]]
 
 
 class _Table(NamedTuple):
     languages: Sequence[_Language]
-    # What asks so in any language, and the words around it that name no event.
+    # Finds the words of such a question, in any language, that name no event.
     frame: re.Pattern[str]
 
 
 def order_asked(text: str) -> Asked | None:
-    """Returns what a text asks for about the order of events, if it does."""
-    if len(text) > _CHARS:
+    """Returns what a text asks for about the order of events; None: it does not ask for that."""
+    if len(text) > _MOST_CHARS:
         return None
-    has = text.lower().__contains__
+    lowered = text.lower()
     for language in _load().languages:
-        if any(map(has, language.signs)):
+        if any(sign in lowered for sign in language.signs):
             for asked, expression in language.expressions:
                 if expression.search(text):
                     return asked
@@ -71,7 +71,7 @@ def _load() -> _Table:
                 continue
             frame.append(pattern)
             if kind != "frame":
-                way = Asked[kind.upper()], re.compile(pattern, re.IGNORECASE)
-                expressions.setdefault(language, []).append(way)
-    languages = [_Language(signs[language], ways) for language, ways in expressions.items()]
+                asks = Asked[kind.upper()], re.compile(pattern, re.IGNORECASE)
+                expressions.setdefault(language, []).append(asks)
+    languages = [_Language(signs[language], patterns) for language, patterns in expressions.items()]
     return _Table(languages, re.compile("|".join(frame), re.IGNORECASE))

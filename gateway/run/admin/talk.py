@@ -97,6 +97,7 @@ def _state_of(e: Exchange) -> _State:
 
 
 def _speaker_of(message: WireMessage) -> str | None:
+    """Returns the name of the author, which the gateway has set aside or the client has sent."""
     name = private_of(message).get("name") or message.get("name")
     return name if isinstance(name, str) and name else None
 
@@ -121,6 +122,7 @@ def _calls(message: Mapping[str, Any], results: Mapping[str, str]) -> tuple[Tool
 
 
 def cut(text: str, most: int) -> str:
+    """Returns the first characters of a text, with an ellipsis where it is longer."""
     return text if len(text) <= most else f"{text[:most]}…"
 
 
