@@ -31,7 +31,7 @@ _SELECTION, _MEANING, _STREAMED, _USAGE, _FIRST, _WIDE_NUMBERS, _WIDE_SEQS, _WID
     1 << n for n in range(8)
 )
 _VERSION = 1
-_MOST = 255
+_MOST_BYTE = 255
 _MOST_NUMBER = 0xFFFF_FFFF
 # Version, why, flags, mode, how many hits; status; tenths of milliseconds, in all and up to the reply's head; context;
 # how many stayed out.
@@ -40,7 +40,7 @@ _NUMBERS = 14
 # The ids that the gateway itself gives to requests: twelve random bytes.
 _GATEWAY_ID = re.compile(r"req_[0-9a-f]{24}")
 # A longer id is stored as its hash.
-_LONGEST = 64
+_MOST_ID_BYTES = 64
 _GATEWAY_MARK, _HASH_MARK = b"\x00", b"\x01"
 
 
@@ -64,21 +64,27 @@ class SearchTrace:
     has_meaning: bool = False
     # Returns the scores of the hits, in their order. It is called where the record is packed, off the loop.
     scores: Callable[[], list[HitScores]] = _no_scores
-    # Returns the best of those, up to a limit, that are below the line of what is worth saying, with their scores.
+    # Returns the best, up to a limit, of those that are too weak for a note, with their scores.
     # None: nothing was ranked. It refers to the whole ranking, so that a trace that lives longer must not have it.
     weak: Callable[[int], list[tuple[int, HitScores]]] | None = None
 
 
 class RecalledEntry(Struct, frozen=True):
-    """A hit, by its number. reason: "": it went into the note. Scores are from 0 to 1; None: there are none."""
+    """A hit of a search."""
 
+    # One of KINDS.
     kind: str
+    # The number of the message, fact or passage.
     seq: int
+    # Its place among all hits.
     rank: int
+    # By all, by words and by meaning, from 0 to 1; None: there are no scores.
     score: float | None = None
     words: float | None = None
     meaning: float | None = None
+    # Of its text in the note.
     tokens: int = 0
+    # One of REASONS; "": it went into the note.
     reason: str = ""
     is_forgotten: bool = False
 
@@ -88,16 +94,24 @@ class RecallRecord(Struct, frozen=True):
 
     # One of WHYS.
     why: str
+    # How many hits there were.
     found: int = 0
+    # Of those that went into the note.
     recalled_tokens: int = 0
+    # The note is a selection of the whole memory, and nothing was searched for.
     is_selection: bool = False
+    # Of memory: on or strict.
     mode: str = "on"
+    # Of the reply.
     status: int = 200
     is_streamed: bool = False
     # Tokens, in the order of PARTS.
     parts: tuple[int, ...] = (0,) * len(PARTS)
+    # The model's window in tokens; None: unknown.
     context: int | None = None
+    # How many messages have left the window.
     evicted: int = 0
+    # The time that the gateway added, until the reply's head, and in all.
     added_ms: float = 0.0
     first_ms: float | None = None
     ms: float = 0.0
@@ -122,7 +136,7 @@ def code_of(kind: str, reason: str) -> int:
 
 def row_of(e: RecalledEntry) -> EntryRow:
     """Returns an entry as it is packed."""
-    scores = [int((score or 0.0) * _MOST) for score in (e.score, e.words, e.meaning)]
+    scores = [int((score or 0.0) * _MOST_BYTE) for score in (e.score, e.words, e.meaning)]
     code = code_of(e.kind, e.reason) | _FORGOTTEN * e.is_forgotten
     return code, e.seq, e.rank, scores[0], scores[1], scores[2], e.tokens
 
@@ -130,7 +144,7 @@ def row_of(e: RecalledEntry) -> EntryRow:
 def entry_of(row: EntryRow, *, has_scores: bool, has_meaning: bool) -> RecalledEntry:
     """Returns the entry of a row. has_scores: False in a selection of the whole memory."""
     code, seq, rank, *scores, tokens = row
-    score, words, meaning = (value / _MOST for value in scores)
+    score, words, meaning = (value / _MOST_BYTE for value in scores)
     return RecalledEntry(
         KINDS[code & _KIND_BITS],
         seq,
@@ -152,7 +166,7 @@ def pack(record: RecallRecord) -> bytes:
 
 def pack_rows(record: RecallRecord, rows: Sequence[EntryRow], *, has_meaning: bool) -> bytes:
     """Returns the bytes of a record with these entries in the place of its own."""
-    rows = rows[:_MOST]
+    rows = rows[:_MOST_BYTE]
     codes, seqs, ranks, scores, words, meanings, tokens = zip(*rows, strict=True) if rows else ((),) * 7
     numbers = (
         record.found,
@@ -165,7 +179,7 @@ def pack_rows(record: RecallRecord, rows: Sequence[EntryRow], *, has_meaning: bo
     # An upstream may report any number.
     numbers = tuple(min(n, _MOST_NUMBER) for n in numbers)
     is_wide = max(numbers) > 0xFFFF
-    has_wide_seqs, has_wide_tokens = max(seqs, default=0) > 0xFFFF, max(tokens, default=0) > _MOST
+    has_wide_seqs, has_wide_tokens = max(seqs, default=0) > 0xFFFF, max(tokens, default=0) > _MOST_BYTE
     flags = (
         _SELECTION * record.is_selection
         | _MEANING * has_meaning
@@ -188,11 +202,11 @@ def pack_rows(record: RecallRecord, rows: Sequence[EntryRow], *, has_meaning: bo
             min(ceil(record.ms * 10), _MOST_NUMBER),
             min(ceil((record.first_ms or 0.0) * 10), _MOST_NUMBER),
             min(record.context or 0, _MOST_NUMBER),
-            *(min(n, _MOST) for n in record.left_out),
+            *(min(n, _MOST_BYTE) for n in record.left_out),
         ),
         struct.pack(f"<{_NUMBERS}{'I' if is_wide else 'H'}", *numbers),
         bytes(codes),
-        bytes(min(rank, _MOST) for rank in ranks),
+        bytes(min(rank, _MOST_BYTE) for rank in ranks),
     ]
     if not record.is_selection:
         parts += [bytes(scores), bytes(words)]
@@ -294,7 +308,7 @@ def pack_request(id: str) -> bytes:
     if _GATEWAY_ID.fullmatch(id):
         return _GATEWAY_MARK + bytes.fromhex(id[4:])
     raw = id.encode("utf-8", "replace")
-    return raw if len(raw) <= _LONGEST else _HASH_MARK + blake2b(raw, digest_size=16).digest()
+    return raw if len(raw) <= _MOST_ID_BYTES else _HASH_MARK + blake2b(raw, digest_size=16).digest()
 
 
 def unpack_request(stored: bytes) -> str | None:

@@ -229,6 +229,7 @@ class Writer:
             self._calls.close()
 
     async def _close(self, driver: Driver, timeout_s: float, *, is_whole: bool) -> None:
+        """Closes the connection. is_whole: every write was performed, so the log is emptied first."""
         try:
             if is_whole:
                 async with asyncio.timeout(timeout_s):
@@ -447,6 +448,7 @@ class Writer:
         return driver
 
     def _fail(self, fault: Unavailable) -> None:
+        """Takes note of a fault, and begins to mend it."""
         self._failures += 1
         self._last_error = fault.message
         self._when_changed(None)  # what was written last is not known
@@ -460,6 +462,7 @@ class Writer:
         self._mending = self._loop.create_task(self._mend(), name="mnemogate-writer-mend")
 
     async def _mend(self) -> None:
+        """Tries to recover, with growing pauses, until it has."""
         pause_s = self._limits.retry_first_s
         if self._has_failed_again:
             await asyncio.sleep(pause_s)

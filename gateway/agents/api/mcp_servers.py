@@ -94,16 +94,16 @@ def server_of(config: Mapping[str, Any], before: McpServerDefinition | None = No
         raise Unprocessable([Fault((*_AT, "mcp_server_type"), message, "enum", kind)])
     # A null takes a secret or a header away; what cannot be null stays.
     sent = {name: each for name, each in config.items() if each is not None or name not in _NEVER_NULL}
-    whole = {**_stays(before, kind), **sent}
+    complete = {**_unchanged(before, kind), **sent}
     try:
-        return _program(whole) if kind == "stdio" else _http(whole, kind, before)
+        return _program(complete) if kind == "stdio" else _http(complete, kind, before)
     except Unprocessable as error:
         # The values may be secrets, which no error repeats.
         raise Unprocessable([replace(each, value=None) for each in error.faults]) from None
 
 
-def _stays(before: McpServerDefinition | None, kind: str) -> dict[str, Any]:
-    """Returns what a config need not say again."""
+def _unchanged(before: McpServerDefinition | None, kind: str) -> dict[str, Any]:
+    """Returns the fields of a server before a change that stay where its config leaves them out."""
     if before is None or (kind == "stdio") != bool(before.command):
         return {}
     if before.command:
@@ -113,6 +113,7 @@ def _stays(before: McpServerDefinition | None, kind: str) -> dict[str, Any]:
 
 
 def _program(config: dict[str, Any]) -> McpServerConfig:
+    """Returns a server that is a program. Raises: Unprocessable."""
     program = convert(config, StdioConfig, _AT)
     sent = given(program)
     variables = sent.get(VARIABLES) or {}
@@ -128,6 +129,7 @@ def _program(config: dict[str, Any]) -> McpServerConfig:
 
 
 def _http(config: dict[str, Any], kind: str, before: McpServerDefinition | None) -> McpServerConfig:
+    """Returns a server that speaks HTTP. before: the one that it changes. Raises: Unprocessable."""
     http = convert(config, HttpConfig, _AT)
     sent = given(http)
     token, headers = sent.get(TOKEN) or None, sent.get(HEADERS) or {}
@@ -173,6 +175,7 @@ def checked_name(name: str) -> str:
 
 
 def kind_of(server: McpServerDefinition) -> str:
+    """Returns the `mcp_server_type` of a server."""
     return "stdio" if server.command else server.transport
 
 
@@ -200,10 +203,13 @@ def _masked(server: McpServerDefinition, group: str) -> dict[str, str] | None:
     return dict.fromkeys(names, MASK) or None
 
 
-_MOST = 1000  # servers of a project that are listed
+# Servers of a project that are listed.
+_MOST_LISTED = 1000
 
 
 class McpServerRoutes:
+    """The routes of MCP servers."""
+
     def __init__(self, api: AgentsApi) -> None:
         self._api = api
         foreign = api.runs.foreign
@@ -235,7 +241,7 @@ class McpServerRoutes:
         ]
 
     async def index(self, request: ApiRequest) -> Any:
-        page = Page(0, 2**62, _MOST, newest_first=False)
+        page = Page(0, 2**62, _MOST_LISTED, newest_first=False)
         return [server_json(each) for each in await self._servers.list(request.project, page)]
 
     async def create(self, request: ApiRequest) -> Any:

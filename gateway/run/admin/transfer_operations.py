@@ -65,39 +65,44 @@ _PLAIN = (
 
 
 class ExportPosition(Struct, frozen=True):
-    """The position of an export."""
+    """Where the next page of an export begins."""
 
+    # The memory's.
     uid: str
+    # One of PARTS.
     part: str
-    # The last row of `part`.
+    # The last row of that part that was exported.
     after: int
-    # The ends of all parts when it began.
+    # The ends of all parts when the export began, as `Transfer.edge` returns them.
     edge: dict[str, Any]
 
 
-# What reading a line raises that is not one of an export.
+# What reading raises for a line that is no line of an export.
 WRONG = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 # A record, and the number of its line.
 _NumberedRecord = tuple[int, tuple[str, TransferRecord]]
 
 
 class ImportPosition(Struct, frozen=True):
-    """The position of an import."""
+    """How far an import has come."""
 
+    # Of the memory that is filled.
     uid: str
+    # The number after those that the exported memory has given out.
     next_seq: int
-    # The last line of the export was seen.
+    # The last line of the export was read.
     is_whole: bool
-    # The public name that it had.
+    # The public name of the exported memory.
     name: str | None
 
 
 @dataclass(eq=False)
 class TransferOperations:
-    """Exports and imports memories. then: kinds of the jobs that make again what an export leaves out."""
+    """Exports and imports memories."""
 
     store: Store
     defaults: Defaults = NO_DEFAULTS
+    # Kinds of the jobs that make again what an export leaves out.
     then: Sequence[str] = ()
 
     async def export(self, raw: RawArguments) -> dict[str, Any]:
@@ -297,6 +302,7 @@ def _messages_in(exchange: dict[str, Any]) -> int:
 
 
 def _kinds(atoms: tuple[Atom, ...]) -> str:
+    """Returns the first character of each atom, which is its kind."""
     return b"".join(a[:1] for a in atoms).decode()
 
 
@@ -313,7 +319,7 @@ _Hashes = tuple[tuple[tuple[Atom, ...], ...], tuple[bytes, ...], tuple[Atom, ...
 
 
 class LineReader:
-    """Makes records of lines, within one call. Hashes of paths go on from exchange to exchange.
+    """Makes records of lines, within one call. The hash of a path is made from that of the exchange before it.
 
     next_seq: the number after those that the memory has given out.
     """
@@ -354,14 +360,14 @@ class LineReader:
                 f"the number {last} does not lie before {self._next_seq}, the next one of the memory"
             )
 
-    async def _exchange(self, v: dict[str, Any]) -> TransferRecord:
-        state = State(v["state"])
+    async def _exchange(self, line: dict[str, Any]) -> TransferRecord:
+        state = State(line["state"])
         is_gone = state in _GONE
         if not is_gone:
-            v = _with_mark(v, self._mark)
-        inputs, media, reply = _blanks(v) if is_gone else self._hashes(v)
-        self._check_number(v["seq"] + len(inputs) - (reply is None))
-        path, depth, offset, length = await self._after(v["parent"])
+            line = _with_mark(line, self._mark)
+        inputs, media, reply = _tombstone_hashes(line) if is_gone else self._hashes(line)
+        self._check_number(line["seq"] + len(inputs) - (reply is None))
+        path, depth, offset, length = await self._position_after(line["parent"])
         flat = [a for atoms in inputs for a in atoms]
         path = self._canon.path((*flat, *(reply or ())), path)
         e = Exchange(
@@ -377,61 +383,62 @@ class LineReader:
             path=path if reply is not None else b"",
             reply_key=None if reply is None else self._canon.reply_key(reply),
             state=state,
-            prefix_length=v["head"],
-            **{name: v[name] for name in _PLAIN},
-            **({} if is_gone else _content(v)),
+            prefix_length=line["head"],
+            **{name: line[name] for name in _PLAIN},
+            **({} if is_gone else _content(line)),
         )
         if len(self._paths) >= CACHED_PATHS:
             self._paths.pop(next(iter(self._paths)))
         self._paths[e.seq] = (path, depth + 1, offset + len(flat) + len(reply or ()), e.length)
-        prefixes = prefix_hashes(self._canon, inputs) if v["parent"] is None else []
+        prefixes = prefix_hashes(self._canon, inputs) if line["parent"] is None else []
         return TransferRecord(
-            {**{name: v[name] for name in ("conversation", "parent", "prior")}, "prefixes": prefixes}, e
+            {**{name: line[name] for name in ("conversation", "parent", "prior")}, "prefixes": prefixes}, e
         )
 
-    def _hashes(self, v: dict[str, Any]) -> _Hashes:
-        messages: list[WireMessage] = v["input"] or []
-        redactions = {int(i): _blank(kinds) for i, kinds in v["redactions"].items()}
+    def _hashes(self, line: dict[str, Any]) -> _Hashes:
+        """Returns the hashes of an exchange with content; forgotten messages get random ones."""
+        messages: list[WireMessage] = line["input"] or []
+        redactions = {int(i): _random_atoms(kinds) for i, kinds in line["redactions"].items()}
         inputs = tuple(redactions.get(i) or self._canon.atoms(m) for i, m in enumerate(messages))
         media = tuple(self._canon.media(m) for m in messages)
-        reply_atoms = self._canon.atoms(v["shown_reply"]) if v["shown_reply"] is not None else ()
+        reply_atoms = self._canon.atoms(line["shown_reply"]) if line["shown_reply"] is not None else ()
         reply = (
             (redactions.get(-1) or tuple(sorted(reply_atoms, key=lambda a: a[:1])))
-            if v["has_reply"]
+            if line["has_reply"]
             else None
         )
         return inputs, media, reply
 
-    async def _after(self, seq: int | None) -> tuple[bytes, int, int, int]:
+    async def _position_after(self, seq: int | None) -> tuple[bytes, int, int, int]:
         """Returns the path up to an exchange and its reply, and the depth, atoms and messages of what follows it."""
         if seq is None:
             return b"", 0, 0, 0
         if seq not in self._paths:
-            path, atoms = b"", 0
+            path, count = b"", 0
             chain = await self._store.transfer.chain(self._agent, seq)
-            for x in chain:
-                flat = [*(a for each in x.inputs for a in each), *(x.reply or ())]
+            for each in chain:
+                flat = [*(a for atoms in each.inputs for a in atoms), *(each.reply or ())]
                 path = self._canon.path(flat, path)
-                atoms += len(flat)
-            self._paths[seq] = (path, chain[-1].depth + 1, atoms, chain[-1].length)
+                count += len(flat)
+            self._paths[seq] = (path, chain[-1].depth + 1, count, chain[-1].length)
         return self._paths[seq]
 
 
-def _with_mark(v: dict[str, Any], mark: str) -> dict[str, Any]:
+def _with_mark(line: dict[str, Any], mark: str) -> dict[str, Any]:
     """Returns an exchange with notes that bear the mark of the memory that it comes into."""
-    full = v["full"]
+    full = line["full"]
     if full is not None:
-        full = {**full, "messages": [_noted(message, mark) for message in full["messages"]]}
+        full = {**full, "messages": [_with_own_mark(message, mark) for message in full["messages"]]}
     return {
-        **v,
-        "input": v["input"] and [_noted(message, mark) for message in v["input"]],
+        **line,
+        "input": line["input"] and [_with_own_mark(message, mark) for message in line["input"]],
         "full": full,
-        "notes": {at: with_mark(note, mark) for at, note in v["notes"].items()},
+        "notes": {at: with_mark(note, mark) for at, note in line["notes"].items()},
     }
 
 
-def _noted(message: WireMessage, mark: str) -> WireMessage:
-    """Returns a message, of which the part that is a note of the gateway's bears this mark."""
+def _with_own_mark(message: WireMessage, mark: str) -> WireMessage:
+    """Returns a message whose note of the gateway's, if it has one, bears this mark."""
     private = private_of(message)
     start = own_length(message)
     if start is None and "shown_blocks" in private and message.get("role") == "user":
@@ -442,24 +449,24 @@ def _noted(message: WireMessage, mark: str) -> WireMessage:
     return {**message, "content": text[:start] + with_mark(text[start:], mark)}
 
 
-def _content(v: dict[str, Any]) -> dict[str, Any]:
+def _content(line: dict[str, Any]) -> dict[str, Any]:
     """Returns the fields of an exchange that hold content."""
     return {
-        "input": None if v["input"] is None else orjson.dumps(v["input"] or []),
-        "shown_reply": None if v["shown_reply"] is None else orjson.dumps(v["shown_reply"]),
-        "full": None if v["full"] is None else orjson.dumps(v["full"]),
-        "hidden": v["full"] is not None,
-        "notes": {int(i): note for i, note in v["notes"].items()},
-        "redactions": frozenset(map(int, v["redactions"])),
+        "input": None if line["input"] is None else orjson.dumps(line["input"] or []),
+        "shown_reply": None if line["shown_reply"] is None else orjson.dumps(line["shown_reply"]),
+        "full": None if line["full"] is None else orjson.dumps(line["full"]),
+        "hidden": line["full"] is not None,
+        "notes": {int(i): note for i, note in line["notes"].items()},
+        "redactions": frozenset(map(int, line["redactions"])),
     }
 
 
-def _blanks(v: dict[str, Any]) -> _Hashes:
+def _tombstone_hashes(line: dict[str, Any]) -> _Hashes:
     """Returns hashes for a tombstone; its line has only the kinds of its messages' atoms."""
-    inputs = tuple(_blank(kinds) for kinds in v["kinds"])
-    return inputs, (b"",) * len(inputs), None if v["reply"] is None else _blank(v["reply"])
+    inputs = tuple(_random_atoms(kinds) for kinds in line["kinds"])
+    return inputs, (b"",) * len(inputs), None if line["reply"] is None else _random_atoms(line["reply"])
 
 
-def _blank(kinds: str) -> tuple[Atom, ...]:
-    """Makes atoms that match nothing, for words that were forgotten."""
+def _random_atoms(kinds: str) -> tuple[Atom, ...]:
+    """Returns atoms of these kinds that match nothing, for words that were forgotten."""
     return tuple(kind.encode() + secrets.token_bytes(11) for kind in kinds)
