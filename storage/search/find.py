@@ -61,9 +61,7 @@ class Wanted(Struct, frozen=True):
 
 
 class Found(Struct, frozen=True):
-    """Every occurrence of some terms, one for each document and term: row, frequency and marks, as the index has
-    them.
-    """
+    """Every occurrence of some terms, one for each document and term, packed as in the index: row, frequency, marks."""
 
     # Of each term, by how few messages have it.
     weights: Sequence[float]
@@ -113,14 +111,25 @@ def find(index: Index, layout: IndexLayout, wanted: Wanted, postings: Postings =
         import numpy as np
 
         indexed = np.concatenate(parts).view(np.int64) & NO_HASH
+    weights, asked = _weigh(wanted, counts, layout.lengths.count)
+    return Found(weights, asked, indexed, sizes, fresh, sum(counts))
+
+
+def _weigh(wanted: Wanted, counts: Sequence[int], messages: int) -> tuple[list[float], float]:
+    """Returns the weight of each term, and what the query asks for in full, as `Found` has them.
+
+    counts: of each term, the messages that have it.
+    messages: how many the memory has.
+    """
     # A word never heard counts like one heard once; else, with few messages, it would outweigh all that was found.
-    messages = layout.lengths.count
     others = max(messages, _LEAST_IN_GENERAL)
     sample = messages + others + 1
     once, weights = log(sample / 1.5), list[float]()
-    parts_of_others = parts_of_words(terms)
+    parts_of_others = parts_of_words(wanted.terms)
     asked_by, heard = dict[int, float](), set[int]()
-    for term, having, share, sentence in zip(terms, counts, wanted.in_general, wanted.sentences, strict=True):
+    for term, having, share, sentence in zip(
+        wanted.terms, counts, wanted.in_general, wanted.sentences, strict=True
+    ):
         scale = _OF_PART if term in parts_of_others else 1.0
         weight = scale * log(sample / (having + others * share + 0.5))
         weights.append(weight)
@@ -132,7 +141,7 @@ def find(index: Index, layout: IndexLayout, wanted: Wanted, postings: Postings =
     unheard = (asked for sentence, asked in asked_by.items() if sentence not in heard)
     asked = hypot(sum(map(asked_by.__getitem__, heard)), *unheard)
     asked = max(min(asked, _MOST_ASKED * once * once), _LEAST_ASKED)
-    return Found(weights, asked, indexed, sizes, fresh, sum(counts))
+    return weights, asked
 
 
 def _of_rarest(layout: IndexLayout, parts: Sequence[NDArray[np.uint64]]) -> list[NDArray[np.uint64]]:

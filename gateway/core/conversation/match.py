@@ -24,21 +24,28 @@ from gateway.core.subsequence import LCS_ATOMS, lcs
 from gateway.core.words import is_beginning, joined_words, without_remark
 from storage.records import Atom, Exchange
 
-LONG_REPLY = 32  # a reply of so many characters is found nowhere else word for word
-_MAX_TURNS = 8  # so many turns further back are searched for the same reply
-_MAX_PLACES = 8  # a reply is compared path by path at so many places, in the tree or far back in the list
-_MAX_BLOCKS = 64  # so many of a list's last replies are tried as altered stored replies
-_MAX_TEXTS = 8  # so many assistant texts of one turn are tried in combination
+# A reply of so many characters is found nowhere else word for word.
+LONG_REPLY = 32
+# Bounds of the search; no measurement. Turns before one in which the same reply is looked for.
+_MAX_TURNS = 8
+# Places in the tree, or far back in the list, at which a reply is compared path by path.
+_MAX_PLACES = 8
+# A list's last replies that are tried as altered stored replies.
+_MAX_BLOCKS = 64
+# Assistant texts of one turn that are tried in combination.
+_MAX_TEXTS = 8
 
-
-ListSpan = tuple[int, int]  # first and last message of something in a list
+# The indices of the first and last message of something in a list.
+ListSpan = tuple[int, int]
 
 
 class MemoryUse(StrEnum):
-    """The use that a request makes of memory. ON: it recalls and is stored. READ: it only recalls. OFF: neither."""
+    """The use that a request makes of memory."""
 
+    # It recalls and is stored.
     ON = "on"
     OFF = "off"
+    # It recalls, and is not stored.
     READ = "read"
 
 
@@ -53,7 +60,7 @@ class Query(Struct, frozen=True):
     now: float
     # For how long an unnamed opening may be repeated.
     idle_s: float
-    # Decides if the list is matched, or goes on from the head of the stored conversation.
+    # Decides whether the list is matched, or continues the head of the stored conversation.
     kind: ConversationKind = ConversationKind.CLIENT
     # The client sends its new message once more; read in append mode alone.
     retry: bool = False
@@ -115,7 +122,7 @@ class _Segment:
                     self.unnamed.append(listing.canon.text_atom(None, joined))
 
     def first_atoms(self) -> Iterable[Atom]:
-        """Returns the atoms with which a reply may begin that the turn has."""
+        """Returns the atoms that can be the first of a reply in this turn."""
         return dict.fromkeys([*self.spans, *(a for _, a in self.calls)])
 
     def find(self, reply: Sequence[Atom]) -> ListSpan | None:
@@ -139,7 +146,7 @@ class _Segment:
 
 
 def spans_of(listing: Listing, turns: int) -> list[Atom]:
-    """Returns the keys under which our replies in the last turns of a list may be stored, for a look-up."""
+    """Returns the keys under which replies in the last turns of a list may be stored, for a look-up."""
     found: dict[Atom, None] = {}
     for segment in _segments(listing)[::-1][: turns + 1]:
         s = _Segment(listing, segment)
@@ -461,44 +468,45 @@ def _find_altered(tree: Tree, query: Query, match: Match) -> Match | None:
     the beginning of many replies, and one turn would take the place of another in the tree.
     """
     listing, match_point, start = query.listing, match.match_point, match.last + 1
-    near = [c for c in _after(tree, match_point) if tree.is_soft(c)]
-    if not near:
+    candidates = [c for c in _after(tree, match_point) if tree.is_soft(c)]
+    if not candidates:
         return None
 
-    def may_be_meant(c: Exchange) -> bool:
+    def may_be_meant(exchange: Exchange) -> bool:
         # Without an id and without a match point, only a conversation from within the idle time is continued.
-        return query.named or match_point is not None or query.now - tree.end(c) <= query.idle_s
+        return query.named or match_point is not None or query.now - tree.end(exchange) <= query.idle_s
 
     # The indices at which runs of assistant messages begin after the match point's reply, the last one first.
-    begins_at = [
+    begins = [
         b
         for b in range(len(listing) - 1, start, -1)
         if listing.role(b) == "assistant" and (listing.role(b - 1) != "assistant" or b - 1 <= start)
     ]
-    answered = _letters_of_replies(tree, near) if begins_at else {}
-    for b in begins_at[:_MAX_BLOCKS]:
-        end = next((i for i in range(b, len(listing)) if listing.role(i) != "assistant"), len(listing))
-        block = tuple(listing.atoms[start:b])
-        spoken = "".join(listing.text(i) for i in range(b, end))
+    answered = _letters_of_replies(tree, candidates) if begins else {}
+    for begin in begins[:_MAX_BLOCKS]:
+        end = next((i for i in range(begin, len(listing)) if listing.role(i) != "assistant"), len(listing))
+        block = tuple(listing.atoms[start:begin])
+        spoken = "".join(listing.text(i) for i in range(begin, end))
         cut = joined_words(without_remark(spoken))
         is_long = len(squash(spoken)) >= LONG_REPLY
-        asked = [c for c in near if _was_asked(tree, c, block, match_point)]
-        like = [c for c in near if c.id in answered and is_beginning(cut, answered[c.id])]
-        like_ids = {c.id for c in like}
+        asked = [c for c in candidates if _was_asked(tree, c, block, match_point)]
+        similar = [c for c in candidates if c.id in answered and is_beginning(cut, answered[c.id])]
+        similar_ids = {c.id for c in similar}
         # The best evidence is question and reply together. Next comes the question alone, then the reply alone, if it
         # is long or if the question is akin.
-        pick = [c for c in asked if c.id in like_ids]
-        if not pick:
-            pick = [c for c in asked if may_be_meant(c)] or [
-                c for c in like if may_be_meant(c) and (is_long or _is_akin(tree, c, listing, b - 1))
+        picked = [c for c in asked if c.id in similar_ids]
+        if not picked:
+            picked = [c for c in asked if may_be_meant(c)] or [
+                c for c in similar if may_be_meant(c) and (is_long or _is_akin(tree, c, listing, begin - 1))
             ]
-            if len({c.inputs[:1] for c in pick}) > 1:
-                pick = []
-        if pick:
+            if len({c.inputs[:1] for c in picked}) > 1:
+                picked = []
+        if picked:
             exchange = max(
-                pick, key=lambda c: (_agreement(tree, c, match_point, block), tree.touched(c), c.begun, c.id)
+                picked,
+                key=lambda c: (_agreement(tree, c, match_point, block), tree.touched(c), c.begun, c.id),
             )
-            return Match(exchange, b, end - 1, Form((start, b), (b, end)))
+            return Match(exchange, begin, end - 1, Form((start, begin), (begin, end)))
     return None
 
 

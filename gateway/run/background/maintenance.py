@@ -21,16 +21,16 @@ from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 
-# Where several processes share the work, that of others is looked for so often.
-_LOOK_S = 600.0
-# One step settles so many conversations.
-_BATCH = 64
+# The interval at which work is looked for that other processes have left.
+_LOOK_INTERVAL_S = 600.0
+# Conversations that one step settles.
+_MOST_SETTLED = 64
 # The least pause between two steps, so that conversations that fall due one after the other are settled together.
 _LEAST_S = 1.0
 
 
 class Maintenance:
-    """Settles what stood for the idle time. now: seconds since the epoch, as turns are dated."""
+    """Confirms the memory edits of conversations that were idle for so long. now: seconds since the epoch."""
 
     def __init__(self, store: Store, idle_s: float, now: Callable[[], float], indexing: Indexing) -> None:
         self._store = store
@@ -51,7 +51,7 @@ class Maintenance:
     async def look_again(self) -> None:
         """Finds from time to time what processes that died have left, until it is cancelled."""
         while self._store.database.is_shared:
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(_LOOK_INTERVAL_S)
             with suppress(StoreError):
                 await self._indexing.find_outdated()
                 await self._store.conversation_locks.drop()
@@ -60,7 +60,7 @@ class Maintenance:
     async def step(self) -> float | None:
         """Does all that is due now. Returns the seconds until more will be; None: not before something happens."""
         now = self._now()
-        due = await self._store.turns.due(now - self._idle_s, now + self._idle_s, _BATCH)
+        due = await self._store.turns.due(now - self._idle_s, now + self._idle_s, _MOST_SETTLED)
         has_failed = False
         for conversation, agent, is_named, last_at in due:
             decide = partial(_confirm, now=now, idle_s=self._idle_s, named=is_named)
@@ -75,7 +75,7 @@ class Maintenance:
                 )
         if has_failed:
             return AFTER_FAULT_S
-        if len(due) == _BATCH:
+        if len(due) == _MOST_SETTLED:
             return _LEAST_S
         at = await self._store.turns.next_due()
         return None if at is None else max(_LEAST_S, at + self._idle_s - self._now() + 0.01)
@@ -85,6 +85,6 @@ def _confirm(pool: Pool, *, now: float, idle_s: float, named: bool) -> Change:
     """Confirms the memory edits of turns that stood unchallenged for the idle time: they enter the blocks."""
     tree = Tree(pool.exchanges, pool.contents)
     merging = settle.mergeable(tree, now, idle_s, named=named)
-    for x, why in merging:
-        tree.change(x.id, merged=why)
-    return Change(None, [tree.by_id[i] for i in tree.changed], merge=[x.id for x, _ in merging])
+    for exchange, why in merging:
+        tree.change(exchange.id, merged=why)
+    return Change(None, [tree.by_id[i] for i in tree.changed], merge=[exchange.id for exchange, _ in merging])

@@ -28,18 +28,19 @@ from storage.sql.statements import load, rows_of
 
 SQL = load("agents_api/runs.sql")
 
-# Of the message of an error: some upstreams repeat the whole request in it.
+# The longest message of an error: some upstreams repeat the whole request in it.
 _MOST_MESSAGE_CHARS = 4_000
 # The kind of a text: how a response in the background is shown that lies in no turn.
 RESPONSE = "response"
 
 
 class RunText(Struct, frozen=True):
-    """A part of a run that is not, or not yet, an exchange. seq: its order among those of its kind.
+    """A part of a run that is not, or not yet, an exchange.
 
-    Kinds: request, call, result, event, callback, words, listing, response.
+    Its kind is request, call, result, event, callback, words (the message of an error), listing or response.
     """
 
+    # Its order among those of its kind.
     seq: int
     data: bytes
 
@@ -104,13 +105,13 @@ async def get_run(connection: Connection, agent: int, run: int) -> Run | None:
 
 
 async def find_otid(connection: Connection, agent: int, otid: bytes | None) -> Run | None:
-    """Returns the run of a send that comes again."""
+    """Returns the run of the send with this digest of its otid; None: there is none."""
     row = await connection.row(SQL["by_otid"], (agent, otid))
     return None if row is None else make_run(row)
 
 
 async def newest_run(connection: Connection, agent: int, conversation: int) -> Run | None:
-    """Returns the newest run of a conversation."""
+    """Returns the newest run of a conversation; None: it has none."""
     row = await connection.row(SQL["newest"], (agent, conversation))
     return None if row is None else make_run(row)
 
@@ -135,7 +136,7 @@ async def end_run(
 ) -> Run:
     """Ends a run without a step. Returns it as it is now: as a faster writer has ended it. Raises: NotFound.
 
-    error_message: of the error that ended it; they quote no content.
+    error_message: of the error that ended it; it quotes no content.
     """
     if await connection.run(SQL["end"], (state, stop, at, run, agent)):
         await add_error_message(connection, agent, run, error_message)
@@ -161,7 +162,7 @@ async def add_step(connection: Connection, step: RunStep, recall: RecallRow | No
 
 
 async def load_waiting(connection: Connection, agent: int, conversation: int) -> RunStep | None:
-    """Returns the step at the head of a stored conversation if its calls wait for an answer."""
+    """Returns the last step of a stored conversation if its calls wait for an answer; None: none waits."""
     row = await connection.row(SQL["waiting"], (conversation, agent))
     return None if row is None else _step(row)
 
@@ -193,7 +194,7 @@ async def replace_text(
 ) -> None:
     """Gives a part another content: a request with its messages in exchanges retains its options.
 
-    What it had must not be anybody's words, unless it was longer: it is not overwritten else.
+    Its old content must have no words of a person, unless it is longer than the new one: else it is not overwritten.
     """
     await connection.run(SQL["text_replace"], (agent, run, kind, seq, data))
 
@@ -330,7 +331,7 @@ class Runs(Group):
     ) -> builtins.list[tuple[RunEntry, bool]]:
         """Returns a page of the runs that go on without their client, oldest first, and whether each has a job."""
         rows = await connection.rows(SQL["open_background"], (after, limit))
-        return [(_entry(row[:-1]), bool(row[-1])) for row in rows]
+        return [(_run_entry(row[:-1]), bool(row[-1])) for row in rows]
 
     @reads
     async def accepted(self, connection: Connection, agent: int, conversation: str) -> builtins.list[Run]:
@@ -369,7 +370,7 @@ class Runs(Group):
         row = await connection.row(SQL["find"], (uid, project))
         if row is None:
             raise NotFound(f"there is no run {uid!r}")
-        return _entry(row)
+        return _run_entry(row)
 
     @reads
     async def list(
@@ -390,12 +391,12 @@ class Runs(Group):
         )
         statement, of = ("of_project", ()) if wanted.agent is None else ("of_agent", (wanted.agent,))
         rows = await connection.rows(SQL[f"{statement}_{page.way}"], (*values, *of))
-        return [_entry(row) for row in rows]
+        return [_run_entry(row) for row in rows]
 
     @reads
     async def steps(self, connection: Connection, run: Run) -> builtins.list[StepEntry]:
         """Returns all steps of a run, in order."""
-        return [_shown(row) for row in await connection.rows(SQL["steps"], (run.id, run.agent))]
+        return [_step_entry(row) for row in await connection.rows(SQL["steps"], (run.id, run.agent))]
 
     @reads
     async def step(self, connection: Connection, project: str, agent_uid: str, seq: int) -> StepEntry:
@@ -403,7 +404,7 @@ class Runs(Group):
         row = await connection.row(SQL["step_find"], (project, agent_uid, seq))
         if row is None:
             raise NotFound(f"there is no step {seq} of agent {agent_uid!r}")
-        return _shown(row)
+        return _step_entry(row)
 
     @reads
     async def list_steps(
@@ -419,7 +420,7 @@ class Runs(Group):
         values = (project, *page.bounds, feedback, page.limit)
         statement, of = ("steps_of_project", ()) if agent is None else ("steps_of_agent", (agent,))
         rows = await connection.rows(SQL[f"{statement}_{page.way}"], (*values, *of))
-        return [_shown(row) for row in rows]
+        return [_step_entry(row) for row in rows]
 
     @reads
     async def error_messages(self, connection: Connection, runs: Sequence[int]) -> dict[int, str]:
@@ -440,7 +441,7 @@ class Runs(Group):
 
     @reads
     async def paused(self, connection: Connection, agents: Sequence[int], key: str) -> dict[int, RunStep]:
-        """Returns the steps that wait for an answer at the heads of these agents' conversations of a name."""
+        """Returns, by agent, the last step of its conversation with this key, where its calls wait for an answer."""
         rows = await rows_of(connection, SQL["paused"], agents, key)
         return {step.agent: step for step in map(_step, rows)}
 
@@ -453,7 +454,7 @@ class Runs(Group):
     @reads
     async def live(self, connection: Connection) -> builtins.list[RunEntry]:
         """Returns the runs that clients wait for, or waited for when their process ended."""
-        return [_entry(row) for row in await connection.rows(SQL["live"])]
+        return [_run_entry(row) for row in await connection.rows(SQL["live"])]
 
 
 async def _get(connection: Connection, agent: int, run: int) -> Run:
@@ -476,7 +477,7 @@ def make_run(row: Row) -> Run:
     )  # fmt: skip
 
 
-def _entry(row: Row) -> RunEntry:
+def _run_entry(row: Row) -> RunEntry:
     return RunEntry(make_run(row[:-3]), *row[-3:])
 
 
@@ -488,5 +489,5 @@ def _step(row: Row) -> RunStep:
     )  # fmt: skip
 
 
-def _shown(row: Row) -> StepEntry:
+def _step_entry(row: Row) -> StepEntry:
     return StepEntry(_step(row[:-4]), *row[-4:])

@@ -14,18 +14,18 @@ from storage.records import Agent, Run
 from storage.sql.store import Store
 
 # Seconds between two reads of a run that is waited for; they matter only where a notification was lost.
-_LOOK_S = 1.0
+_READ_INTERVAL_S = 1.0
 
 
 class RunEnds:
-    """The ends of the runs of all processes, as this one hears of them."""
+    """The ends of the runs of all processes, as this one is notified of them."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._changed = asyncio.Event()
         self._ended: list[Callable[[str, int], None]] = []
         self._missed: list[Callable[[], None]] = []
-        store.database.listen(RUNS, self._heard)
+        store.database.listen(RUNS, self._notified)
 
     @property
     def is_shared(self) -> bool:
@@ -36,7 +36,8 @@ class RunEnds:
         """Registers callbacks.
 
         ended: called with the uid and the row of a run that another process has ended.
-        missed: called when notifications may have been lost."""
+        missed: called when notifications may have been lost.
+        """
         self._ended.append(ended)
         self._missed.append(missed)
 
@@ -53,7 +54,7 @@ class RunEnds:
             if now is None or now.is_over:
                 return now or run
             with suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_S):
+                async with asyncio.timeout(_READ_INTERVAL_S):
                     await changed.wait()
 
     async def of_accepted(self, agent: Agent, conversation: str) -> None:
@@ -65,7 +66,7 @@ class RunEnds:
         for run in await self._store.runs.accepted(agent.id, conversation):
             await self.of(run)
 
-    def _heard(self, word: str | None) -> None:
+    def _notified(self, word: str | None) -> None:
         if word is None:
             for missed in self._missed:
                 missed()
