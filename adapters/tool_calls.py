@@ -1,14 +1,14 @@
 """Tool calls of upstreams that differ from OpenAI's dialect in them. Everything else passes as it came.
 
-Pieces of a call without an index (Gemini) get one: clients put a call together by it, and OpenAI's own SDK fails
-without.
+Pieces of a call without an index (Gemini's) get one: clients put a call together by it, and OpenAI's own SDK fails
+without it.
 
-Ids of other models' calls become such as the upstream takes. Mistral takes nine letters and digits and nothing else
-(error 3280), and so do the templates of its older models elsewhere. A conversation has other ids where another model
-made the call, or the gateway named it. (docs.mistral.ai/capabilities/function_calling)
+Ids of other models' calls are replaced by ids that the upstream takes. Mistral takes nine letters and digits and
+nothing else (error 3280), and so do the templates of its older models elsewhere. A conversation has other ids where
+another model made the call, or the gateway named it. (docs.mistral.ai/capabilities/function_calling)
 
-A call without a signature is marked so: Gemini refuses it else, from its third generation on, within the turn that is
-under way. Of calls side by side the first bears it. (ai.google.dev/gemini-api/docs/thought-signatures)
+A call without a signature is marked as one: otherwise Gemini, from its third generation on, refuses it within the
+turn that is under way. Of calls side by side the first bears it. (ai.google.dev/gemini-api/docs/thought-signatures)
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ class CallIndexer:
         return is_changed
 
     def _indexed(self, choice: Any, piece: Json) -> Json:
+        """Returns a piece of a call with an index; the same piece if it has one."""
         count = self._counts.get(choice, 0)
         if isinstance(index := piece.get("index"), int):
             self._counts[choice] = max(count, index + 1)
@@ -165,17 +166,17 @@ def _sign(model: str, messages: list[Json]) -> bool:
     """Marks the first call of each message since the user's last as one without a signature. Returns as `_rename`."""
     if _NEEDS_NO_SIGNATURE.match(model):
         return False
-    begun = max((n for n, message in enumerate(messages) if message.get("role") == "user"), default=0)
-    first = [calls[0] for message in messages[begun:] if (calls := _calls_of(message))]
-    unsigned = [call for call in first if not _google_of(call).get("thought_signature")]
+    turn_begins = max((n for n, message in enumerate(messages) if message.get("role") == "user"), default=0)
+    first = [calls[0] for message in messages[turn_begins:] if (calls := _calls_of(message))]
+    unsigned = [call for call in first if not _google_fields(call).get("thought_signature")]
     for call in unsigned:
         given = call.get("extra_content")
         extra = given if isinstance(given, dict) else {}
-        call["extra_content"] = {**extra, "google": {**_google_of(call), **_NO_SIGNATURE}}
+        call["extra_content"] = {**extra, "google": {**_google_fields(call), **_NO_SIGNATURE}}
     return bool(unsigned)
 
 
-def _google_of(call: Json) -> Json:
+def _google_fields(call: Json) -> Json:
     extra = call.get("extra_content")
     google: Any = extra.get("google") if isinstance(extra, dict) else None
     return google if isinstance(google, dict) else {}

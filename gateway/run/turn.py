@@ -55,10 +55,11 @@ LAST_BYTES_S = 0.25
 
 @dataclass(slots=True)
 class TreeMemory:
-    """Memory's part of a turn that is written as one exchange of a tree. changes: the edits of its tools."""
+    """Memory's part of a turn that is written as one exchange of a tree. Implements TurnMemory."""
 
     keeper: MemoryKeeper
     context: MemoryContext
+    # The edits of its tools.
     changes: BlockEdits
     toolbox: Toolbox
     receipt: Receipt
@@ -139,14 +140,13 @@ class TurnRun:
     terms: TurnTerms = field(default_factory=TurnTerms)
     # Calls of a stored step, with which the turn begins instead of a call of the model.
     resumed: ResumedCalls | None = None
-    # Why the model is not even asked.
+    # The reason for which the turn ends before the model is asked; None: it is asked.
     ends: StopReason | None = None
     # Lets each call of the model begin, where limits hold for it. Raises: LimitReached.
     admit: Callable[[], Awaitable[None]] | None = None
     # In place of a `Turn` of these terms. It bounds by itself what is remembered of a stream.
     machine: TurnMachine | None = None
-    # What breaks it off (a shutdown, a store that fails, words that were forgotten) leaves it as it is on
-    # disk, for who takes it up again.
+    # It is resumed after an interruption: a shutdown, a store that fails or a forgetting leaves it as it is on disk.
     is_taken_up: bool = False
     status: int = 0
     sink: Sink = field(init=False)
@@ -187,7 +187,7 @@ class TurnRun:
                 with self.sink.while_here():
                     await self._rounds()
             except (ClientGone, asyncio.CancelledError):
-                await self._left()
+                await self._end_without_client()
                 raise
             finally:
                 self._held.release()
@@ -204,6 +204,7 @@ class TurnRun:
             self._task.cancel()
 
     async def _rounds(self) -> None:
+        """Runs the rounds of the turn, until the machine calls the model no more or `stop` ends it."""
         self._task = asyncio.current_task()
         try:
             if self.ends is not None:
@@ -220,13 +221,13 @@ class TurnRun:
                 raise
             self._task = None
             await self._perform_undone()
-            await self._step_saved()
+            await self._finish_saving_step()
             await self._feed(events.Stopped(self._stop))
         finally:
             self._task = None
 
     async def _perform_undone(self) -> None:
-        """Stores what the machine counts as done already and there was no time for."""
+        """Performs the saving commands that a cancellation has cut off: the machine counts them as performed."""
         undone, self._undone = self._undone, ()
         for n, command in enumerate(undone):
             match command:
@@ -257,6 +258,7 @@ class TurnRun:
         )
 
     async def _aim(self, target: Target, endpoint: Endpoint) -> None:
+        """Makes the prompt for another target."""
         form, context = form_for(self.call.request, endpoint, target.model), None
         if self.memory is not None:
             self.prompt = await self.memory.aim(self.prompt, target, form)
@@ -270,6 +272,7 @@ class TurnRun:
     # -- a round of the model
 
     async def _round(self) -> None:
+        """Calls the model, and feeds the machine its reply or the error."""
         beat_s = self.services.limits.beat_s
         if self.admit is not None:
             try:
@@ -353,6 +356,7 @@ class TurnRun:
         return self._perform_all(self._turn.feed(fact))
 
     async def _perform_all(self, due: list[Command]) -> None:
+        """Performs commands in order, and then those that follow from them."""
         while due:
             later: list[Command] = []
             calls: list[commands.RunTool] = []
@@ -367,7 +371,7 @@ class TurnRun:
                         case commands.Save(outcome):
                             self.call.receipt.upstream_answered()  # to its end, for who gets the turn whole
                             self._task = None  # it is too late to be stopped
-                            self._compare(outcome)
+                            self._correct_count(outcome)
                             follow = self._turn.feed(await self._save(outcome))
                             # An error is raised in place of a reply that could not be saved.
                             later += follow if self._refusal is None else [commands.Finish()]
@@ -397,7 +401,7 @@ class TurnRun:
         assert self.memory is not None
         made: dict[int, ToolAnswer] = {}
         try:
-            await self._results_of(run_tools(self.memory.toolbox, calls, made, self.call.receipt))
+            await self._await_tools(run_tools(self.memory.toolbox, calls, made, self.call.receipt))
             await self.memory.note_changes(self.prompt, made)
         except (ClientGone, asyncio.CancelledError):
             # What has been done is known, though the others were cut off.
@@ -408,13 +412,14 @@ class TurnRun:
     def _finished_tools(
         self, calls: Sequence[commands.RunTool], made: Mapping[int, ToolAnswer]
     ) -> list[Command]:
+        """Feeds the machine the results that were made, in the order of the calls."""
         due: list[Command] = []
         for n in sorted(made):
             due += self._turn.feed(made[n].event(calls[n].call_id))
         return due
 
-    async def _results_of(self, running: Coroutine[Any, Any, list[ToolAnswer]]) -> list[ToolAnswer]:
-        """Waits for tools; if they take long, a client that listens hears a sentence meanwhile."""
+    async def _await_tools(self, running: Coroutine[Any, Any, list[ToolAnswer]]) -> list[ToolAnswer]:
+        """Waits for tools. Where they take long, the client gets a filler meanwhile."""
         filler = self.terms.filler
         if filler is None or isinstance(self.sink, HeldSink | UnseenSink):
             return await running
@@ -451,13 +456,10 @@ class TurnRun:
         if self._reply is not None:
             await _read_out(self._reply)
 
-    async def _left(self) -> None:
-        """Ends a turn after its client is gone, or that is stopped by a shutdown.
-
-        Nothing more is sent or waited for.
-        """
+    async def _end_without_client(self) -> None:
+        """Ends a turn whose client is gone, or that a shutdown stops: nothing more is sent or waited for."""
         if self.is_taken_up:
-            await self._step_saved()
+            await self._finish_saving_step()
             return
         # The machine counts a command as performed, so what could no longer be sent is dropped, and the rest is done.
         for command in (*self._undone, *self._turn.feed(events.ClientLeft())):
@@ -477,7 +479,7 @@ class TurnRun:
         if reply is not None:
             await reply.aclose()
 
-    def _compare(self, outcome: TurnOutcome) -> None:
+    def _correct_count(self, outcome: TurnOutcome) -> None:
         """Compares the upstream's count of the prompt with the gateway's, which it corrects."""
         window = self.prompt.window
         if window.tokens and outcome.usage and outcome.rounds == 1:
@@ -492,7 +494,7 @@ class TurnRun:
         assert self._saving is not None
         saving, begun = self._saving.begin_step(self.prompt, step), time.perf_counter()
         try:
-            kept, self.prompt = await asyncio.shield(saving)
+            saved, self.prompt = await asyncio.shield(saving)
             self.call.receipt.wrote(begun)
         except asyncio.CancelledError:
             self.services.pending.add(saving, "A step of a run")
@@ -504,9 +506,9 @@ class TurnRun:
                 "A step of a run could not be stored, so the run ends with an error: %s", error.message
             )
             return self._turn.feed(events.Stopped(StopReason.ERROR))
-        return self._turn.feed(kept)
+        return self._turn.feed(saved)
 
-    async def _step_saved(self) -> None:
+    async def _finish_saving_step(self) -> None:
         if self._saving is not None:
             await self._saving.step_saved()
 

@@ -1,4 +1,4 @@
-"""Memory edits of turns: how a path sees them at once, and how they enter the blocks when their turn is confirmed."""
+"""Memory edits of turns. A path sees its own at once; they enter the blocks when their turn is confirmed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from storage.records import Block, BlockOp
 
 ARCHIVAL_INSERT = "archival_insert"
 REMEMBER_FACT = "remember_fact"
-# Operations that change no block.
+# Operations that store a text of their own and change no block.
 KEEPING = frozenset({ARCHIVAL_INSERT, REMEMBER_FACT})
 
 
@@ -29,9 +29,11 @@ def perform(blocks: Sequence[Block], op: BlockOp) -> tuple[list[Block], Edit]:
 
 
 def view(blocks: Sequence[Block], ops: Sequence[BlockOp], path: Collection[int]) -> list[Block]:
-    """Returns the blocks as a path sees them: with what is merged, and with what is pending on the path itself.
+    """Returns the blocks as a path sees them, with the pending edits of its own exchanges.
 
-    path: exchange ids.
+    blocks: with what is merged.
+    ops: pending edits of all paths.
+    path: the ids of its exchanges.
     """
     seen = list(blocks)
     for op in ops:
@@ -45,7 +47,7 @@ def merge(blocks: Sequence[Block], ops: Sequence[BlockOp]) -> BlockMerge:
 
     An operation that cannot be done any more, such as replacing words that are gone, is dropped.
     """
-    now, writes, passages, facts, dropped = list(blocks), [], [], [], []
+    present, writes, passages, facts, dropped = list(blocks), [], [], [], []
     for op in ops:
         if op.op in KEEPING:
             text = str(orjson.loads(op.arguments).get("content", ""))
@@ -55,11 +57,11 @@ def merge(blocks: Sequence[Block], ops: Sequence[BlockOp]) -> BlockMerge:
                 passages += [(part, op) for part in chunks(text)]
             continue
         # Each operation sees the blocks as the one before left them.
-        now, edit = perform(now, op)
+        present, edit = perform(present, op)
         if edit.value is None:
             dropped.append(op)
         else:
-            writes.append((next(b.id for b in now if b.label == op.label), edit.value, op))
+            writes.append((next(b.id for b in present if b.label == op.label), edit.value, op))
     return BlockMerge(writes, passages, facts, dropped)
 
 

@@ -56,13 +56,14 @@ class Operations:
 
 
 class KeyOperations(Struct, frozen=True):
-    """projects: those that the settings name."""
+    """Makes, lists and revokes keys."""
 
     keys: Keys
+    # Those that the settings name.
     projects: Collection[str] = ()
 
     async def create(self, raw: RawArguments) -> dict[str, Any]:
-        """Returns the key with its "secret", which cannot be shown again.
+        """Creates a key. Returns it with its "secret", which cannot be shown again. Raises: BadRequest.
 
         "is_new": nothing named its project before. "is_first": requests needed no key until now.
         """
@@ -82,7 +83,7 @@ class KeyOperations(Struct, frozen=True):
         if memory is not None and memory not in get_args(DefaultMode):
             raise BadRequest(f"memory must be on, read or off, saw {memory!r}.", param="memory")
         opens = _opens(arguments)
-        project = arguments.optional_text("project") or _any_project(opens)
+        project = arguments.optional_text("project") or _default_project(opens)
         name = arguments.text("name")
         expires, models = arguments.optional_number("expires"), arguments.optional_text("models")
         user = arguments.optional_text("user")
@@ -108,7 +109,7 @@ class KeyOperations(Struct, frozen=True):
         """Returns a page of keys, the newest first. after: `next` of the page before. Raises: BadRequest."""
         before = number_of(after)
         found = [key for key in reversed(await self.keys.list()) if before is None or key.id < before]
-        shown = tuple(map(_record, found[:limit]))
+        shown = tuple(map(_key_record, found[:limit]))
         return KeyPage(shown, str(shown[-1].id) if len(found) > limit else None)
 
     async def create_named(
@@ -129,12 +130,12 @@ class KeyOperations(Struct, frozen=True):
             }
         )
         key, secret = await self._create(arguments)
-        return NewKey(**asdict(_record(key)), secret=secret)
+        return NewKey(**asdict(_key_record(key)), secret=secret)
 
     async def revoke_number(self, id: int) -> KeyRecord:
         """Revokes a key by its number. Raises: UnknownId: there is none in use."""
         try:
-            return _record(await self.keys.revoke(str(id)))
+            return _key_record(await self.keys.revoke(str(id)))
         except NotFound as error:
             raise UnknownId("There is no such key in use.") from error
 
@@ -146,14 +147,15 @@ class KeyOperations(Struct, frozen=True):
             raise BadRequest(f"{error.message}; `mnemogate keys list` shows them", param="key") from error
 
 
-def _record(key: Key) -> KeyRecord:
+def _key_record(key: Key) -> KeyRecord:
     kind = cast(KeyKind, key.opens or "app")
     return KeyRecord(
         key.id, key.name, key.project or None, key.prefix, kind, key.memory, key.created, key.revoked
     )
 
 
-def _any_project(opens: str | None) -> str:
+def _default_project(opens: str | None) -> str:
+    """Returns the project of a key that names none."""
     return ALL_PROJECTS if opens in OPENS_PAGE else DEFAULT_PROJECT
 
 
@@ -172,9 +174,10 @@ def _opens(arguments: Arguments) -> str | None:
 
 
 class JobOperations(Struct, frozen=True):
-    """now: seconds since the epoch."""
+    """Lists and changes durable jobs."""
 
     store: Store
+    # Seconds since the epoch.
     now: Callable[[], float]
 
     async def show_all(self, raw: RawArguments) -> list[dict[str, Any]]:
@@ -185,18 +188,20 @@ class JobOperations(Struct, frozen=True):
             raise BadRequest(f"state must be one of {', '.join(JobState)}, saw {state!r}.", param="state")
         limit = arguments.optional_number("limit") or LISTED_JOBS
         return [
-            _shown(job)
+            _job_json(job)
             for job in await self.store.jobs.list(None if state is None else JobState(state), limit)
         ]
 
     async def show(self, raw: RawArguments) -> dict[str, Any]:
+        """Returns a job with its steps. Raises: BadRequest: there is none."""
         id = Arguments(raw).number("job")
         job = await self.store.jobs.get(id)
         if job is None:
             raise BadRequest(f"there is no job {id}; `mnemogate jobs` shows them", param="job")
-        return {**_shown(job), "steps": [asdict(step) for step in await self.store.jobs.steps(id)]}
+        return {**_job_json(job), "steps": [asdict(step) for step in await self.store.jobs.steps(id)]}
 
     async def retry(self, raw: RawArguments) -> dict[str, Any]:
+        """Has a job run now, a dead letter too. Raises: BadRequest: there is none to run."""
         return await self._change(raw, self.store.jobs.retry)
 
     async def cancel(self, raw: RawArguments) -> dict[str, Any]:
@@ -209,13 +214,13 @@ class JobOperations(Struct, frozen=True):
 
     async def _change(self, raw: RawArguments, change: Callable[[int], Awaitable[Job]]) -> dict[str, Any]:
         try:
-            return _shown(await change(Arguments(raw).number("job")))
+            return _job_json(await change(Arguments(raw).number("job")))
         except (NotFound, Stale) as error:
             raise BadRequest(f"{error.message}; `mnemogate jobs` shows them", param="job") from error
 
 
-def _shown(job: Job) -> dict[str, Any]:
-    """Leaves out the payload, which only the handler of its kind can read."""
+def _job_json(job: Job) -> dict[str, Any]:
+    """Returns a job without its payload, which only the handler of its kind can read."""
     shown = asdict(job)
     del shown["payload"]
     return shown

@@ -18,8 +18,8 @@ from storage.recall_record import KINDS, REASONS, EntryRow, RecallRecord, code_o
 
 _STATUSES = {End.FINISHED: 200, End.CANCELLED: 499, End.FAILED: 502}
 _NO_SCORES = (0, 0, 0)
-# Characters of a text for each token, and of JSON around a message. The figures of a window are estimates.
-_CHARS, _FRAME = 4, 40
+# Estimates: characters of a text for each token, and of the JSON around a message.
+_CHARS_PER_TOKEN, _MESSAGE_JSON_CHARS = 4, 40
 # The bytes of an entry's kind and reason (`code_of`).
 _CODES = {(kind, reason): code_of(kind, reason) for kind in KINDS for reason in REASONS}
 _REASONS = REASONS[1:]
@@ -73,7 +73,7 @@ def entry_rows(sought: Sought, most_left: int = MOST_LEFT) -> tuple[list[EntryRo
     others = [*islice(chain((seq for seq in ranks if seq in reasons), unranked), most_left)]
     for seq in others:
         message, scores = by_seq.get(seq), all_scores.get(seq, _NO_SCORES)
-        tokens = 0 if message is None else min(len(message.text), CUT_CHARS) // _CHARS
+        tokens = 0 if message is None else min(len(message.text), CUT_CHARS) // _CHARS_PER_TOKEN
         kind = "fact" if seq in trace.muted else "any" if message is None else message.source
         rows.append((_CODES[kind, reasons[seq]], seq, ranks.get(seq, len(ranks)), *scores, tokens))
     weak = [(seq, scores) for seq, scores in sought.weak if seq not in reasons and seq not in chosen]
@@ -86,7 +86,7 @@ def entry_rows(sought: Sought, most_left: int = MOST_LEFT) -> tuple[list[EntryRo
 
 
 def _reasons(sought: Sought, others: Iterable[int]) -> dict[int, str]:
-    """Returns why each hit stayed out, by number. others: messages that were not chosen."""
+    """Returns, by number, the reason for which each hit stayed out. others: messages that were not chosen."""
     tried = {m.seq for m, _, _ in sought.left.tried}
     found = {seq: "no_room" if seq in tried else "shown" for seq in others}
     for seqs, reason in ((sought.left.repeats, "repeats"), (sought.left.shown, "shown")):
@@ -97,7 +97,7 @@ def _reasons(sought: Sought, others: Iterable[int]) -> dict[int, str]:
 
 
 def _why(has_chosen: bool, counts: Sequence[int]) -> str:
-    """Returns how a search ended that did not fail."""
+    """Returns one of WHYS for a search that did not fail. counts: as `entry_rows` returns them."""
     if has_chosen:
         return "recalled"
     by_reason = dict(zip(_REASONS, counts, strict=True))
@@ -122,7 +122,7 @@ def window_parts(prompt: Prompt) -> tuple[int, ...]:
         history += _chars(each.message)
     tools = 0
     if request.has_tools or prompt.tools:
-        every = sum(map(_chars, request.messages)) + _FRAME * len(request.messages)
+        every = sum(map(_chars, request.messages)) + _MESSAGE_JSON_CHARS * len(request.messages)
         tools = max(0, len(request.raw) - every) if request.has_tools else 0
         tools += sum(len(str(tool)) for tool in prompt.tools)
     recalled = prompt.recall.tokens
@@ -139,11 +139,12 @@ def window_parts(prompt: Prompt) -> tuple[int, ...]:
 
 
 def _tokens(chars: int) -> int:
-    """Rounds up: what is there has a token at least."""
-    return -(-chars // _CHARS)
+    """Returns about how many tokens so many characters have, rounded up."""
+    return -(-chars // _CHARS_PER_TOKEN)
 
 
 def _chars(message: WireMessage) -> int:
+    """Returns how many characters the texts of a message have."""
     content = message.get("content")
     if isinstance(content, str):
         return len(content)
