@@ -38,7 +38,7 @@ OPENAI_ERRORS: Final = ChatErrors()
 # Characters of a path or a model's name in the log: more than a real one has, so that callers cannot fill the disk.
 _LOGGED = 256
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
-# Paths where a key that is bound to a user reaches nothing of others.
+# Paths where a key that is bound to a user reaches nothing of others, but what an upstream stores, by its id.
 _PATHS_OF_USERS = re.compile(
     r"/mcp|/v1/(chat/completions|messages(/count_tokens)?|responses(/[^/]+)?|completions|embeddings|rerank|moderations"
     r"|images/\w+|audio/(speech|transcriptions|translations)|models(/.*)?)"
