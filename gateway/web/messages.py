@@ -175,14 +175,15 @@ class MessagesPath:
     async def _answer(self, request: MessagesRequest, scope: Scope, receive: Receive, send: Send) -> None:
         info = info_of(scope)
         stops = request.json.get("stop_sequences")
+        receipt = info.begin_account()
         view = MakesMessages(
             request.chat.model,
             len(request.raw) // BYTES_PER_TOKEN,
             info.request_id,
+            receipt.counted,
             stops if isinstance(stops, list) else (),
             request.json.get("thread") is not None,
         )
-        receipt = info.begin_account()
         await self.chats.answer(request.chat, scope["headers"], view, receipt, scope, receive, send)
 
 

@@ -153,6 +153,18 @@ def raw(*pieces: bytes, content_type: str = "text/event-stream; charset=utf-8", 
     return Reply(body=pieces, headers=headers, **options)
 
 
+def uncounted(text: str, *, stream: bool) -> Reply:
+    """Returns a reply whose tokens the upstream does not report."""
+    chunk = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    message = {"role": "assistant", "content": text}
+    if stream:
+        choice = {"index": 0, "delta": message, "finish_reason": "stop"}
+        return raw(b"data: %b\n\n" % orjson.dumps({**chunk, "choices": [choice]}), b"data: [DONE]\n\n")
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    whole = {**chunk, "object": "chat.completion", "choices": [choice]}
+    return raw(orjson.dumps(whole), content_type="application/json")
+
+
 @contextmanager
 def full_backlog() -> Iterator[int]:
     """Yields a port whose queue of connections is full, so that the next one hangs."""

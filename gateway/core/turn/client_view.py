@@ -189,6 +189,11 @@ class ClientView:
         return body
 
 
+def no_usage(text: str) -> Json | None:
+    """Counts nothing: the usage of a reply that an upstream does not report stays unknown."""
+    return None
+
+
 class MakesView(Protocol):
     """Makes the view of a turn in the dialect of a route.
 

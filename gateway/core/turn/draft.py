@@ -436,6 +436,14 @@ def delta_of(choice: Json) -> Json:
     return {**message, "tool_calls": indexed}
 
 
+def generated_in(message: Mapping[str, Any]) -> str:
+    """Returns all that a model wrote of a message, calls included, for an estimate of its tokens."""
+    calls = [call.get("function") or call.get("custom") or {} for call in message.get("tool_calls") or ()]
+    parts = [message.get("reasoning_content"), text_of(message), message.get("refusal")]
+    parts += [call.get(key) for call in calls for key in ("name", "arguments", "input")]
+    return "".join([part for part in parts if isinstance(part, str)])
+
+
 def lacks_content(delta: Mapping[str, Any]) -> bool:
     """Returns whether a delta has no content; a role alone is none."""
     return not any(value for key, value in delta.items() if key != "role")

@@ -22,6 +22,7 @@ class GrowingBlocks:
     def __init__(self, emit: SendsEvent) -> None:
         self._emit = emit
         self._kind = ""  # of the open block of text or thoughts; "": none
+        self._texts: list[str] = []  # of all these blocks
         self._draft = Draft()  # of the client's calls
         self._open_call: ToolCall | None = None
         self._shown_pieces = 0  # of its arguments
@@ -32,11 +33,17 @@ class GrowingBlocks:
     def has_calls(self) -> bool:
         return self._shown_calls > 0
 
+    def generated(self) -> str:
+        """Returns all that the model wrote of the message, for a count of its tokens."""
+        return "".join(self._texts) + self._draft.generated()
+
     def add_text(self, text: str) -> None:
+        self._texts.append(text)
         self._open("text", {"type": "text", "text": ""})
         self._delta({"type": "text_delta", "text": text})
 
     def add_thought(self, text: str) -> None:
+        self._texts.append(text)
         self._open("thinking", {"type": "thinking", "thinking": "", "signature": ""})
         self._delta({"type": "thinking_delta", "thinking": text})
 

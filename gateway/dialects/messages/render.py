@@ -8,7 +8,7 @@ What an upstream sends in this dialect passes (`native_events`). A chat completi
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, ClassVar, Final
 
 import msgspec
@@ -18,8 +18,9 @@ from msgspec import Struct
 from adapters.types import Event, Json, token_count
 from gateway.core.conversation.canonical import text_of
 from gateway.core.conversation.private import without_private
-from gateway.core.turn.client_view import MOST_HELD_BYTES, ClientView, ReplyEvent
+from gateway.core.turn.client_view import MOST_HELD_BYTES, ClientView, ReplyEvent, no_usage
 from gateway.core.turn.commands import TurnOutcome
+from gateway.core.turn.draft import generated_in
 from gateway.core.turn.terms import TurnTerms
 from gateway.dialects.messages.blocks import GrowingBlocks, content_of
 from gateway.dialects.messages.errors import FIELDS, error_object, frame
@@ -39,6 +40,8 @@ class MakesMessages(Struct, frozen=True):
     input_tokens: int
     # The gateway's own.
     request_id: str
+    # Returns the usage for a reply's text, in the form of a chat completion. Called where the upstream reports none.
+    count: Callable[[str], Json | None] = no_usage
     # The request's `stop_sequences`.
     stops: Sequence[str] = ()
     # Its client may go on from the reply by its id.
@@ -152,8 +155,9 @@ class MessagesView(ClientView):
         self._finish = finish or self._finish
         self._begin_message()
         self._blocks.end()
-        usage = _usage(self._usage) if self._usage is not None else {"output_tokens": 0}
-        self._emit("message_delta", delta=self._ending(has_calls=self._blocks.has_calls), usage=usage)
+        usage = self._usage or self._request.count(self._blocks.generated()) or {}
+        ending = self._ending(has_calls=self._blocks.has_calls)
+        self._emit("message_delta", delta=ending, usage=_usage(usage, self._request.input_tokens))
         self._emit("message_stop")
 
     def not_durable(self) -> None:
@@ -187,7 +191,8 @@ class MessagesView(ClientView):
             return orjson.dumps(merged(replies, self._gateway_tools, outcome.finish_reason))
         shown_reply = without_private(outcome.shown_reply or {})
         self._finish, self._is_refused = outcome.finish_reason, bool(shown_reply.get("refusal"))
-        usage = _usage(outcome.usage or {}, self._request.input_tokens)
+        counted = outcome.usage or self._request.count(generated_in(shown_reply)) or {}
+        usage = _usage(counted, self._request.input_tokens)
         content = content_of(shown_reply)
         ending = self._ending(has_calls=any(block["type"] == "tool_use" for block in content))
         return orjson.dumps({**self._message(), "content": content, **ending, "usage": usage})

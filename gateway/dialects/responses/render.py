@@ -22,9 +22,9 @@ from gateway.core.conversation.directions import FIELD as DIRECTIONS
 from gateway.core.conversation.directions import directions_in
 from gateway.core.conversation.private import without_private
 from gateway.core.conversation.provider_fields import THOUGHTS
-from gateway.core.turn.client_view import MOST_HELD_BYTES, ClientView, ReplyEvent
+from gateway.core.turn.client_view import MOST_HELD_BYTES, ClientView, ReplyEvent, no_usage
 from gateway.core.turn.commands import FINISHED, TurnOutcome
-from gateway.core.turn.draft import Draft, delta_of
+from gateway.core.turn.draft import Draft, delta_of, generated_in
 from gateway.core.turn.ledger import BILLED
 from gateway.core.turn.terms import TurnTerms
 from gateway.dialects.responses.errors import error_fields, frame, in_client_fields, with_client_fields
@@ -48,11 +48,6 @@ _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"
 ERROR_CODES = frozenset(("invalid_prompt", "rate_limit_exceeded", "server_error"))
 _CLAUDES_SEARCH = ("server_tool_use", "web_search")
 T = TypeVar("T", bound=Item)
-
-
-def no_usage(text: str) -> Json | None:
-    """Counts nothing: the usage of the reply stays unknown."""
-    return None
 
 
 class MakesResponses(Struct, frozen=True):
@@ -219,7 +214,7 @@ class ResponsesView(ClientView):
         status = "failed" if self._error else "completed" if is_over and reason is None else "incomplete"
         if is_over:
             self._usage = (
-                outcome.usage or self._usage or self._request.count(_generated(outcome.shown_reply or {}))
+                outcome.usage or self._usage or self._request.count(generated_in(outcome.shown_reply or {}))
             )
         if status == "completed":
             self._completed = int(time.time())
@@ -498,14 +493,6 @@ def usage_of(usage: Json) -> Json:
         "total_tokens": token_count(usage, "total_tokens"),
     }
     return {**item, BILLED: usage[BILLED]} if BILLED in usage else item
-
-
-def _generated(reply: WireMessage) -> str:
-    """Returns all that a model wrote of a reply, for a count of its tokens."""
-    calls = [call.get("function") or call.get("custom") or {} for call in reply.get("tool_calls") or ()]
-    parts = [reply.get("reasoning_content"), text_of(reply), reply.get("refusal")]
-    parts += [call.get(key) for call in calls for key in ("name", "arguments", "input")]
-    return "".join([part for part in parts if isinstance(part, str)])
 
 
 def _logprobs(choice: Json) -> list[Any]:

@@ -12,7 +12,7 @@ import pytest
 
 from gateway.core.conversation.canonical import text_of as text_of_chat
 from gateway.tokens import tokenizer_for
-from tests.doubles.upstream import Call, StrictUpstream, call_tools, fail, say
+from tests.doubles.upstream import Call, StrictUpstream, call_tools, fail, say, uncounted
 from tests.gateway.messages.sdk import WEATHER, Talk, calls_of, client, text_of
 from tests.gateway.sdk import World, agent, remember
 
@@ -377,6 +377,21 @@ def test_cached_tokens_are_counted_apart(world: World, upstream: StrictUpstream,
     talk.messages.append({"role": "user", "content": "Hi"})
     found = talk.complete().usage
     assert (found.input_tokens, found.cache_read_input_tokens, found.output_tokens) == (40, 60, 7)
+
+
+@both_ways
+@pytest.mark.parametrize("memory", ["on", "off"])
+def test_where_the_upstream_reports_no_usage_it_is_counted_here(
+    world: World, upstream: StrictUpstream, stream: bool, memory: str
+) -> None:
+    upstream.queue(uncounted("The quick brown fox jumps over the lazy dog.", stream=stream))
+    talk = Talk(world, stream=stream, headers={"x-mnemogate-memory": memory})
+    talk.messages.append(
+        {"role": "user", "content": "And a longer question than the one before it was. " * 10}
+    )
+    found = talk.complete().usage
+    assert 8 <= found.output_tokens <= 16
+    assert 90 <= found.input_tokens <= 150
 
 
 def test_events_come_in_anthropics_order(world: World, upstream: StrictUpstream) -> None:

@@ -20,7 +20,7 @@ from storage.commands import ForgetTarget
 from storage.records import Scope
 from tests.doubles.anthropic_rules import sign
 from tests.doubles.anthropic_upstream import StrictAnthropic, message
-from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, raw, say
+from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, raw, say, uncounted
 from tests.gateway.sdk import World, agent, remember
 from tests.server import serve, settings_for
 
@@ -840,12 +840,7 @@ def test_a_stream_is_asked_for_its_usage(upstream: StrictUpstream, tmp_path: Pat
 def test_where_the_upstream_reports_no_usage_it_is_counted_here(
     upstream: StrictUpstream, tmp_path: Path, stream: bool
 ) -> None:
-    text = "The quick brown fox jumps over the lazy dog."
-    chunk = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
-    choice: Json = {"index": 0, "delta": {"role": "assistant", "content": text}, "finish_reason": "stop"}
-    event = b"data: " + json.dumps({**chunk, "choices": [choice]}).encode() + b"\n\n"
-    whole = {**chunk, "object": "chat.completion", "choices": [{**choice, "message": choice.pop("delta")}]}
-    reply = raw(event, b"data: [DONE]\n\n") if stream else raw(json.dumps(whole).encode(), content_type=JSON)
+    reply = uncounted("The quick brown fox jumps over the lazy dog.", stream=stream)
     upstream.queue(reply, reply)
     ours = UpstreamSettings("up", base_url=upstream.base_url, takes={"stream_usage": False})
     with remember(upstream, tmp_path, upstreams=(ours,)) as world:
