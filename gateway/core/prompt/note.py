@@ -295,6 +295,10 @@ def _choose(
     chosen = _Chosen()
     groups: dict[_Group, list[Recalled]] = {}
     years: set[str] = set()
+    if [m for m in candidates if m.source == "fact"]:
+        by_facts = [*_with_facts_first(candidates)]
+        left.repeats += {m.seq for m in candidates}.difference(m.seq for m in by_facts)
+        candidates = by_facts
     left.tried = _lines_to_try(candidates, in_request)
     for message, line, folded in left.tried:
         if folded in tried:
@@ -360,8 +364,6 @@ def _lines_to_try(candidates: Sequence[Message], shown: _Shown) -> list[tuple[Me
 
     A message stands before the reply that repeats it word for word. shown: has what is not shown again.
     """
-    if [m for m in candidates if m.source == "fact"]:
-        candidates = list(_with_facts_first(candidates))
     found: dict[int, tuple[Message, str, str]] = {}
     for m in candidates:
         line = shown.new_line(m)

@@ -273,6 +273,14 @@ def test_a_correction_is_undone_and_forgetting_names_what_it_replaced(operator: 
     assert {f"Fact {new}, which it replaced.", f"Fact {seq}, which it replaced."} <= {*stays}
 
 
+def test_a_message_that_facts_stand_for_is_said_to_be_repeated(operator: Operator) -> None:
+    agent = speak(operator.world, "My grey cat lives in Lyon.")
+    learn(operator.world, agent, "The grey cat of Alice lives in Lyon.")
+    found = operator.twin(f"m/{agent.uid}/search?q=grey+cat")
+    assert [each["text"] for each in found["chosen"]] == ["The grey cat of Alice lives in Lyon."]
+    assert ("My grey cat lives in Lyon.", "repeats") in [(e["text"], e["reason"]) for e in found["left_out"]]
+
+
 def test_a_fact_that_an_import_brought_is_shown(operator: Operator) -> None:
     key = {"authorization": f"Bearer {operator.key}"}
     gateway = operator.world.gateway
