@@ -35,7 +35,7 @@ TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 # Pictures of what `looks_right` saw are saved in this folder, for whoever wants to look.
 PICTURES = os.environ.get("MNEMOGATE_TEST_PICTURES")
 _SIDEWAYS = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
-# The tables of which a part is out of sight.
+# The boxes of tables of which a part is out of sight.
 _CUT_OFF = """() => [...document.querySelectorAll(".scroll")]
     .filter((e) => e.scrollWidth > e.clientWidth).map((e) => e.ariaLabel)"""
 # Lists that follow what happens would be other elements after a while.
@@ -158,6 +158,9 @@ class Browser:
                 page.set_viewport_size({"width": width, "height": 900})
                 self._save(page, way)
                 assert page.evaluate(_SIDEWAYS) <= 0, f"{way}: the page scrolls sideways"
+                assert width > 320 or page.evaluate(_CUT_OFF) == [], (
+                    f"{way}: a part of a table is out of sight"
+                )
                 if scheme == "light":
                     self._check_keyboard(page, way)
                 if (scheme, width) in CHECKED:
@@ -176,11 +179,6 @@ class Browser:
             for each in found.response["violations"]
             for node in each["nodes"]
         ]
-
-    def cut_off(self, page: Any) -> list[str]:
-        """Returns the tables that scroll sideways."""
-        found: list[str] = page.evaluate(_CUT_OFF)
-        return found
 
     def _check_keyboard(self, page: Any, way: str) -> None:
         """Goes through all that can be focused, in the order in which it is read, and sees where it is."""

@@ -114,15 +114,6 @@ def test_the_work_looks_right(browser: Browser, operator: Operator) -> None:
         assert page.title() == "Work – Mnemogate"
 
 
-def test_a_phone_shows_jobs_and_keys_with_what_can_be_done(browser: Browser, operator: Operator) -> None:
-    operator.world.chat(user="alice").say("Hello.")
-    enqueue(operator, "a", "alice", error="the model answered 401")
-    operator.twin("keys", {"name": HOSTILE.strip()})
-    for path in ("work", "keys", "people", "people?kind=conversation"):
-        with browser.open(operator, path, width=320) as page:
-            assert browser.cut_off(page) == [], path
-
-
 def test_keys_are_made_and_revoked_in_the_browser(browser: Browser, operator: Operator) -> None:
     with browser.open(operator, "keys") as page:
         page.get_by_role("textbox", name="Name").fill("phone")
