@@ -238,6 +238,38 @@ FRAMES = {
     "Thai": "ขอโทษนะ นึกไม่ออกจริงๆ {} ถ้าจำได้ช่วยบอกหน่อยได้ไหม",
     "German": "Entschuldige, mir fällt es gerade überhaupt nicht ein, {} Kannst du mir da auf die Sprünge helfen?",
 }
+# And so are all questions of sets of their own, a line each. They were written to try a rule that was there already.
+COURTESIES = {
+    "Chinese": """
+打扰一下，我之前好像提过，{}？现在突然记不清了。
+我脑子一片空白，{}来着？劳驾你提醒一下。
+问你个事儿，{}？我老是忘东忘西的。
+抱歉又来烦你，{}呢？谢谢啦，你最靠谱了。
+""",
+    "Japanese": """
+ごめん、ど忘れしちゃって、{}？前に話したと思うんだけど。
+お忙しいところ恐縮ですが、{}？確認させてください。
+ふと気になったのですが、{}？記憶があやふやで困っています。
+また聞いてしまって申し訳ないです。{}？いつも助かっています。
+""",
+    "Korean": """
+자꾸 깜빡해서 죄송한데요, {}? 전에 말씀드린 것 같아서요.
+기억력이 나빠져서 큰일이네요. {}? 좀 상기시켜 주세요.
+바쁘신데 귀찮게 해서 미안해요. {}? 확인 부탁드려요.
+문득 궁금해졌는데 {}? 머릿속이 하얘졌어요.
+""",
+    "Thai": """
+รบกวนหน่อยนะ ลืมไปสนิทเลย {} พอจะนึกออกไหม
+สมองตื้อไปหมด {} ฝากเตือนความจำที
+เหมือนเคยเล่าไปแล้ว {} ตอนนี้จำไม่ค่อยได้
+""",
+    "German": """
+Verzeihung, dass ich schon wieder nachfrage. {} Bitte frische mein Gedächtnis auf.
+Mein Kopf ist heute wie leergefegt. {} Tausend Dank vorab!
+Das hatte ich doch schon mal erwähnt. {} Ich vergesse ständig alles.
+Kurze Zwischenfrage, bevor ich losmuss: {} Du bist ein Schatz.
+""",
+}
 REPLIES = {
     "Chinese": "我明白了，听起来挺有意思的。|好的，慢慢来。|谢谢你告诉我。",
     "Japanese": "なるほど、そうなんですね。|わかりました。|教えてくれてありがとう。",
@@ -248,10 +280,11 @@ REPLIES = {
 _STOP = {"Chinese": "。", "Japanese": "。", "Korean": ". ", "Thai": " ", "German": ". "}
 
 
-def chats(language: str, half: int) -> Iterator[Memory]:
+def chats(language: str, half: int, *, is_courteous: bool = False) -> Iterator[Memory]:
     """Returns memories in a language; of the facts each half has its own, and asks about them.
 
-    language: as in FACTS; what stands before a comma in it names all but the facts.
+    language: as in FACTS; what stands before a comma in it names all but the facts. is_courteous: each question stands
+    among courtesies, and nothing else is asked.
     """
     facts = [tuple(line.split("|")) for line in FACTS[language].strip().splitlines()][half::2]
     language = language.partition(",")[0]
@@ -278,12 +311,19 @@ def chats(language: str, half: int) -> Iterator[Memory]:
             sessions.append((BEGUN + day * DAY_S, turns))
         history, marked = history_of(sessions)
         asked = [FRAMES[language].format(ask) if pick.random() < 0.5 else ask for _, ask in facts]
+        if is_courteous:
+            asked = [pick.choice(COURTESIES[language].strip().splitlines()).format(ask) for _, ask in facts]
         questions = [Asked("fact", asked[index], frozenset(marked[index])) for index in range(len(known))]
         questions += [Asked("foreign question", each, frozenset()) for each in asked[len(known) :]]
-        for place, text in enumerate(OPENINGS[language].split("|")):
-            kind = "greeting" if place < _GREETINGS else "small talk"
-            questions.append(Asked(kind, text, frozenset()))
-        for kind, phrases in (("small talk", SMALL_TALK), ("other small talk", OTHER_SMALL_TALK)):
-            texts = phrases.get(language, "").replace("\n", "|").strip("|")
-            questions += [Asked(kind, text, frozenset()) for text in texts.split("|") if text]
+        if not is_courteous:
+            questions += _openings(language)
         yield Memory(history, questions, BEGUN + 60 * DAY_S)
+
+
+def _openings(language: str) -> Iterator[Asked]:
+    """Yields first messages that ask for nothing."""
+    for place, text in enumerate(OPENINGS[language].split("|")):
+        yield Asked("greeting" if place < _GREETINGS else "small talk", text, frozenset())
+    for kind, phrases in (("small talk", SMALL_TALK), ("other small talk", OTHER_SMALL_TALK)):
+        texts = phrases.get(language, "").replace("\n", "|").strip("|")
+        yield from (Asked(kind, text, frozenset()) for text in texts.split("|") if text)

@@ -213,6 +213,11 @@ def make_sets(questions: Sequence[dict[str, Any]], limit: int) -> Iterator[Set]:
     others = [(at, _turns(session, "")) for question in questions for _, at, session in sessions_of(question)]
     for language in FACTS:
         yield Set(language, lambda half, language=language: chats(language, half))
+    for language in FACTS:
+        yield Set(
+            f"{language}, courteous",
+            lambda half, language=language: chats(language, half, is_courteous=True),
+        )
     for name, form in (
         ("LongMemEval", ""),
         ("LongMemEval, cut", "cut"),
