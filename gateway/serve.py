@@ -100,7 +100,7 @@ async def migrate(settings: Settings) -> None:
         await store.close()
     except StoreError as error:
         raise GatewayError(error.message) from error
-    if not health.ok:
+    if not health.is_up:
         raise GatewayError(health.error or f"the database is {health.status}")
 
 
@@ -259,7 +259,7 @@ async def _open_store(settings: Settings, address: str | None = None) -> Store:
 
 def _report_fault(store: Store, consequence: str) -> None:
     """Logs why a store cannot be used at the start, the one place that does. consequence: while that lasts."""
-    if not store.health.ok:
+    if not store.health.is_up:
         _log.error("%s until the database can be used: %s", consequence, store.health.error)
 
 
@@ -299,7 +299,7 @@ def check_mcp(settings: Settings) -> None:
 def _announce(settings: Settings, store: Store, url: str, local: str, has_keys: bool) -> None:
     names = ", ".join(f"{each.name} ({_described(each)})" for each in settings.upstreams)
     model = example_model(settings)
-    is_kept = store.health.ok
+    is_kept = store.health.is_up
     trouble = "" if is_kept else " cannot be used (the log says why); until it can, nothing is remembered"
     lines = [
         f"Mnemogate listens on {url}",

@@ -14,11 +14,14 @@ import orjson
 import pytest
 
 import gateway.run.chat
+import gateway.serve
 from gateway.run.chat import Chat
+from gateway.settings import DatabaseSettings
 from storage.sqlite.writer import WriterLimits
 from tests.doubles.upstream import Gate, StrictUpstream, raw, say
 from tests.gateway.lifecycle.faulty import APPEND, FACT, QUESTION, STRICT, World, ask, durable, world_of
 from tests.patience import becomes
+from tests.server import settings_for
 
 # -- a disk that takes its time
 
@@ -104,6 +107,23 @@ def test_a_store_that_is_slow_is_said_and_chat_goes_on(upstream: StrictUpstream,
         world.settle()
         becomes(lambda: world.status == "ok")
         assert durable_soon(world)
+
+
+def test_a_start_whose_store_is_slow_says_nothing_of_a_fault(
+    upstream: StrictUpstream,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    path = tmp_path / "m.db"
+    settings = settings_for(upstream, database=DatabaseSettings(str(path)))
+    limits = WriterLimits(retry_first_s=3600, idle_s=3600, slow_s=0.0)
+    with world_of(upstream, path, limits=limits) as world, stalled(world):
+        assert world.status == "slow"
+        gateway.serve._report_fault(world.store, "Requests are answered without memory")
+        gateway.serve._announce(settings, world.store, "http://127.0.0.1:1", "http://127.0.0.1:1", False)
+    assert f"Database: {path}\n" in capsys.readouterr().out
+    assert "until the database can be used" not in caplog.text
 
 
 def test_a_send_to_an_agent_waits_for_a_store_that_is_slow(upstream: StrictUpstream, tmp_path: Path) -> None:
