@@ -167,54 +167,49 @@ def pack(record: RecallRecord) -> bytes:
 def pack_rows(record: RecallRecord, rows: Sequence[EntryRow], *, has_meaning: bool) -> bytes:
     """Returns the bytes of a record with these entries in the place of its own."""
     rows = rows[:_MOST_BYTE]
-    codes, seqs, ranks, scores, words, meanings, tokens = zip(*rows, strict=True) if rows else ((),) * 7
-    numbers = (
-        record.found,
-        record.recalled_tokens,
-        *record.parts,
-        record.evicted,
-        int(record.added_ms * 100),
-        *(record.usage or (0, 0, 0)),
-    )
+    flags, columns = _pack_columns(rows, has_scores=not record.is_selection, has_meaning=has_meaning)
     # An upstream may report any number.
-    numbers = tuple(min(n, _MOST_NUMBER) for n in numbers)
+    usage = [min(n, _MOST_NUMBER) for n in record.usage or (0, 0, 0)]
+    added = min(int(record.added_ms * 100), _MOST_NUMBER)
+    numbers = (record.found, record.recalled_tokens, *record.parts, record.evicted, added, *usage)
     is_wide = max(numbers) > 0xFFFF
-    has_wide_seqs, has_wide_tokens = max(seqs, default=0) > 0xFFFF, max(tokens, default=0) > _MOST_BYTE
-    flags = (
+    flags |= (
         _SELECTION * record.is_selection
         | _MEANING * has_meaning
         | _STREAMED * record.is_streamed
         | _USAGE * (record.usage is not None)
         | _FIRST * (record.first_ms is not None)
         | _WIDE_NUMBERS * is_wide
-        | _WIDE_SEQS * has_wide_seqs
-        | _WIDE_TOKENS * has_wide_tokens
     )
-    count = len(rows)
-    parts = [
-        _HEAD.pack(
-            _VERSION,
-            WHYS.index(record.why),
-            flags,
-            _MODES.index(record.mode),
-            count,
-            record.status,
-            min(ceil(record.ms * 10), _MOST_NUMBER),
-            min(ceil((record.first_ms or 0.0) * 10), _MOST_NUMBER),
-            min(record.context or 0, _MOST_NUMBER),
-            *(min(n, _MOST_BYTE) for n in record.left_out),
-        ),
-        struct.pack(f"<{_NUMBERS}{'I' if is_wide else 'H'}", *numbers),
-        bytes(codes),
-        bytes(min(rank, _MOST_BYTE) for rank in ranks),
-    ]
-    if not record.is_selection:
+    head = _HEAD.pack(
+        _VERSION,
+        WHYS.index(record.why),
+        flags,
+        _MODES.index(record.mode),
+        len(rows),
+        record.status,
+        min(ceil(record.ms * 10), _MOST_NUMBER),
+        min(ceil((record.first_ms or 0.0) * 10), _MOST_NUMBER),
+        min(record.context or 0, _MOST_NUMBER),
+        *[min(n, _MOST_BYTE) for n in record.left_out],
+    )
+    return head + struct.pack(f"<{_NUMBERS}{'I' if is_wide else 'H'}", *numbers) + columns
+
+
+def _pack_columns(rows: Sequence[EntryRow], *, has_scores: bool, has_meaning: bool) -> tuple[int, bytes]:
+    """Returns the columns of these entries, and the flags that say how wide they are. has_scores: as for `entry_of`."""
+    if not rows:
+        return 0, b""
+    codes, seqs, ranks, scores, words, meanings, tokens = zip(*rows, strict=True)
+    has_wide_seqs, has_wide_tokens = max(seqs) > 0xFFFF, max(tokens) > _MOST_BYTE
+    parts = [bytes(codes), bytes([min(rank, _MOST_BYTE) for rank in ranks])]
+    if has_scores:
         parts += [bytes(scores), bytes(words)]
         if has_meaning:
             parts.append(bytes(meanings))
-    parts.append(struct.pack(f"<{count}{'H' if has_wide_tokens else 'B'}", *tokens))
-    parts.append(struct.pack(f"<{count}{'I' if has_wide_seqs else 'H'}", *seqs))
-    return b"".join(parts)
+    parts.append(struct.pack(f"<{len(rows)}{'H' if has_wide_tokens else 'B'}", *tokens))
+    parts.append(struct.pack(f"<{len(rows)}{'I' if has_wide_seqs else 'H'}", *seqs))
+    return _WIDE_SEQS * has_wide_seqs | _WIDE_TOKENS * has_wide_tokens, b"".join(parts)
 
 
 def unpack(data: bytes) -> RecallRecord:

@@ -171,6 +171,10 @@ def test_a_record_is_what_was_packed() -> None:
     assert unpack(pack(whole)) == whole
     by_meaning = record(*(replace(e, meaning=1.0) for e in ENTRIES))
     assert unpack(pack(by_meaning)) == by_meaning
+    without_hits = record()
+    assert unpack(pack(without_hits)) == without_hits
+    too_many = unpack(pack(replace(packed, usage=(1 << 40, 212, 0))))
+    assert too_many.usage == ((1 << 32) - 1, 212, 0)
     assert (len(KINDS), len(REASONS), len(PARTS)) == (4, 7, 7)  # as many as there is room for: 4, 8
 
 

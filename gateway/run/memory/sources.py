@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, islice
 from operator import itemgetter
 from typing import Any
 
-from gateway.core.conversation.canonical import WireMessage, is_system
+from gateway.core.conversation.canonical import SYSTEM, WireMessage
 from gateway.core.prompt.note import CUT_CHARS
 from gateway.core.turn.commands import End, TurnOutcome
 from gateway.run.memory.prompt import Prompt, Sought
@@ -81,8 +80,8 @@ def entry_rows(sought: Sought, most_left: int = MOST_LEFT) -> tuple[list[EntryRo
         reasons[seq] = "weak"
         rows.append((_CODES["any", "weak"], seq, rank, *scores, 0))
     rows.sort(key=itemgetter(2))
-    counted = Counter(reasons.values())
-    return rows, tuple(counted[reason] for reason in _REASONS)
+    stayed_out = [*reasons.values()]
+    return rows, tuple([stayed_out.count(reason) for reason in _REASONS])
 
 
 def _reasons(sought: Sought, others: Iterable[int]) -> dict[int, str]:
@@ -113,7 +112,7 @@ def window_parts(prompt: Prompt) -> tuple[int, ...]:
     dropped = window.dropped
     for index, message in enumerate(request.messages):
         chars = _chars(message)
-        if is_system(message):
+        if message.get("role") in SYSTEM:
             system += chars
         elif index not in dropped:
             history += last
