@@ -16,7 +16,8 @@ from adapters.errors import (
 )
 from adapters.types import read_retry_after
 
-MOST_MESSAGE_CHARS: Final = 500  # characters of a provider's message
+# Characters of a provider's message, at most.
+MOST_MESSAGE_CHARS: Final = 500
 _TRANSIENT: Final = frozenset((408, 409, 425, 429))
 
 

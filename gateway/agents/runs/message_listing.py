@@ -19,9 +19,12 @@ from storage.sql.store import Store
 
 # The most message numbers that are shown of a conversation.
 NUMBERS = 1000
-_BATCH = 50
+# Exchanges that are read at once.
+_MOST_ROWS = 50
+# The deadline of a search, in milliseconds.
 _SEARCH_MS = 1000.0
-_AFTER_ALL = 2**31  # after all hidden messages of a reply
+# Comes after all hidden messages of a reply.
+_AFTER_ALL = 2**31
 
 
 async def exchanges_of(store: Store, agent: Agent, run: Run) -> Sequence[Exchange]:
@@ -57,8 +60,7 @@ class MessageView(Struct, frozen=True):
     key: str | None
     # The public id of the message's run.
     run: str | None
-    # The number of its exchange, where that is a step. A result belongs to the step of its run that made the
-    # call.
+    # The number of its exchange, where that is a step. A result belongs to the step that made the call.
     step: int | None
     # Who must answer each waiting call, by call id; set on the last reply of a conversation.
     waiting: Mapping[str, str]
@@ -90,21 +92,21 @@ class AgentMessages:
         conversation: its public name, or the client's; None: all of them.
         after, before: where it begins and ends, in the order asked for; what stood there may be gone.
         """
-        of = None
+        row: int | None = None
         if conversation is not None:
             found = await self.conversation(agent, conversation)
             if found is None:
                 return []
-            of = found.id
+            row = found.id
         first, last = (before, after) if newest_first else (after, before)
         low = (-1, 0) if first is None else _place(first)
         high = (2**62, 0) if last is None else _place(last)
         views: list[MessageView] = []
         at, end = low[0], high[0]
         while len(views) < limit:
-            size = min(_BATCH, limit - len(views))
+            size = min(_MOST_ROWS, limit - len(views))
             page = Page(end, at, size) if newest_first else Page(at, end, size, newest_first=False)
-            rows = await self._store.messages.page(agent.id, page, conversation=of)
+            rows = await self._store.messages.page(agent.id, page, conversation=row)
             shown = [view for view in await self._views(agent, rows) if low < view.listed.place < high]
             views += reversed(shown) if newest_first else shown
             if len(rows) < size:
@@ -124,12 +126,12 @@ class AgentMessages:
     ) -> Sequence[tuple[Agent, MessageView]]:
         """Returns a page of the messages of all agents, in the order in which their exchanges began. As `list`."""
         first, last = (before, after) if newest_first else (after, before)
-        low = (-1, -1, 0) if first is None else await self._row(project, first)
-        high = (2**62, 0, 0) if last is None else await self._row(project, last)
+        low = (-1, -1, 0) if first is None else await self._row_and_place(project, first)
+        high = (2**62, 0, 0) if last is None else await self._row_and_place(project, last)
         found: list[tuple[Agent, MessageView]] = []
         at, end = low[0] - 1, high[0] + 1
         while len(found) < limit:
-            size = min(_BATCH, limit - len(found))
+            size = min(_MOST_ROWS, limit - len(found))
             page = Page(end, at, size) if newest_first else Page(at, end, size, newest_first=False)
             rows = await self._store.messages.page_of_project(project, page)
             for agent, row in rows:
@@ -142,7 +144,8 @@ class AgentMessages:
             at, end = (at, rows[-1][1].exchange.id) if newest_first else (rows[-1][1].exchange.id, end)
         return found[:limit]
 
-    async def _row(self, project: str, place: Place) -> tuple[int, int, int]:
+    async def _row_and_place(self, project: str, place: Place) -> tuple[int, int, int]:
+        """Returns what orders a message among those of all agents: the row of its exchange, and its place in it."""
         return await self._store.messages.exchange_row(project, place.uid, place.seq), *_place(place)
 
     async def get(self, agent: Agent, place: Place) -> MessageView:
@@ -205,7 +208,7 @@ class AgentMessages:
 
     async def rewrite(self, agent: Agent, place: Place, text: str) -> MessageView:
         """Gives a message another text, which is shown, recalled and sent from now on. Raises: BadRequest, NotFound."""
-        view = await self._changeable(agent, place)
+        view = await self._get_changeable(agent, place)
 
         def edit(e: Exchange) -> Exchange:
             return rewritten(e, place.seq, text)
@@ -218,7 +221,7 @@ class AgentMessages:
 
     async def delete(self, agent: Agent, place: Place) -> None:
         """Forgets a message, and what was made of it. Raises: BadRequest, NotFound."""
-        await self._changeable(agent, place)
+        await self._get_changeable(agent, place)
         await self._store.forgetting.forget(agent.id, ForgetTarget(messages=[place.seq]))
 
     async def reset(self, agent: Agent, conversation: str = DEFAULT) -> None:
@@ -254,7 +257,8 @@ class AgentMessages:
                 return None
             raise
 
-    async def _changeable(self, agent: Agent, place: Place) -> MessageView:
+    async def _get_changeable(self, agent: Agent, place: Place) -> MessageView:
+        """Returns a message that may be changed. Raises: BadRequest, NotFound."""
         if place.hidden is not None:
             raise BadRequest("A message of a hidden round is a part of its reply: change or delete that.")
         return await self.get(agent, place)
@@ -283,15 +287,17 @@ class AgentMessages:
             goes_on = above is not None and above.run is not None and row.run in (None, above.run)
             for m in messages[e.id]:
                 waiting = waits.get(e.id, {}) if m.is_reply and m.hidden is None else {}
-                of = above if above is not None and goes_on and m.is_result else row
-                step = None if of.run is None else of.exchange.seq
-                found.append(MessageView(m, row.conversation, row.key, of.run, step, waiting, names))
+                owner = above if above is not None and goes_on and m.is_result else row
+                step = None if owner.run is None else owner.exchange.seq
+                found.append(MessageView(m, row.conversation, row.key, owner.run, step, waiting, names))
         return found
 
     async def _waiting(self, agent: Agent, e: Exchange) -> Mapping[str, str]:
+        """Returns who must answer each waiting call of a conversation, by call id."""
         step = await self._store.runs.waiting(agent.id, e.conversation)
         return {} if step is None else await still_waiting(self._store, step, e)
 
 
 def _place(place: Place) -> tuple[int, int]:
+    """Returns what orders a message among those of its agent."""
     return place.seq, _AFTER_ALL if place.hidden is None else place.hidden

@@ -12,23 +12,25 @@ from typing import Any, Literal, Protocol
 
 
 class SideRule(Protocol):
-    """A rule by which a side request is recognised; gateway.settings.SideRequest is one, as are the known ones.
-
-    pattern: a regular expression, matched at the start of the text (white space before it is skipped, case ignored).
-    where: in the last message, if that is the user's; or in the first or the last, if that is a system message.
-    leaves_nothing: no later list has such a request's messages, so nothing is recognised by hashes.
-    """
+    """A rule by which a side request is recognised; gateway.settings.SideRequest is one, as are the known ones."""
 
     @property
     def name(self) -> str: ...
     @property
-    def pattern(self) -> str: ...
+    def pattern(self) -> str:
+        """A regular expression, matched at the start of the text after white space, whatever the case."""
+
     @property
-    def memory(self) -> Literal["off", "read"]: ...
+    def memory(self) -> Literal["off", "read"]:
+        """The mode of memory for such a request."""
+
     @property
-    def where(self) -> Literal["user", "system"]: ...
+    def where(self) -> Literal["user", "system"]:
+        """The message: the last one, if it is the user's; the first or the last, if it is a system message."""
+
     @property
-    def leaves_nothing(self) -> bool: ...
+    def leaves_nothing(self) -> bool:
+        """True if no later list has such a request's messages, so that none need be recognised by hashes."""
 
 
 # Fields by which local servers take a schema or a grammar.
@@ -38,7 +40,8 @@ _GRAMMARS = frozenset(
     )
 )
 _PROMPTS = ("system", "developer")
-_KEPT_CHARS = 32 * 1024  # far above most prompts; each project caches one
+# The longest prompt that is cached: far above most prompts. Each project caches one.
+_MOST_CACHED_CHARS = 32 * 1024
 
 
 class SideRequests:
@@ -69,14 +72,16 @@ class SideRequests:
         return None if found is None else self._rules[int(str(found.lastgroup)[1:])]
 
     def _find_in_prompt(self, prompt: str) -> re.Match[str] | None:
+        """Matches a system message, which is cached."""
         if prompt == self._last_prompt:
             return self._found_in_last
         found = self._of_system.match(prompt)
-        if len(prompt) <= _KEPT_CHARS:
+        if len(prompt) <= _MOST_CACHED_CHARS:
             self._last_prompt, self._found_in_last = prompt, found
         return found
 
     def _pattern(self, where: str) -> re.Pattern[str]:
+        """Returns one pattern for the rules that look there."""
         # An empty group after each rule has its number for a name, and is the last to end: `lastgroup` of a match. A
         # group around it would be entered for each rule that the text does not even begin like.
         parts = [f"(?:{rule.pattern})(?P<r{n}>)" for n, rule in enumerate(self._rules) if rule.where == where]

@@ -1,4 +1,4 @@
-"""Knows the events of a stream that differ in their text alone, so that each need not be parsed.
+"""Recognises the events of a stream that differ in their text alone, so that each need not be parsed.
 
 Nearly all events of a stream say a word or two between bytes that are the same in all of them: id, model, time. Where
 they are the same, what is between them is the text, and no field needs to be looked at.
@@ -21,11 +21,13 @@ _PADDING = b',"obfuscation":"'
 
 
 class TextEvents(Struct, frozen=True):
-    """Events like one that was parsed. before: the bytes in front of the text; after: those up to the padding or the
-    end; end: those after the padding, None where there is none."""
+    """The form of events like one that was parsed."""
 
+    # The bytes before the text.
     before: bytes
+    # Those after it, up to the padding or the end.
     after: bytes
+    # Those after the padding; None: there is no padding.
     end: bytes | None
 
     @classmethod
@@ -65,6 +67,7 @@ class TextEvents(Struct, frozen=True):
 
 
 def _end_of_string(raw: bytes, at: int) -> int:
+    """Returns where a string without escapes ends that begins at `at`."""
     found = _CHARACTERS.match(raw, at)
     return at if found is None else found.end()
 

@@ -76,6 +76,7 @@ def show_list(listing: RecordList, records: Iterable[Record], *, as_json: bool =
 
 
 def show_record(listing: RecordList, record: Record) -> None:
+    """Prints one record as a list of its kind."""
     show_list(listing, [record])
 
 
@@ -85,6 +86,7 @@ def _line(listing: RecordList, record: Record) -> str:
 
 
 def show_json(value: Any) -> None:
+    """Prints a value as indented JSON, in colours where they are wanted."""
     text = json.dumps(value, indent=2, default=str)
     if wants_colour(sys.stdout):
         from gateway.run.admin import terminal
@@ -95,10 +97,12 @@ def show_json(value: Any) -> None:
 
 
 def show_line(text: str) -> None:
+    """Prints a text on one line."""
     print(plain(text.replace("\n", " ")), flush=True)
 
 
 def show_new_key(key: dict[str, Any]) -> None:
+    """Prints the secret of a new key, and on stderr what the operator has to know of it."""
     print(key["secret"])
     project = f"project {key['project']!r}" if key["project"] else "all projects"
     print(f"Key {key['id']} for {project}. It is not shown again.", file=sys.stderr)
@@ -114,6 +118,7 @@ def show_revoked(key: dict[str, Any]) -> None:
 
 
 def show_memory(shown: dict[str, str]) -> None:
+    """Prints what `memory show` has found."""
     text = plain(shown["text"])
     if sys.stdout.isatty():
         from gateway.run.admin import terminal
@@ -148,6 +153,7 @@ def show_import(shown: dict[str, Any], *, as_json: bool) -> None:
 
 
 def show_block(block: dict[str, Any]) -> None:
+    """Prints the value of a block, and on stderr its version and size."""
     size = len(block["value"])  # an empty line alone does not show that the block is empty
     print(f"{block['label']} (version {block['version']}, {size} characters)", file=sys.stderr)
     print(plain(block["value"]))
@@ -188,6 +194,7 @@ def show_request(found: dict[str, Any], *, as_json: bool) -> None:
 
 
 def _hit(hit: dict[str, Any]) -> str:
+    """Returns the line of a hit in the explanation of a request."""
     text = "(forgotten)" if hit["forgotten"] else " ".join((hit["text"] or "").split())[:100]
     scores = " ".join(
         f"{name} {hit[name]:.2f}" for name in ("words", "meaning", "score") if hit[name] is not None
@@ -197,6 +204,7 @@ def _hit(hit: dict[str, Any]) -> str:
 
 
 def show_fact(fact: dict[str, Any]) -> None:
+    """Prints the text of a fact, and on stderr its number."""
     print(f"Fact {fact['seq']}{' (muted)' if fact['muted'] else ''}", file=sys.stderr)
     print(plain(fact["text"]))
 

@@ -39,7 +39,7 @@ LINE_TOKENS = 40
 # The bounds on the hits that are read. MOST_HITS is for a client's list of which a part has left the window: many hits
 # are visible anyway then, and are left out only when they are read.
 LEAST_HITS, MOST_HITS = 16, 40
-# Of short messages more are read: for so many times the budget, since some of them repeat others.
+# Of short messages more are read, for this many times the budget, since some of them repeat others.
 SPARE = 2
 # Streamed replies get a fifth of the time for recall: 30 ms by default, since voice agents ask for them.
 STREAM_HASTE = 5
@@ -49,9 +49,9 @@ WORDS_SHARE = 3
 # of a thousand tokens would fill a window of 16,000 within six turns.
 NOTE_SHARE = 16
 FEW_TOKENS = 500
-# Where a question asks for what came next, so many of its hits stay in front of that.
-_SURE = 5
-# So many of the hits that stayed out are noted.
+# Where a question asks for what came next, so many of its hits come before that.
+_HITS_BEFORE_NEXT = 5
+# Hits that stayed out of the note and are noted with the turn, at most.
 LEFT_OUT = 5
 # The window keeps so much free for a note: its frame, and a line or two. In a nearly full window a short note is better
 # than a prefix that changes some turns earlier.
@@ -80,7 +80,7 @@ class _Recalling(NamedTuple):
     visible: VisibleContent
     # Tokens that the note may take.
     budget: int
-    # Since when its time runs, by `time.perf_counter`.
+    # When it began, by `time.perf_counter`.
     begun: float
     # Of its last search by words.
     trace: SearchTrace | None
@@ -113,7 +113,7 @@ class FoundMessages(NamedTuple):
 
 
 # Questions whose answer stands after or before what is found.
-_STEPS: Collection[Asked] = (Asked.NEXT, Asked.PREVIOUS)
+_NEIGHBOUR_QUESTIONS: Collection[Asked] = (Asked.NEXT, Asked.PREVIOUS)
 _NOTHING = FoundMessages((), "", frozenset(), False)
 _SHOWN = _NOTHING._replace(is_all_shown=True)
 
@@ -140,10 +140,12 @@ async def find_for(
     if order is not None:
         query = events_of(query)
     found = await search(query)
-    if found and around is not None and order in _STEPS:
+    if found and around is not None and order in _NEIGHBOUR_QUESTIONS:
         # The words of what came next are unknown. The conversations after the event that was found have it.
         near = await around(found[0], before=order is Asked.PREVIOUS)
-        found = [*{m.seq: m for m in chain(found[:_SURE], near, found[_SURE:])}.values()]
+        found = [
+            *{m.seq: m for m in chain(found[:_HITS_BEFORE_NEXT], near, found[_HITS_BEFORE_NEXT:])}.values()
+        ]
     lines = note.shared_lines(text, found)
     own = note.with_speaker(note.make_query(note.without_lines(text, lines)), names) if lines else ""
     if own:
@@ -159,10 +161,11 @@ async def find_for(
 
 
 class Recaller(Struct, frozen=True):
-    """Makes notes of what memory has for a message. embed_query: None: memory is searched by words alone."""
+    """Makes notes of what memory has for a message."""
 
     store: Store
     settings: MemorySettings
+    # None: memory is searched by words alone.
     embed_query: EmbedQuery | None
 
     def budget(self, context: MemoryContext, naming: int = 0) -> int:
@@ -300,7 +303,7 @@ class Recaller(Struct, frozen=True):
             skip=recalling.visible.numbers,
             # What the section shows is among the first, as a fact and as it was said, and is left out.
             limit=LEAST_HITS + 2 * len(recalling.standing),
-            deadline_ms=_left(self._limit_ms(context), recalling.begun),
+            deadline_ms=_remaining_ms(self._limit_ms(context), recalling.begun),
         )
 
     async def _around(self, recalling: _Recalling, event: Message, *, before: bool) -> list[Message]:
@@ -312,7 +315,7 @@ class Recaller(Struct, frozen=True):
             before=before,
             numbers=context.snapshot.numbers,
             skip=recalling.visible.numbers,
-            deadline_ms=_left(self._limit_ms(context), recalling.begun),
+            deadline_ms=_remaining_ms(self._limit_ms(context), recalling.begun),
         )
 
     def _limit_ms(self, context: MemoryContext) -> float:
@@ -326,7 +329,7 @@ class Recaller(Struct, frozen=True):
         vector = None
         if self.embed_query is not None:
             # A vector that is waited for in vain leaves time for a search by words.
-            wait_ms = _left(limit_ms, begun) - limit_ms / WORDS_SHARE
+            wait_ms = _remaining_ms(limit_ms, begun) - limit_ms / WORDS_SHARE
             vector = await self.embed_query(context.agent.id, query, wait_ms)
         has_evicted = window.evicted_tokens > 0 and not visible.numbers
         return await self.store.recall.search(
@@ -337,7 +340,7 @@ class Recaller(Struct, frozen=True):
             limit=MOST_HITS if has_evicted else max(LEAST_HITS, budget // LINE_TOKENS),
             room=SPARE * budget,
             only_strong=True,
-            deadline_ms=_left(limit_ms, begun),
+            deadline_ms=_remaining_ms(limit_ms, begun),
             vector=vector,
             trace=trace,
         )
@@ -429,5 +432,6 @@ def _renderer(context: MemoryContext, *, names_mark: bool) -> _Renderer:
     return partial(note.render_note, now=now, mark=mark, names_mark=names_mark)
 
 
-def _left(limit_ms: float, begun: float) -> float:
+def _remaining_ms(limit_ms: float, begun: float) -> float:
+    """Returns what is left of a limit on the time since then; 1 at least, so that a search ends as too slow."""
     return max(1.0, limit_ms - (time.perf_counter() - begun) * 1000)

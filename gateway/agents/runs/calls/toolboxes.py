@@ -26,7 +26,11 @@ from storage.records import Exchange, Run
 
 
 class Toolboxes:
-    """Makes the toolboxes. One for the process. foreign: performs the tools that were defined."""
+    """Makes the toolboxes. There is one for the process.
+
+    foreign: performs the tools that were defined.
+    peers: sends messages to other agents.
+    """
 
     def __init__(self, keeper: MemoryKeeper, foreign: ForeignTools, peers: AgentMessaging) -> None:
         self._keeper = keeper
@@ -45,8 +49,8 @@ class Toolboxes:
     ) -> Toolbox:
         """Returns the tools of one step of a run, or of one turn that is written as a whole (`run` is None).
 
-        maker: the row of the run that made the calls, 0 where they are not stored.
-        speaker: the turn, as it speaks to other agents; None: it makes no calls.
+        maker: the row of the run whose step made the calls; 0: the calls are not stored.
+        speaker: the turn as one that sends messages to other agents; None: it makes no calls.
         """
         if not context.offered:
             return NO_TOOLS
@@ -87,9 +91,9 @@ class Toolboxes:
 
 
 def _place(context: MemoryContext) -> Hashable | None:
-    """Returns the place on a path at which a chat completion goes on, and with what.
+    """Returns a key of the place on a path that a chat completion continues, and of its new messages.
 
-    None: the beginning of a conversation without a name, and another may begin alike.
+    None: it begins a conversation without a name, and another may begin alike.
     """
     identity, match_point = context.request.identity, context.plan.match.match_point
     if match_point is None and identity.conversation is None and identity.user is None:
