@@ -17,15 +17,18 @@ _TABLE = Path(__file__).with_name("asked_for_whole.txt")
 _QUESTION_MARKS = frozenset("?？؟")
 # Languages without spaces between words.
 _UNSPACED = frozenset(("zh", "ja"))
-# The words are looked for in the beginning of a text: a longer one names something.
-_CHARS = 500
+# The characters of a text in which the words are looked for: a longer text names something.
+_MOST_CHARS = 500
 
 
 class _Words(NamedTuple):
-    """The words of one language that tell that a text is about its speaker, and that it asks something of them."""
+    """The words of one language by which a text asks about its speaker."""
 
+    # They name the speaker.
     speaker: frozenset[str]
+    # They ask.
     asks: frozenset[str]
+    # It has no spaces between words.
     is_unspaced: bool
 
     def are_in(self, words: frozenset[str]) -> bool:
@@ -37,8 +40,9 @@ class _Words(NamedTuple):
 
 class _Table(NamedTuple):
     languages: list[_Words]
-    # Words of a greeting in any language, and these with those that may stand beside one.
+    # Words of a greeting, in any language.
     greet: frozenset[str]
+    # Those, and the words that may stand beside them.
     all_greeting: frozenset[str]
 
 
@@ -49,13 +53,14 @@ def asks_for_whole(text: str, *, opens: bool) -> bool:
     """
     if not opens and _QUESTION_MARKS.isdisjoint(text):
         return False
-    words, table = _words_of(text[:_CHARS]), _load()
+    words, table = _words_of(text[:_MOST_CHARS]), _load()
     if opens and not words.isdisjoint(table.greet) and words <= table.all_greeting:
         return True
     return any(each.are_in(words) for each in table.languages) and names_nothing(text)
 
 
 def _words_of(text: str) -> frozenset[str]:
+    """Returns the folded words of a text, divided at apostrophes."""
     return frozenset(part for word in split_words(text) for part in fold(word.replace("’", "'")).split("'"))
 
 

@@ -57,7 +57,7 @@ from storage.sql.vectors import Vectors
 
 
 def _unknown() -> None:
-    """Is the time that only the database knows."""
+    """Stands for a clock that only the database can read: its statements ask it (`{clock:2}`)."""
 
 
 class Store:
@@ -78,9 +78,9 @@ class Store:
         tick: Callable[[], float] | None = None,
     ) -> None:
         self.database = database
-        # Within statements a shared clock is asked itself, outside of them as far as it is known.
-        asked = now or (_unknown if database.is_shared else time.time)
-        ticks = tick or (_unknown if database.is_shared else time.monotonic)
+        # Statements read a shared clock themselves; outside of them `self.now` estimates it.
+        asked_now = now or (_unknown if database.is_shared else time.time)
+        asked_tick = tick or (_unknown if database.is_shared else time.monotonic)
         now = now or self.now
         self.agents = Agents(database, now)
         self.keys = Keys(database, now, path)
@@ -91,8 +91,8 @@ class Store:
         self.turns = Turns(database, self.agents, rules, snapshots, memories)
         self.recall = Recall(database, memories, rules)
         self.vectors = Vectors(database, rules)
-        self.jobs = Jobs(database, asked, ticks)
-        self.conversation_locks = ConversationLocks(database, asked)
+        self.jobs = Jobs(database, asked_now, asked_tick)
+        self.conversation_locks = ConversationLocks(database, asked_now)
         self.stored_paths = StoredPaths(database, self.agents, rules, self.jobs)
         self.usage = Usage(database)
         self.secrets = DatabaseSecrets(database)

@@ -17,11 +17,14 @@ from storage.listing import PassageFilter
 from storage.records import Agent, DefinitionKind, Passage, StoredFile
 from storage.sql.store import Store
 
+# The deadlines of one call.
 SEARCH_MS = 1000.0
-GREP_S = 1.0  # for one call
+GREP_S = 1.0
+# The longest pattern.
 PATTERN_CHARS = 300
-MATCHES = 20  # that one call shows
-LINE_CHARS = 300  # of a line that is shown
+# The matches that one call shows, and the characters of each line.
+MATCHES = 20
+LINE_CHARS = 300
 NO_FILES = "No file is attached to this agent."
 TOO_LONG = (
     "Error: the search took longer than a second, or too much memory. Use a simpler pattern, or name fewer files by "
@@ -30,19 +33,24 @@ TOO_LONG = (
 
 
 class _Match(Struct, frozen=True):
-    """A line that a pattern is in. path: `<folder>/<file>`. number: from 1 on. lines: of its file."""
+    """A line that a pattern is in."""
 
+    # The folder's and the file's name: `<folder>/<file>`.
     path: str
+    # The line's, from 1 on.
     number: int
+    # All lines of the file.
     lines: Sequence[str]
 
 
 class FileTools(Struct, frozen=True):
-    """The tools of one agent. embed_query: None: files are searched by words alone."""
+    """The tools of one agent."""
 
     store: Store
     agent: Agent
+    # Processes that match patterns.
     children: Children
+    # None: files are searched by words alone.
     embed_query: EmbedQuery | None = None
 
     async def run(self, name: str, arguments: Mapping[str, Any]) -> ToolAnswer:
@@ -64,6 +72,7 @@ class FileTools(Struct, frozen=True):
         return {row: found[row].name for row in rows if row in found}
 
     async def _search(self, folders: Mapping[int, str], query: str, limit: int) -> ToolAnswer:
+        """Searches all folders, and shows the best passages of each in turn."""
         ranked = [await self._passages(folder, query, limit) for folder in folders]
         fused = in_turn(ranked)[:limit]
         files = await self.store.files.several(sorted({hit.file for hit in fused if hit.file is not None}))
@@ -84,6 +93,7 @@ class FileTools(Struct, frozen=True):
         )
 
     async def _grep(self, folders: Mapping[int, str], arguments: Mapping[str, Any]) -> ToolAnswer:
+        """Matches a pattern with each line of the files."""
         pattern, include = str(arguments["pattern"]), arguments.get("include")
         if not pattern or len(pattern) > PATTERN_CHARS:
             return failed(f"Error: a pattern has 1 to {PATTERN_CHARS} characters.")
@@ -116,19 +126,20 @@ class FileTools(Struct, frozen=True):
         except OutOfBounds:
             if len(found) <= skip:
                 return failed(TOO_LONG)
-        return ToolAnswer(_shown(found, skip, arguments.get("context_lines")))
+        return ToolAnswer(_render(found, skip, arguments.get("context_lines")))
 
 
 def _fits(path: str, file: StoredFile, include: str) -> bool:
+    """Returns whether a glob names a file, by its path or its name."""
     return any(fnmatch(name.lower(), include.lower()) for name in (path, file.name))
 
 
-def _shown(matches: Sequence[_Match], skip: int, context: int | None) -> str:
-    some = matches[skip : skip + MATCHES]
-    if not some:
+def _render(matches: Sequence[_Match], skip: int, context: int | None) -> str:
+    page = matches[skip : skip + MATCHES]
+    if not page:
         return "Nothing was found."
     around = 1 if context is None else context
-    text = "\n".join(line for match in some for line in _lines(match, around))
+    text = "\n".join(line for match in page for line in _lines(match, around))
     more = f"\n[There is more: the next begin at offset {skip + MATCHES}.]"
     return text + (more if len(matches) > skip + MATCHES else "")
 

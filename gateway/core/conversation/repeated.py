@@ -1,7 +1,7 @@
 """Repeats: the part of a chat completion's list that a stored conversation has, up to its last assistant message.
 
-That is not matched, but it may say more than the list's end: that its client has asked something before, or that it has
-heard a part of a reply. All of a REST send is new.
+That part is not matched. It may show that the client has asked the same before, or has heard a part of a reply alone.
+All of a REST send is new.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from gateway.core.conversation.stored_path import refused
 from gateway.core.words import is_beginning, joined_words, without_remark, words
 from storage.records import Atom, Exchange
 
-# Chosen: what was heard of a reply is looked for in no more of the messages in front of what is new.
+# The messages before the new ones in which what was heard of a reply is looked for, at most; no measurement.
 _MAX_TEXTS = 8
 
 
@@ -39,8 +39,10 @@ def repeated(messages: Sequence[WireMessage]) -> list[int]:
 
 
 def heard_before(messages: Sequence[WireMessage]) -> list[str]:
-    """Returns the assistant's text before the new messages in a chat completion's list, after the question before
-    it, as its client has it: the texts of its messages, the newest few."""
+    """Returns the texts of the reply before the new messages in a chat completion's list, as its client has them.
+
+    They are those of the assistant's messages after the question before it, the newest few.
+    """
     last = max((i for i, m in enumerate(messages) if m.get("role") == "assistant"), default=-1)
     begun = max((i for i in range(last) if messages[i].get("role") == "user"), default=-1)
     replies = (m for m in messages[begun + 1 : last + 1] if m.get("role") == "assistant")
@@ -54,8 +56,9 @@ def asks_again(
     heard: Sequence[str],
     initial: Sequence[WireMessage],
 ) -> int:
-    """Returns how many messages at the end of a list are those of the newest turn, if all of them were asked before;
-    0: something is new. Its client has the reply before them, and none to them.
+    """Returns how many messages at the end of a list are those of the newest turn, sent again; 0: something is new.
+
+    Its client has the reply before them, and none to them.
 
     messages, heard: as in `as_heard`.
     initial: messages with which a conversation begins.
@@ -68,17 +71,17 @@ def asks_again(
 def as_heard(
     path: Sequence[Exchange], canon: Canon, messages: Sequence[WireMessage], heard: Sequence[str]
 ) -> tuple[list[tuple[Exchange, str]], int]:
-    """Returns the steps with replies cut by a barge-in, each with what was heard of it, and how many messages at the
-    beginning of a list are there already.
+    """Returns the steps whose replies a barge-in has cut, each with what was heard of it, and how many messages at the
+    beginning of a list are stored already.
 
     path: oldest first, with contents.
     messages: what is new of the list.
-    heard: the texts of the reply before them; what is no beginning of the newest one that was not left out
-        cuts nothing.
+    heard: the texts of the reply before them. They cut nothing unless they are a beginning of the newest reply that
+        was not left out.
     """
     withheld = refused(path)
     path = [exchange for exchange in path if exchange.id not in withheld]
-    count = _answered(path, messages)
+    count = _count_late_results(path, messages)
     turns, asked = _unheard(path, canon, messages[count:], heard)
     steps = _steps_after(path[: len(path) - len(turns)], tuple(map(canon.atoms, messages[:count])))
     if count and not steps:
@@ -88,39 +91,40 @@ def as_heard(
     while (turn := _newest_turn(path)) and not any(map(_words_of, turn)):
         path = path[: -len(turn)]
     return [
-        *_cut(turn, heard),
+        *_cut_replies(turn, heard),
         *((exchange, "") for exchange in turns if exchange.shown_reply is not None),
     ], count
 
 
-def _cut(turn: Sequence[Exchange], heard_texts: Sequence[str]) -> list[tuple[Exchange, str]]:
+def _cut_replies(turn: Sequence[Exchange], heard_texts: Sequence[str]) -> list[tuple[Exchange, str]]:
+    """Returns the steps of a turn that were heard in part or not at all, each with what was heard of it."""
     texts = list(map(_words_of, turn))
-    whole, heard = in_a_row(texts), _heard_of(texts, heard_texts)
-    left = joined_words(without_remark(heard))
-    if not left or left == joined_words(whole):
+    whole, heard = in_a_row(texts), _find_heard(texts, heard_texts)
+    unplaced = joined_words(without_remark(heard))
+    if not unplaced or unplaced == joined_words(whole):
         return []
     found, before = [], ""
     for exchange, text in zip(turn, texts, strict=True):
         own = joined_words(text)
-        if left.startswith(own):
-            left, before = left[len(own) :], in_a_row((before, text))
+        if unplaced.startswith(own):
+            unplaced, before = unplaced[len(own) :], in_a_row((before, text))
             continue
         # The client's own form counts; where it is written otherwise, the stored one up to the same letter.
-        rest = rest_after(heard, before) if left else ""
-        found.append((exchange, _up_to(text, len(left)) if rest is None else rest.strip()))
-        left = ""
+        rest = rest_after(heard, before) if unplaced else ""
+        found.append((exchange, _first_letters(text, len(unplaced)) if rest is None else rest.strip()))
+        unplaced = ""
     return found
 
 
-def _heard_of(texts: Sequence[str], heard_texts: Sequence[str]) -> str:
+def _find_heard(texts: Sequence[str], heard_texts: Sequence[str]) -> str:
     """Returns what was heard of a reply; "": nothing is known of that.
 
     texts: of its steps.
     heard_texts: as in `as_heard`.
     """
     whole = in_a_row(texts)
-    for n, heard in enumerate(_runs(heard_texts)):
-        if _is_in(heard, whole):
+    for n, heard in enumerate(_possible_parts(heard_texts)):
+        if _is_heard(heard, whole):
             # The application's text after the end of a step may be the next step in other words: that is no cut.
             ends = (
                 {joined_words(in_a_row(texts[:end])) for end in range(1, len(texts) + 1)}
@@ -148,8 +152,8 @@ def _unheard(
     return found[-1] if found else ((), 0)
 
 
-def _answered(path: Sequence[Exchange], messages: Sequence[WireMessage]) -> int:
-    """Returns how many results a list begins with in front of something else, if no call waits for any."""
+def _count_late_results(path: Sequence[Exchange], messages: Sequence[WireMessage]) -> int:
+    """Returns how many results of tools come before anything else in a list, if no call waits for any."""
     if path and any(atom[:1] == b"c" for atom in path[-1].reply or ()):
         return 0
     return next((i for i, m in enumerate(messages) if m.get("role") not in RESULTS), 0)
@@ -185,18 +189,22 @@ def _repeated_turns(
         if len(sent) < len(asked):
             return
         above = in_a_row(map(_words_of, _newest_turn(path)))
-        is_above = any(_is_in(each, above) for each in _runs(heard)) if heard else not joined_words(above)
+        is_above = (
+            any(_is_heard(each, above) for each in _possible_parts(heard))
+            if heard
+            else not joined_words(above)
+        )
         if asked == sent[: len(asked)] and is_above:
             yield found, len(asked)
 
 
-def _runs(heard_texts: Sequence[str]) -> Iterator[str]:
-    """Yields what may have been heard of a reply: the application may have spoken before it, or after it."""
+def _possible_parts(heard_texts: Sequence[str]) -> Iterator[str]:
+    """Yields what may have been heard of a reply, since the application may have spoken before it or after it."""
     yield from (in_a_row(heard_texts[n:]) for n in range(len(heard_texts)))
     yield from (in_a_row(heard_texts[:n]) for n in range(len(heard_texts) - 1, 0, -1))
 
 
-def _is_in(heard: str, text: str) -> bool:
+def _is_heard(heard: str, text: str) -> bool:
     """Returns whether what was heard is all of a reply, or its beginning."""
     return joined_words(without_remark(heard)) == joined_words(text) or _is_begun(heard, text)
 
@@ -221,6 +229,6 @@ def _words_of(exchange: Exchange) -> str:
     return "" if exchange.shown_reply is None else text_of(orjson.loads(exchange.shown_reply))
 
 
-def _up_to(text: str, count: int) -> str:
+def _first_letters(text: str, count: int) -> str:
     """Returns the beginning of a text that has so many letters."""
     return text[: bisect_left(range(len(text)), count, key=lambda end: len(joined_words(text[:end])))]

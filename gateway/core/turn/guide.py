@@ -101,22 +101,31 @@ class ProposedCall(Struct, frozen=True):
     is_approved: bool = False
 
 
-_MORE = ("stdout", "stderr", "approval", "reason")
+# Fields of a result that are stored with its message where they are set.
+_STORED_FIELDS = ("stdout", "stderr", "approval", "reason")
 
 
 class ToolResult(Struct, frozen=True):
     """The result of a call."""
 
     call_id: str
-    content: str  # the tool's own
-    status: str = "success"  # or error
-    stdout: str = ""  # with stderr: the output of code that the tool ran
+    # The tool's own text.
+    content: str
+    # success or error.
+    status: str = "success"
+    # The output of code that the tool ran.
+    stdout: str = ""
     stderr: str = ""
-    approval: str = ""  # "approved" or "denied", where a person was asked
-    reason: str = ""  # the person's
-    was_run: bool = True  # False: a rule forbids the call, or it is unreadable
-    changes: str = ""  # a note of what has changed in memory meanwhile, which stands after the content
-    shown: Shown = field(default_factory=dict)  # what content and changes show of memory blocks
+    # "approved" or "denied", where a person was asked.
+    approval: str = ""
+    # The person's.
+    reason: str = ""
+    # False: a rule forbids the call, or it is unreadable.
+    was_run: bool = True
+    # A note of what has changed in memory meanwhile, which stands after the content.
+    changes: str = ""
+    # What content and changes show of memory blocks.
+    shown: Shown = field(default_factory=dict)
 
     def message(self) -> Json:
         """Returns the message that carries it upstream, with private fields that say what it shows."""
@@ -133,13 +142,14 @@ class ToolResult(Struct, frozen=True):
             self.message(),
             status=self.status if self.status != "success" else None,
             unrun=None if self.was_run else True,
-            **{name: value for name in _MORE if (value := getattr(self, name))},
+            **{name: value for name in _STORED_FIELDS if (value := getattr(self, name))},
         )
 
 
 class Allowed(Struct, frozen=True):
-    """The call is run. prefilled: arguments that take the place of the model's."""
+    """The call is run."""
 
+    # Arguments that take the place of the model's.
     prefilled: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -152,8 +162,9 @@ class Undecided(Struct, frozen=True):
 
 
 class Forbidden(Struct, frozen=True):
-    """The call is not run. words: its result, with the reason and what may be called."""
+    """The call is not run."""
 
+    # Its result, with the reason and what may be called.
     words: str
 
 

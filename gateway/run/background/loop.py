@@ -1,6 +1,6 @@
-"""A task that does what is due, sleeps until more will be, and can be woken before. It never polls.
+"""A task that does what is due, and sleeps until more will be or it is woken. It never polls.
 
-Its owner decides what is due, and when. A failed run is logged and repeated later; it never ends the task.
+Its owner decides what is due, and when. A failed step is logged and repeated later; it never ends the task.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from storage.errors import StoreError, is_known
 from storage.sql.store import Store
 
-# The pause before a failed run is repeated.
+# The pause before a failed step is repeated.
 AFTER_FAULT_S = 30.0
 # The same at the start: a database that is busy then, as in the middle of an upgrade, is soon less so.
 AGAIN_S = 5.0
@@ -30,7 +30,7 @@ class PeriodicTask:
     step: Callable[[], Awaitable[float | None]]
     # Runs once, before the first step.
     start: Callable[[], Awaitable[None]] | None = None
-    # Nothing was due when it last looked: it sleeps until it is woken.
+    # The last step has named no time, so the task sleeps until it is woken.
     is_open_ended: bool = True
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -97,6 +97,7 @@ async def _run_later(store: Store, work: Callable[[], Awaitable[None]], what: st
 
 
 async def _is_done(work: Callable[[], Awaitable[None]], what: str) -> bool:
+    """Does the work. Returns False, and logs the reason, where the store did not let it."""
     try:
         await work()
     except StoreError as error:

@@ -15,10 +15,10 @@ from storage.records import Run
 from storage.sql.store import Store
 
 DELETED = "The agent of this run is deleted."
-# Seconds after the end of a run to wait for its last events: more of them where it has events already. No measurement;
-# an event is written within a fraction of a second, so later ones come only from a process that died.
-_REST_S = 5.0
-_NONE_S = 0.5
+# For how long after its end a run's last events are waited for: a run that has events, and one that has none. No
+# measurement; an event is written within a fraction of a second, unless its process has died.
+_WAIT_FOR_REST_S = 5.0
+_WAIT_FOR_ANY_S = 0.5
 
 
 class RemoteRuns:
@@ -48,6 +48,6 @@ class RemoteRuns:
                 return
             if now.is_over:
                 over_at = over_at or clock()
-                if clock() >= over_at + (_REST_S if seen else _NONE_S):
+                if clock() >= over_at + (_WAIT_FOR_REST_S if seen else _WAIT_FOR_ANY_S):
                     return
             await asyncio.sleep(2 * BATCH_S)
