@@ -36,6 +36,8 @@ class ChatAgents(Struct, frozen=True):
     registry: Registry
     runs: AgentRuns
 
+    # The methods are described in `StoredAgents`.
+
     async def names(self, project: str) -> Sequence[NamedAgent]:
         """Returns (name, uid, seconds since the epoch) of the newest agents. Raises: StoreError."""
         return await self.registry.names(project)

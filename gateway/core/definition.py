@@ -11,9 +11,9 @@ from typing import Any, Literal, Self
 import msgspec
 from msgspec import Struct, field
 
-# Of the JSON schema of one tool; a model's window would hold few of this size.
+# The largest JSON schema of a tool; a model's window would hold few of this size.
 MOST_SCHEMA_BYTES = 64 * 1024
-# So many turns make a sleeptime agent's run due, where nobody says how many.
+# The number of turns that make a sleeptime agent's run due, unless its definition has another.
 SLEEP_EVERY = 5
 
 
@@ -32,14 +32,13 @@ class _Stored(Struct, frozen=True):
 
 
 class Sleeptime(_Stored, frozen=True):
-    """The sleeptime agents of an agent, which read its conversations in the background and edit its blocks.
+    """The sleeptime agents of an agent, which read its conversations in the background and edit its blocks."""
 
-    agents: their public names. frequency: so many turns make a run due; None: each does. at_rest: none does, they read
-    when the conversation rests.
-    """
-
+    # Their public names.
     agents: tuple[str, ...] = ()
+    # The number of turns after which a run is due; None: each turn makes one due.
     frequency: int | None = SLEEP_EVERY
+    # No number of turns makes a run due: they read when the conversation rests.
     at_rest: bool = False
 
     @property
@@ -136,12 +135,13 @@ class McpServerDefinition(_Stored, frozen=True):
 class IdentityDefinition(_Stored, frozen=True):
     """A user or an organisation of an application, to whom agents belong.
 
-    The application's key for it is its definition's name; `name` is for people. properties: each {"key", "value",
-    "type"}.
+    The application's key for it is its definition's name.
     """
 
+    # For people.
     name: str
     type: Literal["org", "user", "other"] = "user"
+    # Each {"key", "value", "type"}.
     properties: tuple[dict[str, Any], ...] = ()
 
 

@@ -18,10 +18,12 @@ from storage.records import Block
 
 
 class CarriedMessage(Struct, frozen=True):
-    """A message as it is stored, with its time. model: the one that made a reply; "" for others."""
+    """A message as it is stored."""
 
     message: dict[str, Any]
+    # Its time, in seconds since the epoch.
     at: float
+    # The one that made a reply; "" for other messages.
     model: str = ""
 
 
@@ -48,10 +50,11 @@ class CarriedArchive(Struct, frozen=True):
 
 
 class CarriedFolder(Struct, frozen=True):
-    """A folder. files: (name, type, text)."""
+    """A folder."""
 
     name: str
     body: dict[str, Any]
+    # (name, type, text) of each.
     files: Sequence[tuple[str, str, str]] = ()
     uid: str | None = None
 
@@ -74,7 +77,7 @@ class CarriedAgent(Struct, frozen=True):
     blocks: Sequence[str] = ()
     # Names of tools.
     tools: Sequence[str] = ()
-    # folders, archives: by their keys in the file.
+    # Folders and archives, by their keys in the file.
     folders: Sequence[str] = ()
     archives: Sequence[str] = ()
     passages: Sequence[PassageDraft] = ()

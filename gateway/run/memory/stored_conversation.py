@@ -1,7 +1,7 @@
-"""Memory's knowledge of a stored conversation: read once for a send, and taken on from step to step.
+"""Memory's knowledge of a stored conversation: read once for a send, and handed on from step to step.
 
-What came in is held back from the request and composed by us, so that a step of a run and a send look alike: the
-request has the fields of the call and the leading system messages, and all content comes from the path.
+The messages that came in are taken out of the request and composed here, so that a step of a run and a send look alike:
+the request has the fields of the call and the leading system messages, and all content comes from the path.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def headed(request: ChatRequest) -> ChatRequest:
     edit = request.edit()
     for index in spoken:
         edit.drop_message(index)
-    head = request.messages[: spoken.start]
-    return replace(request, raw=edit.render(), json={**request.json, "messages": head}, messages=head)
+    leading = request.messages[: spoken.start]
+    return replace(request, raw=edit.render(), json={**request.json, "messages": leading}, messages=leading)
 
 
 async def read_path(
@@ -103,22 +103,22 @@ async def read_path(
         else await initial_blocks(store, request, agent)
     )
     seen = edits.view(blocks, own.snapshot.ops, context.path_ids)
-    has_begun = any(not x.superseded and not begins_fork(x) for x in path)
-    head = () if has_begun or request.spec.defined is None else request.spec.defined.initial_messages
-    return _planned(context, [*head, *messages], own.snapshot.section, seen)
+    has_begun = any(not exchange.superseded and not begins_fork(exchange) for exchange in path)
+    initial = () if has_begun or request.spec.defined is None else request.spec.defined.initial_messages
+    return _planned(context, [*initial, *messages], own.snapshot.section, seen)
 
 
 def taken_up(context: MemoryContext) -> MemoryContext:
     """Returns what was known before the step with which the conversation ends, which is still open."""
-    e = context.unended
-    assert e is not None
+    unended = context.unended
+    assert unended is not None
     path = context.path[:-1]
     context = replace(context, path=path, tree=Tree(path), unended=None)
-    return _planned(context, orjson.loads(e.input or b"[]"), context.pinned, context.blocks)
+    return _planned(context, orjson.loads(unended.input or b"[]"), context.pinned, context.blocks)
 
 
 async def reread(store: Store, context: MemoryContext) -> MemoryContext | None:
-    """Returns the same with what was changed meanwhile; None where the conversation has gone on without it.
+    """Returns the knowledge with what was changed meanwhile; None: the conversation has gone on without this send.
 
     Raises: StoreError.
     """
@@ -189,6 +189,7 @@ def _planned(
     pinned: SentSection | None,
     blocks: Sequence[Block],
 ) -> MemoryContext:
+    """Returns the knowledge with the plan of a step that brings these messages."""
     request, conversation = context.request, context.snapshot.conversation
     last = context.path[-1] if context.path else None
     plan = plan_step(

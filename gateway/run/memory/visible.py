@@ -14,18 +14,18 @@ from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.prompt import FittedWindow
 from storage.records import Atom, Exchange, Message
 
-_MAX_MERGED = 8  # so many messages in front of one are tried as the beginning of the same reply
+# Messages before one that are tried as the beginning of the same reply, at most.
+_MAX_MERGED = 8
 
 
 class VisibleContent(Struct, frozen=True):
-    """The content that one request shows, but for its own note, which is made later.
+    """The content that one request shows, but for its own note, which is made later."""
 
-    numbers: of messages that need not even be looked at: the request has them word for word. atoms: the hashes of all
-    that is visible. notes: earlier notes, as far as they still are.
-    """
-
+    # The numbers of messages that the request has word for word, so that they need not be compared.
     numbers: range
+    # The hashes of all that is visible.
     atoms: Set[Atom]
+    # Earlier notes that are still visible.
     notes: Sequence[str]
 
     @classmethod
@@ -61,6 +61,7 @@ def _merged(listing: Listing, dropped: Container[int]) -> Iterator[Atom]:
 
 
 def _numbers(context: MemoryContext, composition: Composition, window: FittedWindow) -> range:
+    """Returns the numbers of messages that the request has word for word."""
     match_point = context.plan.match.match_point
     if match_point is None:
         return range(0)
@@ -96,26 +97,27 @@ def shows_origin(context: MemoryContext, window: FittedWindow, m: Message) -> bo
 
 
 def replaced(context: MemoryContext, idle_s: float) -> set[int]:
-    """Returns the exchanges that this list has in other words, as far as no request has finished on it.
+    """Returns the exchanges that this list has in other words, and that no finished request has replaced yet.
 
-    That is a transcript that grew, a correction, a reply that was cut short or not spoken at all.
+    In other words is a transcript that grew, a correction, a reply that was cut short or not spoken at all.
     """
     tree, plan = context.tree, context.plan
     # A reply that came back cut is stored as it was generated until this request has finished.
     found = {amendment.exchange for amendment in plan.amendments}
-    unsettled = [x for x in context.path if not tree.is_continued(x)]
-    found |= {x.id for x in unsettled}
-    for x in (*unsettled, plan.exchange):
-        if x.parent is not None:
-            found |= {y.id for y in tree.siblings(x) if not tree.kids(y)}
+    unsettled = [exchange for exchange in context.path if not tree.is_continued(exchange)]
+    found |= {exchange.id for exchange in unsettled}
+    for exchange in (*unsettled, plan.exchange):
+        if exchange.parent is not None:
+            found |= {other.id for other in tree.siblings(exchange) if not tree.kids(other)}
         elif plan.conversation is not None:
             # Only openings that this list extends are replaced; a named conversation may have several roots.
             roots = _recent_roots(tree, plan.conversation, plan.query.now, idle_s)
             tree.load_together(roots)
-            found |= {y.id for y in roots if tree.extends(x, y)}
+            found |= {root.id for root in roots if tree.extends(exchange, root)}
     return found
 
 
 def _recent_roots(tree: Tree, conversation: int, now: float, idle_s: float) -> list[Exchange]:
+    """Returns the openings of a conversation from within the idle time that nothing follows."""
     roots = tree.roots(conversation)
-    return [y for y in roots if not tree.kids(y) and tree.last(y, now) >= now - idle_s]
+    return [root for root in roots if not tree.kids(root) and tree.last(root, now) >= now - idle_s]
