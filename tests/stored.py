@@ -44,6 +44,7 @@ from storage.sql.statements import make_statement
 from storage.sql.store import Store
 from storage.sqlite.connection import DatabaseFile
 from storage.sqlite.database import connect_current
+from storage.sqlite.writer import WriterLimits
 from tests.core.conversations import IDLE_S, OUR_TOOLS, call_name, memory_insert
 from tests.doubles.statements import noting
 from tests.inflated import with_inflated
@@ -51,7 +52,8 @@ from tests.patience import PATIENCE_S
 from tests.postgres import EmptyDatabase, empty_database, query
 
 # No deadline of a busy machine's shall decide what a test finds.
-PATIENT = PoolLimits(read_s=PATIENCE_S, wait_s=PATIENCE_S)
+PATIENT = PoolLimits(read_s=PATIENCE_S, wait_s=PATIENCE_S, slow_s=PATIENCE_S)
+PATIENT_WRITER = WriterLimits(slow_s=PATIENCE_S)
 
 
 class Server:
@@ -82,7 +84,7 @@ async def open_store(path: str | Path, **options: Any) -> Store:
         return await storage.open.open_store(path, RULES, **{"limits": PATIENT, **options})
     if server is None:
         lay_new_file(Path(path))
-        return await storage.open.open_store(path, RULES, **options)
+        return await storage.open.open_store(path, RULES, **{"limits": PATIENT_WRITER, **options})
     if "connect" in options:
         pytest.skip("SQLite's own")
     taken: dict[str, Any] = {name: options[name] for name in ("now", "tick") if name in options}

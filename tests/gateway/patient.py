@@ -11,6 +11,7 @@ from msgspec.structs import force_setattr
 from gateway.run.background import worker
 from gateway.run.memory import leases
 from storage.postgres import database, pool
+from storage.sqlite import writer
 from tests.patience import PATIENCE_S
 
 # Longer than a busy machine lets a process wait for its turn: tests kill those whose leases are to be lost.
@@ -37,12 +38,20 @@ class PatientPool(pool.PoolLimits, frozen=True):
 
     read_s: float = PATIENCE_S
     wait_s: float = PATIENCE_S
+    slow_s: float = PATIENCE_S
+
+
+class PatientWriter(writer.WriterLimits, frozen=True):
+    """The same for SQLite's writer."""
+
+    slow_s: float = PATIENCE_S
 
 
 def run() -> int:
     """Runs the command line."""
     # Only here: a test that has imported this may be about these limits.
     database.PoolLimits = PatientPool  # type: ignore[attr-defined]
+    writer.WriterLimits = PatientWriter  # type: ignore[misc]
 
     from gateway.cli import main
     from gateway.limits import Limits
