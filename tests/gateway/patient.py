@@ -55,9 +55,11 @@ def run() -> int:
 
     from gateway.cli import main
     from gateway.limits import Limits
+    from gateway.run.memory.recall import Recaller
     from tests.gateway import deadlines
 
     deadlines.lift()
+    Recaller._limit_ms = lambda *_: PATIENCE_S * 1000  # type: ignore[method-assign]
 
     return main(
         sys.argv[1:],

@@ -482,7 +482,7 @@ def test_a_process_whose_disk_is_full_goes_on_and_comes_back(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
     """The kernel itself refuses to let the files grow."""
-    settings = "[server]\naccess_log = false\n[memory]\nrecall_deadline_ms = 50000"
+    settings = "[server]\naccess_log = false"
     with serving(tmp_path, "--db", "m.db", "--upstream", upstream.base_url, settings=settings) as gateway:
 
         def post(text: str) -> RawReply:

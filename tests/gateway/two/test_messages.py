@@ -19,7 +19,6 @@ from tests.gateway.two.world import MODULE, PATIENCE_S, Place
 
 Json = dict[str, Any]
 MODEL = "claude-opus-5-5"
-SETTINGS = "[memory]\nrecall_deadline_ms = 10000\n" + HELPER_SETTINGS
 
 
 @pytest.fixture
@@ -39,7 +38,7 @@ class Gateways:
         where, place = self._folder / f"gateway{self._count}", Place(self._folder / "none", self._url)
         where.mkdir()
         self._count += 1
-        settings = SETTINGS.format(base_url=self._upstream.base_url)
+        settings = HELPER_SETTINGS.format(base_url=self._upstream.base_url)
         process = self._stack.enter_context(
             serving(where, settings=settings, module=MODULE, environ=place.environ)
         )
