@@ -182,10 +182,17 @@ def test_what_has_no_effect_is_named(world: World) -> None:
         ],
         thinking={"type": "adaptive"},
         extra_headers={"anthropic-beta": "something-2026-01-01"},
-        extra_body={"context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}},
+        extra_body={
+            "context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},
+            "inference_geo": "us",
+        },
+        service_tier="auto",
     )
     named = set(raw.headers["x-mnemogate-consumed"].split(","))
-    assert named == {"thinking", "context_management", "cache_control", "anthropic-beta"}
+    assert named == {
+        *("thinking", "context_management", "cache_control", "anthropic-beta"),
+        *("inference_geo", "service_tier"),
+    }
 
 
 @pytest.mark.parametrize(

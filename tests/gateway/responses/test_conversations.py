@@ -10,6 +10,7 @@ import openai
 import pytest
 
 from gateway.core.conversation.canonical import text_of
+from gateway.web import response_conversations
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
 from tests.gateway.responses.test_responses import WEATHER, both_ways, respond, serve_memory
 from tests.gateway.responses.test_stored import shown, texts_of
@@ -86,6 +87,20 @@ def test_its_first_items_and_later_ones_come_before_the_next_input(
     with pytest.raises(openai.BadRequestError) as caught:
         world.sdk.conversations.items.create(conversation.id, items=wrong)
     assert caught.value.param == "items[0].type"
+
+
+def test_a_bounded_number_of_items_waits_for_the_next_response(
+    world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(response_conversations, "MOST_WAITING", 3)
+    items: Any = [{"role": "user", "content": f"Number {n}."} for n in range(3)]
+    conversation = world.sdk.conversations.create(items=items)
+    with pytest.raises(openai.BadRequestError, match="3 items wait") as caught:
+        world.sdk.conversations.items.create(conversation.id, items=items[:1])
+    assert caught.value.param == "items"
+    respond(world, input="Which was the last?", conversation=conversation.id, user="alice")
+    assert len(upstream.last.messages) == 4
+    world.sdk.conversations.items.create(conversation.id, items=items)
 
 
 def test_its_system_messages_are_read_by_each_response(world: World, upstream: StrictUpstream) -> None:

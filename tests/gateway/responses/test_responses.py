@@ -855,6 +855,24 @@ def test_where_the_upstream_reports_no_usage_it_is_counted_here(
     assert all(each.total_tokens == each.input_tokens + each.output_tokens for each in counted)
 
 
+@pytest.mark.parametrize("memory", ["on", "off"])
+def test_a_window_that_is_full_is_an_error_where_nothing_may_be_left_out(
+    upstream: StrictUpstream, tmp_path: Path, memory: str
+) -> None:
+    small = UpstreamSettings("up", base_url=upstream.base_url, context_window=1000)
+    items: Any = [{"role": "user", "content": f"Number {n}. " * 40} for n in range(20)]
+    asked: Json = {"input": items, "user": "alice", "extra_headers": {"x-mnemogate-memory": memory}}
+    with remember(upstream, tmp_path, upstreams=(small,)) as world:
+        with pytest.raises(openai.BadRequestError) as caught:
+            respond(world, truncation="disabled", **asked)
+        assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "input")
+        assert not upstream.chats
+        for more in ({}, {"truncation": "auto"}):
+            respond(world, **more, **asked)
+            assert upstream.last.messages[-1]["content"] == items[-1]["content"]
+            assert len(upstream.last.messages) < len(items)
+
+
 # -- answers that are none
 
 

@@ -143,6 +143,22 @@ def test_a_response_in_the_background_survives_a_kill_of_its_process(
     assert second.output_text == "Ok."
 
 
+def test_three_dead_processes_end_a_response(gateways: Gateways, upstream: StrictUpstream) -> None:
+    upstream.queue(*(say("Never.", hold_before_headers=Gate()) for _ in range(3)))
+    process, sdk = gateways.start()
+    made = sdk.responses.create(model="m", input="Hi", user="alice", background=True)
+    for already in range(3):
+        until_asked(upstream, already)
+        process.kill()
+        process, sdk = gateways.start()
+    done = ended(sdk, made.id)
+    assert (done.status, done.output, done.error.message) == (
+        *("failed", []),
+        "The gateway died while it was made.",
+    )
+    assert len(upstream.chats) == 3
+
+
 def test_a_request_with_a_key_is_sent_again_after_a_kill(
     gateways: Gateways, upstream: StrictUpstream
 ) -> None:
