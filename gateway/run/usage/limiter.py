@@ -191,7 +191,9 @@ class Limiter:
 
     def _limits_of(self, receipt: Receipt) -> list[UsageLimit]:
         """Returns the limits that hold for a request, by their ids."""
-        limits = fitting(self._limits.get(receipt.project, ()), receipt.key, receipt.user)
+        if receipt.project not in self._limits:
+            return []
+        limits = fitting(self._limits[receipt.project], receipt.key, receipt.user)
         return limits if receipt.asks_model else [limit for limit in limits if limit.unit == "requests"]
 
     async def admit_step(
@@ -247,13 +249,12 @@ class Limiter:
     def settle(self, receipt: Receipt) -> None:
         """Counts what was used in place of what was reserved. An account that was not let in here counts as well."""
         reservation = self._reservations.pop(receipt, None)
-        if reservation is None and (receipt.is_request or receipt.project not in self._limits):
-            return
-        amounts = self._amounts(receipt)
         if reservation is not None:
-            reservation.settle(amounts, is_answered=receipt.is_answered)
-        elif not receipt.memory:
+            if reservation.entries:  # else no limit holds for it
+                reservation.settle(self._amounts(receipt), is_answered=receipt.is_answered)
+        elif not (receipt.is_request or receipt.memory) and receipt.project in self._limits:
             # Work that goes on with a request: the request was counted, and what it uses is counted here.
+            amounts = self._amounts(receipt)
             for limit in self._limits_of(receipt):
                 bucket = self._buckets.get((limit.id, _subject(limit, receipt.user)))
                 if bucket is not None and limit.unit in MEASURED:
