@@ -65,9 +65,7 @@ class Composer(Struct, frozen=True):
         """Returns the prompt for the target that is expected to answer. made_notes: those that were made before."""
         request, plan = context.request, context.plan
         if context.is_off:
-            composition = await self._compose_off(context)
-            prompt = Prompt(request.chat, request.target, form, request.spec.system, composition=composition)
-            return replace(prompt, window=await fit(prompt))
+            return await self._make_off(context, form)
         new = plan.messages
         last = _asked_at(plan)
         # Notes written once stay: a retry, or a question asked again, gets the same.
@@ -116,6 +114,13 @@ class Composer(Struct, frozen=True):
         if recall.note:
             prompt = replace(prompt, window=_put_note(context, prompt, recall, at))
         return replace(prompt, recall=recall)
+
+    async def _make_off(self, context: MemoryContext, form: EndpointForm) -> Prompt:
+        """Returns the prompt of a request whose memory is off."""
+        request = context.request
+        composition = await self._compose_off(context)
+        prompt = Prompt(request.chat, request.target, form, request.spec.system, composition=composition)
+        return replace(prompt, window=await fit(prompt))
 
     async def remake(
         self, context: MemoryContext, prompt: Prompt, target: Target, form: EndpointForm
