@@ -104,7 +104,7 @@ class HttpConnection(ReadingWatch, HttpToolsProtocol):
     def close(self) -> None:
         """Ends the connection. What the client still sends is dropped: a reset could destroy the reply on its way."""
         self.write(b"")
-        if self.has_whole_body or self.pipeline:
+        if (self.has_whole_body and not self._is_ending) or self.pipeline:
             self.transport.close()
         else:
             self._is_ending = True  # RFC 9112 9.6

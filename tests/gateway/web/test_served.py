@@ -363,11 +363,20 @@ def test_a_reply_takes_longer_than_a_head_may() -> None:
 
 
 def test_a_head_behind_a_running_reply_is_bounded_in_its_size() -> None:
+    """Whoever is still sending it gets that reply and then the end."""
+
     async def slow(scope: Any, receive: Any, send: Any) -> None:
-        await asyncio.sleep(SHORT_S)
+        await comes(lambda: scope["state"]["connection"]._is_ending)
         await echo(scope, receive, send)
 
-    said = served(slow, says(GET % b"one" + b"GET / HTTP/1.1\r\nx: " + b"x" * 1_000_000))
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+        writer.write(GET % b"one" + b"GET / HTTP/1.1\r\nx: " + b"x" * 1_000_000)
+        said = await reader.read()
+        writer.write(b"x" * 30_000_000)
+        await writer.drain()
+        return said
+
+    said = served(slow, talk)
     assert said.count(b"HTTP/1.1") == 1
     assert said.endswith(b"/one")
 
