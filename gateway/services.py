@@ -32,7 +32,7 @@ from gateway.run.directory import Directory, NoAgents, StoredAgents
 from gateway.run.memory.block_edits import follow_settings
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.native_chat import NativeChat
-from gateway.run.pending import Pending
+from gateway.run.pending import PendingWrites
 from gateway.run.request_log import RequestLog
 from gateway.run.turn_saving import TurnServices, turn_limits_of
 from gateway.run.upstream.failover import Failover
@@ -151,7 +151,7 @@ class Services:
         self.embed_query = self.background.embed_query
         keeper = MemoryKeeper(store, settings.memory, now, self.background, self.embed_query)
         failover = Failover(settings, providers, metrics)
-        turns = TurnServices(Pending(), metrics, turn_limits_of(settings, limits))
+        turns = TurnServices(PendingWrites(), metrics, turn_limits_of(settings, limits))
         directory = Directory(settings)
         self.agents = None
         if make_agents is not None:

@@ -387,7 +387,7 @@ class BackgroundResponses:
         if receipt.headers.get("x-mnemogate-durable") != "false":
             return True
         if identity.scope is not None:
-            await self.chat.turns.written(identity.scope)
+            await self.chat.turns.wait_written(identity.scope)
         return await self.store.messages.begun(identity.project, name[0], begun_of(name[1])) is not None
 
     async def _end(self, run: Run, log: _Sink, final: Json, name: tuple[str, str] | None = None) -> None:

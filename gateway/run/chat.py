@@ -368,7 +368,7 @@ class Chat:
         # Reading may still work; but `strict` asks for no answer rather than one that is not stored.
         why = None if not needs_memory or (health := self.keeper.store.health).ok else health.status
         if why is None:
-            await self.turns.written(identity.scope)
+            await self.turns.wait_written(identity.scope)
             try:
                 begun = await self._read_memory(call, attempts, ticket, make, opens=opens)
                 mode = call.identity.mode

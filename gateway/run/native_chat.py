@@ -66,7 +66,7 @@ class NativeChat:
         assert spec is not None
         read_by: Memory | None = None
         if identity.scope is not None:
-            await self._turns.written(identity.scope)
+            await self._turns.wait_written(identity.scope)
             if native.named:
                 read_by = await self._memory_of(identity.scope)
                 native = await self._with_earlier(native, identity.scope, read_by)
@@ -112,7 +112,7 @@ class NativeChat:
     async def _save_later(self, native: NativeRequest, noted: NotedReply, response: bytes) -> None:
         scope, reader = noted.agent.scope, native.reader()
         reader.take_whole(response)
-        await self._turns.written(scope)
+        await self._turns.wait_written(scope)
         if native.named:
             native = await self._with_earlier(native, scope, await self._memory_of(scope))
         await self._save_noted(native, noted, reader)

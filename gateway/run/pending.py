@@ -1,4 +1,4 @@
-"""Writes that outlive their request, because it was answered, failed or was cut before the store had its turn."""
+"""Writes that outlive their request, because it was answered, failed or was cut before they were done."""
 
 from __future__ import annotations
 
@@ -15,48 +15,49 @@ _log = logging.getLogger("mnemogate")
 LEAVING_TICKS = 5
 
 
-class Pending:
-    """Writes that no reply waits for any more.
+class PendingWrites:
+    """The writes that go on after their requests.
 
     The process waits for them when it stops, and so does the next request of a client that hung up or got an error.
     """
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
-        self._left: dict[asyncio.Task[None], Scope] = {}
-        self._under_way: dict[Scope, int] = {}
+        self._awaited: dict[asyncio.Task[None], Scope] = {}
+        self._open_turns: dict[Scope, int] = {}
 
-    def began(self, scope: Scope) -> None:
-        """Notes that a turn of this scope is being answered."""
-        self._under_way[scope] = self._under_way.get(scope, 0) + 1
+    def turn_began(self, scope: Scope) -> None:
+        """Counts a turn of this scope as being answered, until `turn_ended`."""
+        self._open_turns[scope] = self._open_turns.get(scope, 0) + 1
 
-    def ended(self, scope: Scope) -> None:
-        left = self._under_way.pop(scope) - 1
-        if left:
-            self._under_way[scope] = left
+    def turn_ended(self, scope: Scope) -> None:
+        remaining = self._open_turns.pop(scope) - 1
+        if remaining:
+            self._open_turns[scope] = remaining
 
-    def add(self, work: Awaitable[object], what: str, left: Scope | None = None) -> None:
+    def add(self, work: Awaitable[object], what: str, awaited_by: Scope | None = None) -> None:
         """Takes over a write.
 
         what: its name, which begins a line of the log.
-        left: the scope of a client with a reply without a proper end.
+        awaited_by: the scope whose next request waits for the write, as its client hung up or got an error.
         """
         task = asyncio.ensure_future(self._run(work, what))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        if left is not None:
-            self._left[task] = left
-            task.add_done_callback(self._left.pop)
+        if awaited_by is not None:
+            self._awaited[task] = awaited_by
+            task.add_done_callback(self._awaited.pop)
 
-    async def written(self, scope: Scope, timeout_s: float) -> None:
+    async def wait_written(self, scope: Scope, timeout_s: float) -> None:
         """Waits until the turns that this scope's clients left, or that failed, are on disk.
 
         A conversation is recognised by what is stored, so the next request has to come after the write.
         """
-        if scope in self._under_way:
+        if scope in self._open_turns:
+            # A turn whose client has just hung up comes to `add` within these rounds.
             for _ in range(LEAVING_TICKS):
                 await asyncio.sleep(0)
-        if self._left and (tasks := [task for task, left in self._left.items() if left == scope]):
+        if self._awaited and (tasks := [task for task, by in self._awaited.items() if by == scope]):
             await asyncio.wait(tasks, timeout=timeout_s)
 
     async def _run(self, work: Awaitable[object], what: str) -> None:

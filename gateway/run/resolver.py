@@ -133,7 +133,7 @@ class Resolver:
         if self._directory.profile(identity) is None:
             _, identity = await self._defined(identity, request.model)
         if identity.scope is not None:
-            await self._turns.written(identity.scope)
+            await self._turns.wait_written(identity.scope)
         try:
             store = self._keeper.store
             return await with_references(store, context.project, identity.scope, request, self._most_bytes)
@@ -213,7 +213,7 @@ class Resolver:
             raise ThreadUnsupported("nothing is remembered of this request.")
         if thread.previous is None:
             return request
-        await self._turns.written(identity.scope)
+        await self._turns.wait_written(identity.scope)
         try:
             found = await paths_to(self._keeper.store, identity.scope, {thread.previous})
         except StoreError as error:

@@ -73,7 +73,7 @@ class StoredResponses:
             if found is None or found[1].state is State.OPEN:
                 known = await self.store.messages.owner(owner.project, name[0])
                 if known is not None:
-                    await self.turns.written(known[0].scope)
+                    await self.turns.wait_written(known[0].scope)
                     found = await find_turn(self.store, owner.project, *name)
         except StoreError as error:
             raise MemoryUnavailable.since(error.status) from error

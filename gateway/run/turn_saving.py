@@ -25,7 +25,7 @@ from gateway.metrics import Metrics
 from gateway.run.call import ChatCall
 from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.prompt import EndpointForm, Prompt
-from gateway.run.pending import Pending
+from gateway.run.pending import PendingWrites
 from gateway.run.tools.toolbox import ToolAnswer, Toolbox
 from gateway.settings import Settings
 from storage.commands import Committed
@@ -99,13 +99,13 @@ class TurnServices(Struct, frozen=True):
     """Holds what all turns of a process share."""
 
     # The writes that go on after their turns.
-    pending: Pending
+    pending: PendingWrites
     metrics: Metrics
     limits: TurnLimits
 
-    async def written(self, scope: Scope) -> None:
+    async def wait_written(self, scope: Scope) -> None:
         """Waits for the turns of a memory that are being written, as long as a turn waits for its own commit."""
-        await self.pending.written(scope, self.limits.commit_wait_s)
+        await self.pending.wait_written(scope, self.limits.commit_wait_s)
 
 
 @dataclass(slots=True)
@@ -130,12 +130,12 @@ class TurnSaving:
         return self.memory.context.agent.scope
 
     def __enter__(self) -> None:
-        self.services.pending.began(self._scope)
+        self.services.pending.turn_began(self._scope)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.services.pending.ended(self._scope)
+        self.services.pending.turn_ended(self._scope)
 
     def begin_step(
         self, prompt: Prompt, step: commands.SaveStep
@@ -151,10 +151,10 @@ class TurnSaving:
     def write_unwaited(self, prompt: Prompt, outcome: TurnOutcome, what: str) -> None:
         """Has the turn written without a wait, unless it was. The client's next request waits for it.
 
-        what: as in `Pending.add`.
+        what: as in `PendingWrites.add`.
         """
         if not self.is_written:
-            self.services.pending.add(self._write(prompt, outcome), what, left=self._scope)
+            self.services.pending.add(self._write(prompt, outcome), what, awaited_by=self._scope)
 
     async def save(self, prompt: Prompt, outcome: TurnOutcome) -> events.Saved:
         """Returns whether the turn is on disk, or nothing of it is stored. A slow store is waited for only so long.
@@ -188,7 +188,9 @@ class TurnSaving:
             _log.warning("A turn was answered and could not be stored: %s", error.message)
             is_lost = isinstance(error, Stale)
         except asyncio.CancelledError:
-            self.services.pending.add(writing, "A turn that its client left at its end", left=self._scope)
+            self.services.pending.add(
+                writing, "A turn that its client left at its end", awaited_by=self._scope
+            )
             if self.is_taken_up:
                 await asyncio.wait([writing])  # the later attempt finds it as it is
             raise

@@ -49,7 +49,7 @@ from gateway.run.memory.memory_context import MemoryContext, MemoryRequest
 from gateway.run.memory.prompt import EndpointForm, FittedWindow, Prompt
 from gateway.run.memory.record import BlockEdits
 from gateway.run.memory.stored_conversation import as_of, open_write, read_path
-from gateway.run.pending import Pending
+from gateway.run.pending import PendingWrites
 from gateway.run.receipt import Receipt
 from gateway.run.sink import UnseenSink
 from gateway.run.tools.toolbox import AT_ONCE, ToolAnswer
@@ -227,7 +227,7 @@ class ItemTurns:
         self._failover = failover
         self._places = asyncio.Semaphore(AT_ONCE)
         # A replay is no turn of the process: it counts and waits for itself.
-        self._turns = TurnServices(Pending(), Metrics(), _LIMITS)
+        self._turns = TurnServices(PendingWrites(), Metrics(), _LIMITS)
 
     # -- reading
 

@@ -32,7 +32,7 @@ from gateway.core.turn.guide import StopReason
 from gateway.errors import BadRequest, Conflict, GatewayError, TooManySends
 from gateway.run.call import Passes
 from gateway.run.memory.memory_context import MemoryContext
-from gateway.run.pending import Pending
+from gateway.run.pending import PendingWrites
 from gateway.run.receipt import Accounts, Receipt
 from gateway.run.sink import ClientGone, Sink, UnseenSink
 from storage.errors import NotFound, StoreError
@@ -105,7 +105,7 @@ class AgentMessaging:
         registry: Registry,
         store: Store,
         runs: SendsRuns,
-        pending: Pending,
+        pending: PendingWrites,
         wait_s: float,
         accounts: Accounts,
     ) -> None:

@@ -320,7 +320,7 @@ class AgentRuns:
         runs = self.keeper.store.runs
         with QueueTicket() as ticket:
             sending = await self._enter(self._sending(run_request), ticket)
-            await self._turns.written(sending.scope)
+            await self._turns.wait_written(sending.scope)
             if await self._begins.deny(sending, self._seen(sending, ticket), run):
                 return await runs.cancel_paused(run.agent, run.id, self.keeper.now())
         return await runs.load(run.agent, run.id) or run
@@ -369,7 +369,7 @@ class AgentRuns:
         if not agent.id or not (sending.otid or identity.retry):
             return None
         # The end of a run is perhaps not on disk yet if its client has left.
-        await self._turns.written(sending.scope)
+        await self._turns.wait_written(sending.scope)
         name = identity.conversation or DEFAULT
         digest = digest_of(agent, name, sending.otid)
         initial = () if sending.spec.defined is None else sending.spec.defined.initial_messages
@@ -463,7 +463,7 @@ class AgentRuns:
             ticket,
         )
         accepted = sending.accepted
-        await self._turns.written(sending.scope)
+        await self._turns.wait_written(sending.scope)
         try:
             begun = await self._begins.begin(sending, request, form, sink)
         except StoreError as error:

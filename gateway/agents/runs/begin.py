@@ -30,7 +30,7 @@ from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryContext, MemoryRequest
 from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.memory.stored_conversation import read_path, taken_up
-from gateway.run.pending import Pending
+from gateway.run.pending import PendingWrites
 from gateway.run.sink import Sink
 from gateway.run.tools.toolbox import most_chars, shortened
 from storage.errors import NotFound, Stale, TooSlow, WriteConflict
@@ -57,7 +57,7 @@ class RunBeginning(Struct, frozen=True):
 class BeginsRuns:
     """Begins runs. One for the process."""
 
-    def __init__(self, keeper: MemoryKeeper, pending: Pending, tools_of: ToolsOfSend) -> None:
+    def __init__(self, keeper: MemoryKeeper, pending: PendingWrites, tools_of: ToolsOfSend) -> None:
         self._keeper = keeper
         self._pending = pending
         self._tools_of = tools_of
