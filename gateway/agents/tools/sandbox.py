@@ -30,9 +30,9 @@ from msgspec import Struct
 
 from adapters.types import Json
 from gateway.agents.tools import inside
-from gateway.agents.tools.call_filter import filter_program
 from gateway.agents.tools.descriptors import close_in_children
 from gateway.agents.tools.process_memory import can_be_counted, memory_of
+from gateway.agents.tools.syscall_filter import filter_program
 from gateway.run.tools.toolbox import ForeignCall, ToolAnswer, failed
 
 OUTPUT_BYTES = 256 * 1024  # of stdout and stderr together, and as much of the result

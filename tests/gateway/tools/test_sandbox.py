@@ -21,8 +21,8 @@ import orjson
 import pytest
 import uvloop
 
-from gateway.agents.tools import call_filter
 from gateway.agents.tools import sandbox as module
+from gateway.agents.tools import syscall_filter
 from gateway.agents.tools.sandbox import OUTPUT_BYTES, Sandbox
 from gateway.run.tools.toolbox import ForeignCall, ToolAnswer
 from tests.patience import PATIENCE_S
@@ -558,17 +558,21 @@ def tool(numbers):
 
 @needs_bwrap
 async def test_calls_that_reach_around_the_walls_are_refused(sandbox: Sandbox) -> None:
-    column = call_filter._MACHINES[platform.machine()].column
-    numbers = {name: each[column] for name, each in call_filter.REFUSED.items() if each[column] is not None}
+    column = syscall_filter._ARCHITECTURES[platform.machine()].column
+    numbers = {
+        name: each[column]
+        for name, each in syscall_filter.REFUSED_SYSCALLS.items()
+        if each[column] is not None
+    }
     assert await sandbox.run(CALLS, call(numbers=numbers)) == ToolAnswer("[]")
     # Neither is one that nobody has heard of, nor that of another table.
-    others = {"new": call_filter._NEWEST + 1, "x32": 0x40000000 + 39}
+    others = {"new": syscall_filter._NEWEST + 1, "x32": 0x40000000 + 39}
     assert await sandbox.run(CALLS, call(numbers=others)) == ToolAnswer("[]")
 
 
 def test_a_machine_whose_calls_are_not_known_has_no_filter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "machine", lambda: "vax")
-    assert call_filter.filter_program() is None
+    assert syscall_filter.filter_program() is None
 
 
 # Each takes little by what is counted for one process, and much by what is there.

@@ -1,0 +1,164 @@
+"""The filter of system calls that a sandbox is given (docs.kernel.org, seccomp_filter).
+
+Namespaces and limits do not reach all of the kernel: a namespace keeps no keys apart (keyrings(7)), memory that lies in
+an anonymous file, a segment or a pipe belongs to no process, AF_VSOCK knows no network namespace. What reaches these is
+refused, and so is what only debuggers, containers and databases need.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import platform
+import socket
+import struct
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+# linux/filter.h: BPF_LD, BPF_ALU and BPF_RET, each with its operand in the instruction; BPF_JEQ, BPF_JGE.
+_LOAD, _AND, _RETURN = 0x20, 0x54, 0x06
+_EQUAL, _AT_LEAST = 0x15, 0x35
+# linux/seccomp.h: the offsets in `struct seccomp_data` of a call's number, its architecture, and the low halves of its
+# first and fourth argument, as little endian architectures have them; all below are.
+_OFFSET_NR, _OFFSET_ARCH, _OFFSET_ARG0, _OFFSET_ARG3 = 0, 4, 16, 40
+_ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
+# The highest number in Linux 6.10. Later calls are refused unseen, and so are x32's: their numbers have bit 30 set.
+_NEWEST: Final = 462
+
+
+class _Architecture(NamedTuple):
+    audit: int  # linux/audit.h
+    column: int  # of the tables below
+
+
+_ARCHITECTURES: Final[Mapping[str, _Architecture]] = {
+    "x86_64": _Architecture(0xC000003E, 0),
+    "aarch64": _Architecture(0xC00000B7, 1),
+    "riscv64": _Architecture(0xC00000F3, 1),
+    "ppc64le": _Architecture(0xC0000015, 2),
+}
+# The numbers of system calls, a column for each of the kernel's tables; None: the table does not have this call.
+REFUSED_SYSCALLS: Final[Mapping[str, tuple[int | None, ...]]] = {
+    # keys
+    "add_key": (248, 217, 269),
+    "request_key": (249, 218, 270),
+    "keyctl": (250, 219, 271),
+    # memory that no limit of a process counts
+    "memfd_create": (319, 279, 360),
+    "memfd_secret": (447, 447, 447),
+    "shmget": (29, 194, 395),
+    "msgget": (68, 186, 399),
+    "semget": (64, 190, 393),
+    "ipc": (None, None, 117),
+    "mq_open": (240, 180, 262),
+    "vmsplice": (278, 75, 285),  # with it one slot of a pipe can hold two megabytes
+    "userfaultfd": (323, 282, 364),
+    "setxattr": (188, 5, 209),  # of files in memory
+    "lsetxattr": (189, 6, 210),
+    "fsetxattr": (190, 7, 211),
+    "landlock_create_ruleset": (444, 444, 444),
+    "io_setup": (206, 0, 227),
+    "io_uring_setup": (425, 425, 425),
+    "io_uring_enter": (426, 426, 426),
+    "io_uring_register": (427, 427, 427),
+    # other processes, and the kernel itself
+    "ptrace": (101, 117, 26),
+    "process_vm_readv": (310, 270, 351),
+    "process_vm_writev": (311, 271, 352),
+    "pidfd_getfd": (438, 438, 438),
+    "process_madvise": (440, 440, 440),
+    "kcmp": (312, 272, 354),
+    "perf_event_open": (298, 241, 319),
+    "bpf": (321, 280, 361),
+    "fanotify_init": (300, 262, 323),
+    "inotify_init": (253, None, 275),  # each watch keeps a file in memory
+    "inotify_init1": (294, 26, 318),
+    "personality": (135, 92, 136),
+    # namespaces and mounts
+    "unshare": (272, 97, 282),
+    "setns": (308, 268, 350),
+    "mount": (165, 40, 21),
+    "umount2": (166, 39, 52),
+    "pivot_root": (155, 41, 203),
+    "open_tree": (428, 428, 428),
+    "move_mount": (429, 429, 429),
+    "fsopen": (430, 430, 430),
+    "fsconfig": (431, 431, 431),
+    "fsmount": (432, 432, 432),
+    "fspick": (433, 433, 433),
+    "mount_setattr": (442, 442, 442),
+    "name_to_handle_at": (303, 264, 345),
+    "open_by_handle_at": (304, 265, 346),
+    # All sockets but pairs. What is sent to a socket that listens or has an address stays in memory after its sender is
+    # closed, and counts for no process. A pair holds only its own two buffers.
+    "socket": (41, 198, 326),
+    "bind": (49, 200, 327),
+    "connect": (42, 203, 328),
+    "listen": (50, 201, 329),
+    "setsockopt": (54, 208, 339),  # it makes buffers larger, and gives addresses (SO_PASSCRED)
+    "socketcall": (None, None, 102),  # another call for all of these
+}
+_SOCKETPAIR: Final = (53, 199, 333)
+_MMAP: Final = (9, 222, 90)
+# Shared memory without a file stays whole while one page of it is mapped, and the unmapped rest counts for no process.
+_SHARED: Final = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS
+
+# A `struct sock_filter`: code, instructions to skip if a test holds, those to skip if it does not, operand.
+_Instruction = tuple[int, int, int, int]
+
+
+def filter_program() -> bytes | None:
+    """Returns the filter for this machine; None: its system calls are not known here, so it can have no sandbox."""
+    architecture = _ARCHITECTURES.get(platform.machine())
+    if architecture is None:
+        return None
+    column = architecture.column
+    # As a kernel answers that does not have the call, so that libraries do without it.
+    refuse = _fail(errno.ENOSYS)
+    program = [
+        _load(_OFFSET_ARCH),
+        *_unless(
+            _EQUAL, architecture.audit, refuse
+        ),  # a call of another architecture, as those of 32 bits are
+        _load(_OFFSET_NR),
+        *_if(_AT_LEAST, _NEWEST + 1, refuse),
+    ]
+    for numbers in REFUSED_SYSCALLS.values():
+        if (number := numbers[column]) is not None:
+            program += _if(_EQUAL, number, refuse)
+    program += [
+        *_if(
+            _EQUAL,
+            _SOCKETPAIR[column],
+            _load(_OFFSET_ARG0),
+            *_unless(_EQUAL, socket.AF_UNIX, _fail(errno.EAFNOSUPPORT)),  # as a kernel without that family
+            (_RETURN, 0, 0, _ALLOW),
+        ),
+        *_if(
+            _EQUAL,
+            _MMAP[column],
+            _load(_OFFSET_ARG3),
+            (_AND, 0, 0, _SHARED),
+            *_if(_EQUAL, _SHARED, _fail(errno.EPERM)),  # the call exists, but not for this
+        ),
+        (_RETURN, 0, 0, _ALLOW),
+    ]
+    return b"".join(struct.pack("=HBBI", *each) for each in program)
+
+
+def _load(offset: int) -> _Instruction:
+    return (_LOAD, 0, 0, offset)
+
+
+def _fail(error: int) -> _Instruction:
+    return (_RETURN, 0, 0, _ERRNO | error)
+
+
+def _if(test: int, operand: int, *then: _Instruction) -> list[_Instruction]:
+    """Returns instructions that run if a test of the loaded value holds, with the test before them."""
+    return [(test, 0, len(then), operand), *then]
+
+
+def _unless(test: int, operand: int, *then: _Instruction) -> list[_Instruction]:
+    """Returns instructions that run if a test of the loaded value does not hold, with the test before them."""
+    return [(test, len(then), 0, operand), *then]
