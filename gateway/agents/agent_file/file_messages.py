@@ -1,4 +1,9 @@
-"""Messages of an agent file: in Letta's form of them, and as they are stored."""
+"""Messages of an agent file: converted from their stored form to Letta's, and back.
+
+What no field of a stored message has is in its private fields (`core.conversation.private`): a system message is
+stored as a user's that is shown as the system's, and the private length of a tool's result tells where a note about
+changed blocks follows the tool's own text.
+"""
 
 from __future__ import annotations
 
@@ -24,20 +29,27 @@ from gateway.core.conversation.private import (
 from gateway.core.memory.memory_tools import read_arguments
 from gateway.core.turn.calls import sound_name
 
-_SHOWING = Showing()
-# Of a packed result, which has nothing else: a tool's own JSON may have these fields, too.
+# A call of `send_message` is shown as text.
+_DEFAULT_SHOWING = Showing()
+# Letta packs a tool's result as an object with exactly these fields. A tool's own JSON may have them among others.
+_PACKED_RESULT_FIELDS = {"status", "message", "time"}
+# The status in a packed result -> the status of a tool return.
 _STATUSES = {"OK": "success", "Failed": "error"}
-_RESULT = {"status", "message", "time"}
-# Why an agent's turn went on or began, where no message was the reason.
-_EVENTS = ("heartbeat", "login")
+_PACKED_STATUSES = {status: packed for packed, status in _STATUSES.items()}
+# The types of system events, which Letta's older agents got as user messages.
+_EVENT_TYPES = ("heartbeat", "login")
 
 
 class Function(msgspec.Struct):
+    """The function that a call names, with its arguments as JSON."""
+
     name: str
     arguments: str = ""
 
 
 class FileCall(msgspec.Struct):
+    """A tool call of a message in Letta's agent file."""
+
     id: str
     function: Function
 
@@ -54,13 +66,14 @@ class FileReturn(msgspec.Struct):
 
 
 class FileMessage(msgspec.Struct, kw_only=True):
-    """A message."""
+    """A message of Letta's agent file."""
 
     id: str
     role: str
     # Parts; in older files also a text.
     content: str | list[dict[str, Any]] | None = None
     name: str | None = None
+    # The id that the client gave it ("offline threading id").
     otid: str | None = None
     sender_id: str | None = None
     model: str | None = None
@@ -72,27 +85,27 @@ class FileMessage(msgspec.Struct, kw_only=True):
     denial_reason: str | None = None
 
 
-# -- as they stand in a file
+# -- stored -> file
 
 
-def written(carried: CarriedMessage, id: str, agent_id: str) -> dict[str, Any]:
-    """Returns a message as it stands in a file."""
+def to_file_message(carried: CarriedMessage, id: str, agent_id: str) -> dict[str, Any]:
+    """Returns a stored message in Letta's form."""
     message, private = regular(carried.message), private_of(carried.message)
     if (length := own_length(carried.message)) is not None:
-        # After it stands the note about changed blocks, which is no part of the tool's result.
+        # A note about changed blocks follows the tool's own text; it is no part of the result.
         message = {**message, "content": text_of(message)[:length]}
     role, approval = message.get("role"), private.get("approval")
     returns: list[dict[str, Any]] = []
     if private.get("shown") == "system":
-        role, content = "system", [_text(system_text(message))]
+        role, content = "system", [_file_text(system_text(message))]
     elif role == "tool":
-        returns = [_return(message, private, carried.at)]
-        content = [_text(returns[0]["func_response"])]
+        returns = [_file_return(message, private, carried.at)]
+        content = [_file_text(returns[0]["func_response"])]
     else:
-        content = [*_thoughts(message), *_parts(message)]
+        content = [*_file_thoughts(message), *_file_parts(message)]
         if not content and role != "assistant":
             # Letta's server 0.16.8 lists no message of an agent with an empty text in one of these.
-            content = [_text("")]
+            content = [_file_text("")]
     return {
         "type": "message",
         "role": role,
@@ -105,7 +118,7 @@ def written(carried: CarriedMessage, id: str, agent_id: str) -> dict[str, Any]:
         "id": id,
         "model": carried.model or None,
         "agent_id": agent_id,
-        "tool_calls": [_call(call) for call in message.get("tool_calls", ())] or None,
+        "tool_calls": [_file_call(call) for call in message.get("tool_calls", ())] or None,
         "tool_call_id": message.get("tool_call_id"),
         "tool_returns": returns,
         "created_at": time_of(carried.at),
@@ -116,31 +129,33 @@ def written(carried: CarriedMessage, id: str, agent_id: str) -> dict[str, Any]:
     }
 
 
-def _text(text: str) -> dict[str, Any]:
+def _file_text(text: str) -> dict[str, Any]:
     return {"type": "text", "text": text, "signature": None}
 
 
-def _parts(message: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _file_parts(message: Mapping[str, Any]) -> list[dict[str, Any]]:
     content = message.get("content")
     if isinstance(content, list):
-        return [_text(part["text"]) if part["type"] == "text" else part for part in content_parts(content)]
+        return [
+            _file_text(part["text"]) if part["type"] == "text" else part for part in content_parts(content)
+        ]
     text = text_of(message)
-    return [_text(text)] if text else []
+    return [_file_text(text)] if text else []
 
 
-def _thoughts(message: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
+def _file_thoughts(message: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
     blocks = [block for block in message.get("thinking_blocks") or () if isinstance(block, dict)]
     for block in blocks:
         if isinstance(block.get("data"), str):
             yield {"type": "redacted_reasoning", "data": block["data"]}
         elif isinstance(block.get("thinking"), str):
-            yield _thought(block["thinking"], block.get("signature"))
+            yield _file_thought(block["thinking"], block.get("signature"))
     readable = message.get("reasoning_content") or message.get("reasoning")
     if not blocks and isinstance(readable, str) and readable:
-        yield _thought(readable, None)
+        yield _file_thought(readable, None)
 
 
-def _thought(text: str, signature: Any) -> dict[str, Any]:
+def _file_thought(text: str, signature: Any) -> dict[str, Any]:
     return {
         "type": "reasoning",
         "is_native": True,
@@ -149,17 +164,20 @@ def _thought(text: str, signature: Any) -> dict[str, Any]:
     }
 
 
-def _call(call: Mapping[str, Any]) -> dict[str, Any]:
+def _file_call(call: Mapping[str, Any]) -> dict[str, Any]:
     function = call.get("function") or {}
-    spoken_text = {"arguments": function.get("arguments") or "", "name": function.get("name") or ""}
-    return {"id": call.get("id") or "", "function": spoken_text, "type": "function"}
+    return {
+        "id": call.get("id") or "",
+        "function": {"arguments": function.get("arguments") or "", "name": function.get("name") or ""},
+        "type": "function",
+    }
 
 
-def _return(message: Mapping[str, Any], private: Mapping[str, Any], at: float) -> dict[str, Any]:
+def _file_return(message: Mapping[str, Any], private: Mapping[str, Any], at: float) -> dict[str, Any]:
     """Returns a result, packed as Letta's server reads it: at any other text it refuses to list the messages."""
     status = private.get("status") or "success"
     packed = {
-        "status": next((name for name, each in _STATUSES.items() if each == status), "Failed"),
+        "status": _PACKED_STATUSES.get(status, "Failed"),
         "message": text_of(message),
         "time": datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %I:%M:%S %p UTC+0000"),
     }
@@ -172,39 +190,43 @@ def _return(message: Mapping[str, Any], private: Mapping[str, Any], at: float) -
     }
 
 
-# -- as they are stored
+# -- file -> stored
 
 
-def read(message: FileMessage, at: float, *, thinks: bool = False) -> list[CarriedMessage]:
-    """Returns the messages that are stored for one of a file: one for each tool result in it; none for an approval.
+def from_file_message(
+    message: FileMessage, at: float, *, is_text_thought: bool = False
+) -> list[CarriedMessage]:
+    """Returns the messages to store for one of a file: one for each tool result; none for an approval's answer.
 
     at: the time of a message that has none.
-    thinks: text next to calls is a thought.
+    is_text_thought: text next to calls is a thought, as with Letta's older agents.
     """
-    moment = _moment(message.created_at, at)
+    timestamp = _timestamp(message.created_at, at)
     made: list[dict[str, Any]]
     match message.role:
-        case "user" if event := _event(message.content):
+        case "user" if event := _event_text(message.content):
             made = [as_system(event, otid=message.otid)]
         case "user" | "summary":
-            made = [_named(message, {"role": "user", "content": _content(message.content)})]
+            made = [
+                _with_name_and_origin(message, {"role": "user", "content": _stored_content(message.content)})
+            ]
         case "system":
-            made = [as_system(_shown_text(message.content), otid=message.otid, sender=message.sender_id)]
-        case "assistant":
-            made = [_reply(message, thinks=thinks)]
-        case "approval" if message.tool_calls:
-            made = [_reply(message, thinks=thinks)]
+            made = [as_system(_system_text(message.content), otid=message.otid, sender=message.sender_id)]
+        case "approval" if not message.tool_calls:
+            made = []  # the answer to an approval request; the request is a reply with calls
+        case "assistant" | "approval":
+            made = [_stored_reply(message, is_text_thought=is_text_thought)]
         case "tool":
-            made = _results(message)
+            made = _stored_results(message)
         case _:
             made = []
-    return [CarriedMessage(each, moment, message.model or "") for each in made]
+    return [CarriedMessage(each, timestamp, message.model or "") for each in made]
 
 
-def answers(messages: Iterable[CarriedMessage]) -> Iterator[bool]:
-    """Returns for each message whether a provider would take it: a result has to follow on its call, and once.
+def acceptable(messages: Iterable[CarriedMessage]) -> Iterator[bool]:
+    """Yields for each message whether a provider accepts it: a tool result has to follow its call, and only once.
 
-    Where a summary took the calls away, Letta's server retained their results.
+    Where a summary replaced the calls, Letta's server retained their results.
     """
     waiting: set[str] = set()
     for each in messages:
@@ -218,15 +240,15 @@ def answers(messages: Iterable[CarriedMessage]) -> Iterator[bool]:
             waiting.discard(id)
 
 
-def _named(message: FileMessage, made: dict[str, Any]) -> dict[str, Any]:
+def _with_name_and_origin(message: FileMessage, made: dict[str, Any]) -> dict[str, Any]:
     return with_private(with_name(made, message.name or ""), otid=message.otid, sender=message.sender_id)
 
 
-def _reply(message: FileMessage, *, thinks: bool) -> dict[str, Any]:
+def _stored_reply(message: FileMessage, *, is_text_thought: bool) -> dict[str, Any]:
     parts = message.content if isinstance(message.content, list) else []
     text = _plain(message.content)
-    blocks = [block for block in map(_block, parts) if block is not None]
-    if thinks and text and message.tool_calls:
+    blocks = [block for block in map(_stored_thought, parts) if block is not None]
+    if is_text_thought and text and message.tool_calls:
         blocks.append({"type": "thinking", "thinking": text})
         text = ""
     # Without calls a reply has a text, if an empty one: providers refuse null.
@@ -234,30 +256,30 @@ def _reply(message: FileMessage, *, thinks: bool) -> dict[str, Any]:
     made: dict[str, Any] = {"role": "assistant", "content": text or nothing}
     if readable := "\n".join(block["thinking"] for block in blocks if "thinking" in block):
         made["reasoning_content"] = readable
-    # What its provider did not sign it does not take back.
+    # Providers accept only the thinking blocks that they signed.
     if signed := [block for block in blocks if "signature" in block or "data" in block]:
         made["thinking_blocks"] = signed
     if message.tool_calls:
         made["tool_calls"] = [
-            {"id": call.id, "type": "function", "function": _function(call.function)}
+            {"id": call.id, "type": "function", "function": _stored_function(call.function)}
             for call in message.tool_calls
         ]
         spoken = [
             spoken_text
             for call in made["tool_calls"]
-            if (spoken_text := spoken_by(call, _SHOWING)) is not None
+            if (spoken_text := spoken_by(call, _DEFAULT_SHOWING)) is not None
         ]
         made = with_private(made, spoken="\n\n".join(spoken) or None)
     return with_private(made, otid=message.otid)
 
 
-def _function(function: Function) -> dict[str, Any]:
+def _stored_function(function: Function) -> dict[str, Any]:
     """Returns a call as it may be sent again: strict servers check its name and parse its arguments."""
     is_sound = read_arguments(function.arguments) is not None and function.arguments.strip()
     return {"name": sound_name(function.name), "arguments": function.arguments if is_sound else "{}"}
 
 
-def _block(part: Mapping[str, Any]) -> dict[str, Any] | None:
+def _stored_thought(part: Mapping[str, Any]) -> dict[str, Any] | None:
     if part.get("type") == "reasoning" and isinstance(part.get("reasoning"), str):
         signature = part.get("signature")
         signed = {"signature": signature} if isinstance(signature, str) and signature else {}
@@ -267,13 +289,13 @@ def _block(part: Mapping[str, Any]) -> dict[str, Any] | None:
     return None
 
 
-def _results(message: FileMessage) -> list[dict[str, Any]]:
+def _stored_results(message: FileMessage) -> list[dict[str, Any]]:
     returns = message.tool_returns or [FileReturn(message.tool_call_id)]
     decision = None if message.approve is None else ("approved" if message.approve else "denied")
     made = []
     for each in returns:
         text = each.func_response if isinstance(each.func_response, str) else _plain(message.content)
-        text, status = _result_in(text)
+        text, status = _unpacked_result(text)
         status = each.status or status
         result: dict[str, Any] = {
             "role": "tool",
@@ -293,21 +315,24 @@ def _results(message: FileMessage) -> list[dict[str, Any]]:
     return made
 
 
-def _result_in(text: str) -> tuple[str, str | None]:
-    """Returns a result and its status, where Letta's server packed it; parts other than text as JSON."""
-    found = (read_arguments(text) if text.startswith("{") else None) or {}
-    status = _STATUSES.get(str(found["status"])) if found.keys() == _RESULT else None
+def _unpacked_result(text: str) -> tuple[str, str | None]:
+    """Returns a result and its status: unpacked where Letta's server packed it, else as it is, with None.
+
+    A packed result other than text is returned as JSON.
+    """
+    found = _object_in(text)
+    status = _STATUSES.get(str(found["status"])) if found.keys() == _PACKED_RESULT_FIELDS else None
     if status is None:
         return text, None
     message = found["message"]
     return message if isinstance(message, str) else msgspec.json.encode(message).decode(), status
 
 
-def _content(content: str | list[dict[str, Any]] | None) -> Any:
+def _stored_content(content: str | list[dict[str, Any]] | None) -> Any:
     """Returns the content of a user message: a text, or parts of text and images."""
     if not isinstance(content, list):
-        return _reply_text(content or "")
-    parts = [part for each in content if (part := _part(each)) is not None]
+        return _unpacked_user_text(content or "")
+    parts = [part for each in content if (part := _stored_part(each)) is not None]
     if any(part["type"] != "text" for part in parts):
         return parts
     return "\n".join(part["text"] for part in parts)
@@ -319,38 +344,43 @@ def is_packed(content: Any) -> bool:
         found = msgspec.convert(content, str | list[dict[str, Any]])
     except msgspec.ValidationError:
         return False
-    return _shown_text(found) != _plain(found)
+    return _system_text(found) != _plain(found)
 
 
-def _shown_text(content: str | list[dict[str, Any]] | None) -> str:
+def _system_text(content: str | list[dict[str, Any]] | None) -> str:
     """Returns the text of a system message."""
     text = _plain(content)
     packed = _packed(text)
     return packed["message"] if packed.get("type") == "system_alert" else text
 
 
-def _reply_text(text: str) -> str:
-    """Returns the text of a user message in the packed form of older agent types."""
+def _unpacked_user_text(text: str) -> str:
+    """Returns the text of a user message, unpacked where an older agent type packed it."""
     packed = _packed(text)
     return packed["message"] if packed.get("type") == "user_message" else text
 
 
-def _event(content: str | list[dict[str, Any]] | None) -> str:
+def _event_text(content: str | list[dict[str, Any]] | None) -> str:
     """Returns the text that Letta's older agents got as a user message without a user; "" for all else."""
     text = _plain(content)
-    found = (read_arguments(text) if text.startswith("{") else None) or {}
-    if found.get("type") not in _EVENTS or not isinstance(found.get("time"), str):
+    found = _object_in(text)
+    if found.get("type") not in _EVENT_TYPES or not isinstance(found.get("time"), str):
         return ""
     return found["reason"] if isinstance(found.get("reason"), str) and found["reason"] else text
 
 
 def _packed(text: str) -> dict[str, Any]:
     """Returns the object in which Letta's older agents packed a message, with its time; {} for plain text."""
-    found = (read_arguments(text) if text.startswith("{") else None) or {}
+    found = _object_in(text)
     return found if isinstance(found.get("message"), str) and isinstance(found.get("time"), str) else {}
 
 
-def _part(part: Mapping[str, Any]) -> dict[str, Any] | None:
+def _object_in(text: str) -> dict[str, Any]:
+    """Returns the JSON object that a text is; {} for any other text."""
+    return (read_arguments(text) if text.startswith("{") else None) or {}
+
+
+def _stored_part(part: Mapping[str, Any]) -> dict[str, Any] | None:
     source = part.get("source")
     if part.get("type") == "image" and isinstance(source, dict):
         url = source.get("url")
@@ -358,7 +388,7 @@ def _part(part: Mapping[str, Any]) -> dict[str, Any] | None:
             url = f"data:{source.get('media_type') or 'image/png'};base64,{source['data']}"
         return {"type": "image_url", "image_url": {"url": url}} if isinstance(url, str) else None
     text = part.get("text")
-    return {"type": "text", "text": _reply_text(text)} if isinstance(text, str) else None
+    return {"type": "text", "text": _unpacked_user_text(text)} if isinstance(text, str) else None
 
 
 def _plain(content: str | list[dict[str, Any]] | None) -> str:
@@ -369,9 +399,10 @@ def _plain(content: str | list[dict[str, Any]] | None) -> str:
     )
 
 
-def _moment(text: str | None, otherwise: float) -> float:
+def _timestamp(text: str | None, default: float) -> float:
+    """Returns the seconds since the epoch of an ISO date; `default` for any other text."""
     try:
         moment = datetime.fromisoformat(text or "")
         return (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment).timestamp()
     except (ValueError, OverflowError):
-        return otherwise
+        return default

@@ -18,7 +18,7 @@ import msgspec
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from gateway.agents.agent_file.file_messages import FileCall, FileMessage, answers, read
+from gateway.agents.agent_file.file_messages import FileCall, FileMessage, acceptable, from_file_message
 from gateway.agents.agent_file.file_structs import (
     AgentExtension,
     File,
@@ -137,8 +137,8 @@ class _AgentReader:
         form, now, at = self.form, self.now, (*_AT, "agents", n)
         own = self.extension.agents.get(agent.id) or AgentExtension()
         # On Letta's server an agent that speaks by a tool thinks in text.
-        thinks = not self.is_own and kind_of(agent.agent_type or "").style == "message"
-        messages_of = partial(_messages, now=now, left_out=self.left_out, thinks=thinks)
+        is_text_thought = not self.is_own and kind_of(agent.agent_type or "").style == "message"
+        messages_of = partial(_messages, now=now, left_out=self.left_out, is_text_thought=is_text_thought)
         sleeptime = self.sleeptimes.get(agent.id) or own.sleeptime
         self.left_out += _secrets(agent)
         definition = _definition(
@@ -485,14 +485,18 @@ def _joined(messages: Iterable[tuple[int, FileMessage]]) -> Iterable[tuple[int, 
 
 
 def _messages(
-    definition: Sequence[FileMessage], path: str, now: float, left_out: list[str], *, thinks: bool
+    definition: Sequence[FileMessage], path: str, now: float, left_out: list[str], *, is_text_thought: bool
 ) -> list[CarriedMessage]:
     """Returns the messages of a conversation as they are stored. path: of the list in the file."""
     messages = [*enumerate(definition)]
     # The first one is the compiled prompt, which is compiled again.
     if messages and messages[0][1].role == "system":
         messages = messages[1:]
-    found = [(n, made) for n, each in _joined(messages) for made in read(each, now, thinks=thinks)]
-    sound = [*answers(made for _, made in found)]
-    left_out += [f"{path}.{n}" for (n, _), ok in zip(found, sound, strict=True) if not ok]
-    return [made for (_, made), ok in zip(found, sound, strict=True) if ok]
+    found = [
+        (n, made)
+        for n, each in _joined(messages)
+        for made in from_file_message(each, now, is_text_thought=is_text_thought)
+    ]
+    accepted = [*acceptable(made for _, made in found)]
+    left_out += [f"{path}.{n}" for (n, _), ok in zip(found, accepted, strict=True) if not ok]
+    return [made for (_, made), ok in zip(found, accepted, strict=True) if ok]

@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 from msgspec import Struct
 
-from gateway.agents.agent_file.file_messages import written
+from gateway.agents.agent_file.file_messages import to_file_message
 from gateway.agents.core.agent_file import CarriedArchive, CarriedMessage
 from gateway.agents.wire.struct_fields import time_of
 from gateway.core.definition import Sleeptime
@@ -74,7 +74,7 @@ def agent_file(exported: ExportedAgent, now: float) -> bytes:
     agent_id = "agent-0"
     messages = [
         _system(state, agent_id, now),
-        *(written(each, f"message-{n}", agent_id) for n, each in enumerate(exported.messages, 1)),
+        *(to_file_message(each, f"message-{n}", agent_id) for n, each in enumerate(exported.messages, 1)),
     ]
     sources = [
         {**some(folder, SOURCE), "id": f"source-{n}"} for n, (folder, _) in enumerate(exported.folders)
@@ -149,11 +149,11 @@ def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
 def _system(state: Mapping[str, Any], agent_id: str, now: float) -> dict[str, Any]:
     """Returns the message with which each list of Letta's begins."""
     system = CarriedMessage({"role": "system", "content": state["system"]}, now)
-    return written(system, "message-0", agent_id)
+    return to_file_message(system, "message-0", agent_id)
 
 
 def _initial(message: Mapping[str, Any]) -> dict[str, Any]:
-    shown = written(CarriedMessage(dict(message), 0.0), "", "")
+    shown = to_file_message(CarriedMessage(dict(message), 0.0), "", "")
     return {name: shown[name] for name in ("role", "content", "name") if shown[name] is not None}
 
 
