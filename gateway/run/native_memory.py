@@ -164,8 +164,8 @@ class BoundedReader:
         return self._reader.is_over
 
     @property
-    def later(self) -> str | None:
-        return self._reader.later
+    def background_id(self) -> str | None:
+        return self._reader.background_id
 
     def take(self, event: Event) -> None:
         if self._is_full:
@@ -201,12 +201,12 @@ class NativeMemory(TreeMemory):
     is_noted: bool = False
 
     def write(self, prompt: Prompt, outcome: TurnOutcome) -> Awaitable[object]:
-        if outcome.later is not None:
+        if outcome.background_id is not None:
             if self.is_noted:
-                return self._end_noted(outcome.later)
+                return self._end_noted(outcome.background_id)
             if outcome.state is End.CANCELLED:
                 self.is_noted = True
-                return self._write_later(prompt, outcome, outcome.later)
+                return self._write_later(prompt, outcome, outcome.background_id)
         native, reply, agent = self.native, self.reader.reply(), self.context.agent
         shown_reply = outcome.shown_reply
         if native.is_stored:

@@ -162,7 +162,7 @@ class TurnSaving:
         Where it is not stored and the client asked for strict memory, `refusal` is set.
         Raises: StoreError, where the turn is taken up later.
         """
-        if outcome.state is not FINISHED and not self.saves_steps and outcome.later is None:
+        if outcome.state is not FINISHED and not self.saves_steps and outcome.background_id is None:
             self.write_unwaited(prompt, outcome, "A turn that failed")
             return SAVED
         is_lost = False

@@ -156,9 +156,9 @@ class TurnOutcome(Struct, frozen=True):
     step_usage: Json | None = None
     # The upstream refused the messages of the turn (of its last step, where steps are saved) and would again.
     is_refused: bool = False
-    # The id under which the upstream makes the reply without its client, and CANCELLED as long as it does; None: it
-    # does not.
-    later: str | None = None
+    # The id of a response that the upstream makes in the background; the turn is CANCELLED until it ends. None: it does
+    # not.
+    background_id: str | None = None
     # What a step says of the error that ended it, where that is no upstream's; "": why the turn ended.
     error_kind: str = ""
     # The message of the error that ended the turn, which may quote the user; "": there was none.

@@ -36,8 +36,8 @@ class NativeReader(Protocol):
         """Says whether the reply's end was among what has passed."""
 
     @property
-    def later(self) -> str | None:
-        """Returns the id under which the upstream makes the reply without its client; None: it does not."""
+    def background_id(self) -> str | None:
+        """Returns the id of a response that the upstream makes in the background; None: it does not."""
 
     def take(self, event: Event) -> None: ...
 

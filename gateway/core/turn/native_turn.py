@@ -1,7 +1,7 @@
-"""The turn of a native request as a machine: the reply passes in its dialect, and the turn is saved before its end.
+"""The turn of a native request as a machine: the reply passes in its dialect, and its last bytes wait for the save.
 
-It takes the events of a `Turn` and gives its commands, so one shell performs both. It has one round and no tools:
-hidden rounds would change what the upstream keeps of the conversation. A `NativeReader` reads when the reply is over.
+It has the events and commands of `machine.Turn`, so one shell performs both. It has one round and no tools: hidden
+rounds would change what the upstream keeps of the conversation. A `NativeReader` reads when the reply is over.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _FINISH: Final = commands.Finish()
 
 
 class NativeTurn:
-    """The machine. Its end leaves when the turn is saved."""
+    """The counterpart of `machine.Turn` for a request that goes upstream in its own dialect."""
 
     first_call = commands.CallModel((), None)
 
@@ -34,13 +34,15 @@ class NativeTurn:
         self._headers: tuple[Header, ...] = ()
         self._has_begun = False
         self._is_saved = False  # the command to save the turn was given
-        self._is_noted = False  # so was the one to note that the reply is made without its client
+        self._is_id_saved = False  # so was the one to save the id of a background response
         self._after_save: list[Command] = []
 
     def take_texts(self, read: list[Event]) -> bytes | None:
+        """Returns None: there is no fast path, all events have to be fed."""
         return None
 
     def stored(self, outcome: TurnOutcome) -> TurnOutcome:
+        """Returns the outcome as it is: `NativeMemory` adds what the dialect stores."""
         return outcome
 
     def feed(self, event: TurnEvent) -> list[Command]:
@@ -63,14 +65,19 @@ class NativeTurn:
                 after, self._after_save = self._after_save, []
                 return after
             case events.ReplyEnded():
-                return [*self._send(b""), *self._break_off(End.FAILED), _FINISH]
+                # A complete reply is saved by now, with its dialect's last event. Any other broke off too early.
+                return [*self._send(b""), *self._save_unfinished(End.FAILED), _FINISH]
             case events.ReplyFailed(_, rest) if rest:
-                return [*self._send(self._change.unfinished(rest)), *self._break_off(End.FAILED), _FINISH]
+                return [
+                    *self._send(self._change.unfinished(rest)),
+                    *self._save_unfinished(End.FAILED),
+                    _FINISH,
+                ]
             case events.ReplyFailed(error):
                 return self._fail(error)
             case events.ClientLeft():
-                return [commands.CloseUpstream(), *self._break_off(End.CANCELLED), _FINISH]
-            case _:
+                return [commands.CloseUpstream(), *self._save_unfinished(End.CANCELLED), _FINISH]
+            case _:  # without tools and steps, their events never come
                 return []
 
     def _received(self, read: list[Event]) -> list[Command]:
@@ -83,17 +90,18 @@ class NativeTurn:
             return sends
         if self._reader.is_over:
             return self._save(sends)
-        if self._reader.later is None or self._is_noted:
+        if self._reader.background_id is None or self._is_id_saved:
             return sends
-        # Its client gets the id, by which any process may be asked for the reply, once that is on disk.
-        self._is_noted, self._after_save = True, sends
-        return [commands.Save(TurnOutcome(End.CANCELLED, later=self._reader.later))]
+        # The id is on disk before the client has it, so that any process can find the reply by it. CANCELLED is the
+        # state until the reply ends, as the client may never come back for it.
+        self._is_id_saved, self._after_save = True, sends
+        return [commands.Save(TurnOutcome(End.CANCELLED, background_id=self._reader.background_id))]
 
     def _received_whole(self, body: bytes) -> list[Command]:
         if not 200 <= self._status < 300:
             is_refused = is_for_good(self._status, body)
             whole = commands.SendWhole(self._status, self._headers, body)
-            return [whole, *self._break_off(End.FAILED, is_refused=is_refused), _FINISH]
+            return [whole, *self._save_unfinished(End.FAILED, is_refused=is_refused), _FINISH]
         self.usage.take_body(body)
         body = self._change.whole(body)
         self._reader.take_whole(body)
@@ -108,15 +116,17 @@ class NativeTurn:
         """Saves the turn of a reply that is over. after: the commands that wait for it."""
         self._is_saved, self._after_save = True, after
         reply = self._reader.reply()
-        outcome = TurnOutcome(reply.end, shown_reply=reply.shown_reply, later=self._reader.later)
+        outcome = TurnOutcome(
+            reply.end, shown_reply=reply.shown_reply, background_id=self._reader.background_id
+        )
         return [commands.Save(outcome)]
 
     def _fail(self, error: GatewayError) -> list[Command]:
-        return [commands.Refuse(error), commands.CloseUpstream(), *self._break_off(End.FAILED), _FINISH]
+        return [commands.Refuse(error), commands.CloseUpstream(), *self._save_unfinished(End.FAILED), _FINISH]
 
-    def _break_off(self, end: End, *, is_refused: bool = False) -> list[Command]:
-        """Saves the turn of a reply that has no proper end, unless it is saved or is made without its client."""
-        if self._is_saved or self._is_noted:
+    def _save_unfinished(self, end: End, *, is_refused: bool = False) -> list[Command]:
+        """Saves what came of a reply that has no proper end, unless the turn or a background response's id is saved."""
+        if self._is_saved or self._is_id_saved:
             return []
         self._is_saved = True
         shown_reply = self._reader.reply().shown_reply

@@ -198,7 +198,7 @@ class ResponseReader:
 
     def __init__(self, *, may_be_later: bool = False) -> None:
         self.is_over = False
-        self.later: str | None = None
+        self.background_id: str | None = None
         self._may_be_later = may_be_later
         self._end: End = End.CANCELLED
         self._response: Json = {}
@@ -252,8 +252,8 @@ class ResponseReader:
     def _note_later(self, response: Json) -> bool:
         """Notes the id of a response that is made without its client. Returns whether it is one."""
         id = response.get("id")
-        self.later = id if isinstance(id, str) and is_made_later(response) else None
-        return self.later is not None
+        self.background_id = id if isinstance(id, str) and is_made_later(response) else None
+        return self.background_id is not None
 
     def _items_so_far(self) -> list[Json]:
         """Returns the items that are complete, and of others the words that have come."""

@@ -36,7 +36,7 @@ HEAD, FINISH = SendHead(200, SSE), Finish()
 class WordsReader:
     """Reads words, up to the word `end`."""
 
-    later = None
+    background_id = None
 
     def __init__(self) -> None:
         self.words = ""
