@@ -1,4 +1,4 @@
-"""The page of a memory, its lists, its export, and the trial of a sentence."""
+"""The page of a memory, its lists, its export, and the trial of recall."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _of_operators(operations: PageOperations) -> list[Screen | Action]:
 
     async def search(ask: Ask, query: SearchQuery) -> View:
         door = await _door_of_list(ask, views)
-        page = await operations.search.search(
+        page = await operations.search.try_recall(
             door.project, door.uid, query.q, after=query.after, limit=query.limit
         )
         return door.view(page, "search.html", "What would be recalled", memory_name=await _named(door, views))

@@ -56,7 +56,7 @@ from gateway.core.nul import without_nul
 from gateway.errors import BadRequest, Conflict, GatewayError, MemoryUnavailable, NotAllowed, UnknownId
 from gateway.run.admin.memory_edits import Editor, MemoryEdits
 from gateway.run.admin.memory_forgetting import MemoryForgetting
-from gateway.run.admin.memory_search import FindRequest, SearchOperation
+from gateway.run.admin.memory_search import SearchOperation, TextSearch
 from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.operation_arguments import Arguments, RawArguments, refusal
 from gateway.run.admin.page_records import MessageRecord
@@ -233,8 +233,8 @@ class McpMemory:
         )
         if asked.agent is None:
             return SearchResult((), late=False)
-        wanted = FindRequest(given.query, given.limit, given.kinds, since, until)
-        found = await self._operations.search.find(asked.agent, wanted)
+        wanted = TextSearch(given.query, given.limit, given.kinds, since, until)
+        found = await self._operations.search.search(asked.agent, wanted)
         results = []
         for m in found.hits:
             kind = next(each for each in KINDS if each == m.source)
@@ -249,7 +249,7 @@ class McpMemory:
                     found.conversations.get(m.exchange) if is_message else None,
                 )
             )
-        return SearchResult(tuple(results), found.is_late)
+        return SearchResult(tuple(results), found.has_timed_out)
 
     async def _read(self, asked: _Asked, _: ReadArguments) -> ReadResult:
         agent = asked.agent

@@ -1,4 +1,4 @@
-"""The trial of a sentence on a memory: what would be recalled for it now, in the tables of a request."""
+"""The searches of a memory: texts for an MCP client, and trials, which show what would be recalled for a sentence."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from storage.recall_record import entry_of
 from storage.records import Agent, Message
 from storage.sql.store import Store
 
-# How long a program's search may take: as long as that of a model's tool call (gateway/run/tools/memory.py).
+# How long an MCP client's search may take: as long as that of a model's tool call (gateway/run/tools/memory.py).
 SEARCH_MS = 1000.0
 # Hits on a page of the list of all hits.
 PAGE = 50
-# The hits that are shown as left out of the note, at most.
+# The most hits that are shown as left out of the note.
 _MOST_LEFT_OUT = 20
-# More than a search returns, so that all are counted.
-_ALL = 100
+# The most hits of a trial beside those in the note: more than recall finds.
+_MOST_HITS = 100
 
 
-class SearchPage(Struct, frozen=True):
+class RecallTrial(Struct, frozen=True):
     """The outcome of a trial: what would be recalled for a sentence."""
 
     query: str
@@ -38,43 +38,44 @@ class SearchPage(Struct, frozen=True):
     left_out: tuple[LeftOutRecord, ...]
     # A page of all hits, best first.
     found: tuple[HitRecord, ...]
-    # `after` of the next page of `found`.
+    # Where the next page of `found` begins, as `after` takes it: a decimal number of hits. None: this is the last.
     next: str | None
 
 
-class FindRequest(Struct, frozen=True):
+class TextSearch(Struct, frozen=True):
     """A search for texts."""
 
     query: str
     limit: int
     # Of `Message.source`.
     kinds: Collection[str]
-    # Seconds since the epoch; the second is not included.
+    # Seconds since the epoch; `until` is exclusive.
     since: float = -inf
     until: float = inf
 
-    def takes(self, found: Message) -> bool:
-        """Returns whether a hit is asked for."""
-        return found.source in self.kinds and self.since <= found.at < self.until
+    def matches(self, hit: Message) -> bool:
+        """Returns whether a hit is of the kinds and the time that are asked for."""
+        return hit.source in self.kinds and self.since <= hit.at < self.until
 
 
 class FoundTexts(Struct, frozen=True):
-    """The hits of a search, best first, with the public names of their conversations by the rows of exchanges."""
+    """The hits of a search, best first."""
 
     hits: Sequence[Message] = ()
+    # The public names of their conversations, by the ids of exchanges.
     conversations: Mapping[int, str] = {}
-    # Not all of memory has answered in time.
-    is_late: bool = False
+    # The search took too long, and there are no hits.
+    has_timed_out: bool = False
 
 
 class SearchOperation(Struct, frozen=True):
-    """Tries sentences on memories. Nothing is written."""
+    """Searches memories. Nothing is written."""
 
     store: Store
     trial: TrialRecall
 
-    async def find(self, agent: Agent, wanted: FindRequest) -> FoundTexts:
-        """Returns texts of a memory that answer a question. Raises: StoreError."""
+    async def search(self, agent: Agent, wanted: TextSearch) -> FoundTexts:
+        """Returns the texts of a memory that match a query. Raises: StoreError."""
         store, embed_query = self.store, self.trial.embed_query
         try:
             vector = None if embed_query is None else await embed_query(agent.id, wanted.query, SEARCH_MS)
@@ -82,20 +83,20 @@ class SearchOperation(Struct, frozen=True):
                 agent,
                 wanted.query,
                 limit=wanted.limit,
-                takes=wanted.takes,
+                takes=wanted.matches,
                 deadline_ms=SEARCH_MS,
                 vector=vector,
             )
         except TooSlow:
-            return FoundTexts(is_late=True)
-        rows = sorted({m.exchange for m in hits if m.source == "message"})
-        places = await store.memory_pages.places(agent.id, rows)
-        return FoundTexts(hits, {row: place.conversation for row, place in places.items()})
+            return FoundTexts(has_timed_out=True)
+        exchange_ids = sorted({m.exchange for m in hits if m.source == "message"})
+        places = await store.memory_pages.places(agent.id, exchange_ids)
+        return FoundTexts(hits, {id: place.conversation for id, place in places.items()})
 
-    async def search(
+    async def try_recall(
         self, project: str | None, uid: str, query: str, *, after: str | None = None, limit: int = PAGE
-    ) -> SearchPage:
-        """Returns what would be recalled.
+    ) -> RecallTrial:
+        """Returns what would be recalled for a query that opens a conversation now.
 
         project: of the caller; None: of any.
         after: `next` of the page before.
@@ -110,22 +111,24 @@ class SearchOperation(Struct, frozen=True):
         if agent is None or project not in (None, agent.scope.project):
             raise UnknownId("There is no such memory.")
         if not query.strip():
-            return SearchPage(query, None, (), (), (), None)
-        result = await self.trial.recall(agent, query, _ALL)
+            return RecallTrial(query, None, (), (), (), None)
+        result = await self.trial.recall(agent, query, _MOST_HITS)
         sought = result.sought
-        rows, _ = entry_rows(sought, _ALL)
+        rows, _ = entry_rows(sought, _MOST_HITS)
         entries = [
             entry_of(row, has_scores=not sought.is_selection, has_meaning=sought.trace.has_meaning)
             for row in rows
         ]
-        chosen, others = [e for e in entries if not e.reason], [e for e in entries if e.reason]
-        hits = await hit_records(self.store, agent.id, uid, [*chosen, *others[:_MOST_LEFT_OUT]])
-        # What is too weak for any note is no hit, and stands among what was left out alone.
+        in_note = [e for e in entries if not e.reason]
+        left_out = [e for e in entries if e.reason][:_MOST_LEFT_OUT]
+        hits = await hit_records(self.store, agent.id, uid, [*in_note, *left_out])
+        # The list of all hits is without those too weak for any note, and gives no reasons: the list of what was left
+        # out has both.
         weak = {seq for seq, _ in sought.weak}
         found = [replace(e, reason="") for e in entries if e.seq not in weak]
         start = int(after or 0)
         end = start + limit
-        return SearchPage(
+        return RecallTrial(
             query=query,
             note=result.note.strip() or None,
             chosen=tuple(hit for hit in hits if not isinstance(hit, LeftOutRecord)),

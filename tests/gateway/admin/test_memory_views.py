@@ -1,4 +1,4 @@
-"""Views of memories as the page reads them: lists, blocks, facts, conversations, a trial of a sentence."""
+"""Views of memories as the page reads them: lists, blocks, facts, conversations, a trial of recall."""
 
 from __future__ import annotations
 
@@ -267,12 +267,12 @@ def search(world: World) -> SearchOperation:
     return SearchOperation(world.store, TrialRecall(world.store, 1_000, world.clock))
 
 
-def test_a_trial_search_shows_what_a_turn_would_recall(world: World) -> None:
+def test_a_trial_of_recall_shows_what_a_turn_would_recall(world: World) -> None:
     speak(world, "My train to Lyon leaves on 4 May.")
     speak(world, "My car is blue and needs new tyres.")
     of = memory(world)
     query = "When does my train to Lyon leave?"
-    found = world.gateway.call(search(world).search(None, of.uid, query))
+    found = world.gateway.call(search(world).try_recall(None, of.uid, query))
     assert next((h.kind, h.text, h.rank, h.score) for h in found.chosen) == (
         "message",
         "My train to Lyon leaves on 4 May.",
@@ -293,10 +293,10 @@ def test_a_trial_search_shows_what_a_turn_would_recall(world: World) -> None:
     assert [h.seq for h in explained.chosen] == [h.seq for h in found.chosen]
     assert [(h.seq, h.reason) for h in explained.left_out] == [(h.seq, h.reason) for h in found.left_out[:5]]
     assert world.query("SELECT next_seq FROM agents") != before
-    nothing = world.gateway.call(search(world).search(None, of.uid, "Zxqv?"))
+    nothing = world.gateway.call(search(world).try_recall(None, of.uid, "Zxqv?"))
     assert nothing.found == () or nothing.note is not None
     with pytest.raises(BadRequest):
-        world.gateway.call(search(world).search(None, of.uid, query, after="-1"))
+        world.gateway.call(search(world).try_recall(None, of.uid, query, after="-1"))
 
 
 def explain(world: World) -> Any:
