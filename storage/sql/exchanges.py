@@ -423,7 +423,7 @@ async def mark(connection: Connection, agent: int, kind: str, hashes: Iterable[b
         await connection.run(SQL["mark"], (agent, kind, each, exchange))
 
 
-def exchanges(rows: Iterable[Sequence[Any]]) -> list[Exchange]:
+def from_rows(rows: Iterable[Sequence[Any]]) -> list[Exchange]:
     """Makes exchanges of rows of `{skeleton}`."""
     return [make_exchange(row) for row in rows]
 

@@ -169,7 +169,7 @@ async def _pool(connection: Connection, agent: Agent, write: ImportWrite) -> Imp
         conversation = None if row is None else row[0]
     rows = await rows_of(connection, SQL["matched"], write.paths, agent.id)
     matched = [MatchedExchange(exchanges.make_exchange(row), *map(bool, row[-3:])) for row in rows]
-    unanswered = exchanges.exchanges(await rows_of(connection, SQL["unanswered"], write.questions, agent.id))
+    unanswered = exchanges.from_rows(await rows_of(connection, SQL["unanswered"], write.questions, agent.id))
     # At epoch 0 nothing was forgotten yet.
     tombs = await exchanges.find_tombs(connection, agent.id, write.atoms if agent.epoch else ())
     return ImportPool(conversation, matched, unanswered, tombs)

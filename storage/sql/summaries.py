@@ -106,5 +106,5 @@ class Summaries(Group):
 
 
 def _summary(row: Row) -> Summary:
-    (exchange,) = exchanges.exchanges([row[5:]])
+    (exchange,) = exchanges.from_rows([row[5:]])
     return Summary(row[0], exchange, row[1], row[2], row[3], row[4])

@@ -29,24 +29,31 @@ from storage.sql.group import Group, bulk_writes, long_reads, reads
 from storage.sql.statements import load, rows_of
 from storage.sql.transfer_definitions import (
     own_uid,
+    publish_definitions,
     put_attached,
     put_definition,
     put_run,
     put_step,
     read_attached,
-    settle_in,
 )
 
+# The statements of a part are found by name: `<part>_read` reads a page, `<part>_put` writes a record. Where it has a
+# public name (`uid`), `<part>_taken` returns whether any memory has it; where others refer to it by that name,
+# `<part>_at` returns its row.
 SQL = load("transfer.sql")
 
-# What the statement `edge` returns, column by column.
-_EDGE = ("seq", "conversation", "block", "version", "edit", "definition", "file", "run", "learned")
-# Parts that are paged by numbers of the agent's order; others are paged by rows.
-_NUMBERED = ("exchange", "passage", "fact", "step", "imported", "imported_fact")
+# The columns of the statement `export_end`.
+_EXPORT_END = ("seq", "conversation", "block", "version", "edit", "definition", "file", "run", "learned")
+# Parts with `seq`, the number in the agent's order, as the cursor of their pages. Others have the row id.
+_PAGED_BY_SEQ = ("exchange", "passage", "fact", "step", "imported", "imported_fact")
 # The size of a page, about; a single exchange may be larger.
 PAGE_BYTES = 1 << 20
-_FEW = 8
-# The fields of a record, part by part, in the order in which rows are read and written.
+# Exchanges that are read at once: one may be a megabyte, and all rows of a result are in memory. No measurement.
+_ROWS_AT_ONCE = 8
+# The value of the column `tip` of a stored conversation without a head yet. Each exchange that is added becomes it.
+_NO_TIP = -1
+# The fields of a record, part by part, in the order in which rows are read and written. The caller adds `key` to the
+# record of a fact before `write`.
 _FIELDS = {
     "conversation": ("uid", "key", "begun", "last_at", "settled_at", "is_stored"),
     "definition": ("kind", "uid", "name", "created", "updated", "body"),
@@ -89,46 +96,49 @@ _FIELDS = {
 }
 
 
-class _Field(NamedTuple):
-    """How a field goes from its row into a record and back, where it is no plain value."""
+class _FieldKind(NamedTuple):
+    """How a field is converted between its row and a record."""
 
-    # What its JSON is in a row that has none; None: the row has no JSON.
-    empty: bytes | str | None = None
-    # True or false; a row has a number.
+    # The JSON where the column has none; None: the field is no JSON.
+    json_default: bytes | str | None = None
+    # True or false; the row has 1 or 0.
     is_flag: bool = False
-    # An import writes it as JSON. To the other fields with JSON it gives another form.
-    is_packed: bool = False
+    # An import writes its JSON as it is. The writers of the parts write other fields with JSON.
+    is_dumped: bool = False
     # Older exports do not have it.
     is_optional: bool = False
-    # It is not exported: what waits for an answer does so here alone.
-    is_local: bool = False
+    # False: only this gateway has it, as a call that waits is answered at this gateway alone.
+    is_exported: bool = True
 
 
-# The fields above that are no plain values in each part that has them.
-_SPECIAL: Mapping[str, _Field] = {
-    "sources": _Field(b"[]", is_packed=True),
-    "arguments": _Field(b"{}", is_packed=True),
-    "data": _Field(b"{}", is_packed=True),
-    "body": _Field(b"{}"),
-    "details": _Field(b"{}", is_optional=True),
-    "tags": _Field("[]", is_optional=True),
-    "metadata": _Field("{}", is_optional=True),
-    "read_only": _Field(is_flag=True),
-    "background": _Field(is_flag=True),
-    "learns": _Field(is_flag=True),
-    "is_stored": _Field(is_flag=True, is_optional=True),
-    "muted": _Field(is_flag=True, is_optional=True),
-    "standing": _Field(is_flag=True, is_optional=True),
-    "uid": _Field(is_optional=True),
-    "file": _Field(is_optional=True),
-    "origin": _Field(is_optional=True),
-    "waiting": _Field(is_local=True),
+# The fields that need a conversion. A field's name has the same kind in every part.
+_FIELD_KINDS: Mapping[str, _FieldKind] = {
+    "sources": _FieldKind(b"[]", is_dumped=True),
+    "arguments": _FieldKind(b"{}", is_dumped=True),
+    "data": _FieldKind(b"{}", is_dumped=True),
+    "body": _FieldKind(b"{}"),
+    "details": _FieldKind(b"{}", is_optional=True),
+    "tags": _FieldKind("[]", is_optional=True),
+    "metadata": _FieldKind("{}", is_optional=True),
+    "read_only": _FieldKind(is_flag=True),
+    "background": _FieldKind(is_flag=True),
+    "learns": _FieldKind(is_flag=True),
+    "is_stored": _FieldKind(is_flag=True, is_optional=True),
+    "muted": _FieldKind(is_flag=True, is_optional=True),
+    "standing": _FieldKind(is_flag=True, is_optional=True),
+    "uid": _FieldKind(is_optional=True),
+    "file": _FieldKind(is_optional=True),
+    "origin": _FieldKind(is_optional=True),
+    "waiting": _FieldKind(is_exported=False),
 }
-_PLAIN = _Field()
+_PLAIN = _FieldKind()
 
 
 class Transfer(Group):
-    """Export and import of a memory, part by part."""
+    """Export and import of a memory, part by part.
+
+    `begin_import` and `finish_import` use the database directly, as each needs several transactions.
+    """
 
     def __init__(self, database: Database, agents: Agents, forgetting: Forgetting) -> None:
         super().__init__(database)
@@ -138,70 +148,79 @@ class Transfer(Group):
     # -- export
 
     @reads
-    async def edge(self, connection: Connection, agent: Agent) -> dict[str, int]:
-        """Returns where the memory ends now, for `page`. Raises: NotFound.
+    async def export_end(self, connection: Connection, agent: Agent) -> dict[str, int]:
+        """Returns the end of an export that begins now, for `page`: part -> its last row. Raises: NotFound.
 
         seq: the last number that was given out. learned: how far learning has come.
         """
-        row = await connection.row(SQL["edge"], (agent.id,))
+        row = await connection.row(SQL["export_end"], (agent.id,))
         if row is None:
             raise NotFound("this memory is gone")
-        return {name: last or 0 for name, last in zip(_EDGE, row, strict=True)}
+        return {name: last or 0 for name, last in zip(_EXPORT_END, row, strict=True)}
 
     @long_reads
     async def page(
-        self, connection: Connection, agent: Agent, part: str, after: int, limit: int, edge: Mapping[str, int]
+        self,
+        connection: Connection,
+        agent: Agent,
+        part: str,
+        cursor: int,
+        limit: int,
+        export_end: Mapping[str, int],
     ) -> list[tuple[int, TransferRecord]]:
-        """Returns (what comes after it, record) of one part.
+        """Returns (cursor of what follows it, record) of one part.
+
+        Records after `export_end` are left out: later turns would refer to what is not exported.
 
         part: conversation, definition, exchange, block, version, file, passage, fact, ended, learned, edit,
-            tag, attached, run, step, import, imported or imported_fact. Nothing lies beyond the
-        edge: later turns would refer to what is not exported.
+            tag, attached, run, step, import, imported or imported_fact.
+        cursor: that of the last record before the page; 0 at first.
         """
         if part == "attached":
-            attached = await read_attached(connection, agent.id, after, limit)
+            attached = await read_attached(connection, agent.id, cursor, limit)
             return [(at, TransferRecord(values)) for at, values in attached]
         found = (
-            await _exchanges(connection, agent.id, after, limit)
+            await _exchange_page(connection, agent.id, cursor, limit)
             if part == "exchange"
-            else await _records(connection, agent.id, part, after, limit, edge["seq"])
+            else await _record_page(connection, agent.id, part, cursor, limit, export_end["seq"])
         )
-        # Facts that were learned meanwhile are not exported; the importing gateway learns them again.
+        # Learning goes on from its position when the export began: the importing gateway learns later facts again.
         if part == "learned":
-            return [(at, TransferRecord({"seq": edge["learned"]})) for at, _ in found if edge["learned"]]
-        last = edge.get("seq" if part in _NUMBERED else part)
+            learned = export_end["learned"]
+            return [(at, TransferRecord({"seq": learned})) for at, _ in found if learned]
+        last = export_end.get("seq" if part in _PAGED_BY_SEQ else part)
         return found if last is None else [each for each in found if each[0] <= last]
 
     # -- import
 
-    async def begin(self, draft: Agent) -> Agent:
-        """Makes a memory to be filled, which no request reaches. draft: for the scope where it shall be in the end.
+    async def begin_import(self, draft: Agent) -> Agent:
+        """Makes a memory to be filled, which no request reaches. What an import before has left there is removed.
 
-        Raises: WriteConflict, where one is already.
+        draft: the agent to create, with the scope that it is to have in the end.
+
+        Raises: WriteConflict: that scope has a memory already.
         """
         scope = draft.scope
-        await self._database.read(lambda connection: _check_empty(connection, scope))
+        await self._database.read(lambda connection: _replaceable(connection, scope))
         hidden = scope._replace(subject=IMPORTING + scope.subject)
-        left = await self._forgetting.find(hidden.project, hidden.profile, hidden.subject)
-        # An import may not have come to its end.
-        for agent in left:
-            await self._forgetting.wipe(agent)
+        for unfinished in await self._forgetting.find(hidden.project, hidden.profile, hidden.subject):
+            await self._forgetting.wipe(unfinished)
         made = replace(draft, id=0, scope=hidden)
         return await self._database.bulk(lambda connection: create_agent(connection, made))
 
     @reads
-    async def under_way(self, connection: Connection, scope: Scope) -> Agent | None:
-        """Returns the memory that `begin` made."""
+    async def find_unfinished(self, connection: Connection, scope: Scope) -> Agent | None:
+        """Returns the memory that `begin_import` made for a scope."""
         return await find_agent(connection, scope._replace(subject=IMPORTING + scope.subject))
 
     @reads
-    async def chain(self, connection: Connection, agent: Agent, seq: int) -> list[Exchange]:
+    async def path(self, connection: Connection, agent: Agent, seq: int) -> list[Exchange]:
         """Returns the path to an exchange of an import, oldest first. Raises: NotFound; WriteConflict, as `write`."""
-        rows = await connection.rows(SQL["chain"], (agent.id, seq))
+        rows = await connection.rows(SQL["path"], (agent.id, seq))
         if not rows:
-            await _check_there(connection, agent)
+            await _check_unfinished(connection, agent)
             raise NotFound(f"there is no exchange {seq}")
-        return exchanges.exchanges(rows)
+        return exchanges.from_rows(rows)
 
     @bulk_writes
     async def write(
@@ -209,53 +228,58 @@ class Transfer(Group):
     ) -> None:
         """Writes (part, record) in the order in which they were read.
 
+        What an export leaves out has been computed before: the hashes of an exchange and the `key` of a fact.
+
         Raises: NotFound; WriteConflict: another import has taken the place of this one.
         """
         await connection.lock(agent.id)
-        await _check_there(connection, agent)
+        await _check_unfinished(connection, agent)
         for part, record in records:
             if part == "exchange":
                 await _put_exchange(connection, agent.id, record)
             else:
                 await _put(connection, agent, part, record.values)
 
-    async def end(self, agent: Agent, next_seq: int, uid: str | None = None) -> None:
-        """Puts the memory in its place. uid: the public name that it had; one that is taken does not count.
+    async def finish_import(self, agent: Agent, next_seq: int, uid: str | None = None) -> None:
+        """Gives the memory its scope, in place of an empty one. uid: its public name before, used where it is free.
 
-        Raises: WriteConflict, where a turn came meanwhile.
+        Raises: WriteConflict: a turn has come meanwhile.
         """
         scope = agent.scope._replace(subject=agent.scope.subject.removeprefix(IMPORTING))
 
-        async def settle(connection: Connection) -> int | None:
+        async def publish(connection: Connection) -> int | None:
             await connection.lock(agent.id)
-            await _check_there(connection, agent)
-            there = await _check_empty(connection, scope)
-            if there is not None:
-                replaced = (f"replaced:{there}", uuid.uuid4().hex, there)
-                await connection.run(SQL["settle_in"], replaced)
-            await connection.run(SQL["count_to"], (next_seq, agent.id))
+            await _check_unfinished(connection, agent)
+            replaced_id = await _replaceable(connection, scope)
+            if replaced_id is not None:
+                moved_away = (f"replaced:{replaced_id}", uuid.uuid4().hex, replaced_id)
+                await connection.run(SQL["rename"], moved_away)
+            await connection.run(SQL["set_next_seq"], (next_seq, agent.id))
             name = own_uid(agent) or uid
             if name is None or await connection.row(SQL["agent_taken"], (name,)) is not None:
                 name = agent.uid
-            await connection.run(SQL["settle_in"], (scope.subject, name, agent.id))
-            await settle_in(connection, agent)
-            return there
+            await connection.run(SQL["rename"], (scope.subject, name, agent.id))
+            await publish_definitions(connection, agent)
+            return replaced_id
 
-        replaced = await self._database.bulk(settle)
+        replaced_id = await self._database.bulk(publish)
         self._agents.uncache(scope)
-        if replaced is not None:
-            await self._forgetting.wipe(replaced)
+        if replaced_id is not None:
+            await self._forgetting.wipe(replaced_id)
 
 
-async def _check_there(connection: Connection, agent: Agent) -> None:
+async def _check_unfinished(connection: Connection, agent: Agent) -> None:
     """Checks that an import is still under way. Raises: WriteConflict: another one has taken its place."""
     if await load_agent(connection, agent.id) is None:
         subject = agent.scope.subject.removeprefix(IMPORTING)
         raise WriteConflict(f"another import for {subject} has begun meanwhile; this one ends here")
 
 
-async def _check_empty(connection: Connection, scope: Scope) -> int | None:
-    """Returns the memory of a scope, where there is one, and it may be replaced. Raises: WriteConflict."""
+async def _replaceable(connection: Connection, scope: Scope) -> int | None:
+    """Returns the id of the empty memory that an import may replace; None: the scope has no memory.
+
+    Raises: WriteConflict: its memory is not empty.
+    """
     there = await find_agent(connection, scope)
     if there is None:
         return None
@@ -269,24 +293,26 @@ async def _check_empty(connection: Connection, scope: Scope) -> int | None:
 # -- export
 
 
-async def _records(
-    connection: Connection, agent: int, part: str, after: int, limit: int, upto: int
+async def _record_page(
+    connection: Connection, agent: int, part: str, cursor: int, limit: int, last_seq: int
 ) -> list[tuple[int, TransferRecord]]:
-    """Reads a page of a part. upto: a fact that gave way to a later one is still true without that one.
+    """Reads a page of any part but exchanges.
 
-    Each row begins with what comes after it. Of its exchanges are left those that this memory still has.
+    The first column of a row is the cursor of what follows it. References to exchanges that are gone are left out.
+
+    last_seq: the last number that is exported. A fact that a later one superseded is exported as still valid.
     """
-    arguments = (agent, after, limit, upto) if part == "ended" else (agent, after, limit)
+    arguments = (agent, cursor, limit, last_seq) if part == "ended" else (agent, cursor, limit)
     rows = await connection.rows(SQL[f"{part}_read"], arguments)
     records = [dict(zip(_FIELDS[part], row[1:], strict=True)) for row in rows]
     for values in records:
-        for name in _SPECIAL.keys() & values:
-            field = _SPECIAL[name]
-            if field.empty is not None:
-                values[name] = orjson.loads(values[name] or field.empty)
-            elif field.is_flag:
+        for name in _FIELD_KINDS.keys() & values:
+            kind = _FIELD_KINDS[name]
+            if kind.json_default is not None:
+                values[name] = orjson.loads(values[name] or kind.json_default)
+            elif kind.is_flag:
                 values[name] = bool(values[name])
-            elif field.is_local:
+            elif not kind.is_exported:
                 del values[name]
     wanted = {
         id
@@ -303,17 +329,16 @@ async def _records(
     return [(row[0], TransferRecord(values)) for row, values in zip(rows, records, strict=True)]
 
 
-async def _exchanges(
-    connection: Connection, agent: int, after: int, limit: int
+async def _exchange_page(
+    connection: Connection, agent: int, cursor: int, limit: int
 ) -> list[tuple[int, TransferRecord]]:
     found: list[tuple[int, TransferRecord]] = []
     size = 0
     while size <= PAGE_BYTES and len(found) < limit:
-        # A few at a time: one exchange may be a megabyte, and all of a result is in memory.
-        count = min(_FEW, limit - len(found))
-        rows = await connection.rows(SQL["exchanges"], (agent, found[-1][0] if found else after, count))
+        count = min(_ROWS_AT_ONCE, limit - len(found))
+        rows = await connection.rows(SQL["exchanges"], (agent, found[-1][0] if found else cursor, count))
         for input_, shown_reply, full, uid, parent, prior, *skeleton in rows:
-            (e,) = exchanges.exchanges([skeleton])
+            (e,) = exchanges.from_rows([skeleton])
             e = replace(e, input=input_, shown_reply=shown_reply, full=full)
             found.append((e.seq, TransferRecord({"conversation": uid, "parent": parent, "prior": prior}, e)))
             size += sum(len(part or b"") for part in (input_, shown_reply, full))
@@ -333,9 +358,9 @@ async def _put(connection: Connection, agent: Agent, part: str, values: Mapping[
     fields = await _resolved(connection, agent.id, part, values)
     match part:
         case "definition":
-            await put_definition(
-                connection, agent, fields, await _conversation_uid(connection, agent.id, fields["uid"])
-            )
+            if fields["kind"] == DefinitionKind.CONVERSATION:
+                fields["uid"] = await _conversation_uid(connection, agent.id, fields["uid"])
+            await put_definition(connection, agent, fields)
         case "run":
             conversation = await _row_of(connection, agent.id, "conversation", fields["conversation"])
             await put_run(connection, agent.id, fields, fields["uid"], conversation)
@@ -348,27 +373,15 @@ async def _put(connection: Connection, agent: Agent, part: str, values: Mapping[
         case "version":
             await _put_version(connection, agent.id, fields)
         case "conversation":
-            # Each exchange that is added to a stored conversation is its head from then on.
             await _put_row(
-                connection, agent.id, part, {**fields, "is_stored": -1 if fields["is_stored"] else 0}
+                connection, agent.id, part, {**fields, "is_stored": _NO_TIP if fields["is_stored"] else 0}
             )
         case "passage":
-            packed = {
-                name: orjson.dumps(fields[name]).decode() if fields[name] else None
-                for name in ("tags", "metadata")
-            }
-            file = fields["file"]
-            if file is not None:
-                file = await _row_of(connection, agent.id, "file", file)
-            await _put_row(connection, agent.id, part, {**fields, **packed, "file": file})
+            await _put_passage(connection, agent.id, fields)
         case "fact":
-            muted, origin = fields.pop("muted"), fields["origin"] or "learned"
-            key = hash_key(agent.secret, values["key"])
-            await _put_row(connection, agent.id, part, {**fields, "origin": origin, "key": key})
-            if muted:
-                await connection.run(FACTS["mute"], (agent.id, fields["seq"], fields["at"]))
+            await _put_fact(connection, agent, fields, values["key"])
         case "import":
-            # What goes on does so where it was exported.
+            # An import that was running goes on at the gateway of the export alone.
             status = "stopped" if fields["status"] == "running" else fields["status"]
             await _put_row(connection, agent.id, part, {**fields, "status": status})
         case "imported" | "imported_fact":
@@ -386,15 +399,15 @@ async def _resolved(
     """Returns a record's values in the order of `_FIELDS`, with rows of exchanges, and a public name that is free."""
     fields: dict[str, Any] = {}
     for name in _FIELDS[part]:
-        field = _SPECIAL.get(name, _PLAIN)
-        if not field.is_local:
-            fields[name] = values.get(name) if field.is_optional else values[name]
+        kind = _FIELD_KINDS.get(name, _PLAIN)
+        if kind.is_exported:
+            fields[name] = values.get(name) if kind.is_optional else values[name]
     if "exchange" in fields:
         ids = await _ids(connection, agent, (fields["exchange"], *fields.get("sources", ())))
         fields["exchange"] = ids[fields["exchange"]]
         if "sources" in fields:
             fields["sources"] = [ids[seq] for seq in fields["sources"] if seq is not None]
-    if f"{part}_taken" in SQL:
+    if "uid" in fields:
         fields["uid"] = await _free_uid(connection, agent, part, fields["uid"])
     return fields
 
@@ -406,10 +419,10 @@ async def _put_row(connection: Connection, agent: int, part: str, fields: Mappin
 
 
 def _column(name: str, value: Any) -> Any:
-    field = _SPECIAL.get(name, _PLAIN)
-    if field.is_packed:
+    kind = _FIELD_KINDS.get(name, _PLAIN)
+    if kind.is_dumped:
         return orjson.dumps(value)
-    return int(value or 0) if field.is_flag else value
+    return int(value or 0) if kind.is_flag else value
 
 
 async def _put_block(connection: Connection, agent: Agent, fields: dict[str, Any]) -> None:
@@ -425,6 +438,24 @@ async def _put_version(connection: Connection, agent: int, fields: Mapping[str, 
     if row is None:
         raise NotFound(f"there is no block {fields['block']!r} that lacks version {fields['version']!r}")
     await connection.run(SQL["version_point"], (fields["version"], row[0], row[1], agent))
+
+
+async def _put_passage(connection: Connection, agent: int, fields: Mapping[str, Any]) -> None:
+    texts = {
+        name: orjson.dumps(fields[name]).decode() if fields[name] else None for name in ("tags", "metadata")
+    }
+    file = fields["file"]
+    if file is not None:
+        file = await _row_of(connection, agent, "file", file)
+    await _put_row(connection, agent, "passage", {**fields, **texts, "file": file})
+
+
+async def _put_fact(connection: Connection, agent: Agent, fields: dict[str, Any], key: str) -> None:
+    is_muted = fields.pop("muted")
+    origin, hashed = fields["origin"] or "learned", hash_key(agent.secret, key)
+    await _put_row(connection, agent.id, "fact", {**fields, "origin": origin, "key": hashed})
+    if is_muted:
+        await connection.run(FACTS["mute"], (agent.id, fields["seq"], fields["at"]))
 
 
 def _copy_uid(agent: int, uid: str) -> str:
@@ -449,7 +480,7 @@ async def _row_of(connection: Connection, agent: int, part: str, uid: str) -> in
 
 
 async def _conversation_uid(connection: Connection, agent: int, uid: str) -> str:
-    """Returns the public name that a conversation was given here. Of other definitions `put_definition` knows it."""
+    """Returns the public name that a conversation was given here."""
     found = await connection.value(SQL["conversation_at"], (agent, uid, uid))
     return uid if found is not None else _copy_uid(agent, uid)
 

@@ -117,7 +117,7 @@ SELECT id, seq FROM exchanges WHERE +agent = ?1 AND id {in:2:BIGINT:64}
 -- Finds the exchanges with some numbers.
 SELECT seq, id FROM exchanges WHERE agent = ?1 AND seq {in:2:BIGINT:64}
 
--- name: edge
+-- name: export_end
 -- Returns where a memory ends now: its last number, the last row of each table whose rows have none, and how far
 -- learning has come. In PostgreSQL keys that begin with the agent are looked up by it: the last of all would be a scan.
 SELECT next_seq - 1, (SELECT max(id) FROM conversations {postgres:WHERE agent = agents.id}), (SELECT max(id) FROM blocks),
@@ -133,7 +133,7 @@ SELECT NOT EXISTS (SELECT 1 FROM conversations WHERE agent = ?1)
    AND NOT EXISTS (SELECT 1 FROM passages WHERE agent = ?1)
    AND NOT EXISTS (SELECT 1 FROM blocks WHERE agent = ?1 AND version > 1)
 
--- name: chain
+-- name: path
 -- Reads the path to an exchange, oldest first.
 WITH RECURSIVE up(id) AS (
     SELECT id FROM exchanges WHERE agent = ?1 AND seq = ?2
@@ -273,12 +273,12 @@ INSERT INTO passages (agent, seq, at, exchange, sources, text, tags, file, metad
 -- Adds a memory edit as it was.
 INSERT INTO block_ops (agent, exchange, call_id, state, at, op, label, arguments) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 
--- name: count_to
+-- name: set_next_seq
 -- Sets the next number: those that were given out before stay given.
 UPDATE agents SET next_seq = ?, stamp = stamp + 1 WHERE id = ?
 
--- name: settle_in
--- Gives a memory to its owner.
+-- name: rename
+-- Gives a memory another subject and another public name.
 UPDATE agents SET subject = ?, uid = ? WHERE id = ?
 
 -- name: fact_put

@@ -1,7 +1,7 @@
 """The parts of an exported memory that only what was made over REST has: definitions, attached things, tags, runs.
 
 While an import grows they are hidden: they belong to a project without keys, and are attached under kinds that nothing
-looks for. `settle_in` gives them to their project.
+looks for. `publish_definitions` gives them to their project.
 """
 
 from __future__ import annotations
@@ -74,9 +74,9 @@ async def _attached_fields(connection: Connection, kind: str, target: int) -> di
 # -- import
 
 
-async def put_definition(connection: Connection, agent: Agent, record: Mapping[str, Any], uid: str) -> None:
-    """Adds what is defined of a memory. uid: of a conversation, as it is here. Raises: WriteConflict."""
-    kind = DefinitionKind(record["kind"])
+async def put_definition(connection: Connection, agent: Agent, record: Mapping[str, Any]) -> None:
+    """Adds what is defined of a memory. Raises: WriteConflict."""
+    kind, uid = DefinitionKind(record["kind"]), record["uid"]
     if kind is not DefinitionKind.CONVERSATION:
         own = own_uid(agent)
         if own is None or kind != kind_of(agent):
@@ -187,7 +187,7 @@ async def put_step(connection: Connection, agent: int, record: Mapping[str, Any]
         await connection.run(SQL["feedback_put"], (record["feedback"], record["exchange"], agent))
 
 
-async def settle_in(connection: Connection, agent: Agent) -> None:
+async def publish_definitions(connection: Connection, agent: Agent) -> None:
     """Gives what was imported to its project. Raises: NotFound: an agent's definition is missing."""
     defined = (agent.id, kind_of(agent))
     if own_uid(agent) is not None and await connection.row(SQL["definition_of"], defined) is None:

@@ -558,7 +558,7 @@ def test_a_store_that_fails_in_the_middle_is_left_as_it_was(
     async def fails(*_: object) -> None:
         raise RuntimeError("the machine is on fire")
 
-    monkeypatch.setattr(transfer, "end", fails)
+    monkeypatch.setattr(transfer, "finish_import", fails)
     with pytest.raises(APIStatusError) as failed:
         bring_in(world, file)
     assert failed.value.status_code == 500

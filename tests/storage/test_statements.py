@@ -29,7 +29,7 @@ ACROSS = {
     "agents_api/messages.sql: begun": "an id of a response names its turn alone; the memory is returned for the check",
     "forget.sql: op_done": "a block that several agents share may come from a turn of any of them",
     "forget.sql: op_erase": "likewise",
-    "transfer.sql: edge": "the last rows of whole tables are a bound, which needs no scope",
+    "transfer.sql: export_end": "the last rows of whole tables are a bound, which needs no scope",
     "transfer.sql: conversation_taken": "the name of a conversation is unique in the database",
     "transfer.sql: run_taken": "likewise",
 }

@@ -150,7 +150,7 @@ class AgentFiles:
             await self._make_stores(project, file, done)
             made = [await self._grow(project, agent, file, done) for agent in file.agents]
             for memory, next_seq in made:
-                await self._store.transfer.end(memory, next_seq)
+                await self._store.transfer.finish_import(memory, next_seq)
             for agent, (memory, _) in zip(file.agents, made, strict=True):
                 if agent.definition.sleeptime is not None:
                     await self._sleep_on(project, memory, done)
@@ -226,7 +226,7 @@ class AgentFiles:
 
     async def _settle(self, memory: Agent, next_seq: int) -> None:
         """Puts a memory that was filled in its place. next_seq: the number of what comes to it next."""
-        await self._store.transfer.end(memory, next_seq)
+        await self._store.transfer.finish_import(memory, next_seq)
         self._events.index_outdated(memory.id)
         self._events.turn_stored(memory.id, next_seq)
 
@@ -276,7 +276,7 @@ class AgentFiles:
         """Makes a memory of lines, which stays hidden until its transfer ends."""
         transfer = self._store.transfer
         draft = Agent(0, ids.new_uid(), scope, secrets.token_bytes(16), 0, created=self._now())
-        memory = await transfer.begin(draft)
+        memory = await transfer.begin_import(draft)
         done.undo.append(lambda: self._store.forgetting.wipe(memory.id))
         reader, rest = LineReader(self._store, memory, next_seq), iter(lines)
         while some := list(islice(rest, WRITTEN)):

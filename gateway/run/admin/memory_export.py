@@ -100,7 +100,7 @@ class ExportOperation(Struct, frozen=True):
         yield "foot", None
 
     async def _records(self, agent: Agent, part: str) -> AsyncIterator[list[TransferRecord]]:
-        edge, after = await self.store.transfer.edge(agent), 0
-        while found := await self.store.transfer.page(agent, part, after, PAGE, edge):
+        export_end, cursor = await self.store.transfer.export_end(agent), 0
+        while found := await self.store.transfer.page(agent, part, cursor, PAGE, export_end):
             yield [record for _, record in found]
-            after = found[-1][0]
+            cursor = found[-1][0]

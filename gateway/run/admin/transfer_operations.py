@@ -73,8 +73,8 @@ class ExportPosition(Struct, frozen=True):
     part: str
     # The last row of that part that was exported.
     after: int
-    # The ends of all parts when the export began, as `Transfer.edge` returns them.
-    edge: dict[str, Any]
+    # The ends of all parts when the export began, as `Transfer.export_end` returns them.
+    export_end: dict[str, Any]
 
 
 # What reading raises for a line that is no line of an export.
@@ -130,24 +130,24 @@ class TransferOperations:
     ) -> tuple[list[dict[str, Any]], ExportPosition | None]:
         """Returns the lines of a page of a memory, and where the next one begins. Raises: BadRequest."""
         if at is None:
-            edge = await self.store.transfer.edge(agent)
+            export_end = await self.store.transfer.export_end(agent)
             header = {
                 "format": FORMAT,
                 "uid": agent.uid,
-                "next_seq": edge["seq"] + 1,
+                "next_seq": export_end["seq"] + 1,
                 "created": agent.created,
             }
-            return [{"memory": header}], ExportPosition(agent.uid, PARTS[0], 0, edge)
+            return [{"memory": header}], ExportPosition(agent.uid, PARTS[0], 0, export_end)
         if at.uid != agent.uid or at.part not in PARTS:
             raise BadRequest("This memory was forgotten while it was exported.", param="from")
-        found = await self.store.transfer.page(agent, at.part, at.after, PAGE, at.edge)
+        found = await self.store.transfer.page(agent, at.part, at.after, PAGE, at.export_end)
         if found:
             lines = [{at.part: _as_line(record)} for _, record in found]
-            return lines, ExportPosition(at.uid, at.part, found[-1][0], at.edge)
+            return lines, ExportPosition(at.uid, at.part, found[-1][0], at.export_end)
         following = PARTS.index(at.part) + 1
         if following == len(PARTS):
             return [END], None
-        return [], ExportPosition(at.uid, PARTS[following], 0, at.edge)
+        return [], ExportPosition(at.uid, PARTS[following], 0, at.export_end)
 
     async def restore(self, raw: RawArguments) -> dict[str, Any]:
         """Reads lines of an export into a memory that must be new.
@@ -192,7 +192,7 @@ class TransferOperations:
             number, line = lines[0]
             with _naming_line(number):
                 at, lines = await self._begin(scope, orjson.loads(line)), lines[1:]
-        found = await transfer.under_way(scope)
+        found = await transfer.find_unfinished(scope)
         if found is None or found.uid != at.uid:
             raise BadRequest("This import is not under way any more.", param="at")
         reader, is_whole = LineReader(self.store, found, at.next_seq), at.is_whole
@@ -214,7 +214,7 @@ class TransferOperations:
         if is_end:
             if not is_whole:
                 raise BadRequest("This export was cut off: its last line is missing.", param="lines")
-            await transfer.end(found, at.next_seq, at.name)
+            await transfer.finish_import(found, at.next_seq, at.name)
             for kind in self.then:
                 await self.store.jobs.enqueue(kind, found.id, kind)
         return replace(at, is_whole=is_whole)
@@ -239,7 +239,7 @@ class TransferOperations:
         check_header(header)
         uid, secret = secrets.token_hex(16), secrets.token_bytes(16)
         draft = Agent(0, uid, scope, secret, 0, created=float(header["created"]))
-        agent = await self.store.transfer.begin(draft)
+        agent = await self.store.transfer.begin_import(draft)
         return ImportPosition(agent.uid, header["next_seq"], False, header.get("uid"))
 
 
@@ -415,12 +415,12 @@ class LineReader:
             return b"", 0, 0, 0
         if seq not in self._paths:
             path, count = b"", 0
-            chain = await self._store.transfer.chain(self._agent, seq)
-            for each in chain:
+            exchanges = await self._store.transfer.path(self._agent, seq)
+            for each in exchanges:
                 flat = [*(a for atoms in each.inputs for a in atoms), *(each.reply or ())]
                 path = self._canon.path(flat, path)
                 count += len(flat)
-            self._paths[seq] = (path, chain[-1].depth + 1, count, chain[-1].length)
+            self._paths[seq] = (path, exchanges[-1].depth + 1, count, exchanges[-1].length)
         return self._paths[seq]
 
 

@@ -113,7 +113,7 @@ async def live(alice: Speaker, chance: random.Random, turns: int = 60) -> None:
 
 async def learn(store: Store, alice: Speaker) -> None:
     """All that was said is learned from; there was nothing in it."""
-    last = (await store.transfer.edge(alice.agent))["seq"]
+    last = (await store.transfer.export_end(alice.agent))["seq"]
     ((cursor,),) = await rows(store, "SELECT coalesce(max(seq), 0) FROM readers")
     await store.database.write(store.facts.learning(alice.agent, cursor, last, 5.0, lambda _: Learned()))
 
@@ -343,16 +343,16 @@ async def test_an_import_that_broke_off_is_forgotten_with_its_user(store: Store,
 async def test_an_import_ends_where_another_for_the_same_user_begins(other: Store) -> None:
     """Between two lines of one answer: its next one is refused by name anyway."""
     draft = Agent(0, "u1", CAROL, b"k" * 16, 0)
-    first = await other.transfer.begin(draft)
-    second = await other.transfer.begin(replace(draft, uid="u2"))
+    first = await other.transfer.begin_import(draft)
+    second = await other.transfer.begin_import(replace(draft, uid="u2"))
     for step in (
-        other.transfer.chain(first, 1),
+        other.transfer.path(first, 1),
         other.transfer.write(first, []),
-        other.transfer.end(first, 5),
+        other.transfer.finish_import(first, 5),
     ):
         with pytest.raises(WriteConflict, match="another import for user:carol"):
             await step
-    await other.transfer.end(second, 1)
+    await other.transfer.finish_import(second, 1)
     found = await other.agents.find(CAROL)
     assert found is not None
     assert found.uid == "u2"

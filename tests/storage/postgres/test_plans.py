@@ -79,7 +79,7 @@ async def test_the_end_of_a_memory_is_found_by_index(database: PostgresServer) -
     connection = await asyncpg.connect(database.url)
     try:
         await connection.execute("SET enable_seqscan = off")  # the tables are small here
-        text = load("transfer.sql")["edge"].postgres
+        text = load("transfer.sql")["export_end"].postgres
         plan = [line for (line,) in await connection.fetch(f"EXPLAIN {text.replace('$1', '1')}")]
     finally:
         await connection.close()
