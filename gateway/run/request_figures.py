@@ -1,4 +1,7 @@
-"""Counts of the requests of the last hour, by project: what became of memory, what failed, the time that we added."""
+"""Figures of the requests of the last hour, by project: the mode of memory, failures, the latency of the gateway.
+
+The latency that the gateway adds to a request is counted in a histogram with logarithmic buckets.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,8 @@ from msgspec import Struct, field
 
 _MINUTE_S = 60.0
 _MINUTES = 60
-# Times are counted in steps that rise by 9 % each, from a hundredth of a millisecond on.
-_LEAST_MS, _STEPS = 0.01, 8
+# The width of a bucket grows by 9 % from one to the next (2 ** (1 / 8)), so that a quantile is right to within 5 %.
+_SMALLEST_MS, _BUCKETS_PER_DOUBLING = 0.01, 8
 
 
 class RequestFigures(Struct, frozen=True):
@@ -21,21 +24,23 @@ class RequestFigures(Struct, frozen=True):
     failed: int
     # By the mode of memory, as in `x-mnemogate-memory`; `strict` counts as `on`.
     modes: dict[str, int]
-    # The time that we added, in milliseconds, to within 5 %; None: there was no request.
+    # The latency that the gateway added, in milliseconds, to within 5 %; None: there was no request.
     added_p50: float | None
     added_p99: float | None
 
 
 class _Minute(Struct):
+    # Minutes since the epoch.
     number: int
     count: int = 0
     failed: int = 0
     modes: Counter[str] = field(default_factory=Counter)
-    added: Counter[int] = field(default_factory=Counter)
+    # Bucket of the added latency -> requests.
+    added_buckets: Counter[int] = field(default_factory=Counter)
 
 
-class HourFigures:
-    """Counts by the minute, so that an hour is counted whole however many requests it has."""
+class RequestFiguresRecorder:
+    """Counts requests by the minute: its memory does not grow with their number, so that none is left out."""
 
     def __init__(self) -> None:
         self._minutes: dict[str, deque[_Minute]] = {}
@@ -52,37 +57,39 @@ class HourFigures:
         minute.count += 1
         minute.failed += status >= 500
         minute.modes["on" if mode == "strict" else mode] += 1
-        minute.added[int(log2(max(added_ms, _LEAST_MS) / _LEAST_MS) * _STEPS)] += 1
+        minute.added_buckets[_bucket_of(added_ms)] += 1
 
-    def of_hour(self, now: float, project: str | None = None) -> RequestFigures:
-        """Returns the figures of the hour before now. project: None: of all."""
-        oldest = int(now // _MINUTE_S) - _MINUTES
+    def last_hour(self, now: float, project: str | None = None) -> RequestFigures:
+        """Returns the figures of the 60 minutes up to `now`, its own among them. project: None: of all."""
+        last = int(now // _MINUTE_S)
+        first = last - _MINUTES + 1
         projects = list(self._minutes) if project is None else [project]
         minutes = [
-            each
-            for name in projects
-            for each in self._minutes.get(name, ())
-            if oldest < each.number <= oldest + _MINUTES
+            each for name in projects for each in self._minutes.get(name, ()) if first <= each.number <= last
         ]
         modes: Counter[str] = Counter()
-        added: Counter[int] = Counter()
+        buckets: Counter[int] = Counter()
         for each in minutes:
             modes.update(each.modes)
-            added.update(each.added)
+            buckets.update(each.added_buckets)
         return RequestFigures(
             sum(each.count for each in minutes),
             sum(each.failed for each in minutes),
             dict(modes),
-            _quantile(added, 0.5),
-            _quantile(added, 0.99),
+            _quantile(buckets, 0.5),
+            _quantile(buckets, 0.99),
         )
 
 
-def _quantile(steps: Counter[int], share: float) -> float | None:
-    """Returns a time in milliseconds that this share of the requests did not exceed."""
-    left = ceil(share * steps.total())
-    for step, count in sorted(steps.items()):
+def _bucket_of(ms: float) -> int:
+    return int(log2(max(ms, _SMALLEST_MS) / _SMALLEST_MS) * _BUCKETS_PER_DOUBLING)
+
+
+def _quantile(buckets: Counter[int], q: float) -> float | None:
+    """Returns the q-quantile in milliseconds, as the middle of its bucket; None: nothing was counted."""
+    left = ceil(q * buckets.total())
+    for bucket, count in sorted(buckets.items()):
         left -= count
         if left <= 0:
-            return _LEAST_MS * 2 ** ((step + 0.5) / _STEPS)
+            return _SMALLEST_MS * 2 ** ((bucket + 0.5) / _BUCKETS_PER_DOUBLING)
     return None

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from gateway.log import masked
 from gateway.run.receipt import Receipt
-from gateway.run.request_figures import HourFigures
+from gateway.run.request_figures import RequestFiguresRecorder
 from storage.records import Scope
 
 # Ended requests that are listed, of some 500 bytes each: an hour of a busy voice agent. No measurement.
@@ -65,7 +65,7 @@ class RequestLog:
     def __init__(self, now: Callable[[], float]) -> None:
         """now: seconds since the epoch."""
         self.now = now
-        self.figures = HourFigures()
+        self.figures = RequestFiguresRecorder()
         self._begun: dict[Receipt, _Begun] = {}
         self._ended: deque[LoggedRequest] = deque(maxlen=MOST_ENDED)
         self._number = 0

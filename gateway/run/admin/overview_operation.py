@@ -46,7 +46,7 @@ class OverviewOperation(Struct, frozen=True):
     async def show(self, project: str | None = None) -> OverviewRecord:
         """Returns the overview. project: what it is limited to; None: all."""
         log = self.log
-        figures = log.figures.of_hour(log.now(), project)
+        figures = log.figures.last_hour(log.now(), project)
         in_flight = sum(project in (None, each.project) for each in log.in_flight)
         modes = figures.modes
         upstreams = self.upstreams()
