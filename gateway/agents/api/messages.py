@@ -138,7 +138,7 @@ class MessageRoutes:
         return await self._page(query, await self._cursor(agent, query.after), some)
 
     async def _system(self, agent: Agent, conversation: str | None) -> SystemMessage:
-        return await self._api.system_messages.of(agent, conversation or DEFAULT)
+        return await self._api.system_messages.render(agent, conversation or DEFAULT)
 
     async def index_all(self, request: ApiRequest) -> Any:
         query: MessagesQuery = request.query
@@ -261,7 +261,7 @@ class MessageRoutes:
     async def _one(self, project: str, place: Place) -> list[dict[str, Any]]:
         view: MessageView | SystemMessage
         if place.seq == SYSTEM_SEQ:
-            agent, conversation = await self._api.system_messages.named(project, place.uid)
+            agent, conversation = await self._api.system_messages.owner_of(project, place.uid)
             view = await self._system(agent, conversation)
         else:
             agent = (await self._api.registry.find(project, place.uid)).agent
@@ -378,7 +378,7 @@ class MessageRoutes:
         """Raises: UnknownId, NotFound: a place is no message of this agent."""
         uid = place.uid
         if place.seq == SYSTEM_SEQ:
-            uid = (await self._api.system_messages.named(agent.scope.project, uid))[0].uid
+            uid = (await self._api.system_messages.owner_of(agent.scope.project, uid))[0].uid
         if uid != agent.uid:
             id = ids.id_at("message", place.uid, place.seq, hidden=place.hidden)
             raise UnknownId(f"There is no message {id!r} of this agent.")
