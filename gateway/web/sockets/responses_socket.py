@@ -29,7 +29,7 @@ from gateway.dialects.responses.socket.client_events import (
     Steer,
     read_client_event,
 )
-from gateway.dialects.responses.socket.unstored import Unanswered, Unstored
+from gateway.dialects.responses.socket.unstored import PendingResponse, UnstoredResponses
 from gateway.errors import GatewayError, Overloaded, UpstreamBroke
 from gateway.web.body import BodyReader, ByteQuota
 from gateway.web.middleware import info_of
@@ -167,7 +167,7 @@ class _Session:
         self._receive = receive
         self._send = send
         self._connection = scope["state"]["connection"]
-        self.unstored = Unstored(sockets.bodies.limit_bytes)
+        self.unstored = UnstoredResponses(sockets.bodies.limit_bytes)
         self._queues: dict[str | None, _Queue] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._last_ended: tuple[str | None, str | None] = None, None  # stream_id and id of a response
@@ -293,12 +293,12 @@ class _Session:
         create = response.create
         if self._model is not None:
             create.fields.setdefault("model", orjson.dumps(self._model))
-        body, unanswered = self.unstored.request(create)
+        body, pending = self.unstored.translate(create)
         if not create.is_generated:
             begun, done = server_events.prepared(create)
             await self.send_event(begun, create.stream_id)
             await self.send_event(done, create.stream_id)
-            self.unstored.keep(unanswered, server_events.response_in(done))
+            self.unstored.keep(pending, server_events.response_in(done))
             return
         headers = [
             *self._headers,
@@ -306,7 +306,7 @@ class _Session:
             (b"content-length", b"%d" % len(body)),
         ]
         scope = _request(self._scope, "POST", PATH, {"connection": response}, headers, self._query)
-        await self._sockets.edge(scope, _BodyReceiver(body), _EventSender(self, unanswered, response))
+        await self._sockets.edge(scope, _BodyReceiver(body), _EventSender(self, pending, response))
         if response.has_ended:
             return
         if response.is_cancelled:
@@ -332,10 +332,10 @@ class _Session:
 class _EventSender:
     """The ASGI `send` of one request. It sends the reply on as events of the socket."""
 
-    def __init__(self, session: _Session, unanswered: Unanswered, response: _QueuedResponse) -> None:
+    def __init__(self, session: _Session, pending: PendingResponse, response: _QueuedResponse) -> None:
         self._session = session
         self._stream_id = response.create.stream_id
-        self._unanswered = unanswered
+        self._pending = pending
         self._response = response
         self._decoder = EventDecoder()
         self._status = 0
@@ -366,7 +366,7 @@ class _EventSender:
         elif kind in server_events.ENDS:
             response.has_ended = True
             if kind in server_events.GOOD_ENDS:
-                self._session.unstored.keep(self._unanswered, server_events.response_in(data))
+                self._session.unstored.keep(self._pending, server_events.response_in(data))
             else:
                 # As at OpenAI a failed turn drops the response that it continued.
                 self._session.unstored.drop(response.create.previous)

@@ -18,7 +18,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from gateway.core.conversation.canonical import text_of
 from gateway.dialects.responses.socket.client_events import Create, read_client_event
-from gateway.dialects.responses.socket.unstored import Unstored
+from gateway.dialects.responses.socket.unstored import UnstoredResponses
 from gateway.web.sockets import protocol
 from tests.doubles.responses_rules import StoredResponses, called, said, thought
 from tests.doubles.upstream import Gate, Reply, StrictUpstream, fail
@@ -913,12 +913,12 @@ def create(**fields: Any) -> Create:
 
 
 def test_what_a_connection_keeps_is_bounded() -> None:
-    unstored = Unstored(limit_bytes=1000)
+    unstored = UnstoredResponses(limit_bytes=1000)
 
     def go_on(n: int, text: str, previous: str | None = None) -> bytes:
         fields = {} if previous is None else {"previous_response_id": previous}
-        body, asked = unstored.request(create(input=text, store=False, **fields))
-        unstored.keep(asked, orjson.dumps({"id": f"r{n}", "output": []}))
+        body, pending = unstored.translate(create(input=text, store=False, **fields))
+        unstored.keep(pending, orjson.dumps({"id": f"r{n}", "output": []}))
         return body
 
     go_on(0, "a" * 300)

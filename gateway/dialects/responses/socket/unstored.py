@@ -17,68 +17,74 @@ from msgspec import Struct
 from gateway.dialects.responses.members import NOT_READABLE, members, written
 from gateway.dialects.responses.socket.client_events import Create
 
-# Responses that are held. One conversation needs the newest alone, several or forked ones a few more; no measurement.
+# Responses. One conversation needs the newest alone, several or forked ones a few more. Chosen, not measured.
 _MOST_CACHED: Final = 64
 _array = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 class _CachedResponse(Struct, frozen=True):
-    """A response that is not stored. base: the stored one before its items; None: they are all there is."""
+    """A response that is not stored."""
 
-    base: str | None
+    # The id of the stored response that comes before the items; None: the items begin the conversation.
+    base_id: str | None
+    # The input and the output since then, as an input has them.
     items: Sequence[bytes]
+    # The bytes of the items.
     size: int
 
 
-class Unanswered(Struct, frozen=True):
-    """A request with a response that may be cached. base, items: before its reply; None: they are not known here."""
+class PendingResponse(Struct, frozen=True):
+    """The state of a request that is needed when its response is complete."""
 
-    base: str | None
+    # The id of the stored response that comes before the items; None: the items begin the conversation.
+    base_id: str | None
+    # The input since then; None: a server-side conversation comes before it, which is not known here.
     items: Sequence[bytes] | None
+    # The request asks the upstream to store it.
     is_stored: bool
 
 
-class Unstored:
-    """The responses of one connection that are not stored, so that the next request may go on from one by its id.
+class UnstoredResponses:
+    """A cache of the unstored responses of one connection, so that the next request may continue one by its id.
 
-    Their thoughts are left out unless the client asked for them in a form that can be sent back
-    (`reasoning.encrypted_content`): an upstream knows no thoughts that it has not stored.
+    Reasoning items are left out unless the client asked for them in a form that can be sent back
+    (`reasoning.encrypted_content`): an upstream knows no reasoning item that it has not stored.
     """
 
     def __init__(self, limit_bytes: int) -> None:
-        """limit_bytes: of all that is cached; a longer conversation can only be gone on from with all of its items."""
+        """limit_bytes: of all that is cached. A longer conversation is not cached: the client must send all items."""
         self._limit_bytes = limit_bytes
         self._by_id: OrderedDict[str, _CachedResponse] = OrderedDict()
         self._bytes = 0
 
-    def request(self, create: Create) -> tuple[bytes, Unanswered]:
-        """Returns an equivalent request body, and the state to cache with its response."""
+    def translate(self, create: Create) -> tuple[bytes, PendingResponse]:
+        """Returns an equivalent request body for HTTP, and what `keep` needs with the response."""
         fields = {**create.fields, "stream": b"true"}
-        own = _items(fields.get("input", b"null"))
+        new_items = _items(fields.get("input", b"null"))
         previous = create.previous
         cached = None if previous is None else self._by_id.get(previous)
-        items: Sequence[bytes] | None = own
+        items: Sequence[bytes] | None = new_items
         if cached is not None:
-            items, previous = [*cached.items, *own], cached.base
+            items, previous = [*cached.items, *new_items], cached.base_id
             fields["input"] = b"[%b]" % b",".join(items)
             fields["previous_response_id"] = orjson.dumps(previous)
         if fields.get("conversation", b"null") != b"null":
-            items = None
+            items = None  # what comes before it in a server-side conversation is not known here
         is_stored = fields.get("store") != b"false"
-        return written(fields), Unanswered(previous, items, is_stored)
+        return written(fields), PendingResponse(previous, items, is_stored)
 
-    def keep(self, asked: Unanswered, response: bytes) -> None:
+    def keep(self, pending: PendingResponse, response: bytes) -> None:
         """Caches a response that is complete, unless it is stored elsewhere. response: as in its last event."""
         try:
             fields = members(response)
             id, store = orjson.loads(fields.get("id", b"null")), fields.get("store", b"null")
-            is_stored = asked.is_stored if store == b"null" else store == b"true"
-            if not isinstance(id, str) or asked.items is None or is_stored:
+            is_stored = pending.is_stored if store == b"null" else store == b"true"
+            if not isinstance(id, str) or pending.items is None or is_stored:
                 return
-            items = [*asked.items, *_sent_back(_array.decode(fields.get("output", b"[]")))]
+            items = [*pending.items, *_as_input(_array.decode(fields.get("output", b"[]")))]
         except (*NOT_READABLE, orjson.JSONDecodeError):
-            return  # no response as the API has them, which an upstream may send for all that is known
-        self._put(id, _CachedResponse(asked.base, items, sum(map(len, items))))
+            return  # not a response of the API's form; nothing keeps an upstream from sending one
+        self._put(id, _CachedResponse(pending.base_id, items, sum(map(len, items))))
 
     def drop(self, id: str | None) -> None:
         """Drops a response: the one that went on from it has failed."""
@@ -104,11 +110,11 @@ def _items(raw: bytes) -> list[bytes]:
     return [bytes(item) for item in _array.decode(raw)] if raw.startswith(b"[") else []
 
 
-def _sent_back(output: Sequence[msgspec.Raw]) -> list[bytes]:
+def _as_input(output: Sequence[msgspec.Raw]) -> list[bytes]:
     """Returns the items of a reply as an input has them."""
     items = [members(bytes(item)) for item in output]
     returned = [each for each in items if each.get("type") != b'"reasoning"' or "encrypted_content" in each]
     if len(returned) < len(items):
-        for each in returned:  # by its id a call would be asked for the thoughts before it
+        for each in returned:  # with its id, the upstream would demand the reasoning item before it
             each.pop("id", None)
     return [written(each) for each in returned]
