@@ -156,7 +156,7 @@ class Probes(Struct, frozen=True):
     # The keys of replies that the list may hold.
     replies: Sequence[bytes] = ()
     # The hashes of the questions in the list.
-    inputs: Sequence[bytes] = ()
+    questions: Sequence[bytes] = ()
     # The hashes of prefixes, and of messages that may be off the record.
     marks: Sequence[bytes] = ()
     # Openings that ended after this time may be the same conversation.
@@ -164,9 +164,9 @@ class Probes(Struct, frozen=True):
     # The hashes of messages that may have been forgotten.
     maybe_tombs: Sequence[bytes] = ()
     # How many exchanges are loaded, from the deepest one up; None: all.
-    recent: int | None = None
+    max_exchanges: int | None = None
     # The least depth that is loaded; None: any. First exchanges are always loaded.
-    low: int | None = None
+    min_depth: int | None = None
 
 
 class StoredContent(NamedTuple):

@@ -20,7 +20,7 @@ from gateway.core.conversation import settle
 from gateway.core.conversation.canonical import Canon, Listing, WireMessage, text_of, visible
 from gateway.core.conversation.change import plan_change
 from gateway.core.conversation.fast_path import finish_plain, plan_plain
-from gateway.core.conversation.lookup import full_probes, plain_probes
+from gateway.core.conversation.lookup import probes_for_list, probes_for_plain_turn
 from gateway.core.conversation.match import MemoryUse, Query
 from gateway.core.conversation.openings import begins_conversation, opening_of, openings_of
 from gateway.core.conversation.plan import Plan, plan_turn
@@ -200,7 +200,7 @@ class Speaker:
         if plan is None:
             tree = Tree()
             if agent.id and not is_new:
-                pool = await turns.pool(agent, full_probes(query, key))
+                pool = await turns.pool(agent, probes_for_list(query, key))
                 tree = Tree(pool.exchanges, pool.contents, pool.tombs)
             plan = await with_contents(turns, agent, tree, partial(plan_turn, tree, query))
             if key is None and not listing.answered and not is_new:
@@ -266,7 +266,7 @@ class Speaker:
             uid=uid or f"conversation {id(turn)} {now}",
             now=now,
             plain=plain,
-            probes=lambda: plain_probes(plan, key) if is_plain else full_probes(plan.query, key),
+            probes=lambda: probes_for_plain_turn(plan, key) if is_plain else probes_for_list(plan.query, key),
             decide=decide,
             change=decide(Pool((), None)) if turn.begins_conversation else None,
             seen=(turn.snapshot.next_seq, turn.snapshot.rev),

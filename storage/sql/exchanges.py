@@ -290,11 +290,11 @@ async def load_pool(
     if probes.key is not None or conversation is not None:
         rows = []
         if conversation is not None:
-            values = (conversation, agent, POOL_LIMIT, probes.recent, probes.low)
+            values = (conversation, agent, POOL_LIMIT, probes.max_exchanges, probes.min_depth)
             rows = await connection.rows(SQL["pool_conversation"], values)
     else:
-        lists = (probes.replies[:_REPLIES], probes.inputs[:MOST_QUESTIONS], probes.marks[:_MARKS])
-        keys = (*lists, probes.recent, probes.low, since)
+        lists = (probes.replies[:_REPLIES], probes.questions[:MOST_QUESTIONS], probes.marks[:_MARKS])
+        keys = (*lists, probes.max_exchanges, probes.min_depth, since)
         rows = await connection.rows(SQL["pool_found"], (agent, probes.since, POOL_LIMIT, *keys))
     return [make_exchange(row, *row[-3:]) for row in reversed(rows)]
 

@@ -157,6 +157,16 @@ def is_user(atoms: tuple[Atom, ...]) -> bool:
     return bool(atoms) and atoms[0][0] == 0x75
 
 
+def is_spoken(atoms: tuple[Atom, ...]) -> bool:
+    """Returns whether a message is a user's, or an assistant's that begins with a text."""
+    return bool(atoms) and atoms[0][0] in b"ua"
+
+
+def message_key(atoms: Iterable[Atom]) -> bytes:
+    """Returns the key under which the store's index has a message: its atoms, concatenated."""
+    return b"".join(atoms)
+
+
 def is_result(atoms: tuple[Atom, ...]) -> bool:
     """Returns whether a message is the result of a tool."""
     return bool(atoms) and atoms[0][:1] == b"t"

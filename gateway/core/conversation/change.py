@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from msgspec.structs import replace
 
 from gateway.core.conversation import settle
-from gateway.core.conversation.canonical import Canon
+from gateway.core.conversation.canonical import Canon, is_spoken, message_key
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import Tree, is_tombstone
 from storage.commands import Change, Pool
@@ -39,7 +39,7 @@ def plan_change(pool: Pool, plan: Plan, ended: settle.Ended, rule: settle.Rule) 
     }
     tombs = []
     if exchange.state is State.OFF:
-        tombs = [b"".join(a) for a in (*exchange.inputs, exchange.reply or ()) if a and a[0][:1] in b"ua"]
+        tombs = [message_key(a) for a in (*exchange.inputs, exchange.reply or ()) if is_spoken(a)]
     return Change(
         exchange=exchange,
         others=[each for each in changes if each.id not in continued],

@@ -4,64 +4,87 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from msgspec.structs import replace
+
 from gateway.core.conversation import match
-from gateway.core.conversation.canonical import Listing
+from gateway.core.conversation.canonical import Listing, is_spoken, message_key
 from gateway.core.conversation.match import Query
 from gateway.core.conversation.plan import Plan
 from storage.commands import MOST_QUESTIONS, Probes
 
-# Turns back in which our replies are looked for; further back the hash of the path finds them.
+# Replies are looked up in this many last turns. Those further back are found by the hash of the path.
 PROBED_TURNS = 8
+# Exchanges at the end of a conversation that are loaded at first. As many more are loaded as a list has replies, and
+# others where those are not enough.
+RECENT_EXCHANGES = 64
+# A list's last messages that are looked up in the index of marks: with the hash of its path fewer than the 32 keys
+# that the store takes.
+_MARKED_MESSAGES = 29
 
 
-# Exchanges at the end of a conversation that are loaded at first, besides as many as a list has replies; more only
-# where those are not enough.
-RECENT = 64
-
-
-def full_probes(
-    query: Query, key: str | None, *, recent: int | None = None, low: int | None = None
+def probes_for_list(
+    query: Query, key: str | None, *, max_exchanges: int | None = None, min_depth: int | None = None
 ) -> Probes:
     """Returns everything under which the exchanges that may matter to a list can be found.
 
-    recent, low: as in `Probes`.
+    key: the client's conversation id. With one only that conversation matters, so no other key is needed.
+    max_exchanges, min_depth: as in `Probes`.
     """
     listing = query.listing
-    since = query.now - query.idle_s
-    maybe_tombs = [b"".join(atoms) for atoms in listing.atoms[:-1] if atoms and atoms[0][:1] in b"ua"]
+    probes = Probes(
+        key,
+        since=query.now - query.idle_s,
+        maybe_tombs=[message_key(atoms) for atoms in listing.atoms[:-1] if is_spoken(atoms)],
+        max_exchanges=max_exchanges,
+        min_depth=min_depth,
+    )
     if key is not None:
-        return Probes(key, since=since, maybe_tombs=maybe_tombs, recent=recent, low=low)
-    asked: dict[bytes, None] = {}
-    for i in _questions(listing):
-        asked[b"".join(listing.atoms[i])] = None
-        if len(asked) == MOST_QUESTIONS:
-            break
+        return probes
+    # An exchange is marked by the hash of a path that it begins, or by a message that is off the record.
     marks = [listing.path_answered] if listing.answered else []
-    marks += [b"".join(atoms) for atoms in listing.atoms[:-30:-1]]
-    replies = match.spans_of(listing, PROBED_TURNS) if listing.answered else []
-    return Probes(None, replies, list(asked), marks, since, maybe_tombs, recent, low)
+    marks += [message_key(atoms) for atoms in reversed(listing.atoms[-_MARKED_MESSAGES:])]
+    return replace(
+        probes,
+        replies=match.spans_of(listing, PROBED_TURNS) if listing.answered else [],
+        questions=_question_keys(listing),
+        marks=marks,
+    )
+
+
+def _question_keys(listing: Listing) -> list[bytes]:
+    """Returns the keys of the last questions in a list, the last one first, each once."""
+    keys: dict[bytes, None] = {}
+    for i in _questions(listing):
+        keys[message_key(listing.atoms[i])] = None
+        if len(keys) == MOST_QUESTIONS:
+            break
+    return list(keys)
 
 
 def _questions(listing: Listing) -> Iterator[int]:
     """Yields what each reply answered, the last one first: the message before it, and the user's if that is another."""
-    user = len(listing)
+    # The user's last message before `i`; None: there is none.
+    user: int | None = len(listing)
     for i in range(len(listing) - 1, 0, -1):
         if listing.role(i) != "assistant" or listing.role(i - 1) == "assistant":
             continue
         yield i - 1
-        if user >= i:
-            user = next((k for k in range(i - 1, -1, -1) if listing.role(k) == "user"), -1)
-        if 0 <= user < i - 1:
+        if user is not None and user >= i:
+            user = next((k for k in range(i - 1, -1, -1) if listing.role(k) == "user"), None)
+        if user is not None and user < i - 1:
             yield user
 
 
-def plain_probes(plan: Plan, key: str | None) -> Probes:
+def probes_for_plain_turn(plan: Plan, key: str | None) -> Probes:
     """Returns enough to find a plain turn's conversation again, if it moved before the turn is written."""
+    since = plan.query.now - plan.query.idle_s
     match_point = plan.match.match_point
-    replies = [match_point.reply_key] if match_point is not None and match_point.reply_key else []
-    inputs = [b"".join(match_point.inputs[-1])] if match_point is not None and match_point.inputs else []
-    since, low = (
-        plan.query.now - plan.query.idle_s,
-        None if match_point is None else max(0, match_point.depth - RECENT),
+    if match_point is None:
+        return Probes(key, since=since)
+    return Probes(
+        key,
+        replies=[match_point.reply_key] if match_point.reply_key else [],
+        questions=[message_key(match_point.inputs[-1])] if match_point.inputs else [],
+        since=since,
+        min_depth=max(0, match_point.depth - RECENT_EXCHANGES),
     )
-    return Probes(key, replies, inputs, since=since, low=low)

@@ -15,8 +15,10 @@ from gateway.core.conversation.canonical import (
     RESULTS,
     Listing,
     WireMessage,
+    is_spoken,
     is_system,
     is_user,
+    message_key,
     squash,
     text_of,
 )
@@ -347,7 +349,7 @@ def find_redactions(
         return frozenset()
     recorded, redactions = on_record(exchange, rivals), set[int]()
     for i, atoms in enumerate(exchange.inputs[:-1]):
-        is_tomb = i >= held and ((i not in recorded and atoms in tombs) or b"".join(atoms) in tree.tombs)
+        is_tomb = i >= held and ((i not in recorded and atoms in tombs) or message_key(atoms) in tree.tombs)
         if is_tomb or (i - 1 in redactions and messages[i].get("role") != "user"):
             redactions.add(i)
     return frozenset(redactions)
@@ -363,7 +365,7 @@ def _tombstone_atoms(tree: Tree, begun: float) -> set[tuple[Atom, ...]]:
         for i, atoms in (*enumerate(exchange.inputs), (-1, exchange.reply or ()))
         if is_tombstone(exchange) or i in exchange.redactions
     )
-    return {atoms for atoms in gone if atoms and atoms[0][:1] in b"ua"}
+    return {atoms for atoms in gone if is_spoken(atoms)}
 
 
 def _find_fill(

@@ -15,7 +15,7 @@ import orjson
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import Canon, WireMessage
+from gateway.core.conversation.canonical import Canon, WireMessage, message_key
 from gateway.core.conversation.change import prefix_hashes
 from gateway.core.conversation.stored_path import abandon, finish_step
 from gateway.core.imports.records import SourceConversation, SourceMessage, Unreadable
@@ -93,8 +93,8 @@ def import_write(
         uid,
         made.first_at,
         paths=[e.path for e in made.exchanges],
-        questions=list({b"".join(e.inputs[-1]): None for e in made.exchanges}),
-        atoms=list({b"".join(atoms): None for atoms in messages}),
+        questions=list({message_key(e.inputs[-1]): None for e in made.exchanges}),
+        atoms=list({message_key(atoms): None for atoms in messages}),
         prefixes=prefix_hashes(canon, first.inputs),
         decide=partial(decide, made, skipped),
     )
@@ -182,7 +182,7 @@ def _redacted(e: Exchange, tombs: frozenset[bytes]) -> Exchange:
 
 
 def _is_gone(atoms: Sequence[Atom], tombs: frozenset[bytes]) -> bool:
-    return bool(atoms) and b"".join(atoms) in tombs
+    return bool(atoms) and message_key(atoms) in tombs
 
 
 def _turns(messages: Sequence[SourceMessage]) -> list[_Turn]:

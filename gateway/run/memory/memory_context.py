@@ -19,7 +19,7 @@ from gateway.core.conversation import plan as planning
 from gateway.core.conversation.canonical import Canon, Listing
 from gateway.core.conversation.fast_path import plan_opening, plan_plain
 from gateway.core.conversation.kind import ConversationKind
-from gateway.core.conversation.lookup import RECENT, full_probes
+from gateway.core.conversation.lookup import RECENT_EXCHANGES, probes_for_list
 from gateway.core.conversation.match import MemoryUse, Query
 from gateway.core.conversation.openings import begins_conversation, openings_of
 from gateway.core.conversation.plan import Plan
@@ -273,10 +273,10 @@ async def _plan(
     # A memory that has not taken its first number holds nothing, whether it is stored or not.
     if snapshot.next_seq == 1 or (openings is not None and begins_conversation(query, openings)):
         return plan_opening(query) or planning.plan_turn(tree, query), tree
-    recent: int | None = RECENT + query.listing.replies
+    recent: int | None = RECENT_EXCHANGES + query.listing.replies
     low: int | None = None
     while True:
-        probes = full_probes(query, request.identity.conversation, recent=recent, low=low)
+        probes = probes_for_list(query, request.identity.conversation, max_exchanges=recent, min_depth=low)
         pool = await store.turns.pool(agent, probes)
         tree = Tree(pool.exchanges, pool.contents, pool.tombs)
         plan = await with_contents(store.turns, agent, tree, partial(planning.plan_turn, tree, query))

@@ -13,7 +13,7 @@ from gateway.core.conversation import settle
 from gateway.core.conversation.canonical import WireMessage, text_of
 from gateway.core.conversation.change import plan_change
 from gateway.core.conversation.fast_path import finish_opening, finish_plain
-from gateway.core.conversation.lookup import RECENT, full_probes, plain_probes
+from gateway.core.conversation.lookup import RECENT_EXCHANGES, probes_for_list, probes_for_plain_turn
 from gateway.core.conversation.openings import opening_of
 from gateway.core.conversation.plan import low_of
 from gateway.core.memory import edits
@@ -143,7 +143,7 @@ def record_turn(
     if context.is_plain and rule is settle.finish and snapshot.conversation is not None:
         stored = None if section is None or not section.id else section.id
         plain = (finish_plain(plan, ended, stored), snapshot.conversation.rev)
-    probes = partial(plain_probes, plan, key) if context.is_plain else partial(_probes, context, key)
+    probes = partial(probes_for_plain_turn, plan, key) if context.is_plain else partial(_probes, context, key)
     decide = partial(plan_change, plan=plan, ended=ended, rule=rule)
     return TurnWrite(
         agent=context.agent,
@@ -243,5 +243,6 @@ def _probes(context: MemoryContext, key: str | None) -> Probes:
     """Returns what the transaction that writes the turn has to read again."""
     low = low_of(context.tree, context.plan)
     if low is not None:
-        return full_probes(context.plan.query, key, low=max(0, low - RECENT))
-    return full_probes(context.plan.query, key, recent=RECENT if context.tree.is_partial else None)
+        return probes_for_list(context.plan.query, key, min_depth=max(0, low - RECENT_EXCHANGES))
+    most = RECENT_EXCHANGES if context.tree.is_partial else None
+    return probes_for_list(context.plan.query, key, max_exchanges=most)

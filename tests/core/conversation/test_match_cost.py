@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from gateway.core.conversation import match as history
 from gateway.core.conversation.canonical import Canon, Listing, WireMessage, text_of
-from gateway.core.conversation.lookup import full_probes
+from gateway.core.conversation.lookup import probes_for_list
 from gateway.core.conversation.match import MemoryUse, Query, spans_of
 from gateway.core.conversation.plan import trimmed_front
 from gateway.core.conversation.tree import Tree
@@ -139,7 +139,7 @@ def test_questions_are_looked_up_in_one_pass(monkeypatch: pytest.MonkeyPatch) ->
         return role(self, i)
 
     monkeypatch.setattr(Listing, "role", counted)
-    assert full_probes(Query(listing, False, MemoryUse.ON, 0.0, 120.0), None).inputs
+    assert probes_for_list(Query(listing, False, MemoryUse.ON, 0.0, 120.0), None).questions
     assert len(roles) < 20 * len(listing)
 
 

@@ -75,7 +75,7 @@ def test_looking_at_the_end_of_a_conversation_is_enough(
     turns = 60
     whole, all_loaded = talk(upstream, tmp_path / "all", way, compaction, turns)
     for module in (lookup, memory_context, record):
-        monkeypatch.setattr(module, "RECENT", RECENT)
+        monkeypatch.setattr(module, "RECENT_EXCHANGES", RECENT)
     part, loaded = talk(upstream, tmp_path / "end", way, compaction, turns)
     assert part == whole
     assert any(b"<summary " in body for body in whole) == (compaction == "summary")
@@ -90,7 +90,7 @@ def test_looking_at_the_end_of_a_conversation_is_enough(
 def test_a_conversation_is_loaded_once_for_a_whole_list_that_was_interrupted(
     upstream: StrictUpstream, tmp_path: Path, headers: dict[str, str]
 ) -> None:
-    turns = lookup.RECENT + 10
+    turns = lookup.RECENT_EXCHANGES + 10
     with remember(upstream, tmp_path) as world, counting_loads(world) as loaded:
         chat = world.chat(user="alice", headers=headers)
         for n in range(turns):
@@ -109,7 +109,7 @@ def test_a_second_message_that_is_changed_late_in_a_conversation_is_not_told_wha
     """What followed the first reply is far from the end of the conversation."""
     with remember(upstream, tmp_path) as world:
         chat = world.chat(user="alice", headers={"x-mnemogate-conversation": "c1"})
-        for n in range(lookup.RECENT + 10):
+        for n in range(lookup.RECENT_EXCHANGES + 10):
             chat.say(text_of(n, 3))
         world.pass_time(10)
         first = chat.messages[:2]
@@ -125,7 +125,7 @@ def test_a_message_alone_goes_on_from_what_was_said_last_far_from_the_end(
 ) -> None:
     """The branch that was left is deeper, and its window was cut."""
     for module in (lookup, memory_context, record):
-        monkeypatch.setattr(module, "RECENT", RECENT)
+        monkeypatch.setattr(module, "RECENT_EXCHANGES", RECENT)
     named = {"x-mnemogate-conversation": "c1"}
     append = {**named, "x-mnemogate-history": "append"}
     with compacting(upstream, tmp_path, compaction="truncate") as world:
@@ -152,7 +152,7 @@ def test_a_message_alone_behind_whole_lists_loads_little_more_than_what_was_in_t
     upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, context: int, most: int
 ) -> None:
     for module in (lookup, memory_context, record):
-        monkeypatch.setattr(module, "RECENT", RECENT)
+        monkeypatch.setattr(module, "RECENT_EXCHANGES", RECENT)
     named = {"x-mnemogate-conversation": "c1"}
     with compacting(upstream, tmp_path, compaction="truncate", context=context) as world:
         whole = world.chat(user="alice", max_tokens=300, headers=named)
@@ -175,7 +175,7 @@ def far_branch(
 ) -> Iterator[tuple[World, list[dict[str, Any]]]]:
     """A long conversation whose window was cut, with its messages; looks reach little further than its end."""
     for module in (lookup, memory_context, record):
-        monkeypatch.setattr(module, "RECENT", 2)
+        monkeypatch.setattr(module, "RECENT_EXCHANGES", 2)
     with compacting(upstream, folder, compaction="truncate", context=900) as world:
         chat = world.chat(user="alice", max_tokens=300, headers=headers)
         for n in range(30):
@@ -305,5 +305,5 @@ def test_a_client_that_wanders_is_answered_as_if_all_of_its_conversation_was_loa
 ) -> None:
     whole = wander(upstream, tmp_path / "all", seed)
     for module in (lookup, memory_context, record):
-        monkeypatch.setattr(module, "RECENT", 2)
+        monkeypatch.setattr(module, "RECENT_EXCHANGES", 2)
     assert wander(upstream, tmp_path / "end", seed) == whole
