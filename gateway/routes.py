@@ -15,7 +15,7 @@ from gateway.run.admin.key_operations import Operations
 from gateway.run.admin.link_operations import LinkOperations
 from gateway.run.admin.usage_operations import UsageOperations
 from gateway.run.stored_responses import StoredResponses
-from gateway.run.upstream.forward import Forwarding
+from gateway.run.upstream.forward import Forwarder
 from gateway.services import Services
 from gateway.web.admin import admin_routes
 from gateway.web.auth import Guard
@@ -53,7 +53,7 @@ def make_endpoints(
     """Makes the endpoints. admin_token: of the command line; None: it performs its operations itself."""
     settings, limits, chat = services.settings, services.limits, services.chat
     max_upload_bytes = settings.server.max_upload_bytes
-    forwarding = Forwarding(
+    forwarder = Forwarder(
         settings, services.providers, chat.failover, chat.resolver.rules, services.accounting.limiter
     )
     chat_route = ChatRoute(
@@ -70,7 +70,7 @@ def make_endpoints(
     )
 
     def responses(path: type[ResponsesPath]) -> ResponsesPath:
-        return path("responses", forwarding, bodies, max_upload_bytes, limits, chat_route, own)
+        return path("responses", forwarder, bodies, max_upload_bytes, limits, chat_route, own)
 
     prompts = [spec.system for spec in chat.directory.specs]
     agents, names = [], _no_names
@@ -80,14 +80,14 @@ def make_endpoints(
     routes = [
         # Gives other methods their 405; posts never come this far.
         *(Route(path, _only_post, methods=["POST"]) for path in (RESPONSES_PATH, *CHAT_PATHS)),
-        *messages_routes(chat_route, forwarding),  # before the agents, which have other paths below theirs
+        *messages_routes(chat_route, forwarder),  # before the agents, which have other paths below theirs
         *agents,  # before models and conversations, which have some of their paths as well
         *model_routes(services.models, names),
         Route(INPUT_TOKENS_PATH, responses(InputTokensPath), methods=["POST"]),
         Route(COMPACT_PATH, responses(CompactPath), methods=["POST"]),
         Route(RESPONSES_PATH, HandshakeRoute(), methods=["GET"]),
-        *stored_routes(forwarding, bodies, max_upload_bytes, limits, prompts, own),
-        *forwarding_routes(forwarding, bodies, max_upload_bytes, limits),
+        *stored_routes(forwarder, bodies, max_upload_bytes, limits, prompts, own),
+        *forwarding_routes(forwarder, bodies, max_upload_bytes, limits),
         *memory_routes(
             make_request_operations(settings, services.store, services.requests),
             LinkOperations(services.store, services.now, settings.default_profile),

@@ -1,7 +1,7 @@
-"""Forwards every endpoint but chat, bytes in and bytes out, to the upstream of the model that they name.
+"""Forwards the endpoints without memory (`FORWARDED`), bytes in and bytes out, to the upstream of the model they name.
 
-Memory has no part in it. A JSON body is read for its `model`, within the limits of a chat's body. Every other body is
-handed on as it comes; a form that may have such a field goes on as soon as the field is there, within the same limits.
+A JSON body is read for its `model`, within the limits of a chat's body. Every other body is streamed to the upstream; a
+form that may have such a field is held until the field is there, within the same limits.
 A request that names no model goes to the first upstream that may have the endpoint, or to the one that
 `x-mnemogate-upstream` names.
 """
@@ -21,7 +21,7 @@ from gateway.core.turn.native_form import ReplyChange
 from gateway.core.usage.reported import costs_tokens
 from gateway.errors import BadRequest, NotAllowed, UnknownPath
 from gateway.limits import Limits
-from gateway.run.upstream.forward import Forwarding, Outgoing
+from gateway.run.upstream.forward import Forwarder, Outgoing
 from gateway.run.upstream.route import Route as ModelRoute
 from gateway.web.body import BodyReader
 from gateway.web.event_stream import ClientReply
@@ -31,29 +31,29 @@ from gateway.web.model_field import NamedRequest, parse_named
 from gateway.web.raw_headers import named_upstream
 from gateway.web.upload import UploadBody
 
-_ANY: Final = ("GET", "POST", "DELETE")
+_GET_POST_DELETE: Final = ("GET", "POST", "DELETE")
 
-# path -> its methods, and the name under which it is counted. The upstream knows what lies below a path.
+# path -> its methods, and the name under which it is counted. Sub-paths are left to the upstream.
 FORWARDED: Final[dict[str, tuple[tuple[str, ...], str]]] = {
     "/v1/embeddings": (("POST",), "embeddings"),
     "/v1/completions": (("POST",), "completions"),
     "/v1/moderations": (("POST",), "moderations"),
     "/v1/rerank": (("POST",), "rerank"),
     "/v1/images/{rest:path}": (("POST",), "images"),
-    "/v1/audio/{rest:path}": (_ANY, "audio"),
+    "/v1/audio/{rest:path}": (_GET_POST_DELETE, "audio"),
     "/v1/files": (("GET", "POST"), "files"),
-    "/v1/files/{rest:path}": (_ANY, "files"),
+    "/v1/files/{rest:path}": (_GET_POST_DELETE, "files"),
     "/v1/uploads": (("POST",), "uploads"),
-    "/v1/uploads/{rest:path}": (_ANY, "uploads"),
+    "/v1/uploads/{rest:path}": (_GET_POST_DELETE, "uploads"),
     "/v1/batches": (("GET", "POST"), "batches"),
-    "/v1/batches/{rest:path}": (_ANY, "batches"),
-    # What a response names by id: stores that it searches, containers that its code runs in.
+    "/v1/batches/{rest:path}": (_GET_POST_DELETE, "batches"),
+    # Used by responses, which name them by id: vector stores, and containers in which code runs.
     "/v1/vector_stores": (("GET", "POST"), "vector_stores"),
-    "/v1/vector_stores/{rest:path}": (_ANY, "vector_stores"),
+    "/v1/vector_stores/{rest:path}": (_GET_POST_DELETE, "vector_stores"),
     "/v1/containers": (("GET", "POST"), "containers"),
-    "/v1/containers/{rest:path}": (_ANY, "containers"),
+    "/v1/containers/{rest:path}": (_GET_POST_DELETE, "containers"),
     "/v1/fine_tuning/jobs": (("GET", "POST"), "fine_tuning"),
-    "/v1/fine_tuning/jobs/{rest:path}": (_ANY, "fine_tuning"),
+    "/v1/fine_tuning/jobs/{rest:path}": (_GET_POST_DELETE, "fine_tuning"),
 }
 # A segment is a name or an id. Anything else, above all `..` and escapes, might mean another place to an upstream, and
 # the upstream is called with the operator's own key.
@@ -62,11 +62,11 @@ _MEMORY: Final = b"x-mnemogate-memory"
 
 
 def forwarding_routes(
-    forwarding: Forwarding, bodies: BodyReader, max_upload_bytes: int, limits: Limits
+    forwarder: Forwarder, bodies: BodyReader, max_upload_bytes: int, limits: Limits
 ) -> list[Route]:
     """Returns the routes of all forwarded endpoints. bodies: reads those that are JSON."""
     return [
-        Route(path, ForwardedPath(name, forwarding, bodies, max_upload_bytes, limits), methods=list(methods))
+        Route(path, ForwardedPath(name, forwarder, bodies, max_upload_bytes, limits), methods=list(methods))
         for path, (methods, name) in FORWARDED.items()
     ]
 
@@ -77,14 +77,15 @@ class ForwardedHead(Struct, frozen=True):
     method: str
     # Below the upstream's base URL, with the query.
     path: str
-    # The upstream that a header asks for.
-    named: str | None
+    # The upstream that a header asks for, by its name in the settings.
+    upstream_name: str | None
     content_type: str
     is_encoded: bool
     has_body: bool
 
     @property
     def is_json(self) -> bool:
+        """The body can be read as JSON. A compressed body is opaque here."""
         return not self.is_encoded and self.content_type.lower().partition(";")[0].strip() in (
             "",
             "application/json",
@@ -93,10 +94,13 @@ class ForwardedHead(Struct, frozen=True):
 
 @dataclass(eq=False)
 class ForwardedPath:
-    """The route of one path. It is an object because starlette would wrap a function and read the request."""
+    """The route of one path. Starlette calls an object as a raw ASGI app; a function would get a `Request`.
+
+    Subclasses (`gateway.web.responses`) override `_reads_body`, `answer_read` and `_send`.
+    """
 
     name: str
-    forwarding: Forwarding
+    forwarder: Forwarder
     bodies: BodyReader
     max_upload_bytes: int
     limits: Limits
@@ -105,50 +109,51 @@ class ForwardedPath:
         info = info_of(scope)
         info.route, info.memory = self.name, "off"
         head = _read_head(scope)
-        if head.has_body and not self._reads(head):
-            await self._hand_on(head, scope, receive, send)
+        if head.has_body and not self._reads_body(head):
+            await self._stream_through(head, scope, receive, send)
             return
         async with self.bodies.read(scope, receive) as body:
-            asked = parse_named(body)
-            info.model, info.stream = asked.model, asked.stream
-            await self.answer(head, asked, scope, receive, send)
+            parsed = parse_named(body)
+            info.model, info.stream = parsed.model, parsed.stream
+            await self.answer_read(head, parsed, scope, receive, send)
 
-    def _reads(self, head: ForwardedHead) -> bool:
-        """Returns whether a body is read. A compressed one is opaque here, and goes on as it comes."""
+    def _reads_body(self, head: ForwardedHead) -> bool:
+        """Returns whether a body is read for its model; else it is streamed to the upstream as it comes."""
         return head.is_json
 
-    async def answer(
-        self, head: ForwardedHead, asked: NamedRequest, scope: Scope, receive: Receive, send: Send
+    async def answer_read(
+        self, head: ForwardedHead, parsed: NamedRequest, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        """Answers a request after its body was read."""
-        refuse_strict(scope["headers"])
-        route = self.forwarding.find(head.path, asked.model, head.named)
+        """Answers a request with a body that was read, or without one."""
+        refuse_required_memory(scope["headers"])
+        route = self.forwarder.find(head.path, parsed.model, head.upstream_name)
         caller = info_of(scope).caller
         outgoing = Outgoing(
-            head.method, head.path, scope["headers"], caller.project, caller.credential, named=asked
+            head.method, head.path, scope["headers"], caller.project, caller.credential, named=parsed
         )
-        await self._answer(route, outgoing, scope, receive, send)
+        await self._send(route, outgoing, scope, receive, send)
 
-    async def _hand_on(self, head: ForwardedHead, scope: Scope, receive: Receive, send: Send) -> None:
-        refuse_strict(scope["headers"])
+    async def _stream_through(self, head: ForwardedHead, scope: Scope, receive: Receive, send: Send) -> None:
+        """Streams a body to the upstream. Only a form's head is read, where the form may name a model."""
+        refuse_required_memory(scope["headers"])
         info = info_of(scope)
         upload = UploadBody(scope, receive, self.max_upload_bytes, self.limits.body_timeout_s)
         with self.bodies.quota() as quota:
             boundary = boundary_of(head.content_type) if not head.is_encoded else None
-            is_read = boundary is not None and _may_name_a_model(head.path)
-            if boundary is not None and is_read:
+            is_conclusive = False
+            if boundary is not None and _may_name_a_model(head.path):
                 search = FieldSearch(boundary, "model")
-                await upload.look(search, self.bodies.limit_bytes, quota)
+                await upload.read_until(search, self.bodies.limit_bytes, quota)
                 info.model = upload.found or info.model
-                is_read = search.span is not None or search.is_whole
-            route = self.forwarding.find(head.path, info.model, head.named, is_read=is_read)
+                is_conclusive = search.span is not None or search.is_whole
+            route = self.forwarder.find(head.path, info.model, head.upstream_name, is_read=is_conclusive)
             caller = info.caller
             outgoing = Outgoing(
                 head.method, head.path, scope["headers"], caller.project, caller.credential, upload=upload
             )
-            await self._answer(route, outgoing, scope, upload.after, send)
+            await self._send(route, outgoing, scope, upload.receive_rest, send)
 
-    async def _answer(
+    async def _send(
         self,
         route: ModelRoute,
         outgoing: Outgoing,
@@ -157,10 +162,11 @@ class ForwardedPath:
         send: Send,
         change: ReplyChange | None = None,
     ) -> None:
+        """Sends a request upstream and its reply to the client. change: of the reply, given by subclasses."""
         info = info_of(scope)
-        if info.model is None and info.caller.models is not None and _asks_model(outgoing):
+        if info.model is None and info.caller.models is not None and _uses_model(outgoing):
             raise NotAllowed(
-                "This key may ask for some models alone, and this request names none that is read.",
+                "This key is limited to certain models, and this request names none that can be read.",
                 code="model_not_allowed",
             )
         receipt = info.begin_account()
@@ -168,7 +174,7 @@ class ForwardedPath:
         connection = scope["state"].get("connection")
         try:
             with ClientReply(receive, send, self.limits.send_timeout_s, connection) as reply:
-                await self.forwarding.answer(route, outgoing, reply, receipt, change)
+                await self.forwarder.forward(route, outgoing, reply, receipt, change)
         finally:
             info.added_ms = receipt.added_ms
 
@@ -180,23 +186,26 @@ def _read_head(scope: Scope) -> ForwardedHead:
     if not _PATH.fullmatch(path) or scope.get("raw_path", path.encode()) != path.encode():
         raise UnknownPath(f"Unknown path: {scope['method']} {path}")
     refuse_repeated(scope["headers"], (_MEMORY,))
-    found = dict(scope["headers"])
+    headers = dict(scope["headers"])
     query = scope["query_string"].decode("latin-1")
-    encoding = found.get(b"content-encoding", b"identity").strip().lower()
-    kind = found.get(b"content-type", b"").decode("latin-1")
+    encoding = headers.get(b"content-encoding", b"identity").strip().lower()
+    content_type = headers.get(b"content-type", b"").decode("latin-1")
     return ForwardedHead(
         scope["method"],
         path.removeprefix("/v1") + (f"?{query}" if query else ""),
         named_upstream(scope["headers"]),
-        kind,
+        content_type,
         encoding != b"identity",
         scope["method"] == "POST"
-        and (b"transfer-encoding" in found or found.get(b"content-length", b"0") != b"0"),
+        and (b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"),
     )
 
 
-def refuse_strict(headers: RawHeaders) -> None:
-    """Refuses a request that asks for memory, where it would have none. Raises: BadRequest."""
+def refuse_required_memory(headers: RawHeaders) -> None:
+    """Refuses a request that requires memory (`x-mnemogate-memory: strict`), which it would not have.
+
+    Raises: BadRequest.
+    """
     if dict(headers).get(_MEMORY, b"").strip().lower() == b"strict":
         raise BadRequest(
             "x-mnemogate-memory: strict: this request would be passed on without memory.",
@@ -204,8 +213,8 @@ def refuse_strict(headers: RawHeaders) -> None:
         )
 
 
-def _asks_model(outgoing: Outgoing) -> bool:
-    """Returns whether a model works for a request, now or as a batch, whose models are in its file."""
+def _uses_model(outgoing: Outgoing) -> bool:
+    """Returns whether a request uses a model: at once, or later as a batch, which names models in its file."""
     is_batch = outgoing.method == "POST" and outgoing.path.partition("?")[0] == "/batches"
     return is_batch or costs_tokens(outgoing.method, outgoing.path)
 

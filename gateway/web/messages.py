@@ -27,10 +27,10 @@ from gateway.errors import (
     ThreadUnsupported,
     UnknownPath,
 )
-from gateway.run.upstream.forward import Forwarding, Outgoing
+from gateway.run.upstream.forward import Forwarder, Outgoing
 from gateway.web.completions import ChatRoute
 from gateway.web.event_stream import ClientReply
-from gateway.web.forwarding import refuse_strict
+from gateway.web.forwarding import refuse_required_memory
 from gateway.web.middleware import info_of
 from gateway.web.model_field import NamedRequest, parse_named
 from gateway.web.raw_headers import header_of
@@ -75,10 +75,10 @@ def _is_below(scope: Scope) -> bool:
     return speaks_messages(scope) or _AGENTS_PATHS.fullmatch(path) is None
 
 
-def messages_routes(chats: ChatRoute, forwarding: Forwarding) -> list[Route]:
+def messages_routes(chats: ChatRoute, forwarder: Forwarder) -> list[Route]:
     return [
-        Route(MESSAGES_PATH, MessagesPath(chats, forwarding), methods=["POST"]),
-        Route(COUNT_PATH, CountPath(chats, forwarding), methods=["POST"]),
+        Route(MESSAGES_PATH, MessagesPath(chats, forwarder), methods=["POST"]),
+        Route(COUNT_PATH, CountPath(chats, forwarder), methods=["POST"]),
     ]
 
 
@@ -87,7 +87,7 @@ class MessagesPath:
     """The route of messages. chats: answers chat completions."""
 
     chats: ChatRoute
-    forwarding: Forwarding
+    forwarder: Forwarder
     has_limit: ClassVar[bool] = True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -158,17 +158,17 @@ class MessagesPath:
 
     async def _pass_on(self, named: NamedRequest, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request that goes to its upstream without memory."""
-        refuse_strict(scope["headers"])
+        refuse_required_memory(scope["headers"])
         info = info_of(scope)
         info.memory = "off"
         caller, receipt, path = info.caller, info.begin_account(), _upstream_path(scope)
         receipt.headers["x-mnemogate-memory"] = "off"
-        route = self.forwarding.find(path, named.model, None)
+        route = self.forwarder.find(path, named.model, None)
         outgoing = Outgoing("POST", path, scope["headers"], caller.project, caller.credential, named=named)
         connection = scope["state"].get("connection")
         try:
             with ClientReply(receive, send, self.chats.send_timeout_s, connection) as reply:
-                await self.forwarding.answer(route, outgoing, reply, receipt)
+                await self.forwarder.forward(route, outgoing, reply, receipt)
         finally:
             info.added_ms = receipt.added_ms
 

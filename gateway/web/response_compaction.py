@@ -48,12 +48,12 @@ class CompactPath(ResponsesPath):
 
     makes_response = False
 
-    async def answer(
-        self, head: ForwardedHead, asked: NamedRequest, scope: Scope, receive: Receive, send: Send
+    async def answer_read(
+        self, head: ForwardedHead, parsed: NamedRequest, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        if asked.model is None:  # else an upstream that stores responses would be asked for one of that name
+        if parsed.model is None:  # else an upstream that stores responses would be asked for one of that name
             raise missing("model")
-        await super().answer(head, asked, scope, receive, send)
+        await super().answer_read(head, parsed, scope, receive, send)
 
     async def respond(self, call: ResponseCall) -> None:
         await self.compact(call, _compaction)

@@ -45,7 +45,7 @@ from gateway.limits import Limits
 from gateway.run.response_compaction import Compacted, CompactionFailed, compact
 from gateway.run.response_conversations import ResponseConversation, unknown_conversation
 from gateway.run.stored_responses import ResponseOwner
-from gateway.run.upstream.forward import Forwarding, Outgoing
+from gateway.run.upstream.forward import Forwarder, Outgoing
 from gateway.run.upstream.route import Route as ModelRoute
 from gateway.web.body import BodyReader
 from gateway.web.completions import ChatRoute
@@ -102,20 +102,20 @@ class ResponsesPath(ForwardedPath):
     own: OwnResponses
     makes_response: ClassVar[bool] = True
 
-    async def answer(
-        self, head: ForwardedHead, asked: NamedRequest, scope: Scope, receive: Receive, send: Send
+    async def answer_read(
+        self, head: ForwardedHead, parsed: NamedRequest, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        if not self._is_by_chat(head, asked, scope):
-            if (native := self._native(head, asked, scope)) is None:
-                await super().answer(head, asked, scope, receive, send)
+        if not self._is_by_chat(head, parsed, scope):
+            if (native := self._native(head, parsed, scope)) is None:
+                await super().answer_read(head, parsed, scope, receive, send)
                 return
             info_of(scope).memory = None
-            route = self.forwarding.find(head.path, asked.model, head.named)
+            route = self.forwarder.find(head.path, parsed.model, head.upstream_name)
             headers = _headers(scope["headers"], native.conversation)
             await self.chats.answer_native(native, route, headers, scope, receive, send)
             return
         info_of(scope).memory = None
-        request, conversation = await self._read(head, asked, scope)
+        request, conversation = await self._read(head, parsed, scope)
         request.chat.query = scope["query_string"].decode("latin-1")
         headers = _headers(scope["headers"], request.conversation)
         await self.respond(ResponseCall(request, conversation, headers, scope, receive, send))
@@ -200,13 +200,13 @@ class ResponsesPath(ForwardedPath):
             await reply.end()
 
     async def _read(
-        self, head: ForwardedHead, asked: NamedRequest, scope: Scope
+        self, head: ForwardedHead, parsed: NamedRequest, scope: Scope
     ) -> tuple[ResponsesRequest, ResponseConversation | None]:
         """Returns a request, and the conversation of the gateway's own that it names. Raises: GatewayError."""
-        takes, most = self._takes(head, asked, scope), self.chats.settings.max_messages
-        request = parse(bytes(asked.raw), most, takes, needs_input=self.makes_response)
+        takes, most = self._takes(head, parsed, scope), self.chats.settings.max_messages
+        request = parse(bytes(parsed.raw), most, takes, needs_input=self.makes_response)
         if not is_here(request.conversation):
-            if is_openais_conversation(request.conversation) and self.forwarding.has("/conversations"):
+            if is_openais_conversation(request.conversation) and self.forwarder.has("/conversations"):
                 # It lies at an upstream, and this model would answer without what was said in it.
                 raise unknown_conversation(request.conversation or "")
             if request.echo["store"]:
@@ -218,7 +218,7 @@ class ResponsesPath(ForwardedPath):
         conversation = await self._conversation(request, scope)
         if conversation.items:
             request = parse(
-                bytes(asked.raw), most, takes, conversation.items, needs_input=self.makes_response
+                bytes(parsed.raw), most, takes, conversation.items, needs_input=self.makes_response
             )
         request.chat.unnamed = MemoryChoice(conversation.id, conversation.scope)
         return request, conversation
@@ -230,29 +230,29 @@ class ResponsesPath(ForwardedPath):
         owner = ResponseOwner(project, user)
         return await self.chats.chat.conversations.find(owner, request.conversation or "")
 
-    def _takes(self, head: ForwardedHead, asked: NamedRequest, scope: Scope) -> UpstreamTools:
+    def _takes(self, head: ForwardedHead, parsed: NamedRequest, scope: Scope) -> UpstreamTools:
         """Returns what all upstreams that may answer take of tools; an agent's are not known yet."""
         if any(name == _AGENT for name, _ in scope["headers"]):
             return FUNCTIONS_ALONE
-        known = self.forwarding.capabilities(head.path, asked.model, head.named)
+        known = self.forwarder.capabilities(head.path, parsed.model, head.upstream_name)
         return UpstreamTools(
             custom=bool(known) and all(each.custom_tools for each in known),
             web_search=bool(known) and all(each.web_search for each in known),
         )
 
-    def _is_by_chat(self, head: ForwardedHead, asked: NamedRequest, scope: Scope) -> bool:
-        goes_on_here = not head.is_encoded and goes_on_from_here(bytes(asked.raw))
-        if self.forwarding.is_by_chat(head.path, asked.model, head.named, goes_on_here=goes_on_here):
+    def _is_by_chat(self, head: ForwardedHead, parsed: NamedRequest, scope: Scope) -> bool:
+        goes_on_here = not head.is_encoded and goes_on_from_here(bytes(parsed.raw))
+        if self.forwarder.is_by_chat(head.path, parsed.model, head.upstream_name, goes_on_here=goes_on_here):
             return True
         headers, caller = scope["headers"], info_of(scope).caller
-        is_named = asked.model is not None and any(name == _AGENT for name, _ in headers)
-        return is_named and self.chats.chat.resolver.is_for_agent(asked.model or "", caller.context(headers))
+        is_named = parsed.model is not None and any(name == _AGENT for name, _ in headers)
+        return is_named and self.chats.chat.resolver.is_for_agent(parsed.model or "", caller.context(headers))
 
-    def _native(self, head: ForwardedHead, asked: NamedRequest, scope: Scope) -> NativeResponse | None:
+    def _native(self, head: ForwardedHead, parsed: NamedRequest, scope: Scope) -> NativeResponse | None:
         """Returns a request with which memory goes upstream; None: it has no part in it."""
         if head.is_encoded or not self.makes_response:
             return None
-        native = read_native(bytes(asked.raw), head.path, self.chats.settings.max_messages)
+        native = read_native(bytes(parsed.raw), head.path, self.chats.settings.max_messages)
         if native is None:
             return None
         info = info_of(scope)
@@ -260,12 +260,12 @@ class ResponsesPath(ForwardedPath):
         info.memory = self.chats.chat.resolver.memory_state(native.chat, context)
         return native if info.memory == "on" else None
 
-    def _reads(self, head: ForwardedHead) -> bool:
+    def _reads_body(self, head: ForwardedHead) -> bool:
         """Returns True for JSON under any type, as chat completions have it, and for what is refused as compressed.
 
         A compressed body can only be passed on where no model's requests are answered here.
         """
-        return not head.is_encoded or self.forwarding.answers_by_chat(head.path)
+        return not head.is_encoded or self.forwarder.answers_by_chat(head.path)
 
 
 # What an upstream has stored: path -> its methods, and the name under which it is counted. Of conversations those that
@@ -290,7 +290,7 @@ class StoredPath(ForwardedPath):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         id = scope["path"].split("/")[3:4]
-        is_made = scope["path"] == CONVERSATIONS_PATH and not self.forwarding.has("/conversations")
+        is_made = scope["path"] == CONVERSATIONS_PATH and not self.forwarder.has("/conversations")
         if is_made or (id and is_here(id[0])):
             info = info_of(scope)
             info.route, info.memory = self.name, None
@@ -316,7 +316,7 @@ class StoredPath(ForwardedPath):
 
         return sending
 
-    async def _answer(
+    async def _send(
         self,
         route: ModelRoute,
         outgoing: Outgoing,
@@ -329,7 +329,7 @@ class StoredPath(ForwardedPath):
         if change is not None and outgoing.method == "GET" and _is_response(outgoing.path):
             change = end = BackgroundEnd(change)
             send = self._saving(scope, end, send)
-        await super()._answer(route, outgoing, scope, receive, send, change)
+        await super()._send(route, outgoing, scope, receive, send, change)
 
     def _saving(self, scope: Scope, end: BackgroundEnd, send: Send) -> Send:
         """Returns a `send` that writes the turn of a response that has ended, before its end leaves."""
@@ -353,7 +353,7 @@ class StoredPath(ForwardedPath):
 
 
 def stored_routes(
-    forwarding: Forwarding,
+    forwarder: Forwarder,
     bodies: BodyReader,
     max_upload_bytes: int,
     limits: Limits,
@@ -364,7 +364,7 @@ def stored_routes(
     return [
         Route(
             path,
-            StoredPath(name, forwarding, bodies, max_upload_bytes, limits, prompts, own),
+            StoredPath(name, forwarder, bodies, max_upload_bytes, limits, prompts, own),
             methods=list(methods),
         )
         for path, (methods, name) in _STORED.items()

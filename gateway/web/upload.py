@@ -43,7 +43,7 @@ class UploadBody:
         self._search: FieldSearch | None = None
         self._ended = asyncio.Event()
 
-    async def look(self, search: FieldSearch, limit_bytes: int, quota: ByteQuota) -> None:
+    async def read_until(self, search: FieldSearch, limit_bytes: int, quota: ByteQuota) -> None:
         """Reads until the search has found its field, is over, or has seen `limit_bytes`. quota: for what is held.
 
         Raises: BodyTooLarge, BodyTimeout, Overloaded, ClientGone; BadRequest: the field is there twice.
@@ -60,7 +60,7 @@ class UploadBody:
 
     @property
     def found(self) -> str | None:
-        """The field's value, if `look` has found it."""
+        """The field's value, if `read_until` has found it."""
         return None if self._span is None else self._head[slice(*self._span)].decode("utf-8", "replace")
 
     def put(self, text: str) -> None:
@@ -83,7 +83,7 @@ class UploadBody:
             if piece := await self._next():
                 yield piece
 
-    async def after(self) -> Message:
+    async def receive_rest(self) -> Message:
         """Returns what `receive` returns after the body; the reply waits there for the client to leave."""
         await self._ended.wait()
         return await self._receive()

@@ -166,7 +166,7 @@ class BatchRoutes:
         caller = info_of(request.http.scope).caller
         if caller.models is not None:
             raise NotAllowed(
-                "This key may ask for some models alone, and a batch asks for those of its agents.",
+                "This key is limited to certain models, and a batch asks for those of its agents.",
                 code="model_not_allowed",
             )
         body: CreateBatch = request.body

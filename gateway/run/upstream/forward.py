@@ -145,7 +145,7 @@ class Outgoing(Struct, frozen=True):
         return None if self.upload is None else self.upload.error
 
 
-class Forwarding:
+class Forwarder:
     """The pass-through of every endpoint that has no route of its own; one for the process."""
 
     def __init__(
@@ -260,7 +260,7 @@ class Forwarding:
                 f"`projects.{project}.lists_account = true` in the gateway's settings shows it to this one."
             )
 
-    async def answer(
+    async def forward(
         self,
         route: Route,
         outgoing: Outgoing,
