@@ -10,7 +10,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import RESULTS, WireMessage, shown_results, text_of
+from gateway.core.conversation.canonical import RESULTS, shown_results, text_of
 from gateway.core.conversation.match import MemoryUse
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.private import is_nudge
@@ -40,18 +40,36 @@ from gateway.run.memory.prompt import (
 )
 from gateway.run.memory.recall import Recaller, render_changes
 from storage.errors import StoreError
+from storage.records import Block
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 
+# The tokens of a prompt are counted where its bytes may exceed this share of the window. It is below `EARLY`, so a
+# shorter prompt needs no summary yet.
+_COUNTED_SHARE = 0.75
+
+
+class NoteTarget(Struct, frozen=True):
+    """The user's message that a request's note is made for."""
+
+    # Its words.
+    text: str
+    # Its speaker, where the client names one.
+    name: str | None
+    # Its index in the client's list; None: a stored conversation, where it is the last message of the fill.
+    list_index: int | None
+    # Its index among the new messages; None: it is not new, and its note is not stored.
+    new_index: int | None
+
 
 class Composer(Struct, frozen=True):
-    """Makes prompts."""
+    """Builds the prompt of a request: memory section, notes, and the window that fits; again for another target."""
 
     store: Store
     recaller: Recaller
     # How long providers keep their cache.
-    cache_s: float
+    provider_cache_s: float
     # A background job makes summaries.
     summarises: bool
 
@@ -62,57 +80,51 @@ class Composer(Struct, frozen=True):
         tools: Sequence[dict[str, Any]],
         made_notes: Mapping[int, str] | None = None,
     ) -> Prompt:
-        """Returns the prompt for the target that is expected to answer. made_notes: those that were made before."""
+        """Returns the prompt for the target that is expected to answer.
+
+        made_notes: the notes of this request, where an earlier call has made them; None: they are looked up.
+        """
         request, plan = context.request, context.plan
         if context.is_off:
             return await self._make_off(context, form)
-        new = plan.messages
-        last = _asked_at(plan)
         # Notes written once stay: a retry, or a question asked again, gets the same.
         notes = dict(made_notes or ())
         if made_notes is None and not context.is_plain:  # the new messages of a plain list have no notes yet
             notes = _known_notes(context)
-        # Recall is for a person's words, not for a nudge of an agent's rules. What only quotes its
-        # conversation is a front end's request for a title or the like.
-        is_users = bool(new) and new[-1].get("role") == "user"
-        is_asked = is_users and not (is_nudge(new[-1]) or shown_results(new)[-1])
-        takes_note = is_asked and not plan.quotes
-        at = plan.new[last - len(new)] if plan.new else -1
-        if not is_asked and (asked_before := _read_before(context)) is not None:
-            takes_note, at = True, asked_before
+        target = _note_target(context)
         composition = await self._compose(context, notes)
-        section = self._section(context, composition, takes_note=takes_note, binds=form.binds)
-        if is_asked and last in notes:
-            takes_note = False
-            if section.changes:
-                # What was found for the message stays; that a block has changed since stands after it.
-                notes[last] += render_changes(context, section, WHOLE.notes(composition))
-                composition = await self._compose(context, notes)
-        prompt = Prompt(
-            request.chat,
-            request.target,
-            form,
-            section.text,
-            tools,
-            composition,
-            NO_EVICTION,
-            WHOLE,
-            section,
-            {} if plan.off else notes,
-            NO_RECALL,
-            bool(request.spec.uid) or context.is_stored,
+        section = self._section(
+            context, composition, takes_note=target is not None, binds_thoughts=form.binds
         )
-        if request.target.context_window is not None or request.spec.bounds or context.evicted:
-            prompt = await self._fitted(context, prompt, takes_note=takes_note)
-        if not takes_note:
+        if target is not None and target.new_index is not None and target.new_index in notes:
+            if section.changes:
+                # The note stays, and what has changed in the blocks since is appended to it.
+                notes[target.new_index] += render_changes(context, section, WHOLE.notes(composition))
+                composition = await self._compose(context, notes)
+            target = None
+        prompt = Prompt(
+            request=request.chat,
+            target=request.target,
+            form=form,
+            system=section.text,
+            tools=tools,
+            composition=composition,
+            beginning=NO_EVICTION,
+            window=WHOLE,
+            section=section,
+            notes={} if plan.off else notes,
+            recall=NO_RECALL,
+            leads=bool(request.spec.uid) or context.is_stored,
+        )
+        prompt = await self._fitted(context, prompt, takes_note=target is not None)
+        if target is None:
             return prompt
-        text = text_of(new[last]) if is_asked else plan.query.listing.text(at)
-        recall = await self.recaller.recall(context, prompt, text, _name_of(new[last]) if is_asked else None)
-        if is_asked:
+        recall = await self.recaller.recall(context, prompt, target.text, target.name)
+        if target.new_index is not None and not plan.off:
             # An empty note is stored as well, so that nothing is searched twice.
-            notes[last] = recall.note
+            prompt = replace(prompt, notes={**notes, target.new_index: recall.note})
         if recall.note:
-            prompt = replace(prompt, window=_put_note(context, prompt, recall, at))
+            prompt = _with_note(context, prompt, recall, target.list_index)
         return replace(prompt, recall=recall)
 
     async def _make_off(self, context: MemoryContext, form: EndpointForm) -> Prompt:
@@ -127,18 +139,18 @@ class Composer(Struct, frozen=True):
     ) -> Prompt:
         """Returns the prompt for another target than was expected, perhaps with another window.
 
-        What only the model that was expected could read stays here; note and memory section stay as they are.
+        What only the expected model could read is left out. Note and memory section stay as they are.
         """
         prompt = replace(prompt, target=target, form=form)
         if context.is_off:
             prompt = replace(prompt, composition=await self._compose_off(context))
         else:
-            made, before = await self._compose(context, prompt.notes), prompt.composition
-            composition = replace(made, notes=before.notes, note_tokens=before.note_tokens)
+            fresh, old = await self._compose(context, prompt.notes), prompt.composition
+            composition = replace(fresh, notes=old.notes, note_tokens=old.note_tokens)
             beginning = self._beginning(context, composition)
             prompt = replace(prompt, composition=composition, beginning=beginning)
             prompt = await self._with_summaries(context, prompt)
-        return await self._shown_again(context, prompt, await fit(prompt))
+        return await self._with_window(context, prompt, await fit(prompt))
 
     async def shown(self, context: MemoryContext) -> Shown:
         """Returns what the prompt of a request shows last of each memory block, without a note of its own."""
@@ -163,33 +175,26 @@ class Composer(Struct, frozen=True):
         summary: int | None = None,
         *,
         takes_note: bool,
-        is_due: bool = False,
-        binds: bool = False,
+        prefix_changes: bool = False,
+        binds_thoughts: bool = False,
     ) -> Section:
-        """Returns the memory section with what has changed since.
+        """Returns the memory section, and how the blocks have changed since the prompt last showed them.
 
-        summary: the id of the one that stands after it, or 0; None: the one in use.
-        is_due: the prompt changes from its beginning in any case.
-        binds: the section stays as it is for as long as the conversation has thoughts after it.
+        summary: the id of the summary that follows the section, 0: none; None: the one that the last request used.
+        takes_note: a note can state changes.
+        prefix_changes: the prompt changes from its beginning anyway, so a new section costs nothing.
+        binds_thoughts: the model refuses its thoughts after a changed section.
         """
-        match_point, spec, plan = context.plan.match.match_point, context.request.spec, context.plan
-        idle_s = 0.0 if match_point is None else plan.query.now - (match_point.ended or match_point.begun)
-        is_due = is_due or spec.rebuilds or (idle_s > self.cache_s and not binds)
-        blocks = context.blocks
-        standing: tuple[int, ...] = ()
-        if context.snapshot.standing and self.recaller.budget(context) > 0:
-            is_new = is_due or match_point is None
-            there = None if is_new else shown_standing(context.pinned, context.snapshot.epoch)
-            block, standing = standing_block(context.snapshot.standing, there)
-            if block is not None and all(each.label != block.label for each in blocks):
-                blocks = (*blocks, block)
+        is_continued, spec = context.plan.match.match_point is not None, context.request.spec
+        is_due = prefix_changes or spec.rebuilds or (not binds_thoughts and self._is_cache_gone(context))
+        blocks, standing = self._shown_blocks(context, is_new=is_due or not is_continued)
         parts = SectionParts(
             blocks,
             context.tools_in_section if context.offered else {},
             spec.system,
             context.snapshot.epoch,
             mark_of(context.agent.secret),
-            _in_use(context) if summary is None else summary,
+            _summary_in_use(context) if summary is None else summary,
             digest_definition(spec.system, context.offered) if spec.uid else "",
             standing,
         )
@@ -197,13 +202,36 @@ class Composer(Struct, frozen=True):
             parts,
             pinned=context.pinned,
             shown=window.shown(composition),
-            is_continued=match_point is not None,
+            is_continued=is_continued,
             is_due=is_due,
             takes_note=takes_note,
         )
 
+    def _is_cache_gone(self, context: MemoryContext) -> bool:
+        """Returns whether the provider's cache of the conversation has expired by now."""
+        match_point = context.plan.match.match_point
+        if match_point is None:
+            return False
+        idle_s = context.plan.query.now - (match_point.ended or match_point.begun)
+        return idle_s > self.provider_cache_s
+
+    def _shown_blocks(
+        self, context: MemoryContext, *, is_new: bool
+    ) -> tuple[tuple[Block, ...], tuple[int, ...]]:
+        """Returns the blocks of the memory section, and the numbers of the standing facts that one of them shows.
+
+        is_new: the section is rendered now; else the facts stay those that the pinned one shows.
+        """
+        if not context.snapshot.standing or self.recaller.budget(context) <= 0:
+            return context.blocks, ()
+        already_shown = None if is_new else shown_standing(context.pinned, context.snapshot.epoch)
+        block, standing = standing_block(context.snapshot.standing, already_shown)
+        if block is None or any(each.label == block.label for each in context.blocks):
+            return context.blocks, standing
+        return (*context.blocks, block), standing
+
     def _beginning(self, context: MemoryContext, composition: Composition) -> Eviction:
-        """Returns where the request's window begins, as yet without its cuts."""
+        """Returns where the request's window begins, without the summaries that may stand for what is before."""
         plan, spec = context.plan, context.request.spec
         evicted, start = find_beginning(plan, composition, context.evicted, is_plain=context.is_plain)
         terms = SummaryTerms() if spec.defined is None else SummaryTerms.of(spec.defined.compaction)
@@ -212,7 +240,7 @@ class Composer(Struct, frozen=True):
             context.is_plain,
             evicted,
             start,
-            in_use=_in_use(context),
+            in_use=_summary_in_use(context),
             summarises=spec.summarises and not plan.off and (self.summarises or terms.model is not None),
             retained_share=terms.retained_share,
             bounds=None if spec.bounds is None else MessageBounds(*spec.bounds),
@@ -240,9 +268,10 @@ class Composer(Struct, frozen=True):
 
     async def _fitted(self, context: MemoryContext, prompt: Prompt, *, takes_note: bool) -> Prompt:
         """Fits the window, once: with room for the note, and with the section that goes with the summary chosen."""
-        section, most = prompt.section, prompt.target.context_window
-        is_long = most is not None and may_exceed(prompt, most * 3 // 4)
-        has_changes = most is not None and bool(section.changes)  # they may make a long note
+        section, context_window = prompt.section, prompt.target.context_window
+        is_long = context_window is not None and may_exceed(prompt, int(context_window * _COUNTED_SHARE))
+        # They may make a long note.
+        has_changes = context_window is not None and bool(section.changes)
         if not (is_long or has_changes or context.request.spec.bounds or context.evicted):
             return prompt
         composition = prompt.composition
@@ -253,97 +282,116 @@ class Composer(Struct, frozen=True):
             return prompt
         beginning = prompt.beginning
         newer = next((cut.id for cut in beginning.cuts if cut.id != beginning.in_use), None)
-        renewed = None
+        newer_system = None
         if newer is not None:
-            renewed = self._section(context, composition, summary=newer, takes_note=takes_note)
+            newer_system = self._section(context, composition, summary=newer, takes_note=takes_note).text
         note = self.recaller.room(context, section) if takes_note else NO_NOTE
-        window = await fit(prompt, renewed=None if renewed is None else renewed.text, note=note)
+        window = await fit(prompt, renewed=newer_system, note=note)
         if window.summary_id in (0, beginning.in_use):
-            return await self._shown_again(context, prompt, window, takes_note=takes_note)
+            return await self._with_window(context, prompt, window, takes_note=takes_note)
         # With another summary the prompt's beginning changes anyway, so the memory section is rendered again too.
         section = self._section(context, composition, window, window.summary_id, takes_note=takes_note)
         return replace(prompt, window=window, section=section, system=section.text)
 
-    async def _shown_again(
+    async def _with_window(
         self, context: MemoryContext, prompt: Prompt, window: FittedWindow, *, takes_note: bool = False
     ) -> Prompt:
-        """Returns the prompt with a window; what that leaves out of the blocks' last values, the section shows."""
+        """Returns the prompt with a window.
+
+        Where the window leaves out what the prompt shows last of a block, the section is rendered anew to show it.
+        """
         if not prompt.hides(window):
             return replace(prompt, window=window)
         composition = prompt.composition
-        section = self._section(context, composition, window, takes_note=takes_note, is_due=True)
+        section = self._section(context, composition, window, takes_note=takes_note, prefix_changes=True)
         prompt = replace(prompt, section=section, system=section.text)
         note = self.recaller.room(context, section) if takes_note else NO_NOTE
         return replace(prompt, window=await fit(prompt, note=note))
 
 
-def _asked_at(plan: Plan) -> int:
-    """Returns the index of the new message that the user wrote last, of those in the user's role at the end of the
-    list.
+def _note_target(context: MemoryContext) -> NoteTarget | None:
+    """Returns the message that the request's note is made for; None: the request takes no note."""
+    plan, new = context.plan, context.plan.messages
+    # Recall is for a person's words, not for a nudge of an agent's rules.
+    if not new or new[-1].get("role") != "user" or is_nudge(new[-1]) or shown_results(new)[-1]:
+        return _question_before_results(context)
+    if plan.quotes:  # what only quotes its conversation is a front end's request for a title or the like
+        return None
+    index = _asked_index(plan)
+    name = new[index].get("name")
+    # The new messages end with those of the list, so an index from the end is the same in both.
+    list_index = plan.new[index - len(new)] if plan.new else None
+    return NoteTarget(text_of(new[index]), name if isinstance(name, str) else None, list_index, index)
 
-    An application's text after it is mostly in no later list (OpenClaw), and neither would its note be.
+
+def _asked_index(plan: Plan) -> int:
+    """Returns the index of the last new message with the user's own words, in the run of user messages at the end.
+
+    Some applications (OpenClaw) append a text that they do not send again. A note put there would be lost.
     """
     new = plan.messages
     last = len(new) - 1
     if [m.get("role") for m in new[-2:]] != ["user", "user"]:
         return last
-    for at in range(last, last - len(plan.new), -1):
-        if new[at].get("role") != "user":
+    for index in range(last, last - len(plan.new), -1):
+        if new[index].get("role") != "user":
             break
-        if own_words(text_of(new[at])):
-            return at
+        if own_words(text_of(new[index])):
+            return index
     return last
 
 
-def _name_of(message: WireMessage) -> str | None:
-    """Returns the name of a message's speaker, where its client gives one."""
-    name = message.get("name")
-    return name if isinstance(name, str) else None
+def _question_before_results(context: MemoryContext) -> NoteTarget | None:
+    """Returns the question whose tool results the request brings, where its turn is not stored.
 
-
-def _read_before(context: MemoryContext) -> int | None:
-    """Returns the index of the user's message whose results of tools a request brings, where nothing of it is stored.
-
-    Its note is not stored either, and is looked for once more: the model had it before it called the tools.
+    Its note is not stored either, and is made once more: the model had it before it called the tools.
     """
     plan = context.plan
     listing, match_point = plan.query.listing, plan.match.match_point
-    at = len(listing) - 1
+    index = len(listing) - 1
     if (
         plan.query.mode is not MemoryUse.READ
         or plan.follows_head
-        or at < 0
-        or listing.role(at) not in RESULTS
+        or index < 0
+        or listing.role(index) not in RESULTS
     ):
         return None
-    while at >= 0 and listing.role(at) != "user":
-        at -= 1
-    is_kept = at not in plan.new and (match_point is None or not is_forgotten(match_point))
-    return None if at < 0 or is_kept else at
+    while index >= 0 and listing.role(index) != "user":
+        index -= 1
+    is_stored = index not in plan.new and (match_point is None or not is_forgotten(match_point))
+    return None if index < 0 or is_stored else NoteTarget(listing.text(index), None, index, None)
 
 
-def _put_note(context: MemoryContext, prompt: Prompt, recall: RecallResult, at: int) -> FittedWindow:
-    """Puts a note before a message, by its index in the list. Returns the window with it."""
-    plan, composition, window = context.plan, prompt.composition, prompt.window
+def _with_note(
+    context: MemoryContext, prompt: Prompt, recall: RecallResult, list_index: int | None
+) -> Prompt:
+    """Returns the prompt with a note before the text of a message. list_index: as in `NoteTarget`."""
+    composition, window = prompt.composition, prompt.window
     # The note alone is estimated: counting a new text takes as long as finding it.
     tokens = recall.tokens or estimate_tokens(recall.note)
-    if plan.new:
-        composition.notes[plan.query.listing.positions[at]] = recall.note
-        composition.note_tokens += tokens
+    if list_index is not None:
+        position = context.plan.query.listing.positions[list_index]
+        composition = replace(
+            composition,
+            notes={**composition.notes, position: recall.note},
+            note_tokens=composition.note_tokens + tokens,
+        )
     else:
-        # A stored conversation: the new message is the last of those put before the list.
         *before, last = composition.fill
         noted = replace(last, message=prefixed(last.message, recall.note), note=recall.note)
-        composition.fill = [*before, noted]
-    return replace(window, tokens=window.tokens + tokens) if window.tokens else window
+        composition = replace(composition, fill=[*before, noted])
+    if window.tokens:
+        window = replace(window, tokens=window.tokens + tokens)
+    return replace(prompt, composition=composition, window=window)
 
 
-def _in_use(context: MemoryContext) -> int:
+def _summary_in_use(context: MemoryContext) -> int:
     """Returns the id of the summary that the last request used; 0: none."""
     return 0 if context.pinned is None else context.pinned.known.get("summary", 0)
 
 
 def _known_notes(context: MemoryContext) -> dict[int, str]:
+    """Returns the stored notes of the new user messages, by their index: "" where nothing was found for one."""
     users = [i for i, m in enumerate(context.plan.messages) if m.get("role") == "user"]
     found = {i: known_note(context.tree, context.plan, i) for i in users}
     return {i: note for i, note in found.items() if note is not None}
