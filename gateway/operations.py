@@ -245,7 +245,7 @@ def make_operations(
             "imports-show": imports.show_named,
             "imports-list": imports.show_all,
             "imports-undo": imports.undo_named,
-            "compact": compact.compact,
+            "compact": compact.enqueue,
             **({} if sign_in is None else {"ui": sign_in.make_code}),
             **({} if mcp is None else {MCP_CALL: mcp.perform}),
         }

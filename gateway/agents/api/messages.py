@@ -316,7 +316,7 @@ class MessageRoutes:
             if found is None or not found.last_exchange:
                 raise BadRequest("Only a stored conversation that has begun can be compacted by hand.")
             size = summary_tokens(before.target.context_window or WINDOW)
-            text = await api.compactor.compact(agent, found, terms, fallback, size)
+            text = await api.compactor.compact_now(agent, found, terms, fallback, size)
             after = await api.runs.preview(run_request)
         return {
             "summary": text,

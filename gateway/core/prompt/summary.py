@@ -107,25 +107,24 @@ class SummaryTerms(Struct, frozen=True):
 class Overfull(Struct, frozen=True):
     """A window that needs a summary soon."""
 
-    # Tokens of the window that stay word for word.
-    keep: int
+    # The fewest tokens of the window that stay word for word.
+    keep_tokens: int
     # The most tokens of the summary.
-    size: int
-    # The least messages that stay.
-    messages: int = 0
+    max_tokens: int
+    # The fewest messages that stay.
+    keep_messages: int = 0
     # The id of the newest summary when the request was made; 0: none.
     newest: int = 0
 
 
-class Share(Struct, frozen=True):
-    """One exchange of a path: what it takes of the window, and whether a turn begins with it.
-
-    waits: its reply has calls, which the next exchange answers.
-    """
+class ExchangeSize(Struct, frozen=True):
+    """The room that one exchange of a path takes in the window."""
 
     tokens: int
+    # A turn begins with it.
     opens: bool
     messages: int = 0
+    # Its reply has calls, which the next exchange answers.
     waits: bool = False
 
 
@@ -145,17 +144,17 @@ def summary_tokens(context_tokens: int) -> int:
     return max(LEAST_TOKENS, min(MOST_TOKENS, context_tokens // SIZE_SHARE))
 
 
-def end_of_span(path: Sequence[Share], keep: int, messages: int = 0) -> int | None:
+def end_of_span(path: Sequence[ExchangeSize], keep_tokens: int, keep_messages: int = 0) -> int | None:
     """Returns the index of the last exchange to be covered; None: there is nothing, or it all has to stay.
 
-    The last turn stays whole, and so much before it that at least `keep` tokens and so many messages do. A turn's
+    The last turn stays whole, and so much before it that at least so many tokens and messages do. A turn's
     exchanges stay together.
     """
-    kept = left = 0
-    # From the end: the first turn that begins before `keep` tokens is the first that stays.
+    tokens = messages = 0
+    # From the end: the last turn with which enough stays is the first that stays.
     for i in range(len(path) - 1, 0, -1):
-        kept, left = kept + path[i].tokens, left + path[i].messages
-        if path[i].opens and kept >= keep and left >= messages:
+        tokens, messages = tokens + path[i].tokens, messages + path[i].messages
+        if path[i].opens and tokens >= keep_tokens and messages >= keep_messages:
             return i - 1
     return None
 

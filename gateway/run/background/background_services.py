@@ -105,7 +105,7 @@ class BackgroundServices:
             self.learning = Learning(store, self.model, memory, now, read_by_agents)
             self.handlers[LEARN] = self._learn
         self.compactor = Compactor(store, settings, self.models, self.model, now)
-        self.handlers[COMPACT] = self.compactor.run
+        self.handlers[COMPACT] = self.compactor.run_job
 
     def add_sleeptime(self, schedule: Schedule) -> None:
         """Adds the schedule of the agents that read memories after their turns; before the start."""
@@ -170,7 +170,7 @@ class BackgroundServices:
             self.learning.schedule.add(agent, messages, seq=seq)
 
     def window_filling(self, turn: Committed, overfull: Overfull) -> None:
-        self.compactor.request_summary(turn, overfull)
+        self.compactor.enqueue_after(turn, overfull)
 
     async def _retain(self, job: JobContext) -> None:
         await self.retention.step()

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import msgspec
-import orjson
 from msgspec import Struct
 
 from gateway.core.conversation.private import is_nudge
@@ -22,9 +21,9 @@ from gateway.core.conversation.tree import Tree, end_offset
 from gateway.core.prompt.summary import (
     MOST_TOKENS,
     PART_CHARS,
+    ExchangeSize,
     Nonsense,
     Overfull,
-    Share,
     SummaryTerms,
     ask_for,
     check,
@@ -49,49 +48,54 @@ _log = logging.getLogger("mnemogate")
 
 # The kind of the job.
 COMPACT = "compact"
-# The limit of an answer's tokens, as a multiple of those that the model is asked for; an answer that was cut there, as
-# of a model that thinks first, is asked for again without a limit.
+# `max_tokens` of a request for a summary, as a multiple of the tokens that the model is told to use.
 _SLACK = 2
-# The share of a conversation's tokens that stays when it is compacted by hand, as Letta has it.
+# The share of a conversation's tokens that stays when it is compacted at once, as Letta has it.
 _STAYING_SHARE = 0.30
-# Programs know the first clause, which is Letta's, and distinguish this from a failure by it.
+# For Letta's clients. Programs know the first clause, which is Letta's, and distinguish this from a failure by it.
 _NOTHING_TO_SUMMARISE = (
     "Summarization failed to reduce the number of messages: there is nothing to summarise yet. The last turn stays as "
     "it is, unless the mode is 'all'."
 )
 
-# Performs a step by its name and returns its result, as `JobContext.step` does, which asks a model once for each name.
-PerformsStep = Callable[[str, Callable[[], Awaitable[bytes]]], Awaitable[bytes]]
+# Runs a step by its name and returns its result, as `JobContext.step` does, which asks a model once for each name.
+StepRunner = Callable[[str, Callable[[], Awaitable[bytes]]], Awaitable[bytes]]
 
 
-class SummaryRequest(Struct, frozen=True):
-    """The payload of a job. Its fields are stored by these names."""
+class CompactJob(
+    Struct, frozen=True, rename={"keep_tokens": "keep", "max_tokens": "size", "keep_messages": "messages"}
+):
+    """The payload of a job, which is stored as JSON under the names of `rename`."""
 
     # The id of the last exchange of the path.
     exchange: int
     # The fewest tokens at the end of the path that stay word for word.
-    keep: int
+    keep_tokens: int
     # The most tokens of the summary.
-    size: int
+    max_tokens: int
     # The fewest messages at the end of the path that stay word for word.
-    messages: int = 0
-    # The id of the newest summary when the turn was made; None: the summary is requested by hand.
+    keep_messages: int = 0
+    # The id of the newest summary when the turn was made, 0 without one; None: no turn, it is requested by hand.
     newest: int | None = None
+
+    @property
+    def by_hand(self) -> bool:
+        return self.newest is None
 
     @property
     def payload(self) -> bytes:
         return msgspec.json.encode(self)
 
     @classmethod
-    def read(cls, payload: bytes) -> SummaryRequest:
-        return cls(**orjson.loads(payload))
+    def read(cls, payload: bytes) -> CompactJob:
+        return msgspec.json.decode(payload, type=cls)
 
 
 class SummarySpan(Struct, frozen=True):
     """The part of a path that a summary is to cover."""
 
-    # The text of the summary of what is before; "" where the span begins the path.
-    earlier: str
+    # The summary of what is before; None: the span begins the path.
+    earlier: Summary | None
     # Oldest first.
     exchanges: Sequence[Exchange]
     # Of the path up to the end of the span.
@@ -100,6 +104,20 @@ class SummarySpan(Struct, frozen=True):
     @property
     def end(self) -> Exchange:
         return self.exchanges[-1]
+
+
+class SummaryTask(Struct, frozen=True):
+    """How a summary is to be written, whatever it covers."""
+
+    project: str
+    # The id of the agent whose memory it is for.
+    agent_id: int
+    model: BackgroundModel
+    terms: SummaryTerms
+    # The most tokens of the summary.
+    max_tokens: int
+    # It was requested by hand, not by a turn.
+    by_hand: bool
 
 
 @dataclass(eq=False)
@@ -115,7 +133,7 @@ class Compactor:
     now: Callable[[], float]
     _enqueuing: set[asyncio.Task[None]] = field(default_factory=set)
 
-    def request_summary(self, turn: Committed, overfull: Overfull) -> None:
+    def enqueue_after(self, turn: Committed, overfull: Overfull) -> None:
         """Enqueues a summary of a conversation with a window that fills up. Returns at once.
 
         A job of the conversation that still waits takes over this request.
@@ -130,12 +148,12 @@ class Compactor:
             await asyncio.wait(self._enqueuing, timeout=timeout_s)
 
     async def _enqueue(self, turn: Committed, overfull: Overfull) -> None:
-        request = SummaryRequest(
-            turn.exchange, overfull.keep, overfull.size, overfull.messages, overfull.newest
-        )
+        payload = CompactJob(
+            turn.exchange, overfull.keep_tokens, overfull.max_tokens, overfull.keep_messages, overfull.newest
+        ).payload
         agent, conversation = turn.agent, str(turn.conversation)
         try:
-            await self.store.jobs.enqueue(COMPACT, agent.id, conversation, request.payload, epoch=agent.epoch)
+            await self.store.jobs.enqueue(COMPACT, agent.id, conversation, payload, epoch=agent.epoch)
         except Stale:
             # Something was forgotten since; the next turn requests it again.
             pass
@@ -145,9 +163,9 @@ class Compactor:
                 error.message,
             )
 
-    async def run(self, job: JobContext) -> None:
+    async def run_job(self, job: JobContext) -> None:
         """Summarises what may leave the window, and stores the summary. Raises: JobFailed, Postponed, StoreError."""
-        request = SummaryRequest.read(job.payload)
+        request = CompactJob.read(job.payload)
         project = await self.store.summaries.project(job.agent)
         path = await self.store.summaries.path(job.agent, request.exchange)
         if project is None or not path:
@@ -156,25 +174,17 @@ class Compactor:
         model = self.model_for(terms)
         if model is None:
             return
-        earlier = await self.store.summaries.at(job.agent, path[0].id)
-        if earlier is not None and request.newest is not None and earlier.id > request.newest:
-            # The turn before requested that one; another so soon would cover next to nothing more.
-            return
-        span = await _span(path, earlier, request.keep, request.messages, is_all=terms.is_all)
+        span = await _next_span(
+            self.store, job.agent, path, terms, request.keep_tokens, request.keep_messages
+        )
         if span is None:
             # All of it is covered already, or all of it stays.
             return
-        by_hand = request.newest is None
-        text = await self.summarise(
-            span,
-            project=project,
-            memory=job.agent,
-            model=model,
-            terms=terms,
-            size=request.size,
-            perform_step=job.step,
-            by_hand=by_hand,
-        )
+        if request.newest is not None and span.earlier is not None and span.earlier.id > request.newest:
+            # A summary has been written since this turn; another so soon would cover little more.
+            return
+        task = SummaryTask(project, job.agent, model, terms, request.max_tokens, request.by_hand)
+        text = await _write_summary(span, task, job.step)
         if not text:
             # Nothing of the span may be shown to a model.
             return
@@ -197,16 +207,16 @@ class Compactor:
         except GatewayError as error:
             raise JobFailed(f"the model of an agent's summaries: {error.message}") from error
 
-    async def compact(
-        self, agent: Agent, conversation: Conversation, terms: SummaryTerms, fallback: Route, size: int
+    async def compact_now(
+        self, agent: Agent, conversation: Conversation, terms: SummaryTerms, fallback: Route, max_tokens: int
     ) -> str:
         """Summarises a stored conversation now; its window begins after the summary from then on. Returns the text.
 
-        The caller holds the conversation's queue.
+        Call it with the conversation locked.
 
-        terms: in place of the agent's.
+        terms: used instead of the agent's own.
         fallback: the route of the model that is asked where neither the terms nor the settings name one.
-        size: the most tokens of the summary.
+        max_tokens: of the summary.
 
         Raises: BadRequest: there is nothing to summarise; UpstreamError, Overloaded: there is no summary;
             StoreError.
@@ -215,24 +225,17 @@ class Compactor:
         path = await self.store.summaries.path(agent.id, last) if last > 0 else []
         if not path:
             raise BadRequest(_NOTHING_TO_SUMMARISE)
-        shares = await asyncio.to_thread(_shares, path)
-        keep = int(sum(x.tokens for x in shares) * (_STAYING_SHARE if terms.share is None else terms.share))
+        # The window of a job is the model's; here the terms' share is of what the conversation has.
+        share = _STAYING_SHARE if terms.share is None else terms.share
+        sizes = await asyncio.to_thread(_sizes, path)
+        keep_tokens = int(sum(each.tokens for each in sizes) * share)
         try:
             model = self.model_for(terms) or self.models.of(fallback)
-            earlier = await self.store.summaries.at(agent.id, path[0].id)
-            span = await _span(path, earlier, keep, 0, is_all=terms.is_all)
+            span = await _next_span(self.store, agent.id, path, terms, keep_tokens)
             if span is None:
                 raise BadRequest(_NOTHING_TO_SUMMARISE)
-            text = await self.summarise(
-                span,
-                project=agent.scope.project,
-                memory=agent.id,
-                model=model,
-                terms=terms,
-                size=size,
-                perform_step=_perform_unjournaled,
-                by_hand=True,
-            )
+            task = SummaryTask(agent.scope.project, agent.id, model, terms, max_tokens, by_hand=True)
+            text = await _write_summary(span, task, _run_directly)
         except Postponed as error:
             raise Overloaded(f"There is no summary: {error.message}.", retry_after_s=error.delay_s) from error
         except JobFailed as error:
@@ -245,63 +248,45 @@ class Compactor:
         await self.store.summaries.put(agent, conversation, summary, evicted)
         return text
 
-    async def summarise(
-        self,
-        span: SummarySpan,
-        *,
-        project: str,
-        memory: int,
-        model: BackgroundModel,
-        terms: SummaryTerms,
-        size: int,
-        perform_step: PerformsStep,
-        by_hand: bool,
-    ) -> str:
-        """Returns the text of a summary, which the model writes part by part.
 
-        memory: the number of the agent whose memory it is for.
-        size: the most tokens of the summary.
-        perform_step: asks for one part, under a name for the job's journal.
-        by_hand: it was requested by hand, not by a turn.
-
-        Raises: JobFailed: the model gave none; Postponed.
-        """
-        text, done = span.earlier, 0
-        for part in parts(spoken_lines(span.exchanges), PART_CHARS):
-            ask = partial(
-                _ask_for_part,
-                part,
-                earlier=text,
-                project=project,
-                memory=memory,
-                model=model,
-                terms=terms,
-                size=size,
-                by_hand=by_hand,
-            )
-            # The step's name identifies its input, so that a later run of another span does not take its result.
-            text = (await perform_step(f"{span.end.id}: {done} and {len(part)}", ask)).decode()
-            done += len(part)
-        return text
-
-
-async def _span(
-    path: Sequence[Exchange], earlier: Summary | None, keep: int, messages: int, *, is_all: bool
+async def _next_span(
+    store: Store,
+    agent_id: int,
+    path: Sequence[Exchange],
+    terms: SummaryTerms,
+    keep_tokens: int,
+    keep_messages: int = 0,
 ) -> SummarySpan | None:
-    """Returns what a summary is to cover; None: there is nothing to cover.
+    """Returns what the next summary of a path is to cover; None: there is nothing to cover.
 
-    path: oldest first; its first exchange is the last one that `earlier` covers, if there is an earlier summary.
-    keep, messages: the fewest tokens and messages that stay.
-    is_all: nothing stays, unless calls wait for their results.
+    path: as `summaries.path` returns it: oldest first, from the last exchange that has a summary, or from the root.
+    keep_tokens, keep_messages: the fewest that stay. By the terms of mode `all` nothing stays, unless calls wait for
+        their results.
     """
+    earlier = await store.summaries.at(agent_id, path[0].id)
     first = 1 if earlier is not None else 0
-    shares = await asyncio.to_thread(_shares, path)
-    is_whole = is_all and not shares[-1].waits
-    end = len(path) - 1 if is_whole else end_of_span(shares, keep, messages)
+    sizes = await asyncio.to_thread(_sizes, path)
+    is_whole = terms.is_all and not sizes[-1].waits
+    end = len(path) - 1 if is_whole else end_of_span(sizes, keep_tokens, keep_messages)
     if end is None or end < first:
         return None
-    text = "" if earlier is None else earlier.text
-    return SummarySpan(text, path[first : end + 1], sum(x.tokens for x in shares[: end + 1]))
+    return SummarySpan(earlier, path[first : end + 1], sum(each.tokens for each in sizes[: end + 1]))
+
+
+async def _write_summary(span: SummarySpan, task: SummaryTask, run_step: StepRunner) -> str:
+    """Returns the text of a summary, which the model writes part by part.
+
+    run_step: asks for one part, under a name for the job's journal.
+
+    Raises: JobFailed: the model gave none; Postponed.
+    """
+    text, done = "" if span.earlier is None else span.earlier.text, 0
+    for part in parts(spoken_lines(span.exchanges), PART_CHARS):
+        # The step's name identifies its input, so that a later run of another span does not take its result.
+        name = f"{span.end.id}: {done} and {len(part)}"
+        text = (await run_step(name, partial(_ask_for_part, part, text, task))).decode()
+        done += len(part)
+    return text
 
 
 async def _terms(store: Store, agent: int) -> SummaryTerms:
@@ -311,48 +296,43 @@ async def _terms(store: Store, agent: int) -> SummaryTerms:
     return SummaryTerms.of({} if definition is None else definition.body.get("compaction") or {})
 
 
-async def _perform_unjournaled(_: str, ask: Callable[[], Awaitable[bytes]]) -> bytes:
+async def _run_directly(_: str, ask: Callable[[], Awaitable[bytes]]) -> bytes:
     return await ask()
 
 
-async def _ask_for_part(
-    part: Sequence[str],
-    *,
-    earlier: str,
-    project: str,
-    memory: int,
-    model: BackgroundModel,
-    terms: SummaryTerms,
-    size: int,
-    by_hand: bool,
-) -> bytes:
+async def _ask_for_part(part: Sequence[str], earlier: str, task: SummaryTask) -> bytes:
     """Returns the earlier summary with this part added. Raises: JobFailed: the model gave none."""
-    question = ask_for(earlier, part, size, terms.instructions)
-    reply = await model.ask(project, question, max_tokens=_SLACK * size, memory=memory)
+    size, ask = task.max_tokens, partial(task.model.ask, memory=task.agent_id)
+    question = ask_for(earlier, part, size, task.terms.instructions)
+    reply = await ask(task.project, question, max_tokens=_SLACK * size)
     if lacked_room(reply.text, size=size, finish_reason=reply.finish_reason):
-        reply = await model.ask(project, question, memory=memory)
+        # A model that thinks first may have spent the limit on its thoughts.
+        reply = await ask(task.project, question)
     if reply.message.get("refusal"):
         raise JobFailed("the background model refused to summarise")
     try:
-        text = check(reply.text, part, earlier, size=size, finish_reason=reply.finish_reason, by_hand=by_hand)
+        text = check(
+            reply.text, part, earlier, size=size, finish_reason=reply.finish_reason, by_hand=task.by_hand
+        )
     except Nonsense as error:
         raise JobFailed(error.message) from None
-    return terms.clip(text).encode()
+    return task.terms.clip(text).encode()
 
 
-def _shares(path: Sequence[Exchange]) -> list[Share]:
-    return [_share(x, tokenizer_for(path[-1].model).count) for x in path]
+def _sizes(path: Sequence[Exchange]) -> list[ExchangeSize]:
+    return [_size(exchange, tokenizer_for(path[-1].model).count) for exchange in path]
 
 
-def _share(x: Exchange, count: Callable[[str], int]) -> Share:
-    content = Tree([x]).content(x)
+def _size(exchange: Exchange, count: Callable[[str], int]) -> ExchangeSize:
+    content = Tree([exchange]).content(exchange)
     messages = content.messages or []
+    # `full` has all replies of a turn, those of hidden rounds among them.
     replies = content.full or ([content.shown_reply] if content.shown_reply is not None else [])
     tokens = sum(message_tokens(m, count) for m in (*messages, *replies))
     # A nudge, which an agent's rules send to its model, begins no turn: the run goes on.
     opens = bool(messages) and messages[0].get("role") == "user" and not is_nudge(messages[0])
     waits = bool(replies) and bool(replies[-1].get("tool_calls"))
-    return Share(tokens, opens, len(messages) + len(replies), waits)
+    return ExchangeSize(tokens, opens, len(messages) + len(replies), waits)
 
 
 class CompactOperation(Struct, frozen=True):
@@ -363,7 +343,7 @@ class CompactOperation(Struct, frozen=True):
     # The settings name a model for agents that name none of their own.
     has_model: bool
 
-    async def compact(self, raw: RawArguments) -> dict[str, int]:
+    async def enqueue(self, raw: RawArguments) -> dict[str, int]:
         """Enqueues the job. Returns {"job"}, its number.
 
         The argument `in` is one of the user's conversations, by its public name or the client's; without it, the one
@@ -382,14 +362,11 @@ class CompactOperation(Struct, frozen=True):
         if last is None:
             raise BadRequest("There is no such conversation here.", param="in" if name else "user")
         exchange, conversation = last
-        # All that may leave the window is summarised, as long as the longest summary of a model's window.
-        request = SummaryRequest(exchange, keep=0, size=MOST_TOKENS)
+        # Everything that may leave the window is summarised, with the largest size that a summary may have.
+        request = CompactJob(exchange, keep_tokens=0, max_tokens=MOST_TOKENS)
         path = await store.summaries.path(agents[0], exchange)
-        earlier = await store.summaries.at(agents[0], path[0].id) if path else None
-        if (
-            not path
-            or await _span(path, earlier, request.keep, request.messages, is_all=terms.is_all) is None
-        ):
+        if not path or await _next_span(store, agents[0], path, terms, request.keep_tokens) is None:
+            # For operators, who know no modes, so this is not the message for Letta's clients.
             raise BadRequest("There is nothing to summarise yet: the last turn stays as it is.")
         job = await store.jobs.enqueue(COMPACT, agents[0], str(conversation), request.payload)
         return {"job": job}

@@ -8,8 +8,8 @@ import pytest
 from gateway.core.conversation.canonical import Canon, Listing
 from gateway.core.prompt.summary import (
     PREAMBLE,
+    ExchangeSize,
     Nonsense,
-    Share,
     ask_for,
     check,
     cut_plain,
@@ -107,7 +107,7 @@ def test_an_answer_that_lacked_room(answer: str, finish_reason: str, expected: b
 
 
 def test_the_last_turn_and_so_much_before_it_stay() -> None:
-    turns = [Share(100, True)] * 10
+    turns = [ExchangeSize(100, True)] * 10
     assert end_of_span(turns, 0) == 8
     assert end_of_span(turns, 100) == 8
     assert end_of_span(turns, 101) == 7
@@ -118,9 +118,14 @@ def test_the_last_turn_and_so_much_before_it_stay() -> None:
 
 
 def test_the_exchanges_of_a_turn_stay_together() -> None:
-    path = [Share(100, True), Share(100, True), Share(100, False), Share(100, False)]
+    path = [
+        ExchangeSize(100, True),
+        ExchangeSize(100, True),
+        ExchangeSize(100, False),
+        ExchangeSize(100, False),
+    ]
     assert end_of_span(path, 50) == 0
-    assert end_of_span([Share(100, True), Share(100, False)], 0) is None
+    assert end_of_span([ExchangeSize(100, True), ExchangeSize(100, False)], 0) is None
 
 
 def exchange(**fields: object) -> Exchange:

@@ -10,6 +10,7 @@ import pytest
 
 from gateway.errors import BadRequest
 from gateway.operations import make_operations
+from gateway.run.background.compact import CompactJob
 from storage.commands import ForgetTarget
 from storage.records import Scope
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, fail, say
@@ -364,3 +365,12 @@ def test_with_a_summary_the_memory_section_is_taken_anew(world: World, notes: No
     assert all("<memory_block" not in str(each.messages[1:]) for each in with_summary)  # told once is enough
     systems = [system_of(each) for each in with_summary]
     assert len(set(systems)) <= len(notes.asked)
+
+
+def test_a_job_that_an_earlier_version_has_stored_is_read() -> None:
+    stored = b'{"exchange":7,"keep":100,"size":1500,"messages":2,"newest":0}'
+    job = CompactJob(7, keep_tokens=100, max_tokens=1500, keep_messages=2, newest=0)
+    assert CompactJob.read(stored) == job
+    assert job.payload == stored
+    assert not job.by_hand
+    assert CompactJob.read(b'{"exchange":7,"keep":0,"size":1500,"messages":0,"newest":null}').by_hand
