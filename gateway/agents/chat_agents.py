@@ -15,7 +15,7 @@ from gateway.agents.runs.run import sampling_of
 from gateway.agents.runs.turn_guide import guide_of
 from gateway.agents.tools.agent_tools import alone_of, asides_of
 from gateway.core.agent import AgentSpec
-from gateway.core.memory.memory_tools import may_offer
+from gateway.core.memory.memory_tools import allows_hidden_tools
 from gateway.core.request.chat_request import ChatRequest, with_fields
 from gateway.core.request.identity import KEEPS, Identity
 from gateway.core.turn.draft import AllBut
@@ -54,7 +54,7 @@ class ChatAgents(Struct, frozen=True):
     ) -> tuple[AgentSpec, ChatRequest]:
         if is_stored:
             spec = await self.registry.in_conversation(identity.project, identity.conversation, spec)
-        offers = bool(spec.tools) and identity.mode in KEEPS and may_offer(request.json)
+        offers = bool(spec.tools) and identity.mode in KEEPS and allows_hidden_tools(request.json)
         return spec, with_fields(request, sampling_of(spec, has_tools=request.has_tools or offers))
 
     async def complete(self, call: ChatCall) -> None:

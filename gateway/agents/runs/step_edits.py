@@ -14,7 +14,7 @@ from gateway.core.conversation.canonical import WireMessage
 from gateway.core.conversation.private import NUDGE, with_private
 from gateway.core.memory import edits
 from gateway.core.memory.builtin import call_of
-from gateway.core.memory.memory_tools import Edit
+from gateway.core.memory.memory_tools import EditResult
 from gateway.core.prompt.note import render_note
 from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, Shown, last_shown
 from gateway.core.turn.guide import ToolResult
@@ -51,7 +51,7 @@ class StepEdits:
         results: of the step, with the older results of the edits.
         """
         calls = {each.call_id for each in results}
-        made: dict[str, list[Edit]] = {}
+        made: dict[str, list[EditResult]] = {}
         for op in stale.changes.ops:
             if op.op in edits.KEEPING:
                 self.changes.ops.append(op)
@@ -91,10 +91,10 @@ class StepEdits:
         ]
 
 
-def _with_edits(result: ToolResult, made: Sequence[Edit]) -> ToolResult:
+def _with_edits(result: ToolResult, made: Sequence[EditResult]) -> ToolResult:
     """Returns the result of a call whose edits were applied again."""
     status = next((each.status for each in made if each.status == "error"), "success")
-    content, shown = "\n".join(each.result for each in made), (each.shown for each in made)
+    content, shown = "\n".join(each.message for each in made), (each.shown for each in made)
     return replace(result, content=content, status=status, shown=last_shown(shown, NOTHING_SHOWN))
 
 

@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from msgspec import Struct
 
 from adapters.types import Json
-from gateway.core.memory.memory_tools import MEMORY_TOOLS, string, tool
+from gateway.core.memory.memory_tools import MEMORY_TOOLS, string_schema, tool_schema
 from storage.records import Message
 
 # The argument of a tool that is its words to the user.
@@ -27,7 +27,7 @@ REMEMBERED: Final[Mapping[str, str]] = MappingProxyType(
     {"archival_memory_insert": "content", "remember_fact": "fact"}
 )
 
-_LABEL = string("Label of the memory block, as it stands in the system prompt.")
+_LABEL = string_schema("Label of the memory block, as it stands in the system prompt.")
 _WHEN = "Only what is {side} this date or time (ISO 8601, such as 2026-03-01 or 2026-03-01T09:30)."
 _SINCE, _UNTIL = _WHEN.format(side="from"), _WHEN.format(side="up to the end of")
 _TAGS: Json = {"type": "array", "items": {"type": "string"}}
@@ -40,99 +40,103 @@ def _number(description: str, **bounds: Any) -> Json:
 
 SCHEMAS: Final[Mapping[str, Json]] = MappingProxyType(
     {
-        "send_message": tool(
+        "send_message": tool_schema(
             "Say something to the user. This is the only way to answer.",
             ("message",),
-            message=string("The words, as the user reads them."),
+            message=string_schema("The words, as the user reads them."),
         ),
-        "core_memory_append": tool(
+        "core_memory_append": tool_schema(
             "Add text at the end of a memory block.",
             ("label", "content"),
             label=_LABEL,
-            content=string("The text to add."),
+            content=string_schema("The text to add."),
         ),
-        "core_memory_replace": tool(
+        "core_memory_replace": tool_schema(
             "Replace a text in a memory block wherever it occurs. An empty new_content removes it.",
             ("label", "old_content", "new_content"),
             label=_LABEL,
-            old_content=string("The text as it stands now, exactly."),
-            new_content=string("What shall stand there instead."),
+            old_content=string_schema("The text as it stands now, exactly."),
+            new_content=string_schema("What shall stand there instead."),
         ),
-        "memory": tool(
+        "memory": tool_schema(
             "Edit a memory block: `str_replace` (path, old_string, new_string) replaces a text that occurs exactly "
             "once, `insert` (path, insert_line, insert_text) adds lines.",
             ("command",),
-            command=string("What to do.", enum=["str_replace", "insert", "create", "delete", "rename"]),
-            path=string(f"The block, {_NAME}."),
-            old_string=string("For str_replace: the text as it stands now, exactly."),
-            new_string=string("For str_replace: what shall stand there instead."),
+            command=string_schema(
+                "What to do.", enum=["str_replace", "insert", "create", "delete", "rename"]
+            ),
+            path=string_schema(f"The block, {_NAME}."),
+            old_string=string_schema("For str_replace: the text as it stands now, exactly."),
+            new_string=string_schema("For str_replace: what shall stand there instead."),
             insert_line=_number("For insert: after this line; 0: at the beginning; -1: at the end."),
-            insert_text=string("For insert: the lines to add."),
-            file_text=string("For create: the new block's text."),
-            description=string("For create: what the block is for."),
-            old_path=string(f"For rename: the block, {_NAME}."),
-            new_path=string("For rename: its new name."),
+            insert_text=string_schema("For insert: the lines to add."),
+            file_text=string_schema("For create: the new block's text."),
+            description=string_schema("For create: what the block is for."),
+            old_path=string_schema(f"For rename: the block, {_NAME}."),
+            new_path=string_schema("For rename: its new name."),
         ),
-        "memory_insert": tool(
+        "memory_insert": tool_schema(
             "Add lines to a memory block, one short fact a line. The user does not see this call.",
             ("label", "new_string"),
             label=_LABEL,
-            new_string=string("The text to add."),
+            new_string=string_schema("The text to add."),
             insert_line=_number("Insert after this line; 0: at the beginning. Default: -1, at the end."),
         ),
         "memory_replace": MEMORY_TOOLS["memory_replace"],
-        "memory_rethink": tool(
+        "memory_rethink": tool_schema(
             "Rewrite a whole memory block, to put it in order or to shorten it. Everything that the new text leaves "
             "out is gone from the block. For single changes use memory_insert or memory_replace.",
             ("label", "new_memory"),
             label=_LABEL,
-            new_memory=string("The block's whole new text."),
+            new_memory=string_schema("The block's whole new text."),
         ),
-        "memory_apply_patch": tool(
+        "memory_apply_patch": tool_schema(
             "Change several places of a memory block at once, by a patch: lines that stay begin with a blank, lines "
             "to remove with '-', lines to add with '+', and a line '@@' separates places. Several blocks go into one "
             "patch, each under a line '*** Update Block: <label>'.",
             ("label", "patch"),
-            label=string("Label of the memory block, where the patch names none itself."),
-            patch=string("The patch."),
+            label=string_schema("Label of the memory block, where the patch names none itself."),
+            patch=string_schema("The patch."),
         ),
-        "memory_finish_edits": tool("Say that all that had to be changed in memory is changed.", ()),
-        "archival_memory_insert": tool(
+        "memory_finish_edits": tool_schema("Say that all that had to be changed in memory is changed.", ()),
+        "archival_memory_insert": tool_schema(
             "Keep a piece of text in long-term memory, outside of the system prompt. It is found again with "
             "archival_memory_search.",
             ("content",),
-            content=string("The text to keep; it must make sense by itself."),
+            content=string_schema("The text to keep; it must make sense by itself."),
             tags={**_TAGS, "description": "Words under which it is filed, for later searches."},
         ),
-        "archival_memory_search": tool(
+        "archival_memory_search": tool_schema(
             "Search long-term memory by meaning and words. Returns the passages that fit best, with dates.",
             ("query",),
-            query=string("Words to look for: names, things, topics."),
+            query=string_schema("Words to look for: names, things, topics."),
             tags={**_TAGS, "description": "Only passages that are filed under these."},
-            tag_match_mode=string("Whether one of the tags is enough. Default: any.", enum=["any", "all"]),
+            tag_match_mode=string_schema(
+                "Whether one of the tags is enough. Default: any.", enum=["any", "all"]
+            ),
             top_k=_number("How many results at most. Default: 5.", minimum=1, maximum=100),
-            start_datetime=string(_SINCE),
-            end_datetime=string(_UNTIL),
+            start_datetime=string_schema(_SINCE),
+            end_datetime=string_schema(_UNTIL),
         ),
-        "conversation_search": tool(
+        "conversation_search": tool_schema(
             "Search all earlier messages with this user. Returns those that fit best, with dates and speakers.",
             (),
-            query=string("Words to look for: names, things, topics."),
+            query=string_schema("Words to look for: names, things, topics."),
             roles={
                 "type": "array",
                 "items": {"type": "string", "enum": ["user", "assistant", "tool"]},
                 "description": "Only what these said. Default: all.",
             },
             limit=_number("How many results at most. Default: 5.", minimum=1, maximum=100),
-            start_date=string(_SINCE),
-            end_date=string(_UNTIL),
+            start_date=string_schema(_SINCE),
+            end_date=string_schema(_UNTIL),
         ),
-        "recall_memory": tool(
+        "recall_memory": tool_schema(
             "Look for something in all that is remembered: messages, facts and kept texts.",
             ("query",),
-            query=string("Words to look for: names, things, topics."),
+            query=string_schema("Words to look for: names, things, topics."),
         ),
-        "search_memory": tool(
+        "search_memory": tool_schema(
             "Look for something in all that is remembered, by several keywords and by how long ago it was.",
             (),
             convo_keyword_queries={
@@ -143,47 +147,47 @@ SCHEMAS: Final[Mapping[str, Json]] = MappingProxyType(
             start_minutes_ago=_number("Only what is at most so many minutes old.", minimum=0),
             end_minutes_ago=_number("Only what is at least so many minutes old.", minimum=0),
         ),
-        "send_message_to_agent_and_wait_for_reply": tool(
+        "send_message_to_agent_and_wait_for_reply": tool_schema(
             "Send a message to another agent, and wait for its answer.",
             ("message", "other_agent_id"),
-            message=string("The message. The other agent knows nothing of this conversation."),
-            other_agent_id=string("The id of the other agent, or its name."),
+            message=string_schema("The message. The other agent knows nothing of this conversation."),
+            other_agent_id=string_schema("The id of the other agent, or its name."),
         ),
-        "send_message_to_agent_async": tool(
+        "send_message_to_agent_async": tool_schema(
             "Send a message to another agent, and go on without waiting. If it answers, then by a message of its own.",
             ("message", "other_agent_id"),
-            message=string("The message. The other agent knows nothing of this conversation."),
-            other_agent_id=string("The id of the other agent, or its name."),
+            message=string_schema("The message. The other agent knows nothing of this conversation."),
+            other_agent_id=string_schema("The id of the other agent, or its name."),
         ),
-        "send_message_to_agents_matching_tags": tool(
+        "send_message_to_agents_matching_tags": tool_schema(
             "Send a message to all other agents that have certain tags, and wait for their answers. Returns a list "
             "with the answer of each.",
             ("message", "match_all", "match_some"),
-            message=string("The message. The other agents know nothing of this conversation."),
+            message=string_schema("The message. The other agents know nothing of this conversation."),
             match_all={**_TAGS, "description": "Only agents that have all of these tags; [] asks for none."},
             match_some={
                 **_TAGS,
                 "description": "Only agents that have one of these tags at least; [] asks for none.",
             },
         ),
-        "remember_fact": tool(
+        "remember_fact": tool_schema(
             "Keep one fact about the user in long-term memory: one sentence that makes sense by itself.",
             ("fact",),
-            fact=string("The fact."),
+            fact=string_schema("The fact."),
         ),
-        "grep_files": tool(
+        "grep_files": tool_schema(
             "Search the lines of the attached files by a regular expression, whatever the case. Returns the lines with "
             "their files and numbers, 20 at a time.",
             ("pattern",),
-            pattern=string("The regular expression."),
-            include=string("Only files whose names fit this, such as *.md."),
+            pattern=string_schema("The regular expression."),
+            include=string_schema("Only files whose names fit this, such as *.md."),
             context_lines=_number("How many lines around each are shown. Default: 1.", minimum=0, maximum=10),
             offset=_number("How many of the lines that fit are passed over.", minimum=0, maximum=100_000),
         ),
-        "semantic_search_files": tool(
+        "semantic_search_files": tool_schema(
             "Search the attached files by meaning and words. Returns the parts that fit best, with their files.",
             ("query",),
-            query=string("Words to look for: names, things, topics."),
+            query=string_schema("Words to look for: names, things, topics."),
             limit=_number("How many results at most. Default: 5.", minimum=1, maximum=20),
         ),
     }

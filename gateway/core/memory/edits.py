@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from gateway.core.memory.file_text import chunks
 from gateway.core.memory.learn import as_statement, fact_key
-from gateway.core.memory.memory_tools import Edit, apply
+from gateway.core.memory.memory_tools import EditResult, apply_edit
 from storage.commands import BlockMerge, LearnedFact
 from storage.records import Block, BlockOp
 
@@ -19,10 +19,10 @@ REMEMBER_FACT = "remember_fact"
 KEEPING = frozenset({ARCHIVAL_INSERT, REMEMBER_FACT})
 
 
-def perform(blocks: Sequence[Block], op: BlockOp) -> tuple[list[Block], Edit]:
+def perform(blocks: Sequence[Block], op: BlockOp) -> tuple[list[Block], EditResult]:
     """Returns the blocks after one operation, and the edit with the result that the model reads."""
     found = next((b for b in blocks if b.label == op.label), None)
-    edit = apply(op.op, orjson.loads(op.arguments), found)
+    edit = apply_edit(op.op, orjson.loads(op.arguments), found)
     if edit.value is None:
         return list(blocks), edit
     return [replace(b, value=edit.value) if b is found else b for b in blocks], edit

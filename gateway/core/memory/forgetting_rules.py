@@ -17,7 +17,7 @@ from gateway.core.conversation.private import FORMER_OWN_LENGTH, own_length, wit
 from gateway.core.dates import date_of
 from gateway.core.memory.builtin import SEARCHING
 from gateway.core.memory.edits import perform
-from gateway.core.memory.memory_tools import REWRITES
+from gateway.core.memory.memory_tools import REWRITE_OPERATIONS
 from gateway.core.prompt.note import mentions_blocks
 from gateway.core.words import folded_words
 from storage.commands import Erased, Revised
@@ -96,7 +96,7 @@ def rebuild(block: Block, later: Sequence[Revised]) -> str:
             for line in each.value.split("\n"):
                 if line not in known:
                     tainted |= _words(line) - clean
-        elif each.op is not None and each.op.op not in REWRITES:
+        elif each.op is not None and each.op.op not in REWRITE_OPERATIONS:
             # Such an operation holds what it adds, so it can be done without the erased part.
             (rebuilt,), _ = perform([rebuilt], each.op)
         else:

@@ -33,12 +33,12 @@ MOST_EDITS = 32
 HUMAN = Block(0, "human", "What is known about the person you talk to.", "", 2000, version=0)
 
 _NUMBERS = {"type": "array", "items": {"type": "integer"}}
-_REMEMBER = memory_tools.tool(
+_REMEMBER = memory_tools.tool_schema(
     "Keep one fact for later conversations. One fact a call, one short sentence that makes sense by "
     "itself: with names, and with dates in place of words such as yesterday.",
     ("text",),
-    text=memory_tools.string("The fact."),
-    about=memory_tools.string("Whom or what it is about, in a word or two."),
+    text=memory_tools.string_schema("The fact."),
+    about=memory_tools.string_schema("Whom or what it is about, in a word or two."),
     replaces={
         **_NUMBERS,
         "description": "Numbers of known facts that are no longer true because of this one.",
@@ -87,7 +87,7 @@ STATEMENT = "User said: "
 
 
 class BlockEdit(Struct, frozen=True):
-    """An edit of a block. op: insert, replace or rethink. arguments: as `memory_tools.apply` takes them."""
+    """An edit of a block. op: insert, replace or rethink. arguments: as `memory_tools.apply_edit` takes them."""
 
     op: str
     arguments: Mapping[str, Any]
@@ -121,7 +121,7 @@ def definitions() -> list[dict[str, Any]]:
     """Returns the request's `tools`."""
     blocks = [
         {"type": "function", "function": {"name": n, **memory_tools.MEMORY_TOOLS[n]}}
-        for n in memory_tools.BLOCK_EDITS
+        for n in memory_tools.BLOCK_TOOLS
     ]
     return [{"type": "function", "function": {"name": "remember_fact", **_REMEMBER}}, *blocks]
 
@@ -176,9 +176,9 @@ def _read_call(name: str, text: str) -> BlockEdit | FactEdit | None:
     arguments = memory_tools.read_arguments(text)
     if arguments is None:
         return None
-    if name in memory_tools.BLOCK_EDITS:
-        wrong = memory_tools.check(name, arguments)
-        return None if wrong else BlockEdit(memory_tools.EDITS[name], arguments)
+    if name in memory_tools.BLOCK_TOOLS:
+        wrong = memory_tools.argument_error(name, arguments)
+        return None if wrong else BlockEdit(memory_tools.OPERATION_OF[name], arguments)
     if name != "remember_fact":
         return None
     fact, about = arguments.get("text"), arguments.get("about")
@@ -242,11 +242,11 @@ def learn(
             continue
         label = edit.arguments["label"]
         found = next((b for b in now if b.label == label), None)
-        if edit.op in memory_tools.REWRITES and not _may_rewrite(edit, found, seen):
+        if edit.op in memory_tools.REWRITE_OPERATIONS and not _may_rewrite(edit, found, seen):
             dropped += 1
             continue
         arguments = _as_statements(edit, found)
-        done = memory_tools.apply(edit.op, arguments, found)
+        done = memory_tools.apply_edit(edit.op, arguments, found)
         new = " ".join(str(arguments.get(k, "")) for k in ("new_string", "new_memory"))
         if done.value is None or found is None or (not secrets and has_secret(new)):
             dropped += 1

@@ -23,76 +23,76 @@ from storage.records import Block
 PREFIX = "mnemogate_"
 
 
-def tool(description: str, required: Iterable[str], /, **properties: Json) -> Json:
+def tool_schema(description: str, required: Iterable[str], /, **properties: Json) -> Json:
     """Returns a tool's definition without its name."""
     parameters = {"type": "object", "properties": properties, "required": list(required)}
     return {"description": description, "parameters": parameters}
 
 
-def string(description: str, **bounds: Any) -> Json:
-    """Returns the schema of a text."""
+def string_schema(description: str, **bounds: Any) -> Json:
+    """Returns the schema of an argument that is a text. bounds: more of JSON Schema's keywords."""
     return {"type": "string", **bounds, "description": description}
 
 
-_LABEL = string("Label of the memory block, as it stands in the system prompt.")
+_LABEL = string_schema("Label of the memory block, as it stands in the system prompt.")
 _SEARCH = {
-    "query": string("Words to look for: names, things, topics."),
+    "query": string_schema("Words to look for: names, things, topics."),
     "limit": {"type": "integer", "description": "How many results at most. Default: 5."},
 }
 
 MEMORY_TOOLS: Mapping[str, Json] = MappingProxyType(
     {
-        "memory_insert": tool(
+        "memory_insert": tool_schema(
             "Add a line to a memory block. Use it as soon as you learn something about the user, their wishes or "
             "their work that will matter in later conversations: one fact a line, short, with names and dates. "
             "The user does not see this call.",
             ("label", "new_string"),
             label=_LABEL,
-            new_string=string("The text to add."),
+            new_string=string_schema("The text to add."),
             insert_line={
                 "type": "integer",
                 "description": "Insert after this line; 0: at the beginning. Default: -1, at the end.",
             },
         ),
-        "memory_replace": tool(
+        "memory_replace": tool_schema(
             "Replace a passage of a memory block, to correct what has changed or (with an empty new_string) to "
             "remove it. The old passage must be given exactly and occur exactly once.",
             ("label", "old_string", "new_string"),
             label=_LABEL,
-            old_string=string("The passage as it stands now, exactly."),
-            new_string=string("What shall stand there instead."),
+            old_string=string_schema("The passage as it stands now, exactly."),
+            new_string=string_schema("What shall stand there instead."),
         ),
-        "memory_rethink": tool(
+        "memory_rethink": tool_schema(
             "Rewrite a whole memory block, to put it in order or to shorten one that is full. Everything that the "
             "new text leaves out is gone from the block. For single changes use memory_insert or memory_replace.",
             ("label", "new_memory"),
             label=_LABEL,
-            new_memory=string("The block's whole new text."),
+            new_memory=string_schema("The block's whole new text."),
         ),
-        "archival_memory_insert": tool(
+        "archival_memory_insert": tool_schema(
             "Keep a piece of text in long-term memory, outside of the system prompt. Use it for details that need "
             "not be in sight all the time; they can be found with archival_memory_search.",
             ("content",),
-            content=string("The text to keep; it must make sense by itself."),
+            content=string_schema("The text to keep; it must make sense by itself."),
         ),
-        "archival_memory_search": tool(
+        "archival_memory_search": tool_schema(
             "Search what was kept with archival_memory_insert. Returns the passages that fit best, with dates.",
             ("query",),
             **_SEARCH,
         ),
-        "conversation_search": tool(
+        "conversation_search": tool_schema(
             "Search all earlier conversations with this user. Use it when something is mentioned that is not in "
             "sight. Returns the messages that fit best, with dates and speakers.",
             ("query",),
             query=_SEARCH["query"],
-            role=string("Only what this side said. Default: both.", enum=["user", "assistant"]),
+            role=string_schema("Only what this side said. Default: both.", enum=["user", "assistant"]),
             limit=_SEARCH["limit"],
         ),
     }
 )
 
 # A tool that changes memory -> its operation in the store's records.
-EDITS: Mapping[str, str] = MappingProxyType(
+OPERATION_OF: Mapping[str, str] = MappingProxyType(
     {
         "memory_insert": "insert",
         "memory_replace": "replace",
@@ -101,16 +101,18 @@ EDITS: Mapping[str, str] = MappingProxyType(
     }
 )
 
-_TOOL_OF = {op: tool for tool, op in EDITS.items()}
+_TOOL_OF = {op: tool for tool, op in OPERATION_OF.items()}
 
 # The operations that replace the whole text of a block, which the model must have seen before.
-REWRITES = frozenset({"rethink"})
+REWRITE_OPERATIONS = frozenset({"rethink"})
 
-# The tools that edit a block. Where no user is named they alone are offered, as nothing that the prompt does not show
-# may be read there.
-BLOCK_EDITS = tuple(tool for tool in MEMORY_TOOLS if tool in EDITS and tool != "archival_memory_insert")
+# The tools that edit a block. Without a named user only these are offered: the others reach what the prompt does not
+# show.
+BLOCK_TOOLS = tuple(
+    tool for tool in MEMORY_TOOLS if tool in OPERATION_OF and tool != "archival_memory_insert"
+)
 # The tools that read what the edits of the same round change, and so run in order with them.
-AFTER_EDITS = frozenset(("archival_memory_search",))
+RUN_AFTER_EDITS = frozenset(("archival_memory_search",))
 
 
 # Offering
@@ -123,7 +125,7 @@ def definitions(names: Mapping[str, str]) -> list[Json]:
     ]
 
 
-def may_offer(body: Mapping[str, Any]) -> bool:
+def allows_hidden_tools(body: Mapping[str, Any]) -> bool:
     """Returns whether a request can have tools that its client does not know of.
 
     It can if it asks for one choice, leaves the choice of tools to the model, and takes a reply in plain text. With
@@ -149,7 +151,7 @@ def may_offer(body: Mapping[str, Any]) -> bool:
     return messages[-1].get("role") != "assistant"
 
 
-def offer(
+def choose_names(
     enabled: Iterable[str], client_names: Collection[str], earlier: Mapping[str, str] | None = None
 ) -> dict[str, str]:
     """Returns offered name -> canonical tool, for one request. Empty: offer nothing (and no `tools: []`).
@@ -193,7 +195,7 @@ def read_arguments(text: str) -> Json | None:
 _TYPES = {"string": str, "integer": int}
 
 
-def check(tool: str, arguments: Mapping[str, Any]) -> str | None:
+def argument_error(tool: str, arguments: Mapping[str, Any]) -> str | None:
     """Returns what is wrong with a call's arguments, for the model to read; None if nothing is.
 
     Arguments that are not in the schema are ignored.
@@ -214,13 +216,16 @@ def check(tool: str, arguments: Mapping[str, Any]) -> str | None:
 # Edits
 
 
-class Edit(Struct, frozen=True):
-    """The result of an edit."""
+class EditResult(Struct, frozen=True):
+    """The outcome of an edit: the new value of a block, and what the model reads of it."""
 
-    value: str | None  # the block's new value; None: it is unchanged
-    result: str  # the text for the model
-    has_failed: bool = False  # it could not be made; a block that has the text already is unchanged, too
-    shown: Shown = field(default_factory=dict)  # what the result shows of the block: its text from then on
+    # The block's new value; None: it is unchanged, as the edit has failed or the block has the text already.
+    value: str | None
+    # The text for the model.
+    message: str
+    has_failed: bool = False
+    # What the message shows of the block. Set by the caller, who knows what the prompt shows.
+    shown: Shown = field(default_factory=dict)
 
     @property
     def status(self) -> str:
@@ -228,9 +233,9 @@ class Edit(Struct, frozen=True):
         return "error" if self.has_failed else "success"
 
 
-# Each side of a diff is shown up to this length: enough to recognise the edit, and not the whole block again.
-SHOWN_CHARS = 200
-_NAMED_LINES = 10  # of those in which a text occurs
+# A message quotes the old and the new text up to this length: enough to recognise the edit, not the whole block again.
+_QUOTED_CHARS = 200
+_MOST_LINE_NUMBERS = 10  # that a message lists, where a text occurs more than once
 
 
 class _Change(NamedTuple):
@@ -240,33 +245,33 @@ class _Change(NamedTuple):
     words: str  # half a sentence for the model: what was done, or else why nothing was
 
 
-def apply(op: str, arguments: Mapping[str, Any], block: Block | None) -> Edit:
-    """Edits a block.
+def apply_edit(op: str, arguments: Mapping[str, Any], block: Block | None) -> EditResult:
+    """Applies an operation to a block.
 
-    op: a value of `EDITS`, or "patch", which only agents of the agents API have and whose arguments were checked.
+    op: insert, replace or rethink, or "patch", which only agents of the agents API have.
+    arguments: those of the operation's tool, which are checked here. A "replace" may also have `every`, which replaces
+        all places. Those of a "patch" were checked.
     block: the one that the arguments name; None: there is none.
     """
     tool = _TOOL_OF.get(op)
-    wrong = None if tool is None else check(tool, arguments)
+    wrong = None if tool is None else argument_error(tool, arguments)
     if wrong is not None:
-        return Edit(None, wrong, has_failed=True)
+        return EditResult(None, wrong, has_failed=True)
     label = arguments["label"]
     if block is None:
-        return _failed(f"there is no memory block {quoted(label)}.")
+        return _refusal(f"there is no memory block {quoted(label)}.")
     if block.read_only:
-        return _failed(f"the memory block {quoted(label)} is read-only.")
+        return _refusal(f"the memory block {quoted(label)} is read-only.")
     match op:
         case "insert":
             change = _insert(block.value, arguments["new_string"], arguments.get("insert_line"))
         case "replace":
             old, new, every = arguments["old_string"], arguments["new_string"], bool(arguments.get("every"))
-            # The size is checked first: many places of a long text could grow to gigabytes.
-            if (
-                every
-                and old
-                and (refusal := _over_limit(block, _replaced_size(block.value, old, new))) is not None
-            ):
-                return refusal
+            if every and old:
+                # The size is checked first: many places of a long text could grow to gigabytes.
+                refusal = _limit_refusal(block, _replaced_size(block.value, old, new))
+                if refusal is not None:
+                    return refusal
             change = _replace(block.value, old, new, every=every)
         case "patch":
             change = _patch(block.value, arguments["patch"])
@@ -274,29 +279,30 @@ def apply(op: str, arguments: Mapping[str, Any], block: Block | None) -> Edit:
             new = arguments["new_memory"]
             change = _Change(new, f"rewritten: {len(block.value)} -> {len(new)} characters")
         case _:
-            raise NotImplementedError(f"{op} is in EDITS and has no case here")
+            raise NotImplementedError(f"{op} edits no block, or lacks a case here")
     if change.value is None:
-        return _failed(change.words)
-    if (refusal := _over_limit(block, len(change.value))) is not None:
+        return _refusal(change.words)
+    refusal = _limit_refusal(block, len(change.value))
+    if refusal is not None:
         return refusal
     if change.value == block.value:
-        return Edit(None, f"The memory block {quoted(label)} says so already.")
-    return Edit(
+        return EditResult(None, f"The memory block {quoted(label)} says so already.")
+    return EditResult(
         change.value,
         f"Memory block {quoted(label)} {change.words} ({len(change.value)} of {block.limit} characters)",
     )
 
 
-def _failed(why: str, advice: str = "") -> Edit:
-    return Edit(None, f"Error: {why} Nothing was done.{advice}", has_failed=True)
+def _refusal(why: str, advice: str = "") -> EditResult:
+    return EditResult(None, f"Error: {why} Nothing was done.{advice}", has_failed=True)
 
 
-def _over_limit(block: Block, size: int) -> Edit | None:
-    """Returns the failure of an edit after which a block would have so many characters; None: it may have them."""
+def _limit_refusal(block: Block, size: int) -> EditResult | None:
+    """Returns the refusal of an edit after which a block would have `size` characters; None: it may have them."""
     # A block that is over its limit already (the limit was lowered) may be made shorter.
     if size <= block.limit or size < len(block.value):
         return None
-    return _failed(
+    return _refusal(
         f"the memory block {quoted(block.label)} would have {size} characters; its limit is {block.limit}.",
         " Shorten it first, or keep the text in archival memory.",
     )
@@ -316,7 +322,7 @@ def _insert(value: str, new: str, line: int | None) -> _Change:
     at = len(lines) if line is None or line == -1 else line
     if not 0 <= at <= len(lines):
         return _Change(None, f"insert_line must be from 0 to {len(lines)}, or -1; it is {at}.")
-    return _Change("\n".join([*lines[:at], new, *lines[at:]]), f"changed: + {_short(new)}")
+    return _Change("\n".join([*lines[:at], new, *lines[at:]]), f"changed: + {_quoted_short(new)}")
 
 
 def _replace(value: str, old: str, new: str, *, every: bool = False) -> _Change:
@@ -324,27 +330,27 @@ def _replace(value: str, old: str, new: str, *, every: bool = False) -> _Change:
     if not old:
         return _Change(None, "the text to replace is empty.")
     if every and old in value:
-        return _Change(value.replace(old, new), f"changed: - {_short(old)} + {_short(new)}")
+        return _Change(value.replace(old, new), f"changed: - {_quoted_short(old)} + {_quoted_short(new)}")
     found = value.count(old)
     # Overlapping places count as well: "aa" in "aaa" does not say which.
     if found == 1 and value.find(old, value.find(old) + 1) != -1:
         found = 2
     if found == 0:
-        return _Change(None, f"the text to replace is not in the block: {_short(old)}.")
+        return _Change(None, f"the text to replace is not in the block: {_quoted_short(old)}.")
     if found > 1:
         lines = ", ".join(map(str, _lines_of(value, old)))
         return _Change(
             None,
             f"the text to replace is there more than once (lines {lines}); give more of what is around it.",
         )
-    return _Change(value.replace(old, new), f"changed: - {_short(old)} + {_short(new)}")
+    return _Change(value.replace(old, new), f"changed: - {_quoted_short(old)} + {_quoted_short(new)}")
 
 
 def _lines_of(value: str, old: str) -> list[int]:
     """Returns the numbers, from 1, of the first lines in which a text begins."""
     found: list[int] = []
     line, counted, at = 1, 0, value.find(old)
-    while at != -1 and len(found) < _NAMED_LINES:
+    while at != -1 and len(found) < _MOST_LINE_NUMBERS:
         line += value.count("\n", counted, at)
         found.append(line)
         counted, end = at, value.find("\n", at)
@@ -363,7 +369,9 @@ def _patch(value: str, patch: str) -> _Change:
         rows = [row or " " for row in hunk.strip("\n").split("\n") if not row.startswith("\\")]
         wrong = next((row for row in rows if row[0] not in " -+"), None)
         if wrong is not None:
-            return _Change(None, f"a line of the patch begins with none of ' ', '-', '+': {_short(wrong)}.")
+            return _Change(
+                None, f"a line of the patch begins with none of ' ', '-', '+': {_quoted_short(wrong)}."
+            )
         old = [row[1:] for row in rows if row[0] != "+"]
         new = [row[1:] for row in rows if row[0] != "-"]
         sought = "\n" + _joined_lines(old)
@@ -371,17 +379,17 @@ def _patch(value: str, patch: str) -> _Change:
         at = text.find(sought) if old else len(text) - 1
         if at == -1 or (old and text.find(sought, at + 1) != -1):
             how = "not in the block" if at == -1 else "there more than once"
-            return _Change(None, f"these lines of the patch are {how}: {_short(chr(10).join(old))}.")
+            return _Change(None, f"these lines of the patch are {how}: {_quoted_short(chr(10).join(old))}.")
         text = text[: at + 1] + _joined_lines(new) + text[at + len(sought) :]
         shown += [row for row in rows if row[0] != " "]
     if not shown:
         return _Change(None, "the patch changes nothing.")
-    return _Change(text[1:-1], f"changed: {_short(chr(10).join(shown))}")
+    return _Change(text[1:-1], f"changed: {_quoted_short(chr(10).join(shown))}")
 
 
 def _joined_lines(lines: Iterable[str]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def _short(text: str) -> str:
-    return quoted(text if len(text) <= SHOWN_CHARS else text[: SHOWN_CHARS - 1] + "…")
+def _quoted_short(text: str) -> str:
+    return quoted(text if len(text) <= _QUOTED_CHARS else text[: _QUOTED_CHARS - 1] + "…")

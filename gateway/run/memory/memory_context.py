@@ -25,7 +25,7 @@ from gateway.core.conversation.openings import begins_conversation, openings_of
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import PathElement, Tree
 from gateway.core.memory import builtin, edits
-from gateway.core.memory.memory_tools import BLOCK_EDITS, MEMORY_TOOLS, may_offer, offer
+from gateway.core.memory.memory_tools import BLOCK_TOOLS, MEMORY_TOOLS, allows_hidden_tools, choose_names
 from gateway.core.prompt.eviction import evicted_at
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.identity import Identity, Mode
@@ -367,10 +367,10 @@ def offer_tools(
         body = {name: value for name, value in body.items() if name not in own or own[name] != value}
     agreed = pinned.known.get("tools") if pinned else None
     only_reads = identity.mode is Mode.READ
-    if not wanted or not may_offer(body) or (only_reads and (spec.uid or not agreed)):
+    if not wanted or not allows_hidden_tools(body) or (only_reads and (spec.uid or not agreed)):
         return {}
     if spec.uid:
         # On a clash of names the client's tool wins.
         return {tool.name: tool.name for tool in spec.tools if tool.name not in chat.tools}
-    enabled = MEMORY_TOOLS if agent.scope.spans else BLOCK_EDITS
-    return offer(enabled, frozenset(chat.tools), agreed)
+    enabled = MEMORY_TOOLS if agent.scope.spans else BLOCK_TOOLS
+    return choose_names(enabled, frozenset(chat.tools), agreed)

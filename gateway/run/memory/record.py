@@ -17,7 +17,7 @@ from gateway.core.conversation.lookup import RECENT_EXCHANGES, probes_for_list, 
 from gateway.core.conversation.openings import opening_of
 from gateway.core.conversation.plan import low_of
 from gateway.core.memory import edits
-from gateway.core.memory.memory_tools import REWRITES, Edit
+from gateway.core.memory.memory_tools import REWRITE_OPERATIONS, EditResult
 from gateway.core.prompt.shown_blocks import (
     NOTHING_SHOWN,
     Shown,
@@ -57,7 +57,7 @@ class BlockEdits:
     # What the results of this round show so far.
     _shown_in_round: Shown = field(default_factory=dict)
 
-    def make(self, op: BlockOp, *, is_read: bool = True) -> Edit:
+    def make(self, op: BlockOp, *, is_read: bool = True) -> EditResult:
         """Makes an edit on the blocks as the model sees them. Returns it with the result that the model reads.
 
         is_read: the model makes the edit, so it may only overwrite what it has seen, and its result shows the block.
@@ -77,7 +77,7 @@ class BlockEdits:
             return edit
         now = next(block for block in self.blocks if block.label == op.label)
         # A rewrite has the whole block, or its error quotes it. The result of another edit shows the part that changed.
-        shown = show(now) if op.op in REWRITES else show_edit(before, now)
+        shown = show(now) if op.op in REWRITE_OPERATIONS else show_edit(before, now)
         self._shown_in_round = last_shown((shown,), self._shown_in_round)
         return replace(edit, shown=shown)
 
@@ -108,12 +108,12 @@ class BlockEdits:
     def _is_seen(self, block: Block) -> bool:
         return is_shown(last_shown((self._shown_in_round,), self.shown), block)
 
-    def _unseen(self, op: BlockOp) -> Edit | None:
+    def _unseen(self, op: BlockOp) -> EditResult | None:
         """Returns an error where the model would overwrite another writer's text that it has not seen."""
         block = next(each for each in self.blocks if each.label == op.label)
-        if op.op not in REWRITES or self._is_seen(block):
+        if op.op not in REWRITE_OPERATIONS or self._is_seen(block):
             return None
-        return Edit(None, CHANGED_MEANWHILE.format(label=op.label, frame=frame(block)), has_failed=True)
+        return EditResult(None, CHANGED_MEANWHILE.format(label=op.label, frame=frame(block)), has_failed=True)
 
 
 def record_turn(

@@ -76,18 +76,18 @@ class MemoryTools(Struct, frozen=True):
     def serial_group(self, call: RunTool) -> str | None:
         # Edits are applied in the order of their calls, and a search finds the edits before it.
         tool = self.context.offered.get(call.name)
-        return "edits" if tool in memory_tools.EDITS or tool in memory_tools.AFTER_EDITS else None
+        return "edits" if tool in memory_tools.OPERATION_OF or tool in memory_tools.RUN_AFTER_EDITS else None
 
     async def run(self, call: RunTool) -> ToolAnswer:
         tool, arguments = self.context.offered[call.name], call.arguments
-        if tool in memory_tools.EDITS and self.context.request.identity.mode is Mode.READ:
+        if tool in memory_tools.OPERATION_OF and self.context.request.identity.mode is Mode.READ:
             return failed(READ_ONLY)
-        if tool in memory_tools.BLOCK_EDITS:
+        if tool in memory_tools.BLOCK_TOOLS:
             # A block's edit checks its arguments itself, because it is done again when the turn is confirmed.
             return self.edit(
-                call.call_id, memory_tools.EDITS[tool], str(arguments.get("label", "")), arguments
+                call.call_id, memory_tools.OPERATION_OF[tool], str(arguments.get("label", "")), arguments
             )
-        wrong = memory_tools.check(tool, arguments)
+        wrong = memory_tools.argument_error(tool, arguments)
         if wrong is not None:
             return failed(wrong)
         match tool:
@@ -114,7 +114,7 @@ class MemoryTools(Struct, frozen=True):
     ) -> ToolAnswer:
         """Edits a block as the path sees it. is_read: as for `BlockEdits.make`."""
         edit = self.changes.make(self._op(call_id, op, label, arguments), is_read=is_read)
-        return ToolAnswer(edit.result, edit.status, shown=edit.shown)
+        return ToolAnswer(edit.message, edit.status, shown=edit.shown)
 
     def remember(self, call_id: str, arguments: Mapping[str, Any]) -> ToolAnswer:
         """Keeps a text in archival memory. arguments: its `content`, and perhaps `tags`."""

@@ -19,7 +19,7 @@ from gateway.core.memory.builtin import (
     edits_of,
     lookup_of,
 )
-from gateway.core.memory.memory_tools import apply
+from gateway.core.memory.memory_tools import apply_edit
 from storage.records import Block
 
 NOW = 1_772_000_000.0  # 2026-02-25 06:13:20 UTC
@@ -76,7 +76,7 @@ def test_an_edit_changes_the_block(name: str, arguments: dict[str, Any], before:
     assert isinstance(calls, list)
     (call,) = calls
     assert call.label == "human"
-    assert apply(call.op, call.arguments, block(before)).value == after
+    assert apply_edit(call.op, call.arguments, block(before)).value == after
 
 
 @pytest.mark.parametrize(
@@ -121,42 +121,42 @@ def test_a_patch_that_cannot_be_done_says_why(patch: str) -> None:
     ],
 )
 def test_a_patch_that_does_not_fit_changes_nothing(patch: str, words: str) -> None:
-    edit = apply("patch", {"label": "human", "patch": patch}, block("a\nb\na"))
+    edit = apply_edit("patch", {"label": "human", "patch": patch}, block("a\nb\na"))
     assert edit.value is None
-    assert words in edit.result
+    assert words in edit.message
 
 
 def test_a_patch_of_many_places_in_a_long_block() -> None:
     lines = "\n" * 50_000  # looked at one by one for each of the places, they took a minute
     patch = "@@\n-a\n+b\n@@\n-b\n+a\n" * 2_000 + "@@\n-a\n+c"
-    edit = apply("patch", {"label": "human", "patch": patch}, block(f"{lines}a", 60_000))
+    edit = apply_edit("patch", {"label": "human", "patch": patch}, block(f"{lines}a", 60_000))
     assert edit.value == f"{lines}c"
 
 
 def test_the_limit_and_read_only_hold_for_every_way_in() -> None:
     patch = {"label": "human", "patch": "+" + "x" * 50}
-    assert "its limit is 10" in apply("patch", patch, block("a", 10)).result
-    assert "read-only" in apply("patch", patch, block("a", read_only=True)).result
+    assert "its limit is 10" in apply_edit("patch", patch, block("a", 10)).message
+    assert "read-only" in apply_edit("patch", patch, block("a", read_only=True)).message
 
 
 def test_where_a_text_is_there_more_than_once_its_lines_are_named() -> None:
     arguments = {"label": "human", "old_string": "a\nb", "new_string": "c"}
-    edit = apply("replace", arguments, block("a\nb\nx\na\nb"))
-    assert "more than once (lines 1, 4)" in edit.result
+    edit = apply_edit("replace", arguments, block("a\nb\nx\na\nb"))
+    assert "more than once (lines 1, 4)" in edit.message
 
 
 def test_of_many_places_the_first_lines_are_named() -> None:
     arguments = {"label": "human", "old_string": "a", "new_string": "c"}
-    assert "(lines 1, 3)" in apply("replace", arguments, block("aaa\nb\naa", 100)).result
-    edit = apply("replace", arguments, block("a" * 5_000_000 + "\na" * 1_000, 10_000_000))
-    assert "(lines 1, 2, 3, 4, 5, 6, 7, 8, 9, 10)" in edit.result
+    assert "(lines 1, 3)" in apply_edit("replace", arguments, block("aaa\nb\naa", 100)).message
+    edit = apply_edit("replace", arguments, block("a" * 5_000_000 + "\na" * 1_000, 10_000_000))
+    assert "(lines 1, 2, 3, 4, 5, 6, 7, 8, 9, 10)" in edit.message
 
 
 def test_many_places_of_a_long_text_are_counted_before_they_are_replaced() -> None:
     arguments = {"label": "human", "old_string": "a", "new_string": "b" * 10_000_000, "every": True}
-    edit = apply("replace", arguments, block("a" * 10_000_000, 10_000_000))
+    edit = apply_edit("replace", arguments, block("a" * 10_000_000, 10_000_000))
     assert edit.value is None
-    assert "would have 100000000000000 characters" in edit.result
+    assert "would have 100000000000000 characters" in edit.message
 
 
 def test_a_model_cannot_ask_for_what_the_schema_does_not_have() -> None:

@@ -64,6 +64,6 @@ def test_the_model_is_told_what_an_edit_came_to() -> None:
     blocks, edit = perform([HUMAN], replaced(1, "Bob", "Rob"))
     assert blocks == [HUMAN]
     assert edit.value is None
-    assert edit.result
+    assert edit.message
     blocks, edit = perform([HUMAN], replaced(1, "Ann", "Anna"))
     assert blocks[0].value == edit.value == "Name: Anna"

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from gateway.core.memory.memory_tools import (
-    EDITS,
     MEMORY_TOOLS,
-    apply,
-    check,
+    OPERATION_OF,
+    allows_hidden_tools,
+    apply_edit,
+    argument_error,
+    choose_names,
     definitions,
-    may_offer,
-    offer,
     read_arguments,
 )
 from storage.records import Block
@@ -50,36 +50,36 @@ USER: dict[str, Any] = {"role": "user", "content": "Hi"}
 def test_tools_are_offered_only_where_a_hidden_round_makes_sense(
     fields: dict[str, Any], expected: bool
 ) -> None:
-    assert may_offer({"messages": [USER], **fields}) is expected
+    assert allows_hidden_tools({"messages": [USER], **fields}) is expected
 
 
 class TestOffer:
     def test_nothing_enabled_is_nothing_offered(self) -> None:
-        assert offer((), ()) == {}
+        assert choose_names((), ()) == {}
         assert definitions({}) == []
 
     def test_names_are_plain_where_they_are_free(self) -> None:
         enabled = ("memory_insert", "conversation_search", "unknown")
-        assert offer(enabled, {"get_weather"}) == {
+        assert choose_names(enabled, {"get_weather"}) == {
             "memory_insert": "memory_insert",
             "conversation_search": "conversation_search",
         }
 
     def test_a_clash_renames_ours(self) -> None:
         taken = {"memory_insert", "mnemogate_memory_insert"}
-        assert offer(("memory_insert", "memory_replace"), taken) == {
+        assert choose_names(("memory_insert", "memory_replace"), taken) == {
             "mnemogate_mnemogate_memory_insert": "memory_insert",
             "memory_replace": "memory_replace",
         }
 
     def test_names_stay_as_they_were_first_offered(self) -> None:
         agreed = {"mnemogate_memory_insert": "memory_insert", "memory_replace": "memory_replace"}
-        assert offer(("memory_insert", "memory_replace"), (), agreed) == agreed
-        assert offer(("memory_replace",), (), agreed) == {"memory_replace": "memory_replace"}
+        assert choose_names(("memory_insert", "memory_replace"), (), agreed) == agreed
+        assert choose_names(("memory_replace",), (), agreed) == {"memory_replace": "memory_replace"}
 
     def test_a_client_that_claims_one_later_takes_them_out(self) -> None:
         agreed = {"memory_insert": "memory_insert", "memory_replace": "memory_replace"}
-        assert offer(("memory_insert", "memory_replace"), {"memory_insert"}, agreed) == {}
+        assert choose_names(("memory_insert", "memory_replace"), {"memory_insert"}, agreed) == {}
 
     def test_definitions_carry_the_offered_name(self) -> None:
         (made,) = definitions({"mnemogate_memory_insert": "memory_insert"})
@@ -96,7 +96,7 @@ def test_schemas_are_what_the_real_api_takes(tool: str) -> None:
     assert parameters["type"] == "object"
     assert set(parameters["required"]) <= parameters["properties"].keys()
     assert all(entry["description"] for entry in parameters["properties"].values())
-    missing = check(tool, {})
+    missing = argument_error(tool, {})
     assert missing is not None
     assert parameters["required"][0] in missing
 
@@ -123,7 +123,7 @@ def test_arguments_are_an_object_or_nothing(text: str, expected: dict[str, Any] 
 def test_what_is_wrong_with_arguments_is_named(
     tool: str, arguments: dict[str, Any], word: str | None
 ) -> None:
-    complaint = check(tool, arguments)
+    complaint = argument_error(tool, arguments)
     assert complaint is None if word is None else complaint is not None and f"`{word}`" in complaint
 
 
@@ -132,7 +132,7 @@ def block(value: str, limit: int = 100, read_only: bool = False) -> Block:
 
 
 def edited(op: str, value: str, **arguments: Any) -> str | None:
-    return apply(op, {"label": "human", **arguments}, block(value)).value
+    return apply_edit(op, {"label": "human", **arguments}, block(value)).value
 
 
 class TestEdits:
@@ -191,9 +191,9 @@ class TestEdits:
         ],
     )
     def test_a_refused_edit_changes_nothing_and_says_why(self, op: str, fields: dict[str, Any]) -> None:
-        edit = apply(op, {"label": "human", **fields}, block("old"))
+        edit = apply_edit(op, {"label": "human", **fields}, block("old"))
         assert edit.value is None
-        assert edit.result.startswith("Error: ")
+        assert edit.message.startswith("Error: ")
 
     def test_the_limit_is_exact_and_counts_characters(self) -> None:
         assert edited("rethink", "old", new_memory="ü" * 100) == "ü" * 100
@@ -201,29 +201,29 @@ class TestEdits:
     def test_a_block_over_its_limit_may_shrink_but_not_grow(self) -> None:
         over = block("x" * 120)
         shrunk = {"label": "human", "new_memory": "x" * 110}
-        assert apply("rethink", shrunk, over).value == "x" * 110
-        assert apply("insert", {"label": "human", "new_string": "y"}, over).value is None
+        assert apply_edit("rethink", shrunk, over).value == "x" * 110
+        assert apply_edit("insert", {"label": "human", "new_string": "y"}, over).value is None
 
     @pytest.mark.parametrize("target", [None, block("old", read_only=True)], ids=["unknown", "read-only"])
     def test_blocks_that_cannot_be_edited(self, target: Block | None) -> None:
-        edit = apply("insert", {"label": "human", "new_string": "x"}, target)
+        edit = apply_edit("insert", {"label": "human", "new_string": "x"}, target)
         assert edit.value is None
-        assert edit.result.startswith("Error: ")
+        assert edit.message.startswith("Error: ")
 
     def test_the_result_is_short_and_does_not_repeat_the_block(self) -> None:
-        edit = apply("insert", {"label": "human", "new_string": "tea"}, block("secret"))
-        assert "+ 'tea'" in edit.result
-        assert "secret" not in edit.result
-        long = apply("insert", {"label": "human", "new_string": "y" * 5000}, block("", limit=9000))
-        assert len(long.result) < 400
+        edit = apply_edit("insert", {"label": "human", "new_string": "tea"}, block("secret"))
+        assert "+ 'tea'" in edit.message
+        assert "secret" not in edit.message
+        long = apply_edit("insert", {"label": "human", "new_string": "y" * 5000}, block("", limit=9000))
+        assert len(long.message) < 400
 
     def test_an_edit_that_changes_nothing_is_no_error(self) -> None:
-        edit = apply("rethink", {"label": "human", "new_memory": "old"}, block("old"))
+        edit = apply_edit("rethink", {"label": "human", "new_memory": "old"}, block("old"))
         assert edit.value is None
-        assert not edit.result.startswith("Error")
+        assert not edit.message.startswith("Error")
 
     def test_every_edit_of_a_block_can_be_applied(self) -> None:
-        for tool, op in EDITS.items():
+        for tool, op in OPERATION_OF.items():
             assert tool in MEMORY_TOOLS
             if tool.startswith("memory_"):
-                assert apply(op, {}, None).result.startswith("Error: memory_")
+                assert apply_edit(op, {}, None).message.startswith("Error: memory_")
