@@ -134,11 +134,14 @@ class Connection(Protocol):
     async def run(self, statement: str, values: Sequence[object] = ()) -> int:
         """Runs the statement. Returns how many rows it touched."""
 
-    async def insert(self, statement: str, values: Sequence[object], *, is_all: bool) -> Row | None:
+    async def insert(
+        self, statement: str, values: Sequence[object], *, is_only_statement: bool
+    ) -> Row | None:
         """Runs a statement that adds a row or writes nothing. Returns the row's id and what else the statement reports.
 
-        is_all: it comes first, and is all its transaction writes if it adds a row. In SQLite the statement reports the
-        row by `report_row(number, ...)`, which returns the number; a row that is refused before that is not added.
+        is_only_statement: it comes first, and its transaction writes nothing else if it adds a row. In SQLite the
+            statement reports the row by `report_row(number, ...)`, which returns the number; a row that is refused
+            before that is not added.
         """
 
     async def single(self, statement: str, values: Sequence[object]) -> Row | None:
@@ -191,7 +194,7 @@ class Database(Protocol):
     """
 
     @property
-    def ahead(self) -> float:
+    def clock_ahead_s(self) -> float:
         """The seconds by which the clock that all processes share is ahead of this machine's."""
 
     @property

@@ -358,8 +358,10 @@ class PostgresConnection:
         last = status.rpartition(" ")[2]
         return int(last) if last.isdigit() else 0
 
-    async def insert(self, statement: str, values: Sequence[object], *, is_all: bool) -> Row | None:
-        return await (self.single if is_all else self.row)(statement, values)
+    async def insert(
+        self, statement: str, values: Sequence[object], *, is_only_statement: bool
+    ) -> Row | None:
+        return await (self.single if is_only_statement else self.row)(statement, values)
 
     async def single(self, statement: str, values: Sequence[object]) -> Row | None:
         self.may_have_committed = True

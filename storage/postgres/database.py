@@ -116,7 +116,7 @@ class PostgresDatabase:
         await self._clock.ask(lambda: raw.fetchval(f"SELECT {NOW}"))
 
     @property
-    def ahead(self) -> float:
+    def clock_ahead_s(self) -> float:
         return self._clock.ahead
 
     # -- operations ----------------------------------------------------------------------------------------------------

@@ -343,7 +343,7 @@ async def add_exchange(
     e: Exchange,
     *,
     continues_parent: bool = False,
-    is_all: bool = False,
+    is_only_statement: bool = False,
     recall: RecallRow | None = None,
 ) -> Added | None:
     """Adds a turn as it was planned.
@@ -351,12 +351,12 @@ async def add_exchange(
     None: the conversation moved, or something was forgotten, since it was planned.
 
     continues_parent: it continues its parent.
-    is_all: nothing else is written with it.
+    is_only_statement: nothing else is written with it.
     recall: is written with it.
     """
     values = (*_values(e), e.seq, e.run, agent, epoch, e.conversation, rev, *(recall or NO_RECALL))
     statement = SQL["exchange_add_continuing" if continues_parent else "exchange_add"]
-    row = await connection.insert(statement, values, is_all=is_all)
+    row = await connection.insert(statement, values, is_only_statement=is_only_statement)
     return None if row is None else Added(*row)
 
 

@@ -129,7 +129,7 @@ class Store:
 
     def now(self) -> float:
         """Returns the time by the clock that all processes go by, in seconds since the epoch."""
-        return time.time() + self.database.ahead
+        return time.time() + self.database.clock_ahead_s
 
     @property
     def health(self) -> StoreHealth:

@@ -258,10 +258,10 @@ async def _commit(connection: Connection, write: TurnWrite, agents: Agents, rule
         e, rev = write.plain
         if section != e.section:
             e = replace(e, section=section)
-        is_all = not write.ops and (write.section is None or write.section.id > 0)
+        is_only_statement = not write.ops and (write.section is None or write.section.id > 0)
         added = await exchanges.add_exchange(
             connection, agent.id, agent.epoch, rev, e,
-            continues_parent=e.continues_parent, is_all=is_all, recall=recall,
+            continues_parent=e.continues_parent, is_only_statement=is_only_statement, recall=recall,
         )  # fmt: skip
         if added is not None:
             for op in write.ops:

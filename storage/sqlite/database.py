@@ -1,4 +1,4 @@
-"""The five doors to a SQLite file: operations of the store run over its reader and its writer.
+"""A SQLite file as the store's `Database`: its two ways to read over the readers, its three to write over the writer.
 
 SQLite never waits, so an operation is driven without an event loop: in the loop's own thread for short reads, in the
 reader's thread for long ones, in the writer's thread for writes.
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 def drive(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Runs a coroutine that never waits to its end. Raises: RuntimeError where it waits after all."""
+    """Runs a coroutine that never suspends, to its end. Raises: RuntimeError: it suspends after all."""
     try:
         coroutine.send(None)
     except StopIteration as end:
@@ -43,21 +43,22 @@ def drive(coroutine: Coroutine[Any, Any, T]) -> T:
     raise RuntimeError(f"{coroutine!r} waited: an operation may await nothing but its connection")
 
 
-def _laid_out(statement: str, values: Sequence[object]) -> Sequence[object]:
-    """Returns the values as the statement's text takes them."""
+def _bind_values(statement: str, values: Sequence[object]) -> Sequence[object]:
+    """Returns the values with those that SQLite's text has besides: of lists, or what keeps a row in its place."""
     if not isinstance(statement, Statement):
         return values
     if not statement.measured:
         return statement.spread(values)
+    # The row's size, or the room and padding of a new row (storage/sqlite/padding.py).
     columns = values[: statement.measured]
     return (*values, *(padding_of(columns) if statement.is_padded else (size_of(columns),)))
 
 
 def _execute(raw: sqlite3.Connection, statement: str, values: Sequence[object]) -> sqlite3.Cursor:
     try:
-        return raw.execute(statement, _laid_out(statement, values))
+        return raw.execute(statement, _bind_values(statement, values))
     except UnicodeEncodeError:  # half a surrogate pair, before anything was done
-        return raw.execute(statement, _laid_out(statement, mended(values)))
+        return raw.execute(statement, _bind_values(statement, mended(values)))
 
 
 class SqliteConnection:
@@ -86,10 +87,14 @@ class SqliteConnection:
     async def run(self, statement: str, values: Sequence[object] = ()) -> int:
         return self._execute(statement, values).rowcount
 
-    single = row
+    single = row  # SQLite has no round trip to save
 
-    async def insert(self, statement: str, values: Sequence[object], *, is_all: bool) -> Row | None:
+    async def insert(
+        self, statement: str, values: Sequence[object], *, is_only_statement: bool
+    ) -> Row | None:
         raise StatementFailed("a connection that reads adds no row")
+
+    # One writer has the file, so no row needs a lock.
 
     async def lock(self, agent: int) -> None:
         pass
@@ -102,10 +107,10 @@ class SqliteConnection:
 
 
 class WritingConnection(SqliteConnection):
-    """The writer's. It begins a transaction with its first statement, unless that is all of it or one is begun.
+    """The writer's connection, which begins a transaction before its first statement.
 
-    For a statement by itself SQLite keeps no journal of what it would have to undo alone, and the thread gives the
-    interpreter's lock away less often.
+    It begins none if one is open, or if the statement is the whole transaction: then SQLite needs no journal to undo
+    the statement alone, and the thread gives the interpreter's lock away less often.
     """
 
     __slots__ = ("_is_begun", "_watch")
@@ -124,14 +129,17 @@ class WritingConnection(SqliteConnection):
         self._begin()
         return _execute(self._raw, statement, values)
 
-    async def insert(self, statement: str, values: Sequence[object], *, is_all: bool) -> Row | None:
-        if not is_all:
+    async def insert(
+        self, statement: str, values: Sequence[object], *, is_only_statement: bool
+    ) -> Row | None:
+        if not is_only_statement:
             self._begin()
         watch = self._watch
         watch.row = None
         try:
             id = _execute(self._raw, statement, values).lastrowid
         except sqlite3.IntegrityError:
+            # Refused before `report_row`: the statement's way to add no row. What fails after it is an error.
             if watch.row is not None:
                 raise
         return None if watch.row is None else (id, *watch.row)
@@ -142,23 +150,23 @@ class WritingConnection(SqliteConnection):
             raise StatementFailed("a write ended its transaction")
 
 
-def _driven(operation: Operation[T], raw: sqlite3.Connection) -> T:
+def _run_read(operation: Operation[T], raw: sqlite3.Connection) -> T:
     return drive(operation(SqliteConnection(raw)))
 
 
-def _written(operation: Operation[T], watch: Watch, raw: sqlite3.Connection) -> T:
+def _run_write(operation: Operation[T], watch: Watch, raw: sqlite3.Connection) -> T:
     connection = WritingConnection(raw, watch)
     result = drive(operation(connection))
     connection.check()
     return result
 
 
-# Less than this is left by a full disk, which rarely is full to the last page. Against 64 KiB: a turn may be larger.
+# A full disk has less than this left, and rarely is full to the last page. Not 64 KiB: a single turn may be larger.
 _LITTLE_ROOM_BYTES = 1 << 20
 
 
 def is_disk_doubtful(path: str) -> bool:
-    """Returns whether the disk below a file has little room, or is mounted read-only. It reads and writes no file."""
+    """Returns whether the disk below a file has little room, or is mounted read-only. Touches no file."""
     try:
         found = os.statvfs(path)
     except OSError:
@@ -167,10 +175,13 @@ def is_disk_doubtful(path: str) -> bool:
 
 
 class SqliteDatabase:
-    """Made by `open`. writer, reader, long_reader: for what is SQLite's own; the store goes through the doors."""
+    """A database in a file, made by `open`.
+
+    writer, reader, long_reader: for what only SQLite has, such as backups; the store calls the methods of `Database`.
+    """
 
     is_shared = False
-    ahead = 0.0
+    clock_ahead_s = 0.0
 
     def __init__(
         self,
@@ -184,14 +195,14 @@ class SqliteDatabase:
         self._target, self._lock = target, lock
         self._is_doubtful = is_doubtful
         self._is_current = False  # the file has the present schema
-        self._listeners: list[Callable[[], None]] = []
+        self._recovery_listeners: list[Callable[[], None]] = []
         self._failure_listeners: list[Callable[[Unavailable], None]] = []
-        self._when_changed: list[Callable[[Changes], None]] = []
+        self._change_listeners: list[Callable[[Changes], None]] = []
         self.path = target.path
         self._watch = watch = Watch()
         self.writer = Writer(
             target.path,
-            lambda: watch.over(self._open_writer(connect)),
+            lambda: watch.attach(self._open_writer(connect)),
             watch,
             changes=self._notify,
             limits=limits,
@@ -217,10 +228,10 @@ class SqliteDatabase:
         check_s: float = CHECK_S,
         is_doubtful: Callable[[str], bool] = is_disk_doubtful,
     ) -> Self:
-        """Takes the file, brings it to the present schema, and opens it.
+        """Locks the file, migrates it to the present schema, and opens it.
 
         A database that cannot be used for now (full, locked, read-only, damaged, in a directory that is not
-        there) does not stop the start: `health` reports it, everything raises the named error, and it comes back
+        there) does not stop the start: `health` reports it, every operation raises that error, and it comes back
         by itself.
 
         address: where this process serves, for whoever is refused the file.
@@ -244,19 +255,20 @@ class SqliteDatabase:
         return database
 
     async def read(self, operation: Operation[T], *, deadline_ms: float | None = None) -> T:
-        self._check()
-        return self.reader.run(partial(_driven, operation), deadline_ms=deadline_ms or read_limit_ms.get())
+        self._check_readable()
+        return self.reader.run(partial(_run_read, operation), deadline_ms=deadline_ms or read_limit_ms.get())
 
     async def long_read(self, operation: Operation[T], *, deadline_ms: float | None = None) -> T:
-        self._check()
+        self._check_readable()
         return await self.long_reader.run(
-            partial(_driven, operation), deadline_ms=deadline_ms or read_limit_ms.get()
+            partial(_run_read, operation), deadline_ms=deadline_ms or read_limit_ms.get()
         )
 
     def write(
         self, operation: Operation[T], *, bytes: int = 0, is_repeatable: bool = False
     ) -> asyncio.Future[T]:
-        return self.writer.submit(partial(_written, operation, self._watch), bytes=bytes, begins=True)
+        # No network can lose the answer to a commit, so none is repeated.
+        return self.writer.submit(partial(_run_write, operation, self._watch), bytes=bytes, begins=True)
 
     def write_one(
         self, statement: str, values: Sequence[object], *, bytes: int = 0
@@ -264,7 +276,7 @@ class SqliteDatabase:
         return self.write(lambda connection: connection.rows(statement, values), bytes=bytes)
 
     def bulk(self, operation: Operation[T], *, bytes: int = 0) -> asyncio.Future[T]:
-        return self.writer.submit(partial(_written, operation, self._watch), bytes=bytes, is_bulk=True)
+        return self.writer.submit(partial(_run_write, operation, self._watch), bytes=bytes, is_bulk=True)
 
     async def sweep(self, wait_ms: int) -> bool:
         """Empties the write-ahead log; False while it is still being read."""
@@ -281,13 +293,13 @@ class SqliteDatabase:
         pass
 
     def when_changed(self, function: Callable[[Changes], None]) -> None:
-        self._when_changed.append(function)
+        self._change_listeners.append(function)
 
     def when_failed(self, function: Callable[[Unavailable], None]) -> None:
         self._failure_listeners.append(function)
 
     def when_recovered(self, function: Callable[[], None]) -> None:
-        self._listeners.append(function)
+        self._recovery_listeners.append(function)
 
     @property
     def is_owned(self) -> bool:
@@ -302,9 +314,9 @@ class SqliteDatabase:
 
     async def close(self, timeout_s: float = 5.0) -> None:
         await self._health_check.close()
+        await self.writer.finish(timeout_s)
         # The readers close before the writer: the last connection to close writes the log back, and it should be the
         # one that may write.
-        await self.writer.finish(timeout_s)
         self.reader.close()
         await self.long_reader.close()
         await self.writer.close(timeout_s)
@@ -322,13 +334,13 @@ class SqliteDatabase:
         self._is_current = True
         return connection
 
-    def _check(self) -> None:
+    def _check_readable(self) -> None:
         """Refuses to read a file that may be another process's, or lacks tables. Raises: Unavailable: why it is so."""
         if not (self._is_current and self._lock.is_held):
             raise self.writer.fault
 
     def _notify(self, changes: Changes) -> None:
-        for function in self._when_changed:
+        for function in self._change_listeners:
             function(changes)
 
     async def _check_disk(self) -> None:
@@ -353,7 +365,7 @@ class SqliteDatabase:
         self.reader.reset()
         self.reader.open()
         self.long_reader.reset()
-        for function in self._listeners:
+        for function in self._recovery_listeners:
             function()
 
 
@@ -363,16 +375,20 @@ def connect_current(target: DatabaseFile) -> sqlite3.Connection:
     try:
         with translated(target.path):
             (before,) = connection.execute("PRAGMA user_version").fetchone()
-        if migrate(connection, target.path) > before > 0:
-            _close_to_others(target.path)
+        after = migrate(connection, target.path)
+        if after > before > 0:
+            _remove_public_access(target.path)
     except BaseException:
         connection.close()
         raise
     return connection
 
 
-def _close_to_others(path: str) -> None:
-    """Takes a file that an older version left open to every account from them. A mode for a group alone is a choice."""
+def _remove_public_access(path: str) -> None:
+    """Makes a file private that an older version left open to every account.
+
+    Access of the group alone is the operator's choice, and stays.
+    """
     with contextlib.suppress(OSError, Broken):
         if os.lstat(path).st_mode & 0o007:
             for each in ("", *LOGS):

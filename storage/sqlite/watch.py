@@ -53,8 +53,8 @@ class Watch:
         self._changed: dict[int, AgentNumbers | None] = {}
         self._is_all = False
 
-    def over(self, connection: sqlite3.Connection) -> sqlite3.Connection:
-        """Sets the triggers of a connection and returns it; closes it where that fails. Raises: sqlite3.Error."""
+    def attach(self, connection: sqlite3.Connection) -> sqlite3.Connection:
+        """Installs the triggers on a connection and returns it; closes it where that fails. Raises: sqlite3.Error."""
         try:
             connection.create_function("report_agent", -1, self._note_agent)
             connection.create_function("report_all", 0, self._note_all)

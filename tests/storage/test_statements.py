@@ -83,7 +83,7 @@ async def connection(postgres: str) -> AsyncIterator[asyncpg.Connection]:
 def sqlite(tmp_path: Path) -> Iterator[sqlite3.Connection]:
     opened = sqlite3.connect(tmp_path / "memory.db", isolation_level=None)
     migrate(opened, "memory.db")
-    Watch().over(opened)
+    Watch().attach(opened)
     yield opened
     opened.close()
 

@@ -128,17 +128,20 @@ async def test_a_value_of_each_kind_comes_back_and_none_is_searched_for_an_adapt
 TOLD = "INSERT INTO sections (agent, text, known) VALUES ((SELECT report_row(7, 8) WHERE ?), '', ?)"
 
 
-@pytest.mark.parametrize("is_all", [False, True])
-async def test_a_row_that_is_refused_takes_no_id(doors: Database, is_all: bool) -> None:
+@pytest.mark.parametrize("is_only_statement", [False, True])
+async def test_a_row_that_is_refused_takes_no_id(doors: Database, is_only_statement: bool) -> None:
     async def write(connection: Connection) -> list[Any]:
-        return [await connection.insert(TOLD, (planned, b""), is_all=is_all) for planned in (1, 0, 1)]
+        return [
+            await connection.insert(TOLD, (planned, b""), is_only_statement=is_only_statement)
+            for planned in (1, 0, 1)
+        ]
 
     assert await doors.write(write) == [(1, 7, 8), None, (2, 7, 8)]
 
 
 async def test_a_row_that_breaks_a_rule_of_its_table_is_an_error(doors: Database) -> None:
     with pytest.raises(WriteConflict, match=r"sections\.known"):
-        await doors.write(lambda connection: connection.insert(TOLD, (1, None), is_all=True))
+        await doors.write(lambda connection: connection.insert(TOLD, (1, None), is_only_statement=True))
     assert doors.health.ok
 
 
@@ -147,7 +150,7 @@ async def test_a_row_that_comes_alone_needs_no_transaction_around_it(open_store:
     doors = (await open_store(note=noted.append)).database
 
     async def write(connection: Connection) -> None:
-        if await connection.insert(TOLD, (len(noted) == 0, b""), is_all=True) is None:
+        if await connection.insert(TOLD, (len(noted) == 0, b""), is_only_statement=True) is None:
             await connection.run(NOTE, (b"a",))
 
     noted.clear()
