@@ -24,7 +24,7 @@ from gateway.dialects.responses.background import ShownResponses
 from gateway.dialects.responses.items import Items, page_of
 from gateway.dialects.responses.native import read_native
 from gateway.dialects.responses.parse import SEALED_THOUGHTS, check_includable
-from gateway.dialects.responses.render import stored_response
+from gateway.dialects.responses.render import rebuild_response
 from gateway.dialects.responses.response_ids import turn_of
 from gateway.dialects.responses.stored_response import forms_of
 from gateway.errors import BadRequest, MemoryUnavailable, UnknownId, UnknownPath
@@ -146,7 +146,7 @@ class OwnResponses:
             found = await self.stored.find(owner, name, id)
         except UnknownId:
             return None
-        return None if stored_response(found.turn.name, found.reply) is None else found
+        return None if rebuild_response(found.turn.name, found.reply) is None else found
 
     async def _show(
         self, response: FoundResponse | None, run: Run | None, id: str, query: Mapping[str, Sequence[str]]
@@ -155,7 +155,7 @@ class OwnResponses:
         shown: Json | None = None
         if response is not None:
             sealed = SEALED_THOUGHTS in included
-            shown = stored_response(response.turn.name, response.reply, shows_sealed=sealed)
+            shown = rebuild_response(response.turn.name, response.reply, shows_sealed=sealed)
         elif run is not None:
             shown = await self.background.shown(run)
         if shown is None:

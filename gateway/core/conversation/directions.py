@@ -12,7 +12,7 @@ from typing import Final
 from gateway.core.conversation.canonical import SYSTEM, WireMessage
 from gateway.core.conversation.private import private_of
 
-FIELD: Final = "directions"
+DIRECTIONS_FIELD: Final = "directions"
 Direction = tuple[int, WireMessage]
 
 
@@ -29,7 +29,7 @@ def directions_in(messages: Sequence[WireMessage]) -> list[Direction]:
 
 def directions_of(reply: WireMessage) -> list[Direction]:
     """Returns those of the request that a stored reply answers."""
-    stored = private_of(reply).get(FIELD)
+    stored = private_of(reply).get(DIRECTIONS_FIELD)
     pairs = stored if isinstance(stored, list) else ()
     return [(n, message) for n, message in pairs if isinstance(n, int) and isinstance(message, dict)]
 

@@ -16,7 +16,7 @@ from gateway.core.request.identity import Identity
 from gateway.core.turn.client_view import MakesView
 from gateway.dialects.responses.errors import error_fields, frame
 from gateway.dialects.responses.parse import ResponsesRequest, parse
-from gateway.dialects.responses.render import ERROR_CODES, MakesResponses, response_of, usage_of
+from gateway.dialects.responses.render import ERROR_CODES, MakesResponses, empty_response, usage_of
 from gateway.dialects.responses.tools import CallForm, UpstreamTools
 
 # The last events of a response.
@@ -163,7 +163,7 @@ def queued_response(request: ResponsesRequest, tag: str, created: float) -> Json
     view = MakesResponses(
         request.echo, lambda: (tag, ""), forms=request.forms, tag=tag, created=int(created or time.time())
     )
-    return response_of(view, "queued")
+    return empty_response(view, "queued")
 
 
 def compaction_response(request: ResponsesRequest, item: Json, usage: Json) -> Json:
@@ -171,7 +171,7 @@ def compaction_response(request: ResponsesRequest, item: Json, usage: Json) -> J
     now = int(time.time())
     view = MakesResponses({**request.echo, "store": False}, lambda: None, created=now)
     return {
-        **response_of(view, "completed"),
+        **empty_response(view, "completed"),
         "completed_at": now,
         "output": [item],
         "usage": usage_of(usage),

@@ -13,7 +13,7 @@ from adapters.types import Json
 from gateway.core.conversation.canonical import WireMessage, call_id
 from gateway.core.conversation.directions import Direction
 from gateway.core.conversation.private import without_private
-from gateway.dialects.responses.render import reply_output, stored_response
+from gateway.dialects.responses.render import output_items_of, rebuild_response
 from gateway.dialects.responses.stored_response import forms_of
 from gateway.dialects.responses.tools import NO_FORMS, CallForm, result_item
 from gateway.errors import BadRequest
@@ -68,9 +68,9 @@ class Items:
 
     def add_reply(self, turn: tuple[str, str], reply: WireMessage) -> None:
         """Adds a reply, as its response had it."""
-        shown = stored_response(turn, reply)
+        shown = rebuild_response(turn, reply)
         tag = "".join(turn)
-        output = shown["output"] if shown is not None else reply_output(tag, without_private(reply))
+        output = shown["output"] if shown is not None else output_items_of(tag, without_private(reply))
         self._note(reply, forms_of(reply))
         self.found.extend(output)
 
@@ -86,7 +86,7 @@ class Items:
         role, content = message.get("role"), message.get("content")
         if role == "assistant":
             self._note(message, forms)
-            return reply_output(tag, message, forms)
+            return output_items_of(tag, message, forms)
         if role == "tool":
             id = str(message.get("tool_call_id"))
             kind = _OUTPUTS.get(self._calls.get(id, ""), "function_call_output")

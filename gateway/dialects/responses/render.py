@@ -18,8 +18,7 @@ from msgspec import Struct
 
 from adapters.types import Event, Json, token_count
 from gateway.core.conversation.canonical import WireMessage, text_of
-from gateway.core.conversation.directions import FIELD as DIRECTIONS
-from gateway.core.conversation.directions import directions_in
+from gateway.core.conversation.directions import DIRECTIONS_FIELD, directions_in
 from gateway.core.conversation.private import without_private
 from gateway.core.conversation.provider_fields import THOUGHTS
 from gateway.core.turn.client_view import MOST_HELD_BYTES, ClientView, ReplyEvent, no_usage
@@ -41,10 +40,11 @@ from gateway.dialects.responses.stored_response import (
 from gateway.dialects.responses.tools import NO_FORMS, CallForm
 from gateway.errors import GatewayError
 
+# A comment that tells the client that its turn is not on disk yet.
 NOT_DURABLE = b": mnemogate not durable\n\n"
 # The reason of an incomplete response, by finish_reason.
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
-# Those codes of errors that a response may have and that an upstream or the gateway sends; the others are OpenAI's own.
+# The codes that the error of a response may have; any other becomes server_error.
 ERROR_CODES = frozenset(("invalid_prompt", "rate_limit_exceeded", "server_error"))
 _CLAUDES_SEARCH = ("server_tool_use", "web_search")
 T = TypeVar("T", bound=Item)
@@ -53,26 +53,28 @@ T = TypeVar("T", bound=Item)
 class MakesResponses(Struct, frozen=True):
     """Makes the view of one request's response."""
 
+    # As in `MakesView`.
     speaks_chat: ClassVar[bool] = False
     # The fields of the request that the response repeats.
     echo: Json
     # Returns the names of conversation and turn, once the upstream was called; None: the turn is not stored.
-    turn: Callable[[], tuple[str, str] | None]
+    turn_names: Callable[[], tuple[str, str] | None]
     # Returns the usage for a reply's text, in the form of a chat completion. Called where the upstream reports none.
     count: Callable[[str], Json | None] = no_usage
     # The forms of calls, by the names that their tools have upstream.
     forms: Mapping[str, CallForm] = NO_FORMS
-    # Thoughts are shown in the form in which they can be sent back.
+    # Thoughts are shown with `encrypted_content`, in which they can be sent back.
     shows_sealed: bool = False
     # The messages of its request, the instructions excluded.
     messages: Sequence[Json] = ()
-    # Of a response in the background: the tag of its ids, and when it was made, in seconds since the epoch.
+    # The part that all its ids share; "": it is made of the turn's names.
     tag: str = ""
+    # When the response was made, in seconds since the epoch; None: when its reply was.
     created: int | None = None
-    # The number of its first event.
-    number: int = 0
-    # An attempt that was broken off has shown its `response.created` already.
-    has_begun: bool = False
+    # The `sequence_number` of its first event.
+    first_number: int = 0
+    # An attempt that was broken off has sent `response.created` already.
+    has_sent_created: bool = False
 
     def __call__(self, terms: TurnTerms) -> ResponsesView:
         return ResponsesView(self, waits=bool(terms.gateway_tools))
@@ -81,16 +83,15 @@ class MakesResponses(Struct, frozen=True):
 class _Events:
     """Events and comments that a client has not been sent yet; events are numbered."""
 
-    def __init__(self, number: int, *, are_held: bool) -> None:
-        """number: of the first event."""
-        self._number = number
-        self.are_held = are_held
-        self._held_bytes = 0  # of comments
+    def __init__(self, first_number: int, *, is_holding: bool) -> None:
+        self._number = first_number
+        self.is_holding = is_holding
+        self._held_bytes = 0  # of comments alone, as the first event ends the holding
         self._unsent: list[bytes] = []
 
     def take(self) -> bytes:
         """Returns what is to be sent now; b"" as long as all is held."""
-        if self.are_held or not self._unsent:
+        if self.is_holding or not self._unsent:
             return b""
         data = b"".join(self._unsent)
         self._unsent.clear()
@@ -105,28 +106,28 @@ class _Events:
         self._held_bytes += len(raw)
 
     @property
-    def hold_too_much(self) -> bool:
-        return self.are_held and self._held_bytes > MOST_HELD_BYTES
+    def holds_too_much(self) -> bool:
+        return self.is_holding and self._held_bytes > MOST_HELD_BYTES
 
 
 class ResponsesView(ClientView):
     """The view of the Responses API. As in a chat completion it shows one reply: no gateway tools, no steps.
 
-    waits: gateway tools are offered, so nothing is sent before the first content: a hidden round may come first, and
-    the upstream's error in the round after it is then still a status.
+    waits: gateway tools are offered, so a hidden round may come first. Nothing is sent before the first content, and an
+        upstream's error after a hidden round can still be a status.
     """
 
-    def __init__(self, request: MakesResponses, *, waits: bool) -> None:
-        self._request = request
+    def __init__(self, factory: MakesResponses, *, waits: bool) -> None:
+        self._factory = factory
         # Of the response.
         self._tag = ""  # of all its ids, once something is sent
         self._has_id = False
         self._is_stored = False
-        self._created_at = request.created
+        self._created_at = factory.created
         self._completed: int | None = None
         self._error: Json | None = None
         # What the upstream has sent.
-        self._first_chunk: Json = {}  # the newest one that may be the reply's first
+        self._first_chunk: Json = {}  # the last one given to `begin`: model, time, service tier
         self._logprobs: list[Any] = []  # of a whole reply
         self._items: list[Item] = []
         self._open_item: Item | None = None  # the item of text that goes on
@@ -135,9 +136,9 @@ class ResponsesView(ClientView):
         self._usage: Json | None = None
         self._finish_reason: str | None = None
         # What the client gets.
-        self._events = _Events(request.number, are_held=waits)
-        self._is_shown = False  # it has begun, in events or as a whole
-        self._is_whole = False  # no events are made of it
+        self._events = _Events(factory.first_number, is_holding=waits)
+        self._has_begun = False
+        self._is_whole = False  # it is one JSON body, without events
 
     def take(self) -> bytes:
         return self._events.take()
@@ -150,7 +151,7 @@ class ResponsesView(ClientView):
         self._logprobs = _logprobs(next(choices, {}))
 
     def show(self, event: ReplyEvent) -> None:
-        self._show_event(event)
+        self._show_event(event, is_hidden=False)
 
     def show_texts(self, read: Sequence[Event], texts: Sequence[str]) -> bool:
         for text in filter(None, texts):
@@ -176,7 +177,7 @@ class ResponsesView(ClientView):
 
     def end(self, tail: Sequence[ReplyEvent], finish: str | None, done: bytes) -> None:
         for event in tail:
-            self._show_event(event)
+            self._show_event(event, is_hidden=False)
         self._finish_reason = finish or self._finish_reason
         response = self._end_items()
         self._emit(f"response.{response['status']}", response=response)
@@ -190,10 +191,10 @@ class ResponsesView(ClientView):
         message, param = in_client_fields(str(error.get("message") or "")), error.get("param")
         if isinstance(param, str):
             param = in_client_fields(param, is_field=True)
-        self._break_off(message, None if code is None else str(code), kind, param)
+        self._emit_failure(message, None if code is None else str(code), kind, param)
 
     def fail(self, error: GatewayError) -> None:
-        self._break_off(error.message, error.code, error.kind, error.param)
+        self._emit_failure(error.message, error.code, error.kind, error.param)
 
     def whole(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
         self._is_whole = True
@@ -214,45 +215,50 @@ class ResponsesView(ClientView):
         status = "failed" if self._error else "completed" if is_over and reason is None else "incomplete"
         if is_over:
             self._usage = (
-                outcome.usage or self._usage or self._request.count(generated_in(outcome.shown_reply or {}))
+                outcome.usage or self._usage or self._factory.count(generated_in(outcome.shown_reply or {}))
             )
         if status == "completed":
             self._completed = int(time.time())
-        first, prefixes = self._first_chunk, [item.id.partition("_")[0] for item in self._items]
-        stored = StoredResponse(
+        stored = self._stored_response(status, reason, self._usage if is_over else None)
+        fields = {RESPONSE_FIELD: msgspec.to_builtins(stored)}
+        if directions := directions_in(self._factory.messages):
+            fields[DIRECTIONS_FIELD] = [*map(list, directions)]
+        return fields
+
+    def _stored_response(self, status: str, reason: str | None, usage: Json | None) -> StoredResponse:
+        """Returns the response as it is stored. usage: as a chat completion has it."""
+        first, tier = self._first_chunk, self._first_chunk.get("service_tier")
+        is_in_order = is_in_reply_order([item.kind for item in self._items])
+        return StoredResponse(
             status,
             self._created(),
-            first.get("model") or self._request.echo["model"],
-            usage=None if self._usage is None or not is_over else usage_of(self._usage),
+            first.get("model") or self._factory.echo["model"],
+            usage=None if usage is None else usage_of(usage),
             completed=self._completed,
             reason=reason,
             error=self._error,
-            tier=tier if isinstance(tier := first.get("service_tier"), str) else None,
-            echo=changed_fields(self._request.echo),
+            tier=tier if isinstance(tier, str) else None,
+            echo=changed_fields(self._factory.echo),
             forms={
-                name: (form.kind, form.name, form.namespace) for name, form in self._request.forms.items()
+                name: (form.kind, form.name, form.namespace) for name, form in self._factory.forms.items()
             },
-            output=None if is_in_reply_order(prefixes) else [item.json("completed") for item in self._items],
+            output=None if is_in_order else [item.json("completed") for item in self._items],
         )
-        fields = {RESPONSE_FIELD: msgspec.to_builtins(stored)}
-        if directions := directions_in(self._request.messages):
-            fields[DIRECTIONS] = [*map(list, directions)]
-        return fields
 
     # -- what the upstream sends
 
-    def _show_event(self, event: ReplyEvent, *, is_hidden: bool = False) -> None:
+    def _show_event(self, event: ReplyEvent, *, is_hidden: bool) -> None:
         """Shows an event. is_hidden: it ends a hidden round."""
         if event.chunk is None:
             if event.raw is not None and event.raw.startswith(b":"):
                 self._events.add_comment(event.raw)
-                if self._events.hold_too_much:
+                if self._events.holds_too_much:
                     self._begin_response()
             return
         for choice in event.choices:
             if not isinstance(choice, dict) or choice.get("index"):
                 continue
-            if not self._events.are_held:
+            if not self._events.is_holding:
                 self._begin_response()  # the model may think for long before its first text
             delta = choice.get("delta")
             if isinstance(delta, dict):
@@ -308,7 +314,7 @@ class ResponsesView(ClientView):
         call = self._draft.call_for(entry)  # some upstreams send several under one index
         if len(self._calls) < len(calls):
             self._close_item()
-            self._calls.append(self._add_item(partial(CallItem, call=call, forms=self._request.forms)))
+            self._calls.append(self._add_item(partial(CallItem, call=call, forms=self._factory.forms)))
         self._calls[calls.index(call)].grow()
 
     # -- a stored response
@@ -319,9 +325,9 @@ class ResponsesView(ClientView):
         self._completed, self._error = stored.completed, stored.error
         self.assign_id()
 
-    def output_of(self, reply: WireMessage, stored: StoredResponse) -> list[Json]:
-        """Returns the output that a stored reply makes."""
-        self._is_whole, self._is_shown = True, True
+    def rebuild_output(self, reply: WireMessage, stored: StoredResponse) -> list[Json]:
+        """Returns the output items that are made of a stored reply."""
+        self._is_whole, self._has_begun = True, True
         self._add_delta(delta_of({"message": reply}), [])
         last = self._items[-1] if self._items else None
         self._close_item("completed" if stored.status == "completed" else "incomplete")
@@ -329,11 +335,6 @@ class ResponsesView(ClientView):
             is_last = call is last and stored.status != "completed"
             call.end("incomplete" if is_last else "completed")
         return [item.done for item in self._items]
-
-    def show_stored(self, output: list[Json], stored: StoredResponse) -> Json:
-        """Returns the stored response with this output."""
-        response = self.response(stored.status, stored.reason)
-        return {**response, "output": output, "usage": stored.usage}
 
     # -- what the client gets
 
@@ -344,7 +345,7 @@ class ResponsesView(ClientView):
         self._close_item()
         item = self._add_item(kind)
         if isinstance(item, ThoughtsItem):
-            item.shows_sealed = self._request.shows_sealed or not self._is_stored
+            item.shows_sealed = self._factory.shows_sealed or not self._is_stored
         self._open_item = item
         return item
 
@@ -362,24 +363,24 @@ class ResponsesView(ClientView):
             self._open_item = None
 
     def _begin_response(self) -> None:
-        self._events.are_held = False
-        if not self._is_shown:
+        self._events.is_holding = False
+        if not self._has_begun:
             self.assign_id()
-            self._is_shown = True
+            self._has_begun = True
             if self._is_whole:
                 return
-            if not self._request.has_begun:
+            if not self._factory.has_sent_created:
                 self._emit("response.created", response=self.response("in_progress"))
             self._emit("response.in_progress", response=self.response("in_progress"))
 
     def assign_id(self) -> None:
-        """Gives the response its id, once. The id also shows whether the response is stored."""
+        """Gives the response its id, once, and with it decides whether the response is stored."""
         if self._has_id:
             return
         self._has_id = True
-        turn = self._request.turn()
-        self._is_stored = self._request.echo.get("store") is not False and turn is not None
-        self._tag = self._request.tag or make_tag(turn if self._is_stored else None)
+        turn = self._factory.turn_names()
+        self._is_stored = self._factory.echo.get("store") is not False and turn is not None
+        self._tag = self._factory.tag or make_tag(turn if self._is_stored else None)
 
     def _end_items(self) -> Json:
         """Ends what has begun. Returns the response as it is at its end."""
@@ -391,12 +392,12 @@ class ResponsesView(ClientView):
         for call in self._calls:
             call.end(status if call is last else "completed")
         if self._usage is None:
-            self._usage = self._request.count("".join([item.generated() for item in self._items]))
+            self._usage = self._factory.count("".join([item.generated() for item in self._items]))
         if status == "completed":
             self._completed = self._completed or int(time.time())
         return self.response(status, reason)
 
-    def _break_off(self, message: str, code: str | None, kind: str, param: Any) -> None:
+    def _emit_failure(self, message: str, code: str | None, kind: str, param: Any) -> None:
         self._begin_response()
         fields = error_fields(message, code, kind, param)
         self._emit("error", **fields)
@@ -412,7 +413,7 @@ class ResponsesView(ClientView):
         first = self._first_chunk
         is_over = status in ("completed", "incomplete")
         response = {
-            **self._request.echo,
+            **self._factory.echo,
             "id": f"resp_{self._tag}",
             "object": "response",
             "created_at": self._created(),
@@ -420,7 +421,7 @@ class ResponsesView(ClientView):
             "status": status,
             "error": self._error,
             "incomplete_details": None if reason is None else {"reason": reason},
-            "model": first.get("model") or self._request.echo["model"],
+            "model": first.get("model") or self._factory.echo["model"],
             "output": [item.done for item in self._items] if is_over else [],
             "usage": None if self._usage is None or not is_over else usage_of(self._usage),
         }
@@ -430,57 +431,59 @@ class ResponsesView(ClientView):
         return response
 
     def _created(self) -> int:
-        created = self._created_at if self._created_at is not None else self._first_chunk.get("created")
-        if not isinstance(created, int):
-            self._first_chunk = {**self._first_chunk, "created": (created := int(time.time()))}
-        return created
+        """Returns when the response was made, in seconds since the epoch: the same each time."""
+        if self._created_at is None:
+            created = self._first_chunk.get("created")
+            self._created_at = created if isinstance(created, int) else int(time.time())
+        return self._created_at
 
     def _emit(self, kind: str, **fields: Any) -> None:
         if not self._is_whole:
             self._events.add(kind, fields)
 
 
-def stored_response(turn: tuple[str, str], reply: WireMessage, *, shows_sealed: bool = False) -> Json | None:
+def rebuild_response(
+    turn_names: tuple[str, str], reply: WireMessage, *, shows_sealed: bool = False
+) -> Json | None:
     """Returns a stored response as it was answered, but for logprobs; None: the reply is not one of a response.
 
-    turn: the names of conversation and turn.
-    shows_sealed: thoughts are asked for in the form in which they can be sent back.
+    turn_names: of conversation and turn.
+    shows_sealed: as in `MakesResponses`.
     """
     stored = stored_in(reply)
     if stored is None:
         return None
     view = ResponsesView(
-        MakesResponses(stored.echoed, lambda: turn, forms=stored.call_forms, shows_sealed=shows_sealed),
+        MakesResponses(stored.echoed, lambda: turn_names, forms=stored.call_forms, shows_sealed=shows_sealed),
         waits=False,
     )
     view.restore(stored)
-    if stored.status == "failed":
-        return view.show_stored([], stored)
-    output = stored.output_of(reply)
+    output = [] if stored.status == "failed" else stored.output_of(reply)
     if output is None:
-        output = view.output_of(without_private(reply), stored)
+        output = view.rebuild_output(without_private(reply), stored)
     elif not shows_sealed:
         output = [{k: v for k, v in item.items() if k != "encrypted_content"} for item in output]
-    return view.show_stored(output, stored)
+    return {**view.response(stored.status, stored.reason), "output": output, "usage": stored.usage}
 
 
-def response_of(request: MakesResponses, status: str) -> Json:
+def empty_response(factory: MakesResponses, status: str) -> Json:
     """Returns a response of which nothing has come yet."""
-    view = ResponsesView(request, waits=False)
+    view = ResponsesView(factory, waits=False)
     view.assign_id()
     return view.response(status)
 
 
-def reply_output(tag: str, reply: WireMessage, forms: Mapping[str, CallForm] = NO_FORMS) -> list[Json]:
+def output_items_of(tag: str, reply: WireMessage, forms: Mapping[str, CallForm] = NO_FORMS) -> list[Json]:
     """Returns a reply that no response was made of as output items. tag: of their ids. forms: of its calls."""
+    # As of a stored turn, so that thoughts are shown without `encrypted_content`.
     view = ResponsesView(MakesResponses(ECHOED, lambda: (tag, ""), forms=forms), waits=False)
     stored = StoredResponse("completed", 0, "")
     view.restore(stored)
-    return view.output_of(reply, stored)
+    return view.rebuild_output(reply, stored)
 
 
 def usage_of(usage: Json) -> Json:
-    """Returns the usage of a chat completion under the names that it has here."""
+    """Returns a chat completion's usage under the names of the Responses API."""
     prompt, completion = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
     item = {
         "input_tokens": token_count(usage, "prompt_tokens"),

@@ -20,7 +20,7 @@ from gateway.dialects.responses.tools import NO_FORMS, CallForm
 
 # The name of the private field.
 RESPONSE_FIELD: Final = "response"
-# The order of a whole reply's items, by the prefixes of their ids: thoughts, text, then calls.
+# The order of a whole reply's items, by `Item.kind`: thoughts, text, then calls.
 _POSITIONS: Final = {"rs": 0, "msg": 1}
 _CALL_POSITION: Final = 2
 
@@ -91,11 +91,11 @@ def changed_fields(echo: Json) -> Json:
     return {key: value for key, value in echo.items() if key not in ECHOED or ECHOED[key] != value}
 
 
-def is_in_reply_order(prefixes: list[str]) -> bool:
+def is_in_reply_order(kinds: list[str]) -> bool:
     """Returns whether items have the order of a whole reply's, so that they can be made of it.
 
-    prefixes: those of the items' ids. A search of the web ("ws") is in no reply.
+    kinds: those of the items (`Item.kind`). A search of the web ("ws") is in no reply.
     """
-    positions = [_POSITIONS.get(each, _CALL_POSITION) for each in prefixes]
+    positions = [_POSITIONS.get(each, _CALL_POSITION) for each in kinds]
     is_sorted = positions == sorted(positions)
-    return is_sorted and prefixes.count("rs") < 2 and prefixes.count("msg") < 2 and "ws" not in prefixes
+    return is_sorted and kinds.count("rs") < 2 and kinds.count("msg") < 2 and "ws" not in kinds
