@@ -138,14 +138,14 @@ class Commands:
             make_embedder,
             check_mcp,
         ):
-            with mistakes.noted():
+            with mistakes.collecting():
                 check(settings)
-        with mistakes.noted():
+        with mistakes.collecting():
             database = check_database(settings)
             check_door(settings, database.is_keyed or settings.server.key is not None)
-        with mistakes.noted():
+        with mistakes.collecting():
             traces_of(os.environ)
-        mistakes.end()
+        mistakes.raise_if_any()
         for note in database.notes:
             complain(note)
         if database.fault is not None:

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct, field
 
 from gateway.checked import field_types, metas
-from gateway.settings.mistakes import MOST
+from gateway.settings.mistakes import MAX_NUMBER
 
 DefaultMode = Literal["on", "read", "off"]
 Compaction = Literal["summary", "truncate"]
@@ -108,7 +108,7 @@ class ServerSettings(Table, frozen=True):
     access_log: bool = True
     mcp: bool = False
     metrics_keys: MetricsKeys = "auto"
-    keep_alive_comment_s: Annotated[float, Meta(ge=0.0, le=MOST)] = 0.0
+    keep_alive_comment_s: Annotated[float, Meta(ge=0.0, le=MAX_NUMBER)] = 0.0
 
 
 class DatabaseSettings(Table, frozen=True):
@@ -151,8 +151,8 @@ class MemorySettings(Table, frozen=True):
     default: DefaultMode = "on"
     recall_tokens: NonNegativeInt = 1000
     recall_deadline_ms: PositiveInt = 150
-    idle_s: Annotated[float, Meta(ge=0.0, le=MOST)] = 120.0
-    cache_s: Annotated[float, Meta(ge=0.0, le=MOST)] = 300.0
+    idle_s: Annotated[float, Meta(ge=0.0, le=MAX_NUMBER)] = 120.0
+    cache_s: Annotated[float, Meta(ge=0.0, le=MAX_NUMBER)] = 300.0
     history: History = "full"
     # user_order, conversation_order: None means the orders of gateway/core/request/identity.py.
     user_order: tuple[Text, ...] | None = None
@@ -161,7 +161,7 @@ class MemorySettings(Table, frozen=True):
     single_user: bool = False
     max_tool_rounds: PositiveInt = 10
     # Days, fractions too; 0: nothing is noted of why a turn recalled what it did.
-    keep_why_days: Annotated[float, Meta(ge=0, le=MOST)] = 7.0
+    keep_why_days: Annotated[float, Meta(ge=0, le=MAX_NUMBER)] = 7.0
     compaction: Compaction = "summary"
     embedder: Text | None = None
     embedder_wait_ms: NonNegativeInt = 100
@@ -237,7 +237,7 @@ class BatchSettings(Table, frozen=True):
     daily_tokens: of each project; 0 sets no bound.
     """
 
-    poll_s: Annotated[float, Meta(ge=0.05, le=MOST)] = 60.0
+    poll_s: Annotated[float, Meta(ge=0.05, le=MAX_NUMBER)] = 60.0
     daily_tokens: NonNegativeInt = 0
 
 
@@ -245,7 +245,7 @@ class UsageSettings(Table, frozen=True):
     """The table [usage]."""
 
     # Between two writes of the counters.
-    write_s: Annotated[float, Meta(ge=0.1, le=MOST)] = 60.0
+    write_s: Annotated[float, Meta(ge=0.1, le=MAX_NUMBER)] = 60.0
     keep_users_days: Annotated[int, Meta(ge=1, le=36_500)] = 62
     ask_streams: bool = True
 
@@ -267,7 +267,7 @@ _NO_KEYS = frozenset(
 class ResponsesSettings(Table, frozen=True):
     """The table [responses]. keep_days: of stored responses where no user is named."""
 
-    keep_days: Annotated[float, Meta(ge=1, le=MOST)] = 30
+    keep_days: Annotated[float, Meta(ge=1, le=MAX_NUMBER)] = 30
 
 
 class TraceSettings(Table, frozen=True):
@@ -283,12 +283,12 @@ class UiSettings(Table, frozen=True):
     # The page is served over TLS, by a proxy before the gateway.
     https: bool = False
     # A session ends after so long, and after so long without a request.
-    session_s: Annotated[float, Meta(ge=60.0, le=MOST)] = 43_200.0
-    idle_s: Annotated[float, Meta(ge=60.0, le=MOST)] = 1_800.0
+    session_s: Annotated[float, Meta(ge=60.0, le=MAX_NUMBER)] = 43_200.0
+    idle_s: Annotated[float, Meta(ge=60.0, le=MAX_NUMBER)] = 1_800.0
     # Of applications that may show "about me" within a page of theirs.
     frame_origins: tuple[Text, ...] = ()
     # How long it is noted what operators did; fractions too.
-    audit_days: Annotated[float, Meta(ge=0, le=MOST)] = 90.0
+    audit_days: Annotated[float, Meta(ge=0, le=MAX_NUMBER)] = 90.0
 
 
 class UpstreamSettings(Table, frozen=True):
@@ -299,11 +299,11 @@ class UpstreamSettings(Table, frozen=True):
     base_url: Text | None = None
     # One key or several.
     api_key: Secret | tuple[Secret, ...] | None = None
-    connect_timeout_s: Annotated[float, Meta(ge=0.1, le=MOST)] = 10.0
+    connect_timeout_s: Annotated[float, Meta(ge=0.1, le=MAX_NUMBER)] = 10.0
     # The OpenAI SDK's own default; reasoning models think long before their first byte.
-    first_byte_timeout_s: Annotated[float, Meta(ge=0.1, le=MOST)] = 600.0
-    idle_timeout_s: Annotated[float, Meta(ge=0.1, le=MOST)] = 300.0
-    total_timeout_s: Annotated[float, Meta(ge=0.1, le=MOST)] | None = None
+    first_byte_timeout_s: Annotated[float, Meta(ge=0.1, le=MAX_NUMBER)] = 600.0
+    idle_timeout_s: Annotated[float, Meta(ge=0.1, le=MAX_NUMBER)] = 300.0
+    total_timeout_s: Annotated[float, Meta(ge=0.1, le=MAX_NUMBER)] | None = None
     retries: Annotated[int, Meta(ge=0, le=10)] = 0
     # Capability -> whether the upstream has it, where its kind leaves that open.
     takes: dict[Capability, bool | ResponsesWay] = field(default_factory=dict)
@@ -358,9 +358,9 @@ class DeploymentSettings(Table, frozen=True):
 class PriceSettings(Table, frozen=True):
     """The price of a million tokens. cached: of input that the upstream has in its cache; None: as of other input."""
 
-    input: Annotated[float, Meta(ge=0, le=MOST)]
-    output: Annotated[float, Meta(ge=0, le=MOST)]
-    cached: Annotated[float, Meta(ge=0, le=MOST)] | None = None
+    input: Annotated[float, Meta(ge=0, le=MAX_NUMBER)]
+    output: Annotated[float, Meta(ge=0, le=MAX_NUMBER)]
+    cached: Annotated[float, Meta(ge=0, le=MAX_NUMBER)] | None = None
 
 
 class ModelSettings(Table, frozen=True):
@@ -371,7 +371,7 @@ class ModelSettings(Table, frozen=True):
     upstream: Text | None = None
     context_window: PositiveInt | None = None
     # Of a million tokens, in whatever currency; a number is for all of them.
-    price: Annotated[float, Meta(ge=0, le=MOST)] | PriceSettings | None = None
+    price: Annotated[float, Meta(ge=0, le=MAX_NUMBER)] | PriceSettings | None = None
     # Other names that callers could ask for.
     fallbacks: tuple[Text, ...] = ()
     deployments: tuple[DeploymentSettings, ...] = ()
@@ -425,7 +425,7 @@ class ProfileSettings(Table, frozen=True):
 class ProjectSettings(Table, frozen=True):
     memory: DefaultMode | None = None
     profile: Text | None = None
-    retention_days: Annotated[float, Meta(ge=1, le=MOST)] | None = None
+    retention_days: Annotated[float, Meta(ge=1, le=MAX_NUMBER)] | None = None
     lists_account: bool | None = None
 
 

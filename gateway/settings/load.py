@@ -31,8 +31,8 @@ _FILE_BYTES = 1024 * 1024  # chosen: far above any real one, and parsed within t
 # A key written so is the value of the variable that follows.
 FROM_ENVIRONMENT = "env:"
 
-# Short names for what people set most; every scalar also answers to MNEMOGATE_<TABLE>_<KEY>.
-_SHORT = {
+# variable -> setting: short names for what people set most. Every scalar also answers to MNEMOGATE_<TABLE>_<KEY>.
+_SHORT_NAMES = {
     "MNEMOGATE_HOST": ("server", "host"),
     "MNEMOGATE_PORT": ("server", "port"),
     "MNEMOGATE_KEY": ("server", "key"),
@@ -43,8 +43,9 @@ _SHORT = {
     "MNEMOGATE_SECRETS_KEY": ("tools", "secrets_key"),
 }
 _UPSTREAM_KEY = "MNEMOGATE_UPSTREAM_KEY"
-_SPECIAL = ("MNEMOGATE_CONFIG", "MNEMOGATE_UPSTREAM", _UPSTREAM_KEY)
-# Besides the keys of upstreams these may name a variable that has their value.
+# Variables that are no setting of a table.
+_OTHER_VARIABLES = ("MNEMOGATE_CONFIG", "MNEMOGATE_UPSTREAM", _UPSTREAM_KEY)
+# Besides the keys of upstreams, these may be written `env:NAME`.
 _SECRETS = (
     ("memory", "openwebui_jwt_secret"),
     ("tools", "webhook_secret"),
@@ -54,8 +55,8 @@ _SECRETS = (
 )
 _DATABASE = {("database", "path"), ("database", "url")}
 _SQLITE = "sqlite:///"
-# The tables with single values: those that a variable can set.
-_TABLES: dict[str, type[Struct]] = {
+# The tables that a variable can set a value of; lists of tables can only stand in the file.
+_SCALAR_TABLES: dict[str, type[Struct]] = {
     each.name: each.type
     for each in structs.fields(Settings)
     if isinstance(each.type, type) and issubclass(each.type, Struct)
@@ -81,36 +82,47 @@ def load_settings(
 
     Raises: SettingsError: names the setting, what was seen and what would do.
     """
-    given = os.environ if environ is None else environ
-    environ = _stripped(given)
+    raw_environ = os.environ if environ is None else environ
+    stripped_environ = _stripped(raw_environ)
     for flag, text in (("--config", config), ("--upstream", upstream)):
         if text == "":  # a script's variable that is not set
             raise SettingsError(f"{flag}: expected a value, saw ''", in_file=False)
-    raw = _read_file(config or environ.get("MNEMOGATE_CONFIG") or None)
-    tables, errors, wrong = read_tables(raw, Settings)
-    settings, mistakes = Settings(**tables), Mistakes()
-    for each in errors:
-        mistakes.add(each)
-    for (table, key), value in _overrides(raw, settings, environ, flags or {}, mistakes).items():
+    parsed = _read_file(config or stripped_environ.get("MNEMOGATE_CONFIG") or None)
+    values, errors, bad_tables = read_tables(parsed, Settings)
+    settings, mistakes = Settings(**values), Mistakes()
+    for error in errors:
+        mistakes.add(error)
+    for (table, key), value in _overrides(parsed, settings, stripped_environ, flags or {}, mistakes).items():
         settings = replace(settings, **{table: replace(getattr(settings, table), **{key: value})})
-    settings = _with_upstreams(settings, raw, given, upstream, mistakes, needs_secrets=needs_secrets)
-    hosts = tuple(replace(each, host=each.host.lower()) for each in settings.tools.headers)
-    settings = replace(
-        settings, database=_with_file(settings.database), tools=replace(settings.tools, headers=hosts)
+    settings = _with_upstreams(
+        settings, parsed, raw_environ, stripped_environ, upstream, mistakes, needs_secrets=needs_secrets
     )
-    if [each.kind for each in settings.upstreams] == ["scripted"] and not settings.profiles:
-        demo = replace(DEMO_PROFILE, upstream=settings.upstreams[0].name)
-        settings = replace(settings, profiles=(demo,))
-    # Where an address in the environment is none, there is no list of upstreams to judge.
-    unjudged = {*wrong, *(() if settings.upstreams or "upstreams" in raw else ("upstreams",))}
-    for each in check_settings(settings, unjudged):
-        mistakes.add(each)
-    mistakes.end()
+    headers = tuple(replace(each, host=each.host.lower()) for each in settings.tools.headers)
+    settings = replace(
+        settings,
+        database=_with_sqlite_path(settings.database),
+        tools=replace(settings.tools, headers=headers),
+    )
+    settings = _with_demo_profile(settings)
+    # An invalid address in the environment leaves no upstreams; that they are missing is not reported, too.
+    if not settings.upstreams and "upstreams" not in parsed:
+        bad_tables.add("upstreams")
+    for error in check_settings(settings, bad_tables):
+        mistakes.add(error)
+    mistakes.raise_if_any()
     return settings
 
 
+def _with_demo_profile(settings: Settings) -> Settings:
+    """Returns the settings with a profile for the demo, where only the scripted model answers."""
+    if [each.kind for each in settings.upstreams] != ["scripted"] or settings.profiles:
+        return settings
+    demo = replace(DEMO_PROFILE, upstream=settings.upstreams[0].name)
+    return replace(settings, profiles=(demo,))
+
+
 def _stripped(environ: Mapping[str, str]) -> Mapping[str, str]:
-    """Returns the variables without the invisible blanks in which files of variables and mounted secrets may end.
+    """Returns the variables without white space at their ends: env files and mounted secrets often end in a newline.
 
     The variable that "env:NAME" in the settings names is used as it is.
     """
@@ -119,8 +131,9 @@ def _stripped(environ: Mapping[str, str]) -> Mapping[str, str]:
 
 def _with_upstreams(
     settings: Settings,
-    raw: Mapping[str, Any],
-    given: Mapping[str, str],
+    parsed: Mapping[str, Any],
+    raw_environ: Mapping[str, str],
+    environ: Mapping[str, str],
     upstream: str | None,
     mistakes: Mistakes,
     *,
@@ -128,14 +141,13 @@ def _with_upstreams(
 ) -> Settings:
     """Returns the settings with their secrets, and with upstreams of the environment where the file has none.
 
-    raw: the settings file.
-    given: the environment, unstripped.
+    parsed: the settings file.
+    raw_environ: for the secrets; `environ` is the same, stripped.
     upstream: base URL of the one upstream to use, from the command line.
     """
-    environ = _stripped(given)
-    named_by = "--upstream" if upstream else "MNEMOGATE_UPSTREAM"
+    source = "--upstream" if upstream else "MNEMOGATE_UPSTREAM"
     upstream = upstream or environ.get("MNEMOGATE_UPSTREAM") or None
-    has_key = bool(environ.get(_UPSTREAM_KEY)) and _UPSTREAM_KEY not in _named(settings)
+    has_key = bool(environ.get(_UPSTREAM_KEY)) and _UPSTREAM_KEY not in _referenced_variables(settings)
     if needs_secrets and has_key and not upstream:
         mistakes.add(
             SettingsError(
@@ -143,19 +155,20 @@ def _with_upstreams(
                 in_file=False,
             )
         )
-    if not upstream and "upstreams" in raw:
-        return _with_secrets(settings, given, mistakes, needs_all=needs_secrets)
+    if not upstream and "upstreams" in parsed:
+        return _with_secrets(settings, raw_environ, mistakes, needs_secrets=needs_secrets)
     # The value of a variable of the SDKs is used as it is, whatever it begins with.
-    settings = _with_secrets(replace(settings, upstreams=()), given, mistakes, needs_all=needs_secrets)
+    settings = replace(settings, upstreams=())
+    settings = _with_secrets(settings, raw_environ, mistakes, needs_secrets=needs_secrets)
     upstreams: tuple[UpstreamSettings, ...] = ()
-    with mistakes.noted(), _outside_file():
-        upstreams = _default_upstreams(environ, named_by, upstream)
+    with mistakes.collecting(), _not_from_file():
+        upstreams = _default_upstreams(environ, source, upstream)
     return replace(settings, upstreams=upstreams)
 
 
 @contextmanager
-def _outside_file() -> Iterator[None]:
-    """Notes of an error that it is about a flag or a variable, with which the settings file has nothing to do."""
+def _not_from_file() -> Iterator[None]:
+    """Marks the errors raised inside as not about the settings file, but about a flag or a variable."""
     try:
         yield
     except SettingsError as error:
@@ -196,7 +209,7 @@ def _read_file(path: str | None) -> dict[str, Any]:
 
 
 def _overrides(
-    raw: Mapping[str, Any],
+    parsed: Mapping[str, Any],
     settings: Settings,
     environ: Mapping[str, str],
     flags: Mapping[tuple[str, str], Any],
@@ -204,62 +217,63 @@ def _overrides(
 ) -> dict[tuple[str, str], Any]:
     """Returns what the environment and the flags say in place of the file: (table, key) -> value.
 
-    raw, settings: the file's.
+    parsed, settings: the file's.
     """
     # The file may name a variable for a key that begins with MNEMOGATE_: it is no setting.
-    named = _named(settings)
-    overrides = _read_environment({k: v for k, v in environ.items() if k not in named}, mistakes)
+    referenced = _referenced_variables(settings)
+    overrides = _read_environment({k: v for k, v in environ.items() if k not in referenced}, mistakes)
     for (table, key), value in flags.items():
-        with mistakes.noted(), _outside_file():
-            overrides[table, key] = convert_text(str(value), _TABLES[table], key, f"{table}.{key}")
+        with mistakes.collecting(), _not_from_file():
+            overrides[table, key] = convert_text(str(value), _SCALAR_TABLES[table], key, f"{table}.{key}")
             if (table, key) == ("database", "path"):
                 overrides["database", "url"] = None
     if overrides.keys() & _DATABASE:
-        # A file that is named closer by takes the place of a URL that the settings file names.
+        # A database path from the environment or a flag overrides a URL in the settings file.
         overrides.setdefault(("database", "url"), None)
-    elif {"path", "url"} <= raw.get("database", {}).keys():
+    elif {"path", "url"} <= parsed.get("database", {}).keys():
         mistakes.add(
             SettingsError("database: `path` is a SQLite file and `url` a PostgreSQL server; name one of them")
         )
     return overrides
 
 
-def _named(settings: Settings) -> set[str]:
+def _referenced_variables(settings: Settings) -> set[str]:
     """Returns the variables that the file names for keys and secrets."""
-    found: set[str] = set()
+    names: set[str] = set()
 
-    def note(where: str, text: str) -> str:
+    def collect(_: str, text: str) -> str:
         if (name := _variable_of(text)) is not None:
-            found.add(name)
+            names.add(name)
         return text
 
-    _map_secrets(settings, note)
-    return found
+    _map_secrets(settings, collect)
+    return names
 
 
 def _read_environment(environ: Mapping[str, str], mistakes: Mistakes) -> dict[tuple[str, str], Any]:
-    known = dict(_SHORT)
-    for table, cls in _TABLES.items():
+    """Returns the settings that the environment has: (table, key) -> value."""
+    known = dict(_SHORT_NAMES)
+    for table, cls in _SCALAR_TABLES.items():
         known |= {f"MNEMOGATE_{table}_{name}".upper(): (table, name) for name in cls.__struct_fields__}
     # A list of tables can only stand in the file.
     del known["MNEMOGATE_MEMORY_SIDE_REQUESTS"], known["MNEMOGATE_TOOLS_HEADERS"]
+    # setting -> the variable that has it, and its value.
     found: dict[tuple[str, str], tuple[str, Any]] = {}
-
-    def add(name: str, setting: tuple[str, str], value: Any) -> None:
-        other, earlier = found.setdefault(setting, (name, value))
-        if value != earlier:
-            raise SettingsError(f"environment: {other} and {name} say different things; leave one out")
-
     for name, text in environ.items():
-        if not name.startswith("MNEMOGATE_") or name in _SPECIAL:
+        if not name.startswith("MNEMOGATE_") or name in _OTHER_VARIABLES:
             continue
-        with mistakes.noted(), _outside_file():
+        with mistakes.collecting(), _not_from_file():
             if name not in known:
-                raise SettingsError(unknown_name("environment", name, [*known, *_SPECIAL]))
+                raise SettingsError(unknown_name("environment", name, [*known, *_OTHER_VARIABLES]))
             # `NAME=` is how compose files and shells say that a variable is not set.
             if text:
                 table, key = known[name]
-                add(name, known[name], convert_text(text, _TABLES[table], key, name))
+                value = convert_text(text, _SCALAR_TABLES[table], key, name)
+                other, earlier = found.setdefault((table, key), (name, value))
+                if value != earlier:
+                    raise SettingsError(
+                        f"environment: {other} and {name} say different things; leave one out"
+                    )
     overrides = {setting: value for setting, (_, value) in found.items()}
     path, url = overrides.get(("database", "path")), overrides.get(("database", "url"))
     if path is not None and url not in (None, f"{_SQLITE}{path}"):
@@ -270,7 +284,7 @@ def _read_environment(environ: Mapping[str, str], mistakes: Mistakes) -> dict[tu
     return overrides
 
 
-def _with_file(database: DatabaseSettings) -> DatabaseSettings:
+def _with_sqlite_path(database: DatabaseSettings) -> DatabaseSettings:
     """Returns the settings with the URL of a SQLite file as its path."""
     url = database.url
     if url is None or not url.startswith(_SQLITE):
@@ -279,15 +293,18 @@ def _with_file(database: DatabaseSettings) -> DatabaseSettings:
 
 
 def _default_upstreams(
-    environ: Mapping[str, str], named_by: str, url: str | None
+    environ: Mapping[str, str], source: str, url: str | None
 ) -> tuple[UpstreamSettings, ...]:
     """Returns the upstream at `url`, else those that the provider SDKs' own variables name, else the scripted model.
 
-    A key that was set for OpenAI goes to no other address that is named here. named_by: who gives `url`.
-    Raises: SettingsError: an address is none.
+    OPENAI_API_KEY is never sent to `url`.
+
+    source: the flag or the variable that gives `url`.
+
+    Raises: SettingsError: an address is not a valid URL.
     """
     if url:
-        check_address(named_by, url)
+        check_address(source, url)
         return (UpstreamSettings("openai", base_url=url, api_key=environ.get(_UPSTREAM_KEY) or None),)
     found = []
     key, base = environ.get("OPENAI_API_KEY") or None, environ.get("OPENAI_BASE_URL") or None
@@ -307,7 +324,7 @@ def _default_upstreams(
     return tuple(found) or (UpstreamSettings("scripted", kind="scripted"),)
 
 
-# -- what may name a variable that has its value
+# -- values from `env:NAME`
 
 
 def _map_secrets(settings: Settings, value_of: Callable[[str, str], str | None]) -> Settings:
@@ -340,11 +357,11 @@ def _map_secrets(settings: Settings, value_of: Callable[[str, str], str | None])
 
 
 def _with_secrets(
-    settings: Settings, environ: Mapping[str, str], mistakes: Mistakes, *, needs_all: bool
+    settings: Settings, environ: Mapping[str, str], mistakes: Mistakes, *, needs_secrets: bool
 ) -> Settings:
     """Returns the settings with the values of the variables that they name.
 
-    needs_all: with False what names a variable that is not set is left out, but for the database's URLs.
+    needs_secrets: with False what names a variable that is not set is left out, but for the database's URLs.
     mistakes: what is not set is added to them.
     """
 
@@ -353,7 +370,7 @@ def _with_secrets(
         if name is None:
             return text
         if not environ.get(name):
-            if needs_all or where.startswith("database."):
+            if needs_secrets or where.startswith("database."):
                 mistakes.add(SettingsError(f"{where} names {name}, which is not set"))
             return None
         return environ[name]
@@ -361,6 +378,6 @@ def _with_secrets(
     return _map_secrets(settings, value_of)
 
 
-def _variable_of(key: str) -> str | None:
-    """Returns the name of the variable that a key stands for; None where it is the key itself."""
-    return key.removeprefix(FROM_ENVIRONMENT) if key.startswith(FROM_ENVIRONMENT) else None
+def _variable_of(text: str) -> str | None:
+    """Returns the name of the variable that a value stands for; None where it is the value itself."""
+    return text.removeprefix(FROM_ENVIRONMENT) if text.startswith(FROM_ENVIRONMENT) else None

@@ -188,13 +188,13 @@ def test_a_variable_sets_its_setting(
             "projects.default: unknown name 'profil'; did you mean 'profile'?",
         ),
         # A name is right, and its table is not.
-        ("port = 8080", "unknown name 'port'; it stands in [server]"),
-        ("[server]\nrecall_tokens = 1", "server: unknown name 'recall_tokens'; it stands in [memory]"),
+        ("port = 8080", "unknown name 'port'; it belongs in [server]"),
+        ("[server]\nrecall_tokens = 1", "server: unknown name 'recall_tokens'; it belongs in [memory]"),
         (
             "[memory]\ndeployments = 1",
-            "memory: unknown name 'deployments'; it stands in [[models]]",
+            "memory: unknown name 'deployments'; it belongs in [[models]]",
         ),
-        ("[server]\nlabel = 'x'", "server: unknown name 'label'; it stands in [[profiles.blocks]]"),
+        ("[server]\nlabel = 'x'", "server: unknown name 'label'; it belongs in [[profiles.blocks]]"),
         # A list that is written as a table. What stands in it is not told: it may be a key.
         (
             "[upstreams]\nname = 'a'\napi_key = 'sk-1'",
