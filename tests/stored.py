@@ -211,7 +211,9 @@ class Speaker:
         else:
             composing = partial(compose, tree, plan, offered, fresh)
             composition = await with_contents(turns, agent, tree, composing)
-        return StoredTurn(agent, key, snapshot, plan, tree, composition, {} if plan.off else fresh, is_new)
+        return StoredTurn(
+            agent, key, snapshot, plan, tree, composition, {} if plan.off_record else fresh, is_new
+        )
 
     def _notes(self, tree: Tree | None, plan: Plan) -> dict[int, str]:
         new = plan.messages

@@ -140,7 +140,7 @@ def finish_opening(tree: Tree, plan: Plan, ended: Ended) -> Exchange | None:
     query = plan.query
     matters = (
         tree.by_id
-        or plan.off
+        or plan.off_record
         or plan.quotes
         or plan.redactions
         or plan.follows_head

@@ -59,8 +59,8 @@ class Plan(Struct, frozen=True):
     resent: int = 0
     # Indices in the exchange's input that are not stored.
     redactions: frozenset[int] = frozenset()
-    # Nothing of the request is stored.
-    off: bool = False
+    # The request is off the record: memory is off or only read, or it repeats or continues such a turn.
+    off_record: bool = False
     # The request quotes the last turn of its conversation. Its exchange is active only once a later turn follows it.
     quotes: bool = False
     # Exchanges with tool results that are mentioned without their text.
@@ -125,7 +125,7 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
         heard=heard,
         resent=resent,
         redactions=find_redactions(tree, exchange, messages, len(held), rivals),
-        off=query.mode is not MemoryUse.ON
+        off_record=query.mode is not MemoryUse.ON
         or _was_off(tree, exchange, found.match_point, rivals, follows_head=head is not None),
         quotes=is_list_alone and _quotes(tree, query, messages),
     )

@@ -207,7 +207,11 @@ def _exchange(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
         for other in tree.siblings(exchange)
         if is_asked_again(tree, other, exchange, follows_head=plan.follows_head)
     ]
-    return _off_the_record(tree, plan, exchange) if plan.off or any(map(is_forgotten, again)) else exchange
+    return (
+        _off_the_record(tree, plan, exchange)
+        if plan.off_record or any(map(is_forgotten, again))
+        else exchange
+    )
 
 
 def _place(tree: Tree, plan: Plan, ended: Ended) -> Exchange:

@@ -112,7 +112,7 @@ class Composer(Struct, frozen=True):
             beginning=NO_EVICTION,
             window=WHOLE,
             section=section,
-            notes={} if plan.off else notes,
+            notes={} if plan.off_record else notes,
             recall=NO_RECALL,
             leads=bool(request.spec.uid) or context.is_stored,
         )
@@ -120,7 +120,7 @@ class Composer(Struct, frozen=True):
         if target is None:
             return prompt
         recall = await self.recaller.recall(context, prompt, target.text, target.name)
-        if target.new_index is not None and not plan.off:
+        if target.new_index is not None and not plan.off_record:
             # An empty note is stored as well, so that nothing is searched twice.
             prompt = replace(prompt, notes={**notes, target.new_index: recall.note})
         if recall.note:
@@ -241,7 +241,9 @@ class Composer(Struct, frozen=True):
             evicted,
             start,
             in_use=_summary_in_use(context),
-            summarises=spec.summarises and not plan.off and (self.summarises or terms.model is not None),
+            summarises=spec.summarises
+            and not plan.off_record
+            and (self.summarises or terms.model is not None),
             retained_share=terms.retained_share,
             bounds=None if spec.bounds is None else MessageBounds(*spec.bounds),
         )

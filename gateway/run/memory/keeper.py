@@ -171,7 +171,9 @@ class MemoryKeeper:
             )
         # A failed turn is asked again, or comes back in a later list, which must know what of it is off the record.
         has_failed = outcome.state is End.FAILED and not outcome.text
-        leaves_nothing = context.request.identity.leaves_nothing or (has_failed and not context.plan.off)
+        leaves_nothing = context.request.identity.leaves_nothing or (
+            has_failed and not context.plan.off_record
+        )
         if leaves_nothing and context.row < 0:
             return self._end_unwritten(context)
         try:
@@ -236,7 +238,7 @@ class MemoryKeeper:
         self.report_lag(agent.id, snapshot, write.chars)
         if write.ops:
             events.edits_pending()
-        if not context.plan.off and agent.scope.spans:
+        if not context.plan.off_record and agent.scope.spans:
             events.turn_stored(
                 agent.id, len(context.plan.messages) + 1, context.request.spec.sleeptime, snapshot.next_seq
             )

@@ -161,7 +161,7 @@ def record_turn(
         shared=() if context.agent.id else context.request.spec.shared_blocks,
         opening=None if context.is_plain else opening_of(plan, ended.now),
         chars=sum(map(len, map(text_of, (*plan.messages, *ended.full)))),
-        recall=None if receipt is None or plan.off else recall_row(prompt, outcome, receipt),
+        recall=None if receipt is None or plan.off_record else recall_row(prompt, outcome, receipt),
     )
 
 
@@ -232,7 +232,7 @@ def _decide_ahead(
 def _section(context: MemoryContext, prompt: Prompt) -> SentSection | None:
     """Returns the memory section that the path has from now on."""
     # Nothing new is stored, and the path's section stays.
-    if context.plan.off:
+    if context.plan.off_record:
         match_point = context.plan.match.match_point
         number = match_point.section if match_point is not None else None
         return None if number is None else SentSection(number, "", {})

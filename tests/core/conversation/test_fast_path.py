@@ -99,7 +99,11 @@ def test_it_decides_what_would_be_decided_with_everything_in_view(
     assert plain is not None
     general = plan_turn(tree, query)
     assert (plain.match.match_point, plain.new) == (general.match.match_point, general.new)
-    assert (plain.fill, plain.off, plain.redactions) == (general.fill, general.off, general.redactions)
+    assert (plain.fill, plain.off_record, plain.redactions) == (
+        general.fill,
+        general.off_record,
+        general.redactions,
+    )
     fresh = {len(plain.messages) - 1: "<note>"}
     counted = compose(Tree(snapshot.additions.rounds), plain, offered, fresh, snapshot.additions)
     assert sent(counted) == sent(compose(tree, general, offered, fresh))
