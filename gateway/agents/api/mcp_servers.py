@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from gateway.agents.api._route import AgentsRoute, ApiRequest
 from gateway.agents.api.dependencies import AgentsApi, given_or_none
-from gateway.agents.api.tools import HandCall, execution_json, show_tool
+from gateway.agents.api.tools import ManualCall, execution_json, show_tool
 from gateway.agents.core.mcp_server import HEADERS, MASK, TOKEN, VARIABLES, McpServerConfig, group_of
 from gateway.agents.registry.mcp_registry import McpRegistry
 from gateway.agents.registry.tool_registry import ToolView
@@ -26,7 +26,8 @@ from gateway.run.tools.toolbox import ForeignCall
 from storage.listing import Page
 from storage.records import Definition
 
-_AT = ("body", "config")
+# Where a fault in a field of the config lies.
+_CONFIG_PATH = ("body", "config")
 
 _KINDS = ("streamable_http", "sse", "stdio")
 _NEVER_NULL = ("mcp_server_type", "server_url", "command", "args")
@@ -58,7 +59,7 @@ class UpdateMcpServer(Body):
 
 
 class RefreshQuery(Body):
-    """agent_id: on Letta's server the agent with the variables; ignored here, a server has its own."""
+    """agent_id: on Letta's server the agent with the variables; ignored: here the variables belong to the server."""
 
     agent_id: NoEffect[str] = UNSET
 
@@ -66,7 +67,8 @@ class RefreshQuery(Body):
 class HttpConfig(Body):
     """A server that speaks HTTP: streamable, or with server-sent events.
 
-    auth_header: in which the token is sent; without a token the name of an entry of the setting tools.headers.
+    auth_header: with a token, the header in which it is sent. Without one, the name of an entry of the setting
+        tools.headers, which has header and value.
     """
 
     server_url: str
@@ -85,85 +87,89 @@ class StdioConfig(Body):
     env: Maybe[_Secrets] = UNSET
 
 
-def server_of(config: Mapping[str, Any], before: McpServerDefinition | None = None) -> McpServerConfig:
-    """Returns a server as a request configures it. before: the one that it changes. Raises: Unprocessable."""
+def parse_config(config: Mapping[str, Any], previous: McpServerDefinition | None = None) -> McpServerConfig:
+    """Returns the config of a server in a request. previous: the server that it changes. Raises: Unprocessable."""
     guessed = "stdio" if "command" in config else "streamable_http"
-    kind = config.get("mcp_server_type") or (guessed if before is None else kind_of(before))
+    kind = config.get("mcp_server_type") or (guessed if previous is None else kind_of(previous))
     if kind not in _KINDS:
         message = "Input should be 'streamable_http', 'sse' or 'stdio'"
-        raise Unprocessable([Fault((*_AT, "mcp_server_type"), message, "enum", kind)])
+        raise Unprocessable([Fault((*_CONFIG_PATH, "mcp_server_type"), message, "enum", kind)])
     # A null takes a secret or a header away; what cannot be null stays.
     sent = {name: each for name, each in config.items() if each is not None or name not in _NEVER_NULL}
-    complete = {**_unchanged(before, kind), **sent}
+    complete = {**_defaults_from(previous, kind), **sent}
     try:
-        return _program(complete) if kind == "stdio" else _http(complete, kind, before)
+        return _stdio_config(complete) if kind == "stdio" else _http_config(complete, kind, previous)
     except Unprocessable as error:
         # The values may be secrets, which no error repeats.
         raise Unprocessable([replace(each, value=None) for each in error.faults]) from None
 
 
-def _unchanged(before: McpServerDefinition | None, kind: str) -> dict[str, Any]:
-    """Returns the fields of a server before a change that stay where its config leaves them out."""
-    if before is None or (kind == "stdio") != bool(before.command):
+def _defaults_from(previous: McpServerDefinition | None, kind: str) -> dict[str, Any]:
+    """Returns the fields that a config may leave out, as the server has them; none where its kind changes."""
+    if previous is None or (kind == "stdio") != bool(previous.command):
         return {}
-    if before.command:
-        command, *args = before.command
+    if previous.command:
+        command, *args = previous.command
         return {"command": command, "args": args}
-    return {"server_url": before.url}
+    return {"server_url": previous.url}
 
 
-def _program(config: dict[str, Any]) -> McpServerConfig:
-    """Returns a server that is a program. Raises: Unprocessable."""
-    program = convert(config, StdioConfig, _AT)
+def _stdio_config(config: dict[str, Any]) -> McpServerConfig:
+    """Returns the config of a program. Raises: Unprocessable."""
+    program = convert(config, StdioConfig, _CONFIG_PATH)
     sent = given(program)
     variables = sent.get(VARIABLES) or {}
     for name, value in variables.items():
         if not _VARIABLE.fullmatch(name) or "\0" in value:
-            raise _wrong(VARIABLES, f"{name[:100]!r} is no variable that a program can be given")
+            raise _unprocessable(VARIABLES, f"{name[:100]!r} is not a valid environment variable")
     return McpServerConfig(
         McpServerDefinition(command=(program.command, *program.args)),
         {f"{VARIABLES}.{name}": value for name, value in variables.items()},
-        # A program has no headers, so those of an address before are gone.
-        frozenset({TOKEN, HEADERS} | ({VARIABLES} & sent.keys())),
+        # A program has no headers, so those of an earlier address are gone.
+        replaced_groups=frozenset({TOKEN, HEADERS} | ({VARIABLES} & sent.keys())),
     )
 
 
-def _http(config: dict[str, Any], kind: str, before: McpServerDefinition | None) -> McpServerConfig:
-    """Returns a server that speaks HTTP. before: the one that it changes. Raises: Unprocessable."""
-    http = convert(config, HttpConfig, _AT)
+def _http_config(config: dict[str, Any], kind: str, previous: McpServerDefinition | None) -> McpServerConfig:
+    """Returns the config of a server that speaks HTTP. Raises: Unprocessable."""
+    http = convert(config, HttpConfig, _CONFIG_PATH)
     sent = given(http)
     token, headers = sent.get(TOKEN) or None, sent.get(HEADERS) or {}
-    has_token = token is not None or (TOKEN not in sent and before is not None and TOKEN in before.secrets)
-    named = sent.get("auth_header")
-    if "auth_header" not in sent and before is not None:
-        named = before.token_header if has_token else before.header
-    for name in (*headers, *([named] if has_token and named else ())):
+    has_token = token is not None or (
+        TOKEN not in sent and previous is not None and TOKEN in previous.secrets
+    )
+    header_name = sent.get("auth_header")
+    if "auth_header" not in sent and previous is not None:
+        header_name = previous.token_header if has_token else previous.header
+    for name in (*headers, *([header_name] if has_token and header_name else ())):
         _check_header(name)
     secrets = {f"{HEADERS}.{name}": value for name, value in headers.items()}
     if token is not None:
         secrets[TOKEN] = token
     for name, value in secrets.items():
         if re.search(r"[\x00-\x1f\x7f]", value):
-            raise _wrong(
+            raise _unprocessable(
                 group_of(name), f"the value of {name} has a line end or another control character in it"
             )
-    made = McpServerDefinition(
+    definition = McpServerDefinition(
         http.server_url,
-        header=None if has_token else named,
+        header=None if has_token else header_name,
         transport="sse" if kind == "sse" else "streamable_http",
-        token_header=named if has_token else None,
+        token_header=header_name if has_token else None,
     )
-    return McpServerConfig(made, secrets, frozenset({VARIABLES} | ({TOKEN, HEADERS} & sent.keys())))
+    # A server at an address has no environment, so that of an earlier program is gone.
+    replaced = frozenset({VARIABLES} | ({TOKEN, HEADERS} & sent.keys()))
+    return McpServerConfig(definition, secrets, replaced_groups=replaced)
 
 
 def _check_header(name: str) -> None:
     lower = name.lower()
     if not _HEADER.fullmatch(name) or lower in _RESERVED or lower.startswith(_RESERVED_PREFIXES):
-        raise _wrong(HEADERS, f"{name[:100]!r} is no header that can be sent")
+        raise _unprocessable(HEADERS, f"{name[:100]!r} is no header that can be sent")
 
 
-def _wrong(field: str, message: str) -> Unprocessable:
-    return Unprocessable([Fault((*_AT, field), message)])
+def _unprocessable(field: str, message: str) -> Unprocessable:
+    return Unprocessable([Fault((*_CONFIG_PATH, field), message)])
 
 
 def checked_name(name: str) -> str:
@@ -179,10 +185,10 @@ def kind_of(server: McpServerDefinition) -> str:
     return "stdio" if server.command else server.transport
 
 
-def server_json(made: Definition) -> dict[str, Any]:
+def server_json(stored: Definition) -> dict[str, Any]:
     """Returns a server as it is shown, its secrets masked."""
-    server = McpServerDefinition.of(made.body)
-    shown: dict[str, Any] = {"id": ids.id_of("mcp_server", made.uid), "server_name": made.name}
+    server = McpServerDefinition.of(stored.body)
+    shown: dict[str, Any] = {"id": ids.id_of("mcp_server", stored.uid), "server_name": stored.name}
     if server.left_out:
         shown["mnemogate"] = {"left_out": [f"tools.{name}" for name in server.left_out]}
     shown["mcp_server_type"] = kind_of(server)
@@ -203,7 +209,7 @@ def _masked(server: McpServerDefinition, group: str) -> dict[str, str] | None:
     return dict.fromkeys(names, MASK) or None
 
 
-# Servers of a project that are listed.
+# The most servers that one list returns.
 _MOST_LISTED = 1000
 
 
@@ -216,19 +222,19 @@ class McpServerRoutes:
         self._servers = McpRegistry(api.store, api.registry.tools, foreign.mcp, foreign.secrets, api.now)
 
     def rows(self) -> list[AgentsRoute]:
-        all_, one = "/v1/mcp-servers", "/v1/mcp-servers/{mcp_server_id}"
-        tools, tool = f"{one}/tools", f"{one}/tools/{{tool_id}}"
+        servers, server = "/v1/mcp-servers", "/v1/mcp-servers/{mcp_server_id}"
+        tools, tool = f"{server}/tools", f"{server}/tools/{{tool_id}}"
         return [
-            AgentsRoute("GET", all_, self.index, "List MCP servers."),
+            AgentsRoute("GET", servers, self.index, "List MCP servers."),
             AgentsRoute(
-                "POST", all_, self.create, "Name an MCP server, and make its tools.", body=CreateMcpServer
+                "POST", servers, self.create, "Name an MCP server, and make its tools.", body=CreateMcpServer
             ),
-            AgentsRoute("GET", one, self.retrieve, "Return an MCP server."),
-            AgentsRoute("PATCH", one, self.update, "Change an MCP server.", body=UpdateMcpServer),
-            AgentsRoute("DELETE", one, self.delete, "Delete an MCP server with its tools."),
+            AgentsRoute("GET", server, self.retrieve, "Return an MCP server."),
+            AgentsRoute("PATCH", server, self.update, "Change an MCP server.", body=UpdateMcpServer),
+            AgentsRoute("DELETE", server, self.delete, "Delete an MCP server with its tools."),
             AgentsRoute(
                 "PATCH",
-                f"{one}/refresh",
+                f"{server}/refresh",
                 self.refresh,
                 "Ask an MCP server for its tools anew.",
                 query=RefreshQuery,
@@ -236,17 +242,17 @@ class McpServerRoutes:
             AgentsRoute("GET", tools, self.tools, "List the tools of an MCP server."),
             AgentsRoute("GET", tool, self.tool, "Return a tool of an MCP server."),
             AgentsRoute(
-                "POST", f"{tool}/run", self.run, "Call a tool of an MCP server by hand.", body=HandCall
+                "POST", f"{tool}/run", self.run, "Call a tool of an MCP server by hand.", body=ManualCall
             ),
         ]
 
     async def index(self, request: ApiRequest) -> Any:
-        page = Page(0, 2**62, _MOST_LISTED, newest_first=False)
+        page = Page(limit=_MOST_LISTED, newest_first=False)
         return [server_json(each) for each in await self._servers.list(request.project, page)]
 
     async def create(self, request: ApiRequest) -> Any:
         body: CreateMcpServer = request.body
-        name, config = checked_name(body.server_name), server_of(body.config)
+        name, config = checked_name(body.server_name), parse_config(body.config)
         return server_json(await self._servers.create(request.project, name, config))
 
     async def retrieve(self, request: ApiRequest) -> Any:
@@ -258,7 +264,7 @@ class McpServerRoutes:
             request.project,
             _uid(request),
             None if name is None else checked_name(name),
-            None if config is None else partial(server_of, config),
+            None if config is None else partial(parse_config, config),
         )
         return server_json(changed)
 
@@ -279,7 +285,9 @@ class McpServerRoutes:
         tool = await self._tool(request)
         assert tool.definition is not None
         arguments = given_or_none(request.body.args) or {}
-        call = ForeignCall(tool.name, arguments, "", "", "", ids.new_uid(), project=request.project)
+        call = ForeignCall(
+            tool.name, arguments, call_id="", agent="", run="", key=ids.new_uid(), project=request.project
+        )
         answer = await self._api.called(ToolDefinition.of(tool.definition.body), call)
         return execution_json(answer.status, answer.content)
 

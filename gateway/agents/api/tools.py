@@ -141,7 +141,7 @@ class SearchTools(Body):
     tool_types: Maybe[list[str]] = UNSET
 
 
-class HandCall(Body):
+class ManualCall(Body):
     """The arguments of a call made by hand."""
 
     args: Maybe[dict[str, Any]] = UNSET
@@ -398,7 +398,9 @@ class ToolRoutes:
                 body=ApprovalBody,
                 query=ApprovalQuery,
             ),
-            AgentsRoute("POST", f"{own}/{{tool_name}}/run", self.run, "Call a tool by hand.", body=HandCall),
+            AgentsRoute(
+                "POST", f"{own}/{{tool_name}}/run", self.run, "Call a tool by hand.", body=ManualCall
+            ),
         ]
 
     async def index(self, request: ApiRequest) -> Any:
@@ -477,7 +479,9 @@ class ToolRoutes:
     async def try_out(self, request: ApiRequest) -> Any:
         tried: TriedTool = request.body
         name, made = await self._made(tried)
-        call = ForeignCall(name, tried.args, "", "", "", ids.new_uid(), {}, request.project)
+        call = ForeignCall(
+            name, tried.args, call_id="", agent="", run="", key=ids.new_uid(), project=request.project
+        )
         answer = await self._api.called(made, call)
         return tried_json(
             name, answer.status, answer.content, answer.stdout, answer.stderr, at=self._api.now()
@@ -530,7 +534,16 @@ class ToolRoutes:
             )
         arguments, shown = given_or_none(request.body.args) or {}, await self._api.shown(view)
         state = {"id": shown["id"], "name": shown["name"], "blocks": shown["blocks"]}
-        call = ForeignCall(name, arguments, "", shown["id"], "", ids.new_uid(), state, request.project)
+        call = ForeignCall(
+            name,
+            arguments,
+            call_id="",
+            agent=shown["id"],
+            run="",
+            key=ids.new_uid(),
+            agent_state=state,
+            project=request.project,
+        )
         answer = await self._api.called(ToolDefinition.of(definition.body), call)
         if answer.blocks:
             blocks = [entry.block for entry in view.blocks]

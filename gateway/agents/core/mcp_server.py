@@ -33,8 +33,8 @@ class McpServerConfig:
     definition: McpServerDefinition
     # By their fields, in plain text or MASK.
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
-    # Those of TOKEN, HEADERS and VARIABLES that the request names; the others stay.
-    named: frozenset[str] = frozenset()
+    # Those of TOKEN, HEADERS and VARIABLES whose secrets are replaced; those of the others stay.
+    replaced_groups: frozenset[str] = frozenset()
 
     def given(self) -> dict[str, str]:
         """Returns the secrets that the request gives, by their fields."""
@@ -53,7 +53,7 @@ class McpServerConfig:
         stays = {
             name: value
             for name, value in before.secrets.items()
-            if self.secrets.get(name) == MASK or group_of(name) not in self.named
+            if self.secrets.get(name) == MASK or group_of(name) not in self.replaced_groups
         }
         now = self.definition
         if stays and (now.url, now.command) != (before.url, before.command):
