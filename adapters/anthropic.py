@@ -27,7 +27,7 @@ from adapters.claude.request import BINDING_BETA, SAMPLING, to_wire
 from adapters.claude.stream import StreamTranslator
 from adapters.errors import ProviderBroke
 from adapters.openai import OpenAICompatible
-from adapters.types import API_KEY, COUNT_TOKENS, Event, Header, Json, ModelRequest
+from adapters.types import COUNT_TOKENS, X_API_KEY_PREFIX, Event, Header, Json, ModelRequest
 
 DEFAULT_VERSION: Final = "2026-10-21"  # the version that Anthropic's own SDKs have sent since that day
 SAMPLING_VERSION: Final = "2023-06-01"  # the last version that takes temperature, top_p and top_k
@@ -81,7 +81,9 @@ class Anthropic(OpenAICompatible):
             return _TranslatedReply(reply, _model, "the upstream answered no model")
         if self.has_endpoint(request.path):
             reply = await self._call(request, request.path, request.body, DEFAULT_VERSION)
-            return reply if request.first_block is None else _as_native(reply, request.first_block)
+            return (
+                reply if request.native_first_block is None else _as_native(reply, request.native_first_block)
+            )
         why = f"{self.name} (Anthropic) has no {URL(self.base_url).path}{request.path}."
         return _refuse(404, error_body(why, "not_found_error"))
 
@@ -325,8 +327,8 @@ def _api_key(request: ModelRequest) -> str:
     A bearer token of a caller that speaks Anthropic's dialect stays one: the caller has chosen the header itself.
     """
     credential = request.credential or ""
-    if credential.startswith(API_KEY):
-        return credential.removeprefix(API_KEY)
+    if credential.startswith(X_API_KEY_PREFIX):
+        return credential.removeprefix(X_API_KEY_PREFIX)
     is_bearer = credential[: len(_BEARER)].lower() == _BEARER
     token = credential[len(_BEARER) :].strip() if is_bearer else ""
     is_key = token.startswith(_KEY_PREFIX) and not token.startswith(OAUTH_PREFIX)

@@ -16,7 +16,7 @@ from adapters.base import ModelReply
 from adapters.headers import as_utf8, end_to_end
 from adapters.tool_calls import IndexedReply, with_own_ids, with_signatures
 from adapters.transport import HttpTransport, Upload
-from adapters.types import API_KEY, Capabilities, Header, ModelRequest
+from adapters.types import X_API_KEY_PREFIX, Capabilities, Header, ModelRequest
 
 _RESERVED: Final = frozenset(("accept-encoding", "authorization", "content-type", "expect", "host"))
 _CREDENTIALS: Final = frozenset(("authorization", "x-api-key", "api-key"))
@@ -63,7 +63,7 @@ class OpenAICompatible:
         self._adapt_calls: Callable[[bytes], bytes] | None = None
         if not self.capabilities.any_call_id:
             self._adapt_calls = with_own_ids
-        elif self.capabilities.signs_calls:
+        elif self.capabilities.requires_call_signatures:
             self._adapt_calls = with_signatures
         self._key = key
         self._transport = transport or HttpTransport()
@@ -95,8 +95,8 @@ class OpenAICompatible:
         headers = (self._bare if body is None else self._fixed).copy()
         if self._key is None and request.credential is not None and "Authorization" not in headers:
             credential = request.credential
-            if credential.startswith(API_KEY):
-                credential = f"Bearer {credential.removeprefix(API_KEY)}"
+            if credential.startswith(X_API_KEY_PREFIX):
+                credential = f"Bearer {credential.removeprefix(X_API_KEY_PREFIX)}"
             headers["Authorization"] = as_utf8(credential)
         if request.headers:
             # The settings' headers stand in place of the caller's of the same name; only the type of the body is the
@@ -109,7 +109,7 @@ class OpenAICompatible:
         url = self.base_url + request.path
         if request.query:
             url += f"?{request.query}"
-        sending = self._transport.send(request.method, url, headers, body, streams=request.streams)
+        sending = self._transport.send(request.method, url, headers, body, streams=request.wants_stream)
         return _with_index(sending) if self.capabilities.omits_call_index else sending
 
     def has_endpoint(self, path: str) -> bool:

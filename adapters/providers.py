@@ -39,7 +39,7 @@ def refused_fields(model: str) -> frozenset[str]:
 
 
 # What is known of an upstream of which nothing else is: a proxy may serve any model.
-UNKNOWN: Final = Capabilities(can_force=can_force, refused=refused_fields)
+UNKNOWN: Final = Capabilities(can_force=can_force, refused_fields=refused_fields)
 _COUNTS: Final = replace(UNKNOWN, stream_usage=True)
 _NEWER: Final = replace(_COUNTS, max_completion_tokens=True)
 _OPENAI: Final = replace(_NEWER, developer_role=True)
@@ -54,12 +54,12 @@ _ANTHROPIC: Final = replace(
     _OPENAI,
     metadata=True,
     web_search=True,
-    messages=True,
+    speaks_messages=True,
     counts_tokens=True,
     binds_thoughts=binds_thoughts,
     thinks_when_asked=thinks_when_asked,
     can_force_when_thinking=False,
-    consumed_fields=(
+    untranslatable_fields=(
         *("metadata", "prompt_cache_key", "messages.content.image_url.detail", "messages.name"),
         "tools.function.strict",
     ),
@@ -96,7 +96,7 @@ PROVIDERS: Final[dict[str, ProviderSpec]] = {
         ProviderSpec(
             "gemini",
             "https://generativelanguage.googleapis.com/v1beta/openai",
-            replace(_NEWER, omits_call_index=True, signs_calls=True),
+            replace(_NEWER, omits_call_index=True, requires_call_signatures=True),
         ),
         ProviderSpec("xai", "https://api.x.ai/v1", replace(_NEWER, responses="stored")),
         ProviderSpec("fireworks", "https://api.fireworks.ai/inference/v1", _COUNTS),

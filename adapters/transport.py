@@ -45,7 +45,7 @@ from adapters.errors import (
 from adapters.headers import response_headers
 from adapters.pace import Pace
 from adapters.sse import EventDecoder, FirstEvent
-from adapters.types import Event, Header, is_event_stream, lacks_content_type
+from adapters.types import Event, Header, is_event_stream, lacks_known_type
 
 
 class Timeouts(Struct, frozen=True):
@@ -371,7 +371,7 @@ class HttpReply:
         Small servers send streams so, and SDKs read them. Others send a whole reply so, or words about an error. What
         breaks here breaks again for whoever reads it.
         """
-        if not 200 <= self.status < 300 or not lacks_content_type(self.headers):
+        if not 200 <= self.status < 300 or not lacks_known_type(self.headers):
             return
         seen: list[bytes] = []
         begin, left = b"", _MOST_BEFORE_FIELDS

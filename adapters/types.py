@@ -15,12 +15,13 @@ from msgspec import Struct
 
 Header = tuple[str, str]  # a name and a value
 Json = dict[str, Any]  # an object as orjson returns it
-# Whether an upstream has `/responses`: with all that belongs to it, without what is stored, or not at all.
+# How an upstream has `/responses`. "stored": it stores responses, and has the routes of stored ones. "stateless": it
+# stores none. False: it has no such endpoint.
 ResponsesEndpoint = Literal["stored", "stateless", False]
 # The prefix of a credential that the caller sent as `x-api-key`, before the header's value.
-API_KEY: Final = "x-api-key "
-# The path of a chat completion whose tokens are only counted, for a provider that `counts_tokens`. It is the gateway's
-# own: the adapter knows the provider's.
+X_API_KEY_PREFIX: Final = "x-api-key "
+# The path of a chat completion whose tokens are only counted, for a provider that `counts_tokens`. No provider has this
+# path: the adapter translates it.
 COUNT_TOKENS: Final = "/chat/completions/count_tokens"
 BYTES_PER_TOKEN = 4  # an estimate, where an upstream reports no count
 # Above what any call costs, and so low that the sums of millions of calls fit into 64 bits of a database.
@@ -44,8 +45,8 @@ def is_event_stream(status: int, headers: Iterable[Header]) -> bool:
     return False
 
 
-def lacks_content_type(headers: Iterable[Header]) -> bool:
-    """Returns whether a reply has no type, or one that frameworks send for bytes of any kind."""
+def lacks_known_type(headers: Iterable[Header]) -> bool:
+    """Returns whether a reply has no content type, or one that frameworks send for bytes of any kind."""
     kind = next((value for name, value in headers if name == "content-type"), "")
     return not kind or kind.lower().lstrip().startswith(_UNKNOWN_TYPES)
 
@@ -68,9 +69,7 @@ def read_retry_after(headers: Iterable[Header], now_s: float) -> float | None:
         return None
 
 
-# The defaults of capabilities that depend on the model.
-
-
+# The three defaults of capabilities that depend on the model.
 def any_model(name: str) -> bool:
     return True
 
@@ -90,14 +89,15 @@ class Capabilities(Struct, frozen=True):
     the upstream answers.
     """
 
-    # It takes this field, by which the gateway limits its own calls; else they have the older `max_tokens`.
+    # It takes `max_completion_tokens`; otherwise the gateway's own calls send the older `max_tokens`.
     max_completion_tokens: bool = False
     # False: it has no such role, so the gateway sends `system`; None: not known.
     developer_role: bool | None = None
-    # It takes `metadata` without `store`; for others the field is held back then.
+    # It takes `metadata` without `store`; otherwise `metadata` is dropped from requests without `store`.
     metadata: bool = False
-    # It takes `stream_options.include_usage`, which the gateway adds where hidden rounds share a client's limit, and
-    # where a client always gets the usage. None: not known, so it is added in the latter case alone.
+    # Whether it takes `stream_options.include_usage`. True: the gateway adds it where hidden rounds share a client's
+    # limit, and where a client always gets the usage. None: not known, so it is added only where a client always gets
+    # the usage.
     stream_usage: bool | None = None
     # "stored": it has `/responses` and stores them, so requests go there as they are. For "stateless" (it stores
     # none) and False (it has no `/responses`) the gateway answers by way of chat completions.
@@ -107,7 +107,7 @@ class Capabilities(Struct, frozen=True):
     # Its chat completions take Claude's web search among the tools.
     web_search: bool = False
     # It speaks Anthropic's Messages API itself, so that requests in that dialect go there as they are.
-    messages: bool = False
+    speaks_messages: bool = False
     # It counts the tokens of a request (`COUNT_TOKENS`) without answering it.
     counts_tokens: bool = False
     # Returns for a model's name whether its thoughts are valid only after the messages that they were about.
@@ -118,17 +118,17 @@ class Capabilities(Struct, frozen=True):
     omits_call_index: bool = False
     # It takes tool calls with ids of any form; False: only with ids of the form that it makes itself.
     any_call_id: bool = True
-    # It takes only tool calls that carry its signature, or the mark of calls that have none.
-    signs_calls: bool = False
-    # Fields of a request that its translation reads and has no place for.
-    consumed_fields: tuple[str, ...] = ()
+    # It refuses tool calls without its signature, unless they bear the mark of calls that have none.
+    requires_call_signatures: bool = False
+    # Fields of a request that its dialect has no place for, so that its translation drops them.
+    untranslatable_fields: tuple[str, ...] = ()
     # A model that is asked to think can be forced to call a tool.
     can_force_when_thinking: bool = True
     # Returns for a model's name whether it can be forced to call a tool at all.
     can_force: Callable[[str], bool] = any_model
     # Returns for a model's name the fields that it refuses. They are left out where an agent's settings have them, and
     # sent where the application does.
-    refused: Callable[[str], frozenset[str]] = refuses_nothing
+    refused_fields: Callable[[str], frozenset[str]] = refuses_nothing
 
 
 # A NamedTuple: a frozen dataclass takes three times as long to make, and each round makes one.
@@ -139,23 +139,24 @@ class ModelRequest(NamedTuple):
     body: bytes
     # The caller's headers that are passed on, without any credential of the gateway's.
     headers: tuple[Header, ...] = ()
-    # The caller's own `Authorization` value, or `API_KEY` and a key; used only by an upstream without a key of its own.
+    # The caller's own `Authorization` value, or `X_API_KEY_PREFIX` and a key. Used only by an upstream without a key of
+    # its own.
     credential: str | None = None
     # The client's query without its "?"; a `path` may have one of its own instead.
     query: str = ""
-    # It asks for a stream.
-    streams: bool = False
-    # It is added to the upstream's base URL.
+    # The request asks for a stream.
+    wants_stream: bool = False
+    # Below the upstream's base URL.
     path: str = "/chat/completions"
     method: str = "POST"
     # The body piece by piece as it comes in, instead of `body`; it is read once, so nothing sends it again.
     upload: AsyncIterator[bytes] | None = None
     # The size of the upload, if it is known.
     upload_bytes: int | None = None
-    # The number of the reply's first block, of a request in the upstream's own dialect whose reply is read as a chat
-    # completion as well: its events have their own bytes and a chunk as data, its body is a chat completion with the
-    # reply itself as `native_message`. None: the reply is in the dialect of `path`.
-    first_block: int | None = None
+    # For a request in the upstream's own dialect whose reply is read as a chat completion as well: the index of the
+    # reply's first content block. Its events then have their own bytes and a chunk as data, and its body is a chat
+    # completion with the reply itself as `native_message`. None: the reply is in the dialect of `path`.
+    native_first_block: int | None = None
 
 
 class Embedded(Struct, frozen=True):

@@ -14,7 +14,7 @@ from gateway.core.agent import AgentSpec
 from gateway.core.conversation.canonical import WireMessage
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.request.chat_request import ChatRequest
-from gateway.core.request.envelope import asks_to_think, consumed, developer_places, spent
+from gateway.core.request.envelope import asks_to_think, consumed, developer_places, untranslatable
 from gateway.core.request.identity import Identity
 from gateway.core.request.native_body import NO_ADDITIONS, NativeBody, UpstreamBody
 from gateway.core.turn.client_view import MakesUnseen, MakesView
@@ -70,7 +70,7 @@ class ChatCall:
             self.receipt.headers["x-mnemogate-memory"] = self.memory_state
             return self._of_native_request(self.native, target, self.spec.system)
         native = self.request.native
-        if native is not None and endpoint.provider.capabilities.messages:
+        if native is not None and endpoint.provider.capabilities.speaks_messages:
             self.fill_receipt(NATIVE_FORM)
             additions = replace(NO_ADDITIONS, is_fallback=self._is_fallback(target))
             return self._of_native_body(target, native, native.render(target.model, additions))
@@ -106,11 +106,11 @@ class ChatCall:
         if self.native is not None:
             return self._of_native_request(self.native, target, prompt.system, prompt.composition.notes)
         native = self.request.native
-        if native is None or not endpoint.provider.capabilities.messages:
+        if native is None or not endpoint.provider.capabilities.speaks_messages:
             return self._with_credential(target, prompt.body(more, budget_tokens, offer))
         additions = prompt.additions(more, budget_tokens, offer)
         made = native.render(target.model, replace(additions, is_fallback=self._is_fallback(target)))
-        return self._of_native_body(target, native, made)._replace(first_block=made.first_block)
+        return self._of_native_body(target, native, made)._replace(native_first_block=made.first_block)
 
     def _is_fallback(self, target: Target) -> bool:
         """Returns whether another model answers than the one that was asked."""
@@ -137,7 +137,7 @@ class ChatCall:
         """Returns the request with the credential and the query that this target may see."""
         passes, request = self.passes, self.request
         if not target.gets_credential(self.route.upstream):
-            return ModelRequest(body, passes.headers, streams=request.stream)
+            return ModelRequest(body, passes.headers, wants_stream=request.stream)
         return ModelRequest(body, passes.headers, passes.credential, request.query, request.stream)
 
     def fill_receipt(
@@ -151,7 +151,7 @@ class ChatCall:
         headers = self.receipt.headers
         headers["x-mnemogate-memory"] = self.memory_state
         headers["x-mnemogate-consumed"] = (
-            ",".join((*self.request.consumed, *form.consumed, *form.spent)) or None
+            ",".join((*self.request.consumed, *form.consumed, *form.untranslatable)) or None
         )
         headers["x-mnemogate-adapted"] = "developer_role" if form.as_system else None
         self.receipt.prompt_tokens = self.receipt.injected_tokens = 0
@@ -202,14 +202,14 @@ def native_call(
 def form_for(request: ChatRequest, endpoint: Endpoint, model: str) -> EndpointForm:
     """Returns how the request has to look for an endpoint and its model, by what they are known to take."""
     known = endpoint.provider.capabilities
-    if request.native is not None and known.messages:
+    if request.native is not None and known.speaks_messages:
         return replace(NATIVE_FORM, binds=True) if known.binds_thoughts(model) else NATIVE_FORM
     names = consumed(request.json, known.metadata)
     takes_developer = known.developer_role is not False
     return _form(
         names,
-        tuple(each for each in spent(request.json, known.consumed_fields) if each not in names)
-        if known.consumed_fields
+        tuple(each for each in untranslatable(request.json, known.untranslatable_fields) if each not in names)
+        if known.untranslatable_fields
         else (),
         () if takes_developer else developer_places(request.messages),
         known.stream_usage,
@@ -222,14 +222,14 @@ def form_for(request: ChatRequest, endpoint: Endpoint, model: str) -> EndpointFo
 
 def _refused(request: ChatRequest, known: Capabilities, model: str) -> frozenset[str]:
     """Returns the fields that the model does not take with this request."""
-    refused = known.refused(model)
+    refused = known.refused_fields(model)
     return refused | _NOT_WHEN_THINKING if asks_to_think(request.json) else refused
 
 
 @lru_cache(maxsize=256)  # nearly all requests share a few
 def _form(
     consumed: tuple[str, ...],
-    spent: tuple[str, ...],
+    untranslatable: tuple[str, ...],
     as_system: tuple[int, ...],
     takes_usage: bool | None,
     can_force: bool,
@@ -238,6 +238,6 @@ def _form(
     thinks_on_request: bool,
 ) -> EndpointForm:
     return EndpointForm(
-        consumed, spent, as_system, takes_usage, can_force, refused,
+        consumed, untranslatable, as_system, takes_usage, can_force, refused,
         asks_usage=asks_usage, thinks_on_request=thinks_on_request,
     )  # fmt: skip

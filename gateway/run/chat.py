@@ -252,7 +252,7 @@ class Chat:
         else:
             route = self.route_of(model)
         endpoints = self.failover.endpoints[route.upstream]
-        return bool(endpoints) and endpoints[0].provider.capabilities.messages
+        return bool(endpoints) and endpoints[0].provider.capabilities.speaks_messages
 
     async def finish(self, call: ChatCall, attempts: Attempts, reply: Awaitable[object]) -> str:
         """Waits for a reply, and measures it. Returns the state of memory for it."""
@@ -312,7 +312,7 @@ class Chat:
     def _is_native(self, call: ChatCall) -> bool:
         """Returns whether all that may answer a request speak its client's dialect."""
         return call.request.native is not None and all(
-            endpoint.provider.capabilities.messages
+            endpoint.provider.capabilities.speaks_messages
             for target in call.route.targets
             for endpoint in self.failover.endpoints[target.upstream]
         )
@@ -445,7 +445,9 @@ async def _bare(request: ChatRequest, attempts: Attempts, spec: AgentSpec) -> Pr
 async def _counting(call: ChatCall, prompt: Prompt, target: Target, endpoint: Endpoint) -> ModelRequest:
     """Returns the request that has an upstream count the tokens of a prompt."""
     request = call.request_of(target, endpoint, prompt)
-    return request._replace(first_block=None, path=request.path if call.request.native else COUNT_TOKENS)
+    return request._replace(
+        native_first_block=None, path=request.path if call.request.native else COUNT_TOKENS
+    )
 
 
 def _changes_prefix(context: MemoryContext, prompt: Prompt) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-from adapters.types import API_KEY
+from adapters.types import X_API_KEY_PREFIX
 from gateway.core.request.request_headers import RawHeaders
 from gateway.errors import NotAllowed, NotAuthenticated, Overloaded
 from gateway.run.request_context import RequestContext
@@ -119,7 +119,7 @@ class Guard:
         if credential is not None and KEY_PREFIX in credential:
             is_gateway_key = (_bearer(credential) or credential).startswith(KEY_PREFIX)
             credential = None if is_gateway_key else credential
-        own = None if not api_key or api_key.startswith(KEY_PREFIX) else API_KEY + api_key
+        own = None if not api_key or api_key.startswith(KEY_PREFIX) else X_API_KEY_PREFIX + api_key
         credential = credential or own
         anonymous = ANONYMOUS if credential is None else Caller(credential=credential, api_key=own)
         # Without `x-mnemogate-key` the others hold the gateway's key, so there is no key of the provider's.

@@ -93,7 +93,7 @@ DOES_NOT = {"reasoning_effort", "verbosity"}
     ],
 )
 def test_what_openais_models_refuse_is_known_at_any_upstream(model: str, refused: set[str]) -> None:
-    assert make_provider("nobody", base_url="http://lab:1/v1").capabilities.refused(model) == refused
+    assert make_provider("nobody", base_url="http://lab:1/v1").capabilities.refused_fields(model) == refused
 
 
 @pytest.mark.parametrize("kind", ["azure", "nobody"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from adapters.types import is_event_stream, lacks_content_type, read_retry_after
+from adapters.types import is_event_stream, lacks_known_type, read_retry_after
 
 
 @pytest.mark.parametrize(
@@ -52,4 +52,4 @@ def test_what_is_read_as_events(status: int, headers: tuple[tuple[str, str], ...
     ],
 )
 def test_what_says_no_type(headers: tuple[tuple[str, str], ...], expected: bool) -> None:
-    assert lacks_content_type(headers) is expected
+    assert lacks_known_type(headers) is expected

@@ -38,12 +38,12 @@ def consumed(body: Mapping[str, Any], takes_metadata: bool) -> tuple[str, ...]:
     return tuple(found)
 
 
-def spent(body: Mapping[str, Any], fields: Collection[str]) -> tuple[str, ...]:
+def untranslatable(body: Mapping[str, Any], fields: Collection[str]) -> tuple[str, ...]:
     """Returns the names of the fields that a translation reads and has no place for, and which say something here.
 
-    fields: `Capabilities.consumed_fields`. The `user_id` of `metadata` and users' names do have a place.
+    fields: `Capabilities.untranslatable_fields`. The `user_id` of `metadata` and users' names do have a place.
     """
-    return tuple(name for name in fields if _SPENT.get(name, _is_there)(body, name))
+    return tuple(name for name in fields if _SAYS_SOMETHING.get(name, _is_there)(body, name))
 
 
 def _is_there(body: Mapping[str, Any], name: str) -> bool:
@@ -76,7 +76,7 @@ def _has_strict(body: Mapping[str, Any], _: str) -> bool:
     return any(isinstance(function, dict) and function.get("strict") for function in given)
 
 
-_SPENT: Final[dict[str, Callable[[Mapping[str, Any], str], bool]]] = {
+_SAYS_SOMETHING: Final[dict[str, Callable[[Mapping[str, Any], str], bool]]] = {
     "metadata": _has_more_than_user,
     "messages.content.image_url.detail": _has_detail,
     "messages.name": _has_name,

@@ -29,8 +29,8 @@ class EndpointForm(Struct, frozen=True):
 
     # Fields of the client's that are not for an upstream.
     consumed: tuple[str, ...] = ()
-    # Those that its translation reads.
-    spent: tuple[str, ...] = ()
+    # Those that its dialect has no place for.
+    untranslatable: tuple[str, ...] = ()
     # Indices of messages with the role that the upstream calls `system`.
     as_system: tuple[int, ...] = ()
     # It counts a stream's tokens when it is asked to; None: not known.

@@ -7,7 +7,13 @@ from typing import Any
 import pytest
 
 from adapters.providers import PROVIDERS
-from gateway.core.request.envelope import asks_to_think, budget_to_think, consumed, developer_places, spent
+from gateway.core.request.envelope import (
+    asks_to_think,
+    budget_to_think,
+    consumed,
+    developer_places,
+    untranslatable,
+)
 
 
 def image(more: dict[str, Any]) -> dict[str, Any]:
@@ -64,8 +70,11 @@ def test_fields_of_an_envelope_are_consumed_and_no_others(
     ],
 )
 def test_what_a_translation_has_no_place_for(extra: dict[str, Any], expected: tuple[str, ...]) -> None:
-    assert spent({**PLAIN, **extra}, PROVIDERS["anthropic"].capabilities.consumed_fields) == expected
-    assert spent({**PLAIN, **extra}, ()) == ()
+    assert (
+        untranslatable({**PLAIN, **extra}, PROVIDERS["anthropic"].capabilities.untranslatable_fields)
+        == expected
+    )
+    assert untranslatable({**PLAIN, **extra}, ()) == ()
 
 
 def test_where_a_developer_speaks() -> None:

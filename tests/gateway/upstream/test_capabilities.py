@@ -46,7 +46,7 @@ def rules_of(known: Capabilities) -> Rules:
         developer_role=known.developer_role is not False,
         metadata=known.metadata,
         any_call_id=known.any_call_id,
-        signs_calls=known.signs_calls,
+        signs_calls=known.requires_call_signatures,
         stream_options=bool(known.stream_usage),
         limits=("max_tokens", "max_completion_tokens") if known.max_completion_tokens else ("max_tokens",),
     )
