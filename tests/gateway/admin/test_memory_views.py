@@ -139,7 +139,7 @@ def test_another_projects_memory_is_no_such_memory(world: World) -> None:
         read.fact("other", uid, 1),
         read.conversation("other", uid, "conv-19"),
         read.message("other", uid, "conv-19", 1),
-        search(world).search("other", uid, "Hello"),
+        search(world).try_recall("other", uid, "Hello"),
     ]
     for work in works:
         with pytest.raises(UnknownId, match="There is no such memory"):

@@ -18,7 +18,7 @@ from tests.stored import ALICE, Speaker, open_store, rows
 async def test_lines_of_processes_that_died_are_deleted(
     postgres: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(maintenance, "_LOOK_S", 0.01)
+    monkeypatch.setattr(maintenance, "_LOOK_INTERVAL_S", 0.01)
     store = await open_store(empty_database(postgres).url)
     try:
         for name, seconds in (("left", -4000.0), ("held", 15.0)):
