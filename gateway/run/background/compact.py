@@ -48,7 +48,7 @@ _log = logging.getLogger("mnemogate")
 
 # The kind of the job.
 COMPACT = "compact"
-# `max_tokens` of a request for a summary, as a multiple of the tokens that the model is told to use.
+# `max_tokens` of a request for a summary, as a multiple of the tokens that its prompt allows the summary.
 _SLACK = 2
 # The share of a conversation's tokens that stays when it is compacted at once, as Letta has it.
 _STAYING_SHARE = 0.30

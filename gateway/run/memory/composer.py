@@ -300,7 +300,7 @@ class Composer(Struct, frozen=True):
     ) -> Prompt:
         """Returns the prompt with a window.
 
-        Where the window leaves out what the prompt shows last of a block, the section is rendered anew to show it.
+        Where the window leaves out what the prompt shows last of a block, the section is rendered again to show it.
         """
         if not prompt.hides(window):
             return replace(prompt, window=window)

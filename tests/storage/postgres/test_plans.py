@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 import asyncpg
 import pytest
@@ -16,6 +18,29 @@ from tests.postgres import empty_database
 from tests.storage.conftest import OpenStore, PostgresServer
 from tests.storage.test_turns import Clock
 from tests.stored import ALICE, PATIENT, Speaker
+
+
+@asynccontextmanager
+async def connect(url: str) -> AsyncIterator[asyncpg.Connection]:
+    """Yields a connection on which a prepared statement has one plan, whatever its values."""
+    connection = await asyncpg.connect(url, server_settings={"plan_cache_mode": "force_generic_plan"})
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+async def explain(
+    connection: asyncpg.Connection, text: str, values: Sequence[str] = (), options: str = "COSTS"
+) -> list[str]:
+    """Returns the lines of a statement's plan. values: in SQL, those of its first parameters; NULL for the others."""
+    count = len(set(re.findall(r"\$\d+", text)))
+    given = ", ".join([*values, *["NULL"] * count][:count])
+    await connection.execute(f"PREPARE asked AS {text}")
+    explained = await connection.fetch(f"EXPLAIN ({options}) EXECUTE asked({given})")
+    await connection.execute("DEALLOCATE asked")
+    return [line for (line,) in explained]
+
 
 # A memory of 2,000 turns in 200 conversations, beside 200 small ones.
 FILL = """
@@ -54,17 +79,9 @@ async def test_statements_are_planned_once_for_a_connection(open_store: OpenStor
 async def test_one_conversation_of_a_long_memory_is_found_by_index(
     database: PostgresServer, name: str
 ) -> None:
-    connection = await asyncpg.connect(
-        database.url, server_settings={"plan_cache_mode": "force_generic_plan"}
-    )
-    try:
+    async with connect(database.url) as connection:
         await connection.execute(FILL)
-        text = load("exchanges.sql")[name].postgres
-        await connection.execute(f"PREPARE asked AS {text}")
-        nothing = ", ".join(["NULL"] * len(set(re.findall(r"\$\d+", text))))
-        plan = [line for (line,) in await connection.fetch(f"EXPLAIN EXECUTE asked({nothing})")]
-    finally:
-        await connection.close()
+        plan = await explain(connection, load("exchanges.sql")[name].postgres)
     steps = [(line, after) for line, after in itertools.pairwise(plan) if " on exchanges" in line]
     # All of an agent's rows are those that nothing but its number leads to.
     whole = [
@@ -103,17 +120,12 @@ FROM generate_series(0, 499) d;
 async def test_the_ends_of_a_long_conversation_are_found_without_comparing_its_turns(
     database: PostgresServer,
 ) -> None:
-    connection = await asyncpg.connect(
-        database.url, server_settings={"plan_cache_mode": "force_generic_plan"}
-    )
-    try:
+    async with connect(database.url) as connection:
         await connection.execute(FILL)
         await connection.execute(LONG)
-        await connection.execute(f"PREPARE asked AS {load('memory_pages.sql')['branches'].postgres}")
-        explained = await connection.fetch("EXPLAIN (ANALYZE, TIMING OFF) EXECUTE asked(1, 900, 2000, 50)")
-    finally:
-        await connection.close()
-    plan = "\n".join(line for (line,) in explained)
+        text = load("memory_pages.sql")["branches"].postgres
+        lines = await explain(connection, text, ["1", "900", "2000", "50"], "ANALYZE, TIMING OFF")
+    plan = "\n".join(lines)
     steps = re.findall(r"actual rows=([\d.]+) loops=(\d+)", plan)
     read = [float(rows) * int(loops) for rows, loops in steps]
     read += map(float, re.findall(r"Rows Removed by .*: (\d+)", plan))
@@ -128,17 +140,9 @@ async def test_a_screen_finds_exchanges_by_their_memory_and_more(
     database: PostgresServer, file: str, name: str
 ) -> None:
     """By its memory alone all that it ever said would be read, by a row alone the rows of all memories."""
-    connection = await asyncpg.connect(
-        database.url, server_settings={"plan_cache_mode": "force_generic_plan"}
-    )
-    try:
+    async with connect(database.url) as connection:
         await connection.execute(FILL)
-        text = load(file)[name].postgres
-        await connection.execute(f"PREPARE asked AS {text}")
-        nothing = ", ".join(["NULL"] * len(set(re.findall(r"\$\d+", text))))
-        plan = [line for (line,) in await connection.fetch(f"EXPLAIN EXECUTE asked({nothing})")]
-    finally:
-        await connection.close()
+        plan = await explain(connection, load(file)[name].postgres)
     found = [after.strip() for line, after in itertools.pairwise(plan) if " on exchanges" in line]
     assert not [each for each in found if not re.match(r"(Index|Recheck) Cond: .*agent = .* AND ", each)], (
         plan
@@ -167,17 +171,12 @@ ANALYZE;
 async def test_people_are_listed_from_the_hour_of_their_last_turn(
     database: PostgresServer, prefix: str, last: str, most: int
 ) -> None:
-    connection = await asyncpg.connect(
-        database.url, server_settings={"plan_cache_mode": "force_generic_plan"}
-    )
-    try:
+    async with connect(database.url) as connection:
         await connection.execute(PEOPLE)
-        await connection.execute(f"PREPARE asked AS {load('memory_pages.sql')['memories'].postgres}")
-        asked = f"NULL, '{prefix}', '{prefix}{LAST_CHARACTER}', '{last}', 1000000, 51"
-        explained = await connection.fetch(f"EXPLAIN (ANALYZE, TIMING OFF) EXECUTE asked({asked})")
-    finally:
-        await connection.close()
-    plan = "\n".join(line for (line,) in explained)
+        text = load("memory_pages.sql")["memories"].postgres
+        values = ["NULL", f"'{prefix}'", f"'{prefix}{LAST_CHARACTER}'", f"'{last}'", "1000000", "51"]
+        lines = await explain(connection, text, values, "ANALYZE, TIMING OFF")
+    plan = "\n".join(lines)
     assert "agents_people" in plan
     found = re.findall(r"(?:actual rows=|Rows Removed by .*: )(\d+)", plan)
     assert max(map(int, found)) <= most, plan
@@ -197,28 +196,21 @@ UPDATE jobs SET state = 'running' WHERE kind = 'run' AND first = 1;
 async def test_a_look_for_jobs_takes_a_few_rows_whatever_waits(postgres: str) -> None:
     kinds = "ARRAY['learn', 'run', 'callback', 'none']"
     asked = {
-        "due_in": f"1000, {kinds}, 'h', 1000",
-        "next": f"1000, {kinds}",
-        "claim": "1000, 'callback', 'h', 1000, 60",
+        "due_in": ["1000", kinds, "'h'", "1000"],
+        "next": ["1000", kinds],
+        "claim": ["1000", "'callback'", "'h'", "1000", "60"],
     }
     # A database of its own, of which the server knows nothing; then all; then that it had no rows.
-    connection = await asyncpg.connect(
-        empty_database(postgres, 7).url, server_settings={"plan_cache_mode": "force_generic_plan"}
-    )
-    try:
+    async with connect(empty_database(postgres, 7).url) as connection:
         for known in (JOBS, "ANALYZE", f"TRUNCATE jobs; ANALYZE; {JOBS}"):
             await connection.execute(known)
             for name, values in asked.items():
-                await connection.execute(f"PREPARE asked AS {load('jobs.sql')[name].postgres}")
-                explained = await connection.fetch(f"EXPLAIN (ANALYZE) EXECUTE asked({values})")
-                await connection.execute("DEALLOCATE asked")
-                plan = "\n".join(line for (line,) in explained)
+                text = load("jobs.sql")[name].postgres
+                plan = "\n".join(await explain(connection, text, values, "ANALYZE"))
                 # What steps gave, and what they looked at in vain.
                 found = re.findall(r"(?:actual .*?rows=|Rows Removed by .*: )(\d+)", plan)
                 assert len(found) > 3, plan
                 assert max(map(int, found)) < 10, f"{known}\n{plan}"
-    finally:
-        await connection.close()
 
 
 # Two memories with 2,500 facts each, all of which are true.
@@ -231,17 +223,10 @@ ANALYZE;
 
 @pytest.mark.parametrize("name", ["current", "all", "as_of"])
 async def test_a_page_of_facts_reads_no_more_than_it_shows(database: PostgresServer, name: str) -> None:
-    connection = await asyncpg.connect(
-        database.url, server_settings={"plan_cache_mode": "force_generic_plan"}
-    )
-    try:
+    async with connect(database.url) as connection:
         await connection.execute(FACTS)
-        text = load("facts.sql")[name].postgres
-        await connection.execute(f"PREPARE asked AS {text}")
-        values = ", ".join(["1", "100000", "20", "4000"][: len(set(re.findall(r"\$\d+", text)))])
-        explained = await connection.fetch(f"EXPLAIN (ANALYZE, TIMING OFF) EXECUTE asked({values})")
-    finally:
-        await connection.close()
-    plan = "\n".join(line for (line,) in explained)
+        text, values = load("facts.sql")[name].postgres, ["1", "100000", "20", "4000"]
+        lines = await explain(connection, text, values, "ANALYZE, TIMING OFF")
+    plan = "\n".join(lines)
     read = [float(rows) * int(loops) for rows, loops in re.findall(r"actual rows=([\d.]+) loops=(\d+)", plan)]
     assert max(read) < 1_000, plan
