@@ -136,6 +136,15 @@ class Talks:
         self.talk.append({"role": "assistant", "content": text})
 
 
+def settings(mock: int) -> str:
+    """Returns the settings of a gateway before the mock upstream at this port."""
+    row = '[[upstreams]]\nname = "{0}"\nkind = "{0}"\nmodels = ["{2}*"]\napi_key = "sk-bench"\n'
+    row += 'base_url = "http://127.0.0.1:{1}/v1"\ntakes = {{ responses = false }}\n'
+    kinds = {"openai": "gpt", "anthropic": "claude"}
+    rows = "".join(row.format(kind, mock, model) for kind, model in kinds.items())
+    return "[server]\naccess_log = false\n" + rows
+
+
 async def measure(port: int, way: Way, count: int, *, is_direct: bool, headers: bytes) -> list[float]:
     """Returns how long the measured turns took, in milliseconds."""
     flow = Talks(way, count, is_direct, headers)
@@ -181,12 +190,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="mnemogate-bench-") as name, ExitStack() as stack:
         folder = Path(name)
         port = stack.enter_context(load.mock(folder / "log", __file__, "--mock"))
-        row = '[[upstreams]]\nname = "{0}"\nkind = "{0}"\nmodels = ["{2}*"]\napi_key = "sk-bench"\n'
-        row += 'base_url = "http://127.0.0.1:{1}/v1"\ntakes = {{ responses = false }}\n'
-        rows = "".join(
-            row.format(kind, port, model) for kind, model in (("openai", "gpt"), ("anthropic", "claude"))
-        )
-        gateway = stack.enter_context(load.gateway(folder, "[server]\naccess_log = false\n" + rows))
+        gateway = stack.enter_context(load.gateway(folder, settings(port)))
         return uvloop.run(bench(gateway.port, port, options.rounds, options.talks))
 
 

@@ -2,7 +2,8 @@
 
 Times of a shared machine tell of its neighbours as much as of the code. What is counted here is the work of the
 server's own process, for the requests that `scripts/bench load` measures, at four connections; neither the kernel's
-work nor what waits for memory is in it. Only 127.0.0.1 is ever called.
+work nor what waits for memory is in it. With `--dialects` they are the requests of `scripts/bench dialects`, one after
+the other. Only 127.0.0.1 is ever called.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
 
+import bench_dialects
 import bench_load
 import load
 import uvloop
@@ -25,6 +28,7 @@ import uvloop
 CALLGRIND = ("valgrind", "--tool=callgrind", "--instr-atstart=no", "--callgrind-out-file=/dev/null")
 WORKERS = 4
 REQUESTS, PEOPLE = 200, 60
+TALKS = 40  # of each dialect
 _OF_THREAD = re.compile(r"^ *Th +\d+ +([\d,]+)", re.M)
 Drive = Callable[[load.Same | load.Talks], Awaitable[None]]
 
@@ -94,13 +98,33 @@ async def bench(folder: Path, stack: contextlib.ExitStack) -> None:
     print(load.table(table + [[name, f"{value:.3f}", f"{value / bare:.2f}"] for name, value in rows.items()]))
 
 
+async def bench_of_dialects(folder: Path, stack: contextlib.ExitStack) -> None:
+    mock_port = stack.enter_context(load.mock(folder / "log", bench_dialects.__file__, "--mock"))
+    gateway = stack.enter_context(load.gateway(folder, bench_dialects.settings(mock_port), *CALLGRIND))
+    requests = TALKS * (bench_dialects.WARM_TURNS + bench_dialects.MEASURED_TURNS)
+    rows = [["memory", *bench_dialects.WAYS]]
+    for memory, headers in (("off", load.HEADERS_OFF), ("on", b"")):
+        found: list[float] = []
+        for way in bench_dialects.WAYS.values():
+            ask = partial(bench_dialects.measure, gateway.port, way, is_direct=False, headers=headers)
+            await ask(count=TALKS // 4)
+            with counted(gateway.pid, requests, found):
+                await ask(count=TALKS)
+                await asyncio.sleep(0.5)
+        rows.append([memory, *(f"{value:.3f}" for value in found)])
+    print("million instructions of a request\n" + load.table(rows))
+
+
 def main() -> int:
-    argparse.ArgumentParser(prog="scripts/bench instructions", description=__doc__).parse_args()
+    parser = argparse.ArgumentParser(prog="scripts/bench instructions", description=__doc__)
+    parser.add_argument("--dialects", action="store_true", help="of each dialect, with memory off and on")
+    options = parser.parse_args()
     if not shutil.which("valgrind"):
         print("valgrind is not installed", file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory(prefix="mnemogate-bench-") as folder, contextlib.ExitStack() as stack:
-        uvloop.run(bench(Path(folder), stack))
+        run = bench_of_dialects if options.dialects else bench
+        uvloop.run(run(Path(folder), stack))
     return 0
 
 
