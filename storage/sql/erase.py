@@ -20,13 +20,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from itertools import chain
-from typing import Any
 
 import orjson
 from msgspec import Struct
 from msgspec.structs import replace
 
-from storage.commands import Rules
+from storage.commands import ForgetTarget, Rules
 from storage.database import Connection
 from storage.recall_record import KINDS, hits_in, overwrite_forgotten
 from storage.records import API_PROFILE, Exchange, State, emptied
@@ -56,14 +55,20 @@ _FEW = 4
 ErasingPhase = Callable[[Connection, "ErasingWork", int], Awaitable[int | None]]
 
 
+class StoredTarget(ForgetTarget, frozen=True):
+    """The target of a forgetting as it is written down in `forgetting`."""
+
+    # Project and profile of a memory that is forgotten as a whole, since its row is gone by then.
+    all: tuple[str, str] | None = None
+
+
 class ErasingWork(Struct, frozen=True):
     """The parameters of one transaction."""
 
-    # The intention's row.
+    # The row in `forgetting`.
     id: int
     agent: int
-    # Its text.
-    target: dict[str, Any]
+    target: StoredTarget
     rules: Rules
     # Seconds.
     now: float
@@ -95,7 +100,7 @@ async def _erase_exchanges(connection: Connection, work: ErasingWork, after: int
     # The whole memory may have gone meanwhile.
     if await load_agent(connection, agent) is None:
         return None
-    messages, named = target["messages"], target["exchanges"]
+    messages, named = target.messages, target.exchanges
     # What is named one by one comes first, so that `after` counts it. A conversation and what is too old are found
     # again on each step: what is erased drops out of these statements.
     if after < len(messages):
@@ -112,13 +117,13 @@ async def _erase_exchanges(connection: Connection, work: ErasingWork, after: int
         for id in named[start : start + _PAGE]:
             await _erase_alternatives(connection, agent, id)
         return after + _PAGE
-    if target.get("imported") is not None:
+    if target.imported is not None:
         return await _erase_imported(connection, work, after)
     ids: list[int] = []
-    if target["conversation"] is not None:
-        ids = await read_ids(connection, "exchanges_of", (agent, target["conversation"], _PAGE))
-    if target["before"] is not None and not ids:
-        ids = await read_ids(connection, "exchanges_before", (agent, target["before"], _PAGE))
+    if target.conversation is not None:
+        ids = await read_ids(connection, "exchanges_of", (agent, target.conversation, _PAGE))
+    if target.before is not None and not ids:
+        ids = await read_ids(connection, "exchanges_before", (agent, target.before, _PAGE))
     if not ids:
         return None
     await _erase_all(connection, agent, ids)
@@ -127,7 +132,7 @@ async def _erase_exchanges(connection: Connection, work: ErasingWork, after: int
 
 async def _erase_imported(connection: Connection, work: ErasingWork, after: int) -> int | None:
     """Erases a page of what an import has added. It may be imported again, so its messages get no tombstones."""
-    ids = await read_ids(connection, "imported_exchanges", (work.target["imported"], after, _PAGE))
+    ids = await read_ids(connection, "imported_exchanges", (work.target.imported, after, _PAGE))
     await _erase_all(connection, work.agent, ids, is_marked=False)
     return ids[-1] if len(ids) == _PAGE else None
 
@@ -229,15 +234,15 @@ def _erasing(kind: str) -> ErasingPhase:
     """Makes a phase that goes through what was saved of one kind, passages or facts."""
 
     async def erase(connection: Connection, work: ErasingWork, after: int) -> int | None:
-        agent, before = work.agent, work.target["before"]
-        named = work.target.get(f"{kind}s", ())
-        files = work.target.get("files", ())
+        agent, before = work.agent, work.target.before
+        named = work.target.passages if kind == "passage" else work.target.facts
+        files = work.target.files
         rows = await connection.rows(SQL[f"{kind}s_of"], (agent, after, _READ_PAGE))
         origins = {id: origins_of(exchange, sources) for id, _, _, exchange, sources, _ in rows}
         erased = await erased_among(connection, chain.from_iterable(origins.values()))
         came: set[int] = set()
-        if kind == "fact" and work.target.get("imported") is not None and rows:
-            found = await rows_of(connection, SQL["imported_facts"], list(origins), work.target["imported"])
+        if kind == "fact" and work.target.imported is not None and rows:
+            found = await rows_of(connection, SQL["imported_facts"], list(origins), work.target.imported)
             came = {id for (id,) in found}
         is_gone = False
         for id, seq, at, _, _, file in rows:
@@ -260,15 +265,14 @@ def _erasing(kind: str) -> ErasingPhase:
 
 
 async def _erase_files(connection: Connection, work: ErasingWork, after: int) -> int | None:
-    if work.target["before"] is not None:
-        await connection.run(SQL["files_before"], (work.agent, work.target["before"]))
+    if work.target.before is not None:
+        await connection.run(SQL["files_before"], (work.agent, work.target.before))
     return None
 
 
 async def _unlearn(connection: Connection, work: ErasingWork, after: int) -> int | None:
     """Notes of facts that go alone by what they would be learned again, and takes their sentences out of blocks."""
-    named = work.target.get("facts", ())
-    rows = await rows_of(connection, SQL["facts_named"], named, work.agent)
+    rows = await rows_of(connection, SQL["facts_named"], work.target.facts, work.agent)
     for _, key, exchange, sources in rows:
         # One that was imported comes from no exchange.
         for origin in origins_of(exchange, sources) or (0,):
@@ -329,8 +333,8 @@ async def _rebuild_all(
     connection: Connection, work: ErasingWork, texts: Collection[str] = frozenset()
 ) -> None:
     """Rebuilds blocks. texts: what is gone as well, in small letters."""
-    if "all" in work.target:
-        project, profile = work.target["all"]
+    if work.target.all is not None:
+        project, profile = work.target.all
     else:
         row = await connection.row(SQL["scope_of"], (work.agent,))
         if row is None:
@@ -352,7 +356,9 @@ async def _hand_over(connection: Connection, work: ErasingWork, after: int) -> i
 
     Forgetting a person erases their messages' traces from every block.
     """
-    if work.target["all"][1] == API_PROFILE:
+    assert work.target.all is not None  # it is a phase of a whole memory
+    _, profile = work.target.all
+    if profile == API_PROFILE:
         await hand_over_blocks(connection, work.agent)
         await connection.run(SQL["wipe_attached"], (work.agent,))
     return None
@@ -372,7 +378,7 @@ async def _erase_additions(connection: Connection, work: ErasingWork, after: int
 
 async def _release(connection: Connection, work: ErasingWork, after: int) -> int | None:
     """Gives up the rows that an import has added, but for those that live turns follow."""
-    agent, undone = work.agent, work.target.get("imported")
+    agent, undone = work.agent, work.target.imported
     if undone is None:
         return None
     ids = await read_ids(connection, "imported_conversations", (undone, after, _FEW))
@@ -467,10 +473,11 @@ _WIPING: dict[str, ErasingPhase] = {
 FIRST = "exchanges"
 
 
-def phases_of(target: dict[str, Any]) -> dict[str, ErasingPhase]:
-    if "all" in target:
+def phases_of(target: StoredTarget) -> dict[str, ErasingPhase]:
+    """Returns the phases of forgetting a target, in order."""
+    if target.all is not None:
         return _WIPING
-    if target.get("keeps_memory"):
+    if target.keeps_memory:
         return {
             name: phase
             for name, phase in _ERASING.items()

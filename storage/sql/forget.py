@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import msgspec
-import orjson
 
 from storage.commands import Extent, ForgetTarget, Rules
 from storage.database import GONE, Connection, Database, Row
@@ -26,6 +25,7 @@ from storage.sql.erase import (
     FIRST,
     SQL,
     ErasingWork,
+    StoredTarget,
     exchange_of,
     phases_of,
     raise_epoch,
@@ -273,7 +273,8 @@ async def _step(
     row = await connection.row(SQL["intended"], (id,))
     if row is None:
         return None, False, 0
-    work = ErasingWork(id, row[0], orjson.loads(row[1]), rules, now)
+    target = msgspec.json.decode(row[1], type=StoredTarget)
+    work = ErasingWork(id, row[0], target, rules, now)
     phases = phases_of(work.target)
     await connection.lock_sharers(work.agent)
     phase, after = at
