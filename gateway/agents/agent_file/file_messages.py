@@ -15,7 +15,7 @@ import msgspec
 
 from gateway.agents.core.agent_file import CarriedMessage
 from gateway.agents.wire.message import Showing, content_parts, regular, spoken_by
-from gateway.agents.wire.struct_fields import lines_of, time_of
+from gateway.agents.wire.struct_fields import iso_time, lines_of
 from gateway.core.conversation.canonical import text_of
 from gateway.core.conversation.private import (
     as_system,
@@ -121,7 +121,7 @@ def to_file_message(carried: CarriedMessage, id: str, agent_id: str) -> dict[str
         "tool_calls": [_file_call(call) for call in message.get("tool_calls", ())] or None,
         "tool_call_id": message.get("tool_call_id"),
         "tool_returns": returns,
-        "created_at": time_of(carried.at),
+        "created_at": iso_time(carried.at),
         "approve": None if approval is None else approval == "approved",
         "approval_request_id": None,
         "denial_reason": private.get("reason"),

@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from gateway.agents.agent_file.file_messages import to_file_message
 from gateway.agents.core.agent_file import CarriedArchive, CarriedMessage
-from gateway.agents.wire.struct_fields import time_of
+from gateway.agents.wire.struct_fields import iso_time
 from gateway.core.definition import Sleeptime
 from storage.listing import PassageDraft
 
@@ -117,7 +117,7 @@ def agent_file(exported: ExportedAgent, now: float) -> bytes:
             "revision_id": _REVISION,
             EXTENSION: orjson.dumps(extension).decode(),
         },
-        "created_at": time_of(now),
+        "created_at": iso_time(now),
     }
     return orjson.dumps(made, option=orjson.OPT_INDENT_2)
 
@@ -162,5 +162,5 @@ def _passage(passage: PassageDraft) -> dict[str, Any]:
         "text": passage.text,
         "tags": list(passage.tags),
         "metadata": passage.metadata,
-        "created_at": time_of(passage.at),
+        "created_at": iso_time(passage.at),
     }

@@ -197,11 +197,11 @@ def _read_request(row: AgentsRoute, http: Request, project: str, data: bytes) ->
     if not row.is_served:
         return ApiRequest(project, http.path_params, None, None, http)
     if row.body is not None:
-        body = struct_fields.read(data, row.body)
+        body = struct_fields.read_body(data, row.body)
     elif row.form is not None:
         body, file = _form(row.form, http, data)
     elif data not in (b"", b"null") and not row.reads_body:
-        struct_fields.read(data, struct_fields.Body)
+        struct_fields.read_body(data, struct_fields.Body)
     query = None
     if row.query is not None or http.scope["query_string"]:
         kind = row.query or struct_fields.Body

@@ -16,7 +16,7 @@ from gateway.agents.api._query import AgentQuery, AgentsQuery, RecompileQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.blocks import AgentBlock, block_json, block_of
 from gateway.agents.api.context import context_json
-from gateway.agents.api.dependencies import AgentsApi, given_or_none, uid_or_none
+from gateway.agents.api.dependencies import AgentsApi, sent_or_none, uid_or_none
 from gateway.agents.api.folders import folder_json
 from gateway.agents.api.groups import check_window, group_json
 from gateway.agents.api.identities import identity_json
@@ -39,10 +39,10 @@ from gateway.agents.wire.struct_fields import (
     Body,
     Maybe,
     NoEffect,
-    given,
     honoured_in,
+    iso_time,
     refused,
-    time_of,
+    sent_fields,
 )
 from gateway.checked import Fault
 from gateway.core import ids
@@ -228,7 +228,7 @@ def definition_of(create: CreateAgent) -> AgentDefinition:
 
 def changed(definition: AgentDefinition, update: UpdateAgent) -> AgentDefinition:
     """Returns a definition after an update. A null leaves a field as it is. Raises: Unprocessable."""
-    sent = _without_none(given(update))
+    sent = _without_none(sent_fields(update))
     values: dict[str, Any] = {field: sent[name] for name, field in _PLAIN.items() if name in sent}
     if "timezone" in values:
         _check_timezone(values["timezone"])
@@ -239,7 +239,7 @@ def changed(definition: AgentDefinition, update: UpdateAgent) -> AgentDefinition
     values.update(_model_of(definition, sent))
     own = sent.get("mnemogate")
     if own is not None:
-        own_fields = given(own)
+        own_fields = sent_fields(own)
         if own_fields.get("learn") and not definition.learns:
             raise BadRequest(NO_LEARNING, param="mnemogate.learn")
         values.update(
@@ -442,8 +442,8 @@ def agent_json(
         **{name: retained.get(name) for name in ("max_files_open", "per_file_view_window_char_limit")},
         "pending_approval": pending,
         **_last_run_json(last_run),
-        "created_at": time_of(made.created),
-        "updated_at": time_of(made.updated),
+        "created_at": iso_time(made.created),
+        "updated_at": iso_time(made.updated),
         **_OF_THE_HOSTED_PRODUCT,
         "mnemogate": _own_json(definition),
     }
@@ -475,7 +475,7 @@ def _last_run_json(run: Run | None) -> dict[str, Any]:
     if run is not None and run.begun is not None and run.ended is not None:
         duration_ms = max(0, int((run.ended - run.begun) * 1000))
     return {
-        "last_run_completion": None if run is None else time_of(run.ended),
+        "last_run_completion": None if run is None else iso_time(run.ended),
         "last_run_duration_ms": duration_ms,
         "last_stop_reason": None if run is None else run.stop,
     }
@@ -568,7 +568,7 @@ class AgentRoutes:
 
     async def create(self, request: ApiRequest) -> Any:
         create: CreateAgent = request.body
-        sent = given(create)
+        sent = sent_fields(create)
         definition = definition_of(create)
         if definition.model is None:
             definition = replace(definition, model=self._api.first_model())
@@ -587,7 +587,7 @@ class AgentRoutes:
 
     async def update(self, request: ApiRequest) -> Any:
         update: UpdateAgent = request.body
-        sent = given(update)
+        sent = sent_fields(update)
 
         def edit(definition: AgentDefinition) -> AgentDefinition:
             return changed(definition, update)
@@ -631,13 +631,13 @@ class AgentRoutes:
 def _wanted(query: AgentsQuery) -> AgentFilter:
     """Returns the agents that a query asks for, in any order."""
     return AgentFilter(
-        name=given_or_none(query.name),
-        text=given_or_none(query.query_text),
-        tags=given_or_none(query.tags) or (),
+        name=sent_or_none(query.name),
+        text=sent_or_none(query.query_text),
+        tags=sent_or_none(query.tags) or (),
         all_tags=query.match_all_tags,
-        stop=given_or_none(query.last_stop_reason),
+        stop=sent_or_none(query.last_stop_reason),
         identity=uid_or_none("identity", query.identity_id),
-        identity_keys=given_or_none(query.identifier_keys) or (),
+        identity_keys=sent_or_none(query.identifier_keys) or (),
         hidden=query.show_hidden_agents is True,
     )
 

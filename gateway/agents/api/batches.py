@@ -16,13 +16,21 @@ from gateway.agents.api._exchanges import Exchanges
 from gateway.agents.api._paging import place_in
 from gateway.agents.api._query import PageQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
-from gateway.agents.api.dependencies import AgentsApi, given_or_none, page_of, uid_or_none
+from gateway.agents.api.dependencies import AgentsApi, page_of, sent_or_none, uid_or_none
 from gateway.agents.batches.accept import AskedItem
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.message import Showing, showing_of
 from gateway.agents.wire.run_json import usage_json
 from gateway.agents.wire.send import MAX_STEPS, MessageType, Send, read_send
-from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, given, lasted_ns, refused, time_of
+from gateway.agents.wire.struct_fields import (
+    Body,
+    Maybe,
+    NoEffect,
+    duration_ns,
+    iso_time,
+    refused,
+    sent_fields,
+)
 from gateway.checked import Fault
 from gateway.core import ids
 from gateway.errors import BadRequest, NotAllowed, UnknownId, UnknownPath
@@ -103,10 +111,10 @@ def batch_json(batch: Batch, counts: BatchCounts) -> dict[str, Any]:
             "expired": counts.expired,
             "cancelled": counts.cancelled,
         },
-        "created_at": time_of(batch.created),
-        "updated_at": time_of(batch.ended or batch.created),
-        "completed_at": time_of(batch.ended),
-        "total_duration_ns": lasted_ns(batch.created, batch.ended),
+        "created_at": iso_time(batch.created),
+        "updated_at": iso_time(batch.ended or batch.created),
+        "completed_at": iso_time(batch.ended),
+        "total_duration_ns": duration_ns(batch.created, batch.ended),
         "ttft_ns": None,
         "stop_reason": None,
         "background": True,
@@ -170,7 +178,7 @@ class BatchRoutes:
                 code="model_not_allowed",
             )
         body: CreateBatch = request.body
-        callback = given_or_none(body.callback_url)
+        callback = sent_or_none(body.callback_url)
         if callback is not None and (why := self._api.runs.foreign.unreachable(callback)) is not None:
             raise BadRequest(f"The URL cannot be called: {why}.", param="callback_url")
         items = list[AskedItem]()
@@ -272,7 +280,7 @@ def _item(request: BatchRequest, n: int) -> AskedItem:
         raise Unprocessable([replace(each, path=(*at, *each.path[1:])) for each in error.faults]) from error
     if content.answers:
         raise BadRequest("A batch takes new messages; answer a call with a send.", param="requests")
-    fields = given(request)
+    fields = sent_fields(request)
     conversation = fields.get("conversation_id")
     name = "default" if conversation in (None, "default") else uid_in("conv", conversation)
     return AskedItem(

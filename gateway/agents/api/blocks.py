@@ -9,7 +9,7 @@ from msgspec import UNSET, Meta, UnsetType
 from gateway.agents.api._paging import OLDEST_FIRST, cut
 from gateway.agents.api._query import AgentsOfQuery, BlocksQuery, PageQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
-from gateway.agents.api.dependencies import ORIGIN, AgentsApi, given_or_none, page_of
+from gateway.agents.api.dependencies import ORIGIN, AgentsApi, page_of, sent_or_none
 from gateway.agents.wire.struct_fields import (
     MOST_PARTS,
     NO_TEMPLATES,
@@ -17,8 +17,8 @@ from gateway.agents.wire.struct_fields import (
     Body,
     Maybe,
     NoEffect,
-    given,
-    time_of,
+    iso_time,
+    sent_fields,
 )
 from gateway.core import ids
 from gateway.errors import BadRequest
@@ -90,7 +90,7 @@ def block_of(create: CreateBlock) -> tuple[Block, dict[str, Any]]:
 
 def change_of(update: UpdateBlock, details: dict[str, Any]) -> BlockChange:
     """Returns the change that is asked for. details: the block's details so far."""
-    sent = given(update)
+    sent = sent_fields(update)
     description = sent.get("description")
     return BlockChange(
         value=sent.get("value"),
@@ -104,7 +104,7 @@ def change_of(update: UpdateBlock, details: dict[str, Any]) -> BlockChange:
 
 def details_of(block: CreateBlock) -> dict[str, Any]:
     """Returns the fields of a block that a turn does not need."""
-    sent = given(block)
+    sent = sent_fields(block)
     return {name: sent[name] for name in ("metadata", "tags", "hidden") if sent.get(name) is not None}
 
 
@@ -139,7 +139,7 @@ def revision_json(revision: Revision) -> dict[str, Any]:
     return {
         "version": revision.version,
         "value": revision.value,
-        "at": time_of(revision.at),
+        "at": iso_time(revision.at),
         "origin": revision.origin,
         "restores": revision.restores,
     }
@@ -184,15 +184,15 @@ class BlockRoutes:
         query: BlocksQuery = request.query
         least, most = _counts(query)
         wanted = BlockFilter(
-            label=given_or_none(query.label),
-            label_text=given_or_none(query.label_search),
-            description=given_or_none(query.description_search),
-            value=given_or_none(query.value_search),
+            label=sent_or_none(query.label),
+            label_text=sent_or_none(query.label_search),
+            description=sent_or_none(query.description_search),
+            value=sent_or_none(query.value_search),
             least=least,
             most=most,
-            tags=given_or_none(query.tags) or (),
+            tags=sent_or_none(query.tags) or (),
             all_tags=query.match_all_tags,
-            name=given_or_none(query.name),
+            name=sent_or_none(query.name),
             hidden=query.show_hidden_blocks is True,
         )
         after, before = await self._row(request, query.after), await self._row(request, query.before)
@@ -282,7 +282,7 @@ def _shown(entry: BlockEntry) -> dict[str, Any]:
 
 def _counts(query: BlocksQuery) -> tuple[int, int]:
     """Returns how many agents see the blocks that are asked for: at least, at most. Raises: BadRequest."""
-    exactly = given_or_none(query.connected_to_agents_count_eq)
+    exactly = sent_or_none(query.connected_to_agents_count_eq)
     if exactly:
         if len(exactly) > 1:
             raise BadRequest(

@@ -21,7 +21,7 @@ from gateway.agents.api.agents import (
     WindowTokens,
     set_sampling,
 )
-from gateway.agents.api.dependencies import AgentsApi, given_or_none, uid_or_none
+from gateway.agents.api.dependencies import AgentsApi, sent_or_none, uid_or_none
 from gateway.agents.api.messages import MessageRoutes
 from gateway.agents.api.runs import stream_of
 from gateway.agents.api.sends import SendRoutes
@@ -32,7 +32,7 @@ from gateway.agents.runs.run import RunRequest
 from gateway.agents.runs.system_message import SYSTEM_SEQ, system_id
 from gateway.agents.wire.run_json import StreamRun
 from gateway.agents.wire.send import Send
-from gateway.agents.wire.struct_fields import READ_ONLY, Body, Maybe, NoEffect, given, refused, time_of
+from gateway.agents.wire.struct_fields import READ_ONLY, Body, Maybe, NoEffect, iso_time, refused, sent_fields
 from gateway.core import ids
 from gateway.core.agent import AgentSpec
 from gateway.core.definition import ConversationDefinition
@@ -144,7 +144,7 @@ def with_update(
     definition: ConversationDefinition, body: CreateConversation, *, at: float
 ) -> ConversationDefinition:
     """Returns a conversation's definition after a request. at: now. Raises: Unprocessable."""
-    sent = given(body)
+    sent = sent_fields(body)
     values: dict[str, Any] = {}
     for name, field in (
         ("summary", "summary"),
@@ -184,15 +184,15 @@ def conversation_json(
         "description": definition.description,
         "hidden": definition.hidden,
         "archived": definition.archived is not None,
-        "archived_at": time_of(definition.archived),
+        "archived_at": iso_time(definition.archived),
         "model": definition.model,
         "model_settings": definition.retained.get("model_settings"),
         "context_window_limit": definition.context_window,
         "in_context_message_ids": None if message_ids is None else list(message_ids),
         "isolated_block_ids": [],
-        "last_message_at": time_of(entry.last_at) if entry.conversation.last_exchange != -1 else None,
-        "created_at": time_of(entry.begun),
-        "updated_at": time_of(max(changed, entry.last_at)),
+        "last_message_at": iso_time(entry.last_at) if entry.conversation.last_exchange != -1 else None,
+        "created_at": iso_time(entry.begun),
+        "updated_at": iso_time(max(changed, entry.last_at)),
         "created_by_id": None,
         "last_updated_by_id": None,
     }
@@ -296,7 +296,7 @@ class ConversationRoutes:
         agent = uid_or_none("agent", query.agent_id)
         wanted = ConversationFilter(
             None if agent is None else (await self._api.registry.find(request.project, agent)).agent.id,
-            text=given_or_none(query.summary_search),
+            text=sent_or_none(query.summary_search),
             archived=_ARCHIVED[query.archive_status],
             order=query.sorting,
         )
@@ -314,7 +314,7 @@ class ConversationRoutes:
         agent = (
             await self._api.registry.find(request.project, uid_in("agent", request.query.agent_id))
         ).agent
-        self._api.registry.check_model(given_or_none(request.body.model))
+        self._api.registry.check_model(sent_or_none(request.body.model))
         definition = with_update(ConversationDefinition(), request.body, at=self._api.now())
         return await self._shown(await self._conversations.create(agent, definition))
 
@@ -325,7 +325,7 @@ class ConversationRoutes:
     async def update(self, request: ApiRequest) -> Any:
         named, update = await self._named(request, None), request.body
         entry = named.entry or _no_own(named)
-        self._api.registry.check_model(given_or_none(update.model))
+        self._api.registry.check_model(sent_or_none(update.model))
 
         def edit(definition: ConversationDefinition) -> ConversationDefinition:
             return with_update(definition, update, at=self._api.now())
@@ -353,7 +353,7 @@ class ConversationRoutes:
 
     async def recompile(self, request: ApiRequest) -> Any:
         query: RecompileConversationQuery = request.query
-        named = await self._named(request, given_or_none(request.body.agent_id) or query.agent_id)
+        named = await self._named(request, sent_or_none(request.body.agent_id) or query.agent_id)
         if not query.dry_run and (found := await self._number(named)) is not None:
             await self._api.store.blocks.invalidate_snapshots(named.agent.id, found)
         run_request = RunRequest(await self._spec(request, named), named.agent.scope, named.name)

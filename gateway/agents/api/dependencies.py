@@ -102,8 +102,8 @@ class AgentsApi(Struct, frozen=True):
         )
 
 
-def given_or_none(value: Any) -> Any:
-    """Returns a parameter, None where it was not sent."""
+def sent_or_none(value: Any) -> Any:
+    """Returns a field or a parameter; None where it was not sent, or is null."""
     return None if isinstance(value, UnsetType) else value
 
 

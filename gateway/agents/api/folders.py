@@ -11,12 +11,12 @@ from msgspec import UNSET, Meta, UnsetType
 from gateway.agents.api._paging import OLDEST_FIRST, cut, place_in
 from gateway.agents.api._query import AgentsOfQuery, PageQuery, PassagesQuery
 from gateway.agents.api._route import AgentsRoute, AnswersAgents, ApiRequest
-from gateway.agents.api.dependencies import AgentsApi, given_or_none, page_of, uid_or_none
+from gateway.agents.api.dependencies import AgentsApi, page_of, sent_or_none, uid_or_none
 from gateway.agents.api.model import embedding_config_json
 from gateway.agents.api.passages import passage_json
 from gateway.agents.files.folder_search import FileView, Folders, SentFile
 from gateway.agents.registry.archives import Archives
-from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, given, refused, time_of
+from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, iso_time, refused, sent_fields
 from gateway.core import ids
 from gateway.core.memory.file_text import file_name
 from gateway.errors import BadRequest, Conflict, UnknownId
@@ -100,8 +100,8 @@ def folder_json(folder: Definition) -> dict[str, Any]:
         "metadata": body.get("metadata") or {},
         "embedding_config": embedding_config_json(body.get("embedding_config"), body.get("embedding") or ""),
         "vector_db_provider": "native",
-        "created_at": time_of(folder.created),
-        "updated_at": time_of(folder.updated),
+        "created_at": iso_time(folder.created),
+        "updated_at": iso_time(folder.updated),
         "created_by_id": None,
         "last_updated_by_id": None,
     }
@@ -126,8 +126,8 @@ def file_json(folder: Definition, file: StoredFile, parts: int, content: str | N
         "total_chunks": parts if is_whole else None,
         "chunks_embedded": parts if is_whole else None,
         "content": content,
-        "created_at": time_of(file.created),
-        "updated_at": time_of(file.created),
+        "created_at": iso_time(file.created),
+        "updated_at": iso_time(file.created),
         "is_deleted": False,
     }
 
@@ -204,7 +204,7 @@ class FolderRoutes:
 
     async def index(self, request: ApiRequest) -> Any:
         query: FoldersQuery = request.query
-        kind, name = DefinitionKind.FOLDER, given_or_none(query.name)
+        kind, name = DefinitionKind.FOLDER, sent_or_none(query.name)
         page = await self._api.definition_page(request.project, kind, "source", query)
         return list(
             map(folder_json, await self._api.store.definitions.list(request.project, kind, page, name=name))
@@ -222,7 +222,7 @@ class FolderRoutes:
 
     async def create(self, request: ApiRequest) -> Any:
         create: CreateFolder = request.body
-        sent = given(create)
+        sent = sent_fields(create)
         body = {name: sent[name] for name in STORED_FIELDS if sent.get(name) is not None}
         return folder_json(await self._folders.create(request.project, create.name, body))
 
@@ -231,9 +231,9 @@ class FolderRoutes:
 
     async def update(self, request: ApiRequest) -> Any:
         update: UpdateFolder = request.body
-        found, sent = await self._folder(request), given(update)
+        found, sent = await self._folder(request), sent_fields(update)
         body = {**found.body, **{name: sent[name] for name in STORED_FIELDS if name in sent}}
-        name = given_or_none(update.name)
+        name = sent_or_none(update.name)
         if name is not None and name != found.name:
             taken = await self._api.store.definitions.named(request.project, DefinitionKind.FOLDER, name, 1)
             if taken:
@@ -252,7 +252,7 @@ class FolderRoutes:
         folder, file = await self._folder(request), request.file
         assert file is not None
         # Form fields next to a file may hold a path of the client's machine.
-        name = given_or_none(query.name) or re.split(r"[/\\]", file.file_name or "")[-1]
+        name = sent_or_none(query.name) or re.split(r"[/\\]", file.file_name or "")[-1]
         name = file_name(name)
         if not name:
             raise BadRequest("Name the file.", param="file")
@@ -288,7 +288,7 @@ class FolderRoutes:
         after, before = place_in("passage", query.after), place_in("passage", query.before)
         found = await self._archives.list(
             await self._folders.memory(folder),
-            PassageFilter(text=given_or_none(query.search)),
+            PassageFilter(text=sent_or_none(query.search)),
             after=None if after is None else after.seq,
             before=None if before is None else before.seq,
             limit=query.size(100),

@@ -13,7 +13,15 @@ from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.core.kinds import VOICE_KIND, kind_of
 from gateway.agents.registry.registry import AgentEdit, AgentView
 from gateway.agents.wire.faults import Unprocessable
-from gateway.agents.wire.struct_fields import ONE_PROJECT, Body, Maybe, NoEffect, convert, given, refused
+from gateway.agents.wire.struct_fields import (
+    ONE_PROJECT,
+    Body,
+    Maybe,
+    NoEffect,
+    convert,
+    refused,
+    sent_fields,
+)
 from gateway.checked import Fault
 from gateway.core import ids
 from gateway.core.definition import AgentDefinition, Sleeptime
@@ -168,7 +176,7 @@ class GroupRoutes:
         config, view = config_of(request.body), await self._view(request)
         _shown(request, view)
         if config is not None:
-            edit = AgentEdit(edit=lambda definition: edited(definition, given(config)))
+            edit = AgentEdit(edit=lambda definition: edited(definition, sent_fields(config)))
             view = await self._api.registry.change(request.project, view.agent.uid, edit)
         return _shown(request, view)
 

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from gateway.agents.api._paging import cut
 from gateway.agents.api._query import AgentsOfQuery, PageQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest
-from gateway.agents.api.dependencies import AgentsApi, given_or_none
+from gateway.agents.api.dependencies import AgentsApi, sent_or_none
 from gateway.agents.wire.struct_fields import (
     MOST_PARTS,
     ONE_PROJECT,
@@ -24,9 +24,9 @@ from gateway.agents.wire.struct_fields import (
     Entry,
     Maybe,
     convert,
-    given,
     parse,
     refused,
+    sent_fields,
 )
 from gateway.core import ids
 from gateway.core.definition import IdentityDefinition
@@ -102,7 +102,7 @@ def properties_of(properties: list[PropertyBody]) -> tuple[dict[str, Any], ...]:
 
 def edited(definition: IdentityDefinition, update: UpdateIdentity) -> IdentityDefinition:
     """Returns an identity after an update: a property takes the place of the one that has its key."""
-    sent = {name: value for name, value in given(update).items() if value is not None}
+    sent = {name: value for name, value in sent_fields(update).items() if value is not None}
     before = {each["key"]: each for each in definition.properties}
     after = {each["key"]: each for each in properties_of(sent.get("properties") or [])}
     return replace(
@@ -162,7 +162,7 @@ class IdentityRoutes:
     async def index(self, request: ApiRequest) -> Any:
         query: IdentitiesQuery = request.query
         page = await self._api.definition_page(request.project, IDENTITY, "identity", query)
-        key = given_or_none(query.identifier_key)
+        key = sent_or_none(query.identifier_key)
         found: list[Definition] = []
         size, after = max(page.limit, _READ), page.after
         while len(found) < page.limit:
@@ -214,7 +214,7 @@ class IdentityRoutes:
             request.project,
             request.uid("identity", "identity_id"),
             lambda definition: edited(definition, update),
-            given_or_none(update.identifier_key),
+            sent_or_none(update.identifier_key),
         )
 
     async def describe(self, request: ApiRequest) -> Any:

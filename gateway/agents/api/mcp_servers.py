@@ -11,13 +11,13 @@ from msgspec import UNSET, Meta, UnsetType
 from msgspec.structs import replace
 
 from gateway.agents.api._route import AgentsRoute, ApiRequest
-from gateway.agents.api.dependencies import AgentsApi, given_or_none
+from gateway.agents.api.dependencies import AgentsApi, sent_or_none
 from gateway.agents.api.tools import ManualCall, execution_json, show_tool
 from gateway.agents.core.mcp_server import HEADERS, MASK, TOKEN, VARIABLES, McpServerConfig, group_of
 from gateway.agents.registry.mcp_registry import McpRegistry
 from gateway.agents.registry.tool_registry import ToolView
 from gateway.agents.wire.faults import Unprocessable
-from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, convert, given
+from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, convert, sent_fields
 from gateway.checked import Fault
 from gateway.core import ids
 from gateway.core.definition import McpServerDefinition, ToolDefinition
@@ -117,7 +117,7 @@ def _defaults_from(previous: McpServerDefinition | None, kind: str) -> dict[str,
 def _stdio_config(config: dict[str, Any]) -> McpServerConfig:
     """Returns the config of a program. Raises: Unprocessable."""
     program = convert(config, StdioConfig, _CONFIG_PATH)
-    sent = given(program)
+    sent = sent_fields(program)
     variables = sent.get(VARIABLES) or {}
     for name, value in variables.items():
         if not _VARIABLE.fullmatch(name) or "\0" in value:
@@ -133,7 +133,7 @@ def _stdio_config(config: dict[str, Any]) -> McpServerConfig:
 def _http_config(config: dict[str, Any], kind: str, previous: McpServerDefinition | None) -> McpServerConfig:
     """Returns the config of a server that speaks HTTP. Raises: Unprocessable."""
     http = convert(config, HttpConfig, _CONFIG_PATH)
-    sent = given(http)
+    sent = sent_fields(http)
     token, headers = sent.get(TOKEN) or None, sent.get(HEADERS) or {}
     has_token = token is not None or (
         TOKEN not in sent and previous is not None and TOKEN in previous.secrets
@@ -259,7 +259,7 @@ class McpServerRoutes:
         return server_json(await self._servers.get(request.project, _uid(request)))
 
     async def update(self, request: ApiRequest) -> Any:
-        name, config = given_or_none(request.body.server_name), given_or_none(request.body.config)
+        name, config = sent_or_none(request.body.server_name), sent_or_none(request.body.config)
         changed = await self._servers.change(
             request.project,
             _uid(request),
@@ -284,7 +284,7 @@ class McpServerRoutes:
     async def run(self, request: ApiRequest) -> Any:
         tool = await self._tool(request)
         assert tool.definition is not None
-        arguments = given_or_none(request.body.args) or {}
+        arguments = sent_or_none(request.body.args) or {}
         call = ForeignCall(
             tool.name, arguments, call_id="", agent="", run="", key=ids.new_uid(), project=request.project
         )

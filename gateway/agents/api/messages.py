@@ -24,7 +24,7 @@ from gateway.agents.runs.run import RunRequest
 from gateway.agents.runs.system_message import SYSTEM_SEQ, SystemMessage
 from gateway.agents.wire.message import Showing, showing_of
 from gateway.agents.wire.send import CancelRuns, ResetMessages, UpdateMessage, read_new_text
-from gateway.agents.wire.struct_fields import given
+from gateway.agents.wire.struct_fields import sent_fields
 from gateway.core import ids
 from gateway.core.agent import AgentSpec
 from gateway.core.ids import Place
@@ -221,7 +221,7 @@ class MessageRoutes:
             await self._messages.search(
                 agent,
                 search.query,
-                roles=given(search).get("roles") or ("user", "assistant"),
+                roles=sent_fields(search).get("roles") or ("user", "assistant"),
                 since=moment_of(search.start_date, ("body", "start_date")),
                 until=moment_of(search.end_date, ("body", "end_date"), is_end=True),
                 limit=search.limit,
@@ -272,7 +272,7 @@ class MessageRoutes:
         agent = (await self._api.entry(request)).agent
         wanted, text = await self._stored(agent, request), read_new_text(request.body)
         exchanges = Exchanges(self._api.store, agent, Showing())
-        kind = given(request.body).get("message_type")
+        kind = sent_fields(request.body).get("message_type")
         shown = exchanges.message(await self._messages.get(agent, wanted))
         kinds = [each["message_type"] for each in shown]
         if kind is not None and kind not in kinds:
@@ -326,7 +326,7 @@ class MessageRoutes:
 
     async def cancel(self, request: ApiRequest) -> Any:
         agent = (await self._api.entry(request)).agent
-        named = given(request.body).get("run_ids")
+        named = sent_fields(request.body).get("run_ids")
         if not named:
             return await self.end_all(request.project, agent)
         ended = {}

@@ -10,10 +10,10 @@ from msgspec import UNSET, Meta
 from gateway.agents.api._paging import PASSAGES, cut, place_in
 from gateway.agents.api._query import AgentsOfQuery, PageQuery, PassageSearchQuery, PassagesQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
-from gateway.agents.api.dependencies import AgentsApi, given_or_none
+from gateway.agents.api.dependencies import AgentsApi, sent_or_none
 from gateway.agents.registry.archives import Archives, PassageView
 from gateway.agents.wire.faults import Unprocessable
-from gateway.agents.wire.struct_fields import MOST_PARTS, Body, Maybe, NoEffect, time_of
+from gateway.agents.wire.struct_fields import MOST_PARTS, Body, Maybe, NoEffect, iso_time
 from gateway.checked import Fault
 from gateway.core import ids
 from gateway.errors import BadRequest, UnknownId
@@ -93,7 +93,7 @@ def passage_json(uid: str, passage: Passage, file: StoredFile | None) -> dict[st
         "text": passage.text,
         "tags": list(passage.tags),
         "archive_id": ids.id_of("archive", uid) if file is None else None,
-        "created_at": time_of(passage.at),
+        "created_at": iso_time(passage.at),
         "updated_at": None,
         "source_id": None if file is None else ids.id_of("source", uid),
         "file_id": None if file is None else ids.id_of("file", file.uid),
@@ -112,7 +112,7 @@ def hit_json(uid: str, passage: Passage) -> dict[str, Any]:
     return {
         "id": ids.id_at("passage", uid, passage.seq),
         "content": passage.text,
-        "timestamp": time_of(passage.at),
+        "timestamp": iso_time(passage.at),
         "tags": list(passage.tags),
     }
 
@@ -127,8 +127,8 @@ def archive_json(archive: Definition) -> dict[str, Any]:
         "embedding_config": archive.body.get("embedding_config"),
         "vector_db_provider": "native",
         "metadata": {},
-        "created_at": time_of(archive.created),
-        "updated_at": time_of(archive.updated),
+        "created_at": iso_time(archive.created),
+        "updated_at": iso_time(archive.updated),
         "created_by_id": None,
         "last_updated_by_id": None,
     }
@@ -207,7 +207,7 @@ class PassageRoutes:
         agent = (await self._api.entry(request)).agent
         found = await self._archives.list(
             agent,
-            PassageFilter(text=given_or_none(query.search)),
+            PassageFilter(text=sent_or_none(query.search)),
             after=_seq(agent, query.after),
             before=_seq(agent, query.before),
             limit=query.size(100),
@@ -220,7 +220,7 @@ class PassageRoutes:
         agent = (await self._api.entry(request)).agent
         at = moment_of(create.created_at, ("body", "created_at"))
         check_text(create.text, ("body", "text"))
-        added = await self._archives.add(agent, create.text, given_or_none(create.tags) or (), at=at)
+        added = await self._archives.add(agent, create.text, sent_or_none(create.tags) or (), at=at)
         return list(map(_shown, added))
 
     async def search(self, request: ApiRequest) -> Any:
@@ -229,10 +229,10 @@ class PassageRoutes:
         wanted = PassageFilter(
             since=moment_of(query.start_datetime, ("query", "start_datetime")),
             until=moment_of(query.end_datetime, ("query", "end_datetime"), is_end=True),
-            tags=given_or_none(query.tags) or (),
+            tags=sent_or_none(query.tags) or (),
             all_tags=query.tag_match_mode == "all",
         )
-        limit = given_or_none(query.top_k) or _DEFAULT_RESULTS
+        limit = sent_or_none(query.top_k) or _DEFAULT_RESULTS
         found = await self._archives.search(agent, query.query, wanted, limit=limit)
         return {"results": [hit_json(each.uid, each.passage) for each in found], "count": len(found)}
 
@@ -241,7 +241,7 @@ class PassageRoutes:
         wanted = PassageFilter(
             since=moment_of(search.start_date, ("body", "start_date")),
             until=moment_of(search.end_date, ("body", "end_date"), is_end=True),
-            tags=given_or_none(search.tags) or (),
+            tags=sent_or_none(search.tags) or (),
             all_tags=search.tag_match_mode == "all",
         )
         if isinstance(search.agent_id, str):
@@ -308,7 +308,7 @@ class ArchiveRoutes:
     async def index(self, request: ApiRequest) -> Any:
         query: ArchivesQuery = request.query
         kind, definitions = DefinitionKind.ARCHIVE, self._api.store.definitions
-        name = given_or_none(query.name)
+        name = sent_or_none(query.name)
         if not isinstance(query.agent_id, str):
             page = await self._api.definition_page(request.project, kind, "archive", query)
             return list(map(archive_json, await definitions.list(request.project, kind, page, name=name)))
@@ -321,9 +321,9 @@ class ArchiveRoutes:
     async def create(self, request: ApiRequest) -> Any:
         create: CreateArchive = request.body
         given = {
-            "description": given_or_none(create.description),
-            "embedding": given_or_none(create.embedding),
-            "embedding_config": given_or_none(create.embedding_config),
+            "description": sent_or_none(create.description),
+            "embedding": sent_or_none(create.embedding),
+            "embedding_config": sent_or_none(create.embedding_config),
         }
         return archive_json(await self._archives.create(request.project, create.name, given))
 
@@ -335,7 +335,7 @@ class ArchiveRoutes:
         found = await self._archives.get_shared(request.project, request.uid("archive", "archive_id"))
         body = {**found.body, **({} if update.description is UNSET else {"description": update.description})}
         changed = await self._api.store.definitions.change(
-            found, body, at=self._api.now(), name=given_or_none(update.name)
+            found, body, at=self._api.now(), name=sent_or_none(update.name)
         )
         return archive_json(changed)
 
@@ -393,8 +393,8 @@ class ArchiveRoutes:
         return PassageDraft(
             text.text,
             self._api.now() if moment is None else moment,
-            given_or_none(text.tags) or (),
-            given_or_none(text.metadata) or {},
+            sent_or_none(text.tags) or (),
+            sent_or_none(text.metadata) or {},
         )
 
 

@@ -16,7 +16,7 @@ from gateway.agents.wire.faults import error_event
 from gateway.agents.wire.message import Showing, summary_shown
 from gateway.agents.wire.run_json import end_events, result_json, stop_json
 from gateway.agents.wire.run_stream import MakesSteps, RunNumbers, event, is_end, numbered, ping_event
-from gateway.agents.wire.struct_fields import time_of
+from gateway.agents.wire.struct_fields import iso_time
 from gateway.core import ids
 from gateway.core.turn.client_view import MakesView
 from gateway.core.turn.guide import StopReason
@@ -119,7 +119,7 @@ class RunEvents(Struct, frozen=True):
             "run_id": ids.id_of("run", run.uid),
             "status": run.state.value,
             "stop_reason": run.stop,
-            "completed_at": time_of(run.ended),
+            "completed_at": iso_time(run.ended),
             "metadata": {
                 **fields,
                 "result": result_json(shown, run, last=await last_counts(self.store, run)),

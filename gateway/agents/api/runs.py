@@ -16,7 +16,7 @@ from gateway.agents.api._paging import RUN_MESSAGES, cut, place_in
 from gateway.agents.api._pinging import EVENTS, PingingSink
 from gateway.agents.api._query import PageQuery, RunsQuery, StepsQuery, TraceQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
-from gateway.agents.api.dependencies import AgentsApi, given_or_none, page_of
+from gateway.agents.api.dependencies import AgentsApi, page_of, sent_or_none
 from gateway.agents.api.run_events import failure_of, listing_of
 from gateway.agents.runs.message_listing import AgentMessages, exchanges_of, last_counts
 from gateway.agents.wire.message import Showing
@@ -32,7 +32,7 @@ from gateway.agents.wire.run_json import (
     usage_json,
 )
 from gateway.agents.wire.run_stream import DONE, ping_event
-from gateway.agents.wire.struct_fields import given
+from gateway.agents.wire.struct_fields import sent_fields
 from gateway.core import ids
 from gateway.core.memory.visibility import tools_used
 from gateway.errors import BadRequest, UnknownId
@@ -103,7 +103,7 @@ class RunRoutes:
         query: RunsQuery = request.query
         named = [
             *([query.agent_id] if isinstance(query.agent_id, str) else []),
-            *(given_or_none(query.agent_ids) or ()),
+            *(sent_or_none(query.agent_ids) or ()),
         ]
         if len(set(named)) > 1:
             raise BadRequest("Runs are listed of one agent, or of all.", param="agent_ids")
@@ -116,15 +116,15 @@ class RunRoutes:
             if found is None:
                 return []
             conversation = found.id
-        states = given_or_none(query.statuses) or (
+        states = sent_or_none(query.statuses) or (
             [each.value for each in _LIVE] if query.active else list(RunState)
         )
         wanted = RunFilter(
             agent=None if agent is None else agent.id,
             conversation=conversation,
             states=sorted({RunState(each) for each in states}),
-            background=given_or_none(query.background),
-            stop=given_or_none(query.stop_reason),
+            background=sent_or_none(query.background),
+            stop=sent_or_none(query.stop_reason),
         )
         after, before = await self._row(request, query.after), await self._row(request, query.before)
         page = page_of(query, after, before, size=100)
@@ -221,7 +221,7 @@ class RunRoutes:
             request.project,
             page_of(query, after, before),
             agent=agent,
-            feedback=given_or_none(query.feedback),
+            feedback=sent_or_none(query.feedback),
         )
         return await self._steps_shown(entries)
 
@@ -248,7 +248,7 @@ class RunRoutes:
 
     async def judge(self, request: ApiRequest) -> Any:
         step = await self._step(request)
-        await self._runs.judge(step.step, given(request.body).get("feedback"))
+        await self._runs.judge(step.step, sent_fields(request.body).get("feedback"))
         return await self.step(request)
 
     # -- what is named

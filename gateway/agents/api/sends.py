@@ -23,7 +23,7 @@ from gateway.agents.wire.message import Showing, showing_of, summary_shown
 from gateway.agents.wire.run_json import end_events, result_json
 from gateway.agents.wire.run_stream import DONE, event, ping_event
 from gateway.agents.wire.send import Send, read_send, with_skills
-from gateway.agents.wire.struct_fields import given
+from gateway.agents.wire.struct_fields import sent_fields
 from gateway.core.definition import ConversationDefinition
 from gateway.core.request.request_headers import forwardable
 from gateway.core.turn.client_view import MakesView
@@ -98,7 +98,7 @@ class SendRoutes:
         conversation_definition: the model and settings that the conversation has of its own, if any.
         """
         send: Send = request.body
-        if given(send).get("callback_url") and not send.background:
+        if sent_fields(send).get("callback_url") and not send.background:
             raise BadRequest(
                 "Only runs in the background call back: send `background`.", param="callback_url"
             )
@@ -134,7 +134,7 @@ class SendRoutes:
         shown = options_of(showing, by_token=by_token)
         return await self._api.background.accept(
             run_request,
-            callback=given(send).get("callback_url"),
+            callback=sent_fields(send).get("callback_url"),
             shown=shown if is_shown else None,
             listing=None if showing == Showing() else orjson.dumps(shown),
         )
@@ -151,7 +151,7 @@ class SendRoutes:
         send: Send = request.body
         content = read_send(send)
         found = await self._api.registry.agent(request.project, uid)
-        fields = given(send)
+        fields = sent_fields(send)
         spec = found.spec
         if conversation_definition is not None:
             spec = self._api.registry.with_conversation(spec, conversation_definition)
@@ -249,7 +249,7 @@ class SendReply:
 
 def _offered(tool: Any) -> dict[str, Any]:
     """Returns a client's tool as it goes upstream."""
-    sent_ = given(tool)
-    parameters = sent_.get("parameters") or {"type": "object", "properties": {}}
-    function = {"name": tool.name, "description": sent_.get("description") or "", "parameters": parameters}
+    fields = sent_fields(tool)
+    parameters = fields.get("parameters") or {"type": "object", "properties": {}}
+    function = {"name": tool.name, "description": fields.get("description") or "", "parameters": parameters}
     return {"type": "function", "function": function}

@@ -7,7 +7,7 @@ from typing import Any
 from gateway.agents.api._paging import OLDEST_FIRST
 from gateway.agents.api._query import ModelsQuery, TagsQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest
-from gateway.agents.api.dependencies import AgentsApi, given_or_none
+from gateway.agents.api.dependencies import AgentsApi, sent_or_none
 from gateway.agents.api.model import embedding_model_json, model_json
 from gateway.core.request.identity import AGENT_PREFIX
 from gateway.web.middleware import info_of
@@ -35,9 +35,9 @@ class StoreRoutes:
         query: TagsQuery = request.query
         return await self._api.store.defined_agents.tags(
             request.project,
-            after=given_or_none(query.after),
-            before=given_or_none(query.before),
-            text=given_or_none(query.query_text) or given_or_none(query.name),
+            after=sent_or_none(query.after),
+            before=sent_or_none(query.before),
+            text=sent_or_none(query.query_text) or sent_or_none(query.name),
             limit=query.size(),
             descending=query.newest_first(),
         )

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from gateway.agents.api._paging import OLDEST_FIRST, cut
 from gateway.agents.api._query import ApprovalQuery, PageQuery, ToolsQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
-from gateway.agents.api.dependencies import AgentsApi, given_or_none, uid_or_none
+from gateway.agents.api.dependencies import AgentsApi, sent_or_none, uid_or_none
 from gateway.agents.core.kinds import FILE_TOOLS, MULTI_AGENT_TOOLS
 from gateway.agents.registry.registry import AgentEdit, AgentView
 from gateway.agents.registry.tool_registry import ToolView
@@ -26,10 +26,10 @@ from gateway.agents.wire.struct_fields import (
     Entry,
     Maybe,
     NoEffect,
-    given,
+    iso_time,
     lines_of,
     refused,
-    time_of,
+    sent_fields,
 )
 from gateway.checked import Fault
 from gateway.core import ids
@@ -196,7 +196,7 @@ _SET_BY_SERVER = frozenset({"source_code", "source_type", "json_schema", "args_j
 
 def tool_of(update: ToolSource, before: ToolDefinition | None = None) -> tuple[str | None, ToolDefinition]:
     """Returns a tool after an update, with its name as far as the schema has it. Raises: Unprocessable."""
-    sent = {name: value for name, value in given(update).items() if value is not None}
+    sent = {name: value for name, value in sent_fields(update).items() if value is not None}
     if before is not None and before.source_type == "mcp" and _SET_BY_SERVER & sent.keys():
         raise BadRequest("The MCP server defines this tool: refresh the server.", param="source_code")
     made = before or ToolDefinition({})
@@ -223,7 +223,7 @@ def upserted(create: CreateTool, made: ToolDefinition, before: ToolDefinition) -
     """
     if before.source_type == "mcp":
         return made
-    sent = {name for name, value in given(create).items() if value is not None}
+    sent = {name for name, value in sent_fields(create).items() if value is not None}
     return replace(
         made, **{name: getattr(before, name) for field, name in _RETAINED.items() if field not in sent}
     )
@@ -279,8 +279,8 @@ def tool_json(made: Definition) -> dict[str, Any]:
         "default_requires_approval": tool.needs_approval,
         "enable_parallel_execution": tool.is_parallel,
         "metadata_": tool.metadata,
-        "created_at": time_of(made.created),
-        "updated_at": time_of(made.updated),
+        "created_at": iso_time(made.created),
+        "updated_at": iso_time(made.updated),
     }
 
 
@@ -337,7 +337,7 @@ def tried_json(
     return {
         "id": "null",
         "message_type": "tool_return_message",
-        "date": time_of(at),
+        "date": iso_time(at),
         "name": name,
         **result,
         "tool_returns": [{"type": "tool", **result}],
@@ -449,8 +449,8 @@ class ToolRoutes:
 
     async def search(self, request: ApiRequest) -> Any:
         search: SearchTools = request.body
-        words = set((given_or_none(search.query) or "").lower().split())
-        types, tags = given_or_none(search.tool_types), set(given_or_none(search.tags) or ())
+        words = set((sent_or_none(search.query) or "").lower().split())
+        types, tags = sent_or_none(search.tool_types), set(sent_or_none(search.tags) or ())
         scored = []
         async for tool in self._wanted(request.project, ToolsQuery()):
             shown = show_tool(tool)
@@ -532,7 +532,7 @@ class ToolRoutes:
                 f"{name} is the gateway's own: the model calls it. Blocks and passages have routes.",
                 param="tool_name",
             )
-        arguments, shown = given_or_none(request.body.args) or {}, await self._api.shown(view)
+        arguments, shown = sent_or_none(request.body.args) or {}, await self._api.shown(view)
         state = {"id": shown["id"], "name": shown["name"], "blocks": shown["blocks"]}
         call = ForeignCall(
             name,
@@ -572,9 +572,9 @@ class ToolRoutes:
 
     async def _wanted(self, project: str, query: ToolsQuery) -> AsyncIterator[ToolView]:
         """Yields the tools that a query asks for, from its cursor on."""
-        names = set(given_or_none(query.names) or ())
-        uids = {uid_in("tool", each) for each in given_or_none(query.tool_ids) or ()}
-        types, without = given_or_none(query.tool_types), given_or_none(query.exclude_tool_types) or ()
+        names = set(sent_or_none(query.names) or ())
+        uids = {uid_in("tool", each) for each in sent_or_none(query.tool_ids) or ()}
+        types, without = sent_or_none(query.tool_types), sent_or_none(query.exclude_tool_types) or ()
         after = uid_or_none("tool", query.after)
         while True:
             try:
@@ -584,8 +584,8 @@ class ToolRoutes:
                     before=uid_or_none("tool", query.before),
                     limit=_PAGE,
                     newest_first=query.newest_first(),
-                    name=given_or_none(query.name),
-                    text=given_or_none(query.search),
+                    name=sent_or_none(query.name),
+                    text=sent_or_none(query.search),
                 )
             except NotFound:
                 return
@@ -606,7 +606,7 @@ class ToolRoutes:
 def _edited(update: ToolSource, before: ToolDefinition) -> tuple[str | None, ToolDefinition]:
     """Returns a tool after an update; missing parts of its schema are read from its source. Raises: BadRequest."""
     name, made = tool_of(update, before)
-    sent = given(update)
+    sent = sent_fields(update)
     if made.source_type != "python":
         return name, made
     if sent.get("source_code") and not sent.get("json_schema"):

@@ -13,7 +13,7 @@ import msgspec
 import orjson
 from msgspec import Struct
 
-from gateway.agents.wire.struct_fields import given, lines_of, time_of
+from gateway.agents.wire.struct_fields import iso_time, lines_of, sent_fields
 from gateway.core import ids
 from gateway.core.conversation.canonical import WireMessage, in_a_row, is_system, text_of
 from gateway.core.conversation.private import name_of, own_length, private_of, system_text
@@ -49,13 +49,13 @@ class Origin(Struct, frozen=True):
 
 def showing_of(body: msgspec.Struct) -> Showing:
     """Returns the way in which a send or a query wants messages to be shown."""
-    spoken_text = given(body)
-    types = spoken_text.get("include_return_message_types")
+    sent = sent_fields(body)
+    types = sent.get("include_return_message_types")
     return Showing(
         None if types is None else frozenset(types),
-        spoken_text["assistant_message_tool_name"] if spoken_text["use_assistant_message"] else None,
-        spoken_text["assistant_message_tool_kwarg"],
-        spoken_text.get("include_compaction_messages") is True,
+        sent["assistant_message_tool_name"] if sent["use_assistant_message"] else None,
+        sent["assistant_message_tool_kwarg"],
+        sent.get("include_compaction_messages") is True,
     )
 
 
@@ -126,7 +126,7 @@ def piece(kind: str, origin: Origin, n: int, fields: Mapping[str, Any]) -> dict[
     """Returns a message as it is shown, or a part of one. n: its position among those with one id."""
     return {
         "id": origin.id,
-        "date": time_of(origin.at),
+        "date": iso_time(origin.at),
         "name": None,
         "message_type": kind,
         "otid": f"{origin.id}:{n}",
@@ -173,7 +173,7 @@ def raw_json(message: WireMessage, origin: Origin, agent_id: str) -> dict[str, A
         "name": name_of(message),
         "tool_calls": message.get("tool_calls"),
         "tool_call_id": message.get("tool_call_id"),
-        "created_at": time_of(origin.at),
+        "created_at": iso_time(origin.at),
         "agent_id": agent_id,
         "step_id": origin.step_id,
         "run_id": origin.run_id,

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 
-from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, lasted_ns, refused, time_of
+from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, duration_ns, iso_time, refused
 from gateway.core import ids
 from gateway.core.turn.guide import StopReason
 from storage.listing import RunEntry, StepEntry
@@ -54,9 +54,9 @@ def run_json(
         "status": run.state.value,
         "stop_reason": run.stop,
         "background": run.background,
-        "created_at": time_of(run.created),
-        "completed_at": time_of(run.ended),
-        "total_duration_ns": lasted_ns(run.begun, run.ended),
+        "created_at": iso_time(run.created),
+        "completed_at": iso_time(run.ended),
+        "total_duration_ns": duration_ns(run.begun, run.ended),
         "ttft_ns": None,
         "metadata": None if error_message is None else {"error": error_message},
         "request_config": None,
@@ -72,7 +72,7 @@ def callback_json(report: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the fields of a run that say how its client was called back."""
     return {
         "callback_url": report["url"],
-        "callback_sent_at": time_of(report["at"]),
+        "callback_sent_at": iso_time(report["at"]),
         "callback_status_code": report["status"],
         "callback_error": report["error"],
     }
@@ -124,7 +124,7 @@ def run_metrics_json(entry: RunEntry, tools: Sequence[str]) -> dict[str, Any]:
         "id": ids.id_of("run", run.uid),
         "agent_id": ids.id_of("agent", entry.agent_uid),
         "run_start_ns": None if run.begun is None else int(run.begun * 1e9),
-        "run_ns": lasted_ns(run.begun, run.ended),
+        "run_ns": duration_ns(run.begun, run.ended),
         "num_steps": run.steps,
         "tools_used": [ids.id_of("tool", each) for each in tools] or None,
         "organization_id": None,
@@ -142,7 +142,7 @@ def metrics_json(entry: StepEntry) -> dict[str, Any]:
         "agent_id": ids.id_of("agent", entry.agent_uid),
         "run_id": ids.id_of("run", entry.run_uid),
         "step_start_ns": int(step.begun * 1e9),
-        "step_ns": lasted_ns(step.begun, step.ended),
+        "step_ns": duration_ns(step.begun, step.ended),
         "llm_request_ns": None,
         "llm_request_start_ns": None,
         "tool_execution_ns": None,

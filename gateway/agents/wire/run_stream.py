@@ -19,7 +19,7 @@ from adapters.types import Event, Json
 from gateway.agents.wire.faults import LettaErrors, error_event
 from gateway.agents.wire.message import Origin, Showing, piece, shown, spoken_by, without_asides
 from gateway.agents.wire.run_json import stop_json, usage_json
-from gateway.agents.wire.struct_fields import time_of
+from gateway.agents.wire.struct_fields import iso_time
 from gateway.core import ids
 from gateway.core.turn.asides import Asides
 from gateway.core.turn.client_view import ClientView, ReplyEvent
@@ -52,7 +52,7 @@ def event(data: Mapping[str, Any]) -> bytes:
 def ping_event(run: str, at: float) -> bytes:
     """Returns a ping. run: its public name."""
     id = ids.id_of("run", run)
-    return event({"id": id, "date": time_of(at), "message_type": "ping", "run_id": id})
+    return event({"id": id, "date": iso_time(at), "message_type": "ping", "run_id": id})
 
 
 def numbered(data: bytes, first: int) -> list[bytes]:

@@ -78,7 +78,7 @@ class Entry(Body):
 B = TypeVar("B", bound=msgspec.Struct)
 
 
-def read(data: bytes, kind: type[B]) -> B:
+def read_body(data: bytes, kind: type[B]) -> B:
     """Reads a body. Raises: Unprocessable, naming the field; BadRequest for a field that is refused; BodyTooLarge."""
     return convert(parse(data or b"{}"), kind, ("body",))
 
@@ -115,7 +115,7 @@ def convert(json: Any, kind: type[B], at: tuple[str | int, ...], *, lax: bool = 
     at: where the JSON lies, for errors.
     lax: numbers come as text, as in a query.
 
-    Raises: as `read`.
+    Raises: as `read_body`.
     """
     if not isinstance(json, dict):
         raise Unprocessable([Fault(at, f"Input should be an object, not {name_of(json)}", "model_type")])
@@ -177,7 +177,7 @@ def _parts(body: msgspec.Struct, at: str = "") -> Iterator[tuple[str, msgspec.St
                 yield from _parts(each, f"{at}{name}.")
 
 
-def given(body: msgspec.Struct) -> dict[str, Any]:
+def sent_fields(body: msgspec.Struct) -> dict[str, Any]:
     """Returns the fields that were sent, by name."""
     return {name: value for name in body.__struct_fields__ if (value := getattr(body, name)) is not UNSET}
 
@@ -236,7 +236,7 @@ def _has_struct(hint: Any) -> bool:
     return checked.is_struct(hint) or any(map(_has_struct, get_args(hint)))
 
 
-def time_of(at: float | None) -> str | None:
+def iso_time(at: float | None) -> str | None:
     """Returns a time in ISO 8601, in UTC with microseconds. at: seconds since the epoch."""
     if at is None:
         return None
@@ -247,7 +247,7 @@ def time_of(at: float | None) -> str | None:
         return datetime.fromtimestamp(0, UTC).isoformat(timespec="microseconds")
 
 
-def lasted_ns(begun: float | None, ended: float | None) -> int | None:
+def duration_ns(begun: float | None, ended: float | None) -> int | None:
     """Returns how long something took; None: it has not begun, or not ended. A clock may have been put back."""
     return None if begun is None or ended is None else max(0, int((ended - begun) * 1e9))
 

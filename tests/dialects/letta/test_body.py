@@ -12,11 +12,11 @@ from gateway.agents.wire.struct_fields import (
     Body,
     NoEffect,
     convert,
-    given,
     honoured_in,
     list_fields,
-    read,
+    read_body,
     refused,
+    sent_fields,
     sent_without_effect,
 )
 from gateway.errors import BadRequest
@@ -59,7 +59,7 @@ class Outer(Body):
 )
 def test_a_fault_says_where_it_lies(data: bytes, loc: tuple[Any, ...], kind: str) -> None:
     with pytest.raises(Unprocessable) as refusal:
-        read(data, Outer)
+        read_body(data, Outer)
     (fault,) = refusal.value.faults
     assert (fault.path, fault.kind) == (loc, kind)
     body = LettaErrors().body(refusal.value)
@@ -69,7 +69,7 @@ def test_a_fault_says_where_it_lies(data: bytes, loc: tuple[Any, ...], kind: str
 @pytest.mark.parametrize(("name", "said"), [("nmae", "; did you mean 'name'?"), ("colour", "")])
 def test_a_field_that_is_misspelt_is_told_the_nearest(name: str, said: str) -> None:
     with pytest.raises(Unprocessable) as refusal:
-        read(b'{"name": "a", "' + name.encode() + b'": 2}', Outer)
+        read_body(b'{"name": "a", "' + name.encode() + b'": 2}', Outer)
     assert refusal.value.faults[0].message == f"Extra inputs are not permitted{said}"
 
 
@@ -113,19 +113,19 @@ def test_a_long_value_is_not_repeated_whole() -> None:
 
 
 def test_null_and_nothing_are_told_apart() -> None:
-    assert given(read(b'{"name": "a"}', Outer)) == {"name": "a"}
-    assert given(read(b'{"name": "a", "inner": null}', Outer)) == {"name": "a", "inner": None}
+    assert sent_fields(read_body(b'{"name": "a"}', Outer)) == {"name": "a"}
+    assert sent_fields(read_body(b'{"name": "a", "inner": null}', Outer)) == {"name": "a", "inner": None}
 
 
 def test_fields_without_effect_are_named_if_they_were_sent() -> None:
-    assert sent_without_effect(read(b'{"name": "a", "quiet": "x"}', Outer)) == ["quiet"]
-    assert sent_without_effect(read(b'{"name": "a", "quiet": null}', Outer)) == []
+    assert sent_without_effect(read_body(b'{"name": "a", "quiet": "x"}', Outer)) == ["quiet"]
+    assert sent_without_effect(read_body(b'{"name": "a", "quiet": null}', Outer)) == []
 
 
 def test_a_refused_field_says_why_unless_it_asks_for_nothing() -> None:
-    assert read(b'{"name": "a", "never": null}', Outer).name == "a"
+    assert read_body(b'{"name": "a", "never": null}', Outer).name == "a"
     with pytest.raises(BadRequest, match=r"^never: It cannot be\.$"):
-        read(b'{"name": "a", "never": "x"}', Outer)
+        read_body(b'{"name": "a", "never": "x"}', Outer)
 
 
 def test_a_field_of_a_part_has_its_verdict_too() -> None:
