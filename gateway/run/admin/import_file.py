@@ -19,6 +19,7 @@ from typing import IO, Any, Final
 import orjson
 
 from gateway.core.imports import chatgpt, claude, lines
+from gateway.core.imports.json_escapes import replace_lone_surrogates
 from gateway.core.imports.records import SourceConversation, SourceFact, Unreadable, WrongForm, time_of
 from gateway.errors import BadRequest
 
@@ -93,18 +94,28 @@ class Depth:
 
 
 class _Stream:
-    """JSON as it is read: no larger and no deeper than it may be."""
+    """JSON as it is read: no larger and no deeper than it may be, and without lone surrogates, which ijson refuses."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._depth = Depth()
         self._is_begun = False
         self._total = 0
+        self._cut = b""  # an escape that the next piece completes
         self.item = 0  # since a conversation has ended
 
     def read(self, size: int = -1) -> bytes:
         if not size:
             return b""  # asked by ijson, to see what it reads
+        data = b""
+        while not data and (piece := self._read_piece()):
+            data, self._cut = replace_lone_surrogates(self._cut + piece)
+        if not data:
+            data, self._cut = self._cut, b""
+        self._depth.feed(data)
+        return data
+
+    def _read_piece(self) -> bytes:
         data = self._file.read(_PIECE)
         if not self._is_begun:
             self._is_begun, data = True, data.removeprefix(_BOM)
@@ -114,7 +125,6 @@ class _Stream:
             raise wrong_file(f"it has more than {MOST_JSON >> 30} GiB of JSON")
         if self.item > MOST_ITEM:
             raise wrong_file(f"one conversation has more than {MOST_ITEM >> 20} MiB")
-        self._depth.feed(data)
         return data
 
 
@@ -343,7 +353,7 @@ def _count(messages: Any) -> int:
 def _at(file: IO[bytes], places: array[int]) -> Iterator[Any]:
     for place in places:
         file.seek(place)
-        yield orjson.loads(file.readline(MOST_LINE + 2).removeprefix(_BOM))
+        yield _loads(file.readline(MOST_LINE + 2).removeprefix(_BOM))
 
 
 def _parsed(line: bytes | None) -> dict[str, Any] | Unreadable | None:
@@ -354,10 +364,15 @@ def _parsed(line: bytes | None) -> dict[str, Any] | Unreadable | None:
         return None
     Depth().feed(line)
     try:
-        value = orjson.loads(line)
+        value = _loads(line)
     except orjson.JSONDecodeError:
         return Unreadable("a line is no JSON")
     return value if isinstance(value, dict) else Unreadable("a line is no object")
+
+
+def _loads(line: bytes) -> Any:
+    """Parses a line. Raises: orjson.JSONDecodeError."""
+    return orjson.loads(b"".join(replace_lone_surrogates(line)))
 
 
 def _threads(file: IO[bytes]) -> Iterator[Source]:

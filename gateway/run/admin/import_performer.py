@@ -22,6 +22,7 @@ from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import Canon
 from gateway.core.imports.exchanges import ImportDraft, import_write
+from gateway.core.imports.json_escapes import REPLACEMENT
 from gateway.core.imports.records import SourceConversation, SourceFact, Unreadable
 from gateway.core.memory.learn import fact_key
 from gateway.errors import GatewayError
@@ -192,7 +193,7 @@ class ImportPerformer(Struct, frozen=True):
         canon = Canon(memory.secret)
         learns, uid = running.request.learns, uuid.uuid4().hex
         write = import_write(made, memory, canon, running.row, uid, learns=learns, skipped=source.skipped)
-        before = running.progress
+        before = _warn_of_losses(running.progress, "Conversation", 1, [each.text for each in source.messages])
 
         def after(change: ImportChange) -> ImportProgress:
             return _with_conversation(before, change, made.chars)
@@ -212,6 +213,8 @@ class ImportPerformer(Struct, frozen=True):
     ) -> None:
         """Writes facts, or for a preview only counts them."""
         now, before = self.now(), running.progress
+        for number, each in enumerate(facts, 1):
+            before = _warn_of_losses(before, "Fact", number, [each.text])
         drafts = [
             LearnedFact(each.text, "", fact_key(each.text), min(now, each.at or now), None, ())
             for each in facts
@@ -272,6 +275,15 @@ class ImportPerformer(Struct, frozen=True):
         """Returns the time before which messages of a project are not retained."""
         days = self.retention_days.get(project)
         return float("-inf") if days is None else self.now() - days * _DAY_S
+
+
+def _warn_of_losses(before: ImportProgress, what: str, number: int, texts: Sequence[str]) -> ImportProgress:
+    """Warns of the unreadable characters of a conversation or a fact, the number-th after what is done."""
+    lost = sum(text.count(REPLACEMENT) for text in texts)
+    if not lost:
+        return before
+    characters = "1 unreadable character" if lost == 1 else f"{lost:,} unreadable characters"
+    return before.warn(f"{what} {before.position + number} has {characters}, shown as U+FFFD.")
 
 
 def _with_conversation(before: ImportProgress, change: ImportChange, chars: int) -> ImportProgress:

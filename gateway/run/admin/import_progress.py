@@ -59,7 +59,7 @@ class ImportProgress(Struct, frozen=True):
         """Returns the fields that an import shows of it."""
         warnings = [*self.warnings]
         if self.warned > len(warnings):
-            warnings.append(f"{self.warned - len(warnings)} more were skipped.")
+            warnings.append(f"{self.warned - len(warnings)} more warnings.")
         return {
             "conversations": msgspec.to_builtins(self.conversations),
             "messages": msgspec.to_builtins(self.messages),

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from gateway.core.imports.json_escapes import replace_lone_surrogates
 from gateway.core.imports.records import SourceConversation, SourceFact, Unreadable
 from gateway.errors import BadRequest
 from gateway.run.admin import import_file
@@ -168,7 +169,7 @@ def before_its_begin() -> bytes:
         (b'[{"mapping": {}, "x": ' + b'{"a":' * 200, "deeper than 100"),
         (lines({"messages": []}, b'{"messages": ' + b"[" * 200 + b"]" * 200 + b"}"), "deeper than 100"),
         (b'[{"x": ' + b"1" * 5_000 + b"}]", "no JSON"),
-        (b'[{"mapping": {}, "x": "\\udc00"}]', "not Unicode"),
+        (b'[{"mapping": {}, "x": "\xed\xa0\x80"}]', "not Unicode"),
         (packed_by_bzip2(), "packed in a way"),
         (before_its_begin(), "damaged"),
         (zipped(CHAT, "other.json"), "no conversations.json"),
@@ -221,6 +222,27 @@ def test_depth_is_counted_however_the_text_is_cut(step: int) -> None:
     depth.feed(b"[")
     with pytest.raises(BadRequest):
         depth.feed(b"[")
+
+
+HALVES = "\ude00 a \ud83d b \\\ud83d \ud83d\ud83d\ude00 \\ud83d \U0001f600"
+WITHOUT_HALVES = "\ufffd a \ufffd b \\\ufffd \ufffd\U0001f600 \\ud83d \U0001f600"
+
+
+@pytest.mark.parametrize("format", ["chatgpt", "claude", "jsonl", "mastra", "mem0"])
+def test_half_a_character_is_lost_alone(format: str) -> None:
+    found = read(export(format, {"a": (HALVES, "Hello.")}))
+    texts = [found[0].text] if format == "mem0" else [message.text for message in found[0].messages]
+    assert texts == [WITHOUT_HALVES, "Hello."][: len(texts)]
+
+
+@pytest.mark.parametrize("step", [1, 2, 5, 7])
+def test_half_a_character_is_found_however_the_text_is_cut(step: int) -> None:
+    text = json.dumps(HALVES).encode()
+    whole, cut = b"", b""
+    for i in range(0, len(text), step):
+        piece, cut = replace_lone_surrogates(cut + text[i : i + step])
+        whole += piece
+    assert json.loads(whole + cut) == WITHOUT_HALVES
 
 
 def test_a_large_file_is_read_conversation_by_conversation() -> None:

@@ -286,6 +286,23 @@ def test_dates_branches_and_what_is_left_out(world: World) -> None:
     assert b"Roo" in world.data()
 
 
+def test_half_a_character_is_named_in_a_warning(world: World) -> None:
+    talks = [
+        chatgpt_conversation("c-1", ("Hi", "Hello.")),
+        chatgpt_conversation("c-2", ("\ude00", "a \ud83d b")),
+    ]
+    facts = b'[{"memory": "Tea"}, {"memory": "a \\udc00"}]'
+    for data, kind, warning in (
+        (zipped(talks), "messages", "Conversation 2 has 2 unreadable characters, shown as U+FFFD."),
+        (facts, "facts", "Fact 2 has 1 unreadable character, shown as U+FFFD."),
+    ):
+        previewed = json.loads(send(world, data, "preview=true").body)
+        imported = follow(world, send(world, data))
+        for found in (previewed, imported):
+            assert found[kind]["new"] == found[kind]["found"] > 0
+            assert found["warnings"] == [warning]
+
+
 def test_only_what_is_asked_for_is_learned_from(world: World) -> None:
     async def unread(reader: int) -> list[str]:
         agent = await world.store.agents.find(Scope("default", "default", "user:alice"))

@@ -1,0 +1,42 @@
+"""Escapes of JSON that are half a character. Programs that cut texts write them, and parsers of JSON refuse them."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+# What stands in a text in place of a character that cannot be read.
+REPLACEMENT: Final = "\ufffd"
+_HIGH: Final = rb"u[dD][89abAB][0-9a-fA-F]{2}"
+_LOW: Final = rb"u[dD][c-fC-F][0-9a-fA-F]{2}"
+# An escaped backslash, both halves of a character, or one of them.
+_ESCAPES: Final = re.compile(rb"\\(?:\\|%b\\%b|(?P<lone>%b|%b))" % (_HIGH, _LOW, _HIGH, _LOW))
+# The beginning of an escape, or a first half whose second half may follow.
+_CUT: Final = re.compile(rb"\\(?:u[0-9a-fA-F]{0,3}|%b(?:\\(?:u[0-9a-fA-F]{0,3})?)?)?\Z" % _HIGH)
+_LONGEST_CUT: Final = len(rb"\ud83d\ude0")
+
+
+def replace_lone_surrogates(data: bytes) -> tuple[bytes, bytes]:
+    """Replaces each escape of half a character by one of U+FFFD.
+
+    data: a piece of JSON, which does not begin within an escape.
+
+    Returns the piece without the escape at its end that the next piece may complete, and that escape (b"": none).
+    """
+    end = _complete_length(data)
+    whole, cut = data[:end], data[end:]
+    if b"\\ud" in whole or b"\\uD" in whole:
+        whole = _ESCAPES.sub(lambda found: found[0] if found["lone"] is None else rb"\ufffd", whole)
+    return whole, cut
+
+
+def _complete_length(data: bytes) -> int:
+    """Returns how many bytes of a piece come before an escape that may go on in the next one."""
+    start = max(0, len(data) - _LONGEST_CUT)
+    while found := _CUT.search(data, start):
+        before = data[: found.start()]
+        is_escaped = (len(before) - len(before.rstrip(b"\\"))) % 2
+        if not is_escaped:
+            return found.start()
+        start = found.start() + 1
+    return len(data)
