@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import orjson
 
+from adapters.claude.reply import ending
 from adapters.types import Json
 from gateway.dialects.messages.errors import frame
 
@@ -138,14 +139,14 @@ class NativeEvents:
 
 
 def merged(replies: Sequence[Json], gateway_tools: Collection[str], finish: str | None) -> Json:
-    """Returns the messages of all rounds as one. finish: stands in for the reason of the last one's end."""
+    """Returns the messages of all rounds as one. finish: why it ended, in OpenAI's words; None: as the last one."""
     content: list[Any] = []
     usage: Json = {}
     for reply in replies:
         content += [block for block in reply.get("content") or () if not _is_call_of(block, gateway_tools)]
         usage = summed(usage, _counts(reply.get("usage")))
     whole = {**replies[-1], "id": replies[0].get("id"), "content": content, "usage": usage}
-    if finish is not None:
+    if finish not in (None, ending(whole)[0]):  # several of Anthropic's reasons are one in OpenAI's words
         whole["stop_reason"] = STOP_REASONS.get(finish, "end_turn")
     return whole
 

@@ -28,6 +28,13 @@ MODEL, BOUND = "claude-opus-4-6", "claude-opus-5-5"
 MARK = {"type": "ephemeral"}
 SCHEMA = {"type": "object", "additionalProperties": False}
 HEADERS = {"anthropic-version": "2026-10-21", "content-type": "application/json"}
+SEARCH = {"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {"query": "cats"}}
+FOUND = {
+    "type": "web_search_tool_result",
+    "tool_use_id": "srvtoolu_1",
+    "content": [{"type": "web_search_result", "url": "https://example.com", "title": "Cats"}],
+}
+PAUSED = {"stop_reason": "pause_turn"}
 PIXEL = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="}}
 both_ways = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 both_models = pytest.mark.parametrize("model", [MODEL, BOUND], ids=["free", "bound"])
@@ -375,6 +382,62 @@ def test_hidden_rounds_are_one_message_and_go_up_as_they_were(
     kinds = [[block["type"] for block in turn["content"]] for turn in again[1:-1]]
     assert kinds == [["thinking", "text", "tool_use"], ["tool_result"], ["thinking", "text"]]
     assert world.block("alice", profile=profile).value == "Likes tea."
+
+
+@both_ways
+def test_a_paused_reply_with_a_memory_call_is_followed_by_a_hidden_round(
+    world: World, upstream: StrictAnthropic, stream: bool
+) -> None:
+    """The calls decide, not the reason. The API ends its own call in the next round."""
+    upstream.queue(
+        Message(blocks=[SEARCH], text=None, calls=[insert("Likes cats.")], stop=PAUSED),
+        Message(blocks=[FOUND], text="Found."),
+    )
+    talk = Talk(world, model="agent/helper", stream=stream)
+    talk.messages.append({"role": "user", "content": "Search for cats."})
+    reply = talk.complete()
+    assert [block["type"] for block in sent_again(reply)] == [SEARCH["type"], FOUND["type"], "text"]
+    assert reply.stop_reason == "end_turn"
+    assert [block["type"] for block in blocks(upstream.last, -2)] == ["server_tool_use", "tool_use"]
+    (result,) = blocks(upstream.last)
+    assert result["type"] == "tool_result"
+    assert "Likes cats." in result["content"]
+
+
+@both_ways
+@pytest.mark.parametrize("profile", ["helper", "bound"])
+def test_a_pause_after_a_hidden_round_is_the_clients_to_go_on_with(
+    world: World, upstream: StrictAnthropic, stream: bool, profile: str
+) -> None:
+    thought = {"type": "thinking", "thinking": "So.", "signature": sign("So.")}
+    upstream.queue(
+        Message(text="Well.", calls=[insert("Likes cats.")]),
+        Message(blocks=[thought, SEARCH], text=None, stop=PAUSED),
+        Message(blocks=[FOUND], text="Found."),
+        say("Yes."),
+    )
+    talk = Talk(world, model=f"agent/{profile}", stream=stream)
+    talk.messages.append({"role": "user", "content": "Search for cats."})
+    paused = talk.complete()
+    assert paused.stop_reason == "pause_turn"
+    talk.messages.append({"role": "assistant", "content": sent_again(paused)})
+    reply = talk.complete()
+    assert text_of(reply) == "Found."
+    talk.messages[-1]["content"] += sent_again(reply)
+    assert talk.say("Good?") == "Yes."
+    assert [seen.refusal for seen in upstream.seen] == [None] * 4
+
+
+@both_ways
+def test_a_stop_sequence_after_a_hidden_round_is_named(
+    world: World, upstream: StrictAnthropic, stream: bool
+) -> None:
+    stop = {"stop_reason": "stop_sequence", "stop_sequence": "END"}
+    upstream.queue(call_tools(insert("Likes tea.")), Message(text="Noted.", stop=stop))
+    talk = Talk(world, model="agent/helper", stream=stream, options={"stop_sequences": ["END"]})
+    talk.messages.append({"role": "user", "content": "I like tea."})
+    reply = talk.complete()
+    assert (reply.stop_reason, reply.stop_sequence) == ("stop_sequence", "END")
 
 
 @both_ways
