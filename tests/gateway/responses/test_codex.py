@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from tests.doubles.side_requests import CODEX_SUMMARY
-from tests.doubles.upstream import StrictUpstream
+from tests.doubles.upstream import Call, StrictUpstream, call_tools
 from tests.gateway.responses.test_responses import by_chat
 from tests.gateway.sdk import World, remember
 
@@ -30,6 +30,9 @@ SUMMARY = (
     "has already been done and avoid duplicating work. Here is the summary produced by the other language model, use "
     "the information in this summary to assist with your own analysis:\nThe user has a cat Miso, and a swordfish."
 )
+TASK = "Find every file below src that names the swordfish, and list it."
+SPAWN = {"type": "function", "name": "spawn_agent", "parameters": {"type": "object"}, "strict": False}
+NAMESPACE = {"type": "namespace", "name": "multi_agent_v1", "description": "Agents.", "tools": [SPAWN]}
 TITLE = "Generate a concise, single-line task title.\n\nUser prompt:\nMy cat is called Miso."
 
 
@@ -50,10 +53,20 @@ def ask(
     tools: Sequence[Json] = (),
     **metadata: str,
 ) -> str:
-    """Sends user's messages, and other items, as Codex does, in a thread from that source.
+    """Sends a request as `create` does. Returns what the upstream gets."""
+    create(world, texts, source, tools=tools, **metadata)
+    return world.upstream.last.body.decode()
 
-    Returns what the upstream gets.
-    """
+
+def create(
+    world: World,
+    texts: Sequence[str | Json],
+    source: str = "user",
+    *,
+    tools: Sequence[Json] = (),
+    **metadata: str,
+) -> Any:
+    """Sends user's messages, and other items, as Codex does, in a thread from that source. Returns the response."""
     turn = {"request_kind": "turn", "thread_source": source}
     items = [
         {"type": "message", "role": "user", "content": [{"type": "input_text", "text": t}]}
@@ -61,7 +74,7 @@ def ask(
         else t
         for t in texts
     ]
-    world.sdk.responses.create(
+    response = world.sdk.responses.create(
         model="m",
         tools=tools,  # type: ignore[arg-type]
         input=items,  # type: ignore[arg-type]
@@ -70,7 +83,7 @@ def ask(
         extra_body={"client_metadata": {"x-codex-turn-metadata": json.dumps(turn), **metadata}},
     )
     world.settle()
-    return world.upstream.last.body.decode()
+    return response
 
 
 @pytest.mark.parametrize(
@@ -90,6 +103,20 @@ def test_a_request_of_its_own_leaves_nothing(world: World, source: str, metadata
     assert world.query("SELECT count(*) FROM exchanges") == [1]
     assert "Miso" in ask(world, [ENVIRONMENT, "What is my cat called? And which fish?"])
     assert "swordfish" not in world.upstream.last.body.decode()
+
+
+def test_a_task_of_a_call_by_its_flattened_name_is_not_the_users_words(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    """The child names no source here: its first message, and that it is not offered the call, tell."""
+    with remember(upstream, tmp_path, upstreams=by_chat(upstream)) as world:
+        upstream.queue(call_tools(Call("multi_agent_v1__spawn_agent", {"message": TASK})))
+        (call,) = create(world, [ENVIRONMENT, "Where is the swordfish named?"], tools=[NAMESPACE]).output
+        assert (call.namespace, call.name) == ("multi_agent_v1", "spawn_agent")
+        ask(world, [ENVIRONMENT, TASK])
+        assert world.query("SELECT count(*) FROM exchanges") == [1]
+        ask(world, [ENVIRONMENT, TASK], tools=[NAMESPACE])  # the user repeats what the call has said
+        assert world.query("SELECT count(*) FROM exchanges") == [2]
 
 
 @pytest.mark.parametrize("written", [SHELL, NOTIFICATION], ids=["command", "notification"])
