@@ -177,7 +177,7 @@ WITH {taken}
 {add_taken}
 
 -- name: exchange_add_continuing (sqlite)
--- The same of a turn by which its parent is carried: that one's row is met.
+-- The same of a turn by which its parent is continued: that one's row is met.
 INSERT INTO exchanges (id, {columns}, run, agent, seq, room, pad)
 SELECT x.id, {?1..35}, CASE WHEN a.next_seq = ?36 THEN ?37 ELSE a.next_seq END, a.id, report_row(a.next_seq, {matches_prefix}, ?42, ?43), {padded:35}
 FROM agents a JOIN conversations c ON c.agent = a.id CROSS JOIN (
@@ -279,7 +279,7 @@ WHERE id = ?38 AND agent = ?39
 WHERE id = ?38 AND agent = ?39
 
 -- name: exchanges_continued
--- Stored exchanges that a later request carried, and that have not changed otherwise.
+-- Stored exchanges that a later request continued, and that have not changed otherwise.
 UPDATE exchanges SET continued = 1 WHERE +agent = ?1 AND id {in:2:BIGINT:64}
 
 -- name: conversation_moved

@@ -306,13 +306,13 @@ def check_columns(
     continued: dict[int, bool] = {}
 
     for e in sorted(tree, key=lambda e: -e.depth):
-        later = [k for k in tree.kids(e) if k.ended is not None]
-        continued[e.id] = any(not tree.goes_on(k) or continued[k.id] for k in later)
+        later = [k for k in tree.children(e) if k.ended is not None]
+        continued[e.id] = any(not tree.continues_turn(k) or continued[k.id] for k in later)
 
     for e in sorted(tree, key=lambda e: e.depth):
-        is_told = any(k.ends_with_user and k.ended is not None for k in tree.kids(e))
+        is_told = any(k.ends_with_user and k.ended is not None for k in tree.children(e))
         assert e.continued == continued[e.id] or (is_told and not e.continued), f"carried of {e.id}"
-        assert e.active == tree.stands(e, named=e.conversation in names), f"standing of {e.id}"
+        assert e.active == tree.is_active(e, named=e.conversation in names), f"active of {e.id}"
         parent = tree.parent(e)
         before, above = verified.get(e.id), None if parent is None else verified[parent.id]
         if before is None or before.record is not e or before.above is not above:
@@ -525,7 +525,7 @@ class World:
 
         def draw(e: Exchange, indent: str) -> list[str]:
             line = f"{indent}{_state(tree, e)}: {_content(tree, e)}"
-            return [line] + [below for kid in tree.kids(e) for below in draw(kid, indent + "  ")]
+            return [line] + [below for kid in tree.children(e) for below in draw(kid, indent + "  ")]
 
         seen = dict.fromkeys(e.conversation for e in tree)
         drawn = [[line for e in tree.roots(c) for line in draw(e, "")] for c in seen]

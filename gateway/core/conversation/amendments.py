@@ -40,7 +40,7 @@ def find_amendments(tree: Tree, listing: Listing, match: Match) -> Iterable[Amen
     is_short = exchange is not None and listing.before[after] < end_offset(exchange)
     # The match has found the match point's reply. Replies before it are guessed by their positions alone.
     reply, is_guess = match.form.reply if match.form else None, False
-    while exchange is not None and tree.is_soft(exchange):
+    while exchange is not None and tree.may_change(exchange):
         is_turn = any(map(is_user, exchange.inputs))
         # After its question the list may have more than is stored, such as a tool round of the client's own.
         while is_turn and end and listing.role(end - 1) != "user":

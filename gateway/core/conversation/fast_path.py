@@ -1,7 +1,7 @@
 """The fast path for a plain turn: the list is exactly what is stored, and goes on from its end.
 
 Most turns are plain, and one indexed look-up shows it. The decision is the one that plan.py and settle.py would come
-to, from what `look` loaded alone. Whatever they would have to weigh (forks, tool rounds, first turns, edits to be
+to, from the `MemorySnapshot` alone. Whatever they would have to weigh (forks, tool rounds, first turns, edits to be
 confirmed) is not plain. docs/conversations.md has the argument.
 """
 
@@ -39,7 +39,8 @@ def plan_plain(snapshot: MemorySnapshot, query: Query) -> Plan | None:
         or (snapshot.has_tombs and len(new) > 1)
     ):
         return None
-    # The last exchange stands as it is: no tombstone, no prefix made elsewhere, no edits that this turn would confirm.
+    # The last exchange is as the rules would leave it: no tombstone, no prefix made elsewhere, no edits that this turn
+    # would confirm.
     if (
         last.state is not _FINISHED
         or not last.active
@@ -49,7 +50,7 @@ def plan_plain(snapshot: MemorySnapshot, query: Query) -> Plan | None:
         return None
     inputs = listing.new
     if any(map(is_user, inputs)):
-        # A turn of several exchanges is carried as a whole, and more rows than one would have to be marked.
+        # A turn of several exchanges is continued as a whole, and more rows than one would have to be marked.
         if last.parent is not None and not any(map(is_user, last.inputs)):
             return None
     # Results of tools that answer something off the record are off the record as well.
@@ -72,7 +73,7 @@ def plan_plain(snapshot: MemorySnapshot, query: Query) -> Plan | None:
         None,  # ended
         0,  # size
         last.length + len(new) + 1,
-        False,  # standing
+        False,  # active
         last.seq + len(last.inputs) + 1,  # with no other turn in between, it goes on with the same run
         last.run,
         snapshot.additions.last,  # prior
@@ -103,7 +104,7 @@ def finish_plain(plan: Plan, ended: Ended, section: int | None = None) -> Exchan
     exchange, match_point, canon = plan.exchange, plan.match.match_point, plan.query.listing.canon
     text = squash_utf8(text_of(ended.shown_reply))
     reply = canon.atoms(ended.shown_reply, text)
-    # Made in one go: `changed` takes three times as long for so many fields, and names half as long again.
+    # Made in one go: `replace` takes three times as long for so many fields, and names half as long again.
     return Exchange(
         exchange.id,
         exchange.conversation,
@@ -120,7 +121,7 @@ def finish_plain(plan: Plan, ended: Ended, section: int | None = None) -> Exchan
         ended.now,
         len(text.decode("utf-8", "surrogatepass")),  # size
         exchange.length,
-        True,  # standing
+        True,  # active
         exchange.seq,
         exchange.run,
         exchange.prior,

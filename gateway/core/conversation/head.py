@@ -71,7 +71,7 @@ class _HeadSearch:
         self._head = _touched_last(tree)
         # The exchange before the head, if the head begins with a user message.
         self._above = None
-        if self._head is not None and not tree.goes_on(self._head):
+        if self._head is not None and not tree.continues_turn(self._head):
             self._above = tree.parent(self._head)
         self._cut = self._cut_sends()
         self._held = self._held_messages()
@@ -153,7 +153,7 @@ class _HeadSearch:
             return False
         siblings = [exchange for exchange in self._tree if exchange.parent is None]
         if self._head is not None:
-            siblings = [*self._tree.kids(self._head), *self._tree.siblings(self._head)]
+            siblings = [*self._tree.children(self._head), *self._tree.siblings(self._head)]
         return any(exchange.state is State.OFF for exchange in siblings)
 
     def _is_heard(self, exchange: Exchange | None, leading: int, least: int = 4) -> bool:
@@ -161,7 +161,7 @@ class _HeadSearch:
 
         least: letters, where they are not all of it.
         """
-        if exchange is None or not leading or not exchange.reply or not self._tree.is_soft(exchange):
+        if exchange is None or not leading or not exchange.reply or not self._tree.may_change(exchange):
             return False
         return was_heard(self._tree, exchange, self._listing, 0, leading, least)
 
@@ -190,18 +190,18 @@ class _HeadSearch:
         """
         tree, head = self._tree, self._head
         after = (
-            tree.kids(head)
+            tree.children(head)
             if head is not None
             else [exchange for exchange in tree if exchange.parent is None]
         )
-        if head is not None and not tree.goes_on(head):
+        if head is not None and not tree.continues_turn(head):
             asked = len(head.inputs)
             siblings = (exchange for exchange in tree.siblings(head) if exchange.begun > head.begun)
             after += [exchange for exchange in siblings if exchange.inputs[:asked] == head.inputs]
-        while head is not None and tree.goes_on(head):
+        while head is not None and tree.continues_turn(head):
             head = tree.parent(head)
             after += (
-                [exchange for exchange in tree.kids(head) if not tree.goes_on(exchange)]
+                [exchange for exchange in tree.children(head) if not tree.continues_turn(exchange)]
                 if head is not None
                 else []
             )
@@ -223,9 +223,9 @@ class _HeadSearch:
             return []
         last = self._cut[-1]
         held = [] if last.superseded else tree.content(last).messages or []
-        if head is not None and head.inputs and not tree.goes_on(head) and last.parent == head.parent:
+        if head is not None and head.inputs and not tree.continues_turn(head) and last.parent == head.parent:
             return held[len(head.inputs) :]
-        new = next((exchange for exchange in reversed(self._cut) if not tree.goes_on(exchange)), None)
+        new = next((exchange for exchange in reversed(self._cut) if not tree.continues_turn(exchange)), None)
         if new is None or new is last or new.superseded:
             return held
         return [*held, *(m for m in tree.content(new).messages or () if m.get("role") == "user")]
@@ -234,10 +234,12 @@ class _HeadSearch:
 def _touched_last(tree: Tree) -> Exchange | None:
     """Returns the head of a conversation. What is off the record is on no path: the next turn goes on before it."""
     active = (
-        exchange for exchange in tree if exchange.state is not State.OFF and tree.stands(exchange, named=True)
+        exchange
+        for exchange in tree
+        if exchange.state is not State.OFF and tree.is_active(exchange, named=True)
     )
     return max(
-        active, key=lambda exchange: (tree.touched(exchange), exchange.begun, exchange.id), default=None
+        active, key=lambda exchange: (tree.touched_at(exchange), exchange.begun, exchange.id), default=None
     )
 
 

@@ -45,7 +45,7 @@ def probes_for_list(
     marks += [message_key(atoms) for atoms in reversed(listing.atoms[-_MARKED_MESSAGES:])]
     return replace(
         probes,
-        replies=match.spans_of(listing, PROBED_TURNS) if listing.answered else [],
+        replies=match.reply_keys(listing, PROBED_TURNS) if listing.answered else [],
         questions=_question_keys(listing),
         marks=marks,
     )

@@ -145,7 +145,7 @@ class _Segment:
         return (min(at), max(at)) if at else None
 
 
-def spans_of(listing: Listing, turns: int) -> list[Atom]:
+def reply_keys(listing: Listing, turns: int) -> list[Atom]:
     """Returns the keys under which replies in the last turns of a list may be stored, for a look-up."""
     found: dict[Atom, None] = {}
     for segment in _segments(listing)[::-1][: turns + 1]:
@@ -327,7 +327,7 @@ class _Search:
         ranked: list[_Candidate] = []
         for span, exchange in self._nearest(candidates, listed):
             path = tree.atoms(exchange)
-            is_whole, kids = path == listed, tree.kids(exchange)
+            is_whole, kids = path == listed, tree.children(exchange)
             likeness = 0 if is_whole else _likeness(listed, path)
             # Below 0 list and path differ, so the words of the reply may belong to an earlier turn.
             if likeness < 0 and self._turns.has_better(number, exchange, path, likeness):
@@ -378,7 +378,7 @@ class _Search:
         if not self._query.named:
             return False
         # The next tries may need contents as well, so all that they compare is loaded at once.
-        tree.load_together(tree.top(other) for _, found in self._tries() for _, other in found)
+        tree.load_together(tree.turn_start(other) for _, found in self._tries() for _, other in found)
         return all(_is_akin(tree, exchange, listing, i) for i in asked)
 
     def _has_reply_within(self, best: _Candidate) -> bool:
@@ -468,13 +468,13 @@ def _find_altered(tree: Tree, query: Query, match: Match) -> Match | None:
     the beginning of many replies, and one turn would take the place of another in the tree.
     """
     listing, match_point, start = query.listing, match.match_point, match.last + 1
-    candidates = [c for c in _after(tree, match_point) if tree.is_soft(c)]
+    candidates = [c for c in _after(tree, match_point) if tree.may_change(c)]
     if not candidates:
         return None
 
     def may_be_meant(exchange: Exchange) -> bool:
         # Without an id and without a match point, only a conversation from within the idle time is continued.
-        return query.named or match_point is not None or query.now - tree.end(exchange) <= query.idle_s
+        return query.named or match_point is not None or query.now - tree.turn_end(exchange) <= query.idle_s
 
     # The indices at which runs of assistant messages begin after the match point's reply, the last one first.
     begins = [
@@ -504,7 +504,7 @@ def _find_altered(tree: Tree, query: Query, match: Match) -> Match | None:
         if picked:
             exchange = max(
                 picked,
-                key=lambda c: (_agreement(tree, c, match_point, block), tree.touched(c), c.begun, c.id),
+                key=lambda c: (_agreement(tree, c, match_point, block), tree.touched_at(c), c.begun, c.id),
             )
             return Match(exchange, begin, end - 1, Form((start, begin), (begin, end)))
     return None
@@ -515,19 +515,19 @@ def _after(tree: Tree, match_point: Exchange | None) -> list[Exchange]:
     exchanges.
 
     Requests that were cancelled one after the other hang below each other, so the search goes on below each exchange
-    that no later turn carried.
+    that no later turn continued.
     """
     if match_point is None:
         found = list(tree)
     else:
-        found, todo = [], tree.kids(match_point)
+        found, todo = [], tree.children(match_point)
         while todo:
             c = todo.pop()
             found.append(c)
             if not tree.is_continued(c):
-                todo += tree.kids(c)
+                todo += tree.children(c)
             else:
-                todo += [k for k in tree.kids(c) if tree.goes_on(k)]
+                todo += [k for k in tree.children(c) if tree.continues_turn(k)]
     return [
         c
         for c in found
@@ -543,7 +543,7 @@ def _was_asked(
     Without a match point the results of tools are no evidence, because many exchanges have the same ones. Where more
     was messages before them than the path has, the same words came once more in a turn that is not stored.
     """
-    for exchange in (c, tree.top(c)):
+    for exchange in (c, tree.turn_start(c)):
         inputs = exchange.inputs
         if match_point is None and not any(map(is_user, inputs)):
             continue
@@ -566,7 +566,7 @@ def _between(tree: Tree, match_point: Exchange | None, exchange: Exchange) -> It
 def _letters_of_replies(tree: Tree, exchanges: Sequence[Exchange]) -> dict[int, str]:
     """Returns id -> the letters of a reply. They are made once, since each reply is compared with many messages."""
     # The question of each turn is compared next (`_is_akin`).
-    tree.load_together([*exchanges, *map(tree.top, exchanges)])
+    tree.load_together([*exchanges, *map(tree.turn_start, exchanges)])
     answered = {c.id: tree.content(c).shown_reply for c in exchanges if not is_tombstone(c)}
     return {
         number: joined_words(text_of(message)) for number, message in answered.items() if message is not None
@@ -584,7 +584,7 @@ def _is_akin(tree: Tree, exchange: Exchange, listing: Listing, at: int) -> bool:
     text = text_of(listing.messages[at])
     if (found := IN_PLACE.match(text)) and not text[found.end() :].strip():
         return True
-    asked = [m for m in tree.content(tree.top(exchange)).messages or () if m.get("role") == "user"]
+    asked = [m for m in tree.content(tree.turn_start(exchange)).messages or () if m.get("role") == "user"]
     old, new = squash(text_of(asked[-1])) if asked else "", squash(listing.text(at))
     return bool(old and new) and (old in new or new in old)
 

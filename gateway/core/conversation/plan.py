@@ -102,7 +102,7 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
             fill = _find_fill(tree, listing, found, amendments)
     messages = [*held, *(listing.messages[i] for i in new)]
     exchange = new_exchange(query, found.match_point, held, new)
-    tree.lend(0, messages)
+    tree.provide_messages(0, messages)
     if found.match_point is not None:
         conversation: int | None = found.match_point.conversation
     elif query.named:
@@ -153,7 +153,7 @@ def is_enough(
         return False
     if (
         match_point.parent is None
-        and not tree.kids(match_point)
+        and not tree.children(match_point)
         and _goes_deeper(tree, match_point.conversation)
     ):
         # A first exchange is always loaded, but what followed it long ago may not be.
@@ -162,7 +162,7 @@ def is_enough(
     is_whole = chain[0].parent is None
     if not is_whole:
         is_deep = evicted is not None and evicted.offset >= end_offset(chain[0])
-        if not is_deep or tree.goes_on(tree.top(match_point)):
+        if not is_deep or tree.continues_turn(tree.turn_start(match_point)):
             return False
         if query.named and not _has_latest(tree, chain, last_at):
             return False
@@ -206,7 +206,7 @@ def low_of(tree: Tree, plan: Plan) -> int | None:
     changed = [
         exchange for a in plan.amendments for exchange in [tree.get(a.exchange)] if exchange is not None
     ]
-    return min(exchange.depth for exchange in (match_point, tree.top(match_point), *changed))
+    return min(exchange.depth for exchange in (match_point, tree.turn_start(match_point), *changed))
 
 
 def new_exchange(
@@ -243,7 +243,7 @@ def find_opening(tree: Tree, new: Exchange, query: Query) -> Exchange | None:
 
     def is_free(exchange: Exchange) -> bool:
         # One that ended after this one began was under way then, so what continues it came later.
-        end = tree.last(exchange, query.now)
+        end = tree.turn_end_or_now(exchange, query.now)
         return end > query.now or (query.now - end <= query.idle_s and not tree.is_continued(exchange))
 
     near = [exchange for exchange in openings if is_free(exchange) and tree.extends(new, exchange)]
@@ -264,7 +264,7 @@ def find_opening(tree: Tree, new: Exchange, query: Query) -> Exchange | None:
 def rivals_of(tree: Tree, match_point: Exchange | None, conversation: int | None) -> list[Exchange]:
     """Returns the exchanges that follow a match point already, or the roots of a conversation."""
     if match_point is not None:
-        return tree.kids(match_point)
+        return tree.children(match_point)
     return [] if conversation is None else tree.roots(conversation)
 
 
@@ -319,13 +319,13 @@ def _quotes(tree: Tree, query: Query, messages: Sequence[WireMessage]) -> bool:
         if exchange.conversation == query.conversation and exchange.reply and not is_tombstone(exchange)
     ]
     last = max(
-        (exchange for exchange in before if tree.stands(exchange, named=True)),
-        key=lambda exchange: (tree.touched(exchange), exchange.begun, exchange.id),
+        (exchange for exchange in before if tree.is_active(exchange, named=True)),
+        key=lambda exchange: (tree.touched_at(exchange), exchange.begun, exchange.id),
         default=None,
     )
     if last is None:
         return False
-    top = tree.top(last)
+    top = tree.turn_start(last)
     tree.load_together((top, last))
     asked = [m for m in tree.content(top).messages or () if m.get("role") == "user"]
     question = squash(text_of(asked[-1])) if asked else ""

@@ -1,4 +1,4 @@
-"""Settling what stands after a request has ended: supersession, confirmation, forms, tombstones.
+"""Settling what is active after a request has ended: supersession, confirmation, forms, tombstones.
 
 `finish` and `cancel` change a tree that was loaded again inside the writing transaction, since other requests may have
 ended meanwhile. The store writes what they have changed. They judge again only the exchanges that the request touches.
@@ -80,7 +80,7 @@ def finish(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
         _add(tree, exchange, plan, ended) if twin is None else _repeat(tree, twin, exchange, plan, ended)
     )
     # A request that goes on from superseded exchanges brings them back, all along its path. Each exchange that is
-    # brought back, revived or new is compared with the alternatives that stand at its place.
+    # brought back, revived or new is compared with the active alternatives at its place.
     # A quote takes no other exchange's place.
     is_new = twin is None and not plan.quotes
     judged = [
@@ -102,9 +102,9 @@ def finish(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
     if plan.quotes and not tree.is_continued(exchange):
         tree.change(exchange.id, superseded=True)
     for i in revived:
-        _mark_carried(tree, tree.by_id[i])
-    _mark_carried(tree, exchange)
-    refresh_standing(tree, exchange, named=query.named)
+        _mark_continued(tree, tree.by_id[i])
+    _mark_continued(tree, exchange)
+    refresh_active(tree, exchange, named=query.named)
     return tree.by_id[exchange.id]
 
 
@@ -196,7 +196,7 @@ def _exchange(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
     Where its match point was forgotten meanwhile, it begins a new tree.
     """
     exchange = _place(tree, plan, ended)
-    tree.lend(exchange.id, plan.messages)
+    tree.provide_messages(exchange.id, plan.messages)
     conversation = _conversation_of(tree, plan, exchange)
     exchange = replace(exchange, conversation=exchange.id if conversation is None else conversation)
     # Another request, which was off the record, may have ended since this one was planned.
@@ -282,7 +282,7 @@ def _only_here(tree: Tree, exchange: Exchange, *, named: bool) -> set[int]:
     siblings = tree.siblings(exchange)
     found = on_record(exchange, siblings)
     for other in siblings if found else ():
-        if is_tombstone(other) or not tree.stands(other, named=named):
+        if is_tombstone(other) or not tree.is_active(other, named=named):
             continue
         if (
             tree.is_continued(other)
@@ -426,7 +426,7 @@ def _rehash(tree: Tree, exchange: Exchange, plan: Plan) -> None:
         )
         if exchange.reply is not None:
             exchange = tree.change(exchange.id, path=_path_of(tree, exchange, canon))
-        todo += tree.kids(exchange)
+        todo += tree.children(exchange)
 
 
 def _revive(tree: Tree, amendment: Amendment) -> bool:
@@ -441,23 +441,23 @@ def _revive(tree: Tree, amendment: Amendment) -> bool:
 
 def _refresh_prior(tree: Tree, exchange: Exchange) -> None:
     """Corrects `prior` of all exchanges below one that has gained or lost additions."""
-    todo = tree.kids(exchange)
+    todo = tree.children(exchange)
     while todo:
         kid = todo.pop()
         prior = tree.prior(kid)
         if prior != kid.prior:
-            todo += tree.kids(tree.change(kid.id, prior=prior))
+            todo += tree.children(tree.change(kid.id, prior=prior))
 
 
-# -- who stands
+# -- what is active
 
 
 def _judge(tree: Tree, exchange: Exchange, *, named: bool, idle_s: float, is_client: bool) -> None:
-    """Decides between alternatives at one place: the one touched last stands, the others are superseded.
+    """Decides between alternatives at one place: the one touched last is active, the others are superseded.
 
-    A turn supersedes what it repeats or extends, and after the first turn also what extends it. If nothing that stands
-    is like it, it supersedes whatever had ended before it began. What a later turn carried is never superseded. Where
-    the same was asked for a person and for a program (a guardrail, a router), the answer to the person stands, unless
+    A turn supersedes what it repeats or extends, and after the first turn also what extends it. If no active one
+    is like it, it supersedes whatever had ended before it began. What a later turn continued is never superseded. Where
+    the same was asked for a person and for a program (a guardrail, a router), the answer to the person stays, unless
     the new message comes alone: then the client has marked it as sent again, and goes on from the last answer.
     What is off the record takes the place of what it extends alone: elsewhere words would be lost that were on it.
     """
@@ -465,7 +465,7 @@ def _judge(tree: Tree, exchange: Exchange, *, named: bool, idle_s: float, is_cli
 
     def in_order(other: Exchange) -> tuple[Exchange, Exchange]:
         """Returns the two, the one touched first as the first; the other one where both were touched at once."""
-        return (other, exchange) if tree.touched(other) <= tree.touched(exchange) else (exchange, other)
+        return (other, exchange) if tree.touched_at(other) <= tree.touched_at(exchange) else (exchange, other)
 
     def is_like(other: Exchange) -> bool:
         old, new = in_order(other)
@@ -476,7 +476,7 @@ def _judge(tree: Tree, exchange: Exchange, *, named: bool, idle_s: float, is_cli
         return tree.extends(new, old) or (is_certain and tree.extends(old, new))
 
     near = [other for other in rivals if is_like(other)]
-    # Alternatives that overlapped are requests side by side, and all of them stand.
+    # Alternatives that overlapped are requests side by side, and all of them stay active.
     apart = [other for other in rivals if exchange.parent is not None and tree.are_apart(other, exchange)]
     # What is off the record took no other exchange's place, so what extends it does.
     for other in [*near, *apart] if all(map(is_tombstone, near)) else near:
@@ -486,9 +486,9 @@ def _judge(tree: Tree, exchange: Exchange, *, named: bool, idle_s: float, is_cli
             continue
         if is_same and is_client and _is_for_program(tree, new) and not _is_for_program(tree, old):
             old, new = new, old
-        # Without an id another question is a new chat once the idle time has passed, and the old one stands too.
+        # Without an id another question is a new chat once the idle time has passed, and the old one stays active too.
         if not tree.is_continued(old) and (
-            other in near or named or tree.touched(new) - tree.end(old) <= idle_s
+            other in near or named or tree.touched_at(new) - tree.turn_end(old) <= idle_s
         ):
             tree.change(old.id, superseded=True)
 
@@ -500,7 +500,7 @@ def _gone(exchange: Exchange) -> tuple[bool, bool]:
 
 def _is_for_program(tree: Tree, exchange: Exchange) -> bool:
     """Returns whether a reply that nothing followed has no words for a person: calls alone, or JSON."""
-    if tree.kids(exchange) or is_tombstone(exchange):
+    if tree.children(exchange) or is_tombstone(exchange):
         return False
     text = without_thoughts(text_of(tree.shown_reply(exchange) or {})).strip() if exchange.size else ""
     if text[:1] not in "{[":
@@ -511,24 +511,24 @@ def _is_for_program(tree: Tree, exchange: Exchange) -> bool:
         return False
 
 
-def _mark_carried(tree: Tree, exchange: Exchange) -> None:
-    """Marks the exchanges that a finished request with a new user message carried: those of the turn before it.
+def _mark_continued(tree: Tree, exchange: Exchange) -> None:
+    """Marks the exchanges that a finished request with a new user message continued: those of the turn before it.
 
     Its parent is left out where the request itself names it.
     """
-    if tree.goes_on(exchange):
+    if tree.continues_turn(exchange):
         return
     ancestor, is_shown = tree.parent(exchange), exchange.ends_with_user
     while ancestor is not None:
         if not ancestor.continued and not is_shown:
             tree.change(ancestor.id, continued=True)
-        if not tree.goes_on(ancestor):
+        if not tree.continues_turn(ancestor):
             return
         ancestor, is_shown = tree.parent(ancestor), False
 
 
-def refresh_standing(tree: Tree, exchange: Exchange, *, named: bool) -> None:
-    """Updates the stored flag `standing` of all exchanges that the changes of one request may affect."""
+def refresh_active(tree: Tree, exchange: Exchange, *, named: bool) -> None:
+    """Updates the stored flag `active` of all exchanges that the changes of one request may affect."""
     chain = tree.chain(exchange)
     # Roots of a conversation compete: whether one is detached depends on the others, and on their first turns.
     todo = [other for i in tree.changed for other in [tree.by_id[i]]]
@@ -536,15 +536,15 @@ def refresh_standing(tree: Tree, exchange: Exchange, *, named: bool) -> None:
         todo += [
             other for other in tree if other.parent is None and other.conversation == exchange.conversation
         ]
-    stands: dict[int, bool] = {}
+    active: dict[int, bool] = {}
     while todo:
         other = todo.pop()
-        if other.id not in stands:
-            stands[other.id] = tree.stands(other, named=named)
-            todo += [c for c in tree.kids(other) if tree.goes_on(c)]
-    for i, stood in stands.items():
-        if stood != tree.by_id[i].active:
-            tree.change(i, active=stood)
+        if other.id not in active:
+            active[other.id] = tree.is_active(other, named=named)
+            todo += [c for c in tree.children(other) if tree.continues_turn(c)]
+    for i, is_active in active.items():
+        if is_active != tree.by_id[i].active:
+            tree.change(i, active=is_active)
 
 
 def count_prefix(tree: Tree, exchange: Exchange) -> int:
@@ -578,12 +578,12 @@ def mergeable(tree: Tree, now: float, idle_s: float, *, named: bool) -> list[tup
     An exchange with a date in the future ended before the clock was put back, and counts as old.
     """
     found = [
-        (exchange, "carried" if tree.is_continued(exchange) else "idle")
+        (exchange, "carried" if tree.is_continued(exchange) else "idle")  # as the store names the two reasons
         for exchange in tree
         if exchange.edits
         and not exchange.merged
         and exchange.ended is not None
-        and tree.stands(exchange, named=named)
+        and tree.is_active(exchange, named=named)
     ]
     return sorted(
         (

@@ -1,12 +1,12 @@
-"""Exchanges as trees: which follows which, what was carried on, and which ones stand.
+"""Exchanges as trees: which follows which, what was continued, and which ones are active.
 
 A `Tree` holds the exchanges of the conversations at hand (all of an agent's that may matter to one request, loaded by
 the store) and the changes made to them, which the store then writes. Content is loaded only where a rule reads words:
 `content` raises `Missing` for an exchange whose content was not loaded, and the rule is called again with it.
 
-An exchange stands when it has finished and is not superseded. It is carried when a later request that brings a new
-user message has finished on it. A turn may span several exchanges, since results of tools go on with the turn of their
-call; most questions are asked of turns.
+An exchange is active when it has finished and is not superseded. It is continued when a later request that brings a
+new user message has finished on it. A turn may span several exchanges, since results of tools go on with the turn of
+their call; most questions are asked of turns.
 """
 
 from __future__ import annotations
@@ -102,19 +102,19 @@ class Tree:
     ) -> None:
         self.tombs = tombs
         self.by_id: dict[int, Exchange] = {}
-        self._kids: dict[int, list[int]] = {}
+        self._children: dict[int, list[int]] = {}
         self._roots: dict[int, list[int]] = {}
         self._contents = None if contents is None else dict(contents)
         self._groups: list[list[int]] = []
         # Answers worked out before; a change of the tree drops those that it touches.
-        self._known: dict[int, Content] = {}
+        self._loaded: dict[int, Content] = {}
         self._elements: dict[int, tuple[PathElement, ...]] = {}
-        self._tops: dict[int, Exchange] = {}
+        self._turn_starts: dict[int, Exchange] = {}
         self._touched: dict[int, float] = {}
-        self._ends: dict[int, float] = {}
-        self._carried: dict[int, bool] = {}
-        self._carried_roots: dict[int, list[Exchange]] = {}
-        self._stands: dict[tuple[int, bool], bool] = {}
+        self._turn_ends: dict[int, float] = {}
+        self._continued: dict[int, bool] = {}
+        self._continued_roots: dict[int, list[Exchange]] = {}
+        self._active: dict[tuple[int, bool], bool] = {}
         self.changed: set[int] = set()
         for exchange in exchanges:
             self._link(exchange)
@@ -126,7 +126,7 @@ class Tree:
         if exchange.parent is None:
             self._roots.setdefault(exchange.conversation, []).append(exchange.id)
         else:
-            self._kids.setdefault(exchange.parent, []).append(exchange.id)
+            self._children.setdefault(exchange.parent, []).append(exchange.id)
 
     def add(self, exchange: Exchange) -> Exchange:
         """Adds an exchange. It replaces one with its id: a message that was written before its reply."""
@@ -141,9 +141,11 @@ class Tree:
     def remove(self, exchange: Exchange) -> None:
         """Takes an exchange out of the tree, as if it had not been loaded."""
         del self.by_id[exchange.id]
-        of = self._roots[exchange.conversation] if exchange.parent is None else self._kids[exchange.parent]
+        of = (
+            self._roots[exchange.conversation] if exchange.parent is None else self._children[exchange.parent]
+        )
         of.remove(exchange.id)
-        self._known.pop(exchange.id, None)
+        self._loaded.pop(exchange.id, None)
         self._forget_answers()
 
     def change(self, exchange_id: int, **fields: Any) -> Exchange:
@@ -151,19 +153,19 @@ class Tree:
         new = self.by_id[exchange_id] = replace(self.by_id[exchange_id], **fields)
         self.changed.add(exchange_id)
         if not fields.keys().isdisjoint(("input", "shown_reply", "full", "state")):
-            self._known.pop(exchange_id, None)
+            self._loaded.pop(exchange_id, None)
         self._forget_answers()
         return new
 
     def _forget_answers(self) -> None:
         for known in (
             self._elements,
-            self._tops,
+            self._turn_starts,
             self._touched,
-            self._ends,
-            self._carried,
-            self._carried_roots,
-            self._stands,
+            self._turn_ends,
+            self._continued,
+            self._continued_roots,
+            self._active,
         ):
             known.clear()
 
@@ -188,7 +190,7 @@ class Tree:
 
     def content(self, exchange: Exchange) -> Content:
         """Returns the words of an exchange. Raises: Missing: the store has them and they were not loaded."""
-        known = self._known.get(exchange.id)
+        known = self._loaded.get(exchange.id)
         if known is not None:
             return known
         if is_tombstone(exchange):
@@ -203,7 +205,7 @@ class Tree:
                 frozenset(full.get("gateway_calls") or full.get("ours", ())),  # "ours": before it was renamed
                 bool(full.get("step")),
             )
-        self._known[exchange.id] = found
+        self._loaded[exchange.id] = found
         return found
 
     def shown_reply(self, exchange: Exchange) -> WireMessage | None:
@@ -218,7 +220,7 @@ class Tree:
         return self._contents[exchange.id]
 
     def _missing_with(self, exchange: Exchange) -> list[int]:
-        """The exchange and those of its groups, as far as the store has contents that were not loaded."""
+        """Returns the ids of the exchange and of its groups, as far as the store has contents that were not loaded."""
         wanted = dict.fromkeys(
             [exchange.id, *(i for group in self._groups if exchange.id in group for i in group)]
         )
@@ -230,9 +232,9 @@ class Tree:
             if other.input is None and other.id not in known and not is_tombstone(other)
         ]
 
-    def lend(self, exchange_id: int, messages: list[WireMessage]) -> None:
+    def provide_messages(self, exchange_id: int, messages: list[WireMessage]) -> None:
         """Makes the messages of an exchange that is not stored yet known to the comparisons below."""
-        self._known[exchange_id] = Content(messages)
+        self._loaded[exchange_id] = Content(messages)
 
     # -- the shape
 
@@ -244,8 +246,8 @@ class Tree:
     def parent(self, exchange: Exchange) -> Exchange | None:
         return self.get(exchange.parent)
 
-    def kids(self, exchange: Exchange) -> list[Exchange]:
-        return [self.by_id[i] for i in self._kids.get(exchange.id, ())]
+    def children(self, exchange: Exchange) -> list[Exchange]:
+        return [self.by_id[i] for i in self._children.get(exchange.id, ())]
 
     def roots(self, conversation: int) -> list[Exchange]:
         return [self.by_id[i] for i in self._roots.get(conversation, ())]
@@ -254,7 +256,7 @@ class Tree:
         ids = (
             self._roots.get(exchange.conversation, ())
             if exchange.parent is None
-            else self._kids.get(exchange.parent, ())
+            else self._children.get(exchange.parent, ())
         )
         return [self.by_id[i] for i in ids if i != exchange.id]
 
@@ -288,7 +290,7 @@ class Tree:
 
     # -- turns
 
-    def goes_on(self, exchange: Exchange) -> bool:
+    def continues_turn(self, exchange: Exchange) -> bool:
         """Returns whether the exchange brings results of tools alone, and so belongs to its parent's turn."""
         return exchange.parent is not None and not any(map(is_user, exchange.inputs))
 
@@ -299,22 +301,22 @@ class Tree:
             return None
         return parent.id if parent.adds else parent.prior
 
-    def top(self, exchange: Exchange) -> Exchange:
+    def turn_start(self, exchange: Exchange) -> Exchange:
         """Returns the exchange with which the turn of the exchange began, as far as it is loaded."""
         below: list[int] = []
-        while (top := self._tops.get(exchange.id)) is None:
-            parent = self.parent(exchange) if self.goes_on(exchange) else None
+        while (top := self._turn_starts.get(exchange.id)) is None:
+            parent = self.parent(exchange) if self.continues_turn(exchange) else None
             below.append(exchange.id)
             if parent is None:
                 top = exchange
                 break
             exchange = parent
-        self._tops.update(dict.fromkeys(below, top))
+        self._turn_starts.update(dict.fromkeys(below, top))
         return top
 
     def _rounds(self, exchange: Exchange) -> list[Exchange]:
         """Returns the finished exchanges after the exchange that go on with its turn."""
-        return [c for c in self.kids(exchange) if c.ended is not None and self.goes_on(c)]
+        return [c for c in self.children(exchange) if c.ended is not None and self.continues_turn(c)]
 
     def _unknown(self, exchange: Exchange, known: Container[int]) -> list[Exchange]:
         """Returns the rounds of a turn from this exchange on, as far as they are not known, the last ones first.
@@ -331,34 +333,34 @@ class Tree:
 
     def is_continued(self, exchange: Exchange) -> bool:
         """Returns whether a request with a new user message has finished on the turn of the exchange."""
-        memo = self._carried
+        memo = self._continued
         for descendant in self._unknown(exchange, memo):
             memo[descendant.id] = descendant.continued or any(
-                child.ended is not None and (memo[child.id] if self.goes_on(child) else True)
-                for child in self.kids(descendant)
+                child.ended is not None and (memo[child.id] if self.continues_turn(child) else True)
+                for child in self.children(descendant)
             )
         return memo[exchange.id]
 
-    def end(self, exchange: Exchange) -> float:
+    def turn_end(self, exchange: Exchange) -> float:
         """Returns when the turn of the exchange ended, or was cut."""
-        memo = self._ends
+        memo = self._turn_ends
         for descendant in self._unknown(exchange, memo):
             memo[descendant.id] = max(
                 [moved_at(descendant), *(memo[child.id] for child in self._rounds(descendant))]
             )
         return memo[exchange.id]
 
-    def last(self, exchange: Exchange, now: float) -> float:
+    def turn_end_or_now(self, exchange: Exchange, now: float) -> float:
         """Returns when the turn of the exchange ended; `now` while it is under way."""
-        return now if exchange.ended is None and exchange.stopped is None else self.end(exchange)
+        return now if exchange.ended is None and exchange.stopped is None else self.turn_end(exchange)
 
-    def touched(self, exchange: Exchange) -> float:
+    def touched_at(self, exchange: Exchange) -> float:
         """Returns when a finished request last repeated the exchange or went on from it."""
         # Children first, with a list in place of recursion: a path may be thousands of exchanges deep.
         memo, todo = self._touched, [exchange]
         while todo:
             descendant = todo[-1]
-            later = [child for child in self.kids(descendant) if child.ended is not None]
+            later = [child for child in self.children(descendant) if child.ended is not None]
             unknown = [] if descendant.id in memo else [child for child in later if child.id not in memo]
             if unknown:
                 todo += unknown
@@ -367,13 +369,13 @@ class Tree:
             todo.pop()
         return memo[exchange.id]
 
-    def is_soft(self, exchange: Exchange) -> bool:
-        """Returns whether the exchange may still take another form: nothing that was carried rests on it."""
-        kids = self.kids(exchange)
-        # The exchanges that carried the exchange may not be loaded.
-        if not kids and exchange.continued:
+    def may_change(self, exchange: Exchange) -> bool:
+        """Returns whether the exchange may still take another form: nothing that was continued rests on it."""
+        children = self.children(exchange)
+        # The exchanges that continued the exchange may not be loaded.
+        if not children and exchange.continued:
             return False
-        return not any(self.is_continued(c) for c in kids)
+        return not any(self.is_continued(c) for c in children)
 
     # -- comparing
 
@@ -401,41 +403,41 @@ class Tree:
 
     def are_apart(self, a: Exchange, b: Exchange) -> bool:
         """Returns whether one of the two had ended before the other began."""
-        return self.end(a) <= b.begun or self.end(b) <= a.begun
+        return self.turn_end(a) <= b.begun or self.turn_end(b) <= a.begun
 
-    # -- who stands
+    # -- what is active
 
-    def stands(self, exchange: Exchange, *, named: bool) -> bool:
+    def is_active(self, exchange: Exchange, *, named: bool) -> bool:
         """Returns whether the exchange has finished and nothing took its place.
 
-        Results of tools stand with the turn that they belong to.
+        Results of tools are active with the turn that they belong to.
 
         named: its conversation has an id of the client's.
         """
         below: list[tuple[int, bool]] = []
-        while (found := self._stands.get((exchange.id, named))) is None:
+        while (found := self._active.get((exchange.id, named))) is None:
             below.append((exchange.id, named))
             is_in_place = exchange.ended is not None and not exchange.superseded
-            parent = self.parent(exchange) if is_in_place and self.goes_on(exchange) else None
+            parent = self.parent(exchange) if is_in_place and self.continues_turn(exchange) else None
             if parent is None:
                 found = is_in_place and self._is_attached(exchange, named=named)
                 break
             exchange = parent
-        self._stands.update(dict.fromkeys(below, found))
+        self._active.update(dict.fromkeys(below, found))
         return found
 
     def _is_attached(self, exchange: Exchange, *, named: bool) -> bool:
         """Returns whether nothing speaks against an exchange but those with its own place.
 
         If a named conversation went on elsewhere while a second root of it was not under way, that is detached: it
-        waits to be continued before it stands. What is off the record detaches nothing before it.
+        waits to be continued before it is active. What is off the record detaches nothing before it.
         """
         if exchange.parent is not None or not named or self.is_continued(exchange):
             return True
-        roots = self._carried_roots.get(exchange.conversation)
+        roots = self._continued_roots.get(exchange.conversation)
         if roots is None:  # each of the others asks for them
             roots = [other for other in self.roots(exchange.conversation) if self.is_continued(other)]
-            self._carried_roots[exchange.conversation] = roots
+            self._continued_roots[exchange.conversation] = roots
         return not any(
             self.are_apart(other, exchange) and (other.state is not State.OFF or other.begun < exchange.begun)
             for other in roots

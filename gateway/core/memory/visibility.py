@@ -2,7 +2,7 @@
 
 They never see what was off the record, nor results of tools, nor fillers, nor a thought within a
 reply, nor messages of an agent's rules to its model. A prefix that was made elsewhere (few-shot examples, a template)
-is seen once the conversation was carried on, unless another conversation opened with the same prefix.
+is seen once the conversation was continued, unless another conversation opened with the same prefix.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ def known_note(tree: Tree, plan: Plan, index: int) -> str | None:
     alike = [other for other in rivals if index in other.notes and other.inputs[: index + 1] == prefix]
     if not alike:
         return None
-    return max(alike, key=lambda other: (tree.touched(other), other.begun, other.id)).notes[index]
+    return max(alike, key=lambda other: (tree.touched_at(other), other.begun, other.id)).notes[index]
 
 
 def compose(

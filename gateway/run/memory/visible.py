@@ -108,7 +108,7 @@ def replaced(context: MemoryContext, idle_s: float) -> set[int]:
     found |= {exchange.id for exchange in unsettled}
     for exchange in (*unsettled, plan.exchange):
         if exchange.parent is not None:
-            found |= {other.id for other in tree.siblings(exchange) if not tree.kids(other)}
+            found |= {other.id for other in tree.siblings(exchange) if not tree.children(other)}
         elif plan.conversation is not None:
             # Only openings that this list extends are replaced; a named conversation may have several roots.
             roots = _recent_roots(tree, plan.conversation, plan.query.now, idle_s)
@@ -120,4 +120,6 @@ def replaced(context: MemoryContext, idle_s: float) -> set[int]:
 def _recent_roots(tree: Tree, conversation: int, now: float, idle_s: float) -> list[Exchange]:
     """Returns the openings of a conversation from within the idle time that nothing follows."""
     roots = tree.roots(conversation)
-    return [root for root in roots if not tree.kids(root) and tree.last(root, now) >= now - idle_s]
+    return [
+        root for root in roots if not tree.children(root) and tree.turn_end_or_now(root, now) >= now - idle_s
+    ]

@@ -159,7 +159,7 @@ class Conversations(Group):
             raise WriteConflict(f"there is a conversation {uid!r} already")
         if parent is not None:
             if not last:
-                # An exchange that is carried cannot be superseded, and its edits are confirmed.
+                # An exchange that is continued cannot be superseded, and its edits are confirmed.
                 await connection.run(stored_paths.SQL["continue"], (parent.id, agent.id))
                 await merge_edits(connection, agent.id, [parent.id], self._rules, at)
                 await connection.run(SQL["source_moved"], (source, agent.id))

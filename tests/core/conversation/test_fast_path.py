@@ -41,7 +41,7 @@ def look_for(tree: Tree, listing: Listing) -> MemorySnapshot:
     found = [e for e in tree if e.path == path and listing.answered]
     snapshot = MemorySnapshot(exchange=max(found, key=lambda e: (e.begun, e.id), default=None))
     if snapshot.exchange is not None:
-        snapshot.is_continued = bool(tree.kids(snapshot.exchange))
+        snapshot.is_continued = bool(tree.children(snapshot.exchange))
         snapshot.has_rivals = snapshot.exchange.parent is None and bool(tree.siblings(snapshot.exchange))
         snapshot.additions = Additions().extended(*tree.chain(snapshot.exchange))
     snapshot.has_tombs = any(e.state is State.OFF for e in tree)

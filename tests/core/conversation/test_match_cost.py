@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from gateway.core.conversation import match as history
 from gateway.core.conversation.canonical import Canon, Listing, WireMessage, text_of
 from gateway.core.conversation.lookup import probes_for_list
-from gateway.core.conversation.match import MemoryUse, Query, spans_of
+from gateway.core.conversation.match import MemoryUse, Query, reply_keys
 from gateway.core.conversation.plan import trimmed_front
 from gateway.core.conversation.tree import Tree
 from gateway.core.memory import visibility
@@ -183,7 +183,7 @@ def test_left_out_is_nothing_where_the_tail_is_not_the_paths(world: World) -> No
 def test_replies_are_looked_up_in_the_last_turns_only(world: World) -> None:
     messages = [m for k in range(6) for m in (user(f"q{k}"), assistant(f"a{k}", call("1")))]
     listing = Listing(world.memory().canon, messages)
-    keys = spans_of(listing, 2)
+    keys = reply_keys(listing, 2)
     found = [k for k in range(6) if listing.canon.reply_key(listing.atoms[2 * k + 1]) in keys]
     assert found == [3, 4, 5]
 
@@ -305,14 +305,14 @@ def test_a_message_behind_a_turn_of_many_rounds_costs_by_their_number(
 ) -> None:
     """Each round went through all of its turn: a thousand of them held everybody for seconds."""
     asked = 0
-    plain = Tree.goes_on
+    plain = Tree.continues_turn
 
     def counted(tree: Tree, e: Any) -> bool:
         nonlocal asked
         asked += 1
         return plain(tree, e)
 
-    monkeypatch.setattr(Tree, "goes_on", counted)
+    monkeypatch.setattr(Tree, "continues_turn", counted)
     costs = []
     for rounds in (20, 80):
         world, history = World(), [user("count the rainy days")]
