@@ -61,6 +61,11 @@ class Caller(NamedTuple):
         """Returns whether the key may ask for a model by this name."""
         return self.models is None or any(fnmatchcase(model, each) for each in self.models)
 
+    def check_model(self, model: str) -> None:
+        """Raises: NotAllowed: the key may not ask for a model by this name."""
+        if not self.may_ask(model):
+            raise NotAllowed(f"This key may not ask for the model {model!r}.", code="model_not_allowed")
+
 
 ANONYMOUS = Caller()
 

@@ -82,8 +82,8 @@ class RequestInfo:
 
         Raises: NotAllowed: the key may not ask for this model.
         """
-        if self.model is not None and not self.caller.may_ask(self.model):
-            raise NotAllowed(f"This key may not ask for the model {self.model!r}.", code="model_not_allowed")
+        if self.model is not None:
+            self.caller.check_model(self.model)
         self.receipt = receipt = Receipt(self.begun, self.request_id, self.caller.project, self.caller.key)
         receipt.trace = self.context
         set_current(receipt)

@@ -14,6 +14,7 @@ from gateway.agents.agent_file.file_structs import ImportForm
 from gateway.agents.agent_file.read import read_file
 from gateway.agents.agent_file.write import EXTENSION, ExportedAgent, agent_file
 from gateway.agents.api._route import AgentsRoute, ApiRequest
+from gateway.agents.api.agents import models_of
 from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.folders import file_json, folder_json
 from gateway.agents.files.agent_files import AgentFiles
@@ -105,6 +106,8 @@ class AgentFileRoutes:
             )
             for each in file.agents
         ]
+        for each in agents:
+            request.check_models(models_of(each.definition))
         made, left_out = await self._files.bring_in(
             request.project, replace(file, agents=agents), overrides_tools=form.override_existing_tools
         )

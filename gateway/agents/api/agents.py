@@ -48,6 +48,7 @@ from gateway.checked import Fault
 from gateway.core import ids
 from gateway.core.agent import FILLER_AFTER_MS
 from gateway.core.definition import AgentDefinition
+from gateway.core.prompt.summary import SummaryTerms
 from gateway.core.turn.guide import StopReason
 from gateway.errors import BadRequest
 from gateway.run.memory.prompt import Prompt
@@ -319,6 +320,11 @@ def _model_of(definition: AgentDefinition, sent: Mapping[str, Any]) -> dict[str,
     return values
 
 
+def models_of(definition: AgentDefinition) -> set[str | None]:
+    """Returns the models that an agent and its sleeptime agents ask, and the one that writes its summaries."""
+    return {definition.model, SummaryTerms.of(definition.compaction).model}
+
+
 def set_sampling(sampling: dict[str, Any], settings: Mapping[str, Any]) -> None:
     """Takes over what the settings of a model say of its replies. Raises: Unprocessable."""
     _check_types(settings, "model_settings", _SETTINGS_TYPES)
@@ -572,6 +578,7 @@ class AgentRoutes:
         definition = definition_of(create)
         if definition.model is None:
             definition = replace(definition, model=self._api.first_model())
+        request.check_models(models_of(definition))
         new = NewAgent(
             definition,
             own=[block_of(block) for block in sent.get("memory_blocks") or ()],
@@ -590,7 +597,9 @@ class AgentRoutes:
         sent = sent_fields(update)
 
         def edit(definition: AgentDefinition) -> AgentDefinition:
-            return changed(definition, update)
+            edited = changed(definition, update)
+            request.check_models(models_of(edited) - models_of(definition))
+            return edited
 
         change = AgentEdit(edit=edit, **_parts(sent))
         uid = request.uid("agent", "agent_id")

@@ -362,7 +362,7 @@ class ConversationRoutes:
     async def compact(self, request: ApiRequest) -> Any:
         named = await self._named(request, request.body.agent_id)
         spec = await self._spec(request, named)
-        return await self._messages.compact(request.project, named.agent.uid, spec, named.name, request.body)
+        return await self._messages.compact(request, named.agent.uid, spec, named.name)
 
     async def cancel(self, request: ApiRequest) -> Any:
         named = await self._named(request, request.query.agent_id)

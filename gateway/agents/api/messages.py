@@ -298,18 +298,20 @@ class MessageRoutes:
     async def compact_own(self, request: ApiRequest) -> Any:
         uid = request.uid("agent", "agent_id")
         agent = await self._api.registry.agent(request.project, uid)
-        return await self.compact(request.project, uid, agent.spec, DEFAULT, request.body)
+        return await self.compact(request, uid, agent.spec, DEFAULT)
 
     async def compact(
-        self, project: str, uid: str, spec: AgentSpec, conversation: str, body: Compact
+        self, request: ApiRequest, uid: str, spec: AgentSpec, conversation: str
     ) -> dict[str, Any]:
         """Summarises a conversation of an agent while no turn runs in it. conversation: as it is looked up."""
+        body: Compact = request.body
         api, settings = self._api, compaction_in(body.compaction_settings)
         own = {} if spec.defined is None else spec.defined.compaction
         terms, fallback = SummaryTerms.of({**own, **settings}), agent_route(api.settings, spec)
+        request.check_models([terms.model])
         with QueueTicket() as ticket:
             await api.keeper.queues.enter((uid, conversation), ticket, MOST_SENDS)
-            agent = (await api.registry.find(project, uid)).agent
+            agent = (await api.registry.find(request.project, uid)).agent
             run_request = RunRequest(spec, agent.scope, conversation)
             before = await api.runs.preview(run_request)
             found = await self._messages.conversation(agent, conversation)

@@ -210,3 +210,31 @@ def test_lists_come_in_pages(world: World, kind: str) -> None:
     ):
         refused = manage(world, "GET", f"{kind}?{query}")
         assert (refused.status, refused.error["param"]) == (400, param)
+
+
+def test_a_key_of_some_models_makes_no_agent_of_another(world: World) -> None:
+    """Its sleeptime agents and summaries would ask for that model behind the key's back."""
+    _, bearer = make(world, models=["sma*"])
+
+    def ask(method: str, path: str, **body: Any) -> RawReply:
+        headers = {**bearer, "content-type": "application/json"}
+        return world.gateway.ask(method, f"/v1/agents/{path}", json.dumps(body).encode(), headers)
+
+    made = ask("POST", "", model="small", enable_sleeptime=True)
+    assert made.status == 200, made.body
+    agent = made.json["id"]
+    for method, path, body in (
+        ("POST", "", {"model": "m"}),
+        ("POST", "", {}),  # the first model of the settings
+        ("POST", "", {"llm_config": {"handle": "m"}}),
+        ("PATCH", agent, {"model": "m"}),
+        ("PATCH", agent, {"compaction_settings": {"model": "m"}}),
+        ("POST", f"{agent}/summarize", {"compaction_settings": {"model": "m"}}),
+    ):
+        reply = ask(method, path, **body)
+        assert (reply.status, b"may not ask for the model 'm'" in reply.body) == (403, True), (
+            path,
+            body,
+            reply.body,
+        )
+    assert ask("PATCH", agent, description="Works.", compaction_settings={"model": "small"}).status == 200
