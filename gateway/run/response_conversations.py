@@ -183,7 +183,7 @@ class ResponseConversations:
             if agent is not None and not agent.scope.spans:
                 await forgetting.forget(agent.id, ForgetTarget(is_all=True))
             elif agent is not None:
-                number = await forgetting.conversation(agent.id, conversation.id)
+                number = await forgetting.find_conversation(agent.id, conversation.id)
                 if number is not None:
                     await forgetting.forget(agent.id, ForgetTarget(conversation=number))
             await self.store.definitions.remove(conversation.definition.id)

@@ -39,7 +39,7 @@ from storage.sql.blocks import empty_snapshots
 from storage.sql.facts import UNLEARNED
 from storage.sql.jobs import forget_jobs
 from storage.sql.rebuild import erased_among, origins_of, rebuild_block
-from storage.sql.recalls import SQL as PAGE
+from storage.sql.recalls import SQL as PAGE_SQL
 from storage.sql.statements import load, rows_of
 from storage.sql.vectors import forget_indexed
 
@@ -49,8 +49,8 @@ SQL = load("forget.sql")
 _PAGE = 32
 # The rows of one transaction where most are read and stay.
 _READ_PAGE = 128
-# The conversations of one transaction that are emptied whole.
-_FEW = 4
+# The conversations of one transaction.
+_CONVERSATION_PAGE = 4
 
 ErasingPhase = Callable[[Connection, "ErasingWork", int], Awaitable[int | None]]
 
@@ -86,7 +86,7 @@ async def exchange_of(connection: Connection, agent: int, seq: int) -> int | Non
 
 
 async def raise_epoch(connection: Connection, agent: int) -> None:
-    """Refuses from now on what was planned before, and has jobs of the memory begin again."""
+    """Has writes refused that were planned before, and jobs of the memory begin again."""
     await connection.run(SQL["raise_epoch"], (agent,))
     await forget_jobs(connection, agent, keep=lambda job: job.payload)
 
@@ -95,7 +95,7 @@ async def raise_epoch(connection: Connection, agent: int) -> None:
 
 
 async def _erase_exchanges(connection: Connection, work: ErasingWork, after: int) -> int | None:
-    """Erases a page of the target. after: how many of the named messages and exchanges are done."""
+    """Erases a page of the target's exchanges. after: how many of the named messages and exchanges are done."""
     agent, target = work.agent, work.target
     # The whole memory may have gone meanwhile.
     if await load_agent(connection, agent) is None:
@@ -113,7 +113,7 @@ async def _erase_exchanges(connection: Connection, work: ErasingWork, after: int
         return after + _PAGE
     if after - len(messages) < len(named):
         start = after - len(messages)
-        await _erase_all(connection, agent, named[start : start + _PAGE])
+        await _erase_each(connection, agent, named[start : start + _PAGE])
         for id in named[start : start + _PAGE]:
             await _erase_alternatives(connection, agent, id)
         return after + _PAGE
@@ -126,30 +126,32 @@ async def _erase_exchanges(connection: Connection, work: ErasingWork, after: int
         ids = await read_ids(connection, "exchanges_before", (agent, target.before, _PAGE))
     if not ids:
         return None
-    await _erase_all(connection, agent, ids)
+    await _erase_each(connection, agent, ids)
     return after
 
 
 async def _erase_imported(connection: Connection, work: ErasingWork, after: int) -> int | None:
     """Erases a page of what an import has added. It may be imported again, so its messages get no tombstones."""
     ids = await read_ids(connection, "imported_exchanges", (work.target.imported, after, _PAGE))
-    await _erase_all(connection, work.agent, ids, is_marked=False)
+    await _erase_each(connection, work.agent, ids, leaves_tombs=False)
     return ids[-1] if len(ids) == _PAGE else None
 
 
-async def _erase_all(
-    connection: Connection, agent: int, ids: Iterable[int], *, is_marked: bool = True
+async def _erase_each(
+    connection: Connection, agent: int, ids: Iterable[int], *, leaves_tombs: bool = True
 ) -> None:
     for id in ids:
         e = await exchanges.load_exchange(connection, agent, id)
         if e is not None and e.state is not State.FORGOTTEN:
-            await _erase(connection, agent, e, is_marked=is_marked)
+            await _erase_exchange(connection, agent, e, leaves_tombs=leaves_tombs)
     await raise_epoch(connection, agent)
 
 
-async def _erase(connection: Connection, agent: int, e: Exchange, *, is_marked: bool = True) -> None:
-    """Erases a whole exchange; a tombstone stays. is_marked: its messages are known elsewhere, too."""
-    await _unlink(connection, agent, e, [*range(len(e.inputs)), -1], is_marked=is_marked)
+async def _erase_exchange(
+    connection: Connection, agent: int, e: Exchange, *, leaves_tombs: bool = True
+) -> None:
+    """Erases a whole exchange, whose row stays. leaves_tombs: its messages are recognised when they are sent again."""
+    await _erase_traces(connection, agent, e, [*range(len(e.inputs)), -1], leaves_tombs=leaves_tombs)
     tombstone = replace(emptied(e), merged="", model="", redactions=frozenset())
     await exchanges.update_exchange(connection, agent, tombstone, is_whole=True)
 
@@ -166,9 +168,9 @@ async def _erase_message(connection: Connection, agent: int, id: int, seq: int) 
     if e.shown_reply is not None and -1 not in redactions:
         left.append(-1)
     if not left:
-        await _erase(connection, agent, e)
+        await _erase_exchange(connection, agent, e)
         return
-    await _unlink(connection, agent, e, [place])
+    await _erase_traces(connection, agent, e, [place])
     messages = orjson.loads(e.input or b"[]")
     if 0 <= place < len(messages):
         messages[place] = {"role": messages[place].get("role"), "content": ""}
@@ -203,18 +205,21 @@ async def _erase_alternatives(connection: Connection, agent: int, id: int, seq: 
         else:
             # Where its reply was not heard, the message of a cancelled send after it came along to its successor.
             after = await read_ids(connection, "cancelled_after", (agent, e.conversation, other))
-            await _erase_all(connection, agent, [other, *after])
+            await _erase_each(connection, agent, [other, *after])
 
 
-async def _unlink(
-    connection: Connection, agent: int, e: Exchange, places: Collection[int], *, is_marked: bool = True
+async def _erase_traces(
+    connection: Connection, agent: int, e: Exchange, places: Collection[int], *, leaves_tombs: bool = True
 ) -> None:
-    """Erases what knows of these messages otherwise than by their text, and the edits that the turn made."""
+    """Erases what is derived from these messages: their entries in the index, vectors, and the edits of the turn.
+
+    places: indices of inputs; -1 stands for the reply.
+    """
     seqs, tombs = [], []
     for place in places:
         atoms = (e.reply or ()) if place < 0 else e.inputs[place]
         seqs.append(e.seq + (len(e.inputs) if place < 0 else place))
-        if is_marked and atoms and atoms[0][:1] in b"ua":
+        if leaves_tombs and atoms and atoms[0][:1] in b"ua":
             tombs.append(b"".join(atoms))
     await exchanges.mark(connection, agent, "tomb", tombs, e.id)
     await exchanges.mark(connection, agent, "erased", (b"",), e.id)
@@ -230,8 +235,8 @@ async def _unlink(
 # -- what came from them
 
 
-def _erasing(kind: str) -> ErasingPhase:
-    """Makes a phase that goes through what was saved of one kind, passages or facts."""
+def _make_erasing_phase(kind: str) -> ErasingPhase:
+    """Makes the phase that erases passages or facts. kind: `passage` or `fact`."""
 
     async def erase(connection: Connection, work: ErasingWork, after: int) -> int | None:
         agent, before = work.agent, work.target.before
@@ -240,13 +245,13 @@ def _erasing(kind: str) -> ErasingPhase:
         rows = await connection.rows(SQL[f"{kind}s_of"], (agent, after, _READ_PAGE))
         origins = {id: origins_of(exchange, sources) for id, _, _, exchange, sources, _ in rows}
         erased = await erased_among(connection, chain.from_iterable(origins.values()))
-        came: set[int] = set()
+        imported: set[int] = set()
         if kind == "fact" and work.target.imported is not None and rows:
             found = await rows_of(connection, SQL["imported_facts"], list(origins), work.target.imported)
-            came = {id for (id,) in found}
+            imported = {id for (id,) in found}
         is_gone = False
         for id, seq, at, _, _, file in rows:
-            is_named = seq in named or file in files or id in came
+            is_named = seq in named or file in files or id in imported
             if is_named or (before is not None and at < before) or origins[id] & erased:
                 await connection.run(SQL[f"{kind}_erase"], (id, agent))
                 if kind == "fact":
@@ -271,7 +276,7 @@ async def _erase_files(connection: Connection, work: ErasingWork, after: int) ->
 
 
 async def _unlearn(connection: Connection, work: ErasingWork, after: int) -> int | None:
-    """Notes of facts that go alone by what they would be learned again, and takes their sentences out of blocks."""
+    """Marks facts that were named so that they are not learned again, and takes their sentences out of blocks."""
     rows = await rows_of(connection, SQL["facts_named"], work.target.facts, work.agent)
     for _, key, exchange, sources in rows:
         # One that was imported comes from no exchange.
@@ -283,7 +288,7 @@ async def _unlearn(connection: Connection, work: ErasingWork, after: int) -> int
 
 
 async def _erase_recalls(connection: Connection, work: ErasingWork, after: int) -> int | None:
-    """Overwrites in a page of the recalls what is gone, and deletes those of turns that are."""
+    """Overwrites the hits that are gone in a page of recalls, and deletes the recalls of turns that are gone."""
     agent = work.agent
     rows = await connection.rows(SQL["recalls_of"], (agent, after, _PAGE))
     wanted: dict[str, set[int]] = {kind: set() for kind in KINDS}
@@ -291,26 +296,26 @@ async def _erase_recalls(connection: Connection, work: ErasingWork, after: int) 
     for exchange, data in rows:
         e = await exchanges.load_exchange(connection, agent, exchange)
         if e is None or e.state is State.FORGOTTEN or -1 in e.redactions:
-            await connection.run(PAGE["recall_drop"], (exchange, agent))
+            await connection.run(PAGE_SQL["recall_drop"], (exchange, agent))
             continue
         turns.add(exchange)
         for kind, seq in hits_in(data):
             for each in KINDS[:-1] if kind == KINDS[-1] else (kind,):
                 wanted[each].add(seq)
-    there = await _there(connection, agent, wanted)
+    existing = await _find_existing(connection, agent, wanted)
     for exchange, data in rows:
         if exchange not in turns:
             continue
-        overwritten = overwrite_forgotten(data, lambda kind, seq: (kind, seq) in there)
+        overwritten = overwrite_forgotten(data, lambda kind, seq: (kind, seq) in existing)
         if overwritten != data:
             await connection.run(SQL["recall_set"], (overwritten, exchange, agent))
     return rows[-1][0] if len(rows) == _PAGE else None
 
 
-async def _there(
+async def _find_existing(
     connection: Connection, agent: int, wanted: Mapping[str, Collection[int]]
 ) -> set[tuple[str, int]]:
-    """Returns those of these messages, facts and passages that are there."""
+    """Returns (kind, seq) of those of these messages, facts and passages that exist."""
     found: set[tuple[str, int]] = set()
     for kind in ("fact", "passage"):
         rows = await rows_of(connection, SQL[f"{kind}s_there"], sorted(wanted[kind]), agent)
@@ -351,7 +356,7 @@ async def _rebuild_all(
                     await connection.run(SQL[statement], (block,))
 
 
-async def _hand_over(connection: Connection, work: ErasingWork, after: int) -> int | None:
+async def _hand_over_blocks(connection: Connection, work: ErasingWork, after: int) -> int | None:
     """Leaves the blocks that others see to them, with what an agent wrote there.
 
     Forgetting a person erases their messages' traces from every block.
@@ -369,19 +374,20 @@ async def _erase_run_texts(connection: Connection, work: ErasingWork, after: int
 
 
 async def _empty_readings(connection: Connection, work: ErasingWork, after: int) -> int | None:
-    return after + 1 if await empty_readings(connection, work.agent, _FEW) else None
+    return after + 1 if await empty_readings(connection, work.agent, _CONVERSATION_PAGE) else None
 
 
 async def _erase_additions(connection: Connection, work: ErasingWork, after: int) -> int | None:
     return await erase_additions(connection, work.agent, work.rules, after, _PAGE)
 
 
-async def _release(connection: Connection, work: ErasingWork, after: int) -> int | None:
-    """Gives up the rows that an import has added, but for those that live turns follow."""
+async def _release_imported(connection: Connection, work: ErasingWork, after: int) -> int | None:
+    """Releases the rows that an import has added, but for those that live turns follow."""
+
     agent, undone = work.agent, work.target.imported
     if undone is None:
         return None
-    ids = await read_ids(connection, "imported_conversations", (undone, after, _FEW))
+    ids = await read_ids(connection, "imported_conversations", (undone, after, _CONVERSATION_PAGE))
     for conversation in ids:
         if conversation:
             deepest = await connection.value(SQL["deepest_other"], (agent, conversation, undone))
@@ -390,14 +396,14 @@ async def _release(connection: Connection, work: ErasingWork, after: int) -> int
             await connection.run(SQL["released"], (undone, conversation, agent))
             await connection.run(SQL["stubbed"], (undone, conversation))
             await connection.run(SQL["conversation_released"], (conversation, agent))
-    if len(ids) == _FEW:
+    if len(ids) == _CONVERSATION_PAGE:
         return ids[-1]
     await connection.run(SQL["facts_released"], (undone,))
     await connection.run(SQL["undone"], (undone, agent))
     return None
 
 
-async def _end(connection: Connection, work: ErasingWork, after: int) -> int | None:
+async def _end_forgetting(connection: Connection, work: ErasingWork, after: int) -> int | None:
     """Drops the marks of this forgetting, and keeps out whatever began while it was under way."""
     await raise_epoch(connection, work.agent)
     await connection.run(SQL["erased_done"], (work.agent, work.id))
@@ -407,7 +413,7 @@ async def _end(connection: Connection, work: ErasingWork, after: int) -> int | N
 # -- a whole memory
 
 
-def _wiping(name: str, *, is_paged: bool) -> ErasingPhase:
+def _make_wiping_phase(name: str, *, is_paged: bool) -> ErasingPhase:
     """Makes a phase of a statement that takes a page of rows, or all of them at once."""
 
     async def wipe(connection: Connection, work: ErasingWork, after: int) -> int | None:
@@ -433,13 +439,13 @@ _ERASING: dict[str, ErasingPhase] = {
     "run_texts": _erase_run_texts,
     "files": _erase_files,
     "unlearned": _unlearn,
-    "passages": _erasing("passage"),
-    "facts": _erasing("fact"),
+    "passages": _make_erasing_phase("passage"),
+    "facts": _make_erasing_phase("fact"),
     "blocks": _rebuild_blocks,
     "additions": _erase_additions,
     "recalls": _erase_recalls,
-    "released": _release,
-    "end": _end,
+    "released": _release_imported,
+    "end": _end_forgetting,
 }
 # Rows with text are emptied a page at a time; whatever holds none is deleted, blocks once their versions are empty.
 _PAGED = (
@@ -466,9 +472,12 @@ _WHOLE = (
     "embedded",
 )
 _WIPING: dict[str, ErasingPhase] = {
-    "handed": _hand_over,
+    "handed": _hand_over_blocks,
     "shared": _rebuild_blocks,
-    **{f"wipe_{name}": _wiping(f"wipe_{name}", is_paged=name in _PAGED) for name in (*_PAGED, *_WHOLE)},
+    **{
+        f"wipe_{name}": _make_wiping_phase(f"wipe_{name}", is_paged=name in _PAGED)
+        for name in (*_PAGED, *_WHOLE)
+    },
 }
 FIRST = "exchanges"
 

@@ -10,6 +10,7 @@ A memory that goes as a whole loses its row in `agents`, and with it its secret,
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import msgspec
 
@@ -36,11 +37,22 @@ from storage.sql.group import Group, long_reads, reads
 from storage.sql.jobs import forget_jobs
 from storage.sql.memory_cache import MemoryCache
 from storage.sql.readers import load_sleepers
-from storage.sql.recalls import SQL as PAGE
+from storage.sql.recalls import SQL as PAGE_SQL
 from storage.sql.snapshot_cache import SnapshotCache
 from storage.sql.usage import Usage, fold_user
 
+# The phase of a forgetting, and how far it has come (as `after` of an `ErasingPhase`).
 _Cursor = tuple[str, int]
+
+
+class _StepOutcome(NamedTuple):
+    """The outcome of one transaction of a forgetting."""
+
+    # Where the next one begins; None: all is gone.
+    cursor: _Cursor | None
+    # Epochs of agents may have risen.
+    raises_epochs: bool
+    agent: int
 
 
 class Forgetting(Group):
@@ -57,17 +69,17 @@ class Forgetting(Group):
         rules: Rules,
         usage: Usage,
     ) -> None:
-        """Makes the group. wake: called when jobs have to end or may begin again."""
+        """Makes the group. wake: wakes those who perform jobs, which have to end or may begin again."""
         super().__init__(database)
         self._usage = usage
         self._rules, self._agents, self._now = rules, agents, now
         self._memories, self._wake = memories, wake
-        self._heard = [agents.clear, memories.clear, snapshots.clear]
-        database.listen(GONE, lambda _: self._gone())
-        # Where forgettings go on that were left off.
+        self._gone_listeners = [agents.clear, memories.clear, snapshots.clear]
+        database.listen(GONE, lambda _: self._call_listeners())
+        # Where forgettings continue that `run` has interrupted.
         self._cursors: dict[int, _Cursor] = {}
-        # What goes before a memory: those of its sleeptime agents.
-        self._before: dict[int, list[int]] = {}
+        # By forgetting of a memory those of its sleeptime agents' memories, which are run first.
+        self._prerequisites: dict[int, list[int]] = {}
 
     @reads
     async def find(
@@ -84,33 +96,33 @@ class Forgetting(Group):
         return await read_ids(connection, "agents_of", (project, profile, subject, after, limit))
 
     @long_reads
-    async def aged(
+    async def find_older(
         self, connection: Connection, project: str, before: float, *, after: int = 0, limit: int = 100
     ) -> list[int]:
-        """Returns a page of the memories of a project that hold something older than that."""
+        """Returns a page of the memories of a project with content from before a time."""
         return await read_ids(connection, "agents_before", (project, before, after, limit))
 
     @long_reads
-    async def unnamed(
+    async def find_anonymous(
         self, connection: Connection, before: float, prefix: str, *, limit: int = 100
     ) -> list[int]:
-        """Returns memories in which nothing was said since. prefix: of their subjects."""
+        """Returns memories without a user whose last turn was before a time. prefix: of their subjects."""
         return await read_ids(connection, "unnamed_before", (before, prefix, limit))
 
     @reads
-    async def conversation(self, connection: Connection, agent: int, name: str) -> int | None:
-        """Returns the conversation with this public name, or the client's own."""
+    async def find_conversation(self, connection: Connection, agent: int, name: str) -> int | None:
+        """Returns the row of the conversation with this public name, or with this id of the client's."""
         found: int | None = await connection.value(SQL["conversation_of"], (agent, name))
         return found
 
     @reads
-    async def exchange(self, connection: Connection, agent: int, seq: int) -> int | None:
-        """Returns the exchange that holds this message."""
+    async def find_exchange(self, connection: Connection, agent: int, seq: int) -> int | None:
+        """Returns the row of the exchange that holds this message."""
         return await exchange_of(connection, agent, seq)
 
     @reads
     async def extent(self, connection: Connection, agent: int, target: ForgetTarget) -> Extent:
-        """Returns how much the target is, now: messages and exchanges named one at a time, or a conversation."""
+        """Returns the present size of a target that names messages and exchanges, or a conversation."""
         ids = [await exchange_of(connection, agent, seq) for seq in target.messages]
         loaded = [
             await exchanges.load_exchange(connection, agent, id)
@@ -120,18 +132,18 @@ class Forgetting(Group):
         found = [e for e in loaded if e is not None]
         if not found:
             return Extent(await connection.value(SQL["messages_in"], (agent, target.conversation)))
-        named, left = set(target.messages), [seq for e in found for seq in _numbers(e)]
+        named, left = set(target.messages), [seq for e in found for seq in _remaining_seqs(e)]
         gone = [seq for seq in left if not named or seq in named]
         name = await connection.value(SQL["name_of"], (found[0].conversation, agent))
         return Extent(len(gone), len(left) - len(gone), name)
 
     @reads
     async def unfinished(self, connection: Connection) -> list[int]:
-        """Returns what was begun and not ended, by this process or one before it."""
+        """Returns the forgettings that were begun and have not ended, also those of an earlier process."""
         return await read_ids(connection, "unfinished", ())
 
     async def begin(self, agent: int, target: ForgetTarget, *, keeps_pause: bool = False) -> int:
-        """Writes the target down, after which nothing that was under way commits any more. Returns what `run` takes.
+        """Writes the target down. From then on nothing commits that was under way. Returns the forgetting, for `run`.
 
         Jobs end, and begin again when all is gone: no model is asked about what is to go.
 
@@ -151,13 +163,13 @@ class Forgetting(Group):
             id = await begin_forgetting(connection, agent, target, now)
             if paused is not None and paused.paused is not None:
                 empty = await begin_agent(connection, self._agents.new(paused.scope), blocks, (), now)
-                await connection.run(PAGE["pause"], (empty.id, paused.paused))
+                await connection.run(PAGE_SQL["pause"], (empty.id, paused.paused))
             return id, before, user
 
         id, before, user = await self._database.bulk(write)
         if user is not None:
             self._usage.user_gone(*user)
-        self._before[id] = before
+        self._prerequisites[id] = before
         self._agents.clear()
         self._wake()
         self._database.notify(GONE)
@@ -183,19 +195,20 @@ class Forgetting(Group):
 
     async def run(self, id: int, until: Callable[[], bool] = lambda: False) -> bool:
         """Runs to the end, unless `until` ends it for now. True when all is gone."""
-        while before := self._before.get(id):
+        while before := self._prerequisites.get(id):
             if not await self.run(before[0], until):
                 return False
             del before[0]
-        self._before.pop(id, None)
+        self._prerequisites.pop(id, None)
         cursor: _Cursor | None = self._cursors.pop(id, (FIRST, 0))
         while cursor is not None:
             at, now = cursor, self._now()
-            cursor, has_changed, agent = await self._database.bulk(
-                lambda connection, at=at, now=now: _step(connection, id, self._rules, at, now)  # type: ignore[misc]
+            done = await self._database.bulk(
+                lambda connection, at=at, now=now: _run_step(connection, id, self._rules, at, now)  # type: ignore[misc]
             )
-            self._memories.drop(agent)
-            if has_changed:
+            cursor = done.cursor
+            self._memories.drop(done.agent)
+            if done.raises_epochs:
                 self._agents.clear()
             if cursor is not None and until():
                 self._cursors[id] = cursor
@@ -204,10 +217,10 @@ class Forgetting(Group):
         self._database.notify(GONE)
         return True
 
-    def _gone(self) -> None:
-        """Drops what is cached here: something was forgotten, or may have been."""
-        for forget in self._heard:
-            forget()
+    def _call_listeners(self) -> None:
+        """Has the caches of this process dropped: something was forgotten, or may have been."""
+        for listener in self._gone_listeners:
+            listener()
 
     async def pause(self, agent: int, since: float | None) -> bool:
         """Pauses a memory since a time, or resumes it (None). False: it is so already, or it is gone.
@@ -217,28 +230,29 @@ class Forgetting(Group):
 
         async def write(connection: Connection) -> bool:
             await connection.lock(agent)
-            done = await connection.run(PAGE["pause"], (agent, since)) > 0
+            done = await connection.run(PAGE_SQL["pause"], (agent, since)) > 0
             if done:
                 await raise_epoch(connection, agent)
             return done
 
         done = await self._database.write(write)
-        self._gone()
+        self._call_listeners()
         self._database.notify(GONE)
         return done
 
-    def when_gone(self, forget: Callable[[], None]) -> None:
+    def when_gone(self, listener: Callable[[], None]) -> None:
         """Has a function called at the end of each forgetting, of this process or of another one, and of each pause."""
-        self._heard.append(forget)
+        self._gone_listeners.append(listener)
 
     async def sweep(self, wait_ms: int = 1000) -> bool:
         """Takes what was forgotten out of the database's own old copies. False: they are still being read."""
-        self._gone()
+        self._call_listeners()
         return await self._database.sweep(wait_ms=wait_ms)
 
 
-def _numbers(e: Exchange) -> list[int]:
-    """Returns the numbers of the messages of people and models that are still there."""
+def _remaining_seqs(e: Exchange) -> list[int]:
+    """Returns the numbers of an exchange's messages that are not forgotten. Inputs without atoms do not count."""
+
     if e.state in (State.FORGOTTEN, State.OFF):
         return []
     spoken = [i for i, atoms in enumerate(e.inputs) if i not in e.redactions and atoms]
@@ -247,7 +261,7 @@ def _numbers(e: Exchange) -> list[int]:
 
 
 async def begin_forgetting(connection: Connection, agent: int, target: ForgetTarget, now: float) -> int:
-    """Writes a target down. Returns what `Forgetting.run` takes."""
+    """Writes a target down. Returns the forgetting, for `Forgetting.run`."""
     await connection.lock_sharers(agent)
     await end_readings(connection, agent, now)
     wanted: object = target
@@ -265,14 +279,11 @@ async def begin_forgetting(connection: Connection, agent: int, target: ForgetTar
     return id
 
 
-async def _step(
-    connection: Connection, id: int, rules: Rules, at: _Cursor, now: float
-) -> tuple[_Cursor | None, bool, int]:
-    """Runs one transaction of a phase. Returns where to go on, whether epochs may have changed, and the agent."""
-    # Another process may have ended it.
+async def _run_step(connection: Connection, id: int, rules: Rules, at: _Cursor, now: float) -> _StepOutcome:
+    """Runs one transaction of a forgetting."""
     row = await connection.row(SQL["intended"], (id,))
-    if row is None:
-        return None, False, 0
+    if row is None:  # another process has ended it
+        return _StepOutcome(None, raises_epochs=False, agent=0)
     target = msgspec.json.decode(row[1], type=StoredTarget)
     work = ErasingWork(id, row[0], target, rules, now)
     phases = phases_of(work.target)
@@ -281,12 +292,12 @@ async def _step(
     # What was begun by another process, or was left off in another table, starts over: each phase can be repeated.
     if phase not in phases:
         phase, after = next(iter(phases)), 0
-    following = await phases[phase](connection, work, after)
-    has_changed = phase in ("exchanges", "blocks", "shared")
-    if following is not None:
-        return (phase, following), has_changed, work.agent
-    rest = list(phases)[list(phases).index(phase) + 1 :]
-    if rest:
-        return (rest[0], 0), has_changed, work.agent
+    after_page = await phases[phase](connection, work, after)
+    raises_epochs = phase in ("exchanges", "blocks", "shared")
+    if after_page is not None:
+        return _StepOutcome((phase, after_page), raises_epochs, work.agent)
+    later = list(phases)[list(phases).index(phase) + 1 :]
+    if later:
+        return _StepOutcome((later[0], 0), raises_epochs, work.agent)
     await connection.run(SQL["forgotten"], (id,))
-    return None, has_changed, work.agent
+    return _StepOutcome(None, raises_epochs, work.agent)

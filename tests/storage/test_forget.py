@@ -224,7 +224,7 @@ async def test_another_conversation_that_begins_with_it_does_not_keep_it_either(
 ) -> None:
     history = await talk(alice, [f"n{i}n" for i in range(40)], "c1", size=2)
     agent = alice.agent
-    conversation = await store.forgetting.conversation(agent.id, "c1")
+    conversation = await store.forgetting.find_conversation(agent.id, "c1")
     await forget(store, agent, ForgetTarget(conversation=conversation))
     marks = [f"n{i}n{who}" for i in range(40) for who in "ua"]
     assert left(holds, *marks) == []
@@ -427,7 +427,7 @@ async def test_another_agents_ids_do_nothing(store: Store, holds: Holds) -> None
     await talk(alice, ["one"], "c1")
     await talk(bob, ["two"], "c1")
     before = await alice.rows()
-    mine = await store.forgetting.conversation(alice.agent.id, "c1")
+    mine = await store.forgetting.find_conversation(alice.agent.id, "c1")
     target = ForgetTarget(exchanges=[e.id for e in before], conversation=mine, messages=[900])
     await forget(store, bob.agent, target)
     assert await alice.rows() == before
@@ -489,7 +489,7 @@ async def test_hundreds_of_messages_amended_hidden_and_long_ones_leave_no_word(
     for (who, key), marks in said_marks.items():
         agent = speakers[who].agent
         assert left(holds, *marks)
-        conversation = await store.forgetting.conversation(agent.id, key)
+        conversation = await store.forgetting.find_conversation(agent.id, key)
         assert conversation
         await forget(store, agent, ForgetTarget(conversation=conversation))
         assert left(holds, *marks) == []
@@ -500,7 +500,7 @@ async def test_a_process_that_dies_in_between_goes_on_with_it(open_store: OpenSt
     alice = Speaker(store, ALICE, Clock())
     await talk(alice, [f"n{i}n" for i in range(100)], "c1", size=3)
     agent = alice.agent
-    conversation = await store.forgetting.conversation(agent.id, "c1")
+    conversation = await store.forgetting.find_conversation(agent.id, "c1")
     id = await store.forgetting.begin(agent.id, ForgetTarget(conversation=conversation))
     assert not await store.forgetting.run(id, until=lambda: True)
     states = {e.state for e in await alice.rows()}
@@ -524,11 +524,11 @@ async def test_what_is_too_old_goes(store: Store, holds: Holds) -> None:
     await talk(alice, ["new"], "c2")
     await save_passage(store, alice.agent.id, words("newp"), at=clock.now)
     before = clock.now - 30 * DAY
-    assert await store.forgetting.aged("default", before) == [alice.agent.id]
-    assert await store.forgetting.aged("other", before) == []
+    assert await store.forgetting.find_older("default", before) == [alice.agent.id]
+    assert await store.forgetting.find_older("other", before) == []
     await forget(store, alice.agent, ForgetTarget(before=before))
     assert left(holds, "oldu", "olda", "oldp", "newu", "newa", "newp") == ["newu", "newa", "newp"]
-    assert await store.forgetting.aged("default", before) == []
+    assert await store.forgetting.find_older("default", before) == []
 
 
 # -- agents that are made over REST

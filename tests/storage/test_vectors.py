@@ -377,7 +377,9 @@ async def test_forgetting_takes_the_vectors_along(store: Store, alice: Speaker, 
     assert "What of one?" not in await search(store, agent, "What of one?")
     await forget(store, agent, ForgetTarget(messages=[(await alice.rows())[1].seq]))
     assert left(holds, *texts) == texts[3:-1]
-    await forget(store, agent, ForgetTarget(conversation=await store.forgetting.conversation(agent.id, "c1")))
+    await forget(
+        store, agent, ForgetTarget(conversation=await store.forgetting.find_conversation(agent.id, "c1"))
+    )
     assert left(holds, *texts) == texts[6:-1]
     assert not await store.vectors.lacks(agent.id, MODEL)
     await forget(store, agent, ForgetTarget(is_all=True))

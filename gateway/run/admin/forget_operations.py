@@ -79,7 +79,7 @@ async def find_target(store: Store, agent: int, part: Part) -> ForgetTarget | No
     """Returns a part of a memory as it is forgotten; None: there is none."""
     forgetting = store.forgetting
     if isinstance(part.value, str):
-        conversation = await forgetting.conversation(agent, part.value)
+        conversation = await forgetting.find_conversation(agent, part.value)
         return None if conversation is None else ForgetTarget(conversation=conversation)
     if part.kind == "fact":
         found = await store.facts.at(agent, part.value)
@@ -87,7 +87,7 @@ async def find_target(store: Store, agent: int, part: Part) -> ForgetTarget | No
     if part.kind == "passage":
         there = await store.passages.get(agent, [part.value])
         return ForgetTarget(passages=[part.value]) if there else None
-    exchange = await forgetting.exchange(agent, part.value)
+    exchange = await forgetting.find_exchange(agent, part.value)
     if exchange is None:
         return None
     is_message = part.kind == "message"

@@ -108,13 +108,13 @@ class Retention:
             count += await self._carry_out(id)
         for project, days in self.days.items():
             before, after = self.now() - days * DAY_S, 0
-            while agents := await forgetting.aged(project, before, after=after, limit=_PAGE):
+            while agents := await forgetting.find_older(project, before, after=after, limit=_PAGE):
                 for agent in agents:
                     id = await forgetting.begin(agent, ForgetTarget(before=before))
                     count += await self._carry_out(id)
                 after = agents[-1]
         before, prefix = self.now() - self.unnamed_days * DAY_S, f"conversation:{UNNAMED}"
-        while agents := await forgetting.unnamed(before, prefix, limit=_PAGE):
+        while agents := await forgetting.find_anonymous(before, prefix, limit=_PAGE):
             for agent in agents:
                 id = await forgetting.begin(agent, ForgetTarget(is_all=True))
                 count += await self._carry_out(id)
