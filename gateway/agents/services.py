@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 from starlette.routing import Route
 
-from gateway.agents.api.agents import show_agents
+from gateway.agents.api.agents import agents_json
 from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.run_events import RunEvents
 from gateway.agents.batches.accept import BatchRequests
@@ -129,7 +129,7 @@ class AgentServices:
             self._now,
             limits.send_timeout_s,
             limits.ping_s,
-            show_agents,
+            agents_json,
         )
 
     async def start(self, *, works: bool) -> list[asyncio.Task[None]]:

@@ -71,13 +71,13 @@ class AgentFileRoutes:
         query: ExportQuery = request.query
         if query.use_legacy_format:
             raise BadRequest("Agents are exported in the newer form alone.", param="use_legacy_format")
-        view = await self._api.view(request)
+        view = await self._api.agent_view(request)
         conversation = query.conversation_id if isinstance(query.conversation_id, str) else DEFAULT
         # A conversation is named by its id here, and by its key or its public name in the store.
         name = ids.uid_of("conv", conversation) or conversation
         definition = AgentDefinition.of(view.definition.body)
         exported = ExportedAgent(
-            await self._api.shown(view),
+            await self._api.view_json(view),
             definition.sleeptime,
             definition.initial_messages,
             () if query.scrub_messages else await self._files.messages(view.agent, name),
@@ -92,7 +92,7 @@ class AgentFileRoutes:
         found = await self._folders.list(folder, Page(limit=_MOST_FILES, newest_first=False))
         whole = [file for file in found if file.state == "completed"]
         views = await self._folders.view(folder, whole, with_content=True)
-        return [file_json(folder, view.file, view.parts, view.content) for view in views]
+        return [file_json(folder, view) for view in views]
 
     async def restore(self, request: ApiRequest) -> Any:
         form: ImportForm = request.body

@@ -52,8 +52,8 @@ from gateway.core.prompt.summary import SummaryTerms
 from gateway.core.turn.guide import StopReason
 from gateway.errors import BadRequest
 from gateway.run.memory.prompt import Prompt
-from storage.listing import AgentFilter, ReaderEntry
-from storage.records import DEFAULT, Block, Definition, Run, RunStep
+from storage.listing import AgentFilter
+from storage.records import DEFAULT, Run, RunStep
 
 AgentType = Literal[
     "memgpt_agent", "memgpt_v2_agent", "letta_v1_agent", "react_agent", "workflow_agent", "split_thread_agent",
@@ -394,38 +394,30 @@ _OF_THE_HOSTED_PRODUCT: dict[str, Any] = {
 
 
 def agent_json(
-    made: Definition,
-    blocks: Sequence[tuple[Block, dict[str, Any] | None]],
-    tools: Sequence[dict[str, Any]],
-    tags: Sequence[str],
+    view: AgentView,
     *,
     window: int | None,
     message_ids: Sequence[str] = (),
     pending: dict[str, Any] | None = None,
-    last_run: Run | None = None,
-    readers: Sequence[ReaderEntry] = (),
-    folders: Sequence[dict[str, Any]] = (),
-    identities: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
     """Returns an agent with all that the client requires, whatever it asks to be included.
 
-    blocks: each with its definition's body.
-    tools, folders, identities: as they are shown.
     window: tokens of the model's context, if they are known.
+    message_ids: those of the messages in its window, oldest first.
     pending: the message that waits for an answer.
-    readers: the agents that read its messages.
     """
+    made = view.definition
     definition = AgentDefinition.of(made.body)
     model, retained = definition.model or "", definition.retained
-    group = group_json(made.uid, definition, readers)
-    shown = [block_json(block, document) for block, document in blocks]
+    group = group_json(made.uid, definition, view.readers)
+    blocks, identities = list(map(block_json, view.blocks)), list(map(identity_json, view.identities))
     return {
         "id": ids.id_of("agent", made.uid),
         "name": made.name,
         "agent_type": definition.kind,
         **{name: getattr(definition, field) for name, field in _PLAIN.items()},
         "model": model,  # "" where it has none
-        "tags": list(tags),
+        "tags": list(view.tags),
         "model_settings": _settings_json(definition, model),
         "llm_config": _llm_json(definition, model, window),
         "response_format": definition.sampling.get("response_format"),
@@ -433,12 +425,12 @@ def agent_json(
         "embedding_config": embedding_config_json(
             retained.get("embedding_config"), retained.get("embedding")
         ),
-        "blocks": shown,
-        "memory": _memory_json(definition, shown),
-        "tools": list(tools),
+        "blocks": blocks,
+        "memory": _memory_json(definition, blocks),
+        "tools": [show_tool(tool) for tool in view.tools],
         "tool_rules": list(definition.rules),
-        "sources": list(folders),
-        "identities": list(identities),
+        "sources": list(map(folder_json, view.folders)),
+        "identities": identities,
         "identity_ids": [each["id"] for each in identities],
         "message_ids": list(message_ids),
         "compaction_settings": definition.compaction or None,
@@ -447,7 +439,7 @@ def agent_json(
         "managed_group": group,
         **{name: retained.get(name) for name in ("max_files_open", "per_file_view_window_char_limit")},
         "pending_approval": pending,
-        **_last_run_json(last_run),
+        **_last_run_json(view.last_run),
         "created_at": iso_time(made.created),
         "updated_at": iso_time(made.updated),
         **_OF_THE_HOSTED_PRODUCT,
@@ -567,7 +559,7 @@ class AgentRoutes:
             limit=query.size(),
             newest_first=query.newest_first(),
         )
-        return await self._api.all_shown(views)
+        return await self._api.agents_json(views)
 
     async def count(self, request: ApiRequest) -> Any:
         return await self._api.registry.count(request.project, _wanted(request.query))
@@ -587,10 +579,10 @@ class AgentRoutes:
             base_rules=sent.get("include_base_tool_rules"),
             **_parts(sent),
         )
-        return await self._api.shown(await self._api.registry.create(request.project, new))
+        return await self._api.view_json(await self._api.registry.create(request.project, new))
 
     async def retrieve(self, request: ApiRequest) -> Any:
-        return await self._api.shown(await self._api.view(request))
+        return await self._api.agent_json(request)
 
     async def update(self, request: ApiRequest) -> Any:
         update: UpdateAgent = request.body
@@ -603,18 +595,18 @@ class AgentRoutes:
 
         change = AgentEdit(edit=edit, **_parts(sent))
         uid = request.uid("agent", "agent_id")
-        return await self._api.shown(await self._api.registry.change(request.project, uid, change))
+        return await self._api.view_json(await self._api.registry.change(request.project, uid, change))
 
     async def delete(self, request: ApiRequest) -> Any:
-        agent = (await self._api.entry(request)).agent
+        agent = await self._api.agent(request)
         await self._api.registry.delete(request.project, agent.uid)
         self._api.runs.stop_deleted(agent.id)
         self._api.background.close_runs_of(agent.uid)
         return {"message": "The agent is deleted, and what it knew is forgotten."}
 
     async def context(self, request: ApiRequest) -> Any:
-        view, prompt = await self._api.view(request), await self._prompt(request)
-        agent, shown = view.agent, await self._api.shown(view)
+        view, prompt = await self._api.agent_view(request), await self._prompt(request)
+        agent, shown = view.agent, await self._api.view_json(view)
         return context_json(
             orjson.loads(prompt.body()),
             window=prompt.target.context_window or shown["llm_config"]["context_window"],
@@ -627,7 +619,7 @@ class AgentRoutes:
 
     async def recompile(self, request: ApiRequest) -> Any:
         query: RecompileQuery = request.query
-        agent = (await self._api.entry(request)).agent
+        agent = await self._api.agent(request)
         if not query.dry_run:
             await self._api.store.blocks.invalidate_snapshots(agent.id)
         return (await self._prompt(request)).system
@@ -676,33 +668,20 @@ def _folders(sent: Mapping[str, Any]) -> list[str] | None:
     return [uid_in("source", each) for each in named] if is_named else None
 
 
-async def show_agents(api: AgentsApi, views: Sequence[AgentView]) -> list[dict[str, Any]]:
-    """Returns agents as they are shown. Raises: StoreError."""
+async def agents_json(api: AgentsApi, views: Sequence[AgentView]) -> list[dict[str, Any]]:
+    """Returns agents with what is read for each. Raises: StoreError."""
     numbers = await AgentMessages(api.store, api.now).numbers_of([view.agent for view in views])
     paused = await api.store.runs.paused([view.agent.id for view in views], DEFAULT)
     return [
-        _agent_json(api, view, numbers[view.agent.id], await _pending(api, view, paused.get(view.agent.id)))
+        agent_json(
+            view,
+            window=api.registry.context_window(view.definition),
+            message_ids=[system_id(agent), *(ids.id_at("message", agent.uid, n) for n in numbers[agent.id])],
+            pending=await _pending(api, view, paused.get(agent.id)),
+        )
         for view in views
+        for agent in (view.agent,)
     ]
-
-
-def _agent_json(
-    api: AgentsApi, view: AgentView, numbers: Sequence[int], pending: dict[str, Any] | None
-) -> dict[str, Any]:
-    agent = view.agent
-    return agent_json(
-        view.definition,
-        [(entry.block, entry.details) for entry in view.blocks],
-        [show_tool(tool) for tool in view.tools],
-        view.tags,
-        window=api.registry.context_window(view.definition),
-        message_ids=[system_id(agent), *(ids.id_at("message", agent.uid, seq) for seq in numbers)],
-        pending=pending,
-        last_run=view.last_run,
-        readers=view.readers,
-        folders=list(map(folder_json, view.folders)),
-        identities=list(map(identity_json, view.identities)),
-    )
 
 
 async def _pending(api: AgentsApi, view: AgentView, own: RunStep | None) -> dict[str, Any] | None:

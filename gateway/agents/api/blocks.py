@@ -108,9 +108,9 @@ def details_of(block: CreateBlock) -> dict[str, Any]:
     return {name: sent[name] for name in ("metadata", "tags", "hidden") if sent.get(name) is not None}
 
 
-def block_json(block: Block, document: dict[str, Any] | None) -> dict[str, Any]:
-    """Returns a block as it is shown. document: its definition's body, with what a turn does not need."""
-    more = document or {}
+def block_json(entry: BlockEntry) -> dict[str, Any]:
+    """Returns a block as it is shown."""
+    block, details = entry.block, entry.details
     return {
         "id": ids.id_of("block", block.uid),
         "label": block.label,
@@ -118,9 +118,9 @@ def block_json(block: Block, document: dict[str, Any] | None) -> dict[str, Any]:
         "limit": block.limit,
         "description": block.description or None,
         "read_only": block.read_only,
-        "metadata": more.get("metadata") or {},
-        "tags": more.get("tags") or [],
-        "hidden": more.get("hidden"),
+        "metadata": details.get("metadata") or {},
+        "tags": details.get("tags") or [],
+        "hidden": details.get("hidden"),
         "is_template": False,
         "template_name": None,
         "template_id": None,
@@ -197,19 +197,19 @@ class BlockRoutes:
         )
         after, before = await self._row(request, query.after), await self._row(request, query.before)
         page = page_of(query, after, before)
-        return [_shown(entry) for entry in await self._blocks.list(request.project, wanted, page)]
+        return [block_json(entry) for entry in await self._blocks.list(request.project, wanted, page)]
 
     async def count(self, request: ApiRequest) -> Any:
         return await self._blocks.count(request.project)
 
     async def create(self, request: ApiRequest) -> Any:
         block, details = block_of(request.body)
-        return _shown(
+        return block_json(
             await self._blocks.create(request.project, block, details, at=self._api.now(), origin=ORIGIN)
         )
 
     async def retrieve(self, request: ApiRequest) -> Any:
-        return _shown(await self._named(request))
+        return block_json(await self._named(request))
 
     async def update(self, request: ApiRequest) -> Any:
         return await self._change(request, await self._named(request))
@@ -221,36 +221,34 @@ class BlockRoutes:
     async def agents(self, request: ApiRequest) -> Any:
         entry = await self._named(request)
         views = await self._api.registry.several(request.project, await self._blocks.seers(entry))
-        return cut(await self._api.all_shown(views), request.query)
+        return cut(await self._api.agents_json(views), request.query)
 
     async def history(self, request: ApiRequest) -> Any:
         entry = await self._named(request)
         return [revision_json(each) for each in await self._api.store.blocks.revisions(entry.block.id)]
 
     async def undo(self, request: ApiRequest) -> Any:
-        return _shown(
+        return block_json(
             await self._blocks.undo(request.project, request.uid("block", "block_id"), at=self._api.now())
         )
 
     async def memory(self, request: ApiRequest) -> Any:
-        return (await self._api.shown(await self._api.view(request)))["memory"]
+        return (await self._api.agent_json(request))["memory"]
 
     async def seen(self, request: ApiRequest) -> Any:
-        agent = (await self._api.entry(request)).agent
-        return cut([_shown(entry) for entry in await self._blocks.seen(agent.id)], request.query)
+        agent = await self._api.agent(request)
+        return cut([block_json(entry) for entry in await self._blocks.seen(agent.id)], request.query)
 
     async def attach(self, request: ApiRequest) -> Any:
-        agent = (await self._api.entry(request)).agent
-        await self._blocks.attach(agent, request.uid("block", "block_id"))
-        return await self._api.shown(await self._api.view(request))
+        await self._blocks.attach(await self._api.agent(request), request.uid("block", "block_id"))
+        return await self._api.agent_json(request)
 
     async def detach(self, request: ApiRequest) -> Any:
-        agent = (await self._api.entry(request)).agent
-        await self._blocks.detach(agent, request.uid("block", "block_id"))
-        return await self._api.shown(await self._api.view(request))
+        await self._blocks.detach(await self._api.agent(request), request.uid("block", "block_id"))
+        return await self._api.agent_json(request)
 
     async def labelled(self, request: ApiRequest) -> Any:
-        return _shown(await self._labelled(request))
+        return block_json(await self._labelled(request))
 
     async def update_labelled(self, request: ApiRequest) -> Any:
         return await self._change(request, await self._labelled(request))
@@ -259,12 +257,12 @@ class BlockRoutes:
         return await self._blocks.get(request.project, request.uid("block", "block_id"))
 
     async def _labelled(self, request: ApiRequest) -> BlockEntry:
-        agent = (await self._api.entry(request)).agent
+        agent = await self._api.agent(request)
         return await self._blocks.labelled(agent.id, request.path["block_label"].rstrip("/"))
 
     async def _change(self, request: ApiRequest, entry: BlockEntry) -> Any:
         change = change_of(request.body, entry.details)
-        return _shown(
+        return block_json(
             await self._blocks.change(
                 request.project, entry.block.uid, change, at=self._api.now(), origin=ORIGIN
             )
@@ -274,10 +272,6 @@ class BlockRoutes:
         if not isinstance(id, str):
             return None
         return (await self._blocks.get(request.project, uid_in("block", id))).block.id
-
-
-def _shown(entry: BlockEntry) -> dict[str, Any]:
-    return block_json(entry.block, entry.details)
 
 
 def _counts(query: BlocksQuery) -> tuple[int, int]:

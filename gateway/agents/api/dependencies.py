@@ -25,7 +25,7 @@ from gateway.run.tools.toolbox import ForeignCall, ToolAnswer
 from gateway.run.upstream.model_list import ModelList
 from gateway.settings import Settings
 from storage.listing import AgentEntry, Page
-from storage.records import DefinitionKind
+from storage.records import Agent, DefinitionKind
 from storage.sql.store import Store
 
 # The author that is recorded for values written by this API.
@@ -47,28 +47,36 @@ class AgentsApi(Struct, frozen=True):
     now: Callable[[], float]  # seconds since the epoch
     send_timeout_s: float  # how long a client may leave a reply unread
     ping_s: float  # the silence after which a stream sends a ping
-    # Shows agents. It is passed in, because it is made of modules that import this one.
-    show_agents: Callable[[AgentsApi, Sequence[AgentView]], Awaitable[list[dict[str, Any]]]]
+    # Makes the JSON of agents. It is passed in, because it is made of modules that import this one.
+    make_agents_json: Callable[[AgentsApi, Sequence[AgentView]], Awaitable[list[dict[str, Any]]]]
 
     @property
     def system_messages(self) -> SystemMessages:
         return SystemMessages(self.store, self.registry, self.runs)
 
-    async def entry(self, request: ApiRequest) -> AgentEntry:
+    async def agent(self, request: ApiRequest) -> Agent:
+        """Returns the row of the agent in the path. Raises: UnknownId, NotFound."""
+        return (await self.agent_entry(request)).agent
+
+    async def agent_entry(self, request: ApiRequest) -> AgentEntry:
         """Returns the memory and the definition of the agent in the path. Raises: UnknownId, NotFound."""
         return await self.registry.find(request.project, request.uid("agent", "agent_id"))
 
-    async def view(self, request: ApiRequest) -> AgentView:
+    async def agent_view(self, request: ApiRequest) -> AgentView:
         """Returns the agent in the path with all that belongs to it. Raises: UnknownId, NotFound."""
         return await self.registry.get(request.project, request.uid("agent", "agent_id"))
 
-    async def shown(self, view: AgentView) -> dict[str, Any]:
+    async def agent_json(self, request: ApiRequest) -> dict[str, Any]:
+        """Returns the agent in the path as it is shown. Raises: UnknownId, NotFound."""
+        return await self.view_json(await self.agent_view(request))
+
+    async def view_json(self, view: AgentView) -> dict[str, Any]:
         """Returns an agent as it is shown."""
-        (found,) = await self.all_shown([view])
+        (found,) = await self.agents_json([view])
         return found
 
-    async def all_shown(self, views: Sequence[AgentView]) -> list[dict[str, Any]]:
-        return await self.show_agents(self, views)
+    async def agents_json(self, views: Sequence[AgentView]) -> list[dict[str, Any]]:
+        return await self.make_agents_json(self, views)
 
     async def called(self, made: ToolDefinition, call: ForeignCall) -> ToolAnswer:
         """Returns the answer to a call made by hand. Raises: BadRequest: its arguments are wrong."""

@@ -107,9 +107,10 @@ def folder_json(folder: Definition) -> dict[str, Any]:
     }
 
 
-def file_json(folder: Definition, file: StoredFile, parts: int, content: str | None) -> dict[str, Any]:
-    """Returns a file. parts: passages that hold its text."""
-    is_whole = file.state == "completed"
+def file_json(folder: Definition, view: FileView) -> dict[str, Any]:
+    """Returns a file of a folder."""
+    file = view.file
+    parts = view.parts if file.state == "completed" else None
     return {
         "id": ids.id_of("file", file.uid),
         "source_id": ids.id_of("source", folder.uid),
@@ -123,9 +124,9 @@ def file_json(folder: Definition, file: StoredFile, parts: int, content: str | N
         "file_last_modified_date": None,
         "processing_status": file.state,
         "error_message": None,
-        "total_chunks": parts if is_whole else None,
-        "chunks_embedded": parts if is_whole else None,
-        "content": content,
+        "total_chunks": parts,
+        "chunks_embedded": parts,
+        "content": view.content,
         "created_at": iso_time(file.created),
         "updated_at": iso_time(file.created),
         "is_deleted": False,
@@ -260,7 +261,7 @@ class FolderRoutes:
         made, is_new = await self._folders.upload(folder, upload, query.duplicate_handling)
         request.headers["x-upload-result"] = "created" if is_new else "skipped"
         (view,) = await self._folders.view(folder, [made])
-        return _shown(folder, view)
+        return file_json(folder, view)
 
     async def files(self, request: ApiRequest) -> Any:
         query: FilesQuery = request.query
@@ -268,14 +269,14 @@ class FolderRoutes:
         page = page_of(query, await self._row(folder, query.after), await self._row(folder, query.before))
         found = await self._folders.list(folder, page)
         views = await self._folders.view(folder, found, with_content=query.include_content)
-        return [_shown(folder, view) for view in views]
+        return [file_json(folder, view) for view in views]
 
     async def file(self, request: ApiRequest) -> Any:
         query: FileQuery = request.query
         folder = await self._folder(request)
         file = await self._folders.file(folder, request.uid("file", "file_id"))
         (view,) = await self._folders.view(folder, [file], with_content=query.include_content)
-        return _shown(folder, view)
+        return file_json(folder, view)
 
     async def remove(self, request: ApiRequest) -> Any:
         folder = await self._folder(request)
@@ -294,7 +295,7 @@ class FolderRoutes:
             limit=query.size(100),
             newest_first=query.newest_first(),
         )
-        return [passage_json(each.uid, each.passage, each.file) for each in found]
+        return list(map(passage_json, found))
 
     async def files_of(self, request: ApiRequest) -> Any:
         query: AgentFilesQuery = request.query
@@ -318,19 +319,19 @@ class FolderRoutes:
         return cut(list(map(folder_json, await self._attached(request))), request.query)
 
     async def attach(self, request: ApiRequest) -> Any:
-        await self._folders.attach(await self._api.entry(request), await self._folder(request))
-        return await self._api.shown(await self._api.view(request))
+        await self._folders.attach(await self._api.agent_entry(request), await self._folder(request))
+        return await self._api.agent_json(request)
 
     async def detach(self, request: ApiRequest) -> Any:
-        await self._folders.detach(await self._api.entry(request), await self._folder(request))
-        return await self._api.shown(await self._api.view(request))
+        await self._folders.detach(await self._api.agent_entry(request), await self._folder(request))
+        return await self._api.agent_json(request)
 
     async def _folder(self, request: ApiRequest) -> Definition:
         return await self._folders.get(request.project, request.uid("source", "folder_id"))
 
     async def _attached(self, request: ApiRequest) -> list[Definition]:
         """Returns the folders that the agent in the path has attached, in order."""
-        agent = (await self._api.entry(request)).agent
+        agent = await self._api.agent(request)
         rows = await self._api.store.attached.targets(agent.id, DefinitionKind.FOLDER)
         found = await self._api.store.definitions.of_memories(DefinitionKind.FOLDER, rows)
         return [found[row] for row in rows if row in found]
@@ -345,7 +346,3 @@ def _route(
     summary: str, method: str, path: str, handle: AnswersAgents, what: str, **more: Any
 ) -> AgentsRoute:
     return AgentsRoute(method, path, handle, f"{what}{summary}.", **more)
-
-
-def _shown(folder: Definition, view: FileView) -> dict[str, Any]:
-    return file_json(folder, view.file, view.parts, view.content)

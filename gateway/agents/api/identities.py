@@ -232,7 +232,7 @@ class IdentityRoutes:
     async def agents(self, request: ApiRequest) -> Any:
         rows = await self._attached.agents_with(request.project, IDENTITY, (await self._named(request)).id)
         views = await self._api.registry.several(request.project, rows)
-        return cut(await self._api.all_shown(views), request.query)
+        return cut(await self._api.agents_json(views), request.query)
 
     async def attach(self, request: ApiRequest) -> Any:
         agent, identity = await self._pair(request)
@@ -244,7 +244,7 @@ class IdentityRoutes:
 
     async def _pair(self, request: ApiRequest) -> tuple[Agent, Definition]:
         """Returns the agent and the identity in a path. Raises: Conflict: a profile's memory; NotFound."""
-        entry = await self._api.entry(request)
+        entry = await self._api.agent_entry(request)
         self._api.registry.configured(entry)
         return entry.agent, await self._named(request)
 

@@ -76,7 +76,7 @@ class LegacyRoutes:
         ]
 
     async def write_blocks(self, request: ApiRequest) -> Any:
-        agent = (await self._api.entry(request)).agent
+        agent = await self._api.agent(request)
         values = read_texts(request.data)
         # All labels are looked for before anything is written.
         entries = [await self._named_blocks.labelled(agent.id, label) for label in values]
@@ -88,7 +88,7 @@ class LegacyRoutes:
         return await self._blocks.memory(request)
 
     async def add_block(self, request: ApiRequest) -> Any:
-        agent, now = (await self._api.entry(request)).agent, self._api.now()
+        agent, now = await self._api.agent(request), self._api.now()
         block, details = block_of(request.body)
         made = await self._named_blocks.create(request.project, block, details, at=now, origin=ORIGIN)
         try:
@@ -100,7 +100,7 @@ class LegacyRoutes:
         return await self._blocks.memory(request)
 
     async def remove_block(self, request: ApiRequest) -> Any:
-        agent = (await self._api.entry(request)).agent
+        agent = await self._api.agent(request)
         entry = await self._named_blocks.labelled(agent.id, request.path["block_label"].rstrip("/"))
         left = await self._named_blocks.detach(agent, entry.block.uid)
         if left.owner is None and not left.profile and not await self._named_blocks.seers(left):

@@ -103,7 +103,7 @@ class MessageRoutes:
 
     async def index(self, request: ApiRequest) -> Any:
         query: MessagesQuery = request.query
-        agent = (await self._api.entry(request)).agent
+        agent = await self._api.agent(request)
         return await self.page(agent, query, _conversation(query.conversation_id))
 
     async def page(self, agent: Agent, query: SpokenQuery, conversation: str | None) -> list[dict[str, Any]]:
@@ -184,7 +184,7 @@ class MessageRoutes:
         return found
 
     async def of_agent(self, request: ApiRequest) -> Any:
-        agent, place = (await self._api.entry(request)).agent, _named(request)
+        agent, place = await self._api.agent(request), _named(request)
         await self._check_owner(agent, place)
         return await self._one(request.project, place)
 
@@ -269,7 +269,7 @@ class MessageRoutes:
         return Exchanges(self._api.store, agent, Showing()).message(view)
 
     async def update(self, request: ApiRequest) -> Any:
-        agent = (await self._api.entry(request)).agent
+        agent = await self._api.agent(request)
         wanted, text = await self._stored(agent, request), read_new_text(request.body)
         exchanges = Exchanges(self._api.store, agent, Showing())
         kind = sent_fields(request.body).get("message_type")
@@ -285,15 +285,15 @@ class MessageRoutes:
         return next((each for each in made if each["message_type"] == changes), made[-1])
 
     async def delete(self, request: ApiRequest) -> Any:
-        agent = (await self._api.entry(request)).agent
+        agent = await self._api.agent(request)
         await self._messages.delete(agent, await self._stored(agent, request))
         return {"message": "The message is forgotten."}
 
     async def reset(self, request: ApiRequest) -> Any:
-        agent = (await self._api.entry(request)).agent
+        agent = await self._api.agent(request)
         await self.end_all(request.project, agent)
         await self._messages.reset(agent)
-        return await self._api.shown(await self._api.view(request))
+        return await self._api.agent_json(request)
 
     async def compact_own(self, request: ApiRequest) -> Any:
         uid = request.uid("agent", "agent_id")
@@ -327,7 +327,7 @@ class MessageRoutes:
         }
 
     async def cancel(self, request: ApiRequest) -> Any:
-        agent = (await self._api.entry(request)).agent
+        agent = await self._api.agent(request)
         named = sent_fields(request.body).get("run_ids")
         if not named:
             return await self.end_all(request.project, agent)

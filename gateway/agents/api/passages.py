@@ -18,7 +18,7 @@ from gateway.checked import Fault
 from gateway.core import ids
 from gateway.errors import BadRequest, UnknownId
 from storage.listing import PassageDraft, PassageFilter
-from storage.records import Agent, Definition, DefinitionKind, Passage, StoredFile
+from storage.records import Agent, Definition, DefinitionKind
 
 _DEFAULT_RESULTS = 5  # of a search that names no number; Letta's
 
@@ -82,12 +82,9 @@ class ArchivesQuery(PageQuery):
     name: Maybe[str] = UNSET
 
 
-def passage_json(uid: str, passage: Passage, file: StoredFile | None) -> dict[str, Any]:
-    """Returns a passage as the API shows it.
-
-    uid: of the memory in which it lies.
-    file: the file of a folder that it is a part of; None: it is no part of a file.
-    """
+def passage_json(view: PassageView) -> dict[str, Any]:
+    """Returns a passage as the API shows it."""
+    uid, passage, file = view.uid, view.passage, view.file
     return {
         "id": ids.id_at("passage", uid, passage.seq),
         "text": passage.text,
@@ -107,10 +104,11 @@ def passage_json(uid: str, passage: Passage, file: StoredFile | None) -> dict[st
     }
 
 
-def hit_json(uid: str, passage: Passage) -> dict[str, Any]:
-    """Returns a passage as a search of one agent shows it. uid: of the memory in which it lies."""
+def hit_json(view: PassageView) -> dict[str, Any]:
+    """Returns a passage as a search of one agent shows it."""
+    passage = view.passage
     return {
-        "id": ids.id_at("passage", uid, passage.seq),
+        "id": ids.id_at("passage", view.uid, passage.seq),
         "content": passage.text,
         "timestamp": iso_time(passage.at),
         "tags": list(passage.tags),
@@ -204,7 +202,7 @@ class PassageRoutes:
 
     async def index(self, request: ApiRequest) -> Any:
         query: PassagesQuery = request.query
-        agent = (await self._api.entry(request)).agent
+        agent = await self._api.agent(request)
         found = await self._archives.list(
             agent,
             PassageFilter(text=sent_or_none(query.search)),
@@ -213,19 +211,19 @@ class PassageRoutes:
             limit=query.size(100),
             newest_first=query.newest_first(),
         )
-        return list(map(_shown, found))
+        return list(map(passage_json, found))
 
     async def create(self, request: ApiRequest) -> Any:
         create: CreatePassage = request.body
-        agent = (await self._api.entry(request)).agent
+        agent = await self._api.agent(request)
         at = moment_of(create.created_at, ("body", "created_at"))
         check_text(create.text, ("body", "text"))
         added = await self._archives.add(agent, create.text, sent_or_none(create.tags) or (), at=at)
-        return list(map(_shown, added))
+        return list(map(passage_json, added))
 
     async def search(self, request: ApiRequest) -> Any:
         query: PassageSearchQuery = request.query
-        agent = (await self._api.entry(request)).agent
+        agent = await self._api.agent(request)
         wanted = PassageFilter(
             since=moment_of(query.start_datetime, ("query", "start_datetime")),
             until=moment_of(query.end_datetime, ("query", "end_datetime"), is_end=True),
@@ -234,7 +232,7 @@ class PassageRoutes:
         )
         limit = sent_or_none(query.top_k) or _DEFAULT_RESULTS
         found = await self._archives.search(agent, query.query, wanted, limit=limit)
-        return {"results": [hit_json(each.uid, each.passage) for each in found], "count": len(found)}
+        return {"results": list(map(hit_json, found)), "count": len(found)}
 
     async def search_all(self, request: ApiRequest) -> Any:
         search: SearchPassages = request.body
@@ -261,12 +259,12 @@ class PassageRoutes:
             ][: search.limit]
         # Scores of different memories cannot be compared, so the score is made of the rank.
         return [
-            {"passage": _shown(each), "score": 1 / (1 + rank), "metadata": {}}
+            {"passage": passage_json(each), "score": 1 / (1 + rank), "metadata": {}}
             for rank, each in enumerate(found)
         ]
 
     async def delete(self, request: ApiRequest) -> Any:
-        agent = (await self._api.entry(request)).agent
+        agent = await self._api.agent(request)
         seq = _seq(agent, request.path["memory_id"])
         assert seq is not None
         await self._archives.remove(agent, seq)
@@ -348,11 +346,11 @@ class ArchiveRoutes:
         archive, attached = await self._archive(request), self._api.store.attached
         rows = await attached.agents_with(request.project, DefinitionKind.ARCHIVE, archive.memory)
         views = await self._api.registry.several(request.project, rows if archive.id else [archive.memory])
-        return cut(await self._api.all_shown(views), request.query)
+        return cut(await self._api.agents_json(views), request.query)
 
     async def add(self, request: ApiRequest) -> Any:
         memory, draft = await self._memory(request), self._draft(request.body, ("body",))
-        first, *more = map(_shown, await self._archives.add_all(memory, [draft]))
+        first, *more = map(passage_json, await self._archives.add_all(memory, [draft]))
         # Clients expect one passage, so the first of a long text names them all.
         parts = [each["id"] for each in (first, *more)]
         return {**first, "metadata": {**first["metadata"], "parts": parts}} if more else first
@@ -360,7 +358,7 @@ class ArchiveRoutes:
     async def add_many(self, request: ApiRequest) -> Any:
         memory, texts = await self._memory(request), request.body.passages
         drafts = [self._draft(text, ("body", "passages", n)) for n, text in enumerate(texts)]
-        return list(map(_shown, await self._archives.add_all(memory, drafts)))
+        return list(map(passage_json, await self._archives.add_all(memory, drafts)))
 
     async def remove(self, request: ApiRequest) -> Any:
         memory, id = await self._memory(request), request.path["passage_id"]
@@ -371,13 +369,13 @@ class ArchiveRoutes:
         return {"message": "The passage is forgotten."}
 
     async def attach(self, request: ApiRequest) -> Any:
-        entry = await self._api.entry(request)
+        entry = await self._api.agent_entry(request)
         self._api.registry.configured(entry)
         await self._archives.attach(entry.agent, await self._archive(request))
         return None
 
     async def detach(self, request: ApiRequest) -> Any:
-        await self._archives.detach((await self._api.entry(request)).agent, await self._archive(request))
+        await self._archives.detach(await self._api.agent(request), await self._archive(request))
         return None
 
     async def _archive(self, request: ApiRequest) -> Definition:
@@ -404,7 +402,3 @@ def _seq(agent: Agent, id: Any) -> int | None:
     if place is not None and place.uid != agent.uid:
         raise UnknownId(f"There is no passage {id!r} of this agent.")
     return None if place is None else place.seq
-
-
-def _shown(view: PassageView) -> dict[str, Any]:
-    return passage_json(view.uid, view.passage, view.file)

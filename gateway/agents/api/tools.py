@@ -514,25 +514,25 @@ class ToolRoutes:
             return replace(definition, rules=(*others, rule) if needed else others)
 
         uid = request.uid("agent", "agent_id")
-        definition = self._named(await self._api.view(request), name).definition
+        definition = self._named(await self._api.agent_view(request), name).definition
         if not needed and definition is not None and ToolDefinition.of(definition.body).needs_approval:
             raise BadRequest(
                 f"{name} needs approval for every agent (`default_requires_approval`): change the tool.",
                 param="requires_approval",
             )
-        return await self._api.shown(
+        return await self._api.view_json(
             await self._api.registry.change(request.project, uid, AgentEdit(edit=edit))
         )
 
     async def run(self, request: ApiRequest) -> Any:
-        view, name = await self._api.view(request), request.path["tool_name"]
+        view, name = await self._api.agent_view(request), request.path["tool_name"]
         definition = self._named(view, name).definition
         if definition is None:
             raise BadRequest(
                 f"{name} is the gateway's own: the model calls it. Blocks and passages have routes.",
                 param="tool_name",
             )
-        arguments, shown = sent_or_none(request.body.args) or {}, await self._api.shown(view)
+        arguments, shown = sent_or_none(request.body.args) or {}, await self._api.view_json(view)
         state = {"id": shown["id"], "name": shown["name"], "blocks": shown["blocks"]}
         call = ForeignCall(
             name,
@@ -559,16 +559,16 @@ class ToolRoutes:
         raise UnknownId(f"The agent has no tool {name!r}.")
 
     async def of_agent(self, request: ApiRequest) -> Any:
-        view = await self._api.view(request)
+        view = await self._api.agent_view(request)
         return cut([show_tool(tool) for tool in view.tools], request.query)
 
     async def attach(self, request: ApiRequest) -> Any:
         uids = request.uid("agent", "agent_id"), request.uid("tool", "tool_id")
-        return await self._api.shown(await self._api.registry.attach_tool(request.project, *uids))
+        return await self._api.view_json(await self._api.registry.attach_tool(request.project, *uids))
 
     async def detach(self, request: ApiRequest) -> Any:
         uids = request.uid("agent", "agent_id"), request.uid("tool", "tool_id")
-        return await self._api.shown(await self._api.registry.detach_tool(request.project, *uids))
+        return await self._api.view_json(await self._api.registry.detach_tool(request.project, *uids))
 
     async def _wanted(self, project: str, query: ToolsQuery) -> AsyncIterator[ToolView]:
         """Yields the tools that a query asks for, from its cursor on."""

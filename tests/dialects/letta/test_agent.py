@@ -13,10 +13,11 @@ from gateway.agents.api.agents import (
     changed,
     definition_of,
 )
+from gateway.agents.registry.registry import AgentView
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.struct_fields import convert
 from gateway.core.definition import AgentDefinition
-from storage.records import Definition, DefinitionKind
+from storage.records import Agent, Definition, DefinitionKind, Scope
 
 UID = "0" * 32
 
@@ -33,7 +34,8 @@ def shown(definition: AgentDefinition) -> dict[str, Any]:
     row = Definition(
         1, UID, "p", DefinitionKind.AGENT, 1, "bob", 1, 0.0, 0.0, AgentDefinition.of(definition.body()).body()
     )
-    return agent_json(row, [], [], [], window=None)
+    agent = Agent(1, UID, Scope("p", "", "agent"), b"", 0)
+    return agent_json(AgentView(agent, row, [], [], [], None), window=None)
 
 
 def test_the_field_of_its_own_counts_before_the_older_object() -> None:
