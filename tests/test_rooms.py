@@ -154,7 +154,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"tools"},
         {"upstream"},
         {"admin"},
-        {"latest", "memory", "sink", "pending"},
+        {"memory", "sink", "store_errors", "pending"},
         {"request_log", "usage"},
         {"receipt", "request_context", "request_figures"},
     ],

@@ -22,7 +22,7 @@ from adapters.types import Json
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.identity import Identity
 from gateway.core.turn.client_view import MakesView
-from gateway.errors import CallerError, Conflict, GatewayError, MemoryUnavailable, UnknownId
+from gateway.errors import CallerError, Conflict, GatewayError, UnknownId
 from gateway.run.background.worker import JobContext, Worker, WorkerLimits
 from gateway.run.chat import Chat
 from gateway.run.event_log import EventLog, stored_events
@@ -31,6 +31,7 @@ from gateway.run.receipt import Accounts, Receipt
 from gateway.run.request_context import RequestContext
 from gateway.run.response_conversations import ResponseConversation
 from gateway.run.sink import ClientGone
+from gateway.run.store_errors import map_store_errors
 from gateway.run.stored_responses import ResponseOwner
 from storage.errors import NotFound, StoreError
 from storage.records import Agent, Run, RunState
@@ -191,12 +192,10 @@ class BackgroundResponses:
         Returns its run, and whether it is a new one: there may be one with this tag.
         """
         draft = Run(0, tag, agent.id, 0, RunState.CREATED, created, background=True)
-        try:
+        with map_store_errors():
             run, is_new = await self.store.runs.accept_response(
                 draft, agent.scope.project, KIND, request, orjson.dumps(shown)
             )
-        except StoreError as error:
-            raise MemoryUnavailable.since(error.status) from error
         _put(self._callers, run.id, (headers, credential))  # others perform some
         _put(self._accepted, digest, (created, tag))
         return run, is_new
@@ -208,18 +207,14 @@ class BackgroundResponses:
 
     async def find(self, owner: ResponseOwner, tag: str) -> Run | None:
         """Returns the run of a response; None: it is none in the background, or not the caller's."""
-        try:
+        with map_store_errors():
             found = await self.store.runs.response(owner.project, tag)
-        except StoreError as error:
-            raise MemoryUnavailable.since(error.status) from error
         return None if found is None or not owner.may_read(found[0]) else found[1]
 
     async def shown(self, run: Run) -> Json | None:
         """Returns how a response is shown that lies in no turn; None: that is forgotten."""
-        try:
+        with map_store_errors():
             texts = await self.store.runs.texts(run.agent, run.id, _SHOWN)
-        except StoreError as error:
-            raise MemoryUnavailable.since(error.status) from error
         if not texts or not texts[0].data:
             return None
         shown: Json = orjson.loads(texts[0].data)
@@ -228,24 +223,23 @@ class BackgroundResponses:
 
     async def request(self, run: Run) -> BackgroundRequest | None:
         """Returns the request of a response; None: it is not stored any more. Raises: MemoryUnavailable."""
-        try:
+        with map_store_errors():
             texts = await self.store.runs.texts(run.agent, run.id, "request")
-        except StoreError as error:
-            raise MemoryUnavailable.since(error.status) from error
         if not texts or not texts[0].data:
             return None
         return self.shows.restore(texts[0].data, run.uid, run.created)
 
     async def cancel(self, run: Run) -> None:
         """Cancels a response that has not ended. Raises: MemoryUnavailable."""
-        try:
-            now = await self.store.runs.end(run.agent, run.id, RunState.CANCELLED, "cancelled", self.now())
-            if now.state is RunState.CANCELLED and run.id not in self._logs and run.state is RunState.CREATED:
-                await self._end_unperformed(run)
-        except NotFound:
-            return
-        except StoreError as error:
-            raise MemoryUnavailable.since(error.status) from error
+        runs = self.store.runs
+        with map_store_errors():
+            try:
+                now = await runs.end(run.agent, run.id, RunState.CANCELLED, "cancelled", self.now())
+                is_cancelled = now.state is RunState.CANCELLED
+                if is_cancelled and run.id not in self._logs and run.state is RunState.CREATED:
+                    await self._end_unperformed(run)
+            except NotFound:
+                return
         if (log := self._logs.get(run.id)) is not None:
             log.leave()
 
@@ -258,10 +252,8 @@ class BackgroundResponses:
     async def remove(self, run: Run) -> None:
         """Deletes what there is of a response besides its turn."""
         await self.cancel(run)
-        try:
+        with map_store_errors():
             await self.store.runs.remove(run.agent, run.id)
-        except StoreError as error:
-            raise MemoryUnavailable.since(error.status) from error
 
     async def events(self, run: Run, after: int) -> AsyncGenerator[bytes, None]:
         """Yields the events after a number, and those that follow, until the end. Raises: StoreError."""

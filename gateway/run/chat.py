@@ -39,6 +39,7 @@ from gateway.run.request_context import RequestContext
 from gateway.run.resolver import Resolved, Resolver
 from gateway.run.response_conversations import ResponseConversation, ResponseConversations
 from gateway.run.sink import Sink
+from gateway.run.store_errors import map_store_errors
 from gateway.run.turn import TreeMemory, TurnRun
 from gateway.run.turn_saving import TurnServices
 from gateway.run.upstream.failover import Attempts, Endpoint, Failover
@@ -160,15 +161,13 @@ class Chat:
         await self._limiter.admit(receipt, len(request.raw), request.max_tokens, model)
         receipt.asks_model = False  # the response's own work does
         agents = self.keeper.store.agents
-        try:
+        with map_store_errors():
             if spec.uid:
                 agent = await agents.find_or_draft(identity.scope, is_made=True)
             else:
                 agent = await agents.find_or_begin(
                     identity.scope, spec.own_blocks, spec.shared_blocks, self.keeper.now()
                 )
-        except StoreError as error:
-            raise MemoryUnavailable.since(error.status) from error
         if conversation is not None:
             await self.conversations.bind(conversation, identity.scope, spec)
         return identity, agent

@@ -30,6 +30,7 @@ from gateway.run.directory import Directory, StoredAgents, unknown
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.stored_turns import paths_to, with_references
 from gateway.run.request_context import RequestContext
+from gateway.run.store_errors import map_store_errors
 from gateway.run.turn_saving import TurnServices
 from gateway.settings import Settings
 from storage.errors import StoreError, is_known
@@ -134,11 +135,9 @@ class Resolver:
             _, identity = await self._defined(identity, request.model)
         if identity.scope is not None:
             await self._turns.wait_written(identity.scope)
-        try:
+        with map_store_errors():
             store = self._keeper.store
             return await with_references(store, context.project, identity.scope, request, self._most_bytes)
-        except StoreError as error:
-            raise MemoryUnavailable.since(error.status) from error
 
     def is_for_agent(self, model: str, context: RequestContext) -> bool:
         """Returns whether a header names an agent that no profile declares. Raises: BadRequest."""

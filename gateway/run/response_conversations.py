@@ -7,8 +7,8 @@ and the definition belongs to this memory from then on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from secrets import token_hex
 from typing import Any, Final
@@ -18,19 +18,18 @@ from msgspec import Struct
 from adapters.types import Json
 from gateway.core.agent import AgentSpec
 from gateway.core.conversation.canonical import SYSTEM
-from gateway.errors import Conflict, MemoryUnavailable, UnknownId
+from gateway.errors import Conflict, UnknownId
 from gateway.run.memory.stored_turns import NamedTurn, named_turns
+from gateway.run.store_errors import map_store_errors, retry_overtaken
 from gateway.run.stored_responses import ResponseOwner
 from storage.commands import ForgetTarget
-from storage.errors import NotFound, Overtaken, StoreError
+from storage.errors import NotFound, Overtaken
 from storage.listing import Page
 from storage.records import Agent, Definition, DefinitionKind, Scope
 from storage.sql.store import Store
 
 _KIND: Final = DefinitionKind.CONVERSATION
 _PAGE: Final = 200
-# How often a change is tried that others overtake; no measurement.
-_MOST_CHANGES: Final = 5
 PREFIX: Final = "conv_"
 
 
@@ -61,15 +60,6 @@ class ResponseConversation(Struct, frozen=True):
         return list(self.definition.body.get("items") or ())
 
 
-@contextmanager
-def _store_errors() -> Iterator[None]:
-    """Turns errors of the store into MemoryUnavailable."""
-    try:
-        yield
-    except StoreError as error:
-        raise MemoryUnavailable.since(error.status) from error
-
-
 def unknown_conversation(id: str) -> UnknownId:
     return UnknownId(f"Conversation with id '{id[:120]}' not found.", param="conversation")
 
@@ -85,13 +75,13 @@ class ResponseConversations:
     async def create(self, project: str, metadata: Json, items: Sequence[Json]) -> ResponseConversation:
         body: Json = {"metadata": metadata, "items": list(items)}
         id = PREFIX + token_hex(16)
-        with _store_errors():
+        with map_store_errors():
             made = await self.store.definitions.add(project, _KIND, id, "", body, at=self.now())
         return ResponseConversation(made, None)
 
     async def find(self, owner: ResponseOwner, id: str) -> ResponseConversation:
         """Returns a conversation that a caller may read. Raises: UnknownId."""
-        with _store_errors():
+        with map_store_errors():
             found = await self.store.definitions.find(owner.project, _KIND, id)
             if found is None:
                 raise unknown_conversation(id)
@@ -107,7 +97,7 @@ class ResponseConversations:
 
     async def bind(self, conversation: ResponseConversation, scope: Scope, spec: AgentSpec) -> None:
         """Has a conversation belong to a memory. Raises: UnknownId: it belongs to another one."""
-        with _store_errors():
+        with map_store_errors():
             agents = self.store.agents
             agent = await agents.find_or_begin(scope, spec.own_blocks, spec.shared_blocks, self.now())
             owner = await self.store.definitions.bind(conversation.definition.id, agent.id)
@@ -118,21 +108,24 @@ class ResponseConversations:
         self, conversation: ResponseConversation, edit: Callable[[dict[str, Any]], dict[str, Any]]
     ) -> ResponseConversation:
         """Changes a conversation's metadata or its waiting items. Raises: Conflict, UnknownId."""
-        found = conversation.definition
-        for _ in range(_MOST_CHANGES):
+        definitions, definition = self.store.definitions, conversation.definition
+
+        async def change_latest() -> Definition:
+            found = await definitions.find(definition.project, _KIND, definition.uid)
+            if found is None:
+                raise unknown_conversation(conversation.id)
+            return await definitions.change(found, edit(dict(found.body)), at=self.now())
+
+        with map_store_errors():
             try:
-                changed = await self.store.definitions.change(found, edit(dict(found.body)), at=self.now())
-                return ResponseConversation(changed, conversation.agent)
-            except Overtaken:
-                reloaded = await self.store.definitions.find(found.project, _KIND, found.uid)
-                if reloaded is None:
-                    raise unknown_conversation(conversation.id) from None
-                found = reloaded
+                changed = await retry_overtaken(change_latest)
             except NotFound:
                 raise unknown_conversation(conversation.id) from None
-            except StoreError as error:
-                raise MemoryUnavailable.since(error.status) from error
-        raise Conflict("The conversation is being changed by other requests. Send it again.")
+            except Overtaken:
+                raise Conflict(
+                    "The conversation is being changed by other requests. Send it again."
+                ) from None
+        return ResponseConversation(changed, conversation.agent)
 
     async def remove_answered(self, conversation: ResponseConversation) -> None:
         """Removes items that a response has in its turn; system and developer messages stay for the next one."""
@@ -155,30 +148,28 @@ class ResponseConversations:
         """Returns the active turns of a conversation, oldest first."""
         if conversation.agent is None:
             return []
-        try:
-            stored = await self.store.messages.conversation(conversation.agent.id, conversation.id)
+        messages, memory = self.store.messages, conversation.agent.id
+        with map_store_errors(), suppress(NotFound):
+            stored = await messages.conversation(memory, conversation.id)
             found, page = [], Page(limit=_PAGE, newest_first=False)
             while True:
-                more = await self.store.messages.page(conversation.agent.id, page, conversation=stored.id)
+                more = await messages.page(memory, page, conversation=stored.id)
                 found += more
                 if len(more) < _PAGE:
                     return named_turns(found)
                 last = more[-1].exchange
                 page = Page(after=last.seq + len(last.inputs), limit=_PAGE, newest_first=False)
-        except NotFound:
-            return []
-        except StoreError as error:
-            raise MemoryUnavailable.since(error.status) from error
+        return []
 
     async def forget_message(self, conversation: ResponseConversation, seq: int) -> None:
         """Forgets one message of a conversation's turns."""
         assert conversation.agent is not None
-        with _store_errors():
+        with map_store_errors():
             await self.store.forgetting.forget(conversation.agent.id, ForgetTarget(messages=[seq]))
 
     async def delete(self, conversation: ResponseConversation) -> None:
         """Forgets a conversation with all its responses."""
-        with _store_errors():
+        with map_store_errors():
             agent, forgetting = conversation.agent, self.store.forgetting
             if agent is not None and not agent.scope.spans:
                 await forgetting.forget(agent.id, ForgetTarget(is_all=True))

@@ -14,11 +14,11 @@ from msgspec import Struct
 
 from gateway.core.conversation.canonical import WireMessage
 from gateway.core.conversation.private import private_of
-from gateway.errors import MemoryUnavailable, UnknownId
+from gateway.errors import UnknownId
 from gateway.run.memory.stored_turns import NamedTurn, find_turn, turns_to
+from gateway.run.store_errors import map_store_errors
 from gateway.run.turn_saving import TurnServices
 from storage.commands import ForgetTarget
-from storage.errors import StoreError
 from storage.listing import Page
 from storage.records import Agent, Exchange, State
 from storage.sql.store import Store
@@ -68,25 +68,21 @@ class StoredResponses:
 
     async def find(self, owner: ResponseOwner, name: tuple[str, str], id: str) -> FoundResponse:
         """Returns what an id names. name: the conversation and the turn in it. Raises: UnknownId, MemoryUnavailable."""
-        try:
+        with map_store_errors():
             found = await find_turn(self.store, owner.project, *name)
             if found is None or found[1].state is State.OPEN:
                 known = await self.store.messages.owner(owner.project, name[0])
                 if known is not None:
                     await self.turns.wait_written(known[0].scope)
                     found = await find_turn(self.store, owner.project, *name)
-        except StoreError as error:
-            raise MemoryUnavailable.since(error.status) from error
         if found is None or not owner.may_read(found[0]):
             raise self.unknown(id)
         return FoundResponse(*found, NamedTurn(name, found[1]))
 
     async def path(self, response: FoundResponse) -> Sequence[NamedTurn]:
         """Returns the turns up to a response's, oldest first, its own the last. Raises: MemoryUnavailable."""
-        try:
+        with map_store_errors():
             return await turns_to(self.store, response.agent, response.exchange)
-        except StoreError as error:
-            raise MemoryUnavailable.since(error.status) from error
 
     async def forget_upstreams(self, owner: ResponseOwner, id: str) -> bool:
         """Forgets the exchange of a response that an upstream had stored. Returns whether there was one.
@@ -94,7 +90,7 @@ class StoredResponses:
         It is looked for among the project's newest exchanges. Raises: MemoryUnavailable.
         """
         quoted, before = id.encode(), None
-        try:
+        with map_store_errors():
             for _ in range(_MOST_PAGES):
                 page = Page(after=before, limit=_PAGE)
                 found = await self.store.messages.page_of_project(owner.project, page)
@@ -108,13 +104,9 @@ class StoredResponses:
                 if len(found) < _PAGE:
                     return False
                 before = found[-1][1].exchange.id
-        except StoreError as error:
-            raise MemoryUnavailable.since(error.status) from error
         return False
 
     async def delete(self, response: FoundResponse) -> None:
         """Forgets a response's exchange. Raises: MemoryUnavailable."""
-        try:
+        with map_store_errors():
             await self.store.forgetting.forget(response.agent.id, ForgetTarget(exchanges=list(response.rows)))
-        except StoreError as error:
-            raise MemoryUnavailable.since(error.status) from error

@@ -11,13 +11,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.errors import BadRequest, MemoryUnavailable, UnknownPath
+from gateway.errors import BadRequest, UnknownPath
 from gateway.run.admin.link_operations import LinkOperations
 from gateway.run.admin.request_operations import RequestOperations
+from gateway.run.store_errors import map_store_errors
 from gateway.settings import UiSettings
 from gateway.web.body import BodyReader
 from gateway.web.middleware import info_of
-from storage.errors import StoreError
 
 
 def memory_routes(
@@ -28,10 +28,8 @@ def memory_routes(
     async def explain(request: Request) -> Response:
         info = info_of(request.scope)
         info.route = "memory"
-        try:
+        with map_store_errors():
             found = await requests.explain(request.path_params["id"], info.caller.project)
-        except StoreError as error:
-            raise MemoryUnavailable.since(error.status) from error
         return Response(msgspec.json.encode(found), media_type="application/json")
 
     async def link(request: Request) -> Response:
@@ -44,11 +42,9 @@ def memory_routes(
                 body = orjson.loads(bytes(raw))
             except ValueError:
                 raise BadRequest("The body is no JSON.") from None
-        try:
+        with map_store_errors():
             caller = info.caller
             made = await links.create(body, caller.project, caller.key, caller.key_name, caller.expires)
-        except StoreError as error:
-            raise MemoryUnavailable.since(error.status) from error
         scheme = "https" if ui.https else request.url.scheme
         url = f"{scheme}://{request.url.netloc}{made.url}"
         return Response(msgspec.json.encode(replace(made, url=url)), media_type="application/json")

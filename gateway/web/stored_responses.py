@@ -27,19 +27,19 @@ from gateway.dialects.responses.parse import SEALED_THOUGHTS, check_includable
 from gateway.dialects.responses.render import rebuild_response
 from gateway.dialects.responses.response_ids import turn_of
 from gateway.dialects.responses.stored_response import forms_of
-from gateway.errors import BadRequest, MemoryUnavailable, UnknownId, UnknownPath
+from gateway.errors import BadRequest, UnknownId, UnknownPath
 from gateway.run.background_responses import BackgroundResponses
 from gateway.run.later_replies import LaterReply
 from gateway.run.memory.stored_turns import begun_of
 from gateway.run.native_chat import NativeChat
 from gateway.run.native_request import NativeRequest
 from gateway.run.response_conversations import ResponseConversations
+from gateway.run.store_errors import map_store_errors
 from gateway.run.stored_responses import FoundResponse, ResponseOwner, StoredResponses
 from gateway.web.body import BodyReader
 from gateway.web.event_stream import ClientReply
 from gateway.web.middleware import info_of
 from gateway.web.response_conversations import CONVERSATIONS_PATH, OwnConversations
-from storage.errors import StoreError
 from storage.records import Run, RunState
 
 EVENT_STREAM: Final = [("content-type", "text/event-stream; charset=utf-8")]
@@ -80,12 +80,10 @@ class OwnResponses:
     async def forget_upstreams(self, scope: Scope, id: str) -> None:
         """Forgets what memory has of a response that its upstream has just deleted."""
         owner, later = self.owner(scope), self.native_chat.later
-        try:
+        with map_store_errors():
             noted = await later.find(owner.project, id)
             if noted is not None and owner.may_read(noted.agent):
                 await later.forget(noted)
-        except StoreError as error:
-            raise MemoryUnavailable.since(error.status) from error
         await self.stored.forget_upstreams(owner, id)
 
     async def save_upstreams(self, scope: Scope, id: str, response: bytes) -> None:

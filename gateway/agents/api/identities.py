@@ -30,7 +30,7 @@ from gateway.agents.wire.struct_fields import (
 )
 from gateway.core import ids
 from gateway.core.definition import IdentityDefinition
-from gateway.run.latest import on_latest
+from gateway.run.store_errors import retry_overtaken
 from storage.errors import WriteConflict
 from storage.listing import Page
 from storage.records import Agent, Definition, DefinitionKind
@@ -265,4 +265,4 @@ class IdentityRoutes:
             body = edit(IdentityDefinition.of(found.body)).body()
             return await self._definitions.change(found, body, at=self._api.now(), name=key)
 
-        return identity_json(await on_latest(change))
+        return identity_json(await retry_overtaken(change))

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from gateway.core import ids
 from gateway.core.definition import ConversationDefinition
 from gateway.errors import BadRequest, Conflict, sentence
-from gateway.run.latest import on_latest
+from gateway.run.store_errors import retry_overtaken
 from storage.errors import NotForkable
 from storage.listing import ConversationEntry
 from storage.records import API_PROFILE, Agent
@@ -76,7 +76,7 @@ class AgentConversations:
             _check(found.agent, definition)
             return await self._store.conversations.change(found, definition.body(), at=self._now())
 
-        return await on_latest(change)
+        return await retry_overtaken(change)
 
     async def delete(self, entry: ConversationEntry) -> None:
         """Forgets a conversation and all that came of it."""

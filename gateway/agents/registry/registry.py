@@ -41,7 +41,7 @@ from gateway.core.memory.memory_tools import MEMORY_TOOLS
 from gateway.core.request.identity import AGENT_PREFIX
 from gateway.core.tool_rule import read_rules
 from gateway.errors import BadRequest, Conflict, UnknownModel
-from gateway.run.latest import on_latest
+from gateway.run.store_errors import retry_overtaken
 from gateway.run.upstream.route import agent_route, named_route, resolve_route, split_model
 from gateway.settings import Settings
 from storage.commands import ForgetTarget
@@ -411,7 +411,7 @@ class Registry:
             )  # fmt: skip
             return await self._store.defined_agents.change(entry, change, at=self._now())
 
-        changed = await on_latest(change)
+        changed = await retry_overtaken(change)
         if edit.sleeptime is not None:
             await (self.sleepers.turn_on if edit.sleeptime else self.sleepers.turn_off)(changed)
         if edit.sleeptime:

@@ -11,7 +11,7 @@ from gateway.agents.core.kinds import BUILT_IN, KINDS, VOICE_KIND, base_rules
 from gateway.agents.core.sleeper import PERSONA, SLEEP, sleeper_of
 from gateway.core import ids
 from gateway.core.definition import AgentDefinition, Sleeptime
-from gateway.run.latest import on_latest
+from gateway.run.store_errors import retry_overtaken
 from storage.listing import AgentDraft, AgentEntry, ReaderEntry
 from storage.records import API_PROFILE, DefinitionKind, Scope
 from storage.sql.store import Store
@@ -54,7 +54,7 @@ class SleeperRegistry:
             body = None if stored is None else changed.body()
             await self._store.sleepers.add(current, draft, body, at=self._now())
 
-        await on_latest(turn_on)
+        await retry_overtaken(turn_on)
 
     async def _adopt(self, entry: AgentEntry, definition: AgentDefinition) -> bool:
         """Registers the readers that an imported memory's definition names. Returns whether there are any."""
@@ -81,7 +81,7 @@ class SleeperRegistry:
             body = _body_without(current, uid)
             await self._store.sleepers.remove(current, detached, body, SLEEP, at=self._now())
 
-        await on_latest(detach)
+        await retry_overtaken(detach)
 
     async def _readers(self, entry: AgentEntry) -> Sequence[ReaderEntry]:
         return (await self._store.readers.of_memories([entry.agent.id]))[entry.agent.id]

@@ -16,7 +16,7 @@ from gateway.core import ids
 from gateway.core.definition import ToolDefinition
 from gateway.core.memory.builtin import SCHEMAS
 from gateway.errors import BadRequest, Conflict
-from gateway.run.latest import on_latest
+from gateway.run.store_errors import retry_overtaken
 from storage.errors import WriteConflict
 from storage.listing import Page
 from storage.records import Definition, DefinitionKind
@@ -117,7 +117,7 @@ class ToolRegistry:
                 _check_name(name)
             return await self._store.definitions.change(found, after.body(), at=self._now(), name=name)
 
-        changed = await on_latest(change)
+        changed = await retry_overtaken(change)
         self._cache.clear()
         return _tool_view(changed)
 

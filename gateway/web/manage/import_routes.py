@@ -11,14 +11,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.errors import BadRequest, MemoryUnavailable
+from gateway.errors import BadRequest
 from gateway.run.admin.import_operations import ImportOperations
+from gateway.run.store_errors import map_store_errors
 from gateway.web.body import BodyReader
 from gateway.web.manage.access import Access, Manager
 from gateway.web.manage.records import managed
 from gateway.web.middleware import info_of
 from gateway.web.upload import UploadBody
-from storage.errors import StoreError
 
 IMPORTS_PATH: Final = "/v1/manage/imports"
 # An undoing is waited for so long; it goes on.
@@ -48,12 +48,10 @@ def import_routes(
         except BaseException:
             file.close()
             raise
-        try:
+        with map_store_errors():
             running = await operations.begin(file, wanted)
             if wanted.is_preview and running.task is not None:
                 await running.task
-        except StoreError as error:
-            raise MemoryUnavailable.since(error.status) from error
         status = 200 if wanted.is_preview else 202
         return Response(orjson.dumps(running.shown()), status, media_type="application/json")
 

@@ -9,13 +9,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.errors import MemoryUnavailable, NotAllowed
+from gateway.errors import NotAllowed
 from gateway.run.admin.key_management import KeyHolder, KeyManagement
+from gateway.run.store_errors import map_store_errors
 from gateway.web.body import BodyReader
 from gateway.web.manage.access import Access, Manager
 from gateway.web.manage.records import KEYS_PATH, managed, number_in, record_routes
 from gateway.web.middleware import info_of
-from storage.errors import StoreError
 
 ME_PATH: Final = "/v1/manage/me"
 
@@ -36,10 +36,8 @@ def key_routes(
         user = request.query_params.get("user") or key.user or ""
         if key.user not in (None, user):
             raise NotAllowed("The key of this request is another user's.", code="user_not_allowed")
-        try:
+        with map_store_errors():
             shown = await holder.show(key, user)
-        except StoreError as error:
-            raise MemoryUnavailable.since(error.status) from error
         return Response(orjson.dumps(shown), media_type="application/json")
 
     return [

@@ -10,12 +10,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.errors import BadRequest, MemoryUnavailable, UnknownId
+from gateway.errors import BadRequest, UnknownId
 from gateway.run.admin.operation_arguments import RawArguments
+from gateway.run.store_errors import map_store_errors
 from gateway.web.body import BodyReader
 from gateway.web.manage.access import Access, Manager
 from gateway.web.middleware import info_of
-from storage.errors import StoreError
 
 LIMITS_PATH: Final = "/v1/manage/limits"
 KEYS_PATH: Final = "/v1/manage/keys"
@@ -76,10 +76,8 @@ def managed(
         manager = await access.admit(request, writes=method != "GET")
         async with bodies.read(request.scope, request.receive) as raw:
             body = _object_in(bytes(raw))
-        try:
+        with map_store_errors():
             answered = await perform(manager, request, body)
-        except StoreError as error:
-            raise MemoryUnavailable.since(error.status) from error
         return Response(orjson.dumps(answered), status, media_type="application/json")
 
     return Route(path, answer, methods=[method])

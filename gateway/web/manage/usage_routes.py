@@ -9,11 +9,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.errors import BadRequest, MemoryUnavailable
+from gateway.errors import BadRequest
 from gateway.run.admin.usage_operations import UsageOperations, as_csv
+from gateway.run.store_errors import map_store_errors
 from gateway.web.manage.access import Access
 from gateway.web.middleware import info_of
-from storage.errors import StoreError
 
 MANAGE_PREFIX: Final = "/v1/manage/"
 USAGE_PATH: Final = f"{MANAGE_PREFIX}usage"
@@ -32,10 +32,8 @@ def usage_routes(operations: UsageOperations, access: Access) -> list[Route]:
         form = given.pop("format", "json")
         if form not in ("json", "csv"):
             raise BadRequest(f"format must be json or csv, saw {form!r}.", param="format")
-        try:
+        with map_store_errors():
             page = await operations.show(given, project=manager.project)
-        except StoreError as error:
-            raise MemoryUnavailable.since(error.status) from error
         if form == "csv":
             return Response(as_csv(page), media_type=_CSV)
         return Response(orjson.dumps(page), media_type="application/json")

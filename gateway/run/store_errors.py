@@ -1,0 +1,39 @@
+"""The store's errors in a request: mapped for its caller, or answered by another try."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Final, TypeVar
+
+from gateway.errors import MemoryUnavailable
+from storage.errors import Overtaken, StoreError
+
+T = TypeVar("T")
+
+# No measurement: each failed try means that another write has succeeded.
+_TRIES: Final = 8
+
+
+@contextmanager
+def map_store_errors() -> Iterator[None]:
+    """Raises MemoryUnavailable where the block raises a StoreError."""
+    try:
+        yield
+    except StoreError as error:
+        raise MemoryUnavailable.since(error.status) from error
+
+
+async def retry_overtaken(change: Callable[[], Awaitable[T]]) -> T:
+    """Makes a change, and repeats it where another writer was faster.
+
+    change: reads the present state and writes a new one. It raises Overtaken where the state has changed meanwhile.
+
+    Raises: Overtaken: another writer was faster each time.
+    """
+    for _ in range(_TRIES - 1):
+        try:
+            return await change()
+        except Overtaken:
+            continue
+    return await change()
