@@ -48,7 +48,7 @@ from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryContext, MemoryRequest
 from gateway.run.memory.prompt import EndpointForm, FittedWindow, Prompt
 from gateway.run.memory.record import BlockEdits
-from gateway.run.memory.stored_conversation import as_of, open_write, read_path
+from gateway.run.memory.stored_conversation import context_as_of, make_step_open, read_stored_context
 from gateway.run.pending import PendingWrites
 from gateway.run.receipt import Receipt
 from gateway.run.sink import UnseenSink
@@ -258,12 +258,12 @@ class ItemTurns:
         memory, route = await self._memory(item, request)
         spec = memory.spec
         try:
-            context = await read_path(store, memory, request.messages, self._keeper.settings.idle_s)
+            context = await read_stored_context(store, memory, request.messages, self._keeper.settings.idle_s)
         except NotFound as error:
             raise ItemFailed(GONE) from error
         if item.epoch is not None and context.agent.epoch != item.epoch:
             raise ItemFailed(FORGOTTEN)
-        context = as_of(context, item.last_exchange)
+        context = context_as_of(context, item.last_exchange)
         request_state = orjson.loads(asked[-1][1]) if asked else {}
         changes = BlockEdits(list(context.blocks), shown=request_state.get("shown", {}))
         # Passages and facts of earlier rounds are stored with the turn; until then searches find them here.
@@ -464,7 +464,9 @@ class ItemTurns:
         )  # fmt: skip
         if outcome is None or not (outcome.full or outcome.text):
             return end
-        context = await read_path(keeper.store, opened.memory, opened.messages, keeper.settings.idle_s)
+        context = await read_stored_context(
+            keeper.store, opened.memory, opened.messages, keeper.settings.idle_s
+        )
         request, notes = opened.memory.chat, opened.request_state.get("notes", {})
         # A live turn may have written the conversation's initial messages meanwhile.
         head = opened.request_state.get("messages", 0) - len(context.plan.held)
@@ -476,7 +478,7 @@ class ItemTurns:
             window=FittedWindow(evicted=context.evicted),
             notes={int(n) - head: note for n, note in notes.items() if int(n) >= head},
         )
-        write = open_write(context, prompt, None, now)
+        write = make_step_open(context, prompt, None, now)
         shown_reply = outcome.shown_reply or {"role": "assistant", "content": ""}
         canon = Canon(context.agent.secret)
         exchange = finish_turn(

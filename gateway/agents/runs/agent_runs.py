@@ -58,7 +58,7 @@ from gateway.run.memory.memory_context import MemoryContext, MemoryRequest
 from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.memory.queue import QueueTicket
 from gateway.run.memory.record import BlockEdits
-from gateway.run.memory.stored_conversation import headed, read_path
+from gateway.run.memory.stored_conversation import read_stored_context, without_spoken_messages
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
 from gateway.run.turn import TurnRun
@@ -218,7 +218,7 @@ class AgentRuns:
     async def _preview(self, sending: Sending) -> Prompt:
         keeper = self.keeper
         seen = self._seen(sending, QueueTicket())
-        context = await read_path(keeper.store, seen, sending.messages, keeper.settings.idle_s)
+        context = await read_stored_context(keeper.store, seen, sending.messages, keeper.settings.idle_s)
         toolbox = self.toolboxes.make(context, BlockEdits(list(context.blocks)))
         return await keeper.composer.make(context, EndpointForm(), toolbox.definitions())
 
@@ -273,7 +273,7 @@ class AgentRuns:
                 param="messages",
             )
         sending = Sending(
-            headed(request),
+            without_spoken_messages(request),
             messages,
             call.identity,
             call.spec,

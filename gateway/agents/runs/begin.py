@@ -29,7 +29,7 @@ from gateway.errors import BadRequest
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryContext, MemoryRequest
 from gateway.run.memory.prompt import EndpointForm, Prompt
-from gateway.run.memory.stored_conversation import read_path, taken_up
+from gateway.run.memory.stored_conversation import read_stored_context, resume_open_step
 from gateway.run.pending import PendingWrites
 from gateway.run.sink import Sink
 from gateway.run.tools.toolbox import most_chars, shortened
@@ -76,7 +76,7 @@ class BeginsRuns:
         for _ in range(TRIES):
             first = () if sending.decisions else sending.messages
             with sink.while_here():
-                context = await read_path(keeper.store, request, first, keeper.settings.idle_s)
+                context = await read_stored_context(keeper.store, request, first, keeper.settings.idle_s)
                 if (shortened_sending := await self._cut_to_heard(context, sending)) is not None:
                     # The model's reply is shorter now, so all of it is read again.
                     sending = shortened_sending
@@ -162,10 +162,10 @@ class BeginsRuns:
         self, sending: Sending, accepted: AcceptedRun, request: MemoryRequest, form: EndpointForm
     ) -> RunBeginning:
         keeper, run = self._keeper, accepted.run
-        context = await read_path(keeper.store, request, (), keeper.settings.idle_s)
+        context = await read_stored_context(keeper.store, request, (), keeper.settings.idle_s)
         e = context.unended
         if e is not None:
-            context = taken_up(context)
+            context = resume_open_step(context)
         tools = self._tools_of(sending, context)
         memory = RunMemory(keeper, context, form, run, tools, maker=run.id, reading=sending.reading)
         prompt = await memory.prompt()
@@ -227,7 +227,7 @@ class BeginsRuns:
     async def deny(self, sending: Sending, request: MemoryRequest, run: Run) -> bool:
         """Denies all calls of a pause that have no result. False: this run does not wait. Raises: StoreError."""
         store = self._keeper.store
-        context = await read_path(store, request, (), self._keeper.settings.idle_s)
+        context = await read_stored_context(store, request, (), self._keeper.settings.idle_s)
         step = await self._last_step(context)
         if step is None or not step.waiting:
             return False

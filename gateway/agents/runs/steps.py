@@ -36,7 +36,12 @@ from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryContext, in_prompt_order
 from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.memory.record import BlockEdits, recall_row
-from gateway.run.memory.stored_conversation import ended, go_on, open_write, reread
+from gateway.run.memory.stored_conversation import (
+    make_step_open,
+    plan_next_step,
+    reread_context,
+    with_ended_step,
+)
 from gateway.run.receipt import Receipt
 from gateway.run.tools.toolbox import ToolAnswer, Toolbox
 from storage.commands import (
@@ -120,7 +125,7 @@ class RunMemory:
     receipt: Receipt | None = None
     # Public ids of the runs that its end has started.
     begun: list[str] = field(default_factory=list)
-    # The exchanges of the steps that have ended.
+    # The exchanges of the steps that have with_ended_step.
     steps: list[Exchange] = field(default_factory=list)
     # The tokens of the newest step.
     last: Counts = field(default_factory=Counts)
@@ -149,7 +154,7 @@ class RunMemory:
     async def open(self, prompt: Prompt) -> None:
         """Writes what came in. Raises: WriteConflict: the conversation has moved; StoreError."""
         now = self.keeper.now()
-        write = open_write(self.context, prompt, self._to_begin(now), now)
+        write = make_step_open(self.context, prompt, self._to_begin(now), now)
         if self.replaces is not None and write.ends is None:
             write = replace(write, ends=superseded_before(self.context.path, write.exchange.inputs))
         await self._open(replace(write, replaces=self.replaces, request=self.request, reading=self.reading))
@@ -266,11 +271,11 @@ class RunMemory:
         )
 
     def _extend_path(self, e: Exchange) -> None:
-        """Goes on from an exchange that has ended."""
+        """Goes on from an exchange that has with_ended_step."""
         self.steps.append(e)
         self._chars += sum(len(text_of(m)) for m in self.context.plan.messages) + e.size
         self._opened = None
-        self.context = ended(self.context, e)
+        self.context = with_ended_step(self.context, e)
 
     async def _reload_blocks(self) -> None:
         """Reads the blocks as they are now, for the tools and for the notes of the next call."""
@@ -326,9 +331,9 @@ class RunMemory:
             messages.append(as_system(nudge, sender=NUDGE))
         messages += self.after_results
         last = context.path[-1]
-        self.context = go_on(context, last, messages, context.pinned, made.changes.blocks, now)
+        self.context = plan_next_step(context, last, messages, context.pinned, made.changes.blocks, now)
         prompt = await self.prompt()
-        write = open_write(self.context, prompt, self._to_begin(now), now)
+        write = make_step_open(self.context, prompt, self._to_begin(now), now)
         merged, versions = made.merge(last.id)
         write = replace(write, edits=merged, versions=versions)
         write = replace(write, reading=self.reading, replaces=self.replaces)
@@ -344,7 +349,7 @@ class RunMemory:
 
     async def _reapply_edits(self, results: Sequence[ToolResult]) -> list[ToolResult]:
         """Applies the edits of the step to the blocks as they are now. Returns the results with those of the edits."""
-        fresh = await reread(self.keeper.store, self.context)
+        fresh = await reread_context(self.keeper.store, self.context)
         if fresh is None:
             raise WriteConflict("the conversation has gone on without this run")
         stale, self.context = self._edits, fresh
@@ -367,7 +372,7 @@ class RunMemory:
         self._take_opened(opened, write.now, write.key)
 
     async def _await_late(self) -> None:
-        """Waits for an opening that took too long, so that what it has opened is ended."""
+        """Waits for an opening that took too long, so that what it has opened is with_ended_step."""
         late, self._late = self._late, None
         if late is not None:
             write, opening = late
@@ -483,7 +488,7 @@ class RunMemory:
             self._take_end(await asyncio.shield(self.keeper.store.stored_paths.end(end)))
 
     def _take_end(self, run: Run) -> None:
-        """Takes over how the run has ended, as it is stored."""
+        """Takes over how the run has with_ended_step, as it is stored."""
         self.run = replace(self.run, state=run.state, stop=run.stop, ended=run.ended)
 
     def _report(self, prompt: Prompt) -> None:

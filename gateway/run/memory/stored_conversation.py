@@ -1,6 +1,6 @@
-"""Memory's knowledge of a stored conversation: read once for a send, and handed on from step to step.
+"""The context of a stored conversation: read once for a send, and planned anew for each step of its run.
 
-The messages that came in are taken out of the request and composed here, so that a step of a run and a send look alike:
+The messages that came in are taken out of the request, and stand in the plan. So a send and a later step look alike:
 the request has the fields of the call and the leading system messages, and all content comes from the path.
 """
 
@@ -37,7 +37,7 @@ from storage.records import DEFAULT, Agent, Block, Exchange, Run, SentSection, S
 from storage.sql.store import Store
 
 
-def headed(request: ChatRequest) -> ChatRequest:
+def without_spoken_messages(request: ChatRequest) -> ChatRequest:
     """Returns a request with nothing of its list but its leading system messages."""
     spoken = range(first_spoken(request.messages), len(request.messages))
     if not spoken:
@@ -49,36 +49,36 @@ def headed(request: ChatRequest) -> ChatRequest:
     return replace(request, raw=edit.render(), json={**request.json, "messages": leading}, messages=leading)
 
 
-async def read_path(
+async def read_stored_context(
     store: Store, request: MemoryRequest, messages: Sequence[WireMessage], idle_s: float
 ) -> MemoryContext:
-    """Returns what a send goes on from.
+    """Returns the context of a send, with the plan of its first step.
 
-    messages: what came in, as it will be stored.
-    request: its chat completion is a headed one; its conversation is `default`, or the uid of one that is there.
+    request: its chat completion has leading system messages alone; its conversation is `default` or a uid.
+    messages: the messages of the send, as they will be stored.
 
-    Raises: NotFound: there is no such conversation; StoreError.
+    Raises: NotFound: there is no conversation of this uid; StoreError.
     """
     scope = request.identity.scope
     assert scope is not None
     agents = store.agents
-    # A remembered agent may have been forgotten by another process: then it is looked for once more.
+    # Another process may have forgotten the cached agent: then it is looked for once more.
     for _ in range(2):
         agent = await agent_of(store, request)
-        own = await _find(store, request, agent) if agent.id else ConversationPath(MemorySnapshot())
-        if own is not None:
+        stored = await _read_path(store, request, agent) if agent.id else ConversationPath(MemorySnapshot())
+        if stored is not None:
             break
         agents.uncache(scope)
     else:
         raise StoreError("the memory of this agent is being removed")
     # Something of this memory was forgotten since the agent was cached.
-    if agent.id and agent.epoch != own.snapshot.epoch:
-        agent = replace(agent, epoch=own.snapshot.epoch)
+    if agent.id and agent.epoch != stored.snapshot.epoch:
+        agent = replace(agent, epoch=stored.snapshot.epoch)
         agents.cache(agent)
-    conversation = own.snapshot.conversation
+    conversation = stored.snapshot.conversation
     if conversation is None and request.identity.conversation != DEFAULT:
         raise NotFound("there is no such conversation")
-    path = list(own.path)
+    path = list(stored.path)
     unended = None
     if path and path[-1].state is State.OPEN:
         canon = Canon(agent.secret)
@@ -88,61 +88,66 @@ async def read_path(
     context = MemoryContext(
         request,
         agent,
-        own.snapshot,
+        stored.snapshot,
         plan_step(tree, _query(request, agent, idle_s), None, None),
         tree,
         tuple(path),
         is_plain=False,
         conversation_uid=uid,
-        summaries=own.summaries,
+        summaries=stored.summaries,
         unended=unended,
     )
     blocks = (
-        in_prompt_order(request.spec, own.snapshot.blocks)
+        in_prompt_order(request.spec, stored.snapshot.blocks)
         if agent.id
         else await initial_blocks(store, request, agent)
     )
-    seen = edits.view(blocks, own.snapshot.ops, context.path_ids)
+    visible = edits.view(blocks, stored.snapshot.ops, context.path_ids)
     has_begun = any(not exchange.superseded and not begins_fork(exchange) for exchange in path)
     initial = () if has_begun or request.spec.defined is None else request.spec.defined.initial_messages
-    return _planned(context, [*initial, *messages], own.snapshot.section, seen)
+    return _with_plan(context, [*initial, *messages], stored.snapshot.section, visible)
 
 
-def taken_up(context: MemoryContext) -> MemoryContext:
-    """Returns what was known before the step with which the conversation ends, which is still open."""
+def resume_open_step(context: MemoryContext) -> MemoryContext:
+    """Returns the context as it was before the last step of the conversation, which is still open."""
     unended = context.unended
     assert unended is not None
     path = context.path[:-1]
     context = replace(context, path=path, tree=Tree(path), unended=None)
-    return _planned(context, orjson.loads(unended.input or b"[]"), context.pinned, context.blocks)
+    return _with_plan(context, orjson.loads(unended.input or b"[]"), context.pinned, context.blocks)
 
 
-async def reread(store: Store, context: MemoryContext) -> MemoryContext | None:
-    """Returns the knowledge with what was changed meanwhile; None: the conversation has gone on without this send.
+async def reread_context(store: Store, context: MemoryContext) -> MemoryContext | None:
+    """Returns the context as it is stored now; None: the conversation was continued by another send.
 
     Raises: StoreError.
     """
-    own = await _find(store, context.request, context.agent)
-    ends = [path[-1].id if path else None for path in (context.path, own.path if own else ())]
-    if own is None or own.snapshot.conversation is None or ends[0] != ends[1]:
+    stored = await _read_path(store, context.request, context.agent)
+    if stored is None or stored.snapshot.conversation is None:
+        return None
+    if [x.id for x in stored.path[-1:]] != [x.id for x in context.path[-1:]]:
         return None
     context = replace(
-        context, snapshot=own.snapshot, path=tuple(own.path), tree=Tree(own.path), summaries=own.summaries
+        context,
+        snapshot=stored.snapshot,
+        path=tuple(stored.path),
+        tree=Tree(stored.path),
+        summaries=stored.summaries,
     )
-    blocks = in_prompt_order(context.request.spec, own.snapshot.blocks)
-    return _planned(context, context.plan.held, context.pinned, blocks)
+    blocks = in_prompt_order(context.request.spec, stored.snapshot.blocks)
+    return _with_plan(context, context.plan.held, context.pinned, blocks)
 
 
-async def _find(store: Store, request: MemoryRequest, agent: Agent) -> ConversationPath | None:
+async def _read_path(store: Store, request: MemoryRequest, agent: Agent) -> ConversationPath | None:
     name, sleeptime = request.identity.conversation or DEFAULT, request.spec.sleeptime
     turns = 0 if sleeptime is None else sleeptime.every
     return await store.stored_paths.path(agent, name, request.target.context_window, turns)
 
 
-def as_of(context: MemoryContext, last: int | None) -> MemoryContext:
-    """Returns the knowledge as it was when an exchange was the last one; as it is where the path has it no more.
+def context_as_of(context: MemoryContext, last: int | None) -> MemoryContext:
+    """Returns the context as it was when its path ended with an exchange; unchanged, if the path lacks it.
 
-    last: the id of that exchange; 0: there was none; None: the last one that is not being answered.
+    last: the id of that exchange; 0: the path was empty; None: the last exchange that is not open.
     """
     path = context.path
     if last is None:
@@ -154,11 +159,11 @@ def as_of(context: MemoryContext, last: int | None) -> MemoryContext:
     if path == context.path:
         return context
     context = replace(context, path=path, tree=Tree(path), unended=None)
-    return _planned(context, context.plan.held, context.pinned, context.blocks)
+    return _with_plan(context, context.plan.held, context.pinned, context.blocks)
 
 
-def ended(context: MemoryContext, finished: Exchange) -> MemoryContext:
-    """Returns the knowledge with a step that has ended at its end; what comes next is not planned yet."""
+def with_ended_step(context: MemoryContext, finished: Exchange) -> MemoryContext:
+    """Returns the context with an ended step as the last of its path. Its plan is still that of the step."""
     if context.path and context.path[-1] is finished:
         return context
     context.tree.add(finished)
@@ -166,7 +171,7 @@ def ended(context: MemoryContext, finished: Exchange) -> MemoryContext:
     return replace(context, path=path, unended=None)
 
 
-def go_on(
+def plan_next_step(
     context: MemoryContext,
     finished: Exchange,
     messages: Sequence[WireMessage],
@@ -174,22 +179,22 @@ def go_on(
     blocks: Sequence[Block],
     now: float,
 ) -> MemoryContext:
-    """Returns the knowledge for the next step.
+    """Returns the context of the next step.
 
-    finished: the step before.
-    blocks: as that has left them.
+    finished: the step before, which left the blocks as they are.
+    messages: the messages that the next step brings, such as results of tools.
     """
-    context = replace(ended(context, finished), request=replace(context.request, now=now))
-    return _planned(context, messages, pinned, blocks)
+    context = replace(with_ended_step(context, finished), request=replace(context.request, now=now))
+    return _with_plan(context, messages, pinned, blocks)
 
 
-def _planned(
+def _with_plan(
     context: MemoryContext,
     messages: Sequence[WireMessage],
     pinned: SentSection | None,
     blocks: Sequence[Block],
 ) -> MemoryContext:
-    """Returns the knowledge with the plan of a step that brings these messages."""
+    """Returns the context with the plan of a step that brings these messages."""
     request, conversation = context.request, context.snapshot.conversation
     last = context.path[-1] if context.path else None
     plan = plan_step(
@@ -201,20 +206,19 @@ def _planned(
         held=messages,
     )
     if request.spec.defined is not None and request.spec.defined.clears:
-        first = _turn_begins(context, messages)
-        plan = replace(plan, fill=tuple(each for each in plan.fill if each.exchange.depth >= first))
+        depth = _turn_depth(context, messages)
+        plan = replace(plan, fill=tuple(each for each in plan.fill if each.exchange.depth >= depth))
     context = replace(context, plan=plan, pinned=pinned, blocks=tuple(blocks))
     # The tools are the same for every step, whatever came in.
     body: dict[str, Any] = {**request.chat.json, "messages": [{"role": "user"}]}
     return replace(context, offered=offer_tools(context.request, context.agent, pinned, body))
 
 
-def _turn_begins(context: MemoryContext, messages: Sequence[WireMessage]) -> int:
-    """Returns the depth at which the turn under way begins, with the newest message that is no result of a tool."""
+def _turn_depth(context: MemoryContext, messages: Sequence[WireMessage]) -> int:
+    """Returns the depth of the exchange with which the current turn begins: the last one with a user's message."""
     if any(m.get("role") == "user" and not is_nudge(m) for m in messages):
         return context.path[-1].depth + 1 if context.path else 0
-    begun = (x.depth for x in reversed(context.path) if any(map(is_user, x.inputs)))
-    return next(begun, 0)
+    return next((x.depth for x in reversed(context.path) if any(map(is_user, x.inputs))), 0)
 
 
 def _query(request: MemoryRequest, agent: Agent, idle_s: float) -> Query:
@@ -229,8 +233,8 @@ def _query(request: MemoryRequest, agent: Agent, idle_s: float) -> Query:
     )
 
 
-def open_write(context: MemoryContext, prompt: Prompt, run: Run | None, now: float) -> StepOpen:
-    """Returns what is written before the model is asked. run: the one that begins with it."""
+def make_step_open(context: MemoryContext, prompt: Prompt, run: Run | None, now: float) -> StepOpen:
+    """Returns the write of an open step, before the model is asked. run: the run that begins with the step."""
     conversation, spec = context.snapshot.conversation, context.request.spec
     last = context.path[-1] if context.path else None
     adopts = conversation is not None and not conversation.last_exchange
