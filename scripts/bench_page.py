@@ -194,7 +194,7 @@ async def fill_lists(store: Store, agent: Agent, now: float, share: float) -> No
     ]
     found = await store.agents.load(agent.id)
     assert found is not None
-    learned = store.facts.learning(found, 0, found.next_seq - 1, now, lambda _: Learned(facts=facts))
+    learned = store.facts.learn_effect(found, 0, found.next_seq - 1, now, lambda _: Learned(facts=facts))
     await store.database.write(learned)
     drafts = [PassageDraft(sentence(n), now - n) for n in range(max(100, int(PASSAGES * share)))]
     await store.passages.add(agent.id, drafts)

@@ -123,7 +123,7 @@ class ItemDraft(Struct, frozen=True):
     uid: str
 
 
-class GivenItem(Struct, frozen=True):
+class AssignedItem(Struct, frozen=True):
     """An item that goes into a part. asked: JSON, how it was asked."""
 
     agent: int

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from storage.database import Connection, Row
 from storage.errors import BlockOverLimit, NotFound, WriteConflict
 from storage.records import Block, BlockOp, Revision
-from storage.sql.group import Group, alone, reads, writes
+from storage.sql.group import Group, as_method, reads, writes
 from storage.sql.statements import load
 
 SQL = load("statements.sql")
@@ -245,10 +245,10 @@ async def settle_ops(connection: Connection, agent: int, ids: Iterable[int], sta
 class Blocks(Group):
     """Blocks, for those who have no transaction of their own."""
 
-    load = reads(alone(load_blocks))
-    write = writes(alone(write_block))
-    undo = writes(alone(undo_block))
-    restore = writes(alone(restore_block))
+    load = reads(as_method(load_blocks))
+    write = writes(as_method(write_block))
+    undo = writes(as_method(undo_block))
+    restore = writes(as_method(restore_block))
 
     @writes
     async def invalidate_snapshots(

@@ -145,7 +145,7 @@ class Facts(Group):
         return await load_blocks(connection, agent, keep_shared=True)
 
     @effect
-    async def learning(
+    async def learn_effect(
         self,
         connection: Connection,
         agent: Agent,

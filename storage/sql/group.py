@@ -6,8 +6,9 @@
 
     await store.passages.count(agent)
 
-The decorator names the door of the database through which it goes, or marks it as an effect of a transaction to
-come. A function of a connection, which other transactions use too, becomes a method by `alone`.
+The decorator names the method of `Database` that runs it. A method under `effect` returns an `Effect` instead, for the
+transaction of a job, and its name ends so. A function of a connection, which other transactions use as well, becomes a
+method by `as_method`.
 """
 
 from __future__ import annotations
@@ -23,12 +24,11 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 # Rows that one transaction deletes.
-_DELETED = 200
+_DELETED_AT_ONCE = 200
 
 _Method = Callable[Concatenate[G, Connection, P], Coroutine[Any, Any, T]]
-
-
-_Of = Callable[Concatenate[Connection, int, P], Coroutine[Any, Any, T]]
+# A function of a connection and an agent's row.
+_AgentFunction = Callable[Concatenate[Connection, int, P], Coroutine[Any, Any, T]]
 
 
 class Group:
@@ -38,18 +38,21 @@ class Group:
         self._database = database
 
     async def _delete_older(self, has_older: Statement, delete: Statement, before: float) -> int:
-        """Deletes rows that are older, a page in each transaction. Returns how many went.
+        """Deletes the rows from before a time, a page in each transaction. Returns how many it deleted.
 
-        has_older: returns whether there are any, by the time. delete: deletes some, by the time and how many at most.
+        has_older: returns whether there are any. Parameter: the time.
+        delete: deletes a page. Parameters: the time, and the size of a page.
         """
-        gone, database = 0, self._database
+        deleted, database = 0, self._database
         while await database.read(lambda connection: connection.value(has_older, (before,))):
-            gone += await database.bulk(lambda connection: connection.run(delete, (before, _DELETED)))
-        return gone
+            deleted += await database.bulk(
+                lambda connection: connection.run(delete, (before, _DELETED_AT_ONCE))
+            )
+        return deleted
 
 
 def reads(method: _Method[G, P, T]) -> Callable[Concatenate[G, P], Coroutine[Any, Any, T]]:
-    """Makes a short read of a method."""
+    """Makes a method that runs as a short read."""
 
     def reading(self: G, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
         return self._database.read(lambda connection: method(self, connection, *args, **kwargs))
@@ -58,7 +61,7 @@ def reads(method: _Method[G, P, T]) -> Callable[Concatenate[G, P], Coroutine[Any
 
 
 def long_reads(method: _Method[G, P, T]) -> Callable[Concatenate[G, P], Coroutine[Any, Any, T]]:
-    """Makes a read of a method that may take long."""
+    """Makes a method that runs as a read that may take long."""
 
     def reading(self: G, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
         return self._database.long_read(lambda connection: method(self, connection, *args, **kwargs))
@@ -67,7 +70,7 @@ def long_reads(method: _Method[G, P, T]) -> Callable[Concatenate[G, P], Coroutin
 
 
 def writes(method: _Method[G, P, T]) -> Callable[Concatenate[G, P], Future[T]]:
-    """Makes a transaction of a method."""
+    """Makes a method that runs as a transaction."""
 
     def writing(self: G, /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         return self._database.write(lambda connection: method(self, connection, *args, **kwargs))
@@ -76,7 +79,7 @@ def writes(method: _Method[G, P, T]) -> Callable[Concatenate[G, P], Future[T]]:
 
 
 def bulk_writes(method: _Method[G, P, T]) -> Callable[Concatenate[G, P], Future[T]]:
-    """Makes a transaction of a method that gives way to turns."""
+    """Makes a method that runs as a transaction which gives way to turns."""
 
     def writing(self: G, /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         return self._database.bulk(lambda connection: method(self, connection, *args, **kwargs))
@@ -85,7 +88,7 @@ def bulk_writes(method: _Method[G, P, T]) -> Callable[Concatenate[G, P], Future[
 
 
 def effect(method: _Method[G, P, object]) -> Callable[Concatenate[G, P], Effect]:
-    """Makes a method that returns an effect, which runs the method's body when it is performed."""
+    """Makes a method that returns an effect: the method's body, run when the effect is performed."""
 
     def making(self: G, /, *args: P.args, **kwargs: P.kwargs) -> Effect:
         return lambda connection: method(self, connection, *args, **kwargs)
@@ -93,10 +96,10 @@ def effect(method: _Method[G, P, object]) -> Callable[Concatenate[G, P], Effect]
     return making
 
 
-def alone(
+def as_method(
     function: Callable[Concatenate[Connection, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[Group, Connection, P], Coroutine[Any, Any, T]]:
-    """Makes a method of a function that has no need of its group."""
+    """Makes a method of a function."""
 
     def method(
         self: Group, connection: Connection, /, *args: P.args, **kwargs: P.kwargs
@@ -106,8 +109,10 @@ def alone(
     return method
 
 
-def locking(function: _Of[P, T]) -> Callable[Concatenate[Group, Connection, int, P], Coroutine[Any, Any, T]]:
-    """Makes a method of a function that writes an agent's rows: it locks the agent first."""
+def as_locking_method(
+    function: _AgentFunction[P, T],
+) -> Callable[Concatenate[Group, Connection, int, P], Coroutine[Any, Any, T]]:
+    """Makes a method of a function that writes an agent's rows. It locks the agent first."""
 
     async def method(
         self: Group, connection: Connection, agent: int, /, *args: P.args, **kwargs: P.kwargs

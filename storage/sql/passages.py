@@ -15,7 +15,7 @@ from storage.database import Connection, Row
 from storage.listing import Page, PassageDraft, PassageFilter
 from storage.records import BlockOp, Message, Passage
 from storage.sql.agents import take_seq
-from storage.sql.group import Group, alone, bulk_writes, long_reads, reads
+from storage.sql.group import Group, as_method, bulk_writes, long_reads, reads
 from storage.sql.statements import ascii_lower, load, rows_of
 
 SQL = load("statements.sql")
@@ -111,7 +111,7 @@ class Passages(Group):
             low, high = (low, rows[-1][1]) if page.newest_first else (rows[-1][1], high)
         return found[: page.limit]
 
-    get = reads(alone(load_passages))
+    get = reads(as_method(load_passages))
 
     @reads
     async def count(self, connection: Connection, agent: int) -> int:

@@ -56,7 +56,7 @@ from storage.sql.agents_api.runs import (
 from storage.sql.agents_api.sleepers import accept_reading, advance_over
 from storage.sql.blocks import add_op, seen, write_block
 from storage.sql.facts import keep_facts
-from storage.sql.group import Group, alone, reads
+from storage.sql.group import Group, as_method, reads
 from storage.sql.jobs import Jobs
 from storage.sql.passages import keep_edit
 from storage.sql.readers import TOOL_ATOM
@@ -147,7 +147,7 @@ class StoredPaths(Group):
         self._rules = rules
         self._jobs = jobs
 
-    path = reads(alone(read_path))
+    path = reads(as_method(read_path))
 
     @reads
     async def conversation(self, connection: Connection, agent: Agent, name: str) -> Conversation | None:

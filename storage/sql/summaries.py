@@ -54,7 +54,7 @@ class Summaries(Group):
         return exchanges.with_content(reversed(await connection.rows(SQL["path"], (agent, exchange, limit))))
 
     @effect
-    async def adding(
+    async def add_effect(
         self,
         connection: Connection,
         agent: int,

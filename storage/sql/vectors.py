@@ -216,13 +216,13 @@ class Vectors(Group):
         return await self._database.long_read(read, deadline_ms=_READ_MS)
 
     @effect
-    async def beginning(self, connection: Connection, agent: int, model: str) -> None:
+    async def begin_effect(self, connection: Connection, agent: int, model: str) -> None:
         """Returns the effect that begins at the first message, with this model."""
         await connection.lock(agent)
         await connection.run(SQL["begin"], (agent, model, 0))
 
     @effect
-    async def adding(
+    async def add_effect(
         self, connection: Connection, unembedded: Unembedded, added: Mapping[int, bytes]
     ) -> None:
         """Returns the effect that adds vectors. added: float32 of one length, by number of the message.

@@ -7,11 +7,11 @@ import pytest
 
 from storage.batch_records import (
     SOURCES_ROOM,
+    AssignedItem,
     Batch,
     BatchCounts,
     BatchItem,
     BatchState,
-    GivenItem,
     ItemDraft,
     item_state,
 )
@@ -122,8 +122,8 @@ async def test_items_that_are_put_into_a_part(store: Store) -> None:
     gone = await store.agents.load(runs[0].agent)
     assert gone is not None
     await store.forgetting.wipe(gone.id)
-    given = [GivenItem(run.agent, item.id, 0, 0, b"{}") for run, item in zip(runs, items, strict=True)]
-    await store.database.bulk(store.batches.give(1, given, 20.0))
+    given = [AssignedItem(run.agent, item.id, 0, 0, b"{}") for run, item in zip(runs, items, strict=True)]
+    await store.database.bulk(store.batches.assign_effect(1, given, 20.0))
     assert [item.run.uid for item in await store.batches.items(batch.id, part=1) if item.run] == [
         run.uid for run in runs[1:]
     ]

@@ -35,7 +35,7 @@ def fact(text: str, *, replaces: Sequence[int] = (), sources: Sequence[int] = (1
 
 
 async def learn(store: Store, agent: Agent, cursor: int, upto: int, learned: Learned) -> None:
-    await store.database.write(store.facts.learning(agent, cursor, upto, NOW, lambda blocks: learned))
+    await store.database.write(store.facts.learn_effect(agent, cursor, upto, NOW, lambda blocks: learned))
 
 
 async def unlearned(store: Store, agent: Agent, after_s: float = 0.0, limit_chars: int = 10_000) -> Unread:

@@ -48,7 +48,9 @@ def fact(text: str, sources: Sequence[int] = (1,)) -> LearnedFact:
 
 async def learn(store: Store, agent: Agent, cursor: int, *facts: LearnedFact) -> None:
     learned = Learned(facts=list(facts))
-    await store.database.write(store.facts.learning(agent, cursor, cursor + 1, NOW, lambda blocks: learned))
+    await store.database.write(
+        store.facts.learn_effect(agent, cursor, cursor + 1, NOW, lambda blocks: learned)
+    )
 
 
 async def found(store: Store, agent: Agent, query: str) -> list[tuple[str, str]]:

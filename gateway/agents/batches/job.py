@@ -46,7 +46,7 @@ from gateway.run.background.worker import JobContext, Postponed
 from gateway.run.memory.fit import request_tokens
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.settings import BatchSettings
-from storage.batch_records import Batch, BatchCounts, BatchItem, BatchState, GivenItem, ItemBack
+from storage.batch_records import AssignedItem, Batch, BatchCounts, BatchItem, BatchState, ItemBack
 from storage.database import Connection
 from storage.errors import StoreError
 from storage.records import RunState
@@ -212,7 +212,7 @@ class _Attempt:
     async def _end(self, state: BatchState) -> None:
         """Ends the batch, unless it is over, and has the callback of its creator made, once."""
         store, at, callback = self.jobs.store, self.jobs.now(), self.batch.callback
-        effects = [store.batches.finish(self.batch.id, state, at)]
+        effects = [store.batches.finish_effect(self.batch.id, state, at)]
         if callback is not None:
             counts = await store.batches.counts(self.batch.id)
             body = {
@@ -535,7 +535,7 @@ class _Attempt:
         )  # fmt: skip
         return DAY_S - passed
 
-    async def _compose(self, item: BatchItem) -> tuple[Composed, bytes, GivenItem] | None:
+    async def _compose(self, item: BatchItem) -> tuple[Composed, bytes, AssignedItem] | None:
         """Returns an item's request, its line and its stored state; None: it has ended instead."""
         # Live turns come in between.
         await asyncio.sleep(0)
@@ -563,7 +563,7 @@ class _Attempt:
             )
             await self.outcomes.settle([(item, partial(self.jobs.turns.give_up, item, ItemFailed(INTERNAL)))])
             return None
-        given = GivenItem(item.run.agent, item.id, composed.last_exchange, composed.epoch, composed.state)
+        given = AssignedItem(item.run.agent, item.id, composed.last_exchange, composed.epoch, composed.state)
         return composed, line, given
 
     async def _make_part(self, draft: PartDraft) -> None:
@@ -578,9 +578,9 @@ class _Attempt:
 
     async def _assign_items(self, part: ProviderPart, draft: PartDraft) -> None:
         """Puts the items of a draft into a part, by pages."""
-        give, items = self.jobs.store.batches.give, draft.items
+        assign, items = self.jobs.store.batches.assign_effect, draft.items
         for n in range(0, len(items), PAGE):
-            await self.job.commit(give(part.number, items[n : n + PAGE], self.jobs.now()))
+            await self.job.commit(assign(part.number, items[n : n + PAGE], self.jobs.now()))
 
     async def _items(self, part: int) -> AsyncIterator[BatchItem]:
         async for page in self.results.pages(part):

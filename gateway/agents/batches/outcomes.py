@@ -82,7 +82,7 @@ class ItemOutcomes:
         if not writes:
             return
         day = int(self.now() // DAY_S)
-        await self.job.commit(self.store.batches.write(self.batch.project, day, writes))
+        await self.job.commit(self.store.batches.write_effect(self.batch.project, day, writes))
         self.tokens.inc(by=sum(each.tokens for each in writes if not isinstance(each, ItemBack)))
 
     async def done(self) -> None:

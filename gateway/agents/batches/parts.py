@@ -21,7 +21,7 @@ import orjson
 from adapters.base import BatchPart, BatchProvider
 from adapters.errors import ProviderError, ProviderRefused
 from gateway.run.background.worker import JobContext
-from storage.batch_records import GivenItem
+from storage.batch_records import AssignedItem
 from storage.sql.store import Store
 
 TRIES = 8  # of one thing about a part
@@ -41,11 +41,11 @@ class PartDraft:
 
     upstream: str
     model: str
-    items: list[GivenItem] = field(default_factory=list)
+    items: list[AssignedItem] = field(default_factory=list)
     size: int = 0
     _file: BinaryIO | None = None
 
-    def add(self, line: bytes, item: GivenItem) -> None:
+    def add(self, line: bytes, item: AssignedItem) -> None:
         if self._file is None:
             self._file = tempfile.TemporaryFile()  # noqa: SIM115
         self._file.write(line)

@@ -164,7 +164,7 @@ class Sleeping:
         if not is_due or not await self._has_words(job, memory, reader):
             return None
         wanted = replace(reading_of(reader.reader, memory.id, self._now()), kind="")
-        await job.commit(self._store.sleepers.accepting(wanted))
+        await job.commit(self._store.sleepers.accept_effect(wanted))
         return await self._store.sleepers.reading(reader.reader)
 
     async def _has_words(self, job: JobContext, memory: Agent, reader: ReaderEntry) -> bool:
@@ -175,7 +175,7 @@ class Sleeping:
             if clean(unread.messages):
                 return True
             passed = ReadSpan(memory.id, reader.reader, unread.cursor, unread.upto)
-            await job.commit(self._store.sleepers.passing(passed, self._now()))
+            await job.commit(self._store.sleepers.advance_effect(passed, self._now()))
             is_more = unread.is_more and unread.upto > unread.cursor
         return False
 
@@ -229,7 +229,7 @@ class Sleeping:
             return replace(span, is_more=True)
         if not await self._store.sleepers.has_answered(run):
             return None
-        await job.commit(self._store.sleepers.passing(span.reading, self._now()))
+        await job.commit(self._store.sleepers.advance_effect(span.reading, self._now()))
         _log.warning("Sleeptime: the model of an agent refuses to read a part of a memory, which is skipped.")
         return span
 

@@ -190,7 +190,7 @@ class Compactor:
             return
         tokens = await asyncio.to_thread(tokenizer_for(span.end.model).count, text)
         await job.finish(
-            self.store.summaries.adding(
+            self.store.summaries.add_effect(
                 job.agent, span.end, text, tokens=tokens, at=self.now(), model=model.model
             )
         )

@@ -177,7 +177,7 @@ class Embedding:
             pass
         found = await vectors.unembedded(job.agent, name)
         if found is not None and found.is_new:
-            await job.commit(vectors.beginning(job.agent, name))
+            await job.commit(vectors.begin_effect(job.agent, name))
             found = await vectors.unembedded(job.agent, name)
         if found is None or found.is_new or not found.agent.scope.spans:
             return
@@ -193,7 +193,7 @@ class Embedding:
                 self._no_jobs_until = self._tick() + REST_S
             raise
         self._failures = 0
-        await job.finish(vectors.adding(found, added))
+        await job.finish(vectors.add_effect(found, added))
         if await vectors.lacks(job.agent, name):
             # Stale means that the memory is gone.
             with suppress(Stale):

@@ -216,6 +216,6 @@ class Learning:
         self, unread: Unread, asked: Mapping[str, Any], decide: Callable[[Sequence[Block]], Learned]
     ) -> Effect:
         """Returns the effect that writes what was learned and moves the cursor."""
-        return self._store.facts.learning(
+        return self._store.facts.learn_effect(
             unread.agent, asked["cursor"], asked["upto"], self._now(), decide, self._reader
         )

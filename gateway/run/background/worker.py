@@ -5,7 +5,7 @@ given a `JobContext` and may be ended at any await; what it must not do twice it
 
     async def learn(job: JobContext) -> None:
         reply = await job.step("ask", lambda: ask(job.payload))    # journaled: not asked again after a crash
-        await job.finish(store.facts.adding(job.agent, reply))     # effect, cursor and the job's end: one transaction
+        await job.finish(store.facts.learn_effect(job.agent, reply))  # facts, cursor, end of the job: one transaction
 
 A handler that fails is tried again, each time later, until its job is a dead letter; its serial group waits
 meanwhile. Texts of foreign errors never reach the database or the log, since they may have a user's words.

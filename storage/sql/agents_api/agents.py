@@ -17,7 +17,7 @@ from storage.sql.agents_api.attached import attach_all, attach_only
 from storage.sql.agents_api.blocks import add_block, attach_block, detach_block, find_block, seen_blocks
 from storage.sql.agents_api.definitions import add_definition, change_definition, make_definition
 from storage.sql.agents_api.folders import match_tools
-from storage.sql.group import Group, alone, long_reads, reads, writes
+from storage.sql.group import Group, as_method, long_reads, reads, writes
 from storage.sql.statements import ascii_lower, load, rows_of
 
 SQL = load("agents_api/agents.sql")
@@ -135,10 +135,10 @@ async def change_agent(
 class DefinedAgents(Group):
     """Agents that are made over REST."""
 
-    create = writes(alone(make_agent))
-    change = writes(alone(change_agent))
-    get = reads(alone(find_agent_entry))
-    list = long_reads(alone(list_agents))
+    create = writes(as_method(make_agent))
+    change = writes(as_method(change_agent))
+    get = reads(as_method(find_agent_entry))
+    list = long_reads(as_method(list_agents))
 
     @reads
     async def memories(

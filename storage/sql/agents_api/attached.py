@@ -8,7 +8,7 @@ from storage.database import Connection
 from storage.errors import OverLimit
 from storage.records import Definition, DefinitionKind
 from storage.sql.agents_api.definitions import remove_definition, touch_agent
-from storage.sql.group import Group, alone, reads, writes
+from storage.sql.group import Group, as_method, reads, writes
 from storage.sql.statements import load, rows_of
 
 SQL = load("agents_api/attached.sql")
@@ -67,8 +67,8 @@ async def attach_only(connection: Connection, agent: int, kind: str, targets: Se
 class Attached(Group):
     """Attachments. A change of them raises the version of the agent's definition, from which a turn knows."""
 
-    targets = reads(alone(load_targets))
-    agents_with = reads(alone(load_agents_with))
+    targets = reads(as_method(load_targets))
+    agents_with = reads(as_method(load_agents_with))
 
     @writes
     async def attach(self, connection: Connection, agent: int, kind: str, target: int, *, at: float) -> bool:

@@ -19,11 +19,11 @@ from msgspec.structs import replace
 from storage.batch_records import (
     BATCH,
     SOURCES_ROOM,
+    AssignedItem,
     Batch,
     BatchCounts,
     BatchItem,
     BatchState,
-    GivenItem,
     ItemBack,
     ItemDraft,
     ItemEnd,
@@ -48,7 +48,7 @@ from storage.sql.agents_api.runs import (
     make_run,
 )
 from storage.sql.blocks import add_op, write_block
-from storage.sql.group import Group, bulk_writes, effect, locking, reads
+from storage.sql.group import Group, as_locking_method, bulk_writes, effect, reads
 from storage.sql.jobs import NO_AGENT, Jobs
 from storage.sql.statements import load, rows_of
 from storage.sql.stored_paths import open_step, write_edits
@@ -114,7 +114,7 @@ class Batches(Group):
         """Fails a batch that is not accepted, with the items that it has."""
         while await self.end_page(batch.id, RunState.FAILED, "error", at):
             pass
-        await self._database.bulk(self.finish(batch.id, BatchState.FAILED, at))
+        await self._database.bulk(self.finish_effect(batch.id, BatchState.FAILED, at))
 
     async def _job(self, batch: Batch) -> int | None:
         found: int | None = await self._database.read(lambda c: c.value(SQL["job"], (batch.uid,)))
@@ -231,8 +231,10 @@ class Batches(Group):
     # -- items go on
 
     @effect
-    async def give(self, connection: Connection, part: int, items: Sequence[GivenItem], at: float) -> None:
-        """Puts items into a part."""
+    async def assign_effect(
+        self, connection: Connection, part: int, items: Sequence[AssignedItem], at: float
+    ) -> None:
+        """Returns the effect that puts items into a part, and closes those that have ended."""
         for agent in sorted({item.agent for item in items}):
             await connection.lock(agent)
         for item in items:
@@ -244,14 +246,15 @@ class Batches(Group):
             await connection.run(SQL["text_append"], (item.agent, item.run, "asked", item.asked))
 
     @effect
-    async def write(
+    async def write_effect(
         self, connection: Connection, project: str, day: int, writes: Sequence[ItemWrite]
     ) -> None:
-        """Writes what became of items.
+        """Returns the effect that writes what became of items.
 
-        Of an item that has ended meanwhile nothing is written, or of which this was written before; its tokens count
-        once. Raises: WriteConflict: a block, a conversation or a memory was changed since it was read.
+        The effect writes nothing of an item that has ended meanwhile, or of which this was written before; its tokens
+        count once. It raises WriteConflict where a block, a conversation or a memory was changed since it was read.
         """
+
         tokens = output = 0
         for each in writes:
             if await _write(connection, each, self._rules) and not isinstance(each, ItemBack):
@@ -259,12 +262,12 @@ class Batches(Group):
         if tokens:
             await add_batch(connection, project, day, tokens, output)
 
-    add_text = bulk_writes(locking(add_text))
+    add_text = bulk_writes(as_locking_method(add_text))
 
     # -- a batch ends
 
     @effect
-    async def finish(self, connection: Connection, batch: int, state: BatchState, at: float) -> None:
+    async def finish_effect(self, connection: Connection, batch: int, state: BatchState, at: float) -> None:
         """Returns the effect that ends a batch, unless it has ended."""
         await connection.run(SQL["set_state"], (batch, state, at))
 

@@ -30,7 +30,7 @@ from storage.sql.blocks import (
     undo_block,
     write_block,
 )
-from storage.sql.group import Group, alone, long_reads, reads, writes
+from storage.sql.group import Group, as_method, long_reads, reads, writes
 from storage.sql.readers import load_sleepers
 from storage.sql.rebuild import origins_of
 from storage.sql.statements import ascii_lower, load, rows_of
@@ -156,9 +156,9 @@ async def hand_over_blocks(connection: Connection, agent: int) -> None:
 class NamedBlocks(Group):
     """Blocks by their public names. project: the caller's; a block of another one is not found."""
 
-    get = reads(alone(find_block))
-    seen_by = reads(alone(seen_blocks))
-    create = writes(alone(add_block))
+    get = reads(as_method(find_block))
+    seen_by = reads(as_method(seen_blocks))
+    create = writes(as_method(add_block))
 
     @reads
     async def count(self, connection: Connection, project: str) -> int:

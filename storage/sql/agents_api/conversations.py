@@ -30,7 +30,7 @@ from storage.sql.agents_api.definitions import (
 )
 from storage.sql.blocks import emptied_section
 from storage.sql.forget import begin_forgetting
-from storage.sql.group import Group, alone, long_reads, reads, writes
+from storage.sql.group import Group, as_method, long_reads, reads, writes
 from storage.sql.statements import load
 from storage.sql.turns import merge_edits
 
@@ -68,7 +68,7 @@ class Conversations(Group):
         super().__init__(database)
         self._rules = rules
 
-    get = reads(alone(find_conversation))
+    get = reads(as_method(find_conversation))
 
     @writes
     async def create(

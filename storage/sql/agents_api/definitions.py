@@ -17,7 +17,7 @@ from storage.errors import NotFound, Overtaken, WriteConflict
 from storage.listing import Page
 from storage.records import Agent, Definition, DefinitionKind
 from storage.sql.agents import create_agent
-from storage.sql.group import Group, alone, long_reads, reads, writes
+from storage.sql.group import Group, as_method, long_reads, reads, writes
 from storage.sql.statements import ascii_lower, load, rows_of
 
 SQL = load("agents_api/definitions.sql")
@@ -153,10 +153,10 @@ async def make_memory(
 class Definitions(Group):
     """Definitions. project: the caller's; what another one has is not found."""
 
-    add = writes(alone(add_definition))
-    change = writes(alone(change_definition))
-    find = reads(alone(find_definition))
-    remove = writes(alone(remove_definition))
+    add = writes(as_method(add_definition))
+    change = writes(as_method(change_definition))
+    find = reads(as_method(find_definition))
+    remove = writes(as_method(remove_definition))
 
     @writes
     async def bind(self, connection: Connection, id: int, memory: int) -> int:
@@ -164,7 +164,7 @@ class Definitions(Group):
         await connection.run(SQL["bind"], (memory, id))
         return (await get_definition(connection, id)).memory
 
-    create_memory = writes(alone(make_memory))
+    create_memory = writes(as_method(make_memory))
 
     @reads
     async def get(self, connection: Connection, project: str, kind: DefinitionKind, uid: str) -> Definition:

@@ -15,7 +15,7 @@ from storage.records import DefinitionKind, StoredFile
 from storage.sql.agents import load_agent
 from storage.sql.agents_api.attached import attach, attach_all, detach, load_targets
 from storage.sql.agents_api.definitions import touch_agent
-from storage.sql.group import Group, alone, bulk_writes, long_reads, reads, writes
+from storage.sql.group import Group, as_method, bulk_writes, long_reads, reads, writes
 from storage.sql.passages import insert_passage
 from storage.sql.statements import load, rows_of
 
@@ -68,7 +68,7 @@ async def match_tools(connection: Connection, agent: int, tools: Sequence[int]) 
 class Files(Group):
     """Files of folders. memory: the folder's row; of another one nothing is found."""
 
-    add = writes(alone(add_file))
+    add = writes(as_method(add_file))
 
     @writes
     async def attach(

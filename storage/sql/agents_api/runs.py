@@ -22,7 +22,7 @@ from storage.listing import Page, RunEntry, RunFilter, StepEntry
 from storage.records import Agent, Counts, Run, RunState, RunStep
 from storage.sql.agents import AGENT_COLUMNS, make_agent_record
 from storage.sql.exchanges import NO_RECALL
-from storage.sql.group import Group, alone, bulk_writes, locking, reads, writes
+from storage.sql.group import Group, as_locking_method, as_method, bulk_writes, reads, writes
 from storage.sql.jobs import NO_AGENT, Jobs
 from storage.sql.statements import load, rows_of
 
@@ -314,16 +314,16 @@ class Runs(Group):
         await connection.run(SQL["events_drop"], (agent, run, ""))
         await connection.run(SQL["response_drop"], (run, agent))
 
-    begin = writes(locking(begin_run))
-    load = reads(alone(get_run))
-    last_step = reads(alone(load_last_step))
-    end = writes(locking(end_run))
-    cancel_paused = writes(locking(cancel_paused_run))
-    newest = reads(alone(newest_run))
-    by_otid = reads(alone(find_otid))
-    waiting = reads(alone(load_waiting))
-    texts = reads(alone(load_texts))
-    add_text = writes(locking(add_text))
+    begin = writes(as_locking_method(begin_run))
+    load = reads(as_method(get_run))
+    last_step = reads(as_method(load_last_step))
+    end = writes(as_locking_method(end_run))
+    cancel_paused = writes(as_locking_method(cancel_paused_run))
+    newest = reads(as_method(newest_run))
+    by_otid = reads(as_method(find_otid))
+    waiting = reads(as_method(load_waiting))
+    texts = reads(as_method(load_texts))
+    add_text = writes(as_locking_method(add_text))
 
     @reads
     async def open_background(

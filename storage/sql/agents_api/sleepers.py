@@ -19,7 +19,7 @@ from storage.sql.agents_api.agents import make_agent
 from storage.sql.agents_api.blocks import drop_copies, share_blocks
 from storage.sql.agents_api.definitions import change_definition
 from storage.sql.agents_api.runs import accept_run, get_run
-from storage.sql.group import Group, alone, bulk_writes, effect, reads, writes
+from storage.sql.group import Group, as_method, bulk_writes, effect, reads, writes
 from storage.sql.jobs import Jobs, drop_jobs
 from storage.sql.readers import SQL, advance, cursor_of, load_sleepers
 from storage.sql.vectors import forget_indexed
@@ -147,20 +147,20 @@ class Sleepers(Group):
         super().__init__(database)
         self._jobs = jobs
 
-    add = writes(alone(add_sleeper))
-    remove = writes(alone(remove_sleepers))
-    adopt = writes(alone(adopt_sleeper))
-    share_blocks = writes(alone(share_blocks))
-    empty = bulk_writes(alone(empty_reading))
-    empty_ended = bulk_writes(alone(empty_readings))
+    add = writes(as_method(add_sleeper))
+    remove = writes(as_method(remove_sleepers))
+    adopt = writes(as_method(adopt_sleeper))
+    share_blocks = writes(as_method(share_blocks))
+    empty = bulk_writes(as_method(empty_reading))
+    empty_ended = bulk_writes(as_method(empty_readings))
 
     @effect
-    async def accepting(self, connection: Connection, wanted: RunAccept) -> None:
+    async def accept_effect(self, connection: Connection, wanted: RunAccept) -> None:
         """Returns the effect that accepts a run that reads, unless its agent reads already."""
         await accept_reading(connection, self._jobs, wanted)
 
     @effect
-    async def passing(self, connection: Connection, span: ReadSpan, at: float) -> None:
+    async def advance_effect(self, connection: Connection, span: ReadSpan, at: float) -> None:
         """Returns the effect that counts a part of a memory as read."""
         await advance_over(connection, span, at)
 

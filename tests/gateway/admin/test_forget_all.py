@@ -93,7 +93,7 @@ class Scene:
     def _break_learning(self) -> None:
         """While `breaks`, a job that learns fails when its answer has been journaled."""
         facts = self.world.store.facts
-        whole = facts.learning
+        whole = facts.learn_effect
 
         def breaking(*arguments: Any) -> Any:
             effect = whole(*arguments)
@@ -105,7 +105,7 @@ class Scene:
 
             return write
 
-        facts.learning = breaking  # type: ignore[method-assign]
+        facts.learn_effect = breaking  # type: ignore[method-assign]
 
     def chat(self, conversation: str) -> Chat:
         headers = {"x-mnemogate-conversation": conversation}

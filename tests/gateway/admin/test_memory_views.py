@@ -64,7 +64,9 @@ def learn(world: World, *facts: tuple[str, int]) -> list[int]:
     written = [LearnedFact(text, "", text.casefold(), 1.0, row, [row]) for text, row in facts]
 
     async def write() -> list[int]:
-        effect = world.store.facts.learning(of, 0, 1, world.clock(), lambda blocks: Learned(facts=written))
+        effect = world.store.facts.learn_effect(
+            of, 0, 1, world.clock(), lambda blocks: Learned(facts=written)
+        )
         await world.store.database.write(effect)
         return [fact.seq for fact in reversed(await world.store.facts.list(of.id))]
 

@@ -115,7 +115,7 @@ async def learn(store: Store, alice: Speaker) -> None:
     """All that was said is learned from; there was nothing in it."""
     last = (await store.transfer.export_end(alice.agent))["seq"]
     ((cursor,),) = await rows(store, "SELECT coalesce(max(seq), 0) FROM readers")
-    await store.database.write(store.facts.learning(alice.agent, cursor, last, 5.0, lambda _: Learned()))
+    await store.database.write(store.facts.learn_effect(alice.agent, cursor, last, 5.0, lambda _: Learned()))
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -385,7 +385,7 @@ def test_what_fails_between_the_answer_and_the_disk_is_done_once(
     learner: Learner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     facts = learner.world.store.facts
-    whole, failures = facts.learning, [1]
+    whole, failures = facts.learn_effect, [1]
 
     def breaking(*arguments: Any) -> Any:
         effect = whole(*arguments)
@@ -420,7 +420,9 @@ def test_what_was_written_is_not_written_again(learner: Learner) -> None:
     async def again() -> None:
         found = await learner.world.store.agents.find(Scope("default", "default", "user:alice"))
         assert found is not None
-        effect = learner.world.store.facts.learning(found, 0, 99, 0.0, lambda blocks: pytest.fail("decided"))
+        effect = learner.world.store.facts.learn_effect(
+            found, 0, 99, 0.0, lambda blocks: pytest.fail("decided")
+        )
         await learner.world.store.database.write(effect)
 
     before = learner.cursor()

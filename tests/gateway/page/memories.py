@@ -52,7 +52,7 @@ def learn(world: World, agent: Agent, *texts: str, block: str | None = None) -> 
         cursor = (
             await world.store.readers.cursor(agent.id, 0) if hasattr(world.store.readers, "cursor") else 0
         )
-        effect = world.store.facts.learning(
+        effect = world.store.facts.learn_effect(
             agent,
             cursor or 0,
             (cursor or 0) + 1,
