@@ -21,6 +21,8 @@ _MOST = 2_000
 # Numbers of messages among which notes are looked for. Half a million exchanges without one took 0.7 s.
 _MOST_NUMBERS = 50_000
 _NOWHERE = -1
+# Facts that are named.
+_NAMED = 20
 
 
 class ForgetPreviews(Group):
@@ -33,15 +35,15 @@ class ForgetPreviews(Group):
     @long_reads
     async def counts(
         self, connection: Connection, agent: int, target: ForgetTarget, messages: int
-    ) -> ForgetCounts:
-        """Returns how much a target takes.
+    ) -> tuple[ForgetCounts, list[tuple[int, str]]]:
+        """Returns how much a target takes, and the newest facts that go with messages: (number, text).
 
         messages: of it, as `Forgetting.extent` says; those of a whole memory are read.
         """
         if target.is_all:
-            return await self._of_whole(connection, agent)
+            return await self._of_whole(connection, agent), []
         if target.facts or target.passages:
-            return await self._of_named(connection, agent, target)
+            return await self._of_named(connection, agent, target), []
         rows = await self._going(connection, agent, target)
         ids = [row[0] for row in rows]
         goes = (
@@ -60,14 +62,16 @@ class ForgetPreviews(Group):
         summaries = 0
         for conversation, (depth, seq) in first.items():
             summaries += await connection.value(SQL["summaries"], (agent, conversation, depth, seq))
-        return ForgetCounts(
+        facts = await connection.rows(SQL["facts"], (*goes, _NAMED))
+        counts = ForgetCounts(
             messages,
-            await connection.value(SQL["facts"], goes),
+            facts[0][2] if facts else 0,
             await connection.value(SQL["passages"], goes),
             versions,
             summaries,
             await self._notes(connection, agent, rows, has_blocks=versions > 0),
         )
+        return counts, [(seq, text) for seq, text, _ in facts]
 
     async def _of_whole(self, connection: Connection, agent: int) -> ForgetCounts:
         row = await connection.row(SQL["whole"], (agent,)) or (0,) * 5

@@ -6,14 +6,16 @@
 e.agent = ?1 AND (e.conversation = ?2 OR e.id {in:3:BIGINT:64})
 
 -- name: facts (sqlite)
--- Counts the facts that came from what goes.
-SELECT count(*) FROM facts f WHERE f.agent = ?1 AND EXISTS (
+-- Reads the first ?4 facts that came from what goes, the newest first: with each, how many there are.
+SELECT f.seq, f.text, count(*) OVER () FROM facts f WHERE f.agent = ?1 AND EXISTS (
     SELECT 1 FROM json_each(CAST(f.sources AS TEXT)) s CROSS JOIN exchanges e ON e.id = s.value WHERE {goes})
+ORDER BY f.seq DESC LIMIT ?4
 
 -- name: facts (postgres)
-SELECT count(DISTINCT f.id) FROM facts f
-JOIN LATERAL jsonb_array_elements_text(convert_from(f.sources, 'UTF8')::jsonb) s(value) ON TRUE
-JOIN exchanges e ON e.id = CAST(s.value AS BIGINT) WHERE f.agent = ?1 AND {goes}
+SELECT n.seq, n.text, count(*) OVER () FROM facts n WHERE n.id IN (SELECT f.id FROM facts f
+    JOIN LATERAL jsonb_array_elements_text(convert_from(f.sources, 'UTF8')::jsonb) s(value) ON TRUE
+    JOIN exchanges e ON e.id = CAST(s.value AS BIGINT) WHERE f.agent = ?1 AND {goes})
+ORDER BY n.seq DESC LIMIT ?4
 
 -- name: passages (sqlite)
 -- Counts the passages that did.

@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Literal
 from urllib.parse import quote
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from gateway.errors import Conflict, UnknownId
 from gateway.run.admin.forget_operations import CALL_S, Part, PartKind, find_target
@@ -21,7 +21,7 @@ from gateway.run.admin.hits import message_href
 from gateway.run.admin.memory_edits import Editor
 from gateway.run.admin.memory_views import FactPage, MemoryViews, shortened
 from gateway.run.admin.page_paths import page_path
-from gateway.run.admin.page_records import FactRecord
+from gateway.run.admin.page_records import FactRecord, SourceRecord
 from gateway.run.admin.printed import argument
 from gateway.run.admin.talk import message_records
 from gateway.run.admin.users import flags_of, other_profiles
@@ -77,6 +77,8 @@ class ForgetPreview(Struct, frozen=True):
     confirm: str | None
     # The command that does the same; None: of a person, who has none.
     command: str | None
+    # The newest facts that go with messages; not set: none does.
+    facts: tuple[SourceRecord, ...] | UnsetType = UNSET
 
 
 class ForgetResult(Struct, frozen=True):
@@ -187,14 +189,21 @@ class MemoryForgetting:
                 raise _unknown(kind)
             target = found
         extent = await self._extent(memory, kind, target, value)
-        counts = await self._store.forget_previews.counts(memory.id, target, extent.messages)
+        counts, facts = await self._store.forget_previews.counts(memory.id, target, extent.messages)
         is_typed = kind in ("all", "conversation")
         command = ["mnemogate", "memory", "forget", *map(argument, flags_of(memory.scope))]
         if part is not None:
             command.append(argument(f"--{part.kind}={part.value}"))
         confirm = str(counts.messages) if is_typed else None
         return (
-            ForgetPreview(_record(kind, extent), counts, tuple(extent.stays), confirm, " ".join(command)),
+            ForgetPreview(
+                _record(kind, extent),
+                counts,
+                tuple(extent.stays),
+                confirm,
+                " ".join(command),
+                tuple(_fact_record(memory.uid, *each) for each in facts) or UNSET,
+            ),
             target,
         )
 
@@ -289,6 +298,10 @@ class MemoryForgetting:
 def _record(kind: TargetKind, extent: _PartExtent) -> TargetRecord:
     text = " ".join((extent.text or "").split())
     return TargetRecord(kind, extent.id, shortened(text, _SHOWN_CHARS) or None)
+
+
+def _fact_record(uid: str, seq: int, text: str) -> SourceRecord:
+    return SourceRecord("fact", seq, text, None, href=page_path("m", uid, "f", seq))
 
 
 def _elsewhere(uid: str, text: str | None) -> RemainingRecord:

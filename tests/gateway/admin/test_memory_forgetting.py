@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import UNSET
 
 from gateway.errors import Conflict, UnknownId
 from gateway.operations import make_operations
@@ -64,6 +65,10 @@ def test_a_preview_counts_what_goes_and_says_what_stays(world: World) -> None:
     assert talk.command.startswith("mnemogate memory forget --profile=helper --user=alice --in=conv-19")
     message = call(forget.preview(None, of.uid, "message", 1))
     assert (message.will_go.messages, message.will_go.facts, message.confirm) == (1, 1, None)
+    for preview in (talk, message):
+        assert [(each.seq, each.text) for each in preview.facts or ()] == [
+            (seq, f"Alice has a cat called {SECRET}.")
+        ]
     texts = [each.text for each in message.stays]
     assert any("message 2" in text for text in texts)
     assert any("in other words" in text for text in texts)
@@ -73,6 +78,7 @@ def test_a_preview_counts_what_goes_and_says_what_stays(world: World) -> None:
     assert "Message 1" in fact.stays[0].text
     whole = call(forget.preview(None, of.uid, "all"))
     assert (whole.will_go.messages, whole.will_go.facts, whole.confirm) == (6, 1, "6")
+    assert (fact.facts, whole.facts) == (UNSET, UNSET)
     missing: list[tuple[TargetKind, int | str]] = [
         ("message", 999),
         ("fact", 999),

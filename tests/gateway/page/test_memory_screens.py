@@ -273,6 +273,20 @@ def test_a_correction_is_undone_and_forgetting_names_what_it_replaced(operator: 
     assert {f"Fact {new}, which it replaced.", f"Fact {seq}, which it replaced."} <= {*stays}
 
 
+def test_a_preview_names_the_newest_facts_that_go_with_a_conversation(operator: Operator) -> None:
+    agent = speak(operator.world, "Hello.", talk="conv-19")
+    numbers = learn(operator.world, agent, *(f"Fact of <b>{n}</b>." for n in range(21)))
+    where = f"m/{agent.uid}/forget?conversation=conv-19"
+    found = operator.twin(where)
+    assert found["will_go"]["facts"] == 21
+    assert [each["seq"] for each in found["facts"]] == list(numbers[:0:-1])
+    text = page(operator, where)
+    assert "Facts that will go" in text
+    assert "Fact of &lt;b&gt;20&lt;/b&gt;." in text
+    assert "and 1 more" in text
+    assert "facts" not in operator.twin(f"m/{agent.uid}/forget?fact={numbers[0]}")
+
+
 def test_a_message_that_facts_stand_for_is_said_to_be_repeated(operator: Operator) -> None:
     agent = speak(operator.world, "My grey cat lives in Lyon.")
     learn(operator.world, agent, "The grey cat of Alice lives in Lyon.")
