@@ -1,6 +1,6 @@
 """About me: what is remembered of a person, shown to that person by a link from the application, in plain words.
 
-The screens of the parts are those of operators (`Way`), with templates of their own (`me_...`).
+The screens of the parts are those of operators (`MemoryRoutes`), with templates of their own (`me_...`).
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from typing import Any
 
 from msgspec import Struct
 
-from gateway.page import block_screens, conversation_screens, fact_screens, forgetting, memory_screens
-from gateway.page.memory_door import PERSONS, door_of
+from gateway.page import block_screens, conversation_screens, fact_screens, forget_screens, memory_screens
+from gateway.page.memory_access import PERSON_ROUTES, access_of
 from gateway.page.page_operations import PageOperations
-from gateway.page.screen import Action, Answer, Ask, Done, Readable, Screen, View
+from gateway.page.screen import Action, ActionResult, Answer, HtmlDownload, Screen, ScreenRequest, View
 from gateway.run.admin.memory_views import ConversationRecord
 from gateway.run.admin.page_records import BlockRecord, FactRecord
 
@@ -42,11 +42,11 @@ class PauseForm(Struct, frozen=True, forbid_unknown_fields=True):
 def screens(operations: PageOperations) -> list[Screen | Action]:
     views = operations.memories
 
-    async def show(ask: Ask, query: object) -> View:
-        door, link = door_of(ask), ask.visitor.link
-        assert link is not None  # it is a person's door
-        found = await views.memory(door.project, door.uid)
-        await ask.note_read(door.uid)
+    async def show(request: ScreenRequest, query: object) -> View:
+        access, link = access_of(request), request.visitor.link
+        assert link is not None  # a person comes by one
+        found = await views.memory(access.project, access.uid)
+        await request.note_read(access.uid)
         page = PersonPage(
             link.rights,
             link.expires,
@@ -55,36 +55,36 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
             found.facts,
             found.conversations,
         )
-        return door.view(
+        return access.view(
             page,
             "memory.html",
             HEADING,
             memory=found.memory,
-            passages=door.seen(found.passages),
+            passages=access.filter(found.passages),
             paused_since=link.paused,
-            openings=await views.openings(door.project, door.uid, found.conversations),
+            openings=await views.openings(access.project, access.uid, found.conversations),
         )
 
-    async def pause(ask: Ask, form: PauseForm) -> Done:
-        door = door_of(ask)
-        await operations.edits.pause(door.editor, door.uid, is_paused=form.paused)
-        return Done({"paused": form.paused}, door.path())
+    async def pause(request: ScreenRequest, form: PauseForm) -> ActionResult:
+        access = access_of(request)
+        await operations.edits.pause(access.editor, access.uid, is_paused=form.paused)
+        return ActionResult({"paused": form.paused}, access.path())
 
-    async def export(ask: Ask, query: object) -> Answer:
-        door = door_of(ask)
-        parts = await operations.export.readable(door.project, door.uid)
-        await operations.sign_in.note(ask.visitor.actor, "export", door.uid)
-        return Readable("me_export.html", _named(parts), f"memory-{door.uid[:8]}.html")
+    async def export(request: ScreenRequest, query: object) -> Answer:
+        access = access_of(request)
+        parts = await operations.export.readable(access.project, access.uid)
+        await operations.sign_in.note(request.visitor.actor, "export", access.uid)
+        return HtmlDownload("me_export.html", _named(parts), f"memory-{access.uid[:8]}.html")
 
     return [
-        PERSONS.screen("", show),
-        PERSONS.screen("export.html", export, right="export", has_twin=False),
-        PERSONS.action("pause", pause, PauseForm, "pause"),
-        *memory_screens.screens(operations, PERSONS),
-        *block_screens.screens(operations, PERSONS),
-        *fact_screens.screens(operations, PERSONS),
-        *conversation_screens.screens(operations, PERSONS),
-        *forgetting.screens(operations, PERSONS),
+        PERSON_ROUTES.screen("", show),
+        PERSON_ROUTES.screen("export.html", export, right="export", has_twin=False),
+        PERSON_ROUTES.action("pause", pause, PauseForm, "pause"),
+        *memory_screens.screens(operations, PERSON_ROUTES),
+        *block_screens.screens(operations, PERSON_ROUTES),
+        *fact_screens.screens(operations, PERSON_ROUTES),
+        *conversation_screens.screens(operations, PERSON_ROUTES),
+        *forget_screens.screens(operations, PERSON_ROUTES),
     ]
 
 

@@ -9,9 +9,9 @@ from msgspec.structs import replace
 
 from gateway.core.memory.word_diff import DiffPart, diff_words
 from gateway.errors import BadRequest, Conflict, GatewayError
-from gateway.page.memory_door import OPERATORS, MemoryDoor, Way, door_of
+from gateway.page.memory_access import OPERATOR_ROUTES, MemoryAccess, MemoryRoutes, access_of
 from gateway.page.page_operations import PageOperations
-from gateway.page.screen import Action, Answer, Ask, Done, ListQuery, Screen, View
+from gateway.page.screen import Action, ActionResult, Answer, ListQuery, Screen, ScreenRequest, View
 from gateway.run.admin.memory_edits import MemoryEdits
 from gateway.run.admin.memory_views import BlockPage, MemoryViews
 
@@ -55,86 +55,90 @@ class _BlockScreens(Struct, frozen=True):
     views: MemoryViews
     edits: MemoryEdits
 
-    async def page_of(self, ask: Ask, door: MemoryDoor, query: BlockQuery | None = None) -> BlockPage:
+    async def read_page(
+        self, request: ScreenRequest, access: MemoryAccess, query: BlockQuery | None = None
+    ) -> BlockPage:
         query = query or BlockQuery()
-        limit = query.limit if ask.is_twin else min(query.limit, _VERSIONS)
-        label = str(ask.params["label"])
+        limit = query.limit if request.is_twin else min(query.limit, _VERSIONS)
+        label = str(request.params["label"])
         page = await self.views.block(
-            door.project, door.uid, label, from_=query.from_, to=query.to, after=query.after, limit=limit
+            access.project, access.uid, label, from_=query.from_, to=query.to, after=query.after, limit=limit
         )
-        if door.is_person and page.block.shared:
+        if access.is_person and page.block.shared:
             # What others have written into it before is not this person's to read.
             return replace(page, versions=(), next=None, diff=None)
         return page
 
-    async def shown(
+    async def view(
         self,
         page: BlockPage,
-        door: MemoryDoor,
+        access: MemoryAccess,
         *,
         typed: str | None = None,
         error: GatewayError | None = None,
         **more: Any,
     ) -> View:
-        name = self.views.name_of(await self.views.find(door.project, door.uid))
+        name = await self.views.name(access.project, access.uid)
         context = {"changes": _changes(page), "is_compared": False, "conflict": None, **more}
-        return door.view(
+        return access.view(
             page, "block.html", page.block.label, error, typed=typed, memory_name=name, **context
         )
 
-    async def show(self, ask: Ask, query: BlockQuery) -> View:
-        door = door_of(ask)
-        page = await self.page_of(ask, door, query)
-        await ask.note_read(door.uid)
-        return await self.shown(page, door, is_compared=query.from_ is not None or query.to is not None)
+    async def show(self, request: ScreenRequest, query: BlockQuery) -> View:
+        access = access_of(request)
+        page = await self.read_page(request, access, query)
+        await request.note_read(access.uid)
+        return await self.view(page, access, is_compared=query.from_ is not None or query.to is not None)
 
-    async def edit(self, ask: Ask, form: EditForm) -> Answer:
-        door = door_of(ask)
+    async def edit(self, request: ScreenRequest, form: EditForm) -> Answer:
+        access = access_of(request)
         try:
             await self.edits.edit_block(
-                door.editor, door.uid, str(ask.params["label"]), form.value, form.version
+                access.editor, access.uid, str(request.params["label"]), form.value, form.version
             )
         except Conflict as error:
-            page = await self.page_of(ask, door)
+            page = await self.read_page(request, access)
             conflict = _shortened(diff_words(form.value, page.block.value))
-            return await self.shown(page, door, typed=form.value, error=error, conflict=conflict)
+            return await self.view(page, access, typed=form.value, error=error, conflict=conflict)
         except BadRequest as error:
-            return await self.shown(await self.page_of(ask, door), door, typed=form.value, error=error)
-        return await self.done(ask, door)
+            return await self.view(
+                await self.read_page(request, access), access, typed=form.value, error=error
+            )
+        return await self.result(request, access)
 
-    async def undo(self, ask: Ask, form: UndoForm) -> Answer:
-        door = door_of(ask)
+    async def undo(self, request: ScreenRequest, form: UndoForm) -> Answer:
+        access = access_of(request)
         try:
-            await self.edits.undo_block(door.editor, door.uid, str(ask.params["label"]), form.version)
+            await self.edits.undo_block(access.editor, access.uid, str(request.params["label"]), form.version)
         except (Conflict, BadRequest) as error:
-            return await self.shown(await self.page_of(ask, door), door, error=error)
-        return await self.done(ask, door)
+            return await self.view(await self.read_page(request, access), access, error=error)
+        return await self.result(request, access)
 
-    async def restore(self, ask: Ask, form: RestoreForm) -> Answer:
-        door = door_of(ask)
+    async def restore(self, request: ScreenRequest, form: RestoreForm) -> Answer:
+        access = access_of(request)
         try:
             await self.edits.restore_block(
-                door.editor, door.uid, str(ask.params["label"]), form.version, form.to
+                access.editor, access.uid, str(request.params["label"]), form.version, form.to
             )
         except (Conflict, BadRequest) as error:
-            return await self.shown(await self.page_of(ask, door), door, error=error)
-        return await self.done(ask, door)
+            return await self.view(await self.read_page(request, access), access, error=error)
+        return await self.result(request, access)
 
-    async def done(self, ask: Ask, door: MemoryDoor) -> Done:
-        page = await self.page_of(ask, door)
-        return Done(page.block, door.path("b", page.block.label))
+    async def result(self, request: ScreenRequest, access: MemoryAccess) -> ActionResult:
+        page = await self.read_page(request, access)
+        return ActionResult(page.block, access.path("b", page.block.label))
 
 
-def screens(operations: PageOperations, way: Way = OPERATORS) -> list[Screen | Action]:
-    of = _BlockScreens(operations.memories, operations.edits)
+def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) -> list[Screen | Action]:
+    block = _BlockScreens(operations.memories, operations.edits)
     made: list[Screen | Action] = [
-        way.screen("b/{label}", of.show, BlockQuery),
-        way.action("b/{label}", of.edit, EditForm, "correct"),
+        routes.screen("b/{label}", block.show, BlockQuery),
+        routes.action("b/{label}", block.edit, EditForm, "correct"),
     ]
-    if way.is_operators:
+    if not routes.is_for_person:
         made += [
-            way.action("b/{label}/undo", of.undo, UndoForm, "correct"),
-            way.action("b/{label}/restore", of.restore, RestoreForm, "correct"),
+            routes.action("b/{label}/undo", block.undo, UndoForm, "correct"),
+            routes.action("b/{label}/restore", block.restore, RestoreForm, "correct"),
         ]
     return made
 

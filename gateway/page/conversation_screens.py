@@ -6,9 +6,9 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from gateway.page.memory_door import OPERATORS, Way, door_of
+from gateway.page.memory_access import OPERATOR_ROUTES, MemoryRoutes, access_of
 from gateway.page.page_operations import PageOperations
-from gateway.page.screen import Action, Answer, Ask, Download, LimitQuery, Screen
+from gateway.page.screen import Action, Answer, Download, LimitQuery, Screen, ScreenRequest
 
 _Number = Annotated[int, Meta(ge=0, lt=1 << 62)]
 # Characters of all texts of a page, so that it stays below 100 kB.
@@ -25,28 +25,28 @@ class TalkQuery(LimitQuery, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     message: _Number | None = None
 
 
-def screens(operations: PageOperations, way: Way = OPERATORS) -> list[Screen | Action]:
+def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) -> list[Screen | Action]:
     views = operations.memories
 
-    async def show(ask: Ask, query: TalkQuery) -> Answer:
-        door, id = door_of(ask), str(ask.params["id"])
+    async def show(request: ScreenRequest, query: TalkQuery) -> Answer:
+        access, id = access_of(request), str(request.params["id"])
         if query.message is not None:
-            text = await views.message(door.project, door.uid, id, query.message)
-            await ask.note_read(door.uid)
+            text = await views.message(access.project, access.uid, id, query.message)
+            await request.note_read(access.uid)
             raw = text.encode("utf-8", "replace")[:_MOST_BYTES]
             return Download("text/plain; charset=utf-8", raw.decode("utf-8", "ignore").encode())
         page = await views.conversation(
-            door.project,
-            door.uid,
+            access.project,
+            access.uid,
             id,
             branch=query.branch,
             before=query.before,
             limit=query.limit,
-            most_chars=None if ask.is_twin else _MOST_CHARS,
+            most_chars=None if request.is_twin else _MOST_CHARS,
         )
-        await ask.note_read(door.uid)
-        found = await views.find(door.project, door.uid)
+        await request.note_read(access.uid)
+        name = await views.name(access.project, access.uid)
         heading = f"Conversation {page.conversation.id}"
-        return door.view(page, "conversation.html", heading, memory_name=views.name_of(found))
+        return access.view(page, "conversation.html", heading, memory_name=name)
 
-    return [way.screen("c/{id}", show, TalkQuery)]
+    return [routes.screen("c/{id}", show, TalkQuery)]

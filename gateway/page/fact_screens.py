@@ -5,9 +5,9 @@ from __future__ import annotations
 from msgspec import Struct
 
 from gateway.errors import BadRequest, Conflict, GatewayError
-from gateway.page.memory_door import OPERATORS, MemoryDoor, Way, door_of
+from gateway.page.memory_access import OPERATOR_ROUTES, MemoryAccess, MemoryRoutes, access_of
 from gateway.page.page_operations import PageOperations
-from gateway.page.screen import Action, Answer, Ask, Done, Screen, View
+from gateway.page.screen import Action, ActionResult, Answer, Screen, ScreenRequest, View
 
 
 class CorrectForm(Struct, frozen=True, forbid_unknown_fields=True):
@@ -22,39 +22,39 @@ class MuteForm(Struct, frozen=True, forbid_unknown_fields=True):
     muted: bool
 
 
-def screens(operations: PageOperations, way: Way = OPERATORS) -> list[Screen | Action]:
+def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) -> list[Screen | Action]:
     views, edits = operations.memories, operations.edits
 
     async def shown(
-        door: MemoryDoor, seq: int, *, typed: str | None = None, error: GatewayError | None = None
+        access: MemoryAccess, seq: int, *, typed: str | None = None, error: GatewayError | None = None
     ) -> View:
-        page = await views.fact(door.project, door.uid, seq)
-        name = views.name_of(await views.find(door.project, door.uid))
-        return door.view(page, "fact.html", f"Fact {seq}", error, typed=typed, memory_name=name)
+        page = await views.fact(access.project, access.uid, seq)
+        name = await views.name(access.project, access.uid)
+        return access.view(page, "fact.html", f"Fact {seq}", error, typed=typed, memory_name=name)
 
-    async def show(ask: Ask, query: object) -> View:
-        door = door_of(ask)
-        view = await shown(door, int(ask.params["seq"]))
-        await ask.note_read(door.uid)
+    async def show(request: ScreenRequest, query: object) -> View:
+        access = access_of(request)
+        view = await shown(access, int(request.params["seq"]))
+        await request.note_read(access.uid)
         return view
 
-    async def correct(ask: Ask, form: CorrectForm) -> Answer:
-        door, seq = door_of(ask), int(ask.params["seq"])
+    async def correct(request: ScreenRequest, form: CorrectForm) -> Answer:
+        access, seq = access_of(request), int(request.params["seq"])
         try:
-            new = await edits.correct_fact(door.editor, door.uid, seq, form.text)
+            new = await edits.correct_fact(access.editor, access.uid, seq, form.text)
         except (BadRequest, Conflict) as error:
-            return await shown(door, seq, typed=form.text, error=error)
-        page = await views.fact(door.project, door.uid, new.seq)
-        return Done(door.seen(page.fact), door.path("f", new.seq))
+            return await shown(access, seq, typed=form.text, error=error)
+        page = await views.fact(access.project, access.uid, new.seq)
+        return ActionResult(access.filter(page.fact), access.path("f", new.seq))
 
-    async def mute(ask: Ask, form: MuteForm) -> Done:
-        door, seq = door_of(ask), int(ask.params["seq"])
-        await edits.mute_fact(door.editor, door.uid, seq, is_muted=form.muted)
-        page = await views.fact(door.project, door.uid, seq)
-        return Done(door.seen(page.fact), ask.referrer or door.path("f", seq))
+    async def mute(request: ScreenRequest, form: MuteForm) -> ActionResult:
+        access, seq = access_of(request), int(request.params["seq"])
+        await edits.mute_fact(access.editor, access.uid, seq, is_muted=form.muted)
+        page = await views.fact(access.project, access.uid, seq)
+        return ActionResult(access.filter(page.fact), request.referrer or access.path("f", seq))
 
     return [
-        way.screen("f/{seq:int}", show),
-        way.action("f/{seq:int}/correct", correct, CorrectForm, "correct"),
-        way.action("f/{seq:int}/mute", mute, MuteForm, "correct"),
+        routes.screen("f/{seq:int}", show),
+        routes.action("f/{seq:int}/correct", correct, CorrectForm, "correct"),
+        routes.action("f/{seq:int}/mute", mute, MuteForm, "correct"),
     ]

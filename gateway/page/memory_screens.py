@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 from msgspec.structs import asdict
 
 from gateway.errors import BadRequest
-from gateway.page.memory_door import OPERATORS, MemoryDoor, Way, door_of
+from gateway.page.memory_access import OPERATOR_ROUTES, MemoryAccess, MemoryRoutes, access_of
 from gateway.page.page_operations import PageOperations
-from gateway.page.screen import Action, Answer, Ask, Download, ListQuery, Screen, View
+from gateway.page.screen import Action, Answer, Download, ListQuery, Screen, ScreenRequest, View
 from gateway.run.admin.memory_views import AgentMemoryPage, MemoryViews
 
 
@@ -27,82 +27,85 @@ class SearchQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     q: str = ""
 
 
-def screens(operations: PageOperations, way: Way = OPERATORS) -> list[Screen | Action]:
+def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) -> list[Screen | Action]:
     views = operations.memories
 
-    async def facts(ask: Ask, query: FactsQuery) -> View:
-        door = await _door_of_list(ask, views)
+    async def facts(request: ScreenRequest, query: FactsQuery) -> View:
+        access = await _note_access(request, views)
         page = await views.facts(
-            door.project,
-            door.uid,
+            access.project,
+            access.uid,
             is_all=query.all,
             as_of=None if not query.as_of else _time_of(query.as_of),
             after=query.after,
             limit=query.limit,
         )
-        name = await _named(door, views)
-        return door.view(page, "facts.html", "Facts", memory_name=name, is_all=query.all, as_of=query.as_of)
+        name = await views.name(access.project, access.uid)
+        return access.view(page, "facts.html", "Facts", memory_name=name, is_all=query.all, as_of=query.as_of)
 
-    async def conversations(ask: Ask, query: ListQuery) -> View:
-        door = await _door_of_list(ask, views)
-        page = await views.conversations(door.project, door.uid, after=query.after, limit=query.limit)
-        openings = await views.openings(door.project, door.uid, page.items)
-        name = await _named(door, views)
-        return door.view(page, "conversations.html", "Conversations", memory_name=name, openings=openings)
+    async def conversations(request: ScreenRequest, query: ListQuery) -> View:
+        access = await _note_access(request, views)
+        page = await views.conversations(access.project, access.uid, after=query.after, limit=query.limit)
+        openings = await views.openings(access.project, access.uid, page.items)
+        name = await views.name(access.project, access.uid)
+        return access.view(page, "conversations.html", "Conversations", memory_name=name, openings=openings)
 
-    async def passages(ask: Ask, query: ListQuery) -> View:
-        door = await _door_of_list(ask, views)
-        page = await views.passages(door.project, door.uid, after=query.after, limit=query.limit)
-        return door.view(page, "passages.html", "Passages", memory_name=await _named(door, views))
+    async def passages(request: ScreenRequest, query: ListQuery) -> View:
+        access = await _note_access(request, views)
+        page = await views.passages(access.project, access.uid, after=query.after, limit=query.limit)
+        return access.view(
+            page, "passages.html", "Passages", memory_name=await views.name(access.project, access.uid)
+        )
 
-    async def export(ask: Ask, query: object) -> Answer:
-        door = door_of(ask)
-        lines = await operations.export.lines(door.project, door.uid)
-        await operations.sign_in.note(ask.visitor.actor, "export", door.uid)
-        return Download("application/x-ndjson", _joined(lines), f"memory-{door.uid[:8]}.jsonl")
+    async def export(request: ScreenRequest, query: object) -> Answer:
+        access = access_of(request)
+        lines = await operations.export.lines(access.project, access.uid)
+        await operations.sign_in.note(request.visitor.actor, "export", access.uid)
+        return Download("application/x-ndjson", _joined(lines), f"memory-{access.uid[:8]}.jsonl")
 
     made: list[Screen | Action] = [
-        way.screen("facts", facts, FactsQuery),
-        way.screen("conversations", conversations, ListQuery),
-        way.screen("passages", passages, ListQuery),
-        way.screen("export.jsonl", export, right="export", has_twin=False),
+        routes.screen("facts", facts, FactsQuery),
+        routes.screen("conversations", conversations, ListQuery),
+        routes.screen("passages", passages, ListQuery),
+        routes.screen("export.jsonl", export, right="export", has_twin=False),
     ]
-    return [*made, *_of_operators(operations)] if way.is_operators else made
+    return made if routes.is_for_person else [*made, *_operator_screens(operations)]
 
 
-def _of_operators(operations: PageOperations) -> list[Screen | Action]:
-    """Returns the screens that a person's own page has not, or has otherwise."""
+def _operator_screens(operations: PageOperations) -> list[Screen | Action]:
+    """Returns the screens that a person does not have, or has in another form."""
     views = operations.memories
 
-    async def show(ask: Ask, query: object) -> View:
-        door = await _door_of_list(ask, views)
-        page = await views.memory(door.project, door.uid)
+    async def show(request: ScreenRequest, query: object) -> View:
+        access = await _note_access(request, views)
+        page = await views.memory(access.project, access.uid)
         if page.memory.kind == "agent":
-            runs = await operations.runs.newest(await views.find(door.project, door.uid))
+            runs = await operations.runs.newest(await views.find(access.project, access.uid))
             page = AgentMemoryPage(**asdict(page), runs=runs)
-        openings = await views.openings(door.project, door.uid, page.conversations)
-        return door.view(page, "memory.html", page.memory.name, openings=openings)
+        openings = await views.openings(access.project, access.uid, page.conversations)
+        return access.view(page, "memory.html", page.memory.name, openings=openings)
 
-    async def search(ask: Ask, query: SearchQuery) -> View:
-        door = await _door_of_list(ask, views)
+    async def search(request: ScreenRequest, query: SearchQuery) -> View:
+        access = await _note_access(request, views)
         page = await operations.search.try_recall(
-            door.project, door.uid, query.q, after=query.after, limit=query.limit
+            access.project, access.uid, query.q, after=query.after, limit=query.limit
         )
-        return door.view(page, "search.html", "What would be recalled", memory_name=await _named(door, views))
+        return access.view(
+            page,
+            "search.html",
+            "What would be recalled",
+            memory_name=await views.name(access.project, access.uid),
+        )
 
-    return [OPERATORS.screen("", show), OPERATORS.screen("search", search, SearchQuery)]
-
-
-async def _door_of_list(ask: Ask, views: MemoryViews) -> MemoryDoor:
-    """Returns the door of a memory that is there, and notes that it is read."""
-    door = door_of(ask)
-    await views.find(door.project, door.uid)
-    await ask.note_read(door.uid)
-    return door
+    return [OPERATOR_ROUTES.screen("", show), OPERATOR_ROUTES.screen("search", search, SearchQuery)]
 
 
-async def _named(door: MemoryDoor, views: MemoryViews) -> str:
-    return views.name_of(await views.find(door.project, door.uid))
+async def _note_access(request: ScreenRequest, views: MemoryViews) -> MemoryAccess:
+    """Returns the access to a memory, and notes that it is read. Raises: UnknownId: there is no such memory."""
+    access = access_of(request)
+    await views.find(access.project, access.uid)
+    await request.note_read(access.uid)
+    return access
 
 
 async def _joined(lines: AsyncIterator[list[bytes]]) -> AsyncIterator[bytes]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gateway.page.page_operations import PageOperations
-from gateway.page.screen import Action, Ask, ListQuery, NoFields, Screen, View
+from gateway.page.screen import Action, ListQuery, NoFields, Screen, ScreenRequest, View
 
 
 class _AuditQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -12,15 +12,15 @@ class _AuditQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 def screens(operations: PageOperations) -> list[Screen | Action]:
-    async def overview(ask: Ask, query: NoFields) -> View:
-        return View(await operations.overview.show(ask.visitor.project), "overview.html", "Overview")
+    async def overview(request: ScreenRequest, query: NoFields) -> View:
+        return View(await operations.overview.show(request.visitor.project), "overview.html", "Overview")
 
-    async def audit(ask: Ask, query: _AuditQuery) -> View:
+    async def audit(request: ScreenRequest, query: _AuditQuery) -> View:
         page = await operations.audit.list(
-            memory=query.memory, project=ask.visitor.project, after=query.after, limit=query.limit
+            memory=query.memory, project=request.visitor.project, after=query.after, limit=query.limit
         )
         uids = {each.memory for each in page.items if each.memory is not None}
-        names = {} if ask.is_twin else await operations.audit.names(uids)
+        names = {} if request.is_twin else await operations.audit.names(uids)
         return View(page, "audit.html", "Audit", {"names": names, "memory": query.memory})
 
     return [Screen("", overview), Screen("audit", audit, _AuditQuery)]

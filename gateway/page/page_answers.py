@@ -10,7 +10,7 @@ import msgspec
 from gateway.errors import GatewayError, NotAuthenticated, UnknownPath
 from gateway.page.page_reply import PageReply, add_retry, redirect
 from gateway.page.page_request import JSON, PageRequest, referrer_of
-from gateway.page.screen import Answer, Done, Download, Readable, View
+from gateway.page.screen import ActionResult, Answer, Download, HtmlDownload, View
 from gateway.page.visitor import Visitor
 from gateway.run.admin.page_paths import STATIC
 
@@ -40,10 +40,10 @@ class Answers:
         match answer:
             case Download():
                 return _file(answer)
-            case Readable():
+            case HtmlDownload():
                 return _file(Download("text/html; charset=utf-8", self._rendered(answer), answer.filename))
-            case Done():
-                return _done(request, answer)
+            case ActionResult():
+                return _action_reply(request, answer)
             case View() if request.is_twin:
                 if answer.error is not None:
                     raise answer.error
@@ -51,7 +51,7 @@ class Answers:
             case View():
                 return self._html(request, answer)
 
-    async def _rendered(self, answer: Readable) -> AsyncIterator[bytes]:
+    async def _rendered(self, answer: HtmlDownload) -> AsyncIterator[bytes]:
         made_at = self._now()
         async for part in answer.parts:
             text = self._pages.render(answer.template, "", {}, made_at=made_at, **part)
@@ -140,11 +140,11 @@ def _file(file: Download) -> PageReply:
     return PageReply(200, file.content_type, file.body, headers)
 
 
-def _done(request: PageRequest, done: Done) -> PageReply:
-    cookies = [("set-cookie", cookie) for cookie in done.cookies]
+def _action_reply(request: PageRequest, result: ActionResult) -> PageReply:
+    cookies = [("set-cookie", cookie) for cookie in result.cookies]
     if request.is_twin:
-        return PageReply(200, JSON, msgspec.json.encode(done.record), cookies)
-    reply = redirect(request.up + done.to or "./", 303)
+        return PageReply(200, JSON, msgspec.json.encode(result.record), cookies)
+    reply = redirect(request.path_to_root + result.redirect_to or "./", 303)
     reply.headers += cookies
     return reply
 

@@ -1,4 +1,4 @@
-"""The page as an ASGI application: its door and its routes.
+"""The page as an ASGI application: who may come in, and its routes.
 
 It stands apart from the API: keys of applications do not open it, no other origin may read or write it, and its errors
 are pages of its own, with the same headers as all its answers.
@@ -38,7 +38,7 @@ from gateway.page.page_answers import Answers, NotSignedIn, unknown_page
 from gateway.page.page_operations import PageOperations
 from gateway.page.page_reply import PageReply, redirect, send_reply
 from gateway.page.page_request import (
-    PERSONS,
+    PERSON_PREFIX,
     PREFIX,
     Bodies,
     PageRequest,
@@ -52,7 +52,7 @@ from gateway.page.page_request import (
     typed_of,
 )
 from gateway.page.page_routes import all_routes
-from gateway.page.screen import LIMIT, Action, Ask, LimitQuery, Screen
+from gateway.page.screen import LIMIT, Action, LimitQuery, Screen, ScreenRequest
 from gateway.page.sign_in_pages import PATHS, SignInPages
 from gateway.page.visitor import PersonLink, Visitor, name_of_session
 from gateway.run.admin.link_operations import Right
@@ -124,7 +124,7 @@ class PageApp:
         path: str = scope["path"].removeprefix(PREFIX)
         self._note_request(scope, self._logged_path(path))
         is_begun = False
-        headers = self._person_headers if path.startswith(PERSONS) else self._headers
+        headers = self._person_headers if path.startswith(PERSON_PREFIX) else self._headers
 
         async def answer(reply: PageReply) -> None:
             nonlocal is_begun
@@ -153,7 +153,7 @@ class PageApp:
             return path or PREFIX
         return f"{PREFIX}{first if first in self._first_parts else '…'}{'/…' if rest else ''}"
 
-    # -- the door
+    # -- who may come in
 
     async def _respond(self, request: PageRequest) -> PageReply:
         scope = request.scope
@@ -168,10 +168,10 @@ class PageApp:
             return redirect("ui/", 307)
         if request.path.startswith(STATIC):
             return self._answers.static(request)
-        bearer = bearer_of(scope["headers"]) if request.is_twin and not request.is_persons else None
+        bearer = bearer_of(scope["headers"]) if request.is_twin and not request.is_for_person else None
         if not request.is_read:
             await self._check_origin(request, is_by_bearer=bearer is not None)
-        if not request.is_persons:
+        if not request.is_for_person:
             request.visitor = await self._signing.find_visitor(request, bearer)
         if request.path in PATHS:
             return await self._signing.respond(request)
@@ -181,7 +181,7 @@ class PageApp:
         if is_by_bearer:
             return
         verdict = is_same_origin(request.scope["headers"])
-        needs_one = request.is_persons or (
+        needs_one = request.is_for_person or (
             request.path != "login" and await self._signing.bears_session(request)
         )
         if verdict is False or (verdict is None and needs_one):
@@ -193,9 +193,9 @@ class PageApp:
     # -- routes
 
     async def _serve(self, request: PageRequest) -> PageReply:
-        if request.visitor is None and not request.is_persons:
+        if request.visitor is None and not request.is_for_person:
             if request.method == "GET" and not request.is_twin:
-                return redirect(request.up + "login?next=" + quote(next_of(request), safe=""), 303)
+                return redirect(request.path_to_root + "login?next=" + quote(next_of(request), safe=""), 303)
             await self._keep_typed(request)
             raise NotSignedIn("You are not signed in, or your session has ended. Sign in to go on.")
         routes: Sequence[tuple[_Pattern, Screen | Action]] = (
@@ -204,39 +204,33 @@ class PageApp:
         route, params = self._match(request, routes)
         if request.method not in ("GET", "HEAD", "POST"):
             raise MethodNotAllowed(f"{request.method} is not allowed here.")
-        if request.is_persons:
+        if request.is_for_person:
             try:
                 request.visitor = await self._open_link(str(params["token"]), route.right)
             except UnknownId:
                 await self._keep_typed(request)
                 raise
         assert request.visitor is not None
-        if isinstance(route, Action) and route.changes and not request.visitor.may_write:
+        if isinstance(route, Action) and not request.visitor.may_write:
             raise NotAllowed("Your key may read, and not change anything.")
         query = request.query = query_of(request.scope)
-        asked = checked(query, route.query, is_text=True)
-        if isinstance(asked, LimitQuery) and not request.is_twin:
-            asked = replace(asked, limit=min(asked.limit, LIMIT))
-        ask = Ask(
-            request.visitor,
-            params,
-            asked,
-            request.is_twin,
-            partial(self._note_read, request.visitor),
-            request.raw_path,
-            request.cookies,
-            referrer_of(request),
+        fields = checked(query, route.query, is_text=True)
+        if isinstance(fields, LimitQuery) and not request.is_twin:
+            fields = replace(fields, limit=min(fields.limit, LIMIT))
+        note_read = partial(self._note_read, request.visitor)
+        screen_request = ScreenRequest(
+            request.visitor, params, fields, request.is_twin, note_read, referrer_of(request)
         )
         if isinstance(route, Screen):
             async with self._reads:
                 with limited_reads(self._read_s):
-                    found = await route.show(ask, ask.query)
+                    answer = await route.show(screen_request, fields)
         else:
             sent = await read_form(self._bodies, request)
             request.typed = "" if request.is_twin else typed_of(sent)
             form = checked(sent, route.form, is_text=not request.is_twin)
-            found = await route.perform(ask, form)
-        return self._answers.reply(request, found)
+            answer = await route.perform(screen_request, form)
+        return self._answers.reply(request, answer)
 
     async def _keep_typed(self, request: PageRequest) -> None:
         """Notes the text of a form that comes too late, so that the page of the error has it."""

@@ -24,7 +24,7 @@ S = TypeVar("S", bound=Struct)
 
 PREFIX = "/ui/"
 # Below it are the pages of people with a link.
-PERSONS = "me/"
+PERSON_PREFIX = "me/"
 # Bytes of a body: a block of 100,000 characters, each written as %XX%XX%XX.
 MAX_BODY_BYTES = 1 << 20
 FORM, JSON = "application/x-www-form-urlencoded", "application/json"
@@ -69,17 +69,17 @@ class PageRequest(Struct):
         return self.path.endswith(".json")
 
     @property
-    def is_persons(self) -> bool:
-        """A link opens it, and no session."""
-        return self.path.startswith(PERSONS)
+    def is_for_person(self) -> bool:
+        """A person's link opens it, and no session."""
+        return self.path.startswith(PERSON_PREFIX)
 
     @property
     def is_read(self) -> bool:
         return self.method in ("GET", "HEAD")
 
     @property
-    def up(self) -> str:
-        """The way from the page to `/ui/`."""
+    def path_to_root(self) -> str:
+        """The relative path from the page to `/ui/`, such as "../../"."""
         return "../" * self.raw_path.count("/")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gateway.page.page_operations import PageOperations
-from gateway.page.screen import Action, Ask, ListQuery, Screen, View
+from gateway.page.screen import Action, ListQuery, Screen, ScreenRequest, View
 from gateway.run.admin.page_records import MemoryKind
 
 _HEADINGS: dict[MemoryKind, str] = {
@@ -21,9 +21,9 @@ class PeopleQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 def screens(operations: PageOperations) -> list[Screen | Action]:
-    async def show(ask: Ask, query: PeopleQuery) -> View:
+    async def show(request: ScreenRequest, query: PeopleQuery) -> View:
         page = await operations.memories.people(
-            ask.visitor.project, query.kind, query.q, after=query.after, limit=query.limit
+            request.visitor.project, query.kind, query.q, after=query.after, limit=query.limit
         )
         context = {"kind": query.kind, "q": query.q, "tabs": _HEADINGS}
         return View(page, "people.html", _HEADINGS[query.kind], context)

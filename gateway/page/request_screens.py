@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from gateway.page.page_operations import PageOperations
-from gateway.page.screen import Action, Ask, ListQuery, NoFields, Screen, View
+from gateway.page.screen import Action, ListQuery, NoFields, Screen, ScreenRequest, View
 from gateway.run.admin.page_records import WindowPart, WindowRecord
 
 # The bar of a window has so many cells.
@@ -45,13 +45,13 @@ class Cell(Struct, frozen=True):
 
 
 def screens(operations: PageOperations) -> list[Screen | Action]:
-    async def requests(ask: Ask, query: _RequestsQuery) -> View:
+    async def requests(request: ScreenRequest, query: _RequestsQuery) -> View:
         page = await operations.requests.list(
-            memory=query.memory, project=ask.visitor.project, after=query.after, limit=query.limit
+            memory=query.memory, project=request.visitor.project, after=query.after, limit=query.limit
         )
         name = None
         if query.memory is not None:
-            await ask.note_read(query.memory)
+            await request.note_read(query.memory)
             name = (await operations.audit.names([query.memory])).get(query.memory)
         context = {
             "memory": query.memory,
@@ -61,15 +61,15 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
         }
         return View(page, "requests.html", "Requests", context)
 
-    async def request(ask: Ask, query: NoFields) -> View:
-        id = ask.params["id"]
-        found = await operations.requests.explain(id, ask.visitor.project)
+    async def explanation(request: ScreenRequest, query: NoFields) -> View:
+        id = request.params["id"]
+        found = await operations.requests.explain(id, request.visitor.project)
         if found.memory is not None:
-            await ask.note_read(found.memory)
+            await request.note_read(found.memory)
         context = {"cells": window_cells(found.window), "parts": PARTS, "free": FREE, "reasons": REASONS}
         return View(found, "request.html", f"Request {id}", context)
 
-    return [Screen("requests", requests, _RequestsQuery), Screen("r/{id}", request)]
+    return [Screen("requests", requests, _RequestsQuery), Screen("r/{id}", explanation)]
 
 
 def window_cells(window: WindowRecord) -> list[Cell]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from gateway.page.page_operations import PageOperations
-from gateway.page.screen import Action, Answer, Ask, ListQuery, Screen, View
+from gateway.page.screen import Action, Answer, ListQuery, Screen, ScreenRequest, View
 
 
 def screens(operations: PageOperations) -> list[Screen | Action]:
-    async def show(ask: Ask, query: ListQuery) -> Answer:
+    async def show(request: ScreenRequest, query: ListQuery) -> Answer:
         uid, found = await operations.runs.show(
-            ask.visitor.project, ask.params["id"], after=query.after, limit=query.limit
+            request.visitor.project, request.params["id"], after=query.after, limit=query.limit
         )
-        await ask.note_read(uid)
+        await request.note_read(uid)
         longest = max(
             (each.ended - each.begun for each in found.steps if each.ended is not None), default=0.0
         )

@@ -7,7 +7,7 @@ as JSON. An action answers POST: a page is sent on to where the result is seen, 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 from msgspec.structs import asdict
@@ -19,8 +19,6 @@ from gateway.run.admin.link_operations import Right
 # Items of a list. A page has at most so many, so that its HTML stays under 100 kB; a twin may have more.
 LIMIT = 50
 MOST_ITEMS = 200
-# The door that is before a route: a session (or an operator's key), a person's link, none.
-Door = Literal["session", "link", "open"]
 
 
 class NoFields(Struct, frozen=True, forbid_unknown_fields=True):
@@ -40,11 +38,10 @@ class ListQuery(LimitQuery, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     after: str | None = None
 
 
-class Ask(Struct, frozen=True):
-    """A request to a screen or an action."""
+class ScreenRequest(Struct, frozen=True):
+    """A request to a screen or an action, whose visitor may make it."""
 
-    # None: without a session, at a route that is open to all.
-    visitor_or_none: Visitor | None
+    visitor: Visitor
     # The parts of the path by their names.
     params: Mapping[str, Any]
     # As the route's `query` has it.
@@ -52,16 +49,8 @@ class Ask(Struct, frozen=True):
     is_twin: bool
     # Notes once a session, memory and hour that a memory was read. memory: its uid.
     note_read: Callable[[str], Awaitable[None]]
-    # The path below /ui/, as it came, without a query.
-    path: str = ""
-    cookies: Mapping[str, str] = {}
     # Where the form that was sent stands, relative to /ui/; "": nothing says it.
     referrer: str = ""
-
-    @property
-    def visitor(self) -> Visitor:
-        assert self.visitor_or_none is not None  # a route with a door has one
-        return self.visitor_or_none
 
 
 class View(Struct, frozen=True):
@@ -77,12 +66,12 @@ class View(Struct, frozen=True):
     error: GatewayError | None = None
 
 
-class Done(Struct, frozen=True):
-    """The result of an action."""
+class ActionResult(Struct, frozen=True):
+    """The result of an action: a redirect for a page, a record for a program."""
 
     record: Any
-    # The path where it is seen, relative to /ui/ (`page_path`), with a query if need be.
-    to: str
+    # The path where the result is seen, relative to /ui/ (`page_path`), with a query if need be.
+    redirect_to: str
     # Cookies to be set.
     cookies: tuple[str, ...] = ()
 
@@ -96,7 +85,7 @@ class Download(Struct, frozen=True):
     filename: str | None = None
 
 
-class Readable(Struct, frozen=True):
+class HtmlDownload(Struct, frozen=True):
     """A file of HTML that stands by itself and may be long: its template is rendered for each part in turn."""
 
     template: str
@@ -105,7 +94,7 @@ class Readable(Struct, frozen=True):
     filename: str
 
 
-Answer = View | Done | Download | Readable
+Answer = View | ActionResult | Download | HtmlDownload
 
 
 class Screen(Struct, frozen=True):
@@ -113,27 +102,26 @@ class Screen(Struct, frozen=True):
 
     path: str
     # Called with the request and its query.
-    show: Callable[[Ask, Any], Awaitable[Answer]]
+    show: Callable[[ScreenRequest, Any], Awaitable[Answer]]
     # Its fields; unknown, missing and mistyped ones are refused.
     query: type[Struct] = NoFields
-    door: Door = "session"
-    # The right that a link needs.
+    # A person's link opens it, and no session.
+    is_for_person: bool = False
+    # The right that the link needs.
     right: Right = "see"
     has_twin: bool = True
 
 
 class Action(Struct, frozen=True):
-    """A change, at a path below /ui/."""
+    """A change, at a path below /ui/. An operator who may only read is refused."""
 
     path: str
     # Called with the request and the form, or the object of the twin.
-    perform: Callable[[Ask, Any], Awaitable[Answer]]
+    perform: Callable[[ScreenRequest, Any], Awaitable[Answer]]
     form: type[Struct] = NoFields
     query: type[Struct] = NoFields
-    door: Door = "session"
+    is_for_person: bool = False
     right: Right = "see"
-    # Operators who may only read are refused.
-    changes: bool = True
 
 
 def fields_of(record: Struct) -> dict[str, Any]:

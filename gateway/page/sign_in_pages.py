@@ -19,8 +19,8 @@ from gateway.page.page_request import (
     referrer_of,
     safe_next,
 )
-from gateway.page.screen import Done, NoFields
-from gateway.page.visitor import Failures, Sessions, Visitor, name_of_session
+from gateway.page.screen import ActionResult, NoFields
+from gateway.page.visitor import LoginFailures, Sessions, Visitor, name_of_session
 from gateway.run.admin.sign_in import UNKNOWN, SignIn
 from gateway.settings import Settings
 
@@ -44,7 +44,7 @@ class SignInPages:
         self._bodies = bodies
         self._answers = answers
         self.sessions = Sessions(now, ui.session_s, ui.idle_s)
-        self._failures = Failures(now)
+        self._failures = LoginFailures(now)
         self._cookie_prefix = ("__Secure-" if ui.https else "") + _SESSION_COOKIE
         self._attributes = "; SameSite=Strict; Path=/ui" + ("; Secure" if ui.https else "")
 
@@ -99,7 +99,9 @@ class SignInPages:
                 theme = checked(form, _Theme, is_text=True).theme
                 value = f"{theme}; Max-Age={_THEME_S}" if theme != "system" else "; Max-Age=0"
                 cookie = f"{THEME_COOKIE}={value}{self._attributes}"
-                return self._answers.reply(request, Done({"theme": theme}, referrer_of(request), (cookie,)))
+                return self._answers.reply(
+                    request, ActionResult({"theme": theme}, referrer_of(request), (cookie,))
+                )
 
     async def _log_in(self, request: PageRequest, wanted: _Login) -> PageReply:
         to = safe_next(wanted.next)
@@ -121,7 +123,7 @@ class SignInPages:
         token = self.sessions.begin(operator)
         await self._sign_in.note(operator.actor, "login")
         cookie = f"{await self._cookie()}={token}; HttpOnly{self._attributes}"
-        return self._answers.reply(request, Done({}, to, (cookie,)))
+        return self._answers.reply(request, ActionResult({}, to, (cookie,)))
 
     async def _log_out(self, request: PageRequest) -> PageReply:
         if request.visitor is None or request.token is None:
@@ -129,7 +131,7 @@ class SignInPages:
         self.sessions.end(request.token)
         await self._sign_in.note(request.visitor.actor, "logout")
         cookie = f"{await self._cookie()}=; HttpOnly; Max-Age=0{self._attributes}"
-        return self._answers.reply(request, Done({"done": True}, "login", (cookie,)))
+        return self._answers.reply(request, ActionResult({"done": True}, "login", (cookie,)))
 
 
 class _LoginQuery(Struct, frozen=True, forbid_unknown_fields=True):

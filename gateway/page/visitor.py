@@ -15,7 +15,7 @@ from gateway.run.admin.sign_in import Operator
 _TOKEN_BYTES = 32
 # Sessions of one process; the one that was not used for longest goes. Chosen: some 500 bytes each.
 MOST_SESSIONS = 1_000
-# Failures to sign in within a minute that are answered as such.
+# LoginFailures to sign in within a minute that are answered as such.
 FAILURES = 10
 FAILURES_S = 60.0
 
@@ -96,7 +96,7 @@ class Sessions:
         self._sessions.pop(_digest(token), None)
 
 
-class Failures:
+class LoginFailures:
     """Counts failures to sign in. now: seconds since the epoch."""
 
     def __init__(self, now: Callable[[], float]) -> None:

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from gateway.page.page_operations import PageOperations
-from gateway.page.screen import Action, Answer, Ask, Done, ListQuery, NoFields, Screen, View
+from gateway.page.screen import (
+    Action,
+    ActionResult,
+    Answer,
+    ListQuery,
+    NoFields,
+    Screen,
+    ScreenRequest,
+    View,
+)
 
 
 class WorkQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -15,28 +24,28 @@ class WorkQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True
 def screens(operations: PageOperations) -> list[Screen | Action]:
     work, note = operations.work, operations.sign_in.note
 
-    async def show(ask: Ask, query: WorkQuery) -> Answer:
+    async def show(request: ScreenRequest, query: WorkQuery) -> Answer:
         found = await work.show(
-            ask.visitor.project, after=query.after, after_batch=query.after_batch, limit=query.limit
+            request.visitor.project, after=query.after, after_batch=query.after_batch, limit=query.limit
         )
         return View(found, "work.html", "Work")
 
-    async def retry(ask: Ask, form: NoFields) -> Answer:
-        id = ask.params["id"]
-        job = await work.retry_job(ask.visitor.project, id)
-        await note(ask.visitor.actor, "job_retry", what=f"job {id}")
-        return Done(job, "work")
+    async def retry(request: ScreenRequest, form: NoFields) -> Answer:
+        id = request.params["id"]
+        job = await work.retry_job(request.visitor.project, id)
+        await note(request.visitor.actor, "job_retry", what=f"job {id}")
+        return ActionResult(job, "work")
 
-    async def cancel(ask: Ask, form: NoFields) -> Answer:
-        id = ask.params["id"]
-        job = await work.cancel_job(ask.visitor.project, id)
-        await note(ask.visitor.actor, "job_cancel", what=f"job {id}")
-        return Done(job, "work")
+    async def cancel(request: ScreenRequest, form: NoFields) -> Answer:
+        id = request.params["id"]
+        job = await work.cancel_job(request.visitor.project, id)
+        await note(request.visitor.actor, "job_cancel", what=f"job {id}")
+        return ActionResult(job, "work")
 
-    async def cancel_batch(ask: Ask, form: NoFields) -> Answer:
-        batch = await work.cancel_batch(ask.visitor.project, ask.params["id"])
-        await note(ask.visitor.actor, "job_cancel", what=f"batch {batch.id}")
-        return Done(batch, "work")
+    async def cancel_batch(request: ScreenRequest, form: NoFields) -> Answer:
+        batch = await work.cancel_batch(request.visitor.project, request.params["id"])
+        await note(request.visitor.actor, "job_cancel", what=f"batch {batch.id}")
+        return ActionResult(batch, "work")
 
     return [
         Screen("work", show, WorkQuery),

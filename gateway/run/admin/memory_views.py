@@ -409,10 +409,9 @@ class MemoryViews(Struct, frozen=True):
             raise _no_message()
         return found.text
 
-    @staticmethod
-    def name_of(memory: SizedMemory) -> str:
+    async def name(self, project: str | None, uid: str) -> str:
         """Returns the name of a memory, as its record has it."""
-        return name_of(memory.scope)
+        return name_of((await self.find(project, uid)).scope)
 
     # -- parts
 

@@ -92,7 +92,7 @@ def test_no_route_is_open_to_those_who_may_not(upstream: StrictUpstream, tmp_pat
         shop, reader = operator_of(world, "shop"), operator_of(world, is_read=True)
         before = state_of(world)
         for route in routes:
-            if route.door != "session":
+            if route.is_for_person:
                 continue
             path = url_of(route, known, run)
             if isinstance(route, Screen):
@@ -123,7 +123,7 @@ def test_no_route_of_a_person_is_open_without_the_link(upstream: StrictUpstream,
     with agents(upstream, tmp_path, profiles=[PROFILE]) as life:
         world = life.world
         known = paths_of(world)
-        routes = [r for r in all_routes(world.gateway.app.services.page) if r.door == "link"]
+        routes = [r for r in all_routes(world.gateway.app.services.page) if r.is_for_person]
         person = person_of(world, ttl_s=60)
         nothing = person_of(world, rights=[])
         before = state_of(world)

@@ -7,9 +7,9 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from gateway.errors import BadRequest, Conflict
-from gateway.page.memory_door import OPERATORS, MemoryDoor, Way, door_of
+from gateway.page.memory_access import OPERATOR_ROUTES, MemoryAccess, MemoryRoutes, access_of
 from gateway.page.page_operations import PageOperations
-from gateway.page.screen import Action, Answer, Ask, Done, Screen, View, fields_of
+from gateway.page.screen import Action, ActionResult, Answer, Screen, ScreenRequest, View, fields_of
 from gateway.run.admin.memory_forgetting import ForgetPreview, TargetKind
 
 _Number = Annotated[int, Meta(ge=1, lt=1 << 62)]
@@ -44,40 +44,40 @@ class ForgetForm(Struct, frozen=True, forbid_unknown_fields=True):
     confirm: str | int | None = None
 
 
-def screens(operations: PageOperations, way: Way = OPERATORS) -> list[Screen | Action]:
+def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) -> list[Screen | Action]:
     views, forgetting = operations.memories, operations.forgetting
 
-    async def preview(ask: Ask, error: Conflict | None = None) -> View:
-        door = door_of(ask)
-        kind, value = ask.query.target
-        page = door.seen(await forgetting.preview(door.project, door.uid, kind, value))
-        name = "you" if door.is_person else views.name_of(await views.find(door.project, door.uid))
-        fields, back = fields_of(ask.query), _back(door, page)
-        return door.view(
+    async def preview(request: ScreenRequest, error: Conflict | None = None) -> View:
+        access = access_of(request)
+        kind, value = request.query.target
+        page = access.filter(await forgetting.preview(access.project, access.uid, kind, value))
+        name = "you" if access.is_person else await views.name(access.project, access.uid)
+        fields, back = fields_of(request.query), _back(access, page)
+        return access.view(
             page, "forget.html", _heading(page, name), error, fields=fields, back=back, memory_name=name
         )
 
-    async def show(ask: Ask, query: ForgetQuery) -> View:
-        view = await preview(ask)
-        await ask.note_read(door_of(ask).uid)
+    async def show(request: ScreenRequest, query: ForgetQuery) -> View:
+        view = await preview(request)
+        await request.note_read(access_of(request).uid)
         return view
 
-    async def forget(ask: Ask, form: ForgetForm) -> Answer:
-        door = door_of(ask)
-        kind, value = ask.query.target
+    async def forget(request: ScreenRequest, form: ForgetForm) -> Answer:
+        access = access_of(request)
+        kind, value = request.query.target
         confirm = None if form.confirm is None else str(form.confirm)
         try:
-            result = await forgetting.forget(door.editor, door.uid, kind, value, confirm=confirm)
+            result = await forgetting.forget(access.editor, access.uid, kind, value, confirm=confirm)
         except Conflict as error:
-            return await preview(ask, error)
-        if ask.is_twin:
-            return Done(door.seen(result), "")
-        to = "people" if kind == "all" else door.path()
-        return door.view(result, "forgotten.html", "Forgotten", to=to, is_all=kind == "all")
+            return await preview(request, error)
+        if request.is_twin:
+            return ActionResult(access.filter(result), "")
+        to = "people" if kind == "all" else access.path()
+        return access.view(result, "forgotten.html", "Forgotten", to=to, is_all=kind == "all")
 
     return [
-        way.screen("forget", show, ForgetQuery, right="forget"),
-        way.action("forget", forget, ForgetForm, "forget", ForgetQuery),
+        routes.screen("forget", show, ForgetQuery, right="forget"),
+        routes.action("forget", forget, ForgetForm, "forget", ForgetQuery),
     ]
 
 
@@ -87,15 +87,15 @@ def _heading(page: ForgetPreview, name: str) -> str:
     return f"Forget {page.target.kind} {page.target.id}"
 
 
-def _back(door: MemoryDoor, page: ForgetPreview) -> str:
+def _back(access: MemoryAccess, page: ForgetPreview) -> str:
     """Returns where one comes from, mostly, and goes back to."""
     match page.target.kind:
         case "fact":
-            return door.path("f", page.target.id)
+            return access.path("f", page.target.id)
         case "conversation":
-            return door.path("c", page.target.id)
+            return access.path("c", page.target.id)
         case "message" | "exchange":
             hrefs = [each.href for each in page.stays if each.href is not None and "/c/" in each.href]
-            return hrefs[0] if hrefs else door.path()
+            return hrefs[0] if hrefs else access.path()
         case _:
-            return door.path()
+            return access.path()

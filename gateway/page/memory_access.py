@@ -1,7 +1,6 @@
-"""The two doors to one memory: an operator's (`/ui/m/UID`), and by a link that of its person (`/ui/me/TOKEN`).
+"""Access to one memory: an operator's (`/ui/m/UID`), and by a link that of its person (`/ui/me/TOKEN`).
 
-Both show the same screens. A door decides under which paths they are, what their visitor may do, and what they leave
-out.
+Both have the same screens, under paths of their own. The access decides what its visitor may do and is shown.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from msgspec import Struct
 from msgspec.structs import fields, replace
 
 from gateway.errors import GatewayError
-from gateway.page.screen import Action, Ask, Door, Screen, View
+from gateway.page.screen import Action, Screen, ScreenRequest, View
 from gateway.run.admin.link_operations import Right
 from gateway.run.admin.memory_edits import Editor
 from gateway.run.admin.page_paths import page_path
@@ -24,12 +23,12 @@ _OPERATOR_FIELDS = ("request", "command")
 _SEARCH = "search"
 
 
-class MemoryDoor(Struct, frozen=True):
-    """A memory as a visitor has asked for it."""
+class MemoryAccess(Struct, frozen=True):
+    """The access of a visitor to one memory: its paths, the rights, and the form in which it is shown."""
 
     uid: str
-    # The path of its page, in parts.
-    parts: tuple[str, ...]
+    # The path of the memory's page, in parts.
+    base: tuple[str, ...]
     editor: Editor
     # The rights of its person's link; None: of an operator.
     rights: tuple[str, ...] | None
@@ -50,7 +49,7 @@ class MemoryDoor(Struct, frozen=True):
 
     def path(self, *parts: str | int) -> str:
         """Returns the path of a screen of the memory, relative to /ui/."""
-        return page_path(*self.parts, *parts)
+        return page_path(*self.base, *parts)
 
     def view(
         self, record: Any, template: str, heading: str, error: GatewayError | None = None, **context: Any
@@ -61,12 +60,12 @@ class MemoryDoor(Struct, frozen=True):
         context: what it knows besides the record.
         """
         name = f"me_{template}" if self.is_person else template
-        return View(self.seen(record), name, heading, {"door": self, "base": self.parts, **context}, error)
+        return View(self.filter(record), name, heading, {"access": self, "base": self.base, **context}, error)
 
-    def seen(self, record: T) -> T:
+    def filter(self, record: T) -> T:
         """Returns a record as the visitor may see it.
 
-        For a person the fields of operators are None, and links to the memory lead to this door.
+        For a person the fields of operators are None, and links lead to the person's own screens.
         """
         return self._for_person(record) if self.is_person else record
 
@@ -93,46 +92,43 @@ class MemoryDoor(Struct, frozen=True):
             return link
         if link.startswith(page_path("m", self.uid, _SEARCH)):
             return None
-        return page_path(*self.parts) + link.removeprefix(operators)
+        return page_path(*self.base) + link.removeprefix(operators)
 
 
-def door_of(ask: Ask) -> MemoryDoor:
-    """Returns the door by which a request has come."""
-    visitor = ask.visitor
-    if visitor.link is None:
-        uid = str(ask.params["uid"])
-        return MemoryDoor(uid, ("m", uid), visitor.editor, None, visitor.may_write)
+def access_of(request: ScreenRequest) -> MemoryAccess:
+    """Returns the access that a request has to its memory."""
+    visitor = request.visitor
     link = visitor.link
-    return MemoryDoor(
-        link.memory_uid, ("me", str(ask.params["token"])), visitor.editor, link.rights, may_write=True
-    )
+    if link is None:
+        uid = str(request.params["uid"])
+        return MemoryAccess(uid, ("m", uid), visitor.editor, None, visitor.may_write)
+    base = ("me", str(request.params["token"]))
+    return MemoryAccess(link.memory_uid, base, visitor.editor, link.rights, may_write=True)
 
 
-class Way(Struct, frozen=True):
-    """The way to the screens of a memory: where their paths begin, and the door before them."""
+class MemoryRoutes(Struct, frozen=True):
+    """Makes the routes of a memory's screens, for operators or for its person."""
 
-    prefix: str = "m/{uid}"
-    door: Door = "session"
-
-    @property
-    def is_operators(self) -> bool:
-        return self.door == "session"
+    is_for_person: bool
 
     def screen(
         self, path: str, show: Any, query: Any = None, *, right: Right = "see", has_twin: bool = True
     ) -> Screen:
         """Makes a screen of a memory. path: below the memory's."""
         more = {} if query is None else {"query": query}
-        return Screen(self._whole(path), show, door=self.door, right=right, has_twin=has_twin, **more)
+        return Screen(
+            self._path(path), show, is_for_person=self.is_for_person, right=right, has_twin=has_twin, **more
+        )
 
     def action(self, path: str, perform: Any, form: Any, right: Right, query: Any = None) -> Action:
         """Makes a change of a memory. path: below the memory's."""
         more = {} if query is None else {"query": query}
-        return Action(self._whole(path), perform, form, door=self.door, right=right, **more)
+        return Action(self._path(path), perform, form, is_for_person=self.is_for_person, right=right, **more)
 
-    def _whole(self, path: str) -> str:
-        return f"{self.prefix}/{path}" if path else self.prefix
+    def _path(self, path: str) -> str:
+        base = "me/{token}" if self.is_for_person else "m/{uid}"
+        return f"{base}/{path}" if path else base
 
 
-OPERATORS = Way()
-PERSONS = Way("me/{token}", "link")
+OPERATOR_ROUTES = MemoryRoutes(is_for_person=False)
+PERSON_ROUTES = MemoryRoutes(is_for_person=True)
