@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from gateway.agents.core.agent_file import CarriedMessage
-from gateway.agents.wire.message import Showing, content_parts, regular, spoken_by
+from gateway.agents.wire.message import Showing, content_parts, spoken_by, well_typed
 from gateway.agents.wire.struct_fields import iso_time, lines_of
 from gateway.core.conversation.canonical import text_of
 from gateway.core.conversation.private import (
@@ -90,7 +90,7 @@ class FileMessage(msgspec.Struct, kw_only=True):
 
 def to_file_message(carried: CarriedMessage, id: str, agent_id: str) -> dict[str, Any]:
     """Returns a stored message in Letta's form."""
-    message, private = regular(carried.message), private_of(carried.message)
+    message, private = well_typed(carried.message), private_of(carried.message)
     if (length := own_length(carried.message)) is not None:
         # A note about changed blocks follows the tool's own text; it is no part of the result.
         message = {**message, "content": text_of(message)[:length]}

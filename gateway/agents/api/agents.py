@@ -11,7 +11,7 @@ import orjson
 from msgspec import UNSET, Meta, UnsetType
 from msgspec.structs import replace
 
-from gateway.agents.api._exchanges import Exchanges
+from gateway.agents.api._message_renderer import MessageRenderer
 from gateway.agents.api._query import AgentQuery, AgentsQuery, RecompileQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.blocks import AgentBlock, block_json, block_of
@@ -21,7 +21,7 @@ from gateway.agents.api.folders import folder_json
 from gateway.agents.api.groups import check_window, group_json
 from gateway.agents.api.identities import identity_json
 from gateway.agents.api.model import WINDOW, embedding_config_json
-from gateway.agents.api.tools import ToolRuleBody, show_tool
+from gateway.agents.api.tools import ToolRuleBody, tool_json
 from gateway.agents.core.kinds import DEFAULT_KIND, kind_of
 from gateway.agents.registry.registry import AgentEdit, AgentView, NewAgent
 from gateway.agents.runs.message_listing import AgentMessages
@@ -427,7 +427,7 @@ def agent_json(
         ),
         "blocks": blocks,
         "memory": _memory_json(definition, blocks),
-        "tools": [show_tool(tool) for tool in view.tools],
+        "tools": [tool_json(tool) for tool in view.tools],
         "tool_rules": list(definition.rules),
         "sources": list(map(folder_json, view.folders)),
         "identities": identities,
@@ -697,5 +697,5 @@ async def _pending(api: AgentsApi, view: AgentView, own: RunStep | None) -> dict
     e = None if step is None else await api.store.turns.exchange(agent, step.exchange)
     if run is None or e is None:
         return None
-    shown = await Exchanges(api.store, agent, Showing()).of_run(run, [e], with_input=False)
+    shown = await MessageRenderer(api.store, agent, Showing()).run_messages(run, [e], with_input=False)
     return next((each for each in shown if each["message_type"] == "approval_request_message"), None)

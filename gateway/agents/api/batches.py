@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from msgspec import UNSET, Meta, UnsetType
 from msgspec.structs import replace
 
-from gateway.agents.api._exchanges import Exchanges
+from gateway.agents.api._message_renderer import MessageRenderer
 from gateway.agents.api._paging import place_in
 from gateway.agents.api._query import PageQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
@@ -253,7 +253,7 @@ class BatchRoutes:
         e = await store.turns.exchange(agent, number)
         if e is None:
             return []
-        shown = await Exchanges(store, agent, showing).of_run(run, [e], with_input=True)
+        shown = await MessageRenderer(store, agent, showing).run_messages(run, [e], with_input=True)
         return [{**each, "agent_id": ids.id_of("agent", agent.uid)} for each in shown]
 
     async def _row(self, project: str, id: Maybe[str]) -> int | None:

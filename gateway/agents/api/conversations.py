@@ -316,11 +316,11 @@ class ConversationRoutes:
         ).agent
         self._api.registry.check_model(sent_or_none(request.body.model))
         definition = with_update(ConversationDefinition(), request.body, at=self._api.now())
-        return await self._shown(await self._conversations.create(agent, definition))
+        return await self._conversation_json(await self._conversations.create(agent, definition))
 
     async def retrieve(self, request: ApiRequest) -> Any:
         named = await self._named(request, request.query.agent_id)
-        return await self._shown(named.entry or _no_own(named))
+        return await self._conversation_json(named.entry or _no_own(named))
 
     async def update(self, request: ApiRequest) -> Any:
         named, update = await self._named(request, None), request.body
@@ -330,7 +330,7 @@ class ConversationRoutes:
         def edit(definition: ConversationDefinition) -> ConversationDefinition:
             return with_update(definition, update, at=self._api.now())
 
-        return await self._shown(
+        return await self._conversation_json(
             await self._conversations.change(request.project, entry.conversation.uid, edit)
         )
 
@@ -347,7 +347,7 @@ class ConversationRoutes:
         upto = None if not isinstance(query.message_id, str) else _number_in(named, query.message_id)
         definition = named.definition or ConversationDefinition()
         source = await self._number(named)
-        return await self._shown(
+        return await self._conversation_json(
             await self._conversations.fork(named.agent, source, definition, hidden=query.hidden, upto=upto)
         )
 
@@ -441,7 +441,7 @@ class ConversationRoutes:
         found = await messages.conversation(named.agent, named.name)
         return None if found is None else found.id
 
-    async def _shown(self, entry: ConversationEntry) -> dict[str, Any]:
+    async def _conversation_json(self, entry: ConversationEntry) -> dict[str, Any]:
         """Returns a conversation with the ids of its newest messages."""
         agent, messages = entry.agent, AgentMessages(self._api.store, self._api.now)
         numbers = await messages.numbers(agent, entry.conversation.uid)

@@ -170,15 +170,15 @@ class GroupRoutes:
         ]
 
     async def retrieve(self, request: ApiRequest) -> Any:
-        return _shown(request, await self._view(request))
+        return _group_json(request, await self._view(request))
 
     async def update(self, request: ApiRequest) -> Any:
         config, view = config_of(request.body), await self._view(request)
-        _shown(request, view)
+        _group_json(request, view)
         if config is not None:
             edit = AgentEdit(edit=lambda definition: edited(definition, sent_fields(config)))
             view = await self._api.registry.change(request.project, view.agent.uid, edit)
-        return _shown(request, view)
+        return _group_json(request, view)
 
     async def _view(self, request: ApiRequest) -> AgentView:
         try:
@@ -187,7 +187,7 @@ class GroupRoutes:
             raise _unknown(request) from error
 
 
-def _shown(request: ApiRequest, view: AgentView) -> dict[str, Any]:
+def _group_json(request: ApiRequest, view: AgentView) -> dict[str, Any]:
     """Returns the group as it is shown. Raises: UnknownId: the agent has none."""
     group = group_json(view.agent.uid, AgentDefinition.of(view.definition.body), view.readers)
     if group is None:

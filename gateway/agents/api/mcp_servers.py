@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from gateway.agents.api._route import AgentsRoute, ApiRequest
 from gateway.agents.api.dependencies import AgentsApi, sent_or_none
-from gateway.agents.api.tools import ManualCall, execution_json, show_tool
+from gateway.agents.api.tools import ManualCall, execution_json, tool_json
 from gateway.agents.core.mcp_server import HEADERS, MASK, TOKEN, VARIABLES, McpServerConfig, group_of
 from gateway.agents.registry.mcp_registry import McpRegistry
 from gateway.agents.registry.tool_registry import ToolView
@@ -273,13 +273,13 @@ class McpServerRoutes:
         return {"message": "The MCP server is deleted."}
 
     async def refresh(self, request: ApiRequest) -> Any:
-        return [show_tool(each) for each in await self._servers.refresh(request.project, _uid(request))]
+        return [tool_json(each) for each in await self._servers.refresh(request.project, _uid(request))]
 
     async def tools(self, request: ApiRequest) -> Any:
-        return [show_tool(each) for each in await self._servers.tools(request.project, _uid(request))]
+        return [tool_json(each) for each in await self._servers.tools(request.project, _uid(request))]
 
     async def tool(self, request: ApiRequest) -> Any:
-        return show_tool(await self._tool(request))
+        return tool_json(await self._tool(request))
 
     async def run(self, request: ApiRequest) -> Any:
         tool = await self._tool(request)

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import orjson
 
-from gateway.agents.api._exchanges import Exchanges, conversation_id
+from gateway.agents.api._message_renderer import MessageRenderer, conversation_id
 from gateway.agents.api._paging import MESSAGES, place_in
 from gateway.agents.api._query import MessagesQuery, ResetQuery, SpokenQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
@@ -168,10 +168,11 @@ class MessageRoutes:
         while not found:
             entries = await some(after, limit)
             for agent, group in groupby(entries, key=itemgetter(0)):
-                exchanges, views = Exchanges(self._api.store, agent, showing), [view for _, view in group]
-                summaries = await exchanges.summaries([v for v in views if isinstance(v, MessageView)])
+                renderer = MessageRenderer(self._api.store, agent, showing)
+                views = [view for _, view in group]
+                summaries = await renderer.summaries([v for v in views if isinstance(v, MessageView)])
                 for view in views:
-                    shown = [exchanges.raw(view)] if query.msg_object else exchanges.message(view)
+                    shown = [renderer.message_object(view)] if query.msg_object else renderer.message(view)
                     if isinstance(view, MessageView):
                         shown += summaries.get(view.listed.place, ())
                     found += reversed(shown) if newest_first else shown
@@ -199,7 +200,7 @@ class MessageRoutes:
                 conversation_id(view.conversation, view.key),
             )
             for agent, view in await self._search_hits(request)
-            for message in Exchanges(self._api.store, agent, Showing()).message(view)
+            for message in MessageRenderer(self._api.store, agent, Showing()).message(view)
         ]
         return [each for each in found if each is not None]
 
@@ -207,7 +208,7 @@ class MessageRoutes:
         found = [
             ranked_json(message, rank)
             for rank, (agent, view) in enumerate(await self._search_hits(request))
-            for message in Exchanges(self._api.store, agent, Showing()).message(view)
+            for message in MessageRenderer(self._api.store, agent, Showing()).message(view)
         ]
         return [each for each in found if each is not None]
 
@@ -266,14 +267,14 @@ class MessageRoutes:
         else:
             agent = (await self._api.registry.find(project, place.uid)).agent
             view = await self._messages.get(agent, place)
-        return Exchanges(self._api.store, agent, Showing()).message(view)
+        return MessageRenderer(self._api.store, agent, Showing()).message(view)
 
     async def update(self, request: ApiRequest) -> Any:
         agent = await self._api.agent(request)
         wanted, text = await self._stored(agent, request), read_new_text(request.body)
-        exchanges = Exchanges(self._api.store, agent, Showing())
+        renderer = MessageRenderer(self._api.store, agent, Showing())
         kind = sent_fields(request.body).get("message_type")
-        shown = exchanges.message(await self._messages.get(agent, wanted))
+        shown = renderer.message(await self._messages.get(agent, wanted))
         kinds = [each["message_type"] for each in shown]
         if kind is not None and kind not in kinds:
             raise BadRequest(f"The message is {' and '.join(kinds)}, not {kind}.", param="message_type")
@@ -281,7 +282,7 @@ class MessageRoutes:
         changes = next((each for each in kinds if each in _TEXTS), None)
         if kind is not None and kind != changes:
             raise BadRequest(f"Only texts can be changed, and this is {kind}.", param="message_type")
-        made = exchanges.message(await self._messages.rewrite(agent, wanted, text))
+        made = renderer.message(await self._messages.rewrite(agent, wanted, text))
         return next((each for each in made if each["message_type"] == changes), made[-1])
 
     async def delete(self, request: ApiRequest) -> Any:

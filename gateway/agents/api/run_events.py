@@ -9,11 +9,11 @@ import orjson
 from msgspec import Struct
 
 from adapters.types import Json
-from gateway.agents.api._exchanges import Exchanges
+from gateway.agents.api._message_renderer import MessageRenderer
 from gateway.agents.runs.message_listing import exchanges_of, last_counts
 from gateway.agents.runs.run import RunStart
 from gateway.agents.wire.faults import error_event
-from gateway.agents.wire.message import Showing, summary_shown
+from gateway.agents.wire.message import Showing, summary_json
 from gateway.agents.wire.run_json import end_events, result_json, stop_json
 from gateway.agents.wire.run_stream import MakesSteps, RunNumbers, event, is_end, numbered, ping_event
 from gateway.agents.wire.struct_fields import iso_time
@@ -75,7 +75,7 @@ class RunEvents(Struct, frozen=True):
 
     def view(self, start: RunStart, options: Json) -> MakesView:
         showing, by_token = showing_in(options), bool(options.get("by_token"))
-        before = () if start.summary is None else summary_shown(start.summary, start.agent.uid, showing)
+        before = () if start.summary is None else summary_json(start.summary, start.agent.uid, showing)
         return view_of(start, showing, self.now, by_token=by_token, before=before)
 
     def begun(self, run: str) -> bytes:
@@ -95,8 +95,8 @@ class RunEvents(Struct, frozen=True):
         found: list[Json] = []
         if agent is not None:
             showing = showing_in(options) if options else await listing_of(self.store, run)
-            exchanges = Exchanges(self.store, agent, showing)
-            found = await exchanges.answers(run, await exchanges_of(self.store, agent, run))
+            renderer = MessageRenderer(self.store, agent, showing)
+            found = await renderer.output_messages(run, await exchanges_of(self.store, agent, run))
         shown = list(_not_shown(found, map(_data, logged), attempt))
         if (error := await failure_of(self.store, run)) is not None:
             shown.append(stop_json(run.stop or StopReason.ERROR))
@@ -111,8 +111,8 @@ class RunEvents(Struct, frozen=True):
         agent = await self.store.agents.load(agent_row)
         if run is None or agent is None:
             return None
-        exchanges = Exchanges(self.store, agent, await listing_of(self.store, run))
-        shown = await exchanges.answers(run, await exchanges_of(self.store, agent, run))
+        renderer = MessageRenderer(self.store, agent, await listing_of(self.store, run))
+        shown = await renderer.output_messages(run, await exchanges_of(self.store, agent, run))
         error = await failure_of(self.store, run)
         fields = {} if error is None else {"error": error.message}
         return {

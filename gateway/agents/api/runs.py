@@ -11,7 +11,7 @@ from starlette.types import Receive
 from starlette.types import Scope as AsgiScope
 from starlette.types import Send as AsgiSend
 
-from gateway.agents.api._exchanges import Exchanges, conversation_id
+from gateway.agents.api._message_renderer import MessageRenderer, conversation_id
 from gateway.agents.api._paging import RUN_MESSAGES, cut, place_in
 from gateway.agents.api._pinging import EVENTS, PingingSink
 from gateway.agents.api._query import PageQuery, RunsQuery, StepsQuery, TraceQuery
@@ -128,7 +128,7 @@ class RunRoutes:
         )
         after, before = await self._row(request, query.after), await self._row(request, query.before)
         page = page_of(query, after, before, size=100)
-        return await self._shown(await self._runs.list(request.project, wanted, page))
+        return await self._runs_json(await self._runs.list(request.project, wanted, page))
 
     async def _conversation(self, project: str, agent: Agent | None, name: str) -> Conversation | None:
         """Returns a conversation by its public id, or an agent's own by the agent's; None where that has not begun.
@@ -153,14 +153,14 @@ class RunRoutes:
 
     async def retrieve(self, request: ApiRequest) -> Any:
         entry = await self._run(request)
-        (shown,) = await self._shown([entry])
+        (shown,) = await self._runs_json([entry])
         return {**shown, **await self._callback(entry.run)}
 
-    async def _shown(self, entries: Sequence[RunEntry]) -> list[dict[str, Any]]:
+    async def _runs_json(self, entries: Sequence[RunEntry]) -> list[dict[str, Any]]:
         """Returns runs as they are shown, those that failed with the messages of their errors."""
         failed = [each.run.id for each in entries if each.run.state is RunState.FAILED]
         messages = await self._runs.error_messages(failed)
-        return [run_shown(each, messages.get(each.run.id)) for each in entries]
+        return [run_entry_json(each, messages.get(each.run.id)) for each in entries]
 
     async def _callback(self, run: Run) -> dict[str, Any]:
         """Returns what became of the call that was asked for at a run's end."""
@@ -175,7 +175,7 @@ class RunRoutes:
 
     async def steps_of(self, request: ApiRequest) -> Any:
         entry = await self._run(request)
-        return cut(await self._steps_shown(await self._runs.steps(entry.run)), request.query)
+        return cut(await self._steps_json(await self._runs.steps(entry.run)), request.query)
 
     async def trace(self, request: ApiRequest) -> list[Any]:
         await self._run(request)
@@ -223,13 +223,13 @@ class RunRoutes:
             agent=agent,
             feedback=sent_or_none(query.feedback),
         )
-        return await self._steps_shown(entries)
+        return await self._steps_json(entries)
 
     async def step(self, request: ApiRequest) -> Any:
-        (shown,) = await self._steps_shown([await self._step(request)])
+        (shown,) = await self._steps_json([await self._step(request)])
         return shown
 
-    async def _steps_shown(self, entries: Sequence[StepEntry]) -> list[dict[str, Any]]:
+    async def _steps_json(self, entries: Sequence[StepEntry]) -> list[dict[str, Any]]:
         """Returns steps as they are shown, those that failed with the messages of their errors."""
         failed = [each.step.run for each in entries if each.step.error is not None]
         messages = await self._runs.error_messages(failed)
@@ -282,14 +282,14 @@ class RunRoutes:
             raise UnknownId("The agent of this run is deleted.")
         found = await exchanges_of(store, agent, entry.run)
         showing = await listing_of(store, entry.run) if step is None else Showing()
-        shown = await Exchanges(store, agent, showing).of_run(entry.run, found, with_input=True)
+        shown = await MessageRenderer(store, agent, showing).run_messages(entry.run, found, with_input=True)
         if step is not None:
             id = ids.id_at("step", step.agent_uid, step.seq)
             shown = [each for each in shown if each["step_id"] == id]
         return cut(shown, query)
 
 
-def run_shown(entry: RunEntry, error_message: str | None = None) -> dict[str, Any]:
+def run_entry_json(entry: RunEntry, error_message: str | None = None) -> dict[str, Any]:
     """Returns a run as it is shown. error_message: of the error that ended it."""
     name = conversation_id(entry.conversation_uid, entry.key)
     return run_json(entry.run, entry.agent_uid, name, error_message)
@@ -313,7 +313,7 @@ async def ended_json(api: AgentsApi, run: Run, showing: Showing) -> dict[str, An
     steps = await exchanges_of(api.store, agent, run)
     if all(e.reply is None for e in steps) and (error := await failure_of(api.store, run)) is not None:
         raise error
-    shown = await Exchanges(api.store, agent, showing).answers(run, steps)
+    shown = await MessageRenderer(api.store, agent, showing).output_messages(run, steps)
     return result_json(shown, run, last=await last_counts(api.store, run))
 
 

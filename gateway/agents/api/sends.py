@@ -12,14 +12,14 @@ from starlette.types import Receive
 from starlette.types import Scope as AsgiScope
 from starlette.types import Send as AsgiSend
 
-from gateway.agents.api._exchanges import Exchanges
+from gateway.agents.api._message_renderer import MessageRenderer
 from gateway.agents.api._pinging import EVENTS, PingingSink
 from gateway.agents.api._route import AgentsRoute, ApiRequest
 from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.run_events import options_of, view_of
-from gateway.agents.api.runs import RunStream, ended_json, run_shown
+from gateway.agents.api.runs import RunStream, ended_json, run_entry_json
 from gateway.agents.runs.run import RunRequest, RunResult, RunStart
-from gateway.agents.wire.message import Showing, showing_of, summary_shown
+from gateway.agents.wire.message import Showing, showing_of, summary_json
 from gateway.agents.wire.run_json import end_events, result_json
 from gateway.agents.wire.run_stream import DONE, event, ping_event
 from gateway.agents.wire.send import Send, read_send, with_skills
@@ -80,7 +80,7 @@ class SendRoutes:
     async def send_async(self, request: ApiRequest) -> Any:
         run_request = await self.run_request(request, request.uid("agent", "agent_id"))
         run = await self.accept(request, run_request, by_token=False, is_shown=False)
-        return run_shown(await self._api.store.runs.get(request.project, run.uid))
+        return run_entry_json(await self._api.store.runs.get(request.project, run.uid))
 
     async def begin(
         self,
@@ -211,7 +211,7 @@ class SendReply:
             await reply.whole(result.status, held.headers, bytes(held.body))
             return
         with reply.while_here():
-            shown = await self._shown(result)
+            shown = await self._messages_json(result)
         body = result_json(shown, result.run, result.begun, result.last)
         headers = [*receipt.close(), ("content-type", "application/json")]
         await reply.whole(200, headers, orjson.dumps(body))
@@ -230,7 +230,7 @@ class SendReply:
                 return
             # Nothing was asked of the model: the send is answered already, or waits for more answers.
             with sink.while_here():
-                shown = await self._shown(result)
+                shown = await self._messages_json(result)
             sink.start(200, [*receipt.close(), EVENTS])
             await sink.write(b"".join(map(event, [*shown, *end_events(result.run, result.last)])) + DONE)
             await sink.end()
@@ -239,12 +239,12 @@ class SendReply:
         send: Send = self.request.body
         showing, by_token = showing_of(send), self.is_stream and send.stream_tokens
         if start.summary is not None:
-            self._before = summary_shown(start.summary, start.agent.uid, showing)
+            self._before = summary_json(start.summary, start.agent.uid, showing)
         return view_of(start, showing, self.api.now, by_token=by_token, before=self._before)
 
-    async def _shown(self, result: RunResult) -> list[dict[str, Any]]:
-        exchanges = Exchanges(self.api.store, result.agent, showing_of(self.request.body))
-        return [*self._before, *await exchanges.answers(result.run, result.steps)]
+    async def _messages_json(self, result: RunResult) -> list[dict[str, Any]]:
+        renderer = MessageRenderer(self.api.store, result.agent, showing_of(self.request.body))
+        return [*self._before, *await renderer.output_messages(result.run, result.steps)]
 
 
 def _offered(tool: Any) -> dict[str, Any]:

@@ -265,7 +265,7 @@ def _check_parameters(parameters: Any, at: tuple[str | int, ...]) -> None:
         raise Unprocessable([Fault(at, message, "value_error")])
 
 
-def tool_json(made: Definition) -> dict[str, Any]:
+def _defined_tool_json(made: Definition) -> dict[str, Any]:
     """Returns a tool that was made over REST."""
     tool = ToolDefinition.of(made.body)
     is_mcp = tool.source_type == "mcp"
@@ -284,7 +284,7 @@ def tool_json(made: Definition) -> dict[str, Any]:
     }
 
 
-def built_in_json(uid: str, schema: dict[str, Any]) -> dict[str, Any]:
+def _built_in_tool_json(uid: str, schema: dict[str, Any]) -> dict[str, Any]:
     """Returns a tool of the gateway's own. uid: a constant."""
     return _tool(uid, schema["name"], schema, _TYPES.get(schema["name"], "letta_core"))
 
@@ -407,7 +407,7 @@ class ToolRoutes:
         query: ToolsQuery = request.query
         found = []
         async for tool in self._wanted(request.project, query):
-            found.append(show_tool(tool))
+            found.append(tool_json(tool))
             if len(found) == query.size():
                 break
         return found
@@ -417,10 +417,10 @@ class ToolRoutes:
 
     async def base(self, request: ApiRequest) -> Any:
         own = ToolsQuery(return_only_letta_tools=True, order="asc")
-        return [show_tool(tool) async for tool in self._wanted(request.project, own)]
+        return [tool_json(tool) async for tool in self._wanted(request.project, own)]
 
     async def retrieve(self, request: ApiRequest) -> Any:
-        return show_tool(await self._tools.get(request.project, request.uid("tool", "tool_id")))
+        return tool_json(await self._tools.get(request.project, request.uid("tool", "tool_id")))
 
     async def put(self, request: ApiRequest) -> Any:
         """Makes a tool, or changes the one of its name: on Letta's server a program makes its tools at each start."""
@@ -430,7 +430,7 @@ class ToolRoutes:
         def merge(before: ToolDefinition) -> ToolDefinition:
             return upserted(create, made, before)
 
-        return show_tool(await self._tools.put(request.project, name, made, merge))
+        return tool_json(await self._tools.put(request.project, name, made, merge))
 
     async def update(self, request: ApiRequest) -> Any:
         uid, update = request.uid("tool", "tool_id"), request.body
@@ -441,7 +441,7 @@ class ToolRoutes:
             if (made.source_type, made.source) != (before.source_type, before.source):
                 await self._check(made)
         changed = await self._tools.change(request.project, uid, lambda before: _edited(update, before))
-        return show_tool(changed)
+        return tool_json(changed)
 
     async def delete(self, request: ApiRequest) -> Any:
         await self._tools.delete(request.project, request.uid("tool", "tool_id"))
@@ -453,7 +453,7 @@ class ToolRoutes:
         types, tags = sent_or_none(search.tool_types), set(sent_or_none(search.tags) or ())
         scored = []
         async for tool in self._wanted(request.project, ToolsQuery()):
-            shown = show_tool(tool)
+            shown = tool_json(tool)
             text = " ".join(
                 (shown["name"].replace("_", " "), shown["description"] or "", *shown["tags"])
             ).lower()
@@ -560,7 +560,7 @@ class ToolRoutes:
 
     async def of_agent(self, request: ApiRequest) -> Any:
         view = await self._api.agent_view(request)
-        return cut([show_tool(tool) for tool in view.tools], request.query)
+        return cut([tool_json(tool) for tool in view.tools], request.query)
 
     async def attach(self, request: ApiRequest) -> Any:
         uids = request.uid("agent", "agent_id"), request.uid("tool", "tool_id")
@@ -590,7 +590,7 @@ class ToolRoutes:
             except NotFound:
                 return
             for tool in page:
-                kind = show_tool(tool)["tool_type"] if types or without else None
+                kind = tool_json(tool)["tool_type"] if types or without else None
                 if (names and tool.name not in names) or (uids and tool.uid not in uids):
                     continue
                 if (types and kind not in types) or kind in without:
@@ -623,9 +623,9 @@ def _edited(update: ToolSource, before: ToolDefinition) -> tuple[str | None, Too
     return name, made
 
 
-def show_tool(tool: ToolView) -> dict[str, Any]:
+def tool_json(tool: ToolView) -> dict[str, Any]:
     """Returns a tool as it is shown."""
     if tool.definition is not None:
-        return tool_json(tool.definition)
+        return _defined_tool_json(tool.definition)
     offered = definition_of(tool.name)
-    return built_in_json(tool.uid, {"name": tool.name} if offered is None else offered["function"])
+    return _built_in_tool_json(tool.uid, {"name": tool.name} if offered is None else offered["function"])

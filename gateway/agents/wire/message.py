@@ -59,7 +59,7 @@ def showing_of(body: msgspec.Struct) -> Showing:
     )
 
 
-def shown(
+def messages_json(
     message: WireMessage,
     origin: Origin,
     showing: Showing,
@@ -69,15 +69,15 @@ def shown(
     first: int = 0,
     results: Sequence[WireMessage] = (),
 ) -> list[dict[str, Any]]:
-    """Returns a stored message as it is shown.
+    """Returns the messages as which a stored message is shown.
 
     waiting: call id -> who must answer it first, of a reply that waits.
     names: call id -> tool, of results.
     first: how many messages were shown of it before.
     results: those that are a part of it.
     """
-    message = regular(message)
-    whole = (message, *map(regular, results))
+    message = well_typed(message)
+    whole = (message, *map(well_typed, results))
     made = (part for m in whole for part in _parts(m, showing, waiting or {}, names or {}))
     private = private_of(message)
     found = []
@@ -88,7 +88,7 @@ def shown(
         # Messages of one id differ in their otid; the caller's own is the first one's.
         if n == 0 and private.get("otid"):
             own["otid"] = private["otid"]
-        found.append(piece(kind, origin, n, {**own, **fields}))
+        found.append(part_json(kind, origin, n, {**own, **fields}))
     return found
 
 
@@ -99,17 +99,19 @@ _TYPES = {
 }  # fmt: skip
 
 
-def regular(message: WireMessage) -> WireMessage:
+def well_typed(message: WireMessage) -> WireMessage:
     """Returns a message without the fields that have a type other than the API's."""
     found: WireMessage = {
         key: value for key, value in message.items() if isinstance(value, _TYPES.get(key, object))
     }
     if "tool_calls" in found:
-        found["tool_calls"] = [_regular_call(call) for call in found["tool_calls"] if isinstance(call, dict)]
+        found["tool_calls"] = [
+            _well_typed_call(call) for call in found["tool_calls"] if isinstance(call, dict)
+        ]
     return found
 
 
-def _regular_call(call: dict[str, Any]) -> dict[str, Any]:
+def _well_typed_call(call: dict[str, Any]) -> dict[str, Any]:
     function = call.get("function")
     function = function if isinstance(function, dict) else {}
     named = {
@@ -122,8 +124,8 @@ def _regular_call(call: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def piece(kind: str, origin: Origin, n: int, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a message as it is shown, or a part of one. n: its position among those with one id."""
+def part_json(kind: str, origin: Origin, n: int, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns one of the messages as which a stored one is shown. n: its position among those with one id."""
     return {
         "id": origin.id,
         "date": iso_time(origin.at),
@@ -140,7 +142,7 @@ def piece(kind: str, origin: Origin, n: int, fields: Mapping[str, Any]) -> dict[
     }
 
 
-def summary_shown(summary: Summary, uid: str, showing: Showing) -> list[dict[str, Any]]:
+def summary_json(summary: Summary, uid: str, showing: Showing) -> list[dict[str, Any]]:
     """Returns a summary as it is shown, after the last message that it covers and under that one's id.
 
     uid: of the memory.
@@ -156,13 +158,13 @@ def summary_shown(summary: Summary, uid: str, showing: Showing) -> list[dict[str
         ("summary_message", {"summary": summary.text, "compaction_stats": None}),
     ]
     return [
-        piece(kind, origin, 0, {**fields, "otid": f"{origin.id}:{kind}"})
+        part_json(kind, origin, 0, {**fields, "otid": f"{origin.id}:{kind}"})
         for kind, fields in made
         if showing.types is None or kind in showing.types
     ]
 
 
-def raw_json(message: WireMessage, origin: Origin, agent_id: str) -> dict[str, Any]:
+def message_object_json(message: WireMessage, origin: Origin, agent_id: str) -> dict[str, Any]:
     """Returns a stored message in the form of Letta 0.6: `msg_object=true`."""
     content = message.get("content")
     return {

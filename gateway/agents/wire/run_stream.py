@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from adapters.types import Event, Json
 from gateway.agents.wire.faults import LettaErrors, error_event
-from gateway.agents.wire.message import Origin, Showing, piece, shown, spoken_by, without_asides
+from gateway.agents.wire.message import Origin, Showing, messages_json, part_json, spoken_by, without_asides
 from gateway.agents.wire.run_json import stop_json, usage_json
 from gateway.agents.wire.struct_fields import iso_time
 from gateway.core import ids
@@ -268,7 +268,7 @@ class StepView(ClientView):
         if self.showing.types is not None and kind not in self.showing.types:
             return
         origin = self.numbers.origin(self.numbers.reply, self.now())
-        self._out.append(event(piece(kind, origin, self._kinds.index(name), fields)))
+        self._out.append(event(part_json(kind, origin, self._kinds.index(name), fields)))
 
     def _show_calls(self, calls: Sequence[Json]) -> None:
         """Shows calls without the gateway's arguments. Thoughts in these, and spoken text, are shown already."""
@@ -299,7 +299,7 @@ class StepView(ClientView):
         origin = self.numbers.origin(seq, self.now())
         # Messages of one reply are numbered through, as they will be in lists.
         first = len(self._kinds) if seq == self.numbers.reply else 0
-        made = shown(
+        made = messages_json(
             message,
             origin,
             self.showing,

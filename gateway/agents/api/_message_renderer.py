@@ -1,4 +1,4 @@
-"""Stored exchanges as the agents API shows them, message by message."""
+"""Turns the stored messages of lists and runs into the JSON of the agents API."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from msgspec import Struct
 from gateway.agents.runs.calls.call_record import still_waiting
 from gateway.agents.runs.message_listing import MessageView
 from gateway.agents.runs.system_message import SystemMessage
-from gateway.agents.wire.message import Origin, Showing, raw_json, shown, summary_shown
+from gateway.agents.wire.message import Origin, Showing, message_object_json, messages_json, summary_json
 from gateway.core import ids
 from gateway.core.conversation.canonical import WireMessage
 from gateway.core.conversation.listed import ListedMessage, called_tools, listed
@@ -24,20 +24,20 @@ def conversation_id(uid: str, key: str | None) -> str:
     return DEFAULT if key == DEFAULT else ids.id_of("conv", uid)
 
 
-class Exchanges(Struct, frozen=True):
-    """The exchanges of one agent, shown in one way."""
+class MessageRenderer(Struct, frozen=True):
+    """Renders the messages of one agent in one way."""
 
     store: Store
     agent: Agent
     showing: Showing
 
     def message(self, view: MessageView | SystemMessage) -> list[dict[str, Any]]:
-        """Returns a message of a list; several where it holds several things."""
+        """Returns a message of a list: one for its thoughts, one for its text, one for its calls."""
         if isinstance(view, SystemMessage):
-            return shown(_wire(view), self._origin_of(view), self.showing)
+            return messages_json(_wire_message(view), self._system_origin(view), self.showing)
         m = view.listed
         origin = self._origin(view)
-        return shown(
+        return messages_json(
             m.message, origin, self.showing, waiting=view.waiting, names=view.names, results=m.results
         )
 
@@ -47,16 +47,16 @@ class Exchanges(Struct, frozen=True):
             return {}
         last = {view.listed.exchange.id: listed(view.listed.exchange)[-1].place for view in views}
         found = await self.store.summaries.among(self.agent.id, list(last))
-        return {last[each.exchange.id]: summary_shown(each, self.agent.uid, self.showing) for each in found}
+        return {last[each.exchange.id]: summary_json(each, self.agent.uid, self.showing) for each in found}
 
-    def raw(self, view: MessageView | SystemMessage) -> dict[str, Any]:
+    def message_object(self, view: MessageView | SystemMessage) -> dict[str, Any]:
         """Returns a message of a list in Letta 0.6's form."""
         agent_id = ids.id_of("agent", self.agent.uid)
         if isinstance(view, SystemMessage):
-            return raw_json(_wire(view), self._origin_of(view), agent_id)
-        return raw_json(view.listed.message, self._origin(view), agent_id)
+            return message_object_json(_wire_message(view), self._system_origin(view), agent_id)
+        return message_object_json(view.listed.message, self._origin(view), agent_id)
 
-    def _origin_of(self, message: SystemMessage) -> Origin:
+    def _system_origin(self, message: SystemMessage) -> Origin:
         name = message.conversation
         conversation = conversation_id(name, DEFAULT if name == DEFAULT else None)
         return Origin(message.id, message.at, conversation=conversation)
@@ -68,20 +68,23 @@ class Exchanges(Struct, frozen=True):
         id = ids.id_at("message", self.agent.uid, m.seq, hidden=m.hidden)
         return Origin(id, m.at, run, step, conversation_id(view.conversation, view.key))
 
-    async def answers(self, run: Run, steps: Sequence[Exchange]) -> list[dict[str, Any]]:
+    async def output_messages(self, run: Run, steps: Sequence[Exchange]) -> list[dict[str, Any]]:
         """Returns the output messages of a run; if there are none, the calls that it waits for."""
         if not steps and run.stop == StopReason.REQUIRES_APPROVAL:
             return await self._waiting_calls(run)
-        return await self.of_run(run, steps, with_input=False)
+        return await self.run_messages(run, steps, with_input=False)
 
     async def _waiting_calls(self, run: Run) -> list[dict[str, Any]]:
         """Returns the calls of a run that wait for an answer still."""
         step = await self.store.runs.waiting(self.agent.id, run.conversation)
         e = None if step is None else await self.store.turns.exchange(self.agent, step.exchange)
-        found = [] if e is None else await self.of_run(run, [e], with_input=False)
+        found = [] if e is None else await self.run_messages(run, [e], with_input=False)
         return [each for each in found if each["message_type"] == "approval_request_message"]
 
-    async def of_run(self, run: Run, steps: Sequence[Exchange], *, with_input: bool) -> list[dict[str, Any]]:
+    async def run_messages(
+        self, run: Run, steps: Sequence[Exchange], *, with_input: bool
+    ) -> list[dict[str, Any]]:
+        """Returns the messages of steps of a run. with_input: also those that were sent to it."""
         if not steps:
             return []
         names: dict[str, str] = {}
@@ -107,16 +110,16 @@ class Exchanges(Struct, frozen=True):
             for m in listed(e):
                 if with_input or m.is_reply or m.is_result:
                     of = called if m.is_result else e
-                    found += self._shown(m, of.seq, run, waiting if e is steps[-1] else {}, names)
+                    found += self._run_message(m, of.seq, run, waiting if e is steps[-1] else {}, names)
         return found
 
-    def _shown(
+    def _run_message(
         self, m: ListedMessage, step: int, run: Run, waiting: dict[str, str], names: dict[str, str]
     ) -> list[dict[str, Any]]:
         id = ids.id_at("message", self.agent.uid, m.seq, hidden=m.hidden)
         origin = Origin(id, m.at, ids.id_of("run", run.uid), ids.id_at("step", self.agent.uid, step))
-        return shown(m.message, origin, self.showing, waiting=waiting, names=names, results=m.results)
+        return messages_json(m.message, origin, self.showing, waiting=waiting, names=names, results=m.results)
 
 
-def _wire(message: SystemMessage) -> WireMessage:
+def _wire_message(message: SystemMessage) -> WireMessage:
     return {"role": "system", "content": message.text}
