@@ -34,23 +34,23 @@ _WORD_TABLE = _WordTable()
 _WORD_TABLE_ASCII = bytes(_WORD_TABLE[code] if code < 128 else 32 for code in range(256))
 
 
-def words_in(text: str) -> list[str]:
-    """Returns the runs of letters and digits in a text. ASCII takes a fifth of the time."""
+def _split_words(text: str) -> list[str]:
+    """Returns the runs of letters and digits in a text, in its own case. ASCII takes a fifth of the time."""
     return text.encode().translate(_LETTERS_ASCII).decode().split() if text.isascii() else _WORD.findall(text)
 
 
 def folded_words(text: str) -> list[str]:
     """Returns the words of a text, in lower case, by which its subject is found: Rome is in "Rome🎉" and "#rome"."""
-    return words_in(text.casefold())
+    return _split_words(text.casefold())
 
 
 def words_with_signs(text: str) -> list[str]:
     """Returns the words of a text, in lower case, with the signs that belong to them: C is not C++."""
-    return spaced_words(text.casefold()).split()
+    return blank_non_words(text.casefold()).split()
 
 
-def spaced_words(line: str) -> str:
-    """Returns a line with spaces in place of what is no part of a word. ASCII takes a tenth of the time."""
+def blank_non_words(line: str) -> str:
+    """Returns a line with a space for each character that is no part of a word. ASCII takes a tenth of the time."""
     return (
         line.encode().translate(_WORD_TABLE_ASCII).decode() if line.isascii() else line.translate(_WORD_TABLE)
     )
@@ -61,14 +61,14 @@ def stem(word: str) -> str:
     return word[: max(4, len(word) - 2)]
 
 
-def words(text: str) -> list[str]:
+def lower_words(text: str) -> list[str]:
     """Returns the runs of letters and digits in a text, in lower case."""
-    return words_in(text.lower())
+    return _split_words(text.lower())
 
 
-def transcribed(text: str) -> list[str]:
-    """Returns the words of a text that may be a transcript; none of a text that is too long for one."""
-    return words(text) if len(text) <= _TRANSCRIPT_CHARS else []
+def transcript_words(text: str) -> list[str]:
+    """Returns the words of a text, in lower case, if it may be a transcript; none if it is too long for one."""
+    return lower_words(text) if len(text) <= _TRANSCRIPT_CHARS else []
 
 
 def is_grown_transcript(new: str, old: str) -> bool:
@@ -76,7 +76,7 @@ def is_grown_transcript(new: str, old: str) -> bool:
 
     It has all words of `old`, and perhaps more.
     """
-    later, earlier = transcribed(new), transcribed(old)
+    later, earlier = transcript_words(new), transcript_words(old)
     if not earlier or len(later) < len(earlier) or later[: len(earlier) - 1] != earlier[:-1]:
         return False
     # A word that stands alone is no evidence when it is completed: "I" begins half of all sentences.
@@ -84,13 +84,13 @@ def is_grown_transcript(new: str, old: str) -> bool:
     return word == cut or (len(earlier) > 1 and word.startswith(cut))
 
 
-def joined_words(text: str) -> str:
-    """Returns the words of a text, in lower case, as one string without what is between them."""
-    return "".join(words(text))
+def letters_of(text: str) -> str:
+    """Returns the letters and digits of a text, in lower case, without what is between its words."""
+    return "".join(lower_words(text))
 
 
 def is_beginning(a: str, b: str, least: int = 4) -> bool:
-    """Returns whether `a` is the beginning of `b`: `least` characters of it, or all. Both are from `joined_words`."""
+    """Returns whether `a` is the beginning of `b`: `least` characters of it, or all. Both are from `letters_of`."""
     return bool(a) and (a == b or (len(a) >= least and b.startswith(a)))
 
 

@@ -14,7 +14,7 @@ from gateway.core.conversation.canonical import RESULTS, Listing, is_user, squas
 from gateway.core.conversation.head import was_heard
 from gateway.core.conversation.match import Match
 from gateway.core.conversation.tree import Tree, end_offset, is_tombstone
-from gateway.core.words import joined_words
+from gateway.core.words import letters_of
 from storage.records import Atom, Exchange
 
 
@@ -80,7 +80,7 @@ def _may_be_question(tree: Tree, exchange: Exchange, asked: str, *, is_doubtful:
     A message without words (a framework puts one before a reply that begins its list) is no form of one with words.
     is_doubtful: not only the words differ from the stored turn.
     """
-    return bool(joined_words(asked) and not is_doubtful) or _was_within(tree, exchange, asked)
+    return bool(letters_of(asked) and not is_doubtful) or _was_within(tree, exchange, asked)
 
 
 def _may_be_inputs(
@@ -115,7 +115,7 @@ def _was_within(tree: Tree, exchange: Exchange, text: str) -> bool:
     if is_tombstone(exchange):
         return True
     was = "".join(map(text_of, (tree.content(exchange).messages or ())[-1:]))
-    return squash(text) in squash(was) and bool(joined_words(text) or not joined_words(was))
+    return squash(text) in squash(was) and bool(letters_of(text) or not letters_of(was))
 
 
 def _begin_of_reply(exchange: Exchange, parent: Exchange | None, listing: Listing, end: int) -> int:

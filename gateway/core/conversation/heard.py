@@ -12,7 +12,7 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from gateway.core.conversation.canonical import WireMessage, call_id, is_system, squash, text_of
-from gateway.core.words import is_beginning, joined_words, without_remark
+from gateway.core.words import is_beginning, letters_of, without_remark
 
 
 class HeardPath(Struct, frozen=True):
@@ -81,7 +81,7 @@ class _Reply(NamedTuple):
     @classmethod
     def of(cls, reply: WireMessage) -> _Reply:
         text = text_of(reply)
-        return cls(joined_words(text), squash(text), _calls(reply))
+        return cls(letters_of(text), squash(text), _calls(reply))
 
     def is_resent(self, message: WireMessage) -> bool:
         """Returns whether a message has nothing but what the reply has."""
@@ -96,5 +96,5 @@ class _Reply(NamedTuple):
         """
         if message.get("role") != "assistant" or message.get("tool_calls"):
             return False
-        heard = joined_words(without_remark(text_of(message)))
+        heard = letters_of(without_remark(text_of(message)))
         return heard != self.letters and is_beginning(heard, self.letters)

@@ -21,7 +21,7 @@ from gateway.core.conversation.canonical import Listing, is_user, squash, text_o
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.tree import PathElement, Tree, is_tombstone
 from gateway.core.subsequence import LCS_ATOMS, lcs
-from gateway.core.words import is_beginning, joined_words, without_remark
+from gateway.core.words import is_beginning, letters_of, without_remark
 from storage.records import Atom, Exchange
 
 # A reply of so many characters is found nowhere else word for word.
@@ -487,7 +487,7 @@ def _find_altered(tree: Tree, query: Query, match: Match) -> Match | None:
         end = next((i for i in range(begin, len(listing)) if listing.role(i) != "assistant"), len(listing))
         block = tuple(listing.atoms[start:begin])
         spoken = "".join(listing.text(i) for i in range(begin, end))
-        cut = joined_words(without_remark(spoken))
+        cut = letters_of(without_remark(spoken))
         is_long = len(squash(spoken)) >= LONG_REPLY
         asked = [c for c in candidates if _was_asked(tree, c, block, match_point)]
         similar = [c for c in candidates if c.id in answered and is_beginning(cut, answered[c.id])]
@@ -569,7 +569,7 @@ def _letters_of_replies(tree: Tree, exchanges: Sequence[Exchange]) -> dict[int, 
     tree.load_together([*exchanges, *map(tree.turn_start, exchanges)])
     answered = {c.id: tree.content(c).shown_reply for c in exchanges if not is_tombstone(c)}
     return {
-        number: joined_words(text_of(message)) for number, message in answered.items() if message is not None
+        number: letters_of(text_of(message)) for number, message in answered.items() if message is not None
     }
 
 

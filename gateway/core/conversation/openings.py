@@ -14,7 +14,7 @@ from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match import MemoryUse, Query
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import Tree
-from gateway.core.words import transcribed
+from gateway.core.words import transcript_words
 from storage.commands import Missing, Opening
 from storage.records import Exchange
 
@@ -62,7 +62,7 @@ def _opening(exchange: Exchange, last: WireMessage | None, at: float) -> Opening
     """last: the last message of its input; None: its content is not loaded."""
     if last is None:
         return Opening(at, exchange.begun, exchange.inputs, None, None)
-    words = transcribed(text_of(last))
+    words = transcript_words(text_of(last))
     return Opening(at, exchange.begun, exchange.inputs, len(words), _stem(words, len(words)))
 
 
@@ -79,7 +79,7 @@ def _may_extend(listing: Listing, old: Opening, words_of: dict[int, list[str]]) 
             return False
         if old.word_count is not None:
             if last not in words_of:
-                words_of[last] = transcribed(listing.text(last))
+                words_of[last] = transcript_words(listing.text(last))
             words = words_of[last]
             if not 0 < old.word_count <= len(words) or _stem(words, old.word_count) != old.stem:
                 return False

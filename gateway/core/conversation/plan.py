@@ -26,7 +26,7 @@ from gateway.core.conversation.head import HEARD, Spoken, find_head
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match import Match, MemoryUse, Query, find_match
 from gateway.core.conversation.tree import PathElement, Tree, end_offset, is_forgotten, is_tombstone, moved_at
-from gateway.core.words import transcribed
+from gateway.core.words import transcript_words
 from storage.records import Atom, Evicted, Exchange, State
 
 # Of question and reply together, white space aside: "Hi" and "Hello" are in many messages that quote nothing. No
@@ -254,7 +254,7 @@ def find_opening(tree: Tree, new: Exchange, query: Query) -> Exchange | None:
         messages = tree.content(exchange).messages
         return (
             len(exchange.inputs),
-            len(transcribed(text_of(messages[-1]))) if messages else 0,
+            len(transcript_words(text_of(messages[-1]))) if messages else 0,
             exchange.begun,
         )
 

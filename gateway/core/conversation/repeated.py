@@ -22,7 +22,7 @@ from gateway.core.conversation.canonical import (
     text_of,
 )
 from gateway.core.conversation.stored_path import refused
-from gateway.core.words import is_beginning, joined_words, without_remark, words
+from gateway.core.words import is_beginning, letters_of, lower_words, without_remark
 from storage.records import Atom, Exchange
 
 # The messages before the new ones in which what was heard of a reply is looked for, at most; no measurement.
@@ -100,12 +100,12 @@ def _cut_replies(turn: Sequence[Exchange], heard_texts: Sequence[str]) -> list[t
     """Returns the steps of a turn that were heard in part or not at all, each with what was heard of it."""
     texts = list(map(_words_of, turn))
     whole, heard = in_a_row(texts), _find_heard(texts, heard_texts)
-    unplaced = joined_words(without_remark(heard))
-    if not unplaced or unplaced == joined_words(whole):
+    unplaced = letters_of(without_remark(heard))
+    if not unplaced or unplaced == letters_of(whole):
         return []
     found, before = [], ""
     for exchange, text in zip(turn, texts, strict=True):
-        own = joined_words(text)
+        own = letters_of(text)
         if unplaced.startswith(own):
             unplaced, before = unplaced[len(own) :], in_a_row((before, text))
             continue
@@ -127,11 +127,11 @@ def _find_heard(texts: Sequence[str], heard_texts: Sequence[str]) -> str:
         if _is_heard(heard, whole):
             # The application's text after the end of a step may be the next step in other words: that is no cut.
             ends = (
-                {joined_words(in_a_row(texts[:end])) for end in range(1, len(texts) + 1)}
+                {letters_of(in_a_row(texts[:end])) for end in range(1, len(texts) + 1)}
                 if n >= len(heard_texts)
                 else ()
             )
-            return "" if joined_words(without_remark(heard)) in ends else heard
+            return "" if letters_of(without_remark(heard)) in ends else heard
     return ""
 
 
@@ -190,9 +190,7 @@ def _repeated_turns(
             return
         above = in_a_row(map(_words_of, _newest_turn(path)))
         is_above = (
-            any(_is_heard(each, above) for each in _possible_parts(heard))
-            if heard
-            else not joined_words(above)
+            any(_is_heard(each, above) for each in _possible_parts(heard)) if heard else not letters_of(above)
         )
         if asked == sent[: len(asked)] and is_above:
             yield found, len(asked)
@@ -206,15 +204,15 @@ def _possible_parts(heard_texts: Sequence[str]) -> Iterator[str]:
 
 def _is_heard(heard: str, text: str) -> bool:
     """Returns whether what was heard is all of a reply, or its beginning."""
-    return joined_words(without_remark(heard)) == joined_words(text) or _is_begun(heard, text)
+    return letters_of(without_remark(heard)) == letters_of(text) or _is_begun(heard, text)
 
 
 def _is_begun(heard: str, text: str) -> bool:
     """Returns whether a reply begins with what was heard: so many letters that it is none by chance, or whole words."""
     heard = without_remark(heard)
-    spoken = words(heard)
-    return is_beginning(joined_words(heard), joined_words(text)) or (
-        bool(spoken) and words(text)[: len(spoken)] == spoken
+    spoken = lower_words(heard)
+    return is_beginning(letters_of(heard), letters_of(text)) or (
+        bool(spoken) and lower_words(text)[: len(spoken)] == spoken
     )
 
 
@@ -231,4 +229,4 @@ def _words_of(exchange: Exchange) -> str:
 
 def _first_letters(text: str, count: int) -> str:
     """Returns the beginning of a text that has so many letters."""
-    return text[: bisect_left(range(len(text)), count, key=lambda end: len(joined_words(text[:end])))]
+    return text[: bisect_left(range(len(text)), count, key=lambda end: len(letters_of(text[:end])))]

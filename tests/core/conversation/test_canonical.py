@@ -21,7 +21,7 @@ from gateway.core.conversation.canonical import (
     text_of,
     visible,
 )
-from gateway.core.words import is_beginning, is_grown_transcript, joined_words, without_remark, words
+from gateway.core.words import is_beginning, is_grown_transcript, letters_of, without_remark, words
 from tests.core.conversations import assistant, call, picture, result, system, user
 from tests.doubles.side_requests import OPENCLAW_CONTEXT
 
@@ -274,7 +274,7 @@ def test_another_text_is_no_transcript_that_went_on(new: str, old: str) -> None:
 
 
 def is_cut_of(spoken: str, ours: str) -> bool:
-    return is_beginning(joined_words(without_remark(spoken)), joined_words(ours))
+    return is_beginning(letters_of(without_remark(spoken)), letters_of(ours))
 
 
 def test_what_nobody_can_have_spoken_is_no_transcript() -> None:

@@ -88,7 +88,7 @@ def test_lcs_pairs_what_is_the_same_in_front_of_a_few_differences(others: int) -
     assert lcs(a, b, others) == [(i, i) for i in range(1999, -1, -1) if a[i] != b"x"]
 
 
-@pytest.mark.parametrize(("part", "key"), [("lcs", None), ("joined_words", "here")])
+@pytest.mark.parametrize(("part", "key"), [("lcs", None), ("letters_of", "here")])
 def test_looking_for_a_common_reply_costs_no_more_for_longer_lists(
     world: World, part: str, key: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
