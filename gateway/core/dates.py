@@ -9,14 +9,14 @@ from functools import lru_cache
 _DAY_S = 86_400
 
 
-def day_of(at: float) -> str:
+def day_text(at: float) -> str:
     """Returns the date and the day of the week. at: seconds since the epoch."""
-    return date_of(int(at // _DAY_S)) if math.isfinite(at) else "undated"
+    return day_number_text(int(at // _DAY_S)) if math.isfinite(at) else "undated"
 
 
 # A note has a date in each line, and most lines of a memory fall on few days.
 @lru_cache(maxsize=512)
-def date_of(day: int) -> str:
+def day_number_text(day: int) -> str:
     """Returns the date and the day of the week. day: days since the epoch."""
     try:
         return datetime.fromtimestamp(day * _DAY_S, UTC).strftime("%Y-%m-%d %a")
@@ -24,12 +24,12 @@ def date_of(day: int) -> str:
         return "undated"
 
 
-def iso_of(at: float) -> str:
+def iso_text(at: float) -> str:
     """Returns a time in ISO 8601, UTC, to the second. at: seconds since the epoch."""
     return datetime.fromtimestamp(int(at), UTC).isoformat().replace("+00:00", "Z")
 
 
-def moment_of(text: str) -> float:
+def parse_moment(text: str) -> float:
     """Returns a date or time in ISO 8601 as seconds since the epoch. Raises: ValueError.
 
     One without a zone is of UTC.
@@ -38,6 +38,6 @@ def moment_of(text: str) -> float:
     return (found if found.tzinfo is not None else found.replace(tzinfo=UTC)).timestamp()
 
 
-def minute_of(at: float) -> str:
+def minute_text(at: float) -> str:
     """Returns the date and the time of day, to the minute. at: seconds since the epoch."""
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from adapters.types import Json
 
 
-def prefixed(message: Json, text: str, text_kind: str = "text") -> Json:
+def with_text_before(message: Json, text: str, text_kind: str = "text") -> Json:
     """Returns a message with `text` before its own: inside a string, or inside the first part of a list if it is text.
 
     So the model reads the same text in whichever form the client sends its words: some send the newest message as a
@@ -29,7 +29,7 @@ def prefixed(message: Json, text: str, text_kind: str = "text") -> Json:
     return {**message, "content": [{"type": text_kind, "text": text}, *content]}
 
 
-def followed(message: Json, texts: Sequence[str], text_kind: str = "text") -> Json | None:
+def with_texts_after(message: Json, texts: Sequence[str], text_kind: str = "text") -> Json | None:
     """Returns a message with texts after its own, an empty line between them; each is a part of its own in a list.
 
     None: the content is neither a string, a list, null nor missing.
@@ -42,7 +42,7 @@ def followed(message: Json, texts: Sequence[str], text_kind: str = "text") -> Js
     return {**message, "content": "\n\n".join(filter(None, (content, *texts)))}
 
 
-def clean(text: str) -> str:
+def without_surrogates(text: str) -> str:
     """Replaces halves of surrogate pairs, which cannot be sent: memory never fails a request over one.
 
     What is not ASCII is copied: orjson leaves its UTF-8 with each text that it writes, and notes are stored for long.

@@ -9,7 +9,7 @@ from struct import pack
 import pytest
 
 from gateway.agents.registry.archives import Archives, PassageView
-from gateway.core.memory.file_text import chunks
+from gateway.core.memory.file_text import passages_in
 from storage.errors import NotFound
 from storage.listing import AgentFilter, PassageFilter
 from storage.records import Agent, Definition, DefinitionKind, Vector
@@ -53,14 +53,14 @@ async def shared(
 
 
 def test_a_long_text_is_cut_where_something_ends_and_nothing_is_lost() -> None:
-    assert chunks("short") == ["short"]
-    assert chunks("  ") == []
+    assert passages_in("short") == ["short"]
+    assert passages_in("  ") == []
     text = "\n\n".join(f"Paragraph {n}. " + "word " * 60 for n in range(40))
-    parts = chunks(text)
+    parts = passages_in(text)
     assert all(0 < len(part) <= 2000 for part in parts)
     assert " ".join(" ".join(parts).split()) == " ".join(text.split())
     assert all(part.startswith("Paragraph") for part in parts)
-    assert [len(part) for part in chunks("x" * 4500)] == [2000, 2000, 500]
+    assert [len(part) for part in passages_in("x" * 4500)] == [2000, 2000, 500]
 
 
 async def test_passages_are_saved_listed_by_page_and_filtered(archives: Archives, ann: Agent) -> None:

@@ -31,7 +31,7 @@ from gateway.core.conversation.plan import Plan, plan_turn
 from gateway.core.conversation.tree import PathElement, Tree, is_tombstone
 from gateway.core.memory import edits
 from gateway.core.memory.visibility import shown
-from gateway.core.message_text import prefixed
+from gateway.core.message_text import with_text_before
 from gateway.core.prompt.compose import Composition, compose, known_note
 from storage.commands import MAX_RULE_CALLS, Missing, StoredContent
 from storage.records import Atom, Block, BlockOp, Exchange, State
@@ -109,7 +109,7 @@ class Request:
             if i in made.hidden:
                 self.sent += [("~ ", m) for m in made.hidden[i]]
             else:
-                self.sent.append(("", prefixed(message, made.notes.get(i, ""))))
+                self.sent.append(("", with_text_before(message, made.notes.get(i, ""))))
         self._check_that_the_client_is_quoted()
 
     def _check_that_the_client_is_quoted(self) -> None:
@@ -129,7 +129,7 @@ class Request:
             else:
                 note = made.notes.get(i, "")
                 assert message["role"] == "user" or not note
-                assert sent[at] == prefixed(message, note)
+                assert sent[at] == with_text_before(message, note)
                 assert text_of(sent[at]) == note + text_of(message)
                 at += 1
         assert at == len(sent)
@@ -185,7 +185,7 @@ def _sent_before(tree: Tree, element: PathElement) -> WireMessage | None:
         return None
     if element.position < 0:
         return content.shown_reply
-    return prefixed(content.messages[element.position], e.notes.get(element.position, ""))
+    return with_text_before(content.messages[element.position], e.notes.get(element.position, ""))
 
 
 def _talk(messages: Iterable[Sequence[Atom]]) -> list[bytes]:

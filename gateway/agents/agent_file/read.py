@@ -63,7 +63,7 @@ from gateway.core.definition import (
     ToolDefinition,
 )
 from gateway.core.memory.builtin import SCHEMAS
-from gateway.core.memory.file_text import file_name
+from gateway.core.memory.file_text import clean_file_name
 from gateway.core.turn.asides import HEARTBEAT
 from gateway.errors import BadRequest
 from storage.listing import PassageDraft
@@ -344,7 +344,7 @@ def _folders(file: File, retained_uids: Mapping[str, str]) -> dict[str, CarriedF
     texts: dict[str, list[tuple[str, str, str]]] = {id: [] for id in made}
     for n, each in enumerate(file.files):
         _in_file([each.source_id], made, (*_AT, "files", n, "source_id"))
-        name = file_name(each.original_file_name or each.file_name or "") or each.id
+        name = clean_file_name(each.original_file_name or each.file_name or "") or each.id
         if each.content is not None:
             texts[each.source_id].append((name, each.file_type or "text/plain", each.content))
     return {id: replace(folder, files=texts[id]) for id, folder in made.items()}

@@ -18,7 +18,7 @@ from gateway.agents.files.folder_search import FileView, Folders, SentFile
 from gateway.agents.registry.archives import Archives
 from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, iso_time, refused, sent_fields
 from gateway.core import ids
-from gateway.core.memory.file_text import file_name
+from gateway.core.memory.file_text import clean_file_name
 from gateway.errors import BadRequest, Conflict, UnknownId
 from storage.listing import PassageFilter
 from storage.records import Definition, DefinitionKind, StoredFile
@@ -254,7 +254,7 @@ class FolderRoutes:
         assert file is not None
         # Form fields next to a file may hold a path of the client's machine.
         name = sent_or_none(query.name) or re.split(r"[/\\]", file.file_name or "")[-1]
-        name = file_name(name)
+        name = clean_file_name(name)
         if not name:
             raise BadRequest("Name the file.", param="file")
         upload = SentFile(name, file.type, file.data)

@@ -34,7 +34,7 @@ from gateway.agents.registry.tool_registry import ToolView
 from gateway.agents.tools.foreign import ForeignTools
 from gateway.core import ids
 from gateway.core.definition import ToolDefinition
-from gateway.core.memory.file_text import chunks, parts
+from gateway.core.memory.file_text import passages_in, split_text
 from gateway.errors import GatewayError
 from gateway.run.admin.transfer_operations import WRITTEN, LineReader
 from gateway.run.memory.keeper import TurnEvents
@@ -310,11 +310,11 @@ class AgentFiles:
 
 def _cut(passages: Sequence[PassageDraft]) -> Sequence[PassageDraft]:
     """Returns passages in parts of a length that can be searched."""
-    return [replace(each, text=part) for each in passages for part in chunks(each.text)]
+    return [replace(each, text=part) for each in passages for part in passages_in(each.text)]
 
 
 def _count_parts(folder: CarriedFolder) -> int:
-    return sum(1 for _, _, text in folder.files for _ in parts(text))
+    return sum(1 for _, _, text in folder.files for _ in split_text(text))
 
 
 def _message_lines(agent: CarriedAgent) -> tuple[list[dict[str, Any]], int]:

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from gateway.agents.registry.registry import Registry
 from gateway.agents.registry.tool_registry import file_tool_numbers
 from gateway.core import ids
-from gateway.core.memory.file_text import parts, text_of
+from gateway.core.memory.file_text import decode_text, split_text
 from gateway.errors import BodyTooLarge, Conflict, UnsupportedFile
 from gateway.run.memory.keeper import TurnEvents
 from storage.commands import ForgetTarget
@@ -128,7 +128,7 @@ class Folders:
 
         Raises: UnsupportedFile: it is no text; Conflict: the name is taken.
         """
-        text = text_of(upload.data, upload.type)
+        text = decode_text(upload.data, upload.type)
         if text is None:
             raise UnsupportedFile(
                 f"{upload.name!r} is no text that can be read. Send text in UTF-8, such as Markdown, code or CSV."
@@ -152,7 +152,7 @@ class Folders:
         file = await files.add(draft, renames=handling == "suffix")
         count = 0
         try:
-            rest = parts(text)
+            rest = split_text(text)
             while written := list(islice(rest, _PARTS_WRITTEN)):
                 await files.write(file, written)
                 count += len(written)

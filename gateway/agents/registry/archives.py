@@ -13,7 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core import ids
-from gateway.core.memory.file_text import chunks
+from gateway.core.memory.file_text import passages_in
 from gateway.errors import BadRequest, Conflict
 from gateway.run.memory.recall import EmbedQuery
 from storage.commands import ForgetTarget
@@ -149,7 +149,7 @@ class Archives:
 
     async def add_all(self, memory: Agent, drafts: Sequence[PassageDraft]) -> Sequence[PassageView]:
         """Saves texts, a long one as several passages: all of them or none."""
-        parts = [replace(draft, text=part) for draft in drafts for part in chunks(draft.text)]
+        parts = [replace(draft, text=part) for draft in drafts for part in passages_in(draft.text)]
         return [
             PassageView(memory.uid, passage) for passage in await self._store.passages.add(memory.id, parts)
         ]

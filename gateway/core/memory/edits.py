@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 import orjson
 from msgspec.structs import replace
 
-from gateway.core.memory.file_text import chunks
+from gateway.core.memory.file_text import passages_in
 from gateway.core.memory.learn import as_statement, fact_key
 from gateway.core.memory.memory_tools import EditResult, apply_edit
 from storage.commands import BlockMerge, LearnedFact
@@ -54,7 +54,7 @@ def merge(blocks: Sequence[Block], ops: Sequence[BlockOp]) -> BlockMerge:
             if op.op == REMEMBER_FACT:
                 facts.append((_fact(text, op), op))
             else:
-                passages += [(part, op) for part in chunks(text)]
+                passages += [(part, op) for part in passages_in(text)]
             continue
         # Each operation sees the blocks as the one before left them.
         present, edit = perform(present, op)

@@ -6,7 +6,7 @@ import codecs
 from collections.abc import Iterator
 from typing import Final
 
-PART = 2000  # characters of a part
+PART_CHARS = 2000  # characters of a part
 # Types without text, whatever their bytes look like.
 _NO_TEXT: Final = ("image/", "audio/", "video/", "font/", "application/pdf", "application/zip")
 _MARKS: Final = (
@@ -19,7 +19,7 @@ _PDF: Final = b"%PDF-"
 _ENDS: Final = ("\n\n", "\n", ". ", " ")
 
 
-def text_of(data: bytes, type: str) -> str | None:
+def decode_text(data: bytes, type: str) -> str | None:
     """Returns a file's text; None: it is none. UTF-8, and UTF-16 with a byte order mark, are read.
 
     type: as whoever sent it named it.
@@ -34,7 +34,7 @@ def text_of(data: bytes, type: str) -> str | None:
     return None if "\0" in text else text
 
 
-def parts(text: str, size: int = PART) -> Iterator[str]:
+def split_text(text: str, size: int = PART_CHARS) -> Iterator[str]:
     """Yields a text in parts of a size at most, which together are the text again.
 
     A part ends where a paragraph, a line, a sentence or a word ends, if that is not in its first half.
@@ -49,12 +49,12 @@ def parts(text: str, size: int = PART) -> Iterator[str]:
         at = end
 
 
-def chunks(text: str) -> list[str]:
+def passages_in(text: str) -> list[str]:
     """Returns the passages of a text: its parts without the blanks around them."""
-    return [clean for part in parts(text.strip()) if (clean := part.strip())]
+    return [clean for part in split_text(text.strip()) if (clean := part.strip())]
 
 
-def file_name(name: str) -> str:
+def clean_file_name(name: str) -> str:
     """Returns a name with its directories, without characters that do not print; "" where nothing is left.
 
     Nothing is opened by it: directories only distinguish files of one name.

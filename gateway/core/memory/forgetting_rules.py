@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from gateway.core.conversation.canonical import WireMessage, text_of
 from gateway.core.conversation.listed import called_tools
 from gateway.core.conversation.private import FORMER_OWN_LENGTH, own_length, without_fields, without_private
-from gateway.core.dates import date_of
+from gateway.core.dates import day_number_text
 from gateway.core.memory.builtin import SEARCHING
 from gateway.core.memory.edits import perform
 from gateway.core.memory.memory_tools import REWRITE_OPERATIONS
@@ -35,7 +35,7 @@ def quotes(text: str, erased: Erased) -> bool:
         return True
     # Notes give the day of the week too, which the gateway's other texts may leave out, and the year where it is
     # another.
-    dates = (date_of(day).split()[0] for day in erased.days)
+    dates = (day_number_text(day).split()[0] for day in erased.days)
     return any(f"[{date}" in text or f"[{date.partition('-')[2]} " in text for date in dates)
 
 

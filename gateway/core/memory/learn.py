@@ -17,7 +17,7 @@ import orjson
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.core.dates import day_of
+from gateway.core.dates import day_text
 from gateway.core.memory import memory_tools
 from gateway.core.memory.secret_texts import has_secret
 from gateway.core.memory.transcript import author_of, quote
@@ -130,7 +130,7 @@ def build_request(
     blocks: Sequence[Block], facts: Sequence[Fact], messages: Sequence[Message], now: float
 ) -> list[dict[str, Any]]:
     """Returns the request's `messages`. Facts and messages are numbered by their place in these lists, from 1 on."""
-    lines = [f"Today is {day_of(now)}.", "", "# Memory blocks"]
+    lines = [f"Today is {day_text(now)}.", "", "# Memory blocks"]
     for b in blocks:
         kind = ", read-only" if b.read_only else ""
         lines.append(
@@ -138,9 +138,9 @@ def build_request(
         )
         lines += [f"> {line}" for line in b.value.splitlines()] or ["> (empty)"]
     lines += ["", "# Known facts"]
-    lines += [f"{i}. [{day_of(f.valid_from)}] {quote(f.text)}" for i, f in enumerate(facts, 1)] or ["none"]
+    lines += [f"{i}. [{day_text(f.valid_from)}] {quote(f.text)}" for i, f in enumerate(facts, 1)] or ["none"]
     lines += ["", "# New messages"]
-    lines += [f"{i}. [{day_of(m.at)}, {author_of(m)}] {quote(m.text)}" for i, m in enumerate(messages, 1)]
+    lines += [f"{i}. [{day_text(m.at)}, {author_of(m)}] {quote(m.text)}" for i, m in enumerate(messages, 1)]
     return [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": "\n".join(lines)}]
 
 

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from gateway.core.dates import day_of
+from gateway.core.dates import day_text
 from gateway.core.memory.learn import STATEMENT, fact_key, recognising_words
 from gateway.core.memory.secret_texts import has_secret
 from gateway.core.prompt.note import estimate_tokens
@@ -118,7 +118,7 @@ def _line(fact: StandingFact) -> str:
 
 
 def _month(fact: StandingFact) -> str:
-    return day_of(fact.at)[:_MONTH_CHARS]
+    return day_text(fact.at)[:_MONTH_CHARS]
 
 
 def _stated(text: str) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import squash
-from gateway.core.dates import day_of
+from gateway.core.dates import day_text
 from gateway.core.memory.framework_markers import strip_marks
 from gateway.core.memory.secret_texts import withhold
 from gateway.core.prompt import note
@@ -83,7 +83,7 @@ def transcript(messages: Sequence[Message], used: Mapping[int, Sequence[str]]) -
         before = [e for e in left if e < m.exchange or (e == m.exchange and m.role == "assistant")]
         lines += [_tools_line(left.pop(e)) for e in before]
         text = "\n  ".join(m.text.splitlines())
-        lines.append(f"[{day_of(m.at)}, {author_of(m)}] {text}")
+        lines.append(f"[{day_text(m.at)}, {author_of(m)}] {text}")
     lines += map(_tools_line, left.values())
     return "\n".join(lines)
 

@@ -30,7 +30,7 @@ from gateway.core.conversation.plan import Plan, rivals_of
 from gateway.core.conversation.private import is_nudge, private_of, without_private
 from gateway.core.conversation.provider_fields import FIELDS, refilled, refilled_calls, without_opaque
 from gateway.core.conversation.tree import Content, PathElement, Tree, end_offset, is_tombstone
-from gateway.core.message_text import prefixed
+from gateway.core.message_text import with_text_before
 from gateway.core.prompt.note import estimate_tokens
 from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, Shown, last_shown, shown_in_note
 from gateway.core.subsequence import lcs
@@ -65,7 +65,9 @@ class FilledMessage(Struct, frozen=True):
         cls, message: WireMessage, atoms: tuple[Atom, ...], at: tuple[int, int] | None, note: str = ""
     ) -> FilledMessage:
         shown = shown_in_note(note) if note else _shown_in(message)
-        return cls(prefixed(without_private(message), note), atoms, at, note, is_nudge(message), shown)
+        return cls(
+            with_text_before(without_private(message), note), atoms, at, note, is_nudge(message), shown
+        )
 
 
 class Composition(Struct):

@@ -19,11 +19,11 @@ from string import digits, punctuation
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.core.dates import day_of
+from gateway.core.dates import day_text
 from gateway.core.prompt.frame import without_frame
 from gateway.core.prompt.shown_blocks import CHANGES, describe_mark
 from gateway.core.tags import MARK, plain_tags, quoted_name
-from gateway.core.words import folded_words, blank_non_words, stem
+from gateway.core.words import blank_non_words, folded_words, stem
 from storage.records import Atom, Message
 
 # A query has about 1,000 tokens at most; a longer message is a template or a document, not a question.
@@ -126,7 +126,7 @@ class Recalled(Struct, frozen=True):
 
     @classmethod
     def of(cls, message: Message, text: str) -> Recalled:
-        return cls(message, text, _line(message, text), day_of(message.at))
+        return cls(message, text, _line(message, text), day_text(message.at))
 
 
 def estimate_tokens(text: str) -> int:
@@ -146,7 +146,7 @@ def estimate_tokens(text: str) -> int:
 
 
 def _frame(mark: str, now: float) -> str:
-    return f"<memory {mark}>\n{_HEADING} Written {day_of(now)}."
+    return f"<memory {mark}>\n{_HEADING} Written {day_text(now)}."
 
 
 # A mark is no word: of 3,000 in OpenAI's o200k it had five tokens on average and seven or fewer in 99 of 100. The

@@ -15,7 +15,7 @@ import orjson
 
 from adapters.types import Json
 from gateway.core.json_limits import is_too_deep
-from gateway.core.message_text import clean, followed, prefixed
+from gateway.core.message_text import with_text_before, with_texts_after, without_surrogates
 from gateway.errors import BadRequest
 
 _DROPPED: Final = object()
@@ -58,7 +58,7 @@ class BodyEdit:
 
     def set_member(self, key: str, value: Any) -> None:
         """Replaces a member's value in its place, or adds the member at the end."""
-        self._members[key] = clean(value) if isinstance(value, str) else value
+        self._members[key] = without_surrogates(value) if isinstance(value, str) else value
 
     def drop_member(self, key: str) -> None:
         if key in self._json:
@@ -76,9 +76,9 @@ class BodyEdit:
         self._instead[index] = []
 
     def prefix_text(self, index: int, text: str) -> None:
-        """Puts `text` before the message's own, as `prefixed` does."""
+        """Puts `text` before the message's own, as `with_text_before` does."""
         if text:
-            self._notes[index] = clean(text)
+            self._notes[index] = without_surrogates(text)
 
     def set_role(self, index: int, role: str) -> None:
         self._roles[index] = role
@@ -88,7 +88,7 @@ class BodyEdit:
 
         It is a part of its own where the content is a list, and a new message in front where there is no such message.
         """
-        self._appended.append(clean(text))
+        self._appended.append(without_surrogates(text))
 
     def add_tools(self, tools: Iterable[Json], *, in_front: bool = False) -> None:
         """Adds tools after the client's own, or in front of them.
@@ -137,13 +137,13 @@ class BodyEdit:
     def _edited_list(self, messages: Sequence[Json]) -> list[Json]:
         found = [*messages]
         for index, text in self._notes.items():
-            found[index] = prefixed(found[index], text, self._text_kind)
+            found[index] = with_text_before(found[index], text, self._text_kind)
         for index, role in self._roles.items():
             found[index] = {**found[index], "role": role}
         edited: list[Json] = []
         if self._appended:
             leads = found and found[0].get("role") in _SYSTEM
-            first = followed(found[0], self._appended, self._text_kind) if leads else None
+            first = with_texts_after(found[0], self._appended, self._text_kind) if leads else None
             if first is not None:
                 found[0] = first
             else:

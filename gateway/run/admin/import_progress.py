@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.core.dates import iso_of
+from gateway.core.dates import iso_text
 
 # So many warnings are listed; the last one says how many more there are.
 MOST_WARNINGS: Final = 100
@@ -64,8 +64,8 @@ class ImportProgress(Struct, frozen=True):
             "conversations": msgspec.to_builtins(self.conversations),
             "messages": msgspec.to_builtins(self.messages),
             "facts": msgspec.to_builtins(self.facts),
-            "first_at": None if self.first_at is None else iso_of(self.first_at),
-            "last_at": None if self.last_at is None else iso_of(self.last_at),
+            "first_at": None if self.first_at is None else iso_text(self.first_at),
+            "last_at": None if self.last_at is None else iso_text(self.last_at),
             "learn_tokens": self.chars // _TOKEN_CHARS,
             "warnings": warnings,
             "error": None if self.error is None else {"message": self.error, "param": "file"},

@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from gateway.checked import Invalid, convert
 from gateway.core.agent import AgentSpec
-from gateway.core.dates import iso_of, moment_of
+from gateway.core.dates import iso_text, parse_moment
 from gateway.core.memory.mcp_tools import (
     KINDS,
     MOST_FACTS,
@@ -244,7 +244,7 @@ class McpMemory:
                     f"{kind}:{m.seq}",
                     kind,
                     cut(m.text, SHOWN_CHARS),
-                    iso_of(m.at),
+                    iso_text(m.at),
                     m.role if is_message else None,
                     found.conversations.get(m.exchange) if is_message else None,
                 )
@@ -262,7 +262,7 @@ class McpMemory:
         return ReadResult(
             asked.user,
             tuple(ReadBlock(b.label, b.value, b.limit, b.version, b.read_only) for b in blocks),
-            tuple(ReadFact(f"fact:{f.seq}", f.text, iso_of(f.valid_from)) for f in facts),
+            tuple(ReadFact(f"fact:{f.seq}", f.text, iso_text(f.valid_from)) for f in facts),
             memory.conversations,
         )
 
@@ -290,7 +290,7 @@ class McpMemory:
         conversations = await views.conversations(project, asked.agent.uid, limit=given.limit)
         return ConversationResult(
             conversations=tuple(
-                ConversationLine(c.id, iso_of(c.begun), iso_of(c.last_turn), c.messages)
+                ConversationLine(c.id, iso_text(c.begun), iso_text(c.last_turn), c.messages)
                 for c in conversations.items
             )
         )
@@ -358,7 +358,7 @@ def _scope_of(caller: McpCaller, user: str) -> Scope:
 
 def _messages(records: Sequence[MessageRecord]) -> tuple[ReadMessage, ...]:
     return tuple(
-        ReadMessage(f"message:{r.seq}", r.role, r.text, iso_of(r.at)) for r in records if r.text is not None
+        ReadMessage(f"message:{r.seq}", r.role, r.text, iso_text(r.at)) for r in records if r.text is not None
     )
 
 
@@ -379,7 +379,7 @@ def _moment(text: str, name: str, missing: float) -> float:
     if not text:
         return missing
     try:
-        return moment_of(text)
+        return parse_moment(text)
     except (ValueError, OverflowError) as error:
         raise BadRequest(f"{name} must be a date (2026-03-01) or a time in ISO 8601.", param=name) from error
 

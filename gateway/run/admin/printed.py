@@ -16,7 +16,7 @@ from typing import IO, Any, NamedTuple
 
 import click
 
-from gateway.core.dates import minute_of
+from gateway.core.dates import minute_text
 
 # Memories between two lines of a move's progress where there is no terminal.
 _REPORTED = 100
@@ -173,7 +173,7 @@ def show_request(found: dict[str, Any], *, as_json: bool) -> None:
     who = " · ".join(
         filter(None, (found["name"], found["conversation"], found["model"], str(found["status"])))
     )
-    lines = [f"Request {found['id']}  {minute_of(found['at'])}  {who}", "", found["sentence"]]
+    lines = [f"Request {found['id']}  {minute_text(found['at'])}  {who}", "", found["sentence"]]
     for title, hits in (("Recalled", found["chosen"]), ("Left out", found["left_out"])):
         lines += ["", title, *map(_hit, hits)] if hits else []
     if found["note"]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from gateway.core.dates import minute_of
+from gateway.core.dates import minute_text
 from gateway.core.memory.mcp_tools import through_mcp
 from gateway.core.memory.visibility import messages_of
 from gateway.run.admin.operation_arguments import (
@@ -157,13 +157,13 @@ async def _why(store: Store, agent: Agent, snapshot: MemorySnapshot, recent: Seq
             else:
                 origin = through_mcp(r.origin) or ORIGINS.get(r.origin.partition(":")[0], r.origin)
             lines.append(
-                f"    version {r.version}  [{minute_of(r.at)}]  {origin}  ({len(r.value)} characters)"
+                f"    version {r.version}  [{minute_text(r.at)}]  {origin}  ({len(r.value)} characters)"
             )
             lines += [f"      {line}" for line in await _sources(store, agent, r.sources)]
     passages = await store.passages.list(agent.id, limit=PASSAGES)
     lines += ["", "Passages", *([] if passages else ["  none"])]
     for p in passages:
-        lines.append(f"  {p.seq}  [{minute_of(p.at)}]  {_short(p.text)}")
+        lines.append(f"  {p.seq}  [{minute_text(p.at)}]  {_short(p.text)}")
         lines += [f"    {line}" for line in await _sources(store, agent, p.sources)]
     imported = await store.imports.origins(agent.id, "exchange", [e.id for e in recent])
     if imported:
@@ -175,7 +175,9 @@ async def _why(store: Store, agent: Agent, snapshot: MemorySnapshot, recent: Seq
     for f in facts:
         ended = ""
         if f.ended_at is not None:
-            ended = f"  (until {minute_of(f.ended_at)}; then {f.successor or 'something that is forgotten'})"
+            ended = (
+                f"  (until {minute_text(f.ended_at)}; then {f.successor or 'something that is forgotten'})"
+            )
         lines.append(f"  {_short(_fact(f))}{ended}")
         if (client := through_mcp(f.origin)) is not None:
             lines.append(f"    {client}")
@@ -186,7 +188,7 @@ async def _why(store: Store, agent: Agent, snapshot: MemorySnapshot, recent: Seq
 
 
 def _import(format: str, at: float) -> str:
-    return f"import ({format}, {minute_of(at)[:10]})"
+    return f"import ({format}, {minute_text(at)[:10]})"
 
 
 async def _sources(store: Store, agent: Agent, exchanges: Sequence[int]) -> list[str]:
@@ -216,9 +218,9 @@ def _block(b: Block) -> list[str]:
 
 
 def _fact(f: Fact) -> str:
-    return f"{f.seq}  [{minute_of(f.valid_from)}{', always' if f.standing else ''}]  {f.text}"
+    return f"{f.seq}  [{minute_text(f.valid_from)}{', always' if f.standing else ''}]  {f.text}"
 
 
 def _line(m: Message) -> str:
     """Returns a message in one line: number, date, speaker and text."""
-    return f"{m.seq}  [{minute_of(m.at)}] {m.speaker or m.role}: {' '.join(m.text.split())}"
+    return f"{m.seq}  [{minute_text(m.at)}] {m.speaker or m.role}: {' '.join(m.text.split())}"

@@ -16,7 +16,7 @@ from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.private import is_nudge
 from gateway.core.conversation.tree import is_forgotten
 from gateway.core.memory.standing import standing_block
-from gateway.core.message_text import prefixed
+from gateway.core.message_text import with_text_before
 from gateway.core.prompt.compose import Composition, compose, known_note
 from gateway.core.prompt.eviction import NO_EVICTION, Eviction, find_beginning
 from gateway.core.prompt.note import estimate_tokens, own_words
@@ -380,7 +380,7 @@ def _with_note(
         )
     else:
         *before, last = composition.fill
-        noted = replace(last, message=prefixed(last.message, recall.note), note=recall.note)
+        noted = replace(last, message=with_text_before(last.message, recall.note), note=recall.note)
         composition = replace(composition, fill=[*before, noted])
     if window.tokens:
         window = replace(window, tokens=window.tokens + tokens)

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from adapters.types import Json
 from gateway.core.conversation.canonical import WireMessage, first_spoken, media_of, shown_results
-from gateway.core.message_text import prefixed
+from gateway.core.message_text import with_text_before
 from gateway.core.prompt.note import estimate_tokens
 from gateway.core.prompt.summary import EARLY, ROOMY, WORTH, Overfull, SummaryCut, summary_tokens
 from gateway.core.prompt.window import (
@@ -200,7 +200,7 @@ def _prompt_tokens(prompt: Prompt, count: Callable[[str], int]) -> int:
     request, window, composition = prompt.request, prompt.window, prompt.composition
     hidden = prompt.hidden
     sent = [
-        prefixed(message, composition.notes.get(i, ""))
+        with_text_before(message, composition.notes.get(i, ""))
         for i, message in enumerate(request.messages)
         if i not in window.dropped and i not in hidden
     ]
@@ -288,7 +288,7 @@ def _entries(prompt: Prompt) -> list[_Entry]:
         if i in composition.hidden:
             entries += [(i, m) for m in composition.hidden[i]]
         else:
-            entries.append((i, prefixed(messages[i], composition.notes.get(i, ""))))
+            entries.append((i, with_text_before(messages[i], composition.notes.get(i, ""))))
     return entries
 
 

@@ -11,7 +11,7 @@ import orjson
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.core.dates import day_of
+from gateway.core.dates import day_text
 from gateway.core.memory import edits, memory_tools
 from gateway.core.memory.builtin import Lookup
 from gateway.core.memory.learn import FACT_CHARS, fact_key
@@ -257,7 +257,7 @@ def _pending_passage(op: BlockOp, number: int) -> Message:
 
 
 def _result_line(hit: note.Recalled) -> str:
-    at = day_of(hit.message.at).split()[0]
+    at = day_text(hit.message.at).split()[0]
     speaker, role = hit.message.speaker, hit.message.role
     who = quoted_name(speaker) if speaker else role
     return f"- [{at}, {who}] {hit.text}" if hit.message.source == "message" else f"- [{at}] {_with_tags(hit)}"

@@ -17,7 +17,7 @@ from typing import Final
 from msgspec import Struct
 
 from adapters.types import BYTES_PER_TOKEN
-from gateway.core.dates import iso_of
+from gateway.core.dates import iso_text
 from gateway.core.usage.limit_rules import (
     MEASURED,
     Amounts,
@@ -394,6 +394,4 @@ def _refusal_message(limit: UsageLimit, period: Period) -> str:
         return f"Limit {limit.id} allows {most} concurrent request{s}. {until}."
     what = {"requests": f"request{s}", "tokens": f"token{s}", "cost": "of cost"}[limit.unit]
     until = until or "That is used up"
-    return (
-        f"Limit {limit.id} allows {most} {what} per {limit.per}. {until}. It resets at {iso_of(period.end)}."
-    )
+    return f"Limit {limit.id} allows {most} {what} per {limit.per}. {until}. It resets at {iso_text(period.end)}."

@@ -21,7 +21,7 @@ from gateway.core.conversation.canonical import (
     text_of,
     visible,
 )
-from gateway.core.words import is_beginning, is_grown_transcript, letters_of, without_remark, words
+from gateway.core.words import is_beginning, is_grown_transcript, letters_of, lower_words, without_remark
 from tests.core.conversations import assistant, call, picture, result, system, user
 from tests.doubles.side_requests import OPENCLAW_CONTEXT
 
@@ -90,7 +90,7 @@ def test_the_older_function_call_is_the_same_call() -> None:
 
 @given(st.text() | st.text(st.characters(max_codepoint=127)))
 def test_words_are_runs_of_letters_and_digits_in_ascii_as_elsewhere(text: str) -> None:
-    assert words(text) == re.findall(r"\w+", text.lower())
+    assert lower_words(text) == re.findall(r"\w+", text.lower())
 
 
 def test_system_messages_have_no_atoms() -> None:

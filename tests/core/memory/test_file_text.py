@@ -6,22 +6,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.memory.file_text import file_name, parts, text_of
+from gateway.core.memory.file_text import clean_file_name, decode_text, split_text
 
 
 @given(st.text(alphabet="ab .\n", max_size=300), st.integers(1, 40))
 def test_the_parts_of_a_text_are_the_text_again(text: str, size: int) -> None:
-    found = list(parts(text, size))
+    found = list(split_text(text, size))
     assert "".join(found) == text
     assert all(0 < len(each) <= size for each in found)
 
 
 def test_a_part_ends_where_a_paragraph_or_a_line_ends() -> None:
     text = "".join(f"Paragraph {n}. {'word ' * 60}\n\n" for n in range(40))
-    assert all(each.startswith("Paragraph") for each in parts(text))
+    assert all(each.startswith("Paragraph") for each in split_text(text))
     lines = "".join(f"{n}: {'x' * 90}\n" for n in range(200))
-    assert all(each.endswith("\n") for each in parts(lines))
-    assert [len(each) for each in parts("x" * 4500)] == [2000, 2000, 500]
+    assert all(each.endswith("\n") for each in split_text(lines))
+    assert [len(each) for each in split_text("x" * 4500)] == [2000, 2000, 500]
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_a_part_ends_where_a_paragraph_or_a_line_ends() -> None:
     ],
 )
 def test_text_is_read_and_nothing_else(data: bytes, type: str, text: str | None) -> None:
-    assert text_of(data, type) == text
+    assert decode_text(data, type) == text
 
 
 @pytest.mark.parametrize(
@@ -56,4 +56,4 @@ def test_text_is_read_and_nothing_else(data: bytes, type: str, text: str | None)
     ],
 )
 def test_a_name_keeps_its_directories(name: str, kept: str) -> None:
-    assert file_name(name) == kept
+    assert clean_file_name(name) == kept

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gateway.core.conversation.canonical import WireMessage, squash, text_of, visible
 from gateway.core.conversation.private import with_private
 from gateway.core.conversation.tree import Content
-from gateway.core.message_text import prefixed
+from gateway.core.message_text import with_text_before
 from gateway.core.prompt.compose import FilledMessage, _answered, put_back
 from tests.core.conversations import (
     OUR_TOOLS,
@@ -214,12 +214,12 @@ def test_without_hidden_rounds_nothing_is_put_back() -> None:
 
 
 def test_a_note_stands_before_the_text_in_the_same_message() -> None:
-    assert prefixed(user("a"), "") == user("a")
-    assert prefixed(user("a", name="Ann"), "N ") == user("N a", name="Ann")
-    parts = prefixed(picture("a", "data:1"), "N ")["content"]
+    assert with_text_before(user("a"), "") == user("a")
+    assert with_text_before(user("a", name="Ann"), "N ") == user("N a", name="Ann")
+    parts = with_text_before(picture("a", "data:1"), "N ")["content"]
     assert parts == picture("N a", "data:1")["content"]
     image = picture("a", "data:1")["content"][1:]
-    assert prefixed(user(image), "N ")["content"] == [{"type": "text", "text": "N "}, *image]
+    assert with_text_before(user(image), "N ")["content"] == [{"type": "text", "text": "N "}, *image]
 
 
 @both
