@@ -24,7 +24,7 @@ from gateway.run.response_conversations import ResponseConversation
 from gateway.run.upstream.route import Route
 from gateway.settings import ServerSettings
 from gateway.web.body import BodyReader
-from gateway.web.event_stream import ClientReply
+from gateway.web.client_reply import ClientReply
 from gateway.web.middleware import info_of
 
 CHAT_PATH = "/v1/chat/completions"
@@ -81,8 +81,7 @@ class ChatRoute:
         info = info_of(scope)
         caller = info.caller
         self.requests.begin(receipt, caller.project, request.model, is_streamed=request.stream)
-        connection = scope["state"].get("connection")
-        with ClientReply(receive, send, self.send_timeout_s, connection) as reply:
+        with ClientReply(scope, receive, send, self.send_timeout_s) as reply:
             try:
                 info.memory = await self.chat.answer(
                     request, caller.context(headers), reply, receipt, view, conversation
@@ -107,8 +106,7 @@ class ChatRoute:
         receipt = info.begin_account()
         chat = native.chat
         self.requests.begin(receipt, caller.project, chat.model, is_streamed=chat.stream)
-        connection = scope["state"].get("connection")
-        with ClientReply(receive, send, self.send_timeout_s, connection) as reply:
+        with ClientReply(scope, receive, send, self.send_timeout_s) as reply:
             try:
                 info.memory = await self.native_chat.answer(
                     native, route, caller.context(headers), reply, receipt

@@ -24,7 +24,7 @@ from gateway.limits import Limits
 from gateway.run.upstream.forward import Forwarder, Outgoing
 from gateway.run.upstream.route import Route as ModelRoute
 from gateway.web.body import BodyReader
-from gateway.web.event_stream import ClientReply
+from gateway.web.client_reply import ClientReply
 from gateway.web.form import FieldSearch, boundary_of
 from gateway.web.middleware import info_of
 from gateway.web.model_field import NamedRequest, parse_named
@@ -171,9 +171,8 @@ class ForwardedPath:
             )
         receipt = info.begin_account()
         receipt.headers["x-mnemogate-memory"] = info.memory
-        connection = scope["state"].get("connection")
         try:
-            with ClientReply(receive, send, self.limits.send_timeout_s, connection) as reply:
+            with ClientReply(scope, receive, send, self.limits.send_timeout_s) as reply:
                 await self.forwarder.forward(route, outgoing, reply, receipt, change)
         finally:
             info.added_ms = receipt.added_ms

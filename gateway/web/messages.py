@@ -28,8 +28,8 @@ from gateway.errors import (
     UnknownPath,
 )
 from gateway.run.upstream.forward import Forwarder, Outgoing
+from gateway.web.client_reply import ClientReply
 from gateway.web.completions import ChatRoute
-from gateway.web.event_stream import ClientReply
 from gateway.web.forwarding import refuse_required_memory
 from gateway.web.middleware import info_of
 from gateway.web.model_field import NamedRequest, parse_named
@@ -165,9 +165,8 @@ class MessagesPath:
         receipt.headers["x-mnemogate-memory"] = "off"
         route = self.forwarder.find(path, named.model, None)
         outgoing = Outgoing("POST", path, scope["headers"], caller.project, caller.credential, named=named)
-        connection = scope["state"].get("connection")
         try:
-            with ClientReply(receive, send, self.chats.send_timeout_s, connection) as reply:
+            with ClientReply(scope, receive, send, self.chats.send_timeout_s) as reply:
                 await self.forwarder.forward(route, outgoing, reply, receipt)
         finally:
             info.added_ms = receipt.added_ms
@@ -202,8 +201,7 @@ class CountPath(MessagesPath):
     async def _answer(self, request: MessagesRequest, scope: Scope, receive: Receive, send: Send) -> None:
         info = info_of(scope)
         context, receipt = info.caller.context(scope["headers"]), info.begin_account()
-        connection = scope["state"].get("connection")
-        with ClientReply(receive, send, self.chats.send_timeout_s, connection) as reply:
+        with ClientReply(scope, receive, send, self.chats.send_timeout_s) as reply:
             tokens = await self.chats.chat.count(request.chat, context, reply, receipt)
             info.memory = receipt.headers.get("x-mnemogate-memory")
             if tokens is not None:

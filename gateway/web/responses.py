@@ -48,8 +48,8 @@ from gateway.run.stored_responses import ResponseOwner
 from gateway.run.upstream.forward import Forwarder, Outgoing
 from gateway.run.upstream.route import Route as ModelRoute
 from gateway.web.body import BodyReader
+from gateway.web.client_reply import ClientReply
 from gateway.web.completions import ChatRoute
-from gateway.web.event_stream import ClientReply
 from gateway.web.forwarding import ForwardedHead, ForwardedPath
 from gateway.web.middleware import RequestInfo, info_of
 from gateway.web.model_field import NamedRequest
@@ -86,7 +86,7 @@ class ResponseCall:
         return info_of(self.scope)
 
     def reply(self, timeout_s: float) -> ClientReply:
-        return ClientReply(self.receive, self.send, timeout_s, self.scope["state"].get("connection"))
+        return ClientReply(self.scope, self.receive, self.send, timeout_s)
 
 
 @dataclass(eq=False)

@@ -37,7 +37,7 @@ from gateway.run.response_conversations import ResponseConversations
 from gateway.run.store_errors import map_store_errors
 from gateway.run.stored_responses import FoundResponse, ResponseOwner, StoredResponses
 from gateway.web.body import BodyReader
-from gateway.web.event_stream import ClientReply
+from gateway.web.client_reply import ClientReply
 from gateway.web.middleware import info_of
 from gateway.web.response_conversations import CONVERSATIONS_PATH, OwnConversations
 from storage.records import Run, RunState
@@ -186,8 +186,7 @@ class OwnResponses:
         if _NUMBER.fullmatch(given) is None:
             raise BadRequest("Invalid 'starting_after': expected a number.", param="starting_after")
         after, count = int(given), 0
-        connection = scope["state"].get("connection")
-        with ClientReply(receive, send, self.send_timeout_s, connection) as reply:
+        with ClientReply(scope, receive, send, self.send_timeout_s) as reply:
             reply.start(200, EVENT_STREAM)
             with reply.while_here():
                 async with aclosing(self.background.events(run, after)) as events:

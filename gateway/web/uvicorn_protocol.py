@@ -64,7 +64,7 @@ class HttpConnection(ReadingWatch, HttpToolsProtocol):
     """
 
     head_timeout_s = 20.0  # also for the rest of a body after its reply
-    on_lost: Callable[[], object] | None = None  # set by the reply under way (gateway.web.event_stream)
+    on_lost: Callable[[], object] | None = None  # set by the reply under way (gateway.web.client_reply)
     _head: bytes | None = None  # of the reply under way; empty: it was sent
     _is_ending = False  # what arrives is dropped
     # Bytes that were read since a head, a part of a body or a request ended. They are counted by whole reads, so a head

@@ -36,7 +36,7 @@ from gateway.agents.wire.struct_fields import sent_fields
 from gateway.core import ids
 from gateway.core.memory.visibility import tools_used
 from gateway.errors import BadRequest, UnknownId
-from gateway.web.event_stream import ClientReply
+from gateway.web.client_reply import ClientReply
 from gateway.web.middleware import info_of
 from storage.listing import RunEntry, RunFilter, StepEntry
 from storage.records import DEFAULT, Agent, Conversation, Run, RunState
@@ -330,10 +330,10 @@ class RunStream:
     async def __call__(self, scope: AsgiScope, receive: Receive, send: AsgiSend) -> None:
         info, api = info_of(scope), self.api
         info.stream, info.memory = True, "on"
-        connection, ping = scope["state"].get("connection"), ping_event(self.run.uid, api.now())
+        ping = ping_event(self.run.uid, api.now())
         every_s = api.ping_s if self.include_pings else 0.0
         with (
-            ClientReply(receive, send, api.send_timeout_s, connection) as reply,
+            ClientReply(scope, receive, send, api.send_timeout_s) as reply,
             PingingSink(reply, every_s, ping) as sink,
         ):
             sink.start(200, [*self.headers.items(), EVENTS])

@@ -31,7 +31,7 @@ from gateway.errors import BadRequest
 from gateway.run.call import Passes
 from gateway.run.receipt import Receipt
 from gateway.run.sink import HeldSink
-from gateway.web.event_stream import ClientReply
+from gateway.web.client_reply import ClientReply
 from gateway.web.middleware import info_of
 from storage.records import DEFAULT, Run
 
@@ -197,8 +197,7 @@ class SendReply:
         info.model, info.stream, info.memory = self.run_request.spec.model, self.is_stream, "on"
         receipt = info.begin_account()
         receipt.headers |= self.request.headers
-        connection = scope["state"].get("connection")
-        with ClientReply(receive, send, self.api.send_timeout_s, connection) as reply:
+        with ClientReply(scope, receive, send, self.api.send_timeout_s) as reply:
             try:
                 await (self._streamed(reply, receipt) if self.is_stream else self._whole(reply, receipt))
             finally:

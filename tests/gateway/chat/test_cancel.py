@@ -13,7 +13,7 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.run.upstream.failover import Attempts
-from gateway.web.event_stream import ClientReply
+from gateway.web.client_reply import ClientReply
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, raw, say
 from tests.gateway.sdk import CHAT, World, agent, remember
 from tests.server import QUIET
@@ -160,7 +160,7 @@ def test_in_the_moment_in_which_a_later_round_is_answered(
         answered.append(await send(attempts, make))
         if len(answered) == 2:
             assert isinstance(attempts._sink, ClientReply)
-            asyncio.get_running_loop().call_soon(attempts._sink._lost)
+            asyncio.get_running_loop().call_soon(attempts._sink._lose_client)
         return answered[-1]
 
     monkeypatch.setattr(Attempts, "send", left_when_answered)

@@ -1,9 +1,9 @@
-"""One response on its way to the client: when it starts, that it ends, and whether anybody still reads it.
+"""The reply to one request: the web's side of `gateway.run.sink.Sink`.
 
-`ClientReply` is the web's side of `gateway.run.sink.Sink`. ASGI drops silently what is sent to a client that left,
-so the reply has to learn of it in another way. The gateway's own connection reports it (gateway.web.uvicorn_protocol).
-Under another server a task watches `receive`, which also returns `http.disconnect` when a response is complete, and may
-say an empty `http.request` before that. (Such a task costs 4% of a plain request.)
+ASGI silently drops what is sent to a client that has left, so the reply learns of it in another way. The gateway's own
+connection reports it (gateway.web.uvicorn_protocol). Under another server a task watches `receive`, which returns
+`http.disconnect` then, and also when a response is complete, perhaps after an empty `http.request`. (Such a task costs
+4% of a plain request.)
 A client that does not read would block `send` for ever; a timer ends that wherever `send` may wait.
 """
 
@@ -14,19 +14,20 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from starlette.types import Receive, Send
+from starlette.types import Receive, Scope, Send
 
 from gateway.run.sink import ClientGone, Presence
 from gateway.web.raw_headers import as_bytes
 
 
 class ClientConnection(Protocol):
-    """A client's connection, which reports its loss. is_full: a write would wait for the client to read."""
+    """A client's connection, which reports its loss."""
 
     on_lost: Callable[[], object] | None
 
     @property
-    def is_full(self) -> bool: ...
+    def is_full(self) -> bool:
+        """Returns whether a write would wait for the client to read."""
 
     def is_closing(self) -> bool: ...
 
@@ -34,12 +35,10 @@ class ClientConnection(Protocol):
 class ClientReply:
     """The `Sink` of an ASGI request. Use it in a `with` block, inside of which its watcher lives.
 
-    The request's body must have been read before: the watcher takes all that `receive` still has to say.
+    The request's body must have been read before: the watcher takes all that `receive` still returns.
     """
 
-    def __init__(
-        self, receive: Receive, send: Send, send_timeout_s: float, connection: ClientConnection | None = None
-    ) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, send_timeout_s: float) -> None:
         self._presence = Presence()
         self.started = False
         self.ended = False
@@ -48,7 +47,7 @@ class ClientReply:
         self._send_timeout_s = send_timeout_s
         self._head: dict[str, Any] | None = None
         self._watcher: asyncio.Task[None] | None = None
-        self._connection = connection
+        self._connection: ClientConnection | None = scope["state"].get("connection")
 
     def __enter__(self) -> ClientReply:
         if self._connection is None:
@@ -56,14 +55,14 @@ class ClientReply:
         elif self._connection.is_closing():
             self._presence.leave()
         else:
-            self._connection.on_lost = self._lost
+            self._connection.on_lost = self._lose_client
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._watcher is not None:
             self._watcher.cancel()
         # The client may have sent its next request already, and its reply has taken this place over.
-        if self._connection is not None and self._connection.on_lost == self._lost:
+        if self._connection is not None and self._connection.on_lost == self._lose_client:
             self._connection.on_lost = None
 
     def while_here(self) -> AbstractContextManager[None]:
@@ -77,18 +76,18 @@ class ClientReply:
         }
 
     def write(self, data: bytes) -> Coroutine[Any, Any, None]:
-        return self._put(data, more_body=True)
+        return self._send_body(data, more_body=True)
 
     def end(self) -> Coroutine[Any, Any, None]:
-        return self._put(b"", more_body=False)
+        return self._send_body(b"", more_body=False)
 
     def whole(
         self, status: int, headers: Sequence[tuple[str, str]], body: bytes
     ) -> Coroutine[Any, Any, None]:
         self.start(status, [*headers, ("content-length", str(len(body)))])
-        return self._put(body, more_body=False)
+        return self._send_body(body, more_body=False)
 
-    async def _put(self, body: bytes, *, more_body: bool) -> None:
+    async def _send_body(self, body: bytes, *, more_body: bool) -> None:
         if more_body and not body:
             return  # so that the head waits for the first bytes: until it leaves, an error is still a status
         if self._presence.is_gone:
@@ -112,8 +111,8 @@ class ClientReply:
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        self._lost()
+        self._lose_client()
 
-    def _lost(self) -> None:
+    def _lose_client(self) -> None:
         if not self.ended:
             self._presence.leave()
