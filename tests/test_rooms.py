@@ -159,14 +159,14 @@ FLOORS: dict[str, list[set[str]]] = {
         {"receipt", "request_context", "request_figures"},
     ],
     "gateway.web": [
-        {"mcp", "response_compaction"},
+        {"mcp", "models", "response_compaction"},
         {"messages", "responses"},
         {"stored_responses"},
         {"response_conversations"},
-        {"server", "completions", "forwarding", "admin", "manage", "memory_api", "models"},
+        {"server", "completions", "forwarding", "admin", "manage", "memory_api"},
         {"sockets"},
         {"middleware", "upload"},
-        {"auth", "event_stream", "body", "form", "model_field", "health", "uvicorn_protocol"},
+        {"auth", "client_reply", "body", "form", "model_field", "health", "uvicorn_protocol"},
         {"raw_headers", "misspelt"},
     ],
     "gateway.page": [

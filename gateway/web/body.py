@@ -8,7 +8,7 @@ from starlette.types import Message, Receive, Scope
 
 from gateway.errors import BadRequest, BodyTimeout, BodyTooLarge, Overloaded, UnsupportedEncoding
 from gateway.run.sink import ClientGone
-from gateway.web.raw_headers import header_of
+from gateway.web.raw_headers import find_header
 
 # Chosen: so much the server takes before anybody asks for it. As values a body may take eleven times as much memory, so
 # that a thousand of 1 MiB were 11 GB.
@@ -165,7 +165,7 @@ def _refuse_encoded(scope: Scope) -> None:
 
 def content_length(scope: Scope) -> int | None:
     """Returns the announced length of a body; None where none is announced. Raises: BadRequest."""
-    value = header_of(scope["headers"], b"content-length")
+    value = find_header(scope["headers"], b"content-length")
     if value is None:
         return None
     if not value.isdigit():

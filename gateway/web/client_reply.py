@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from starlette.types import Receive, Scope, Send
 
 from gateway.run.sink import ClientGone, Presence
-from gateway.web.raw_headers import as_bytes
+from gateway.web.raw_headers import encode_headers
 
 
 class ClientConnection(Protocol):
@@ -72,7 +72,7 @@ class ClientReply:
         self._head = {
             "type": "http.response.start",
             "status": status,
-            "headers": as_bytes(headers),
+            "headers": encode_headers(headers),
         }
 
     def write(self, data: bytes) -> Coroutine[Any, Any, None]:

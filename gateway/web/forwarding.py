@@ -28,7 +28,7 @@ from gateway.web.client_reply import ClientReply
 from gateway.web.form import FieldSearch, boundary_of
 from gateway.web.middleware import info_of
 from gateway.web.model_field import NamedRequest, parse_named
-from gateway.web.raw_headers import named_upstream
+from gateway.web.raw_headers import read_upstream_name
 from gateway.web.upload import UploadBody
 
 _GET_POST_DELETE: Final = ("GET", "POST", "DELETE")
@@ -192,7 +192,7 @@ def _read_head(scope: Scope) -> ForwardedHead:
     return ForwardedHead(
         scope["method"],
         path.removeprefix("/v1") + (f"?{query}" if query else ""),
-        named_upstream(scope["headers"]),
+        read_upstream_name(scope["headers"]),
         content_type,
         encoding != b"identity",
         scope["method"] == "POST"

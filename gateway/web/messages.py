@@ -33,7 +33,7 @@ from gateway.web.completions import ChatRoute
 from gateway.web.forwarding import refuse_required_memory
 from gateway.web.middleware import info_of
 from gateway.web.model_field import NamedRequest, parse_named
-from gateway.web.raw_headers import header_of
+from gateway.web.raw_headers import find_header
 
 MESSAGES_PATH: Final = "/v1/messages"
 COUNT_PATH: Final = "/v1/messages/count_tokens"
@@ -46,7 +46,7 @@ _ERRORS: Final = MessagesErrors()
 
 def speaks_messages(scope: Scope) -> bool:
     """Returns whether a request to a path of several APIs comes from a client of Anthropic's."""
-    return header_of(scope["headers"], _VERSION) is not None
+    return find_header(scope["headers"], _VERSION) is not None
 
 
 def messages_errors(scope: Scope) -> ErrorForm | None:

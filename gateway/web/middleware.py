@@ -29,7 +29,7 @@ from gateway.run.request_log import RequestLog
 from gateway.run.sink import ClientGone
 from gateway.web.auth import ANONYMOUS, METRICS_PATH, PAGE_PATH, Caller, Guard
 from gateway.web.misspelt import hint_for
-from gateway.web.raw_headers import as_bytes
+from gateway.web.raw_headers import encode_headers
 
 OPEN_PATHS = frozenset(
     ("/", "/api/hello", "/health", "/health/ready", "/v1/health", "/v1/health/", PAGE_PATH)
@@ -239,7 +239,7 @@ class Edge:
             if error.status == 408 or (info.expects_continue and not _has_whole_body(scope)):
                 # The rest of the body may still come, or the next request in its place: nothing shows which.
                 headers.append((b"connection", b"close"))
-            headers += as_bytes(error.headers)
+            headers += encode_headers(error.headers)
             body = form.body(error)
             headers.append((b"content-length", str(len(body)).encode()))
             await answer({"type": "http.response.start", "status": error.status, "headers": headers})

@@ -1,7 +1,7 @@
 """`GET /v1/models` and `GET /v1/models/{id}`.
 
-Clients of Anthropic's API, which send `anthropic-version`, get its form. They are answered at
-once from the list that is known; only an upstream that wants the caller's own key is waited for.
+Clients of Anthropic's API, which send `anthropic-version`, get its form. The list that is known is sent at once; only
+an upstream that wants the caller's own key is waited for.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from gateway.core.ids import id_of
 from gateway.core.request.identity import AGENT_PREFIX, asks_agent
 from gateway.dialects.messages.models import as_entry, as_page
 from gateway.run.upstream.model_list import ModelList
+from gateway.web.messages import speaks_messages
 from gateway.web.middleware import info_of
-from gateway.web.raw_headers import named_upstream
+from gateway.web.raw_headers import read_upstream_name
 from storage.errors import StoreError
 from storage.listing import NamedAgent
 
@@ -35,19 +36,18 @@ class NamesAgents(Protocol):
 def model_routes(models: ModelList, agents: NamesAgents) -> list[Route]:
     """Returns the routes. agents: lists those that were made over REST."""
 
-    async def index(request: Request) -> Response:
+    async def list_models(request: Request) -> Response:
         info = info_of(request.scope)
         info.route = "models"
-        speaks_messages = _speaks_messages(request)
-        upstream = named_upstream(request.scope["headers"])
+        upstream = read_upstream_name(request.scope["headers"])
         listed = await agent_models(agents, info.caller.project)
         found = await models.entries_for(info.caller.credential, upstream, has_others=bool(listed))
         allowed = [each for each in (*listed, *found) if info.caller.may_ask(str(each.get("id")))]
-        if speaks_messages:
+        if speaks_messages(request.scope):
             return _json(as_page(allowed, request.query_params))
         return _json({"object": "list", "data": allowed})
 
-    async def one(request: Request) -> Response:
+    async def show_model(request: Request) -> Response:
         info = info_of(request.scope)
         info.route = "models"
         name = request.path_params["name"]
@@ -57,14 +57,9 @@ def model_routes(models: ModelList, agents: NamesAgents) -> list[Route]:
             found = next((each for each in listed if name == each["id"]), None)
         if found is None:
             found = await models.find(name, info.caller.credential)
-        return _json(as_entry(found) if _speaks_messages(request) else found)
+        return _json(as_entry(found) if speaks_messages(request.scope) else found)
 
-    return [Route("/v1/models", index), Route("/v1/models/{name:path}", one)]
-
-
-def _speaks_messages(request: Request) -> bool:
-    """Returns whether a client of Anthropic's asks, whose lists have another form."""
-    return "anthropic-version" in request.headers
+    return [Route("/v1/models", list_models), Route("/v1/models/{name:path}", show_model)]
 
 
 async def agent_models(agents: NamesAgents, project: str) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from gateway.run.upstream.route import UPSTREAM_HEADER
 _UPSTREAM = UPSTREAM_HEADER.encode()
 
 
-def header_of(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> bytes | None:
+def find_header(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> bytes | None:
     """Returns the value of the first header with this name."""
     for name, value in headers:
         if name == wanted:
@@ -19,15 +19,15 @@ def header_of(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> bytes | 
     return None
 
 
-def named_upstream(headers: RawHeaders) -> str | None:
-    """Returns the upstream that the caller names. Raises: BadRequest: two of them, or no text."""
+def read_upstream_name(headers: RawHeaders) -> str | None:
+    """Returns the upstream that the caller names. Raises: BadRequest: it names two, or the value is no text."""
     refuse_repeated(headers, (_UPSTREAM,))
-    named = header_of(headers, _UPSTREAM)
-    return None if named is None else header_text(named, UPSTREAM_HEADER).strip() or None
+    value = find_header(headers, _UPSTREAM)
+    return None if value is None else header_text(value, UPSTREAM_HEADER).strip() or None
 
 
-def as_bytes(headers: Sequence[Header]) -> list[tuple[bytes, bytes]]:
-    """Returns headers as they go out: what an upstream sent that is no text goes on in its own bytes."""
+def encode_headers(headers: Sequence[Header]) -> list[tuple[bytes, bytes]]:
+    """Returns headers as ASGI sends them: a value of an upstream's that is no text keeps its bytes."""
     try:
         return [(name.encode(), value.encode()) for name, value in headers]
     except UnicodeEncodeError:

@@ -53,7 +53,7 @@ from gateway.web.completions import ChatRoute
 from gateway.web.forwarding import ForwardedHead, ForwardedPath
 from gateway.web.middleware import RequestInfo, info_of
 from gateway.web.model_field import NamedRequest
-from gateway.web.raw_headers import header_of
+from gateway.web.raw_headers import find_header
 from gateway.web.response_conversations import CONVERSATIONS_PATH
 from gateway.web.stored_responses import EVENT_STREAM, JSON_TYPE, OwnResponses
 
@@ -169,7 +169,7 @@ class ResponsesPath(ForwardedPath):
                 request.chat, caller.context(call.headers), conversation, info.begin_account()
             )
             tag, created = token_hex(28), background.now()
-            if header_of(scope["headers"], _ONCE) is not None:
+            if find_header(scope["headers"], _ONCE) is not None:
                 # The same request has the same id, in any process, and who does not know the memory cannot guess it.
                 tag = blake2b(digest, key=agent.secret, digest_size=28).hexdigest()
             stored = StoredResponseRequest(
@@ -211,7 +211,7 @@ class ResponsesPath(ForwardedPath):
                 raise unknown_conversation(request.conversation or "")
             if request.echo["store"]:
                 name = token_hex(16)
-                if request.echo["background"] and header_of(scope["headers"], _ONCE) is not None:
+                if request.echo["background"] and find_header(scope["headers"], _ONCE) is not None:
                     name = _digest(scope, request.body).hex()  # sent again, it has the same memory
                 request.chat.unnamed = MemoryChoice(UNNAMED + name)
             return request, None
@@ -378,7 +378,7 @@ def _is_response(path: str) -> bool:
 
 def _is_retry(scope: Scope) -> bool:
     """Returns whether an SDK sends a request again because it has lost the answer to it."""
-    return header_of(scope["headers"], _RETRY) not in (None, b"0")
+    return find_header(scope["headers"], _RETRY) not in (None, b"0")
 
 
 def _digest(scope: Scope, body: bytes) -> bytes:

@@ -16,7 +16,7 @@ from gateway.run.admin.import_operations import ImportOperations
 from gateway.run.store_errors import map_store_errors
 from gateway.web.body import BodyReader
 from gateway.web.manage.access import Access, Manager
-from gateway.web.manage.records import managed
+from gateway.web.manage.records import managed, read_query
 from gateway.web.middleware import info_of
 from gateway.web.upload import UploadBody
 
@@ -34,11 +34,9 @@ def import_routes(
 
     async def begin(request: Request) -> Response:
         info_of(request.scope).route = "manage"
-        given = dict(request.query_params)
-        if len(given) < len(request.query_params.multi_items()):
-            raise BadRequest("A parameter was sent twice.")
+        query = read_query(request)
         manager = await access.admit(request, writes=True)
-        wanted = operations.read(_with_flags(given), project=manager.project)
+        wanted = operations.read(_with_flags(query), project=manager.project)
         body = UploadBody(request.scope, request.receive, limit_bytes, timeout_s)
         # It has no name, and goes with the process; the import closes it.
         file = tempfile.TemporaryFile()  # noqa: SIM115
@@ -73,12 +71,12 @@ def import_routes(
     ]
 
 
-def _with_flags(given: dict[str, str]) -> dict[str, Any]:
-    """Returns a query with its flags read; one without a value is set. Raises: BadRequest."""
-    wanted: dict[str, Any] = {name: value for name, value in given.items() if value or name in _FLAGS}
+def _with_flags(query: dict[str, str]) -> dict[str, Any]:
+    """Returns a query with its flags as booleans; one without a value is True. Raises: BadRequest."""
+    arguments: dict[str, Any] = {name: value for name, value in query.items() if value or name in _FLAGS}
     for name in _FLAGS:
-        if name in given:
-            if given[name] not in _TRUTHS:
+        if name in query:
+            if query[name] not in _TRUTHS:
                 raise BadRequest(f"{name} must be true or false.", param=name)
-            wanted[name] = _TRUTHS[given[name]]
-    return wanted
+            arguments[name] = _TRUTHS[query[name]]
+    return arguments

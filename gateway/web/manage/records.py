@@ -83,6 +83,14 @@ def managed(
     return Route(path, answer, methods=[method])
 
 
+def read_query(request: Request) -> dict[str, str]:
+    """Returns the parameters of a query. Raises: BadRequest: one was sent twice."""
+    query = dict(request.query_params)
+    if len(query) < len(request.query_params.multi_items()):
+        raise BadRequest("A parameter was sent twice.")
+    return query
+
+
 def number_in(request: Request) -> int:
     """Returns the number in a path. Raises: UnknownId: it is none."""
     text: str = request.path_params["id"]

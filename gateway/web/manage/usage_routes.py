@@ -13,6 +13,7 @@ from gateway.errors import BadRequest
 from gateway.run.admin.usage_operations import UsageOperations, as_csv
 from gateway.run.store_errors import map_store_errors
 from gateway.web.manage.access import Access
+from gateway.web.manage.records import read_query
 from gateway.web.middleware import info_of
 
 MANAGE_PREFIX: Final = "/v1/manage/"
@@ -26,14 +27,12 @@ def usage_routes(operations: UsageOperations, access: Access) -> list[Route]:
     async def show(request: Request) -> Response:
         info_of(request.scope).route = "manage"
         manager = await access.admit(request)
-        given = dict(request.query_params)
-        if len(given) < len(request.query_params.multi_items()):
-            raise BadRequest("A parameter was sent twice.")
-        form = given.pop("format", "json")
+        query = read_query(request)
+        form = query.pop("format", "json")
         if form not in ("json", "csv"):
             raise BadRequest(f"format must be json or csv, saw {form!r}.", param="format")
         with map_store_errors():
-            page = await operations.show(given, project=manager.project)
+            page = await operations.show(query, project=manager.project)
         if form == "csv":
             return Response(as_csv(page), media_type=_CSV)
         return Response(orjson.dumps(page), media_type="application/json")

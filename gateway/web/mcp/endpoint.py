@@ -26,7 +26,7 @@ from gateway.run.admin.mcp_memory import McpMemory
 from gateway.web.body import BodyReader
 from gateway.web.mcp.mcp_protocol import Context, client_of, make_server
 from gateway.web.middleware import info_of
-from gateway.web.raw_headers import header_of
+from gateway.web.raw_headers import find_header
 
 MCP_PATH: Final = "/mcp"
 _SESSION: Final = b"mcp-session-id"
@@ -78,7 +78,7 @@ class McpEndpoint:
             identity.user,
             may_write=identity.mode is not Mode.READ,
             key=info.caller.key,
-            client=_client_of(header_of(scope["headers"], _SESSION)),
+            client=_client_of(find_header(scope["headers"], _SESSION)),
         )
         await self._is_running.wait()
         async with self._bodies.read(scope, receive) as raw:

@@ -33,7 +33,7 @@ from gateway.dialects.responses.socket.unstored import PendingResponse, Unstored
 from gateway.errors import GatewayError, Overloaded, UpstreamBroke
 from gateway.web.body import BodyReader, ByteQuota
 from gateway.web.middleware import info_of
-from gateway.web.raw_headers import header_of
+from gateway.web.raw_headers import find_header
 from gateway.web.sockets.arrival import Arrival
 
 PATH: Final = "/v1/responses"
@@ -346,7 +346,7 @@ class _EventSender:
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._status, self._headers = message["status"], message["headers"]
-            kind = header_of(self._headers, b"content-type") or b""
+            kind = find_header(self._headers, b"content-type") or b""
             self._is_stream = self._status == 200 and kind.startswith(b"text/event-stream")
         elif self._is_stream:
             for event in self._decoder.feed(message["body"]):
