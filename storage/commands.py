@@ -16,13 +16,13 @@ from msgspec.structs import replace
 
 from storage.records import (
     Agent,
+    AgentNumbers,
     Atom,
     Block,
     BlockOp,
     Conversation,
     Exchange,
     Message,
-    Numbers,
     Run,
     RunState,
     RunStep,
@@ -93,11 +93,10 @@ NO_ADDITIONS = Additions()
 class MemorySnapshot(Struct):
     """All that a request needs of its memory, as one round trip reads it."""
 
-    # The agent's numbers (`Numbers`).
+    # The agent's numbers, as in `AgentNumbers`.
     epoch: int = 0
     next_seq: int = 1
     indexed_seq: int = 0
-    # The agent's revision: it rises with each change of what a snapshot holds that takes no new number.
     rev: int = 0
     stamp: int = 0
     conversation: Conversation | None = None
@@ -126,8 +125,8 @@ class MemorySnapshot(Struct):
     readers: list[MemoryReader] = msgspec.field(default_factory=list)
 
     @property
-    def numbers(self) -> Numbers:
-        return Numbers(self.epoch, self.next_seq, self.indexed_seq, self.stamp)
+    def numbers(self) -> AgentNumbers:
+        return AgentNumbers(self.epoch, self.next_seq, self.indexed_seq, self.rev, self.stamp)
 
 
 class Opening(Struct, frozen=True):

@@ -8,11 +8,12 @@ from __future__ import annotations
 from asyncio import Future
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextvars import ContextVar
-from typing import Any, NamedTuple, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from msgspec import Struct
 
 from storage.errors import Unavailable
+from storage.records import AgentNumbers
 
 
 class StoreHealth(Struct, frozen=True):
@@ -54,16 +55,6 @@ ANY_KEY = (
 # that a user was taken out of usage, that limits have changed.
 WORK, KEYS, GONE, LOCKS, RUNS = "work", "keys", "gone", "locks", "runs"
 USAGE, LIMITS = "usage", "limits"
-
-
-class AgentNumbers(NamedTuple):
-    """The numbers in an agent's row. Whatever a snapshot reads, one of them changes with it."""
-
-    epoch: int
-    next_seq: int
-    indexed_seq: int
-    rev: int
-    stamp: int
 
 
 # What transactions have changed: by agent its numbers, None where they are not known. None: maybe all.

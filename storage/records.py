@@ -71,16 +71,21 @@ class Agent(Struct, frozen=True):
     paused: float | None = None
 
 
-class Numbers(NamedTuple):
-    """An agent's numbers, by which a process knows whether what it remembers of the memory is still so.
-
-    stamp rises when something that was read changes; the others are the agent's.
-    """
+class AgentNumbers(NamedTuple):
+    """The numbers of an agent's row, by which a process knows whether its cache of the memory is right."""
 
     epoch: int
     next_seq: int
     indexed_seq: int
+    # Rises with each change of what a `MemorySnapshot` has that takes no new number.
+    rev: int
+    # Rises with each change of what a search may find that takes no new number.
     stamp: int
+
+    @property
+    def version(self) -> tuple[int, int, int]:
+        """Epoch, `rev` and next number. One of them rises with each change of what a snapshot holds."""
+        return (self.epoch, self.rev, self.next_seq)
 
 
 class Conversation(Struct, frozen=True):

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from storage.database import Connection, Database, Row
 from storage.errors import NotFound, Stale, WriteConflict
-from storage.records import Agent, Block, Numbers, Scope
+from storage.records import Agent, AgentNumbers, Block, Scope
 from storage.sql.blocks import ensure_blocks, ensure_shared_blocks
 from storage.sql.statements import load
 
@@ -47,10 +47,10 @@ async def load_agent(connection: Connection, id: int) -> Agent | None:
     return None if row is None else Agent(id, row[0], Scope(*row[1:4]), *row[4:])
 
 
-async def load_numbers(connection: Connection, id: int) -> Numbers | None:
+async def load_numbers(connection: Connection, id: int) -> AgentNumbers | None:
     """Returns an agent's numbers; None where it is gone."""
     row = await connection.row(SQL["agent_numbers"], (id,))
-    return None if row is None else Numbers(*row)
+    return None if row is None else AgentNumbers(*row)
 
 
 async def create_agent(connection: Connection, draft: Agent) -> Agent:

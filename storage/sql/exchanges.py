@@ -23,9 +23,10 @@ from storage.commands import (
     RecallRow,
     StoredContent,
 )
-from storage.database import AgentNumbers, Connection, Row
+from storage.database import Connection, Row
 from storage.records import (
     Agent,
+    AgentNumbers,
     Atom,
     Block,
     BlockOp,
@@ -265,11 +266,8 @@ async def snapshot(
     return found
 
 
-async def load_numbers(connection: Connection, agent: Agent) -> AgentNumbers | None:
-    """Reads an agent's numbers, for which a snapshot is right that was read before.
-
-    None where it is not stored any more, or no such snapshot is right, since its profile shares blocks.
-    """
+async def load_cacheable_numbers(connection: Connection, agent: Agent) -> AgentNumbers | None:
+    """Returns an agent's numbers; None where its snapshots are not cached: it is gone, or its profile shares blocks."""
     scope = agent.scope
     row = await connection.row(SQL["numbers_again"], (agent.id, scope.project, scope.profile, scope.subject))
     return None if row is None else AgentNumbers(*row)

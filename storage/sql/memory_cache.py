@@ -1,7 +1,7 @@
 """The memories asked last, as a process caches them: their indexes opened, the messages that these do not know yet, and
 the messages that were shown.
 
-The database holds all of it. An agent's numbers (`Numbers`) say whether what is cached is still so, also where
+The database holds all of it. An agent's numbers (`AgentNumbers`) say whether what is cached is still so, also where
 another process has written meanwhile; what they say has changed is read again, and nothing else:
 
     epoch        something was forgotten: all
@@ -25,7 +25,7 @@ from msgspec.structs import replace
 
 from storage.commands import Rules
 from storage.database import Connection, Row
-from storage.records import MUTED, Agent, Exchange, Message, Numbers, State
+from storage.records import MUTED, Agent, AgentNumbers, Exchange, Message, State
 from storage.search.blob import Document, Indexable, chunk_of
 from storage.search.common import forget_words
 from storage.search.index import Index
@@ -53,8 +53,8 @@ class MemoryChanges(Struct, frozen=True):
     """A reading of what has changed in a memory."""
 
     # The numbers that it had.
-    since: Numbers | None
-    numbers: Numbers
+    since: AgentNumbers | None
+    numbers: AgentNumbers
     # Up to where all is read now.
     position: int
     # (chunk, stamp, bytes).
@@ -72,7 +72,7 @@ class CachedMemory:
     agent: int
     index: Index = field(default_factory=Index)
     # Those that it is right for.
-    numbers: Numbers | None = None
+    numbers: AgentNumbers | None = None
     # From this number on nothing is known yet.
     position: int = 0
     # Messages, passages and facts that the index does not know, by seq.
@@ -98,7 +98,7 @@ class CachedMemory:
     def _is_full(self) -> bool:
         return self._exchanges >= _TAIL
 
-    def is_of(self, now: Numbers, skip: range) -> bool:
+    def is_of(self, now: AgentNumbers, skip: range) -> bool:
         """Returns whether nothing has to be read before a query that leaves some numbers out."""
         before = self.numbers
         if before is None or (before.epoch, before.indexed_seq, before.stamp) != (
@@ -108,13 +108,13 @@ class CachedMemory:
         is_left_out = skip.start <= self.position and now.next_seq <= skip.stop
         return self.position >= now.next_seq or is_left_out or self._is_full
 
-    def at_hand(self, now: Numbers, skip: range) -> list[Message] | None:
+    def at_hand(self, now: AgentNumbers, skip: range) -> list[Message] | None:
         """Returns every message but those that are left out; None: some of them would have to be read."""
         if now.indexed_seq or self._is_full or not self.is_of(now, skip):
             return None
         return [m for seq, m in self.recent.items() if seq not in skip and m.source != MUTED]
 
-    async def read(self, connection: Connection, now: Numbers, rules: Rules) -> MemoryChanges:
+    async def read(self, connection: Connection, now: AgentNumbers, rules: Rules) -> MemoryChanges:
         """Reads what has changed. It changes nothing here."""
         before, indexed = self.numbers, now.indexed_seq
         is_same = before is not None and before.stamp == now.stamp
@@ -191,8 +191,7 @@ class CachedMemory:
                 self._recent_bytes += _size(m)
         self.position = _end_of(e)
         # What is being read meanwhile does not know of it.
-        epoch, _, indexed, stamp = self.numbers
-        self.numbers = Numbers(epoch, self.position, indexed, stamp)
+        self.numbers = self.numbers._replace(next_seq=self.position)
 
     def counted(self, skip: range) -> Tail:
         """Returns the tail, with all that is not left out."""
@@ -309,7 +308,11 @@ class MemoryCache:
             return
         memory = self.get(agent.id)
         if memory is None and e.seq == 1:
-            memory = CachedMemory(agent.id, numbers=Numbers(agent.epoch, 1, 0, 0), position=1)
+            memory = CachedMemory(
+                agent.id,
+                numbers=AgentNumbers(agent.epoch, next_seq=1, indexed_seq=0, rev=0, stamp=0),
+                position=1,
+            )
             self.put(memory)
         if memory is None or memory.numbers is None or memory.numbers.epoch != agent.epoch:
             return

@@ -16,7 +16,7 @@ from storage.database import Connection, Database
 from storage.errors import Corrupt, TooSlow
 from storage.listing import PassageFilter
 from storage.recall_record import SearchTrace
-from storage.records import MUTED, Agent, Message, Numbers, Passage, Vector
+from storage.records import MUTED, Agent, AgentNumbers, Message, Passage, Vector
 from storage.search import blob, rank
 from storage.search.blob import Counted, count_terms, with_names
 from storage.search.scores import Near
@@ -91,7 +91,7 @@ class Recall(Group):
         agent: Agent,
         query: str,
         *,
-        numbers: Numbers | None = None,
+        numbers: AgentNumbers | None = None,
         skip: range = range(0),
         limit: int = 40,
         room: int = 0,
@@ -153,7 +153,7 @@ class Recall(Group):
         query: str,
         *,
         opens: bool,
-        numbers: Numbers | None = None,
+        numbers: AgentNumbers | None = None,
         skip: range = range(0),
         limit: int = 16,
         deadline_ms: float = 150.0,
@@ -178,7 +178,7 @@ class Recall(Group):
         seq: int,
         *,
         before: bool,
-        numbers: Numbers | None = None,
+        numbers: AgentNumbers | None = None,
         skip: range = range(0),
         deadline_ms: float = 150.0,
     ) -> list[Message]:
@@ -194,7 +194,7 @@ class Recall(Group):
         hits = rank.around(memory.index, seq, before=before, tail=memory.counted(skip), skip=skip)
         return await self._messages(agent.id, memory, hits, deadline_ms)
 
-    def at_hand(self, agent: Agent, numbers: Numbers, skip: range) -> list[Message] | None:
+    def at_hand(self, agent: Agent, numbers: AgentNumbers, skip: range) -> list[Message] | None:
         """Returns all that a search can find, of a memory that is not indexed yet; None: it has to be read.
 
         numbers, skip: as for `search`.
@@ -235,7 +235,7 @@ class Recall(Group):
         return found
 
     async def _cached(
-        self, agent: Agent, numbers: Numbers | None, skip: range, deadline_ms: float
+        self, agent: Agent, numbers: AgentNumbers | None, skip: range, deadline_ms: float
     ) -> CachedMemory | None:
         """Returns the memory as it is now; None where it is gone. Raises: TooSlow, Unavailable."""
         while True:
@@ -264,7 +264,7 @@ class Recall(Group):
                 self._memories.put(memory)
             return memory
 
-    async def _begin(self, agent: int, now: Numbers, deadline_ms: float) -> CachedMemory:
+    async def _begin(self, agent: int, now: AgentNumbers, deadline_ms: float) -> CachedMemory:
         """Returns a memory that was not cached. Raises: TooSlow, Unavailable."""
 
         async def read(connection: Connection) -> CachedMemory:
@@ -303,7 +303,7 @@ class Recall(Group):
         self,
         agent: Agent,
         query: str,
-        numbers: Numbers | None,
+        numbers: AgentNumbers | None,
         skip: range,
         deadline_ms: float,
         *,

@@ -64,8 +64,8 @@ SELECT id, uid, secret, epoch, indexed_seq, next_seq, created, paused FROM agent
 WHERE project = ? AND profile = ? AND subject = ?
 
 -- name: agent_numbers
--- Reads the numbers by which a process knows whether what it remembers of a memory is still so.
-SELECT epoch, next_seq, indexed_seq, stamp FROM agents WHERE id = ?
+-- Reads the numbers by which a process knows whether what it has cached of a memory is up to date.
+SELECT epoch, next_seq, indexed_seq, rev, stamp FROM agents WHERE id = ?
 
 -- name: agent_of_uid
 -- Finds a memory by its public name.

@@ -123,7 +123,7 @@ class Store:
         self.sleepers = Sleepers(database, self.jobs)
         database.when_recovered(self.agents.clear)
         database.when_recovered(snapshots.clear)
-        database.when_changed(snapshots.apply)
+        database.when_changed(snapshots.apply_changes)
         database.when_recovered(memories.clear)
         database.when_recovered(self.jobs.wake)  # what was due meanwhile waits
 

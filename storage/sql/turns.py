@@ -84,7 +84,7 @@ class Turns(Group):
         self, connection: Connection, agent: Agent, key: str | None, path: bytes | None
     ) -> MemorySnapshot | None:
         if self._database.is_shared and self._cache.has(agent.id, key, path):
-            self._cache.apply({agent.id: await exchanges.load_numbers(connection, agent)})
+            self._cache.apply_changes({agent.id: await exchanges.load_cacheable_numbers(connection, agent)})
             found = self._cache.find(agent.id, key, path)
             if found is not None:
                 return found
@@ -97,11 +97,11 @@ class Turns(Group):
 
     def openings(self, agent: Agent, snapshot: MemorySnapshot) -> list[Opening] | None:
         """Returns the openings of a memory as in a snapshot of it, without reading them; None: they are not known."""
-        return self._cache.openings(agent.id, snapshot)
+        return self._cache.find_openings(agent.id, snapshot)
 
     def cache_openings(self, agent: Agent, snapshot: MemorySnapshot, openings: list[Opening]) -> None:
         """Caches all openings of a memory that a list may repeat or extend, the newest last."""
-        self._cache.cache_openings(agent.id, snapshot, openings)
+        self._cache.put_openings(agent.id, snapshot, openings)
 
     @reads
     async def pool(self, connection: Connection, agent: Agent, probes: Probes) -> Pool:
@@ -156,7 +156,7 @@ class Turns(Group):
         """
         if done.added is not None:
             self._memories.committed(done.agent, done.added)
-        self._cache.committed(write, done)
+        self._cache.apply_commit(write, done)
 
     @reads
     async def due(

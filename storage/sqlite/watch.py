@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import sqlite3
 
-from storage.database import AgentNumbers, Changes
+from storage.database import Changes
+from storage.records import AgentNumbers
 
 _TRIGGERS = (
     """CREATE TEMP TRIGGER agent_changed AFTER UPDATE OF epoch, next_seq, indexed_seq, rev, stamp ON main.agents BEGIN

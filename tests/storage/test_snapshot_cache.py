@@ -286,17 +286,17 @@ async def test_the_newest_openings_are_kept_and_counted_once(open_store: OpenSto
         return found
 
     await speaker.say([user("In a conversation of its own.")], assistant("Yes."), "c")
-    kept.cache_openings(speaker.agent.id, await snapshot(), [])
+    kept.put_openings(speaker.agent.id, await snapshot(), [])
     for n in range(70):
         await speaker.say([user(f"Topic {n}")], assistant("Yes."))
     now = await snapshot()
-    openings = kept.openings(speaker.agent.id, now)
+    openings = kept.find_openings(speaker.agent.id, now)
     assert openings is not None
     assert len(openings) == 64
     counted = kept.bytes
-    kept.cache_openings(speaker.agent.id, now, openings)
+    kept.put_openings(speaker.agent.id, now, openings)
     assert kept.bytes == counted
-    kept.cache_openings(speaker.agent.id, now, [])
+    kept.put_openings(speaker.agent.id, now, [])
     assert kept.bytes == counted - 64 * 600
     kept.drop(speaker.agent.id)
     assert kept.bytes == 0
@@ -310,7 +310,7 @@ async def test_a_memory_that_its_own_turn_pushes_out_is_not_counted(open_store: 
     snapshot = await store.turns.snapshot(speaker.agent, None, None)
     assert snapshot is not None
     kept = store.turns._cache
-    kept.cache_openings(agent, snapshot, [])
+    kept.put_openings(agent, snapshot, [])
     kept._limit = kept.bytes  # nothing more has a place
     await speaker.say([user("Another topic")], assistant("Yes."))
     assert not kept.has(agent, None, None)

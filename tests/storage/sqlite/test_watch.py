@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from storage.database import AgentNumbers, Changes
+from storage.database import Changes
 from storage.errors import Full
-from storage.records import Block, Scope
+from storage.records import AgentNumbers, Block, Scope
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
 from tests.storage.conftest import OpenStore
