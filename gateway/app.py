@@ -22,7 +22,7 @@ from gateway.agents.services import AgentServices
 from gateway.dialects.responses.errors import ResponsesErrors
 from gateway.limits import Limits
 from gateway.log import AccessLog
-from gateway.open_database import may_be_keyed
+from gateway.open_database import may_have_keys
 from gateway.page.page_app import PageApp
 from gateway.page.page_request import MAX_BODY_BYTES
 from gateway.routes import make_endpoints
@@ -194,7 +194,7 @@ def _make_guard(settings: Settings, store: Store) -> Guard:
         store.keys,
         hosts=(server.host, *server.allowed_hosts),
         origins=server.cors_origins,
-        is_local=is_loopback(server.host) and not may_be_keyed(settings),
+        is_local=is_loopback(server.host) and not may_have_keys(settings),
         is_keyed=server.key is not None,
         metrics_keys=server.metrics_keys,
     )

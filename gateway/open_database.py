@@ -6,11 +6,13 @@ The one exception is gateway/cli_commands.py, which asks the database's lock who
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from msgspec import Struct
 
 from gateway.core.memory.rules import RULES
-from gateway.errors import SettingsError
+from gateway.errors import GatewayError, SettingsError
 from gateway.settings import DatabaseSettings, Settings
 from storage.errors import StoreError, Unavailable
 from storage.open import inspect_server, open_store
@@ -40,12 +42,28 @@ async def open_database(settings: Settings, address: str | None = None) -> Store
     return await open_store(database.path, RULES, address=address, synchronous=database.synchronous)
 
 
-def named_in(settings: Settings) -> str:
+@asynccontextmanager
+async def opened_database(settings: Settings) -> AsyncIterator[Store]:
+    """Opens the store for a block that serves no requests, and closes it.
+
+    Raises: GatewayError: it cannot be opened, or the block raises a StoreError.
+    """
+    try:
+        store = await open_database(settings)
+        try:
+            yield store
+        finally:
+            await store.close()
+    except StoreError as error:
+        raise GatewayError(error.message) from error
+
+
+def location_setting(settings: Settings) -> str:
     """Returns the name of the setting that has the database's location."""
     return "database.path" if settings.database.url is None else "database.url"
 
 
-def may_be_keyed(settings: Settings) -> bool:
+def may_have_keys(settings: Settings) -> bool:
     """Returns whether keys were made for this database, as far as that is known without opening it.
 
     Only a file has a marker file next to it. Of a server nothing is known.

@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
 from importlib.metadata import version
 from typing import Any
 
 from msgspec.structs import replace
 
-from gateway.errors import GatewayError
-from gateway.open_database import open_database
+from gateway.open_database import opened_database
 from gateway.page.page_operations import PageOperations
 from gateway.run.admin.audit_operations import AuditOperations
 from gateway.run.admin.batch_operations import BatchOperations
@@ -51,7 +49,6 @@ from gateway.run.request_log import RequestLog
 from gateway.run.usage.accounting import Accounting
 from gateway.run.usage.meter import Meter
 from gateway.settings import DatabaseSettings, Settings
-from storage.errors import StoreError
 from storage.sql.store import Store
 
 # The tokens of the note in a trial where recall itself is off.
@@ -162,22 +159,16 @@ async def import_file(
 
     Raises: GatewayError.
     """
-    try:
-        store = await open_database(settings)
-    except StoreError as error:
-        raise GatewayError(error.message) from error
-    operations = make_import_operations(settings, store, gives_way=False)
-    try:
-        running = await operations.begin(open_file(path), operations.read(wanted))
-        while running.task is not None and not running.task.done():
-            report(running.shown())
-            await asyncio.wait([running.task], timeout=_REPORT_S)
-        return running.shown()
-    except StoreError as error:
-        raise GatewayError(error.message) from error
-    finally:
-        await operations.aclose()
-        await store.close()
+    async with opened_database(settings) as store:
+        operations = make_import_operations(settings, store, gives_way=False)
+        try:
+            running = await operations.begin(open_file(path), operations.read(wanted))
+            while running.task is not None and not running.task.done():
+                report(running.shown())
+                await asyncio.wait([running.task], timeout=_REPORT_S)
+            return running.shown()
+        finally:
+            await operations.aclose()
 
 
 def make_operations(
@@ -263,13 +254,8 @@ async def move_store(
     Raises: GatewayError: one of the two cannot be used; SettingsError.
     """
     follow_up_jobs = () if settings.memory.embedder is None else (EMBED,)
-    try:
-        async with AsyncExitStack() as stack:
-            stores = []
-            for each in (source, target):
-                store = await open_database(replace(settings, database=each))
-                stack.push_async_callback(store.close)
-                stores.append(store)
-            return await Move(stores[0], stores[1], follow_up_jobs).run(report)
-    except StoreError as error:
-        raise GatewayError(error.message) from error
+    async with (
+        opened_database(replace(settings, database=source)) as source_store,
+        opened_database(replace(settings, database=target)) as target_store,
+    ):
+        return await Move(source_store, target_store, follow_up_jobs).run(report)

@@ -30,7 +30,7 @@ from gateway.errors import GatewayError, SettingsError, UnknownModel
 from gateway.limits import Limits
 from gateway.log import configure_logging
 from gateway.metrics import Metrics
-from gateway.open_database import named_in, open_database
+from gateway.open_database import location_setting, open_database, opened_database
 from gateway.operations import make_mcp_memory, make_operations
 from gateway.provider_factory import make_embedder
 from gateway.run.admin.serving import AdminFile
@@ -94,44 +94,30 @@ def work(settings: Settings, limits: Limits | None = None) -> int:
 
 async def migrate(settings: Settings) -> None:
     """Brings the database to the present schema. Raises: GatewayError."""
-    try:
-        store = await open_database(settings)
+    async with opened_database(settings) as store:
         health = store.health
-        await store.close()
-    except StoreError as error:
-        raise GatewayError(error.message) from error
-    if not health.is_up:
-        raise GatewayError(health.error or f"the database is {health.status}")
+        if not health.is_up:
+            raise GatewayError(health.error or f"the database is {health.status}")
 
 
 async def perform_here(settings: Settings, operation: str, arguments: Mapping[str, Any]) -> Any:
     """Performs one operation on the database, without a server. Raises: GatewayError."""
-    try:
-        store = await open_database(settings)
-    except StoreError as error:
-        raise GatewayError(error.message) from error
-    try:
-        async with AsyncExitStack() as stack:
-            embed_query = None
-            asks = arguments.get("query") or arguments.get("tool") == "memory_search"
-            embedder = make_embedder(settings) if asks else None
-            if embedder is not None:
-                stack.push_async_callback(embedder.aclose)
-                embedding = Embedding(store, embedder, settings.memory, time.time)
-                await embedding.warm()
-                embed_query = embedding.embed_query
-            accounting = Accounting(settings, store, time.time, Metrics())
-            mcp = make_mcp_memory(settings, store, embed_query, time.time, accounting)
-            answer = await make_operations(settings, store, embed_query, mcp=mcp).perform(
-                operation, arguments
-            )
-            await mcp.drain(DRAIN_S)
-            await accounting.meter.write()
-            return answer
-    except StoreError as error:
-        raise GatewayError(error.message) from error
-    finally:
-        await store.close()
+    async with opened_database(settings) as store, AsyncExitStack() as stack:
+        embed_query = None
+        searches = arguments.get("query") or arguments.get("tool") == "memory_search"
+        embedder = make_embedder(settings) if searches else None
+        if embedder is not None:
+            stack.push_async_callback(embedder.aclose)
+            embedding = Embedding(store, embedder, settings.memory, time.time)
+            await embedding.warm()
+            embed_query = embedding.embed_query
+        accounting = Accounting(settings, store, time.time, Metrics())
+        mcp = make_mcp_memory(settings, store, embed_query, time.time, accounting)
+        operations = make_operations(settings, store, embed_query, mcp=mcp)
+        answer = await operations.perform(operation, arguments)
+        await mcp.drain(DRAIN_S)
+        await accounting.meter.write()
+        return answer
 
 
 def traces_of(environ: Mapping[str, str]) -> OtlpSettings | None:
@@ -252,9 +238,9 @@ async def _open_store(settings: Settings, address: str | None = None) -> Store:
     try:
         return await open_database(settings, address)
     except Owned as error:
-        raise GatewayError(f"{named_in(settings)}: {error.message}") from error
+        raise GatewayError(f"{location_setting(settings)}: {error.message}") from error
     except StoreError as error:
-        raise SettingsError(f"{named_in(settings)}: {error.message}") from error
+        raise SettingsError(f"{location_setting(settings)}: {error.message}") from error
 
 
 def _report_fault(store: Store, consequence: str) -> None:
