@@ -45,7 +45,7 @@ from storage.sql.store import Store
 if TYPE_CHECKING:
     from gateway.web.mcp.endpoint import McpEndpoint
 
-# Requests that are cut at the end of `shutdown_s` get so long to write what became of them.
+# The time that requests which are cut at the end of `shutdown_s` have to write their turns.
 LAST_REQUESTS_S = 5.0
 _log = logging.getLogger("mnemogate")
 
@@ -63,7 +63,7 @@ class Gateway:
         admin_token: str | None = None,
         access: AccessLog | None = None,
         limits: Limits | None = None,
-        works: bool = True,
+        performs_jobs: bool = True,
         has_agents: bool = True,
         otlp: OtlpSettings | None = None,
     ) -> None:
@@ -78,12 +78,20 @@ class Gateway:
         """
         make_agents = AgentServices if has_agents else None
         self.services = services = Services(
-            settings, store, providers, clock, limits=limits, works=works, make_agents=make_agents, otlp=otlp
+            settings,
+            store,
+            providers,
+            clock,
+            limits=limits,
+            performs_jobs=performs_jobs,
+            make_agents=make_agents,
+            otlp=otlp,
         )
         limits, server = services.limits, settings.server
-        self._stopping: tuple[float, int] | None = None  # since when, and how many requests were active then
+        self._stop_begun: float | None = None  # by time.monotonic()
+        self._waited_for = 0  # requests that were active then
         self.readiness = Readiness()
-        # `health` is a value, so it is read each time.
+        # `health` is replaced with each change, so it is read anew at each check.
         self.readiness.checks["store"] = lambda: store.health.status
         self.access = access or AccessLog(enabled=server.access_log)
         self.guard = guard = _make_guard(settings, store)
@@ -123,15 +131,15 @@ class Gateway:
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "lifespan":
-            return self._live(receive, send)
+            return self._run_lifespan(receive, send)
         if scope["type"] == "websocket":
             return self._sockets(scope, receive, send)
-        if is_page(scope["path"]):
-            return self._edge(scope, receive, send)  # no other origin may ask, whatever the settings say
+        if is_page_path(scope["path"]):
+            return self._edge(scope, receive, send)  # without CORS: no other origin may ask for the page
         return self._entry(scope, receive, send)
 
     def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if is_page(scope["path"]):
+        if is_page_path(scope["path"]):
             return self._page(scope, receive, send)
         if scope["method"] == "POST":
             if is_chat(scope["path"]):
@@ -143,7 +151,7 @@ class Gateway:
         scope["app"] = self
         return self._router(scope, receive, send)
 
-    async def _live(self, receive: Receive, send: Send) -> None:
+    async def _run_lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
         try:
             await self.start()
@@ -165,11 +173,12 @@ class Gateway:
 
     def begin_stop(self, signal_name: str | None) -> None:
         """Logs that the gateway stops, and what it waits for; `stop` logs the end. signal_name: what made it stop."""
-        self._stopping = time.monotonic(), self._edge.active
-        _log.info(
-            "Stopping%s: waiting up to %d s for %d requests.",
-            f" after {signal_name}" if signal_name else "", self.services.settings.server.shutdown_s, self._edge.active,
-        )  # fmt: skip
+        self._stop_begun, self._waited_for = time.monotonic(), self._edge.active
+        cause, shutdown_s = (
+            f" after {signal_name}" if signal_name else "",
+            self.services.settings.server.shutdown_s,
+        )
+        _log.info("Stopping%s: waiting up to %d s for %d requests.", cause, shutdown_s, self._waited_for)
 
     async def stop(self) -> None:
         """Waits for the last requests, and stops the services."""
@@ -182,10 +191,14 @@ class Gateway:
             await asyncio.gather(self._mcp_task, return_exceptions=True)
         await self.services.stop()
         self.access.flush()
-        if self._stopping is not None:
-            begun, waited = self._stopping
-            took, cut = time.monotonic() - begun, self._edge.cut
-            _log.info("Stopped after %.1f s: waited for %d requests, cut %d.", took, waited, cut)
+        if self._stop_begun is not None:
+            took_s = time.monotonic() - self._stop_begun
+            _log.info(
+                "Stopped after %.1f s: waited for %d requests, cut %d.",
+                took_s,
+                self._waited_for,
+                self._edge.cut,
+            )
 
 
 def _make_guard(settings: Settings, store: Store) -> Guard:
@@ -208,10 +221,10 @@ def _make_page(services: Services, guard: Guard) -> PageApp:
         services.page,
         bodies,
         services.now,
-        guard.knows_host,
-        _note_page,
-        ClientGone,
-        limits.page_read_s,
+        knows_host=guard.knows_host,
+        note_request=_note_page_request,
+        client_gone=ClientGone,
+        read_s=limits.page_read_s,
     )
 
 
@@ -221,11 +234,11 @@ def _make_mcp_endpoint(services: Services, bodies: BodyReader) -> McpEndpoint:
     return McpEndpoint(services.mcp, services.chat.resolver.rules, bodies)
 
 
-def is_page(path: str) -> bool:
+def is_page_path(path: str) -> bool:
     return path == PAGE_PATH or path.startswith(f"{PAGE_PATH}/")
 
 
-def _note_page(scope: Scope, path: str) -> None:
+def _note_page_request(scope: Scope, path: str) -> None:
     info = info_of(scope)
     info.route, info.path = "page", path
 

@@ -291,7 +291,7 @@ def root() -> None: ...
 def serve(host: str | None, port: int | None, upstream: str | None, single_user: bool, no_work: bool) -> int:
     flags = {("server", "host"): host, ("server", "port"): port}
     flags["memory", "single_user"] = single_user or None
-    return _commands().serve(flags, upstream, works=not no_work)
+    return _commands().serve(flags, upstream, performs_jobs=not no_work)
 
 
 @root.command(

@@ -93,12 +93,14 @@ class Commands:
 
     # -- serving
 
-    def serve(self, flags: Mapping[tuple[str, str], Any], upstream: str | None, *, works: bool) -> int:
+    def serve(
+        self, flags: Mapping[tuple[str, str], Any], upstream: str | None, *, performs_jobs: bool
+    ) -> int:
         with loading():
             from gateway.serve import serve
 
         logging.captureWarnings(True)
-        return serve(self.load(flags, upstream, needs_secrets=True), self.limits, works=works)
+        return serve(self.load(flags, upstream, needs_secrets=True), self.limits, performs_jobs=performs_jobs)
 
     def work(self) -> int:
         with loading():
@@ -121,7 +123,7 @@ class Commands:
             from gateway.provider_factory import make_embedder, make_providers
             from gateway.run.background.background_model import background_route
             from gateway.run.upstream.route import check_models
-            from gateway.serve import check_door, check_mcp, traces_of
+            from gateway.serve import check_exposure, check_mcp, load_otlp_settings
             from gateway.settings.mistakes import Mistakes
             from gateway.web.server import find_address
 
@@ -142,9 +144,9 @@ class Commands:
                 check(settings)
         with mistakes.collecting():
             database = check_database(settings)
-            check_door(settings, database.is_keyed or settings.server.key is not None)
+            check_exposure(settings, database.is_keyed or settings.server.key is not None)
         with mistakes.collecting():
-            traces_of(os.environ)
+            load_otlp_settings(os.environ)
         mistakes.raise_if_any()
         for note in database.notes:
             complain(note)
@@ -238,9 +240,9 @@ class Commands:
                 f"There is no database at {settings.database.shown}; --db or database.path says where it is."
             )
         with loading():
-            from gateway.serve import perform_here
+            from gateway.serve import perform_without_server
 
-        answer = asyncio.run(perform_here(settings, operation, arguments))
+        answer = asyncio.run(perform_without_server(settings, operation, arguments))
         if not is_there:
             print(f"There was no database: {settings.database.shown} is new.", file=sys.stderr)
         return answer

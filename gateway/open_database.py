@@ -25,7 +25,7 @@ from storage.sqlite.inspection import inspect
 async def open_database(settings: Settings, address: str | None = None) -> Store:
     """Opens the store.
 
-    address: of this process, if it serves; it is named to another one that wants the database.
+    address: the address at which this process serves, if it does; another process that wants the file is told it.
 
     Raises: StoreError: why it cannot be opened.
     """
@@ -85,7 +85,7 @@ class DatabaseFindings(Struct, frozen=True):
 
 
 def check_database(settings: Settings) -> DatabaseFindings:
-    """Looks at the database without opening it for good. Raises: SettingsError: the start would refuse it."""
+    """Inspects the database, and closes it. Raises: SettingsError: the start would refuse it."""
     if settings.database.url is not None:
         return asyncio.run(_check_server(settings.database, settings.database.url))
     path = settings.database.path

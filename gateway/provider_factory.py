@@ -1,6 +1,6 @@
 """Makes the providers and embedders that the settings name. No other module of the gateway names their classes.
 
-Modules that hardly anybody needs (the demo's model, the embedders) are loaded where they are used.
+Modules that few gateways need (the demo's model, the embedders) are imported where they are used.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ def make_providers(settings: Settings) -> dict[str, Provider]:
 
     Raises: SettingsError.
     """
-    made = {}
+    providers = {}
     for each in settings.upstreams:
         for number, key in enumerate(each.keys or (None,), 1):
             name = each.name if number == 1 else f"{each.name}#{number}"
-            made[name] = _make_provider(each, name, key)
-    return made
+            providers[name] = _make_provider(each, name, key)
+    return providers
 
 
 def make_batches(settings: Settings) -> dict[str, BatchProvider]:
@@ -70,11 +70,11 @@ def make_embedder(settings: Settings) -> Embedder | None:
         return None
     from adapters.embeddings import ApiEmbedder
 
-    return ApiEmbedder(own_provider(settings, route), route.model)
+    return ApiEmbedder(make_separate_provider(settings, route), route.model)
 
 
-def own_provider(settings: Settings, route: Route) -> Provider:
-    """Makes a provider with connections of its own, which no live turn waits for. Raises: SettingsError."""
+def make_separate_provider(settings: Settings, route: Route) -> Provider:
+    """Makes a provider with connections of its own, which no client's turn shares. Raises: SettingsError."""
     upstream = next(each for each in settings.upstreams if each.name == route.upstream)
     return _make_provider(upstream, upstream.name, upstream.keys[0] if upstream.keys else None)
 
@@ -85,9 +85,9 @@ def _make_provider(upstream: UpstreamSettings, name: str, key: str | None) -> Pr
 
         return DemoProvider(name)
     kind: str = upstream.kind
-    named = PROVIDERS.get(upstream.name)
-    if kind == "openai" and named is not None and named.dialect == "openai":
-        # An upstream that speaks OpenAI's dialect and bears a known name is that provider, at any address.
+    row = PROVIDERS.get(upstream.name)
+    if kind == "openai" and row is not None and row.dialect == "openai":
+        # An upstream of OpenAI's dialect with a provider's name is that provider, at any address.
         kind = upstream.name
     timeouts = Timeouts(
         connect_s=upstream.connect_timeout_s,

@@ -72,24 +72,25 @@ print(chat.create(model="{model}", {user}messages=ask).choices[0].message.conten
 """
 
 
-def serve(settings: Settings, limits: Limits | None = None, *, works: bool = True) -> int:
-    """Serves until it is stopped, and returns the exit code. works: performs background jobs, too.
+def serve(settings: Settings, limits: Limits | None = None, *, performs_jobs: bool = True) -> int:
+    """Serves until it is stopped, and returns the exit code. performs_jobs: background jobs, too.
 
     Raises: SettingsError: it does not start; GatewayError: it could start later.
     """
     configure_logging()
     close_in_children()
-    _check_shared(settings, None if works else "--no-work")
+    if not performs_jobs:
+        _require_shared_database(settings, "--no-work")
     _allow_connections()
-    return uvloop.run(_serve(settings, limits, works, traces_of(os.environ)))
+    return uvloop.run(_serve(settings, limits, performs_jobs, load_otlp_settings(os.environ)))
 
 
 def work(settings: Settings, limits: Limits | None = None) -> int:
     """Performs background jobs until it is stopped, without a server. Raises: SettingsError: it does not start."""
     configure_logging()
     close_in_children()
-    _check_shared(settings, "a worker of its own")
-    return uvloop.run(_work(settings, limits, traces_of(os.environ)))
+    _require_shared_database(settings, "a worker of its own")
+    return uvloop.run(_work(settings, limits, load_otlp_settings(os.environ)))
 
 
 async def migrate(settings: Settings) -> None:
@@ -100,7 +101,7 @@ async def migrate(settings: Settings) -> None:
             raise GatewayError(health.error or f"the database is {health.status}")
 
 
-async def perform_here(settings: Settings, operation: str, arguments: Mapping[str, Any]) -> Any:
+async def perform_without_server(settings: Settings, operation: str, arguments: Mapping[str, Any]) -> Any:
     """Performs one operation on the database, without a server. Raises: GatewayError."""
     async with opened_database(settings) as store, AsyncExitStack() as stack:
         embed_query = None
@@ -120,8 +121,8 @@ async def perform_here(settings: Settings, operation: str, arguments: Mapping[st
         return answer
 
 
-def traces_of(environ: Mapping[str, str]) -> OtlpSettings | None:
-    """Returns how traces are exported; None: they are not. Raises: SettingsError: they cannot be."""
+def load_otlp_settings(environ: Mapping[str, str]) -> OtlpSettings | None:
+    """Returns how traces are exported; None: they are not. Raises: SettingsError, also where the package is missing."""
     otlp = read_otlp(environ)
     if otlp is not None:
         check_package()
@@ -136,40 +137,44 @@ async def _work(settings: Settings, limits: Limits | None, otlp: OtlpSettings | 
     loop = asyncio.get_running_loop()
     for each in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(each, stopped.set)
-    _end_on_hangup(lambda *_: loop.call_soon_threadsafe(stopped.set))
+    _stop_on_hangup(lambda *_: loop.call_soon_threadsafe(stopped.set))
     try:
         await services.start()
-        _spare_collector()
-        _say(f"Mnemogate works on {settings.database.shown}")
+        _tune_collector()
+        _print_notice(f"Mnemogate works on {settings.database.shown}")
         await stopped.wait()
     finally:
         await services.stop()
     return 0
 
 
-def _check_shared(settings: Settings, what: str | None) -> None:
-    """Refuses what only makes sense over a database that many processes share. Raises: SettingsError."""
-    if what is not None and settings.database.url is None:
-        raise SettingsError(f"database.url: {what} needs PostgreSQL; one process owns a SQLite file")
+def _require_shared_database(settings: Settings, option: str) -> None:
+    """Raises: SettingsError: the option needs a database that many processes share, and this is a file."""
+    if settings.database.url is None:
+        raise SettingsError(f"database.url: {option} needs PostgreSQL; one process owns a SQLite file")
 
 
-async def _serve(settings: Settings, limits: Limits | None, works: bool, otlp: OtlpSettings | None) -> int:
+async def _serve(
+    settings: Settings, limits: Limits | None, performs_jobs: bool, otlp: OtlpSettings | None
+) -> int:
     listener = bind(settings.server.host, settings.server.port)
     port = listener.getsockname()[1]
-    url = f"http://{_shown(settings.server.host)}:{port}"
-    local = (
-        f"http://{'127.0.0.1' if settings.server.host == '0.0.0.0' else _shown(settings.server.host)}:{port}"
-    )
+    host = settings.server.host
+    url = f"http://{_url_host(host)}:{port}"
+    # At which programs of this machine reach the gateway.
+    local_url = f"http://127.0.0.1:{port}" if host == "0.0.0.0" else url
     store = None
     try:
         check_mcp(settings)
-        store = await _open_store(settings, local)
+        store = await _open_store(settings, local_url)
         _report_fault(store, "Requests are answered without memory")
         has_keys = await _check_keys(settings, store)
         # A database server has no owning process: the command line opens it itself.
         admin = AdminFile(settings.database.path) if settings.database.url is None else None
         token = None if admin is None else admin.token
-        app = Gateway(settings, store, admin_token=token, limits=limits, works=works, otlp=otlp)
+        app = Gateway(
+            settings, store, admin_token=token, limits=limits, performs_jobs=performs_jobs, otlp=otlp
+        )
         listen(listener)
         # An interrupt that came meanwhile ends it here, and not in the middle of what the application starts.
         await asyncio.sleep(0)
@@ -180,16 +185,16 @@ async def _serve(settings: Settings, limits: Limits | None, works: bool, otlp: O
         raise
 
     def started() -> None:
-        _spare_collector()
-        _announce(settings, store, url, local, has_keys)
+        _tune_collector()
+        _announce(settings, store, url, local_url, has_keys)
 
     server = make_server(app, settings.server, app.readiness, started, limits, app.begin_stop)
     if admin is not None:
         if store.database.is_owned:  # else the file is the owner's
-            _write_address(admin, local)
+            _write_address(admin, local_url)
         # Where the file could not be written, or was taken away with the database, it is written now.
-        store.database.when_recovered(partial(_write_address, admin, local))
-    _end_on_hangup(server.handle_exit)
+        store.database.when_recovered(partial(_write_address, admin, local_url))
+    _stop_on_hangup(server.handle_exit)
     try:
         await server.serve(sockets=[listener])
     finally:
@@ -208,18 +213,18 @@ def _allow_connections() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def _end_on_hangup(end: Callable[[int, FrameType | None], object]) -> None:
-    """Has the end of its terminal end the process in order, unless `nohup` lets it go on."""
+def _stop_on_hangup(end: Callable[[int, FrameType | None], object]) -> None:
+    """Has the process stop in order when its terminal closes, unless `nohup` lets it go on."""
     if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
         signal.signal(signal.SIGHUP, end)
 
 
-def _spare_collector() -> None:
-    """Sets the garbage collector for the life of this process, which has one gateway that has started."""
-    # All objects of the start stay, so they need not be looked at again.
+def _tune_collector() -> None:
+    """Tunes the garbage collector for a process with one gateway, which has started."""
+    # All objects of the start stay, so they need not be traversed again.
     gc.collect()
     gc.freeze()
-    # A request makes hundreds of objects and next to no cycles, so they are looked for more rarely.
+    # A request makes hundreds of objects and next to no cycles, so collections are rarer than by default.
     gc.set_threshold(20_000, 20, 20)
 
 
@@ -244,7 +249,7 @@ async def _open_store(settings: Settings, address: str | None = None) -> Store:
 
 
 def _report_fault(store: Store, consequence: str) -> None:
-    """Logs why a store cannot be used at the start, the one place that does. consequence: while that lasts."""
+    """Logs why a store cannot be used at the start. Nothing else does. consequence: what holds while that lasts."""
     if not store.health.is_up:
         _log.error("%s until the database can be used: %s", consequence, store.health.error)
 
@@ -260,11 +265,11 @@ async def _check_keys(settings: Settings, store: Store) -> bool:
         if not is_known(error):
             _log.error("The gateway keys cannot be read: %s", error.message)
         return key is not None or not is_loopback(settings.server.host)
-    check_door(settings, has_keys)
+    check_exposure(settings, has_keys)
     return has_keys
 
 
-def check_door(settings: Settings, has_keys: bool) -> None:
+def check_exposure(settings: Settings, has_keys: bool) -> None:
     """Raises: SettingsError: without keys, the gateway would serve other machines."""
     if not (has_keys or is_loopback(settings.server.host)):
         raise SettingsError(
@@ -282,14 +287,13 @@ def check_mcp(settings: Settings) -> None:
         )
 
 
-def _announce(settings: Settings, store: Store, url: str, local: str, has_keys: bool) -> None:
-    names = ", ".join(f"{each.name} ({_described(each)})" for each in settings.upstreams)
+def _announce(settings: Settings, store: Store, url: str, local_url: str, has_keys: bool) -> None:
+    names = ", ".join(f"{each.name} ({_describe_upstream(each)})" for each in settings.upstreams)
     model = example_model(settings)
-    is_kept = store.health.is_up
-    trouble = "" if is_kept else " cannot be used (the log says why); until it can, nothing is remembered"
+    trouble = " cannot be used (the log says why); until it can, nothing is remembered"
     lines = [
         f"Mnemogate listens on {url}",
-        f"Database: {settings.database.shown}{trouble}",
+        f"Database: {settings.database.shown}{'' if store.health.is_up else trouble}",
         f"Upstream: {names}",
     ]
     if settings.background_model is None:
@@ -301,17 +305,17 @@ def _announce(settings: Settings, store: Store, url: str, local: str, has_keys: 
     is_single = settings.memory.single_user
     demo = settings.profile(DEMO_PROFILE.name)
     if demo and demo.model == DEMO_PROFILE.model:
-        named = "" if is_single else " with a `user`,"
-        to = f'model="{AGENT_PREFIX}{demo.name}"'
-        lines.append(f'Say "remember: I like tea" to {to}{named} and it uses its memory tools.')
+        with_user = "" if is_single else " with a `user`,"
+        model_field = f'model="{AGENT_PREFIX}{demo.name}"'
+        lines.append(f'Say "remember: I like tea" to {model_field}{with_user} and it uses its memory tools.')
     if is_single:
         lines.append(f"Memory: everybody's is that of the user {settings.default_user!r}")
     user = "" if is_single else 'user="alice", '
-    lines += ["", EXAMPLE.format(url=local, key=example_key(settings, has_keys), model=model, user=user)]
-    _say("\n".join(lines))
+    lines += ["", EXAMPLE.format(url=local_url, key=example_key(settings, has_keys), model=model, user=user)]
+    _print_notice("\n".join(lines))
 
 
-def _say(text: str) -> None:
+def _print_notice(text: str) -> None:
     """Prints for an operator at a terminal. A stdout without a reader, or a full disk, is no reason not to serve."""
     try:
         print(text, flush=True)
@@ -320,23 +324,23 @@ def _say(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _described(upstream: UpstreamSettings) -> str:
+def _describe_upstream(upstream: UpstreamSettings) -> str:
     if upstream.kind == "scripted":
         return "built in, no key needed"
-    key_note = ", with the caller's own key" if _asks_caller(upstream) else ""
+    key_note = ", with the caller's own key" if _uses_caller_key(upstream) else ""
     return f"{upstream.base_url or upstream.kind}{key_note}"
 
 
-def _asks_caller(upstream: UpstreamSettings) -> bool:
-    """Returns whether the key that goes to an upstream is the caller's."""
+def _uses_caller_key(upstream: UpstreamSettings) -> bool:
+    """Returns whether the upstream gets the caller's own key: the settings have none for it."""
     return upstream.kind != "scripted" and not (upstream.keys or upstream.headers)
 
 
 def example_key(settings: Settings, has_keys: bool) -> str:
-    """Returns the `api_key` of the example. has_keys: of the gateway's own."""
+    """Returns the `api_key` of the example. has_keys: the gateway has keys of its own."""
     if has_keys:
         return "mg-..."
-    return "sk-..." if _asks_caller(settings.upstreams[0]) else "none"
+    return "sk-..." if _uses_caller_key(settings.upstreams[0]) else "none"
 
 
 def example_model(settings: Settings) -> str:
@@ -353,5 +357,5 @@ def example_model(settings: Settings) -> str:
     return "..."
 
 
-def _shown(host: str) -> str:
+def _url_host(host: str) -> str:
     return f"[{host}]" if ":" in host else host

@@ -22,7 +22,7 @@ from gateway.limits import Limits
 from gateway.metrics import Metrics
 from gateway.open_database import preload
 from gateway.operations import make_import_operations, make_mcp_memory, make_page_operations
-from gateway.provider_factory import make_embedder, make_providers, own_provider
+from gateway.provider_factory import make_embedder, make_providers, make_separate_provider
 from gateway.run.admin.sign_in import SignIn
 from gateway.run.background.background_services import BackgroundServices
 from gateway.run.background.loop import run_at_start
@@ -50,12 +50,12 @@ from storage.sql.store import Store
 if TYPE_CHECKING:
     from gateway.traces.tracer import Tracer
 
-# What is under way at the end gets so long.
+# The time that calls and writes have to end when the services stop.
 DRAIN_S = 5.0
-# A store that cannot be used is asked again so often for the key of traces.
+# The pause between two attempts to read the key of traces from a store that cannot be used.
 TRACE_KEY_S = 5.0
-# The names of the keys that the settings give.
-GIVEN_KEY, GIVEN_OPERATOR_KEY = "server.key", "server.operator_key"
+# The names of the keys in the settings, as the store has them.
+SETTINGS_KEY, SETTINGS_OPERATOR_KEY = "server.key", "server.operator_key"
 _log = logging.getLogger("mnemogate")
 
 
@@ -76,8 +76,8 @@ class ServesAgents(Protocol):
     def routes(self, models: ModelList, limits: Limits, bodies: BodyReader) -> list[Route]:
         """Returns the routes of the agents API."""
 
-    async def start(self, *, works: bool) -> list[asyncio.Task[None]]:
-        """Starts its tasks. works: jobs are performed here, besides made due."""
+    async def start(self, *, performs_jobs: bool) -> list[asyncio.Task[None]]:
+        """Starts its tasks. performs_jobs: else jobs are only made due."""
 
     async def aclose(self) -> None: ...
 
@@ -116,7 +116,7 @@ class Services:
         clock: Callable[[], float] | None = None,
         *,
         limits: Limits | None = None,
-        works: bool = True,
+        performs_jobs: bool = True,
         make_agents: MakesAgents | None = None,
         otlp: OtlpSettings | None = None,
     ) -> None:
@@ -124,29 +124,32 @@ class Services:
 
         providers: by the names of settings.upstreams; None: they are made of the settings.
         clock: seconds since the epoch; None: the store's, where processes share it, else the machine's.
-        works: performs jobs; without it other processes do, which share the database.
+        performs_jobs: False: other processes perform the jobs, which share the database.
         make_agents: makes the agents API, and what serves agents made over it; None: there are none.
         otlp: how traces are exported; None: there are none.
 
         Raises: SettingsError: no upstream answers to memory.background_model or memory.embedder.
         """
-        self.settings, self.store, self._works = settings, store, works
+        self.settings, self.store, self._performs_jobs = settings, store, performs_jobs
         self.limits = limits = limits or Limits()
         self.now = now = clock or (store.now if store.database.is_shared else time.time)
         self._tasks: list[asyncio.Task[None]] = []
         self.metrics = metrics = Metrics()
         _watch_store(metrics, store)
-        # Runs that no client waits for have connections of their own, as far as the gateway makes them.
-        self._own_providers = make_providers(settings) if providers is None else {}
+        # Runs that no client waits for have connections of their own, unless the providers are given.
+        self._run_providers = make_providers(settings) if providers is None else {}
         self.providers = providers = make_providers(settings) if providers is None else providers
-        named = {each.name: providers[each.name] for each in settings.upstreams if each.name in providers}
-        self.models = ModelList(settings, named, int(now()), limits.models_refresh_s)
+        # Without those of further keys, which list the same models.
+        first_keys = {
+            each.name: providers[each.name] for each in settings.upstreams if each.name in providers
+        }
+        self.models = ModelList(settings, first_keys, int(now()), limits.models_refresh_s)
         self._embedder = make_embedder(settings)
         self.tracer: Tracer | None = None if otlp is None else make_tracer(settings, otlp, providers, metrics)
         self.accounting = Accounting(settings, store, now, metrics, self.tracer)
-        make_own = partial(own_provider, settings)  # with connections that no live turn waits for
+        make_provider = partial(make_separate_provider, settings)
         self.background = BackgroundServices(
-            settings, store, metrics, now, make_own, self._embedder, limits, self.accounting
+            settings, store, metrics, now, make_provider, self._embedder, limits, self.accounting
         )
         self.embed_query = self.background.embed_query
         keeper = MemoryKeeper(store, settings.memory, now, self.background, self.embed_query)
@@ -156,7 +159,7 @@ class Services:
         self.agents = None
         if make_agents is not None:
             self.agents = make_agents(
-                settings, keeper, failover, failover.over(self._own_providers or providers), turns, limits,
+                settings, keeper, failover, failover.with_providers(self._run_providers or providers), turns, limits,
                 directory.specs, self.background, self.accounting,
             )  # fmt: skip
         self.chat = Chat(
@@ -169,7 +172,7 @@ class Services:
         )
         self._make_operations()
         store.database.when_failed(_log_failure)
-        store.database.when_recovered(self._recovered)
+        store.database.when_recovered(self._reinstall_keys)
 
     def _make_operations(self) -> None:
         """Makes what operators, people and programs ask of memory besides chat."""
@@ -195,12 +198,12 @@ class Services:
         if leases.is_needed:
             self._tasks.append(asyncio.create_task(leases.run()))
         if self.agents is not None:
-            self._tasks += await self.agents.start(works=self._works)
+            self._tasks += await self.agents.start(performs_jobs=self._performs_jobs)
         late = await run_at_start(self.store, self._follow_settings, "Changed memory blocks")
         if late is not None:
             self._tasks.append(late)
-        self._tasks += self.background.start(works=self._works)
-        if self._works:
+        self._tasks += self.background.start(performs_jobs=self._performs_jobs)
+        if self._performs_jobs:
             self._tasks += map(asyncio.create_task, self.background_responses.tasks())
         self._tasks.append(asyncio.create_task(asyncio.to_thread(preload)))
         if self.tracer is not None:
@@ -232,7 +235,7 @@ class Services:
         await self.page.forgetting.aclose()
         await self.imports.aclose()
         await self.store.close()
-        for provider in (*self.providers.values(), *self._own_providers.values()):
+        for provider in (*self.providers.values(), *self._run_providers.values()):
             await provider.aclose()
         await self.background.aclose()
         if self.agents is not None:
@@ -242,17 +245,17 @@ class Services:
         if self.tracer is not None:
             await asyncio.to_thread(self.tracer.stop)
 
-    def _recovered(self) -> None:
-        """Goes on with a store that works again. Its file may be another one, which an operator has restored."""
+    def _reinstall_keys(self) -> None:
+        """Adds the settings' keys to a store that works again: its file may be one that an operator has restored."""
         _log.warning("The database works again, after: %s", self.store.health.error)
-        self.chat.turns.pending.add(install_keys(self.store, self.settings.server), GIVEN_KEY)
+        self.chat.turns.pending.add(install_keys(self.store, self.settings.server), SETTINGS_KEY)
 
 
 async def install_keys(store: Store, server: ServerSettings) -> None:
-    """Makes the keys that the settings give the store's. Raises: StoreError."""
-    given = ((server.key, GIVEN_KEY, None), (server.operator_key, GIVEN_OPERATOR_KEY, OPERATOR))
-    for key, name, opens in given:
-        if key is not None and not await store.keys.install(key, name, opens):
+    """Adds the keys of the settings to those of the store. Raises: StoreError."""
+    keys = ((server.key, SETTINGS_KEY, None), (server.operator_key, SETTINGS_OPERATOR_KEY, OPERATOR))
+    for key, name, scope in keys:
+        if key is not None and not await store.keys.install(key, name, scope):
             variable = f"MNEMOGATE_{name.removeprefix('server.').upper()}"
             _log.warning("%s (%s) was revoked, so it opens nothing. Set another one.", name, variable)
 
@@ -270,7 +273,7 @@ def _log_failure(fault: Unavailable) -> None:
 
 def _watch_store(metrics: Metrics, store: Store) -> None:
     """Counts in metrics whether the store works, and what waits to be written to it."""
-    # `health` is a value, so it is read each time.
+    # `health` is replaced with each change, so it is read anew at each scrape.
     up = "Whether the store can be used: 1, or 0 while chat goes on without memory."
     metrics.watch("store_up", up, lambda: {(): float(store.health.is_up)})
     metrics.watch("writer_queue", "Writes waiting for the store.", lambda: {(): store.health.waiting})

@@ -218,13 +218,13 @@ def serve(
     admin_token: str | None = None,
     clock: Callable[[], float] | None = None,
     limits: Limits = QUIET,
-    works: bool = True,
+    performs_jobs: bool = True,
     has_agents: bool = HAS_AGENTS,
     otlp: OtlpSettings | None = None,
 ) -> Iterator[Running]:
     """open_store: called on the gateway's own loop; the gateway closes what it gave. None: a database of its own.
 
-    works: performs jobs. has_agents: serves the agents API. otlp: how traces are exported.
+    performs_jobs: background jobs, too. has_agents: serves the agents API. otlp: how traces are exported.
     """
     settings = replace(settings, server=replace(settings.server, port=0))
     listener = bind(settings.server.host, 0)
@@ -247,7 +247,7 @@ def serve(
             admin_token=admin_token,
             access=AccessLog(write),
             limits=limits,
-            works=works,
+            performs_jobs=performs_jobs,
             has_agents=has_agents,
             otlp=otlp,
         )

@@ -132,16 +132,16 @@ class AgentServices:
             agents_json,
         )
 
-    async def start(self, *, works: bool) -> list[asyncio.Task[None]]:
+    async def start(self, *, performs_jobs: bool) -> list[asyncio.Task[None]]:
         """Takes up the runs that an earlier process left, and returns the tasks that were started.
 
-        works: jobs are performed here, besides made due.
+        performs_jobs: False: it only has jobs made due, and another process performs them.
         """
         # They come first, before this process has any that it could take for one of those.
         late = await run_at_start(self._store, self._recover, "Interrupted runs")
         tasks = [] if late is None else [late]
-        tasks += map(asyncio.create_task, self.run_services.tasks(works=works))
-        if works:
+        tasks += map(asyncio.create_task, self.run_services.tasks(performs_jobs=performs_jobs))
+        if performs_jobs:
             tasks.append(asyncio.create_task(self.sleeping.worker.run()))
             tasks += map(asyncio.create_task, self._batches.tasks())
         return tasks

@@ -111,8 +111,8 @@ class BackgroundServices:
         """Adds the schedule of the agents that read memories after their turns; before the start."""
         self.sleeptime = schedule
 
-    def start(self, *, works: bool = True) -> list[asyncio.Task[None]]:
-        """Starts its tasks, which run until they are cancelled. works: jobs are performed here, besides made due."""
+    def start(self, *, performs_jobs: bool = True) -> list[asyncio.Task[None]]:
+        """Starts its tasks, which run until they are cancelled. performs_jobs: else jobs are only made due."""
         runs: list[Coroutine[Any, Any, None]] = [
             self.indexing.run(),
             self.maintenance.run(),
@@ -123,7 +123,7 @@ class BackgroundServices:
             runs.append(self.learning.schedule.run())
         if self.embedding is not None:
             runs.append(self.embedding.run())
-        if works:
+        if performs_jobs:
             runs += [self.retention.run(), self.worker.run(), self.maintenance.look_again()]
         return [asyncio.create_task(each) for each in runs]
 

@@ -123,8 +123,8 @@ class Failover:
         about = "Whether an upstream is passed over, for one model at least, while there is another."
         metrics.watch("upstream_resting", about, self._passed_over_figures, "upstream")
 
-    def over(self, providers: Mapping[str, Provider]) -> Failover:
-        """Returns the same endpoints, over other connections to them: what is learned of one holds for both."""
+    def with_providers(self, providers: Mapping[str, Provider]) -> Failover:
+        """Returns the endpoints with other connections to them. Both share the health of each endpoint."""
         other = copy(self)
         other.endpoints = {
             upstream: [replace(each, provider=providers[each.name]) for each in endpoints]

@@ -23,7 +23,7 @@ from gateway.run.admin.transfer_operations import TransferOperations
 from gateway.run.background.embed import _REFUSALS, BATCH, FAILURES, TEXT_CHARS, Embedding
 from gateway.run.memory.recall import STREAM_HASTE
 from gateway.run.memory.trial import TrialRecall
-from gateway.serve import perform_here
+from gateway.serve import perform_without_server
 from gateway.settings import DatabaseSettings, MemorySettings, Settings, UpstreamSettings
 from storage.commands import ForgetTarget
 from storage.records import JobState, Scope
@@ -214,7 +214,7 @@ def test_the_operators_look_uses_it_where_nobody_serves_too(
     here = replace(settings, database=DatabaseSettings(str(file), url_of(file)))
     for question, is_recalled in ((QUESTION, True), ("What is a quasar?", False)):
         whose = {"project": "default", "user": "alice"}
-        shown = asyncio.run(perform_here(here, "memory-show", {**whose, "query": question}))
+        shown = asyncio.run(perform_without_server(here, "memory-show", {**whose, "query": question}))
         assert (TORTOISE in shown["text"].partition("Would be recalled")[2]) is is_recalled
 
 

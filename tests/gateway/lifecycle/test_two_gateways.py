@@ -58,14 +58,14 @@ class Two:
 
 
 @contextmanager
-def two(postgres: str, upstream: StrictUpstream, *, works: bool = True) -> Iterator[Two]:
+def two(postgres: str, upstream: StrictUpstream, *, performs_jobs: bool = True) -> Iterator[Two]:
     url = empty_database(postgres).url
 
     async def open_here() -> Store:
         return await open_store(url)
 
     settings = settings_for(upstream)
-    with serve(settings, open_here, works=works) as one, serve(settings, open_here) as other:
+    with serve(settings, open_here, performs_jobs=performs_jobs) as one, serve(settings, open_here) as other:
         made = Two(upstream, one, other)
         try:
             yield made
@@ -255,7 +255,7 @@ def test_a_gateway_that_starts_lets_the_runs_of_others_be(postgres: str, upstrea
 def test_a_run_in_the_background_is_read_where_it_is_not_performed(
     postgres: str, upstream: StrictUpstream
 ) -> None:
-    with two(postgres, upstream, works=False) as world:
+    with two(postgres, upstream, performs_jobs=False) as world:
         agent, gate = world.agent(), Gate()
         upstream.queue(
             say("A long reply.", tokens=["A long", " reply."], hold_after={2: gate}), say("Behind.")
@@ -292,8 +292,8 @@ def test_a_send_comes_behind_what_another_gateway_has_accepted(
 
     settings = settings_for(upstream)
     with (
-        serve(settings, open_here, works=False) as one,
-        serve(settings, open_here, works=False) as other,
+        serve(settings, open_here, performs_jobs=False) as one,
+        serve(settings, open_here, performs_jobs=False) as other,
     ):
         world = Two(upstream, one, other)
         agent = world.agent()
@@ -311,7 +311,7 @@ def test_a_send_comes_behind_what_another_gateway_has_accepted(
 
 
 def test_nobody_waits_for_a_run_of_an_agent_that_was_deleted(postgres: str, upstream: StrictUpstream) -> None:
-    with two(postgres, upstream, works=False) as world:
+    with two(postgres, upstream, performs_jobs=False) as world:
         agent, gate = world.agent(), Gate()
         upstream.queue(say("Too late.", tokens=["Too", " late."], hold_after={2: gate}))
         options = {"streaming": True, "stream_tokens": True, "background": True}

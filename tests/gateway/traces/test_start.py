@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import SettingsError
-from gateway.serve import traces_of
+from gateway.serve import load_otlp_settings
 from tests.gateway.process import command
 
 ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
@@ -23,6 +23,6 @@ def test_another_protocol_is_refused(tmp_path: Path, name: str) -> None:
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.proto.collector.trace.v1.trace_service_pb2", None)
-    assert traces_of({}) is None
+    assert load_otlp_settings({}) is None
     with pytest.raises(SettingsError, match=r"pip install 'mnemogate\[traces\]'"):
-        traces_of(ENDPOINT)
+        load_otlp_settings(ENDPOINT)

@@ -67,9 +67,9 @@ class RunServices:
         self._recover = recover
         self._recovering = PeriodicTask("end abandoned runs", self._fail_left)
 
-    def tasks(self, *, works: bool = True) -> list[Coroutine[Any, Any, None]]:
-        """Returns its tasks, which run until they are cancelled. works: runs are performed here."""
-        if not works:
+    def tasks(self, *, performs_jobs: bool = True) -> list[Coroutine[Any, Any, None]]:
+        """Returns its tasks, which run until they are cancelled. performs_jobs: runs are performed, too."""
+        if not performs_jobs:
             return [self._watch()]
         tasks = [self.worker.run(), self.callers.run(), self._cleaning.run(), self._watch()]
         return [*tasks, self._recovering.run()] if self._is_shared else tasks
