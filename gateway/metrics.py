@@ -8,61 +8,61 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-# Upper bounds of the buckets: fine where our own time lies, coarse where a disk or an upstream is slow.
-_MS = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0)
-# How names of metrics begin that are the conventions' and not the gateway's.
-_CONVENTIONS = "gen_ai_"
+# Upper bounds of buckets, in seconds: fine where the gateway's own time lies, coarse for slow disks and upstreams.
+_LATENCY_BOUNDS_S = (
+    0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+)  # fmt: skip
+# The prefix of metrics that OpenTelemetry's conventions name. All others get the gateway's.
+_CONVENTIONS_PREFIX = "gen_ai_"
 # Numbers by the values of their labels, in the metric's order; () where it has none.
 Readings = Mapping[tuple[str, ...], float]
 
 
-class Count:
+class Counter:
     """A number that rises, for each combination of its labels' values."""
 
     __slots__ = ("values",)
 
-    def __init__(self, labels: tuple[str, ...]) -> None:
+    def __init__(self, labels: Sequence[str]) -> None:
         self.values: dict[tuple[str, ...], int] = {} if labels else {(): 0}
 
     def inc(self, *labels: str, by: int = 1) -> None:
         self.values[labels] = self.values.get(labels, 0) + by
 
 
-class Spread:
-    """A histogram: how many values fell into each bucket. bounds: of the buckets, in the unit of the values."""
+class _Buckets:
+    """How many values fell into each bucket, and their sum."""
 
-    __slots__ = ("bounds", "counts", "total")
+    __slots__ = ("counts", "sum")
 
-    def __init__(self, bounds: Sequence[float] = _MS) -> None:
+    def __init__(self, count: int) -> None:
+        self.counts = [0] * count
+        self.sum = 0.0
+
+
+class Histogram:
+    """How many values fell into each bucket, for each combination of its labels' values."""
+
+    __slots__ = ("bounds", "values")
+
+    def __init__(self, bounds: Sequence[float], labels: Sequence[str]) -> None:
+        """bounds: the upper bounds of the buckets, in the unit of the values; one more bucket has what is above."""
         self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.total = 0.0
+        self.values: dict[tuple[str, ...], _Buckets] = {} if labels else {(): _Buckets(len(bounds) + 1)}
 
-    def observe(self, value: float) -> None:
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
-
-
-class Spreads:
-    """A histogram for each combination of its labels' values."""
-
-    __slots__ = ("_bounds", "values")
-
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self._bounds = bounds
-        self.values: dict[tuple[str, ...], Spread] = {}
-
-    def observe(self, value: float, labels: tuple[str, ...]) -> None:
-        spread = self.values.get(labels)
-        if spread is None:
-            spread = self.values[labels] = Spread(self._bounds)
-        spread.observe(value)
+    def observe(self, value: float, labels: tuple[str, ...] = ()) -> None:
+        buckets = self.values.get(labels)
+        if buckets is None:
+            buckets = self.values[labels] = _Buckets(len(self.bounds) + 1)
+        buckets.counts[bisect_left(self.bounds, value)] += 1
+        buckets.sum += value
 
 
 class Metrics(Collector):
@@ -70,46 +70,61 @@ class Metrics(Collector):
 
     def __init__(self) -> None:
         self._families: list[Callable[[], Metric]] = []
-        self._refreshed: list[Callable[[], Awaitable[None]]] = []
-        self.requests = self.count("requests", "Requests answered.", "route", "status")
+        self._refreshers: list[Callable[[], Awaitable[None]]] = []
+        self.requests = self.add_counter("requests", "Requests answered.", "route", "status")
         # kind: unreachable, timeout, broke, or an HTTP status. outcome: a status, or the kind that came instead of one.
-        self.upstream_errors = self.count("upstream_errors", "Calls an upstream failed.", "upstream", "kind")
-        self.upstream_tries = self.count("upstream_tries", "Calls of an upstream.", "upstream", "outcome")
-        self.memory = self.count("memory", "Requests by what became of memory.", "status")
+        failed = "Calls an upstream failed."
+        self.upstream_errors = self.add_counter("upstream_errors", failed, "upstream", "kind")
+        self.upstream_tries = self.add_counter(
+            "upstream_tries", "Calls of an upstream.", "upstream", "outcome"
+        )
+        self.memory = self.add_counter("memory", "Requests by what became of memory.", "status")
         released = "Replies released before their turn was on disk."
-        self.not_durable = self.count("not_durable", released)
+        self.not_durable = self.add_counter("not_durable", released)
         broken = "Turns whose prompt lacks a hidden tool round that was in it before."
-        self.prefix_breaks = self.count("prefix_breaks", broken)
-        self.clients_gone = self.count("clients_gone", "Clients that left before the end.")
-        self.added_ms = self._spread("added_seconds", "Our own time to first byte.")
-        self.recall_ms = self._spread("recall_seconds", "Time recall took.")
-        self.commit_ms = self._spread("commit_seconds", "Time an end of a reply waited for its commit.")
+        self.prefix_breaks = self.add_counter("prefix_breaks", broken)
+        self.clients_gone = self.add_counter("clients_gone", "Clients that left before the end.")
+        self.added_s = self.add_histogram("added_seconds", "Our own time to first byte.", _LATENCY_BOUNDS_S)
+        self.recall_s = self.add_histogram("recall_seconds", "Time recall took.", _LATENCY_BOUNDS_S)
+        waited = "Time an end of a reply waited for its commit."
+        self.commit_s = self.add_histogram("commit_seconds", waited, _LATENCY_BOUNDS_S)
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
-    def count(self, name: str, about: str, *labels: str) -> Count:
-        """Adds a counter."""
-        count = Count(labels)
-        self._add(CounterMetricFamily, name, about, labels, lambda: count.values)
-        return count
+    def add_counter(self, name: str, documentation: str, *labels: str) -> Counter:
+        counter = Counter(labels)
+        self._add(CounterMetricFamily, name, documentation, labels, lambda: counter.values)
+        return counter
 
-    def histogram(self, name: str, about: str, bounds: Sequence[float], *labels: str) -> Spreads:
-        """Adds a histogram. bounds: of its buckets, in seconds, as its values are."""
-        spreads = Spreads(bounds)
-        self._add_histogram(name, about, labels, lambda: spreads.values, 1)
-        return spreads
+    def add_gauge(self, name: str, documentation: str, read: Callable[[], Readings], *labels: str) -> None:
+        """Adds a gauge. read: returns its numbers, at each scrape."""
+        self._add(GaugeMetricFamily, name, documentation, labels, read)
 
-    def watch(self, name: str, about: str, read: Callable[[], Readings], *labels: str) -> None:
-        """Adds a gauge, which is read at each scrape."""
-        self._add(GaugeMetricFamily, name, about, labels, read)
+    def add_histogram(
+        self, name: str, documentation: str, bounds: Sequence[float], *labels: str
+    ) -> Histogram:
+        """Adds a histogram. bounds: of its buckets, in the unit of its values."""
+        histogram = Histogram(bounds, labels)
+
+        def family() -> Metric:
+            made = HistogramMetricFamily(_full_name(name), documentation, labels=labels)
+            for values, buckets in histogram.values.items():
+                upper = (*map(str, bounds), "+Inf")
+                made.add_metric(
+                    values, list(zip(upper, accumulate(buckets.counts), strict=True)), buckets.sum
+                )
+            return made
+
+        self._families.append(family)
+        return histogram
 
     def refresh_with(self, refresh: Callable[[], Awaitable[None]]) -> None:
-        """Awaits this before each scrape, for figures that have to be asked for."""
-        self._refreshed.append(refresh)
+        """Has each scrape await this first, for a gauge whose numbers have to be queried."""
+        self._refreshers.append(refresh)
 
     async def scrape(self) -> bytes:
-        """Returns all metrics as text, after those that have to be asked for were."""
-        for refresh in self._refreshed:
+        """Returns all metrics as text."""
+        for refresh in self._refreshers:
             await refresh()
         return generate_latest(self._registry)
 
@@ -120,45 +135,18 @@ class Metrics(Collector):
         self,
         kind: type[CounterMetricFamily | GaugeMetricFamily],
         name: str,
-        about: str,
+        documentation: str,
         labels: tuple[str, ...],
         read: Callable[[], Readings],
     ) -> None:
         def family() -> Metric:
-            made = kind(_full(name), about, labels=labels)
+            made = kind(_full_name(name), documentation, labels=labels)
             for values, value in read().items():
                 made.add_metric(values, value)
             return made
 
         self._families.append(family)
 
-    def _spread(self, name: str, about: str) -> Spread:
-        """Adds a histogram of milliseconds, which are shown in seconds."""
-        spread = Spread()
-        self._add_histogram(name, about, (), lambda: {(): spread}, 1000)
-        return spread
 
-    def _add_histogram(
-        self,
-        name: str,
-        about: str,
-        labels: tuple[str, ...],
-        read: Callable[[], Mapping[tuple[str, ...], Spread]],
-        per_second: int,
-    ) -> None:
-        def family() -> Metric:
-            made = HistogramMetricFamily(_full(name), about, labels=labels)
-            for values, spread in read().items():
-                buckets, sum_ = [], 0
-                bounds = (*(str(bound / per_second) for bound in spread.bounds), "+Inf")
-                for bound, count in zip(bounds, spread.counts, strict=True):
-                    sum_ += count
-                    buckets.append((bound, sum_))
-                made.add_metric(values, buckets, spread.total / per_second)
-            return made
-
-        self._families.append(family)
-
-
-def _full(name: str) -> str:
-    return name if name.startswith(_CONVENTIONS) else f"mnemogate_{name}"
+def _full_name(name: str) -> str:
+    return name if name.startswith(_CONVENTIONS_PREFIX) else f"mnemogate_{name}"

@@ -275,7 +275,7 @@ def _watch_store(metrics: Metrics, store: Store) -> None:
     """Counts in metrics whether the store works, and what waits to be written to it."""
     # `health` is replaced with each change, so it is read anew at each scrape.
     up = "Whether the store can be used: 1, or 0 while chat goes on without memory."
-    metrics.watch("store_up", up, lambda: {(): float(store.health.is_up)})
-    metrics.watch("writer_queue", "Writes waiting for the store.", lambda: {(): store.health.waiting})
+    metrics.add_gauge("store_up", up, lambda: {(): float(store.health.is_up)})
+    metrics.add_gauge("writer_queue", "Writes waiting for the store.", lambda: {(): store.health.waiting})
     size = "Bytes waiting for the store."
-    metrics.watch("writer_queue_bytes", size, lambda: {(): store.health.waiting_bytes})
+    metrics.add_gauge("writer_queue_bytes", size, lambda: {(): store.health.waiting_bytes})

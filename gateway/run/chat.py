@@ -260,7 +260,7 @@ class Chat:
                 await reply
             return call.memory_state
         finally:
-            self.turns.metrics.added_ms.observe(call.receipt.added_ms)
+            self.turns.metrics.added_s.observe(call.receipt.added_ms / 1000)
             self.turns.metrics.memory.inc(call.memory_state)
 
     async def _complete(self, call: ChatCall, conversation: ResponseConversation | None = None) -> str:
@@ -427,7 +427,7 @@ class Chat:
             self.turns.metrics.prefix_breaks.inc()
         receipt, recall = call.receipt, prompt.recall
         if recall.ms:
-            self.turns.metrics.recall_ms.observe(recall.ms)
+            self.turns.metrics.recall_s.observe(recall.ms / 1000)
             receipt.searched(recall.begun, recall.ms, recall.count, recall.tokens, is_late=recall.is_late)
         receipt.scope, receipt.mode = call.identity.scope, str(call.identity.mode)
         return make(keeper, memory_context, changes, toolbox, receipt), prompt

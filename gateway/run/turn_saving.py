@@ -198,7 +198,7 @@ class TurnSaving:
             # Memory never breaks chat: an error in writing must not take the answer with it.
             _log.exception("A turn was answered and could not be stored, by a fault in the gateway.")
         finally:
-            self.services.metrics.commit_ms.observe((time.perf_counter() - begun) * 1000)
+            self.services.metrics.commit_s.observe(time.perf_counter() - begun)
         self.call.receipt.wrote(begun, is_durable=False)
         self.services.metrics.not_durable.inc()
         self.call.receipt.headers["x-mnemogate-durable"] = "false"

@@ -24,7 +24,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 
 from adapters.types import read_retry_after
-from gateway.metrics import Count
+from gateway.metrics import Counter
 from gateway.traces.otlp import OtlpSettings
 
 _log = logging.getLogger("mnemogate")
@@ -49,8 +49,8 @@ class Exporter:
     def __init__(
         self,
         otlp: OtlpSettings,
-        exported: Count,
-        dropped: Count,
+        exported: Counter,
+        dropped: Counter,
         pause: Callable[[float], object],
     ) -> None:
         """pause: waits so many seconds, or less if the gateway stops."""

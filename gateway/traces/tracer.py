@@ -45,8 +45,8 @@ class Tracer:
         self._added = self._taken = 0
         self._wake = threading.Event()
         self._is_stopping = False
-        self._exported = metrics.count("spans_exported", "Spans that a collector has taken.")
-        self._dropped = metrics.count("spans_dropped", "Spans that no collector has.", "reason")
+        self._exported = metrics.add_counter("spans_exported", "Spans that a collector has taken.")
+        self._dropped = metrics.add_counter("spans_dropped", "Spans that no collector has.", "reason")
         for reason in ("queue", "refused", "unreachable"):
             # Two threads count, and a scrape must find no new key while it reads.
             self._dropped.inc(reason, by=0)

@@ -142,7 +142,7 @@ class Edge:
         # Set while no request is being answered.
         self.idle = asyncio.Event()
         self.idle.set()
-        metrics.watch("requests_in_flight", "Requests being answered.", lambda: {(): self.active})
+        metrics.add_gauge("requests_in_flight", "Requests being answered.", lambda: {(): self.active})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

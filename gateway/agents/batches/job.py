@@ -40,7 +40,7 @@ from gateway.agents.batches.results import INTERNAL, PAGE, PartResults
 from gateway.agents.runs.background.callbacks import calling_back
 from gateway.core import ids
 from gateway.core.turn.guide import StopReason
-from gateway.metrics import Count
+from gateway.metrics import Counter
 from gateway.run.background.budget import DAY_S
 from gateway.run.background.worker import JobContext, Postponed
 from gateway.run.memory.fit import request_tokens
@@ -74,7 +74,7 @@ class BatchJobs:
     # Returns the time in seconds since the epoch.
     now: Callable[[], float]
     # Counts the tokens of all batches.
-    tokens: Count
+    tokens: Counter
     reported: dict[int, BatchCounts] = field(default_factory=dict)
     # The number of jobs that only wait until their next poll.
     resting: int = 0

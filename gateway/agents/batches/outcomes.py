@@ -10,7 +10,7 @@ from typing import Final
 
 from gateway.agents.batches.items import Ending, ItemTurns
 from gateway.core.turn.guide import StopReason
-from gateway.metrics import Count
+from gateway.metrics import Counter
 from gateway.run.background.budget import DAY_S
 from gateway.run.background.worker import JobContext
 from gateway.run.memory.keeper import MemoryKeeper
@@ -38,7 +38,7 @@ class ItemOutcomes:
     job: JobContext
     batch: Batch
     now: Callable[[], float]
-    tokens: Count
+    tokens: Counter
     _later: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def settle(self, works: Sequence[Work]) -> None:

@@ -489,7 +489,7 @@ class AgentRuns:
             try:
                 status = await self._live_turn(turn, memory.run)
             finally:
-                self._turns.metrics.added_ms.observe(receipt.added_ms)
+                self._turns.metrics.added_s.observe(receipt.added_ms / 1000)
                 self._turns.metrics.memory.inc("on")
         steps, due = tuple(memory.steps), tuple(memory.begun)
         return RunResult(memory.run, memory.context.agent, steps, status=status, begun=due, last=memory.last)

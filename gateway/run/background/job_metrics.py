@@ -23,11 +23,11 @@ class BatchMetrics:
         self._read = read
         self._states: Mapping[BatchState, int] = {}
         self._items: BatchCounts | None = None
-        self.tokens = metrics.count("batch_tokens", "Tokens that batches used.")
+        self.tokens = metrics.add_counter("batch_tokens", "Tokens that batches used.")
         states = "Batches by their state."
-        metrics.watch("batches", states, lambda: {(s,): n for s, n in self._states.items()}, "state")
+        metrics.add_gauge("batches", states, lambda: {(s,): n for s, n in self._states.items()}, "state")
         items = "Items of batches that have not ended, by their state."
-        metrics.watch("batch_items", items, self._by_state, "state")
+        metrics.add_gauge("batch_items", items, self._by_state, "state")
         metrics.refresh_with(self._refresh)
 
     def _by_state(self) -> dict[tuple[str, ...], int]:
@@ -48,12 +48,12 @@ class JobMetrics:
         self._counts: Mapping[JobState, int] = {}
         # outcome: finished, retrying, dead, dropped, lost, unwritten.
         attempts = "Attempts of jobs by what became of them."
-        self.attempts = metrics.count("job_attempts", attempts, "kind", "outcome")
-        metrics.watch(
+        self.attempts = metrics.add_counter("job_attempts", attempts, "kind", "outcome")
+        metrics.add_gauge(
             "jobs", "Jobs by their state.", lambda: {(s,): n for s, n in self._counts.items()}, "state"
         )
-        self._calls = metrics.count("background_calls", "Calls of the background model.", "outcome")
-        self._tokens = metrics.count("background_tokens", "Tokens that background calls used.")
+        self._calls = metrics.add_counter("background_calls", "Calls of the background model.", "outcome")
+        self._tokens = metrics.add_counter("background_tokens", "Tokens that background calls used.")
         metrics.refresh_with(self._refresh)
 
     def call(self, outcome: str, tokens: int) -> None:

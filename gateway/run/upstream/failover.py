@@ -121,7 +121,7 @@ class Failover:
                 if name in providers
             ]
         about = "Whether an upstream is passed over, for one model at least, while there is another."
-        metrics.watch("upstream_resting", about, self._passed_over_figures, "upstream")
+        metrics.add_gauge("upstream_resting", about, self._passed_over_figures, "upstream")
 
     def with_providers(self, providers: Mapping[str, Provider]) -> Failover:
         """Returns the endpoints with other connections to them. Both share the health of each endpoint."""

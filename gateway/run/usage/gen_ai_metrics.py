@@ -11,7 +11,7 @@ from gateway.core.memory.builtin import SCHEMAS
 from gateway.core.memory.memory_tools import MEMORY_TOOLS
 from gateway.core.usage.gen_ai import CANCELLED, OTHER, ModelNames, error_type, operation_of, provider_of
 from gateway.log import without_keys
-from gateway.metrics import Count, Metrics
+from gateway.metrics import Counter, Metrics
 from gateway.run.receipt import CLIENT_GONE, Receipt, UpstreamCall
 from gateway.settings import Settings
 
@@ -51,24 +51,24 @@ class GenAIMetrics:
 
     def __init__(self, metrics: Metrics, settings: Settings) -> None:
         self._models = ModelNames(names_in(settings), without_keys)
-        self._durations = metrics.histogram(
+        self._durations = metrics.add_histogram(
             "gen_ai_client_inference_duration_seconds", "Time of calls of models.", _DURATIONS, *_LABELS
         )
-        self._first_chunks = metrics.histogram(
+        self._first_chunks = metrics.add_histogram(
             "gen_ai_client_inference_time_to_first_chunk_seconds",
             "Time to the first chunk of a stream.",
             _FIRST_CHUNKS,
             *_LABELS,
         )
 
-        def tokens(kind: str) -> Count:
+        def tokens(kind: str) -> Counter:
             name = f"gen_ai_client_inference_usage_{kind}_tokens"
-            return metrics.count(name, "Tokens as upstreams reported them.", *_LABELS)
+            return metrics.add_counter(name, "Tokens as upstreams reported them.", *_LABELS)
 
         # In the order of `Counts`.
         self._tokens = tuple(map(tokens, ("input", "output", "cache_read_input", "cache_write_input")))
         self._tokens += (tokens("reasoning_output"),)
-        self._tools = metrics.histogram(
+        self._tools = metrics.add_histogram(
             "gen_ai_execute_tool_duration_seconds", "Time of tools.", _DURATIONS, "gen_ai_tool_name"
         )
 

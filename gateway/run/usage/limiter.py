@@ -73,7 +73,7 @@ class Limiter:
         self._meter = meter
         self._now = now
         about = "Requests that a limit refused, or had answered by another model."
-        self._limited = metrics.count("limited", about, "unit", "per", "then")
+        self._limited = metrics.add_counter("limited", about, "unit", "per", "then")
         # The limits by project; a project without any is no key.
         self._limits: dict[str, tuple[UsageLimit, ...]] = {}
         self._buckets: dict[tuple[int, str], Bucket] = {}
