@@ -1,8 +1,8 @@
 """Structured logs: one JSON object a line, on stderr, and never content, nor a key.
 
 Access lines are gathered and written in one go a few times a second; a write for each request would cost more than
-the rest of its bookkeeping. Every other line that repeats is written once, and then counted: a full disk is met by each
-turn, and the log must not fill what is left of it.
+the rest of its bookkeeping. Every other line that repeats is written once, and then counted: where a disk is full, each
+turn logs the same fault, and the log must not fill what is left.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import orjson
 
 # Soon enough for an operator who watches; no measurement.
 FLUSH_S = 0.1
-# Seconds for which repetitions of a line are counted.
+# Seconds for which repetitions of a line are counted before their number is logged. No measurement.
 COUNTED_S = 60.0
 # Masked are keys of the gateway (mg-), of OpenAI, Anthropic, OpenRouter and DeepSeek (sk-), of Groq (gsk_), xAI (xai-)
 # and Google (AIza). Callers' texts are cut, and a rest of a key that is shorter than a bound below is of no use to a
@@ -59,8 +59,8 @@ def write_stderr(data: bytes) -> None:
         pass
 
 
-def without_keys(line: bytes) -> bytes:
-    """Returns what is to be logged with each key in it masked after its first letters. line: JSON as orjson writes it.
+def mask_keys(line: bytes) -> bytes:
+    """Returns a line with each key in it masked after its first letters. line: JSON as orjson writes it.
 
     Callers put keys where none belongs: into a path, a model's name, a header that an error quotes.
     """
@@ -70,9 +70,9 @@ def without_keys(line: bytes) -> bytes:
 
 
 @lru_cache(maxsize=1024)  # each request asks for the same few names
-def masked(name: str) -> str:
-    """Returns a name that a caller chose, as operators see it: with each key in it masked."""
-    return without_keys(name.encode(errors="replace")).decode()
+def mask_keys_in_name(name: str) -> str:
+    """Returns a name that a caller chose with each key in it masked, as operators see it."""
+    return mask_keys(name.encode(errors="replace")).decode()
 
 
 def _may_have_keys(data: bytes) -> bool:
@@ -103,7 +103,7 @@ class AccessLog:
             written = b"".join([orjson.dumps(line, default=str, option=option) for line in lines])
             if _may_have_keys(written):
                 # Line by line: what one caller sends is no reason to search all that others have sent.
-                written = b"".join([without_keys(line) for line in written.splitlines(keepends=True)])
+                written = b"".join([mask_keys(line) for line in written.splitlines(keepends=True)])
             self._write(written)
 
 
@@ -131,7 +131,7 @@ class RepeatHandler(logging.StreamHandler[TextIO]):
             self._counts[line] += 1
             return
         super().emit(record)
-        # Without its error, which would hold its frames as long.
+        # Without its error, which would hold the frames of its traceback for that time.
         plain = {"exc_info": None, "exc_text": None, "stack_info": None}
         self._begin_count(loop, line, logging.makeLogRecord({**record.__dict__, **plain}))
 
@@ -165,7 +165,7 @@ class JsonFormatter(logging.Formatter):
             line["again"] = again
         if record.exc_info:
             line["trace"] = self.formatException(record.exc_info)
-        return without_keys(orjson.dumps(line, default=str)).decode()
+        return mask_keys(orjson.dumps(line, default=str)).decode()
 
 
 def configure_logging() -> None:

@@ -9,7 +9,7 @@ from itertools import islice
 
 from msgspec import Struct
 
-from gateway.log import masked
+from gateway.log import mask_keys_in_name
 from gateway.run.receipt import Receipt
 from gateway.run.request_figures import RequestFiguresRecorder
 from storage.records import Scope
@@ -75,7 +75,9 @@ class RequestLog:
     def begin(self, receipt: Receipt, project: str, model: str, *, is_streamed: bool) -> None:
         """Notes that a request is being answered. Keys in the name of its model are masked."""
         self._number += 1
-        self._begun[receipt] = _Begun(self._number, self.now(), project, masked(model), is_streamed)
+        self._begun[receipt] = _Begun(
+            self._number, self.now(), project, mask_keys_in_name(model), is_streamed
+        )
 
     def end(self, receipt: Receipt, status: int) -> None:
         """Notes how a request ended. One that was not begun is ignored."""
@@ -91,7 +93,7 @@ class RequestLog:
 
     def find(self, id: str, project: str | None = None) -> LoggedRequest | None:
         """Returns the newest ended request with this id, in one project or (None) in any; None: there is none."""
-        id = masked(id)
+        id = mask_keys_in_name(id)
         ids = (each for each in reversed(self._ended) if each.id == id)
         return next((each for each in ids if project is None or each.project == project), None)
 
@@ -146,7 +148,7 @@ def _logged(begun: _Begun, receipt: Receipt, status: int | None) -> LoggedReques
         asked = (f"{upstream}:{status}",) if upstream and status else ()
     return LoggedRequest(
         number=begun.number,
-        id=masked(receipt.request_id),
+        id=mask_keys_in_name(receipt.request_id),
         at=begun.at,
         project=begun.project,
         model=begun.model,

@@ -30,7 +30,7 @@ from gateway.core.prompt.eviction import evicted_at
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.identity import Identity, Mode
 from gateway.core.upstream.policy import Target
-from gateway.log import masked
+from gateway.log import mask_keys_in_name
 from gateway.run.memory.contents import with_contents
 from gateway.run.memory.queue import QueueTicket
 from gateway.run.memory.resent import ResentLists
@@ -135,7 +135,7 @@ class MemoryContext(Struct, frozen=True):
 
 def stored_model_name(target: Target) -> str:
     """Returns the name under which a turn's model is stored. Keys in it are masked, since callers put them there."""
-    return masked(f"{target.upstream}/{target.model}")
+    return mask_keys_in_name(f"{target.upstream}/{target.model}")
 
 
 async def read_context(

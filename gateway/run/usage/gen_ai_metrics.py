@@ -10,7 +10,7 @@ from typing import Final
 from gateway.core.memory.builtin import SCHEMAS
 from gateway.core.memory.memory_tools import MEMORY_TOOLS
 from gateway.core.usage.gen_ai import CANCELLED, OTHER, ModelNames, error_type, operation_of, provider_of
-from gateway.log import without_keys
+from gateway.log import mask_keys
 from gateway.metrics import Counter, Metrics
 from gateway.run.receipt import CLIENT_GONE, Receipt, UpstreamCall
 from gateway.settings import Settings
@@ -50,7 +50,7 @@ class GenAIMetrics:
     """Counts what requests and work used, in metrics among those of the process."""
 
     def __init__(self, metrics: Metrics, settings: Settings) -> None:
-        self._models = ModelNames(names_in(settings), without_keys)
+        self._models = ModelNames(names_in(settings), mask_keys)
         self._durations = metrics.add_histogram(
             "gen_ai_client_inference_duration_seconds", "Time of calls of models.", _DURATIONS, *_LABELS
         )

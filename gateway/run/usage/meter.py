@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 from gateway.core.usage.price import Price
-from gateway.log import masked
+from gateway.log import mask_keys_in_name
 from gateway.run.receipt import CLIENT_GONE, Receipt
 from gateway.settings import Settings
 from storage.errors import StoreError, is_known
@@ -197,7 +197,7 @@ class Meter:
         """Returns the counters of a key."""
         found = self._counters.get(UsageKey(day, project, user, key, upstream, model))
         if found is None:
-            size, model = len(self._counters), masked(model[:_NAME_CHARS])
+            size, model = len(self._counters), mask_keys_in_name(model[:_NAME_CHARS])
             user = "" if size >= MOST_KEYS else user
             model = "" if size >= 2 * MOST_KEYS else model
             found = self._counters.setdefault(

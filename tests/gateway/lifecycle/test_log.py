@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.log import JsonFormatter, RepeatHandler, without_keys
+from gateway.log import JsonFormatter, RepeatHandler, mask_keys
 from tests.doubles.upstream import StrictUpstream
 from tests.patience import PATIENCE_S
 from tests.server import serve, settings_for
@@ -126,7 +126,7 @@ PROVIDERS = "sk-proj-" + "d4E5_f6-" * 6
     ],
 )
 def test_a_key_is_masked_wherever_it_stands_in_a_line(line: str, logged: str) -> None:
-    written = json.loads(without_keys(orjson.dumps({"path": line})))
+    written = json.loads(mask_keys(orjson.dumps({"path": line})))
     assert written == {"path": logged}
 
 
