@@ -44,7 +44,7 @@ class Fault(Struct, frozen=True):
     nearest: str | None = None
 
 
-class Invalid(ValueError):
+class InvalidValue(ValueError):
     """A value is not allowed by its type. fault: the first mistake in it."""
 
     def __init__(self, message: str, fault: Fault) -> None:
@@ -56,15 +56,15 @@ def convert(value: Any, kind: type[T], path: Path = (), *, strict: bool = True, 
     """Converts parsed JSON or TOML to a value of a type.
 
     path: where the value lies, for the fault.
-    strict: False: numbers and booleans may also come as text.
-    str_keys: keys that are numbers come as text, as in JSON.
+    strict: False: numbers and booleans may also be text.
+    str_keys: keys that are numbers are text, as in JSON.
 
-    Raises: Invalid, for the first mistake.
+    Raises: InvalidValue, for the first mistake.
     """
     try:
         return msgspec.convert(value, kind, strict=strict, str_keys=str_keys)
     except msgspec.ValidationError as error:
-        raise Invalid(str(error), fault_of(error, value, kind, path)) from error
+        raise InvalidValue(str(error), fault_of(error, value, kind, path)) from error
 
 
 def fault_of(error: msgspec.ValidationError, value: Any, kind: Any, path: Path = ()) -> Fault:
@@ -75,31 +75,31 @@ def fault_of(error: msgspec.ValidationError, value: Any, kind: Any, path: Path =
         steps = [key or (int(index) if index.isdigit() else index) for key, index in _STEP.findall(found[1])]
     for step in steps:
         value = _child(value, step)
-    at, expected = (*path, *steps), declared(kind, steps)
+    at, expected = (*path, *steps), types_at(kind, steps)
     shown_message = message.replace("`", "'")
     name = _NAME.search(message)
     if name and message.startswith("Object missing required field"):
         return Fault((*at, name[1]), shown_message, "missing", value, expected)
     if name and message.startswith("Object contains unknown field"):
-        return unknown((*at, name[1]), shown_message, _child(value, name[1]), expected)
+        return unknown_name_fault((*at, name[1]), shown_message, _child(value, name[1]), expected)
     if message.startswith("Expected"):
         return Fault(at, shown_message, "type_error", value, expected)
-    is_choice = message.startswith("Invalid") and choices(expected)
+    is_choice = message.startswith("Invalid") and literal_values(expected)
     return Fault(at, shown_message, "enum" if is_choice else "value_error", value, expected)
 
 
-def unknown(path: Path, message: str, value: Any, expected: tuple[Any, ...]) -> Fault:
+def unknown_name_fault(path: Path, message: str, value: Any, expected: tuple[Any, ...]) -> Fault:
     """Returns the fault of a name that is unknown. expected: the types of the object that has it."""
-    known = [name for each in expected for name in names(each)]
-    return Fault(path, message, "extra_forbidden", value, expected, nearest(str(path[-1]), known))
+    known = [name for each in expected for name in allowed_names(each)]
+    return Fault(path, message, "extra_forbidden", value, expected, nearest_name(str(path[-1]), known))
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
+def nearest_name(name: str, known: Iterable[str]) -> str | None:
     """Returns the known name that is most like an unknown one; None: none is like it."""
     return next(iter(get_close_matches(name, list(known), n=1)), None)
 
 
-def collect(
+def convert_fields(
     raw: Mapping[str, Any], kind: type[Struct], path: Path = ()
 ) -> tuple[dict[str, Any], list[Fault]]:
     """Converts the fields of an object, and finds all mistakes where `convert` finds the first.
@@ -110,28 +110,28 @@ def collect(
     return _collect_fields(raw, kind, path, faults), faults
 
 
-def collect_one(value: Any, hint: Any, path: Path, faults: list[Fault]) -> Any:
-    """Converts a value and adds all its mistakes to the faults. With mistakes, the result means nothing."""
-    hint = member_for(value, hint)
-    bare = plain(hint)
+def convert_collecting(value: Any, hint: Any, path: Path, faults: list[Fault]) -> Any:
+    """Converts a value, and adds its mistakes to the faults. If it adds one, the result is not to be used."""
+    hint = union_member_for(value, hint)
+    bare = without_annotations(hint)
     origin, inner = get_origin(bare), get_args(bare)
     if is_struct(bare) and isinstance(value, dict):
         count = len(faults)
         values = _collect_fields(value, bare, path, faults)
         return bare(**values) if len(faults) == count else None
     if origin in (list, tuple) and isinstance(value, list):
-        return origin(collect_one(each, inner[0], (*path, n), faults) for n, each in enumerate(value))
+        return origin(convert_collecting(each, inner[0], (*path, n), faults) for n, each in enumerate(value))
     if origin is dict and isinstance(value, dict):
         entries = {}
         for key, each in value.items():
-            if names(bare) and key not in names(bare):
-                faults.append(unknown((*path, key), f"Unknown name '{key}'", each, (bare,)))
+            if allowed_names(bare) and key not in allowed_names(bare):
+                faults.append(unknown_name_fault((*path, key), f"Unknown name '{key}'", each, (bare,)))
             else:
-                entries[key] = collect_one(each, inner[1], (*path, key), faults)
+                entries[key] = convert_collecting(each, inner[1], (*path, key), faults)
         return entries
     try:
         return convert(value, hint, path)
-    except Invalid as error:
+    except InvalidValue as error:
         faults.append(error.fault)
         return None
 
@@ -141,9 +141,9 @@ def _collect_fields(raw: Mapping[str, Any], kind: Any, path: Path, faults: list[
     for name, value in raw.items():
         count = len(faults)
         if name not in hints:
-            faults.append(unknown((*path, name), f"Unknown name '{name}'", value, (kind,)))
+            faults.append(unknown_name_fault((*path, name), f"Unknown name '{name}'", value, (kind,)))
             continue
-        made = collect_one(value, hints[name], (*path, name), faults)
+        made = convert_collecting(value, hints[name], (*path, name), faults)
         if len(faults) == count:
             values[name] = made
     for each in msgspec.structs.fields(kind):
@@ -152,7 +152,7 @@ def _collect_fields(raw: Mapping[str, Any], kind: Any, path: Path, faults: list[
     return values
 
 
-# -- reading types
+# -- types
 
 
 def is_struct(hint: Any) -> TypeGuard[type[Struct]]:
@@ -166,63 +166,63 @@ def field_types(kind: type[Struct]) -> dict[str, Any]:
     return {name: hints[name] for name in kind.__struct_fields__}
 
 
-def names(hint: Any) -> tuple[str, ...]:
+def allowed_names(hint: Any) -> tuple[str, ...]:
     """Returns the names that an object of this type may have; () where it may have any."""
-    hint = plain(hint)
+    hint = without_annotations(hint)
     if is_struct(hint):
         return hint.__struct_encode_fields__
     keys = get_args(hint)[:1] if get_origin(hint) is dict else ()
     return get_args(keys[0]) if keys and get_origin(keys[0]) is Literal else ()
 
 
-def metas(hint: Any) -> Iterator[Meta]:
+def metas_of(hint: Any) -> Iterator[Meta]:
     """Yields the annotations of a type and of the members of its union."""
     if get_origin(hint) is Annotated:
         yield from (each for each in hint.__metadata__ if isinstance(each, Meta))
-        yield from metas(hint.__origin__)
+        yield from metas_of(hint.__origin__)
     elif get_origin(hint) in (Union, UnionType):
         for part in get_args(hint):
-            yield from metas(part)
+            yield from metas_of(part)
 
 
-def plain(hint: Any) -> Any:
+def without_annotations(hint: Any) -> Any:
     """Returns a type without its annotations."""
-    return plain(hint.__origin__) if get_origin(hint) is Annotated else hint
+    return without_annotations(hint.__origin__) if get_origin(hint) is Annotated else hint
 
 
-def members(hint: Any) -> Iterator[Any]:
+def union_members(hint: Any) -> Iterator[Any]:
     """Yields the members of a union; of any other type, itself."""
-    if get_origin(plain(hint)) in (Union, UnionType):
-        for each in get_args(plain(hint)):
-            yield from members(each)
+    if get_origin(without_annotations(hint)) in (Union, UnionType):
+        for each in get_args(without_annotations(hint)):
+            yield from union_members(each)
     else:
         yield hint
 
 
-def member_for(value: Any, hint: Any) -> Any:
+def union_member_for(value: Any, hint: Any) -> Any:
     """Returns the member of a union that a value is meant for, by its JSON type; if none fits, the first."""
-    if get_origin(plain(hint)) not in (Union, UnionType):
+    if get_origin(without_annotations(hint)) not in (Union, UnionType):
         return hint
-    options = [each for each in members(hint) if each is not type(None)]
+    options = [each for each in union_members(hint) if each is not type(None)]
     by_type: dict[Any, Any] = {str: Literal, list: tuple, dict: dict}
-    fits = by_type.get(type(value))
+    wanted = by_type.get(type(value))
     for each in options:
-        if get_origin(plain(each)) is fits or (fits is dict and is_struct(each)):
+        if get_origin(without_annotations(each)) is wanted or (wanted is dict and is_struct(each)):
             return each
     return options[0]
 
 
-def declared(kind: Any, path: Iterable[str | int]) -> tuple[Any, ...]:
+def types_at(kind: Any, path: Iterable[str | int]) -> tuple[Any, ...]:
     """Returns the types that are declared at a path within a type, the members of unions one by one."""
-    hints = [*members(kind)]
+    hints = [*union_members(kind)]
     for step in path:
-        hints = [member for hint in hints for inner in _within(hint, step) for member in members(inner)]
+        hints = [member for hint in hints for inner in _within(hint, step) for member in union_members(inner)]
     return tuple(hints)
 
 
 def _within(hint: Any, step: str | int) -> Iterator[Any]:
     """Yields the type that is declared one step within a type, if there is one."""
-    hint = plain(hint)
+    hint = without_annotations(hint)
     if is_struct(hint):
         config = hint.__struct_config__
         if config.tag_field == step:
@@ -235,9 +235,9 @@ def _within(hint: Any, step: str | int) -> Iterator[Any]:
         yield get_args(hint)[-1]
 
 
-def choices(hints: Iterable[Any]) -> list[str]:
+def literal_values(hints: Iterable[Any]) -> list[str]:
     """Returns the values of the literals among types, in their order."""
-    literals = [hint for hint in map(plain, hints) if get_origin(hint) is Literal]
+    literals = [hint for hint in map(without_annotations, hints) if get_origin(hint) is Literal]
     found = [str(value) for hint in literals for value in get_args(hint)]
     return list(dict.fromkeys(found))
 

@@ -55,7 +55,7 @@ class RawRule(Struct, frozen=True):
 
 
 def read_rules(raw: Iterable[Mapping[str, Any]]) -> tuple[ToolRule, ...]:
-    """Reads the rules of a definition. Raises: Invalid."""
+    """Reads the rules of a definition. Raises: InvalidValue."""
     return tuple(_read(convert(each, RawRule)) for each in raw)
 
 

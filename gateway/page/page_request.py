@@ -13,7 +13,7 @@ import orjson
 from msgspec import Struct
 from starlette.types import Receive, Scope
 
-from gateway.checked import Invalid, convert
+from gateway.checked import InvalidValue, convert
 from gateway.errors import BadRequest, BodyTooLarge, CallerError
 from gateway.page.defence import RawHeader, values_of
 from gateway.page.shown_text import as_typed
@@ -116,7 +116,7 @@ def checked(value: Mapping[str, Any], kind: type[S], *, is_text: bool) -> S:
     """Makes the fields of a request. is_text: they come as text. Raises: BadRequest."""
     try:
         return convert(value, kind, strict=not is_text)
-    except Invalid as error:
+    except InvalidValue as error:
         raise refusal(error.fault) from error
 
 

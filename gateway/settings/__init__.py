@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
-from gateway.checked import field_types, metas
+from gateway.checked import field_types, metas_of
 from gateway.settings.mistakes import MAX_NUMBER
 
 DefaultMode = Literal["on", "read", "off"]
@@ -91,7 +91,7 @@ class Table(Struct, frozen=True):
 
 @cache
 def _shown_fields(kind: type[Struct]) -> tuple[str, ...]:
-    return tuple(name for name, hint in field_types(kind).items() if HIDDEN not in metas(hint))
+    return tuple(name for name, hint in field_types(kind).items() if HIDDEN not in metas_of(hint))
 
 
 class ServerSettings(Table, frozen=True):

@@ -59,7 +59,7 @@ def unknown_name(where: str, name: str, known: Iterable[str], tables: Iterable[s
     tables: those in which the name does exist.
     """
     hint = f"known are {', '.join(sorted(known)) or 'none'}"
-    if close := checked.nearest(name, known):
+    if close := checked.nearest_name(name, known):
         hint = f"did you mean {close!r}?"
     elif tables:
         hint = f"it belongs in {' and '.join(tables)}"
@@ -73,7 +73,7 @@ def read_tables(
 
     Returns the values of the tables without mistakes, the mistakes, and the names of the tables that have some.
     """
-    values, faults = checked.collect(parsed, table_type)
+    values, faults = checked.convert_fields(parsed, table_type)
     mistakes = [SettingsError(_message(fault, parsed, table_type)) for fault in faults]
     return values, mistakes, {str(fault.path[0]) for fault in faults}
 
@@ -81,7 +81,7 @@ def read_tables(
 def convert_text(text: str, table: type[Struct], key: str, where: str) -> Any:
     """Converts a text of the environment to the type of the field `key`. Raises: SettingsError."""
     hint = checked.field_types(table)[key]
-    target = checked.plain(checked.member_for(text, hint))
+    target = checked.without_annotations(checked.union_member_for(text, hint))
     value: Any = text
     if target is bool:
         value = _BOOLEANS.get(text.strip().lower(), text)
@@ -93,7 +93,7 @@ def convert_text(text: str, table: type[Struct], key: str, where: str) -> Any:
     elif get_origin(target) is tuple:
         value = [part.strip() for part in text.split(",") if part.strip()]
     faults: list[checked.Fault] = []
-    made = checked.collect_one(value, hint, (where,), faults)
+    made = checked.convert_collecting(value, hint, (where,), faults)
     if faults:
         raise SettingsError.of([SettingsError(_message(each, {where: value}, table)) for each in faults])
     return made
@@ -109,9 +109,9 @@ def _message(fault: checked.Fault, root: Mapping[str, Any], root_type: type[Stru
         # Only in a table is a name a setting that may belong in another one.
         settings = _settings_in(root_type, "", "") if checked.is_struct(expected) else ()
         tables = [table for table, setting in settings if setting == name]
-        return unknown_name(where, name, checked.names(expected), tables)
+        return unknown_name(where, name, checked.allowed_names(expected), tables)
     where, value = _place(fault.path, root), fault.value
-    inner = checked.plain(expected)
+    inner = checked.without_annotations(expected)
     if get_origin(inner) is Literal:
         return f"{where}: expected one of {', '.join(get_args(inner))}, saw {_seen(value)}"
     if get_origin(inner) is tuple:
@@ -135,8 +135,8 @@ def _scalar_message(value: Any, target: Any, hint: Any) -> str:
     if isinstance(value, str):
         is_empty = not value.strip()
         return "it is empty" if is_empty else "it has a line end or another control character in it"
-    low = next((each.ge for each in checked.metas(hint) if each.ge is not None), None)
-    high = next((each.le for each in checked.metas(hint) if each.le is not None), None)
+    low = next((each.ge for each in checked.metas_of(hint) if each.ge is not None), None)
+    high = next((each.le for each in checked.metas_of(hint) if each.le is not None), None)
     if high == MAX_NUMBER:
         if abs(value) > MAX_NUMBER:
             return f"expected a number up to {MAX_NUMBER:.0f}, saw {value!r}"
@@ -168,7 +168,7 @@ def _settings_in(table_type: type[Struct], path: str, header: str) -> Iterator[t
     for name, hint in checked.field_types(table_type).items():
         if header:
             yield header, name
-        for option in checked.members(hint):
+        for option in checked.union_members(hint):
             inner = get_args(option)[0] if get_origin(option) is tuple else option
             if checked.is_struct(inner):
                 under = f"{path}.{name}" if path else name

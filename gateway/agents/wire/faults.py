@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import orjson
 from msgspec.structs import replace
 
-from gateway.checked import Fault, choices
+from gateway.checked import Fault, literal_values
 from gateway.errors import CallerError, GatewayError, UpstreamError
 
 _SHOWN = 200  # characters of a value or a name that an error repeats
@@ -36,7 +36,7 @@ def worded(fault: Fault) -> Fault:
         hint = f"; did you mean '{fault.nearest}'?" if fault.nearest else ""
         return replace(fault, message=f"Extra inputs are not permitted{hint}")
     if fault.kind == "enum":
-        return replace(fault, message=f"Input should be {_either(choices(fault.expected))}")
+        return replace(fault, message=f"Input should be {_either(literal_values(fault.expected))}")
     return fault
 
 

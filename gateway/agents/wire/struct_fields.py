@@ -27,7 +27,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from gateway import checked
 from gateway.agents.wire.faults import Unprocessable, name_of, worded
-from gateway.checked import Fault, fault_of, members, metas, plain
+from gateway.checked import Fault, fault_of, metas_of, union_members, without_annotations
 from gateway.core.json_limits import MOST_LEVELS, check_values, is_too_deep
 from gateway.core.nul import NUL, without_nul
 from gateway.errors import BadRequest
@@ -121,7 +121,7 @@ def convert(json: Any, kind: type[B], at: tuple[str | int, ...], *, lax: bool = 
         raise Unprocessable([Fault(at, f"Input should be an object, not {name_of(json)}", "model_type")])
     try:
         made = checked.convert(json, kind, at, strict=not lax)
-    except checked.Invalid as error:
+    except checked.InvalidValue as error:
         raise Unprocessable([worded(error.fault)]) from error
     check_refused(made)
     _check_sizes(made, at)
@@ -187,7 +187,9 @@ def list_fields(kind: type[msgspec.Struct]) -> frozenset[str]:
     """Returns the names of the fields that hold a list."""
     hints = checked.field_types(kind).items()
     return frozenset(
-        name for name, hint in hints if any(get_origin(plain(each)) is list for each in members(hint))
+        name
+        for name, hint in hints
+        if any(get_origin(without_annotations(each)) is list for each in union_members(hint))
     )
 
 
@@ -196,7 +198,7 @@ def list_fields(kind: type[msgspec.Struct]) -> frozenset[str]:
 
 def _verdicts(kind: type[msgspec.Struct]) -> Iterator[tuple[str, dict[str, Any]]]:
     for name, hint in checked.field_types(kind).items():
-        for meta in metas(hint):
+        for meta in metas_of(hint):
             extra = meta.extra_json_schema or {}
             if _VERDICT in extra:
                 yield name, extra
@@ -223,12 +225,16 @@ def _nested(kind: type[msgspec.Struct]) -> tuple[str, ...]:
 def _bounded_fields(kind: type[msgspec.Struct]) -> tuple[str, ...]:
     """Returns the names of the fields that hold an object of any names, or a list of entries."""
     hints = checked.field_types(kind).items()
-    return tuple(name for name, hint in hints if any(map(_is_bounded, map(plain, members(hint)))))
+    return tuple(
+        name for name, hint in hints if any(map(_is_bounded, map(without_annotations, union_members(hint))))
+    )
 
 
 def _is_bounded(hint: Any) -> bool:
     if get_origin(hint) is list:
-        return all(checked.is_struct(each) and issubclass(each, Entry) for each in members(get_args(hint)[0]))
+        return all(
+            checked.is_struct(each) and issubclass(each, Entry) for each in union_members(get_args(hint)[0])
+        )
     return get_origin(hint) is dict and not _has_struct(hint)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from gateway.checked import nearest
+from gateway.checked import nearest_name
 from gateway.errors import BadRequest
 
 RawHeaders = Sequence[tuple[bytes, bytes]]  # as ASGI has them: names in lower case
@@ -84,7 +84,7 @@ _seen: dict[bytes, str] = {}
 
 def _passing_name(raw: bytes) -> str:
     if raw.startswith(_PREFIX.encode()) and (name := raw.decode("latin-1")) not in _HEADERS:
-        close = nearest(name, _HEADERS) or "one of " + ", ".join(_HEADERS)
+        close = nearest_name(name, _HEADERS) or "one of " + ", ".join(_HEADERS)
         raise BadRequest(f"There is no header `{name[:64]}`; did you mean {close}?", param=name[:64])
     name = raw.decode("latin-1") if raw in _PASS or raw.startswith(_PASS_PREFIXES) else ""
     if len(raw) <= 64 and len(_seen) < 1024:  # callers choose the names

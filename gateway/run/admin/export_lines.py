@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from gateway.checked import Invalid, convert
+from gateway.checked import InvalidValue, convert
 from gateway.core.definition import (
     AgentDefinition,
     ConversationDefinition,
@@ -296,5 +296,5 @@ def _check_definition(values: Mapping[str, Any]) -> None:
 def _check(what: str, values: Any, kind: Any) -> None:
     try:
         convert(values, kind, str_keys=True)
-    except Invalid as error:
+    except InvalidValue as error:
         raise ValueError(f"{what}: {error}") from error

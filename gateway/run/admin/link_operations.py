@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from msgspec import Meta, Struct
 
-from gateway.checked import Invalid, convert
+from gateway.checked import InvalidValue, convert
 from gateway.core.request.identity import checked_id
 from gateway.errors import BadRequest, NotAllowed, UnknownId
 from gateway.run.admin.memory_edits import LINK
@@ -69,7 +69,7 @@ class LinkOperations(Struct, frozen=True):
         """
         try:
             wanted = convert(body, LinkRequest)
-        except Invalid as error:
+        except InvalidValue as error:
             raise refusal(error.fault) from error
         user = checked_id(wanted.user, "user")
         if user is None:

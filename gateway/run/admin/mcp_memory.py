@@ -16,7 +16,7 @@ import msgspec
 import orjson
 from msgspec import Struct
 
-from gateway.checked import Invalid, convert
+from gateway.checked import InvalidValue, convert
 from gateway.core.agent import AgentSpec
 from gateway.core.dates import iso_text, parse_moment
 from gateway.core.memory.mcp_tools import (
@@ -371,7 +371,7 @@ def _read_arguments(raw: RawArguments, kind: type[Struct]) -> Struct:
             raise BadRequest(f"{name} holds text or a number that no JSON can say.", param=name) from error
     try:
         return convert(without_nul({name: value for name, value in raw.items() if value is not None}), kind)
-    except Invalid as error:
+    except InvalidValue as error:
         raise refusal(error.fault) from error
 
 

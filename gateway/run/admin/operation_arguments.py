@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Protocol, TypeVar
 
 from msgspec import Meta, Struct
 
-from gateway.checked import Fault, Invalid, convert
+from gateway.checked import Fault, InvalidValue, convert
 from gateway.core import ids
 from gateway.errors import BadRequest, UnknownId
 from gateway.settings import DEFAULT_PROFILE
@@ -134,7 +134,7 @@ class Arguments:
         value = self._given.get(name)
         try:
             return convert(value, kind)
-        except Invalid as error:
+        except InvalidValue as error:
             seen = f", saw {value!r}" if is_shown else ""
             raise BadRequest(f"{name} must be {words}{seen}.", param=name) from error
 
