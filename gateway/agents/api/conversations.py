@@ -26,8 +26,8 @@ from gateway.agents.api.messages import MessageRoutes
 from gateway.agents.api.runs import stream_of
 from gateway.agents.api.sends import SendRoutes
 from gateway.agents.registry.conversation_registry import AgentConversations, definition_of
-from gateway.agents.runs.begin import digest_of
 from gateway.agents.runs.message_listing import AgentMessages
+from gateway.agents.runs.resend import otid_digest
 from gateway.agents.runs.run import RunRequest
 from gateway.agents.runs.system_message import SYSTEM_SEQ, system_id
 from gateway.agents.wire.run_json import StreamRun
@@ -395,7 +395,7 @@ class ConversationRoutes:
         if isinstance(wanted.run_id, str):
             run: Run | None = (await runs.get(request.project, uid_in("run", wanted.run_id))).run
         elif isinstance(wanted.otid, str):
-            run = await runs.by_otid(named.agent.id, digest_of(named.agent, named.name, wanted.otid))
+            run = await runs.by_otid(named.agent.id, otid_digest(named.agent, named.name, wanted.otid))
         else:
             run = None if number is None else await runs.newest(named.agent.id, number)
             if run is None or run.is_over:

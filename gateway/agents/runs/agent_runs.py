@@ -22,12 +22,18 @@ from gateway.agents.core.waits import Wait, Waiter
 from gateway.agents.registry.registry import Registry
 from gateway.agents.runs.agent_messaging import AgentMessaging, Speaker
 from gateway.agents.runs.background.ends import RunEnds
-from gateway.agents.runs.begin import BeginsRuns, RunBeginning, digest_of
+from gateway.agents.runs.begin import BeginsRuns, RunBeginning
 from gateway.agents.runs.calls.pauses import called_before
 from gateway.agents.runs.calls.toolboxes import Toolboxes
 from gateway.agents.runs.message_listing import last_counts
 from gateway.agents.runs.replay import replay
-from gateway.agents.runs.retry import SendMarks, SentBefore, path_of, sent_before
+from gateway.agents.runs.resend import (
+    EarlierSend,
+    SendMarks,
+    conversation_end,
+    find_earlier_send,
+    otid_digest,
+)
 from gateway.agents.runs.run import (
     AcceptedRun,
     RunRequest,
@@ -289,20 +295,20 @@ class AgentRuns:
     async def recover(self) -> None:
         """Fails the live runs of a process that is gone: an earlier one, or another with expired leases."""
         try:
-            for each in await self._left():
+            for each in await self._abandoned():
                 await self._end(each, RunState.FAILED, StopReason.ERROR, LEFT)
         except StoreError as error:
             if not is_known(error):
                 _log.error("Runs that a stopped gateway left could not be ended yet: %s", error.message)
 
-    async def _left(self, own: str | None = None) -> list[Run]:
-        """Returns live runs that no process performs any more. own: a lock that this process holds for another run."""
+    async def _abandoned(self, own_lock: str | None = None) -> list[Run]:
+        """Returns live runs that no process performs. own_lock: one that this process holds for another run."""
         store = self.keeper.store
         found = await store.runs.live()
         if not store.conversation_locks.is_needed:
             return [each.run for each in found]
         locks = [lock_name(each.agent_uid, each.conversation) for each in found]
-        held = await store.conversation_locks.held(locks) - {own}
+        held = await store.conversation_locks.held(locks) - {own_lock}
         return [each.run for each, lock in zip(found, locks, strict=True) if lock not in held]
 
     async def cancel(self, run: Run) -> Run:
@@ -349,47 +355,47 @@ class AgentRuns:
                 with sink.while_here():
                     sending = await self._enter(sending, ticket)
                     await self._spare_pause(sending)
-                    before = await self._before(sending)
-                    if before is not None and before.is_answered:
-                        return await self._answered_before(before)
+                    earlier = await self._find_earlier(sending)
+                    if earlier is not None and earlier.is_answered:
+                        return await self._repeated_result(sending, earlier)
             except StoreError as error:
                 raise _error_for(error) from error
-            if before is not None:
-                sending = replace(sending, replaces=before.run)
-                if not before.is_resent:
+            if earlier is not None:
+                sending = replace(sending, replaces=earlier.run)
+                if not earlier.needs_messages:
                     sending = replace(sending, messages=(), decisions=())
             return await self._answer(sending, ticket, view, sink, receipt)
 
-    async def _answered_before(self, before: SentBefore) -> RunResult:
-        last = await last_counts(self.keeper.store, before.run)
-        return RunResult(before.run, before.agent, before.steps, is_repeat=True, last=last)
+    async def _repeated_result(self, sending: Sending, earlier: EarlierSend) -> RunResult:
+        last = await last_counts(self.keeper.store, earlier.run)
+        return RunResult(earlier.run, await self._agent(sending), earlier.steps, is_repeat=True, last=last)
 
-    async def _before(self, sending: Sending) -> SentBefore | None:
+    async def _find_earlier(self, sending: Sending) -> EarlierSend | None:
         agent, identity = await self._agent(sending), sending.identity
         if not agent.id or not (sending.otid or identity.retry):
             return None
         # The end of a run is perhaps not on disk yet if its client has left.
         await self._turns.wait_written(sending.scope)
         name = identity.conversation or DEFAULT
-        digest = digest_of(agent, name, sending.otid)
+        digest = otid_digest(agent, name, sending.otid)
         initial = () if sending.spec.defined is None else sending.spec.defined.initial_messages
-        ended = partial(self._ended, lock_name(agent.uid, name))
-        shown_reply = sending.messages
-        if sending.heard is not None and any(m.get("role") == "user" for m in shown_reply):
+        end_abandoned = partial(self._end_abandoned, lock_name(agent.uid, name))
+        messages = sending.messages
+        if sending.heard is not None and any(m.get("role") == "user" for m in messages):
             # A list shows what its client has heard: the same words after their answer are another send.
-            own = await path_of(self.keeper.store, agent, name)
-            path = () if own is None else own.path
-            count = asks_again(path, Canon(agent.secret), shown_reply, sending.heard, initial)
+            end = await conversation_end(self.keeper.store, agent, name)
+            path = () if end is None else end.path
+            count = asks_again(path, Canon(agent.secret), messages, sending.heard, initial)
             if not count:
                 return None
-            shown_reply = shown_reply[-count:]
-        marks = SendMarks(name, shown_reply, sending.decisions, digest, initial)
-        return await sent_before(self.keeper.store, agent, marks, ended)
+            messages = messages[-count:]
+        marks = SendMarks(agent, name, messages, sending.decisions, digest, initial)
+        return await find_earlier_send(self.keeper.store, marks, end_abandoned)
 
-    async def _ended(self, own: str, run: Run) -> Run:
+    async def _end_abandoned(self, own_lock: str, run: Run) -> Run:
         """Ends a run of a process that has died, with a lock that is free or held here by now."""
         is_left = self.keeper.store.conversation_locks.is_needed and run.id in {
-            each.id for each in await self._left(own)
+            each.id for each in await self._abandoned(own_lock)
         }
         return await self._end(run, RunState.FAILED, StopReason.ERROR, LEFT) if is_left else run
 

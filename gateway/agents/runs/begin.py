@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from gateway.agents.runs.calls.call_record import call_number, is_of_step, results_left
 from gateway.agents.runs.calls.pauses import PausedRun, decided, denied, left_off, paused
+from gateway.agents.runs.resend import otid_digest
 from gateway.agents.runs.run import AcceptedRun, Sending
 from gateway.agents.runs.steps import TRIES, MakesToolbox, RunMemory
 from gateway.core.conversation.canonical import Canon
@@ -34,7 +35,7 @@ from gateway.run.pending import PendingWrites
 from gateway.run.sink import Sink
 from gateway.run.tools.toolbox import most_chars, shortened
 from storage.errors import NotFound, Stale, TooSlow, WriteConflict
-from storage.records import DEFAULT, Agent, Run, RunState, RunStep, State
+from storage.records import DEFAULT, Run, RunState, RunStep, State
 
 # Returns what makes the tools of a send, with what is known of its conversation.
 ToolsOfSend = Callable[[Sending, MemoryContext], MakesToolbox]
@@ -152,7 +153,7 @@ class BeginsRuns:
         if sending.accepted is not None:
             return sending.accepted.run
         agent = await self._keeper.store.agents.find_or_draft(sending.scope)
-        otid = digest_of(agent, sending.identity.conversation or DEFAULT, sending.otid)
+        otid = otid_digest(agent, sending.identity.conversation or DEFAULT, sending.otid)
         now, above = self._keeper.now(), (sending.parent, sending.depth)
         return Run(0, new_uid(), 0, 0, RunState.RUNNING, now, *above, otid=otid)
 
@@ -299,14 +300,3 @@ def _with_room(decision: CallDecision, window: int | None) -> CallDecision:
         return decision
     content = shortened(text, most_chars(len(text), window))
     return replace(decision, result={**(decision.result or {}), "content": content})
-
-
-def digest_of(agent: Agent, conversation: str, otid: str | None) -> bytes | None:
-    """Returns the digest by which a send is recognised when it is resent; None: it has no id.
-
-    conversation: its name. The same id in another conversation is another send.
-    """
-    if not otid:
-        return None
-    in_agent = otid if conversation == DEFAULT else f"{conversation} {otid}"
-    return Canon(agent.secret).digest(in_agent.encode())

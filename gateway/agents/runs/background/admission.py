@@ -25,8 +25,8 @@ from gateway.agents.runs.background.remote_runs import DELETED, RemoteRuns
 from gateway.agents.runs.background.run_logs import RunLogs
 from gateway.agents.runs.background.shows_runs import ShowsRuns
 from gateway.agents.runs.background.stored_request import StoredRequest
-from gateway.agents.runs.begin import MessageGone, digest_of
-from gateway.agents.runs.retry import SendMarks, SentBefore, sent_before
+from gateway.agents.runs.begin import MessageGone
+from gateway.agents.runs.resend import EarlierSend, SendMarks, find_earlier_send, otid_digest
 from gateway.agents.runs.run import AcceptedRun, RunRequest, RunStart
 from gateway.core.ids import new_uid, uid_of
 from gateway.core.turn.client_view import MakesUnseen, MakesView
@@ -104,12 +104,12 @@ class BackgroundRuns:
                 return earlier.run
             replaces = earlier.run.id
             run_request = (
-                run_request if earlier.is_resent else replace(run_request, messages=(), decisions=())
+                run_request if earlier.needs_messages else replace(run_request, messages=(), decisions=())
             )
         draft = Run(
             0, new_uid(), agent.id, conversation, RunState.CREATED, self._keeper.now(),
             run_request.parent, run_request.depth,
-            background=True, otid=digest_of(agent, name, run_request.otid),
+            background=True, otid=otid_digest(agent, name, run_request.otid),
         )  # fmt: skip
         request = StoredRequest.of(run_request, shown, callback).written()
         wanted = RunAccept(
@@ -280,9 +280,9 @@ class BackgroundRuns:
 
     async def _find_earlier(
         self, agent: Agent, name: str, conversation: int, run_request: RunRequest
-    ) -> SentBefore | None:
+    ) -> EarlierSend | None:
         """Returns the earlier send that this one repeats; None: it is new. A run that has not ended is its answer."""
-        store, digest = self._store, digest_of(agent, name, run_request.otid)
+        store, digest = self._store, otid_digest(agent, name, run_request.otid)
         if digest is not None:
             run = await store.runs.by_otid(agent.id, digest)
         elif run_request.is_retry and conversation:
@@ -293,12 +293,12 @@ class BackgroundRuns:
             return None
         if not run.is_over:
             is_same = digest is not None or await self._has_same_messages(run, run_request)
-            return SentBefore(run, agent, (), is_answered=True, is_resent=False) if is_same else None
+            return EarlierSend(run, (), is_answered=True, needs_messages=False) if is_same else None
         initial: Sequence[Json] = (
             () if run_request.spec.defined is None else run_request.spec.defined.initial_messages
         )
-        marks = SendMarks(name, run_request.messages, run_request.decisions, digest, initial)
-        return await sent_before(store, agent, marks)
+        marks = SendMarks(agent, name, run_request.messages, run_request.decisions, digest, initial)
+        return await find_earlier_send(store, marks)
 
     async def _has_same_messages(self, run: Run, run_request: RunRequest) -> bool:
         """Returns whether the stored request of a run has the messages and decisions of this one."""

@@ -1,0 +1,224 @@
+"""A send that came before: what became of it, so that one that is sent again is answered once.
+
+The sends of a conversation queue, so the earlier one has ended by the time that this is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from msgspec import Struct
+
+from gateway.agents.runs.message_listing import exchanges_of
+from gateway.core.conversation.canonical import Canon, WireMessage, is_user
+from gateway.core.conversation.listed import listed
+from gateway.core.conversation.private import private_of
+from gateway.core.conversation.stored_path import refused
+from gateway.core.ids import Place, place_of
+from gateway.core.turn.calls import CallDecision
+from storage.commands import ConversationPath
+from storage.errors import NotFound
+from storage.records import DEFAULT, Agent, Exchange, Run, RunState
+from storage.sql.store import Store
+
+
+class SendMarks(Struct, frozen=True):
+    """The marks by which a send is known again."""
+
+    agent: Agent
+    # The conversation's name.
+    conversation: str
+    # The send's messages, and the answers to calls that it begins with.
+    messages: Sequence[WireMessage]
+    decisions: Sequence[CallDecision]
+    # `otid_digest` of the send. None: a send is the same if it has the messages or answers of the newest run.
+    otid: bytes | None
+    # The messages with which each conversation of the agent begins.
+    initial: Sequence[WireMessage] = ()
+
+
+class EarlierSend(Struct, frozen=True):
+    """A send that came before, and its run."""
+
+    run: Run
+    # The run's exchanges, with their messages.
+    steps: tuple[Exchange, ...]
+    # It is answered, so nothing is sent upstream.
+    is_answered: bool
+    # Its messages do not count any more, so they are written once more.
+    needs_messages: bool
+
+
+class _EndedRun(Struct, frozen=True):
+    """A run that has ended."""
+
+    run: Run
+    # The run's exchanges, if the last one is an answer.
+    answered: tuple[Exchange, ...]
+    # A part of its last reply was sent to the client.
+    is_cut: bool
+    # The run's first exchange and those that it replaced, newest first.
+    first_exchanges: Sequence[Exchange]
+
+    @property
+    def is_completed(self) -> bool:
+        return self.run.state is RunState.COMPLETED
+
+
+def otid_digest(agent: Agent, conversation: str, otid: str | None) -> bytes | None:
+    """Returns the digest of the id that a client gives a send; None: it gives none.
+
+    conversation: its name. The same id in another conversation is another send.
+    """
+    if not otid:
+        return None
+    in_agent = otid if conversation == DEFAULT else f"{conversation} {otid}"
+    return Canon(agent.secret).digest(in_agent.encode())
+
+
+async def find_earlier_send(
+    store: Store, marks: SendMarks, end_abandoned: Callable[[Run], Awaitable[Run]] | None = None
+) -> EarlierSend | None:
+    """Returns the send that these marks are of; None: it did not come before, or its run goes on.
+
+    end_abandoned: ends a run that no process performs any more, and returns it as it is then. Raises: StoreError.
+    """
+    run = await _run_of(store, marks)
+    if run is not None and not run.is_over and end_abandoned is not None:
+        run = await end_abandoned(run)
+    if run is None or not run.is_over:
+        return None
+    ended = await _ended_run(store, marks, run)
+    if marks.decisions:
+        return await _earlier_answers(store, marks, ended)
+    return await _earlier_messages(store, marks, ended)
+
+
+async def conversation_end(store: Store, agent: Agent, name: str) -> ConversationPath | None:
+    """Returns the path of a conversation, with its last exchange alone."""
+    return await store.stored_paths.path(agent, name, 1)
+
+
+async def _run_of(store: Store, marks: SendMarks) -> Run | None:
+    """Returns the run that may be the send's: the one of its id, else the newest of its conversation."""
+    if marks.otid is not None:
+        return await store.runs.by_otid(marks.agent.id, marks.otid)
+    end = await conversation_end(store, marks.agent, marks.conversation)
+    found = None if end is None else end.snapshot.conversation
+    return None if found is None else await store.runs.newest(marks.agent.id, found.id)
+
+
+async def _ended_run(store: Store, marks: SendMarks, run: Run) -> _EndedRun:
+    entries = await store.runs.steps(run)
+    exchanges = [await store.turns.exchange(marks.agent, entry.step.exchange) for entry in entries]
+    steps = tuple(e for e in exchanges if e is not None)
+    is_completed = run.state is RunState.COMPLETED
+    answered = tuple(await exchanges_of(store, marks.agent, run)) if is_completed else steps
+    is_cut = bool(steps) and entries[-1].step.stop is not None and bool(steps[-1].size)
+    # A process that died has left no step of a call that it was making.
+    first = next(iter(answered), None) or await _unanswered(store, marks)
+    return _EndedRun(
+        run, answered, is_cut, [] if first is None else await _first_exchanges(store, marks, first)
+    )
+
+
+async def _earlier_answers(store: Store, marks: SendMarks, ended: _EndedRun) -> EarlierSend | None:
+    """Returns the earlier send of answers to calls."""
+    run, is_completed = ended.run, ended.is_completed
+    if any([await _is_answered(store, marks, e) for e in ended.first_exchanges]):
+        # A model cannot be asked again after its own reply.
+        return EarlierSend(run, ended.answered, is_completed or ended.is_cut, needs_messages=False)
+    return None if marks.otid is None else EarlierSend(run, ended.answered, is_completed, needs_messages=True)
+
+
+async def _earlier_messages(store: Store, marks: SendMarks, ended: _EndedRun) -> EarlierSend | None:
+    """Returns the earlier send of messages."""
+    run, first_exchanges = ended.run, ended.first_exchanges
+    if not first_exchanges or not _begins_with(first_exchanges, marks):
+        # Another send under the same id is a new one, and takes the id.
+        return None if marks.otid is None else EarlierSend(run, (), is_answered=False, needs_messages=True)
+    if ended.is_completed:
+        return EarlierSend(run, ended.answered, is_answered=True, needs_messages=False)
+    # Where a part of a reply was sent, the message is answered again.
+    needs_messages = ended.is_cut or await _is_withheld(store, marks, first_exchanges[0])
+    return EarlierSend(run, ended.answered, is_answered=False, needs_messages=needs_messages)
+
+
+def _begins_with(first_exchanges: Sequence[Exchange], marks: SendMarks) -> bool:
+    """Returns whether a run began with these messages. One that went on in place of another has that one's id."""
+    if marks.otid is not None and not any(map(is_user, first_exchanges[0].inputs)):
+        return True
+    atoms = Canon(marks.agent.secret).atoms
+    sent, initial = tuple(map(atoms, marks.messages)), tuple(map(atoms, marks.initial))
+    return first_exchanges[-1].inputs in (sent, initial + sent)
+
+
+async def _first_exchanges(store: Store, marks: SendMarks, first: Exchange) -> list[Exchange]:
+    """Returns the first exchange of a run, and those before it that it replaced.
+
+    An exchange without a message goes on in place of one that had failed. They end with the one that has a message,
+    or answers to calls.
+    """
+    found = [first]
+    while found[-1].parent is not None and not any(map(is_user, found[-1].inputs)):
+        above = await store.turns.exchange(marks.agent, found[-1].parent)
+        if (
+            above is None
+            or above.conversation != first.conversation
+            or await _has_waited(store, marks.agent, above)
+        ):
+            break
+        found.append(above)
+    return found
+
+
+async def _has_waited(store: Store, agent: Agent, e: Exchange) -> bool:
+    """Returns whether a run ended with this exchange, because its calls wait for an answer."""
+    try:
+        return bool((await store.runs.step(agent.scope.project, agent.uid, e.seq)).step.waiting)
+    except NotFound:
+        # It is of a chat completion that was written as a whole.
+        return False
+
+
+async def _is_answered(store: Store, marks: SendMarks, e: Exchange) -> bool:
+    """Returns whether an exchange begins with the results of the send's decisions.
+
+    Results may be for calls that wait now, where a model names its calls alike. A permission is not: no one has seen
+    yet, perhaps, what waits now.
+    """
+    results = [m.message for m in listed(e) if m.message.get("role") == "tool"]
+    call_ids = {m.get("tool_call_id") for m in results}
+    request = await _approval_request(store, marks.agent, e)
+    step = await store.runs.waiting(marks.agent.id, e.conversation)
+    # The step that was answered here may be known as one that waits until another one does.
+    waits = {} if step is None or step.exchange == e.parent else step.waiting
+    for each in marks.decisions:
+        if each.request is not None and request != place_of("message", each.request):
+            return False
+        if each.call_id is None:
+            # About all calls that a person had to allow.
+            if not any(private_of(m).get("approval") for m in results):
+                return False
+        elif each.call_id not in call_ids or (each.result is not None and each.call_id in waits):
+            return False
+    return True
+
+
+async def _approval_request(store: Store, agent: Agent, e: Exchange) -> Place | None:
+    """Returns the place of the message with the calls whose results an exchange begins with."""
+    above = None if e.parent is None else await store.turns.exchange(agent, e.parent)
+    return None if above is None else Place(agent.uid, above.seq + len(above.inputs))
+
+
+async def _is_withheld(store: Store, marks: SendMarks, e: Exchange) -> bool:
+    """Returns whether an exchange is in no prompt: the upstream has refused it, or one after it."""
+    end = await conversation_end(store, marks.agent, marks.conversation)
+    return e.superseded or (end is not None and e.id in refused(end.path))
+
+
+async def _unanswered(store: Store, marks: SendMarks) -> Exchange | None:
+    """Returns the exchange with which the conversation ends, if it has no reply."""
+    end = await conversation_end(store, marks.agent, marks.conversation)
+    last = end.path[-1] if end is not None and end.path else None
+    return last if last is not None and last.reply is None else None
