@@ -1,6 +1,6 @@
 """The application: what serves its routes, and its start and stop.
 
-Chat completions and responses come before the router, and the edge (ids, errors, logs, keys) around both.
+Chat completions, responses and messages come before the router, and the edge (ids, errors, logs, keys) around both.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from gateway.traces.otlp import OtlpSettings
 from gateway.web.admin import ADMIN_PREFIX
 from gateway.web.auth import PAGE_PATH, Guard
 from gateway.web.body import BodyReader
-from gateway.web.completions import is_chat
+from gateway.web.completions import is_chat_of_agent
 from gateway.web.health import Readiness, health_routes
 from gateway.web.manage.usage_routes import MANAGE_PREFIX
 from gateway.web.messages import messages_errors, refuse_unknown
@@ -142,10 +142,10 @@ class Gateway:
         if is_page_path(scope["path"]):
             return self._page(scope, receive, send)
         if scope["method"] == "POST":
-            if is_chat(scope["path"]):
+            if (endpoint := self._endpoints.before_router.get(scope["path"])) is not None:
+                return endpoint(scope, receive, send)
+            if is_chat_of_agent(scope["path"]):
                 return self._endpoints.chat(scope, receive, send)
-            if scope["path"] == RESPONSES_PATH:
-                return self._endpoints.responses(scope, receive, send)
         refuse_unknown(scope)
         # With `app` in the scope, the router raises for an unknown path instead of answering it.
         scope["app"] = self

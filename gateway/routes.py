@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from gateway.operations import make_limit_operations, make_operations, make_request_operations
 from gateway.run.admin.key_management import KeyHolder, KeyManagement
@@ -28,7 +29,7 @@ from gateway.web.manage.key_routes import key_routes
 from gateway.web.manage.records import LIMITS_PATH, record_routes
 from gateway.web.manage.usage_routes import usage_routes
 from gateway.web.memory_api import memory_routes
-from gateway.web.messages import messages_routes
+from gateway.web.messages import COUNT_PATH, MESSAGES_PATH, CountPath, MessagesPath
 from gateway.web.models import model_routes
 from gateway.web.response_compaction import COMPACT_PATH, INPUT_TOKENS_PATH, CompactPath, InputTokensPath
 from gateway.web.responses import RESPONSES_PATH, ResponsesPath, stored_routes
@@ -40,9 +41,10 @@ from storage.listing import NamedAgent
 class Endpoints(NamedTuple):
     """The endpoints of a gateway."""
 
-    # Answer POSTs in front of the router, which costs time.
+    # Answers POSTs to the paths of chat completions.
     chat: ChatRoute
-    responses: ResponsesPath
+    # By path, what answers POSTs in front of the router, which costs time.
+    before_router: Mapping[str, ASGIApp]
     # All others but those of health and MCP, in the order in which they are tried.
     routes: list[Route]
 
@@ -79,8 +81,10 @@ def make_endpoints(
         names = services.agents.chat.names
     routes = [
         # Gives other methods their 405; posts never come this far.
-        *(Route(path, _only_post, methods=["POST"]) for path in (RESPONSES_PATH, *CHAT_PATHS)),
-        *messages_routes(chat_route, forwarder),  # before the agents, which have other paths below theirs
+        *(Route(path, _only_post, methods=["POST"]) for path in (RESPONSES_PATH, MESSAGES_PATH, *CHAT_PATHS)),
+        Route(
+            COUNT_PATH, CountPath(chat_route, forwarder), methods=["POST"]
+        ),  # before the agents, which have other paths below theirs
         *agents,  # before models and conversations, which have some of their paths as well
         *model_routes(services.models, names),
         Route(INPUT_TOKENS_PATH, responses(InputTokensPath), methods=["POST"]),
@@ -97,7 +101,12 @@ def make_endpoints(
         *_manage_routes(services, bodies, Access(guard, admin_token)),
         *([] if admin_token is None else admin_routes(_operations(services), admin_token)),
     ]
-    return Endpoints(chat_route, responses(ResponsesPath), routes)
+    before_router: dict[str, ASGIApp] = {
+        **dict.fromkeys(CHAT_PATHS, chat_route),  # but where a path names its agent
+        RESPONSES_PATH: responses(ResponsesPath),
+        MESSAGES_PATH: MessagesPath(chat_route, forwarder),
+    }
+    return Endpoints(chat_route, before_router, routes)
 
 
 def _manage_routes(services: Services, bodies: BodyReader, access: Access) -> list[Route]:

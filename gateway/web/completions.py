@@ -34,9 +34,9 @@ _OF_AGENT = re.compile(r"/v1/voice-beta/([^/]+)/chat/completions")
 CHAT_PATHS = (CHAT_PATH, _TWICE, "/v1/voice-beta/{agent_id}/chat/completions")
 
 
-def is_chat(path: str) -> bool:
-    """Returns whether a POST to this path is a chat completion."""
-    return path in (CHAT_PATH, _TWICE) or _OF_AGENT.fullmatch(path) is not None
+def is_chat_of_agent(path: str) -> bool:
+    """Returns whether a POST to this path is a chat completion of the agent that it names."""
+    return _OF_AGENT.fullmatch(path) is not None
 
 
 @dataclass(eq=False)

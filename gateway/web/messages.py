@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import ClassVar, Final
 
 import orjson
-from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from adapters.types import BYTES_PER_TOKEN, Json
@@ -73,13 +72,6 @@ def _is_below(scope: Scope) -> bool:
     if not path.startswith(f"{MESSAGES_PATH}/"):
         return False
     return speaks_messages(scope) or _AGENTS_PATHS.fullmatch(path) is None
-
-
-def messages_routes(chats: ChatRoute, forwarder: Forwarder) -> list[Route]:
-    return [
-        Route(MESSAGES_PATH, MessagesPath(chats, forwarder), methods=["POST"]),
-        Route(COUNT_PATH, CountPath(chats, forwarder), methods=["POST"]),
-    ]
 
 
 @dataclass(eq=False)
