@@ -64,7 +64,8 @@ def request_of(body: bytes, json: dict[str, Any], messages: list[dict[str, Any]]
     if _SHAPED.isdisjoint(json):  # most requests, for which there is nothing more to read
         return ChatRequest(body, json, _model(json), messages)
     for key in ("tools", "functions"):
-        check_depth(key, [json.get(key)])
+        if key in json:
+            check_depth(key, [json[key]])
     stream_options = optional(json, "stream_options", dict)
     max_tokens_key = next((key for key in LIMITS if json.get(key) is not None), None)
     tools, functions = _tools(json, "tools"), _tools(json, "functions")
