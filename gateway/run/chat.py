@@ -242,7 +242,7 @@ class Chat:
         model, user and conversation. Raises: BadRequest, UnknownModel.
         """
         model = str(names.get("model") or "")
-        if asks_agent(model) or any(name == _AGENT for name, _ in context.headers):
+        if asks_agent(model) or _AGENT in dict(context.headers):
             identity = self.resolver.identify_names(names, context)
             spec = self.directory.profile(identity)
             if spec is None:

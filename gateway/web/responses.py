@@ -232,7 +232,7 @@ class ResponsesPath(ForwardedPath):
 
     def _takes(self, head: ForwardedHead, parsed: NamedRequest, scope: Scope) -> UpstreamTools:
         """Returns what all upstreams that may answer take of tools; an agent's are not known yet."""
-        if any(name == _AGENT for name, _ in scope["headers"]):
+        if _AGENT in dict(scope["headers"]):
             return FUNCTIONS_ALONE
         known = self.forwarder.capabilities(head.path, parsed.model, head.upstream_name)
         return UpstreamTools(
@@ -245,7 +245,7 @@ class ResponsesPath(ForwardedPath):
         if self.forwarder.is_by_chat(head.path, parsed.model, head.upstream_name, goes_on_here=goes_on_here):
             return True
         headers, caller = scope["headers"], info_of(scope).caller
-        is_named = parsed.model is not None and any(name == _AGENT for name, _ in headers)
+        is_named = parsed.model is not None and _AGENT in dict(headers)
         return is_named and self.chats.chat.resolver.is_for_agent(parsed.model or "", caller.context(headers))
 
     def _native(self, head: ForwardedHead, parsed: NamedRequest, scope: Scope) -> NativeResponse | None:

@@ -48,6 +48,7 @@ _READ: Final = frozenset(
         "stream context_management",
     )
 )
+_KNOWN: Final = _READ.union(_NO_EFFECT)
 _TOOL: Final = frozenset(
     re.findall(
         r"\w+",
@@ -112,7 +113,7 @@ def read(
 
     Raises: BadRequest.
     """
-    if not is_read_only and (unknown := [key for key in json if not _is_known(key)]):
+    if not is_read_only and (unknown := [key for key in json if key not in _KNOWN]):
         raise not_taken(unknown[0][:60])
     check_length("messages", json["messages"] if isinstance(json.get("messages"), list) else [], max_messages)
     fields = Fields(is_read_only=is_read_only)
@@ -154,10 +155,6 @@ def thread_of(json: Json) -> MessageThread | None:
             "thread", "Input should have the type 'create', or 'continue' and a `previous_message_id`"
         )
     return MessageThread(previous)
-
-
-def _is_known(key: str) -> bool:
-    return key in _READ or key in _NO_EFFECT
 
 
 def _as_chat(json: Json, messages: list[Json], fields: Fields, *, has_limit: bool) -> tuple[Json, Json]:
@@ -330,7 +327,7 @@ def _user_of(metadata: Any) -> Json:
 def _left_out(json: Json, headers: RawHeaders, fields: Fields) -> tuple[str, ...]:
     """Returns the names of what a chat completion has no need of. fields: checked in all of the request."""
     names = {key: None for key in (*_NO_EFFECT, "context_management") if json.get(key) is not None}
-    if any(name == _BETA for name, _ in headers):
+    if _BETA in dict(headers):
         names[_BETA.decode()] = None
     return tuple(names | fields.left_out)
 
@@ -339,5 +336,5 @@ def _is_sub_agent(json: Json, headers: RawHeaders) -> bool:
     """Returns whether a model has written this request to a sub-agent of Claude Code's."""
     if _SUB_AGENT_MARK in attribution_of(json.get("system")):
         return True
-    named = next((value for name, value in headers if name == _SUB_AGENT_HEADER), b"")
+    named = dict(headers).get(_SUB_AGENT_HEADER, b"")
     return bool(header_text(named, _SUB_AGENT_HEADER.decode()).strip())
