@@ -30,13 +30,14 @@ class Item:
 
     tag: of the response's ids.
     index: its place in the output.
-    emit: sends an event. done: it as it has ended.
+    emit: sends an event; None: the response is one JSON body, without events.
+    done: it as it has ended.
     """
 
     kind: ClassVar[str]
     done: Json
 
-    def __init__(self, tag: str, index: int, emit: Emit) -> None:
+    def __init__(self, tag: str, index: int, emit: Emit | None) -> None:
         self.tag = tag
         self.index = index
         self._emit = emit
@@ -56,11 +57,12 @@ class Item:
 
     def emit(self, kind: str, **fields: Any) -> None:
         """Sends an event of this item. kind: its type after `response.`."""
-        self._emit(f"response.{kind}", item_id=self.id, output_index=self.index, **fields)
+        if self._emit is not None:
+            self._emit(f"response.{kind}", item_id=self.id, output_index=self.index, **fields)
 
     def begin(self) -> None:
         """Announces the item, once."""
-        if not self._has_begun:
+        if self._emit is not None and not self._has_begun:
             self._has_begun = True
             item = self.json("in_progress")
             self._emit("response.output_item.added", output_index=self.index, item=item)
@@ -68,7 +70,8 @@ class Item:
     def end(self, status: str) -> None:
         """Sends the whole item once more. status: completed or incomplete."""
         self.done = self.json(status)
-        self._emit("response.output_item.done", output_index=self.index, item=self.done)
+        if self._emit is not None:
+            self._emit("response.output_item.done", output_index=self.index, item=self.done)
 
 
 class _Part:
@@ -94,7 +97,7 @@ class _Part:
 class MessageItem(Item):
     kind = "msg"
 
-    def __init__(self, tag: str, index: int, emit: Emit) -> None:
+    def __init__(self, tag: str, index: int, emit: Emit | None) -> None:
         super().__init__(tag, index, emit)
         self._parts: list[_Part] = []
         self.begin()
@@ -156,7 +159,7 @@ class ThoughtsItem(Item):
 
     kind = "rs"
 
-    def __init__(self, tag: str, index: int, emit: Emit) -> None:
+    def __init__(self, tag: str, index: int, emit: Emit | None) -> None:
         super().__init__(tag, index, emit)
         self.shows_sealed = False
         self._pieces: list[str] = []
@@ -218,7 +221,7 @@ class CallItem(Item):
     kind = "fc"
 
     def __init__(
-        self, tag: str, index: int, emit: Emit, call: ToolCall, forms: Mapping[str, CallForm]
+        self, tag: str, index: int, emit: Emit | None, call: ToolCall, forms: Mapping[str, CallForm]
     ) -> None:
         super().__init__(tag, index, emit)
         self._call = call
@@ -299,7 +302,7 @@ class SearchItem(Item):
 
     kind = "ws"
 
-    def __init__(self, tag: str, index: int, emit: Emit, query: str) -> None:
+    def __init__(self, tag: str, index: int, emit: Emit | None, query: str) -> None:
         super().__init__(tag, index, emit)
         self._query = query
         self.begin()

@@ -349,11 +349,11 @@ class ResponsesView(ClientView):
         self._open_item = item
         return item
 
-    def _add_item(self, kind: Callable[[str, int, Emit], T]) -> T:
+    def _add_item(self, kind: Callable[[str, int, Emit | None], T]) -> T:
         self._begin_response()
         if self._items:
             self._items[-1].begin()  # clients count items as they begin
-        item = kind(self._tag, len(self._items), self._emit)
+        item = kind(self._tag, len(self._items), None if self._is_whole else self._emit)
         self._items.append(item)
         return item
 
@@ -438,8 +438,7 @@ class ResponsesView(ClientView):
         return self._created_at
 
     def _emit(self, kind: str, **fields: Any) -> None:
-        if not self._is_whole:
-            self._events.add(kind, fields)
+        self._events.add(kind, fields)
 
 
 def rebuild_response(

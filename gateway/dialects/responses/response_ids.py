@@ -46,8 +46,6 @@ def is_openais_conversation(id: object) -> bool:
 
 def goes_on_from_here(body: bytes) -> bool:
     """Returns whether a request goes on from a response or a conversation that the gateway itself made."""
-    if b"resp_" not in body and b"conv_" not in body:
-        return False
     try:
         named = _decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
