@@ -334,6 +334,8 @@ class SizedMemory(Struct, frozen=True):
     facts: int
     # Since when; None: it is not.
     paused: float | None
+    # Of an agent that was made over REST.
+    agent_name: str | None
 
     @property
     def end(self) -> PageEnd:

@@ -54,11 +54,22 @@ class MemoryPages(Group):
         project: None: of all.
         prefix: of their subjects, at least the kind with its colon; ASCII letters count alike.
         """
-        folded = "".join(c.lower() if c.isascii() else c for c in prefix)
-        rows = await connection.rows(
-            SQL["memories"], (project, folded, folded + LAST_CHARACTER, *before, limit)
-        )
-        return [_memory(row) for row in rows]
+        values = (project, *_range_of(prefix), *before, limit)
+        return [_memory(row) for row in await connection.rows(SQL["memories"], values)]
+
+    @long_reads
+    async def agents_named(
+        self,
+        connection: Connection,
+        project: str | None,
+        prefix: str,
+        *,
+        before: PageEnd = FIRST_PAGE,
+        limit: int = 50,
+    ) -> list[SizedMemory]:
+        """Returns a page of the memories of agents whose names begin so; ASCII letters count alike."""
+        values = (project, *_range_of(prefix), *before, limit)
+        return [_memory(row) for row in await connection.rows(SQL["agents_named"], values)]
 
     @long_reads
     async def memory(self, connection: Connection, uid: str, project: str | None) -> SizedMemory | None:
@@ -162,6 +173,12 @@ class MemoryPages(Group):
         """Returns a page of the values that a block had. before: the last version of the page before."""
         rows = await connection.rows(SQL["versions"], (block, before, limit))
         return [_revision(row) for row in rows]
+
+
+def _range_of(prefix: str) -> tuple[str, str]:
+    """Returns between what texts with a prefix stand, in small letters."""
+    folded = "".join(c.lower() if c.isascii() else c for c in prefix)
+    return folded, folded + LAST_CHARACTER
 
 
 def _memory(row: Row) -> SizedMemory:

@@ -7,7 +7,8 @@ a.id, a.uid, a.project, a.profile, a.subject, a.created, a.last_turn, a.conversa
 (SELECT count(*) FROM blocks b WHERE b.agent = a.id)
 + (SELECT count(*) FROM blocks b WHERE b.agent IS NULL AND b.profile <> '' AND b.project = a.project AND b.profile = a.profile)
 + (SELECT count(*) FROM attached x WHERE x.agent = a.id AND x.kind = 'block'),
-(SELECT count(*) FROM facts f WHERE f.agent = a.id) - (SELECT count(*) FROM facts_ended x WHERE x.agent = a.id), a.paused
+(SELECT count(*) FROM facts f WHERE f.agent = a.id) - (SELECT count(*) FROM facts_ended x WHERE x.agent = a.id), a.paused,
+(SELECT d.name FROM definitions d WHERE d.memory = a.id AND d.memory <> 0 AND d.kind = 'agent')
 FROM agents a
 
 -- piece: of_project
@@ -23,6 +24,15 @@ SELECT {sized} JOIN (
     AND lower(a.subject) >= ?2 AND lower(a.subject) < ?3 AND {of_project}
     AND (coalesce(a.last_turn, 0) < ?4 OR (coalesce(a.last_turn, 0) = ?4 AND a.id < ?5))
     ORDER BY a.turn_hour DESC, last DESC, id DESC LIMIT ?6
+) newest ON newest.id = a.id ORDER BY newest.last DESC, newest.id DESC
+
+-- name: agents_named
+-- Reads a page of the agents with names from ?2 to ?3, in small letters; those with the newest turns come first.
+SELECT {sized} JOIN (
+    SELECT a.id AS id, coalesce(a.last_turn, 0) AS last FROM definitions d JOIN agents a ON a.id = d.memory
+    WHERE d.memory <> 0 AND d.kind = 'agent' AND lower(d.name) >= ?2 AND lower(d.name) < ?3 AND {of_project}
+    AND (coalesce(a.last_turn, 0) < ?4 OR (coalesce(a.last_turn, 0) = ?4 AND a.id < ?5))
+    ORDER BY last DESC, id DESC LIMIT ?6
 ) newest ON newest.id = a.id ORDER BY newest.last DESC, newest.id DESC
 
 -- name: memory

@@ -58,6 +58,8 @@ _SOURCE_CHARS = 1_000
 _PASSAGE_CHARS = 4_000
 # Of the first words of a conversation; and the bytes, as they are stored, of an exchange in which these are looked for.
 _OPENING_CHARS, _OPENING_BYTES = 80, 100_000
+# How the ids of agents begin.
+_AGENT_ID = "agent-"
 _NO_MEMORY = "There is no such memory."
 _DAY_S = 86_400.0
 BlockOrigin = Literal[
@@ -186,16 +188,21 @@ class MemoryViews(Struct, frozen=True):
     ) -> ListPage[MemoryRecord]:
         """Returns a page of memories, those with the newest turns first.
 
-        q: how their names begin.
+        q: how their names begin; of agents also the ids.
 
         Raises: BadRequest: `after` cannot be read.
         """
-        if kind == "agent":
-            q = q.removeprefix("agent-").replace("-", "")
         before = FIRST_PAGE if after is None else _end_of(after)
-        found = await self.store.memory_pages.memories(project, f"{kind}:{q}", before=before, limit=limit + 1)
-        items = tuple(map(_memory_record, found[:limit]))
-        return ListPage(items, _end_text(found[limit - 1].end) if len(found) > limit else None)
+        pages = self.store.memory_pages
+        if kind != "agent":
+            prefix = q
+        elif _AGENT_ID.startswith(q) or q.startswith(_AGENT_ID):
+            # Subjects have an agent's id without its kind and dashes.
+            prefix = q[len(_AGENT_ID) :].replace("-", "")
+        else:
+            return _page_of(await pages.agents_named(project, q, before=before, limit=limit + 1), limit)
+        found = await pages.memories(project, f"{kind}:{prefix}", before=before, limit=limit + 1)
+        return _page_of(found, limit)
 
     async def memory(self, project: str | None, uid: str) -> MemoryPage:
         """Returns a memory."""
@@ -492,6 +499,12 @@ def shortened(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[:most]}…"
 
 
+def _page_of(found: Sequence[SizedMemory], limit: int) -> ListPage[MemoryRecord]:
+    """Returns a page of memories, of which one more than its limit was read where there is one."""
+    items = tuple(map(_memory_record, found[:limit]))
+    return ListPage(items, _end_text(found[limit - 1].end) if len(found) > limit else None)
+
+
 def _memory_record(found: SizedMemory) -> MemoryRecord:
     return MemoryRecord(
         found.uid,
@@ -507,6 +520,7 @@ def _memory_record(found: SizedMemory) -> MemoryRecord:
         found.blocks,
         found.facts,
         found.paused is not None,
+        found.agent_name or UNSET,
     )
 
 

@@ -50,6 +50,8 @@ class MemoryRecord(Struct, frozen=True):
     facts: int
     # Nothing is remembered or recalled for now.
     paused: bool
+    # The name that an agent was given; not set: of others.
+    agent_name: str | UnsetType = UNSET
 
 
 class SourceRecord(Struct, frozen=True):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.core import ids
+from tests.agents.letta import letta
 from tests.agents.life import Life, agents
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
 from tests.gateway.page.browser import Browser
@@ -61,6 +62,29 @@ def test_the_memory_of_an_agent_leads_to_its_runs(life: Life) -> None:
     assert memory["runs"] == [operator.twin(f"runs/{id}")["run"]]
     shown = operator.get(f"m/{agent['uid']}").body.decode()
     assert f'<a href="../runs/{id}">{id}</a>' in shown
+
+
+@pytest.mark.both
+def test_an_agent_stands_by_its_name_and_its_id_and_is_found_by_both(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    with letta(upstream, tmp_path) as letters:
+        named, other = letters.agent(name="<b>Café</b> helper"), letters.agent(name="Other")
+        operator = operator_of(letters.world)
+        found = {each["name"]: each for each in operator.twin("people?kind=agent")["items"]}
+        agent = found[named.id]
+        assert {name: each["agent_name"] for name, each in found.items()} == {
+            named.id: "<b>Café</b> helper",
+            other.id: "Other",
+        }
+        for path in ("people?kind=agent", f"m/{agent['uid']}"):
+            shown = operator.get(path).body.decode()
+            assert f'&lt;b&gt;Café&lt;/b&gt; helper</span> <span class="id">{named.id}</span>' in shown
+        for q in ("%3CB%3ECaf%C3%A9", named.id[:20]):
+            assert operator.twin(f"people?kind=agent&q={q}")["items"] == [agent]
+        assert (
+            operator.twin("people?kind=agent&q=zz")["items"] == operator.twin("people?q=Other")["items"] == []
+        )
 
 
 def test_a_run_of_another_project_is_none(life: Life) -> None:
