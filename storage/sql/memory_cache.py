@@ -46,7 +46,7 @@ _SHOWN_BYTES = 2 << 20
 # Measured: what a message takes besides its text, and one that is not there.
 _MESSAGE_BYTES, _NONE_BYTES = 300, 100
 # As many exchanges that are not indexed are read at once, and as many passages with facts; a query waits for no more.
-_TAIL = 64
+_MOST_UNINDEXED = 64
 
 
 class MemoryChanges(Struct, frozen=True):
@@ -55,7 +55,7 @@ class MemoryChanges(Struct, frozen=True):
     # The numbers that it had.
     since: AgentNumbers | None
     numbers: AgentNumbers
-    # Up to where all is read now.
+    # All with lower numbers is read now.
     position: int
     # (chunk, stamp, bytes).
     terms: Sequence[Row]
@@ -71,19 +71,19 @@ class CachedMemory:
 
     agent: int
     index: Index = field(default_factory=Index)
-    # Those that it is right for.
+    # Those for which it is right; None: nothing was read yet.
     numbers: AgentNumbers | None = None
     # From this number on nothing is known yet.
     position: int = 0
     # Messages, passages and facts that the index does not know, by seq.
     recent: dict[int, Message] = field(default_factory=dict)
-    # Those of them with terms that a query has needed.
+    # Those of `recent` whose terms are counted.
     tail: Tail = field(default_factory=Tail)
-    # The others.
+    # Those of `recent` whose terms no query has needed.
     uncounted: list[Message] = field(default_factory=list)
     # By seq, messages that were read because a query found them; None: it is hidden.
     shown: dict[int, Message | None] = field(default_factory=dict)
-    # Since it was weighed.
+    # It may take more bytes than the cache has counted.
     has_grown: bool = True
     _exchanges: int = 0
     _terms_stamp: int = -1
@@ -96,10 +96,10 @@ class CachedMemory:
 
     @property
     def _is_full(self) -> bool:
-        return self._exchanges >= _TAIL
+        return self._exchanges >= _MOST_UNINDEXED
 
-    def is_of(self, now: AgentNumbers, skip: range) -> bool:
-        """Returns whether nothing has to be read before a query that leaves some numbers out."""
+    def is_current(self, now: AgentNumbers, skip: range) -> bool:
+        """Returns whether nothing has to be read before a query. skip: numbers that the query leaves out."""
         before = self.numbers
         if before is None or (before.epoch, before.indexed_seq, before.stamp) != (
             now.epoch, now.indexed_seq, now.stamp,
@@ -108,14 +108,14 @@ class CachedMemory:
         is_left_out = skip.start <= self.position and now.next_seq <= skip.stop
         return self.position >= now.next_seq or is_left_out or self._is_full
 
-    def at_hand(self, now: AgentNumbers, skip: range) -> list[Message] | None:
-        """Returns every message but those that are left out; None: some of them would have to be read."""
-        if now.indexed_seq or self._is_full or not self.is_of(now, skip):
+    def all_messages(self, now: AgentNumbers, skip: range) -> list[Message] | None:
+        """Returns every message but those in `skip`; None: some of them would have to be read."""
+        if now.indexed_seq or self._is_full or not self.is_current(now, skip):
             return None
         return [m for seq, m in self.recent.items() if seq not in skip and m.source != MUTED]
 
-    async def read(self, connection: Connection, now: AgentNumbers, rules: Rules) -> MemoryChanges:
-        """Reads what has changed. It changes nothing here."""
+    async def read_changes(self, connection: Connection, now: AgentNumbers, rules: Rules) -> MemoryChanges:
+        """Reads what has changed since `self.numbers`, for `apply`."""
         before, indexed = self.numbers, now.indexed_seq
         is_same = before is not None and before.stamp == now.stamp
         terms: Sequence[Row] = ()
@@ -128,7 +128,7 @@ class CachedMemory:
         position = max(indexed + 1, self.position if is_same else 0)
         if is_same and position >= now.next_seq:
             return MemoryChanges(before, now, position, terms, segments=segments)
-        values = (self.agent, indexed + 1, position, _TAIL)
+        values = (self.agent, indexed + 1, position, _MOST_UNINDEXED)
         rows = exchanges.spoken(await connection.rows(exchanges.SQL["spoken_unread"], values))
         fresh = [e for e, _, _ in rows if e.seq >= position]
         reached = position
@@ -138,24 +138,24 @@ class CachedMemory:
         recent = [m for each in found for m in rules.messages_of(*each, None)]
         if reached < now.next_seq:  # numbers that no exchange has are those of passages and facts
             recent += await load_passages_and_facts(
-                connection, exchanges.SQL["passages_and_facts_since"], (self.agent, position, _TAIL)
+                connection, exchanges.SQL["passages_and_facts_since"], (self.agent, position, _MOST_UNINDEXED)
             )
-        reached = _end_of(fresh[-1]) if len(fresh) == _TAIL else max(now.next_seq, reached)
+        reached = _end_of(fresh[-1]) if len(fresh) == _MOST_UNINDEXED else max(now.next_seq, reached)
         # One that is open has no content yet, so that it is read again.
         reached = min([reached, *(e.seq for e in fresh if e.state is State.OPEN)])
         return MemoryChanges(before, now, reached, terms, recent, segments)
 
-    def is_outdated_by(self, news: MemoryChanges) -> bool:
+    def is_outdated_by(self, changes: MemoryChanges) -> bool:
         """Returns whether all has to be read again: a segment is gone."""
-        return self.index.is_outdated_by(chunk for chunk, _, _ in news.terms)
+        return self.index.is_outdated_by(chunk for chunk, _, _ in changes.terms)
 
-    def take(self, news: MemoryChanges) -> bool:
-        """Takes what was read; False: something else was taken meanwhile. Raises: CorruptIndex."""
-        if news.since is not self.numbers:
+    def apply(self, changes: MemoryChanges) -> bool:
+        """Takes in what was read; False: other changes were applied meanwhile. Raises: CorruptIndex."""
+        if changes.since is not self.numbers:
             return False
-        now = news.numbers
-        self.index.put(((chunk, data) for chunk, _, data in news.terms), news.segments)
-        stamps = [stamp for stamp, _ in news.segments.values()] + [stamp for _, stamp, _ in news.terms]
+        now = changes.numbers
+        self.index.put(((chunk, data) for chunk, _, data in changes.terms), changes.segments)
+        stamps = [stamp for stamp, _ in changes.segments.values()] + [stamp for _, stamp, _ in changes.terms]
         self._terms_stamp = max(stamps, default=self._terms_stamp)
         before = self.numbers
         if before is None or before.stamp != now.stamp:
@@ -166,18 +166,18 @@ class CachedMemory:
             self.cache_messages({seq: self._as_read(m) for seq, m in self.recent.items() if seq in indexed})
             self.recent = {seq: m for seq, m in self.recent.items() if seq not in indexed}
             self.tail, self.uncounted = Tail(), list(self.recent.values())
-        for m in news.recent:
+        for m in changes.recent:
             if self.recent.setdefault(m.seq, m) is m:
                 self.uncounted.append(m)
-        self.numbers, self.position = now, news.position
+        self.numbers, self.position = now, changes.position
         self._exchanges = len({m.exchange for m in self.recent.values()})
-        self._recent_bytes, self.has_grown = sum(map(_size, self.recent.values())), True
+        self._recent_bytes, self.has_grown = sum(map(_message_bytes, self.recent.values())), True
         return True
 
-    def hand_on(self, e: Exchange, rules: Rules) -> None:
-        """Takes an exchange that was committed just now.
+    def add_exchange(self, e: Exchange, rules: Rules) -> None:
+        """Adds an exchange that was just committed, unless it has to be read: then nothing is done.
 
-        Where it does not follow what is known here, or more has to be known of it, it will be read.
+        It has to be read if it does not follow what is known here, or is open, or has a prefix.
         """
         if self.numbers is None or e.seq != self.position or e.state is State.OPEN or e.prefix_length:
             return
@@ -188,25 +188,25 @@ class CachedMemory:
             for m in rules.messages_of(e, False, None, None):
                 self.recent[m.seq] = m
                 self.uncounted.append(m)
-                self._recent_bytes += _size(m)
+                self._recent_bytes += _message_bytes(m)
         self.position = _end_of(e)
-        # What is being read meanwhile does not know of it.
+        # A new object, so that `apply` refuses what is being read meanwhile: that lacks this exchange.
         self.numbers = self.numbers._replace(next_seq=self.position)
 
-    def counted(self, skip: range) -> Tail:
-        """Returns the tail, with all that is not left out."""
-        waiting: list[Message] = []
+    def extend_tail(self, skip: range) -> Tail:
+        """Counts the terms of all recent messages but those in `skip`. Returns the tail."""
+        uncounted: list[Message] = []
         for m in self.uncounted:
             if m.seq in skip:
-                waiting.append(m)
+                uncounted.append(m)
             else:
                 self.tail.add(m)
                 self.has_grown = True
-        self.uncounted = waiting
+        self.uncounted = uncounted
         return self.tail
 
-    def messages(self, seqs: Sequence[int]) -> tuple[list[Message], list[int]]:
-        """Returns messages that were found, as far as they are visible, and those that have to be read before."""
+    def find_messages(self, seqs: Sequence[int]) -> tuple[list[Message], list[int]]:
+        """Returns the cached messages with these numbers, but hidden ones, and the numbers that have to be read."""
         recent, shown = self.recent, self.shown
         found: list[Message] = []
         unread: list[int] = []
@@ -223,24 +223,24 @@ class CachedMemory:
         self.has_grown = True
         for seq, m in read.items():
             if seq in self.shown:
-                self._shown_bytes -= _size(self.shown.pop(seq))
+                self._shown_bytes -= _message_bytes(self.shown.pop(seq))
             self.shown[seq] = m
-            self._shown_bytes += _size(m)
+            self._shown_bytes += _message_bytes(m)
         while self._shown_bytes > _SHOWN_BYTES and len(self.shown) > 1:
-            self._shown_bytes -= _size(self.shown.pop(next(iter(self.shown))))
+            self._shown_bytes -= _message_bytes(self.shown.pop(next(iter(self.shown))))
 
     def _as_read(self, m: Message) -> Message:
-        """Returns a message as it is read by itself: what came before its exchange is not asked."""
+        """Returns a message as it is read by its number: without `previous`, if that is of another exchange."""
         before = None if m.previous is None else self.recent.get(m.previous)
         return m if before is not None and before.exchange == m.exchange else replace(m, previous=None)
 
 
-class _Pool:
+class _SizedCache:
     """The memories asked last, as many as fit into some bytes. The newest stays even where it alone is too large."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit = limit_bytes
-        # With the bytes that each had when it was weighed last.
+        # Each with the bytes that it had when they were last counted.
         self._memories: OrderedDict[int, tuple[CachedMemory, int]] = OrderedDict()
         self._bytes = 0
 
@@ -253,7 +253,7 @@ class _Pool:
         return found[0]
 
     def put(self, memory: CachedMemory) -> None:
-        """Caches a memory, which counts as asked last, or weighs it again."""
+        """Caches a memory, which counts as asked last, or counts its bytes again."""
         self.drop(memory.agent)
         size, memory.has_grown = memory.size, False
         self._memories[memory.agent] = memory, size
@@ -281,7 +281,7 @@ class MemoryCache:
         self.vectors = VectorCache()
         self._rules = rules
         # One with segments takes as much as a thousand others. It neither drops these, nor do they drop it.
-        self._small, self._large = _Pool(limit_bytes), _Pool(LARGE_BYTES)
+        self._small, self._large = _SizedCache(limit_bytes), _SizedCache(LARGE_BYTES)
         self.clears = 0
 
     def get(self, agent: int) -> CachedMemory | None:
@@ -293,17 +293,18 @@ class MemoryCache:
         self._drop(memory.agent)
         (self._large if memory.index.segments else self._small).put(memory)
 
-    def weigh(self, memory: CachedMemory) -> None:
-        """Counts a memory that may have grown as large as it is now, and makes room for it."""
+    def update_size(self, memory: CachedMemory) -> None:
+        """Counts the present bytes of a memory that may have grown, and makes room for it."""
         if self.get(memory.agent) is memory:
             self.put(memory)
 
-    def committed(self, agent: Agent, e: Exchange) -> None:
-        """Hands an exchange that opens a conversation on to its memory, so that no query has to read it.
+    def add_committed(self, agent: Agent, e: Exchange) -> None:
+        """Adds a committed exchange to its memory, if it opens a conversation, so that no query has to read it.
 
         One within a conversation is read: queries leave it out until another one begins, and until then nothing of it
-        is cached. Of a memory without earlier turns, all is known with its first turn.
+        is cached. The first turn of a memory is all of it, so that the memory is cached then.
         """
+
         if e.parent is not None:
             return
         memory = self.get(agent.id)
@@ -316,8 +317,8 @@ class MemoryCache:
             self.put(memory)
         if memory is None or memory.numbers is None or memory.numbers.epoch != agent.epoch:
             return
-        memory.hand_on(e, self._rules)
-        self.weigh(memory)
+        memory.add_exchange(e, self._rules)
+        self.update_size(memory)
 
     def drop(self, agent: int) -> None:
         """Drops a memory of which something was forgotten."""
@@ -337,7 +338,7 @@ class MemoryCache:
         self._large.drop(agent)
 
 
-def document_of(m: Indexable) -> Document:
+def make_document(m: Indexable) -> Document:
     """Returns a message as the index reads it."""
     return Document(m.seq, m.role, m.text, m.at, m.speaker, m.previous)
 
@@ -351,5 +352,5 @@ def _is_recallable(e: Exchange) -> bool:
     return e.active and e.state is State.FINISHED
 
 
-def _size(m: Message | None) -> int:
+def _message_bytes(m: Message | None) -> int:
     return _NONE_BYTES if m is None else _MESSAGE_BYTES + getsizeof(m.text)

@@ -7,7 +7,8 @@ the rules decide (`Rules.messages_of`); superseded and forgotten turns are left 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -26,7 +27,7 @@ from storage.search.whole import asks_for_whole
 from storage.sql import exchanges, vectors
 from storage.sql.agents import load_agent, load_numbers, set_indexed
 from storage.sql.group import Group, bulk_writes, reads
-from storage.sql.memory_cache import CachedMemory, MemoryCache, document_of
+from storage.sql.memory_cache import CachedMemory, MemoryCache, make_document
 from storage.sql.passages import load_passages, load_passages_and_facts
 from storage.sql.terms import (
     add_segment,
@@ -43,13 +44,13 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 # A memory of more messages is read in the reader's thread, the first time (10,000 messages take 15 ms).
-_LONG = 2_000
-_LONG_VECTORS = 20_000  # comparing so many takes longer than a hop to that thread; reading 2,000 as well
-_LONG_UNREAD = 2_000
+_LONG_MEMORY = 2_000
+# More vectors are compared in that thread, or read and compared: a hop to it takes less time.
+_MANY_VECTORS, _MANY_UNREAD_VECTORS = 20_000, 2_000
 _READ_MS = 5_000.0
-# A search reads a memory so often, where segments of its index are dropped meanwhile.
+# A search reads a memory at most so often, if segments of its index are dropped meanwhile.
 _ATTEMPTS = 3
-_LOOKED_AMONG = 5000  # hits among which a search for passages, or for messages of one kind, looks for them
+_MOST_CANDIDATES = 5000  # hits among which a search for passages, or for messages of one kind, looks for them
 _BATCH = 64  # exchanges indexed in one write
 # A round of the loop that takes longer shows that the loop is busy; then further rounds would let the index lag.
 _BUSY_S = 0.005
@@ -57,12 +58,12 @@ _BATCH_PASSAGES = 1000  # passages and facts not indexed yet that a search reads
 _STEP_PASSAGES = 64  # of them one step indexes: a part of a file has 2,000 characters, which take 0.4 ms
 
 
-def _mends(
+def _reports_damage(
     search: Callable[Concatenate[Recall, Agent, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[Recall, Agent, P], Coroutine[Any, Any, T]]:
-    """Has a search say what it cannot read of a memory. A damaged index is made again for the next one."""
+    """Has a search raise Corrupt where the memory is damaged. A damaged index is made again for the next search."""
 
-    async def mending(self: Recall, agent: Agent, /, *args: P.args, **kwargs: P.kwargs) -> T:
+    async def reporting(self: Recall, agent: Agent, /, *args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return await search(self, agent, *args, **kwargs)
         except blob.CorruptIndex as error:
@@ -71,7 +72,17 @@ def _mends(
         except ValueError as error:
             raise Corrupt(f"a row of memory {agent.id} cannot be read: {error}") from error
 
-    return mending
+    return reporting
+
+
+@asynccontextmanager
+async def _search_timeout(deadline_ms: float) -> AsyncIterator[None]:
+    """Raises: TooSlow past the deadline."""
+    try:
+        async with asyncio.timeout(deadline_ms / 1000):
+            yield
+    except TimeoutError:
+        raise TooSlow("the search did not end in time") from None
 
 
 class Recall(Group):
@@ -81,11 +92,12 @@ class Recall(Group):
         super().__init__(database)
         self._rules = rules
         self._memories = memories
-        # Those that are being read for the first time: by agent, its epoch and how often something was dropped, because
-        # no query after a forgetting may get what was read before it.
+        # Memories that are being read for the first time, by agent, its epoch and `MemoryCache.clears`: no query after
+        # a forgetting may get what was read before it.
+
         self._reading: dict[tuple[int, int, int], asyncio.Task[CachedMemory]] = {}
 
-    @_mends
+    @_reports_damage
     async def search(
         self,
         agent: Agent,
@@ -112,22 +124,19 @@ class Recall(Group):
 
         Raises: TooSlow, Unavailable; Corrupt: something of this memory is damaged.
         """
-        found_in = await self._searched(agent, query, numbers, skip, deadline_ms, only_strong=only_strong)
-        if found_in is None:
+        loaded = await self._load_postings(agent, query, numbers, skip, deadline_ms, only_strong=only_strong)
+        if loaded is None:
             return []
-        memory, postings = found_in
-        assert memory.numbers is not None
-        near = None
-        if vector is not None:
-            near = await self._near(agent, vector, memory.numbers.next_seq, deadline_ms)
+        memory, postings = loaded
+        near = await self._compare_vectors(agent, memory, vector, deadline_ms)
         limit = min(limit, rank.MOST_HITS)
         hits = rank.rank(
             memory.index,
             query,
             agent.secret,
-            tail=memory.counted(skip),
+            tail=memory.extend_tail(skip),
             skip=skip,
-            limit=limit if takes is None else _LOOKED_AMONG,
+            limit=limit if takes is None else _MOST_CANDIDATES,
             room=room,
             only_strong=only_strong,
             near=near,
@@ -135,18 +144,18 @@ class Recall(Group):
             postings=postings,
         )  # fmt: skip
         if takes is None:
-            return await self._messages(agent.id, memory, hits, deadline_ms, trace)
+            return await self._load_messages(agent.id, memory, hits, deadline_ms, trace)
         found: list[Message] = []
         for start in range(0, len(hits), rank.MOST_HITS):
             some = hits[start : start + rank.MOST_HITS]
-            found += filter(takes, await self._messages(agent.id, memory, some, deadline_ms))
+            found += filter(takes, await self._load_messages(agent.id, memory, some, deadline_ms))
             if len(found) >= limit:
                 break
             # Over SQLite a page is read in the loop itself, and others wait.
             await asyncio.sleep(0)
         return found[:limit]
 
-    @_mends
+    @_reports_damage
     async def most_telling(
         self,
         agent: Agent,
@@ -158,19 +167,20 @@ class Recall(Group):
         limit: int = 16,
         deadline_ms: float = 150.0,
     ) -> list[Message]:
-        """Returns what shows most of this agent's memory as a whole, for a query that asks for that.
+        """Returns the messages that show most of a memory as a whole, for a query that asks for that; else none.
 
-        For another query it is nothing. opens: as for `asks_for_whole`. numbers, skip: as for `search`.
+        opens: as for `asks_for_whole`.
+        numbers, skip: as for `search`.
 
         Raises: TooSlow, Unavailable, Corrupt.
         """
         if not asks_for_whole(query, opens=opens):
             return []
-        memory = await self._cached(agent, numbers, skip, deadline_ms)
+        memory = await self._load_memory(agent, numbers, skip, deadline_ms)
         if memory is None:
             return []
-        hits = rank.most_telling(memory.index, tail=memory.counted(skip), skip=skip, limit=limit)
-        return await self._messages(agent.id, memory, hits, deadline_ms)
+        hits = rank.most_telling(memory.index, tail=memory.extend_tail(skip), skip=skip, limit=limit)
+        return await self._load_messages(agent.id, memory, hits, deadline_ms)
 
     async def around(
         self,
@@ -188,21 +198,21 @@ class Recall(Group):
 
         Raises: TooSlow, Unavailable, Corrupt.
         """
-        memory = await self._cached(agent, numbers, skip, deadline_ms)
+        memory = await self._load_memory(agent, numbers, skip, deadline_ms)
         if memory is None:
             return []
-        hits = rank.around(memory.index, seq, before=before, tail=memory.counted(skip), skip=skip)
-        return await self._messages(agent.id, memory, hits, deadline_ms)
+        hits = rank.around(memory.index, seq, before=before, tail=memory.extend_tail(skip), skip=skip)
+        return await self._load_messages(agent.id, memory, hits, deadline_ms)
 
-    def at_hand(self, agent: Agent, numbers: AgentNumbers, skip: range) -> list[Message] | None:
+    def all_cached_messages(self, agent: Agent, numbers: AgentNumbers, skip: range) -> list[Message] | None:
         """Returns all that a search can find, of a memory that is not indexed yet; None: it has to be read.
 
         numbers, skip: as for `search`.
         """
         memory = self._memories.get(agent.id)
-        return None if memory is None else memory.at_hand(numbers, skip)
+        return None if memory is None else memory.all_messages(numbers, skip)
 
-    async def _messages(
+    async def _load_messages(
         self,
         agent: int,
         memory: CachedMemory,
@@ -214,19 +224,20 @@ class Recall(Group):
 
         Raises: TooSlow, Unavailable.
         """
-        found, unread = memory.messages(hits)
+        found, unread = memory.find_messages(hits)
         if unread:
             before = memory.numbers
             read = await self._database.read(
-                lambda connection: _fetch(connection, agent, unread, self._rules), deadline_ms=deadline_ms
+                lambda connection: _read_messages(connection, agent, unread, self._rules),
+                deadline_ms=deadline_ms,
             )
             known = {m.seq: m for m in found} | read
             found = [known[seq] for seq in hits if seq in known]
-            # Another search may have found meanwhile that something was written: this may be from before it.
+            # Else another search has taken in a write meanwhile, and this may be from before it.
             if memory.numbers is before:
                 memory.cache_messages({seq: read.get(seq) for seq in unread})
         if memory.has_grown:
-            self._memories.weigh(memory)
+            self._memories.update_size(memory)
         muted = [m.seq for m in found if m.source == MUTED]
         if muted:
             found = [m for m in found if m.source != MUTED]
@@ -234,7 +245,7 @@ class Recall(Group):
                 trace.muted = muted
         return found
 
-    async def _cached(
+    async def _load_memory(
         self, agent: Agent, numbers: AgentNumbers | None, skip: range, deadline_ms: float
     ) -> CachedMemory | None:
         """Returns the memory as it is now; None where it is gone. Raises: TooSlow, Unavailable."""
@@ -249,57 +260,56 @@ class Recall(Group):
                 return None
             memory = self._memories.get(agent.id)
             if memory is None or memory.numbers is None or memory.numbers.epoch != now.epoch:
-                memory = await self._begin(agent.id, now, deadline_ms)
-            elif memory.is_of(now, skip):
+                memory = await self._read_memory(agent.id, now, deadline_ms)
+            elif memory.is_current(now, skip):
                 return memory
             else:
-                reading = partial(memory.read, now=now, rules=self._rules)
-                news = await self._database.read(reading, deadline_ms=deadline_ms)
-                if memory.is_outdated_by(news):
-                    memory = await self._begin(agent.id, now, deadline_ms)
-                elif not memory.take(news):
-                    continue  # another process has brought it further meanwhile
+                reading = partial(memory.read_changes, now=now, rules=self._rules)
+                changes = await self._database.read(reading, deadline_ms=deadline_ms)
+                if memory.is_outdated_by(changes):
+                    memory = await self._read_memory(agent.id, now, deadline_ms)
+                elif not memory.apply(changes):
+                    continue  # another search has brought it further meanwhile
             # Something was forgotten while it was read, and may be in it.
             if clears == self._memories.clears:
                 self._memories.put(memory)
             return memory
 
-    async def _begin(self, agent: int, now: AgentNumbers, deadline_ms: float) -> CachedMemory:
+    async def _read_memory(self, agent: int, now: AgentNumbers, deadline_ms: float) -> CachedMemory:
         """Returns a memory that was not cached. Raises: TooSlow, Unavailable."""
 
         async def read(connection: Connection) -> CachedMemory:
             memory = CachedMemory(agent)
-            memory.take(await memory.read(connection, now, self._rules))
+            memory.apply(await memory.read_changes(connection, now, self._rules))
             return memory
 
-        if now.next_seq <= _LONG:
+        if now.next_seq <= _LONG_MEMORY:
             return await self._database.read(read, deadline_ms=deadline_ms)
-        place = (agent, now.epoch, self._memories.clears)
-        reading = self._reading.get(place)
+        key = (agent, now.epoch, self._memories.clears)
+        reading = self._reading.get(key)
         if reading is None:
             # It goes on where a query does not wait for it, or the next one would be too slow as well.
             reading = asyncio.create_task(self._database.long_read(read, deadline_ms=_READ_MS))
-            self._reading[place] = reading
-            reading.add_done_callback(lambda _: self._reading.pop(place, None))
-        try:
-            async with asyncio.timeout(deadline_ms / 1000):
-                return await asyncio.shield(reading)
-        except TimeoutError:
-            raise TooSlow("the search did not end in time") from None
+            self._reading[key] = reading
+            reading.add_done_callback(lambda _: self._reading.pop(key, None))
+        async with _search_timeout(deadline_ms):
+            return await asyncio.shield(reading)
 
-    async def _near(self, agent: Agent, vector: Vector, size: int, deadline_ms: float) -> Near | None:
-        """Returns how far the agent's messages stand out. size: how many numbers it has given out."""
+    async def _compare_vectors(
+        self, agent: Agent, memory: CachedMemory, vector: Vector | None, deadline_ms: float
+    ) -> Near | None:
+        """Returns how near the agent's messages are to a vector; None: without one, or where none has its model."""
+        if vector is None:
+            return None
+        assert memory.numbers is not None
         find = partial(find_near, cache=self._memories.vectors, agent=agent.id, query=vector)
         is_unread = self._memories.vectors.get(agent.id, vector.model) is None
-        if size <= (_LONG_UNREAD if is_unread else _LONG_VECTORS):
+        if memory.numbers.next_seq <= (_MANY_UNREAD_VECTORS if is_unread else _MANY_VECTORS):
             return await self._database.read(find, deadline_ms=deadline_ms)
-        try:
-            async with asyncio.timeout(deadline_ms / 1000):  # the thread may be busy with something long
-                return await self._database.long_read(find, deadline_ms=deadline_ms)
-        except TimeoutError:
-            raise TooSlow("the search did not end in time") from None
+        async with _search_timeout(deadline_ms):  # the thread may be busy with something long
+            return await self._database.long_read(find, deadline_ms=deadline_ms)
 
-    async def _searched(
+    async def _load_postings(
         self,
         agent: Agent,
         query: str,
@@ -314,7 +324,7 @@ class Recall(Group):
         Raises: TooSlow, Unavailable.
         """
         for _ in range(_ATTEMPTS):
-            memory = await self._cached(agent, numbers, skip, deadline_ms)
+            memory = await self._load_memory(agent, numbers, skip, deadline_ms)
             if memory is None:
                 return None
             segments = memory.index.segments
@@ -323,7 +333,7 @@ class Recall(Group):
                 return memory, NO_POSTINGS
             reading = partial(load_buckets, agent=agent.id, hashes=hashes)
             found = await self._database.read(reading, deadline_ms=deadline_ms)
-            # Of one that was made since, the memory has the chunks.
+            # Of a segment that was made since, the memory has the chunks.
             known = [
                 (bucket, number, data)
                 for bucket, number, stamp, data in found.rows
@@ -350,15 +360,13 @@ class Recall(Group):
 
         Raises: TooSlow, Unavailable.
         """
-        found_in = await self._searched(agent, query, None, range(0), deadline_ms)
-        if found_in is None:
+        loaded = await self._load_postings(agent, query, None, range(0), deadline_ms)
+        if loaded is None:
             return []
-        memory, postings = found_in
+        memory, postings = loaded
         assert memory.numbers is not None
         values = (agent.id, memory.numbers.indexed_seq + 1, _BATCH_PASSAGES)
-        near = None
-        if vector is not None:
-            near = await self._near(agent, vector, memory.numbers.next_seq, deadline_ms)
+        near = await self._compare_vectors(agent, memory, vector, deadline_ms)
         fresh = await self._database.long_read(
             lambda connection: load_passages_and_facts(
                 connection, exchanges.SQL["passages_and_facts_since"], values
@@ -371,7 +379,7 @@ class Recall(Group):
             query,
             agent.secret,
             tail=Tail(fresh),
-            limit=_LOOKED_AMONG,
+            limit=_MOST_CANDIDATES,
             near=near,
             postings=postings,
         )
@@ -387,11 +395,13 @@ class Recall(Group):
         return found[:limit]
 
     @reads
-    async def at(self, connection: Connection, agent: int, seqs: Sequence[int]) -> dict[int, Message]:
+    async def load(self, connection: Connection, agent: int, seqs: Sequence[int]) -> dict[int, Message]:
         """Returns the messages, passages and facts with some numbers, as far as they may be shown."""
         found: dict[int, Message] = {}
         for start in range(0, len(seqs), rank.MOST_HITS):
-            found |= await _fetch(connection, agent, seqs[start : start + rank.MOST_HITS], self._rules)
+            found |= await _read_messages(
+                connection, agent, seqs[start : start + rank.MOST_HITS], self._rules
+            )
         return found
 
     @reads
@@ -402,23 +412,23 @@ class Recall(Group):
         return [m for e, is_shared, _ in found for m in self._rules.messages_of(e, is_shared, None, None)]
 
     @reads
-    async def outdated(self, connection: Connection, at_least: int, limit: int) -> list[int]:
-        """Returns agents with an index that lacks that many messages."""
+    async def agents_to_index(self, connection: Connection, at_least: int, limit: int) -> list[int]:
+        """Returns agents with an index that lacks at least so many messages."""
         return [id for (id,) in await connection.rows(exchanges.SQL["unindexed_agents"], (at_least, limit))]
 
     async def index(self, agent: int) -> bool:
         """Brings the search index a step further. Returns True while there is more. Raises: Unavailable.
 
-        Counting words takes most of it. What queries have counted is not counted again; the rest is here, one message
-        after the other: within the transaction turns would wait for all of them.
+        Counting words takes most of the time. Messages that queries have counted are not counted again. The others are
+        counted here, one after the other: within the transaction turns would wait for all of them.
         """
         memory = self._memories.get(agent)
         known, counted = dict[blob.Document, Counted](), dict[blob.Document, Counted]()
         if memory is not None:
-            known = dict(zip(map(document_of, memory.tail.documents), memory.tail.counted(), strict=True))
+            known = dict(zip(map(make_document, memory.tail.documents), memory.tail.counted(), strict=True))
         loop = asyncio.get_running_loop()
         is_busy = False
-        found = await self._unindexed(agent)
+        found = await self._read_unindexed(agent)
         if found is None:
             return False
         of, documents = found
@@ -428,7 +438,7 @@ class Recall(Group):
                 begun = loop.time()
                 await asyncio.sleep(0)
                 is_busy = loop.time() - begun > _BUSY_S
-        return await self._index(of, counted) or await self._add_segment(agent)
+        return await self._write_index(of, counted) or await self._add_segment(agent)
 
     async def _add_segment(self, agent: int) -> bool:
         """Makes a segment of the search index, if one can be made. Returns whether there is more to do."""
@@ -467,28 +477,32 @@ class Recall(Group):
         self._memories.drop(agent)
 
     @reads
-    async def _unindexed(
+    async def _read_unindexed(
         self, connection: Connection, agent: int
     ) -> tuple[Agent, list[blob.Document]] | None:
         of = await load_agent(connection, agent)
         if of is None:
             return None
         rows = await connection.rows(exchanges.SQL["spoken_since"], (agent, of.indexed_seq + 1, _BATCH))
-        return of, self._documents(exchanges.spoken(rows))
+        return of, self._make_documents(exchanges.spoken(rows))
 
-    def _documents(self, spoken: Iterable[exchanges.SpokenExchange]) -> list[blob.Document]:
+    def _make_documents(self, spoken: Iterable[exchanges.SpokenExchange]) -> list[blob.Document]:
         return [
-            document_of(m)
+            make_document(m)
             for e, _, previous in spoken
             if e.active and e.state == "finished"
             for m in self._rules.messages_of(e, False, previous, None)
         ]
 
     @bulk_writes
-    async def _index(
+    async def _write_index(
         self, connection: Connection, of: Agent, counted: Mapping[blob.Document, Counted]
     ) -> bool:
-        """Writes a step of the index. counted: terms that need not be counted within the transaction. True: go on."""
+        """Writes a step of the index. Returns True while there is more.
+
+        counted: terms that need not be counted within the transaction.
+        """
+
         agent = of.id
         row = await connection.row(exchanges.SQL["epoch"], (agent,))  # it locks the agent
         if row is None:
@@ -505,14 +519,14 @@ class Recall(Group):
             end = (next_seq if under_way is None else under_way) - 1
         else:
             end = max(e.seq + len(e.inputs) for e, _, _ in fresh)
-        again = await _take_out(connection, agent, stale, indexed) if stale else []
+        again = await _remove_from_index(connection, agent, stale, indexed) if stale else []
         more = await load_passages_and_facts(
             connection, exchanges.SQL["passages_and_facts_since"], (agent, indexed + 1, _STEP_PASSAGES)
         )
         if len(more) == _STEP_PASSAGES and more[-1].seq < end:
             end, is_all = more[-1].seq, False  # the rest comes with the next step
-        documents = self._documents(each for each in (*again, *fresh) if each.exchange.seq <= end)
-        documents += [document_of(m) for m in more if m.seq <= end]
+        documents = self._make_documents(each for each in (*again, *fresh) if each.exchange.seq <= end)
+        documents += [make_document(m) for m in more if m.seq <= end]
         if not await _merge_terms(connection, agent, blob.encode(documents, of.secret, counted)):
             return True
         for exchange in stale:
@@ -522,7 +536,7 @@ class Recall(Group):
         return not is_all or len(stale) == _BATCH
 
 
-async def _take_out(
+async def _remove_from_index(
     connection: Connection, agent: int, stale: Sequence[int], indexed: int
 ) -> list[exchanges.SpokenExchange]:
     """Takes exchanges that have changed out of the index. Returns those to be indexed again.
@@ -549,7 +563,9 @@ async def _merge_terms(connection: Connection, agent: int, blobs: Mapping[int, b
     return True
 
 
-async def _fetch(connection: Connection, agent: int, seqs: Sequence[int], rules: Rules) -> dict[int, Message]:
+async def _read_messages(
+    connection: Connection, agent: int, seqs: Sequence[int], rules: Rules
+) -> dict[int, Message]:
     wanted = frozenset(seqs)
     rows = await connection.rows(exchanges.SQL["spoken_at"], (agent, seqs))
     found = {

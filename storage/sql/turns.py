@@ -155,7 +155,7 @@ class Turns(Group):
         The exchange in it belongs to the cache from then on.
         """
         if done.added is not None:
-            self._memories.committed(done.agent, done.added)
+            self._memories.add_committed(done.agent, done.added)
         self._cache.apply_commit(write, done)
 
     @reads

@@ -257,6 +257,6 @@ class Vectors(Group):
         return bool(await connection.value(SQL["lacks"], (model, agent)))
 
     @reads
-    async def outdated(self, connection: Connection, model: str, limit: int) -> list[int]:
+    async def agents_to_embed(self, connection: Connection, model: str, limit: int) -> list[int]:
         """Returns people's memories of which not all is embedded."""
         return [id for (id,) in await connection.rows(SQL["unembedded_agents"], (model, limit))]

@@ -168,7 +168,7 @@ async def test_of_a_memory_without_an_index_all_is_at_hand_that_a_search_finds(
         assert snapshot is not None
         start = life.dice.randrange(2 * life.count)
         skip = range(start, start + life.dice.randrange(20))
-        known = store.recall.at_hand(alice.agent, snapshot.numbers, skip)
+        known = store.recall.all_cached_messages(alice.agent, snapshot.numbers, skip)
         found = await search(store, alice, " ".join(NOUNS), numbers=snapshot.numbers, skip=skip, limit=96)
         if known is not None:
             at_hand += 1
@@ -179,7 +179,7 @@ async def test_of_a_memory_without_an_index_all_is_at_hand_that_a_search_finds(
     snapshot = await store.turns.snapshot(alice.agent, None, None)
     assert snapshot is not None
     await search(store, alice, "ant", numbers=snapshot.numbers)
-    assert store.recall.at_hand(alice.agent, snapshot.numbers, range(0)) is None
+    assert store.recall.all_cached_messages(alice.agent, snapshot.numbers, range(0)) is None
 
 
 async def test_a_memory_that_is_remembered_is_not_read_again(open_store: Any) -> None:
@@ -301,7 +301,7 @@ async def test_nobody_waits_for_a_reading_from_before_a_forgetting(
     await alice.say([user("My dog is called Rex.")], assistant("Nice."))
     await alice.say([user("My cat is called Tom.")], assistant("Nice."))
     store.recall._memories.clear()
-    monkeypatch.setattr("storage.sql.recall._LONG", 0)  # all memories are read in the thread
+    monkeypatch.setattr("storage.sql.recall._LONG_MEMORY", 0)  # all memories are read in the thread
     read, has_read, goes_on = store.database.long_read, asyncio.Event(), asyncio.Event()
 
     async def slow(*values: Any, **options: Any) -> Any:

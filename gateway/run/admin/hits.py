@@ -19,7 +19,7 @@ async def hit_records(
     store: Store, agent: int, uid: str, entries: Sequence[RecalledEntry]
 ) -> list[HitRecord | LeftOutRecord]:
     """Returns the hits in their order. agent, uid: of the memory."""
-    messages = await store.recall.at(agent, [entry.seq for entry in entries if not entry.is_forgotten])
+    messages = await store.recall.load(agent, [entry.seq for entry in entries if not entry.is_forgotten])
     exchanges = {message.exchange for message in messages.values() if message.exchange}
     places = await store.memory_pages.places(agent, sorted(exchanges))
     found: list[HitRecord | LeftOutRecord] = []

@@ -157,7 +157,7 @@ class Embedding:
             )
 
     async def _start(self) -> None:
-        self.schedule.enqueue_now(await self._store.vectors.outdated(self.embedder.name, AT_START))
+        self.schedule.enqueue_now(await self._store.vectors.agents_to_embed(self.embedder.name, AT_START))
 
     # -- the job
 

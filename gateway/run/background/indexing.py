@@ -53,7 +53,7 @@ class Indexing:
 
     async def find_outdated(self) -> None:
         """Finds the memories in the database that processes have left to be indexed when they ended."""
-        for agent in await self._store.recall.outdated(INDEX_EVERY, 10_000):
+        for agent in await self._store.recall.agents_to_index(INDEX_EVERY, 10_000):
             self.add(agent, INDEX_EVERY)
 
     async def step(self) -> float | None:

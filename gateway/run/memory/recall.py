@@ -285,7 +285,9 @@ class Recaller(Struct, frozen=True):
         # The lines of a message may be a template's, and without them others are shown in another form.
         if not visible.notes or "\n" in text:
             return False
-        messages = self.store.recall.at_hand(context.agent, context.snapshot.numbers, visible.numbers)
+        messages = self.store.recall.all_cached_messages(
+            context.agent, context.snapshot.numbers, visible.numbers
+        )
         return messages is not None and note.shows_all(
             visible.notes, messages, query, exclude_atoms=visible.atoms
         )

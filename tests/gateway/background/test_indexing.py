@@ -28,7 +28,7 @@ class Memories:
             self.indexed.append(agent)
         return self.steps % 2 == 1
 
-    async def outdated(self, at_least: int, limit: int) -> list[int]:
+    async def agents_to_index(self, at_least: int, limit: int) -> list[int]:
         return [7, 8]
 
     async def pass_time(self, seconds: float) -> Any:
