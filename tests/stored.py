@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 import storage.open
 from gateway.core.conversation import settle
-from gateway.core.conversation.canonical import Canon, Listing, WireMessage, text_of, visible
+from gateway.core.conversation.canonical import Canon, Listing, WireMessage, text_of, visible_reply
 from gateway.core.conversation.change import plan_change
 from gateway.core.conversation.fast_path import finish_plain, plan_plain
 from gateway.core.conversation.lookup import probes_for_list, probes_for_plain_turn
@@ -251,7 +251,7 @@ class Speaker:
         ours = frozenset(
             c["id"] for m in full for c in m.get("tool_calls") or [] if call_name(c) in OUR_TOOLS
         )
-        ended = settle.Ended(row, full, visible(full, ours), now, turn.notes, ours, edits=bool(edited))
+        ended = settle.Ended(row, full, visible_reply(full, ours), now, turn.notes, ours, edits=bool(edited))
         plain = None
         if turn.is_plain and how is settle.finish and turn.snapshot.conversation is not None:
             plain = (finish_plain(plan, ended), turn.snapshot.conversation.rev)

@@ -23,7 +23,7 @@ from gateway.core.conversation.canonical import (
     is_system,
     is_user,
     text_of,
-    visible,
+    visible_reply,
 )
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match import MemoryUse, Query
@@ -122,7 +122,7 @@ class Request:
             elif i in made.hidden:
                 span = sent[at : at + len(made.hidden[i])]
                 ours = {c["id"] for m in span for c in m.get("tool_calls") or [] if call_name(c) in OUR_TOOLS}
-                says = visible(span, ours)
+                says = visible_reply(span, ours)
                 assert says["content"] == text_of(message)
                 assert says.get("tool_calls") == message.get("tool_calls")
                 at += len(span)
@@ -450,7 +450,7 @@ class World:
         ended = settle.Ended(
             id=request.exchange if plan.follows_head else len(memory.records) + 1,
             full=full,
-            shown_reply=visible(full, ours),
+            shown_reply=visible_reply(full, ours),
             now=self.now,
             notes=dict(request.notes),
             gateway_calls=ours,

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from gateway.agents.core.agent_file import CarriedMessage
-from gateway.core.conversation.canonical import squash, text_of
+from gateway.core.conversation.canonical import text_of, without_space
 from gateway.core.conversation.private import private_of
 from gateway.core.conversation.provider_fields import has_opaque
 
@@ -110,7 +110,7 @@ def _line(
         "ended": ended, "stopped": None, "superseded": False, "continued": True, "active": True, "edits": False,
         "opaque": any(has_opaque(each.message) for each in reply), "model": model,
         "merged": "",
-        "size": 0 if shown_reply is None else len(squash(text_of(shown_reply))), "head": 0, "state": "finished",
+        "size": 0 if shown_reply is None else len(without_space(text_of(shown_reply))), "head": 0, "state": "finished",
         "input": [each.message for each in came], "shown_reply": shown_reply, "full": full,
         "has_reply": shown_reply is not None, "notes": {}, "redactions": {},
     }  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from gateway.agents.runs.run import RunResult
-from gateway.core.conversation.canonical import call_id, visible
+from gateway.core.conversation.canonical import call_id, visible_reply
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.turn.client_view import MakesView, ReplyEvent
 from gateway.core.turn.commands import End, TurnOutcome
@@ -27,7 +27,7 @@ async def replay(
     """Sends the reply that a run has given, streamed or whole as it is asked for now. Raises: ClientGone."""
     full = [orjson.loads(e.shown_reply) for e in result.steps if e.shown_reply is not None]
     calls = [call for m in full for call in m.get("tool_calls") or ()]
-    shown_reply = visible(full, {call_id(call) for call in calls if _name(call) not in request.tools})
+    shown_reply = visible_reply(full, {call_id(call) for call in calls if _name(call) not in request.tools})
     finish = "tool_calls" if "tool_calls" in shown_reply else "stop"
     counts = result.run.counts
     usage = {"prompt_tokens": counts.prompt, "completion_tokens": counts.completion}

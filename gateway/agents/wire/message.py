@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from gateway.agents.wire.struct_fields import iso_time, lines_of, sent_fields
 from gateway.core import ids
-from gateway.core.conversation.canonical import WireMessage, in_a_row, is_system, text_of
+from gateway.core.conversation.canonical import WireMessage, is_system, join_texts, text_of
 from gateway.core.conversation.private import name_of, own_length, private_of, system_text
 from gateway.core.memory.memory_tools import read_arguments
 from gateway.core.turn.asides import THINKING
@@ -239,7 +239,7 @@ def _reply(message: WireMessage, showing: Showing, waiting: Mapping[str, str]) -
     private = private_of(message)
     thought, calls = without_asides(message.get("tool_calls", ()), private.get("asides") or {})
     yield from thoughts({**message, "reasoning_content": thought} if thought else message)
-    text = in_a_row((private.get("filler", ""), text_of(message) or message.get("refusal") or ""))
+    text = join_texts((private.get("filler", ""), text_of(message) or message.get("refusal") or ""))
     # The text of a speaking tool is shown instead of its calls.
     spoken = [spoken_text for call in calls if (spoken_text := spoken_by(call, showing)) is not None]
     if text:

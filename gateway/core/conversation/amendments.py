@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-from gateway.core.conversation.canonical import RESULTS, Listing, is_user, squash, text_of
+from gateway.core.conversation.canonical import RESULTS, Listing, is_user, text_of, without_space
 from gateway.core.conversation.head import was_heard
 from gateway.core.conversation.match import Match
 from gateway.core.conversation.tree import Tree, end_offset, is_tombstone
@@ -22,11 +22,11 @@ class Amendment(Struct, frozen=True):
     """The form in which a stored exchange came back."""
 
     exchange: int
-    # Where its messages are in the list (end excluded); None: they came back as they are stored.
-    block: tuple[int, int] | None
+    # Where the messages of its input are in the list (end excluded); None: they came back as they are stored.
+    inputs: tuple[int, int] | None
     # Where its reply is in the list (end excluded); None: it came back as it is stored.
     reply: tuple[int, int] | None
-    # Digests of the block's images and sounds, one for each message.
+    # Digests of the images and sounds of its input, one for each message; empty where `inputs` is None.
     media: tuple[bytes, ...] = ()
 
 
@@ -39,7 +39,7 @@ def find_amendments(tree: Tree, listing: Listing, match: Match) -> Iterable[Amen
     exchange, end, after = match.match_point, match.first, match.last + 1
     is_short = exchange is not None and listing.before[after] < end_offset(exchange)
     # The match has found the match point's reply. Replies before it are guessed by their positions alone.
-    reply, is_guess = match.form.reply if match.form else None, False
+    reply, is_guess = match.altered.reply if match.altered else None, False
     while exchange is not None and tree.may_change(exchange):
         is_turn = any(map(is_user, exchange.inputs))
         # After its question the list may have more than is stored, such as a tool round of the client's own.
@@ -55,11 +55,11 @@ def find_amendments(tree: Tree, listing: Listing, match: Match) -> Iterable[Amen
             fits = _may_be_question(tree, exchange, listing.text(end - 1), is_doubtful=is_short or is_guess)
         if reply and is_guess and not fits and (is_short or is_turn):
             reply = reply if was_heard(tree, exchange, listing, *reply) else None
-        block = (start, end) if fits and not is_as_stored else None
-        if block or reply:
+        inputs = (start, end) if fits and not is_as_stored else None
+        if inputs or reply:
             # Pictures are hashed here, because the cache of a list must not be used in the writer's thread.
-            media = tuple(listing.media(i) for i in range(*block)) if block else ()
-            yield Amendment(exchange.id, block, reply, media)
+            media = tuple(listing.media(i) for i in range(*inputs)) if inputs else ()
+            yield Amendment(exchange.id, inputs, reply, media)
         # Where the question of an exchange is not found in the list, nothing before it is found either.
         if parent is None or (is_turn and not fits):
             return
@@ -115,7 +115,7 @@ def _was_within(tree: Tree, exchange: Exchange, text: str) -> bool:
     if is_tombstone(exchange):
         return True
     was = "".join(map(text_of, (tree.content(exchange).messages or ())[-1:]))
-    return squash(text) in squash(was) and bool(letters_of(text) or not letters_of(was))
+    return without_space(text) in without_space(was) and bool(letters_of(text) or not letters_of(was))
 
 
 def _begin_of_reply(exchange: Exchange, parent: Exchange | None, listing: Listing, end: int) -> int:

@@ -62,14 +62,14 @@ def text_alone(message: Mapping[str, Any]) -> str | None:
     return None if has_calls else content
 
 
-def media_of(message: Mapping[str, Any]) -> list[dict[str, Any]]:
+def media_in(message: Mapping[str, Any]) -> list[dict[str, Any]]:
     content = message.get("content")
     if not isinstance(content, list):
         return []
     return [p for p in content if isinstance(p, dict) and not isinstance(p.get("text"), str)]
 
 
-def shown_results(messages: Iterable[Mapping[str, Any]]) -> list[bool]:
+def are_results(messages: Iterable[Mapping[str, Any]]) -> list[bool]:
     """Returns of each message whether it is the result of a call, or has media of results alone.
 
     A tool's message has no place for media, so that they follow in the user's role.
@@ -77,12 +77,12 @@ def shown_results(messages: Iterable[Mapping[str, Any]]) -> list[bool]:
     found: list[bool] = []
     for message in messages:
         role = message.get("role")
-        has_media = role == "user" and bool(found) and found[-1] and bool(media_of(message))
+        has_media = role == "user" and bool(found) and found[-1] and bool(media_in(message))
         found.append(role in RESULTS or (has_media and not text_of(message)))
     return found
 
 
-def calls_of(message: Mapping[str, Any]) -> list[tuple[str, Any]]:
+def calls_in(message: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """Returns (name, arguments) of each call, the older `function_call` included; broken ones as far as possible."""
     found: list[tuple[str, Any]] = []
     calls = message.get("tool_calls")
@@ -100,24 +100,24 @@ def call_id(call: object) -> str:
     return str(call.get("id")) if isinstance(call, dict) else ""
 
 
-def squash(text: str) -> str:
+def without_space(text: str) -> str:
     """Returns a text without white space."""
-    return squash_utf8(text).decode("utf-8", "surrogatepass")
+    return without_space_utf8(text).decode("utf-8", "surrogatepass")
 
 
-def squash_utf8(text: str) -> bytes:
-    """Returns a text without white space, as UTF-8. All that is resent is squashed."""
+def without_space_utf8(text: str) -> bytes:
+    """Returns a text without white space, as UTF-8. It is asked of all that is resent."""
     if text.isascii():  # in a fifth of the time
         return text.encode().translate(None, _ASCII_SPACE)
     return "".join(text.split()).encode("utf-8", "surrogatepass")
 
 
-def rest_after(text: str, answered: str) -> str | None:
-    """Returns the rest of a text that begins with `answered`, white space aside; None where it does not."""
-    if text.startswith(answered):
-        return text[len(answered) :]
+def rest_after(text: str, beginning: str) -> str | None:
+    """Returns the rest of a text that begins with `beginning`, white space aside; None where it does not."""
+    if text.startswith(beginning):
+        return text[len(beginning) :]
     at = 0
-    for char in squash(answered):
+    for char in without_space(beginning):
         while text[at : at + 1].isspace():
             at += 1
         if text[at : at + 1] != char:
@@ -126,23 +126,23 @@ def rest_after(text: str, answered: str) -> str | None:
     return text[at:]
 
 
-def visible(full: Sequence[WireMessage], gateway_calls: Container[str] = ()) -> WireMessage:
+def visible_reply(full: Sequence[WireMessage], gateway_calls: Container[str] = ()) -> WireMessage:
     """Returns what the client sees of a reply's messages: the text as it was streamed, and its own calls.
 
     gateway_calls: ids of the calls that the gateway ran itself.
     """
     assistants = [m for m in full if m["role"] == "assistant"]
     calls = [c for m in assistants for c in m.get("tool_calls") or [] if call_id(c) not in gateway_calls]
-    answered: WireMessage = {"role": "assistant", "content": in_a_row(map(text_of, assistants))}
-    return {**answered, "tool_calls": calls} if calls else answered
+    reply: WireMessage = {"role": "assistant", "content": join_texts(map(text_of, assistants))}
+    return {**reply, "tool_calls": calls} if calls else reply
 
 
-def in_a_row(texts: Iterable[str]) -> str:
+def join_texts(texts: Iterable[str]) -> str:
     """Joins the texts of several messages into one."""
-    answered = ""
+    joined = ""
     for text in texts:
-        answered += gap(answered, text) + text
-    return answered
+        joined += gap(joined, text) + text
+    return joined
 
 
 def gap(before: object, after: object) -> str:
@@ -191,30 +191,31 @@ class Canon:
         keyed.update(b"\x00".join(parts))
         return kind + keyed.digest()
 
-    def text_atom(self, name: object, squashed: str) -> Atom:
-        return self._atom(b"a", _encoded(name), _encoded(squashed))
+    def text_atom(self, name: object, text: str) -> Atom:
+        """Returns the atom of an assistant's text. text: without white space."""
+        return self._atom(b"a", _encoded(name), _encoded(text))
 
     def atoms(self, message: Mapping[str, Any], text: bytes | None = None) -> tuple[Atom, ...]:
         """Returns the atoms of a message; a system message has none.
 
-        text: squashed, where it is known.
+        text: its text as `without_space_utf8` returns it, where that is known.
         """
         role = message.get("role")
         if role in SYSTEM:
             return ()
         content = message.get("content")
         if text is None:
-            text = squash_utf8(content if isinstance(content, str) else text_of(message))
+            text = without_space_utf8(content if isinstance(content, str) else text_of(message))
         name = _encoded(message["name"]) if "name" in message else b""
         if role == "assistant":
             found = [self._atom(b"a", name, text)] if text else []
             if "tool_calls" in message or "function_call" in message:
-                for called, arguments in calls_of(message):
+                for called, arguments in calls_in(message):
                     found.append(
                         self._atom(b"c", _encoded(called), _encoded(_canonical_arguments(arguments)))
                     )
             return tuple(found)
-        media = () if isinstance(content, str) else media_of(message)
+        media = () if isinstance(content, str) else media_in(message)
         kinds = _encoded(",".join(str(p.get("type")) for p in media)) if media else b""
         if role in RESULTS:
             return (self._atom(b"t", text, kinds),)
@@ -224,7 +225,7 @@ class Canon:
 
     def media(self, message: Mapping[str, Any]) -> bytes:
         """Returns the digest of a message's images and sounds; b"" where it has none."""
-        found = media_of(message)
+        found = media_in(message)
         if not found:
             return b""
         digest = self._keyed.copy()
@@ -264,7 +265,7 @@ def _canonical_arguments(arguments: object) -> str:
         return orjson.dumps(orjson.loads(arguments), option=orjson.OPT_SORT_KEYS).decode()
     # orjson reads values that are nested deeper than 254 levels, but does not write them.
     except (orjson.JSONDecodeError, orjson.JSONEncodeError):
-        return squash(arguments)
+        return without_space(arguments)
 
 
 class ListFront(Struct, frozen=True):

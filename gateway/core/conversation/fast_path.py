@@ -11,7 +11,7 @@ from itertools import chain
 
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import is_user, squash_utf8, text_of
+from gateway.core.conversation.canonical import is_user, text_of, without_space_utf8
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match import Match, MemoryUse, Query
 from gateway.core.conversation.plan import Plan, new_exchange
@@ -102,7 +102,7 @@ def finish_plain(plan: Plan, ended: Ended, section: int | None = None) -> Exchan
     section: the row of its path's memory section, where that is stored.
     """
     exchange, match_point, canon = plan.exchange, plan.match.match_point, plan.query.listing.canon
-    text = squash_utf8(text_of(ended.shown_reply))
+    text = without_space_utf8(text_of(ended.shown_reply))
     reply = canon.atoms(ended.shown_reply, text)
     # Made in one go: `replace` takes three times as long for so many fields, and names half as long again.
     return Exchange(

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from gateway.core.conversation.canonical import WireMessage, call_id, is_system, squash, text_of
+from gateway.core.conversation.canonical import WireMessage, call_id, is_system, text_of, without_space
 from gateway.core.words import is_beginning, letters_of, without_remark
 
 
@@ -64,7 +64,7 @@ def _repeated(path: Sequence[WireMessage], after: Sequence[WireMessage]) -> list
 
 def _form(message: WireMessage) -> tuple[object, ...]:
     calls = tuple(map(call_id, message.get("tool_calls") or ()))
-    return message.get("role"), squash(text_of(message)), calls, message.get("tool_call_id")
+    return message.get("role"), without_space(text_of(message)), calls, message.get("tool_call_id")
 
 
 def _calls(message: WireMessage) -> frozenset[str]:
@@ -81,13 +81,13 @@ class _Reply(NamedTuple):
     @classmethod
     def of(cls, reply: WireMessage) -> _Reply:
         text = text_of(reply)
-        return cls(letters_of(text), squash(text), _calls(reply))
+        return cls(letters_of(text), without_space(text), _calls(reply))
 
     def is_resent(self, message: WireMessage) -> bool:
         """Returns whether a message has nothing but what the reply has."""
         if message.get("role") != "assistant":
             return False
-        return squash(text_of(message)) in ("", self.text) and _calls(message) <= self.calls
+        return without_space(text_of(message)) in ("", self.text) and _calls(message) <= self.calls
 
     def was_heard_as(self, message: WireMessage) -> bool:
         """Returns whether a message has what a caller who cut in has heard of the reply.

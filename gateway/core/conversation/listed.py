@@ -13,7 +13,7 @@ import orjson
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import WireMessage, squash, text_of
+from gateway.core.conversation.canonical import WireMessage, text_of, without_space
 from gateway.core.conversation.fillers import with_fillers_of, without_fillers
 from gateway.core.conversation.private import FORMER_OWN_LENGTH, with_private, without_fields
 from storage.records import Exchange, State
@@ -180,7 +180,7 @@ def cut_short(exchange: Exchange, text: str) -> Exchange:
         messages = _rewritten_messages(full, own) if messages else messages
     return replace(
         exchange,
-        size=len(squash(text)),
+        size=len(without_space(text)),
         shown_reply=orjson.dumps(shown),
         full=orjson.dumps({**full, "messages": messages}) if full else None,
     )

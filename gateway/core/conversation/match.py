@@ -17,7 +17,7 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from gateway.core.applications import IN_PLACE
-from gateway.core.conversation.canonical import Listing, is_user, squash, text_of
+from gateway.core.conversation.canonical import Listing, is_user, text_of, without_space
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.tree import PathElement, Tree, is_tombstone
 from gateway.core.subsequence import LCS_ATOMS, lcs
@@ -70,11 +70,11 @@ class Query(Struct, frozen=True):
     model: str = ""
 
 
-class Form(Struct, frozen=True):
+class AlteredReply(Struct, frozen=True):
     """The form in which an altered reply came back, as indices of the list; the end is excluded."""
 
     # The messages between the last reply that was found word for word and this one.
-    block: tuple[int, int]
+    inputs: tuple[int, int]
     # The messages of the reply itself.
     reply: tuple[int, int]
 
@@ -89,7 +89,7 @@ class Match(Struct, frozen=True):
     # The index of the last message of that reply; -1 likewise.
     last: int = -1
     # Where an altered reply is in the list; None: the reply came back word for word.
-    form: Form | None = None
+    altered: AlteredReply | None = None
 
 
 # -- finding the match point
@@ -107,7 +107,7 @@ class _Segment:
     def __init__(self, listing: Listing, segment: Iterable[int]) -> None:
         assistants = [i for i in segment if listing.role(i) == "assistant"]
         self.calls = [(i, a) for i in assistants for a in listing.atoms[i] if a[:1] == b"c"]
-        texts = [(i, squash(listing.text(i))) for i in assistants]
+        texts = [(i, without_space(listing.text(i))) for i in assistants]
         texts = [(i, t) for i, t in texts if t][-_MAX_TEXTS:]
         # A client may split one reply into messages, or merge two: each run of texts may be a stored reply.
         self.spans: dict[Atom, ListSpan] = {}
@@ -488,7 +488,7 @@ def _find_altered(tree: Tree, query: Query, match: Match) -> Match | None:
         block = tuple(listing.atoms[start:begin])
         spoken = "".join(listing.text(i) for i in range(begin, end))
         cut = letters_of(without_remark(spoken))
-        is_long = len(squash(spoken)) >= LONG_REPLY
+        is_long = len(without_space(spoken)) >= LONG_REPLY
         asked = [c for c in candidates if _was_asked(tree, c, block, match_point)]
         similar = [c for c in candidates if c.id in answered and is_beginning(cut, answered[c.id])]
         similar_ids = {c.id for c in similar}
@@ -506,7 +506,7 @@ def _find_altered(tree: Tree, query: Query, match: Match) -> Match | None:
                 picked,
                 key=lambda c: (_agreement(tree, c, match_point, block), tree.touched_at(c), c.begun, c.id),
             )
-            return Match(exchange, begin, end - 1, Form((start, begin), (begin, end)))
+            return Match(exchange, begin, end - 1, AlteredReply((start, begin), (begin, end)))
     return None
 
 
@@ -585,7 +585,7 @@ def _is_akin(tree: Tree, exchange: Exchange, listing: Listing, at: int) -> bool:
     if (found := IN_PLACE.match(text)) and not text[found.end() :].strip():
         return True
     asked = [m for m in tree.content(tree.turn_start(exchange)).messages or () if m.get("role") == "user"]
-    old, new = squash(text_of(asked[-1])) if asked else "", squash(listing.text(at))
+    old, new = without_space(text_of(asked[-1])) if asked else "", without_space(listing.text(at))
     return bool(old and new) and (old in new or new in old)
 
 

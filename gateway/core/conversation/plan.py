@@ -19,8 +19,8 @@ from gateway.core.conversation.canonical import (
     is_system,
     is_user,
     message_key,
-    squash,
     text_of,
+    without_space,
 )
 from gateway.core.conversation.head import HEARD, Spoken, find_head
 from gateway.core.conversation.kind import ConversationKind
@@ -168,14 +168,14 @@ def is_enough(
             return False
     if plan.follows_head:
         return True
-    if found.form and not found.form.block[0]:
+    if found.altered and not found.altered.inputs[0]:
         # The reply is altered, and no other was found before it in the list, so it may be any that is stored.
         return False
     path = tree.atoms(match_point)
-    if found.form and match_point.reply:
+    if found.altered and match_point.reply:
         path = path[: -len(match_point.reply)]
     # All stored messages of the list, and less than the path, whose beginning may not have been loaded.
-    known = listing.flat(found.first if found.form else found.last + 1)
+    known = listing.flat(found.first if found.altered else found.last + 1)
     if found.last + 1 != listing.answered or len(known) > len(path) - (not is_whole):
         return False
     return path[len(path) - len(known) :] == known
@@ -328,11 +328,11 @@ def _quotes(tree: Tree, query: Query, messages: Sequence[WireMessage]) -> bool:
     top = tree.turn_start(last)
     tree.load_together((top, last))
     asked = [m for m in tree.content(top).messages or () if m.get("role") == "user"]
-    question = squash(text_of(asked[-1])) if asked else ""
-    reply = squash(text_of(tree.content(last).shown_reply or {}))
+    question = without_space(text_of(asked[-1])) if asked else ""
+    reply = without_space(text_of(tree.content(last).shown_reply or {}))
     if not question or not reply or len(question) + len(reply) < _MIN_QUOTE_CHARS:
         return False
-    before_it, found, after = squash(text_of(spoken[0])).partition(question)
+    before_it, found, after = without_space(text_of(spoken[0])).partition(question)
     return bool(found) and reply in after and len(before_it) + len(after) > len(reply)
 
 

@@ -16,8 +16,8 @@ from gateway.core.conversation.canonical import (
     Canon,
     WireMessage,
     first_spoken,
-    in_a_row,
     is_user,
+    join_texts,
     rest_after,
     text_of,
 )
@@ -99,7 +99,7 @@ def as_heard(
 def _cut_replies(turn: Sequence[Exchange], heard_texts: Sequence[str]) -> list[tuple[Exchange, str]]:
     """Returns the steps of a turn that were heard in part or not at all, each with what was heard of it."""
     texts = list(map(_words_of, turn))
-    whole, heard = in_a_row(texts), _find_heard(texts, heard_texts)
+    whole, heard = join_texts(texts), _find_heard(texts, heard_texts)
     unplaced = letters_of(without_remark(heard))
     if not unplaced or unplaced == letters_of(whole):
         return []
@@ -107,7 +107,7 @@ def _cut_replies(turn: Sequence[Exchange], heard_texts: Sequence[str]) -> list[t
     for exchange, text in zip(turn, texts, strict=True):
         own = letters_of(text)
         if unplaced.startswith(own):
-            unplaced, before = unplaced[len(own) :], in_a_row((before, text))
+            unplaced, before = unplaced[len(own) :], join_texts((before, text))
             continue
         # The client's own form counts; where it is written otherwise, the stored one up to the same letter.
         rest = rest_after(heard, before) if unplaced else ""
@@ -122,12 +122,12 @@ def _find_heard(texts: Sequence[str], heard_texts: Sequence[str]) -> str:
     texts: of its steps.
     heard_texts: as in `as_heard`.
     """
-    whole = in_a_row(texts)
+    whole = join_texts(texts)
     for n, heard in enumerate(_possible_parts(heard_texts)):
         if _is_heard(heard, whole):
             # The application's text after the end of a step may be the next step in other words: that is no cut.
             ends = (
-                {letters_of(in_a_row(texts[:end])) for end in range(1, len(texts) + 1)}
+                {letters_of(join_texts(texts[:end])) for end in range(1, len(texts) + 1)}
                 if n >= len(heard_texts)
                 else ()
             )
@@ -188,7 +188,7 @@ def _repeated_turns(
         found, asked = [*turn, *found], question + asked
         if len(sent) < len(asked):
             return
-        above = in_a_row(map(_words_of, _newest_turn(path)))
+        above = join_texts(map(_words_of, _newest_turn(path)))
         is_above = (
             any(_is_heard(each, above) for each in _possible_parts(heard)) if heard else not letters_of(above)
         )
@@ -198,8 +198,8 @@ def _repeated_turns(
 
 def _possible_parts(heard_texts: Sequence[str]) -> Iterator[str]:
     """Yields what may have been heard of a reply, since the application may have spoken before it or after it."""
-    yield from (in_a_row(heard_texts[n:]) for n in range(len(heard_texts)))
-    yield from (in_a_row(heard_texts[:n]) for n in range(len(heard_texts) - 1, 0, -1))
+    yield from (join_texts(heard_texts[n:]) for n in range(len(heard_texts)))
+    yield from (join_texts(heard_texts[:n]) for n in range(len(heard_texts) - 1, 0, -1))
 
 
 def _is_heard(heard: str, text: str) -> bool:

@@ -14,7 +14,14 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.conversation.amendments import Amendment
-from gateway.core.conversation.canonical import Canon, WireMessage, is_user, squash, text_of, visible
+from gateway.core.conversation.canonical import (
+    Canon,
+    WireMessage,
+    is_user,
+    text_of,
+    visible_reply,
+    without_space,
+)
 from gateway.core.conversation.fillers import with_fillers_of
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match import MemoryUse
@@ -72,7 +79,11 @@ def finish(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
     exchange = _exchange(tree, plan, ended)
     reply = query.listing.canon.atoms(ended.shown_reply)
     exchange = replace(
-        exchange, reply=reply, ended=ended.now, stopped=None, size=len(squash(text_of(ended.shown_reply)))
+        exchange,
+        reply=reply,
+        ended=ended.now,
+        stopped=None,
+        size=len(without_space(text_of(ended.shown_reply))),
     )
     # A message that was written before the model was asked is a row of its own already, whatever the answer.
     twin = None if is_written else _find_twin(tree, exchange)
@@ -179,7 +190,7 @@ def cancel(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
         exchange, state=State.CANCELLED, stopped=ended.now, **contents(plan, ended, exchange.redactions)
     )
     if ended.full:
-        exchange = replace(exchange, edits=ended.edits, size=len(squash(text_of(ended.shown_reply))))
+        exchange = replace(exchange, edits=ended.edits, size=len(without_space(text_of(ended.shown_reply))))
     else:
         exchange = replace(exchange, shown_reply=None, full=None, hidden=False, opaque=False)
     return tree.add(exchange)
@@ -371,8 +382,8 @@ def _amend(tree: Tree, plan: Plan, amendment: Amendment) -> None:
     if exchange is None:
         return
     listing = plan.query.listing
-    if amendment.block is not None:
-        start, end = amendment.block
+    if amendment.inputs is not None:
+        start, end = amendment.inputs
         inputs = tuple(listing.atoms[start:end])
         # A note stays with a message that is unchanged. Before a changed message it would not belong to the prompt.
         notes = {i: n for i, n in exchange.notes.items() if inputs[i : i + 1] == exchange.inputs[i : i + 1]}
@@ -388,7 +399,7 @@ def _amend(tree: Tree, plan: Plan, amendment: Amendment) -> None:
     if amendment.reply is not None:
         start, end = amendment.reply
         messages = listing.messages[start:end]
-        shown_reply = visible(messages) if len(messages) > 1 else messages[0]
+        shown_reply = visible_reply(messages) if len(messages) > 1 else messages[0]
         if _may_have_fillers(exchange):
             shown_reply = with_fillers_of(shown_reply, tree.content(exchange).shown_reply or {})
         # The atoms are sorted so that the text comes before the calls, as in every stored reply.
@@ -397,7 +408,7 @@ def _amend(tree: Tree, plan: Plan, amendment: Amendment) -> None:
             exchange.id,
             reply=reply,
             reply_key=listing.canon.reply_key(reply),
-            size=len(squash(text_of(shown_reply))),
+            size=len(without_space(text_of(shown_reply))),
             shown_reply=None
             if is_tombstone(exchange) or -1 in exchange.redactions
             else orjson.dumps(shown_reply),

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import orjson
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import Canon, WireMessage, is_result, squash, text_of
+from gateway.core.conversation.canonical import Canon, WireMessage, is_result, text_of, without_space
 from gateway.core.conversation.match import Match, Query
 from gateway.core.conversation.plan import Plan, new_exchange
 from gateway.core.conversation.provider_fields import has_opaque
@@ -138,7 +138,7 @@ def finish_step(
         reply=atoms,
         path=canon.path((*flat(exchange), *atoms), parent_path),
         reply_key=canon.reply_key(atoms),
-        size=len(squash(text_of(shown))),
+        size=len(without_space(text_of(shown))),
         shown_reply=orjson.dumps(shown),
         full=orjson.dumps({"messages": list(full), "gateway_calls": [], "step": True})
         if is_changed

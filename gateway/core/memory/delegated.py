@@ -25,7 +25,7 @@ from typing import Any
 import orjson
 from msgspec import Struct
 
-from gateway.core.conversation.canonical import call_id, calls_of, squash_utf8, text_of
+from gateway.core.conversation.canonical import call_id, calls_in, text_of, without_space_utf8
 from gateway.core.prompt.note import own_words
 from storage.records import Scope
 
@@ -93,7 +93,7 @@ class DelegatedTasks:
         made_for = next(_user_texts(body["messages"]), None)
         calls: dict[str, _WaitingCall] = {}
         for call in reply.get("tool_calls") or ():
-            for tool, arguments in calls_of({"tool_calls": [call]}):
+            for tool, arguments in calls_in({"tool_calls": [call]}):
                 texts = {hash(text): len(text) for text in islice(_argument_texts(arguments), _MOST_TEXTS)}
                 if made_for is not None and max(texts.values(), default=0) >= _LEAST_BYTES:
                     calls[call_id(call)] = _WaitingCall(tool, texts, hash(made_for), now)
@@ -141,7 +141,7 @@ class DelegatedTasks:
 
 def _user_texts(messages: _Messages) -> Iterator[bytes]:
     """Yields the user's messages without white space, the last one first."""
-    return (squash_utf8(own_words(text_of(m))) for m in reversed(messages) if m.get("role") == "user")
+    return (without_space_utf8(own_words(text_of(m))) for m in reversed(messages) if m.get("role") == "user")
 
 
 def _argument_texts(arguments: object) -> Iterator[bytes]:
@@ -159,5 +159,5 @@ def _argument_texts(arguments: object) -> Iterator[bytes]:
     for each in values:
         for item in each if isinstance(each, list) else (each,):
             text = text_of(item) if isinstance(item, dict) and "role" in item else item
-            if isinstance(text, str) and (squashed := squash_utf8(text)):
+            if isinstance(text, str) and (squashed := without_space_utf8(text)):
                 yield squashed

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import squash
+from gateway.core.conversation.canonical import without_space
 from gateway.core.dates import day_text
 from gateway.core.memory.framework_markers import strip_marks
 from gateway.core.memory.secret_texts import withhold
@@ -55,7 +55,7 @@ def clean(
         text = _cut(strip_marks(note.own_words(m.text)), most_chars)
         if not secrets:
             text = withhold(text)
-        key = squash(text)
+        key = without_space(text)
         if not key or (m.role == "assistant" and key in replies and not repeats):
             continue
         if m.role == "assistant":

@@ -20,8 +20,8 @@ from gateway.core.conversation.canonical import (
     Listing,
     WireMessage,
     call_id,
-    in_a_row,
     is_user,
+    join_texts,
     rest_after,
     text_of,
 )
@@ -154,7 +154,7 @@ def compose(
         replies = _place_counted(listing, additions, found)
     else:
         replies = _place_compared(listing, place.last + 1, tree.elements(place.match_point), found)
-    if place.form:
+    if place.altered:
         replies[place.last] = place.match_point
     if replies:
         _restore_rounds(tree, plan, replies, offered, found)
@@ -389,7 +389,7 @@ def put_back(
     before = full[: last + 1] if is_same_model else [without_opaque(each) for each in full[: last + 1]]
     calls = [call for each in before for call in each.get("tool_calls") or []]
     client_made: list[dict[str, Any]] = message.get("tool_calls") or []
-    streamed = in_a_row(
+    streamed = join_texts(
         text for each in before if each["role"] == "assistant" for text in _visible_texts(each)
     )
     rest = rest_after(text_of(without_fillers(with_fillers_of(message, content.shown_reply or {}))), streamed)
@@ -400,7 +400,7 @@ def put_back(
     # A mixed round: the client has its own calls, and the results to them, in its list.
     if client_calls:
         return _put_back_mixed(before, client_made, client_calls, after, is_longer=bool(rest))
-    own = in_a_row(map(text_of, full[last + 1 :]))
+    own = join_texts(map(text_of, full[last + 1 :]))
     # White space as the model made it.
     rest = rest and own[: len(own) - len(own.lstrip())] + rest
     # What the client got of these fields is that of all rounds.

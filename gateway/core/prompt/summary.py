@@ -15,7 +15,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from gateway.core.conversation.canonical import RESULTS, Listing, WireMessage, calls_of, is_system, text_of
+from gateway.core.conversation.canonical import RESULTS, Listing, WireMessage, calls_in, is_system, text_of
 from gateway.core.conversation.fillers import spoken
 from gateway.core.conversation.tree import Tree, end_offset, is_tombstone
 from gateway.core.prompt.compose import Composition
@@ -274,7 +274,7 @@ def _line(message: WireMessage) -> Iterator[str]:
     if text:
         yield f"{role.capitalize()}: {_clipped(text, MESSAGE_CHARS)}"
     if role == "assistant":
-        for name, arguments in calls_of(message):
+        for name, arguments in calls_in(message):
             yield f"Assistant called {' '.join(name.split())}: {_clipped(str(arguments), CALL_CHARS)}"
 
 

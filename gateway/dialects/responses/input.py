@@ -15,7 +15,7 @@ import orjson
 from msgspec import Struct
 
 from adapters.types import Json
-from gateway.core.conversation.canonical import gap, media_of
+from gateway.core.conversation.canonical import gap, media_in
 from gateway.core.conversation.provider_fields import THOUGHTS
 from gateway.core.json_limits import check_values
 from gateway.core.request.chat_request import Reference
@@ -232,7 +232,7 @@ class _Messages:
         id, output = result_of(item, where)
         content = self._content(output, f"{where}.output")
         # A tool's message has no place for media.
-        if media := media_of({"content": content}):
+        if media := media_in({"content": content}):
             self._end_reply()  # before which the media of earlier results stand
             self._media += media
             content = "\n".join(

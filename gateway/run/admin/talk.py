@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import orjson
 
-from gateway.core.conversation.canonical import WireMessage, media_of, text_of
+from gateway.core.conversation.canonical import WireMessage, media_in, text_of
 from gateway.core.conversation.private import private_of
 from gateway.core.conversation.tree import is_tombstone
 from gateway.run.admin.page_records import MessageRecord, ToolRound
@@ -53,7 +53,7 @@ def message_records(e: Exchange, request: str | None, *, is_whole: bool = False)
 def readable(message: WireMessage) -> str:
     """Returns the text of a message, with a line for each image or sound."""
     lines = [text_of(message)] if text_of(message) else []
-    return "\n".join([*lines, *map(_media_line, media_of(message))])
+    return "\n".join([*lines, *map(_media_line, media_in(message))])
 
 
 def _record(
@@ -73,7 +73,7 @@ def _record(
     if is_gone:
         return MessageRecord(seq, e.seq, role, None, at, None, "forgotten")
     text = readable(message)
-    images = sum("image" in str(part.get("type")) for part in media_of(message))
+    images = sum("image" in str(part.get("type")) for part in media_in(message))
     calls = () if rounds else _calls(message, {})
     return MessageRecord(
         seq,

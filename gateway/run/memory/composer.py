@@ -10,7 +10,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import RESULTS, shown_results, text_of
+from gateway.core.conversation.canonical import RESULTS, are_results, text_of
 from gateway.core.conversation.match import MemoryUse
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.private import is_nudge
@@ -315,7 +315,7 @@ def _note_target(context: MemoryContext) -> NoteTarget | None:
     """Returns the message that the request's note is made for; None: the request takes no note."""
     plan, new = context.plan, context.plan.messages
     # Recall is for a person's words, not for a nudge of an agent's rules.
-    if not new or new[-1].get("role") != "user" or is_nudge(new[-1]) or shown_results(new)[-1]:
+    if not new or new[-1].get("role") != "user" or is_nudge(new[-1]) or are_results(new)[-1]:
         return _question_before_results(context)
     if plan.quotes:  # what only quotes its conversation is a front end's request for a title or the like
         return None

@@ -11,7 +11,7 @@ import orjson
 from msgspec.structs import replace
 
 from adapters.types import Json
-from gateway.core.conversation.canonical import WireMessage, first_spoken, media_of, shown_results
+from gateway.core.conversation.canonical import WireMessage, are_results, first_spoken, media_in
 from gateway.core.message_text import with_text_before
 from gateway.core.prompt.note import estimate_tokens
 from gateway.core.prompt.summary import EARLY, ROOMY, WORTH, Overfull, SummaryCut, summary_tokens
@@ -302,7 +302,7 @@ def _items(prompt: Prompt, entries: Sequence[_Entry]) -> list[WindowItem]:
     nudges = {n for n, each in enumerate(prompt.composition.fill) if each.is_nudge}
     items = []
     for n, ((at, message), is_result) in enumerate(
-        zip(entries, shown_results(message for _, message in entries), strict=True)
+        zip(entries, are_results(message for _, message in entries), strict=True)
     ):
         is_nudge = n in nudges or _is_hidden_nudge(prompt, at, message)
         item = describe(message, message_tokens(message, upper_bound), is_nudge=is_nudge)
@@ -399,7 +399,7 @@ class _WindowRoom:
         if (
             self._context == ANY_WINDOW
             or self._before is None
-            or any(media_of(self.entries[i][1]) for i in staying)
+            or any(media_in(self.entries[i][1]) for i in staying)
         ):
             return 0, 0
         fixed = self._fixed_with(cut)

@@ -15,7 +15,7 @@ import orjson
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import Canon, WireMessage, call_id, text_of, visible
+from gateway.core.conversation.canonical import Canon, WireMessage, call_id, text_of, visible_reply
 from gateway.core.conversation.directions import Direction, directions_of, with_directions
 from gateway.core.conversation.heard import as_heard
 from gateway.core.conversation.private import private_of, with_private, without_private
@@ -404,7 +404,7 @@ def _reply(steps: Sequence[Exchange]) -> list[WireMessage]:
     if len(steps) == 1 or not replies:
         return replies
     gateway_calls = {m.get("tool_call_id") for e in steps[1:] for m in orjson.loads(e.input or b"[]")}
-    return [visible(replies, gateway_calls)]
+    return [visible_reply(replies, gateway_calls)]
 
 
 def _reply_of_one(e: Exchange) -> list[WireMessage]:

@@ -7,7 +7,7 @@ from itertools import groupby
 
 from msgspec import Struct
 
-from gateway.core.conversation.canonical import Listing, squash
+from gateway.core.conversation.canonical import Listing, without_space
 from gateway.core.conversation.tree import Tree
 from gateway.core.prompt.compose import Composition
 from gateway.run.memory.memory_context import MemoryContext
@@ -55,7 +55,7 @@ def _merged(listing: Listing, dropped: Container[int]) -> Iterator[Atom]:
         if len(replies) < 2:
             continue  # the texts of most need not be read
         texts: list[str] = []
-        for text in filter(None, (squash(listing.text(i)) for i in replies)):
+        for text in filter(None, (without_space(listing.text(i)) for i in replies)):
             texts = [text, *(each + text for each in texts[:_MAX_MERGED])]
             yield from (listing.canon.text_atom(None, each) for each in texts[1:])
 

@@ -15,11 +15,11 @@ from gateway.core.conversation.canonical import (
     Canon,
     Listing,
     WireMessage,
-    calls_of,
-    shown_results,
-    squash,
+    are_results,
+    calls_in,
     text_of,
-    visible,
+    visible_reply,
+    without_space,
 )
 from gateway.core.words import is_beginning, is_grown_transcript, letters_of, lower_words, without_remark
 from tests.core.conversations import assistant, call, picture, result, system, user
@@ -52,7 +52,7 @@ def test_white_space_makes_no_difference(pieces: list[tuple[str, str]], role: st
 @given(st.text() | st.text(st.characters(categories=("Zs", "Zl", "Zp", "Cc", "Cs"))))
 @example("".join(map(chr, range(0x10000))))
 def test_white_space_is_what_python_calls_so(text: str) -> None:
-    assert squash(text) == "".join(text.split())
+    assert without_space(text) == "".join(text.split())
 
 
 @given(st.lists(texts, max_size=4), st.sampled_from(["user", "assistant", "tool"]))
@@ -174,7 +174,7 @@ def test_any_message_has_a_canonical_form(message: WireMessage) -> None:
     atoms = CANON.atoms(message)
     assert atoms == CANON.atoms(orjson.loads(orjson.dumps(message)))
     assert all(len(a) == 12 and a[:1] in b"uatc" for a in atoms)
-    text_of(message), calls_of(message), CANON.media(message)
+    text_of(message), calls_in(message), CANON.media(message)
 
 
 def test_broken_arguments_and_lone_surrogates_are_hashed_as_they_are() -> None:
@@ -337,9 +337,9 @@ def test_a_whole_reply_was_spoken(text: str) -> None:
 
 def test_what_the_client_sees_is_the_text_as_streamed_and_its_own_calls() -> None:
     full = [assistant("One. ", call("m", "memory_insert"), call("w")), result("m", "ok"), assistant("Two.")]
-    assert visible(full, {"m"}) == assistant("One. Two.", call("w"))
-    assert visible([assistant("One."), assistant(None), assistant("Two.")]) == assistant("One. Two.")
-    assert visible([assistant(None)], ()) == assistant("")
+    assert visible_reply(full, {"m"}) == assistant("One. Two.", call("w"))
+    assert visible_reply([assistant("One."), assistant(None), assistant("Two.")]) == assistant("One. Two.")
+    assert visible_reply([assistant(None)], ()) == assistant("")
 
 
 def test_media_behind_a_result_belong_to_it() -> None:
@@ -349,7 +349,7 @@ def test_media_behind_a_result_belong_to_it() -> None:
     }
     said = {"role": "user", "content": [*image["content"], {"type": "text", "text": "Look."}]}
     result = {"role": "tool", "tool_call_id": "a", "content": "Here."}
-    assert shown_results([image, result, image, image, said, image]) == [
+    assert are_results([image, result, image, image, said, image]) == [
         False,
         True,
         True,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.conversation.canonical import WireMessage, squash, text_of, visible
+from gateway.core.conversation.canonical import WireMessage, text_of, visible_reply, without_space
 from gateway.core.conversation.private import with_private
 from gateway.core.conversation.tree import Content
 from gateway.core.message_text import with_text_before
@@ -182,12 +182,12 @@ def test_what_is_put_back_says_what_the_clients_message_says(
         full += [assistant(text, call(f"m{i}", "memory_insert")), result(f"m{i}", "ok")]
     full.append(assistant(texts[-1]))
     ours = frozenset(f"m{i}" for i in range(len(texts) - 1))
-    message = visible(full, ours) if is_ours else assistant(said)
+    message = visible_reply(full, ours) if is_ours else assistant(said)
     back = put_back(Content(None, None, full, ours), message, [], OUR_TOOLS)
-    streamed = squash(text_of(visible(full[:-1], ours)))
-    assert (back is None) == (not squash(text_of(message)).startswith(streamed))
+    streamed = without_space(text_of(visible_reply(full[:-1], ours)))
+    assert (back is None) == (not without_space(text_of(message)).startswith(streamed))
     if back is not None:
-        assert squash(text_of(visible(back, ours))) == squash(text_of(message))
+        assert without_space(text_of(visible_reply(back, ours))) == without_space(text_of(message))
         assert not is_ours or text_of(back[-1]) == (texts[-1] if texts[-1].strip() else "ok")
         assert back[: len(full) - 1] == full[:-1]
 

@@ -13,7 +13,7 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.core.conversation import settle
-from gateway.core.conversation.canonical import WireMessage, text_of, visible
+from gateway.core.conversation.canonical import WireMessage, text_of, visible_reply
 from gateway.core.conversation.match import MemoryUse
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import Tree
@@ -205,7 +205,7 @@ class Client:
         full, new = self.reply()
         await self.pair.finish(request, full, new)
         ours = {c["id"] for m in full for c in m.get("tool_calls") or [] if call_name(c) in OUR_TOOLS}
-        self.messages = [*asked, visible(full, ours)]
+        self.messages = [*asked, visible_reply(full, ours)]
 
     async def plain(self, asked: list[WireMessage]) -> None:
         await self.answered(await self.begin(asked), asked)
@@ -280,7 +280,7 @@ class Client:
                 ours = call("m" + id, "memory_insert", "{}")
                 both = {**said, "tool_calls": [ours, *said["tool_calls"]]}
                 await self.pair.finish(request, [both, result("m" + id, "done")], self.pair.edits(id))
-                said = visible([both], {"m" + id})
+                said = visible_reply([both], {"m" + id})
             else:
                 await self.pair.finish(request, [said])
             asked = [*asked, said, result(id, f"sunny {self.calls}")]
