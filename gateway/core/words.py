@@ -89,6 +89,11 @@ def letters_of(text: str) -> str:
     return "".join(lower_words(text))
 
 
+def heard_letters(text: str) -> str:
+    """Returns the letters of what was spoken of a reply, as its client reports it (`without_remark`)."""
+    return letters_of(without_remark(text))
+
+
 def is_beginning(a: str, b: str, least: int = 4) -> bool:
     """Returns whether `a` is the beginning of `b`: `least` characters of it, or all. Both are from `letters_of`."""
     return bool(a) and (a == b or (len(a) >= least and b.startswith(a)))

@@ -154,7 +154,7 @@ def check_fill(request: Request, tree: Tree, listing: Listing) -> None:
         path = [m for m in path if m is not None]
         assert fill == [*path[: len(path) - bool(plan.heard)], *heard, *plan.held]
         return
-    listed = listing.atoms[: plan.match.last + 1 if plan.match.form else listing.answered]
+    listed = listing.atoms[: plan.match.last + 1 if plan.match.altered else listing.answered]
     # The last replies came back altered, or for the first time.
     spans = {a.exchange: slice(*a.reply) for a in plan.amendments if a.reply}
     forms = {id: [atom for atoms in listing.atoms[span] for atom in atoms] for id, span in spans.items()}

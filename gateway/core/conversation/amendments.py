@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-from gateway.core.conversation.canonical import RESULTS, Listing, is_user, text_of, without_space
+from gateway.core.conversation.canonical import RESULTS, Listing, is_question, is_user, text_of, without_space
 from gateway.core.conversation.head import was_heard
 from gateway.core.conversation.match import Match
 from gateway.core.conversation.tree import Tree, end_offset, is_tombstone
@@ -126,7 +126,7 @@ def _begin_of_reply(exchange: Exchange, parent: Exchange | None, listing: Listin
     alone. After results there may also be the text before the calls that they answer: Pipecat sends it once it is
     spoken.
     """
-    has_question = any(atoms[0][:1] in b"ut" for atoms in exchange.inputs[-1:] if atoms)
+    has_question = any(map(is_question, exchange.inputs[-1:]))
     reply_before = () if parent is None or any(map(is_user, exchange.inputs)) else (parent.reply or ())[:1]
     start = end
     while start and listing.role(start - 1) == "assistant":

@@ -1,9 +1,10 @@
 """The canonical form of a message, which stays the same however a client stores and resends it.
 
 A list is flattened into atoms, keyed hashes of 12 bytes: one for a user or tool message, one for an assistant's
-text, one for each of its calls. White space, ids, the split into messages, the dump of arguments, reasoning and
-unknown fields make no difference; the words, the kinds of media and a speaker's `name` do. System messages have no
-atoms, nor has the text that OpenClaw appends to the newest message, which no later list has.
+text, one for each of its calls. The first byte of an atom is its kind: u, t, a or c, in this order. White space, ids,
+the split into messages, the dump of arguments, reasoning and unknown fields make no difference; the words, the kinds
+of media and a speaker's `name` do. System messages have no atoms, nor has the text that OpenClaw appends to the newest
+message, which no later list has.
 """
 
 from __future__ import annotations
@@ -160,6 +161,23 @@ def is_user(atoms: tuple[Atom, ...]) -> bool:
 def is_spoken(atoms: tuple[Atom, ...]) -> bool:
     """Returns whether a message is a user's, or an assistant's that begins with a text."""
     return bool(atoms) and atoms[0][0] in b"ua"
+
+
+def is_question(atoms: tuple[Atom, ...]) -> bool:
+    """Returns whether a message is one that a reply answers: a user's, or the result of a tool."""
+    return bool(atoms) and atoms[0][0] in b"ut"
+
+
+def is_assistant(atoms: tuple[Atom, ...]) -> bool:
+    return bool(atoms) and atoms[0][0] in b"ac"
+
+
+def is_call(atom: Atom) -> bool:
+    return atom[:1] == b"c"
+
+
+def has_calls(reply: Sequence[Atom] | None) -> bool:
+    return any(map(is_call, reply or ()))
 
 
 def message_key(atoms: Iterable[Atom]) -> bytes:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from msgspec.structs import replace
 
 from gateway.core.conversation import settle
-from gateway.core.conversation.canonical import Canon, is_spoken, message_key
+from gateway.core.conversation.canonical import Canon, is_assistant, is_spoken, message_key
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import Tree, is_tombstone
 from storage.commands import Change, Pool
@@ -59,7 +59,7 @@ def prefix_hashes(canon: Canon, inputs: Iterable[tuple[Atom, ...]]) -> list[byte
     found, path = [], b""
     for atoms in inputs:
         path = canon.path(atoms, path)
-        if atoms and atoms[0][:1] in b"ac":
+        if is_assistant(atoms):
             found.append(path)
     return found
 

@@ -14,7 +14,7 @@ from msgspec import Struct
 from gateway.core.conversation.canonical import RESULTS, Listing, WireMessage, text_of
 from gateway.core.conversation.match import Match, Query
 from gateway.core.conversation.tree import Tree
-from gateway.core.words import is_beginning, is_grown_transcript, letters_of, without_remark
+from gateway.core.words import heard_letters, is_beginning, is_grown_transcript, letters_of
 from storage.records import Exchange, State
 
 # The most messages at the head that may report what was heard of a reply; no measurement.
@@ -167,7 +167,7 @@ class _HeadSearch:
 
     def _place_resent(self, leading: int) -> int | None:
         """Returns where the held messages report a reply that the first `leading` messages report again."""
-        heard = letters_of(without_remark("".join(map(self._listing.text, range(leading)))))
+        heard = heard_letters("".join(map(self._listing.text, range(leading))))
         places = (
             i
             for i, m in enumerate(self._held)
@@ -245,5 +245,5 @@ def _touched_last(tree: Tree) -> Exchange | None:
 
 def was_heard(tree: Tree, exchange: Exchange, listing: Listing, start: int, end: int, least: int = 4) -> bool:
     """Returns whether messages are what was heard of the reply of an exchange. least: letters, as in `begins`."""
-    heard = letters_of(without_remark("".join(map(listing.text, range(start, end)))))
+    heard = heard_letters("".join(map(listing.text, range(start, end))))
     return is_beginning(heard, letters_of(text_of(tree.content(exchange).shown_reply or {})), least)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from gateway.core.conversation.canonical import WireMessage, call_id, is_system, text_of, without_space
-from gateway.core.words import is_beginning, letters_of, without_remark
+from gateway.core.words import heard_letters, is_beginning, letters_of
 
 
 class HeardPath(Struct, frozen=True):
@@ -96,5 +96,5 @@ class _Reply(NamedTuple):
         """
         if message.get("role") != "assistant" or message.get("tool_calls"):
             return False
-        heard = letters_of(without_remark(text_of(message)))
+        heard = heard_letters(text_of(message))
         return heard != self.letters and is_beginning(heard, self.letters)

@@ -13,7 +13,7 @@ import orjson
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import WireMessage, text_of, without_space
+from gateway.core.conversation.canonical import WireMessage, has_calls, text_of, without_space
 from gateway.core.conversation.fillers import with_fillers_of, without_fillers
 from gateway.core.conversation.private import FORMER_OWN_LENGTH, with_private, without_fields
 from storage.records import Exchange, State
@@ -100,7 +100,7 @@ def leaves_calls(exchange: Exchange) -> bool:
     """
     full = _full(exchange)
     if not full.get("step"):
-        return any(atom[:1] == b"c" for atom in exchange.reply or ())
+        return has_calls(exchange.reply)
     reply, *results = full["messages"]
     answered = {m.get("tool_call_id") for m in results}
     return any(call.get("id") not in answered for call in reply.get("tool_calls") or ())

@@ -9,7 +9,7 @@ conversation only its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from itertools import pairwise
 from typing import NamedTuple
@@ -17,11 +17,19 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from gateway.core.applications import IN_PLACE
-from gateway.core.conversation.canonical import Listing, is_user, text_of, without_space
+from gateway.core.conversation.canonical import (
+    Listing,
+    is_assistant,
+    is_call,
+    is_question,
+    is_user,
+    text_of,
+    without_space,
+)
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.tree import PathElement, Tree, is_tombstone
 from gateway.core.subsequence import LCS_ATOMS, lcs
-from gateway.core.words import is_beginning, letters_of, without_remark
+from gateway.core.words import heard_letters, is_beginning, letters_of
 from storage.records import Atom, Exchange
 
 # A reply of so many characters is found nowhere else word for word.
@@ -30,13 +38,15 @@ LONG_REPLY = 32
 _MAX_TURNS = 8
 # Places in the tree, or far back in the list, at which a reply is compared path by path.
 _MAX_PLACES = 8
-# A list's last replies that are tried as altered stored replies.
-_MAX_BLOCKS = 64
+# The last runs of assistant messages in a list that are tried as altered stored replies.
+_MAX_RUNS = 64
 # Assistant texts of one turn that are tried in combination.
 _MAX_TEXTS = 8
 
 # The indices of the first and last message of something in a list.
 ListSpan = tuple[int, int]
+# The atoms of messages, one after the other.
+Inputs = tuple[tuple[Atom, ...], ...]
 
 
 class MemoryUse(StrEnum):
@@ -106,7 +116,7 @@ class _Segment:
 
     def __init__(self, listing: Listing, segment: Iterable[int]) -> None:
         assistants = [i for i in segment if listing.role(i) == "assistant"]
-        self.calls = [(i, a) for i in assistants for a in listing.atoms[i] if a[:1] == b"c"]
+        self.calls = [(i, a) for i in assistants for a in listing.atoms[i] if is_call(a)]
         texts = [(i, without_space(listing.text(i))) for i in assistants]
         texts = [(i, t) for i, t in texts if t][-_MAX_TEXTS:]
         # A client may split one reply into messages, or merge two: each run of texts may be a stored reply.
@@ -128,7 +138,7 @@ class _Segment:
     def find(self, reply: Sequence[Atom]) -> ListSpan | None:
         """Returns the first and the last message of a reply; None where the turn does not have all of it."""
         texts = [a for a in reply if a[:1] == b"a"]
-        calls = [a for a in reply if a[:1] == b"c"]
+        calls = [a for a in reply if is_call(a)]
         at: list[int] = []
         if texts:
             span = self.spans.get(texts[0])
@@ -372,7 +382,7 @@ class _Search:
             return True
         if best.rank.likeness < 0 and self._is_elsewhere(best):
             return False
-        asked = [i for i in range(best.span[0]) if listing.atoms[i] and listing.atoms[i][0][:1] in b"ut"][-1:]
+        asked = [i for i in range(best.span[0]) if is_question(listing.atoms[i])][-1:]
         if any(listing.atoms[i][0] in _answered_atoms(best.elements) for i in asked):
             return True
         if not self._query.named:
@@ -428,8 +438,7 @@ def find_match(tree: Tree, query: Query) -> Match:
     if silent is not None:
         return silent
     found = _Search(tree, query, shared).run()
-    altered = _find_altered(tree, query, found)
-    return altered or found
+    return _AlteredSearch(tree, query, found).run() or found
 
 
 def _count_shared(tree: Tree, listing: Listing) -> int:
@@ -461,116 +470,154 @@ def _find_silent(tree: Tree, listing: Listing) -> Match | None:
     return Match(max(found, key=lambda exchange: (exchange.begun, exchange.id)), first, last)
 
 
-def _find_altered(tree: Tree, query: Query, match: Match) -> Match | None:
+class _AlteredSearch:
     """Finds the next stored reply that came back cut (to what was spoken of it) or otherwise altered.
 
     A turn is recognised by its question. Its reply alone is enough only if no other question competes for it: "Well" is
     the beginning of many replies, and one turn would take the place of another in the tree.
     """
-    listing, match_point, start = query.listing, match.match_point, match.last + 1
-    candidates = [c for c in _after(tree, match_point) if tree.may_change(c)]
-    if not candidates:
+
+    def __init__(self, tree: Tree, query: Query, match: Match) -> None:
+        """Begins. match: the last reply that came back word for word."""
+        self._tree = tree
+        self._query = query
+        self._match_point = match.match_point
+        # The index of the first message after that reply.
+        self._start = match.last + 1
+        self._candidates = [each for each in self._after_match_point() if tree.may_change(each)]
+
+    def run(self) -> Match | None:
+        listing, start = self._query.listing, self._start
+        if not self._candidates:
+            return None
+        # The indices at which runs of assistant messages begin, the last one first.
+        begins = [
+            i
+            for i in range(len(listing) - 1, start, -1)
+            if listing.role(i) == "assistant" and (listing.role(i - 1) != "assistant" or i - 1 <= start)
+        ]
+        letters = self._letters_of_replies() if begins else {}
+        for begin in begins[:_MAX_RUNS]:
+            end = next(
+                (i for i in range(begin, len(listing)) if listing.role(i) != "assistant"), len(listing)
+            )
+            exchange = self._find(begin, end, letters)
+            if exchange is not None:
+                return Match(exchange, begin, end - 1, AlteredReply((start, begin), (begin, end)))
         return None
 
-    def may_be_meant(exchange: Exchange) -> bool:
-        # Without an id and without a match point, only a conversation from within the idle time is continued.
-        return query.named or match_point is not None or query.now - tree.turn_end(exchange) <= query.idle_s
+    def _find(self, begin: int, end: int, letters: Mapping[int, str]) -> Exchange | None:
+        """Returns the exchange with the reply that a run of assistant messages is.
 
-    # The indices at which runs of assistant messages begin after the match point's reply, the last one first.
-    begins = [
-        b
-        for b in range(len(listing) - 1, start, -1)
-        if listing.role(b) == "assistant" and (listing.role(b - 1) != "assistant" or b - 1 <= start)
-    ]
-    answered = _letters_of_replies(tree, candidates) if begins else {}
-    for begin in begins[:_MAX_BLOCKS]:
-        end = next((i for i in range(begin, len(listing)) if listing.role(i) != "assistant"), len(listing))
-        block = tuple(listing.atoms[start:begin])
-        spoken = "".join(listing.text(i) for i in range(begin, end))
-        cut = letters_of(without_remark(spoken))
-        is_long = len(without_space(spoken)) >= LONG_REPLY
-        asked = [c for c in candidates if _was_asked(tree, c, block, match_point)]
-        similar = [c for c in candidates if c.id in answered and is_beginning(cut, answered[c.id])]
-        similar_ids = {c.id for c in similar}
+        letters: of the stored replies, by the ids of their exchanges.
+        """
+        tree, listing = self._tree, self._query.listing
+        inputs = tuple(listing.atoms[self._start : begin])
+        reply = "".join(listing.text(i) for i in range(begin, end))
+        heard, is_long = heard_letters(reply), len(without_space(reply)) >= LONG_REPLY
+        asked = [each for each in self._candidates if self._was_asked(each, inputs)]
+        similar = [
+            each for each in self._candidates if each.id in letters and is_beginning(heard, letters[each.id])
+        ]
+        similar_ids = {each.id for each in similar}
         # The best evidence is question and reply together. Next comes the question alone, then the reply alone, if it
         # is long or if the question is akin.
-        picked = [c for c in asked if c.id in similar_ids]
+        picked = [each for each in asked if each.id in similar_ids]
         if not picked:
-            picked = [c for c in asked if may_be_meant(c)] or [
-                c for c in similar if may_be_meant(c) and (is_long or _is_akin(tree, c, listing, begin - 1))
+            picked = [each for each in asked if self._may_be_meant(each)] or [
+                each
+                for each in similar
+                if self._may_be_meant(each) and (is_long or _is_akin(tree, each, listing, begin - 1))
             ]
-            if len({c.inputs[:1] for c in picked}) > 1:
-                picked = []
-        if picked:
-            exchange = max(
-                picked,
-                key=lambda c: (_agreement(tree, c, match_point, block), tree.touched_at(c), c.begun, c.id),
-            )
-            return Match(exchange, begin, end - 1, AlteredReply((start, begin), (begin, end)))
-    return None
+            if len({each.inputs[:1] for each in picked}) > 1:
+                return None
+        return max(
+            picked,
+            key=lambda each: (self._agreement(each, inputs), tree.touched_at(each), each.begun, each.id),
+            default=None,
+        )
 
+    def _after_match_point(self) -> list[Exchange]:
+        """Returns the exchanges after the match point, or all without one, that have a reply or a part of one.
 
-def _after(tree: Tree, match_point: Exchange | None) -> list[Exchange]:
-    """Returns the exchanges after the match point that have a reply or a part of one; without a match point all such
-    exchanges.
+        Requests that were cancelled one after the other hang below each other, so the search goes on below each
+        exchange that no later turn continued.
+        """
+        tree = self._tree
+        if self._match_point is None:
+            found = list(tree)
+        else:
+            found, todo = [], tree.children(self._match_point)
+            while todo:
+                each = todo.pop()
+                found.append(each)
+                children, is_continued = tree.children(each), tree.is_continued(each)
+                todo += [child for child in children if not is_continued or tree.continues_turn(child)]
+        return [
+            each
+            for each in found
+            if each.ended is not None or (each.stopped is not None and (each.size or is_tombstone(each)))
+        ]
 
-    Requests that were cancelled one after the other hang below each other, so the search goes on below each exchange
-    that no later turn continued.
-    """
-    if match_point is None:
-        found = list(tree)
-    else:
-        found, todo = [], tree.children(match_point)
-        while todo:
-            c = todo.pop()
-            found.append(c)
-            if not tree.is_continued(c):
-                todo += tree.children(c)
+    def _may_be_meant(self, exchange: Exchange) -> bool:
+        # Without an id and without a match point, only a conversation from within the idle time is continued.
+        query = self._query
+        is_known = query.named or self._match_point is not None
+        return is_known or query.now - self._tree.turn_end(exchange) <= query.idle_s
+
+    def _letters_of_replies(self) -> dict[int, str]:
+        """Returns id -> the letters of a reply. They are made once, since each is compared with many messages."""
+        tree = self._tree
+        # The question of each turn is compared next (`_is_akin`).
+        tree.load_together([*self._candidates, *map(tree.turn_start, self._candidates)])
+        replies = {
+            each.id: tree.content(each).shown_reply for each in self._candidates if not is_tombstone(each)
+        }
+        return {id: letters_of(text_of(reply)) for id, reply in replies.items() if reply is not None}
+
+    def _was_asked(self, candidate: Exchange, inputs: Inputs) -> bool:
+        """Returns whether the messages before a reply are those that a candidate brought, or end like them.
+
+        Without a match point the results of tools are no evidence, because many exchanges have the same ones. Where
+        more user messages precede them than the path has, the same words came once more in a turn that is not stored.
+        """
+        for exchange in (candidate, self._tree.turn_start(candidate)):
+            stored = exchange.inputs
+            if self._match_point is None and not any(map(is_user, stored)):
+                continue
+            if stored[-len(inputs) :] == inputs:
+                return True
+            if stored and inputs[-len(stored) :] == stored:
+                listed = sum(map(is_user, inputs[: -len(stored)]))
+                return listed <= sum(map(is_user, self._inputs_before(exchange)))
+        return False
+
+    def _inputs_before(self, exchange: Exchange) -> Iterator[tuple[Atom, ...]]:
+        """Yields the messages that the exchanges between the match point and this one brought."""
+        match_point, ancestor = self._match_point, self._tree.parent(exchange)
+        while ancestor is not None and (match_point is None or ancestor.id != match_point.id):
+            yield from ancestor.inputs
+            ancestor = self._tree.parent(ancestor)
+
+    def _agreement(self, candidate: Exchange, inputs: Inputs) -> tuple[int, bool]:
+        """Returns how well the path from the match point to a candidate agrees with the list, and whether as a whole.
+
+        The number counts the exchanges that agree one after the other, minus those that only the path or the list has.
+        """
+        match_point, agree, over, end = self._match_point, 0, 0, len(inputs)
+        exchange: Exchange | None = candidate
+        while exchange is not None and (end if match_point is None else exchange.id != match_point.id):
+            start = end - len(exchange.inputs)
+            if start >= 0 and inputs[start:end] == exchange.inputs and not over:
+                agree, end = agree + 1, start
+                # The replies between the questions are skipped, whatever their form.
+                while end and (not inputs[end - 1] or is_assistant(inputs[end - 1])):
+                    end -= 1
             else:
-                todo += [k for k in tree.children(c) if tree.continues_turn(k)]
-    return [
-        c
-        for c in found
-        if c.ended is not None or (c.stopped is not None and (bool(c.size) or is_tombstone(c)))
-    ]
-
-
-def _was_asked(
-    tree: Tree, c: Exchange, block: tuple[tuple[Atom, ...], ...], match_point: Exchange | None
-) -> bool:
-    """Returns whether the messages before a reply are those that c brought, or end like them.
-
-    Without a match point the results of tools are no evidence, because many exchanges have the same ones. Where more
-    was messages before them than the path has, the same words came once more in a turn that is not stored.
-    """
-    for exchange in (c, tree.turn_start(c)):
-        inputs = exchange.inputs
-        if match_point is None and not any(map(is_user, inputs)):
-            continue
-        if inputs[-len(block) :] == block:
-            return True
-        if inputs and block[-len(inputs) :] == inputs:
-            answered = sum(map(is_user, block[: -len(inputs)]))
-            return answered <= sum(map(is_user, _between(tree, match_point, exchange)))
-    return False
-
-
-def _between(tree: Tree, match_point: Exchange | None, exchange: Exchange) -> Iterator[tuple[Atom, ...]]:
-    """Yields the messages that exchanges brought which follow the match point, or begin the path, and precede e."""
-    ancestor = tree.parent(exchange)
-    while ancestor is not None and (match_point is None or ancestor.id != match_point.id):
-        yield from ancestor.inputs
-        ancestor = tree.parent(ancestor)
-
-
-def _letters_of_replies(tree: Tree, exchanges: Sequence[Exchange]) -> dict[int, str]:
-    """Returns id -> the letters of a reply. They are made once, since each reply is compared with many messages."""
-    # The question of each turn is compared next (`_is_akin`).
-    tree.load_together([*exchanges, *map(tree.turn_start, exchanges)])
-    answered = {c.id: tree.content(c).shown_reply for c in exchanges if not is_tombstone(c)}
-    return {
-        number: letters_of(text_of(message)) for number, message in answered.items() if message is not None
-    }
+                over += 1
+            exchange = self._tree.parent(exchange)
+        left = sum(map(is_user, inputs[:end]))
+        return agree - over - left, exchange is None and not left
 
 
 def _is_akin(tree: Tree, exchange: Exchange, listing: Listing, at: int) -> bool:
@@ -587,26 +634,3 @@ def _is_akin(tree: Tree, exchange: Exchange, listing: Listing, at: int) -> bool:
     asked = [m for m in tree.content(tree.turn_start(exchange)).messages or () if m.get("role") == "user"]
     old, new = without_space(text_of(asked[-1])) if asked else "", without_space(listing.text(at))
     return bool(old and new) and (old in new or new in old)
-
-
-def _agreement(
-    tree: Tree, c: Exchange, match_point: Exchange | None, block: tuple[tuple[Atom, ...], ...]
-) -> tuple[int, bool]:
-    """Returns how well the path from the match point to c agrees with the list, and whether they agree as a whole.
-
-    The number counts the exchanges that agree one after the other, minus those that only the path or the list has.
-    """
-    agree, over, end = 0, 0, len(block)
-    exchange: Exchange | None = c
-    while exchange is not None and (end if match_point is None else exchange.id != match_point.id):
-        start = end - len(exchange.inputs)
-        if start >= 0 and block[start:end] == exchange.inputs and not over:
-            agree, end = agree + 1, start
-            # The replies between the questions are skipped, whatever their form.
-            while end and (not block[end - 1] or block[end - 1][0][:1] in b"ac"):
-                end -= 1
-        else:
-            over += 1
-        exchange = tree.parent(exchange)
-    left = sum(map(is_user, block[:end]))
-    return agree - over - left, exchange is None and not left

@@ -16,13 +16,14 @@ from gateway.core.conversation.canonical import (
     Canon,
     WireMessage,
     first_spoken,
+    has_calls,
     is_user,
     join_texts,
     rest_after,
     text_of,
 )
 from gateway.core.conversation.stored_path import refused
-from gateway.core.words import is_beginning, letters_of, lower_words, without_remark
+from gateway.core.words import heard_letters, is_beginning, letters_of, lower_words, without_remark
 from storage.records import Atom, Exchange
 
 # The messages before the new ones in which what was heard of a reply is looked for, at most; no measurement.
@@ -100,7 +101,7 @@ def _cut_replies(turn: Sequence[Exchange], heard_texts: Sequence[str]) -> list[t
     """Returns the steps of a turn that were heard in part or not at all, each with what was heard of it."""
     texts = list(map(_words_of, turn))
     whole, heard = join_texts(texts), _find_heard(texts, heard_texts)
-    unplaced = letters_of(without_remark(heard))
+    unplaced = heard_letters(heard)
     if not unplaced or unplaced == letters_of(whole):
         return []
     found, before = [], ""
@@ -131,7 +132,7 @@ def _find_heard(texts: Sequence[str], heard_texts: Sequence[str]) -> str:
                 if n >= len(heard_texts)
                 else ()
             )
-            return "" if letters_of(without_remark(heard)) in ends else heard
+            return "" if heard_letters(heard) in ends else heard
     return ""
 
 
@@ -154,7 +155,7 @@ def _unheard(
 
 def _count_late_results(path: Sequence[Exchange], messages: Sequence[WireMessage]) -> int:
     """Returns how many results of tools come before anything else in a list, if no call waits for any."""
-    if path and any(atom[:1] == b"c" for atom in path[-1].reply or ()):
+    if path and has_calls(path[-1].reply):
         return 0
     return next((i for i, m in enumerate(messages) if m.get("role") not in RESULTS), 0)
 
@@ -204,7 +205,7 @@ def _possible_parts(heard_texts: Sequence[str]) -> Iterator[str]:
 
 def _is_heard(heard: str, text: str) -> bool:
     """Returns whether what was heard is all of a reply, or its beginning."""
-    return letters_of(without_remark(heard)) == letters_of(text) or _is_begun(heard, text)
+    return heard_letters(heard) == letters_of(text) or _is_begun(heard, text)
 
 
 def _is_begun(heard: str, text: str) -> bool:

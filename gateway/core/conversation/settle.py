@@ -17,6 +17,7 @@ from gateway.core.conversation.amendments import Amendment
 from gateway.core.conversation.canonical import (
     Canon,
     WireMessage,
+    is_assistant,
     is_user,
     text_of,
     visible_reply,
@@ -578,7 +579,7 @@ def count_prefix(tree: Tree, exchange: Exchange) -> int:
         (i for i, atoms in enumerate(exchange.inputs) if is_user(atoms)), default=len(exchange.inputs)
     )
     return max(
-        (i + 1 for i, atoms in enumerate(exchange.inputs[:asked]) if atoms and atoms[0][:1] in b"ac"),
+        (i + 1 for i, atoms in enumerate(exchange.inputs[:asked]) if is_assistant(atoms)),
         default=0,
     )
 
