@@ -36,7 +36,7 @@ class ExportOperation(Struct, frozen=True):
     async def lines(self, project: str | None, uid: str) -> AsyncIterator[list[bytes]]:
         """Returns the pages of an export, each a list of lines without their ends. project: None: of any.
 
-        Raises: UnknownId: there is no such memory.
+        Raises: UnknownId: there is no such memory; while it is read, BadRequest: it was forgotten meanwhile.
         """
         return self._pages(await self._find(project, uid))
 
@@ -46,7 +46,7 @@ class ExportOperation(Struct, frozen=True):
         The parts are head (a MemoryRecord), blocks, facts and passages (tuples of records), messages (a SpokenPart)
         and foot (None). There are several of facts, passages and messages, or none.
 
-        Raises: UnknownId: there is no such memory.
+        Raises: UnknownId: there is no such memory; while it is read, BadRequest: it was forgotten meanwhile.
         """
         agent = await self._find(project, uid)
         return self._parts(project, agent)
@@ -97,6 +97,7 @@ class ExportOperation(Struct, frozen=True):
                 if items:
                     yield "messages", SpokenPart(conversation != spoken_last, items)
                     spoken_last = conversation
+        await self.transfer.check_is_there(agent)
         yield "foot", None
 
     async def _records(self, agent: Agent, part: str) -> AsyncIterator[list[TransferRecord]]:

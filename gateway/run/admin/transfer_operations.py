@@ -128,7 +128,10 @@ class TransferOperations:
     async def read(
         self, agent: Agent, at: ExportPosition | None = None
     ) -> tuple[list[dict[str, Any]], ExportPosition | None]:
-        """Returns the lines of a page of a memory, and where the next one begins. Raises: BadRequest."""
+        """Returns the lines of a page of a memory, and where the next one begins.
+
+        Raises: BadRequest: it was forgotten meanwhile.
+        """
         if at is None:
             export_end = await self.store.transfer.export_end(agent)
             header = {
@@ -139,15 +142,21 @@ class TransferOperations:
             }
             return [{"memory": header}], ExportPosition(agent.uid, PARTS[0], 0, export_end)
         if at.uid != agent.uid or at.part not in PARTS:
-            raise BadRequest("This memory was forgotten while it was exported.", param="from")
+            raise _forgotten()
         found = await self.store.transfer.page(agent, at.part, at.after, PAGE, at.export_end)
         if found:
             lines = [{at.part: _as_line(record)} for _, record in found]
             return lines, ExportPosition(at.uid, at.part, found[-1][0], at.export_end)
         following = PARTS.index(at.part) + 1
         if following == len(PARTS):
+            await self.check_is_there(agent)
             return [END], None
         return [], ExportPosition(at.uid, PARTS[following], 0, at.export_end)
+
+    async def check_is_there(self, agent: Agent) -> None:
+        """Checks that an export which has read a memory to its end has all of it. Raises: BadRequest."""
+        if await self.store.agents.load(agent.id) is None:
+            raise _forgotten()
 
     async def restore(self, raw: RawArguments) -> dict[str, Any]:
         """Reads lines of an export into a memory that must be new.
@@ -241,6 +250,10 @@ class TransferOperations:
         draft = Agent(0, uid, scope, secret, 0, created=float(header["created"]))
         agent = await self.store.transfer.begin_import(draft)
         return ImportPosition(agent.uid, header["next_seq"], False, header.get("uid"))
+
+
+def _forgotten() -> BadRequest:
+    return BadRequest("This memory was forgotten while it was exported.", param="from")
 
 
 def _no_export(why: str) -> BadRequest:

@@ -6,10 +6,13 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gateway.settings import BlockSettings, ProfileSettings, UiSettings
+from storage.commands import ForgetTarget
+from storage.records import Agent
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.page.memories import HOSTILE, learn, memory_of, speak
 from tests.gateway.page.operator import FORM, operator_of
@@ -211,6 +214,26 @@ def test_a_person_takes_everything_along(world: World) -> None:
     assert not re.search(r"<[a-z][^>]*\s(href|src|action)=", text)
     assert "default-src 'none'" in text.partition("<style>")[0]
     assert [each for each in audit(world) if each[1] == "export"] == [("link", "export", "")] * 2
+
+
+@pytest.mark.both
+@pytest.mark.parametrize("file", ["export.jsonl", "export.html"])
+def test_an_export_whose_memory_is_forgotten_meanwhile_does_not_end_as_if_whole(
+    world: World, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    person, _, _ = fill(world)
+    transfer, forgetting = world.store.transfer, world.store.forgetting
+    page, agent = transfer.page, memory_of(world)
+
+    async def page_after_forgetting(of: Agent, part: str, *position: Any) -> Any:
+        if part == "exchange" and await world.store.agents.load(agent.id) is not None:
+            await forgetting.finish(await forgetting.begin(agent.id, ForgetTarget(is_all=True)))
+        return await page(of, part, *position)
+
+    monkeypatch.setattr(transfer, "page", page_after_forgetting)
+    with pytest.raises(EOFError):  # the connection ends before the last chunk
+        person.ask("GET", f"/{file}")
+    assert world.gateway.ask("GET", "/health").status == 200
 
 
 @pytest.mark.both
