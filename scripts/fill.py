@@ -66,7 +66,7 @@ async def write_conversation(
             query = Query(Listing(canon, listed), True, MemoryUse.ON, at, 120.0, conversation=conversation)
             said = {"role": "assistant", "content": answered}
             e = finish(tree, plan_turn(tree, query), Ended(-1, [said], said, at + 1.0, {}))
-            added = await exchanges.insert_exchange(connection, agent.id, e)
+            added = await exchanges.add_exchange(connection, agent.id, e)
             if parent is not None:
                 await exchanges.update_exchange(connection, agent.id, replace(parent, continued=True))
             listed.append(said)

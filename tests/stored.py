@@ -302,8 +302,8 @@ class Speaker:
             found = []
             for (row,) in await connection.rows(sql, (agent.id,)):
                 got = await connection.rows(exchanges.SQL["exchange_get"], (row, agent.id))
-                (e,) = exchanges.with_content(got)
-                content = await exchanges.contents(connection, agent.id, [row])
+                (e,) = exchanges.make_exchanges_with_content(got)
+                content = await exchanges.load_contents(connection, agent.id, [row])
                 found.append(replace(e, full=content[row].full))
             return found
 

@@ -100,23 +100,23 @@ class Agents:
         self._database = database
         self._now = now
         self._cached = cached
-        self._found: OrderedDict[Scope, Agent] = OrderedDict()
+        self._cache: OrderedDict[Scope, Agent] = OrderedDict()
         self._drafts: OrderedDict[Scope, Agent] = OrderedDict()
-        # Drafts of scopes that have got an agent: turns under way may hold them still.
-        self._spent: OrderedDict[str, Agent] = OrderedDict()
-        # Held by who begins an agent, or waits for that; it goes with the last of them.
+        # By uid, drafts that were stored since: turns under way may still be planned on them.
+        self._stored_drafts: OrderedDict[str, Agent] = OrderedDict()
+        # Held while an agent of the scope is begun; dropped with the last task that waits for it.
         self._beginning: WeakValueDictionary[Scope, asyncio.Lock] = WeakValueDictionary()
 
-    def at_hand(self, scope: Scope) -> Agent | None:
+    def find_cached(self, scope: Scope) -> Agent | None:
         """Returns the scope's agent from the cache: next_seq and indexed_seq may be out of date, the rest is not."""
-        agent = self._found.get(scope)
+        agent = self._cache.get(scope)
         if agent is not None:
-            self._found.move_to_end(scope)
+            self._cache.move_to_end(scope)
         return agent
 
     async def find(self, scope: Scope) -> Agent | None:
-        """Returns the scope's agent, from the cache if it is there (`at_hand`)."""
-        agent = self.at_hand(scope)
+        """Returns the scope's agent, from the cache if it is there (`find_cached`)."""
+        agent = self.find_cached(scope)
         if agent is not None:
             return agent
         agent = await self._database.read(lambda connection: find_agent(connection, scope))
@@ -167,9 +167,9 @@ class Agents:
 
         For processes that share a database: drafts of two of them would have two secrets.
         """
-        if scope in self._found and scope not in self._beginning:
-            self._found.move_to_end(scope)
-            return self._found[scope]
+        if scope in self._cache and scope not in self._beginning:
+            self._cache.move_to_end(scope)
+            return self._cache[scope]
         # One after the other, so that they go on in the order in which they came, and all but the first find it.
         async with self._beginning.setdefault(scope, asyncio.Lock()):
             agent = await self.find(scope)
@@ -189,7 +189,7 @@ class Agents:
         Raises: Stale: what the draft has become was forgotten, or its scope has another agent with a secret other
         than the one that the turn's hashes are keyed with.
         """
-        if draft.uid in self._spent and await find_agent(connection, draft.scope) is None:
+        if draft.uid in self._stored_drafts and await find_agent(connection, draft.scope) is None:
             raise Stale("something was forgotten while this turn was under way")
         agent = await begin_agent(connection, draft, own, shared, at)
         if agent.secret != draft.secret:
@@ -197,19 +197,20 @@ class Agents:
         return agent
 
     def cache(self, agent: Agent) -> None:
-        """Puts it into the cache: after it was stored, or with its new epoch."""
+        """Caches an agent that was just stored, or has a new epoch."""
         draft = self._drafts.pop(agent.scope, None)
         if draft is not None:
-            self._put(self._spent, draft.uid, draft)
-        self._put(self._found, agent.scope, agent)
+            self._put(self._stored_drafts, draft.uid, draft)
+        self._put(self._cache, agent.scope, agent)
 
     def uncache(self, scope: Scope) -> None:
-        """Drops it from the cache, so that it is read again. Requests that have the scope's draft retain it."""
-        self._found.pop(scope, None)
+        """Drops the scope's agent from the cache, so that it is read again. Drafts of requests under way stay."""
+        self._cache.pop(scope, None)
 
     def clear(self) -> None:
-        """Asks the database again from now on. Parallel requests retain their draft: two would have two secrets."""
-        self._found.clear()
+        """Drops all agents from the cache. Drafts stay: parallel requests would get drafts with other secrets."""
+
+        self._cache.clear()
 
     def _put(self, entries: OrderedDict[K, Agent], key: K, agent: Agent) -> None:
         entries[key] = agent

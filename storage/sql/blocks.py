@@ -29,19 +29,22 @@ UNDO_ORIGIN = "undo"
 FORGOTTEN_ORIGIN = "-"
 
 
-async def load_blocks(connection: Connection, agent: int, *, keep_shared: bool = False) -> tuple[Block, ...]:
-    """Returns the blocks that an agent sees, as `seen`.
+async def load_blocks(
+    connection: Connection, agent: int, *, shared_read_only: bool = False
+) -> tuple[Block, ...]:
+    """Returns the blocks that an agent sees, as `visible_blocks`.
 
-    keep_shared: shared and attached ones are read-only, for those who may not write them, whatever tools may do.
+    shared_read_only: shared and attached ones are returned as read-only, for callers that may not write them.
+
     """
     rows = await connection.rows(SQL["block_load"], (agent,))
     blocks = [(owner, make_block(row)) for *row, owner in rows]
-    if keep_shared:
+    if shared_read_only:
         blocks = [(owner, replace(b, read_only=True) if owner else b) for owner, b in blocks]
-    return tuple(seen(blocks))
+    return tuple(visible_blocks(blocks))
 
 
-def seen(blocks: Iterable[tuple[int, Block]]) -> list[Block]:
+def visible_blocks(blocks: Iterable[tuple[int, Block]]) -> list[Block]:
     """Returns the blocks that an agent sees: its own and its profile's in the order they were made, then attached ones.
 
     blocks: each with its owner: 0 the agent's own, 1 its profile's, beyond that the place of an attached one. Of a

@@ -221,13 +221,13 @@ async def _erase_traces(
         seqs.append(e.seq + (len(e.inputs) if place < 0 else place))
         if leaves_tombs and atoms and atoms[0][:1] in b"ua":
             tombs.append(b"".join(atoms))
-    await exchanges.mark(connection, agent, "tomb", tombs, e.id)
-    await exchanges.mark(connection, agent, "erased", (b"",), e.id)
+    await exchanges.add_marks(connection, agent, "tomb", tombs, e.id)
+    await exchanges.add_marks(connection, agent, "erased", (b"",), e.id)
     if -1 in places:
         await connection.run(SQL["waiting_erase"], (e.id, agent))
     if await connection.run(SQL["ops_erase"], (agent, e.id, b"{}")):
         # The path of the turn saw these edits at once, and may have a memory section that shows them.
-        await exchanges.mark(connection, agent, "blocks", (b"",), 0)
+        await exchanges.add_marks(connection, agent, "blocks", (b"",), 0)
         await empty_snapshots(connection, "snapshots_of", (agent,))
     await forget_indexed(connection, agent, seqs)
 
@@ -258,7 +258,7 @@ def _make_erasing_phase(kind: str) -> ErasingPhase:
                     await connection.run(SQL["fact_ended_erase"], (id, agent))
                     await connection.run(SQL["fact_mute_erase"], (id, agent))
                 # Its day is stored until what quotes it is gone too.
-                await exchanges.mark(connection, agent, "day", (b"",), int(at // DAY_S))
+                await exchanges.add_marks(connection, agent, "day", (b"",), int(at // DAY_S))
                 await forget_indexed(connection, agent, [seq])
                 is_gone = True
         if kind == "fact" and is_gone:
@@ -281,7 +281,7 @@ async def _unlearn(connection: Connection, work: ErasingWork, after: int) -> int
     for _, key, exchange, sources in rows:
         # One that was imported comes from no exchange.
         for origin in origins_of(exchange, sources) or (0,):
-            await exchanges.mark(connection, work.agent, UNLEARNED, (key,), origin)
+            await exchanges.add_marks(connection, work.agent, UNLEARNED, (key,), origin)
     if rows:
         await _rebuild_all(connection, work, frozenset(text.casefold() for text, *_ in rows))
     return None
@@ -347,7 +347,7 @@ async def _rebuild_all(
         project, profile = row[0], row[1]
     for block, owner in await connection.rows(SQL["blocks_seen"], (work.agent, project, profile)):
         if await rebuild_block(connection, work.agent, block, work.rules, work.now, texts):
-            await exchanges.mark(connection, work.agent, "blocks", (b"",), 0)
+            await exchanges.add_marks(connection, work.agent, "blocks", (b"",), 0)
             await empty_snapshots(connection, "snapshots_showing", (block,))
             if owner == work.agent:
                 await raise_epoch(connection, work.agent)

@@ -37,7 +37,7 @@ from storage.records import (
     StandingFact,
     State,
 )
-from storage.sql.blocks import seen
+from storage.sql.blocks import visible_blocks
 from storage.sql.statements import load, rows_of
 
 ATOM_BYTES = 12
@@ -215,7 +215,7 @@ def _values(e: Exchange) -> list[Any]:
 _NUMBER, _TEXT, _CONTENT, _TIME, _SKELETON = 1, 6, 9, 12, 13
 
 
-async def snapshot(
+async def load_snapshot(
     connection: Connection, agent: Agent, key: str | None, path: bytes | None
 ) -> MemorySnapshot | None:
     """Returns what a request needs of its memory, read by one statement; None: the agent is not stored any more.
@@ -246,24 +246,44 @@ async def snapshot(
                 found.matches_prefix = True
             case "tomb":
                 found.has_tombs = True
-            case "section":
-                found.section = SentSection(row[_NUMBER], row[_TEXT], orjson.loads(row[_CONTENT]))
-            case "block":
-                id, limit, read_only, version, owner, label, description, value = row[_NUMBER : _TEXT + 3]
-                blocks.append((owner, Block(id, label, description, value, limit, bool(read_only), version)))
-                found.shares_blocks |= owner == 1
-            case "op":
-                call, op, label = row[_TEXT : _TEXT + 3]
-                made = BlockOp(row[_NUMBER], row[_NUMBER + 1], call, op, label, row[_CONTENT], at=row[_TIME])
-                found.ops.append(made)
-            case "standing":
-                found.standing.append(StandingFact(row[_NUMBER], row[_TEXT], row[_TIME]))
-    # No database promises an order to the rows of a recursion, nor to those of a union.
-    found.ops.sort(key=lambda op: op.id)
-    found.standing.sort(key=lambda fact: -fact.seq)
+            case _:
+                add_snapshot_row(found, blocks, row, row[_TIME])
     found.additions = NO_ADDITIONS.extended(*sorted(added, key=lambda e: e.depth))
-    found.blocks = seen(blocks)
+    complete_snapshot(found, blocks)
     return found
+
+
+def add_snapshot_row(
+    snapshot: MemorySnapshot, blocks: list[tuple[int, Block]], row: Row, at: float | None
+) -> None:
+    """Adds a row of a kind that the statements `memory_snapshot` and `head` (stored_paths.sql) have in common.
+
+    blocks: is added to, for `complete_snapshot`.
+    at: the row's time.
+    """
+    match row[0]:
+        case "section":
+            snapshot.section = SentSection(row[_NUMBER], row[_TEXT], orjson.loads(row[_CONTENT]))
+        case "block":
+            id, limit, read_only, version, owner, label, description, value = row[_NUMBER : _TEXT + 3]
+            blocks.append((owner, Block(id, label, description, value, limit, bool(read_only), version)))
+            snapshot.shares_blocks |= owner == 1
+        case "op":
+            call, op, label = row[_TEXT : _TEXT + 3]
+            assert at is not None
+            snapshot.ops.append(
+                BlockOp(row[_NUMBER], row[_NUMBER + 1], call, op, label, row[_CONTENT], at=at)
+            )
+        case "standing":
+            assert at is not None
+            snapshot.standing.append(StandingFact(row[_NUMBER], row[_TEXT], at))
+
+
+def complete_snapshot(snapshot: MemorySnapshot, blocks: list[tuple[int, Block]]) -> None:
+    """Sorts what a snapshot's rows have added: no database promises an order to those of a recursion or a union."""
+    snapshot.ops.sort(key=lambda op: op.id)
+    snapshot.standing.sort(key=lambda fact: -fact.seq)
+    snapshot.blocks = visible_blocks(blocks)
 
 
 async def load_cacheable_numbers(connection: Connection, agent: Agent) -> AgentNumbers | None:
@@ -308,7 +328,9 @@ async def find_tombs(connection: Connection, agent: int, hashes: Sequence[bytes]
     return frozenset(row[0] for row in await rows_of(connection, SQL["tombs"], hashes, agent))
 
 
-async def contents(connection: Connection, agent: int, exchanges: Sequence[int]) -> dict[int, StoredContent]:
+async def load_contents(
+    connection: Connection, agent: int, exchanges: Sequence[int]
+) -> dict[int, StoredContent]:
     """Returns the contents of exchanges of this agent: an entry for each, an empty one where it is gone."""
     found = dict.fromkeys(exchanges, StoredContent())
     if len(exchanges) == 1:
@@ -325,7 +347,7 @@ async def contents(connection: Connection, agent: int, exchanges: Sequence[int])
 NO_RECALL = (None, None)
 
 
-class Added(NamedTuple):
+class AddedExchange(NamedTuple):
     """The row of an exchange that was added. matches_prefix: a list that was made elsewhere began with its path."""
 
     id: int
@@ -333,7 +355,7 @@ class Added(NamedTuple):
     matches_prefix: int
 
 
-async def add_exchange(
+async def add_planned_exchange(
     connection: Connection,
     agent: int,
     epoch: int,
@@ -343,44 +365,43 @@ async def add_exchange(
     continues_parent: bool = False,
     is_only_statement: bool = False,
     recall: RecallRow | None = None,
-) -> Added | None:
-    """Adds a turn as it was planned.
+) -> AddedExchange | None:
+    """Adds a turn as it was planned; None: since then the conversation has moved, or something was forgotten.
 
-    None: the conversation moved, or something was forgotten, since it was planned.
-
-    continues_parent: it continues its parent.
-    is_only_statement: nothing else is written with it.
-    recall: is written with it.
+    epoch, rev: of the agent and of the conversation, when the turn was planned.
+    continues_parent: its parent's row is marked as continued.
+    is_only_statement: nothing else is written in the transaction.
+    recall: is stored with the turn.
     """
     values = (*_values(e), e.seq, e.run, agent, epoch, e.conversation, rev, *(recall or NO_RECALL))
-    statement = SQL["exchange_add_continuing" if continues_parent else "exchange_add"]
+    statement = SQL["exchange_add_planned_continuing" if continues_parent else "exchange_add_planned"]
     row = await connection.insert(statement, values, is_only_statement=is_only_statement)
-    return None if row is None else Added(*row)
+    return None if row is None else AddedExchange(*row)
 
 
-async def insert_exchange(
+async def add_exchange(
     connection: Connection, agent: int, e: Exchange, recall: RecallRow | None = None
-) -> Added:
-    """Adds a turn that was resolved in this transaction. recall: is written with it."""
+) -> AddedExchange:
+    """Adds an exchange that was decided in this transaction. recall: is stored with it."""
     row = await connection.row(
-        SQL["exchange_insert"], (*_values(e), e.seq, e.run, agent, *(recall or NO_RECALL))
+        SQL["exchange_add"], (*_values(e), e.seq, e.run, agent, *(recall or NO_RECALL))
     )
     assert row is not None  # it is inserted, or an error is raised
-    return Added(*row)
+    return AddedExchange(*row)
 
 
-async def put_exchange(connection: Connection, agent: int, e: Exchange) -> int:
-    """Writes one that comes from elsewhere, with its number. Returns the id of the new row."""
-    return int(await connection.value(SQL["exchange_put"], (*_values(e), e.run, agent, e.seq)))
+async def add_numbered_exchange(connection: Connection, agent: int, e: Exchange) -> int:
+    """Adds an exchange of an import under its own number (`seq`). Returns the id of the new row."""
+    return int(await connection.value(SQL["exchange_add_numbered"], (*_values(e), e.run, agent, e.seq)))
 
 
 async def update_exchange(connection: Connection, agent: int, e: Exchange, *, is_whole: bool = False) -> None:
-    """Writes what has changed. Content that was not loaded stays, unless the exchange is whole without it."""
+    """Writes an exchange that has changed. Content that was not loaded stays, unless `is_whole`."""
     await connection.run(SQL["exchange_update"], (*update_values(e, is_whole=is_whole), e.id, agent))
 
 
 def is_step(e: Exchange) -> bool:
-    """Returns whether what goes upstream of a reply is the reply itself, and no hidden rounds of it.
+    """Returns whether an exchange is a step of a run: its reply goes upstream as it is, without hidden rounds.
 
     Its calls stay with it: their results are messages of their own, which no provider takes without them.
     """
@@ -404,7 +425,7 @@ async def add_conversation(
 
 
 async def add_section(connection: Connection, agent: int, section: SentSection) -> int:
-    """Keeps a memory section as it was sent. Returns its row."""
+    """Stores a memory section as it was sent. Returns its row."""
     values = (agent, section.text, orjson.dumps(section.known))
     return int(await connection.value(SQL["section_insert"], values))
 
@@ -415,39 +436,42 @@ async def load_section(connection: Connection, agent: int, id: int) -> SentSecti
     return None if row is None else SentSection(row[0], row[1], orjson.loads(row[2]))
 
 
-async def mark(connection: Connection, agent: int, kind: str, hashes: Iterable[bytes], exchange: int) -> None:
-    """Notes hashes that have to be recognised. kind: head, tomb, and those of forgetting."""
+async def add_marks(
+    connection: Connection, agent: int, kind: str, hashes: Iterable[bytes], exchange: int
+) -> None:
+    """Marks an exchange by hashes under which it is found. kind: head, tomb, stale, and those of forgetting."""
     for each in hashes:
         await connection.run(SQL["mark"], (agent, kind, each, exchange))
 
 
-def from_rows(rows: Iterable[Sequence[Any]]) -> list[Exchange]:
+def make_exchanges(rows: Iterable[Sequence[Any]]) -> list[Exchange]:
     """Makes exchanges of rows of `{skeleton}`."""
     return [make_exchange(row) for row in rows]
 
 
-def with_content(rows: Iterable[Sequence[Any]]) -> list[Exchange]:
-    """Makes exchanges of rows of (input, said, `{skeleton}`)."""
+def make_exchanges_with_content(rows: Iterable[Sequence[Any]]) -> list[Exchange]:
+    """Makes exchanges of rows of (input, shown reply, `{skeleton}`)."""
     return [make_exchange(row[2:], row[0], row[1]) for row in rows]
 
 
 class SpokenExchange(NamedTuple):
     """An exchange as searches and lists of messages need it."""
 
-    # With what is asked of it when its messages are shown, and nothing else: no place on a path.
+    # With the fields alone that decide which of its messages are shown, and without its place on a path.
     exchange: Exchange
+
     # Another conversation opened with the same prefix.
     prefix_is_shared: bool
     # The number of the message before it; None: there is none.
     before: int | None
 
 
-def spoken(rows: Iterable[Sequence[Any]]) -> list[SpokenExchange]:
+def make_spoken_exchanges(rows: Iterable[Sequence[Any]]) -> list[SpokenExchange]:
     """Makes exchanges of rows of `{spoken}`."""
-    return [SpokenExchange(_make_spoken(row), bool(row[2]), row[3]) for row in rows]
+    return [SpokenExchange(_make_shown_exchange(row), bool(row[2]), row[3]) for row in rows]
 
 
-def _make_spoken(row: Sequence[Any]) -> Exchange:
+def _make_shown_exchange(row: Sequence[Any]) -> Exchange:
     return Exchange(
         row[4],  # id
         row[5],  # conversation

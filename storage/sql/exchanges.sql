@@ -163,20 +163,20 @@ id, seq, {matches_prefix}
 -- ?42, ?43: what is noted of its recall (`recalls`), or NULL; SQLite's connection has a trigger that adds that row.
 a.id = ?38 AND a.epoch = ?39 AND c.id = ?40 AND c.rev = ?41
 
--- name: exchange_add (sqlite)
+-- name: exchange_add_planned (sqlite)
 -- Adds a turn that was planned on a conversation. Where that has moved since there is no number for it, and no row is returned.
 -- Since triggers follow, the rows of a SELECT and those of RETURNING would be gathered in a table each.
 INSERT INTO exchanges ({columns}, run, agent, seq, room, pad)
 VALUES ({?1..35}, (SELECT CASE WHEN next_seq = ?36 THEN ?37 ELSE next_seq END FROM agents WHERE id = ?38), ?38,
     (SELECT report_row(a.next_seq, {matches_prefix}, ?42, ?43) FROM agents a JOIN conversations c ON c.agent = a.id WHERE {planned}), {padded:35})
 
--- name: exchange_add (postgres)
+-- name: exchange_add_planned (postgres)
 -- It locks the agent, then the conversation, and takes a number only where the rev was right, so that there are no gaps.
 -- Who waited for the lock sees the row as it is by then.
 WITH {taken}
 {add_taken}
 
--- name: exchange_add_continuing (sqlite)
+-- name: exchange_add_planned_continuing (sqlite)
 -- The same of a turn by which its parent is continued: that one's row is met.
 INSERT INTO exchanges (id, {columns}, run, agent, seq, room, pad)
 SELECT x.id, {?1..35}, CASE WHEN a.next_seq = ?36 THEN ?37 ELSE a.next_seq END, a.id, report_row(a.next_seq, {matches_prefix}, ?42, ?43), {padded:35}
@@ -186,7 +186,7 @@ FROM agents a JOIN conversations c ON c.agent = a.id CROSS JOIN (
 WHERE {planned}
 ON CONFLICT (id) DO UPDATE SET continued = 1
 
--- name: exchange_add_continuing (postgres)
+-- name: exchange_add_planned_continuing (postgres)
 WITH {taken}
 k AS (UPDATE exchanges SET continued = 1 FROM n WHERE exchanges.id = ?2 AND exchanges.agent = n.id),
 {add_taken}
@@ -229,14 +229,14 @@ CASE WHEN CAST(?11 AS TEXT) IN ('forgotten', 'off') THEN 0 ELSE coalesce(length(
 -- What an exchange that is added changes in its agent's row, besides its next number.
 last_turn = greatest(last_turn, {moved}), messages = messages + {new_messages}, bytes = bytes + {new_bytes}
 
--- name: exchange_insert (sqlite)
+-- name: exchange_add (sqlite)
 -- Adds a turn that was resolved inside this transaction.
 INSERT INTO exchanges ({columns}, run, agent, seq, room, pad)
 SELECT {?1..35}, CASE WHEN next_seq = ?36 THEN ?37 ELSE next_seq END, id, report_row(next_seq, 0, ?39, ?40), {padded:35}
 FROM agents WHERE id = ?38
 RETURNING {added}
 
--- name: exchange_insert (postgres)
+-- name: exchange_add (postgres)
 WITH n AS (UPDATE agents SET next_seq = next_seq + ?4, {counted} WHERE id = ?38 RETURNING id, next_seq - ?4 AS seq),
 e AS (
     INSERT INTO exchanges ({columns}, run, agent, seq)
@@ -252,11 +252,11 @@ r AS (INSERT INTO recalls (exchange, agent, at, request, data)
     SELECT e.id, e.agent, e.moved, ?39, ?40 FROM e WHERE CAST(?40 AS BYTEA) IS NOT NULL)
 SELECT {added} FROM e
 
--- name: exchange_put (sqlite)
+-- name: exchange_add_numbered (sqlite)
 -- Adds an exchange of an import, with the number it has.
 INSERT INTO exchanges ({columns}, run, agent, seq, room, pad) VALUES ({?1..38}, {padded:35}) RETURNING id
 
--- name: exchange_put (postgres)
+-- name: exchange_add_numbered (postgres)
 WITH e AS (
     INSERT INTO exchanges ({columns}, run, agent, seq) VALUES ({?1..38})
     RETURNING id, agent, conversation, coalesce(ended, stopped, touched) AS moved

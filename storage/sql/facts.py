@@ -116,7 +116,7 @@ class Facts(Group):
         fact = LearnedFact(
             text, old.about, key, at, old.exchange, old.sources, [old.id], standing=old.standing
         )
-        await keep_fact(connection, agent, fact, at, origin, is_asked=True)
+        await add_fact(connection, agent, fact, at, origin, is_asked=True)
         ended = await connection.row(SQL["at"], (agent.id, seq))
         row = None if ended is None else await connection.row(SQL["at"], (agent.id, _fact(ended).successor))
         if row is None:
@@ -134,7 +134,7 @@ class Facts(Group):
         await connection.lock(agent.id)
         before = await connection.value(SQL["same"], (agent.id, hash_key(agent.secret, key)))
         fact = LearnedFact(text, "", key, at, None, ())
-        id = before or await keep_fact(connection, agent, fact, at, origin, is_asked=True)
+        id = before or await add_fact(connection, agent, fact, at, origin, is_asked=True)
         row = await connection.row(SQL["of_row"], (agent.id, id))
         assert row is not None  # it was just written, or found
         return _fact(row), before is not None
@@ -142,7 +142,7 @@ class Facts(Group):
     @reads
     async def blocks(self, connection: Connection, agent: int) -> tuple[Block, ...]:
         """Returns an agent's blocks. Shared ones are read-only here: one user's words are not for the others."""
-        return await load_blocks(connection, agent, keep_shared=True)
+        return await load_blocks(connection, agent, shared_read_only=True)
 
     @effect
     async def learn_effect(
@@ -165,7 +165,7 @@ class Facts(Group):
         await connection.lock_sharers(agent.id)
         if await cursor_of(connection, agent.id, reader) != cursor:
             return
-        learned = decide(await load_blocks(connection, agent.id, keep_shared=True))
+        learned = decide(await load_blocks(connection, agent.id, shared_read_only=True))
         for block, value, sources in learned.writes:
             if not block.id:
                 await ensure_blocks(connection, agent.id, [replace(block, value="")], now)
@@ -174,23 +174,24 @@ class Facts(Group):
                 connection, block.id, block.version, value, at=now, origin=ORIGIN, sources=sources
             )
         for fact in learned.facts:
-            await keep_fact(connection, agent, fact, now)
+            await add_fact(connection, agent, fact, now)
         await advance(connection, agent.id, reader, upto, now)
 
 
-async def keep_facts(
+async def add_saved_facts(
     connection: Connection, agent: int, facts: Sequence[tuple[LearnedFact, BlockOp]], now: float
 ) -> None:
-    """Adds the facts that a model has saved within a turn."""
+    """Adds the facts that a model has saved by a tool within a turn."""
+
     if not facts:
         return
     memory = await load_agent(connection, agent)
     assert memory is not None  # its turn has just been written
     for fact, _ in facts:
-        await keep_fact(connection, memory, fact, now, "model")
+        await add_fact(connection, memory, fact, now, "model")
 
 
-async def keep_fact(
+async def add_fact(
     connection: Connection,
     agent: Agent,
     fact: LearnedFact,

@@ -19,7 +19,7 @@ from storage.listing import StoredImport
 from storage.records import IMPORT, LEARNER, RULE, Agent, Exchange, Scope
 from storage.sql import exchanges
 from storage.sql.agents import load_agent
-from storage.sql.facts import is_known, keep_fact
+from storage.sql.facts import add_fact, is_known
 from storage.sql.group import Group, bulk_writes, reads
 from storage.sql.readers import advance, cursor_of
 from storage.sql.statements import load, rows_of, run_of
@@ -108,7 +108,7 @@ class Imports(Group):
         agent, count = await _locked(connection, draft), 0
         for fact in facts:
             if not await is_known(connection, agent, fact.key):
-                id = await keep_fact(connection, agent, fact, now, IMPORT)
+                id = await add_fact(connection, agent, fact, now, IMPORT)
                 count += 1
                 await connection.run(SQL["add"], ("fact", id, row, 0, 0))
         await _note_progress(connection, note(count))
@@ -169,7 +169,9 @@ async def _pool(connection: Connection, agent: Agent, write: ImportWrite) -> Imp
         conversation = None if row is None else row[0]
     rows = await rows_of(connection, SQL["matched"], write.paths, agent.id)
     matched = [MatchedExchange(exchanges.make_exchange(row), *map(bool, row[-3:])) for row in rows]
-    unanswered = exchanges.from_rows(await rows_of(connection, SQL["unanswered"], write.questions, agent.id))
+    unanswered = exchanges.make_exchanges(
+        await rows_of(connection, SQL["unanswered"], write.questions, agent.id)
+    )
     # At epoch 0 nothing was forgotten yet.
     tombs = await exchanges.find_tombs(connection, agent.id, write.atoms if agent.epoch else ())
     return ImportPool(conversation, matched, unanswered, tombs)
@@ -181,7 +183,7 @@ async def _apply(connection: Connection, agent: Agent, write: ImportWrite, chang
         await connection.run(SQL["unstub"], (e.id,))
         await _note_exchange(connection, write, e.id, e.conversation)
         if e.seq <= agent.indexed_seq:
-            await exchanges.mark(connection, agent.id, "stale", (b"",), e.id)
+            await exchanges.add_marks(connection, agent.id, "stale", (b"",), e.id)
     for e in change.superseded:
         await exchanges.update_exchange(connection, agent.id, e)
     if not change.add:
@@ -195,11 +197,11 @@ async def _apply(connection: Connection, agent: Agent, write: ImportWrite, chang
         await run_of(connection, exchanges.SQL["exchanges_continued"], [above.id], agent.id)
     for e in change.add:
         e = _after(replace(e, conversation=conversation), above)
-        added = await exchanges.insert_exchange(connection, agent.id, e)
+        added = await exchanges.add_exchange(connection, agent.id, e)
         e = replace(e, id=added.id, seq=added.seq, run=e.run if e.seq == added.seq else added.seq)
         await _note_exchange(connection, write, e.id, conversation)
         if e.parent is None:
-            await exchanges.mark(connection, agent.id, "head", write.prefixes, e.id)
+            await exchanges.add_marks(connection, agent.id, "head", write.prefixes, e.id)
         above = e
 
 

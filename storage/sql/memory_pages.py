@@ -133,7 +133,7 @@ class MemoryPages(Group):
     ) -> dict[int, SourceExchange]:
         """Returns some exchanges with their content, by their rows."""
         rows = await rows_of(connection, SQL["sources"], ids, agent)
-        spoken = exchanges.spoken(row[1:] for row in rows)
+        spoken = exchanges.make_spoken_exchanges(row[1:] for row in rows)
         return {
             e.id: SourceExchange(e, row[0], is_shared)
             for row, (e, is_shared, _) in zip(rows, spoken, strict=True)
@@ -151,7 +151,7 @@ class MemoryPages(Group):
         for start in range(0, len(uids), _LISTED):
             values = (agent, uids[start : start + _LISTED], most_bytes)
             rows = await connection.rows(SQL["openings"], values)
-            spoken = exchanges.spoken(row[1:] for row in rows)
+            spoken = exchanges.make_spoken_exchanges(row[1:] for row in rows)
             found |= {
                 row[0]: SourceExchange(e, row[0], is_shared)
                 for row, (e, is_shared, _) in zip(rows, spoken, strict=True)

@@ -9,7 +9,7 @@ from typing import Any
 from storage.database import Connection
 from storage.listing import ListedConversation, ListedMemory, PageEnd, Retained
 from storage.records import Scope
-from storage.sql.exchanges import SpokenExchange, spoken
+from storage.sql.exchanges import SpokenExchange, make_spoken_exchanges
 from storage.sql.group import Group, long_reads, reads
 from storage.sql.statements import load, rows_of
 
@@ -62,7 +62,7 @@ class Overview(Group):
     @long_reads
     async def recent(self, connection: Connection, agent: int, limit: int) -> list[SpokenExchange]:
         """Returns the newest exchanges of which anything is left, oldest first."""
-        return spoken(reversed(await connection.rows(SQL["retained"], (agent, limit))))
+        return make_spoken_exchanges(reversed(await connection.rows(SQL["retained"], (agent, limit))))
 
     @long_reads
     async def conversations(

@@ -46,8 +46,9 @@ async def insert_passage(
     return Passage(id, seq, text, at, tuple(sources), file, tuple(tags), dict(metadata or {}))
 
 
-async def keep_edit(connection: Connection, agent: int, text: str, op: BlockOp) -> None:
-    """Adds the archival memory that a model has put in, under the tags that it gave."""
+async def add_saved_passage(connection: Connection, agent: int, text: str, op: BlockOp) -> None:
+    """Adds the archival memory that a model has saved by a tool, under the tags that it gave."""
+
     tags = orjson.loads(op.arguments).get("tags") or ()
     await insert_passage(
         connection, agent, text, at=op.at, exchange=op.exchange, sources=(op.exchange,), tags=tags

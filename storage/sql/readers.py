@@ -83,7 +83,7 @@ class Readers(Group):
             messages: list[Message] = []
             tools_used: dict[int, Sequence[str]] = {}
             end, size, is_more, is_waiting = cursor, 0, len(rows) == _BATCH, False
-            for row, (e, is_shared, _) in zip(rows, exchanges.spoken(rows), strict=True):
+            for row, (e, is_shared, _) in zip(rows, exchanges.make_spoken_exchanges(rows), strict=True):
                 is_left = row[_RUN_STATE] == "left"
                 is_settled = is_left or row[_IS_FOLLOWED] or _is_settled(e, now, idle_s)
                 if upto is None and (row[_RUN_STATE] == "running" or not is_settled):

@@ -408,7 +408,7 @@ class Recall(Group):
     async def recent(self, connection: Connection, agent: Agent, limit: int) -> list[Message]:
         """Returns the standing messages of the last exchanges, oldest first."""
         rows = await connection.rows(exchanges.SQL["recent"], (agent.id, limit))
-        found = exchanges.spoken(reversed(rows))
+        found = exchanges.make_spoken_exchanges(reversed(rows))
         return [m for e, is_shared, _ in found for m in self._rules.messages_of(e, is_shared, None, None)]
 
     @reads
@@ -484,7 +484,7 @@ class Recall(Group):
         if of is None:
             return None
         rows = await connection.rows(exchanges.SQL["spoken_since"], (agent, of.indexed_seq + 1, _BATCH))
-        return of, self._make_documents(exchanges.spoken(rows))
+        return of, self._make_documents(exchanges.make_spoken_exchanges(rows))
 
     def _make_documents(self, spoken: Iterable[exchanges.SpokenExchange]) -> list[blob.Document]:
         return [
@@ -510,7 +510,7 @@ class Recall(Group):
         _, indexed, next_seq, _ = row
         stale = [e for (e,) in await connection.rows(exchanges.SQL["stale"], (agent, _BATCH))]
         rows = await connection.rows(exchanges.SQL["spoken_since"], (agent, indexed + 1, _BATCH))
-        fresh = exchanges.spoken(rows)
+        fresh = exchanges.make_spoken_exchanges(rows)
         is_all = len(rows) < _BATCH
         if is_all:
             # A message that is being answered is indexed with its reply: else its chunk would be written twice, and
@@ -543,7 +543,9 @@ async def _remove_from_index(
 
     indexed: the last number that the index knows; what it has not reached yet is indexed as it is then.
     """
-    found = exchanges.spoken(await connection.rows(exchanges.SQL["spoken_stale"], (agent, stale)))
+    found = exchanges.make_spoken_exchanges(
+        await connection.rows(exchanges.SQL["spoken_stale"], (agent, stale))
+    )
     again = [each for each in found if each.exchange.seq <= indexed]
     for e, _, _ in again:
         await forget_indexed(connection, agent, range(e.seq, e.seq + len(e.inputs) + 1))
@@ -570,7 +572,7 @@ async def _read_messages(
     rows = await connection.rows(exchanges.SQL["spoken_at"], (agent, seqs))
     found = {
         m.seq: m
-        for e, is_shared, _ in exchanges.spoken(rows)
+        for e, is_shared, _ in exchanges.make_spoken_exchanges(rows)
         for m in rules.messages_of(e, is_shared, None, wanted)
     }
     if any(seq not in found for seq in seqs):

@@ -33,13 +33,10 @@ from storage.records import (
     DEFAULT,
     Agent,
     Block,
-    BlockOp,
     Conversation,
     Evicted,
     Run,
     RunState,
-    SentSection,
-    StandingFact,
     Summary,
 )
 from storage.sql import exchanges
@@ -54,11 +51,11 @@ from storage.sql.agents_api.runs import (
     replace_text,
 )
 from storage.sql.agents_api.sleepers import accept_reading, advance_over
-from storage.sql.blocks import add_op, seen, write_block
-from storage.sql.facts import keep_facts
+from storage.sql.blocks import add_op, write_block
+from storage.sql.facts import add_saved_facts
 from storage.sql.group import Group, as_method, reads
 from storage.sql.jobs import Jobs
-from storage.sql.passages import keep_edit
+from storage.sql.passages import add_saved_passage
 from storage.sql.readers import TOOL_ATOM
 from storage.sql.statements import load
 from storage.sql.turns import merge_edits
@@ -101,22 +98,11 @@ async def read_path(
                 snapshot.conversation = Conversation(row[_NUMBER], *texts, row[_NUMBER + 1], row[_NUMBER + 2])
             case "last":
                 last = row
-            case "section":
-                snapshot.section = SentSection(row[_NUMBER], row[_TEXT], orjson.loads(row[_CONTENT]))
-            case "block":
-                id, limit, read_only, version, owner, label, description, value = row[_NUMBER : _TEXT + 3]
-                blocks.append((owner, Block(id, label, description, value, limit, bool(read_only), version)))
-            case "op":
-                call, op, label = row[_TEXT : _TEXT + 3]
-                made = BlockOp(row[_NUMBER], row[_NUMBER + 1], call, op, label, row[_CONTENT], at=row[_TIME])
-                snapshot.ops.append(made)
-            case "standing":
-                snapshot.standing.append(StandingFact(row[_NUMBER], row[_TEXT], row[_TIME]))
             case "reader":
                 snapshot.readers.append(MemoryReader(row[_NUMBER], row[_NUMBER + 1], bool(row[_NUMBER + 2])))
-    snapshot.blocks = seen(blocks)
-    snapshot.ops.sort(key=lambda op: op.id)
-    snapshot.standing.sort(key=lambda fact: -fact.seq)
+            case _:
+                exchanges.add_snapshot_row(snapshot, blocks, row, row[_TIME])
+    exchanges.complete_snapshot(snapshot, blocks)
     if last is None or snapshot.conversation is None:
         return ConversationPath(snapshot)
     evicted = Evicted(*orjson.loads(last[_CONTENT])) if last[_CONTENT] else None
@@ -210,7 +196,7 @@ async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> St
     if section is not None and not section.id:
         section = replace(section, id=await exchanges.add_section(connection, agent.id, section))
     e = replace(e, section=None if section is None else section.id)
-    added = await exchanges.add_exchange(connection, agent.id, agent.epoch, rev, e)
+    added = await exchanges.add_planned_exchange(connection, agent.id, agent.epoch, rev, e)
     if added is None:
         await _refuse_step(connection, agent)
     await write_edits(connection, agent.id, write.edits, write.versions, write.now, write.reading)
@@ -255,16 +241,17 @@ async def write_edits(
     connection: Connection,
     agent: int,
     merged: BlockMerge,
-    read: Mapping[int, int],
+    first_versions: Mapping[int, int],
     now: float,
     reading: ReadSpan | None = None,
 ) -> None:
     """Writes the edits of a written exchange, each on the version that its result was made on. Raises: WriteConflict.
 
-    read: by block the version that the first of its edits was made on.
+    first_versions: by block the version on which the first of its edits was made.
     reading: as in `StepOpen`.
     """
-    versions = dict(read)
+    versions = dict(first_versions)
+
     for block, value, op in merged.writes:
         try:
             await write_block(
@@ -277,9 +264,9 @@ async def write_edits(
         # Forgetting makes the block again without what is gone, of the edits that stay.
         await add_op(connection, agent, replace(op, state="merged"))
     for text, op in merged.passages:
-        await keep_edit(connection, agent, text, op)
+        await add_saved_passage(connection, agent, text, op)
         await add_op(connection, agent, replace(op, state="merged"))
-    await keep_facts(connection, agent, merged.facts, now)
+    await add_saved_facts(connection, agent, merged.facts, now)
     for _, op in merged.facts:
         await add_op(connection, agent, replace(op, state="merged"))
 
@@ -308,7 +295,7 @@ async def end_step(connection: Connection, jobs: Jobs, write: StepEnd) -> list[s
         raise Stale("something was forgotten while this run was under way")
     if e.seq <= row[0]:
         # The search index has passed it while it was open.
-        await exchanges.mark(connection, agent.id, "stale", (b"",), e.id)
+        await exchanges.add_marks(connection, agent.id, "stale", (b"",), e.id)
     step = write.step
     await add_step(connection, step, None if write.recall is None else write.recall())
     await _add_results(connection, agent.id, step.run, write.results)

@@ -51,7 +51,9 @@ class Summaries(Group):
         self, connection: Connection, agent: int, exchange: int, limit: int = 2000
     ) -> list[Exchange]:
         """Returns the path to an exchange with content, oldest first, from the last that has a summary or its root."""
-        return exchanges.with_content(reversed(await connection.rows(SQL["path"], (agent, exchange, limit))))
+        return exchanges.make_exchanges_with_content(
+            reversed(await connection.rows(SQL["path"], (agent, exchange, limit)))
+        )
 
     @effect
     async def add_effect(
@@ -106,5 +108,5 @@ class Summaries(Group):
 
 
 def _summary(row: Row) -> Summary:
-    (exchange,) = exchanges.from_rows([row[5:]])
+    (exchange,) = exchanges.make_exchanges([row[5:]])
     return Summary(row[0], exchange, row[1], row[2], row[3], row[4])

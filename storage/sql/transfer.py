@@ -220,7 +220,7 @@ class Transfer(Group):
         if not rows:
             await _check_unfinished(connection, agent)
             raise NotFound(f"there is no exchange {seq}")
-        return exchanges.from_rows(rows)
+        return exchanges.make_exchanges(rows)
 
     @bulk_writes
     async def write(
@@ -338,7 +338,7 @@ async def _exchange_page(
         count = min(_ROWS_AT_ONCE, limit - len(found))
         rows = await connection.rows(SQL["exchanges"], (agent, found[-1][0] if found else cursor, count))
         for input_, shown_reply, full, uid, parent, prior, *skeleton in rows:
-            (e,) = exchanges.from_rows([skeleton])
+            (e,) = exchanges.make_exchanges([skeleton])
             e = replace(e, input=input_, shown_reply=shown_reply, full=full)
             found.append((e.seq, TransferRecord({"conversation": uid, "parent": parent, "prior": prior}, e)))
             size += sum(len(part or b"") for part in (input_, shown_reply, full))
@@ -504,7 +504,7 @@ async def _put_exchange(connection: Connection, agent: int, record: TransferReco
     conversation = await _row_of(connection, agent, "conversation", values["conversation"])
     ids = await _ids(connection, agent, (values["parent"], values["prior"]))
     e = replace(e, conversation=conversation, parent=ids[values["parent"]], prior=ids[values["prior"]])
-    id = await exchanges.put_exchange(connection, agent, e)
+    id = await exchanges.add_numbered_exchange(connection, agent, e)
     if e.parent is not None:
         await note_fork(connection, agent, conversation, e.parent)
-    await exchanges.mark(connection, agent, "head", values.get("prefixes", ()), id)
+    await exchanges.add_marks(connection, agent, "head", values.get("prefixes", ()), id)

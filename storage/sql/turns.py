@@ -36,10 +36,10 @@ from storage.sql.blocks import (
     settle_ops,
     write_block,
 )
-from storage.sql.facts import keep_facts
+from storage.sql.facts import add_saved_facts
 from storage.sql.group import Group, bulk_writes, reads
 from storage.sql.memory_cache import MemoryCache
-from storage.sql.passages import keep_edit
+from storage.sql.passages import add_saved_passage
 from storage.sql.recalls import note_recall
 from storage.sql.snapshot_cache import SnapshotCache
 from storage.sql.statements import run_of
@@ -71,7 +71,7 @@ class Turns(Group):
 
     async def snapshot(self, agent: Agent, key: str | None, path: bytes | None) -> MemorySnapshot | None:
         """Returns what a request needs of its memory, from the cache or the database. The parameters are those of
-        `exchanges.snapshot`.
+        `exchanges.load_snapshot`.
 
         None: the agent is not stored any more. Raises: StoreError.
         """
@@ -88,7 +88,7 @@ class Turns(Group):
             found = self._cache.find(agent.id, key, path)
             if found is not None:
                 return found
-        found = await exchanges.snapshot(connection, agent, key, path)
+        found = await exchanges.load_snapshot(connection, agent, key, path)
         if found is None:
             self._cache.drop(agent.id)
         else:
@@ -113,7 +113,7 @@ class Turns(Group):
         self, connection: Connection, agent: Agent, ids: Sequence[int]
     ) -> Mapping[int, StoredContent]:
         """Loads what the rules found `Missing`. Each exchange has an entry, an empty one where it is gone."""
-        return await exchanges.contents(connection, agent.id, ids)
+        return await exchanges.load_contents(connection, agent.id, ids)
 
     @reads
     async def exchange(self, connection: Connection, agent: Agent, exchange: int) -> Exchange | None:
@@ -236,7 +236,7 @@ async def _decided(
         try:
             return decide(pool)
         except Missing as missing:
-            found = await exchanges.contents(connection, agent, missing.ids)
+            found = await exchanges.load_contents(connection, agent, missing.ids)
             pool = replace(pool, contents={**pool.contents, **found})
     raise StatementFailed(f"the rules of conversations asked {MAX_RULE_CALLS} times for more contents")
 
@@ -259,7 +259,7 @@ async def _commit(connection: Connection, write: TurnWrite, agents: Agents, rule
         if section != e.section:
             e = replace(e, section=section)
         is_only_statement = not write.ops and (write.section is None or write.section.id > 0)
-        added = await exchanges.add_exchange(
+        added = await exchanges.add_planned_exchange(
             connection, agent.id, agent.epoch, rev, e,
             continues_parent=e.continues_parent, is_only_statement=is_only_statement, recall=recall,
         )  # fmt: skip
@@ -335,7 +335,7 @@ async def _apply(
     # The change stays as it is: it may be written twice.
     e = replace(e, section=section, conversation=e.conversation if begun is None else begun.id)
     if is_added:
-        id, seq, matches_prefix = await exchanges.insert_exchange(connection, agent, e, recall)
+        id, seq, matches_prefix = await exchanges.add_exchange(connection, agent, e, recall)
         e = replace(e, id=id, seq=seq, run=e.run if e.seq == seq else seq)
         if matches_prefix or not change.is_alone:
             begun = None
@@ -360,12 +360,12 @@ async def _apply(
 
 async def _mark(connection: Connection, agent: int, change: Change, e: Exchange, indexed: int) -> None:
     """Marks what has to be recognised or indexed again. e: the exchange of the change, as it is stored."""
-    await exchanges.mark(connection, agent, "head", change.prefixes, e.id)
-    await exchanges.mark(connection, agent, "tomb", change.tombs, e.id)
+    await exchanges.add_marks(connection, agent, "head", change.prefixes, e.id)
+    await exchanges.add_marks(connection, agent, "tomb", change.tombs, e.id)
     for x in (e, *change.others):
         # The index has not reached the other exchanges yet, and will read them as they are by then.
         if x.id in change.stale and x.seq <= indexed:
-            await exchanges.mark(connection, agent, "stale", (b"",), x.id)
+            await exchanges.add_marks(connection, agent, "stale", (b"",), x.id)
 
 
 async def merge_edits(
@@ -386,8 +386,8 @@ async def merge_edits(
         )  # fmt: skip
         versions[block] += 1
     for text, op in done.passages:
-        await keep_edit(connection, agent, text, op)
-    await keep_facts(connection, agent, done.facts, now)
+        await add_saved_passage(connection, agent, text, op)
+    await add_saved_facts(connection, agent, done.facts, now)
     dropped = {op.id for op in done.dropped}
     await settle_ops(connection, agent, [op.id for op in ops if op.id not in dropped], "merged")
     await settle_ops(connection, agent, dropped, "dropped")

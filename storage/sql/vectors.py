@@ -194,7 +194,7 @@ class Vectors(Group):
             _, dimension, cursor, stamp = state
             found = Unembedded(of, model, cursor, max(cursor, of.indexed_seq), stamp)
             rows = await connection.rows(exchanges.SQL["spoken_since"], (agent, cursor + 1, _BATCH))
-            fresh = [e for e, _, _ in exchanges.spoken(rows)]
+            fresh = [e for e, _, _ in exchanges.make_spoken_exchanges(rows)]
             if len(rows) == _BATCH:
                 found = replace(found, upto=min(found.upto, fresh[-1].seq + len(fresh[-1].inputs)))
             others = await load_passages_and_facts(

@@ -16,7 +16,7 @@ from storage.database import Connection
 from storage.errors import NotFound, Stale
 from storage.records import Agent, Counts, Run, RunState, RunStep
 from storage.sql.agents_api.runs import add_step
-from storage.sql.facts import keep_fact
+from storage.sql.facts import add_fact
 from storage.sql.store import Store
 from tests.core.conversations import assistant, call, result, user
 from tests.storage.api import api_scope, bytes_in, make_agent
@@ -308,7 +308,7 @@ async def test_a_reset_conversation_begins_anew_and_what_was_learned_stays(
 
     async def learn(connection: Connection) -> None:
         fact = LearnedFact("zqlearnedx", "user", "k", 1.0, e.id, [e.id])
-        await keep_fact(connection, ann.agent, fact, 1.0)
+        await add_fact(connection, ann.agent, fact, 1.0)
 
     await store.database.write(learn)
     run = await put_run(store, Run(0, "r1", ann.agent.id, e.conversation, RunState.RUNNING, 1.0))

@@ -19,7 +19,7 @@ from storage.search.index import Index
 from storage.search.rank import rank
 from storage.search.tail import Tail
 from storage.search.tokens import forget_words
-from storage.sql.facts import keep_facts
+from storage.sql.facts import add_saved_facts
 from storage.sql.memory_cache import CachedMemory, MemoryCache
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
@@ -106,7 +106,7 @@ class Life:
         replaces = [self.dice.choice(known).id] if known and self.dice.random() < 0.5 else []
         made: list[Any] = [(fact(self.text(), replaces=replaces), None)]
         agent = self.alice.agent.id
-        await self.store.database.bulk(lambda c: keep_facts(c, agent, made, self.count))
+        await self.store.database.bulk(lambda c: add_saved_facts(c, agent, made, self.count))
 
     async def forget(self) -> None:
         (row,) = await rows(self.store, "SELECT next_seq FROM agents WHERE id = ?", (self.alice.agent.id,))

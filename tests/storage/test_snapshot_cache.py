@@ -59,7 +59,7 @@ class Life:
                 Canon.path(Listing(Canon(agent.secret), messages).flat(len(messages))) if messages else None
             )
             read = await self.store.database.read(
-                lambda c, agent=agent, key=key, path=path: exchanges.snapshot(c, agent, key, path)  # type: ignore[misc]
+                lambda c, agent=agent, key=key, path=path: exchanges.load_snapshot(c, agent, key, path)  # type: ignore[misc]
             )
             assert await self.store.turns.snapshot(agent, key, path) == read
 

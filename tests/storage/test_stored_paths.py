@@ -175,7 +175,7 @@ def kinds(statements: list[str]) -> list[str]:
 
 PLAIN = [
     "head", "path",
-    "BEGIN", "exchange_add", "insert", "COMMIT",
+    "BEGIN", "exchange_add_planned", "insert", "COMMIT",
     "BEGIN", "step_finish", "step_insert", "COMMIT",
 ]  # fmt: skip
 

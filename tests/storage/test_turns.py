@@ -94,7 +94,7 @@ def kinds(statements: list[str]) -> list[str]:
 LOOK, EPOCH = "memory_snapshot", "epoch"
 POOL = {"c1": ["conversation_of", "pool_conversation"], None: ["pool_found"]}
 WEIGHED = {key: [*pool, EPOCH, *pool] for key, pool in POOL.items()}  # when planned, and when written
-ADD, INSERT, CHANGE, MOVED = "exchange_add", "exchange_insert", "exchange_update", "conversation_moved"
+ADD, INSERT, CHANGE, MOVED = "exchange_add_planned", "exchange_add", "exchange_update", "conversation_moved"
 KEEP_EDIT = "op_insert"
 
 

@@ -245,7 +245,7 @@ async def agent_of(store: Store, request: MemoryRequest) -> Agent:
     assert scope is not None
     agents = store.agents
     if not store.database.is_shared:
-        return agents.at_hand(scope) or await agents.find_or_draft(scope, is_made=bool(spec.uid))
+        return agents.find_cached(scope) or await agents.find_or_draft(scope, is_made=bool(spec.uid))
     # A turn off the record leaves hashes under the agent's secret, so it needs a stored one as well.
     if not spec.uid and not request.identity.leaves_nothing:
         return await agents.find_or_begin(scope, spec.own_blocks, spec.shared_blocks, request.now)

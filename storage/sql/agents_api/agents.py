@@ -14,7 +14,13 @@ from storage.listing import MOST_TAGS, AgentChange, AgentDraft, AgentEntry, Agen
 from storage.records import Agent, DefinitionKind
 from storage.sql.agents import AGENT_COLUMNS, create_agent, make_agent_record
 from storage.sql.agents_api.attached import attach_all, attach_only
-from storage.sql.agents_api.blocks import add_block, attach_block, detach_block, find_block, seen_blocks
+from storage.sql.agents_api.blocks import (
+    add_block,
+    attach_block,
+    detach_block,
+    find_block,
+    load_visible_blocks,
+)
 from storage.sql.agents_api.definitions import add_definition, change_definition, make_definition
 from storage.sql.agents_api.folders import match_tools
 from storage.sql.group import Group, as_method, long_reads, reads, writes
@@ -206,7 +212,7 @@ async def _see_blocks(connection: Connection, agent: Agent, uids: Sequence[str])
     project = agent.scope.project
     wanted = [await find_block(connection, project, uid) for uid in dict.fromkeys(uids)]
     kept = {entry.block.id for entry in wanted}
-    for entry in (await seen_blocks(connection, [agent.id]))[agent.id]:
+    for entry in (await load_visible_blocks(connection, [agent.id]))[agent.id]:
         if entry.block.id not in kept:
             await detach_block(connection, agent, entry)
     for entry in wanted:

@@ -26,8 +26,8 @@ from storage.sql.blocks import (
     check_limit,
     empty_snapshots,
     make_block,
-    seen,
     undo_block,
+    visible_blocks,
     write_block,
 )
 from storage.sql.group import Group, as_method, long_reads, reads, writes
@@ -76,14 +76,14 @@ async def find_block(connection: Connection, project: str, uid: str) -> BlockEnt
     return _make_entry(row)
 
 
-async def seen_blocks(connection: Connection, agents: Sequence[int]) -> dict[int, list[BlockEntry]]:
-    """Returns the blocks that each of these agents sees, as `seen`."""
+async def load_visible_blocks(connection: Connection, agents: Sequence[int]) -> dict[int, list[BlockEntry]]:
+    """Returns the blocks that each of these agents sees, as `visible_blocks`."""
     entries: dict[int, BlockEntry] = {}
     held: dict[int, list[tuple[int, Block]]] = {agent: [] for agent in agents}
     for *row, agent, owner in await rows_of(connection, SQL["seen"], agents):
         entry = entries[row[0]] = _make_entry(row)
         held[agent].append((owner, entry.block))
-    return {agent: [entries[block.id] for block in seen(blocks)] for agent, blocks in held.items()}
+    return {agent: [entries[block.id] for block in visible_blocks(blocks)] for agent, blocks in held.items()}
 
 
 async def attach_block(connection: Connection, agent: int, entry: BlockEntry) -> None:
@@ -97,7 +97,7 @@ async def attach_block(connection: Connection, agent: int, entry: BlockEntry) ->
 
 async def share_blocks(connection: Connection, memory: int) -> None:
     """Has the sleeptime agents of a memory see its blocks; those of a profile are not for it to be written."""
-    for entry in (await seen_blocks(connection, [memory]))[memory]:
+    for entry in (await load_visible_blocks(connection, [memory]))[memory]:
         if entry.owner is not None or not entry.profile:
             await _show_sleepers(connection, memory, entry.block.id, entry.block.label)
 
@@ -107,7 +107,7 @@ async def drop_copies(connection: Connection, project: str, memory: int, sleeper
 
     One that no other agent sees is deleted, or its words would outlive the memory's.
     """
-    by_agent = await seen_blocks(connection, [memory, sleeper])
+    by_agent = await load_visible_blocks(connection, [memory, sleeper])
     labels = {entry.block.label: entry.block.id for entry in by_agent[memory]}
     for entry in by_agent[sleeper]:
         id, is_unowned = entry.block.id, entry.owner is None and not entry.profile
@@ -157,7 +157,7 @@ class NamedBlocks(Group):
     """Blocks by their public names. project: the caller's; a block of another one is not found."""
 
     get = reads(as_method(find_block))
-    seen_by = reads(as_method(seen_blocks))
+    seen_by = reads(as_method(load_visible_blocks))
     create = writes(as_method(add_block))
 
     @reads
@@ -188,12 +188,12 @@ class NamedBlocks(Group):
     @reads
     async def seen(self, connection: Connection, agent: int) -> builtins.list[BlockEntry]:
         """Returns the blocks that an agent sees, in the order of `load_blocks`."""
-        return (await seen_blocks(connection, [agent]))[agent]
+        return (await load_visible_blocks(connection, [agent]))[agent]
 
     @reads
     async def labelled(self, connection: Connection, agent: int, label: str) -> BlockEntry:
         """Returns the block of this label that an agent sees. Raises: NotFound."""
-        for entry in (await seen_blocks(connection, [agent]))[agent]:
+        for entry in (await load_visible_blocks(connection, [agent]))[agent]:
             if entry.block.label == label:
                 return entry
         raise NotFound(f"the agent has no block {label!r}")

@@ -312,5 +312,5 @@ async def _begin_fork(connection: Connection, agent: int, fork: int, parent: Exc
         state=State.OFF,
         continued=True,
     )
-    await exchanges.insert_exchange(connection, agent, e)
+    await exchanges.add_exchange(connection, agent, e)
     await note_fork(connection, agent, fork, parent.id)

@@ -173,7 +173,7 @@ class Messages(Group):
         # It is indexed again if the index had reached it.
         if e.seq <= now.indexed_seq:
             await forget_indexed(connection, agent.id, range(e.seq, e.seq + len(e.inputs) + 1))
-            await exchanges.mark(connection, agent.id, "stale", (b"",), e.id)
+            await exchanges.add_marks(connection, agent.id, "stale", (b"",), e.id)
         await connection.run(SQL["summaries_over"], (agent.id, e.id))
         # A turn that was planned on the old words is planned again.
         await connection.run(SQL["forks_moved"], (agent.id, e.id))

@@ -24,7 +24,7 @@ async def test_a_plain_turn_is_two_round_trips(open_store: OpenStore, key: str |
     history = await opened(alice, key)
     sent.clear()
     await alice.say([*history, user("three")], assistant("Third."), key)
-    assert sent == ["numbers_again", "exchange_add"]
+    assert sent == ["numbers_again", "exchange_add_planned"]
     rows = await alice.rows()
     assert [e.continued for e in rows] == [True, False, False]  # of the second the third tells
     assert [e.seq for e in rows] == [1, 3, 5]
@@ -59,7 +59,7 @@ async def test_a_turn_that_is_weighed_again_is_a_transaction(open_store: OpenSto
     await alice.end(turns[0], [assistant("Yes.")])
     sent.clear()
     await alice.end(turns[1], [assistant("Yes.")])
-    assert (sent[0], sent[1], sent[2], sent[-1]) == ("exchange_add", "BEGIN", "epoch", "COMMIT")
+    assert (sent[0], sent[1], sent[2], sent[-1]) == ("exchange_add_planned", "BEGIN", "epoch", "COMMIT")
 
 
 @pytest.mark.parametrize("is_answer", [False, True], ids=["before", "after"])

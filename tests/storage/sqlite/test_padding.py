@@ -84,8 +84,7 @@ async def test_rows_stay_where_they_are_whatever_they_become(store: Store, agent
 
     async def insert(connection: Connection) -> list[int]:
         return [
-            (await exchanges.insert_exchange(connection, agent.id, exchange(chance, i)))[0]
-            for i in range(count)
+            (await exchanges.add_exchange(connection, agent.id, exchange(chance, i)))[0] for i in range(count)
         ]
 
     ids = await store.database.write(insert)
@@ -119,7 +118,7 @@ async def test_a_short_row_is_exactly_as_long_after_as_before(store: Store, agen
 
     async def insert(connection: Connection) -> None:
         for e in made:
-            await exchanges.insert_exchange(connection, agent.id, e)
+            await exchanges.add_exchange(connection, agent.id, e)
 
     await store.database.write(insert)
     await store.database.writer.checkpoint()
@@ -157,7 +156,7 @@ async def test_python_and_sql_agree(store: Store, agent: Agent) -> None:
         found = []
         for length in range(0, 400, 7):
             made = replace(exchange(chance, 1), input=b"x" * length, shown_reply=None, notes={}, inputs=())
-            id, _, _ = await exchanges.insert_exchange(connection, agent.id, made)
+            id, _, _ = await exchanges.add_exchange(connection, agent.id, made)
             read = "SELECT length(pad) FROM exchanges WHERE id = ?"
             before = await connection.value(read, (id,))
             await exchanges.update_exchange(connection, agent.id, replace(made, id=id))
@@ -193,7 +192,7 @@ async def test_a_row_that_went_to_overflow_pages_never_comes_back_whole(
         return replace(e, state=State.OPEN, input=b"secret%04d " % i * random.Random(i).randrange(1, 200))
 
     async def write(connection: Connection, i: int) -> int:
-        id, _, _ = await exchanges.insert_exchange(connection, agent.id, opened(i))
+        id, _, _ = await exchanges.add_exchange(connection, agent.id, opened(i))
         said = b"quietly%04d " % i * chance.randrange(1, 400)
         e = replace(opened(i), id=id, state=State.FINISHED, shown_reply=said)
         await exchanges.update_exchange(connection, agent.id, e)
