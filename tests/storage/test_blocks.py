@@ -138,5 +138,5 @@ def test_of_a_label_the_own_block_counts_and_then_the_shared_one() -> None:
     own, shared = replace(HUMAN, id=5), replace(HUMAN, id=1)
     one, other = replace(PERSONA, id=4), replace(PERSONA, id=2, label="other")
     attached = [(3, replace(HUMAN, id=6)), (3, one), (2, other)]
-    assert blocks.seen([(1, shared), (0, own), *attached]) == [own, other, one]
-    assert blocks.seen([*attached, (1, shared)]) == [shared, other, one]
+    assert blocks.visible_blocks([(1, shared), (0, own), *attached]) == [own, other, one]
+    assert blocks.visible_blocks([*attached, (1, shared)]) == [shared, other, one]

@@ -159,7 +159,7 @@ async def test_the_cache_of_agents_is_bounded_and_can_be_dropped(store: Store, a
     agents = Agents(store.database, lambda: 0.0, cached=2)
     for name in "abcd":
         agents.cache(replace(agent, scope=ALICE._replace(subject=name)))
-    assert len(agents._found) == 2
+    assert len(agents._cache) == 2
     agents.cache(replace(agent, epoch=9))
     assert await agents.find(ALICE) == replace(agent, epoch=9)
     agents.uncache(ALICE)

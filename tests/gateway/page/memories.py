@@ -49,16 +49,8 @@ def learn(world: World, agent: Agent, *texts: str, block: str | None = None) -> 
     async def write() -> list[int]:
         blocks = await world.store.blocks.load(agent.id)
         writes = [(blocks[0], block, [row])] if block is not None else []
-        cursor = (
-            await world.store.readers.cursor(agent.id, 0) if hasattr(world.store.readers, "cursor") else 0
-        )
-        effect = world.store.facts.learn_effect(
-            agent,
-            cursor or 0,
-            (cursor or 0) + 1,
-            world.clock(),
-            lambda _: Learned(writes=writes, facts=facts),
-        )
+        learned = Learned(writes=writes, facts=facts)
+        effect = world.store.facts.learn_effect(agent, 0, 1, world.clock(), lambda _: learned)
         await world.store.database.write(effect)
         listed = await world.store.facts.list(agent.id, limit=len(texts))
         return [fact.seq for fact in reversed(listed)]

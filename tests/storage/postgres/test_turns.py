@@ -41,7 +41,7 @@ async def test_who_comes_while_an_agent_is_made_waits_in_line(open_store: OpenSt
         return agent.id
 
     async def come_late() -> int:
-        while ALICE not in store.agents._found:  # noqa: ASYNC110
+        while ALICE not in store.agents._cache:  # noqa: ASYNC110
             await asyncio.sleep(0)
         return await come(8)
 
