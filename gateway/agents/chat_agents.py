@@ -11,7 +11,7 @@ from gateway.agents.core.waits import Waiter
 from gateway.agents.registry.registry import Registry
 from gateway.agents.runs.agent_messaging import Speaker
 from gateway.agents.runs.agent_runs import AgentRuns
-from gateway.agents.runs.run import sampling_of
+from gateway.agents.runs.run import sampling_fields
 from gateway.agents.runs.turn_guide import guide_of
 from gateway.agents.tools.agent_tools import alone_of, asides_of
 from gateway.core.agent import AgentSpec
@@ -55,7 +55,7 @@ class ChatAgents(Struct, frozen=True):
         if is_stored:
             spec = await self.registry.in_conversation(identity.project, identity.conversation, spec)
         offers = bool(spec.tools) and identity.mode in KEEPS and allows_hidden_tools(request.json)
-        return spec, with_fields(request, sampling_of(spec, has_tools=request.has_tools or offers))
+        return spec, with_fields(request, sampling_fields(spec, has_tools=request.has_tools or offers))
 
     async def complete(self, call: ChatCall) -> None:
         await self.runs.complete(call)

@@ -59,10 +59,16 @@ def view_of(
 ) -> MakesSteps:
     """Returns what makes the view of a run that begins, or is taken up. before: messages in front of its own."""
     steps = start.steps if start.is_resumed else start.steps + 1
-    retry = (start.reply, start.attempt) if start.attempt > 1 and not start.is_resumed else None
-    run_id = ids.id_of("run", start.run)
     numbers = RunNumbers(
-        start.agent.uid, run_id, start.first, start.reply, steps, start.names, start.begun, retry
+        start.agent.uid,
+        ids.id_of("run", start.run),
+        start.first,
+        start.reply,
+        steps,
+        start.names,
+        start.started_runs,
+        shown_in_part=start.reply if start.attempt > 1 and not start.is_resumed else None,
+        attempt=start.attempt,
     )
     return MakesSteps(numbers, showing, by_token, now, before, start.counts)
 

@@ -211,7 +211,7 @@ class SendReply:
             return
         with reply.while_here():
             shown = await self._messages_json(result)
-        body = result_json(shown, result.run, result.begun, result.last)
+        body = result_json(shown, result.run, result.started_runs, result.last)
         headers = [*receipt.close(), ("content-type", "application/json")]
         await reply.whole(200, headers, orjson.dumps(body))
 

@@ -21,7 +21,7 @@ from adapters.types import Json
 from gateway.agents.batches.stored_replies import JournaledTools, NotYet, StoredReplies
 from gateway.agents.registry.registry import Registry
 from gateway.agents.runs.calls.toolboxes import Toolboxes
-from gateway.agents.runs.run import RunRequest, identity_of, request_of
+from gateway.agents.runs.run import RunRequest, chat_request_of, identity_of
 from gateway.agents.runs.turn_guide import guide_of, is_overfull
 from gateway.agents.tools.agent_messages import SPEAKING
 from gateway.agents.tools.agent_tools import alone_of, asides_of
@@ -333,7 +333,7 @@ class ItemTurns:
             fields={} if spec.defined is None else spec.defined.sampling,
         )
         kind, now = ConversationKind.AGENT, self._keeper.now()
-        sent = request_of(run_request, stream=False)
+        sent = chat_request_of(run_request, stream=False)
         return MemoryRequest(sent, identity_of(run_request), spec, now, target, kind), route
 
     # -- composing

@@ -1,7 +1,7 @@
 """The graph of waiting turns: turns of agents that wait for other agents' answers, each in the queue of a conversation.
 
     with waits.begin(waiter, ("b", "default")) as wait:
-        ...  # the other's turn has `wait` above it
+        ...  # the other's turn is `awaited_by` it
 
 A circle would wait for ever, so the wait that would close it is refused when it begins. There are two kinds:
 
@@ -32,8 +32,8 @@ class Waiter:
     queue: QueueName | None = None
     # The number of messages between agents that led to the turn.
     depth: int = 0
-    # The wait for this turn's answer; None: no agent asked for it.
-    above: Wait | None = None
+    # The wait for this turn's answer; None: no agent waits for it.
+    awaited_by: Wait | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -88,5 +88,5 @@ def _is_asked_by(waiter: Waiter, agent: str) -> bool:
     while turn is not None:
         if turn.agent == agent:
             return True
-        turn = turn.above.by if turn.above is not None and not turn.above.is_over else None
+        turn = turn.awaited_by.by if turn.awaited_by is not None and not turn.awaited_by.is_over else None
     return False

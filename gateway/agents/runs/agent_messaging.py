@@ -66,7 +66,7 @@ class SendsRuns(Protocol):
         view: Callable[[RunStart], MakesView],
         sink: Sink,
         receipt: Receipt,
-        above: Wait | None = None,
+        awaited_by: Wait | None = None,
     ) -> RunResult: ...
 
 

@@ -15,14 +15,14 @@ from functools import partial
 from weakref import WeakValueDictionary
 from zlib import crc32
 
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from gateway.agents.core.tool_rules import RuleGuide
 from gateway.agents.core.waits import Wait, Waiter
 from gateway.agents.registry.registry import Registry
 from gateway.agents.runs.agent_messaging import AgentMessaging, Speaker
 from gateway.agents.runs.background.ends import RunEnds
-from gateway.agents.runs.begin import BeginsRuns, RunBeginning
+from gateway.agents.runs.begin import RunBeginning, RunStarter
 from gateway.agents.runs.calls.pauses import called_before
 from gateway.agents.runs.calls.toolboxes import Toolboxes
 from gateway.agents.runs.message_listing import last_counts
@@ -36,13 +36,13 @@ from gateway.agents.runs.resend import (
 )
 from gateway.agents.runs.run import (
     AcceptedRun,
+    RoutedSend,
     RunRequest,
     RunResult,
     RunStart,
-    Sending,
+    chat_request_of,
+    from_client,
     identity_of,
-    of_client,
-    request_of,
 )
 from gateway.agents.runs.steps import MakesToolbox, RunMemory
 from gateway.agents.runs.turn_guide import guide_of, is_overfull, terms_of
@@ -56,6 +56,7 @@ from gateway.core.ids import uid_of
 from gateway.core.request.identity import Identity
 from gateway.core.turn.client_view import MakesView
 from gateway.core.turn.guide import StopReason
+from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, Conflict, MemoryUnavailable, UnknownId, UnknownModel, sentence
 from gateway.run.call import ChatCall, form_for
 from gateway.run.memory.keeper import MemoryKeeper
@@ -80,7 +81,7 @@ _log = logging.getLogger("mnemogate")
 # The sends that may be in one conversation's queue, the one that is answered among them.
 MOST_SENDS = 32
 # The error of a run without a process that performs it.
-LEFT = "The gateway was stopped while it performed this run."
+ABANDONED = "The gateway was stopped while it performed this run."
 # A run in the background waits so long for a commit: no client waits for it.
 DISK_WAIT_S = 3600.0
 
@@ -113,7 +114,7 @@ class AgentRuns:
         self._background_turns = replace(
             turns, limits=replace(turns.limits, commit_wait_s=DISK_WAIT_S, beat_s=0.0)
         )
-        self._begins = BeginsRuns(keeper, turns.pending, self._tools_of)
+        self._run_starter = RunStarter(keeper, turns.pending, self._tools_of)
         # The tools that were defined over REST.
         self.foreign = ForeignTools(settings.tools, keeper.store, keeper.now)
         self.ends = RunEnds(keeper.store)
@@ -133,25 +134,25 @@ class AgentRuns:
         view: Callable[[RunStart], MakesView],
         sink: Sink,
         receipt: Receipt,
-        above: Wait | None = None,
+        awaited_by: Wait | None = None,
     ) -> RunResult:
         """Answers a send of the agents API; its events go to the sink.
 
         view: makes the dialect's, once a step is open.
-        above: of the agent that waits for its answer.
+        awaited_by: the wait of another agent for the answer.
 
         Raises: GatewayError while nothing was sent, NotFound: there is no such conversation; StoreError; ClientGone.
         """
-        sending = replace(self._sending(run_request), above=above)
-        await self._admit(sending, receipt)
-        return await self._send(sending, view, sink, receipt)
+        send = replace(self._route_send(run_request), awaited_by=awaited_by)
+        await self._admit(send, receipt)
+        return await self._answer_in_queue(send, view, sink, receipt)
 
     async def admit(self, run_request: RunRequest, receipt: Receipt) -> None:
         """Asks the limits for a send that goes on without its client. Raises: LimitReached; UnknownModel."""
-        await self._admit(self._sending(run_request), receipt)
+        await self._admit(self._route_send(run_request), receipt)
 
-    async def _admit(self, sending: Sending, receipt: Receipt) -> None:
-        request, model = sending.request, (sending.route.upstream, sending.route.model)
+    async def _admit(self, send: RoutedSend, receipt: Receipt) -> None:
+        request, model = send.request, (send.route.upstream, send.route.model)
         await self._limiter.admit(receipt, len(request.raw), request.max_tokens, model)
 
     async def perform(
@@ -172,14 +173,14 @@ class AgentRuns:
         Raises: GatewayError: it cannot begin; StoreError, CancelledError: it stays as it is, and can be taken
             up again.
         """
-        sending = replace(self._sending(run_request), accepted=accepted, depth=accepted.run.depth)
+        send = replace(self._route_send(run_request), accepted=accepted, depth=accepted.run.depth)
         if accepted.run.state is RunState.CREATED:
-            await self._spare_pause(sending)
+            await self._refuse_if_paused(send)
         reading = run_request.reading
         memory = 0 if reading is None else reading.memory
         kind = "sleeptime" if memory else "run"
         with suppress(RunOver), self._accounts.work(run_request.scope.project, memory, kind) as receipt:
-            await self._answer(sending, ticket, view, sink, receipt)
+            await self._answer(send, ticket, view, sink, receipt)
 
     def check_background(self, run_request: RunRequest, callback: str | None) -> None:
         """Refuses what could not run later either. Raises: BadRequest, UnknownModel."""
@@ -187,28 +188,19 @@ class AgentRuns:
         if callback is not None and (why := self.foreign.unreachable(callback)) is not None:
             raise BadRequest(f"The URL cannot be called: {why}.", param="callback_url")
 
-    def _sending(self, run_request: RunRequest, route: Route | None = None) -> Sending:
-        """Returns a send. route: in place of the one of its agent's model. Raises: UnknownModel."""
-        return Sending(
-            request_of(run_request),
-            run_request.messages,
-            identity_of(run_request),
-            run_request.spec,
-            route or agent_route(self._settings, run_request.spec),
-            run_request.passes,
+    def _route_send(self, run_request: RunRequest, route: Route | None = None) -> RoutedSend:
+        """Returns a send with its route, by default that of its agent's model. Raises: UnknownModel."""
+        return RoutedSend(
+            **asdict(run_request),
+            request=chat_request_of(run_request),
+            identity=identity_of(run_request),
+            route=route or agent_route(self._settings, run_request.spec),
             shows_steps=True,
-            max_steps=run_request.max_steps,
-            otid=run_request.otid,
-            decisions=run_request.decisions,
-            parent=run_request.parent,
-            depth=run_request.depth,
-            spares_pauses=run_request.spares_pauses,
-            reading=run_request.reading,
         )
 
     async def preview(self, run_request: RunRequest) -> Prompt:
         """Returns the prompt that a send goes on from, as it would be now. Raises: StoreError, UnknownModel."""
-        return await self._preview(self._sending(run_request))
+        return await self._preview(self._route_send(run_request))
 
     async def system_text(self, run_request: RunRequest) -> str:
         """Returns the system prompt with memory, as it would go to the model now. Raises: StoreError.
@@ -219,24 +211,29 @@ class AgentRuns:
             route = agent_route(self._settings, run_request.spec)
         except UnknownModel:
             route = Route("", run_request.spec.model or "")
-        return (await self._preview(self._sending(run_request, route))).system
+        return (await self._preview(self._route_send(run_request, route))).system
 
-    async def _preview(self, sending: Sending) -> Prompt:
+    async def _preview(self, send: RoutedSend) -> Prompt:
         keeper = self.keeper
-        seen = self._seen(sending, QueueTicket())
-        context = await read_stored_context(keeper.store, seen, sending.messages, keeper.settings.idle_s)
+        request = self._memory_request(send, QueueTicket())
+        context = await read_stored_context(keeper.store, request, send.messages, keeper.settings.idle_s)
         toolbox = self.toolboxes.make(context, BlockEdits(list(context.blocks)))
         return await keeper.composer.make(context, EndpointForm(), toolbox.definitions())
 
-    def _seen(self, sending: Sending, ticket: QueueTicket) -> MemoryRequest:
-        """Returns what memory is asked for a send that is not answered. ticket: in the queue of its conversation."""
-        target = self._failover.context_windows.on(sending.route.first)
+    def _memory_request(
+        self, send: RoutedSend, ticket: QueueTicket, target: Target | None = None
+    ) -> MemoryRequest:
+        """Returns what memory is asked for a send.
+
+        ticket: in the queue of its conversation.
+        target: that answers it; None: it is not answered.
+        """
         return MemoryRequest(
-            sending.request,
-            sending.identity,
-            sending.spec,
+            send.request,
+            send.identity,
+            send.spec,
             self.keeper.now(),
-            target,
+            target or self._failover.context_windows.on(send.route.first),
             ConversationKind.AGENT,
             ticket,
         )
@@ -271,37 +268,42 @@ class AgentRuns:
         first = first_spoken(request.messages)
         # A system message after the stored messages is new ("ask whether they are still there"), before them it is not.
         new = [m for i, m in enumerate(request.messages) if i >= first and i not in left_out]
-        messages = [of_client(m) for m in new]
+        messages = tuple(map(from_client, new))
         receipt.headers["x-mnemogate-appended"] = f"{len(messages)} of {len(request.messages) - first}"
         if not messages:
             raise BadRequest(
                 "There is nothing new in `messages`: what follows the last assistant message is appended.",
                 param="messages",
             )
-        sending = Sending(
-            without_spoken_messages(request),
-            messages,
-            call.identity,
+        identity, scope = call.identity, call.identity.scope
+        assert scope is not None  # `owns` has looked for the conversation in it
+        send = RoutedSend(
             call.spec,
-            call.route,
-            call.passes,
+            scope,
+            identity.conversation or DEFAULT,
+            messages,
+            is_retry=identity.retry,
+            passes=call.passes,
+            request=without_spoken_messages(request),
+            identity=identity,
+            route=call.route,
             shows_steps=False,
             heard=heard_before(request.messages),
         )
-        result = await self._send(sending, lambda _: view, call.sink, receipt)
+        result = await self._answer_in_queue(send, lambda _: view, call.sink, receipt)
         if result.is_repeat:
             await replay(request, result, view, call.sink, receipt)
 
     async def recover(self) -> None:
         """Fails the live runs of a process that is gone: an earlier one, or another with expired leases."""
         try:
-            for each in await self._abandoned():
-                await self._end(each, RunState.FAILED, StopReason.ERROR, LEFT)
+            for each in await self._abandoned_runs():
+                await self._end(each, RunState.FAILED, StopReason.ERROR, ABANDONED)
         except StoreError as error:
             if not is_known(error):
                 _log.error("Runs that a stopped gateway left could not be ended yet: %s", error.message)
 
-    async def _abandoned(self, own_lock: str | None = None) -> list[Run]:
+    async def _abandoned_runs(self, own_lock: str | None = None) -> list[Run]:
         """Returns live runs that no process performs. own_lock: one that this process holds for another run."""
         store = self.keeper.store
         found = await store.runs.live()
@@ -325,9 +327,9 @@ class AgentRuns:
         """
         runs = self.keeper.store.runs
         with QueueTicket() as ticket:
-            sending = await self._enter(self._sending(run_request), ticket)
-            await self._turns.wait_written(sending.scope)
-            if await self._begins.deny(sending, self._seen(sending, ticket), run):
+            send = await self._enter_queue(self._route_send(run_request), ticket)
+            await self._turns.wait_written(send.scope)
+            if await self._run_starter.deny(send, self._memory_request(send, ticket), run):
                 return await runs.cancel_paused(run.agent, run.id, self.keeper.now())
         return await runs.load(run.agent, run.id) or run
 
@@ -344,8 +346,8 @@ class AgentRuns:
 
     # -- one send
 
-    async def _send(
-        self, sending: Sending, view: Callable[[RunStart], MakesView], sink: Sink, receipt: Receipt
+    async def _answer_in_queue(
+        self, send: RoutedSend, view: Callable[[RunStart], MakesView], sink: Sink, receipt: Receipt
     ) -> RunResult:
         # A run awaits each of its writes, so it loses nothing where these take long.
         if not (health := self.keeper.store.health).is_up:
@@ -353,63 +355,61 @@ class AgentRuns:
         with QueueTicket() as ticket:
             try:
                 with sink.while_here():
-                    sending = await self._enter(sending, ticket)
-                    await self._spare_pause(sending)
-                    earlier = await self._find_earlier(sending)
+                    send = await self._enter_queue(send, ticket)
+                    await self._refuse_if_paused(send)
+                    earlier = await self._find_earlier(send)
                     if earlier is not None and earlier.is_answered:
-                        return await self._repeated_result(sending, earlier)
+                        return await self._repeated_result(send, earlier)
             except StoreError as error:
                 raise _error_for(error) from error
             if earlier is not None:
-                sending = replace(sending, replaces=earlier.run)
+                send = replace(send, replaces=earlier.run)
                 if not earlier.needs_messages:
-                    sending = replace(sending, messages=(), decisions=())
-            return await self._answer(sending, ticket, view, sink, receipt)
+                    send = replace(send, messages=(), decisions=())
+            return await self._answer(send, ticket, view, sink, receipt)
 
-    async def _repeated_result(self, sending: Sending, earlier: EarlierSend) -> RunResult:
+    async def _repeated_result(self, send: RoutedSend, earlier: EarlierSend) -> RunResult:
         last = await last_counts(self.keeper.store, earlier.run)
-        return RunResult(earlier.run, await self._agent(sending), earlier.steps, is_repeat=True, last=last)
+        return RunResult(earlier.run, await self._agent_of(send), earlier.steps, is_repeat=True, last=last)
 
-    async def _find_earlier(self, sending: Sending) -> EarlierSend | None:
-        agent, identity = await self._agent(sending), sending.identity
-        if not agent.id or not (sending.otid or identity.retry):
+    async def _find_earlier(self, send: RoutedSend) -> EarlierSend | None:
+        agent, name = await self._agent_of(send), send.conversation
+        if not agent.id or not (send.otid or send.is_retry):
             return None
         # The end of a run is perhaps not on disk yet if its client has left.
-        await self._turns.wait_written(sending.scope)
-        name = identity.conversation or DEFAULT
-        digest = otid_digest(agent, name, sending.otid)
-        initial = () if sending.spec.defined is None else sending.spec.defined.initial_messages
+        await self._turns.wait_written(send.scope)
+        digest = otid_digest(agent, name, send.otid)
+        initial = () if send.spec.defined is None else send.spec.defined.initial_messages
         end_abandoned = partial(self._end_abandoned, lock_name(agent.uid, name))
-        messages = sending.messages
-        if sending.heard is not None and any(m.get("role") == "user" for m in messages):
+        messages = send.messages
+        if send.heard is not None and any(m.get("role") == "user" for m in messages):
             # A list shows what its client has heard: the same words after their answer are another send.
             end = await conversation_end(self.keeper.store, agent, name)
             path = () if end is None else end.path
-            count = asks_again(path, Canon(agent.secret), messages, sending.heard, initial)
+            count = asks_again(path, Canon(agent.secret), messages, send.heard, initial)
             if not count:
                 return None
             messages = messages[-count:]
-        marks = SendMarks(agent, name, messages, sending.decisions, digest, initial)
+        marks = SendMarks(agent, name, messages, send.decisions, digest, initial)
         return await find_earlier_send(self.keeper.store, marks, end_abandoned)
 
     async def _end_abandoned(self, own_lock: str, run: Run) -> Run:
         """Ends a run of a process that has died, with a lock that is free or held here by now."""
         is_left = self.keeper.store.conversation_locks.is_needed and run.id in {
-            each.id for each in await self._abandoned(own_lock)
+            each.id for each in await self._abandoned_runs(own_lock)
         }
-        return await self._end(run, RunState.FAILED, StopReason.ERROR, LEFT) if is_left else run
+        return await self._end(run, RunState.FAILED, StopReason.ERROR, ABANDONED) if is_left else run
 
-    async def _enter(self, sending: Sending, ticket: QueueTicket) -> Sending:
+    async def _enter_queue(self, send: RoutedSend, ticket: QueueTicket) -> RoutedSend:
         """Waits for the sends before this one. Returns it with the name of its conversation that all of them use."""
-        identity, queues = sending.identity, self.keeper.queues
+        queues = self.keeper.queues
         if not self.ends.is_shared:
-            agent, name = await self._queue_of(sending)
+            agent, name = await self._queue_of(send)
             await queues.enter((agent.uid, name), ticket, MOST_SENDS)
-            return replace(sending, identity=replace(identity, conversation=name))
+            return _in_conversation(send, name)
         # Sends that wait for a server's answers queue in the order in which they came.
-        asked = (identity.scope, identity.conversation)
-        async with self._arriving.setdefault(asked, asyncio.Lock()):
-            agent, name = await self._queue_of(sending)
+        async with self._arriving.setdefault((send.scope, send.conversation), asyncio.Lock()):
+            agent, name = await self._queue_of(send)
             await self.ends.of_accepted(agent, name)
             entering = asyncio.ensure_future(queues.enter((agent.uid, name), ticket, MOST_SENDS))
             try:
@@ -418,12 +418,12 @@ class AgentRuns:
                 entering.cancel()
                 raise
         await entering
-        return replace(sending, identity=replace(identity, conversation=name))
+        return _in_conversation(send, name)
 
-    async def _queue_of(self, sending: Sending) -> tuple[Agent, str]:
+    async def _queue_of(self, send: RoutedSend) -> tuple[Agent, str]:
         """Returns the agent, and the name of the conversation that all sends to it use. Raises: NotFound."""
-        agent = await self._agent(sending)
-        name = sending.identity.conversation or DEFAULT
+        agent = await self._agent_of(send)
+        name = send.conversation
         if name == DEFAULT:
             return agent, name
         uid = uid_of("conv", name) or name
@@ -432,51 +432,42 @@ class AgentRuns:
             raise NotFound(f"there is no conversation {name!r}")
         return agent, found.name
 
-    async def _spare_pause(self, sending: Sending) -> None:
+    async def _refuse_if_paused(self, send: RoutedSend) -> None:
         """Raises: Conflict: the send is not to disturb calls of its conversation that wait for answers."""
-        if not sending.spares_pauses:
+        if not send.spares_pauses:
             return
-        store, agent = self.keeper.store, await self._agent(sending)
-        name = sending.identity.conversation or DEFAULT
-        found = await store.stored_paths.conversation(agent, name) if agent.id else None
+        store, agent = self.keeper.store, await self._agent_of(send)
+        found = await store.stored_paths.conversation(agent, send.conversation) if agent.id else None
         if found is not None and await store.runs.waiting(agent.id, found.id) is not None:
             raise Conflict("This conversation waits for answers to calls.")
 
-    async def _agent(self, sending: Sending) -> Agent:
-        return await self.keeper.store.agents.find_or_draft(sending.scope)
+    async def _agent_of(self, send: RoutedSend) -> Agent:
+        return await self.keeper.store.agents.find_or_draft(send.scope)
 
     async def _answer(
         self,
-        sending: Sending,
+        send: RoutedSend,
         ticket: QueueTicket,
         view: Callable[[RunStart], MakesView],
         sink: Sink,
         receipt: Receipt,
     ) -> RunResult:
         """Answers a send that is first in the queue of its conversation. Raises: as `send`, or as `perform`."""
-        receipt.begin_agent(sending.spec.uid)
-        key = partial(crc32, repr(sending.identity.scope).encode())
-        failover = self._failover if sending.accepted is None else self._background
-        attempts = failover.attempts(sending.route, key, sink, receipt)
-        form = form_for(sending.request, attempts.endpoint, attempts.target.model)
-        request = MemoryRequest(
-            sending.request,
-            sending.identity,
-            sending.spec,
-            self.keeper.now(),
-            attempts.target,
-            ConversationKind.AGENT,
-            ticket,
-        )
-        accepted = sending.accepted
-        await self._turns.wait_written(sending.scope)
+        receipt.begin_agent(send.spec.uid)
+        key = partial(crc32, repr(send.scope).encode())
+        failover = self._failover if send.accepted is None else self._background
+        attempts = failover.attempts(send.route, key, sink, receipt)
+        form = form_for(send.request, attempts.endpoint, attempts.target.model)
+        request = self._memory_request(send, ticket, attempts.target)
+        accepted = send.accepted
+        await self._turns.wait_written(send.scope)
         try:
-            begun = await self._begins.begin(sending, request, form, sink)
+            beginning = await self._run_starter.begin(send, request, form, sink)
         except StoreError as error:
             if accepted is not None:
                 raise
             raise _error_for(error) from error
-        memory, prompt, resumed = begun.memory, begun.prompt, begun.resumed
+        memory, prompt, resumed = beginning.memory, beginning.prompt, beginning.resumed
         if resumed is not None and resumed.waiting is not None:
             if accepted is not None:
                 await self._end(accepted.run, RunState.COMPLETED, StopReason.REQUIRES_APPROVAL)
@@ -487,46 +478,52 @@ class AgentRuns:
         receipt.searched(recall.begun, recall.ms, recall.count, recall.tokens, is_late=recall.is_late)
         with attempts:
             call = ChatCall(
-                sending.request, sending.passes, sending.identity, sending.spec, sending.route,
-                ConversationKind.AGENT, view(_started(memory, prompt, accepted)), sink, receipt, "on",
+                send.request, send.passes, send.identity, send.spec, send.route,
+                ConversationKind.AGENT, view(_run_start(memory, prompt, accepted)), sink, receipt, "on",
             )  # fmt: skip
-            ends = StopReason.SYSTEM_OVERFLOW if sending.shows_steps and await is_overfull(prompt) else None
-            turn = self._turn(sending, begun, call, attempts, ends)
+            ends = StopReason.SYSTEM_OVERFLOW if send.shows_steps and await is_overfull(prompt) else None
+            turn = self._turn(send, beginning, call, attempts, ends)
             try:
                 status = await self._live_turn(turn, memory.run)
             finally:
                 self._turns.metrics.added_s.observe(receipt.added_ms / 1000)
                 self._turns.metrics.memory.inc("on")
-        steps, due = tuple(memory.steps), tuple(memory.begun)
-        return RunResult(memory.run, memory.context.agent, steps, status=status, begun=due, last=memory.last)
+        return RunResult(
+            memory.run,
+            memory.context.agent,
+            tuple(memory.steps),
+            status=status,
+            started_runs=tuple(memory.started_runs),
+            last=memory.last,
+        )
 
     def _turn(
         self,
-        sending: Sending,
-        begun: RunBeginning,
+        send: RoutedSend,
+        beginning: RunBeginning,
         call: ChatCall,
         attempts: Attempts,
         ends: StopReason | None,
     ) -> TurnRun:
         """Returns the turn that a run is. ends: as in `TurnRun`."""
-        memory, prompt, is_accepted = begun.memory, begun.prompt, sending.accepted is not None
+        memory, prompt, is_accepted = beginning.memory, beginning.prompt, send.accepted is not None
         return TurnRun(
             call,
             attempts,
             prompt,
             memory,
             self._background_turns if is_accepted else self._turns,
-            _guide(sending, memory, prompt),
-            terms_of(sending, prompt),
-            None if begun.resumed is None else begun.resumed.calls,
+            _guide(send, memory, prompt),
+            terms_of(send, prompt),
+            None if beginning.resumed is None else beginning.resumed.calls,
             ends,
-            partial(self._admit_step, sending, call.receipt),
+            partial(self._admit_step, send, call.receipt),
             is_taken_up=is_accepted,
         )
 
-    async def _admit_step(self, sending: Sending, receipt: Receipt) -> None:
+    async def _admit_step(self, send: RoutedSend, receipt: Receipt) -> None:
         """Asks the limits before a step. Raises: LimitReached."""
-        request, model = sending.request, (sending.route.upstream, sending.route.model)
+        request, model = send.request, (send.route.upstream, send.route.model)
         await self._limiter.admit_step(receipt, len(request.raw), request.max_tokens, model)
 
     async def _live_turn(self, turn: TurnRun, run: Run) -> int:
@@ -548,28 +545,37 @@ class AgentRuns:
             run.agent, run.id, state, stop, self.keeper.now(), error_message
         )
 
-    def _tools_of(self, sending: Sending, context: MemoryContext) -> MakesToolbox:
-        return partial(self.toolboxes.make, speaker=_speaker(sending, context))
+    def _tools_of(self, send: RoutedSend, context: MemoryContext) -> MakesToolbox:
+        return partial(self.toolboxes.make, speaker=_speaker(send, context))
 
 
-def _speaker(sending: Sending, context: MemoryContext) -> Speaker:
+def _in_conversation(send: RoutedSend, name: str) -> RoutedSend:
+    return replace(send, conversation=name, identity=replace(send.identity, conversation=name))
+
+
+def _speaker(send: RoutedSend, context: MemoryContext) -> Speaker:
     uid = context.agent.uid
-    waiter = Waiter(uid, (uid, sending.identity.conversation or DEFAULT), sending.depth, sending.above)
-    return Speaker.of(context, waiter, sending.passes, holds_slot=sending.accepted is not None)
+    waiter = Waiter(uid, (uid, send.conversation), send.depth, send.awaited_by)
+    return Speaker.of(context, waiter, send.passes, holds_slot=send.accepted is not None)
 
 
-def _guide(sending: Sending, memory: RunMemory, prompt: Prompt) -> RuleGuide:
-    left, goes_on = sending.max_steps, False
-    if sending.accepted is not None:
-        goes_on = sending.accepted.run.state is RunState.RUNNING
+def _guide(send: RoutedSend, memory: RunMemory, prompt: Prompt) -> RuleGuide:
+    steps_left, is_continued = send.max_steps, False
+    if send.accepted is not None:
+        is_continued = send.accepted.run.state is RunState.RUNNING
         # The reply of a step that is taken up with its calls counts once more.
-        left -= memory.run.steps - (goes_on and memory.opened is None)
-    called = called_before(memory.context, goes_on=goes_on)
-    more = bool(sending.decisions and sending.messages)
-    return guide_of(sending.spec, prompt, left, called, can_ask=sending.shows_steps, has_later_message=more)
+        steps_left -= memory.run.steps - (is_continued and memory.opened is None)
+    return guide_of(
+        send.spec,
+        prompt,
+        steps_left,
+        called_before(memory.context, is_continued=is_continued),
+        can_ask=send.shows_steps,
+        has_later_message=bool(send.decisions and send.messages),
+    )
 
 
-def _started(memory: RunMemory, prompt: Prompt, accepted: AcceptedRun | None) -> RunStart:
+def _run_start(memory: RunMemory, prompt: Prompt, accepted: AcceptedRun | None) -> RunStart:
     e = memory.opened or memory.context.path[-1]
     is_resumed, run = memory.opened is None, memory.run
     return RunStart(
@@ -583,7 +589,7 @@ def _started(memory: RunMemory, prompt: Prompt, accepted: AcceptedRun | None) ->
         run.counts,
         1 if accepted is None else accepted.attempt,
         _new_summary(memory.context, prompt),
-        memory.begun,
+        memory.started_runs,
     )
 
 

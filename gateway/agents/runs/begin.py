@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from gateway.agents.runs.calls.call_record import call_number, is_of_step, results_left
 from gateway.agents.runs.calls.pauses import PausedRun, decided, denied, left_off, paused
 from gateway.agents.runs.resend import otid_digest
-from gateway.agents.runs.run import AcceptedRun, Sending
+from gateway.agents.runs.run import AcceptedRun, RoutedSend
 from gateway.agents.runs.steps import TRIES, MakesToolbox, RunMemory
 from gateway.core.conversation.canonical import Canon
 from gateway.core.conversation.listed import called_tools, cut_short
@@ -35,10 +35,10 @@ from gateway.run.pending import PendingWrites
 from gateway.run.sink import Sink
 from gateway.run.tools.toolbox import most_chars, shortened
 from storage.errors import NotFound, Stale, TooSlow, WriteConflict
-from storage.records import DEFAULT, Run, RunState, RunStep, State
+from storage.records import Run, RunState, RunStep, State
 
 # Returns what makes the tools of a send, with what is known of its conversation.
-ToolsOfSend = Callable[[Sending, MemoryContext], MakesToolbox]
+ToolsOfSend = Callable[[RoutedSend, MemoryContext], MakesToolbox]
 
 
 class MessageGone(Exception):
@@ -55,7 +55,7 @@ class RunBeginning(Struct, frozen=True):
     resumed: PausedRun | None = None
 
 
-class BeginsRuns:
+class RunStarter:
     """Begins runs. One for the process."""
 
     def __init__(self, keeper: MemoryKeeper, pending: PendingWrites, tools_of: ToolsOfSend) -> None:
@@ -64,31 +64,31 @@ class BeginsRuns:
         self._tools_of = tools_of
 
     async def begin(
-        self, sending: Sending, request: MemoryRequest, form: EndpointForm, sink: Sink
+        self, send: RoutedSend, request: MemoryRequest, form: EndpointForm, sink: Sink
     ) -> RunBeginning:
         """Reads the conversation that a send goes on with, and writes what came in.
 
         Raises: BadRequest, StoreError, ClientGone, MessageGone.
         """
-        keeper, accepted = self._keeper, sending.accepted
+        keeper, accepted = self._keeper, send.accepted
         if accepted is not None and accepted.run.state is RunState.RUNNING:
-            return await self._take_up_interrupted(sending, accepted, request, form)
-        run = await self._run(sending)
+            return await self._take_up_interrupted(send, accepted, request, form)
+        run = await self._run_of(send)
         for _ in range(TRIES):
-            first = () if sending.decisions else sending.messages
+            first = () if send.decisions else send.messages
             with sink.while_here():
                 context = await read_stored_context(keeper.store, request, first, keeper.settings.idle_s)
-                if (shortened_sending := await self._cut_to_heard(context, sending)) is not None:
+                if (shortened_send := await self._cut_to_heard(context, send)) is not None:
                     # The model's reply is shorter now, so all of it is read again.
-                    sending = shortened_sending
+                    send = shortened_send
                     continue
-                resumed = await self._resumed(context, sending)
-                memory = self._memory(sending, context, form, run, resumed)
+                resumed = await self._resumed(context, send)
+                memory = self._memory(send, context, form, run, resumed)
                 prompt = await memory.prompt()
             if resumed is not None:
                 return RunBeginning(memory, prompt, resumed)
             try:
-                if await self._write_missing_results(context, sending, form):
+                if await self._write_missing_results(context, send, form):
                     continue
                 # Not given up when the client leaves: a run that is on disk has to come to its end.
                 await memory.open(prompt)
@@ -104,40 +104,40 @@ class BeginsRuns:
 
     def _memory(
         self,
-        sending: Sending,
+        send: RoutedSend,
         context: MemoryContext,
         form: EndpointForm,
         run: Run,
         resumed: PausedRun | None,
     ) -> RunMemory:
         """Returns memory's part of a run that begins. resumed: the calls with which it does."""
-        replaces, accepted = sending.replaces, sending.accepted
+        replaces, accepted = send.replaces, send.accepted
         return RunMemory(
             self._keeper,
             context,
             form,
             run if resumed is None or resumed.waiting is None else resumed.waiting,
-            self._tools_of(sending, context),
+            self._tools_of(send, context),
             client_calls=frozenset() if resumed is None else resumed.client_calls,
             maker=0 if resumed is None else resumed.maker,
             replaces=None if replaces is None else replaces.id,
             request=None if accepted is None else accepted.request,
-            reading=sending.reading,
-            after_results=sending.messages if sending.decisions else (),
+            reading=send.reading,
+            after_results=send.messages if send.decisions else (),
         )
 
-    async def _cut_to_heard(self, context: MemoryContext, sending: Sending) -> Sending | None:
+    async def _cut_to_heard(self, context: MemoryContext, send: RoutedSend) -> RoutedSend | None:
         """Cuts the newest replies to what the client reports as heard.
 
         Returns the send without the messages that report it; None: nothing was to be cut.
         Raises: StoreError.
         """
-        if sending.heard is None:
+        if send.heard is None:
             return None
-        messages = sending.messages
+        messages = send.messages
         # What a fork shares with its conversation does not change.
         own = [e for e in context.path if e.conversation == context.path[-1].conversation]
-        cut, count = as_heard(own, Canon(context.agent.secret), messages, sending.heard)
+        cut, count = as_heard(own, Canon(context.agent.secret), messages, send.heard)
         if not cut and not count:
             return None
         # The last one first: after a kill in between, the next request cuts the others.
@@ -147,28 +147,29 @@ class BeginsRuns:
                 await self._keeper.store.messages.rewrite(context.agent, e.seq + len(e.inputs), edit)
             except (NotFound, Stale):
                 break
-        return replace(sending, messages=messages[count:], heard=None)
+        return replace(send, messages=messages[count:], heard=None)
 
-    async def _run(self, sending: Sending) -> Run:
-        if sending.accepted is not None:
-            return sending.accepted.run
-        agent = await self._keeper.store.agents.find_or_draft(sending.scope)
-        otid = otid_digest(agent, sending.identity.conversation or DEFAULT, sending.otid)
-        now, above = self._keeper.now(), (sending.parent, sending.depth)
-        return Run(0, new_uid(), 0, 0, RunState.RUNNING, now, *above, otid=otid)
+    async def _run_of(self, send: RoutedSend) -> Run:
+        """Returns the run of a send: the one that was accepted, or a new one without a row."""
+        if send.accepted is not None:
+            return send.accepted.run
+        agent = await self._keeper.store.agents.find_or_draft(send.scope)
+        otid = otid_digest(agent, send.conversation, send.otid)
+        now = self._keeper.now()
+        return Run(0, new_uid(), 0, 0, RunState.RUNNING, now, send.parent, send.depth, otid=otid)
 
     # -- a run that was interrupted
 
     async def _take_up_interrupted(
-        self, sending: Sending, accepted: AcceptedRun, request: MemoryRequest, form: EndpointForm
+        self, send: RoutedSend, accepted: AcceptedRun, request: MemoryRequest, form: EndpointForm
     ) -> RunBeginning:
         keeper, run = self._keeper, accepted.run
         context = await read_stored_context(keeper.store, request, (), keeper.settings.idle_s)
         e = context.unended
         if e is not None:
             context = resume_open_step(context)
-        tools = self._tools_of(sending, context)
-        memory = RunMemory(keeper, context, form, run, tools, maker=run.id, reading=sending.reading)
+        tools = self._tools_of(send, context)
+        memory = RunMemory(keeper, context, form, run, tools, maker=run.id, reading=send.reading)
         prompt = await memory.prompt()
         if e is not None:
             await memory.take_up(e)
@@ -181,21 +182,21 @@ class BeginsRuns:
 
     # -- calls of an earlier run
 
-    async def _resumed(self, context: MemoryContext, sending: Sending) -> PausedRun | None:
+    async def _resumed(self, context: MemoryContext, send: RoutedSend) -> PausedRun | None:
         """Returns the calls with which a run begins; None: it begins with a call of the model."""
-        if sending.decisions:
-            return await self._resume(context, sending)
-        return await self._calls_of_resent(context, sending)
+        if send.decisions:
+            return await self._resume(context, send)
+        return await self._calls_of_resent(context, send)
 
-    async def _calls_of_resent(self, context: MemoryContext, sending: Sending) -> PausedRun | None:
+    async def _calls_of_resent(self, context: MemoryContext, send: RoutedSend) -> PausedRun | None:
         """Returns the calls with which a resent send goes on; None: it goes on with a call of the model."""
-        if sending.replaces is None or sending.messages:
+        if send.replaces is None or send.messages:
             return None
         step = await self._last_step(context)
         return None if step is None or step.waiting else left_off(context, step.run)
 
     async def _write_missing_results(
-        self, context: MemoryContext, sending: Sending, form: EndpointForm
+        self, context: MemoryContext, send: RoutedSend, form: EndpointForm
     ) -> bool:
         """Writes the results that calls of an earlier run have, but that it did not come to write.
 
@@ -204,14 +205,14 @@ class BeginsRuns:
         store = self._keeper.store
         if (step := await self._last_step(context)) is None:
             return False
-        given = {str(m.get("tool_call_id")) for m in sending.messages}
+        given = {str(m.get("tool_call_id")) for m in send.messages}
         results = await results_left(store, step, context.path[-1], given)
-        return bool(results) and await self._write_results(context, sending, form, step, results)
+        return bool(results) and await self._write_results(context, send, form, step, results)
 
     async def _write_results(
         self,
         context: MemoryContext,
-        sending: Sending,
+        send: RoutedSend,
         form: EndpointForm,
         step: RunStep,
         results: Sequence[ToolResult],
@@ -221,11 +222,11 @@ class BeginsRuns:
         if run is None:
             return False
         client_calls = frozenset(id for id, kind in step.waiting.items() if kind == "client")
-        tools = self._tools_of(sending, context)
+        tools = self._tools_of(send, context)
         await RunMemory(self._keeper, context, form, run, tools, client_calls, run.id).write_results(results)
         return True
 
-    async def deny(self, sending: Sending, request: MemoryRequest, run: Run) -> bool:
+    async def deny(self, send: RoutedSend, request: MemoryRequest, run: Run) -> bool:
         """Denies all calls of a pause that have no result. False: this run does not wait. Raises: StoreError."""
         store = self._keeper.store
         context = await read_stored_context(store, request, (), self._keeper.settings.idle_s)
@@ -240,7 +241,7 @@ class BeginsRuns:
         order = [*called_tools(context.path[-1])]
         results = [*known, *denied(step, {each.call_id for each in known})]
         results.sort(key=lambda each: order.index(each.call_id))
-        return await self._write_results(context, sending, EndpointForm(), step, results)
+        return await self._write_results(context, send, EndpointForm(), step, results)
 
     async def _last_step(self, context: MemoryContext) -> RunStep | None:
         """Returns the step with which a conversation ends, if it has calls."""
@@ -256,7 +257,7 @@ class BeginsRuns:
 
     # -- answers to calls that wait
 
-    async def _resume(self, context: MemoryContext, sending: Sending) -> PausedRun:
+    async def _resume(self, context: MemoryContext, send: RoutedSend) -> PausedRun:
         """Returns how a turn goes on that waited for these decisions. Raises: BadRequest, StoreError."""
         store, conversation = self._keeper.store, context.snapshot.conversation
         step = None if conversation is None else await store.runs.waiting(context.agent.id, conversation.id)
@@ -268,19 +269,19 @@ class BeginsRuns:
             error = "No tool call is currently awaiting approval: what these were made for is forgotten."
             raise BadRequest(error, param="messages")
         asks = Place(context.agent.uid, last.seq + len(last.inputs))
-        for each in sending.decisions:
+        for each in send.decisions:
             if each.request is not None and place_of("message", each.request) != asks:
                 error = f"does not wait for an answer; {id_at('message', asks.uid, asks.seq)} does."
                 raise BadRequest(f"{each.request!r} {error}", param="messages")
         texts = await store.runs.texts(context.agent.id, step.run, "result")
         before = [orjson.loads(text.data) for text in texts if is_of_step(last, text.seq)]
-        is_marked = sending.accepted is not None or sending.identity.retry or bool(sending.otid)
+        is_marked = send.accepted is not None or send.is_retry or bool(send.otid)
         answered = [m["tool_call_id"] for m in before]
         window = context.request.target.context_window
-        decisions = [_with_room(each, window) for each in sending.decisions]
+        decisions = [_with_room(each, window) for each in send.decisions]
         given = decided(step, answered, decisions, may_repeat=is_marked)
         calls = {*answered, *(message["tool_call_id"] for message in given)}
-        if sending.messages and any(kind != "held" and id not in calls for id, kind in step.waiting.items()):
+        if send.messages and any(kind != "held" and id not in calls for id, kind in step.waiting.items()):
             raise BadRequest(
                 "A message comes with answers to all calls that wait, or alone.", param="messages"
             )

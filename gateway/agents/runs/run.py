@@ -54,9 +54,9 @@ class RunRequest(Struct, frozen=True):
     parent: int | None = None
     # The number of messages between agents that led to this request.
     depth: int = 0
-    # Refuse the request while calls wait for an answer: a message in between would leave them without one.
+    # The request is refused while calls wait for an answer: a message in between would leave them without one.
     spares_pauses: bool = False
-    # model, system: of this send in place of the agent's; `spec` has them already.
+    # The model and the system prompt of this send in place of the agent's; `spec` has them already.
     model: str | None = None
     system: str | None = None
     # The span of another memory that the messages quote. An upstream's failure does not end such a run.
@@ -64,18 +64,36 @@ class RunRequest(Struct, frozen=True):
 
 
 class AcceptedRun(Struct, frozen=True):
-    """A run that was accepted before, as an attempt finds it. request: its stored request without messages.
-
-    attempt: from 1 on; the process may have died in earlier ones.
-    """
+    """A stored run that one attempt performs."""
 
     run: Run
+    # The stored request, without messages.
     request: bytes
+    # The number of the attempt, from 1 on; the process may have died in earlier ones.
     attempt: int = 1
 
 
+class RoutedSend(RunRequest, frozen=True, kw_only=True):
+    """A send with what is needed to answer it, whichever API it came by."""
+
+    # The send as a chat completion without messages: the fields that go upstream.
+    request: ChatRequest
+    identity: Identity
+    route: Route
+    # The client reads each step as separate messages; else all steps are one reply.
+    shows_steps: bool
+    # The reply before it, as the client of a chat completion has it; None: it is not known.
+    heard: Sequence[str] | None = None
+    # An ended run of the same send, which hands its otid to this one.
+    replaces: Run | None = None
+    # The wait of another agent for the answer; None: no agent waits.
+    awaited_by: Wait | None = None
+    # The stored run; None: the client waits for the run.
+    accepted: AcceptedRun | None = None
+
+
 class RunStart(Struct, frozen=True):
-    """A run with an open first step."""
+    """A run whose first step is open, or goes on with the calls of a stored step."""
 
     # The run's public id.
     run: str
@@ -83,21 +101,21 @@ class RunStart(Struct, frozen=True):
     agent: Agent
     # The number of the step's first message.
     first: int
-    # Of its reply. Where calls that waited are answered, of the step that made them: no other is open before
-    # they have run (is_resumed).
+    # The number of the step's reply. It is stored already where the run goes on with its calls.
     reply: int
+    # The run goes on with the calls of a stored step.
     is_resumed: bool = False
-    # {call id: tool} of those.
+    # The tools of these calls, by the ids of the calls.
     names: Mapping[str, str] = field(default_factory=dict)
-    # steps, counts: of earlier attempts.
+    # The steps that earlier attempts have ended, and their tokens.
     steps: int = 0
     counts: Counts = field(default_factory=Counts)
-    # The run of that reply, where an earlier one may have shown some of it.
+    # The number of this attempt; an earlier one may have shown a part of the reply.
     attempt: int = 1
-    # The one that the prompt begins with, where it did not before.
+    # The summary that the prompt begins with, if the one before began with another.
     summary: Summary | None = None
-    # Public ids of the runs that its end starts; empty until then.
-    begun: Sequence[str] = ()
+    # Public ids of the runs that the end of this one starts; empty until then.
+    started_runs: Sequence[str] = ()
 
 
 class RunResult(Struct, frozen=True):
@@ -113,50 +131,14 @@ class RunResult(Struct, frozen=True):
     is_repeat: bool = False
     # The HTTP status of the reply.
     status: int = 200
-    # Public ids of the runs that its end has started.
-    begun: tuple[str, ...] = ()
+    # Public ids of the runs that the end of this one has started.
+    started_runs: tuple[str, ...] = ()
     # The tokens of its last step; zeros where the upstream sent none.
     last: Counts = field(default_factory=Counts)
 
 
-class Sending(Struct, frozen=True):
-    """A send, whichever way it came."""
-
-    # The client's request without its messages.
-    request: ChatRequest
-    messages: Sequence[WireMessage]
-    identity: Identity
-    spec: AgentSpec
-    route: Route
-    passes: Passes
-    # The client reads each step as separate messages; else all steps are one reply.
-    shows_steps: bool
-    max_steps: int = MAX_STEPS
-    otid: str | None = None
-    decisions: Sequence[CallDecision] = ()
-    # An ended run of the same request, which hands its otid to this one.
-    replaces: Run | None = None
-    parent: int | None = None
-    depth: int = 0
-    spares_pauses: bool = False
-    # The turn of another agent that waits for the answer of this one.
-    above: Wait | None = None
-    # The stored run; None: the client waits for the run.
-    accepted: AcceptedRun | None = None
-    reading: ReadSpan | None = None
-    # The reply before it, as a chat completion's client has it; None: it is not known. The other
-    # fields are those of `RunRequest`.
-    heard: Sequence[str] | None = None
-
-    @property
-    def scope(self) -> Scope:
-        scope = self.identity.scope
-        assert scope is not None
-        return scope
-
-
-def reading_of(reader: int, memory: int, now: float) -> RunAccept:
-    """Returns a run of a sleeptime agent that reads a memory, to be accepted. reader, memory: rows."""
+def reading_run(reader: int, memory: int, now: float) -> RunAccept:
+    """Returns a new run of a sleeptime agent that reads a memory, to be accepted. reader, memory: their rows."""
     run = Run(0, new_uid(), reader, 0, RunState.CREATED, now, background=True)
     return RunAccept(run, b"{}", READING + run.uid, new_uid(), kind=SLEEP, reads=memory)
 
@@ -169,11 +151,11 @@ def identity_of(run_request: RunRequest) -> Identity:
     )  # fmt: skip
 
 
-def request_of(run_request: RunRequest, *, stream: bool = True) -> ChatRequest:
+def chat_request_of(run_request: RunRequest, *, stream: bool = True) -> ChatRequest:
     """Returns the request of a send as a chat completion, without messages: those come from the path."""
     tools = [*run_request.client_tools]
-    sampling = sampling_of(
-        run_request.spec, has_tools=bool(tools or run_request.spec.tools), more=run_request.fields
+    sampling = sampling_fields(
+        run_request.spec, has_tools=bool(tools or run_request.spec.tools), overrides=run_request.fields
     )
     body: dict[str, Any] = {
         "model": run_request.spec.model or "",
@@ -183,7 +165,8 @@ def request_of(run_request: RunRequest, *, stream: bool = True) -> ChatRequest:
     }
     if tools:
         body["tools"] = tools
-    limit = body.get("max_completion_tokens", body.get("max_tokens"))
+    limit_key = next((key for key in ("max_completion_tokens", "max_tokens") if key in body), None)
+    limit = None if limit_key is None else body[limit_key]
     return ChatRequest(
         raw=orjson.dumps(body),
         json=body,
@@ -195,27 +178,27 @@ def request_of(run_request: RunRequest, *, stream: bool = True) -> ChatRequest:
         has_tools=bool(tools),
         n=1,
         max_tokens=limit if isinstance(limit, int) else None,
-        max_tokens_key=next((key for key in ("max_completion_tokens", "max_tokens") if key in body), None),
+        max_tokens_key=limit_key,
         added_fields=frozenset(sampling),
     )
 
 
-def sampling_of(
-    spec: AgentSpec, *, has_tools: bool, more: Mapping[str, Any] = MappingProxyType({})
+def sampling_fields(
+    spec: AgentSpec, *, has_tools: bool, overrides: Mapping[str, Any] = MappingProxyType({})
 ) -> dict[str, Any]:
-    """Returns the fields that each request of an agent bears unless it has them itself.
+    """Returns the fields that each request of an agent has unless its client sets them.
 
-    has_tools: the request has some, of the agent's or of the client's.
-    more: fields that count before the agent's.
+    has_tools: the request has tools, the agent's or the client's.
+    overrides: fields that count before the agent's.
     """
-    found = {**({} if spec.defined is None else spec.defined.sampling), **more}
+    found = {**({} if spec.defined is None else spec.defined.sampling), **overrides}
     if not has_tools:
         # Strict upstreams take it with tools only.
         found.pop("parallel_tool_calls", None)
     return found
 
 
-def of_client(message: WireMessage) -> WireMessage:
+def from_client(message: WireMessage) -> WireMessage:
     """Returns a message of a chat completion as it is stored: private fields come from the gateway alone."""
     if is_system(message):
         return as_system(text_of(message))

@@ -19,7 +19,7 @@ from gateway.agents.registry.registry import Registry
 from gateway.agents.registry.resolved_agents import ResolvedAgent
 from gateway.agents.runs.agent_runs import AgentRuns
 from gateway.agents.runs.begin import MessageGone
-from gateway.agents.runs.run import AcceptedRun, RunRequest, reading_of
+from gateway.agents.runs.run import AcceptedRun, RunRequest, reading_run
 from gateway.agents.runs.steps import UNSAID, UPSTREAM_FAULTS
 from gateway.core.definition import SLEEP_EVERY, Sleeptime
 from gateway.core.memory.transcript import clean, transcript
@@ -163,7 +163,7 @@ class Sleeping:
         is_due = _is_due(reader, sleeptime) or reader.seq < upto or await self._rests(memory)
         if not is_due or not await self._has_words(job, memory, reader):
             return None
-        wanted = replace(reading_of(reader.reader, memory.id, self._now()), kind="")
+        wanted = replace(reading_run(reader.reader, memory.id, self._now()), kind="")
         await job.commit(self._store.sleepers.accept_effect(wanted))
         return await self._store.sleepers.reading(reader.reader)
 

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from adapters.types import Json
 from gateway.agents.runs.calls.call_record import call_number
-from gateway.agents.runs.run import reading_of
+from gateway.agents.runs.run import reading_run
 from gateway.agents.runs.step_edits import StepEdits
 from gateway.core.conversation.canonical import Canon, WireMessage, is_user, text_of
 from gateway.core.conversation.private import NUDGE, as_system, with_private
@@ -124,7 +124,7 @@ class RunMemory:
     # Of the send that it answers; None: it is not noted why a step recalled what it did.
     receipt: Receipt | None = None
     # Public ids of the runs that its end has started.
-    begun: list[str] = field(default_factory=list)
+    started_runs: list[str] = field(default_factory=list)
     # The exchanges of the steps that have with_ended_step.
     steps: list[Exchange] = field(default_factory=list)
     # The tokens of the newest step.
@@ -133,7 +133,7 @@ class RunMemory:
     _edits: StepEdits = field(init=False)
     _opened: StepOpened | None = None  # the step under way
     _late: tuple[StepOpen, Future[StepOpened]] | None = None  # a step that took too long to open
-    _begun: float = 0.0
+    _step_begun: float = 0.0
     _shown: Shown = field(default_factory=dict)  # what the prompt under way shows last of each block
     _chars: int = 0
     _readers: Sequence[MemoryReader] = ()
@@ -225,7 +225,7 @@ class RunMemory:
             e = refuse(e, context.path)
         number, counts = self.run.steps + 1, counts_of(result.usage)
         step = RunStep(
-            e.id, context.agent.id, self.run.id, number, self._begun, now, counts,
+            e.id, context.agent.id, self.run.id, number, self._step_begun, now, counts,
             result.stop, None, result.error, dict(result.waiting),
         )  # fmt: skip
         accepts = self._due(e, now) if result.stop is not None and result.error is None else ()
@@ -234,7 +234,7 @@ class RunMemory:
         if self.receipt is not None and not self.steps:
             recall = recall_row(prompt, TurnOutcome(End.FINISHED, usage=result.usage), self.receipt)
         write = StepEnd(context.agent, e, step, kept, self.reading, accepts, result.error_message, recall)
-        self.begun += await asyncio.shield(self.keeper.store.stored_paths.finish(write))
+        self.started_runs += await asyncio.shield(self.keeper.store.stored_paths.finish(write))
         self.last = counts
         total = Counts(*map(sum, zip(self.run.counts, counts, strict=True)))
         self.run = replace(self.run, steps=number, counts=total)
@@ -253,7 +253,7 @@ class RunMemory:
             return []
         every, memory = sleeptime.every, self.context.agent.id
         due = [each.reader for each in self._readers if not each.is_busy and each.turns + 1 >= every]
-        return [reading_of(reader, memory, now) for reader in due]
+        return [reading_run(reader, memory, now) for reader in due]
 
     def _finished(
         self, e: Exchange, prompt: Prompt, full: Sequence[WireMessage], shown_reply: WireMessage | None
@@ -393,7 +393,7 @@ class RunMemory:
         self.context = replace(
             self.context, agent=opened.agent, snapshot=snapshot, pinned=opened.section, unended=None, row=e.id
         )
-        self._opened, self._begun, self.after_results = opened, begun, ()
+        self._opened, self._step_begun, self.after_results = opened, begun, ()
         self.run = opened.run or self.run
         self._edits.changes.ops.clear()
 

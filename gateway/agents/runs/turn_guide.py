@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import orjson
 
 from gateway.agents.core.tool_rules import CalledTool, RuleGuide
-from gateway.agents.runs.run import MAX_STEPS, Sending
+from gateway.agents.runs.run import MAX_STEPS, RoutedSend
 from gateway.agents.tools.agent_tools import alone_of, approvals_of, asides_of
 from gateway.core.agent import AgentSpec
 from gateway.core.prompt.window import DEFAULT_RESERVE_TOKENS
@@ -49,20 +49,20 @@ def guide_of(
     )
 
 
-def terms_of(sending: Sending, prompt: Prompt) -> TurnTerms:
-    request = sending.request
+def terms_of(send: RoutedSend, prompt: Prompt) -> TurnTerms:
+    request = send.request
     return TurnTerms(
-        wants_usage=request.wants_usage or sending.shows_steps,
+        wants_usage=request.wants_usage or send.shows_steps,
         usage_added=prompt.adds_usage,
         gateway_tools=AllBut(request.tools),
-        budget_tokens=None if sending.shows_steps else request.max_tokens,
+        budget_tokens=None if send.shows_steps else request.max_tokens,
         hold_end=True,
         saves_steps=True,
-        shows_steps=sending.shows_steps,
-        has_status=sending.accepted is not None,
-        alone=alone_of(sending.spec),
-        filler=sending.spec.fixed_filler,
-        asides=asides_of(sending.spec, request.tools),
+        shows_steps=send.shows_steps,
+        has_status=send.accepted is not None,
+        alone=alone_of(send.spec),
+        filler=send.spec.fixed_filler,
+        asides=asides_of(send.spec, request.tools),
     )
 
 

@@ -161,10 +161,12 @@ def _status(step: RunStep) -> str:
     return "failed" if step.error is not None or step.stop in _FAILED else "success"
 
 
-def usage_json(counts: Counts, steps: int, begun: Sequence[str] = (), last: Counts = _NONE) -> dict[str, Any]:
+def usage_json(
+    counts: Counts, steps: int, started_runs: Sequence[str] = (), last: Counts = _NONE
+) -> dict[str, Any]:
     """Returns what a run has used.
 
-    begun: uids of runs that its end has made due, and that go on without it.
+    started_runs: uids of runs that its end has made due, and that go on without it.
     last: of its last step (its prompt and reply are the present context); zeros where that is not
         known.
     """
@@ -178,22 +180,22 @@ def usage_json(counts: Counts, steps: int, begun: Sequence[str] = (), last: Coun
         "cache_write_tokens": counts.written,
         "reasoning_tokens": counts.reasoning,
         "context_tokens": last.prompt + last.completion or None,
-        "run_ids": [ids.id_of("run", uid) for uid in begun] or None,
+        "run_ids": [ids.id_of("run", uid) for uid in started_runs] or None,
     }
 
 
 def result_json(
-    messages: list[dict[str, Any]], run: Run, begun: Sequence[str] = (), last: Counts = _NONE
+    messages: list[dict[str, Any]], run: Run, started_runs: Sequence[str] = (), last: Counts = _NONE
 ) -> dict[str, Any]:
     """Returns the whole reply to a send.
 
     run: as it has ended.
-    begun, last: as in `usage_json`.
+    started_runs, last: as in `usage_json`.
     """
     return {
         "messages": messages,
         "stop_reason": stop_json(run.stop or StopReason.END_TURN),
-        "usage": usage_json(run.counts, run.steps, begun, last),
+        "usage": usage_json(run.counts, run.steps, started_runs, last),
     }
 
 

@@ -87,14 +87,16 @@ class RunNumbers:
     # The names of tools by the ids of calls that an earlier run made and this one answers.
     names: Mapping[str, str] = field(default_factory=dict)
     # The uids of sleeptime runs that the end of this run makes due; empty until then.
-    begun: Sequence[str] = ()
-    # The number of a reply of which an earlier attempt may have shown a part, and the number of this attempt.
-    again: tuple[int, int] | None = None
+    started_runs: Sequence[str] = ()
+    # The number of a reply of which an earlier attempt may have shown a part; None: no reply.
+    shown_in_part: int | None = None
+    # The number of this attempt.
+    attempt: int = 1
 
     def origin(self, seq: int, at: float) -> Origin:
         step_id, id = ids.id_at("step", self.uid, self.first), ids.id_at("message", self.uid, seq)
-        if self.again is not None and self.again[0] == seq:
-            id = ids.tried_again(id, self.again[1])
+        if seq == self.shown_in_part:
+            id = ids.tried_again(id, self.attempt)
         return Origin(id, at, self.run_id, step_id)
 
 
@@ -209,7 +211,7 @@ class StepView(ClientView):
             self._show_calls(self._waits)
         self._out += [
             event(stop_json(self._stop)),
-            event(usage_json(self.counts, self.numbers.steps, self.numbers.begun, self._last)),
+            event(usage_json(self.counts, self.numbers.steps, self.numbers.started_runs, self._last)),
             DONE,
         ]
 

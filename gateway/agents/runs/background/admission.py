@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from adapters.types import Json
 from gateway.agents.registry.registry import Registry
-from gateway.agents.runs.agent_runs import LEFT, AgentRuns
+from gateway.agents.runs.agent_runs import ABANDONED, AgentRuns
 from gateway.agents.runs.background.open_runs import OpenRun, OpenRuns, RunPhase
 from gateway.agents.runs.background.remote_runs import DELETED, RemoteRuns
 from gateway.agents.runs.background.run_logs import RunLogs
@@ -196,7 +196,7 @@ class BackgroundRuns:
             for entry, has_job in page:
                 after = entry.run.id
                 if not has_job:
-                    await self._fail(entry.run, LEFT)
+                    await self._fail(entry.run, ABANDONED)
                 elif self._open.find(entry.run.uid) is None:  # else its job began before this was called
                     self._open.add(entry.run.uid, (entry.agent_uid, entry.conversation))
             if len(page) < _PAGE:
@@ -331,7 +331,7 @@ class BackgroundRuns:
         log = await self._logs.open(agent, found, open_run, stored, attempt)
         if not found.is_over:
             if tries > (MOST_BEGINNINGS if found.state is RunState.CREATED else MOST_TRIES):
-                await self._fail(found, f"{LEFT} It was tried {tries - 1} times.")
+                await self._fail(found, f"{ABANDONED} It was tried {tries - 1} times.")
             else:
                 await self._attempt(agent, found, open_run, stored, name, ticket, attempt, log)
             found = await store.runs.load(agent.id, run.id) or found

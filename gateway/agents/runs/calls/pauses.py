@@ -146,13 +146,13 @@ def _calls(context: MemoryContext) -> tuple[WireMessage, ...]:
     return tuple(call for m in replies for call in m.get("tool_calls") or ())
 
 
-def called_before(context: MemoryContext, *, goes_on: bool) -> list[CalledTool]:
+def called_before(context: MemoryContext, *, is_continued: bool) -> list[CalledTool]:
     """Returns the calls since the user's newest message that have run: a pause does not reset the rules.
 
-    goes_on: what comes in next is of a run that is taken up, and not a new send.
+    is_continued: what comes in next belongs to a run that is taken up, and is no new send.
     """
     found: list[CalledTool] = []
-    if context.plan.messages and not goes_on:
+    if context.plan.messages and not is_continued:
         return found
     names: dict[str, str] = {}
 
