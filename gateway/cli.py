@@ -217,12 +217,19 @@ def _scope(function: _Function) -> _Function:
     return function
 
 
+# What ends later has no date that is shown.
+_CENTURY_S = 36_500 * 86_400
+
+
 def _seconds(text: str) -> int:
     """Reads a time such as 90d, 12h, 30m or 10s."""
     unit = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}.get(text[-1:])
     if unit is None or not text[:-1].isdigit() or len(text) > 9:
         raise click.BadParameter(f"expected a time such as 90d, 12h, 30m or 10s, saw {text!r}")
-    return int(text[:-1]) * unit
+    seconds = int(text[:-1]) * unit
+    if seconds > _CENTURY_S:
+        raise click.BadParameter(f"expected a time of at most 36500d, saw {text!r}")
+    return seconds
 
 
 _yes = _flag("yes", "do not ask first, though it cannot be undone")

@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from functools import lru_cache
 
 _DAY_S = 86_400
+# The year 10000, in seconds since the epoch. No later number is a date: most are dates in milliseconds.
+END_OF_DATES_S = 253_402_300_800.0
 
 
 def day_text(at: float) -> str:

@@ -9,11 +9,11 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
+from gateway.core.dates import END_OF_DATES_S
+
 Role = Literal["user", "assistant"]
 # The most characters of a message. Chosen far above what people and models write; no measurement.
 MOST_TEXT: Final = 10_000_000
-# The year 10000, in seconds since the epoch. No later number is a date: most are dates in milliseconds.
-_END_OF_DATES_S: Final = 253_402_300_800.0
 # The most characters of a source's id, which becomes a part of the conversation's client id.
 _ID_CHARS: Final = 200
 
@@ -74,7 +74,7 @@ def time_of(value: object) -> float | None:
         at = value
     else:
         return None
-    return float(at) if math.isfinite(at) and 0 < at < _END_OF_DATES_S else None
+    return float(at) if math.isfinite(at) and 0 < at < END_OF_DATES_S else None
 
 
 def id_in(value: object) -> str | None:

@@ -8,6 +8,7 @@ from typing import Any, Final, get_args
 
 from msgspec import Struct
 
+from gateway.core.dates import END_OF_DATES_S
 from gateway.errors import BadRequest, UnknownId
 from gateway.run.admin.key_operations import ALL_PROJECTS, OPENS_PAGE
 from gateway.run.admin.limit_operations import LimitOperations, limit_json
@@ -143,7 +144,11 @@ class KeyManagement(Struct, frozen=True):
         if memory is not None and memory not in get_args(DefaultMode):
             raise BadRequest(f"memory must be on, read or off, saw {memory!r}.", param="memory")
         expires = raw.get("expires_at", key.expires)
-        if expires is not None and (isinstance(expires, bool) or not isinstance(expires, int | float)):
+        if expires is not None and (
+            isinstance(expires, bool)
+            or not isinstance(expires, int | float)
+            or not 0 <= expires < END_OF_DATES_S
+        ):
             raise BadRequest(f"expires_at must be seconds since 1970, saw {expires!r}.", param="expires_at")
         models: Any = raw.get("models", key.models)
         if models is not None:
@@ -207,10 +212,15 @@ def key_json(key: Key) -> dict[str, Any]:
         "user": key.user,
         "opens": key.opens,
         "created_at": int(key.created),
-        "expires_at": key.expires,
+        "expires_at": _as_sent(key.expires),
         "revoked_at": _whole(key.revoked),
         "rotated_until": _whole(key.rotated_until),
     }
+
+
+def _as_sent(seconds: float | None) -> float | None:
+    """Returns whole seconds as an int, whichever of them the database returns as 1.0."""
+    return int(seconds) if seconds is not None and float(seconds).is_integer() else seconds
 
 
 def _whole(seconds: float | None) -> int | None:

@@ -66,6 +66,8 @@ def test_a_key_is_made_and_shown_without_its_secret(world: World) -> None:
         ({"models": "m"}, "models"),
         ({"user": 3}, "user"),
         ({"expires_at": "tomorrow"}, "expires_at"),
+        ({"expires_at": 1_790_000_000_000}, "expires_at"),  # in milliseconds
+        ({"expires_at": -1}, "expires_at"),
         ({"opens": "all"}, "opens"),
         ({"limits": [{"unit": "words", "most": 1}]}, "unit"),
         ({"limits": [{"unit": "requests", "per": "day", "most": 1, "user": 3}]}, "user"),
@@ -123,6 +125,15 @@ def test_a_key_of_a_user_is_nobody_elses(world: World) -> None:
     body = json.dumps({"model": "m", "input": "Hi", "user": "bob"}).encode()
     assert world.gateway.ask("POST", "/v1/embeddings", body, bearer).status == 403
     assert world.gateway.ask("GET", "/v1/agents/", headers=bearer).status == 403
+
+
+def test_an_expiry_in_whole_seconds_stays_one(world: World) -> None:
+    made, _ = make(world, expires_at=1_790_000_000)
+    manage(world, "PATCH", f"keys/{made['id']}", {"name": "other"})
+    for path in ("keys", f"keys/{made['id']}"):
+        assert b'"expires_at":1790000000,' in manage(world, "GET", path).body
+    manage(world, "PATCH", f"keys/{made['id']}", {"expires_at": 1_790_000_000.5})
+    assert manage(world, "GET", f"keys/{made['id']}").json["expires_at"] == 1_790_000_000.5
 
 
 def test_a_key_ends_when_it_expires(world: World) -> None:
