@@ -26,7 +26,7 @@ from gateway.traces import tracer as tracing
 from gateway.traces.otlp import OtlpSettings
 from gateway.traces.spans import SpanMaker
 from gateway.traces.tracer import Tracer
-from storage.records import Counts
+from storage.records import TokenCounts
 from tests.doubles.collector import StrictCollector
 from tests.doubles.upstream import Gate
 
@@ -61,7 +61,7 @@ def request(accounts: Accounts, headers: list[tuple[bytes, bytes]], *, traced: b
         in_trace(REQUEST, receipt, call, propagates=True)
     for piece in PIECES:
         call.received(piece)
-    call.counts = Counts(40, 7)
+    call.counts = TokenCounts(40, 7)
     call.end()
     receipt.wrote(receipt.begun)
     receipt.status = 200

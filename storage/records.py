@@ -18,17 +18,16 @@ from msgspec.structs import force_setattr, replace
 Atom = bytes
 USER_ATOM = b"u"
 
-# The client's name of an agent's own conversation, its message list.
+# The client's id of an agent's own conversation, its message list.
 DEFAULT = "default"
 # The profile of memories that are made over REST. The settings can declare none of this name.
 API_PROFILE = "@"
-# Before the subject of a memory while its import is under way, and if that broke off.
+# The subject of a memory has this prefix while its import is under way, and if that broke off.
 IMPORTING = "importing:"
-# The built-in learner, among the readers of a memory. Any other is the memory of a sleeptime agent.
-LEARNER = 0
-# The one that keeps what a rule finds where there is no background model.
-RULE = -1
-# The names of the conversations of its runs begin so.
+# Readers of a memory that have no row: the built-in learner, and the rule that learns where there is no background
+# model. Any other reader is a sleeptime agent, by the row of its memory.
+LEARNER, RULE = 0, -1
+# The client's ids of the conversations in which a sleeptime agent reads begin with this.
 READING = "reading/"
 
 
@@ -49,7 +48,7 @@ class Scope(NamedTuple):
         return self.subject.startswith("user:")
 
     @property
-    def spans(self) -> bool:
+    def spans_conversations(self) -> bool:
         """True for a memory that goes beyond one conversation."""
         return not self.subject.startswith("conversation:")
 
@@ -67,7 +66,7 @@ class Agent(Struct, frozen=True):
     # The next number; messages, passages and facts are numbered in one order.
     next_seq: int = 1
     created: float = 0.0
-    # Since when nothing is remembered or recalled; None: it is.
+    # Since when nothing is remembered or recalled; None: the memory is not paused.
     paused: float | None = None
 
 
@@ -119,22 +118,23 @@ class State(StrEnum):
     FORGOTTEN = "forgotten"
 
 
-# The tokens of a window as large as any: what is out of it has left for another reason than its tokens.
+# The tokens of a window without a bound. As `Evicted.context`: the part was evicted for another reason than its tokens.
 ANY_WINDOW = 2**31 - 1
 
 
 class Evicted(NamedTuple):
-    """The part of a path that no longer fits a window: its first `offset` atoms, some `tokens`."""
+    """The beginning of a path that no longer fits a window."""
 
     # The depth of the exchange in which the window begins, or a lower one where that is not known.
     depth: int
+    # The atoms that were evicted, and their tokens.
     offset: int
     tokens: int
     # The tokens of that window; a larger one may have room for more.
     context: int
 
     def is_out_of(self, context: int | None) -> bool:
-        """Returns whether it is out of a window of so many tokens as well; None: of an unknown one."""
+        """Returns whether this part fits no window of so many tokens either. context: None: not known, so it fits."""
         return (ANY_WINDOW if context is None else context) <= self.context
 
 
@@ -164,13 +164,14 @@ class Exchange(Struct, frozen=True):
     # Fields that a plain turn leaves at their defaults come last, so that it passes the others by position.
     # When a finished exchange ended.
     ended: float | None = None
+    # The characters of the reply's text, without white space.
     size: int = 0
     # Messages of the whole path, its reply included.
     length: int = 0
     # Its messages are shown and recalled.
     active: bool = False
     seq: int = 0
-    # The first of the agent's numbers from which on all numbers, up to the reply's, belong to this path.
+    # The number from which on all of the agent's numbers, up to the reply's, belong to this path without a gap.
     run: int = 0
     # The nearest strict ancestor that has notes or hidden rounds, so that a path's additions are walked
     # directly.
@@ -204,17 +205,17 @@ class Exchange(Struct, frozen=True):
     superseded: bool = False
     # A later request with a new user message went on from it.
     continued: bool = False
-    # Why its memory edits entered the blocks: "carried" (it was continued), "idle"; "": they did not.
+    # Why its memory edits were merged into the blocks: "carried" (it was continued), "idle"; "": they were not.
     merged: str = ""
 
     @property
     def adds(self) -> bool:
-        """True for one with additions to be sent again: a note, hidden rounds, a provider's own fields."""
+        """True if the exchange has additions that are sent again: a note, hidden rounds, a provider's own fields."""
         return self.hidden or self.opaque or any(self.notes.values())
 
     @property
     def ends_with_user(self) -> bool:
-        """True for one below a first exchange's children that ends with a user message.
+        """True for an exchange of depth 2 or more that ends with a user message.
 
         Its own row shows that its parent was continued, so the parent's row is not written. First exchanges are
         looked up by that mark, so theirs is written (depth 1).
@@ -224,14 +225,15 @@ class Exchange(Struct, frozen=True):
 
     @property
     def continues_parent(self) -> bool:
-        """True for one with a new user message that has its parent's row marked as continued."""
+        """True if the exchange has a new user message and its parent's row has to be marked as continued."""
+
         if self.parent is None or self.ends_with_user:
             return False
         return any(atoms[0][:1] == USER_ATOM for atoms in self.inputs if atoms)
 
 
-def emptied(e: Exchange) -> Exchange:
-    """Returns an exchange without its words and whatever may quote them; its place and its hashes stay."""
+def make_tombstone(e: Exchange) -> Exchange:
+    """Returns an exchange as it is forgotten: without its content and all that may quote it. Place and hashes stay."""
     return replace(
         e, state=State.FORGOTTEN, active=False, edits=False, opaque=False, hidden=False, notes={}, section=None,
         size=0, evicted=None, input=None, shown_reply=None, full=None,
@@ -472,12 +474,13 @@ class Job(Struct, frozen=True):
     error: str | None = None
 
 
-class Step(Struct, frozen=True):
-    """A step of a job that was performed. size: bytes of its result."""
+class JobStep(Struct, frozen=True):
+    """A step that a job has performed."""
 
     job: int
     name: str
     at: float
+    # The bytes of its result.
     size: int
 
 
@@ -540,7 +543,7 @@ class RunState(StrEnum):
     CANCELLED = "cancelled"
 
 
-class Counts(NamedTuple):
+class TokenCounts(NamedTuple):
     """The tokens of model calls."""
 
     prompt: int = 0
@@ -573,7 +576,7 @@ class Run(Struct, frozen=True):
     stop: str | None = None
     # steps, counts: of all its steps so far.
     steps: int = 0
-    counts: Counts = Counts()
+    counts: TokenCounts = TokenCounts()
     begun: float | None = None
     ended: float | None = None
     # Keyed hash of the send's own id; the newest run of a send that came twice has it.
@@ -594,7 +597,7 @@ class RunStep(Struct, frozen=True):
     number: int
     begun: float
     ended: float | None = None
-    counts: Counts = Counts()
+    counts: TokenCounts = TokenCounts()
     # Why the run ended with it; None: it went on.
     stop: str | None = None
     # "positive" or "negative", as it was rated.

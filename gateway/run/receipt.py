@@ -20,7 +20,7 @@ from adapters.types import BYTES_PER_TOKEN, Header, Json, ModelRequest
 from gateway.core.trace_context import TraceContext, without_trace
 from gateway.core.usage.reply_facts import NO_FACTS, Piece, ReplyFacts, facts_of
 from gateway.core.usage.reported import costs_tokens
-from storage.records import Counts, Scope
+from storage.records import Scope, TokenCounts
 
 # The reason why a reply ended stands in one of so many; what follows it are usage and marks of the end.
 _LAST_PIECES: Final = 4
@@ -66,7 +66,7 @@ class UpstreamCall(Struct, eq=False):
     # What the model wrote, in characters, as far as it was received.
     received_chars: int = 0
     # The tokens as the upstream reported them; None: it did not.
-    counts: Counts | None = None
+    counts: TokenCounts | None = None
     # The status of the answer; 0: there was none.
     status: int = 0
     # Why there was none, or why a reply broke off, as in metrics; "": neither.
@@ -90,13 +90,13 @@ class UpstreamCall(Struct, eq=False):
     def costs_tokens(self) -> bool:
         return costs_tokens(self.method, self.path)
 
-    def used(self) -> Counts:
+    def used(self) -> TokenCounts:
         """Returns the tokens, estimated where nothing was reported; none where no byte of a reply came."""
         if self.counts is not None:
             return self.counts
         if not self.is_answered or not self.costs_tokens:
             return _NONE
-        return Counts(
+        return TokenCounts(
             self.prompt_tokens or self.sent_bytes // BYTES_PER_TOKEN, self.received_chars // BYTES_PER_TOKEN
         )
 
@@ -121,7 +121,7 @@ class UpstreamCall(Struct, eq=False):
             self.ended = time.perf_counter()
 
 
-_NONE = Counts()
+_NONE = TokenCounts()
 
 
 class OwnStep(Struct, frozen=True):

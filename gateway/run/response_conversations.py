@@ -171,7 +171,7 @@ class ResponseConversations:
         """Forgets a conversation with all its responses."""
         with map_store_errors():
             agent, forgetting = conversation.agent, self.store.forgetting
-            if agent is not None and not agent.scope.spans:
+            if agent is not None and not agent.scope.spans_conversations:
                 await forgetting.forget(agent.id, ForgetTarget(is_all=True))
             elif agent is not None:
                 number = await forgetting.find_conversation(agent.id, conversation.id)

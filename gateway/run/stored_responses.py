@@ -39,7 +39,7 @@ class ResponseOwner(Struct, frozen=True):
         if scope.project != self.project:
             return False
         # What was made over REST has one memory, whoever speaks.
-        is_persons = scope.is_person or not scope.spans
+        is_persons = scope.is_person or not scope.spans_conversations
         return self.user is None or not is_persons or scope.subject == f"user:{self.user}"
 
 

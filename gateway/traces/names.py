@@ -44,7 +44,7 @@ RESPONSE_ID: Final = "gen_ai.response.id"
 RESPONSE_MODEL: Final = "gen_ai.response.model"
 FINISH_REASONS: Final = "gen_ai.response.finish_reasons"
 FIRST_CHUNK: Final = "gen_ai.response.time_to_first_chunk"
-# In the order of `Counts`.
+# In the order of `TokenCounts`.
 TOKENS: Final = (
     "gen_ai.usage.input_tokens",
     "gen_ai.usage.output_tokens",

@@ -28,7 +28,7 @@ from msgspec.structs import replace
 from storage.commands import ForgetTarget, Rules
 from storage.database import Connection
 from storage.recall_record import KINDS, hits_in, overwrite_forgotten
-from storage.records import API_PROFILE, Exchange, State, emptied
+from storage.records import API_PROFILE, Exchange, State, make_tombstone
 from storage.sql import exchanges
 from storage.sql.additions import DAY_S, erase_additions
 from storage.sql.agents import load_agent
@@ -152,7 +152,7 @@ async def _erase_exchange(
 ) -> None:
     """Erases a whole exchange, whose row stays. leaves_tombs: its messages are recognised when they are sent again."""
     await _erase_traces(connection, agent, e, [*range(len(e.inputs)), -1], leaves_tombs=leaves_tombs)
-    tombstone = replace(emptied(e), merged="", model="", redactions=frozenset())
+    tombstone = replace(make_tombstone(e), merged="", model="", redactions=frozenset())
     await exchanges.update_exchange(connection, agent, tombstone, is_whole=True)
 
 

@@ -26,7 +26,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from storage.database import WORK, Connection, Database, Effect, Operation, Row
 from storage.errors import NotFound, Stale
-from storage.records import Job, JobState, Scope, Step
+from storage.records import Job, JobState, JobStep, Scope
 from storage.sql.group import Group, reads
 from storage.sql.statements import load
 
@@ -340,9 +340,9 @@ class Jobs(Group):
         return None if row is None else _job(row)
 
     @reads
-    async def steps(self, connection: Connection, id: int) -> tuple[Step, ...]:
+    async def steps(self, connection: Connection, id: int) -> tuple[JobStep, ...]:
         """Returns the steps that a job has performed so far."""
-        return tuple(Step(*row) for row in await connection.rows(SQL["step_list"], (id,)))
+        return tuple(JobStep(*row) for row in await connection.rows(SQL["step_list"], (id,)))
 
     @reads
     async def counts(self, connection: Connection, project: str | None = None) -> dict[JobState, int]:

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from storage.commands import TransferRecord
 from storage.database import Connection, Database, Row
 from storage.errors import NotFound, WriteConflict
-from storage.records import API_PROFILE, IMPORTING, Agent, Counts, DefinitionKind, Exchange, Scope
+from storage.records import API_PROFILE, IMPORTING, Agent, DefinitionKind, Exchange, Scope, TokenCounts
 from storage.sql import exchanges
 from storage.sql.agents import Agents, create_agent, find_agent, load_agent
 from storage.sql.agents_api.conversations import note_fork
@@ -84,7 +84,7 @@ _FIELDS = {
         "number",
         "begun",
         "ended",
-        *Counts._fields,
+        *TokenCounts._fields,
         "stop",
         "feedback",
         "error",

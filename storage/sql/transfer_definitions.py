@@ -14,7 +14,16 @@ import orjson
 
 from storage.database import Connection
 from storage.errors import NotFound, WriteConflict
-from storage.records import API_PROFILE, IMPORTING, Agent, Block, Counts, DefinitionKind, RunState, RunStep
+from storage.records import (
+    API_PROFILE,
+    IMPORTING,
+    Agent,
+    Block,
+    DefinitionKind,
+    RunState,
+    RunStep,
+    TokenCounts,
+)
 from storage.sql.agents_api import definitions
 from storage.sql.agents_api.blocks import add_block
 from storage.sql.agents_api.definitions import add_definition, find_definition
@@ -175,7 +184,7 @@ async def put_run(
 
 async def put_step(connection: Connection, agent: int, record: Mapping[str, Any], run: int) -> None:
     """Adds a step of a run, which counts it. exchange: its row."""
-    counts = Counts(*(int(record[name]) for name in Counts._fields))
+    counts = TokenCounts(*(int(record[name]) for name in TokenCounts._fields))
     await add_step(
         connection,
         RunStep(

@@ -14,7 +14,7 @@ from gateway.errors import BadRequest
 from storage.commands import LearnedFact
 from storage.database import Connection
 from storage.errors import NotFound, Stale
-from storage.records import Agent, Counts, Run, RunState, RunStep
+from storage.records import Agent, Run, RunState, RunStep, TokenCounts
 from storage.sql.agents_api.runs import add_step
 from storage.sql.facts import add_fact
 from storage.sql.store import Store
@@ -137,7 +137,15 @@ async def test_a_message_says_its_run_and_what_waits_at_the_end(
     (e,) = await ann.rows()
     run = await put_run(store, Run(0, "r1", ann.agent.id, e.conversation, RunState.RUNNING, 1.0))
     step = RunStep(
-        e.id, ann.agent.id, run.id, 1, 1.0, 2.0, Counts(), "requires_approval", waiting={"c9": "approval"}
+        e.id,
+        ann.agent.id,
+        run.id,
+        1,
+        1.0,
+        2.0,
+        TokenCounts(),
+        "requires_approval",
+        waiting={"c9": "approval"},
     )
 
     async def write(connection: Connection) -> None:

@@ -11,7 +11,7 @@ from storage.commands import ForgetTarget, RunAccept
 from storage.database import Connection
 from storage.errors import NotFound
 from storage.listing import Page, RunFilter
-from storage.records import Agent, Counts, Run, RunState, RunStep, Scope
+from storage.records import Agent, Run, RunState, RunStep, Scope, TokenCounts
 from storage.sql.agents import create_agent
 from storage.sql.agents_api.runs import add_step, replace_text
 from storage.sql.store import Store
@@ -91,20 +91,20 @@ async def test_steps_add_up_in_their_run_and_the_last_one_ends_it(
 ) -> None:
     run = await put_run(store, replace(draft, state=RunState.RUNNING, begun=5.0))
     first, second, late = await said(alice, 3)
-    step = RunStep(first, run.agent, run.id, 1, 5.0, 6.0, Counts(100, 10, 80, 5, 2))
+    step = RunStep(first, run.agent, run.id, 1, 5.0, 6.0, TokenCounts(100, 10, 80, 5, 2))
     await put_step(store, step)
     entry = await store.runs.get("default", "r1")
     assert (entry.run.state, entry.run.steps, entry.run.counts) == (
         RunState.RUNNING,
         1,
-        Counts(100, 10, 80, 5, 2),
+        TokenCounts(100, 10, 80, 5, 2),
     )
     await put_step(
         store, replace(step, exchange=second, number=2, ended=7.0, stop="requires_approval", waiting=CALLS)
     )
     await put_step(store, replace(step, exchange=late, number=3, ended=9.0, stop="error", error="Stale"))
     entry = await store.runs.get("default", "r1")
-    assert entry.run.counts == Counts(300, 30, 240, 15, 6)
+    assert entry.run.counts == TokenCounts(300, 30, 240, 15, 6)
     assert (entry.run.state, entry.run.stop, entry.run.ended) == (
         RunState.COMPLETED,
         "requires_approval",
@@ -286,7 +286,9 @@ async def test_what_a_run_holds_is_dropped_when_it_has_ended_long_ago(
     assert await store.runs.texts_since() is None
     (exchange,) = await said(alice, 1)
     waits = await put_run(store, replace(draft, uid="r2", otid=None))
-    step = RunStep(exchange, waits.agent, waits.id, 1, 5.0, 6.0, Counts(), "requires_approval", waiting=CALLS)
+    step = RunStep(
+        exchange, waits.agent, waits.id, 1, 5.0, 6.0, TokenCounts(), "requires_approval", waiting=CALLS
+    )
     await put_step(store, step)
     await store.runs.add_text(waits.agent, waits.id, "event", 1, b"words")
     await store.runs.add_text(waits.agent, waits.id, "result", 1, b"needed")

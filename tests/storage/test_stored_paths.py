@@ -24,7 +24,6 @@ from storage.errors import Stale, WriteConflict
 from storage.records import (
     Agent,
     BlockOp,
-    Counts,
     Evicted,
     Exchange,
     Run,
@@ -33,6 +32,7 @@ from storage.records import (
     Scope,
     SentSection,
     State,
+    TokenCounts,
 )
 from storage.sql import stored_paths
 from storage.sql.store import Store
@@ -143,7 +143,7 @@ class Writer:
             now=self.now,
         )
         step = RunStep(
-            e.id, self.agent.id, run.id, self.number, self.now, self.now, Counts(7, 3), stop, **more
+            e.id, self.agent.id, run.id, self.number, self.now, self.now, TokenCounts(7, 3), stop, **more
         )
         await self.store.stored_paths.finish(StepEnd(self.agent, e, step))
         self.opened = replace(self.opened, exchange=e)
@@ -255,7 +255,7 @@ async def test_each_step_of_a_run_is_an_exchange(writer: Writer) -> None:
     run = await writer.store.runs.newest(writer.agent.id, own.path[0].conversation)
     assert run is not None
     assert (run.state, run.stop, run.steps) == (RunState.COMPLETED, "end_turn", 2)
-    assert run.counts == Counts(14, 6)
+    assert run.counts == TokenCounts(14, 6)
 
 
 async def test_the_message_is_there_before_the_reply(writer: Writer) -> None:

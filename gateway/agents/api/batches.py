@@ -36,7 +36,7 @@ from gateway.core import ids
 from gateway.errors import BadRequest, NotAllowed, UnknownId, UnknownPath
 from gateway.web.middleware import info_of
 from storage.batch_records import Batch, BatchCounts, BatchItem
-from storage.records import Counts
+from storage.records import TokenCounts
 
 _ANTHROPICS = (
     "This is a batch of Anthropic's Messages API, which is not served here; a batch of agents names an agent_id "
@@ -132,7 +132,7 @@ def batch_json(batch: Batch, counts: BatchCounts) -> dict[str, Any]:
 def item_json(item: BatchItem, error_message: str) -> dict[str, Any]:
     """Returns an item. error_message: why it failed, or ""."""
     run = item.run
-    counts, steps = (Counts(), 0) if run is None else (run.counts, run.steps)
+    counts, steps = (TokenCounts(), 0) if run is None else (run.counts, run.steps)
     return {
         "agent_id": None if run is None else ids.id_of("agent", item.agent),
         "run_id": None if run is None else ids.id_of("run", run.uid),

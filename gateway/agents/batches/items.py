@@ -61,7 +61,7 @@ from gateway.settings import Settings
 from storage.batch_records import EXPIRED, BatchItem, ItemEnd, RoundWrite
 from storage.commands import BlockMerge
 from storage.errors import NotFound, StoreError
-from storage.records import DEFAULT, BlockOp, Counts, Run, RunState, RunStep
+from storage.records import DEFAULT, BlockOp, Run, RunState, RunStep, TokenCounts
 
 _log = logging.getLogger("mnemogate")
 FORGOTTEN = (
@@ -146,7 +146,7 @@ class Ending(Struct, frozen=True):
     state: RunState
     stop: str
     message: str
-    counts: Counts
+    counts: TokenCounts
     tokens: int
     merged: BlockMerge
     versions: Mapping[int, int]
@@ -204,9 +204,11 @@ class ItemTurn:
         self.outcome = outcome  # `ItemTurns.settle` writes it, in the queue of its conversation
         return asyncio.sleep(0)
 
-    def counts(self, *last: Counts) -> Counts:
+    def counts(self, *last: TokenCounts) -> TokenCounts:
         """Returns the tokens of all rounds, and of the last one."""
-        return Counts(*map(sum, zip(Counts(), *last, *(each["counts"] for each in self.rounds), strict=True)))
+        return TokenCounts(
+            *map(sum, zip(TokenCounts(), *last, *(each["counts"] for each in self.rounds), strict=True))
+        )
 
 
 class ItemTurns:

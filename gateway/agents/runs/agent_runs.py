@@ -75,7 +75,7 @@ from gateway.run.upstream.route import Route, agent_route
 from gateway.run.usage.accounting import Accounting
 from gateway.settings import Settings
 from storage.errors import NotFound, RunOver, StoreError, is_known
-from storage.records import DEFAULT, Agent, Counts, Run, RunState, Summary
+from storage.records import DEFAULT, Agent, Run, RunState, Summary, TokenCounts
 
 _log = logging.getLogger("mnemogate")
 # The sends that may be in one conversation's queue, the one that is answered among them.
@@ -472,7 +472,7 @@ class AgentRuns:
             if accepted is not None:
                 await self._end(accepted.run, RunState.COMPLETED, StopReason.REQUIRES_APPROVAL)
             # The usage of the calls' own reply was reported with it.
-            return RunResult(replace(memory.run, steps=0, counts=Counts()), memory.context.agent, ())
+            return RunResult(replace(memory.run, steps=0, counts=TokenCounts()), memory.context.agent, ())
         memory.receipt, receipt.scope = receipt, memory.context.agent.scope
         recall = prompt.recall
         receipt.searched(recall.begun, recall.ms, recall.count, recall.tokens, is_late=recall.is_late)

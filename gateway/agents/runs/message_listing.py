@@ -14,7 +14,7 @@ from gateway.run.memory.recall import EmbedQuery
 from storage.commands import ForgetTarget
 from storage.errors import NotFound
 from storage.listing import ListedExchange, Page
-from storage.records import DEFAULT, Agent, Conversation, Counts, Exchange, Message, Run
+from storage.records import DEFAULT, Agent, Conversation, Exchange, Message, Run, TokenCounts
 from storage.sql.store import Store
 
 # The most message numbers that are shown of a conversation.
@@ -41,13 +41,13 @@ async def exchanges_of(store: Store, agent: Agent, run: Run) -> Sequence[Exchang
     return found
 
 
-async def last_counts(store: Store, run: Run) -> Counts:
+async def last_counts(store: Store, run: Run) -> TokenCounts:
     """Returns the tokens of the newest step of a run that is read back; zeros where it has none.
 
     A batch's item has one step, in which all its calls of the model are added up: they are zeros, too.
     """
     step = None if run.batch is not None else await store.runs.last_step(run.agent, run.id)
-    return Counts() if step is None else step.counts
+    return TokenCounts() if step is None else step.counts
 
 
 class MessageView(Struct, frozen=True):

@@ -22,7 +22,7 @@ from gateway.core.turn.calls import CallDecision
 from gateway.run.call import Passes
 from gateway.run.upstream.route import Route
 from storage.commands import ReadSpan, RunAccept
-from storage.records import DEFAULT, READING, Agent, Counts, Exchange, Run, RunState, Scope, Summary
+from storage.records import DEFAULT, READING, Agent, Exchange, Run, RunState, Scope, Summary, TokenCounts
 
 MAX_STEPS = 50
 
@@ -109,7 +109,7 @@ class RunStart(Struct, frozen=True):
     names: Mapping[str, str] = field(default_factory=dict)
     # The steps that earlier attempts have ended, and their tokens.
     steps: int = 0
-    counts: Counts = field(default_factory=Counts)
+    counts: TokenCounts = field(default_factory=TokenCounts)
     # The number of this attempt; an earlier one may have shown a part of the reply.
     attempt: int = 1
     # The summary that the prompt begins with, if the one before began with another.
@@ -134,7 +134,7 @@ class RunResult(Struct, frozen=True):
     # Public ids of the runs that the end of this one has started.
     started_runs: tuple[str, ...] = ()
     # The tokens of its last step; zeros where the upstream sent none.
-    last: Counts = field(default_factory=Counts)
+    last: TokenCounts = field(default_factory=TokenCounts)
 
 
 def reading_run(reader: int, memory: int, now: float) -> RunAccept:

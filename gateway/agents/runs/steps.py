@@ -55,7 +55,7 @@ from storage.commands import (
     StepOpened,
 )
 from storage.errors import NotFound, Stale, StoreError, TooSlow, WriteConflict
-from storage.records import Block, Conversation, Counts, Exchange, Run, RunState, RunStep
+from storage.records import Block, Conversation, Exchange, Run, RunState, RunStep, TokenCounts
 
 T = TypeVar("T")
 
@@ -128,7 +128,7 @@ class RunMemory:
     # The exchanges of the steps that have with_ended_step.
     steps: list[Exchange] = field(default_factory=list)
     # The tokens of the newest step.
-    last: Counts = field(default_factory=Counts)
+    last: TokenCounts = field(default_factory=TokenCounts)
     toolbox: Toolbox = field(init=False)
     _edits: StepEdits = field(init=False)
     _opened: StepOpened | None = None  # the step under way
@@ -236,7 +236,7 @@ class RunMemory:
         write = StepEnd(context.agent, e, step, kept, self.reading, accepts, result.error_message, recall)
         self.started_runs += await asyncio.shield(self.keeper.store.stored_paths.finish(write))
         self.last = counts
-        total = Counts(*map(sum, zip(self.run.counts, counts, strict=True)))
+        total = TokenCounts(*map(sum, zip(self.run.counts, counts, strict=True)))
         self.run = replace(self.run, steps=number, counts=total)
         self.maker = self.run.id
         self._extend_path(e)

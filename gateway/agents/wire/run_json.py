@@ -11,7 +11,7 @@ from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, duration_ns
 from gateway.core import ids
 from gateway.core.turn.guide import StopReason
 from storage.listing import RunEntry, StepEntry
-from storage.records import Counts, Run, RunStep
+from storage.records import Run, RunStep, TokenCounts
 
 
 class Feedback(Body):
@@ -33,7 +33,7 @@ class StreamRun(Body):
     run_id: NoEffect[str] = UNSET
 
 
-_NONE = Counts()
+_NONE = TokenCounts()
 _FAILED = frozenset(
     {StopReason.ERROR, StopReason.UPSTREAM_ERROR, StopReason.BAD_REPLY, StopReason.BAD_TOOL_CALL}
 )
@@ -162,7 +162,7 @@ def _status(step: RunStep) -> str:
 
 
 def usage_json(
-    counts: Counts, steps: int, started_runs: Sequence[str] = (), last: Counts = _NONE
+    counts: TokenCounts, steps: int, started_runs: Sequence[str] = (), last: TokenCounts = _NONE
 ) -> dict[str, Any]:
     """Returns what a run has used.
 
@@ -185,7 +185,7 @@ def usage_json(
 
 
 def result_json(
-    messages: list[dict[str, Any]], run: Run, started_runs: Sequence[str] = (), last: Counts = _NONE
+    messages: list[dict[str, Any]], run: Run, started_runs: Sequence[str] = (), last: TokenCounts = _NONE
 ) -> dict[str, Any]:
     """Returns the whole reply to a send.
 
@@ -199,7 +199,7 @@ def result_json(
     }
 
 
-def end_events(run: Run, last: Counts = _NONE) -> list[dict[str, Any]]:
+def end_events(run: Run, last: TokenCounts = _NONE) -> list[dict[str, Any]]:
     """Returns the events with which the stream of a run that has ended ends. last: as in `usage_json`."""
     return [stop_json(run.stop or StopReason.END_TURN), usage_json(run.counts, run.steps, last=last)]
 

@@ -29,7 +29,7 @@ from gateway.core.turn.guide import StopReason
 from gateway.core.turn.ledger import counts_of
 from gateway.core.turn.terms import TurnTerms
 from gateway.errors import GatewayError, UpstreamError
-from storage.records import Counts
+from storage.records import TokenCounts
 
 DONE = b"data: [DONE]\n\n"
 
@@ -111,7 +111,7 @@ class MakesSteps(Struct, frozen=True):
     # Messages that are shown before the first reply.
     before: Sequence[Json] = ()
     # The usage that earlier steps of the run have counted.
-    counts: Counts = msgspec.field(default_factory=Counts)
+    counts: TokenCounts = msgspec.field(default_factory=TokenCounts)
     speaks_chat: bool = False
 
     def __call__(self, terms: TurnTerms) -> StepView:
@@ -128,10 +128,10 @@ class StepView(ClientView):
     showing: Showing
     by_token: bool
     now: Callable[[], float]
-    counts: Counts = field(default_factory=Counts)  # of the steps so far
+    counts: TokenCounts = field(default_factory=TokenCounts)  # of the steps so far
     _before: list[bytes] = field(default_factory=list)
     _asides: Asides = field(default_factory=Asides)
-    _last: Counts = field(default_factory=Counts)  # of the last step
+    _last: TokenCounts = field(default_factory=TokenCounts)  # of the last step
     _out: list[bytes] = field(default_factory=list)
     _thoughts: list[str] = field(default_factory=list)  # of the step, as far as they are not shown
     _text: list[str] = field(default_factory=list)
@@ -171,7 +171,7 @@ class StepView(ClientView):
         usage = event.chunk.get("usage") if event.chunk else None
         if isinstance(usage, dict):
             self._last = counts_of(usage)
-            self.counts = Counts(*map(sum, zip(self.counts, self._last, strict=True)))
+            self.counts = TokenCounts(*map(sum, zip(self.counts, self._last, strict=True)))
 
     def show_texts(self, read: Sequence[Event], texts: Sequence[str]) -> bool:
         for text in filter(None, texts):

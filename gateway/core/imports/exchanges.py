@@ -20,7 +20,7 @@ from gateway.core.conversation.change import prefix_hashes
 from gateway.core.conversation.stored_path import abandon, finish_step
 from gateway.core.imports.records import SourceConversation, SourceMessage, Unreadable
 from storage.commands import ImportChange, ImportPool, ImportWrite, MatchedExchange
-from storage.records import Agent, Atom, Exchange, State, emptied
+from storage.records import Agent, Atom, Exchange, State, make_tombstone
 
 KEY: Final = "import:"
 # Of a message without a date, this much before the next one.
@@ -66,7 +66,7 @@ def draft(
     for turn in turns:
         size = len(turn.inputs) + len(turn.reply)
         e = _exchange(turn, times[at : at + size], canon, above, found[-1] if found else None)
-        found.append(e if (e.ended or e.begun) >= oldest else emptied(e))
+        found.append(e if (e.ended or e.begun) >= oldest else make_tombstone(e))
         above, at = e.path, at + size
     if all(e.state is State.FORGOTTEN for e in found):
         count = len(source.messages) + source.skipped
@@ -175,7 +175,7 @@ def _redacted(e: Exchange, tombs: frozenset[bytes]) -> Exchange:
     if not gone:
         return e
     if len(gone) == len(e.inputs) + bool(e.reply):
-        return emptied(e)
+        return make_tombstone(e)
     left = [{**m, "content": ""} if i in gone else m for i, m in enumerate(messages)]
     shown_reply = None if -1 in gone else e.shown_reply
     return replace(e, redactions=frozenset(gone), input=orjson.dumps(left), shown_reply=shown_reply)

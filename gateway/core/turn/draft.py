@@ -20,7 +20,7 @@ from gateway.core.conversation.canonical import gap, text_of
 from gateway.core.conversation.fillers import Spans, fillers_of, noted
 from gateway.core.conversation.private import PRIVATE
 from gateway.core.usage.reported import reported_counts
-from storage.records import Counts
+from storage.records import TokenCounts
 
 # String fields that name something: a later piece replaces the earlier one. All other strings are continued.
 NAMING = frozenset(
@@ -264,7 +264,7 @@ class Draft:
         return placed
 
     @property
-    def counts(self) -> Counts | None:
+    def counts(self) -> TokenCounts | None:
         """The tokens that the reply reports; None: it reports none."""
         return reported_counts(self.usage)
 

@@ -10,7 +10,7 @@ from msgspec import Struct
 from adapters.types import Json, token_count
 from gateway.core.turn.draft import Draft
 from gateway.core.usage.reported import reported_counts
-from storage.records import Counts
+from storage.records import TokenCounts
 
 BILLED = "mnemogate_billed"  # field of `usage`, in addition to the real API's
 DETAILS = "completion_tokens_details"
@@ -82,6 +82,6 @@ def _added_details(earlier: Any, last: Any) -> Json:
     return {DETAILS: added}
 
 
-def counts_of(usage: Json | None) -> Counts:
+def counts_of(usage: Json | None) -> TokenCounts:
     """Returns the tokens of one call of the model, as the upstream counted them; zeros where it did not."""
-    return reported_counts(usage) or Counts()
+    return reported_counts(usage) or TokenCounts()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from storage.records import Counts
+from storage.records import TokenCounts
 
 # A price is of a million tokens, and a cost is counted in billionths: so many of these make a price of 1 for a token.
 _BILLIONTHS = 1000
@@ -18,7 +18,7 @@ class Price(Struct, frozen=True):
     # Of the input that the upstream read from its cache.
     cached: float
 
-    def of(self, counts: Counts) -> int:
+    def of(self, counts: TokenCounts) -> int:
         """Returns the cost of tokens, in billionths of the currency."""
         cached = min(counts.cached, counts.prompt)
         fresh = counts.prompt - cached

@@ -14,7 +14,7 @@ import orjson
 from msgspec import Struct
 
 from adapters.types import Json, token_count
-from storage.records import Counts
+from storage.records import TokenCounts
 
 # A larger body that is no event stream is not parsed: its usage is looked for in so many of its first and last bytes.
 PARSED_BYTES: Final = 64 * 1024
@@ -65,7 +65,7 @@ def costs_tokens(method: str, path: str) -> bool:
     return method == "POST" and path.partition("?")[0] in _WRITTEN
 
 
-def reported_counts(usage: Any) -> Counts | None:
+def reported_counts(usage: Any) -> TokenCounts | None:
     """Returns the tokens of a `usage` in any dialect; None: it names none.
 
     Anthropic counts what is read from and written to its cache apart from the input; here both are a part of it.
@@ -75,7 +75,7 @@ def reported_counts(usage: Any) -> Counts | None:
         return None
     if "prompt_tokens" in usage or "completion_tokens" in usage:
         prompt, completion = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
-        return Counts(
+        return TokenCounts(
             token_count(usage, "prompt_tokens"),
             token_count(usage, "completion_tokens"),
             token_count(prompt, "cached_tokens"),
@@ -85,21 +85,21 @@ def reported_counts(usage: Any) -> Counts | None:
     if "input_tokens" in usage or "output_tokens" in usage:
         prompt, completion = usage.get("input_tokens_details"), usage.get("output_tokens_details")
         read, written = (token_count(usage, name) for name in _CACHED)
-        return Counts(
+        return TokenCounts(
             token_count(usage, "input_tokens") + read + written,
             token_count(usage, "output_tokens"),
             read or token_count(prompt, "cached_tokens"),
             written or token_count(prompt, "cache_write_tokens"),
             token_count(completion, "reasoning_tokens"),
         )
-    return Counts(token_count(usage, "total_tokens")) if "total_tokens" in usage else None
+    return TokenCounts(token_count(usage, "total_tokens")) if "total_tokens" in usage else None
 
 
 class ReplyUsage(Protocol):
     """The usage of one reply, which fills as the reply comes in."""
 
     @property
-    def counts(self) -> Counts | None:
+    def counts(self) -> TokenCounts | None:
         """The tokens as reported; None: none are."""
 
     @property
@@ -116,7 +116,7 @@ class UsageReader:
         """Begins. path: of the call, below the upstream's base URL."""
         self._stream, self._body = _WRITTEN[path.partition("?")[0]]
         # The tokens as reported; None: none are.
-        self.counts: Counts | None = None
+        self.counts: TokenCounts | None = None
         # The characters of what the model wrote.
         self.chars = 0
         # The fields of all reports so far.

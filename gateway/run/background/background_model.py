@@ -28,7 +28,7 @@ from gateway.run.upstream.provider_errors import failure_of
 from gateway.run.upstream.route import Route, resolve_route
 from gateway.run.usage.meter import Meter
 from gateway.settings import Settings, UpstreamSettings
-from storage.records import Counts
+from storage.records import TokenCounts
 
 # Statuses that say that the request is at fault: another time it would be refused as well.
 _REFUSALS = (400, 413, 422)
@@ -50,7 +50,7 @@ class ModelAnswer(Struct, frozen=True):
     message: dict[str, Any]
     # stop, length, tool_calls, content_filter.
     finish_reason: str | None
-    used: Counts
+    used: TokenCounts
     # The upstream has counted these tokens; False: they are estimated.
     is_reported: bool = True
 
@@ -233,7 +233,7 @@ def _read(raw: bytes, request_bytes: int) -> ModelAnswer:
         used = reported_counts(body.get("usage"))
         is_reported = used is not None and bool(used.prompt + used.completion)
         if used is None or not is_reported:
-            used = Counts(request_bytes // BYTES_PER_TOKEN, len(raw) // BYTES_PER_TOKEN)
+            used = TokenCounts(request_bytes // BYTES_PER_TOKEN, len(raw) // BYTES_PER_TOKEN)
         return ModelAnswer(message, choice.get("finish_reason"), used, is_reported)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         raise JobFailed("the background model answered with something that is no chat completion") from None

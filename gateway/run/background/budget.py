@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from gateway.run.background.worker import Postponed
 from gateway.run.usage.meter import Meter
-from storage.records import Counts
+from storage.records import TokenCounts
 
 DAY_S = 86_400
 # Is given a call's outcome (ok, failed, or refused: over the budget) and its tokens.
@@ -37,7 +37,7 @@ class DailyBudget:
                 DAY_S - self.now() % DAY_S,
             )
 
-    def spend(self, project: str, memory: int, upstream: str, model: str, used: Counts) -> None:
+    def spend(self, project: str, memory: int, upstream: str, model: str, used: TokenCounts) -> None:
         """Counts a call that was answered, and its tokens. memory: the row of the one that it was made for."""
         tokens = used.prompt + used.completion
         self.count("ok", tokens)

@@ -37,7 +37,7 @@ from gateway.run.usage.meter import Meter
 from gateway.settings import MemorySettings, Settings
 from storage.commands import Unembedded
 from storage.errors import Stale, StoreError
-from storage.records import Agent, Counts, Vector
+from storage.records import Agent, TokenCounts, Vector
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
@@ -179,7 +179,7 @@ class Embedding:
         if found is not None and found.is_new:
             await job.commit(vectors.begin_effect(job.agent, name))
             found = await vectors.unembedded(job.agent, name)
-        if found is None or found.is_new or not found.agent.scope.spans:
+        if found is None or found.is_new or not found.agent.scope.spans_conversations:
             return
         try:
             if self._baseline is None:
@@ -251,7 +251,7 @@ class Embedding:
                 self._count("failed", 0)
                 raise JobFailed(f"the embedder failed: {type(error).__name__}") from error
             if self._budget is not None:
-                self._budget.spend(project, agent.id, self._upstream, self._model, Counts(made.tokens))
+                self._budget.spend(project, agent.id, self._upstream, self._model, TokenCounts(made.tokens))
             return made.vectors
 
     async def _embed(self, texts: Sequence[str], wait_s: float) -> Embedded:
@@ -268,7 +268,7 @@ class Embedding:
         try:
             async with asyncio.timeout(wait_s):
                 made = await self.embedder.embed(texts)
-            call.status, call.counts = 200, Counts(made.tokens)
+            call.status, call.counts = 200, TokenCounts(made.tokens)
             return made
         except TimeoutError:
             call.failure = "timeout"
@@ -288,7 +288,7 @@ class Embedding:
     def _count_use(self, agent: int, made: Embedded) -> None:
         """Counts what a call has used for a memory, which no budget bounds. agent: 0 for no memory."""
         if made.tokens and self._meter is not None:
-            self._meter.add_background("", agent, self._upstream, self._model, Counts(made.tokens))
+            self._meter.add_background("", agent, self._upstream, self._model, TokenCounts(made.tokens))
 
     # -- a question
 

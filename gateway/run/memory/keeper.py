@@ -238,7 +238,7 @@ class MemoryKeeper:
         self.report_lag(agent.id, snapshot, write.chars)
         if write.ops:
             events.edits_pending()
-        if not context.plan.off_record and agent.scope.spans:
+        if not context.plan.off_record and agent.scope.spans_conversations:
             events.turn_stored(
                 agent.id, len(context.plan.messages) + 1, context.request.spec.sleeptime, snapshot.next_seq
             )

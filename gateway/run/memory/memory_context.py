@@ -372,5 +372,5 @@ def offer_tools(
     if spec.uid:
         # On a clash of names the client's tool wins.
         return {tool.name: tool.name for tool in spec.tools if tool.name not in chat.tools}
-    enabled = MEMORY_TOOLS if agent.scope.spans else BLOCK_TOOLS
+    enabled = MEMORY_TOOLS if agent.scope.spans_conversations else BLOCK_TOOLS
     return choose_names(enabled, frozenset(chat.tools), agreed)

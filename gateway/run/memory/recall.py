@@ -177,7 +177,7 @@ class Recaller(Struct, frozen=True):
         is taken as well, or the note would hold nothing else.
         """
         scope, window = context.request.identity.scope, context.request.target.context_window
-        if scope is None or not scope.spans:
+        if scope is None or not scope.spans_conversations:
             return 0
         defined = context.request.spec.defined
         own = None if defined is None else defined.recall_tokens

@@ -63,7 +63,9 @@ async def with_references(
     whole = filled.request()
     if scope is None and turns.owner is not None:
         agent, key = turns.owner
-        return replace(whole, unnamed=MemoryChoice(None if agent.scope.spans else key, agent.scope))
+        return replace(
+            whole, unnamed=MemoryChoice(None if agent.scope.spans_conversations else key, agent.scope)
+        )
     return whole
 
 

@@ -170,7 +170,7 @@ class MemoryTools(Struct, frozen=True):
     async def _searched(self, wanted: Lookup) -> tuple[list[Message], bool]:
         """Makes all searches at once. Returns the best of each in turn, and whether one failed or was too late."""
         agent = self.context.agent
-        if not agent.scope.spans or not agent.id:
+        if not agent.scope.spans_conversations or not agent.id:
             return [], False
         queries = wanted.queries or ("",)
         if self.archives is not None and wanted.sources == {"passage"}:

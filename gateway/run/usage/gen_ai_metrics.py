@@ -65,7 +65,7 @@ class GenAIMetrics:
             name = f"gen_ai_client_inference_usage_{kind}_tokens"
             return metrics.add_counter(name, "Tokens as upstreams reported them.", *_LABELS)
 
-        # In the order of `Counts`.
+        # In the order of `TokenCounts`.
         self._tokens = tuple(map(tokens, ("input", "output", "cache_read_input", "cache_write_input")))
         self._tokens += (tokens("reasoning_output"),)
         self._tools = metrics.add_histogram(

@@ -36,7 +36,7 @@ from gateway.metrics import Metrics
 from gateway.run.receipt import Receipt
 from gateway.run.usage.meter import ANSWERED, COST, DAY_S, INPUT, OUTPUT, Meter
 from storage.errors import StoreError, is_known
-from storage.records import Counts
+from storage.records import TokenCounts
 from storage.sql.store import Store
 from storage.usage_records import EACH_USER, REFUSE, UsageLimit, UsageQuery
 
@@ -231,7 +231,7 @@ class Limiter:
 
     def _wanted(self, body_bytes: int, max_tokens: int | None, model: tuple[str, str]) -> Amounts:
         """Returns what a call may use. The parameters are as for `admit`."""
-        counts = Counts(body_bytes // BYTES_PER_TOKEN, max_tokens or UNNAMED_TOKENS)
+        counts = TokenCounts(body_bytes // BYTES_PER_TOKEN, max_tokens or UNNAMED_TOKENS)
         price = self._meter.price_of(*model)
         return Amounts(counts.prompt + counts.completion, 0 if price is None else price.of(counts))
 

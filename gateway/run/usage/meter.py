@@ -18,7 +18,7 @@ from gateway.log import mask_keys_in_name
 from gateway.run.receipt import CLIENT_GONE, Receipt
 from gateway.settings import Settings
 from storage.errors import StoreError, is_known
-from storage.records import Agent, Counts, Scope
+from storage.records import Agent, Scope, TokenCounts
 from storage.sql.usage import Usage
 from storage.usage_records import COUNTERS, ROWS_AT_ONCE, UsageKey
 
@@ -41,7 +41,7 @@ _FOLD_S: Final = 3600.0
 ) = range(len(COUNTERS))  # fmt: skip
 
 _USER: Final = "user:"
-_NONE: Final = Counts()
+_NONE: Final = TokenCounts()
 
 PriceOf = Callable[[str, str], Price | None]
 
@@ -82,7 +82,7 @@ class Meter:
         self._keep_days = settings.usage.keep_users_days
         self._counters: dict[UsageKey, list[int]] = {}
         # What was used for memories, by day, project, memory, upstream and model: users are found when it is written.
-        self._background: dict[tuple[int, str, int, str, str], Counts] = {}
+        self._background: dict[tuple[int, str, int, str, str], TokenCounts] = {}
         # By project the day, and what its background calls had used of it at the last write.
         self._spent: dict[str, tuple[int, int]] = {}
         # Called after each write of `run`.
@@ -136,13 +136,13 @@ class Meter:
         elif receipt.has_failed:
             counters[ERRORS] += 1
 
-    def add_background(self, project: str, memory: int, upstream: str, model: str, used: Counts) -> None:
+    def add_background(self, project: str, memory: int, upstream: str, model: str, used: TokenCounts) -> None:
         """Adds a call that was made for a memory, and not for a request. project: "" where it is to be looked up."""
         key = (self._today, project, memory, upstream, model)
         before = self._background.get(key, _NONE)
-        self._background[key] = Counts(before.prompt + used.prompt, before.completion + used.completion)
+        self._background[key] = TokenCounts(before.prompt + used.prompt, before.completion + used.completion)
 
-    def add_batch(self, project: str, user: str, upstream: str, model: str, used: Counts) -> None:
+    def add_batch(self, project: str, user: str, upstream: str, model: str, used: TokenCounts) -> None:
         """Adds an item of a batch of agents, when its result is taken."""
         counters = self._counters_for(self._today, project, user, 0, upstream, model)
         counters[BATCH_INPUT] += used.prompt
@@ -184,7 +184,7 @@ class Meter:
             if first <= key.day <= last and all(getattr(key, name) == value for name, value in only.items())
         ]
 
-    def _add_cost(self, counters: list[int], upstream: str, model: str, used: Counts) -> None:
+    def _add_cost(self, counters: list[int], upstream: str, model: str, used: TokenCounts) -> None:
         price = self._price(upstream, model)
         if price is None:
             counters[UNPRICED] += used.prompt + used.completion

@@ -19,7 +19,7 @@ from storage.commands import RecallRow, RunAccept
 from storage.database import Connection, Database, Row
 from storage.errors import NotFound
 from storage.listing import Page, RunEntry, RunFilter, StepEntry
-from storage.records import Agent, Counts, Run, RunState, RunStep
+from storage.records import Agent, Run, RunState, RunStep, TokenCounts
 from storage.sql.agents import AGENT_COLUMNS, make_agent_record
 from storage.sql.exchanges import NO_RECALL
 from storage.sql.group import Group, as_locking_method, as_method, bulk_writes, reads, writes
@@ -470,7 +470,7 @@ def make_run(row: Row) -> Run:
         id, uid, agent, conversation, state, created, parent, depth, batch, background, stop, steps,
         prompt, completion, cached, written, reasoning, begun, ended, otid,
     ) = row  # fmt: skip
-    counts = Counts(prompt, completion, cached, written, reasoning)
+    counts = TokenCounts(prompt, completion, cached, written, reasoning)
     return Run(
         id, uid, agent, conversation, RunState(state), created, parent, depth, batch, bool(background), stop, steps,
         counts, begun, ended, otid,
@@ -484,7 +484,7 @@ def _run_entry(row: Row) -> RunEntry:
 def _step(row: Row) -> RunStep:
     exchange, agent, run, number, begun, ended, *counts, stop, feedback, error, waiting = row
     return RunStep(
-        exchange, agent, run, number, begun, ended, Counts(*counts), stop, feedback, error,
+        exchange, agent, run, number, begun, ended, TokenCounts(*counts), stop, feedback, error,
         orjson.loads(waiting) if waiting else {},
     )  # fmt: skip
 

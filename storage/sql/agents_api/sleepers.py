@@ -13,7 +13,7 @@ from storage.commands import ReadSpan, RunAccept
 from storage.database import Connection, Database
 from storage.errors import Overtaken
 from storage.listing import AgentDraft, AgentEntry
-from storage.records import LEARNER, READING, Run, RunState, emptied
+from storage.records import LEARNER, READING, Run, RunState, make_tombstone
 from storage.sql import exchanges
 from storage.sql.agents_api.agents import make_agent
 from storage.sql.agents_api.blocks import drop_copies, share_blocks
@@ -133,7 +133,7 @@ async def empty_reading(connection: Connection, sleeper: int, conversation: int)
         e = await exchanges.load_exchange(connection, sleeper, id)
         assert e is not None
         await forget_indexed(connection, sleeper, range(e.seq, e.seq + len(e.inputs) + 1))
-        await exchanges.update_exchange(connection, sleeper, emptied(e), is_whole=True)
+        await exchanges.update_exchange(connection, sleeper, make_tombstone(e), is_whole=True)
     if (run := await connection.value(SQL["reading_run"], (conversation, sleeper))) is not None:
         for kind in _RUN_TEXTS:
             await connection.run(SQL["reading_texts"], (sleeper, run, kind))

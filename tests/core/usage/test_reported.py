@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from gateway.core.usage.reported import PARSED_BYTES, UsageReader, costs_tokens, reported_counts
-from storage.records import Counts
+from storage.records import TokenCounts
 
 CHAT = {
     "prompt_tokens": 100,
@@ -23,7 +23,7 @@ RESPONSE = {
     "input_tokens_details": {"cached_tokens": 60},
     "output_tokens_details": {"reasoning_tokens": 7},
 }
-ALL = Counts(100, 20, 60, 0, 7)
+ALL = TokenCounts(100, 20, 60, 0, 7)
 
 
 @pytest.mark.parametrize(
@@ -39,18 +39,18 @@ ALL = Counts(100, 20, 60, 0, 7)
                 "cache_read_input_tokens": 60,
                 "cache_creation_input_tokens": 10,
             },
-            Counts(100, 20, 60, 10, 0),
+            TokenCounts(100, 20, 60, 10, 0),
         ),
-        ({"prompt_tokens": 5, "total_tokens": 5}, Counts(5)),
-        ({"total_tokens": 5}, Counts(5)),
+        ({"prompt_tokens": 5, "total_tokens": 5}, TokenCounts(5)),
+        ({"total_tokens": 5}, TokenCounts(5)),
         # A transcription that is billed by its length.
         ({"type": "duration", "seconds": 3}, None),
         (None, None),
         ("12", None),
-        ({"prompt_tokens": -1, "completion_tokens": "9"}, Counts()),
+        ({"prompt_tokens": -1, "completion_tokens": "9"}, TokenCounts()),
     ],
 )
-def test_each_dialect_reports_the_same(usage: Any, counts: Counts | None) -> None:
+def test_each_dialect_reports_the_same(usage: Any, counts: TokenCounts | None) -> None:
     assert reported_counts(usage) == counts
 
 
@@ -110,7 +110,7 @@ def test_of_a_large_body_only_its_ends_are_searched(is_first: bool) -> None:
     for at in range(0, len(body), 1000):
         pieces.take_piece(body[at : at + 1000])
     pieces.end()
-    assert whole.counts == pieces.counts == Counts(8)
+    assert whole.counts == pieces.counts == TokenCounts(8)
 
 
 def test_only_calls_that_have_a_model_work_cost_tokens() -> None:
