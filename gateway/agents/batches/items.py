@@ -271,7 +271,11 @@ class ItemTurns:
         # Passages and facts of earlier rounds are stored with the turn; until then searches find them here.
         inserts = [_op(each) for made in rounds for each in made["inserts"]]
         changes.ops += inserts
-        box, target, store = self._toolboxes.of_item(context, changes, run), memory.target, self._keeper.store
+        box, target, store = (
+            self._toolboxes.make_for_item(context, changes, run),
+            memory.target,
+            self._keeper.store,
+        )
         replies = [orjson.dumps(made["reply"]) for made in rounds]
         source = StoredReplies(target, self._endpoint(target), replies, failure, composes)
 

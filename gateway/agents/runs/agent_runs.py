@@ -23,7 +23,7 @@ from gateway.agents.registry.registry import Registry
 from gateway.agents.runs.agent_messaging import AgentMessaging, Speaker
 from gateway.agents.runs.background.ends import RunEnds
 from gateway.agents.runs.begin import RunBeginning, RunStarter
-from gateway.agents.runs.calls.pauses import called_before
+from gateway.agents.runs.calls.pauses import calls_since_user_message
 from gateway.agents.runs.calls.toolboxes import Toolboxes
 from gateway.agents.runs.message_listing import last_counts
 from gateway.agents.runs.replay import replay
@@ -468,7 +468,7 @@ class AgentRuns:
                 raise
             raise _error_for(error) from error
         memory, prompt, resumed = beginning.memory, beginning.prompt, beginning.resumed
-        if resumed is not None and resumed.waiting is not None:
+        if resumed is not None and resumed.waiting_run is not None:
             if accepted is not None:
                 await self._end(accepted.run, RunState.COMPLETED, StopReason.REQUIRES_APPROVAL)
             # The usage of the calls' own reply was reported with it.
@@ -569,7 +569,7 @@ def _guide(send: RoutedSend, memory: RunMemory, prompt: Prompt) -> RuleGuide:
         send.spec,
         prompt,
         steps_left,
-        called_before(memory.context, is_continued=is_continued),
+        calls_since_user_message(memory.context, is_continued=is_continued),
         can_ask=send.shows_steps,
         has_later_message=bool(send.decisions and send.messages),
     )

@@ -14,11 +14,17 @@ import orjson
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.agents.runs.calls.call_record import call_number, is_of_step, results_left
-from gateway.agents.runs.calls.pauses import PausedRun, decided, denied, left_off, paused
+from gateway.agents.runs.calls.call_record import call_number, is_of_step, known_results
+from gateway.agents.runs.calls.pauses import (
+    CallsToResume,
+    answered_calls,
+    denied_results,
+    interrupted_calls,
+    stored_answers,
+)
 from gateway.agents.runs.resend import otid_digest
 from gateway.agents.runs.run import AcceptedRun, RoutedSend
-from gateway.agents.runs.steps import TRIES, MakesToolbox, RunMemory
+from gateway.agents.runs.steps import CONFLICT_TRIES, MakesToolbox, RunMemory
 from gateway.core.conversation.canonical import Canon
 from gateway.core.conversation.listed import called_tools, cut_short
 from gateway.core.conversation.repeated import as_heard
@@ -42,7 +48,7 @@ ToolsOfSend = Callable[[RoutedSend, MemoryContext], MakesToolbox]
 
 
 class MessageGone(Exception):
-    """The message of an interrupted run is forgotten, so there is nothing to go on with."""
+    """The message of an interrupted run is forgotten, so the run cannot go on."""
 
 
 class RunBeginning(Struct, frozen=True):
@@ -51,8 +57,8 @@ class RunBeginning(Struct, frozen=True):
     memory: RunMemory
     # Of its first call of the model.
     prompt: Prompt
-    # The calls of a stored step with which the run goes on; None: its first step is open.
-    resumed: PausedRun | None = None
+    # The stored calls with which the run goes on; None: its first step is open.
+    resumed: CallsToResume | None = None
 
 
 class RunStarter:
@@ -74,7 +80,7 @@ class RunStarter:
         if accepted is not None and accepted.run.state is RunState.RUNNING:
             return await self._take_up_interrupted(send, accepted, request, form)
         run = await self._run_of(send)
-        for _ in range(TRIES):
+        for _ in range(CONFLICT_TRIES):
             first = () if send.decisions else send.messages
             with sink.while_here():
                 context = await read_stored_context(keeper.store, request, first, keeper.settings.idle_s)
@@ -82,7 +88,7 @@ class RunStarter:
                     # The model's reply is shorter now, so all of it is read again.
                     send = shortened_send
                     continue
-                resumed = await self._resumed(context, send)
+                resumed = await self._calls_to_resume(context, send)
                 memory = self._memory(send, context, form, run, resumed)
                 prompt = await memory.prompt()
             if resumed is not None:
@@ -108,7 +114,7 @@ class RunStarter:
         context: MemoryContext,
         form: EndpointForm,
         run: Run,
-        resumed: PausedRun | None,
+        resumed: CallsToResume | None,
     ) -> RunMemory:
         """Returns memory's part of a run that begins. resumed: the calls with which it does."""
         replaces, accepted = send.replaces, send.accepted
@@ -116,10 +122,10 @@ class RunStarter:
             self._keeper,
             context,
             form,
-            run if resumed is None or resumed.waiting is None else resumed.waiting,
+            run if resumed is None or resumed.waiting_run is None else resumed.waiting_run,
             self._tools_of(send, context),
             client_calls=frozenset() if resumed is None else resumed.client_calls,
-            maker=0 if resumed is None else resumed.maker,
+            calling_run=0 if resumed is None else resumed.calling_run,
             replaces=None if replaces is None else replaces.id,
             request=None if accepted is None else accepted.request,
             reading=send.reading,
@@ -169,7 +175,7 @@ class RunStarter:
         if e is not None:
             context = resume_open_step(context)
         tools = self._tools_of(send, context)
-        memory = RunMemory(keeper, context, form, run, tools, maker=run.id, reading=send.reading)
+        memory = RunMemory(keeper, context, form, run, tools, calling_run=run.id, reading=send.reading)
         prompt = await memory.prompt()
         if e is not None:
             await memory.take_up(e)
@@ -178,22 +184,22 @@ class RunStarter:
         last = context.path[-1] if context.path else None
         if step is None or last is None or last.id != step.exchange or last.state is State.FORGOTTEN:
             raise MessageGone
-        return RunBeginning(memory, prompt, left_off(context, run.id))
+        return RunBeginning(memory, prompt, interrupted_calls(context, run.id))
 
     # -- calls of an earlier run
 
-    async def _resumed(self, context: MemoryContext, send: RoutedSend) -> PausedRun | None:
+    async def _calls_to_resume(self, context: MemoryContext, send: RoutedSend) -> CallsToResume | None:
         """Returns the calls with which a run begins; None: it begins with a call of the model."""
         if send.decisions:
-            return await self._resume(context, send)
+            return await self._calls_with_answers(context, send)
         return await self._calls_of_resent(context, send)
 
-    async def _calls_of_resent(self, context: MemoryContext, send: RoutedSend) -> PausedRun | None:
+    async def _calls_of_resent(self, context: MemoryContext, send: RoutedSend) -> CallsToResume | None:
         """Returns the calls with which a resent send goes on; None: it goes on with a call of the model."""
         if send.replaces is None or send.messages:
             return None
         step = await self._last_step(context)
-        return None if step is None or step.waiting else left_off(context, step.run)
+        return None if step is None or step.waiting else interrupted_calls(context, step.run)
 
     async def _write_missing_results(
         self, context: MemoryContext, send: RoutedSend, form: EndpointForm
@@ -205,8 +211,8 @@ class RunStarter:
         store = self._keeper.store
         if (step := await self._last_step(context)) is None:
             return False
-        given = {str(m.get("tool_call_id")) for m in send.messages}
-        results = await results_left(store, step, context.path[-1], given)
+        sent = {str(m.get("tool_call_id")) for m in send.messages}
+        results = await known_results(store, step, context.path[-1], sent)
         return bool(results) and await self._write_results(context, send, form, step, results)
 
     async def _write_results(
@@ -237,9 +243,9 @@ class RunStarter:
         # A send that answered some of the calls has made a run of its own, which waits for the others.
         if run.id != step.run and (newest is None or run.id != newest.id):
             return False
-        known = await results_left(store, step, context.path[-1], ())
+        known = await known_results(store, step, context.path[-1], ())
         order = [*called_tools(context.path[-1])]
-        results = [*known, *denied(step, {each.call_id for each in known})]
+        results = [*known, *denied_results(step, {each.call_id for each in known})]
         results.sort(key=lambda each: order.index(each.call_id))
         return await self._write_results(context, send, EndpointForm(), step, results)
 
@@ -257,8 +263,8 @@ class RunStarter:
 
     # -- answers to calls that wait
 
-    async def _resume(self, context: MemoryContext, send: RoutedSend) -> PausedRun:
-        """Returns how a turn goes on that waited for these decisions. Raises: BadRequest, StoreError."""
+    async def _calls_with_answers(self, context: MemoryContext, send: RoutedSend) -> CallsToResume:
+        """Returns the calls that a send answers, with the answers. Raises: BadRequest, StoreError."""
         store, conversation = self._keeper.store, context.snapshot.conversation
         step = None if conversation is None else await store.runs.waiting(context.agent.id, conversation.id)
         last = context.path[-1] if context.path else None
@@ -268,33 +274,33 @@ class RunStarter:
         if not is_shown(context.plan, last):
             error = "No tool call is currently awaiting approval: what these were made for is forgotten."
             raise BadRequest(error, param="messages")
-        asks = Place(context.agent.uid, last.seq + len(last.inputs))
+        waiting = Place(context.agent.uid, last.seq + len(last.inputs))
         for each in send.decisions:
-            if each.request is not None and place_of("message", each.request) != asks:
-                error = f"does not wait for an answer; {id_at('message', asks.uid, asks.seq)} does."
+            if each.request is not None and place_of("message", each.request) != waiting:
+                error = f"does not wait for an answer; {id_at('message', waiting.uid, waiting.seq)} does."
                 raise BadRequest(f"{each.request!r} {error}", param="messages")
         texts = await store.runs.texts(context.agent.id, step.run, "result")
-        before = [orjson.loads(text.data) for text in texts if is_of_step(last, text.seq)]
-        is_marked = send.accepted is not None or send.is_retry or bool(send.otid)
-        answered = [m["tool_call_id"] for m in before]
+        earlier = [orjson.loads(text.data) for text in texts if is_of_step(last, text.seq)]
+        may_repeat = send.accepted is not None or send.is_retry or bool(send.otid)
+        answered = [m["tool_call_id"] for m in earlier]
         window = context.request.target.context_window
-        decisions = [_with_room(each, window) for each in send.decisions]
-        given = decided(step, answered, decisions, may_repeat=is_marked)
-        calls = {*answered, *(message["tool_call_id"] for message in given)}
+        decisions = [_cut_to_window(each, window) for each in send.decisions]
+        answers = stored_answers(step, answered, decisions, may_repeat=may_repeat)
+        calls = {*answered, *(message["tool_call_id"] for message in answers)}
         if send.messages and any(kind != "held" and id not in calls for id, kind in step.waiting.items()):
             raise BadRequest(
                 "A message comes with answers to all calls that wait, or alone.", param="messages"
             )
-        for message in given:
+        for message in answers:
             number = call_number(last, message["tool_call_id"])
             await store.runs.add_text(context.agent.id, step.run, "result", number, orjson.dumps(message))
         run = await store.runs.newest(context.agent.id, last.conversation)
         if run is None:
             raise NotFound("the run that waits is gone")
-        return paused(context, step, [*before, *given], run)
+        return answered_calls(context, step, [*earlier, *answers], run)
 
 
-def _with_room(decision: CallDecision, window: int | None) -> CallDecision:
+def _cut_to_window(decision: CallDecision, window: int | None) -> CallDecision:
     """Returns a decision with its result cut to the window, as the gateway's own tools' are. window: tokens."""
     text = None if decision.result is None else decision.result.get("content")
     if window is None or not isinstance(text, str):

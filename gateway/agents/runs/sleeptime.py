@@ -20,7 +20,7 @@ from gateway.agents.registry.resolved_agents import ResolvedAgent
 from gateway.agents.runs.agent_runs import AgentRuns
 from gateway.agents.runs.begin import MessageGone
 from gateway.agents.runs.run import AcceptedRun, RunRequest, reading_run
-from gateway.agents.runs.steps import UNSAID, UPSTREAM_FAULTS
+from gateway.agents.runs.steps import ERROR_WITHHELD, UPSTREAM_FAULTS
 from gateway.core.definition import SLEEP_EVERY, Sleeptime
 from gateway.core.memory.transcript import clean, transcript
 from gateway.core.turn.client_view import MakesUnseen
@@ -309,7 +309,7 @@ class Sleeping:
             return now, now.state is RunState.FAILED and now.stop in UPSTREAM_FAULTS
         if job.job.tries < self._tries:
             raise JobFailed("the upstream of a sleeptime agent failed")
-        return await self._end(run, StopReason.UPSTREAM_ERROR, UNSAID), False
+        return await self._end(run, StopReason.UPSTREAM_ERROR, ERROR_WITHHELD), False
 
     async def _end(self, run: Run, stop: StopReason, error_message: str = "") -> Run:
         return await self._store.runs.end(

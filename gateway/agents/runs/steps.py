@@ -61,13 +61,15 @@ T = TypeVar("T")
 
 # How often edits are made again, or a send is planned again, because another writer was faster: another process, or one
 # that writes for the first time.
-TRIES = 32
+CONFLICT_TRIES = 32
 
 # The faults of an upstream after which a run that reads is tried again, but for refusals.
 UPSTREAM_FAULTS = frozenset({StopReason.UPSTREAM_ERROR, StopReason.NO_CREDITS, StopReason.BAD_REPLY})
 
 # Replaces an upstream's error that may quote what was read.
-UNSAID = "The upstream gave an error, whose words are not kept here, since they may quote what was read."
+ERROR_WITHHELD = (
+    "The upstream gave an error, whose words are not kept here, since they may quote what was read."
+)
 
 # Makes the tools of a step of a run. The last parameter: the row of the run that made these calls; 0: none yet.
 MakesToolbox = Callable[[MemoryContext, BlockEdits, Run, int], Toolbox]
@@ -114,7 +116,7 @@ class RunMemory:
     # Ids of calls that the client has answered.
     client_calls: frozenset[str] = frozenset()
     # The row of the run that made the calls with which it begins.
-    maker: int = 0
+    calling_run: int = 0
     # replaces, request, reading: as in `StepOpen`.
     replaces: int | None = None
     request: bytes | None = None
@@ -125,7 +127,7 @@ class RunMemory:
     receipt: Receipt | None = None
     # Public ids of the runs that its end has started.
     started_runs: list[str] = field(default_factory=list)
-    # The exchanges of the steps that have with_ended_step.
+    # The exchanges of the steps that have ended.
     steps: list[Exchange] = field(default_factory=list)
     # The tokens of the newest step.
     last: TokenCounts = field(default_factory=TokenCounts)
@@ -154,7 +156,7 @@ class RunMemory:
     async def open(self, prompt: Prompt) -> None:
         """Writes what came in. Raises: WriteConflict: the conversation has moved; StoreError."""
         now = self.keeper.now()
-        write = make_step_open(self.context, prompt, self._to_begin(now), now)
+        write = make_step_open(self.context, prompt, self._run_to_begin(now), now)
         if self.replaces is not None and write.ends is None:
             write = replace(write, ends=superseded_before(self.context.path, write.exchange.inputs))
         await self._open(replace(write, replaces=self.replaces, request=self.request, reading=self.reading))
@@ -164,11 +166,11 @@ class RunMemory:
         conversation = self.context.snapshot.conversation
         assert conversation is not None
         opened = StepOpened(self.context.agent, e, conversation.rev, self.context.pinned, None)
-        self._take_opened(opened, self.keeper.now(), conversation.key)
+        self._adopt_opened(opened, self.keeper.now(), conversation.key)
 
     async def write_results(self, results: Sequence[ToolResult]) -> None:
         """Writes results of calls of a run that stopped, after its last step. Raises: StoreError."""
-        end = RunEnd(self.context.agent.id, self.run.id, RunState.FAILED, StopReason.ERROR, self.keeper.now())
+        end = self._run_end(RunState.FAILED, StopReason.ERROR)
         self._shown = self._edits.changes.shown = await self.keeper.composer.shown(self.context)
         await self._begin_step(results, "", end)
 
@@ -205,7 +207,7 @@ class RunMemory:
             await self._reload_blocks()
             if not (step.results or step.nudge):
                 return _step_saved(e), prompt
-        prompt = await self._begin_step(await self._read_again(step.results), step.nudge)
+        prompt = await self._begin_step(await self._reapply_if_overtaken(step.results), step.nudge)
         assert self._opened is not None
         return _step_saved(self._opened.exchange, self.context.plan.messages), prompt
 
@@ -220,7 +222,7 @@ class RunMemory:
     async def _end_step(self, prompt: Prompt, result: _StepResult) -> Exchange:
         assert self._opened is not None
         context, now = self.context, self.keeper.now()
-        e = self._finished(self._opened.exchange, prompt, result.full, result.shown_reply)
+        e = self._finished_exchange(self._opened.exchange, prompt, result.full, result.shown_reply)
         if result.is_refused:
             e = refuse(e, context.path)
         number, counts = self.run.steps + 1, counts_of(result.usage)
@@ -228,21 +230,21 @@ class RunMemory:
             e.id, context.agent.id, self.run.id, number, self._step_begun, now, counts,
             result.stop, None, result.error, dict(result.waiting),
         )  # fmt: skip
-        accepts = self._due(e, now) if result.stop is not None and result.error is None else ()
-        kept = _kept_results(e, result.results)
+        accepts = self._runs_due(e, now) if result.stop is not None and result.error is None else ()
         recall = None
         if self.receipt is not None and not self.steps:
             recall = recall_row(prompt, TurnOutcome(End.FINISHED, usage=result.usage), self.receipt)
-        write = StepEnd(context.agent, e, step, kept, self.reading, accepts, result.error_message, recall)
+        results = _results_by_number(e, result.results)
+        write = StepEnd(context.agent, e, step, results, self.reading, accepts, result.error_message, recall)
         self.started_runs += await asyncio.shield(self.keeper.store.stored_paths.finish(write))
         self.last = counts
         total = TokenCounts(*map(sum, zip(self.run.counts, counts, strict=True)))
         self.run = replace(self.run, steps=number, counts=total)
-        self.maker = self.run.id
+        self.calling_run = self.run.id
         self._extend_path(e)
         return e
 
-    def _due(self, e: Exchange, now: float) -> list[RunAccept]:
+    def _runs_due(self, e: Exchange, now: float) -> list[RunAccept]:
         """Returns the runs that this one's end makes due: of the agents that read these messages."""
         sleeptime = self.context.request.spec.sleeptime
         if (
@@ -255,7 +257,7 @@ class RunMemory:
         due = [each.reader for each in self._readers if not each.is_busy and each.turns + 1 >= every]
         return [reading_run(reader, memory, now) for reader in due]
 
-    def _finished(
+    def _finished_exchange(
         self, e: Exchange, prompt: Prompt, full: Sequence[WireMessage], shown_reply: WireMessage | None
     ) -> Exchange:
         context, canon = self.context, Canon(self.context.agent.secret)
@@ -271,7 +273,7 @@ class RunMemory:
         )
 
     def _extend_path(self, e: Exchange) -> None:
-        """Goes on from an exchange that has with_ended_step."""
+        """Goes on from an exchange that has ended."""
         self.steps.append(e)
         self._chars += sum(len(text_of(m)) for m in self.context.plan.messages) + e.size
         self._opened = None
@@ -281,7 +283,7 @@ class RunMemory:
         """Reads the blocks as they are now, for the tools and for the notes of the next call."""
         self._set_blocks(await self._blocks())
 
-    async def _read_again(self, results: Sequence[ToolResult]) -> Sequence[ToolResult]:
+    async def _reapply_if_overtaken(self, results: Sequence[ToolResult]) -> Sequence[ToolResult]:
         """Sees what others wrote while tools ran that may take long. Returns the results with what came of edits."""
         if self._edits.cover(results) or self._edits.were_made_on(await self._blocks()):
             return results
@@ -294,7 +296,7 @@ class RunMemory:
 
     def _set_blocks(self, blocks: Sequence[Block]) -> None:
         self._edits = StepEdits(blocks, self._shown, self.client_calls)
-        self.toolbox = self.makes_toolbox(self.context, self._edits.changes, self.run, self.maker)
+        self.toolbox = self.makes_toolbox(self.context, self._edits.changes, self.run, self.calling_run)
 
     # -- the next one begins
 
@@ -302,9 +304,9 @@ class RunMemory:
         self, results: Sequence[ToolResult], nudge: str, end: RunEnd | None = None
     ) -> Prompt:
         """Opens the next step; with an end that is all of it. Returns its prompt. Raises: StoreError."""
-        return await self._edited(results, lambda made: self._open_once(made, nudge, end))
+        return await self._write_with_edits(results, lambda made: self._try_open(made, nudge, end))
 
-    async def _edited(
+    async def _write_with_edits(
         self, results: Sequence[ToolResult], write: Callable[[Sequence[ToolResult]], Awaitable[T]]
     ) -> T:
         """Writes edits with their results; edits that another writer has overtaken are made again.
@@ -316,7 +318,7 @@ class RunMemory:
         except WriteConflict:
             pass
         async with self.keeper.editing:
-            for _ in range(TRIES):
+            for _ in range(CONFLICT_TRIES):
                 results = await self._reapply_edits(results)
                 try:
                     return await write(results)
@@ -324,7 +326,7 @@ class RunMemory:
                     continue
         raise WriteConflict("the blocks of this agent change too fast")
 
-    async def _open_once(self, results: Sequence[ToolResult], nudge: str, end: RunEnd | None) -> Prompt:
+    async def _try_open(self, results: Sequence[ToolResult], nudge: str, end: RunEnd | None) -> Prompt:
         context, made, shown, now = self.context, self._edits, self._shown, self.keeper.now()
         messages = made.messages(results, mark_of(context.agent.secret), now)
         if nudge:
@@ -333,12 +335,12 @@ class RunMemory:
         last = context.path[-1]
         self.context = plan_next_step(context, last, messages, context.pinned, made.changes.blocks, now)
         prompt = await self.prompt()
-        write = make_step_open(self.context, prompt, self._to_begin(now), now)
+        write = make_step_open(self.context, prompt, self._run_to_begin(now), now)
         merged, versions = made.merge(last.id)
         write = replace(write, edits=merged, versions=versions)
         write = replace(write, reading=self.reading, replaces=self.replaces)
         if end is not None:
-            e = self._finished(write.exchange, prompt, (), None)
+            e = self._finished_exchange(write.exchange, prompt, (), None)
             write = replace(write, exchange=e, end=end)
         try:
             await self._open(write)
@@ -356,7 +358,7 @@ class RunMemory:
         self._set_blocks(fresh.blocks)
         return self._edits.reapply(stale, results)
 
-    def _to_begin(self, now: float) -> Run | None:
+    def _run_to_begin(self, now: float) -> Run | None:
         """Returns the run as it begins with the step that is opened; None: it has begun."""
         return replace(self.run, begun=now) if self.run.begun is None else None
 
@@ -369,17 +371,17 @@ class RunMemory:
         except TimeoutError:
             self._late = write, opening
             raise TooSlow("the disk did not take the message in time") from None
-        self._take_opened(opened, write.now, write.key)
+        self._adopt_opened(opened, write.now, write.key)
 
     async def _await_late(self) -> None:
-        """Waits for an opening that took too long, so that what it has opened is with_ended_step."""
+        """Waits for an opening that took too long, so that what it has opened is ended."""
         late, self._late = self._late, None
         if late is not None:
             write, opening = late
             with suppress(StoreError):
-                self._take_opened(await asyncio.shield(opening), write.now, write.key)
+                self._adopt_opened(await asyncio.shield(opening), write.now, write.key)
 
-    def _take_opened(self, opened: StepOpened, begun: float, key: str | None) -> None:
+    def _adopt_opened(self, opened: StepOpened, begun: float, key: str | None) -> None:
         """Goes on from a step that is open.
 
         begun: when it was opened.
@@ -401,7 +403,7 @@ class RunMemory:
 
     async def _write(self, prompt: Prompt, outcome: TurnOutcome) -> events.StepSaved | None:
         try:
-            after_results = await self._end(prompt, outcome)
+            after_results = await self._write_end(prompt, outcome)
         except Stale:
             if self.run.background:
                 raise
@@ -413,23 +415,21 @@ class RunMemory:
         finally:
             if not self.run.background:
                 self.context.request.ticket.leave()
-        self._report(prompt)
+        self._notify_services(prompt)
         return after_results
 
-    async def _end(self, prompt: Prompt, outcome: TurnOutcome) -> events.StepSaved | None:
+    async def _write_end(self, prompt: Prompt, outcome: TurnOutcome) -> events.StepSaved | None:
         """Writes the end of the run, in the way that suits what is open. Returns the messages after its last step."""
         state, stop = _state_after(prompt, outcome)
         await self._await_late()
-        is_passing = stop in UPSTREAM_FAULTS and not outcome.is_refused
-        if self.reading is not None and state is RunState.FAILED and is_passing:
+        is_transient = stop in UPSTREAM_FAULTS and not outcome.is_refused
+        if self.reading is not None and state is RunState.FAILED and is_transient:
             # Its step stays open, so that it is taken up where it is.
             return None
         error = (outcome.error_kind or str(stop)) if state is RunState.FAILED else None
         if self._opened is None and outcome.results and not outcome.waiting:
             # The steps are used up, or the run was stopped: its tools' results are shown with the next send.
-            end = RunEnd(
-                self.context.agent.id, self.run.id, state, stop, self.keeper.now(), reading=self.reading
-            )
+            end = self._run_end(state, stop, reading=self.reading)
             await self._begin_step(outcome.results, "", end)
             assert self._opened is not None
             after_results = _step_saved(self._opened.exchange, self.context.plan.messages)
@@ -451,7 +451,7 @@ class RunMemory:
             full = (shown_reply := with_private(shown_reply, cut=True),)
         # The error's message may quote another memory, and forgetting there would not find it here.
         error_message = (
-            UNSAID if self.reading is not None and outcome.error_message else outcome.error_message
+            ERROR_WITHHELD if self.reading is not None and outcome.error_message else outcome.error_message
         )
         return _StepResult(
             full, shown_reply if full else None, outcome.step_usage, outcome.waiting,
@@ -464,34 +464,35 @@ class RunMemory:
         async def end(results: Sequence[ToolResult]) -> Run:
             e = self.context.path[-1]
             merged, versions = self._edits.merge(e.id)
-            write = RunEnd(
-                self.context.agent.id, self.run.id, RunState.COMPLETED, stop, self.keeper.now(), e.id, outcome.waiting,
-                _kept_results(e, results), merged, versions,
-            )  # fmt: skip
+            write = self._run_end(
+                RunState.COMPLETED,
+                stop,
+                exchange=e.id,
+                waiting=outcome.waiting,
+                results=_results_by_number(e, results),
+                edits=merged,
+                versions=versions,
+            )
             return await asyncio.shield(self.keeper.store.stored_paths.end(write))
 
-        self._take_end(await self._edited(outcome.results, end))
+        self._adopt_end(await self._write_with_edits(outcome.results, end))
 
     async def _end_run(self, state: RunState, stop: StopReason, error_message: str = "") -> None:
         # One that only answers what waits has no row before its first step.
         self.run = replace(self.run, state=state, stop=stop)
         if self.run.id:
-            end = RunEnd(
-                self.context.agent.id,
-                self.run.id,
-                state,
-                stop,
-                self.keeper.now(),
-                reading=self.reading,
-                error_message=error_message,
-            )
-            self._take_end(await asyncio.shield(self.keeper.store.stored_paths.end(end)))
+            end = self._run_end(state, stop, reading=self.reading, error_message=error_message)
+            self._adopt_end(await asyncio.shield(self.keeper.store.stored_paths.end(end)))
 
-    def _take_end(self, run: Run) -> None:
-        """Takes over how the run has with_ended_step, as it is stored."""
+    def _run_end(self, state: RunState, stop: StopReason, **fields: Any) -> RunEnd:
+        """Returns the end of the run. fields: further ones of `RunEnd`."""
+        return RunEnd(self.context.agent.id, self.run.id, state, stop, self.keeper.now(), **fields)
+
+    def _adopt_end(self, run: Run) -> None:
+        """Takes over how the run has ended, as it is stored."""
         self.run = replace(self.run, state=run.state, stop=run.stop, ended=run.ended)
 
-    def _report(self, prompt: Prompt) -> None:
+    def _notify_services(self, prompt: Prompt) -> None:
         """Notifies the background services of the work that the run has left."""
         keeper, context = self.keeper, self.context
         if self.reading is not None:
@@ -523,8 +524,8 @@ def _state_after(prompt: Prompt, outcome: TurnOutcome) -> tuple[RunState, StopRe
     return state, stop
 
 
-def _kept_results(e: Exchange, results: Sequence[ToolResult]) -> dict[int, bytes]:
-    """Returns results of calls of a step as they are stored until the others are there."""
+def _results_by_number(e: Exchange, results: Sequence[ToolResult]) -> dict[int, bytes]:
+    """Returns results of calls of a step as they are stored until the others are there, by the numbers of the calls."""
     return {call_number(e, each.call_id): orjson.dumps(each.stored()) for each in results}
 
 

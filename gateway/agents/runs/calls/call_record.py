@@ -22,20 +22,22 @@ from storage.errors import StoreError
 from storage.records import Exchange, RunStep
 from storage.sql.store import Store
 
-_PLACES = 1000  # the numbers of a step's texts
-_RESULTS = 500  # from here on: of calls that have been made
+# Each step has this many numbers for the texts of its calls: answers to calls first, then the outcomes of calls that
+# the gateway has made.
+_NUMBERS_PER_STEP = 1000
+_OUTCOMES_FROM = 500
 _log = logging.getLogger("mnemogate")
 
 
 def call_number(step: Exchange, call_id: str) -> int:
     """Returns the number of a call of a step among the texts of its run."""
-    return step.seq * _PLACES + min([*called_tools(step)].index(call_id), _RESULTS - 1)
+    return step.seq * _NUMBERS_PER_STEP + min([*called_tools(step)].index(call_id), _OUTCOMES_FROM - 1)
 
 
 def is_of_step(step: Exchange, number: int) -> bool:
     """Returns whether a text of a run is an answer to a call of this step. Older runs counted their answers from 0."""
-    low = step.seq * _PLACES
-    return low <= number < low + _RESULTS or number < _RESULTS
+    low = step.seq * _NUMBERS_PER_STEP
+    return low <= number < low + _OUTCOMES_FROM or number < _OUTCOMES_FROM
 
 
 class CallRecord(Struct, frozen=True):
@@ -51,13 +53,15 @@ class CallRecord(Struct, frozen=True):
         """Returns the answer to a call, which is made unless it was noted before. Raises: StoreError: not noted."""
         runs, number = self.store.runs, call_number(self.step, call.call_id)
         if not await runs.add_text(self.agent, self.run, "call", number, orjson.dumps({"id": call.call_id})):
-            kept = await runs.texts(self.agent, self.run, "result", after=number + _RESULTS - 1, limit=1)
-            if kept and kept[0].seq == number + _RESULTS:
-                return ToolAnswer(**orjson.loads(kept[0].data))
+            stored = await runs.texts(
+                self.agent, self.run, "result", after=number + _OUTCOMES_FROM - 1, limit=1
+            )
+            if stored and stored[0].seq == number + _OUTCOMES_FROM:
+                return ToolAnswer(**orjson.loads(stored[0].data))
             return failed(INTERRUPTED)
         answer = await perform()
         try:
-            await runs.add_text(self.agent, self.run, "result", number + _RESULTS, answer.dump())
+            await runs.add_text(self.agent, self.run, "result", number + _OUTCOMES_FROM, answer.dump())
         except StoreError as error:
             _log.warning(
                 "The result of a tool call could not be stored, and is lost if the gateway ends now: %s",
@@ -76,22 +80,26 @@ async def still_waiting(store: Store, step: RunStep, e: Exchange) -> dict[str, s
     return {id: kind for id, kind in step.waiting.items() if id not in answered}
 
 
-async def results_left(store: Store, step: RunStep, e: Exchange, but: Collection[str]) -> list[ToolResult]:
-    """Returns what is known of the calls of a step after which its run stopped.
+async def known_results(
+    store: Store, step: RunStep, e: Exchange, excluded: Collection[str]
+) -> list[ToolResult]:
+    """Returns the results of a step's calls, as far as they are known. Its run stopped after the step.
 
-    e: its exchange.
-    but: these calls.
+    A call without a known result was not made.
 
-    A call of which nothing is known was not made. Raises: StoreError.
+    e: the step's exchange.
+    excluded: ids of calls whose results are not wanted.
+
+    Raises: StoreError.
     """
-    texts, run, after = store.runs.texts, (step.agent, step.run), e.seq * _PLACES - 1
-    kept = {text.seq: orjson.loads(text.data) for text in await texts(*run, "result", after=after)}
+    texts, run, after = store.runs.texts, (step.agent, step.run), e.seq * _NUMBERS_PER_STEP - 1
+    stored = {text.seq: orjson.loads(text.data) for text in await texts(*run, "result", after=after)}
     noted = {text.seq for text in await texts(*run, "call", after=after)}
     found = []
     for id in called_tools(e):
         number = call_number(e, id)
-        answer, outcome = kept.get(number), kept.get(number + _RESULTS)
-        if id in but:
+        answer, outcome = stored.get(number), stored.get(number + _OUTCOMES_FROM)
+        if id in excluded:
             continue
         if answer is not None and not is_permission(answer):
             found.append(result_of(answer))

@@ -23,22 +23,25 @@ from storage.records import Run, RunStep
 NOT_MADE = "Error: the run was cancelled before this call was made."
 
 
-class PausedRun(Struct, frozen=True):
-    """Calls that waited, or were broken off, as they are now."""
+class CallsToResume(Struct, frozen=True):
+    """Stored calls with which a run goes on: those that waited for answers, or were interrupted."""
 
     calls: ResumedCalls
     # The row of the run that made the calls.
-    maker: int
+    calling_run: int
     # Ids of the calls that the client has answered.
     client_calls: frozenset[str] = frozenset()
     # The run that still waits for answers to other calls; None: all calls have one.
-    waiting: Run | None = None
+    waiting_run: Run | None = None
 
 
-def decided(
+def stored_answers(
     step: RunStep, answered: Iterable[str], decisions: Sequence[CallDecision], *, may_repeat: bool = False
 ) -> list[WireMessage]:
-    """Returns the answers as stored. may_repeat: the same send may have come before; its answers are left out.
+    """Returns decisions as the messages that are stored of them.
+
+    answered: the ids of calls that have an answer.
+    may_repeat: the same send may have come before; its answers are left out.
 
     Raises: BadRequest: one is about a call that does not wait for it.
     """
@@ -46,8 +49,8 @@ def decided(
     waits = {id: kind for id, kind in step.waiting.items() if kind != "held" and id not in done}
     found: list[WireMessage] = []
     for each in decisions:
-        asked = [id for id in waits if waits[id] == "approval" or not each.approve]
-        ids = [each.call_id] if each.call_id is not None else asked
+        all_meant = [id for id in waits if waits[id] == "approval" or not each.approve]
+        ids = [each.call_id] if each.call_id is not None else all_meant
         for id in ids:
             if may_repeat and id in done:
                 continue
@@ -73,32 +76,34 @@ def decided(
     return found
 
 
-def denied(step: RunStep, done: Collection[str]) -> list[ToolResult]:
+def denied_results(step: RunStep, done: Collection[str]) -> list[ToolResult]:
     """Returns the results of the calls of a step that wait and are not made, since its run is cancelled.
 
     done: ids of calls that have results.
     """
-    everything = CallDecision(None, approve=False, reason="The run was cancelled.")
-    answers = [result_of(each) for each in decided(step, done, [everything])]
+    deny_all = CallDecision(None, approve=False, reason="The run was cancelled.")
+    answers = [result_of(each) for each in stored_answers(step, done, [deny_all])]
     held = [id for id, kind in step.waiting.items() if kind == "held" and id not in done]
     return [*answers, *(ToolResult(id, NOT_MADE, "error", was_run=False) for id in held)]
 
 
-def left_off(context: MemoryContext, maker: int) -> PausedRun:
-    """Returns the calls of the step with which a conversation ends, all of which are made: its run was broken off.
+def interrupted_calls(context: MemoryContext, calling_run: int) -> CallsToResume:
+    """Returns the calls of the step with which a conversation ends, whose run was interrupted. All of them are made.
 
-    For those that have left the gateway the record has the outcome. maker: as in `PausedRun`.
+    For calls that have left the gateway the record has the outcome. calling_run: as in `CallsToResume`.
     """
-    return PausedRun(ResumedCalls(_calls(context)), maker)
+    return CallsToResume(ResumedCalls(_calls_of_last_step(context)), calling_run)
 
 
-def paused(context: MemoryContext, step: RunStep, answers: Sequence[WireMessage], run: Run) -> PausedRun:
-    """Returns the calls of a step that waits, the last of its conversation, with the answers that were given so far.
+def answered_calls(
+    context: MemoryContext, step: RunStep, answers: Sequence[WireMessage], run: Run
+) -> CallsToResume:
+    """Returns the calls of a step that waits, the last of its conversation, with the answers to them so far.
 
-    answers: as `decided` makes them.
+    answers: as `stored_answers` returns them.
     run: the newest of the conversation, which goes on waiting for the others.
     """
-    calls = _calls(context)
+    calls = _calls_of_last_step(context)
     results, denied, approved, client_calls = [], set[str](), set[str](), set[str]()
     for m in answers:
         private, id = private_of(m), str(m["tool_call_id"])
@@ -112,7 +117,7 @@ def paused(context: MemoryContext, step: RunStep, answers: Sequence[WireMessage]
             client_calls.add(id)
     answered = approved | {result.call_id for result in results}
     is_partial = any(kind != "held" and id not in answered for id, kind in step.waiting.items())
-    return PausedRun(
+    return CallsToResume(
         ResumedCalls(calls, tuple(results), frozenset(approved), frozenset(denied)),
         step.run,
         frozenset(client_calls),
@@ -139,14 +144,14 @@ def result_of(message: WireMessage) -> ToolResult:
     )
 
 
-def _calls(context: MemoryContext) -> tuple[WireMessage, ...]:
+def _calls_of_last_step(context: MemoryContext) -> tuple[WireMessage, ...]:
     """Returns the calls of the step with which a conversation ends."""
     content = context.tree.content(context.path[-1])
     replies = content.full if content.is_step and content.full else [content.shown_reply or {}]
     return tuple(call for m in replies for call in m.get("tool_calls") or ())
 
 
-def called_before(context: MemoryContext, *, is_continued: bool) -> list[CalledTool]:
+def calls_since_user_message(context: MemoryContext, *, is_continued: bool) -> list[CalledTool]:
     """Returns the calls since the user's newest message that have run: a pause does not reset the rules.
 
     is_continued: what comes in next belongs to a run that is taken up, and is no new send.

@@ -44,30 +44,30 @@ class Toolboxes:
         context: MemoryContext,
         changes: BlockEdits,
         run: Run | None = None,
-        maker: int = 0,
+        calling_run: int = 0,
         speaker: Speaker | None = None,
     ) -> Toolbox:
         """Returns the tools of one step of a run, or of one turn that is written as a whole (`run` is None).
 
-        maker: the row of the run whose step made the calls; 0: the calls are not stored.
+        calling_run: the row of the run whose step made the calls; 0: the calls are not stored.
         speaker: the turn as one that sends messages to other agents; None: it makes no calls.
         """
         if not context.offered:
             return NO_TOOLS
         memory = memory_tools(self._keeper, context, changes, self._archives)
-        return self._of_agent(memory, run, maker, speaker) if context.request.spec.uid else memory
+        return self._agent_tools(memory, run, calling_run, speaker) if context.request.spec.uid else memory
 
-    def of_item(self, context: MemoryContext, changes: BlockEdits, run: Run) -> Toolbox:
+    def make_for_item(self, context: MemoryContext, changes: BlockEdits, run: Run) -> Toolbox:
         """Returns the tools of an item of a batch, which holds no queue while they run."""
         return self.make(
             context, changes, run, speaker=Speaker.of(context, Waiter(context.agent.uid), Passes())
         )
 
-    def _of_agent(
-        self, memory: MemoryTools, run: Run | None, maker: int, speaker: Speaker | None
+    def _agent_tools(
+        self, memory: MemoryTools, run: Run | None, calling_run: int, speaker: Speaker | None
     ) -> AgentTools:
         context = memory.context
-        request, step = context.request, context.path[-1] if maker and context.path else None
+        request, step = context.request, context.path[-1] if calling_run and context.path else None
         return AgentTools(
             memory,
             self._foreign,
@@ -77,15 +77,15 @@ class Toolboxes:
             None if run is None else run.uid,
             step,
             None if speaker is None else self._peers.of(speaker, None if run is None else run.id or None),
-            self._calls(context, run, maker, step),
+            self._call_record(context, run, calling_run, step),
         )
 
-    def _calls(
-        self, context: MemoryContext, run: Run | None, maker: int, step: Exchange | None
+    def _call_record(
+        self, context: MemoryContext, run: Run | None, calling_run: int, step: Exchange | None
     ) -> KeepsCalls | None:
         """Returns the record that prevents calls from being made twice; None: there is none."""
         if step is not None:
-            return CallRecord(self._keeper.store, context.agent.id, maker, step)
+            return CallRecord(self._keeper.store, context.agent.id, calling_run, step)
         place = _place(context) if run is None else None
         return None if place is None else self._recent.at(place)
 
