@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from gateway.core.conversation.canonical import Canon, Listing
 from gateway.core.conversation.match import MemoryUse, Query
 from gateway.core.conversation.plan import plan_turn
-from gateway.core.conversation.settle import Ended, finish
+from gateway.core.conversation.settle import RequestEnd, finish
 from gateway.core.conversation.tree import Tree
 from gateway.core.memory.rules import RULES
 from storage.database import Connection
@@ -65,7 +65,7 @@ async def write_conversation(
             tree = Tree([replace(parent, parent=None)] if parent else [])
             query = Query(Listing(canon, listed), True, MemoryUse.ON, at, 120.0, conversation=conversation)
             said = {"role": "assistant", "content": answered}
-            e = finish(tree, plan_turn(tree, query), Ended(-1, [said], said, at + 1.0, {}))
+            e = finish(tree, plan_turn(tree, query), RequestEnd(-1, [said], said, at + 1.0, {}))
             added = await exchanges.add_exchange(connection, agent.id, e)
             if parent is not None:
                 await exchanges.update_exchange(connection, agent.id, replace(parent, continued=True))

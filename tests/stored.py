@@ -234,7 +234,7 @@ class Speaker:
         turn: StoredTurn,
         full: Sequence[WireMessage],
         edited: Sequence[str] = (),
-        how: Callable[[Tree, Plan, settle.Ended], Exchange] = settle.finish,
+        how: Callable[[Tree, Plan, settle.RequestEnd], Exchange] = settle.finish,
         *,
         uid: str = "",
         decided: Callable[[Change], None] = lambda change: None,
@@ -251,7 +251,9 @@ class Speaker:
         ours = frozenset(
             c["id"] for m in full for c in m.get("tool_calls") or [] if call_name(c) in OUR_TOOLS
         )
-        ended = settle.Ended(row, full, visible_reply(full, ours), now, turn.notes, ours, edits=bool(edited))
+        ended = settle.RequestEnd(
+            row, full, visible_reply(full, ours), now, turn.notes, ours, edits=bool(edited)
+        )
         plain = None
         if turn.is_plain and how is settle.finish and turn.snapshot.conversation is not None:
             plain = (finish_plain(plan, ended), turn.snapshot.conversation.rev)

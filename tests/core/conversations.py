@@ -406,7 +406,9 @@ class World:
         assert request.is_untouched or not self.adds_nothing, request.lines
         if plan.follows_head:
             # As a gateway does before it asks the model.
-            draft = settle.Ended(len(memory.records) + 1, (), assistant(""), self.now, dict(request.notes))
+            draft = settle.RequestEnd(
+                len(memory.records) + 1, (), assistant(""), self.now, dict(request.notes)
+            )
             self._write(request, draft, (), settle.open_)
         return request
 
@@ -436,7 +438,7 @@ class World:
         request: Request,
         full: list[WireMessage],
         new_edits: Sequence[str],
-        how: Callable[[Tree, Plan, settle.Ended], Exchange],
+        how: Callable[[Tree, Plan, settle.RequestEnd], Exchange],
     ) -> Request:
         plan = request.plan
         if plan is None:
@@ -447,7 +449,7 @@ class World:
         ours = frozenset(
             c["id"] for m in full for c in m.get("tool_calls") or [] if call_name(c) in OUR_TOOLS
         )
-        ended = settle.Ended(
+        ended = settle.RequestEnd(
             id=request.exchange if plan.follows_head else len(memory.records) + 1,
             full=full,
             shown_reply=visible_reply(full, ours),
@@ -462,9 +464,9 @@ class World:
     def _write(
         self,
         request: Request,
-        ended: settle.Ended,
+        ended: settle.RequestEnd,
         new_edits: Sequence[str],
-        how: Callable[[Tree, Plan, settle.Ended], Exchange],
+        how: Callable[[Tree, Plan, settle.RequestEnd], Exchange],
     ) -> None:
         plan, memory = request.plan, self.memory(request.who, request.key)
         assert plan is not None

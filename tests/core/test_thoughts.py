@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.core.conversation.fillers import spoken
+from gateway.core.conversation.fillers import without_fillers_and_thoughts
 from gateway.core.thoughts import without_thoughts
 
 
@@ -34,7 +34,7 @@ def test_what_a_reply_says_without_its_thoughts(text: str, said: str) -> None:
 
 def test_a_reply_is_spoken_without_its_thoughts() -> None:
     reply = {"role": "assistant", "content": "<think>Hm.</think>Tea.", "x": 1}
-    assert spoken(reply) == {**reply, "content": "Tea."}
+    assert without_fillers_and_thoughts(reply) == {**reply, "content": "Tea."}
 
 
 @pytest.mark.parametrize(
@@ -47,4 +47,4 @@ def test_a_reply_is_spoken_without_its_thoughts() -> None:
     ],
 )
 def test_other_messages_stay(message: dict[str, Any]) -> None:
-    assert spoken(message) is message
+    assert without_fillers_and_thoughts(message) is message

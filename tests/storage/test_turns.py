@@ -475,7 +475,7 @@ async def _rev(speaker: Speaker, key: str) -> int:
 
 
 def _write(speaker: Speaker, turn: StoredTurn, plain: tuple[Exchange, int] | None = None) -> TurnWrite:
-    ended = settle.Ended(-1, [assistant("Yes.")], assistant("Yes."), speaker.now(), {})
+    ended = settle.RequestEnd(-1, [assistant("Yes.")], assistant("Yes."), speaker.now(), {})
     return TurnWrite(
         agent=speaker.agent,
         key=turn.key,
@@ -543,7 +543,10 @@ async def test_what_is_compared_together_is_asked_for_together(alice: Speaker, s
 @both
 @pytest.mark.parametrize("how", [settle.finish, settle.cancel])
 async def test_nothing_of_a_request_is_changed_where_it_is_written(
-    alice: Speaker, database: object, key: str | None, how: Callable[[Tree, Plan, settle.Ended], Exchange]
+    alice: Speaker,
+    database: object,
+    key: str | None,
+    how: Callable[[Tree, Plan, settle.RequestEnd], Exchange],
 ) -> None:
     # Its last reply came back cut, with a picture in the question: the writer sees another form, hashes it anew, and
     # finds an alternative to compare with.
@@ -560,7 +563,7 @@ async def test_nothing_of_a_request_is_changed_where_it_is_written(
     threads: list[int] = []
     given: list[object] = []
 
-    def watched(tree: Tree, plan: Plan, ended: settle.Ended) -> Exchange:
+    def watched(tree: Tree, plan: Plan, ended: settle.RequestEnd) -> Exchange:
         threads.append(threading.get_ident())
         given.extend((plan, ended))
         before = pickle.dumps((plan, ended))

@@ -25,7 +25,7 @@ from gateway.agents.runs.run import RunRequest, RunResult, RunStart
 from gateway.agents.tools.agent_messages import AgentAnswer
 from gateway.core import ids
 from gateway.core.conversation.canonical import WireMessage
-from gateway.core.conversation.fillers import spoken
+from gateway.core.conversation.fillers import without_fillers_and_thoughts
 from gateway.core.conversation.private import as_system
 from gateway.core.turn.client_view import MakesUnseen, MakesView
 from gateway.core.turn.guide import StopReason
@@ -366,7 +366,9 @@ def message_of(sender: Speaker, text: str, *, is_awaited: bool) -> WireMessage:
 
 
 def _answer_of(result: RunResult, to: AgentAnswer) -> AgentAnswer:
-    replies = [spoken(orjson.loads(e.shown_reply)) for e in result.steps if e.shown_reply]
+    replies = [
+        without_fillers_and_thoughts(orjson.loads(e.shown_reply)) for e in result.steps if e.shown_reply
+    ]
     text = "\n\n".join(each["content"] for each in replies if isinstance(each.get("content"), str))
     run = result.run
     if run.stop == StopReason.REQUIRES_APPROVAL:

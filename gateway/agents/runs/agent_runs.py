@@ -51,7 +51,7 @@ from gateway.core.agent import AgentSpec
 from gateway.core.conversation.canonical import Canon, first_spoken
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.listed import called_tools
-from gateway.core.conversation.repeated import asks_again, heard_before, repeated
+from gateway.core.conversation.repeated import count_asked_again, last_reply_texts, repeated_indices
 from gateway.core.ids import uid_of
 from gateway.core.request.identity import Identity
 from gateway.core.turn.client_view import MakesView
@@ -264,7 +264,7 @@ class AgentRuns:
         request, view, receipt = call.request, call.view, call.receipt
         if request.n > 1:
             raise BadRequest("A conversation of an agent goes on with one reply.", param="n")
-        left_out = set(repeated(request.messages))
+        left_out = set(repeated_indices(request.messages))
         first = first_spoken(request.messages)
         # A system message after the stored messages is new ("ask whether they are still there"), before them it is not.
         new = [m for i, m in enumerate(request.messages) if i >= first and i not in left_out]
@@ -288,7 +288,7 @@ class AgentRuns:
             identity=identity,
             route=call.route,
             shows_steps=False,
-            heard=heard_before(request.messages),
+            heard=last_reply_texts(request.messages),
         )
         result = await self._answer_in_queue(send, lambda _: view, call.sink, receipt)
         if result.is_repeat:
@@ -386,7 +386,7 @@ class AgentRuns:
             # A list shows what its client has heard: the same words after their answer are another send.
             end = await conversation_end(self.keeper.store, agent, name)
             path = () if end is None else end.path
-            count = asks_again(path, Canon(agent.secret), messages, send.heard, initial)
+            count = count_asked_again(path, Canon(agent.secret), messages, send.heard, initial)
             if not count:
                 return None
             messages = messages[-count:]

@@ -27,7 +27,7 @@ from gateway.agents.runs.run import AcceptedRun, RoutedSend
 from gateway.agents.runs.steps import CONFLICT_TRIES, MakesToolbox, RunMemory
 from gateway.core.conversation.canonical import Canon
 from gateway.core.conversation.listed import called_tools, cut_short
-from gateway.core.conversation.repeated import as_heard
+from gateway.core.conversation.repeated import find_barge_in
 from gateway.core.ids import Place, id_at, new_uid, place_of
 from gateway.core.prompt.compose import is_shown
 from gateway.core.turn.calls import CallDecision
@@ -143,17 +143,17 @@ class RunStarter:
         messages = send.messages
         # What a fork shares with its conversation does not change.
         own = [e for e in context.path if e.conversation == context.path[-1].conversation]
-        cut, count = as_heard(own, Canon(context.agent.secret), messages, send.heard)
-        if not cut and not count:
+        found = find_barge_in(own, Canon(context.agent.secret), messages, send.heard)
+        if not found.cut and not found.stored:
             return None
         # The last one first: after a kill in between, the next request cuts the others.
-        for e, text in reversed(cut):
+        for e, text in reversed(found.cut):
             edit = partial(cut_short, text=text)
             try:
                 await self._keeper.store.messages.rewrite(context.agent, e.seq + len(e.inputs), edit)
             except (NotFound, Stale):
                 break
-        return replace(send, messages=messages[count:], heard=None)
+        return replace(send, messages=messages[found.stored :], heard=None)
 
     async def _run_of(self, send: RoutedSend) -> Run:
         """Returns the run of a send: the one that was accepted, or a new one without a row."""

@@ -13,7 +13,7 @@ from gateway.agents.runs.message_listing import exchanges_of
 from gateway.core.conversation.canonical import Canon, WireMessage, is_user
 from gateway.core.conversation.listed import listed
 from gateway.core.conversation.private import private_of
-from gateway.core.conversation.stored_path import refused
+from gateway.core.conversation.stored_path import refused_ids
 from gateway.core.ids import Place, place_of
 from gateway.core.turn.calls import CallDecision
 from storage.commands import ConversationPath
@@ -214,7 +214,7 @@ async def _approval_request(store: Store, agent: Agent, e: Exchange) -> Place | 
 async def _is_withheld(store: Store, marks: SendMarks, e: Exchange) -> bool:
     """Returns whether an exchange is in no prompt: the upstream has refused it, or one after it."""
     end = await conversation_end(store, marks.agent, marks.conversation)
-    return e.superseded or (end is not None and e.id in refused(end.path))
+    return e.superseded or (end is not None and e.id in refused_ids(end.path))
 
 
 async def _unanswered(store: Store, marks: SendMarks) -> Exchange | None:

@@ -23,7 +23,7 @@ from gateway.agents.runs.run import reading_run
 from gateway.agents.runs.step_edits import StepEdits
 from gateway.core.conversation.canonical import Canon, WireMessage, is_user, text_of
 from gateway.core.conversation.private import NUDGE, as_system, with_private
-from gateway.core.conversation.stored_path import finish_step, path_hash, refuse, superseded_before
+from gateway.core.conversation.stored_path import finish_step, mark_refused, path_hash, supersede_withheld
 from gateway.core.prompt.note import estimate_tokens
 from gateway.core.prompt.shown_blocks import Shown
 from gateway.core.tags import mark_of
@@ -158,7 +158,7 @@ class RunMemory:
         now = self.keeper.now()
         write = make_step_open(self.context, prompt, self._run_to_begin(now), now)
         if self.replaces is not None and write.ends is None:
-            write = replace(write, ends=superseded_before(self.context.path, write.exchange.inputs))
+            write = replace(write, ends=supersede_withheld(self.context.path, write.exchange.inputs))
         await self._open(replace(write, replaces=self.replaces, request=self.request, reading=self.reading))
 
     async def take_up(self, e: Exchange) -> None:
@@ -224,7 +224,7 @@ class RunMemory:
         context, now = self.context, self.keeper.now()
         e = self._finished_exchange(self._opened.exchange, prompt, result.full, result.shown_reply)
         if result.is_refused:
-            e = refuse(e, context.path)
+            e = mark_refused(e, context.path)
         number, counts = self.run.steps + 1, counts_of(result.usage)
         step = RunStep(
             e.id, context.agent.id, self.run.id, number, self._step_begun, now, counts,

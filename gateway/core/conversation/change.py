@@ -14,7 +14,7 @@ from storage.commands import Change, Pool
 from storage.records import Atom, Exchange, State
 
 
-def plan_change(pool: Pool, plan: Plan, ended: settle.Ended, rule: settle.Rule) -> Change:
+def plan_change(pool: Pool, plan: Plan, ended: settle.RequestEnd, rule: settle.SettleRule) -> Change:
     """Returns a turn's changes to the tree as it is now, inside the writing transaction. Raises: Missing."""
     query = plan.query
     tree = Tree(pool.exchanges, pool.contents, pool.tombs)

@@ -27,14 +27,14 @@ def directions_in(messages: Sequence[WireMessage]) -> list[Direction]:
     return found[::-1]
 
 
-def directions_of(reply: WireMessage) -> list[Direction]:
+def stored_directions(reply: WireMessage) -> list[Direction]:
     """Returns those of the request that a stored reply answers."""
     stored = private_of(reply).get(DIRECTIONS_FIELD)
     pairs = stored if isinstance(stored, list) else ()
     return [(n, message) for n, message in pairs if isinstance(n, int) and isinstance(message, dict)]
 
 
-def with_directions(
+def insert_directions(
     path: Sequence[WireMessage], own: int, directions: Sequence[Direction]
 ) -> list[WireMessage]:
     """Returns a path that ends with a turn's inputs, with the turn's directions at their places.

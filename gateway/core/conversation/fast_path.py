@@ -15,7 +15,7 @@ from gateway.core.conversation.canonical import is_user, text_of, without_space_
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match import Match, MemoryUse, Query
 from gateway.core.conversation.plan import Plan, new_exchange
-from gateway.core.conversation.settle import Ended, contents
+from gateway.core.conversation.settle import RequestEnd, content_fields
 from gateway.core.conversation.tree import Tree
 from storage.commands import MemorySnapshot
 from storage.records import Exchange, State
@@ -96,7 +96,7 @@ def plan_opening(query: Query) -> Plan | None:
     return Plan(query, Match(), new, conversation, new_exchange(query, None, (), new), listing.messages)
 
 
-def finish_plain(plan: Plan, ended: Ended, section: int | None = None) -> Exchange:
+def finish_plain(plan: Plan, ended: RequestEnd, section: int | None = None) -> Exchange:
     """Returns the exchange to be written, if the conversation does not move before.
 
     section: the row of its path's memory section, where that is stored.
@@ -129,11 +129,11 @@ def finish_plain(plan: Plan, ended: Ended, section: int | None = None) -> Exchan
         section,
         ended.edits,
         ended.evicted,
-        **contents(plan, ended, plan.redactions),
+        **content_fields(plan, ended, plan.redactions),
     )
 
 
-def finish_opening(tree: Tree, plan: Plan, ended: Ended) -> Exchange | None:
+def finish_opening(tree: Tree, plan: Plan, ended: RequestEnd) -> Exchange | None:
     """Returns the exchange with which a list without any reply begins a conversation, if nothing stored matters to it.
 
     None: it has to be weighed. It is what `settle.finish` makes of the first exchange in an empty tree.
@@ -142,7 +142,7 @@ def finish_opening(tree: Tree, plan: Plan, ended: Ended) -> Exchange | None:
     matters = (
         tree.by_id
         or plan.off_record
-        or plan.quotes
+        or plan.is_quote
         or plan.redactions
         or plan.follows_head
         or plan.conversation is not None

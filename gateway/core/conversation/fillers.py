@@ -14,29 +14,29 @@ from gateway.core.conversation.canonical import WireMessage, text_of
 from gateway.core.conversation.private import PRIVATE, private_of, with_private
 from gateway.core.thoughts import without_thoughts
 
-_NOTE = "fillers"  # the private field: [from, to] of each, in characters of the reply's text
+_FIELD = "fillers"  # the private field: [from, to] of each, in characters of the reply's text
 
 Spans = list[tuple[int, int]]
 
 
-def as_filler(text: str) -> WireMessage:
+def filler_message(text: str) -> WireMessage:
     """Returns a reply that is nothing but a filler."""
-    return noted({"role": "assistant", "content": text}, [(0, len(text))])
+    return with_filler_spans({"role": "assistant", "content": text}, [(0, len(text))])
 
 
-def fillers_of(message: Mapping[str, Any]) -> Spans:
+def filler_spans(message: Mapping[str, Any]) -> Spans:
     """Returns where in the text of a reply its fillers stand, in their order."""
-    return [(start, end) for start, end in private_of(message).get(_NOTE) or ()]
+    return [(start, end) for start, end in private_of(message).get(_FIELD) or ()]
 
 
-def noted(message: WireMessage, spans: Spans) -> WireMessage:
+def with_filler_spans(message: WireMessage, spans: Spans) -> WireMessage:
     """Returns the reply with a note of where its fillers stand."""
-    return with_private(message, **{_NOTE: [list(span) for span in spans] or None})
+    return with_private(message, **{_FIELD: [list(span) for span in spans] or None})
 
 
 def without_fillers(message: WireMessage) -> WireMessage:
     """Returns the reply with what the agent had to say alone."""
-    if PRIVATE not in message or not (spans := fillers_of(message)):
+    if PRIVATE not in message or not (spans := filler_spans(message)):
         return message
     text, own, at = text_of(message), "", 0
     for start, end in spans:
@@ -44,7 +44,7 @@ def without_fillers(message: WireMessage) -> WireMessage:
     return {**message, "content": _joined(own, text[at:])}
 
 
-def spoken(message: WireMessage) -> WireMessage:
+def without_fillers_and_thoughts(message: WireMessage) -> WireMessage:
     """Returns a reply without fillers and thoughts. Other messages stay."""
     if message.get("role") != "assistant":
         return message
@@ -58,17 +58,17 @@ def _joined(before: str, after: str) -> str:
     return before + (after if before and not before[-1].isspace() else after.lstrip())
 
 
-def with_fillers_of(message: WireMessage, old: Mapping[str, Any]) -> WireMessage:
+def with_fillers_from(message: WireMessage, old: Mapping[str, Any]) -> WireMessage:
     """Returns the form in which a reply came back, with the note of the old one as far as it begins like that.
 
     White space, punctuation and case make no difference: what was spoken comes back as a transcript.
     """
-    spans = fillers_of(old)
+    spans = filler_spans(old)
     if not spans:
         return message
     text = text_of(message)
     if text == text_of(old):  # as nearly always; each turn asks this of each reply with a hidden round
-        return noted(message, spans)
+        return with_filler_spans(message, spans)
     places = [i for i, char in enumerate(text) if _is_word(char)]
     words = [(i, char) for i, char in enumerate(text_of(old)) if _is_word(char)]
     # Pairs of places of the same characters, up to the first that differ.
@@ -84,7 +84,7 @@ def with_fillers_of(message: WireMessage, old: Mapping[str, Any]) -> WireMessage
             next_place = spoken[-1] + 1
             stop = places[next_place] if next_place < len(places) else len(text)
             found.append((places[spoken[0]] if start else 0, len(text[:stop].rstrip())))
-    return noted(message, found)
+    return with_filler_spans(message, found)
 
 
 def _is_word(char: str) -> bool:

@@ -21,8 +21,8 @@ from storage.records import Exchange, State
 _MAX_RESENT = 8
 
 
-class Spoken(Enum):
-    """The reply that the assistant's messages at the beginning of a list repeat."""
+class RepeatedReply(Enum):
+    """The stored reply that the assistant's messages at the beginning of a list repeat."""
 
     # The reply of the last cancelled send. The messages are new, since none of that send is on the path.
     CUT = auto()
@@ -36,7 +36,8 @@ class Spoken(Enum):
     OFF = auto()
 
 
-HEARD = (Spoken.HEAD, Spoken.ABOVE)
+# Those that tell how much of a stored reply was heard.
+HEARD = (RepeatedReply.HEAD, RepeatedReply.ABOVE)
 
 
 class PathHead(Struct, frozen=True):
@@ -49,7 +50,7 @@ class PathHead(Struct, frozen=True):
     # How many messages at the beginning of the list are not new.
     leading: int
     # The reply that these messages repeat.
-    spoken: Spoken | None
+    repeated: RepeatedReply | None
 
 
 def find_head(tree: Tree, query: Query, match: Match) -> PathHead | None:
@@ -78,31 +79,31 @@ class _HeadSearch:
 
     def run(self) -> PathHead | None:
         tree, head, listing, held = self._tree, self._head, self._listing, self._held
-        spoken, leading = self._spoken()
-        if spoken is Spoken.RESENT:
+        repeated, leading = self._repeated_reply()
+        if repeated is RepeatedReply.RESENT:
             place = self._place_resent(leading)
             assert place is not None
             held = [*held[:place], *listing.messages[:leading], *held[place + 1 :]]
-        if spoken is Spoken.CUT:
+        if repeated is RepeatedReply.CUT:
             leading = 0
         new = listing.messages[leading:]
         is_repeated = self._repeats(new, held, may_grow=True)
         if is_repeated:
             held = held[: -len(new)]  # the cancelled message once more
-        elif head is not None and not held and (spoken is Spoken.ABOVE or self._query.retry):
+        elif head is not None and not held and (repeated is RepeatedReply.ABOVE or self._query.retry):
             asked = tree.content(head).messages or []
             # What an SDK sends again has the very words; others that begin so are the next message.
-            is_again = self._repeats(new, asked, may_grow=spoken is Spoken.ABOVE)
-            if is_again and (spoken is not Spoken.HEAD or self._is_heard(self._above, leading)):
+            is_again = self._repeats(new, asked, may_grow=repeated is RepeatedReply.ABOVE)
+            if is_again and (repeated is not RepeatedReply.HEAD or self._is_heard(self._above, leading)):
                 # The last turn once more: its messages take its place, as a sibling.
-                return PathHead(tree.parent(head), asked[: -len(new)], leading, spoken)
-        if head is not None and spoken is Spoken.ABOVE:
+                return PathHead(tree.parent(head), asked[: -len(new)], leading, repeated)
+        if head is not None and repeated is RepeatedReply.ABOVE:
             # Its reply was not heard: its messages come with the next ones, as a sibling.
-            return PathHead(self._above, [*(tree.content(head).messages or ()), *held], leading, spoken)
-        is_next = spoken is not None or is_repeated or self._match.match_point is None
-        return PathHead(head, held, leading, spoken) if is_next else None
+            return PathHead(self._above, [*(tree.content(head).messages or ()), *held], leading, repeated)
+        is_next = repeated is not None or is_repeated or self._match.match_point is None
+        return PathHead(head, held, leading, repeated) if is_next else None
 
-    def _spoken(self) -> tuple[Spoken | None, int]:
+    def _repeated_reply(self) -> tuple[RepeatedReply | None, int]:
         """Returns which reply the head of the list repeats, and in how many messages; None: none that is known.
 
         After it may come the application's own text, or a second reply.
@@ -122,14 +123,14 @@ class _HeadSearch:
                 listing.messages[end:], self._held, may_grow=True
             )
             if self._cut and not is_again and was_heard(self._tree, self._cut[-1], listing, 0, end, least=1):
-                return (Spoken.OFF, leading) if is_off else (Spoken.CUT, end)
+                return (RepeatedReply.OFF, leading) if is_off else (RepeatedReply.CUT, end)
             if is_resent:
-                return Spoken.RESENT, end
+                return RepeatedReply.RESENT, end
             if is_heads:
-                return Spoken.HEAD, end
+                return RepeatedReply.HEAD, end
             if self._is_heard(self._above, end):
-                return Spoken.ABOVE, end
-        return (Spoken.OFF, leading) if is_off else (None, 0)
+                return RepeatedReply.ABOVE, end
+        return (RepeatedReply.OFF, leading) if is_off else (None, 0)
 
     def _repeats(self, new: Sequence[WireMessage], before: Sequence[WireMessage], *, may_grow: bool) -> bool:
         """Returns whether messages are the last ones before them once more; may_grow: or a transcript that went on."""
@@ -244,6 +245,6 @@ def _touched_last(tree: Tree) -> Exchange | None:
 
 
 def was_heard(tree: Tree, exchange: Exchange, listing: Listing, start: int, end: int, least: int = 4) -> bool:
-    """Returns whether messages are what was heard of the reply of an exchange. least: letters, as in `begins`."""
+    """Returns whether messages are what was heard of the reply of an exchange. least: letters, as in `is_beginning`."""
     heard = heard_letters("".join(map(listing.text, range(start, end))))
     return is_beginning(heard, letters_of(text_of(tree.content(exchange).shown_reply or {})), least)

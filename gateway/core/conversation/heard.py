@@ -23,7 +23,7 @@ class HeardPath(Struct, frozen=True):
     """
 
     path: Sequence[WireMessage]
-    again: Sequence[int]
+    repeats: Sequence[int]
 
 
 def as_heard(path: Sequence[WireMessage], after: Sequence[WireMessage]) -> HeardPath:

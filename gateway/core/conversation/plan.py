@@ -7,6 +7,7 @@ gateway/core/conversation/settle.py decides what is active afterwards. Rules are
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -22,7 +23,7 @@ from gateway.core.conversation.canonical import (
     text_of,
     without_space,
 )
-from gateway.core.conversation.head import HEARD, Spoken, find_head
+from gateway.core.conversation.head import HEARD, PathHead, RepeatedReply, find_head
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match import Match, MemoryUse, Query, find_match
 from gateway.core.conversation.tree import PathElement, Tree, end_offset, is_forgotten, is_tombstone, moved_at
@@ -62,7 +63,7 @@ class Plan(Struct, frozen=True):
     # The request is off the record: memory is off or only read, or it repeats or continues such a turn.
     off_record: bool = False
     # The request quotes the last turn of its conversation. Its exchange is active only once a later turn follows it.
-    quotes: bool = False
+    is_quote: bool = False
     # Exchanges with tool results that are mentioned without their text.
     withheld: frozenset[int] = frozenset()
 
@@ -75,63 +76,83 @@ class Plan(Struct, frozen=True):
         return self.query.kind is not ConversationKind.CLIENT and self.match.last < 0
 
 
+class _Continuation(NamedTuple):
+    """The place from which a request goes on, and what of its list is new there. The fields are those of `Plan`."""
+
+    match: Match
+    new: tuple[int, ...]
+    fill: Sequence[PathElement] = ()
+    amendments: Sequence[Amendment] = ()
+    held: Sequence[WireMessage] = ()
+    heard: int = 0
+    resent: int = 0
+
+
 def plan_turn(tree: Tree, query: Query) -> Plan:
     """Plans a request: returns what it will add. Nothing that is stored changes yet. Raises: Missing."""
     listing = query.listing
-    found = find_match(tree, query)
-    head = find_head(tree, query, found) if query.kind is ConversationKind.APPENDED else None
-    held: Sequence[WireMessage] = ()
-    heard = resent = 0
-    fill: Sequence[PathElement] = ()
-    amendments: Sequence[Amendment] = ()
-    if head is not None:
-        found, new, held = Match(head.exchange), tuple(range(head.leading, len(listing))), head.held
-        heard = head.leading if head.spoken in HEARD else 0
-        resent = head.leading if head.spoken is Spoken.RESENT else 0
-        fill = tree.elements(head.exchange)
-        if head.exchange is not None and heard:
-            # The last reply came back as it was spoken, before the message that interrupted it.
-            fill = fill[:-1]
-            amendments = [Amendment(head.exchange.id, None, (0, heard))]
-    else:
-        # Results of tools that came back within an altered reply are new as well.
-        results = [i for i in range(found.first + 1, max(found.last, 0)) if listing.role(i) in RESULTS]
-        new = (*results, *range(found.last + 1, len(listing)))
-        if found.match_point is not None:
-            amendments = [*find_amendments(tree, listing, found)]
-            fill = _find_fill(tree, listing, found, amendments)
-    messages = [*held, *(listing.messages[i] for i in new)]
-    exchange = new_exchange(query, found.match_point, held, new)
+    match = find_match(tree, query)
+    head = find_head(tree, query, match) if query.kind is ConversationKind.APPENDED else None
+    found = _continue_match(tree, listing, match) if head is None else _continue_head(tree, listing, head)
+    match_point, held = found.match.match_point, found.held
+    messages = [*held, *(listing.messages[i] for i in found.new)]
+    exchange = new_exchange(query, match_point, held, found.new)
     tree.provide_messages(0, messages)
-    if found.match_point is not None:
-        conversation: int | None = found.match_point.conversation
+    if match_point is not None:
+        conversation: int | None = match_point.conversation
     elif query.named:
         conversation = query.conversation
     else:
         opening = find_opening(tree, exchange, query)
         conversation = opening.conversation if opening else None
-    rivals = rivals_of(tree, found.match_point, conversation)
-    is_list_alone = found.match_point is None and query.kind is ConversationKind.CLIENT
+    rivals = rivals_of(tree, match_point, conversation)
+    is_list_alone = match_point is None and query.kind is ConversationKind.CLIENT
     return Plan(
         query=query,
-        match=found,
-        new=new,
+        match=found.match,
+        new=found.new,
         conversation=conversation,
         exchange=exchange,
         messages=messages,
-        fill=tuple(fill),
-        amendments=tuple(amendments),
+        fill=tuple(found.fill),
+        amendments=tuple(found.amendments),
         held=tuple(held),
-        heard=heard,
-        resent=resent,
+        heard=found.heard,
+        resent=found.resent,
         redactions=find_redactions(tree, exchange, messages, len(held), rivals),
         off_record=query.mode is not MemoryUse.ON
-        or _was_off(tree, exchange, found.match_point, rivals, follows_head=head is not None),
-        quotes=is_list_alone and _quotes(tree, query, messages),
+        or _repeats_off_record(tree, exchange, match_point, rivals, follows_head=head is not None),
+        is_quote=is_list_alone and _quotes_last_turn(tree, query, messages),
     )
 
 
-def is_enough(
+def _continue_head(tree: Tree, listing: Listing, head: PathHead) -> _Continuation:
+    """Returns how a list of new messages goes on from the head of its conversation (append mode)."""
+    new = tuple(range(head.leading, len(listing)))
+    fill: Sequence[PathElement] = tree.elements(head.exchange)
+    if head.repeated not in HEARD:
+        resent = head.leading if head.repeated is RepeatedReply.RESENT else 0
+        return _Continuation(Match(head.exchange), new, fill, held=head.held, resent=resent)
+    amendments: Sequence[Amendment] = ()
+    if head.exchange is not None and head.leading:
+        # The last reply came back as it was spoken, before the message that interrupted it.
+        fill = fill[:-1]
+        amendments = [Amendment(head.exchange.id, None, (0, head.leading))]
+    return _Continuation(Match(head.exchange), new, fill, amendments, head.held, heard=head.leading)
+
+
+def _continue_match(tree: Tree, listing: Listing, match: Match) -> _Continuation:
+    """Returns how a client's list goes on from the stored reply that was found in it."""
+    # Results of tools that came back within an altered reply are new as well.
+    results = [i for i in range(match.first + 1, max(match.last, 0)) if listing.role(i) in RESULTS]
+    new = (*results, *range(match.last + 1, len(listing)))
+    if match.match_point is None:
+        return _Continuation(match, new)
+    amendments = [*find_amendments(tree, listing, match)]
+    return _Continuation(match, new, _find_fill(tree, listing, match, amendments), amendments)
+
+
+def is_loaded_enough(
     tree: Tree, plan: Plan, evicted: Evicted | None, last_at: float, whole: Exchange | None
 ) -> bool:
     """Returns whether as much of a long conversation was loaded as this request needs.
@@ -198,7 +219,7 @@ def _goes_deeper(tree: Tree, conversation: int) -> bool:
     return any(exchange.depth for exchange in tree if exchange.conversation == conversation)
 
 
-def low_of(tree: Tree, plan: Plan) -> int | None:
+def lowest_change_depth(tree: Tree, plan: Plan) -> int | None:
     """Returns the depth from which on this request may change anything; None: nothing is known yet."""
     match_point = plan.match.match_point
     if match_point is None:
@@ -268,7 +289,7 @@ def rivals_of(tree: Tree, match_point: Exchange | None, conversation: int | None
     return [] if conversation is None else tree.roots(conversation)
 
 
-def on_record(exchange: Exchange, rivals: Iterable[Exchange]) -> set[int]:
+def recorded_indices(exchange: Exchange, rivals: Iterable[Exchange]) -> set[int]:
     """Returns the indices of messages, without the last one, that another request at this position has stored."""
     stored: set[int] = set()
     for other in rivals:
@@ -278,7 +299,7 @@ def on_record(exchange: Exchange, rivals: Iterable[Exchange]) -> set[int]:
     return stored
 
 
-def _was_off(
+def _repeats_off_record(
     tree: Tree,
     exchange: Exchange,
     match_point: Exchange | None,
@@ -303,7 +324,7 @@ def is_asked_again(tree: Tree, other: Exchange, exchange: Exchange, *, follows_h
     return tree.is_same_input(other, exchange) and not lacks_content
 
 
-def _quotes(tree: Tree, query: Query, messages: Sequence[WireMessage]) -> bool:
+def _quotes_last_turn(tree: Tree, query: Query, messages: Sequence[WireMessage]) -> bool:
     """Returns whether a list of one message quotes the last turn of the conversation that it names.
 
     A front end asks for a title in this way, in whatever words and language.
@@ -347,7 +368,7 @@ def find_redactions(
     tombs = _tombstone_atoms(tree, exchange.begun)
     if not tombs and not tree.tombs:
         return frozenset()
-    recorded, redactions = on_record(exchange, rivals), set[int]()
+    recorded, redactions = recorded_indices(exchange, rivals), set[int]()
     for i, atoms in enumerate(exchange.inputs[:-1]):
         is_tomb = i >= held and ((i not in recorded and atoms in tombs) or message_key(atoms) in tree.tombs)
         if is_tomb or (i - 1 in redactions and messages[i].get("role") != "user"):

@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 
 import orjson
+from msgspec import Struct
 
 from gateway.core.conversation.canonical import (
     RESULTS,
@@ -22,7 +23,7 @@ from gateway.core.conversation.canonical import (
     rest_after,
     text_of,
 )
-from gateway.core.conversation.stored_path import refused
+from gateway.core.conversation.stored_path import refused_ids
 from gateway.core.words import heard_letters, is_beginning, letters_of, lower_words, without_remark
 from storage.records import Atom, Exchange
 
@@ -30,7 +31,7 @@ from storage.records import Atom, Exchange
 _MAX_TEXTS = 8
 
 
-def repeated(messages: Sequence[WireMessage]) -> list[int]:
+def repeated_indices(messages: Sequence[WireMessage]) -> list[int]:
     """Returns the indices of what a chat completion's list repeats: all up to its last assistant message.
 
     The system messages at its beginning stay: they are the request's own prompt.
@@ -39,7 +40,7 @@ def repeated(messages: Sequence[WireMessage]) -> list[int]:
     return list(range(first_spoken(messages), last + 1))
 
 
-def heard_before(messages: Sequence[WireMessage]) -> list[str]:
+def last_reply_texts(messages: Sequence[WireMessage]) -> list[str]:
     """Returns the texts of the reply before the new messages in a chat completion's list, as its client has them.
 
     They are those of the assistant's messages after the question before it, the newest few.
@@ -50,7 +51,7 @@ def heard_before(messages: Sequence[WireMessage]) -> list[str]:
     return [text for m in replies if (text := text_of(m))][-_MAX_TEXTS:]
 
 
-def asks_again(
+def count_asked_again(
     path: Sequence[Exchange],
     canon: Canon,
     messages: Sequence[WireMessage],
@@ -61,7 +62,7 @@ def asks_again(
 
     Its client has the reply before them, and none to them.
 
-    messages, heard: as in `as_heard`.
+    messages, heard: as in `find_barge_in`.
     initial: messages with which a conversation begins.
     """
     if all(count < len(messages) for _, count in _repeated_turns(path, canon, messages, heard, initial)):
@@ -69,32 +70,38 @@ def asks_again(
     return min(len(_newest_turn(path)[0].inputs), len(messages))
 
 
-def as_heard(
+class BargeIn(Struct, frozen=True):
+    """The replies that a user has interrupted, as a list reports them."""
+
+    # The steps whose replies were cut, oldest first, each with what was heard of it; "": nothing.
+    cut: Sequence[tuple[Exchange, str]]
+    # How many messages at the beginning of the list are stored already.
+    stored: int
+
+
+def find_barge_in(
     path: Sequence[Exchange], canon: Canon, messages: Sequence[WireMessage], heard: Sequence[str]
-) -> tuple[list[tuple[Exchange, str]], int]:
-    """Returns the steps whose replies a barge-in has cut, each with what was heard of it, and how many messages at the
-    beginning of a list are stored already.
+) -> BargeIn:
+    """Returns which replies of a path a barge-in has cut, and which messages of the list are not new.
 
     path: oldest first, with contents.
-    messages: what is new of the list.
-    heard: the texts of the reply before them. They cut nothing unless they are a beginning of the newest reply that
-        was not left out.
+    messages: the messages of the list after its last assistant message.
+    heard: the texts of the reply before them (`last_reply_texts`). They cut nothing unless they are a beginning of the
+        newest reply that was not left out.
     """
-    withheld = refused(path)
+    withheld = refused_ids(path)
     path = [exchange for exchange in path if exchange.id not in withheld]
-    count = _count_late_results(path, messages)
-    turns, asked = _unheard(path, canon, messages[count:], heard)
-    steps = _steps_after(path[: len(path) - len(turns)], tuple(map(canon.atoms, messages[:count])))
-    if count and not steps:
-        count, (turns, asked) = 0, _unheard(path, canon, messages, heard)
-    turns, count = [*steps, *turns], count + asked
-    path = path[: len(path) - len(turns)]
+    results = _count_late_results(path, messages)
+    unheard, asked = _unheard(path, canon, messages[results:], heard)
+    steps = _steps_after(path[: len(path) - len(unheard)], tuple(map(canon.atoms, messages[:results])))
+    if results and not steps:
+        results, (unheard, asked) = 0, _unheard(path, canon, messages, heard)
+    unheard = [*steps, *unheard]
+    path = path[: len(path) - len(unheard)]
     while (turn := _newest_turn(path)) and not any(map(_words_of, turn)):
         path = path[: -len(turn)]
-    return [
-        *_cut_replies(turn, heard),
-        *((exchange, "") for exchange in turns if exchange.shown_reply is not None),
-    ], count
+    silent = [(exchange, "") for exchange in unheard if exchange.shown_reply is not None]
+    return BargeIn([*_cut_replies(turn, heard), *silent], results + asked)
 
 
 def _cut_replies(turn: Sequence[Exchange], heard_texts: Sequence[str]) -> list[tuple[Exchange, str]]:
@@ -121,7 +128,7 @@ def _find_heard(texts: Sequence[str], heard_texts: Sequence[str]) -> str:
     """Returns what was heard of a reply; "": nothing is known of that.
 
     texts: of its steps.
-    heard_texts: as in `as_heard`.
+    heard_texts: as in `find_barge_in`.
     """
     whole = join_texts(texts)
     for n, heard in enumerate(_possible_parts(heard_texts)):

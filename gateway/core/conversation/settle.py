@@ -6,7 +6,7 @@ ended meanwhile. The store writes what they have changed. They judge again only 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -23,15 +23,15 @@ from gateway.core.conversation.canonical import (
     visible_reply,
     without_space,
 )
-from gateway.core.conversation.fillers import with_fillers_of
+from gateway.core.conversation.fillers import with_fillers_from
 from gateway.core.conversation.kind import ConversationKind
-from gateway.core.conversation.match import MemoryUse
+from gateway.core.conversation.match import MemoryUse, Query
 from gateway.core.conversation.plan import (
     Plan,
     find_opening,
     find_redactions,
     is_asked_again,
-    on_record,
+    recorded_indices,
 )
 from gateway.core.conversation.provider_fields import has_opaque
 from gateway.core.conversation.tree import Tree, end_offset, flat, is_forgotten, is_tombstone
@@ -39,7 +39,7 @@ from gateway.core.thoughts import without_thoughts
 from storage.records import Evicted, Exchange, State
 
 
-class Ended(Struct, frozen=True):
+class RequestEnd(Struct, frozen=True):
     """The end of a request."""
 
     # The id of the exchange to be written (negative: not yet stored).
@@ -60,15 +60,14 @@ class Ended(Struct, frozen=True):
 
 
 # Settles a request that has ended: writes it to the tree, and returns its exchange. Raises: Missing.
-Rule = Callable[[Tree, Plan, Ended], Exchange]
+SettleRule = Callable[[Tree, Plan, RequestEnd], Exchange]
 
 
-def finish(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
+def finish(tree: Tree, plan: Plan, ended: RequestEnd) -> Exchange:
     """Writes a request that went to its end. Returns its exchange, or an older one with the same words.
 
     Raises: Missing.
     """
-    query = plan.query
     amended = [
         other for a in plan.amendments if a.reply for other in [tree.get(a.exchange)] if other is not None
     ]
@@ -76,48 +75,50 @@ def finish(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
     for amendment in plan.amendments:
         _amend(tree, plan, amendment)
     revived = {a.exchange for a in plan.amendments if _revive(tree, a)}
-    is_written = tree.get(ended.id) is not None
-    exchange = _exchange(tree, plan, ended)
-    reply = query.listing.canon.atoms(ended.shown_reply)
-    exchange = replace(
-        exchange,
-        reply=reply,
-        ended=ended.now,
-        stopped=None,
-        size=len(without_space(text_of(ended.shown_reply))),
-    )
-    # A message that was written before the model was asked is a row of its own already, whatever the answer.
-    twin = None if is_written else _find_twin(tree, exchange)
-    exchange = (
-        _add(tree, exchange, plan, ended) if twin is None else _repeat(tree, twin, exchange, plan, ended)
-    )
-    # A request that goes on from superseded exchanges brings them back, all along its path. Each exchange that is
-    # brought back, revived or new is compared with the active alternatives at its place.
+    exchange, is_new = _write_finished(tree, plan, ended)
     # A quote takes no other exchange's place.
-    is_new = twin is None and not plan.quotes
-    judged = [
-        each
-        for each in tree.chain(exchange)
-        if (each.id == exchange.id and is_new) or each.superseded or each.id in revived
-    ]
-    tree.load_together(other for each in judged for other in (each, *tree.siblings(each)))
-    for each in judged:
-        if each.superseded:
-            each = tree.change(each.id, superseded=False)
-        _judge(
-            tree,
-            each,
-            named=query.named,
-            idle_s=query.idle_s,
-            is_client=query.kind is ConversationKind.CLIENT,
-        )
-    if plan.quotes and not tree.is_continued(exchange):
+    changed = revived | {exchange.id} if is_new and not plan.is_quote else revived
+    _supersede_along_path(tree, exchange, changed, plan.query)
+    if plan.is_quote and not tree.is_continued(exchange):
         tree.change(exchange.id, superseded=True)
     for i in revived:
         _mark_continued(tree, tree.by_id[i])
     _mark_continued(tree, exchange)
-    refresh_active(tree, exchange, named=query.named)
+    refresh_active(tree, exchange, named=plan.query.named)
     return tree.by_id[exchange.id]
+
+
+def _write_finished(tree: Tree, plan: Plan, ended: RequestEnd) -> tuple[Exchange, bool]:
+    """Writes the exchange of a request that went to its end, or into the one with the same words.
+
+    Returns it, and whether it is new.
+    """
+    # A message that was written before the model was asked is a row of its own already, whatever the answer.
+    is_written = tree.get(ended.id) is not None
+    exchange = replace(
+        _exchange_to_write(tree, plan, ended),
+        reply=plan.query.listing.canon.atoms(ended.shown_reply),
+        ended=ended.now,
+        stopped=None,
+        size=len(without_space(text_of(ended.shown_reply))),
+    )
+    twin = None if is_written else _find_twin(tree, exchange)
+    if twin is not None:
+        return _write_into_twin(tree, twin, exchange, plan, ended), False
+    return _add_exchange(tree, exchange, plan, ended), True
+
+
+def _supersede_along_path(tree: Tree, exchange: Exchange, changed: Container[int], query: Query) -> None:
+    """Brings back the superseded exchanges of a path, since a request goes on from them.
+
+    Each of them is compared with the active alternatives at its place, and so is each that has changed (by its id).
+    """
+    judged = [each for each in tree.chain(exchange) if each.superseded or each.id in changed]
+    tree.load_together(other for each in judged for other in (each, *tree.siblings(each)))
+    for each in judged:
+        if each.superseded:
+            each = tree.change(each.id, superseded=False)
+        _supersede_rivals(tree, each, query)
 
 
 def _find_twin(tree: Tree, exchange: Exchange) -> Exchange | None:
@@ -126,14 +127,16 @@ def _find_twin(tree: Tree, exchange: Exchange) -> Exchange | None:
         is_same = (
             other.ended is not None and tree.is_same_input(other, exchange) and other.reply == exchange.reply
         )
-        if is_same and _gone(other) == _gone(exchange):
+        if is_same and _forgotten_parts(other) == _forgotten_parts(exchange):
             return other
     return None
 
 
-def _add(tree: Tree, exchange: Exchange, plan: Plan, ended: Ended) -> Exchange:
+def _add_exchange(tree: Tree, exchange: Exchange, plan: Plan, ended: RequestEnd) -> Exchange:
     fields = (
-        {} if is_tombstone(exchange) else {**contents(plan, ended, exchange.redactions), "edits": ended.edits}
+        {}
+        if is_tombstone(exchange)
+        else {**content_fields(plan, ended, exchange.redactions), "edits": ended.edits}
     )
     canon = plan.query.listing.canon
     key = canon.reply_key(exchange.reply or ())
@@ -148,7 +151,9 @@ def _add(tree: Tree, exchange: Exchange, plan: Plan, ended: Ended) -> Exchange:
     )
 
 
-def _repeat(tree: Tree, twin: Exchange, exchange: Exchange, plan: Plan, ended: Ended) -> Exchange:
+def _write_into_twin(
+    tree: Tree, twin: Exchange, exchange: Exchange, plan: Plan, ended: RequestEnd
+) -> Exchange:
     """Writes a request into the exchange with the same words (`twin`), which counts as touched now."""
     exchange = tree.change(twin.id, touched=max(exchange.begun, twin.touched), ended=ended.now)
     if is_tombstone(exchange):
@@ -156,7 +161,7 @@ def _repeat(tree: Tree, twin: Exchange, exchange: Exchange, plan: Plan, ended: E
     # A note stays, with what a request for the same has added to it.
     longer = {i: note for i, note in ended.notes.items() if note.startswith(twin.notes.get(i, ""))}
     exchange = tree.change(
-        exchange.id, **contents(plan, ended, exchange.redactions), notes={**twin.notes, **longer}
+        exchange.id, **content_fields(plan, ended, exchange.redactions), notes={**twin.notes, **longer}
     )
     # Edits that were merged into the blocks already are not merged once more.
     if not exchange.merged:
@@ -165,7 +170,7 @@ def _repeat(tree: Tree, twin: Exchange, exchange: Exchange, plan: Plan, ended: E
     return exchange
 
 
-def open_(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
+def open_(tree: Tree, plan: Plan, ended: RequestEnd) -> Exchange:
     """Writes the user's message before the model is asked, in append mode.
 
     If the process dies, the message stays like that of a cancelled request. What was heard of the reply before it is
@@ -173,22 +178,22 @@ def open_(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
     """
     for amendment in plan.amendments:
         _amend(tree, plan, amendment)
-    exchange = _exchange(tree, plan, ended)
+    exchange = _exchange_to_write(tree, plan, ended)
     if is_tombstone(exchange):
         return tree.add(exchange)
     return tree.add(replace(exchange, state=State.OPEN, input=_redacted(plan.messages, exchange.redactions)))
 
 
-def cancel(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
+def cancel(tree: Tree, plan: Plan, ended: RequestEnd) -> Exchange:
     """Writes a request after its client has left.
 
     The text generated so far is not shown. It is stored so that the part that was spoken is recognised later.
     """
-    exchange = _exchange(tree, plan, ended)
+    exchange = _exchange_to_write(tree, plan, ended)
     if is_tombstone(exchange):
         return tree.add(replace(exchange, stopped=ended.now))
     exchange = replace(
-        exchange, state=State.CANCELLED, stopped=ended.now, **contents(plan, ended, exchange.redactions)
+        exchange, state=State.CANCELLED, stopped=ended.now, **content_fields(plan, ended, exchange.redactions)
     )
     if ended.full:
         exchange = replace(exchange, edits=ended.edits, size=len(without_space(text_of(ended.shown_reply))))
@@ -197,17 +202,17 @@ def cancel(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
     return tree.add(exchange)
 
 
-def refuse(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
+def refuse(tree: Tree, plan: Plan, ended: RequestEnd) -> Exchange:
     """Writes a request that the upstream refused for what is in it, so that nothing of it is sent again."""
     return tree.change(cancel(tree, plan, ended).id, superseded=True)
 
 
-def _exchange(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
+def _exchange_to_write(tree: Tree, plan: Plan, ended: RequestEnd) -> Exchange:
     """Returns the new exchange at its place, without its words.
 
     Where its match point was forgotten meanwhile, it begins a new tree.
     """
-    exchange = _place(tree, plan, ended)
+    exchange = _after_parent(tree, plan, ended)
     tree.provide_messages(exchange.id, plan.messages)
     conversation = _conversation_of(tree, plan, exchange)
     exchange = replace(exchange, conversation=exchange.id if conversation is None else conversation)
@@ -226,7 +231,7 @@ def _exchange(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
     )
 
 
-def _place(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
+def _after_parent(tree: Tree, plan: Plan, ended: RequestEnd) -> Exchange:
     """Returns the new exchange after its parent.
 
     It takes the place of its draft: in append mode the user's message was written before the model was asked.
@@ -274,7 +279,7 @@ def _conversation_of(tree: Tree, plan: Plan, exchange: Exchange) -> int | None:
 def _off_the_record(tree: Tree, plan: Plan, exchange: Exchange) -> Exchange:
     """Returns the new exchange as one that is off the record. Most are stored without text."""
     is_asked = plan.query.mode is not MemoryUse.ON and not plan.follows_head
-    if is_asked and (only_here := _only_here(tree, exchange, named=plan.query.named)):
+    if is_asked and (only_here := _recorded_only_here(tree, exchange, named=plan.query.named)):
         # Its messages on the record that no sibling has stay on the record; its reply was not heard.
         return replace(
             exchange,
@@ -289,10 +294,10 @@ def _off_the_record(tree: Tree, plan: Plan, exchange: Exchange) -> Exchange:
     )
 
 
-def _only_here(tree: Tree, exchange: Exchange, *, named: bool) -> set[int]:
+def _recorded_only_here(tree: Tree, exchange: Exchange, *, named: bool) -> set[int]:
     """Returns the indices of messages on the record that no sibling of the exchange has once it is written."""
     siblings = tree.siblings(exchange)
-    found = on_record(exchange, siblings)
+    found = recorded_indices(exchange, siblings)
     for other in siblings if found else ():
         if is_tombstone(other) or not tree.is_active(other, named=named):
             continue
@@ -332,7 +337,7 @@ def _redacted(messages: Sequence[WireMessage], redactions: frozenset[int]) -> by
     )
 
 
-def contents(plan: Plan, ended: Ended, redactions: frozenset[int]) -> dict[str, Any]:
+def content_fields(plan: Plan, ended: RequestEnd, redactions: frozenset[int]) -> dict[str, Any]:
     """Returns the fields of an exchange that hold content. redactions: what is not stored; -1: the reply."""
     if -1 in redactions:
         return {
@@ -402,7 +407,7 @@ def _amend(tree: Tree, plan: Plan, amendment: Amendment) -> None:
         messages = listing.messages[start:end]
         shown_reply = visible_reply(messages) if len(messages) > 1 else messages[0]
         if _may_have_fillers(exchange):
-            shown_reply = with_fillers_of(shown_reply, tree.content(exchange).shown_reply or {})
+            shown_reply = with_fillers_from(shown_reply, tree.content(exchange).shown_reply or {})
         # The atoms are sorted so that the text comes before the calls, as in every stored reply.
         reply = tuple(sorted(listing.canon.atoms(shown_reply), key=lambda a: a[:1]))
         exchange = tree.change(
@@ -464,7 +469,7 @@ def _refresh_prior(tree: Tree, exchange: Exchange) -> None:
 # -- what is active
 
 
-def _judge(tree: Tree, exchange: Exchange, *, named: bool, idle_s: float, is_client: bool) -> None:
+def _supersede_rivals(tree: Tree, exchange: Exchange, query: Query) -> None:
     """Decides between alternatives at one place: the one touched last is active, the others are superseded.
 
     A turn supersedes what it repeats or extends, and after the first turn also what extends it. If no active one
@@ -494,18 +499,19 @@ def _judge(tree: Tree, exchange: Exchange, *, named: bool, idle_s: float, is_cli
     for other in [*near, *apart] if all(map(is_tombstone, near)) else near:
         old, new = in_order(other)
         is_same = tree.is_same_input(other, exchange)
-        if _gone(new) > _gone(old) and (is_same or not tree.extends(new, old)):
+        if _forgotten_parts(new) > _forgotten_parts(old) and (is_same or not tree.extends(new, old)):
             continue
+        is_client = query.kind is ConversationKind.CLIENT
         if is_same and is_client and _is_for_program(tree, new) and not _is_for_program(tree, old):
             old, new = new, old
         # Without an id another question is a new chat once the idle time has passed, and the old one stays active too.
         if not tree.is_continued(old) and (
-            other in near or named or tree.touched_at(new) - tree.turn_end(old) <= idle_s
+            other in near or query.named or tree.touched_at(new) - tree.turn_end(old) <= query.idle_s
         ):
             tree.change(old.id, superseded=True)
 
 
-def _gone(exchange: Exchange) -> tuple[bool, bool]:
+def _forgotten_parts(exchange: Exchange) -> tuple[bool, bool]:
     """Returns whether all of an exchange, and whether its last message or reply, is forgotten or off the record."""
     return is_tombstone(exchange), is_forgotten(exchange)
 

@@ -56,7 +56,7 @@ def plan_step(
         exchange = replace(exchange, seq=seq, run=last.run, prior=prior, length=last.length + length)
     else:
         exchange = replace(exchange, length=length)
-    withheld = refused(tree.chain(last))
+    withheld = refused_ids(tree.chain(last))
     fill: Iterable[PathElement] = [
         element
         for element in tree.elements(last)
@@ -82,7 +82,7 @@ def plan_step(
     )
 
 
-def refused(path: Sequence[Exchange]) -> set[int]:
+def refused_ids(path: Sequence[Exchange]) -> set[int]:
     """Returns the ids of the exchanges that the upstream would refuse again.
 
     These are the ones it refused and the unanswered ones directly before each: it has never taken any of them, so each
@@ -181,7 +181,7 @@ def finish_turn(
     return replace(exchange, full=hidden, hidden=True, opaque=any(map(has_opaque, full)))
 
 
-def refuse(exchange: Exchange, path: Sequence[Exchange]) -> Exchange:
+def mark_refused(exchange: Exchange, path: Sequence[Exchange]) -> Exchange:
     """Returns an ended exchange that the upstream refused, marked so that it is not sent again.
 
     What its prompt evicted to make room comes back. An exchange with a user's message alone is no longer shown or
@@ -208,19 +208,19 @@ def refuse(exchange: Exchange, path: Sequence[Exchange]) -> Exchange:
     return exchange
 
 
-def superseded_before(path: Sequence[Exchange], inputs: Sequence[tuple[Atom, ...]]) -> Exchange | None:
+def supersede_withheld(path: Sequence[Exchange], inputs: Sequence[tuple[Atom, ...]]) -> Exchange | None:
     """Returns the withheld exchange that has these inputs, marked as refused; None: there is none.
 
     It stays out of later prompts, and the exchange of the resent message replaces it. What a fork shares with its
     conversation is not looked at, since it does not change.
     """
-    withheld = refused(path)
+    withheld = refused_ids(path)
     for n in range(len(path) - 1, -1, -1):
         exchange = path[n]
         if exchange.conversation != path[-1].conversation:
             break
         if exchange.id in withheld and not exchange.superseded and exchange.inputs == tuple(inputs):
-            return refuse(exchange, path[:n])
+            return mark_refused(exchange, path[:n])
     return None
 
 

@@ -13,7 +13,7 @@ from sys import intern
 import orjson
 
 from gateway.core.conversation.canonical import WireMessage, is_result, text_of
-from gateway.core.conversation.fillers import spoken
+from gateway.core.conversation.fillers import without_fillers_and_thoughts
 from gateway.core.conversation.listed import called_tools
 from gateway.core.conversation.private import is_nudge
 from gateway.core.conversation.tree import is_tombstone
@@ -39,9 +39,9 @@ def shown(e: Exchange, *, prefix_is_shared: bool, takes_reply: bool = True) -> l
         if i < prefix or i in e.redactions or is_result(atoms):
             continue
         if not (is_nudge(inputs[i]) or _is_observation(inputs[i], e) or _is_instructions(inputs, i)):
-            found.append((i, spoken(inputs[i])))
+            found.append((i, without_fillers_and_thoughts(inputs[i])))
     if takes_reply and e.shown_reply is not None and -1 not in e.redactions:
-        found.append((-1, spoken(orjson.loads(e.shown_reply))))
+        found.append((-1, without_fillers_and_thoughts(orjson.loads(e.shown_reply))))
     return found
 
 

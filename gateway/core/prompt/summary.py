@@ -16,7 +16,7 @@ from typing import Any
 from msgspec import Struct
 
 from gateway.core.conversation.canonical import RESULTS, Listing, WireMessage, calls_in, is_system, text_of
-from gateway.core.conversation.fillers import spoken
+from gateway.core.conversation.fillers import without_fillers_and_thoughts
 from gateway.core.conversation.tree import Tree, end_offset, is_tombstone
 from gateway.core.prompt.compose import Composition
 from gateway.core.tags import Tags, mark_of
@@ -251,7 +251,12 @@ def spoken_lines(exchanges: Sequence[Exchange]) -> list[str]:
 
 def lines_of(messages: Sequence[WireMessage]) -> list[str]:
     """Returns messages that are stored nowhere in the same form; those of the system are left out."""
-    return [line for message in messages if not is_system(message) for line in _line(spoken(message))]
+    return [
+        line
+        for message in messages
+        if not is_system(message)
+        for line in _line(without_fillers_and_thoughts(message))
+    ]
 
 
 def _lines_of(x: Exchange) -> Iterator[str]:
@@ -260,9 +265,9 @@ def _lines_of(x: Exchange) -> Iterator[str]:
     content = Tree([x]).content(x)
     for i, message in enumerate(content.messages or ()):
         if i not in x.redactions:
-            yield from _line(spoken(message))
+            yield from _line(without_fillers_and_thoughts(message))
     if content.shown_reply is not None and -1 not in x.redactions:
-        yield from _line(spoken(content.shown_reply))
+        yield from _line(without_fillers_and_thoughts(content.shown_reply))
 
 
 def _line(message: WireMessage) -> Iterator[str]:

@@ -17,7 +17,7 @@ import orjson
 
 from adapters.types import Json
 from gateway.core.conversation.canonical import gap, text_of
-from gateway.core.conversation.fillers import Spans, fillers_of, noted
+from gateway.core.conversation.fillers import Spans, filler_spans, with_filler_spans
 from gateway.core.conversation.private import PRIVATE
 from gateway.core.usage.reported import reported_counts
 from storage.records import TokenCounts
@@ -321,13 +321,13 @@ def join_messages(messages: Iterable[Json]) -> Json:
             elif key == "content":
                 joined[key] = _continue(joined.get(key), value, gap(joined.get(key), value))
             elif key == PRIVATE:
-                fillers += [(text_at + start, text_at + end) for start, end in fillers_of(message)]
+                fillers += [(text_at + start, text_at + end) for start, end in filler_spans(message)]
             else:
                 _merge_field(joined, key, value)
     joined["content"] = joined.get("content") or (None if calls else "")
     if calls:
         joined["tool_calls"] = calls
-    return noted(joined, fillers)
+    return with_filler_spans(joined, fillers)
 
 
 def _continue(content: Any, more: Any, between: str = "") -> Any:

@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from adapters.types import Event, Header, Json
 from gateway.core.conversation.canonical import gap
-from gateway.core.conversation.fillers import as_filler
+from gateway.core.conversation.fillers import filler_message
 from gateway.core.conversation.private import with_private, without_private
 from gateway.core.memory.memory_tools import read_arguments
 from gateway.core.turn.asides import AsideReader, Voice
@@ -187,7 +187,7 @@ class Round:
         message = self.draft.message(calls)
         if not (self.filler or self.spoken_words):
             return message
-        before = [as_filler(self.filler)] if self.filler else []
+        before = [filler_message(self.filler)] if self.filler else []
         return join_messages([*before, message, {"content": self.spoken_words or None}])
 
     def upstream_message(self, calls: Iterable[ToolCall] | None = None) -> Json:

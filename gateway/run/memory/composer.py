@@ -317,7 +317,7 @@ def _note_target(context: MemoryContext) -> NoteTarget | None:
     # Recall is for a person's words, not for a nudge of an agent's rules.
     if not new or new[-1].get("role") != "user" or is_nudge(new[-1]) or are_results(new)[-1]:
         return _question_before_results(context)
-    if plan.quotes:  # what only quotes its conversation is a front end's request for a title or the like
+    if plan.is_quote:  # what only quotes its conversation is a front end's request for a title or the like
         return None
     index = _asked_index(plan)
     name = new[index].get("name")

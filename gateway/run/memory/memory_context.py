@@ -286,7 +286,7 @@ async def _plan(
         is_all = recent is None and low is None
         if is_all or not tree.is_partial:
             return plan, tree
-        if planning.is_enough(tree, plan, evicted, pool.last_at, snapshot.exchange):
+        if planning.is_loaded_enough(tree, plan, evicted, pool.last_at, snapshot.exchange):
             return plan, tree
         # What has left the window is not sent, so nothing further up is needed to compose the request.
         low = max(0, evicted.depth - 1) if evicted is not None and recent is not None else None

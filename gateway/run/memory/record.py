@@ -15,7 +15,7 @@ from gateway.core.conversation.change import plan_change
 from gateway.core.conversation.fast_path import finish_opening, finish_plain
 from gateway.core.conversation.lookup import RECENT_EXCHANGES, probes_for_list, probes_for_plain_turn
 from gateway.core.conversation.openings import opening_of
-from gateway.core.conversation.plan import low_of
+from gateway.core.conversation.plan import lowest_change_depth
 from gateway.core.memory import edits
 from gateway.core.memory.memory_tools import REWRITE_OPERATIONS, EditResult
 from gateway.core.prompt.shown_blocks import (
@@ -122,7 +122,7 @@ def record_turn(
     changes: BlockEdits,
     outcome: TurnOutcome,
     now: float,
-    rule: settle.Rule | None = None,
+    rule: settle.SettleRule | None = None,
     receipt: Receipt | None = None,
 ) -> TurnWrite:
     """Returns the write of a turn.
@@ -186,7 +186,7 @@ def recall_row(prompt: Prompt, outcome: TurnOutcome, receipt: Receipt) -> Callab
 
 def _make_ended(
     context: MemoryContext, prompt: Prompt, ops: Sequence[BlockOp], outcome: TurnOutcome, now: float
-) -> settle.Ended:
+) -> settle.RequestEnd:
     shown_reply = outcome.shown_reply or {"role": "assistant", "content": ""}
     has_words = outcome.state is FINISHED or bool(outcome.text)
     full = outcome.full if has_words or outcome.hidden else ()
@@ -196,7 +196,7 @@ def _make_ended(
     if full != (shown_reply,):  # else the client has all of the reply
         # The calls in `shown_reply` are the client's. The gateway ran the others.
         gateway_calls = frozenset(_call_ids(full) - _call_ids([shown_reply]))
-    return settle.Ended(
+    return settle.RequestEnd(
         context.row, full, shown_reply, now, prompt.notes, gateway_calls, bool(ops), prompt.window.evicted
     )
 
@@ -208,8 +208,8 @@ def _call_ids(messages: Iterable[WireMessage]) -> set[str]:
 def _decide_ahead(
     context: MemoryContext,
     key: str | None,
-    ended: settle.Ended,
-    rule: settle.Rule,
+    ended: settle.RequestEnd,
+    rule: settle.SettleRule,
     decide: Callable[[Pool], Change],
 ) -> Change | None:
     """Returns what a turn changes if its memory is still as it was read when the turn began.
@@ -241,7 +241,7 @@ def _section(context: MemoryContext, prompt: Prompt) -> SentSection | None:
 
 def _probes(context: MemoryContext, key: str | None) -> Probes:
     """Returns what the transaction that writes the turn has to read again."""
-    low = low_of(context.tree, context.plan)
+    low = lowest_change_depth(context.tree, context.plan)
     if low is not None:
         return probes_for_list(context.plan.query, key, min_depth=max(0, low - RECENT_EXCHANGES))
     most = RECENT_EXCHANGES if context.tree.is_partial else None

@@ -16,7 +16,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import Canon, WireMessage, call_id, text_of, visible_reply
-from gateway.core.conversation.directions import Direction, directions_of, with_directions
+from gateway.core.conversation.directions import Direction, insert_directions, stored_directions
 from gateway.core.conversation.heard import as_heard
 from gateway.core.conversation.private import private_of, with_private, without_private
 from gateway.core.conversation.provider_fields import THOUGHTS
@@ -150,7 +150,7 @@ class NamedTurn(Struct, frozen=True):
     def directions(self) -> list[Direction]:
         """The system and developer messages among these, each with the number of those that follow it."""
         own = len(self.exchange.inputs)
-        return [each for each in directions_of(self.reply) if each[0] <= own]
+        return [each for each in stored_directions(self.reply) if each[0] <= own]
 
 
 async def find_turn(
@@ -283,7 +283,7 @@ class _Filled:
         messages = self._request.messages
         end = min((at for at in self._replaced if at >= after), default=len(messages))
         heard = as_heard(found, messages[after:end])
-        for index in heard.again:
+        for index in heard.repeats:
             self._edit.drop_message(after + index)
             self._places[after + index].clear()
         return heard.path
@@ -380,7 +380,7 @@ class _ConversationTurns:
         path = list[WireMessage]()
         for asked, last, reply in reversed(turns):
             stored: WireMessage = orjson.loads(last.shown_reply or b"{}")
-            path = with_directions([*path, *asked], len(asked), directions_of(stored)) + reply
+            path = insert_directions([*path, *asked], len(asked), stored_directions(stored)) + reply
         return path
 
 

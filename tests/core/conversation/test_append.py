@@ -16,11 +16,11 @@ from gateway.core.conversation.stored_path import (
     abandon,
     begins_fork,
     finish_step,
+    mark_refused,
     open_step,
     path_hash,
     plan_step,
-    refuse,
-    superseded_before,
+    supersede_withheld,
 )
 from gateway.core.conversation.tree import Tree, end_offset, flat
 from gateway.core.prompt.compose import compose
@@ -196,11 +196,11 @@ def test_what_is_refused_in_a_fork_leaves_what_stands_above_it() -> None:
     own = replace(first, id=10, parent=9, conversation=2)
     path = [first, replace(fork, evicted=left), own]
     # What was compacted in the fork stays out.
-    refusal = refuse(own, path[:2])
+    refusal = mark_refused(own, path[:2])
     assert (refusal.superseded, refusal.evicted) == (True, left)
     again = replace(own, id=11, parent=10, inputs=(CANON.atoms(user("two")),))
     behind = [*path[:2], own, replace(again, superseded=True)]
-    said = superseded_before(behind, own.inputs)
+    said = supersede_withheld(behind, own.inputs)
     assert said is not None
     assert said.id == own.id
-    assert superseded_before([*path[:2], replace(again, superseded=True)], first.inputs) is None
+    assert supersede_withheld([*path[:2], replace(again, superseded=True)], first.inputs) is None

@@ -107,7 +107,7 @@ def test_it_decides_what_would_be_decided_with_everything_in_view(
     fresh = {len(plain.messages) - 1: "<note>"}
     counted = compose(Tree(snapshot.additions.rounds), plain, offered, fresh, snapshot.additions)
     assert sent(counted) == sent(compose(tree, general, offered, fresh))
-    ended = settle.Ended(99, HIDDEN, assistant("Moment. Noted."), world.now, fresh, frozenset({"m1"}))
+    ended = settle.RequestEnd(99, HIDDEN, assistant("Moment. Noted."), world.now, fresh, frozenset({"m1"}))
     written = replace(finish_plain(plain, ended), id=99)
     assert without_numbers(written) == without_numbers(settle.finish(tree, general, ended))
     others = [tree.by_id[i] for i in tree.changed if i != 99]
@@ -127,7 +127,7 @@ def test_results_of_a_tool_go_on_plainly(world: World) -> None:
     world.say(asked, assistant(None, rome), "c1")
     tree, _, query, plain = planned(world, [*asked, assistant(None, rome), result("w2", "rain")])
     assert plain is not None
-    ended = settle.Ended(99, [assistant("Rain.")], assistant("Rain."), world.now, {})
+    ended = settle.RequestEnd(99, [assistant("Rain.")], assistant("Rain."), world.now, {})
     written = replace(finish_plain(plain, ended), id=99)
     assert without_numbers(written) == without_numbers(settle.finish(tree, plan_turn(tree, query), ended))
     assert written.parent == max(e.id for e in world.memory().records.values())
@@ -232,7 +232,7 @@ def test_an_opening_is_written_as_the_rules_would(
     query = Query(listing, named=named, mode=MemoryUse.ON, now=5.0, idle_s=IDLE_S, model="a/b")
     plan = plan_turn(Tree(), query)
     assert plan_opening(query) == plan
-    ended = settle.Ended(
+    ended = settle.RequestEnd(
         -1,
         HIDDEN,
         assistant("Moment. Noted."),
@@ -262,7 +262,7 @@ def test_an_opening_that_has_to_be_weighed(messages: list[WireMessage], how: dic
     query = Query(Listing(Canon(SECRET), messages), **{**usual, **how})
     assert plan_opening(query) is None
     plan = plan_turn(Tree(), query)
-    ended = settle.Ended(-1, [assistant("Ok.")], assistant("Ok."), 7.0, {})
+    ended = settle.RequestEnd(-1, [assistant("Ok.")], assistant("Ok."), 7.0, {})
     assert finish_opening(Tree(), plan, ended) is None
     assert (
         finish_opening(Tree([Exchange(1, 1, None, 0, 0, (), (), (), b"", None, 1.0, 1.0)]), plan, ended)

@@ -5,17 +5,17 @@ from __future__ import annotations
 import pytest
 
 from gateway.core.conversation.fillers import (
-    as_filler,
-    fillers_of,
-    noted,
-    with_fillers_of,
+    filler_message,
+    filler_spans,
+    with_filler_spans,
+    with_fillers_from,
     without_fillers,
 )
 from gateway.core.turn.draft import join_messages
 from tests.core.conversations import assistant
 
 WORDS = "One moment."
-SAID = noted(assistant("One moment. It rains in Oslo."), [(0, 11)])
+SAID = with_filler_spans(assistant("One moment. It rains in Oslo."), [(0, 11)])
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ SAID = noted(assistant("One moment. It rains in Oslo."), [(0, 11)])
     ],
 )
 def test_memory_keeps_the_rest(text: str, spans: list[tuple[int, int]], own: str) -> None:
-    assert without_fillers(noted(assistant(text), spans))["content"] == own
+    assert without_fillers(with_filler_spans(assistant(text), spans))["content"] == own
 
 
 @pytest.mark.parametrize(
@@ -46,12 +46,12 @@ def test_memory_keeps_the_rest(text: str, spans: list[tuple[int, int]], own: str
     ],
 )
 def test_the_form_that_comes_back_keeps_the_note_as_far_as_it_begins_so(came_back: str, own: str) -> None:
-    assert without_fillers(with_fillers_of(assistant(came_back), SAID))["content"] == own
+    assert without_fillers(with_fillers_from(assistant(came_back), SAID))["content"] == own
 
 
 def test_replies_in_a_row_have_all_their_fillers() -> None:
     joined = join_messages(
-        [as_filler(WORDS), assistant("So."), as_filler("And now."), assistant("It rains.")]
+        [filler_message(WORDS), assistant("So."), filler_message("And now."), assistant("It rains.")]
     )
     assert joined["content"] == "One moment. So. And now. It rains."
-    assert [joined["content"][start:end] for start, end in fillers_of(joined)] == [WORDS, "And now."]
+    assert [joined["content"][start:end] for start, end in filler_spans(joined)] == [WORDS, "And now."]

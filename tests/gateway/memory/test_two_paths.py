@@ -93,7 +93,7 @@ class Pair:
         request: Request,
         full: list[WireMessage],
         edits: Sequence[str],
-        how: Callable[[Tree, Plan, settle.Ended], Exchange],
+        how: Callable[[Tree, Plan, settle.RequestEnd], Exchange],
     ) -> None:
         committed = await self.speaker.end(self.stored.pop(id(request)), full, edits, how)
         assert committed.exchange == request.exchange
