@@ -22,10 +22,10 @@ from storage.records import (
     Scope,
 )
 
-MOST_TAGS = 64  # that one list of agents looks for; of more it takes the first ones alone
-_LAST = 2**62  # above every number
-LAST_NUMBER = _LAST
-# The end of a page: a time, and a row.
+# The most tags by which a list of agents is filtered; of more the first ones count.
+MOST_TAGS = 64
+LAST_NUMBER = 1 << 62  # above every number
+# The end of a page in an order by time: a time, and a row.
 PageEnd = tuple[float, int]
 FIRST_PAGE: PageEnd = (inf, LAST_NUMBER)
 
@@ -33,8 +33,7 @@ FIRST_PAGE: PageEnd = (inf, LAST_NUMBER)
 class Page(Struct, frozen=True):
     """A page of a list in the order in which its rows were made."""
 
-    # after, before: numbers of rows between which it lies, exclusive, in the order asked for; their rows may
-    # be gone.
+    # The numbers between which the page lies, exclusive, in the order asked for; their rows may be gone.
     after: int | None = None
     before: int | None = None
     limit: int = 50
@@ -44,7 +43,7 @@ class Page(Struct, frozen=True):
     def bounds(self) -> tuple[int, int]:
         """The numbers between which it lies, exclusive, the lower one first."""
         first, last = (self.before, self.after) if self.newest_first else (self.after, self.before)
-        return (-1 if first is None else first, _LAST if last is None else last)
+        return (-1 if first is None else first, LAST_NUMBER if last is None else last)
 
     @property
     def way(self) -> str:
@@ -63,11 +62,12 @@ class RunFilter(Struct, frozen=True):
 
 
 class RunEntry(Struct, frozen=True):
-    """A run as lists show it. key: the client's own id of the conversation."""
+    """A run as lists show it."""
 
     run: Run
     agent_uid: str
     conversation_uid: str
+    # The client's own id of the conversation.
     key: str | None
 
     @property
@@ -119,9 +119,10 @@ class AgentDraft(AgentChange, frozen=True, kw_only=True):
 
 
 class AgentEntry(Struct, frozen=True):
-    """An agent as lists show it. definition: None for a memory of a profile, which the settings configure."""
+    """An agent as lists show it."""
 
     agent: Agent
+    # None for a memory of a profile, which the settings configure.
     definition: Definition | None
 
     @property
@@ -134,13 +135,13 @@ class AgentEntry(Struct, frozen=True):
 class ReaderEntry(Struct, frozen=True):
     """A sleeptime agent that reads a memory."""
 
-    # Its row.
+    # The row of the agent's own memory.
     reader: int
-    # Its public name.
+    # The agent's public name.
     uid: str
-    # Up to where it has read.
+    # The number of the last exchange that it has read.
     seq: int
-    # Those after that, which it is to read.
+    # How many turns it has not read.
     turns: int
 
 
@@ -150,19 +151,19 @@ class AgentFilter(Struct, frozen=True):
     name: str | None = None
     # A part of the name.
     text: str | None = None
-    # Of which it has one, or all.
+    # The agent has one of these tags, or all of them.
     tags: Sequence[str] = ()
-    all_tags: bool = False
-    # Why its last run ended.
+    needs_all_tags: bool = False
+    # Why the agent's last run ended.
     stop: str | None = None
-    # A public name.
+    # The public name of an identity of the agent.
     identity: str | None = None
-    # Of which one is such an identity's.
+    # The agent has an identity with one of these keys.
     identity_keys: Sequence[str] = ()
-    # Created, updated or completed.
+    # The time by which they are sorted: `created`, `updated` or `completed` (of the last run).
     order: str = "created"
-    # With those that are hidden.
-    hidden: bool = False
+    # Hidden agents are listed as well.
+    with_hidden: bool = False
 
 
 class BlockEntry(Struct, frozen=True):
@@ -181,17 +182,19 @@ class BlockFilter(Struct, frozen=True):
     """The blocks that are asked for. None: any."""
 
     label: str | None = None
-    # label_text, description, value: a part of each.
+    # A part of the label, of the description, of the value.
     label_text: str | None = None
     description: str | None = None
     value: str | None = None
-    # least, most: how many agents have it.
-    least: int = 0
-    most: int = 2**31
+    # How many agents see the block.
+    min_agents: int = 0
+    max_agents: int = 2**31
+    # The block has one of these tags, or all of them.
     tags: Sequence[str] = ()
-    all_tags: bool = False
+    needs_all_tags: bool = False
     name: str | None = None
-    hidden: bool = False
+    # Hidden blocks are listed as well.
+    with_hidden: bool = False
 
 
 class BlockChange(Struct, frozen=True):
@@ -206,9 +209,10 @@ class BlockChange(Struct, frozen=True):
 
 
 class PassageDraft(Struct, frozen=True):
-    """A passage to be saved. at: its time, in seconds since the epoch."""
+    """A passage to be saved."""
 
     text: str
+    # Seconds since the epoch.
     at: float
     tags: Sequence[str] = ()
     metadata: dict[str, Any] = field(default_factory=dict)
@@ -217,21 +221,27 @@ class PassageDraft(Struct, frozen=True):
 class PassageFilter(Struct, frozen=True):
     """The passages that are asked for. None: any."""
 
-    # A substring of them.
+    # A part of the passage.
     text: str | None = None
-    # since, until: when they were saved.
+    # When the passage was saved: from `since` on, before `until`.
     since: float | None = None
     until: float | None = None
-    # Of which one has one, or all.
+    # The passage has one of these tags, or all of them.
     tags: Sequence[str] = ()
-    all_tags: bool = False
+    needs_all_tags: bool = False
 
-    def takes(self, passage: Passage) -> bool:
-        """Returns whether a passage is among them, by its tags and its time."""
-        missing = set(self.tags) - set(passage.tags)
-        has_tags = not missing or (not self.all_tags and len(missing) < len(set(self.tags)))
-        after = self.since is None or passage.at >= self.since
-        return has_tags and after and (self.until is None or passage.at < self.until)
+    def matches(self, passage: Passage) -> bool:
+        """Returns whether a passage is asked for, by its tags and its time."""
+        is_in_time = (self.since is None or passage.at >= self.since) and (
+            self.until is None or passage.at < self.until
+        )
+        return is_in_time and matches_tags(passage.tags, self.tags, needs_all=self.needs_all_tags)
+
+
+def matches_tags(tags: Sequence[str], wanted: Sequence[str], *, needs_all: bool) -> bool:
+    """Returns whether `tags` has one of the wanted tags, or all of them; True where none is wanted."""
+    missing = {*wanted}.difference(tags)
+    return not missing or (not needs_all and len(missing) < len({*wanted}))
 
 
 class NamedAgent(Struct, frozen=True):
@@ -271,16 +281,14 @@ class ConversationEntry(Struct, frozen=True):
 class ConversationFilter(Struct, frozen=True):
     """The conversations that are asked for."""
 
-    # A row; None: any agent.
+    # The agent's row; None: any.
     agent: int | None = None
     # A part of the summary.
     text: str | None = None
-    # Whether they are; None: either.
+    # Archived conversations, or the others; None: both.
     archived: bool | None = False
-    # With those that are hidden.
-    hidden: bool = False
-    # By when they were begun ("created"), when their last turn was ("spoken"), or when the last run ended
-    # ("completed").
+    # The time by which they are sorted: when they began ("created"), of the last turn ("spoken"), or when the last
+    # run ended ("completed").
     order: Literal["created", "spoken", "completed"] = "created"
 
 
@@ -303,7 +311,7 @@ class ListedMemory(Struct, frozen=True):
     scope: Scope
     created: float
     blocks: int
-    facts: int  # those that are true
+    facts: int  # that are true
     passages: int
     retained: Retained
 
@@ -330,9 +338,9 @@ class SizedMemory(Struct, frozen=True):
     messages: int
     bytes: int
     blocks: int
-    # Those that are true.
+    # Facts that are true.
     facts: int
-    # Since when; None: it is not.
+    # Since when the memory is paused; None: it is not.
     paused: float | None
     # Of an agent that was made over REST.
     agent_name: str | None
@@ -344,11 +352,11 @@ class SizedMemory(Struct, frozen=True):
 
 
 class SizedConversation(Struct, frozen=True):
-    """A conversation with its sizes. key: the client's own id."""
+    """A conversation with its sizes."""
 
     id: int
     uid: str
-    key: str | None
+    key: str | None  # the client's own id
     begun: float
     last_turn: float
     messages: int
@@ -365,25 +373,28 @@ class Branch(Struct, frozen=True):
 
     exchange: int
     seq: int
-    # Of its path.
+    # How many its path has.
     messages: int
     last_turn: float
     is_active: bool
 
 
 class ExchangePlace(Struct, frozen=True):
-    """The place of an exchange. conversation: its public name. seq: the number of its first message."""
+    """The place of an exchange."""
 
+    # The public name of its conversation.
     conversation: str
+    # The number of its first message.
     seq: int
 
 
 class SourceExchange(Struct, frozen=True):
-    """An exchange that something came from, with its content. conversation: its public name."""
+    """An exchange that something came from, with its content."""
 
     exchange: Exchange
+    # The public name of its conversation.
     conversation: str
-    # Another conversation opened with the same head.
+    # Another conversation opened with the same prefix.
     prefix_is_shared: bool
 
 
@@ -399,15 +410,15 @@ class ShownBlock(Struct, frozen=True):
 
 
 class ForgetCounts(Struct, frozen=True):
-    """How much a forgetting takes. None: too many to be counted while a person waits."""
+    """How much a forgetting erases. None: too many to be counted while a person waits."""
 
     messages: int
     facts: int
     passages: int
-    # Of blocks: those that came from it, and those that were built on them.
+    # Versions of blocks that came from the target, and those that were built on them.
     versions: int
     summaries: int
-    # Notes in what goes, and later ones that may quote it.
+    # Notes in the target, and later ones that may quote it.
     notes: int | None
 
 
@@ -422,7 +433,7 @@ class StoredImport(Struct, frozen=True):
     status: str
     learns: bool
     created: float
-    # When it last wrote.
+    # When it has last written.
     touched: float
     # JSON, which the store does not read.
     data: dict[str, Any]

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from storage.commands import Learned, LearnedFact
 from storage.database import Connection, Row
 from storage.errors import NotFound, WriteConflict
+from storage.listing import LAST_NUMBER
 from storage.records import LEARNER, Agent, Block, BlockOp, Fact
 from storage.sql.agents import load_agent, take_seq
 from storage.sql.blocks import ensure_blocks, load_blocks, write_block
@@ -30,8 +31,6 @@ SQL = load("facts.sql")
 ORIGIN = "learning"
 # The kind of the marks of facts that were forgotten alone: by their key, the exchanges that they were learned from.
 UNLEARNED = "unlearned"
-# Above every number.
-_LAST = 1 << 62
 # Standing facts that are read at once; no measurement.
 _MOST_STANDING = 100
 
@@ -47,7 +46,7 @@ class Facts(Group):
         *,
         is_all: bool = False,
         as_of: float | None = None,
-        before: int = _LAST,
+        before: int = LAST_NUMBER,
         limit: int = 100,
     ) -> list[Fact]:
         """Returns a page of facts, newest first.

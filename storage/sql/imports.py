@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from storage.commands import ImportChange, ImportNote, ImportPool, ImportWrite, LearnedFact, MatchedExchange
 from storage.database import Connection, Row
 from storage.errors import NotFound
-from storage.listing import StoredImport
+from storage.listing import LAST_NUMBER, StoredImport
 from storage.records import IMPORT, LEARNER, RULE, Agent, Exchange, Scope
 from storage.sql import exchanges
 from storage.sql.agents import load_agent
@@ -25,9 +25,6 @@ from storage.sql.readers import advance, cursor_of
 from storage.sql.statements import load, rows_of, run_of
 
 SQL = load("imports.sql")
-
-# Above every number.
-_LAST = 1 << 62
 
 
 class Imports(Group):
@@ -41,15 +38,10 @@ class Imports(Group):
 
     @reads
     async def list(
-        self, connection: Connection, project: str | None, *, before: int | None = None, limit: int = 100
+        self, connection: Connection, project: str | None, *, before: int = LAST_NUMBER, limit: int = 100
     ) -> list[StoredImport]:
         """Returns a page of imports, the newest first. before: the row of the last one on the page before."""
-        return [
-            _import(row)
-            for row in await connection.rows(
-                SQL["list"], (project, _LAST if before is None else before, limit)
-            )
-        ]
+        return [_import(row) for row in await connection.rows(SQL["list"], (project, before, limit))]
 
     @bulk_writes
     async def begin(

@@ -106,7 +106,7 @@ class Passages(Group):
             size = max(page.limit - len(found), _FEW)
             values = (agent, low, high, ascii_lower(wanted.text), wanted.since, wanted.until, size)
             rows = await connection.rows(SQL[f"passage_{page.way}"], values)
-            found += [each for each in map(_passage, rows) if wanted.takes(each)]
+            found += [each for each in map(_passage, rows) if wanted.matches(each)]
             if len(rows) < size:
                 break
             low, high = (low, rows[-1][1]) if page.newest_first else (rows[-1][1], high)

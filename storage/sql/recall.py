@@ -389,7 +389,7 @@ class Recall(Group):
             read = await self._database.read(
                 partial(load_passages, agent=agent.id, seqs=some), deadline_ms=deadline_ms
             )
-            found += [read[seq] for seq in some if seq in read and wanted.takes(read[seq])]
+            found += [read[seq] for seq in some if seq in read and wanted.matches(read[seq])]
             if len(found) >= limit:
                 break
         return found[:limit]

@@ -84,7 +84,7 @@ async def test_passages_are_saved_listed_by_page_and_filtered(archives: Archives
         "Rome is old.",
         "Miso is a cat.",
     ]
-    assert texts(await archives.list(ann, PassageFilter(tags=["pet", "cat"], all_tags=True))) == [
+    assert texts(await archives.list(ann, PassageFilter(tags=["pet", "cat"], needs_all_tags=True))) == [
         "Miso is a cat."
     ]
     assert texts(await archives.list(ann, PassageFilter(since=second.at))) == [

@@ -167,7 +167,7 @@ async def test_a_profiles_memory_is_an_agent_that_the_settings_configure(store: 
     for wanted, names in (
         (AgentFilter(tags=["profile:default"]), ["default alice"]),
         (AgentFilter(tags=["user:alice"]), ["ann", "default alice"]),
-        (AgentFilter(tags=["user:alice", "profile:default"], all_tags=True), ["default alice"]),
+        (AgentFilter(tags=["user:alice", "profile:default"], needs_all_tags=True), ["default alice"]),
         (AgentFilter(name="default alice"), ["default alice"]),
         (AgentFilter(text="LICE"), ["default alice"]),
     ):
@@ -195,7 +195,7 @@ async def test_a_count_has_as_many_as_all_pages_of_a_list(
     await make_agent(store, "b", project="elsewhere", tags=["even"])
     for wanted, count in (
         (AgentFilter(), 4),
-        (AgentFilter(hidden=True), 5),
+        (AgentFilter(with_hidden=True), 5),
         (AgentFilter(tags=["even"]), 2),
         (AgentFilter(name="a3"), 1),
         (AgentFilter(name="b"), 0),
@@ -224,14 +224,14 @@ async def test_agents_are_listed_by_filter_order_and_page(store: Store) -> None:
         return " ".join(e.name for e in found)
 
     assert await listed() == "cara bob ann"
-    assert await listed(AgentFilter(hidden=True)) == "dan cara bob ann"
+    assert await listed(AgentFilter(with_hidden=True)) == "dan cara bob ann"
     assert await listed(newest_first=False) == "ann bob cara"
     assert await listed(limit=1, after=c.agent.uid) == "bob"
     assert await listed(after=d.agent.uid) == "cara bob ann"
     assert await listed(before=a.agent.uid) == "cara bob"
     assert await listed(after=a.agent.uid, newest_first=False, limit=1) == "bob"
     assert await listed(AgentFilter(tags=["x", "y"])) == "cara bob ann"
-    assert await listed(AgentFilter(tags=["x", "y"], all_tags=True)) == "bob"
+    assert await listed(AgentFilter(tags=["x", "y"], needs_all_tags=True)) == "bob"
     assert await listed(AgentFilter(name="bob")) == await listed(AgentFilter(text="BO")) == "bob"
     assert await listed(AgentFilter(stop="error")) == "cara"
     assert await listed(AgentFilter(stop="end_turn")) == "bob"

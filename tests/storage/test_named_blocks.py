@@ -192,17 +192,17 @@ async def test_blocks_are_listed_by_what_they_say_and_who_has_them(store: Store)
         return " ".join(e.block.label for e in found)
 
     assert await listed() == "news house human"
-    assert await listed(hidden=True) == "secret news house human"
+    assert await listed(with_hidden=True) == "secret news house human"
     assert await listed(Page(newest_first=False, limit=2)) == "human house"
     found = await store.named_blocks.get(PROJECT, house)
     assert await listed(Page(after=found.block.id)) == "human"
     assert await listed(label="news") == await listed(label_text="EW") == await listed(value="rain") == "news"
     assert await listed(description="100%") == "news"
     assert await listed(tags=["a", "b"]) == "news house"
-    assert await listed(tags=["a", "b"], all_tags=True) == await listed(name="template") == "house"
-    assert await listed(least=2) == "house"
-    assert await listed(most=0) == "news"
-    assert await listed(least=1, most=1) == "human"
+    assert await listed(tags=["a", "b"], needs_all_tags=True) == await listed(name="template") == "house"
+    assert await listed(min_agents=2) == "house"
+    assert await listed(max_agents=0) == "news"
+    assert await listed(min_agents=1, max_agents=1) == "human"
     assert (await store.named_blocks.get(PROJECT, news)).details == {"tags": ["b"]}
 
 

@@ -635,11 +635,11 @@ def _wanted(query: AgentsQuery) -> AgentFilter:
         name=sent_or_none(query.name),
         text=sent_or_none(query.query_text),
         tags=sent_or_none(query.tags) or (),
-        all_tags=query.match_all_tags,
+        needs_all_tags=query.match_all_tags,
         stop=sent_or_none(query.last_stop_reason),
         identity=uid_or_none("identity", query.identity_id),
         identity_keys=sent_or_none(query.identifier_keys) or (),
-        hidden=query.show_hidden_agents is True,
+        with_hidden=query.show_hidden_agents is True,
     )
 
 

@@ -188,12 +188,12 @@ class BlockRoutes:
             label_text=sent_or_none(query.label_search),
             description=sent_or_none(query.description_search),
             value=sent_or_none(query.value_search),
-            least=least,
-            most=most,
+            min_agents=least,
+            max_agents=most,
             tags=sent_or_none(query.tags) or (),
-            all_tags=query.match_all_tags,
+            needs_all_tags=query.match_all_tags,
             name=sent_or_none(query.name),
-            hidden=query.show_hidden_blocks is True,
+            with_hidden=query.show_hidden_blocks is True,
         )
         after, before = await self._row(request, query.after), await self._row(request, query.before)
         page = page_of(query, after, before)
@@ -285,4 +285,4 @@ def _counts(query: BlocksQuery) -> tuple[int, int]:
         return exactly[0], exactly[0]
     above, below = query.connected_to_agents_count_gt, query.connected_to_agents_count_lt
     least = above + 1 if isinstance(above, int) else 0
-    return least, below - 1 if isinstance(below, int) else BlockFilter().most
+    return least, below - 1 if isinstance(below, int) else BlockFilter().max_agents

@@ -243,7 +243,7 @@ class MessageRoutes:
             ], conversation
         if conversation is not None:
             return [await self._owner(project, conversation)], conversation
-        everybody = AgentFilter(hidden=True, order="completed")
+        everybody = AgentFilter(with_hidden=True, order="completed")
         entries = await self._api.store.defined_agents.list(project, everybody, limit=_SEARCHED + 1)
         if len(entries) > _SEARCHED:
             raise BadRequest(

@@ -228,7 +228,7 @@ class PassageRoutes:
             since=moment_of(query.start_datetime, ("query", "start_datetime")),
             until=moment_of(query.end_datetime, ("query", "end_datetime"), is_end=True),
             tags=sent_or_none(query.tags) or (),
-            all_tags=query.tag_match_mode == "all",
+            needs_all_tags=query.tag_match_mode == "all",
         )
         limit = sent_or_none(query.top_k) or _DEFAULT_RESULTS
         found = await self._archives.search(agent, query.query, wanted, limit=limit)
@@ -240,7 +240,7 @@ class PassageRoutes:
             since=moment_of(search.start_date, ("body", "start_date")),
             until=moment_of(search.end_date, ("body", "end_date"), is_end=True),
             tags=sent_or_none(search.tags) or (),
-            all_tags=search.tag_match_mode == "all",
+            needs_all_tags=search.tag_match_mode == "all",
         )
         if isinstance(search.agent_id, str):
             agent = await self._api.registry.find(request.project, uid_in("agent", search.agent_id))

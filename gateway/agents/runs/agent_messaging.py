@@ -156,7 +156,7 @@ class AgentMessaging:
         found: list[tuple[str, str]] = []
         # A statement looks for so many; with more of them each agent's own tags decide alone, as they do at last.
         sieve = every or some
-        wanted = AgentFilter(tags=sieve if len(sieve) <= MOST_TAGS else (), all_tags=bool(every))
+        wanted = AgentFilter(tags=sieve if len(sieve) <= MOST_TAGS else (), needs_all_tags=bool(every))
         after: str | None = None
         while len(found) < MOST_AGENTS:
             page = await self._store.defined_agents.list(

@@ -13,11 +13,11 @@ from gateway.errors import BadRequest, UnknownId
 from gateway.run.admin.operation_arguments import Arguments, RawArguments
 from gateway.run.admin.page_records import AuditRecord
 from gateway.run.admin.request_operations import name_of
+from storage.listing import LAST_NUMBER
 from storage.sql.store import Store
 
 # Lines of an answer to the command line.
 PAGE = 200
-_LAST = 1 << 62
 _NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
 
 
@@ -55,7 +55,7 @@ class AuditOperations(Struct, frozen=True):
             agent = await self.store.agents.by_uid(memory)
             if agent is None or agent.scope.project != project:
                 raise UnknownId("There is no such memory.", param="memory")
-        before = _LAST if after is None else int(after)
+        before = LAST_NUMBER if after is None else int(after)
         found = await self.store.audit.list(before=before, memory=memory, project=project, limit=limit + 1)
         return AuditPage(
             tuple(AuditRecord(e.at, e.actor, e.action, e.memory, e.what) for e in found[:limit]),

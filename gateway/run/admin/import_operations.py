@@ -26,7 +26,7 @@ from gateway.run.admin.operation_arguments import (
     read_page,
 )
 from storage.commands import ForgetTarget
-from storage.listing import StoredImport
+from storage.listing import LAST_NUMBER, StoredImport
 from storage.records import Agent, Scope
 from storage.sql.store import Store
 
@@ -171,7 +171,8 @@ class ImportOperations:
     async def show_all(self, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
         """Returns a page of imports, the newest first."""
         wanted = read_page(raw, project)
-        found = await self.store.imports.list(wanted.project, before=wanted.after, limit=wanted.limit + 1)
+        before = LAST_NUMBER if wanted.after is None else wanted.after
+        found = await self.store.imports.list(wanted.project, before=before, limit=wanted.limit + 1)
         return page_json(found, wanted.limit, self._shown_now)
 
     def _shown_now(self, stored: StoredImport) -> dict[str, Any]:

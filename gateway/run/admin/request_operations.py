@@ -28,16 +28,16 @@ from gateway.run.admin.page_records import (
     WindowRecord,
 )
 from gateway.run.request_log import MOST_ENDED, LoggedRequest, RequestLog
+from storage.listing import LAST_NUMBER
 from storage.recall_record import PARTS, REASONS, RecallRecord, unpack
 from storage.records import API_PROFILE, Scope
 from storage.sql.recalls import StoredRecall
 from storage.sql.store import Store
 
 _DAY_S = 86_400.0
-_LAST = 1 << 62
 # Lines of an answer to the command line.
 _PAGE = 200
-_NUMBER = re.compile(rf"[0-9]{{1,18}}|{_LAST}", re.ASCII)
+_NUMBER = re.compile(rf"[0-9]{{1,18}}|{LAST_NUMBER}", re.ASCII)
 _STAYED_OUT = {
     "no_room": "for want of room",
     "weak": "too weak",
@@ -230,7 +230,7 @@ class RequestOperations(Struct, frozen=True):
 def _page_end(after: str | None) -> tuple[int, int]:
     """Returns the number of a request, and the row of an exchange, before which a page lies."""
     if after is None:
-        return _LAST, _LAST
+        return LAST_NUMBER, LAST_NUMBER
     number, _, exchange = after.partition(".")
     if not (_NUMBER.fullmatch(number) and _NUMBER.fullmatch(exchange)):
         raise BadRequest("after must be `next` of the page before.", param="after")

@@ -14,11 +14,10 @@ from gateway.run.admin.page_records import BatchPage, BatchRecord, JobPage, JobR
 from gateway.run.admin.request_operations import name_of
 from storage.batch_records import BATCH, Batch
 from storage.errors import NotFound, Stale
-from storage.listing import Page
+from storage.listing import LAST_NUMBER, Page
 from storage.records import Job, Scope
 from storage.sql.store import Store
 
-_LAST = 1 << 62
 _DAY_S = 86_400
 # What `after` of jobs begins with, by whether the page before ended among those that have failed for good.
 _DEAD, _OTHER = "dead-", "job-"
@@ -89,7 +88,7 @@ class WorkOperations(Struct, frozen=True):
         return await self._batch(await self.store.batches.cancel(batch, self.now()))
 
     async def _jobs(self, project: str | None, after: str | None, limit: int) -> JobPage:
-        is_dead, before = True, _LAST
+        is_dead, before = True, LAST_NUMBER
         if after is not None:
             is_dead = after.startswith(_DEAD)
             begin = _DEAD if is_dead else _OTHER
@@ -101,7 +100,7 @@ class WorkOperations(Struct, frozen=True):
         found: _Found = await page(is_dead=is_dead, before=before, project=project, limit=wanted)
         if is_dead and len(found) < wanted:
             more = wanted - len(found)
-            found = [*found, *await page(is_dead=False, before=_LAST, project=project, limit=more)]
+            found = [*found, *await page(is_dead=False, before=LAST_NUMBER, project=project, limit=more)]
         items = tuple(_job_record(*each) for each in found[:limit])
         return JobPage(items, _next(items) if len(found) > limit else None)
 

@@ -213,7 +213,7 @@ class MemoryTools(Struct, frozen=True):
         if self.archives is None:
             return []
         which = PassageFilter(
-            since=wanted.since, until=wanted.until, tags=sorted(wanted.tags), all_tags=wanted.needs_all
+            since=wanted.since, until=wanted.until, tags=sorted(wanted.tags), needs_all_tags=wanted.needs_all
         )
         found = await self.archives.passages(
             self.context.agent, query, which, limit=wanted.limit, is_own=is_own

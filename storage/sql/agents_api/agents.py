@@ -10,7 +10,16 @@ from collections.abc import Sequence
 
 from storage.database import Connection, Row
 from storage.errors import NotFound, WriteConflict
-from storage.listing import MOST_TAGS, AgentChange, AgentDraft, AgentEntry, AgentFilter, NamedAgent
+from storage.listing import (
+    FIRST_PAGE,
+    MOST_TAGS,
+    AgentChange,
+    AgentDraft,
+    AgentEntry,
+    AgentFilter,
+    NamedAgent,
+    PageEnd,
+)
 from storage.records import Agent, DefinitionKind
 from storage.sql.agents import AGENT_COLUMNS, create_agent, make_agent_record
 from storage.sql.agents_api.attached import attach_all, attach_only
@@ -32,7 +41,9 @@ ORIGIN = "api"
 # The fewest rows that are read at once of a list from which rows may drop out.
 _FEW = 20
 _MANY = 1000  # agents that a count reads at once
-_FIRST, _LAST = (-1.0, -1), (1e300, 2**62)
+# Before and after every agent in any order.
+_FIRST: PageEnd = (-1.0, -1)
+_LAST = FIRST_PAGE
 
 
 async def find_agent_entry(connection: Connection, project: str, uid: str) -> AgentEntry:
@@ -60,7 +71,7 @@ async def list_agents(
     first = await _place(connection, project, wanted.order, before if newest_first else after) or _FIRST
     last = await _place(connection, project, wanted.order, after if newest_first else before) or _LAST
     tags = sorted(set(wanted.tags))[:MOST_TAGS]
-    need = len(tags) if wanted.all_tags else min(1, len(tags))
+    need = len(tags) if wanted.needs_all_tags else min(1, len(tags))
     keys = sorted(set(wanted.identity_keys))[:MOST_TAGS]
     way = "down" if newest_first else "up"
     found: list[AgentEntry] = []
@@ -76,12 +87,12 @@ async def list_agents(
             values += (*first, *last)
         rows = await connection.rows(SQL[f"{wanted.order}_{way}"], values)
         entries = [_entry(row) for row in rows]
-        found += [e for e in entries if wanted.hidden or not _is_hidden(e)]
+        found += [e for e in entries if wanted.with_hidden or not _is_hidden(e)]
         if len(rows) < size:
             break
-        edge = await _place(connection, project, wanted.order, entries[-1].agent.uid)
-        assert edge is not None
-        first, last = (first, edge) if newest_first else (edge, last)
+        end = await _place(connection, project, wanted.order, entries[-1].agent.uid)
+        assert end is not None
+        first, last = (first, end) if newest_first else (end, last)
     return found[:limit]
 
 
@@ -219,9 +230,7 @@ async def _see_blocks(connection: Connection, agent: Agent, uids: Sequence[str])
         await attach_block(connection, agent.id, entry)
 
 
-async def _place(
-    connection: Connection, project: str, order: str, uid: str | None
-) -> tuple[float, int] | None:
+async def _place(connection: Connection, project: str, order: str, uid: str | None) -> PageEnd | None:
     """Returns where an agent stands in an order. Raises: NotFound."""
     if uid is None:
         return None

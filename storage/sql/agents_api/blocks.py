@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from storage.database import Connection, Row
 from storage.errors import BlockOverLimit, NotFound, WriteConflict
-from storage.listing import BlockChange, BlockEntry, BlockFilter, Page
+from storage.listing import BlockChange, BlockEntry, BlockFilter, Page, matches_tags
 from storage.records import Agent, Block, DefinitionKind
 from storage.sql.agents_api.attached import attach, detach, detach_all
 from storage.sql.agents_api.definitions import find_definition, put_definition, remove_definition
@@ -175,7 +175,7 @@ class NamedBlocks(Group):
         while len(found) < page.limit:
             values = (
                 project, low, high, wanted.label, ascii_lower(wanted.label_text), ascii_lower(wanted.description),
-                ascii_lower(wanted.value), wanted.least, wanted.most, _PAGE,
+                ascii_lower(wanted.value), wanted.min_agents, wanted.max_agents, _PAGE,
             )  # fmt: skip
             rows = await connection.rows(SQL[f"list_{page.way}"], values)
             found += [entry for entry in map(_make_entry, rows) if _is_wanted(entry, wanted)]
@@ -318,10 +318,9 @@ async def _check_label(connection: Connection, agent: int, block: int, label: st
 
 def _is_wanted(entry: BlockEntry, wanted: BlockFilter) -> bool:
     details = entry.details
-    if (details.get("hidden") and not wanted.hidden) or wanted.name not in (None, details.get("name")):
+    if (details.get("hidden") and not wanted.with_hidden) or wanted.name not in (None, details.get("name")):
         return False
-    missing = set(wanted.tags) - set(details.get("tags") or ())
-    return not missing or (not wanted.all_tags and len(missing) < len(set(wanted.tags)))
+    return matches_tags(details.get("tags") or (), wanted.tags, needs_all=wanted.needs_all_tags)
 
 
 def _make_entry(row: Row) -> BlockEntry:

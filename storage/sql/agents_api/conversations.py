@@ -17,7 +17,7 @@ from typing import Any
 from storage.commands import ForgetTarget, Rules
 from storage.database import Connection, Database, Row
 from storage.errors import NotForkable, NotFound, Overtaken, WriteConflict
-from storage.listing import ConversationEntry, ConversationFilter
+from storage.listing import FIRST_PAGE, ConversationEntry, ConversationFilter, PageEnd
 from storage.records import Agent, Conversation, DefinitionKind, Exchange, SentSection, State
 from storage.sql import exchanges, stored_paths
 from storage.sql.agents import AGENT_COLUMNS, make_agent_record
@@ -42,7 +42,9 @@ _OWN = 7
 _SKELETON = 4
 # The fewest rows that are read at once of a list from which rows may drop out.
 _FEW = 20
-_FIRST, _LAST = (-1.0, -1), (1e300, 2**62)
+# Before and after every conversation in any order.
+_FIRST: PageEnd = (-1.0, -1)
+_LAST = FIRST_PAGE
 
 
 async def find_conversation(connection: Connection, project: str, uid: str) -> ConversationEntry:
@@ -227,9 +229,9 @@ class Conversations(Group):
             found += [each for each in entries if _is_wanted(each, wanted)]
             if len(rows) < size:
                 break
-            edge = await _place(connection, project, wanted, entries[-1].conversation.uid)
-            assert edge is not None
-            first, last = (first, edge) if newest_first else (edge, last)
+            end = await _place(connection, project, wanted, entries[-1].conversation.uid)
+            assert end is not None
+            first, last = (first, end) if newest_first else (end, last)
         return found[:limit]
 
 
@@ -237,8 +239,8 @@ async def _page(
     connection: Connection,
     project: str,
     wanted: ConversationFilter,
-    first: tuple[float, int],
-    last: tuple[float, int],
+    first: PageEnd,
+    last: PageEnd,
     limit: int,
     *,
     newest_first: bool,
@@ -256,7 +258,7 @@ async def _page(
 
 async def _place(
     connection: Connection, project: str, wanted: ConversationFilter, uid: str | None
-) -> tuple[float, int] | None:
+) -> PageEnd | None:
     """Returns where a conversation stands in an order. Raises: NotFound."""
     if uid is None:
         return None
@@ -270,7 +272,7 @@ def _is_wanted(entry: ConversationEntry, wanted: ConversationFilter) -> bool:
     body = {} if entry.definition is None else entry.definition.body
     if wanted.archived is not None and (body.get("archived") is not None) != wanted.archived:
         return False
-    if body.get("hidden") and not wanted.hidden:
+    if body.get("hidden"):
         return False
     return wanted.text is None or wanted.text.lower() in (body.get("summary") or "").lower()
 
