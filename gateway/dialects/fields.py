@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as standard_json
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -32,15 +32,26 @@ def read_object(body: bytes) -> dict[str, Any]:
     return json
 
 
-def repeated_keys(body: bytes) -> tuple[str, ...]:
+def read_members(body: bytes) -> dict[str, msgspec.Raw]:
+    """Returns the members of a body as they are written; of those with the same key the last. Takes little memory.
+
+    Raises: msgspec.DecodeError (ValidationError: it is no object), RecursionError.
+    """
+    return _MEMBERS.decode(body)
+
+
+def repeated_keys(body: bytes, members: Mapping[str, msgspec.Raw] | None = None) -> tuple[str, ...]:
     """Returns the keys of a body that occur more than once in it; parsers differ in which one they take.
 
-    Keys of objects within it are not looked at. Raises: BadRequest: it is nested too deep.
+    Keys of objects within it are not looked at. members: those of the body, where they have been read.
+    Raises: BadRequest: it is nested too deep; BodyTooLarge.
     """
     try:
-        members = _MEMBERS.decode(body)
+        if members is None:
+            members = read_members(body)
         if len(members) <= _FEW and _is_all(body, members.values()):
             return ()
+        check_values(body)
         standard_json.loads(body, object_pairs_hook=(pairs := _Outermost()), parse_int=str, parse_float=str)
     except RecursionError as error:
         raise BadRequest("The JSON body of your request is nested too deep.") from error

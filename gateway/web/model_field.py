@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import msgspec
 import orjson
 from msgspec import Struct
 
-from gateway.core.json_limits import check_values
 from gateway.core.request.edit import BodyEdit
-from gateway.dialects.fields import repeated_keys
+from gateway.dialects.fields import read_members, repeated_keys
 from gateway.errors import BadRequest
 
 _KEY = b'"model"'
@@ -21,9 +23,16 @@ class NamedRequest(Struct, frozen=True):
     raw: bytes
     # None where it names none, or where the value is no name.
     model: str | None = None
-    # The value as it stands in the body.
-    written: bytes = b""
     stream: bool = False
+    # All fields as they are written.
+    members: Mapping[str, msgspec.Raw] = {}
+
+    def value(self, key: str) -> Any:
+        """Returns the value of a field; None where there is none, or one that cannot be read."""
+        try:
+            return orjson.loads(bytes(self.members.get(key, b"null")))
+        except orjson.JSONDecodeError:
+            return None
 
     def with_model(self, model: str) -> bytes:
         """Returns the body with another value for `model`; one that names no model stays as it is."""
@@ -31,21 +40,11 @@ class NamedRequest(Struct, frozen=True):
             return self.raw
         if not _may_repeat(self.raw):
             head, key, rest = self.raw.partition(_KEY)
-            colon, _, after = rest.partition(self.written)
+            colon, _, after = rest.partition(bytes(self.members["model"]))
             return b"".join((head, key, colon, orjson.dumps(model), after))
         edit = BodyEdit(self.raw, orjson.loads(self.raw))
         edit.set_member("model", model)
         return edit.render()
-
-
-class _Asked(msgspec.Struct):
-    """Members are left as they are written. All that is not asked for is passed over, and takes no memory."""
-
-    model: msgspec.Raw = msgspec.Raw(b"null")
-    stream: msgspec.Raw = msgspec.Raw(b"null")
-
-
-_decoder = msgspec.json.Decoder(_Asked)
 
 
 def parse_named(raw: bytes) -> NamedRequest:
@@ -55,19 +54,17 @@ def parse_named(raw: bytes) -> NamedRequest:
     try:
         if not raw.isascii():
             raw.decode()  # texts that are passed over are not checked otherwise
-        asked = _decoder.decode(raw)
-        written = bytes(asked.model)
+        members = read_members(raw)
+        written = bytes(members.get("model", b"null"))
         model = orjson.loads(written) if written.startswith(b'"') else None
     except msgspec.ValidationError as error:
         raise BadRequest("We could not parse the JSON body of your request: expected an object.") from error
     except (msgspec.DecodeError, orjson.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(f"We could not parse the JSON body of your request: {error}") from error
-    if _may_repeat(raw):
-        check_values(raw)
-        # Upstreams differ in which of two fields they take; the route and the upstream must mean the same one.
-        if "model" in repeated_keys(raw):
-            raise BadRequest("Duplicate key in the request body: `model`.", param="model")
-    return NamedRequest(raw, model or None, written, bytes(asked.stream) == b"true")
+    # Upstreams differ in which of two fields they take; the route and the upstream must mean the same one.
+    if "model" in repeated_keys(raw, members):
+        raise BadRequest("Duplicate key in the request body: `model`.", param="model")
+    return NamedRequest(raw, model or None, bytes(members.get("stream", b"null")) == b"true", members)
 
 
 def _may_repeat(raw: bytes) -> bool:

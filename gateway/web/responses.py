@@ -241,7 +241,7 @@ class ResponsesPath(ForwardedPath):
         )
 
     def _is_by_chat(self, head: ForwardedHead, parsed: NamedRequest, scope: Scope) -> bool:
-        goes_on_here = not head.is_encoded and goes_on_from_here(bytes(parsed.raw))
+        goes_on_here = goes_on_from_here(parsed.value("previous_response_id"), parsed.value("conversation"))
         if self.forwarder.is_by_chat(head.path, parsed.model, head.upstream_name, goes_on_here=goes_on_here):
             return True
         headers, caller = scope["headers"], info_of(scope).caller

@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import re
 from secrets import token_hex
-from typing import Any
-
-import msgspec
 
 _NAMED = re.compile(r"[a-z]+_([0-9a-f]{32})([0-9a-f]{24})(?:_(?:i([0-9]{1,6})_?)?[0-9]*)?")
 _HERE = re.compile(r"resp_[0-9a-f]{56}|conv_[0-9a-f]{32}")
@@ -19,14 +16,6 @@ _OPENAIS_CONVERSATION = re.compile(r"conv_[0-9a-f]{40,}")
 
 
 _TAG_BYTES = 28
-
-
-class _Named(msgspec.Struct):
-    previous_response_id: Any = None
-    conversation: Any = None
-
-
-_decoder = msgspec.json.Decoder(_Named)
 
 
 def make_tag(turn: tuple[str, str] | None) -> str:
@@ -44,16 +33,11 @@ def is_openais_conversation(id: object) -> bool:
     return isinstance(id, str) and _OPENAIS_CONVERSATION.fullmatch(id) is not None
 
 
-def goes_on_from_here(body: bytes) -> bool:
-    """Returns whether a request goes on from a response or a conversation that the gateway itself made."""
-    try:
-        named = _decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return False  # which is an error wherever it is read
-    conversation = named.conversation
-    return is_here(named.previous_response_id) or is_here(
-        conversation.get("id") if isinstance(conversation, dict) else conversation
-    )
+def goes_on_from_here(previous_response_id: object, conversation: object) -> bool:
+    """Returns whether a request with these fields goes on from what the gateway itself made."""
+    if isinstance(conversation, dict):
+        conversation = conversation.get("id")
+    return is_here(previous_response_id) or is_here(conversation)
 
 
 def turn_of(id: str) -> tuple[str, str]:
