@@ -18,9 +18,9 @@ from gateway.agents.chat_agents import ChatAgents
 from gateway.agents.registry.registry import Registry
 from gateway.agents.routes import agents_routes
 from gateway.agents.runs.agent_runs import AgentRuns
-from gateway.agents.runs.background.admission import BackgroundRuns
+from gateway.agents.runs.background.background_runs import BackgroundRuns
 from gateway.agents.runs.background.callbacks import Callbacks
-from gateway.agents.runs.background.run_service import RunServices
+from gateway.agents.runs.background.run_service import RunService
 from gateway.agents.runs.sleeptime import Sleeping, sleeptime_schedule
 from gateway.core.agent import AgentSpec
 from gateway.limits import Limits
@@ -44,7 +44,7 @@ class AgentServices:
     # Accepts runs that go on without their clients.
     runs: BackgroundRuns
     # Performs those.
-    run_services: RunServices
+    run_service: RunService
     # Performs the runs of sleeptime agents.
     sleeping: Sleeping
     # The agents as chat completions use them.
@@ -97,7 +97,7 @@ class AgentServices:
         self.runs = BackgroundRuns(agents, registry, keeper, shows)
         peers = agents.peers
         peers.deliver(self.runs)
-        self.run_services = RunServices(
+        self.run_service = RunService(
             self.runs,
             agents.recover,
             store,
@@ -140,7 +140,7 @@ class AgentServices:
         # They come first, before this process has any that it could take for one of those.
         late = await run_at_start(self._store, self._recover, "Interrupted runs")
         tasks = [] if late is None else [late]
-        tasks += map(asyncio.create_task, self.run_services.tasks(performs_jobs=performs_jobs))
+        tasks += map(asyncio.create_task, self.run_service.tasks(performs_jobs=performs_jobs))
         if performs_jobs:
             tasks.append(asyncio.create_task(self.sleeping.worker.run()))
             tasks += map(asyncio.create_task, self._batches.tasks())

@@ -50,7 +50,7 @@ def let_events_go(world: LettaWorld) -> None:
     """Lets the time pass for which events of runs are kept."""
 
     async def clean() -> None:
-        await world.world.gateway.app.services.agents.run_services.clean()
+        await world.world.gateway.app.services.agents.run_service.clean()
 
     world.world.clock.sleep(3 * 3600 + 1)
     world.world.gateway.call(clean())
@@ -345,17 +345,17 @@ def test_a_run_whose_conversation_begins_anew_before_its_words_holds_up_nobody(
     """Its job is tried once more, when the conversation that it belongs to has another name."""
     agent = world.agent()
     runs = world.world.gateway.app.services.agents.runs
-    began, gate, attempt = Gate(), Gate(), runs._attempt
+    began, gate, run_agent = Gate(), Gate(), runs._run_agent
 
     async def held(*arguments: Any) -> None:
         began.open()
         await gate.wait()
-        await attempt(*arguments)
+        await run_agent(*arguments)
 
     send = world.letta.agents.messages
     send.create(agent.id, input="Hello.")  # there is something to be erased
     with monkeypatch.context() as patch, ThreadPoolExecutor() as threads:
-        patch.setattr(runs, "_attempt", held)
+        patch.setattr(runs, "_run_agent", held)
         body = {"messages": [{"role": "user", "content": "Work."}], "streaming": True, "background": True}
         ask, path = world.world.gateway.ask, f"/v1/agents/{agent.id}/messages/stream"
         if is_read:

@@ -13,7 +13,7 @@ from gateway.agents.api._route import ApiRequest, uid_in
 from gateway.agents.batches.accept import BatchRequests
 from gateway.agents.registry.registry import AgentView, Registry
 from gateway.agents.runs.agent_runs import AgentRuns
-from gateway.agents.runs.background.admission import BackgroundRuns
+from gateway.agents.runs.background.background_runs import BackgroundRuns
 from gateway.agents.runs.system_message import SystemMessages
 from gateway.agents.tools.argument_check import checked
 from gateway.agents.wire.struct_fields import Maybe

@@ -84,10 +84,10 @@ class RunEvents(Struct, frozen=True):
         before = () if start.summary is None else summary_json(start.summary, start.agent.uid, showing)
         return view_of(start, showing, self.now, by_token=by_token, before=before)
 
-    def begun(self, run: str) -> bytes:
+    def first_event(self, run: str) -> bytes:
         return ping_event(run, self.now())
 
-    def refused(self, run: str, error: GatewayError) -> bytes:
+    def error_events(self, run: str, error: GatewayError) -> bytes:
         return event(stop_json(StopReason.ERROR)) + error_event(error, ids.id_of("run", run))
 
     def numbered(self, data: bytes, first: int) -> list[bytes]:
@@ -96,7 +96,7 @@ class RunEvents(Struct, frozen=True):
     def is_end(self, event: bytes) -> bool:
         return is_end(event)
 
-    async def rest(self, run: Run, options: Json, logged: Sequence[bytes], attempt: int) -> bytes:
+    async def missing_events(self, run: Run, options: Json, logged: Sequence[bytes], attempt: int) -> bytes:
         agent = await self.store.agents.load(run.agent)
         found: list[Json] = []
         if agent is not None:

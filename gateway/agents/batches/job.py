@@ -37,7 +37,7 @@ from gateway.agents.batches.parts import (
     cause,
 )
 from gateway.agents.batches.results import INTERNAL, PAGE, PartResults
-from gateway.agents.runs.background.callbacks import calling_back
+from gateway.agents.runs.background.callbacks import enqueue_callback
 from gateway.core import ids
 from gateway.core.turn.guide import StopReason
 from gateway.metrics import Counter
@@ -221,7 +221,7 @@ class _Attempt:
                 "completed_at": datetime.fromtimestamp(self.batch.ended or at, UTC).isoformat(),
                 "counts": {"total": counts.total, **asdict(counts)},
             }
-            effects.append(calling_back(store, callback, self.batch.uid, body=body))
+            effects.append(enqueue_callback(store, callback, self.batch.uid, body=body))
 
         async def end(connection: Connection) -> None:
             for effect in effects:

@@ -410,7 +410,7 @@ class AgentRuns:
         # Sends that wait for a server's answers queue in the order in which they came.
         async with self._arriving.setdefault((send.scope, send.conversation), asyncio.Lock()):
             agent, name = await self._queue_of(send)
-            await self.ends.of_accepted(agent, name)
+            await self.ends.wait_for_accepted(agent, name)
             entering = asyncio.ensure_future(queues.enter((agent.uid, name), ticket, MOST_SENDS))
             try:
                 await asyncio.sleep(0)  # it stands in the queue then

@@ -25,7 +25,7 @@ KIND = "callback"
 CallbackBody = Callable[[int, int], Awaitable[Json | None]]
 
 
-def calling_back(
+def enqueue_callback(
     store: Store,
     url: str,
     id: str,
@@ -33,7 +33,7 @@ def calling_back(
     run: tuple[int, int] | None = None,
     body: Mapping[str, object] | None = None,
 ) -> Effect:
-    """Returns an effect that calls a URL after its transaction is committed.
+    """Returns an effect that enqueues a callback with its transaction.
 
     id: unique for the run or batch that has ended.
     run: the rows of an agent and its run, from which the body is made when the job runs.

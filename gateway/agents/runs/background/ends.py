@@ -25,7 +25,7 @@ class RunEnds:
         self._changed = asyncio.Event()
         self._ended: list[Callable[[str, int], None]] = []
         self._missed: list[Callable[[], None]] = []
-        store.database.listen(RUNS, self._notified)
+        store.database.listen(RUNS, self._on_notification)
 
     @property
     def is_shared(self) -> bool:
@@ -46,7 +46,7 @@ class RunEnds:
         self._store.database.notify(RUNS, f"{run.uid} {run.id}")
         self._wake()
 
-    async def of(self, run: Run) -> Run:
+    async def wait_for(self, run: Run) -> Run:
         """Waits for the end of a run. Returns it as it is then. Raises: StoreError."""
         while True:
             changed = self._changed
@@ -57,21 +57,21 @@ class RunEnds:
                 async with asyncio.timeout(_READ_INTERVAL_S):
                     await changed.wait()
 
-    async def of_accepted(self, agent: Agent, conversation: str) -> None:
+    async def wait_for_accepted(self, agent: Agent, conversation: str) -> None:
         """Waits for the ends of the runs of a conversation that were accepted before this moment, by any process.
 
         Each process has its own queue, so that the order in which they were accepted is in the database alone.
         conversation: its key, or its uid. Raises: StoreError.
         """
         for run in await self._store.runs.accepted(agent.id, conversation):
-            await self.of(run)
+            await self.wait_for(run)
 
-    def _notified(self, word: str | None) -> None:
-        if word is None:
+    def _on_notification(self, payload: str | None) -> None:
+        if payload is None:
             for missed in self._missed:
                 missed()
         else:
-            uid, _, row = word.partition(" ")
+            uid, _, row = payload.partition(" ")
             for ended in self._ended:
                 ended(uid, int(row))
         self._wake()

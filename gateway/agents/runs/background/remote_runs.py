@@ -42,7 +42,7 @@ class RemoteRuns:
                 if self._shows.is_end(event):
                     return
             if now is None:
-                gone = self._shows.refused(run.uid, Conflict(DELETED))
+                gone = self._shows.error_events(run.uid, Conflict(DELETED))
                 for event in self._shows.numbered(gone, after + 1):
                     yield event
                 return

@@ -45,11 +45,11 @@ class RunLogs:
             log = open_run.log = self.make(run, agent)
         self.begin(log, run)
         if is_new and attempt == 1 and self._store.database.is_shared:
-            log.add(self._shows.begun(run.uid))
+            log.add(self._shows.first_event(run.uid))
         elif attempt > 1 or is_new:
             logged = await log.go_on(agent.epoch)
             log.add(
-                await self._shows.rest(
+                await self._shows.missing_events(
                     replace(run, state=RunState.RUNNING), stored.shown or {}, logged, attempt
                 )
             )
@@ -59,7 +59,7 @@ class RunLogs:
         """Adds the first event of a log that was made before its run was on disk."""
         if not log.run.id:
             log.run = run
-            log.add(self._shows.begun(run.uid))
+            log.add(self._shows.first_event(run.uid))
 
     async def open_ahead(self, open_run: OpenRun, run: Run) -> EventLog | None:
         """Returns the log of a run that an earlier process left, before this one performs it; None: it has none."""
@@ -82,7 +82,7 @@ class RunLogs:
         await log.flush()
         logged = [event async for _, event in stored_events(self._store, run, 0)]
         if not (logged and self._shows.is_end(logged[-1])):
-            log.add(await self._shows.rest(run, stored.shown or {}, logged, attempt))
+            log.add(await self._shows.missing_events(run, stored.shown or {}, logged, attempt))
         await log.close()
 
     async def events_of_ended(self, run: Run, after: int) -> AsyncIterator[bytes]:
@@ -94,9 +94,9 @@ class RunLogs:
                 yield event
         if not is_logged:
             if await self._store.runs.load(run.agent, run.id) is None:
-                whole = self._shows.refused(run.uid, Conflict(DELETED))
+                whole = self._shows.error_events(run.uid, Conflict(DELETED))
             else:
-                whole = await self._shows.rest(run, {}, (), 1)
+                whole = await self._shows.missing_events(run, {}, (), 1)
             for number, event in enumerate(self._shows.numbered(whole, 1), 1):
                 if number > after:
                     yield event

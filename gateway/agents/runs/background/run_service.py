@@ -10,9 +10,9 @@ from typing import Any
 
 import orjson
 
-from gateway.agents.runs.background.admission import BackgroundRuns
+from gateway.agents.runs.background.background_runs import BackgroundRuns
 from gateway.agents.runs.background.callbacks import KIND as CALLBACK
-from gateway.agents.runs.background.callbacks import Callbacks, calling_back
+from gateway.agents.runs.background.callbacks import Callbacks, enqueue_callback
 from gateway.run.background.loop import PeriodicTask
 from gateway.run.background.worker import JobContext, Worker, WorkerLimits
 from storage.database import POLL_S
@@ -33,7 +33,7 @@ _LEAST_S = 1.0
 _RECOVER_S = 30.0
 
 
-class RunServices:
+class RunService:
     """Performs the jobs of runs and their callbacks.
 
     recover: fails the live runs of processes that died.
@@ -87,7 +87,7 @@ class RunServices:
         done = await self._runs.perform(job.agent, row, job.job.attempt, job.job.tries)
         if done is not None and done.callback is not None:
             run = (done.run.agent, done.run.id)
-            await job.finish(calling_back(self._store, done.callback, done.run.uid, run=run))
+            await job.finish(enqueue_callback(self._store, done.callback, done.run.uid, run=run))
         self._cleaning.wake()
 
     async def _watch(self) -> None:

@@ -19,16 +19,16 @@ class ShowsRuns(NumbersEvents, Protocol):
     def view(self, start: RunStart, options: Json) -> MakesView:
         """Returns what makes the view of a run that begins, or is taken up."""
 
-    def begun(self, run: str) -> bytes:
-        """Returns the first event. run: its public name."""
+    def first_event(self, run: str) -> bytes:
+        """Returns the first event of a run. run: its public name."""
 
-    def refused(self, run: str, error: GatewayError) -> bytes:
-        """Returns the last event of a run that could not begin."""
+    def error_events(self, run: str, error: GatewayError) -> bytes:
+        """Returns the last events of a run that could not begin. run: its public name."""
 
     def is_end(self, event: bytes) -> bool:
         """Returns whether nothing follows on an event."""
 
-    async def rest(self, run: Run, options: Json, logged: Sequence[bytes], attempt: int) -> bytes:
+    async def missing_events(self, run: Run, options: Json, logged: Sequence[bytes], attempt: int) -> bytes:
         """Returns the events of a run's stored steps that these events lack, and its end if it has ended.
 
         attempt: names messages that were shown in part.

@@ -17,6 +17,7 @@ from adapters.types import Json
 from gateway.agents.registry.resolved_agents import ResolvedAgent
 from gateway.agents.runs.run import RunRequest
 from gateway.core.turn.calls import CallDecision
+from gateway.run.call import Passes
 
 
 class StoredRequest(Struct, frozen=True):
@@ -53,19 +54,19 @@ class StoredRequest(Struct, frozen=True):
     @staticmethod
     def read(data: bytes) -> StoredRequest:
         """Reads a stored request; empty data, as a run has after its end, gives one without messages."""
-        kept = StoredRequest(**orjson.loads(data or b"{}"))
+        stored = StoredRequest(**orjson.loads(data or b"{}"))
         return replace(
-            kept,
-            messages=tuple(kept.messages),
-            decisions=tuple(kept.decisions),
-            client_tools=tuple(kept.client_tools),
+            stored,
+            messages=tuple(stored.messages),
+            decisions=tuple(stored.decisions),
+            client_tools=tuple(stored.client_tools),
         )
 
     def written(self, *, with_messages: bool = True) -> bytes:
-        left = () if with_messages else ("messages", "decisions")
-        return orjson.dumps({key: value for key, value in asdict(self).items() if key not in left})
+        left_out = () if with_messages else ("messages", "decisions")
+        return orjson.dumps({key: value for key, value in asdict(self).items() if key not in left_out})
 
-    def run_request(self, resolved: ResolvedAgent, conversation: str) -> RunRequest:
+    def run_request(self, resolved: ResolvedAgent, conversation: str, passes: Passes) -> RunRequest:
         """Returns the request as it was made. resolved: its agent, with the model and prompt of this request."""
         return RunRequest(
             resolved.spec,
@@ -76,6 +77,7 @@ class StoredRequest(Struct, frozen=True):
             fields=self.fields or {},
             client_tools=self.client_tools,
             max_steps=self.max_steps,
+            passes=passes,
             model=self.model,
             system=self.system,
             spares_pauses=self.spares_pauses,

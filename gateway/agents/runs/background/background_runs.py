@@ -52,6 +52,20 @@ _PAGE = 1000  # runs that one read returns
 _log = logging.getLogger("mnemogate")
 
 
+class _RunAttempt(Struct, frozen=True):
+    """One attempt to perform a run, which holds the ticket of its conversation."""
+
+    agent: Agent
+    run: Run
+    # The name of the run's conversation.
+    conversation: str
+    open_run: OpenRun
+    ticket: QueueTicket
+    # The number of the attempt, and how many attempts have not come to an end, this one included.
+    number: int
+    tries: int
+
+
 class PerformedRun(Struct, frozen=True):
     """A run that has ended."""
 
@@ -134,10 +148,10 @@ class BackgroundRuns:
             self._logs.begin(open_run.log, accepted)
         return accepted
 
-    async def perform(self, agent_row: int, run_row: int, attempt: int, tries: int) -> PerformedRun | None:
+    async def perform(self, agent_row: int, run_row: int, number: int, tries: int) -> PerformedRun | None:
         """Performs a run that was accepted, up to its end. Returns it; None where it was deleted.
 
-        attempt: the number of this attempt.
+        number: of this attempt.
         tries: how many attempts have not come to an end, this one included.
 
         Raises: StoreError, CancelledError: it can be tried again.
@@ -156,20 +170,20 @@ class BackgroundRuns:
             if (deleted := self._open.find(run.uid)) is not None:
                 self._open.close(deleted)
             return None
-        name = entry.conversation
         waiting = self._open.find(run.uid)
         # An open run stays in the queue of its conversation, even where that was deleted and its name used again.
-        open_run = waiting or self._open.add(run.uid, (agent.uid, name), phase=RunPhase.PERFORMED)
+        conversation = (agent.uid, entry.conversation)
+        open_run = waiting or self._open.add(run.uid, conversation, phase=RunPhase.PERFORMED)
+        attempt = _RunAttempt(agent, run, entry.conversation, open_run, QueueTicket(), number, tries)
         if run.is_over and waiting is None:
             # A process that died has ended it; only what follows on its end is left, which needs no ticket.
             try:
-                return await self._perform(agent, run, name, open_run, QueueTicket(), attempt, tries)
+                return await self._perform(attempt)
             finally:
                 self._open.close(open_run)
         reserved = self._open.begin(open_run)
         try:
-            ticket = await reserved.wait()
-            ended = await self._perform(agent, run, name, open_run, ticket, attempt, tries)
+            ended = await self._perform(replace(attempt, ticket=await reserved.wait()))
         except (StoreError, asyncio.CancelledError):
             if self._ends.is_shared:
                 # Another process may continue the run, and has to find the conversation free.
@@ -244,13 +258,13 @@ class BackgroundRuns:
             if open_run.conversation[0] != agent_uid:
                 continue
             if open_run.log is not None:
-                open_run.log.drop(self._shows.refused(open_run.uid, Conflict(DELETED)))
+                open_run.log.drop(self._shows.error_events(open_run.uid, Conflict(DELETED)))
             self._open.close(open_run)
 
     async def wait_for_end(self, run: Run) -> Run:
         """Waits for the end of an accepted run. Returns it as it is then."""
         if self._ends.is_shared:
-            return await self._ends.of(run)
+            return await self._ends.wait_for(run)
         if (open_run := self._open.find(run.uid)) is not None:
             await open_run.ended.wait()
         return await self._store.runs.load(run.agent, run.id) or run
@@ -310,64 +324,49 @@ class BackgroundRuns:
 
     # -- one attempt
 
-    async def _perform(
-        self,
-        agent: Agent,
-        run: Run,
-        name: str,
-        open_run: OpenRun,
-        ticket: QueueTicket,
-        attempt: int,
-        tries: int,
-    ) -> PerformedRun | None:
-        """Performs one attempt of a run that holds the ticket of its conversation, and closes the run after its end."""
-        store = self._store
+    async def _perform(self, attempt: _RunAttempt) -> PerformedRun | None:
+        """Performs one attempt, and closes the run after its end."""
+        runs, agent, tries = self._store.runs, attempt.agent, attempt.tries
         # It may have been cancelled while it waited.
-        found = await store.runs.load(agent.id, run.id)
-        if found is None:
+        run = await runs.load(agent.id, attempt.run.id)
+        if run is None:
             return None
-        texts = await store.runs.texts(agent.id, run.id, "request")
+        texts = await runs.texts(agent.id, run.id, "request")
         stored = StoredRequest.read(texts[0].data if texts else b"")
-        log = await self._logs.open(agent, found, open_run, stored, attempt)
-        if not found.is_over:
-            if tries > (MOST_BEGINNINGS if found.state is RunState.CREATED else MOST_TRIES):
-                await self._fail(found, f"{ABANDONED} It was tried {tries - 1} times.")
+        log = await self._logs.open(agent, run, attempt.open_run, stored, attempt.number)
+        if not run.is_over:
+            if tries > (MOST_BEGINNINGS if run.state is RunState.CREATED else MOST_TRIES):
+                await self._fail(run, f"{ABANDONED} It was tried {tries - 1} times.")
             else:
-                await self._attempt(agent, found, open_run, stored, name, ticket, attempt, log)
-            found = await store.runs.load(agent.id, run.id) or found
-        if not found.is_over:
-            found = await self._fail(found, _INTERNAL)
-        await self._close(found, open_run, stored, log, attempt)
-        return PerformedRun(found, stored.callback)
+                await self._run_agent(replace(attempt, run=run), stored, log)
+            run = await runs.load(agent.id, run.id) or run
+        if not run.is_over:
+            run = await self._fail(run, _INTERNAL)
+        if log is not None:
+            await self._logs.complete(log, run, stored, attempt.number)
+        self._open.close(attempt.open_run)
+        self._ends.notify(run)
+        return PerformedRun(run, stored.callback)
 
-    async def _attempt(
-        self,
-        agent: Agent,
-        run: Run,
-        open_run: OpenRun,
-        stored: StoredRequest,
-        name: str,
-        ticket: QueueTicket,
-        attempt: int,
-        log: EventLog | None,
-    ) -> None:
+    async def _run_agent(self, attempt: _RunAttempt, stored: StoredRequest, log: EventLog | None) -> None:
         """Runs the agent. Fails the run on an error that another attempt would meet as well.
 
         Raises: StoreError, CancelledError: it can be tried again.
         """
-        project, options = agent.scope.project, stored.shown or {}
+        agent, run, options = attempt.agent, attempt.run, stored.shown or {}
 
         def view(start: RunStart) -> MakesView:
             return MakesUnseen() if log is None else self._shows.view(start, options)
 
         sink: Sink = UnseenSink() if log is None else log
         try:
-            found = await self._registry.for_send(
-                project, agent.uid, name, model=stored.model, system=stored.system
+            conversation = attempt.conversation
+            resolved = await self._registry.for_send(
+                agent.scope.project, agent.uid, conversation, model=stored.model, system=stored.system
             )
-            asked = replace(stored.run_request(found, name), passes=open_run.passes)
-            accepted = AcceptedRun(run, stored.written(with_messages=False), attempt)
-            await self._runs.perform(asked, accepted, ticket, view, sink)
+            run_request = stored.run_request(resolved, conversation, attempt.open_run.passes)
+            accepted = AcceptedRun(run, stored.written(with_messages=False), attempt.number)
+            await self._runs.perform(run_request, accepted, attempt.ticket, view, sink)
         except MessageGone:
             await self._fail(run, _GONE)
         except (StoreError, asyncio.CancelledError):
@@ -377,19 +376,10 @@ class BackgroundRuns:
         except GatewayError as error:
             await self._fail(run, error.message)
             if log is not None:
-                log.add(self._shows.refused(run.uid, error))
+                log.add(self._shows.error_events(run.uid, error))
         except Exception:
             _log.exception("A background run failed by a fault in the gateway.")
             await self._fail(run, _INTERNAL)
-
-    async def _close(
-        self, run: Run, open_run: OpenRun, stored: StoredRequest, log: EventLog | None, attempt: int
-    ) -> None:
-        """Closes a run that has ended, after its log got the events that it lacks."""
-        if log is not None:
-            await self._logs.complete(log, run, stored, attempt)
-        self._open.close(open_run)
-        self._ends.notify(run)
 
     def _ended_elsewhere(self, uid: str, row: int) -> None:
         """Stops a run that another process has ended; closes it, unless its job runs here and will do so."""
