@@ -12,7 +12,7 @@ SELECT f.seq, f.text, count(*) OVER () FROM facts f WHERE f.agent = ?1 AND EXIST
 ORDER BY f.seq DESC LIMIT ?4
 
 -- name: facts (postgres)
-SELECT n.seq, n.text, count(*) OVER () FROM facts n WHERE n.id IN (SELECT f.id FROM facts f
+SELECT n.seq, n.text, count(*) OVER () FROM facts n WHERE n.agent = ?1 AND n.id IN (SELECT f.id FROM facts f
     JOIN LATERAL jsonb_array_elements_text(convert_from(f.sources, 'UTF8')::jsonb) s(value) ON TRUE
     JOIN exchanges e ON e.id = CAST(s.value AS BIGINT) WHERE f.agent = ?1 AND {goes})
 ORDER BY n.seq DESC LIMIT ?4
