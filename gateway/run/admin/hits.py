@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
+from msgspec import UNSET
 from msgspec.structs import asdict
 
 from gateway.run.admin.page_paths import page_path
@@ -25,18 +26,28 @@ async def hit_records(
     found: list[HitRecord | LeftOutRecord] = []
     for entry in entries:
         message = None if entry.is_forgotten else messages.get(entry.seq)
+        # One that has been corrected since, or has another successor, is no text of the memory's any more.
+        ended = None if entry.is_forgotten or message is not None else await store.facts.at(agent, entry.seq)
+        text: str | None = None
+        at: float | None = None
+        href: str | None = None
+        if ended is not None:
+            text, at, href = ended.text, ended.valid_from, fact_href(uid, ended.seq)
+        elif message is not None:
+            text, at, href = message.text, message.at, _href(uid, message, places.get(message.exchange))
         hit = HitRecord(
-            kind=_kind(entry, message),
+            kind="fact" if ended is not None else _kind(entry, message),
             seq=entry.seq,
-            text=None if message is None else message.text,
-            at=None if message is None else message.at,
+            text=text,
+            at=at,
             forgotten=entry.is_forgotten,
-            href=None if message is None else _href(uid, message, places.get(message.exchange)),
+            href=href,
             rank=entry.rank,
             score=entry.score,
             words=entry.words,
             meaning=entry.meaning,
             tokens=entry.tokens,
+            until=UNSET if ended is None else ended.ended_at or UNSET,
         )
         found.append(LeftOutRecord(**asdict(hit), reason=cast(Reason, entry.reason)) if entry.reason else hit)
     return found

@@ -164,9 +164,11 @@ class HitRecord(Struct, frozen=True):
     words: float | None
     meaning: float | None
     tokens: int
+    # Until when a fact was true; not set: of all other hits.
+    until: float | UnsetType = UNSET
 
 
-class LeftOutRecord(HitRecord, frozen=True):
+class LeftOutRecord(HitRecord, frozen=True, kw_only=True):
     """A hit that stayed out of the note."""
 
     reason: Reason

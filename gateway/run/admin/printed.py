@@ -195,7 +195,8 @@ def show_request(found: dict[str, Any], *, as_json: bool) -> None:
 
 def _hit(hit: dict[str, Any]) -> str:
     """Returns the line of a hit in the explanation of a request."""
-    text = "(forgotten)" if hit["forgotten"] else " ".join((hit["text"] or "").split())[:100]
+    gone = "(forgotten)" if hit["forgotten"] else "(no longer current)"
+    text = gone if hit["text"] is None else " ".join(hit["text"].split())[:100]
     scores = " ".join(
         f"{name} {hit[name]:.2f}" for name in ("words", "meaning", "score") if hit[name] is not None
     )

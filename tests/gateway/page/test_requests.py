@@ -48,6 +48,30 @@ def test_a_request_says_why_and_only_to_its_project(operator: Operator) -> None:
     assert other.twin("audit")["items"] == []
 
 
+def test_a_fact_that_was_corrected_since_is_shown_as_the_note_had_it(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    with remember(upstream, tmp_path, PROFILE) as world:
+        operator = operator_of(world)
+        alice = speak(world, "Hello.")
+        (seq,) = learn(world, alice, "Alice has a dog called Rex.")
+        speak(world, "What is my dog called, Rex?")
+        last = operator.twin("requests")["items"][0]["id"]
+        (hit,) = (each for each in operator.twin(f"r/{last}")["chosen"] if each["kind"] == "fact")
+        assert "until" not in hit
+        operator.twin(f"m/{alice.uid}/f/{seq}/correct", {"text": "Alice has a cat called Rex."})
+        (corrected,) = (each for each in operator.twin(f"r/{last}")["chosen"] if each["seq"] == seq)
+        assert corrected == {**hit, "until": corrected["until"]}
+        assert corrected["until"] > hit["at"]
+        text = operator.get(f"r/{last}").body.decode()
+        assert "Alice has a dog called Rex." in text.partition("What the model was told")[0]
+        assert "until " in text
+        assert f'Correct<span class="unseen"> fact {seq}' not in text
+        operator.post(f"m/{alice.uid}/forget?fact={seq}")
+        (forgotten,) = (each for each in operator.twin(f"r/{last}")["chosen"] if each["forgotten"])
+        assert forgotten["text"] is None
+
+
 def test_a_request_names_the_blocks_that_its_model_was_told(upstream: StrictUpstream, tmp_path: Path) -> None:
     """They go along where nothing is recalled, and a reply may say what stands in them alone."""
     with remember(upstream, tmp_path, PROFILE) as world:
