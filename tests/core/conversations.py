@@ -30,7 +30,7 @@ from gateway.core.conversation.match import MemoryUse, Query
 from gateway.core.conversation.plan import Plan, plan_turn
 from gateway.core.conversation.tree import PathElement, Tree, is_tombstone
 from gateway.core.memory import edits
-from gateway.core.memory.visibility import shown
+from gateway.core.memory.visibility import visible_messages
 from gateway.core.message_text import with_text_before
 from gateway.core.prompt.compose import Composition, compose, known_note
 from storage.commands import MAX_RULE_CALLS, Missing, StoredContent
@@ -263,7 +263,7 @@ class Memory:
         for x, why in settle.mergeable(tree, now, IDLE_S, named=key is not None):
             self.records[x.id] = replace(x, merged=why)
             mine = [o for o in self.ops if o.exchange == x.id and o.state == "pending"]
-            for block, value, _ in edits.merge(self.blocks, mine).writes:
+            for block, value, _ in edits.merge_operations(self.blocks, mine).writes:
                 self.blocks = [replace(b, value=value) if b.id == block else b for b in self.blocks]
             self.ops = [replace(o, state="merged") if o in mine else o for o in self.ops]
 
@@ -559,7 +559,7 @@ class World:
             and x.inputs[: e.prefix_length] == prefix
             for x in tree
         )
-        spoken = shown(e, prefix_is_shared=is_shared)
+        spoken = visible_messages(e, prefix_is_shared=is_shared)
         return [text for _, m in spoken if (text := text_of(m))]
 
     def learned(self, who: str | None = "alice") -> list[str]:

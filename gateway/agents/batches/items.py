@@ -392,10 +392,12 @@ class ItemTurns:
         counts = counts_of(_usage(body))
         tokens = counts.prompt + counts.completion
         ops = opened.changes.ops[opened.inserts :]
-        merged = edits.merge(opened.context.blocks, [op for op in ops if op.op not in edits.KEEPING])
+        merged = edits.merge_operations(
+            opened.context.blocks, [op for op in ops if op.op not in edits.STORING_OPERATIONS]
+        )
         versions = {block.id: block.version for block in opened.context.blocks}
         if outcome is None:
-            inserts = [_plain(op) for op in ops if op.op in edits.KEEPING]
+            inserts = [_plain(op) for op in ops if op.op in edits.STORING_OPERATIONS]
             reply, results = orjson.loads(body), opened.toolbox.results
             data = {"reply": reply, "results": results, "inserts": inserts, "counts": list(counts)}
             return RoundWrite(
@@ -499,7 +501,9 @@ class ItemTurns:
         step = RunStep(
             0, opened.run.agent, opened.run.id, 1, opened.request_state.get("began", now), now, ending.counts
         )
-        kept = edits.merge((), [op for op in opened.changes.ops if op.op in edits.KEEPING])
+        kept = edits.merge_operations(
+            (), [op for op in opened.changes.ops if op.op in edits.STORING_OPERATIONS]
+        )
         return replace(
             end,
             turn=replace(write, exchange=exchange),

@@ -22,7 +22,7 @@ from gateway.agents.runs.begin import MessageGone
 from gateway.agents.runs.run import AcceptedRun, RunRequest, reading_run
 from gateway.agents.runs.steps import ERROR_WITHHELD, UPSTREAM_FAULTS
 from gateway.core.definition import SLEEP_EVERY, Sleeptime
-from gateway.core.memory.transcript import clean, transcript
+from gateway.core.memory.transcript import clean_messages, transcript
 from gateway.core.turn.client_view import MakesUnseen
 from gateway.core.turn.guide import StopReason
 from gateway.errors import GatewayError
@@ -172,7 +172,7 @@ class Sleeping:
         is_more = True
         while is_more:
             unread = await self._unread(memory, reader, BATCH_CHARS)
-            if clean(unread.messages):
+            if clean_messages(unread.messages):
                 return True
             passed = ReadSpan(memory.id, reader.reader, unread.cursor, unread.upto)
             await job.commit(self._store.sleepers.advance_effect(passed, self._now()))
@@ -253,7 +253,9 @@ class Sleeping:
         message = min(MESSAGE_CHARS, 2 * (window or MESSAGE_CHARS)) >> 2 * failed
         unread = await self._unread(memory, reader, most)
         secrets = self._settings.learn_secrets
-        messages = clean(unread.messages, most_chars=message, secrets=secrets, repeats=True)
+        messages = clean_messages(
+            unread.messages, most_chars=message, keeps_secrets=secrets, keeps_repeats=True
+        )
         exchanges = sorted({*(m.exchange for m in unread.messages), *unread.tools_used})
         reading = ReadSpan(memory.id, reader.reader, unread.cursor, unread.upto, exchanges)
         return _Span(reading, unread.is_more, transcript(messages, unread.tools_used) if messages else "")

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from gateway.core.conversation.canonical import WireMessage
 from gateway.core.conversation.private import NUDGE, with_private
 from gateway.core.memory import edits
-from gateway.core.memory.builtin import call_of
+from gateway.core.memory.builtin import call_of_edit
 from gateway.core.memory.memory_tools import EditResult
 from gateway.core.prompt.note import render_note
 from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, Shown, last_shown
@@ -39,7 +39,7 @@ class StepEdits:
     def cover(self, results: Sequence[ToolResult]) -> bool:
         """Returns whether all these results are of edits or of the client, so that no tool has taken long."""
         calls = {each.call_id for each in results}
-        return calls <= {call_of(op.call_id, calls) for op in self.changes.ops} | self._client_calls
+        return calls <= {call_of_edit(op.call_id, calls) for op in self.changes.ops} | self._client_calls
 
     def were_made_on(self, blocks: Sequence[Block]) -> bool:
         """Returns whether these blocks have the versions that the step read."""
@@ -53,10 +53,10 @@ class StepEdits:
         calls = {each.call_id for each in results}
         made: dict[str, list[EditResult]] = {}
         for op in stale.changes.ops:
-            if op.op in edits.KEEPING:
+            if op.op in edits.STORING_OPERATIONS:
                 self.changes.ops.append(op)
                 continue
-            made.setdefault(call_of(op.call_id, calls), []).append(self.changes.make(op))
+            made.setdefault(call_of_edit(op.call_id, calls), []).append(self.changes.make(op))
         return [_with_edits(each, made[each.call_id]) if each.call_id in made else each for each in results]
 
     def merge(self, exchange: int) -> tuple[BlockMerge, dict[int, int]]:
@@ -65,7 +65,7 @@ class StepEdits:
         exchange: the row of the step's exchange.
         """
         ops = [replace(op, exchange=exchange) for op in self.changes.ops]
-        return edits.merge(self.blocks_read, ops), _versions(self.blocks_read)
+        return edits.merge_operations(self.blocks_read, ops), _versions(self.blocks_read)
 
     def messages(self, results: Sequence[ToolResult], mark: str, now: float) -> list[WireMessage]:
         """Returns results as messages, with a note of what other writers have changed.

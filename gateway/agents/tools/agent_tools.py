@@ -21,14 +21,14 @@ from gateway.core import ids
 from gateway.core.agent import AgentSpec, AgentTool
 from gateway.core.definition import ToolDefinition
 from gateway.core.memory.builtin import (
-    EDITING,
-    REMEMBERED,
-    SEARCHING,
-    WORDS,
+    EDITING_TOOLS,
+    REMEMBERING_TOOLS,
+    SEARCHING_TOOLS,
+    SPEAKING_TOOLS,
     definition_of,
+    edit_calls,
     edit_id,
-    edits_of,
-    lookup_of,
+    read_lookup,
 )
 from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, last_shown
 from gateway.core.tags import plain_tags
@@ -83,7 +83,7 @@ class AgentTools:
 
     def serial_group(self, call: RunTool) -> str | None:
         # Edits are applied in the order of their calls, and a search finds the edits before it.
-        own = call.name in EDITING or call.name in REMEMBERED or call.name in SEARCHING
+        own = call.name in EDITING_TOOLS or call.name in REMEMBERING_TOOLS or call.name in SEARCHING_TOOLS
         return "memory" if own and self._tools[call.name].definition is None else None
 
     async def run(self, call: RunTool) -> ToolAnswer:
@@ -174,8 +174,8 @@ class AgentTools:
 
     async def _run_own(self, call: RunTool) -> ToolAnswer:
         name, arguments, memory = call.name, call.arguments, self.memory
-        if name in EDITING:
-            wanted = edits_of(name, arguments)
+        if name in EDITING_TOOLS:
+            wanted = edit_calls(name, arguments)
             if isinstance(wanted, str):
                 return failed(wanted)
             made = [
@@ -185,15 +185,15 @@ class AgentTools:
             status = next((each.status for each in made if each.status == "error"), "success")
             shown = last_shown([each.shown for each in made], NOTHING_SHOWN)
             return ToolAnswer("\n".join(each.content for each in made), status, shown=shown)
-        if name in REMEMBERED:
+        if name in REMEMBERING_TOOLS:
             if name == "remember_fact":
-                return memory.remember_fact(call.call_id, str(arguments[REMEMBERED[name]]))
+                return memory.remember_fact(call.call_id, str(arguments[REMEMBERING_TOOLS[name]]))
             tags = arguments.get("tags")
-            kept = {"content": arguments[REMEMBERED[name]], **({"tags": tags} if tags else {})}
+            kept = {"content": arguments[REMEMBERING_TOOLS[name]], **({"tags": tags} if tags else {})}
             return memory.remember(call.call_id, kept)
-        if name in SEARCHING:
+        if name in SEARCHING_TOOLS:
             timezone = "UTC" if self.spec.defined is None else self.spec.defined.timezone
-            wanted_hits = lookup_of(name, arguments, memory.now(), timezone)
+            wanted_hits = read_lookup(name, arguments, memory.now(), timezone)
             return failed(wanted_hits) if isinstance(wanted_hits, str) else await memory.look_up(wanted_hits)
         if name in FILE_TOOLS:
             files = FileTools(memory.store, memory.context.agent, self.foreign.children, memory.embed_query)
@@ -222,7 +222,7 @@ def asides_of(spec: AgentSpec, client_tools: Collection[str] = ()) -> Asides:
 
 
 def _asides_of(spec: AgentSpec, definitions: Iterable[dict[str, Any]]) -> Asides:
-    return Asides.of(definitions, _aside_names(spec), WORDS)
+    return Asides.of(definitions, _aside_names(spec), SPEAKING_TOOLS)
 
 
 def alone_of(spec: AgentSpec) -> frozenset[str]:

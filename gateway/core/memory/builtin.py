@@ -1,7 +1,7 @@
 """The gateway's own tools of agents: their schemas, by the names of Letta's, and what their calls mean.
 
-A call that edits blocks becomes operations (`edits_of`), one that searches becomes a `Lookup`. Neither touches memory:
-`gateway.core.memory.edits` performs operations, and `gateway.agents.tools.agent_tools` asks the store.
+A call that edits blocks becomes operations (`edit_calls`), one that searches becomes a `Lookup`. Neither touches
+memory: `gateway.core.memory.edits` applies operations, and `gateway.agents.tools.agent_tools` asks the store.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from gateway.core.memory.memory_tools import MEMORY_TOOLS, string_schema, tool_s
 from storage.records import Message
 
 # The argument of a tool that is its words to the user.
-WORDS: Final[Mapping[str, str]] = MappingProxyType({"send_message": "message"})
+SPEAKING_TOOLS: Final[Mapping[str, str]] = MappingProxyType({"send_message": "message"})
 
 # The tools that put a passage or a fact into long-term memory, with the argument that has it.
-REMEMBERED: Final[Mapping[str, str]] = MappingProxyType(
+REMEMBERING_TOOLS: Final[Mapping[str, str]] = MappingProxyType(
     {"archival_memory_insert": "content", "remember_fact": "fact"}
 )
 
@@ -193,7 +193,7 @@ SCHEMAS: Final[Mapping[str, Json]] = MappingProxyType(
     }
 )
 
-EDITING: Final = frozenset(
+EDITING_TOOLS: Final = frozenset(
     {
         "core_memory_append",
         "core_memory_replace",
@@ -204,7 +204,7 @@ EDITING: Final = frozenset(
         "memory_apply_patch",
     }
 )
-SEARCHING: Final = frozenset(
+SEARCHING_TOOLS: Final = frozenset(
     {"archival_memory_search", "conversation_search", "recall_memory", "search_memory"}
 )
 
@@ -221,10 +221,12 @@ _NEXT: Final = " #"
 
 
 class EditCall(Struct, frozen=True):
-    """One operation on a block. op: insert, replace, rethink or patch. arguments: as `apply` reads them."""
+    """One operation on a block."""
 
+    # insert, replace, rethink or patch.
     op: str
     label: str
+    # As `apply_edit` takes them (gateway.core.memory.memory_tools).
     arguments: Json
 
 
@@ -233,12 +235,12 @@ def edit_id(call_id: str, n: int) -> str:
     return call_id if n == 0 else f"{call_id}{_NEXT}{n + 1}"
 
 
-def call_of(edit: str, calls: Collection[str]) -> str:
+def call_of_edit(edit: str, calls: Collection[str]) -> str:
     """Returns the call that an edit belongs to. calls: of its turn."""
     return edit if edit in calls else edit.rpartition(_NEXT)[0]
 
 
-def edits_of(name: str, arguments: Mapping[str, Any]) -> list[EditCall] | str:
+def edit_calls(name: str, arguments: Mapping[str, Any]) -> list[EditCall] | str:
     """Returns the operations that a call asks for, or an error. arguments: they fit the schema."""
     label = str(arguments.get("label") or "")
     match name:
@@ -332,7 +334,7 @@ class Lookup(Struct, frozen=True):
     # The most results.
     limit: int = 5
 
-    def takes(self, hit: Message) -> bool:
+    def matches(self, hit: Message) -> bool:
         """Returns whether a hit is one of those that are looked for, but for its tags."""
         return (
             hit.source in self.sources
@@ -341,7 +343,7 @@ class Lookup(Struct, frozen=True):
             and (self.until is None or hit.at < self.until)
         )
 
-    def takes_tags(self, tags: Collection[str]) -> bool:
+    def matches_tags(self, tags: Collection[str]) -> bool:
         """Returns whether a passage with these tags is."""
         found = self.tags & frozenset(tags)
         return not self.tags or (found == self.tags if self.needs_all else bool(found))
@@ -352,7 +354,7 @@ _ALL_RESULTS = 8  # of a search of everything
 _MOST_QUERIES = 8
 
 
-def lookup_of(name: str, arguments: Mapping[str, Any], now: float, timezone: str = "UTC") -> Lookup | str:
+def read_lookup(name: str, arguments: Mapping[str, Any], now: float, timezone: str = "UTC") -> Lookup | str:
     """Returns the search that a call asks for, or an error.
 
     arguments: they fit the schema.

@@ -16,10 +16,10 @@ from storage.records import Block, BlockOp
 ARCHIVAL_INSERT = "archival_insert"
 REMEMBER_FACT = "remember_fact"
 # Operations that store a text of their own and change no block.
-KEEPING = frozenset({ARCHIVAL_INSERT, REMEMBER_FACT})
+STORING_OPERATIONS = frozenset({ARCHIVAL_INSERT, REMEMBER_FACT})
 
 
-def perform(blocks: Sequence[Block], op: BlockOp) -> tuple[list[Block], EditResult]:
+def apply_operation(blocks: Sequence[Block], op: BlockOp) -> tuple[list[Block], EditResult]:
     """Returns the blocks after one operation, and the edit with the result that the model reads."""
     found = next((b for b in blocks if b.label == op.label), None)
     edit = apply_edit(op.op, orjson.loads(op.arguments), found)
@@ -28,7 +28,7 @@ def perform(blocks: Sequence[Block], op: BlockOp) -> tuple[list[Block], EditResu
     return [replace(b, value=edit.value) if b is found else b for b in blocks], edit
 
 
-def view(blocks: Sequence[Block], ops: Sequence[BlockOp], path: Collection[int]) -> list[Block]:
+def blocks_on_path(blocks: Sequence[Block], ops: Sequence[BlockOp], path: Collection[int]) -> list[Block]:
     """Returns the blocks as a path sees them, with the pending edits of its own exchanges.
 
     blocks: with what is merged.
@@ -37,19 +37,19 @@ def view(blocks: Sequence[Block], ops: Sequence[BlockOp], path: Collection[int])
     """
     seen = list(blocks)
     for op in ops:
-        if op.exchange in path and op.op not in KEEPING:
-            seen, _ = perform(seen, op)
+        if op.exchange in path and op.op not in STORING_OPERATIONS:
+            seen, _ = apply_operation(seen, op)
     return seen
 
 
-def merge(blocks: Sequence[Block], ops: Sequence[BlockOp]) -> BlockMerge:
+def merge_operations(blocks: Sequence[Block], ops: Sequence[BlockOp]) -> BlockMerge:
     """Returns the changes that pending operations make to the blocks as they are now.
 
     An operation that cannot be done any more, such as replacing words that are gone, is dropped.
     """
     present, writes, passages, facts, dropped = list(blocks), [], [], [], []
     for op in ops:
-        if op.op in KEEPING:
+        if op.op in STORING_OPERATIONS:
             text = str(orjson.loads(op.arguments).get("content", ""))
             if op.op == REMEMBER_FACT:
                 facts.append((_fact(text, op), op))
@@ -57,7 +57,7 @@ def merge(blocks: Sequence[Block], ops: Sequence[BlockOp]) -> BlockMerge:
                 passages += [(part, op) for part in passages_in(text)]
             continue
         # Each operation sees the blocks as the one before left them.
-        present, edit = perform(present, op)
+        present, edit = apply_operation(present, op)
         if edit.value is None:
             dropped.append(op)
         else:

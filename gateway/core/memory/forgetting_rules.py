@@ -15,8 +15,8 @@ from gateway.core.conversation.canonical import WireMessage, text_of
 from gateway.core.conversation.listed import called_tools
 from gateway.core.conversation.private import FORMER_OWN_LENGTH, own_length, without_fields, without_private
 from gateway.core.dates import day_number_text
-from gateway.core.memory.builtin import SEARCHING
-from gateway.core.memory.edits import perform
+from gateway.core.memory.builtin import SEARCHING_TOOLS
+from gateway.core.memory.edits import apply_operation
 from gateway.core.memory.memory_tools import REWRITE_OPERATIONS
 from gateway.core.prompt.note import mentions_blocks
 from gateway.core.words import folded_words
@@ -29,7 +29,7 @@ FORGOTTEN = "(forgotten)"
 _REVEALING = 4
 
 
-def quotes(text: str, erased: Erased) -> bool:
+def may_quote(text: str, erased: Erased) -> bool:
     """Returns whether a text may quote what was erased. text: a note, or hidden rounds with results of searches."""
     if erased.blocks and mentions_blocks(text):
         return True
@@ -39,7 +39,7 @@ def quotes(text: str, erased: Erased) -> bool:
     return any(f"[{date}" in text or f"[{date.partition('-')[2]} " in text for date in dates)
 
 
-def without_found(e: Exchange, above: Exchange, erased: Erased) -> Exchange:
+def without_quotations(e: Exchange, above: Exchange, erased: Erased) -> Exchange:
     """Returns a step without search hits and block changes in its results that may quote what was erased.
 
     Results of calls that were erased themselves go as a whole.
@@ -59,10 +59,10 @@ def _without_found(message: WireMessage, calls: Mapping[str, str] | None, erased
         return message
     text, length = text_of(message), own_length(message)
     if calls is None or (
-        calls.get(str(message.get("tool_call_id"))) in SEARCHING and quotes(text[:length], erased)
+        calls.get(str(message.get("tool_call_id"))) in SEARCHING_TOOLS and may_quote(text[:length], erased)
     ):
         return {**without_private(message), "content": FORGOTTEN}
-    if length is not None and quotes(text[length:], erased):
+    if length is not None and may_quote(text[length:], erased):
         return {
             **without_fields(message, "own_length", FORMER_OWN_LENGTH, "shown_blocks"),
             "content": text[:length],
@@ -70,7 +70,7 @@ def _without_found(message: WireMessage, calls: Mapping[str, str] | None, erased
     return message
 
 
-def rebuild(block: Block, later: Sequence[Revised]) -> str:
+def rebuild_block(block: Block, later: Sequence[Revised]) -> str:
     """Returns the value of a block without what was erased.
 
     Edits by tools are done again on what is left, and an undo brings back what is left of the value that it brought
@@ -98,7 +98,7 @@ def rebuild(block: Block, later: Sequence[Revised]) -> str:
                     tainted |= _words(line) - clean
         elif each.op is not None and each.op.op not in REWRITE_OPERATIONS:
             # Such an operation holds what it adds, so it can be done without the erased part.
-            (rebuilt,), _ = perform([rebuilt], each.op)
+            (rebuilt,), _ = apply_operation([rebuilt], each.op)
         else:
             lines = each.value.split("\n")
             rebuilt = replace(rebuilt, value="\n".join(line for line in lines if not _words(line) & tainted))

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from gateway.core.dates import day_text
 from gateway.core.memory import memory_tools
 from gateway.core.memory.secret_texts import has_secret
-from gateway.core.memory.transcript import author_of, quote
+from gateway.core.memory.transcript import author_of, on_one_line
 from gateway.core.words import folded_words, stem, words_with_signs
 from storage.commands import Learned, LearnedFact
 from storage.records import Block, Fact, Message
@@ -87,9 +87,11 @@ STATEMENT = "User said: "
 
 
 class BlockEdit(Struct, frozen=True):
-    """An edit of a block. op: insert, replace or rethink. arguments: as `memory_tools.apply_edit` takes them."""
+    """An edit of a block."""
 
+    # insert, replace or rethink.
     op: str
+    # As `memory_tools.apply_edit` takes them.
     arguments: Mapping[str, Any]
 
 
@@ -117,7 +119,7 @@ class Reading(Struct, frozen=True):
 # -- asking
 
 
-def definitions() -> list[dict[str, Any]]:
+def tool_definitions() -> list[dict[str, Any]]:
     """Returns the request's `tools`."""
     blocks = [
         {"type": "function", "function": {"name": n, **memory_tools.MEMORY_TOOLS[n]}}
@@ -134,20 +136,24 @@ def build_request(
     for b in blocks:
         kind = ", read-only" if b.read_only else ""
         lines.append(
-            f"## {quote(b.label)} ({len(b.value)} of {b.limit} characters{kind}): {quote(b.description)}"
+            f"## {on_one_line(b.label)} ({len(b.value)} of {b.limit} characters{kind}): {on_one_line(b.description)}"
         )
         lines += [f"> {line}" for line in b.value.splitlines()] or ["> (empty)"]
     lines += ["", "# Known facts"]
-    lines += [f"{i}. [{day_text(f.valid_from)}] {quote(f.text)}" for i, f in enumerate(facts, 1)] or ["none"]
+    lines += [f"{i}. [{day_text(f.valid_from)}] {on_one_line(f.text)}" for i, f in enumerate(facts, 1)] or [
+        "none"
+    ]
     lines += ["", "# New messages"]
-    lines += [f"{i}. [{day_text(m.at)}, {author_of(m)}] {quote(m.text)}" for i, m in enumerate(messages, 1)]
+    lines += [
+        f"{i}. [{day_text(m.at)}, {author_of(m)}] {on_one_line(m.text)}" for i, m in enumerate(messages, 1)
+    ]
     return [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": "\n".join(lines)}]
 
 
 # -- reading the answer
 
 
-def keep_calls(message: Mapping[str, Any]) -> list[dict[str, str]]:
+def read_calls(message: Mapping[str, Any]) -> list[dict[str, str]]:
     """Returns name and arguments of a reply's calls, which is all that is read of it later."""
     calls = message.get("tool_calls")
     found = []
@@ -163,7 +169,7 @@ def keep_calls(message: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def read_reply(calls: Sequence[Mapping[str, str]]) -> Reading:
-    """Reads the calls of a reply, as `keep_calls` gives them. Other text, such as a refusal, means nothing."""
+    """Reads the calls of a reply, as `read_calls` gives them. Other text, such as a refusal, means nothing."""
     edits: list[BlockEdit | FactEdit] = []
     for call in calls[:MOST_EDITS]:
         edit = _read_call(call.get("name", ""), call.get("arguments", ""))
@@ -184,9 +190,9 @@ def _read_call(name: str, text: str) -> BlockEdit | FactEdit | None:
     fact, about = arguments.get("text"), arguments.get("about")
     if not isinstance(fact, str) or not _WORD.search(fact) or len(fact) > FACT_CHARS:
         return None
-    about = quote(about)[:60] if isinstance(about, str) else ""
+    about = on_one_line(about)[:60] if isinstance(about, str) else ""
     return FactEdit(
-        quote(fact),
+        on_one_line(fact),
         about,
         _numbers(arguments.get("replaces")),
         _numbers(arguments.get("messages")),
@@ -208,24 +214,24 @@ def with_human(blocks: Sequence[Block]) -> list[Block]:
     return [*blocks] if any(b.label == HUMAN.label for b in blocks) else [*blocks, HUMAN]
 
 
-def learn(
+def changes_from(
     reading: Reading,
     messages: Sequence[Message],
-    shown: Sequence[Fact],
+    known: Sequence[Fact],
     blocks: Sequence[Block],
-    seen: Mapping[str, int] | None = None,
+    shown_versions: Mapping[str, int] | None = None,
     *,
-    secrets: bool = False,
+    keeps_secrets: bool = False,
 ) -> Learned:
     """Returns the changes that an answer makes to the blocks and facts as they are now.
 
-    messages, shown: as they were numbered.
+    messages, known: as they were numbered.
     blocks: those that may be edited; `human` may be missing, and is made when it is first written to.
-    seen: versions of the blocks as they were shown; a block that has changed since is not rewritten as a
+    shown_versions: versions of the blocks as they were shown; a block that has changed since is not rewritten as a
         whole.
-    secrets: as in `clean`.
+    keeps_secrets: as in `clean_messages`.
     """
-    origins = _Origins(messages, shown)
+    origins = _Origins(messages, known)
     now = with_human(blocks)
     sources: dict[str, set[int]] = {}
     facts: list[LearnedFact] = []
@@ -233,7 +239,7 @@ def learn(
     dropped = reading.ignored
     for edit in reading.edits:
         if isinstance(edit, FactEdit):
-            fact = _fact(edit, origins, shown, secrets)
+            fact = _learned_fact(edit, origins, known, keeps_secrets)
             if fact is None or fact.key in keys:
                 dropped += fact is None
                 continue
@@ -242,13 +248,13 @@ def learn(
             continue
         label = edit.arguments["label"]
         found = next((b for b in now if b.label == label), None)
-        if edit.op in memory_tools.REWRITE_OPERATIONS and not _may_rewrite(edit, found, seen):
+        if edit.op in memory_tools.REWRITE_OPERATIONS and not _may_rewrite(edit, found, shown_versions):
             dropped += 1
             continue
         arguments = _as_statements(edit, found)
         done = memory_tools.apply_edit(edit.op, arguments, found)
         new = " ".join(str(arguments.get(k, "")) for k in ("new_string", "new_memory"))
-        if done.value is None or found is None or (not secrets and has_secret(new)):
+        if done.value is None or found is None or (not keeps_secrets and has_secret(new)):
             dropped += 1
             continue
         # The next edit of this answer sees the block as this one left it.
@@ -263,12 +269,14 @@ def learn(
     return Learned(writes, facts, dropped)
 
 
-def _fact(edit: FactEdit, origins: _Origins, shown: Sequence[Fact], secrets: bool) -> LearnedFact | None:
+def _learned_fact(
+    edit: FactEdit, origins: _Origins, known: Sequence[Fact], keeps_secrets: bool
+) -> LearnedFact | None:
     text = as_statement(edit.text)
-    if not secrets and (has_secret(text) or has_secret(edit.about)):
+    if not keeps_secrets and (has_secret(text) or has_secret(edit.about)):
         return None
     key = fact_key(text)
-    old = [shown[n - 1] for n in dict.fromkeys(edit.replaces) if 0 < n <= len(shown)]
+    old = [known[n - 1] for n in dict.fromkeys(edit.replaces) if 0 < n <= len(known)]
     replaced = [f for f in old if fact_key(f.text) != key]
     # A fact that "replaces" its own words adds nothing.
     if len(replaced) < len(old):
@@ -290,10 +298,10 @@ def _fact(edit: FactEdit, origins: _Origins, shown: Sequence[Fact], secrets: boo
     )
 
 
-def _may_rewrite(edit: BlockEdit, block: Block | None, seen: Mapping[str, int] | None) -> bool:
+def _may_rewrite(edit: BlockEdit, block: Block | None, shown_versions: Mapping[str, int] | None) -> bool:
     if not str(edit.arguments["new_memory"]).strip():
         return False
-    return block is not None and (seen is None or seen.get(block.label) == block.version)
+    return block is not None and (shown_versions is None or shown_versions.get(block.label) == block.version)
 
 
 def _as_statements(edit: BlockEdit, block: Block | None) -> Mapping[str, Any]:

@@ -118,7 +118,7 @@ RUN_AFTER_EDITS = frozenset(("archival_memory_search",))
 # Offering
 
 
-def definitions(names: Mapping[str, str]) -> list[Json]:
+def tool_definitions(names: Mapping[str, str]) -> list[Json]:
     """Returns the entries for a request's `tools`. names: offered name -> canonical tool, in a fixed order."""
     return [
         {"type": "function", "function": {"name": name, **MEMORY_TOOLS[tool]}} for name, tool in names.items()
@@ -151,7 +151,7 @@ def allows_hidden_tools(body: Mapping[str, Any]) -> bool:
     return messages[-1].get("role") != "assistant"
 
 
-def choose_names(
+def choose_tool_names(
     enabled: Iterable[str], client_names: Collection[str], earlier: Mapping[str, str] | None = None
 ) -> dict[str, str]:
     """Returns offered name -> canonical tool, for one request. Empty: offer nothing (and no `tools: []`).

@@ -5,9 +5,17 @@ from __future__ import annotations
 from typing import Final
 
 from gateway.core.conversation.listed import leaves_calls
-from gateway.core.memory.edits import merge
-from gateway.core.memory.forgetting_rules import quotes, rebuild, without_found
-from gateway.core.memory.visibility import messages_of, tools_used
+from gateway.core.memory.edits import merge_operations
+from gateway.core.memory.forgetting_rules import may_quote, rebuild_block, without_quotations
+from gateway.core.memory.visibility import recallable_messages, tools_used
 from storage.commands import Rules
 
-RULES: Final = Rules(messages_of, merge, quotes, rebuild, tools_used, without_found, leaves_calls)
+RULES: Final = Rules(
+    messages_of=recallable_messages,
+    merge=merge_operations,
+    quotes=may_quote,
+    rebuild=rebuild_block,
+    tools_used=tools_used,
+    without_found=without_quotations,
+    leaves_calls=leaves_calls,
+)

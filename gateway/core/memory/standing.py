@@ -40,18 +40,20 @@ _SINGLE, _DEGREES = "!", "-"
 _MONTH_CHARS = 7  # of an ISO date
 
 
-def learn_standing(messages: Iterable[Message], known: Sequence[Fact], *, secrets: bool = False) -> Learned:
-    """Returns the standing facts that a user's messages state by the rule, as `learn` does with a model.
+def learn_standing(
+    messages: Iterable[Message], known: Sequence[Fact], *, keeps_secrets: bool = False
+) -> Learned:
+    """Returns the standing facts that a user's messages state by the rule, as `changes_from` does with a model.
 
     messages: cleaned, oldest first.
     known: the standing facts so far.
-    secrets: as in `learn`.
+    keeps_secrets: as in `changes_from`.
     """
     found: dict[str, LearnedFact] = {}
     earlier = {fact.id: _stated(fact.text) for fact in known if fact.standing}
     for m in messages:
         for sentence in _sentences(m.text) if m.role == "user" else ():
-            if not secrets and has_secret(sentence):
+            if not keeps_secrets and has_secret(sentence):
                 continue
             text = f"{STATEMENT}{sentence}"
             key = fact_key(text)

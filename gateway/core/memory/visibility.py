@@ -21,7 +21,9 @@ from gateway.core.prompt import note
 from storage.records import Exchange, Message
 
 
-def shown(e: Exchange, *, prefix_is_shared: bool, takes_reply: bool = True) -> list[tuple[int, WireMessage]]:
+def visible_messages(
+    e: Exchange, *, prefix_is_shared: bool, takes_reply: bool = True
+) -> list[tuple[int, WireMessage]]:
     """Returns the messages that other conversations may see, each after its index in the input; -1: the reply.
 
     e: with its content.
@@ -64,7 +66,7 @@ def _is_observation(message: WireMessage, e: Exchange) -> bool:
     return text_of(orjson.loads(e.shown_reply)).lstrip().startswith("Thought: ")
 
 
-def messages_of(
+def recallable_messages(
     e: Exchange, prefix_is_shared: bool, previous: int | None, wanted: Container[int] | None = None
 ) -> list[Message]:
     """Returns the messages of an exchange that recall may find, without notes that they quote and without the text
@@ -77,7 +79,7 @@ def messages_of(
     """
     found = []
     takes_reply = wanted is None or e.seq + len(e.inputs) in wanted
-    for i, m in shown(e, prefix_is_shared=prefix_is_shared, takes_reply=takes_reply):
+    for i, m in visible_messages(e, prefix_is_shared=prefix_is_shared, takes_reply=takes_reply):
         is_reply = i < 0
         text = note.own_words(text_of(m))
         if not text.strip():

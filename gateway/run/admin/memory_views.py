@@ -13,7 +13,7 @@ from typing import Generic, Literal, TypeVar, cast
 from msgspec import UNSET, Struct
 
 from gateway.core.memory.mcp_tools import through_mcp
-from gateway.core.memory.visibility import messages_of
+from gateway.core.memory.visibility import recallable_messages
 from gateway.core.memory.word_diff import DiffPart, diff_words
 from gateway.errors import BadRequest, UnknownId
 from gateway.run.admin.hits import message_href, passage_href
@@ -262,7 +262,7 @@ class MemoryViews(Struct, frozen=True):
         )
         texts = dict[str, str]()
         for id, each in found.items():
-            messages = messages_of(each.exchange, each.prefix_is_shared, None)
+            messages = recallable_messages(each.exchange, each.prefix_is_shared, None)
             text = next((m.text for m in messages if m.role == "user"), "")
             if words := " ".join(text[: 4 * _OPENING_CHARS].split()):
                 texts[id] = shortened(words, _OPENING_CHARS)
@@ -535,7 +535,7 @@ def _passage_record(uid: str, found: Passage) -> SourceRecord:
 
 def _source_records(uid: str, found: SourceExchange) -> tuple[SourceRecord, ...]:
     e = found.exchange
-    messages = messages_of(e, found.prefix_is_shared, None)
+    messages = recallable_messages(e, found.prefix_is_shared, None)
     spoken = [m for m in messages if m.role == "user"] or messages[:1]
     if not spoken:
         return (SourceRecord("message", e.seq, None, e.begun, forgotten=True),)

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from gateway.core.dates import minute_text
 from gateway.core.memory.mcp_tools import through_mcp
-from gateway.core.memory.visibility import messages_of
+from gateway.core.memory.visibility import recallable_messages
 from gateway.run.admin.operation_arguments import (
     NO_DEFAULTS,
     Arguments,
@@ -130,7 +130,7 @@ def _retained(retained: Retained) -> str:
 def _lines_of(e: Exchange, prefix_is_shared: bool, previous: int | None) -> list[str]:
     """Returns the lines of an exchange's messages. Those of a turn that is not active end with the reason.
 
-    prefix_is_shared, previous: as `messages_of` has them.
+    prefix_is_shared, previous: as `recallable_messages` has them.
     """
     why = ""
     if e.state is State.CANCELLED:
@@ -140,7 +140,7 @@ def _lines_of(e: Exchange, prefix_is_shared: bool, previous: int | None) -> list
     elif not e.active:
         why = "superseded"
     mark = f"  ({why})" if why else ""
-    return [f"{_line(m)}{mark}" for m in messages_of(e, prefix_is_shared, previous)]
+    return [f"{_line(m)}{mark}" for m in recallable_messages(e, prefix_is_shared, previous)]
 
 
 async def _why(store: Store, agent: Agent, snapshot: MemorySnapshot, recent: Sequence[Exchange]) -> list[str]:
@@ -197,7 +197,7 @@ async def _sources(store: Store, agent: Agent, exchanges: Sequence[int]) -> list
     # A shared block may come from another user's memory, of which nothing is shown: its exchange is not found here.
     for id in exchanges[:SOURCES]:
         e = await store.turns.exchange(agent, id)
-        messages = messages_of(e, False, None, None) if e is not None else []
+        messages = recallable_messages(e, False, None, None) if e is not None else []
         lines += [f"from message {_short(_line(m))}" for m in messages if m.role == "user"]
         if e is None:
             lines.append("from a message that is not in this memory")

@@ -17,7 +17,7 @@ import orjson
 
 from gateway.core.memory import learn
 from gateway.core.memory.standing import learn_standing
-from gateway.core.memory.transcript import MESSAGE_CHARS, clean
+from gateway.core.memory.transcript import MESSAGE_CHARS, clean_messages
 from gateway.core.prompt import note
 from gateway.run.background.background_model import BackgroundModel, RequestRefused
 from gateway.run.background.schedule import AT_START, Schedule
@@ -62,7 +62,7 @@ class Learning:
         self._store = store
         self._background = background
         self._idle_s = settings.idle_s
-        self._secrets = settings.learn_secrets
+        self._keeps_secrets = settings.learn_secrets
         self._now = now
         # It has answered since the start: what it refuses is not refused for the settings' sake.
         self._answers = False
@@ -123,7 +123,7 @@ class Learning:
         asked: dict[str, Any] = {"cursor": 0, "upto": 0, "is_more": False, "is_waiting": False}
         scope = None if found is None else found.agent.scope
         if found is not None and scope is not None and scope.is_person and scope.profile not in self._but:
-            messages = clean(found.messages, secrets=self._secrets)
+            messages = clean_messages(found.messages, keeps_secrets=self._keeps_secrets)
             is_shown = messages and self._background is not None
             facts = await self._related(found, messages) if is_shown else []
             asked = {
@@ -154,7 +154,7 @@ class Learning:
     ) -> list[dict[str, str]]:
         """Returns the calls of the model's answer; none where it refuses what no smaller batch would be without."""
         try:
-            reply = await background.ask(project, request, tools=learn.definitions(), memory=job.agent)
+            reply = await background.ask(project, request, tools=learn.tool_definitions(), memory=job.agent)
         except RequestRefused:
             if not self._answers or job.job.tries <= _HALVINGS:
                 raise
@@ -163,7 +163,7 @@ class Learning:
             )
             return []
         self._answers = True
-        return learn.keep_calls(reply.message)
+        return learn.read_calls(reply.message)
 
     async def _related(self, unread: Unread, messages: Sequence[Message]) -> Sequence[Fact]:
         """Returns the known facts that the model sees: all of a small memory, else the newest and the related."""
@@ -189,12 +189,12 @@ class Learning:
 
         Then the source of an answer is unknown, and the job has to ask again.
         """
-        messages = clean(unread.messages, secrets=self._secrets)
+        messages = clean_messages(unread.messages, keeps_secrets=self._keeps_secrets)
         if asked["calls"] and [message.seq for message in messages] != asked.get("messages"):
             return False
         if self._background is None:
             known = await self._store.facts.standing(job.agent)
-            learned = learn_standing(messages, known, secrets=self._secrets)
+            learned = learn_standing(messages, known, keeps_secrets=self._keeps_secrets)
             await job.finish(self._effect(unread, asked, lambda blocks: learned))
             return True
         shown = await self._store.facts.get(job.agent, asked["shown"])
@@ -203,7 +203,9 @@ class Learning:
 
         def decide(blocks: Sequence[Block]) -> Learned:
             nonlocal dropped
-            learned = learn.learn(reading, messages, shown, blocks, asked["blocks"], secrets=self._secrets)
+            learned = learn.changes_from(
+                reading, messages, shown, blocks, asked["blocks"], keeps_secrets=self._keeps_secrets
+            )
             dropped = learned.dropped
             return learned
 

@@ -25,7 +25,7 @@ from gateway.core.conversation.openings import begins_conversation, openings_of
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import PathElement, Tree
 from gateway.core.memory import builtin, edits
-from gateway.core.memory.memory_tools import BLOCK_TOOLS, MEMORY_TOOLS, allows_hidden_tools, choose_names
+from gateway.core.memory.memory_tools import BLOCK_TOOLS, MEMORY_TOOLS, allows_hidden_tools, choose_tool_names
 from gateway.core.prompt.eviction import evicted_at
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.identity import Identity, Mode
@@ -40,7 +40,9 @@ from storage.records import Agent, Block, Evicted, Exchange, SentSection, Summar
 from storage.sql.store import Store
 
 # The tools that the memory section names, of the profiles and of agents made over REST.
-_NAMED_IN_SECTION = MEMORY_TOOLS.keys() | builtin.EDITING | builtin.SEARCHING | builtin.REMEMBERED.keys()
+_NAMED_IN_SECTION = (
+    MEMORY_TOOLS.keys() | builtin.EDITING_TOOLS | builtin.SEARCHING_TOOLS | builtin.REMEMBERING_TOOLS.keys()
+)
 _MEMORY_USES = {
     Mode.ON: MemoryUse.ON,
     Mode.STRICT: MemoryUse.ON,
@@ -335,7 +337,7 @@ def blocks_on_path(
 ) -> tuple[Block, ...]:
     """Returns the blocks of a snapshot as a path sees them, its own pending edits included."""
     blocks = in_prompt_order(request.spec, snapshot.blocks)
-    return tuple(edits.view(blocks, snapshot.ops, {x.id for x in path}) if snapshot.ops else blocks)
+    return tuple(edits.blocks_on_path(blocks, snapshot.ops, {x.id for x in path}) if snapshot.ops else blocks)
 
 
 async def initial_blocks(store: Store, request: MemoryRequest, agent: Agent) -> tuple[Block, ...]:
@@ -373,4 +375,4 @@ def offer_tools(
         # On a clash of names the client's tool wins.
         return {tool.name: tool.name for tool in spec.tools if tool.name not in chat.tools}
     enabled = MEMORY_TOOLS if agent.scope.spans_conversations else BLOCK_TOOLS
-    return choose_names(enabled, frozenset(chat.tools), agreed)
+    return choose_tool_names(enabled, frozenset(chat.tools), agreed)

@@ -64,7 +64,7 @@ class BlockEdits:
             False: code makes it, which was given the block as it is.
         """
         before = next((block for block in self.blocks if block.label == op.label), None)
-        blocks, edit = edits.perform(self.blocks, op)
+        blocks, edit = edits.apply_operation(self.blocks, op)
         if edit.value is not None:
             if is_read and (unseen := self._unseen(op)) is not None:
                 edit = unseen
@@ -85,8 +85,8 @@ class BlockEdits:
         """Makes the edits on other values of the blocks. One that cannot be made any more changes nothing."""
         self.blocks = [*blocks]
         for op in self.ops:
-            if op.op not in edits.KEEPING:
-                self.blocks, _ = edits.perform(self.blocks, op)
+            if op.op not in edits.STORING_OPERATIONS:
+                self.blocks, _ = edits.apply_operation(self.blocks, op)
 
     def describe_changes(self, results: Iterable[Shown]) -> tuple[tuple[str, ...], Shown]:
         """Ends a round: returns a text for each block that is not as it was last shown, and what the round shows.

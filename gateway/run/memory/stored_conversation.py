@@ -102,7 +102,7 @@ async def read_stored_context(
         if agent.id
         else await initial_blocks(store, request, agent)
     )
-    visible = edits.view(blocks, stored.snapshot.ops, context.path_ids)
+    visible = edits.blocks_on_path(blocks, stored.snapshot.ops, context.path_ids)
     has_begun = any(not exchange.superseded and not begins_fork(exchange) for exchange in path)
     initial = () if has_begun or request.spec.defined is None else request.spec.defined.initial_messages
     return _with_plan(context, [*initial, *messages], stored.snapshot.section, visible)

@@ -65,7 +65,7 @@ class MemoryTools(Struct, frozen=True):
     archives: SearchesPassages | None = None
 
     def definitions(self) -> list[dict[str, Any]]:
-        found = memory_tools.definitions(self.context.offered)
+        found = memory_tools.tool_definitions(self.context.offered)
         if self.context.request.spec.filler != "model":
             return found
         return [with_asides(each, {FILLER}) for each in found]
@@ -155,7 +155,7 @@ class MemoryTools(Struct, frozen=True):
         path = self.context.path_ids
         pending = [*(op for op in self.context.snapshot.ops if op.exchange in path), *self.changes.ops]
         inserted = [op for op in pending if _SOURCES.get(op.op) in wanted.sources]
-        kept = [_pending_passage(op, n) for n, op in enumerate(inserted) if wanted.takes_tags(_tags(op))]
+        kept = [_pending_passage(op, n) for n, op in enumerate(inserted) if wanted.matches_tags(_tags(op))]
         budget = self.recall_tokens or DEFAULT_TOKENS
         # Edits that are not confirmed are in no index. They come first, the newest before the others.
         mine = [
@@ -202,11 +202,11 @@ class MemoryTools(Struct, frozen=True):
         passages = [m.seq for m in hits if m.source == "passage"]
         filed = await self.store.passages.get(self.context.agent.id, passages) if passages else {}
         hits = [replace(m, tags=filed[m.seq].tags) if m.seq in filed else m for m in hits]
-        return [m for m in hits if wanted.takes_tags(m.tags)]
+        return [m for m in hits if wanted.matches_tags(m.tags)]
 
     async def _newest(self, wanted: Lookup) -> list[Message]:
         found = await self.store.recall.recent(self.context.agent, RECENT_EXCHANGES)
-        return [m for m in reversed(found) if wanted.takes(m)]
+        return [m for m in reversed(found) if wanted.matches(m)]
 
     async def _filed(self, query: str, wanted: Lookup, *, is_own: bool = True) -> list[Message]:
         """Returns the passages that answer one query. is_own: with those of its own archive."""
@@ -228,7 +228,7 @@ class MemoryTools(Struct, frozen=True):
             agent,
             query,
             limit=_MOST_TAGGED if wanted.tags else wanted.limit,
-            takes=wanted.takes,
+            takes=wanted.matches,
             deadline_ms=SEARCH_MS,
             vector=vector,
         )

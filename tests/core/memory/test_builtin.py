@@ -8,16 +8,16 @@ import pytest
 
 from gateway.agents.core.kinds import BUILT_IN, FILE_TOOLS, KINDS, MULTI_AGENT_TOOLS
 from gateway.core.memory.builtin import (
-    EDITING,
-    REMEMBERED,
+    EDITING_TOOLS,
+    REMEMBERING_TOOLS,
     SCHEMAS,
-    SEARCHING,
-    WORDS,
+    SEARCHING_TOOLS,
+    SPEAKING_TOOLS,
     EditCall,
     Lookup,
     definition_of,
-    edits_of,
-    lookup_of,
+    edit_calls,
+    read_lookup,
 )
 from gateway.core.memory.memory_tools import apply_edit
 from storage.records import Block
@@ -36,8 +36,8 @@ def test_every_kind_of_agent_begins_with_tools_that_are_there() -> None:
     for kind in KINDS.values():
         assert set(kind.tools) <= SCHEMAS.keys()
     assert SCHEMAS.keys() <= set(BUILT_IN)
-    others = {*WORDS, *MULTI_AGENT_TOOLS, *FILE_TOOLS, "memory_finish_edits"}
-    known = EDITING | SEARCHING | REMEMBERED.keys() | others
+    others = {*SPEAKING_TOOLS, *MULTI_AGENT_TOOLS, *FILE_TOOLS, "memory_finish_edits"}
+    known = EDITING_TOOLS | SEARCHING_TOOLS | REMEMBERING_TOOLS.keys() | others
     assert known == SCHEMAS.keys(), "agents/tools/agent_tools.py runs each tool by its set"
 
 
@@ -72,7 +72,7 @@ def test_a_name_that_is_not_ours_has_no_definition() -> None:
     ],
 )  # fmt: skip
 def test_an_edit_changes_the_block(name: str, arguments: dict[str, Any], before: str, after: str) -> None:
-    calls = edits_of(name, {"label": "human", **arguments} if "path" not in arguments else arguments)
+    calls = edit_calls(name, {"label": "human", **arguments} if "path" not in arguments else arguments)
     assert isinstance(calls, list)
     (call,) = calls
     assert call.label == "human"
@@ -90,7 +90,7 @@ def test_an_edit_changes_the_block(name: str, arguments: dict[str, Any], before:
     ],
 )
 def test_a_command_that_cannot_be_done_says_why(arguments: dict[str, Any], words: str) -> None:
-    found = edits_of("memory", arguments)
+    found = edit_calls("memory", arguments)
     assert isinstance(found, str)
     assert words in found
     assert found.startswith("Error: ")
@@ -98,7 +98,7 @@ def test_a_command_that_cannot_be_done_says_why(arguments: dict[str, Any], words
 
 def test_one_patch_edits_several_blocks() -> None:
     patch = "*** Begin Patch\n*** Update Block: human\n-a\n*** Update Block: persona\n+b\n*** End Patch"
-    assert edits_of("memory_apply_patch", {"label": "x", "patch": patch}) == [
+    assert edit_calls("memory_apply_patch", {"label": "x", "patch": patch}) == [
         EditCall("patch", "human", {"label": "human", "patch": "-a"}),
         EditCall("patch", "persona", {"label": "persona", "patch": "+b"}),
     ]
@@ -106,7 +106,7 @@ def test_one_patch_edits_several_blocks() -> None:
 
 @pytest.mark.parametrize("patch", ["", "*** Delete Block: human", "*** Add Block: new\n+a"])
 def test_a_patch_that_cannot_be_done_says_why(patch: str) -> None:
-    found = edits_of("memory_apply_patch", {"label": "human", "patch": patch})
+    found = edit_calls("memory_apply_patch", {"label": "human", "patch": patch})
     assert isinstance(found, str)
     assert found.startswith("Error: ")
 
@@ -161,7 +161,7 @@ def test_many_places_of_a_long_text_are_counted_before_they_are_replaced() -> No
 
 def test_a_model_cannot_ask_for_what_the_schema_does_not_have() -> None:
     arguments = {"label": "human", "old_string": "a", "new_string": "b", "every": True}
-    found = edits_of("memory_replace", arguments)
+    found = edit_calls("memory_replace", arguments)
     assert isinstance(found, list)
     assert "every" not in found[0].arguments
 
@@ -210,20 +210,20 @@ def test_a_model_cannot_ask_for_what_the_schema_does_not_have() -> None:
     ],
 )
 def test_a_search_says_what_is_looked_for(name: str, arguments: dict[str, Any], wanted: Lookup) -> None:
-    assert lookup_of(name, arguments, NOW) == wanted
+    assert read_lookup(name, arguments, NOW) == wanted
 
 
 def test_dates_without_a_zone_are_those_of_the_agent() -> None:
-    found = lookup_of("conversation_search", {"start_date": "2026-03-01"}, NOW, "Asia/Tokyo")
+    found = read_lookup("conversation_search", {"start_date": "2026-03-01"}, NOW, "Asia/Tokyo")
     assert isinstance(found, Lookup)
     assert found.since == 1_772_323_200.0 - 9 * 3600
-    assert lookup_of("conversation_search", {"start_date": "2026-03-01"}, NOW, "No/Where") == lookup_of(
+    assert read_lookup("conversation_search", {"start_date": "2026-03-01"}, NOW, "No/Where") == read_lookup(
         "conversation_search", {"start_date": "2026-03-01"}, NOW
     )
 
 
 def test_what_is_no_date_is_an_error_that_says_what_one_is() -> None:
-    found = lookup_of("archival_memory_search", {"query": "x", "end_datetime": "yesterday"}, NOW)
+    found = read_lookup("archival_memory_search", {"query": "x", "end_datetime": "yesterday"}, NOW)
     assert (
         found == "Error: `start_datetime` and `end_datetime` are dates such as 2026-03-01. Nothing was done."
     )

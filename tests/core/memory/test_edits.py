@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import orjson
 
-from gateway.core.memory.edits import ARCHIVAL_INSERT, merge, perform, view
+from gateway.core.memory.edits import ARCHIVAL_INSERT, apply_operation, blocks_on_path, merge_operations
 from storage.records import Block, BlockOp
 
 HUMAN = Block(1, "human", "The user", "Name: Ann", 100)
@@ -25,19 +25,19 @@ def replaced(id: int, old: str, new: str, exchange: int = 1) -> BlockOp:
 
 def test_a_path_sees_its_own_edits_and_no_others() -> None:
     ops = [insert(1, "likes tea", exchange=1), insert(2, "likes beer", exchange=2)]
-    assert view([HUMAN, NOTES], ops, {1})[0].value == "Name: Ann\nlikes tea"
-    assert view([HUMAN, NOTES], ops, {2})[0].value == "Name: Ann\nlikes beer"
-    assert view([HUMAN, NOTES], ops, set()) == [HUMAN, NOTES]
+    assert blocks_on_path([HUMAN, NOTES], ops, {1})[0].value == "Name: Ann\nlikes tea"
+    assert blocks_on_path([HUMAN, NOTES], ops, {2})[0].value == "Name: Ann\nlikes beer"
+    assert blocks_on_path([HUMAN, NOTES], ops, set()) == [HUMAN, NOTES]
 
 
 def test_a_path_sees_edits_of_edits_in_order() -> None:
     ops = [insert(1, "likes tea"), replaced(2, "tea", "coffee")]
-    assert view([HUMAN], ops, {1})[0].value == "Name: Ann\nlikes coffee"
+    assert blocks_on_path([HUMAN], ops, {1})[0].value == "Name: Ann\nlikes coffee"
 
 
 def test_edits_are_merged_into_what_the_block_says_now() -> None:
     now = Block(1, "human", "The user", "Name: Anna", 100, version=4)
-    done = merge([now, NOTES], [insert(1, "likes tea"), insert(2, "call her", "notes")])
+    done = merge_operations([now, NOTES], [insert(1, "likes tea"), insert(2, "call her", "notes")])
     assert [(block, value, o.id) for block, value, o in done.writes] == [
         (1, "Name: Anna\nlikes tea", 1),
         (2, "call her", 2),
@@ -47,23 +47,23 @@ def test_edits_are_merged_into_what_the_block_says_now() -> None:
 
 def test_an_edit_that_cannot_be_done_any_more_is_dropped_alone() -> None:
     ops = [replaced(1, "Bob", "Rob"), insert(2, "likes tea"), insert(3, "x" * 200), insert(4, "y", "gone")]
-    done = merge([HUMAN], ops)
+    done = merge_operations([HUMAN], ops)
     assert [value for _, value, _ in done.writes] == ["Name: Ann\nlikes tea"]
     assert [o.id for o in done.dropped] == [1, 3, 4]
 
 
 def test_an_archival_memory_becomes_a_passage_and_touches_no_block() -> None:
     archival = op(1, ARCHIVAL_INSERT, content="prefers trains")
-    done = merge([HUMAN], [archival])
+    done = merge_operations([HUMAN], [archival])
     assert list(done.passages) == [("prefers trains", archival)]
     assert list(done.writes) == []
-    assert view([HUMAN], [archival], {1}) == [HUMAN]
+    assert blocks_on_path([HUMAN], [archival], {1}) == [HUMAN]
 
 
 def test_the_model_is_told_what_an_edit_came_to() -> None:
-    blocks, edit = perform([HUMAN], replaced(1, "Bob", "Rob"))
+    blocks, edit = apply_operation([HUMAN], replaced(1, "Bob", "Rob"))
     assert blocks == [HUMAN]
     assert edit.value is None
     assert edit.message
-    blocks, edit = perform([HUMAN], replaced(1, "Ann", "Anna"))
+    blocks, edit = apply_operation([HUMAN], replaced(1, "Ann", "Anna"))
     assert blocks[0].value == edit.value == "Name: Anna"

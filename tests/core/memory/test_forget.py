@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.core.conversation.private import with_private
-from gateway.core.memory.forgetting_rules import quotes, rebuild, without_found
+from gateway.core.memory.forgetting_rules import may_quote, rebuild_block, without_quotations
 from gateway.core.prompt.note import Recalled, render_note
 from storage.commands import Erased, Revised
 from storage.records import Block, BlockOp, Exchange, Message, State
@@ -32,7 +32,7 @@ def note(day: int, changes: tuple[str, ...] = ()) -> str:
     ],
 )
 def test_a_note_is_known_by_the_day_of_what_it_quotes(text: str, expected: bool) -> None:
-    assert quotes(text, Erased(frozenset({DAY}))) is expected
+    assert may_quote(text, Erased(frozenset({DAY}))) is expected
 
 
 def test_a_day_that_is_told_without_its_year_is_known() -> None:
@@ -41,7 +41,7 @@ def test_a_day_that_is_told_without_its_year_is_known() -> None:
         [Recalled.of(each, "something") for each in messages], (), DAY * 86_400.0, mark="a2b3c4d5"
     )
     assert "2024-10-04" not in told.partition("\n[")[2]
-    assert quotes(told, Erased(frozenset({DAY})))
+    assert may_quote(told, Erased(frozenset({DAY})))
 
 
 def test_of_results_go_hits_of_searches_and_what_was_told_behind_them() -> None:
@@ -67,19 +67,19 @@ def test_of_results_go_hits_of_searches_and_what_was_told_behind_them() -> None:
         (Erased(frozenset({DAY - 5}), blocks=True), {2: "Done."}),
         (Erased(frozenset({DAY - 5})), {}),
     ):
-        left = orjson.loads(without_found(step, above, erased).input or b"")
+        left = orjson.loads(without_quotations(step, above, erased).input or b"")
         assert {n: m["content"] for n, m in enumerate(left) if m != results[n]} == changes
     for gone in (
         replace(above, shown_reply=None, state=State.FORGOTTEN),
         replace(above, redactions=frozenset({-1})),
     ):
-        left = orjson.loads(without_found(step, gone, Erased(frozenset({DAY - 5}))).input or b"")
+        left = orjson.loads(without_quotations(step, gone, Erased(frozenset({DAY - 5}))).input or b"")
         assert [m["content"] for m in left] == ["(forgotten)"] * 3 + [hit]
 
 
 def test_one_that_mentions_blocks_goes_when_a_block_lost_something() -> None:
-    assert quotes(note(DAY - 1, ("human: has a dog",)), Erased(frozenset(), blocks=True))
-    assert not quotes(note(DAY - 1), Erased(frozenset(), blocks=True))
+    assert may_quote(note(DAY - 1, ("human: has a dog",)), Erased(frozenset(), blocks=True))
+    assert not may_quote(note(DAY - 1), Erased(frozenset(), blocks=True))
 
 
 def op(kind: str, **arguments: str) -> BlockOp:
@@ -125,7 +125,7 @@ GONE = Revised("has a cat\nlikes tea", is_erased=True)
     ],
 )
 def test_a_block_is_made_anew_of_what_is_left(later: list[Revised], left: str) -> None:
-    assert rebuild(replace(BLOCK, read_only=False), later) == left
+    assert rebuild_block(replace(BLOCK, read_only=False), later) == left
 
 
 @pytest.mark.parametrize(
@@ -140,4 +140,4 @@ def test_a_block_is_made_anew_of_what_is_left(later: list[Revised], left: str) -
 )
 def test_a_sign_at_a_word_does_not_keep_it(gone: str, again: str) -> None:
     later = [Revised(f"has a cat\n{gone}", is_erased=True), Revised(f"has a cat\n{again}")]
-    assert rebuild(BLOCK, later) == "has a cat"
+    assert rebuild_block(BLOCK, later) == "has a cat"

@@ -80,7 +80,7 @@ def test_no_message_can_pass_for_a_heading_or_another_entry() -> None:
     ],
 )
 def test_an_answer_without_calls_teaches_nothing(message: dict[str, Any]) -> None:
-    assert learn.read_reply(learn.keep_calls(message)) == Reading(())
+    assert learn.read_reply(learn.read_calls(message)) == Reading(())
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_an_answer_without_calls_teaches_nothing(message: dict[str, Any]) -> Non
 )
 def test_calls_that_make_no_sense_are_counted_and_dropped(entry: Any) -> None:
     good = {"function": {"name": "remember_fact", "arguments": '{"text":"Has a cat."}'}}
-    reading = learn.read_reply(learn.keep_calls({"tool_calls": [entry, good]}))
+    reading = learn.read_reply(learn.read_calls({"tool_calls": [entry, good]}))
     assert reading == Reading((FactEdit("Has a cat."),), ignored=1)
 
 
@@ -113,7 +113,7 @@ def test_arguments_may_be_an_object_already() -> None:
     entry = {
         "function": {"name": "remember_fact", "arguments": {"text": "Has a cat.", "replaces": [1, "2", True]}}
     }
-    reading = learn.read_reply(learn.keep_calls({"tool_calls": [entry]}))
+    reading = learn.read_reply(learn.read_calls({"tool_calls": [entry]}))
     assert reading.edits == (FactEdit("Has a cat.", replaces=(1,)),)
 
 
@@ -127,7 +127,7 @@ def test_an_answer_that_never_ends_is_cut() -> None:
 
 
 def test_a_fact_is_dated_and_knows_the_message_it_came_from() -> None:
-    learned = learn.learn(
+    learned = learn.changes_from(
         read(call("remember_fact", text="The cat is Miso.", about="cat")), MESSAGES, [], [HUMAN]
     )
     (found,) = learned.facts
@@ -137,9 +137,9 @@ def test_a_fact_is_dated_and_knows_the_message_it_came_from() -> None:
 
 def test_sources_are_decided_by_words_and_not_by_the_model() -> None:
     reading = read(call("remember_fact", text="Moved to Bergen with Miso.", messages=[2]))
-    (found,) = learn.learn(reading, MESSAGES, [], []).facts
+    (found,) = learn.changes_from(reading, MESSAGES, [], []).facts
     assert (found.exchange, found.sources) == (2, (1, 2))
-    (vague,) = learn.learn(
+    (vague,) = learn.changes_from(
         read(call("remember_fact", text="Qqq.", messages=[99, -1])), MESSAGES, [], []
     ).facts
     assert vague.sources == (1, 2)  # it may come from anywhere
@@ -148,14 +148,14 @@ def test_sources_are_decided_by_words_and_not_by_the_model() -> None:
 def test_a_fact_comes_from_what_has_its_words_with_signs_at_them() -> None:
     messages = [replace(MESSAGES[0], text="We are off to Bergen🎉"), MESSAGES[1]]
     reading = read(call("remember_fact", text="Moved to Bergen in May."))
-    (found,) = learn.learn(reading, messages, [], []).facts
+    (found,) = learn.changes_from(reading, messages, [], []).facts
     assert found.sources == (1, 2)
 
 
 def test_a_fact_that_replaces_others_has_their_sources_too() -> None:
     shown = [fact(1, "Lives in Oslo.", (50,)), fact(2, "Likes tea.", (60,))]
     reading = read(call("remember_fact", text="Lives in Bergen.", replaces=[1, 9, 0, -1]))
-    (found,) = learn.learn(reading, MESSAGES, shown, []).facts
+    (found,) = learn.changes_from(reading, MESSAGES, shown, []).facts
     assert found.replaces == (1,)
     assert found.sources == (2, 50)
 
@@ -163,7 +163,7 @@ def test_a_fact_that_replaces_others_has_their_sources_too() -> None:
 def test_a_fact_taken_from_what_was_known_has_its_sources() -> None:
     shown = [fact(1, "Works at the aquarium.", (50,))]
     reading = read(call("remember_fact", text="Moved to Bergen for the aquarium."))
-    assert learn.learn(reading, MESSAGES, shown, []).facts[0].sources == (2, 50)
+    assert learn.changes_from(reading, MESSAGES, shown, []).facts[0].sources == (2, 50)
 
 
 def test_the_same_fact_is_kept_once() -> None:
@@ -172,7 +172,7 @@ def test_the_same_fact_is_kept_once() -> None:
         call("remember_fact", text="the cat is  called MISO!"),
         call("remember_fact", text="Cat called Miso", replaces=[1]),
     )
-    assert len(learn.learn(reading, MESSAGES, [fact(1, "Cat is called Miso")], []).facts) == 1
+    assert len(learn.changes_from(reading, MESSAGES, [fact(1, "Cat is called Miso")], []).facts) == 1
 
 
 @pytest.mark.parametrize(
@@ -201,10 +201,10 @@ def test_facts_have_one_key_if_they_say_the_same(a: str, b: str, same: bool) -> 
 
 def test_the_block_for_the_person_is_made_when_it_is_first_written_to() -> None:
     reading = read(call("memory_insert", label="human", new_string="Has a cat, Miso."))
-    assert learn.learn(reading, MESSAGES, [], []).writes == [
+    assert learn.changes_from(reading, MESSAGES, [], []).writes == [
         (replace(learn.HUMAN, value="Has a cat, Miso."), "Has a cat, Miso.", (1,))
     ]
-    assert learn.learn(read(), MESSAGES, [], []).writes == []
+    assert learn.changes_from(read(), MESSAGES, [], []).writes == []
 
 
 def test_edits_follow_each_other_and_make_one_version() -> None:
@@ -212,7 +212,7 @@ def test_edits_follow_each_other_and_make_one_version() -> None:
         call("memory_insert", label="human", new_string="Cat: Miso"),
         call("memory_replace", label="human", old_string="Miso", new_string="Miso (Bergen)"),
     )
-    ((block, value, sources),) = learn.learn(reading, MESSAGES, [], [HUMAN]).writes
+    ((block, value, sources),) = learn.changes_from(reading, MESSAGES, [], [HUMAN]).writes
     assert (block.id, block.version) == (7, 3)
     assert value == "Name: Alice\nCat: Miso (Bergen)"
     assert sources == (1, 2)
@@ -231,7 +231,7 @@ def test_edits_follow_each_other_and_make_one_version() -> None:
 )
 def test_what_must_not_be_is_dropped(edit: dict[str, str]) -> None:
     persona = Block(8, "persona", "", "Kind.", 100, read_only=True)
-    learned = learn.learn(read(edit), MESSAGES, [], [HUMAN, persona])
+    learned = learn.changes_from(read(edit), MESSAGES, [], [HUMAN, persona])
     assert (learned.writes, learned.facts, learned.dropped) == ([], [], 1)
 
 
@@ -245,7 +245,7 @@ def test_orders_are_kept_as_what_was_said() -> None:
             ),
         )
     )
-    learned = learn.learn(reading, MESSAGES, [], [HUMAN])
+    learned = learn.changes_from(reading, MESSAGES, [], [HUMAN])
     assert [f.text for f in learned.facts] == [
         "User said: You must always answer in rhymes.",
         "User said: always be brief.",
@@ -260,20 +260,22 @@ def test_ordinary_facts_are_no_orders(text: str) -> None:
 
 def test_a_block_is_written_anew_only_by_who_has_seen_it() -> None:
     reading = read(call("memory_rethink", label="human", new_memory="Alice, of Bergen"))
-    assert learn.learn(reading, MESSAGES, [], [HUMAN], {"human": 3}).writes[0][1] == "Alice, of Bergen"
-    assert learn.learn(reading, MESSAGES, [], [HUMAN], {"human": 2}).writes == []
-    assert learn.learn(reading, MESSAGES, [], [HUMAN], {}).dropped == 1
+    assert learn.changes_from(reading, MESSAGES, [], [HUMAN], {"human": 3}).writes[0][1] == "Alice, of Bergen"
+    assert learn.changes_from(reading, MESSAGES, [], [HUMAN], {"human": 2}).writes == []
+    assert learn.changes_from(reading, MESSAGES, [], [HUMAN], {}).dropped == 1
     insert = read(call("memory_insert", label="human", new_string="Bergen"))
-    assert learn.learn(insert, MESSAGES, [], [HUMAN], {"human": 2}).writes[0][1] == "Name: Alice\nBergen"
+    assert (
+        learn.changes_from(insert, MESSAGES, [], [HUMAN], {"human": 2}).writes[0][1] == "Name: Alice\nBergen"
+    )
 
 
 def test_a_block_is_not_emptied() -> None:
     reading = read(call("memory_rethink", label="human", new_memory=" \n"))
-    assert learn.learn(reading, MESSAGES, [], [HUMAN]).writes == []
+    assert learn.changes_from(reading, MESSAGES, [], [HUMAN]).writes == []
 
 
 def test_what_a_block_says_already_is_nobodys_order() -> None:
     block = replace(HUMAN, value="Always greet by name.")
     reading = read(call("memory_rethink", label="human", new_memory="Always greet by name.\nAlways rhyme."))
-    ((_, value, _),) = learn.learn(reading, MESSAGES, [], [block]).writes
+    ((_, value, _),) = learn.changes_from(reading, MESSAGES, [], [block]).writes
     assert value == "Always greet by name.\nUser said: Always rhyme."

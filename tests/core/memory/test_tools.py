@@ -12,9 +12,9 @@ from gateway.core.memory.memory_tools import (
     allows_hidden_tools,
     apply_edit,
     argument_error,
-    choose_names,
-    definitions,
+    choose_tool_names,
     read_arguments,
+    tool_definitions,
 )
 from storage.records import Block
 
@@ -55,34 +55,34 @@ def test_tools_are_offered_only_where_a_hidden_round_makes_sense(
 
 class TestOffer:
     def test_nothing_enabled_is_nothing_offered(self) -> None:
-        assert choose_names((), ()) == {}
-        assert definitions({}) == []
+        assert choose_tool_names((), ()) == {}
+        assert tool_definitions({}) == []
 
     def test_names_are_plain_where_they_are_free(self) -> None:
         enabled = ("memory_insert", "conversation_search", "unknown")
-        assert choose_names(enabled, {"get_weather"}) == {
+        assert choose_tool_names(enabled, {"get_weather"}) == {
             "memory_insert": "memory_insert",
             "conversation_search": "conversation_search",
         }
 
     def test_a_clash_renames_ours(self) -> None:
         taken = {"memory_insert", "mnemogate_memory_insert"}
-        assert choose_names(("memory_insert", "memory_replace"), taken) == {
+        assert choose_tool_names(("memory_insert", "memory_replace"), taken) == {
             "mnemogate_mnemogate_memory_insert": "memory_insert",
             "memory_replace": "memory_replace",
         }
 
     def test_names_stay_as_they_were_first_offered(self) -> None:
         agreed = {"mnemogate_memory_insert": "memory_insert", "memory_replace": "memory_replace"}
-        assert choose_names(("memory_insert", "memory_replace"), (), agreed) == agreed
-        assert choose_names(("memory_replace",), (), agreed) == {"memory_replace": "memory_replace"}
+        assert choose_tool_names(("memory_insert", "memory_replace"), (), agreed) == agreed
+        assert choose_tool_names(("memory_replace",), (), agreed) == {"memory_replace": "memory_replace"}
 
     def test_a_client_that_claims_one_later_takes_them_out(self) -> None:
         agreed = {"memory_insert": "memory_insert", "memory_replace": "memory_replace"}
-        assert choose_names(("memory_insert", "memory_replace"), {"memory_insert"}, agreed) == {}
+        assert choose_tool_names(("memory_insert", "memory_replace"), {"memory_insert"}, agreed) == {}
 
     def test_definitions_carry_the_offered_name(self) -> None:
-        (made,) = definitions({"mnemogate_memory_insert": "memory_insert"})
+        (made,) = tool_definitions({"mnemogate_memory_insert": "memory_insert"})
         assert made["type"] == "function"
         assert made["function"]["name"] == "mnemogate_memory_insert"
         assert made["function"]["parameters"] == MEMORY_TOOLS["memory_insert"]["parameters"]

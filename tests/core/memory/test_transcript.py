@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.core.memory.transcript import MESSAGE_CHARS, clean, transcript
+from gateway.core.memory.transcript import MESSAGE_CHARS, clean_messages, transcript
 from storage.records import Message
 
 DAY_S = 86_400.0
@@ -14,7 +14,7 @@ def said(seq: int, text: str, role: str = "user", speaker: str | None = None) ->
 
 def test_only_what_was_said_is_read() -> None:
     note = "<memory>\nNotes from earlier conversations with this user, for reference: quotations, possibly outdated."
-    found = clean(
+    found = clean_messages(
         [
             said(1, "Hello"),
             said(1, "● Hi!", "assistant"),
@@ -28,7 +28,7 @@ def test_only_what_was_said_is_read() -> None:
         ]
     )
     assert [m.text for m in found] == ["Hello", "Hi!", "As you said.", "My password is [withheld]", "Hello"]
-    assert clean([said(7, "My password is hunter2")], secrets=True)[0].text.endswith("hunter2")
+    assert clean_messages([said(7, "My password is hunter2")], keeps_secrets=True)[0].text.endswith("hunter2")
 
 
 def test_who_asks_for_replies_that_come_again_has_them() -> None:
@@ -38,12 +38,12 @@ def test_who_asks_for_replies_that_come_again_has_them() -> None:
         said(3, "Now?"),
         said(4, "Yes.", "assistant"),
     ]
-    assert len(clean(messages)) == 3
-    assert clean(messages, repeats=True) == messages
+    assert len(clean_messages(messages)) == 3
+    assert clean_messages(messages, keeps_repeats=True) == messages
 
 
 def test_long_messages_are_shown_by_their_edges() -> None:
-    (found,) = clean([said(1, "\n".join(f"line {i}" for i in range(2000)))])
+    (found,) = clean_messages([said(1, "\n".join(f"line {i}" for i in range(2000)))])
     assert len(found.text) <= MESSAGE_CHARS
     assert "line 0" in found.text
     assert "line 1999" in found.text
@@ -51,12 +51,12 @@ def test_long_messages_are_shown_by_their_edges() -> None:
 
 def test_who_asks_for_long_messages_has_them_whole() -> None:
     text = "\n".join(f"line {i}" for i in range(2000))
-    assert [m.text for m in clean([said(1, text)], most_chars=100_000)] == [text]
+    assert [m.text for m in clean_messages([said(1, text)], most_chars=100_000)] == [text]
 
 
 def test_of_a_longer_message_its_middle_is_left_out() -> None:
     text = "a" * 600 + "b" * 600
-    (found,) = clean([said(1, text)], most_chars=1000)
+    (found,) = clean_messages([said(1, text)], most_chars=1000)
     assert len(found.text) <= 1000
     assert (found.text[:400], found.text[-400:]) == ("a" * 400, "b" * 400)
 

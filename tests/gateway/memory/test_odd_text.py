@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.core.memory.learn import quote
+from gateway.core.memory.learn import on_one_line
 from gateway.run.admin.transfer_operations import TransferOperations
 from gateway.settings import BlockSettings
 from storage.records import Scope
@@ -134,7 +134,7 @@ def test_what_is_learned_has_none(upstream: StrictUpstream, tmp_path: Path) -> N
         learner.world.chat(user="alice").say(f"My cat{NUL} is Miso.")
         learner.rest()
         assert [(each.text, each.about) for each in learner.facts()] == [("The cat is Miso.", "cat")]
-        assert quote("The cat is Miso.") in learner.recalled("What is my cat called?")
+        assert on_one_line("The cat is Miso.") in learner.recalled("What is my cat called?")
 
 
 def test_an_export_with_one_anywhere_is_imported(upstream: StrictUpstream, tmp_path: Path) -> None:
