@@ -26,7 +26,7 @@ from gateway.errors import CallerError, Conflict, GatewayError, UnknownId
 from gateway.run.background.worker import JobContext, Worker, WorkerLimits
 from gateway.run.chat import Chat
 from gateway.run.event_log import EventLog, stored_events
-from gateway.run.memory.stored_turns import begun_of
+from gateway.run.memory.stored_turns import turn_begun
 from gateway.run.receipt import Accounts, Receipt
 from gateway.run.request_context import RequestContext
 from gateway.run.response_conversations import ResponseConversation
@@ -380,7 +380,7 @@ class BackgroundResponses:
             return True
         if identity.scope is not None:
             await self.chat.turns.wait_written(identity.scope)
-        return await self.store.messages.begun(identity.project, name[0], begun_of(name[1])) is not None
+        return await self.store.messages.begun(identity.project, name[0], turn_begun(name[1])) is not None
 
     async def _end(self, run: Run, log: _Sink, final: Json, name: tuple[str, str] | None = None) -> None:
         """Ends a run, and its events with it. name: of the turn in which the response lies."""

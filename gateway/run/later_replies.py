@@ -70,11 +70,10 @@ class LaterReplies:
 
     async def forget(self, noted: NotedReply) -> None:
         """Forgets what a note is of: the reply was deleted before it was seen to have ended."""
-        found = await find_turn(self.store, noted.agent.scope.project, *noted.reply.turn)
+        found = await find_turn(self.store, noted.agent.scope.project, noted.reply.turn)
         await self.remove(noted)
         if found is not None:
-            agent, _, rows = found
-            await self.store.forgetting.forget(agent.id, ForgetTarget(exchanges=list(rows)))
+            await self.store.forgetting.forget(found.agent.id, ForgetTarget(exchanges=list(found.rows)))
 
     async def remove(self, noted: NotedReply) -> None:
         await self.store.runs.remove(noted.agent.id, noted.run.id)

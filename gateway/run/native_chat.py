@@ -19,7 +19,7 @@ from gateway.run.chat import Chat
 from gateway.run.later_replies import LaterReplies, LaterReply, NotedReply
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.queue import QueueTicket
-from gateway.run.memory.stored_turns import paths_to
+from gateway.run.memory.stored_turns import find_paths_by_id
 from gateway.run.native_memory import BoundedReader, EarlierReplies, FoundReplies, NativeMemory
 from gateway.run.native_request import NativeRequest
 from gateway.run.receipt import Receipt
@@ -187,7 +187,7 @@ class NativeChat:
         """Returns it with what it only refers to; what this process has not answered itself, the store may know."""
         if unknown := self._earlier.unknown(memory, native.named):
             try:
-                found = await paths_to(self._keeper.store, scope, unknown)
+                found = await find_paths_by_id(self._keeper.store, scope, unknown)
             except StoreError as error:
                 _log.warning(
                     "Earlier responses could not be looked up, so they count as unknown: %s", error.message

@@ -28,7 +28,7 @@ from gateway.core.request.native_body import MessageThread, NativeBody
 from gateway.errors import MemoryUnavailable, ThreadNotFound, ThreadUnsupported
 from gateway.run.directory import Directory, StoredAgents, unknown
 from gateway.run.memory.keeper import MemoryKeeper
-from gateway.run.memory.stored_turns import paths_to, with_references
+from gateway.run.memory.stored_turns import fill_references, find_paths_by_id
 from gateway.run.request_context import RequestContext
 from gateway.run.store_errors import map_store_errors
 from gateway.run.turn_saving import TurnServices
@@ -137,7 +137,7 @@ class Resolver:
             await self._turns.wait_written(identity.scope)
         with map_store_errors():
             store = self._keeper.store
-            return await with_references(store, context.project, identity.scope, request, self._most_bytes)
+            return await fill_references(store, context.project, identity.scope, request, self._most_bytes)
 
     def is_for_agent(self, model: str, context: RequestContext) -> bool:
         """Returns whether a header names an agent that no profile declares. Raises: BadRequest."""
@@ -214,7 +214,7 @@ class Resolver:
             return request
         await self._turns.wait_written(identity.scope)
         try:
-            found = await paths_to(self._keeper.store, identity.scope, {thread.previous})
+            found = await find_paths_by_id(self._keeper.store, identity.scope, {thread.previous})
         except StoreError as error:
             _log.warning(
                 "A message thread could not be looked up, so it counts as unknown: %s", error.message

@@ -19,7 +19,7 @@ from adapters.types import Json
 from gateway.core.agent import AgentSpec
 from gateway.core.conversation.canonical import SYSTEM
 from gateway.errors import Conflict, UnknownId
-from gateway.run.memory.stored_turns import NamedTurn, named_turns
+from gateway.run.memory.stored_turns import NamedTurn, name_turns
 from gateway.run.store_errors import map_store_errors, retry_overtaken
 from gateway.run.stored_responses import ResponseOwner
 from storage.commands import ForgetTarget
@@ -156,7 +156,7 @@ class ResponseConversations:
                 more = await messages.page(memory, page, conversation=stored.id)
                 found += more
                 if len(more) < _PAGE:
-                    return named_turns(found)
+                    return name_turns(found)
                 last = more[-1].exchange
                 page = Page(after=last.seq + len(last.inputs), limit=_PAGE, newest_first=False)
         return []

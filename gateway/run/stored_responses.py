@@ -12,15 +12,14 @@ from dataclasses import dataclass
 import orjson
 from msgspec import Struct
 
-from gateway.core.conversation.canonical import WireMessage
 from gateway.core.conversation.private import private_of
 from gateway.errors import UnknownId
-from gateway.run.memory.stored_turns import NamedTurn, find_turn, turns_to
+from gateway.run.memory.stored_turns import FoundTurn, NamedTurn, find_turn, read_turns_to
 from gateway.run.store_errors import map_store_errors
 from gateway.run.turn_saving import TurnServices
 from storage.commands import ForgetTarget
 from storage.listing import Page
-from storage.records import Agent, Exchange, State
+from storage.records import Agent, State
 from storage.sql.store import Store
 
 # How many of a project's newest exchanges are looked at for an upstream's id, which no index has: so many pages.
@@ -43,20 +42,6 @@ class ResponseOwner(Struct, frozen=True):
         return self.user is None or not is_persons or scope.subject == f"user:{self.user}"
 
 
-class FoundResponse(Struct, frozen=True):
-    """A stored turn that an id names."""
-
-    agent: Agent
-    exchange: Exchange
-    # The rows of its exchanges: several where its reply was made in steps.
-    rows: tuple[int, ...]
-    turn: NamedTurn
-
-    @property
-    def reply(self) -> WireMessage:
-        return self.turn.reply
-
-
 @dataclass(eq=False)
 class StoredResponses:
     """Reads and deletes stored responses."""
@@ -66,23 +51,23 @@ class StoredResponses:
     # Returns the error for an id that names nothing.
     unknown: Callable[[str], UnknownId]
 
-    async def find(self, owner: ResponseOwner, name: tuple[str, str], id: str) -> FoundResponse:
+    async def find(self, owner: ResponseOwner, name: tuple[str, str], id: str) -> FoundTurn:
         """Returns what an id names. name: the conversation and the turn in it. Raises: UnknownId, MemoryUnavailable."""
         with map_store_errors():
-            found = await find_turn(self.store, owner.project, *name)
-            if found is None or found[1].state is State.OPEN:
-                known = await self.store.messages.owner(owner.project, name[0])
-                if known is not None:
-                    await self.turns.wait_written(known[0].scope)
-                    found = await find_turn(self.store, owner.project, *name)
-        if found is None or not owner.may_read(found[0]):
+            found = await find_turn(self.store, owner.project, name)
+            if found is None or found.exchange.state is State.OPEN:
+                stored = await self.store.messages.owner(owner.project, name[0])
+                if stored is not None:
+                    await self.turns.wait_written(stored[0].scope)
+                    found = await find_turn(self.store, owner.project, name)
+        if found is None or not owner.may_read(found.agent):
             raise self.unknown(id)
-        return FoundResponse(*found, NamedTurn(name, found[1]))
+        return found
 
-    async def path(self, response: FoundResponse) -> Sequence[NamedTurn]:
+    async def path(self, response: FoundTurn) -> Sequence[NamedTurn]:
         """Returns the turns up to a response's, oldest first, its own the last. Raises: MemoryUnavailable."""
         with map_store_errors():
-            return await turns_to(self.store, response.agent, response.exchange)
+            return await read_turns_to(self.store, response.agent, response.exchange)
 
     async def forget_upstreams(self, owner: ResponseOwner, id: str) -> bool:
         """Forgets the exchange of a response that an upstream had stored. Returns whether there was one.
@@ -106,7 +91,7 @@ class StoredResponses:
                 before = found[-1][1].exchange.id
         return False
 
-    async def delete(self, response: FoundResponse) -> None:
+    async def delete(self, response: FoundTurn) -> None:
         """Forgets a response's exchange. Raises: MemoryUnavailable."""
         with map_store_errors():
             await self.store.forgetting.forget(response.agent.id, ForgetTarget(exchanges=list(response.rows)))

@@ -30,12 +30,12 @@ from gateway.dialects.responses.stored_response import forms_of
 from gateway.errors import BadRequest, UnknownId, UnknownPath
 from gateway.run.background_responses import BackgroundResponses
 from gateway.run.later_replies import LaterReply
-from gateway.run.memory.stored_turns import begun_of
+from gateway.run.memory.stored_turns import FoundTurn, turn_begun
 from gateway.run.native_chat import NativeChat
 from gateway.run.native_request import NativeRequest
 from gateway.run.response_conversations import ResponseConversations
 from gateway.run.store_errors import map_store_errors
-from gateway.run.stored_responses import FoundResponse, ResponseOwner, StoredResponses
+from gateway.run.stored_responses import ResponseOwner, StoredResponses
 from gateway.web.body import BodyReader
 from gateway.web.client_reply import ClientReply
 from gateway.web.middleware import info_of
@@ -138,22 +138,22 @@ class OwnResponses:
         run = await self.background.find(owner, "".join(name)) if _may_be_run(found, name) else None
         return await self._show(found, run, id, {}), run
 
-    async def _find(self, owner: ResponseOwner, name: tuple[str, str], id: str) -> FoundResponse | None:
+    async def _find(self, owner: ResponseOwner, name: tuple[str, str], id: str) -> FoundTurn | None:
         """Returns a response that lies in a turn."""
         try:
             found = await self.stored.find(owner, name, id)
         except UnknownId:
             return None
-        return None if rebuild_response(found.turn.name, found.reply) is None else found
+        return None if rebuild_response(found.turn.name, found.turn.reply) is None else found
 
     async def _show(
-        self, response: FoundResponse | None, run: Run | None, id: str, query: Mapping[str, Sequence[str]]
+        self, response: FoundTurn | None, run: Run | None, id: str, query: Mapping[str, Sequence[str]]
     ) -> Json:
         included = check_includable([*query.get("include", ()), *query.get("include[]", ())])
         shown: Json | None = None
         if response is not None:
             sealed = SEALED_THOUGHTS in included
-            shown = rebuild_response(response.turn.name, response.reply, shows_sealed=sealed)
+            shown = rebuild_response(response.turn.name, response.turn.reply, shows_sealed=sealed)
         elif run is not None:
             shown = await self.background.shown(run)
         if shown is None:
@@ -169,7 +169,7 @@ class OwnResponses:
 
     async def _stream(
         self,
-        response: FoundResponse | None,
+        response: FoundTurn | None,
         run: Run | None,
         id: str,
         query: Mapping[str, Sequence[str]],
@@ -201,7 +201,7 @@ class OwnResponses:
                 await reply.end()
 
     async def _list(
-        self, owner: ResponseOwner, response: FoundResponse | None, run: Run | None, query: str
+        self, owner: ResponseOwner, response: FoundTurn | None, run: Run | None, query: str
     ) -> Json:
         """Returns a page of the items before a response."""
         items = Items()
@@ -213,11 +213,11 @@ class OwnResponses:
             before = None if previous is None else await self._find(owner, turn_of(previous), previous)
             if before is not None:
                 await self._add_path(items, before)
-                items.add_reply(before.turn.name, before.reply)
+                items.add_reply(before.turn.name, before.turn.reply)
             items.add_inputs(run.uid, request.inputs, forms=request.forms)
         return page_of(items.found, query)
 
-    async def _add_path(self, items: Items, response: FoundResponse) -> None:
+    async def _add_path(self, items: Items, response: FoundTurn) -> None:
         """Adds what comes before a response's reply."""
         for turn in await self.stored.path(response):
             items.add_inputs("".join(turn.name), turn.inputs, turn.directions, forms_of(turn.reply))
@@ -230,9 +230,9 @@ def _read_again(reply: LaterReply) -> NativeRequest | None:
     return read_native(reply.body.encode(), reply.path, MAX_MESSAGES)
 
 
-def _may_be_run(response: FoundResponse | None, name: tuple[str, str]) -> bool:
+def _may_be_run(response: FoundTurn | None, name: tuple[str, str]) -> bool:
     """Returns whether a response may be one in the background: the id names its run, and not its turn."""
-    return response is None or begun_of(name[1]) != response.exchange.begun
+    return response is None or turn_begun(name[1]) != response.exchange.begun
 
 
 async def answer_json(value: Json | Sequence[Json], scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,8 +1,9 @@
 """Turns that a client names instead of sending them again: found by an id that was sent with the reply.
 
-A name is made of the time at which the request came, by which its exchange is known in whatever form its words come
-back, and of a hash of its words and their place: the same answer to the same words is stored once, under the time of
-the first. Nothing is stored for it. A turn is found whether it stands or not, but not where it was forgotten.
+The name of a turn has two parts, which both follow from its exchange. The time at which the request came names the
+exchange in whatever form its words come back. A hash of its words and of their position names it as well, because the
+same answer to the same words is stored once, under the time of the first. A superseded turn is found as others are, a
+forgotten one is not.
 """
 
 from __future__ import annotations
@@ -29,38 +30,40 @@ from storage.records import Agent, Exchange, Scope, State
 from storage.sql.store import Store
 
 _PAGE = 200
-_NEWEST = 100  # a client that continues by an id nearly always continues from a recent reply; no measurement
+_NEWEST_TURNS = (
+    100  # a client that continues by an id nearly always continues from a recent reply; no measurement
+)
 _TIME = struct.Struct(">d")
 _TIME_CHARS = 2 * _TIME.size
-_PLACE_BYTES = 4
+_CONTENT_HASH_BYTES = 4
 _CONVERSATION_CHARS = 32  # of a conversation's public name
 
 
 def turn_name(context: MemoryContext) -> str:
     """Returns the name of the turn that a request asks for, within its conversation."""
     plan = context.plan
-    return _time(plan.exchange.begun) + _place(plan.exchange, plan.match.match_point)
+    return _begun_hex(plan.exchange.begun) + _content_hex(plan.exchange, plan.match.match_point)
 
 
-async def with_references(
+async def fill_references(
     store: Store, project: str, scope: Scope | None, request: ChatRequest, most_bytes: int
 ) -> ChatRequest:
     """Returns a request with the messages that its references stand for.
 
-    scope: the memory's scope, in another one nothing is found; None: the request names nobody, and is then one of the
-        memory in which its ids are.
-    most_bytes: of the replies that are put in their places.
+    scope: the scope of the memory that is searched; None: the request names no user. It gets the memory in which its
+        ids are.
+    most_bytes: of the replies that take the place of references.
 
-    Raises: BadRequest: one of them is not there; BodyTooLarge; StoreError.
+    Raises: BadRequest: a reference is not found; BodyTooLarge; StoreError.
     """
-    filled, turns = _Filled(request, most_bytes), _Turns(store, project, scope)
+    filler, turns = _ReferenceFiller(request, most_bytes), _ReferencedTurns(store, project, scope)
     for each in request.references:
-        found = await turns.path_to(each)
-        if found:
-            filled.put(each, found)
-        elif not each.is_thoughts:  # which are lost like those of another maker
-            raise _not_found(each)
-    whole = filled.request()
+        messages = await turns.messages_of(each)
+        if messages:
+            filler.fill(each, messages)
+        elif not each.is_thoughts:  # else they are left out, as those of another provider are
+            raise _not_found_error(each)
+    whole = filler.filled_request()
     if scope is None and turns.owner is not None:
         agent, key = turns.owner
         return replace(
@@ -69,57 +72,66 @@ async def with_references(
     return whole
 
 
-class _Turns:
-    """The turns that references name. owner: whose they are, and the client's id of the first one's conversation."""
+class _ReferencedTurns:
+    """The turns that references name."""
 
     def __init__(self, store: Store, project: str, scope: Scope | None) -> None:
+        # The memory that has them, and the client's id of the first one's conversation.
         self.owner: tuple[Agent, str | None] | None = None
         self._store = store
         self._project = project
         self._scope = scope
-        self._paths: dict[tuple[str, str, bool, int | None], list[WireMessage]] = {}
+        self._messages: dict[tuple[str, str, bool, int | None], list[WireMessage]] = {}
         self._by_conversation: dict[str, _ConversationTurns] = {}
 
-    async def path_to(self, each: Reference) -> list[WireMessage]:
-        """Returns what a reference stands for: the path, or the reply alone; an empty one: it is not there."""
-        if not each.conversation:
+    async def messages_of(self, reference: Reference) -> list[WireMessage]:
+        """Returns what a reference stands for: the path that ends with a reply, or the reply alone; []: not found."""
+        if not reference.conversation:
             return []
-        key = each.conversation, each.turn, each.is_path, each.place
-        if key not in self._paths:
-            self._paths[key] = await self._find(each)
-        return self._paths[key]
+        key = reference.conversation, reference.turn, reference.is_path, reference.place
+        if key not in self._messages:
+            self._messages[key] = await self._find(reference)
+        return self._messages[key]
 
-    async def _find(self, each: Reference) -> list[WireMessage]:
-        found = await self._store.messages.begun(self._project, each.conversation, begun_of(each.turn))
+    async def _find(self, reference: Reference) -> list[WireMessage]:
+        conversation, turn = reference.conversation, reference.turn
+        found = await self._store.messages.begun(self._project, conversation, turn_begun(turn))
         if found is not None:
-            agent, there = found
-            if not self._may_read(agent, there.key):
+            agent, listed = found
+            if not self._accept_owner(agent, listed.key):
                 return []
-            if each.place is not None:
-                sent = dict(NamedTurn((each.conversation, each.turn), there.exchange).inputs)
-                return [without_private(sent[each.place])] if each.place in sent else []
-            if there.run is None:
-                if not each.is_path:
-                    return [] if there.exchange.redactions else _reply_of_one(there.exchange)
-                turns = _ConversationTurns()
-                for above in await self._store.messages.path_to(agent.id, there.exchange.id):
-                    turns.add(above)
-                return turns.path_to(each.turn, is_whole=True)
-        name = await _name_of_run(self._store, self._project, each.conversation + each.turn)
+            if reference.place is not None:
+                inputs = dict(NamedTurn((conversation, turn), listed.exchange).inputs)
+                return [without_private(inputs[reference.place])] if reference.place in inputs else []
+            if listed.run is None:
+                return await self._messages_to(agent, listed.exchange, reference)
+        name = await _name_of_run(self._store, self._project, conversation + turn)
         if name is not None:
-            return await self._find(replace(each, conversation=name[0], turn=name[1]))
+            return await self._find(replace(reference, conversation=name[0], turn=name[1]))
         # The same words were answered before, or several steps are one reply.
-        if each.conversation not in self._by_conversation:
-            owner = await self._store.messages.owner(self._project, each.conversation)
-            may_read = owner is not None and self._may_read(*owner)
-            self._by_conversation[each.conversation] = (
-                await _read(self._store, owner[0], each.conversation)
-                if owner and may_read
+        turns = await self._turns_of(conversation)
+        return turns.path_to(turn, is_whole=reference.is_path)
+
+    async def _messages_to(self, agent: Agent, exchange: Exchange, reference: Reference) -> list[WireMessage]:
+        if not reference.is_path:
+            return [] if exchange.redactions else _joined_reply([exchange])
+        turns = _ConversationTurns()
+        for listed in await self._store.messages.path_to(agent.id, exchange.id):
+            turns.add(listed)
+        return turns.path_to(reference.turn, is_whole=True)
+
+    async def _turns_of(self, conversation: str) -> _ConversationTurns:
+        if conversation not in self._by_conversation:
+            owner = await self._store.messages.owner(self._project, conversation)
+            self._by_conversation[conversation] = (
+                await _read_conversation(self._store, owner[0], conversation)
+                if owner is not None and self._accept_owner(*owner)
                 else _ConversationTurns()
             )
-        return self._by_conversation[each.conversation].path_to(each.turn, is_whole=each.is_path)
+        return self._by_conversation[conversation]
 
-    def _may_read(self, agent: Agent, key: str | None) -> bool:
+    def _accept_owner(self, agent: Agent, key: str | None) -> bool:
+        """Returns whether this memory may be read. Where no user is named, the first one is the owner of all."""
         if self._scope is not None:
             return agent.scope == self._scope
         if self.owner is None:
@@ -153,31 +165,46 @@ class NamedTurn(Struct, frozen=True):
         return [each for each in stored_directions(self.reply) if each[0] <= own]
 
 
-async def find_turn(
-    store: Store, project: str, conversation: str, turn: str
-) -> tuple[Agent, Exchange, tuple[int, ...]] | None:
-    """Returns the exchange of a project that a turn's name stands for, its memory, and the rows of all its steps.
+class FoundTurn(Struct, frozen=True):
+    """A stored turn that a name stands for."""
 
-    Of several steps the exchange has the joined reply. Raises: StoreError.
-    """
-    found = await store.messages.begun(project, conversation, begun_of(turn))
+    # The memory that has it.
+    agent: Agent
+    # Where its reply was made in steps, it has the joined reply.
+    turn: NamedTurn
+    # The rows of its exchanges: several where its reply was made in steps.
+    rows: tuple[int, ...]
+
+    @property
+    def exchange(self) -> Exchange:
+        return self.turn.exchange
+
+
+async def find_turn(store: Store, project: str, name: tuple[str, str]) -> FoundTurn | None:
+    """Returns the turn of a project that a name stands for. name: of conversation and turn. Raises: StoreError."""
+    conversation, turn = name
+    found = await store.messages.begun(project, conversation, turn_begun(turn))
     if found is not None and found[1].run is None:
-        return found[0], found[1].exchange, (found[1].exchange.id,)
-    if found is None and (name := await _name_of_run(store, project, conversation + turn)) is not None:
-        return await find_turn(store, project, *name)
+        agent, listed = found
+        return FoundTurn(agent, NamedTurn(name, listed.exchange), (listed.exchange.id,))
+    if found is None and (stored_name := await _name_of_run(store, project, conversation + turn)) is not None:
+        made = await find_turn(store, project, stored_name)
+        return None if made is None else replace(made, turn=NamedTurn(name, made.exchange))
     # The same words were answered before, under the time of then; or several steps are one reply.
     owner = await store.messages.owner(project, conversation)
     if owner is None:
         return None
-    turns = await _read(store, owner[0], conversation)
-    there = turns.find(turn)
-    if there is None:
+    agent, _ = owner
+    turns = await _read_conversation(store, agent, conversation)
+    first_step = turns.find(turn)
+    if first_step is None:
         return None
-    return owner[0], *turns.joined(there)
+    exchange, rows = turns.joined(first_step)
+    return FoundTurn(agent, NamedTurn(name, exchange), rows)
 
 
 async def _name_of_run(store: Store, project: str, uid: str) -> tuple[str, str] | None:
-    """Returns the name of the turn in which a response lies that was made in the background; None: it is none."""
+    """Returns the name of the turn of a response that was made in the background; None: it was not."""
     found = await store.runs.response(project, uid)
     if found is None or found[1].otid is None:
         return None
@@ -185,60 +212,67 @@ async def _name_of_run(store: Store, project: str, uid: str) -> tuple[str, str] 
     return name[:_CONVERSATION_CHARS], name[_CONVERSATION_CHARS:]
 
 
-async def turns_to(store: Store, agent: Agent, exchange: Exchange) -> list[NamedTurn]:
-    """Returns the turns of the path that ends with an exchange, oldest first. Raises: StoreError."""
-    return named_turns(await store.messages.path_to(agent.id, exchange.id))
+async def read_turns_to(store: Store, agent: Agent, exchange: Exchange) -> list[NamedTurn]:
+    """Returns the turns of the path down to an exchange, oldest first. Raises: StoreError."""
+    return name_turns(await store.messages.path_to(agent.id, exchange.id))
 
 
-def named_turns(path: Sequence[ListedExchange]) -> list[NamedTurn]:
-    """Returns exchanges, each after the one that it continues, with the names that they have in ids."""
-    named, above = list[NamedTurn](), None
-    for each in path:
-        e = each.exchange
-        named.append(NamedTurn((each.conversation, _time(e.begun) + _place(e, above)), e))
-        above = e
-    return named
+def name_turns(path: Sequence[ListedExchange]) -> list[NamedTurn]:
+    """Returns the exchanges of a path as turns, with the names that they have in ids. path: oldest first."""
+    turns, parent = list[NamedTurn](), None
+    for listed in path:
+        exchange = listed.exchange
+        name = _begun_hex(exchange.begun) + _content_hex(exchange, parent)
+        turns.append(NamedTurn((listed.conversation, name), exchange))
+        parent = exchange
+    return turns
 
 
-def begun_of(turn: str) -> float:
-    """Returns when a turn began, by its name."""
+def turn_begun(turn: str) -> float:
+    """Returns when a turn began, in seconds since the epoch. turn: its name."""
     begun: float = _TIME.unpack(bytes.fromhex(turn[:_TIME_CHARS]))[0]
     return begun
 
 
-async def paths_to(store: Store, scope: Scope, ids: Set[str]) -> dict[str, list[WireMessage]]:
-    """Returns the messages down to the replies that an upstream gave these ids, each with the reply at its end.
+async def find_paths_by_id(store: Store, scope: Scope, ids: Set[str]) -> dict[str, list[WireMessage]]:
+    """Returns the paths that end with the replies of these ids, which an upstream gave them.
 
-    They are found among the newest turns of a memory. Raises: StoreError.
+    Only the newest turns of the memory are searched. Raises: StoreError.
     """
-    agent, found = await store.agents.find(scope), dict[str, list[WireMessage]]()
+    agent, paths = await store.agents.find(scope), dict[str, list[WireMessage]]()
     if agent is None:
-        return found
+        return paths
     turns: dict[str, _ConversationTurns] = {}
-    for conversation, begun, reply in await store.messages.newest(agent.id, _NEWEST):
+    for conversation, begun, reply in await store.messages.newest(agent.id, _NEWEST_TURNS):
         if not any(id.encode() in reply for id in ids):
             continue
         if conversation not in turns:
-            turns[conversation] = await _read(store, agent, conversation)
-        path = turns[conversation].path_to(_time(begun), is_whole=True)
-        named = private_of(orjson.loads(reply)).get("ids") or ()
-        found.update((id, path) for id in named if path and id in ids)
-    return found
+            turns[conversation] = await _read_conversation(store, agent, conversation)
+        path = turns[conversation].path_to(_begun_hex(begun), is_whole=True)
+        reply_ids = private_of(orjson.loads(reply)).get("ids") or ()
+        paths.update((id, path) for id in reply_ids if path and id in ids)
+    return paths
 
 
-class _Filled:
-    """A request; its references are replaced by what they stand for, one after the other."""
+class _ReferenceFiller:
+    """Replaces the references of a request by the messages that they stand for, one after the other."""
 
     def __init__(self, request: ChatRequest, most_bytes: int) -> None:
         self._request = request
         self._most_bytes = self._left_bytes = most_bytes
-        self._answers = _Answers(request.messages)
+        self._results = _CallResults(request.messages)
         self._edit = request.edit()
-        self._places = [[message] for message in request.messages]
-        self._replaced = {each.index for each in request.references if not (each.is_path or each.is_thoughts)}
+        # By the index of each message in the request: what stands there now.
+        self._messages = [[message] for message in request.messages]
+        self._reply_indices = {
+            each.index for each in request.references if not (each.is_path or each.is_thoughts)
+        }
 
-    def put(self, reference: Reference, messages: Sequence[WireMessage]) -> None:
-        """Puts a path in front of its place, or a reply in its place. messages: ends with the reply."""
+    def fill(self, reference: Reference, messages: Sequence[WireMessage]) -> None:
+        """Inserts a path before the reference's message, or replaces the message. messages: ends with the reply.
+
+        Raises: BodyTooLarge.
+        """
         at = reference.index
         if reference.is_thoughts:
             self._add_thoughts(at, messages[-1])
@@ -246,30 +280,31 @@ class _Filled:
         messages = self._as_heard(messages, at if reference.is_path else at + 1)
         if reference.is_path:
             self._edit.insert_messages(at, messages)
-            self._places[at][:0] = messages
-        else:
-            # The same reply may be named again and again.
-            self._left_bytes -= len(orjson.dumps(messages[-1]))
-            if self._left_bytes < 0:
-                raise BodyTooLarge(
-                    f"What the items stand for has more than {self._most_bytes} bytes (server.max_body_bytes)."
-                )
-            is_reply = reference.place is None
-            reply = _with_calls(messages[-1], self._answers.after(at)) if is_reply else messages[-1]
-            self._edit.replace_message(at, [reply])
-            self._places[at][-1:] = [reply]
+            self._messages[at][:0] = messages
+            return
+        # The same reply may be named again and again.
+        self._left_bytes -= len(orjson.dumps(messages[-1]))
+        if self._left_bytes < 0:
+            raise BodyTooLarge(
+                f"What the items stand for has more than {self._most_bytes} bytes (server.max_body_bytes)."
+            )
+        is_reply = reference.place is None
+        message = _with_answered_calls(messages[-1], self._results.after(at)) if is_reply else messages[-1]
+        self._replace(at, message)
+
+    def _replace(self, at: int, message: WireMessage) -> None:
+        self._edit.replace_message(at, [message])
+        self._messages[at][-1:] = [message]
 
     def _add_thoughts(self, at: int, reply: WireMessage) -> None:
-        message = self._places[at][-1]
+        message = self._messages[at][-1]
         thoughts = {key: reply[key] for key in THOUGHTS if key in reply and key not in message}
         self._left_bytes -= len(orjson.dumps(thoughts))
         if thoughts and self._left_bytes >= 0:
-            message = {**message, **thoughts}
-            self._edit.replace_message(at, [message])
-            self._places[at][-1:] = [message]
+            self._replace(at, {**message, **thoughts})
 
-    def request(self) -> ChatRequest:
-        messages = [*chain.from_iterable(self._places)]
+    def filled_request(self) -> ChatRequest:
+        messages = [*chain.from_iterable(self._messages)]
         return replace(
             self._request,
             raw=self._edit.render(),
@@ -278,19 +313,22 @@ class _Filled:
             references=(),
         )
 
-    def _as_heard(self, found: Sequence[WireMessage], after: int) -> Sequence[WireMessage]:
-        """Returns it as far as it was heard, and drops the client's repeats of it. after: from where on."""
+    def _as_heard(self, path: Sequence[WireMessage], start: int) -> Sequence[WireMessage]:
+        """Returns a path as far as it was heard, and drops the client's repetitions of it.
+
+        start: the index in the request from which on the client may repeat it.
+        """
         messages = self._request.messages
-        end = min((at for at in self._replaced if at >= after), default=len(messages))
-        heard = as_heard(found, messages[after:end])
+        end = min((at for at in self._reply_indices if at >= start), default=len(messages))
+        heard = as_heard(path, messages[start:end])
         for index in heard.repeats:
-            self._edit.drop_message(after + index)
-            self._places[after + index].clear()
+            self._edit.drop_message(start + index)
+            self._messages[start + index].clear()
         return heard.path
 
 
-class _Answers:
-    """Where a list has the results of calls: within a run of replies and results, a result is known by its call."""
+class _CallResults:
+    """The results of calls in a list. A result belongs to a call of its run, which is a row of replies and results."""
 
     def __init__(self, messages: Sequence[WireMessage]) -> None:
         self._runs: list[int] = []
@@ -307,84 +345,87 @@ class _Answers:
         return lambda id: self._last.get((self._runs[at], id), -1) > at
 
 
-def _with_calls(reply: WireMessage, has: Callable[[str], bool]) -> WireMessage:
-    """Returns a reply with some of its calls. An item stands for one part of it, and a call may have been left out."""
-    calls = [call for call in reply.get("tool_calls") or () if has(call_id(call))]
+def _with_answered_calls(reply: WireMessage, has_result: Callable[[str], bool]) -> WireMessage:
+    """Returns a reply without the calls that have no result: its client may have left out their items."""
+    calls = [call for call in reply.get("tool_calls") or () if has_result(call_id(call))]
     rest = {key: value for key, value in reply.items() if key != "tool_calls"}
     return {**rest, "tool_calls": calls} if calls else {**rest, "content": rest.get("content") or ""}
 
 
-def _time(begun: float) -> str:
+def _begun_hex(begun: float) -> str:
     return _TIME.pack(begun).hex()
 
 
-def _place(e: Exchange, above: Exchange | None) -> str:
-    start = b"" if above is None else b"%d" % above.seq
-    return Canon.path(chain.from_iterable(e.inputs), start)[:_PLACE_BYTES].hex()
+def _content_hex(exchange: Exchange, parent: Exchange | None) -> str:
+    start = b"" if parent is None else b"%d" % parent.seq
+    return Canon.path(chain.from_iterable(exchange.inputs), start)[:_CONTENT_HASH_BYTES].hex()
 
 
 class _ConversationTurns:
-    """The turns of a conversation with all that is above them."""
+    """The turns of a conversation, each with its whole path."""
 
     def __init__(self) -> None:
         self._by_id: dict[int, ListedExchange] = {}
         self._by_name: dict[str, ListedExchange] = {}
-        self._runs: dict[str, list[ListedExchange]] = {}
+        self._runs: dict[str, list[Exchange]] = {}
 
-    def add(self, each: ListedExchange) -> None:
-        e = each.exchange
-        above = None if e.parent is None else self._by_id.get(e.parent)
-        if e.state is State.FORGOTTEN or e.redactions or (above is None and e.parent is not None):
-            return  # something of its path is gone
-        self._by_id[e.id] = each
-        if each.run is not None:
-            steps = self._runs.setdefault(each.run, [])
-            steps.append(each)
+    def add(self, listed: ListedExchange) -> None:
+        """Adds an exchange, unless a part of its path was forgotten. Its parent comes before it."""
+        exchange = listed.exchange
+        parent = None if exchange.parent is None else self._by_id.get(exchange.parent)
+        is_cut_off = parent is None and exchange.parent is not None
+        if exchange.state is State.FORGOTTEN or exchange.redactions or is_cut_off:
+            return
+        self._by_id[exchange.id] = listed
+        if listed.run is not None:
+            steps = self._runs.setdefault(listed.run, [])
+            steps.append(exchange)
             if len(steps) > 1:
                 return  # its client has one reply of a run, named by the first step
-        self._by_name[_time(e.begun)] = each
-        place = _place(e, None if above is None else above.exchange)
-        if e.active or place not in self._by_name:
-            self._by_name[place] = each
+        self._by_name[_begun_hex(exchange.begun)] = listed
+        content = _content_hex(exchange, None if parent is None else parent.exchange)
+        if exchange.active or content not in self._by_name:
+            self._by_name[content] = listed
 
-    def joined(self, each: ListedExchange) -> tuple[Exchange, tuple[int, ...]]:
+    def joined(self, listed: ListedExchange) -> tuple[Exchange, tuple[int, ...]]:
         """Returns a turn with its reply as its client has it, and the rows of its steps."""
-        steps = [each.exchange] if each.run is None else [step.exchange for step in self._runs[each.run]]
-        reply, last = _reply(steps), steps[-1].shown_reply
+        exchange, steps = listed.exchange, self._steps(listed)
+        reply, last = _joined_reply(steps), steps[-1].shown_reply
         if len(steps) == 1 or not reply or last is None:
-            return each.exchange, (each.exchange.id,)
+            return exchange, (exchange.id,)
         shown = with_private(reply[0], **private_of(orjson.loads(last)))
-        return replace(each.exchange, shown_reply=orjson.dumps(shown)), tuple(e.id for e in steps)
+        return replace(exchange, shown_reply=orjson.dumps(shown)), tuple(step.id for step in steps)
+
+    def _steps(self, listed: ListedExchange) -> list[Exchange]:
+        return [listed.exchange] if listed.run is None else self._runs[listed.run]
 
     def find(self, turn: str) -> ListedExchange | None:
         return self._by_name.get(turn[:_TIME_CHARS]) or self._by_name.get(turn[_TIME_CHARS:])
 
     def path_to(self, turn: str, *, is_whole: bool) -> list[WireMessage]:
-        """Returns the path that ends with a turn as its client has it, oldest first; an empty one: it is not there.
+        """Returns the path that ends with a turn as its client has it, oldest first; []: it is not found.
 
-        is_whole: else its reply alone.
+        is_whole: else the turn's reply alone.
         """
-        each = self.find(turn)
-        turns: list[tuple[list[WireMessage], Exchange, list[WireMessage]]] = []
-        while each is not None:
-            steps = [each.exchange] if each.run is None else [step.exchange for step in self._runs[each.run]]
-            reply = _reply(steps)
-            if not (turns or reply):
-                return []
-            if not is_whole:
-                return reply
-            asked = [*map(without_private, orjson.loads(steps[0].input or b"[]"))]
-            turns.append((asked, steps[-1], reply))
-            above = steps[0].parent
-            each = None if above is None else self._by_id[above]
+        listed = self.find(turn)
+        if listed is None or not (reply := _joined_reply(self._steps(listed))):
+            return []
+        if not is_whole:
+            return reply
+        turns = list[list[Exchange]]()  # each as its steps, newest first
+        while listed is not None:
+            turns.append(self._steps(listed))
+            parent = turns[-1][0].parent
+            listed = None if parent is None else self._by_id[parent]
         path = list[WireMessage]()
-        for asked, last, reply in reversed(turns):
-            stored: WireMessage = orjson.loads(last.shown_reply or b"{}")
-            path = insert_directions([*path, *asked], len(asked), stored_directions(stored)) + reply
+        for steps in reversed(turns):
+            inputs = [*map(without_private, orjson.loads(steps[0].input or b"[]"))]
+            last: WireMessage = orjson.loads(steps[-1].shown_reply or b"{}")
+            path = with_directions([*path, *inputs], len(inputs), stored_directions(last)) + _joined_reply(steps)
         return path
 
 
-async def _read(store: Store, agent: Agent, uid: str) -> _ConversationTurns:
+async def _read_conversation(store: Store, agent: Agent, uid: str) -> _ConversationTurns:
     turns = _ConversationTurns()
     try:
         conversation = await store.messages.conversation(agent.id, uid)
@@ -393,37 +434,34 @@ async def _read(store: Store, agent: Agent, uid: str) -> _ConversationTurns:
     after = -1
     while True:
         found = await store.messages.of_conversation(agent.id, conversation.id, after, _PAGE)
-        for each in found:
-            turns.add(each)
+        for listed in found:
+            turns.add(listed)
         if len(found) < _PAGE:
             return turns
         after = found[-1].exchange.seq
 
 
-def _reply(steps: Sequence[Exchange]) -> list[WireMessage]:
-    """Returns the reply of a turn as its client has it, of several steps one message; none: it has none."""
-    replies = [each for each in map(_reply_of, steps) if each]
+def _joined_reply(steps: Sequence[Exchange]) -> list[WireMessage]:
+    """Returns the reply of a turn as its client has it: one message, of several steps as well; []: there is none."""
+    replies = [each for each in map(_own_reply, steps) if each]
     if len(steps) == 1 or not replies:
         return replies
     gateway_calls = {m.get("tool_call_id") for e in steps[1:] for m in orjson.loads(e.input or b"[]")}
     return [visible_reply(replies, gateway_calls)]
 
 
-def _reply_of_one(e: Exchange) -> list[WireMessage]:
-    reply = _reply_of(e)
-    return [reply] if reply else []
-
-
-def _reply_of(e: Exchange) -> WireMessage:
-    reply: WireMessage = {} if e.shown_reply is None else without_private(orjson.loads(e.shown_reply))
-    if e.state is State.FINISHED:
+def _own_reply(exchange: Exchange) -> WireMessage:
+    """Returns the reply of one exchange; {}: there is none."""
+    stored = exchange.shown_reply
+    reply: WireMessage = {} if stored is None else without_private(orjson.loads(stored))
+    if exchange.state is State.FINISHED:
         return reply
     # Its calls may be cut, and get no answer.
     text = text_of(reply)
     return {"role": "assistant", "content": text} if text else {}
 
 
-def _not_found(reference: Reference) -> BadRequest:
+def _not_found_error(reference: Reference) -> BadRequest:
     what = "Previous response" if reference.is_path else "Item"
     return BadRequest(
         f"{what} with id {reference.id[:120]!r} not found. It has not ended yet, was not stored, or was forgotten, or "
