@@ -2,9 +2,9 @@
 
     queued -> in_progress -> completed | incomplete | failed | cancelled
 
-The run holds the request, and how the response is shown while it lies in no turn. Its events are numbered and written
-down, so that a reader comes back to where it was, in any process. An attempt that a process's death breaks off is made
-anew; its events continue at the next multiple of 10,000. Keys and headers of the caller are in memory alone.
+The run holds the request, and the response as it is shown before its turn is stored. Its events are numbered and
+stored, so that a reader can continue where it was, in any process. An attempt that ends with its process is repeated;
+its events continue at the next multiple of 10,000. Keys and headers of the caller are in memory alone.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from gateway.core.turn.client_view import MakesView
 from gateway.errors import CallerError, Conflict, GatewayError, UnknownId
 from gateway.run.background.worker import JobContext, Worker, WorkerLimits
 from gateway.run.chat import Chat
-from gateway.run.event_log import EventLog, stored_events
+from gateway.run.event_log import EventDialect, EventLog, stored_events
 from gateway.run.memory.stored_turns import turn_begun
 from gateway.run.receipt import Accounts, Receipt
 from gateway.run.request_context import RequestContext
@@ -43,28 +43,28 @@ _log = logging.getLogger("mnemogate")
 KIND: Final = "response"
 # Bounds the connections to upstreams, which each response holds for minutes. No measurement.
 AT_ONCE: Final = 16
-# So many processes may die of one. No measurement; any value from 2 to 5 behaves alike.
+# How many attempts may end with their process. No measurement; any value from 2 to 5 behaves alike.
 MOST_TRIES: Final = 3
-# How long the request and the events are stored after the end.
-KEPT_S: Final = 3 * 3600.0
+# How long the request and the events are stored after the end of the response.
+RETENTION_S: Final = 3 * 3600.0
 NOT_STORED: Final = (
     "The response could not be stored: its memory was changed by a forgetting, or is not available."
 )
-_ANY_NUMBER: Final = 1_000_000  # of attempts: `_perform` counts them itself
-# How often a reader looks for events that another process wrote, and a performer for a cancel from elsewhere.
-_LOOK_S, _CANCEL_LOOK_S = 0.2, 1.0
+_UNLIMITED_TRIES: Final = 1_000_000  # of the job: `_perform` has a limit of its own
+# The pause before a reader queries the events of another process again, and before an attempt queries its state.
+_EVENTS_POLL_S, _STATE_POLL_S = 0.2, 1.0
 _PAGE: Final = 64
-# Callers in memory whose responses this process may perform. No measurement.
-_MOST_CALLERS: Final = 4_096
-# How long a client may send a request again by itself after it has lost the answer: OpenAI's SDKs wait ten minutes for
-# one, and try twice more. No measurement.
-_RESENT_S: Final = 1_800.0
-_NO_KEY: Final = (401, 403)
+# The accepted requests of which the caller and the hash are in memory. No measurement.
+_MOST_ACCEPTED: Final = 4_096
+# The time within which the same request of a caller is a retry of its client: OpenAI's SDKs wait ten minutes for an
+# answer, and try twice more. No measurement.
+_RETRY_WINDOW_S: Final = 1_800.0
+_KEY_REFUSED: Final = (401, 403)
 KEY_IS_GONE: Final = (
     "The gateway that had taken the request is gone, and it stores no caller's key. Send the request again, or give "
     "the upstream a key in the settings."
 )
-_SHOWN: Final = "response"  # the kind of the text with how it is shown
+_RESPONSE_TEXT: Final = "response"  # the kind of the stored text with the response as it is shown
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
 
@@ -108,39 +108,45 @@ class BackgroundRequest(Protocol):
         """
 
 
-class ShowsResponses(Protocol):
-    """The dialect of the responses. Events are bytes."""
+class ResponsesDialect(EventDialect, Protocol):
+    """The dialect of the responses. A response is JSON as its client sees it, and its events are bytes."""
 
-    def restore(self, stored: bytes, tag: str, created: float) -> BackgroundRequest: ...
+    def restore(self, stored: bytes, tag: str, created: float) -> BackgroundRequest:
+        """Returns a stored request. tag: that of the response's ids. created: seconds since the epoch."""
 
-    def numbered(self, data: bytes, first: int) -> list[bytes]: ...
+    def end_in(self, data: bytes) -> Json | None:
+        """Returns the response in the last event of a stream; None: `data` does not end with one."""
 
-    def end_in(self, data: bytes) -> Json | None: ...
+    def failed(self, shown: Json, code: str | None, message: str) -> Json:
+        """Returns a response as it is shown after an error."""
 
-    def failed(self, shown: Json, code: str | None, message: str) -> Json: ...
+    def cancelled(self, shown: Json) -> Json:
+        """Returns a response as it is shown after its client has cancelled it."""
 
-    def cancelled(self, shown: Json) -> Json: ...
+    def events_of(self, shown: Json, number: int) -> bytes:
+        """Returns the last events of a response without a turn. number: that of the first."""
 
-    def events_of(self, shown: Json, number: int) -> bytes: ...
-
-    def whole_events(self, shown: Json) -> bytes: ...
+    def whole_events(self, shown: Json) -> bytes:
+        """Returns all events of a response, with each item whole."""
 
 
 @dataclass
-class _Sink(EventLog):
+class _ResponseLog(EventLog):
     """Takes the events of a response, and holds its last ones until its end is on disk."""
 
-    shows: ShowsResponses
-    held: bytes = b""
-    refusal: tuple[int, bytes] | None = None
+    dialect: ResponsesDialect
+    last_events: bytes = b""
+    # The response as it ended.
     final: Json | None = None
+    # The status and body of an upstream's refusal.
+    refusal: tuple[int, bytes] | None = None
 
     async def write(self, data: bytes) -> None:
-        end = self.shows.end_in(data)
-        if end is None and not self.held:
+        end = self.dialect.end_in(data)
+        if end is None and not self.last_events:
             self.add(data)
             return
-        self.held, self.final = self.held + data, end or self.final
+        self.last_events, self.final = self.last_events + data, end or self.final
 
     async def whole(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
         if status >= 300:
@@ -151,23 +157,26 @@ class _Sink(EventLog):
 
 @dataclass(eq=False)
 class BackgroundResponses:
-    """All of the process. now: seconds since the epoch."""
+    """Accepts, performs and shows responses in the background. One for the process."""
 
     store: Store
     chat: Chat
-    shows: ShowsResponses
+    dialect: ResponsesDialect
+    # Seconds since the epoch.
     now: Callable[[], float]
     accounts: Accounts
-    count: Callable[[str, str], None] = lambda kind, outcome: None
-    _logs: dict[int, _Sink] = field(default_factory=dict)
-    _callers: dict[int, tuple[Sequence[tuple[bytes, bytes]], str | None]] = field(default_factory=dict)
-    # The responses that were accepted last, by the hash of their requests: the time and the tag.
+    # Counts an attempt of a job, by its kind and outcome.
+    count: Callable[[str, str], None]
+    # Of the responses that are being made here, by their runs.
+    _logs: dict[int, _ResponseLog] = field(default_factory=dict)
+    _callers: dict[int, RequestContext] = field(default_factory=dict)
+    # Of the responses that were accepted last, by the hash of their requests: the time and the tag.
     _accepted: dict[bytes, tuple[float, str]] = field(default_factory=dict)
 
     def tasks(self) -> list[Coroutine[Any, Any, None]]:
-        """Returns what performs them, until it is cancelled."""
+        """Returns the tasks that perform responses until they are cancelled."""
         limits = WorkerLimits(
-            concurrency=AT_ONCE, tries=_ANY_NUMBER, backoff_first_s=1.0, backoff_most_s=10.0
+            concurrency=AT_ONCE, tries=_UNLIMITED_TRIES, backoff_first_s=1.0, backoff_most_s=10.0
         )
         return [Worker(self.store.jobs, {KIND: self._perform}, limits, self.count).run()]
 
@@ -180,54 +189,59 @@ class BackgroundResponses:
         created: float,
         request: bytes,
         shown: Json,
-        headers: Sequence[tuple[bytes, bytes]],
-        credential: str | None,
+        context: RequestContext,
         digest: bytes,
     ) -> tuple[Run, bool]:
-        """Accepts a response: it is on disk when this returns. Raises: MemoryUnavailable.
+        """Accepts a response: it is on disk when this returns.
 
-        headers, credential: the caller's, for this process alone.
+        agent: the memory that will have it.
+        tag: that of its ids.
+        request: as it is stored.
+        shown: the response as it is shown while it waits.
+        context: of the caller; it is not stored.
         digest: a hash of all that the caller has sent.
 
         Returns its run, and whether it is a new one: there may be one with this tag.
+        Raises: MemoryUnavailable.
         """
         draft = Run(0, tag, agent.id, 0, RunState.CREATED, created, background=True)
         with map_store_errors():
             run, is_new = await self.store.runs.accept_response(
                 draft, agent.scope.project, KIND, request, orjson.dumps(shown)
             )
-        _put(self._callers, run.id, (headers, credential))  # others perform some
+        # Bounded, since other processes may perform the response.
+        _put(self._callers, run.id, context)
         _put(self._accepted, digest, (created, tag))
         return run, is_new
 
     def accepted(self, digest: bytes) -> str | None:
-        """Returns the tag of the response for which this process has just accepted such a request; None: it has not."""
+        """Returns the tag of the response that this process accepted lately for the same request; None: none."""
         at, tag = self._accepted.get(digest, (0.0, None))
-        return tag if self.now() - at < _RESENT_S else None
+        return tag if self.now() - at < _RETRY_WINDOW_S else None
 
     async def find(self, owner: ResponseOwner, tag: str) -> Run | None:
-        """Returns the run of a response; None: it is none in the background, or not the caller's."""
+        """Returns the run of a response in the background; None: there is none that this owner may read."""
         with map_store_errors():
             found = await self.store.runs.response(owner.project, tag)
         return None if found is None or not owner.may_read(found[0]) else found[1]
 
     async def shown(self, run: Run) -> Json | None:
-        """Returns how a response is shown that lies in no turn; None: that is forgotten."""
+        """Returns a response as it is shown before its turn is stored; None: it was forgotten."""
         with map_store_errors():
-            texts = await self.store.runs.texts(run.agent, run.id, _SHOWN)
+            texts = await self.store.runs.texts(run.agent, run.id, _RESPONSE_TEXT)
         if not texts or not texts[0].data:
             return None
         shown: Json = orjson.loads(texts[0].data)
         is_cut = run.state is RunState.CANCELLED and shown["status"] != "cancelled"
-        return self.shows.cancelled(shown) if is_cut else shown
+        return self.dialect.cancelled(shown) if is_cut else shown
 
     async def request(self, run: Run) -> BackgroundRequest | None:
-        """Returns the request of a response; None: it is not stored any more. Raises: MemoryUnavailable."""
+        """Returns the request of a response; None: it is no longer stored. Raises: MemoryUnavailable."""
         with map_store_errors():
             texts = await self.store.runs.texts(run.agent, run.id, "request")
         if not texts or not texts[0].data:
             return None
-        return self.shows.restore(texts[0].data, run.uid, run.created)
+        return self.dialect.restore(texts[0].data, run.uid, run.created)
 
     async def cancel(self, run: Run) -> None:
         """Cancels a response that has not ended. Raises: MemoryUnavailable."""
@@ -246,17 +260,17 @@ class BackgroundResponses:
     async def _end_unperformed(self, run: Run) -> None:
         shown = await self.shown(run)
         if shown is not None:
-            shown = self.shows.cancelled(shown)
+            shown = self.dialect.cancelled(shown)
             await self.store.runs.show(run.agent, run.id, orjson.dumps(shown))
 
     async def remove(self, run: Run) -> None:
-        """Deletes what there is of a response besides its turn."""
+        """Cancels a response, and deletes its run with request and events, but no turn. Raises: MemoryUnavailable."""
         await self.cancel(run)
         with map_store_errors():
             await self.store.runs.remove(run.agent, run.id)
 
     async def events(self, run: Run, after: int) -> AsyncGenerator[bytes, None]:
-        """Yields the events after a number, and those that follow, until the end. Raises: StoreError."""
+        """Yields the events of a response after a number, until its end. Raises: StoreError."""
         while True:
             log = self._logs.get(run.id)
             if log is not None and not log.is_over:
@@ -267,17 +281,17 @@ class BackgroundResponses:
             async for number, event in stored_events(self.store, run, after):
                 after = number
                 yield event
-                if self.shows.end_in(event) is not None:
+                if self.dialect.end_in(event) is not None:
                     return
             if now is None or now.is_over:
                 return
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(_EVENTS_POLL_S)
 
     # -- the job
 
     async def _perform(self, job: JobContext) -> None:
-        named = orjson.loads(job.payload)
-        run = await self.store.runs.load(named["agent"], named["run"])
+        payload = orjson.loads(job.payload)
+        run = await self.store.runs.load(payload["agent"], payload["run"])
         if run is None or run.is_over:
             return
         request, shown = await self.request(run), await self.shown(run)
@@ -285,16 +299,18 @@ class BackgroundResponses:
             # Something of its memory was forgotten before it began.
             await self.store.runs.end(run.agent, run.id, RunState.FAILED, "error", self.now())
             return
-        log = await self._open(run, job.job.attempt)
+        log = await self._open_log(run, job.job.attempt)
         self._logs[run.id] = log
-        watch = asyncio.create_task(self._watch(run, log)) if self.store.database.is_shared else None
+        watch = (
+            asyncio.create_task(self._leave_when_over(run, log)) if self.store.database.is_shared else None
+        )
         try:
             if job.job.tries > MOST_TRIES:
                 await self._end(
-                    run, log, self.shows.failed(shown, None, "The gateway died while it was made.")
+                    run, log, self.dialect.failed(shown, None, "The gateway died while it was made.")
                 )
                 return
-            await self._make(run, log, request, shown)
+            await self._begin(run, log, request, shown)
         finally:
             if watch is not None:
                 watch.cancel()
@@ -305,30 +321,31 @@ class BackgroundResponses:
                 await self.store.runs.remove(run.agent, run.id)
             if now is None or now.is_over:
                 self._callers.pop(run.id, None)
-        await self.store.runs.drop_texts(self.now() - KEPT_S, _PAGE)
+        await self.store.runs.drop_texts(self.now() - RETENTION_S, _PAGE)
 
-    async def _open(self, run: Run, attempt: int) -> _Sink:
+    async def _open_log(self, run: Run, attempt: int) -> _ResponseLog:
         epoch = await self.store.runs.epoch(run.agent)
-        log = _Sink(self.store, run, epoch, self.shows, _next=0)
-        if attempt > 1 and await log.go_on(epoch):
+        log = _ResponseLog(self.store, run, epoch, self.dialect, _next=0)
+        if attempt > 1 and await log.resume(epoch):
             log.has_events = True
             await self.store.runs.drop_events(run.agent, run.id)
         return log
 
-    async def _watch(self, run: Run, log: _Sink) -> None:
-        """Ends an attempt when another process has cancelled or deleted its response."""
+    async def _leave_when_over(self, run: Run, log: _ResponseLog) -> None:
+        """Cancels an attempt when another process has cancelled or deleted its response."""
         while True:
-            await asyncio.sleep(_CANCEL_LOOK_S)
+            await asyncio.sleep(_STATE_POLL_S)
             with suppress(StoreError):
                 now = await self.store.runs.load(run.agent, run.id)
                 if now is None or now.is_over:
                     log.leave()
                     return
 
-    async def _make(self, run: Run, log: _Sink, request: BackgroundRequest, shown: Json) -> None:
+    async def _begin(self, run: Run, log: _ResponseLog, request: BackgroundRequest, shown: Json) -> None:
+        """Shows a response as one in progress, and makes it."""
         begun = await self.store.runs.begin(run.agent, run.id, self.now())
         if begun.is_over:
-            await self._end(run, log, self.shows.cancelled(shown))
+            await self._end(run, log, self.dialect.cancelled(shown))
             return
         shown = {**shown, "status": "in_progress"}
         await self.store.runs.show(run.agent, run.id, orjson.dumps(shown))
@@ -340,38 +357,38 @@ class BackgroundResponses:
     async def _answer(
         self,
         run: Run,
-        log: _Sink,
+        log: _ResponseLog,
         request: BackgroundRequest,
         shown: Json,
         identity: Identity,
         receipt: Receipt,
     ) -> None:
-        """Answers a request that has begun. shown: as its response is shown while it is made."""
-        headers, credential = self._callers.get(run.id, ((), None))
+        """Makes a response, and ends its run. shown: the response as it is shown while it is in progress."""
         view = request.view(receipt.stored_turn, receipt.counted, log.next_number, has_begun=log.has_events)
         try:
             conversation = await self._conversation(identity.project, request.conversation)
-            context = RequestContext(headers, identity.project, credential)
+            context = self._callers.get(run.id) or RequestContext((), identity.project)
             await self.chat.answer(request.chat, context, log, receipt, view, conversation)
         except ClientGone:
-            await self._end(run, log, self.shows.cancelled(shown))
+            await self._end(run, log, self.dialect.cancelled(shown))
             return
         except GatewayError as error:
             code = error.code if isinstance(error, CallerError) else None
-            await self._end(run, log, self.shows.failed(shown, code, error.message))
+            await self._end(run, log, self.dialect.failed(shown, code, error.message))
             return
         if log.refusal is not None:
-            code, message = _words(log.refusal[1])
-            if run.id not in self._callers and log.refusal[0] in _NO_KEY:
+            status, body = log.refusal
+            code, message = _error_in(body)
+            if run.id not in self._callers and status in _KEY_REFUSED:
                 message = KEY_IS_GONE
-            await self._end(run, log, self.shows.failed(shown, code, message))
+            await self._end(run, log, self.dialect.failed(shown, code, message))
             return
-        final = log.final or self.shows.failed(shown, None, "The upstream's answer has no end.")
+        final = log.final or self.dialect.failed(shown, None, "The upstream's answer has no end.")
         name = receipt.stored_turn()
         if final["status"] in ("completed", "incomplete") and (
             name is None or not await self._is_stored(identity, receipt, name)
         ):
-            final, log.held, name = self.shows.failed(shown, None, NOT_STORED), b"", None
+            final, log.last_events, name = self.dialect.failed(shown, None, NOT_STORED), b"", None
         await self._end(run, log, final, name)
 
     async def _is_stored(self, identity: Identity, receipt: Receipt, name: tuple[str, str]) -> bool:
@@ -382,8 +399,10 @@ class BackgroundResponses:
             await self.chat.turns.wait_written(identity.scope)
         return await self.store.messages.begun(identity.project, name[0], turn_begun(name[1])) is not None
 
-    async def _end(self, run: Run, log: _Sink, final: Json, name: tuple[str, str] | None = None) -> None:
-        """Ends a run, and its events with it. name: of the turn in which the response lies."""
+    async def _end(
+        self, run: Run, log: _ResponseLog, final: Json, name: tuple[str, str] | None = None
+    ) -> None:
+        """Ends a run and its log. name: of the turn that has the response; None: no turn has it."""
         status = final["status"]
         state = {"failed": RunState.FAILED, "cancelled": RunState.CANCELLED}.get(status, RunState.COMPLETED)
         turn = bytes.fromhex("".join(name)) if name is not None and state is RunState.COMPLETED else None
@@ -391,13 +410,13 @@ class BackgroundResponses:
             runs = self.store.runs
             now = await runs.finish_response(run, state, self.now(), orjson.dumps(final), turn)
             if now.state is RunState.CANCELLED:
-                # As its client was answered, however far it had come.
-                final, log.held = self.shows.cancelled(final), b""
+                # The caller who cancelled it was shown that, however far it had come.
+                final, log.last_events = self.dialect.cancelled(final), b""
                 await runs.show(run.agent, run.id, orjson.dumps(final))
         number = log.next_number
-        # Who has seen nothing of it yet learns its id from its first event.
-        shown = self.shows.events_of(final, number) if number else self.shows.whole_events(final)
-        log.add(log.held or shown)
+        # A reader without any event learns the id of the response from its first event.
+        shown = self.dialect.events_of(final, number) if number else self.dialect.whole_events(final)
+        log.add(log.last_events or shown)
 
     async def _conversation(self, project: str, id: str | None) -> ResponseConversation | None:
         if id is None:
@@ -412,12 +431,12 @@ class BackgroundResponses:
 def _put(cache: dict[_Key, _Value], key: _Key, value: _Value) -> None:
     """Puts a value into a cache, which loses its oldest above a bound."""
     cache[key] = value
-    if len(cache) > _MOST_CALLERS:
+    if len(cache) > _MOST_ACCEPTED:
         del cache[next(iter(cache))]
 
 
-def _words(body: bytes) -> tuple[str | None, str]:
-    """Returns code and message of an upstream's error."""
+def _error_in(body: bytes) -> tuple[str | None, str]:
+    """Returns the code and the message of an upstream's error."""
     try:
         error = orjson.loads(body)["error"]
         return error.get("code"), str(error.get("message") or "")

@@ -19,19 +19,21 @@ from gateway.run.sink import Presence
 from storage.records import Run
 from storage.sql.store import Store
 
-EVENT = "event"  # the kind of these texts
-JUMP = 10_000
+EVENT = "event"  # the kind of the stored texts
+# More events than a process has unwritten when it dies. An attempt after it begins with the next multiple.
+NUMBER_STEP = 10_000
+# The events of this time, or of this size, are written as one text. No measurement.
 BATCH_S = 0.1
 BATCH_BYTES = 64 * 1024
-_PAGE = 50
+_PAGE = 50  # texts of a read
 _log = logging.getLogger("mnemogate")
 
 
-class NumbersEvents(Protocol):
-    """A dialect, as its events are written down. Events are bytes."""
+class EventDialect(Protocol):
+    """The dialect of a log's events, which are bytes."""
 
-    def numbered(self, data: bytes, first: int) -> list[bytes]:
-        """Returns events one by one, each with its number."""
+    def number_events(self, data: bytes, first: int) -> list[bytes]:
+        """Returns the events of a piece of a stream one by one, each with its number. first: of the first one."""
 
 
 @dataclass(eq=False)
@@ -42,16 +44,18 @@ class EventLog:
     run: Run
     # The agent's epoch when the attempt began.
     epoch: int
-    shows: NumbersEvents
+    dialect: EventDialect
     # No event follows.
     is_over: bool = False
     # An earlier attempt has left events.
     has_events: bool = False
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     _next: int = 1  # the number of the next event
-    _newest: deque[tuple[int, bytes]] = field(default_factory=deque)  # with all that is not written yet
-    _bytes: int = 0
-    _kept: int = 0  # the number up to which they are on disk
+    _newest: deque[tuple[int, bytes]] = field(
+        default_factory=deque
+    )  # by number, with all that are not on disk yet
+    _newest_bytes: int = 0
+    _stored_number: int = 0  # of the last event that is on disk
     _unwritten: list[bytes] = field(default_factory=list)
     _unwritten_bytes: int = 0
     _timer: asyncio.TimerHandle | None = None
@@ -61,40 +65,44 @@ class EventLog:
     # -- writing
 
     def add(self, data: bytes) -> None:
-        """Takes events as the dialect has written them."""
-        events = self.shows.numbered(data, self._next)
-        for event in events:
-            self._newest.append((self._next, event))
-            self._next += 1
-            self._bytes += len(event)
-            self._unwritten.append(event)
-            self._unwritten_bytes += len(event)
+        """Adds events, as the dialect has rendered them."""
+        events = self._append(data)
         if not events:
             return
+        self._unwritten += events
+        self._unwritten_bytes += sum(map(len, events))
         self._wake()
         if self._unwritten_bytes >= BATCH_BYTES:
             self._write()
         elif self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(BATCH_S, self._write)
 
-    async def go_on(self, epoch: int) -> list[bytes]:
-        """Goes on with the log of an attempt that was broken off. Returns all events that are written down.
+    def _append(self, data: bytes) -> list[bytes]:
+        events = self.dialect.number_events(data, self._next)
+        for event in events:
+            self._newest.append((self._next, event))
+            self._next += 1
+            self._newest_bytes += len(event)
+        return events
 
-        Those that are not are dropped: they may quote what was forgotten.
+    async def resume(self, epoch: int) -> list[bytes]:
+        """Continues the log of an attempt that was broken off. Returns all events that are on disk.
+
+        The others are dropped: they may quote what was forgotten.
         """
-        self._unwritten, self._unwritten_bytes = [], 0
+        self._take_unwritten()
         await self.flush()
         self.epoch = epoch
         numbered = [each async for each in stored_events(self.store, self.run, 0)]
         last = max(self._next - 1, numbered[-1][0] if numbered else 0)
         self._newest.clear()
-        self._bytes = 0
-        self._kept = last
-        self._next = (last // JUMP + 1) * JUMP
+        self._newest_bytes = 0
+        self._stored_number = last
+        self._next = (last // NUMBER_STEP + 1) * NUMBER_STEP
         return [event for _, event in numbered]
 
     async def flush(self) -> None:
-        """Waits until all is written down, or could not be."""
+        """Waits until all events are on disk, or could not be written."""
         self._write()
         if self._writes:
             await asyncio.wait([*self._writes])
@@ -104,15 +112,10 @@ class EventLog:
         self.is_over = True
         self._wake()
 
-    def drop(self, data: bytes) -> None:
-        """Ends with these events, of which nothing is written down."""
-        self._unwritten, self._unwritten_bytes = [], 0
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        for event in self.shows.numbered(data, self._next):
-            self._newest.append((self._next, event))
-            self._next += 1
+    def close_unwritten(self, data: bytes) -> None:
+        """Adds the last events and closes the log, without a write: its run was deleted."""
+        self._take_unwritten()
+        self._append(data)
         self.is_over = True
         self._wake()
 
@@ -122,41 +125,45 @@ class EventLog:
         return self._next
 
     def leave(self) -> None:
-        """Breaks off the turn that writes here, as a client does that leaves."""
+        """Cancels the turn that writes to this log, as a client does that leaves."""
         self._presence.leave()
 
     def _wake(self) -> None:
         self.changed.set()
         self.changed = asyncio.Event()
 
-    def _write(self) -> None:
+    def _take_unwritten(self) -> bytes:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if not self._unwritten:
-            return
-        # A batch has the number of its last event.
-        last, data = self._next - 1, b"".join(self._unwritten)
+        data = b"".join(self._unwritten)
         self._unwritten, self._unwritten_bytes = [], 0
+        return data
+
+    def _write(self) -> None:
+        data = self._take_unwritten()
+        if not data:
+            return
+        last = self._next - 1  # a batch has the number of its last event
         write = self.store.runs.log(self.run.agent, self.run.id, EVENT, last, data, self.epoch)
         self._writes.add(write)
-        write.add_done_callback(lambda done: self._written(done, last))
+        write.add_done_callback(lambda done: self._note_written(done, last))
 
-    def _written(self, done: Future[bool], last: int) -> None:
+    def _note_written(self, done: Future[bool], last: int) -> None:
         self._writes.discard(done)
         if done.cancelled():
             return
         error = done.exception()
         if error is not None:
-            # Present readers have them from memory; later ones read the stored steps.
+            # Present readers get them from memory, and later ones the steps that the run has stored.
             _log.warning(
                 "Events of a background run could not be stored; a stream that is opened later lacks them: %s",
                 error,
             )
             return
-        self._kept = max(self._kept, last)
-        while self._bytes > BATCH_BYTES and self._newest and self._newest[0][0] <= self._kept:
-            self._bytes -= len(self._newest.popleft()[1])
+        self._stored_number = max(self._stored_number, last)
+        while self._newest_bytes > BATCH_BYTES and self._newest and self._newest[0][0] <= self._stored_number:
+            self._newest_bytes -= len(self._newest.popleft()[1])
 
     # -- reading
 
@@ -170,7 +177,7 @@ class EventLog:
                 async for at, event in stored_events(self.store, self.run, number):
                     is_found, number = True, at
                     yield event
-                # What was in memory may have gone meanwhile, since it is written down.
+                # Events in memory may have been dropped meanwhile, since they are on disk.
                 if is_found or (self._newest and self._newest[0][0] != first):
                     continue
             for at, event in [*self._newest]:
@@ -189,13 +196,13 @@ class EventLog:
         return True
 
     def start(self, status: int, headers: Sequence[tuple[str, str]]) -> None:
-        """Learns nothing: the status was sent when the run was accepted."""
+        """Does nothing: the status was sent when the run was accepted."""
 
     async def write(self, data: bytes) -> None:
         self.add(data)
 
     async def end(self) -> None:
-        """Learns nothing: the log ends with its run."""
+        """Does nothing: the log ends with its run."""
 
     async def whole(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
         self.add(body)
@@ -205,7 +212,7 @@ class EventLog:
 
 
 async def stored_events(store: Store, run: Run, after: int) -> AsyncIterator[tuple[int, bytes]]:
-    """Yields the events that are written down after a number, each with its own. Raises: StoreError."""
+    """Yields the stored events after a number, each with its own number. Raises: StoreError."""
     while True:
         rows = await store.runs.texts(run.agent, run.id, EVENT, after=after, limit=_PAGE)
         for row in rows:

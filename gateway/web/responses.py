@@ -165,8 +165,9 @@ class ResponsesPath(ForwardedPath):
         digest, shown, run = _digest(scope, request.body), None, None
         tag = background.accepted(digest) if _is_retry(scope) else None
         if tag is None:
+            context = caller.context(call.headers)
             identity, agent = await chat.begin_later(
-                request.chat, caller.context(call.headers), conversation, info.begin_account()
+                request.chat, context, conversation, info.begin_account()
             )
             tag, created = token_hex(28), background.now()
             if find_header(scope["headers"], _ONCE) is not None:
@@ -178,7 +179,7 @@ class ResponsesPath(ForwardedPath):
             )  # fmt: skip
             queued = queued_response(request, tag, created)
             run, is_new = await background.accept(
-                agent, tag, created, stored.encode(), queued, call.headers, caller.credential, digest
+                agent, tag, created, stored.encode(), queued, context, digest
             )
             shown = queued if is_new else None
         if shown is None or run is None:  # it was sent again

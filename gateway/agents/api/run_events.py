@@ -90,7 +90,7 @@ class RunEvents(Struct, frozen=True):
     def error_events(self, run: str, error: GatewayError) -> bytes:
         return event(stop_json(StopReason.ERROR)) + error_event(error, ids.id_of("run", run))
 
-    def numbered(self, data: bytes, first: int) -> list[bytes]:
+    def number_events(self, data: bytes, first: int) -> list[bytes]:
         return numbered(data, first)
 
     def is_end(self, event: bytes) -> bool:

@@ -97,7 +97,7 @@ class RestoredRequest(Struct, frozen=True):
 
 
 class ShownResponses:
-    """Shows responses in this dialect. Implements `gateway.run.background_responses.ShowsResponses`."""
+    """Shows responses in this dialect. Implements `gateway.run.background_responses.ResponsesDialect`."""
 
     def restore(self, stored: bytes, tag: str, created: float) -> RestoredRequest:
         """Returns a stored request.
@@ -109,13 +109,13 @@ class ShownResponses:
             msgspec.json.decode(stored, type=StoredResponseRequest).read(), tag, int(created)
         )
 
-    def numbered(self, data: bytes, first: int) -> list[bytes]:
+    def number_events(self, data: bytes, first: int) -> list[bytes]:
         """Returns the events in a piece of a stream. They have their numbers already, so that `first` is ignored."""
         return [each + b"\n\n" for each in data.split(b"\n\n") if each and not each.startswith(b":")]
 
     def end_in(self, data: bytes) -> Json | None:
         """Returns the response in the last event of a stream; None: `data` does not end with one."""
-        events = self.numbered(data, 0)
+        events = self.number_events(data, 0)
         if not events or b"event: response." not in events[-1]:
             return None
         name, _, body = events[-1].partition(b"\ndata: ")

@@ -258,7 +258,7 @@ class BackgroundRuns:
             if open_run.conversation[0] != agent_uid:
                 continue
             if open_run.log is not None:
-                open_run.log.drop(self._shows.error_events(open_run.uid, Conflict(DELETED)))
+                open_run.log.close_unwritten(self._shows.error_events(open_run.uid, Conflict(DELETED)))
             self._open.close(open_run)
 
     async def wait_for_end(self, run: Run) -> Run:

@@ -43,7 +43,7 @@ class RemoteRuns:
                     return
             if now is None:
                 gone = self._shows.error_events(run.uid, Conflict(DELETED))
-                for event in self._shows.numbered(gone, after + 1):
+                for event in self._shows.number_events(gone, after + 1):
                     yield event
                 return
             if now.is_over:

@@ -47,7 +47,7 @@ class RunLogs:
         if is_new and attempt == 1 and self._store.database.is_shared:
             log.add(self._shows.first_event(run.uid))
         elif attempt > 1 or is_new:
-            logged = await log.go_on(agent.epoch)
+            logged = await log.resume(agent.epoch)
             log.add(
                 await self._shows.missing_events(
                     replace(run, state=RunState.RUNNING), stored.shown or {}, logged, attempt
@@ -70,7 +70,7 @@ class RunLogs:
         if agent is None or not texts or StoredRequest.read(texts[0].data).shown is None:
             return None
         log = self.make(run, agent)
-        await log.go_on(agent.epoch)
+        await log.resume(agent.epoch)
         if open_run.phase is RunPhase.ENDED:
             return None
         # Its job may have begun meanwhile and opened the log.
@@ -97,6 +97,6 @@ class RunLogs:
                 whole = self._shows.error_events(run.uid, Conflict(DELETED))
             else:
                 whole = await self._shows.missing_events(run, {}, (), 1)
-            for number, event in enumerate(self._shows.numbered(whole, 1), 1):
+            for number, event in enumerate(self._shows.number_events(whole, 1), 1):
                 if number > after:
                     yield event

@@ -9,11 +9,11 @@ from adapters.types import Json
 from gateway.agents.runs.run import RunStart
 from gateway.core.turn.client_view import MakesView
 from gateway.errors import GatewayError
-from gateway.run.event_log import NumbersEvents
+from gateway.run.event_log import EventDialect
 from storage.records import Run
 
 
-class ShowsRuns(NumbersEvents, Protocol):
+class ShowsRuns(EventDialect, Protocol):
     """A dialect, as runs without a client are shown in it. options: its own, as JSON."""
 
     def view(self, start: RunStart, options: Json) -> MakesView:
