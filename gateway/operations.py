@@ -129,7 +129,7 @@ def make_mcp_memory(
         MemoryEdits(store, now),
         MemoryForgetting(store, views, now),
     )
-    spec_of = Directory(settings).named
+    spec_of = Directory(settings).spec_named
     return McpMemory(store, operations, spec_of, now, accounting, settings.default_profile)
 
 
@@ -146,7 +146,7 @@ def make_import_operations(
         gives_way=gives_way,
     )
     defaults = Defaults(settings.default_user, settings.default_profile)
-    return ImportOperations(store, now, Directory(settings).named, performer, defaults)
+    return ImportOperations(store, now, Directory(settings).spec_named, performer, defaults)
 
 
 async def import_file(

@@ -21,7 +21,7 @@ from gateway.core.request.identity import KEEPS, Identity
 from gateway.core.turn.draft import AllBut
 from gateway.core.turn.guide import Guide
 from gateway.core.turn.terms import TurnTerms
-from gateway.run.call import ChatCall, Passes
+from gateway.run.call import ChatCall, Forwarded
 from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.record import BlockEdits
@@ -49,7 +49,7 @@ class ChatAgents(Struct, frozen=True):
     async def owns(self, identity: Identity, spec: AgentSpec) -> bool:
         return await self.runs.owns(identity, spec)
 
-    async def in_conversation(
+    async def with_conversation_settings(
         self, spec: AgentSpec, identity: Identity, request: ChatRequest, *, is_stored: bool
     ) -> tuple[AgentSpec, ChatRequest]:
         if is_stored:
@@ -70,7 +70,7 @@ class ChatAgents(Struct, frozen=True):
         )
         return terms, guide_of(spec, prompt)
 
-    def toolbox(self, context: MemoryContext, edits: BlockEdits, passes: Passes) -> Toolbox:
+    def toolbox(self, context: MemoryContext, edits: BlockEdits, forwarded: Forwarded) -> Toolbox:
         has_agent = bool(context.request.spec.uid)
-        speaker = Speaker.of(context, Waiter(context.agent.uid), passes) if has_agent else None
+        speaker = Speaker.of(context, Waiter(context.agent.uid), forwarded) if has_agent else None
         return self.runs.toolboxes.make(context, edits, speaker=speaker)

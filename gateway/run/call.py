@@ -31,14 +31,14 @@ from gateway.run.upstream.failover import Endpoint
 from gateway.run.upstream.route import Route
 
 # Claude thinks at the temperature 1 alone (build-with-claude/extended-thinking).
-_NOT_WHEN_THINKING = frozenset({"temperature"})
-_NOTHING_REFUSED: frozenset[str] = frozenset()
-_BETA = "anthropic-beta"
+_REFUSED_WHEN_THINKING = frozenset({"temperature"})
+_NONE_REFUSED: frozenset[str] = frozenset()
+_BETA_HEADER = "anthropic-beta"
 NATIVE_FORM = EndpointForm()  # nothing of such a request is read here
 
 
-class Passes(Struct, frozen=True):
-    """The parts of a caller's request that may go upstream with what is made of it."""
+class Forwarded(Struct, frozen=True):
+    """What of a caller's request may go upstream besides its body."""
 
     headers: tuple[tuple[str, str], ...] = ()
     credential: str | None = None
@@ -46,16 +46,16 @@ class Passes(Struct, frozen=True):
 
 @dataclass(slots=True)
 class ChatCall:
-    """A chat completion, or a step of a run: the request, its agent and route, and where the reply goes."""
+    """A chat completion or a step of a run, with all that decides how it is answered."""
 
     request: ChatRequest
-    passes: Passes
+    forwarded: Forwarded
     identity: Identity
     spec: AgentSpec
     route: Route
     # The kind of its conversation.
     kind: ConversationKind
-    # That of the dialect in which the reply is shown.
+    # Makes the view of the dialect in which the reply is shown.
     view: MakesView
     sink: Sink
     receipt: Receipt
@@ -64,22 +64,22 @@ class ChatCall:
     # The request in its own dialect, in which it goes upstream.
     native: NativeRequest | None = None
 
-    async def request_as_it_came(self, target: Target, endpoint: Endpoint) -> ModelRequest:
-        """Returns the request as it came, where the gateway adds nothing."""
+    async def request_without_memory(self, target: Target, endpoint: Endpoint) -> ModelRequest:
+        """Returns the request where memory adds nothing: as it came, as far as this endpoint takes it so."""
         if self.native is not None:
             self.receipt.headers["x-mnemogate-memory"] = self.memory_state
-            return self._of_native_request(self.native, target, self.spec.system)
+            return self._native_request(self.native, target, self.spec.system)
         native = self.request.native
         if native is not None and endpoint.provider.capabilities.speaks_messages:
             self.fill_receipt(NATIVE_FORM)
             additions = replace(NO_ADDITIONS, is_fallback=self._is_fallback(target))
-            return self._of_native_body(target, native, native.render(target.model, additions))
-        form = form_for(self.request, endpoint, target.model)
+            return self._native_body_request(target, native, native.render(target.model, additions))
+        form = endpoint_form_for(self.request, endpoint, target.model)
         if target.context_window is not None:
             prompt = Prompt(self.request, target, form)
             prompt = replace(prompt, window=await fit(prompt))
             self.fill_receipt(form, prompt)
-            return self._with_credential(target, prompt.body())
+            return self._model_request(target, prompt.body())
         self.fill_receipt(form)
         body = self.request.raw
         is_changed = form.consumed or form.as_system or target.model != self.request.model
@@ -88,7 +88,7 @@ class ChatCall:
         )
         if is_changed or hides_usage or self.request.added_fields & form.refused:
             body = Prompt(self.request, target, form).body()
-        return self._with_credential(target, body)
+        return self._model_request(target, body)
 
     def request_of(
         self,
@@ -104,41 +104,41 @@ class ChatCall:
         The parameters are those of `Prompt.body`.
         """
         if self.native is not None:
-            return self._of_native_request(self.native, target, prompt.system, prompt.composition.notes)
+            return self._native_request(self.native, target, prompt.system, prompt.composition.notes)
         native = self.request.native
         if native is None or not endpoint.provider.capabilities.speaks_messages:
-            return self._with_credential(target, prompt.body(more, budget_tokens, offer))
+            return self._model_request(target, prompt.body(more, budget_tokens, offer))
         additions = prompt.additions(more, budget_tokens, offer)
         made = native.render(target.model, replace(additions, is_fallback=self._is_fallback(target)))
-        return self._of_native_body(target, native, made)._replace(native_first_block=made.first_block)
+        return self._native_body_request(target, native, made)._replace(native_first_block=made.first_block)
 
     def _is_fallback(self, target: Target) -> bool:
         """Returns whether another model answers than the one that was asked."""
         return target.rank > 0 and target.model != self.route.model
 
-    def _of_native_request(
+    def _native_request(
         self, native: NativeRequest, target: Target, system: str, notes: Mapping[int, str] | None = None
     ) -> ModelRequest:
         body = native.body(target.model, system, notes)
-        return self._with_credential(target, body)._replace(path=native.path, query="")
+        return self._model_request(target, body)._replace(path=native.path, query="")
 
-    def _of_native_body(self, target: Target, native: NativeBody, made: UpstreamBody) -> ModelRequest:
-        request = self._with_credential(target, made.body)
+    def _native_body_request(self, target: Target, native: NativeBody, made: UpstreamBody) -> ModelRequest:
+        request = self._model_request(target, made.body)
         headers = request.headers
         if made.betas:
-            asked = [value for name, value in headers if name == _BETA]
+            client_betas = [value for name, value in headers if name == _BETA_HEADER]
             headers = (
-                *(each for each in headers if each[0] != _BETA),
-                (_BETA, ",".join((*asked, *made.betas))),
+                *(each for each in headers if each[0] != _BETA_HEADER),
+                (_BETA_HEADER, ",".join((*client_betas, *made.betas))),
             )
         return request._replace(path=native.path, query="", headers=headers)
 
-    def _with_credential(self, target: Target, body: bytes) -> ModelRequest:
-        """Returns the request with the credential and the query that this target may see."""
-        passes, request = self.passes, self.request
+    def _model_request(self, target: Target, body: bytes) -> ModelRequest:
+        """Returns a request with this body, and with the credential and the query if this target may see them."""
+        forwarded, request = self.forwarded, self.request
         if not target.gets_credential(self.route.upstream):
-            return ModelRequest(body, passes.headers, wants_stream=request.stream)
-        return ModelRequest(body, passes.headers, passes.credential, request.query, request.stream)
+            return ModelRequest(body, forwarded.headers, wants_stream=request.stream)
+        return ModelRequest(body, forwarded.headers, forwarded.credential, request.query, request.stream)
 
     def fill_receipt(
         self, form: EndpointForm, prompt: Prompt | None = None, context: MemoryContext | None = None
@@ -179,55 +179,58 @@ class ChatCall:
             headers["x-mnemogate-recall"] = "unavailable" if prompt.recall.has_failed else None
 
 
-def native_call(
+def make_native_call(
     native: NativeRequest,
-    passes: Passes,
+    forwarded: Forwarded,
     identity: Identity,
     spec: AgentSpec,
     route: Route,
     sink: Sink,
     receipt: Receipt,
 ) -> ChatCall:
-    """Returns a native request with everything that decides how it is answered."""
+    """Returns the call of a request in its own dialect."""
     kind = ConversationKind.CLIENT
     if native.conversation is not None and identity.append:
         kind = ConversationKind.APPENDED
     if native.conversation is None:
         spec = replace(spec, history="client")
     return ChatCall(
-        native.chat, passes, identity, spec, route, kind, MakesUnseen(), sink, receipt, native=native
+        native.chat, forwarded, identity, spec, route, kind, MakesUnseen(), sink, receipt, native=native
     )
 
 
-def form_for(request: ChatRequest, endpoint: Endpoint, model: str) -> EndpointForm:
-    """Returns how the request has to look for an endpoint and its model, by what they are known to take."""
-    known = endpoint.provider.capabilities
-    if request.native is not None and known.speaks_messages:
-        return replace(NATIVE_FORM, binds=True) if known.binds_thoughts(model) else NATIVE_FORM
-    names = consumed(request.json, known.metadata)
-    takes_developer = known.developer_role is not False
-    return _form(
+def endpoint_form_for(request: ChatRequest, endpoint: Endpoint, model: str) -> EndpointForm:
+    """Returns how the request has to look for an endpoint and its model, by their capabilities."""
+    capabilities = endpoint.provider.capabilities
+    if request.native is not None and capabilities.speaks_messages:
+        return replace(NATIVE_FORM, binds=True) if capabilities.binds_thoughts(model) else NATIVE_FORM
+    names = consumed(request.json, capabilities.metadata)
+    without_place: tuple[str, ...] = ()
+    if capabilities.untranslatable_fields:
+        fields = untranslatable(request.json, capabilities.untranslatable_fields)
+        without_place = tuple(each for each in fields if each not in names)
+    takes_developer = capabilities.developer_role is not False
+    may_force = capabilities.can_force_when_thinking or not asks_to_think(request.json)
+    return _make_form(
         names,
-        tuple(each for each in untranslatable(request.json, known.untranslatable_fields) if each not in names)
-        if known.untranslatable_fields
-        else (),
+        without_place,
         () if takes_developer else developer_places(request.messages),
-        known.stream_usage,
-        (known.can_force_when_thinking or not asks_to_think(request.json)) and known.can_force(model),
-        _refused(request, known, model) if request.added_fields else _NOTHING_REFUSED,
+        capabilities.stream_usage,
+        may_force and capabilities.can_force(model),
+        _refused_fields(request, capabilities, model) if request.added_fields else _NONE_REFUSED,
         endpoint.asks_usage,
-        request.shows_thoughts and known.thinks_when_asked(model),
+        request.shows_thoughts and capabilities.thinks_when_asked(model),
     )
 
 
-def _refused(request: ChatRequest, known: Capabilities, model: str) -> frozenset[str]:
+def _refused_fields(request: ChatRequest, capabilities: Capabilities, model: str) -> frozenset[str]:
     """Returns the fields that the model does not take with this request."""
-    refused = known.refused_fields(model)
-    return refused | _NOT_WHEN_THINKING if asks_to_think(request.json) else refused
+    refused = capabilities.refused_fields(model)
+    return refused | _REFUSED_WHEN_THINKING if asks_to_think(request.json) else refused
 
 
 @lru_cache(maxsize=256)  # nearly all requests share a few
-def _form(
+def _make_form(
     consumed: tuple[str, ...],
     untranslatable: tuple[str, ...],
     as_system: tuple[int, ...],

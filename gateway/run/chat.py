@@ -1,4 +1,4 @@
-"""A chat completion from the parsed request to the last byte: its limits, its memory, its upstream."""
+"""Answers chat completions, from the parsed request to the last byte: limits, memory, upstream."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from gateway.core.turn.native_form import ReplyChange
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, MemoryUnavailable, ThreadNotFound, ThreadUnsupported
-from gateway.run.call import ChatCall, Passes, form_for
+from gateway.run.call import ChatCall, Forwarded, endpoint_form_for
 from gateway.run.directory import Directory, StoredAgents
 from gateway.run.memory.fit import fit, prompt_tokens
 from gateway.run.memory.keeper import MemoryKeeper
@@ -96,11 +96,11 @@ class Chat:
         """Answers a request, and returns the state of memory for it: on, read, off, none or unavailable.
 
         view: the dialect's.
-        conversation: the one with items that the request continues; its first response binds it to a memory.
+        conversation: the conversation with items that the request continues. Its first response binds it to a memory.
 
         Raises: GatewayError while nothing was sent; ClientGone.
         """
-        call = await self._call(request, context, sink, receipt, view)
+        call = await self._make_call(request, context, sink, receipt, view)
         await self.admit(call)
         if conversation is not None and call.identity.scope is not None and call.identity.mode in KEEPS:
             await self.conversations.bind(conversation, call.identity.scope, call.spec)
@@ -110,7 +110,10 @@ class Chat:
         return await self._complete(call, conversation)
 
     async def admit(self, call: ChatCall) -> None:
-        """Holds a request to the limits; another model may answer it. Raises: LimitReached, UnknownModel."""
+        """Checks a request against the limits, which may route it to another model.
+
+        Raises: LimitReached, UnknownModel.
+        """
         request, route = call.request, call.route
         other = await self._limiter.admit(
             call.receipt,
@@ -123,66 +126,70 @@ class Chat:
             call.route = self.route_of(other)
 
     def _may_answer(self, call: ChatCall, model: str) -> bool:
-        """Returns whether another model may answer a request: no agent's, and one that is passed on goes on so."""
+        """Returns whether another model may answer a request.
+
+        It may not for an agent's. For a native one it may, if its upstream takes such requests as well.
+        """
         if call.native is not None:
-            return self._is_passed_on(self.route_of(model))
+            return self._takes_responses(self.route_of(model))
         return call.kind is not ConversationKind.AGENT
 
-    def _is_passed_on(self, route: Route) -> bool:
+    def _takes_responses(self, route: Route) -> bool:
         """Returns whether an upstream takes requests for responses as they are."""
         endpoints = self.failover.endpoints[route.upstream]
         return bool(endpoints) and endpoints[0].provider.has_endpoint("/responses")
 
-    async def begin_later(
+    async def admit_background(
         self,
         request: ChatRequest,
         context: RequestContext,
         conversation: ResponseConversation | None,
         receipt: Receipt,
     ) -> tuple[Identity, Agent]:
-        """Returns who asks for a response in the background, and the memory in which it will lie.
+        """Admits a response in the background. Returns its identity, and the memory that will have it.
 
-        Raises: BadRequest: nothing would be stored of it; UnknownModel, MemoryUnavailable.
+        Raises: BadRequest: nothing would be stored of it; LimitReached, UnknownModel, MemoryUnavailable.
         """
-        found = await self.resolver.resolve(request, context)
-        request, identity, spec = found.request, found.identity, found.spec
+        resolved = await self.resolver.resolve(request, context)
+        request, identity, spec = resolved.request, resolved.identity, resolved.spec
         receipt.user = identity.user or ""
-        if identity.scope is None or identity.mode not in KEEPS or identity.leaves_nothing:
+        scope = identity.stored_scope
+        if scope is None:
             raise BadRequest(
                 "A response in the background has to be stored, and memory is off.", param="background"
             )
-        if found.kind is ConversationKind.AGENT:
+        if resolved.kind is ConversationKind.AGENT:
             raise BadRequest(
                 "An agent's stored conversation has no responses in the background. Use its agent's runs.",
                 param="background",
             )
-        route = self._route_for(found)
+        route = self._route_for(resolved)
         model = route.upstream, route.model
         await self._limiter.admit(receipt, len(request.raw), request.max_tokens, model)
-        receipt.asks_model = False  # the response's own work does
+        receipt.asks_model = False  # the model is called by the job, which has a receipt of its own
         agents = self.keeper.store.agents
         with map_store_errors():
             if spec.uid:
-                agent = await agents.find_or_draft(identity.scope, is_made=True)
+                agent = await agents.find_or_draft(scope, is_made=True)
             else:
                 agent = await agents.find_or_begin(
-                    identity.scope, spec.own_blocks, spec.shared_blocks, self.keeper.now()
+                    scope, spec.own_blocks, spec.shared_blocks, self.keeper.now()
                 )
         if conversation is not None:
-            await self.conversations.bind(conversation, identity.scope, spec)
+            await self.conversations.bind(conversation, scope, spec)
         return identity, agent
 
-    def _route_for(self, found: Resolved) -> Route:
-        """Returns the route to the model that a request asks for: an agent's own where it names the agent."""
-        if found.identity.agent is not None and asks_agent(found.request.model):
-            return agent_route(self._settings, found.spec)
-        return self.route_of(found.request.model)
+    def _route_for(self, resolved: Resolved) -> Route:
+        """Returns the route to the model that a request asks for: the agent's where it names an agent as its model."""
+        if resolved.identity.agent is not None and asks_agent(resolved.request.model):
+            return agent_route(self._settings, resolved.spec)
+        return self.route_of(resolved.request.model)
 
-    def window(self, model: str) -> int | None:
-        """Returns the tokens of a model's window; None: they are not known. Raises: UnknownModel."""
+    def context_window(self, model: str) -> int | None:
+        """Returns the tokens of a model's context window; None: they are not known. Raises: UnknownModel."""
         return self.route_of(model).context_window
 
-    async def _call(
+    async def _make_call(
         self,
         request: ChatRequest,
         context: RequestContext,
@@ -190,34 +197,43 @@ class Chat:
         receipt: Receipt,
         view: MakesView,
     ) -> ChatCall:
-        """Returns a request with everything that decides how it is answered."""
-        found = await self.resolver.resolve(request, context)
-        identity = found.identity
+        """Resolves a request, and returns its call."""
+        resolved = await self.resolver.resolve(request, context)
+        identity = resolved.identity
         receipt.user = identity.user or ""
         if identity.side_request is not None:
             # A name of the settings may have any letters.
             receipt.headers["x-mnemogate-side-request"] = quote(identity.side_request, safe=" ")
-        route = self._route_for(found)
-        passes = Passes(forwardable(context.headers), context.credential)
-        return ChatCall(found.request, passes, identity, found.spec, route, found.kind, view, sink, receipt)
+        return ChatCall(
+            resolved.request,
+            Forwarded(forwardable(context.headers), context.credential),
+            identity,
+            resolved.spec,
+            self._route_for(resolved),
+            resolved.kind,
+            view,
+            sink,
+            receipt,
+        )
 
-    async def count(
+    async def count_prompt(
         self,
         request: ChatRequest,
         context: RequestContext,
         sink: Sink,
         receipt: Receipt,
-        counted: ReplyChange | None = None,
+        change: ReplyChange | None = None,
     ) -> int | None:
-        """Returns the tokens of the prompt that a request would have, by our count. It leaves nothing in memory.
+        """Returns the tokens of the prompt that a request would have, by our count. Nothing of it is stored.
 
-        An upstream that speaks the client's dialect counts itself: None, it has answered the client.
+        None: an upstream that speaks the client's dialect has counted them, and its reply went to the client.
 
-        counted: has an upstream that counts chat completions answer as well, in the client's form.
+        change: changes the reply of an upstream that counts chat completions to the client's form. None: no such
+            upstream is asked.
 
         Raises: GatewayError.
         """
-        call = await self._call(request, context, sink, receipt, MakesUnseen())
+        call = await self._make_call(request, context, sink, receipt, MakesUnseen())
         if call.kind is ConversationKind.AGENT:
             identity = replace(call.identity, scope=None, conversation=None)
             call.identity, call.kind = identity, ConversationKind.CLIENT
@@ -225,26 +241,28 @@ class Chat:
         attempts = self.failover.at_first_key(call.route, sink, receipt)
         with QueueTicket() as ticket:
             begun = await self.begin_memory(call, attempts, ticket, TreeMemory, opens=False)
-            _, prompt = begun or (None, await _bare(call.request, attempts, call.spec))
+            _, prompt = begun or (None, await _prompt_without_memory(call.request, attempts, call.spec))
             receipt.headers["x-mnemogate-memory"] = call.memory_state
-            counts = attempts.endpoint.provider.capabilities.counts_tokens and call.request.messages
-            if request.native is not None or (counted is not None and counts):
+            counts_chat = attempts.endpoint.provider.capabilities.counts_tokens and call.request.messages
+            if request.native is not None or (change is not None and counts_chat):
                 with attempts:
-                    make = partial(_counting, call, prompt)
-                    await relay(attempts, make, sink, receipt, self.turns.limits.beat_s, change=counted)
+                    make = partial(_counting_request, call, prompt)
+                    await relay(attempts, make, sink, receipt, self.turns.limits.beat_s, change=change)
                 return None
         return await prompt_tokens(prompt)
 
     def speaks_messages(self, names: Mapping[str, Any], context: RequestContext) -> bool:
-        """Returns whether requests in Anthropic's dialect go to their upstream as they are.
+        """Returns whether a request in Anthropic's dialect goes to its upstream in that dialect.
 
-        Requests for agents that were made over REST never do: they become runs. names: the request's fields that name
-        model, user and conversation. Raises: BadRequest, UnknownModel.
+        One for an agent that was made over REST does not: it becomes a run.
+
+        names: the request's fields that name model, user and conversation.
+        Raises: BadRequest, UnknownModel.
         """
         model = str(names.get("model") or "")
         if asks_agent(model) or _AGENT in dict(context.headers):
             identity = self.resolver.identify_names(names, context)
-            spec = self.directory.profile(identity)
+            spec = self.directory.spec_for(identity)
             if spec is None:
                 return False
             route = agent_route(self._settings, spec) if asks_agent(model) else self.route_of(model)
@@ -253,7 +271,7 @@ class Chat:
         endpoints = self.failover.endpoints[route.upstream]
         return bool(endpoints) and endpoints[0].provider.capabilities.speaks_messages
 
-    async def finish(self, call: ChatCall, attempts: Attempts, reply: Awaitable[object]) -> str:
+    async def await_reply(self, call: ChatCall, attempts: Attempts, reply: Awaitable[object]) -> str:
         """Waits for a reply, and measures it. Returns the state of memory for it."""
         try:
             with attempts:
@@ -271,33 +289,30 @@ class Chat:
         with QueueTicket() as ticket:
             begun = await self.begin_memory(call, attempts, ticket, TreeMemory)
             memory, prompt = begun or (None, None)
-            if (
-                conversation is not None
-                and conversation.items
-                and memory is not None
-                and memory.context.row >= 0
-            ):
-                # They are on disk with the turn that was opened.
+            is_opened = memory is not None and memory.context.row >= 0
+            if is_opened and conversation is not None and conversation.items:
+                # The opened turn has the items, so they no longer wait.
                 await self.conversations.remove_answered(conversation)
             if request.native is not None and (thread := request.native.thread) is not None:
                 self._check_thread(thread, call, prompt)
-            if memory is None and self._passes_as_it_came(call, attempts):
-                passed = relay(
-                    attempts, call.request_as_it_came, call.sink, receipt, self.turns.limits.beat_s
+            if memory is None and self._needs_no_turn(call, attempts):
+                reply = relay(
+                    attempts, call.request_without_memory, call.sink, receipt, self.turns.limits.beat_s
                 )
-                return await self.finish(call, attempts, passed)
-            return await self.finish(call, attempts, self._run_turn(call, attempts, memory, prompt))
+            else:
+                reply = self._run_turn(call, attempts, memory, prompt)
+            return await self.await_reply(call, attempts, reply)
 
-    def _passes_as_it_came(self, call: ChatCall, attempts: Attempts) -> bool:
-        """Returns whether nothing is added to a request without memory, nor cut, and its reply need not be read."""
+    def _needs_no_turn(self, call: ChatCall, attempts: Attempts) -> bool:
+        """Returns whether a request without memory is relayed: nothing is added, cut or changed."""
         if call.spec.system or attempts.target.context_window is not None:
             return False
         if any(map(_context_window, call.route.others)):
             return False
-        return call.view.speaks_chat or self._is_native(call)
+        return call.view.speaks_chat or self._speaks_natively(call)
 
     def _check_thread(self, thread: MessageThread, call: ChatCall, prompt: Prompt | None) -> None:
-        """Refuses a message thread that the gateway could not go on with. Raises: ThreadUnsupported, ThreadNotFound."""
+        """Raises: ThreadUnsupported, ThreadNotFound: the upstream of the request cannot continue its message thread."""
         route = call.route
         if route.others or len(self.failover.endpoints[route.upstream]) > 1:
             raise ThreadUnsupported("one key of one upstream has it, and this model has several.")
@@ -308,8 +323,8 @@ class Chat:
         if thread.previous is not None and prompt.changes_prefix:
             raise ThreadNotFound("what stood before the conversation has changed since.")
 
-    def _is_native(self, call: ChatCall) -> bool:
-        """Returns whether all that may answer a request speak its client's dialect."""
+    def _speaks_natively(self, call: ChatCall) -> bool:
+        """Returns whether all endpoints that may answer a request speak its client's dialect."""
         return call.request.native is not None and all(
             endpoint.provider.capabilities.speaks_messages
             for target in call.route.targets
@@ -319,9 +334,9 @@ class Chat:
     async def _run_turn(
         self, call: ChatCall, attempts: Attempts, memory: TreeMemory | None, prompt: Prompt | None
     ) -> None:
-        """Answers a request by the turn machine. memory, prompt: as `begin_memory` returns them; None: it has none."""
+        """Answers a request by the turn machine. memory, prompt: as `begin_memory` returns them; None: no memory."""
         request, spec = call.request, call.spec
-        prompt = prompt or await _bare(request, attempts, spec)
+        prompt = prompt or await _prompt_without_memory(request, attempts, spec)
         tools = prompt.tools
         terms = _terms(
             wants_usage=request.wants_usage,
@@ -349,13 +364,13 @@ class Chat:
         *,
         opens: bool = True,
     ) -> tuple[_MemoryT, Prompt] | None:
-        """Returns memory's part with its prompt, None where it has none. Sets the call's `memory_state`.
+        """Returns the memory of a turn and its prompt; None: the request has no memory. Sets the call's `memory_state`.
 
-        make: makes memory's part of the values that a `TreeMemory` has.
-        opens: a turn follows, before which the user's message is written in append mode.
+        make: makes the memory of the values that a `TreeMemory` has.
+        opens: a turn follows, so in append mode the user's message is written now.
 
-        A store that fails takes memory away, not the answer.
-        Raises: BadRequest, MemoryUnavailable: the request is not to be answered without memory.
+        Where the store fails, the request is answered without memory.
+        Raises: BadRequest, MemoryUnavailable: the request may not be answered without memory.
         """
         identity = call.identity
         if identity.scope is None:
@@ -364,7 +379,7 @@ class Chat:
         # Without memory the upstream would get the new messages of such a conversation, and none before them.
         is_appended = call.kind is ConversationKind.APPENDED and call.native is None
         needs_memory = identity.mode is _STRICT or is_appended
-        # Reading may still work; but `strict` asks for no answer rather than one that is not stored.
+        # A store that cannot be written may still be read, but then the turn would not be stored.
         why = None if not needs_memory or (health := self.keeper.store.health).ok else health.status
         if why is None:
             await self.turns.wait_written(identity.scope)
@@ -408,17 +423,17 @@ class Chat:
         *,
         opens: bool,
     ) -> tuple[_MemoryT, Prompt]:
-        """Reads what memory knows and makes the prompt. Raises: StoreError."""
+        """Reads memory and makes the prompt. Raises: StoreError."""
         keeper, request, spec = self.keeper, call.request, call.spec
         memory_context = await keeper.begin(
             MemoryRequest(request, call.identity, spec, keeper.now(), attempts.target, call.kind, ticket)
         )
         call.identity = memory_context.request.identity
-        changes = BlockEdits(list(memory_context.blocks))
-        toolbox = self._agents.toolbox(memory_context, changes, call.passes)
-        form = form_for(request, attempts.endpoint, attempts.target.model)
+        edits = BlockEdits(list(memory_context.blocks))
+        toolbox = self._agents.toolbox(memory_context, edits, call.forwarded)
+        form = endpoint_form_for(request, attempts.endpoint, attempts.target.model)
         prompt = await keeper.composer.make(memory_context, form, toolbox.definitions())
-        changes.shown = prompt.section.shown
+        edits.shown = prompt.section.shown
         if memory_context.plan.follows_head and opens:
             memory_context = await keeper.open(memory_context, prompt)
         if request.native is not None:
@@ -430,19 +445,24 @@ class Chat:
             self.turns.metrics.recall_s.observe(recall.ms / 1000)
             receipt.searched(recall.begun, recall.ms, recall.count, recall.tokens, is_late=recall.is_late)
         receipt.scope, receipt.mode = call.identity.scope, str(call.identity.mode)
-        return make(keeper, memory_context, changes, toolbox, receipt), prompt
+        return make(keeper, memory_context, edits, toolbox, receipt), prompt
 
 
-async def _bare(request: ChatRequest, attempts: Attempts, spec: AgentSpec) -> Prompt:
+async def _prompt_without_memory(request: ChatRequest, attempts: Attempts, spec: AgentSpec) -> Prompt:
     """Returns the prompt of a request without memory."""
     prompt = Prompt(
-        request, attempts.target, form_for(request, attempts.endpoint, attempts.target.model), spec.system
+        request,
+        attempts.target,
+        endpoint_form_for(request, attempts.endpoint, attempts.target.model),
+        spec.system,
     )
     return replace(prompt, window=await fit(prompt))
 
 
-async def _counting(call: ChatCall, prompt: Prompt, target: Target, endpoint: Endpoint) -> ModelRequest:
-    """Returns the request that has an upstream count the tokens of a prompt."""
+async def _counting_request(
+    call: ChatCall, prompt: Prompt, target: Target, endpoint: Endpoint
+) -> ModelRequest:
+    """Returns the request for the number of a prompt's tokens."""
     request = call.request_of(target, endpoint, prompt)
     return request._replace(
         native_first_block=None, path=request.path if call.request.native else COUNT_TOKENS
@@ -450,7 +470,7 @@ async def _counting(call: ChatCall, prompt: Prompt, target: Target, endpoint: En
 
 
 def _changes_prefix(context: MemoryContext, prompt: Prompt) -> bool:
-    """Returns whether something before the conversation's thoughts may be another one than it was."""
+    """Returns whether something before the thoughts of the conversation may differ from the request before."""
     pinned, plan, composition = context.pinned, context.plan, prompt.composition
     match_point = plan.match.match_point
     if match_point is None or composition.breaks or composition.moves_rounds:
@@ -463,7 +483,7 @@ def _changes_prefix(context: MemoryContext, prompt: Prompt) -> bool:
 
 
 def _conversation_key(request: ChatRequest) -> int:
-    """Returns a number that all turns of a conversation share: it is made of the messages up to the user's first."""
+    """Returns a hash that all turns of a conversation share: of its messages up to the user's first."""
     first = []
     for message in request.messages:
         first.append(message)

@@ -17,7 +17,7 @@ from gateway.core.request.identity import AGENT_PREFIX, Identity, asks_agent
 from gateway.core.turn.guide import Guide
 from gateway.core.turn.terms import TurnTerms
 from gateway.errors import BadRequest, CallerError, UnknownModel
-from gateway.run.call import ChatCall, Passes
+from gateway.run.call import ChatCall, Forwarded
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.prompt import Prompt
@@ -47,10 +47,10 @@ class StoredAgents(Protocol):
     async def owns(self, identity: Identity, spec: AgentSpec) -> bool:
         """Returns whether a request names a stored conversation, which `complete` answers."""
 
-    async def in_conversation(
+    async def with_conversation_settings(
         self, spec: AgentSpec, identity: Identity, request: ChatRequest, *, is_stored: bool
     ) -> tuple[AgentSpec, ChatRequest]:
-        """Returns an agent with the settings of its conversation, and the request with the agent's sampling.
+        """Returns an agent with the settings of its conversation, and the request with the agent's sampling settings.
 
         is_stored: the conversation is a stored one.
         """
@@ -64,10 +64,10 @@ class StoredAgents(Protocol):
     def terms(
         self, spec: AgentSpec, request: ChatRequest, prompt: Prompt, terms: TurnTerms
     ) -> tuple[TurnTerms, Guide]:
-        """Returns the terms of a turn that a stored agent answers, and what guides it."""
+        """Returns the terms and the guide of a turn that a stored agent answers."""
 
-    def toolbox(self, context: MemoryContext, edits: BlockEdits, passes: Passes) -> Toolbox:
-        """Returns the tools that the gateway runs in a turn, of a stored agent or not."""
+    def toolbox(self, context: MemoryContext, edits: BlockEdits, forwarded: Forwarded) -> Toolbox:
+        """Returns the tools that the gateway runs in a turn, whether a stored agent answers it or not."""
 
 
 class NoAgents(Struct, frozen=True):
@@ -81,7 +81,7 @@ class NoAgents(Struct, frozen=True):
     async def owns(self, identity: Identity, spec: AgentSpec) -> bool:
         return False
 
-    async def in_conversation(
+    async def with_conversation_settings(
         self, spec: AgentSpec, identity: Identity, request: ChatRequest, *, is_stored: bool
     ) -> tuple[AgentSpec, ChatRequest]:
         raise AssertionError("no agent is found here")
@@ -94,39 +94,40 @@ class NoAgents(Struct, frozen=True):
     ) -> tuple[TurnTerms, Guide]:
         raise AssertionError("no agent is found here")
 
-    def toolbox(self, context: MemoryContext, edits: BlockEdits, passes: Passes) -> Toolbox:
+    def toolbox(self, context: MemoryContext, edits: BlockEdits, forwarded: Forwarded) -> Toolbox:
         return memory_tools(self.keeper, context, edits) if context.offered else NO_TOOLS
 
 
 def memory_tools(
     keeper: MemoryKeeper, context: MemoryContext, edits: BlockEdits, archives: SearchesPassages | None = None
 ) -> MemoryTools:
-    """Returns the memory tools of a turn. archives: attached ones that a search reads as well as the memory's own."""
+    """Returns the memory tools of a turn. archives: those that a search reads besides the memory's own."""
     recall_tokens = keeper.settings.recall_tokens
     return MemoryTools(keeper.store, context, edits, recall_tokens, keeper.now, keeper.embed_query, archives)
 
 
 class Directory:
-    """The agents of the settings. specs: those that are declared there, in their order."""
+    """The agents of the settings."""
 
     def __init__(self, settings: Settings) -> None:
+        # In the order in which the settings declare them.
         self.specs = tuple(_spec_of(profile, settings.memory) for profile in settings.profiles)
         self._by_name = {spec.name: spec for spec in self.specs}
         self._default = _spec_of(ProfileSettings(DEFAULT_PROFILE), settings.memory)
 
-    def profile(self, identity: Identity) -> AgentSpec | None:
-        """Returns the agent of a request if the settings declare it, or the request names none."""
+    def spec_for(self, identity: Identity) -> AgentSpec | None:
+        """Returns the agent that a request asks for; None: it asks for one that the settings do not declare."""
         found = self._by_name.get(identity.profile)
         # The default need not be declared.
         return self._default if found is None and identity.agent is None else found
 
-    def named(self, profile: str) -> AgentSpec | None:
+    def spec_named(self, profile: str) -> AgentSpec | None:
         """Returns the agent of a profile; None: the settings declare none of this name."""
         return self._by_name.get(profile, self._default if profile == self._default.name else None)
 
 
-def unknown(identity: Identity, model: str) -> CallerError:
-    """Returns the error for an agent that is not there, in the words of how the request names it."""
+def unknown_agent_error(identity: Identity, model: str) -> CallerError:
+    """Returns the error for an agent that does not exist, by the field in which the request names it."""
     if asks_agent(model):
         return UnknownModel.unlisted(model)
     return BadRequest(
@@ -137,7 +138,7 @@ def unknown(identity: Identity, model: str) -> CallerError:
 
 
 def _spec_of(profile: ProfileSettings, memory: MemorySettings) -> AgentSpec:
-    """Returns an agent's definition from a profile of the settings; what it leaves open, `[memory]` decides."""
+    """Returns the agent of a profile. Where the profile has no value, `[memory]` has one."""
     return AgentSpec(
         name=profile.name,
         system=profile.system or "",

@@ -14,7 +14,7 @@ from gateway.core.turn.commands import FINISHED, TurnOutcome
 from gateway.core.turn.native_form import Memory, NativeReader
 from gateway.core.turn.native_turn import NativeTurn
 from gateway.errors import BadRequest, GatewayError, MemoryUnavailable
-from gateway.run.call import ChatCall, Passes, native_call
+from gateway.run.call import ChatCall, Forwarded, make_native_call
 from gateway.run.chat import Chat
 from gateway.run.later_replies import LaterReplies, LaterReply, NotedReply
 from gateway.run.memory.prompt import Prompt
@@ -62,7 +62,7 @@ class NativeChat:
         """
         resolver = self._chat.resolver
         identity = resolver.identify(native.chat, context)
-        spec = self._chat.directory.profile(identity)
+        spec = self._chat.directory.spec_for(identity)
         assert spec is not None
         read_by: Memory | None = None
         if identity.scope is not None:
@@ -72,7 +72,7 @@ class NativeChat:
                 native = await self._with_earlier(native, identity.scope, read_by)
         request = native.chat
         # Once more: what kind of request it is, its whole list decides.
-        identity = resolver.as_sub_agent(resolver.identify(request, context), request)
+        identity = resolver.read_only_if_delegated(resolver.identify(request, context), request)
         receipt.user = identity.user or ""
         if identity.side_request is not None:
             receipt.headers["x-mnemogate-side-request"] = quote(identity.side_request, safe=" ")
@@ -84,8 +84,8 @@ class NativeChat:
                     "the input, `previous_response_id` or `conversation`, or have `takes = { responses = false }` set.",
                     param="x-mnemogate-history",
                 )
-        passes = Passes(with_codex_headers(context.headers), context.credential)
-        call = native_call(native, passes, identity, spec, route, sink, receipt)
+        forwarded = Forwarded(with_codex_headers(context.headers), context.credential)
+        call = make_native_call(native, forwarded, identity, spec, route, sink, receipt)
         await self._chat.admit(call)
         return await self._complete(call, native, read_by)
 
@@ -120,13 +120,13 @@ class NativeChat:
     async def _save_noted(self, native: NativeRequest, noted: NotedReply, reader: NativeReader) -> None:
         """Writes the turn of a noted reply that has ended, and drops the note. reader: has read the reply."""
         identity, reply = noted.reply.identity, reader.reply()
-        spec, scope = self._chat.directory.profile(identity), identity.scope
+        spec, scope = self._chat.directory.spec_for(identity), identity.scope
         if spec is None or scope is None or reply.end is not FINISHED:
             await self.later.remove(noted)
             return
         route = self._chat.route_of(native.chat.model)
         receipt = Receipt(time.perf_counter(), project=scope.project)
-        call = native_call(native, Passes(()), identity, spec, route, UnseenSink(), receipt)
+        call = make_native_call(native, Forwarded(()), identity, spec, route, UnseenSink(), receipt)
         attempts = self._chat.failover.at_first_key(route, call.sink, receipt)
         with QueueTicket() as ticket:
             ticket.timeout_s = self._turns.limits.commit_wait_s
@@ -162,12 +162,12 @@ class NativeChat:
                 memory, prompt = begun
                 machine = NativeTurn(memory.reader, native.change(), native.path)
                 turn = TurnRun(call, attempts, prompt, memory, turns, machine=machine)
-                return await self._chat.finish(call, attempts, turn.run())
+                return await self._chat.await_reply(call, attempts, turn.run())
             if call.identity.mode is Mode.STRICT:
                 raise MemoryUnavailable("The conversation is not known here by its ids.", retry_after_s=1.0)
             change, beat_s = native.change(), turns.limits.beat_s
-            passed = relay(attempts, call.request_as_it_came, sink, receipt, beat_s, change=change)
-            return await self._chat.finish(call, attempts, passed)
+            passed = relay(attempts, call.request_without_memory, sink, receipt, beat_s, change=change)
+            return await self._chat.await_reply(call, attempts, passed)
 
     async def _begin_memory(
         self, call: ChatCall, native: NativeRequest, attempts: Attempts, ticket: QueueTicket

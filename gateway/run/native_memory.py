@@ -16,7 +16,6 @@ from adapters.base import SMALL_STREAM_BYTES, HeldReply
 from adapters.errors import ProviderTooLarge
 from adapters.types import Event, Json
 from gateway.core.conversation.private import with_private
-from gateway.core.request.identity import KEEPS
 from gateway.core.turn.commands import End, TurnOutcome
 from gateway.core.turn.native_form import Memory, NativeReader, NativeReply
 from gateway.run.later_replies import LaterReplies, LaterReply, NotedReply
@@ -220,11 +219,12 @@ class NativeMemory(TreeMemory):
         """Writes the user's words, and notes under which id their reply is made."""
         await TreeMemory.write(self, prompt, outcome)
         identity, native, context = self.context.request.identity, self.native, self.context
-        if identity.scope is None or identity.mode not in KEEPS or identity.leaves_nothing:
+        scope = identity.stored_scope
+        if scope is None:
             return
         turn = context.conversation_uid, turn_name(context)
         reply = LaterReply(native.raw.decode(), native.path, identity, turn)
-        await self.later.note(identity.scope, context.agent.epoch, id, reply)
+        await self.later.note(scope, context.agent.epoch, id, reply)
 
     async def _end_noted(self, id: str) -> None:
         """Writes the turn of a reply that has ended, unless another request has seen its end already."""

@@ -1,4 +1,4 @@
-"""The part of a request that comes beside its body: its headers, and what its caller's key decides."""
+"""The context of a request: all that its body does not have."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ class RequestContext(Struct, frozen=True):
     project: str
     # The caller's own credential, for an upstream without a key of its own.
     credential: str | None = None
-    # The memory mode of requests that ask for none, where the key has one.
-    memory: str | None = None
+    # The memory mode that the key has for requests that ask for none.
+    memory_mode: str | None = None

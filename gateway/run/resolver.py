@@ -26,7 +26,7 @@ from gateway.core.request.identity import (
 )
 from gateway.core.request.native_body import MessageThread, NativeBody
 from gateway.errors import MemoryUnavailable, ThreadNotFound, ThreadUnsupported
-from gateway.run.directory import Directory, StoredAgents, unknown
+from gateway.run.directory import Directory, StoredAgents, unknown_agent_error
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.stored_turns import fill_references, find_paths_by_id
 from gateway.run.request_context import RequestContext
@@ -37,13 +37,13 @@ from storage.errors import StoreError, is_known
 
 _log = logging.getLogger("mnemogate")
 _READ, _OFF = Mode.READ, Mode.OFF  # bound once: Python 3.11 is slow to read them off their class
-SUB_AGENT = "sub-agent"  # the name of a task that a model has delegated, as the names of rules are
+SUB_AGENT = "sub-agent"  # the `side_request` of a task that a model has delegated
 
 
 class Resolved(Struct, frozen=True):
     """A request with everything that decides how it is answered."""
 
-    # With the sampling of its agent.
+    # With the sampling settings of its agent.
     request: ChatRequest
     identity: Identity
     spec: AgentSpec
@@ -65,29 +65,28 @@ class Resolver:
         self._turns = turns
         self._directory = directory
         self._agents = agents
-        self._most_bytes = settings.server.max_body_bytes
-        self._rules_of = cache(partial(rules_of, settings))
-        self._has_named_missing = False
-
-    def rules(self, project: str, key_mode: str | None = None) -> IdentityRules:
-        """Returns the rules by which a project's requests are read. key_mode: of their key."""
-        return self._rules_of(project, key_mode)
+        self._max_body_bytes = settings.server.max_body_bytes
+        # The rules by which a project's requests are read. Parameters: the project, and the memory mode of the key.
+        self.rules = cache(partial(rules_of, settings))
+        self._has_warned_of_no_user = False
 
     def identify_names(self, names: Mapping[str, Any], context: RequestContext) -> Identity:
-        """Returns who asks, by the rules of the project. names: the fields of the body that name something.
+        """Returns the identity of a request by the rules of its project.
+
+        names: the fields of its body that name a user, an agent or a conversation.
 
         Raises: BadRequest.
         """
-        rules = self._rules_of(context.project, context.memory)
+        rules = self.rules(context.project, context.memory_mode)
         return identify(context.headers, names, rules, context.project, time.time())
 
     def identify(self, request: ChatRequest, context: RequestContext) -> Identity:
-        """Returns who asks, and for which memory. Raises: BadRequest."""
+        """Returns the identity of a request: its user, agent, memory and mode. Raises: BadRequest."""
         if request.identity is not None:
             return request.identity
         identity = self.identify_names(request.names, context)
         if request.side_request is None:
-            return self._with_chosen(identity, request)
+            return self._with_unnamed_memory(identity, request)
         return replace(
             identity,
             scope=None,
@@ -101,57 +100,66 @@ class Resolver:
     async def resolve(self, request: ChatRequest, context: RequestContext) -> Resolved:
         """Returns a request with its user, its agent and the kind of its conversation.
 
-        Messages, responses and threads that it names by their ids stand in place of the ids.
+        Messages, responses and threads that it names by their ids are read, and take the place of the ids.
         Raises: BadRequest, UnknownModel, MemoryUnavailable, ThreadUnsupported, ThreadNotFound.
         """
         request = await self.resolve_references(request, context)
         if request.native is not None and request.native.thread is not None:
             request = await self._with_thread(request, request.native, request.native.thread, context)
-        named = self.identify(request, context)
-        profile = self._directory.profile(named)
-        spec, owner = (profile, named) if profile is not None else await self._defined(named, request.model)
-        kind = await self._kind_of(owner, spec)
-        is_clients, is_agents = kind is ConversationKind.CLIENT, kind is ConversationKind.AGENT
-        identity = self.as_sub_agent(owner, request) if is_clients else owner.with_history()
+        identity = self.identify(request, context)
+        profile = self._directory.spec_for(identity)
+        spec = profile
+        if spec is None:
+            spec, identity = await self._find_stored_agent(identity, request.model)
+        kind = await self._kind_of(identity, spec)
+        if kind is ConversationKind.CLIENT:
+            identity = self.read_only_if_delegated(identity, request)
+        else:
+            identity = identity.with_history()
+        is_stored = kind is ConversationKind.AGENT
         if profile is None:
-            spec, request = await self._agents.in_conversation(spec, identity, request, is_stored=is_agents)
-        if is_agents and identity.mode not in KEEPS:
+            spec, request = await self._agents.with_conversation_settings(
+                spec, identity, request, is_stored=is_stored
+            )
+        if is_stored and identity.mode not in KEEPS:
             # A request of the application's own, or one off the record, is answered outside of the conversation.
-            outside = replace(identity, scope=None, conversation=None)
-            return Resolved(request, outside, spec, ConversationKind.CLIENT)
+            identity = replace(identity, scope=None, conversation=None)
+            kind = ConversationKind.CLIENT
         return Resolved(request, identity, spec, kind)
 
     async def resolve_references(self, request: ChatRequest, context: RequestContext) -> ChatRequest:
-        """Returns a request with the messages and responses that it names by their ids in place of the ids.
+        """Returns a request in which the messages and responses take the place of the ids that name them.
 
-        They are looked up in the caller's memory, before the whole list decides what kind of request it is.
+        They are read from the caller's memory first, since the whole list decides what kind of request it is.
         Raises: BadRequest, UnknownModel, MemoryUnavailable.
         """
         if not request.references:
             return request
-        named = replace(request, unnamed=None)  # else its ids decide which memory it has
-        identity = self.identify(named, context)
-        if self._directory.profile(identity) is None:
-            _, identity = await self._defined(identity, request.model)
+        # Without `unnamed`, by which the ids would decide which memory it has.
+        identity = self.identify(replace(request, unnamed=None), context)
+        if self._directory.spec_for(identity) is None:
+            _, identity = await self._find_stored_agent(identity, request.model)
         if identity.scope is not None:
             await self._turns.wait_written(identity.scope)
         with map_store_errors():
             store = self._keeper.store
-            return await fill_references(store, context.project, identity.scope, request, self._most_bytes)
+            return await fill_references(
+                store, context.project, identity.scope, request, self._max_body_bytes
+            )
 
     def is_for_agent(self, model: str, context: RequestContext) -> bool:
         """Returns whether a header names an agent that no profile declares. Raises: BadRequest."""
-        return self._directory.profile(self.identify_names({"model": model}, context)) is None
+        return self._directory.spec_for(self.identify_names({"model": model}, context)) is None
 
     def memory_state(self, request: ChatRequest, context: RequestContext) -> str:
         """Returns the state of memory by the request alone: on, off, or none where no user is named.
 
-        It is on for what is off the record, too: memory knows such words again in a later list, and does not keep them.
-        And where a profile has a system prompt, which goes upstream whoever asks.
+        It is also on for a request off the record, whose words memory recognises in a later list without storing them,
+        and where a profile has a system prompt, which goes upstream whoever the user is.
         Raises: BadRequest.
         """
         identity = self.identify(request, context)
-        spec = self._directory.profile(identity)
+        spec = self._directory.spec_for(identity)
         if spec is None:
             return "off"
         if identity.scope is not None or spec.system:
@@ -161,8 +169,8 @@ class Resolver:
         self.warn_of_no_user()
         return "none"
 
-    def as_sub_agent(self, identity: Identity, request: ChatRequest) -> Identity:
-        """Returns it with memory to be read only, if the request is a task that a model has written to a sub-agent."""
+    def read_only_if_delegated(self, identity: Identity, request: ChatRequest) -> Identity:
+        """Returns an identity, with its memory read only if the request is a task that a model gave to a sub-agent."""
         scope, keeper = identity.scope, self._keeper
         if scope is None:
             return identity
@@ -173,9 +181,9 @@ class Resolver:
 
     def warn_of_no_user(self) -> None:
         """Logs once that a request named no user, since memory is off then and nothing else shows it."""
-        if self._has_named_missing:
+        if self._has_warned_of_no_user:
             return
-        self._has_named_missing = True
+        self._has_warned_of_no_user = True
         _log.warning(
             "Requests that name no user have no memory: let the application send `user` or x-mnemogate-user, or set "
             "memory.default_user or memory.single_user. (This line comes once.)"
@@ -190,10 +198,10 @@ class Resolver:
         is_appended = identity.append or spec.history == "append"
         return ConversationKind.APPENDED if is_appended else ConversationKind.CLIENT
 
-    def _with_chosen(self, identity: Identity, request: ChatRequest) -> Identity:
-        """Returns it with the memory that the request has where it names no user."""
+    def _with_unnamed_memory(self, identity: Identity, request: ChatRequest) -> Identity:
+        """Returns an identity, with the memory that the request chose if it names no user."""
         chosen = request.unnamed
-        if chosen is None or self._directory.profile(identity) is None:
+        if chosen is None or self._directory.spec_for(identity) is None:
             return identity
         if identity.scope is not None and (identity.user is not None or chosen.scope is None):
             return identity
@@ -202,25 +210,26 @@ class Resolver:
     async def _with_thread(
         self, request: ChatRequest, native: NativeBody, thread: MessageThread, context: RequestContext
     ) -> ChatRequest:
-        """Returns a request of a message thread with the messages that its upstream holds, as memory has them.
+        """Returns a request of a message thread with the thread's earlier messages, as memory has them.
 
-        Raises: ThreadUnsupported, after which its client sends all messages each time; ThreadNotFound, after which it
-        sends them once, in a thread that begins.
+        Raises:
+            ThreadUnsupported: its client sends all messages each time from then on.
+            ThreadNotFound: its client sends all messages once, in a new thread.
         """
-        identity = self.identify(request, context)
-        if identity.scope is None or identity.mode not in KEEPS or identity.leaves_nothing:
+        scope = self.identify(request, context).stored_scope
+        if scope is None:
             raise ThreadUnsupported("nothing is remembered of this request.")
         if thread.previous is None:
             return request
-        await self._turns.wait_written(identity.scope)
+        await self._turns.wait_written(scope)
         try:
-            found = await find_paths_by_id(self._keeper.store, identity.scope, {thread.previous})
+            paths = await find_paths_by_id(self._keeper.store, scope, {thread.previous})
         except StoreError as error:
             _log.warning(
                 "A message thread could not be looked up, so it counts as unknown: %s", error.message
             )
-            found = {}
-        path = found.get(thread.previous)
+            paths = {}
+        path = paths.get(thread.previous)
         if not path:
             raise ThreadNotFound("the user has no reply with this id.")
         edit = request.edit()
@@ -234,8 +243,8 @@ class Resolver:
             native=native.after(len(path)),
         )
 
-    async def _defined(self, identity: Identity, model: str) -> tuple[AgentSpec, Identity]:
-        """Returns an agent that was made over REST, and who asks it: its memory is one, whoever speaks.
+    async def _find_stored_agent(self, identity: Identity, model: str) -> tuple[AgentSpec, Identity]:
+        """Returns an agent that was made over REST, and the identity with its memory, which all its users share.
 
         Raises: UnknownModel, BadRequest: there is no such agent; MemoryUnavailable.
         """
@@ -247,7 +256,7 @@ class Resolver:
                 _log.warning("A request was refused, since the database could not be used: %s", error.message)
             raise MemoryUnavailable.since(error.status) from error
         if found is None:
-            raise unknown(identity, model)
+            raise unknown_agent_error(identity, model)
         spec, scope = found
         return spec, replace(identity, profile=scope.profile, scope=scope)
 
@@ -255,13 +264,13 @@ class Resolver:
 def rules_of(settings: Settings, project: str, key_mode: str | None = None) -> IdentityRules:
     """Returns the rules by which a project's requests are read. key_mode: that of their key."""
     memory = settings.memory
-    own = settings.projects.get(project)
+    of_project = settings.projects.get(project)
     return IdentityRules(
-        # One person, whoever a request names.
+        # With `single_user` there is one person, whoever a request names.
         user_order=() if memory.single_user else memory.user_order or USER_ORDER,
         default_user=settings.default_user,
         default_profile=settings.default_profile(project),
-        default_mode=Mode(key_mode or (own and own.memory) or memory.default),
+        default_mode=Mode(key_mode or (of_project and of_project.memory) or memory.default),
         profile_modes={p.name: Mode(p.memory) for p in settings.profiles if p.memory and key_mode is None},
         conversation_order=memory.conversation_order or CONVERSATION_ORDER,
         jwt_secret=None if memory.single_user else memory.openwebui_jwt_secret,

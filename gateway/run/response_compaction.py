@@ -77,7 +77,7 @@ async def compact(
     Raises: CompactionFailed; GatewayError; ClientGone.
     """
     whole = await chat.resolver.resolve_references(request, context)
-    window = chat.window(request.model) or _WINDOW
+    window = chat.context_window(request.model) or _WINDOW
     summary, usage = "", dict.fromkeys(_USAGE, 0)
     lines = lines_of(whole.messages)
     if not lines:

@@ -32,7 +32,7 @@ from gateway.core.turn.terms import TurnTerms
 from gateway.core.upstream.policy import Target
 from gateway.core.usage.reported import ReplyUsage
 from gateway.errors import GatewayError, LimitReached
-from gateway.run.call import ChatCall, form_for
+from gateway.run.call import ChatCall, endpoint_form_for
 from gateway.run.memory.fit import fit, fit_rounds
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryContext, blocks_on_path
@@ -259,7 +259,7 @@ class TurnRun:
 
     async def _aim(self, target: Target, endpoint: Endpoint) -> None:
         """Makes the prompt for another target."""
-        form, context = form_for(self.call.request, endpoint, target.model), None
+        form, context = endpoint_form_for(self.call.request, endpoint, target.model), None
         if self.memory is not None:
             self.prompt = await self.memory.aim(self.prompt, target, form)
             context = self.memory.context

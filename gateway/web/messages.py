@@ -194,7 +194,7 @@ class CountPath(MessagesPath):
         info = info_of(scope)
         context, receipt = info.caller.context(scope["headers"]), info.begin_account()
         with ClientReply(scope, receive, send, self.chats.send_timeout_s) as reply:
-            tokens = await self.chats.chat.count(request.chat, context, reply, receipt)
+            tokens = await self.chats.chat.count_prompt(request.chat, context, reply, receipt)
             info.memory = receipt.headers.get("x-mnemogate-memory")
             if tokens is not None:
                 body = orjson.dumps({"input_tokens": tokens})

@@ -35,8 +35,8 @@ class InputTokensPath(ResponsesPath):
         info = call.info
         context, receipt = info.caller.context(without_memory(call.headers)), info.begin_account()
         with call.reply(self.chats.send_timeout_s) as reply:
-            tokens = await self.chats.chat.count(
-                call.request.chat, context, reply, receipt, counted=CountedTokens()
+            tokens = await self.chats.chat.count_prompt(
+                call.request.chat, context, reply, receipt, change=CountedTokens()
             )
             if tokens is not None:
                 await reply.whole(200, [*JSON_TYPE, *receipt.close()], counted(tokens))

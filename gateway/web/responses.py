@@ -127,7 +127,7 @@ class ResponsesPath(ForwardedPath):
             await self.compact(call, partial(_in_place_of_reply, request))
             return
         if request.echo["background"]:
-            await self._begin_later(call)
+            await self._answer_in_background(call)
             return
         receipt = call.info.begin_account()
         view = MakesResponses(
@@ -158,7 +158,7 @@ class ResponsesPath(ForwardedPath):
             headers, body = render(found)
             await reply.whole(200, [*headers, *receipt.close()], body)
 
-    async def _begin_later(self, call: ResponseCall) -> None:
+    async def _answer_in_background(self, call: ResponseCall) -> None:
         """Accepts a response that is made in the background, and shows it as it waits, or streams it."""
         request, conversation, scope, info = call.request, call.conversation, call.scope, call.info
         caller, background, chat = info.caller, self.own.background, self.chats.chat
@@ -166,7 +166,7 @@ class ResponsesPath(ForwardedPath):
         tag = background.accepted(digest) if _is_retry(scope) else None
         if tag is None:
             context = caller.context(call.headers)
-            identity, agent = await chat.begin_later(
+            identity, agent = await chat.admit_background(
                 request.chat, context, conversation, info.begin_account()
             )
             tag, created = token_hex(28), background.now()

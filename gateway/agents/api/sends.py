@@ -28,7 +28,7 @@ from gateway.core.definition import ConversationDefinition
 from gateway.core.request.request_headers import forwardable
 from gateway.core.turn.client_view import MakesView
 from gateway.errors import BadRequest
-from gateway.run.call import Passes
+from gateway.run.call import Forwarded
 from gateway.run.receipt import Receipt
 from gateway.run.sink import HeldSink
 from gateway.web.client_reply import ClientReply
@@ -163,7 +163,7 @@ class SendRoutes:
         if system is not None:
             spec = replace(spec, system=system)
         scope = request.http.scope
-        passes = Passes(forwardable(scope["headers"]), info_of(scope).caller.credential)
+        forwarded = Forwarded(forwardable(scope["headers"]), info_of(scope).caller.credential)
         return RunRequest(
             spec,
             found.scope,
@@ -175,7 +175,7 @@ class SendRoutes:
             max_steps=send.max_steps,
             otid=content.otid,
             is_retry=request.http.headers.get("x-stainless-retry-count", "0") != "0",
-            passes=passes,
+            forwarded=forwarded,
             model=fields.get("override_model"),
             system=system,
         )

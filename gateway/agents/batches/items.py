@@ -43,7 +43,7 @@ from gateway.core.turn.terms import TurnTerms
 from gateway.core.upstream.policy import Target
 from gateway.errors import GatewayError, UnknownModel
 from gateway.metrics import Metrics
-from gateway.run.call import ChatCall, Passes, form_for
+from gateway.run.call import ChatCall, Forwarded, endpoint_form_for
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryContext, MemoryRequest
 from gateway.run.memory.prompt import EndpointForm, FittedWindow, Prompt
@@ -297,7 +297,7 @@ class ItemTurns:
         prompt = prompt or Prompt(opened.memory.chat, opened.memory.target)
         tools, spec = opened.toolbox.definitions(), opened.spec
         call = ChatCall(
-            opened.memory.chat, Passes(), opened.memory.identity, spec, opened.route, opened.memory.kind,
+            opened.memory.chat, Forwarded(), opened.memory.identity, spec, opened.route, opened.memory.kind,
             MakesUnseen(), UnseenSink(), Receipt(0.0),
         )  # fmt: skip
         guide = guide_of(spec, replace(prompt, tools=tools), opened.most_steps, can_ask=True)
@@ -348,7 +348,7 @@ class ItemTurns:
         """Returns the request that follows. Raises: ItemFailed, StoreError."""
         opened = await self.open(item, composes=True)
         context, target = opened.context, opened.memory.target
-        form = form_for(opened.memory.chat, self._endpoint(target), target.model)
+        form = endpoint_form_for(opened.memory.chat, self._endpoint(target), target.model)
         notes = {int(key): note for key, note in opened.request_state.get("notes", {}).items()}
         prompt = await self._keeper.composer.make(
             context, form, opened.toolbox.definitions(), notes if opened.request_state else None

@@ -30,7 +30,7 @@ from gateway.core.conversation.private import as_system
 from gateway.core.turn.client_view import MakesUnseen, MakesView
 from gateway.core.turn.guide import StopReason
 from gateway.errors import BadRequest, Conflict, GatewayError, TooManySends
-from gateway.run.call import Passes
+from gateway.run.call import Forwarded
 from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.pending import PendingWrites
 from gateway.run.receipt import Accounts, Receipt
@@ -85,15 +85,17 @@ class Speaker(Struct, frozen=True):
     name: str
     waiter: Waiter
     # Headers and fields of its request that are passed on with the other agents' requests.
-    passes: Passes
+    forwarded: Forwarded
     # It is a background run, which occupies a slot of the worker.
     holds_slot: bool = False
 
     @staticmethod
-    def of(context: MemoryContext, waiter: Waiter, passes: Passes, *, holds_slot: bool = False) -> Speaker:
+    def of(
+        context: MemoryContext, waiter: Waiter, forwarded: Forwarded, *, holds_slot: bool = False
+    ) -> Speaker:
         scope, spec = context.agent.scope, context.request.spec
         return Speaker(
-            scope.project, ids.id_of("agent", context.agent.uid), spec.name, waiter, passes, holds_slot
+            scope.project, ids.id_of("agent", context.agent.uid), spec.name, waiter, forwarded, holds_slot
         )
 
 
@@ -351,7 +353,7 @@ def _request(sender: Speaker, resolved: ResolvedAgent, text: str, *, is_awaited:
         resolved.spec,
         resolved.scope,
         messages=(message_of(sender, text, is_awaited=is_awaited),),
-        passes=sender.passes,
+        forwarded=sender.forwarded,
         depth=sender.waiter.depth + 1,
         spares_pauses=True,
     )

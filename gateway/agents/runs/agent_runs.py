@@ -58,7 +58,7 @@ from gateway.core.turn.client_view import MakesView
 from gateway.core.turn.guide import StopReason
 from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, Conflict, MemoryUnavailable, UnknownId, UnknownModel, sentence
-from gateway.run.call import ChatCall, form_for
+from gateway.run.call import ChatCall, endpoint_form_for
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.leases import lock_name
 from gateway.run.memory.memory_context import MemoryContext, MemoryRequest
@@ -283,7 +283,7 @@ class AgentRuns:
             identity.conversation or DEFAULT,
             messages,
             is_retry=identity.retry,
-            passes=call.passes,
+            forwarded=call.forwarded,
             request=without_spoken_messages(request),
             identity=identity,
             route=call.route,
@@ -457,7 +457,7 @@ class AgentRuns:
         key = partial(crc32, repr(send.scope).encode())
         failover = self._failover if send.accepted is None else self._background
         attempts = failover.attempts(send.route, key, sink, receipt)
-        form = form_for(send.request, attempts.endpoint, attempts.target.model)
+        form = endpoint_form_for(send.request, attempts.endpoint, attempts.target.model)
         request = self._memory_request(send, ticket, attempts.target)
         accepted = send.accepted
         await self._turns.wait_written(send.scope)
@@ -478,7 +478,7 @@ class AgentRuns:
         receipt.searched(recall.begun, recall.ms, recall.count, recall.tokens, is_late=recall.is_late)
         with attempts:
             call = ChatCall(
-                send.request, send.passes, send.identity, send.spec, send.route,
+                send.request, send.forwarded, send.identity, send.spec, send.route,
                 ConversationKind.AGENT, view(_run_start(memory, prompt, accepted)), sink, receipt, "on",
             )  # fmt: skip
             ends = StopReason.SYSTEM_OVERFLOW if send.shows_steps and await is_overfull(prompt) else None
@@ -556,7 +556,7 @@ def _in_conversation(send: RoutedSend, name: str) -> RoutedSend:
 def _speaker(send: RoutedSend, context: MemoryContext) -> Speaker:
     uid = context.agent.uid
     waiter = Waiter(uid, (uid, send.conversation), send.depth, send.awaited_by)
-    return Speaker.of(context, waiter, send.passes, holds_slot=send.accepted is not None)
+    return Speaker.of(context, waiter, send.forwarded, holds_slot=send.accepted is not None)
 
 
 def _guide(send: RoutedSend, memory: RunMemory, prompt: Prompt) -> RuleGuide:

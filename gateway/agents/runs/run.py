@@ -19,7 +19,7 @@ from gateway.core.ids import new_uid
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.identity import Identity, Mode
 from gateway.core.turn.calls import CallDecision
-from gateway.run.call import Passes
+from gateway.run.call import Forwarded
 from gateway.run.upstream.route import Route
 from storage.commands import ReadSpan, RunAccept
 from storage.records import DEFAULT, READING, Agent, Exchange, Run, RunState, Scope, Summary, TokenCounts
@@ -49,7 +49,7 @@ class RunRequest(Struct, frozen=True):
     # The client library marks it as a retry.
     is_retry: bool = False
     # Headers and fields of the client's request that are passed to the upstream.
-    passes: Passes = field(default_factory=Passes)
+    forwarded: Forwarded = field(default_factory=Forwarded)
     # The row of another agent's run that waits for this one.
     parent: int | None = None
     # The number of messages between agents that led to this request.

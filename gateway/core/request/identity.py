@@ -170,6 +170,11 @@ class Identity(Struct, frozen=True):
     # What people call the user; None: not known.
     name: str | None = None
 
+    @property
+    def stored_scope(self) -> Scope | None:
+        """The scope in which the turn of the request is stored; None: nothing of it is."""
+        return None if self.mode not in KEEPS or self.leaves_nothing else self.scope
+
     def with_history(self) -> Identity:
         """Returns it for a stored history, where no later list brings back what was not stored."""
         return self if self.own is None else replace(self, mode=self.own, leaves_nothing=False, own=None)

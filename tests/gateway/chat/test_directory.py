@@ -6,7 +6,7 @@ import pytest
 
 from gateway.core.request.identity import IdentityRules, identify
 from gateway.errors import BadRequest, UnknownModel
-from gateway.run.directory import Directory, unknown
+from gateway.run.directory import Directory, unknown_agent_error
 from gateway.settings import BlockSettings, MemorySettings, ProfileSettings, Settings
 
 HELPER = ProfileSettings(
@@ -26,9 +26,9 @@ HELPER = ProfileSettings(
 def find(settings: Settings, model: str = "m", agent: str | None = None) -> object:
     headers = [] if agent is None else [(b"x-mnemogate-agent", agent.encode())]
     identity = identify(headers, {"model": model, "user": "ann"}, IdentityRules("default"), "default")
-    found = Directory(settings).profile(identity)
+    found = Directory(settings).spec_for(identity)
     if found is None:
-        raise unknown(identity, model)
+        raise unknown_agent_error(identity, model)
     return found
 
 

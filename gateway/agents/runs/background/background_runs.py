@@ -130,7 +130,7 @@ class BackgroundRuns:
             draft, request, DEFAULT, new_conversation_uid(), replaces=replaces, listing=listing
         )
         # Before the write, since the job may begin as soon as it is committed.
-        open_run = self._open.add(draft.uid, (agent.uid, name), run_request.passes, RunPhase.ACCEPTING)
+        open_run = self._open.add(draft.uid, (agent.uid, name), run_request.forwarded, RunPhase.ACCEPTING)
         # Where another process may perform the run, that one begins the log.
         if shown is not None and not self._ends.is_shared:
             open_run.log = self._logs.make(draft, agent)
@@ -364,7 +364,7 @@ class BackgroundRuns:
             resolved = await self._registry.for_send(
                 agent.scope.project, agent.uid, conversation, model=stored.model, system=stored.system
             )
-            run_request = stored.run_request(resolved, conversation, attempt.open_run.passes)
+            run_request = stored.run_request(resolved, conversation, attempt.open_run.forwarded)
             accepted = AcceptedRun(run, stored.written(with_messages=False), attempt.number)
             await self._runs.perform(run_request, accepted, attempt.ticket, view, sink)
         except MessageGone:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from gateway.core.conversation.kind import QueueName
-from gateway.run.call import Passes
+from gateway.run.call import Forwarded
 from gateway.run.event_log import EventLog
 from gateway.run.memory.queue import Queues, Reservation
 
@@ -37,7 +37,7 @@ class OpenRun:
     conversation: QueueName
     phase: RunPhase
     # What its request passes on to the upstream; only the process that accepted the run has it.
-    passes: Passes = field(default_factory=Passes)
+    forwarded: Forwarded = field(default_factory=Forwarded)
     # None: its events are not logged, or the log is not open yet.
     log: EventLog | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
@@ -69,13 +69,13 @@ class OpenRuns:
         self,
         uid: str,
         conversation: QueueName,
-        passes: Passes | None = None,
+        forwarded: Forwarded | None = None,
         phase: RunPhase = RunPhase.WAITING,
     ) -> OpenRun:
         """Adds a run and reserves a ticket for it; one that is performed already needs none."""
         if phase is not RunPhase.PERFORMED:
             self._tickets.setdefault(conversation, deque()).append(self._queues.reserve(conversation))
-        found = self._runs[uid] = OpenRun(uid, conversation, phase, passes or Passes())
+        found = self._runs[uid] = OpenRun(uid, conversation, phase, forwarded or Forwarded())
         return found
 
     def accepted(self, run: OpenRun) -> None:

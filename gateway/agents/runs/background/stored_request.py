@@ -17,7 +17,7 @@ from adapters.types import Json
 from gateway.agents.registry.resolved_agents import ResolvedAgent
 from gateway.agents.runs.run import RunRequest
 from gateway.core.turn.calls import CallDecision
-from gateway.run.call import Passes
+from gateway.run.call import Forwarded
 
 
 class StoredRequest(Struct, frozen=True):
@@ -66,7 +66,7 @@ class StoredRequest(Struct, frozen=True):
         left_out = () if with_messages else ("messages", "decisions")
         return orjson.dumps({key: value for key, value in asdict(self).items() if key not in left_out})
 
-    def run_request(self, resolved: ResolvedAgent, conversation: str, passes: Passes) -> RunRequest:
+    def run_request(self, resolved: ResolvedAgent, conversation: str, forwarded: Forwarded) -> RunRequest:
         """Returns the request as it was made. resolved: its agent, with the model and prompt of this request."""
         return RunRequest(
             resolved.spec,
@@ -77,7 +77,7 @@ class StoredRequest(Struct, frozen=True):
             fields=self.fields or {},
             client_tools=self.client_tools,
             max_steps=self.max_steps,
-            passes=passes,
+            forwarded=forwarded,
             model=self.model,
             system=self.system,
             spares_pauses=self.spares_pauses,

@@ -14,7 +14,7 @@ from gateway.agents.runs.agent_messaging import AgentMessaging, Speaker
 from gateway.agents.runs.calls.call_record import CallRecord
 from gateway.agents.tools.agent_tools import AgentTools
 from gateway.agents.tools.foreign import ForeignTools
-from gateway.run.call import Passes
+from gateway.run.call import Forwarded
 from gateway.run.directory import memory_tools
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryContext
@@ -60,7 +60,7 @@ class Toolboxes:
     def make_for_item(self, context: MemoryContext, changes: BlockEdits, run: Run) -> Toolbox:
         """Returns the tools of an item of a batch, which holds no queue while they run."""
         return self.make(
-            context, changes, run, speaker=Speaker.of(context, Waiter(context.agent.uid), Passes())
+            context, changes, run, speaker=Speaker.of(context, Waiter(context.agent.uid), Forwarded())
         )
 
     def _agent_tools(
