@@ -34,7 +34,7 @@ from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.native_chat import NativeChat
 from gateway.run.pending import PendingWrites
 from gateway.run.request_log import RequestLog
-from gateway.run.turn_saving import TurnServices, turn_limits_of
+from gateway.run.turn_saving import TurnServices, make_turn_limits
 from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.model_list import ModelList
 from gateway.run.usage.accounting import Accounting
@@ -154,7 +154,7 @@ class Services:
         self.embed_query = self.background.embed_query
         keeper = MemoryKeeper(store, settings.memory, now, self.background, self.embed_query)
         failover = Failover(settings, providers, metrics)
-        turns = TurnServices(PendingWrites(), metrics, turn_limits_of(settings, limits))
+        turns = TurnServices(PendingWrites(), metrics, make_turn_limits(settings, limits))
         directory = Directory(settings)
         self.agents = None
         if make_agents is not None:

@@ -247,7 +247,7 @@ class Chat:
             if request.native is not None or (change is not None and counts_chat):
                 with attempts:
                     make = partial(_counting_request, call, prompt)
-                    await relay(attempts, make, sink, receipt, self.turns.limits.beat_s, change=change)
+                    await relay(attempts, make, sink, receipt, self.turns.limits.keep_alive_s, change=change)
                 return None
         return await prompt_tokens(prompt)
 
@@ -297,7 +297,7 @@ class Chat:
                 self._check_thread(thread, call, prompt)
             if memory is None and self._needs_no_turn(call, attempts):
                 reply = relay(
-                    attempts, call.request_without_memory, call.sink, receipt, self.turns.limits.beat_s
+                    attempts, call.request_without_memory, call.sink, receipt, self.turns.limits.keep_alive_s
                 )
             else:
                 reply = self._run_turn(call, attempts, memory, prompt)

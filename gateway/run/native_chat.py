@@ -165,8 +165,8 @@ class NativeChat:
                 return await self._chat.await_reply(call, attempts, turn.run())
             if call.identity.mode is Mode.STRICT:
                 raise MemoryUnavailable("The conversation is not known here by its ids.", retry_after_s=1.0)
-            change, beat_s = native.change(), turns.limits.beat_s
-            passed = relay(attempts, call.request_without_memory, sink, receipt, beat_s, change=change)
+            change, keep_alive_s = native.change(), turns.limits.keep_alive_s
+            passed = relay(attempts, call.request_without_memory, sink, receipt, keep_alive_s, change=change)
             return await self._chat.await_reply(call, attempts, passed)
 
     async def _begin_memory(

@@ -1,8 +1,7 @@
-"""The loop of a turn: it feeds the machine what happens, and performs what the machine commands.
+"""The loop of a turn: it feeds the machine events, and performs the commands that the machine returns.
 
-The machine (gateway.core.turn.machine) decides. This module reaches the upstream, the client, the memory tools and
-the store. When the client leaves, everything that the turn waits for is cancelled, and what there is of the turn is
-still written.
+The machine (gateway.core.turn.machine) decides. This module calls the upstream, the client, the memory tools and the
+store. When the client leaves, all that the turn waits for is cancelled, and the turn is written as far as it came.
 """
 
 from __future__ import annotations
@@ -43,9 +42,9 @@ from gateway.run.sink import ClientGone, HeldSink, Sink, UnseenSink
 from gateway.run.tools.toolbox import ToolAnswer, Toolbox, run_tools
 from gateway.run.turn_saving import SAVED, TurnMemory, TurnSaving, TurnServices
 from gateway.run.upstream.failover import Endpoint, ModelSource
-from gateway.run.upstream.keepalive import BEAT, await_with_beats, beating
+from gateway.run.upstream.keepalive import BEAT, await_with_beats, keep_alive
 from gateway.run.upstream.provider_errors import translate
-from gateway.run.upstream.relay import handed_on
+from gateway.run.upstream.relay import forwarded_headers
 from storage.errors import StoreError
 
 _log = logging.getLogger("mnemogate")
@@ -55,16 +54,16 @@ LAST_BYTES_S = 0.25
 
 @dataclass(slots=True)
 class TreeMemory:
-    """Memory's part of a turn that is written as one exchange of a tree. Implements TurnMemory."""
+    """The memory of a turn that is written as one exchange of a tree. Implements TurnMemory."""
 
     keeper: MemoryKeeper
     context: MemoryContext
-    # The edits of its tools.
+    # The edits of its memory tools.
     changes: BlockEdits
     toolbox: Toolbox
     receipt: Receipt
 
-    async def aim(self, prompt: Prompt, target: Target, form: EndpointForm) -> Prompt:
+    async def retarget(self, prompt: Prompt, target: Target, form: EndpointForm) -> Prompt:
         self.context = self.context.answered_by(target)
         return await self.keeper.composer.remake(self.context, prompt, target, form)
 
@@ -80,14 +79,11 @@ class TreeMemory:
                 error.message,
             )
             snapshot = None
-        if snapshot is not None and (snapshot.blocks, snapshot.ops) != (
-            context.snapshot.blocks,
-            context.snapshot.ops,
-        ):
-            # Others have written meanwhile: these edits will be merged into what is there now.
-            self.context = context = replace(
-                context, snapshot=replace(context.snapshot, blocks=snapshot.blocks, ops=snapshot.ops)
-            )
+        read = context.snapshot
+        if snapshot is not None and (snapshot.blocks, snapshot.ops) != (read.blocks, read.ops):
+            # Another writer was here meanwhile: the turn's edits will be merged into its blocks.
+            read = replace(read, blocks=snapshot.blocks, ops=snapshot.ops)
+            self.context = context = replace(context, snapshot=read)
             changes.reapply(blocks_on_path(context.request, snapshot, context.path))
         texts, shown = changes.describe_changes(answers[n].shown for n in sorted(answers))
         if texts:
@@ -104,29 +100,29 @@ class TreeMemory:
 
 
 class TurnMachine(Protocol):
-    """The machine of a turn, without IO: `Turn`, or `NativeTurn` for a request in its own dialect."""
+    """The machine of a turn: `Turn`, or `NativeTurn` for a request in its own dialect."""
 
     @property
     def first_call(self) -> commands.CallModel:
-        """The call of the model that the shell makes by itself."""
+        """The call of the model with which a turn begins."""
 
     @property
     def usage(self) -> ReplyUsage:
-        """The usage of the reply that is read, which fills as it comes in."""
+        """The usage of the reply that is being read; it is filled in as the reply arrives."""
 
     def feed(self, event: TurnEvent) -> list[Command]:
-        """Returns the commands that follow from an event, in order; none from one that comes too late."""
+        """Returns the commands that follow from an event, in order. An event that comes too late has none."""
 
     def take_texts(self, read: list[Event]) -> bytes | None:
-        """Takes events that add text and do nothing else. Returns the client's bytes; None: they have to be fed."""
+        """Takes events that only add text, and returns the client's bytes. None: it took none of them; feed them."""
 
     def stored(self, outcome: TurnOutcome) -> TurnOutcome:
-        """Returns an outcome as it is written."""
+        """Returns an outcome in the form in which it is stored."""
 
 
 @dataclass(slots=True)
 class TurnRun:
-    """One turn. It owns what memory knows, what goes upstream and what will be written, until the turn is over."""
+    """One turn, from its first call of the model until it is written."""
 
     call: ChatCall
     attempts: ModelSource
@@ -140,95 +136,95 @@ class TurnRun:
     terms: TurnTerms = field(default_factory=TurnTerms)
     # Calls of a stored step, with which the turn begins instead of a call of the model.
     resumed: ResumedCalls | None = None
-    # The reason for which the turn ends before the model is asked; None: it is asked.
+    # The reason for which the turn ends before the model is called; None: it is called.
     ends: StopReason | None = None
-    # Lets each call of the model begin, where limits hold for it. Raises: LimitReached.
+    # Is awaited before each call of the model, where limits hold for it. Raises: LimitReached.
     admit: Callable[[], Awaitable[None]] | None = None
-    # In place of a `Turn` of these terms. It bounds by itself what is remembered of a stream.
+    # Takes the place of a `Turn` of these terms. It has its own bound on what is remembered of a stream.
     machine: TurnMachine | None = None
-    # It is resumed after an interruption: a shutdown, a store that fails or a forgetting leaves it as it is on disk.
-    is_taken_up: bool = False
+    # Another attempt resumes it. So a shutdown, a failing store or a forgetting leaves it as it is on disk.
+    is_resumable: bool = False
     status: int = 0
     sink: Sink = field(init=False)
     _turn: TurnMachine = field(init=False)
     _reply: ModelReply | None = None
     _usage: ReplyUsage | None = None  # of the reply that is being read
-    _endpoint: Endpoint | None = None  # the one that the prompt is for
-    _next: commands.CallModel | None = None  # the round that follows
-    _asked: commands.CallModel = field(init=False)  # the round that is under way
+    _prompt_endpoint: Endpoint | None = None  # the one that the prompt is for
+    _next_call: commands.CallModel | None = None  # the round that follows
+    _current_call: commands.CallModel = field(init=False)  # the round that is under way
     _task: asyncio.Task[Any] | None = None
     _saving: TurnSaving | None = field(init=False)  # None where nothing is remembered
-    _stop: StopReason | None = None
-    _whole: commands.SendWhole | None = None
+    _stop_reason: StopReason | None = None
+    _whole_reply: commands.SendWhole | None = None
     _refusal: GatewayError | None = None
-    _finished: bool = False
+    _is_finished: bool = False
     _streamed_bytes: int = 0  # of all rounds, where they are remembered
-    _held: HeldReply = field(default_factory=lambda: HeldReply(SMALL_STREAM_BYTES))
-    _undone: Sequence[Command] = ()  # commands that were not performed because the client left
+    _held_bytes: HeldReply = field(default_factory=lambda: HeldReply(SMALL_STREAM_BYTES))
+    _unperformed: Sequence[Command] = ()  # commands that were not performed because the client left
 
     def __post_init__(self) -> None:
         self.sink = self.call.sink
         self._turn = self.machine or Turn(
             self.terms, self.call.view(self.terms), self.guide or FreeGuide(self.services.limits.max_rounds)
         )
-        self._asked = self._turn.first_call
+        self._current_call = self._turn.first_call
         self._saving = None
         if self.memory is not None:
-            saves_steps, is_taken_up = self.terms.saves_steps, self.is_taken_up
-            self._saving = TurnSaving(self.call, self.memory, self.services, saves_steps, is_taken_up)
+            saves_steps, is_resumable = self.terms.saves_steps, self.is_resumable
+            self._saving = TurnSaving(self.call, self.memory, self.services, saves_steps, is_resumable)
 
     async def run(self) -> int:
         """Answers the client. Returns the status sent. Raises: GatewayError while nothing was sent; ClientGone."""
         context = self.memory.context if self.memory is not None else None
         with self._saving or nullcontext():
             try:
-                self._endpoint = self.attempts.endpoint
+                self._prompt_endpoint = self.attempts.endpoint
                 self.call.fill_receipt(self.prompt.form, self.prompt, context)
                 with self.sink.while_here():
-                    await self._rounds()
+                    await self._run_rounds()
             except (ClientGone, asyncio.CancelledError):
                 await self._end_without_client()
                 raise
             finally:
-                self._held.release()
+                self._held_bytes.release()
                 if self._reply is not None:
-                    await self._close()
+                    await self._close_reply()
         if self._refusal is not None:
             raise self._refusal
         return self.status
 
     def stop(self, reason: StopReason = StopReason.CANCELLED) -> None:
-        """Ends the turn as soon as may be, with a proper end for its client; nothing, if it is at its end anyway."""
-        if self._task is not None and self._stop is None:
-            self._stop = reason
+        """Ends the turn as soon as possible, with a proper end for its client. Does nothing when it is being saved."""
+        if self._task is not None and self._stop_reason is None:
+            self._stop_reason = reason
             self._task.cancel()
 
-    async def _rounds(self) -> None:
-        """Runs the rounds of the turn, until the machine calls the model no more or `stop` ends it."""
+    async def _run_rounds(self) -> None:
+        """Runs rounds until the machine does not call the model again, or `stop` ends the turn."""
         self._task = asyncio.current_task()
         try:
             if self.ends is not None:
                 await self._feed(events.Stopped(self.ends))
             elif self.resumed is None:
-                self._next = self._asked
+                self._next_call = self._current_call
             else:
                 await self._feed(self.resumed)
-            while self._next is not None:
-                self._asked, self._next = self._next, None
-                await self._round()
+            while self._next_call is not None:
+                self._current_call, self._next_call = self._next_call, None
+                await self._run_round()
         except asyncio.CancelledError:
-            if self._stop is None or self._task is None or self._task.uncancel():
+            if self._stop_reason is None or self._task is None or self._task.uncancel():
                 raise
             self._task = None
-            await self._perform_undone()
+            await self._perform_saves()
             await self._finish_saving_step()
-            await self._feed(events.Stopped(self._stop))
+            await self._feed(events.Stopped(self._stop_reason))
         finally:
             self._task = None
 
-    async def _perform_undone(self) -> None:
-        """Performs the saving commands that a cancellation has cut off: the machine counts them as performed."""
-        undone, self._undone = self._undone, ()
+    async def _perform_saves(self) -> None:
+        """Performs the saves among the commands that a cancellation has cut off: for the machine they are performed."""
+        undone, self._unperformed = self._unperformed, ()
         for n, command in enumerate(undone):
             match command:
                 case commands.SaveStep() if self._saving is not None:
@@ -239,15 +235,15 @@ class TurnRun:
                     await self._perform_all([*undone[n:]])
                     return
 
-    # -- what is asked
+    # -- the request of a round
 
     async def _request_for(self, target: Target, endpoint: Endpoint) -> ModelRequest:
-        """Returns the round's request for this target, with a prompt of its own if another one was expected."""
-        if target != self.prompt.target or endpoint is not self._endpoint:
-            await self._aim(target, endpoint)
+        """Returns the round's request for a target. The prompt is made anew if another target was expected."""
+        if target != self.prompt.target or endpoint is not self._prompt_endpoint:
+            await self._retarget(target, endpoint)
         else:
             self.call.receipt.upstream_called()
-        asked = self._asked
+        asked = self._current_call
         prompt = self.prompt
         if asked.messages:
             prompt = await fit_rounds(prompt, asked.messages)
@@ -257,23 +253,23 @@ class TurnRun:
             target, endpoint, prompt, asked.messages, asked.budget_tokens, asked.offer
         )
 
-    async def _aim(self, target: Target, endpoint: Endpoint) -> None:
+    async def _retarget(self, target: Target, endpoint: Endpoint) -> None:
         """Makes the prompt for another target."""
         form, context = endpoint_form_for(self.call.request, endpoint, target.model), None
         if self.memory is not None:
-            self.prompt = await self.memory.aim(self.prompt, target, form)
+            self.prompt = await self.memory.retarget(self.prompt, target, form)
             context = self.memory.context
         else:
             prompt = replace(self.prompt, target=target, form=form)
             self.prompt = replace(prompt, window=await fit(prompt))
-        self._endpoint = endpoint
+        self._prompt_endpoint = endpoint
         self.call.fill_receipt(form, self.prompt, context)
 
     # -- a round of the model
 
-    async def _round(self) -> None:
+    async def _run_round(self) -> None:
         """Calls the model, and feeds the machine its reply or the error."""
-        beat_s = self.services.limits.beat_s
+        keep_alive_s = self.services.limits.keep_alive_s
         if self.admit is not None:
             try:
                 await self.admit()
@@ -282,10 +278,10 @@ class TurnRun:
                 return
         try:
             sending = self._send()
-            if beat_s and self.sink.started:
-                sending = await_with_beats(sending, beat_s, self._beat)
+            if keep_alive_s and self.sink.started:
+                sending = await_with_beats(sending, keep_alive_s, self._send_beat)
             reply = await sending
-            headers = handed_on(reply.headers)
+            headers = forwarded_headers(reply.headers)
             self._turn.feed(events.ReplyStarted(reply.status, headers))
             self._usage = self._turn.usage
             if reply.is_stream:
@@ -302,10 +298,10 @@ class TurnRun:
             await self._feed(events.ReplyFailed(failure, rest))
         finally:
             self._note_usage()
-        await self._close()
+        await self._close_reply()
 
     def _note_usage(self) -> None:
-        """Notes in the account what the reply that has ended used, as far as it came."""
+        """Notes in the receipt the usage of a reply that has ended, as far as it came."""
         usage, self._usage = self._usage, None
         if usage is not None:
             call = self.attempts.call
@@ -315,48 +311,48 @@ class TurnRun:
                 call.received_chars = usage.chars
 
     async def _take_stream(self, reply: ModelReply) -> None:
-        """Takes a stream until it ends, or the turn needs no more of it. Raises: ProviderError."""
+        """Reads a stream until it ends, or the turn needs no more of it. Raises: ProviderError."""
         is_bounded = self.memory is not None and self.machine is None
-        most = self.services.limits.streamed_bytes
-        async with beating(reply.events(), self.services.limits.beat_s) as batches:
+        max_bytes = self.services.limits.streamed_bytes
+        async with keep_alive(reply.events(), self.services.limits.keep_alive_s) as batches:
             async for batch in batches:
                 if batch is BEAT:
-                    await self._beat()
+                    await self._send_beat()
                     continue
                 self.attempts.call.received(batch)
                 if is_bounded:
                     for event in batch:
                         self._streamed_bytes += len(event.raw)
-                    if self._streamed_bytes > most:
-                        raise ProviderTooLarge(f"the reply is larger than {most} bytes")
-                    self._held.hold(self._streamed_bytes)
+                    if self._streamed_bytes > max_bytes:
+                        raise ProviderTooLarge(f"the reply is larger than {max_bytes} bytes")
+                    self._held_bytes.hold(self._streamed_bytes)
                 texts = self._turn.take_texts(batch)
                 if texts is None:
                     await self._feed(events.Received(batch))
-                    if self._finished or self._next is not None:
+                    if self._is_finished or self._next_call is not None:
                         return
                 elif texts:
                     await self.sink.write(texts)
             await self._feed(events.ReplyEnded())
 
     async def _send(self) -> ModelReply:
-        # The reply has to be closed here from now on: the waiting task may be cancelled in the same moment.
+        # It is set here, so that it is closed even if the waiting task is cancelled at this moment.
         self._reply = await self.attempts.send(self._request_for)
         return self._reply
 
-    async def _beat(self) -> None:
-        """Sends a comment, unless that would commit us to a status that a later round may take back."""
+    async def _send_beat(self) -> None:
+        """Sends a keep-alive comment, unless that would send a status that a later round may change."""
         if not self.sink.started:
             if self._reply is None or self.terms.gateway_tools:
                 return
-            self._start(self._reply.status, handed_on(self._reply.headers))
+            self._start_reply(self._reply.status, forwarded_headers(self._reply.headers))
         await self.sink.write(BEAT)
 
     def _feed(self, fact: TurnEvent) -> Awaitable[None]:
         return self._perform_all(self._turn.feed(fact))
 
     async def _perform_all(self, due: list[Command]) -> None:
-        """Performs commands in order, and then those that follow from them."""
+        """Performs commands in their order, and then the commands that follow from them."""
         while due:
             later: list[Command] = []
             calls: list[commands.RunTool] = []
@@ -367,30 +363,30 @@ class TurnRun:
                             await self.sink.write(data)
                         case commands.SendWhole():
                             self.call.receipt.upstream_answered()
-                            self._whole = command
+                            self._whole_reply = command
                         case commands.Save(outcome):
-                            self.call.receipt.upstream_answered()  # to its end, for who gets the turn whole
-                            self._task = None  # it is too late to be stopped
-                            self._correct_count(outcome)
-                            follow = self._turn.feed(await self._save(outcome))
-                            # An error is raised in place of a reply that could not be saved.
+                            self.call.receipt.upstream_answered()  # a whole reply ends here
+                            self._task = None  # from now on `stop` does nothing
+                            self._report_prompt_tokens(outcome)
+                            follow = self._turn.feed(await self._save_turn(outcome))
+                            # In place of a reply that could not be saved, `run` raises an error.
                             later += follow if self._refusal is None else [commands.Finish()]
                         case commands.Finish():
-                            await self._finish()
+                            await self._finish_reply()
                         case commands.SendHead(status, headers):
-                            self._start(status, headers)
+                            self._start_reply(status, headers)
                         case commands.RunTool():
                             calls.append(command)  # the calls of a round are run together
                         case commands.CallModel():
-                            self._next = command
+                            self._next_call = command
                         case commands.SaveStep():
                             later += await self._save_step(command)
                         case commands.Refuse(error):
                             self._refusal = error
                         case commands.CloseUpstream():
-                            await self._close()
+                            await self._close_reply()
                 except (ClientGone, asyncio.CancelledError):
-                    self._undone = due[n + 1 :]
+                    self._unperformed = due[n + 1 :]
                     raise
             if calls:
                 later += await self._run_tools(calls)
@@ -399,23 +395,23 @@ class TurnRun:
     async def _run_tools(self, calls: Sequence[commands.RunTool]) -> list[Command]:
         """Runs the calls of a round and feeds the machine their results, in the order of the calls."""
         assert self.memory is not None
-        made: dict[int, ToolAnswer] = {}
+        answers: dict[int, ToolAnswer] = {}
         try:
-            await self._await_tools(run_tools(self.memory.toolbox, calls, made, self.call.receipt))
-            await self.memory.note_changes(self.prompt, made)
+            await self._await_tools(run_tools(self.memory.toolbox, calls, answers, self.call.receipt))
+            await self.memory.note_changes(self.prompt, answers)
         except (ClientGone, asyncio.CancelledError):
-            # What has been done is known, though the others were cut off.
-            self._undone = self._finished_tools(calls, made)
+            # The answers that came before the others were cut off.
+            self._unperformed = self._feed_answers(calls, answers)
             raise
-        return self._finished_tools(calls, made)
+        return self._feed_answers(calls, answers)
 
-    def _finished_tools(
-        self, calls: Sequence[commands.RunTool], made: Mapping[int, ToolAnswer]
+    def _feed_answers(
+        self, calls: Sequence[commands.RunTool], answers: Mapping[int, ToolAnswer]
     ) -> list[Command]:
-        """Feeds the machine the results that were made, in the order of the calls."""
+        """Feeds the machine the answers that there are, in the order of the calls."""
         due: list[Command] = []
-        for n in sorted(made):
-            due += self._turn.feed(made[n].event(calls[n].call_id))
+        for n in sorted(answers):
+            due += self._turn.feed(answers[n].event(calls[n].call_id))
         return due
 
     async def _await_tools(self, running: Coroutine[Any, Any, list[ToolAnswer]]) -> list[ToolAnswer]:
@@ -436,18 +432,18 @@ class TurnRun:
 
     # -- the client
 
-    def _start(self, status: int, headers: Sequence[Header]) -> None:
+    def _start_reply(self, status: int, headers: Sequence[Header]) -> None:
         if self.sink.started:  # a keep-alive comment has sent the head already
             return
         self.status = status
         self.call.receipt.upstream_answered()
         self.sink.start(status, self.call.receipt.reply_headers(headers))
 
-    async def _finish(self) -> None:
-        self._finished = True
+    async def _finish_reply(self) -> None:
+        self._is_finished = True
         if self._refusal is not None:
             return
-        whole = self._whole
+        whole = self._whole_reply
         if whole is not None:
             self.status = whole.status
             await self.sink.whole(whole.status, self.call.receipt.reply_headers(whole.headers), whole.body)
@@ -457,12 +453,12 @@ class TurnRun:
             await _read_out(self._reply)
 
     async def _end_without_client(self) -> None:
-        """Ends a turn whose client is gone, or that a shutdown stops: nothing more is sent or waited for."""
-        if self.is_taken_up:
+        """Ends a turn whose client has left, or that a shutdown stops: nothing more is sent or waited for."""
+        if self.is_resumable:
             await self._finish_saving_step()
             return
-        # The machine counts a command as performed, so what could no longer be sent is dropped, and the rest is done.
-        for command in (*self._undone, *self._turn.feed(events.ClientLeft())):
+        # For the machine all commands are performed. Those that send are dropped, and the others are performed now.
+        for command in (*self._unperformed, *self._turn.feed(events.ClientLeft())):
             match command:
                 case commands.SaveStep() if self._saving is not None:
                     self.services.pending.add(
@@ -472,15 +468,15 @@ class TurnRun:
                     outcome = self._turn.stored(outcome)
                     self._saving.write_unwaited(self.prompt, outcome, "A cancelled turn")
                 case commands.CloseUpstream():
-                    await self._close()
+                    await self._close_reply()
 
-    async def _close(self) -> None:
+    async def _close_reply(self) -> None:
         reply, self._reply = self._reply, None
         if reply is not None:
             await reply.aclose()
 
-    def _correct_count(self, outcome: TurnOutcome) -> None:
-        """Compares the upstream's count of the prompt with the gateway's, which it corrects."""
+    def _report_prompt_tokens(self, outcome: TurnOutcome) -> None:
+        """Reports the upstream's count of the prompt's tokens, which corrects the gateway's."""
         window = self.prompt.window
         if window.tokens and outcome.usage and outcome.rounds == 1:
             counted = outcome.usage.get("prompt_tokens")
@@ -490,7 +486,7 @@ class TurnRun:
     # -- the store
 
     async def _save_step(self, step: commands.SaveStep) -> list[Command]:
-        """Has a step committed. It is not given up: a client that leaves meanwhile finds it stored."""
+        """Commits a step. The commit goes on if the client leaves meanwhile."""
         assert self._saving is not None
         saving, begun = self._saving.begin_step(self.prompt, step), time.perf_counter()
         try:
@@ -500,7 +496,7 @@ class TurnRun:
             self.services.pending.add(saving, "A step of a run")
             raise
         except StoreError as error:
-            if self.is_taken_up:
+            if self.is_resumable:
                 raise
             _log.warning(
                 "A step of a run could not be stored, so the run ends with an error: %s", error.message
@@ -510,9 +506,9 @@ class TurnRun:
 
     async def _finish_saving_step(self) -> None:
         if self._saving is not None:
-            await self._saving.step_saved()
+            await self._saving.wait_step()
 
-    async def _save(self, outcome: TurnOutcome) -> events.Saved:
+    async def _save_turn(self, outcome: TurnOutcome) -> events.Saved:
         if self._saving is None:
             return SAVED
         saved = await self._saving.save(self.prompt, self._turn.stored(outcome))

@@ -1,6 +1,6 @@
-"""The saving of a turn, whoever makes its reply: the turn machine, or an upstream that is asked in its own dialect.
+"""Saves turns: those of the turn machine, and those of an upstream that is called in its own dialect.
 
-The end of a reply waits for the commit, but only so long. A turn that was cut or failed is written without a wait.
+The end of a reply waits for the commit, up to a limit. A turn that was cut or failed is written without a wait.
 """
 
 from __future__ import annotations
@@ -37,38 +37,38 @@ SAVED = events.Saved()
 
 
 class TurnMemory(Protocol):
-    """Memory's part of a turn, wherever its conversation is stored.
-
-    context: what was read, for the target that answers. toolbox: the tools that the gateway runs in the turn.
-    """
+    """The memory of one turn: what was read for it, and how it is written."""
 
     @property
-    def context(self) -> MemoryContext: ...
+    def context(self) -> MemoryContext:
+        """What was read, for the target that answers."""
 
     @property
-    def toolbox(self) -> Toolbox: ...
+    def toolbox(self) -> Toolbox:
+        """The tools that the gateway runs in the turn."""
 
-    async def aim(self, prompt: Prompt, target: Target, form: EndpointForm) -> Prompt:
-        """Returns the prompt for another target than was expected, and knows it from now on."""
+    async def retarget(self, prompt: Prompt, target: Target, form: EndpointForm) -> Prompt:
+        """Changes the context to another target than was expected. Returns the prompt for it."""
 
     async def note_changes(self, prompt: Prompt, answers: dict[int, ToolAnswer]) -> None:
-        """Adds to the last answer of a round a note of the memory blocks that it does not show as they are.
+        """Adds a note to the last answer of a round: of the memory blocks that the model has not seen as they are now.
 
-        Where steps are stored this is done with these.
+        Does nothing for a run, whose steps get such notes when they are stored.
 
-        answers: by their order in the round.
+        answers: by the position of the call in the round; the last one is replaced.
         """
 
     async def save_step(self, prompt: Prompt, step: commands.SaveStep) -> tuple[events.StepSaved, Prompt]:
         """Commits a step, opens the next one, or both. Raises: StoreError, which ends the turn.
 
-        Returns also the prompt of the model's next call. It has all that is stored, so its body takes no `more`; where
-        no step was opened it is the one given.
+        Returns also the prompt of the model's next call, which has all stored rounds, so its `body` takes no `more`. If
+        no step was opened, it is the given prompt.
         """
 
     def write(self, prompt: Prompt, outcome: TurnOutcome) -> Awaitable[object]:
-        """Writes the turn when it has ended; its result is `StepSaved` where that comes after the last step.
+        """Begins the write of a turn that has ended.
 
+        Its result is a `StepSaved`, if the machine waits for one after the last step.
         Raises, when it is awaited: StoreError.
         """
 
@@ -80,23 +80,23 @@ class TurnLimits(Struct, frozen=True):
     commit_wait_s: float
     # How many hidden tool rounds a turn without rules may have.
     max_rounds: int
-    # Of a stream that is remembered.
+    # The size of a stream of which the turn is remembered.
     streamed_bytes: int
     # The silence after which a keep-alive comment is sent; 0: never.
-    beat_s: float = 0.0
+    keep_alive_s: float = 0.0
 
 
-def turn_limits_of(settings: Settings, limits: Limits) -> TurnLimits:
+def make_turn_limits(settings: Settings, limits: Limits) -> TurnLimits:
     return TurnLimits(
         commit_wait_s=limits.commit_wait_s,
         max_rounds=settings.memory.max_tool_rounds,
         streamed_bytes=limits.streamed_bytes,
-        beat_s=settings.server.keep_alive_comment_s,
+        keep_alive_s=settings.server.keep_alive_comment_s,
     )
 
 
 class TurnServices(Struct, frozen=True):
-    """Holds what all turns of a process share."""
+    """The services that all turns of a process share."""
 
     # The writes that go on after their turns.
     pending: PendingWrites
@@ -104,22 +104,22 @@ class TurnServices(Struct, frozen=True):
     limits: TurnLimits
 
     async def wait_written(self, scope: Scope) -> None:
-        """Waits for the turns of a memory that are being written, as long as a turn waits for its own commit."""
+        """Waits for the turns of a memory that are being written, at most as long as a reply waits for its commit."""
         await self.pending.wait_written(scope, self.limits.commit_wait_s)
 
 
 @dataclass(slots=True)
 class TurnSaving:
-    """How one turn is saved. Inside its `with` block the turn counts as being answered."""
+    """Saves one turn. Inside its `with` block the turn counts as being answered."""
 
     call: ChatCall
     memory: TurnMemory
     services: TurnServices
-    # Each step is saved, so a turn that failed has steps to end, and its end waits as well.
+    # Each step is saved. So a turn that failed has steps to end, and its end waits for the commit as well.
     saves_steps: bool = False
-    # A later attempt takes the turn up as it is on disk, so a fault of the store breaks it off.
-    is_taken_up: bool = False
-    # The turn was handed to memory.
+    # A later attempt resumes the turn as it is on disk, so a fault of the store ends this one.
+    is_resumable: bool = False
+    # The write of the turn has begun.
     is_written: bool = False
     # Why the client gets an error in place of the reply; None: it gets the reply.
     refusal: GatewayError | None = None
@@ -143,13 +143,13 @@ class TurnSaving:
         self._step = asyncio.ensure_future(self.memory.save_step(prompt, step))
         return self._step
 
-    async def step_saved(self) -> None:
-        """Waits until a step that is being stored is stored."""
+    async def wait_step(self) -> None:
+        """Waits for the write of a step, if there is one."""
         if self._step is not None:
             await asyncio.wait([self._step])
 
     def write_unwaited(self, prompt: Prompt, outcome: TurnOutcome, what: str) -> None:
-        """Has the turn written without a wait, unless it was. The client's next request waits for it.
+        """Begins the write of the turn, unless it has begun. The client's next request waits for it.
 
         what: as in `PendingWrites.add`.
         """
@@ -157,10 +157,10 @@ class TurnSaving:
             self.services.pending.add(self._write(prompt, outcome), what, awaited_by=self._scope)
 
     async def save(self, prompt: Prompt, outcome: TurnOutcome) -> events.Saved:
-        """Returns whether the turn is on disk, or nothing of it is stored. A slow store is waited for only so long.
+        """Writes the turn, and waits for the commit up to a limit. Returns whether the turn is durable, or was lost.
 
-        Where it is not stored and the client asked for strict memory, `refusal` is set.
-        Raises: StoreError, where the turn is taken up later.
+        Sets `refusal` where it is not durable and the client asked for strict memory.
+        Raises: StoreError: the turn is resumable.
         """
         if outcome.state is not FINISHED and not self.saves_steps and outcome.background_id is None:
             self.write_unwaited(prompt, outcome, "A turn that failed")
@@ -171,7 +171,7 @@ class TurnSaving:
         writing = work if isinstance(work, asyncio.Future) else asyncio.ensure_future(work)
         try:
             if not writing.done():
-                await _ended(writing, self.services.limits.commit_wait_s)
+                await _done_or_timeout(writing, self.services.limits.commit_wait_s)
             if writing.done():
                 after_stop = writing.result()
                 if isinstance(after_stop, Committed):
@@ -183,7 +183,7 @@ class TurnSaving:
                 )
             self.services.pending.add(writing, "A turn that was answered already")
         except StoreError as error:
-            if self.is_taken_up:
+            if self.is_resumable:
                 raise
             _log.warning("A turn was answered and could not be stored: %s", error.message)
             is_lost = isinstance(error, Stale)
@@ -191,8 +191,8 @@ class TurnSaving:
             self.services.pending.add(
                 writing, "A turn that its client left at its end", awaited_by=self._scope
             )
-            if self.is_taken_up:
-                await asyncio.wait([writing])  # the later attempt finds it as it is
+            if self.is_resumable:
+                await asyncio.wait([writing])  # the next attempt begins after it
             raise
         except Exception:
             # Memory never breaks chat: an error in writing must not take the answer with it.
@@ -208,30 +208,30 @@ class TurnSaving:
         return events.Saved(durable=False, is_lost=is_lost)
 
     def _write(self, prompt: Prompt, outcome: TurnOutcome) -> Awaitable[object]:
-        """Hands the turn over to memory, which writes it even if nothing waits for the write any more."""
+        """Begins the write of the turn, which goes on even if nothing waits for it any more."""
         self.is_written = True
         if self._step is None:
             return self.memory.write(prompt, outcome)
         return self._write_after_step(prompt, outcome)
 
     async def _write_after_step(self, prompt: Prompt, outcome: TurnOutcome) -> object:
-        await self.step_saved()
+        await self.wait_step()
         return await self.memory.write(prompt, outcome)
 
 
-def _ended(work: asyncio.Future[Any], seconds: float) -> asyncio.Future[None]:
-    """Returns what is done when the work is, or after so many seconds. To give up this wait gives up no work.
+def _done_or_timeout(work: asyncio.Future[Any], timeout_s: float) -> asyncio.Future[None]:
+    """Returns a future that is done when the work is, or after the timeout. Cancelling it does not cancel the work.
 
-    Each turn waits so. `asyncio.wait` does the same in thirteen calls, which take 10 us of a turn (measured).
+    Each turn waits like this. `asyncio.wait` does the same in thirteen calls, which take 10 us of a turn (measured).
     """
     loop = work.get_loop()
-    over = loop.create_future()
+    waiter = loop.create_future()
 
     def end(_: object = None) -> None:
         timer.cancel()
-        if not over.done():
-            over.set_result(None)
+        if not waiter.done():
+            waiter.set_result(None)
 
-    timer = loop.call_later(seconds, end)
+    timer = loop.call_later(timeout_s, end)
     work.add_done_callback(end)
-    return over
+    return waiter

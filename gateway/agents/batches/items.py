@@ -180,7 +180,7 @@ class ItemTurn:
     def serial_group(self) -> tuple[str, str]:
         return self.context.agent.uid, self.item.conversation or DEFAULT
 
-    async def aim(self, prompt: Prompt, target: Target, form: EndpointForm) -> Prompt:
+    async def retarget(self, prompt: Prompt, target: Target, form: EndpointForm) -> Prompt:
         return prompt
 
     async def note_changes(self, prompt: Prompt, answers: dict[int, ToolAnswer]) -> None:

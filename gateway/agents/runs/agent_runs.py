@@ -112,7 +112,7 @@ class AgentRuns:
         self._background = background
         # Of runs without a client.
         self._background_turns = replace(
-            turns, limits=replace(turns.limits, commit_wait_s=DISK_WAIT_S, beat_s=0.0)
+            turns, limits=replace(turns.limits, commit_wait_s=DISK_WAIT_S, keep_alive_s=0.0)
         )
         self._run_starter = RunStarter(keeper, turns.pending, self._tools_of)
         # The tools that were defined over REST.
@@ -518,7 +518,7 @@ class AgentRuns:
             None if beginning.resumed is None else beginning.resumed.calls,
             ends,
             partial(self._admit_step, send, call.receipt),
-            is_taken_up=is_accepted,
+            is_resumable=is_accepted,
         )
 
     async def _admit_step(self, send: RoutedSend, receipt: Receipt) -> None:

@@ -190,7 +190,7 @@ class RunMemory:
 
     # -- what a turn asks of its memory
 
-    async def aim(self, prompt: Prompt, target: Target, form: EndpointForm) -> Prompt:
+    async def retarget(self, prompt: Prompt, target: Target, form: EndpointForm) -> Prompt:
         self.form = form
         context = self.context.answered_by(target)
         self.context = replace(context, request=replace(context.request, target=target))

@@ -295,12 +295,12 @@ class Forwarder:
         # A second POST could make a second batch, although the first one had seemed to fail.
         attempts.is_once = outgoing.is_kept and outgoing.method != "GET"
         attempts.fault = outgoing.fault
-        beat_s = self._settings.server.keep_alive_comment_s
+        keep_alive_s = self._settings.server.keep_alive_comment_s
         with attempts:
             try:
                 make = partial(outgoing.request_for, upstream=route.upstream)
                 held_bytes = _HELD_JSON_BYTES if change is None else None
-                await relay(attempts, make, sink, receipt, beat_s, held_bytes, change=change)
+                await relay(attempts, make, sink, receipt, keep_alive_s, held_bytes, change=change)
             except UpstreamError as error:
                 # The upload broke off on the client's side, and the upstream's error about it is less specific.
                 if (cause := outgoing.fault()) is not None:

@@ -34,8 +34,8 @@ async def with_beats(items: AsyncIterator[T], every_s: float) -> AsyncGenerator[
             await _end(task)
 
 
-def beating(items: AsyncIterator[T], every_s: float) -> AbstractAsyncContextManager[AsyncIterator[T]]:
-    """Returns the items within a block, with beats where `every_s` is not 0."""
+def keep_alive(items: AsyncIterator[T], every_s: float) -> AbstractAsyncContextManager[AsyncIterator[T]]:
+    """Has the items within a block, with beats between them. every_s: as for `with_beats`; 0: no beats."""
     return aclosing(with_beats(items, every_s)) if every_s else nullcontext(items)
 
 

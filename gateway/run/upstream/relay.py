@@ -20,13 +20,13 @@ from gateway.core.usage.reported import UsageReader
 from gateway.run.receipt import Receipt, UpstreamCall
 from gateway.run.sink import Sink
 from gateway.run.upstream.failover import Attempts, RequestMaker
-from gateway.run.upstream.keepalive import BEAT, beating
+from gateway.run.upstream.keepalive import BEAT, keep_alive
 from gateway.run.upstream.provider_errors import translate
 
 # Cookies are between the upstream and the gateway. The gateway itself gives the response its date, the headers for web
 # pages (access-control-*) and the receipt (x-mnemogate-*).
-_NOT_HANDED_ON: Final = frozenset(("date", "set-cookie"))
-_RESERVED: Final = ("access-control-", "x-mnemogate-")
+_NOT_FORWARDED: Final = frozenset(("date", "set-cookie"))
+_RESERVED_PREFIXES: Final = ("access-control-", "x-mnemogate-")
 # Events have some hundred bytes; only one with an image may be larger than this.
 _MAX_EVENT_BYTES: Final = 1024 * 1024
 _EVENT_ENDS: Final = (b"\n\n", b"\r\n\r\n")  # the longest last
@@ -37,7 +37,7 @@ async def relay(
     make: RequestMaker,
     sink: Sink,
     receipt: Receipt,
-    beat_s: float,
+    keep_alive_s: float,
     json_bytes: int | None = None,
     change: ReplyChange | None = None,
 ) -> None:
@@ -58,7 +58,7 @@ async def relay(
             reply = await attempts.send(make)
             reader = _CallReader(attempts.call)
             if reply.is_stream or json_bytes is not None:
-                await _pass_on(reply, sink, receipt, reader, beat_s, json_bytes or 0, change)
+                await _pass_on(reply, sink, receipt, reader, keep_alive_s, json_bytes or 0, change)
             else:
                 body = await reply.read(MAX_REPLY_BYTES)
                 reader.take_body(body)
@@ -78,7 +78,7 @@ async def _pass_on(
     sink: Sink,
     receipt: Receipt,
     reader: _CallReader,
-    beat_s: float,
+    keep_alive_s: float,
     json_bytes: int,
     change: ReplyChange | None,
 ) -> None:
@@ -100,7 +100,7 @@ async def _pass_on(
         reader.take_piece(held)
         await sink.write(held)
     events = WholeEvents() if change is None else ChangedEvents(change)
-    async with beating(chunks, beat_s if reply.is_stream else 0.0) as beats:
+    async with keep_alive(chunks, keep_alive_s if reply.is_stream else 0.0) as beats:
         async for chunk in beats:
             if not sink.started:
                 _start(reply, sink, receipt)
@@ -136,7 +136,7 @@ async def _read_past(chunks: AsyncIterator[bytes], limit_bytes: int) -> bytes:
 
 def _start(reply: ModelReply, sink: Sink, receipt: Receipt) -> None:
     receipt.upstream_answered()
-    headers = receipt.reply_headers(handed_on(reply.headers))
+    headers = receipt.reply_headers(forwarded_headers(reply.headers))
     # A stream has no length: the gateway may add comments, and an error event at its end.
     if not reply.is_stream and reply.size is not None:
         headers.append(("content-length", str(reply.size)))
@@ -144,17 +144,17 @@ def _start(reply: ModelReply, sink: Sink, receipt: Receipt) -> None:
 
 
 def _send_whole(reply: ModelReply, body: bytes, sink: Sink, receipt: Receipt) -> Awaitable[None]:
-    return sink.whole(reply.status, receipt.reply_headers(handed_on(reply.headers)), body)
+    return sink.whole(reply.status, receipt.reply_headers(forwarded_headers(reply.headers)), body)
 
 
-def handed_on(headers: Sequence[Header]) -> tuple[Header, ...]:
+def forwarded_headers(headers: Sequence[Header]) -> tuple[Header, ...]:
     """Returns the upstream's headers that the client gets."""
-    return tuple([each for each in headers if _is_handed_on(each[0])])
+    return tuple([each for each in headers if _is_forwarded(each[0])])
 
 
 @lru_cache(maxsize=1024)  # upstreams send the same few names with every reply
-def _is_handed_on(name: str) -> bool:
-    return name not in _NOT_HANDED_ON and not name.startswith(_RESERVED)
+def _is_forwarded(name: str) -> bool:
+    return name not in _NOT_FORWARDED and not name.startswith(_RESERVED_PREFIXES)
 
 
 class _CallReader:
