@@ -21,7 +21,7 @@ from adapters.types import ModelRequest
 from gateway.core.usage.gen_ai import ModelNames
 from gateway.log import mask_keys
 from gateway.metrics import Metrics
-from gateway.run.receipt import Accounts, Receipt, in_trace
+from gateway.run.receipt import Accounts, Receipt, RequestLine, with_trace_headers
 from gateway.traces import tracer as tracing
 from gateway.traces.otlp import OtlpSettings
 from gateway.traces.spans import SpanMaker
@@ -53,20 +53,20 @@ def request(accounts: Accounts, headers: list[tuple[bytes, bytes]], *, traced: b
     receipt = Receipt(time.perf_counter(), "req_0123456789abcdef01234567")
     if traced and accounts.tracer is not None:
         receipt.trace = accounts.tracer.begin(headers)
-    receipt.searched(receipt.begun, 1.0, 2, 100, is_late=False)
+    receipt.note_search(receipt.begun, 1.0, 2, 100, is_late=False)
     call = receipt.begin_call()
     call.upstream, call.provider, call.model, call.path = "up", "openai", "m", "/chat/completions"
     call.status, call.is_streamed = 200, True
     if receipt.trace is not None:
-        in_trace(REQUEST, receipt, call, propagates=True)
+        with_trace_headers(REQUEST, receipt, call, propagates=True)
     for piece in PIECES:
-        call.received(piece)
+        call.note_piece(piece)
     call.counts = TokenCounts(40, 7)
     call.end()
-    receipt.wrote(receipt.begun)
+    receipt.note_write(receipt.begun)
     receipt.status = 200
     if receipt.trace is not None:
-        receipt.asked = "POST", "http", "/v1/chat/completions"
+        receipt.request_line = RequestLine("POST", "http", "/v1/chat/completions")
     accounts.hand_on(receipt)
 
 

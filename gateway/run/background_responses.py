@@ -364,7 +364,9 @@ class BackgroundResponses:
         receipt: Receipt,
     ) -> None:
         """Makes a response, and ends its run. shown: the response as it is shown while it is in progress."""
-        view = request.view(receipt.stored_turn, receipt.counted, log.next_number, has_begun=log.has_events)
+        view = request.view(
+            receipt.stored_turn, receipt.count_usage, log.next_number, has_begun=log.has_events
+        )
         try:
             conversation = await self._conversation(identity.project, request.conversation)
             context = self._callers.get(run.id) or RequestContext((), identity.project)

@@ -161,7 +161,7 @@ class ChatCall:
                 prompt.injected_tokens,
             )
             headers["x-mnemogate-evicted-tokens"] = str(prompt.window.evicted_tokens)
-            self.receipt.count_tokens = partial(counted_usage, prompt)
+            self.receipt.usage_counter = partial(counted_usage, prompt)
         if self.receipt.trace is not None:
             self.receipt.max_tokens = self.request.max_tokens
             self.receipt.is_compacted = prompt is not None and bool(prompt.window.summary)

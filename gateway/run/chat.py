@@ -443,7 +443,7 @@ class Chat:
         receipt, recall = call.receipt, prompt.recall
         if recall.ms:
             self.turns.metrics.recall_s.observe(recall.ms / 1000)
-            receipt.searched(recall.begun, recall.ms, recall.count, recall.tokens, is_late=recall.is_late)
+            receipt.note_search(recall.begun, recall.ms, recall.count, recall.tokens, is_late=recall.is_late)
         receipt.scope, receipt.mode = call.identity.scope, str(call.identity.mode)
         return make(keeper, memory_context, edits, toolbox, receipt), prompt
 

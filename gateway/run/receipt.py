@@ -1,7 +1,7 @@
-"""The one account of a request: each call of an upstream with what it used, and the `x-mnemogate-*` headers.
+"""The receipt of a request, its one account: each call of an upstream with its usage, and the `x-mnemogate-*` headers.
 
-Usage, limits, traces and metrics read it. What is worked on without a client (an agent's run, a job) has one as well.
-The edge hands it on once, after the reply's last byte; what has no client hands on its own.
+Usage, limits, traces and metrics read it. Work without a client (an agent's run, a job) has one as well. The edge hands
+it to its readers once, after the reply's last byte. Work without a client hands on its own.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
-from typing import Final, Literal, Protocol
+from typing import Final, Literal, NamedTuple, Protocol
 from weakref import ref
 
 from msgspec import Struct, field
@@ -22,7 +22,7 @@ from gateway.core.usage.reply_facts import NO_FACTS, Piece, ReplyFacts, facts_of
 from gateway.core.usage.reported import costs_tokens
 from storage.records import Scope, TokenCounts
 
-# The reason why a reply ended stands in one of so many; what follows it are usage and marks of the end.
+# The last pieces of a reply, one of which has the reason why it ended. The others have the usage and marks of the end.
 _LAST_PIECES: Final = 4
 CLIENT_GONE: Final = 499  # nginx's status for it; it appears in logs, metrics and accounts only
 
@@ -30,55 +30,62 @@ CLIENT_GONE: Final = 499  # nginx's status for it; it appears in logs, metrics a
 class FailedTry(Struct, frozen=True):
     """A try that brought no reply, before the one that ended the call."""
 
-    # A name as in `x-mnemogate-tries`: of the upstream, with a number from its second key on.
+    # The endpoint's name, as in `x-mnemogate-tries`.
     endpoint: str
     # A status, or the kind of failure.
     outcome: str
-    # Of `time.perf_counter()`, when it had failed.
+    # When it failed, by `time.perf_counter()`.
     at: float
 
 
-# With defaults, since a struct with few fields given costs 0.2 us, and each call of an upstream makes one.
+# The fields have defaults: to give few of them costs 0.2 us, and each call of an upstream makes a struct.
 class UpstreamCall(Struct, eq=False):
-    """One call of an upstream, whatever number of tries it took. Its times are of `time.perf_counter()`; 0.0: never."""
+    """One call of an upstream, with all its tries. Its times are of `time.perf_counter()`; 0.0: never."""
 
-    # When it began; when the reply's head came, its first piece of a body, and its end.
+    # When it began.
     begun: float
+    # When the reply's head came.
     answered: float = 0.0
+    # When the first piece of its body came.
     first: float = 0.0
+    # When the reply ended.
     ended: float = 0.0
-    # Of the last try: the upstream's name and its kind in the settings, the model as it was sent.
+    # The name of the upstream of the last try, and its kind in the settings.
     upstream: str = ""
     provider: str = ""
+    # The model as it was sent.
     model: str = ""
-    # Below the upstream's base URL, with the query.
+    # The path below the upstream's base URL, with the query.
     path: str = ""
     method: str = "POST"
     is_streamed: bool = False
     # The gateway asked for the usage of the stream, and its client did not.
     hides_usage: bool = False
-    # Made for a memory: what it used was counted as background when it was answered.
+    # It was made for a memory: its tokens were counted as background when it was answered.
     is_background: bool = False
-    # Of the body, and of the prompt by our count (0: it was not counted), with the part that memory added.
+    # The size of the request's body.
     sent_bytes: int = 0
+    # The prompt's tokens by our count, and those that memory added; 0: they were not counted.
     prompt_tokens: int = 0
     injected_tokens: int = 0
-    # What the model wrote, in characters, as far as it was received.
+    # The characters of the model's reply, as far as it was received.
     received_chars: int = 0
     # The tokens as the upstream reported them; None: it did not.
     counts: TokenCounts | None = None
     # The status of the answer; 0: there was none.
     status: int = 0
-    # Why there was none, or why a reply broke off, as in metrics; "": neither.
+    # Why there was no answer, or why a reply broke off, as in metrics; "": neither.
     failure: str = ""
     tries: list[FailedTry] = field(default_factory=list)
-    # From here on where the request is traced. Of the prompt: the most that the model may write, and whether a summary
-    # stands in it.
+    # The fields below are set where the request is traced.
+    # The most tokens that the model may write.
     max_tokens: int | None = None
+    # The prompt has a summary.
     is_compacted: bool = False
-    # The first piece of the reply and its last ones, until it has been read what they say.
+    # The first piece of the reply and its last ones, until `read_reply` reads them.
     first_piece: Piece | None = None
     last_pieces: deque[Piece] | None = None
+    # What was read of them.
     reply: ReplyFacts = NO_FACTS
 
     @property
@@ -90,18 +97,18 @@ class UpstreamCall(Struct, eq=False):
     def costs_tokens(self) -> bool:
         return costs_tokens(self.method, self.path)
 
-    def used(self) -> TokenCounts:
-        """Returns the tokens, estimated where nothing was reported; none where no byte of a reply came."""
+    def used_counts(self) -> TokenCounts:
+        """Returns the tokens of the call: estimated where none were reported, and 0 where no byte of a reply came."""
         if self.counts is not None:
             return self.counts
         if not self.is_answered or not self.costs_tokens:
-            return _NONE
+            return _NO_COUNTS
         return TokenCounts(
             self.prompt_tokens or self.sent_bytes // BYTES_PER_TOKEN, self.received_chars // BYTES_PER_TOKEN
         )
 
-    def received(self, piece: Piece) -> None:
-        """Notes that a piece of a reply has come: when the first one did, and for a trace what it may say."""
+    def note_piece(self, piece: Piece) -> None:
+        """Notes that a piece of the reply has come: the time of the first one, and for a trace the piece itself."""
         if not self.first:
             self.first = time.perf_counter()
             if self.last_pieces is not None:
@@ -110,116 +117,129 @@ class UpstreamCall(Struct, eq=False):
             self.last_pieces.append(piece)
 
     def read_reply(self) -> None:
-        """Reads for a trace what the pieces of the reply say, and drops them."""
+        """Reads the facts for a trace from the pieces of the reply, and drops the pieces."""
         if self.first_piece is not None:
             self.reply = facts_of((self.first_piece, *(self.last_pieces or ())))
         self.first_piece = self.last_pieces = None
 
     def end(self) -> None:
-        """Notes that the reply is over, or given up; nothing, if it was."""
+        """Notes that the reply has ended, or was given up. Idempotent."""
         if not self.ended:
             self.ended = time.perf_counter()
 
 
-_NONE = TokenCounts()
+_NO_COUNTS = TokenCounts()
 
 
-class OwnStep(Struct, frozen=True):
-    """Work of the gateway's own for a request. Its times are of `time.perf_counter()`."""
+class RequestLine(NamedTuple):
+    method: str
+    scheme: str
+    path: str
+
+
+class GatewayStep(Struct, frozen=True):
+    """A step of the gateway's own work for a request. Its times are of `time.perf_counter()`."""
 
     kind: Literal["execute_tool", "search_memory", "upsert_memory"]
     begun: float
     ended: float
-    # Of a tool, as it was offered.
+    # The name of a tool, as it was offered.
     name: str = ""
-    # Of a closed list; "": none.
+    # Why a tool failed, from a closed list; "": it did not.
     failure: str = ""
-    # Of a search: how many hits went into the note and its tokens, and whether the search came too late.
+    # Of a search: how many hits went into the note.
     count: int = 0
+    # The tokens of the note.
     tokens: int = 0
+    # The search took too long.
     is_late: bool = False
-    # Of a write: it was on disk when the reply ended.
+    # A write was on disk when the reply ended.
     is_durable: bool = True
 
 
 class Receipt(Struct, eq=False, weakref=True):
-    """The account of one request, or of work without one."""
+    """The receipt of one request, or of work without one."""
 
-    # When the request arrived, by time.perf_counter().
+    # When the request arrived, by `time.perf_counter()`.
     begun: float
     # "": it is not noted.
     request_id: str = ""
-    # Of the caller; key 0: none.
+    # The caller's project, and the id of its key; 0: it has none.
     project: str = "default"
     key: int = 0
-    # As the request named its user, or the settings do; "": no user.
+    # The user as the request or the settings name it; "": none.
     user: str = ""
     # In the order in which they were made.
     calls: list[UpstreamCall] = field(default_factory=list)
     # In the order in which they ended.
-    steps: list[OwnStep] = field(default_factory=list)
-    # Of the prompt that is sent next, by our count (0: not counted), and the part of it that memory added.
+    steps: list[GatewayStep] = field(default_factory=list)
+    # The tokens of the next prompt by our count, and those that memory added; 0: they were not counted.
     prompt_tokens: int = 0
     injected_tokens: int = 0
-    # The usage of the stream that comes next is asked for, which its client did not.
+    # The usage of the next stream is asked for, and the client did not ask for it.
     hides_usage: bool = False
-    # Of a client's request; False: of work that goes on without one, whose request is counted already.
+    # False: it is of work without a client. The request that began the work has a receipt of its own.
     is_request: bool = True
-    # False: no model has part in it, as in a call over MCP, or is asked by work that goes on after it.
+    # False: no model is called, as in a call over MCP, or it is called by work with a receipt of its own.
     asks_model: bool = True
-    # The row of the memory that the work is for, which is no request's; 0: it is a request's.
-    memory: int = 0
-    # The `x-ratelimit-*` headers of the limits that hold for it; they take the place of the upstream's.
+    # The row of the memory for which background work is done; 0: it is a request's.
+    work_memory: int = 0
+    # The `x-ratelimit-*` headers of the limits that hold for the request. They replace the upstream's.
     rate_limits: Sequence[Header] = ()
-    # A limit has turned it away.
+    # A limit has refused the request.
     is_refused: bool = False
-    # The limit that has turned it away, or had another model answer; 0: none.
-    limit: int = 0
-    # Of work without a request: its kind, as its span is named.
+    # The id of the limit that has refused it, or had another model answer; 0: none has.
+    limit_id: int = 0
+    # The kind of work without a client, as its span is named.
     kind: str = ""
-    # How it ended, once it has: the reply's status (0: none), and whether the gateway has cut it at its end.
+    # The status of the reply; 0: there was none.
     status: int = 0
+    # The gateway has cut the reply when it stopped.
     is_cut: bool = False
-    # The memory that it belongs to, once that is known, and the mode of that.
+    # The memory of the request, once it is known, and its mode.
     scope: Scope | None = None
     mode: str = "on"
-    # How many hits went into the note, and whether it is noted with the turn why.
+    # How many hits went into the note.
     recalled: int = 0
+    # A record of why they were recalled is stored with the turn.
     is_noted: bool = False
-    # When the reply's head left, since it began.
+    # The milliseconds until the reply's head left.
     first_ms: float | None = None
-    # The gateway's part of the time up to the reply's head.
+    # The gateway's share of them.
     added_ms: float = 0.0
-    # By name; one that is None is not sent.
+    # The `x-mnemogate-*` headers of the reply; one that is None is not sent.
     headers: dict[str, str | None] = field(default_factory=dict)
-    # The name by which a client may refer to the turn; None: by nothing.
+    # The name by which a client may refer to the turn; None: it has none.
     turn: str | None = None
-    # None: it is not traced. What follows is for its trace: method, scheme and path as they came; when it ended; the
-    # agent whose run it is, and since when; the row of the memory that took part.
+    # None: the request is not traced.
     trace: TraceContext | None = None
-    asked: tuple[str, str, str] | None = None
+    # The fields below are for its trace. None: it has no request.
+    request_line: RequestLine | None = None
+    # When it ended, by `time.perf_counter()`.
     ended: float = 0.0
+    # The agent whose run it is, and when the run began.
     agent: str = ""
     agent_begun: float = 0.0
+    # The row of the request's memory.
     memory_row: int = 0
-    # Of the prompt that is sent next, as in its call.
+    # As in the call of the next prompt.
     max_tokens: int | None = None
     is_compacted: bool = False
-    # Returns the usage of a reply with a text, counted here; None: its prompt is not known.
-    count_tokens: Callable[[str], Json] | None = None
-    # When an upstream was first called, and when the last reply's head came.
+    # Returns the usage of a reply with a text, by our count; None: the prompt is not known.
+    usage_counter: Callable[[str], Json] | None = None
+    # When an upstream was first called, and when the head of the last reply came.
     _sent: float = 0.0
     _came: float = 0.0
 
     def stored_turn(self) -> tuple[str, str] | None:
-        """Returns the names of conversation and turn under which a reply is stored; None: it is not."""
+        """Returns the names of conversation and turn under which the reply is stored; None: it is not."""
         conversation, turn = self.headers.get("x-mnemogate-conversation"), self.turn
         is_stored = self.headers.get("x-mnemogate-memory") == "on"
         return (conversation, turn) if is_stored and conversation is not None and turn is not None else None
 
-    def counted(self, text: str) -> Json | None:
-        """Returns the usage of a reply with a text, counted here; None: its prompt is not known."""
-        return None if self.count_tokens is None else self.count_tokens(text)
+    def count_usage(self, text: str) -> Json | None:
+        """Returns the usage of a reply with a text, by our count; None: the prompt is not known."""
+        return None if self.usage_counter is None else self.usage_counter(text)
 
     def begin_call(self) -> UpstreamCall:
         """Adds a call of an upstream, which begins now."""
@@ -233,46 +253,48 @@ class Receipt(Struct, eq=False, weakref=True):
         """Notes that a run of an agent begins. uid: the agent's."""
         self.agent, self.agent_begun = uid, time.perf_counter()
 
-    def searched(self, begun: float, ms: float, count: int, tokens: int, *, is_late: bool) -> None:
-        """Notes for a trace that memory was searched; nothing, if it was not. ms: 0: it was not."""
+    def note_search(self, begun: float, ms: float, count: int, tokens: int, *, is_late: bool) -> None:
+        """Notes a search of memory for a trace. ms: how long it took; 0: there was none, and nothing is noted."""
         if self.trace is not None and ms:
             ended = begun + ms / 1000
-            step = OwnStep("search_memory", begun, ended, count=count, tokens=tokens, is_late=is_late)
+            step = GatewayStep("search_memory", begun, ended, count=count, tokens=tokens, is_late=is_late)
             self.steps.append(step)
 
-    def wrote(self, begun: float, *, is_durable: bool = True) -> None:
-        """Notes for a trace that memory was written, and the reply waited for it."""
+    def note_write(self, begun: float, *, is_durable: bool = True) -> None:
+        """Notes for a trace a write of memory for which the reply waited."""
         if self.trace is not None:
-            step = OwnStep("upsert_memory", begun, time.perf_counter(), is_durable=is_durable)
+            step = GatewayStep("upsert_memory", begun, time.perf_counter(), is_durable=is_durable)
             self.steps.append(step)
 
     @property
     def last_call(self) -> UpstreamCall | None:
-        """The last call that was made for its reply; None: there was none."""
+        """The last call that was made for the reply; None: there was none."""
         return next((call for call in reversed(self.calls) if not call.is_background), None)
 
     @property
     def has_failed(self) -> bool:
-        """True where it ended with an error, or its reply was broken off by an upstream or the gateway."""
+        """The reply is an error, or an upstream or the gateway broke it off."""
         last = self.last_call
         return self.status >= 400 or self.is_cut or (last is not None and bool(last.failure))
 
     @property
     def is_answered(self) -> bool:
-        """A model has answered, in full or in part, or none has part in it."""
+        """A model has answered, in full or in part, or none was to be asked."""
         calls = (call for call in self.calls if not call.is_background)
         return not self.asks_model or any(call.is_answered and call.costs_tokens for call in calls)
 
     def upstream_called(self) -> None:
         now = time.perf_counter()
         self._sent = self._sent or now
-        self._came = 0.0  # what is between two calls is a round's: the upstream's time, and its tools'
+        self._came = (
+            0.0  # the time between two calls counts as the upstream's, also that of the round's tools
+        )
 
     def upstream_answered(self) -> None:
         self._came = time.perf_counter()
 
-    def close(self) -> list[Header]:
-        """Returns the headers as the reply's head leaves, `x-mnemogate-added-ms` with them.
+    def note_head(self) -> list[Header]:
+        """Notes that the reply's head leaves now. Returns the `x-mnemogate-*` headers for it.
 
         The gateway's share is the time before the upstream was first called, and the time since its last reply began.
         """
@@ -284,26 +306,26 @@ class Receipt(Struct, eq=False, weakref=True):
         return headers
 
     def reply_headers(self, upstream: Sequence[Header]) -> list[Header]:
-        """Returns all headers as the reply's head leaves. upstream: those of the upstream's that the client gets."""
+        """Notes that the reply's head leaves now. Returns all its headers. upstream: the upstream's, for the client."""
         if not self.rate_limits:
-            return [*upstream, *self.close()]
+            return [*upstream, *self.note_head()]
         own = {name for name, _ in self.rate_limits}
-        return [*(each for each in upstream if each[0] not in own), *self.rate_limits, *self.close()]
+        return [*(each for each in upstream if each[0] not in own), *self.rate_limits, *self.note_head()]
 
     def added_so_far(self, now: float | None = None) -> float:
-        """Returns the gateway's share of the time until now, in milliseconds."""
+        """Returns the gateway's share of the time until now, in milliseconds. now: by `time.perf_counter()`."""
         now = time.perf_counter() if now is None else now
         return ((self._sent or now) - self.begun + (now - self._came if self._came else 0.0)) * 1000
 
 
-# Of what this task works on. Searches and steps of jobs are called by way of journals, tools and partial functions,
-# which know nothing of accounts. Connections and tasks that go on hold the context in which they were made, hence the
-# reference is weak.
+# The receipt of the current task's work. Searches and steps of jobs are called by way of journals, tools and partial
+# functions, which do not pass receipts on. The reference is weak, because connections and tasks that go on hold the
+# context in which they were made.
 _current: ContextVar[ref[Receipt] | None] = ContextVar("account", default=None)
 
 
-def set_current(receipt: Receipt) -> Token[ref[Receipt] | None]:
-    """Has the calls that are made for a memory in this task be in an account. Returns what takes it back."""
+def set_current_receipt(receipt: Receipt) -> Token[ref[Receipt] | None]:
+    """Adds the calls that this task makes for a memory to a receipt. Returns the token that resets this."""
     return _current.set(ref(receipt))
 
 
@@ -313,9 +335,10 @@ def _current_receipt() -> Receipt | None:
 
 
 def begin_background_call(request: ModelRequest, upstream: str, kind: str, model: str) -> UpstreamCall:
-    """Returns a call for a memory that begins now, in the account of what is under way; without one nothing reads it.
+    """Returns a call for a memory that begins now. It is in the receipt of the current work, if there is one.
 
-    upstream, kind: as in its account. model: as it is sent.
+    upstream, kind: the upstream's name, and its kind in the settings.
+    model: as it is sent.
     """
     receipt = _current_receipt()
     call = UpstreamCall(time.perf_counter()) if receipt is None else receipt.begin_call()
@@ -325,18 +348,18 @@ def begin_background_call(request: ModelRequest, upstream: str, kind: str, model
     return call
 
 
-def in_trace(
+def with_trace_headers(
     request: ModelRequest, receipt: Receipt | None, call: UpstreamCall, *, propagates: bool | None
 ) -> ModelRequest:
-    """Returns a request with the headers of the trace that its upstream may know.
+    """Returns a request with the trace headers that its upstream may see.
 
-    receipt: None: of what is not traced.
-    call: the request's own.
-    propagates: whether they go to the upstream; None: where the client has sent some.
+    receipt: None: the request is not traced.
+    call: that of the request.
+    propagates: whether the upstream gets trace headers; None: if the client has sent some.
     """
     trace = None if receipt is None else receipt.trace
     if receipt is None or trace is None:
-        # The client's go on as they came.
+        # The client's headers are forwarded as they came.
         return request._replace(headers=without_trace(request.headers)) if propagates is False else request
     headers = without_trace(request.headers)
     if trace.parent_id if propagates is None else propagates:
@@ -344,57 +367,57 @@ def in_trace(
     return request._replace(headers=headers)
 
 
-def in_background_trace(
+def with_background_trace_headers(
     request: ModelRequest, call: UpstreamCall, *, propagates: bool | None
 ) -> ModelRequest:
-    """Returns the same for a call that is made for a memory."""
-    return in_trace(request, _current_receipt(), call, propagates=propagates)
+    """Returns the same for a call of background work."""
+    return with_trace_headers(request, _current_receipt(), call, propagates=propagates)
 
 
 class RecordsTraces(Protocol):
-    """Decides which requests are traced, and makes spans of their accounts."""
+    """Decides which requests are traced, and makes spans of their receipts."""
 
     def begin(self, headers: Sequence[tuple[bytes, bytes]] = ()) -> TraceContext | None:
-        """Returns the trace of what begins now; None: it is not sampled. headers: of the request."""
+        """Returns the trace of a request or work that begins now; None: it is not sampled. headers: the request's."""
 
     def take(self, receipt: Receipt) -> None:
-        """Takes the account of what has ended and is traced."""
+        """Takes the receipt of a traced request that has ended."""
 
 
 class Accounts:
-    """Hands the accounts of requests and of work on to those that read them. One for the process."""
+    """Hands the receipts of requests and of work to their readers. One for the process."""
 
     def __init__(self, tracer: RecordsTraces | None = None) -> None:
         """tracer: None: nothing is traced."""
         self.tracer = tracer
-        # Each is handed every account once, after its last byte.
+        # Each is called with every receipt once, after the reply's last byte.
         self.readers: list[Callable[[Receipt], None]] = []
 
     def hand_on(self, receipt: Receipt) -> None:
-        """Hands an account on that has ended."""
+        """Hands the receipt of ended work to all readers and to the tracer."""
         for read in self.readers:
             read(receipt)
         self.hand_to_tracer(receipt)
 
     def hand_to_tracer(self, receipt: Receipt) -> None:
-        """Hands an account that has ended to the tracer alone, if it is traced."""
+        """Hands a receipt to the tracer alone, if its request is traced."""
         if receipt.trace is not None and self.tracer is not None:
             self.tracer.take(receipt)
 
     @contextmanager
     def work(self, project: str, memory: int = 0, kind: str = "run") -> Iterator[Receipt]:
-        """Yields the account of work without a request, and hands it on when that ends.
+        """Yields the receipt of work without a client, and hands it on when the work ends.
 
         project: "" where it is not known.
-        memory: the row of the one that it is done for; 0: it goes on with a request that was counted.
-        kind: of the work, as its span is named.
+        memory: the row of the memory for which the work is done; 0: the work continues a request, which was counted.
+        kind: the kind of work, as its span is named.
         """
-        receipt = Receipt(time.perf_counter(), project=project)
-        receipt.is_request, receipt.memory = False, memory
-        receipt.kind = kind
+        receipt = Receipt(
+            time.perf_counter(), project=project, is_request=False, work_memory=memory, kind=kind
+        )
         if self.tracer is not None:
             receipt.trace = self.tracer.begin()
-        token = set_current(receipt)
+        token = set_current_receipt(receipt)
         try:
             yield receipt
         finally:

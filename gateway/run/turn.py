@@ -288,7 +288,7 @@ class TurnRun:
                 await self._take_stream(reply)
             else:
                 whole = await reply.read(MAX_REPLY_BYTES)
-                self.attempts.call.received(whole)
+                self.attempts.call.note_piece(whole)
                 await self._feed(events.ReceivedWhole(whole))
         except ProviderError as error:
             failure = translate(error)
@@ -319,7 +319,7 @@ class TurnRun:
                 if batch is BEAT:
                     await self._send_beat()
                     continue
-                self.attempts.call.received(batch)
+                self.attempts.call.note_piece(batch)
                 if is_bounded:
                     for event in batch:
                         self._streamed_bytes += len(event.raw)
@@ -491,7 +491,7 @@ class TurnRun:
         saving, begun = self._saving.begin_step(self.prompt, step), time.perf_counter()
         try:
             saved, self.prompt = await asyncio.shield(saving)
-            self.call.receipt.wrote(begun)
+            self.call.receipt.note_write(begun)
         except asyncio.CancelledError:
             self.services.pending.add(saving, "A step of a run")
             raise

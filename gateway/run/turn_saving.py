@@ -177,7 +177,7 @@ class TurnSaving:
                 if isinstance(after_stop, Committed):
                     # A memory that began with this turn has had no row before.
                     self.call.receipt.memory_row = after_stop.agent.id
-                self.call.receipt.wrote(begun)
+                self.call.receipt.note_write(begun)
                 return (
                     events.Saved(after_stop=after_stop) if isinstance(after_stop, events.StepSaved) else SAVED
                 )
@@ -199,7 +199,7 @@ class TurnSaving:
             _log.exception("A turn was answered and could not be stored, by a fault in the gateway.")
         finally:
             self.services.metrics.commit_s.observe(time.perf_counter() - begun)
-        self.call.receipt.wrote(begun, is_durable=False)
+        self.call.receipt.note_write(begun, is_durable=False)
         self.services.metrics.not_durable.inc()
         self.call.receipt.headers["x-mnemogate-durable"] = "false"
         if self.memory.context.request.identity.mode is Mode.STRICT and not self.call.sink.started:

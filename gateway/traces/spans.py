@@ -18,7 +18,7 @@ from gateway.core.applications import APPLICATIONS
 from gateway.core.ids import id_of
 from gateway.core.trace_context import TraceContext
 from gateway.core.usage.gen_ai import CANCELLED, OTHER, ModelNames, error_type, operation_of, provider_of
-from gateway.run.receipt import CLIENT_GONE, OwnStep, Receipt, UpstreamCall
+from gateway.run.receipt import CLIENT_GONE, GatewayStep, Receipt, RequestLine, UpstreamCall
 from gateway.run.usage.gen_ai_metrics import failure_of_call
 from gateway.traces import names
 
@@ -75,11 +75,11 @@ class SpanMaker:
         context = receipt.trace
         assert context is not None
         maker = _OfAccount(receipt, context, add, clock)
-        if receipt.asked is None:
+        if receipt.request_line is None:
             self._root_of_work(maker)
         else:
-            self._root_of_request(maker, receipt.asked)
-        if receipt.memory_row and receipt.asked is not None:
+            self._root_of_request(maker, receipt.request_line)
+        if receipt.memory_row and receipt.request_line is not None:
             self._remember(receipt.memory_row, context)
         maker.begin_agent()
         for number, call in enumerate(receipt.calls, 1):
@@ -90,8 +90,8 @@ class SpanMaker:
 
     # -- roots
 
-    def _root_of_request(self, maker: _OfAccount, asked: tuple[str, str, str]) -> None:
-        receipt, (method, scheme, path) = maker.receipt, asked
+    def _root_of_request(self, maker: _OfAccount, line: RequestLine) -> None:
+        receipt, (method, scheme, path) = maker.receipt, line
         method = method if method in _METHODS else "_OTHER"
         route = self._templates.of(path)
         span = maker.root(f"{method} {route}".rstrip(), Span.SPAN_KIND_SERVER)
@@ -107,7 +107,7 @@ class SpanMaker:
             span.text(names.REQUEST_ID, receipt.request_id)
         span.text(names.PROJECT, receipt.project)
         span.number(names.KEY, receipt.key)
-        span.number(names.LIMIT, receipt.limit)
+        span.number(names.LIMIT, receipt.limit_id)
         span.text(names.USER, self._user(receipt.user))
         headers = receipt.headers
         span.text(names.MEMORY, _one_of(headers.get("x-mnemogate-memory"), _MEMORIES))
@@ -124,7 +124,7 @@ class SpanMaker:
         span = maker.root(names.WORK + receipt.kind, Span.SPAN_KIND_INTERNAL)
         span.text(names.PROJECT, receipt.project)
         if receipt.kind in _BEARS_LINKS:
-            for turn in self._turns.get(receipt.memory, ()):
+            for turn in self._turns.get(receipt.work_memory, ()):
                 link = span.made.links.add()
                 link.trace_id, link.span_id = _trace_bytes(turn.trace_id), _span_bytes(turn.span_id)
 
@@ -231,7 +231,7 @@ class _OfAccount:
         span.text(names.AGENT, id_of("agent", receipt.agent))
         self.above = id
 
-    def step(self, number: int, step: OwnStep) -> None:
+    def step(self, number: int, step: GatewayStep) -> None:
         name = f"{step.kind} {step.name}".rstrip()
         id = self.context.step_id(number)
         span = self.add(name, Span.SPAN_KIND_INTERNAL, id, self.above, step.begun, step.ended)

@@ -76,7 +76,7 @@ class Tracer:
     def take(self, receipt: Receipt) -> None:
         """Takes the account of what has ended and is traced."""
         receipt.ended = time.perf_counter()
-        receipt.count_tokens = None  # it holds the prompt
+        receipt.usage_counter = None  # it holds the prompt
         for call in receipt.calls:
             call.read_reply()
         count = _span_count(receipt)

@@ -171,7 +171,7 @@ class MessagesPath:
             request.chat.model,
             len(request.raw) // BYTES_PER_TOKEN,
             info.request_id,
-            receipt.counted,
+            receipt.count_usage,
             stops if isinstance(stops, list) else (),
             request.json.get("thread") is not None,
         )
@@ -198,4 +198,4 @@ class CountPath(MessagesPath):
             info.memory = receipt.headers.get("x-mnemogate-memory")
             if tokens is not None:
                 body = orjson.dumps({"input_tokens": tokens})
-                await reply.whole(200, [("content-type", "application/json"), *receipt.close()], body)
+                await reply.whole(200, [("content-type", "application/json"), *receipt.note_head()], body)

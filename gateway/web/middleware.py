@@ -24,7 +24,7 @@ from gateway.dialects.chat.errors import ChatErrors
 from gateway.errors import ErrorForm, GatewayError, MethodNotAllowed, NotAllowed, Overloaded, UnknownPath
 from gateway.log import AccessLog
 from gateway.metrics import Metrics
-from gateway.run.receipt import CLIENT_GONE, Accounts, Receipt, set_current
+from gateway.run.receipt import CLIENT_GONE, Accounts, Receipt, RequestLine, set_current_receipt
 from gateway.run.request_log import RequestLog
 from gateway.run.sink import ClientGone
 from gateway.web.auth import ANONYMOUS, METRICS_PATH, PAGE_PATH, Caller, Guard
@@ -86,7 +86,7 @@ class RequestInfo:
             self.caller.check_model(self.model)
         self.receipt = receipt = Receipt(self.begun, self.request_id, self.caller.project, self.caller.key)
         receipt.trace = self.context
-        set_current(receipt)
+        set_current_receipt(receipt)
         return receipt
 
 
@@ -218,7 +218,7 @@ class Edge:
             return
         receipt.status, receipt.is_cut = info.status, info.is_cut
         if receipt.trace is not None:
-            receipt.asked = scope["method"], scope["scheme"], scope["path"]
+            receipt.request_line = RequestLine(scope["method"], scope["scheme"], scope["path"])
         if info.receipt is None:
             self._accounts.hand_to_tracer(receipt)
             return

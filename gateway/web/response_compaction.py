@@ -39,7 +39,7 @@ class InputTokensPath(ResponsesPath):
                 call.request.chat, context, reply, receipt, change=CountedTokens()
             )
             if tokens is not None:
-                await reply.whole(200, [*JSON_TYPE, *receipt.close()], counted(tokens))
+                await reply.whole(200, [*JSON_TYPE, *receipt.note_head()], counted(tokens))
         info.memory = "off"
 
 

@@ -133,7 +133,7 @@ class ResponsesPath(ForwardedPath):
         view = MakesResponses(
             request.echo,
             receipt.stored_turn,
-            receipt.counted,
+            receipt.count_usage,
             request.forms,
             request.shows_sealed,
             request.input_messages,
@@ -153,10 +153,10 @@ class ResponsesPath(ForwardedPath):
             try:
                 found = await compact(self.chats.chat, call.request.chat, context, reply, receipt, ChatView)
             except CompactionFailed as error:
-                await reply.whole(error.status, [*JSON_TYPE, *receipt.close()], error.body)
+                await reply.whole(error.status, [*JSON_TYPE, *receipt.note_head()], error.body)
                 return
             headers, body = render(found)
-            await reply.whole(200, [*headers, *receipt.close()], body)
+            await reply.whole(200, [*headers, *receipt.note_head()], body)
 
     async def _answer_in_background(self, call: ResponseCall) -> None:
         """Accepts a response that is made in the background, and shows it as it waits, or streams it."""

@@ -212,7 +212,7 @@ class SendReply:
         with reply.while_here():
             shown = await self._messages_json(result)
         body = result_json(shown, result.run, result.started_runs, result.last)
-        headers = [*receipt.close(), ("content-type", "application/json")]
+        headers = [*receipt.note_head(), ("content-type", "application/json")]
         await reply.whole(200, headers, orjson.dumps(body))
 
     async def _streamed(self, reply: ClientReply, receipt: Receipt) -> None:
@@ -230,7 +230,7 @@ class SendReply:
             # Nothing was asked of the model: the send is answered already, or waits for more answers.
             with sink.while_here():
                 shown = await self._messages_json(result)
-            sink.start(200, [*receipt.close(), EVENTS])
+            sink.start(200, [*receipt.note_head(), EVENTS])
             await sink.write(b"".join(map(event, [*shown, *end_events(result.run, result.last)])) + DONE)
             await sink.end()
 

@@ -475,7 +475,7 @@ class AgentRuns:
             return RunResult(replace(memory.run, steps=0, counts=TokenCounts()), memory.context.agent, ())
         memory.receipt, receipt.scope = receipt, memory.context.agent.scope
         recall = prompt.recall
-        receipt.searched(recall.begun, recall.ms, recall.count, recall.tokens, is_late=recall.is_late)
+        receipt.note_search(recall.begun, recall.ms, recall.count, recall.tokens, is_late=recall.is_late)
         with attempts:
             call = ChatCall(
                 send.request, send.forwarded, send.identity, send.spec, send.route,

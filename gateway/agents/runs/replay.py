@@ -41,7 +41,7 @@ async def replay(
         body = orjson.dumps(whole)
         made.take_whole(body, whole)
         made.begin(whole)
-        await sink.whole(200, [_JSON, *receipt.close()], made.whole(body, outcome, is_unchanged=True))
+        await sink.whole(200, [_JSON, *receipt.note_head()], made.whole(body, outcome, is_unchanged=True))
         return
 
     def event(*choices: dict[str, Any], **more: Any) -> ReplyEvent:
@@ -56,7 +56,7 @@ async def replay(
     made.begin(first.chunk or {})
     made.show(first)
     made.end(tail, None, _DONE)
-    sink.start(200, [_EVENTS, *receipt.close()])
+    sink.start(200, [_EVENTS, *receipt.note_head()])
     await sink.write(made.take())
     await sink.end()
 

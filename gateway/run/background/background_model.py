@@ -22,7 +22,7 @@ from gateway.core.usage.reported import reported_counts
 from gateway.errors import SettingsError, UnknownModel
 from gateway.run.background.budget import DAY_S, CountCall, DailyBudget
 from gateway.run.background.worker import JobFailed, Postponed
-from gateway.run.receipt import UpstreamCall, begin_background_call, in_background_trace
+from gateway.run.receipt import UpstreamCall, begin_background_call, with_background_trace_headers
 from gateway.run.upstream.propagation import propagates
 from gateway.run.upstream.provider_errors import failure_of
 from gateway.run.upstream.route import Route, resolve_route
@@ -163,11 +163,13 @@ class BackgroundModel:
         """Returns the body of a reply of status 200. Raises: JobFailed; its message holds nothing of the request."""
         try:
             may_know = propagates(self.upstream, self.provider)
-            reply = await self.provider.send(in_background_trace(request, call, propagates=may_know))
+            reply = await self.provider.send(
+                with_background_trace_headers(request, call, propagates=may_know)
+            )
             call.status, call.answered = reply.status, time.perf_counter()
             try:
                 body = await reply.read(_MAX_REPLY_BYTES)
-                call.received(body)
+                call.note_piece(body)
             finally:
                 await reply.aclose()
         except ProviderError as error:

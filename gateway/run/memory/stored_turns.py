@@ -421,7 +421,9 @@ class _ConversationTurns:
         for steps in reversed(turns):
             inputs = [*map(without_private, orjson.loads(steps[0].input or b"[]"))]
             last: WireMessage = orjson.loads(steps[-1].shown_reply or b"{}")
-            path = insert_directions([*path, *inputs], len(inputs), stored_directions(last)) + _joined_reply(steps)
+            path = insert_directions([*path, *inputs], len(inputs), stored_directions(last)) + _joined_reply(
+                steps
+            )
         return path
 
 

@@ -16,7 +16,7 @@ from gateway.core.prompt.shown_blocks import Shown
 from gateway.core.turn.commands import RunTool
 from gateway.core.turn.events import ToolFinished
 from gateway.core.usage.gen_ai import CANCELLED
-from gateway.run.receipt import OwnStep, Receipt
+from gateway.run.receipt import GatewayStep, Receipt
 
 _log = logging.getLogger("mnemogate")
 AT_ONCE = 8  # calls of one round that run side by side
@@ -165,7 +165,7 @@ async def run_tools(
                     failure = "" if answer.status == "success" else answer.status
                 finally:
                     if receipt is not None:
-                        step = OwnStep("execute_tool", begun, time.perf_counter(), calls[n].name, failure)
+                        step = GatewayStep("execute_tool", begun, time.perf_counter(), calls[n].name, failure)
                         receipt.steps.append(step)
 
     # One serial group needs no task: most rounds have one call.

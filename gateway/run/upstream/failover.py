@@ -41,7 +41,7 @@ from gateway.core.upstream.policy import (
 )
 from gateway.errors import GatewayError, UpstreamError
 from gateway.metrics import Metrics
-from gateway.run.receipt import FailedTry, Receipt, UpstreamCall, in_trace
+from gateway.run.receipt import FailedTry, Receipt, UpstreamCall, with_trace_headers
 from gateway.run.sink import Sink
 from gateway.run.upstream.propagation import propagates
 from gateway.run.upstream.provider_errors import failure_of, kind_of
@@ -241,7 +241,7 @@ class Attempts:
             # An attempt without an answer was counted when it failed. Here a reply that had begun broke off.
             if self.is_answered:
                 self.broke(error)
-            error.headers = tuple(self._receipt.close())
+            error.headers = tuple(self._receipt.note_head())
         self.endpoint.health.in_flight -= 1
         if (last := self._receipt.last_call) is not None:
             last.end()
@@ -292,7 +292,9 @@ class Attempts:
         is_probe = health.begin(self.endpoint.policy)
         try:
             if self._receipt.trace is not None or self.endpoint.propagates is False:
-                request = in_trace(request, self._receipt, self.call, propagates=self.endpoint.propagates)
+                request = with_trace_headers(
+                    request, self._receipt, self.call, propagates=self.endpoint.propagates
+                )
             reply = await self.endpoint.provider.send(request)
             if reply.is_stream:
                 if failover.may_peek and not self._sink.started:

@@ -167,20 +167,20 @@ class _CallReader:
 
     def take_events(self, data: bytes) -> None:
         """Takes events that are whole."""
-        self.call.received(data)
+        self.call.note_piece(data)
         if self._usage is not None and data:
             self._usage.take_events(data)
             self._note(self._usage)
 
     def take_body(self, body: bytes) -> None:
-        self.call.received(body)
+        self.call.note_piece(body)
         if self._usage is not None:
             self._usage.take_body(body)
             self._note(self._usage)
 
     def take_piece(self, data: bytes) -> None:
         """Takes a piece of a body of which no more than the usage is read."""
-        self.call.received(b"")
+        self.call.note_piece(b"")
         if self._usage is not None:
             self._usage.take_piece(data)
 

@@ -173,7 +173,7 @@ class Limiter:
         most = [self._most(bucket.limit) for bucket in buckets]
         refusing, other = full_bucket(entries, most, may_answer)
         if refusing is not None:
-            receipt.is_refused, receipt.limit = True, refusing.limit.id
+            receipt.is_refused, receipt.limit_id = True, refusing.limit.id
             self._count(refusing.limit, REFUSE)
             raise self._refusal(refusing, self._most(refusing.limit))
         for bucket, amount in entries:
@@ -182,7 +182,7 @@ class Limiter:
         receipt.rate_limits = self._headers(buckets)
         if other is None:
             return None
-        receipt.headers["x-mnemogate-limit"], receipt.limit = str(other.limit.id), other.limit.id
+        receipt.headers["x-mnemogate-limit"], receipt.limit_id = str(other.limit.id), other.limit.id
         self._count(other.limit, "alias")
         return other.limit.then
 
@@ -203,7 +203,7 @@ class Limiter:
 
         The parameters are as for `admit`. Raises: LimitReached.
         """
-        if receipt.memory or (receipt in self._reservations and receipt.last_call is None):
+        if receipt.work_memory or (receipt in self._reservations and receipt.last_call is None):
             return  # it is work of the background, or was just let in
         if self._known < self._changes:
             await self._load_now()
@@ -240,7 +240,7 @@ class Limiter:
         tokens = cost = 0
         for call in receipt.calls:
             if call.is_answered and call.costs_tokens and not call.is_background:
-                used = call.used()
+                used = call.used_counts()
                 tokens += used.prompt + used.completion
                 price = self._meter.price_of(call.upstream, call.model)
                 cost += 0 if price is None else price.of(used)
@@ -252,7 +252,7 @@ class Limiter:
         if reservation is not None:
             if reservation.entries:  # else no limit holds for it
                 reservation.settle(self._amounts(receipt), is_answered=receipt.is_answered)
-        elif not (receipt.is_request or receipt.memory) and receipt.project in self._limits:
+        elif not (receipt.is_request or receipt.work_memory) and receipt.project in self._limits:
             # Work that goes on with a request: the request was counted, and what it uses is counted here.
             amounts = self._amounts(receipt)
             for limit in self._limits_of(receipt):

@@ -104,14 +104,16 @@ class Meter:
         for call in receipt.calls:
             if not call.is_answered or call.is_background:
                 continue
-            if receipt.memory:
-                self.add_background(project, receipt.memory, call.upstream, call.model, call.used())
+            if receipt.work_memory:
+                self.add_background(
+                    project, receipt.work_memory, call.upstream, call.model, call.used_counts()
+                )
                 continue
             counters = self._counters_for(day, project, user, key, call.upstream, call.model)
             counters[CALLS] += 1
             if not call.costs_tokens:
                 continue
-            used = call.used()
+            used = call.used_counts()
             counters[INPUT] += used.prompt
             counters[OUTPUT] += used.completion
             counters[CACHED] += used.cached

@@ -12,7 +12,7 @@ import pytest
 from gateway.core.usage.gen_ai import ModelNames
 from gateway.log import mask_keys
 from gateway.metrics import Metrics
-from gateway.run.receipt import Receipt
+from gateway.run.receipt import Receipt, RequestLine
 from gateway.traces import tracer as tracing
 from gateway.traces.otlp import OtlpSettings
 from gateway.traces.spans import SpanMaker
@@ -54,7 +54,7 @@ def take(tracer: Tracer, count: int = 1) -> None:
     for _ in range(count):
         receipt = Receipt(tracing.time.perf_counter())
         receipt.trace = tracer.begin()
-        receipt.asked, receipt.status = ("GET", "http", "/v1/models"), 200
+        receipt.request_line, receipt.status = RequestLine("GET", "http", "/v1/models"), 200
         tracer.take(receipt)
 
 

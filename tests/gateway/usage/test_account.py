@@ -31,7 +31,7 @@ class Accounts:
         return self.found[-1]
 
     def used(self) -> list[tuple[int, int]]:
-        return [call.used()[:2] for call in self.last().calls]
+        return [call.used_counts()[:2] for call in self.last().calls]
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_a_reply_that_its_client_leaves_is_estimated(accounts: Accounts, memory:
     (call,) = receipt.calls
     assert receipt.status == 499
     assert (call.counts, call.received_chars) == (None, 8)
-    assert call.used() == (call.prompt_tokens or call.sent_bytes // 4, 2, 0, 0, 0)
+    assert call.used_counts() == (call.prompt_tokens or call.sent_bytes // 4, 2, 0, 0, 0)
 
 
 def test_an_upstream_that_refuses_costs_nothing(accounts: Accounts) -> None:

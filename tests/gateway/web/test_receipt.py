@@ -17,9 +17,9 @@ def test_what_passes_between_two_calls_of_an_upstream_is_not_ours(monkeypatch: p
     receipt.upstream_answered()  # the head of a round that calls a tool
     receipt.upstream_called()
     receipt.upstream_answered()
-    assert receipt.close()[-1] == ("x-mnemogate-added-ms", "5000.00")
+    assert receipt.note_head()[-1] == ("x-mnemogate-added-ms", "5000.00")
 
 
 def test_all_is_ours_where_no_upstream_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "perf_counter", lambda: 12.0)
-    assert Receipt(10.0).close() == [("x-mnemogate-added-ms", "2000.00")]
+    assert Receipt(10.0).note_head() == [("x-mnemogate-added-ms", "2000.00")]
