@@ -38,7 +38,7 @@ NATIVE_FORM = EndpointForm()  # nothing of such a request is read here
 
 
 class Forwarded(Struct, frozen=True):
-    """What of a caller's request may go upstream besides its body."""
+    """The headers and the credential of a caller that may go upstream."""
 
     headers: tuple[tuple[str, str], ...] = ()
     credential: str | None = None

@@ -41,7 +41,7 @@ class TurnMemory(Protocol):
 
     @property
     def context(self) -> MemoryContext:
-        """What was read, for the target that answers."""
+        """The context that was read, for the target that answers."""
 
     @property
     def toolbox(self) -> Toolbox:
