@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from storage.search.blob import ROW_SHIFT, hash_terms
 from storage.search.common import COMMON_SHARE
-from storage.search.index import NO_HASH, Index, no_occurrences, without
+from storage.search.index import NO_HASH, Index, no_occurrences, without_rows
 from storage.search.layout import IndexLayout
 from storage.search.segment import NO_POSTINGS, Postings
 from storage.search.tokens import parts_of_words
@@ -86,11 +86,11 @@ def find(index: Index, layout: IndexLayout, wanted: Wanted, postings: Postings =
     terms, hashes = wanted.terms, wanted.hashes
     parts = index.occurrences(hashes, postings) if hashes else []
     if layout.replaced:
-        parts = without(parts, layout.replaced, len(layout.flags))
+        parts = without_rows(parts, layout.replaced, len(layout.flags))
     sizes = list(map(len, parts)) if parts else [0] * len(terms)
     known, rows = layout.tail.terms, layout.tail_rows
     fresh: list[Sequence[int]] = [*map(known.get, terms, repeat(()))]
-    if layout.out:
+    if layout.left_out:
         fresh = [[hit for hit in hits if rows[hit >> ROW_SHIFT] >= 0] for hits in fresh]
     if len(fresh) > _QUERY_TERMS:
         # A pasted page is ranked by its rarest words that occur at all; the others would cost and decide nothing.

@@ -51,9 +51,9 @@ NO_HASH = 0xFFFFFFFF
 _MOST_CHUNKS = (1 << 22) // CHUNK  # four million messages
 _ROW_CHUNK_SHIFT = ROW_SHIFT + 6
 
-# Chunks that changed lie in a column of their own until they are so many, or a quarter of all: a long one takes
-# milliseconds to sort.
-_APART = 16
+# Chunks that changed lie in a column of their own until they are more than this, or than a quarter of all: to sort a
+# long column takes milliseconds.
+_MOST_CHANGED = 16
 # Measured: what a row takes in memory besides the numbers of its neighbours, an occurrence, and an index without any.
 _ROW_BYTES, _OCCURRENCE_BYTES, _INDEX_BYTES = 6, 8, 2_200
 
@@ -61,14 +61,17 @@ _ROW_BYTES, _OCCURRENCE_BYTES, _INDEX_BYTES = 6, 8, 2_200
 class Index:
     """The chunks of one agent."""
 
-    __slots__ = ("_apart", "_columns", "_lengths", "_names", "blob_bytes", "layout", "segments")
+    __slots__ = ("_changed_chunks", "_columns", "_lengths", "_names", "blob_bytes", "layout", "segments")
 
     def __init__(self, blobs: Iterable[tuple[int, bytes]] = ()) -> None:
         """Makes an index of blobs by chunk. Raises: CorruptIndex."""
         self.layout = IndexLayout()
-        self._columns, self._names = [_empty_column(), _empty_column()], _empty_column()
-        # Chunks with their occurrences in the second column; those in the first are old then.
-        self._apart = frozenset[int]()
+        # The occurrences of all chunks, and those of chunks that have changed since. Each column is sorted.
+        self._columns = [_empty_column(), _empty_column()]
+        # The chunks of the second column. What the first one has of them does not count.
+        self._changed_chunks = frozenset[int]()
+        # By row, the hashes of the names in the head of each document, sorted.
+        self._names = _empty_column()
         # How long each chunk is as a blob, and all together.
         self._lengths, self.blob_bytes = dict[int, int](), 0
         # By number the stamp of each segment that holds some of the chunks.
@@ -87,7 +90,7 @@ class Index:
         blobs: Iterable[tuple[int, bytes]],
         segments: Mapping[int, tuple[int, OpenDocuments]] = MappingProxyType({}),
     ) -> None:
-        """Takes chunks as they are now; an empty one has no messages any more. Raises: CorruptIndex.
+        """Replaces chunks by what they are now; an empty one has no messages any more. Raises: CorruptIndex.
 
         segments: by number with their stamps; none of their chunks is there.
         """
@@ -111,29 +114,32 @@ class Index:
         joined = b"".join([tables.get(chunk, NO_DOCUMENTS) for chunk in changed])
         rows = [np.frombuffer(joined, document_type()).reshape(-1, CHUNK)]
         rows += [each.rows for _, each in segments.values()]
-        self.layout.index([self.layout.places[chunk] for chunk in (*changed, *covered)], np.concatenate(rows))
+        self.layout.put_indexed(
+            [self.layout.places[chunk] for chunk in (*changed, *covered)], np.concatenate(rows)
+        )
         self._put_occurrences(changed, self._occurrences(opened) if opened else _empty_column())
 
     def _put_occurrences(self, changed: Sequence[int], found: NDArray[np.uint64]) -> None:
         """Puts the occurrences of changed chunks in place of those that they had."""
         named = found[(found & NAME).astype(bool)]
-        gone = self._mask(changed)
-        whole, apart = self._columns
-        parts = [_of_others(apart, gone), found]
-        self._apart = self._apart.union(changed)
-        if not len(whole) or len(self._apart) > min(_APART, len(self.layout.chunks) // 4):
-            parts.append(_of_others(whole, self._mask(self._apart)))
-            whole = _empty_column()
-            self._apart = frozenset()
-            self._columns = [_sorted(parts), whole]
+        gone = self._chunk_mask(changed)
+        all_chunks, changed_chunks = self._columns
+        parts = [_without_chunks(changed_chunks, gone), found]
+        self._changed_chunks = self._changed_chunks.union(changed)
+        if not len(all_chunks) or len(self._changed_chunks) > min(
+            _MOST_CHANGED, len(self.layout.chunks) // 4
+        ):
+            parts.append(_without_chunks(all_chunks, self._chunk_mask(self._changed_chunks)))
+            self._columns = [_sorted_column(parts), _empty_column()]
+            self._changed_chunks = frozenset()
         else:
-            self._columns = [whole, _sorted(parts)]
+            self._columns = [all_chunks, _sorted_column(parts)]
         stay = self._names[~gone[self._names >> (HASH_SHIFT + 6)]]
         named_rows = (named & NO_HASH) >> ROW_SHIFT
-        self._names = _sorted([stay, named_rows << HASH_SHIFT | named >> HASH_SHIFT])
+        self._names = _sorted_column([stay, named_rows << HASH_SHIFT | named >> HASH_SHIFT])
 
     def lay(self, tail: Tail, skip: range) -> IndexLayout:
-        """Returns the layout with the messages of a tail in their rows, but those that are left out."""
+        """Returns the layout with the messages of a tail in their rows. skip: numbers of those that are left out."""
         layout = self.layout
         new = tail.documents[len(layout.tail_rows) if tail is layout.tail else 0 :]
         if new:
@@ -146,11 +152,14 @@ class Index:
         import numpy as np
 
         bounds = np.array([*hashes, *(each + 1 for each in hashes)], np.uint64) << np.uint64(HASH_SHIFT)
-        whole, apart = self._columns
-        found = _between(whole, bounds)
-        if self._apart:
-            parts, old = zip(found, _between(apart, bounds), strict=True), self._mask(self._apart)
-            found = [np.concatenate((_of_others(part, old), more)) for part, more in parts]
+        all_chunks, changed_chunks = self._columns
+        found = _slices_between(all_chunks, bounds)
+        if self._changed_chunks:
+            old, new = self._chunk_mask(self._changed_chunks), _slices_between(changed_chunks, bounds)
+            found = [
+                np.concatenate((_without_chunks(part, old), more))
+                for part, more in zip(found, new, strict=True)
+            ]
         if read := postings.read:
             found = [
                 np.concatenate((self._in_rows(read[each]), part)) if each in read else part
@@ -175,7 +184,7 @@ class Index:
         import numpy as np
 
         bounds = np.array([*rows, *(row + 1 for row in rows)], np.uint64) << np.uint64(HASH_SHIFT)
-        return [[each & NO_HASH for each in part.tolist()] for part in _between(self._names, bounds)]
+        return [[each & NO_HASH for each in part.tolist()] for part in _slices_between(self._names, bounds)]
 
     def _make_room(self, chunks: Iterable[int]) -> None:
         """Gives rows to chunks that have none. Rows after them move."""
@@ -196,8 +205,8 @@ class Index:
         """Returns whether one of these chunks, which have changed, lies in a segment: then it was dropped."""
         return bool(self.segments) and not self.segments.keys().isdisjoint(map(segment_of, chunks))
 
-    def _mask(self, chunks: Iterable[int]) -> NDArray[np.bool_]:
-        """Returns by place whether a chunk is one of these."""
+    def _chunk_mask(self, chunks: Iterable[int]) -> NDArray[np.bool_]:
+        """Returns by place in the layout whether a chunk is one of these."""
         import numpy as np
 
         found = np.zeros(len(self.layout.chunks), bool)
@@ -205,7 +214,7 @@ class Index:
         return found
 
     def _occurrences(self, chunks: Sequence[tuple[int, OpenBlob]]) -> NDArray[np.uint64]:
-        """Returns the occurrences in some chunks, but in a damaged one those that belong to no document."""
+        """Returns the occurrences in some chunks. In a damaged one those are left out that belong to no document."""
         import numpy as np
 
         places = np.array([self.layout.places[chunk] for chunk, _ in chunks])
@@ -242,7 +251,7 @@ def no_occurrences() -> NDArray[np.int64]:
     return np.empty(0, np.int64)
 
 
-def _sorted(parts: Sequence[NDArray[np.uint64]]) -> NDArray[np.uint64]:
+def _sorted_column(parts: Sequence[NDArray[np.uint64]]) -> NDArray[np.uint64]:
     import numpy as np
 
     column = np.concatenate(parts)
@@ -250,7 +259,9 @@ def _sorted(parts: Sequence[NDArray[np.uint64]]) -> NDArray[np.uint64]:
     return column
 
 
-def without(parts: Iterable[NDArray[np.uint64]], rows: Iterable[int], total: int) -> list[NDArray[np.uint64]]:
+def without_rows(
+    parts: Iterable[NDArray[np.uint64]], rows: Iterable[int], total: int
+) -> list[NDArray[np.uint64]]:
     """Returns the occurrences that are in none of these rows. total: of all rows."""
     import numpy as np
 
@@ -259,13 +270,13 @@ def without(parts: Iterable[NDArray[np.uint64]], rows: Iterable[int], total: int
     return [part[stays[(part & NO_HASH) >> ROW_SHIFT]] for part in parts]
 
 
-def _between(column: NDArray[np.uint64], bounds: NDArray[np.uint64]) -> list[NDArray[np.uint64]]:
-    """Returns parts of a sorted column. bounds: where each begins, then where each ends."""
+def _slices_between(column: NDArray[np.uint64], bounds: NDArray[np.uint64]) -> list[NDArray[np.uint64]]:
+    """Returns parts of a sorted column. bounds: the least number of each part, then the least after each."""
     places, none = column.searchsorted(bounds).tolist(), column[:0]
     ends = places[len(bounds) // 2 :]
     return [column[low:high] if low < high else none for low, high in zip(places, ends, strict=False)]
 
 
-def _of_others(column: NDArray[np.uint64], places: NDArray[np.bool_]) -> NDArray[np.uint64]:
-    """Returns the occurrences that are in none of these chunks."""
+def _without_chunks(column: NDArray[np.uint64], places: NDArray[np.bool_]) -> NDArray[np.uint64]:
+    """Returns the occurrences that are in none of some chunks. places: as `Index._chunk_mask` returns them."""
     return column[~places[(column & NO_HASH) >> _ROW_CHUNK_SHIFT]] if len(column) else column

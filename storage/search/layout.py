@@ -34,12 +34,15 @@ _COLUMNS = ("length", "back", "flags", "head")
 
 @dataclass(slots=True)
 class Lengths:
-    """Sums over rows: how many there are, their lengths and heads; logarithms of the user's lengths, and of others'."""
+    """Sums over rows. Lengths are in terms; logarithms have the base 2."""
 
     count: int = 0
     length: int = 0
+    # Of the heads' lengths.
     head: int = 0
+    # How many are messages of the user.
     user: int = 0
+    # Of the logarithms of their lengths, and of the others'.
     user_logs: float = 0.0
     other_logs: float = 0.0
 
@@ -94,30 +97,36 @@ class Lengths:
 class IndexLayout:
     """Every document by row, 64 rows to a chunk in order, and all that is known of them before a query.
 
-    Its columns are arrays, which are read one number at a time, or by numpy where they lie. length, back, flags, head:
-    as a blob has them, zeros where there is no document. earlier, later: the rows of a document's neighbours, -1 for
-    none; of several after it, the last one counts. Both are right once `lay` was called.
-
-    places: of each chunk. end: the first row after all others. lengths: sums over all rows. marks: the flags
-    that any row has. tail: messages that the index does not know. tail_rows: of each of them its row, -1 for one that
-    is left out; out: their places. replaced: rows as the index has them, of messages that are in the tail nevertheless.
-    slope, head_slope: how much each term of a document, or of its head, counts against a term in it, next to
-    LEAST_AGAINST. user_weight: how much the ranking of the user's turns counts.
+    Its columns are arrays, which are read one number at a time, or by numpy where they lie. `earlier`, `later`,
+    `slope`, `head_slope` and `user_weight` are right once `lay` was called.
     """
 
     __slots__ = (
-        "_linked", "back", "chunks", "earlier", "end", "flags", "head", "head_slope", "later", "length", "lengths",
-        "marks", "out", "places", "replaced", "slope", "tail", "tail_rows", "user_weight",
+        "_linked", "back", "chunks", "earlier", "end", "flags", "head", "head_slope", "later", "left_out", "length",
+        "lengths", "marks", "places", "replaced", "slope", "tail", "tail_rows", "user_weight",
     )  # fmt: skip
+
+    # How much each term of a document, or of its head, counts against a term in it, next to LEAST_AGAINST.
+    slope: float
+    head_slope: float
+    # How much the ranking of the user's turns counts.
+    user_weight: float
 
     def __init__(self) -> None:
         self.chunks: list[int] = []
+        # By chunk its index in `chunks`.
         self.places: dict[int, int] = {}
+        # As a blob has them, by row; zeros where there is no document.
         self.length, self.back, self.flags, self.head = array("H"), array("H"), array("B"), array("B")
+        # By row the rows of a document's neighbours, -1 for none; of several after it the last one counts.
         self.earlier, self.later = array("h"), array("h")
-        self.tail, self.out = Tail(), list[int]()
+        # Messages that the index does not know, and the indices of those in it that are left out.
+        self.tail, self.left_out = Tail(), list[int]()
+        # By index in the tail its row; -1 for one that is left out.
         self.tail_rows: list[int] = []
+        # By row the documents that the index has of messages that are in the tail.
         self.replaced: dict[int, DocumentRow] = {}
+        # Sums over all rows, the flags that any row has, and the first row after all documents.
         self.lengths, self.marks, self.end = Lengths(), 0, 0
         # Rows before this one know their neighbours.
         self._linked = 0
@@ -128,7 +137,7 @@ class IndexLayout:
         before, new = self.chunks, {*chunks}.difference(self.places)
         if not new:
             return []
-        self._take_out()
+        self._remove_tail()
         if before and before[-1] < min(new):
             self._append(sorted(new))
             return []
@@ -154,11 +163,11 @@ class IndexLayout:
             old: array[int] = getattr(self, name)
             setattr(self, name, old + array(old.typecode, bytes(CHUNK * len(chunks) * old.itemsize)))
 
-    def index(self, places: Sequence[int], documents: NDArray[Any]) -> None:
-        """Takes the rows of some chunks as the index has them now, [chunk, slot]."""
+    def put_indexed(self, places: Sequence[int], documents: NDArray[Any]) -> None:
+        """Puts documents into the rows of some chunks. documents: as the index has them now, by [chunk, slot]."""
         import numpy as np
 
-        self._take_out()
+        self._remove_tail()
         columns = {name: np.asarray(getattr(self, name)).reshape(-1, CHUNK) for name in _COLUMNS}
         before = Lengths.of(*(columns[name][places].ravel() for name in ("length", "head", "flags")))
         for name in _COLUMNS:
@@ -170,19 +179,19 @@ class IndexLayout:
         self._weigh()
 
     def lay(self, tail: Tail, skip: range) -> None:
-        """Puts the messages of a tail into their rows, which are there, but those that are left out."""
-        out: list[int] = []
+        """Puts the messages of a tail into their rows, for which there is room. skip: numbers that are left out."""
+        left_out: list[int] = []
         known = len(self.tail_rows)
         if skip and skip.start <= tail.last:  # a request mostly shows the last messages
-            out = [place for place, each in enumerate(tail.documents) if each.seq in skip]
-        if tail is not self.tail or out[: bisect_left(out, known)] != self.out:
-            self._take_out()
+            left_out = [place for place, each in enumerate(tail.documents) if each.seq in skip]
+        if tail is not self.tail or left_out[: bisect_left(left_out, known)] != self.left_out:
+            self._remove_tail()
             known = 0
         if self._linked < len(self.flags) or len(self.earlier) < len(self.flags):
             self._link()
         if known == len(tail.documents):
             return
-        self.tail, self.out = tail, out
+        self.tail, self.left_out = tail, left_out
         is_linked, numbers = True, iter(tail.rows[4 * known :])
         rows = zip(tail.documents[known:], numbers, numbers, numbers, numbers, strict=True)
         for document, length, back, flags, head in rows:
@@ -209,8 +218,8 @@ class IndexLayout:
             self._link()
         self._weigh()
 
-    def _take_out(self) -> None:
-        """Takes the tail out."""
+    def _remove_tail(self) -> None:
+        """Removes the tail's messages from their rows, and puts back those that the index has."""
         if not self.tail_rows:
             return
         rows = [each for each in self.tail_rows if each >= 0]
@@ -221,7 +230,7 @@ class IndexLayout:
             self.length[row], self.back[row], self.flags[row], self.head[row] = before
             if row in self.replaced:
                 self._change(row, 1)
-        self.tail, self.out, self.tail_rows, self.replaced = Tail(), [], [], {}
+        self.tail, self.left_out, self.tail_rows, self.replaced = Tail(), [], [], {}
         self._weigh()
 
     def _change(self, row: int, by: int) -> DocumentRow:
@@ -260,14 +269,14 @@ class IndexLayout:
         return -1 if place is None else place * CHUNK + seq % CHUNK
 
     def _weigh(self) -> None:
-        """Takes the measures that hold for all rows."""
+        """Computes the measures that hold for all rows."""
         count = max(self.lengths.count, 1)
         mean, head_mean = max(self.lengths.length / count, 1.0), max(self.lengths.head / count, 1.0)
         self.slope, self.head_slope = _K1 * _B / mean, _K1 * _B / head_mean
         self.user_weight = self.lengths.user_weight()
 
     def _link(self) -> None:
-        """Finds the neighbours of the rows that do not know them."""
+        """Finds the neighbours of the rows from `_linked` on."""
         # Of most memories a row is a number of two bytes.
         none = array("h" if len(self.flags) < 1 << 15 else "i", [-1])
         first, self._linked = self._linked, len(self.flags)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from msgspec import Struct
 
@@ -14,7 +14,7 @@ from storage.recall_record import HitScores
 from storage.search.blob import ASKS, FREQUENCY, HEAD, NO_ROW, PRESENT, ROW_SHIFT, SLIGHT, USER
 from storage.search.find import Found
 from storage.search.layout import LEAST_AGAINST, IndexLayout
-from storage.search.weigh import (
+from storage.search.weights import (
     AFTER_FACTOR,
     ANSWERING,
     LEAST_BEST_SHARE,
@@ -57,6 +57,26 @@ class Near(Struct, frozen=True):
     beyond: NDArray[np.float64]
 
 
+class _RowScores(NamedTuple):
+    """Some rows, and their scores by words."""
+
+    rows: NDArray[np.int64]
+    score: NDArray[np.float64]
+    # How much of the query each holds.
+    share: NDArray[np.float64]
+    flags: NDArray[np.uint8]
+
+
+class _Ranking(NamedTuple):
+    """The rows that a call of `Scores.best` has ranked, and their scores."""
+
+    rows: NDArray[np.int64]
+    by_words: NDArray[np.float64]
+    by_vectors: NDArray[np.float64] | None
+    # Not 0 for messages of the user.
+    of_user: NDArray[np.integer]
+
+
 class Scores:
     """The sums of what a query has found, by row: the score of BM25, and how much of the query a row holds."""
 
@@ -72,16 +92,18 @@ class Scores:
         self._place = np.zeros(self._total, np.int64)
         self._place[self._rows] = self._rows
         self._score, self._share = np.zeros(len(self._rows)), np.zeros(len(self._rows))
+        # By call of `add`, the row of each occurrence.
         self._hits: list[NDArray[np.int64]] = []
         self._asked = 0.0
-        # Of the last call of `best`: rows, their scores by words and by vectors, and whose they are.
-        self._ranked: tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None, NDArray[Any]] | None = None
+        # Of the last call of `best`: its ranking, the rows that it returned, and the scores by words and vectors.
+        self._ranking: _Ranking | None = None
+        self._found: list[int] = []
+        self._fused: NDArray[Any] | None = None
         # How much the ranking by vectors counts.
         self._vector_weight = 1.0
-        self._found: list[int] = []
-        self._by_all: NDArray[Any] | None = None
 
     def add(self, found: Found) -> None:
+        """Adds what was found of the terms of a query, or of names in its first hits."""
         import numpy as np
 
         layout = self._layout
@@ -103,19 +125,22 @@ class Scores:
         # length.
         place = self._places_of(row)
         in_head = np.bincount(place, weight * (packed & HEAD))
-        at = (in_head > 0).nonzero()[0]
-        source = self._rows[at]
-        held = np.bincount(place, squares * (packed & HEAD))[at]
-        back = forth = np.full(len(source), NEIGHBOUR / HEAD)
+        with_head = (in_head > 0).nonzero()[0]
+        head_row = self._rows[with_head]
+        head_share = np.bincount(place, squares * (packed & HEAD))[with_head]
+        to_earlier = to_later = np.full(len(head_row), NEIGHBOUR / HEAD)
         if layout.marks & ASKS:
-            asking = (np.asarray(layout.flags)[source] & ASKS) > 0
-            back, forth = np.where(asking, 0.0, back), np.where(asking, ANSWERING * forth, forth)
-        around = np.asarray(layout.earlier)[source], np.asarray(layout.later)[source]
-        to = self._places_of(np.concatenate((row, *around)) % self._total)
-        against = 1 + (np.asarray(layout.head)[source] * layout.head_slope + LEAST_AGAINST)
-        near, count = in_head[at] / against, len(self._rows)
-        self._score += np.bincount(to, np.concatenate((own, back * near, forth * near)), count)
-        self._share += np.bincount(to, np.concatenate((squares, back * held, forth * held)), count)
+            asking = (np.asarray(layout.flags)[head_row] & ASKS) > 0
+            to_earlier = np.where(asking, 0.0, to_earlier)
+            to_later = np.where(asking, ANSWERING * to_later, to_later)
+        neighbours = np.asarray(layout.earlier)[head_row], np.asarray(layout.later)[head_row]
+        target = self._places_of(np.concatenate((row, *neighbours)) % self._total)
+        against = 1 + (np.asarray(layout.head)[head_row] * layout.head_slope + LEAST_AGAINST)
+        head_score, count = in_head[with_head] / against, len(self._rows)
+        score = np.concatenate((own, to_earlier * head_score, to_later * head_score))
+        share = np.concatenate((squares, to_earlier * head_share, to_later * head_share))
+        self._score += np.bincount(target, score, count)
+        self._share += np.bincount(target, share, count)
 
     def _places_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Returns the places of rows, which are given to those that have none."""
@@ -133,87 +158,106 @@ class Scores:
         return self._place[rows]
 
     def best(self, unwanted: range, limit: int, *, only_strong: bool) -> list[int]:
-        """Returns the rows of the best messages by words and vectors together. unwanted: rows that are not shown."""
+        """Returns the rows of the best messages by words and vectors together.
 
+        unwanted: rows that are not shown.
+        only_strong: as for `rank`.
+        """
         layout, near = self._layout, self._near
         outstanding = beyond = None
         if near is not None:
-            outstanding, beyond = _by_row(layout, near)
-        rows, score, share, flags = self._of_rows()
+            outstanding, beyond = _vectors_by_row(layout, near)
+        rows, score, share, flags = self._row_scores()
         if unwanted:
             # Only now: the statistics of words and vectors are those of the whole memory.
             gone = slice(*rows.searchsorted((unwanted.start, unwanted.stop)).tolist())
             score[gone] = share[gone] = 0.0
             if outstanding is not None and beyond is not None:
                 outstanding[gone] = beyond[gone] = 0.0
-        self._ranked, self._found, self._by_all = (rows, score, outstanding, flags & USER), [], None
-        best, nearest = _most(score), 0.0 if outstanding is None else _most(outstanding)
+        self._ranking, self._found, self._fused = _Ranking(rows, score, outstanding, flags & USER), [], None
+        best, nearest = _max(score), 0.0 if outstanding is None else _max(outstanding)
         self._vector_weight = self._weigh_vectors(share, flags)
+        has_strong_words = best > 0 and _max(share) >= LEAST_BEST_SHARE * self._asked
         far = None
-        if only_strong and (not best > 0 or _most(share) < LEAST_BEST_SHARE * self._asked):
-            # The words say nothing. Vectors alone have to show that something is about the query, and not only that it
-            # is the nearest there is, as something always is.
-            if near is None or beyond is None:
-                return []
-            far = beyond >= _BEYOND_ALONE + math.log10(len(near.seqs))
-            if not far.any():
+        if only_strong and not has_strong_words:
+            far = self._far_rows(beyond)
+            if far is None:
                 return []
         if not best > 0 and not nearest > 0:
             return []
-        fused = self._fused()
+        fused = self._fuse()
         if only_strong:
-            weak = share < LEAST_SHARE * self._asked
-            if outstanding is not None:
-                weak &= outstanding < _NEAR_ENOUGH
-            if far is not None:
-                weak = ~far
             if layout.marks & SLIGHT:
-                _hold_back(fused, rows, flags, layout)
-            fused[weak] = 0.0
-        found: list[int] = rows[_best(fused, limit)].tolist()
-        self._found, self._by_all = found, fused
+                _hold_back_small_talk(fused, rows, flags, layout)
+            fused[self._weak_rows(share, outstanding, far)] = 0.0
+        found: list[int] = rows[_best_rows(fused, limit)].tolist()
+        self._found, self._fused = found, fused
         return found
+
+    def _far_rows(self, beyond: NDArray[np.float64] | None) -> NDArray[np.bool_] | None:
+        """Returns by row whether its vector alone shows that it is about the query; None: no vector does.
+
+        To be the nearest there is does not show it, as something always is.
+        """
+        if self._near is None or beyond is None:
+            return None
+        far: NDArray[np.bool_] = beyond >= _BEYOND_ALONE + math.log10(len(self._near.seqs))
+        return far if far.any() else None
+
+    def _weak_rows(
+        self,
+        share: NDArray[np.float64],
+        outstanding: NDArray[np.float64] | None,
+        far: NDArray[np.bool_] | None,
+    ) -> NDArray[np.bool_]:
+        """Returns by row whether it is too weak for a search that was not asked for.
+
+        far: as `_far_rows` returns it, where the words are weak; None: they are not.
+        """
+        if far is not None:
+            return ~far
+        weak: NDArray[np.bool_] = share < LEAST_SHARE * self._asked
+        if outstanding is not None:
+            weak &= outstanding < _NEAR_ENOUGH
+        return weak
 
     def _weigh_vectors(self, share: NDArray[np.float64], flags: NDArray[np.uint8]) -> float:
         """Returns how much the ranking by vectors counts; an earlier question that has the same words answers none."""
         stated = share * ((flags & ASKS) == 0) if self._layout.marks & ASKS else share
-        return (1.0 - min(_most(stated) / (self._asked or 1.0), 1.0)) ** VECTORS_FADE
+        return (1.0 - min(_max(stated) / (self._asked or 1.0), 1.0)) ** VECTORS_FADE
 
     def relative(self, rows: Sequence[int]) -> Callable[[], list[HitScores]]:
         """Returns what computes how good rows of the last ranking are. It refers to the scores of these rows alone."""
-        if not rows or self._ranked is None:
+        ranking = self._ranking
+        if not rows or ranking is None:
             return list
-        known, score, outstanding, _ = self._ranked
-        at = known.searchsorted(rows)
-        columns = (self._by_all if self._by_all is not None else self._fused(), score, outstanding)
-        some = [None if each is None else (each[at], _most(each)) for each in columns]
+        at = ranking.rows.searchsorted(rows)
+        fused = self._fused if self._fused is not None else self._fuse()
+        columns = (fused, ranking.by_words, ranking.by_vectors)
+        some = [None if each is None else (each[at], _max(each)) for each in columns]
         return partial(_hit_scores, some, len(rows))
 
     def left_out(self, limit: int) -> list[int]:
         """Returns the best rows that the last ranking had scores for and did not return."""
-        if self._ranked is None:
+        if self._ranking is None:
             return []
-        known, fused = self._ranked[0], self._fused()
-        fused[known.searchsorted(self._found)] = 0.0
-        found: list[int] = known[_best(fused, limit)].tolist()
-        self._by_all = None
+        rows, fused = self._ranking.rows, self._fuse()
+        fused[rows.searchsorted(self._found)] = 0.0
+        found: list[int] = rows[_best_rows(fused, limit)].tolist()
+        self._fused = None
         return found
 
-    def _fused(self) -> NDArray[np.float64]:
-        assert self._ranked is not None
-        _, score, outstanding, of_user = self._ranked
-        fused = _relative(score, of_user, self._layout.user_weight)
-        if outstanding is not None:
-            fused += self._vector_weight * _relative(outstanding, of_user, self._layout.user_weight)
+    def _fuse(self) -> NDArray[np.float64]:
+        """Returns the scores of the last ranking by words and vectors together."""
+        assert self._ranking is not None
+        _, by_words, by_vectors, of_user = self._ranking
+        fused = _relative(by_words, of_user, self._layout.user_weight)
+        if by_vectors is not None:
+            fused += self._vector_weight * _relative(by_vectors, of_user, self._layout.user_weight)
         return fused
 
-    def _of_rows(
-        self,
-    ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64], NDArray[np.uint8]]:
-        """Returns rows, their scores, what each holds of the query, and their flags.
-
-        These are the rows that hold something; all, where vectors count or a word is as common as that.
-        """
+    def _row_scores(self) -> _RowScores:
+        """Returns the rows that hold something of the query; all, where vectors count or more than half hold some."""
         import numpy as np
 
         layout = self._layout
@@ -233,13 +277,13 @@ class Scores:
                 known += np.bincount(self._place[row], minlength=len(known))
             stated = np.asarray(layout.head)[rows] - known[at]
             score *= np.where(flags & ASKS, (stated / TELLING_TERMS).clip(LEAST_TELLING, 1.0), 1.0)
-        return rows, score, share, flags
+        return _RowScores(rows, score, share, flags)
 
 
-def _hold_back(
+def _hold_back_small_talk(
     fused: NDArray[np.float64], rows: NDArray[np.int64], flags: NDArray[np.uint8], layout: IndexLayout
 ) -> None:
-    """Takes small talk out: "Thanks." has no content, and "Yes." no more than the question before it."""
+    """Lowers the scores of small talk: "Thanks." has no content, and "Yes." no more than the question before it."""
     import numpy as np
 
     slight = (flags & SLIGHT).nonzero()[0]
@@ -255,16 +299,16 @@ def _hold_back(
 
 def _relative(score: NDArray[np.float64], of_user: NDArray[np.integer], weight: float) -> NDArray[np.float64]:
     """Returns the score relative to the best of all turns, plus, for the user's, relative to the best of these."""
-    relative: NDArray[np.float64] = score / (_most(score) or 1.0)
+    relative: NDArray[np.float64] = score / (_max(score) or 1.0)
     if not weight:
         return relative
     users = score * of_user
-    users *= weight / (_most(users) or 1.0)
+    users *= weight / (_max(users) or 1.0)
     relative += users
     return relative
 
 
-def _by_row(layout: IndexLayout, near: Near) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _vectors_by_row(layout: IndexLayout, near: Near) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Returns by row how far a message stands out by its likeness, in standard deviations, and how far beyond it is.
 
     0 for a message without a vector; what the index does not know is left out.
@@ -299,12 +343,12 @@ def _hit_scores(columns: Sequence[tuple[NDArray[np.float64], float] | None], cou
     return list(zip(*scaled, strict=True))
 
 
-def _most(score: NDArray[np.float64]) -> float:
+def _max(score: NDArray[np.float64]) -> float:
     """Returns the largest number; of a short column numpy's own `max` takes five times as long."""
     return float(score[score.argmax()]) if len(score) else 0.0
 
 
-def _best(score: NDArray[np.float64], limit: int) -> NDArray[np.int64]:
+def _best_rows(score: NDArray[np.float64], limit: int) -> NDArray[np.int64]:
     """Returns the rows with a score, best first; of equals the newer one first."""
     import numpy as np
 
