@@ -731,5 +731,5 @@ def from_letta(
     target = Server(to, key or os.environ.get("MNEMOGATE_KEY"))
     with Progress("Moving agents") as progress:
         done = move_agents(source, target, agent, printed.show_line, progress.show, model=model)
-    printed.show_arrivals(done.moved, done.there, done.failed, done.models)
+    printed.show_arrivals(done.moved, done.already_there, done.failed, done.models)
     return EXIT_FAILED if done.failed else 0

@@ -23,10 +23,10 @@ from gateway.agents.api.identities import IdentityRoutes
 from gateway.agents.api.legacy import LegacyRoutes
 from gateway.agents.api.mcp_servers import McpServerRoutes
 from gateway.agents.api.messages import MessageRoutes
+from gateway.agents.api.models_and_tags import ModelAndTagRoutes
 from gateway.agents.api.passages import ArchiveRoutes, PassageRoutes
 from gateway.agents.api.runs import RunRoutes
 from gateway.agents.api.sends import SendRoutes
-from gateway.agents.api.stores import StoreRoutes
 from gateway.agents.api.tools import ToolRoutes
 from gateway.agents.wire.faults import LettaErrors
 from gateway.errors import ErrorForm
@@ -72,7 +72,7 @@ def agents_rows(api: AgentsApi) -> list[AgentsRoute]:
         McpServerRoutes(api), MessageRoutes(api), ConversationRoutes(api), PassageRoutes(api),
         ArchiveRoutes(api), FolderRoutes(api), RunRoutes(api), GroupRoutes(api),
         IdentityRoutes(api),
-        StoreRoutes(api, _version()), LegacyRoutes(api),
+        ModelAndTagRoutes(api, _version()), LegacyRoutes(api),
     )  # fmt: skip
     rows = [row for part in parts for row in part.rows()]
 

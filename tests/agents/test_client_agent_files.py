@@ -20,8 +20,8 @@ from gateway.agents.agent_file import file_routes as agent_files
 from gateway.agents.agent_file import read as read_module
 from gateway.agents.agent_file.file_structs import ImportForm
 from gateway.agents.agent_file.read import read_file
-from gateway.agents.core.agent_file import CarriedMessage
-from gateway.agents.files.file_exchanges import grouped
+from gateway.agents.core.agent_file import PortableMessage
+from gateway.agents.files.file_exchanges import group_exchanges
 from gateway.agents.wire.faults import Unprocessable
 from gateway.settings import ProfileSettings
 from tests.agents.letta import LettaWorld, letta, spoken
@@ -608,7 +608,7 @@ def test_a_file_is_read_in_time_that_its_messages_take() -> None:
     count = 500
     messages = [Role(role="user", content="x"), Role(role="assistant", content="")]
     messages += [Role(role="tool", content="ok") for _ in range(count)]
-    ((came, reply),) = grouped([CarriedMessage(each, 0.0) for each in messages])
+    ((came, reply),) = group_exchanges([PortableMessage(each, 0.0) for each in messages])
     assert (len(came), len(reply)) == (1, count + 1)
     assert looked < 5 * count
 

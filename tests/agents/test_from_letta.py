@@ -503,7 +503,7 @@ def test_an_agent_whose_gateway_died_before_it_had_a_sleeptime_agent_gets_one(
         pass
 
     with monkeypatch.context() as patch:
-        patch.setattr(agent_files.AgentFiles, "_sleep_on", dies)
+        patch.setattr(agent_files.AgentFiles, "_turn_sleeptime_on", dies)
         patch.setattr(agent_files, "_undo", nothing)
         assert move(world, source, "--agent", GARDENER) == 1
     capsys.readouterr()

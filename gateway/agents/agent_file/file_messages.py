@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.agents.core.agent_file import CarriedMessage
+from gateway.agents.core.agent_file import PortableMessage
 from gateway.agents.wire.message import Showing, content_parts, spoken_by, well_typed
 from gateway.agents.wire.struct_fields import iso_time, lines_of
 from gateway.core.conversation.canonical import text_of
@@ -88,10 +88,10 @@ class FileMessage(msgspec.Struct, kw_only=True):
 # -- stored -> file
 
 
-def to_file_message(carried: CarriedMessage, id: str, agent_id: str) -> dict[str, Any]:
+def to_file_message(portable: PortableMessage, id: str, agent_id: str) -> dict[str, Any]:
     """Returns a stored message in Letta's form."""
-    message, private = well_typed(carried.message), private_of(carried.message)
-    if (length := own_length(carried.message)) is not None:
+    message, private = well_typed(portable.message), private_of(portable.message)
+    if (length := own_length(portable.message)) is not None:
         # A note about changed blocks follows the tool's own text; it is no part of the result.
         message = {**message, "content": text_of(message)[:length]}
     role, approval = message.get("role"), private.get("approval")
@@ -99,7 +99,7 @@ def to_file_message(carried: CarriedMessage, id: str, agent_id: str) -> dict[str
     if private.get("shown") == "system":
         role, content = "system", [_file_text(system_text(message))]
     elif role == "tool":
-        returns = [_file_return(message, private, carried.at)]
+        returns = [_file_return(message, private, portable.at)]
         content = [_file_text(returns[0]["func_response"])]
     else:
         content = [*_file_thoughts(message), *_file_parts(message)]
@@ -116,12 +116,12 @@ def to_file_message(carried: CarriedMessage, id: str, agent_id: str) -> dict[str
         "batch_item_id": None,
         "group_id": None,
         "id": id,
-        "model": carried.model or None,
+        "model": portable.model or None,
         "agent_id": agent_id,
         "tool_calls": [_file_call(call) for call in message.get("tool_calls", ())] or None,
         "tool_call_id": message.get("tool_call_id"),
         "tool_returns": returns,
-        "created_at": iso_time(carried.at),
+        "created_at": iso_time(portable.at),
         "approve": None if approval is None else approval == "approved",
         "approval_request_id": None,
         "denial_reason": private.get("reason"),
@@ -195,7 +195,7 @@ def _file_return(message: Mapping[str, Any], private: Mapping[str, Any], at: flo
 
 def from_file_message(
     message: FileMessage, at: float, *, is_text_thought: bool = False
-) -> list[CarriedMessage]:
+) -> list[PortableMessage]:
     """Returns the messages to store for one of a file: one for each tool result; none for an approval's answer.
 
     at: the time of a message that has none.
@@ -220,10 +220,10 @@ def from_file_message(
             made = _stored_results(message)
         case _:
             made = []
-    return [CarriedMessage(each, timestamp, message.model or "") for each in made]
+    return [PortableMessage(each, timestamp, message.model or "") for each in made]
 
 
-def acceptable(messages: Iterable[CarriedMessage]) -> Iterator[bool]:
+def acceptable(messages: Iterable[PortableMessage]) -> Iterator[bool]:
     """Yields for each message whether a provider accepts it: a tool result has to follow its call, and only once.
 
     Where a summary replaced the calls, Letta's server retained their results.

@@ -18,7 +18,7 @@ from gateway.agents.api.agents import models_of
 from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.folders import file_json, folder_json
 from gateway.agents.files.agent_files import AgentFiles
-from gateway.agents.files.folder_search import Folders
+from gateway.agents.files.folders import Folders
 from gateway.agents.registry.archives import Archives
 from gateway.agents.wire.struct_fields import Body, Maybe
 from gateway.core import ids
@@ -108,7 +108,7 @@ class AgentFileRoutes:
         ]
         for each in agents:
             request.check_models(models_of(each.definition))
-        made, left_out = await self._files.bring_in(
+        made, left_out = await self._files.import_agents(
             request.project, replace(file, agents=agents), overrides_tools=form.override_existing_tools
         )
         if left_out:

@@ -43,12 +43,12 @@ from gateway.agents.api.passages import moment_of
 from gateway.agents.api.tools import UpdateTool, tool_of
 from gateway.agents.core.agent_file import (
     AgentFile,
-    CarriedAgent,
-    CarriedArchive,
-    CarriedConversation,
-    CarriedFolder,
-    CarriedIdentity,
-    CarriedMessage,
+    PortableAgent,
+    PortableArchive,
+    PortableConversation,
+    PortableFolder,
+    PortableIdentity,
+    PortableMessage,
 )
 from gateway.agents.core.kinds import kind_of
 from gateway.agents.wire.faults import Unprocessable
@@ -126,13 +126,13 @@ class _AgentReader:
     # The names of tools by their ids in the file, as `_tools` returns them.
     names: Mapping[str, str]
     blocks: Mapping[str, tuple[Block, dict[str, Any]]]
-    folders: Mapping[str, CarriedFolder]
+    folders: Mapping[str, PortableFolder]
     # Receives the paths of the parts of the file that cannot be taken over.
     left_out: list[str]
     # The archives of the agents that have been read, by id.
-    archives: dict[str, CarriedArchive] = field(default_factory=dict)
+    archives: dict[str, PortableArchive] = field(default_factory=dict)
 
-    def read(self, agent: FileAgent, raw: Mapping[str, Any], n: int, name: str) -> CarriedAgent:
+    def read(self, agent: FileAgent, raw: Mapping[str, Any], n: int, name: str) -> PortableAgent:
         """Returns the agent with the index n in the file. raw: the same as JSON."""
         form, now, at = self.form, self.now, (*_AT, "agents", n)
         own = self.extension.agents.get(agent.id) or AgentExtension()
@@ -144,7 +144,7 @@ class _AgentReader:
         definition = _definition(
             raw, own if self.is_own and agent.id in self.extension.agents else None, form, at
         )
-        made = CarriedAgent(
+        made = PortableAgent(
             name,
             replace(definition, sleeptime=None if sleeptime is None else Sleeptime((), sleeptime.frequency)),
             tags=agent.tags or (),
@@ -174,20 +174,20 @@ class _AgentReader:
         )
 
 
-def _identity(identity: FileIdentity) -> CarriedIdentity:
+def _identity(identity: FileIdentity) -> PortableIdentity:
     uid = _uid(identity.id, (*_EXTENSION_AT, "identities", "id"))
     definition = edited(IdentityDefinition(identity.name), identity)
-    return CarriedIdentity(uid, identity.identifier_key, definition)
+    return PortableIdentity(uid, identity.identifier_key, definition)
 
 
-def _archives(own: AgentExtension, archives: dict[str, CarriedArchive], now: float) -> list[str]:
+def _archives(own: AgentExtension, archives: dict[str, PortableArchive], now: float) -> list[str]:
     """Adds an agent's archives to those of the file. Returns their keys."""
     keys = []
     for archive in own.archives:
         keys.append(f"archive-{len(archives)}")
         body = {"description": archive.description, "embedding": None, "embedding_config": None}
         uid = None if archive.id is None else _uid(archive.id, (*_EXTENSION_AT, "archives", "id"))
-        archives[keys[-1]] = CarriedArchive(archive.name, body, _passages(archive.passages, now), uid)
+        archives[keys[-1]] = PortableArchive(archive.name, body, _passages(archive.passages, now), uid)
     return keys
 
 
@@ -327,7 +327,7 @@ def _check_labels(blocks: Sequence[Block], at: tuple[str | int, ...]) -> None:
         raise Unprocessable([Fault((*at, "block_ids"), "Two blocks of an agent have the same label")])
 
 
-def _folders(file: File, retained_uids: Mapping[str, str]) -> dict[str, CarriedFolder]:
+def _folders(file: File, retained_uids: Mapping[str, str]) -> dict[str, PortableFolder]:
     made = {}
     for source in file.sources:
         body = {
@@ -336,7 +336,7 @@ def _folders(file: File, retained_uids: Mapping[str, str]) -> dict[str, CarriedF
             "metadata": source.metadata,
             "embedding_config": source.embedding_config,
         }
-        made[source.id] = CarriedFolder(
+        made[source.id] = PortableFolder(
             source.name,
             {name: value for name, value in body.items() if value is not None},
             uid=retained_uids.get(source.id),
@@ -433,11 +433,11 @@ def _definition(
 
 
 def _conversation(
-    definition: FileConversation, form: ImportForm, now: float, messages: Sequence[CarriedMessage]
-) -> CarriedConversation:
+    definition: FileConversation, form: ImportForm, now: float, messages: Sequence[PortableMessage]
+) -> PortableConversation:
     model = definition.model if form.model is UNSET else None
     fields = {"summary": definition.summary, "model": model, "model_settings": definition.model_settings}
-    return CarriedConversation(
+    return PortableConversation(
         _uid(definition.id, (*_EXTENSION_AT, "conversations", "id")),
         with_update(ConversationDefinition(), convert(fields, CreateConversation, _EXTENSION_AT), at=0),
         moment_of(definition.created_at, _EXTENSION_AT) or now,
@@ -486,7 +486,7 @@ def _joined(messages: Iterable[tuple[int, FileMessage]]) -> Iterable[tuple[int, 
 
 def _messages(
     definition: Sequence[FileMessage], path: str, now: float, left_out: list[str], *, is_text_thought: bool
-) -> list[CarriedMessage]:
+) -> list[PortableMessage]:
     """Returns the messages of a conversation as they are stored. path: of the list in the file."""
     messages = [*enumerate(definition)]
     # The first one is the compiled prompt, which is compiled again.

@@ -16,7 +16,7 @@ import orjson
 from msgspec import Struct
 
 from gateway.agents.agent_file.file_messages import to_file_message
-from gateway.agents.core.agent_file import CarriedArchive, CarriedMessage
+from gateway.agents.core.agent_file import PortableArchive, PortableMessage
 from gateway.agents.wire.struct_fields import iso_time
 from gateway.core.definition import Sleeptime
 from storage.listing import PassageDraft
@@ -25,29 +25,29 @@ EXTENSION = "mnemogate"  # the key in `metadata`
 _REVISION = "0"  # of Letta's database, which there is none of here
 
 # The fields of a created agent that an AgentState has under the same name.
-SAME = (
+AGENT_FIELDS = (
     "name", "tags", "system", "agent_type", "description", "metadata", "llm_config", "embedding_config",
     "embedding", "model_settings", "compaction_settings", "context_window_limit", "message_buffer_autoclear",
     "response_format", "timezone", "max_files_open", "per_file_view_window_char_limit", "hidden", "tool_rules",
 )  # fmt: skip
-_NONE = (
+_NULL_FIELDS = (
     "folder_ids", "model", "embedding_chunk_size", "max_tokens", "max_reasoning_tokens", "reasoning",
     "from_template", "project", "memory_variables", "project_id", "template_id", "base_template_id", "identity_ids",
     "parallel_tool_calls", "secrets",
 )  # fmt: skip
-_FALSE = (
+_FALSE_FIELDS = (
     "include_base_tools", "include_multi_agent_tools", "include_base_tool_rules", "include_default_source",
     "enable_reasoner", "template", "enable_sleeptime",
 )  # fmt: skip
-BLOCK = (
+BLOCK_FIELDS = (
     "value", "limit", "project_id", "template_name", "is_template", "template_id", "base_template_id", "deployment_id",
     "entity_id", "preserve_on_migration", "label", "read_only", "description", "metadata", "hidden", "tags",
 )  # fmt: skip
-FILE = (
+FILE_FIELDS = (
     "file_name", "original_file_name", "file_path", "file_type", "file_size", "file_creation_date",
     "file_last_modified_date", "processing_status", "error_message", "total_chunks", "chunks_embedded", "content",
 )  # fmt: skip
-SOURCE = ("name", "description", "instructions", "metadata", "embedding_config")
+SOURCE_FIELDS = ("name", "description", "instructions", "metadata", "embedding_config")
 
 
 class ExportedAgent(Struct, frozen=True):
@@ -59,13 +59,13 @@ class ExportedAgent(Struct, frozen=True):
     sleeptime: Sleeptime | None = None
     # Messages with which each conversation begins.
     initial: Sequence[Mapping[str, Any]] = ()
-    messages: Sequence[CarriedMessage] = ()
+    messages: Sequence[PortableMessage] = ()
     # Each folder as the API returns it, with its files.
     folders: Sequence[tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]] = ()
     # The passages of its own archive.
     passages: Sequence[PassageDraft] = ()
     # The archives that are attached to it.
-    archives: Sequence[CarriedArchive] = ()
+    archives: Sequence[PortableArchive] = ()
 
 
 def agent_file(exported: ExportedAgent, now: float) -> bytes:
@@ -77,20 +77,21 @@ def agent_file(exported: ExportedAgent, now: float) -> bytes:
         *(to_file_message(each, f"message-{n}", agent_id) for n, each in enumerate(exported.messages, 1)),
     ]
     sources = [
-        {**some(folder, SOURCE), "id": f"source-{n}"} for n, (folder, _) in enumerate(exported.folders)
+        {**select_fields(folder, SOURCE_FIELDS), "id": f"source-{n}"}
+        for n, (folder, _) in enumerate(exported.folders)
     ]
     files = [
-        {"source_id": source["id"], **some(file, FILE)}
+        {"source_id": source["id"], **select_fields(file, FILE_FIELDS)}
         for source, (_, texts) in zip(sources, exported.folders, strict=True)
         for file in texts
     ]
     # Letta's server takes these as a value or not at all.
     settings = {name: value for name, value in state["model_settings"].items() if value is not None}
     agent = {
-        **some(state, SAME),
+        **select_fields(state, AGENT_FIELDS),
         "model_settings": settings,
-        **dict.fromkeys(_NONE),
-        **dict.fromkeys(_FALSE, False),
+        **dict.fromkeys(_NULL_FIELDS),
+        **dict.fromkeys(_FALSE_FIELDS, False),
         "memory_blocks": [],
         "tools": [],
         "tool_exec_environment_variables": {},
@@ -108,7 +109,10 @@ def agent_file(exported: ExportedAgent, now: float) -> bytes:
     made = {
         "agents": [agent],
         "groups": [],
-        "blocks": [{**some(each, BLOCK), "id": f"block-{n}"} for n, each in enumerate(state["blocks"])],
+        "blocks": [
+            {**select_fields(each, BLOCK_FIELDS), "id": f"block-{n}"}
+            for n, each in enumerate(state["blocks"])
+        ],
         "files": [{**each, "id": f"file-{n}"} for n, each in enumerate(files)],
         "sources": sources,
         "tools": [{**each, "id": f"tool-{n}"} for n, each in enumerate(map(_tool, state["tools"]))],
@@ -137,7 +141,7 @@ def _extension(exported: ExportedAgent) -> dict[str, Any]:
     }
 
 
-def some(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+def select_fields(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """Returns the values of these names, None for those that are missing."""
     return {name: values.get(name) for name in names}
 
@@ -148,12 +152,12 @@ def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
 
 def _system(state: Mapping[str, Any], agent_id: str, now: float) -> dict[str, Any]:
     """Returns the message with which each list of Letta's begins."""
-    system = CarriedMessage({"role": "system", "content": state["system"]}, now)
+    system = PortableMessage({"role": "system", "content": state["system"]}, now)
     return to_file_message(system, "message-0", agent_id)
 
 
 def _initial(message: Mapping[str, Any]) -> dict[str, Any]:
-    shown = to_file_message(CarriedMessage(dict(message), 0.0), "", "")
+    shown = to_file_message(PortableMessage(dict(message), 0.0), "", "")
     return {name: shown[name] for name in ("role", "content", "name") if shown[name] is not None}
 
 

@@ -14,7 +14,7 @@ from gateway.agents.api._route import AgentsRoute, AnswersAgents, ApiRequest
 from gateway.agents.api.dependencies import AgentsApi, page_of, sent_or_none, uid_or_none
 from gateway.agents.api.model import embedding_config_json
 from gateway.agents.api.passages import passage_json
-from gateway.agents.files.folder_search import FileView, Folders, SentFile
+from gateway.agents.files.folders import FileView, Folders, SentFile
 from gateway.agents.registry.archives import Archives
 from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, iso_time, refused, sent_fields
 from gateway.core import ids

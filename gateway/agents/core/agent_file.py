@@ -1,4 +1,4 @@
-"""The contents of an agent file as values: agents with their conversations, tools, blocks, folders and archives."""
+"""The contents of an agent file: agents with their conversations, tools, blocks, folders and archives."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from storage.listing import PassageDraft
 from storage.records import Block
 
 
-class CarriedMessage(Struct, frozen=True):
+class PortableMessage(Struct, frozen=True):
     """A message as it is stored."""
 
     message: dict[str, Any]
@@ -27,7 +27,7 @@ class CarriedMessage(Struct, frozen=True):
     model: str = ""
 
 
-class CarriedConversation(Struct, frozen=True):
+class PortableConversation(Struct, frozen=True):
     """A conversation of an agent other than its `default`."""
 
     uid: str
@@ -35,10 +35,10 @@ class CarriedConversation(Struct, frozen=True):
     # When the conversation began, in seconds since the epoch.
     begun: float
     # The messages, oldest first.
-    messages: Sequence[CarriedMessage] = ()
+    messages: Sequence[PortableMessage] = ()
 
 
-class CarriedArchive(Struct, frozen=True):
+class PortableArchive(Struct, frozen=True):
     """An archive."""
 
     name: str
@@ -49,7 +49,7 @@ class CarriedArchive(Struct, frozen=True):
     uid: str | None = None
 
 
-class CarriedFolder(Struct, frozen=True):
+class PortableFolder(Struct, frozen=True):
     """A folder."""
 
     name: str
@@ -59,7 +59,7 @@ class CarriedFolder(Struct, frozen=True):
     uid: str | None = None
 
 
-class CarriedIdentity(Struct, frozen=True):
+class PortableIdentity(Struct, frozen=True):
     """An identity, by the application's key. What has its uid or its key is not made again but attached."""
 
     uid: str
@@ -67,7 +67,7 @@ class CarriedIdentity(Struct, frozen=True):
     definition: IdentityDefinition
 
 
-class CarriedAgent(Struct, frozen=True):
+class PortableAgent(Struct, frozen=True):
     """An agent."""
 
     name: str
@@ -82,10 +82,10 @@ class CarriedAgent(Struct, frozen=True):
     archives: Sequence[str] = ()
     passages: Sequence[PassageDraft] = ()
     # The messages of the conversation `default`.
-    messages: Sequence[CarriedMessage] = ()
-    conversations: Sequence[CarriedConversation] = ()
+    messages: Sequence[PortableMessage] = ()
+    conversations: Sequence[PortableConversation] = ()
     uid: str | None = None
-    identities: Sequence[CarriedIdentity] = ()
+    identities: Sequence[PortableIdentity] = ()
     # When the agent was created, in seconds since the epoch; None: now.
     begun: float | None = None
 
@@ -93,13 +93,13 @@ class CarriedAgent(Struct, frozen=True):
 class AgentFile(Struct, frozen=True):
     """The content of a file."""
 
-    agents: Sequence[CarriedAgent]
+    agents: Sequence[PortableAgent]
     # Tools that the file defines, by name.
     tools: Mapping[str, ToolDefinition] = field(default_factory=dict)
     # Blocks and their details, by key in the file.
     blocks: Mapping[str, tuple[Block, dict[str, Any]]] = field(default_factory=dict)
-    folders: Mapping[str, CarriedFolder] = field(default_factory=dict)
-    archives: Mapping[str, CarriedArchive] = field(default_factory=dict)
+    folders: Mapping[str, PortableFolder] = field(default_factory=dict)
+    archives: Mapping[str, PortableArchive] = field(default_factory=dict)
     # Uids to create blocks with, by key; an existing block with that uid is attached instead.
     block_uids: Mapping[str, str] = field(default_factory=dict)
     # Names of parts of the file that the gateway ignores.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from gateway.agents.core.agent_file import CarriedMessage
+from gateway.agents.core.agent_file import PortableMessage
 from gateway.core.conversation.canonical import text_of, without_space
 from gateway.core.conversation.private import private_of
 from gateway.core.conversation.provider_fields import has_opaque
@@ -19,7 +19,7 @@ _ELSEWHERE = "import"
 
 
 def conversation_lines(
-    messages: Sequence[CarriedMessage],
+    messages: Sequence[PortableMessage],
     uid: str,
     key: str | None,
     *,
@@ -34,11 +34,11 @@ def conversation_lines(
     """
     lines: list[dict[str, Any]] = []
     seq, parent, prior = first, None, None
-    for came, reply in grouped(messages):
-        line = _line(uid, seq, parent, prior, came, reply)
+    for inputs, reply in group_exchanges(messages):
+        line = _exchange_line(uid, seq, parent, prior, inputs, reply)
         lines.append({"exchange": line})
         prior = seq if line["full"] is not None else prior
-        seq, parent = seq + len(came) + 1, seq
+        seq, parent = seq + len(inputs) + 1, seq
     if begun is None:
         if not lines:
             return [], seq
@@ -50,32 +50,32 @@ def conversation_lines(
     return [{"conversation": conversation}, *lines], seq
 
 
-def grouped(
-    messages: Sequence[CarriedMessage],
-) -> Iterator[tuple[list[CarriedMessage], list[CarriedMessage]]]:
-    """Yields messages by exchange: what came, and the reply with its last results."""
-    came: list[CarriedMessage] = []
-    reply: list[CarriedMessage] = []
+def group_exchanges(
+    messages: Sequence[PortableMessage],
+) -> Iterator[tuple[list[PortableMessage], list[PortableMessage]]]:
+    """Yields messages by exchange: the inputs, and the reply with its last results."""
+    inputs: list[PortableMessage] = []
+    reply: list[PortableMessage] = []
     ends = _ends(messages)
     for n, each in enumerate(messages):
         role = each.message["role"]
         if role == "assistant":
             if reply:
-                yield came, reply
-                came = []
+                yield inputs, reply
+                inputs = []
             reply = [each]
         elif reply and role == "tool" and ends[n]:
             reply.append(each)
         else:
             if reply:
-                yield came, reply
-                came, reply = [], []
-            came.append(each)
-    if came or reply:
-        yield came, reply
+                yield inputs, reply
+                inputs, reply = [], []
+            inputs.append(each)
+    if inputs or reply:
+        yield inputs, reply
 
 
-def _ends(messages: Sequence[CarriedMessage]) -> Sequence[bool]:
+def _ends(messages: Sequence[PortableMessage]) -> Sequence[bool]:
     """Returns, for each message, whether no reply follows on the results that begin with it."""
     ends: list[bool] = []
     is_end = True
@@ -86,16 +86,16 @@ def _ends(messages: Sequence[CarriedMessage]) -> Sequence[bool]:
     return ends[::-1]
 
 
-def _line(
+def _exchange_line(
     uid: str,
     seq: int,
     parent: int | None,
     prior: int | None,
-    came: Sequence[CarriedMessage],
-    reply: Sequence[CarriedMessage],
+    inputs: Sequence[PortableMessage],
+    reply: Sequence[PortableMessage],
 ) -> dict[str, Any]:
-    begun = (came or reply)[0].at
-    ended = max(begun, (reply or came)[-1].at)
+    begun = (inputs or reply)[0].at
+    ended = max(begun, (reply or inputs)[-1].at)
     shown_reply, full, model = None, None, ""
     if reply:
         model = f"{_ELSEWHERE}/{reply[0].model}" if reply[0].model else ""
@@ -111,6 +111,6 @@ def _line(
         "opaque": any(has_opaque(each.message) for each in reply), "model": model,
         "merged": "",
         "size": 0 if shown_reply is None else len(without_space(text_of(shown_reply))), "head": 0, "state": "finished",
-        "input": [each.message for each in came], "shown_reply": shown_reply, "full": full,
+        "input": [each.message for each in inputs], "shown_reply": shown_reply, "full": full,
         "has_reply": shown_reply is not None, "notes": {}, "redactions": {},
     }  # fmt: skip

@@ -23,7 +23,7 @@ from msgspec import Struct
 from gateway.agents.migrate.moved import (
     MovedAgent,
     MovedConversation,
-    carried,
+    file_messages,
     mcp_servers_of,
     moved_file,
     newer_state,
@@ -64,7 +64,7 @@ class Server(Struct, frozen=True):
         sent = "?" + urlencode(query, doseq=True) if query else ""
         return self._ask(urllib.request.Request(f"{self._base}{path}{sent}"))
 
-    def later(self, path: str, query: Mapping[str, Any]) -> Iterator[_Json]:
+    def pages_if_served(self, path: str, query: Mapping[str, Any]) -> Iterator[_Json]:
         """Yields all of a list; nothing where an older server lacks it (0.11.7 has no archives). Raises: NotMoved."""
         try:
             yield from self.pages(path, query)
@@ -150,7 +150,7 @@ class Arrivals:
     """The outcome of a move, in numbers of agents. models: those that the moved ones name."""
 
     moved: int = 0
-    there: int = 0
+    already_there: int = 0
     failed: int = 0
     models: Counter[str] = field(default_factory=Counter)
 
@@ -191,7 +191,7 @@ def move_agents(
         name = f"{state['id']} {state.get('name')!r:.200}"
         # Where this is not answered, nothing can be moved.
         if (here := _here(target, state["id"])) is not None:
-            done.there += 1
+            done.already_there += 1
             report(f"{name}: is here already" + _mended(target, here))
             continue
         shared = next((each for each in archives[state["id"]] if sharing[each["id"]] > 1), None)
@@ -223,7 +223,7 @@ def _agents(source: Server) -> Iterator[_Json]:
 
 
 def _archives(source: Server, agent: str) -> Iterator[_Json]:
-    return source.later("/v1/archives/", {"agent_id": agent})
+    return source.pages_if_served("/v1/archives/", {"agent_id": agent})
 
 
 def _other_form(source: Server, error: Exception) -> str:
@@ -255,7 +255,7 @@ def _read(source: Server, state: _Json, shared: _Json | None) -> MovedAgent:
     listed = {"order": "asc", "use_assistant_message": "false"}
     conversations = [
         MovedConversation(each, list(source.pages(f"/v1/conversations/{each['id']}/messages", listed)))
-        for each in source.later("/v1/conversations/", {"agent_id": state["id"]})
+        for each in source.pages_if_served("/v1/conversations/", {"agent_id": state["id"]})
     ]
     # An agent's list has the messages of all of its conversations.
     elsewhere = {message["id"] for each in conversations for message in each.messages}
@@ -299,7 +299,7 @@ def _models(moved: MovedAgent) -> set[str]:
 
 def _summary(moved: MovedAgent) -> str:
     counts = (
-        (len(carried(moved.messages)), "message"),
+        (len(file_messages(moved.messages)), "message"),
         (len(moved.conversations), "further conversation"),
         (len(moved.passages), "passage"),
         (len(moved.state.get("blocks") or ()), "block"),

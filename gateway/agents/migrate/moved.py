@@ -13,25 +13,32 @@ from typing import Any
 import orjson
 from msgspec import Struct
 
-from gateway.agents.agent_file.write import BLOCK, EXTENSION, FILE, SAME, SOURCE, some
+from gateway.agents.agent_file.write import (
+    AGENT_FIELDS,
+    BLOCK_FIELDS,
+    EXTENSION,
+    FILE_FIELDS,
+    SOURCE_FIELDS,
+    select_fields,
+)
 
 _Json = dict[str, Any]
 # Types that the gateway makes itself: the compiled prompt, summaries, approvals that the results show.
 _RECREATED = frozenset({"system_message", "summary_message", "event_message", "approval_response_message"})
 # Defaults that the server shows for a compaction: the beginnings of its prompts, and its models.
-_THEIR_PROMPTS = (
+_LETTA_PROMPTS = (
     "The following messages are being evicted", "The previous messages are being evicted",
     "Your task is to create a detailed summary of the conversation so far",
 )  # fmt: skip
-_THEIR_MODELS = (
+_LETTA_MODELS = (
     "anthropic/claude-haiku-4-5", "openai/gpt-5-mini", "google_ai/gemini-2.5-flash", "letta/auto",
 )  # fmt: skip
-_NAME = 200  # characters that a name has here at most
-_TOOL = (
+_NAME_CHARS = 200  # characters that a name has here at most
+_TOOL_FIELDS = (
     "id", "tool_type", "description", "source_type", "name", "tags", "source_code", "json_schema", "return_char_limit",
     "pip_requirements", "npm_requirements", "default_requires_approval", "enable_parallel_execution", "metadata_",
 )  # fmt: skip
-_IDENTITY = ("id", "identifier_key", "name", "identity_type", "properties")
+_IDENTITY_FIELDS = ("id", "identifier_key", "name", "identity_type", "properties")
 
 
 class MovedConversation(Struct, frozen=True):
@@ -57,30 +64,30 @@ class MovedAgent(Struct, frozen=True):
     shared: Mapping[str, Any] | None = None
 
 
-def moved_file(of: MovedAgent) -> bytes:
+def moved_file(moved: MovedAgent) -> bytes:
     """Returns the agent's file. The sleeptime agent that reads for it is not in it, and is created again."""
-    state = of.state
+    state = moved.state
     # Letta's server stores empty passages as well; the gateway has none.
-    passages = [_passage(each) for each in of.passages if each["text"]]
+    passages = [_passage(each) for each in moved.passages if each["text"]]
     own: _Json = {
         "created_at": state.get("created_at"),
         "conversations": [
             {
-                **some(each.record, ("id", "created_at", "summary", "model", "model_settings")),
-                "messages": carried(each.messages),
+                **select_fields(each.record, ("id", "created_at", "summary", "model", "model_settings")),
+                "messages": file_messages(each.messages),
             }
-            for each in of.conversations
+            for each in moved.conversations
         ],
     }
-    own["identities"] = [some(each, _IDENTITY) for each in state.get("identities") or ()]
-    if of.shared is None:
+    own["identities"] = [select_fields(each, _IDENTITY_FIELDS) for each in state.get("identities") or ()]
+    if moved.shared is None:
         own["passages"] = passages
     else:
-        archive = {**some(of.shared, ("id", "description")), "name": _name(of.shared)}
+        archive = {**select_fields(moved.shared, ("id", "description")), "name": _name(moved.shared)}
         own["archives"] = [{**archive, "passages": passages}]
     agent = {
         # Both say the model; the older one has all of it.
-        **some(state, [name for name in SAME if name != "model_settings"]),
+        **select_fields(state, [name for name in AGENT_FIELDS if name != "model_settings"]),
         "name": _name(state),
         "compaction_settings": _compaction(state.get("compaction_settings")),
         "id": state["id"],
@@ -88,22 +95,25 @@ def moved_file(of: MovedAgent) -> bytes:
         "block_ids": [each["id"] for each in state.get("blocks") or ()],
         "source_ids": [each["id"] for each in state.get("sources") or ()],
         "secrets": dict.fromkeys(each["key"] for each in state.get("secrets") or ()),
-        "messages": carried(of.messages),
+        "messages": file_messages(moved.messages),
     }
     extension = {"is_moved": True, "agents": {state["id"]: own}}
     return orjson.dumps(
         {
             "agents": [agent],
             "groups": [*_groups(state)],
-            "blocks": [{**some(each, BLOCK), "id": each["id"]} for each in state.get("blocks") or ()],
+            "blocks": [
+                {**select_fields(each, BLOCK_FIELDS), "id": each["id"]} for each in state.get("blocks") or ()
+            ],
             "files": [
-                {**some(each, FILE), "id": each["id"], "source_id": each["source_id"]} for each in of.files
+                {**select_fields(each, FILE_FIELDS), "id": each["id"], "source_id": each["source_id"]}
+                for each in moved.files
             ],
             "sources": [
-                {**some(each, SOURCE), "id": each["id"], "name": _name(each)}
+                {**select_fields(each, SOURCE_FIELDS), "id": each["id"], "name": _name(each)}
                 for each in state.get("sources") or ()
             ],
-            "tools": [some(each, _TOOL) for each in state.get("tools") or ()],
+            "tools": [select_fields(each, _TOOL_FIELDS) for each in state.get("tools") or ()],
             "metadata": {EXTENSION: orjson.dumps(extension).decode()},
         }
     )
@@ -135,7 +145,7 @@ def _groups(state: Mapping[str, Any]) -> Iterator[_Json]:
     group = state.get("multi_agent_group")
     if group is not None:
         manager = {"manager_agent_id": group.get("manager_agent_id") or state["id"]}
-        record = some(group, ("manager_type", "sleeptime_agent_frequency"))
+        record = select_fields(group, ("manager_type", "sleeptime_agent_frequency"))
         yield {"agent_ids": group.get("agent_ids") or [], "manager_config": {**record, **manager}}
 
 
@@ -143,21 +153,21 @@ def _compaction(settings: Any) -> Any:
     if not isinstance(settings, dict):
         return settings
     is_default = {
-        "prompt": str(settings.get("prompt")).startswith(_THEIR_PROMPTS),
-        "model": settings.get("model") in _THEIR_MODELS,
+        "prompt": str(settings.get("prompt")).startswith(_LETTA_PROMPTS),
+        "model": settings.get("model") in _LETTA_MODELS,
     }
     return {name: value for name, value in settings.items() if not is_default.get(name)}
 
 
-def _name(of: Mapping[str, Any]) -> str:
-    record: str = of.get("name") or of["id"]
-    return record[:_NAME]
+def _name(part: Mapping[str, Any]) -> str:
+    name: str = part.get("name") or part["id"]
+    return name[:_NAME_CHARS]
 
 
 # -- messages
 
 
-def carried(listed: Iterable[_Json]) -> list[_Json]:
+def file_messages(listed: Iterable[_Json]) -> list[_Json]:
     """Returns messages in a file's form, without those that the gateway makes itself."""
     return [*_joined(listed)]
 

@@ -29,7 +29,7 @@ import orjson
 from msgspec import Struct
 
 from adapters.types import Json
-from gateway.agents.tools import inside
+from gateway.agents.tools import sandbox_program
 from gateway.agents.tools.descriptors import close_in_children
 from gateway.agents.tools.process_memory import can_be_counted, memory_of
 from gateway.agents.tools.syscall_filter import filter_program
@@ -77,7 +77,7 @@ class Sandbox:
     def __init__(self, python: str | None, timeout_s: float) -> None:
         self._python = python or str(getattr(sys, "_base_executable", sys.executable))
         self._timeout_s = timeout_s
-        self._program = Path(inside.__file__).read_text("utf-8")
+        self._program = Path(sandbox_program.__file__).read_text("utf-8")
         self._places = asyncio.Semaphore(_AT_ONCE)
         self._lock = asyncio.Lock()
         self._command: Sequence[str] = ()
@@ -180,7 +180,7 @@ class Sandbox:
                     tasks.create_task(heard.read(process.stderr, "stderr"))
                     # By its first word the walls stand, and the kernel ends it with us. One that has the work before
                     # would do it without us, were we killed meanwhile.
-                    await result.read(len(inside.READY))
+                    await result.read(len(sandbox_program.READY))
                     watch = tasks.create_task(_watch(process.pid))
                     tasks.create_task(_end(process, watch))
                     tasks.create_task(_write(process.stdin, orjson.dumps(work)))

@@ -526,7 +526,7 @@ def test_a_bwrap_that_may_not(
 
 
 def test_the_program_within_needs_nothing_of_ours() -> None:
-    text = Path(module.inside.__file__).read_text()
+    text = Path(module.sandbox_program.__file__).read_text()
     assert "gateway" not in text
     work = {"source": "def tool(x): return [x]", "arguments": {"x": 1}, "agent": {}}
     receive, send = os.pipe()
@@ -537,7 +537,7 @@ def test_the_program_within_needs_nothing_of_ours() -> None:
         check=True,
     )
     os.close(send)
-    assert os.read(receive, 100) == module.inside.READY + b'{"result": "[1]"}'
+    assert os.read(receive, 100) == module.sandbox_program.READY + b'{"result": "[1]"}'
     os.close(receive)
 
 

@@ -1,4 +1,4 @@
-"""Tags, models, and whether the gateway lives: lists that belong to no agent."""
+"""Models, tags and the health of the gateway, which belong to no agent."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gateway.core.request.identity import AGENT_PREFIX
 from gateway.web.middleware import info_of
 
 
-class StoreRoutes:
+class ModelAndTagRoutes:
     """version: of the gateway."""
 
     def __init__(self, api: AgentsApi, version: str) -> None:
