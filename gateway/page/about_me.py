@@ -62,7 +62,9 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
             memory=found.memory,
             passages=access.filter(found.passages),
             paused_since=link.paused,
-            openings=await views.openings(access.project, access.uid, found.conversations),
+            openings=await views.openings(
+                access.project, access.uid, [each.id for each in found.conversations]
+            ),
         )
 
     async def pause(request: ScreenRequest, form: PauseForm) -> ActionResult:

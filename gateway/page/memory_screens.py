@@ -46,7 +46,7 @@ def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) 
     async def conversations(request: ScreenRequest, query: ListQuery) -> View:
         access = await _note_access(request, views)
         page = await views.conversations(access.project, access.uid, after=query.after, limit=query.limit)
-        openings = await views.openings(access.project, access.uid, page.items)
+        openings = await views.openings(access.project, access.uid, [each.id for each in page.items])
         name = await views.name(access.project, access.uid)
         return access.view(page, "conversations.html", "Conversations", memory_name=name, openings=openings)
 
@@ -82,7 +82,7 @@ def _operator_screens(operations: PageOperations) -> list[Screen | Action]:
         if page.memory.kind == "agent":
             runs = await operations.runs.newest(await views.find(access.project, access.uid))
             page = AgentMemoryPage(**asdict(page), runs=runs)
-        openings = await views.openings(access.project, access.uid, page.conversations)
+        openings = await views.openings(access.project, access.uid, [each.id for each in page.conversations])
         return access.view(page, "memory.html", page.memory.name, openings=openings)
 
     async def search(request: ScreenRequest, query: SearchQuery) -> View:

@@ -55,7 +55,7 @@ class TargetRecord(Struct, frozen=True):
     kind: TargetKind
     # Its number, or a conversation's or the memory's public name.
     id: str
-    # The beginning of its words; None: it has none of its own.
+    # The beginning of its words, of a conversation those of the user; None: it has none of its own.
     text: str | None = None
 
 
@@ -100,7 +100,7 @@ class _PartExtent(Struct, frozen=True):
     stays: Sequence[RemainingRecord]
     # The part's number or public name.
     id: str
-    # The words of the part; None: it has none of its own.
+    # The words of the part, as in `TargetRecord`.
     text: str | None = None
 
 
@@ -218,7 +218,8 @@ class MemoryForgetting:
                 talk = await self._store.memory_pages.conversation(memory.id, str(value))
                 if talk is None or not talk.messages:
                     raise _unknown(kind)
-                return _PartExtent(talk.messages, [_elsewhere(uid, None)], talk.uid)
+                openings = await self._views.openings(memory.scope.project, uid, [talk.uid])
+                return _PartExtent(talk.messages, [_elsewhere(uid, None)], talk.uid, openings.get(talk.uid))
             case "fact":
                 page = await self._views.fact(memory.scope.project, uid, int(value or 0))
                 return _PartExtent(0, await self._rest_of_fact(memory, page), str(value), page.fact.text)

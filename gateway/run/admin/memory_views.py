@@ -252,14 +252,10 @@ class MemoryViews(Struct, frozen=True):
         items = tuple(map(_conversation_record, found[:limit]))
         return ListPage(items, _end_text(found[limit - 1].end) if len(found) > limit else None)
 
-    async def openings(
-        self, project: str | None, uid: str, listed: Sequence[ConversationRecord]
-    ) -> dict[str, str]:
+    async def openings(self, project: str | None, uid: str, listed: Sequence[str]) -> dict[str, str]:
         """Returns the first words of the user by the ids of some conversations, as far as they may be seen."""
         memory = await self.find(project, uid)
-        found = await self.store.memory_pages.openings(
-            memory.id, [each.id for each in listed], _OPENING_BYTES
-        )
+        found = await self.store.memory_pages.openings(memory.id, listed, _OPENING_BYTES)
         texts = dict[str, str]()
         for id, each in found.items():
             messages = recallable_messages(each.exchange, each.prefix_is_shared, None)

@@ -278,7 +278,7 @@ def test_a_preview_names_the_newest_facts_that_go_with_a_conversation(operator: 
     numbers = learn(operator.world, agent, *(f"Fact of <b>{n}</b>." for n in range(21)))
     where = f"m/{agent.uid}/forget?conversation=conv-19"
     found = operator.twin(where)
-    assert found["will_go"]["facts"] == 21
+    assert (found["target"]["text"], found["will_go"]["facts"]) == ("Hello.", 21)
     assert [each["seq"] for each in found["facts"]] == list(numbers[:0:-1])
     text = page(operator, where)
     assert "Facts that will go" in text
