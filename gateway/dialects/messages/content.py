@@ -245,16 +245,12 @@ class _Reader:
         id_ = block.get("tool_use_id")
         if not isinstance(id_, str):
             raise invalid(f"{where}.tool_use_id", "Field required")
-        content = block.get("content")
-        if content is None or isinstance(content, str):
-            blocks: list[Any] = [{"type": "text", "text": content or ""}]
-        elif isinstance(content, list):
-            blocks = content
-        else:
+        content = "" if block.get("content") is None else block["content"]
+        if not isinstance(content, str | list):
             raise invalid(f"{where}.content", "Input should be a valid list")
-        texts: list[str] = []
+        texts = [content] if isinstance(content, str) else []
         images: list[Json] = []
-        for place, each in enumerate(blocks):
+        for place, each in enumerate(content if isinstance(content, list) else ()):
             at = f"{where}.content.{place}"
             if not isinstance(each, dict):
                 raise invalid(at, "Input should be a valid dictionary")
