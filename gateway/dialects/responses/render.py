@@ -97,8 +97,9 @@ class _Events:
         self._unsent.clear()
         return data
 
-    def add(self, kind: str, fields: Json) -> None:
-        self._unsent.append(frame(kind, {**fields, "sequence_number": self._number}))
+    def add(self, kind: str, **fields: Any) -> None:
+        fields["sequence_number"] = self._number
+        self._unsent.append(frame(kind, fields))
         self._number += 1
 
     def add_comment(self, raw: bytes) -> None:
@@ -180,7 +181,7 @@ class ResponsesView(ClientView):
             self._show_event(event, is_hidden=False)
         self._finish_reason = finish or self._finish_reason
         response = self._end_items()
-        self._emit(f"response.{response['status']}", response=response)
+        self._events.add(f"response.{response['status']}", response=response)
 
     def not_durable(self) -> None:
         self._begin_response()
@@ -353,7 +354,7 @@ class ResponsesView(ClientView):
         self._begin_response()
         if self._items:
             self._items[-1].begin()  # clients count items as they begin
-        item = kind(self._tag, len(self._items), None if self._is_whole else self._emit)
+        item = kind(self._tag, len(self._items), None if self._is_whole else self._events.add)
         self._items.append(item)
         return item
 
@@ -370,8 +371,8 @@ class ResponsesView(ClientView):
             if self._is_whole:
                 return
             if not self._factory.has_sent_created:
-                self._emit("response.created", response=self.response("in_progress"))
-            self._emit("response.in_progress", response=self.response("in_progress"))
+                self._events.add("response.created", response=self.response("in_progress"))
+            self._events.add("response.in_progress", response=self.response("in_progress"))
 
     def assign_id(self) -> None:
         """Gives the response its id, once, and with it decides whether the response is stored."""
@@ -400,13 +401,13 @@ class ResponsesView(ClientView):
     def _emit_failure(self, message: str, code: str | None, kind: str, param: Any) -> None:
         self._begin_response()
         fields = error_fields(message, code, kind, param)
-        self._emit("error", **fields)
+        self._events.add("error", **fields)
         error = {
             "code": fields["code"] if fields["code"] in ERROR_CODES else "server_error",
             "message": message,
         }
         self._error = error
-        self._emit("response.failed", response=self.response("failed"))
+        self._events.add("response.failed", response=self.response("failed"))
 
     def response(self, status: str, reason: str | None = None) -> Json:
         """Returns the response as it is now. reason: why it is incomplete."""
@@ -436,9 +437,6 @@ class ResponsesView(ClientView):
             created = self._first_chunk.get("created")
             self._created_at = created if isinstance(created, int) else int(time.time())
         return self._created_at
-
-    def _emit(self, kind: str, **fields: Any) -> None:
-        self._events.add(kind, fields)
 
 
 def rebuild_response(
