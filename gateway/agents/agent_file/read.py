@@ -406,10 +406,10 @@ def _definition(
     if "compaction_settings" in fields:
         fields["compaction_settings"] = _compaction(fields["compaction_settings"])
     for name, most in (("llm_config", "max_tokens"), ("model_settings", "max_output_tokens")):
-        definition = fields.get(name)
+        settings = fields.get(name)
         # Letta's server takes 0 for no bound.
-        if isinstance(definition, dict) and definition.get(most) == 0:
-            fields[name] = {**definition, most: None}
+        if isinstance(settings, dict) and settings.get(most) == 0:
+            fields[name] = {**settings, most: None}
     config = fields.get("llm_config")
     if own is not None:
         more = {
@@ -433,14 +433,14 @@ def _definition(
 
 
 def _conversation(
-    definition: FileConversation, form: ImportForm, now: float, messages: Sequence[PortableMessage]
+    conversation: FileConversation, form: ImportForm, now: float, messages: Sequence[PortableMessage]
 ) -> PortableConversation:
-    model = definition.model if form.model is UNSET else None
-    fields = {"summary": definition.summary, "model": model, "model_settings": definition.model_settings}
+    model = conversation.model if form.model is UNSET else None
+    fields = {"summary": conversation.summary, "model": model, "model_settings": conversation.model_settings}
     return PortableConversation(
-        _uid(definition.id, (*_EXTENSION_AT, "conversations", "id")),
+        _uid(conversation.id, (*_EXTENSION_AT, "conversations", "id")),
         with_update(ConversationDefinition(), convert(fields, CreateConversation, _EXTENSION_AT), at=0),
-        moment_of(definition.created_at, _EXTENSION_AT) or now,
+        moment_of(conversation.created_at, _EXTENSION_AT) or now,
         messages,
     )
 
@@ -453,7 +453,7 @@ def _rule(rule: Any) -> Any:
 
 
 def _compaction(settings: Any) -> Any:
-    """Returns how a window is compacted. A way that this gateway has not is the usual one."""
+    """Returns the settings of compaction that the gateway knows. A mode that it does not have is left out."""
     if not isinstance(settings, dict):
         return settings
     known = ("mode", "model", "prompt", "sliding_window_percentage", "clip_chars")
@@ -485,10 +485,15 @@ def _joined(messages: Iterable[tuple[int, FileMessage]]) -> Iterable[tuple[int, 
 
 
 def _messages(
-    definition: Sequence[FileMessage], path: str, now: float, left_out: list[str], *, is_text_thought: bool
+    listed: Sequence[FileMessage], path: str, now: float, left_out: list[str], *, is_text_thought: bool
 ) -> list[PortableMessage]:
-    """Returns the messages of a conversation as they are stored. path: of the list in the file."""
-    messages = [*enumerate(definition)]
+    """Returns the messages of a conversation as they are stored.
+
+    listed: as the file has them.
+    path: of the list in the file.
+    left_out: receives the paths of messages that no provider would accept.
+    """
+    messages = [*enumerate(listed)]
     # The first one is the compiled prompt, which is compiled again.
     if messages and messages[0][1].role == "system":
         messages = messages[1:]

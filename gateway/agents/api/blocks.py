@@ -220,7 +220,7 @@ class BlockRoutes:
 
     async def agents(self, request: ApiRequest) -> Any:
         entry = await self._named(request)
-        views = await self._api.registry.several(request.project, await self._blocks.seers(entry))
+        views = await self._api.registry.get_several(request.project, await self._blocks.seers(entry))
         return cut(await self._api.agents_json(views), request.query)
 
     async def history(self, request: ApiRequest) -> Any:

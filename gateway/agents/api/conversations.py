@@ -295,7 +295,7 @@ class ConversationRoutes:
         query: ConversationsQuery = request.query
         agent = uid_or_none("agent", query.agent_id)
         wanted = ConversationFilter(
-            None if agent is None else (await self._api.registry.find(request.project, agent)).agent.id,
+            None if agent is None else (await self._api.registry.get_entry(request.project, agent)).agent.id,
             text=sent_or_none(query.summary_search),
             archived=_ARCHIVED[query.archive_status],
             order=query.sorting,
@@ -312,7 +312,7 @@ class ConversationRoutes:
 
     async def create(self, request: ApiRequest) -> Any:
         agent = (
-            await self._api.registry.find(request.project, uid_in("agent", request.query.agent_id))
+            await self._api.registry.get_entry(request.project, uid_in("agent", request.query.agent_id))
         ).agent
         self._api.registry.check_model(sent_or_none(request.body.model))
         definition = with_update(ConversationDefinition(), request.body, at=self._api.now())
@@ -418,7 +418,7 @@ class ConversationRoutes:
                 agent = uid_in("conv" if name.startswith("conv-") else "agent", name)
             elif agent is None:
                 raise BadRequest("Name the agent whose own conversation it is: `agent_id`.", param="agent_id")
-            return NamedConversation((await registry.find(request.project, agent)).agent, DEFAULT, None)
+            return NamedConversation((await registry.get_entry(request.project, agent)).agent, DEFAULT, None)
         entry = await self._api.store.conversations.get(request.project, uid)
         if agent not in (None, entry.agent.uid):
             raise UnknownId(f"There is no conversation {name!r} of this agent.")
@@ -428,7 +428,7 @@ class ConversationRoutes:
 
     async def _spec(self, request: ApiRequest, named: NamedConversation) -> AgentSpec:
         """Returns the agent as it is in a conversation."""
-        spec = (await self._api.registry.agent(request.project, named.agent.uid)).spec
+        spec = (await self._api.registry.resolve_uid(request.project, named.agent.uid)).spec
         return (
             spec if named.definition is None else self._api.registry.with_conversation(spec, named.definition)
         )

@@ -60,7 +60,7 @@ class AgentsApi(Struct, frozen=True):
 
     async def agent_entry(self, request: ApiRequest) -> AgentEntry:
         """Returns the memory and the definition of the agent in the path. Raises: UnknownId, NotFound."""
-        return await self.registry.find(request.project, request.uid("agent", "agent_id"))
+        return await self.registry.get_entry(request.project, request.uid("agent", "agent_id"))
 
     async def agent_view(self, request: ApiRequest) -> AgentView:
         """Returns the agent in the path with all that belongs to it. Raises: UnknownId, NotFound."""
@@ -103,7 +103,7 @@ class AgentsApi(Struct, frozen=True):
         """Returns the model of an agent that is created without one. Raises: BadRequest: no model is known."""
         for entry in self.models.entries:
             if not str(entry["id"]).startswith("agent/"):
-                return self.registry.handle(str(entry["id"]))
+                return self.registry.model_handle(str(entry["id"]))
         raise BadRequest(
             "Name a model, such as 'openai/gpt-4o': the gateway does not know yet which ones its upstream has.",
             param="model",

@@ -311,7 +311,7 @@ class FolderRoutes:
     async def agents(self, request: ApiRequest) -> Any:
         query: AgentsOfQuery = request.query
         rows = await self._folders.agents(await self._folder(request))
-        views = await self._api.registry.several(request.project, rows)
+        views = await self._api.registry.get_several(request.project, rows)
         shown = [{"id": ids.id_of("agent", view.agent.uid)} for view in views]
         return [each["id"] for each in cut(shown, query)]
 

@@ -231,7 +231,7 @@ class IdentityRoutes:
 
     async def agents(self, request: ApiRequest) -> Any:
         rows = await self._attached.agents_with(request.project, IDENTITY, (await self._named(request)).id)
-        views = await self._api.registry.several(request.project, rows)
+        views = await self._api.registry.get_several(request.project, rows)
         return cut(await self._api.agents_json(views), request.query)
 
     async def attach(self, request: ApiRequest) -> Any:
@@ -245,7 +245,7 @@ class IdentityRoutes:
     async def _pair(self, request: ApiRequest) -> tuple[Agent, Definition]:
         """Returns the agent and the identity in a path. Raises: Conflict: a profile's memory; NotFound."""
         entry = await self._api.agent_entry(request)
-        self._api.registry.configured(entry)
+        self._api.registry.require_definition(entry)
         return entry.agent, await self._named(request)
 
     async def _named(self, request: ApiRequest) -> Definition:

@@ -239,7 +239,7 @@ class MessageRoutes:
         conversation = _conversation(search.conversation_id)
         if isinstance(search.agent_id, str):
             return [
-                (await self._api.registry.find(project, uid_in("agent", search.agent_id))).agent
+                (await self._api.registry.get_entry(project, uid_in("agent", search.agent_id))).agent
             ], conversation
         if conversation is not None:
             return [await self._owner(project, conversation)], conversation
@@ -265,7 +265,7 @@ class MessageRoutes:
             agent, conversation = await self._api.system_messages.owner_of(project, place.uid)
             view = await self._system(agent, conversation)
         else:
-            agent = (await self._api.registry.find(project, place.uid)).agent
+            agent = (await self._api.registry.get_entry(project, place.uid)).agent
             view = await self._messages.get(agent, place)
         return MessageRenderer(self._api.store, agent, Showing()).message(view)
 
@@ -298,7 +298,7 @@ class MessageRoutes:
 
     async def compact_own(self, request: ApiRequest) -> Any:
         uid = request.uid("agent", "agent_id")
-        agent = await self._api.registry.agent(request.project, uid)
+        agent = await self._api.registry.resolve_uid(request.project, uid)
         return await self.compact(request, uid, agent.spec, DEFAULT)
 
     async def compact(
@@ -312,7 +312,7 @@ class MessageRoutes:
         request.check_models([terms.model])
         with QueueTicket() as ticket:
             await api.keeper.queues.enter((uid, conversation), ticket, MOST_SENDS)
-            agent = (await api.registry.find(request.project, uid)).agent
+            agent = (await api.registry.get_entry(request.project, uid)).agent
             run_request = RunRequest(spec, agent.scope, conversation)
             before = await api.runs.preview(run_request)
             found = await self._messages.conversation(agent, conversation)
@@ -344,7 +344,7 @@ class MessageRoutes:
         """Cancels a run that has not ended, or ended with calls that wait. Returns it as it is now."""
         if entry.run.stop != StopReason.REQUIRES_APPROVAL:
             return await self._api.runs.cancel(entry.run)
-        named = await self._api.registry.agent(project, entry.agent_uid)
+        named = await self._api.registry.resolve_uid(project, entry.agent_uid)
         run_request = RunRequest(named.spec, named.scope, entry.conversation)
         return await self._api.runs.cancel_paused(run_request, entry.run)
 

@@ -48,7 +48,7 @@ class ModelAndTagRoutes:
         entries = await self._api.models.entries_for(credential)
         names = [str(entry["id"]) for entry in entries if not str(entry["id"]).startswith(AGENT_PREFIX)]
         shown = [
-            model_json(self._api.registry.handle(name), self._api.registry.model_window(name))
+            model_json(self._api.registry.model_handle(name), self._api.registry.model_window(name))
             for name in names
         ]
         wanted = [("provider_name", query.provider_name), ("provider_type", query.provider_type)]

@@ -243,7 +243,7 @@ class PassageRoutes:
             needs_all_tags=search.tag_match_mode == "all",
         )
         if isinstance(search.agent_id, str):
-            agent = await self._api.registry.find(request.project, uid_in("agent", search.agent_id))
+            agent = await self._api.registry.get_entry(request.project, uid_in("agent", search.agent_id))
             memories = await self._archives.searched_by(agent.agent)
         elif isinstance(search.archive_id, str):
             memories = [await self._archives.memory(request.project, uid_in("archive", search.archive_id))]
@@ -310,7 +310,7 @@ class ArchiveRoutes:
         if not isinstance(query.agent_id, str):
             page = await self._api.definition_page(request.project, kind, "archive", query)
             return list(map(archive_json, await definitions.list(request.project, kind, page, name=name)))
-        agent = await self._api.registry.find(request.project, uid_in("agent", query.agent_id))
+        agent = await self._api.registry.get_entry(request.project, uid_in("agent", query.agent_id))
         rows = await self._api.store.attached.targets(agent.agent.id, kind)
         found = (await definitions.of_memories(kind, rows)).values()
         in_order = sorted((each for each in found if name in (None, each.name)), key=lambda each: each.id)
@@ -345,7 +345,9 @@ class ArchiveRoutes:
         """Lists the agents that have an archive attached; only its agent searches one that is an agent's own."""
         archive, attached = await self._archive(request), self._api.store.attached
         rows = await attached.agents_with(request.project, DefinitionKind.ARCHIVE, archive.memory)
-        views = await self._api.registry.several(request.project, rows if archive.id else [archive.memory])
+        views = await self._api.registry.get_several(
+            request.project, rows if archive.id else [archive.memory]
+        )
         return cut(await self._api.agents_json(views), request.query)
 
     async def add(self, request: ApiRequest) -> Any:
@@ -370,7 +372,7 @@ class ArchiveRoutes:
 
     async def attach(self, request: ApiRequest) -> Any:
         entry = await self._api.agent_entry(request)
-        self._api.registry.configured(entry)
+        self._api.registry.require_definition(entry)
         await self._archives.attach(entry.agent, await self._archive(request))
         return None
 

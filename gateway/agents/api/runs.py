@@ -109,7 +109,7 @@ class RunRoutes:
             raise BadRequest("Runs are listed of one agent, or of all.", param="agent_ids")
         agent = None
         if named:
-            agent = (await self._api.registry.find(request.project, uid_in("agent", named[0]))).agent
+            agent = (await self._api.registry.get_entry(request.project, uid_in("agent", named[0]))).agent
         conversation = None
         if isinstance(query.conversation_id, str):
             found = await self._conversation(request.project, agent, query.conversation_id)
@@ -136,7 +136,7 @@ class RunRoutes:
         Raises: NotFound, UnknownId, BadRequest.
         """
         if (uid := ids.uid_of("agent", name)) is not None:
-            named = (await self._api.registry.find(project, uid)).agent
+            named = (await self._api.registry.get_entry(project, uid)).agent
             if agent is not None and agent.id != named.id:
                 raise UnknownId(f"There is no conversation {name!r} of this agent.")
             agent, name = named, DEFAULT
@@ -212,7 +212,9 @@ class RunRoutes:
         query: StepsQuery = request.query
         agent = None
         if isinstance(query.agent_id, str):
-            agent = (await self._api.registry.find(request.project, uid_in("agent", query.agent_id))).agent.id
+            agent = (
+                await self._api.registry.get_entry(request.project, uid_in("agent", query.agent_id))
+            ).agent.id
         after, before = (
             await self._exchange(request, query.after),
             await self._exchange(request, query.before),

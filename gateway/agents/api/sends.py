@@ -150,7 +150,7 @@ class SendRoutes:
         """Returns what a send asks of an agent. The parameters are those of `begin`."""
         send: Send = request.body
         content = read_send(send)
-        found = await self._api.registry.agent(request.project, uid)
+        found = await self._api.registry.resolve_uid(request.project, uid)
         fields = sent_fields(send)
         spec = found.spec
         if conversation_definition is not None:

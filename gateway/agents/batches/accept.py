@@ -105,7 +105,7 @@ class BatchRequests(Struct, frozen=True):
 
         Raises: BadRequest.
         """
-        found = await self.registry.agent(project, item.agent)
+        found = await self.registry.resolve_uid(project, item.agent)
         spec = found.spec if item.model is None else self.registry.with_model(found.spec, item.model)
         try:
             route = agent_route(self.settings, spec)

@@ -321,7 +321,7 @@ class ItemTurns:
     async def _memory(self, item: BatchItem, request: ItemRequest) -> tuple[MemoryRequest, Route]:
         name = item.conversation or DEFAULT
         try:
-            found = await self._registry.for_send(
+            found = await self._registry.resolve_for_send(
                 item.project, item.agent, name, model=request.model, system=request.system
             )
         except NotFound as error:

@@ -162,7 +162,7 @@ class AgentFiles:
             await asyncio.shield(_undo(progress))
             raise
         finally:
-            self._registry.changed()
+            self._registry.clear_cache()
         for memory, next_seq in made:
             self._events.index_outdated(memory.id)
             self._events.turn_stored(memory.id, next_seq)

@@ -91,7 +91,7 @@ class Folders:
         """Deletes a folder with its files; agents lose it."""
         agents = await self.agents(folder)
         await self._store.files.detach(agents, folder.memory, file_tool_numbers(), at=self._now())
-        self._registry.changed()
+        self._registry.clear_cache()
         await self._store.forgetting.forget(folder.memory, ForgetTarget(is_all=True))
 
     async def memory(self, folder: Definition) -> Agent:
@@ -109,15 +109,15 @@ class Folders:
 
         Raises: OverLimit: it has too many; Conflict: a profile's memory.
         """
-        self._registry.configured(entry)
+        self._registry.require_definition(entry)
         agent = entry.agent.id
         await self._store.files.attach(agent, folder.memory, file_tool_numbers(), at=self._now())
-        self._registry.changed()
+        self._registry.clear_cache()
 
     async def detach(self, entry: AgentEntry, folder: Definition) -> None:
         """Takes a folder from an agent, and with the last one the tools that read files."""
         await self._store.files.detach([entry.agent.id], folder.memory, file_tool_numbers(), at=self._now())
-        self._registry.changed()
+        self._registry.clear_cache()
 
     # -- files
 

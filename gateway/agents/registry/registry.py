@@ -144,8 +144,8 @@ class Registry:
         self.sleepers = SleeperRegistry(store, settings.background_model, now)
         store.database.when_recovered(self._cache.clear)
 
-    def changed(self) -> None:
-        """Clears the cache of resolved names, after a definition was changed."""
+    def clear_cache(self) -> None:
+        """Clears the cache of resolved names. To be called after a definition was changed."""
         self._cache.clear()
 
     # -- a turn's agent
@@ -174,16 +174,16 @@ class Registry:
         except Unavailable:
             return True  # without the store a chat goes on by what was read last
 
-    async def agent(self, project: str, uid: str) -> ResolvedAgent:
+    async def resolve_uid(self, project: str, uid: str) -> ResolvedAgent:
         """Returns the agent of this public name, a user's memory as well. Raises: NotFound."""
         found = await self.resolve(project, ids.id_of("agent", uid))
         if found is not None:
             return found
-        entry = await self.find(project, uid)
+        entry = await self.get_entry(project, uid)
         profile = entry.agent.scope.profile
         return ResolvedAgent(self._profiles.get(profile, AgentSpec(profile)), entry.agent.scope)
 
-    async def for_send(
+    async def resolve_for_send(
         self, project: str, uid: str, conversation: str, *, model: str | None, system: str | None
     ) -> ResolvedAgent:
         """Returns an agent with what a send and its conversation set. Raises: NotFound.
@@ -193,7 +193,7 @@ class Registry:
         model: the model that the send names; None: the agent's.
         system: the system prompt of the send; None: the agent's.
         """
-        found = await self.agent(project, uid)
+        found = await self.resolve_uid(project, uid)
         spec = found.spec
         if conversation != DEFAULT:
             spec = await self.in_conversation(project, ids.id_of("conv", conversation), spec)
@@ -252,7 +252,7 @@ class Registry:
         kind = kind_of(defined.kind)
         return AgentSpec(
             name=definition.name,
-            system=_system(defined, tools),
+            system=_system_prompt(defined, tools),
             model=model,
             upstream=upstream,
             context_window=defined.context_window,
@@ -279,8 +279,8 @@ class Registry:
         except UnknownModel:
             return None
 
-    def handle(self, model: str) -> str:
-        """Returns a model of the gateway's list as `<upstream or its kind>/<model>`, which agents' makers write."""
+    def model_handle(self, model: str) -> str:
+        """Returns the handle of a model of the gateway's list: `<upstream or its kind>/<model>`."""
         settings = self._settings
         if any(alias.alias == model for alias in settings.models):
             return model
@@ -310,10 +310,10 @@ class Registry:
         name = new.name or f"agent {uid[:8]}"
         self.check_name(name)
         tools = await self._tools_of_new(project, new)
-        definition = _as_its_kind(new, tools)
+        definition = _with_kind_defaults(new, tools)
         draft = replace(self._store.agents.draft(api_scope(project, uid)), uid=uid)
-        folders = await self._targets(project, DefinitionKind.FOLDER, new.folders or ())
-        identities = await self._targets(project, DefinitionKind.IDENTITY, new.identities or ())
+        folders = await self._attachment_rows(project, DefinitionKind.FOLDER, new.folders or ())
+        identities = await self._attachment_rows(project, DefinitionKind.IDENTITY, new.identities or ())
         numbers = [attachment_number(tool) for tool in tools]
         if folders:
             numbers += [each for each in file_tool_numbers() if each not in numbers]
@@ -344,7 +344,7 @@ class Registry:
         (view,) = await self._views([await self._store.defined_agents.get(project, uid)])
         return view
 
-    async def find(self, project: str, uid: str) -> AgentEntry:
+    async def get_entry(self, project: str, uid: str) -> AgentEntry:
         """Returns an agent's memory and definition alone."""
         return await self._store.defined_agents.get(project, uid)
 
@@ -364,7 +364,7 @@ class Registry:
         )
         return await self._views(entries)
 
-    async def several(self, project: str, agents: Sequence[int]) -> Sequence[AgentView]:
+    async def get_several(self, project: str, agents: Sequence[int]) -> Sequence[AgentView]:
         """Returns agents by the rows of their memories, in the order in which they were made."""
         entries = await self._store.defined_agents.among(agents)
         return await self._views([e for e in entries if e.agent.scope.project == project])
@@ -384,7 +384,7 @@ class Registry:
         if edit.tools is not None:
             tools = [attachment_number(await self.tools.get(project, each)) for each in edit.tools]
         folders, identities = [
-            None if uids is None else await self._targets(project, kind, uids)
+            None if uids is None else await self._attachment_rows(project, kind, uids)
             for kind, uids in (
                 (DefinitionKind.FOLDER, edit.folders),
                 (DefinitionKind.IDENTITY, edit.identities),
@@ -393,10 +393,10 @@ class Registry:
 
         async def change() -> AgentEntry:
             entry = await self._store.defined_agents.get(project, uid)
-            definition = self.configured(entry)
+            definition = self.require_definition(entry)
             attached = tools
             if edit.multi_agent_tools is not None:
-                attached = await self._speaking(entry.agent.id, edit, tools)
+                attached = await self._with_multi_agent_tools(entry.agent.id, edit, tools)
             body = None
             if edit.edit is not None:
                 before = AgentDefinition.of(definition.body)
@@ -426,7 +426,9 @@ class Registry:
         if model is not None:
             named_route(self._settings, model)
 
-    async def _speaking(self, agent: int, edit: AgentEdit, tools: Sequence[int] | None) -> Sequence[int]:
+    async def _with_multi_agent_tools(
+        self, agent: int, edit: AgentEdit, tools: Sequence[int] | None
+    ) -> Sequence[int]:
         """Returns an agent's tools with or without those that speak to other agents, as the edit has it.
 
         tools: the tools that the edit sets; None: those that the agent has.
@@ -454,7 +456,7 @@ class Registry:
                 f"{name!r} is a profile of the settings: {AGENT_PREFIX}{name} means that one.", param="name"
             )
 
-    def configured(self, entry: AgentEntry) -> Definition:
+    def require_definition(self, entry: AgentEntry) -> Definition:
         """Returns the definition of an agent that may be changed. Raises: Conflict."""
         if entry.definition is None:
             profile = entry.agent.scope.profile
@@ -471,8 +473,8 @@ class Registry:
         blocks = await self._store.named_blocks.seen_by(agents)
         runs = await self._store.runs.last(agents)
         readers = await self._store.readers.of_memories(agents)
-        folders = await self._attached(agents, DefinitionKind.FOLDER)
-        identities = await self._attached(agents, DefinitionKind.IDENTITY)
+        folders = await self._attached_definitions(agents, DefinitionKind.FOLDER)
+        identities = await self._attached_definitions(agents, DefinitionKind.IDENTITY)
         return [
             replace(
                 self._view(e, blocks[e.agent.id], tools[e.agent.id], tags[e.agent.id], runs.get(e.agent.id)),
@@ -483,12 +485,16 @@ class Registry:
             for e in entries
         ]
 
-    async def _targets(self, project: str, kind: DefinitionKind, uids: Sequence[str]) -> Sequence[int]:
+    async def _attachment_rows(
+        self, project: str, kind: DefinitionKind, uids: Sequence[str]
+    ) -> Sequence[int]:
         """Returns what has these public names by the rows under which it is attached. Raises: NotFound."""
         found = [await self._store.definitions.get(project, kind, uid) for uid in dict.fromkeys(uids)]
         return [each.memory or each.id for each in found]
 
-    async def _attached(self, agents: Sequence[int], kind: DefinitionKind) -> dict[int, Sequence[Definition]]:
+    async def _attached_definitions(
+        self, agents: Sequence[int], kind: DefinitionKind
+    ) -> dict[int, Sequence[Definition]]:
         """Returns the folders or the identities of each of these agents."""
         targets = await self._store.attached.targets_of(agents, kind)
         rows = sorted({row for each in targets.values() for row in each})
@@ -527,8 +533,8 @@ class Registry:
 
     async def attach_tool(self, project: str, uid: str, tool_uid: str) -> AgentView:
         """Attaches a tool; if it is attached already, its position stays. Raises: Conflict: a profile's memory."""
-        entry, tool = await self.find(project, uid), await self.tools.get(project, tool_uid)
-        self.configured(entry)
+        entry, tool = await self.get_entry(project, uid), await self.tools.get(project, tool_uid)
+        self.require_definition(entry)
         await self._store.attached.attach(
             entry.agent.id, DefinitionKind.TOOL, attachment_number(tool), at=self._now()
         )
@@ -537,8 +543,8 @@ class Registry:
 
     async def detach_tool(self, project: str, uid: str, tool_uid: str) -> AgentView:
         """Takes a tool from an agent, if it has it. Raises: Conflict: a profile's memory."""
-        entry, tool = await self.find(project, uid), await self.tools.get(project, tool_uid)
-        self.configured(entry)
+        entry, tool = await self.get_entry(project, uid), await self.tools.get(project, tool_uid)
+        self.require_definition(entry)
         await self._store.attached.detach(
             entry.agent.id, DefinitionKind.TOOL, attachment_number(tool), at=self._now()
         )
@@ -551,8 +557,8 @@ def _agent_tool(tool: ToolView) -> AgentTool:
     return AgentTool(tool.name, described)
 
 
-def _as_its_kind(new: NewAgent, tools: Sequence[ToolView]) -> AgentDefinition:
-    """Returns the definition of a new agent with what its kind begins with. tools: those that it has."""
+def _with_kind_defaults(new: NewAgent, tools: Sequence[ToolView]) -> AgentDefinition:
+    """Returns the definition of a new agent with the defaults of its kind. tools: those that it has."""
     definition, kind = new.definition, kind_of(new.definition.kind)
     rules = definition.rules
     if kind.has_rules if new.base_rules is None else new.base_rules:
@@ -563,17 +569,17 @@ def _as_its_kind(new: NewAgent, tools: Sequence[ToolView]) -> AgentDefinition:
         rules=rules,
         clears=definition.clears or kind.clears,
         most_messages=definition.most_messages or kind.most_messages,
-        least_messages=definition.least_messages or _least(kind, definition.most_messages),
+        least_messages=definition.least_messages or _least_messages(kind, definition.most_messages),
     )
 
 
-def _least(kind: AgentKind, most: int | None) -> int | None:
+def _least_messages(kind: AgentKind, most: int | None) -> int | None:
     """Returns the least messages that a kind's window keeps. most: the limit that an agent has of its own."""
     least = kind.least_messages
     return least if least is None or most is None else min(least, most // 2)
 
 
-def _system(defined: AgentDefinition, tools: Sequence[ToolView]) -> str:
+def _system_prompt(defined: AgentDefinition, tools: Sequence[ToolView]) -> str:
     """Returns an agent's own prompt, followed by the rules of its tools."""
     rules = in_words(read_rules(defined.rules), [tool.name for tool in tools])
     return "\n\n".join(part for part in (defined.system, rules and f"{_RULES}\n{rules}") if part)

@@ -143,7 +143,7 @@ class AgentMessaging:
             if found is None:
                 raise NotFound(f"there is no agent {name!r}")
             return found.spec.uid, found.spec.name
-        entry = await self._registry.find(project, uid)
+        entry = await self._registry.get_entry(project, uid)
         return uid, entry.name
 
     async def tagged(
@@ -197,7 +197,7 @@ class AgentMessaging:
             return to.failed("depth", _TOO_DEEP)
         try:
             with self._idling(sender), self._waits.begin(sender.waiter, (uid, DEFAULT)) as wait:
-                found = await self._registry.agent(sender.project, uid)
+                found = await self._registry.resolve_uid(sender.project, uid)
                 return await self._answer(sender, run, found, to, text, wait, until)
         except WaitsInCircle:
             return to.failed("circle", _CIRCLE.format(name=name))
@@ -270,7 +270,7 @@ class AgentMessaging:
         if sender.waiter.depth >= MOST_DEPTH:
             return to.failed("depth", _TOO_DEEP)
         try:
-            found = await self._registry.agent(sender.project, uid)
+            found = await self._registry.resolve_uid(sender.project, uid)
             if await self._is_paused(found):
                 return to.failed("waiting", _PAUSED.format(name=name))
             if self._accepts is None:

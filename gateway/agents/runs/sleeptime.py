@@ -131,7 +131,7 @@ class Sleeping:
 
     async def _sleeptime(self, memory: Agent) -> Sleeptime | None:
         try:
-            return (await self._registry.agent(memory.scope.project, memory.uid)).spec.sleeptime
+            return (await self._registry.resolve_uid(memory.scope.project, memory.uid)).spec.sleeptime
         except NotFound:
             return None
 
@@ -146,7 +146,7 @@ class Sleeping:
             is_due = 0 < sleeptime.every <= (memory.next_seq - 1) // 2
             if not (is_due or upto or await self._rests(memory)):
                 return ()
-            entry = await self._registry.find(memory.scope.project, memory.uid)
+            entry = await self._registry.get_entry(memory.scope.project, memory.uid)
             await self._registry.sleepers.turn_on(entry)
             readers = await self._store.readers.of_memories([memory.id])
         return readers[memory.id]
@@ -193,7 +193,7 @@ class Sleeping:
         Raises: JobFailed, Postponed, StoreError.
         """
         project = memory.scope.project
-        found = await self._registry.agent(project, reader.uid)
+        found = await self._registry.resolve_uid(project, reader.uid)
         span = await self._span(memory, reader, found, run)
         if span is None:
             await self._end(run, StopReason.ERROR)

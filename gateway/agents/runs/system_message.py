@@ -54,7 +54,7 @@ class SystemMessages(Struct, frozen=True):
         uid: the part of the message's id that names its owner.
         """
         try:
-            return (await self.registry.find(project, uid)).agent, DEFAULT
+            return (await self.registry.get_entry(project, uid)).agent, DEFAULT
         except NotFound:
             entry = await self.store.conversations.get(project, uid)
             return entry.agent, DEFAULT if entry.conversation.key == DEFAULT else uid
@@ -65,7 +65,7 @@ class SystemMessages(Struct, frozen=True):
         # Without a row, the first message of all conversations is read: the list of an agent has them all.
         conversation_row = None
         begun = agent.created
-        spec = (await self.registry.agent(project, agent.uid)).spec
+        spec = (await self.registry.resolve_uid(project, agent.uid)).spec
         if conversation != DEFAULT:
             entry = await self.store.conversations.get(project, conversation)
             conversation_row, begun = entry.conversation.id, entry.begun

@@ -361,7 +361,7 @@ class BackgroundRuns:
         sink: Sink = UnseenSink() if log is None else log
         try:
             conversation = attempt.conversation
-            resolved = await self._registry.for_send(
+            resolved = await self._registry.resolve_for_send(
                 agent.scope.project, agent.uid, conversation, model=stored.model, system=stored.system
             )
             run_request = stored.run_request(resolved, conversation, attempt.open_run.forwarded)
