@@ -11,10 +11,15 @@ from msgspec import Struct, field
 from storage.commands import BlockMerge, StepOpen
 from storage.records import BlockOp, Run, RunState, RunStep
 
-BATCH = "batch"  # the kind of its job
+# The kind of a batch's job.
+BATCH_JOB = "batch"
+# As `BatchItem.part`: the item is ready for the next part, and it has ended.
+READY_PART, ENDED_PART = 0, -1
 # The stop reason of an item that no provider answered in time.
 EXPIRED = "expired"
-# The bytes reserved for a value's source, so that its row can be updated later without growing: at most 9 of a number.
+# The bytes reserved for the sources of a value that an item writes into a block: its exchange has no row yet, and to
+# note that later must not make the value's row grow.
+
 SOURCES_ROOM = 40
 
 _ORIGIN = re.compile(r"tool:(?:([0-9a-f]{32})/)?(.*)", re.DOTALL)
@@ -29,7 +34,7 @@ class BatchState(StrEnum):
 
 
 class Batch(Struct, frozen=True):
-    """Sends to many agents, answered at a provider's own time. callback: the URL that is called when it ends."""
+    """Sends to many agents, answered at a provider's own time."""
 
     id: int
     uid: str
@@ -37,6 +42,7 @@ class Batch(Struct, frozen=True):
     state: BatchState
     created: float
     ended: float | None = None
+    # The URL that is called when it ends.
     callback: str | None = None
 
     @property
@@ -69,29 +75,29 @@ class BatchItem(Struct, frozen=True):
     id: int
     # Its run; None: its agent was deleted.
     run: Run | None
-    # Its public uid.
+    # The public name of its agent.
     agent: str
     project: str
-    # The part of the batch with which its request is at a provider; 0: it is ready for the next one; -1: it has ended.
+    # The part of the batch with which its request is at a provider; READY_PART, ENDED_PART.
     part: int
     # How many of its requests have ended.
     sent: int
-    # Errors and expired requests since the last that succeeded.
+    # Errors and expired requests since the last one that succeeded.
     errors: int
     expiries: int
-    # The exchange that it goes on from (0: none), and the epoch of its memory then; None until it begins.
+    # The exchange that it continues (0: none), and the epoch of its memory then; None until it begins.
     last_exchange: int | None
     epoch: int | None
-    # Its name.
+    # The name of its conversation.
     conversation: str | None = None
 
-    def why(self, error_message: str | None) -> str | None:
-        """Returns why it failed, None where it did not. error_message: the stored part of the message."""
+    def failure_reason(self, error_message: str | None) -> str | None:
+        """Returns why it failed; None where it did not. error_message: the stored message of the error."""
         return error_message or (None if self.run is not None else "The agent was deleted.")
 
     @property
     def state(self) -> str:
-        """As `BatchCounts` names it."""
+        """The item's state, by its name in `BatchCounts`."""
         if self.run is None:
             return "failed"
         return item_state(self.run.state, self.run.stop)
@@ -116,40 +122,42 @@ def call_of_origin(origin: str) -> tuple[str, str] | None:
 
 
 class ItemDraft(Struct, frozen=True):
-    """An item as it is accepted. run: its id 0. request: JSON. uid: of the agent's own conversation, if it begins."""
+    """An item as it is accepted."""
 
+    # Its run, with the id 0.
     run: Run
+    # JSON.
     request: bytes
+    # The public name of the agent's own conversation, if that begins with the item.
     uid: str
 
 
 class AssignedItem(Struct, frozen=True):
-    """An item that goes into a part. asked: JSON, how it was asked."""
+    """An item that is assigned to a part."""
 
     agent: int
     run: int
     last_exchange: int
     epoch: int
+    # How the model is asked, as JSON.
     asked: bytes
 
 
-class RoundWrite(Struct, frozen=True):
-    """A round of an item that goes on: a reply after its tools have run.
-
-    sent: which of its requests it is.
-    """
+class ItemRound(Struct, frozen=True):
+    """A round of an item that goes on: a reply, once its tools have run."""
 
     item: BatchItem
-    # Of the round.
+    # The number of the round.
     number: int
-    # JSON, without its edits, which are added as written: [block, version, operation] each.
+    # The round as JSON, without its edits, which are added as they were written: [block, version, operation] each.
     data: Mapping[str, object]
-    # edits, versions: as in `StepOpen`.
+    # As in `StepOpen`.
     edits: BlockMerge
     versions: Mapping[int, int]
-    # Of the call of the model, with those that the model wrote.
+    # The tokens of the call of the model.
     tokens: int
     now: float
+    # Those of the tokens that the model wrote.
     output: int = 0
 
 
@@ -157,35 +165,36 @@ class ItemEnd(Struct, frozen=True):
     """The end of an item."""
 
     item: BatchItem
-    # state, stop: of its run.
+    # State and stop reason of its run.
     state: RunState
     stop: str
     now: float
     # Why it failed, or "".
     error_message: str = ""
     tokens: int = 0
-    # Of these, those that the model wrote.
+    # Those of the tokens that the model wrote.
     output: int = 0
-    # Its exchange, whole; None: it is not stored.
+    # Its exchange, complete; None: it is not stored.
     turn: StepOpen | None = None
-    # The call of the model, with the tokens of all of its calls; its exchange does not count.
+    # The last call of the model, with the tokens of all calls. Its `exchange` is ignored.
     step: RunStep | None = None
     rounds: int = 0
-    # Of earlier rounds, as they were written.
+    # The edits of earlier rounds: (block, version, operation), as they were written.
     edits: Sequence[tuple[int, int, BlockOp]] = ()
-    # What enters with the turn; its exchange has no row yet.
+    # The edits that are written with the turn; their exchange has no row yet.
     merged: BlockMerge = field(default_factory=BlockMerge)
-    # Of the blocks on which its writes were made, by block.
+    # By block the version on which the first of `merged` was made.
     versions: Mapping[int, int] = field(default_factory=dict)
 
 
-class ItemBack(Struct, frozen=True):
-    """An item that is sent again, since its request had no result. part: with which; 0: with the next one."""
+class ItemRetry(Struct, frozen=True):
+    """An item that is sent again, since its request had no result."""
 
     item: BatchItem
     errors: int
     expiries: int
-    part: int = 0
+    # The part with which it is sent again.
+    part: int = READY_PART
 
 
-ItemWrite = RoundWrite | ItemEnd | ItemBack
+ItemWrite = ItemRound | ItemEnd | ItemRetry

@@ -8,18 +8,18 @@ from typing import TypeVar
 T = TypeVar("T", bound=object)
 
 
-def in_turn(ranked: Sequence[Sequence[T]]) -> list[T]:
+def interleave(ranked: Sequence[Sequence[T]]) -> list[T]:
     """Returns the best hit of each search, then the second best of each, and so on.
 
     What scores are worth differs from memory to memory, so ranks are all that searches have in common.
     """
     found: list[T] = []
-    # As long as all have more, in one go for each search.
     while ranked := [each for each in ranked if each]:
-        searches, places = len(ranked), min(map(len, ranked))
-        part = [*ranked[0][:places]] * searches
+        # As many ranks as all of the remaining searches have, at once.
+        searches, ranks = len(ranked), min(map(len, ranked))
+        part = [*ranked[0][:ranks]] * searches
         for number, each in enumerate(ranked):
-            part[number::searches] = each[:places]
+            part[number::searches] = each[:ranks]
         found += part
-        ranked = [each[places:] for each in ranked]
+        ranked = [each[ranks:] for each in ranked]
     return found

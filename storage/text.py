@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def mended(values: Sequence[object]) -> list[object]:
-    """Returns a statement's values with texts that can be stored: without U+0000, with U+FFFD for half a pair."""
-    return [_mended(value) for value in values]
+def replace_unstorable(values: Sequence[object]) -> list[object]:
+    """Returns a statement's values with texts that any database stores: without U+0000, U+FFFD for half a pair."""
+    return [_replace_unstorable(value) for value in values]
 
 
-def _mended(value: object) -> object:
+def _replace_unstorable(value: object) -> object:
     if isinstance(value, str):
-        whole = value.replace("\0", "")
-        return whole.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        text = value.replace("\0", "")
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, list | tuple):
-        return mended(value)
+        return replace_unstorable(value)
     return value

@@ -33,7 +33,7 @@ from storage.errors import (
     WriteConflict,
 )
 from storage.postgres.url import UNREADABLE, by_host, without_secret
-from storage.text import mended
+from storage.text import replace_unstorable
 
 OLDEST_SERVER = 14
 # SQL_ASCII stores bytes as they are, and these are UTF-8.
@@ -406,13 +406,13 @@ class MendingConnection(PostgresConnection):
     __slots__ = ()
 
     async def rows(self, statement: str, values: Sequence[object] = ()) -> list[Row]:
-        return await super().rows(statement, mended(values))
+        return await super().rows(statement, replace_unstorable(values))
 
     async def run(self, statement: str, values: Sequence[object] = ()) -> int:
-        return await super().run(statement, mended(values))
+        return await super().run(statement, replace_unstorable(values))
 
     async def single(self, statement: str, values: Sequence[object]) -> Row | None:
-        return await super().single(statement, mended(values))
+        return await super().single(statement, replace_unstorable(values))
 
 
 def _text(statement: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain, islice
 
-from storage.fusion import in_turn
+from storage.fusion import interleave
 from storage.recall_record import HitScores, SearchTrace
 from storage.search import common
 from storage.search.blob import ASKS, CHUNK, SLIGHT, USER, hash_terms
@@ -213,7 +213,7 @@ def around(
     if own in groups:
         groups[own].sort(reverse=before)
     nearest = sorted(groups.values(), key=(lambda each: -max(each)) if before else min)
-    return _numbers(in_turn(nearest)[:limit], layout)
+    return _numbers(interleave(nearest)[:limit], layout)
 
 
 def _groups(
@@ -240,7 +240,7 @@ def _groups(
 
 def _by_turns(groups: Mapping[int, Sequence[int]]) -> list[int]:
     """Returns the first row of each group, those of the greatest number first, then the second of each, and so on."""
-    return in_turn([groups[number] for number in sorted(groups, reverse=True)])
+    return interleave([groups[number] for number in sorted(groups, reverse=True)])
 
 
 def _numbers(rows: Iterable[int], layout: IndexLayout) -> list[int]:
@@ -252,7 +252,7 @@ def _mix(first: list[int], second: list[int]) -> list[int]:
     """Returns the rows of both looks: the best of the first, then one of each in turn."""
     if len(first) <= _SURE:  # so it is in two of three turns, which are spared the rest
         return list(dict.fromkeys(first + second))[:MOST_HITS]
-    return list(dict.fromkeys(first[:_SURE] + in_turn((first[_SURE:], second))))[:MOST_HITS]
+    return list(dict.fromkeys(first[:_SURE] + interleave((first[_SURE:], second))))[:MOST_HITS]
 
 
 def _fill(ranked: list[int], layout: IndexLayout, limit: int, room: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Limits as operators set them. Every process hears of a change."""
+"""Limits as operators set them. Every process is notified of a change."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class UsageLimits(Group):
 
     def __init__(self, database: Database) -> None:
         super().__init__(database)
-        self._heard: list[Callable[[], None]] = []
-        database.listen(LIMITS, lambda _: self._changed())
+        self._listeners: list[Callable[[], None]] = []
+        database.listen(LIMITS, lambda _: self._call_listeners())
 
     @reads
     async def list(self, connection: Connection) -> tuple[UsageLimit, ...]:
@@ -27,32 +27,33 @@ class UsageLimits(Group):
         return tuple(UsageLimit(*row) for row in await connection.rows(SQL["limits"]))
 
     async def add(self, limit: UsageLimit) -> UsageLimit:
-        """Adds a limit; its number is made here."""
+        """Adds a limit, and returns it with its number. The id of `limit` does not count."""
         values = (limit.project, limit.key, limit.user, limit.unit, limit.per, limit.most, limit.then)
         ((id,),) = await self._database.write_one(SQL["limit_add"], values)
-        self._tell()
+        self._report_change()
         return UsageLimit(id, *values)
 
     async def change(self, id: int, most: float, then: str) -> None:
         """Changes a limit. Raises: NotFound."""
         if not await self._database.write(lambda c: c.run(SQL["limit_change"], (id, most, then))):
             raise NotFound(f"there is no limit {id}")
-        self._tell()
+        self._report_change()
 
     async def remove(self, id: int) -> None:
         """Removes a limit. Raises: NotFound."""
         if not await self._database.write(lambda c: c.run(SQL["limit_remove"], (id,))):
             raise NotFound(f"there is no limit {id}")
-        self._tell()
+        self._report_change()
 
-    def when_changed(self, function: Callable[[], None]) -> None:
+    def when_changed(self, listener: Callable[[], None]) -> None:
         """Has a function called when limits may have changed, by this process or another."""
-        self._heard.append(function)
+        self._listeners.append(listener)
 
-    def _tell(self) -> None:
-        self._changed()
+    def _report_change(self) -> None:
+        """Calls the listeners of this process, and notifies the others."""
+        self._call_listeners()
         self._database.notify(LIMITS)
 
-    def _changed(self) -> None:
-        for each in self._heard:
-            each()
+    def _call_listeners(self) -> None:
+        for listener in self._listeners:
+            listener()

@@ -1,4 +1,4 @@
-"""Summaries. What is forgotten takes them along by triggers (storage/sqlite/migrations/0003_summaries.sql)."""
+"""Summaries. Triggers of the schema erase those of a path of which something is forgotten."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from storage.sqlite.reader import Reader, ThreadReader
 from storage.sqlite.watch import Watch
 from storage.sqlite.writeback import WriteBack
 from storage.sqlite.writer import Writer, WriterLimits
-from storage.text import mended
+from storage.text import replace_unstorable
 
 T = TypeVar("T")
 
@@ -58,7 +58,7 @@ def _execute(raw: sqlite3.Connection, statement: str, values: Sequence[object]) 
     try:
         return raw.execute(statement, _bind_values(statement, values))
     except UnicodeEncodeError:  # half a surrogate pair, before anything was done
-        return raw.execute(statement, _bind_values(statement, mended(values)))
+        return raw.execute(statement, _bind_values(statement, replace_unstorable(values)))
 
 
 class SqliteConnection:

@@ -9,7 +9,7 @@ from storage.listing import PassageDraft
 from storage.records import Agent, Block, DefinitionKind
 from storage.sql.blocks import ensure_blocks
 from storage.sql.store import Store
-from storage.text import mended
+from storage.text import replace_unstorable
 from tests.core.conversations import assistant, user
 from tests.stored import ALICE, HUMAN, Speaker, rows
 
@@ -72,4 +72,4 @@ async def test_what_is_asked_for_by_such_a_text_is_found_or_not_there(store: Sto
     ],
 )  # fmt: skip
 def test_values_are_mended_where_they_must(value: object, kept: object) -> None:
-    assert mended((value,)) == [kept]
+    assert replace_unstorable((value,)) == [kept]

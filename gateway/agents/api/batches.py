@@ -138,7 +138,7 @@ def item_json(item: BatchItem, error_message: str) -> dict[str, Any]:
         "run_id": None if run is None else ids.id_of("run", run.uid),
         "status": item.state,
         "stop_reason": None if run is None else run.stop,
-        "error": item.why(error_message),
+        "error": item.failure_reason(error_message),
         "usage": usage_json(counts, steps, []),
     }
 

@@ -33,7 +33,7 @@ from gateway.core.turn.guide import StopReason
 from gateway.errors import BadRequest, UnknownId
 from gateway.run.memory.queue import QueueTicket
 from gateway.run.upstream.route import agent_route
-from storage.fusion import in_turn
+from storage.fusion import interleave
 from storage.listing import AgentFilter, Page, RunEntry, RunFilter
 from storage.records import DEFAULT, Agent, Run, RunState
 
@@ -232,7 +232,7 @@ class MessageRoutes:
             for agent in agents
         ]
         ranked = [[(agent, view) for view in views] for agent, views in zip(agents, found, strict=True)]
-        return in_turn(ranked)[: search.limit]
+        return interleave(ranked)[: search.limit]
 
     async def _searched(self, project: str, search: SearchMessages) -> tuple[Sequence[Agent], str | None]:
         """Returns the agents to search, and the conversation; None: all of them. Raises: BadRequest."""

@@ -17,7 +17,7 @@ from gateway.run.background.worker import Worker, WorkerLimits, account_maker
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.receipt import Accounts
 from gateway.settings import BatchSettings
-from storage.batch_records import BATCH
+from storage.batch_records import BATCH_JOB
 from storage.errors import StoreError
 
 # A job that crashes the process is tried again without limit: its progress is on disk.
@@ -50,11 +50,11 @@ class BatchService:
         self._jobs = jobs
         self._worker = Worker(
             store.jobs,
-            {BATCH: jobs.run},
+            {BATCH_JOB: jobs.run},
             _LIMITS,
             count,
             lambda: jobs.resting,
-            account=account_maker(accounts, BATCH),
+            account=account_maker(accounts, BATCH_JOB),
         )
 
     def tasks(self) -> list[Coroutine[Any, Any, None]]:

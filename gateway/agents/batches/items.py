@@ -58,7 +58,7 @@ from gateway.run.turn_saving import TurnLimits, TurnServices
 from gateway.run.upstream.failover import Endpoint, Failover
 from gateway.run.upstream.route import Route, agent_route
 from gateway.settings import Settings
-from storage.batch_records import EXPIRED, BatchItem, ItemEnd, RoundWrite
+from storage.batch_records import EXPIRED, BatchItem, ItemEnd, ItemRound
 from storage.commands import BlockMerge
 from storage.errors import NotFound, StoreError
 from storage.records import DEFAULT, BlockOp, Run, RunState, RunStep, TokenCounts
@@ -382,7 +382,7 @@ class ItemTurns:
 
     # -- the reply
 
-    async def take(self, item: BatchItem, body: bytes) -> RoundWrite | Ending:
+    async def take(self, item: BatchItem, body: bytes) -> ItemRound | Ending:
         """Feeds the machine a reply and runs its tools. Raises: ItemFailed, StoreError."""
         opened = await self.open(item, body)
         await self._replay(opened)
@@ -400,7 +400,7 @@ class ItemTurns:
             inserts = [_plain(op) for op in ops if op.op in edits.STORING_OPERATIONS]
             reply, results = orjson.loads(body), opened.toolbox.results
             data = {"reply": reply, "results": results, "inserts": inserts, "counts": list(counts)}
-            return RoundWrite(
+            return ItemRound(
                 item,
                 len(opened.rounds),
                 data,

@@ -46,7 +46,15 @@ from gateway.run.background.worker import JobContext, Postponed
 from gateway.run.memory.fit import request_tokens
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.settings import BatchSettings
-from storage.batch_records import AssignedItem, Batch, BatchCounts, BatchItem, BatchState, ItemBack
+from storage.batch_records import (
+    READY_PART,
+    AssignedItem,
+    Batch,
+    BatchCounts,
+    BatchItem,
+    BatchState,
+    ItemRetry,
+)
 from storage.database import Connection
 from storage.errors import StoreError
 from storage.records import RunState
@@ -165,7 +173,7 @@ class _Attempt:
             await self._cancel()
         elif await batches.is_open(self.batch.id):
             await self._log_progress()
-            if until_more is None and await batches.in_part(self.batch.id, 0):
+            if until_more is None and await batches.in_part(self.batch.id, READY_PART):
                 waits.append(0.0)  # some have become ready meanwhile
             raise Postponed("its providers are asked again", min(waits, default=0.0), is_planned=True)
         else:
@@ -341,7 +349,7 @@ class _Attempt:
                     draft.add(line, given)
                 else:
                     # Its agent has changed since the part was thought of.
-                    await self.outcomes.write([ItemBack(item, item.errors, item.expiries)])
+                    await self.outcomes.write([ItemRetry(item, item.errors, item.expiries)])
             await self._assign_items(part, draft)
             if not draft.items:
                 await self.parts.over(part)
@@ -470,7 +478,7 @@ class _Attempt:
         ]
         numbers = iter([each.number for each in halves for _ in range(each.count)])
         async for page in self.results.pages(part.number):
-            await self.outcomes.write([ItemBack(i, i.errors, i.expiries, next(numbers)) for i in page])
+            await self.outcomes.write([ItemRetry(i, i.errors, i.expiries, next(numbers)) for i in page])
         await self.parts.over(part, now, no_room=True)
 
     async def _tokens(self, part: ProviderPart) -> int:
@@ -497,14 +505,14 @@ class _Attempt:
     async def _submit_ready(self) -> float | None:
         """Composes what is ready and submits it. Returns the seconds until the rest may be; None: all that was is."""
         batches = self.jobs.store.batches
-        if not await batches.in_part(self.batch.id, 0):
+        if not await batches.in_part(self.batch.id, READY_PART):
             return None
         if (rest_s := await self._budget_wait_s()) is not None:
             return rest_s
-        await batches.running(self.batch.id)
+        await batches.mark_running(self.batch.id)
         drafts: dict[tuple[str, str], PartDraft] = {}
         try:
-            async for item in self._items(0):
+            async for item in self._items(READY_PART):
                 if (made := await self._compose(item)) is None:
                     continue
                 composed, line, given = made

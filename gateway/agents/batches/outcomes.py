@@ -16,7 +16,7 @@ from gateway.run.background.worker import JobContext
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.queue import QueueTicket
 from gateway.run.tools.toolbox import AT_ONCE
-from storage.batch_records import Batch, BatchItem, ItemBack, ItemEnd, ItemWrite
+from storage.batch_records import Batch, BatchItem, ItemEnd, ItemRetry, ItemWrite
 from storage.errors import WriteConflict
 from storage.records import RunState
 from storage.sql.store import Store
@@ -83,7 +83,7 @@ class ItemOutcomes:
             return
         day = int(self.now() // DAY_S)
         await self.job.commit(self.store.batches.write_effect(self.batch.project, day, writes))
-        self.tokens.inc(by=sum(each.tokens for each in writes if not isinstance(each, ItemBack)))
+        self.tokens.inc(by=sum(each.tokens for each in writes if not isinstance(each, ItemRetry)))
 
     async def done(self) -> None:
         """Waits for the items of busy conversations."""

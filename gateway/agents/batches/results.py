@@ -15,7 +15,7 @@ from gateway.agents.batches.outcomes import ItemOutcomes, Work
 from gateway.agents.batches.parts import ProviderPart
 from gateway.core import ids
 from gateway.core.turn.guide import StopReason
-from storage.batch_records import Batch, BatchItem, ItemBack, ItemWrite
+from storage.batch_records import Batch, BatchItem, ItemRetry, ItemWrite
 from storage.errors import StoreError
 from storage.records import RunState
 from storage.sql.store import Store
@@ -71,7 +71,7 @@ class PartResults:
         more = 0 if lost_by_restart else 1
         async for page in self.pages(part.number):
             resent = [
-                ItemBack(each, each.errors, each.expiries + more)
+                ItemRetry(each, each.errors, each.expiries + more)
                 for each in page
                 if lost_by_restart or each.expiries + more < _MOST_EXPIRIES
             ]
@@ -117,11 +117,11 @@ class PartResults:
                 case "succeeded":
                     return await self.turns.take(item, result.body)
                 case "errored" if result.is_transient and item.errors + 1 < _MOST_ERRORS:
-                    return ItemBack(item, item.errors + 1, item.expiries)
+                    return ItemRetry(item, item.errors + 1, item.expiries)
                 case "errored":
                     failure = ItemFailed(result.message, StopReason.UPSTREAM_ERROR)
                 case "expired" if item.expiries + 1 < _MOST_EXPIRIES:
-                    return ItemBack(item, item.errors, item.expiries + 1)
+                    return ItemRetry(item, item.errors, item.expiries + 1)
                 case "expired":
                     failure = expired(result.message)
                 case _:

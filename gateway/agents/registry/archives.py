@@ -18,7 +18,7 @@ from gateway.errors import BadRequest, Conflict
 from gateway.run.memory.recall import EmbedQuery
 from storage.commands import ForgetTarget
 from storage.errors import NotFound
-from storage.fusion import in_turn
+from storage.fusion import interleave
 from storage.listing import Page, PassageDraft, PassageFilter
 from storage.records import API_PROFILE, Agent, Definition, DefinitionKind, Passage, Scope, StoredFile
 from storage.sql.store import Store
@@ -181,7 +181,7 @@ class Archives:
                 present, query, wanted, limit=limit, deadline_ms=SEARCH_MS, vector=vector
             )
             ranked.append([PassageView(present.uid, passage) for passage in hits])
-        return await self._with_files(in_turn(ranked)[:limit])
+        return await self._with_files(interleave(ranked)[:limit])
 
     async def passages(
         self, agent: Agent, query: str, wanted: PassageFilter, *, limit: int, is_own: bool = True

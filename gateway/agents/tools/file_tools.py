@@ -12,7 +12,7 @@ from gateway.agents.tools.children import Children, OutOfBounds
 from gateway.run.memory.recall import EmbedQuery
 from gateway.run.tools.toolbox import ToolAnswer, failed
 from storage.errors import StoreError
-from storage.fusion import in_turn
+from storage.fusion import interleave
 from storage.listing import PassageFilter
 from storage.records import Agent, DefinitionKind, Passage, StoredFile
 from storage.sql.store import Store
@@ -74,7 +74,7 @@ class FileTools(Struct, frozen=True):
     async def _search(self, folders: Mapping[int, str], query: str, limit: int) -> ToolAnswer:
         """Searches all folders, and shows the best passages of each in turn."""
         ranked = [await self._passages(folder, query, limit) for folder in folders]
-        fused = in_turn(ranked)[:limit]
+        fused = interleave(ranked)[:limit]
         files = await self.store.files.several(sorted({hit.file for hit in fused if hit.file is not None}))
         shown = [
             f"- [{folders[file.memory]}/{file.name}] {hit.text.strip()}"

@@ -48,7 +48,7 @@ class BatchOperations(Struct, frozen=True):
                         "run": None if run is None else ids.id_of("run", run.uid),
                         "state": item.state,
                         "stop": None if run is None else run.stop,
-                        "error": item.why(messages.get(item.id)),
+                        "error": item.failure_reason(messages.get(item.id)),
                     }
                 )
         return {**await self._shown(batch), "items": found}

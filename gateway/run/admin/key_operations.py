@@ -16,7 +16,7 @@ from gateway.errors import BadRequest, GatewayError, MemoryUnavailable, UnknownI
 from gateway.run.admin.operation_arguments import Arguments, RawArguments, number_of
 from gateway.run.admin.page_records import KeyKind, KeyPage, KeyRecord, NewKey
 from gateway.settings import DefaultMode
-from storage.batch_records import BATCH
+from storage.batch_records import BATCH_JOB
 from storage.errors import NotFound, Stale, StoreError, WriteConflict
 from storage.records import OPERATOR, OPERATOR_READ, Job, JobState, Key
 from storage.sql.keys import DEFAULT_PROJECT, Keys
@@ -207,7 +207,7 @@ class JobOperations(Struct, frozen=True):
     async def cancel(self, raw: RawArguments) -> dict[str, Any]:
         """Deletes a job. A batch ends with its own, which nothing else would end."""
         job = await self._change(raw, self.store.jobs.cancel)
-        if job["kind"] == BATCH:
+        if job["kind"] == BATCH_JOB:
             batches = self.store.batches
             await batches.cancel(await batches.find(None, job["key"]), self.now())
         return job

@@ -12,7 +12,7 @@ from gateway.errors import BadRequest, Conflict, UnknownId
 from gateway.run.admin.operation_arguments import number_of
 from gateway.run.admin.page_records import BatchPage, BatchRecord, JobPage, JobRecord, WorkRecord
 from gateway.run.admin.request_operations import name_of
-from storage.batch_records import BATCH, Batch
+from storage.batch_records import BATCH_JOB, Batch
 from storage.errors import NotFound, Stale
 from storage.listing import LAST_NUMBER, Page
 from storage.records import Job, Scope
@@ -74,7 +74,7 @@ class WorkOperations(Struct, frozen=True):
             job = await self.store.jobs.cancel(id)
         except NotFound as error:
             raise _no_job() from error
-        if job.kind == BATCH:
+        if job.kind == BATCH_JOB:
             batches = self.store.batches
             await batches.cancel(await batches.find(None, job.key), self.now())
         return _job_record(job, scope)

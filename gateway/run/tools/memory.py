@@ -25,7 +25,7 @@ from gateway.run.memory.recall import EmbedQuery
 from gateway.run.memory.record import BlockEdits
 from gateway.run.tools.toolbox import ToolAnswer, failed
 from storage.errors import StoreError
-from storage.fusion import in_turn
+from storage.fusion import interleave
 from storage.listing import PassageFilter
 from storage.records import Agent, BlockOp, Message, Passage
 from storage.sql.store import Store
@@ -194,7 +194,7 @@ class MemoryTools(Struct, frozen=True):
             except StoreError as error:
                 _log.warning("A search of a memory tool failed: %s", error.message)
                 has_failed = True
-        return _numbered_apart(in_turn(found)), has_failed
+        return _numbered_apart(interleave(found)), has_failed
 
     async def _own(self, query: str, wanted: Lookup) -> list[Message]:
         """Returns what the agent's own memory has for one query; the newest where there is none."""

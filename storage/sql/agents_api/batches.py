@@ -17,18 +17,20 @@ import orjson
 from msgspec.structs import replace
 
 from storage.batch_records import (
-    BATCH,
+    BATCH_JOB,
+    ENDED_PART,
+    READY_PART,
     SOURCES_ROOM,
     AssignedItem,
     Batch,
     BatchCounts,
     BatchItem,
     BatchState,
-    ItemBack,
     ItemDraft,
     ItemEnd,
+    ItemRetry,
+    ItemRound,
     ItemWrite,
-    RoundWrite,
     item_state,
     origin_of_call,
 )
@@ -57,8 +59,8 @@ from storage.sql.usage import add_batch
 SQL = load("agents_api/batches.sql")
 GONE = "the memory of this item is gone"
 
-# The number of the one text of its kind.
-_BEGIN_SEQ = 0
+# The number of an item's request, the only one.
+_REQUEST_SEQ = 0
 # Items that one transaction ends.
 _PAGE = 100
 
@@ -93,12 +95,12 @@ class Batches(Group):
                     raise NotFound(GONE)
                 run = replace(run, conversation=found)
             stored = await create_run(connection, run)
-            await add_text(connection, stored.agent, stored.id, "request", _BEGIN_SEQ, draft.request)
+            await add_text(connection, stored.agent, stored.id, "request", _REQUEST_SEQ, draft.request)
             await connection.run(SQL["item_insert"], (stored.id, batch))
 
     async def start(self, batch: Batch) -> None:
         """Enqueues the job of a batch once all its items are there."""
-        await self._jobs.enqueue(BATCH, NO_AGENT, batch.uid, orjson.dumps({"batch": batch.id}))
+        await self._jobs.enqueue(BATCH_JOB, NO_AGENT, batch.uid, orjson.dumps({"batch": batch.id}))
 
     async def drop_unstarted(self, before: float, at: float) -> int:
         """Fails the batches of which an earlier process has accepted only a part. Returns how many."""
@@ -257,7 +259,7 @@ class Batches(Group):
 
         tokens = output = 0
         for each in writes:
-            if await _write(connection, each, self._rules) and not isinstance(each, ItemBack):
+            if await _write_item(connection, each, self._rules) and not isinstance(each, ItemRetry):
                 tokens, output = tokens + each.tokens, output + each.output
         if tokens:
             await add_batch(connection, project, day, tokens, output)
@@ -271,7 +273,7 @@ class Batches(Group):
         """Returns the effect that ends a batch, unless it has ended."""
         await connection.run(SQL["set_state"], (batch, state, at))
 
-    async def running(self, batch: int) -> None:
+    async def mark_running(self, batch: int) -> None:
         """Notes that a batch has begun."""
         await self._database.bulk(
             lambda connection: connection.run(SQL["set_state"], (batch, BatchState.RUNNING, None))
@@ -323,16 +325,16 @@ class Batches(Group):
         return len(items)
 
 
-async def _write(connection: Connection, write: ItemWrite, rules: Rules) -> int:
-    """Writes what became of an item. Returns the tokens that count."""
+async def _write_item(connection: Connection, write: ItemWrite, rules: Rules) -> int:
+    """Writes what became of an item. Returns the tokens that are added to its project's usage."""
     item, run = write.item, write.item.run
     if run is not None:
         await connection.lock_sharers(run.agent)
-    part, errors, expiries = 0, 0, 0
-    if isinstance(write, ItemBack):
+    part, errors, expiries = READY_PART, 0, 0
+    if isinstance(write, ItemRetry):
         part, errors, expiries = write.part, write.errors, write.expiries
     elif isinstance(write, ItemEnd):
-        part = -1
+        part = ENDED_PART
     advanced = await connection.row(SQL["advance"], (item.id, item.sent, part, errors, expiries))
     if advanced is None:
         return 0
@@ -340,31 +342,31 @@ async def _write(connection: Connection, write: ItemWrite, rules: Rules) -> int:
     if run is None or epoch is None:
         # It was cancelled, or its agent is gone; what the provider has billed counts nevertheless.
         await connection.run(SQL["close"], (item.id,))
-        return 0 if isinstance(write, ItemBack) else write.tokens
-    if isinstance(write, ItemBack):
+        return 0 if isinstance(write, ItemRetry) else write.tokens
+    if isinstance(write, ItemRetry):
         return 0
-    if isinstance(write, RoundWrite):
+    if isinstance(write, ItemRound):
         if epoch != item.epoch:
             raise WriteConflict(GONE)
-        made = await _edit(connection, run, write.edits, write.versions, write.now)
+        made = await _write_round_edits(connection, run, write.edits, write.versions, write.now)
         data = orjson.dumps({**write.data, "edits": made})
         await add_text(connection, run.agent, run.id, "round", write.number, data)
         return write.tokens
     try:
-        await _end(connection, write, run, rules)
+        await _end_item(connection, write, run, rules)
     except Stale as error:
         raise WriteConflict(error.message) from error
     return write.tokens
 
 
-async def _edit(
-    connection: Connection, run: Run, merged: BlockMerge, read: Mapping[int, int], now: float
+async def _write_round_edits(
+    connection: Connection, run: Run, merged: BlockMerge, first_versions: Mapping[int, int], now: float
 ) -> list[object]:
     """Writes the edits of a round, each on the version that its result was made on. Raises: WriteConflict.
 
     Returns them as they are stored, until there is an exchange that they came from.
     """
-    versions, made = dict(read), list[object]()
+    versions, made = dict(first_versions), list[object]()
     for block, value, op in merged.writes:
         try:
             await write_block(
@@ -380,7 +382,8 @@ async def _edit(
     return made
 
 
-async def _end(connection: Connection, end: ItemEnd, run: Run, rules: Rules) -> None:
+async def _end_item(connection: Connection, end: ItemEnd, run: Run, rules: Rules) -> None:
+    """Ends the run of an item, with its turn if it has one."""
     agent = run.agent
     if end.turn is not None:
         opened = await open_step(connection, end.turn, rules)

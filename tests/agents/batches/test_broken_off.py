@@ -82,7 +82,7 @@ def test_nothing_is_submitted_of_a_batch_that_was_cancelled_meanwhile(
     def answer(custom_id: str, body: Json) -> Fate:
         return Fate(text="Done.") if results(body) else Fate(calls=(append("Noted."),))
 
-    running, begun = Batches.running, list[int]()
+    running, begun = Batches.mark_running, list[int]()
 
     async def cancelled(store: Batches, id: int) -> None:
         await running(store, id)
@@ -92,7 +92,7 @@ def test_nothing_is_submitted_of_a_batch_that_was_cancelled_meanwhile(
             assert found is not None
             await store.cancel(found, found.created)
 
-    monkeypatch.setattr(Batches, "running", cancelled)
+    monkeypatch.setattr(Batches, "mark_running", cancelled)
     with scene(tmp_path, answer) as s:
         batch = s.post(s.agents(2))
         s.until_rest()
