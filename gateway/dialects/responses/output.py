@@ -141,7 +141,7 @@ class MessageItem(Item):
         return self._parts[-1]
 
     def _end_part(self) -> None:
-        if not self._parts:
+        if self._emit is None or not self._parts:
             return
         at, part = len(self._parts) - 1, self._parts[-1]
         if part.kind == "refusal":

@@ -408,7 +408,7 @@ ECHOED: Json = {
 
 
 def _echo(json: Json, request: ChatRequest, conversation: str | None, tools: RequestTools) -> Json:
-    echoed = {key: json[key] for key in ECHOED if json.get(key) is not None}
+    echoed = {key: value for key, value in json.items() if key in ECHOED and value is not None}
     if echoed.get("service_tier") == "auto":
         del echoed["service_tier"]  # the tier that served it is shown, where the upstream names one
     reasoning = json.get("reasoning") or {}
