@@ -20,7 +20,7 @@ from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.identity import KEEPS, Identity, Mode, asks_agent
 from gateway.core.request.native_body import MessageThread
 from gateway.core.request.request_headers import forwardable
-from gateway.core.turn.asides import fillers_in
+from gateway.core.turn.asides import filler_asides
 from gateway.core.turn.client_view import MakesUnseen, MakesView
 from gateway.core.turn.native_form import ReplyChange
 from gateway.core.turn.terms import TurnTerms
@@ -352,7 +352,7 @@ class Chat:
         if spec.uid:
             terms, guide = self._agents.terms(spec, request, prompt, terms)
         elif spec.filler == "model":
-            terms = replace(terms, asides=fillers_in(tools))
+            terms = replace(terms, asides=filler_asides(tools))
         await TurnRun(call, attempts, prompt, memory, self.turns, guide, terms).run()
 
     async def begin_memory(

@@ -116,7 +116,7 @@ class TurnMachine(Protocol):
     def take_texts(self, read: list[Event]) -> bytes | None:
         """Takes events that only add text, and returns the client's bytes. None: it took none of them; feed them."""
 
-    def stored(self, outcome: TurnOutcome) -> TurnOutcome:
+    def with_stored_fields(self, outcome: TurnOutcome) -> TurnOutcome:
         """Returns an outcome in the form in which it is stored."""
 
 
@@ -465,7 +465,7 @@ class TurnRun:
                         self._saving.begin_step(self.prompt, command), "A step of a run"
                     )
                 case commands.Save(outcome) if self._saving is not None:
-                    outcome = self._turn.stored(outcome)
+                    outcome = self._turn.with_stored_fields(outcome)
                     self._saving.write_unwaited(self.prompt, outcome, "A cancelled turn")
                 case commands.CloseUpstream():
                     await self._close_reply()
@@ -511,7 +511,7 @@ class TurnRun:
     async def _save_turn(self, outcome: TurnOutcome) -> events.Saved:
         if self._saving is None:
             return SAVED
-        saved = await self._saving.save(self.prompt, self._turn.stored(outcome))
+        saved = await self._saving.save(self.prompt, self._turn.with_stored_fields(outcome))
         self._refusal = self._saving.refusal or self._refusal
         return saved
 

@@ -38,7 +38,7 @@ from gateway.core.turn.client_view import MakesUnseen
 from gateway.core.turn.commands import TurnOutcome
 from gateway.core.turn.draft import AllBut
 from gateway.core.turn.guide import StopReason
-from gateway.core.turn.ledger import counts_of
+from gateway.core.turn.ledger import counts_or_zeros
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.upstream.policy import Target
 from gateway.errors import GatewayError, UnknownModel
@@ -389,7 +389,7 @@ class ItemTurns:
         outcome = opened.outcome
         if opened.source.taken <= len(opened.rounds):
             raise ItemFailed(CHANGED)
-        counts = counts_of(_usage(body))
+        counts = counts_or_zeros(_usage(body))
         tokens = counts.prompt + counts.completion
         ops = opened.changes.ops[opened.inserts :]
         merged = edits.merge_operations(

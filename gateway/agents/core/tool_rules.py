@@ -186,7 +186,7 @@ class RuleState(Struct, frozen=True):
             given |= limit.arguments.get(name, {})
         return Allowed(given)
 
-    def after(self, reply: Sequence[JudgedCall], *, is_last: bool = False) -> Offer | Stop:
+    def decide_next(self, reply: Sequence[JudgedCall], *, is_last: bool = False) -> Offer | Stop:
         """Returns the next step once all calls of a reply have their results.
 
         is_last: it was the last step that the turn may have.
@@ -325,7 +325,7 @@ class RuleGuide:
             self._called.append(CalledTool(call.name, result=None))
         return verdict
 
-    def answered(self, name: str, result: ToolResult, *, is_denied: bool) -> None:
+    def take_answer(self, name: str, result: ToolResult, *, is_denied: bool) -> None:
         self._is_resumed = True
         if not result.was_run:
             self._reply[result.call_id] = JudgedCall(name, has_run=False, has_failed=True)
@@ -333,7 +333,7 @@ class RuleGuide:
         self._called.append(CalledTool(name, "denied" if is_denied else result.status, result.content))
         self._reply[result.call_id] = JudgedCall(name, has_run=not is_denied, goes_on=True)
 
-    def ran(self, result: ToolResult) -> None:
+    def take_result(self, result: ToolResult) -> None:
         place = self._places.get(result.call_id)
         if place is None:
             return
@@ -342,7 +342,7 @@ class RuleGuide:
         judged = self._reply[result.call_id]
         self._reply[result.call_id] = JudgedCall(name, has_failed=has_failed, goes_on=judged.goes_on)
 
-    def after(self) -> Offer | Stop:
+    def decide_next(self) -> Offer | Stop:
         self._steps += not self._is_resumed
         self._is_resumed = False
         self._bad_replies = self._bad_replies + 1 if self._has_unreadable else 0
@@ -354,7 +354,7 @@ class RuleGuide:
             self._called.clear()
             return self.offer()
         is_last = self._steps >= self._max_steps
-        return self._state.after(reply, is_last=is_last)
+        return self._state.decide_next(reply, is_last=is_last)
 
 
 def _is_true(value: object) -> bool:

@@ -30,7 +30,7 @@ from gateway.core.tags import mark_of
 from gateway.core.turn import commands, events
 from gateway.core.turn.commands import End, TurnOutcome
 from gateway.core.turn.guide import StopReason, ToolResult
-from gateway.core.turn.ledger import counts_of
+from gateway.core.turn.ledger import counts_or_zeros
 from gateway.core.upstream.policy import Target
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryContext, in_prompt_order
@@ -225,7 +225,7 @@ class RunMemory:
         e = self._finished_exchange(self._opened.exchange, prompt, result.full, result.shown_reply)
         if result.is_refused:
             e = mark_refused(e, context.path)
-        number, counts = self.run.steps + 1, counts_of(result.usage)
+        number, counts = self.run.steps + 1, counts_or_zeros(result.usage)
         step = RunStep(
             e.id, context.agent.id, self.run.id, number, self._step_begun, now, counts,
             result.stop, None, result.error, dict(result.waiting),

@@ -75,7 +75,7 @@ class AgentTools:
     # -- a toolbox
 
     def definitions(self) -> list[dict[str, Any]]:
-        asides = _asides_of(self.spec, self._plain.values()).given
+        asides = _asides_of(self.spec, self._plain.values()).by_tool
         return [with_asides(each, asides.get(name, ())) for name, each in self._plain.items()]
 
     def owns(self, name: str) -> bool:

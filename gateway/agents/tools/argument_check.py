@@ -8,9 +8,9 @@ from adapters.types import Json
 from gateway.agents.tools.children import Children, OutOfBounds
 from gateway.core.turn import arguments as checks
 
-# Up to these values of `cost`, arguments are compared with their schema in this process, and read, with a message for
-# what does not fit. Measured: a unit takes up to 3 ns to compare and up to 400 ns to read, since errors hold copies of
-# what they are about. So either takes at most 20 ms; a call with usual arguments takes 0.05 ms.
+# Up to these values of `estimate_cost`, arguments are compared with their schema in this process, and read, with a
+# message for what does not fit. Measured: a unit takes up to 3 ns to compare and up to 400 ns to read, since errors
+# hold copies of what they are about. So either takes at most 20 ms; a call with usual arguments takes 0.05 ms.
 FITS_HERE = 4_000_000
 READ_HERE = 50_000
 # For how long a child may check.
@@ -22,10 +22,10 @@ async def checked(children: Children, tool: str, schema: Json, arguments: Json) 
 
     schema: of the tool's parameters.
     """
-    cost = checks.cost(schema, arguments)
+    cost = checks.estimate_cost(schema, arguments)
     if cost <= READ_HERE:
-        meant, wrong = checks.read(schema, arguments)
-    elif cost <= FITS_HERE and checks.fits(schema, arguments):
+        meant, wrong = checks.fit_arguments(schema, arguments)
+    elif cost <= FITS_HERE and checks.fits_schema(schema, arguments):
         return arguments, None
     else:
         meant, wrong = await _read_in_child(children, schema, arguments)
@@ -35,7 +35,7 @@ async def checked(children: Children, tool: str, schema: Json, arguments: Json) 
 async def _read_in_child(children: Children, schema: Json, arguments: Json) -> tuple[Json, str | None]:
     work: dict[str, Any] = {"schema": schema, "arguments": arguments}
     try:
-        answer = await children.ask("gateway.core.turn.arguments:perform", work, CHECK_S)
+        answer = await children.ask("gateway.core.turn.arguments:fit_json", work, CHECK_S)
     except OutOfBounds as error:
         return arguments, f"the arguments cannot be checked by the tool's schema ({error})"
     return answer["arguments"], answer["wrong"]

@@ -26,7 +26,7 @@ from gateway.core.turn.client_view import ClientView, ReplyEvent
 from gateway.core.turn.commands import TurnOutcome
 from gateway.core.turn.draft import ToolCall
 from gateway.core.turn.guide import StopReason
-from gateway.core.turn.ledger import counts_of
+from gateway.core.turn.ledger import counts_or_zeros
 from gateway.core.turn.terms import TurnTerms
 from gateway.errors import GatewayError, UpstreamError
 from storage.records import TokenCounts
@@ -170,7 +170,7 @@ class StepView(ClientView):
                 self.add_text(text)
         usage = event.chunk.get("usage") if event.chunk else None
         if isinstance(usage, dict):
-            self._last = counts_of(usage)
+            self._last = counts_or_zeros(usage)
             self.counts = TokenCounts(*map(sum, zip(self.counts, self._last, strict=True)))
 
     def show_texts(self, read: Sequence[Event], texts: Sequence[str]) -> bool:
@@ -186,7 +186,7 @@ class StepView(ClientView):
 
     def add_words(self, text: str, between: str, call: int) -> None:
         # A call in the form of the API.
-        if self._asides.words.get(self.showing.speaks or "") != self.showing.argument:
+        if self._asides.spoken_arguments.get(self.showing.speaks or "") != self.showing.argument:
             return
         if self.by_token:
             self._piece("assistant_message", {"content": text}, f"of call {call}")
@@ -220,7 +220,7 @@ class StepView(ClientView):
     def call_tools(self, calls: Sequence[ToolCall]) -> None:
         self._end_reply()
         self._names.update({call.id: call.name for call in calls})
-        self._show_calls([call.built() for call in calls])
+        self._show_calls([call.as_json() for call in calls])
 
     # A turn that keeps each step
 
@@ -239,7 +239,7 @@ class StepView(ClientView):
 
     def stop(self, reason: StopReason, waiting: Mapping[str, str], calls: Sequence[ToolCall] = ()) -> None:
         self._stop, self._waiting = reason, waiting
-        self._waits = [call.built() for call in calls]
+        self._waits = [call.as_json() for call in calls]
 
     # Errors
 
@@ -275,11 +275,11 @@ class StepView(ClientView):
     def _show_calls(self, calls: Sequence[Json]) -> None:
         """Shows calls without the gateway's arguments. Thoughts in these, and spoken text, are shown already."""
         names = [str((call.get("function") or {}).get("name")) for call in calls]
-        _, made = without_asides(calls, self._asides.noted(names))
+        _, made = without_asides(calls, self._asides.asides_in(names))
         left = [
             call
             for name, call in zip(names, made, strict=True)
-            if name not in self._asides.words or spoken_by(call, self.showing) is None
+            if name not in self._asides.spoken_arguments or spoken_by(call, self.showing) is None
         ]
         self._message({"role": "assistant", "tool_calls": left}, self.numbers.reply)
 

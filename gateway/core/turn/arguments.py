@@ -2,7 +2,7 @@
 
 The schema is a stranger's, and so are the arguments. `jsonschema-rs` judges by the draft that the schema names (2020-12
 where it names none), fetches nothing, and matches patterns in linear time; `format` is not checked. Alternatives within
-alternatives still take any time, in which nothing else runs in this process. So `cost` estimates beforehand what a
+alternatives still take any time, in which nothing else runs in this process. So `estimate_cost` says beforehand what a
 check can take at most, and what costs much is checked in another process (gateway.agents.tools.argument_check).
 
 A keyword that is no JSON Schema, and a reference that leads nowhere, forbid nothing; the rest of the schema holds.
@@ -28,7 +28,7 @@ _LARGE = 32 * 1024  # of a schema; to look at all of a larger one takes more tha
 _PATTERN_BYTES = 4096  # of a compiled pattern, and what it takes to compile one, as a schema of so many bytes
 _REGEX_BYTES = 256 * 1024  # of one compiled pattern at most; a larger one forbids nothing
 _LEAST_BYTES = 64  # counted of any arguments: the schema is compiled for none
-_LEVELS = 64  # of a schema with its references written out, for `cost`
+_LEVELS = 64  # of a schema with its references written out, for `estimate_cost`
 _MENDED = 16  # faults of one schema that are left out; one with more forbids nothing
 # Their cost does not follow from the size of the schema, or they say what a reference leads to.
 _UNKNOWN: Final = (
@@ -43,12 +43,12 @@ _MOST_CHARS = 1_000  # of an error's text
 _NAMES_CHARS = 600  # of the names or values that there are
 
 
-def cost(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> float:
+def estimate_cost(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> float:
     """Returns a bound of the work of a check: bytes of the schema times bytes of arguments.
 
     References are written out for it, and what is for people alone is left out.
 
-    inf: there is no bound that is known. 0: `read` refuses the arguments by their depth alone.
+    inf: there is no bound that is known. 0: `fit_arguments` refuses the arguments by their depth alone.
     """
     if is_too_deep(arguments):
         return 0
@@ -73,15 +73,15 @@ def _is_extreme(data: bytes) -> bool:
     return _EXTREME.search(b'"'.join(outside)) is not None
 
 
-def fits(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> bool:
-    """Returns whether arguments fit a schema. False: they may all the same, `read` knows."""
+def fits_schema(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> bool:
+    """Returns whether arguments fit a schema. False: they may all the same, `fit_arguments` knows."""
     try:
         return _compiled(schema).is_valid(arguments)
     except ValueError:
         return False
 
 
-def read(schema: Mapping[str, Any], arguments: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
+def fit_arguments(schema: Mapping[str, Any], arguments: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
     """Returns arguments as they are meant, and the first thing that is wrong with them; None if nothing is.
 
     A text with JSON in it is read where a text does not fit and that does: small models write a number, a list or true
@@ -100,9 +100,13 @@ def read(schema: Mapping[str, Any], arguments: dict[str, Any]) -> tuple[dict[str
     return meant, None if error is None else _words(error, schema)
 
 
-def perform(work: Mapping[str, Any]) -> dict[str, Any]:
-    """Does `read` for a process that asks in JSON. work: "schema" and "arguments"; the answer: "arguments", "wrong"."""
-    arguments, wrong = read(work["schema"], work["arguments"])
+def fit_json(work: Mapping[str, Any]) -> dict[str, Any]:
+    """Does what `fit_arguments` does for a process that asks in JSON.
+
+    work: has "schema" and "arguments".
+    The answer has "arguments" and "wrong".
+    """
+    arguments, wrong = fit_arguments(work["schema"], work["arguments"])
     return {"arguments": arguments, "wrong": wrong}
 
 

@@ -62,58 +62,62 @@ def with_asides(definition: Json, names: Collection[str]) -> Json:
 
 
 class Voice(Enum):
-    """The way in which the client gets an argument. WORDS: as the reply's text; FILLER: likewise, ahead of a tool."""
+    """The way in which the client gets an argument."""
 
     THOUGHT = "thought"
-    WORDS = "words"
-    FILLER = "filler"
+    WORDS = "words"  # as the reply's text
+    FILLER = "filler"  # likewise, ahead of a tool
 
 
 class Asides(Struct, frozen=True):
-    """The arguments of a turn's tools that the gateway takes for itself or shows to the user.
+    """The arguments of a turn's tools that the gateway takes for itself or shows to the user."""
 
-    given: tool -> its asides.
-    words: tool -> the argument whose text is shown to the user.
-    """
-
-    given: Mapping[str, Collection[str]] = field(default_factory=dict)
-    words: Mapping[str, str] = field(default_factory=dict)
+    # Tool -> its asides.
+    by_tool: Mapping[str, Collection[str]] = field(default_factory=dict)
+    # Tool -> its argument whose text is shown to the user.
+    spoken_arguments: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, definitions: Iterable[Json], names: Collection[str], words: Mapping[str, str]) -> Asides:
-        """Returns those of the tools, by their definitions without asides (see `with_asides`)."""
-        given: dict[str, frozenset[str]] = {}
+    def of(
+        cls, definitions: Iterable[Json], names: Collection[str], spoken_arguments: Mapping[str, str]
+    ) -> Asides:
+        """Returns the asides of tools.
+
+        definitions: of the tools, without asides (see `with_asides`).
+        names: of the asides that are added.
+        """
+        by_tool: dict[str, frozenset[str]] = {}
         for definition in definitions:
             function = definition["function"]
             own = (function.get("parameters") or {}).get("properties") or {}
             # Ahead of words there is no silence to be filled.
-            taken = {*own, FILLER} if function["name"] in words else own
+            taken = {*own, FILLER} if function["name"] in spoken_arguments else own
             if added := frozenset(names) - frozenset(taken):
-                given[function["name"]] = added
-        return cls(given, words)
+                by_tool[function["name"]] = added
+        return cls(by_tool, spoken_arguments)
 
     def voices(self, tool: str) -> dict[str, Voice]:
         """Returns the arguments of a tool that are shown while they are written."""
-        asides = self.given.get(tool, ())
+        asides = self.by_tool.get(tool, ())
         found = {name: voice for name, voice in _VOICES.items() if name in asides}
-        if tool in self.words:
-            found[self.words[tool]] = Voice.WORDS
+        if tool in self.spoken_arguments:
+            found[self.spoken_arguments[tool]] = Voice.WORDS
         return found
 
-    def noted(self, tools: Iterable[str]) -> dict[str, list[str]]:
+    def asides_in(self, tools: Iterable[str]) -> dict[str, list[str]]:
         """Returns the asides of these tools as a message with their calls bears them."""
-        return {tool: sorted(self.given[tool]) for tool in tools if self.given.get(tool)}
+        return {tool: sorted(self.by_tool[tool]) for tool in tools if self.by_tool.get(tool)}
 
     def split(self, tool: str, arguments: Json) -> tuple[Json, Json]:
         """Returns a call's arguments as the tool gets them, and its asides."""
-        names = self.given.get(tool)
+        names = self.by_tool.get(tool)
         if not names:
             return arguments, {}
         own = {name: value for name, value in arguments.items() if name not in names}
         return own, {name: value for name, value in arguments.items() if name in names}
 
 
-def fillers_in(definitions: Iterable[Json]) -> Asides:
+def filler_asides(definitions: Iterable[Json]) -> Asides:
     """Returns the fillers of memory tools, by their definitions as they are offered."""
     names = [definition["function"]["name"] for definition in definitions]
     return Asides(dict.fromkeys(names, frozenset({FILLER})))
@@ -157,12 +161,10 @@ _LOST = "\ufffd"
 
 
 class StringReader:
-    """Reads named strings at the top level of a JSON object that comes in pieces. Broken JSON raises no error.
-
-    names: of the members that are read.
-    """
+    """Reads named strings at the top level of a JSON object that comes in pieces. Broken JSON raises no error."""
 
     def __init__(self, names: Collection[str]) -> None:
+        """Begins. names: of the members that are read."""
         self._names = frozenset(names)
         self._depth = 0
         self._is_object = False

@@ -63,10 +63,7 @@ class ResumedCalls(Struct, frozen=True):
 
 
 class GatewayCalls:
-    """The gateway calls of one reply.
-
-    waiting: call id -> "approval", or "held" for one that waits with an approval.
-    """
+    """The gateway calls of one reply."""
 
     def __init__(
         self,
@@ -76,6 +73,7 @@ class GatewayCalls:
         resumed: ResumedCalls | None = None,
     ) -> None:
         self.calls = calls
+        # Call id -> "approval", or "held" for one that waits with an approval.
         self.waiting: dict[str, str] = {}
         self._terms = terms
         self._guide = guide
@@ -114,7 +112,7 @@ class GatewayCalls:
         for call in self.calls:
             if call.id in answered:
                 result = self._results[call.id] = answered[call.id]
-                self._guide.answered(call.name, result, is_denied=call.id in resumed.denied)
+                self._guide.take_answer(call.name, result, is_denied=call.id in resumed.denied)
 
     def judge(self) -> list[RunTool]:
         """Judges calls in their order, up to one that depends on results of those before it. Returns those to run."""
@@ -138,7 +136,7 @@ class GatewayCalls:
                 self._forbidden.append(call.id)
             elif spoken := self._spoken(call, arguments):
                 self._results[call.id] = spoken
-                self._guide.ran(spoken)
+                self._guide.take_result(spoken)
             else:
                 self._results[call.id] = None
                 given = {**arguments, **verdict.prefilled}
@@ -156,7 +154,7 @@ class GatewayCalls:
         if result.call_id in self._approved:
             result = replace(result, approval="approved")
         self._results[result.call_id] = result
-        self._guide.ran(result)
+        self._guide.take_result(result)
         return result
 
     def hold(self) -> None:
@@ -180,7 +178,7 @@ class GatewayCalls:
 
     def _spoken(self, call: ToolCall, arguments: Json) -> ToolResult | None:
         """Returns the result of a call that speaks to the user, which was done by saying it; None for other tools."""
-        key = None if self._terms.asides is None else self._terms.asides.words.get(call.name)
+        key = None if self._terms.asides is None else self._terms.asides.spoken_arguments.get(call.name)
         if key is None:
             return None
         if not isinstance(arguments.get(key), str):

@@ -41,16 +41,14 @@ class Refuse(Struct, frozen=True):
 
 
 class CallModel(Struct, frozen=True, eq=False):
-    """Call the model again.
+    """Call the model again."""
 
-    messages: those of all hidden rounds so far, which follow the messages of the first request. Empty where steps are
-        saved: the next prompt has them.
-    budget_tokens: the rest of the client's budget; None: not limited.
-    offer: the tools that the model may call.
-    """
-
+    # The messages of all hidden rounds so far, which follow those of the first request. Empty where steps are saved:
+    # the next prompt has them.
     messages: tuple[Json, ...]
+    # The rest of the client's budget; None: not limited.
     budget_tokens: int | None
+    # The tools that the model may call.
     offer: Offer = field(default_factory=Offer)
 
     def __eq__(self, other: object) -> bool:

@@ -56,15 +56,7 @@ class AllBut(Collection[str]):
 
 
 class ToolCall:
-    """A tool call, of which pieces may still come.
-
-    index: the upstream's index.
-    fields: the call's fields but for those below; likewise `function`, the fields of its function.
-    pieces: how many pieces have come.
-    place: its index for the client, once that is known.
-    is_moved: that index differs from the upstream's.
-    sent: the client has its beginning.
-    """
+    """A tool call, of which pieces may still come."""
 
     __slots__ = (
         "arguments",
@@ -72,24 +64,24 @@ class ToolCall:
         "function",
         "index",
         "is_moved",
+        "is_sent",
         "name",
         "owner",
         "pieces",
         "place",
-        "sent",
     )
 
     def __init__(self, index: Any) -> None:
-        self.index = index
-        self.fields: Json = {}
-        self.function: Json = {}
+        self.index = index  # the upstream's
+        self.fields: Json = {}  # of the call, without those of its function
+        self.function: Json = {}  # the fields of its function, without name and arguments
         self.name = ""
         self.arguments: list[str] = []
         self.owner = CallOwner.UNKNOWN
-        self.pieces = 0
-        self.place = -1
-        self.is_moved = False
-        self.sent = False
+        self.pieces = 0  # that have come
+        self.place = -1  # its index for the client, once that is known
+        self.is_moved = False  # that index differs from the upstream's
+        self.is_sent = False  # the client has its beginning
 
     @property
     def id(self) -> str:
@@ -127,7 +119,7 @@ class ToolCall:
             else:
                 _merge_field(self.function, key, value)
 
-    def built(self) -> Json:
+    def as_json(self) -> Json:
         """Returns the call as a message carries it (without `index`, which belongs to streams)."""
         # In the order in which they came, which is that of clients that put a stream together.
         call = dict(self.fields)
@@ -187,7 +179,7 @@ class Draft:
         """Appends texts to an earlier one."""
         self._texts["content"] += texts
 
-    def call_for(self, entry: Json) -> ToolCall:
+    def add_call_piece(self, entry: Json) -> ToolCall:
         """Adds a piece to the call that it continues, or to a new one, and returns the call."""
         index, id_ = entry.get("index"), entry.get("id")
         function = entry.get("function")
@@ -218,7 +210,7 @@ class Draft:
         touched: dict[int, tuple[ToolCall, list[Json]]] = {}
         for entry in entries:
             if isinstance(entry, dict):
-                call = self.call_for(entry)
+                call = self.add_call_piece(entry)
                 touched.setdefault(id(call), (call, []))[1].append(entry)
                 # Arguments come after the name, so the first of them shows that the name has ended.
                 if call.owner is CallOwner.UNKNOWN and gateway_tools:
@@ -234,19 +226,19 @@ class Draft:
         # `unchanged` counts the pieces that go out as they are; if all do, the event goes out in its own bytes.
         shown: list[Json] = []
         unchanged = 0
-        due = [call for call, _ in touched.values() if call.sent] + self._settle()
+        due = [call for call, _ in touched.values() if call.is_sent] + self._settle()
         for call in sorted(due, key=lambda call: call.place):
             pieces = touched[id(call)][1] if id(call) in touched else []
-            if not call.sent and call.pieces != len(pieces):
+            if not call.is_sent and call.pieces != len(pieces):
                 # Earlier pieces were held back while the owner was unknown: all of them go as one.
                 index = call.place if call.is_moved or call.index is None else call.index
-                shown.append({"index": index, **call.built()})
+                shown.append({"index": index, **call.as_json()})
             elif call.is_moved:
                 shown.extend({**entry, "index": call.place} for entry in pieces)
             else:
                 shown.extend(pieces)
                 unchanged += len(pieces)
-            call.sent = True
+            call.is_sent = True
         return None if unchanged == len(entries) == len(shown) else shown
 
     def _settle(self) -> list[ToolCall]:
@@ -294,7 +286,7 @@ class Draft:
         built.pop("tool_calls", None)
         built.pop("provider_specific_fields", None)
         built.pop(PRIVATE, None)  # set by the gateway alone
-        made = [call.built() for call in calls] if calls else []
+        made = [call.as_json() for call in calls] if calls else []
         if not built.get("content"):
             built["content"] = None if made or built.get("function_call") else ""
         if made:

@@ -59,15 +59,13 @@ class ToolsLate(Struct, frozen=True):
 
 
 class StepSaved(Struct, frozen=True):
-    """A `SaveStep` is committed. The numbers are those of the step that is open now, or else of the one that ended.
+    """A `SaveStep` is committed. The numbers are those of the step that is open now, or else of the one that ended."""
 
-    first: the number of the step's first message, which names the step.
-    reply: the number of its reply.
-    results: the tool results with which it begins, as they are stored.
-    """
-
+    # The number of the step's first message, which names the step.
     first: int
+    # The number of its reply.
     reply: int
+    # The tool results with which it begins, as they are stored.
     results: tuple[Json, ...] = ()
 
 
@@ -76,15 +74,13 @@ LOST = "Something of this memory was forgotten meanwhile: the reply is not kept.
 
 
 class Saved(Struct, frozen=True):
-    """The end of the reply may leave.
+    """The end of the reply may leave."""
 
-    durable: the turn is committed; False: the store is too slow or down.
-    is_lost: the turn will never be stored, since the conversation that it continues was forgotten meanwhile.
-    after_stop: the results that were saved after the last step, where a run ends with them.
-    """
-
+    # The turn is committed; False: the store is too slow or down.
     durable: bool = True
+    # The turn will never be stored, since the conversation that it continues was forgotten meanwhile.
     is_lost: bool = False
+    # The results that were saved after the last step, where a run ends with them.
     after_stop: StepSaved | None = None
 
 

@@ -1,7 +1,7 @@
 """The guide of a turn: it decides which tools a model may call, which of its calls run, and when the turn ends.
 
 A guide serves one turn. The machine asks it in this order: `offer` once; then for each reply of the model `judge` for
-each gateway call, in the order of the calls, `ran` for each result, and `after`.
+each gateway call, in the order of the calls, `take_result` for each result, and `decide_next`.
 """
 
 from __future__ import annotations
@@ -190,13 +190,13 @@ class Guide(Protocol):
     def judge(self, call: ProposedCall) -> Verdict:
         """Judges the next call of a reply. The calls before it count as run, if they were judged so."""
 
-    def answered(self, name: str, result: ToolResult, *, is_denied: bool) -> None:
+    def take_answer(self, name: str, result: ToolResult, *, is_denied: bool) -> None:
         """Takes a call of the step with which the turn begins, in place of `judge`: it was answered from outside."""
 
-    def ran(self, result: ToolResult) -> None:
+    def take_result(self, result: ToolResult) -> None:
         """Takes the result of a call that was run. Calls of one reply may end in any order."""
 
-    def after(self) -> Offer | Stop:
+    def decide_next(self) -> Offer | Stop:
         """Returns what follows on a reply, when all of its calls have their results."""
 
 
@@ -221,13 +221,13 @@ class FreeGuide:
             return Forbidden(LIMIT_REACHED.format(rounds=self._max_rounds))
         return Allowed()
 
-    def answered(self, name: str, result: ToolResult, *, is_denied: bool) -> None:
+    def take_answer(self, name: str, result: ToolResult, *, is_denied: bool) -> None:
         self._has_calls = True
 
-    def ran(self, result: ToolResult) -> None:
+    def take_result(self, result: ToolResult) -> None:
         """Learns nothing: no result changes what follows."""
 
-    def after(self) -> Offer | Stop:
+    def decide_next(self) -> Offer | Stop:
         if not self._has_calls:
             return _ANSWERED
         self._has_calls = False

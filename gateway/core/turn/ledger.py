@@ -82,6 +82,6 @@ def _added_details(earlier: Any, last: Any) -> Json:
     return {DETAILS: added}
 
 
-def counts_of(usage: Json | None) -> TokenCounts:
+def counts_or_zeros(usage: Json | None) -> TokenCounts:
     """Returns the tokens of one call of the model, as the upstream counted them; zeros where it did not."""
     return reported_counts(usage) or TokenCounts()

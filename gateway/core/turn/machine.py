@@ -69,7 +69,7 @@ from gateway.core.turn.states import (
     TurnState,
 )
 from gateway.core.turn.terms import TurnTerms
-from gateway.core.turn.upstream_error import error_of, is_for_good
+from gateway.core.turn.upstream_error import error_for_status, is_for_good
 from gateway.core.usage.reported import ReplyUsage
 from gateway.errors import Conflict, GatewayError, LimitReached, UpstreamBroke
 
@@ -203,7 +203,7 @@ class Turn:
             reason = StopReason.BAD_REPLY
         else:
             reason = StopReason.NO_CREDITS if reply.status == 402 else StopReason.UPSTREAM_ERROR
-        is_refused, fields = self._is_refused(body), error_of(reply.status, body)
+        is_refused, fields = self._is_refused(body), error_for_status(reply.status, body)
         message = str(fields["message"])
         # A success status cannot carry an error; where steps are shown the reader waits for events.
         if self._is_past_status or (self.terms.shows_steps and reply.is_success):
@@ -223,7 +223,7 @@ class Turn:
         whole = commands.SendWhole(reply.status, headers, shown)
         return [whole, *self._break_off(End.FAILED, reason, message, is_refused=is_refused)]
 
-    def stored(self, outcome: TurnOutcome) -> TurnOutcome:
+    def with_stored_fields(self, outcome: TurnOutcome) -> TurnOutcome:
         """Returns an outcome as it is written, with what the client's dialect stores of its reply."""
         shown_reply = outcome.shown_reply
         if shown_reply is None or not (fields := self._view.stored_fields(outcome)):
@@ -309,7 +309,7 @@ class Turn:
             if self.terms.shows_steps:
                 self._round.take_unreadable_calls()
             return self._called(self._round.gateway_calls, self._round.client_calls)
-        follows = self._guide.after()
+        follows = self._guide.decide_next()
         if isinstance(follows, Stop):
             return self._end(follows.reason)
         return [*self._hide_round(), *self._begin_next_round(follows)]
@@ -394,7 +394,7 @@ class Turn:
             return self._pause()
         if self._is_last_round:
             return self._end(StopReason.MAX_TOKENS)
-        follows = self._guide.after()
+        follows = self._guide.decide_next()
         return self._end(follows.reason) if isinstance(follows, Stop) else self._begin_next_round(follows)
 
     def _judge_on(self) -> list[Command]:

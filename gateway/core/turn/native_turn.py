@@ -41,7 +41,7 @@ class NativeTurn:
         """Returns None: there is no fast path, all events have to be fed."""
         return None
 
-    def stored(self, outcome: TurnOutcome) -> TurnOutcome:
+    def with_stored_fields(self, outcome: TurnOutcome) -> TurnOutcome:
         """Returns the outcome as it is: `NativeMemory` adds what the dialect stores."""
         return outcome
 

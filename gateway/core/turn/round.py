@@ -196,7 +196,9 @@ class Round:
         Private fields of the message hold what was shown to the user beyond its text.
         """
         sent = [*(self.draft.calls if calls is None else calls)]
-        asides = None if self._terms.asides is None else self._terms.asides.noted(call.name for call in sent)
+        asides = (
+            None if self._terms.asides is None else self._terms.asides.asides_in(call.name for call in sent)
+        )
         return with_private(
             self.draft.message(sent),
             filler=self.filler or None,

@@ -39,7 +39,7 @@ def is_for_good(status: int, body: bytes) -> bool:
     much would. Under a 200 the error itself shows what it is.
     """
     if status < 400:
-        status = _status_of(error_of(status, body))
+        status = _status_of(error_for_status(status, body))
     if not 400 <= status < 500 or status in _MENDABLE:
         return False
     return context_from_error(body[:ERROR_BYTES].decode("utf-8", "replace")) is None
@@ -70,7 +70,7 @@ def error_in(chunk: Json, name: str | None = None) -> Json | None:
     return shaped
 
 
-def refusal_in(first: Event) -> tuple[int, bytes] | None:
+def refusal_in_event(first: Event) -> tuple[int, bytes] | None:
     """Returns status and body of the error with which a stream begins; None: it begins with something else.
 
     Some upstreams send an error with a 200: Anthropic when overloaded, OpenRouter for the upstream it chose, vLLM.
@@ -86,7 +86,7 @@ def refusal_in(first: Event) -> tuple[int, bytes] | None:
     return None if error is None else (_status_of(error), orjson.dumps({"error": error}))
 
 
-def refusal_of(body: bytes) -> int | None:
+def error_status_in(body: bytes) -> int | None:
     """Returns the status of the error that the whole body of a success is; None: it is something else.
 
     OpenRouter answers so when its upstream fails after the status has left.
@@ -114,7 +114,7 @@ def _status_of(error: Json) -> int:
     return 500
 
 
-def error_of(status: int, body: bytes) -> Json:
+def error_for_status(status: int, body: bytes) -> Json:
     """Returns the error to report for an upstream's reply with a status that can no longer be sent."""
     try:
         parsed = orjson.loads(body)

@@ -49,7 +49,7 @@ class GrowingBlocks:
 
     def add_call(self, entry: Json) -> None:
         """Takes a piece of a call. One that is not the open call waits until that has ended."""
-        call = self._draft.call_for(entry)
+        call = self._draft.add_call_piece(entry)
         if self._open_call is None and call.name:
             self._begin_call(call)
         if call is self._open_call:

@@ -312,7 +312,7 @@ class ResponsesView(ClientView):
 
     def _add_call(self, entry: Json) -> None:
         calls = self._draft.calls
-        call = self._draft.call_for(entry)  # some upstreams send several under one index
+        call = self._draft.add_call_piece(entry)  # some upstreams send several under one index
         if len(self._calls) < len(calls):
             self._close_item()
             self._calls.append(self._add_item(partial(CallItem, call=call, forms=self._factory.forms)))

@@ -26,7 +26,12 @@ from msgspec.structs import replace
 from adapters.base import MAX_REPLY_BYTES, BufferedReply, ModelReply, Provider
 from adapters.errors import ProviderError
 from adapters.types import ModelRequest, read_retry_after
-from gateway.core.turn.upstream_error import ERROR_BYTES, context_from_error, refusal_in, refusal_of
+from gateway.core.turn.upstream_error import (
+    ERROR_BYTES,
+    context_from_error,
+    error_status_in,
+    refusal_in_event,
+)
 from gateway.core.upstream.context_window import GUESS, ContextWindows
 from gateway.core.upstream.policy import (
     TRANSIENT,
@@ -464,7 +469,7 @@ async def _unmask(reply: ModelReply) -> ModelReply:
     except BaseException:
         await reply.aclose()
         raise
-    refused = refusal_in(first) if first is not None else None
+    refused = refusal_in_event(first) if first is not None else None
     if refused is None:
         return reply
     await _discard(reply)
@@ -486,7 +491,7 @@ async def _unmask_whole(reply: ModelReply) -> ModelReply:
         if not isinstance(error, ProviderError):
             raise
         return BufferedReply(reply.status, reply.headers, b"", error)
-    return BufferedReply(refusal_of(body) or reply.status, reply.headers, body)
+    return BufferedReply(error_status_in(body) or reply.status, reply.headers, body)
 
 
 async def _discard(reply: ModelReply) -> None:

@@ -70,7 +70,7 @@ def run_of(
             calls = perform(
                 GatewayCalls(TurnTerms(), guide, [call(*each) for each in made.items()], resumed), ran
             )
-        follows = guide.after()
+        follows = guide.decide_next()
         called += [
             CalledTool(made[each.call_id], each.status, each.content)
             for each in calls.results

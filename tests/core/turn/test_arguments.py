@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.core.turn.arguments import cost, fits, perform, read
+from gateway.core.turn.arguments import estimate_cost, fit_arguments, fit_json, fits_schema
 
 Json = dict[str, Any]
 SCHEMA: Json = {
@@ -107,9 +107,9 @@ SCHEMA: Json = {
 )
 def test_a_schema_of_everything(given: Json, wrong: str | None) -> None:
     arguments = {"label": "a", **given}
-    assert read(SCHEMA, arguments) == (arguments, wrong)
-    assert fits(SCHEMA, arguments) is (wrong is None)
-    assert perform({"schema": SCHEMA, "arguments": arguments}) == {"arguments": arguments, "wrong": wrong}
+    assert fit_arguments(SCHEMA, arguments) == (arguments, wrong)
+    assert fits_schema(SCHEMA, arguments) is (wrong is None)
+    assert fit_json({"schema": SCHEMA, "arguments": arguments}) == {"arguments": arguments, "wrong": wrong}
 
 
 @pytest.mark.parametrize(
@@ -130,12 +130,12 @@ def test_a_schema_of_everything(given: Json, wrong: str | None) -> None:
 )
 def test_a_text_that_is_json_is_read_where_no_text_fits(given: Json, meant: Json) -> None:
     arguments = {"label": "a", **given}
-    assert read(SCHEMA, arguments)[0] == {"label": "a", **meant}
-    assert read({"properties": 3}, given) == (given, None)
+    assert fit_arguments(SCHEMA, arguments)[0] == {"label": "a", **meant}
+    assert fit_arguments({"properties": 3}, given) == (given, None)
 
 
 def test_what_is_missing_is_named() -> None:
-    assert read(SCHEMA, {}) == ({}, "`label` is missing")
+    assert fit_arguments(SCHEMA, {}) == ({}, "`label` is missing")
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_what_is_missing_is_named() -> None:
 )
 def test_a_schema_that_says_nothing_sensible_forbids_nothing(schema: Json) -> None:
     given = {"a": "a" * 50 + "b"}
-    assert read(schema, given) == (given, None)
+    assert fit_arguments(schema, given) == (given, None)
 
 
 @pytest.mark.parametrize(
@@ -170,14 +170,14 @@ def test_a_schema_that_says_nothing_sensible_forbids_nothing(schema: Json) -> No
 def test_what_is_wrong_in_a_schema_takes_nothing_from_the_rest(schema: Json) -> None:
     schema["properties"]["b"] = {"$ref": "#/$defs/a number"}
     schema["$defs"] = {"a number": {"type": "integer"}}
-    assert read(schema, {"a": "y", "b": "x"})[1] == "`b` must be an integer, and is 'x'"
-    assert read(schema, {"a": "y", "b": "4"}) == ({"a": "y", "b": 4}, None)
+    assert fit_arguments(schema, {"a": "y", "b": "x"})[1] == "`b` must be an integer, and is 'x'"
+    assert fit_arguments(schema, {"a": "y", "b": "4"}) == ({"a": "y", "b": 4}, None)
 
 
 def test_a_pattern_is_matched_in_linear_time() -> None:
     schema: Json = {"properties": {"a": {"pattern": "^(a+)+$"}}}
-    assert fits(schema, {"a": "a" * 100_000})
-    assert not fits(schema, {"a": "a" * 100_000 + "b"})
+    assert fits_schema(schema, {"a": "a" * 100_000})
+    assert not fits_schema(schema, {"a": "a" * 100_000 + "b"})
 
 
 def test_nothing_is_fetched() -> None:
@@ -192,7 +192,7 @@ def test_nothing_is_fetched() -> None:
         Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/schema"
         for schema in ({"$ref": url}, {"$schema": url}, {"$id": url, "properties": {"a": {"$ref": "other"}}}):
-            assert read(schema, {"a": 1}) == ({"a": 1}, None)
+            assert fit_arguments(schema, {"a": 1}) == ({"a": 1}, None)
         server.shutdown()
     assert asked == []
 
@@ -200,13 +200,13 @@ def test_nothing_is_fetched() -> None:
 def test_the_draft_is_the_one_that_is_named() -> None:
     schema: Json = {"properties": {"a": {"items": [{"type": "string"}], "additionalItems": False}}}
     given = {"a": ["x", 1]}
-    assert read(schema, given) == (given, None)  # there is no such keyword today
+    assert fit_arguments(schema, given) == (given, None)  # there is no such keyword today
     old = {"$schema": "http://json-schema.org/draft-07/schema#", **schema}
-    assert read(old, given)[1] == "`a` must have at most 1 items, and is ['x', 1]"
+    assert fit_arguments(old, given)[1] == "`a` must have at most 1 items, and is ['x', 1]"
 
 
 def test_what_is_said_is_short() -> None:
-    wrong = read({"properties": {"a": {"type": "integer"}}}, {"a": "x" * 1000})[1]
+    wrong = fit_arguments({"properties": {"a": {"type": "integer"}}}, {"a": "x" * 1000})[1]
     assert wrong is not None
     assert len(wrong) < 150
     names = [f"name {n}" for n in range(1000)]
@@ -215,7 +215,7 @@ def test_what_is_said_is_short() -> None:
         ({"properties": {name: {} for name in names}, "additionalProperties": False}, {"b": 1}),
         ({"additionalProperties": {"type": "integer"}}, {"x" * 5000: "y"}),
     ):
-        wrong = read(schema, given)[1]
+        wrong = fit_arguments(schema, given)[1]
         assert wrong is not None
         assert 500 < len(wrong) <= 1000
 
@@ -239,13 +239,13 @@ REF: Json = {"$ref": "#/$defs/a"}
     ],
 )
 def test_the_cost_is_known_before(schema: Json, least: float, most: float) -> None:
-    assert least <= cost(schema, {}) <= most
-    assert cost(schema, {"a": "x" * 100}) >= 2 * least
+    assert least <= estimate_cost(schema, {}) <= most
+    assert estimate_cost(schema, {"a": "x" * 100}) >= 2 * least
 
 
 def test_references_that_multiply_cost_what_they_become() -> None:
     parts = {f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 2} for n in range(20)}
-    assert cost({"$ref": "#/$defs/d0", "$defs": {**parts, "d20": {}}}, {}) > 2**20
+    assert estimate_cost({"$ref": "#/$defs/d0", "$defs": {**parts, "d20": {}}}, {}) > 2**20
 
 
 DEEP: Any = [1]
@@ -256,14 +256,14 @@ for _ in range(300):
 @pytest.mark.parametrize("part", [{"type": "string"}, {"type": "object"}, {}])
 def test_arguments_that_are_nested_too_deeply_are_refused(part: Json) -> None:
     schema = {"properties": {"a": part}}
-    assert cost(schema, {"a": DEEP}) == 0
-    _, wrong = read(schema, {"a": DEEP})
+    assert estimate_cost(schema, {"a": DEEP}) == 0
+    _, wrong = fit_arguments(schema, {"a": DEEP})
     assert wrong == "the arguments have too many lists and objects within one another"
 
 
 def test_a_text_with_json_that_is_nested_too_deeply_stays_a_text() -> None:
     text = "[" * 400 + "]" * 400
-    meant, wrong = read({"properties": {"a": {"type": "array"}}}, {"a": text})
+    meant, wrong = fit_arguments({"properties": {"a": {"type": "array"}}}, {"a": text})
     assert meant == {"a": text}
     assert wrong is not None
     assert wrong.startswith("`a` must be a list, and is '[[[")
@@ -279,9 +279,9 @@ def test_a_text_with_json_that_is_nested_too_deeply_stays_a_text() -> None:
     ids=["multipleOf", "a number of the schema", "a number of the arguments"],
 )
 def test_exact_arithmetic_has_no_bound_that_is_known(part: Json, value: list[Any]) -> None:
-    assert cost({"properties": {"a": part}}, {"a": value}) == inf
+    assert estimate_cost({"properties": {"a": part}}, {"a": value}) == inf
 
 
 def test_what_looks_like_a_large_number_within_a_text_is_none() -> None:
     part = {"enum": ["1e308", "5e-324", 'a"3e10', "\\"], "default": 0.5}
-    assert cost({"properties": {"a": part}}, {"a": '"13e10f\\"'}) < inf
+    assert estimate_cost({"properties": {"a": part}}, {"a": '"13e10f\\"'}) < inf

@@ -142,8 +142,8 @@ def test_a_count_of_three_allows_three() -> None:
     verdicts = []
     for n in range(5):
         verdicts.append(type(guide.judge(ProposedCall(str(n), "a", {}))))
-        guide.ran(ToolResult(str(n), "done"))
-        guide.after()
+        guide.take_result(ToolResult(str(n), "done"))
+        guide.decide_next()
     assert verdicts == [Allowed, Allowed, Allowed, Forbidden, Forbidden]
 
 
@@ -158,7 +158,7 @@ def test_a_call_behind_a_condition_waits_for_its_result() -> None:
     guide = RuleGuide(read_rules([CONDITIONAL]), TOOLS)
     assert isinstance(guide.judge(ProposedCall("1", "a", {})), Allowed)
     assert isinstance(guide.judge(ProposedCall("2", "c", {})), Undecided)
-    guide.ran(ToolResult("1", "3"))
+    guide.take_result(ToolResult("1", "3"))
     assert isinstance(guide.judge(ProposedCall("2", "c", {})), Allowed)
 
 
@@ -184,17 +184,17 @@ def test_a_forbidden_call_asks_nobody() -> None:
 def test_where_nobody_can_be_asked_the_call_gets_an_error() -> None:
     guide = RuleGuide(read_rules([APPROVAL]), TOOLS, can_ask=False)
     assert isinstance(guide.judge(ProposedCall("1", "a", {})), Forbidden)
-    assert not isinstance(guide.after(), Stop)
+    assert not isinstance(guide.decide_next(), Stop)
 
 
 @pytest.mark.parametrize("demand", [FIRST, REQUIRED])
 def test_a_call_of_which_nobody_can_be_asked_is_not_demanded_again(demand: Raw) -> None:
     guide = RuleGuide(read_rules([demand, APPROVAL]), TOOLS, can_ask=False)
     assert isinstance(guide.judge(ProposedCall("1", "a", {})), Forbidden)
-    follows = guide.after()
+    follows = guide.decide_next()
     assert isinstance(follows, Offer)
     assert not follows.must
-    assert guide.after() == Stop(END)
+    assert guide.decide_next() == Stop(END)
 
 
 def test_arguments_of_a_rule_outrank_the_models() -> None:
@@ -259,18 +259,18 @@ def test_rules_decide_whether_a_turn_goes_on(
         for call in reply
         if call.has_run
     ]
-    follows = RuleState(read_rules(rules), before, TOOLS, style).after(reply)
+    follows = RuleState(read_rules(rules), before, TOOLS, style).decide_next(reply)
     assert (follows.reason if isinstance(follows, Stop) else None) is ends
     # The limit of steps yields to no rule.
-    last = RuleState(read_rules(rules), before, TOOLS, style).after(reply, is_last=True)
+    last = RuleState(read_rules(rules), before, TOOLS, style).decide_next(reply, is_last=True)
     assert last == Stop(ends or STEPS)
 
 
 def test_a_reply_without_a_call_that_is_due_is_nudged() -> None:
-    missing = RuleState(read_rules([rule("required_before_exit", "c")]), [], TOOLS).after([])
+    missing = RuleState(read_rules([rule("required_before_exit", "c")]), [], TOOLS).decide_next([])
     assert isinstance(missing, Offer)
     assert missing.nudge == "Before you end your turn, you have to call: c."
-    first = RuleState(read_rules([FIRST]), [], TOOLS).after([])
+    first = RuleState(read_rules([FIRST]), [], TOOLS).decide_next([])
     assert isinstance(first, Offer)
     assert first.nudge == "You have to call a tool now. You may call: a."
     assert first.must
@@ -278,20 +278,20 @@ def test_a_reply_without_a_call_that_is_due_is_nudged() -> None:
 
 def test_a_tool_that_a_person_denied_is_not_required_any_more() -> None:
     guide = RuleGuide(read_rules([REQUIRED]), TOOLS)
-    guide.answered("a", ToolResult("1", "Denied.", "error"), is_denied=True)
-    assert isinstance(guide.after(), Offer)  # the model hears of it
-    assert guide.after() == Stop(END)
+    guide.take_answer("a", ToolResult("1", "Denied.", "error"), is_denied=True)
+    assert isinstance(guide.decide_next(), Offer)  # the model hears of it
+    assert guide.decide_next() == Stop(END)
 
 
 @pytest.mark.parametrize("style", get_args(SpeakingStyle))
 def test_an_agent_may_speak_where_a_person_denied_what_it_has_to_call(style: SpeakingStyle) -> None:
     """It was told to call it again and again, up to its most steps."""
     guide = RuleGuide(read_rules([FIRST, APPROVAL]), TOOLS, style=style)
-    guide.answered("a", ToolResult("1", "Denied.", "error"), is_denied=True)
-    follows = guide.after()
+    guide.take_answer("a", ToolResult("1", "Denied.", "error"), is_denied=True)
+    follows = guide.decide_next()
     assert isinstance(follows, Offer)
     assert (follows.names, follows.must) == (("a",), False)
-    assert guide.after() == Stop(END)
+    assert guide.decide_next() == Stop(END)
 
 
 def test_three_replies_in_a_row_that_cannot_be_read_end_the_turn() -> None:
@@ -299,7 +299,7 @@ def test_three_replies_in_a_row_that_cannot_be_read_end_the_turn() -> None:
 
     def reply(arguments: Raw | None) -> Offer | Stop:
         guide.judge(ProposedCall("1", "a", arguments))
-        return guide.after()
+        return guide.decide_next()
 
     found = [reply(each) for each in (None, None, {}, *[None] * BAD_REPLIES)]
     assert [isinstance(each, Stop) for each in found] == [False] * (len(found) - 1) + [True]
@@ -309,7 +309,7 @@ def test_three_replies_in_a_row_that_cannot_be_read_end_the_turn() -> None:
 def test_an_unreadable_call_does_not_count() -> None:
     guide = RuleGuide(read_rules([FIRST]), TOOLS)
     guide.judge(ProposedCall("1", "a", None))
-    follows = guide.after()
+    follows = guide.decide_next()
     assert isinstance(follows, Offer)
     assert follows.names == ("a",)
 
@@ -320,8 +320,8 @@ def test_an_unreadable_call_does_not_count() -> None:
 def test_a_heartbeat_is_a_bool_or_the_word(value: object, goes_on: bool) -> None:
     guide = RuleGuide([], TOOLS, style=MESSAGE)
     guide.judge(ProposedCall("1", "a", {}, {"request_heartbeat": value}))
-    guide.ran(ToolResult("1", "done"))
-    assert isinstance(guide.after(), Offer) is goes_on
+    guide.take_result(ToolResult("1", "done"))
+    assert isinstance(guide.decide_next(), Offer) is goes_on
 
 
 def test_a_turn_that_is_resumed_goes_on_counting() -> None:
@@ -329,11 +329,11 @@ def test_a_turn_that_is_resumed_goes_on_counting() -> None:
     guide = RuleGuide(rules, TOOLS, called=called("a"))
     assert isinstance(guide.judge(ProposedCall("1", "a", {})), Forbidden)
     resumed = RuleGuide(rules, TOOLS, max_steps=1)
-    resumed.answered("a", ToolResult("1", "x"), is_denied=False)
-    follows = resumed.after()  # the step was counted by the turn that began it
+    resumed.take_answer("a", ToolResult("1", "x"), is_denied=False)
+    follows = resumed.decide_next()  # the step was counted by the turn that began it
     assert isinstance(follows, Offer)
     assert follows.names == ("b", "c", "d")
-    assert resumed.after() == Stop(END)
+    assert resumed.decide_next() == Stop(END)
 
 
 def test_rules_are_told_in_words() -> None:
@@ -509,7 +509,7 @@ def play(seed: int) -> StopReason:
             history.extend((name, result) for _, name, result in results)
             dice.shuffle(results)
             for id, _, result in results:
-                guide.ran(ToolResult(id, result, dice.choice(["success", "error"])))
+                guide.take_result(ToolResult(id, result, dice.choice(["success", "error"])))
             running.clear()
 
         while wanted:
@@ -534,7 +534,7 @@ def play(seed: int) -> StopReason:
                 assert name not in asks, "a call ran that a person had to approve"
                 running.append((id, name))
         finish(running)
-        follows = guide.after()
+        follows = guide.decide_next()
     assert isinstance(follows, Stop)
     required = {each["tool_name"] for each in rules if each["type"] == "required_before_exit"} & {*tools}
     if follows.reason in (StopReason.END_TURN, StopReason.TOOL_RULE):

@@ -32,8 +32,8 @@ from tests.core.turn.test_steps import skip
 from tests.doubles.lines_view import LinesView
 
 ASIDES = Asides(
-    given=dict.fromkeys(("send_message", "look"), frozenset({"thinking", HEARTBEAT, "pre_exec_msg"})),
-    words={"send_message": "message"},
+    by_tool=dict.fromkeys(("send_message", "look"), frozenset({"thinking", HEARTBEAT, "pre_exec_msg"})),
+    spoken_arguments={"send_message": "message"},
 )
 
 

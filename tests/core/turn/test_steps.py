@@ -74,11 +74,11 @@ class Script(FreeGuide):
         left = self.verdicts.get(call.name)
         return left.pop(0) if left else Allowed()
 
-    def ran(self, result: ToolResult) -> None:
+    def take_result(self, result: ToolResult) -> None:
         self.heard.append(result)
 
-    def after(self) -> Offer | Stop:
-        usual = super().after()
+    def decide_next(self) -> Offer | Stop:
+        usual = super().decide_next()
         return self.follows.pop(0) if self.follows else usual
 
 

@@ -255,15 +255,15 @@ def test_a_call_has_its_fields_in_the_order_in_which_they_came() -> None:
     head = {"index": 0, "id": "c", "type": "function", "function": {"name": "look", "arguments": ""}}
     (call,) = draft_of({"tool_calls": [head]}).calls
     del head["index"]
-    assert orjson.dumps(call.built()) == orjson.dumps(head)
+    assert orjson.dumps(call.as_json()) == orjson.dumps(head)
     (untyped,) = draft_of({"tool_calls": [{**head, "index": 0, "type": None}]}).calls
-    assert untyped.built()["type"] == "function"
+    assert untyped.as_json()["type"] == "function"
 
 
 def test_a_call_is_found_among_many_without_looking_at_each() -> None:
     draft = Draft()
     for half in ('{"a": ', "1}"):
         for n in range(500):
-            draft.call_for({"index": Counted(n), "function": {"arguments": half}})
+            draft.add_call_piece({"index": Counted(n), "function": {"arguments": half}})
     assert Counted.compared < 2_000
     assert [call.text for call in draft.calls] == ['{"a": 1}'] * 500

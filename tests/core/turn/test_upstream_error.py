@@ -8,7 +8,13 @@ import orjson
 import pytest
 
 from adapters.types import Event
-from gateway.core.turn.upstream_error import context_from_error, error_in, error_of, is_for_good, refusal_in
+from gateway.core.turn.upstream_error import (
+    context_from_error,
+    error_for_status,
+    error_in,
+    is_for_good,
+    refusal_in_event,
+)
 
 
 @pytest.mark.parametrize(
@@ -22,14 +28,14 @@ from gateway.core.turn.upstream_error import context_from_error, error_in, error
     ],
 )
 def test_errors_of_all_upstreams_have_one_shape(status: int, body: bytes, message: str, code: Any) -> None:
-    error = error_of(status, body)
+    error = error_for_status(status, body)
     assert (error["message"], error["code"]) == (message, code)
     assert {"message", "type", "param", "code"} <= error.keys()
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"{}", b"[]"])
 def test_an_error_without_words_names_its_status(body: bytes) -> None:
-    error = error_of(503, body)
+    error = error_for_status(503, body)
     assert "503" in error["message"]
     assert error["code"] == 503
 
@@ -74,7 +80,7 @@ def test_an_error_is_read_in_each_form_that_upstreams_have(
 )
 def test_a_stream_that_begins_with_an_error_has_its_status(error: Any, status: int) -> None:
     data = orjson.dumps({"error": error})
-    found = refusal_in(Event(b"data: " + data + b"\n\n", data))
+    found = refusal_in_event(Event(b"data: " + data + b"\n\n", data))
     assert found is not None
     assert found[0] == status
     assert orjson.loads(found[1]) == {"error": error_in({"error": error})}
@@ -90,7 +96,7 @@ def test_a_stream_that_begins_with_an_error_has_its_status(error: Any, status: i
     ],
 )
 def test_what_speaks_of_an_error_is_none(event: Event) -> None:
-    assert refusal_in(event) is None
+    assert refusal_in_event(event) is None
 
 
 @pytest.mark.parametrize(

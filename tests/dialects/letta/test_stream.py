@@ -30,7 +30,7 @@ def chunk(usage: dict[str, int] | None = None, **delta: Any) -> ReplyEvent:
 def calls(*names: str) -> Draft:
     draft = Draft()
     for n, name in enumerate(names):
-        draft.call_for(
+        draft.add_call_piece(
             {"index": n, "id": f"c{n}", "type": "function", "function": {"name": name, "arguments": "{}"}}
         )
     return draft
