@@ -34,7 +34,7 @@ from gateway.open_database import location_setting, open_database, opened_databa
 from gateway.operations import make_mcp_memory, make_operations
 from gateway.provider_factory import make_embedder
 from gateway.run.admin.serving import AdminFile
-from gateway.run.background.embed import Embedding
+from gateway.run.background.embed import EmbeddingService
 from gateway.run.upstream.route import resolve_route
 from gateway.run.usage.accounting import Accounting
 from gateway.services import Services, install_keys
@@ -109,7 +109,7 @@ async def perform_without_server(settings: Settings, operation: str, arguments: 
         embedder = make_embedder(settings) if searches else None
         if embedder is not None:
             stack.push_async_callback(embedder.aclose)
-            embedding = Embedding(store, embedder, settings.memory, time.time)
+            embedding = EmbeddingService(store, embedder, settings.memory, time.time)
             await embedding.warm()
             embed_query = embedding.embed_query
         accounting = Accounting(settings, store, time.time, Metrics())

@@ -25,7 +25,7 @@ from gateway.operations import make_import_operations, make_mcp_memory, make_pag
 from gateway.provider_factory import make_embedder, make_providers, make_separate_provider
 from gateway.run.admin.sign_in import SignIn
 from gateway.run.background.background_services import BackgroundServices
-from gateway.run.background.loop import run_at_start
+from gateway.run.background.tasks import run_at_start
 from gateway.run.background_responses import BackgroundResponses
 from gateway.run.chat import Chat
 from gateway.run.directory import Directory, NoAgents, StoredAgents

@@ -47,9 +47,8 @@ from gateway.core.prompt.summary import Overfull
 from gateway.core.request.identity import USER_NAME, IdentityRules, identify
 from gateway.core.upstream.policy import Target
 from gateway.dialects.chat.parse import parse
-from gateway.run.background.embed import KIND, Embedding
-from gateway.run.background.learner import KIND as LEARN
-from gateway.run.background.learner import Learning
+from gateway.run.background.embed import EMBED, EmbeddingService
+from gateway.run.background.learner import LEARN, LearningService
 from gateway.run.background.worker import JobContext
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryRequest
@@ -183,7 +182,9 @@ async def remembered(memory: Memory, embedder: Embedder | None) -> AsyncIterator
         await store.close()
 
 
-async def _remember(path: Path, memory: Memory, embedder: Embedder | None) -> tuple[Store, Embedding | None]:
+async def _remember(
+    path: Path, memory: Memory, embedder: Embedder | None
+) -> tuple[Store, EmbeddingService | None]:
     store = await open_store(path, RULES)
     agent = await new_agent(store, "reader")
     sessions: list[list[blob.Document]] = []
@@ -202,19 +203,19 @@ async def _remember(path: Path, memory: Memory, embedder: Embedder | None) -> tu
     while await store.recall.index(agent.id):
         pass
     # What the rule finds where there is no background model, as in a gateway without one.
-    learning = Learning(store, None, MemorySettings(), lambda: memory.at)
+    learning = LearningService(store, None, MemorySettings(), lambda: memory.at)
     await store.jobs.enqueue(LEARN, agent.id, LEARN)
     while (job := await store.jobs.claim([LEARN], lease_s=600.0, tries=1)) is not None:
-        await learning.handle(JobContext(job, store.jobs))
+        await learning.run_job(JobContext(job, store.jobs))
     while await store.recall.index(agent.id):
         pass
     if embedder is None:
         return store, None
-    embedding = Embedding(store, embedder, MemorySettings(), time.time)
+    embedding = EmbeddingService(store, embedder, MemorySettings(), time.time)
     embedding._wait_ms = 10_000.0  # what is measured here is what is found, not how busy the machine is
-    await store.jobs.enqueue(KIND, agent.id, KIND)
-    while (job := await store.jobs.claim([KIND], lease_s=600.0, tries=1)) is not None:
-        await embedding.handle(JobContext(job, store.jobs))
+    await store.jobs.enqueue(EMBED, agent.id, EMBED)
+    while (job := await store.jobs.claim([EMBED], lease_s=600.0, tries=1)) is not None:
+        await embedding.run_job(JobContext(job, store.jobs))
     assert not await store.vectors.lacks(agent.id, embedder.name)
     return store, embedding
 

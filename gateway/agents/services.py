@@ -26,7 +26,7 @@ from gateway.core.agent import AgentSpec
 from gateway.limits import Limits
 from gateway.provider_factory import make_batches
 from gateway.run.background.background_services import BackgroundServices
-from gateway.run.background.loop import run_at_start
+from gateway.run.background.tasks import run_at_start
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.turn_saving import TurnServices
 from gateway.run.upstream.failover import Failover

@@ -54,7 +54,7 @@ class BatchService:
             _LIMITS,
             count,
             lambda: jobs.resting,
-            account=account_maker(accounts, BATCH_JOB),
+            open_account=account_maker(accounts, BATCH_JOB),
         )
 
     def tasks(self) -> list[Coroutine[Any, Any, None]]:

@@ -28,7 +28,7 @@ from gateway.core.turn.guide import StopReason
 from gateway.errors import GatewayError
 from gateway.run.background.budget import DailyBudget
 from gateway.run.background.learner import BATCH_CHARS, MARGIN_S
-from gateway.run.background.schedule import AT_START, Schedule
+from gateway.run.background.schedule import MOST_AT_START, Schedule
 from gateway.run.background.worker import JobContext, JobFailed, Worker, WorkerLimits
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.queue import QueueTicket
@@ -69,7 +69,7 @@ def sleeptime_schedule(
     """
 
     async def look() -> None:
-        schedule.enqueue_when_idle(await store.readers.unslept(AT_START, profiles))
+        schedule.enqueue_when_idle(await store.readers.unslept(MOST_AT_START, profiles))
 
     schedule = Schedule(
         "sleeptime",
@@ -305,7 +305,7 @@ class Sleeping:
         if now is None:
             raise JobFailed("the sleeptime agent is gone")
         if tokens := _tokens(now) - _tokens(run):
-            self._budget.count("ok", tokens)  # the account of the run has them
+            self._budget.count_call("ok", tokens)  # the account of the run has them
         if now.is_over:
             # Of other faults of an upstream it would not have ended.
             return now, now.state is RunState.FAILED and now.stop in UPSTREAM_FAULTS

@@ -201,7 +201,7 @@ class _CheckedResolver(AbstractResolver):
 
 
 def _rules(entries: Sequence[str]) -> tuple[HostRule, ...]:
-    return tuple(rule for each in entries if (rule := HostRule.of(each)) is not None)
+    return tuple(rule for each in entries if (rule := HostRule.parse(each)) is not None)
 
 
 def _host_of(url: URL) -> str:

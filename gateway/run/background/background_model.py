@@ -94,18 +94,18 @@ class BackgroundModel:
     daily_tokens: int = 0
     # Of a whole call.
     timeout_s: float = CALL_S
-    count: CountCall = lambda outcome, tokens: None
+    count_call: CountCall = lambda outcome, tokens: None
     # The upstream in the settings.
     upstream: UpstreamSettings = field(default_factory=lambda: UpstreamSettings(""))
     _budget: DailyBudget = field(init=False)
     _slots: asyncio.Semaphore = field(init=False)
 
     def __post_init__(self) -> None:
-        self._budget = DailyBudget(self.meter, self.now, self.daily_tokens, self.count)
+        self._budget = DailyBudget(self.meter, self.now, self.daily_tokens, self.count_call)
         self._slots = asyncio.Semaphore(self.concurrency)
 
-    def named(self, model: str) -> BackgroundModel:
-        """Returns another model of the same provider. Connections and calls at a time are of both together."""
+    def with_model(self, model: str) -> BackgroundModel:
+        """Returns another model of the provider, which shares its connections and the bound on calls at a time."""
         other = copy(self)
         other.model = model
         return other
@@ -142,13 +142,13 @@ class BackgroundModel:
             try:
                 async with asyncio.timeout(self.timeout_s):
                     raw = await self._send(request, call)
-                answer = _read(raw, len(request.body))
+                answer = _parse_reply(raw, len(request.body))
                 call.counts = answer.used if answer.is_reported else None
             except JobFailed:
-                self.count("failed", 0)
+                self.count_call("failed", 0)
                 raise
             except TimeoutError:
-                self.count("failed", 0)
+                self.count_call("failed", 0)
                 call.failure = "timeout"
                 raise JobFailed(f"the background model gave no answer in {self.timeout_s:g} s") from None
             finally:
@@ -187,7 +187,7 @@ class BackgroundModel:
 
 @dataclass(eq=False)
 class BackgroundModels:
-    """The models that are called in the background. Those of one upstream share what the first has made.
+    """The models that are called in the background. Those of one upstream share its provider and bounds.
 
     Callers name the models of their agents' summaries, so that a provider for each would be any number of them.
 
@@ -196,35 +196,35 @@ class BackgroundModels:
 
     settings: Settings
     # Returns a provider for a route, with connections of its own.
-    make: Callable[[Route], Provider]
+    make_provider: Callable[[Route], Provider]
     meter: Meter
     now: Callable[[], float]
     concurrency: int = 2
-    count: CountCall = lambda outcome, tokens: None
-    _made: dict[str, BackgroundModel] = field(default_factory=dict)  # by upstream
+    count_call: CountCall = lambda outcome, tokens: None
+    _by_upstream: dict[str, BackgroundModel] = field(default_factory=dict)
 
-    def of(self, route: Route) -> BackgroundModel:
+    def for_route(self, route: Route) -> BackgroundModel:
         """Returns the model that a route names first. Raises: SettingsError."""
-        made = self._made.get(route.upstream)
-        if made is None:
-            made = self._made[route.upstream] = BackgroundModel(
-                self.make(route),
+        model = self._by_upstream.get(route.upstream)
+        if model is None:
+            model = self._by_upstream[route.upstream] = BackgroundModel(
+                self.make_provider(route),
                 route.model,
                 self.meter,
                 self.now,
                 self.concurrency,
                 self.settings.memory.background_daily_tokens,
-                count=self.count,
+                count_call=self.count_call,
                 upstream=next(each for each in self.settings.upstreams if each.name == route.upstream),
             )
-        return made.named(route.model)
+        return model.with_model(route.model)
 
     async def aclose(self) -> None:
-        for each in self._made.values():
+        for each in self._by_upstream.values():
             await each.aclose()
 
 
-def _read(raw: bytes, request_bytes: int) -> ModelAnswer:
+def _parse_reply(raw: bytes, request_bytes: int) -> ModelAnswer:
     """Reads a chat completion. Raises: JobFailed."""
     try:
         body = orjson.loads(raw)

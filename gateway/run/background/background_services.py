@@ -17,15 +17,12 @@ from gateway.metrics import Metrics
 from gateway.run.background.background_model import BackgroundModels, background_route
 from gateway.run.background.budget import DailyBudget
 from gateway.run.background.compact import COMPACT, Compactor
-from gateway.run.background.embed import KIND as EMBED
-from gateway.run.background.embed import Embedding, upstream_kind
-from gateway.run.background.indexing import Indexing
+from gateway.run.background.embed import EMBED, EmbeddingService, upstream_kind
+from gateway.run.background.indexing import IndexingService
 from gateway.run.background.job_metrics import JobMetrics
-from gateway.run.background.learner import KIND as LEARN
-from gateway.run.background.learner import Learning
+from gateway.run.background.learner import LEARN, LearningService
 from gateway.run.background.maintenance import Maintenance
-from gateway.run.background.retention import KIND as RETENTION
-from gateway.run.background.retention import retention_of
+from gateway.run.background.retention import RETENTION, make_retention
 from gateway.run.background.schedule import Schedule
 from gateway.run.background.worker import Handler, JobContext, Worker, account_maker
 from gateway.run.memory.recall import EmbedQuery
@@ -70,39 +67,39 @@ class BackgroundServices:
         self.worker = Worker(
             store.jobs,
             self.handlers,
-            count=job_metrics.attempts.inc,
-            rests=self._rests_s,
-            account=account_maker(accounting.accounts, LEARN, COMPACT, EMBED),
+            count_outcome=job_metrics.attempts.inc,
+            pause_s=self._pause_s,
+            open_account=account_maker(accounting.accounts, LEARN, COMPACT, EMBED),
         )
-        self.indexing = Indexing(store)
+        self.indexing = IndexingService(store)
         self.maintenance = Maintenance(store, memory.idle_s, now, self.indexing)
-        self.retention = retention_of(settings, store, now)
+        self.retention = make_retention(settings, store, now)
         self.handlers[RETENTION] = self._retain
         self.models = BackgroundModels(
             settings, make_provider, accounting.meter, now, limits.background_calls, job_metrics.call
         )
         route = background_route(settings)
         # The one that the settings name; None: they name none.
-        self.model = None if route is None else self.models.of(route)
-        self.embedding: Embedding | None = None
+        self.model = None if route is None else self.models.for_route(route)
+        self.embedding: EmbeddingService | None = None
         if embedder is not None:
-            self.embedding = Embedding(
+            self.embedding = EmbeddingService(
                 store,
                 embedder,
                 memory,
                 now,
                 concurrency=limits.background_calls,
-                count=job_metrics.call,
+                count_call=job_metrics.call,
                 meter=accounting.meter,
                 kind=upstream_kind(settings, embedder),
             )
-            self.handlers[EMBED] = self.embedding.handle
+            self.handlers[EMBED] = self.embedding.run_job
         self.budget = DailyBudget(accounting.meter, now, memory.background_daily_tokens, job_metrics.call)
         self.sleeptime: Schedule | None = None
-        self.learning: Learning | None = None
+        self.learning: LearningService | None = None
         if memory.learn_every:
             read_by_agents = tuple(each.name for each in settings.profiles if each.sleeptime)
-            self.learning = Learning(store, self.model, memory, now, read_by_agents)
+            self.learning = LearningService(store, self.model, memory, now, read_by_agents)
             self.handlers[LEARN] = self._learn
         self.compactor = Compactor(store, settings, self.models, self.model, now)
         self.handlers[COMPACT] = self.compactor.run_job
@@ -127,9 +124,9 @@ class BackgroundServices:
             runs += [self.retention.run(), self.worker.run(), self.maintenance.look_again()]
         return [asyncio.create_task(each) for each in runs]
 
-    def _rests_s(self, kind: str) -> float:
+    def _pause_s(self, kind: str) -> float:
         """Returns for how many seconds no job of a kind is worth a try."""
-        return self.embedding.rests_s if self.embedding is not None and kind == EMBED else 0.0
+        return self.embedding.pause_s if self.embedding is not None and kind == EMBED else 0.0
 
     async def drain(self, timeout_s: float) -> None:
         """Waits until the jobs that turns asked for are in the queue, for so long at most."""
@@ -177,7 +174,7 @@ class BackgroundServices:
 
     async def _learn(self, job: JobContext) -> None:
         assert self.learning is not None
-        await self.learning.handle(job)
+        await self.learning.run_job(job)
         if self.embedding is not None:
             # Facts are numbered along with messages, and are embedded as they are.
             self.embedding.schedule.enqueue_now([job.agent])

@@ -10,7 +10,7 @@ from gateway.run.usage.meter import Meter
 from storage.records import TokenCounts
 
 DAY_S = 86_400
-# Is given a call's outcome (ok, failed, or refused: over the budget) and its tokens.
+# Counts a call, given its outcome (ok, failed, or refused: over the budget) and its tokens.
 CountCall = Callable[[str, int], None]
 
 
@@ -23,7 +23,7 @@ class DailyBudget:
     now: Callable[[], float]
     # 0 sets no bound.
     tokens: int
-    count: CountCall
+    count_call: CountCall
 
     async def check(self, project: str) -> None:
         """Lets a call begin. Raises: Postponed: until tomorrow, since the day's tokens are used up."""
@@ -31,7 +31,7 @@ class DailyBudget:
             return
         spent = await self.meter.background_tokens(project)
         if spent >= self.tokens:
-            self.count("refused", 0)
+            self.count_call("refused", 0)
             raise Postponed(
                 f"project {project!r} has used {spent} of its {self.tokens} background tokens of today",
                 DAY_S - self.now() % DAY_S,
@@ -40,6 +40,6 @@ class DailyBudget:
     def spend(self, project: str, memory: int, upstream: str, model: str, used: TokenCounts) -> None:
         """Counts a call that was answered, and its tokens. memory: the row of the one that it was made for."""
         tokens = used.prompt + used.completion
-        self.count("ok", tokens)
+        self.count_call("ok", tokens)
         if tokens:
             self.meter.add_background(project, memory, upstream, model, used)

@@ -203,7 +203,7 @@ class Compactor:
         if terms.model is None:
             return self.model
         try:
-            return self.models.of(named_route(self.settings, terms.model))
+            return self.models.for_route(named_route(self.settings, terms.model))
         except GatewayError as error:
             raise JobFailed(f"the model of an agent's summaries: {error.message}") from error
 
@@ -230,7 +230,7 @@ class Compactor:
         sizes = await asyncio.to_thread(_sizes, path)
         keep_tokens = int(sum(each.tokens for each in sizes) * share)
         try:
-            model = self.model_for(terms) or self.models.of(fallback)
+            model = self.model_for(terms) or self.models.for_route(fallback)
             span = await _next_span(self.store, agent.id, path, terms, keep_tokens)
             if span is None:
                 raise BadRequest(_NOTHING_TO_SUMMARISE)

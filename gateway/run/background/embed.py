@@ -28,7 +28,7 @@ from gateway.core.usage.gen_ai import CANCELLED
 from gateway.errors import SettingsError, UnknownModel
 from gateway.run.background.background_model import BUSY_S, CALL_S
 from gateway.run.background.budget import DAY_S, CountCall, DailyBudget
-from gateway.run.background.schedule import AT_START, Schedule
+from gateway.run.background.schedule import MOST_AT_START, Schedule
 from gateway.run.background.worker import JobContext, JobFailed, Postponed
 from gateway.run.receipt import begin_background_call
 from gateway.run.upstream.provider_errors import failure_of
@@ -42,29 +42,29 @@ from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 
-KIND = "embed"
+EMBED = "embed"
 LOCAL = "local"
 # A memory is embedded each time it has so many new messages. Until then the newest are found by their words.
-EVERY = 16
+EVERY_MESSAGES = 16
 # A long message is embedded by its beginning; the best or the mean of several parts found less (measured).
 TEXT_CHARS = 800
 # The number of texts in one call. OpenAI takes 2,048.
-BATCH = 64
+BATCH_TEXTS = 64
 # Chosen: a local table answers in less than one millisecond, unless the machine has no time at all.
 LOCAL_WAIT_MS = 20.0
-# The questions that rest after failures in a row, as requests to an upstream do.
-_QUESTIONS = Policy()
+# After failures in a row no question is asked for a while, as of an upstream that fails.
+_QUESTION_POLICY = Policy()
 # The local embedder is asked again sooner: when it was late, the machine was busy.
-_LOCAL_QUESTIONS = replace(_QUESTIONS, breaker_s=1.0)
+_LOCAL_QUESTION_POLICY = replace(_QUESTION_POLICY, breaker_s=1.0)
 # After failures in a row no memory is embedded for so long.
-REST_S = 30.0
-# So many jobs have to fail in a row. One among many means nothing: with a rest for each, an embedder that fails one
-# call in fifty would never catch up with a busy gateway for ever.
-FAILURES = 2
+PAUSE_S = 30.0
+# So many jobs have to fail in a row. One among many means nothing: with a pause after each, an embedder that fails one
+# call in fifty would never catch up with a busy gateway.
+MOST_FAILURES = 2
 # When so many single texts in a row are refused, the texts are not at fault, and the job fails.
-_REFUSALS = 3
-# Refusals that are about the text: it is too long in the embedder's own counting, or filtered.
-_OF_A_TEXT = (400, 413, 422)
+_MOST_REFUSED = 3
+# Statuses of a refusal for the text's sake: it is too long in the embedder's own counting, or filtered.
+_TEXT_REFUSED = (400, 413, 422)
 
 
 def embedder_route(settings: Settings) -> Route | None:
@@ -90,12 +90,8 @@ def upstream_kind(settings: Settings, embedder: Embedder) -> str:
     return next((each.kind for each in settings.upstreams if each.name == name), "")
 
 
-class Embedding:
-    """Keeps the vectors of all memories, and makes those of questions.
-
-    now: seconds since the epoch.
-    concurrency: of its calls. meter: None: what is used is not counted. kind: of its upstream, in the settings.
-    """
+class EmbeddingService:
+    """Makes the vectors of all memories, and those of questions."""
 
     def __init__(
         self,
@@ -105,10 +101,17 @@ class Embedding:
         now: Callable[[], float],
         *,
         concurrency: int = 2,
-        count: CountCall = lambda outcome, tokens: None,
+        count_call: CountCall = lambda outcome, tokens: None,
         meter: Meter | None = None,
         kind: str = "",
     ) -> None:
+        """Makes the service; `run` starts it.
+
+        now: seconds since the epoch.
+        concurrency: the most calls at a time.
+        meter: None: what is used is not counted.
+        kind: of the embedder's upstream, in the settings.
+        """
         self._kind = kind
         self.embedder = embedder
         self._store = store
@@ -116,25 +119,25 @@ class Embedding:
         # The local one costs nothing.
         tokens = 0 if embedder.is_local else settings.background_daily_tokens
         self._meter = meter
-        self._budget = None if meter is None else DailyBudget(meter, now, tokens, count)
+        self._budget = None if meter is None else DailyBudget(meter, now, tokens, count_call)
         self._upstream, _, self._model = embedder.name.partition("/")
         self._slots = asyncio.Semaphore(concurrency)
-        self._tick = time.monotonic
-        self._count = count
+        self._clock = time.monotonic
+        self._count_call = count_call
         # Vectors of baseline texts (gateway.core.memory.baseline_texts); None: they are still to be made.
         self._baseline: Sequence[bytes] | None = None
-        self._policy = _LOCAL_QUESTIONS if embedder.is_local else _QUESTIONS
-        # What questions know of the embedder: those of callers in haste (voice agents) on their own, since to be late
-        # for them does not concern the others.
-        self._health, self._health_in_haste = EndpointHealth(), EndpointHealth()
+        self._policy = _LOCAL_QUESTION_POLICY if embedder.is_local else _QUESTION_POLICY
+        # The health of the embedder as questions find it. Those with a short wait (voice agents) have their own, since
+        # an answer that is late for them is in time for the others.
+        self._health, self._hurried_health = EndpointHealth(), EndpointHealth()
         # Jobs do not call the embedder before this time.
-        self._no_jobs_until = 0.0
+        self._paused_until = 0.0
         self._failures = 0  # of jobs, in a row
         self.schedule = Schedule(
-            "embedding", KIND, store.jobs, self._start, every=EVERY, idle_s=settings.idle_s, now=now
+            "embedding", EMBED, store.jobs, self._start, every=EVERY_MESSAGES, idle_s=settings.idle_s, now=now
         )
 
-    # -- when
+    # -- the schedule
 
     async def run(self) -> None:
         """Runs until it is cancelled."""
@@ -145,7 +148,7 @@ class Embedding:
         """Embeds the baseline texts, so that the first question does not wait for files or connections to open."""
         try:
             made = await self._embed(BASELINE_TEXTS, CALL_S)
-            self._count_use(0, made)  # it is for no memory
+            self._meter_call(0, made)  # it is for no memory
             self._baseline = made.vectors
         except Exception as error:
             # Jobs will try again.
@@ -157,19 +160,21 @@ class Embedding:
             )
 
     async def _start(self) -> None:
-        self.schedule.enqueue_now(await self._store.vectors.agents_to_embed(self.embedder.name, AT_START))
+        self.schedule.enqueue_now(
+            await self._store.vectors.agents_to_embed(self.embedder.name, MOST_AT_START)
+        )
 
     # -- the job
 
     @property
-    def rests_s(self) -> float:
-        """The seconds for which jobs are left alone, because the embedder fails; not above 0: none.
+    def pause_s(self) -> float:
+        """The seconds for which no job is tried, because the embedder fails; 0 or less: jobs are tried.
 
         Otherwise the jobs of many memories would fail one after the other, and hold up other work.
         """
-        return self._no_jobs_until - self._tick()
+        return self._paused_until - self._clock()
 
-    async def handle(self, job: JobContext) -> None:
+    async def run_job(self, job: JobContext) -> None:
         """Embeds the next batch of a memory. Raises: JobFailed, Postponed, StoreError."""
         vectors, name = self._store.vectors, self.embedder.name
         # Vectors stand in the order of the search index, which therefore comes first.
@@ -189,22 +194,22 @@ class Embedding:
             raise
         except JobFailed:
             self._failures += 1
-            if self._failures >= FAILURES:
-                self._no_jobs_until = self._tick() + REST_S
+            if self._failures >= MOST_FAILURES:
+                self._paused_until = self._clock() + PAUSE_S
             raise
         self._failures = 0
         await job.finish(vectors.add_effect(found, added))
         if await vectors.lacks(job.agent, name):
             # Stale means that the memory is gone.
             with suppress(Stale):
-                await self._store.jobs.enqueue(KIND, job.agent, KIND)
+                await self._store.jobs.enqueue(EMBED, job.agent, EMBED)
 
     async def _embed_messages(self, unembedded: Unembedded) -> dict[int, bytes]:
         """Returns vectors by the messages' numbers, without those that the embedder refuses."""
         added: dict[int, bytes] = {}
-        for start in range(0, len(unembedded.messages), BATCH):
-            batch = unembedded.messages[start : start + BATCH]
-            texts = [_beginning(m.text) for m in batch]
+        for start in range(0, len(unembedded.messages), BATCH_TEXTS):
+            batch = unembedded.messages[start : start + BATCH_TEXTS]
+            texts = [_text_to_embed(m.text) for m in batch]
             made = await self._embed_texts(unembedded.agent, texts)
             added.update({m.seq: data for m, data in zip(batch, made, strict=True) if data is not None})
         if len({len(data) for data in added.values()}) > 1:
@@ -225,7 +230,7 @@ class Embedding:
                 made += await self._call(agent, [text])
             except _RefusedText:
                 made.append(None)
-                if len(made) >= _REFUSALS and not any(made):
+                if len(made) >= _MOST_REFUSED and not any(made):
                     raise first from None
         return made
 
@@ -238,17 +243,17 @@ class Embedding:
             try:
                 made = await self._embed(texts, CALL_S)
             except TimeoutError:
-                self._count("failed", 0)
+                self._count_call("failed", 0)
                 raise JobFailed(f"the embedder gave no answer in {CALL_S:g} s") from None
             except ProviderRefused as error:
-                self._count("failed", 0)
+                self._count_call("failed", 0)
                 if error.status == 429:
                     wait_s = min(error.retry_after_s or BUSY_S, DAY_S)
                     raise Postponed("the embedder is busy (429)", wait_s) from error
-                failure = _RefusedText if error.status in _OF_A_TEXT else JobFailed
+                failure = _RefusedText if error.status in _TEXT_REFUSED else JobFailed
                 raise failure(f"the embedder answered {error.status}") from error
             except ProviderError as error:
-                self._count("failed", 0)
+                self._count_call("failed", 0)
                 raise JobFailed(f"the embedder failed: {type(error).__name__}") from error
             if self._budget is not None:
                 self._budget.spend(project, agent.id, self._upstream, self._model, TokenCounts(made.tokens))
@@ -285,7 +290,7 @@ class Embedding:
         finally:
             call.end()
 
-    def _count_use(self, agent: int, made: Embedded) -> None:
+    def _meter_call(self, agent: int, made: Embedded) -> None:
         """Counts what a call has used for a memory, which no budget bounds. agent: 0 for no memory."""
         if made.tokens and self._meter is not None:
             self._meter.add_background("", agent, self._upstream, self._model, TokenCounts(made.tokens))
@@ -300,21 +305,21 @@ class Embedding:
         wait_ms = min(wait_ms, self._wait_ms)
         # One that the embedder refuses as too long would be searched for by words alone.
         query = make_query(query)
-        health = self._health_in_haste if wait_ms < self._wait_ms / 2 else self._health
+        health = self._hurried_health if wait_ms < self._wait_ms / 2 else self._health
         name = self.embedder.name
-        if not query or wait_ms <= 0 or not health.is_available(self._tick(), name):
+        if not query or wait_ms <= 0 or not health.is_available(self._clock(), name):
             return None
         is_probe = health.begin(self._policy)
         try:
             if not await self._store.vectors.has(agent, name):
                 return None
             made = await self._embed([query], wait_ms / 1000)
-            self._count_use(agent, made)
+            self._meter_call(agent, made)
             data = made.vectors[0]
             vector = Vector(name, data, *self._compare_baseline(data))
         except Exception as error:
             # Whatever went wrong, the question can be answered without vectors.
-            self._blame(health, error, wait_ms)
+            self._note_failure(health, error, wait_ms)
             return None
         finally:
             if is_probe:
@@ -322,13 +327,13 @@ class Embedding:
         health.succeeded(name)
         return vector
 
-    def _blame(self, health: EndpointHealth, error: Exception, wait_ms: float) -> None:
+    def _note_failure(self, health: EndpointHealth, error: Exception, wait_ms: float) -> None:
         """Notes why a question got no vector. After failures in a row, or with a Retry-After, questions rest."""
         retry_after_s = None
         match error:
             case StoreError():
                 return  # the search by words meets the same, and reports it
-            case ProviderRefused(status=status) if status in _OF_A_TEXT:
+            case ProviderRefused(status=status) if status in _TEXT_REFUSED:
                 _log.info(
                     "The embedder refused a question with status %d; memory was searched by words alone.",
                     status,
@@ -342,7 +347,7 @@ class Embedding:
                 why = f"no answer in {wait_ms:g} ms"
             case _:
                 why = type(error).__name__
-        health.failed(self._policy, self._tick(), self.embedder.name, retry_after_s)
+        health.failed(self._policy, self._clock(), self.embedder.name, retry_after_s)
         if retry_after_s or health.failures == self._policy.breaker_failures:
             _log.warning("Memory is searched by words alone until the embedder answers again: %s", why)
 
@@ -364,7 +369,7 @@ class _RefusedText(JobFailed):
     """The embedder refuses these texts."""
 
 
-def _beginning(text: str) -> str:
+def _text_to_embed(text: str) -> str:
     """Returns what is embedded of a text, cut between words."""
     text = " ".join(text[: 4 * TEXT_CHARS].split())
     if len(text) <= TEXT_CHARS:

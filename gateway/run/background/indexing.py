@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from gateway.run.background.loop import PeriodicTask
+from gateway.run.background.tasks import PeriodicTask
 from gateway.run.memory.keeper import INDEX_EVERY
 from storage.errors import Unavailable
 from storage.sql.store import Store
@@ -25,7 +25,7 @@ _QUIET_S = 2.0
 _PAUSE_RATIO = 9
 
 
-class Indexing:
+class IndexingService:
     """Updates the search indexes, in one task for the process. clock: seconds that never go back."""
 
     def __init__(self, store: Store, clock: Callable[[], float] = time.monotonic) -> None:
@@ -44,7 +44,7 @@ class Indexing:
             self._urgent[agent] = None
         elif agent not in self._urgent:
             self._grown[agent] = self._clock()
-        if self._urgent or self._task.is_open_ended:
+        if self._urgent or self._task.sleeps_until_woken:
             self._task.wake()
 
     async def run(self) -> None:

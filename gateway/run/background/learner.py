@@ -13,14 +13,16 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import orjson
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
 
 from gateway.core.memory import learn
 from gateway.core.memory.standing import learn_standing
 from gateway.core.memory.transcript import MESSAGE_CHARS, clean_messages
 from gateway.core.prompt import note
 from gateway.run.background.background_model import BackgroundModel, RequestRefused
-from gateway.run.background.schedule import AT_START, Schedule
+from gateway.run.background.schedule import MOST_AT_START, Schedule
 from gateway.run.background.worker import JobContext
 from gateway.settings import MemorySettings
 from storage.commands import Learned, Unread
@@ -31,7 +33,7 @@ from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 
-KIND = "learn"
+LEARN = "learn"
 # One call reads messages of this length, about 6,000 tokens. Each failure of the job halves it, down to an eighth.
 BATCH_CHARS = 24_000
 _HALVINGS = 3
@@ -46,8 +48,26 @@ MARGIN_S = 1.0
 _SEARCH_MS = 5_000.0
 
 
-class Learning:
-    """Learns from people's memories when they are due. now: seconds since the epoch, as turns are dated."""
+class _Asked(Struct, frozen=True):
+    """The journaled step of a job: the messages that were read, and the answer of the model."""
+
+    # The numbers between which they were read; alike where nothing was.
+    cursor: int = 0
+    upto: int = 0
+    # There is more to read, now and once it is confirmed.
+    is_more: bool = False
+    is_waiting: bool = False
+    # The numbers of the messages, and of the facts that the model has seen with them.
+    messages: Sequence[int] = ()
+    shown: Sequence[int] = ()
+    # The versions of the blocks that the model has seen, by their labels.
+    blocks: Mapping[str, int] = {}
+    # As `learn.read_calls` returns them.
+    calls: Sequence[Mapping[str, str]] = ()
+
+
+class LearningService:
+    """Learns from people's memories when they are due."""
 
     def __init__(
         self,
@@ -55,21 +75,26 @@ class Learning:
         background: BackgroundModel | None,
         settings: MemorySettings,
         now: Callable[[], float],
-        but: Sequence[str] = (),
+        excluded_profiles: Sequence[str] = (),
     ) -> None:
-        """background: None: the rule alone reads. but: profiles with users' memories that sleeptime agents read."""
-        self._but = but
+        """Makes the service; its schedule starts it.
+
+        background: None: the rule alone reads.
+        now: seconds since the epoch, as turns are dated.
+        excluded_profiles: those of which sleeptime agents read the memories instead.
+        """
+        self._excluded_profiles = excluded_profiles
         self._store = store
         self._background = background
         self._idle_s = settings.idle_s
         self._keeps_secrets = settings.learn_secrets
         self._now = now
-        # It has answered since the start: what it refuses is not refused for the settings' sake.
-        self._answers = False
+        # Since the start. A model that has answered does not refuse a text because of the settings.
+        self._has_answered = False
         self._reader = LEARNER if background is not None else RULE
         self.schedule = Schedule(
             "learning",
-            KIND,
+            LEARN,
             store.jobs,
             self._start,
             # What a rule keeps is for other conversations, and waits until this one rests.
@@ -82,30 +107,29 @@ class Learning:
 
     async def _start(self) -> None:
         self.schedule.enqueue_when_idle(
-            await self._store.readers.unlearned(AT_START, self._but, self._reader)
+            await self._store.readers.unlearned(MOST_AT_START, self._excluded_profiles, self._reader)
         )
 
     # -- the job
 
-    async def handle(self, job: JobContext) -> None:
+    async def run_job(self, job: JobContext) -> None:
         """Learns from the next batch of a memory. Raises: JobFailed, Postponed, StoreError."""
-        asked = orjson.loads(await job.step("ask", lambda: self._ask(job)))
-        cursor, upto = asked["cursor"], asked["upto"]
-        if asked["is_more"]:
+        asked = msgspec.json.decode(await job.step("ask", lambda: self._ask(job)), type=_Asked)
+        if asked.is_more:
             # Before this job ends, so that a crash in between leaves nothing unread.
-            await self._store.jobs.enqueue(KIND, job.agent, KIND)
-        if upto > cursor:
+            await self._store.jobs.enqueue(LEARN, job.agent, LEARN)
+        if asked.upto > asked.cursor:
             # Read again, because what was asked about may have been forgotten, or learned by another job.
-            found = await self._next(job, upto)
-            if found is None or found.cursor != cursor:
+            unread = await self._read_batch(job, asked.upto)
+            if unread is None or unread.cursor != asked.cursor:
                 return
-            if not await self._learn(job, asked, found):
+            if not await self._learn(job, asked, unread):
                 self.schedule.enqueue_now([job.agent])
                 return
-        if asked["is_waiting"]:
+        if asked.is_waiting:
             self.schedule.enqueue_when_idle([job.agent])
 
-    async def _next(self, job: JobContext, upto: int | None = None) -> Unread | None:
+    async def _read_batch(self, job: JobContext, upto: int | None = None) -> Unread | None:
         """Reads the next batch. upto: the batch that an earlier attempt read, by its end."""
         return await self._store.readers.unread(
             job.agent,
@@ -118,54 +142,52 @@ class Learning:
         )
 
     async def _ask(self, job: JobContext) -> bytes:
-        """Asks the model. Returns, as JSON, what was read, what was shown with it, and the calls of the answer."""
-        found = await self._next(job)
-        asked: dict[str, Any] = {"cursor": 0, "upto": 0, "is_more": False, "is_waiting": False}
-        scope = None if found is None else found.agent.scope
-        if found is not None and scope is not None and scope.is_person and scope.profile not in self._but:
-            messages = clean_messages(found.messages, keeps_secrets=self._keeps_secrets)
-            is_shown = messages and self._background is not None
-            facts = await self._related(found, messages) if is_shown else []
-            asked = {
-                "cursor": found.cursor,
-                "upto": found.upto,
-                "is_more": found.is_more,
-                "is_waiting": found.is_waiting,
-                "messages": [message.seq for message in messages],
-                "shown": [fact.seq for fact in facts],
-                "blocks": {},
-                "calls": [],
-            }
-            if messages:
-                if self._background is None:
-                    return orjson.dumps(asked)
-                blocks = learn.with_human(await self._store.facts.blocks(job.agent))
-                asked["blocks"] = {block.label: block.version for block in blocks}
-                request = learn.build_request(blocks, facts, messages, self._now())
-                asked["calls"] = await self._calls(job, self._background, found.agent.scope.project, request)
-        return orjson.dumps(asked)
+        """Reads the next batch and asks the model about it. Returns `_Asked`, as JSON."""
+        return msgspec.json.encode(await self._ask_model(job))
 
-    async def _calls(
+    async def _ask_model(self, job: JobContext) -> _Asked:
+        unread = await self._read_batch(job)
+        if unread is None or not unread.agent.scope.is_person:
+            return _Asked()
+        scope = unread.agent.scope
+        if scope.profile in self._excluded_profiles:
+            return _Asked()
+        messages = clean_messages(unread.messages, keeps_secrets=self._keeps_secrets)
+        seqs = [message.seq for message in messages]
+        asked = _Asked(unread.cursor, unread.upto, unread.is_more, unread.is_waiting, seqs)
+        if not messages or self._background is None:
+            return asked
+        facts = await self._related_facts(unread, messages)
+        blocks = learn.with_human(await self._store.facts.blocks(job.agent))
+        request = learn.build_request(blocks, facts, messages, self._now())
+        return replace(
+            asked,
+            shown=[fact.seq for fact in facts],
+            blocks={block.label: block.version for block in blocks},
+            calls=await self._call_model(job, self._background, scope.project, request),
+        )
+
+    async def _call_model(
         self,
         job: JobContext,
         background: BackgroundModel,
         project: str,
         request: Sequence[Mapping[str, Any]],
     ) -> list[dict[str, str]]:
-        """Returns the calls of the model's answer; none where it refuses what no smaller batch would be without."""
+        """Returns the calls of the model's answer; none where it refuses even the smallest batch."""
         try:
             reply = await background.ask(project, request, tools=learn.tool_definitions(), memory=job.agent)
         except RequestRefused:
-            if not self._answers or job.job.tries <= _HALVINGS:
+            if not self._has_answered or job.job.tries <= _HALVINGS:
                 raise
             _log.warning(
                 "Learning: the background model refuses to read a part of a memory, which is skipped."
             )
             return []
-        self._answers = True
+        self._has_answered = True
         return learn.read_calls(reply.message)
 
-    async def _related(self, unread: Unread, messages: Sequence[Message]) -> Sequence[Fact]:
+    async def _related_facts(self, unread: Unread, messages: Sequence[Message]) -> Sequence[Fact]:
         """Returns the known facts that the model sees: all of a small memory, else the newest and the related."""
         facts = await self._store.facts.list(unread.agent.id, limit=SHOWN_FACTS + 1)
         if len(facts) <= SHOWN_FACTS:
@@ -184,27 +206,27 @@ class Learning:
         seqs = {f.seq for f in newest} | {m.seq for m in hits if m.source == "fact"}
         return await self._store.facts.get(unread.agent.id, sorted(seqs))
 
-    async def _learn(self, job: JobContext, asked: dict[str, Any], unread: Unread) -> bool:
-        """Writes the answer's edits. Returns False if a message that the model read is gone.
+    async def _learn(self, job: JobContext, asked: _Asked, unread: Unread) -> bool:
+        """Writes the edits of the model's answer.
 
-        Then the source of an answer is unknown, and the job has to ask again.
+        Returns False if a message that the model read is gone. The answer may come from it, so the job asks again.
         """
         messages = clean_messages(unread.messages, keeps_secrets=self._keeps_secrets)
-        if asked["calls"] and [message.seq for message in messages] != asked.get("messages"):
+        if asked.calls and [message.seq for message in messages] != list(asked.messages):
             return False
         if self._background is None:
             known = await self._store.facts.standing(job.agent)
             learned = learn_standing(messages, known, keeps_secrets=self._keeps_secrets)
             await job.finish(self._effect(unread, asked, lambda blocks: learned))
             return True
-        shown = await self._store.facts.get(job.agent, asked["shown"])
-        reading = learn.read_reply(asked["calls"])
+        shown = await self._store.facts.get(job.agent, asked.shown)
+        reading = learn.read_reply(asked.calls)
         dropped = 0
 
         def decide(blocks: Sequence[Block]) -> Learned:
             nonlocal dropped
             learned = learn.changes_from(
-                reading, messages, shown, blocks, asked["blocks"], keeps_secrets=self._keeps_secrets
+                reading, messages, shown, blocks, asked.blocks, keeps_secrets=self._keeps_secrets
             )
             dropped = learned.dropped
             return learned
@@ -214,10 +236,8 @@ class Learning:
             _log.info("Learning: %d calls of the background model were invalid and were ignored.", dropped)
         return True
 
-    def _effect(
-        self, unread: Unread, asked: Mapping[str, Any], decide: Callable[[Sequence[Block]], Learned]
-    ) -> Effect:
+    def _effect(self, unread: Unread, asked: _Asked, decide: Callable[[Sequence[Block]], Learned]) -> Effect:
         """Returns the effect that writes what was learned and moves the cursor."""
         return self._store.facts.learn_effect(
-            unread.agent, asked["cursor"], asked["upto"], self._now(), decide, self._reader
+            unread.agent, asked.cursor, asked.upto, self._now(), decide, self._reader
         )

@@ -13,8 +13,8 @@ from functools import partial
 
 from gateway.core.conversation import settle
 from gateway.core.conversation.tree import Tree
-from gateway.run.background.indexing import Indexing
-from gateway.run.background.loop import AFTER_FAULT_S, PeriodicTask
+from gateway.run.background.indexing import IndexingService
+from gateway.run.background.tasks import AFTER_FAULT_S, PeriodicTask
 from storage.commands import Change, Pool
 from storage.errors import StoreError, Unavailable
 from storage.sql.store import Store
@@ -32,7 +32,9 @@ _LEAST_S = 1.0
 class Maintenance:
     """Confirms the memory edits of conversations that were idle for so long. now: seconds since the epoch."""
 
-    def __init__(self, store: Store, idle_s: float, now: Callable[[], float], indexing: Indexing) -> None:
+    def __init__(
+        self, store: Store, idle_s: float, now: Callable[[], float], indexing: IndexingService
+    ) -> None:
         self._store = store
         self._idle_s = idle_s
         self._now = now
@@ -41,7 +43,7 @@ class Maintenance:
 
     def edits_pending(self) -> None:
         """Takes note of a turn with memory edits: they are confirmed when they have stood for the idle time."""
-        if self._task.is_open_ended:
+        if self._task.sleeps_until_woken:
             self._task.wake()
 
     async def run(self) -> None:

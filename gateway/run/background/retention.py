@@ -20,7 +20,7 @@ from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 
-KIND = "retention"  # of the job
+RETENTION = "retention"  # of the job
 # The pause between two searches for what is too old. Retention is counted in days, so hours are enough.
 _PAUSE_S = 6 * 3600.0
 # How often it is looked whether the job of the day is due, where processes share a database.
@@ -31,8 +31,8 @@ YOUNG_S = 3600.0
 _PAGE = 64
 
 
-def retention_of(settings: Settings, store: Store, now: Callable[[], float]) -> Retention:
-    """Returns the retention that the settings ask for. now: seconds since the epoch."""
+def make_retention(settings: Settings, store: Store, now: Callable[[], float]) -> Retention:
+    """Makes the retention that the settings ask for. now: seconds since the epoch."""
     return Retention(
         store,
         {
@@ -52,8 +52,8 @@ class Retention:
     """Forgets what is older than its project keeps."""
 
     store: Store
-    # By project.
-    days: Mapping[str, float]
+    # How long memories are retained, by project.
+    retention_days: Mapping[str, float]
     # Seconds since the epoch.
     now: Callable[[], float]
     # Of stored responses where no user is named.
@@ -62,7 +62,8 @@ class Retention:
     keep_why_days: float = 7.0
     audit_days: float = 90.0
     _started: float = field(init=False)
-    _day: int = -1  # the last that this process has enqueued
+    # The last day whose job this process has enqueued, in days since the epoch.
+    _enqueued_day: int = -1
 
     def __post_init__(self) -> None:
         self._started = self.now()
@@ -92,9 +93,9 @@ class Retention:
 
     async def _enqueue(self, day: int) -> None:
         """Schedules what is due: once a day, and where a process has left a forgetting half done."""
-        if day != self._day or await self.store.forgetting.unfinished():
-            await self.store.jobs.enqueue(KIND, NO_AGENT, str(day))
-            self._day = day
+        if day != self._enqueued_day or await self.store.forgetting.unfinished():
+            await self.store.jobs.enqueue(RETENTION, NO_AGENT, str(day))
+            self._enqueued_day = day
 
     async def step(self) -> int:
         """Forgets all that is too old now, and what an earlier process had begun. Returns the number of memories."""
@@ -106,7 +107,7 @@ class Retention:
                 await forgetting.begin(memory, ForgetTarget(files=[file]))
         for id in await forgetting.unfinished():
             count += await self._carry_out(id)
-        for project, days in self.days.items():
+        for project, days in self.retention_days.items():
             before, after = self.now() - days * DAY_S, 0
             while agents := await forgetting.find_older(project, before, after=after, limit=_PAGE):
                 for agent in agents:

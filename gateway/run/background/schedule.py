@@ -10,12 +10,12 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from gateway.run.background.loop import PeriodicTask
+from gateway.run.background.tasks import PeriodicTask
 from storage.errors import Stale
 from storage.sql.jobs import Jobs
 
 # How many memories that are due a process looks for when it starts; no measurement.
-AT_START = 10_000
+MOST_AT_START = 10_000
 # How many jobs are enqueued before a pause, so that other writes get their turn; no measurement.
 _MOST_AT_ONCE = 64
 _MIN_PAUSE_S = 1.0
@@ -81,7 +81,7 @@ class Schedule:
             is_due = activity.messages - activity.uncounted >= every
         if is_due:
             self._due.add(agent)
-        if self._due or self._task.is_open_ended:
+        if self._due or self._task.sleeps_until_woken:
             self._task.wake()
 
     def enqueue_now(self, agents: Iterable[int]) -> None:

@@ -156,18 +156,18 @@ class Worker:
     # By kind, filled before `run`; jobs of other kinds are left alone.
     handlers: Mapping[str, Handler]
     limits: WorkerLimits = LIMITS
-    # Is called with the kind of job and the outcome of each attempt.
-    count: Callable[[str, str], None] = lambda kind, outcome: None
-    # How many of its jobs only wait for others, which may be jobs queued after them. These do not count towards
-    # the concurrency; a change of the number has to be followed by `Jobs.wake_here`.
-    idle: Callable[[], int] = lambda: 0
-    # For how many seconds no job of a kind is claimed, because all of them would wait for the same; 0 or less:
+    # Called with the kind of job and the outcome of each attempt.
+    count_outcome: Callable[[str, str], None] = lambda kind, outcome: None
+    # Returns how many of its jobs only wait for others, which may be jobs queued after them. These do not count
+    # towards the concurrency; a change of the number has to be followed by `Jobs.wake_here`.
+    count_waiting: Callable[[], int] = lambda: 0
+    # Returns for how many seconds no job of a kind is claimed, because all of them would wait for the same; 0 or less:
     # they are claimed.
-    rests: Callable[[str], float] = lambda kind: 0.0
+    pause_s: Callable[[str], float] = lambda kind: 0.0
     # Waits so many seconds of a clock that does not jump.
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     # Opens the account of an attempt, with calls that the daily budget counts; gives None for jobs without one.
-    account: Callable[[Job], AbstractContextManager[Receipt | None]] = lambda job: nullcontext()
+    open_account: Callable[[Job], AbstractContextManager[Receipt | None]] = lambda job: nullcontext()
     # From 0 to 1.
     jitter: Callable[[], float] = random.random
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -184,19 +184,19 @@ class Worker:
             async with asyncio.TaskGroup() as tasks:
                 while True:
                     self._wake.clear()
-                    await self._wait(await self._start(tasks))
+                    await self._sleep(await self._claim_due(tasks))
         finally:
             unwatch()
 
-    async def _start(self, tasks: asyncio.TaskGroup) -> float | None:
+    async def _claim_due(self, tasks: asyncio.TaskGroup) -> float | None:
         """Claims due jobs while there is room. Returns the seconds until more may be due; None: until it is woken."""
         try:
-            while await self._holds_all() and self._has_room():
-                rests = {kind: self.rests(kind) for kind in self.handlers}
-                kinds = tuple(kind for kind, rest_s in rests.items() if rest_s <= 0)
+            while await self._check_leases() and self._has_room():
+                pauses = {kind: self.pause_s(kind) for kind in self.handlers}
+                kinds = tuple(kind for kind, pause_s in pauses.items() if pause_s <= 0)
                 wait = await self.jobs.due_in(kinds) if kinds else None
                 if wait is None or wait > 0:
-                    waits = [rest_s for rest_s in rests.values() if rest_s > 0]
+                    waits = [pause_s for pause_s in pauses.values() if pause_s > 0]
                     waits += [] if wait is None else [wait]
                     return max(min(waits), _LEAST_S) if waits else None
                 limits, running = self.limits, [each.job.id for each in self._running]
@@ -217,10 +217,10 @@ class Worker:
         return None
 
     def _has_room(self) -> bool:
-        return len(self._running) - self.idle() < self.limits.concurrency
+        return len(self._running) - self.count_waiting() < self.limits.concurrency
 
-    async def _holds_all(self) -> bool:
-        """Returns False while one of its jobs has lost its lease (cancelled, forgotten, taken over) and still runs.
+    async def _check_leases(self) -> bool:
+        """Ends jobs that have lost their leases (cancelled, forgotten, taken over). Returns False while one still runs.
 
         The job's serial group may be free in the database already, but none of its jobs may run before this one ends.
         """
@@ -229,13 +229,13 @@ class Worker:
                 context.lost.set()
         return not any(context.lost.is_set() for context in self._running)
 
-    async def _wait(self, seconds: float | None) -> None:
+    async def _sleep(self, seconds: float | None) -> None:
         if seconds is None:
             await self._wake.wait()
         elif not self._wake.is_set():
-            await _first(self._wake.wait(), self.sleep(seconds))
+            await _wait_for_first(self._wake.wait(), self.sleep(seconds))
 
-    async def _prolong(self, context: JobContext) -> None:
+    async def _renew_lease(self, context: JobContext) -> None:
         if not context.ended:
             is_held = await self.jobs.heartbeat(context.job, self.limits.lease_s)
             if not is_held and not context.ended:
@@ -262,13 +262,13 @@ class Worker:
         finally:
             self._running.discard(context)
             self._wake.set()
-        self.count(job.kind, outcome)
+        self.count_outcome(job.kind, outcome)
 
     async def _attempt(self, context: JobContext) -> str:
         """Makes one attempt, and writes and returns its outcome. Raises: StoreError: it could not be written."""
         job = context.job
         try:
-            with self.account(job):
+            with self.open_account(job):
                 is_held = await self._perform(context)
             if not is_held:
                 return await self.jobs.fail(job, "its lease was lost", 0.0)
@@ -308,7 +308,7 @@ class Worker:
                     return False
                 # A store that is down does not end the lease, which runs on.
                 with suppress(Unavailable):
-                    await self._prolong(context)
+                    await self._renew_lease(context)
         finally:
             lost.cancel()
             if not work.done():
@@ -330,7 +330,7 @@ class Worker:
 
 
 def account_maker(accounts: Accounts, *kinds: str) -> Callable[[Job], AbstractContextManager[Receipt | None]]:
-    """Returns a `Worker.account`: jobs of these kinds have an account of their memory, others have none."""
+    """Returns a `Worker.open_account`: jobs of these kinds have an account of their memory, others have none."""
 
     def account(job: Job) -> AbstractContextManager[Receipt | None]:
         return accounts.work("", job.agent, job.kind) if job.kind in kinds else nullcontext()
@@ -338,7 +338,7 @@ def account_maker(accounts: Accounts, *kinds: str) -> Callable[[Job], AbstractCo
     return account
 
 
-async def _first(*waits: Awaitable[object]) -> None:
+async def _wait_for_first(*waits: Awaitable[object]) -> None:
     """Waits until one of the awaitables is done, and cancels the others."""
     tasks = [asyncio.ensure_future(each) for each in waits]
     try:

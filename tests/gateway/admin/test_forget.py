@@ -357,7 +357,7 @@ def test_what_is_older_than_its_project_keeps_is_forgotten(world: World) -> None
 
 def test_the_settings_name_what_is_kept(world: World) -> None:
     assert world.gateway.app.services.background.retention is not None
-    assert world.gateway.app.services.background.retention.days == {"default": 30}
+    assert world.gateway.app.services.background.retention.retention_days == {"default": 30}
 
 
 def test_what_is_left_of_a_turn_is_not_lost_when_its_reply_is_asked_again(world: World) -> None:

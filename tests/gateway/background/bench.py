@@ -62,10 +62,16 @@ class Bench:
         self,
         handlers: dict[str, Handler],
         limits: WorkerLimits = LIMITS,
-        rests: Callable[[str], float] = lambda kind: 0.0,
+        pause_s: Callable[[str], float] = lambda kind: 0.0,
     ) -> asyncio.Task[None]:
         worker = Worker(
-            self.jobs, handlers, limits, self._count, rests=rests, sleep=self.time.sleep, jitter=lambda: 1.0
+            self.jobs,
+            handlers,
+            limits,
+            self._count,
+            pause_s=pause_s,
+            sleep=self.time.sleep,
+            jitter=lambda: 1.0,
         )
         task = asyncio.create_task(worker.run())
         self._tasks.append(task)

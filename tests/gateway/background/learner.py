@@ -10,7 +10,7 @@ from typing import Any
 
 from adapters.scripted import ScriptedCall, ScriptedMessage, ScriptedProvider
 from gateway.limits import Limits
-from gateway.run.background.learner import Learning
+from gateway.run.background.learner import LearningService
 from storage.records import Fact, JobState, Scope
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.sdk import World, agent, have_run, remember
@@ -37,7 +37,7 @@ class Learner:
         assert app.services.background.learning is not None
         if app.services.background.model is not None:  # else a rule learns
             app.services.background.model.provider = self.model
-        self.learning: Learning = app.services.background.learning
+        self.learning: LearningService = app.services.background.learning
 
     def teaches(self, *calls: ScriptedCall) -> None:
         self.model.queue(ScriptedMessage(None, calls))

@@ -20,7 +20,13 @@ from gateway.errors import SettingsError
 from gateway.provider_factory import make_embedder
 from gateway.run.admin.show import ShowOperation
 from gateway.run.admin.transfer_operations import TransferOperations
-from gateway.run.background.embed import _REFUSALS, BATCH, FAILURES, TEXT_CHARS, Embedding
+from gateway.run.background.embed import (
+    _MOST_REFUSED,
+    BATCH_TEXTS,
+    MOST_FAILURES,
+    TEXT_CHARS,
+    EmbeddingService,
+)
 from gateway.run.memory.recall import STREAM_HASTE
 from gateway.run.memory.trial import TrialRecall
 from gateway.serve import perform_without_server
@@ -49,8 +55,8 @@ class Remembering:
         self.tick = 0.0
         app = world.gateway.app
         assert app.services.background.embedding is not None
-        self.embedding: Embedding = app.services.background.embedding
-        self.embedding._tick = lambda: self.tick
+        self.embedding: EmbeddingService = app.services.background.embedding
+        self.embedding._clock = lambda: self.tick
 
         async def begun() -> None:
             async with asyncio.timeout(PATIENCE_S):
@@ -253,7 +259,7 @@ def test_a_long_memory_is_embedded_batch_by_batch(made: Remembering) -> None:
     made.rest()
     sizes = [len(texts) for texts in made.asked]
     assert sum(sizes) == 142
-    assert max(sizes) <= BATCH
+    assert max(sizes) <= BATCH_TEXTS
     assert max(len(text) for texts in made.asked for text in texts) <= TEXT_CHARS
     assert made.world.query("SELECT seq FROM embedded") == [142]
 
@@ -328,7 +334,7 @@ def test_one_that_stays_down_leaves_a_dead_letter_and_the_next_turn_tries_again(
 
 
 def test_after_failures_in_a_row_the_jobs_of_other_memories_wait_without_failing(made: Remembering) -> None:
-    made.embedder.queue(*[fail(500)] * FAILURES)
+    made.embedder.queue(*[fail(500)] * MOST_FAILURES)
     for user in ("alice", "bob"):
         made.world.chat(user=user).say(TORTOISE)
     made.rest(ends=False)
@@ -338,7 +344,7 @@ def test_after_failures_in_a_row_the_jobs_of_other_memories_wait_without_failing
     made.fall_due()
     made.until(lambda counts: counts[JobState.PENDING] == 2 and not counts[JobState.RUNNING])
     assert made.world.query("SELECT attempt FROM jobs ORDER BY id") == [1, 1, 0, 0]
-    assert len(made.asked) == FAILURES
+    assert len(made.asked) == MOST_FAILURES
     made.rest(3600)
     assert made.vectors() == 4
 
@@ -389,7 +395,7 @@ def test_one_that_refuses_everything_is_not_asked_for_each_text(made: Rememberin
     before = len(made.embedder.seen)
     made.rest(ends=False)
     assert made.world.query("SELECT state FROM jobs") == ["retrying"]
-    assert len(made.embedder.seen) - before == 1 + _REFUSALS  # all at once, and some alone
+    assert len(made.embedder.seen) - before == 1 + _MOST_REFUSED  # all at once, and some alone
 
 
 # -- questions, while it fails
@@ -475,10 +481,10 @@ def test_a_stream_that_waits_for_a_vector_in_vain_has_time_for_words(
 ) -> None:
     waits: list[float] = []
 
-    async def none(self: Embedding, agent: int, query: str, wait_ms: float) -> None:
+    async def none(self: EmbeddingService, agent: int, query: str, wait_ms: float) -> None:
         waits.append(wait_ms)
 
-    monkeypatch.setattr(Embedding, "embed_query", none)
+    monkeypatch.setattr(EmbeddingService, "embed_query", none)
     with remembering(upstream, other, tmp_path) as made:
         made.mention(TORTOISE)
         assert TORTOISE in made.recalled("What does my tortoise like?", stream=True)

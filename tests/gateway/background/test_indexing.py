@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from gateway.run.background.indexing import LONG_BACKLOG, Indexing
+from gateway.run.background.indexing import LONG_BACKLOG, IndexingService
 from storage.errors import Broken
 from storage.sql.store import Store
 
@@ -17,7 +17,7 @@ class Memories:
     def __init__(self) -> None:
         self.now, self.indexed, self.steps, self.is_broken = 100.0, list[int](), 0, False
         self.recall = self
-        self.indexing = Indexing(cast(Store, self), lambda: self.now)
+        self.indexing = IndexingService(cast(Store, self), lambda: self.now)
 
     async def index(self, agent: int) -> bool:
         if self.is_broken:

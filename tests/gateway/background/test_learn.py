@@ -398,7 +398,7 @@ def test_what_fails_between_the_answer_and_the_disk_is_done_once(
 
         return write
 
-    monkeypatch.setattr(facts, "learning", breaking)
+    monkeypatch.setattr(facts, "learn_effect", breaking)
     learner.teaches(fact(MISO), note("Cat: Miso"))
     learner.world.chat(user="alice").say(KITTEN)
     learner.rest()

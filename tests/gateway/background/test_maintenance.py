@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.run.background import maintenance
-from gateway.run.background.indexing import Indexing
+from gateway.run.background.indexing import IndexingService
 from storage.commands import Change, ForgetTarget, Pool
 from tests.core.conversations import assistant, user
 from tests.postgres import empty_database
@@ -24,7 +24,7 @@ async def test_lines_of_processes_that_died_are_deleted(
         for name, seconds in (("left", -4000.0), ("held", 15.0)):
             assert await store.conversation_locks.take(name, seconds)
         looking = asyncio.create_task(
-            maintenance.Maintenance(store, 60.0, lambda: 0.0, Indexing(store)).look_again()
+            maintenance.Maintenance(store, 60.0, lambda: 0.0, IndexingService(store)).look_again()
         )
         names = {("left",), ("held",)}
         while ("left",) in names:
@@ -52,7 +52,9 @@ async def test_edits_of_a_memory_that_is_being_forgotten_are_no_more_kept(tmp_pa
         await store.forgetting.begin(alice.agent.id, ForgetTarget(is_all=True))
         # However many of them there are, they do not stand in front of those of others.
         assert not await store.turns.due(2000.0, 3000.0, 1)
-        assert await maintenance.Maintenance(store, 60.0, lambda: 2000.0, Indexing(store)).step() is None
+        assert (
+            await maintenance.Maintenance(store, 60.0, lambda: 2000.0, IndexingService(store)).step() is None
+        )
         # It began in the moment in which they were found due.
         await store.turns.settle(conversation, agent, last_at, 2000.0, unasked)
         assert await rows(store, "SELECT count(*) FROM block_history") == values

@@ -69,7 +69,7 @@ async def test_a_kind_that_rests_is_left_alone_and_the_others_are_not(bench: Ben
 
     until = {"embed": 30.0}
     handlers = {kind: handler(kind) for kind in ("embed", "learn")}
-    bench.start(handlers, rests=lambda kind: until.get(kind, 0.0) - bench.time.tick)
+    bench.start(handlers, pause_s=lambda kind: until.get(kind, 0.0) - bench.time.tick)
     for n in range(10):
         await bench.jobs.enqueue("embed", 0, str(n))
     await bench.quiet()

@@ -13,7 +13,7 @@ import orjson
 from gateway.agents.runs.background.background_runs import BackgroundRuns
 from gateway.agents.runs.background.callbacks import KIND as CALLBACK
 from gateway.agents.runs.background.callbacks import Callbacks, enqueue_callback
-from gateway.run.background.loop import PeriodicTask
+from gateway.run.background.tasks import PeriodicTask
 from gateway.run.background.worker import JobContext, Worker, WorkerLimits
 from storage.database import POLL_S
 from storage.sql.store import Store
@@ -61,7 +61,7 @@ class RunService:
         )
         self.worker = Worker(store.jobs, {KIND: self._perform}, limits, count, idle)
         # Callbacks without an answer must not take the slots of runs.
-        self.callers = Worker(store.jobs, {CALLBACK: callbacks.handle}, count=count)
+        self.callers = Worker(store.jobs, {CALLBACK: callbacks.handle}, count_outcome=count)
         self._cleaning = PeriodicTask("clean up after runs", self.clean)
         self._sweeping = PeriodicTask("begin runs without a job", self._sweep)
         self._recover = recover

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from gateway.run.background.loop import PeriodicTask
+from gateway.run.background.tasks import PeriodicTask
 from storage.errors import Locked
 
 

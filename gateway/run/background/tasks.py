@@ -1,6 +1,6 @@
-"""A task that does what is due, and sleeps until more will be or it is woken. It never polls.
+"""Tasks of the background: one that repeats a step when it is due, and one that does something once at the start.
 
-Its owner decides what is due, and when. A failed step is logged and repeated later; it never ends the task.
+A failed step is logged and repeated later; it never ends the task. Nothing polls.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from storage.sql.store import Store
 
 # The pause before a failed step is repeated.
 AFTER_FAULT_S = 30.0
-# The same at the start: a database that is busy then, as in the middle of an upgrade, is soon less so.
-AGAIN_S = 5.0
+# The same for work at the start: a database that is busy then, as in the middle of an upgrade, is soon less so.
+RETRY_START_S = 5.0
 _log = logging.getLogger("mnemogate")
 
 
 @dataclass(eq=False)
 class PeriodicTask:
-    """Repeats `step` when it is due or woken."""
+    """Repeats a step when it is due, and sleeps until then or until it is woken."""
 
-    # In the log.
+    # The name in the log.
     name: str
     # Does what is due. Returns the seconds until more will be; None: not before it is woken.
     step: Callable[[], Awaitable[float | None]]
     # Runs once, before the first step.
     start: Callable[[], Awaitable[None]] | None = None
     # The last step has named no time, so the task sleeps until it is woken.
-    is_open_ended: bool = True
+    sleeps_until_woken: bool = True
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
 
     def wake(self) -> None:
@@ -59,7 +59,7 @@ class PeriodicTask:
                     self.name, AFTER_FAULT_S,
                 )  # fmt: skip
                 pause = AFTER_FAULT_S
-            self.is_open_ended = pause is None
+            self.sleeps_until_woken = pause is None
             try:
                 async with asyncio.timeout(pause):
                     await self._wake.wait()
@@ -80,27 +80,29 @@ async def run_at_start(
 
     Returns the task that does it later; None if it is done. what: names the work in the log.
     """
-    if store.health.is_up and await _is_done(work, what):
+    if store.health.is_up and await _try_work(work, what):
         return None
     return asyncio.create_task(_run_later(store, work, what))
 
 
 async def _run_later(store: Store, work: Callable[[], Awaitable[None]], what: str) -> None:
-    works = asyncio.Event()
-    store.database.when_recovered(works.set)
+    recovered = asyncio.Event()
+    store.database.when_recovered(recovered.set)
     if not store.health.is_up:
-        await works.wait()
+        await recovered.wait()
     while True:
-        if await _is_done(work, what):
+        if await _try_work(work, what):
             return
-        await asyncio.sleep(AGAIN_S)
+        await asyncio.sleep(RETRY_START_S)
 
 
-async def _is_done(work: Callable[[], Awaitable[None]], what: str) -> bool:
-    """Does the work. Returns False, and logs the reason, where the store did not let it."""
+async def _try_work(work: Callable[[], Awaitable[None]], what: str) -> bool:
+    """Does the work. Returns False, and logs the reason, where the store does not work."""
     try:
         await work()
     except StoreError as error:
-        _log.warning("%s could not be looked up. Trying again in %g s: %s", what, AGAIN_S, error.message)
+        _log.warning(
+            "%s could not be looked up. Trying again in %g s: %s", what, RETRY_START_S, error.message
+        )
         return False
     return True
