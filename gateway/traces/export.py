@@ -31,13 +31,13 @@ _log = logging.getLogger("mnemogate")
 # The specification's own list of answers after which a request may be sent again.
 _BUSY: Final = frozenset((429, 502, 503, 504))
 _FIRST_WAIT_S: Final = 1.0
-_MOST_WAITED_S: Final = 60.0
-# Of an answer, which names at most how many spans were rejected.
+_GIVE_UP_AFTER_S: Final = 60.0
+# The most bytes of an answer that are read: it says at most how many spans were rejected.
 _ANSWER_BYTES: Final = 64 * 1024
 
 
-class _Answer(Exception):
-    """A collector has refused. status: of its answer; 0: there was none. wait_s: as it asks for."""
+class _Refusal(Exception):
+    """A collector has not taken the spans. status: of its answer; 0: there was none. wait_s: as it asks for."""
 
     def __init__(self, status: int, wait_s: float | None = None) -> None:
         self.status, self.wait_s = status, wait_s
@@ -69,13 +69,13 @@ class Exporter:
         count = len(spans)
         try:
             rejected = self._send_patiently(request)
-        except _Answer as answer:
-            if answer.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE and count > 1:
+        except _Refusal as refusal:
+            if refusal.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE and count > 1:
                 self._send_halves(request)
                 return
-            reason = "refused" if answer.status and answer.status not in _BUSY else "unreachable"
+            reason = "refused" if refusal.status and refusal.status not in _BUSY else "unreachable"
             self._drop(reason, count)
-            self._report(answer.status)
+            self._report(refusal.status)
             return
         if rejected:
             self._drop("refused", rejected)
@@ -100,27 +100,27 @@ class Exporter:
             self.send(half)
 
     def _send_patiently(self, request: ExportTraceServiceRequest) -> int:
-        """Returns how many spans were rejected. Raises: _Answer: the collector refuses, or is not there for long."""
+        """Returns how many spans were rejected. Raises: _Refusal: the collector refuses, or is not there for long."""
         data = request.SerializeToString()
         if self._otlp.is_compressed:
             data = gzip.compress(data, compresslevel=1)
-        gives_up_at, wait_s = time.monotonic() + _MOST_WAITED_S, _FIRST_WAIT_S
+        gives_up_at, wait_s = time.monotonic() + _GIVE_UP_AFTER_S, _FIRST_WAIT_S
         while True:
             try:
                 return self._post(data)
-            except _Answer as answer:
-                if answer.status and answer.status not in _BUSY:
+            except _Refusal as refusal:
+                if refusal.status and refusal.status not in _BUSY:
                     raise
-                self._report(answer.status)
+                self._report(refusal.status)
                 # Part of a wait is chance, so that gateways do not ask all at once.
-                asked_s = answer.wait_s if answer.wait_s is not None else wait_s * random.uniform(0.8, 1.2)
-                if time.monotonic() + asked_s > (gives_up_at if self.ends_at is None else self.ends_at):
+                pause_s = refusal.wait_s if refusal.wait_s is not None else wait_s * random.uniform(0.8, 1.2)
+                if time.monotonic() + pause_s > (gives_up_at if self.ends_at is None else self.ends_at):
                     raise
-                self._pause(asked_s)
+                self._pause(pause_s)
                 wait_s *= 2
 
     def _post(self, data: bytes) -> int:
-        """Returns how many spans were rejected. Raises: _Answer."""
+        """Returns how many spans were rejected. Raises: _Refusal."""
         headers = {
             "content-type": "application/x-protobuf",
             "user-agent": "mnemogate",
@@ -141,11 +141,11 @@ class Exporter:
             self.close()
             if not is_new and isinstance(error, ConnectionError | http.client.RemoteDisconnected):
                 return self._post(data)  # the connection was closed while it rested
-            raise _Answer(0) from error
+            raise _Refusal(0) from error
         if not 200 <= response.status < 300:
             fields = [(name.lower(), value) for name, value in response.getheaders()]
-            raise _Answer(response.status, read_retry_after(fields, time.time()))
-        return _rejected(body)
+            raise _Refusal(response.status, read_retry_after(fields, time.time()))
+        return _read_rejected(body)
 
     def _connect(self) -> http.client.HTTPConnection:
         timeout_s = self._otlp.timeout_s
@@ -175,9 +175,9 @@ class Exporter:
         _log.warning("Traces are not exported: the collector at %s %s.", self._url.hostname, why)
 
 
-def _rejected(body: bytes) -> int:
+def _read_rejected(body: bytes) -> int:
     """Returns how many spans an answer says were rejected."""
     try:
         return max(0, ExportTraceServiceResponse.FromString(body).partial_success.rejected_spans)
     except DecodeError:
-        return 0  # some answer with words
+        return 0  # an answer in words

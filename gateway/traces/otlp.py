@@ -48,37 +48,41 @@ class OtlpSettings(Struct, frozen=True):
 
 
 def read_otlp(environ: Mapping[str, str]) -> OtlpSettings | None:
-    """Returns how traces are exported; None: they are not. Raises: SettingsError: a value is none."""
-    given = {name: value.strip() for name, value in environ.items() if name.startswith("OTEL_")}
+    """Returns how traces are exported; None: they are not. Raises: SettingsError: a variable cannot be read."""
+    variables = {name: value.strip() for name, value in environ.items() if name.startswith("OTEL_")}
 
-    def of(name: str) -> str:
-        """Returns a value of the exporter; that for traces counts first."""
-        return given.get(_TRACES + name) or given.get(_OTLP + name, "")
+    def exporter(name: str) -> str:
+        """Returns a variable of the exporter; that for traces counts first."""
+        return variables.get(_TRACES + name) or variables.get(_OTLP + name, "")
 
-    base = given.get(f"{_OTLP}ENDPOINT", "")
-    endpoint = given.get(f"{_TRACES}ENDPOINT") or (base.rstrip("/") + _PATH if base else "")
-    if not endpoint or given.get("OTEL_SDK_DISABLED", "").lower() == "true":
+    base = variables.get(f"{_OTLP}ENDPOINT", "")
+    endpoint = variables.get(f"{_TRACES}ENDPOINT") or (base.rstrip("/") + _PATH if base else "")
+    if not endpoint or variables.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return None
     _check_endpoint(endpoint)
-    if (protocol := of("PROTOCOL") or _PROTOCOL) != _PROTOCOL:
+    if (protocol := exporter("PROTOCOL") or _PROTOCOL) != _PROTOCOL:
         raise _mistake("OTEL_EXPORTER_OTLP_PROTOCOL", _PROTOCOL, protocol)
-    if (compression := of("COMPRESSION") or "none") not in ("gzip", "none"):
+    if (compression := exporter("COMPRESSION") or "none") not in ("gzip", "none"):
         raise _mistake("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip or none", compression)
-    sampler = given.get("OTEL_TRACES_SAMPLER") or "parentbased_always_on"
+    sampler = variables.get("OTEL_TRACES_SAMPLER") or "parentbased_always_on"
     if sampler not in SAMPLERS:
         raise _mistake("OTEL_TRACES_SAMPLER", "one of " + ", ".join(SAMPLERS), sampler)
-    queue_spans = _number(given, "OTEL_BSP_MAX_QUEUE_SIZE", 8192)
+
+    def number(name: str, default: int) -> int:
+        return _read_number(name, variables.get(name, ""), default)
+
+    queue_spans = number("OTEL_BSP_MAX_QUEUE_SIZE", 8192)
     return OtlpSettings(
         endpoint,
-        _headers(of("HEADERS")),
-        _number({"OTEL_EXPORTER_OTLP_TIMEOUT": of("TIMEOUT")}, "OTEL_EXPORTER_OTLP_TIMEOUT", 10_000) / 1000,
-        compression == "gzip",
-        _resource(given),
-        sampler,
-        _ratio(given.get("OTEL_TRACES_SAMPLER_ARG", "")) if "ratio" in sampler else 1.0,
-        _number(given, "OTEL_BSP_SCHEDULE_DELAY", 5000) / 1000,
-        queue_spans,
-        min(_number(given, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512), queue_spans),
+        headers=_read_headers(exporter("HEADERS")),
+        timeout_s=_read_number("OTEL_EXPORTER_OTLP_TIMEOUT", exporter("TIMEOUT"), 10_000) / 1000,
+        is_compressed=compression == "gzip",
+        resource=_read_resource(variables),
+        sampler=sampler,
+        ratio=_read_ratio(variables.get("OTEL_TRACES_SAMPLER_ARG", "")) if "ratio" in sampler else 1.0,
+        delay_s=number("OTEL_BSP_SCHEDULE_DELAY", 5000) / 1000,
+        queue_spans=queue_spans,
+        batch_spans=min(number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512), queue_spans),
     )
 
 
@@ -92,7 +96,7 @@ def _check_endpoint(endpoint: str) -> None:
         raise _mistake("OTEL_EXPORTER_OTLP_ENDPOINT", "a URL that begins with http:// or https://", "another")
 
 
-def _headers(text: str) -> tuple[tuple[str, str], ...]:
+def _read_headers(text: str) -> tuple[tuple[str, str], ...]:
     """Reads `name=value,name=value`, where values may be percent-encoded."""
     found = []
     for part in filter(None, map(str.strip, text.split(","))):
@@ -106,20 +110,19 @@ def _headers(text: str) -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
-def _resource(given: Mapping[str, str]) -> dict[str, str]:
+def _read_resource(variables: Mapping[str, str]) -> dict[str, str]:
     found = {"service.name": SERVICE}
-    for part in filter(None, map(str.strip, given.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","))):
+    for part in filter(None, map(str.strip, variables.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","))):
         name, mark, value = part.partition("=")
         if not (mark and name.strip()):
             raise _mistake("OTEL_RESOURCE_ATTRIBUTES", "name=value, several with commas between", part)
         found[name.strip()] = unquote(value.strip())
-    if service := given.get("OTEL_SERVICE_NAME"):
+    if service := variables.get("OTEL_SERVICE_NAME"):
         found["service.name"] = service
     return found
 
 
-def _number(given: Mapping[str, str], name: str, default: int) -> int:
-    text = given.get(name, "")
+def _read_number(name: str, text: str, default: int) -> int:
     if not text:
         return default
     if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 1 << 31):
@@ -127,7 +130,7 @@ def _number(given: Mapping[str, str], name: str, default: int) -> int:
     return int(text)
 
 
-def _ratio(text: str) -> float:
+def _read_ratio(text: str) -> float:
     try:
         ratio = float(text) if text else 1.0
     except ValueError:

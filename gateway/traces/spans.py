@@ -23,14 +23,14 @@ from gateway.run.usage.gen_ai_metrics import failure_of_call
 from gateway.traces import names
 
 _METHODS: Final = frozenset(("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"))
-_MEMORIES: Final = frozenset(("on", "read", "off", "none", "unavailable"))
-_RULES: Final = frozenset((*(rule.name for rule in APPLICATIONS.side_requests), "sub-agent"))
-# As the gateway makes them; a client may send its own, which are its words.
+_MEMORY_MODES: Final = frozenset(("on", "read", "off", "none", "unavailable"))
+_SIDE_REQUESTS: Final = frozenset((*(rule.name for rule in APPLICATIONS.side_requests), "sub-agent"))
+# An id of the gateway's own; a client may send another one, which may have words.
 _REQUEST_ID: Final = re.compile(r"req_[0-9a-f]{24}")
-# So many turns of a memory are linked to work that is done for it, of so many memories.
-_LINKS: Final = 8
+# The most turns of a memory that work for it is linked to, and the most memories that have such links.
+_LINKS_PER_MEMORY: Final = 8
 _LINKED_MEMORIES: Final = 4096
-_BEARS_LINKS: Final = frozenset(("learn", "compact", "sleeptime", "embed"))
+_LINKED_WORK: Final = frozenset(("learn", "compact", "sleeptime", "embed"))
 
 
 class RouteTemplates:
@@ -42,7 +42,7 @@ class RouteTemplates:
         self._patterns = [each for each in routes if "{" in each[0]]
         self._fixed = {template for template, _ in routes if "{" not in template}
 
-    def of(self, path: str) -> str:
+    def find(self, path: str) -> str:
         """Returns the template of a path; "": no route has it."""
         if path in self._fixed:
             return path
@@ -61,7 +61,7 @@ class SpanMaker:
         """addresses: base URLs of upstreams, by their names."""
         self._templates = RouteTemplates(())
         self._models = models
-        self._servers = {name: _server(url) for name, url in addresses.items()}
+        self._servers = {name: _host_and_port(url) for name, url in addresses.items()}
         self._users = users
         self.user_key: bytes | None = None
         self._turns: OrderedDict[int, deque[TraceContext]] = OrderedDict()
@@ -70,31 +70,31 @@ class SpanMaker:
         """Adds the gateway's routes, as `RouteTemplates` has them; before the start."""
         self._templates = RouteTemplates(routes)
 
-    def make(self, receipt: Receipt, add: Callable[[], Span], clock: float) -> None:
-        """Makes all spans of an account. add: returns a new one. clock: seconds from `perf_counter` to the epoch."""
+    def make(self, receipt: Receipt, new_span: Callable[[], Span], to_epoch_s: float) -> None:
+        """Makes all spans of an account. to_epoch_s: what is added to a time of `perf_counter` for one of the epoch."""
         context = receipt.trace
         assert context is not None
-        maker = _OfAccount(receipt, context, add, clock)
+        account = _AccountSpans(receipt, context, new_span, to_epoch_s)
         if receipt.request_line is None:
-            self._root_of_work(maker)
+            self._add_work_root(account)
         else:
-            self._root_of_request(maker, receipt.request_line)
+            self._add_request_root(account, receipt.request_line)
         if receipt.memory_row and receipt.request_line is not None:
-            self._remember(receipt.memory_row, context)
-        maker.begin_agent()
+            self._remember_turn(receipt.memory_row, context)
+        account.add_agent()
         for number, call in enumerate(receipt.calls, 1):
             if call.upstream:
-                self._call(maker, number, call)
+                self._add_call(account, number, call)
         for number, step in enumerate(receipt.steps, 1):
-            maker.step(number, step)
+            account.add_step(number, step)
 
     # -- roots
 
-    def _root_of_request(self, maker: _OfAccount, line: RequestLine) -> None:
-        receipt, (method, scheme, path) = maker.receipt, line
+    def _add_request_root(self, account: _AccountSpans, line: RequestLine) -> None:
+        receipt, (method, scheme, path) = account.receipt, line
         method = method if method in _METHODS else "_OTHER"
-        route = self._templates.of(path)
-        span = maker.root(f"{method} {route}".rstrip(), Span.SPAN_KIND_SERVER)
+        route = self._templates.find(path)
+        span = account.add_root(f"{method} {route}".rstrip(), Span.SPAN_KIND_SERVER)
         span.text(names.METHOD, method)
         span.text(names.ROUTE, route)
         span.text(names.SCHEME, scheme if scheme in ("http", "https") else OTHER)
@@ -108,35 +108,37 @@ class SpanMaker:
         span.text(names.PROJECT, receipt.project)
         span.number(names.KEY, receipt.key)
         span.number(names.LIMIT, receipt.limit_id)
-        span.text(names.USER, self._user(receipt.user))
+        span.text(names.USER, self._user_label(receipt.user))
         headers = receipt.headers
-        span.text(names.MEMORY, _one_of(headers.get("x-mnemogate-memory"), _MEMORIES))
-        span.text(names.SIDE_REQUEST, _one_of(headers.get("x-mnemogate-side-request"), _RULES))
+        span.text(names.MEMORY, _known_or_other(headers.get("x-mnemogate-memory"), _MEMORY_MODES))
+        span.text(
+            names.SIDE_REQUEST, _known_or_other(headers.get("x-mnemogate-side-request"), _SIDE_REQUESTS)
+        )
         span.text(names.SESSION, headers.get("x-mnemogate-conversation"))
         for name, header in names.FROM_HEADERS.items():
             if (value := headers.get(header)) is not None:
-                span.number(name, int(value), zero=True)
+                span.number(name, int(value), keeps_zero=True)
         if receipt.added_ms:
             span.real(names.ADDED_MS, receipt.added_ms)
 
-    def _root_of_work(self, maker: _OfAccount) -> None:
-        receipt = maker.receipt
-        span = maker.root(names.WORK + receipt.kind, Span.SPAN_KIND_INTERNAL)
+    def _add_work_root(self, account: _AccountSpans) -> None:
+        receipt = account.receipt
+        span = account.add_root(names.WORK + receipt.kind, Span.SPAN_KIND_INTERNAL)
         span.text(names.PROJECT, receipt.project)
-        if receipt.kind in _BEARS_LINKS:
+        if receipt.kind in _LINKED_WORK:
             for turn in self._turns.get(receipt.work_memory, ()):
-                link = span.made.links.add()
+                link = span.proto.links.add()
                 link.trace_id, link.span_id = _trace_bytes(turn.trace_id), _span_bytes(turn.span_id)
 
-    def _remember(self, memory: int, context: TraceContext) -> None:
+    def _remember_turn(self, memory: int, context: TraceContext) -> None:
         """Remembers a turn of a memory, for work that is done for that later. memory: its row."""
-        turns = self._turns.setdefault(memory, deque(maxlen=_LINKS))
+        turns = self._turns.setdefault(memory, deque(maxlen=_LINKS_PER_MEMORY))
         turns.append(context)
         self._turns.move_to_end(memory)
         if len(self._turns) > _LINKED_MEMORIES:
             self._turns.popitem(last=False)
 
-    def _user(self, user: str) -> str:
+    def _user_label(self, user: str) -> str:
         if not user or self._users == "none":
             return ""
         if self._users == "plain":
@@ -150,13 +152,13 @@ class SpanMaker:
 
     # -- calls
 
-    def _call(self, maker: _OfAccount, number: int, call: UpstreamCall) -> None:
-        receipt, operation = maker.receipt, operation_of(call.path)
+    def _add_call(self, account: _AccountSpans, number: int, call: UpstreamCall) -> None:
+        receipt, operation = account.receipt, operation_of(call.path)
         model = self._models.of(call.model, call.status) if operation else ""
         name = f"{operation} {model}" if operation else call.method if call.method in _METHODS else "_OTHER"
         ended = call.ended or receipt.ended
-        span = maker.add(
-            name, Span.SPAN_KIND_CLIENT, maker.context.call_id(number), maker.above, call.begun, ended
+        span = account.add(
+            name, Span.SPAN_KIND_CLIENT, account.context.call_id(number), account.parent_id, call.begun, ended
         )
         span.text(names.UPSTREAM, call.upstream)
         address, port = self._servers.get(call.upstream, ("", 0))
@@ -164,8 +166,8 @@ class SpanMaker:
         span.number(names.SERVER_PORT, port)
         span.fail(failure_of_call(call, receipt))
         for each in call.tries:
-            event = span.made.events.add()
-            event.name, event.time_unix_nano = names.TRY, maker.nanoseconds(each.at)
+            event = span.proto.events.add()
+            event.name, event.time_unix_nano = names.TRY, account.nanoseconds(each.at)
             _text(event.attributes, names.UPSTREAM, each.endpoint)
             _text(event.attributes, names.ERROR_TYPE, error_type(each.outcome))
         if not operation:
@@ -190,51 +192,51 @@ class SpanMaker:
             span.texts(names.FINISH_REASONS, call.reply.finish_reasons)
 
 
-class _OfAccount:
-    """Makes the spans of one account. above: the id of the span under which calls and steps hang."""
+class _AccountSpans:
+    """Makes the spans of one account. parent_id: the id of the span above those of calls and steps."""
 
     def __init__(
-        self, receipt: Receipt, context: TraceContext, add: Callable[[], Span], clock: float
+        self, receipt: Receipt, context: TraceContext, new_span: Callable[[], Span], to_epoch_s: float
     ) -> None:
         self.receipt, self.context = receipt, context
-        self.above = context.span_id
-        self._add, self._clock = add, clock
+        self.parent_id = context.span_id
+        self._new_span, self._to_epoch_s = new_span, to_epoch_s
         self._trace_id = _trace_bytes(context.trace_id)
 
     def nanoseconds(self, at: float) -> int:
         """Returns a time of `perf_counter` in nanoseconds since the epoch."""
-        return int((at + self._clock) * 1e9)
+        return int((at + self._to_epoch_s) * 1e9)
 
-    def add(self, name: str, kind: Any, id: int, parent: int, begun: float, ended: float) -> _Writer:
+    def add(self, name: str, kind: Any, id: int, parent: int, begun: float, ended: float) -> _SpanWriter:
         """Adds a span. id, parent: of spans; 0: no parent. begun, ended: times of `perf_counter`."""
-        made = self._add()
-        made.trace_id, made.span_id = self._trace_id, _span_bytes(id)
+        span = self._new_span()
+        span.trace_id, span.span_id = self._trace_id, _span_bytes(id)
         if parent:
-            made.parent_span_id = _span_bytes(parent)
-        made.name, made.kind = name, kind
-        made.start_time_unix_nano, made.end_time_unix_nano = self.nanoseconds(begun), self.nanoseconds(ended)
-        return _Writer(made)
+            span.parent_span_id = _span_bytes(parent)
+        span.name, span.kind = name, kind
+        span.start_time_unix_nano, span.end_time_unix_nano = self.nanoseconds(begun), self.nanoseconds(ended)
+        return _SpanWriter(span)
 
-    def root(self, name: str, kind: Any) -> _Writer:
+    def add_root(self, name: str, kind: Any) -> _SpanWriter:
         receipt, context = self.receipt, self.context
         return self.add(name, kind, context.span_id, context.parent_id, receipt.begun, receipt.ended)
 
-    def begin_agent(self) -> None:
-        """Adds the span of a run of an agent, if it is one; what follows hangs below it."""
+    def add_agent(self) -> None:
+        """Adds the span of a run of an agent, if it is one, above those that follow."""
         receipt = self.receipt
         if not receipt.agent:
             return
         id = self.context.step_id(len(receipt.steps) + 1)
         kind = Span.SPAN_KIND_INTERNAL
-        span = self.add("invoke_agent", kind, id, self.above, receipt.agent_begun, receipt.ended)
+        span = self.add("invoke_agent", kind, id, self.parent_id, receipt.agent_begun, receipt.ended)
         span.text(names.OPERATION, "invoke_agent")
         span.text(names.AGENT, id_of("agent", receipt.agent))
-        self.above = id
+        self.parent_id = id
 
-    def step(self, number: int, step: GatewayStep) -> None:
+    def add_step(self, number: int, step: GatewayStep) -> None:
         name = f"{step.kind} {step.name}".rstrip()
         id = self.context.step_id(number)
-        span = self.add(name, Span.SPAN_KIND_INTERNAL, id, self.above, step.begun, step.ended)
+        span = self.add(name, Span.SPAN_KIND_INTERNAL, id, self.parent_id, step.begun, step.ended)
         span.text(names.OPERATION, step.kind)
         span.fail(step.failure)
         if step.kind == "execute_tool":
@@ -243,50 +245,50 @@ class _OfAccount:
             return
         span.text(names.STORE, self.receipt.headers.get("x-mnemogate-agent"))
         if step.kind == "search_memory":
-            span.number(names.RECORDS, step.count, zero=True)
-            span.number(names.RECALL_TOKENS, step.tokens, zero=True)
+            span.number(names.RECORDS, step.count, keeps_zero=True)
+            span.number(names.RECALL_TOKENS, step.tokens, keeps_zero=True)
             span.flag(names.RECALL_LATE, step.is_late)
         else:
             span.flag(names.DURABLE, step.is_durable)
 
 
-class _Writer:
-    """Writes attributes of one span; what is empty has none."""
+class _SpanWriter:
+    """Writes attributes of one span; an empty value is left out."""
 
-    __slots__ = ("made",)
+    __slots__ = ("proto",)
 
-    def __init__(self, made: Span) -> None:
-        self.made = made
+    def __init__(self, span: Span) -> None:
+        self.proto = span
 
     def text(self, key: str, value: str | None) -> None:
         if value:
-            _text(self.made.attributes, key, value)
+            _text(self.proto.attributes, key, value)
 
     def texts(self, key: str, values: Sequence[str]) -> None:
         if values:
-            attribute = self.made.attributes.add()
+            attribute = self.proto.attributes.add()
             attribute.key = key
             for value in values:
                 attribute.value.array_value.values.add().string_value = value
 
-    def number(self, key: str, value: int, *, zero: bool = False) -> None:
-        if value or zero:
-            attribute = self.made.attributes.add()
+    def number(self, key: str, value: int, *, keeps_zero: bool = False) -> None:
+        if value or keeps_zero:
+            attribute = self.proto.attributes.add()
             attribute.key, attribute.value.int_value = key, value
 
     def real(self, key: str, value: float) -> None:
-        attribute = self.made.attributes.add()
+        attribute = self.proto.attributes.add()
         attribute.key, attribute.value.double_value = key, value
 
     def flag(self, key: str, value: bool) -> None:
-        attribute = self.made.attributes.add()
+        attribute = self.proto.attributes.add()
         attribute.key, attribute.value.bool_value = key, value
 
     def fail(self, failure: str) -> None:
         """Marks the span as failed. failure: of a closed list; "": it has not."""
         if failure:
             self.text(names.ERROR_TYPE, failure)
-            self.made.status.code = Status.STATUS_CODE_ERROR
+            self.proto.status.code = Status.STATUS_CODE_ERROR
 
 
 def _text(attributes: Any, key: str, value: str) -> None:
@@ -304,14 +306,14 @@ def _failure_of_request(receipt: Receipt) -> str:
     return "" if last is None else error_type(last.failure)
 
 
-def _one_of(value: str | None, known: frozenset[str]) -> str:
+def _known_or_other(value: str | None, known: frozenset[str]) -> str:
     if not value:
         return ""
     value = unquote(value)
     return value if value in known else OTHER
 
 
-def _server(url: str) -> tuple[str, int]:
+def _host_and_port(url: str) -> tuple[str, int]:
     parts = urlsplit(url)
     return parts.hostname or "", parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
 

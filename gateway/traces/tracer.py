@@ -41,8 +41,8 @@ class Tracer:
         self._samples = make_sampler(otlp.sampler, otlp.ratio)
         self._random = random.Random()
         self._queue: deque[Receipt] = deque()
-        # Spans that were queued and taken out. Each number is written by one thread alone.
-        self._added = self._taken = 0
+        # How many spans were queued, and how many of them taken out. Each number is written by one thread alone.
+        self._queued_spans = self._exported_spans = 0
         self._wake = threading.Event()
         self._is_stopping = False
         self._exported = metrics.add_counter("spans_exported", "Spans that a collector has taken.")
@@ -74,18 +74,18 @@ class Tracer:
         return TraceContext(caller.trace_id, span_id, caller.span_id, caller.state)
 
     def take(self, receipt: Receipt) -> None:
-        """Takes the account of what has ended and is traced."""
+        """Queues the account of what has ended and is traced."""
         receipt.ended = time.perf_counter()
         receipt.usage_counter = None  # it holds the prompt
         for call in receipt.calls:
             call.read_reply()
         count = _span_count(receipt)
-        if self._added - self._taken + count > self._otlp.queue_spans:
+        if self._queued_spans - self._exported_spans + count > self._otlp.queue_spans:
             self._dropped.inc("queue", by=count)
             return
-        self._added += count
+        self._queued_spans += count
         self._queue.append(receipt)
-        if self._added - self._taken >= self._otlp.batch_spans and not self._wake.is_set():
+        if self._queued_spans - self._exported_spans >= self._otlp.batch_spans and not self._wake.is_set():
             self._wake.set()
 
     def start(self) -> None:
@@ -107,7 +107,7 @@ class Tracer:
             self._wake.wait(self._otlp.delay_s)
             self._wake.clear()
             while self._queue:
-                self._exporter.send(self._batch())
+                self._exporter.send(self._take_batch())
         self._exporter.close()
 
     def _pause(self, seconds: float) -> None:
@@ -118,8 +118,8 @@ class Tracer:
             if not self._is_stopping:
                 self._wake.clear()
 
-    def _batch(self) -> ExportTraceServiceRequest:
-        """Returns the spans of the first accounts of the queue, as many as a request may have."""
+    def _take_batch(self) -> ExportTraceServiceRequest:
+        """Takes the first accounts out of the queue, and returns their spans, as many as a request may have."""
         request = ExportTraceServiceRequest()
         of_resource = request.resource_spans.add()
         for name, value in self._resource.items():
@@ -127,21 +127,21 @@ class Tracer:
             attribute.key, attribute.value.string_value = name, value
         of_scope = of_resource.scope_spans.add()
         of_scope.scope.name, of_scope.scope.version = names.SCOPE, self._resource[names.SERVICE_VERSION]
-        clock, taken = time.time() - time.perf_counter(), 0
+        to_epoch_s, taken = time.time() - time.perf_counter(), 0
         while self._queue and (not taken or taken + _span_count(self._queue[0]) <= self._otlp.batch_spans):
             receipt = self._queue.popleft()
             count = _span_count(receipt)
-            self._make(receipt, of_scope.spans.add, clock)
+            self._make_spans(receipt, of_scope.spans.add, to_epoch_s)
             taken += count
-            self._taken += count
+            self._exported_spans += count
             time.sleep(0)  # the loop's thread gets the interpreter between two accounts
         return request
 
-    def _make(self, receipt: Receipt, add: Callable[[], Span], clock: float) -> None:
+    def _make_spans(self, receipt: Receipt, new_span: Callable[[], Span], to_epoch_s: float) -> None:
         try:
-            self.maker.make(receipt, add, clock)
+            self.maker.make(receipt, new_span, to_epoch_s)
         except Exception as error:
-            # A fault in one record must not end the thread for all. Its words may be somebody's.
+            # A fault in one record must not end the thread for all. Its message may have words of a user.
             _log.error("A request has no trace, by a fault in the gateway: %s", type(error).__name__)
 
 
