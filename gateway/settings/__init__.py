@@ -29,8 +29,8 @@ Capability = Literal[
     "responses",
     "stream_usage",
 ]
-# For `responses`, where true is "stored".
-ResponsesWay = Literal["stored", "stateless"]
+# The value of the capability `responses`; true in its place means "stored".
+ResponsesSupport = Literal["stored", "stateless"]
 # "openai" is any upstream that speaks OpenAI's dialect, and "scripted" is the built-in model. The others are rows of
 # adapters/providers.py, with which a test compares them.
 Kind = Literal[
@@ -62,13 +62,13 @@ NO_MODEL = "none"
 SECRET_PREFIX = "whsec_"
 
 # A password stands among the parameters or before the host. Whatever looks like one goes, however wrong the URL is.
-_PASSWORD_GIVEN = re.compile(r"([?&](?:ssl)?password=)[^&]*", re.IGNORECASE)
-_PASSWORD_BEFORE = re.compile(r"(?<=://)([^:]*):.*@")
+_PASSWORD_PARAMETER = re.compile(r"([?&](?:ssl)?password=)[^&]*", re.IGNORECASE)
+_PASSWORD_OF_USER = re.compile(r"(?<=://)([^:]*):.*@")
 
 
 def without_password(url: str) -> str:
     """Returns the URL of a database as it may be shown and logged."""
-    return _PASSWORD_BEFORE.sub(r"\1:***@", _PASSWORD_GIVEN.sub(r"\1***", url))
+    return _PASSWORD_OF_USER.sub(r"\1:***@", _PASSWORD_PARAMETER.sub(r"\1***", url))
 
 
 # A text of one line that is not empty. Fields of the type `str` may be empty and have lines.
@@ -142,6 +142,7 @@ class SideRequest(Table, frozen=True):
 
     @property
     def leaves_nothing(self) -> bool:
+        """True if nothing of the request is stored, not even hashes."""
         return self.where == "system"
 
 
@@ -181,8 +182,8 @@ class HostRule(Struct, frozen=True):
     port: int
 
     @classmethod
-    def of(cls, text: str) -> HostRule | None:
-        """Reads `[http[s]://]name[:port]`; None: it is no such thing. Without a scheme it is https."""
+    def parse(cls, text: str) -> HostRule | None:
+        """Reads `[http[s]://]name[:port]`; None: the text is no such rule. Without a scheme it is https."""
         found = _HOST_RULE.fullmatch(text.lower())
         if found is None:
             return None
@@ -250,20 +251,6 @@ class UsageSettings(Table, frozen=True):
     ask_streams: bool = True
 
 
-# Headers that identify an account or an application, and are no keys.
-_NO_KEYS = frozenset(
-    {
-        "openai-organization",
-        "openai-project",
-        "http-referer",
-        "x-title",
-        "user-agent",
-        "anthropic-version",
-        "anthropic-beta",
-    }
-)
-
-
 class ResponsesSettings(Table, frozen=True):
     """The table [responses]. keep_days: of stored responses where no user is named."""
 
@@ -291,6 +278,20 @@ class UiSettings(Table, frozen=True):
     audit_days: Annotated[float, Meta(ge=0, le=MAX_NUMBER)] = 90.0
 
 
+# Headers that identify an account or an application, and are no keys.
+_HEADERS_WITHOUT_KEY = frozenset(
+    {
+        "openai-organization",
+        "openai-project",
+        "http-referer",
+        "x-title",
+        "user-agent",
+        "anthropic-version",
+        "anthropic-beta",
+    }
+)
+
+
 class UpstreamSettings(Table, frozen=True):
     """An upstream."""
 
@@ -306,7 +307,7 @@ class UpstreamSettings(Table, frozen=True):
     total_timeout_s: Annotated[float, Meta(ge=0.1, le=MAX_NUMBER)] | None = None
     retries: Annotated[int, Meta(ge=0, le=10)] = 0
     # Capability -> whether the upstream has it, where its kind leaves that open.
-    takes: dict[Capability, bool | ResponsesWay] = field(default_factory=dict)
+    takes: dict[Capability, bool | ResponsesSupport] = field(default_factory=dict)
     headers: Annotated[dict[str, Text], HIDDEN] = field(default_factory=dict)
     models: tuple[Text, ...] = ()
     context_window: PositiveInt | None = None
@@ -338,7 +339,7 @@ class UpstreamSettings(Table, frozen=True):
         It guards what lies in the account. `is_keyless` decides who has to bring a key: next to a
         header of their own, some upstreams take the caller's.
         """
-        return bool(self.keys) or not {name.lower() for name in self.headers} <= _NO_KEYS
+        return bool(self.keys) or not {name.lower() for name in self.headers} <= _HEADERS_WITHOUT_KEY
 
     @property
     def is_keyless(self) -> bool:

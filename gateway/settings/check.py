@@ -36,21 +36,21 @@ T = TypeVar("T")
 # What the URL of a server begins with.
 POSTGRES = ("postgresql://", "postgres://")
 _KEY = re.compile(r"mg-[A-Za-z0-9_-]{32,}")
-# So many different characters at least. Of 32 random hexadecimal digits one set in thirty million has fewer.
+# The fewest different characters of a key. Of 32 random hexadecimal digits one set in thirty million has fewer.
 _KEY_LETTERS = 8
-_SECRET_BYTES = 24  # that Standard Webhooks asks for
+_SECRET_BYTES = 24  # as Standard Webhooks demands
 _SECRETS_KEY_BYTES = 32  # of AES-256
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _HOST = re.compile(r"[^\s/*:\[\]]+|[0-9A-Fa-f]*(?::[0-9A-Fa-f.]*){2,}")  # the second: an address of IPv6
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110 5.1
-# They say where a request ends, which only the one who sends it knows.
+# These headers say where a request ends, which only its sender knows.
 _FRAMING = ("connection", "content-length", "transfer-encoding")
 
 
-def check_settings(settings: Settings, wrong: Collection[str] = ()) -> list[SettingsError]:
-    """Returns all that no single value can say is wrong.
+def check_settings(settings: Settings, faulty_tables: Collection[str] = ()) -> list[SettingsError]:
+    """Returns the mistakes that no single value shows.
 
-    wrong: tables that have mistakes already. What depends on them is not judged: it might be wrong by these alone.
+    faulty_tables: those with mistakes of their own. What depends on them is not judged: it may be wrong by these alone.
     """
     upstreams = [each.name for each in settings.upstreams]
     profiles = [each.name for each in settings.profiles]
@@ -59,20 +59,23 @@ def check_settings(settings: Settings, wrong: Collection[str] = ()) -> list[Sett
         (("database",), _check_database(settings.database)),
         (("memory",), _check_memory(settings.memory)),
         (("upstreams",), _check_upstreams(settings.upstreams)),
-        (("models",), _unique("models", [each.alias for each in settings.models])),
-        (("profiles",), _unique("profiles", profiles)),
-        (("models", "upstreams"), _each(lambda each: _check_model(each, upstreams), settings.models)),
-        (("profiles", "upstreams"), _each(lambda each: _check_profile(each, upstreams), settings.profiles)),
+        (("models",), _check_unique("models", [each.alias for each in settings.models])),
+        (("profiles",), _check_unique("profiles", profiles)),
+        (("models", "upstreams"), _check_each(lambda each: _check_model(each, upstreams), settings.models)),
+        (
+            ("profiles", "upstreams"),
+            _check_each(lambda each: _check_profile(each, upstreams), settings.profiles),
+        ),
         (("profiles", "memory", "models", "upstreams"), _check_sleeptime(settings)),
         (("projects", "profiles"), _check_projects(settings, profiles)),
         (("tools",), _check_tools(settings.tools)),
         (("ui",), _check_ui(settings.ui)),
     )
-    judged = (found for tables, found in checks if not set(tables) & set(wrong))
-    return [SettingsError(message) for found in judged for message in found]
+    judged = (messages for tables, messages in checks if not set(tables) & set(faulty_tables))
+    return [SettingsError(message) for messages in judged for message in messages]
 
 
-def _each(check: Callable[[T], Iterable[str]], values: Iterable[T]) -> Iterator[str]:
+def _check_each(check: Callable[[T], Iterable[str]], values: Iterable[T]) -> Iterator[str]:
     for value in values:
         yield from check(value)
 
@@ -80,8 +83,8 @@ def _each(check: Callable[[T], Iterable[str]], values: Iterable[T]) -> Iterator[
 def _check_upstreams(upstreams: Sequence[UpstreamSettings]) -> Iterator[str]:
     if not upstreams:
         yield "upstreams: the list is empty; leave it out to use the environment or the scripted model"
-    yield from _unique("upstreams", [each.name for each in upstreams])
-    yield from _each(_check_upstream, upstreams)
+    yield from _check_unique("upstreams", [each.name for each in upstreams])
+    yield from _check_each(_check_upstream, upstreams)
 
 
 def _check_sleeptime(settings: Settings) -> Iterator[str]:
@@ -92,7 +95,7 @@ def _check_sleeptime(settings: Settings) -> Iterator[str]:
 
 def _check_projects(settings: Settings, profiles: list[str]) -> Iterator[str]:
     for name, project in settings.projects.items():
-        yield from _exists(f"projects.{name}: profile", project.profile, profiles)
+        yield from _check_exists(f"projects.{name}: profile", project.profile, profiles)
 
 
 def _check_server(server: ServerSettings) -> Iterator[str]:
@@ -166,7 +169,7 @@ def _check_key(key: str, name: str) -> Iterator[str]:
 
 def _check_upstream(upstream: UpstreamSettings) -> Iterator[str]:
     where = f"upstreams {upstream.name!r}"
-    yield from _unique(f"{where}: api_key", upstream.keys, is_secret=True)
+    yield from _check_unique(f"{where}: api_key", upstream.keys, is_secret=True)
     for capability, value in upstream.takes.items():
         if capability != "responses" and not isinstance(value, bool):
             yield f"{where}.takes.{capability}: expected true or false, saw {value!r}"
@@ -217,12 +220,12 @@ def _is_proxy(url: str) -> bool:
 
 def _check_model(model: ModelSettings, upstreams: list[str]) -> Iterator[str]:
     where = f"models {model.alias!r}"
-    yield from _exists(f"{where}: upstream", model.upstream, upstreams)
+    yield from _check_exists(f"{where}: upstream", model.upstream, upstreams)
     if model.upstream is None and len(upstreams) > 1:
         yield f"{where}: there are several upstreams; say which one with upstream"
     for deployment in model.deployments:
-        yield from _exists(f"{where}: deployments: upstream", deployment.upstream, upstreams)
-    yield from _unique(f"{where}: fallbacks", list(model.fallbacks))
+        yield from _check_exists(f"{where}: deployments: upstream", deployment.upstream, upstreams)
+    yield from _check_unique(f"{where}: fallbacks", list(model.fallbacks))
     if model.alias in model.fallbacks:
         yield f"{where}: it is its own fallback"
 
@@ -233,10 +236,10 @@ def _check_profile(profile: ProfileSettings, upstreams: list[str]) -> Iterator[s
         yield f"{where}: a name is letters, digits and . _ : @ -"
     if profile.name == "@":  # storage.records.API_PROFILE
         yield f"{where}: this name is for agents that are made over REST"
-    yield from _exists(f"{where}: upstream", profile.upstream, upstreams)
+    yield from _check_exists(f"{where}: upstream", profile.upstream, upstreams)
     if isinstance(profile.filler, FillerSettings) and not profile.filler.say.strip():
         yield f"{where}: filler.say: there is nothing to be said"
-    yield from _unique(f"{where}: blocks", [each.label for each in profile.blocks])
+    yield from _check_unique(f"{where}: blocks", [each.label for each in profile.blocks])
     for block in profile.blocks:
         if len(block.value) > block.limit:
             yield (
@@ -247,12 +250,12 @@ def _check_profile(profile: ProfileSettings, upstreams: list[str]) -> Iterator[s
 
 def _check_side_request(rule: SideRequest) -> Iterator[str]:
     where = f"memory.side_requests {rule.name!r}: pattern"
-    before = "|(?:"
+    prefix = "|(?:"
     try:
         # All patterns become alternatives of one, in which flags cannot stand, nor two groups of one name.
-        pattern = re.compile(f"{before}{rule.pattern})")
+        pattern = re.compile(f"{prefix}{rule.pattern})")
     except re.error as error:
-        at = min(max((error.pos or 0) - len(before), 0), len(rule.pattern))
+        at = min(max((error.pos or 0) - len(prefix), 0), len(rule.pattern))
         pointed = f"{rule.pattern[:at]} >>> {rule.pattern[at:]}"
         yield f"{where}: {error.msg}, here: {pointed}"
         return
@@ -275,14 +278,14 @@ def _check_tools(tools: ToolSettings) -> Iterator[str]:
         )
     for setting, entries in (("hosts", tools.hosts), ("private_hosts", tools.private_hosts)):
         for entry in entries:
-            rule = HostRule.of(entry)
+            rule = HostRule.parse(entry)
             if rule is None or (setting == "private_hosts" and rule.name == "*"):
                 yield (
                     f"tools.{setting}: expected a host such as api.example.org, *.example.org or "
                     f"http://localhost:9000, saw {entry!r}"
                 )
 
-    yield from _unique("tools.headers", [each.name for each in tools.headers])
+    yield from _check_unique("tools.headers", [each.name for each in tools.headers])
     for header in tools.headers:
         if not re.fullmatch(r"[A-Za-z0-9-]+", header.header) or re.search(r"[\x00-\x1f\x7f]", header.value):
             yield f"tools.headers {header.name!r}: it is no header that can be sent"
@@ -327,12 +330,12 @@ def _is_origin(text: str) -> bool:
     return own_port is None or (host.isascii() and host == host.lower() and not host.endswith(own_port))
 
 
-def _unique(where: str, names: Sequence[str], *, is_secret: bool = False) -> Iterator[str]:
+def _check_unique(where: str, names: Sequence[str], *, is_secret: bool = False) -> Iterator[str]:
     for name in dict.fromkeys(names):
         if names.count(name) > 1:
             yield f"{where}: {'one' if is_secret else repr(name)} is there twice"
 
 
-def _exists(where: str, name: str | None, known: list[str]) -> Iterator[str]:
+def _check_exists(where: str, name: str | None, known: list[str]) -> Iterator[str]:
     if name is not None and name not in known:
         yield unknown_name(where, name, known)

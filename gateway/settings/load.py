@@ -31,7 +31,7 @@ _FILE_BYTES = 1024 * 1024  # chosen: far above any real one, and parsed within t
 # A key written so is the value of the variable that follows.
 FROM_ENVIRONMENT = "env:"
 
-# variable -> setting: short names for what people set most. Every scalar also answers to MNEMOGATE_<TABLE>_<KEY>.
+# variable -> setting: short names of what people set most. Each scalar also has a name like MNEMOGATE_<TABLE>_<KEY>.
 _SHORT_NAMES = {
     "MNEMOGATE_HOST": ("server", "host"),
     "MNEMOGATE_PORT": ("server", "port"),
@@ -83,7 +83,7 @@ def load_settings(
     Raises: SettingsError: names the setting, what was seen and what would do.
     """
     raw_environ = os.environ if environ is None else environ
-    stripped_environ = _stripped(raw_environ)
+    stripped_environ = _strip_values(raw_environ)
     for flag, text in (("--config", config), ("--upstream", upstream)):
         if text == "":  # a script's variable that is not set
             raise SettingsError(f"{flag}: expected a value, saw ''", in_file=False)
@@ -92,7 +92,9 @@ def load_settings(
     settings, mistakes = Settings(**values), Mistakes()
     for error in errors:
         mistakes.add(error)
-    for (table, key), value in _overrides(parsed, settings, stripped_environ, flags or {}, mistakes).items():
+    for (table, key), value in _read_overrides(
+        parsed, settings, stripped_environ, flags or {}, mistakes
+    ).items():
         settings = replace(settings, **{table: replace(getattr(settings, table), **{key: value})})
     settings = _with_upstreams(
         settings, parsed, raw_environ, stripped_environ, upstream, mistakes, needs_secrets=needs_secrets
@@ -121,7 +123,7 @@ def _with_demo_profile(settings: Settings) -> Settings:
     return replace(settings, profiles=(demo,))
 
 
-def _stripped(environ: Mapping[str, str]) -> Mapping[str, str]:
+def _strip_values(environ: Mapping[str, str]) -> Mapping[str, str]:
     """Returns the variables without white space at their ends: env files and mounted secrets often end in a newline.
 
     The variable that "env:NAME" in the settings names is used as it is.
@@ -208,14 +210,14 @@ def _read_file(path: str | None) -> dict[str, Any]:
         raise SettingsError(f"The settings file {file} cannot be read: {why}.", in_file=False) from error
 
 
-def _overrides(
+def _read_overrides(
     parsed: Mapping[str, Any],
     settings: Settings,
     environ: Mapping[str, str],
     flags: Mapping[tuple[str, str], Any],
     mistakes: Mistakes,
 ) -> dict[tuple[str, str], Any]:
-    """Returns what the environment and the flags say in place of the file: (table, key) -> value.
+    """Returns the settings of the environment and the flags, which override the file: (table, key) -> value.
 
     parsed, settings: the file's.
     """
@@ -242,11 +244,11 @@ def _referenced_variables(settings: Settings) -> set[str]:
     names: set[str] = set()
 
     def collect(_: str, text: str) -> str:
-        if (name := _variable_of(text)) is not None:
+        if (name := _referenced_variable(text)) is not None:
             names.add(name)
         return text
 
-    _map_secrets(settings, collect)
+    _replace_secrets(settings, collect)
     return names
 
 
@@ -327,30 +329,32 @@ def _default_upstreams(
 # -- values from `env:NAME`
 
 
-def _map_secrets(settings: Settings, value_of: Callable[[str, str], str | None]) -> Settings:
+def _replace_secrets(settings: Settings, resolve: Callable[[str, str], str | None]) -> Settings:
     """Returns the settings with another value wherever one may name a variable; these places are listed here alone.
 
-    value_of: gets the setting's name and its text, and returns the value; None: it is left out.
+    resolve: returns the value, given the setting's name and its text; None: the value is left out.
     """
 
-    def mapped(where: str, text: str | None) -> str | None:
-        return None if text is None else value_of(where, text)
+    def replaced(where: str, text: str | None) -> str | None:
+        return None if text is None else resolve(where, text)
 
     upstreams = []
     for upstream in settings.upstreams:
         where = f"upstreams {upstream.name!r}"
-        found = [value_of(f"{where}: api_key", key) for key in upstream.keys]
+        found = [resolve(f"{where}: api_key", key) for key in upstream.keys]
         keys = tuple(key for key in found if key is not None)
         api_key = keys[0] if keys and isinstance(upstream.api_key, str) else keys or None
-        upstreams.append(replace(upstream, api_key=api_key, proxy=mapped(f"{where}: proxy", upstream.proxy)))
+        upstreams.append(
+            replace(upstream, api_key=api_key, proxy=replaced(f"{where}: proxy", upstream.proxy))
+        )
     settings = replace(settings, upstreams=tuple(upstreams))
     for table, key in _SECRETS:
-        of_table = getattr(settings, table)
-        value = mapped(f"{table}.{key}", getattr(of_table, key))
-        settings = replace(settings, **{table: replace(of_table, **{key: value})})
+        table_settings = getattr(settings, table)
+        value = replaced(f"{table}.{key}", getattr(table_settings, key))
+        settings = replace(settings, **{table: replace(table_settings, **{key: value})})
     headers = []
     for header in settings.tools.headers:
-        secret = value_of(f"tools.headers {header.name!r}: value", header.value)
+        secret = resolve(f"tools.headers {header.name!r}: value", header.value)
         if secret is not None:
             headers.append(replace(header, value=secret))
     return replace(settings, tools=replace(settings.tools, headers=tuple(headers)))
@@ -365,8 +369,8 @@ def _with_secrets(
     mistakes: what is not set is added to them.
     """
 
-    def value_of(where: str, text: str) -> str | None:
-        name = _variable_of(text)
+    def resolve(where: str, text: str) -> str | None:
+        name = _referenced_variable(text)
         if name is None:
             return text
         if not environ.get(name):
@@ -375,9 +379,9 @@ def _with_secrets(
             return None
         return environ[name]
 
-    return _map_secrets(settings, value_of)
+    return _replace_secrets(settings, resolve)
 
 
-def _variable_of(text: str) -> str | None:
+def _referenced_variable(text: str) -> str | None:
     """Returns the name of the variable that a value stands for; None where it is the value itself."""
     return text.removeprefix(FROM_ENVIRONMENT) if text.startswith(FROM_ENVIRONMENT) else None

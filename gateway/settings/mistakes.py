@@ -93,33 +93,33 @@ def convert_text(text: str, table: type[Struct], key: str, where: str) -> Any:
     elif get_origin(target) is tuple:
         value = [part.strip() for part in text.split(",") if part.strip()]
     faults: list[checked.Fault] = []
-    made = checked.convert_collecting(value, hint, (where,), faults)
+    converted = checked.convert_collecting(value, hint, (where,), faults)
     if faults:
         raise SettingsError.of([SettingsError(_message(each, {where: value}, table)) for each in faults])
-    return made
+    return converted
 
 
 def _message(fault: checked.Fault, root: Mapping[str, Any], root_type: type[Struct]) -> str:
     """Returns the message for a fault. root: what its path leads into, which should have the root type."""
     expected = fault.expected[0]
     if fault.kind in ("missing", "extra_forbidden"):
-        where, name = _place(fault.path[:-1], root), str(fault.path[-1])
+        where, name = _describe_path(fault.path[:-1], root), str(fault.path[-1])
         if fault.kind == "missing":
             return f"{where}: {name!r} is missing"
         # Only in a table is a name a setting that may belong in another one.
         settings = _settings_in(root_type, "", "") if checked.is_struct(expected) else ()
         tables = [table for table, setting in settings if setting == name]
         return unknown_name(where, name, checked.allowed_names(expected), tables)
-    where, value = _place(fault.path, root), fault.value
+    where, value = _describe_path(fault.path, root), fault.value
     inner = checked.without_annotations(expected)
     if get_origin(inner) is Literal:
-        return f"{where}: expected one of {', '.join(get_args(inner))}, saw {_seen(value)}"
+        return f"{where}: expected one of {', '.join(get_args(inner))}, saw {_describe_value(value)}"
     if get_origin(inner) is tuple:
         table = ".".join(each for each in fault.path if isinstance(each, str))
         hint = f"; an entry begins with [[{table}]]" if isinstance(value, dict) else ""
-        return f"{where}: expected a list, saw {_seen(value)}{hint}"
+        return f"{where}: expected a list, saw {_describe_value(value)}{hint}"
     if get_origin(inner) is dict or checked.is_struct(inner):
-        return f"{where}: expected a table, saw {_seen(value)}"
+        return f"{where}: expected a table, saw {_describe_value(value)}"
     return f"{where}: {_scalar_message(value, inner, expected)}"
 
 
@@ -131,7 +131,7 @@ def _scalar_message(value: Any, target: Any, hint: Any) -> str:
     if target is float and type(value) is int:
         value = float(value)
     if type(value) is not target:
-        return f"expected {_TYPE_WORDS[target]}, saw {_seen(value)}"
+        return f"expected {_TYPE_WORDS[target]}, saw {_describe_value(value)}"
     if isinstance(value, str):
         is_empty = not value.strip()
         return "it is empty" if is_empty else "it has a line end or another control character in it"
@@ -147,7 +147,7 @@ def _scalar_message(value: Any, target: Any, hint: Any) -> str:
     return f"expected {bounds}, saw {value!r}"
 
 
-def _place(path: Iterable[str | int], raw: Any) -> str:
+def _describe_path(path: Iterable[str | int], raw: Any) -> str:
     """Returns where a value is. An item is named where it has a name: `profiles 'bob'`, else `profiles[0]`."""
     where = ""
     for step in path:
@@ -175,6 +175,6 @@ def _settings_in(table_type: type[Struct], path: str, header: str) -> Iterator[t
                 yield from _settings_in(inner, under, f"[{under}]" if inner is option else f"[[{under}]]")
 
 
-def _seen(value: Any) -> str:
+def _describe_value(value: Any) -> str:
     """Returns a wrong value as its error shows it. Of a list or a table only its type: it may hold a key."""
     return "a table" if isinstance(value, dict) else "a list" if isinstance(value, list) else repr(value)

@@ -150,7 +150,7 @@ def test_without_the_setting_no_host_may_be_spoken_to() -> None:
     "text", ["", "https://", "a b", "ftp://a", "a:99999", "a/path", "**", "*.", "a.*.b", "u@a"]
 )
 def test_a_text_that_is_no_rule_for_hosts_is_none(text: str) -> None:
-    assert HostRule.of(text) is None
+    assert HostRule.parse(text) is None
 
 
 # -- real servers
