@@ -11,7 +11,7 @@ from gateway.errors import SettingsError
 from gateway.log import mask_keys
 from gateway.metrics import Metrics
 from gateway.run.upstream.propagation import address_of
-from gateway.run.usage.gen_ai_metrics import names_in
+from gateway.run.usage.gen_ai_metrics import model_names
 from gateway.settings import Settings
 from gateway.traces.otlp import OtlpSettings
 
@@ -43,5 +43,5 @@ def make_tracer(
     addresses = {
         each.name: address_of(providers[each.name]) for each in settings.upstreams if each.name in providers
     }
-    models = ModelNames(names_in(settings), mask_keys)
+    models = ModelNames(model_names(settings), mask_keys)
     return Tracer(otlp, SpanMaker(models, addresses, settings.traces.user), metrics)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, get_args
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from gateway.core.dates import END_OF_DATES_S
 from gateway.errors import BadRequest, UnknownId
@@ -29,8 +30,8 @@ from storage.sql.keys import DEFAULT_PROJECT, Keys
 from storage.sql.usage import Usage
 from storage.usage_records import COUNTERS, UsageQuery
 
-_CHANGED: Final = ("name", "memory", "models", "user", "expires_at")
-_MADE: Final = (*_CHANGED, "project", "opens", "limits")
+_CHANGE_FIELDS: Final = ("name", "memory", "models", "user", "expires_at")
+_ADD_FIELDS: Final = (*_CHANGE_FIELDS, "project", "opens", "limits")
 _OPENS: Final = ("metrics", *OPENS_PAGE)
 # How long the secret before a rotation is good: by default, and at most.
 _OVERLAP_S: Final = 86_400
@@ -38,7 +39,7 @@ _MOST_OVERLAP_S: Final = 2_592_000
 
 
 class KeyManagement(Struct, frozen=True):
-    """Manages keys. A project bounds whose keys are seen: None sees all."""
+    """Manages keys. project: the only one whose keys the caller sees; None: all."""
 
     keys: Keys
     limits: LimitOperations
@@ -59,7 +60,7 @@ class KeyManagement(Struct, frozen=True):
 
     async def add(self, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
         """Makes a key, with limits of it. Returns it with its secret. Raises: BadRequest, UnknownId."""
-        check_names(raw, _MADE)
+        check_names(raw, _ADD_FIELDS)
         arguments, opens = Arguments(raw), raw.get("opens")
         if opens is not None and opens not in _OPENS:
             raise BadRequest(
@@ -70,8 +71,8 @@ class KeyManagement(Struct, frozen=True):
             named = ALL_PROJECTS if opens in OPENS_PAGE else DEFAULT_PROJECT
         if project not in (None, named):
             raise UnknownId(f"There is no project {named!r} here.")
-        name, memory, expires, models, user = self._bounds(raw, Key(0, named, "key", "", 0.0))
-        if opens is not None and (memory, models, user) != (None, None, None):
+        wanted = _with_fields(raw, Key(0, named, "key", "", 0.0))
+        if opens is not None and (wanted.memory, wanted.models, wanted.user) != (None, None, None):
             raise BadRequest(
                 "A key that opens metrics or /v1/manage has neither models nor memory.", param="opens"
             )
@@ -81,7 +82,13 @@ class KeyManagement(Struct, frozen=True):
         for each in limits:
             self.limits.read({**each, "project": named}, named)
         key, secret = await self.keys.create(
-            named, name, memory, opens, expires=expires, models=models, user=user
+            named,
+            wanted.name,
+            wanted.memory,
+            opens,
+            expires=wanted.expires,
+            models=wanted.models,
+            user=wanted.user,
         )
         made = [await self.limits.add({**each, "project": named, "key": key.id}) for each in limits]
         shown = {**key_json(key), "secret": secret}
@@ -89,12 +96,13 @@ class KeyManagement(Struct, frozen=True):
 
     async def change(self, id: int, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
         """Changes a key in use; null takes a bound away. Raises: BadRequest, UnknownId."""
-        check_names(raw, _CHANGED)
-        found = await self._find(id, project)
+        check_names(raw, _CHANGE_FIELDS)
+        new = _with_fields(raw, await self._find(id, project))
         try:
-            return key_json(await self.keys.change(id, *self._bounds(raw, found)))
+            changed = await self.keys.change(id, new.name, new.memory, new.expires, new.models, new.user)
         except NotFound as error:
             raise UnknownId(f"There is no key {id} in use.") from error
+        return key_json(changed)
 
     async def rotate(self, id: int, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
         """Gives a key another secret, and returns it with that. Raises: BadRequest, UnknownId."""
@@ -133,30 +141,6 @@ class KeyManagement(Struct, frozen=True):
                 return each
         raise UnknownId(f"There is no key {id}.")
 
-    def _bounds(
-        self, raw: RawArguments, key: Key
-    ) -> tuple[str, str | None, float | None, tuple[str, ...] | None, str | None]:
-        """Returns name, memory, expiry, models and user of a key after a change."""
-        name, memory, user = (raw.get(each, getattr(key, each)) for each in ("name", "memory", "user"))
-        for field, value in (("name", name), ("user", user)):
-            if not (isinstance(value, str) and value) and (field == "name" or value is not None):
-                raise BadRequest(f"{field} must be a non-empty text, saw {value!r}.", param=field)
-        if memory is not None and memory not in get_args(DefaultMode):
-            raise BadRequest(f"memory must be on, read or off, saw {memory!r}.", param="memory")
-        expires = raw.get("expires_at", key.expires)
-        if expires is not None and (
-            isinstance(expires, bool)
-            or not isinstance(expires, int | float)
-            or not 0 <= expires < END_OF_DATES_S
-        ):
-            raise BadRequest(f"expires_at must be seconds since 1970, saw {expires!r}.", param="expires_at")
-        models: Any = raw.get("models", key.models)
-        if models is not None:
-            if not isinstance(models, list | tuple) or not all(isinstance(e, str) and e for e in models):
-                raise BadRequest("models must be a list of patterns.", param="models")
-            models = tuple(models)
-        return name, memory, expires, models, user
-
 
 class KeyHolder(Struct, frozen=True):
     """Shows a key's holder what the key may do, and what it has used."""
@@ -172,7 +156,7 @@ class KeyHolder(Struct, frozen=True):
 
         user: of this one alone; "": of all.
         """
-        await self.meter.settle()
+        await self.meter.flush()
         today = int(self.now() // DAY_S)
         first = today - datetime.fromtimestamp(self.now(), UTC).day + 1
         states = await self.limiter.states(key.project, key.id, user)
@@ -225,3 +209,24 @@ def _as_sent(seconds: float | None) -> float | None:
 
 def _whole(seconds: float | None) -> int | None:
     return None if seconds is None else int(seconds)
+
+
+def _with_fields(raw: RawArguments, key: Key) -> Key:
+    """Returns a key with the fields that a request names. Raises: BadRequest."""
+    name, memory, user = (raw.get(each, getattr(key, each)) for each in ("name", "memory", "user"))
+    for field, value in (("name", name), ("user", user)):
+        if not (isinstance(value, str) and value) and (field == "name" or value is not None):
+            raise BadRequest(f"{field} must be a non-empty text, saw {value!r}.", param=field)
+    if memory is not None and memory not in get_args(DefaultMode):
+        raise BadRequest(f"memory must be on, read or off, saw {memory!r}.", param="memory")
+    expires = raw.get("expires_at", key.expires)
+    if expires is not None and (
+        isinstance(expires, bool) or not isinstance(expires, int | float) or not 0 <= expires < END_OF_DATES_S
+    ):
+        raise BadRequest(f"expires_at must be seconds since 1970, saw {expires!r}.", param="expires_at")
+    models: Any = raw.get("models", key.models)
+    if models is not None:
+        if not isinstance(models, list | tuple) or not all(isinstance(e, str) and e for e in models):
+            raise BadRequest("models must be a list of patterns.", param="models")
+        models = tuple(models)
+    return replace(key, name=name, memory=memory, expires=expires, models=models, user=user)

@@ -14,7 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.errors import BadRequest
-from gateway.run.admin.operation_arguments import RawArguments, limit_of
+from gateway.run.admin.operation_arguments import RawArguments, read_limit, record_number
 from gateway.run.usage.meter import DAY_S, Meter
 from storage.sql.usage import Usage
 from storage.usage_records import COUNTERS, SHOWN_COUNTERS, UsageKey, UsageQuery, UsageSum
@@ -48,7 +48,7 @@ class UsageOperations(Struct, frozen=True):
         if project is not None:
             query = _within_project(query, project)
         if self.meter is not None:
-            await self.meter.settle()
+            await self.meter.flush()
         found = await self.usage.sums(replace(query, limit=query.limit + 1))
         page, has_more = found[: query.limit], len(found) > query.limit
         return {
@@ -97,7 +97,7 @@ def read_query(raw: RawArguments, today: int) -> UsageQuery:
         if name in given
     ]
     after = _decode_cursor(str(given["after"]), by) if "after" in given else None
-    return UsageQuery(by, first, last, tuple(only), after, limit_of(given))
+    return UsageQuery(by, first, last, tuple(only), after, read_limit(given))
 
 
 def _within_project(query: UsageQuery, project: str) -> UsageQuery:
@@ -132,10 +132,10 @@ def _day(given: Mapping[str, Any], name: str, default: int) -> int:
 
 
 def _number(given: Mapping[str, Any], name: str) -> int:
-    text = str(given[name])
-    if not (text.isascii() and text.isdigit() and len(text) < 19):
+    number = record_number(str(given[name]))
+    if number is None:
         raise BadRequest(f"{name} must be a number, saw {given[name]!r}.", param=name)
-    return int(text)
+    return number
 
 
 def _date(day: int) -> str:

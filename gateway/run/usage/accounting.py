@@ -29,7 +29,11 @@ class Accounting:
         self.accounts = Accounts(tracer)
         self.meter = Meter(store.usage, store.agents.load, now, settings)
         self.limiter = Limiter(store, self.meter, now, metrics)
-        self.accounts.readers += [self.meter.take, self.limiter.settle, GenAIMetrics(metrics, settings).take]
+        self.accounts.readers += [
+            self.meter.count,
+            self.limiter.settle,
+            GenAIMetrics(metrics, settings).count,
+        ]
         self.meter.after_write.append(self.limiter.refresh)
 
     def start(self) -> list[asyncio.Task[None]]:

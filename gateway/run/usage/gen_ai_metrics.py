@@ -24,8 +24,8 @@ _LABELS: Final = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_reque
 _GATEWAY_TOOLS: Final = frozenset((*MEMORY_TOOLS, *SCHEMAS))
 
 
-def names_in(settings: Settings) -> set[str]:
-    """Returns the names of models that the settings have."""
+def model_names(settings: Settings) -> set[str]:
+    """Returns the names of the models in the settings."""
     found: set[str | None] = {settings.background_model, settings.memory.embedder}
     for each in settings.models:
         found |= {each.alias, each.model, *(other.model for other in each.deployments)}
@@ -34,7 +34,7 @@ def names_in(settings: Settings) -> set[str]:
 
 
 def failure_of_call(call: UpstreamCall, receipt: Receipt) -> str:
-    """Returns the kind of an error of a call, of a closed list; "": none. Its client may have left it."""
+    """Returns the kind of a call's error, one of a closed list; "": it has none. A client that left is one."""
     if (
         receipt.status == CLIENT_GONE
         and call is receipt.last_call
@@ -50,7 +50,7 @@ class GenAIMetrics:
     """Counts what requests and work used, in metrics among those of the process."""
 
     def __init__(self, metrics: Metrics, settings: Settings) -> None:
-        self._models = ModelNames(names_in(settings), mask_keys)
+        self._models = ModelNames(model_names(settings), mask_keys)
         self._durations = metrics.add_histogram(
             "gen_ai_client_inference_duration_seconds", "Time of calls of models.", _DURATIONS, *_LABELS
         )
@@ -66,13 +66,13 @@ class GenAIMetrics:
             return metrics.add_counter(name, "Tokens as upstreams reported them.", *_LABELS)
 
         # In the order of `TokenCounts`.
-        self._tokens = tuple(map(tokens, ("input", "output", "cache_read_input", "cache_write_input")))
-        self._tokens += (tokens("reasoning_output"),)
+        kinds = ("input", "output", "cache_read_input", "cache_write_input", "reasoning_output")
+        self._tokens = tuple(map(tokens, kinds))
         self._tools = metrics.add_histogram(
             "gen_ai_execute_tool_duration_seconds", "Time of tools.", _DURATIONS, "gen_ai_tool_name"
         )
 
-    def take(self, receipt: Receipt) -> None:
+    def count(self, receipt: Receipt) -> None:
         """Counts the calls of a request that has ended, or of work that has no request."""
         for call in receipt.calls:
             operation = operation_of(call.path)
@@ -85,9 +85,9 @@ class GenAIMetrics:
             if call.is_streamed and call.first:
                 self._first_chunks.observe(call.first - call.begun, labels)
             if call.counts is not None:
-                for count, tokens in zip(self._tokens, call.counts, strict=True):
+                for metric, tokens in zip(self._tokens, call.counts, strict=True):
                     if tokens:
-                        count.inc(*labels, by=tokens)
+                        metric.inc(*labels, by=tokens)
         for step in receipt.steps:
             if step.kind == "execute_tool":
                 name = step.name if step.name in _GATEWAY_TOOLS else OTHER

@@ -77,13 +77,13 @@ class Limiter:
         # The limits by project; a project without any is no key.
         self._limits: dict[str, tuple[UsageLimit, ...]] = {}
         self._buckets: dict[tuple[int, str], Bucket] = {}
-        self._reading, self._loading = asyncio.Lock(), asyncio.Lock()
+        self._limits_lock, self._buckets_lock = asyncio.Lock(), asyncio.Lock()
         self._reservations: dict[Receipt, LimitReservation] = {}
-        self._name = secrets.token_hex(8)
+        self._process_name = secrets.token_hex(8)
         # How many processes share the limits.
         self._processes = 1
-        # How often the limits may have changed, and up to which change they are known.
-        self._changes, self._known = 1, 0
+        # The number of the last change of the limits, and of the last one that was read.
+        self._change, self._known_change = 1, 0
         self._changed = asyncio.Event()
         self._changed.set()
         store.limits.when_changed(self._note_change)
@@ -93,11 +93,11 @@ class Limiter:
 
     async def load(self) -> None:
         """Reads the limits, if they may have changed. Raises: StoreError."""
-        async with self._reading:
-            if self._known < self._changes:
-                change = self._changes
+        async with self._limits_lock:
+            if self._known_change < self._change:
+                change = self._change
                 self._replace_limits(await self._store.limits.list())
-                self._known = change
+                self._known_change = change
 
     def _replace_limits(self, limits: Sequence[UsageLimit]) -> None:
         before = {limit.id for limits in self._limits.values() for limit in limits}
@@ -119,7 +119,7 @@ class Limiter:
             for limit in self._limits_of(receipt):
                 if limit.id in new:
                     # Tokens and cost are counted when it ends.
-                    bucket, amount = self._find_bucket(limit, receipt.user), Amounts().of(limit.unit)
+                    bucket, amount = self._current_bucket(limit, receipt.user), Amounts().of(limit.unit)
                     bucket.reserved += amount
                     reservation.entries.append((bucket, amount))
 
@@ -137,7 +137,7 @@ class Limiter:
                 self._changed.set()
 
     def _note_change(self) -> None:
-        self._changes += 1
+        self._change += 1
         self._changed.set()
 
     # -- a request
@@ -159,34 +159,34 @@ class Limiter:
         Returns the name of the model that answers in its place; None: the one that was asked. Raises: LimitReached.
         """
         if not receipt.is_request or receipt in self._reservations:
-            return None  # its request was let in
-        if self._known < self._changes:
+            return None  # its request was let in already
+        if self._known_change < self._change:
             await self._load_now()
         limits = self._limits_of(receipt)
         if not limits:
             self._reservations[receipt] = LimitReservation([])
             return None
-        buckets = [await self._bucket(limit, receipt.user) for limit in limits]
-        wanted = self._wanted(body_bytes, max_tokens, model)
+        buckets = [await self._loaded_bucket(limit, receipt.user) for limit in limits]
+        wanted = self._estimate(body_bytes, max_tokens, model)
         # From here on nothing waits, so what is seen is what is reserved.
         entries = [(bucket, wanted.of(bucket.limit.unit)) for bucket in buckets]
-        most = [self._most(bucket.limit) for bucket in buckets]
+        most = [self._bound_here(bucket.limit) for bucket in buckets]
         refusing, other = full_bucket(entries, most, may_answer)
         if refusing is not None:
             receipt.is_refused, receipt.limit_id = True, refusing.limit.id
-            self._count(refusing.limit, REFUSE)
-            raise self._refusal(refusing, self._most(refusing.limit))
+            self._count_limited(refusing.limit, REFUSE)
+            raise self._refusal(refusing, self._bound_here(refusing.limit))
         for bucket, amount in entries:
             bucket.reserved += amount
         self._reservations[receipt] = LimitReservation(entries)
-        receipt.rate_limits = self._headers(buckets)
+        receipt.rate_limits = self._rate_headers_of(buckets)
         if other is None:
             return None
         receipt.headers["x-mnemogate-limit"], receipt.limit_id = str(other.limit.id), other.limit.id
-        self._count(other.limit, "alias")
+        self._count_limited(other.limit, "alias")
         return other.limit.then
 
-    def _count(self, limit: UsageLimit, then: str) -> None:
+    def _count_limited(self, limit: UsageLimit, then: str) -> None:
         self._limited.inc(limit.unit, limit.per or "", then)
 
     def _limits_of(self, receipt: Receipt) -> list[UsageLimit]:
@@ -205,12 +205,12 @@ class Limiter:
         """
         if receipt.work_memory or (receipt in self._reservations and receipt.last_call is None):
             return  # it is work of the background, or was just let in
-        if self._known < self._changes:
+        if self._known_change < self._change:
             await self._load_now()
         before = self._reservations.get(receipt)
         reserved = {bucket.limit.id: bucket for bucket, _ in before.entries} if before is not None else {}
         buckets = [
-            reserved.get(limit.id) or await self._bucket(limit, receipt.user)
+            reserved.get(limit.id) or await self._loaded_bucket(limit, receipt.user)
             for limit in self._limits_of(receipt)
             if limit.unit in MEASURED
         ]
@@ -218,24 +218,24 @@ class Limiter:
             return
         # From here on nothing waits, as in `admit`.
         entries = dict(before.entries) if before is not None else {}
-        used, wanted = self._amounts(receipt), self._wanted(body_bytes, max_tokens, model)
+        used, wanted = self._used_so_far(receipt), self._estimate(body_bytes, max_tokens, model)
         for bucket in buckets:
             unit, held = bucket.limit.unit, entries.get(bucket, 0)
-            if not bucket.lets_go_on(held, used.of(unit), wanted.of(unit), self._most(bucket.limit)):
-                raise self._refusal(bucket, self._most(bucket.limit))
+            if not bucket.lets_go_on(held, used.of(unit), wanted.of(unit), self._bound_here(bucket.limit)):
+                raise self._refusal(bucket, self._bound_here(bucket.limit))
         for bucket in buckets:
             amount = used.of(bucket.limit.unit) + wanted.of(bucket.limit.unit)
             bucket.reserved += amount - entries.get(bucket, 0)
             entries[bucket] = amount
         self._reservations[receipt] = LimitReservation([*entries.items()])
 
-    def _wanted(self, body_bytes: int, max_tokens: int | None, model: tuple[str, str]) -> Amounts:
+    def _estimate(self, body_bytes: int, max_tokens: int | None, model: tuple[str, str]) -> Amounts:
         """Returns what a call may use. The parameters are as for `admit`."""
         counts = TokenCounts(body_bytes // BYTES_PER_TOKEN, max_tokens or UNNAMED_TOKENS)
         price = self._meter.price_of(*model)
         return Amounts(counts.prompt + counts.completion, 0 if price is None else price.of(counts))
 
-    def _amounts(self, receipt: Receipt) -> Amounts:
+    def _used_so_far(self, receipt: Receipt) -> Amounts:
         """Returns what an account has used so far."""
         tokens = cost = 0
         for call in receipt.calls:
@@ -251,10 +251,10 @@ class Limiter:
         reservation = self._reservations.pop(receipt, None)
         if reservation is not None:
             if reservation.entries:  # else no limit holds for it
-                reservation.settle(self._amounts(receipt), is_answered=receipt.is_answered)
+                reservation.settle(self._used_so_far(receipt), is_answered=receipt.is_answered)
         elif not (receipt.is_request or receipt.work_memory) and receipt.project in self._limits:
             # Work that goes on with a request: the request was counted, and what it uses is counted here.
-            amounts = self._amounts(receipt)
+            amounts = self._used_so_far(receipt)
             for limit in self._limits_of(receipt):
                 bucket = self._buckets.get((limit.id, _subject(limit, receipt.user)))
                 if bucket is not None and limit.unit in MEASURED:
@@ -265,8 +265,8 @@ class Limiter:
         await self.load()
         found = []
         for limit in fitting(self._limits.get(project, ()), key, user):
-            bucket = await self._bucket(limit, user)
-            used, left = bucket.used + bucket.reserved, bucket.left(self._most(limit))
+            bucket = await self._loaded_bucket(limit, user)
+            used, left = bucket.used + bucket.reserved, bucket.left(self._bound_here(limit))
             resets = None if limit.per is None else bucket.period.end
             found.append(LimitState(limit, bucket.user, shown(limit, used), shown(limit, left), resets))
         return found
@@ -278,44 +278,44 @@ class Limiter:
         if not self._store.database.is_shared:
             return
         now = self._now()
-        self._processes = max(1, await self._store.usage.note_writer(self._name, now, now - SHARED_S))
+        self._processes = max(1, await self._store.usage.note_writer(self._process_name, now, now - SHARED_S))
         for bucket in [*self._buckets.values()]:
             if bucket.is_loaded and bucket.period.end > now and bucket.limit.per in ("day", "month"):
-                async with self._meter.unwritten():
-                    bucket.used = await self._used(bucket)
+                async with self._meter.pause_writes():
+                    bucket.used = await self._read_used(bucket)
 
-    async def _bucket(self, limit: UsageLimit, user: str) -> Bucket:
-        """Returns the bucket of a limit and a subject for the present period."""
-        found = self._find_bucket(limit, user)
+    async def _loaded_bucket(self, limit: UsageLimit, user: str) -> Bucket:
+        """Returns the bucket of a limit and a user for the present period, with what was used before."""
+        found = self._current_bucket(limit, user)
         if not found.is_loaded:
-            async with self._loading:
+            async with self._buckets_lock:
                 if not found.is_loaded:
                     await self._load_used(found)
         return found
 
-    def _find_bucket(self, limit: UsageLimit, user: str) -> Bucket:
-        """Returns the same as far as it is known; one that is new is not loaded."""
+    def _current_bucket(self, limit: UsageLimit, user: str) -> Bucket:
+        """Returns the bucket without reading the database: a new one may still have to be loaded."""
         subject, now = _subject(limit, user), self._now()
         found = self._buckets.get((limit.id, subject))
         if found is None or found.period.end <= now:
             # What is under way has one bucket for ever.
             found = Bucket(limit, subject, period_of(limit.per, now))
             found.is_loaded = limit.per not in ("day", "month")
-            self._drop_old(now)
+            self._drop_ended_buckets(now)
             self._buckets[limit.id, subject] = found
         return found
 
     async def _load_used(self, bucket: Bucket) -> None:
         try:
-            async with self._meter.unwritten():
-                bucket.used = await self._used(bucket)
+            async with self._meter.pause_writes():
+                bucket.used = await self._read_used(bucket)
                 bucket.is_loaded = True
         except StoreError as error:
             # Limits never break chat: this process counts from now on, and asks again with the next request.
             if not is_known(error):
                 _log.warning("What was used of limit %d is not known yet: %s", bucket.limit.id, error.message)
 
-    async def _used(self, bucket: Bucket) -> int:
+    async def _read_used(self, bucket: Bucket) -> int:
         """Returns what is used of a limit's period, by all processes. The meter writes nothing meanwhile."""
         limit, period = bucket.limit, bucket.period
         first, last = int(period.begin // DAY_S), int(period.end // DAY_S) - 1
@@ -326,7 +326,7 @@ class Limiter:
             only.append(("user", bucket.user if limit.user == EACH_USER else limit.user))
         sums = await self._store.usage.sums(UsageQuery((), first, last, tuple(only)))
         rows = [list(each.counters) for each in sums]
-        rows += self._meter.counters_of(first, last, dict(only))
+        rows += self._meter.unwritten_counters(first, last, dict(only))
         if limit.unit == "requests":
             return sum(row[ANSWERED] for row in rows)
         if limit.unit == "tokens":
@@ -340,14 +340,14 @@ class Limiter:
             if not is_known(error):
                 _log.warning("Limits are not known, and hold as they were: %s", error.message)
 
-    def _drop_old(self, now: float) -> None:
+    def _drop_ended_buckets(self, now: float) -> None:
         if len(self._buckets) >= _MOST_BUCKETS:
             self._buckets = {
                 key: each for key, each in self._buckets.items() if each.period.end > now or each.reserved
             }
 
-    def _most(self, limit: UsageLimit) -> int:
-        """Returns how far this process may go: its part of what holds for a minute or at a time."""
+    def _bound_here(self, limit: UsageLimit) -> int:
+        """Returns the bound of a limit for this process: its part of what holds for a minute or at a time."""
         is_shared = limit.per not in ("day", "month")
         return whole(limit, limit.most / self._processes if is_shared else limit.most)
 
@@ -362,14 +362,14 @@ class Limiter:
             headers += _rate_headers(bucket, most, now)
         return LimitReached(_refusal_message(limit, bucket.period), wait_s, headers, is_long=is_long)
 
-    def _headers(self, buckets: list[Bucket]) -> list[tuple[str, str]]:
+    def _rate_headers_of(self, buckets: list[Bucket]) -> list[tuple[str, str]]:
         """Returns the headers of the limits of a minute: of each unit the one with the least left."""
         found: list[tuple[str, str]] = []
         for unit in _HEADER_UNITS:
             of_unit = [each for each in buckets if each.limit.unit == unit and each.limit.per == "minute"]
             if of_unit:
-                least = min(of_unit, key=lambda each: each.left(self._most(each.limit)))
-                found += _rate_headers(least, self._most(least.limit), self._now())
+                least = min(of_unit, key=lambda each: each.left(self._bound_here(each.limit)))
+                found += _rate_headers(least, self._bound_here(least.limit), self._now())
         return found
 
 

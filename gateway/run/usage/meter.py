@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from typing import Final
+from typing import Final, NamedTuple
 
 from gateway.core.usage.price import Price
 from gateway.log import mask_keys_in_name
@@ -29,7 +29,7 @@ DAY_S: Final = 86_400
 MOST_KEYS: Final = 50_000
 # Characters of a model's name. Chosen: more than a real one has.
 _NAME_CHARS: Final = 256
-# Who reads usage has what this process counted up to so long ago.
+# Readers of usage are shown what this process counted up to so long ago.
 READ_S: Final = 1.0
 # Counters whose users are too old are looked for so often.
 _FOLD_S: Final = 3600.0
@@ -63,31 +63,43 @@ def user_of(scope: Scope | None) -> str:
     return scope.subject.removeprefix(_USER) if scope is not None and scope.is_person else ""
 
 
+class _BackgroundKey(NamedTuple):
+    """The key of what background calls used."""
+
+    day: int
+    # "": that of the memory, which is looked up.
+    project: str
+    # The memory's row; 0: none.
+    memory: int
+    upstream: str
+    model: str
+
+
 class Meter:
-    """One for the process."""
+    """Adds up what requests and background work use. There is one for the process."""
 
     def __init__(
         self,
         usage: Usage,
-        load: Callable[[int], Awaitable[Agent | None]],
+        load_memory: Callable[[int], Awaitable[Agent | None]],
         now: Callable[[], float],
         settings: Settings,
     ) -> None:
-        """load: returns a memory by its row. now: seconds since the epoch."""
+        """Makes the meter; `run` writes. load_memory: returns a memory by its row. now: seconds since the epoch."""
         self._usage = usage
-        self._load = load
+        self._load_memory = load_memory
         self._now = now
         self._price = prices_of(settings)
         self._write_s = settings.usage.write_s
         self._keep_days = settings.usage.keep_users_days
         self._counters: dict[UsageKey, list[int]] = {}
-        # What was used for memories, by day, project, memory, upstream and model: users are found when it is written.
-        self._background: dict[tuple[int, str, int, str, str], TokenCounts] = {}
-        # By project the day, and what its background calls had used of it at the last write.
-        self._spent: dict[str, tuple[int, int]] = {}
+        # What was used for memories; their users are looked up when it is written.
+        self._background: dict[_BackgroundKey, TokenCounts] = {}
+        # The tokens of background calls that are written, by project, with their day.
+        self._background_written: dict[str, tuple[int, int]] = {}
         # Called after each write of `run`.
         self.after_write: list[Callable[[], Awaitable[None]]] = []
-        self._lock = asyncio.Lock()  # of the write that is under way
+        self._write_lock = asyncio.Lock()  # of the write that is under way
         self._wrote_at = -READ_S
         self._has_failed = False
         # Users that were forgotten while their counters were being written.
@@ -96,7 +108,7 @@ class Meter:
 
     # -- what is counted
 
-    def take(self, receipt: Receipt) -> None:
+    def count(self, receipt: Receipt) -> None:
         """Adds a request that has ended, or work that has no request."""
         day = int((self._now() - time.perf_counter() + receipt.begun) // DAY_S)
         project, user, key = receipt.project, receipt.user, receipt.key
@@ -109,7 +121,7 @@ class Meter:
                     project, receipt.work_memory, call.upstream, call.model, call.used_counts()
                 )
                 continue
-            counters = self._counters_for(day, project, user, key, call.upstream, call.model)
+            counters = self._counters_of(day, project, user, key, call.upstream, call.model)
             counters[CALLS] += 1
             if not call.costs_tokens:
                 continue
@@ -127,7 +139,7 @@ class Meter:
         if not receipt.is_request:
             return
         if counters is None:
-            counters = self._counters_for(day, project, user, key, "", "")
+            counters = self._counters_of(day, project, user, key, "", "")
         if receipt.is_refused:
             counters[REFUSED] += 1
             return
@@ -140,29 +152,29 @@ class Meter:
 
     def add_background(self, project: str, memory: int, upstream: str, model: str, used: TokenCounts) -> None:
         """Adds a call that was made for a memory, and not for a request. project: "" where it is to be looked up."""
-        key = (self._today, project, memory, upstream, model)
+        key = _BackgroundKey(self._today, project, memory, upstream, model)
         before = self._background.get(key, _NONE)
         self._background[key] = TokenCounts(before.prompt + used.prompt, before.completion + used.completion)
 
     def add_batch(self, project: str, user: str, upstream: str, model: str, used: TokenCounts) -> None:
         """Adds an item of a batch of agents, when its result is taken."""
-        counters = self._counters_for(self._today, project, user, 0, upstream, model)
+        counters = self._counters_of(self._today, project, user, 0, upstream, model)
         counters[BATCH_INPUT] += used.prompt
         counters[BATCH_OUTPUT] += used.completion
 
     async def background_tokens(self, project: str) -> int:
         """Returns the tokens that a project's background calls used today. Raises: StoreError."""
         today = self._today
-        found = self._spent.get(project)
-        if found is None or found[0] != today:
+        day, written = self._background_written.get(project, (None, 0))
+        if day != today:
             written = await self._usage.background_tokens(project, today)
-            found = self._spent[project] = today, written
-        here = sum(
+            self._background_written[project] = today, written
+        unwritten = sum(
             used.prompt + used.completion
-            for (day, of, *_), used in self._background.items()
-            if (day, of) == (today, project)
+            for key, used in self._background.items()
+            if (key.day, key.project) == (today, project)
         )
-        return found[1] + here
+        return written + unwritten
 
     @property
     def _today(self) -> int:
@@ -173,12 +185,12 @@ class Meter:
         return self._price(upstream, model)
 
     @asynccontextmanager
-    async def unwritten(self) -> AsyncIterator[None]:
-        """Holds writes back, so that what is in memory is not in the table meanwhile."""
-        async with self._lock:
+    async def pause_writes(self) -> AsyncIterator[None]:
+        """Holds writes back meanwhile, so that no counter is both in memory and in the table."""
+        async with self._write_lock:
             yield
 
-    def counters_of(self, first: int, last: int, only: Mapping[str, str | int]) -> list[list[int]]:
+    def unwritten_counters(self, first: int, last: int, only: Mapping[str, str | int]) -> list[list[int]]:
         """Returns the counters that are not written yet. first, last: days. only: values of keys' fields."""
         return [
             counters
@@ -193,10 +205,10 @@ class Meter:
         else:
             counters[COST] += price.of(used)
 
-    def _counters_for(
+    def _counters_of(
         self, day: int, project: str, user: str, key: int, upstream: str, model: str
     ) -> list[int]:
-        """Returns the counters of a key."""
+        """Returns the counters of a key, which begin here. Of too many keys some lose their user or model."""
         found = self._counters.get(UsageKey(day, project, user, key, upstream, model))
         if found is None:
             size, model = len(self._counters), mask_keys_in_name(model[:_NAME_CHARS])
@@ -224,10 +236,10 @@ class Meter:
 
     async def write(self) -> None:
         """Writes what was counted up to now. Raises: StoreError: what is left is written another time."""
-        async with self._lock:
+        async with self._write_lock:
             self._wrote_at = time.monotonic()
-            await self._find_users()
-            self._spent.clear()
+            await self._attribute_background()
+            self._background_written.clear()
             counters, self._counters = self._counters, {}
             rows = sorted(counters.items())
             done = 0
@@ -250,22 +262,20 @@ class Meter:
             finally:
                 self._put_back(dict(rows[done:]))
 
-    async def settle(self) -> None:
-        """Writes, unless that was done just now: what is read then is at most `READ_S` old. Raises: StoreError."""
+    async def flush(self) -> None:
+        """Writes, unless that was done within `READ_S`. Raises: StoreError."""
         if (self._counters or self._background) and time.monotonic() - self._wrote_at >= READ_S:
             await self.write()
 
-    async def _find_users(self) -> None:
-        """Finds the users of the memories for which calls were made. Raises: StoreError."""
-        for memory in {memory for _, _, memory, *_ in self._background}:
-            agent = await self._load(memory) if memory else None
-            for key in [key for key in self._background if key[2] == memory]:
-                day, project, _, upstream, model = key
+    async def _attribute_background(self) -> None:
+        """Adds what was used for memories to the counters of their users. Raises: StoreError."""
+        for memory in {key.memory for key in self._background}:
+            agent = await self._load_memory(memory) if memory else None
+            scope = None if agent is None else agent.scope
+            for key in [key for key in self._background if key.memory == memory]:
                 used = self._background.pop(key)
-                scope = None if agent is None else agent.scope
-                user = user_of(scope)
-                project = project or ("" if scope is None else scope.project)
-                counters = self._counters_for(day, project, user, 0, upstream, model)
+                project = key.project or ("" if scope is None else scope.project)
+                counters = self._counters_of(key.day, project, user_of(scope), 0, key.upstream, key.model)
                 counters[BACKGROUND_INPUT] += used.prompt
                 counters[BACKGROUND_OUTPUT] += used.completion
 
@@ -273,7 +283,7 @@ class Meter:
         for key, values in counters.items():
             if (key.project, key.user) in self._forgotten:
                 key = key._replace(user="")
-            found = self._counters_for(*key)
+            found = self._counters_of(*key)
             for n, value in enumerate(values):
                 found[n] += value
 
@@ -281,7 +291,7 @@ class Meter:
         """Takes a user's name off what is still in memory."""
         own = [key for key in self._counters if (key.project, key.user) == (project, user)]
         self._put_back({key._replace(user=""): self._counters.pop(key) for key in own})
-        if self._lock.locked():
+        if self._write_lock.locked():
             self._forgotten.add((project, user))
 
     async def _fold_old(self) -> None:
