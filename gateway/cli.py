@@ -18,7 +18,7 @@ import click
 from gateway.errors import GatewayError, SettingsError
 from gateway.loading import loading
 from gateway.run.admin import printed
-from gateway.run.admin.printed import complain, plain
+from gateway.run.admin.printed import escape_controls, print_error
 from gateway.run.admin.progress import Progress
 from gateway.run.admin.streams import open_closed_streams, recode
 
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None, limits: Limits | None = None) -> int
     except click.UsageError as error:
         _refuse(error, arguments)
     except GatewayError as error:
-        complain(plain(error.message))
+        print_error(escape_controls(error.message))
         return EXIT_FAILED
     except BrokenPipeError:
         # The reader has enough, as `| head` does.
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None, limits: Limits | None = None) -> int
         if error.errno != errno.ENOSPC:
             raise
         _drop_output()
-        complain(f"what it says cannot be written: {error.strerror}")
+        print_error(f"what it says cannot be written: {error.strerror}")
         return EXIT_FAILED
 
 
@@ -98,9 +98,9 @@ def _refuse(error: click.UsageError, arguments: list[str]) -> NoReturn:
         if error.possibilities:
             print(f"Did you mean {error.possibilities[0]}?", file=sys.stderr)
         name = error.option_name
-        given = next((each for each in arguments if each.partition("=")[0] == name), name)
-        message = f"unrecognized arguments: {given}"
-    complain(f"error: {plain(message)}", path)
+        typed = next((each for each in arguments if each.partition("=")[0] == name), name)
+        message = f"unrecognized arguments: {typed}"
+    print_error(f"error: {escape_controls(message)}", path)
     sys.exit(EXIT_REFUSED)
 
 
@@ -110,11 +110,11 @@ def _report_settings(error: SettingsError, config: str | None) -> int:
     file = settings_file(config) if error.in_file else None
     for each in error.mistakes:
         prefix = f"{file}: " if file is not None and each.in_file and len(error.mistakes) > 1 else ""
-        complain(f"{prefix}{each.message}")
+        print_error(f"{prefix}{each.message}")
     if file is not None:
         # Variables override the file, so those that are set are named as well.
         others = ", ".join(sorted(name for name in os.environ if name.startswith("MNEMOGATE_")))
-        complain(f"the settings file is {file}{f'; set besides it: {others}' if others else ''}")
+        print_error(f"the settings file is {file}{f'; set besides it: {others}' if others else ''}")
     return EXIT_REFUSED
 
 
@@ -157,8 +157,8 @@ class _Command(click.Command):
     reads_settings: it takes the options that name the settings file and the database.
     """
 
-    def __init__(self, *given: Any, reads_settings: bool = True, **named: Any) -> None:
-        super().__init__(*given, **named)
+    def __init__(self, *args: Any, reads_settings: bool = True, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self.params[:0] = _FILES if reads_settings else ()
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -196,7 +196,7 @@ class _Group(_Command, click.Group):
         return super().parse_args(ctx, args)
 
 
-def _scope(function: _Function) -> _Function:
+def _memory_options(function: _Function) -> _Function:
     """Adds the options that name a memory. One that is left out has the default that it has in requests."""
     for name, default, text in reversed(
         (
@@ -234,10 +234,10 @@ def _seconds(text: str) -> int:
 
 _yes = _flag("yes", "do not ask first, though it cannot be undone")
 _json = _flag("json", "a JSON object for each line", "as_json")
-_limit = click.option("--limit", "most", type=click.IntRange(min=1), metavar="N", help="at most N lines")
+_limit = click.option("--limit", type=click.IntRange(min=1), metavar="N", help="at most N lines")
 
 
-def _commands() -> Commands:
+def _load_commands() -> Commands:
     """Loads what performs commands, with the files that the options name."""
     context = click.get_current_context()
     with loading():
@@ -245,12 +245,12 @@ def _commands() -> Commands:
     return Commands(context.meta.get("config"), context.meta.get("db"), context.obj)
 
 
-def _perform(operation: str, wanted: _Arguments, show: Callable[[Any], None]) -> None:
-    show(_commands().perform(operation, wanted))
+def _perform(operation: str, arguments: _Arguments, show: Callable[[Any], None]) -> None:
+    show(_load_commands().perform(operation, arguments))
 
 
-def _list(operation: str, wanted: _Arguments, listing: printed.RecordList, as_json: bool = False) -> None:
-    printed.show_list(listing, _commands().perform(operation, wanted), as_json=as_json)
+def _list(operation: str, arguments: _Arguments, listing: printed.RecordList, as_json: bool = False) -> None:
+    printed.show_list(listing, _load_commands().perform(operation, arguments), as_json=as_json)
 
 
 def _check_consent(yes: bool, action: str) -> None:
@@ -265,7 +265,9 @@ def _check_consent(yes: bool, action: str) -> None:
             f"{action} It cannot be undone, and there is no terminal to ask on: add --yes."
         )
     try:
-        is_agreed = click.confirm(plain(f"{action} It cannot be undone. Go on?"), prompt_suffix=" ", err=True)
+        is_agreed = click.confirm(
+            escape_controls(f"{action} It cannot be undone. Go on?"), prompt_suffix=" ", err=True
+        )
     except click.Abort as end:  # by ^D or ^C
         print(file=sys.stderr)
         if isinstance(end.__context__, KeyboardInterrupt):
@@ -298,7 +300,7 @@ def root() -> None: ...
 def serve(host: str | None, port: int | None, upstream: str | None, single_user: bool, no_work: bool) -> int:
     flags = {("server", "host"): host, ("server", "port"): port}
     flags["memory", "single_user"] = single_user or None
-    return _commands().serve(flags, upstream, performs_jobs=not no_work)
+    return _load_commands().serve(flags, upstream, performs_jobs=not no_work)
 
 
 @root.command(
@@ -308,23 +310,23 @@ def serve(host: str | None, port: int | None, upstream: str | None, single_user:
 @_option("project", "the project (default: default)", default="default")
 @_option("profile", "the profile (default: the project's)")
 @_flag("read", "refuse what writes")
-def mcp(read: bool, **wanted: Any) -> None:
-    _commands().serve_mcp(wanted, reads=read)
+def mcp(read: bool, **arguments: Any) -> None:
+    _load_commands().serve_mcp(arguments, read_only=read)
 
 
 @root.command(help="perform background jobs until it is stopped, without a server")
 def worker() -> int:
-    return _commands().work()
+    return _load_commands().work()
 
 
 @root.command(help="bring the database to the schema of this version")
 def migrate() -> None:
-    _commands().migrate()
+    _load_commands().migrate()
 
 
 @root.command(help="check the settings and print them, without secrets")
 def check_config() -> None:
-    _commands().check_config()
+    _load_commands().check_config()
 
 
 @root.command("version", help="print the version", reads_settings=False)
@@ -339,7 +341,7 @@ def show_version() -> None:
 )
 @_flag("print", "print the address, and open no browser", "only_print")
 def ui(only_print: bool) -> None:
-    _commands().open_page(only_prints=only_print)
+    _load_commands().open_page(only_prints=only_print)
 
 
 # -- keys
@@ -365,8 +367,8 @@ def keys() -> None: ...
     "models", "the names that it may ask for, between commas, with * and ? (default: all)", "PATTERN,..."
 )
 @_option("user", "the person that all its requests are of (default: whom they name)")
-def create_key(**wanted: Any) -> None:
-    _perform("keys-create", wanted, printed.show_new_key)
+def create_key(**arguments: Any) -> None:
+    _perform("keys-create", arguments, printed.show_new_key)
 
 
 @keys.command("rotate", help="give a key a new secret; the old one is good for a time")
@@ -398,15 +400,15 @@ def memory() -> None: ...
 
 
 @memory.command("show", help="show blocks, facts and recent messages of a memory")
-@_scope
+@_memory_options
 @_option("query", "show what would be recalled for this question, and the messages found, too")
 @_flag("why", "show where blocks, passages and facts come from, too")
-def show_memory(**wanted: Any) -> None:
-    _perform("memory-show", wanted, printed.show_memory)
+def show_memory(**arguments: Any) -> None:
+    _perform("memory-show", arguments, printed.show_memory)
 
 
 @memory.command("forget", help="forget for good: it cannot be undone")
-@_scope
+@_memory_options
 @_yes
 @_option("message", "one message, by its number in `memory show`", "N", type=int)
 @_option("exchange", "a message with its question or answer", "N", type=int)
@@ -414,58 +416,58 @@ def show_memory(**wanted: Any) -> None:
 @_option("fact", "one learned fact: the messages it came from stay", "N", type=int)
 @_option("passage", "one archival memory", "N", type=int)
 @_flag("all-users", "all users of --profile; without one all that the project has, agents made over REST too")
-def forget_memory(yes: bool, all_users: bool, **wanted: Any) -> None:
-    _commands().forget(wanted, partial(_check_consent, yes), all_users=all_users)
+def forget_memory(yes: bool, all_users: bool, **arguments: Any) -> None:
+    _load_commands().forget(arguments, partial(_check_consent, yes), all_users=all_users)
 
 
 @memory.command("undo", help="undo the last change of a block")
-@_scope
+@_memory_options
 @_option("block", "the block", "LABEL", required=True)
-def undo_block(**wanted: Any) -> None:
-    _perform("memory-undo", wanted, printed.show_block)
+def undo_block(**arguments: Any) -> None:
+    _perform("memory-undo", arguments, printed.show_block)
 
 
 @memory.command("correct", help="put another text in the place of a learned fact")
-@_scope
+@_memory_options
 @_option("fact", "the fact, by its number in `memory show`", "N", type=int, required=True)
 @_option("text", "what is true", "TEXT", required=True)
-def correct_fact(**wanted: Any) -> None:
-    _perform("memory-correct", wanted, printed.show_fact)
+def correct_fact(**arguments: Any) -> None:
+    _perform("memory-correct", arguments, printed.show_fact)
 
 
 @memory.command("mute", help="have a learned fact stay in lists, and not be said: it is not forgotten")
-@_scope
+@_memory_options
 @_option("fact", "the fact, by its number in `memory show`", "N", type=int, required=True)
 @_flag("off", "have it said again")
-def mute_fact(**wanted: Any) -> None:
-    _perform("memory-mute", wanted, printed.show_fact)
+def mute_fact(**arguments: Any) -> None:
+    _perform("memory-mute", arguments, printed.show_fact)
 
 
 @memory.command("why", help="show why a reply recalled what it did")
 @_json
 @click.argument("request", help="the x-mnemogate-request-id of the reply")
 def explain_request(request: str, as_json: bool) -> None:
-    found = _commands().perform("memory-why", {"request": request})
+    found = _load_commands().perform("memory-why", {"request": request})
     printed.show_request(found, as_json=as_json)
 
 
 @memory.command("export", help="export a memory as JSON lines")
-@_scope
+@_memory_options
 @_flag("force", "replace a file that is there")
 @click.argument(
     "file", required=False, type=click.Path(), help="the file to write (default, and -: standard output)"
 )
-def export_memory(file: str | None, force: bool, **wanted: Any) -> None:
-    _commands().export(wanted, None if file == "-" else file, is_forced=force)
+def export_memory(file: str | None, force: bool, **arguments: Any) -> None:
+    _load_commands().export(arguments, None if file == "-" else file, may_replace=force)
 
 
 @memory.command("import", help="import an exported memory for a user who has none")
-@_scope
+@_memory_options
 @click.argument(
     "file", required=False, type=click.Path(), help="the file to read (default, and -: standard input)"
 )
-def import_memory(file: str | None, **wanted: Any) -> None:
-    _commands().restore(wanted, None if file == "-" else file)
+def import_memory(file: str | None, **arguments: Any) -> None:
+    _load_commands().import_memory(arguments, None if file == "-" else file)
 
 
 @root.command(
@@ -484,8 +486,8 @@ def import_memory(file: str | None, **wanted: Any) -> None:
 @_flag("learn", "learn from the conversations, too, which asks the background model")
 @_flag("preview", "show what would be imported, and write nothing")
 @_json
-def import_file(file: str, as_json: bool, **wanted: Any) -> int:
-    return _commands().import_file(file, wanted, as_json=as_json)
+def import_file(file: str, as_json: bool, **arguments: Any) -> int:
+    return _load_commands().import_file(file, arguments, as_json=as_json)
 
 
 @root.group(help="list imports, and undo one", invoke_without_command=True)
@@ -499,7 +501,7 @@ def imports(context: click.Context) -> None:
 @_option("project", "the project (default: all of them)")
 @_json
 def list_imports(as_json: bool = False, project: str | None = None) -> None:
-    _commands().list_imports({"project": project}, as_json=as_json)
+    _load_commands().list_imports({"project": project}, as_json=as_json)
 
 
 @imports.command(
@@ -509,7 +511,7 @@ def list_imports(as_json: bool = False, project: str | None = None) -> None:
 @click.argument("id", metavar="ID", help="the import's id, as `imports` shows it")
 def undo_import(yes: bool, id: str) -> None:
     _check_consent(yes, f"This takes away all that the import {id!r} added.")
-    _commands().undo_import(id)
+    _load_commands().undo_import(id)
 
 
 # -- lists
@@ -522,16 +524,16 @@ _project = _option("project", "the project (default: all of them)")
 @_project
 @_limit
 @_json
-def users(most: int | None, as_json: bool, project: str | None) -> None:
-    _commands().list_pages("users", {"project": project}, printed.USERS, most, as_json=as_json)
+def users(limit: int | None, as_json: bool, project: str | None) -> None:
+    _load_commands().list_pages("users", {"project": project}, printed.USERS, limit, as_json=as_json)
 
 
 @root.command(help="list a user's conversations, the newest first, and how to forget each")
-@_scope
+@_memory_options
 @_limit
 @_json
-def conversations(most: int | None, as_json: bool, **wanted: Any) -> None:
-    _commands().list_pages("conversations", wanted, printed.CONVERSATIONS, most, as_json=as_json)
+def conversations(limit: int | None, as_json: bool, **arguments: Any) -> None:
+    _load_commands().list_pages("conversations", arguments, printed.CONVERSATIONS, limit, as_json=as_json)
 
 
 _memory = _option("memory", "of this memory alone, by its uid in `users --json`", "UID")
@@ -542,8 +544,8 @@ _memory = _option("memory", "of this memory alone, by its uid in `users --json`"
 @_memory
 @_limit
 @_json
-def requests(most: int | None, as_json: bool, **wanted: Any) -> None:
-    _commands().list_pages("requests", wanted, printed.REQUESTS, most, as_json=as_json)
+def requests(limit: int | None, as_json: bool, **arguments: Any) -> None:
+    _load_commands().list_pages("requests", arguments, printed.REQUESTS, limit, as_json=as_json)
 
 
 @root.command(help="list what operators did, and people by their links, the newest first")
@@ -551,8 +553,8 @@ def requests(most: int | None, as_json: bool, **wanted: Any) -> None:
 @_memory
 @_limit
 @_json
-def audit(most: int | None, as_json: bool, **wanted: Any) -> None:
-    _commands().list_pages("audit", wanted, printed.AUDIT, most, as_json=as_json)
+def audit(limit: int | None, as_json: bool, **arguments: Any) -> None:
+    _load_commands().list_pages("audit", arguments, printed.AUDIT, limit, as_json=as_json)
 
 
 @root.command(help="show what requests used: tokens, calls and cost, added up")
@@ -566,8 +568,8 @@ def audit(most: int | None, as_json: bool, **wanted: Any) -> None:
 @_option("key", "of this key alone, by its number in `keys list`", "N")
 @_flag("csv", "as CSV with all counters", "as_csv")
 @_json
-def usage(as_csv: bool, as_json: bool, **wanted: Any) -> None:
-    _commands().show_usage(wanted, as_csv=as_csv, as_json=as_json)
+def usage(as_csv: bool, as_json: bool, **arguments: Any) -> None:
+    _load_commands().show_usage(arguments, as_csv=as_csv, as_json=as_json)
 
 
 @root.group(help="list, add and remove limits of what may be used", invoke_without_command=True)
@@ -582,7 +584,7 @@ def limits(context: click.Context) -> None:
 @_json
 def list_limits(as_json: bool = False, project: str | None = None) -> None:
     printed.show_list(
-        printed.LIMITS, _commands().records("limits-list", {"project": project}), as_json=as_json
+        printed.LIMITS, _load_commands().records("limits-list", {"project": project}), as_json=as_json
     )
 
 
@@ -594,9 +596,11 @@ def list_limits(as_json: bool = False, project: str | None = None) -> None:
 @_choice("per", "in which period, by the calendar of UTC", "minute", "day", "month")
 @_option("most", "how much is allowed; 0 allows nothing", "N", type=float, required=True)
 @_option("then", "`refuse` (the default), or an alias that answers instead", "ALIAS")
-def add_limit(most: float, **wanted: Any) -> None:
+def add_limit(most: float, **arguments: Any) -> None:
     amount = int(most) if most.is_integer() else most
-    _perform("limits-add", {**wanted, "most": amount}, lambda made: printed.show_record(printed.LIMITS, made))
+    _perform(
+        "limits-add", {**arguments, "most": amount}, lambda made: printed.show_record(printed.LIMITS, made)
+    )
 
 
 @limits.command("remove", help="remove a limit")
@@ -609,10 +613,10 @@ def remove_limit(limit: int) -> None:
 
 
 @root.command(help="summarise a conversation now, before its window is full")
-@_scope
+@_memory_options
 @_option("in", "the conversation's id (default: the user's last conversation)", "ID")
-def compact(**wanted: Any) -> None:
-    _commands().compact(wanted)
+def compact(**arguments: Any) -> None:
+    _load_commands().compact(arguments)
 
 
 @root.group(help="list, retry and cancel background jobs", invoke_without_command=True)
@@ -626,8 +630,8 @@ def jobs(context: click.Context) -> None:
 @_choice("state", "only these", "pending", "running", "retrying", "dead")
 @_option("limit", "at most N jobs (default: 100)", "N", type=int, default=100)
 @_json
-def list_jobs(as_json: bool, **wanted: Any) -> None:
-    _list("jobs-list", wanted, printed.JOBS, as_json)
+def list_jobs(as_json: bool, **arguments: Any) -> None:
+    _list("jobs-list", arguments, printed.JOBS, as_json)
 
 
 _job = click.argument("job", type=int, help="the job's number")
@@ -635,14 +639,14 @@ _job = click.argument("job", type=int, help="the job's number")
 
 @jobs.command("show", help="show one job with the steps it has done")
 @_job
-def show_job(**wanted: Any) -> None:
-    _perform("jobs-show", wanted, printed.show_json)
+def show_job(**arguments: Any) -> None:
+    _perform("jobs-show", arguments, printed.show_json)
 
 
 @jobs.command("retry", help="retry a failed job now")
 @_job
-def retry_job(**wanted: Any) -> None:
-    _perform("jobs-retry", wanted, partial(printed.show_record, printed.JOBS))
+def retry_job(**arguments: Any) -> None:
+    _perform("jobs-retry", arguments, partial(printed.show_record, printed.JOBS))
 
 
 @jobs.command("cancel", help="cancel a job; one that is running changes nothing more")
@@ -663,8 +667,8 @@ def batches(context: click.Context) -> None:
 @batches.command("list", help="list batches, the newest first (the default action)")
 @_option("limit", "at most N batches (default: 100)", "N", type=int, default=100)
 @_json
-def list_batches(as_json: bool, **wanted: Any) -> None:
-    _list("batches-list", wanted, printed.BATCHES, as_json)
+def list_batches(as_json: bool, **arguments: Any) -> None:
+    _list("batches-list", arguments, printed.BATCHES, as_json)
 
 
 _batch = click.argument("batch", help="the batch's id")
@@ -672,8 +676,8 @@ _batch = click.argument("batch", help="the batch's id")
 
 @batches.command("show", help="show one batch with its items that did not complete")
 @_batch
-def show_batch(**wanted: Any) -> None:
-    _perform("batches-show", wanted, printed.show_json)
+def show_batch(**arguments: Any) -> None:
+    _perform("batches-show", arguments, printed.show_json)
 
 
 @batches.command("cancel", help="cancel what has not ended of a batch")
@@ -709,7 +713,7 @@ def _http_url(text: str) -> str:
     help="the database to fill: postgresql://USER@HOST/NAME, or a file where the settings name a PostgreSQL",
 )
 def move(target: str) -> int:
-    return _commands().move(target)
+    return _load_commands().move(target)
 
 
 @root.command(
@@ -731,5 +735,5 @@ def from_letta(
     target = Server(to, key or os.environ.get("MNEMOGATE_KEY"))
     with Progress("Moving agents") as progress:
         done = move_agents(source, target, agent, printed.show_line, progress.show, model=model)
-    printed.show_arrivals(done.moved, done.already_there, done.failed, done.models)
+    printed.show_moved_agents(done.moved, done.already_there, done.failed, done.models)
     return EXIT_FAILED if done.failed else 0

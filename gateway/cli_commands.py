@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec.structs import replace
@@ -23,10 +23,10 @@ from gateway.errors import BadRequest, GatewayError
 from gateway.limits import Limits
 from gateway.loading import loading
 from gateway.run.admin import printed
-from gateway.run.admin.printed import complain
+from gateway.run.admin.printed import print_error
 from gateway.run.admin.progress import Progress
 from gateway.run.admin.serving import ProcessGone, ServingProcess
-from gateway.run.admin.streams import opened, pages_of, written
+from gateway.run.admin.streams import open_input, open_output, split_lines
 from gateway.settings import Settings, without_password
 from gateway.settings.check import POSTGRES
 from gateway.settings.load import load_settings
@@ -34,8 +34,8 @@ from storage.errors import ReadOnly, StoreError
 from storage.sqlite.lock import owner_of
 
 EXIT_FAILED = 1
-# Operations that make sense before the first `serve`: they may make the database.
-FOUNDERS = ("keys-create", "memory-import")
+# Operations that make sense before the first `serve`: they may create the database.
+CREATES_DATABASE = ("keys-create", "memory-import")
 URLS = ("url", "listen_url", "proxy")
 SECRETS = (
     "api_key",
@@ -46,14 +46,14 @@ SECRETS = (
     "secrets_key",
     "webhook_secret",
 )
-# A compaction that was asked for on a terminal is watched so often, and at most so long.
-WATCH_S = 0.5
-WATCHED_S = 600.0
+# How often a compaction or an import is asked for its state, and how long a compaction is waited for.
+POLL_S = 0.5
+MAX_WAIT_S = 600.0
 
 # Rows of usage that one call returns.
 _USAGE_ROWS = 10_000
 
-_Wanted = Mapping[str, Any]
+_Arguments = Mapping[str, Any]
 
 
 @dataclass
@@ -68,7 +68,7 @@ class Commands:
     db: str | None = None
     """The database file; None: as the settings say."""
     limits: Limits | None = None
-    """Of a gateway that is served; None: its own."""
+    """The limits of the gateway that is served; None: the default ones."""
 
     def load(
         self,
@@ -78,10 +78,10 @@ class Commands:
         needs_secrets: bool = False,
     ) -> Settings:
         """Returns the settings. flags: values of single settings that count before the file's."""
-        given = {("database", "path"): self.db, **(flags or {})}
+        flags = {("database", "path"): self.db, **(flags or {})}
         return load_settings(
             config=self.config,
-            flags={name: value for name, value in given.items() if value is not None},
+            flags={name: value for name, value in flags.items() if value is not None},
             upstream=upstream,
             needs_secrets=needs_secrets,
         )
@@ -149,22 +149,22 @@ class Commands:
             load_otlp_settings(os.environ)
         mistakes.raise_if_any()
         for note in database.notes:
-            complain(note)
+            print_error(note)
         if database.fault is not None:
-            complain(f"nothing would be remembered: {database.fault}")
+            print_error(f"nothing would be remembered: {database.fault}")
         if database.is_open:
-            complain(f"other accounts may read {settings.database.shown}; `chmod 600` closes it")
+            print_error(f"other accounts may read {settings.database.shown}; `chmod 600` closes it")
         printed.show_json(_without_secrets(msgspec.to_builtins(settings)))
 
     def open_page(self, *, only_prints: bool) -> None:
         """Prints the address of the page, with a code that signs in once. On a terminal it opens a browser, too."""
         process = self._find_process()
         if process is None:
-            hint = "is PostgreSQL: sign in with a key of `mnemogate keys create --operator`"
-            of = (
-                hint if self.settings.database.url is not None else "is served by no gateway: start one first"
-            )
-            raise GatewayError(f"{self.settings.database.shown} {of}.")
+            database = self.settings.database
+            reason = "is served by no gateway: start one first"
+            if database.url is not None:
+                reason = "is PostgreSQL: sign in with a key of `mnemogate keys create --operator`"
+            raise GatewayError(f"{database.shown} {reason}.")
         try:
             url = process.address + process.ask("ui", b"{}")["path"]
         except ProcessGone as error:
@@ -202,8 +202,8 @@ class Commands:
         printed.show_moved(done.moved, done.there, done.refused)
         return EXIT_FAILED if done.refused else 0
 
-    def serve_mcp(self, wanted: _Wanted, *, reads: bool) -> None:
-        """Serves the tools of MCP over stdio. wanted: whose memory it is."""
+    def serve_mcp(self, arguments: _Arguments, *, read_only: bool) -> None:
+        """Serves the tools of MCP over stdio. arguments: name the memory."""
         with loading():
             from gateway.run.admin.mcp_memory import MCP_CALL
 
@@ -214,18 +214,18 @@ class Commands:
                     "`mnemogate mcp` needs the extra `mcp`: pip install 'mnemogate[mcp]', or in a clone "
                     "pip install -e '.[mcp]' (with uv: uv sync --extra mcp)"
                 ) from error
-        named = {**_given(wanted), "read": reads}
         _ = self.settings  # mistakes in them are reported before anything is served
-        serve_stdio(lambda asked: self.perform(MCP_CALL, asked), named)
+        memory = {**_without_none(arguments), "read": read_only}
+        serve_stdio(lambda call: self.perform(MCP_CALL, call), memory)
 
     # -- operations
 
-    def perform(self, operation: str, wanted: _Wanted) -> Any:
+    def perform(self, operation: str, arguments: _Arguments) -> Any:
         """Asks the process that serves this database, or performs the operation here if there is none.
 
-        wanted: its arguments; those that are None count as left out.
+        arguments: its arguments; those that are None count as left out.
         """
-        settings, arguments = self.settings, _given(wanted)
+        settings, arguments = self.settings, _without_none(arguments)
         try:
             body = json.dumps(arguments, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
@@ -235,7 +235,7 @@ class Commands:
             with suppress(ProcessGone):
                 return process.ask(operation, body)
         is_there = settings.database.url is not None or os.path.exists(settings.database.path)
-        if operation not in FOUNDERS and not is_there:
+        if operation not in CREATES_DATABASE and not is_there:
             raise GatewayError(
                 f"There is no database at {settings.database.shown}; --db or database.path says where it is."
             )
@@ -264,30 +264,32 @@ class Commands:
             return None
         return ServingProcess.find(database.path) if is_owned else None
 
-    def _pages(self, operation: str, wanted: _Wanted) -> Iterator[Any]:
-        """Yields the answers of an operation that answers page by page."""
-        answer = self.perform(operation, wanted)
-        yield answer
-        while answer["next"] is not None:
-            answer = self.perform(operation, {**wanted, "from": answer["next"]})
-            yield answer
+    def _pages(
+        self, operation: str, arguments: _Arguments, cursor: Literal["from", "after"] = "from"
+    ) -> Iterator[Any]:
+        """Yields the answers of an operation that answers page by page. cursor: its argument that takes `next`."""
+        page = self.perform(operation, arguments)
+        yield page
+        while page["next"] is not None:
+            page = self.perform(operation, {**arguments, cursor: page["next"]})
+            yield page
 
     def list_pages(
         self,
         operation: str,
-        wanted: _Wanted,
+        arguments: _Arguments,
         listing: printed.RecordList,
-        most: int | None,
+        limit: int | None,
         *,
         as_json: bool,
     ) -> None:
-        """Prints all pages of a list. most: lines; None: all."""
-        lines = (line for page in self._pages(operation, wanted) for line in page["lines"])
-        printed.show_list(listing, islice(lines, most), as_json=as_json)
+        """Prints a list. limit: the most lines; None: all."""
+        lines = (line for page in self._pages(operation, arguments) for line in page["lines"])
+        printed.show_list(listing, islice(lines, limit), as_json=as_json)
 
-    def show_usage(self, wanted: _Wanted, *, as_csv: bool, as_json: bool) -> None:
+    def show_usage(self, arguments: _Arguments, *, as_csv: bool, as_json: bool) -> None:
         """Prints sums of usage."""
-        pages = list(self._answers("usage", {**wanted, "limit": _USAGE_ROWS}))
+        pages = list(self._pages("usage", {**arguments, "limit": _USAGE_ROWS}, "after"))
         rows = [row for page in pages for row in page["data"]]
         if as_csv:
             from gateway.run.admin.usage_operations import as_csv as csv_of
@@ -299,22 +301,14 @@ class Commands:
             names = {each["id"]: each["name"] for each in listed}
             printed.show_list(printed.usage_list(by, names), rows, as_json=as_json)
 
-    def records(self, operation: str, wanted: _Wanted) -> list[dict[str, Any]]:
+    def records(self, operation: str, arguments: _Arguments) -> list[dict[str, Any]]:
         """Returns all records of a list."""
-        return [each for page in self._answers(operation, wanted) for each in page["data"]]
+        return [each for page in self._pages(operation, arguments, "after") for each in page["data"]]
 
-    def _answers(self, operation: str, wanted: _Wanted) -> Iterator[dict[str, Any]]:
-        """Yields all pages of a list."""
-        page = self.perform(operation, wanted)
-        yield page
-        while page["next"] is not None:
-            page = self.perform(operation, {**wanted, "after": page["next"]})
-            yield page
-
-    def forget(self, wanted: _Wanted, check_consent: Callable[[str], None], *, all_users: bool) -> None:
+    def forget(self, arguments: _Arguments, check_consent: Callable[[str], None], *, all_users: bool) -> None:
         """Forgets a memory or a part of it. check_consent: is called with what will be done, and raises a refusal."""
-        wanted = _given(wanted)
-        is_narrowed = not wanted.keys().isdisjoint(
+        arguments = _without_none(arguments)
+        is_narrowed = not arguments.keys().isdisjoint(
             ("message", "exchange", "in", "fact", "passage", "user", "conversation", "agent")
         )
         if all_users and is_narrowed:
@@ -325,27 +319,27 @@ class Commands:
             raise BadRequest("Say what to forget: --user, --conversation, --agent, or --all-users.")
         # Read before the question, so that mistakes in the settings are reported before it.
         is_server = self.settings.database.url is not None
-        check_consent(printed.describe_forgetting(wanted))
-        answer = first = self.perform("memory-forget", wanted)
+        check_consent(printed.describe_forgetting(arguments))
+        answer = first = self.perform("memory-forget", arguments)
         count = answer["memories"]
         with Progress("Forgetting memories") as progress:
             while not answer["done"]:
                 progress.show(count)
-                answer = self.perform("memory-forget", {**wanted, "left": answer["left"]})
+                answer = self.perform("memory-forget", {**arguments, "left": answer["left"]})
                 count += answer["memories"]
         files = {"config": self.config, "db": self.db}
-        print(printed.describe_forgotten({**files, **wanted}, count, first), file=sys.stderr)
+        print(printed.describe_forgotten({**files, **arguments}, count, first), file=sys.stderr)
         if not answer.get("swept", True):  # a gateway of an older version leaves it out
             print(printed.describe_unswept(is_server), file=sys.stderr)
 
-    def export(self, wanted: _Wanted, path: str | None, *, is_forced: bool) -> None:
-        """Writes a memory to a new file, or to the standard output. is_forced: may replace a file."""
-        wanted = _given(wanted)
-        pages = self._pages("memory-export", wanted)
+    def export(self, arguments: _Arguments, path: str | None, *, may_replace: bool) -> None:
+        """Writes a memory to a file, or to the standard output. may_replace: the file may be there already."""
+        arguments = _without_none(arguments)
+        pages = self._pages("memory-export", arguments)
         first = next(pages)
         others = first.get("others")  # a gateway of an older version leaves it out, and `messages`
         messages: int | None = 0
-        with Progress("Exporting messages") as progress, written(path, is_forced=is_forced) as file:
+        with Progress("Exporting messages") as progress, open_output(path, may_replace=may_replace) as file:
             page: Any = first
             while page is not None:
                 file.writelines(f"{line}\n" for line in page["lines"])
@@ -355,60 +349,59 @@ class Commands:
                 page = next(pages, None)
         if path:
             size = os.stat(path).st_size
-            print(printed.describe_exported(wanted, messages, path, size), file=sys.stderr)
+            print(printed.describe_exported(arguments, messages, path, size), file=sys.stderr)
         if others:
             print(printed.describe_others(others), file=sys.stderr)
 
-    def restore(self, wanted: _Wanted, path: str | None) -> None:
+    def import_memory(self, arguments: _Arguments, path: str | None) -> None:
         """Imports an exported memory from a file, or from the standard input."""
-        place, line, size = None, 1, 0
+        position, line, size = None, 1, 0
         whole = os.path.getsize(path) if path and os.path.isfile(path) else None
-        with Progress("Importing", "bytes") as progress, opened(path) as file:
-            for lines in pages_of(file):
-                page = {**wanted, "lines": lines, "line": line, "at": place}
-                place = self.perform("memory-import", page)["at"]
+        with Progress("Importing", "bytes") as progress, open_input(path) as file:
+            for lines in split_lines(file):
+                page = {**arguments, "lines": lines, "line": line, "at": position}
+                position = self.perform("memory-import", page)["at"]
                 line += len(lines)
                 size += sum(len(each.encode()) + 1 for each in lines)
                 progress.show(size, whole)
-        if place is None:
+        if position is None:
             raise BadRequest("There is nothing to import.")
-        self.perform("memory-import", {**wanted, "lines": [], "at": place, "end": True})
-        print(printed.describe_imported(_given(wanted), path, size), file=sys.stderr)
+        self.perform("memory-import", {**arguments, "lines": [], "at": position, "end": True})
+        print(printed.describe_imported(_without_none(arguments), path, size), file=sys.stderr)
 
-    def import_file(self, path: str, wanted: _Wanted, *, as_json: bool) -> int:
+    def import_file(self, path: str, arguments: _Arguments, *, as_json: bool) -> int:
         """Imports what another application has exported, with a bar on a terminal."""
-        given = _given(wanted)
-        words = "Looking at the file" if given.get("preview") else "Importing"
-        with Progress(words) as progress:
+        arguments = _without_none(arguments)
+        with Progress("Looking at the file" if arguments.get("preview") else "Importing") as progress:
 
             def report(shown: Mapping[str, Any]) -> None:
                 counts = shown["facts" if shown["facts"]["found"] else "conversations"]
                 progress.show(counts["new"] + counts["known"] + counts["skipped"], counts["found"])
 
-            done = self._import(os.path.abspath(path), given, report)
+            done = self._import(os.path.abspath(path), arguments, report)
         printed.show_import(done, as_json=as_json)
         return EXIT_FAILED if done["status"] in ("failed", "stopped") else 0
 
     def _import(
-        self, path: str, wanted: dict[str, Any], report: Callable[[Mapping[str, Any]], None]
+        self, path: str, arguments: dict[str, Any], report: Callable[[Mapping[str, Any]], None]
     ) -> dict[str, Any]:
         """Imports a file by the process that serves the database, or here if there is none."""
         if self._find_process() is None:
             with loading():
                 from gateway.operations import import_file
 
-            return asyncio.run(import_file(self.settings, path, wanted, report))
-        shown: dict[str, Any] = self.perform("imports-begin", {**wanted, "path": path})
-        asked = {"import": shown["id"], "preview": wanted.get("preview")}
+            return asyncio.run(import_file(self.settings, path, arguments, report))
+        shown: dict[str, Any] = self.perform("imports-begin", {**arguments, "path": path})
+        same_import = {"import": shown["id"], "preview": arguments.get("preview")}
         while shown["status"] == "running":
             report(shown)
-            time.sleep(WATCH_S)
-            shown = self.perform("imports-show", asked)
+            time.sleep(POLL_S)
+            shown = self.perform("imports-show", same_import)
         return shown
 
-    def list_imports(self, wanted: _Wanted, *, as_json: bool) -> None:
+    def list_imports(self, arguments: _Arguments, *, as_json: bool) -> None:
         """Prints all imports."""
-        printed.show_list(printed.IMPORTS, self.records("imports-list", wanted), as_json=as_json)
+        printed.show_list(printed.IMPORTS, self.records("imports-list", arguments), as_json=as_json)
 
     def undo_import(self, id: str) -> None:
         """Undoes an import."""
@@ -419,28 +412,28 @@ class Commands:
                 shown = self.perform("imports-undo", {"import": id})
         print(f"The import {id} is undone.", file=sys.stderr)
 
-    def compact(self, wanted: _Wanted) -> None:
+    def compact(self, arguments: _Arguments) -> None:
         """Asks for a summary of a conversation. On a terminal it is waited for, if a gateway serves that makes it."""
-        job = self.perform("compact", wanted)["job"]
+        job = self.perform("compact", arguments)["job"]
         print(f"Job {job}; `mnemogate jobs` shows it until it is done.", file=sys.stderr)
         with Progress("Summarising (^C leaves it to the gateway)") as progress:
             if not progress.is_shown or self._find_process() is None:
                 return
-            end, found = time.monotonic() + WATCHED_S, None
+            end, found = time.monotonic() + MAX_WAIT_S, None
             while time.monotonic() < end:
                 found = next((each for each in self.perform("jobs-list", {}) if each["id"] == job), None)
                 if found is None or found["state"] not in ("pending", "running"):
                     break
                 progress.show()
-                time.sleep(WATCH_S)
+                time.sleep(POLL_S)
         if found is None:
             print("It is done.", file=sys.stderr)
         elif found["error"]:
             raise GatewayError(f"The job {job} is {found['state']}: {found['error']}")
 
 
-def _given(wanted: _Wanted) -> dict[str, Any]:
-    return {name: value for name, value in wanted.items() if value is not None}
+def _without_none(arguments: _Arguments) -> dict[str, Any]:
+    return {name: value for name, value in arguments.items() if value is not None}
 
 
 def _without_secrets(value: Any, name: str = "") -> Any:

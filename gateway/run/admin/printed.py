@@ -18,8 +18,8 @@ import click
 
 from gateway.core.dates import minute_text
 
-# Memories between two lines of a move's progress where there is no terminal.
-_REPORTED = 100
+# A move reports after so many memories where there is no terminal.
+_PROGRESS_EVERY = 100
 
 # Characters that a terminal obeys (ECMA-48) or that reorder a line (Unicode's TR9). Users and models wrote what is
 # printed, and must not control the operator's terminal.
@@ -32,7 +32,6 @@ class Column(NamedTuple):
     """One thing that a list shows of its records."""
 
     heading: str
-    """Of its column in a table."""
     cell: Callable[[Record], str]
     """Its text in a table."""
     line: Callable[[Record], str | None] | None = None
@@ -47,7 +46,7 @@ class RecordList(NamedTuple):
     empty: str
 
 
-def complain(message: str, path: str = "mnemogate") -> None:
+def print_error(message: str, path: str = "mnemogate") -> None:
     """Prints an error or a warning on stderr. path: the command's."""
     path = f"{path}:"
     print(click.style(path, "red", bold=True) if wants_colour(sys.stderr) else path, message, file=sys.stderr)
@@ -66,11 +65,11 @@ def show_list(listing: RecordList, records: Iterable[Record], *, as_json: bool =
         from gateway.run.admin import terminal
 
         headings = [(column.heading, column.is_number) for column in listing.columns]
-        rows = ([plain(column.cell(record)) for column in listing.columns] for record in records)
+        rows = ([escape_controls(column.cell(record)) for column in listing.columns] for record in records)
         count = terminal.show_table(headings, rows)
     else:
         for count, record in enumerate(records, 1):  # noqa: B007  # how many there were
-            print(json.dumps(record) if as_json else _line(listing, record))
+            print(json.dumps(record) if as_json else _record_line(listing, record))
     if not count:
         print(listing.empty, file=sys.stderr)
 
@@ -80,9 +79,9 @@ def show_record(listing: RecordList, record: Record) -> None:
     show_list(listing, [record])
 
 
-def _line(listing: RecordList, record: Record) -> str:
+def _record_line(listing: RecordList, record: Record) -> str:
     texts = ((column.line or column.cell)(record) for column in listing.columns)
-    return "\t".join(plain(text) for text in texts if text is not None)
+    return "\t".join(escape_controls(text) for text in texts if text is not None)
 
 
 def show_json(value: Any) -> None:
@@ -98,7 +97,7 @@ def show_json(value: Any) -> None:
 
 def show_line(text: str) -> None:
     """Prints a text on one line."""
-    print(plain(text.replace("\n", " ")), flush=True)
+    print(escape_controls(text.replace("\n", " ")), flush=True)
 
 
 def show_new_key(key: dict[str, Any]) -> None:
@@ -119,7 +118,7 @@ def show_revoked(key: dict[str, Any]) -> None:
 
 def show_memory(shown: dict[str, str]) -> None:
     """Prints what `memory show` has found."""
-    text = plain(shown["text"])
+    text = escape_controls(shown["text"])
     if sys.stdout.isatty():
         from gateway.run.admin import terminal
 
@@ -134,7 +133,7 @@ def show_import(shown: dict[str, Any], *, as_json: bool) -> None:
         print(json.dumps(shown))
         return
     of = f"{shown['user']} (project {shown['project']}, profile {shown['profile']})"
-    print(f"{shown['id']}  {shown['status']}  {shown['format']}, for {plain(of)}")
+    print(f"{shown['id']}  {shown['status']}  {shown['format']}, for {escape_controls(of)}")
     for name in ("conversations", "messages", "facts"):
         counts = shown[name]
         if counts["found"]:
@@ -145,18 +144,18 @@ def show_import(shown: dict[str, Any], *, as_json: bool) -> None:
     if shown["status"] == "preview":
         print(f"Learning from it would read some {shown['learn_tokens']} tokens.")
     for warning in shown["warnings"]:
-        complain(plain(warning))
+        print_error(escape_controls(warning))
     if shown["status"] == "stopped":
-        complain("It was stopped before its end: import the same file again, and it goes on.")
+        print_error("It was stopped before its end: import the same file again, and it goes on.")
     if shown["error"]:
-        complain(plain(shown["error"]["message"]))
+        print_error(escape_controls(shown["error"]["message"]))
 
 
 def show_block(block: dict[str, Any]) -> None:
     """Prints the value of a block, and on stderr its version and size."""
     size = len(block["value"])  # an empty line alone does not show that the block is empty
     print(f"{block['label']} (version {block['version']}, {size} characters)", file=sys.stderr)
-    print(plain(block["value"]))
+    print(escape_controls(block["value"]))
     if waiting := block.get("waiting"):  # a gateway of an older version leaves it out
         edits, are = ("edit", "is") if waiting == 1 else ("edits", "are")
         late = (
@@ -175,7 +174,7 @@ def show_request(found: dict[str, Any], *, as_json: bool) -> None:
     )
     lines = [f"Request {found['id']}  {minute_text(found['at'])}  {who}", "", found["sentence"]]
     for title, hits in (("Recalled", found["chosen"]), ("Left out", found["left_out"])):
-        lines += ["", title, *map(_hit, hits)] if hits else []
+        lines += ["", title, *map(_hit_line, hits)] if hits else []
     if found["note"]:
         lines += [
             "",
@@ -190,10 +189,10 @@ def show_request(found: dict[str, Any], *, as_json: bool) -> None:
     usage = found["usage"]
     if usage:
         times += f" · {usage['input']} in ({usage['cached']} cached), {usage['output']} out"
-    print(plain("\n".join([*lines, "", times])))
+    print(escape_controls("\n".join([*lines, "", times])))
 
 
-def _hit(hit: dict[str, Any]) -> str:
+def _hit_line(hit: dict[str, Any]) -> str:
     """Returns the line of a hit in the explanation of a request."""
     gone = "(forgotten)" if hit["forgotten"] else "(no longer current)"
     text = gone if hit["text"] is None else " ".join(hit["text"].split())[:100]
@@ -207,47 +206,51 @@ def _hit(hit: dict[str, Any]) -> str:
 def show_fact(fact: dict[str, Any]) -> None:
     """Prints the text of a fact, and on stderr its number."""
     print(f"Fact {fact['seq']}{' (muted)' if fact['muted'] else ''}", file=sys.stderr)
-    print(plain(fact["text"]))
+    print(escape_controls(fact["text"]))
 
 
 def show_cancelled(job: dict[str, Any]) -> None:
     print(f"Job {job['id']} ({job['kind']}) is gone.", file=sys.stderr)
 
 
-def describe_forgetting(wanted: dict[str, Any]) -> str:
-    """Returns what a `memory forget` is about to do. wanted: as the command line gave it."""
-    project = f" in the project {wanted['project']!r}" if wanted["project"] != "default" else ""
-    profile = f" in the profile {wanted['profile']!r}" if "profile" in wanted else ""
+def describe_forgetting(arguments: dict[str, Any]) -> str:
+    """Returns what a `memory forget` is about to do. arguments: as the command line gave them."""
+    project = f" in the project {arguments['project']!r}" if arguments["project"] != "default" else ""
+    profile = f" in the profile {arguments['profile']!r}" if "profile" in arguments else ""
     subject = next(
-        (f" of the {kind} {wanted[kind]!r}" for kind in ("user", "conversation", "agent") if kind in wanted),
+        (
+            f" of the {kind} {arguments[kind]!r}"
+            for kind in ("user", "conversation", "agent")
+            if kind in arguments
+        ),
         "",
     )
-    if "message" in wanted:
-        what = f"the message {wanted['message']}{subject}"
-    elif "exchange" in wanted:
-        what = f"the message {wanted['exchange']}{subject}, with its question or answer"
-    elif part := next((kind for kind in ("fact", "passage") if kind in wanted), None):
-        what = f"the {part} {wanted[part]}{subject}"
-    elif "in" in wanted:
-        what = f"the conversation {wanted['in']!r}{subject}"
+    if "message" in arguments:
+        what = f"the message {arguments['message']}{subject}"
+    elif "exchange" in arguments:
+        what = f"the message {arguments['exchange']}{subject}, with its question or answer"
+    elif part := next((kind for kind in ("fact", "passage") if kind in arguments), None):
+        what = f"the {part} {arguments[part]}{subject}"
+    elif "in" in arguments:
+        what = f"the conversation {arguments['in']!r}{subject}"
     elif subject:
         what = f"all that is remembered{subject}"
     elif profile:
         what = "all that is remembered of all users"
     else:
-        what, project = f"all that the project {wanted['project']!r} has, its users and its agents", ""
+        what, project = f"all that the project {arguments['project']!r} has, its users and its agents", ""
     return f"This erases {what}{profile}{project}."
 
 
-def describe_forgotten(wanted: dict[str, Any], memories: int, answer: dict[str, Any]) -> str:
+def describe_forgotten(arguments: dict[str, Any], memories: int, answer: dict[str, Any]) -> str:
     """Describes what is gone, and names the commands that forget what may still quote it.
 
-    wanted: as the command line gave it, `config` and `db` too.
+    arguments: as the command line gave them, `config` and `db` too.
     """
-    if part := next((kind for kind in ("fact", "passage") if kind in wanted), None):
+    if part := next((kind for kind in ("fact", "passage") if kind in arguments), None):
         return f"Forgotten: 1 {part}." if memories else "There was nothing to forget."
-    number = wanted.get("message", wanted.get("exchange"))
-    if number is None and "in" not in wanted:
+    number = arguments.get("message", arguments.get("exchange"))
+    if number is None and "in" not in arguments:
         count, what = memories, "memory" if memories == 1 else "memories"
     elif answer["messages"] == 1:
         count, what = 1, "message, with what was learned from it"
@@ -261,10 +264,10 @@ def describe_forgotten(wanted: dict[str, Any], memories: int, answer: dict[str, 
     if number is None:
         return summary
     names = ("config", "db", "project", "profile", "user", "conversation", "agent")
-    given = [(name, wanted[name]) for name in names if wanted.get(name) is not None]
+    given = [(name, arguments[name]) for name in names if arguments.get(name) is not None]
     named = [each for each in given if each != ("project", "default")]
     # A name may begin with a dash, so each is one word with its option.
-    flags = [argument(f"--{name}={value}") for name, value in named]
+    flags = [shell_word(f"--{name}={value}") for name, value in named]
     command, look = (" ".join(("mnemogate", "memory", verb, *flags)) for verb in ("forget", "show"))
     lines = [f"{summary} What may quote it was kept:"]
     if answer["kept"]:
@@ -274,25 +277,27 @@ def describe_forgotten(wanted: dict[str, Any], memories: int, answer: dict[str, 
     return "\n".join(lines)
 
 
-def describe_exported(wanted: dict[str, Any], messages: int | None, file: str, bytes: int) -> str:
+def describe_exported(arguments: dict[str, Any], messages: int | None, file: str, bytes: int) -> str:
     """Returns what an export has written. messages: None: it is not known."""
-    count = "" if messages is None else f", {counted(messages, 'messages')}"
-    return plain(f"Exported: {_transferred(wanted)}{count}, to {file} ({bytes:,} bytes).")
+    count = "" if messages is None else f", {plural(messages, 'messages')}"
+    return escape_controls(f"Exported: {_transferred(arguments)}{count}, to {file} ({bytes:,} bytes).")
 
 
-def describe_imported(wanted: dict[str, Any], file: str | None, bytes: int) -> str:
+def describe_imported(arguments: dict[str, Any], file: str | None, bytes: int) -> str:
     """Returns what an import has read. file: None: the standard input."""
-    return plain(f"Imported: {_transferred(wanted)}, from {file or 'standard input'} ({bytes:,} bytes).")
+    return escape_controls(
+        f"Imported: {_transferred(arguments)}, from {file or 'standard input'} ({bytes:,} bytes)."
+    )
 
 
-def _transferred(wanted: dict[str, Any]) -> str:
-    kind = next((each for each in ("user", "conversation", "agent") if each in wanted), None)
-    return f"1 {kind} ({wanted[kind]})" if kind else "1 user"
+def _transferred(arguments: dict[str, Any]) -> str:
+    kind = next((each for each in ("user", "conversation", "agent") if each in arguments), None)
+    return f"1 {kind} ({arguments[kind]})" if kind else "1 user"
 
 
 def describe_others(profiles: Sequence[str]) -> str:
     """Describes that one memory of a user is not all. profiles: those that have the others."""
-    named = ", ".join(argument(f"--profile={each}") for each in profiles)
+    named = ", ".join(shell_word(f"--profile={each}") for each in profiles)
     return f"This is one memory of several; the others have a profile of their own: {named}"
 
 
@@ -310,8 +315,8 @@ def describe_unswept(is_server: bool) -> str:
 
 
 def show_progress(seen: int, count: int) -> None:
-    """Reports how far a move is, now and then."""
-    if seen % _REPORTED == 0:
+    """Prints how far a move is, now and then."""
+    if seen % _PROGRESS_EVERY == 0:
         print(f"{seen} of {count} memories", file=sys.stderr)
 
 
@@ -319,62 +324,62 @@ def show_moved(moved: int, there: int, refused: Sequence[str]) -> None:
     """Prints what a move has done. refused: why memories were not moved."""
     print(f"Moved: {moved} {'memory' if moved == 1 else 'memories'}; {there} were there already.")
     for why in refused:
-        print(plain(f"Not moved: {why}"))
+        print(escape_controls(f"Not moved: {why}"))
 
 
-def show_arrivals(moved: int, there: int, failed: int, models: Mapping[str, int]) -> None:
+def show_moved_agents(moved: int, there: int, failed: int, models: Mapping[str, int]) -> None:
     """Prints how many agents a move from another server has brought, and how many of them each model has."""
     print(f"{moved} moved, {there} here before, {failed} not moved.", file=sys.stderr)
     if models:
-        named = ", ".join(f"{plain(model)} ({n})" for model, n in sorted(models.items()))
+        named = ", ".join(f"{escape_controls(model)} ({n})" for model, n in sorted(models.items()))
         print(f"Their models: {named}. The gateway's upstreams must serve these.", file=sys.stderr)
 
 
-def counted(number: int, name: str) -> str:
-    """Returns a number with its name. name: in the plural."""
+def plural(number: int, name: str) -> str:
+    """Returns a number with its noun: 1 turn, 2 turns. name: the noun in the plural."""
     return f"{number} {name.removesuffix('s') if number == 1 else name}"
 
 
-def argument(text: str) -> str:
-    """Quotes a word for the shell, one that would give the terminal orders by its escapes."""
+def shell_word(text: str) -> str:
+    """Quotes a word for the shell. Its control characters, which a terminal would obey, become escapes."""
     if not _CONTROLS.search(text):
         return shlex.quote(text)
     escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"$'{plain(escaped)}'"
+    return f"$'{escape_controls(escaped)}'"
 
 
-def plain(text: str) -> str:
+def escape_controls(text: str) -> str:
     """Replaces control characters by their escapes."""
     return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
-def _state(key: Mapping[str, Any]) -> str:
+def _key_state(key: Mapping[str, Any]) -> str:
     if key["revoked"] is not None:
         return "revoked"
     expires = key.get("expires")
     return "expired" if expires is not None and expires <= datetime.now(UTC).timestamp() else "active"
 
 
-def _expires(key: Mapping[str, Any]) -> str:
-    return _at(key["expires"]) if key.get("expires") else ""
+def _key_expiry(key: Mapping[str, Any]) -> str:
+    return _time(key["expires"]) if key.get("expires") else ""
 
 
-def _at(seconds: float, form: str = "%Y-%m-%d %H:%M") -> str:
+def _time(seconds: float, form: str = "%Y-%m-%d %H:%M") -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime(form)
 
 
-def _text(heading: str, name: str | None = None) -> Column:
+def _text_column(heading: str, name: str | None = None) -> Column:
     """Makes a column of a field that is a text. name: the field's; None: the heading's."""
     return Column(heading, lambda record: str(record[name or heading] or ""))
 
 
-def _worded(heading: str, cell: Callable[[Record], str]) -> Column:
+def _labelled_column(heading: str, cell: Callable[[Record], str]) -> Column:
     """Makes a column with the heading before its text in a line, if there is a text."""
     return Column(heading, cell, lambda record: f"{heading} {cell(record)}" if cell(record) else None)
 
 
-def _count(name: str) -> Column:
-    return Column(name, lambda each: str(each[name]), lambda each: counted(each[name], name), True)
+def _count_column(name: str) -> Column:
+    return Column(name, lambda each: str(each[name]), lambda each: plural(each[name], name), True)
 
 
 def _kilobytes(each: Record) -> str:
@@ -383,70 +388,72 @@ def _kilobytes(each: Record) -> str:
 
 def _last_used(key: Record) -> str:
     used = key.get("used")  # a gateway of an older version does not record it
-    return _at(used) if used else "never"
+    return _time(used) if used else "never"
 
 
 _ID = Column("id", lambda record: str(record["id"]), is_number=True)
-_FORGET = Column("memory forget", lambda each: " ".join(map(argument, each["forget"])))
-_SIZE = (
-    Column("last turn", lambda each: "-" if each["last_turn"] is None else _at(each["last_turn"])),
-    _count("messages"),
+_FORGET = Column("memory forget", lambda each: " ".join(map(shell_word, each["forget"])))
+_SIZE_COLUMNS = (
+    Column("last turn", lambda each: "-" if each["last_turn"] is None else _time(each["last_turn"])),
+    _count_column("messages"),
     Column("kB", _kilobytes, lambda each: f"{_kilobytes(each)} kB", True),
 )
-_NOTHING = "There is nothing to list."
+_EMPTY = "There is nothing to list."
 
 KEYS = RecordList(
     (
         _ID,
         Column("key", lambda key: f"{key['prefix']}…"),
         Column("project", lambda key: key["project"] or "(all)"),
-        _text("name"),
-        Column("state", _state),
-        _worded("made", lambda key: _at(key["created"])),
+        _text_column("name"),
+        Column("state", _key_state),
+        _labelled_column("made", lambda key: _time(key["created"])),
         Column(
             "last used",
             _last_used,
             lambda key: f"last used {_last_used(key)}" if key.get("used") else "never used",
         ),
-        _worded("memory", lambda key: key["memory"] or ""),
+        _labelled_column("memory", lambda key: key["memory"] or ""),
         Column(
             "opens",
             lambda key: key["opens"] or "",
             lambda key: f"{key['opens']} only" if key["opens"] else None,
         ),
-        Column("expires", _expires, lambda key: f"expires {_expires(key)}" if key.get("expires") else None),
+        Column(
+            "expires", _key_expiry, lambda key: f"expires {_key_expiry(key)}" if key.get("expires") else None
+        ),
     ),
     "There are no keys; only this machine can use the gateway.",
 )
 JOBS = RecordList(
     (
         _ID,
-        _text("state"),
-        _text("kind"),
-        _worded("memory", lambda job: str(job["agent"])),
-        _text("key"),
-        _worded("tries", lambda job: str(job["tries"])),
-        _worded("due", lambda job: _at(job["due"], "%Y-%m-%d %H:%M:%S")),
-        _text("error"),
+        _text_column("state"),
+        _text_column("kind"),
+        _labelled_column("memory", lambda job: str(job["agent"])),
+        _text_column("key"),
+        _labelled_column("tries", lambda job: str(job["tries"])),
+        _labelled_column("due", lambda job: _time(job["due"], "%Y-%m-%d %H:%M:%S")),
+        _text_column("error"),
     ),
     "There are no jobs to show.",
 )
 BATCHES = RecordList(
     (
-        _text("id"),
-        _text("state"),
-        _text("project"),
-        Column("created", lambda batch: _at(batch["created"], "%Y-%m-%d %H:%M:%S")),
+        _text_column("id"),
+        _text_column("state"),
+        _text_column("project"),
+        Column("created", lambda batch: _time(batch["created"], "%Y-%m-%d %H:%M:%S")),
         Column("items", lambda batch: " ".join(f"{name} {n}" for name, n in batch["counts"].items() if n)),
     ),
     "There are no batches.",
 )
 USERS = RecordList(
-    (*_SIZE, *map(_count, ("conversations", "blocks", "facts", "passages")), _FORGET), _NOTHING
+    (*_SIZE_COLUMNS, *map(_count_column, ("conversations", "blocks", "facts", "passages")), _FORGET), _EMPTY
 )
 
 
-def _counted(name: str) -> Column:
+def _imported_column(name: str) -> Column:
     """Makes a column of how many are there of those that were found: new ones, and known ones."""
 
     def cell(each: Record) -> str:
@@ -457,25 +464,25 @@ def _counted(name: str) -> Column:
 
 IMPORTS = RecordList(
     (
-        _text("id"),
-        _text("status"),
-        _text("format"),
-        _text("user"),
-        Column("at", lambda each: _at(each["created_at"])),
-        *map(_counted, ("conversations", "messages", "facts")),
+        _text_column("id"),
+        _text_column("status"),
+        _text_column("format"),
+        _text_column("user"),
+        Column("at", lambda each: _time(each["created_at"])),
+        *map(_imported_column, ("conversations", "messages", "facts")),
     ),
     "Nothing was imported.",
 )
 CONVERSATIONS = RecordList(
-    (*_SIZE, Column("client's id", lambda each: each["client_id"] or "-"), _FORGET), _NOTHING
+    (*_SIZE_COLUMNS, Column("client's id", lambda each: each["client_id"] or "-"), _FORGET), _EMPTY
 )
 REQUESTS = RecordList(
     (
-        Column("at", lambda each: _at(each["at"], "%Y-%m-%d %H:%M:%S")),
-        _text("id"),
-        _text("name"),
-        _text("model"),
-        _worded("memory", lambda each: each["mode"]),
+        Column("at", lambda each: _time(each["at"], "%Y-%m-%d %H:%M:%S")),
+        _text_column("id"),
+        _text_column("name"),
+        _text_column("model"),
+        _labelled_column("memory", lambda each: each["mode"]),
         Column("status", lambda each: "-" if each["status"] is None else str(each["status"])),
         Column("ms", lambda each: f"{each['ms']:.0f}", lambda each: f"{each['ms']:.0f} ms", True),
         Column(
@@ -493,18 +500,18 @@ REQUESTS = RecordList(
 LIMITS = RecordList(
     (
         Column("id", lambda each: str(each["id"]), is_number=True),
-        _text("project"),
+        _text_column("project"),
         Column("key", lambda each: str(each["key"] or "-")),
         Column("user", lambda each: each["user"] or "-"),
-        _text("unit"),
+        _text_column("unit"),
         Column("per", lambda each: each["per"] or "-"),
         Column("most", lambda each: f"{each['most']}", is_number=True),
-        _text("then"),
+        _text_column("then"),
     ),
     "There are no limits.",
 )
 # The counters that a table shows; JSON and CSV have all.
-_USED = (
+_USAGE_COUNTERS = (
     "requests",
     "refused",
     "calls",
@@ -535,7 +542,7 @@ def usage_list(by: Sequence[str], keys: Mapping[int, str]) -> RecordList:
             lambda each, name=name: f"{each[name]} {name.replace('_', ' ')}",  # type: ignore[misc]
             is_number=True,
         )
-        for name in _USED
+        for name in _USAGE_COUNTERS
     ]
     cost = Column("cost", lambda each: f"{each['cost']:.6f}", lambda each: f"cost {each['cost']:.6f}", True)
     return RecordList((*of, *numbers, cost), "Nothing was used in these days.")
@@ -543,11 +550,11 @@ def usage_list(by: Sequence[str], keys: Mapping[int, str]) -> RecordList:
 
 AUDIT = RecordList(
     (
-        Column("at", lambda each: _at(each["at"], "%Y-%m-%d %H:%M:%S")),
-        _text("who"),
-        _text("action"),
-        _worded("memory", lambda each: each["memory"] or ""),
-        _text("what"),
+        Column("at", lambda each: _time(each["at"], "%Y-%m-%d %H:%M:%S")),
+        _text_column("who"),
+        _text_column("action"),
+        _labelled_column("memory", lambda each: each["memory"] or ""),
+        _text_column("what"),
     ),
     "Nothing is noted: nothing was done over the page.",
 )

@@ -13,7 +13,7 @@ from typing import IO
 from gateway.errors import BadRequest, GatewayError
 
 # As much as a gateway that serves takes at once; a line may be a whole request.
-_LONGEST_LINE = 128 << 20
+_MOST_LINE_CHARS = 128 << 20
 
 
 def open_closed_streams() -> None:
@@ -30,7 +30,7 @@ def recode(stream: IO[str], encoding: str | None = None, errors: str = "strict")
 
 
 @contextmanager
-def opened(path: str | None) -> Iterator[IO[str]]:
+def open_input(path: str | None) -> Iterator[IO[str]]:
     """Opens a file for reading, or takes the standard input without one, in UTF-8.
 
     Raises: GatewayError: it cannot be read.
@@ -39,26 +39,26 @@ def opened(path: str | None) -> Iterator[IO[str]]:
     if not path:
         recode(sys.stdin, "utf-8-sig")
     with (
-        _named(path or "standard input"),
+        _errors_named(path or "standard input"),
         open(path, encoding="utf-8-sig") if path else nullcontext(sys.stdin) as file,
     ):
         yield file
 
 
 @contextmanager
-def written(path: str | None, *, is_forced: bool) -> Iterator[IO[str]]:
+def open_output(path: str | None, *, may_replace: bool) -> Iterator[IO[str]]:
     """Opens a new file for this account alone, as the database is, or takes the standard output, in UTF-8.
 
     The file gets its name when all of it is on disk; until then, and where that fails, what had the name stays.
-    is_forced: takes the place of a file or a link that has the name. Raises: GatewayError: it cannot be written.
+    may_replace: takes the place of a file or a link that has the name. Raises: GatewayError: it cannot be open_output.
     """
     if not path:
         recode(sys.stdout, "utf-8")
-        with _named("standard output"):
+        with _errors_named("standard output"):
             yield sys.stdout
         return
-    with _named(path):
-        _check_free(path, is_forced=is_forced)
+    with _errors_named(path):
+        _check_free(path, may_replace=may_replace)
         part = os.path.join(os.path.dirname(path), f".{os.urandom(8).hex()}.part")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
@@ -66,14 +66,14 @@ def written(path: str | None, *, is_forced: bool) -> Iterator[IO[str]]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            _check_free(path, is_forced=is_forced)  # it has taken its time
+            _check_free(path, may_replace=may_replace)  # it has taken its time
             os.replace(part, path)
         finally:
             with suppress(FileNotFoundError):
                 os.unlink(part)
 
 
-def _check_free(path: str, *, is_forced: bool) -> None:
+def _check_free(path: str, *, may_replace: bool) -> None:
     """Raises: GatewayError: something has the name that may not be replaced."""
     try:
         mode = os.lstat(path).st_mode
@@ -81,12 +81,12 @@ def _check_free(path: str, *, is_forced: bool) -> None:
         return
     if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
         raise GatewayError(f"{path} is there, and is not a file. Name another one.")
-    if not is_forced:
+    if not may_replace:
         raise GatewayError(f"{path} is there already. Name another file, or add --force to replace it.")
 
 
 @contextmanager
-def _named(name: str) -> Iterator[None]:
+def _errors_named(name: str) -> Iterator[None]:
     """Has the errors of a file bear its name."""
     try:
         yield
@@ -97,13 +97,13 @@ def _named(name: str) -> Iterator[None]:
         raise GatewayError(f"{name}: {why}") from error
 
 
-def pages_of(file: IO[str]) -> Iterator[list[str]]:
+def split_lines(file: IO[str]) -> Iterator[list[str]]:
     """Splits lines into requests: 200 lines or 1 MiB each, but a whole line at least. Raises: BadRequest."""
     page: list[str] = []
     size = 0
-    while line := file.readline(_LONGEST_LINE + 1):
-        if len(line) > _LONGEST_LINE:
-            raise BadRequest(f"This is no export: a line has more than {_LONGEST_LINE:,} characters.")
+    while line := file.readline(_MOST_LINE_CHARS + 1):
+        if len(line) > _MOST_LINE_CHARS:
+            raise BadRequest(f"This is no export: a line has more than {_MOST_LINE_CHARS:,} characters.")
         page.append(line.rstrip("\n"))
         size += len(line)
         if len(page) >= 200 or size >= 1 << 20:
