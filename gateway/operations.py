@@ -17,18 +17,21 @@ from gateway.run.admin.batch_operations import BatchOperations
 from gateway.run.admin.forget_operations import ForgetOperations
 from gateway.run.admin.import_operations import ImportOperations, open_file
 from gateway.run.admin.import_performer import ImportPerformer
+from gateway.run.admin.job_operations import JobOperations
 from gateway.run.admin.key_management import KeyManagement
-from gateway.run.admin.key_operations import JobOperations, KeyOperations, Operations
+from gateway.run.admin.key_operations import KeyOperations
 from gateway.run.admin.limit_operations import LimitOperations
 from gateway.run.admin.link_operations import LinkOperations
 from gateway.run.admin.mcp_memory import MCP_CALL, McpMemory, McpOperations
 from gateway.run.admin.memory_edits import MemoryEdits
 from gateway.run.admin.memory_export import ExportOperation
 from gateway.run.admin.memory_forgetting import MemoryForgetting
+from gateway.run.admin.memory_lists import ListOperations
 from gateway.run.admin.memory_search import SearchOperation
 from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.move import Move, Moved
 from gateway.run.admin.operation_arguments import Defaults, RawArguments
+from gateway.run.admin.operation_table import OperationTable
 from gateway.run.admin.overview_operation import OverviewOperation
 from gateway.run.admin.page_records import MemoryRecord
 from gateway.run.admin.request_operations import RequestOperations
@@ -37,11 +40,10 @@ from gateway.run.admin.show import ShowOperation
 from gateway.run.admin.sign_in import SignIn
 from gateway.run.admin.transfer_operations import TransferOperations
 from gateway.run.admin.usage_operations import UsageOperations
-from gateway.run.admin.users import ListOperations
 from gateway.run.admin.work_operations import WorkOperations
 from gateway.run.background.compact import CompactOperation
-from gateway.run.background.embed import KIND as EMBED
-from gateway.run.background.learner import KIND as LEARN
+from gateway.run.background.embed import EMBED
+from gateway.run.background.learner import LEARN
 from gateway.run.directory import Directory
 from gateway.run.memory.recall import EmbedQuery
 from gateway.run.memory.trial import TrialRecall
@@ -162,7 +164,7 @@ async def import_file(
     async with opened_database(settings) as store:
         operations = make_import_operations(settings, store, gives_way=False)
         try:
-            running = await operations.begin(open_file(path), operations.read(wanted))
+            running = await operations.begin(open_file(path), operations.read_request(wanted))
             while running.task is not None and not running.task.done():
                 report(running.shown())
                 await asyncio.wait([running.task], timeout=_REPORT_S)
@@ -180,7 +182,7 @@ def make_operations(
     meter: Meter | None = None,
     mcp: McpMemory | None = None,
     imports: ImportOperations | None = None,
-) -> Operations:
+) -> OperationTable:
     """Makes all operations over a store.
 
     embed_query: makes the vector of a sentence, as for replies; None: memory is searched by words alone.
@@ -203,7 +205,7 @@ def make_operations(
     batches = BatchOperations(store, time.time)
     requests = make_request_operations(settings, store, log)
     keys, jobs = KeyOperations(store.keys, settings.projects), JobOperations(store, time.time)
-    return Operations(
+    return OperationTable(
         {
             "keys-create": keys.create,
             "keys-rotate": KeyManagement(store.keys, limits).rotate_named,

@@ -12,8 +12,8 @@ from starlette.types import ASGIApp
 
 from gateway.operations import make_limit_operations, make_operations, make_request_operations
 from gateway.run.admin.key_management import KeyHolder, KeyManagement
-from gateway.run.admin.key_operations import Operations
 from gateway.run.admin.link_operations import LinkOperations
+from gateway.run.admin.operation_table import OperationTable
 from gateway.run.admin.usage_operations import UsageOperations
 from gateway.run.stored_responses import StoredResponses
 from gateway.run.upstream.forward import Forwarder
@@ -127,7 +127,7 @@ def _manage_routes(services: Services, bodies: BodyReader, access: Access) -> li
     ]
 
 
-def _operations(services: Services) -> Operations:
+def _operations(services: Services) -> OperationTable:
     """Returns the operations of the command line, as the process that serves performs them."""
     return make_operations(
         services.settings,

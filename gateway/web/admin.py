@@ -10,14 +10,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.errors import BadRequest, NotAuthenticated, UnknownPath
-from gateway.run.admin.key_operations import Operations
+from gateway.run.admin.operation_table import OperationTable
 from gateway.web.middleware import info_of
 
 ADMIN_PREFIX = "/admin/"
 MAX_BYTES = 128 << 20  # one line of an import may be a whole request, and JSON within JSON grows
 
 
-def admin_routes(operations: Operations, token: str) -> list[Route]:
+def admin_routes(operations: OperationTable, token: str) -> list[Route]:
     async def perform(request: Request) -> Response:
         info_of(request.scope).route = "admin"
         given = request.headers.get("x-mnemogate-admin", "")

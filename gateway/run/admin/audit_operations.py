@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from gateway.errors import BadRequest, UnknownId
-from gateway.run.admin.operation_arguments import Arguments, RawArguments
+from gateway.errors import BadRequest
+from gateway.run.admin.find_memory import find_memory
+from gateway.run.admin.operation_arguments import Arguments, RawArguments, record_number
 from gateway.run.admin.page_records import AuditRecord
 from gateway.run.admin.request_operations import name_of
 from storage.listing import LAST_NUMBER
@@ -18,7 +18,6 @@ from storage.sql.store import Store
 
 # Lines of an answer to the command line.
 PAGE = 200
-_NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
 
 
 class AuditPage(Struct, frozen=True):
@@ -49,13 +48,11 @@ class AuditOperations(Struct, frozen=True):
 
         Raises: BadRequest: `after` cannot be read; UnknownId: the memory belongs to another project.
         """
-        if after is not None and not _NUMBER.fullmatch(after):
+        before = LAST_NUMBER if after is None else record_number(after)
+        if before is None:
             raise BadRequest("after must be `next` of the page before.", param="after")
         if memory is not None and project is not None:
-            agent = await self.store.agents.by_uid(memory)
-            if agent is None or agent.scope.project != project:
-                raise UnknownId("There is no such memory.", param="memory")
-        before = LAST_NUMBER if after is None else int(after)
+            await find_memory(self.store, project, memory, param="memory")
         found = await self.store.audit.list(before=before, memory=memory, project=project, limit=limit + 1)
         return AuditPage(
             tuple(AuditRecord(e.at, e.actor, e.action, e.memory, e.what) for e in found[:limit]),

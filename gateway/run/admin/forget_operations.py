@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from msgspec import Struct
 from msgspec.structs import asdict
@@ -36,7 +36,7 @@ _PAGE = 64
 _USER = "user:"
 
 PartKind = Literal["message", "exchange", "in", "fact", "passage"]
-_PARTS: tuple[PartKind, ...] = ("message", "exchange", "in", "fact", "passage")
+_PARTS: tuple[PartKind, ...] = get_args(PartKind)
 
 
 class Part(Struct, frozen=True):

@@ -30,7 +30,7 @@ from storage.listing import LAST_NUMBER, StoredImport
 from storage.records import Agent, Scope
 from storage.sql.store import Store
 
-NAMES: Final = ("user", "project", "profile", "format", "source_user", "learn", "preview")
+PARAMETERS: Final = ("user", "project", "profile", "format", "source_user", "learn", "preview")
 # Where another process may perform an import, one that has not written for so long counts as stopped.
 _STOPPED_AFTER_S: Final = 60.0
 _UNDO_WAIT_S: Final = 20.0
@@ -49,34 +49,38 @@ class ImportOperations:
     spec_of: SpecOf
     performer: ImportPerformer
     defaults: Defaults = NO_DEFAULTS
-    # By id; the previews of the command line by id and " preview".
+    # By id.
     _running: dict[str, RunningImport] = field(default_factory=dict)
+    # The previews of the command line, by id.
+    _previews: dict[str, RunningImport] = field(default_factory=dict)
     _undoing: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _beginning: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    def read(self, raw: RawArguments, *, project: str | None = None) -> ImportRequest:
+    def read_request(self, raw: RawArguments, *, project: str | None = None) -> ImportRequest:
         """Reads the parameters of an import. Raises: BadRequest, UnknownId.
 
         project: the only one that may be imported into; None: any.
         """
         for name in raw:
-            if name not in NAMES:
-                raise BadRequest(f"There is no parameter {name!r}: there are {', '.join(NAMES)}.", param=name)
+            if name not in PARAMETERS:
+                raise BadRequest(
+                    f"There is no parameter {name!r}: there are {', '.join(PARAMETERS)}.", param=name
+                )
         arguments = Arguments(raw)
         user = arguments.optional_text("user") or self.defaults.user
         if user is None:
             raise BadRequest("Say whose memory it is for: user (--user).", param="user")
-        named = arguments.optional_text("project") or project or "default"
-        if project not in (None, named):
-            raise UnknownId(f"There is no project {named!r} here.")
-        profile = arguments.optional_text("profile") or self.defaults.profile(named)
+        wanted = arguments.optional_text("project") or project or "default"
+        if project not in (None, wanted):
+            raise UnknownId(f"There is no project {wanted!r} here.")
+        profile = arguments.optional_text("profile") or self.defaults.profile(wanted)
         format = arguments.optional_text("format")
         if format not in (None, *FORMATS):
             raise BadRequest(f"format must be one of {', '.join(FORMATS)}, saw {format!r}.", param="format")
         if self.spec_of(profile) is None:
             raise BadRequest(f"There is no profile {profile!r}.", param="profile")
         return ImportRequest(
-            Scope(named, profile, f"user:{user}"),
+            Scope(wanted, profile, f"user:{user}"),
             format,
             arguments.optional_text("source_user"),
             arguments.flag("learn"),
@@ -142,10 +146,10 @@ class ImportOperations:
         """Begins to import the file at `path` on this machine, for the command line. Returns the import as JSON."""
         given = dict(raw)
         path = given.pop("path", None)
-        request = self.read(given)
+        request = self.read_request(given)
         running = await self.begin(open_file(path), request)
         if request.is_preview:
-            self._running[f"{running.uid} preview"] = running
+            self._previews[running.uid] = running
         return running.shown()
 
     async def show(self, uid: str, *, project: str | None = None) -> dict[str, Any]:
@@ -161,21 +165,21 @@ class ImportOperations:
         uid = arguments.text("import")
         if not arguments.flag("preview"):
             return await self.show(uid)
-        running = self._running.get(f"{uid} preview")
-        if running is None:
+        preview = self._previews.get(uid)
+        if preview is None:
             raise UnknownId(f"There is no import {uid!r}.")
-        if running.task is not None and running.task.done():
-            del self._running[f"{uid} preview"]
-        return running.shown()
+        if preview.task is not None and preview.task.done():
+            del self._previews[uid]
+        return preview.shown()
 
     async def show_all(self, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
         """Returns a page of imports, the newest first."""
         wanted = read_page(raw, project)
         before = LAST_NUMBER if wanted.after is None else wanted.after
         found = await self.store.imports.list(wanted.project, before=before, limit=wanted.limit + 1)
-        return page_json(found, wanted.limit, self._shown_now)
+        return page_json(found, wanted.limit, self._shown_stored)
 
-    def _shown_now(self, stored: StoredImport) -> dict[str, Any]:
+    def _shown_stored(self, stored: StoredImport) -> dict[str, Any]:
         running = self._running.get(stored.uid)
         return self._shown(stored) if running is None else running.shown()
 
@@ -207,7 +211,8 @@ class ImportOperations:
 
     async def aclose(self) -> None:
         """Cancels what is under way. An import continues when its file is sent again, an undoing at the next start."""
-        tasks = [*self._undoing.values(), *(r.task for r in self._running.values() if r.task is not None)]
+        running = (*self._running.values(), *self._previews.values())
+        tasks = [*self._undoing.values(), *(each.task for each in running if each.task is not None)]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -220,7 +225,7 @@ class ImportOperations:
 
     async def _agent(self, scope: Scope) -> Agent:
         spec = self.spec_of(scope.profile)
-        assert spec is not None  # `read` has checked that
+        assert spec is not None  # `read_request` has checked that
         return await self.store.agents.find_or_begin(scope, spec.own_blocks, spec.shared_blocks, self.now())
 
     async def _stored(self, uid: str, project: str | None) -> StoredImport:

@@ -1,58 +1,24 @@
-"""Operations that an operator may ask of the process that owns the database: keys and jobs; JSON in, JSON out.
-
-The command line calls them directly when no process serves, and over the owner's admin route when one does. The
-operations on memories are in `show`, `forget` and `transfer`; gateway/operations.py puts all of them together.
-"""
+"""Keys as the command line and the page make, list and revoke them."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Collection
 from typing import Any, cast, get_args
 
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from gateway.errors import BadRequest, GatewayError, MemoryUnavailable, UnknownId
-from gateway.run.admin.operation_arguments import Arguments, RawArguments, number_of
+from gateway.errors import BadRequest, UnknownId
+from gateway.run.admin.operation_arguments import Arguments, RawArguments, read_cursor
 from gateway.run.admin.page_records import KeyKind, KeyPage, KeyRecord, NewKey
 from gateway.settings import DefaultMode
-from storage.batch_records import BATCH_JOB
-from storage.errors import NotFound, Stale, StoreError, WriteConflict
-from storage.records import OPERATOR, OPERATOR_READ, Job, JobState, Key
+from storage.errors import NotFound, WriteConflict
+from storage.records import OPERATOR, OPERATOR_READ, Key
 from storage.sql.keys import DEFAULT_PROJECT, Keys
-from storage.sql.store import Store
 
 # The project of keys of operators that see all.
 ALL_PROJECTS = ""
 OPENS_PAGE = (OPERATOR, OPERATOR_READ)
-_Perform = Callable[[RawArguments], Awaitable[Any]]
-# Jobs that are listed where no limit is given.
-LISTED_JOBS = 100
-
-
-class Operations:
-    """Performs operations by their names."""
-
-    def __init__(self, operations: Mapping[str, _Perform]) -> None:
-        self._operations = operations
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._operations
-
-    async def perform(self, name: str, raw: RawArguments) -> Any:
-        """Performs one operation and returns its answer, which can be written as JSON.
-
-        Raises: GatewayError: there is no such operation; BadRequest; MemoryUnavailable: the store's error.
-        """
-        operation = self._operations.get(name)
-        if operation is None:
-            raise GatewayError(
-                f"There is no operation {name!r} here: the gateway and the command are of two versions."
-            )
-        try:
-            return await operation(raw)
-        except StoreError as error:
-            raise MemoryUnavailable(error.message, retry_after_s=1.0) from error
 
 
 class KeyOperations(Struct, frozen=True):
@@ -107,7 +73,7 @@ class KeyOperations(Struct, frozen=True):
 
     async def page(self, *, after: str | None = None, limit: int = 50) -> KeyPage:
         """Returns a page of keys, the newest first. after: `next` of the page before. Raises: BadRequest."""
-        before = number_of(after)
+        before = read_cursor(after)
         found = [key for key in reversed(await self.keys.list()) if before is None or key.id < before]
         shown = tuple(map(_key_record, found[:limit]))
         return KeyPage(shown, str(shown[-1].id) if len(found) > limit else None)
@@ -171,56 +137,3 @@ def _opens(arguments: Arguments) -> str | None:
     if not wanted:
         return None
     return OPERATOR_READ if arguments.flag("read") else wanted[0]
-
-
-class JobOperations(Struct, frozen=True):
-    """Lists and changes durable jobs."""
-
-    store: Store
-    # Seconds since the epoch.
-    now: Callable[[], float]
-
-    async def show_all(self, raw: RawArguments) -> list[dict[str, Any]]:
-        """Returns jobs, the newest first. state: only those of one state."""
-        arguments = Arguments(raw)
-        state = arguments.optional("state")
-        if state is not None and state not in list(JobState):
-            raise BadRequest(f"state must be one of {', '.join(JobState)}, saw {state!r}.", param="state")
-        limit = arguments.optional_number("limit") or LISTED_JOBS
-        return [
-            _job_json(job)
-            for job in await self.store.jobs.list(None if state is None else JobState(state), limit)
-        ]
-
-    async def show(self, raw: RawArguments) -> dict[str, Any]:
-        """Returns a job with its steps. Raises: BadRequest: there is none."""
-        id = Arguments(raw).number("job")
-        job = await self.store.jobs.get(id)
-        if job is None:
-            raise BadRequest(f"there is no job {id}; `mnemogate jobs` shows them", param="job")
-        return {**_job_json(job), "steps": [asdict(step) for step in await self.store.jobs.steps(id)]}
-
-    async def retry(self, raw: RawArguments) -> dict[str, Any]:
-        """Has a job run now, a dead letter too. Raises: BadRequest: there is none to run."""
-        return await self._change(raw, self.store.jobs.retry)
-
-    async def cancel(self, raw: RawArguments) -> dict[str, Any]:
-        """Deletes a job. A batch ends with its own, which nothing else would end."""
-        job = await self._change(raw, self.store.jobs.cancel)
-        if job["kind"] == BATCH_JOB:
-            batches = self.store.batches
-            await batches.cancel(await batches.find(None, job["key"]), self.now())
-        return job
-
-    async def _change(self, raw: RawArguments, change: Callable[[int], Awaitable[Job]]) -> dict[str, Any]:
-        try:
-            return _job_json(await change(Arguments(raw).number("job")))
-        except (NotFound, Stale) as error:
-            raise BadRequest(f"{error.message}; `mnemogate jobs` shows them", param="job") from error
-
-
-def _job_json(job: Job) -> dict[str, Any]:
-    """Returns a job without its payload, which only the handler of its kind can read."""
-    shown = asdict(job)
-    del shown["payload"]
-    return shown

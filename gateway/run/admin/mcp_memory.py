@@ -54,14 +54,14 @@ from gateway.core.memory.mcp_tools import (
 )
 from gateway.core.nul import without_nul
 from gateway.errors import BadRequest, Conflict, GatewayError, MemoryUnavailable, NotAllowed, UnknownId
+from gateway.run.admin.exchange_messages import TEXT_CHARS as SHOWN_CHARS
+from gateway.run.admin.exchange_messages import shortened
 from gateway.run.admin.memory_edits import Editor, MemoryEdits
 from gateway.run.admin.memory_forgetting import MemoryForgetting
 from gateway.run.admin.memory_search import SearchOperation, TextSearch
 from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.operation_arguments import Arguments, RawArguments, refusal
 from gateway.run.admin.page_records import MessageRecord
-from gateway.run.admin.talk import TEXT_CHARS as SHOWN_CHARS
-from gateway.run.admin.talk import cut
 from gateway.run.receipt import Receipt
 from gateway.run.usage.accounting import Accounting
 from storage.errors import StoreError
@@ -243,7 +243,7 @@ class McpMemory:
                 FoundText(
                     f"{kind}:{m.seq}",
                     kind,
-                    cut(m.text, SHOWN_CHARS),
+                    shortened(m.text, SHOWN_CHARS),
                     iso_text(m.at),
                     m.role if is_message else None,
                     found.conversations.get(m.exchange) if is_message else None,

@@ -13,6 +13,7 @@ from msgspec.structs import asdict
 
 from gateway.core.memory.learn import FACT_CHARS, fact_key
 from gateway.errors import BadRequest, Conflict, NotAllowed, UnknownId
+from gateway.run.admin.find_memory import find_memory
 from gateway.run.admin.operation_arguments import (
     NO_DEFAULTS,
     Arguments,
@@ -118,7 +119,7 @@ class MemoryEdits(Struct, frozen=True):
 
         most: characters. Raises Conflict where the old one is no longer true.
         """
-        agent = await self._find_memory(editor, uid)
+        agent = await find_memory(self.store, editor.project, uid)
         old = await self.store.facts.at(agent.id, seq)
         if old is None:
             raise _no_fact()
@@ -138,7 +139,7 @@ class MemoryEdits(Struct, frozen=True):
 
     async def mute_fact(self, editor: Editor, uid: str, seq: int, *, is_muted: bool) -> Fact:
         """Has a fact stay in lists alone, or be said again."""
-        agent = await self._find_memory(editor, uid)
+        agent = await find_memory(self.store, editor.project, uid)
         try:
             fact = await self.store.facts.mute(agent.id, seq, self.now(), is_muted=is_muted)
         except NotFound as error:
@@ -148,7 +149,7 @@ class MemoryEdits(Struct, frozen=True):
 
     async def pause(self, editor: Editor, uid: str, *, is_paused: bool) -> None:
         """Has nothing remembered or recalled of a person, whatever requests say, until that is resumed."""
-        agent = await self._find_memory(editor, uid)
+        agent = await find_memory(self.store, editor.project, uid)
         await self.store.forgetting.pause(agent.id, self.now() if is_paused else None)
         await self._audit(editor, "pause", uid, "paused" if is_paused else "resumed")
 
@@ -175,14 +176,9 @@ class MemoryEdits(Struct, frozen=True):
 
     # -- parts
 
-    async def _find_memory(self, editor: Editor, uid: str) -> Agent:
-        agent = await self.store.agents.by_uid(uid)
-        if agent is None or editor.project not in (None, agent.scope.project):
-            raise UnknownId("There is no such memory.")
-        return agent
-
     async def _find_block(self, editor: Editor, uid: str, label: str, version: int) -> Block:
-        agent, store = await self._find_memory(editor, uid), self.store
+        store = self.store
+        agent = await find_memory(store, editor.project, uid)
         is_person = editor.origin != "operator"
         # Of a person, those that others see too are read-only.
         blocks = await (store.facts.blocks(agent.id) if is_person else store.blocks.load(agent.id))

@@ -9,10 +9,10 @@ from typing import Any
 import orjson
 from msgspec import Struct
 
-from gateway.errors import UnknownId
-from gateway.run.admin.memory_views import MOST, MemoryViews
+from gateway.run.admin.exchange_messages import message_records
+from gateway.run.admin.find_memory import find_memory
+from gateway.run.admin.memory_views import MAX_LIMIT, MemoryViews
 from gateway.run.admin.page_records import MessageRecord, SourceRecord
-from gateway.run.admin.talk import message_records
 from gateway.run.admin.transfer_operations import PAGE, ExportPosition, TransferOperations
 from storage.commands import TransferRecord
 from storage.records import Agent
@@ -38,7 +38,7 @@ class ExportOperation(Struct, frozen=True):
 
         Raises: UnknownId: there is no such memory; while it is read, BadRequest: it was forgotten meanwhile.
         """
-        return self._pages(await self._find(project, uid))
+        return self._pages(await find_memory(self.store, project, uid))
 
     async def readable(self, project: str | None, uid: str) -> AsyncIterator[tuple[str, Any]]:
         """Returns a memory to be read, in parts: (name, record), in the order of reading. project: None: of any.
@@ -48,14 +48,7 @@ class ExportOperation(Struct, frozen=True):
 
         Raises: UnknownId: there is no such memory; while it is read, BadRequest: it was forgotten meanwhile.
         """
-        agent = await self._find(project, uid)
-        return self._parts(project, agent)
-
-    async def _find(self, project: str | None, uid: str) -> Agent:
-        agent = await self.store.agents.by_uid(uid)
-        if agent is None or project not in (None, agent.scope.project):
-            raise UnknownId("There is no such memory.")
-        return agent
+        return self._parts(project, await find_memory(self.store, project, uid))
 
     async def _pages(self, agent: Agent) -> AsyncIterator[list[bytes]]:
         at: ExportPosition | None = None
@@ -71,7 +64,7 @@ class ExportOperation(Struct, frozen=True):
         yield "blocks", page.blocks
         after: str | None = None
         while True:
-            facts = await self.views.facts(project, agent.uid, is_all=True, after=after, limit=MOST)
+            facts = await self.views.facts(project, agent.uid, is_all=True, after=after, limit=MAX_LIMIT)
             yield "facts", facts.items
             after = facts.next
             if after is None:

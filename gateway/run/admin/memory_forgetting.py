@@ -16,15 +16,15 @@ from urllib.parse import quote
 from msgspec import UNSET, Struct, UnsetType
 
 from gateway.errors import Conflict, UnknownId
+from gateway.run.admin.exchange_messages import message_records, shortened
 from gateway.run.admin.forget_operations import CALL_S, Part, PartKind, find_target
 from gateway.run.admin.hits import message_href
 from gateway.run.admin.memory_edits import Editor
-from gateway.run.admin.memory_views import FactPage, MemoryViews, shortened
+from gateway.run.admin.memory_lists import flags_of, other_profiles
+from gateway.run.admin.memory_views import FactPage, MemoryViews
 from gateway.run.admin.page_paths import page_path
 from gateway.run.admin.page_records import FactRecord, SourceRecord
-from gateway.run.admin.printed import argument
-from gateway.run.admin.talk import message_records
-from gateway.run.admin.users import flags_of, other_profiles
+from gateway.run.admin.printed import shell_word
 from storage.commands import ForgetTarget
 from storage.errors import StoreError
 from storage.listing import ForgetCounts, SizedMemory
@@ -191,9 +191,9 @@ class MemoryForgetting:
         extent = await self._extent(memory, kind, target, value)
         counts, facts = await self._store.forget_previews.counts(memory.id, target, extent.messages)
         is_typed = kind in ("all", "conversation")
-        command = ["mnemogate", "memory", "forget", *map(argument, flags_of(memory.scope))]
+        command = ["mnemogate", "memory", "forget", *map(shell_word, flags_of(memory.scope))]
         if part is not None:
-            command.append(argument(f"--{part.kind}={part.value}"))
+            command.append(shell_word(f"--{part.kind}={part.value}"))
         confirm = str(counts.messages) if is_typed else None
         return (
             ForgetPreview(

@@ -8,7 +8,8 @@ from math import inf
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.errors import BadRequest, UnknownId
+from gateway.errors import BadRequest
+from gateway.run.admin.find_memory import find_memory
 from gateway.run.admin.hits import hit_records
 from gateway.run.admin.page_records import HitRecord, LeftOutRecord
 from gateway.run.memory.sources import entry_rows
@@ -107,9 +108,7 @@ class SearchOperation(Struct, frozen=True):
             raise BadRequest(
                 "after is what the page before gave as `next`, and cannot be read.", param="after"
             )
-        agent = await self.store.agents.by_uid(uid)
-        if agent is None or project not in (None, agent.scope.project):
-            raise UnknownId("There is no such memory.")
+        agent = await find_memory(self.store, project, uid)
         if not query.strip():
             return RecallTrial(query, None, (), (), (), None)
         result = await self.trial.recall(agent, query, _MOST_HITS)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Generic, Literal, TypeVar, cast
+from typing import Generic, TypeVar, cast
 
 from msgspec import UNSET, Struct
 
@@ -16,9 +16,14 @@ from gateway.core.memory.mcp_tools import through_mcp
 from gateway.core.memory.visibility import recallable_messages
 from gateway.core.memory.word_diff import DiffPart, diff_words
 from gateway.errors import BadRequest, UnknownId
+from gateway.run.admin.exchange_messages import message_records, shortened
 from gateway.run.admin.hits import message_href, passage_href
+from gateway.run.admin.operation_arguments import record_number
 from gateway.run.admin.page_records import (
+    BLOCK_ORIGINS,
+    BlockOrigin,
     BlockRecord,
+    FactOrigin,
     FactRecord,
     MemoryKind,
     MemoryRecord,
@@ -28,7 +33,6 @@ from gateway.run.admin.page_records import (
     VersionRecord,
 )
 from gateway.run.admin.request_operations import name_of
-from gateway.run.admin.talk import message_records
 from storage.batch_records import call_of_origin
 from storage.listing import (
     FIRST_PAGE,
@@ -46,8 +50,8 @@ from storage.sql.store import Store
 
 T = TypeVar("T")
 
-# ListPage of a page, and the most that may be asked for.
-PAGE, MOST = 50, 200
+# Items of a page where no limit is named, and the highest limit.
+PAGE, MAX_LIMIT = 50, 200
 # What the page of a memory shows of each list.
 _FACTS, _CONVERSATIONS, _PASSAGES = 20, 10, 5
 # The exchanges of which the words are shown that something came from: in a list, and on its own page.
@@ -62,22 +66,6 @@ _OPENING_CHARS, _OPENING_BYTES = 80, 100_000
 _AGENT_ID = "agent-"
 _NO_MEMORY = "There is no such memory."
 _DAY_S = 86_400.0
-BlockOrigin = Literal[
-    "default", "tool", "learning", "undo", "forget", "api", "operator", "person", "sleeptime", "mcp"
-]
-FactOrigin = Literal["learned", "model", "operator", "person", "mcp", "import"]
-_ORIGINS: tuple[BlockOrigin, ...] = (
-    "default",
-    "tool",
-    "learning",
-    "undo",
-    "forget",
-    "api",
-    "operator",
-    "person",
-    "sleeptime",
-    "mcp",
-)
 
 
 class ListPage(Struct, Generic[T], frozen=True):
@@ -192,7 +180,7 @@ class MemoryViews(Struct, frozen=True):
 
         Raises: BadRequest: `after` cannot be read.
         """
-        before = FIRST_PAGE if after is None else _end_of(after)
+        before = FIRST_PAGE if after is None else _parse_page_end(after)
         pages = self.store.memory_pages
         if kind != "agent":
             prefix = q
@@ -235,7 +223,7 @@ class MemoryViews(Struct, frozen=True):
         as_of: those that were true then, in seconds since the epoch.
         """
         memory = await self.find(project, uid)
-        before = LAST_NUMBER if after is None else _number_of(after, "after")
+        before = LAST_NUMBER if after is None else _parse_number(after, "after")
         found = await self.store.facts.list(
             memory.id, is_all=is_all, as_of=as_of, before=before, limit=limit + 1
         )
@@ -247,10 +235,10 @@ class MemoryViews(Struct, frozen=True):
     ) -> ListPage[ConversationRecord]:
         """Returns a page of the conversations in which something is left, the newest first."""
         memory = await self.find(project, uid)
-        before = FIRST_PAGE if after is None else _end_of(after)
+        before = FIRST_PAGE if after is None else _parse_page_end(after)
         found = await self.store.memory_pages.conversations(memory.id, before=before, limit=limit + 1)
         items = tuple(map(_conversation_record, found[:limit]))
-        return ListPage(items, _end_text(found[limit - 1].end) if len(found) > limit else None)
+        return ListPage(items, _format_page_end(found[limit - 1].end) if len(found) > limit else None)
 
     async def openings(self, project: str | None, uid: str, listed: Sequence[str]) -> dict[str, str]:
         """Returns the first words of the user by the ids of some conversations, as far as they may be seen."""
@@ -269,7 +257,7 @@ class MemoryViews(Struct, frozen=True):
     ) -> ListPage[SourceRecord]:
         """Returns a page of passages, the newest first."""
         memory = await self.find(project, uid)
-        page = Page(after=None if after is None else _number_of(after, "after"), limit=limit + 1)
+        page = Page(after=None if after is None else _parse_number(after, "after"), limit=limit + 1)
         found = await self.store.passages.page(memory.id, page, PassageFilter())
         items = tuple(_passage_record(uid, each) for each in found[:limit])
         return ListPage(items, str(found[limit - 1].seq) if len(found) > limit else None)
@@ -294,10 +282,10 @@ class MemoryViews(Struct, frozen=True):
         memory = await self.find(project, uid)
         shown = await self._block(memory.id, label)
         pages, id = self.store.memory_pages, shown.block.id
-        before = LAST_NUMBER if after is None else _number_of(after, "after")
+        before = LAST_NUMBER if after is None else _parse_number(after, "after")
         # With the one before the last, for its difference.
         found = await pages.versions(id, before=before, limit=limit + 1)
-        sources = await self._sources(memory, (_origins(r) for r in found[:limit]), _LISTED_SOURCES)
+        sources = await self._sources(memory, (_source_exchanges(r) for r in found[:limit]), _LISTED_SOURCES)
         versions = tuple(_version_record(r, sources) for r in found[:limit])
         waiting = (await self.store.blocks.waiting(memory.id)).count(label)
         return BlockPage(
@@ -349,7 +337,7 @@ class MemoryViews(Struct, frozen=True):
         if end is None:
             return ConversationPage(_conversation_record(talk), records, None, (), None)
         # The path of the first message of the page before goes on above it; other numbers are of other conversations.
-        first = end if before is None else _number_of(before, "before")
+        first = end if before is None else _parse_number(before, "before")
         held = await pages.holder(memory.id, first)
         if held is None or held[1] not in await self.store.messages.past(memory.id, talk.id):
             raise _no_conversation()
@@ -464,7 +452,7 @@ class MemoryViews(Struct, frozen=True):
     async def _facts(
         self, memory: SizedMemory, facts: Sequence[Fact], most: int = _LISTED_SOURCES
     ) -> tuple[FactRecord, ...]:
-        sources = await self._sources(memory, map(_origins, facts), most)
+        sources = await self._sources(memory, map(_source_exchanges, facts), most)
         return tuple(
             FactRecord(
                 f.seq,
@@ -476,7 +464,7 @@ class MemoryViews(Struct, frozen=True):
                 f.successor,
                 f.muted,
                 cast(FactOrigin, f.origin.partition(":")[0]),
-                tuple(source for id in _origins(f)[:most] for source in sources.get(id, ())),
+                tuple(source for id in _source_exchanges(f)[:most] for source in sources.get(id, ())),
             )
             for f in facts
         )
@@ -490,15 +478,10 @@ class MemoryViews(Struct, frozen=True):
         return {id: _source_records(memory.uid, each) for id, each in found.items()}
 
 
-def shortened(text: str, most: int) -> str:
-    """Returns a text of at most so many characters, or its beginning with a sign that it goes on."""
-    return text if len(text) <= most else f"{text[:most]}…"
-
-
 def _page_of(found: Sequence[SizedMemory], limit: int) -> ListPage[MemoryRecord]:
     """Returns a page of memories, of which one more than its limit was read where there is one."""
     items = tuple(map(_memory_record, found[:limit]))
-    return ListPage(items, _end_text(found[limit - 1].end) if len(found) > limit else None)
+    return ListPage(items, _format_page_end(found[limit - 1].end) if len(found) > limit else None)
 
 
 def _memory_record(found: SizedMemory) -> MemoryRecord:
@@ -560,26 +543,26 @@ def _block_record(found: ShownBlock, waiting: int) -> BlockRecord:
         block.read_only,
         found.is_shared,
         found.changed_at,
-        origin_of(found.origin),
+        writer_of(found.origin),
         waiting,
     )
 
 
 def _version_record(r: Revision, sources: Mapping[int, tuple[SourceRecord, ...]]) -> VersionRecord:
-    found = tuple(source for id in _origins(r)[:_LISTED_SOURCES] for source in sources.get(id, ()))
-    return VersionRecord(r.version, r.at, origin_of(r.origin), r.restores, len(r.value), r.value, found)
+    found = tuple(source for id in _source_exchanges(r)[:_LISTED_SOURCES] for source in sources.get(id, ()))
+    return VersionRecord(r.version, r.at, writer_of(r.origin), r.restores, len(r.value), r.value, found)
 
 
-def origin_of(stored: str) -> BlockOrigin:
+def writer_of(stored: str) -> BlockOrigin:
     """Returns who wrote a version, by what is stored of it; a name of a program's own is the API's."""
     if (call := call_of_origin(stored)) is not None:
         # A run that writes without an exchange in this memory reads it in the background.
         return "sleeptime" if call[0] else "tool"
     kind = stored.partition(":")[0] if through_mcp(stored) else stored
-    return next((origin for origin in _ORIGINS if origin == kind), "api")
+    return next((origin for origin in BLOCK_ORIGINS if origin == kind), "api")
 
 
-def _origins(of: Fact | Revision) -> list[int]:
+def _source_exchanges(of: Fact | Revision) -> list[int]:
     """Returns the exchanges that something came from, the one where it was stated first."""
     return list(dict.fromkeys([*([] if of.exchange is None else [of.exchange]), *of.sources]))
 
@@ -589,35 +572,31 @@ def _chars(record: MessageRecord) -> int:
     return len(record.text or "") + len(record.note or "") + rounds
 
 
-def _end_text(end: PageEnd) -> str:
+def _format_page_end(end: PageEnd) -> str:
     return f"{end[0]!r}_{end[1]}"
 
 
-def _end_of(after: str) -> PageEnd:
+def _parse_page_end(after: str) -> PageEnd:
     """Returns the end of a page that a list gave as `next`. Raises: BadRequest."""
     at, _, row = after.partition("_")
+    number = record_number(row)
     try:
-        if not math.isfinite(float(at)):
-            raise ValueError(at)
-        return float(at), _bounded(row)
-    except ValueError as error:
-        raise _unreadable("after") from error
+        seconds = float(at)
+    except ValueError:
+        seconds = math.nan
+    if number is None or not math.isfinite(seconds):
+        raise _unreadable_cursor("after")
+    return seconds, number
 
 
-def _number_of(text: str, param: str) -> int:
-    try:
-        return _bounded(text)
-    except ValueError as error:
-        raise _unreadable(param) from error
+def _parse_number(text: str, param: str) -> int:
+    number = record_number(text)
+    if number is None:
+        raise _unreadable_cursor(param)
+    return number
 
 
-def _bounded(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 18):
-        raise ValueError(text)
-    return int(text)
-
-
-def _unreadable(param: str) -> BadRequest:
+def _unreadable_cursor(param: str) -> BadRequest:
     return BadRequest(f"{param} is what the page before gave as `next`, and cannot be read.", param=param)
 
 

@@ -166,15 +166,15 @@ def read_page(raw: RawArguments, project: str | None) -> WantedPage:
     wanted = arguments.optional_text("project") or project
     if project not in (None, wanted):
         raise UnknownId(f"There is no project {wanted!r} here.")
-    return WantedPage(wanted, number_of(arguments.optional_text("after")), limit_of(raw))
+    return WantedPage(wanted, read_cursor(arguments.optional_text("after")), read_limit(raw))
 
 
-def limit_of(raw: RawArguments) -> int:
+def read_limit(raw: RawArguments) -> int:
     """Reads `limit`, the most records of a page. Raises: BadRequest."""
     text = raw.get("limit")
     if text is None:
         return DEFAULT_LIMIT
-    limit = _number_in(str(text))
+    limit = record_number(str(text))
     if limit is None or not 1 <= limit <= MAX_LIMIT:
         raise BadRequest(f"limit must be from 1 to {MAX_LIMIT}, saw {text!r}.", param="limit")
     return limit
@@ -198,18 +198,18 @@ def page_json(
     }
 
 
-def number_of(after: str | None) -> int | None:
+def read_cursor(after: str | None) -> int | None:
     """Reads the `next` of a page, given as `after`, the number of a record. Raises: BadRequest: it is none."""
     if after is None:
         return None
-    number = _number_in(after)
+    number = record_number(after)
     if number is None:
         raise BadRequest("`after` must be the `next` of the page before.", param="after")
     return number
 
 
-def _number_in(text: str) -> int | None:
-    """Returns the number that a text is; None: it is none, or has more digits than the number of a record."""
+def record_number(text: str) -> int | None:
+    """Reads the number of a record. None: the text is no number, or has more digits than a record's."""
     return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
 
 

@@ -6,7 +6,7 @@ An operation of this room returns them. The command line prints them, a template
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from msgspec import UNSET, Struct, UnsetType
 
@@ -15,20 +15,16 @@ SourceKind = Literal["message", "fact", "passage"]
 # Why a hit stayed out of the note: below the line of what is worth a line; the note was full; it stands in the
 # conversation or in an earlier note; a chosen one says it; an operator has muted it; another took its place.
 Reason = Literal["weak", "no_room", "shown", "repeats", "muted", "superseded"]
-REASONS: tuple[Reason, ...] = ("weak", "no_room", "shown", "repeats", "muted", "superseded")
+REASONS: tuple[Reason, ...] = get_args(Reason)
 # How looking for memory ended. `off`, `nobody`: it was not looked for.
 Why = Literal["recalled", "nothing_found", "all_shown", "no_room", "late", "failed", "off", "nobody"]
-WHYS: tuple[Why, ...] = (
-    "recalled",
-    "nothing_found",
-    "all_shown",
-    "no_room",
-    "late",
-    "failed",
-    "off",
-    "nobody",
-)
+WHYS: tuple[Why, ...] = get_args(Why)
 WindowPart = Literal["system", "tools", "section", "summary", "history", "note", "message"]
+BlockOrigin = Literal[
+    "default", "tool", "learning", "undo", "forget", "api", "operator", "person", "sleeptime", "mcp"
+]
+BLOCK_ORIGINS: tuple[BlockOrigin, ...] = get_args(BlockOrigin)
+FactOrigin = Literal["learned", "model", "operator", "person", "mcp", "import"]
 
 
 class MemoryRecord(Struct, frozen=True):
@@ -83,7 +79,7 @@ class FactRecord(Struct, frozen=True):
     successor: int | None
     # It stays in lists, and no note, search tool or summary has it.
     muted: bool
-    origin: Literal["learned", "model", "operator", "person", "mcp", "import"]
+    origin: FactOrigin
     sources: tuple[SourceRecord, ...] = ()
 
 
@@ -110,9 +106,7 @@ class VersionRecord(Struct, frozen=True):
 
     version: int
     at: float
-    origin: Literal[
-        "default", "tool", "learning", "undo", "forget", "api", "operator", "person", "sleeptime", "mcp"
-    ]
+    origin: BlockOrigin
     # The version that it brought back.
     restores: int | None
     chars: int

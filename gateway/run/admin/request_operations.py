@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from gateway.errors import BadRequest, UnknownId
+from gateway.run.admin.find_memory import find_memory
 from gateway.run.admin.hits import hit_records
 from gateway.run.admin.operation_arguments import Arguments, RawArguments, id_of
 from gateway.run.admin.page_records import (
@@ -130,9 +131,7 @@ class RequestOperations(Struct, frozen=True):
         before, noted_before = _page_end(after)
         agent = None
         if memory is not None:
-            agent = await self.store.agents.by_uid(memory)
-            if agent is None or (project is not None and agent.scope.project != project):
-                raise UnknownId("There is no such memory.", param="memory")
+            agent = await find_memory(self.store, project, memory, param="memory")
         if self.log is not None and agent is None:
             suspects = self.log.possibly_forgotten(self.log.newest(MOST_ENDED))
             if suspects:

@@ -12,9 +12,9 @@ from gateway.core import ids
 from gateway.core.conversation.canonical import text_of
 from gateway.core.conversation.tree import is_tombstone
 from gateway.errors import UnknownId
-from gateway.run.admin.operation_arguments import number_of
+from gateway.run.admin.exchange_messages import TOOL_CHARS, shortened
+from gateway.run.admin.operation_arguments import read_cursor
 from gateway.run.admin.page_records import RunPage, RunSummary, StepCall, StepRecord
-from gateway.run.admin.talk import TOOL_CHARS, cut
 from storage.errors import NotFound
 from storage.listing import Page, RunEntry, RunFilter, SizedMemory, StepEntry
 from storage.records import Agent, Exchange
@@ -36,7 +36,7 @@ class RunOperations(Struct, frozen=True):
 
         Raises: UnknownId: there is no such run; BadRequest.
         """
-        passed = number_of(after) or 0
+        passed = read_cursor(after) or 0
         runs = self.store.runs
         try:
             entry = await runs.get(project, ids.uid_of("run", id) or id)
@@ -122,8 +122,8 @@ def _calls(
         found.append(
             StepCall(
                 str(function.get("name")),
-                cut(str(function.get("arguments", "")), TOOL_CHARS),
-                None if result is None else cut(result, TOOL_CHARS),
+                shortened(str(function.get("arguments", "")), TOOL_CHARS),
+                None if result is None else shortened(result, TOOL_CHARS),
                 "waiting" if id in waiting else "open" if result is None else "answered",
                 waiting.get(id),
             )

@@ -9,6 +9,7 @@ from msgspec import Struct
 from gateway.core.dates import minute_text
 from gateway.core.memory.mcp_tools import through_mcp
 from gateway.core.memory.visibility import recallable_messages
+from gateway.run.admin.memory_lists import other_profiles
 from gateway.run.admin.operation_arguments import (
     NO_DEFAULTS,
     Arguments,
@@ -16,8 +17,7 @@ from gateway.run.admin.operation_arguments import (
     RawArguments,
     nothing_found,
 )
-from gateway.run.admin.printed import counted
-from gateway.run.admin.users import other_profiles
+from gateway.run.admin.printed import plural
 from gateway.run.memory.trial import TrialRecall
 from storage.commands import MemorySnapshot
 from storage.listing import Retained
@@ -122,9 +122,9 @@ def _text(agent: Agent, snapshot: MemorySnapshot, facts: Sequence[Fact], waiting
 
 def _retained(retained: Retained) -> str:
     """Returns how much is retained, as `users` and `conversations` count it."""
-    turns, conversations = counted(retained.turns, "turns"), counted(retained.conversations, "conversations")
+    turns, conversations = plural(retained.turns, "turns"), plural(retained.conversations, "conversations")
     cancelled = f" ({retained.cancelled} cancelled)" if retained.cancelled else ""
-    return f"{counted(retained.messages, 'messages')} in {turns}{cancelled} of {conversations}"
+    return f"{plural(retained.messages, 'messages')} in {turns}{cancelled} of {conversations}"
 
 
 def _lines_of(e: Exchange, prefix_is_shared: bool, previous: int | None) -> list[str]:

@@ -28,6 +28,7 @@ from gateway.core.nul import without_nul
 from gateway.core.tags import mark_of, with_mark
 from gateway.errors import BadRequest
 from gateway.run.admin.export_lines import check_header, check_line, with_present_names
+from gateway.run.admin.memory_lists import other_profiles
 from gateway.run.admin.operation_arguments import (
     NO_DEFAULTS,
     Arguments,
@@ -35,7 +36,6 @@ from gateway.run.admin.operation_arguments import (
     RawArguments,
     nothing_found,
 )
-from gateway.run.admin.users import other_profiles
 from storage.commands import TransferRecord
 from storage.errors import NotFound, StatementFailed, WriteConflict
 from storage.records import Agent, Atom, Exchange, Scope, State

@@ -9,16 +9,16 @@ from msgspec.structs import asdict
 
 from gateway.core import ids
 from gateway.errors import BadRequest, Conflict, UnknownId
-from gateway.run.admin.operation_arguments import number_of
+from gateway.run.admin.operation_arguments import read_cursor
 from gateway.run.admin.page_records import BatchPage, BatchRecord, JobPage, JobRecord, WorkRecord
 from gateway.run.admin.request_operations import name_of
+from gateway.run.usage.meter import DAY_S
 from storage.batch_records import BATCH_JOB, Batch
 from storage.errors import NotFound, Stale
 from storage.listing import LAST_NUMBER, Page
 from storage.records import Job, Scope
 from storage.sql.store import Store
 
-_DAY_S = 86_400
 # What `after` of jobs begins with, by whether the page before ended among those that have failed for good.
 _DEAD, _OTHER = "dead-", "job-"
 
@@ -48,13 +48,13 @@ class WorkOperations(Struct, frozen=True):
     ) -> WorkRecord:
         """Returns a page of jobs and one of batches. after, after_batch: `next` of the page before."""
         jobs = await self._jobs(project, after, limit)
-        before = number_of(after_batch)
+        before = read_cursor(after_batch)
         found = await self.store.batches.list(project, Page(after=before, limit=limit + 1))
         batches = BatchPage(
             tuple([await self._batch(each) for each in found[:limit]]),
             str(found[limit - 1].id) if len(found) > limit else None,
         )
-        spent = await self.store.usage.background_tokens(project, int(self.now() // _DAY_S))
+        spent = await self.store.usage.background_tokens(project, int(self.now() // DAY_S))
         return WorkRecord(jobs, batches, spent, self.daily_tokens or None)
 
     async def retry_job(self, project: str | None, id: int) -> JobRecord:
@@ -92,7 +92,7 @@ class WorkOperations(Struct, frozen=True):
         if after is not None:
             is_dead = after.startswith(_DEAD)
             begin = _DEAD if is_dead else _OTHER
-            number = number_of(after.removeprefix(begin)) if after.startswith(begin) else None
+            number = read_cursor(after.removeprefix(begin)) if after.startswith(begin) else None
             if number is None:
                 raise BadRequest("`after` must be the `next` of the page before.", param="after")
             before = number

@@ -36,7 +36,7 @@ def import_routes(
         info_of(request.scope).route = "manage"
         query = read_query(request)
         manager = await access.admit(request, writes=True)
-        wanted = operations.read(_with_flags(query), project=manager.project)
+        wanted = operations.read_request(_with_flags(query), project=manager.project)
         body = UploadBody(request.scope, request.receive, limit_bytes, timeout_s)
         # It has no name, and goes with the process; the import closes it.
         file = tempfile.TemporaryFile()  # noqa: SIM115

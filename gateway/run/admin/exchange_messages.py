@@ -81,7 +81,7 @@ def _record(
         role,
         _speaker_of(message),
         at,
-        text if is_whole else cut(text, TEXT_CHARS),
+        text if is_whole else shortened(text, TEXT_CHARS),
         state,
         images,
         rounds or calls,
@@ -116,14 +116,18 @@ def _calls(message: Mapping[str, Any], results: Mapping[str, str]) -> tuple[Tool
             given = function.get("arguments", function.get("input", ""))
             result = results.get(str(call.get("id")), "")
             found.append(
-                ToolRound(str(function.get("name")), cut(str(given), TOOL_CHARS), cut(result, TOOL_CHARS))
+                ToolRound(
+                    str(function.get("name")),
+                    shortened(str(given), TOOL_CHARS),
+                    shortened(result, TOOL_CHARS),
+                )
             )
     return tuple(found)
 
 
-def cut(text: str, most: int) -> str:
-    """Returns the first characters of a text, with an ellipsis where it is longer."""
-    return text if len(text) <= most else f"{text[:most]}…"
+def shortened(text: str, most_chars: int) -> str:
+    """Returns a text of at most so many characters, or its beginning with an ellipsis."""
+    return text if len(text) <= most_chars else f"{text[:most_chars]}…"
 
 
 def _media_line(part: Mapping[str, Any]) -> str:

@@ -1,0 +1,21 @@
+"""Finds a memory that a caller names, within the project that the caller may see."""
+
+from __future__ import annotations
+
+from gateway.errors import UnknownId
+from storage.records import Agent
+from storage.sql.store import Store
+
+
+async def find_memory(store: Store, project: str | None, uid: str, *, param: str | None = None) -> Agent:
+    """Returns a memory.
+
+    project: the only one that the caller sees; None: all.
+    param: the field of the request that names the memory, for the error.
+
+    Raises: UnknownId: there is no such memory, or it is of another project.
+    """
+    agent = await store.agents.by_uid(uid)
+    if agent is None or project not in (None, agent.scope.project):
+        raise UnknownId("There is no such memory.", param=param)
+    return agent

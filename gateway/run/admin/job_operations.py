@@ -1,0 +1,72 @@
+"""Operations on durable jobs, of all projects."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import asdict
+
+from gateway.errors import BadRequest
+from gateway.run.admin.operation_arguments import Arguments, RawArguments
+from storage.batch_records import BATCH_JOB
+from storage.errors import NotFound, Stale
+from storage.records import Job, JobState
+from storage.sql.store import Store
+
+# Jobs that are listed where no limit is given.
+LISTED_JOBS = 100
+
+
+class JobOperations(Struct, frozen=True):
+    """Lists and changes durable jobs."""
+
+    store: Store
+    # Seconds since the epoch.
+    now: Callable[[], float]
+
+    async def show_all(self, raw: RawArguments) -> list[dict[str, Any]]:
+        """Returns jobs, the newest first. state: only those of one state."""
+        arguments = Arguments(raw)
+        state = arguments.optional("state")
+        if state is not None and state not in list(JobState):
+            raise BadRequest(f"state must be one of {', '.join(JobState)}, saw {state!r}.", param="state")
+        limit = arguments.optional_number("limit") or LISTED_JOBS
+        return [
+            _job_json(job)
+            for job in await self.store.jobs.list(None if state is None else JobState(state), limit)
+        ]
+
+    async def show(self, raw: RawArguments) -> dict[str, Any]:
+        """Returns a job with its steps. Raises: BadRequest: there is none."""
+        id = Arguments(raw).number("job")
+        job = await self.store.jobs.get(id)
+        if job is None:
+            raise BadRequest(f"there is no job {id}; `mnemogate jobs` shows them", param="job")
+        return {**_job_json(job), "steps": [asdict(step) for step in await self.store.jobs.steps(id)]}
+
+    async def retry(self, raw: RawArguments) -> dict[str, Any]:
+        """Has a job run now, a dead letter too. Raises: BadRequest: there is none to run."""
+        return await self._change(raw, self.store.jobs.retry)
+
+    async def cancel(self, raw: RawArguments) -> dict[str, Any]:
+        """Deletes a job. A batch ends with its own, which nothing else would end."""
+        job = await self._change(raw, self.store.jobs.cancel)
+        if job["kind"] == BATCH_JOB:
+            batches = self.store.batches
+            await batches.cancel(await batches.find(None, job["key"]), self.now())
+        return job
+
+    async def _change(self, raw: RawArguments, change: Callable[[int], Awaitable[Job]]) -> dict[str, Any]:
+        try:
+            return _job_json(await change(Arguments(raw).number("job")))
+        except (NotFound, Stale) as error:
+            raise BadRequest(f"{error.message}; `mnemogate jobs` shows them", param="job") from error
+
+
+def _job_json(job: Job) -> dict[str, Any]:
+    """Returns a job without its payload, which only the handler of its kind can read."""
+    shown = asdict(job)
+    del shown["payload"]
+    return shown

@@ -1,0 +1,41 @@
+"""The table of operations that an operator may ask of the process that owns the database: JSON in, JSON out.
+
+The command line calls them directly when no process serves, and over the owner's admin route when one does.
+gateway/operations.py fills the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from gateway.errors import GatewayError, MemoryUnavailable
+from gateway.run.admin.operation_arguments import RawArguments
+from storage.errors import StoreError
+
+_Perform = Callable[[RawArguments], Awaitable[Any]]
+
+
+class OperationTable:
+    """Performs operations by their names."""
+
+    def __init__(self, operations: Mapping[str, _Perform]) -> None:
+        self._operations = operations
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._operations
+
+    async def perform(self, name: str, raw: RawArguments) -> Any:
+        """Performs one operation and returns its answer, which can be written as JSON.
+
+        Raises: GatewayError: there is no such operation; BadRequest; MemoryUnavailable: the store's error.
+        """
+        operation = self._operations.get(name)
+        if operation is None:
+            raise GatewayError(
+                f"There is no operation {name!r} here: the gateway and the command are of two versions."
+            )
+        try:
+            return await operation(raw)
+        except StoreError as error:
+            raise MemoryUnavailable(error.message, retry_after_s=1.0) from error
