@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import orjson
 
+from gateway.dialects.event_stream import encode_event
 from gateway.errors import GatewayError
 
 
@@ -26,7 +27,7 @@ class ChatErrors:
 
 def error_event(error: GatewayError) -> bytes:
     """Returns an error after the first byte, in the form that OpenAI's SDKs raise as APIError."""
-    return b"data: " + orjson.dumps(_error_object(error)) + b"\n\n"
+    return encode_event(_error_object(error))
 
 
 def _error_object(error: GatewayError) -> dict[str, Any]:

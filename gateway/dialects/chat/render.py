@@ -19,9 +19,8 @@ from gateway.core.turn.draft import lacks_content
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.usage.asked import without_null_usage
 from gateway.dialects.chat.errors import error_event
+from gateway.dialects.event_stream import NOT_DURABLE, encode_event
 from gateway.errors import GatewayError
-
-NOT_DURABLE = b": mnemogate not durable\n\n"
 
 
 class ChatView(ClientView):
@@ -99,7 +98,7 @@ class ChatView(ClientView):
         self._put(NOT_DURABLE)
 
     def upstream_error(self, error: Json, raw: bytes | None) -> None:
-        self._put(_frame({"error": error}) if raw is None else raw)
+        self._put(encode_event({"error": error}) if raw is None else raw)
 
     def fail(self, error: GatewayError) -> None:
         self._put(error_event(error))
@@ -139,7 +138,7 @@ class ChatView(ClientView):
     def _make(self, delta: Json, finish: str | None = None) -> None:
         """Puts a chunk of our own making."""
         choice: Json = {"index": 0, "delta": delta, "finish_reason": finish}
-        self._put(_frame({**self._identity, "object": "chat.completion.chunk", "choices": [choice]}))
+        self._put(encode_event({**self._identity, "object": "chat.completion.chunk", "choices": [choice]}))
         self._has_role = self._has_role or "role" in delta
 
     def _show(self, event: ReplyEvent, finish: str | None = None, *, is_hidden: bool = False) -> None:
@@ -187,7 +186,8 @@ class ChatView(ClientView):
         self._has_role = self._has_role or has_role
         is_own = event.raw is None or bool(changed)
         self._put(
-            _frame({**chunk, **changed}, event.name) if is_own else event.raw or b"", has_content=has_content
+            encode_event({**chunk, **changed}, event.name) if is_own else event.raw or b"",
+            has_content=has_content,
         )
         self._is_open = self._has_role and not (self._waits or self._is_later)
 
@@ -212,9 +212,3 @@ class ChatView(ClientView):
         elif reason and finish and reason != finish:
             changed["finish_reason"] = finish
         return {**choice, **changed} if changed else choice
-
-
-def _frame(chunk: Json, name: str | None = None) -> bytes:
-    """Returns a chunk as one server-sent event."""
-    head = f"event: {name}\n".encode() if name else b""
-    return b"%bdata: %b\n\n" % (head, orjson.dumps(chunk))

@@ -12,6 +12,7 @@ import orjson
 
 from adapters.types import Json
 from gateway.core.turn.draft import Draft, ToolCall
+from gateway.dialects.lenient import as_list, as_text
 
 SendsEvent = Callable[..., None]
 
@@ -102,17 +103,16 @@ def call_id(id_: str, index: int) -> str:
 def content_of(message: Json) -> list[Json]:
     """Returns the blocks of a whole reply."""
     blocks: list[Json] = []
-    thoughts = message.get("reasoning_content") or message.get("reasoning")
-    if isinstance(thoughts, str) and thoughts:
+    if thoughts := as_text(message.get("reasoning_content") or message.get("reasoning")):
         blocks.append({"type": "thinking", "thinking": thoughts, "signature": ""})
     content = message.get("content")
     text = content if isinstance(content, str) else _joined(content)
-    if text := text or _text(message.get("refusal")):
+    if text := text or as_text(message.get("refusal")):
         blocks.append({"type": "text", "text": text})
     for call in message.get("tool_calls") or ():
         function = call.get("function") or {}
-        given = call_id(_text(call.get("id")), len(blocks))
-        name, arguments = _text(function.get("name")), function.get("arguments")
+        given = call_id(as_text(call.get("id")), len(blocks))
+        name, arguments = as_text(function.get("name")), function.get("arguments")
         blocks.append({"type": "tool_use", "id": given, "name": name, "input": _input(arguments)})
     return blocks
 
@@ -127,9 +127,4 @@ def _input(arguments: Any) -> Any:
 
 
 def _joined(content: Any) -> str:
-    parts = content if isinstance(content, list) else ()
-    return "".join(_text(part.get("text")) for part in parts if isinstance(part, dict))
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
+    return "".join(as_text(part.get("text")) for part in as_list(content) if isinstance(part, dict))

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Final
 import orjson
 
 from adapters.types import Json
+from gateway.dialects.event_stream import encode_typed_event
 from gateway.dialects.field_names import FieldNames
 from gateway.errors import BadRequest, GatewayError
 
@@ -54,7 +55,7 @@ class MessagesErrors:
         return orjson.dumps(_object_of(error))
 
     def event(self, error: GatewayError) -> bytes:
-        return frame("error", _object_of(error))
+        return encode_typed_event("error", _object_of(error))
 
 
 def _object_of(error: GatewayError) -> Json:
@@ -75,11 +76,6 @@ def type_of(status: int) -> str:
 
 
 _KINDS: Final = frozenset((*_TYPES.values(), "api_error"))
-
-
-def frame(kind: str, fields: Json) -> bytes:
-    """Returns an event of a stream."""
-    return b"event: %b\ndata: %b\n\n" % (kind.encode(), orjson.dumps({"type": kind, **fields}))
 
 
 def invalid(where: str, why: str) -> BadRequest:

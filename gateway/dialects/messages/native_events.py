@@ -11,11 +11,10 @@ import re
 from collections.abc import Collection, Sequence
 from typing import Any, Final
 
-import orjson
-
 from adapters.claude.reply import ending
 from adapters.types import Json
-from gateway.dialects.messages.errors import frame
+from gateway.dialects.event_stream import encode_typed_event
+from gateway.dialects.lenient import as_object, decode_object
 
 _EVENT: Final = re.compile(rb"event: ?(\w+)\r?\n")
 _DATA: Final = re.compile(rb"^data: ?(.*)$", re.MULTILINE)
@@ -94,14 +93,13 @@ class NativeEvents:
         # The last round was hidden or stopped, or its stream ended without its last event.
         if not self.is_over:
             shown += () if self._has_reason else [self._ending(finish or "stop")]
-            shown.append(frame("message_stop", {}))
+            shown.append(encode_typed_event("message_stop", {}))
             self.is_over = True
         return shown
 
     def _begin(self, raw: bytes) -> bytes:
-        parsed = _parsed(raw)
-        message = parsed.get("message")
-        self._usage = _counts(message.get("usage")) if isinstance(message, dict) else {}
+        parsed = _decode_data(raw)
+        self._usage = as_object(as_object(parsed.get("message")).get("usage"))
         self._places = {}
         if self.has_begun:
             return b""
@@ -109,7 +107,7 @@ class NativeEvents:
         return raw
 
     def _block(self, raw: bytes, name: str) -> bytes:
-        parsed = _parsed(raw)
+        parsed = _decode_data(raw)
         index = parsed.get("index")
         if not isinstance(index, int):
             return raw
@@ -123,19 +121,19 @@ class NativeEvents:
         place = self._places.get(index, index)
         if place is None:
             return b""
-        return raw if place == index else frame(name, {**_rest(parsed), "index": place})
+        return raw if place == index else encode_typed_event(name, {**_rest(parsed), "index": place})
 
     def _read_end(self, raw: bytes) -> None:
-        self._delta = _rest(_parsed(raw))
-        self._usage |= {k: v for k, v in _counts(self._delta.get("usage")).items() if v is not None}
+        self._delta = _rest(_decode_data(raw))
+        self._usage |= {k: v for k, v in as_object(self._delta.get("usage")).items() if v is not None}
 
     def _ending(self, finish: str | None) -> bytes:
         delta = self._delta.get("delta")
-        ending: Json = dict(delta) if isinstance(delta, dict) else {"stop_sequence": None}
+        delta = dict(delta) if isinstance(delta, dict) else {"stop_sequence": None}
         if finish is not None:
-            ending["stop_reason"] = STOP_REASONS.get(finish, "end_turn")
+            delta["stop_reason"] = STOP_REASONS.get(finish, "end_turn")
         usage = summed(self._spent, self._usage)
-        return frame("message_delta", {**self._delta, "delta": ending, "usage": usage})
+        return encode_typed_event("message_delta", {**self._delta, "delta": delta, "usage": usage})
 
 
 def merged(replies: Sequence[Json], gateway_tools: Collection[str], finish: str | None) -> Json:
@@ -144,7 +142,7 @@ def merged(replies: Sequence[Json], gateway_tools: Collection[str], finish: str 
     usage: Json = {}
     for reply in replies:
         content += [block for block in reply.get("content") or () if not _is_call_of(block, gateway_tools)]
-        usage = summed(usage, _counts(reply.get("usage")))
+        usage = summed(usage, as_object(reply.get("usage")))
     whole = {**replies[-1], "id": replies[0].get("id"), "content": content, "usage": usage}
     if finish not in (None, ending(whole)[0]):  # several of Anthropic's reasons are one in OpenAI's words
         whole["stop_reason"] = STOP_REASONS.get(finish, "end_turn")
@@ -174,17 +172,9 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _counts(usage: Any) -> Json:
-    return usage if isinstance(usage, dict) else {}
-
-
 def _rest(parsed: Json) -> Json:
     return {key: value for key, value in parsed.items() if key != "type"}
 
 
-def _parsed(raw: bytes) -> Json:
-    try:
-        parsed = orjson.loads(b"\n".join(_DATA.findall(raw)))
-    except orjson.JSONDecodeError:
-        parsed = None
-    return parsed if isinstance(parsed, dict) else {}
+def _decode_data(raw: bytes) -> Json:
+    return decode_object(b"\n".join(_DATA.findall(raw)))

@@ -22,12 +22,11 @@ from gateway.core.turn.client_view import MOST_HELD_BYTES, ClientView, ReplyEven
 from gateway.core.turn.commands import TurnOutcome
 from gateway.core.turn.draft import generated_in
 from gateway.core.turn.terms import TurnTerms
+from gateway.dialects.event_stream import NOT_DURABLE, encode_typed_event
 from gateway.dialects.messages.blocks import GrowingBlocks, content_of
-from gateway.dialects.messages.errors import FIELDS, error_object, frame
+from gateway.dialects.messages.errors import FIELDS, error_object
 from gateway.dialects.messages.native_events import STOP_REASONS, NativeEvents, event_name, merged
 from gateway.errors import GatewayError
-
-NOT_DURABLE = b": mnemogate not durable\n\n"
 
 
 class MakesMessages(Struct, frozen=True):
@@ -176,12 +175,12 @@ class MessagesView(ClientView):
         status = code if isinstance(code, int) else 500
         message = FIELDS.in_words(str(error.get("message") or ""))
         shown = error_object(status, message, self._request.request_id, code=code, kind=error.get("type"))
-        self._out.append(frame("error", shown))
+        self._out.append(encode_typed_event("error", shown))
 
     def fail(self, error: GatewayError) -> None:
         self._waits = False
         shown = error_object(error.status, error.message, self._request.request_id, code=error.code)
-        self._out.append(frame("error", shown))
+        self._out.append(encode_typed_event("error", shown))
 
     def whole(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
         if self._replies:
@@ -271,7 +270,9 @@ class MessagesView(ClientView):
             return
         self._has_begun = True
         usage = {"input_tokens": self._request.input_tokens, "output_tokens": 0}
-        self._out.append(frame("message_start", {"message": {**self._message(), "usage": usage}}))
+        self._out.append(
+            encode_typed_event("message_start", {"message": {**self._message(), "usage": usage}})
+        )
 
     def _message(self) -> Json:
         id_ = self._first.get("id")
@@ -301,7 +302,7 @@ class MessagesView(ClientView):
 
     def _emit(self, kind: str, **fields: Any) -> None:
         self._begin_message()
-        self._out.append(frame(kind, fields))
+        self._out.append(encode_typed_event(kind, fields))
 
 
 def _usage(usage: Json, input_tokens: int = 0) -> Json:

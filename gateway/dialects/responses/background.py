@@ -14,7 +14,8 @@ from adapters.types import Json
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.identity import Identity
 from gateway.core.turn.client_view import MakesView
-from gateway.dialects.responses.errors import error_fields, frame
+from gateway.dialects.event_stream import encode_typed_event
+from gateway.dialects.responses.errors import error_fields
 from gateway.dialects.responses.parse import ResponsesRequest, parse
 from gateway.dialects.responses.render import ERROR_CODES, MakesResponses, empty_response, usage_of
 from gateway.dialects.responses.tools import CallForm, UpstreamTools
@@ -138,11 +139,11 @@ class ShownResponses:
         """Returns the last events of a response without a turn. number: that of the first."""
         error, events = shown.get("error"), b""
         if error:
-            events = frame("error", {**error_fields(error["message"], error["code"], "server_error", None),
-                                     "sequence_number": number})  # fmt: skip
+            fields = error_fields(error["message"], error["code"], "server_error", None)
+            events = encode_typed_event("error", {**fields, "sequence_number": number})
             number += 1
         kind = {"failed": "failed", "completed": "completed"}.get(shown["status"], "incomplete")
-        return events + frame(f"response.{kind}", {"response": shown, "sequence_number": number})
+        return events + encode_typed_event(f"response.{kind}", {"response": shown, "sequence_number": number})
 
     def whole_events(self, shown: Json) -> bytes:
         """Returns events for a response whose own are no longer stored: each item comes whole."""
@@ -154,7 +155,10 @@ class ShownResponses:
         for index, item in enumerate(shown["output"]):
             for kind in ("added", "done"):
                 events.append((f"response.output_item.{kind}", {"output_index": index, "item": item}))
-        made = [frame(kind, {**fields, "sequence_number": n}) for n, (kind, fields) in enumerate(events)]
+        made = [
+            encode_typed_event(kind, {**fields, "sequence_number": n})
+            for n, (kind, fields) in enumerate(events)
+        ]
         return b"".join(made) + self.events_of(shown, len(events))
 
 

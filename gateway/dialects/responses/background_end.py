@@ -8,6 +8,7 @@ import orjson
 
 from adapters.types import Event
 from gateway.core.turn.native_form import ReplyChange
+from gateway.dialects.lenient import decode_object
 
 _BACKGROUND: Final = b'"background"'
 _UNDER_WAY: Final = ("queued", "in_progress")
@@ -34,7 +35,7 @@ class BackgroundEnd:
     def event(self, event: Event) -> bytes:
         data = event.data
         if data is not None and _BACKGROUND in data:
-            found = _object(data)
+            found = decode_object(data)
             response = found.get("response")
             if found.get("type") in _ENDS and isinstance(response, dict):
                 self._note(response, orjson.dumps(response))
@@ -45,18 +46,10 @@ class BackgroundEnd:
 
     def whole(self, body: bytes) -> bytes:
         if _BACKGROUND in body:
-            self._note(_object(body), body)
+            self._note(decode_object(body), body)
         return self._change.whole(body)
 
     def _note(self, response: dict[str, Any], body: bytes) -> None:
         id = response.get("id")
         if isinstance(id, str) and response.get("background") is True and not is_made_later(response):
             self.id, self.response = id, body
-
-
-def _object(data: bytes) -> dict[str, Any]:
-    try:
-        found = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        return {}
-    return found if isinstance(found, dict) else {}

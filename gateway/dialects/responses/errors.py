@@ -8,6 +8,7 @@ import orjson
 
 from adapters.types import Json
 from gateway.dialects.chat.errors import ChatErrors
+from gateway.dialects.event_stream import encode_typed_event
 from gateway.dialects.field_names import FieldNames
 from gateway.errors import GatewayError
 
@@ -31,7 +32,7 @@ class ResponsesErrors(ChatErrors):
     def event(self, error: GatewayError) -> bytes:
         # Whoever writes this does not know how many events came before; typed clients ask for a number.
         fields = error_fields(error.message, error.code, error.kind, error.param)
-        return frame("error", {**fields, "sequence_number": 0})
+        return encode_typed_event("error", {**fields, "sequence_number": 0})
 
 
 def in_client_fields(text: str, *, is_field: bool = False) -> str:
@@ -60,8 +61,3 @@ def error_fields(message: str, code: str | None, kind: str, param: Any) -> Json:
     fields = {"code": code or kind, "message": message, "param": param}
     # The reference has these fields in the event itself. OpenAI sends them in `error`, which its SDKs raise.
     return {**fields, "error": {"type": kind, **fields}}
-
-
-def frame(kind: str, fields: Json) -> bytes:
-    """Returns an event of a stream."""
-    return b"event: %b\ndata: %b\n\n" % (kind.encode(), orjson.dumps({"type": kind, **fields}))

@@ -23,6 +23,7 @@ from gateway.core.turn.draft import join_messages
 from gateway.core.turn.native_form import Earlier, Memory, NativeReply
 from gateway.dialects.chat.parse import parse as parse_chat
 from gateway.dialects.fields import check_depth, optional, read_object, repeated_keys
+from gateway.dialects.lenient import as_object, decode_object
 from gateway.dialects.responses.background_end import is_made_later
 from gateway.dialects.responses.codex import codex_side_request
 from gateway.dialects.responses.input import read_items
@@ -210,7 +211,7 @@ class ResponseReader:
             return
         # Some name all of their events "message", as events without a name are called.
         named = event.name is not None and event.name.startswith("response.")
-        kind = event.name if named else _object(event.data).get("type")
+        kind = event.name if named else decode_object(event.data).get("type")
         if not isinstance(kind, str):
             return
         if kind in (_DELTA, _ITEM):
@@ -227,7 +228,7 @@ class ResponseReader:
 
     def take_whole(self, body: bytes) -> None:
         self.is_over = True
-        self._response = _object(body)
+        self._response = decode_object(body)
         if self._may_be_later and self._note_later(self._response):
             self._end = End.CANCELLED
             return
@@ -259,7 +260,7 @@ class ResponseReader:
         """Returns the items that are complete, and of others the words that have come."""
         whole: dict[int, Json] = {}
         words: dict[int, list[str]] = {}
-        for event in map(_object, self._came):
+        for event in map(decode_object, self._came):
             at, item, delta = event.get("output_index"), event.get("item"), event.get("delta")
             if not isinstance(at, int):
                 continue
@@ -274,14 +275,4 @@ class ResponseReader:
 
 
 def _response(event: bytes) -> Json:
-    response = _object(event).get("response")
-    return response if isinstance(response, dict) else {}
-
-
-def _object(data: bytes) -> Json:
-    """Returns the object in an upstream's bytes; an empty one where they are none."""
-    try:
-        json = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        return {}
-    return json if isinstance(json, dict) else {}
+    return as_object(decode_object(event).get("response"))

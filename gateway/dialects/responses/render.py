@@ -26,7 +26,9 @@ from gateway.core.turn.commands import FINISHED, TurnOutcome
 from gateway.core.turn.draft import Draft, delta_of, generated_in
 from gateway.core.turn.ledger import BILLED
 from gateway.core.turn.terms import TurnTerms
-from gateway.dialects.responses.errors import error_fields, frame, in_client_fields, with_client_fields
+from gateway.dialects.event_stream import NOT_DURABLE, encode_typed_event
+from gateway.dialects.lenient import as_list, as_object, as_text
+from gateway.dialects.responses.errors import error_fields, in_client_fields, with_client_fields
 from gateway.dialects.responses.output import CallItem, Emit, Item, MessageItem, SearchItem, ThoughtsItem
 from gateway.dialects.responses.parse import ECHOED
 from gateway.dialects.responses.response_ids import make_tag
@@ -40,8 +42,6 @@ from gateway.dialects.responses.stored_response import (
 from gateway.dialects.responses.tools import NO_FORMS, CallForm
 from gateway.errors import GatewayError
 
-# A comment that tells the client that its turn is not on disk yet.
-NOT_DURABLE = b": mnemogate not durable\n\n"
 # The reason of an incomplete response, by finish_reason.
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
 # The codes that the error of a response may have; any other becomes server_error.
@@ -99,7 +99,7 @@ class _Events:
 
     def add(self, kind: str, **fields: Any) -> None:
         fields["sequence_number"] = self._number
-        self._unsent.append(frame(kind, fields))
+        self._unsent.append(encode_typed_event(kind, fields))
         self._number += 1
 
     def add_comment(self, raw: bytes) -> None:
@@ -275,22 +275,22 @@ class ResponsesView(ClientView):
     def _add_delta(self, delta: Json, logprobs: list[Any]) -> None:
         if any(map(delta.get, THOUGHTS)):
             self._item_for(ThoughtsItem).add(delta)
-        for block in _list(delta.get("provider_blocks")):
+        for block in as_list(delta.get("provider_blocks")):
             self._show_search(block)
         if text := text_of(delta):
             self._item_for(MessageItem).add(text, logprobs)
         if isinstance(refusal := delta.get("refusal"), str) and refusal:
             self._item_for(MessageItem).refuse(refusal)
-        for annotation in _list(delta.get("annotations")):
+        for annotation in as_list(delta.get("annotations")):
             if isinstance(annotation, dict):
                 own = annotation.get(str(annotation.get("type")))
                 self._item_for(MessageItem).annotate(
                     {"type": annotation.get("type"), **own} if isinstance(own, dict) else annotation
                 )
-        for citation in _list(delta.get("citations")):
+        for citation in as_list(delta.get("citations")):
             if (found := _annotation(citation, self._chars_before())) is not None:
                 self._item_for(MessageItem).annotate(found)
-        for call in _list(delta.get("tool_calls")):
+        for call in as_list(delta.get("tool_calls")):
             if isinstance(call, dict):
                 self._add_call(call)
 
@@ -298,10 +298,8 @@ class ResponsesView(ClientView):
         """Shows a search that Claude made for itself, which comes with its query."""
         if not isinstance(block, dict) or (block.get("type"), block.get("name")) != _CLAUDES_SEARCH:
             return
-        asked = block.get("input")
-        query = asked.get("query") if isinstance(asked, dict) else None
         self._close_item()
-        self._add_item(partial(SearchItem, query=query if isinstance(query, str) else ""))
+        self._add_item(partial(SearchItem, query=as_text(as_object(block.get("input")).get("query"))))
 
     def _chars_before(self) -> int:
         """Returns how many characters of the reply's text come before the item that goes on."""
@@ -496,8 +494,7 @@ def usage_of(usage: Json) -> Json:
 
 
 def _logprobs(choice: Json) -> list[Any]:
-    found = choice.get("logprobs")
-    return _list(found.get("content")) if isinstance(found, dict) else []
+    return as_list(as_object(choice.get("logprobs")).get("content"))
 
 
 def _annotation(citation: Any, before: int) -> Json | None:
@@ -510,7 +507,3 @@ def _annotation(citation: Any, before: int) -> Json | None:
         return None
     span = {key: max(0, token_count(citation, key) - before) for key in ("start_index", "end_index")}
     return {"type": "url_citation", **span, "url": cited["url"], "title": str(cited.get("title") or "")}
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []

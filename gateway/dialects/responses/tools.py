@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from adapters.types import Json
 from gateway.dialects.fields import missing, optional, text_in, wrong_type
+from gateway.dialects.lenient import decode_list, decode_object
 from gateway.dialects.responses.left_out import LeftOutFields
 from gateway.errors import BadRequest
 
@@ -323,7 +324,7 @@ def call_item(form: CallForm, arguments: str, *, text: str | None = None) -> Jso
     space: Json = {} if form.namespace is None else {"namespace": form.namespace}
     if form.kind == "function_call":
         return {"type": form.kind, "name": form.name, "arguments": arguments, **space}
-    value = _object(arguments)
+    value = decode_object(arguments)
     if form.kind == "custom_tool_call":
         given = value.get(INPUT)
         whole = text or (given if isinstance(given, str) else arguments)
@@ -390,10 +391,10 @@ def result_item(kind: str, content: str | list[Json]) -> Json:
     if isinstance(content, list):
         return {"type": kind, "status": "completed", "output": content}
     if kind == "tool_search_output":
-        return {"type": kind, "status": "completed", "execution": "client", "tools": _list(content)}
+        return {"type": kind, "status": "completed", "execution": "client", "tools": decode_list(content)}
     if kind == "apply_patch_call_output":
-        return {"type": kind, "status": "completed", **_object(content)}
-    output = (_list(content) if kind == "shell_call_output" else None) or content
+        return {"type": kind, "status": "completed", **decode_object(content)}
+    output = (decode_list(content) if kind == "shell_call_output" else None) or content
     return {"type": kind, "status": "completed", "output": output}
 
 
@@ -401,20 +402,3 @@ def _call_id(item: Json, where: str) -> str:
     # `local_shell_call_output` has its call's id as its own.
     key = "call_id" if item.get("call_id") is not None or item.get("id") is None else "id"
     return text_in(item, key, where)
-
-
-def _object(arguments: str) -> Json:
-    value = _value(arguments)
-    return value if isinstance(value, dict) else {}
-
-
-def _list(text: str) -> list[Any]:
-    value = _value(text)
-    return value if isinstance(value, list) else []
-
-
-def _value(text: str) -> Any:
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return None
