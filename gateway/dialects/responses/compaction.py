@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-import orjson
-
 from adapters.types import Json
-from gateway.dialects.responses.input import SEALED, opened
+from gateway.dialects.responses.sealed import is_sealed, seal, unseal
 from gateway.errors import BadRequest
 
 KIND: Final = "compaction"
@@ -21,7 +19,7 @@ _BEFORE: Final = "A summary of the conversation up to here, in place of its mess
 
 
 def compaction_item(id: str, summary: str) -> Json:
-    return {"id": id, "type": KIND, "encrypted_content": SEALED + orjson.dumps({_KEY: summary}).decode()}
+    return {"id": id, "type": KIND, "encrypted_content": seal({_KEY: summary})}
 
 
 def summaries_in(items: Sequence[Any]) -> list[Json]:
@@ -30,10 +28,10 @@ def summaries_in(items: Sequence[Any]) -> list[Json]:
     for index, item in enumerate(items):
         if not isinstance(item, dict) or item.get("type") != KIND:
             continue
-        param, sealed = f"input[{index}].encrypted_content", item.get("encrypted_content")
-        if not isinstance(sealed, str) or not sealed.startswith(SEALED):
+        param, content = f"input[{index}].encrypted_content", item.get("encrypted_content")
+        if not is_sealed(content):
             raise _unverified(param)
-        summary = opened(sealed, param).get(_KEY)
+        summary = unseal(content, param).get(_KEY)
         if not isinstance(summary, str):
             raise _unverified(param)
         found.append({"role": "system", "content": _BEFORE + summary})

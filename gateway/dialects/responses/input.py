@@ -11,23 +11,19 @@ from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
-import orjson
 from msgspec import Struct
 
 from adapters.types import Json
 from gateway.core.conversation.canonical import gap, media_in
 from gateway.core.conversation.provider_fields import THOUGHTS
-from gateway.core.json_limits import check_values
 from gateway.core.request.chat_request import Reference
-from gateway.dialects.fields import check_depth, missing, optional, text_in, wrong_type
+from gateway.dialects.fields import missing, optional, text_in, wrong_type
 from gateway.dialects.responses.left_out import LeftOutFields
 from gateway.dialects.responses.response_ids import place_of, turn_of
+from gateway.dialects.responses.sealed import is_sealed, unseal
 from gateway.dialects.responses.tools import FUNCTIONS_ALONE, UpstreamTools, call_of, result_of, unsupported
 from gateway.errors import BadRequest
 
-# How `encrypted_content` of our own begins: the fields of a reply's thoughts as the upstream made them, which some
-# upstreams want back with the results of their calls. One of OpenAI's can be read by OpenAI alone.
-SEALED = "mnemogate:"
 _ROLES = ("user", "assistant", "system", "developer")
 
 
@@ -216,14 +212,13 @@ class _Messages:
         self._say(joined)
 
     def take_thoughts(self, item: Json, where: str) -> None:
-        sealed = optional(item, "encrypted_content", str, where)
-        is_sealed_here = sealed is not None and sealed.startswith(SEALED)
+        content = optional(item, "encrypted_content", str, where)
         id = item.get("id")
-        if sealed is None and not self._is_read_only and isinstance(id, str) and turn_of(id)[0]:
+        if content is None and not self._is_read_only and isinstance(id, str) and turn_of(id)[0]:
             self._reply.thought_ids.append((id, f"{where}.id"))
-        elif not is_sealed_here:
+        elif not is_sealed(content):
             self.left_out.add_rest(item, _COMMON, where)
-        self._reply.think(opened(sealed, f"{where}.encrypted_content") if is_sealed_here else {})
+        self._reply.think(unseal(content, f"{where}.encrypted_content") if is_sealed(content) else {})
 
     def take_call(self, item: Json, where: str) -> None:
         self._reply.call(call_of(item, where, self._takes))
@@ -287,20 +282,6 @@ class _Messages:
             self._put_media()
         self._input.messages.append(message)
         self._input.places.append(-1 if message["role"] == "assistant" else self.at)
-
-
-def opened(sealed: str, param: str) -> Json:
-    """Returns the fields of thoughts. Raises: BadRequest: they are not as the gateway made them; BodyTooLarge."""
-    written = sealed.removeprefix(SEALED).encode()
-    check_values(written)
-    try:
-        thoughts = orjson.loads(written)
-    except orjson.JSONDecodeError:
-        thoughts = None
-    if not isinstance(thoughts, dict):
-        raise BadRequest(f"Invalid '{param}': it is not as the gateway made it.", param=param)
-    check_depth(param, [[thoughts]])  # as deep as they will lie in the messages
-    return thoughts
 
 
 def _wrong_role(param: str, role: Any) -> BadRequest:

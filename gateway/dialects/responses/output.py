@@ -9,13 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Final, Protocol
 
-import orjson
-
 from adapters.types import Json
 from gateway.core.conversation.provider_fields import THOUGHTS
 from gateway.core.turn.asides import StringReader
 from gateway.core.turn.draft import FUNCTION, Draft, ToolCall
-from gateway.dialects.responses.input import SEALED
+from gateway.dialects.responses.sealed import seal
 from gateway.dialects.responses.tools import INPUT, CallForm, call_item
 
 
@@ -173,7 +171,7 @@ class ThoughtsItem(Item):
         fields = self._sealed.message()
         sealed = {key: fields[key] for key in THOUGHTS if key in fields}
         if sealed and self.shows_sealed and status != "in_progress":
-            item["encrypted_content"] = SEALED + orjson.dumps(sealed).decode()
+            item["encrypted_content"] = seal(sealed)
         return item
 
     def generated(self) -> str:

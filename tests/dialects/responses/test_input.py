@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import orjson
 import pytest
 
 from gateway.core.json_limits import MOST_VALUES
-from gateway.dialects.responses.input import SEALED, read_items
+from gateway.dialects.responses.input import read_items
+from gateway.dialects.responses.sealed import SEALED, seal
 from gateway.dialects.responses.tools import UpstreamTools
 from gateway.errors import BadRequest, BodyTooLarge
 
@@ -37,7 +37,7 @@ def result(id: str, output: Any = "done") -> Json:
 
 
 def thoughts(**fields: Any) -> Json:
-    sealed = SEALED + orjson.dumps(fields).decode()
+    sealed = seal(fields)
     return {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": sealed}
 
 
