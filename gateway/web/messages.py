@@ -16,7 +16,7 @@ from adapters.types import BYTES_PER_TOKEN, Json
 from gateway.core.request.identity import asks_agent
 from gateway.dialects.messages.errors import MessagesErrors
 from gateway.dialects.messages.native import NativeMessages
-from gateway.dialects.messages.read import MessagesRequest, names_in, parse_body, read, thread_of
+from gateway.dialects.messages.read import MessagesRequest, parse_body, read_names, read_request, read_thread
 from gateway.dialects.messages.render import MakesMessages
 from gateway.errors import (
     BadRequest,
@@ -116,24 +116,24 @@ class MessagesPath:
             return self._read_native(body, json, scope)
         if json.get("thread") is not None:
             raise ThreadUnsupported("this model has no message threads.")
-        return self._read_as(body, json, scope, is_read_only=False)
+        return self._read_as(body, json, scope, is_lenient=False)
 
     def _is_native(self, json: Json, scope: Scope) -> bool:
         """Returns whether a request goes to its upstream as it is."""
         if not isinstance(json.get("model"), str):
             return False
         context = info_of(scope).caller.context(scope["headers"])
-        return self.chats.chat.speaks_messages(names_in(json), context)
+        return self.chats.chat.speaks_messages(read_names(json), context)
 
-    def _read_as(self, body: bytes, json: Json, scope: Scope, *, is_read_only: bool) -> MessagesRequest:
+    def _read_as(self, body: bytes, json: Json, scope: Scope, *, is_lenient: bool) -> MessagesRequest:
         headers, most = scope["headers"], self.chats.settings.max_messages
-        return read(body, json, headers, most, is_read_only=is_read_only, has_limit=self.has_limit)
+        return read_request(body, json, headers, most, is_lenient=is_lenient, has_limit=self.has_limit)
 
     def _read_native(self, body: bytes, json: Json, scope: Scope) -> MessagesRequest | None:
         """Returns a request for an upstream of its dialect; None: memory cannot read it, so that it passes without."""
         try:
-            request = self._read_as(body, json, scope, is_read_only=True)
-            thread = thread_of(json)
+            request = self._read_as(body, json, scope, is_lenient=True)
+            thread = read_thread(json)
         except BadRequest:
             if asks_agent(json["model"]):  # upstream there is no such model
                 raise

@@ -100,31 +100,31 @@ def call_id(id_: str, index: int) -> str:
     return id_ or f"toolu_mnemogate_{index}"
 
 
-def content_of(message: Json) -> list[Json]:
+def render_blocks(message: Json) -> list[Json]:
     """Returns the blocks of a whole reply."""
     blocks: list[Json] = []
     if thoughts := as_text(message.get("reasoning_content") or message.get("reasoning")):
         blocks.append({"type": "thinking", "thinking": thoughts, "signature": ""})
     content = message.get("content")
-    text = content if isinstance(content, str) else _joined(content)
+    text = content if isinstance(content, str) else _join_texts(content)
     if text := text or as_text(message.get("refusal")):
         blocks.append({"type": "text", "text": text})
     for call in message.get("tool_calls") or ():
         function = call.get("function") or {}
-        given = call_id(as_text(call.get("id")), len(blocks))
+        id = call_id(as_text(call.get("id")), len(blocks))
         name, arguments = as_text(function.get("name")), function.get("arguments")
-        blocks.append({"type": "tool_use", "id": given, "name": name, "input": _input(arguments)})
+        blocks.append({"type": "tool_use", "id": id, "name": name, "input": _parse_input(arguments)})
     return blocks
 
 
-def _input(arguments: Any) -> Any:
+def _parse_input(arguments: Any) -> Any:
     try:
-        given = orjson.loads(arguments) if isinstance(arguments, str) and arguments.strip() else {}
+        parsed = orjson.loads(arguments) if isinstance(arguments, str) and arguments.strip() else {}
     except orjson.JSONDecodeError:
-        given = None
-    # An upstream that was cut off in a call, or writes no JSON: the words stay readable for whoever gets them.
-    return given if isinstance(given, dict) else {"arguments": arguments}
+        parsed = None
+    # Arguments that are cut off or no JSON stay readable.
+    return parsed if isinstance(parsed, dict) else {"arguments": arguments}
 
 
-def _joined(content: Any) -> str:
+def _join_texts(content: Any) -> str:
     return "".join(as_text(part.get("text")) for part in as_list(content) if isinstance(part, dict))

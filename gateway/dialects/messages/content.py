@@ -14,7 +14,7 @@ import orjson
 
 from adapters.types import Json
 from gateway.core.prompt.frame import without_frame
-from gateway.dialects.messages.errors import invalid, not_taken
+from gateway.dialects.messages.errors import invalid, unsupported
 
 THOUGHTS: Final = ("thinking", "redacted_thinking")
 # In Anthropic's words, which clients read.
@@ -40,7 +40,7 @@ _RESULT: Final = frozenset(("type", "tool_use_id", "content", "is_error"))
 _REFERENCE: Final = frozenset(("type", "tool_name"))
 _SOURCE: Final = frozenset(("type", "media_type", "data", "url", "content", "file_id"))
 _MESSAGE: Final = frozenset(("role", "content"))
-# Of a system message, whose effort holds for the turn that it stands in (`effort_of_turn`).
+# Of a system message, whose effort holds for the turn that it stands in (`find_effort_of_turn`).
 _SYSTEM_MESSAGE: Final = _MESSAGE | {"output_config"}
 
 
@@ -53,26 +53,26 @@ _NO_EFFECT: Final = frozenset(
 )
 
 
-class Fields:
+class FieldChecker:
     """Checks the fields of a request, and collects those that are left out.
 
-    is_read_only: the request goes upstream as it is, so that the upstream judges it; all fields pass.
+    is_lenient: all fields pass, since the request goes upstream as it is, and the upstream judges it.
     """
 
-    def __init__(self, *, is_read_only: bool) -> None:
-        self.is_read_only = is_read_only
+    def __init__(self, *, is_lenient: bool) -> None:
+        self.is_lenient = is_lenient
         # The names of those without an effect, in the order in which they came.
         self.left_out: dict[str, None] = {}
 
     def check(self, value: Json, read: frozenset[str], where: str) -> None:
         """Refuses a field that is neither read nor known to have no effect. Raises: BadRequest."""
-        if self.is_read_only or value.keys() <= read:
+        if self.is_lenient or value.keys() <= read:
             return
         for key in value:
             if key in _NO_EFFECT:
                 self.left_out[key] = None
             elif key not in read:
-                raise not_taken(f"{where}.{key}")
+                raise unsupported(f"{where}.{key}")
 
 
 class BlockPlace(NamedTuple):
@@ -94,7 +94,7 @@ class ReadMessages(NamedTuple):
     places: list[BlockPlace]
 
 
-def read_system(system: Any, fields: Fields) -> list[str]:
+def read_system(system: Any, checker: FieldChecker) -> list[str]:
     """Returns the texts of a system prompt, without the attribution line. Raises: BadRequest."""
     if system is None:
         return []
@@ -102,19 +102,19 @@ def read_system(system: Any, fields: Fields) -> list[str]:
         return [system] if system else []
     if not isinstance(system, list):
         raise invalid("system", "Input should be a valid string or list")
-    texts = [_text_of_block(block, f"system.{index}", fields) for index, block in enumerate(system)]
+    texts = [_read_text(block, f"system.{index}", checker) for index, block in enumerate(system)]
     return [text for text in texts if text and not text.startswith(_ATTRIBUTION)]
 
 
-def attribution_of(system: Any) -> str:
+def read_attribution(system: Any) -> str:
     """Returns the attribution line of Claude Code; "" where there is none."""
     first = system[0] if isinstance(system, list) and system else None
     text = first.get("text") if isinstance(first, dict) else None
     return text if isinstance(text, str) and text.startswith(_ATTRIBUTION) else ""
 
 
-def read_messages(messages: Any, fields: Fields) -> ReadMessages:
-    """Returns what the messages say. What has no place in chat completions is passed over where they go upstream.
+def read_messages(messages: Any, checker: FieldChecker) -> ReadMessages:
+    """Returns the messages as those of a chat completion. A lenient `checker` passes over what has no place there.
 
     Raises: BadRequest.
     """
@@ -122,10 +122,10 @@ def read_messages(messages: Any, fields: Fields) -> ReadMessages:
         raise invalid("messages", "Field required" if messages is None else "Input should be a valid list")
     if not messages:
         raise invalid("messages", "at least one message is required")
-    reader = _Reader(fields)
+    reader = _MessageReader(checker)
     for index, message in enumerate(messages):
         reader.add(index, message)
-    if not fields.is_read_only:
+    if not checker.is_lenient:
         _check_calls(messages)
     return ReadMessages(reader.messages, reader.places)
 
@@ -162,11 +162,13 @@ def _check_answered(calls: Mapping[str, int]) -> None:
         raise invalid(f"messages.{index}", _NO_RESULT.format(ids))
 
 
-class _Reader:
-    def __init__(self, fields: Fields) -> None:
+class _MessageReader:
+    """Translates messages one by one."""
+
+    def __init__(self, checker: FieldChecker) -> None:
         self.messages: list[Json] = []
         self.places: list[BlockPlace] = []
-        self._fields = fields
+        self._fields = checker
 
     def add(self, index: int, message: Any) -> None:
         where = f"messages.{index}"
@@ -176,7 +178,7 @@ class _Reader:
         if content.__class__ is str and len(message) == 2 and (role == "user" or role == "assistant"):
             # As most messages of most clients are.
             is_words = role == "user" and not _is_reminder(content)
-            self._put({"role": role, "content": content}, BlockPlace(index, 0 if is_words else None))
+            self._append({"role": role, "content": content}, BlockPlace(index, 0 if is_words else None))
             return
         self._fields.check(message, _SYSTEM_MESSAGE if role == "system" else _MESSAGE, where)
         if role not in ("user", "assistant", "system"):
@@ -187,59 +189,61 @@ class _Reader:
             raise invalid(
                 f"{where}.content", "Field required" if content is None else "Input should be a valid list"
             )
-        if content == [] and not self._fields.is_read_only:
+        if content == [] and not self._fields.is_lenient:
             raise invalid(where, f"{role} messages must have non-empty content")
         blocks = content if isinstance(content, list) else [{"type": "text", "text": content}]
         for place, block in enumerate(blocks):
             if not isinstance(block, dict) or not isinstance(block.get("type"), str):
                 raise invalid(f"{where}.content.{place}", "Input should be a valid dictionary with a `type`")
         if role == "assistant":
-            self._put(self._reply(blocks, f"{where}.content"), BlockPlace(index))
+            self._append(self._translate_reply(blocks, f"{where}.content"), BlockPlace(index))
         elif role == "system":
             texts = [
-                _text_of_block(block, f"{where}.content.{place}", self._fields)
+                _read_text(block, f"{where}.content.{place}", self._fields)
                 for place, block in enumerate(blocks)
             ]
             if any(texts):
-                self._put({"role": "system", "content": "\n\n".join(filter(None, texts))}, BlockPlace(index))
+                self._append(
+                    {"role": "system", "content": "\n\n".join(filter(None, texts))}, BlockPlace(index)
+                )
         else:
-            self._add_user(index, blocks, f"{where}.content")
+            self._add_user_message(index, blocks, f"{where}.content")
 
-    def _add_user(self, index: int, blocks: list[Json], where: str) -> None:
+    def _add_user_message(self, index: int, blocks: list[Json], where: str) -> None:
         parts: list[Json] = []
         for place, block in enumerate(blocks):
             at = f"{where}.{place}"
             if block["type"] == "tool_result":
-                message, images = self._result(block, at)
-                self._put(message, BlockPlace(index, result=place))
+                message, images = self._translate_result(block, at)
+                self._append(message, BlockPlace(index, result=place))
                 parts += images
             else:
-                parts += self._parts(block, at)
+                parts += self._translate_block(block, at)
         if not parts:
             return
         texts = [part["text"] for part in parts if part["type"] == "text"]
         # Nearly all clients send words as a text or as one block, and both are the same words.
         content: str | list[Json] = texts[0] if len(parts) == len(texts) == 1 else parts
-        self._put({"role": "user", "content": content}, BlockPlace(index, words_at(blocks)))
+        self._append({"role": "user", "content": content}, BlockPlace(index, find_words(blocks)))
 
-    def _reply(self, blocks: list[Json], where: str) -> Json:
+    def _translate_reply(self, blocks: list[Json], where: str) -> Json:
         text, calls = "", []
         for place, block in enumerate(blocks):
             at = f"{where}.{place}"
             kind = block["type"]
             if kind == "text":
-                text += _text_of_block(block, at, self._fields)
+                text += _read_text(block, at, self._fields)
             elif kind == "tool_use":
                 self._fields.check(block, _CALL, at)
-                calls.append(_call(block, at))
+                calls.append(_translate_call(block, at))
             elif kind in THOUGHTS:
                 self._fields.left_out["thinking"] = None
-            elif not self._fields.is_read_only:
-                raise not_taken(f"{at}.{kind}")
+            elif not self._fields.is_lenient:
+                raise unsupported(f"{at}.{kind}")
         message: Json = {"role": "assistant", "content": text or (None if calls else "")}
         return {**message, "tool_calls": calls} if calls else message
 
-    def _result(self, block: Json, where: str) -> tuple[Json, list[Json]]:
+    def _translate_result(self, block: Json, where: str) -> tuple[Json, list[Json]]:
         """Returns the tool's message, and the parts that have no place in it."""
         self._fields.check(block, _RESULT, where)
         id_ = block.get("tool_use_id")
@@ -258,7 +262,7 @@ class _Reader:
                 self._fields.check(each, _REFERENCE, at)
                 texts.append(str(each.get("tool_name") or ""))
                 continue
-            for part in self._parts(each, at):
+            for part in self._translate_block(each, at):
                 if part["type"] == "text":
                     texts.append(part["text"])
                 else:
@@ -270,79 +274,83 @@ class _Reader:
             "content": f"Error: {text}" if block.get("is_error") is True else text,
         }, images
 
-    def _parts(self, block: Json, where: str) -> list[Json]:
-        """Returns the parts of a chat message; none: it has no place there, and goes upstream itself."""
+    def _translate_block(self, block: Json, where: str) -> list[Json]:
+        """Returns a block as parts of a chat message; []: it has no place there, and goes upstream itself."""
         match block.get("type"):
             case "text":
-                return [{"type": "text", "text": _text_of_block(block, where, self._fields)}]
+                return [{"type": "text", "text": _read_text(block, where, self._fields)}]
             case "image":
                 self._fields.check(block, _IMAGE, where)
-                return [self._image(block, where)]
+                return [self._translate_image(block, where)]
             case "document":
                 self._fields.check(block, _DOCUMENT, where)
-                return self._document(block, where)
+                return self._translate_document(block, where)
             case "search_result":
                 self._fields.check(block, _SEARCH, where)
-                return [{"type": "text", "text": self._search_result(block, where)}]
+                return [{"type": "text", "text": self._translate_search_result(block, where)}]
             case kind:
-                if not self._fields.is_read_only:
-                    raise not_taken(f"{where}.{kind}")
+                if not self._fields.is_lenient:
+                    raise unsupported(f"{where}.{kind}")
                 return []
 
-    def _source(self, block: Json, where: str) -> Json:
+    def _read_source(self, block: Json, where: str) -> Json:
         source = block.get("source")
         if not isinstance(source, dict):
             return {}
         self._fields.check(source, _SOURCE, f"{where}.source")
         return source
 
-    def _image(self, block: Json, where: str) -> Json:
-        source = self._source(block, where)
+    def _translate_image(self, block: Json, where: str) -> Json:
+        source = self._read_source(block, where)
         kind = source.get("type")
         if kind == "base64":
             url = f"data:{source.get('media_type')};base64,{source.get('data')}"
         elif kind == "url":
             url = str(source.get("url"))
-        elif self._fields.is_read_only:
+        elif self._fields.is_lenient:
             url = orjson.dumps(source).decode()
         else:
-            raise not_taken(f"{where}.source.{kind}")
+            raise unsupported(f"{where}.source.{kind}")
         return {"type": "image_url", "image_url": {"url": url}}
 
-    def _document(self, block: Json, where: str) -> list[Json]:
-        source = self._source(block, where)
+    def _translate_document(self, block: Json, where: str) -> list[Json]:
+        source = self._read_source(block, where)
         kind = source.get("type")
         title, context = block.get("title"), block.get("context")
         if kind == "text":
-            return [{"type": "text", "text": _titled(block, str(source.get("data") or ""))}]
+            return [{"type": "text", "text": _with_title(block, str(source.get("data") or ""))}]
         if kind == "content":
             content = source.get("content")
-            texts = [content] if isinstance(content, str) else self._texts(content, f"{where}.source.content")
-            return [{"type": "text", "text": _titled(block, "\n".join(texts))}]
+            texts = (
+                [content]
+                if isinstance(content, str)
+                else self._read_texts(content, f"{where}.source.content")
+            )
+            return [{"type": "text", "text": _with_title(block, "\n".join(texts))}]
         if kind == "base64":
             named = title if isinstance(title, str) and title else "document.pdf"
             data = f"data:{source.get('media_type')};base64,{source.get('data')}"
             about = [{"type": "text", "text": context}] if isinstance(context, str) and context else []
             return [*about, {"type": "file", "file": {"filename": named, "file_data": data}}]
-        if self._fields.is_read_only:
+        if self._fields.is_lenient:
             return [{"type": "file", "file": {"source": orjson.dumps(source).decode()}}]
-        raise not_taken(f"{where}.source.{kind}")
+        raise unsupported(f"{where}.source.{kind}")
 
-    def _search_result(self, block: Json, where: str) -> str:
+    def _translate_search_result(self, block: Json, where: str) -> str:
         title = f"{block.get('title') or ''} ({block.get('source') or ''})"
-        return "\n".join((title, *self._texts(block.get("content"), f"{where}.content")))
+        return "\n".join((title, *self._read_texts(block.get("content"), f"{where}.content")))
 
-    def _texts(self, blocks: Any, where: str) -> list[str]:
+    def _read_texts(self, blocks: Any, where: str) -> list[str]:
         if not isinstance(blocks, list):
             raise invalid(where, "Input should be a valid list")
-        return [_text_of_block(each, f"{where}.{place}", self._fields) for place, each in enumerate(blocks)]
+        return [_read_text(each, f"{where}.{place}", self._fields) for place, each in enumerate(blocks)]
 
-    def _put(self, message: Json, place: BlockPlace) -> None:
+    def _append(self, message: Json, place: BlockPlace) -> None:
         self.messages.append(message)
         self.places.append(place)
 
 
-def effort_of_turn(messages: Sequence[Any], fields: Fields) -> Any:
+def find_effort_of_turn(messages: Sequence[Any], checker: FieldChecker) -> Any:
     """Returns the effort that a system message asks for in the newest turn; None: there is none.
 
     A turn begins with a user's message that has more than results of calls. Raises: BadRequest.
@@ -354,20 +362,20 @@ def effort_of_turn(messages: Sequence[Any], fields: Fields) -> Any:
             where = f"messages.{index}.output_config"
             if not isinstance(config, dict):
                 raise invalid(where, "Input should be a valid dictionary")
-            fields.check(config, frozenset(("effort",)), where)
+            checker.check(config, frozenset(("effort",)), where)
             if config.get("effort") is not None:
                 return config["effort"]
-        elif message.get("role") == "user" and not _is_results(message.get("content")):
+        elif message.get("role") == "user" and not _is_tool_results(message.get("content")):
             return None
     return None
 
 
-def _is_results(content: Any) -> bool:
+def _is_tool_results(content: Any) -> bool:
     return isinstance(content, list) and all(block.get("type") == "tool_result" for block in content)
 
 
-def words_at(blocks: list[Any]) -> int | None:
-    """Returns the index of the block with which a person's words begin: after results and reminders."""
+def find_words(blocks: list[Any]) -> int | None:
+    """Returns the index of the block where a person's words begin, after results and reminders; None: nowhere."""
     for place, block in enumerate(blocks):
         kind, text = block.get("type"), block.get("text")
         if kind == "tool_result" or (kind == "text" and isinstance(text, str) and _is_reminder(text)):
@@ -384,21 +392,21 @@ def _is_reminder(text: str) -> bool:
     return own.startswith(("<", "[")) and not without_frame(own).strip()
 
 
-def _text_of_block(block: Any, where: str, fields: Fields) -> str:
+def _read_text(block: Any, where: str, checker: FieldChecker) -> str:
     if not isinstance(block, dict):
         raise invalid(where, "Input should be a valid dictionary")
     if block.get("type") != "text":
-        if fields.is_read_only:
+        if checker.is_lenient:
             return ""
         raise invalid(f"{where}.type", "Input should be 'text'")
-    fields.check(block, _TEXT, where)
+    checker.check(block, _TEXT, where)
     text = block.get("text")
     if not isinstance(text, str):
         raise invalid(f"{where}.text", "Input should be a valid string")
     return text
 
 
-def _call(block: Json, where: str) -> Json:
+def _translate_call(block: Json, where: str) -> Json:
     name, id_, given = block.get("name"), block.get("id"), block.get("input")
     if not isinstance(name, str) or not isinstance(id_, str):
         raise invalid(f"{where}.{'id' if isinstance(name, str) else 'name'}", "Field required")
@@ -411,7 +419,7 @@ def _call(block: Json, where: str) -> Json:
     }
 
 
-def _titled(document: Json, text: str) -> str:
+def _with_title(document: Json, text: str) -> str:
     """Returns a document's text after its title and context."""
     above = (document.get("title"), document.get("context"))
     return "\n\n".join((*(each for each in above if isinstance(each, str) and each), text))

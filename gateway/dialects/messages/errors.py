@@ -83,7 +83,7 @@ def invalid(where: str, why: str) -> BadRequest:
     return BadRequest(f"{where}: {why}", param=where)
 
 
-def not_taken(where: str) -> BadRequest:
+def unsupported(where: str) -> BadRequest:
     """Returns the error for what chat completions have no place for, in the words that Anthropic's clients read."""
     return invalid(
         where,

@@ -14,7 +14,7 @@ _MOST: Final = 1000
 _OPENAIS: Final = frozenset(("object", "created", "owned_by"))
 
 
-def as_entry(model: Json) -> Json:
+def render_model(model: Json) -> Json:
     """Returns a model of a list in OpenAI's form; fields of the upstream's own stay."""
     created = model.get("created")
     at = datetime.fromtimestamp(created if isinstance(created, int) else 0, UTC)
@@ -27,17 +27,17 @@ def as_entry(model: Json) -> Json:
     }
 
 
-def as_page(models: Sequence[Json], query: Mapping[str, str]) -> Json:
+def render_page(models: Sequence[Json], query: Mapping[str, str]) -> Json:
     """Returns a page of a list. query: `limit`, and `after_id` or `before_id`. Raises: BadRequest."""
     limit = _limit(query.get("limit"))
-    entries = [as_entry(each) for each in models]
+    entries = [render_model(each) for each in models]
     ids = [each["id"] for each in entries]
     if (before := query.get("before_id")) is not None:
-        end = _place(ids, before, "before_id")
+        end = _find_index(ids, before, "before_id")
         page, has_more = entries[max(0, end - limit) : end], end > limit
     else:
         after = query.get("after_id")
-        start = 0 if after is None else _place(ids, after, "after_id") + 1
+        start = 0 if after is None else _find_index(ids, after, "after_id") + 1
         page, has_more = entries[start : start + limit], len(entries) > start + limit
     return {
         "data": page,
@@ -55,7 +55,7 @@ def _limit(given: str | None) -> int:
     return int(given)
 
 
-def _place(ids: Sequence[str], id_: str, name: str) -> int:
+def _find_index(ids: Sequence[str], id_: str, name: str) -> int:
     if id_ not in ids:
         raise invalid(name, "there is no such model in the list")
     return ids.index(id_)

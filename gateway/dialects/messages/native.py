@@ -53,14 +53,14 @@ class NativeMessages(Struct, frozen=True):
         if system is not self.json.get("system"):
             members["system"] = system
         if additions.tools:
-            members["tools"] = [*(self.json.get("tools") or ()), *map(_tool, additions.tools)]
+            members["tools"] = [*(self.json.get("tools") or ()), *map(_translate_tool, additions.tools)]
         if additions.max_tokens is not None:
             members["max_tokens"] = additions.max_tokens
         if (choice := additions.choice.get("tool_choice")) is not None and "tools" in {
             **self.json,
             **members,
         }:
-            members["tool_choice"] = _choice(choice)
+            members["tool_choice"] = _translate_choice(choice)
         betas: Sequence[str] = ()
         if additions.is_fallback and _has_thoughts(messages):
             self._leave_out_thoughts(members, messages)
@@ -108,13 +108,13 @@ class NativeMessages(Struct, frozen=True):
             return messages
         noted = {place.message: (place.words or 0, note) for place, note in notes.items()}
         dropped, results = self._dropped(additions.dropped | left_out)
-        found: list[Json] = [*_as_turns([_with_note(m, note) for m, note in additions.fill])]
+        found: list[Json] = [*_translate_to_turns([_split_note(m, note) for m, note in additions.fill])]
         is_added = bool(found)
         for index, message in enumerate(messages):
             if index in dropped:
                 continue
             if index in instead:
-                turns = _with_mark(_as_turns(instead[index]), message)
+                turns = _move_cache_mark(_translate_to_turns(instead[index]), message)
                 found += turns
                 is_added = True
                 continue
@@ -127,14 +127,14 @@ class NativeMessages(Struct, frozen=True):
             if index in noted:
                 words, note = noted[index]
                 gone = sum(at < words for at in results.get(index, ()))
-                message = _noted(message, words - gone, note)
+                message = _insert_note(message, words - gone, note)
             if is_added and found and found[-1]["role"] == message.get("role") == "user":
                 # Results of the gateway's tools stand before those of the client's, in one turn.
-                found[-1] = {"role": "user", "content": _results_first([found[-1], message])}
+                found[-1] = {"role": "user", "content": _join_results_first([found[-1], message])}
             else:
                 found.append(message)
             is_added = False
-        return [*found, *_as_turns(additions.more)]
+        return [*found, *_translate_to_turns(additions.more)]
 
     def _dropped(self, dropped: frozenset[int]) -> tuple[set[int], dict[int, set[int]]]:
         """Returns the messages of which all parts are left out, and of others the results that are."""
@@ -171,14 +171,14 @@ class NativeMessages(Struct, frozen=True):
             members["thinking"] = {"type": "disabled"}
 
 
-def _noted(message: Json, at: int, note: str) -> Json:
+def _insert_note(message: Json, at: int, note: str) -> Json:
     """Returns a message with a note before the person's words, in a block of its own."""
     content = message["content"]
     blocks = content if isinstance(content, list) else [{"type": "text", "text": content}]
     return {**message, "content": [*blocks[:at], {"type": "text", "text": note}, *blocks[at:]]}
 
 
-def _with_note(message: Json, note: str) -> Json:
+def _split_note(message: Json, note: str) -> Json:
     """Returns a stored message with its note in a part of its own, as it stands in the client's messages."""
     content = message.get("content")
     if not note or not isinstance(content, str) or not content.startswith(note):
@@ -187,7 +187,7 @@ def _with_note(message: Json, note: str) -> Json:
     return {**message, "content": parts}
 
 
-def _as_turns(messages: Sequence[Json]) -> list[Json]:
+def _translate_to_turns(messages: Sequence[Json]) -> list[Json]:
     """Returns messages of a chat completion as turns: the results of a reply's calls are one."""
     turns: list[Json] = []
     for place, message in enumerate(messages):
@@ -208,7 +208,7 @@ def _as_turns(messages: Sequence[Json]) -> list[Json]:
     return turns
 
 
-def _results_first(messages: Sequence[Json]) -> list[Json]:
+def _join_results_first(messages: Sequence[Json]) -> list[Json]:
     blocks: list[Json] = []
     for message in messages:
         content = message["content"]
@@ -216,7 +216,7 @@ def _results_first(messages: Sequence[Json]) -> list[Json]:
     return sorted(blocks, key=lambda block: block.get("type") != "tool_result")
 
 
-def _with_mark(turns: list[Json], message: Json) -> list[Json]:
+def _move_cache_mark(turns: list[Json], message: Json) -> list[Json]:
     """Returns turns in a message's place with its cache mark at their end, if it has one at its own."""
     content = message.get("content")
     last = content[-1] if isinstance(content, list) and content else {}
@@ -246,7 +246,7 @@ def _without_thoughts(message: Json) -> Json:
     return message if len(left) == len(content) or not left else {**message, "content": left}
 
 
-def _tool(tool: Json) -> Json:
+def _translate_tool(tool: Json) -> Json:
     function: Mapping[str, Any] = tool["function"]
     return {
         "name": function["name"],
@@ -255,7 +255,7 @@ def _tool(tool: Json) -> Json:
     }
 
 
-def _choice(choice: Any) -> Json:
+def _translate_choice(choice: Any) -> Json:
     if isinstance(choice, dict):
         return {"type": "tool", "name": choice["function"]["name"]}
     return {"type": _CHOICES[choice]}

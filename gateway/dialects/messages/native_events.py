@@ -75,7 +75,7 @@ class NativeEvents:
                 self._read_end(raw)
             elif name == "ping" or raw.startswith(b":"):
                 shown.append(raw)
-        self._spent, self._usage = summed(self._spent, self._usage), {}
+        self._spent, self._usage = add_usage(self._spent, self._usage), {}
         return shown
 
     def end(self, tail: Sequence[bytes], finish: str | None) -> list[bytes]:
@@ -121,10 +121,10 @@ class NativeEvents:
         place = self._places.get(index, index)
         if place is None:
             return b""
-        return raw if place == index else encode_typed_event(name, {**_rest(parsed), "index": place})
+        return raw if place == index else encode_typed_event(name, {**_without_type(parsed), "index": place})
 
     def _read_end(self, raw: bytes) -> None:
-        self._delta = _rest(_decode_data(raw))
+        self._delta = _without_type(_decode_data(raw))
         self._usage |= {k: v for k, v in as_object(self._delta.get("usage")).items() if v is not None}
 
     def _ending(self, finish: str | None) -> bytes:
@@ -132,17 +132,17 @@ class NativeEvents:
         delta = dict(delta) if isinstance(delta, dict) else {"stop_sequence": None}
         if finish is not None:
             delta["stop_reason"] = STOP_REASONS.get(finish, "end_turn")
-        usage = summed(self._spent, self._usage)
+        usage = add_usage(self._spent, self._usage)
         return encode_typed_event("message_delta", {**self._delta, "delta": delta, "usage": usage})
 
 
-def merged(replies: Sequence[Json], gateway_tools: Collection[str], finish: str | None) -> Json:
+def merge_replies(replies: Sequence[Json], gateway_tools: Collection[str], finish: str | None) -> Json:
     """Returns the messages of all rounds as one. finish: why it ended, in OpenAI's words; None: as the last one."""
     content: list[Any] = []
     usage: Json = {}
     for reply in replies:
         content += [block for block in reply.get("content") or () if not _is_call_of(block, gateway_tools)]
-        usage = summed(usage, as_object(reply.get("usage")))
+        usage = add_usage(usage, as_object(reply.get("usage")))
     whole = {**replies[-1], "id": replies[0].get("id"), "content": content, "usage": usage}
     if finish not in (None, ending(whole)[0]):  # several of Anthropic's reasons are one in OpenAI's words
         whole["stop_reason"] = STOP_REASONS.get(finish, "end_turn")
@@ -156,7 +156,7 @@ def _is_call_of(block: Any, tools: Collection[str]) -> bool:
     return isinstance(name, str) and name in tools
 
 
-def summed(one: Json, other: Json) -> Json:
+def add_usage(one: Json, other: Json) -> Json:
     """Returns the sum of two counts of usage. What is no number is of the later one."""
     total = {**one, **{key: value for key, value in other.items() if value is not None}}
     for key in one.keys() & other.keys():
@@ -164,7 +164,7 @@ def summed(one: Json, other: Json) -> Json:
         if _is_number(before) and _is_number(after):
             total[key] = before + after
         elif isinstance(before, dict) and isinstance(after, dict):
-            total[key] = summed(before, after)
+            total[key] = add_usage(before, after)
     return total
 
 
@@ -172,7 +172,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _rest(parsed: Json) -> Json:
+def _without_type(parsed: Json) -> Json:
     return {key: value for key, value in parsed.items() if key != "type"}
 
 

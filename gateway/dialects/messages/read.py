@@ -23,14 +23,14 @@ from gateway.dialects.chat.parse import request_of
 from gateway.dialects.fields import check_depth, check_length, read_object, repeated_keys
 from gateway.dialects.messages.content import (
     BlockPlace,
-    Fields,
+    FieldChecker,
     ReadMessages,
-    attribution_of,
-    effort_of_turn,
+    find_effort_of_turn,
+    read_attribution,
     read_messages,
     read_system,
 )
-from gateway.dialects.messages.errors import invalid, not_taken
+from gateway.dialects.messages.errors import invalid, unsupported
 from gateway.errors import BadRequest
 
 SUB_AGENT: Final = "claude-code sub-agent"
@@ -42,19 +42,13 @@ _BETA: Final = b"anthropic-beta"
 # Fields without an effect on the reply of a chat completion.
 _NO_EFFECT: Final = ("cache_control", "thinking", "service_tier", "inference_geo")
 _READ: Final = frozenset(
-    re.findall(
-        r"\w+",
-        "model messages system max_tokens stop_sequences temperature top_p metadata output_config tools tool_choice "
-        "stream context_management",
+    (
+        *("model", "messages", "system", "max_tokens", "stop_sequences", "temperature", "top_p", "metadata"),
+        *("output_config", "tools", "tool_choice", "stream", "context_management"),
     )
 )
 _KNOWN: Final = _READ.union(_NO_EFFECT)
-_TOOL: Final = frozenset(
-    re.findall(
-        r"\w+",
-        "type name description input_schema strict",
-    )
-)
+_TOOL: Final = frozenset(("type", "name", "description", "input_schema", "strict"))
 _CHOICES: Final = {"auto": "auto", "any": "required", "none": "none"}
 _CHOICE: Final = frozenset(("type", "name", "disable_parallel_tool_use"))
 _CLEARS_THOUGHTS: Final = "clear_thinking_"
@@ -86,54 +80,55 @@ def parse_body(body: bytes) -> Json:
     return json
 
 
-def names_in(json: Json) -> Json:
+def read_names(json: Json) -> Json:
     """Returns the fields of a request that name model, user and conversation."""
     try:
-        metadata = _user_of(json.get("metadata"))
+        metadata = _read_user(json.get("metadata"))
     except BadRequest:
         metadata = {}
     return {"model": json.get("model"), "metadata": metadata}
 
 
-def read(
+def read_request(
     body: bytes,
     json: Json,
     headers: RawHeaders,
     max_messages: int,
     *,
-    is_read_only: bool,
+    is_lenient: bool,
     has_limit: bool = True,
 ) -> MessagesRequest:
     """Reads a request.
 
     json: the body's.
-    is_read_only: it goes upstream as it is, so that the upstream judges it; what memory has no place for is passed
-        over.
-    has_limit: it needs `max_tokens`, which only a request whose tokens are counted has not.
+    is_lenient: what a chat completion has no place for is passed over, since the request goes upstream as it is.
+    has_limit: it needs `max_tokens`, as all requests but those whose tokens are counted.
 
     Raises: BadRequest.
     """
-    if not is_read_only and (unknown := [key for key in json if key not in _KNOWN]):
-        raise not_taken(unknown[0][:60])
+    if not is_lenient and (unknown := [key for key in json if key not in _KNOWN]):
+        raise unsupported(unknown[0][:60])
     check_length("messages", json["messages"] if isinstance(json.get("messages"), list) else [], max_messages)
-    fields = Fields(is_read_only=is_read_only)
-    spoken = read_messages(json.get("messages"), fields)
-    if not is_read_only and json["messages"][-1].get("role") == "assistant":
+    checker = FieldChecker(is_lenient=is_lenient)
+    translated = read_messages(json.get("messages"), checker)
+    if not is_lenient and json["messages"][-1].get("role") == "assistant":
         raise invalid(
             "messages",
             "This model does not support assistant message prefill. The conversation must end with a user message.",
         )
-    system = read_system(json.get("system"), fields)
+    system = read_system(json.get("system"), checker)
     head: list[Json] = [{"role": "system", "content": "\n\n".join(system)}] if system else []
-    conversation = ReadMessages([*head, *spoken.messages], [*([BlockPlace(-1)] * len(head)), *spoken.places])
-    chat, metadata = _as_chat(json, conversation.messages, fields, has_limit=has_limit)
+    conversation = ReadMessages(
+        [*head, *translated.messages], [*([BlockPlace(-1)] * len(head)), *translated.places]
+    )
+    chat, metadata = _translate_fields(json, conversation.messages, checker, has_limit=has_limit)
     request = request_of(orjson.dumps(chat), chat, conversation.messages)
     request.wants_usage = True
     # Chat completions have a newer name for it, which models that refuse this one take.
     request.added_fields = (
         frozenset(("max_tokens",)) if request.max_tokens_key == "max_tokens" else frozenset()
     )
-    request.consumed = () if is_read_only else _left_out(json, headers, fields)
+    request.consumed = () if is_lenient else _names_left_out(json, headers, checker)
     own = {key: value for key, value in json.items() if key not in _READ}
     request.named = {"user": None, **own, "metadata": metadata}
     if _is_sub_agent(json, headers):
@@ -143,7 +138,7 @@ def read(
     return MessagesRequest(body, json, request, conversation.places)
 
 
-def thread_of(json: Json) -> MessageThread | None:
+def read_thread(json: Json) -> MessageThread | None:
     """Returns the message thread that a request begins or goes on with; None: it has none. Raises: BadRequest."""
     thread = json.get("thread")
     if thread is None:
@@ -157,30 +152,32 @@ def thread_of(json: Json) -> MessageThread | None:
     return MessageThread(previous)
 
 
-def _as_chat(json: Json, messages: list[Json], fields: Fields, *, has_limit: bool) -> tuple[Json, Json]:
+def _translate_fields(
+    json: Json, messages: list[Json], checker: FieldChecker, *, has_limit: bool
+) -> tuple[Json, Json]:
     """Returns the body of a chat completion, and the fields of `metadata` that name user and conversation."""
     chat: Json = {"model": json.get("model"), "messages": messages}
     if json.get("stream") is not None:
         chat["stream"] = json["stream"]
     metadata: Json = {}
     try:
-        metadata = _user_of(json.get("metadata"))
-        _tools(chat, json, fields)
-        _output(chat, json, fields)
+        metadata = _read_user(json.get("metadata"))
+        _add_tools(chat, json, checker)
+        _add_output_config(chat, json, checker)
         if has_limit:
-            _limits(chat, json)
-        if not fields.is_read_only:
-            _check_context(json.get("context_management"), fields)
-            fields.check(json.get("metadata") or {}, frozenset(("user_id",)), "metadata")
+            _add_limits(chat, json)
+        if not checker.is_lenient:
+            _check_context_management(json.get("context_management"), checker)
+            checker.check(json.get("metadata") or {}, frozenset(("user_id",)), "metadata")
     except BadRequest:
-        if not fields.is_read_only:
+        if not checker.is_lenient:
             raise
     if isinstance(user := metadata.get("user_id"), str) and user:
         chat["user"] = user
     return chat, metadata
 
 
-def _limits(chat: Json, json: Json) -> None:
+def _add_limits(chat: Json, json: Json) -> None:
     limit = json.get("max_tokens")
     if not isinstance(limit, int) or isinstance(limit, bool):
         raise invalid("max_tokens", "Field required" if limit is None else "Input should be a valid integer")
@@ -196,14 +193,14 @@ def _limits(chat: Json, json: Json) -> None:
             chat["stop"] = stops
 
 
-def _tools(chat: Json, json: Json, fields: Fields) -> None:
+def _add_tools(chat: Json, json: Json, checker: FieldChecker) -> None:
     tools = json.get("tools")
     if tools is not None and not isinstance(tools, list):
         raise invalid("tools", "Input should be a valid list")
     functions = [
         function
         for index, tool in enumerate(tools or ())
-        if (function := _function(tool, f"tools.{index}", fields)) is not None
+        if (function := _translate_tool(tool, f"tools.{index}", checker)) is not None
     ]
     if functions:
         chat["tools"] = functions
@@ -212,7 +209,7 @@ def _tools(chat: Json, json: Json, fields: Fields) -> None:
         return
     if not isinstance(choice, dict):
         raise invalid("tool_choice", "Input should be a valid dictionary")
-    fields.check(choice, _CHOICE, "tool_choice")
+    checker.check(choice, _CHOICE, "tool_choice")
     kind = choice.get("type")
     if not tools:
         if kind in ("any", "tool"):
@@ -230,19 +227,19 @@ def _tools(chat: Json, json: Json, fields: Fields) -> None:
         chat["parallel_tool_calls"] = False
 
 
-def _function(tool: Any, where: str, fields: Fields) -> Json | None:
+def _translate_tool(tool: Any, where: str, checker: FieldChecker) -> Json | None:
     """Returns a tool of the client's own; None: the upstream alone knows what it is."""
     if not isinstance(tool, dict):
         raise invalid(where, "Input should be a valid dictionary")
     if tool.get("type") not in (None, "custom"):
-        if fields.is_read_only:
+        if checker.is_lenient:
             return None
-        raise not_taken(f"{where}.{str(tool['type'])[:60]}")
-    fields.check(tool, _TOOL, where)
-    if not fields.is_read_only:
+        raise unsupported(f"{where}.{str(tool['type'])[:60]}")
+    checker.check(tool, _TOOL, where)
+    if not checker.is_lenient:
         callers = tool.get("allowed_callers")
         if callers is not None and not (isinstance(callers, list) and "direct" in callers):
-            raise not_taken(f"{where}.allowed_callers")  # the model itself may not call it
+            raise unsupported(f"{where}.allowed_callers")  # the model itself may not call it
     name = tool.get("name")
     if not isinstance(name, str):
         raise invalid(f"{where}.name", "Field required")
@@ -255,14 +252,14 @@ def _function(tool: Any, where: str, fields: Fields) -> Json | None:
     return {"type": "function", "function": function}
 
 
-def _output(chat: Json, json: Json, fields: Fields) -> None:
+def _add_output_config(chat: Json, json: Json, checker: FieldChecker) -> None:
     config = json.get("output_config") or {}
     if not isinstance(config, dict):
         raise invalid("output_config", "Input should be a valid dictionary")
     effort = config.get("effort")
-    fields.check(config, frozenset(("effort", "format")), "output_config")
-    if not fields.is_read_only:
-        effort = effort_of_turn(json["messages"], fields) or effort
+    checker.check(config, frozenset(("effort", "format")), "output_config")
+    if not checker.is_lenient:
+        effort = find_effort_of_turn(json["messages"], checker) or effort
     if effort is not None:
         chat["reasoning_effort"] = effort
     form = config.get("format")
@@ -270,28 +267,28 @@ def _output(chat: Json, json: Json, fields: Fields) -> None:
         return
     if not isinstance(form, dict) or form.get("type") != "json_schema":
         raise invalid("output_config.format.type", "Input should be 'json_schema'")
-    fields.check(form, frozenset(("type", "schema")), "output_config.format")
+    checker.check(form, frozenset(("type", "schema")), "output_config.format")
     schema = {"name": "output", "schema": form.get("schema"), "strict": True}
     chat["response_format"] = {"type": "json_schema", "json_schema": schema}
 
 
-def _check_context(management: Any, fields: Fields) -> None:
+def _check_context_management(management: Any, checker: FieldChecker) -> None:
     """Refuses edits of the context that a chat completion cannot make. Raises: BadRequest."""
     if management is None:
         return
     if not isinstance(management, dict):
         raise invalid("context_management", "Input should be a valid dictionary")
-    fields.check(management, frozenset(("edits",)), "context_management")
+    checker.check(management, frozenset(("edits",)), "context_management")
     edits = management.get("edits") or []
     if not isinstance(edits, list):
         raise invalid("context_management.edits", "Input should be a valid list")
     for index, edit in enumerate(edits):
         kind = edit.get("type") if isinstance(edit, dict) else None
         if not isinstance(kind, str) or not kind.startswith(_CLEARS_THOUGHTS):
-            raise not_taken(f"context_management.edits.{index}.{str(kind)[:60]}")
+            raise unsupported(f"context_management.edits.{index}.{str(kind)[:60]}")
 
 
-def _user_of(metadata: Any) -> Json:
+def _read_user(metadata: Any) -> Json:
     """Returns `user_id` and `conversation_id` of a request's metadata.
 
     Claude Code writes several names into one text; of these the account counts, else the device.
@@ -324,17 +321,17 @@ def _user_of(metadata: Any) -> Json:
     return {"user_id": user}
 
 
-def _left_out(json: Json, headers: RawHeaders, fields: Fields) -> tuple[str, ...]:
-    """Returns the names of what a chat completion has no need of. fields: checked in all of the request."""
+def _names_left_out(json: Json, headers: RawHeaders, checker: FieldChecker) -> tuple[str, ...]:
+    """Returns the names of what a chat completion has no need of. checker: has checked all of the request."""
     names = {key: None for key in (*_NO_EFFECT, "context_management") if json.get(key) is not None}
     if _BETA in dict(headers):
         names[_BETA.decode()] = None
-    return tuple(names | fields.left_out)
+    return tuple(names | checker.left_out)
 
 
 def _is_sub_agent(json: Json, headers: RawHeaders) -> bool:
     """Returns whether a model has written this request to a sub-agent of Claude Code's."""
-    if _SUB_AGENT_MARK in attribution_of(json.get("system")):
+    if _SUB_AGENT_MARK in read_attribution(json.get("system")):
         return True
     named = dict(headers).get(_SUB_AGENT_HEADER, b"")
     return bool(header_text(named, _SUB_AGENT_HEADER.decode()).strip())

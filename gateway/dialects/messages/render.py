@@ -23,9 +23,9 @@ from gateway.core.turn.commands import TurnOutcome
 from gateway.core.turn.draft import generated_in
 from gateway.core.turn.terms import TurnTerms
 from gateway.dialects.event_stream import NOT_DURABLE, encode_typed_event
-from gateway.dialects.messages.blocks import GrowingBlocks, content_of
+from gateway.dialects.messages.blocks import GrowingBlocks, render_blocks
 from gateway.dialects.messages.errors import FIELDS, error_object
-from gateway.dialects.messages.native_events import STOP_REASONS, NativeEvents, event_name, merged
+from gateway.dialects.messages.native_events import STOP_REASONS, NativeEvents, event_name, merge_replies
 from gateway.errors import GatewayError
 
 
@@ -187,12 +187,12 @@ class MessagesView(ClientView):
             if is_unchanged:
                 return self._replies[-1]
             replies = [orjson.loads(each) for each in self._replies]
-            return orjson.dumps(merged(replies, self._gateway_tools, outcome.finish_reason))
+            return orjson.dumps(merge_replies(replies, self._gateway_tools, outcome.finish_reason))
         shown_reply = without_private(outcome.shown_reply or {})
         self._finish, self._is_refused = outcome.finish_reason, bool(shown_reply.get("refusal"))
         counted = outcome.usage or self._request.count(generated_in(shown_reply)) or {}
         usage = _usage(counted, self._request.input_tokens)
-        content = content_of(shown_reply)
+        content = render_blocks(shown_reply)
         ending = self._ending(has_calls=any(block["type"] == "tool_use" for block in content))
         return orjson.dumps({**self._message(), "content": content, **ending, "usage": usage})
 

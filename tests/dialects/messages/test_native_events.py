@@ -10,7 +10,7 @@ import pytest
 from adapters.claude.events import NamedEventDecoder
 from adapters.claude.stream import StreamTranslator
 from adapters.types import Event
-from gateway.dialects.messages.native_events import NativeEvents, event_name, merged, summed
+from gateway.dialects.messages.native_events import NativeEvents, add_usage, event_name, merge_replies
 
 Json = dict[str, Any]
 
@@ -89,7 +89,7 @@ def test_a_last_round_that_was_hidden_has_an_end_nevertheless() -> None:
     ],
 )
 def test_usage_is_summed_at_every_depth(one: Json, other: Json, total: Json) -> None:
-    assert summed(one, other) == total
+    assert add_usage(one, other) == total
 
 
 def test_whole_rounds_are_one_message() -> None:
@@ -103,7 +103,7 @@ def test_whole_rounds_are_one_message() -> None:
         "usage": {"output_tokens": 2},
         "next_month": True,
     }
-    assert merged([first, last], {"memory_insert"}, None) == {
+    assert merge_replies([first, last], {"memory_insert"}, None) == {
         "id": "msg_1",
         "content": [text, {"type": "text", "text": "Two."}],
         "stop_reason": "end_turn",

@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from gateway.dialects.messages.native import NativeMessages
-from gateway.dialects.messages.read import parse_body, read
+from gateway.dialects.messages.read import parse_body, read_request
 from gateway.errors import BadRequest
 
 Json = dict[str, Any]
@@ -98,26 +98,26 @@ def changed(path: tuple[Any, ...], value: Any) -> bytes:
     return orjson.dumps(body)
 
 
-@pytest.mark.parametrize("is_read_only", [False, True], ids=["translated", "native"])
+@pytest.mark.parametrize("is_lenient", [False, True], ids=["translated", "native"])
 @pytest.mark.parametrize("path", [*paths(BODY)], ids=lambda path: ".".join(map(str, path)))
-def test_a_field_of_another_form_is_refused_or_read(path: tuple[Any, ...], is_read_only: bool) -> None:
+def test_a_field_of_another_form_is_refused_or_read(path: tuple[Any, ...], is_lenient: bool) -> None:
     for value in JUNK:
         body = changed(path, value)
         json = parse_body(body)
         try:
-            request = read(body, json, (), 100, is_read_only=is_read_only)
+            request = read_request(body, json, (), 100, is_lenient=is_lenient)
         except BadRequest:
             continue
         assert request.chat.messages
         assert len(request.places) == len(request.chat.messages)
-        if is_read_only:
+        if is_lenient:
             native = NativeMessages(body, json, request.places, "/messages", partial(_unchanged, body))
             assert native.render("m").body == body
 
 
 def test_the_body_itself_is_read() -> None:
     body = orjson.dumps(BODY)
-    chat = read(body, parse_body(body), (), 100, is_read_only=False).chat
+    chat = read_request(body, parse_body(body), (), 100, is_lenient=False).chat
     assert [m["role"] for m in chat.messages] == ["system", "user", "assistant", "tool", "user", "system"]
     assert chat.json["user"] == "alice"
 
@@ -131,13 +131,13 @@ def test_an_unknown_field_is_refused_by_its_path(where: str) -> None:
     inner["next_month"] = 1
     raw = orjson.dumps(body)
     with pytest.raises(BadRequest, match=r"next_month: Extra inputs are not permitted"):
-        read(raw, parse_body(raw), (), 100, is_read_only=False)
-    assert read(raw, parse_body(raw), (), 100, is_read_only=True).chat.messages
+        read_request(raw, parse_body(raw), (), 100, is_lenient=False)
+    assert read_request(raw, parse_body(raw), (), 100, is_lenient=True).chat.messages
 
 
 def effort_of(*messages: Json, **fields: Any) -> Any:
     raw = orjson.dumps({"model": "m", "max_tokens": 5, "messages": messages, **fields})
-    return read(raw, parse_body(raw), (), 100, is_read_only=False).chat.json.get("reasoning_effort")
+    return read_request(raw, parse_body(raw), (), 100, is_lenient=False).chat.json.get("reasoning_effort")
 
 
 def test_a_system_message_sets_the_effort_of_its_turn() -> None:
@@ -159,7 +159,7 @@ def test_a_system_message_sets_the_effort_of_its_turn() -> None:
 
 def named_of(body: Json) -> set[str]:
     raw = orjson.dumps(body, option=orjson.OPT_INDENT_2)
-    return set(read(raw, parse_body(raw), (), 100, is_read_only=False).chat.consumed)
+    return set(read_request(raw, parse_body(raw), (), 100, is_lenient=False).chat.consumed)
 
 
 def test_what_is_left_out_is_named_and_nothing_else() -> None:
@@ -184,14 +184,14 @@ def test_an_unknown_field_within_a_result_is_refused(block: Json) -> None:
     block.get("source", block)["next_month"] = 1
     raw = orjson.dumps(body)
     with pytest.raises(BadRequest, match=r"^messages\.2\.content\.0\.content\.0\..*next_month: Extra inputs"):
-        read(raw, parse_body(raw), (), 100, is_read_only=False)
+        read_request(raw, parse_body(raw), (), 100, is_lenient=False)
 
 
 def test_the_context_of_a_pdf_stands_before_it() -> None:
     source = {"type": "base64", "media_type": "application/pdf", "data": "JVBE"}
     document = {"type": "document", "title": "a.pdf", "context": "The rent of May.", "source": source}
     raw = orjson.dumps({"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": [document]}]})
-    [message] = read(raw, parse_body(raw), (), 100, is_read_only=False).chat.messages
+    [message] = read_request(raw, parse_body(raw), (), 100, is_lenient=False).chat.messages
     assert message["content"] == [
         {"type": "text", "text": "The rent of May."},
         {"type": "file", "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,JVBE"}},
@@ -202,4 +202,4 @@ def test_the_context_of_a_pdf_stands_before_it() -> None:
 def test_a_tool_is_forced_beside_tools_alone(choice: Json) -> None:
     raw = orjson.dumps({**{k: v for k, v in BODY.items() if k != "tools"}, "tool_choice": choice})
     with pytest.raises(BadRequest, match="tool_choice: may only be specified while providing tools"):
-        read(raw, parse_body(raw), (), 100, is_read_only=False)
+        read_request(raw, parse_body(raw), (), 100, is_lenient=False)
