@@ -13,9 +13,9 @@ from starlette.types import Receive, Scope, Send
 from adapters.types import Header, Json
 from gateway.dialects.fields import missing
 from gateway.dialects.responses.compaction import compaction_item
-from gateway.dialects.responses.counted import CountedTokens, counted
-from gateway.dialects.responses.items import message_item
-from gateway.dialects.responses.render import usage_of
+from gateway.dialects.responses.items import render_user_message
+from gateway.dialects.responses.render import render_usage
+from gateway.dialects.responses.token_count import CountedTokens, render_count
 from gateway.run.response_compaction import Compacted
 from gateway.web.forwarding import ForwardedHead
 from gateway.web.model_field import NamedRequest
@@ -39,7 +39,7 @@ class InputTokensPath(ResponsesPath):
                 call.request.chat, context, reply, receipt, change=CountedTokens()
             )
             if tokens is not None:
-                await reply.whole(200, [*JSON_TYPE, *receipt.note_head()], counted(tokens))
+                await reply.whole(200, [*JSON_TYPE, *receipt.note_head()], render_count(tokens))
         info.memory = "off"
 
 
@@ -61,12 +61,12 @@ class CompactPath(ResponsesPath):
 
 def _compaction(found: Compacted) -> tuple[Sequence[Header], bytes]:
     tag = token_hex(16)
-    messages = [message_item(f"msg_{tag}_{n}", each) for n, each in enumerate(found.messages)]
+    messages = [render_user_message(f"msg_{tag}_{n}", each) for n, each in enumerate(found.messages)]
     shown: Json = {
         "id": f"resp_{token_hex(28)}",
         "object": "response.compaction",
         "created_at": int(time.time()),
         "output": [*messages, compaction_item(f"cmp_{tag}", found.summary)],
-        "usage": usage_of(found.usage),
+        "usage": render_usage(found.usage),
     }
     return JSON_TYPE, orjson.dumps(shown)

@@ -14,10 +14,10 @@ from adapters.types import Json
 from gateway.core.conversation.canonical import SYSTEM
 from gateway.dialects.fields import check_depth, check_length, optional, read_object
 from gateway.dialects.responses.input import read_items
-from gateway.dialects.responses.items import Items, created_item, page_of
+from gateway.dialects.responses.items import Items, paginate, render_created_item
 from gateway.dialects.responses.metadata import read_metadata
-from gateway.dialects.responses.response_ids import place_of, turn_of
-from gateway.dialects.responses.stored_response import forms_of
+from gateway.dialects.responses.response_ids import parse_input_place, parse_turn_names
+from gateway.dialects.responses.stored_response import read_call_forms
 from gateway.errors import BadRequest, UnknownId, UnknownPath
 from gateway.run.memory.stored_turns import NamedTurn
 from gateway.run.response_conversations import ResponseConversation, ResponseConversations
@@ -65,7 +65,7 @@ class OwnConversations:
                 await self.conversations.delete(conversation)
                 return {"id": conversation.id, "object": "conversation.deleted", "deleted": True}
             case "GET", ["items"]:
-                return page_of((await self._items(conversation)).found, query)
+                return paginate((await self._items(conversation)).found, query)
             case "POST", ["items"]:
                 return await self._create(conversation, body)
             case "GET", ["items", id]:
@@ -100,22 +100,22 @@ class OwnConversations:
         await self.conversations.change(
             conversation, lambda now: {**now, "items": [*(now.get("items") or ()), *items]}
         )
-        return page_of(items, f"order=asc&limit={MOST_CREATED}")
+        return paginate(items, f"order=asc&limit={MOST_CREATED}")
 
     async def _delete(self, conversation: ResponseConversation, id: str) -> None:
         if any(item["id"] == id for item in conversation.items):
             await self.conversations.remove_waiting(conversation, frozenset((id,)))
             return
         turns = await self.conversations.turns(conversation)
-        turn = next((each for each in turns if each.name == turn_of(id)), None)
+        turn = next((each for each in turns if each.name == parse_turn_names(id)), None)
         if turn is None or id not in [item["id"] for item in items_of([turn], ()).found]:
             raise _unknown_item(id)
-        place = place_of(id)
+        place = parse_input_place(id)
         if place is not None:
-            same = [item for item in items_of([turn], ()).found if place_of(item["id"]) == place]
+            same = [item for item in items_of([turn], ()).found if parse_input_place(item["id"]) == place]
             seq = turn.exchange.seq + place
         else:
-            same = [item for item in items_of([turn], ()).found if place_of(item["id"]) is None]
+            same = [item for item in items_of([turn], ()).found if parse_input_place(item["id"]) is None]
             seq = turn.exchange.seq + len(turn.exchange.inputs)
         if len(same) > 1:
             raise BadRequest(
@@ -134,7 +134,7 @@ def items_of(turns: Sequence[NamedTurn], waiting: Sequence[Json]) -> Items:
     items = Items()
     items.found.extend(item for item in waiting if item.get("role") in SYSTEM)
     for turn in turns:
-        items.add_inputs("".join(turn.name), turn.inputs, forms=forms_of(turn.reply))
+        items.add_inputs("".join(turn.name), turn.inputs, forms=read_call_forms(turn.reply))
         if turn.reply:
             items.add_reply(turn.name, turn.reply)
     items.found.extend(item for item in waiting if item.get("role") not in SYSTEM)
@@ -146,10 +146,10 @@ def _items_in(body: Json) -> list[Json]:
     items: list[Any] = optional(body, "items", list) or []
     check_length("items", items, MOST_CREATED)
     check_depth("items", [[items]])
-    read = read_items(items, name="items")
+    read = read_items(items, field="items")
     if read.references:
         raise BadRequest("An item of a conversation is sent whole, and not by its id.", param="items")
-    return [created_item(item, token_hex(16)) for item in items]
+    return [render_created_item(item, token_hex(16)) for item in items]
 
 
 def _shown(conversation: ResponseConversation) -> Json:

@@ -33,12 +33,16 @@ from gateway.dialects.responses.background import (
 )
 from gateway.dialects.responses.background_end import BackgroundEnd
 from gateway.dialects.responses.compaction import compaction_item
-from gateway.dialects.responses.instructions import cut_from_stored
+from gateway.dialects.responses.instructions import cut_memory_section
 from gateway.dialects.responses.native import NativeResponse, read_native
 from gateway.dialects.responses.native_lists import ClientItems
 from gateway.dialects.responses.parse import ResponsesRequest, parse
 from gateway.dialects.responses.render import MakesResponses
-from gateway.dialects.responses.response_ids import goes_on_from_here, is_here, is_openais_conversation
+from gateway.dialects.responses.response_ids import (
+    continues_gateway_response,
+    is_gateway_id,
+    is_openai_conversation,
+)
 from gateway.dialects.responses.tools import FUNCTIONS_ALONE, UpstreamTools
 from gateway.errors import BadRequest
 from gateway.limits import Limits
@@ -123,7 +127,7 @@ class ResponsesPath(ForwardedPath):
     async def respond(self, call: ResponseCall) -> None:
         """Answers a request that was read, by way of chat completions."""
         request = call.request
-        if request.compacts:
+        if request.wants_compaction:
             await self.compact(call, partial(_in_place_of_reply, request))
             return
         if request.echo["background"]:
@@ -135,7 +139,7 @@ class ResponsesPath(ForwardedPath):
             receipt.stored_turn,
             receipt.count_usage,
             request.forms,
-            request.shows_sealed,
+            request.shows_sealed_thoughts,
             request.input_messages,
         )
         await self.chats.answer(
@@ -174,7 +178,7 @@ class ResponsesPath(ForwardedPath):
                 # The same request has the same id, in any process, and who does not know the memory cannot guess it.
                 tag = blake2b(digest, key=agent.secret, digest_size=28).hexdigest()
             stored = StoredResponseRequest(
-                request.body.decode(), identity, request.takes, self.chats.settings.max_messages,
+                request.body.decode(), identity, request.upstream_tools, self.chats.settings.max_messages,
                 [] if conversation is None else conversation.items,
             )  # fmt: skip
             queued = queued_response(request, tag, created)
@@ -204,10 +208,10 @@ class ResponsesPath(ForwardedPath):
         self, head: ForwardedHead, parsed: NamedRequest, scope: Scope
     ) -> tuple[ResponsesRequest, ResponseConversation | None]:
         """Returns a request, and the conversation of the gateway's own that it names. Raises: GatewayError."""
-        takes, most = self._takes(head, parsed, scope), self.chats.settings.max_messages
-        request = parse(bytes(parsed.raw), most, takes, needs_input=self.makes_response)
-        if not is_here(request.conversation):
-            if is_openais_conversation(request.conversation) and self.forwarder.has("/conversations"):
+        upstream_tools, most = self._upstream_tools(head, parsed, scope), self.chats.settings.max_messages
+        request = parse(bytes(parsed.raw), most, upstream_tools, needs_input=self.makes_response)
+        if not is_gateway_id(request.conversation):
+            if is_openai_conversation(request.conversation) and self.forwarder.has("/conversations"):
                 # It lies at an upstream, and this model would answer without what was said in it.
                 raise unknown_conversation(request.conversation or "")
             if request.echo["store"]:
@@ -219,7 +223,7 @@ class ResponsesPath(ForwardedPath):
         conversation = await self._conversation(request, scope)
         if conversation.items:
             request = parse(
-                bytes(parsed.raw), most, takes, conversation.items, needs_input=self.makes_response
+                bytes(parsed.raw), most, upstream_tools, conversation.items, needs_input=self.makes_response
             )
         request.chat.unnamed = MemoryChoice(conversation.id, conversation.scope)
         return request, conversation
@@ -231,7 +235,7 @@ class ResponsesPath(ForwardedPath):
         owner = ResponseOwner(project, user)
         return await self.chats.chat.conversations.find(owner, request.conversation or "")
 
-    def _takes(self, head: ForwardedHead, parsed: NamedRequest, scope: Scope) -> UpstreamTools:
+    def _upstream_tools(self, head: ForwardedHead, parsed: NamedRequest, scope: Scope) -> UpstreamTools:
         """Returns what all upstreams that may answer take of tools; an agent's are not known yet."""
         if _AGENT in dict(scope["headers"]):
             return FUNCTIONS_ALONE
@@ -242,7 +246,7 @@ class ResponsesPath(ForwardedPath):
         )
 
     def _is_by_chat(self, head: ForwardedHead, parsed: NamedRequest, scope: Scope) -> bool:
-        goes_on_here = goes_on_from_here(parsed.value("previous_response_id"), parsed.value("conversation"))
+        goes_on_here = continues_gateway_response(parsed.value("previous_response_id"), parsed.value("conversation"))
         if self.forwarder.is_by_chat(head.path, parsed.model, head.upstream_name, goes_on_here=goes_on_here):
             return True
         headers, caller = scope["headers"], info_of(scope).caller
@@ -292,7 +296,7 @@ class StoredPath(ForwardedPath):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         id = scope["path"].split("/")[3:4]
         is_made = scope["path"] == CONVERSATIONS_PATH and not self.forwarder.has("/conversations")
-        if is_made or (id and is_here(id[0])):
+        if is_made or (id and is_gateway_id(id[0])):
             info = info_of(scope)
             info.route, info.memory = self.name, None
             await self.own(scope, receive, send)
@@ -350,7 +354,7 @@ class StoredPath(ForwardedPath):
             return None
         if path.endswith("/input_items") or (path.startswith("/conversations/") and "/items" in path):
             return ClientItems()
-        return cut_from_stored(self.prompts) if path.startswith("/responses/") else None
+        return cut_memory_section(self.prompts) if path.startswith("/responses/") else None
 
 
 def stored_routes(

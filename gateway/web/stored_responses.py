@@ -21,12 +21,12 @@ from gateway.core.request.identity import IdentityRules, identify
 from gateway.core.request.request_headers import RawHeaders
 from gateway.dialects.chat.parse import MAX_MESSAGES
 from gateway.dialects.responses.background import ShownResponses
-from gateway.dialects.responses.items import Items, page_of
+from gateway.dialects.responses.items import Items, paginate
 from gateway.dialects.responses.native import read_native
-from gateway.dialects.responses.parse import SEALED_THOUGHTS, check_includable
+from gateway.dialects.responses.parse import SEALED_THOUGHTS, check_included
 from gateway.dialects.responses.render import rebuild_response
-from gateway.dialects.responses.response_ids import turn_of
-from gateway.dialects.responses.stored_response import forms_of
+from gateway.dialects.responses.response_ids import parse_turn_names
+from gateway.dialects.responses.stored_response import read_call_forms
 from gateway.errors import BadRequest, UnknownId, UnknownPath
 from gateway.run.background_responses import BackgroundResponses
 from gateway.run.later_replies import LaterReply
@@ -98,7 +98,7 @@ class OwnResponses:
         _, _, _, id, *rest = scope["path"].split("/")
         query: str = scope["query_string"].decode("latin-1")
         asked = parse_qs(query)
-        owner, name = self.owner(scope), turn_of(id)
+        owner, name = self.owner(scope), parse_turn_names(id)
         if not name[0]:
             raise unknown_response(id)
         found = await self._find(owner, name, id)
@@ -133,7 +133,7 @@ class OwnResponses:
 
     async def resource(self, owner: ResponseOwner, id: str) -> tuple[Json, Run | None]:
         """Returns a response of the gateway's own as it is now, and its run, if it has one. Raises: UnknownId."""
-        name = turn_of(id)
+        name = parse_turn_names(id)
         found = await self._find(owner, name, id)
         run = await self.background.find(owner, "".join(name)) if _may_be_run(found, name) else None
         return await self._show(found, run, id, {}), run
@@ -149,11 +149,11 @@ class OwnResponses:
     async def _show(
         self, response: FoundTurn | None, run: Run | None, id: str, query: Mapping[str, Sequence[str]]
     ) -> Json:
-        included = check_includable([*query.get("include", ()), *query.get("include[]", ())])
+        included = check_included([*query.get("include", ()), *query.get("include[]", ())])
         shown: Json | None = None
         if response is not None:
             sealed = SEALED_THOUGHTS in included
-            shown = rebuild_response(response.turn.name, response.turn.reply, shows_sealed=sealed)
+            shown = rebuild_response(response.turn.name, response.turn.reply, shows_sealed_thoughts=sealed)
         elif run is not None:
             shown = await self.background.shown(run)
         if shown is None:
@@ -210,17 +210,19 @@ class OwnResponses:
         elif run is not None and (request := await self.background.request(run)) is not None:
             # It lies in no turn, or not yet: its request has its input.
             previous = request.previous
-            before = None if previous is None else await self._find(owner, turn_of(previous), previous)
+            before = (
+                None if previous is None else await self._find(owner, parse_turn_names(previous), previous)
+            )
             if before is not None:
                 await self._add_path(items, before)
                 items.add_reply(before.turn.name, before.turn.reply)
             items.add_inputs(run.uid, request.inputs, forms=request.forms)
-        return page_of(items.found, query)
+        return paginate(items.found, query)
 
     async def _add_path(self, items: Items, response: FoundTurn) -> None:
         """Adds what comes before a response's reply."""
         for turn in await self.stored.path(response):
-            items.add_inputs("".join(turn.name), turn.inputs, turn.directions, forms_of(turn.reply))
+            items.add_inputs("".join(turn.name), turn.inputs, turn.directions, read_call_forms(turn.reply))
             if turn.exchange.id != response.exchange.id and turn.reply:
                 items.add_reply(turn.name, turn.reply)
 

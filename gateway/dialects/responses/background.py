@@ -17,7 +17,7 @@ from gateway.core.turn.client_view import MakesView
 from gateway.dialects.event_stream import encode_typed_event
 from gateway.dialects.responses.errors import error_fields
 from gateway.dialects.responses.parse import ResponsesRequest, parse
-from gateway.dialects.responses.render import ERROR_CODES, MakesResponses, empty_response, usage_of
+from gateway.dialects.responses.render import ERROR_CODES, MakesResponses, empty_response, render_usage
 from gateway.dialects.responses.tools import CallForm, UpstreamTools
 
 # The last events of a response.
@@ -32,7 +32,7 @@ class StoredResponseRequest(Struct, frozen=True):
     # As it was resolved when the request came.
     identity: Identity
     # The tools that its upstreams take.
-    takes: UpstreamTools
+    upstream_tools: UpstreamTools = field(name="takes")
     # The limit of the messages in a request.
     most_messages: int
     # The items of its conversation that wait for the next response; they come before its input.
@@ -43,7 +43,7 @@ class StoredResponseRequest(Struct, frozen=True):
 
     def read(self) -> ResponsesRequest:
         """Returns the parsed request. It is streamed, whatever the client asked for: its events are stored."""
-        request = parse(self.body.encode(), self.most_messages, self.takes, self.waiting)
+        request = parse(self.body.encode(), self.most_messages, self.upstream_tools, self.waiting)
         chat = request.chat
         chat.identity, chat.stream = self.identity, True
         chat.json = {**chat.json, "stream": True}
@@ -92,7 +92,7 @@ class RestoredRequest(Struct, frozen=True):
     ) -> MakesView:
         request = self.request
         return MakesResponses(
-            request.echo, turn, count, request.forms, request.shows_sealed, request.input_messages,
+            request.echo, turn, count, request.forms, request.shows_sealed_thoughts, request.input_messages,
             self.tag, self.created, number, has_begun,
         )  # fmt: skip
 
@@ -178,5 +178,5 @@ def compaction_response(request: ResponsesRequest, item: Json, usage: Json) -> J
         **empty_response(view, "completed"),
         "completed_at": now,
         "output": [item],
-        "usage": usage_of(usage),
+        "usage": render_usage(usage),
     }

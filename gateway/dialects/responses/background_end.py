@@ -15,7 +15,7 @@ _UNDER_WAY: Final = ("queued", "in_progress")
 _ENDS: Final = ("response.completed", "response.incomplete", "response.failed", "response.cancelled")
 
 
-def is_made_later(response: dict[str, Any]) -> bool:
+def is_pending(response: dict[str, Any]) -> bool:
     """Returns whether a response is made after the answer that bears it."""
     return response.get("background") is True and response.get("status") in _UNDER_WAY
 
@@ -51,5 +51,5 @@ class BackgroundEnd:
 
     def _note(self, response: dict[str, Any], body: bytes) -> None:
         id = response.get("id")
-        if isinstance(id, str) and response.get("background") is True and not is_made_later(response):
+        if isinstance(id, str) and response.get("background") is True and not is_pending(response):
             self.id, self.response = id, body

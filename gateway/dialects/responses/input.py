@@ -19,9 +19,15 @@ from gateway.core.conversation.provider_fields import THOUGHTS
 from gateway.core.request.chat_request import Reference
 from gateway.dialects.fields import missing, optional, text_in, wrong_type
 from gateway.dialects.responses.left_out import LeftOutFields
-from gateway.dialects.responses.response_ids import place_of, turn_of
+from gateway.dialects.responses.response_ids import parse_input_place, parse_turn_names
 from gateway.dialects.responses.sealed import is_sealed, unseal
-from gateway.dialects.responses.tools import FUNCTIONS_ALONE, UpstreamTools, call_of, result_of, unsupported
+from gateway.dialects.responses.tools import (
+    FUNCTIONS_ALONE,
+    UpstreamTools,
+    read_call,
+    read_result,
+    unsupported,
+)
 from gateway.errors import BadRequest
 
 _ROLES = ("user", "assistant", "system", "developer")
@@ -42,51 +48,52 @@ class InputMessages(Struct, frozen=True):
 
 def read_items(
     items: str | list[Any],
-    start: int = 0,
+    messages_before: int = 0,
     *,
-    takes: UpstreamTools = FUNCTIONS_ALONE,
-    is_read_only: bool = False,
-    name: str = "input",
-    before: int = 0,
+    upstream_tools: UpstreamTools = FUNCTIONS_ALONE,
+    is_lenient: bool = False,
+    field: str = "input",
+    items_before: int = 0,
 ) -> InputMessages:
-    """Returns what the items say.
+    """Returns items as messages of a chat completion.
 
-    start: how many messages come before these.
-    takes: decides the form of calls.
-    name: the field with the items, for errors. before: how many of them are not of that field.
-    is_read_only: the items themselves go upstream, so what has no place in chat completions is passed over,
-        and so is what is wrong.
+    messages_before: how many messages come before these.
+    upstream_tools: decides the form of calls.
+    is_lenient: items that are wrong, or have no place in chat completions, are passed over, since they themselves go
+        upstream.
+    field: the request's field with the items, for errors.
+    items_before: how many of the items come before those of that field.
 
-    Raises: BadRequest: an item has no place in chat completions, or a form that is none.
+    Raises: BadRequest: an item is wrong, or has no place in chat completions.
     """
     if isinstance(items, str):
         return InputMessages([{"role": "user", "content": items}], [], [0], LeftOutFields())
-    messages = _Messages(start, takes, is_read_only=is_read_only)
+    messages = _Messages(messages_before, upstream_tools, is_lenient=is_lenient)
     for index, item in enumerate(items):
-        if item.__class__ is dict and len(item) == 2 and messages.take_plain(index, item):
+        if item.__class__ is dict and len(item) == 2 and messages.add_if_plain(index, item):
             continue
-        where = f"{name}[{index - before}]"
+        where = f"{field}[{index - items_before}]"
         if not isinstance(item, dict):
             raise wrong_type(where, "an object", item)
-        kind = item.get("type") or _untyped(item)
+        kind = item.get("type") or _kind_of_untyped(item)
         known = _KINDS.get(kind) if isinstance(kind, str) else None
         if known is not None:
-            messages.at = index
+            messages.item_index = index
             try:
-                known.take(messages, item, where)
+                known.add(messages, item, where)
             except BadRequest:
-                if not is_read_only:
+                if not is_lenient:
                     raise
-            messages.left_out.add_rest(item, known.read, where)
+            messages.left_out.add_rest(item, known.read_fields, where)
         elif isinstance(kind, str) and kind in _LEFT_OUT:
             messages.left_out.add(f"{where}.{kind}")
-        elif not (is_read_only or (isinstance(kind, str) and kind in _READ_ELSEWHERE)):
+        elif not (is_lenient or (isinstance(kind, str) and kind in _READ_ELSEWHERE)):
             raise missing(f"{where}.type") if kind is None else unsupported(f"{where}.type", kind)
     return messages.end()
 
 
-def _untyped(item: Json) -> str | None:
-    """Returns the kind of an item without a type, which two kinds need not have."""
+def _kind_of_untyped(item: Json) -> str | None:
+    """Returns the kind of an item without a type: two kinds may lack it."""
     return "message" if "role" in item else "item_reference" if "id" in item else None
 
 
@@ -94,7 +101,7 @@ class _Reply:
     """A reply made of several successive items."""
 
     def __init__(self) -> None:
-        self._has_spoken = False  # the last item is words
+        self._ends_with_text = False  # the last item is text
         self._texts: list[str] = []
         self._parts: list[Json] = []  # of its content that are no texts
         self._refusals: list[str] = []
@@ -105,14 +112,14 @@ class _Reply:
     @property
     def is_over(self) -> bool:
         """Returns whether text that comes now is of another reply. Calls are followed by their results alone."""
-        return self._has_spoken and not self._calls
+        return self._ends_with_text and not self._calls
 
-    def say(self, content: str | list[Json]) -> None:
+    def add_content(self, content: str | list[Json]) -> None:
         text = content if isinstance(content, str) else self._text_in(content)
         if self._texts:  # as the words of two rounds are joined where the reply is stored
             self._texts.append(gap(self._texts[-1], text))
         self._texts.append(text)
-        self._has_spoken = True
+        self._ends_with_text = True
 
     def _text_in(self, parts: list[Json]) -> str:
         text: list[str] = []
@@ -125,16 +132,16 @@ class _Reply:
                 self._parts.append(part)
         return "".join(text)
 
-    def call(self, call: Json) -> None:
+    def add_call(self, call: Json) -> None:
         self._calls.append(call)
 
-    def think(self, thoughts: Json) -> None:
-        self._has_spoken = False
+    def add_thoughts(self, thoughts: Json) -> None:
+        self._ends_with_text = False
         for key in THOUGHTS:
             if thoughts.get(key) is not None:
                 self._thoughts.setdefault(key, []).append(thoughts[key])
 
-    def message(self) -> Json | None:
+    def build_message(self) -> Json | None:
         """Returns the message; None if nothing but thoughts came of it."""
         if not (self._texts or self._calls):
             return None
@@ -147,14 +154,14 @@ class _Reply:
         if not text and (self._calls or self._refusals):
             built["content"] = None
         for key, values in self._thoughts.items():
-            built[key] = _joined(values)
+            built[key] = _join_values(values)
         if self._calls:
             built["tool_calls"] = self._calls
         return built
 
 
-def _joined(values: list[Any]) -> Any:
-    """Returns values of one field as one: texts and lists go on, of anything else the last one counts."""
+def _join_values(values: list[Any]) -> Any:
+    """Returns the values of one field as one: texts and lists are joined, of anything else the last one counts."""
     if all(isinstance(value, str) for value in values):
         return "".join(values)
     if all(isinstance(value, list) for value in values):
@@ -163,13 +170,13 @@ def _joined(values: list[Any]) -> Any:
 
 
 class _Messages:
-    """The messages so far, and the reply to which the next items may belong."""
+    """Builds messages of items. Items in a row may be one reply, which stays open until another message begins."""
 
-    def __init__(self, start: int, takes: UpstreamTools, *, is_read_only: bool) -> None:
-        self.at = 0  # the item that is taken
-        self._start = start
-        self._takes = takes
-        self._is_read_only = is_read_only
+    def __init__(self, messages_before: int, upstream_tools: UpstreamTools, *, is_lenient: bool) -> None:
+        self.item_index = 0  # of the item that is read
+        self._messages_before = messages_before
+        self._upstream_tools = upstream_tools
+        self._is_lenient = is_lenient
         self.left_out = LeftOutFields()
         self._input = InputMessages([], [], [], self.left_out)
         self._open: _Reply | None = None
@@ -184,22 +191,22 @@ class _Messages:
 
     def end(self) -> InputMessages:
         self._end_reply()
-        self._put_media()
+        self._append_media()
         return self._input
 
-    def take_plain(self, index: int, item: Json) -> bool:
-        """Takes a message of a user or a reply that is a text, as most are. Returns False for any other item."""
+    def add_if_plain(self, index: int, item: Json) -> bool:
+        """Adds a user's or an assistant's text, as most items are. Returns False for any other item, and adds none."""
         role, content = item.get("role"), item.get("content")
         if content.__class__ is not str or (role != "user" and role != "assistant"):
             return False
-        self.at = index
+        self.item_index = index
         if role == "user":
-            self._add({"role": role, "content": content})
+            self._add_message({"role": role, "content": content})
             return True
-        self._say(content)
+        self._add_reply_content(content)
         return True
 
-    def take_message(self, item: Json, where: str) -> None:
+    def add_message(self, item: Json, where: str) -> None:
         role, content = item.get("role"), item.get("content")
         if role not in _ROLES:
             raise missing(f"{where}.role") if role is None else _wrong_role(f"{where}.role", role)
@@ -207,24 +214,24 @@ class _Messages:
             raise missing(f"{where}.content")
         joined = self._content(content, f"{where}.content")
         if role != "assistant":
-            self._add({"role": role, "content": joined})
+            self._add_message({"role": role, "content": joined})
             return
-        self._say(joined)
+        self._add_reply_content(joined)
 
-    def take_thoughts(self, item: Json, where: str) -> None:
+    def add_thoughts(self, item: Json, where: str) -> None:
         content = optional(item, "encrypted_content", str, where)
         id = item.get("id")
-        if content is None and not self._is_read_only and isinstance(id, str) and turn_of(id)[0]:
+        if content is None and not self._is_lenient and isinstance(id, str) and parse_turn_names(id)[0]:
             self._reply.thought_ids.append((id, f"{where}.id"))
         elif not is_sealed(content):
             self.left_out.add_rest(item, _COMMON, where)
-        self._reply.think(unseal(content, f"{where}.encrypted_content") if is_sealed(content) else {})
+        self._reply.add_thoughts(unseal(content, f"{where}.encrypted_content") if is_sealed(content) else {})
 
-    def take_call(self, item: Json, where: str) -> None:
-        self._reply.call(call_of(item, where, self._takes))
+    def add_call(self, item: Json, where: str) -> None:
+        self._reply.add_call(read_call(item, where, self._upstream_tools))
 
-    def take_result(self, item: Json, where: str) -> None:
-        id, output = result_of(item, where)
+    def add_result(self, item: Json, where: str) -> None:
+        id, output = read_result(item, where)
         content = self._content(output, f"{where}.output")
         # A tool's message has no place for media.
         if media := media_in({"content": content}):
@@ -233,55 +240,55 @@ class _Messages:
             content = "\n".join(
                 part["text"] for part in content if isinstance(part, dict) and part not in media
             )
-        self._add({"role": "tool", "tool_call_id": id, "content": content})
+        self._add_message({"role": "tool", "tool_call_id": id, "content": content})
 
-    def take_reference(self, item: Json, where: str) -> None:
+    def add_reference(self, item: Json, where: str) -> None:
         id = text_in(item, "id", where)
-        turn, place = turn_of(id), place_of(id)
+        turn, place = parse_turn_names(id), parse_input_place(id)
         self._end_reply()
-        self._put_media()
+        self._append_media()
         references = self._input.references
-        index = self._start + len(self._input.messages)
+        index = self._messages_before + len(self._input.messages)
         # The items of one reply are one message.
         last = references[-1] if references else None
         named = None if last is None else (last.index, last.conversation, last.turn, last.place)
         if named != (index - 1, *turn, place):
             references.append(Reference(index, id, *turn, f"{where}.id", place=place))
-            self._put({"role": "assistant", "content": ""})
+            self._append({"role": "assistant", "content": ""})
 
     def _content(self, content: Any, where: str) -> str | list[Json]:
-        return _content(content, where, self.left_out, is_read_only=self._is_read_only)
+        return _content(content, where, self.left_out, is_lenient=self._is_lenient)
 
-    def _say(self, content: str | list[Json]) -> None:
+    def _add_reply_content(self, content: str | list[Json]) -> None:
         if self._open is not None and self._open.is_over:
             self._end_reply()
-        self._reply.say(content)
+        self._reply.add_content(content)
 
-    def _add(self, message: Json) -> None:
+    def _add_message(self, message: Json) -> None:
         self._end_reply()
-        self._put(message)
+        self._append(message)
 
     def _end_reply(self) -> None:
         reply, self._open = self._open, None
-        message = None if reply is None else reply.message()
+        message = None if reply is None else reply.build_message()
         if reply is None or message is None:
             return
-        self._put(message)
-        at = self._start + len(self._input.messages) - 1
+        self._append(message)
+        at = self._messages_before + len(self._input.messages) - 1
         for id, param in reply.thought_ids:
-            self._input.references.append(Reference(at, id, *turn_of(id), param, is_thoughts=True))
+            self._input.references.append(Reference(at, id, *parse_turn_names(id), param, is_thoughts=True))
 
-    def _put_media(self) -> None:
+    def _append_media(self) -> None:
         if self._media:
             media, self._media = self._media, []
             self._input.messages.append({"role": "user", "content": media})
             self._input.places.append(-1)
 
-    def _put(self, message: Json) -> None:
+    def _append(self, message: Json) -> None:
         if message["role"] != "tool":
-            self._put_media()
+            self._append_media()
         self._input.messages.append(message)
-        self._input.places.append(-1 if message["role"] == "assistant" else self.at)
+        self._input.places.append(-1 if message["role"] == "assistant" else self.item_index)
 
 
 def _wrong_role(param: str, role: Any) -> BadRequest:
@@ -294,7 +301,7 @@ def _wrong_role(param: str, role: Any) -> BadRequest:
     )
 
 
-def _content(content: Any, where: str, left_out: LeftOutFields, *, is_read_only: bool) -> str | list[Json]:
+def _content(content: Any, where: str, left_out: LeftOutFields, *, is_lenient: bool) -> str | list[Json]:
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
@@ -305,14 +312,14 @@ def _content(content: Any, where: str, left_out: LeftOutFields, *, is_read_only:
         if not isinstance(part, dict):
             raise wrong_type(at, "an object", part)
         kind = part.get("type")
-        if is_read_only and kind not in _WORDS:
+        if is_lenient and kind not in _WORDS:
             parts.append(part)
             continue
         known = _PARTS.get(kind) if isinstance(kind, str) else None
         if known is None:
             raise missing(f"{at}.type") if kind is None else unsupported(f"{at}.type", kind)
         parts.append(known.translate(part, at))
-        left_out.add_rest(part, known.read, at)
+        left_out.add_rest(part, known.read_fields, at)
     return parts
 
 
@@ -356,16 +363,15 @@ class _Part(Struct, frozen=True):
     """A kind of part."""
 
     translate: Callable[[Json, str], Json]
-    # The fields that are read of it.
-    read: frozenset[str]
+    read_fields: frozenset[str]
 
 
 class _Kind(Struct, frozen=True):
     """A kind of item."""
 
-    take: Callable[[_Messages, Json, str], None]
-    # The fields that are read of it, and those that say nothing to a model.
-    read: frozenset[str]
+    add: Callable[[_Messages, Json, str], None]
+    # With those that say nothing to a model.
+    read_fields: frozenset[str]
 
 
 _FILE = ("file_data", "file_id", "filename")
@@ -382,23 +388,23 @@ _PARTS = {
 _WORDS = ("input_text", "output_text", "text", "refusal")
 _COMMON = frozenset(("type", "id", "status"))
 _KINDS = {
-    kind: _Kind(take, _COMMON | set(fields.split()))
-    for kind, take, fields in (
-        ("message", _Messages.take_message, "role content"),
-        ("item_reference", _Messages.take_reference, ""),
-        ("reasoning", _Messages.take_thoughts, "summary content encrypted_content"),
-        ("function_call", _Messages.take_call, "call_id name arguments namespace"),
-        ("custom_tool_call", _Messages.take_call, "call_id name input namespace"),
-        ("tool_search_call", _Messages.take_call, "call_id arguments execution"),
-        ("local_shell_call", _Messages.take_call, "call_id action"),
-        ("shell_call", _Messages.take_call, "call_id action"),
-        ("apply_patch_call", _Messages.take_call, "call_id operation"),
-        ("function_call_output", _Messages.take_result, "call_id output"),
-        ("custom_tool_call_output", _Messages.take_result, "call_id output"),
-        ("tool_search_output", _Messages.take_result, "call_id tools execution"),
-        ("local_shell_call_output", _Messages.take_result, "call_id output"),
-        ("shell_call_output", _Messages.take_result, "call_id output"),
-        ("apply_patch_call_output", _Messages.take_result, "call_id output"),
+    kind: _Kind(add, _COMMON | set(fields.split()))
+    for kind, add, fields in (
+        ("message", _Messages.add_message, "role content"),
+        ("item_reference", _Messages.add_reference, ""),
+        ("reasoning", _Messages.add_thoughts, "summary content encrypted_content"),
+        ("function_call", _Messages.add_call, "call_id name arguments namespace"),
+        ("custom_tool_call", _Messages.add_call, "call_id name input namespace"),
+        ("tool_search_call", _Messages.add_call, "call_id arguments execution"),
+        ("local_shell_call", _Messages.add_call, "call_id action"),
+        ("shell_call", _Messages.add_call, "call_id action"),
+        ("apply_patch_call", _Messages.add_call, "call_id operation"),
+        ("function_call_output", _Messages.add_result, "call_id output"),
+        ("custom_tool_call_output", _Messages.add_result, "call_id output"),
+        ("tool_search_output", _Messages.add_result, "call_id tools execution"),
+        ("local_shell_call_output", _Messages.add_result, "call_id output"),
+        ("shell_call_output", _Messages.add_result, "call_id output"),
+        ("apply_patch_call_output", _Messages.add_result, "call_id output"),
     )
 }
 # Items that bring no message: tools, and what is made of a whole list.

@@ -13,7 +13,7 @@ import orjson
 
 from adapters.types import Event
 from gateway.core.prompt.shown_blocks import SECTION_BEGIN
-from gateway.dialects.responses.members import NOT_READABLE, members, written
+from gateway.dialects.responses.members import NOT_READABLE, decode_members, encode_members
 from gateway.errors import UpstreamBroke
 
 _KEY: Final = b'"instructions"'
@@ -42,14 +42,14 @@ class ClientInstructions:
         if data is None or _KEY not in data:
             return event.raw
         try:
-            fields = members(data)
+            fields = decode_members(data)
         except NOT_READABLE as error:
             raise UpstreamBroke("The upstream sent an event that is no JSON.") from error
         response = fields.get("response", b"")
         if not response.startswith(b"{"):
             return event.raw
         fields["response"] = self._with_own(response)
-        made = written(fields)
+        made = encode_members(fields)
         if data in event.raw:
             return event.raw.replace(data, made, 1)
         # Its JSON has several lines.
@@ -58,22 +58,22 @@ class ClientInstructions:
 
     def _with_own(self, response: bytes) -> bytes:
         try:
-            fields = members(response)
+            fields = decode_members(response)
         except NOT_READABLE as error:
             raise UpstreamBroke("The upstream sent a response that is no JSON.") from error
         if "instructions" not in fields:
             return response
         fields["instructions"] = self._own(fields["instructions"])
-        return written(fields)
+        return encode_members(fields)
 
 
-def in_place_of(own: str | None) -> ClientInstructions:
+def restore_instructions(own: str | None) -> ClientInstructions:
     """Returns the change for a request's own reply. own: the instructions that the client sent."""
     sent = orjson.dumps(own)
     return ClientInstructions(lambda _: sent)
 
 
-def cut_from_stored(prompts: Sequence[str]) -> ClientInstructions:
+def cut_memory_section(prompts: Sequence[str]) -> ClientInstructions:
     """Returns the change for a response that an upstream has stored, with a request that is unknown otherwise.
 
     prompts: those of the profiles.

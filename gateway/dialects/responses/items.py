@@ -13,9 +13,9 @@ from adapters.types import Json
 from gateway.core.conversation.canonical import WireMessage, call_id
 from gateway.core.conversation.directions import Direction
 from gateway.core.conversation.private import without_private
-from gateway.dialects.responses.render import output_items_of, rebuild_response
-from gateway.dialects.responses.stored_response import forms_of
-from gateway.dialects.responses.tools import NO_FORMS, CallForm, result_item
+from gateway.dialects.responses.render import rebuild_response, render_output
+from gateway.dialects.responses.stored_response import read_call_forms
+from gateway.dialects.responses.tools import NO_FORMS, CallForm, render_result
 from gateway.errors import BadRequest
 
 MOST_ITEMS: Final = 100  # of a page, as OpenAI has it
@@ -70,8 +70,8 @@ class Items:
         """Adds a reply, as its response had it."""
         shown = rebuild_response(turn, reply)
         tag = "".join(turn)
-        output = shown["output"] if shown is not None else output_items_of(tag, without_private(reply))
-        self._note(reply, forms_of(reply))
+        output = shown["output"] if shown is not None else render_output(tag, without_private(reply))
+        self._note(reply, read_call_forms(reply))
         self.found.extend(output)
 
     def _note(self, reply: WireMessage, forms: Mapping[str, CallForm]) -> None:
@@ -86,17 +86,17 @@ class Items:
         role, content = message.get("role"), message.get("content")
         if role == "assistant":
             self._note(message, forms)
-            return output_items_of(tag, message, forms)
+            return render_output(tag, message, forms)
         if role == "tool":
             id = str(message.get("tool_call_id"))
             kind = _OUTPUTS.get(self._calls.get(id, ""), "function_call_output")
-            output = content if isinstance(content, str) else parts_of(content)
-            return [{"id": f"fco_{tag}", "call_id": id, **result_item(kind, output)}]
+            output = content if isinstance(content, str) else render_parts(content)
+            return [{"id": f"fco_{tag}", "call_id": id, **render_result(kind, output)}]
         own: Json = {"id": f"msg_{tag}", "type": "message", "status": "completed", "role": role}
-        return [{**own, "content": parts_of(content)}]
+        return [{**own, "content": render_parts(content)}]
 
 
-def created_item(item: Json, id: str) -> Json:
+def render_created_item(item: Json, id: str) -> Json:
     """Returns an item of a client as a list shows it. id: of it, after the beginning that its type has."""
     kind = item.get("type") or "message"
     shown = {"type": kind, "status": "completed", **item, "id": f"{_BEGINNINGS.get(kind, 'item')}_{id}"}
@@ -107,20 +107,20 @@ def created_item(item: Json, id: str) -> Json:
     return shown
 
 
-def message_item(id: str, message: WireMessage) -> Json:
+def render_user_message(id: str, message: WireMessage) -> Json:
     """Returns a user's message as an item."""
     known: Json = {"id": id, "type": "message", "status": "completed", "role": "user"}
-    return {**known, "content": parts_of(message.get("content"))}
+    return {**known, "content": render_parts(message.get("content"))}
 
 
-def parts_of(content: Any) -> list[Json]:
+def render_parts(content: Any) -> list[Json]:
     """Returns the parts of a user's message."""
     if isinstance(content, str):
         return [{"type": "input_text", "text": content}]
-    return [_part(part) for part in content or () if isinstance(part, dict)]
+    return [_render_part(part) for part in content or () if isinstance(part, dict)]
 
 
-def _part(part: Json) -> Json:
+def _render_part(part: Json) -> Json:
     match part:
         case {"type": "text", "text": text}:
             return {"type": "input_text", "text": text}
@@ -131,7 +131,7 @@ def _part(part: Json) -> Json:
     return part
 
 
-def page_of(items: Sequence[Json], query: str) -> Json:
+def paginate(items: Sequence[Json], query: str) -> Json:
     """Returns a page of items, given oldest first. query: `order`, `limit`, `after`. Raises: BadRequest."""
     asked = parse_qs(query, keep_blank_values=True)
     order = asked.get("order", ["desc"])[-1]

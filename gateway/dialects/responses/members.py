@@ -1,4 +1,4 @@
-"""Objects as their members, each value as it is written: it may be nested more deeply than orjson writes."""
+"""JSON objects as members with encoded values: a value may be nested more deeply than orjson writes."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import msgspec
 import orjson
 
 _decoder: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
-# What `members` raises for bytes that are no object.
+# What `decode_members` raises for bytes that are no object.
 NOT_READABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
-def members(data: bytes) -> dict[str, bytes]:
-    """Returns the members of an object, their values as they are written. Raises: those of `NOT_READABLE`."""
+def decode_members(data: bytes) -> dict[str, bytes]:
+    """Returns the members of an object, each value as it is written. Raises: those of `NOT_READABLE`."""
     return {key: bytes(value) for key, value in _decoder.decode(data).items()}
 
 
-def written(fields: Mapping[str, bytes]) -> bytes:
-    """Returns an object of these members with encoded values."""
+def encode_members(fields: Mapping[str, bytes]) -> bytes:
+    """Returns the object with these members. fields: each value as it is written."""
     return b"{%b}" % b",".join(orjson.dumps(key) + b":" + value for key, value in fields.items())

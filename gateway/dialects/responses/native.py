@@ -24,11 +24,11 @@ from gateway.core.turn.native_form import Earlier, Memory, NativeReply
 from gateway.dialects.chat.parse import parse as parse_chat
 from gateway.dialects.fields import check_depth, optional, read_object, repeated_keys
 from gateway.dialects.lenient import as_object, decode_object
-from gateway.dialects.responses.background_end import is_made_later
+from gateway.dialects.responses.background_end import is_pending
 from gateway.dialects.responses.codex import codex_side_request
 from gateway.dialects.responses.input import read_items
-from gateway.dialects.responses.instructions import ClientInstructions, in_place_of
-from gateway.dialects.responses.parse import conversation_of, text_format
+from gateway.dialects.responses.instructions import ClientInstructions, restore_instructions
+from gateway.dialects.responses.parse import read_conversation_id, translate_text_format
 from gateway.errors import BadRequest, BodyTooLarge
 
 # What is put together at OpenAI.
@@ -125,7 +125,7 @@ class NativeResponse(Struct, frozen=True):
         return ResponseReader(may_be_later=self.json.get("background") is True)
 
     def change(self) -> ClientInstructions:
-        return in_place_of(self.json.get("instructions"))
+        return restore_instructions(self.json.get("instructions"))
 
 
 def read_native(body: bytes, path: str, max_messages: int) -> NativeResponse | None:
@@ -147,7 +147,7 @@ def _read(body: bytes, path: str, max_messages: int) -> NativeResponse | None:
         return None
     check_depth("input", [items])
     head: list[Json] = [{"role": "system", "content": instructions}] if instructions else []
-    placed = read_items(items, len(head), is_read_only=True)
+    placed = read_items(items, len(head), is_lenient=True)
     previous = optional(json, "previous_response_id", str)
     if not placed.messages and previous is None:
         return None
@@ -159,7 +159,7 @@ def _read(body: bytes, path: str, max_messages: int) -> NativeResponse | None:
         if value is not None and key not in _TRANSLATED:
             chat.setdefault(key, value)
     if json.get("text") is not None:
-        chat.update(text_format(json["text"]))
+        chat.update(translate_text_format(json["text"]))
     if functions := _functions(json.get("tools")):
         chat["tools"] = functions
     request = parse_chat(orjson.dumps(chat), max_messages + 1)
@@ -173,7 +173,7 @@ def _read(body: bytes, path: str, max_messages: int) -> NativeResponse | None:
         request.messages[len(head) :] if placed.messages else [],
         places,
         placed.references,
-        conversation_of(json),
+        read_conversation_id(json),
         previous,
     )
 
@@ -241,7 +241,7 @@ class ResponseReader:
         items = response.get("output") or self._items_so_far()
         if not isinstance(items, list):
             items = []
-        read = read_items([item for item in items if isinstance(item, dict)], is_read_only=True)
+        read = read_items([item for item in items if isinstance(item, dict)], is_lenient=True)
         replies = [message for message in read.messages if message["role"] == "assistant"]
         message = join_messages(replies) if replies else None
         if message is not None and self._end is not FINISHED:
@@ -253,7 +253,7 @@ class ResponseReader:
     def _note_later(self, response: Json) -> bool:
         """Notes the id of a response that is made without its client. Returns whether it is one."""
         id = response.get("id")
-        self.background_id = id if isinstance(id, str) and is_made_later(response) else None
+        self.background_id = id if isinstance(id, str) and is_pending(response) else None
         return self.background_id is not None
 
     def _items_so_far(self) -> list[Json]:

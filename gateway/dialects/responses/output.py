@@ -14,7 +14,7 @@ from gateway.core.conversation.provider_fields import THOUGHTS
 from gateway.core.turn.asides import StringReader
 from gateway.core.turn.draft import FUNCTION, Draft, ToolCall
 from gateway.dialects.responses.sealed import seal
-from gateway.dialects.responses.tools import INPUT, CallForm, call_item
+from gateway.dialects.responses.tools import INPUT_ARGUMENT, CallForm, render_call
 
 
 class Emit(Protocol):
@@ -152,14 +152,14 @@ class MessageItem(Item):
 class ThoughtsItem(Item):
     """The thoughts of a reply, as a summary, which is what clients show.
 
-    shows_sealed: also the upstream's fields for them, in a form that can be sent back.
+    shows_sealed_thoughts: also the upstream's fields for them, in a form that can be sent back.
     """
 
     kind = "rs"
 
     def __init__(self, tag: str, index: int, emit: Emit | None) -> None:
         super().__init__(tag, index, emit)
-        self.shows_sealed = False
+        self.shows_sealed_thoughts = False
         self._pieces: list[str] = []
         self._sealed = Draft()
         self.begin()
@@ -170,7 +170,7 @@ class ThoughtsItem(Item):
         item: Json = {"id": self.id, "type": "reasoning", "summary": summary, "status": status}
         fields = self._sealed.message()
         sealed = {key: fields[key] for key in THOUGHTS if key in fields}
-        if sealed and self.shows_sealed and status != "in_progress":
+        if sealed and self.shows_sealed_thoughts and status != "in_progress":
             item["encrypted_content"] = seal(sealed)
         return item
 
@@ -225,7 +225,7 @@ class CallItem(Item):
         self._call = call
         self._forms = forms
         self._sent = 0  # pieces of its arguments
-        self._reader = StringReader((INPUT,))  # of a custom tool's input
+        self._reader = StringReader((INPUT_ARGUMENT,))  # of a custom tool's input
         self._input: list[str] = []
 
     @property
@@ -258,9 +258,9 @@ class CallItem(Item):
         known = {"id": self.id, "call_id": call.id or f"call_{self.tag}_{self.index}", "status": status}
         if self._is_function:
             if is_empty and self._form.kind in _GROWING:
-                item = call_item(self._form, "")
+                item = render_call(self._form, "")
                 return {**item, **({"input": ""} if "input" in item else {}), **known}
-            return {**call_item(self._form, call.text, text="".join(self._input)), **known}
+            return {**render_call(self._form, call.text, text="".join(self._input)), **known}
         form, text = self._form, "" if is_empty else str(self._custom.get("input") or "")
         space = {} if form.namespace is None else {"namespace": form.namespace}
         return {"type": "custom_tool_call", "name": form.name, "input": text, **space, **known}

@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 from msgspec import Struct
+from msgspec.structs import replace
 
 from adapters.types import Json
 from gateway.core.json_limits import is_too_deep
@@ -30,10 +31,9 @@ from gateway.dialects.fields import (
 )
 from gateway.dialects.responses.codex import codex_side_request
 from gateway.dialects.responses.compaction import summaries_in
-from gateway.dialects.responses.input import read_items
-from gateway.dialects.responses.left_out import LeftOutFields
+from gateway.dialects.responses.input import InputMessages, read_items
 from gateway.dialects.responses.metadata import read_metadata
-from gateway.dialects.responses.response_ids import turn_of
+from gateway.dialects.responses.response_ids import parse_turn_names
 from gateway.dialects.responses.tools import (
     FUNCTIONS_ALONE,
     CallForm,
@@ -45,11 +45,10 @@ from gateway.dialects.responses.tools import (
 )
 from gateway.errors import BadRequest
 
-# What only OpenAI has or does.
-_ELSEWHERE = ("prompt", "context_management")
-# How a stream is padded, tools at OpenAI, what OpenAI stores, a window that is full: nothing of it is asked of a chat
-# completion. `include` is read for the one thing of it that is.
-_NOT_ASKED = (
+# Fields that ask for what only OpenAI has.
+_OPENAI_ONLY = ("prompt", "context_management")
+# Fields about the padding of a stream, tools at OpenAI, its storage or a full window: no chat completion has them.
+_NOT_PASSED_ON = (
     "background",
     "client_metadata",
     "include",
@@ -65,18 +64,20 @@ _TYPES: dict[str, type] = {
     **dict.fromkeys(("client_metadata", "stream_options"), dict),
     "service_tier": str,
 }
-# Fields of chat completions that ask for what a response cannot show, or that other fields of it stand for.
-_CHAT_ALONE = ("audio", "function_call", "functions", "messages", "modalities", "n")
-_LEFT_OUT = frozenset((*_ELSEWHERE, *_NOT_ASKED))
+# Fields of chat completions that ask for what a response cannot show, or for which a response has other fields.
+_CHAT_ONLY = ("audio", "function_call", "functions", "messages", "modalities", "n")
+# Fields that are read one by one.
+_READ_APART = ("model", "input", "instructions", "conversation", "tool_choice", "tools")
+_NOT_COPIED = frozenset((*_OPENAI_ONLY, *_NOT_PASSED_ON, *_READ_APART))
 # The fields that are read of objects whose other fields have no place in a chat completion.
-_READ_OF = {
+_READ_MEMBERS = {
     "reasoning": frozenset(("effort", "summary", "generate_summary", "mode")),
     "text": frozenset(("format", "verbosity")),
 }
 SEALED_THOUGHTS = "reasoning.encrypted_content"
 _SUMMARIES = ("auto", "concise", "detailed")
 _LOGPROBS = "message.output_text.logprobs"
-# What OpenAI takes in `include`. All but logprobs and thoughts are of tools that nothing here has.
+# What OpenAI upstream_tools in `include`. All but logprobs and thoughts are of tools that nothing here has.
 _INCLUDABLE = frozenset(
     (
         *("file_search_call.results", "web_search_call.results", "web_search_call.action.sources"),
@@ -90,19 +91,19 @@ class ResponsesRequest(Struct, frozen=True):
     """A request as a chat completion, with what its reply needs of it."""
 
     chat: ChatRequest
-    # The fields of the response that are the request's.
+    # The fields of the request that its response repeats.
     echo: Json
-    # The id of the conversation that it goes on with; None: of none.
+    # The id of the conversation that it continues; None: it names none.
     conversation: str | None
     # The forms of its tools' calls, by their names upstream.
     forms: dict[str, CallForm]
     # Thoughts are asked for in the form in which they can be sent back.
-    shows_sealed: bool
+    shows_sealed_thoughts: bool
     body: bytes
     # The tools that its upstreams take.
-    takes: UpstreamTools
-    # It asks for its conversation in short, in place of a reply.
-    compacts: bool = False
+    upstream_tools: UpstreamTools
+    # It asks for a summary of its conversation in place of a reply.
+    wants_compaction: bool = False
 
     @property
     def input_messages(self) -> list[Json]:
@@ -113,14 +114,14 @@ class ResponsesRequest(Struct, frozen=True):
 def parse(
     body: bytes,
     max_messages: int = MAX_MESSAGES,
-    takes: UpstreamTools = FUNCTIONS_ALONE,
+    upstream_tools: UpstreamTools = FUNCTIONS_ALONE,
     waiting: Sequence[Json] = (),
     *,
     needs_input: bool = True,
 ) -> ResponsesRequest:
     """Reads a request's body.
 
-    takes: what its upstreams take of tools.
+    upstream_tools: what its upstreams take of tools.
     waiting: items of its conversation that come before its input.
     needs_input: without any it is an error.
 
@@ -128,48 +129,48 @@ def parse(
     """
     json = read_object(body)
     _check_fields(json, body)
-    messages, references, left_out = _messages(json, max_messages, takes, waiting, needs_input=needs_input)
-    included = _included(json)
-    tools = read_tools(json, takes, left_out)
-    chat: Json = {"model": json.get("model"), "messages": messages}
+    read = _read_messages(json, max_messages, upstream_tools, waiting, needs_input=needs_input)
+    included = check_included(_strings(json, "include"))
+    tools = read_tools(json, upstream_tools, read.left_out)
+    chat: Json = {"model": json.get("model"), "messages": read.messages}
     if _LOGPROBS in included or json.get("top_logprobs") is not None:
         chat["logprobs"] = True
     if tools.chat:
         chat["tools"] = tools.chat
     if json.get("tool_choice") is not None:
-        chat.update(read_choice(json["tool_choice"], tools, takes))
+        chat.update(read_choice(json["tool_choice"], tools, upstream_tools))
     _add_translated(chat, json)
-    request = request_of(orjson.dumps(chat), chat, messages)
+    request = request_of(orjson.dumps(chat), chat, read.messages)
     # User and conversation may be named by what no chat completion has, such as a client's own metadata.
-    request.named = {key: json[key] for key in _NOT_ASKED if key in json} or None
+    request.named = {key: json[key] for key in _NOT_PASSED_ON if key in json} or None
     request.side_request = codex_side_request(json)
     request.shows_thoughts = _shows_thoughts(json.get("reasoning") or {})
     request.wants_usage = True
-    for key, read in _READ_OF.items():
-        left_out.add_rest(json.get(key) or {}, read, key)
-    request.consumed = left_out.names
-    request.references = tuple(references)
-    request.may_be_cut = _may_be_cut(json)
-    conversation = conversation_of(json)
-    echo = _echo(json, request, conversation, tools)
+    for key, members in _READ_MEMBERS.items():
+        read.left_out.add_rest(json.get(key) or {}, members, key)
+    request.consumed = read.left_out.names
+    request.references = tuple(read.references)
+    request.may_be_cut = _may_be_truncated(json)
+    conversation = read_conversation_id(json)
+    echo = _echo_fields(json, request, conversation, tools)
     return ResponsesRequest(
-        request,
-        echo,
-        conversation,
-        tools.forms,
-        SEALED_THOUGHTS in included,
-        body,
-        takes,
-        _compacts(json),
+        chat=request,
+        echo=echo,
+        conversation=conversation,
+        forms=tools.forms,
+        shows_sealed_thoughts=SEALED_THOUGHTS in included,
+        body=body,
+        upstream_tools=upstream_tools,
+        wants_compaction=_wants_compaction(json),
     )
 
 
 def _check_fields(json: Json, body: bytes) -> None:
     """Checks which fields a body has, their types and their depth. Raises: BadRequest."""
-    for key in _ELSEWHERE:
+    for key in _OPENAI_ONLY:
         if json.get(key) is not None:
             raise unsupported(key, key)
-    for key in _CHAT_ALONE:
+    for key in _CHAT_ONLY:
         if key in json and json[key] is not None and not (key == "n" and json[key] == 1):
             raise BadRequest(f"Unknown parameter: '{key}'.", param=key, code="unknown_parameter")
     for key in json:
@@ -185,27 +186,32 @@ def _check_fields(json: Json, body: bytes) -> None:
     # Whoever let the request through on its way here may have read the other one.
     for key in repeated_keys(body):
         raise BadRequest(f"Duplicate key in the request body: `{key[:60]}`.", param=key[:60])
-    _at_least_one(json, "max_tool_calls")
+    _positive_number(json, "max_tool_calls")
     read_metadata(json)
 
 
 def _add_translated(chat: Json, json: Json) -> None:
     """Adds the fields that a chat completion has as well, under its names and in its forms."""
     for key, value in json.items():
-        if value is None or key in _LEFT_OUT:
+        if value is None or key in _NOT_COPIED:
             continue
         if key in _TRANSLATED:
             chat.update(_TRANSLATED[key](value))
         else:
             chat.setdefault(key, value)
     if "tools" not in chat:
-        _leave_out_choices(chat)
+        _remove_tool_choices(chat)
 
 
-def _messages(
-    json: Json, max_messages: int, takes: UpstreamTools, waiting: Sequence[Json], *, needs_input: bool
-) -> tuple[list[Json], list[Reference], LeftOutFields]:
-    """Returns the messages of an input, what they refer to, and what has no place in them."""
+def _read_messages(
+    json: Json,
+    max_messages: int,
+    upstream_tools: UpstreamTools,
+    waiting: Sequence[Json],
+    *,
+    needs_input: bool,
+) -> InputMessages:
+    """Returns the messages of a chat completion: instructions, summaries, and those of the input."""
     items = json.get("input")
     if items is None and not needs_input:
         items = []
@@ -220,22 +226,23 @@ def _messages(
         items = [*waiting, *own]
     if isinstance(items, list):
         head += summaries_in(items)
-    translated = read_items(items, len(head), takes=takes, before=len(waiting))
-    messages, references = translated.messages, translated.references
-    if not (messages or not needs_input):
+    read = read_items(items, len(head), upstream_tools=upstream_tools, items_before=len(waiting))
+    messages = [*head, *read.messages]
+    if needs_input and not read.messages:
         raise BadRequest("Invalid 'input': there is no message in it.", param="input", code="empty_array")
     previous = optional(json, "previous_response_id", str)
     if previous is not None:
         param = "previous_response_id"
         if json.get("conversation") is not None:
             raise BadRequest(f"'{param}' cannot be used in conjunction with 'conversation'.", param=param)
-        references.insert(0, Reference(len(head), previous, *turn_of(previous), param, is_path=True))
-    if not (head or messages):
-        messages = [{"role": "user", "content": ""}]  # a chat completion has some
-    return [*head, *messages], references, translated.left_out
+        read.references.insert(
+            0, Reference(len(head), previous, *parse_turn_names(previous), param, is_path=True)
+        )
+    # A chat completion has at least one.
+    return replace(read, messages=messages or [{"role": "user", "content": ""}])
 
 
-def conversation_of(json: Json) -> str | None:
+def read_conversation_id(json: Json) -> str | None:
     """Returns the id of the conversation with items that come before the input; None: none is named.
 
     Raises: BadRequest.
@@ -263,18 +270,13 @@ def _strings(json: Json, key: str) -> list[str]:
     return values
 
 
-def _compacts(json: Json) -> bool:
+def _wants_compaction(json: Json) -> bool:
     items = json.get("input")
     last = items[-1] if isinstance(items, list) and items else None
     return isinstance(last, dict) and last.get("type") == "compaction_trigger"
 
 
-def _included(json: Json) -> Sequence[str]:
-    """Returns the parts that the request wants in its response. Raises: BadRequest."""
-    return check_includable(_strings(json, "include"))
-
-
-def check_includable(wanted: Sequence[str]) -> Sequence[str]:
+def check_included(wanted: Sequence[str]) -> Sequence[str]:
     """Returns what a request wants in its response. Raises: BadRequest."""
     for index, value in enumerate(wanted):
         if value not in _INCLUDABLE:
@@ -286,7 +288,7 @@ def check_includable(wanted: Sequence[str]) -> Sequence[str]:
     return wanted
 
 
-def _may_be_cut(json: Json) -> bool:
+def _may_be_truncated(json: Json) -> bool:
     """Returns whether old messages may be left out where the window is full. Raises: BadRequest."""
     truncation: str | None = optional(json, "truncation", str)
     if truncation not in (None, "auto", "disabled"):
@@ -301,18 +303,18 @@ def _may_be_cut(json: Json) -> bool:
 # What chat completions know under another name or in another form: the translation
 
 
-def _leave_out_choices(chat: Json) -> None:
+def _remove_tool_choices(chat: Json) -> None:
     """Leaves out what means nothing without tools, and is refused there by chat completions alone."""
     chat.pop("parallel_tool_calls", None)
     if chat.get("tool_choice") in ("auto", "none"):
         del chat["tool_choice"]
 
 
-def text_format(text: Any) -> Json:
+def translate_text_format(text: Any) -> Json:
     """Returns the form of an answer in terms of chat completions. Raises: BadRequest."""
     if not isinstance(text, dict):
         raise wrong_type("text", "an object", text)
-    translated = _fields(text, "verbosity")
+    translated: Json = {} if text.get("verbosity") is None else {"verbosity": text["verbosity"]}
     form = optional(text, "format", dict, "text")
     if form is None or form.get("type") == "text":
         return translated
@@ -322,7 +324,7 @@ def text_format(text: Any) -> Json:
     return {**translated, "response_format": form}
 
 
-def _reasoning(reasoning: Any) -> Json:
+def _translate_reasoning(reasoning: Any) -> Json:
     if not isinstance(reasoning, dict):
         raise wrong_type("reasoning", "an object", reasoning)
     if (mode := reasoning.get("mode")) not in (None, "standard"):
@@ -345,11 +347,11 @@ def _shows_thoughts(reasoning: Json) -> bool:
     return summary is not None and reasoning.get("effort") is None
 
 
-def _limit(tokens: Any) -> Json:
-    return {"max_completion_tokens": _at_least_one({"max_output_tokens": tokens}, "max_output_tokens")}
+def _translate_limit(tokens: Any) -> Json:
+    return {"max_completion_tokens": _positive_number({"max_output_tokens": tokens}, "max_output_tokens")}
 
 
-def _at_least_one(json: Json, key: str) -> int | None:
+def _positive_number(json: Json, key: str) -> int | None:
     value = number(json, key)
     if value is not None and value < 1:
         raise BadRequest(
@@ -360,25 +362,10 @@ def _at_least_one(json: Json, key: str) -> int | None:
     return value
 
 
-def _nothing(_: Any) -> Json:
-    return {}
-
-
-def _fields(value: Json, *keys: str) -> Json:
-    """Returns those of the fields that are set."""
-    return {key: value[key] for key in keys if value.get(key) is not None}
-
-
 _TRANSLATED: dict[str, Callable[[Any], Json]] = {
-    "model": _nothing,
-    "input": _nothing,
-    "instructions": _nothing,
-    "conversation": _nothing,
-    "max_output_tokens": _limit,
-    "reasoning": _reasoning,
-    "text": text_format,
-    "tool_choice": _nothing,
-    "tools": _nothing,
+    "max_output_tokens": _translate_limit,
+    "reasoning": _translate_reasoning,
+    "text": translate_text_format,
 }
 
 
@@ -407,7 +394,7 @@ ECHOED: Json = {
 }
 
 
-def _echo(json: Json, request: ChatRequest, conversation: str | None, tools: RequestTools) -> Json:
+def _echo_fields(json: Json, request: ChatRequest, conversation: str | None, tools: RequestTools) -> Json:
     echoed = {key: value for key, value in json.items() if key in ECHOED and value is not None}
     if echoed.get("service_tier") == "auto":
         del echoed["service_tier"]  # the tier that served it is shown, where the upstream names one

@@ -37,7 +37,7 @@ from gateway.dialects.responses.stored_response import (
     StoredResponse,
     changed_fields,
     is_in_reply_order,
-    stored_in,
+    read_stored_response,
 )
 from gateway.dialects.responses.tools import NO_FORMS, CallForm
 from gateway.errors import GatewayError
@@ -64,7 +64,7 @@ class MakesResponses(Struct, frozen=True):
     # The forms of calls, by the names that their tools have upstream.
     forms: Mapping[str, CallForm] = NO_FORMS
     # Thoughts are shown with `encrypted_content`, in which they can be sent back.
-    shows_sealed: bool = False
+    shows_sealed_thoughts: bool = False
     # The messages of its request, the instructions excluded.
     messages: Sequence[Json] = ()
     # The part that all its ids share; "": it is made of the turn's names.
@@ -234,7 +234,7 @@ class ResponsesView(ClientView):
             status,
             self._created(),
             first.get("model") or self._factory.echo["model"],
-            usage=None if usage is None else usage_of(usage),
+            usage=None if usage is None else render_usage(usage),
             completed=self._completed,
             reason=reason,
             error=self._error,
@@ -344,7 +344,7 @@ class ResponsesView(ClientView):
         self._close_item()
         item = self._add_item(kind)
         if isinstance(item, ThoughtsItem):
-            item.shows_sealed = self._factory.shows_sealed or not self._is_stored
+            item.shows_sealed_thoughts = self._factory.shows_sealed_thoughts or not self._is_stored
         self._open_item = item
         return item
 
@@ -422,7 +422,7 @@ class ResponsesView(ClientView):
             "incomplete_details": None if reason is None else {"reason": reason},
             "model": first.get("model") or self._factory.echo["model"],
             "output": [item.done for item in self._items] if is_over else [],
-            "usage": None if self._usage is None or not is_over else usage_of(self._usage),
+            "usage": None if self._usage is None or not is_over else render_usage(self._usage),
         }
         response["store"] = self._is_stored
         if isinstance(tier := first.get("service_tier"), str):
@@ -438,25 +438,30 @@ class ResponsesView(ClientView):
 
 
 def rebuild_response(
-    turn_names: tuple[str, str], reply: WireMessage, *, shows_sealed: bool = False
+    turn_names: tuple[str, str], reply: WireMessage, *, shows_sealed_thoughts: bool = False
 ) -> Json | None:
     """Returns a stored response as it was answered, but for logprobs; None: the reply is not one of a response.
 
     turn_names: of conversation and turn.
-    shows_sealed: as in `MakesResponses`.
+    shows_sealed_thoughts: as in `MakesResponses`.
     """
-    stored = stored_in(reply)
+    stored = read_stored_response(reply)
     if stored is None:
         return None
     view = ResponsesView(
-        MakesResponses(stored.echoed, lambda: turn_names, forms=stored.call_forms, shows_sealed=shows_sealed),
+        MakesResponses(
+            stored.echoed,
+            lambda: turn_names,
+            forms=stored.call_forms,
+            shows_sealed_thoughts=shows_sealed_thoughts,
+        ),
         waits=False,
     )
     view.restore(stored)
     output = [] if stored.status == "failed" else stored.output_of(reply)
     if output is None:
         output = view.rebuild_output(without_private(reply), stored)
-    elif not shows_sealed:
+    elif not shows_sealed_thoughts:
         output = [{k: v for k, v in item.items() if k != "encrypted_content"} for item in output]
     return {**view.response(stored.status, stored.reason), "output": output, "usage": stored.usage}
 
@@ -468,7 +473,7 @@ def empty_response(factory: MakesResponses, status: str) -> Json:
     return view.response(status)
 
 
-def output_items_of(tag: str, reply: WireMessage, forms: Mapping[str, CallForm] = NO_FORMS) -> list[Json]:
+def render_output(tag: str, reply: WireMessage, forms: Mapping[str, CallForm] = NO_FORMS) -> list[Json]:
     """Returns a reply that no response was made of as output items. tag: of their ids. forms: of its calls."""
     # As of a stored turn, so that thoughts are shown without `encrypted_content`.
     view = ResponsesView(MakesResponses(ECHOED, lambda: (tag, ""), forms=forms), waits=False)
@@ -477,7 +482,7 @@ def output_items_of(tag: str, reply: WireMessage, forms: Mapping[str, CallForm] 
     return view.rebuild_output(reply, stored)
 
 
-def usage_of(usage: Json) -> Json:
+def render_usage(usage: Json) -> Json:
     """Returns a chat completion's usage under the names of the Responses API."""
     prompt, completion = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
     item = {

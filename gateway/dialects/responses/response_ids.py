@@ -23,30 +23,30 @@ def make_tag(turn: tuple[str, str] | None) -> str:
     return token_hex(_TAG_BYTES) if turn is None else "".join(turn)
 
 
-def is_here(id: object) -> bool:
+def is_gateway_id(id: object) -> bool:
     """Returns whether an id is of a response or a conversation that the gateway itself made."""
     return isinstance(id, str) and _HERE.fullmatch(id) is not None
 
 
-def is_openais_conversation(id: object) -> bool:
+def is_openai_conversation(id: object) -> bool:
     """Returns whether an id has the form of those that OpenAI gives conversations."""
     return isinstance(id, str) and _OPENAIS_CONVERSATION.fullmatch(id) is not None
 
 
-def goes_on_from_here(previous_response_id: object, conversation: object) -> bool:
+def continues_gateway_response(previous_response_id: object, conversation: object) -> bool:
     """Returns whether a request with these fields goes on from what the gateway itself made."""
     if isinstance(conversation, dict):
         conversation = conversation.get("id")
-    return is_here(previous_response_id) or is_here(conversation)
+    return is_gateway_id(previous_response_id) or is_gateway_id(conversation)
 
 
-def turn_of(id: str) -> tuple[str, str]:
+def parse_turn_names(id: str) -> tuple[str, str]:
     """Returns the names of conversation and turn in an id; empty ones: the gateway did not make it."""
     found = _NAMED.fullmatch(id)
     return ("", "") if found is None else (found[1], found[2])
 
 
-def place_of(id: str) -> int | None:
+def parse_input_place(id: str) -> int | None:
     """Returns the place of an input item's message in its turn; None: the id names no input item."""
     found = _NAMED.fullmatch(id)
     return None if found is None or found[3] is None else int(found[3])

@@ -69,7 +69,7 @@ class StoredResponse(Struct, frozen=True, omit_defaults=True):
         return self.output if "".join(texts) == text_of(reply) else None
 
 
-def stored_in(reply: WireMessage) -> StoredResponse | None:
+def read_stored_response(reply: WireMessage) -> StoredResponse | None:
     """Returns the stored fields of a reply's response; None: the reply is not one of a response."""
     found: Any = private_of(reply).get(RESPONSE_FIELD)
     if not isinstance(found, dict):
@@ -80,9 +80,9 @@ def stored_in(reply: WireMessage) -> StoredResponse | None:
         return None  # imported from elsewhere
 
 
-def forms_of(reply: WireMessage) -> Mapping[str, CallForm]:
+def read_call_forms(reply: WireMessage) -> Mapping[str, CallForm]:
     """Returns the forms of the calls that a response's request offers, by the names of their tools upstream."""
-    stored = stored_in(reply)
+    stored = read_stored_response(reply)
     return NO_FORMS if stored is None else stored.call_forms
 
 

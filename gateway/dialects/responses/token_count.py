@@ -8,7 +8,7 @@ from adapters.types import Event
 from gateway.errors import UpstreamBroke
 
 
-def counted(tokens: int) -> bytes:
+def render_count(tokens: int) -> bytes:
     return orjson.dumps({"object": "response.input_tokens", "input_tokens": tokens})
 
 
@@ -23,6 +23,6 @@ class CountedTokens:
 
     def whole(self, body: bytes) -> bytes:
         try:
-            return counted(int(orjson.loads(body)["input_tokens"]))
+            return render_count(int(orjson.loads(body)["input_tokens"]))
         except (ValueError, KeyError, TypeError) as error:
             raise UpstreamBroke("The upstream's answer is no count of tokens.") from error

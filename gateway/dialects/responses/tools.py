@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 from msgspec import Struct
@@ -23,9 +23,9 @@ from gateway.errors import BadRequest
 
 MOST_NAME_CHARS: Final = 64  # of a function's name, as OpenAI's errors show
 _HASH_BYTES: Final = 4
-INPUT: Final = "input"  # the only argument of a custom tool as a function
-SEARCH: Final = "tool_search"
-_SHELL: Final[Json] = {
+INPUT_ARGUMENT: Final = "input"  # the only argument of a custom tool as a function
+TOOL_SEARCH: Final = "tool_search"
+_LOCAL_SHELL_SCHEMA: Final[Json] = {
     "type": "object",
     "properties": {
         "command": {"type": "array", "items": {"type": "string"}, "description": "The command and its arguments."},
@@ -35,7 +35,7 @@ _SHELL: Final[Json] = {
     },
     "required": ["command"],
 }  # fmt: skip
-_SHELL_COMMANDS: Final[Json] = {
+_SHELL_SCHEMA: Final[Json] = {
     "type": "object",
     "properties": {
         "commands": {"type": "array", "items": {"type": "string"}, "description": "Shell commands, run in order."},
@@ -44,7 +44,7 @@ _SHELL_COMMANDS: Final[Json] = {
     },
     "required": ["commands"],
 }  # fmt: skip
-_PATCH: Final[Json] = {
+_PATCH_SCHEMA: Final[Json] = {
     "type": "object",
     "properties": {
         "type": {"type": "string", "enum": ["create_file", "update_file", "delete_file"]},
@@ -55,23 +55,23 @@ _PATCH: Final[Json] = {
 }  # fmt: skip
 # Tools of OpenAI's that the client runs, each as a function of its name.
 _BUILT_IN: Final[Mapping[str, tuple[str, Json]]] = {
-    "local_shell": ("Runs a command on the user's machine and returns its output.", _SHELL),
-    "shell": ("Runs shell commands and returns their output.", _SHELL_COMMANDS),
-    "apply_patch": ("Creates, changes or deletes a file.", _PATCH),
+    "local_shell": ("Runs a command on the user's machine and returns its output.", _LOCAL_SHELL_SCHEMA),
+    "shell": ("Runs shell commands and returns their output.", _SHELL_SCHEMA),
+    "apply_patch": ("Creates, changes or deletes a file.", _PATCH_SCHEMA),
 }
-_NAMED: Final = frozenset(("type", "name", "description"))
-# The fields that are read of each tool.
-_READ: Final[Mapping[str, frozenset[str]]] = {
-    "function": _NAMED | {"parameters", "strict"},
-    "custom": _NAMED | {"format"},
-    "namespace": _NAMED | {"tools"},
+_COMMON_FIELDS: Final = frozenset(("type", "name", "description"))
+# The fields that are read of each tool, by its type.
+_READ_FIELDS: Final[Mapping[str, frozenset[str]]] = {
+    "function": _COMMON_FIELDS | {"parameters", "strict"},
+    "custom": _COMMON_FIELDS | {"format"},
+    "namespace": _COMMON_FIELDS | {"tools"},
     "tool_search": frozenset(("type", "execution", "description", "parameters")),
     **dict.fromkeys(_BUILT_IN, frozenset(("type",))),
 }
-_SEARCHED: Final = frozenset(("type", "external_web_access", "filters", "user_location"))
+_SEARCH_FIELDS: Final = frozenset(("type", "external_web_access", "filters", "user_location"))
 # Tools that can be forced by their type alone.
-_BY_TYPE: Final = frozenset((*_BUILT_IN, SEARCH))
-_WEB: Final = frozenset(("web_search", "web_search_2025_08_26", "web_search_preview"))
+_FORCED_BY_TYPE: Final = frozenset((*_BUILT_IN, TOOL_SEARCH))
+_WEB_SEARCHES: Final = frozenset(("web_search", "web_search_2025_08_26", "web_search_preview"))
 _CLAUDES_SEARCH: Final = "web_search_20250305"
 
 
@@ -109,8 +109,8 @@ class RequestTools(Struct):
     forms: dict[str, CallForm]
     # As the response repeats them.
     echo: list[Json]
-    # Where a search of the web stands that nobody here can make; it was left out.
-    search: str | None = None
+    # The place of a web search that was left out, since no upstream can make it; None: there is none.
+    omitted_search: str | None = None
 
 
 def unsupported(param: str, value: object) -> BadRequest:
@@ -134,137 +134,168 @@ def flat_name(namespace: str | None, name: str) -> str:
     return f"{whole[: MOST_NAME_CHARS - len(digits) - 1]}_{digits}"
 
 
-def read_tools(json: Json, takes: UpstreamTools, left_out: LeftOutFields) -> RequestTools:
+def read_tools(json: Json, upstream_tools: UpstreamTools, left_out: LeftOutFields) -> RequestTools:
     """Returns the tools of a request, those that its input brings included.
 
     left_out: gets what has no place in a chat completion.
 
     Raises: BadRequest.
     """
-    reader = _Reader(takes, json.get("max_tool_calls"), left_out)
+    reader = _ToolReader(upstream_tools, json.get("max_tool_calls"), left_out)
     tools = json.get("tools")
     if tools is not None:
         if not isinstance(tools, list):
             raise wrong_type("tools", "an array of objects", tools)
-        reader.found.echo = [_echoed(tool) for n, tool in enumerate(tools) if reader.add(tool, f"tools[{n}]")]
+        reader.tools.echo = [
+            _echo_tool(tool) for n, tool in enumerate(tools) if reader.add(tool, f"tools[{n}]")
+        ]
     items = json.get("input")
     for n, item in enumerate(items if isinstance(items, list) else ()):
         if isinstance(item, dict) and item.get("type") in ("additional_tools", "tool_search_output"):
             for k, tool in enumerate(optional(item, "tools", list, f"input[{n}]") or ()):
                 reader.add(tool, f"input[{n}].tools[{k}]")
-    if reader.found.search is not None and not reader.found.chat:
-        raise unsupported(reader.found.search, "web_search")
-    return reader.found
+    if reader.tools.omitted_search is not None and not reader.tools.chat:
+        raise unsupported(reader.tools.omitted_search, "web_search")
+    return reader.tools
 
 
-class _Reader:
-    def __init__(self, takes: UpstreamTools, most_calls: Any, left_out: LeftOutFields) -> None:
-        self.found = RequestTools([], {}, [])
+class _Namespace(NamedTuple):
+    """Where a tool is declared."""
+
+    # None: in no namespace.
+    name: str | None = None
+    # The models of a chat completion read it with each tool, since they know no namespaces.
+    description: str = ""
+
+
+_NO_NAMESPACE: Final = _Namespace()
+
+
+class _ToolReader:
+    """Translates the tools of one request."""
+
+    def __init__(self, upstream_tools: UpstreamTools, most_calls: Any, left_out: LeftOutFields) -> None:
+        self.tools = RequestTools([], {}, [])
         self._left_out = left_out
-        self._takes = takes
+        self._upstream_tools = upstream_tools
         self._most_calls = most_calls
         self._names: set[str] = set()
 
-    def add(self, tool: Any, where: str, namespace: str | None = None, about: str = "") -> bool:
-        """Adds a tool. Returns False where it is left out. Raises: BadRequest: its kind is none that can be taken."""
+    def add(self, tool: Any, where: str, namespace: _Namespace = _NO_NAMESPACE) -> bool:
+        """Adds a tool. Returns False where it is left out. Raises: BadRequest: a chat completion cannot have it."""
         if not isinstance(tool, dict):
             raise wrong_type(where, "an object", tool)
         kind = tool.get("type")
         match kind:
             case "function":
-                self._add_function(tool, where, namespace, about)
+                self._add_function(tool, where, namespace)
             case "custom":
-                self._add_custom(tool, where, namespace, about)
-            case "namespace" if namespace is None:
-                name, text = text_in(tool, "name", where), optional(tool, "description", str, where) or ""
+                self._add_custom(tool, where, namespace)
+            case "namespace" if namespace.name is None:
+                text = optional(tool, "description", str, where) or ""
+                inner = _Namespace(text_in(tool, "name", where), text)
                 for n, each in enumerate(optional(tool, "tools", list, where) or ()):
-                    self.add(each, f"{where}.tools[{n}]", name, text)
+                    self.add(each, f"{where}.tools[{n}]", inner)
             case "tool_search" if tool.get("execution") == "client":
-                named = {"name": SEARCH, **_fields(tool, "description", "parameters")}
-                self._put(named, CallForm("tool_search_call", SEARCH))
+                function = {"name": TOOL_SEARCH, **_set_fields(tool, "description", "parameters")}
+                self._append_function(function, CallForm("tool_search_call", TOOL_SEARCH))
             case "local_shell" | "shell" | "apply_patch":
                 text, parameters = _BUILT_IN[kind]
-                named = {"name": kind, "description": text, "parameters": parameters}
-                self._put(named, CallForm(f"{kind}_call", kind))
-            case str() if kind in _WEB:
+                function = {"name": kind, "description": text, "parameters": parameters}
+                self._append_function(function, CallForm(f"{kind}_call", kind))
+            case str() if kind in _WEB_SEARCHES:
                 return self._add_search(tool, where)
             case None:
                 raise missing(f"{where}.type")
             case _:
                 raise unsupported(f"{where}.type", kind)
-        self._left_out.add_rest(tool, _READ[kind], where)
+        self._left_out.add_rest(tool, _READ_FIELDS[kind], where)
         return True
 
-    def _add_function(self, tool: Json, where: str, namespace: str | None, about: str) -> None:
+    def _add_function(self, tool: Json, where: str, namespace: _Namespace) -> None:
         name = text_in(tool, "name", where)
-        named = {"name": flat_name(namespace, name), **_fields(tool, "description", "parameters", "strict")}
-        _describe(named, about)
-        self._put(named, None if namespace is None else CallForm("function_call", name, namespace))
+        function = {
+            "name": flat_name(namespace.name, name),
+            **_set_fields(tool, "description", "parameters", "strict"),
+        }
+        _add_description(function, namespace.description)
+        form = None if namespace.name is None else CallForm("function_call", name, namespace.name)
+        self._append_function(function, form)
 
-    def _add_custom(self, tool: Json, where: str, namespace: str | None, about: str) -> None:
-        name, form = text_in(tool, "name", where), optional(tool, "format", dict, where)
-        named: Json = {"name": flat_name(namespace, name), **_fields(tool, "description")}
-        _describe(named, about)
-        is_grammar = form is not None and form.get("type") == "grammar"
-        if not self._takes.custom:
-            if form is not None and is_grammar:
-                syntax, grammar = form.get("syntax") or "a", form.get("definition")
-                _describe(named, f"`{INPUT}` has to match this {syntax} grammar:\n{grammar}", is_after=True)
-            value = {"type": "string", "description": "The whole input of the tool, as plain text."}
-            schema = {"type": "object", "properties": {INPUT: value}, "required": [INPUT]}
-            named["parameters"] = {**schema, "additionalProperties": False}
-            self._put(named, CallForm("custom_tool_call", name, namespace))
+    def _add_custom(self, tool: Json, where: str, namespace: _Namespace) -> None:
+        name, syntax = text_in(tool, "name", where), optional(tool, "format", dict, where)
+        custom: Json = {"name": flat_name(namespace.name, name), **_set_fields(tool, "description")}
+        _add_description(custom, namespace.description)
+        form = CallForm("custom_tool_call", name, namespace.name)
+        if not self._upstream_tools.custom:
+            self._append_function(_custom_as_function(custom, syntax), form)
             return
-        if form is not None:
-            grammar = {"type": "grammar", "grammar": _fields(form, "definition", "syntax")}
-            named["format"] = grammar if is_grammar else form
-        self.found.chat.append({"type": "custom", "custom": named})
-        if namespace is not None:
-            self.found.forms[named["name"]] = CallForm("custom_tool_call", name, namespace)
+        if syntax is not None:
+            custom["format"] = syntax
+            if syntax.get("type") == "grammar":
+                custom["format"] = {"type": "grammar", "grammar": _set_fields(syntax, "definition", "syntax")}
+        self.tools.chat.append({"type": "custom", "custom": custom})
+        if namespace.name is not None:
+            self.tools.forms[custom["name"]] = form
 
     def _add_search(self, tool: Json, where: str) -> bool:
         if tool.get("external_web_access") is False:
             return False  # an index of pages that were read before, of which there is none here
-        if not self._takes.web_search:
+        if not self._upstream_tools.web_search:
             # An offer beside other tools, as Codex makes it in every request; alone it is what is asked for.
-            self.found.search = f"{where}.type"
+            self.tools.omitted_search = f"{where}.type"
             self._left_out.add("tools.web_search")
             return False
-        found: Json = {"type": _CLAUDES_SEARCH, "name": "web_search"}
+        search: Json = {"type": _CLAUDES_SEARCH, "name": "web_search"}
         if isinstance(self._most_calls, int):
-            found["max_uses"] = self._most_calls
+            search["max_uses"] = self._most_calls
         filters = optional(tool, "filters", dict, where) or {}
         if filters.get("allowed_domains"):
-            found["allowed_domains"] = filters["allowed_domains"]
+            search["allowed_domains"] = filters["allowed_domains"]
         self._left_out.add_rest(filters, {"allowed_domains"}, f"{where}.filters")
-        self._left_out.add_rest(tool, _SEARCHED, where)
+        self._left_out.add_rest(tool, _SEARCH_FIELDS, where)
         if tool.get("user_location") is not None:
-            found["user_location"] = tool["user_location"]
-        self.found.chat.append(found)
+            search["user_location"] = tool["user_location"]
+        self.tools.chat.append(search)
         return True
 
-    def _put(self, named: Json, form: CallForm | None) -> None:
-        name = named["name"]
+    def _append_function(self, function: Json, form: CallForm | None) -> None:
+        name = function["name"]
         if form is not None:
-            self.found.forms[name] = form
-        elif name in self.found.forms:
-            del self.found.forms[name]
+            self.tools.forms[name] = form
+        else:
+            self.tools.forms.pop(name, None)
         if name in self._names:  # found by a search, and offered since
-            self.found.chat[:] = [each for each in self.found.chat if _name_of(each) != name]
+            self.tools.chat[:] = [each for each in self.tools.chat if _tool_name(each) != name]
         self._names.add(name)
-        self.found.chat.append({"type": "function", "function": named})
+        self.tools.chat.append({"type": "function", "function": function})
 
 
-def read_choice(choice: Any, tools: RequestTools, takes: UpstreamTools) -> Json:
+def _custom_as_function(custom: Json, syntax: Json | None) -> Json:
+    """Returns a custom tool as a function with one text. syntax: what the text has to match."""
+    function = dict(custom)
+    if syntax is not None and syntax.get("type") == "grammar":
+        kind, grammar = syntax.get("syntax") or "a", syntax.get("definition")
+        rule = f"`{INPUT_ARGUMENT}` has to match this {kind} grammar:\n{grammar}"
+        _add_description(function, rule, is_after=True)
+    value = {"type": "string", "description": "The whole input of the tool, as plain text."}
+    schema = {"type": "object", "properties": {INPUT_ARGUMENT: value}, "required": [INPUT_ARGUMENT]}
+    return {**function, "parameters": {**schema, "additionalProperties": False}}
+
+
+def read_choice(choice: Any, tools: RequestTools, upstream_tools: UpstreamTools) -> Json:
     """Returns the members of a chat completion that choose among its tools. Raises: BadRequest."""
     if isinstance(choice, str):
         return {"tool_choice": choice}
     if not isinstance(choice, dict):
         raise wrong_type("tool_choice", "a string or an object", choice)
     if choice.get("type") != "allowed_tools":
-        return {"tool_choice": _named(choice, "tool_choice", takes)}
+        return {"tool_choice": _translate_named_choice(choice, "tool_choice", upstream_tools)}
     listed = optional(choice, "tools", list, "tool_choice") or []
-    allowed = [_named(tool, f"tool_choice.tools[{n}]", takes) for n, tool in enumerate(listed)]
+    allowed = [
+        _translate_named_choice(tool, f"tool_choice.tools[{n}]", upstream_tools)
+        for n, tool in enumerate(listed)
+    ]
     mode = choice.get("mode") or "auto"
     if mode not in ("auto", "required"):
         raise BadRequest(
@@ -272,46 +303,46 @@ def read_choice(choice: Any, tools: RequestTools, takes: UpstreamTools) -> Json:
             param="tool_choice.mode",
             code="invalid_value",
         )
-    if takes.custom:
+    if upstream_tools.custom:
         return {"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": allowed}}}
     names = {each["function"]["name"] for each in allowed}
-    return {"tool_choice": mode, "tools": [tool for tool in tools.chat if _name_of(tool) in names]}
+    return {"tool_choice": mode, "tools": [tool for tool in tools.chat if _tool_name(tool) in names]}
 
 
-def _named(choice: Any, where: str, takes: UpstreamTools) -> Json:
+def _translate_named_choice(choice: Any, where: str, upstream_tools: UpstreamTools) -> Json:
     if not isinstance(choice, dict):
         raise wrong_type(where, "an object", choice)
     kind = choice.get("type")
     if kind is None:
         raise missing(f"{where}.type")
-    if kind in _BY_TYPE:
+    if kind in _FORCED_BY_TYPE:
         return {"type": "function", "function": {"name": kind}}
     if kind not in ("function", "custom"):
         raise unsupported(f"{where}.type", kind)
     name = flat_name(optional(choice, "namespace", str, where), text_in(choice, "name", where))
-    form = kind if takes.custom else "function"
+    form = kind if upstream_tools.custom else "function"
     return {"type": form, form: {"name": name}}
 
 
-def _echoed(tool: Json) -> Json:
+def _echo_tool(tool: Json) -> Json:
     """Returns a tool as the response repeats it."""
     if tool.get("type") == "function" and not isinstance(tool.get("strict"), bool):
         return {**tool, "strict": False}
     return tool
 
 
-def _describe(named: Json, text: str, *, is_after: bool = False) -> None:
-    own = named.get("description") or ""
+def _add_description(tool: Json, text: str, *, is_after: bool = False) -> None:
+    own = tool.get("description") or ""
     parts: Iterable[str] = (own, text) if is_after else (text, own)
     if joined := "\n\n".join(filter(None, parts)):
-        named["description"] = joined
+        tool["description"] = joined
 
 
-def _name_of(tool: Json) -> str:
+def _tool_name(tool: Json) -> str:
     return str((tool.get(str(tool.get("type"))) or tool).get("name"))
 
 
-def _fields(value: Json, *keys: str) -> Json:
+def _set_fields(value: Json, *keys: str) -> Json:
     """Returns those of the fields that are set."""
     return {key: value[key] for key in keys if value.get(key) is not None}
 
@@ -319,14 +350,14 @@ def _fields(value: Json, *keys: str) -> Json:
 # Calls in the client's form, and back
 
 
-def call_item(form: CallForm, arguments: str, *, text: str | None = None) -> Json:
+def render_call(form: CallForm, arguments: str, *, text: str | None = None) -> Json:
     """Returns the members of an item that a call of this form has. text: of a custom tool, as far as it was read."""
     space: Json = {} if form.namespace is None else {"namespace": form.namespace}
     if form.kind == "function_call":
         return {"type": form.kind, "name": form.name, "arguments": arguments, **space}
     value = decode_object(arguments)
     if form.kind == "custom_tool_call":
-        given = value.get(INPUT)
+        given = value.get(INPUT_ARGUMENT)
         whole = text or (given if isinstance(given, str) else arguments)
         return {"type": form.kind, "name": form.name, "input": whole, **space}
     if form.kind == "tool_search_call":
@@ -339,7 +370,7 @@ def call_item(form: CallForm, arguments: str, *, text: str | None = None) -> Jso
     return {"type": form.kind, "operation": value}
 
 
-def call_of(item: Json, where: str, takes: UpstreamTools) -> Json:
+def read_call(item: Json, where: str, upstream_tools: UpstreamTools) -> Json:
     """Returns an item with a call as a call of a chat completion. Raises: BadRequest."""
     kind: str = item["type"]
     id = _call_id(item, where)
@@ -348,9 +379,9 @@ def call_of(item: Json, where: str, takes: UpstreamTools) -> Json:
         key = "arguments" if kind == "function_call" else "input"
         text = text_in(item, key, where)
         if kind == "custom_tool_call":
-            if takes.custom:
+            if upstream_tools.custom:
                 return {"id": id, "type": "custom", "custom": {"name": name, "input": text}}
-            text = orjson.dumps({INPUT: text}).decode()
+            text = orjson.dumps({INPUT_ARGUMENT: text}).decode()
         return {"id": id, "type": "function", "function": {"name": name, "arguments": text}}
     key = {"tool_search_call": "arguments", "apply_patch_call": "operation"}.get(kind, "action")
     value = item.get(key)
@@ -370,7 +401,7 @@ def call_of(item: Json, where: str, takes: UpstreamTools) -> Json:
     }
 
 
-def result_of(item: Json, where: str) -> tuple[str, Any]:
+def read_result(item: Json, where: str) -> tuple[str, Any]:
     """Returns the id of a call, and the output of its tool as an item has it. Raises: BadRequest."""
     id = _call_id(item, where)
     if item["type"] == "tool_search_output":
@@ -386,7 +417,7 @@ def result_of(item: Json, where: str) -> tuple[str, Any]:
     return id, output if is_parts or isinstance(output, str) else orjson.dumps(output).decode()
 
 
-def result_item(kind: str, content: str | list[Json]) -> Json:
+def render_result(kind: str, content: str | list[Json]) -> Json:
     """Returns the members of an item that the result of a call has. kind: the item's. content: its output."""
     if isinstance(content, list):
         return {"type": kind, "status": "completed", "output": content}

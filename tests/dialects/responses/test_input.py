@@ -134,7 +134,7 @@ def reply(content: str | None, *calls: Json, **fields: Any) -> Json:
     ],
 )
 def test_messages_say_what_the_items_say(items: Any, messages: list[Json]) -> None:
-    told = read_items(items, takes=UpstreamTools(custom=True))
+    told = read_items(items, upstream_tools=UpstreamTools(custom=True))
     assert (told.messages, told.references) == (messages, [])
 
 
@@ -231,6 +231,6 @@ def test_images_of_results_follow_in_a_users_message() -> None:
     assert read.messages[4] == shown
     assert read.places == [0, -1, 3, 4, -1, -1]
     assert read_items(items[:-1]).messages[-1] == shown
-    native = read_items(items, is_read_only=True)
+    native = read_items(items, is_lenient=True)
     assert [m["role"] for m in native.messages] == [m["role"] for m in read.messages]
     assert native.places == read.places

@@ -11,7 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core.prompt.shown_blocks import SECTION_BEGIN
-from gateway.dialects.responses.instructions import ClientInstructions, cut_from_stored, in_place_of
+from gateway.dialects.responses.instructions import (
+    ClientInstructions,
+    cut_memory_section,
+    restore_instructions,
+)
 from gateway.errors import UpstreamBroke
 from gateway.run.upstream.relay import ChangedEvents
 
@@ -44,21 +48,21 @@ def test_a_stream_cut_anywhere_has_the_clients(data: st.DataObject, end: bytes) 
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=6)))
     edges = [0, *cuts, len(stream)]
     pieces = [stream[a:b] for a, b in pairwise(edges)]
-    assert passed(in_place_of("Mine."), *pieces) == wanted
+    assert passed(restore_instructions("Mine."), *pieces) == wanted
 
 
 def test_values_stay_as_they_are_written() -> None:
     body = b'{"id":"r", "n": 1.0, "big":12345678901234567890123,"instructions" : "Ours.","t":"caf\\u00e9"}'
-    assert in_place_of(None).whole(body) == (
+    assert restore_instructions(None).whole(body) == (
         b'{"id":"r","n":1.0,"big":12345678901234567890123,"instructions":null,"t":"caf\\u00e9"}'
     )
     for other in (b'{"id":"r", "error": null}', b"[1, 2]", b"<html>", b""):
-        assert in_place_of(None).whole(other) == other
+        assert restore_instructions(None).whole(other) == other
 
 
 def test_an_event_whose_json_has_several_lines_stays_one() -> None:
     lines = orjson.dumps(with_response("response.created", SECRET), option=orjson.OPT_INDENT_2).splitlines()
-    out = passed(in_place_of("Mine."), b"data: " + b"\ndata: ".join(lines) + b"\n\n")
+    out = passed(restore_instructions("Mine."), b"data: " + b"\ndata: ".join(lines) + b"\n\n")
     assert out.endswith(b"\n\n")
     data = b"\n".join(line.removeprefix(b"data: ") for line in out.splitlines())
     assert orjson.loads(data)["response"]["instructions"] == "Mine."
@@ -67,18 +71,18 @@ def test_an_event_whose_json_has_several_lines_stays_one() -> None:
 def test_an_event_without_an_end_does_not_tell_them() -> None:
     whole = event(with_response("response.created", SECRET))
     for size in range(len(whole) - 1):
-        out = passed(in_place_of(None), whole[:size])
+        out = passed(restore_instructions(None), whole[:size])
         assert b"Ours" not in out
         assert b"Ann" not in out
-    assert passed(in_place_of(None), COMMENT, b"data: {half") == COMMENT + b"data: {half"
+    assert passed(restore_instructions(None), COMMENT, b"data: {half") == COMMENT + b"data: {half"
 
 
 @pytest.mark.parametrize("broken", [b'{"instructions": "Ours', b'{"instructions": "Ours"} more'])
 def test_what_may_have_them_and_cannot_be_read_is_an_error(broken: bytes) -> None:
     with pytest.raises(UpstreamBroke):
-        in_place_of(None).whole(broken)
+        restore_instructions(None).whole(broken)
     with pytest.raises(UpstreamBroke):
-        passed(in_place_of(None), b"data: " + broken + b"\n\n")
+        passed(restore_instructions(None), b"data: " + broken + b"\n\n")
 
 
 SECTION = f"{SECTION_BEGIN}\n<memory_block>x</memory_block>\n</memory_blocks>"
@@ -101,5 +105,5 @@ SECTION = f"{SECTION_BEGIN}\n<memory_block>x</memory_block>\n</memory_blocks>"
     ],
 )
 def test_of_a_stored_response_what_is_ours_is_cut(stored: Any, own: Any) -> None:
-    change = cut_from_stored(["", "Profile.", "A longer Profile."])
+    change = cut_memory_section(["", "Profile.", "A longer Profile."])
     assert orjson.loads(change.whole(orjson.dumps({"instructions": stored}))) == {"instructions": own}

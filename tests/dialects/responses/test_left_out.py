@@ -21,7 +21,9 @@ TOOL: Json = {"type": "function", "name": "f", "parameters": {}}
 def named(*items: Json, **fields: Any) -> tuple[str, ...]:
     """Returns the names of what is left out of a request with these items."""
     takes = UpstreamTools(web_search=True)
-    return parse(orjson.dumps({"model": "m", "input": [HI, *items], **fields}), takes=takes).chat.consumed
+    return parse(
+        orjson.dumps({"model": "m", "input": [HI, *items], **fields}), upstream_tools=takes
+    ).chat.consumed
 
 
 def part(**fields: Any) -> Json:

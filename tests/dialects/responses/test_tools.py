@@ -31,7 +31,7 @@ CLAUDE = UpstreamTools(web_search=True)
 
 def asked(takes: UpstreamTools | None = None, **fields: Any) -> Json:
     body = orjson.dumps({"model": "m", "input": "Hi", **fields})
-    return (parse(body) if takes is None else parse(body, takes=takes)).chat.json
+    return (parse(body) if takes is None else parse(body, upstream_tools=takes)).chat.json
 
 
 def functions(chat: Json) -> dict[str, Json]:

@@ -11,7 +11,7 @@ import orjson
 from msgspec import Struct
 
 from gateway.dialects.fields import missing, wrong_type
-from gateway.dialects.responses.members import NOT_READABLE, members
+from gateway.dialects.responses.members import NOT_READABLE, decode_members
 from gateway.errors import BadRequest
 
 _LONGEST_ID: Final = 256  # characters; ids of OpenAI and of the gateway have fewer than 100
@@ -51,7 +51,7 @@ ClientEvent = Create | Cancel | Steer
 def read_client_event(data: bytes) -> ClientEvent:
     """Reads a message of a client. Raises: BadRequest."""
     try:
-        fields = members(data)
+        fields = decode_members(data)
         kind, stream_id = text_of(fields, "type"), text_of(fields, "stream_id")
         if stream_id is not None and len(stream_id) > _LONGEST_ID:
             raise BadRequest(f"Invalid 'stream_id': longer than {_LONGEST_ID} characters.", param="stream_id")

@@ -14,7 +14,7 @@ import msgspec
 import orjson
 
 from gateway.dialects.responses.errors import ResponsesErrors
-from gateway.dialects.responses.members import NOT_READABLE, members, written
+from gateway.dialects.responses.members import NOT_READABLE, decode_members, encode_members
 from gateway.dialects.responses.parse import ECHOED
 from gateway.dialects.responses.socket.client_events import Create, Steer
 from gateway.errors import GatewayError
@@ -57,7 +57,7 @@ def response_in(data: bytes) -> bytes:
 
 def id_of(response: bytes) -> str | None:
     try:
-        id = orjson.loads(_members(response).get("id", b"null"))
+        id = orjson.loads(_decode_members_leniently(response).get("id", b"null"))
     except orjson.JSONDecodeError:
         return None
     return id if isinstance(id, str) else None
@@ -72,17 +72,17 @@ def with_stream_id(data: bytes, stream_id: str | None) -> bytes:
 
 def broken_off(data: bytes) -> bytes:
     """Returns a stream's event of the type `error`. Its fields stand in the event itself there, and in `error` here."""
-    named = _members(data)
-    error = {key: named.get(key, b"null") for key in ("code", "message", "param")}
-    error = {"type": b'"server_error"', **error, **_members(named.get("error", b""))}
-    number = named.get("sequence_number", b"0")
-    return _event(ERROR, {"error": written(error), "sequence_number": number})
+    fields = _decode_members_leniently(data)
+    error = {key: fields.get(key, b"null") for key in ("code", "message", "param")}
+    error = {"type": b'"server_error"', **error, **_decode_members_leniently(fields.get("error", b""))}
+    number = fields.get("sequence_number", b"0")
+    return _event(ERROR, {"error": encode_members(error), "sequence_number": number})
 
 
 def refused(status: int, body: bytes, headers: Mapping[str, str]) -> bytes:
     """Returns the event for a request that an error answers. headers: what they say of when to try again."""
-    named = _members(body).get("error", b"null")
-    error = _members(named)
+    named = _decode_members_leniently(body).get("error", b"null")
+    error = _decode_members_leniently(named)
     if not error:
         is_text = named.startswith(b'"')
         error = {"message": named if is_text else orjson.dumps(f"The reply has the status {status}.")}
@@ -90,7 +90,7 @@ def refused(status: int, body: bytes, headers: Mapping[str, str]) -> bytes:
     error = {"type": kind, "code": b"null", "param": b"null", **error}
     if headers:
         error["headers"] = orjson.dumps(headers)
-    return _event(ERROR, {"status": b"%d" % status, "error": written(error)})
+    return _event(ERROR, {"status": b"%d" % status, "error": encode_members(error)})
 
 
 def failed(error: GatewayError) -> bytes:
@@ -100,7 +100,7 @@ def failed(error: GatewayError) -> bytes:
 
 def cancelled(begun: bytes, sequence_number: int) -> bytes:
     """Returns the end of a response that its client has cancelled. begun: the response as first sent."""
-    return _of_response("response.incomplete", _members(begun), "cancelled", sequence_number)
+    return _of_response("response.incomplete", _decode_members_leniently(begun), "cancelled", sequence_number)
 
 
 def prepared(create: Create) -> tuple[bytes, bytes]:
@@ -132,22 +132,22 @@ def not_steered(steer: Steer) -> bytes:
         "message": "This gateway does not steer a response under way. Cancel it, and send another request.",
     }
     asked = {key: steer.fields.get(key, b"null") for key in ("input", "previous_response_id")}
-    named = {"error": orjson.dumps(error), "steer": written(asked), "sequence_number": b"0"}
+    named = {"error": orjson.dumps(error), "steer": encode_members(asked), "sequence_number": b"0"}
     return _event("response.steer.failed", named)
 
 
 def _of_response(kind: str, response: Mapping[str, bytes], status: str, sequence_number: int) -> bytes:
     fields = {**response, "status": orjson.dumps(status)}
-    return _event(kind, {"response": written(fields), "sequence_number": b"%d" % sequence_number})
+    return _event(kind, {"response": encode_members(fields), "sequence_number": b"%d" % sequence_number})
 
 
 def _event(kind: str, fields: Mapping[str, bytes]) -> bytes:
-    return written({"type": orjson.dumps(kind), **fields})
+    return encode_members({"type": orjson.dumps(kind), **fields})
 
 
-def _members(data: bytes) -> dict[str, bytes]:
+def _decode_members_leniently(data: bytes) -> dict[str, bytes]:
     """Returns the members of what may be an object; of anything else none."""
     try:
-        return members(data)
+        return decode_members(data)
     except NOT_READABLE:
         return {}

@@ -14,7 +14,7 @@ import msgspec
 import orjson
 from msgspec import Struct
 
-from gateway.dialects.responses.members import NOT_READABLE, members, written
+from gateway.dialects.responses.members import NOT_READABLE, decode_members, encode_members
 from gateway.dialects.responses.socket.client_events import Create
 
 # Responses. One conversation needs the newest alone, several or forked ones a few more. Chosen, not measured.
@@ -71,12 +71,12 @@ class UnstoredResponses:
         if fields.get("conversation", b"null") != b"null":
             items = None  # what comes before it in a server-side conversation is not known here
         is_stored = fields.get("store") != b"false"
-        return written(fields), PendingResponse(previous, items, is_stored)
+        return encode_members(fields), PendingResponse(previous, items, is_stored)
 
     def keep(self, pending: PendingResponse, response: bytes) -> None:
         """Caches a response that is complete, unless it is stored elsewhere. response: as in its last event."""
         try:
-            fields = members(response)
+            fields = decode_members(response)
             id, store = orjson.loads(fields.get("id", b"null")), fields.get("store", b"null")
             is_stored = pending.is_stored if store == b"null" else store == b"true"
             if not isinstance(id, str) or pending.items is None or is_stored:
@@ -112,9 +112,9 @@ def _items(raw: bytes) -> list[bytes]:
 
 def _as_input(output: Sequence[msgspec.Raw]) -> list[bytes]:
     """Returns the items of a reply as an input has them."""
-    items = [members(bytes(item)) for item in output]
+    items = [decode_members(bytes(item)) for item in output]
     returned = [each for each in items if each.get("type") != b'"reasoning"' or "encrypted_content" in each]
     if len(returned) < len(items):
         for each in returned:  # with its id, the upstream would demand the reasoning item before it
             each.pop("id", None)
-    return [written(each) for each in returned]
+    return [encode_members(each) for each in returned]
