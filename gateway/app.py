@@ -36,7 +36,7 @@ from gateway.web.body import BodyReader
 from gateway.web.completions import is_chat_of_agent
 from gateway.web.health import Readiness, health_routes
 from gateway.web.manage.usage_routes import MANAGE_PREFIX
-from gateway.web.messages import messages_errors, refuse_unknown
+from gateway.web.messages import messages_error_form, refuse_unknown
 from gateway.web.middleware import Edge, info_of
 from gateway.web.responses import RESPONSES_PATH
 from gateway.web.sockets.responses_socket import ResponsesSockets
@@ -116,7 +116,7 @@ class Gateway:
             services.now,
             open_prefixes=(f"{PAGE_PATH}/", MANAGE_PREFIX, *((ADMIN_PREFIX,) if admin_token else ())),
             error_forms={RESPONSES_PATH: ResponsesErrors(), **(error_forms() if has_agents else {})},
-            error_form_of=messages_errors,
+            error_form_of=messages_error_form,
             paths=[each.path for each in routes],
             requests=services.requests,
             accounts=services.accounting.accounts,
@@ -208,7 +208,7 @@ def _make_guard(settings: Settings, store: Store) -> Guard:
         hosts=(server.host, *server.allowed_hosts),
         origins=server.cors_origins,
         is_local=is_loopback(server.host) and not may_have_keys(settings),
-        is_keyed=server.key is not None,
+        has_settings_key=server.key is not None,
         metrics_keys=server.metrics_keys,
     )
 

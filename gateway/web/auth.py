@@ -1,4 +1,4 @@
-"""Decides who may ask. Once a gateway key exists every route but health demands one; before, only this machine asks.
+"""Decides which callers are admitted: with a gateway key, once one exists, else those of this machine alone.
 
 The gateway's key comes in `x-mnemogate-key`, `x-api-key` (Anthropic's clients) or `Authorization`. It never goes
 upstream. Where `x-mnemogate-key` carries it, the other two are the caller's own credential for the provider.
@@ -26,7 +26,8 @@ METRICS_PATH = "/metrics"
 PAGE_PATH = "/ui"
 _MOST_HOSTS = 64
 _HOST = re.compile(r"(?:\[([^\[\]]+)\]|([^:\[\]]*))(?::\d*)?")
-_READ = frozenset((b"authorization", b"x-api-key", b"x-mnemogate-key", b"host", b"origin"))
+_KEY_HEADER = b"x-mnemogate-key"
+_READ_HEADERS = frozenset((b"authorization", b"x-api-key", _KEY_HEADER, b"host", b"origin"))
 
 
 # A NamedTuple, because a frozen dataclass costs three times as much to make, and each request makes one.
@@ -50,11 +51,11 @@ class Caller(NamedTuple):
     models: tuple[str, ...] | None = None
     # The user of all its requests; None: whom they name.
     user: str | None = None
-    # From when on what it presented opens nothing, in seconds since the epoch; None: it never ends.
+    # When its key expires, in seconds since the epoch; None: never.
     expires: float | None = None
 
     def context(self, headers: RawHeaders) -> RequestContext:
-        """Returns what comes with a request of this caller. headers: of the request."""
+        """Returns the context of a request of this caller. headers: those of the request."""
         return RequestContext(headers, self.project, self.credential, self.memory)
 
     def may_ask(self, model: str) -> bool:
@@ -71,7 +72,7 @@ ANONYMOUS = Caller()
 
 
 class Guard:
-    """The guard decides for each request. The store caches the keys presented lately, so this costs no statement."""
+    """Admits or refuses each request. The store caches the keys presented lately, so this costs no statement."""
 
     def __init__(
         self,
@@ -80,97 +81,79 @@ class Guard:
         hosts: tuple[str, ...] = (),
         origins: tuple[str, ...] = (),
         is_local: bool = True,
-        is_keyed: bool = False,
+        has_settings_key: bool = False,
         metrics_keys: MetricsKeys = "auto",
     ) -> None:
-        """Sets what is allowed while there are no keys.
+        """Makes a guard.
 
-        hosts: names, besides this machine's own, under which the gateway may be addressed.
+        hosts: names, besides this machine's own, under which the gateway may be addressed while there are no keys.
         origins: of web pages from elsewhere that are answered. `*` is not among them: it would let in every
             page that is opened on this machine.
         is_local: only this machine can reach the gateway, and there were no keys when that was last known.
-            While the store cannot say whether there are keys, a local caller is served (chat does not depend
+            While the store cannot report whether there are keys, a local caller is served (chat does not depend
             on the store), and others are asked to wait.
-        is_keyed: the settings give a key, so that one is demanded whatever the store has.
+        has_settings_key: the settings have a key, so one is demanded whatever the store has.
         metrics_keys: which keys open /metrics once there are keys.
         """
         self._keys = keys
         self._hosts = frozenset(name.lower() for name in hosts)
         self._origins = frozenset(origins)
         self._is_local = is_local
-        self._demanded = is_keyed
+        self._is_key_demanded = has_settings_key
         self._metrics_keys = metrics_keys
         self._has_metrics_key: bool | None = None  # None: the store was not asked yet
         self._seen_hosts: set[str] = set()  # as requests wrote them, and let in
 
     async def demands_key(self) -> bool:
         """Returns whether a key was ever made. Once known that holds, even when the store fails."""
-        if not self._demanded:
+        if not self._is_key_demanded:
             try:
-                self._demanded = await self._keys.has_any()
+                self._is_key_demanded = await self._keys.has_any()
             except StoreError:
                 # Not known yet, so not remembered: the next request asks again.
                 return not self._is_local
-        return self._demanded
+        return self._is_key_demanded
 
     async def admit(self, headers: Iterable[tuple[bytes, bytes]]) -> Caller:
         """Admits a request. headers: lower-case names. Raises: NotAuthenticated, NotAllowed, Overloaded."""
-        given = _given(headers)
-        authorization, key = given.get(b"authorization"), given.get(b"x-mnemogate-key")
-        api_key = given.get(b"x-api-key")
-        host, origin = given.get(b"host"), given.get(b"origin")
-        credential = authorization or None
-        # A gateway key never goes upstream, whether it opens this door, was revoked or belongs to another gateway.
-        if credential is not None and KEY_PREFIX in credential:
-            is_gateway_key = (_bearer(credential) or credential).startswith(KEY_PREFIX)
-            credential = None if is_gateway_key else credential
-        own = None if not api_key or api_key.startswith(KEY_PREFIX) else X_API_KEY_PREFIX + api_key
-        credential = credential or own
-        anonymous = ANONYMOUS if credential is None else Caller(credential=credential, api_key=own)
-        # Without `x-mnemogate-key` the others hold the gateway's key, so there is no key of the provider's.
-        if key is None:
-            is_gateway_key = api_key is not None and api_key.startswith(KEY_PREFIX)
-            key = api_key if is_gateway_key else _bearer(authorization)
-            credential = own = None
-        if not (self._demanded or await self.demands_key()):
-            self._check_local(host, origin)
-            if key is not None and key.startswith(KEY_PREFIX) and await self._is_operators(key):
+        values = _read_headers(headers)
+        key, caller = _gateway_key(values), _anonymous_caller(values)
+        if not (self._is_key_demanded or await self.demands_key()):
+            self._check_local(values.get(b"host"), values.get(b"origin"))
+            if key is not None and key.startswith(KEY_PREFIX) and await self._is_operator_key(key):
                 return Caller(opens=PAGE_PATH)
-            return anonymous
+            return caller
         if not key or not key.startswith(KEY_PREFIX):
             raise NotAuthenticated(
                 "This gateway demands a key of its own. Send it as `Authorization: Bearer mg-…` or `x-api-key: mg-…`, "
                 "or in `x-mnemogate-key`, which leaves the others to the provider's key."
             )
-        found = await self._find(key)
-        opens = PAGE_PATH if found.is_operator else None if found.opens is None else f"/{found.opens}"
+        found = await self._find_key(key)
+        if (
+            _KEY_HEADER not in values
+        ):  # the other headers hold the gateway's key, so there is none of the provider's
+            caller = ANONYMOUS
         return Caller(
-            found.project,
-            credential,
-            found.memory,
-            opens,
-            own,
-            found.id,
-            found.name,
-            found.models,
-            found.user,
-            found.expires,
+            project=found.project,
+            credential=caller.credential,
+            memory=found.memory,
+            opens=PAGE_PATH if found.is_operator else None if found.opens is None else f"/{found.opens}",
+            api_key=caller.api_key,
+            key=found.id,
+            key_name=found.name,
+            models=found.models,
+            user=found.user,
+            expires=found.expires,
         )
 
     async def find_key(self, headers: Iterable[tuple[bytes, bytes]]) -> Key:
         """Returns the gateway key that a request presents, whatever it opens. Raises: NotAuthenticated, Overloaded."""
-        given = _given(headers)
-        # Where `x-mnemogate-key` is sent the others are the caller's own.
-        key = given.get(b"x-mnemogate-key")
-        if key is None:
-            api_key = given.get(b"x-api-key")
-            is_gateway_key = api_key is not None and api_key.startswith(KEY_PREFIX)
-            key = api_key if is_gateway_key else _bearer(given.get(b"authorization"))
+        key = _gateway_key(_read_headers(headers))
         if key and key.startswith(KEY_PREFIX):
-            return await self._find(key)
+            return await self._find_key(key)
         raise NotAuthenticated("Send a key of an operator: `Authorization: Bearer mg-…`.")
 
-    async def _find(self, key: str) -> Key:
+    async def _find_key(self, key: str) -> Key:
         try:
             found = await self._keys.find(key)
         except StoreError as error:
@@ -183,7 +166,7 @@ class Guard:
             raise NotAuthenticated("This key has expired. Ask for another one.")
         return found
 
-    async def _is_operators(self, key: str) -> bool:
+    async def _is_operator_key(self, key: str) -> bool:
         try:
             found = await self._keys.find(key)
         except StoreError:
@@ -235,20 +218,45 @@ class Guard:
 
     def knows_host(self, host: str) -> bool:
         """Returns whether the gateway may be addressed so. host: with or without a port."""
-        name = _name_of(host)
+        name = _host_name(host)
         return is_loopback(name) or name in self._hosts
 
 
-def _given(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, str]:
-    """Returns the headers that the guard reads. Raises: NotAuthenticated: one was sent twice, differently."""
-    given: dict[bytes, str] = {}
+def _read_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, str]:
+    """Returns the headers that the guard reads. Raises: NotAuthenticated: one was sent with two values."""
+    values: dict[bytes, str] = {}
     for name, value in headers:
-        if name in _READ:
+        if name in _READ_HEADERS:
             text = value.decode("latin-1").strip()
-            # Of two keys a proxy might have checked the one, and we would take the other.
-            if given.setdefault(name, text) != text:
+            # A proxy might have checked the one key, and the gateway would take the other.
+            if values.setdefault(name, text) != text:
                 raise NotAuthenticated(f"The header `{name.decode()}` was sent twice, with different values.")
-    return given
+    return values
+
+
+def _gateway_key(values: dict[bytes, str]) -> str | None:
+    """Returns what a request presents as the gateway's key, whatever it is."""
+    key = values.get(_KEY_HEADER)
+    if key is not None:
+        return key
+    api_key = values.get(b"x-api-key")
+    if api_key is not None and api_key.startswith(KEY_PREFIX):
+        return api_key
+    return _bearer(values.get(b"authorization"))
+
+
+def _anonymous_caller(values: dict[bytes, str]) -> Caller:
+    """Returns the caller without a gateway key, with its own credentials for the provider.
+
+    A gateway key is none of them, whether it opens this door, was revoked or belongs to another gateway.
+    """
+    credential, api_key = values.get(b"authorization") or None, values.get(b"x-api-key")
+    if credential is not None and KEY_PREFIX in credential:
+        is_gateway_key = (_bearer(credential) or credential).startswith(KEY_PREFIX)
+        credential = None if is_gateway_key else credential
+    own_key = None if not api_key or api_key.startswith(KEY_PREFIX) else X_API_KEY_PREFIX + api_key
+    credential = credential or own_key
+    return ANONYMOUS if credential is None else Caller(credential=credential, api_key=own_key)
 
 
 def _bearer(authorization: str | None) -> str | None:
@@ -257,7 +265,7 @@ def _bearer(authorization: str | None) -> str | None:
     return authorization[7:].strip() or None
 
 
-def _name_of(host: str) -> str:
-    """Returns the name without its port: `example.org:80` -> `example.org`, `[::1]:80` -> `::1`; "" of what is none."""
+def _host_name(host: str) -> str:
+    """Returns a host's name without its port: `example.org:80` -> `example.org`, `[::1]:80` -> `::1`; "": none."""
     match = _HOST.fullmatch(host)
     return "" if match is None else (match[1] or match[2]).lower()

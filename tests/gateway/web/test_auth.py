@@ -180,7 +180,7 @@ async def test_who_may_read_metrics_is_remembered_when_the_store_fails() -> None
             return False if self.works else await super().has_metrics_key()
 
     keys = Failing()
-    guard = Guard(keys, is_keyed=True)
+    guard = Guard(keys, has_settings_key=True)
     with pytest.raises(Overloaded):
         await guard.check_metrics(Caller())
     keys.works = True
