@@ -70,22 +70,24 @@ class Anthropic(OpenAICompatible):
             own = (each for each in request.headers if is_native or each[0].lower() != _BETA_HEADER)
             request = request._replace(headers=(*own, *self._betas))
         if request.path == "/chat/completions":
-            return await self._chat(request)
+            return await self._send_chat(request)
         if request.path == COUNT_TOKENS:
-            return await self._count(request)
+            return await self._send_count(request)
         if request.path == "/models" and request.method == "GET":
             reply = await self._call(request, _MODELS_PATH, b"", DEFAULT_VERSION)
-            return _TranslatedReply(reply, self._read_models, f"{self.name} answered no list of models")
+            return _TranslatedReply(reply, self._translate_models, f"{self.name} answered no list of models")
         if request.path.startswith("/models/") and request.method == "GET":
             reply = await self._call(request, request.path, b"", DEFAULT_VERSION)
-            return _TranslatedReply(reply, _model, "the upstream answered no model")
+            return _TranslatedReply(reply, _translate_model, "the upstream answered no model")
         if self.has_endpoint(request.path):
             reply = await self._call(request, request.path, request.body, DEFAULT_VERSION)
             return (
-                reply if request.native_first_block is None else _as_native(reply, request.native_first_block)
+                reply
+                if request.native_first_block is None
+                else _read_alongside(reply, request.native_first_block)
             )
         why = f"{self.name} (Anthropic) has no {URL(self.base_url).path}{request.path}."
-        return _refuse(404, error_body(why, "not_found_error"))
+        return _error_reply(404, error_body(why, "not_found_error"))
 
     def has_endpoint(self, path: str) -> bool:
         """Returns whether a path is translated here, or is one of Anthropic's own dialect."""
@@ -95,32 +97,31 @@ class Anthropic(OpenAICompatible):
     def _key_header(self, key: str) -> Header:
         return ("authorization", f"Bearer {key}") if key.startswith(OAUTH_PREFIX) else ("x-api-key", key)
 
-    async def _chat(self, request: ModelRequest) -> ModelReply:
+    async def _send_chat(self, request: ModelRequest) -> ModelReply:
         try:
             body, wire, translated = self._translate(request)
-        except _Refused as refused:
-            return refused.reply
+        except _TranslationFailed as error:
+            return error.reply
         # The newest version refuses temperature, top_p and top_k; the version before it takes them.
         version = SAMPLING_VERSION if any(key in wire for key in SAMPLING) else DEFAULT_VERSION
-        reply = await self._call(_with_binding(request, wire), NATIVE_PATH, translated, version)
+        reply = await self._call(_with_binding_beta(request, wire), NATIVE_PATH, translated, version)
         created, first_index = int(time.time()), next_index(body.get("messages"))
         if reply.status == 200 and reply.is_stream:
             options = body.get("stream_options")
             wants_usage = isinstance(options, dict) and options.get("include_usage") is True
-            return _StreamedReply(
-                reply, StreamTranslator(created, wants_usage=wants_usage, first_index=first_index)
-            )
-        translate = partial(_completion, created=created, first_index=first_index)
+            translator = StreamTranslator(created, wants_usage=wants_usage, first_index=first_index)
+            return _StreamedReply(reply, translator, translator.feed)
+        translate = partial(_translate_message, created=created, first_index=first_index)
         return _TranslatedReply(reply, translate, "the upstream's answer is no message")
 
-    async def _count(self, request: ModelRequest) -> ModelReply:
+    async def _send_count(self, request: ModelRequest) -> ModelReply:
         """Has the tokens of a chat completion counted."""
         try:
             _, wire, translated = self._translate(request, _COUNTED_FIELDS)
-        except _Refused as refused:
-            return refused.reply
-        reply = await self._call(_with_binding(request, wire), _COUNT_PATH, translated, DEFAULT_VERSION)
-        return _TranslatedReply(reply, _counted_tokens, "the upstream's answer is no count")
+        except _TranslationFailed as error:
+            return error.reply
+        reply = await self._call(_with_binding_beta(request, wire), _COUNT_PATH, translated, DEFAULT_VERSION)
+        return _TranslatedReply(reply, _translate_count, "the upstream's answer is no count")
 
     def _translate(
         self, request: ModelRequest, fields: Collection[str] | None = None
@@ -128,7 +129,7 @@ class Anthropic(OpenAICompatible):
         """Returns a request's body, and the message request that is made of it, as a value and as JSON.
 
         fields: those that the message request may have; None: all.
-        Raises: _Refused.
+        Raises: _TranslationFailed.
         """
         try:
             body = orjson.loads(request.body)
@@ -138,11 +139,11 @@ class Anthropic(OpenAICompatible):
             return body, wire, orjson.dumps(wire)
         except orjson.JSONDecodeError as error:
             why = "We could not parse the JSON body of your request."
-            raise _Refused(error_body(why, "invalid_request_error")) from error
+            raise _TranslationFailed(error_body(why, "invalid_request_error")) from error
         except Untranslatable as error:
-            raise _Refused(error.body()) from error
+            raise _TranslationFailed(error.body()) from error
         except (RecursionError, orjson.JSONEncodeError) as error:  # orjson reads 1,024 levels, and writes 254
-            raise _Refused(error_body(_TOO_DEEP, "invalid_request_error")) from error
+            raise _TranslationFailed(error_body(_TOO_DEEP, "invalid_request_error")) from error
 
     async def _call(self, request: ModelRequest, path: str, body: bytes, version: str) -> ModelReply:
         """Sends a request with Anthropic's headers. version: of the API, unless the caller names one."""
@@ -163,14 +164,14 @@ class Anthropic(OpenAICompatible):
             request._replace(body=body, headers=tuple(headers), credential=credential, path=path)
         )
 
-    def _read_models(self, body: Json) -> Json:
-        """Returns a list of models in OpenAI's form. Notes their limits."""
+    def _translate_models(self, body: Json) -> Json:
+        """Returns a list of models in OpenAI's form. Stores their limits."""
         entries = [entry for entry in body["data"] if isinstance(entry, dict)]
         # The limits fill in for requests without `max_tokens`, which the Messages API demands.
         for entry in entries:
             if isinstance(entry.get("max_tokens"), int) and isinstance(entry.get("id"), str):
                 self._limits[entry["id"]] = entry["max_tokens"]
-        return {"object": "list", "data": [_model(entry) for entry in entries]}
+        return {"object": "list", "data": [_translate_model(entry) for entry in entries]}
 
 
 class _TranslatedReply(WholeReply):
@@ -201,17 +202,22 @@ class _TranslatedReply(WholeReply):
 
 
 class _StreamedReply:
-    """A stream with events that are translated as they come."""
+    """A stream with events that are translated as they come.
+
+    translate: a method of the translator, which returns the events for one of the upstream's.
+    """
 
     is_stream = True
     size: int | None = None
 
-    def __init__(self, reply: ModelReply, translator: StreamTranslator) -> None:
+    def __init__(
+        self, reply: ModelReply, translator: StreamTranslator, translate: Callable[[Event], list[Event]]
+    ) -> None:
         self.status = reply.status
         self.headers = _with_request_id(reply.headers)
         self._reply = reply
         self._translator = translator
-        self._translated = self._translate()
+        self._translated = self._translate(translate)
         self._peeked: list[Event] = []  # events that `peek` has read, which come first
 
     async def chunks(self) -> AsyncIterator[bytes]:
@@ -234,14 +240,13 @@ class _StreamedReply:
         self._peeked = await anext(self._translated, [])
         return self._peeked[0] if self._peeked else None
 
-    async def _translate(self) -> AsyncIterator[list[Event]]:
+    async def _translate(self, translate: Callable[[Event], list[Event]]) -> AsyncIterator[list[Event]]:
         decoder = NamedEventDecoder()
-        feed = self._translator.feed
         async for data in self._reply.chunks():
-            if made := [chunk for event in decoder.feed(data) for chunk in feed(event)]:
-                yield made
-        if made := [chunk for event in decoder.finish() for chunk in feed(event)]:
-            yield made
+            if translated := [each for event in decoder.feed(data) for each in translate(event)]:
+                yield translated
+        if translated := [each for event in decoder.finish() for each in translate(event)]:
+            yield translated
         self._translator.finish()
 
     async def read(self, limit_bytes: int) -> bytes:
@@ -251,27 +256,15 @@ class _StreamedReply:
         await self._reply.aclose()
 
 
-def _as_native(reply: ModelReply, first_block: int) -> ModelReply:
+def _read_alongside(reply: ModelReply, first_block: int) -> ModelReply:
     """Returns a reply that passes in its own bytes, and can be read as a chat completion as well."""
     if reply.status != 200:
         return reply
     created = int(time.time())
     if not reply.is_stream:
         return _NativeReply(reply, created, first_block)
-    return _NativeStreamedReply(reply, StreamTranslator(created, wants_usage=True, first_index=first_block))
-
-
-class _NativeStreamedReply(_StreamedReply):
-    """A stream of Anthropic's own events, each of which can be read as a chunk."""
-
-    async def _translate(self) -> AsyncIterator[list[Event]]:
-        decoder, read = NamedEventDecoder(), self._translator.alongside
-        async for data in self._reply.chunks():
-            if made := [each for event in decoder.feed(data) for each in read(event)]:
-                yield made
-        if made := [each for event in decoder.finish() for each in read(event)]:
-            yield made
-        self._translator.finish()
+    translator = StreamTranslator(created, wants_usage=True, first_index=first_block)
+    return _StreamedReply(reply, translator, translator.annotate)
 
 
 class _NativeReply(WholeReply):
@@ -287,7 +280,7 @@ class _NativeReply(WholeReply):
     async def read(self, limit_bytes: int) -> bytes:
         body = await self._reply.read(limit_bytes)
         try:
-            read = _completion(orjson.loads(body), self._created, self._first_block)
+            read = _translate_message(orjson.loads(body), self._created, self._first_block)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise ProviderBroke(f"the upstream's answer is no message: {body[:200]!r}") from error
         return orjson.dumps({**read, "native_message": orjson.Fragment(body)})
@@ -296,15 +289,15 @@ class _NativeReply(WholeReply):
         await self._reply.aclose()
 
 
-class _Refused(Exception):
-    """A request cannot be translated. reply: the error, as the upstream would answer it."""
+class _TranslationFailed(Exception):
+    """A request cannot be translated. reply: the error in the form of an upstream's reply."""
 
     def __init__(self, body: Json) -> None:
         super().__init__()
-        self.reply = _refuse(400, body)
+        self.reply = _error_reply(400, body)
 
 
-def _with_binding(request: ModelRequest, wire: Json) -> ModelRequest:
+def _with_binding_beta(request: ModelRequest, wire: Json) -> ModelRequest:
     """Returns a request with the beta that its thinking needs."""
     thinking = wire.get("thinking")
     if isinstance(thinking, dict) and "block_binding" in thinking:
@@ -312,11 +305,11 @@ def _with_binding(request: ModelRequest, wire: Json) -> ModelRequest:
     return request
 
 
-def _counted_tokens(body: Json) -> Json:
+def _translate_count(body: Json) -> Json:
     return {"input_tokens": int(body["input_tokens"])}
 
 
-def _refuse(status: int, body: Json) -> BufferedReply:
+def _error_reply(status: int, body: Json) -> BufferedReply:
     """Returns an error in the place of the upstream's reply."""
     return BufferedReply(status, (("content-type", "application/json"),), orjson.dumps(body))
 
@@ -337,9 +330,9 @@ def _api_key(request: ModelRequest) -> str:
 
 def with_beta(headers: tuple[Header, ...], beta: str) -> tuple[Header, ...]:
     """Returns headers with one more beta."""
-    given = [value for name, value in headers if name.lower() == _BETA_HEADER]
+    betas = [value for name, value in headers if name.lower() == _BETA_HEADER]
     rest = (each for each in headers if each[0].lower() != _BETA_HEADER)
-    return *rest, (_BETA_HEADER, ",".join(given if beta in ",".join(given) else (*given, beta)))
+    return *rest, (_BETA_HEADER, ",".join(betas if beta in ",".join(betas) else (*betas, beta)))
 
 
 def _with_request_id(headers: tuple[Header, ...]) -> tuple[Header, ...]:
@@ -350,14 +343,14 @@ def _with_request_id(headers: tuple[Header, ...]) -> tuple[Header, ...]:
     return headers
 
 
-def _completion(message: Json, created: int, first_index: int) -> Json:
+def _translate_message(message: Json, created: int, first_index: int) -> Json:
     """Returns a message as a chat completion. Raises: LookupError: it is no message."""
     if message["type"] != "message":
         raise KeyError("type")
     return completion(message, created, first_index)
 
 
-def _model(entry: Json) -> Json:
+def _translate_model(entry: Json) -> Json:
     """Returns a model in OpenAI's form, with Anthropic's own fields."""
     try:
         created = int(datetime.fromisoformat(entry["created_at"]).timestamp())

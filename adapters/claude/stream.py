@@ -111,7 +111,7 @@ class StreamTranslator:
                 return self._fail(parsed)
         return []  # an event of a newer API
 
-    def alongside(self, event: Event) -> list[Event]:
+    def annotate(self, event: Event) -> list[Event]:
         """Returns an event in its own bytes, with the chunks for it as data. What is none of Anthropic's has none."""
         try:
             made = self.feed(event)

@@ -130,8 +130,8 @@ def test_events_that_are_read_along_keep_their_bytes_wherever_they_are_cut() -> 
         read: list[Event] = []
         for at in range(0, len(stream), size):
             for each in decoder.feed(stream[at : at + size]):
-                read += translator.alongside(each)
-        read += [made for each in decoder.finish() for made in translator.alongside(each)]
+                read += translator.annotate(each)
+        read += [made for each in decoder.finish() for made in translator.annotate(each)]
         assert b"".join(each.raw for each in read) == stream
         assert read[-1].data == b"[DONE]"
 
