@@ -15,19 +15,19 @@ from msgspec import Struct
 from adapters.errors import ProviderError, ProviderTooLarge
 from adapters.types import Capabilities, Embedded, Event, Header, ModelRequest
 
-# Chosen: a stream of 5,000 tokens that come one by one. Smaller ones are not counted when they are remembered.
+# Chosen: a stream of 5,000 tokens that come one by one. Smaller ones take nothing of the quota.
 SMALL_STREAM_BYTES: Final = 1024 * 1024
 MAX_REPLY_BYTES = 256 * 1024 * 1024  # chosen: far above any completion, far below the memory at hand
 
 
 class ReplyQuota:
-    """The bytes of replies that may be held at once."""
+    """The bytes of replies that may be in memory at once."""
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = self.left_bytes = limit_bytes
 
 
-# Of the process: as much as one reply may have. Parsed, or remembered while it streams, it takes several times that.
+# The quota of the process: as much as one reply may have, which takes several times that when it is parsed.
 REPLIES: Final = ReplyQuota(MAX_REPLY_BYTES)
 
 
@@ -62,21 +62,19 @@ class HeldReply:
 
 
 class ModelReply(Protocol):
-    """A response after its headers have arrived.
-
-    headers: lower-case names, end-to-end headers only (hop-by-hop ones, content-length and content-encoding are gone).
-    is_stream: it is a success in server-sent events; any other reply is read as one body.
-    size: bytes of the body, as the upstream announced them; None where it did not, or where they become others here.
-    """
+    """A response after its headers have arrived."""
 
     status: int
+    # With lower-case names, without hop-by-hop headers, content-length and content-encoding.
     headers: tuple[Header, ...]
 
     @property
-    def is_stream(self) -> bool: ...
+    def is_stream(self) -> bool:
+        """Returns whether it is a success in server-sent events; any other reply is read as one body."""
 
     @property
-    def size(self) -> int | None: ...
+    def size(self) -> int | None:
+        """Returns the announced bytes of the body; None: it has no announced size, or is translated."""
 
     def chunks(self) -> AsyncIterator[bytes]:
         """Yields the body's bytes as they arrive. Raises: ProviderBroke, ProviderTimeout."""
@@ -145,7 +143,7 @@ class WholeReply(ABC):
 
 
 class BufferedReply(WholeReply):
-    """A reply that is here already: read to its end, or made by us. error: how it broke when it was read."""
+    """A reply that has arrived, or is made here. error: raised by `read`, if the reply broke."""
 
     def __init__(
         self, status: int, headers: tuple[Header, ...], body: bytes, error: ProviderError | None = None
@@ -180,13 +178,11 @@ class Provider(Protocol):
 
 
 class Embedder(Protocol):
-    """A maker of vectors from texts.
+    """A maker of vectors from texts."""
 
-    name: under which its vectors are stored; two embedders of one name make the same vectors. is_local: it computes in
-    this process, in about a millisecond, and costs nothing.
-    """
-
+    # The name under which its vectors are stored; two embedders with one name make the same vectors.
     name: str
+    # It computes in this process, in about a millisecond, and costs nothing.
     is_local: bool
 
     async def embed(self, texts: Sequence[str]) -> Embedded:
@@ -203,18 +199,18 @@ class PartState(Struct, frozen=True):
 
     # There will be no more results.
     is_over: bool
-    # There are some to be read.
+    # There are results to be read.
     has_results: bool = False
-    # The provider's reason where it has none.
+    # The provider's reason for having no results.
     message: str = ""
-    # The provider knows nothing of it.
+    # The provider does not know it.
     is_gone: bool = False
-    # It has none because the account's queue has no room for so much.
-    is_too_much: bool = False
-    # The tokens that the queue takes when it is empty, where the provider reports them.
-    room: int | None = None
-    # What became of the requests of which the results say nothing.
-    left: Literal["errored", "expired", "cancelled"] = "errored"
+    # It has no results because the account's queue has no room for it.
+    exceeds_queue: bool = False
+    # The tokens that the queue takes when it is empty; None: not reported.
+    queue_tokens: int | None = None
+    # The outcome of the requests that the results do not have.
+    unreported: Literal["errored", "expired", "cancelled"] = "errored"
 
 
 class PartResult(Struct, frozen=True):
@@ -231,30 +227,30 @@ class PartResult(Struct, frozen=True):
 
 
 class BatchPart(Struct, frozen=True):
-    """Requests that are submitted as one batch. mark: random, by which the batch is found again.
+    """Requests that are submitted as one batch."""
 
-    since: seconds since the epoch, before which it cannot have been made. count: how many requests it has at most.
-    """
-
+    # A random text by which the batch is found again.
     mark: str
+    # The earliest time at which the batch can have been made, in seconds since the epoch.
     since: float
+    # The most requests that it has.
     count: int
 
 
 class BatchProvider(Protocol):
-    """An upstream that answers many requests at a time of its own."""
+    """An upstream that answers many requests at a time of its own. All methods raise ProviderError."""
 
-    # most_requests, most_bytes: of one batch.
+    # The most requests of one batch, and the most bytes of its lines.
     most_requests: int
     most_bytes: int
-    # How long to wait before it is asked again; None: as the caller likes.
-    again_s: float | None
-    # Its batches outlive this process. missing: what has to be installed before it takes any, with the line
-    # to run; None: nothing. All methods raise ProviderError.
+    # The wait between two polls; None: the caller decides.
+    poll_interval_s: float | None
+    # Its batches outlive this process.
     is_durable: bool
 
     @property
-    def missing(self) -> str | None: ...
+    def missing(self) -> str | None:
+        """Returns what has to be installed before it takes a batch, with the command to run; None: nothing."""
 
     def line(self, custom_id: str, body: bytes) -> bytes:
         """Returns a request as a line of a batch's file. body: a chat completion request that is no stream.
@@ -289,6 +285,6 @@ class BatchProvider(Protocol):
         """Asks the provider to stop; what was done so far may be results nevertheless."""
 
     async def discard(self, id: str, part: BatchPart) -> None:
-        """Has the provider delete what it keeps of a batch that is over, or that it knows no more. part: made so."""
+        """Has the provider delete what it stores of a batch that is over. part: the part that the batch was made of."""
 
     async def aclose(self) -> None: ...

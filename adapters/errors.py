@@ -77,9 +77,9 @@ class ProviderRefused(ProviderError):
 class ProviderCrowded(ProviderRefused):
     """The account's queue has no room for a batch.
 
-    room: the tokens that it takes when empty, where that was reported.
+    queue_tokens: what it takes when empty, where that was reported.
     """
 
-    def __init__(self, message: str, *, status: int, room: int | None = None) -> None:
+    def __init__(self, message: str, *, status: int, queue_tokens: int | None = None) -> None:
         super().__init__(message, status=status)
-        self.room = room
+        self.queue_tokens = queue_tokens

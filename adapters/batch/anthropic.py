@@ -16,9 +16,9 @@ import orjson
 
 from adapters.anthropic import CACHE_MARK, DEFAULT_VERSION, OAUTH_PREFIX, SAMPLING_VERSION, with_beta
 from adapters.base import BatchPart, PartResult, PartState
-from adapters.batch.refused import message_of
 from adapters.batch.result_lines import read_results
 from adapters.batch.sdk_client import CLOCK_SKEW_S, PAGE, SdkBatches, client_options
+from adapters.batch.sdk_errors import read_message
 from adapters.claude.error_form import Untranslatable
 from adapters.claude.reply import completion
 from adapters.claude.request import BINDING_BETA, SAMPLING, to_wire
@@ -85,13 +85,13 @@ class AnthropicBatches(SdkBatches):
         version = SAMPLING_VERSION if is_sampled else DEFAULT_VERSION
         own = tuple((name.lower(), value) for name, value in self._headers.items())
         headers = dict(with_beta(own, BINDING_BETA) if has_binding else own)
-        with self._translated():
+        with self._map_errors():
             from anthropic.types.messages import MessageBatch
 
             made = await self._client.post(
                 _PATH,
                 cast_to=MessageBatch,
-                content=_joined(lines),
+                content=_join_lines(lines),
                 options={
                     "headers": {"content-type": "application/json", "anthropic-version": version, **headers}
                 },
@@ -102,7 +102,7 @@ class AnthropicBatches(SdkBatches):
         self, part: BatchPart, custom_ids: Container[str], known: Container[str] = ()
     ) -> str | None:
         is_unsure = False
-        with self._translated():
+        with self._map_errors():
             # Newest first.
             async for batch in self._client.messages.batches.list(limit=PAGE):
                 if batch.created_at.timestamp() < part.since - CLOCK_SKEW_S:
@@ -115,13 +115,13 @@ class AnthropicBatches(SdkBatches):
                     continue
                 if batch.processing_status != "ended":
                     is_unsure = True
-                elif await self._has(batch.id, custom_ids):
+                elif await self._has_result_of(batch.id, custom_ids):
                     return batch.id
         if is_unsure:
             raise ProviderUnsure("a batch that is under way may be the one being looked for")
         return None
 
-    async def _has(self, id: str, custom_ids: Container[str]) -> bool:
+    async def _has_result_of(self, id: str, custom_ids: Container[str]) -> bool:
         """Returns whether a batch has a result for one of these requests."""
         async with aclosing(self.results(id)) as results:
             async for result in results:
@@ -131,12 +131,12 @@ class AnthropicBatches(SdkBatches):
         return False
 
     async def poll(self, id: str) -> PartState:
-        state = await self._look_up(self._client.messages.batches.retrieve(id), _state)
+        state = await self._look_up(self._client.messages.batches.retrieve(id), _read_state)
         return state or PartState(is_over=True, is_gone=True)
 
     async def results(self, id: str) -> AsyncGenerator[PartResult]:
         created = int(self._now())
-        with self._translated():
+        with self._map_errors():
             from anthropic._constants import RAW_RESPONSE_HEADER
 
             # The path below our own address, not `results_url`: the key goes nowhere else.
@@ -147,7 +147,7 @@ class AnthropicBatches(SdkBatches):
                 options={"headers": {"Accept": "application/binary", RAW_RESPONSE_HEADER: "stream"}},
             )
             try:
-                async for result in read_results(reply.iter_bytes(), partial(_result, created=created)):
+                async for result in read_results(reply.iter_bytes(), partial(_read_result, created=created)):
                     yield result
             finally:
                 await reply.close()
@@ -159,7 +159,7 @@ class AnthropicBatches(SdkBatches):
         await self._await_if_open(self._client.messages.batches.delete(id))
 
 
-async def _joined(lines: BinaryIO) -> AsyncIterator[bytes]:
+async def _join_lines(lines: BinaryIO) -> AsyncIterator[bytes]:
     """Yields the body of a batch, made of its lines."""
     yield b'{"requests":['
     held: list[bytes] = []
@@ -176,14 +176,14 @@ async def _joined(lines: BinaryIO) -> AsyncIterator[bytes]:
     yield b"".join((*held, b"]}"))
 
 
-def _state(batch: MessageBatch) -> PartState:
+def _read_state(batch: MessageBatch) -> PartState:
     """Returns the state of a batch; one that has ended may have results no longer."""
     is_over = batch.processing_status == "ended"
     message = "" if batch.archived_at is None else "its results are not kept any longer"
     return PartState(is_over, is_over and batch.results_url is not None, message)
 
 
-def _result(line: Json, created: int) -> PartResult:
+def _read_result(line: Json, created: int) -> PartResult:
     """Returns a line of the results. Raises: ProviderBroke."""
     custom_id, result = line.get("custom_id"), line.get("result")
     if not isinstance(custom_id, str) or not isinstance(result, dict):
@@ -204,5 +204,5 @@ def _result(line: Json, created: int) -> PartResult:
     inner = error.get("error") if isinstance(error, dict) else None
     kind = inner.get("type") if isinstance(inner, dict) else None
     return PartResult(
-        custom_id, "errored", message=message_of(error), is_transient=kind is None or kind in _TRANSIENT
+        custom_id, "errored", message=read_message(error), is_transient=kind is None or kind in _TRANSIENT
     )

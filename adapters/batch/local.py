@@ -16,33 +16,35 @@ from uuid import uuid4
 import orjson
 
 from adapters.base import BatchPart, PartResult, PartState, Provider
-from adapters.batch.refused import is_transient, message_of
+from adapters.batch.sdk_errors import is_transient, read_message
 from adapters.errors import ProviderError
 from adapters.types import ModelRequest, read_retry_after
 
 AT_ONCE: Final = 4
-_HELD: Final = 64  # results that wait to be read; then the calls wait, too
+_MOST_RESULTS: Final = 64  # results that wait to be read; then the calls wait, too
 _MOST_BYTES: Final = 64 * 1024 * 1024
 _BUSY: Final = frozenset((429, 503, 529))  # an upstream that will answer later
 TRIES: Final = 5  # of a request to one that is busy
-_WAITS: Final = (2.0, 60.0)  # the first wait, and the longest; each is twice the one before
+_FIRST_WAIT_S: Final = 2.0  # each wait is twice the one before
+_LONGEST_WAIT_S: Final = 60.0
 
 
 @dataclass(eq=False, slots=True)
-class _Under:
-    """A batch that is being worked on. results: None is the end."""
+class _RunningBatch:
+    """A batch whose requests are being made."""
 
     part: BatchPart
-    results: asyncio.Queue[PartResult] = field(default_factory=lambda: asyncio.Queue(_HELD))
+    # Results that are not read yet.
+    results: asyncio.Queue[PartResult] = field(default_factory=lambda: asyncio.Queue(_MOST_RESULTS))
     task: asyncio.Task[None] | None = None
 
 
 class LocalBatches:
-    """Implements BatchProvider over a live provider. It closes that."""
+    """Implements BatchProvider over a live provider, which it closes."""
 
     most_requests = 50_000
     most_bytes = 200 * 1000 * 1000
-    again_s: float | None = 1.0
+    poll_interval_s: float | None = 1.0
     is_durable = False
     missing: str | None = None
 
@@ -50,34 +52,34 @@ class LocalBatches:
         self._provider = provider
         self._sleep = sleep
         self._slots = asyncio.Semaphore(AT_ONCE)
-        self._under: dict[str, _Under] = {}
+        self._batches: dict[str, _RunningBatch] = {}
 
     def line(self, custom_id: str, body: bytes) -> bytes:
         return custom_id.encode() + b" " + body + b"\n"
 
     async def submit(self, part: BatchPart, lines: BinaryIO) -> str:
-        id, under = f"local-{uuid4().hex}", _Under(part)
-        self._under[id] = under
-        under.task = asyncio.create_task(self._work(under, lines))
+        id, batch = f"local-{uuid4().hex}", _RunningBatch(part)
+        self._batches[id] = batch
+        batch.task = asyncio.create_task(self._perform(batch, lines))
         return id
 
     async def find(
         self, part: BatchPart, custom_ids: Container[str], known: Container[str] = ()
     ) -> str | None:
-        return next((id for id, under in self._under.items() if under.part.mark == part.mark), None)
+        return next((id for id, batch in self._batches.items() if batch.part.mark == part.mark), None)
 
     async def poll(self, id: str) -> PartState:
-        under = self._under.get(id)
-        if under is None:
+        batch = self._batches.get(id)
+        if batch is None:
             return PartState(is_over=True, is_gone=True)
-        is_done = under.task is not None and under.task.done()
-        return PartState(is_done, not under.results.empty())
+        is_done = batch.task is not None and batch.task.done()
+        return PartState(is_done, not batch.results.empty())
 
     async def results(self, id: str) -> AsyncGenerator[PartResult]:
-        """Yields what is there now."""
-        under = self._under.get(id)
-        while under is not None and not under.results.empty():
-            yield under.results.get_nowait()
+        """Yields the results that have arrived."""
+        batch = self._batches.get(id)
+        while batch is not None and not batch.results.empty():
+            yield batch.results.get_nowait()
 
     async def cancel(self, id: str) -> None:
         # No one reads its results any more, and calls that wait for that would wait for ever.
@@ -87,42 +89,41 @@ class LocalBatches:
         await self._drop(id)
 
     async def _drop(self, id: str) -> None:
-        under = self._under.pop(id, None)
-        if under is not None and under.task is not None:
-            under.task.cancel()
-            await asyncio.gather(under.task, return_exceptions=True)
+        batch = self._batches.pop(id, None)
+        if batch is not None and batch.task is not None:
+            batch.task.cancel()
+            await asyncio.gather(batch.task, return_exceptions=True)
 
     async def aclose(self) -> None:
-        for id in [*self._under]:
+        for id in [*self._batches]:
             await self._drop(id)
         await self._provider.aclose()
 
-    async def _work(self, under: _Under, lines: BinaryIO) -> None:
+    async def _perform(self, batch: _RunningBatch, lines: BinaryIO) -> None:
         with lines:
             async with asyncio.TaskGroup() as tasks:
                 for _ in range(AT_ONCE):
-                    tasks.create_task(self._collect(under, lines))
+                    tasks.create_task(self._perform_lines(batch, lines))
 
-    async def _collect(self, under: _Under, lines: BinaryIO) -> None:
-        """Makes requests of the file until there are none left."""
+    async def _perform_lines(self, batch: _RunningBatch, lines: BinaryIO) -> None:
+        """Makes the requests of a file of lines until there are none left."""
         while line := lines.readline():
             custom_id, _, body = line.partition(b" ")
             name = custom_id.decode()
             async with self._slots:
-                result = await self._ask(name, body)
-            await under.results.put(result)
+                result = await self._request_with_retries(name, body)
+            await batch.results.put(result)
 
-    async def _ask(self, custom_id: str, body: bytes) -> PartResult:
+    async def _request_with_retries(self, custom_id: str, body: bytes) -> PartResult:
         """Makes a request; an upstream that is busy is given time."""
-        first, longest = _WAITS
         for tries in range(1, TRIES + 1):
-            result, wait_s = await self._ask_once(custom_id, body)
+            result, wait_s = await self._request_once(custom_id, body)
             if wait_s is None or tries == TRIES:
                 break
-            await self._sleep(min(longest, max(wait_s, first * 2 ** (tries - 1))))
+            await self._sleep(min(_LONGEST_WAIT_S, max(wait_s, _FIRST_WAIT_S * 2 ** (tries - 1))))
         return result
 
-    async def _ask_once(self, custom_id: str, body: bytes) -> tuple[PartResult, float | None]:
+    async def _request_once(self, custom_id: str, body: bytes) -> tuple[PartResult, float | None]:
         """Returns the result, and how long the upstream wants to be left alone; None: it is not busy."""
         try:
             reply = await self._provider.send(ModelRequest(body))
@@ -140,6 +141,6 @@ class LocalBatches:
             error_body = None
         wait_s = (read_retry_after(reply.headers, time.time()) or 0.0) if reply.status in _BUSY else None
         failed = PartResult(
-            custom_id, "errored", message=message_of(error_body), is_transient=is_transient(reply.status)
+            custom_id, "errored", message=read_message(error_body), is_transient=is_transient(reply.status)
         )
         return failed, wait_s

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, BinaryIO, Final, Literal
 import orjson
 
 from adapters.base import BatchPart, PartResult, PartState
-from adapters.batch.refused import MOST_MESSAGE_CHARS, is_transient, message_of
 from adapters.batch.result_lines import read_results
 from adapters.batch.sdk_client import CLOCK_SKEW_S, PAGE, SdkBatches, client_options
+from adapters.batch.sdk_errors import MOST_MESSAGE_CHARS, is_transient, read_message
 from adapters.errors import ProviderBroke, ProviderCrowded, ProviderError, ProviderGarbled, ProviderRefused
 from adapters.types import Json
 
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 MARK: Final = "mnemogate"  # the key of our mark in a batch's metadata
 _LINE_HEAD: Final = b'{"custom_id":"%b","method":"POST","url":"/v1/chat/completions","body":'
 _OVER: Final = frozenset(("completed", "failed", "expired", "cancelled"))
-# Of a batch that failed: more tokens would wait than the account may have waiting.
-_TOO_MUCH: Final = "token_limit_exceeded"
-# The same of one that is not even made.
-_CROWDED: Final = re.compile(r"\benqueued tokens?\b", re.IGNORECASE)
-_ROOM: Final = re.compile(r"[Ll]imit: ([0-9,]+) enqueued tokens")
+# The code of a batch that failed because the account's queue has no room for its tokens.
+_QUEUE_EXCEEDED: Final = "token_limit_exceeded"
+# The same in the message for a batch that is not made at all.
+_QUEUE_IS_FULL: Final = re.compile(r"\benqueued tokens?\b", re.IGNORECASE)
+_QUEUE_LIMIT: Final = re.compile(r"[Ll]imit: ([0-9,]+) enqueued tokens")
 
 
 class OpenAIBatches(SdkBatches):
@@ -61,11 +61,11 @@ class OpenAIBatches(SdkBatches):
         return _LINE_HEAD % custom_id.encode() + body + b"}\n"
 
     async def submit(self, part: BatchPart, lines: BinaryIO) -> str:
-        with lines, self._translated():
+        with lines, self._map_errors():
             given = (_file_name(part), lines, "application/jsonl")
             file = await self._client.files.create(file=given, purpose="batch")
         try:
-            with self._translated():
+            with self._map_errors():
                 made = await self._client.batches.create(
                     completion_window="24h",
                     endpoint="/v1/chat/completions",
@@ -77,16 +77,18 @@ class OpenAIBatches(SdkBatches):
                 # Nothing else will delete it. The refusal is reported in any case.
                 with suppress(ProviderError):
                     await self._await_if_open(self._client.files.delete(file.id))
-                if _CROWDED.search(error.message):
+                if _QUEUE_IS_FULL.search(error.message):
                     message = error.message
-                    raise ProviderCrowded(message, status=error.status, room=_room(message)) from error
+                    raise ProviderCrowded(
+                        message, status=error.status, queue_tokens=_read_queue_tokens(message)
+                    ) from error
             raise
         return made.id
 
     async def find(
         self, part: BatchPart, custom_ids: Container[str], known: Container[str] = ()
     ) -> str | None:
-        with self._translated():
+        with self._map_errors():
             # Newest first.
             async for batch in self._client.batches.list(limit=PAGE):
                 if (batch.metadata or {}).get(MARK) == part.mark:
@@ -99,7 +101,7 @@ class OpenAIBatches(SdkBatches):
 
     async def _delete_upload(self, part: BatchPart) -> None:
         """Deletes the files that were uploaded for a part, where no batch names them."""
-        with self._translated():
+        with self._map_errors():
             async for file in self._client.files.list(purpose="batch", order="desc", limit=PAGE):
                 if file.created_at < part.since - CLOCK_SKEW_S:
                     break
@@ -107,11 +109,11 @@ class OpenAIBatches(SdkBatches):
                     await self._client.files.delete(file.id)
 
     async def poll(self, id: str) -> PartState:
-        state = await self._look_up(self._client.batches.retrieve(id), _state)
+        state = await self._look_up(self._client.batches.retrieve(id), _read_state)
         return state or PartState(is_over=True, is_gone=True)
 
     async def results(self, id: str) -> AsyncGenerator[PartResult]:
-        with self._translated():
+        with self._map_errors():
             batch = await self._client.batches.retrieve(id)
             garbled: ProviderGarbled | None = None
             for file in (batch.output_file_id, batch.error_file_id):
@@ -119,7 +121,7 @@ class OpenAIBatches(SdkBatches):
                     continue
                 try:
                     async with self._client.files.with_streaming_response.content(file) as reply:
-                        async for result in read_results(reply.iter_bytes(), _result):
+                        async for result in read_results(reply.iter_bytes(), _read_result):
                             yield result
                 except ProviderGarbled as error:
                     garbled = error
@@ -138,24 +140,23 @@ class OpenAIBatches(SdkBatches):
                 await self._await_if_open(self._client.files.delete(file))
 
 
-def _state(batch: Batch) -> PartState:
+def _read_state(batch: Batch) -> PartState:
     """Returns the state of a batch; the messages of its errors are those of the whole batch."""
     errors = (batch.errors.data if batch.errors is not None else None) or []
     message = "; ".join(each.message for each in errors if each.message)
     has_results = bool(batch.output_file_id or batch.error_file_id)
     is_over = batch.status in _OVER
-    is_too_much = any(each.code == _TOO_MUCH for each in errors)
-    # What its requests without a result are.
-    left: Literal["errored", "expired", "cancelled"] = "errored"
+    exceeds_queue = any(each.code == _QUEUE_EXCEEDED for each in errors)
+    unreported: Literal["errored", "expired", "cancelled"] = "errored"
     if batch.status in ("expired", "cancelled"):
-        left = batch.status
+        unreported = batch.status
     return PartState(
         is_over,
         is_over and has_results,
         message[:MOST_MESSAGE_CHARS],
-        is_too_much=is_too_much,
-        room=_room(message),
-        left=left,
+        exceeds_queue=exceeds_queue,
+        queue_tokens=_read_queue_tokens(message),
+        unreported=unreported,
     )
 
 
@@ -167,13 +168,13 @@ def _file_name(part: BatchPart) -> str:
     return f"{part.mark}.jsonl"
 
 
-def _room(message: str) -> int | None:
+def _read_queue_tokens(message: str) -> int | None:
     """Returns the tokens that may be enqueued, where a provider's words say so."""
-    found = _ROOM.search(message)
+    found = _QUEUE_LIMIT.search(message)
     return None if found is None else int(found[1].replace(",", ""))
 
 
-def _result(line: Json) -> PartResult:
+def _read_result(line: Json) -> PartResult:
     """Returns a line of an output or error file. Raises: ProviderBroke."""
     custom_id, response, error = line.get("custom_id"), line.get("response"), line.get("error")
     if not isinstance(custom_id, str):
@@ -183,9 +184,9 @@ def _result(line: Json) -> PartResult:
         if status == 200 and isinstance(body, dict):
             return PartResult(custom_id, "succeeded", orjson.dumps(body))
         number = status if isinstance(status, int) else 500
-        return PartResult(custom_id, "errored", message=message_of(body), is_transient=is_transient(number))
+        return PartResult(custom_id, "errored", message=read_message(body), is_transient=is_transient(number))
     code = error.get("code") if isinstance(error, dict) else None
-    message = message_of(error)
+    message = read_message(error)
     if code == "batch_expired":
         return PartResult(custom_id, "expired", message=message)
     if code == "batch_cancelled":

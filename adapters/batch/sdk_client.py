@@ -10,7 +10,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, ClassVar, Final, TypeVar
 
-from adapters.batch.refused import translated
+from adapters.batch.sdk_errors import map_sdk_errors
 from adapters.errors import ProviderRefused, ProviderUnreachable
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ class SdkBatches:
 
     # The package of the SDK, one of the extra `batches`. A subclass imports it when `_client` is first needed.
     sdk: ClassVar[str]
-    again_s: float | None = None
+    poll_interval_s: float | None = None
     is_durable = True
 
     def __init__(
@@ -79,15 +79,15 @@ class SdkBatches:
         if "_client" in self.__dict__:
             await self._client.close()
 
-    def _translated(self) -> AbstractContextManager[None]:
+    def _map_errors(self) -> AbstractContextManager[None]:
         """Raises errors of the SDK as provider errors. Raises: ProviderUnreachable: it is not installed."""
         self._check_installed()
-        return translated(import_module(self.sdk), self._now)
+        return map_sdk_errors(import_module(self.sdk), self._now)
 
     async def _look_up(self, call: Awaitable[T], read: Callable[[T], V]) -> V | None:
         """Awaits a look-up and reads its answer, which may be anything; None: the provider knows nothing of it."""
         try:
-            with self._translated():
+            with self._map_errors():
                 return read(await call)
         except ProviderRefused as error:
             if error.status != 404:
@@ -97,7 +97,7 @@ class SdkBatches:
     async def _await_if_open(self, call: Coroutine[Any, Any, object]) -> None:
         """Awaits a call; a refusal means that nothing is left to do: the batch has ended, or is gone."""
         try:
-            with self._translated():
+            with self._map_errors():
                 await call
         except ProviderRefused as error:
             if error.status not in (400, 404, 409):

@@ -378,7 +378,7 @@ class _Attempt:
         try:
             id = await provider.submit(part.wanted, draft.hand_over())
         except ProviderCrowded as error:
-            await self._divide(part, error.message, error.room)
+            await self._divide(part, error.message, error.queue_tokens)
             return False
         except ProviderError as error:
             is_refused = isinstance(error, ProviderRefused) and error.status < 500
@@ -420,8 +420,8 @@ class _Attempt:
         if not state.is_over:
             return
         await self.outcomes.done()
-        if state.is_too_much and not state.has_results:
-            await self._divide(part, state.message, state.room)
+        if state.exceeds_queue and not state.has_results:
+            await self._divide(part, state.message, state.queue_tokens)
             return
         if state.message and not state.has_results:
             await self._note_refusal(part, state.message, is_sure=True)
@@ -429,7 +429,7 @@ class _Attempt:
         if state.is_gone or not provider.is_durable:
             # What this process has asked itself is read once: what could not be written then is missing.
             await self.results.resend(part, lost_by_restart=state.is_gone and not provider.is_durable)
-        await self.results.end_without_result(part, state.left)
+        await self.results.end_without_result(part, state.unreported)
         await self.parts.over(part, self.jobs.now())
 
     async def _delete_data(self) -> float | None:
@@ -492,8 +492,8 @@ class _Attempt:
     def _poll_wait_s(self, part: ProviderPart) -> float:
         """Returns the seconds until a provider is asked again."""
         provider, first = self.jobs.providers.get(part.upstream), self.jobs.settings.poll_s
-        if provider is not None and provider.again_s is not None:
-            return min(first, provider.again_s)
+        if provider is not None and provider.poll_interval_s is not None:
+            return min(first, provider.poll_interval_s)
         wait_s = part.wait_s(self.jobs.now(), first)
         return wait_s if part.id is not None else max(wait_s, self._queue_wait_s(part))
 

@@ -1,4 +1,4 @@
-"""Maps errors of the providers' official SDKs. One generator made both, with the same names for errors."""
+"""Maps errors of the providers' official SDKs, which one generator made with the same names for errors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TRANSIENT: Final = frozenset((408, 409, 425, 429))
 
 
 @contextmanager
-def translated(sdk: ModuleType, now: Callable[[], float]) -> Iterator[None]:
+def map_sdk_errors(sdk: ModuleType, now: Callable[[], float]) -> Iterator[None]:
     """Raises errors of an SDK as provider errors.
 
     sdk: its module.
@@ -33,7 +33,7 @@ def translated(sdk: ModuleType, now: Callable[[], float]) -> Iterator[None]:
     except sdk.APIStatusError as error:
         headers = ((name.lower(), value) for name, value in error.response.headers.items())
         raise ProviderRefused(
-            message_of(error.body),
+            read_message(error.body),
             status=error.status_code,
             retry_after_s=read_retry_after(headers, now()),
         ) from error
@@ -52,8 +52,8 @@ def is_transient(status: int) -> bool:
     return status in _TRANSIENT or status >= 500
 
 
-def message_of(body: object) -> str:
-    """Returns an error's message. body: the error object, or what came in its place."""
+def read_message(body: object) -> str:
+    """Returns the message in the body of an error, whatever form it has."""
     found = body.get("error", body) if isinstance(body, dict) else body
     message = found.get("message") if isinstance(found, dict) else found
     return message[:MOST_MESSAGE_CHARS] if isinstance(message, str) and message else "no reason is given"
