@@ -167,7 +167,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"sockets"},
         {"middleware", "upload"},
         {"auth", "client_reply", "body", "form", "model_field", "health", "uvicorn_protocol"},
-        {"raw_headers", "misspelt"},
+        {"raw_headers", "path_hints"},
     ],
     "gateway.page": [
         {"page_app"},

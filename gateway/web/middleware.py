@@ -28,7 +28,7 @@ from gateway.run.receipt import CLIENT_GONE, Accounts, Receipt, RequestLine, set
 from gateway.run.request_log import RequestLog
 from gateway.run.sink import ClientGone
 from gateway.web.auth import ANONYMOUS, METRICS_PATH, PAGE_PATH, Caller, Guard
-from gateway.web.misspelt import hint_for
+from gateway.web.path_hints import hint_for
 from gateway.web.raw_headers import encode_headers
 
 OPEN_PATHS = frozenset(
