@@ -34,7 +34,7 @@ from gateway.web.models import model_routes
 from gateway.web.response_compaction import COMPACT_PATH, INPUT_TOKENS_PATH, CompactPath, InputTokensPath
 from gateway.web.responses import RESPONSES_PATH, ResponsesPath, stored_routes
 from gateway.web.sockets.responses_socket import HandshakeRoute
-from gateway.web.stored_responses import OwnResponses, unknown_response
+from gateway.web.stored_responses import GatewayResponses, unknown_response
 from storage.listing import NamedAgent
 
 
@@ -61,7 +61,7 @@ def make_endpoints(
     chat_route = ChatRoute(
         settings.server, chat, services.native_chat, bodies, limits.send_timeout_s, services.requests
     )
-    own = OwnResponses(
+    own = GatewayResponses(
         StoredResponses(services.store, chat.turns, unknown_response),
         chat.resolver.rules,
         chat.conversations,

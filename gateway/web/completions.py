@@ -29,14 +29,14 @@ from gateway.web.middleware import info_of
 
 CHAT_PATH = "/v1/chat/completions"
 # LiveKit's `with_letta` takes a base URL that ends in this path, and OpenAI's SDK appends it once more.
-_TWICE = f"{CHAT_PATH}/chat/completions"
-_OF_AGENT = re.compile(r"/v1/voice-beta/([^/]+)/chat/completions")
-CHAT_PATHS = (CHAT_PATH, _TWICE, "/v1/voice-beta/{agent_id}/chat/completions")
+_DOUBLED_PATH = f"{CHAT_PATH}/chat/completions"
+_AGENT_PATH = re.compile(r"/v1/voice-beta/([^/]+)/chat/completions")
+CHAT_PATHS = (CHAT_PATH, _DOUBLED_PATH, "/v1/voice-beta/{agent_id}/chat/completions")
 
 
 def is_chat_of_agent(path: str) -> bool:
     """Returns whether a POST to this path is a chat completion of the agent that it names."""
-    return _OF_AGENT.fullmatch(path) is not None
+    return _AGENT_PATH.fullmatch(path) is not None
 
 
 @dataclass(eq=False)
@@ -54,7 +54,7 @@ class ChatRoute:
         info = info_of(scope)
         info.route = "chat"
         async with self.bodies.read(scope, receive) as body:
-            named = None if scope["path"] == CHAT_PATH else _OF_AGENT.fullmatch(scope["path"])
+            named = None if scope["path"] == CHAT_PATH else _AGENT_PATH.fullmatch(scope["path"])
             request = parse(bytes(body), self.settings.max_messages, None if named is None else named[1])
             if named is None:
                 request.query = scope["query_string"].decode("latin-1")

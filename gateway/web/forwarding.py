@@ -25,9 +25,9 @@ from gateway.run.upstream.forward import Forwarder, Outgoing
 from gateway.run.upstream.route import Route as ModelRoute
 from gateway.web.body import BodyReader
 from gateway.web.client_reply import ClientReply
-from gateway.web.form import FieldSearch, boundary_of
+from gateway.web.form import FieldSearch, read_boundary
 from gateway.web.middleware import info_of
-from gateway.web.model_field import NamedRequest, parse_named
+from gateway.web.model_field import RequestBody, read_model_field
 from gateway.web.raw_headers import read_upstream_name
 from gateway.web.upload import UploadBody
 
@@ -113,7 +113,7 @@ class ForwardedPath:
             await self._stream_through(head, scope, receive, send)
             return
         async with self.bodies.read(scope, receive) as body:
-            parsed = parse_named(body)
+            parsed = read_model_field(body)
             info.model, info.stream = parsed.model, parsed.stream
             await self.answer_read(head, parsed, scope, receive, send)
 
@@ -122,7 +122,7 @@ class ForwardedPath:
         return head.is_json
 
     async def answer_read(
-        self, head: ForwardedHead, parsed: NamedRequest, scope: Scope, receive: Receive, send: Send
+        self, head: ForwardedHead, parsed: RequestBody, scope: Scope, receive: Receive, send: Send
     ) -> None:
         """Answers a request with a body that was read, or without one."""
         refuse_required_memory(scope["headers"])
@@ -139,12 +139,12 @@ class ForwardedPath:
         info = info_of(scope)
         upload = UploadBody(scope, receive, self.max_upload_bytes, self.limits.body_timeout_s)
         with self.bodies.quota() as quota:
-            boundary = boundary_of(head.content_type) if not head.is_encoded else None
+            boundary = read_boundary(head.content_type) if not head.is_encoded else None
             is_conclusive = False
             if boundary is not None and _may_name_a_model(head.path):
                 search = FieldSearch(boundary, "model")
                 await upload.read_until(search, self.bodies.limit_bytes, quota)
-                info.model = upload.found or info.model
+                info.model = upload.field_value or info.model
                 is_conclusive = search.span is not None or search.is_whole
             route = self.forwarder.find(head.path, info.model, head.upstream_name, is_read=is_conclusive)
             caller = info.caller

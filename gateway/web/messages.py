@@ -31,7 +31,7 @@ from gateway.web.client_reply import ClientReply
 from gateway.web.completions import ChatRoute
 from gateway.web.forwarding import refuse_required_memory
 from gateway.web.middleware import info_of
-from gateway.web.model_field import NamedRequest, parse_named
+from gateway.web.model_field import RequestBody, read_model_field
 from gateway.web.raw_headers import find_header
 
 MESSAGES_PATH: Final = "/v1/messages"
@@ -48,17 +48,17 @@ def speaks_messages(scope: Scope) -> bool:
     return find_header(scope["headers"], _VERSION) is not None
 
 
-def messages_errors(scope: Scope) -> ErrorForm | None:
+def messages_error_form(scope: Scope) -> ErrorForm | None:
     """Returns the form of errors for Anthropic's clients; None: this request is of another API."""
     path = scope["path"]
-    if path == MESSAGES_PATH or _is_below(scope):
+    if path == MESSAGES_PATH or _is_messages_subpath(scope):
         return _ERRORS
     return _ERRORS if path.startswith(_MODELS_PATH) and speaks_messages(scope) else None
 
 
 def refuse_unknown(scope: Scope) -> None:
     """Refuses a path or a method that is not served below that of messages. Raises: UnknownPath, MethodNotAllowed."""
-    if not _is_below(scope):
+    if not _is_messages_subpath(scope):
         return
     if scope["path"] != COUNT_PATH:
         raise UnknownPath(f"Unknown path: {scope['method']} {scope['path']}")
@@ -66,7 +66,7 @@ def refuse_unknown(scope: Scope) -> None:
         raise MethodNotAllowed(f"{scope['method']} is not allowed on {scope['path']}")
 
 
-def _is_below(scope: Scope) -> bool:
+def _is_messages_subpath(scope: Scope) -> bool:
     """Returns whether a path is below that of messages, and not the agents API's."""
     path = scope["path"]
     if not path.startswith(f"{MESSAGES_PATH}/"):
@@ -90,13 +90,13 @@ class MessagesPath:
         caller = info.caller
         info.caller = caller._replace(credential=caller.api_key or caller.credential)
         async with self.chats.bodies.read(scope, receive) as body:
-            request = self._read(body, scope)
+            request = self._read_request(body, scope)
             if request is None:
-                await self._pass_on(parse_named(body), scope, receive, send)
+                await self._forward(read_model_field(body), scope, receive, send)
             else:
                 await self._answer(request, scope, receive, send)
 
-    def _read(self, body: bytes, scope: Scope) -> MessagesRequest | None:
+    def _read_request(self, body: bytes, scope: Scope) -> MessagesRequest | None:
         """Returns a request; None: it goes to an upstream of its dialect, and memory cannot read it.
 
         Raises: BadRequest, BodyTooLarge.
@@ -105,34 +105,38 @@ class MessagesPath:
         try:
             json = parse_body(body)
         except (BadRequest, BodyTooLarge):
-            named = parse_named(body)
+            named = read_model_field(body)
             info.model, info.stream = named.model, named.stream
-            if not asks_agent(named.model or "") and self._is_native({"model": named.model}, scope):
+            if not asks_agent(named.model or "") and self._is_for_native_upstream(
+                {"model": named.model}, scope
+            ):
                 return None
             raise
         model = json.get("model")
         info.model, info.stream = model if isinstance(model, str) else None, json.get("stream") is True
-        if self._is_native(json, scope):
+        if self._is_for_native_upstream(json, scope):
             return self._read_native(body, json, scope)
         if json.get("thread") is not None:
             raise ThreadUnsupported("this model has no message threads.")
-        return self._read_as(body, json, scope, is_lenient=False)
+        return self._read_with_headers(body, json, scope, is_lenient=False)
 
-    def _is_native(self, json: Json, scope: Scope) -> bool:
+    def _is_for_native_upstream(self, json: Json, scope: Scope) -> bool:
         """Returns whether a request goes to its upstream as it is."""
         if not isinstance(json.get("model"), str):
             return False
         context = info_of(scope).caller.context(scope["headers"])
         return self.chats.chat.speaks_messages(read_names(json), context)
 
-    def _read_as(self, body: bytes, json: Json, scope: Scope, *, is_lenient: bool) -> MessagesRequest:
+    def _read_with_headers(
+        self, body: bytes, json: Json, scope: Scope, *, is_lenient: bool
+    ) -> MessagesRequest:
         headers, most = scope["headers"], self.chats.settings.max_messages
         return read_request(body, json, headers, most, is_lenient=is_lenient, has_limit=self.has_limit)
 
     def _read_native(self, body: bytes, json: Json, scope: Scope) -> MessagesRequest | None:
         """Returns a request for an upstream of its dialect; None: memory cannot read it, so that it passes without."""
         try:
-            request = self._read_as(body, json, scope, is_lenient=True)
+            request = self._read_with_headers(body, json, scope, is_lenient=True)
             thread = read_thread(json)
         except BadRequest:
             if asks_agent(json["model"]):  # upstream there is no such model
@@ -144,11 +148,11 @@ class MessagesPath:
                 return None
         request.chat.native = NativeMessages(
             request.raw, request.json, request.places, _upstream_path(scope),
-            lambda model: parse_named(body).with_model(model), thread,
+            lambda model: read_model_field(body).with_model(model), thread,
         )  # fmt: skip
         return request
 
-    async def _pass_on(self, named: NamedRequest, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _forward(self, named: RequestBody, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request that goes to its upstream without memory."""
         refuse_required_memory(scope["headers"])
         info = info_of(scope)

@@ -1,4 +1,4 @@
-"""Reads of a JSON request to any endpoint the model that it names, and nothing else."""
+"""Reads the `model` of a JSON request to any endpoint, and nothing else."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ from gateway.errors import BadRequest
 _KEY = b'"model"'
 
 
-class NamedRequest(Struct, frozen=True):
-    """A request with the model that it names."""
+class RequestBody(Struct, frozen=True):
+    """A request's body, with the model that it names."""
 
-    # The body as it came.
     raw: bytes
-    # None where it names none, or where the value is no name.
+    # None: it names none, or the value is no name.
     model: str | None = None
     stream: bool = False
     # All fields as they are written.
@@ -47,10 +46,10 @@ class NamedRequest(Struct, frozen=True):
         return edit.render()
 
 
-def parse_named(raw: bytes) -> NamedRequest:
+def read_model_field(raw: bytes) -> RequestBody:
     """Reads a body. raw: empty for a request without one. Raises: BadRequest, BodyTooLarge."""
     if not raw:
-        return NamedRequest(raw)
+        return RequestBody(raw)
     try:
         if not raw.isascii():
             raw.decode()  # texts that are passed over are not checked otherwise
@@ -64,7 +63,7 @@ def parse_named(raw: bytes) -> NamedRequest:
     # Upstreams differ in which of two fields they take; the route and the upstream must mean the same one.
     if "model" in repeated_keys(raw, members):
         raise BadRequest("Duplicate key in the request body: `model`.", param="model")
-    return NamedRequest(raw, model or None, bytes(members.get("stream", b"null")) == b"true", members)
+    return RequestBody(raw, model or None, bytes(members.get("stream", b"null")) == b"true", members)
 
 
 def _may_repeat(raw: bytes) -> bool:

@@ -18,7 +18,7 @@ from gateway.dialects.responses.render import render_usage
 from gateway.dialects.responses.token_count import CountedTokens, render_count
 from gateway.run.response_compaction import Compacted
 from gateway.web.forwarding import ForwardedHead
-from gateway.web.model_field import NamedRequest
+from gateway.web.model_field import RequestBody
 from gateway.web.responses import ResponseCall, ResponsesPath, without_memory
 from gateway.web.stored_responses import JSON_TYPE
 
@@ -49,7 +49,7 @@ class CompactPath(ResponsesPath):
     makes_response = False
 
     async def answer_read(
-        self, head: ForwardedHead, parsed: NamedRequest, scope: Scope, receive: Receive, send: Send
+        self, head: ForwardedHead, parsed: RequestBody, scope: Scope, receive: Receive, send: Send
     ) -> None:
         if parsed.model is None:  # else an upstream that stores responses would be asked for one of that name
             raise missing("model")

@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from adapters.types import Json
 from gateway.core.conversation.canonical import SYSTEM
-from gateway.dialects.fields import check_depth, check_length, optional, read_object
+from gateway.dialects.fields import check_depth, check_length, missing, optional, read_object
 from gateway.dialects.responses.input import read_items
 from gateway.dialects.responses.items import Items, paginate, render_created_item
 from gateway.dialects.responses.metadata import read_metadata
@@ -32,11 +32,12 @@ MOST_WAITING: Final = 1_000
 
 
 @dataclass(eq=False)
-class OwnConversations:
-    """Answers requests about them. owner: returns who asks."""
+class GatewayConversations:
+    """Answers requests about conversations that the gateway itself stores."""
 
     conversations: ResponseConversations
     bodies: BodyReader
+    # Returns the owner for whom a request asks.
     owner: Callable[[Scope], ResponseOwner]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Json:
@@ -49,48 +50,46 @@ class OwnConversations:
                 body = read_object(bytes(raw)) if raw else {}
         owner, query = self.owner(scope), scope["query_string"].decode("latin-1")
         if not rest:
-            items = _items_in(body)
+            items = _read_new_items(body)
             made = await self.conversations.create(owner.project, read_metadata(body), items)
-            return _shown(made)
+            return _render_conversation(made)
         conversation = await self.conversations.find(owner, rest[0])
         match method, rest[1:]:
             case "GET", []:
-                return _shown(conversation)
+                return _render_conversation(conversation)
             case "POST", []:
                 metadata = read_metadata(body)
-                return _shown(
+                return _render_conversation(
                     await self.conversations.change(conversation, lambda now: {**now, "metadata": metadata})
                 )
             case "DELETE", []:
                 await self.conversations.delete(conversation)
                 return {"id": conversation.id, "object": "conversation.deleted", "deleted": True}
             case "GET", ["items"]:
-                return paginate((await self._items(conversation)).found, query)
+                return paginate((await self._list_items(conversation)).found, query)
             case "POST", ["items"]:
-                return await self._create(conversation, body)
+                return await self._add_items(conversation, body)
             case "GET", ["items", id]:
                 found = next(
-                    (item for item in (await self._items(conversation)).found if item["id"] == id), None
+                    (item for item in (await self._list_items(conversation)).found if item["id"] == id), None
                 )
                 if found is None:
                     raise _unknown_item(id)
                 return found
             case "DELETE", ["items", id]:
-                await self._delete(conversation, id)
-                return _shown(await self.conversations.find(owner, conversation.id))
+                await self._delete_item(conversation, id)
+                return _render_conversation(await self.conversations.find(owner, conversation.id))
             case _, [] | ["items"] | ["items", _]:
                 raise HTTPException(405)
         raise UnknownPath(f"Unknown path: {method} {scope['path']}")
 
-    async def _items(self, conversation: ResponseConversation) -> Items:
-        return items_of(await self.conversations.turns(conversation), conversation.items)
+    async def _list_items(self, conversation: ResponseConversation) -> Items:
+        return list_items(await self.conversations.turns(conversation), conversation.items)
 
-    async def _create(self, conversation: ResponseConversation, body: Json) -> Json:
+    async def _add_items(self, conversation: ResponseConversation, body: Json) -> Json:
         if body.get("items") is None:
-            raise BadRequest(
-                "Missing required parameter: 'items'.", param="items", code="missing_required_parameter"
-            )
-        items = _items_in(body)
+            raise missing("items")
+        items = _read_new_items(body)
         waiting = len(conversation.items)
         if waiting + len(items) > MOST_WAITING:
             raise BadRequest(
@@ -102,31 +101,28 @@ class OwnConversations:
         )
         return paginate(items, f"order=asc&limit={MOST_CREATED}")
 
-    async def _delete(self, conversation: ResponseConversation, id: str) -> None:
+    async def _delete_item(self, conversation: ResponseConversation, id: str) -> None:
         if any(item["id"] == id for item in conversation.items):
             await self.conversations.remove_waiting(conversation, frozenset((id,)))
             return
         turns = await self.conversations.turns(conversation)
         turn = next((each for each in turns if each.name == parse_turn_names(id)), None)
-        if turn is None or id not in [item["id"] for item in items_of([turn], ()).found]:
+        ids = [] if turn is None else [item["id"] for item in list_items([turn], ()).found]
+        if turn is None or id not in ids:
             raise _unknown_item(id)
-        place = parse_input_place(id)
-        if place is not None:
-            same = [item for item in items_of([turn], ()).found if parse_input_place(item["id"]) == place]
-            seq = turn.exchange.seq + place
-        else:
-            same = [item for item in items_of([turn], ()).found if parse_input_place(item["id"]) is None]
-            seq = turn.exchange.seq + len(turn.exchange.inputs)
-        if len(same) > 1:
+        place = parse_input_place(id)  # None: it is of the reply
+        siblings = [each for each in ids if parse_input_place(each) == place]
+        if len(siblings) > 1:
             raise BadRequest(
-                f"The item {id!r} is a part of a message with {len(same)} items, which is forgotten as a whole. "
+                f"The item {id!r} is a part of a message with {len(siblings)} items, which is forgotten as a whole. "
                 "Delete the response or the conversation.",
                 param="item_id",
             )
-        await self.conversations.forget_message(conversation, seq)
+        index = len(turn.exchange.inputs) if place is None else place
+        await self.conversations.forget_message(conversation, turn.exchange.seq + index)
 
 
-def items_of(turns: Sequence[NamedTurn], waiting: Sequence[Json]) -> Items:
+def list_items(turns: Sequence[NamedTurn], waiting: Sequence[Json]) -> Items:
     """Returns the items of turns, oldest first, and those that wait for the next one.
 
     System and developer messages come first, as each response reads them.
@@ -141,7 +137,7 @@ def items_of(turns: Sequence[NamedTurn], waiting: Sequence[Json]) -> Items:
     return items
 
 
-def _items_in(body: Json) -> list[Json]:
+def _read_new_items(body: Json) -> list[Json]:
     """Returns the items of a request, each with an id. Raises: BadRequest."""
     items: list[Any] = optional(body, "items", list) or []
     check_length("items", items, MOST_CREATED)
@@ -152,7 +148,7 @@ def _items_in(body: Json) -> list[Json]:
     return [render_created_item(item, token_hex(16)) for item in items]
 
 
-def _shown(conversation: ResponseConversation) -> Json:
+def _render_conversation(conversation: ResponseConversation) -> Json:
     created = int(conversation.definition.created)
     return {
         "id": conversation.id,

@@ -1,8 +1,8 @@
-"""POST /v1/responses: passed on with memory where the model's upstream stores responses, else a chat completion.
+"""POST /v1/responses: goes upstream with memory where the model's upstream stores responses, else as a chat completion.
 
-Agents answer it too. Of a request that becomes a chat completion the gateway keeps the history of the conversation that
-it names; else the upstream does. An id shows where its response is: what an upstream has stored is asked of it, without
-what memory has put into it.
+The history of a conversation is stored by the gateway for a request that becomes a chat completion, else by the
+upstream. A response's id shows which of them stores it. What an upstream has stored is read from it, without what
+memory has put into it.
 """
 
 from __future__ import annotations
@@ -56,20 +56,19 @@ from gateway.web.client_reply import ClientReply
 from gateway.web.completions import ChatRoute
 from gateway.web.forwarding import ForwardedHead, ForwardedPath
 from gateway.web.middleware import RequestInfo, info_of
-from gateway.web.model_field import NamedRequest
+from gateway.web.model_field import RequestBody
 from gateway.web.raw_headers import find_header
 from gateway.web.response_conversations import CONVERSATIONS_PATH
-from gateway.web.stored_responses import EVENT_STREAM, JSON_TYPE, OwnResponses
+from gateway.web.stored_responses import EVENT_STREAM, JSON_TYPE, GatewayResponses
 
 RESPONSES_PATH: Final = "/v1/responses"
 _AGENT: Final = b"x-mnemogate-agent"
 _MEMORY: Final = b"x-mnemogate-memory"
 _HISTORY: Final = b"x-mnemogate-history"
-# By which a client says that it may send a request again, and that it does.
-_ONCE: Final = b"idempotency-key"
-_OWN: Final = b"x-mnemogate-"
-_RETRY: Final = b"x-stainless-retry-count"
-_OF_PARTS: Final = frozenset((b"range", b"if-range"))
+_GATEWAY_PREFIX: Final = b"x-mnemogate-"
+_IDEMPOTENCY_KEY: Final = b"idempotency-key"  # the client may send the request again
+_RETRY_COUNT: Final = b"x-stainless-retry-count"  # of OpenAI's SDKs
+_RANGE_HEADERS: Final = frozenset((b"range", b"if-range"))
 
 
 @dataclass(eq=False)
@@ -95,40 +94,38 @@ class ResponseCall:
 
 @dataclass(eq=False)
 class ResponsesPath(ForwardedPath):
-    """The route of that path.
+    """The route of POST /v1/responses."""
 
-    chats: answers chat completions.
-    own: knows the responses and conversations of the gateway's own.
-    makes_response: False: what it answers is none, so that it needs no input, and memory has no part in it.
-    """
-
+    # Answers requests as chat completions.
     chats: ChatRoute
-    own: OwnResponses
+    # Answers for the responses and conversations that the gateway itself stores.
+    own: GatewayResponses
+    # False: the answer is no response, so the request needs no input, and memory has no part in it.
     makes_response: ClassVar[bool] = True
 
     async def answer_read(
-        self, head: ForwardedHead, parsed: NamedRequest, scope: Scope, receive: Receive, send: Send
+        self, head: ForwardedHead, parsed: RequestBody, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        if not self._is_by_chat(head, parsed, scope):
-            if (native := self._native(head, parsed, scope)) is None:
+        if not self._is_answered_by_chat(head, parsed, scope):
+            if (native := self._read_native(head, parsed, scope)) is None:
                 await super().answer_read(head, parsed, scope, receive, send)
                 return
             info_of(scope).memory = None
             route = self.forwarder.find(head.path, parsed.model, head.upstream_name)
-            headers = _headers(scope["headers"], native.conversation)
+            headers = _with_conversation(scope["headers"], native.conversation)
             await self.chats.answer_native(native, route, headers, scope, receive, send)
             return
         info_of(scope).memory = None
-        request, conversation = await self._read(head, parsed, scope)
+        request, conversation = await self._read_request(head, parsed, scope)
         request.chat.query = scope["query_string"].decode("latin-1")
-        headers = _headers(scope["headers"], request.conversation)
+        headers = _with_conversation(scope["headers"], request.conversation)
         await self.respond(ResponseCall(request, conversation, headers, scope, receive, send))
 
     async def respond(self, call: ResponseCall) -> None:
         """Answers a request that was read, by way of chat completions."""
         request = call.request
         if request.wants_compaction:
-            await self.compact(call, partial(_in_place_of_reply, request))
+            await self.compact(call, partial(_render_compaction, request))
             return
         if request.echo["background"]:
             await self._answer_in_background(call)
@@ -149,7 +146,7 @@ class ResponsesPath(ForwardedPath):
     async def compact(
         self, call: ResponseCall, render: Callable[[Compacted], tuple[Sequence[Header], bytes]]
     ) -> None:
-        """Answers with the conversation in short. Nothing of it is remembered. render: returns headers and body."""
+        """Answers with a summary of the conversation. Nothing is remembered. render: returns headers and body."""
         info = call.info
         context, info.memory = info.caller.context(without_memory(call.headers)), "off"
         receipt = info.begin_account()
@@ -166,7 +163,7 @@ class ResponsesPath(ForwardedPath):
         """Accepts a response that is made in the background, and shows it as it waits, or streams it."""
         request, conversation, scope, info = call.request, call.conversation, call.scope, call.info
         caller, background, chat = info.caller, self.own.background, self.chats.chat
-        digest, shown, run = _digest(scope, request.body), None, None
+        digest, shown, run = _digest_request(scope, request.body), None, None
         tag = background.accepted(digest) if _is_retry(scope) else None
         if tag is None:
             context = caller.context(call.headers)
@@ -174,7 +171,7 @@ class ResponsesPath(ForwardedPath):
                 request.chat, context, conversation, info.begin_account()
             )
             tag, created = token_hex(28), background.now()
-            if find_header(scope["headers"], _ONCE) is not None:
+            if find_header(scope["headers"], _IDEMPOTENCY_KEY) is not None:
                 # The same request has the same id, in any process, and who does not know the memory cannot guess it.
                 tag = blake2b(digest, key=agent.secret, digest_size=28).hexdigest()
             stored = StoredResponseRequest(
@@ -204,8 +201,8 @@ class ResponsesPath(ForwardedPath):
                     await reply.write(event)
             await reply.end()
 
-    async def _read(
-        self, head: ForwardedHead, parsed: NamedRequest, scope: Scope
+    async def _read_request(
+        self, head: ForwardedHead, parsed: RequestBody, scope: Scope
     ) -> tuple[ResponsesRequest, ResponseConversation | None]:
         """Returns a request, and the conversation of the gateway's own that it names. Raises: GatewayError."""
         upstream_tools, most = self._upstream_tools(head, parsed, scope), self.chats.settings.max_messages
@@ -216,11 +213,11 @@ class ResponsesPath(ForwardedPath):
                 raise unknown_conversation(request.conversation or "")
             if request.echo["store"]:
                 name = token_hex(16)
-                if request.echo["background"] and find_header(scope["headers"], _ONCE) is not None:
-                    name = _digest(scope, request.body).hex()  # sent again, it has the same memory
+                if request.echo["background"] and find_header(scope["headers"], _IDEMPOTENCY_KEY) is not None:
+                    name = _digest_request(scope, request.body).hex()  # sent again, it has the same memory
                 request.chat.unnamed = MemoryChoice(UNNAMED + name)
             return request, None
-        conversation = await self._conversation(request, scope)
+        conversation = await self._find_conversation(request, scope)
         if conversation.items:
             request = parse(
                 bytes(parsed.raw), most, upstream_tools, conversation.items, needs_input=self.makes_response
@@ -228,15 +225,15 @@ class ResponsesPath(ForwardedPath):
         request.chat.unnamed = MemoryChoice(conversation.id, conversation.scope)
         return request, conversation
 
-    async def _conversation(self, request: ResponsesRequest, scope: Scope) -> ResponseConversation:
+    async def _find_conversation(self, request: ResponsesRequest, scope: Scope) -> ResponseConversation:
         """Returns the conversation that a request goes on with. Raises: UnknownId."""
         project = info_of(scope).caller.project
         user = self.own.user(scope["headers"], project, request.chat.json)
         owner = ResponseOwner(project, user)
         return await self.chats.chat.conversations.find(owner, request.conversation or "")
 
-    def _upstream_tools(self, head: ForwardedHead, parsed: NamedRequest, scope: Scope) -> UpstreamTools:
-        """Returns what all upstreams that may answer take of tools; an agent's are not known yet."""
+    def _upstream_tools(self, head: ForwardedHead, parsed: RequestBody, scope: Scope) -> UpstreamTools:
+        """Returns the tools that all upstreams that may answer take; those of an agent are not known yet."""
         if _AGENT in dict(scope["headers"]):
             return FUNCTIONS_ALONE
         known = self.forwarder.capabilities(head.path, parsed.model, head.upstream_name)
@@ -245,36 +242,38 @@ class ResponsesPath(ForwardedPath):
             web_search=bool(known) and all(each.web_search for each in known),
         )
 
-    def _is_by_chat(self, head: ForwardedHead, parsed: NamedRequest, scope: Scope) -> bool:
-        goes_on_here = continues_gateway_response(parsed.value("previous_response_id"), parsed.value("conversation"))
+    def _is_answered_by_chat(self, head: ForwardedHead, parsed: RequestBody, scope: Scope) -> bool:
+        goes_on_here = continues_gateway_response(
+            parsed.value("previous_response_id"), parsed.value("conversation")
+        )
         if self.forwarder.is_by_chat(head.path, parsed.model, head.upstream_name, goes_on_here=goes_on_here):
             return True
         headers, caller = scope["headers"], info_of(scope).caller
         is_named = parsed.model is not None and _AGENT in dict(headers)
         return is_named and self.chats.chat.resolver.is_for_agent(parsed.model or "", caller.context(headers))
 
-    def _native(self, head: ForwardedHead, parsed: NamedRequest, scope: Scope) -> NativeResponse | None:
-        """Returns a request with which memory goes upstream; None: it has no part in it."""
+    def _read_native(self, head: ForwardedHead, parsed: RequestBody, scope: Scope) -> NativeResponse | None:
+        """Returns a request into which memory goes; None: memory has no part in it."""
         if head.is_encoded or not self.makes_response:
             return None
         native = read_native(bytes(parsed.raw), head.path, self.chats.settings.max_messages)
         if native is None:
             return None
         info = info_of(scope)
-        context = info.caller.context(_headers(scope["headers"], native.conversation))
+        context = info.caller.context(_with_conversation(scope["headers"], native.conversation))
         info.memory = self.chats.chat.resolver.memory_state(native.chat, context)
         return native if info.memory == "on" else None
 
     def _reads_body(self, head: ForwardedHead) -> bool:
-        """Returns True for JSON under any type, as chat completions have it, and for what is refused as compressed.
+        """Returns True for a body under any type, as chat completions take it.
 
-        A compressed body can only be passed on where no model's requests are answered here.
+        A compressed body is streamed where no model's requests are answered here, and else read to be refused.
         """
         return not head.is_encoded or self.forwarder.answers_by_chat(head.path)
 
 
-# What an upstream has stored: path -> its methods, and the name under which it is counted. Of conversations those that
-# the agents API does not have: its own have other ids, or a query that names an agent.
+# What an upstream has stored: path -> its methods, and the name under which it is counted. Conversations of the agents
+# API have the same path, with ids of another form or a query that names an agent.
 _STORED: Final[dict[str, tuple[tuple[str, ...], str]]] = {
     "/v1/responses/{rest:path}": (("GET", "POST", "DELETE"), "responses"),
     "/v1/conversations": (("POST",), "conversations"),
@@ -284,42 +283,40 @@ _STORED: Final[dict[str, tuple[tuple[str, ...], str]]] = {
 
 @dataclass(eq=False)
 class StoredPath(ForwardedPath):
-    """The route of a path below which responses, or their conversations, are stored.
+    """The route of a path below which responses, or their conversations, are stored."""
 
-    prompts: those of the profiles.
-    own: answers for what the gateway itself has stored.
-    """
-
+    # The system prompts of the profiles.
     prompts: Sequence[str]
-    own: OwnResponses
+    # Answers for what the gateway itself stores.
+    own: GatewayResponses
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         id = scope["path"].split("/")[3:4]
-        is_made = scope["path"] == CONVERSATIONS_PATH and not self.forwarder.has("/conversations")
-        if is_made or (id and is_gateway_id(id[0])):
+        creates_here = scope["path"] == CONVERSATIONS_PATH and not self.forwarder.has("/conversations")
+        if creates_here or (id and is_gateway_id(id[0])):
             info = info_of(scope)
             info.route, info.memory = self.name, None
             await self.own(scope, receive, send)
             return
-        # A part of a response may have a part of its instructions alone, in which nothing of the gateway's is found.
-        headers = [each for each in scope["headers"] if each[0] not in _OF_PARTS]
+        # A range of a response may have half of its instructions, from which memory could not be removed.
+        headers = [each for each in scope["headers"] if each[0] not in _RANGE_HEADERS]
         if scope["method"] == "DELETE" and scope["path"].startswith("/v1/responses/") and len(id) == 1:
-            send = self._forgetting(scope, id[0], send)
+            send = self._forget_before_end(scope, id[0], send)
         await super().__call__({**scope, "headers": headers}, receive, send)
 
-    def _forgetting(self, scope: Scope, id: str, send: Send) -> Send:
-        """Returns a `send` that forgets a response which its upstream has deleted, before the answer's end leaves."""
+    def _forget_before_end(self, scope: Scope, id: str, send: Send) -> Send:
+        """Returns a `send` that forgets a deleted response of an upstream before the end of the answer leaves."""
         is_deleted = False
 
-        async def sending(message: Message) -> None:
+        async def send_after(message: Message) -> None:
             nonlocal is_deleted
             if "status" in message:
                 is_deleted = 200 <= message["status"] < 300
             elif is_deleted and not message.get("more_body", False):
-                await self.own.forget_upstreams(scope, id)
+                await self.own.forget_deleted(scope, id)
             await send(message)
 
-        return sending
+        return send_after
 
     async def _send(
         self,
@@ -330,24 +327,24 @@ class StoredPath(ForwardedPath):
         send: Send,
         change: ReplyChange | None = None,
     ) -> None:
-        change = self._change(outgoing)
-        if change is not None and outgoing.method == "GET" and _is_response(outgoing.path):
+        change = self._find_reply_change(outgoing)
+        if change is not None and outgoing.method == "GET" and _is_response_path(outgoing.path):
             change = end = BackgroundEnd(change)
-            send = self._saving(scope, end, send)
+            send = self._save_before_end(scope, end, send)
         await super()._send(route, outgoing, scope, receive, send, change)
 
-    def _saving(self, scope: Scope, end: BackgroundEnd, send: Send) -> Send:
+    def _save_before_end(self, scope: Scope, end: BackgroundEnd, send: Send) -> Send:
         """Returns a `send` that writes the turn of a response that has ended, before its end leaves."""
 
-        async def sending(message: Message) -> None:
+        async def send_after(message: Message) -> None:
             id, response, end.response = end.id, end.response, None
             if id is not None and response is not None:
-                await self.own.save_upstreams(scope, id, response)
+                await self.own.save_ended(scope, id, response)
             await send(message)
 
-        return sending
+        return send_after
 
-    def _change(self, outgoing: Outgoing) -> ReplyChange | None:
+    def _find_reply_change(self, outgoing: Outgoing) -> ReplyChange | None:
         """Returns the change of the reply to a request; None: it passes as it comes."""
         path = outgoing.path.partition("?")[0]
         if outgoing.method not in ("GET", "POST"):
@@ -363,7 +360,7 @@ def stored_routes(
     max_upload_bytes: int,
     limits: Limits,
     prompts: Sequence[str],
-    own: OwnResponses,
+    own: GatewayResponses,
 ) -> list[Route]:
     """Returns the routes of all that upstreams store of responses. The parameters are those of `StoredPath`."""
     return [
@@ -376,20 +373,24 @@ def stored_routes(
     ]
 
 
-def _is_response(path: str) -> bool:
+def _is_response_path(path: str) -> bool:
     """Returns whether a path below an upstream's base URL is of one response."""
     return path.startswith("/responses/") and path.partition("?")[0].count("/") == 2
 
 
 def _is_retry(scope: Scope) -> bool:
     """Returns whether an SDK sends a request again because it has lost the answer to it."""
-    return find_header(scope["headers"], _RETRY) not in (None, b"0")
+    return find_header(scope["headers"], _RETRY_COUNT) not in (None, b"0")
 
 
-def _digest(scope: Scope, body: bytes) -> bytes:
-    """Returns a hash of who sends what; two requests with the same one are one that was sent again."""
+def _digest_request(scope: Scope, body: bytes) -> bytes:
+    """Returns a hash of the caller and the request: the same hash means that the request was sent again."""
     caller, headers = info_of(scope).caller, scope["headers"]
-    own = sorted(name + value for name, value in headers if name.startswith(_OWN) or name == _ONCE)
+    own = sorted(
+        name + value
+        for name, value in headers
+        if name.startswith(_GATEWAY_PREFIX) or name == _IDEMPOTENCY_KEY
+    )
     parts = (caller.project.encode(), (caller.credential or "").encode(), *own, body)
     return blake2b(b"\0".join(parts), digest_size=16).digest()
 
@@ -399,8 +400,8 @@ def without_memory(headers: RawHeaders) -> RawHeaders:
     return [*(each for each in headers if each[0] != _MEMORY), (_MEMORY, b"off")]
 
 
-def _in_place_of_reply(request: ResponsesRequest, found: Compacted) -> tuple[Sequence[Header], bytes]:
-    """Returns the answer to a request that asks for its conversation in short in place of a reply."""
+def _render_compaction(request: ResponsesRequest, found: Compacted) -> tuple[Sequence[Header], bytes]:
+    """Returns headers and body for a request that asks for a summary of its conversation in place of a reply."""
     item = compaction_item(f"cmp_{token_hex(16)}", found.summary)
     shown = compaction_response(request, item, found.usage)
     if request.chat.stream:
@@ -408,7 +409,7 @@ def _in_place_of_reply(request: ResponsesRequest, found: Compacted) -> tuple[Seq
     return JSON_TYPE, orjson.dumps(shown)
 
 
-def _headers(headers: RawHeaders, conversation: str | None) -> RawHeaders:
+def _with_conversation(headers: RawHeaders, conversation: str | None) -> RawHeaders:
     """Returns a request's headers with the conversation that its body names."""
     if conversation is None:
         return headers
@@ -419,6 +420,6 @@ def _headers(headers: RawHeaders, conversation: str | None) -> RawHeaders:
             param="conversation",
         )
     rest = [each for each in headers if each[0] != named[0] and each != (_HISTORY, b"")]
-    # A wish of the client's own stays, and is judged where headers are read.
-    wish = () if any(name == _HISTORY for name, _ in rest) else ((_HISTORY, b"append"),)
-    return [*rest, named, *wish]
+    # A mode that the client names stays, and is checked where headers are read.
+    history = () if any(name == _HISTORY for name, _ in rest) else ((_HISTORY, b"append"),)
+    return [*rest, named, *history]

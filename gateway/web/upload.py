@@ -22,22 +22,21 @@ PIECE_BYTES = 256 * 1024  # held data goes on in such pieces, so that the loop i
 
 
 class UploadBody:
-    """A body on its way to the upstream.
-
-    size: the announced length, None for a chunked body. count: the bytes that have come so far.
-    error: the reason why `pieces` ended early; whoever sent them upstream sees only that they did.
-    """
+    """A body on its way to the upstream."""
 
     def __init__(self, scope: Scope, receive: Receive, limit_bytes: int, timeout_s: float) -> None:
         """Reads the announced length. Raises: BodyTooLarge, BadRequest."""
+        # The reason why `pieces` ended early. Whoever sends them upstream sees only that they did.
         self.error: Exception | None = None
+        # The bytes that have arrived.
         self.count = 0
+        # The announced length; None: the body is chunked.
         self.size = content_length(scope)
         self._limit = limit_bytes
         if self.size is not None and self.size > limit_bytes:
             raise self._too_large()
         self._receive = receive
-        self._left_s = self._timeout_s = timeout_s
+        self._time_left_s = self._timeout_s = timeout_s
         self._head = b""
         self._span: tuple[int, int] | None = None
         self._search: FieldSearch | None = None
@@ -52,23 +51,23 @@ class UploadBody:
         while search.span is None and not (
             search.is_over or len(head) >= limit_bytes or self._ended.is_set()
         ):
-            head += await self._next()
+            head += await self._next_piece()
             quota.grow(len(head))
         self._head, self._span = bytes(head), search.span
         if search.span is None:
             self._search = None
 
     @property
-    def found(self) -> str | None:
+    def field_value(self) -> str | None:
         """The field's value, if `read_until` has found it."""
         return None if self._span is None else self._head[slice(*self._span)].decode("utf-8", "replace")
 
-    def put(self, text: str) -> None:
-        """Puts another value in its place; where none was found nothing changes."""
-        if self._span is None or text == self.found:
+    def replace_model(self, model: str) -> None:
+        """Replaces the field's value; where none was found nothing changes."""
+        if self._span is None or model == self.field_value:
             return
         start, end = self._span
-        value = text.encode()
+        value = model.encode()
         self._head, self._span = self._head[:start] + value + self._head[end:], (start, start + len(value))
         if self.size is not None:
             self.size += len(value) - (end - start)
@@ -80,7 +79,7 @@ class UploadBody:
             yield head[at : at + PIECE_BYTES]
 
         while not self._ended.is_set():
-            if piece := await self._next():
+            if piece := await self._next_piece():
                 yield piece
 
     async def receive_rest(self) -> Message:
@@ -88,20 +87,20 @@ class UploadBody:
         await self._ended.wait()
         return await self._receive()
 
-    async def _next(self) -> bytes:
+    async def _next_piece(self) -> bytes:
         try:
-            return await self._taken()
+            return await self._receive_piece()
         except Exception as error:
             # Raised inside the upstream's client, which reports an error of its own; this one names the cause.
             self.error = error
             self._ended.set()
             raise
 
-    async def _taken(self) -> bytes:
+    async def _receive_piece(self) -> bytes:
         loop = asyncio.get_running_loop()
         begun = loop.time()
         try:
-            async with asyncio.timeout(max(0.0, self._left_s)):
+            async with asyncio.timeout(max(0.0, self._time_left_s)):
                 message = await self._receive()
         except TimeoutError:
             raise BodyTimeout(
@@ -114,12 +113,12 @@ class UploadBody:
         # Bytes earn time at the slowest rate allowed, but never more than the timeout: who has sent quickly has not
         # thereby bought a long pause.
         earned_s = len(piece) / SLOWEST_BYTES_PER_S - (loop.time() - begun)
-        self._left_s = min(self._timeout_s, self._left_s + earned_s)
+        self._time_left_s = min(self._timeout_s, self._time_left_s + earned_s)
         if self.count > self._limit:
             raise self._too_large()
         if self._search is not None:
             self._search.feed(piece)
-            if self._search.is_twice:
+            if self._search.is_ambiguous:
                 # Upstreams differ in which of two they take; the route and the upstream must mean the same one.
                 raise BadRequest("Duplicate field in the form: `model`.", param="model")
         if not message.get("more_body", False):

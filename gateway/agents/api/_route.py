@@ -31,7 +31,7 @@ from gateway.core import ids
 from gateway.core.nul import without_nul
 from gateway.errors import BadRequest, Conflict, GatewayError, MemoryUnavailable, UnknownId, sentence
 from gateway.web.body import BodyReader
-from gateway.web.form import FormPart, boundary_of, form_parts
+from gateway.web.form import FormPart, parse_form, read_boundary
 from gateway.web.middleware import info_of
 from storage.errors import BlockOverLimit, NotFound, OverLimit, Stale, StoreError, WriteConflict, is_known
 
@@ -223,8 +223,8 @@ def _read_request(row: AgentsRoute, http: Request, project: str, data: bytes) ->
 
 def _form(kind: type[Struct], http: Request, data: bytes) -> tuple[Struct, FormPart]:
     """Returns the fields of a form, and its file. Raises: Unprocessable."""
-    boundary = boundary_of(http.headers.get("content-type", ""))
-    found = None if boundary is None else form_parts(data, boundary)
+    boundary = read_boundary(http.headers.get("content-type", ""))
+    found = None if boundary is None else parse_form(data, boundary)
     if found is None:
         raise Unprocessable(
             [Fault(("body",), "Expected a form of the type multipart/form-data", "form_invalid")]

@@ -99,7 +99,7 @@ class StreamedBody(Protocol):
     size: int | None
     error: Exception | None
 
-    def put(self, text: str) -> None:
+    def replace_model(self, model: str) -> None:
         """Replaces its model's name where it names one."""
 
     def pieces(self) -> AsyncIterator[bytes]: ...
@@ -130,7 +130,7 @@ class Outgoing(Struct, frozen=True):
     async def request_for(self, target: Target, _: Endpoint, *, upstream: str) -> ModelRequest:
         """Returns the request for one target. upstream: the one that the caller asked for."""
         if self.upload is not None:
-            self.upload.put(target.model)
+            self.upload.replace_model(target.model)
         return ModelRequest(
             b"" if self.named is None else self.named.with_model(target.model),
             (with_codex_headers if self.path.startswith("/responses") else with_body_headers)(self.headers),

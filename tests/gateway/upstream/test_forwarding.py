@@ -12,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.settings import ModelSettings, ProfileSettings, ProjectSettings, UpstreamSettings
-from gateway.web.form import FieldSearch, boundary_of
+from gateway.web.form import FieldSearch, read_boundary
 from gateway.web.forwarding import FORWARDED
 from storage.sql.store import Store
 from tests.doubles.upstream import Gate, StrictUpstream, raw
@@ -552,10 +552,10 @@ def test_another_field_is_found_however_the_form_is_cut(rest: bytes, expected: b
         search = FieldSearch(b"XX", "model")
         search.feed(form(("model", b"x"), end=False) + b"--XX")
         assert search.span is not None
-        assert not search.is_twice
+        assert not search.is_ambiguous
         for at in range(0, len(rest), step):
             search.feed((b"\r\n\r\n\r\n" if not at else b"") + rest[at : at + step])
-        assert search.is_twice is expected
+        assert search.is_ambiguous is expected
 
 
 def test_the_search_in_a_form_of_very_many_parts_ends() -> None:
@@ -568,7 +568,7 @@ def test_the_search_in_a_form_of_very_many_parts_ends() -> None:
     search.feed(form(("model", b"x"), end=False) + many)
     assert not search.is_over
     search.feed(form(("a", b"")))
-    assert search.is_twice
+    assert search.is_ambiguous
 
 
 @pytest.mark.parametrize(("body", "expected"), SEARCHED)
@@ -592,7 +592,7 @@ def test_a_field_is_found_however_the_form_is_cut(body: bytes, expected: bytes |
     ],
 )
 def test_a_boundary_is_read_where_one_is_named(kind: str, expected: bytes | None) -> None:
-    assert boundary_of(kind) == expected
+    assert read_boundary(kind) == expected
 
 
 # --- an account that projects share -------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.web.form import FormPart, form_parts
+from gateway.web.form import FormPart, parse_form
 
 
 def form(*parts: tuple[str, bytes]) -> bytes:
@@ -19,13 +19,13 @@ def form(*parts: tuple[str, bytes]) -> bytes:
 @given(st.lists(st.binary(max_size=40).filter(lambda data: b"--x" not in data), max_size=4))
 def test_values_are_read_as_they_are(values: list[bytes]) -> None:
     head = 'Content-Disposition: form-data; name="a"'
-    found = form_parts(form(*((head, value) for value in values)), b"x")
+    found = parse_form(form(*((head, value) for value in values)), b"x")
     assert found == [FormPart("a", None, "", value) for value in values]
 
 
 def test_a_file_has_its_name_and_type() -> None:
     head = 'content-type: text/plain; charset=utf-8\r\ncontent-disposition: form-data; name=file; filename="ä%22.md"'
-    found = form_parts(b"nobody's\r\n" + form((head, b"a\r\nb")), b"x")
+    found = parse_form(b"nobody's\r\n" + form((head, b"a\r\nb")), b"x")
     assert found == [FormPart("file", 'ä".md', "text/plain; charset=utf-8", b"a\r\nb")]
 
 
@@ -33,19 +33,19 @@ def test_a_file_has_its_name_and_type() -> None:
     "data", [b"", b"--x", b"--x\r\n", b"--x\r\nno blank line\r\n--x--", form()[:-4], b"{}"]
 )
 def test_what_is_no_form_that_ends_is_none(data: bytes) -> None:
-    assert form_parts(data, b"x") is None
+    assert parse_form(data, b"x") is None
 
 
 def test_a_field_without_a_name_is_nobodys() -> None:
-    assert form_parts(form(("content-disposition: form-data", b"a"), ('x: name="y"', b"b")), b"x") == []
-    found = form_parts(form(('content-disposition: form-data; name=""', b"a")), b"x")
+    assert parse_form(form(("content-disposition: form-data", b"a"), ('x: name="y"', b"b")), b"x") == []
+    found = parse_form(form(('content-disposition: form-data; name=""', b"a")), b"x")
     assert found == [FormPart("", None, "", b"a")]
 
 
 def test_a_form_of_very_many_parts_is_none() -> None:
     """One of 32 MB would take seconds, in which nobody else is answered."""
     one = ('content-disposition: form-data; name="a"', b"")
-    found = form_parts(form(*[one] * 999), b"x")
+    found = parse_form(form(*[one] * 999), b"x")
     assert found is not None
     assert len(found) == 999
-    assert form_parts(form(*[one] * 1001), b"x") is None
+    assert parse_form(form(*[one] * 1001), b"x") is None
