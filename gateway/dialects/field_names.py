@@ -1,47 +1,47 @@
-"""The fields of chat completions in upstreams' errors, as another dialect calls them: its client has sent no others."""
+"""Translates the names of chat completions' fields in upstreams' errors into those of another dialect.
+
+Its client has sent no fields under the names of chat completions.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 
-# A message or a part of it, as upstreams write its place; in another dialect it has another one.
+# The path of a message or of a part of it, as upstreams write it. The other dialect has the same words at another path.
 _MESSAGE = r"messages(?:\.?\[?\d{1,9}\]?(?:\.?\[\d{1,9}\]|\.\w{1,64}){0,16})"
-_OF_FUNCTION = (
-    r"(?P<tool>\btools\.?\[?\d{1,9}\]?|\btool_choice)\.function(?:(?P<schema>\.parameters)\b|(?!\w))"
-)
+_FUNCTION = r"(?P<tool>\btools\.?\[?\d{1,9}\]?|\btool_choice)\.function(?:(?P<schema>\.parameters)\b|(?!\w))"
 
 
 class FieldNames:
     """The names of one dialect."""
 
-    def __init__(self, names: Mapping[str, str], messages: str, schema: str, common: tuple[str, ...]) -> None:
-        """Makes them.
+    def __init__(self, names: Mapping[str, str], messages: str, schema: str, words: tuple[str, ...]) -> None:
+        """Compiles the patterns.
 
-        names: by those of chat completions.
-        messages: what has the messages.
-        schema: the schema of a tool.
-        common: those of `names` that are words of a language as well, and count in a sentence only in quotes.
+        names: by the names of chat completions.
+        messages: the name of the field with the messages.
+        schema: the name of a tool's field with its schema.
+        words: those of `names` that are English words as well. In a sentence they count only in quotes.
         """
         self._names, self._messages, self._schema = names, messages, schema
-        quoted = "|".join(("messages", *common))
-        plain = "|".join(name for name in names if name not in common)
-        self._in_words = re.compile(
-            rf"{_OF_FUNCTION}|\b{_MESSAGE}|(?<=['\"`])(?:{quoted})(?=['\"`])|\b(?:{plain})(?:\.json_schema)?\b"
+        quoted = "|".join(("messages", *words))
+        plain = "|".join(name for name in names if name not in words)
+        self._in_sentence = re.compile(
+            rf"{_FUNCTION}|\b{_MESSAGE}|(?<=['\"`])(?:{quoted})(?=['\"`])|\b(?:{plain})(?:\.json_schema)?\b"
         )
-        self._alone = re.compile(
-            rf"{_OF_FUNCTION}|^(?:{_MESSAGE}|messages\b|(?:{'|'.join(names)})(?:\.json_schema)?\b)"
+        self._at_start = re.compile(
+            rf"{_FUNCTION}|^(?:{_MESSAGE}|messages\b|(?:{'|'.join(names)})(?:\.json_schema)?\b)"
         )
 
-    def in_words(self, text: str) -> str:
-        """Returns an upstream's sentence with these names."""
-        return self._in_words.sub(self._name, text)
+    def translate_sentence(self, text: str) -> str:
+        return self._in_sentence.sub(self._translate, text)
 
-    def of(self, field: str) -> str:
-        """Returns the name of a field."""
-        return self._alone.sub(self._name, field)
+    def translate_path(self, field: str) -> str:
+        """Returns the path to a field, such as the `param` of an error."""
+        return self._at_start.sub(self._translate, field)
 
-    def _name(self, found: re.Match[str]) -> str:
-        if found["tool"]:
-            return found["tool"] + (f".{self._schema}" if found["schema"] else "")
-        return self._names.get(found[0].removesuffix(".json_schema"), self._messages)
+    def _translate(self, match: re.Match[str]) -> str:
+        if match["tool"]:
+            return match["tool"] + (f".{self._schema}" if match["schema"] else "")
+        return self._names.get(match[0].removesuffix(".json_schema"), self._messages)

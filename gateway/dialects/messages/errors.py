@@ -28,7 +28,7 @@ _TYPES: Final = {
 }
 
 
-# By which upstreams name fields of a request that was translated.
+# Upstreams name the fields of chat completions in their errors.
 FIELDS: Final = FieldNames(
     {
         "max_completion_tokens": "max_tokens",
@@ -42,7 +42,7 @@ FIELDS: Final = FieldNames(
     },
     messages="messages",
     schema="input_schema",
-    common=("stop", "user"),
+    words=("stop", "user"),
 )
 
 

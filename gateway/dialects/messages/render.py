@@ -173,7 +173,7 @@ class MessagesView(ClientView):
             return
         code = error.get("code")
         status = code if isinstance(code, int) else 500
-        message = FIELDS.in_words(str(error.get("message") or ""))
+        message = FIELDS.translate_sentence(str(error.get("message") or ""))
         shown = error_object(status, message, self._request.request_id, code=code, kind=error.get("type"))
         self._out.append(encode_typed_event("error", shown))
 
@@ -208,7 +208,9 @@ class MessagesView(ClientView):
             return body
         fields: Json = error if isinstance(error, dict) else parsed
         message = fields.get("message") or parsed.get("detail") or error
-        text = FIELDS.in_words(message) if isinstance(message, str) else orjson.dumps(message).decode()
+        text = (
+            FIELDS.translate_sentence(message) if isinstance(message, str) else orjson.dumps(message).decode()
+        )
         return orjson.dumps(error_object(status, text, self._request.request_id, code=fields.get("code")))
 
     # What comes in

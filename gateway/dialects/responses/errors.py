@@ -12,7 +12,7 @@ from gateway.dialects.event_stream import encode_typed_event
 from gateway.dialects.field_names import FieldNames
 from gateway.errors import GatewayError
 
-_NAMES: Final = FieldNames(
+FIELDS: Final = FieldNames(
     {
         "max_completion_tokens": "max_output_tokens",
         "max_tokens": "max_output_tokens",
@@ -22,7 +22,7 @@ _NAMES: Final = FieldNames(
     },
     messages="input",
     schema="parameters",
-    common=("verbosity",),
+    words=("verbosity",),
 )
 
 
@@ -30,18 +30,13 @@ class ResponsesErrors(ChatErrors):
     """The `ErrorForm` of the Responses API."""
 
     def event(self, error: GatewayError) -> bytes:
-        # Whoever writes this does not know how many events came before; typed clients ask for a number.
+        # How many events came before is not known here; typed clients demand a number.
         fields = error_fields(error.message, error.code, error.kind, error.param)
         return encode_typed_event("error", {**fields, "sequence_number": 0})
 
 
-def in_client_fields(text: str, *, is_field: bool = False) -> str:
-    """Returns a text of an upstream's, or the name of a field (`is_field`), with the fields of the Responses API."""
-    return _NAMES.of(text) if is_field else _NAMES.in_words(text)
-
-
-def with_client_fields(body: bytes) -> bytes | None:
-    """Returns an upstream's error with the fields of the Responses API; None: it is no object."""
+def translate_error(body: bytes) -> bytes | None:
+    """Returns the body of an upstream's error with the fields of the Responses API; None: it is no object."""
     try:
         json = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -49,10 +44,10 @@ def with_client_fields(body: bytes) -> bytes | None:
     if not isinstance(json, dict):
         return None
     error = json.get("error")
-    fields = error if isinstance(error, dict) else json  # some servers have it in no member of its own
-    for key in ("message", "param"):
+    fields = error if isinstance(error, dict) else json  # some servers put its fields into the body itself
+    for key, translate in (("message", FIELDS.translate_sentence), ("param", FIELDS.translate_path)):
         if isinstance(fields.get(key), str):
-            fields[key] = in_client_fields(fields[key], is_field=key == "param")
+            fields[key] = translate(fields[key])
     return orjson.dumps(json)
 
 

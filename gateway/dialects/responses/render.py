@@ -28,7 +28,7 @@ from gateway.core.turn.ledger import BILLED
 from gateway.core.turn.terms import TurnTerms
 from gateway.dialects.event_stream import NOT_DURABLE, encode_typed_event
 from gateway.dialects.lenient import as_list, as_object, as_text
-from gateway.dialects.responses.errors import error_fields, in_client_fields, with_client_fields
+from gateway.dialects.responses.errors import FIELDS, error_fields, translate_error
 from gateway.dialects.responses.output import CallItem, Emit, Item, MessageItem, SearchItem, ThoughtsItem
 from gateway.dialects.responses.parse import ECHOED
 from gateway.dialects.responses.response_ids import make_tag
@@ -189,9 +189,9 @@ class ResponsesView(ClientView):
 
     def upstream_error(self, error: Json, raw: bytes | None) -> None:
         code, kind = error.get("code"), str(error.get("type") or "server_error")
-        message, param = in_client_fields(str(error.get("message") or "")), error.get("param")
+        message, param = FIELDS.translate_sentence(str(error.get("message") or "")), error.get("param")
         if isinstance(param, str):
-            param = in_client_fields(param, is_field=True)
+            param = FIELDS.translate_path(param)
         self._emit_failure(message, None if code is None else str(code), kind, param)
 
     def fail(self, error: GatewayError) -> None:
@@ -204,7 +204,7 @@ class ResponsesView(ClientView):
         return orjson.dumps(self._end_items())
 
     def refused(self, status: int, body: bytes) -> bytes | None:
-        return None if status < 300 else with_client_fields(body)
+        return None if status < 300 else translate_error(body)
 
     def stored_fields(self, outcome: TurnOutcome) -> Json:
         is_over = outcome.state is FINISHED

@@ -5,7 +5,7 @@ from __future__ import annotations
 import orjson
 import pytest
 
-from gateway.dialects.responses.errors import in_client_fields, with_client_fields
+from gateway.dialects.responses.errors import FIELDS, translate_error
 
 
 @pytest.mark.parametrize(
@@ -27,9 +27,9 @@ from gateway.dialects.responses.errors import in_client_fields, with_client_fiel
     ],
 )
 def test_a_field_has_the_clients_name(param: str, own: str) -> None:
-    assert in_client_fields(param, is_field=True) == own
+    assert FIELDS.translate_path(param) == own
     body = orjson.dumps({"error": {"message": "No.", "param": param, "code": 7}, "more": [1]})
-    assert orjson.loads(with_client_fields(body) or b"") == {
+    assert orjson.loads(translate_error(body) or b"") == {
         "error": {"message": "No.", "param": own, "code": 7},
         "more": [1],
     }
@@ -47,10 +47,10 @@ def test_a_field_has_the_clients_name(param: str, own: str) -> None:
     ],
 )
 def test_so_has_a_message(text: str, own: str) -> None:
-    assert in_client_fields(text) == own
-    assert orjson.loads(with_client_fields(orjson.dumps({"message": text})) or b"") == {"message": own}
+    assert FIELDS.translate_sentence(text) == own
+    assert orjson.loads(translate_error(orjson.dumps({"message": text})) or b"") == {"message": own}
 
 
 @pytest.mark.parametrize("body", [b"[]", b"<html>", b""])
 def test_what_is_no_object_is_none(body: bytes) -> None:
-    assert with_client_fields(body) is None
+    assert translate_error(body) is None
