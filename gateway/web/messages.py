@@ -85,7 +85,7 @@ class MessagesPath:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         info = info_of(scope)
         info.route = "messages"
-        info.errors = _ERRORS
+        info.error_form = _ERRORS
         # Anthropic's API takes the key of this header where both come.
         caller = info.caller
         info.caller = caller._replace(credential=caller.api_key or caller.credential)

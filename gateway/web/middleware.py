@@ -1,4 +1,4 @@
-"""The outermost layer, pure ASGI: request id, error replies, access log, counts; inside it comes the guard.
+"""The outermost layer, pure ASGI: request ids, admission of callers, error replies, access log, counts.
 
 It is the one place where an exception becomes a reply: an error status as long as nothing was sent, and after that the
 last event of an event stream. Any other reply that breaks off is ended by closing its connection.
@@ -36,9 +36,9 @@ OPEN_PATHS = frozenset(
 )
 OPENAI_ERRORS: Final = ChatErrors()
 # Characters of a path or a model's name in the log: more than a real one has, so that callers cannot fill the disk.
-_LOGGED = 256
+_MOST_LOGGED_CHARS = 256
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
-# Paths where a key that is bound to a user reaches nothing of others, but what an upstream stores, by its id.
+# Paths on which a key that is bound to a user reaches nothing of other users, but what an upstream stores, by its id.
 _PATHS_OF_USERS = re.compile(
     r"/mcp|/v1/(chat/completions|messages(/count_tokens)?|responses(/[^/]+)?|completions|embeddings|rerank|moderations"
     r"|images/\w+|audio/(speech|transcriptions|translations)|models(/.*)?)"
@@ -49,16 +49,16 @@ _log = logging.getLogger("mnemogate")
 
 @dataclass(slots=True)
 class RequestInfo:
-    """Holds what the edge and the layers inside note of one request; its log line is made of this."""
+    """What the edge and the layers inside it note of one request. Its line in the access log is made of this."""
 
     request_id: str
     # `time.perf_counter()` at its arrival.
     begun: float
-    # The form of its errors, which the route sets as soon as it runs; None: that of its path.
-    errors: ErrorForm | None = None
+    # The form of its errors, which the route sets when it begins; None: that of its path.
+    error_form: ErrorForm | None = None
     caller: Caller = ANONYMOUS
     route: str = "other"
-    # The path as the log has it; None: as it came.
+    # The path that is logged; None: the request's.
     path: str | None = None
     model: str | None = None
     stream: bool | None = None
@@ -66,14 +66,14 @@ class RequestInfo:
     added_ms: float | None = None
     # The account of a request that an upstream may answer.
     receipt: Receipt | None = None
-    # Where the request is traced.
-    context: TraceContext | None = None
+    # None: the request is not traced.
+    trace_context: TraceContext | None = None
     bytes_in: int = 0
     bytes_out: int = 0
     status: int = 0
     is_event_stream: bool = False
     is_complete: bool = False
-    # Its reply was cut by the end of the gateway.
+    # The gateway's shutdown has cut its reply.
     is_cut: bool = False
     expects_continue: bool = False
 
@@ -85,7 +85,7 @@ class RequestInfo:
         if self.model is not None:
             self.caller.check_model(self.model)
         self.receipt = receipt = Receipt(self.begun, self.request_id, self.caller.project, self.caller.key)
-        receipt.trace = self.context
+        receipt.trace = self.trace_context
         set_current_receipt(receipt)
         return receipt
 
@@ -135,9 +135,9 @@ class Edge:
         self._metrics = metrics
         self._access = log
         self._now = now
-        # The requests that are being answered.
+        # The number of requests that are being answered.
         self.active = 0
-        # Those that the server has cut at its end.
+        # The number of requests that the server's shutdown has cut.
         self.cut = 0
         # Set while no request is being answered.
         self.idle = asyncio.Event()
@@ -149,7 +149,7 @@ class Edge:
             await self._app(scope, receive, send)
             return
         info = RequestInfo("", time.perf_counter())
-        _read_headers(scope, info)
+        _note_headers(scope, info)
         scope.setdefault("state", {})["request_info"] = info
 
         async def receive_counted() -> Message:
@@ -160,7 +160,7 @@ class Edge:
         def answer(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 info.status = message["status"]
-                message["headers"] = _with_ids(message["headers"], info)
+                message["headers"] = _add_ids(message["headers"], info)
             else:
                 info.bytes_out += len(message.get("body", b""))
                 info.is_complete = not message.get("more_body", False)
@@ -181,8 +181,7 @@ class Edge:
             if (connection := scope["state"].get("connection")) is not None:
                 connection.abort()
         except asyncio.CancelledError:
-            # The server cuts what is left at its end. It runs nothing after this task, and would write the trace of a
-            # cancelled one into the log.
+            # The server cancels what still runs when it ends. Raised again, the server would log its traceback.
             info.is_cut = not info.is_complete
             self.cut += info.is_cut
             await self._answer_error(Overloaded("The gateway is shutting down."), scope, info, answer)
@@ -193,7 +192,7 @@ class Edge:
             if not self.active:
                 self.idle.set()
             self._metrics.requests.inc(info.route, str(info.status))
-            self._write_line(scope, info)
+            self._log_access(scope, info)
             self._end_account(scope, info)
 
     async def _admit(self, scope: Scope, path: str, info: RequestInfo) -> None:
@@ -204,16 +203,16 @@ class Edge:
         if path == METRICS_PATH:
             await self._guard.check_metrics(caller)
         elif self._accounts.tracer is not None:
-            info.context = self._accounts.tracer.begin(scope["headers"])
+            info.trace_context = self._accounts.tracer.begin(scope["headers"])
         if caller.user is not None:
-            _bind(scope, caller.user)
+            _bind_to_user(scope, caller.user)
 
     def _end_account(self, scope: Scope, info: RequestInfo) -> None:
-        """Hands the account of a request on. One that no upstream may answer has one for its trace alone."""
+        """Hands the account of a request on. One that no upstream may answer has an account for its trace alone."""
         receipt = info.receipt
-        if receipt is None and info.context is not None:
+        if receipt is None and info.trace_context is not None:
             receipt = Receipt(info.begun, info.request_id, info.caller.project, info.caller.key)
-            receipt.trace = info.context
+            receipt.trace = info.trace_context
         if receipt is None:
             return
         receipt.status, receipt.is_cut = info.status, info.is_cut
@@ -228,7 +227,7 @@ class Edge:
 
     async def _answer_error(self, error: GatewayError, scope: Scope, info: RequestInfo, answer: Send) -> None:
         """Sends an error as the reply, or as the last event of a stream that has begun."""
-        form = info.errors = info.errors or self._error_form(scope)
+        form = info.error_form = info.error_form or self._error_form(scope)
         error.request_id = info.request_id
         if not info.status:
             headers = [(b"content-type", b"application/json")]
@@ -237,7 +236,7 @@ class Edge:
             if error.status == 401:
                 headers.append((b"www-authenticate", b"Bearer"))
             if error.status == 408 or (info.expects_continue and not _has_whole_body(scope)):
-                # The rest of the body may still come, or the next request in its place: nothing shows which.
+                # What comes next may be the rest of the body or another request: nothing shows which.
                 headers.append((b"connection", b"close"))
             headers += encode_headers(error.headers)
             body = form.body(error)
@@ -258,33 +257,33 @@ class Edge:
                 return form
         return OPENAI_ERRORS
 
-    def _write_line(self, scope: Scope, info: RequestInfo) -> None:
+    def _log_access(self, scope: Scope, info: RequestInfo) -> None:
         # `round` to a number of digits goes through the decimal text, at three times the price.
         line = {
             "at": round(self._now() * 1000) / 1000,
             "id": info.request_id,
             "method": scope["method"],
-            "path": (info.path or scope["path"])[:_LOGGED],
+            "path": (info.path or scope["path"])[:_MOST_LOGGED_CHARS],
             "status": info.status,
             "ms": round((time.perf_counter() - info.begun) * 100_000) / 100,
             "added_ms": None if info.added_ms is None else round(info.added_ms * 100) / 100,
             "in": info.bytes_in,
             "out": info.bytes_out,
-            "model": info.model and info.model[:_LOGGED],
+            "model": info.model and info.model[:_MOST_LOGGED_CHARS],
             "stream": info.stream,
             "memory": info.memory,
             "project": info.caller.project,
             "cut": info.is_cut,
         }
-        if info.context is not None:
-            line["trace_id"] = info.context.trace_hex
+        if info.trace_context is not None:
+            line["trace_id"] = info.trace_context.trace_hex
         self._access.add(line)
 
 
-def _with_ids(headers: Iterable[tuple[bytes, bytes]], info: RequestInfo) -> list[tuple[bytes, bytes]]:
+def _add_ids(headers: Iterable[tuple[bytes, bytes]], info: RequestInfo) -> list[tuple[bytes, bytes]]:
     """Returns the headers of a reply with the ids of its request and its trace. Notes whether it is an event stream."""
     request_id = info.request_id.encode()
-    id_header = None if info.errors is None else info.errors.id_header
+    id_header = None if info.error_form is None else info.error_form.id_header
     added = [*headers, (b"x-mnemogate-request-id", request_id)]
     has_id, has_dialects_id = False, id_header is None
     for name, value in added:
@@ -299,13 +298,13 @@ def _with_ids(headers: Iterable[tuple[bytes, bytes]], info: RequestInfo) -> list
         added.append((b"x-request-id", request_id))
     if id_header is not None and not has_dialects_id:
         added.append((id_header, request_id))
-    if info.context is not None:
-        added.append((b"x-mnemogate-trace", info.context.trace_hex.encode()))
+    if info.trace_context is not None:
+        added.append((b"x-mnemogate-trace", info.trace_context.trace_hex.encode()))
     return added
 
 
-def _bind(scope: Scope, user: str) -> None:
-    """Has a request be of one user, whatever it names. Raises: NotAllowed: it is on a path that knows no users."""
+def _bind_to_user(scope: Scope, user: str) -> None:
+    """Makes a request that user's, whatever it names. Raises: NotAllowed: its path is not of users."""
     if _PATHS_OF_USERS.fullmatch(scope["path"]) is None:
         raise NotAllowed(
             "This key is bound to a user, and this path is not of users.", code="user_not_allowed"
@@ -318,7 +317,7 @@ def _has_whole_body(scope: Scope) -> bool:
     return connection is not None and bool(connection.has_whole_body)
 
 
-def _read_headers(scope: Scope, info: RequestInfo) -> None:
+def _note_headers(scope: Scope, info: RequestInfo) -> None:
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
             info.request_id = value.decode()

@@ -27,30 +27,30 @@ KEEP_ALIVE_S = 135
 
 
 class _DatedState(ServerState):
-    """The date in the head of replies is made when a request finds it a second old, and not by a timer."""
+    """Formats the `date` header when a request finds it a second old; uvicorn formats it by a timer."""
 
     def __init__(self) -> None:
         self._second = 0
-        self._dated: list[tuple[bytes, bytes]] = []
+        self._headers: list[tuple[bytes, bytes]] = []
         super().__init__()
 
     @property
     def default_headers(self) -> list[tuple[bytes, bytes]]:
         second = int(time.time())
         if second != self._second:
-            self._second, self._dated = second, [(b"date", formatdate(second, usegmt=True).encode())]
-        return self._dated
+            self._second, self._headers = second, [(b"date", formatdate(second, usegmt=True).encode())]
+        return self._headers
 
     @default_headers.setter
     def default_headers(self, headers: list[tuple[bytes, bytes]]) -> None:
-        """Takes none: uvicorn begins with an empty list."""
+        """Ignores the empty list that uvicorn begins with."""
 
 
 class GatewayServer(uvicorn.Server):
-    """From the first signal on the server reports that it is draining, and exits with 0 when it has ended in order.
+    """Drains from the first signal on, and exits with 0 when all requests have ended.
 
-    uvicorn looks ten times a second for whether it is to end, which is most of what an idle process does. This server
-    is notified.
+    uvicorn checks ten times a second whether it should end, which is most of what an idle process does. This server is
+    notified instead.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class GatewayServer(uvicorn.Server):
     def exit_now(self) -> None:
         self._readiness.draining = True
         self.should_exit = True
-        if self._loop is not None:  # else it is still starting, and looks when it has
+        if self._loop is not None:  # else it is starting, and checks `should_exit` afterwards
             self._loop.call_soon_threadsafe(self._exit_requested.set)
 
     async def main_loop(self) -> None:
@@ -97,27 +97,27 @@ class GatewayServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await super().shutdown(sockets)
         if self.force_exit:
-            # uvicorn leaves what runs to the end of the loop, where nothing of it would be written any more.
+            # uvicorn leaves running tasks to the end of the loop, where they could not write anything any more.
             for task in self.server_state.tasks:
                 task.cancel()
             await self.lifespan.shutdown()
 
 
 def find_address(host: str, port: int) -> tuple[int, Any]:
-    """Returns the family and the address to listen on. Raises: SettingsError: the host is none."""
+    """Returns the family and the address to listen on. Raises: SettingsError: the host cannot be found."""
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
         raise SettingsError(
             f"server.host: the host {host!r} cannot be found ({error.strerror}). Name an address of this machine, "
             "such as 127.0.0.1."
         ) from error
-    family, _, _, _, address = found[0]
+    family, _, _, _, address = addresses[0]
     return family, address
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Takes a listening address, before anything is started.
+    """Binds a listening address, before anything is started.
 
     Raises: SettingsError: the address is not this machine's; GatewayError: it is in use.
     """
@@ -128,25 +128,25 @@ def bind(host: str, port: int) -> socket.socket:
         listener.bind(address)
     except OSError as error:
         listener.close()
-        raise _not_free(host, port, error) from error
+        raise _listen_error(host, port, error) from error
     listener.setblocking(False)
     return listener
 
 
 def listen(listener: socket.socket) -> None:
-    """Lets clients come to an address that was taken; they wait until they are served.
+    """Accepts connections at a bound address; they wait until they are served.
 
-    Raises: GatewayError: another process, which took it at the same moment, listens there.
+    Raises: GatewayError: another process that bound it at the same moment listens there.
     """
     try:
-        # uvloop listens too, and passes over the error.
+        # uvloop listens as well, but ignores the error.
         listener.listen()
     except OSError as error:
         host, port = listener.getsockname()[:2]
-        raise _not_free(host, port, error) from error
+        raise _listen_error(host, port, error) from error
 
 
-def _not_free(host: str, port: int, error: OSError) -> GatewayError:
+def _listen_error(host: str, port: int, error: OSError) -> GatewayError:
     match error.errno:
         case errno.EADDRINUSE:  # it may be free at the next start
             return GatewayError(
@@ -161,15 +161,14 @@ def _not_free(host: str, port: int, error: OSError) -> GatewayError:
             return SettingsError(
                 f"server.port: this account may not listen on port {port}. Name one above 1023 with --port."
             )
-    setting = f"cannot listen on port {port} of {host}"
-    return SettingsError(f"server.port: {setting}: {error.strerror}")
+    return SettingsError(f"server.port: cannot listen on port {port} of {host}: {error.strerror}")
 
 
-def _make_socket(send_timeout_s: float, **made: Any) -> Any:
-    """Returns the protocol of a connection after its handshake request."""
+def _make_websocket(send_timeout_s: float, **arguments: Any) -> Any:
+    """Returns the protocol of a WebSocket after its handshake. arguments: uvicorn's."""
     from gateway.web.sockets.protocol import SocketConnection
 
-    connection = SocketConnection(**made)
+    connection = SocketConnection(**arguments)
     connection.send_timeout_s = send_timeout_s
     return connection
 
@@ -189,17 +188,17 @@ def make_server(
     """
     limits = limits or Limits()
     times = {"head_timeout_s": limits.header_timeout_s, "send_timeout_s": limits.send_timeout_s}
-    # uvicorn makes its protocols itself and takes no arguments for them, so the settings travel in a class.
+    # uvicorn makes its protocols itself and takes no arguments for them, so the settings are attributes of a class.
     connection = type("HttpConnection", (HttpConnection,), times)
     config = uvicorn.Config(
         app,
         loop="uvloop",
         http=connection,
-        # uvicorn calls it, and nothing else.
-        ws=partial(_make_socket, limits.send_timeout_s),  # type: ignore[arg-type]
+        # uvicorn only calls it, whatever its type says.
+        ws=partial(_make_websocket, limits.send_timeout_s),  # type: ignore[arg-type]
         ws_max_size=settings.max_body_bytes,
-        # A client answers pings when it reads, which one that is idle or slow may not do: what it leaves unread shows
-        # whether it is there, and a ping that never arrives.
+        # No bound on the answer to a ping: an idle or slow client may not read it. A client that is gone shows by what
+        # it leaves unread, the ping included.
         ws_ping_timeout=None,
         ws_per_message_deflate=False,  # events are small, and each would wait for it
         lifespan="on",

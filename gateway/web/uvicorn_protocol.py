@@ -19,57 +19,58 @@ MOST_WAITING: Final = (
 )
 
 
-class ReadingWatch(asyncio.Protocol):
-    """A connection that is dropped when its client has read nothing for `send_timeout_s`.
+class SlowReaderWatch(asyncio.Protocol):
+    """Drops a connection whose client has read nothing for `send_timeout_s`.
 
-    A whole reply is written at once and would stay in memory for as long as its client likes, also while the
-    connection closes in order.
+    A whole reply is written at once, and would stay in memory until its client reads it, also while the connection
+    closes in order.
     """
 
     send_timeout_s = 60.0
     loop: asyncio.AbstractEventLoop
     transport: asyncio.Transport
-    _reading_timer: asyncio.TimerHandle | None = None
+    _reader_timer: asyncio.TimerHandle | None = None
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self.watch_reading()
+        self.watch_reader()
 
     def resume_writing(self) -> None:
         super().resume_writing()
         # While the connection closes, the last byte has to be read as well.
-        if self._reading_timer is not None and not self.transport.is_closing():
-            self._reading_timer.cancel()
-            self._reading_timer = None
+        if self._reader_timer is not None and not self.transport.is_closing():
+            self._reader_timer.cancel()
+            self._reader_timer = None
 
-    def watch_reading(self) -> None:
-        """Checks from now on that the bytes left to send become fewer."""
+    def watch_reader(self) -> None:
+        """Checks from now on that the client reads: fewer bytes are left to send each time."""
         left = self.transport.get_write_buffer_size()
-        if left and self._reading_timer is None:
-            self._reading_timer = self.loop.call_later(self.send_timeout_s, self._check_reading, left)
+        if left and self._reader_timer is None:
+            self._reader_timer = self.loop.call_later(self.send_timeout_s, self._check_reader, left)
 
-    def _check_reading(self, before: int) -> None:
-        self._reading_timer = None
+    def _check_reader(self, before: int) -> None:
+        self._reader_timer = None
         if self.transport.get_write_buffer_size() < before:
-            self.watch_reading()
+            self.watch_reader()
         else:
             self.transport.abort()
 
 
-class HttpConnection(ReadingWatch, HttpToolsProtocol):
+class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
     """One connection of uvicorn's server; its requests have it in `scope["state"]["connection"]`.
 
-    uvicorn's `cycle` is the request that was read last, so of those that wait in the `pipeline` it is answered last.
-    To its requests this connection is the transport.
+    uvicorn's `cycle` is the newest request; it is answered after those that wait in the `pipeline`. The requests write
+    to this connection in place of the transport.
     """
 
     head_timeout_s = 20.0  # also for the rest of a body after its reply
     on_lost: Callable[[], object] | None = None  # set by the reply under way (gateway.web.client_reply)
-    _head: bytes | None = None  # of the reply under way; empty: it was sent
+    # The head of the reply under way; b"": it was sent; None: no reply is under way.
+    _head: bytes | None = None
     _is_ending = False  # what arrives is dropped
-    # Bytes that were read since a head, a part of a body or a request ended. They are counted by whole reads, so a head
-    # may be larger than the bound by less than two of those.
-    _line_bytes = 0
+    # The bytes read since a head, a part of a body or a request ended. Whole reads are counted, so a head may exceed
+    # the bound by less than two of them.
+    _bytes_since_part = 0
     _arrival_timer: asyncio.TimerHandle | None = None
 
     @property
@@ -120,7 +121,7 @@ class HttpConnection(ReadingWatch, HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._bound_arrival()
-        # The requests refer to this connection. Without that circle it is freed before the garbage collector comes.
+        # The requests refer to this connection. Without that cycle it is freed without the garbage collector.
         self.pipeline.clear()
         self.cycle = self.scope = None  # type: ignore[assignment]
         if self.on_lost is not None:
@@ -129,11 +130,11 @@ class HttpConnection(ReadingWatch, HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._is_ending:
             return
-        self._line_bytes += len(data)
+        self._bytes_since_part += len(data)
         try:
             while data := self._parse(data):
                 pass
-            if self._line_bytes > MAX_HEAD_BYTES:
+            if self._bytes_since_part > MAX_HEAD_BYTES:
                 raise HttpParserError("a head, trailer or chunk extension is too large")
         except HttpParserError as error:
             self.logger.warning("Invalid HTTP request received.")
@@ -141,7 +142,7 @@ class HttpConnection(ReadingWatch, HttpToolsProtocol):
         self._bound_arrival()
 
     def on_headers_complete(self) -> None:
-        self._line_bytes = 0
+        self._bytes_since_part = 0
         if self.parser.should_upgrade():
             return  # `_parse` decides
         if len(self.pipeline) >= MOST_WAITING:
@@ -152,11 +153,11 @@ class HttpConnection(ReadingWatch, HttpToolsProtocol):
         self.cycle.transport = self  # type: ignore[assignment]
 
     def on_body(self, body: bytes) -> None:
-        self._line_bytes = 0
+        self._bytes_since_part = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._line_bytes = 0
+        self._bytes_since_part = 0
         if not self.parser.should_upgrade():
             super().on_message_complete()
             self.cycle.more_body = False  # uvicorn does not note it once the reply has ended
@@ -165,11 +166,11 @@ class HttpConnection(ReadingWatch, HttpToolsProtocol):
                 self.flow.resume_reading()
 
     def on_response_complete(self) -> None:
-        self.write(b"")  # a reply to HEAD has no body
+        self.write(b"")  # sends the head of a reply without a body, as to HEAD
         self._head = None
         super().on_response_complete()
         if self.transport.is_closing():
-            self.watch_reading()
+            self.watch_reader()
         elif self.pipeline:
             self.flow.pause_reading()
         self._bound_arrival()
@@ -177,7 +178,7 @@ class HttpConnection(ReadingWatch, HttpToolsProtocol):
     def timeout_keep_alive_handler(self) -> None:
         if not self.is_answering:
             super().timeout_keep_alive_handler()
-            self.watch_reading()
+            self.watch_reader()
 
     def send_400_response(self, msg: str) -> None:
         """Refuses what arrives, and ends the connection once the requests before it are answered."""
@@ -193,7 +194,7 @@ class HttpConnection(ReadingWatch, HttpToolsProtocol):
         """Parses what was read. Returns the bytes to parse instead, if any. Raises: HttpParserError."""
         try:
             self.parser.feed_data(data)
-        except HttpParserUpgrade as offer:
+        except HttpParserUpgrade as upgrade:
             method, headers = self.parser.get_method(), dict(self.headers)
             if method == b"CONNECT":
                 raise HttpParserError("there are no tunnels") from None
@@ -209,7 +210,7 @@ class HttpConnection(ReadingWatch, HttpToolsProtocol):
             lines = [b"%b: %b" % pair for pair in self.headers if pair[0] != b"upgrade"]
             self.parser = HttpRequestParser(self)
             self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
-            return b"\r\n".join([line, *lines, b"", data[offer.args[0] :]])
+            return b"\r\n".join([line, *lines, b"", data[upgrade.args[0] :]])
         return b""
 
     def _bound_arrival(self) -> None:

@@ -176,7 +176,7 @@ class _PathEndpoint:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         http = Request(scope, receive)
         info = info_of(scope)
-        info.route, info.errors = "agents", _ERRORS
+        info.route, info.error_form = "agents", _ERRORS
         # A HEAD is answered as its GET.
         row = self._methods.get(scope["method"]) or self._methods["GET"]
         async with self._reader.read(scope, receive) as data:

@@ -16,7 +16,7 @@ from websockets.frames import CloseCode, Frame
 
 from gateway.errors import Overloaded
 from gateway.web.sockets.arrival import Arrival
-from gateway.web.uvicorn_protocol import ReadingWatch
+from gateway.web.uvicorn_protocol import SlowReaderWatch
 
 # The most frames of a client within a second, beyond one for each `_USUAL_FRAME_BYTES`: pings and requests are few.
 # Each frame takes some 25 us of the event loop, however short it is.
@@ -26,7 +26,7 @@ _USUAL_FRAME_BYTES: Final = 1024  # libraries divide large messages into frames 
 _PARSED_BYTES: Final = 4096
 
 
-class SocketConnection(ReadingWatch, WebSocketsSansIOProtocol):
+class SocketConnection(SlowReaderWatch, WebSocketsSansIOProtocol):
     """A connection that the server's shutdown leaves open until its session ends it (`on_shutdown`)."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -107,7 +107,7 @@ class SocketConnection(ReadingWatch, WebSocketsSansIOProtocol):
 
     def on_task_complete(self, task: asyncio.Task[None]) -> None:
         super().on_task_complete(task)
-        self.watch_reading()  # it is being closed, which waits for what was sent
+        self.watch_reader()  # it is being closed, which waits for what was sent
 
     # the session calls these
 

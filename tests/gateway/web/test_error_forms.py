@@ -36,7 +36,7 @@ def answer(error: Exception, path: str, *, host: bytes = b"localhost", begun: bo
 
     async def route(scope: Scope, receive: Receive, send: Send) -> None:
         if path.startswith("/either/"):
-            info_of(scope).errors = DetailErrors()
+            info_of(scope).error_form = DetailErrors()
         if begun:
             headers = [(b"content-type", b"text/event-stream")]
             await send({"type": "http.response.start", "status": 200, "headers": headers})

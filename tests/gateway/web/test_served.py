@@ -15,7 +15,7 @@ from gateway.limits import Limits
 from gateway.settings import ServerSettings
 from gateway.web.health import Readiness
 from gateway.web.server import bind, make_server
-from gateway.web.uvicorn_protocol import MOST_WAITING, ReadingWatch
+from gateway.web.uvicorn_protocol import MOST_WAITING, SlowReaderWatch
 from tests.patience import PATIENCE_S, SHORT_S, comes
 
 GET = b"GET /%b HTTP/1.1\r\nhost: a\r\n\r\n"
@@ -476,7 +476,7 @@ def test_a_client_that_stops_reading_just_before_the_end_is_dropped() -> None:
             aborted.set()
 
     async def run() -> None:
-        watches = ReadingWatch()
+        watches = SlowReaderWatch()
         watches.loop, watches.transport, watches.send_timeout_s = asyncio.get_running_loop(), Closing(), 0.0
         watches.pause_writing()
         watches.resume_writing()
