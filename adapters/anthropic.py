@@ -22,7 +22,7 @@ from yarl import URL
 from adapters.base import BufferedReply, ModelReply, WholeReply, read_whole
 from adapters.claude.error_form import Untranslatable, error_body, translate_body
 from adapters.claude.events import NamedEventDecoder
-from adapters.claude.reply import completion, next_index
+from adapters.claude.reply import next_block_index, translate_message
 from adapters.claude.request import BINDING_BETA, SAMPLING, to_wire
 from adapters.claude.stream import StreamTranslator
 from adapters.errors import ProviderBroke
@@ -105,13 +105,13 @@ class Anthropic(OpenAICompatible):
         # The newest version refuses temperature, top_p and top_k; the version before it takes them.
         version = SAMPLING_VERSION if any(key in wire for key in SAMPLING) else DEFAULT_VERSION
         reply = await self._call(_with_binding_beta(request, wire), NATIVE_PATH, translated, version)
-        created, first_index = int(time.time()), next_index(body.get("messages"))
+        created, first_index = int(time.time()), next_block_index(body.get("messages"))
         if reply.status == 200 and reply.is_stream:
             options = body.get("stream_options")
             wants_usage = isinstance(options, dict) and options.get("include_usage") is True
             translator = StreamTranslator(created, wants_usage=wants_usage, first_index=first_index)
             return _StreamedReply(reply, translator, translator.feed)
-        translate = partial(_translate_message, created=created, first_index=first_index)
+        translate = partial(_translate_body, created=created, first_index=first_index)
         return _TranslatedReply(reply, translate, "the upstream's answer is no message")
 
     async def _send_count(self, request: ModelRequest) -> ModelReply:
@@ -280,7 +280,7 @@ class _NativeReply(WholeReply):
     async def read(self, limit_bytes: int) -> bytes:
         body = await self._reply.read(limit_bytes)
         try:
-            read = _translate_message(orjson.loads(body), self._created, self._first_block)
+            read = _translate_body(orjson.loads(body), self._created, self._first_block)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise ProviderBroke(f"the upstream's answer is no message: {body[:200]!r}") from error
         return orjson.dumps({**read, "native_message": orjson.Fragment(body)})
@@ -343,11 +343,11 @@ def _with_request_id(headers: tuple[Header, ...]) -> tuple[Header, ...]:
     return headers
 
 
-def _translate_message(message: Json, created: int, first_index: int) -> Json:
+def _translate_body(message: Json, created: int, first_index: int) -> Json:
     """Returns a message as a chat completion. Raises: LookupError: it is no message."""
     if message["type"] != "message":
         raise KeyError("type")
-    return completion(message, created, first_index)
+    return translate_message(message, created, first_index)
 
 
 def _translate_model(entry: Json) -> Json:

@@ -14,7 +14,7 @@ from yarl import URL
 
 from adapters.base import ModelReply
 from adapters.headers import as_utf8, end_to_end
-from adapters.tool_calls import IndexedReply, with_own_ids, with_signatures
+from adapters.tool_calls import IndexedReply, with_gemini_signatures, with_mistral_ids
 from adapters.transport import HttpTransport, Upload
 from adapters.types import X_API_KEY_PREFIX, Capabilities, Header, ModelRequest
 
@@ -62,21 +62,21 @@ class OpenAICompatible:
         self.capabilities = capabilities or Capabilities()
         self._adapt_calls: Callable[[bytes], bytes] | None = None
         if not self.capabilities.any_call_id:
-            self._adapt_calls = with_own_ids
+            self._adapt_calls = with_mistral_ids
         elif self.capabilities.requires_call_signatures:
-            self._adapt_calls = with_signatures
+            self._adapt_calls = with_gemini_signatures
         self._key = key
         self._transport = transport or HttpTransport()
         if key is not None:
             headers = (self._key_header(key), *headers)
-        self._bare = CIMultiDict([("Accept-Encoding", "identity")])
+        self._fixed_headers = CIMultiDict([("Accept-Encoding", "identity")])
         for extra_name, value in headers:
-            self._bare[extra_name] = value
-        self._fixed = CIMultiDict(self._bare)
-        self._fixed.setdefault("Content-Type", "application/json")
+            self._fixed_headers[extra_name] = value
+        self._fixed_json_headers = CIMultiDict(self._fixed_headers)
+        self._fixed_json_headers.setdefault("Content-Type", "application/json")
         own = frozenset(extra_name.lower() for extra_name, _ in headers)
-        # Which account of a key pays is for its owner to say; a caller's organization is none of the operator's.
-        self._taken = _RESERVED | own if own.isdisjoint(_CREDENTIALS) else _RESERVED | own | _ACCOUNT
+        # The owner of a key decides which account pays; a caller's organization does not belong to the operator.
+        self._reserved_names = _RESERVED | own if own.isdisjoint(_CREDENTIALS) else _RESERVED | own | _ACCOUNT
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, {self.base_url!r})"  # never the key
@@ -92,17 +92,16 @@ class OpenAICompatible:
         elif self._adapt_calls is not None and request.path == "/chat/completions":
             body = self._adapt_calls(request.body)
         # A body without a type is JSON. Where there is no body, some servers (Fastify) refuse a type.
-        headers = (self._bare if body is None else self._fixed).copy()
+        headers = (self._fixed_headers if body is None else self._fixed_json_headers).copy()
         if self._key is None and request.credential is not None and "Authorization" not in headers:
             credential = request.credential
             if credential.startswith(X_API_KEY_PREFIX):
                 credential = f"Bearer {credential.removeprefix(X_API_KEY_PREFIX)}"
             headers["Authorization"] = as_utf8(credential)
         if request.headers:
-            # The settings' headers stand in place of the caller's of the same name; only the type of the body is the
-            # caller's to say.
+            # The settings' headers replace the caller's of the same name, but for the type of the body.
             for name, value in end_to_end(request.headers):
-                if name not in self._taken:
+                if name not in self._reserved_names:
                     headers.add(name, as_utf8(value))
                 elif name == "content-type":
                     headers[name] = as_utf8(value)
@@ -110,7 +109,7 @@ class OpenAICompatible:
         if request.query:
             url += f"?{request.query}"
         sending = self._transport.send(request.method, url, headers, body, streams=request.wants_stream)
-        return _with_index(sending) if self.capabilities.omits_call_index else sending
+        return _add_index(sending) if self.capabilities.omits_call_index else sending
 
     def has_endpoint(self, path: str) -> bool:
         """Returns True: the upstream knows which paths it serves, but for those of responses that it does not store."""
@@ -120,6 +119,6 @@ class OpenAICompatible:
         await self._transport.aclose()
 
 
-async def _with_index(sending: Awaitable[ModelReply]) -> ModelReply:
+async def _add_index(sending: Awaitable[ModelReply]) -> ModelReply:
     reply = await sending
     return IndexedReply(reply) if reply.is_stream else reply

@@ -37,14 +37,14 @@ _PLAIN = b"data: "
 class EventDecoder:
     """The decoder of one stream. `feed` it bytes as they come, and `finish` it when they end."""
 
-    __slots__ = ("_begun", "_buffer", "_has_cr", "_passed", "_searched")
+    __slots__ = ("_buffer", "_bytes_without_data", "_has_begun", "_has_cr", "_searched_to")
 
     def __init__(self) -> None:
         self._buffer = bytearray()  # begins with the first byte that belongs to no event yet
-        self._searched = 0  # up to here the buffer holds no blank line
+        self._searched_to = 0  # up to here the buffer holds no blank line
         self._has_cr = False  # without a carriage return a plain find is enough
-        self._begun = False
-        self._passed = 0  # bytes since the last event with data
+        self._has_begun = False
+        self._bytes_without_data = 0  # bytes since the last event with data
 
     def feed(self, data: bytes) -> list[Event]:
         """Returns every event that is whole now, in order; often none, often several.
@@ -56,10 +56,10 @@ class EventDecoder:
             self._has_cr = True
         if self._buffer or self._has_cr:
             self._buffer += data
-            raws = self._cut()
+            raws = self._cut_events()
         # Nothing waits, so the bytes are split without a copy into the buffer. Most reads are one event of one line.
-        elif self._begun and _is_plain(data) and data.endswith(b"\n\n"):
-            self._passed = 0
+        elif self._has_begun and _is_plain(data) and data.endswith(b"\n\n"):
+            self._bytes_without_data = 0
             return [Event(data, data[len(_PLAIN) : -2])]
         elif data:
             parts = data.split(b"\n\n")
@@ -67,16 +67,16 @@ class EventDecoder:
             raws = [part + b"\n\n" for part in parts]
             if rest:
                 self._buffer += rest
-                self._searched = max(0, len(rest) - _LONGEST_BLANK)
+                self._searched_to = max(0, len(rest) - _LONGEST_BLANK)
         else:
             return []
         if len(self._buffer) > MAX_EVENT_BYTES:
             raise ProviderTooLarge(f"an event is larger than {MAX_EVENT_BYTES} bytes")
         events = []
         for raw in raws:
-            event = self._event(raw)
-            self._passed = self._passed + len(raw) if event.data is None else 0
-            if self._passed > MAX_COMMENT_BYTES:
+            event = self._make_event(raw)
+            self._bytes_without_data = self._bytes_without_data + len(raw) if event.data is None else 0
+            if self._bytes_without_data > MAX_COMMENT_BYTES:
                 raise ProviderTooLarge(f"there are more than {MAX_COMMENT_BYTES} bytes between two events")
             events.append(event)
         return events
@@ -89,23 +89,23 @@ class EventDecoder:
         """
         rest = bytes(self._buffer)
         self._buffer.clear()
-        self._searched = 0
+        self._searched_to = 0
         if not rest:
             return []
         blank = _BLANK.search(rest)
         if (blank is not None and blank.end() == len(rest)) or not rest.strip(b"\r\n"):
-            return [self._event(rest)]
-        event = _parse(rest, rest)
+            return [self._make_event(rest)]
+        event = _parse_event(rest, rest)
         if event.data is not None and event.data.strip() == b"[DONE]":
             return [Event(rest, b"[DONE]", event.name)]
         raise UnfinishedEvent(rest)
 
-    def _cut(self) -> list[bytes]:
+    def _cut_events(self) -> list[bytes]:
         """Takes the whole events off the buffer; only its last few bytes are searched again."""
         buffer = self._buffer
         raws: list[bytes] = []
         begin = 0
-        at = self._searched
+        at = self._searched_to
         if self._has_cr:
             # A blank line of "\r" at the very end is held back, see the module's docstring.
             held = len(buffer) if buffer.endswith(b"\r") else -1
@@ -122,17 +122,17 @@ class EventDecoder:
                 begin = at = end
         if begin:
             del buffer[:begin]
-        self._searched = max(0, len(buffer) - _LONGEST_BLANK)
+        self._searched_to = max(0, len(buffer) - _LONGEST_BLANK)
         return raws
 
-    def _event(self, raw: bytes) -> Event:
-        if not self._begun:
-            self._begun = True
+    def _make_event(self, raw: bytes) -> Event:
+        if not self._has_begun:
+            self._has_begun = True
             if raw.startswith(_BOM):
-                return _parse(raw, raw[len(_BOM) :])
+                return _parse_event(raw, raw[len(_BOM) :])
         if not self._has_cr and _is_plain(raw):
             return Event(raw, raw[len(_PLAIN) : -2])
-        return _parse(raw, raw)
+        return _parse_event(raw, raw)
 
 
 class FirstEvent:
@@ -166,7 +166,7 @@ def _is_plain(raw: bytes) -> bool:
     return raw.startswith(_PLAIN) and raw.find(b"\n") == len(raw) - 2
 
 
-def _parse(raw: bytes, text: bytes) -> Event:
+def _parse_event(raw: bytes, text: bytes) -> Event:
     """Returns the event of these bytes. text: `raw` without a byte order mark. Raises: ProviderTooLarge."""
     if max(text.count(b"\n"), text.count(b"\r")) > MAX_EVENT_LINES:
         raise ProviderTooLarge(f"an event has more than {MAX_EVENT_LINES} lines")

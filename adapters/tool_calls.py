@@ -61,12 +61,12 @@ class CallIndexer:
                 continue
             for place, piece in enumerate(calls):
                 if isinstance(piece, dict):
-                    indexed = self._indexed(choice.get("index"), piece)
+                    indexed = self._index_piece(choice.get("index"), piece)
                     is_changed = is_changed or indexed is not piece
                     calls[place] = indexed
         return is_changed
 
-    def _indexed(self, choice: Any, piece: Json) -> Json:
+    def _index_piece(self, choice: Any, piece: Json) -> Json:
         """Returns a piece of a call with an index; the same piece if it has one."""
         count = self._counts.get(choice, 0)
         if isinstance(index := piece.get("index"), int):
@@ -120,17 +120,17 @@ class IndexedReply:
         await self._reply.aclose()
 
 
-def with_own_ids(body: bytes) -> bytes:
+def with_mistral_ids(body: bytes) -> bytes:
     """Returns a chat completion request with ids of Mistral's form; the same bytes where they are already."""
-    return _changed(body, _rename)
+    return _change_messages(body, _rename_ids)
 
 
-def with_signatures(body: bytes) -> bytes:
+def with_gemini_signatures(body: bytes) -> bytes:
     """Returns a chat completion request with calls that Gemini takes; the same bytes where it takes them already."""
-    return _changed(body, _sign)
+    return _change_messages(body, _mark_unsigned)
 
 
-def _changed(body: bytes, change: Callable[[str, list[Json]], bool]) -> bytes:
+def _change_messages(body: bytes, change: Callable[[str, list[Json]], bool]) -> bytes:
     """Returns a body with changed messages; the same bytes where nothing was changed.
 
     change: takes a model's name and the messages, changes these in place, and returns whether it has changed any.
@@ -148,7 +148,7 @@ def _changed(body: bytes, change: Callable[[str, list[Json]], bool]) -> bytes:
     return orjson.dumps(request) if change(str(request.get("model")), found) else body
 
 
-def _rename(model: str, messages: list[Json]) -> bool:
+def _rename_ids(model: str, messages: list[Json]) -> bool:
     """Gives ids of Mistral's form to calls and to the results that name them. Returns whether any was changed."""
     named: list[tuple[Json, str]] = [(message, "tool_call_id") for message in messages]
     named += [(call, "id") for message in messages for call in _calls_of(message)]
@@ -162,8 +162,11 @@ def _rename(model: str, messages: list[Json]) -> bool:
     return bool(foreign)
 
 
-def _sign(model: str, messages: list[Json]) -> bool:
-    """Marks the first call of each message since the user's last as one without a signature. Returns as `_rename`."""
+def _mark_unsigned(model: str, messages: list[Json]) -> bool:
+    """Marks the first call of each message since the user's last as one without a signature.
+
+    Returns whether any was changed.
+    """
     if _NEEDS_NO_SIGNATURE.match(model):
         return False
     turn_begins = max((n for n, message in enumerate(messages) if message.get("role") == "user"), default=0)

@@ -72,20 +72,20 @@ class Timeouts(Struct, frozen=True):
 _KEEP_ALIVE_S: Final = 30.0
 # An idle close that crosses our request shows within one round trip.
 _IDLE_CLOSE_S: Final = 1.0
-_SMALL_BODY_BYTES: Final = 64 * 1024  # so much a transport takes without a wait
-_SMALL_REPLY_BYTES: Final = 64 * 1024  # a whole reply of so many does not count in the quota
+_SMALL_BODY_BYTES: Final = 64 * 1024  # a transport takes so many without a wait
+_SMALL_REPLY_BYTES: Final = 64 * 1024  # a whole reply of so many takes nothing of the quota
 _PIECE_BYTES: Final = 256 * 1024
 _HEADER_BYTES: Final = 64 * 1024  # of one header, or of one trailer; aiohttp takes 128 of both together
 # What may come before a response is in our hands: interim responses, its head, and as much of its body as aiohttp reads
 # ahead, which is 384 KiB at most.
 _BEFORE_BODY_BYTES: Final = 1024 * 1024
 # Chosen: so much of a reply is decoded before other work of the loop goes on, some 5 ms.
-_TURN_BYTES: Final = 1024 * 1024
+_BYTES_BEFORE_YIELD: Final = 1024 * 1024
 # Events may be as short as 7 bytes, and each takes some 10 us whatever it has. Pieces with more lines are divided.
-_TURN_LINES: Final = 2048
+_LINES_BEFORE_YIELD: Final = 2048
 _DIVIDED_BYTES: Final = 16 * 1024
-# How often a wait looks for a connection that aiohttp closed for what is no HTTP within a body, without an error.
-_LOOK_S: Final = 1.0
+# How often a wait checks whether aiohttp has closed the connection without an error, as after a body that is no HTTP.
+_CHECK_S: Final = 1.0
 # How server-sent events begin, after a byte order mark and blank lines (html.spec.whatwg.org, section 9.2.5).
 _FIELDS: Final = (b"data:", b"event:", b"id:", b"retry:", b":")
 _BEFORE_FIELDS: Final = b"\xef\xbb\xbf\r\n"
@@ -98,9 +98,10 @@ _AUTO_HEADERS: Final = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type
 
 
 class _Attempt:
-    """The connection of a request. protocol: None while there is none."""
+    """The connection of a request."""
 
     is_new = False
+    # None: the request has no connection yet.
     protocol: _BoundedProtocol | None = None
 
 
@@ -166,14 +167,14 @@ class _Connector(aiohttp.TCPConnector):
         return connection
 
 
-def _dial(address: tuple[Any, ...]) -> socket.socket:
+def _make_socket(address: tuple[Any, ...]) -> socket.socket:
     """Makes the socket of a new connection."""
     _attempt.get().is_new = True
     return socket.socket(*address[:3])
 
 
 class HttpTransport:
-    """The sender of requests; make one per upstream and close it in the loop that used it."""
+    """Sends requests. Make one per upstream, and close it in the loop that used it."""
 
     def __init__(
         self, timeouts: Timeouts | None = None, proxy: str | None = None, replies: ReplyQuota = REPLIES
@@ -215,19 +216,19 @@ class HttpTransport:
         """
         times, session, pace = self.timeouts, self._session, self._pace
         if session is None or pace is None:
-            session, pace = self._session, self._pace = self._open(), Pace()
+            session, pace = self._session, self._pace = self._open_session(), Pace()
         begun = pace.loop.time()
-        address = _address(url)
+        address = _parse_url(url)
         try:
-            response = await self._ask(session, method, address, headers, body)
+            response = await self._send_in_time(session, method, address, headers, body)
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise _translate(error, address.authority, times, body) from error
+            raise _translate_error(error, address.authority, times, body) from error
         reply = HttpReply(response, times, begun, pace, self._replies)
         if reply.status == 101:
             await reply.aclose()
             raise ProviderUnreachable(f"{address.authority} answered, but not in HTTP that can be read")
         if streams and not reply.is_stream:
-            await reply.look_for_events()
+            await reply.detect_events()
         return reply
 
     async def aclose(self) -> None:
@@ -236,10 +237,10 @@ class HttpTransport:
         if session is not None:
             await session.close()
 
-    def _open(self) -> aiohttp.ClientSession:
+    def _open_session(self) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
             connector=_Connector(
-                limit=0, keepalive_timeout=_KEEP_ALIVE_S, ttl_dns_cache=60, socket_factory=_dial
+                limit=0, keepalive_timeout=_KEEP_ALIVE_S, ttl_dns_cache=60, socket_factory=_make_socket
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=self.timeouts.for_connection,
@@ -249,7 +250,7 @@ class HttpTransport:
             proxy=self._proxy,
         )
 
-    async def _ask(
+    async def _send_in_time(
         self,
         session: aiohttp.ClientSession,
         method: str,
@@ -263,14 +264,16 @@ class HttpTransport:
             headers = CIMultiDict([*headers.items(), *self._login.items()])
         if body is None or (isinstance(body, bytes) and len(body) <= _SMALL_BODY_BYTES):
             async with asyncio.timeout(times.headers_s):
-                return await self._request(session, method, url, headers, lambda: body)
+                return await self._send_with_retry(session, method, url, headers, lambda: body)
         pieces = body if isinstance(body, Upload) else _LargeBody(body)
         if pieces.size is not None:
             headers = CIMultiDict(headers, **{"Content-Length": str(pieces.size)})
         async with asyncio.timeout(times.headers_s) as timer:
-            return await self._request(session, method, url, headers, lambda: pieces.begin(timer, times))
+            return await self._send_with_retry(
+                session, method, url, headers, lambda: pieces.begin(timer, times)
+            )
 
-    async def _request(
+    async def _send_with_retry(
         self,
         session: aiohttp.ClientSession,
         method: str,
@@ -318,24 +321,24 @@ def _is_unanswered(error: BaseException) -> bool:
 
 
 @lru_cache(256)  # paths may carry ids
-def _address(url: str) -> URL:
+def _parse_url(url: str) -> URL:
     return URL(url, encoded=True)
 
 
 class HttpReply:
-    """A response after its headers have arrived. Unless its body is read to its end, closing costs the connection."""
+    """A response after its headers have arrived. Closing it before its body has ended closes the connection."""
 
     __slots__ = (
-        "_ahead",
-        "_clock",
-        "_ends_at",
+        "_bytes_taken",
         "_held",
         "_pace",
         "_response",
-        "_taken",
         "_times",
-        "_turn_ends_at",
+        "_total_ends_at",
+        "_unread",
+        "_wait_timer",
         "_waits_since",
+        "_yields_at",
         "headers",
         "is_stream",
         "status",
@@ -351,21 +354,21 @@ class HttpReply:
     ) -> None:
         """Wraps a response. begun: when the request was sent, by the loop's clock."""
         self._pace = pace
-        self._ends_at = math.inf if times.total_s is None else begun + times.total_s
+        self._total_ends_at = math.inf if times.total_s is None else begun + times.total_s
         # Other statuses are a server's fault (RFC 9110 15).
         self.status = response.status if 100 <= response.status < 600 else 500
         self.headers: tuple[Header, ...] = response_headers(response.raw_headers)
         self.is_stream = is_event_stream(self.status, self.headers)
         self._response = response
         self._times = times
-        self._ahead = b""  # bytes that were read too early
-        self._taken = 0  # bytes taken from the response so far
-        self._turn_ends_at = _TURN_BYTES  # taken, until other work of the loop goes on
+        self._unread = b""  # bytes that were read too early
+        self._bytes_taken = 0  # bytes taken from the response so far
+        self._yields_at = _BYTES_BEFORE_YIELD  # taken, until other work of the loop goes on
         self._waits_since: float | None = None
-        self._clock: asyncio.TimerHandle | None = None
+        self._wait_timer: asyncio.TimerHandle | None = None
         self._held = HeldReply(_SMALL_REPLY_BYTES, replies)
 
-    async def look_for_events(self) -> None:
+    async def detect_events(self) -> None:
         """Takes a reply under no type, or a plain one, for a stream if it begins as one does.
 
         Small servers send streams so, and SDKs read them. Others send a whole reply so, or words about an error. What
@@ -378,7 +381,7 @@ class HttpReply:
         try:
             with suppress(ProviderError):
                 while left > 0 and any(field.startswith(begin) for field in _FIELDS):
-                    if not (data := await self._next()):
+                    if not (data := await self._read_next()):
                         break
                     seen.append(data)
                     left -= len(data)
@@ -386,7 +389,7 @@ class HttpReply:
         except BaseException:
             await self.aclose()
             raise
-        self._ahead = b"".join((*seen, self._ahead))
+        self._unread = b"".join((*seen, self._unread))
         self.is_stream = begin.startswith(_FIELDS)
 
     @property
@@ -399,7 +402,7 @@ class HttpReply:
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yields the body as it arrives, content decoded. Raises: ProviderBroke, ProviderTimeout."""
-        while data := await self._next():
+        while data := await self._read_next():
             yield data
 
     async def events(self) -> AsyncIterator[list[Event]]:
@@ -408,7 +411,7 @@ class HttpReply:
         Raises: ProviderBroke (UnfinishedEvent among them), ProviderTimeout, ProviderTooLarge.
         """
         decoder = EventDecoder()
-        while data := await self._next():
+        while data := await self._read_next():
             if events := decoder.feed(data):
                 yield events
         if events := decoder.finish():
@@ -423,7 +426,9 @@ class HttpReply:
         seen: list[bytes] = []
         left = _MOST_PEEKED
         try:
-            while data := await (self._next() if first.comment is None else self._next_by(first.ends_at)):
+            while data := await (
+                self._read_next() if first.comment is None else self._read_next_by(first.ends_at)
+            ):
                 seen.append(data)
                 left -= len(data)
                 if (event := first.feed(data, self._pace.loop.time())) is not None:
@@ -432,7 +437,7 @@ class HttpReply:
                     return None
             return first.comment if data is None else None
         finally:
-            self._ahead = b"".join((*seen, self._ahead))
+            self._unread = b"".join((*seen, self._unread))
 
     async def read(self, limit_bytes: int) -> bytes:
         """Returns the whole body, at most `limit_bytes`; a large one counts as held until `aclose`.
@@ -442,7 +447,7 @@ class HttpReply:
         content = self._response.content
         parts: list[bytes] = []
         size = 0
-        while data := await self._next():
+        while data := await self._read_next():
             size += len(data)
             if size > limit_bytes:
                 await self.aclose()
@@ -453,7 +458,7 @@ class HttpReply:
                 await self.aclose()
                 raise
             parts.append(data)
-            if content.at_eof() and not self._ahead:
+            if content.at_eof() and not self._unread:
                 break
         return b"".join(parts)
 
@@ -470,55 +475,55 @@ class HttpReply:
                 connection.transport.abort()
             self._response.close()
 
-    async def _next_by(self, when: float) -> bytes | None:
-        """As `_next`; None: nothing has arrived by then, by the loop's clock."""
+    async def _read_next_by(self, when: float) -> bytes | None:
+        """As `_read_next`; None: nothing has arrived by then, by the loop's clock."""
         try:
             async with asyncio.timeout_at(when):
-                return await self._next()
+                return await self._read_next()
         except TimeoutError:
             return None
 
-    def _divided(self, data: bytes) -> bytes:
-        """Returns as much of what has arrived as is read before other work of the loop goes on; the rest is ahead."""
-        if len(data) <= _DIVIDED_BYTES or data.count(b"\n") <= _TURN_LINES:
-            self._ahead = b""
+    def _limit_piece(self, data: bytes) -> bytes:
+        """Returns the bytes to read before other work of the loop goes on; the rest stays unread."""
+        if len(data) <= _DIVIDED_BYTES or data.count(b"\n") <= _LINES_BEFORE_YIELD:
+            self._unread = b""
             return data
-        self._ahead = data[_DIVIDED_BYTES:]
+        self._unread = data[_DIVIDED_BYTES:]
         return data[:_DIVIDED_BYTES]
 
-    async def _next(self) -> bytes:
+    async def _read_next(self) -> bytes:
         """Returns the bytes that have arrived, after a wait for the first; empty at the end."""
-        if self._ahead:
-            if len(self._ahead) > _DIVIDED_BYTES:
+        if self._unread:
+            if len(self._unread) > _DIVIDED_BYTES:
                 await asyncio.sleep(0)
-            return self._divided(self._ahead)
+            return self._limit_piece(self._unread)
         content = self._response.content
         try:
             # aiohttp's own wait takes 0.6 us where nothing is waited for, and each event of a stream would pay it.
-            if content.is_eof() or content.total_bytes > self._taken:
-                if self._taken > self._turn_ends_at:
-                    self._turn_ends_at = self._taken + _TURN_BYTES
+            if content.is_eof() or content.total_bytes > self._bytes_taken:
+                if self._bytes_taken > self._yields_at:
+                    self._yields_at = self._bytes_taken + _BYTES_BEFORE_YIELD
                     await asyncio.sleep(0)
                 data = content.read_nowait()
-                self._taken += len(data)
-                return self._divided(data)
-            self._wait()
+                self._bytes_taken += len(data)
+                return self._limit_piece(data)
+            self._begin_wait()
             data = await content.readany()
-            self._taken += len(data)
+            self._bytes_taken += len(data)
             turn = self._pace.turn()
             if turn is not None:
-                self._ahead = data  # it stays, if this wait is given up
+                self._unread = data  # it stays, if this wait is given up
                 await turn
-                self._ahead = b""
+                self._unread = b""
                 if content.exception() is None:  # an error comes after what came before it
                     more = content.read_nowait()
-                    self._taken += len(more)
+                    self._bytes_taken += len(more)
                     data += more
-            return self._divided(data)
+            return self._limit_piece(data)
         except TimeoutError as error:
             self._abort()
             times = self._times
-            if self._pace.loop.time() >= self._ends_at:
+            if self._pace.loop.time() >= self._total_ends_at:
                 why = f"the upstream's reply took longer than {times.total_s} s"
                 raise ProviderTimeout(why, phase="total") from error
             why = f"the upstream was silent for {times.between_chunks_s} s within its reply"
@@ -531,60 +536,62 @@ class HttpReply:
         finally:
             self._waits_since = None
 
-    def _wait(self) -> None:
-        """Begins a wait. One timer looks now and then for what should end it; one for each would cost each event."""
+    def _begin_wait(self) -> None:
+        """Begins a wait. One timer checks the waits of a reply now and then; a timer for each would slow each event."""
         loop = self._pace.loop
         now = self._waits_since = loop.time()
-        if self._clock is None:
-            late_at = min(now + self._times.between_chunks_s, self._ends_at)
-            self._clock = loop.call_at(min(late_at, now + _LOOK_S), self._look)
+        if self._wait_timer is None:
+            late_at = min(now + self._times.between_chunks_s, self._total_ends_at)
+            self._wait_timer = loop.call_at(min(late_at, now + _CHECK_S), self._check_wait)
 
-    def _look(self) -> None:
-        self._clock = None
+    def _check_wait(self) -> None:
+        self._wait_timer = None
         if self._waits_since is None:
             return
         loop, content, connection = self._pace.loop, self._response.content, self._response.connection
-        now, late_at = loop.time(), min(self._waits_since + self._times.between_chunks_s, self._ends_at)
+        now, late_at = loop.time(), min(self._waits_since + self._times.between_chunks_s, self._total_ends_at)
         if now >= late_at:
             content.set_exception(aiohttp.SocketTimeoutError("silence within a reply"))
         elif connection is not None and connection.closed:
             content.set_exception(aiohttp.ClientPayloadError("no HTTP within a body"))
         else:
-            self._clock = loop.call_at(min(late_at, now + _LOOK_S), self._look)
+            self._wait_timer = loop.call_at(min(late_at, now + _CHECK_S), self._check_wait)
 
 
 class Upload:
-    """A body that is here one piece at a time: the next is asked for when the upstream has taken the last.
+    """A body that arrives one piece at a time: the next is read when the upstream has taken the last.
 
-    An exception of `pieces` breaks the request off. Its maker has to remember it: `send` raises its own.
-    size: None: not known. is_over: all pieces were taken.
+    An exception of `pieces` breaks the request off. Its maker has to store it, since `send` raises its own.
     """
 
     __slots__ = ("_is_begun", "_pieces", "is_over", "size")
 
     def __init__(self, pieces: AsyncIterator[bytes], size: int | None) -> None:
         self._pieces = pieces
+        # None: it is not known.
         self.size = size
-        self._is_begun = self.is_over = False
+        self._is_begun = False
+        # All pieces were taken.
+        self.is_over = False
 
     def begin(self, timer: asyncio.Timeout, times: Timeouts) -> AsyncGenerator[bytes]:
         """Returns the pieces, once. Each that is taken gives the response more time. Raises: ConnectionError."""
         if self._is_begun:
             raise ConnectionError("an upload is not sent again")
         self._is_begun = True
-        return self._watched(timer, times)
+        return self._yield_pieces(timer, times)
 
-    async def _watched(self, timer: asyncio.Timeout, times: Timeouts) -> AsyncGenerator[bytes]:
-        _allow(timer, times.between_chunks_s)
+    async def _yield_pieces(self, timer: asyncio.Timeout, times: Timeouts) -> AsyncGenerator[bytes]:
+        _extend_deadline(timer, times.between_chunks_s)
         async for piece in self._pieces:
             yield piece
-            _allow(timer, times.between_chunks_s)
+            _extend_deadline(timer, times.between_chunks_s)
         self.is_over = True
-        _allow(timer, times.first_byte_s)
+        _extend_deadline(timer, times.first_byte_s)
 
 
 class _LargeBody:
-    """A body that is here, and goes in pieces: it neither blocks the loop nor is held twice."""
+    """A body in memory that is sent in pieces, so that it neither blocks the loop nor is copied."""
 
     def __init__(self, body: bytes) -> None:
         self._body = body
@@ -595,23 +602,27 @@ class _LargeBody:
             yield self._body[at : at + _PIECE_BYTES]
 
 
-def _allow(timer: asyncio.Timeout, seconds: float) -> None:
-    """Gives the head of a response so much time from now on, unless it is there or its time is up."""
+def _extend_deadline(timer: asyncio.Timeout, seconds: float) -> None:
+    """Gives the head of a response so much time from now on, unless it has arrived or is late."""
     with suppress(RuntimeError):
         timer.reschedule(asyncio.get_running_loop().time() + seconds)
 
 
-def _translate(error: Exception, host: str, times: Timeouts, body: bytes | Upload | None) -> ProviderError:
+def _translate_error(
+    error: Exception, host: str, times: Timeouts, body: bytes | Upload | None
+) -> ProviderError:
     """Returns the provider's error for one that came before the response's headers."""
     match error:
         case aiohttp.ConnectionTimeoutError() if times.connect_s <= times.headers_s:
             return ProviderTimeout(f"no connection to {host} within {times.connect_s} s", phase="connect")
         case aiohttp.ClientProxyConnectionError():
-            return ProviderUnreachable(f"no connection to the proxy before {host}: {_why(error)}", sent=False)
+            return ProviderUnreachable(
+                f"no connection to the proxy before {host}: {_describe_error(error)}", sent=False
+            )
         case aiohttp.ClientHttpProxyError():
             return ProviderUnreachable(f"the proxy before {host} refused with {error.status}", sent=False)
         case aiohttp.ClientConnectorError():
-            return ProviderUnreachable(f"no connection to {host}: {_why(error)}", sent=False)
+            return ProviderUnreachable(f"no connection to {host}: {_describe_error(error)}", sent=False)
         case TimeoutError() if isinstance(body, Upload) and not body.is_over:
             why = f"{host} took no more of the upload for {times.between_chunks_s} s"
             return ProviderTimeout(why, phase="between chunks")
@@ -632,7 +643,7 @@ def _translate(error: Exception, host: str, times: Timeouts, body: bytes | Uploa
             return ProviderUnreachable(f"no answer from {host}: {why}")
 
 
-def _why(error: aiohttp.ClientConnectorError) -> str:
+def _describe_error(error: aiohttp.ClientConnectorError) -> str:
     """Returns what went wrong. aiohttp's own text repeats the address, and has "ssl:default" also without TLS."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return str(error.certificate_error)

@@ -20,7 +20,7 @@ from adapters.batch.result_lines import read_results
 from adapters.batch.sdk_client import CLOCK_SKEW_S, PAGE, SdkBatches, client_options
 from adapters.batch.sdk_errors import read_message
 from adapters.claude.error_form import Untranslatable
-from adapters.claude.reply import completion
+from adapters.claude.reply import translate_message
 from adapters.claude.request import BINDING_BETA, SAMPLING, to_wire
 from adapters.errors import (
     ProviderBroke,
@@ -192,7 +192,7 @@ def _read_result(line: Json, created: int) -> PartResult:
         case "succeeded":
             try:
                 return PartResult(
-                    custom_id, "succeeded", orjson.dumps(completion(result["message"], created))
+                    custom_id, "succeeded", orjson.dumps(translate_message(result["message"], created))
                 )
             except (LookupError, TypeError, AttributeError, ValueError):
                 return PartResult(custom_id, "errored", message="the result is no message")

@@ -16,7 +16,7 @@ from urllib.parse import unquote_to_bytes
 import orjson
 
 from adapters.claude.error_form import Untranslatable
-from adapters.claude.reply import OPAQUE, PLACE, THINKING
+from adapters.claude.reply import OPAQUE_FIELDS, PLACE_FIELDS, THINKING
 from adapters.types import Json
 
 # Fields of a text part, a tool call or a tool message that Anthropic's blocks have as well. Others are left out,
@@ -34,12 +34,12 @@ _BAD_IN_ID: Final = re.compile(r"[^a-zA-Z0-9_-]")
 
 def text_blocks(message: Json, where: str) -> list[Json]:
     """Returns the blocks of a system or developer message. where: its place in the request, for errors."""
-    return _with_cache_of(_content(message.get("content"), where), message)
+    return _with_cache_of(_translate_content(message.get("content"), where), message)
 
 
 def user_blocks(message: Json, where: str) -> list[Json]:
     """Returns the blocks of a user's message; its `name` becomes a block of its own in front."""
-    blocks = _content(message.get("content"), where)
+    blocks = _translate_content(message.get("content"), where)
     name = message.get("name")
     if blocks and isinstance(name, str) and name.strip():
         blocks.insert(0, {"type": "text", "text": f"[{name}]"})
@@ -57,9 +57,9 @@ def tool_result(message: Json, where: str) -> Json:
     if isinstance(content, str):
         if content.strip():
             block["content"] = content
-    elif blocks := _content(content, where):
+    elif blocks := _translate_content(content, where):
         block["content"] = blocks
-    block |= _fields_of(message, _RESULT_FIELDS)
+    block |= _pick_fields(message, _RESULT_FIELDS)
     if block.get("is_error"):
         block.setdefault("content", _NO_WORDS)
     return block
@@ -76,11 +76,13 @@ def assistant_blocks(message: Json, where: str) -> list[Json]:
         )
     if message.get("audio") is not None:
         raise Untranslatable("Audio is not supported by this model's provider.", f"{where}.audio")
-    text_blocks = _with_cache_of(_content(message.get("content"), where) or _refused(message), message)
+    text_blocks = _with_cache_of(
+        _translate_content(message.get("content"), where) or _refusal_blocks(message), message
+    )
     calls = message.get("tool_calls")
     given = calls if isinstance(calls, list) else ()
-    called = [_tool_use(call, f"{where}.tool_calls[{index}]") for index, call in enumerate(given)]
-    blocks = _interleave(_opaque(message), text_blocks, called)
+    called = [_translate_call(call, f"{where}.tool_calls[{index}]") for index, call in enumerate(given)]
+    blocks = _interleave(_read_opaque_blocks(message), text_blocks, called)
     while blocks and blocks[-1].get("type") in THINKING:
         blocks.pop()
     return blocks
@@ -93,24 +95,24 @@ def tool_use_id(call_id: str) -> str:
     return f"{_BAD_IN_ID.sub('_', call_id)}_{zlib.crc32(call_id.encode('utf-8', 'replace')):08x}"
 
 
-def _content(content: Any, where: str) -> list[Json]:
+def _translate_content(content: Any, where: str) -> list[Json]:
     if isinstance(content, str):
         return [{"type": "text", "text": content}] if content.strip() else []
     parts = enumerate(content if isinstance(content, list) else ())
-    blocks = (_block(part, f"{where}.content[{index}]") for index, part in parts)
+    blocks = (_translate_part(part, f"{where}.content[{index}]") for index, part in parts)
     return [block for block in blocks if block is not None]
 
 
-def _refused(source: Json) -> list[Json]:
+def _refusal_blocks(source: Json) -> list[Json]:
     refusal = source.get("refusal")
-    return _content(refusal, "") if isinstance(refusal, str) else []
+    return _translate_content(refusal, "") if isinstance(refusal, str) else []
 
 
-def _fields_of(source: Json, fields: tuple[str, ...]) -> Json:
+def _pick_fields(source: Json, fields: tuple[str, ...]) -> Json:
     return {key: source[key] for key in fields if source.get(key) is not None}
 
 
-def _block(part: Any, where: str) -> Json | None:
+def _translate_part(part: Any, where: str) -> Json | None:
     kind = part.get("type") if isinstance(part, dict) else None
     match kind:
         case "text":
@@ -119,11 +121,11 @@ def _block(part: Any, where: str) -> Json | None:
                 return None
             return {key: value for key, value in part.items() if key in _TEXT_FIELDS}
         case "refusal":
-            return next(iter(_refused(part)), None)
+            return next(iter(_refusal_blocks(part)), None)
         case "image_url":
-            return _with_cache({"type": "image", "source": _image(part, where)}, part)
+            return _with_cache({"type": "image", "source": _translate_image(part, where)}, part)
         case "file":
-            return _with_cache(_document(part, where), part)
+            return _with_cache(_translate_document(part, where), part)
         case None:
             raise Untranslatable(f"Missing required parameter: '{where}.type'.", f"{where}.type")
     if kind in _UNKNOWN_PARTS:
@@ -143,7 +145,7 @@ def _with_cache_of(blocks: list[Json], message: Json) -> list[Json]:
     return blocks
 
 
-def _image(part: Json, where: str) -> Json:
+def _translate_image(part: Json, where: str) -> Json:
     image = part.get("image_url")
     url = image.get("url") if isinstance(image, dict) else image
     if not isinstance(url, str):
@@ -156,7 +158,7 @@ def _image(part: Json, where: str) -> Json:
     return {"type": "base64", "media_type": media_type, "data": data}
 
 
-def _document(part: Json, where: str) -> Json:
+def _translate_document(part: Json, where: str) -> Json:
     file = part.get("file")
     if not isinstance(file, dict):
         raise Untranslatable(f"Missing required parameter: '{where}.file'.", f"{where}.file")
@@ -192,13 +194,13 @@ def _split_data_url(url: str, where: str) -> tuple[str, str]:
     return media_type.strip().lower() or "text/plain", data
 
 
-def _opaque(message: Json) -> list[Json]:
+def _read_opaque_blocks(message: Json) -> list[Json]:
     """Returns the blocks that OpenAI's message has no field for, as the client got them and in their old order.
 
     `thinking_blocks` are thinking with its signature, redacted or not; `provider_blocks` are all others.
     """
     found: list[Json] = []
-    for key in OPAQUE:
+    for key in OPAQUE_FIELDS:
         given = message.get(key)
         found += [block for block in given if isinstance(block, dict)] if isinstance(given, list) else []
     if all(isinstance(block.get("index"), int) for block in found):
@@ -218,7 +220,7 @@ def _interleave(opaque: list[Json], text_blocks: list[Json], called: list[Json])
     text_chars = 0
     for block in opaque:
         # The characters of text, and the number of calls, that come before the block.
-        start, calls_before = (n if isinstance(n := block.get(key), int) else 0 for key in PLACE[1:])
+        start, calls_before = (n if isinstance(n := block.get(key), int) else 0 for key in PLACE_FIELDS[1:])
         while texts and text_chars < start:
             head = texts.pop()
             text = head["text"] if isinstance(head.get("text"), str) else ""
@@ -232,12 +234,12 @@ def _interleave(opaque: list[Json], text_blocks: list[Json], called: list[Json])
             found.append(head)
         while len(called) - len(calls) < calls_before and calls:
             found.append(calls.pop())
-        found.append({key: value for key, value in block.items() if key not in PLACE})
+        found.append({key: value for key, value in block.items() if key not in PLACE_FIELDS})
     pieces = [*found, *reversed(texts), *reversed(calls)]
     return [each for each in pieces if each.get("type") != "text" or str(each.get("text", "x")).strip()]
 
 
-def _tool_use(call: Any, where: str) -> Json:
+def _translate_call(call: Any, where: str) -> Json:
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict):
         raise Untranslatable(f"'{where}' is not a function call.", where)
@@ -245,12 +247,12 @@ def _tool_use(call: Any, where: str) -> Json:
         "type": "tool_use",
         "id": tool_use_id(str(call.get("id") or "")),
         "name": function.get("name"),
-        "input": _input(function.get("arguments"), f"{where}.function.arguments"),
-        **_fields_of(call, _CALL_FIELDS),
+        "input": _parse_arguments(function.get("arguments"), f"{where}.function.arguments"),
+        **_pick_fields(call, _CALL_FIELDS),
     }
 
 
-def _input(arguments: Any, where: str) -> Any:
+def _parse_arguments(arguments: Any, where: str) -> Any:
     """Returns the arguments' own bytes, so that no number is rounded and no key moved."""
     if isinstance(arguments, dict):
         return arguments

@@ -33,7 +33,7 @@ AGAIN: Final = "(The assistant speaks again.)"
 BROKEN_OFF: Final = "(The reply was broken off.)"
 """It stands for a reply that only began a call of one of Anthropic's own tools."""
 
-_THEIR_CALLS: Final = ("server_tool_use", "mcp_tool_use")
+_PROVIDER_CALLS: Final = ("server_tool_use", "mcp_tool_use")
 
 
 @dataclass(slots=True)
@@ -51,7 +51,7 @@ class _UserTurn:
     system: list[Json] = field(default_factory=list)
 
 
-def arrange(messages: Sequence[Json], *, late_system: bool) -> ClaudeMessages:
+def arrange_turns(messages: Sequence[Json], *, late_system: bool) -> ClaudeMessages:
     """Returns the messages. late_system: the model takes system messages after the user's. Raises: Untranslatable."""
     found = ClaudeMessages()
     turn = _UserTurn()
@@ -69,22 +69,22 @@ def arrange(messages: Sequence[Json], *, late_system: bool) -> ClaudeMessages:
             case "assistant":
                 blocks = assistant_blocks(message, where)
                 if blocks:  # an empty one separates nothing
-                    _close(found, turn, late_system)
+                    _end_user_turn(found, turn, late_system)
                     turn = _UserTurn()
-                    _say(found, blocks)
+                    _add_assistant_turn(found, blocks)
             case role:
                 raise Untranslatable(f"Messages of role '{role}' are not supported here.", f"{where}.role")
     if messages and messages[-1].get("role") != "assistant" and not (turn.results or turn.content):
         # Only system messages, or nothing visible, came after the last reply, and another one is asked for.
         turn.content.append({"type": "text", "text": AGAIN if found.messages else OPENING})
-    _close(found, turn, late_system)
+    _end_user_turn(found, turn, late_system)
     _make_ids_unique(found)
-    _drop_unanswered(found)
+    _drop_unanswered_calls(found)
     _trim_prefill(found)
     return found
 
 
-def _close(history: ClaudeMessages, turn: _UserTurn, late_system: bool) -> None:
+def _end_user_turn(history: ClaudeMessages, turn: _UserTurn, late_system: bool) -> None:
     blocks = [*turn.results, *turn.content]
     if blocks:
         history.messages.append({"role": "user", "content": blocks})
@@ -94,7 +94,7 @@ def _close(history: ClaudeMessages, turn: _UserTurn, late_system: bool) -> None:
         history.system += turn.system
 
 
-def _say(history: ClaudeMessages, blocks: list[Json]) -> None:
+def _add_assistant_turn(history: ClaudeMessages, blocks: list[Json]) -> None:
     if history.messages and history.messages[-1]["role"] == "assistant":
         history.messages[-1]["content"] += blocks
         return
@@ -124,7 +124,7 @@ def _make_ids_unique(history: ClaudeMessages) -> None:
                     last[own] = last[own][1:] or last[own]
 
 
-def _drop_unanswered(history: ClaudeMessages) -> None:
+def _drop_unanswered_calls(history: ClaudeMessages) -> None:
     """Drops calls of Anthropic's own tools without a result, which are refused: their reply was paused or broken off.
 
     They stay where the API goes on with them: at the end, and with calls that only their results follow.
@@ -137,7 +137,7 @@ def _drop_unanswered(history: ClaudeMessages) -> None:
         last = place
         for block in message["content"]:
             kind = block.get("type")
-            if kind in _THEIR_CALLS:
+            if kind in _PROVIDER_CALLS:
                 calls[str(block.get("id"))] = place
             elif calls and isinstance(kind, str) and kind.endswith("_tool_result"):
                 calls.pop(str(block.get("tool_use_id")), None)
@@ -149,7 +149,7 @@ def _drop_unanswered(history: ClaudeMessages) -> None:
         content: list[Json] = []
         is_after_call = False  # thoughts after such a call count there alone
         for block in history.messages[place]["content"]:
-            if block.get("type") in _THEIR_CALLS and str(block.get("id")) in calls:
+            if block.get("type") in _PROVIDER_CALLS and str(block.get("id")) in calls:
                 is_after_call = True
             elif not (is_after_call and block.get("type") in THINKING):
                 content.append(block)

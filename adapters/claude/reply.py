@@ -1,15 +1,15 @@
 """The translation of a whole message of Anthropic's into a chat completion, and the parts its stream shares with it.
 
-Nothing is lost. Fields of the message that are not known here stay next to the completion's own, `usage` has
-Anthropic's counts next to OpenAI's, and blocks that a chat message has no field for ride along, unread, so that the
-client can send them back (`thinking_blocks`, `provider_blocks`). They bear their places, since thoughts are refused
-elsewhere: `index` among all blocks; `start_index` in the content and `call_index` among the calls, where not 0.
+Nothing is lost. Unknown fields of the message stay next to the completion's own, `usage` has Anthropic's counts next to
+OpenAI's, and blocks that a chat message has no field for are passed on as they are, so that the client can send them
+back (`thinking_blocks`, `provider_blocks`). Each has its place, since thoughts are refused at any other: `index` among
+all blocks; `start_index` in the content and `call_index` among the calls, where not 0.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -25,27 +25,27 @@ _FINISH: Final = {
     "pause_turn": "stop",  # a server's own tools need another request; `native_finish_reason` names it
 }
 THINKING: Final = ("thinking", "redacted_thinking")
-OPAQUE: Final = ("thinking_blocks", "provider_blocks")
-PLACE: Final = ("index", "start_index", "call_index")
+OPAQUE_FIELDS: Final = ("thinking_blocks", "provider_blocks")
+PLACE_FIELDS: Final = ("index", "start_index", "call_index")
 CALL_FIELDS: Final = frozenset(("type", "id", "name", "input"))
 MESSAGE_FIELDS: Final = frozenset(
     ("id", "type", "role", "content", "model", "stop_reason", "stop_sequence", "stop_details", "usage")
 )
 
 
-def completion(message: Json, created: int, first_index: int = 0) -> Json:
+def translate_message(message: Json, created: int, first_index: int = 0) -> Json:
     """Returns the chat completion for a message, the body of a 200.
 
     created: seconds since 1970, which Anthropic does not report.
-    first_index: the index of its first block, see `next_index`.
+    first_index: the index of its first block, see `next_block_index`.
     """
     parts = _Parts()
     for place, block in enumerate(message.get("content") or (), first_index):
         parts.add(place, block)
     chat_message = parts.message()
-    finish, native, refusal = ending(message)
-    if refusal is not None:
-        chat_message["refusal"] = refusal
+    ending = read_ending(message)
+    if ending.refusal is not None:
+        chat_message["refusal"] = ending.refusal
     return {
         "id": message.get("id"),
         "object": "chat.completion",
@@ -56,11 +56,11 @@ def completion(message: Json, created: int, first_index: int = 0) -> Json:
                 "index": 0,
                 "message": chat_message,
                 "logprobs": None,
-                "finish_reason": finish or "stop",
-                **native,
+                "finish_reason": ending.finish or "stop",
+                **ending.native_fields,
             }
         ],
-        "usage": to_usage(message.get("usage") or {}),
+        "usage": translate_usage(message.get("usage") or {}),
         **{key: value for key, value in message.items() if key not in MESSAGE_FIELDS},
     }
 
@@ -82,7 +82,7 @@ class _Parts:
         if kind == "text":
             text = block.get("text") or ""
             start, count = len(self.text), len(self.citations)
-            self.citations += note_citations(block.get("citations"), start, start + len(text), count)
+            self.citations += place_citations(block.get("citations"), start, start + len(text), count)
             self.text += text
             self.has_text = True
         elif kind == "tool_use":
@@ -92,9 +92,9 @@ class _Parts:
             self.calls.append({"id": block.get("id"), "type": "function", "function": function, **more})
         elif kind in THINKING:
             self.reasoning += block.get("thinking") or ""
-            self.thinking_blocks.append(placed(block, place, len(self.text), len(self.calls)))
+            self.thinking_blocks.append(with_place(block, place, len(self.text), len(self.calls)))
         else:
-            self.provider_blocks.append(placed(block, place, len(self.text), len(self.calls)))
+            self.provider_blocks.append(with_place(block, place, len(self.text), len(self.calls)))
 
     def message(self) -> Json:
         more = {
@@ -112,28 +112,37 @@ class _Parts:
         return chat_message | {key: value for key, value in more.items() if value}
 
 
-def placed(block: Json, index: int, start: int, call: int) -> Json:
+def with_place(block: Json, index: int, start: int, call: int) -> Json:
     """Returns a block with its place.
 
+    index: among all blocks.
     start: in the content.
     call: among the calls.
     """
-    found: Json = {"index": index}
+    place: Json = {"index": index}
     if start:
-        found["start_index"] = start
+        place["start_index"] = start
     if call:
-        found["call_index"] = call
-    return {**found, **block}
+        place["call_index"] = call
+    return {**place, **block}
 
 
-def ending(source: Json) -> tuple[str | None, Json, str | None]:
-    """Returns why a message ended: OpenAI's reason, Anthropic's fields for the choice, and the text of a refusal.
+class Ending(NamedTuple):
+    """The reason for the end of a message."""
 
-    source: a message, or the delta of its end. An unknown reason counts as "stop".
-    """
+    # In OpenAI's words; None: it has not ended.
+    finish: str | None
+    # Anthropic's own fields about it, for the choice of the completion.
+    native_fields: Json
+    # The text of a refusal.
+    refusal: str | None
+
+
+def read_ending(source: Json) -> Ending:
+    """Returns why a message ended. An unknown reason counts as "stop". source: the message, or the delta of its end."""
     reason = source.get("stop_reason")
     if reason is None:
-        return None, {}, None
+        return Ending(None, {}, None)
     native: Json = {"native_finish_reason": reason}
     for key in ("stop_sequence", "stop_details"):
         if source.get(key) is not None:
@@ -141,21 +150,21 @@ def ending(source: Json) -> tuple[str | None, Json, str | None]:
     details = source.get("stop_details")
     explanation = details.get("explanation") if isinstance(details, dict) else None
     refusal = explanation if reason == "refusal" and isinstance(explanation, str) and explanation else None
-    return _FINISH.get(reason, "stop"), native, refusal
+    return Ending(_FINISH.get(reason, "stop"), native, refusal)
 
 
-def next_index(messages: Any) -> int:
+def next_block_index(messages: Any) -> int:
     """Returns the index of the next reply's first block: above all that came since the user's last message.
 
     Replies in a row may reach the client as one message (hidden tool rounds), and a client would take blocks with the
     same index for pieces of one.
     """
     last = -1
-    given: list[Any] = messages if isinstance(messages, list) else []
-    for message in reversed(given):
+    newest_first = reversed(messages) if isinstance(messages, list) else ()
+    for message in newest_first:
         if not isinstance(message, dict) or message.get("role") == "user":
             break
-        for key in OPAQUE:
+        for key in OPAQUE_FIELDS:
             blocks: Any = message.get(key)
             for block in blocks if isinstance(blocks, list) else ():
                 index = block.get("index") if isinstance(block, dict) else None
@@ -163,7 +172,7 @@ def next_index(messages: Any) -> int:
     return last + 1
 
 
-def note_citations(citations: Any, start: int, end: int, count: int) -> list[Json]:
+def place_citations(citations: Any, start: int, end: int, count: int) -> list[Json]:
     """Returns a text block's citations, each with its span of `content`. count: how many came before them."""
     if not isinstance(citations, list):
         return []
@@ -173,7 +182,7 @@ def note_citations(citations: Any, start: int, end: int, count: int) -> list[Jso
     ]
 
 
-def to_usage(usage: Json) -> Json:
+def translate_usage(usage: Json) -> Json:
     """Returns OpenAI's usage together with Anthropic's, which counts apart what it read from and wrote to its cache."""
     read = token_count(usage, "cache_read_input_tokens")
     written = token_count(usage, "cache_creation_input_tokens")

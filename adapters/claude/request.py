@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from adapters.claude.cache_marks import place_marks
 from adapters.claude.error_form import Untranslatable
-from adapters.claude.history import arrange
+from adapters.claude.history import arrange_turns
 from adapters.claude.model_limits import Model, find_model
 from adapters.claude.reply import THINKING
 from adapters.claude.tool_schemas import to_choice, to_schema, to_tools
@@ -74,7 +74,7 @@ def to_wire(body: Json, *, limits: Mapping[str, int] | None = None, marks: bool 
             raise Untranslatable(f"`{key}` is not supported by this model's provider (Anthropic).", key)
     model = body.get("model")
     known = find_model(model if isinstance(model, str) else "")
-    conversation = arrange(body.get("messages") or (), late_system=known.late_system)
+    conversation = arrange_turns(body.get("messages") or (), late_system=known.late_system)
     wire: Json = {"model": model, "max_tokens": _max_tokens(body, limits or {}, known.max_tokens)}
     tools = to_tools(body.get("tools") or [])
     if tools:
@@ -82,7 +82,7 @@ def to_wire(body: Json, *, limits: Mapping[str, int] | None = None, marks: bool 
     choice = to_choice(body.get("tool_choice"), body.get("parallel_tool_calls"), bool(tools))
     if choice is not None:
         wire["tool_choice"] = choice
-    system = [*_own_system(body.get("system")), *conversation.system]
+    system = [*_read_own_system(body.get("system")), *conversation.system]
     known_here = _READ | _ASKS_NOTHING.keys()
     wire |= {key: value for key, value in body.items() if key not in known_here and value is not None}
     if body.get("stream"):
@@ -98,7 +98,7 @@ def to_wire(body: Json, *, limits: Mapping[str, int] | None = None, marks: bool 
     if known.binds_thoughts:
         _allow_other_prefix(wire)
     if marks:
-        place_marks(wire, _ttl(body.get("prompt_cache_retention")))
+        place_marks(wire, _cache_ttl(body.get("prompt_cache_retention")))
     return wire
 
 
@@ -109,7 +109,7 @@ def _max_tokens(body: Json, limits: Mapping[str, int], default: int) -> Any:
     return limits.get(body.get("model") or "", default)
 
 
-def _own_system(system: Any) -> list[Json]:
+def _read_own_system(system: Any) -> list[Json]:
     """Returns the blocks of a `system` field in Anthropic's own form, sent by a client that knows who answers."""
     if isinstance(system, str):
         return [{"type": "text", "text": system}] if system.strip() else []
@@ -130,10 +130,10 @@ def _set_user(wire: Json, body: Json) -> None:
     named = metadata.get("user_id") if isinstance(metadata, dict) else None
     user = named or body.get("user") or body.get("safety_identifier")
     if user not in (None, ""):
-        wire["metadata"] = {"user_id": _opaque(user) if isinstance(user, str) else user}
+        wire["metadata"] = {"user_id": _anonymize(user) if isinstance(user, str) else user}
 
 
-def _opaque(user: str) -> str:
+def _anonymize(user: str) -> str:
     """Returns an id without personal data: with an email address or a phone number in it a request is refused."""
     if _PLAIN_ID.fullmatch(user) and not _PHONE.fullmatch(user):
         return user
@@ -214,7 +214,7 @@ def _allow_other_prefix(wire: Json) -> None:
         turn["content"] = [block for block in turn["content"] if block.get("type") not in THINKING]
 
 
-def _ttl(retention: Any) -> str | None:
+def _cache_ttl(retention: Any) -> str | None:
     if retention in (None, "in_memory", "in-memory"):
         return None
     if retention == "24h":

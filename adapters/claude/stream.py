@@ -24,10 +24,10 @@ from adapters.claude.reply import (
     CALL_FIELDS,
     MESSAGE_FIELDS,
     THINKING,
-    ending,
-    note_citations,
-    placed,
-    to_usage,
+    place_citations,
+    read_ending,
+    translate_usage,
+    with_place,
 )
 from adapters.errors import ProviderBroke
 from adapters.types import Event, Json
@@ -71,7 +71,7 @@ class StreamTranslator:
         self._length = 0  # characters of content so far
         self._citations = 0
         self._usage: Json = {}
-        self._frame(None, None)
+        self._prepare_frame(None, None)
         self.is_over = False
 
     def feed(self, event: Event) -> list[Event]:
@@ -133,27 +133,28 @@ class StreamTranslator:
     # the message
 
     def _begin(self, message: Json) -> list[Event]:
-        self._frame(message.get("id"), message.get("model"))
+        self._prepare_frame(message.get("id"), message.get("model"))
         self._add_usage(message.get("usage"))
         more = {key: value for key, value in message.items() if key not in MESSAGE_FIELDS}
-        return [self._chunk({"role": "assistant", "content": "", "refusal": None}, more=more)]
+        return [self._chunk({"role": "assistant", "content": "", "refusal": None}, chunk_fields=more)]
 
     def _ending(self, parsed: Json) -> list[Event]:
         self._add_usage(parsed.get("usage"))
         delta = parsed.get("delta") or {}
-        finish, native, refusal = ending(delta)
+        ending = read_ending(delta)
         known = ("stop_reason", "stop_sequence", "stop_details")
         more = {key: value for key, value in delta.items() if key not in known and value is not None}
         more |= {key: value for key, value in parsed.items() if key not in ("type", "delta", "usage")}
-        if finish is None and not more:
+        if ending.finish is None and not more:
             return []
-        return [self._chunk({} if refusal is None else {"refusal": refusal}, finish, native, more)]
+        refusal = {} if ending.refusal is None else {"refusal": ending.refusal}
+        return [self._chunk(refusal, ending.finish, ending.native_fields, more)]
 
     def _end(self) -> list[Event]:
         self.is_over = True
         if not self._wants_usage:
             return [_DONE]
-        chunk = {**self._identity, "choices": [], "usage": to_usage(self._usage)}
+        chunk = {**self._identity, "choices": [], "usage": translate_usage(self._usage)}
         return [_event(orjson.dumps(chunk)), _DONE]
 
     def _fail(self, parsed: Json) -> list[Event]:
@@ -223,7 +224,7 @@ class StreamTranslator:
         if block is None:
             return []
         if block.kind == "text":
-            noted = note_citations(block.citations, block.start, self._length, self._citations)
+            noted = place_citations(block.citations, block.start, self._length, self._citations)
             self._citations += len(noted)
             return [self._chunk({"citations": noted})] if noted else []
         if block.kind == "tool_use":
@@ -234,12 +235,12 @@ class StreamTranslator:
             function = {"arguments": arguments}
             return [self._chunk({"tool_calls": [{"index": block.call, "function": function}]})]
         key = "thinking_blocks" if block.kind in THINKING else "provider_blocks"
-        whole = placed(_whole(block), self._first_index + block.place, block.start, block.call)
+        whole = with_place(_whole(block), self._first_index + block.place, block.start, block.call)
         return [self._chunk({key: [whole]})]
 
     # writing
 
-    def _frame(self, id_: Any, model: Any) -> None:
+    def _prepare_frame(self, id_: Any, model: Any) -> None:
         """Prepares the bytes that all chunks share: for most events only the text is put between them."""
         self._identity: Json = {
             "id": id_,
@@ -258,15 +259,21 @@ class StreamTranslator:
         return [Event(raw, raw[6:-2])]
 
     def _chunk(
-        self, delta: Json, finish: str | None = None, native: Json | None = None, more: Json | None = None
+        self,
+        delta: Json,
+        finish: str | None = None,
+        choice_fields: Json | None = None,
+        chunk_fields: Json | None = None,
     ) -> Event:
-        """Returns a chunk.
-
-        native: further fields of the choice.
-        more: further fields of the chunk.
-        """
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish, **(native or {})}
-        chunk = {**self._identity, "choices": [choice], **(more or {})}
+        """Returns a chunk. choice_fields, chunk_fields: further fields."""
+        choice = {
+            "index": 0,
+            "delta": delta,
+            "logprobs": None,
+            "finish_reason": finish,
+            **(choice_fields or {}),
+        }
+        chunk = {**self._identity, "choices": [choice], **(chunk_fields or {})}
         if self._wants_usage:
             chunk["usage"] = None
         return _event(orjson.dumps(chunk))

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 import pytest
 
-from adapters.claude.reply import completion
+from adapters.claude.reply import translate_message
 from adapters.claude.request import SAMPLING, to_wire
 from adapters.claude.stream import StreamTranslator
 from adapters.types import Event
@@ -46,7 +46,7 @@ def test_a_request_becomes_this_one_and_is_accepted(file: Path) -> None:
 @golden("replies")
 def test_a_message_becomes_this_completion(file: Path) -> None:
     given = read(file)
-    assert completion(given["in"], CREATED) == given["out"]
+    assert translate_message(given["in"], CREATED) == given["out"]
 
 
 @golden("streams")

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from adapters.tool_calls import with_own_ids, with_signatures
+from adapters.tool_calls import with_gemini_signatures, with_mistral_ids
 
 Json = dict[str, Any]
 
@@ -22,7 +22,7 @@ def loop(id: Any, answered: Any) -> Json:
     "id", ["call_1", "toolu_01A", "call_mnemogate_1_0", "functions.f:0", "é", "12345678", ""]
 )
 def test_a_call_and_its_answer_keep_one_id(id: str) -> None:
-    said, answer = orjson.loads(with_own_ids(orjson.dumps(loop(id, id))))["messages"]
+    said, answer = orjson.loads(with_mistral_ids(orjson.dumps(loop(id, id))))["messages"]
     (call,) = said["tool_calls"]
     assert call["id"] == answer["tool_call_id"]
     assert call["id"].isalnum() and call["id"].isascii() and len(call["id"]) == 9  # noqa: PT018
@@ -30,7 +30,7 @@ def test_a_call_and_its_answer_keep_one_id(id: str) -> None:
 
 
 def test_different_ids_stay_different() -> None:
-    said, answer = orjson.loads(with_own_ids(orjson.dumps(loop("call_1", "call_2"))))["messages"]
+    said, answer = orjson.loads(with_mistral_ids(orjson.dumps(loop("call_1", "call_2"))))["messages"]
     assert said["tool_calls"][0]["id"] != answer["tool_call_id"]
 
 
@@ -48,7 +48,7 @@ def test_different_ids_stay_different() -> None:
     ],
 )
 def test_other_requests_keep_their_bytes(body: bytes) -> None:
-    assert with_own_ids(body) is body
+    assert with_mistral_ids(body) is body
 
 
 SIGNED = {"google": {"thought_signature": "SIG"}}
@@ -81,7 +81,7 @@ def said(*signatures: Json | None) -> Json:
 )
 def test_a_call_without_a_signature_says_so(model: str, messages: list[Json], sent: list[Any]) -> None:
     body = orjson.dumps({"model": model, "messages": messages})
-    made = with_signatures(body)
+    made = with_gemini_signatures(body)
     calls = [each["tool_calls"] for each in orjson.loads(made)["messages"] if "tool_calls" in each]
     assert [[call.get("extra_content") for call in each] for each in calls] == sent
     assert (made is body) is (orjson.loads(made)["messages"] == messages)

@@ -11,7 +11,7 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.claude.reply import completion
+from adapters.claude.reply import translate_message
 from adapters.claude.request import to_wire
 from adapters.claude.stream import StreamTranslator
 from adapters.types import Event
@@ -103,7 +103,7 @@ def test_what_was_said_goes_back(blocks: list[Json], is_streamed: bool, is_newer
         blocks, {**asked, "messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]}
     )
     message = {"id": "m", "type": "message", "role": "assistant", "content": said, "stop_reason": "end_turn"}
-    reply = streamed(message) if is_streamed else completion(message, 0)["choices"][0]["message"]
+    reply = streamed(message) if is_streamed else translate_message(message, 0)["choices"][0]["message"]
     results = [
         {"role": "tool", "tool_call_id": call["id"], "content": "x"} for call in reply.get("tool_calls") or ()
     ]

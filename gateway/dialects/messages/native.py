@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from adapters.claude.content import assistant_blocks, tool_result, user_blocks
 from adapters.claude.model_limits import binds_thoughts
-from adapters.claude.reply import next_index
+from adapters.claude.reply import next_block_index
 from adapters.claude.request import BINDING_BETA
 from adapters.types import Json
 from gateway.core.request.edit import BodyEdit
@@ -78,7 +78,7 @@ class NativeMessages(Struct, frozen=True):
             edit.set_member(key, value)
         if model != self.json.get("model"):
             edit.set_member("model", model)
-        return UpstreamBody(edit.render(), betas, next_index([*additions.more]))
+        return UpstreamBody(edit.render(), betas, next_block_index([*additions.more]))
 
     # The system prompt
 

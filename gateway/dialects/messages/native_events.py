@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Sequence
 from typing import Any, Final
 
-from adapters.claude.reply import ending
+from adapters.claude.reply import read_ending
 from adapters.types import Json
 from gateway.dialects.event_stream import encode_typed_event
 from gateway.dialects.lenient import as_object, decode_object
@@ -144,7 +144,10 @@ def merge_replies(replies: Sequence[Json], gateway_tools: Collection[str], finis
         content += [block for block in reply.get("content") or () if not _is_call_of(block, gateway_tools)]
         usage = add_usage(usage, as_object(reply.get("usage")))
     whole = {**replies[-1], "id": replies[0].get("id"), "content": content, "usage": usage}
-    if finish not in (None, ending(whole)[0]):  # several of Anthropic's reasons are one in OpenAI's words
+    if finish not in (
+        None,
+        read_ending(whole).finish,
+    ):  # several of Anthropic's reasons are one in OpenAI's words
         whole["stop_reason"] = STOP_REASONS.get(finish, "end_turn")
     return whole
 
