@@ -166,7 +166,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"server", "completions", "forwarding", "admin", "manage", "memory_api"},
         {"sockets"},
         {"middleware", "upload"},
-        {"auth", "client_reply", "body", "form", "model_field", "health", "uvicorn_protocol"},
+        {"auth", "client_reply", "body", "form", "request_body", "health", "uvicorn_protocol"},
         {"raw_headers", "path_hints"},
     ],
     "gateway.page": [

@@ -27,8 +27,8 @@ from gateway.web.body import BodyReader
 from gateway.web.client_reply import ClientReply
 from gateway.web.form import FieldSearch, read_boundary
 from gateway.web.middleware import info_of
-from gateway.web.model_field import RequestBody, read_model_field
 from gateway.web.raw_headers import read_upstream_name
+from gateway.web.request_body import RequestBody, read_request_body
 from gateway.web.upload import UploadBody
 
 _GET_POST_DELETE: Final = ("GET", "POST", "DELETE")
@@ -113,7 +113,7 @@ class ForwardedPath:
             await self._stream_through(head, scope, receive, send)
             return
         async with self.bodies.read(scope, receive) as body:
-            parsed = read_model_field(body)
+            parsed = read_request_body(body)
             info.model, info.stream = parsed.model, parsed.stream
             await self.answer_read(head, parsed, scope, receive, send)
 

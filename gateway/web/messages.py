@@ -31,8 +31,8 @@ from gateway.web.client_reply import ClientReply
 from gateway.web.completions import ChatRoute
 from gateway.web.forwarding import refuse_required_memory
 from gateway.web.middleware import info_of
-from gateway.web.model_field import RequestBody, read_model_field
 from gateway.web.raw_headers import find_header
+from gateway.web.request_body import RequestBody, read_request_body
 
 MESSAGES_PATH: Final = "/v1/messages"
 COUNT_PATH: Final = "/v1/messages/count_tokens"
@@ -92,7 +92,7 @@ class MessagesPath:
         async with self.chats.bodies.read(scope, receive) as body:
             request = self._read_request(body, scope)
             if request is None:
-                await self._forward(read_model_field(body), scope, receive, send)
+                await self._forward(read_request_body(body), scope, receive, send)
             else:
                 await self._answer(request, scope, receive, send)
 
@@ -105,7 +105,7 @@ class MessagesPath:
         try:
             json = parse_body(body)
         except (BadRequest, BodyTooLarge):
-            named = read_model_field(body)
+            named = read_request_body(body)
             info.model, info.stream = named.model, named.stream
             if not asks_agent(named.model or "") and self._is_for_native_upstream(
                 {"model": named.model}, scope
@@ -148,7 +148,7 @@ class MessagesPath:
                 return None
         request.chat.native = NativeMessages(
             request.raw, request.json, request.places, _upstream_path(scope),
-            lambda model: read_model_field(body).with_model(model), thread,
+            lambda model: read_request_body(body).with_model(model), thread,
         )  # fmt: skip
         return request
 

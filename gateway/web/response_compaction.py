@@ -18,7 +18,7 @@ from gateway.dialects.responses.render import render_usage
 from gateway.dialects.responses.token_count import CountedTokens, render_count
 from gateway.run.response_compaction import Compacted
 from gateway.web.forwarding import ForwardedHead
-from gateway.web.model_field import RequestBody
+from gateway.web.request_body import RequestBody
 from gateway.web.responses import ResponseCall, ResponsesPath, without_memory
 from gateway.web.stored_responses import JSON_TYPE
 

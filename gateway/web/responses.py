@@ -56,8 +56,8 @@ from gateway.web.client_reply import ClientReply
 from gateway.web.completions import ChatRoute
 from gateway.web.forwarding import ForwardedHead, ForwardedPath
 from gateway.web.middleware import RequestInfo, info_of
-from gateway.web.model_field import RequestBody
 from gateway.web.raw_headers import find_header
+from gateway.web.request_body import RequestBody
 from gateway.web.response_conversations import CONVERSATIONS_PATH
 from gateway.web.stored_responses import EVENT_STREAM, JSON_TYPE, GatewayResponses
 

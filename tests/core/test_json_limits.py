@@ -9,7 +9,7 @@ from gateway.agents.wire.struct_fields import read_texts
 from gateway.core.json_limits import MOST_VALUES, check_values
 from gateway.dialects.chat.parse import parse
 from gateway.errors import BodyTooLarge
-from gateway.web.model_field import read_model_field
+from gateway.web.request_body import read_request_body
 
 MANY = (
     b'{"model":"m","messages":[{"role":"user","content":"Hi."}],"x":[' + b"{}," * (MOST_VALUES // 2) + b"0]}"
@@ -40,6 +40,6 @@ def test_what_stands_in_a_text_is_no_value(sign: bytes) -> None:
 def test_what_is_passed_through_may_have_more() -> None:
     """2,048 texts to be embedded, as tokens: a batch that servers of one's own take."""
     body = b'{"input":[' + b",".join([b"[" + b"7," * 511 + b"7]"] * 2048) + b'],"model":"m"}'
-    assert read_model_field(body).with_model("n") == body.replace(b'"m"', b'"n"')
+    assert read_request_body(body).with_model("n") == body.replace(b'"m"', b'"n"')
     with pytest.raises(BodyTooLarge):
-        read_model_field(MANY.replace(b'"x":', b'"model":"m","x":'))
+        read_request_body(MANY.replace(b'"x":', b'"model":"m","x":'))

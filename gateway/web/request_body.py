@@ -1,4 +1,4 @@
-"""Reads the `model` of a JSON request to any endpoint, and nothing else."""
+"""The body of a JSON request to any endpoint: its fields as they are written, and the model that it names."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class RequestBody(Struct, frozen=True):
         return edit.render()
 
 
-def read_model_field(raw: bytes) -> RequestBody:
+def read_request_body(raw: bytes) -> RequestBody:
     """Reads a body. raw: empty for a request without one. Raises: BadRequest, BodyTooLarge."""
     if not raw:
         return RequestBody(raw)
