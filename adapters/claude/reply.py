@@ -127,7 +127,7 @@ def with_place(block: Json, index: int, start: int, call: int) -> Json:
     return {**place, **block}
 
 
-class Ending(NamedTuple):
+class MessageEnding(NamedTuple):
     """The reason for the end of a message."""
 
     # In OpenAI's words; None: it has not ended.
@@ -138,11 +138,11 @@ class Ending(NamedTuple):
     refusal: str | None
 
 
-def read_ending(source: Json) -> Ending:
+def read_ending(source: Json) -> MessageEnding:
     """Returns why a message ended. An unknown reason counts as "stop". source: the message, or the delta of its end."""
     reason = source.get("stop_reason")
     if reason is None:
-        return Ending(None, {}, None)
+        return MessageEnding(None, {}, None)
     native: Json = {"native_finish_reason": reason}
     for key in ("stop_sequence", "stop_details"):
         if source.get(key) is not None:
@@ -150,7 +150,7 @@ def read_ending(source: Json) -> Ending:
     details = source.get("stop_details")
     explanation = details.get("explanation") if isinstance(details, dict) else None
     refusal = explanation if reason == "refusal" and isinstance(explanation, str) and explanation else None
-    return Ending(_FINISH.get(reason, "stop"), native, refusal)
+    return MessageEnding(_FINISH.get(reason, "stop"), native, refusal)
 
 
 def next_block_index(messages: Any) -> int:

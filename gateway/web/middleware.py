@@ -49,7 +49,7 @@ _log = logging.getLogger("mnemogate")
 
 @dataclass(slots=True)
 class RequestInfo:
-    """What the edge and the layers inside it note of one request. Its line in the access log is made of this."""
+    """The facts that the edge and the layers inside it note of one request, for its line in the access log."""
 
     request_id: str
     # `time.perf_counter()` at its arrival.
