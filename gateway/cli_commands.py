@@ -52,6 +52,10 @@ MAX_WAIT_S = 600.0
 
 # Rows of usage that one call returns.
 _USAGE_ROWS = 10_000
+# How long a command waits for a gateway that starts, and how often it looks. A start takes a second, and several on a
+# machine that is busy.
+_START_S = 10.0
+_START_POLL_S = 0.1
 
 _Arguments = Mapping[str, Any]
 
@@ -251,18 +255,25 @@ class Commands:
         """Returns the process that serves this database; None: there is none.
 
         The lock decides: a process that was killed leaves its file, and another program may have its port by now.
+        One that starts has the lock before its file, which is waited for.
+
         Raises: GatewayError: the database is another account's.
         """
         database = self.settings.database
         if database.url is not None:
             return None
+        until = time.monotonic() + _START_S
         try:
-            is_owned = owner_of(database.path) is not None
+            while owner_of(database.path) is not None:
+                process = ServingProcess.find(database.path)
+                if process is not None or time.monotonic() > until:
+                    return process
+                time.sleep(_START_POLL_S)
         except ReadOnly as error:
             raise GatewayError(error.message) from error
         except StoreError:
             return None
-        return ServingProcess.find(database.path) if is_owned else None
+        return None
 
     def _pages(
         self, operation: str, arguments: _Arguments, cursor: Literal["from", "after"] = "from"

@@ -24,12 +24,14 @@ from pathlib import Path
 import pytest
 
 from gateway.cli import main
+from gateway.cli_commands import Commands
 from gateway.log import RepeatHandler
 from gateway.run.admin.printed import KEYS, describe_forgotten, show_block, usage_list
-from gateway.run.admin.serving import AdminFile
+from gateway.run.admin.serving import AdminFile, ServingProcess
 from gateway.settings import DatabaseSettings, Settings
 from gateway.settings.load import load_settings
 from storage.sql.store import Store
+from storage.sqlite.lock import Lock
 from storage.sqlite.migration import latest, load_migrations, migrate
 from tests.doubles.upstream import Gate, StrictUpstream, raw, say
 from tests.gateway.process import place_of
@@ -112,6 +114,27 @@ def test_the_first_key_says_which_database_was_made_for_it(database: Path, capsy
     assert f"{database} is new" in capsys.readouterr().err
     assert main(["keys", "create"]) == 0
     assert str(database) not in capsys.readouterr().err
+
+
+@pytest.mark.sqlite
+def test_a_command_waits_for_a_gateway_that_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has locked its database, and not said yet where it answers."""
+    database = str(tmp_path / "m.db")
+    lock, admin = Lock(database), AdminFile(database)
+    lock.take()
+    waits = []
+
+    def write_at_the_second_look(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 2:
+            admin.write("http://127.0.0.1:9")
+
+    monkeypatch.setattr("gateway.cli_commands.time.sleep", write_at_the_second_look)
+    process = Commands(db=database)._find_process()
+    assert process == ServingProcess("http://127.0.0.1:9", admin.token)
+    admin.remove()
+    lock.release()
+    assert (Commands(db=database)._find_process(), len(waits)) == (None, 2)
 
 
 @pytest.mark.sqlite
