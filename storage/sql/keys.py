@@ -38,11 +38,10 @@ DEFAULT_PROJECT = "default"
 # Characters of a key that `keys list` shows: enough to distinguish keys, of 43 that are random.
 SHOWN = 7
 CACHED_KEYS = 1024
-# The use of a key is recorded at most so often, so that requests do not write. Chosen: whoever asks whether a key is
-# still used asks about days.
+# The pause between two records of a key's use, so that few requests write. No measurement: operators ask about days.
 RECORDED_S = 3600.0
-# After a failure.
-_AGAIN_S = 60.0
+# The pause after a record that failed.
+_RETRY_S = 60.0
 
 
 def was_keyed(database: str | Path) -> bool:
@@ -58,17 +57,17 @@ def digest_of(presented: str) -> bytes:
     return hashlib.sha256(presented.encode("utf-8", "surrogatepass")).digest()
 
 
-def _key(row: Sequence[Any]) -> Key:
+def _make_key(row: Sequence[Any]) -> Key:
     id, project, name, prefix, created, revoked, memory, opens, used, expires, models, *rest = row
     patterns = None if models is None else tuple(orjson.loads(models))
     return Key(id, project, name, prefix, created, revoked, memory, opens, used, expires, patterns, *rest)
 
 
-def _patterns(models: Sequence[str] | None) -> str | None:
+def _dump_patterns(models: Sequence[str] | None) -> str | None:
     return None if models is None else orjson.dumps(list(models)).decode()
 
 
-async def _find(connection: Connection, digest: bytes, now: float) -> Key | None:
+async def _find_key(connection: Connection, digest: bytes, now: float) -> Key | None:
     """Returns the key with this digest, unless it is revoked. The digests are compared in constant time.
 
     By the secret before its last rotation it ends when that does.
@@ -77,14 +76,14 @@ async def _find(connection: Connection, digest: bytes, now: float) -> Key | None
     if row is None:
         return None
     *values, present, before = row
-    key = _key(values)
+    key = _make_key(values)
     if hmac.compare_digest(present, digest):
         return key
     is_good = before is not None and hmac.compare_digest(before, digest) and now < (key.rotated_until or 0.0)
     return replace(key, expires=min(key.expires or math.inf, key.rotated_until or 0.0)) if is_good else None
 
 
-async def _revoke(connection: Connection, name_or_id: str, now: float) -> Key:
+async def _revoke_key(connection: Connection, name_or_id: str, now: float) -> Key:
     """Revokes a key; a number counts before a name. Raises: NotFound; WriteConflict: several keys have that name."""
     number = int(name_or_id) if name_or_id.isascii() and name_or_id.isdigit() and len(name_or_id) < 19 else -1
     found = [row[0] for row in await connection.rows(SQL["key_named"], (number, name_or_id))]
@@ -96,14 +95,14 @@ async def _revoke(connection: Connection, name_or_id: str, now: float) -> Key:
         )
     row = await connection.row(SQL["key_revoke"], (now, found[0]))
     assert row is not None  # it was found in this transaction
-    return _key(row)
+    return _make_key(row)
 
 
 class Keys(Group):
     """The keys of callers. Those presented lately are cached.
 
-    So the common request costs no statement, and known callers stay known while the store is down. No other process
-    writes a file; what is known of a shared database is asked again after `POLL_S`, and at once where another process
+    So the common request costs no statement, and callers are still recognised while the store is down. No other process
+    writes to a file. From a shared database a key is read again after `POLL_S`, and at once where another process
     notifies of a change.
     """
 
@@ -112,14 +111,15 @@ class Keys(Group):
         self._path = path
         self._now = now
         self._tick = time.monotonic
-        # With the time until which each is believed.
-        self._known: OrderedDict[bytes, tuple[Key, float]] = OrderedDict()
-        self._any = False
-        self._none_until = -math.inf  # there were no keys, and that is believed until then
-        self._age_s = POLL_S if database.is_shared else math.inf
-        # By a key's id: from when on its use is recorded again.
-        self._due: dict[int, float] = {}
-        database.listen(KEYS, lambda _: self._changed())
+        # By digest, each key with the time at which it is read again. Replaced as a whole when keys change.
+        self._cache: OrderedDict[bytes, tuple[Key, float]] = OrderedDict()
+        self._has_key = False
+        self._has_none_until = -math.inf  # until then it is believed that there are no keys
+        # How long what was read is believed.
+        self._believed_s = POLL_S if database.is_shared else math.inf
+        # By a key's id, when its use is to be recorded again.
+        self._use_due: dict[int, float] = {}
+        database.listen(KEYS, lambda _: self._expire_cache())
 
     async def create(
         self,
@@ -135,19 +135,19 @@ class Keys(Group):
         """Returns a new key and its plain text, which cannot be retrieved again. The parameters are as in `Key`."""
         plain = PREFIX + secrets.token_urlsafe(32)
         shown, now = plain[:SHOWN], self._now()
-        bounds = expires, _patterns(models), user
+        bounds = expires, _dump_patterns(models), user
         values = (project, name, digest_of(plain), shown, now, memory, opens, *bounds)
         ((id,),) = await self._database.write_one(SQL["key_insert"], values)
         key = Key(id, project, name, shown, now, None, memory, opens, None, expires, models, user)
-        self._made(demands_key=not key.is_operator)
+        self._note_created(demands_key=not key.is_operator)
         return key, plain
 
     async def install(self, plain: str, name: str, opens: str | None = None) -> bool:
-        """Makes a key that was chosen elsewhere, unless it is there; it takes the place of the one before of that name.
+        """Stores a key that was chosen elsewhere, unless it is there. It replaces the one of the same name.
 
         opens: as in `Key`; one of an operator is for all projects.
 
-        Returns: False: this key was revoked. It stays revoked, and the others stay as they are.
+        Returns: False if this key was revoked. It stays revoked, and the others stay as they are.
         """
         digest, now = digest_of(plain), self._now()
 
@@ -163,9 +163,9 @@ class Keys(Group):
             return True
 
         done = await self._database.write(install)
-        self._known = OrderedDict()
+        self._cache = OrderedDict()
         if done:
-            self._made(demands_key=opens is None)
+            self._note_created(demands_key=opens is None)
         return done
 
     async def change(
@@ -178,13 +178,13 @@ class Keys(Group):
         user: str | None,
     ) -> Key:
         """Changes a key in use. The parameters are as in `Key`. Raises: NotFound."""
-        values = (id, name, memory, expires, _patterns(models), user)
-        return await self._rewrite(id, lambda connection: connection.row(SQL["key_change"], values))
+        values = (id, name, memory, expires, _dump_patterns(models), user)
+        return await self._write_key(id, lambda connection: connection.row(SQL["key_change"], values))
 
     async def rotate(self, id: int, overlap_s: float) -> tuple[Key, str]:
-        """Gives a key in use another secret. Returns it and its plain text. Raises: NotFound, of an expired one, too.
+        """Gives a key in use another secret. Returns it and its plain text. Raises: NotFound, also for an expired one.
 
-        overlap_s: how long the present one is good still, and the links that were made with it; one before that ends
+        overlap_s: how long the present secret stays good, and the links that were made with it. An earlier secret ends
             now.
         """
         plain, now = PREFIX + secrets.token_urlsafe(32), self._now()
@@ -194,17 +194,19 @@ class Keys(Group):
             await connection.run(SQL["key_links"], (id, until))
             return await connection.row(SQL["key_rotate"], (id, digest_of(plain), plain[:SHOWN], until, now))
 
-        return await self._rewrite(id, rotate), plain
+        return await self._write_key(id, rotate), plain
 
-    async def _rewrite(self, id: int, write: Callable[[Connection], Coroutine[Any, Any, Row | None]]) -> Key:
+    async def _write_key(
+        self, id: int, write: Callable[[Connection], Coroutine[Any, Any, Row | None]]
+    ) -> Key:
         try:
             row = await self._database.write(write)
         finally:
-            self._known = OrderedDict()
+            self._cache = OrderedDict()
             self._database.notify(KEYS)
         if row is None:
             raise NotFound(f"there is no key in use with the number {id}")
-        return _key(row)
+        return _make_key(row)
 
     def expiry(self, seconds: float) -> float:
         """Returns the time in so many seconds, by the clock by which keys expire."""
@@ -218,15 +220,15 @@ class Keys(Group):
         """Revokes a key by its number, else by its name. Raises: NotFound; WriteConflict: several have that name."""
         now = self._now()
         try:
-            return await self._database.write(lambda connection: _revoke(connection, name_or_id, now))
+            return await self._database.write(lambda connection: _revoke_key(connection, name_or_id, now))
         finally:
-            self._known = OrderedDict()
+            self._cache = OrderedDict()
             self._database.notify(KEYS)
 
     @reads
     async def list(self, connection: Connection) -> tuple[Key, ...]:
         """Returns all keys, revoked ones too, oldest first."""
-        return tuple(_key(row) for row in await connection.rows(SQL["key_list"]))
+        return tuple(_make_key(row) for row in await connection.rows(SQL["key_list"]))
 
     async def find(self, presented: str) -> Key | None:
         """Returns the key that was presented, unless it is revoked or unknown. It may have expired.
@@ -237,25 +239,25 @@ class Keys(Group):
 
     async def find_digest(self, digest: bytes) -> Key | None:
         """Returns the key with this digest, as `find` does."""
-        # Keys may change while this one is read. What was read before goes into the book of before then.
-        book = self._known
-        known, until = book.get(digest, (None, -math.inf))
-        if known is not None and self._tick() < until:
-            self._record_use(known)
-            return known
+        # Keys may change while this one is read: then it goes into the old cache, which is not used any more.
+        cache = self._cache
+        cached, until = cache.get(digest, (None, -math.inf))
+        if cached is not None and self._tick() < until:
+            self._record_use(cached)
+            return cached
         try:
-            key = await self._database.read(lambda connection: _find(connection, digest, self._now()))
+            key = await self._database.read(lambda connection: _find_key(connection, digest, self._now()))
         except Unavailable:
-            if known is None:
+            if cached is None:
                 raise
-            return known
+            return cached
         if key is None:
-            book.pop(digest, None)
+            cache.pop(digest, None)
             return None
         self._record_use(key)
-        book[digest] = key, self._tick() + self._age_s
-        if len(book) > CACHED_KEYS:
-            book.popitem(last=False)
+        cache[digest] = key, self._tick() + self._believed_s
+        if len(cache) > CACHED_KEYS:
+            cache.popitem(last=False)
         return key
 
     async def has_any(self) -> bool:
@@ -263,14 +265,14 @@ class Keys(Group):
 
         Revoked ones count: revoking the last must not open the server.
         """
-        if not self._any and self._tick() >= self._none_until:
-            book = self._known
+        if not self._has_key and self._tick() >= self._has_none_until:
+            cache = self._cache
             found = await self._database.read(lambda connection: connection.value(SQL["key_any"]))
-            self._any = self._any or bool(found)
-            if book is self._known:  # else keys have changed meanwhile
-                self._none_until = self._tick() + self._age_s
-            self._leave_sign(self._any)
-        return self._any
+            self._has_key = self._has_key or bool(found)
+            if cache is self._cache:  # else keys have changed meanwhile
+                self._has_none_until = self._tick() + self._believed_s
+            self._update_keyed_file(self._has_key)
+        return self._has_key
 
     @reads
     async def has_metrics_key(self, connection: Connection) -> bool:
@@ -279,48 +281,50 @@ class Keys(Group):
 
     def _record_use(self, key: Key) -> None:
         """Records that a key was presented, if that is due. Nothing waits for it."""
-        now, due = self._now(), self._due.get(key.id)
+        now, due = self._now(), self._use_due.get(key.id)
         if due is None and key.used is not None:
             due = key.used + RECORDED_S  # by this process before, or by another
         if due is not None and due - RECORDED_S <= now < due:  # else the clock was put back
             return
-        if len(self._due) >= CACHED_KEYS:
-            self._due.pop(next(iter(self._due)))
-        self._due[key.id] = now + RECORDED_S
+        if len(self._use_due) >= CACHED_KEYS:
+            self._use_due.pop(next(iter(self._use_due)))
+        self._use_due[key.id] = now + RECORDED_S
         values = (now, key.id, now - RECORDED_S)
 
         def end(write: asyncio.Future[int]) -> None:
             if write.cancelled() or (error := write.exception()) is None:
                 return
-            self._due[key.id] = now + _AGAIN_S
+            self._use_due[key.id] = now + _RETRY_S
             if not is_known(error):
                 _log.warning("The last use of key %d was not recorded: %s", key.id, error)
 
         try:
             write = self._database.bulk(lambda connection: connection.run(SQL["key_used"], values))
         except Unavailable:  # the store's health shows it
-            self._due[key.id] = now + _AGAIN_S
+            self._use_due[key.id] = now + _RETRY_S
         else:
             write.add_done_callback(end)
 
-    def _made(self, *, demands_key: bool = True) -> None:
+    def _note_created(self, *, demands_key: bool = True) -> None:
+        """Notes that a key was created. demands_key: callers of the API need one from now on."""
         if demands_key:
-            self._any = True
-            self._leave_sign(True)
+            self._has_key = True
+            self._update_keyed_file(True)
         self._database.notify(KEYS)
 
-    def _changed(self) -> None:
-        """Has everything asked again, but stays with what it knows while the database is down."""
-        self._known = OrderedDict((digest, (key, -math.inf)) for digest, (key, _) in self._known.items())
-        self._none_until = -math.inf
+    def _expire_cache(self) -> None:
+        """Has all keys read again. While the database is down the cached ones still count."""
+        self._cache = OrderedDict((digest, (key, -math.inf)) for digest, (key, _) in self._cache.items())
+        self._has_none_until = -math.inf
 
-    def _leave_sign(self, keyed: bool) -> None:
+    def _update_keyed_file(self, is_keyed: bool) -> None:
+        """Makes the file `.keyed`, or removes it."""
         if self._path is None:
             return
-        # Where nothing can be written the database alone has to say it.
+        # Where the file cannot be written, the database alone shows that there are keys.
         with contextlib.suppress(OSError, Unavailable):
-            if keyed != has_sidecar(self._path, KEYED):
-                if keyed:
+            if is_keyed != has_sidecar(self._path, KEYED):
+                if is_keyed:
                     os.close(make_sidecar(self._path, KEYED))
                     return
                 remove_sidecar(self._path, KEYED)

@@ -14,10 +14,10 @@ from storage.usage_records import COUNTERS, ROWS_AT_ONCE, UsageKey, UsageQuery, 
 
 SQL = load("usage.sql")
 _KEYS = len(UsageKey._fields)
-# A query of fewer days is added up whole. Chosen: two days are looked through for the end of a page.
+# A query of fewer days is added up whole. No measurement: to find the end of a page takes a look at two days.
 _LONG_DAYS = 6
 _SUMS = ", ".join(f"CAST(sum({name}) AS BIGINT)" for name in COUNTERS)
-# Of a limit of a month, and the days of a page.
+# The most days that a query lists one by one: those of a limit of a month, and of the page.
 _LISTED_DAYS = 31
 
 UsageRow = tuple[UsageKey, Sequence[int]]
@@ -28,8 +28,8 @@ class Usage(Group):
 
     def __init__(self, database: Database) -> None:
         super().__init__(database)
-        self._forgotten: list[Callable[[str, str], None]] = []
-        database.listen(USAGE, self._changed)
+        self._listeners: list[Callable[[str, str], None]] = []
+        database.listen(USAGE, self._user_was_forgotten)
 
     @bulk_writes
     async def add(self, connection: Connection, rows: Sequence[UsageRow]) -> None:
@@ -40,15 +40,15 @@ class Usage(Group):
     @long_reads
     async def sums(self, connection: Connection, query: UsageQuery) -> list[UsageSum]:
         """Returns the sums that a query asks for, in the order of its `by`."""
-        end = await _end(connection, query)
-        names, days = _names(query), range(query.first, query.last + 1)
+        end = await _find_page_end(connection, query)
+        names, days = _condition_names(query), range(query.first, query.last + 1)
         # The counters of one user are looked up day by day, instead of among those of all.
         is_listed = {"project", "user"} <= {*names} and len(days) <= _LISTED_DAYS
-        statement = _sums(
+        statement = _sums_statement(
             query.by, names, query.after is not None, end is not None, len(days) if is_listed else 0
         )
         of_days = days if is_listed else (query.first, query.last)
-        values, size = [*of_days, *_values(query), *(end or ())], len(query.by)
+        values, size = [*of_days, *_condition_values(query), *(end or ())], len(query.by)
         return [
             UsageSum(tuple(row[:size]), tuple(row[size:]))
             for row in await connection.rows(statement, (*values, query.limit))
@@ -76,7 +76,9 @@ class Usage(Group):
     @bulk_writes
     async def fold_day(self, connection: Connection, day: int) -> int:
         """Adds some counters of a day's users to those of no user. Returns how many; 0: none are left."""
-        return await _fold(connection, await connection.rows(SQL["take_users"], (day, ROWS_AT_ONCE)))
+        return await _add_to_no_user(
+            connection, await connection.rows(SQL["take_users"], (day, ROWS_AT_ONCE))
+        )
 
     @bulk_writes
     async def fold_user(self, connection: Connection, project: str, user: str) -> int:
@@ -93,22 +95,22 @@ class Usage(Group):
         return count
 
     def user_gone(self, project: str, user: str) -> None:
-        """Has all processes take a user's name off what they have in memory."""
-        self._notify(project, user)
+        """Has all processes add a user's counters in memory to those of no user."""
+        self._call_listeners(project, user)
         self._database.notify(USAGE, orjson.dumps([project, user]).decode())
 
-    def when_forgotten(self, function: Callable[[str, str], None]) -> None:
+    def when_forgotten(self, listener: Callable[[str, str], None]) -> None:
         """Has a function called with project and name of each user that is forgotten, by this process or another."""
-        self._forgotten.append(function)
+        self._listeners.append(listener)
 
-    def _notify(self, project: str, user: str) -> None:
-        for each in self._forgotten:
-            each(project, user)
+    def _call_listeners(self, project: str, user: str) -> None:
+        for listener in self._listeners:
+            listener(project, user)
 
-    def _changed(self, word: str | None) -> None:
+    def _user_was_forgotten(self, word: str | None) -> None:
         if word:
             project, user = orjson.loads(word)
-            self._notify(project, user)
+            self._call_listeners(project, user)
 
     @bulk_writes
     async def note_writer(self, connection: Connection, process: str, now: float, since: float) -> int:
@@ -127,11 +129,11 @@ async def add_batch(connection: Connection, project: str, day: int, tokens: int,
 
 async def fold_user(connection: Connection, project: str, user: str) -> int:
     """Adds a user's counters to those of no user. Returns how many rows they had."""
-    return await _fold(connection, await connection.rows(SQL["take_user"], (project, user)))
+    return await _add_to_no_user(connection, await connection.rows(SQL["take_user"], (project, user)))
 
 
-async def _fold(connection: Connection, rows: Iterable[Sequence[object]]) -> int:
-    """Adds rows that were taken out to those of no user. Returns how many there were."""
+async def _add_to_no_user(connection: Connection, rows: Iterable[Sequence[object]]) -> int:
+    """Adds rows that were removed to those of no user. Returns how many there were."""
     sums: dict[UsageKey, list[int]] = {}
     count = 0
     for row in rows:
@@ -145,33 +147,33 @@ async def _fold(connection: Connection, rows: Iterable[Sequence[object]]) -> int
     return count
 
 
-async def _end(connection: Connection, query: UsageQuery) -> Row | None:
+async def _find_page_end(connection: Connection, query: UsageQuery) -> Row | None:
     """Returns values of `by` up to which there are as many sums as are asked for; None: that is not known.
 
-    To add up what no page shows takes most of the time of a long query. As many sums as one day alone has up to some
-    values, all days have as well: so a day is looked through, which is little beside all of them.
+    To add up what the page does not show takes most of the time of a long query. All days together have at least as
+    many sums up to some values as one day has: so the end is looked up in a single day.
     """
     if query.last - query.first < _LONG_DAYS or not query.by:
         return None
     for day in (query.last - 1, query.first):
-        statement = _ends(query.by, _names(query), query.after is not None)
-        values = (day, *_values(query), query.limit - 1)
+        statement = _page_end_statement(query.by, _condition_names(query), query.after is not None)
+        values = (day, *_condition_values(query), query.limit - 1)
         if (row := await connection.row(statement, values)) is not None:
             return row
     return None
 
 
-def _names(query: UsageQuery) -> tuple[str, ...]:
+def _condition_names(query: UsageQuery) -> tuple[str, ...]:
     return tuple(name for name, _ in query.only)
 
 
-def _values(query: UsageQuery) -> list[object]:
+def _condition_values(query: UsageQuery) -> list[object]:
     """Returns the values of a query's conditions, but for its days."""
     return [*(value for _, value in query.only), *(query.after or ())]
 
 
 @lru_cache(maxsize=256)
-def _sums(
+def _sums_statement(
     by: tuple[str, ...], only: tuple[str, ...], is_later: bool, is_ended: bool, listed_days: int
 ) -> Statement:
     """Returns the statement for sums by some columns. The names are those of `UsageKey`'s fields.
@@ -180,31 +182,31 @@ def _sums(
     """
     columns = ", ".join(f'"{name}"' for name in by)
     days = f"IN ({', '.join('?' * listed_days)})" if listed_days else "BETWEEN ? AND ?"
-    where = f"WHERE day {days}{_where(by, only, is_later)}"
+    where = f"WHERE day {days}{_conditions(by, only, is_later)}"
     if is_ended:
-        where += f" AND ({columns}) <= ({_marks(by)})"
+        where += f" AND ({columns}) <= ({_placeholders(by)})"
     grouped = f" GROUP BY {columns} ORDER BY {columns}" if by else " HAVING count(*) > 0"
     shown = f"{columns}, {_SUMS}" if by else _SUMS
     return make_statement("usage.sql: sums", f"SELECT {shown} FROM usage {where}{grouped} LIMIT ?")
 
 
 @lru_cache(maxsize=64)
-def _ends(by: tuple[str, ...], only: tuple[str, ...], is_later: bool) -> Statement:
+def _page_end_statement(by: tuple[str, ...], only: tuple[str, ...], is_later: bool) -> Statement:
     """Returns the statement that finds the last values of `by` of a page, as one day has them."""
     columns = ", ".join(f'"{name}"' for name in by)
-    where = _where(by, only, is_later)
+    where = _conditions(by, only, is_later)
     text = f"SELECT DISTINCT {columns} FROM usage WHERE day = ?{where} ORDER BY {columns} LIMIT 1 OFFSET ?"
     return make_statement("usage.sql: ends", text)
 
 
-def _where(by: tuple[str, ...], only: tuple[str, ...], is_later: bool) -> str:
+def _conditions(by: tuple[str, ...], only: tuple[str, ...], is_later: bool) -> str:
     assert {*by, *only} <= {*UsageKey._fields}
     where = [f' AND "{name}" = ?' for name in only]
     if is_later:
         columns = ", ".join(f'"{name}"' for name in by)
-        where.append(f" AND ({columns}) > ({_marks(by)})")
+        where.append(f" AND ({columns}) > ({_placeholders(by)})")
     return "".join(where)
 
 
-def _marks(by: tuple[str, ...]) -> str:
+def _placeholders(by: tuple[str, ...]) -> str:
     return ", ".join("?" * len(by))
