@@ -31,16 +31,16 @@ def origins_of(exchange: int | None, sources: bytes) -> set[int]:
     return {*orjson.loads(sources), *([] if exchange is None else [exchange])}
 
 
-class _Sifted(Struct, frozen=True):
+class _DividedVersions(Struct, frozen=True):
     """The versions of a block, divided at the first one that came from what is gone."""
 
-    # The values of the versions before it, by version.
+    # By version, the values before the first such version.
     clean: dict[int, str]
     # The versions from it on. Each may hold words of what is gone, since it is written on top of the one before it.
     later: list[Revised]
-    # The exchanges that the rebuilt value comes from.
+    # The exchanges from which the rebuilt value comes.
     sources: set[int]
-    # Something of the block has to go.
+    # The block has such a version.
     has_gone: bool
 
 
@@ -54,55 +54,55 @@ async def rebuild_block(
 ) -> bool:
     """Drops the versions of a block that came from what is gone, and all that were built on them. True: it had some.
 
-    agent: of the memory that has lost something. What its items of batches have written that have no turn goes too.
-    texts: in small letters; the lines that have one of them go, with the versions that have such a line.
+    agent: the memory of which something is forgotten. What its items of batches have written without a turn goes, too.
+    texts: in small letters. Versions with a line that has one of them are dropped, and that line with them.
     """
     rows = await connection.rows(SQL["block_versions"], (block,))
     turnless = {row[0] for row in await connection.rows(SQL["versions_turnless"], (agent, block))}
-    sifted = await _sift(connection, rows, turnless, texts)
-    if not sifted.has_gone:
+    divided = await _divide_versions(connection, rows, turnless, texts)
+    if not divided.has_gone:
         return False
     # The new value first counts as built on what stayed; only then are the values in between emptied.
     found = await get_block(connection, block)
-    base = sifted.clean[max(sifted.clean)] if sifted.clean else ""
-    value = rules.rebuild(replace(found, value=base), sifted.later)
+    base = divided.clean[max(divided.clean)] if divided.clean else ""
+    value = rules.rebuild(replace(found, value=base), divided.later)
     for version, _, origin, *_ in rows:
-        if version not in sifted.clean and origin != FORGOTTEN_ORIGIN:
+        if version not in divided.clean and origin != FORGOTTEN_ORIGIN:
             await connection.run(SQL["version_erase"], (FORGOTTEN_ORIGIN, block, version, _NO_SOURCES))
-    sources = sorted(sifted.sources)
+    sources = sorted(divided.sources)
     await write_block(
         connection, block, found.version, value, at=now, origin="forget", sources=sources, is_bounded=False
     )
     return True
 
 
-async def _sift(
+async def _divide_versions(
     connection: Connection, rows: Sequence[Row], turnless: Collection[int], texts: Collection[str]
-) -> _Sifted:
-    """Returns what stays of a block's versions. Empties the edits that made those that do not.
+) -> _DividedVersions:
+    """Divides the versions of a block, and empties the edits by which versions were made that are gone.
 
     rows: of `block_versions`, oldest first.
-    turnless: versions that go without an exchange that is gone.
+    turnless: versions that are gone though they came from no exchange.
     """
     origins = {version: origins_of(exchange, listed) for version, _, _, exchange, listed, _ in rows}
     erased = await erased_among(connection, chain.from_iterable(origins.values()))
     clean: dict[int, str] = {}
     later: list[Revised] = []
-    # Where the versions from the first one on that came from what is gone are in `later`.
-    index: dict[int, int] = {}
+    # By version its index in `later`.
+    later_index: dict[int, int] = {}
     sources: set[int] = set()
-    kept: set[int] = set()
+    last_clean_origins: set[int] = set()
     has_gone = False
     for version, restores, origin, exchange, _, value in rows:
         if origin == FORGOTTEN_ORIGIN:
             continue
         is_erased = version in turnless or bool(origins[version] & erased)
-        left = _without_lines(value, texts) if texts else value
+        left = _drop_lines(value, texts) if texts else value
         has_gone |= is_erased or left != value
         if has_gone:
-            index[version] = len(later)
+            later_index[version] = len(later)
         if is_erased:
-            later.append(Revised(value, is_erased=True, restores=index.get(restores)))
+            later.append(Revised(value, is_erased=True, restores=later_index.get(restores)))
             if exchange is not None and (call := call_of_origin(origin)) is not None:
                 # A sleeptime agent's; its own exchange stays.
                 await connection.run(SQL["op_erase"], (exchange, call[1], _NO_ARGUMENTS))
@@ -111,23 +111,23 @@ async def _sift(
             sources |= origins[version]
         elif not later:
             clean[version] = value
-            kept = origins[version]
+            last_clean_origins = origins[version]
         elif restores in clean:
             # An undo that went back to an untouched value starts afresh from it.
             later.append(Revised(clean[restores], is_whole=True))
         else:
-            op = await _op_of(connection, exchange, origin)
-            later.append(Revised(value, op=op, restores=index.get(restores)))
+            op = await _find_edit(connection, exchange, origin)
+            later.append(Revised(value, op=op, restores=later_index.get(restores)))
             sources |= origins[version]
-    return _Sifted(clean, later, sources | kept, has_gone)
+    return _DividedVersions(clean, later, sources | last_clean_origins, has_gone)
 
 
-def _without_lines(value: str, texts: Collection[str]) -> str:
+def _drop_lines(value: str, texts: Collection[str]) -> str:
     lines = value.split("\n")
     return "\n".join(line for line in lines if not any(text in line.casefold() for text in texts))
 
 
-async def _op_of(connection: Connection, exchange: int | None, origin: str) -> BlockOp | None:
+async def _find_edit(connection: Connection, exchange: int | None, origin: str) -> BlockOp | None:
     """Returns the edit that made a version of a block, if a turn's tool did."""
     call = call_of_origin(origin)
     if exchange is None or call is None:
