@@ -347,7 +347,7 @@ def ui(only_print: bool) -> None:
 # -- keys
 
 
-@root.group(help="create, list and revoke gateway keys")
+@root.group(help="create, rotate, list and revoke gateway keys")
 def keys() -> None: ...
 
 
@@ -395,7 +395,7 @@ def revoke_key(yes: bool, key: str) -> None:
 # -- memory
 
 
-@root.group(help="show, undo, forget, export and import what is remembered")
+@root.group(help="show, explain, correct, undo, mute, forget, export and import what is remembered")
 def memory() -> None: ...
 
 

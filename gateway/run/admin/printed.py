@@ -142,7 +142,11 @@ def show_import(shown: dict[str, Any], *, as_json: bool) -> None:
     if shown["first_at"]:
         print(f"from {shown['first_at']} to {shown['last_at']}")
     if shown["status"] == "preview":
-        print(f"Learning from it would read some {shown['learn_tokens']} tokens.")
+        if shown["learn_tokens"]:
+            print(f"With --learn the background model would read some {shown['learn_tokens']} tokens.")
+        print("Nothing was written: without --preview it is imported.")
+    elif shown["status"] == "done":
+        print(f"To take it away again: mnemogate imports undo {shown['id']}")
     for warning in shown["warnings"]:
         print_error(escape_controls(warning))
     if shown["status"] == "stopped":

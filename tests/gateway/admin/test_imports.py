@@ -426,7 +426,10 @@ def test_the_command_goes_on_after_a_kill_through_a_gateway_and_without_one(
     with serving(tmp_path, "--upstream", upstream.base_url) as process:
         shown = json.loads(run("import", str(facts), "--user", "alice", "--preview", "--json"))
         assert (shown["status"], counts(shown, "facts")) == ("preview", (3, 3, 0, 0))
-        assert "3 new" in run("import", str(facts), "--user", "alice")
+        assert "Nothing was written" in run("import", str(facts), "--user", "alice", "--preview")
+        imported = run("import", str(facts), "--user", "alice")
+        assert "3 new" in imported
+        assert f"mnemogate imports undo {shown['id']}" in imported
         token = json.loads((tmp_path / "mnemogate.db.admin").read_text())["token"]
         headers = {"x-mnemogate-admin": token}
         begun = process.ask("POST", "/v1/manage/imports?user=alice", file.read_bytes(), headers).json
