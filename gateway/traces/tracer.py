@@ -42,7 +42,7 @@ class Tracer:
         self._random = random.Random()
         self._queue: deque[Receipt] = deque()
         # How many spans were queued, and how many of them taken out. Each number is written by one thread alone.
-        self._queued_spans = self._exported_spans = 0
+        self._queued_spans = self._dequeued_spans = 0
         self._wake = threading.Event()
         self._is_stopping = False
         self._exported = metrics.add_counter("spans_exported", "Spans that a collector has taken.")
@@ -80,12 +80,12 @@ class Tracer:
         for call in receipt.calls:
             call.read_reply()
         count = _span_count(receipt)
-        if self._queued_spans - self._exported_spans + count > self._otlp.queue_spans:
+        if self._queued_spans - self._dequeued_spans + count > self._otlp.queue_spans:
             self._dropped.inc("queue", by=count)
             return
         self._queued_spans += count
         self._queue.append(receipt)
-        if self._queued_spans - self._exported_spans >= self._otlp.batch_spans and not self._wake.is_set():
+        if self._queued_spans - self._dequeued_spans >= self._otlp.batch_spans and not self._wake.is_set():
             self._wake.set()
 
     def start(self) -> None:
@@ -133,7 +133,7 @@ class Tracer:
             count = _span_count(receipt)
             self._make_spans(receipt, of_scope.spans.add, to_epoch_s)
             taken += count
-            self._exported_spans += count
+            self._dequeued_spans += count
             time.sleep(0)  # the loop's thread gets the interpreter between two accounts
         return request
 

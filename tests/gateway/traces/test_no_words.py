@@ -205,7 +205,7 @@ def test_no_word_leaves(
     world.world.settle()
     tracer = world.world.gateway.app.services.tracer
     assert tracer is not None
-    collector.wait_for(tracer._added)
+    collector.wait_for(tracer._queued_spans)
     names = {span.name for span in collector.spans}
     assert {
         "POST /v1/chat/completions",

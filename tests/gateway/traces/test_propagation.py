@@ -58,7 +58,7 @@ def test_one_trace_leads_from_the_caller_to_the_upstream(
             parent, state = got(world)
             world.settle()
             assert world.gateway.app.services.tracer is not None
-            root = trees(collector.wait_for(world.gateway.app.services.tracer._added))[-1]
+            root = trees(collector.wait_for(world.gateway.app.services.tracer._queued_spans))[-1]
             assert root.span.trace_id.hex() == TRACE
             assert root.span.parent_span_id.hex() == PARENT.split("-")[2]
             # Never the caller's span: the one of this very call.

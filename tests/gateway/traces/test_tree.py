@@ -42,7 +42,7 @@ class Traced:
     def all(self) -> list[Node]:
         tracer = self.world.gateway.app.services.tracer
         assert tracer is not None
-        return trees(self.collector.wait_for(tracer._added))
+        return trees(self.collector.wait_for(tracer._queued_spans))
 
 
 @pytest.fixture

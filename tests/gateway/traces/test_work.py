@@ -33,7 +33,7 @@ def roots(world: World, collector: StrictCollector) -> list[Node]:
     world.settle()
     tracer = world.gateway.app.services.tracer
     assert tracer is not None
-    return trees(collector.wait_for(tracer._added))
+    return trees(collector.wait_for(tracer._queued_spans))
 
 
 def root(world: World, collector: StrictCollector, name: str) -> Node:
