@@ -280,10 +280,10 @@ class TurnWrite(Struct, frozen=True):
     # Returns what changes, given the exchanges as they are by then; called where the turn is not plain, or its
     # conversation was written to meanwhile. Raises: Missing.
     decide: Callable[[Pool], Change]
-    # The result of `decide` for the memory as it was at `seen`; None: not known.
+    # The result of `decide` for the memory as it was at `planned_at`; None: not known.
     change: Change | None = None
     # The agent's next number and revision when the turn was planned.
-    seen: tuple[int, int] = (1, 0)
+    planned_at: tuple[int, int] = (1, 0)
     # The memory edits of this turn; the store fills in their `exchange`.
     ops: Sequence[BlockOp] = ()
     # The memory section of the path; id 0: it is to be stored.
@@ -363,10 +363,10 @@ class StepOpen(Struct, frozen=True):
     versions: Mapping[int, int] = msgspec.field(default_factory=dict)
     # The conversation was a client conversation until now.
     adopts: bool = False
-    # Exchanges of the path that this step continues.
-    continues_parent: Sequence[int] = ()
+    # Exchanges of the path that are continued by this step, and whose edits are confirmed; where `adopts`.
+    continued: Sequence[int] = ()
     # An exchange of a process that is gone, or one that the step replaces, in its new state.
-    ends: Exchange | None = None
+    ended_exchange: Exchange | None = None
     # The stored request of an accepted run without its messages, which are in the exchange now; None: it has none.
     request: bytes | None = None
     # The end of the run, where it ends with this step and the exchange has no reply.
@@ -495,7 +495,7 @@ class Extent(Struct, frozen=True):
     # How many messages will be forgotten; those of a whole memory are not counted.
     messages: int = 0
     # How many messages of the same exchanges stay.
-    kept: int = 0
+    remaining: int = 0
     # The public name of the conversation; None: it was not asked for.
     conversation: str | None = None
 
@@ -517,7 +517,7 @@ class Revised(Struct, frozen=True):
     is_erased: bool = False
     # The edit that made the value, if its turn stays.
     op: BlockOp | None = None
-    # An undo brought back an older value that has nothing of what was erased.
+    # The value has nothing of what was erased: an undo brought it back, or it is what is left of the block's lines.
     is_whole: bool = False
     # An undo brought back what the value with this index among them was.
     restores: int | None = None

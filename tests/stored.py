@@ -273,7 +273,7 @@ class Speaker:
             probes=lambda: probes_for_plain_turn(plan, key) if is_plain else probes_for_list(plan.query, key),
             decide=decide,
             change=decide(Pool((), None)) if turn.begins_conversation else None,
-            seen=(turn.snapshot.next_seq, turn.snapshot.rev),
+            planned_at=(turn.snapshot.next_seq, turn.snapshot.rev),
             opening=opening_of(plan, now),
             ops=[memory_insert(0, f"{now}-{i}", text) for i, text in enumerate(edited)],
             section=section,

@@ -175,7 +175,7 @@ class StoredPaths(Group):
 
         Raises: WriteConflict when a block was changed since it was read; Unavailable, NotFound.
         """
-        return self._database.write(lambda connection: _end(connection, write))
+        return self._database.write(lambda connection: _end_run(connection, write))
 
 
 async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> StepOpened:
@@ -183,15 +183,15 @@ async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> St
     agent, e, rev = write.agent, write.exchange, write.rev
     if write.edits.writes or write.adopts:
         await connection.lock_sharers(agent.id)
-    elif write.conversation is None or write.ends is not None:
+    elif write.conversation is None or write.ended_exchange is not None:
         # Otherwise the statement that adds the exchange locks the agent.
         await connection.lock(agent.id)
     if write.conversation is None:
         e, rev = replace(e, conversation=await _begin_conversation(connection, write)), 0
     if write.adopts:
         await _adopt(connection, write, rules)
-    if write.ends is not None:
-        await exchanges.update_exchange(connection, agent.id, write.ends)
+    if write.ended_exchange is not None:
+        await exchanges.update_exchange(connection, agent.id, write.ended_exchange)
     section = write.section
     if section is not None and not section.id:
         section = replace(section, id=await exchanges.add_section(connection, agent.id, section))
@@ -205,7 +205,7 @@ async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> St
         draft = replace(write.run, agent=agent.id, conversation=e.conversation)
         run = await _begin_run(connection, draft, write)
     if write.end is not None:
-        run = await _end(connection, write.end if run is None else replace(write.end, run=run.id))
+        run = await _end_run(connection, write.end if run is None else replace(write.end, run=run.id))
     e = replace(e, id=added.id, seq=added.seq, run=e.run if e.seq == added.seq else added.seq)
     return StepOpened(agent, e, rev + 1, section, run)
 
@@ -224,9 +224,9 @@ async def _adopt(connection: Connection, write: StepOpen, rules: Rules) -> None:
     agent, e = write.agent.id, write.exchange
     if not await connection.run(SQL["adopt"], (e.parent or -1, e.conversation, agent, write.rev)):
         raise WriteConflict("the conversation was moved by another request meanwhile")
-    for each in write.continues_parent:
+    for each in write.continued:
         await connection.run(SQL["continue"], (each, agent))
-    await merge_edits(connection, agent, write.continues_parent, rules, write.now)
+    await merge_edits(connection, agent, write.continued, rules, write.now)
 
 
 async def _refuse_step(connection: Connection, agent: Agent) -> NoReturn:
@@ -306,7 +306,7 @@ async def end_step(connection: Connection, jobs: Jobs, write: StepEnd) -> list[s
     return [run.uid for run in accepted if run is not None]
 
 
-async def _end(connection: Connection, write: RunEnd) -> Run:
+async def _end_run(connection: Connection, write: RunEnd) -> Run:
     """Ends a run. Raises: as `StoredPaths.end`."""
     await (connection.lock_sharers if write.edits.writes else connection.lock)(write.agent)
     run = write.run

@@ -295,12 +295,12 @@ async def _resolve(
             raise Stale("something was forgotten while this turn was under way")
         _, indexed, next_seq, rev = row
         # The blocks of a memory that begins have raised its `rev`.
-        is_as_seen = (next_seq, rev) == write.seen or (is_new and next_seq == 1)
-        if is_as_seen and write.change is not None:
+        is_as_planned = (next_seq, rev) == write.planned_at or (is_new and next_seq == 1)
+        if is_as_planned and write.change is not None:
             return write.change, indexed
     # Another turn was faster: the rules decide on the tree as it is in this transaction.
     planned = write.plain[0].conversation if write.plain else None
-    pool = await _pool(connection, agent, write.probes(), planned=planned, since=write.seen[0])
+    pool = await _pool(connection, agent, write.probes(), planned=planned, since=write.planned_at[0])
     return await _decided(connection, agent.id, pool, write.decide), indexed
 
 

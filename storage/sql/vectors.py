@@ -13,6 +13,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Mapping
+from typing import NamedTuple
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -43,14 +44,35 @@ _READ_MS = 5_000.0
 CACHE_BYTES = 64 << 20
 
 
-class _CachedVectors(Struct, frozen=True):
-    """An agent's vectors in one piece. stamp: of its row in `embedded`, when they were read.
+class _Progress(NamedTuple):
+    """How far a memory has been embedded: its row in `embedded`."""
 
-    parts: by number of the chunk (since when it is as it is, its first row, the row after its last).
-    """
-
+    model: str
+    # 0: not known yet.
+    dimension: int
+    # The last number up to which all messages are embedded.
+    cursor: int
+    # Rises with each change of the row or of a vector.
     stamp: int
-    parts: dict[int, tuple[int, int, int]]
+
+
+class _CachedChunk(NamedTuple):
+    """A chunk among the cached vectors of an agent."""
+
+    # As it was when the chunk was written.
+    stamp: int
+    # Its rows in `_CachedVectors.joined`, the last one exclusive.
+    start: int
+    end: int
+
+
+class _CachedVectors(Struct, frozen=True):
+    """An agent's vectors in one piece."""
+
+    # As it was when they were read.
+    stamp: int
+    # By number.
+    chunks: dict[int, _CachedChunk]
     joined: vector_blobs.Joined
 
 
@@ -90,43 +112,49 @@ class VectorCache:
 
 async def find_near(connection: Connection, cache: VectorCache, agent: int, query: Vector) -> Near | None:
     """Returns how far the agent's messages stand out; None where none has a vector of this model."""
-    row = await connection.row(SQL["state"], (agent,))
-    if row is None or row[0] != query.model:
+    progress = await _load_progress(connection, agent)
+    if progress is None or progress.model != query.model:
         return None
-    _, dimension, _, stamp = row
     cached = cache.get(agent, query.model)
-    if cached is None or cached.stamp != stamp:
-        cached = await _load(connection, agent, query.model, dimension, stamp, cached)
+    if cached is None or cached.stamp != progress.stamp:
+        cached = await _load_vectors(connection, agent, progress, cached)
         if cached is None:
             return None
         cache.put(agent, query.model, cached)
     return vector_blobs.compare(cached.joined, query)
 
 
-async def _load(
-    connection: Connection, agent: int, model: str, dimension: int, stamp: int, before: _CachedVectors | None
+async def _load_progress(connection: Connection, agent: int) -> _Progress | None:
+    row = await connection.row(SQL["state"], (agent,))
+    return None if row is None else _Progress(*row)
+
+
+async def _load_vectors(
+    connection: Connection, agent: int, progress: _Progress, before: _CachedVectors | None
 ) -> _CachedVectors | None:
-    """Returns all chunks as they are now; those that have not changed are not read again."""
+    """Returns all vectors as they are now. Chunks that have not changed since `before` are not read again."""
     found: list[vector_blobs.Chunk] = []
-    parts: dict[int, tuple[int, int, int]] = {}
+    chunks: dict[int, _CachedChunk] = {}
     rows = 0
-    for number, since in await connection.rows(SQL["chunks"], (agent, model)):
-        known = before.parts.get(number) if before is not None else None
-        if before is not None and known is not None and known[0] == since:
-            chunk = before.joined.all.part(*known[1:])
+    for number, stamp in await connection.rows(SQL["chunks"], (agent, progress.model)):
+        cached = before.chunks.get(number) if before is not None else None
+        if before is not None and cached is not None and cached.stamp == stamp:
+            chunk = before.joined.all.part(cached.start, cached.end)
         else:
-            read = await _read(connection, agent, number, model)
+            read = await _read_chunk(connection, agent, number, progress.model)
             if read is None:
                 continue
             chunk = read
-        if chunk.dimension == dimension:
+        if chunk.dimension == progress.dimension:
             found.append(chunk)
-            parts[number] = since, rows, rows + len(chunk)
+            chunks[number] = _CachedChunk(stamp, rows, rows + len(chunk))
             rows += len(chunk)
-    return _CachedVectors(stamp, parts, vector_blobs.join(found)) if found else None
+    return _CachedVectors(progress.stamp, chunks, vector_blobs.join(found)) if found else None
 
 
-async def _read(connection: Connection, agent: int, number: int, model: str) -> vector_blobs.Chunk | None:
+async def _read_chunk(
+    connection: Connection, agent: int, number: int, model: str
+) -> vector_blobs.Chunk | None:
     """Returns a chunk; None where there is none, or it is damaged, which is found out when it is written."""
     row = await connection.row(SQL["get"], (agent, number, model))
     try:
@@ -188,10 +216,10 @@ class Vectors(Group):
             of = await load_agent(connection, agent)
             if of is None:
                 return None
-            state = await connection.row(SQL["state"], (agent,))
-            if state is None or state[0] != model:
+            progress = await _load_progress(connection, agent)
+            if progress is None or progress.model != model:
                 return Unembedded(of, model, 0, 0, 0, is_new=True)
-            _, dimension, cursor, stamp = state
+            _, dimension, cursor, stamp = progress
             found = Unembedded(of, model, cursor, max(cursor, of.indexed_seq), stamp)
             rows = await connection.rows(exchanges.SQL["spoken_since"], (agent, cursor + 1, _BATCH))
             fresh = [e for e, _, _ in exchanges.make_spoken_exchanges(rows)]
@@ -208,7 +236,7 @@ class Vectors(Group):
             messages += [m for m in others if m.seq <= found.upto]
             known: set[int] = set()
             for number in {chunk_of(m.seq) for m in messages}:
-                chunk = await _read(connection, agent, number, model)
+                chunk = await _read_chunk(connection, agent, number, model)
                 if chunk is not None and chunk.dimension == dimension:
                     known.update(chunk.seqs.tolist())
             return replace(found, messages=[m for m in messages if m.seq not in known])
@@ -232,11 +260,11 @@ class Vectors(Group):
         """
         agent, model = unembedded.agent.id, unembedded.model
         await connection.lock(agent)
-        state = await connection.row(SQL["state"], (agent,))
-        if state is None or (state[0], state[3]) != (model, unembedded.stamp):
+        progress = await _load_progress(connection, agent)
+        if progress is None or (progress.model, progress.stamp) != (model, unembedded.stamp):
             return
-        dimension = len(next(iter(added.values()))) // 4 if added else state[1]
-        if state[1] not in (0, dimension) and unembedded.cursor:
+        dimension = len(next(iter(added.values()))) // 4 if added else progress.dimension
+        if progress.dimension not in (0, dimension) and unembedded.cursor:
             await connection.run(SQL["begin"], (agent, model, dimension))
             return
         stamp = await connection.value(SQL["advance"], (dimension, unembedded.upto, agent))
@@ -247,13 +275,13 @@ class Vectors(Group):
 
     @reads
     async def has(self, connection: Connection, agent: int, model: str) -> bool:
-        """Returns whether anything of it was embedded."""
-        row = await connection.row(SQL["state"], (agent,))
-        return row is not None and row[0] == model and row[1] > 0
+        """Returns whether anything of a memory was embedded by this model."""
+        progress = await _load_progress(connection, agent)
+        return progress is not None and progress.model == model and progress.dimension > 0
 
     @reads
     async def lacks(self, connection: Connection, agent: int, model: str) -> bool:
-        """Returns whether something that is indexed was not embedded."""
+        """Returns whether something of a memory that is indexed was not embedded."""
         return bool(await connection.value(SQL["lacks"], (model, agent)))
 
     @reads

@@ -272,7 +272,7 @@ async def test_a_step_that_a_process_left_open_stays_in_the_path(writer: Writer)
     await writer.begin(user("Are you there?"))
     own = await writer.read()
     ends = abandon(own.path[-1], Canon(writer.agent.secret), b"", 50.0)
-    await writer.begin(user("Hello?"), own=own, ends=ends)
+    await writer.begin(user("Hello?"), own=own, ended_exchange=ends)
     await writer.finish(assistant("Yes."), ends.path)
     path = (await writer.read()).path
     assert [(x.state, x.reply is None, x.active) for x in path] == [
@@ -391,7 +391,7 @@ async def test_a_tree_goes_on_as_ours_from_its_newest_exchange(open_store: OpenS
     assert own.snapshot.conversation is not None
     assert own.snapshot.conversation.last_exchange == 0
     assert [x.depth for x in own.path] == [0, 1]
-    await writer.begin(user("three"), own=own, adopts=True, continues_parent=[own.path[-1].id])
+    await writer.begin(user("three"), own=own, adopts=True, continued=[own.path[-1].id])
     await writer.finish(assistant("Third."), own.path[-1].path)
     after = await writer.read()
     assert after.snapshot.conversation is not None

@@ -265,7 +265,7 @@ class MemoryForgetting:
         conversation = extent.conversation or ""
         records = [each for each in message_records(exchange, None) if each.text is not None]
         stays = []
-        if kind == "message" and extent.kept:
+        if kind == "message" and extent.remaining:
             others = [each.seq for each in records if each.seq != seq]
             numbers = ", ".join(map(str, others))
             stays.append(

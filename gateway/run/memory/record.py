@@ -154,7 +154,7 @@ def record_turn(
         probes=probes,
         decide=decide,
         change=None if context.is_plain else _decide_ahead(context, key, ended, rule, decide),
-        seen=(snapshot.next_seq, snapshot.rev),
+        planned_at=(snapshot.next_seq, snapshot.rev),
         ops=changes.ops,
         section=section,
         defaults=() if context.agent.id else context.request.spec.own_blocks,

@@ -251,6 +251,6 @@ def make_step_open(context: MemoryContext, prompt: Prompt, run: Run | None, now:
         defaults=spec.own_blocks,
         shared=spec.shared_blocks,
         adopts=adopts,
-        continues_parent=[last.id] if adopts and last is not None else (),
-        ends=context.unended,
+        continued=[last.id] if adopts and last is not None else (),
+        ended_exchange=context.unended,
     )
