@@ -95,6 +95,7 @@ def _operator_screens(operations: PageOperations) -> list[Screen | Action]:
             "search.html",
             "What would be recalled",
             memory_name=await views.name(access.project, access.uid),
+            has_embedder=operations.search.has_embedder,
         )
 
     return [OPERATOR_ROUTES.screen("", show), OPERATOR_ROUTES.screen("search", search, SearchQuery)]

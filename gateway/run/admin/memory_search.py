@@ -75,6 +75,11 @@ class SearchOperation(Struct, frozen=True):
     store: Store
     trial: TrialRecall
 
+    @property
+    def has_embedder(self) -> bool:
+        """Texts are searched by meaning, too."""
+        return self.trial.embed_query is not None
+
     async def search(self, agent: Agent, wanted: TextSearch) -> FoundTexts:
         """Returns the texts of a memory that match a query. Raises: StoreError."""
         store, embed_query = self.store, self.trial.embed_query

@@ -58,7 +58,9 @@ def test_an_empty_memory_says_what_to_do(operator: Operator) -> None:
     uid = memory_of(operator.world).uid
     text = page(operator, f"m/{uid}")
     assert "No facts yet. They are learned in the background once a background model is set." in text
-    assert "Nothing would be recalled for this." in page(operator, f"m/{uid}/search?q=Zxqv+tyrr")
+    nothing = page(operator, f"m/{uid}/search?q=Zxqv+tyrr")
+    assert "Nothing would be recalled for this." in nothing
+    assert "searched by words alone" in nothing
 
 
 def test_each_twin_has_the_record_of_its_page(operator: Operator) -> None:
