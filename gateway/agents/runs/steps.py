@@ -158,7 +158,9 @@ class RunMemory:
         now = self.keeper.now()
         write = make_step_open(self.context, prompt, self._run_to_begin(now), now)
         if self.replaces is not None and write.ended_exchange is None:
-            write = replace(write, ends=supersede_withheld(self.context.path, write.exchange.inputs))
+            write = replace(
+                write, ended_exchange=supersede_withheld(self.context.path, write.exchange.inputs)
+            )
         await self._open(replace(write, replaces=self.replaces, request=self.request, reading=self.reading))
 
     async def take_up(self, e: Exchange) -> None:
