@@ -200,10 +200,10 @@ class Commands:
                     self.settings,
                     source,
                     filled,
-                    lambda moved, count: show(moved.moved + moved.there + len(moved.refused), count),
+                    lambda moved, count: show(moved.moved + moved.already_there + len(moved.refused), count),
                 )
             )
-        printed.show_moved(done.moved, done.there, done.refused)
+        printed.show_moved(done.moved, done.already_there, done.refused)
         return EXIT_FAILED if done.refused else 0
 
     def serve_mcp(self, arguments: _Arguments, *, read_only: bool) -> None:

@@ -36,7 +36,7 @@ from gateway.core import ids
 from gateway.core.definition import ToolDefinition
 from gateway.core.memory.file_text import passages_in, split_text
 from gateway.errors import GatewayError
-from gateway.run.admin.transfer_operations import WRITTEN, LineReader
+from gateway.run.admin.transfer_operations import LINES_OF_TRANSACTION, LineReader
 from gateway.run.memory.keeper import TurnEvents
 from storage.errors import NotFound, StoreError
 from storage.listing import AgentEntry, Page, PassageDraft
@@ -291,7 +291,7 @@ class AgentFiles:
         memory = await transfer.begin_import(draft)
         progress.undo.append(lambda: self._store.forgetting.wipe(memory.id))
         reader, rest = LineReader(self._store, memory, next_seq), iter(lines)
-        while some := list(islice(rest, WRITTEN)):
+        while some := list(islice(rest, LINES_OF_TRANSACTION)):
             await transfer.write(memory, [await reader.read(line) for line in some])
         return memory
 

@@ -13,7 +13,7 @@ from gateway.run.admin.exchange_messages import message_records
 from gateway.run.admin.find_memory import find_memory
 from gateway.run.admin.memory_views import MAX_LIMIT, MemoryViews
 from gateway.run.admin.page_records import MessageRecord, SourceRecord
-from gateway.run.admin.transfer_operations import PAGE, ExportPosition, TransferOperations
+from gateway.run.admin.transfer_operations import PAGE_LINES, ExportPosition, TransferOperations
 from storage.commands import TransferRecord
 from storage.records import Agent
 from storage.sql.store import Store
@@ -95,6 +95,6 @@ class ExportOperation(Struct, frozen=True):
 
     async def _records(self, agent: Agent, part: str) -> AsyncIterator[list[TransferRecord]]:
         export_end, cursor = await self.store.transfer.export_end(agent), 0
-        while found := await self.store.transfer.page(agent, part, cursor, PAGE, export_end):
+        while found := await self.store.transfer.page(agent, part, cursor, PAGE_LINES, export_end):
             yield [record for _, record in found]
             cursor = found[-1][0]

@@ -28,7 +28,7 @@ class Moved:
     # How many were moved now.
     moved: int = 0
     # How many were in the target already.
-    there: int = 0
+    already_there: int = 0
     # The reasons for which the others were not moved.
     refused: list[str] = field(default_factory=list)
 
@@ -40,7 +40,7 @@ class Move:
     source: Store
     target: Store
     # The kinds of the jobs that make again what an export leaves out.
-    then: Sequence[str] = ()
+    follow_up_jobs: Sequence[str] = ()
 
     async def run(self, report: Callable[[Moved, int], None] = lambda done, count: None) -> Moved:
         """Moves everything. report: called after each memory, with how many there are.
@@ -68,7 +68,7 @@ class Move:
         moved, count, after = Moved(), await self.source.moving.count(), 0
         while memories := await self.source.moving.memories(after):
             for agent in memories:
-                await self._move(agent, moved)
+                await self._move_memory(agent, moved)
                 report(moved, count)
             after = memories[-1].id
         return moved
@@ -113,12 +113,12 @@ class Move:
             for id in await store.forgetting.unfinished():
                 await store.forgetting.run(id)
 
-    async def _move(self, agent: Agent, done: Moved) -> None:
+    async def _move_memory(self, agent: Agent, done: Moved) -> None:
         """Moves one memory, and counts it."""
         there = await self.target.agents.find(agent.scope)
         if there is not None and there.uid == agent.uid:
             if there.next_seq >= agent.next_seq:
-                done.there += 1
+                done.already_there += 1
             else:
                 done.refused.append(
                     f"{_name(agent)}: more was said after it was moved; forget it in the new database, and move again"
@@ -137,7 +137,7 @@ class Move:
     async def _copy(self, agent: Agent) -> None:
         """Copies one memory. Raises: BadRequest: there is one in its place."""
         source = TransferOperations(self.source)
-        target = TransferOperations(self.target, then=self.then)
+        target = TransferOperations(self.target, follow_up_jobs=self.follow_up_jobs)
         read: ExportPosition | None = None
         written: ImportPosition | None = None
         while True:

@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from msgspec import Struct
@@ -49,16 +49,16 @@ PARTS = (
     "tag", "attached", "run", "step", "import", "imported", "imported_fact",
 )  # fmt: skip
 # The last line: without it something is missing.
-END: dict[str, Any] = {"end": {}}
+END_LINE: dict[str, Any] = {"end": {}}
 # Lines of an answer.
-PAGE = 100
+PAGE_LINES = 100
 # Lines of a transaction; one line may be a whole request.
-WRITTEN = 8
+LINES_OF_TRANSACTION = 8
 # The path hashes of exchanges are cached, within one call, for those that follow them.
 CACHED_PATHS = 4096
 
 # Fields of an exchange that a line holds as they are; its words, hashes and position in the tree need translation.
-_PLAIN = (
+_PLAIN_FIELDS = (
     "seq", "run", "begun", "touched", "ended", "stopped", "superseded", "continued", "active", "edits", "opaque",
     "model", "merged", "size",
 )  # fmt: skip
@@ -77,8 +77,8 @@ class ExportPosition(Struct, frozen=True):
     export_end: dict[str, Any]
 
 
-# What reading raises for a line that is no line of an export.
-WRONG = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
+# The errors of reading a line that is no line of an export.
+MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 # A record, and the number of its line.
 _NumberedRecord = tuple[int, tuple[str, TransferRecord]]
 
@@ -103,7 +103,7 @@ class TransferOperations:
     store: Store
     defaults: Defaults = NO_DEFAULTS
     # Kinds of the jobs that make again what an export leaves out.
-    then: Sequence[str] = ()
+    follow_up_jobs: Sequence[str] = ()
 
     async def export(self, raw: RawArguments) -> dict[str, Any]:
         """Writes a page of a memory. from: the answer's `next`.
@@ -143,14 +143,14 @@ class TransferOperations:
             return [{"memory": header}], ExportPosition(agent.uid, PARTS[0], 0, export_end)
         if at.uid != agent.uid or at.part not in PARTS:
             raise _forgotten()
-        found = await self.store.transfer.page(agent, at.part, at.after, PAGE, at.export_end)
+        found = await self.store.transfer.page(agent, at.part, at.after, PAGE_LINES, at.export_end)
         if found:
-            lines = [{at.part: _as_line(record)} for _, record in found]
+            lines = [{at.part: _line_of(record)} for _, record in found]
             return lines, ExportPosition(at.uid, at.part, found[-1][0], at.export_end)
         following = PARTS.index(at.part) + 1
         if following == len(PARTS):
             await self.check_is_there(agent)
-            return [END], None
+            return [END_LINE], None
         return [], ExportPosition(at.uid, PARTS[following], 0, at.export_end)
 
     async def check_is_there(self, agent: Agent) -> None:
@@ -186,10 +186,10 @@ class TransferOperations:
             return await self._write(scope, at, numbered, is_end=is_end)
         except (WriteConflict, NotFound) as error:
             raise BadRequest(f"This cannot be imported: {error.message}.", param="lines") from error
-        except WRONG as error:
-            raise _no_export(repr(error)) from error
+        except MALFORMED as error:
+            raise _not_an_export(repr(error)) from error
         except StatementFailed as error:  # a field of another type, which the database has refused
-            raise _no_export(error.message) from error
+            raise _not_an_export(error.message) from error
 
     async def _write(
         self, scope: Scope, at: ImportPosition | None, lines: list[tuple[int, str | bytes]], *, is_end: bool
@@ -200,7 +200,7 @@ class TransferOperations:
                 raise BadRequest("There is nothing to import.", param="lines")
             number, line = lines[0]
             with _naming_line(number):
-                at, lines = await self._begin(scope, orjson.loads(line)), lines[1:]
+                at, lines = await self._begin_memory(scope, orjson.loads(line)), lines[1:]
         found = await transfer.find_unfinished(scope)
         if found is None or found.uid != at.uid:
             raise BadRequest("This import is not under way any more.", param="at")
@@ -211,40 +211,40 @@ class TransferOperations:
                 read = orjson.loads(line)
                 if is_whole:
                     raise ValueError("it stands behind the line that ends the export")
-                if read == END:
+                if read == END_LINE:
                     is_whole = True
                 else:
                     records.append((number, await reader.read(read)))
-            if len(records) == WRITTEN:
-                await self._put(found, records)
+            if len(records) == LINES_OF_TRANSACTION:
+                await self._write_records(found, records)
                 records = []
         if records:
-            await self._put(found, records)
+            await self._write_records(found, records)
         if is_end:
             if not is_whole:
                 raise BadRequest("This export was cut off: its last line is missing.", param="lines")
             await transfer.finish_import(found, at.next_seq, at.name)
-            for kind in self.then:
+            for kind in self.follow_up_jobs:
                 await self.store.jobs.enqueue(kind, found.id, kind)
         return replace(at, is_whole=is_whole)
 
-    async def _put(self, agent: Agent, records: list[_NumberedRecord]) -> None:
+    async def _write_records(self, agent: Agent, records: list[_NumberedRecord]) -> None:
         try:
             await self.store.transfer.write(agent, [record for _, record in records])
-        except (*WRONG, WriteConflict, NotFound, StatementFailed):
+        except (*MALFORMED, WriteConflict, NotFound, StatementFailed):
             # One by one, so that an error names the line. If a public name was taken in the moment in which it was
             # found free, another one is given now, and none is wrong.
             for number, record in records:
                 with _naming_line(number):
                     await self.store.transfer.write(agent, [record])
 
-    async def _begin(self, scope: Scope, line: Any) -> ImportPosition:
+    async def _begin_memory(self, scope: Scope, line: Any) -> ImportPosition:
         """Makes the memory that is filled; it cannot be found before the import has ended."""
         header = line.get("memory")
         if not isinstance(header, dict) or header.get("format") not in FORMATS:
             seen = header.get("format") if isinstance(header, dict) else None
             known = " or ".join(map(str, FORMATS))
-            raise _no_export(f"its first line must name the format {known}, saw {seen!r}")
+            raise _not_an_export(f"its first line must name the format {known}, saw {seen!r}")
         check_header(header)
         uid, secret = secrets.token_hex(16), secrets.token_bytes(16)
         draft = Agent(0, uid, scope, secret, 0, created=float(header["created"]))
@@ -256,7 +256,7 @@ def _forgotten() -> BadRequest:
     return BadRequest("This memory was forgotten while it was exported.", param="from")
 
 
-def _no_export(why: str) -> BadRequest:
+def _not_an_export(why: str) -> BadRequest:
     return BadRequest(f"This is no exported memory: {why}.", param="lines")
 
 
@@ -266,69 +266,90 @@ def _naming_line(number: int) -> Iterator[None]:
     try:
         yield
     except orjson.JSONDecodeError as error:
-        raise _no_export(f"line {number} is no JSON ({error.msg}, column {error.colno})") from error
+        raise _not_an_export(f"line {number} is no JSON ({error.msg}, column {error.colno})") from error
     except (WriteConflict, NotFound) as error:
         raise BadRequest(
             f"This cannot be imported: line {number}: {error.message}.", param="lines"
         ) from error
     except StatementFailed as error:  # a field that the database has refused
-        raise _no_export(f"line {number}: {error.message}") from error
-    except WRONG as error:
+        raise _not_an_export(f"line {number}: {error.message}") from error
+    except MALFORMED as error:
         why = str(error) if isinstance(error, ValueError) else repr(error)
-        raise _no_export(f"line {number}: {why}") from error
+        raise _not_an_export(f"line {number}: {why}") from error
 
 
 # -- records to lines
 
 
-def _as_line(record: TransferRecord) -> dict[str, Any]:
+def _line_of(record: TransferRecord) -> dict[str, Any]:
     line: dict[str, Any] = record.values
     e = record.exchange
     if e is None:
         return line
-    plain = {name: getattr(e, name) for name in _PLAIN}
+    plain = {name: getattr(e, name) for name in _PLAIN_FIELDS}
     line = {**line, **plain, "head": e.prefix_length, "state": e.state.value}
     if is_tombstone(e):
         return {
             **line,
-            "kinds": [_kinds(a) for a in e.inputs],
-            "reply": None if e.reply is None else _kinds(e.reply),
+            "kinds": [_atom_kinds(a) for a in e.inputs],
+            "reply": None if e.reply is None else _atom_kinds(e.reply),
         }
     line |= {
-        "input": _json(e.input),
-        "shown_reply": _json(e.shown_reply),
-        "full": _json(e.full),
+        "input": _parse_or_none(e.input),
+        "shown_reply": _parse_or_none(e.shown_reply),
+        "full": _parse_or_none(e.full),
         "has_reply": e.reply is not None,
     }
     line["notes"] = {str(i): note for i, note in e.notes.items()}
     line["redactions"] = {
-        str(i): _kinds((e.reply or ()) if i < 0 else e.inputs[i]) for i in sorted(e.redactions)
+        str(i): _atom_kinds((e.reply or ()) if i < 0 else e.inputs[i]) for i in sorted(e.redactions)
     }
     return line
 
 
 def _messages_in(exchange: dict[str, Any]) -> int:
     """Returns how many messages a line has, as lists count them: those that were forgotten alone are among them."""
-    if exchange["state"] in _GONE:
+    if exchange["state"] in _WITHOUT_WORDS:
         return 0
     return len(exchange["input"] or ()) + (exchange["shown_reply"] is not None)
 
 
-def _kinds(atoms: tuple[Atom, ...]) -> str:
+def _atom_kinds(atoms: tuple[Atom, ...]) -> str:
     """Returns the first character of each atom, which is its kind."""
     return b"".join(a[:1] for a in atoms).decode()
 
 
-def _json(data: bytes | None) -> Any:
+def _parse_or_none(data: bytes | None) -> Any:
     return None if data is None else orjson.loads(data)
 
 
 # -- lines to records
 
 # States of exchanges without stored words.
-_GONE = (State.OFF, State.FORGOTTEN)
-# Of an exchange: the atoms and the media of its messages, and the atoms of its reply; None: it has none.
-_Hashes = tuple[tuple[tuple[Atom, ...], ...], tuple[bytes, ...], tuple[Atom, ...] | None]
+_WITHOUT_WORDS = (State.OFF, State.FORGOTTEN)
+
+
+class _Hashes(NamedTuple):
+    """The hashes of an exchange."""
+
+    # The atoms of each message.
+    inputs: tuple[tuple[Atom, ...], ...]
+    # The media of each message.
+    media: tuple[bytes, ...]
+    # The atoms of the reply; None: it has none.
+    reply: tuple[Atom, ...] | None
+
+
+class _PathEnd(NamedTuple):
+    """The end of a path, after which the next exchange stands."""
+
+    # The hash of the path.
+    path: bytes = b""
+    # Of the next exchange.
+    depth: int = 0
+    # How many atoms and messages the path has.
+    atoms: int = 0
+    messages: int = 0
 
 
 class LineReader:
@@ -343,11 +364,11 @@ class LineReader:
         self._next_seq = next_seq
         self._canon = Canon(agent.secret)
         self._mark = mark_of(agent.secret)
-        # By an exchange's number: its path, depth, atoms and messages.
-        self._paths: dict[int, tuple[bytes, int, int, int]] = {}
+        # By the number of the last exchange.
+        self._path_ends: dict[int, _PathEnd] = {}
 
     async def read(self, line: dict[str, Any]) -> tuple[str, TransferRecord]:
-        """Returns what a line is, one of `PARTS`, and its record. Raises: one of `WRONG`: it is no such line."""
+        """Returns what a line is, one of `PARTS`, and its record. Raises: one of `MALFORMED`: it is no such line."""
         if not isinstance(line, dict) or len(line) != 1:
             raise ValueError("expected an object with one key, which says what the line is")
         ((part, values),) = line.items()
@@ -355,7 +376,7 @@ class LineReader:
             raise ValueError(f"unknown line {part!r}")
         if part in ("conversation", "exchange") and isinstance(values, dict):
             values = with_present_names(values)
-        is_gone = part == "exchange" and isinstance(values, dict) and values.get("state") in _GONE
+        is_gone = part == "exchange" and isinstance(values, dict) and values.get("state") in _WITHOUT_WORDS
         check_line(part, values, is_gone=is_gone)
         if part in ("passage", "fact"):
             self._check_number(values["seq"])
@@ -375,21 +396,21 @@ class LineReader:
 
     async def _exchange(self, line: dict[str, Any]) -> TransferRecord:
         state = State(line["state"])
-        is_gone = state in _GONE
+        is_gone = state in _WITHOUT_WORDS
         if not is_gone:
             line = _with_mark(line, self._mark)
         inputs, media, reply = _tombstone_hashes(line) if is_gone else self._hashes(line)
         self._check_number(line["seq"] + len(inputs) - (reply is None))
-        path, depth, offset, length = await self._position_after(line["parent"])
+        before = await self._end_of_path(line["parent"])
         flat = [a for atoms in inputs for a in atoms]
-        path = self._canon.path((*flat, *(reply or ())), path)
+        path = self._canon.path((*flat, *(reply or ())), before.path)
         e = Exchange(
             id=0,
             conversation=0,
             parent=None,
-            depth=depth,
-            offset=offset,
-            length=length + len(inputs) + 1,
+            depth=before.depth,
+            offset=before.atoms,
+            length=before.messages + len(inputs) + 1,
             inputs=inputs,
             media=media,
             reply=reply,
@@ -397,12 +418,13 @@ class LineReader:
             reply_key=None if reply is None else self._canon.reply_key(reply),
             state=state,
             prefix_length=line["head"],
-            **{name: line[name] for name in _PLAIN},
-            **({} if is_gone else _content(line)),
+            **{name: line[name] for name in _PLAIN_FIELDS},
+            **({} if is_gone else _content_fields(line)),
         )
-        if len(self._paths) >= CACHED_PATHS:
-            self._paths.pop(next(iter(self._paths)))
-        self._paths[e.seq] = (path, depth + 1, offset + len(flat) + len(reply or ()), e.length)
+        if len(self._path_ends) >= CACHED_PATHS:
+            self._path_ends.pop(next(iter(self._path_ends)))
+        atoms = before.atoms + len(flat) + len(reply or ())
+        self._path_ends[e.seq] = _PathEnd(path, e.depth + 1, atoms, e.length)
         prefixes = prefix_hashes(self._canon, inputs) if line["parent"] is None else []
         return TransferRecord(
             {**{name: line[name] for name in ("conversation", "parent", "prior")}, "prefixes": prefixes}, e
@@ -420,21 +442,21 @@ class LineReader:
             if line["has_reply"]
             else None
         )
-        return inputs, media, reply
+        return _Hashes(inputs, media, reply)
 
-    async def _position_after(self, seq: int | None) -> tuple[bytes, int, int, int]:
-        """Returns the path up to an exchange and its reply, and the depth, atoms and messages of what follows it."""
+    async def _end_of_path(self, seq: int | None) -> _PathEnd:
+        """Returns the end of the path up to an exchange and its reply. None: the path is empty."""
         if seq is None:
-            return b"", 0, 0, 0
-        if seq not in self._paths:
+            return _PathEnd()
+        if seq not in self._path_ends:
             path, count = b"", 0
             exchanges = await self._store.transfer.path(self._agent, seq)
             for each in exchanges:
                 flat = [*(a for atoms in each.inputs for a in atoms), *(each.reply or ())]
                 path = self._canon.path(flat, path)
                 count += len(flat)
-            self._paths[seq] = (path, exchanges[-1].depth + 1, count, exchanges[-1].length)
-        return self._paths[seq]
+            self._path_ends[seq] = _PathEnd(path, exchanges[-1].depth + 1, count, exchanges[-1].length)
+        return self._path_ends[seq]
 
 
 def _with_mark(line: dict[str, Any], mark: str) -> dict[str, Any]:
@@ -462,7 +484,7 @@ def _with_own_mark(message: WireMessage, mark: str) -> WireMessage:
     return {**message, "content": text[:start] + with_mark(text[start:], mark)}
 
 
-def _content(line: dict[str, Any]) -> dict[str, Any]:
+def _content_fields(line: dict[str, Any]) -> dict[str, Any]:
     """Returns the fields of an exchange that hold content."""
     return {
         "input": None if line["input"] is None else orjson.dumps(line["input"] or []),
@@ -477,7 +499,8 @@ def _content(line: dict[str, Any]) -> dict[str, Any]:
 def _tombstone_hashes(line: dict[str, Any]) -> _Hashes:
     """Returns hashes for a tombstone; its line has only the kinds of its messages' atoms."""
     inputs = tuple(_random_atoms(kinds) for kinds in line["kinds"])
-    return inputs, (b"",) * len(inputs), None if line["reply"] is None else _random_atoms(line["reply"])
+    reply = None if line["reply"] is None else _random_atoms(line["reply"])
+    return _Hashes(inputs, (b"",) * len(inputs), reply)
 
 
 def _random_atoms(kinds: str) -> tuple[Atom, ...]:

@@ -197,7 +197,7 @@ async def test_a_move_that_is_broken_off_goes_on(source: Store, target: Store, s
             break
     assert calls > 10
     assert done.moved < len(await everybody(source))
-    assert done.moved + done.there == len(await everybody(source))
+    assert done.moved + done.already_there == len(await everybody(source))
     assert await contents(target) == await contents(source)
     assert await rows(target, "SELECT subject FROM agents WHERE subject LIKE 'importing:%'") == []
 
