@@ -16,7 +16,7 @@ from gateway.agents.runs.turn_guide import guide_of
 from gateway.agents.tools.agent_tools import alone_of, asides_of
 from gateway.core.agent import AgentSpec
 from gateway.core.memory.memory_tools import allows_hidden_tools
-from gateway.core.request.chat_request import ChatRequest, with_fields
+from gateway.core.request.chat_request import ChatRequest, add_missing_fields
 from gateway.core.request.identity import KEEPS, Identity
 from gateway.core.turn.draft import AllBut
 from gateway.core.turn.guide import Guide
@@ -55,7 +55,7 @@ class ChatAgents(Struct, frozen=True):
         if is_stored:
             spec = await self.registry.in_conversation(identity.project, identity.conversation, spec)
         offers = bool(spec.tools) and identity.mode in KEEPS and allows_hidden_tools(request.json)
-        return spec, with_fields(request, sampling_fields(spec, has_tools=request.has_tools or offers))
+        return spec, add_missing_fields(request, sampling_fields(spec, has_tools=request.has_tools or offers))
 
     async def complete(self, call: ChatCall) -> None:
         await self.runs.complete(call)

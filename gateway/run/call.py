@@ -14,7 +14,12 @@ from gateway.core.agent import AgentSpec
 from gateway.core.conversation.canonical import WireMessage
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.request.chat_request import ChatRequest
-from gateway.core.request.envelope import asks_to_think, consumed, developer_places, untranslatable
+from gateway.core.request.envelope import (
+    consumed_fields,
+    developer_indices,
+    enables_thinking,
+    untranslatable_fields,
+)
 from gateway.core.request.identity import Identity
 from gateway.core.request.native_body import NO_ADDITIONS, NativeBody, UpstreamBody
 from gateway.core.turn.client_view import MakesUnseen, MakesView
@@ -204,29 +209,30 @@ def endpoint_form_for(request: ChatRequest, endpoint: Endpoint, model: str) -> E
     capabilities = endpoint.provider.capabilities
     if request.native is not None and capabilities.speaks_messages:
         return replace(NATIVE_FORM, binds=True) if capabilities.binds_thoughts(model) else NATIVE_FORM
-    names = consumed(request.json, capabilities.metadata)
+    names = consumed_fields(request.json, capabilities.metadata)
     without_place: tuple[str, ...] = ()
     if capabilities.untranslatable_fields:
-        fields = untranslatable(request.json, capabilities.untranslatable_fields)
+        fields = untranslatable_fields(request.json, capabilities.untranslatable_fields)
         without_place = tuple(each for each in fields if each not in names)
     takes_developer = capabilities.developer_role is not False
-    may_force = capabilities.can_force_when_thinking or not asks_to_think(request.json)
-    return _make_form(
+    may_force = capabilities.can_force_when_thinking or not enables_thinking(request.json)
+    form: EndpointForm = _make_form(
         names,
         without_place,
-        () if takes_developer else developer_places(request.messages),
+        () if takes_developer else developer_indices(request.messages),
         capabilities.stream_usage,
         may_force and capabilities.can_force(model),
         _refused_fields(request, capabilities, model) if request.added_fields else _NONE_REFUSED,
         endpoint.asks_usage,
         request.shows_thoughts and capabilities.thinks_when_asked(model),
     )
+    return form
 
 
 def _refused_fields(request: ChatRequest, capabilities: Capabilities, model: str) -> frozenset[str]:
     """Returns the fields that the model does not take with this request."""
     refused = capabilities.refused_fields(model)
-    return refused | _REFUSED_WHEN_THINKING if asks_to_think(request.json) else refused
+    return refused | _REFUSED_WHEN_THINKING if enables_thinking(request.json) else refused
 
 
 @lru_cache(maxsize=256)  # nearly all requests share a few
@@ -240,6 +246,7 @@ def _make_form(
     asks_usage: bool,
     thinks_on_request: bool,
 ) -> EndpointForm:
+    """Returns the form with these fields, which is shared by all requests that have the same."""
     return EndpointForm(
         consumed, untranslatable, as_system, takes_usage, can_force, refused,
         asks_usage=asks_usage, thinks_on_request=thinks_on_request,

@@ -84,7 +84,7 @@ class Resolver:
         """Returns the identity of a request: its user, agent, memory and mode. Raises: BadRequest."""
         if request.identity is not None:
             return request.identity
-        identity = self.identify_names(request.names, context)
+        identity = self.identify_names(request.name_fields, context)
         if request.side_request is None:
             return self._with_unnamed_memory(identity, request)
         return replace(
@@ -135,8 +135,8 @@ class Resolver:
         """
         if not request.references:
             return request
-        # Without `unnamed`, by which the ids would decide which memory it has.
-        identity = self.identify(replace(request, unnamed=None), context)
+        # Without `memory_choice`, by which the ids would decide which memory it has.
+        identity = self.identify(replace(request, memory_choice=None), context)
         if self._directory.spec_for(identity) is None:
             _, identity = await self._find_stored_agent(identity, request.model)
         if identity.scope is not None:
@@ -200,7 +200,7 @@ class Resolver:
 
     def _with_unnamed_memory(self, identity: Identity, request: ChatRequest) -> Identity:
         """Returns an identity, with the memory that the request chose if it names no user."""
-        chosen = request.unnamed
+        chosen = request.memory_choice
         if chosen is None or self._directory.spec_for(identity) is None:
             return identity
         if identity.scope is not None and (identity.user is not None or chosen.scope is None):

@@ -215,14 +215,14 @@ class ResponsesPath(ForwardedPath):
                 name = token_hex(16)
                 if request.echo["background"] and find_header(scope["headers"], _IDEMPOTENCY_KEY) is not None:
                     name = _digest_request(scope, request.body).hex()  # sent again, it has the same memory
-                request.chat.unnamed = MemoryChoice(UNNAMED + name)
+                request.chat.memory_choice = MemoryChoice(UNNAMED + name)
             return request, None
         conversation = await self._find_conversation(request, scope)
         if conversation.items:
             request = parse(
                 bytes(parsed.raw), most, upstream_tools, conversation.items, needs_input=self.makes_response
             )
-        request.chat.unnamed = MemoryChoice(conversation.id, conversation.scope)
+        request.chat.memory_choice = MemoryChoice(conversation.id, conversation.scope)
         return request, conversation
 
     async def _find_conversation(self, request: ResponsesRequest, scope: Scope) -> ResponseConversation:

@@ -81,28 +81,28 @@ class ChatRequest(Struct):
     may_be_cut: bool = True
     # Fields of the dialect in which it came that are read here and have no effect upstream.
     consumed: tuple[str, ...] = ()
-    # Fields of its client's dialect that are not those of `json`, for `names`.
-    named: dict[str, Any] | None = None
-    # The name of the application's own request that the dialect knows it for; memory has no part in it.
+    # Fields of its client's dialect that `json` lacks or has otherwise, for `name_fields`.
+    dialect_fields: dict[str, Any] | None = None
+    # The name of the side request that its dialect has recognised it as; memory has no part in it then.
     side_request: str | None = None
-    # It in its client's dialect, for an upstream that speaks that; None: it goes as a chat completion everywhere.
+    # The request in its client's dialect, for an upstream that speaks that; None: it goes as a chat completion.
     native: NativeBody | None = None
-    # The memory that it has where it names nobody; None: none.
-    unnamed: MemoryChoice | None = None
-    # Who asks, where it was decided when the request came; None: it is still to be decided.
+    # The memory of a request that names neither a user nor a conversation; None: it has none then.
+    memory_choice: MemoryChoice | None = None
+    # The identity, where it was decided when the request came; None: it is still to be decided.
     identity: Identity | None = None
 
     @property
-    def names(self) -> dict[str, Any]:
+    def name_fields(self) -> dict[str, Any]:
         """The fields by which user and conversation are found, as its client sent them."""
-        return self.json if self.named is None else {**self.json, **self.named}
+        return self.json if self.dialect_fields is None else {**self.json, **self.dialect_fields}
 
     def edit(self) -> BodyEdit:
         return BodyEdit(self.raw, self.json)
 
 
-def with_fields(request: ChatRequest, fields: Mapping[str, Any]) -> ChatRequest:
-    """Returns the request with those of an agent's fields that it does not set itself."""
+def add_missing_fields(request: ChatRequest, fields: Mapping[str, Any]) -> ChatRequest:
+    """Returns the request with the fields that it does not set itself. fields: of the agent's definition."""
     set_fields = {key for key, value in request.json.items() if value is not None}
     if set_fields.intersection(LIMITS):
         set_fields.update(LIMITS)

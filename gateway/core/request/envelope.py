@@ -21,7 +21,7 @@ _FIELDS: Final[dict[str, tuple[type, ...]]] = {
 _LOOKED_FOR: Final = frozenset((*_FIELDS, "metadata"))
 
 
-def consumed(body: Mapping[str, Any], takes_metadata: bool) -> tuple[str, ...]:
+def consumed_fields(body: Mapping[str, Any], takes_metadata: bool) -> tuple[str, ...]:
     """Returns the names of the fields that do not go upstream.
 
     takes_metadata: the upstream takes `metadata` without `store`. A client that sets `store` uses OpenAI's own
@@ -38,7 +38,7 @@ def consumed(body: Mapping[str, Any], takes_metadata: bool) -> tuple[str, ...]:
     return tuple(found)
 
 
-def untranslatable(body: Mapping[str, Any], fields: Collection[str]) -> tuple[str, ...]:
+def untranslatable_fields(body: Mapping[str, Any], fields: Collection[str]) -> tuple[str, ...]:
     """Returns the names of the fields that a translation reads and has no place for, and which say something here.
 
     fields: `Capabilities.untranslatable_fields`. The `user_id` of `metadata` and users' names do have a place.
@@ -84,18 +84,18 @@ _SAYS_SOMETHING: Final[dict[str, Callable[[Mapping[str, Any], str], bool]]] = {
 }
 
 
-def developer_places(messages: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
+def developer_indices(messages: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
     """Returns the indices of `developer` messages, which are `system` for an upstream that has no such role."""
     return tuple(i for i, message in enumerate(messages) if message.get("role") == "developer")
 
 
-def asks_to_think(body: Mapping[str, Any]) -> bool:
+def enables_thinking(body: Mapping[str, Any]) -> bool:
     """Returns whether a request turns a model's thinking on, in Anthropic's own words."""
     thinking = body.get("thinking")
     return isinstance(thinking, dict) and thinking.get("type") not in (None, "disabled")
 
 
-def budget_to_think(body: Mapping[str, Any]) -> int:
+def thinking_budget(body: Mapping[str, Any]) -> int:
     """Returns how many tokens a request gives to a model's thoughts, in Anthropic's own words; 0: it names none."""
     thinking = body.get("thinking")
     budget = thinking.get("budget_tokens") if isinstance(thinking, dict) else None

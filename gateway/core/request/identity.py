@@ -125,8 +125,8 @@ class IdentityRules:
     _headers: frozenset[bytes] = field(init=False, repr=False, compare=False)  # of both
     _fields: frozenset[str] = field(init=False, repr=False, compare=False)  # of both
     _side: SideRequests = field(init=False, repr=False, compare=False)
-    _single: frozenset[bytes] = field(init=False, repr=False, compare=False)
-    _read: frozenset[bytes] = field(init=False, repr=False, compare=False)
+    _single_headers: frozenset[bytes] = field(init=False, repr=False, compare=False)
+    _headers_read: frozenset[bytes] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         user, conversation = map(_sources, (self.user_order, self.conversation_order))
@@ -138,8 +138,10 @@ class IdentityRules:
         object.__setattr__(self, "_fields", fields)
         object.__setattr__(self, "_side", SideRequests(self.side_rules))
         single = named | {_MEMORY, _HISTORY, _AGENT, _SIGNED_USER, _USER_NAME}
-        object.__setattr__(self, "_single", single)
-        object.__setattr__(self, "_read", single | {BOUND_USER, _OPEN_WEBUI_CHAT, _OPEN_WEBUI_NAME, _RETRIES})
+        object.__setattr__(self, "_single_headers", single)
+        object.__setattr__(
+            self, "_headers_read", single | {BOUND_USER, _OPEN_WEBUI_CHAT, _OPEN_WEBUI_NAME, _RETRIES}
+        )
 
 
 class Identity(Struct, frozen=True):
@@ -165,8 +167,9 @@ class Identity(Struct, frozen=True):
     # A rule has found that no user asks here, and nothing is stored of it, since the user's own turn
     # may have the same words under another prompt.
     leaves_nothing: bool = False
-    # The mode with a stored history, if the request's form alone has set another one.
-    own: Mode | None = None
+    # The mode where the gateway has the history; None: the same. The form of a request (`is_single_structured_turn`)
+    # changes the mode only where the client has the history.
+    mode_with_history: Mode | None = None
     # What people call the user; None: not known.
     name: str | None = None
 
@@ -176,11 +179,15 @@ class Identity(Struct, frozen=True):
         return None if self.mode not in KEEPS or self.leaves_nothing else self.scope
 
     def with_history(self) -> Identity:
-        """Returns it for a stored history, where no later list brings back what was not stored."""
-        return self if self.own is None else replace(self, mode=self.own, leaves_nothing=False, own=None)
+        """Returns the identity for a stored history, where no later list brings back what was not stored."""
+        return (
+            self
+            if self.mode_with_history is None
+            else replace(self, mode=self.mode_with_history, leaves_nothing=False, mode_with_history=None)
+        )
 
     def with_memory(self, conversation: str | None, scope: Scope | None) -> Identity:
-        """Returns it with the memory that its request has without naming anybody.
+        """Returns the identity with the memory of a request that names neither a user nor a conversation.
 
         conversation: the client's own id, or one that was made for it; None: the memory is a person's.
         scope: whose it is; None: that conversation's.
@@ -205,21 +212,21 @@ def identify(
     Raises: BadRequest naming the header or field; NotAuthenticated: the user is signed, but not by us.
     """
     found: dict[bytes, bytes] = {}
-    read = rules._read
+    read = rules._headers_read
     for name, value in headers:
         if name in read:
             if name in found:
-                refuse_repeated(headers, rules._single)
+                refuse_repeated(headers, rules._single_headers)
             found[name] = value
-    user, called = _signed(found, rules, now) if _SIGNED_USER in found else (None, None)
+    user, called = _signed_user(found, rules, now) if _SIGNED_USER in found else (None, None)
     if called is None and (_USER_NAME in found or _OPEN_WEBUI_NAME in found):
-        called = _name(found)
+        called = _user_name(found)
     conversation = None
     if not (rules._fields.isdisjoint(body) and rules._headers.isdisjoint(found)):
-        user = user or _first(rules._user, found, body)
-        conversation = _first(rules._conversation, found, body)
+        user = user or _first_id(rules._user, found, body)
+        conversation = _first_id(rules._conversation, found, body)
     if BOUND_USER in found:
-        user = _bound(found[BOUND_USER].decode(), user)
+        user = _bound_user(found[BOUND_USER].decode(), user)
     user = user or rules.default_user
     if user is not None:
         subject: str | None = f"user:{user}"
@@ -227,13 +234,15 @@ def identify(
         subject = None if conversation is None else f"conversation:{conversation}"
     agent = _agent(found, body)
     profile = agent or rules.default_profile
-    append = _HISTORY in found and _word(_HISTORY, found[_HISTORY], ("", "append"), "append") == "append"
+    append = (
+        _HISTORY in found and _known_word(_HISTORY, found[_HISTORY], ("", "append"), "append") == "append"
+    )
     if append and conversation is None:
         raise BadRequest(
             "`x-mnemogate-history: append` needs a named conversation: send `x-mnemogate-conversation`.",
             param="x-mnemogate-history",
         )
-    mode, side, leaves_nothing, own = _mode(found, body, rules, profile)
+    mode, side, leaves_nothing, mode_with_history = _choose_mode(found, body, rules, profile)
     return Identity(
         project,
         profile,
@@ -246,16 +255,16 @@ def identify(
         _RETRIES in found and found[_RETRIES].strip(b"0").isdigit(),
         side,
         leaves_nothing,
-        own,
+        mode_with_history,
         called,
     )
 
 
-def _bound(own: str, named: str | None) -> str:
-    """Returns the user of a key. named: whom the request names. Raises: NotAllowed: it names another one."""
-    if named not in (None, own):
+def _bound_user(bound: str, named: str | None) -> str:
+    """Returns the user that a key is bound to. named: by the request. Raises: NotAllowed: it names another one."""
+    if named not in (None, bound):
         raise NotAllowed("The key of this request is another user's.", code="user_not_allowed")
-    return own
+    return bound
 
 
 def user_of(headers: RawHeaders, body: bytes, rules: IdentityRules, now: float) -> str:
@@ -263,16 +272,16 @@ def user_of(headers: RawHeaders, body: bytes, rules: IdentityRules, now: float) 
 
     body: "" where it is not known, as of an upload. Raises: NotAllowed: its key is another user's.
     """
-    found = {name: value for name, value in headers if name in rules._read}
+    found = {name: value for name, value in headers if name in rules._headers_read}
     try:
         members = _MEMBERS.decode(body) if body else {}
         named = {name: orjson.loads(bytes(members[name])) for name in rules._fields & members.keys()}
-        user, _ = _signed(found, rules, now) if _SIGNED_USER in found else (None, None)
-        user = user or _first(rules._user, found, named)
+        user, _ = _signed_user(found, rules, now) if _SIGNED_USER in found else (None, None)
+        user = user or _first_id(rules._user, found, named)
     except (GatewayError, msgspec.DecodeError, orjson.JSONDecodeError, RecursionError):
         user = None
     if BOUND_USER in found:
-        return _bound(found[BOUND_USER].decode(), user)
+        return _bound_user(found[BOUND_USER].decode(), user)
     return user or rules.default_user or ""
 
 
@@ -286,7 +295,7 @@ def _sources(order: Iterable[str]) -> tuple[_Source, ...]:
     )
 
 
-def _signed(
+def _signed_user(
     headers: Mapping[bytes, bytes], rules: IdentityRules, now: float
 ) -> tuple[str | None, str | None]:
     """Returns id and name of the user that a signature vouches for, whatever else the request names."""
@@ -296,15 +305,17 @@ def _signed(
     return checked_id(found.id, SIGNED_USER), found.name
 
 
-def _name(headers: Mapping[bytes, bytes]) -> str | None:
-    """Returns what a header says that people call the user. Raises: BadRequest: ours is malformed."""
+def _user_name(headers: Mapping[bytes, bytes]) -> str | None:
+    """Returns the name that a header gives for the user. Raises: BadRequest: the gateway's header is malformed."""
     if (own := headers.get(_USER_NAME)) is not None:
         return checked_id(unquote(header_text(own, USER_NAME)), USER_NAME)
     return unquote(headers[_OPEN_WEBUI_NAME].decode("utf-8", "replace"))[:MAX_ID_CHARS]
 
 
-def _first(order: tuple[_Source, ...], headers: Mapping[bytes, bytes], body: Mapping[str, Any]) -> str | None:
-    """Returns the id at the first place that has one."""
+def _first_id(
+    order: tuple[_Source, ...], headers: Mapping[bytes, bytes], body: Mapping[str, Any]
+) -> str | None:
+    """Returns the id of the first source that has one."""
     for name, header, keys in order:
         if header is not None:
             if header not in headers:
@@ -351,7 +362,7 @@ def _json_type(value: Any) -> str:
 
 
 def checked_id(text: str, name: str) -> str | None:
-    """Returns an id as it counts, None for an empty one. name: of its header or field. Raises: BadRequest."""
+    """Returns an id without blanks around it; None: it is empty. name: of its header or field. Raises: BadRequest."""
     text = text.strip(" \t")
     if not text:
         return None
@@ -397,10 +408,10 @@ class _ModeChoice(NamedTuple):
     mode: Mode
     side_request: str | None = None
     leaves_nothing: bool = False
-    own: Mode | None = None
+    mode_with_history: Mode | None = None
 
 
-def _mode(
+def _choose_mode(
     headers: Mapping[bytes, bytes], body: Mapping[str, Any], rules: IdentityRules, profile: str
 ) -> _ModeChoice:
     """Returns the memory mode of a request, and why it is another one than was asked for."""
@@ -420,17 +431,17 @@ def _mode(
         # hashes.
         return _ModeChoice(Mode(side.memory), side.name, side.leaves_nothing)
     if asked is None and is_single_structured_turn(body):
-        return _ModeChoice(Mode.READ, leaves_nothing=True, own=mode)
+        return _ModeChoice(Mode.READ, leaves_nothing=True, mode_with_history=mode)
     return _ModeChoice(mode)
 
 
 @lru_cache(maxsize=64)  # nearly all are written alike
 def _asked_mode(raw: bytes) -> Mode | None:
     """Returns the mode that the header's value asks for, None for an empty one. Raises: BadRequest."""
-    return _MODES[_word(_MEMORY, raw, _MODES, "on, read, off or strict")]
+    return _MODES[_known_word(_MEMORY, raw, _MODES, "on, read, off or strict")]
 
 
-def _word(header: bytes, raw: bytes, known: Collection[str], expected: str) -> str:
+def _known_word(header: bytes, raw: bytes, known: Collection[str], expected: str) -> str:
     """Returns the value of a header with one word. Raises: BadRequest: it is not one that is known."""
     name = header.decode()
     text = header_text(raw, name).strip().lower()

@@ -26,17 +26,17 @@ class NativeAdditions(Struct, frozen=True):
     # Messages that are left out.
     dropped: frozenset[int] = frozenset()
     # Messages that replace one: a reply as the model wrote it, with its hidden rounds.
-    instead: Mapping[int, Sequence[Json]] = {}
-    # Stored messages before the first that is not a system message, each with its note.
-    fill: Sequence[tuple[Json, str]] = ()
+    replacements: Mapping[int, Sequence[Json]] = {}
+    # Stored messages that go before the first one that is not a system message, each with its note.
+    stored_messages: Sequence[tuple[Json, str]] = ()
     # The gateway's tools.
     tools: Sequence[Json] = ()
-    # Hidden rounds of this turn.
-    more: Sequence[Json] = ()
+    # The messages of this turn's hidden rounds.
+    hidden_rounds: Sequence[Json] = ()
     # The limit of tokens that is left; None: the client's own.
     max_tokens: int | None = None
     # Fields of a chat completion by which the choice of tools is narrowed.
-    choice: Mapping[str, Any] = {}
+    tool_choice: Mapping[str, Any] = {}
     # Something before the conversation's thoughts may be another one than it was.
     changes_prefix: bool = False
     # Another model than the one that was asked stands in, which has no use for the conversation's thoughts.
@@ -68,10 +68,10 @@ class NativeBody(Protocol):
 
     @property
     def thread(self) -> MessageThread | None:
-        """The thread that it belongs to; None: it has all messages of its conversation."""
+        """The thread that the request belongs to; None: the request has all messages of its conversation."""
 
-    def after(self, messages: int) -> NativeBody:
-        """Returns it for a chat completion that has so many messages before those of the request."""
+    def after(self, count: int) -> NativeBody:
+        """Returns the body for a chat completion that has `count` messages before those of the request."""
 
     @property
     def path(self) -> str:

@@ -38,8 +38,8 @@ class NativeMessages(Struct, frozen=True):
     renamed: Callable[[str], bytes]
     thread: MessageThread | None = None
 
-    def after(self, messages: int) -> NativeMessages:
-        return replace(self, places=[*([BlockPlace(-1)] * messages), *self.places])
+    def after(self, count: int) -> NativeMessages:
+        return replace(self, places=[*([BlockPlace(-1)] * count), *self.places])
 
     def render(self, model: str, additions: NativeAdditions = NO_ADDITIONS) -> UpstreamBody:
         """Returns the request for the upstream."""
@@ -56,7 +56,7 @@ class NativeMessages(Struct, frozen=True):
             members["tools"] = [*(self.json.get("tools") or ()), *map(_translate_tool, additions.tools)]
         if additions.max_tokens is not None:
             members["max_tokens"] = additions.max_tokens
-        if (choice := additions.choice.get("tool_choice")) is not None and "tools" in {
+        if (choice := additions.tool_choice.get("tool_choice")) is not None and "tools" in {
             **self.json,
             **members,
         }:
@@ -78,7 +78,7 @@ class NativeMessages(Struct, frozen=True):
             edit.set_member(key, value)
         if model != self.json.get("model"):
             edit.set_member("model", model)
-        return UpstreamBody(edit.render(), betas, next_block_index([*additions.more]))
+        return UpstreamBody(edit.render(), betas, next_block_index([*additions.hidden_rounds]))
 
     # The system prompt
 
@@ -97,18 +97,27 @@ class NativeMessages(Struct, frozen=True):
         messages: list[Json] = self.json["messages"]
         instead = {
             self.places[index].message: replaced
-            for index, replaced in additions.instead.items()
+            for index, replaced in additions.replacements.items()
             # A reply of one round is the client's own, with the thoughts that it still has.
             if len(replaced) > 1
         }
-        left_out = {index for index, replaced in additions.instead.items() if not replaced}
+        left_out = {index for index, replaced in additions.replacements.items() if not replaced}
         notes = {self.places[index]: note for index, note in additions.notes.items() if note}
         notes = {place: note for place, note in notes.items() if place.words is not None}
-        if not (instead or notes or left_out or additions.dropped or additions.fill or additions.more):
+        if not (
+            instead
+            or notes
+            or left_out
+            or additions.dropped
+            or additions.stored_messages
+            or additions.hidden_rounds
+        ):
             return messages
         noted = {place.message: (place.words or 0, note) for place, note in notes.items()}
         dropped, results = self._dropped(additions.dropped | left_out)
-        found: list[Json] = [*_translate_to_turns([_split_note(m, note) for m, note in additions.fill])]
+        found: list[Json] = [
+            *_translate_to_turns([_split_note(m, note) for m, note in additions.stored_messages])
+        ]
         is_added = bool(found)
         for index, message in enumerate(messages):
             if index in dropped:
@@ -134,7 +143,7 @@ class NativeMessages(Struct, frozen=True):
             else:
                 found.append(message)
             is_added = False
-        return [*found, *_translate_to_turns(additions.more)]
+        return [*found, *_translate_to_turns(additions.hidden_rounds)]
 
     def _dropped(self, dropped: frozenset[int]) -> tuple[set[int], dict[int, set[int]]]:
         """Returns the messages of which all parts are left out, and of others the results that are."""

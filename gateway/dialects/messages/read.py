@@ -130,7 +130,7 @@ def read_request(
     )
     request.consumed = () if is_lenient else _names_left_out(json, headers, checker)
     own = {key: value for key, value in json.items() if key not in _READ}
-    request.named = {"user": None, **own, "metadata": metadata}
+    request.dialect_fields = {"user": None, **own, "metadata": metadata}
     if _is_sub_agent(json, headers):
         request.side_request = SUB_AGENT
     elif json.get("max_tokens") == 1 and "conversation_id" in metadata:

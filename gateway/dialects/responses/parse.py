@@ -142,7 +142,7 @@ def parse(
     _add_translated(chat, json)
     request = request_of(orjson.dumps(chat), chat, read.messages)
     # User and conversation may be named by what no chat completion has, such as a client's own metadata.
-    request.named = {key: json[key] for key in _NOT_PASSED_ON if key in json} or None
+    request.dialect_fields = {key: json[key] for key in _NOT_PASSED_ON if key in json} or None
     request.side_request = codex_side_request(json)
     request.shows_thoughts = _shows_thoughts(json.get("reasoning") or {})
     request.wants_usage = True

@@ -16,7 +16,7 @@ from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, Shown, is_mark_named
 from gateway.core.prompt.summary import Overfull
 from gateway.core.request.chat_request import NEWER_LIMIT, ChatRequest
 from gateway.core.request.edit import BodyEdit
-from gateway.core.request.envelope import budget_to_think
+from gateway.core.request.envelope import thinking_budget
 from gateway.core.request.native_body import NativeAdditions
 from gateway.core.turn.guide import ANYTHING, Offer
 from gateway.core.upstream.policy import Target
@@ -223,17 +223,17 @@ class Prompt(Struct, frozen=True):
         """Returns what a request in its client's own dialect gets. The parameters are those of `body`."""
         fill = [(each.message, each.note) for each in self.window.fill(self.composition)]
         is_limited = bool(more) and budget_tokens is not None and self.request.max_tokens_key is not None
-        limit = max(budget_tokens or 0, budget_to_think(self.request.json) + 1) if is_limited else None
+        limit = max(budget_tokens or 0, thinking_budget(self.request.json) + 1) if is_limited else None
         return NativeAdditions(
             system=[text for text in (self.system, self.window.summary) if text],
             notes={i: note for i, note in self.composition.notes.items() if i not in self.window.dropped},
             dropped=self.window.dropped,
-            instead=self.hidden,
-            fill=fill,
+            replacements=self.hidden,
+            stored_messages=fill,
             tools=self.tools,
-            more=more,
+            hidden_rounds=more,
             max_tokens=limit,
-            choice={} if offer is ANYTHING else offer.fields(can_force=self.form.can_force),
+            tool_choice={} if offer is ANYTHING else offer.fields(can_force=self.form.can_force),
             changes_prefix=self.changes_prefix,
         )
 
@@ -269,7 +269,7 @@ class Prompt(Struct, frozen=True):
             edit.insert_messages(len(request.messages), more)
             if budget_tokens is not None and limit_key is not None:
                 # Claude refuses a limit that its thoughts alone may reach, so a late round has room for them.
-                limit = max(budget_tokens, budget_to_think(request.json) + 1)
+                limit = max(budget_tokens, thinking_budget(request.json) + 1)
                 edit.set_member(limit_key, limit)
         if offer is not ANYTHING:
             for key, value in offer.fields(can_force=self.form.can_force).items():

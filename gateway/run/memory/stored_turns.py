@@ -67,7 +67,7 @@ async def fill_references(
     if scope is None and turns.owner is not None:
         agent, key = turns.owner
         return replace(
-            whole, unnamed=MemoryChoice(None if agent.scope.spans_conversations else key, agent.scope)
+            whole, memory_choice=MemoryChoice(None if agent.scope.spans_conversations else key, agent.scope)
         )
     return whole
 

@@ -8,11 +8,11 @@ import pytest
 
 from adapters.providers import PROVIDERS
 from gateway.core.request.envelope import (
-    asks_to_think,
-    budget_to_think,
-    consumed,
-    developer_places,
-    untranslatable,
+    consumed_fields,
+    developer_indices,
+    enables_thinking,
+    thinking_budget,
+    untranslatable_fields,
 )
 
 
@@ -46,7 +46,7 @@ PLAIN = {"model": "m", "messages": [], "temperature": 0, "unknown": {"x": 1}, "u
 def test_fields_of_an_envelope_are_consumed_and_no_others(
     extra: dict[str, Any], takes_metadata: bool, expected: tuple[str, ...]
 ) -> None:
-    assert consumed({**PLAIN, **extra}, takes_metadata) == expected
+    assert consumed_fields({**PLAIN, **extra}, takes_metadata) == expected
 
 
 @pytest.mark.parametrize(
@@ -71,15 +71,15 @@ def test_fields_of_an_envelope_are_consumed_and_no_others(
 )
 def test_what_a_translation_has_no_place_for(extra: dict[str, Any], expected: tuple[str, ...]) -> None:
     assert (
-        untranslatable({**PLAIN, **extra}, PROVIDERS["anthropic"].capabilities.untranslatable_fields)
+        untranslatable_fields({**PLAIN, **extra}, PROVIDERS["anthropic"].capabilities.untranslatable_fields)
         == expected
     )
-    assert untranslatable({**PLAIN, **extra}, ()) == ()
+    assert untranslatable_fields({**PLAIN, **extra}, ()) == ()
 
 
 def test_where_a_developer_speaks() -> None:
     roles = ["developer", "user", "system", "developer", None]
-    assert developer_places([{"role": role} for role in roles]) == (0, 3)
+    assert developer_indices([{"role": role} for role in roles]) == (0, 3)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_where_a_developer_speaks() -> None:
     ],
 )
 def test_who_asks_a_model_to_think(body: dict[str, Any], thinks: bool) -> None:
-    assert asks_to_think(body) is thinks
+    assert enables_thinking(body) is thinks
 
 
 @pytest.mark.parametrize(
@@ -107,5 +107,5 @@ def test_who_asks_a_model_to_think(body: dict[str, Any], thinks: bool) -> None:
     ],
 )
 def test_what_a_model_may_think(thinking: Any, budget: int) -> None:
-    assert budget_to_think({"thinking": thinking}) == budget
-    assert budget_to_think({}) == 0
+    assert thinking_budget({"thinking": thinking}) == budget
+    assert thinking_budget({}) == 0
