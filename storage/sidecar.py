@@ -43,7 +43,7 @@ _KINDS = (
     (stat.S_ISFIFO, "a pipe"),
     (stat.S_ISSOCK, "a socket"),
 )
-_CLOSED = (errno.EPERM, errno.EACCES, errno.EROFS)
+_NO_ACCESS = (errno.EPERM, errno.EACCES, errno.EROFS)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -67,7 +67,7 @@ def resolved(database: str | Path) -> str:
         if name in ("", ".", ".."):
             continue
         path = os.path.join(found, name)
-        target, owner = _link(path)
+        target, owner = _read_link(path)
         if target is None:
             found = path
             continue
@@ -84,7 +84,7 @@ def resolved(database: str | Path) -> str:
     return found
 
 
-def _link(path: str) -> tuple[str | None, int]:
+def _read_link(path: str) -> tuple[str | None, int]:
     """Returns where a link leads and who made it; (None, 0) where it is no link."""
     try:
         found = os.lstat(path)
@@ -108,8 +108,8 @@ def check_place(database: str) -> None:
     """Checks that this account could have a database at a resolved path. Raises: Broken, ReadOnly: why not."""
     check_reach(database)
     directory = os.path.dirname(database)
-    if not _may(directory, os.W_OK | os.X_OK):
-        raise _closed(f"write in the directory {directory}", directory)
+    if not _has_access(directory, os.W_OK | os.X_OK):
+        raise _access_error(f"write in the directory {directory}", directory)
     for each in (database, *(f"{database}{end}" for end in LOGS)):
         _check_file(each)
 
@@ -128,12 +128,12 @@ def check_reach(database: str) -> None:
             raise unavailable(f"The directory {parent} cannot be used", error) from error
         if not stat.S_ISDIR(mode):
             raise Broken(f"{parent} is a file, not a directory. Name another file with --db.")
-        if not _may(str(parent), os.X_OK):
-            raise _closed(f"look into the directory {parent}", str(parent))
+        if not _has_access(str(parent), os.X_OK):
+            raise _access_error(f"look into the directory {parent}", str(parent))
     if os.path.lexists(database):
         _check_kind(database, os.lstat(database))
-        if not _may(database, os.R_OK | os.W_OK):
-            raise _closed(f"read and write {database}", database)
+        if not _has_access(database, os.R_OK | os.W_OK):
+            raise _access_error(f"read and write {database}", database)
 
 
 def _check_file(path: str) -> None:
@@ -167,11 +167,11 @@ def _check_names(path: str, status: os.stat_result) -> None:
         )
 
 
-def _may(path: str, mode: int) -> bool:
+def _has_access(path: str, mode: int) -> bool:
     return os.access(path, mode, effective_ids=True)
 
 
-def _closed(action: str, path: str) -> ReadOnly:
+def _access_error(action: str, path: str) -> ReadOnly:
     """Returns the error for what this account may not do. action: with a verb."""
     if os.statvfs(path).f_flag & os.ST_RDONLY:
         return ReadOnly(
@@ -190,7 +190,7 @@ def unavailable(what: str, error: OSError) -> Unavailable:
     """Returns the store's error for one of the operating system. what: cannot be done, as a clause."""
     if error.errno in _NO_ROOM:
         return Full(f"{what}: the disk is full. Make room on it, or name another file with --db.")
-    kind = ReadOnly if error.errno in _CLOSED else Broken
+    kind = ReadOnly if error.errno in _NO_ACCESS else Broken
     return kind(f"{what}: {error.strerror or error}.")
 
 

@@ -19,15 +19,19 @@ class SharedClock:
         self.ahead = 0.0
         self._is_set = False
 
-    def read(self, asked_at: float, at: float, answered: float) -> None:
-        """Takes a reading: the database's time, and when it was asked for and was here, by this machine's clock."""
-        least, most = at - answered, at - asked_at
+    def add_reading(self, asked_at: float, at: float, answered_at: float) -> None:
+        """Takes in a reading of the database's clock.
+
+        at: the database's time.
+        asked_at, answered_at: when it was asked for, and when the answer came, by this machine's clock.
+        """
+        least, most = at - answered_at, at - asked_at
         if not self._is_set:
             self.ahead, self._is_set = (least + most) / 2, True
         self.ahead = min(max(self.ahead, least), most)
 
-    async def ask(self, ask: Callable[[], Awaitable[float]]) -> None:
-        """Asks for the time, several times: where it comes at once, it is exact."""
+    async def measure(self, read_time: Callable[[], Awaitable[float]]) -> None:
+        """Takes several readings: the one that is answered soonest is the most exact. read_time: asks the database."""
         for _ in range(_READINGS):
-            asked = time.time()
-            self.read(asked, await ask(), time.time())
+            asked_at = time.time()
+            self.add_reading(asked_at, await read_time(), time.time())

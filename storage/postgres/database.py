@@ -67,7 +67,9 @@ class PostgresDatabase:
         self._failure_listeners: list[Callable[[Unavailable], None]] = []
         self._health_check = HealthCheck(self._check_server, limits.health_s)
         self._clock = SharedClock()
-        self._listener = NotificationListener(listen_target, self._clock.read, self._health_check.hurry)
+        self._listener = NotificationListener(
+            listen_target, self._clock.add_reading, self._health_check.hurry
+        )
         self._tidying = Tidying(target, limits.sweep_s, limits.long_s)
         # Notifications to be sent, (channel, word), and the task that sends them.
         self._notices: list[tuple[str, str]] = []
@@ -113,7 +115,7 @@ class PostgresDatabase:
 
     async def _prepare(self, raw: RawConnection) -> None:
         await migrate(raw, self._target.name)
-        await self._clock.ask(lambda: raw.fetchval(f"SELECT {NOW}"))
+        await self._clock.measure(lambda: raw.fetchval(f"SELECT {NOW}"))
 
     @property
     def clock_ahead_s(self) -> float:
@@ -159,22 +161,22 @@ class PostgresDatabase:
         pool = self._pool
         until = self._loop.time() + seconds
         pool.check()
-        raw = pool.take_idle() or await pool.take(wait_s=min(seconds, self._limits.wait_s))
+        raw = pool.acquire_idle() or await pool.acquire(wait_s=min(seconds, self._limits.wait_s))
         try:
             found = await operation(kind(raw, until, self._loop))
         except (TimeoutError, asyncio.CancelledError) as error:
             # asyncpg asks the server to stop, over another connection; this one can be used again when that is done.
-            pool.give_up(raw)
+            pool.release_when_answering(raw)
             if isinstance(error, TimeoutError):
                 raise TooSlow(f"{self._target.name}: no answer in time") from error
             raise
         except BaseException as error:
             translated = self._translate(error)
-            pool.give(raw)
+            pool.release(raw)
             if translated is error:
                 raise
             raise translated from error
-        pool.give(raw)
+        pool.release(raw)
         return found
 
     def _begin(
@@ -227,13 +229,13 @@ class PostgresDatabase:
         """Performs a transaction, again after a conflict with another one and once after its connection broke."""
         pool = self._pool
         for tries_left in reversed(range(_MOST_TRIES)):
-            raw = (None if is_bulk else pool.take_idle()) or await pool.take(is_bulk=is_bulk)
+            raw = (None if is_bulk else pool.acquire_idle()) or await pool.acquire(is_bulk=is_bulk)
             until = self._loop.time() + self._limits.write_s
             connection = kind(raw, until, self._loop, self._begin_statement)
             try:
                 result = await operation(connection)
                 await connection.commit()
-                pool.give(raw, is_bulk=is_bulk)
+                pool.release(raw, is_bulk=is_bulk)
                 return result
             except BaseException as error:
                 translated = self._translate(error)
@@ -256,7 +258,7 @@ class PostgresDatabase:
             if is_pending and not raw.is_closed():
                 await self._pool.settle(raw, "ROLLBACK")
         finally:
-            self._pool.give(raw, is_bulk=is_bulk)
+            self._pool.release(raw, is_bulk=is_bulk)
 
     def _translate(self, error: BaseException) -> BaseException:
         """Returns the store's error for one of the server or the connection; any other one as it is.

@@ -25,7 +25,7 @@ _log = logging.getLogger("mnemogate")
 _PREFIX = "mnemogate_"
 _SELF = f"{_PREFIX}self"
 _ANSWER_S = POLL_S / 3
-_NOTIFY = "SELECT pg_notify(channel, word) FROM unnest($1::text[], $2::text[]) AS told(channel, word)"
+_NOTIFY = "SELECT pg_notify(channel, word) FROM unnest($1::text[], $2::text[]) AS notification(channel, word)"
 _PROBE = f"SELECT pg_notify($1, $2), {NOW}"
 _LOST = (
     "Notifications from PostgreSQL are lost; changes by other gateways may be seen up to %d s late. "
@@ -38,18 +38,18 @@ class NotificationListener:
     """A process's listener for notifications.
 
     target: where notifications arrive; None: nowhere, so the process polls.
-    timed: is given readings of the database's clock now and then (SharedClock).
+    report_reading: is given readings of the database's clock now and then (SharedClock).
     lost: called when the connection is lost.
     """
 
     def __init__(
         self,
         target: PostgresTarget | None,
-        timed: Callable[[float, float, float], None],
+        report_reading: Callable[[float, float, float], None],
         lost: Callable[[], None],
     ) -> None:
         self._target = target
-        self._timed = timed
+        self._report_reading = report_reading
         self._report_loss = lost
         self._hears_itself = asyncio.Event()
         self._lost = asyncio.Event()
@@ -132,7 +132,7 @@ class NotificationListener:
         self._hears_itself.clear()
         asked = time.time()
         ((_, at),) = await raw.fetch(_PROBE, _SELF, self._name, timeout=_ANSWER_S)
-        self._timed(asked, at, time.time())
+        self._report_reading(asked, at, time.time())
         try:
             # Python 3.11's `wait_for` may lose a cancellation that comes as the wait is over: `close` would not end.
             async with asyncio.timeout(_ANSWER_S):

@@ -90,8 +90,8 @@ class ConnectionPool:
         self._waiting_bulk: deque[asyncio.Future[RawConnection | None]] = deque()
         self._mending: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._tried = asyncio.Event()  # the first attempt to mend the present fault has ended
-        self._tried.set()
+        self._first_try_ended = asyncio.Event()  # the first attempt to mend the present fault has ended
+        self._first_try_ended.set()
         self._closed = False
         self.fault: Unavailable | None = None
         self.failures = 0
@@ -103,7 +103,7 @@ class ConnectionPool:
             raw = await self._try()
         except Unavailable as error:
             self.fail(error)
-            self._tried.set()
+            self._first_try_ended.set()
             return
         self._idle.append(raw)
 
@@ -111,10 +111,10 @@ class ConnectionPool:
         """Refuses what cannot be served now. Raises: Unavailable."""
         if self._closed:
             raise Closed(f"{self._target.name} is closed")
-        if self.fault is not None and self._tried.is_set():
+        if self.fault is not None and self._first_try_ended.is_set():
             raise self.fault.again()
 
-    def take_idle(self) -> RawConnection | None:
+    def acquire_idle(self) -> RawConnection | None:
         """Returns a connection for a turn if one is free."""
         while self._idle:
             raw = self._idle.pop()
@@ -123,19 +123,19 @@ class ConnectionPool:
             self._open.discard(raw)
         return None
 
-    async def take(self, *, is_bulk: bool = False, wait_s: float | None = None) -> RawConnection:
+    async def acquire(self, *, is_bulk: bool = False, wait_s: float | None = None) -> RawConnection:
         """Returns a connection, which must be given back. Raises: Unavailable (Busy: none was free in time)."""
         try:
             async with asyncio.timeout(wait_s):
-                return await self._acquire(is_bulk)
+                return await self._acquire_when_up(is_bulk)
         except TimeoutError:
             self.check()
             # Without the time, which differs each time: the log counts the lines that are alike.
             raise Busy(f"{self._target.name}: no connection was free in time") from None
 
-    async def _acquire(self, is_bulk: bool) -> RawConnection:
+    async def _acquire_when_up(self, is_bulk: bool) -> RawConnection:
         while True:
-            await self._tried.wait()
+            await self._first_try_ended.wait()
             self.check()
             if is_bulk and self._bulk >= self._limits.bulk:
                 await self._wait(self._waiting_bulk)
@@ -144,7 +144,7 @@ class ConnectionPool:
             self._bulk += is_bulk
             raw = None
             try:
-                raw = self.take_idle() or await self._open_or_wait()
+                raw = self.acquire_idle() or await self._open_or_wait()
             finally:
                 if raw is None and is_bulk:
                     self._free_bulk()
@@ -173,7 +173,7 @@ class ConnectionPool:
             self._opening -= 1
         if raw is None:
             # One may have come free meanwhile, and would not be handed on.
-            return self.take_idle() or (await self._wait(self._waiting) if self._open else None)
+            return self.acquire_idle() or (await self._wait(self._waiting) if self._open else None)
         if self.fault is not None or self._closed:
             raw.terminate()
             return None
@@ -191,10 +191,10 @@ class ConnectionPool:
                 if (raw := future.result()) is None:
                     _wake(queue, None)
                 else:
-                    self.give(raw)
+                    self.release(raw)
             raise
 
-    def give(self, raw: RawConnection, *, is_bulk: bool = False) -> None:
+    def release(self, raw: RawConnection, *, is_bulk: bool = False) -> None:
         """Takes a connection back, and hands it to the first that waits. is_bulk: as it was taken."""
         if is_bulk:
             self._free_bulk()
@@ -211,18 +211,18 @@ class ConnectionPool:
         self._bulk -= 1
         _wake(self._waiting_bulk, None)
 
-    def give_up(self, raw: RawConnection) -> None:
+    def release_when_answering(self, raw: RawConnection) -> None:
         """Takes back a connection after a cancelled wait, once it answers again."""
-        task = asyncio.get_running_loop().create_task(self._check(raw))
+        task = asyncio.get_running_loop().create_task(self._release_once_answered(raw))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _check(self, raw: RawConnection) -> None:
+    async def _release_once_answered(self, raw: RawConnection) -> None:
         """Gives a connection back once it has answered; one that does not is dropped."""
         try:
             await self.settle(raw, "SELECT 1")
         finally:
-            self.give(raw)
+            self.release(raw)
 
     async def settle(self, raw: RawConnection, statement: str) -> None:
         """Performs a statement after one that has failed. A connection that does not answer even then is dropped."""
@@ -244,7 +244,7 @@ class ConnectionPool:
         if self.fault is not None or self._closed:
             return
         self.fault = fault
-        self._tried.clear()
+        self._first_try_ended.clear()
         # Those in use end with what they do: an old primary would answer reads for a while.
         for raw in self._idle:
             raw.terminate()
@@ -265,12 +265,12 @@ class ConnectionPool:
             except StoreError as error:
                 self.fault = as_unavailable(error)
                 self.last_error = self.fault.message
-            self._tried.set()
+            self._first_try_ended.set()
             self._wake_all()
             pause = min(max(2 * pause, self._limits.retry_first_s), self._limits.retry_most_s)
         self.fault = None
         self._idle.append(raw)
-        self._tried.set()
+        self._first_try_ended.set()
         self._wake_all()
         self._recovered()
 
@@ -303,10 +303,10 @@ class ConnectionPool:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._tried.set()
+        self._first_try_ended.set()
         self._wake_all()
         opened, self._open, self._idle = self._open, set(), []
-        await asyncio.gather(*(_end(raw, timeout_s) for raw in opened))
+        await asyncio.gather(*(_close_connection(raw, timeout_s) for raw in opened))
 
 
 # A page, so that a full disk shows itself.
@@ -316,7 +316,7 @@ _TRIAL = (
 )
 
 
-async def _end(raw: RawConnection, timeout_s: float) -> None:
+async def _close_connection(raw: RawConnection, timeout_s: float) -> None:
     with contextlib.suppress(*FAULTS):
         await raw.close(timeout=timeout_s)
     raw.terminate()

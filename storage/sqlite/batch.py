@@ -39,32 +39,32 @@ class BatchRunner:
         self._connection = connection
         self._path = path
 
-    def run(self, functions: Sequence[WriteFunction], *, begins: bool) -> BatchReport:
+    def run(self, functions: Sequence[WriteFunction], *, begins_own_transaction: bool) -> BatchReport:
         """Runs one transaction.
 
         Savepoints are taken only once a function has failed: each costs two statements, around each of which the
         thread gives the interpreter's lock away.
 
-        begins: a function that comes alone begins a transaction itself where it needs one.
+        begins_own_transaction: a function that comes alone begins a transaction itself where it needs one.
         """
         if len(functions) > 1:
             return self._run_together(functions) or self._run_apart(functions)
-        return self._run_alone(functions[0], begins=begins)
+        return self._run_alone(functions[0], begins_own_transaction=begins_own_transaction)
 
-    def _run_alone(self, function: WriteFunction, *, begins: bool) -> BatchReport:
+    def _run_alone(self, function: WriteFunction, *, begins_own_transaction: bool) -> BatchReport:
         try:
-            if not begins:
+            if not begins_own_transaction:
                 self._connection.execute("BEGIN IMMEDIATE")
             outcomes: list[WriteResult] = [(True, function(self._connection))]
         except Exception as error:
             outcome, fault = self._failure(error)
             try:
-                if self._connection.in_transaction or not begins:
+                if self._connection.in_transaction or not begins_own_transaction:
                     self._connection.execute("ROLLBACK")
             except sqlite3.Error:
                 return self._fail_all(1, error)
             return BatchReport([outcome], fault)
-        if begins and not self._connection.in_transaction:
+        if begins_own_transaction and not self._connection.in_transaction:
             return BatchReport(outcomes, is_whole=True)  # a statement that was a transaction by itself
         return self._commit(outcomes, is_whole=True)
 

@@ -268,7 +268,9 @@ class SqliteDatabase:
         self, operation: Operation[T], *, bytes: int = 0, is_repeatable: bool = False
     ) -> asyncio.Future[T]:
         # No network can lose the answer to a commit, so none is repeated.
-        return self.writer.submit(partial(_run_write, operation, self._watch), bytes=bytes, begins=True)
+        return self.writer.submit(
+            partial(_run_write, operation, self._watch), bytes=bytes, begins_own_transaction=True
+        )
 
     def write_one(
         self, statement: str, values: Sequence[object], *, bytes: int = 0
@@ -354,7 +356,7 @@ class SqliteDatabase:
                 try_writing(connection, check=False)
 
         if not self.writer.health.waiting:  # else these writes show it
-            await self.writer.submit(check, is_bulk=True, begins=True)
+            await self.writer.submit(check, is_bulk=True, begins_own_transaction=True)
 
     def _failed(self, fault: Unavailable) -> None:
         for function in self._failure_listeners:

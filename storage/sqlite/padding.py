@@ -15,22 +15,26 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any
 
-_USABLE = 4096
-_LOCAL = _USABLE - 35  # the longest record without overflow pages
-_LEAST = (_USABLE - 12) * 32 // 255 - 23  # what a longer record has in its page at least
-_STEP = _USABLE - 4  # what an overflow page holds
-_OTHERS = 45  # the columns that are not counted here, since they never change: id, agent, seq, run, room
+_PAGE_BYTES = 4096
+_LONGEST_IN_PAGE = _PAGE_BYTES - 35  # the longest record without overflow pages
+_LEAST_IN_PAGE = (_PAGE_BYTES - 12) * 32 // 255 - 23  # what a longer record has in its page at least
+_OVERFLOW_PAGE_BYTES = _PAGE_BYTES - 4  # what an overflow page holds
+# The columns that are not counted here, since they never change: id, agent, seq, run, room.
+_UNCOUNTED_BYTES = 45
 # Bytes of a whole number besides its type code: of those below the first of these, from there on, and so forth.
-_WHOLE = (-(1 << 47), -(1 << 31), -(1 << 23), -(1 << 15), -128, 0, 2, 128, 1 << 15, 1 << 23, 1 << 31, 1 << 47)
-_WIDTHS = (8, 6, 4, 3, 2, 1, 0, 1, 2, 3, 4, 6, 8)
+_INTEGER_BOUNDS = (
+    -(1 << 47), -(1 << 31), -(1 << 23), -(1 << 15), -128, 0, 2, 128, 1 << 15, 1 << 23, 1 << 31, 1 << 47
+)  # fmt: skip
+_INTEGER_BYTES = (8, 6, 4, 3, 2, 1, 0, 1, 2, 3, 4, 6, 8)
 # From these lengths on the type code of bytes takes one byte more.
-_LONG = (58, 8186, 1048570)
+_LONGER_TYPE_CODES = (58, 8186, 1048570)
 FLOOR = 540  # a row's room is enough for the head of one that overflows
 # The room of a row that overflows from the beginning: its head may be as short as that.
-_SPILLED = _LEAST + 4 - _OTHERS - 8
+_SPILLED_ROOM = _LEAST_IN_PAGE + 4 - _UNCOUNTED_BYTES - 8
 
-# A record of this length modulo _STEP leaves no more than _LEAST bytes in its page, give or take a hundred.
-_SPILL = _LEAST - 100
+# A record of this length modulo _OVERFLOW_PAGE_BYTES leaves no more than _LEAST_IN_PAGE bytes in its page, give or take
+# a hundred.
+_SPILL_BYTES = _LEAST_IN_PAGE - 100
 
 
 def size_of(values: Sequence[Any]) -> int:
@@ -43,18 +47,18 @@ def size_of(values: Sequence[Any]) -> int:
             value, kind = value.encode(), bytes
         if kind is bytes:
             n = len(value)
-            size += n if n < 58 else n + bisect_right(_LONG, n)
+            size += n if n < 58 else n + bisect_right(_LONGER_TYPE_CODES, n)
         elif kind is float and not value.is_integer():
             size += 8
         else:  # a whole number is stored as one
-            size += _WIDTHS[bisect_right(_WHOLE, value)]
+            size += _INTEGER_BYTES[bisect_right(_INTEGER_BOUNDS, value)]
     return size
 
 
 def room_for(size: int) -> int:
     """Returns the room of a new row, given its size without padding."""
-    if size + 1 + _OTHERS > _LOCAL:
-        return _SPILLED
+    if size + 1 + _UNCOUNTED_BYTES > _LONGEST_IN_PAGE:
+        return _SPILLED_ROOM
     return max(FLOOR, size + 1)
 
 
@@ -63,8 +67,10 @@ def pad_bytes(size: int, room: int) -> int:
     if size < room:
         left = room - size
         return left - 1 if left <= 58 else max(57, left - 2)
-    pages = max(1, (size + _OTHERS - _SPILL + _STEP - 1) // _STEP)
-    return _SPILL + _STEP * pages - _OTHERS - size
+    pages = max(
+        1, (size + _UNCOUNTED_BYTES - _SPILL_BYTES + _OVERFLOW_PAGE_BYTES - 1) // _OVERFLOW_PAGE_BYTES
+    )
+    return _SPILL_BYTES + _OVERFLOW_PAGE_BYTES * pages - _UNCOUNTED_BYTES - size
 
 
 def padding_of(values: Sequence[object]) -> tuple[int, bytes | None]:

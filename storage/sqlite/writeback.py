@@ -50,7 +50,7 @@ def copy_log(connection: sqlite3.Connection) -> bool:
     return bool(pages == copied)
 
 
-def empty(connection: sqlite3.Connection, wait_ms: int) -> bool:
+def empty_log(connection: sqlite3.Connection, wait_ms: int) -> bool:
     """Writes the log back as far as readers allow, and waits for them at most `wait_ms`. True when it is empty."""
     (patience,) = connection.execute("PRAGMA busy_timeout").fetchone()
     connection.execute(f"PRAGMA busy_timeout = {wait_ms:d}")

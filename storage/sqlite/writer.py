@@ -44,7 +44,7 @@ from storage.sqlite.batch import BatchReport, BatchRunner, WriteResult
 from storage.sqlite.connection import Driver, translate, try_writing
 from storage.sqlite.loop_calls import LoopCalls
 from storage.sqlite.watch import Watch
-from storage.sqlite.writeback import WriteBack, copy_log, empty
+from storage.sqlite.writeback import WriteBack, copy_log, empty_log
 
 T = TypeVar("T")
 
@@ -88,7 +88,7 @@ class _Write(Generic[T]):
     future: asyncio.Future[T]
     # In bytes, with `_OVERHEAD_BYTES`.
     size: int
-    begins: bool
+    begins_own_transaction: bool
 
 
 @dataclass(slots=True)
@@ -233,7 +233,7 @@ class Writer:
         try:
             if is_whole:
                 async with asyncio.timeout(timeout_s):
-                    await driver.call(partial(empty, wait_ms=0))
+                    await driver.call(partial(empty_log, wait_ms=0))
                     await driver.call(lambda connection: connection.close())
         except (TimeoutError, sqlite3.Error) as error:
             self._last_error = f"closing: {error!r}"
@@ -275,7 +275,7 @@ class Writer:
         *,
         bytes: int = 0,
         is_bulk: bool = False,
-        begins: bool = False,
+        begins_own_transaction: bool = False,
     ) -> asyncio.Future[T]:
         """Queues a write. The future has the function's result once it is committed.
 
@@ -285,8 +285,8 @@ class Writer:
         bytes: about what the function holds.
         is_bulk: work that can wait: index, import, forget. It is a transaction of its own, performed when no
             turn waits. Turns that come meanwhile wait for it, so that it should stay below 5 ms.
-        begins: the function begins a transaction itself where it needs one, and is given none if it comes
-            alone.
+        begins_own_transaction: the function begins a transaction itself where it needs one. It is given none if it
+            comes alone.
 
         Raises, here or from the future: Busy, Closed, and what is wrong with the database (Unavailable); from the
         future also what the function raises, SQLite's errors translated.
@@ -300,7 +300,7 @@ class Writer:
         if queue.bytes + size > self._limits.queue_bytes:
             raise Busy(f"{self._path} is too slow: more than {self._limits.queue_bytes:,} bytes would wait")
         future: asyncio.Future[T] = self._loop.create_future()
-        queue.writes.append(_Write(function, future, size, begins))
+        queue.writes.append(_Write(function, future, size, begins_own_transaction))
         queue.bytes += size
         if not self._running and not self._is_gathering:
             self._is_gathering = True
@@ -315,7 +315,7 @@ class Writer:
             await self._log_free.wait()
         self._log_free.clear()
         try:
-            done = await self._driver.call(partial(empty, wait_ms=wait_ms))
+            done = await self._driver.call(partial(empty_log, wait_ms=wait_ms))
         except sqlite3.Error as error:
             raise translate(error, self._path) from error
         finally:
@@ -360,13 +360,15 @@ class Writer:
         """Runs a batch in the writer's thread. Never raises."""
         try:
             functions = [write.function for write in batch]
-            report = BatchRunner(connection, self._path).run(functions, begins=batch[0].begins)
+            report = BatchRunner(connection, self._path).run(
+                functions, begins_own_transaction=batch[0].begins_own_transaction
+            )
         except BaseException as error:  # nothing else would ever resolve these futures
             answer = error if isinstance(error, Unavailable) else Broken(f"{self._path}: {error!r}")
             report = BatchReport([(False, answer)] * len(batch), answer)
         # A commit to a file that was removed or replaced succeeds, and is lost: it must not be acknowledged.
-        if report.fault is None and self._was_moved():
-            lost = self._moved()
+        if report.fault is None and self._is_moved():
+            lost = self._moved_error()
             report = BatchReport([(False, lost.again()) for _ in batch], lost)
         changes = self._watch.take(is_whole=report.is_whole)
         self._call_loop(self._performed, batch, report, changes, self._wal_size())
@@ -444,7 +446,7 @@ class Writer:
                 driver.abandon()
             raise
         self._inode = None
-        self._was_moved()  # which file this is
+        self._is_moved()  # which file this is
         return driver
 
     def _fail(self, fault: Unavailable) -> None:
@@ -491,8 +493,8 @@ class Writer:
         left = self._active_at + self._limits.idle_s - self._loop.time()
         if self._running or left > 0.01 or not self._log_free.is_set():
             self._idle_timer = self._loop.call_later(max(left, 0.01), self._idle)
-        elif self._was_moved():
-            self.report(self._moved())
+        elif self._is_moved():
+            self.report(self._moved_error())
         else:
             self._post_write_back(at_rest=True)
 
@@ -530,7 +532,7 @@ class Writer:
         work = copy_log
         if at_rest or size >= 2 * limits.checkpoint_bytes:
             waits = size >= limits.pause_bytes and not at_rest
-            work = partial(empty, wait_ms=limits.pause_ms if waits else 0)
+            work = partial(empty_log, wait_ms=limits.pause_ms if waits else 0)
         driver.post(partial(self._write_back, work))
 
     def _write_back(self, work: Callable[[sqlite3.Connection], bool], connection: sqlite3.Connection) -> None:
@@ -545,10 +547,10 @@ class Writer:
             return
         self._call_loop(self._written_back, self._wal_size(), done)
 
-    def _moved(self) -> Broken:
+    def _moved_error(self) -> Broken:
         return Broken(f"{self._path} was removed or replaced while the gateway had it open")
 
-    def _was_moved(self) -> bool:
+    def _is_moved(self) -> bool:
         """Returns whether another file, or none, lies at the path: writes to this one would be lost."""
         try:
             inode = os.stat(self._path).st_ino

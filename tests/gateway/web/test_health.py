@@ -67,7 +67,7 @@ def test_the_state_of_the_store_is_known_without_a_request_that_uses_it(
 
         async def fill_up() -> None:
             disk.full = True
-            await gateway.app.services.store.database.writer.submit(fill, begins=True)
+            await gateway.app.services.store.database.writer.submit(fill, begins_own_transaction=True)
 
         assert shown() == ("ok", "ok", True)
         gateway.call(fill_up())

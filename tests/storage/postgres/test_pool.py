@@ -86,52 +86,52 @@ async def test_who_waits_for_a_connection_that_somebody_stopped_opening_opens_on
     server.sessions[0].terminate()  # the server has closed what was idle
     server.go_on.clear()
     server.asked.clear()
-    reading = asyncio.create_task(pool.take())
+    reading = asyncio.create_task(pool.acquire())
     await server.asked.wait()
-    writing = asyncio.create_task(pool.take())
+    writing = asyncio.create_task(pool.acquire())
     await asyncio.sleep(0)
     reading.cancel()
     server.go_on.set()
     async with asyncio.timeout(20):
-        pool.give(await writing)
+        pool.release(await writing)
     await pool.close(1)
 
 
 async def test_news_that_come_to_somebody_who_gives_up_go_on_to_the_next(server: Server) -> None:
     pool = await open_pool(size=1)
-    raw = await pool.take()
-    first, second = (asyncio.create_task(pool.take()) for _ in range(2))
+    raw = await pool.acquire()
+    first, second = (asyncio.create_task(pool.acquire()) for _ in range(2))
     await asyncio.sleep(0)
     raw.terminate()
-    pool.give(raw)  # it is lost, so that the first is told to open another one
+    pool.release(raw)  # it is lost, so that the first is told to open another one
     first.cancel()
     async with asyncio.timeout(20):
-        pool.give(await second)
+        pool.release(await second)
     await pool.close(1)
 
 
 async def test_bulk_goes_on_where_other_bulk_has_given_up_its_place(server: Server) -> None:
     pool = await open_pool(size=1, bulk=1)
-    raw = await pool.take()
-    first, second = (asyncio.create_task(pool.take(is_bulk=True)) for _ in range(2))
+    raw = await pool.acquire()
+    first, second = (asyncio.create_task(pool.acquire(is_bulk=True)) for _ in range(2))
     await asyncio.sleep(0)
     first.cancel()
     await asyncio.sleep(0)
-    pool.give(raw)
+    pool.release(raw)
     async with asyncio.timeout(20):
-        pool.give(await second, is_bulk=True)
+        pool.release(await second, is_bulk=True)
     await pool.close(1)
 
 
 async def test_refusals_have_the_same_words_each_time_so_that_the_log_counts_them(server: Server) -> None:
     pool = await open_pool(size=1)
-    raw = await pool.take()
+    raw = await pool.acquire()
     said = set()
     for wait_s in (0.001, 0.0011):
         with pytest.raises(Busy) as refused:
-            await pool.take(wait_s=wait_s)
+            await pool.acquire(wait_s=wait_s)
         said.add(refused.value.message)
-    pool.give(raw)
+    pool.release(raw)
     await pool.close(1)
     assert len(said) == 1
 
@@ -149,7 +149,7 @@ async def test_whatever_happens_nobody_waits_for_ever_and_every_connection_is_kn
     async def use() -> None:
         is_bulk = chance.random() < 0.3
         try:
-            raw = (None if is_bulk else pool.take_idle()) or await pool.take(is_bulk=is_bulk)
+            raw = (None if is_bulk else pool.acquire_idle()) or await pool.acquire(is_bulk=is_bulk)
         except Unavailable:
             return
         try:
@@ -162,9 +162,9 @@ async def test_whatever_happens_nobody_waits_for_ever_and_every_connection_is_kn
         finally:
             # Reads alone are given up.
             if chance.random() < 0.1 and not is_bulk:
-                pool.give_up(raw)
+                pool.release_when_answering(raw)
             else:
-                pool.give(raw, is_bulk=is_bulk)
+                pool.release(raw, is_bulk=is_bulk)
 
     users: list[asyncio.Task[None]] = []
     for _ in range(150):
@@ -180,6 +180,6 @@ async def test_whatever_happens_nobody_waits_for_ever_and_every_connection_is_kn
         await asyncio.gather(*users, return_exceptions=True)
     await turn(lambda: pool.fault is None)
     async with asyncio.timeout(20):
-        taken = [await pool.take() for _ in range(min(size, server.most))]
+        taken = [await pool.acquire() for _ in range(min(size, server.most))]
     assert set(taken) == {each for each in server.sessions if not each.closed}
     await pool.close(1)

@@ -34,7 +34,7 @@ async def test_a_disk_that_fills_up_is_noticed_and_so_is_its_room(open_store: An
     store.database.when_recovered(lambda: recovered.append(True))
     store.database.start()
     disk.full = True
-    await store.database.writer.submit(fill, begins=True)
+    await store.database.writer.submit(fill, begins_own_transaction=True)
     await comes(lambda: store.health.status == "full")
     disk.full = False
     await comes(lambda: store.health.ok)
