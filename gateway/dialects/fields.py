@@ -27,7 +27,7 @@ def read_object(body: bytes) -> dict[str, Any]:
         ) from error
     if not isinstance(json, dict):
         raise BadRequest(
-            f"We could not parse the JSON body of your request: expected an object, got {_name(json)}."
+            f"We could not parse the JSON body of your request: expected an object, got {_type_name(json)}."
         )
     return json
 
@@ -49,22 +49,24 @@ def repeated_keys(body: bytes, members: Mapping[str, msgspec.Raw] | None = None)
     try:
         if members is None:
             members = read_members(body)
-        if len(members) <= _FEW and _is_all(body, members.values()):
+        if len(members) <= _MOST_FAST_MEMBERS and _is_exactly(body, members.values()):
             return ()
         check_values(body)
-        standard_json.loads(body, object_pairs_hook=(pairs := _Outermost()), parse_int=str, parse_float=str)
+        standard_json.loads(
+            body, object_pairs_hook=(pairs := _OutermostKeys()), parse_int=str, parse_float=str
+        )
     except RecursionError as error:
         raise BadRequest("The JSON body of your request is nested too deep.") from error
     return tuple(key for key, times in Counter(pairs.keys).items() if times > 1)
 
 
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_FEW = 100  # members; with more of them the standard library's reading takes less time
+_MOST_FAST_MEMBERS = 100  # members; with more of them the standard library's reading takes less time
 _KEY = re.compile(rb'[\s{,]*+"[^"\\]*+"\s*+:\s*+')
 _END = re.compile(rb"[\s{]*+}\s*+")
 
 
-def _is_all(body: bytes, values: Iterable[msgspec.Raw]) -> bool:
+def _is_exactly(body: bytes, values: Iterable[msgspec.Raw]) -> bool:
     """Returns whether a body is these values in their order, each after a key without escapes, and nothing else."""
     at = 0
     for value in values:
@@ -75,7 +77,7 @@ def _is_all(body: bytes, values: Iterable[msgspec.Raw]) -> bool:
     return _END.fullmatch(body, at) is not None
 
 
-class _Outermost:
+class _OutermostKeys:
     """Takes the keys of objects while JSON is read; those of the outermost one come last."""
 
     def __init__(self) -> None:
@@ -108,7 +110,7 @@ def missing(param: str) -> BadRequest:
     return BadRequest(text, param=param, code="missing_required_parameter")
 
 
-def number(json: dict[str, Any], key: str) -> int | None:
+def read_integer(json: dict[str, Any], key: str) -> int | None:
     value = json.get(key)
     if value is None or (isinstance(value, int) and not isinstance(value, bool)):
         return value
@@ -117,16 +119,16 @@ def number(json: dict[str, Any], key: str) -> int | None:
     raise wrong_type(key, "an integer", value)
 
 
-def optional(json: dict[str, Any], key: str, kind: type[Any], where: str = "") -> Any:
+def read_optional(json: dict[str, Any], key: str, kind: type[Any], where: str = "") -> Any:
     """Returns a field that may be missing. where: the path to it, "" in the body itself."""
     value = json.get(key)
     if value is not None and not isinstance(value, kind):
-        raise wrong_type(f"{where}.{key}" if where else key, _NAMES[kind], value)
+        raise wrong_type(f"{where}.{key}" if where else key, _TYPE_NAMES[kind], value)
     return value
 
 
-def text_in(json: dict[str, Any], key: str, where: str) -> str:
-    """Returns a text that has to be there. where: as for `optional`."""
+def read_text(json: dict[str, Any], key: str, where: str) -> str:
+    """Returns a text that has to be there. where: as for `read_optional`."""
     value = json.get(key)
     if isinstance(value, str):
         return value
@@ -134,7 +136,7 @@ def text_in(json: dict[str, Any], key: str, where: str) -> str:
     raise missing(param) if value is None else wrong_type(param, "a string", value)
 
 
-_NAMES: dict[type[Any], str] = {
+_TYPE_NAMES: dict[type[Any], str] = {
     dict: "an object",
     list: "an array",
     str: "a string",
@@ -145,13 +147,13 @@ _NAMES: dict[type[Any], str] = {
 }
 
 
-def _name(value: Any) -> str:
-    return _NAMES[type(value)]
+def _type_name(value: Any) -> str:
+    return _TYPE_NAMES[type(value)]
 
 
 def wrong_type(param: str, expected: str, value: Any) -> BadRequest:
     return BadRequest(
-        f"Invalid type for '{param}': expected {expected}, but got {_name(value)} instead.",
+        f"Invalid type for '{param}': expected {expected}, but got {_type_name(value)} instead.",
         param=param,
         code="invalid_type",
     )

@@ -28,19 +28,19 @@ class BodyReader:
         self._left_bytes = in_flight_bytes
         self.timeout_s = timeout_s
 
-    def read(self, scope: Scope, receive: Receive) -> _HeldBytes:
+    def read(self, scope: Scope, receive: Receive) -> _BodyBlock:
         """Reads the whole body, as `async with`; a large one counts as in flight until the block is left.
 
         Raises: BodyTooLarge (by content-length before anything is read), BodyTimeout, Overloaded, BadRequest,
         ClientGone.
         """
-        return _HeldBytes(self, scope, receive)
+        return _BodyBlock(self, scope, receive)
 
     def quota(self) -> ByteQuota:
         """Returns a share of the bytes in flight, for a caller that reads a body itself and keeps some of it."""
         return ByteQuota(self)
 
-    async def _gather(self, held: _HeldBytes, receive: Receive) -> bytes:
+    async def _read_parts(self, held: _BodyBlock, receive: Receive) -> bytes:
         """Reads a body that is still under way."""
         body = bytearray()
         loop = asyncio.get_running_loop()
@@ -49,7 +49,7 @@ class BodyReader:
             async with asyncio.timeout_at(deadline) as timer:
                 while True:
                     message = await receive()
-                    part = _part(message)
+                    part = _body_part(message)
                     if not body and not message.get("more_body", False):
                         return part  # one message, which needs no copy
                     body += part
@@ -107,7 +107,7 @@ class ByteQuota:
         self._reader._give_back(self._taken)
 
 
-class _HeldBytes(ByteQuota):
+class _BodyBlock(ByteQuota):
     """The block inside which a body counts. It is a class because contextlib's generators cost 12 us a request."""
 
     __slots__ = ("_receive", "_scope")
@@ -124,7 +124,7 @@ class _HeldBytes(ByteQuota):
         try:
             connection = scope["state"].get("connection")
             if connection is not None and connection.has_whole_body:
-                whole = _part(await self._receive())  # there is nothing to wait for, so nothing to time
+                whole = _body_part(await self._receive())  # there is nothing to wait for, so nothing to time
                 self.grow(len(whole))
             else:
                 announced = content_length(scope) or 0
@@ -132,7 +132,7 @@ class _HeldBytes(ByteQuota):
                     raise reader._too_large(announced)
                 # Taken before anything is read: a body that finds no place is refused at once, not in its middle.
                 self.grow(announced)
-                whole = await reader._gather(self, self._receive)
+                whole = await reader._read_parts(self, self._receive)
             if len(whole) > reader.limit_bytes:
                 raise reader._too_large(len(whole))
             return whole
@@ -146,7 +146,7 @@ class _HeldBytes(ByteQuota):
             self._reader._give_back(self._taken)
 
 
-def _part(message: Message) -> bytes:
+def _body_part(message: Message) -> bytes:
     if message["type"] == "http.disconnect":
         raise ClientGone
     part: bytes = message.get("body", b"")

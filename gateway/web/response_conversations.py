@@ -12,9 +12,9 @@ from starlette.types import Receive, Scope, Send
 
 from adapters.types import Json
 from gateway.core.conversation.canonical import SYSTEM
-from gateway.dialects.fields import check_depth, check_length, missing, optional, read_object
+from gateway.dialects.fields import check_depth, check_length, missing, read_object, read_optional
 from gateway.dialects.responses.input import read_items
-from gateway.dialects.responses.items import Items, paginate, render_created_item
+from gateway.dialects.responses.items import ItemList, paginate, render_created_item
 from gateway.dialects.responses.metadata import read_metadata
 from gateway.dialects.responses.response_ids import parse_input_place, parse_turn_names
 from gateway.dialects.responses.stored_response import read_call_forms
@@ -66,12 +66,12 @@ class GatewayConversations:
                 await self.conversations.delete(conversation)
                 return {"id": conversation.id, "object": "conversation.deleted", "deleted": True}
             case "GET", ["items"]:
-                return paginate((await self._list_items(conversation)).found, query)
+                return paginate((await self._list_items(conversation)).items, query)
             case "POST", ["items"]:
                 return await self._add_items(conversation, body)
             case "GET", ["items", id]:
                 found = next(
-                    (item for item in (await self._list_items(conversation)).found if item["id"] == id), None
+                    (item for item in (await self._list_items(conversation)).items if item["id"] == id), None
                 )
                 if found is None:
                     raise _unknown_item(id)
@@ -83,7 +83,7 @@ class GatewayConversations:
                 raise HTTPException(405)
         raise UnknownPath(f"Unknown path: {method} {scope['path']}")
 
-    async def _list_items(self, conversation: ResponseConversation) -> Items:
+    async def _list_items(self, conversation: ResponseConversation) -> ItemList:
         return list_items(await self.conversations.turns(conversation), conversation.items)
 
     async def _add_items(self, conversation: ResponseConversation, body: Json) -> Json:
@@ -107,7 +107,7 @@ class GatewayConversations:
             return
         turns = await self.conversations.turns(conversation)
         turn = next((each for each in turns if each.name == parse_turn_names(id)), None)
-        ids = [] if turn is None else [item["id"] for item in list_items([turn], ()).found]
+        ids = [] if turn is None else [item["id"] for item in list_items([turn], ()).items]
         if turn is None or id not in ids:
             raise _unknown_item(id)
         place = parse_input_place(id)  # None: it is of the reply
@@ -122,24 +122,24 @@ class GatewayConversations:
         await self.conversations.forget_message(conversation, turn.exchange.seq + index)
 
 
-def list_items(turns: Sequence[NamedTurn], waiting: Sequence[Json]) -> Items:
+def list_items(turns: Sequence[NamedTurn], waiting: Sequence[Json]) -> ItemList:
     """Returns the items of turns, oldest first, and those that wait for the next one.
 
     System and developer messages come first, as each response reads them.
     """
-    items = Items()
-    items.found.extend(item for item in waiting if item.get("role") in SYSTEM)
+    items = ItemList()
+    items.items.extend(item for item in waiting if item.get("role") in SYSTEM)
     for turn in turns:
         items.add_inputs("".join(turn.name), turn.inputs, forms=read_call_forms(turn.reply))
         if turn.reply:
             items.add_reply(turn.name, turn.reply)
-    items.found.extend(item for item in waiting if item.get("role") not in SYSTEM)
+    items.items.extend(item for item in waiting if item.get("role") not in SYSTEM)
     return items
 
 
 def _read_new_items(body: Json) -> list[Json]:
     """Returns the items of a request, each with an id. Raises: BadRequest."""
-    items: list[Any] = optional(body, "items", list) or []
+    items: list[Any] = read_optional(body, "items", list) or []
     check_length("items", items, MOST_CREATED)
     check_depth("items", [[items]])
     read = read_items(items, field="items")

@@ -21,7 +21,7 @@ from gateway.core.request.identity import IdentityRules, identify
 from gateway.core.request.request_headers import RawHeaders
 from gateway.dialects.chat.parse import MAX_MESSAGES
 from gateway.dialects.responses.background import ShownResponses
-from gateway.dialects.responses.items import Items, paginate
+from gateway.dialects.responses.items import ItemList, paginate
 from gateway.dialects.responses.native import read_native
 from gateway.dialects.responses.parse import SEALED_THOUGHTS, check_included
 from gateway.dialects.responses.render import rebuild_response
@@ -215,7 +215,7 @@ class GatewayResponses:
 
     async def _list_input_items(self, owner: ResponseOwner, found: _FoundParts, query: str) -> Json:
         """Returns a page of the items before a response."""
-        items, run = Items(), found.run
+        items, run = ItemList(), found.run
         if found.turn is not None:
             await self._add_path(items, found.turn)
         elif run is not None and (request := await self.background.request(run)) is not None:
@@ -226,9 +226,9 @@ class GatewayResponses:
                 await self._add_path(items, before)
                 items.add_reply(before.turn.name, before.turn.reply)
             items.add_inputs(run.uid, request.inputs, forms=request.forms)
-        return paginate(items.found, query)
+        return paginate(items.items, query)
 
-    async def _add_path(self, items: Items, response: FoundTurn) -> None:
+    async def _add_path(self, items: ItemList, response: FoundTurn) -> None:
         """Adds what comes before a response's reply."""
         for turn in await self.stored.path(response):
             items.add_inputs("".join(turn.name), turn.inputs, turn.directions, read_call_forms(turn.reply))

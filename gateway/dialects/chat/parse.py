@@ -1,7 +1,7 @@
 """Reads a chat completion request, once, at the edge.
 
-It checks what our own code acts on or walks. The rest is the upstream's to judge, and passes as it is: unknown
-fields, unknown kinds of content, broken tool calls. Errors name the field as OpenAI's do.
+It checks what the gateway acts on or walks. The rest passes as it is, for the upstream to judge: unknown fields and
+kinds of content, broken tool calls. Errors name the field as OpenAI's do.
 (platform.openai.com/docs/api-reference/chat/create)
 """
 
@@ -15,9 +15,9 @@ from gateway.dialects.fields import (
     check_depth,
     check_length,
     missing,
-    number,
-    optional,
+    read_integer,
     read_object,
+    read_optional,
     repeated_keys,
     wrong_type,
 )
@@ -31,12 +31,14 @@ ROLES = ("user", "assistant", "tool", "system", "developer", "function")  # the 
 
 # A repeated key is refused where the gateway acts on it: the upstream's parser might take the other one, and so answer
 # for another user or model than the one that was looked up here.
-_NAMED = (
-    "call customer elevenlabs_extra_body function_call functions logprobs max_completion_tokens max_tokens "
-    "messages metadata model n response_format safety_identifier stream stream_options tool_choice tools "
-    "top_logprobs user user_id"
+_ACTED_ON = frozenset(
+    (
+        *("call", "customer", "elevenlabs_extra_body", "function_call", "functions", "logprobs"),
+        *("max_completion_tokens", "max_tokens", "messages", "metadata", "model", "n", "response_format"),
+        *("safety_identifier", "stream", "stream_options", "tool_choice", "tools", "top_logprobs", "user"),
+        "user_id",
+    )
 )
-_ACTED_ON = frozenset(_NAMED.split())
 
 
 def parse(body: bytes, max_messages: int = MAX_MESSAGES, agent: str | None = None) -> ChatRequest:
@@ -50,49 +52,49 @@ def parse(body: bytes, max_messages: int = MAX_MESSAGES, agent: str | None = Non
             raise BadRequest(f"Duplicate key in the request body: `{key}`.", param=key)
     if agent is not None:
         json["model"] = f"agent/{agent}"
-    return request_of(body, json, _messages(json, max_messages))
+    return make_chat_request(body, json, _read_messages(json, max_messages))
 
 
-def request_of(body: bytes, json: dict[str, Any], messages: list[dict[str, Any]]) -> ChatRequest:
-    """Returns the request that a body is.
+def make_chat_request(body: bytes, json: dict[str, Any], messages: list[dict[str, Any]]) -> ChatRequest:
+    """Returns the request of a body.
 
-    json: its value.
+    json: the value of the body.
     messages: those of `json`, checked, without private fields.
 
     Raises: BadRequest.
     """
-    if _SHAPED.isdisjoint(json):  # most requests, for which there is nothing more to read
-        return ChatRequest(body, json, _model(json), messages)
+    if _TYPED_FIELDS.isdisjoint(json):  # most requests, for which there is nothing more to read
+        return ChatRequest(body, json, _read_model(json), messages)
     for key in ("tools", "functions"):
         if key in json:
             check_depth(key, [json[key]])
-    stream_options = optional(json, "stream_options", dict)
+    stream_options = read_optional(json, "stream_options", dict)
     max_tokens_key = next((key for key in LIMITS if json.get(key) is not None), None)
-    tools, functions = _tools(json, "tools"), _tools(json, "functions")
-    optional(json, "response_format", dict)
-    count = number(json, "n")
+    tools, functions = _read_tools(json, "tools"), _read_tools(json, "functions")
+    read_optional(json, "response_format", dict)
+    count = read_integer(json, "n")
     if count is not None and count < 1:
         raise BadRequest(f"Invalid value for `n`: {count} is less than the minimum of 1.", param="n")
     return ChatRequest(
         raw=body,
         json=json,
-        model=_model(json),
+        model=_read_model(json),
         messages=messages,
-        stream=optional(json, "stream", bool) or False,
+        stream=read_optional(json, "stream", bool) or False,
         wants_usage=stream_options is not None and stream_options.get("include_usage") is True,
         tools=(*_tool_names(tools), *_tool_names(functions)),
         has_tools=bool(tools or functions),
         n=1 if count is None else count,
-        max_tokens=None if max_tokens_key is None else number(json, max_tokens_key),
+        max_tokens=None if max_tokens_key is None else read_integer(json, max_tokens_key),
         max_tokens_key=max_tokens_key,
     )
 
 
 # Fields that have a type to be checked and a meaning here.
-_SHAPED = frozenset((*LIMITS, "functions", "n", "response_format", "stream", "stream_options", "tools"))
+_TYPED_FIELDS = frozenset((*LIMITS, "functions", "n", "response_format", "stream", "stream_options", "tools"))
 
 
-def _model(json: dict[str, Any]) -> str:
+def _read_model(json: dict[str, Any]) -> str:
     model = json.get("model")
     if not isinstance(model, str):
         raise missing("model") if model is None else wrong_type("model", "a string", model)
@@ -107,8 +109,8 @@ def _model(json: dict[str, Any]) -> str:
     return model
 
 
-def _messages(json: dict[str, Any], max_messages: int) -> list[dict[str, Any]]:
-    """Returns the messages without what a client puts under our private key, which goes upstream as it came."""
+def _read_messages(json: dict[str, Any], max_messages: int) -> list[dict[str, Any]]:
+    """Returns the messages without the gateway's private field, which a client may send and which goes upstream."""
     found = json.get("messages")
     if not isinstance(found, list):
         if found is None:
@@ -164,8 +166,8 @@ def _check_content(content: Any, param: str) -> None:
             raise wrong_type(f"{param}[{index}]", "an object", part)
 
 
-def _tools(json: dict[str, Any], key: str) -> list[dict[str, Any]]:
-    tools: list[dict[str, Any]] = optional(json, key, list) or []
+def _read_tools(json: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    tools: list[dict[str, Any]] = read_optional(json, key, list) or []
     for index, tool in enumerate(tools):
         if not isinstance(tool, dict):
             raise wrong_type(f"{key}[{index}]", "an object", tool)

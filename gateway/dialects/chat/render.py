@@ -34,13 +34,13 @@ class ChatView(ClientView):
 
     def __init__(self, terms: TurnTerms) -> None:
         self._waits = bool(terms.gateway_tools)
-        self._held = 0  # bytes that wait
+        self._held_bytes = 0  # bytes that wait
         self._strips_usage = (
             terms.usage_added and not terms.wants_usage
         )  # we asked for it, the client did not
         self._first: Json = {}  # the first round's first chunk
         self._has_begun = self._has_role = False
-        self._is_later = False  # a hidden round has gone before
+        self._has_hidden_round = False  # a hidden round has gone before
         self._is_open = not self._waits
         self._out: list[bytes] = []
 
@@ -58,7 +58,7 @@ class ChatView(ClientView):
         if self._is_open and not self._strips_usage and event.calls is None and event.raw is not None:
             self._out.append(event.raw)
         else:
-            self._show(event)
+            self._show_changed(event)
 
     def show_texts(self, read: Sequence[Event], texts: Sequence[str]) -> bool:
         # Nearly every event of every stream ends here: its bytes go as they came.
@@ -68,28 +68,28 @@ class ChatView(ClientView):
         return self._is_open
 
     def add_text(self, text: str) -> None:
-        self._make({"content": text} if self._has_begun else {"role": "assistant", "content": text})
+        self._put_chunk({"content": text} if self._has_begun else {"role": "assistant", "content": text})
 
     def add_words(self, text: str, between: str, call: int) -> None:
         self.add_text(between + text)
 
     def add_thought(self, text: str) -> None:
-        self._make({"reasoning_content": text})
+        self._put_chunk({"reasoning_content": text})
 
     def add_calls(self, calls: list[Json]) -> None:
-        self._make({"tool_calls": calls})
+        self._put_chunk({"tool_calls": calls})
 
     def hide_round(self, tail: Sequence[ReplyEvent]) -> None:
         for event in tail:
-            self._show(event, is_hidden=True)
-        self._is_later = True
+            self._show_changed(event, is_hidden=True)
+        self._has_hidden_round = True
         self._is_open = False
 
     def end(self, tail: Sequence[ReplyEvent], finish: str | None, done: bytes) -> None:
         if finish and not any(event.has_finish for event in tail):
-            self._make({}, finish)
+            self._put_chunk({}, finish)
         for event in tail:
-            self._show(event, finish)
+            self._show_changed(event, finish)
         if done:
             self._put(done)
         self._waits = False
@@ -127,21 +127,21 @@ class ChatView(ClientView):
         self._out.append(raw)
         self._has_begun = True
         if self._waits:
-            self._held += len(raw)
-            self._waits = not has_content and self._held <= MOST_HELD_BYTES
+            self._held_bytes += len(raw)
+            self._waits = not has_content and self._held_bytes <= MOST_HELD_BYTES
 
     @property
     def _identity(self) -> Json:
         """The first chunk's id, time and model, which all later chunks take on."""
         return {key: self._first[key] for key in ("id", "created", "model") if key in self._first}
 
-    def _make(self, delta: Json, finish: str | None = None) -> None:
+    def _put_chunk(self, delta: Json, finish: str | None = None) -> None:
         """Puts a chunk of our own making."""
         choice: Json = {"index": 0, "delta": delta, "finish_reason": finish}
         self._put(encode_event({**self._identity, "object": "chat.completion.chunk", "choices": [choice]}))
         self._has_role = self._has_role or "role" in delta
 
-    def _show(self, event: ReplyEvent, finish: str | None = None, *, is_hidden: bool = False) -> None:
+    def _show_changed(self, event: ReplyEvent, finish: str | None = None, *, is_hidden: bool = False) -> None:
         """Puts an event as the client is to have it, in its own bytes if that is what they say.
 
         finish: stands in for the upstream's finish_reason.
@@ -155,7 +155,7 @@ class ChatView(ClientView):
             return
         changed: Json = {}
         # The client knows one reply: a later round's chunks take on the first one's id, time and model.
-        if self._is_later:
+        if self._has_hidden_round:
             changed = {key: value for key, value in self._identity.items() if chunk.get(key) != value}
         if is_hidden and isinstance(chunk.get("usage"), dict):
             changed["usage"] = None
@@ -167,7 +167,7 @@ class ChatView(ClientView):
             if not isinstance(choice, dict):
                 choices.append(choice)
                 continue
-            new = self._choice(choice, event.calls, finish, is_hidden)
+            new = self._change_choice(choice, event.calls, finish, is_hidden)
             delta = new.get("delta")
             is_delta = isinstance(delta, dict)
             has_content = (
@@ -189,9 +189,11 @@ class ChatView(ClientView):
             encode_event({**chunk, **changed}, event.name) if is_own else event.raw or b"",
             has_content=has_content,
         )
-        self._is_open = self._has_role and not (self._waits or self._is_later)
+        self._is_open = self._has_role and not (self._waits or self._has_hidden_round)
 
-    def _choice(self, choice: Json, calls: list[Json] | None, finish: str | None, is_hidden: bool) -> Json:
+    def _change_choice(
+        self, choice: Json, calls: list[Json] | None, finish: str | None, is_hidden: bool
+    ) -> Json:
         """Returns a choice as the client is to have it: the same object where nothing had to change."""
         changed: Json = {}
         delta = choice.get("delta")
@@ -202,7 +204,7 @@ class ChatView(ClientView):
                 new = {key: value for key, value in new.items() if key != "tool_calls"}
                 if calls:
                     new["tool_calls"] = calls
-            if self._has_role and self._is_later and "role" in new:
+            if self._has_role and self._has_hidden_round and "role" in new:
                 new = {key: value for key, value in new.items() if key != "role"}
             if new is not delta:
                 changed["delta"] = new

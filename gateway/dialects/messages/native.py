@@ -27,11 +27,11 @@ _MARK: Final = "cache_control"
 
 
 class NativeMessages(Struct, frozen=True):
-    """A request."""
+    """A request that goes to an upstream of its own dialect."""
 
     raw: bytes
     json: Json
-    # By message of the chat completion that memory reads.
+    # For each message of the chat completion that memory reads.
     places: Sequence[BlockPlace]
     path: str
     # Returns the body with another model's name.

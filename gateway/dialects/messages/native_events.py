@@ -39,7 +39,9 @@ class NativeEvents:
     def __init__(self, gateway_tools: Collection[str]) -> None:
         self._gateway_tools = gateway_tools
         self._is_parsed = bool(gateway_tools)  # else every event passes unread
-        self._places: dict[int, int | None] = {}  # of this round's blocks; None: not shown
+        self._places: dict[
+            int, int | None
+        ] = {}  # index of a block in this round -> in the message; None: not shown
         self._usage: Json = {}  # of this round
         self._spent: Json = {}  # of the rounds before
         self._delta: Json = {}  # the last `message_delta`

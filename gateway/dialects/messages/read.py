@@ -19,7 +19,7 @@ from gateway.core.json_limits import is_too_deep
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.native_body import MessageThread
 from gateway.core.request.request_headers import RawHeaders, header_text
-from gateway.dialects.chat.parse import request_of
+from gateway.dialects.chat.parse import make_chat_request
 from gateway.dialects.fields import check_depth, check_length, read_object, repeated_keys
 from gateway.dialects.messages.content import (
     BlockPlace,
@@ -63,9 +63,9 @@ class MessagesRequest(Struct, frozen=True):
 
     raw: bytes
     json: Json
-    # It as a chat completion.
+    # The request as a chat completion.
     chat: ChatRequest
-    # By message of `chat`.
+    # For each message of `chat`.
     places: Sequence[BlockPlace]
 
 
@@ -122,7 +122,7 @@ def read_request(
         [*head, *translated.messages], [*([BlockPlace(-1)] * len(head)), *translated.places]
     )
     chat, metadata = _translate_fields(json, conversation.messages, checker, has_limit=has_limit)
-    request = request_of(orjson.dumps(chat), chat, conversation.messages)
+    request = make_chat_request(orjson.dumps(chat), chat, conversation.messages)
     request.wants_usage = True
     # Chat completions have a newer name for it, which models that refuse this one take.
     request.added_fields = (

@@ -21,11 +21,9 @@ def is_pending(response: dict[str, Any]) -> bool:
 
 
 class BackgroundEnd:
-    """Changes a reply as another change does, and notes the response in it that has ended.
+    """Changes a reply as another change does, and notes the response in it that has ended."""
 
-    id, response: of that; None: there was none.
-    """
-
+    # The id and the body of that response; None: there was none.
     id: str | None = None
     response: bytes | None = None
 

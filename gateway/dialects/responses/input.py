@@ -17,7 +17,7 @@ from adapters.types import Json
 from gateway.core.conversation.canonical import gap, media_in
 from gateway.core.conversation.provider_fields import THOUGHTS
 from gateway.core.request.chat_request import Reference
-from gateway.dialects.fields import missing, optional, text_in, wrong_type
+from gateway.dialects.fields import missing, read_optional, read_text, wrong_type
 from gateway.dialects.responses.left_out import LeftOutFields
 from gateway.dialects.responses.response_ids import parse_input_place, parse_turn_names
 from gateway.dialects.responses.sealed import is_sealed, unseal
@@ -219,7 +219,7 @@ class _Messages:
         self._add_reply_content(joined)
 
     def add_thoughts(self, item: Json, where: str) -> None:
-        content = optional(item, "encrypted_content", str, where)
+        content = read_optional(item, "encrypted_content", str, where)
         id = item.get("id")
         if content is None and not self._is_lenient and isinstance(id, str) and parse_turn_names(id)[0]:
             self._reply.thought_ids.append((id, f"{where}.id"))
@@ -243,7 +243,7 @@ class _Messages:
         self._add_message({"role": "tool", "tool_call_id": id, "content": content})
 
     def add_reference(self, item: Json, where: str) -> None:
-        id = text_in(item, "id", where)
+        id = read_text(item, "id", where)
         turn, place = parse_turn_names(id), parse_input_place(id)
         self._end_reply()
         self._append_media()
@@ -327,18 +327,18 @@ def _content(content: Any, where: str, left_out: LeftOutFields, *, is_lenient: b
 
 
 def _text_part(part: Json, where: str) -> Json:
-    return {"type": "text", "text": text_in(part, "text", where)}
+    return {"type": "text", "text": read_text(part, "text", where)}
 
 
 def _refusal(part: Json, where: str) -> Json:
-    return {"type": "refusal", "refusal": text_in(part, "refusal", where)}
+    return {"type": "refusal", "refusal": read_text(part, "refusal", where)}
 
 
 def _image(part: Json, where: str) -> Json:
     if part.get("file_id") is not None:
         raise unsupported(f"{where}.file_id", part["file_id"])
-    image = {"url": text_in(part, "image_url", where)}
-    detail = optional(part, "detail", str, where)
+    image = {"url": read_text(part, "image_url", where)}
+    detail = read_optional(part, "detail", str, where)
     return {"type": "image_url", "image_url": image if detail is None else {**image, "detail": detail}}
 
 
@@ -347,7 +347,7 @@ def _file(part: Json, where: str) -> Json:
         raise unsupported(f"{where}.file_url", part["file_url"])
     return {
         "type": "file",
-        "file": {key: text_in(part, key, where) for key in _FILE if part.get(key) is not None},
+        "file": {key: read_text(part, key, where) for key in _FILE if part.get(key) is not None},
     }
 
 

@@ -1,7 +1,7 @@
-"""The instructions of a response as its client has them: memory puts more into them upstream, which is not for clients.
+"""The instructions of a response as its client has them, without what memory has added upstream.
 
-A response repeats the instructions that it was made with, in its body and in each event that bears it. All other events
-and fields pass as they came.
+A response repeats the instructions that it was made with, in its body and in each event that contains it. All other
+events and fields pass as they came.
 """
 
 from __future__ import annotations
@@ -20,20 +20,18 @@ _KEY: Final = b'"instructions"'
 
 
 class ClientInstructions:
-    """Changes one reply: its instructions become the client's. All raise UpstreamBroke: they cannot be read."""
+    """Changes the instructions in one reply to the client's. All methods raise UpstreamBroke: they cannot be read."""
 
-    def __init__(self, own: Callable[[bytes], bytes]) -> None:
-        """own: returns the client's instructions for those of the upstream, both as JSON."""
-        self._own = own
+    def __init__(self, find_own: Callable[[bytes], bytes]) -> None:
+        """find_own: returns the client's instructions for those of the upstream, both as JSON."""
+        self._find_own = find_own
 
     def whole(self, body: bytes) -> bytes:
-        """Returns the body of a response, or of what else an upstream answers."""
-        return self._with_own(body) if _KEY in body else body
+        """Returns the body of a response, or of another reply."""
+        return self._restore(body) if _KEY in body else body
 
     def unfinished(self, rest: bytes) -> bytes:
-        """Returns what the client gets of an event without an end, which no client reads: nothing, if it may hold
-        them.
-        """
+        """Returns what the client gets of an event without an end: nothing, if it may contain instructions."""
         return b"" if _KEY in rest else rest
 
     def event(self, event: Event) -> bytes:
@@ -48,7 +46,7 @@ class ClientInstructions:
         response = fields.get("response", b"")
         if not response.startswith(b"{"):
             return event.raw
-        fields["response"] = self._with_own(response)
+        fields["response"] = self._restore(response)
         made = encode_members(fields)
         if data in event.raw:
             return event.raw.replace(data, made, 1)
@@ -56,14 +54,14 @@ class ClientInstructions:
         name = "" if event.name is None else f"event: {event.name}\n"
         return b"%bdata: %b\n\n" % (name.encode(), b"\ndata: ".join(made.splitlines()))
 
-    def _with_own(self, response: bytes) -> bytes:
+    def _restore(self, response: bytes) -> bytes:
         try:
             fields = decode_members(response)
         except NOT_READABLE as error:
             raise UpstreamBroke("The upstream sent a response that is no JSON.") from error
         if "instructions" not in fields:
             return response
-        fields["instructions"] = self._own(fields["instructions"])
+        fields["instructions"] = self._find_own(fields["instructions"])
         return encode_members(fields)
 
 
@@ -78,10 +76,10 @@ def cut_memory_section(prompts: Sequence[str]) -> ClientInstructions:
 
     prompts: those of the profiles.
     """
-    return ClientInstructions(lambda stored: _cut(stored, prompts))
+    return ClientInstructions(lambda stored: _remove_memory(stored, prompts))
 
 
-def _cut(stored: bytes, prompts: Sequence[str]) -> bytes:
+def _remove_memory(stored: bytes, prompts: Sequence[str]) -> bytes:
     if not stored.startswith(b'"'):
         return stored
     text: str = orjson.loads(stored)

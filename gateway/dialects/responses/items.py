@@ -19,7 +19,7 @@ from gateway.dialects.responses.tools import NO_FORMS, CallForm, render_result
 from gateway.errors import BadRequest
 
 MOST_ITEMS: Final = 100  # of a page, as OpenAI has it
-_PAGE: Final = 20
+_DEFAULT_LIMIT: Final = 20
 _OUTPUTS: Final = {
     "custom_tool_call": "custom_tool_call_output",
     "tool_search_call": "tool_search_output",
@@ -29,7 +29,7 @@ _OUTPUTS: Final = {
 }
 
 # How the id of an item begins, by its type.
-_BEGINNINGS: Final = {
+_ID_PREFIXES: Final = {
     "message": "msg",
     "reasoning": "rs",
     "function_call": "fc",
@@ -39,11 +39,11 @@ _BEGINNINGS: Final = {
 }
 
 
-class Items:
+class ItemList:
     """The items of a path, oldest first."""
 
     def __init__(self) -> None:
-        self.found: list[Json] = []
+        self.items: list[Json] = []
         self._calls: dict[str, str] = {}  # the types of calls, by their ids
 
     def add_inputs(
@@ -62,19 +62,19 @@ class Items:
         left, end = [*directions], 1 + max((place for place, _ in inputs), default=-1)
         for place, message in [*inputs, (end, None)]:
             while left and end - left[0][0] <= place:
-                self.found.extend(self._input(f"{tag}_s{len(left)}", left.pop(0)[1], forms))
+                self.items.extend(self._render_input(f"{tag}_s{len(left)}", left.pop(0)[1], forms))
             if message is not None:
-                self.found.extend(self._input(f"{tag}_i{place}", without_private(message), forms))
+                self.items.extend(self._render_input(f"{tag}_i{place}", without_private(message), forms))
 
     def add_reply(self, turn: tuple[str, str], reply: WireMessage) -> None:
         """Adds a reply, as its response had it."""
         shown = rebuild_response(turn, reply)
         tag = "".join(turn)
         output = shown["output"] if shown is not None else render_output(tag, without_private(reply))
-        self._note(reply, read_call_forms(reply))
-        self.found.extend(output)
+        self._record_calls(reply, read_call_forms(reply))
+        self.items.extend(output)
 
-    def _note(self, reply: WireMessage, forms: Mapping[str, CallForm]) -> None:
+    def _record_calls(self, reply: WireMessage, forms: Mapping[str, CallForm]) -> None:
         for call in reply.get("tool_calls") or ():
             name = str((call.get("function") or {}).get("name"))
             kind = forms[name].kind if name in forms else f"{call.get('type', 'function')}_call"
@@ -82,10 +82,10 @@ class Items:
                 kind = "custom_tool_call"
             self._calls[str(call_id(call))] = kind
 
-    def _input(self, tag: str, message: Json, forms: Mapping[str, CallForm]) -> list[Json]:
+    def _render_input(self, tag: str, message: Json, forms: Mapping[str, CallForm]) -> list[Json]:
         role, content = message.get("role"), message.get("content")
         if role == "assistant":
-            self._note(message, forms)
+            self._record_calls(message, forms)
             return render_output(tag, message, forms)
         if role == "tool":
             id = str(message.get("tool_call_id"))
@@ -99,7 +99,7 @@ class Items:
 def render_created_item(item: Json, id: str) -> Json:
     """Returns an item of a client as a list shows it. id: of it, after the beginning that its type has."""
     kind = item.get("type") or "message"
-    shown = {"type": kind, "status": "completed", **item, "id": f"{_BEGINNINGS.get(kind, 'item')}_{id}"}
+    shown = {"type": kind, "status": "completed", **item, "id": f"{_ID_PREFIXES.get(kind, 'item')}_{id}"}
     if kind == "message" and isinstance(item.get("content"), str):
         text = {"type": "input_text", "text": item["content"]}
         reply = {"type": "output_text", "text": item["content"], "annotations": [], "logprobs": []}
@@ -141,7 +141,7 @@ def paginate(items: Sequence[Json], query: str) -> Json:
             param="order",
             code="invalid_value",
         )
-    limit = asked.get("limit", [str(_PAGE)])[-1]
+    limit = asked.get("limit", [str(_DEFAULT_LIMIT)])[-1]
     if not (limit.isascii() and limit.isdigit() and len(limit) < 4 and 1 <= int(limit) <= MOST_ITEMS):
         raise BadRequest(f"Invalid 'limit': expected a number from 1 to {MOST_ITEMS}.", param="limit")
     found = list(items if order == "asc" else reversed(items))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from adapters.types import Json
-from gateway.dialects.fields import optional, wrong_type
+from gateway.dialects.fields import read_optional, wrong_type
 from gateway.errors import BadRequest
 
 # As OpenAI has them.
@@ -16,7 +16,7 @@ _VALUE_CHARS: Final = 512
 
 def read_metadata(json: Json) -> Json:
     """Returns the pairs of texts in a request's field `metadata`. Raises: BadRequest, in OpenAI's words."""
-    metadata: Json = optional(json, "metadata", dict) or {}
+    metadata: Json = read_optional(json, "metadata", dict) or {}
     if len(metadata) > _MOST_PAIRS:
         raise BadRequest(
             f"Invalid 'metadata': too many properties. Expected an object with at most {_MOST_PAIRS} properties, "

@@ -22,7 +22,7 @@ from gateway.core.turn.commands import FINISHED, End
 from gateway.core.turn.draft import join_messages
 from gateway.core.turn.native_form import Earlier, Memory, NativeReply
 from gateway.dialects.chat.parse import parse as parse_chat
-from gateway.dialects.fields import check_depth, optional, read_object, repeated_keys
+from gateway.dialects.fields import check_depth, read_object, read_optional, repeated_keys
 from gateway.dialects.lenient import as_object, decode_object
 from gateway.dialects.responses.background_end import is_pending
 from gateway.dialects.responses.codex import codex_side_request
@@ -32,13 +32,13 @@ from gateway.dialects.responses.parse import read_conversation_id, translate_tex
 from gateway.errors import BadRequest, BodyTooLarge
 
 # What is put together at OpenAI.
-_ELSEWHERE: Final = ("prompt",)
+_OPENAI_ONLY: Final = ("prompt",)
 _NO_WORDS: Final = [{"role": "user", "content": ""}]
 # Fields that memory reads in another form, or that would mean another thing in a chat completion.
 _TRANSLATED: Final = frozenset(("input", "instructions", "text", "tool_choice", "tools", "stream_options"))
-_DELTA, _ITEM, _BEGUN = "response.output_text.delta", "response.output_item.done", "response.created"
-# Of a reply that has no end so many are read, and what follows is not remembered. Chosen: far above what models write
-# in one reply. All of them are read at once, in some 0.2 s.
+_DELTA, _ITEM, _CREATED = "response.output_text.delta", "response.output_item.done", "response.created"
+# The most events that are read of a reply without an end; what follows is not remembered. Chosen: far above what models
+# write in one reply. Reading them takes some 0.2 s.
 MOST_PIECES: Final = 50_000
 _ENDS: Final = {
     "response.completed": FINISHED,
@@ -49,27 +49,27 @@ _ENDS: Final = {
 
 
 class NativeResponse(Struct, frozen=True):
-    """One request."""
+    """A request, and what memory reads in it."""
 
-    # raw, json: its body.
+    # Its body, and the value of the body.
     raw: bytes
     json: Json
     # Below the upstream's base URL, with the query.
     path: str
-    # It as a chat completion without gateway tools.
+    # The request as a chat completion, without gateway tools.
     chat: ChatRequest
-    # Its messages that are of the input.
+    # The messages of `chat` that come from its input.
     new: Sequence[Json]
-    # By message of `chat` the item that it is made of (a text is the first one); -1: a reply, or nothing of
-    # the input.
+    # For each message of `chat` the index of its input item (0 for an input that is a text); -1: it is a reply, or does
+    # not come from the input.
     places: Sequence[int]
-    # Replies that the input only names, by their places in `chat`.
+    # Replies that the input only names, with their indexes in `chat`.
     references: Sequence[Reference]
-    # The one at OpenAI that it goes on with.
+    # The id of the conversation at OpenAI that it continues.
     conversation: str | None
-    # The response that it goes on from.
+    # The id of the response that it continues.
     previous: str | None
-    # Its words, if the beginning of them alone was heard.
+    # The part of the reply before it that was heard, where that is not all of it.
     heard: Json | None = None
 
     @property
@@ -81,7 +81,7 @@ class NativeResponse(Struct, frozen=True):
         return self.json.get("store") is not False
 
     def with_history(self, earlier: Earlier, memory: Memory) -> NativeResponse:
-        """Returns it with what it only refers to in `chat`, as far as that is known."""
+        """Returns the request with the messages that it only refers to in `chat`, as far as they are known."""
         head = self.chat.messages[:1] if self.json.get("instructions") else []
         path: Sequence[Json] = earlier.path(memory, self.previous)
         named = {each.index - len(head): earlier.reply(memory, each.id) for each in self.references}
@@ -138,8 +138,8 @@ def read_native(body: bytes, path: str, max_messages: int) -> NativeResponse | N
 
 def _read(body: bytes, path: str, max_messages: int) -> NativeResponse | None:
     json = read_object(body)
-    items, instructions = json.get("input"), optional(json, "instructions", str)
-    if not isinstance(items, str | list) or any(json.get(key) for key in _ELSEWHERE):
+    items, instructions = json.get("input"), read_optional(json, "instructions", str)
+    if not isinstance(items, str | list) or any(json.get(key) for key in _OPENAI_ONLY):
         return None
     if len(items) > max_messages and isinstance(items, list):
         return None
@@ -148,10 +148,10 @@ def _read(body: bytes, path: str, max_messages: int) -> NativeResponse | None:
     check_depth("input", [items])
     head: list[Json] = [{"role": "system", "content": instructions}] if instructions else []
     placed = read_items(items, len(head), is_lenient=True)
-    previous = optional(json, "previous_response_id", str)
+    previous = read_optional(json, "previous_response_id", str)
     if not placed.messages and previous is None:
         return None
-    # What is sent back of a tool that OpenAI declares is no message: such a request goes on from the words before it.
+    # The result of a tool that OpenAI declares is no message: such a request continues the words before it.
     messages = [*head, *(placed.messages or _NO_WORDS)]
     # With this choice none of our tools is offered: a call of one could not be hidden.
     chat: Json = {"model": json.get("model"), "messages": messages, "tool_choice": "none"}
@@ -160,7 +160,7 @@ def _read(body: bytes, path: str, max_messages: int) -> NativeResponse | None:
             chat.setdefault(key, value)
     if json.get("text") is not None:
         chat.update(translate_text_format(json["text"]))
-    if functions := _functions(json.get("tools")):
+    if functions := _read_functions(json.get("tools")):
         chat["tools"] = functions
     request = parse_chat(orjson.dumps(chat), max_messages + 1)
     request.side_request = codex_side_request(json)
@@ -178,7 +178,7 @@ def _read(body: bytes, path: str, max_messages: int) -> NativeResponse | None:
     )
 
 
-def _functions(tools: Any) -> list[Json]:
+def _read_functions(tools: Any) -> list[Json]:
     """Returns the tools that are functions, by which the task of a sub-agent is known."""
     found = [tool for tool in tools if isinstance(tool, dict)] if isinstance(tools, list) else []
     return [
@@ -192,9 +192,9 @@ def _functions(tools: Any) -> list[Json]:
 
 
 class ResponseReader:
-    """Reads a response along. Of a stream only the end is parsed, which has all of it, unless it never comes.
+    """Reads a response that passes. Of a stream only the last event is parsed, which has all, unless it never comes.
 
-    may_be_later: the upstream may make it in the background.
+    may_be_later: the upstream may make the response in the background.
     """
 
     def __init__(self, *, may_be_later: bool = False) -> None:
@@ -202,9 +202,9 @@ class ResponseReader:
         self.background_id: str | None = None
         self._may_be_later = may_be_later
         self._end: End = End.CANCELLED
-        self._response: Json = {}
-        self._begun = b""
-        self._came: list[bytes] = []  # events with content, as long as no end has come
+        self._response_in: Json = {}
+        self._created_event = b""
+        self._content_events: list[bytes] = []  # events with content, as long as no end has come
 
     def take(self, event: Event) -> None:
         if event.data is None or self.is_over:
@@ -215,30 +215,33 @@ class ResponseReader:
         if not isinstance(kind, str):
             return
         if kind in (_DELTA, _ITEM):
-            if len(self._came) < MOST_PIECES:
-                self._came.append(event.data)
-        elif kind == _BEGUN:
-            self._begun = event.data
+            if len(self._content_events) < MOST_PIECES:
+                self._content_events.append(event.data)
+        elif kind == _CREATED:
+            self._created_event = event.data
             if self._may_be_later:
-                self._note_later(_response(event.data))
+                self._note_pending(_response_in(event.data))
         elif kind in _ENDS:
             self.is_over = True
             self._end = _ENDS[kind]
-            self._response = _response(event.data)
+            self._response_in = _response_in(event.data)
 
     def take_whole(self, body: bytes) -> None:
         self.is_over = True
-        self._response = decode_object(body)
-        if self._may_be_later and self._note_later(self._response):
+        self._response_in = decode_object(body)
+        if self._may_be_later and self._note_pending(self._response_in):
             self._end = End.CANCELLED
             return
-        has_failed = self._response.get("error") or self._response.get("status") in ("failed", "cancelled")
+        has_failed = self._response_in.get("error") or self._response_in.get("status") in (
+            "failed",
+            "cancelled",
+        )
         self._end = End.FAILED if has_failed else FINISHED
 
     def reply(self) -> NativeReply:
         """Returns what has come. Of a reply that was cut only the text counts: its calls are incomplete."""
-        response = self._response or _response(self._begun)
-        items = response.get("output") or self._items_so_far()
+        response = self._response_in or _response_in(self._created_event)
+        items = response.get("output") or self._assemble_items()
         if not isinstance(items, list):
             items = []
         read = read_items([item for item in items if isinstance(item, dict)], is_lenient=True)
@@ -250,17 +253,17 @@ class ResponseReader:
         ids = [response.get("id"), *(item.get("id") for item in items if isinstance(item, dict))]
         return NativeReply(self._end, message, tuple(id for id in ids if isinstance(id, str) and id))
 
-    def _note_later(self, response: Json) -> bool:
+    def _note_pending(self, response: Json) -> bool:
         """Notes the id of a response that is made without its client. Returns whether it is one."""
         id = response.get("id")
         self.background_id = id if isinstance(id, str) and is_pending(response) else None
         return self.background_id is not None
 
-    def _items_so_far(self) -> list[Json]:
+    def _assemble_items(self) -> list[Json]:
         """Returns the items that are complete, and of others the words that have come."""
         whole: dict[int, Json] = {}
         words: dict[int, list[str]] = {}
-        for event in map(decode_object, self._came):
+        for event in map(decode_object, self._content_events):
             at, item, delta = event.get("output_index"), event.get("item"), event.get("delta")
             if not isinstance(at, int):
                 continue
@@ -274,5 +277,5 @@ class ResponseReader:
         return [whole[at] for at in sorted(whole)]
 
 
-def _response(event: bytes) -> Json:
+def _response_in(event: bytes) -> Json:
     return as_object(decode_object(event).get("response"))

@@ -1,4 +1,4 @@
-"""The output items of a response as they grow, each telling its events.
+"""The output items of a response as they grow, each of which sends its events.
 
 An item begins, its parts grow by pieces, and everything is sent once more when it is complete.
 (platform.openai.com/docs/api-reference/responses-streaming)
@@ -26,13 +26,14 @@ class Emit(Protocol):
 class Item:
     """An output item as it grows.
 
-    tag: of the response's ids.
+    tag: the part that all ids of the response share.
     index: its place in the output.
     emit: sends an event; None: the response is one JSON body, without events.
-    done: it as it has ended.
     """
 
+    # How its id begins.
     kind: ClassVar[str]
+    # The whole item, once it has ended.
     done: Json
 
     def __init__(self, tag: str, index: int, emit: Emit | None) -> None:

@@ -18,14 +18,14 @@ from adapters.types import Json
 from gateway.core.json_limits import is_too_deep
 from gateway.core.request.chat_request import ChatRequest, Reference
 from gateway.core.request.identity import checked_id
-from gateway.dialects.chat.parse import MAX_MESSAGES, request_of
+from gateway.dialects.chat.parse import MAX_MESSAGES, make_chat_request
 from gateway.dialects.fields import (
     check_depth,
     check_length,
     missing,
-    number,
-    optional,
+    read_integer,
     read_object,
+    read_optional,
     repeated_keys,
     wrong_type,
 )
@@ -140,7 +140,7 @@ def parse(
     if json.get("tool_choice") is not None:
         chat.update(read_choice(json["tool_choice"], tools, upstream_tools))
     _add_translated(chat, json)
-    request = request_of(orjson.dumps(chat), chat, read.messages)
+    request = make_chat_request(orjson.dumps(chat), chat, read.messages)
     # User and conversation may be named by what no chat completion has, such as a client's own metadata.
     request.dialect_fields = {key: json[key] for key in _NOT_PASSED_ON if key in json} or None
     request.side_request = codex_side_request(json)
@@ -175,7 +175,7 @@ def _check_fields(json: Json, body: bytes) -> None:
             raise BadRequest(f"Unknown parameter: '{key}'.", param=key, code="unknown_parameter")
     for key in json:
         if key in _TYPES:
-            optional(json, key, _TYPES[key])
+            read_optional(json, key, _TYPES[key])
     if json.get("background") and json.get("store") is False:
         raise BadRequest(
             "A response in the background has to be stored: `store` is false.", param="background"
@@ -219,7 +219,7 @@ def _read_messages(
         raise missing("input") if items is None else wrong_type("input", "a string or an array", items)
     if isinstance(items, list):
         check_length("input", items, max_messages - 1)
-    instructions = optional(json, "instructions", str)
+    instructions = read_optional(json, "instructions", str)
     head: list[Json] = [{"role": "system", "content": instructions}] if instructions else []
     if waiting:
         own = [{"role": "user", "content": items}] if isinstance(items, str) else items
@@ -230,7 +230,7 @@ def _read_messages(
     messages = [*head, *read.messages]
     if needs_input and not read.messages:
         raise BadRequest("Invalid 'input': there is no message in it.", param="input", code="empty_array")
-    previous = optional(json, "previous_response_id", str)
+    previous = read_optional(json, "previous_response_id", str)
     if previous is not None:
         param = "previous_response_id"
         if json.get("conversation") is not None:
@@ -263,7 +263,7 @@ def read_conversation_id(json: Json) -> str | None:
 
 
 def _strings(json: Json, key: str) -> list[str]:
-    values = optional(json, key, list) or []
+    values = read_optional(json, key, list) or []
     for index, value in enumerate(values):
         if not isinstance(value, str):
             raise wrong_type(f"{key}[{index}]", "a string", value)
@@ -290,7 +290,7 @@ def check_included(wanted: Sequence[str]) -> Sequence[str]:
 
 def _may_be_truncated(json: Json) -> bool:
     """Returns whether old messages may be left out where the window is full. Raises: BadRequest."""
-    truncation: str | None = optional(json, "truncation", str)
+    truncation: str | None = read_optional(json, "truncation", str)
     if truncation not in (None, "auto", "disabled"):
         raise BadRequest(
             f"Invalid value: {truncation[:40]!r}. Supported values are: 'auto' and 'disabled'.",
@@ -315,7 +315,7 @@ def translate_text_format(text: Any) -> Json:
     if not isinstance(text, dict):
         raise wrong_type("text", "an object", text)
     translated: Json = {} if text.get("verbosity") is None else {"verbosity": text["verbosity"]}
-    form = optional(text, "format", dict, "text")
+    form = read_optional(text, "format", dict, "text")
     if form is None or form.get("type") == "text":
         return translated
     if form.get("type") == "json_schema":
@@ -335,7 +335,7 @@ def _translate_reasoning(reasoning: Any) -> Json:
 
 def _shows_thoughts(reasoning: Json) -> bool:
     """Returns whether a summary of thoughts is asked for without an effort. Raises: BadRequest."""
-    summary = optional(reasoning, "summary", str, "reasoning") or optional(
+    summary = read_optional(reasoning, "summary", str, "reasoning") or read_optional(
         reasoning, "generate_summary", str, "reasoning"
     )
     if summary not in (None, *_SUMMARIES):
@@ -352,7 +352,7 @@ def _translate_limit(tokens: Any) -> Json:
 
 
 def _positive_number(json: Json, key: str) -> int | None:
-    value = number(json, key)
+    value = read_integer(json, key)
     if value is not None and value < 1:
         raise BadRequest(
             f"Invalid '{key}': integer below minimum value. Expected a value >= 1, but got {value} instead.",

@@ -16,7 +16,7 @@ import orjson
 from msgspec import Struct
 
 from adapters.types import Json
-from gateway.dialects.fields import missing, optional, text_in, wrong_type
+from gateway.dialects.fields import missing, read_optional, read_text, wrong_type
 from gateway.dialects.lenient import decode_list, decode_object
 from gateway.dialects.responses.left_out import LeftOutFields
 from gateway.errors import BadRequest
@@ -152,7 +152,7 @@ def read_tools(json: Json, upstream_tools: UpstreamTools, left_out: LeftOutField
     items = json.get("input")
     for n, item in enumerate(items if isinstance(items, list) else ()):
         if isinstance(item, dict) and item.get("type") in ("additional_tools", "tool_search_output"):
-            for k, tool in enumerate(optional(item, "tools", list, f"input[{n}]") or ()):
+            for k, tool in enumerate(read_optional(item, "tools", list, f"input[{n}]") or ()):
                 reader.add(tool, f"input[{n}].tools[{k}]")
     if reader.tools.omitted_search is not None and not reader.tools.chat:
         raise unsupported(reader.tools.omitted_search, "web_search")
@@ -192,9 +192,9 @@ class _ToolReader:
             case "custom":
                 self._add_custom(tool, where, namespace)
             case "namespace" if namespace.name is None:
-                text = optional(tool, "description", str, where) or ""
-                inner = _Namespace(text_in(tool, "name", where), text)
-                for n, each in enumerate(optional(tool, "tools", list, where) or ()):
+                text = read_optional(tool, "description", str, where) or ""
+                inner = _Namespace(read_text(tool, "name", where), text)
+                for n, each in enumerate(read_optional(tool, "tools", list, where) or ()):
                     self.add(each, f"{where}.tools[{n}]", inner)
             case "tool_search" if tool.get("execution") == "client":
                 function = {"name": TOOL_SEARCH, **_set_fields(tool, "description", "parameters")}
@@ -213,7 +213,7 @@ class _ToolReader:
         return True
 
     def _add_function(self, tool: Json, where: str, namespace: _Namespace) -> None:
-        name = text_in(tool, "name", where)
+        name = read_text(tool, "name", where)
         function = {
             "name": flat_name(namespace.name, name),
             **_set_fields(tool, "description", "parameters", "strict"),
@@ -223,7 +223,7 @@ class _ToolReader:
         self._append_function(function, form)
 
     def _add_custom(self, tool: Json, where: str, namespace: _Namespace) -> None:
-        name, syntax = text_in(tool, "name", where), optional(tool, "format", dict, where)
+        name, syntax = read_text(tool, "name", where), read_optional(tool, "format", dict, where)
         custom: Json = {"name": flat_name(namespace.name, name), **_set_fields(tool, "description")}
         _add_description(custom, namespace.description)
         form = CallForm("custom_tool_call", name, namespace.name)
@@ -249,7 +249,7 @@ class _ToolReader:
         search: Json = {"type": _CLAUDES_SEARCH, "name": "web_search"}
         if isinstance(self._most_calls, int):
             search["max_uses"] = self._most_calls
-        filters = optional(tool, "filters", dict, where) or {}
+        filters = read_optional(tool, "filters", dict, where) or {}
         if filters.get("allowed_domains"):
             search["allowed_domains"] = filters["allowed_domains"]
         self._left_out.add_rest(filters, {"allowed_domains"}, f"{where}.filters")
@@ -291,7 +291,7 @@ def read_choice(choice: Any, tools: RequestTools, upstream_tools: UpstreamTools)
         raise wrong_type("tool_choice", "a string or an object", choice)
     if choice.get("type") != "allowed_tools":
         return {"tool_choice": _translate_named_choice(choice, "tool_choice", upstream_tools)}
-    listed = optional(choice, "tools", list, "tool_choice") or []
+    listed = read_optional(choice, "tools", list, "tool_choice") or []
     allowed = [
         _translate_named_choice(tool, f"tool_choice.tools[{n}]", upstream_tools)
         for n, tool in enumerate(listed)
@@ -319,7 +319,7 @@ def _translate_named_choice(choice: Any, where: str, upstream_tools: UpstreamToo
         return {"type": "function", "function": {"name": kind}}
     if kind not in ("function", "custom"):
         raise unsupported(f"{where}.type", kind)
-    name = flat_name(optional(choice, "namespace", str, where), text_in(choice, "name", where))
+    name = flat_name(read_optional(choice, "namespace", str, where), read_text(choice, "name", where))
     form = kind if upstream_tools.custom else "function"
     return {"type": form, form: {"name": name}}
 
@@ -375,9 +375,9 @@ def read_call(item: Json, where: str, upstream_tools: UpstreamTools) -> Json:
     kind: str = item["type"]
     id = _call_id(item, where)
     if kind in ("function_call", "custom_tool_call"):
-        name = flat_name(optional(item, "namespace", str, where), text_in(item, "name", where))
+        name = flat_name(read_optional(item, "namespace", str, where), read_text(item, "name", where))
         key = "arguments" if kind == "function_call" else "input"
-        text = text_in(item, key, where)
+        text = read_text(item, key, where)
         if kind == "custom_tool_call":
             if upstream_tools.custom:
                 return {"id": id, "type": "custom", "custom": {"name": name, "input": text}}
@@ -432,4 +432,4 @@ def render_result(kind: str, content: str | list[Json]) -> Json:
 def _call_id(item: Json, where: str) -> str:
     # `local_shell_call_output` has its call's id as its own.
     key = "call_id" if item.get("call_id") is not None or item.get("id") is None else "id"
-    return text_in(item, key, where)
+    return read_text(item, key, where)

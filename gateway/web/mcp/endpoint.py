@@ -32,7 +32,7 @@ MCP_PATH: Final = "/mcp"
 _SESSION: Final = b"mcp-session-id"
 # Larger than the value of any block that a person reads; no call has more.
 MOST_BYTES: Final = 4 << 20
-_MOST_SESSION: Final = 512
+_MOST_SESSION_CHARS: Final = 512
 _AGENT: Final = b"x-mnemogate-agent"
 
 
@@ -78,7 +78,7 @@ class McpEndpoint:
             identity.user,
             may_write=identity.mode is not Mode.READ,
             key=info.caller.key,
-            client=_client_of(find_header(scope["headers"], _SESSION)),
+            client=_decode_session(find_header(scope["headers"], _SESSION)),
         )
         await self._is_running.wait()
         async with self._bodies.read(scope, receive) as raw:
@@ -87,7 +87,7 @@ class McpEndpoint:
             async def replay() -> Message:
                 return parts.pop() if parts else await receive()
 
-            await self._manager.handle_request(scope, replay, _named(raw, send))
+            await self._manager.handle_request(scope, replay, _with_session_id(raw, send))
 
     def _identity_of(self, scope: Scope) -> Identity:
         """Returns who is asked about, and how. Raises: BadRequest; NotAllowed: the key is another user's."""
@@ -107,9 +107,9 @@ class McpEndpoint:
         )
 
 
-def _named(raw: bytes, send: Send) -> Send:
+def _with_session_id(raw: bytes, send: Send) -> Send:
     """Returns how a request is answered: a handshake gets the id of a session, which is what its client is called."""
-    client = _introduced(raw) if b'"initialize"' in raw else ""
+    client = _read_client_name(raw) if b'"initialize"' in raw else ""
     if not client:
         return send
     id = urlsafe_b64encode(client.encode()).rstrip(b"=")
@@ -122,7 +122,7 @@ def _named(raw: bytes, send: Send) -> Send:
     return answer
 
 
-def _introduced(raw: bytes) -> str:
+def _read_client_name(raw: bytes) -> str:
     """Returns the name of the client in a handshake; "": it is none that can be read."""
     try:
         message = orjson.loads(raw)
@@ -134,9 +134,9 @@ def _introduced(raw: bytes) -> str:
         return ""
 
 
-def _client_of(session: bytes | str | None) -> str:
+def _decode_session(session: bytes | str | None) -> str:
     """Returns the name of a client from the id of its session; "": it is no id of ours."""
-    if not session or len(session) > _MOST_SESSION:
+    if not session or len(session) > _MOST_SESSION_CHARS:
         return ""
     id = session.encode("latin-1", "replace") if isinstance(session, str) else session
     try:

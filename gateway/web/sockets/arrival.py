@@ -1,4 +1,4 @@
-"""A message that is on its way, within the limits of a body: the size of all that are large, and its time."""
+"""Holds a message that is arriving to the limits of a body: its time, and the size of all large ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gateway.web.body import LARGE_BYTES, SLOWEST_BYTES_PER_S, BodyReader, ByteQ
 
 
 class Arrival:
-    """The part of a connection's next message that is there. on_late: called when the rest takes too long."""
+    """The part of a connection's next message that has arrived. on_late: called when the rest takes too long."""
 
     def __init__(self, bodies: BodyReader, on_late: Callable[[], object]) -> None:
         self._bodies = bodies
@@ -20,14 +20,14 @@ class Arrival:
         self._deadline = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
-    def have(self, count: int) -> None:
-        """Takes how many bytes are there; 0: none are, or the message is whole. Raises: Overloaded."""
+    def update(self, count: int) -> None:
+        """Takes the number of bytes that have arrived; 0: none, or the message is whole. Raises: Overloaded."""
         self._count = count
         if count > LARGE_BYTES:
             if self._quota is None:
                 self._quota = self._bodies.quota()
                 self._deadline = self._loop.time() + self._bodies.timeout_s
-                self._look()
+                self._check_deadline()
             self._quota.grow(count)
         elif self._quota is not None:
             self._quota.__exit__()
@@ -35,9 +35,9 @@ class Arrival:
             if self._timer is not None:
                 self._timer.cancel()
 
-    def _look(self) -> None:
+    def _check_deadline(self) -> None:
         left_s = self._deadline + self._count / SLOWEST_BYTES_PER_S - self._loop.time()
         if left_s > 0:
-            self._timer = self._loop.call_later(left_s, self._look)
+            self._timer = self._loop.call_later(left_s, self._check_deadline)
         else:
             self._on_late()
