@@ -43,7 +43,7 @@ _STOP_WORDS: Final = frozenset(
     )
 )
 # The lines of an answer.
-_SHOWN: Final = 3
+_MOST_LINES: Final = 3
 _HELP: Final = (
     "I am the built-in demo model, no more than a few rules. Tell me something, and ask about it later, in another "
     "conversation too."
@@ -69,35 +69,35 @@ def _try_to_answer(body: Mapping[str, Any]) -> Scripted:
 
 def answer(body: Mapping[str, Any]) -> ScriptedMessage | ScriptedFailure:
     """Returns the reply to a request; messages that are not what the API takes are read as far as they go."""
-    speaker = _tool(body, _SPEAKS) if body.get("tool_choice") == "required" else None
+    speaker = _find_tool(body, _SPEAKS) if body.get("tool_choice") == "required" else None
     if field := _unsupported_field(body, speaker):
         why = f"The demo model cannot follow this `{field}`."
         instead = "With OPENAI_API_KEY or `--upstream URL` that upstream answers."
         return ScriptedFailure(400, f"{why} {instead}", "unsupported_parameter")
     messages = [m for m in body.get("messages") or [] if isinstance(m, dict)]
     if messages and messages[-1].get("role") == "tool":
-        return _say(f"The tool answered: {_text(messages[-1]).strip()}", body, speaker)
-    question, tool = _question(messages), _tool(body, _INSERTS)
-    has_tools = _tool(body, re.compile(r"")) is not None
-    if calls := (*_remembering(question, tool), *_calls(question, body)):
+        return _make_reply(f"The tool answered: {_text(messages[-1]).strip()}", body, speaker)
+    question, tool = _question(messages), _find_tool(body, _INSERTS)
+    has_tools = _find_tool(body, re.compile(r"")) is not None
+    if calls := (*_memory_calls(question, tool), *_asked_calls(question, body)):
         return ScriptedMessage(None, calls)
-    return _say(
+    return _make_reply(
         _lines_about(messages, question) or _introduction(messages, question, tool, has_tools=has_tools),
         body,
         speaker,
     )
 
 
-def _remembering(question: str, tool: str | None) -> Iterator[ScriptedCall]:
+def _memory_calls(question: str, tool: str | None) -> Iterator[ScriptedCall]:
     if tool is not None:
         text = "content" if "append" in tool else "new_string"
         for fact in _REMEMBER.findall(question):
-            yield _call(tool, {"label": "human", text: fact.rstrip()})
+            yield _make_call(tool, {"label": "human", text: fact.rstrip()})
 
 
-def _calls(question: str, body: Mapping[str, Any]) -> Iterator[ScriptedCall]:
+def _asked_calls(question: str, body: Mapping[str, Any]) -> Iterator[ScriptedCall]:
     for name, arguments in _CALL.findall(question):
-        if _tool(body, re.compile(rf"^{re.escape(name)}$")) is not None:
+        if _find_tool(body, re.compile(rf"^{re.escape(name)}$")) is not None:
             yield ScriptedCall(name, arguments or "{}")
 
 
@@ -109,7 +109,7 @@ def _unsupported_field(body: Mapping[str, Any], speaker: str | None) -> str | No
     return "tool_choice" if choice not in (None, "none", "auto") and speaker is None else None
 
 
-def _tool(body: Mapping[str, Any], names: re.Pattern[str]) -> str | None:
+def _find_tool(body: Mapping[str, Any], names: re.Pattern[str]) -> str | None:
     """Returns a tool on offer; the gateway's has a longer name where the application has one of the same name."""
     if body.get("tool_choice") == "none":
         return None
@@ -117,19 +117,19 @@ def _tool(body: Mapping[str, Any], names: re.Pattern[str]) -> str | None:
     return next((f["name"] for f in functions if names.search(str(f.get("name")))), None)
 
 
-def _call(tool: str, arguments: Mapping[str, str]) -> ScriptedCall:
+def _make_call(tool: str, arguments: Mapping[str, str]) -> ScriptedCall:
     return ScriptedCall(tool, json.dumps(arguments, ensure_ascii=False))
 
 
-def _say(text: str, body: Mapping[str, Any], speaker: str | None) -> ScriptedMessage:
+def _make_reply(text: str, body: Mapping[str, Any], speaker: str | None) -> ScriptedMessage:
     """Replies with text, or by the tool for speaking."""
-    spoken = _cut(text, body)
+    spoken = _limit_words(text, body)
     if speaker is None:
         return spoken
-    return ScriptedMessage(None, (_call(speaker, {"message": spoken.text or ""}),))
+    return ScriptedMessage(None, (_make_call(speaker, {"message": spoken.text or ""}),))
 
 
-def _cut(text: str, body: Mapping[str, Any]) -> ScriptedMessage:
+def _limit_words(text: str, body: Mapping[str, Any]) -> ScriptedMessage:
     """Cuts a reply to the request's limit of tokens, each word counted as one."""
     limit = body.get("max_completion_tokens") or body.get("max_tokens")
     words = re.findall(r"\s*\S+", text)
@@ -156,15 +156,15 @@ def _lines_about(messages: Sequence[Mapping[str, Any]], question: str) -> str:
     """Returns the lines that share most words with the question; "" where no line shares any."""
     stems = _stems(question)
     if not stems and question.endswith(_ASKS):
-        return _listed(_lines(messages)[-_SHOWN:])
+        return _list_lines(_candidate_lines(messages)[-_MOST_LINES:])
     # Five letters of a word stand for its forms: "colour" finds "colours".
-    scored = [(len(stems & _stems(line)), line) for line in _lines(messages)]
+    scored = [(len(stems & _stems(line)), line) for line in _candidate_lines(messages)]
     best = max((shared for shared, _ in scored), default=0)
-    lines = list(dict.fromkeys(line for shared, line in scored if shared * 2 > best))[-_SHOWN:]
-    return _listed(lines) if best else ""
+    lines = list(dict.fromkeys(line for shared, line in scored if shared * 2 > best))[-_MOST_LINES:]
+    return _list_lines(lines) if best else ""
 
 
-def _listed(lines: Sequence[str]) -> str:
+def _list_lines(lines: Sequence[str]) -> str:
     if not lines:
         return ""
     return "\n".join(["This is what I remember about that:", *(f"- {each}" for each in lines)])
@@ -184,7 +184,7 @@ def _introduction(
     return f"{spoken}\n\n{_HELP}{invitation}" if is_first else spoken
 
 
-def _lines(messages: Sequence[Mapping[str, Any]]) -> list[str]:
+def _candidate_lines(messages: Sequence[Mapping[str, Any]]) -> list[str]:
     """Returns the lines that could hold an answer: memory sections and notes, and earlier user messages."""
     lines: list[str] = []
     users = [message for message in messages if message.get("role") == "user"]

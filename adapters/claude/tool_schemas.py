@@ -13,15 +13,15 @@ T = TypeVar("T")
 _UNIONS: Final = ("anyOf", "oneOf", "allOf")
 _EMPTY: Final[Json] = {"type": "object", "properties": {}}
 # Keywords whose value has schemas by name.
-_BY_NAME: Final = ("properties", "$defs", "definitions")
+_SCHEMAS_BY_NAME: Final = ("properties", "$defs", "definitions")
 # Keywords whose value is data, and no schema.
-_VALUES: Final = ("const", "default", "enum")
+_DATA: Final = ("const", "default", "enum")
 # The other keywords that the schema of an answer may have (build-with-claude/structured-outputs, "JSON Schema
 # limitations"; Anthropic's own SDK puts the rest into descriptions as well), and those that may have these values only.
-_TAKEN: Final = frozenset(
+_SUPPORTED: Final = frozenset(
     ("type", "required", "additionalProperties", "items", "anyOf", "allOf", "$ref", "description", "title")
 )
-_TAKEN_AS: Final[dict[str, tuple[Any, ...]]] = {
+_SUPPORTED_VALUES: Final[dict[str, tuple[Any, ...]]] = {
     "format": ("date-time", "time", "date", "duration", "email", "hostname", "uri", "ipv4", "ipv6", "uuid"),
     "minItems": (0, 1),
 }
@@ -31,10 +31,10 @@ def to_tools(tools: Any) -> list[Json]:
     """Returns tools as Anthropic takes them; those in its own form (`input_schema`, or a type of its own) pass."""
     if not isinstance(tools, list):
         raise Untranslatable("`tools` is a list of tools.", "tools", "invalid_type")
-    return [_tool(tool, f"tools[{place}]") for place, tool in enumerate(tools)]
+    return [_translate_tool(tool, f"tools[{place}]") for place, tool in enumerate(tools)]
 
 
-def _tool(tool: Any, where: str) -> Json:
+def _translate_tool(tool: Any, where: str) -> Json:
     if not isinstance(tool, dict):
         raise Untranslatable(f"'{where}' is not an object.", where, "invalid_type")
     function = tool.get("function")
@@ -47,7 +47,7 @@ def _tool(tool: Any, where: str) -> Json:
         found["description"] = function["description"]
     schema = function.get("parameters")
     if isinstance(schema, dict) and schema:
-        schema = {"type": "object", **_merged(schema, schema, {})}
+        schema = {"type": "object", **_merge_unions(schema, schema, {})}
     found["input_schema"] = schema or _EMPTY
     # `strict` ends here, as at Anthropic's own endpoint for OpenAI's dialect: OpenAI's frameworks set it on every tool,
     # and Anthropic refuses a request with more of them, or larger ones, than its grammar has room for.
@@ -57,53 +57,57 @@ def _tool(tool: Any, where: str) -> Json:
     return found
 
 
-def _merged(schema: Json, root: Json, named: dict[str, Json]) -> Json:
+def _merge_unions(schema: Json, root: Json, definitions: dict[str, Json]) -> Json:
     """Returns a tool's schema with the branches of unions at its top merged into it: there, unions are refused.
 
     The result takes what any branch takes, and requires what all of them require; the tool itself judges the rest.
 
     root: the whole schema, in which definitions are looked up.
-    named: the definitions that were merged already, by reference; more are added.
+    definitions: those that were merged already, by reference; more are added.
     """
     if schema.keys().isdisjoint(_UNIONS):
         return schema
     found = {key: value for key, value in schema.items() if key not in _UNIONS}
     # A name that several branches have, a discriminator as a rule, may have any of their values.
     values: dict[str, dict[str, Any]] = {}
-    required = _required(schema)
+    required = _required_names(schema)
     for union in _UNIONS:
-        branches = [_branch(branch, root, named) for branch in _of_kind(list, schema.get(union))]
+        branches = [
+            _resolve_branch(branch, root, definitions) for branch in _value_or_empty(list, schema.get(union))
+        ]
         for branch in branches:
-            for name, value in _of_kind(dict, branch.get("properties")).items():
+            for name, value in _value_or_empty(dict, branch.get("properties")).items():
                 values.setdefault(name, {}).update((repr(each), each) for each in _alternatives(value))
-        demanded = Counter(name for branch in branches for name in dict.fromkeys(_required(branch)))
+        demanded = Counter(name for branch in branches for name in dict.fromkeys(_required_names(branch)))
         least = 1 if union == "allOf" else len(branches)
         required += [name for name, count in demanded.items() if count >= least]
         if branches and all(branch.get("additionalProperties") is False for branch in branches):
             found["additionalProperties"] = False
     merged = {name: [*each.values()] for name, each in values.items()}
     properties = {name: each[0] if len(each) == 1 else {"anyOf": each} for name, each in merged.items()}
-    found["properties"] = properties | _of_kind(dict, schema.get("properties"))
+    found["properties"] = properties | _value_or_empty(dict, schema.get("properties"))
     if required:
         found["required"] = list(dict.fromkeys(required))
     return found
 
 
-def _branch(branch: Any, root: Json, named: dict[str, Json]) -> Json:
+def _resolve_branch(branch: Any, root: Json, definitions: dict[str, Json]) -> Json:
     """Returns a branch of a union, with the unions at its own top merged; one that is only named is looked up."""
-    branch = _of_kind(dict, branch)
+    branch = _value_or_empty(dict, branch)
     ref = str(branch.get("$ref", ""))
     place, _, name = ref.rpartition("/")
     if place not in ("#/$defs", "#/definitions"):
-        return _merged(branch, root, named)
-    if ref not in named:
-        named[ref] = {}  # within itself it adds nothing
-        named[ref] = _branch(_of_kind(dict, root.get(place[2:])).get(name), root, named)
-    return named[ref]
+        return _merge_unions(branch, root, definitions)
+    if ref not in definitions:
+        definitions[ref] = {}  # within itself it adds nothing
+        definitions[ref] = _resolve_branch(
+            _value_or_empty(dict, root.get(place[2:])).get(name), root, definitions
+        )
+    return definitions[ref]
 
 
-def _required(schema: Json) -> list[str]:
-    return [name for name in _of_kind(list, schema.get("required")) if isinstance(name, str)]
+def _required_names(schema: Json) -> list[str]:
+    return [name for name in _value_or_empty(list, schema.get("required")) if isinstance(name, str)]
 
 
 def _alternatives(value: Any) -> list[Any]:
@@ -113,7 +117,7 @@ def _alternatives(value: Any) -> list[Any]:
     return [value]
 
 
-def _of_kind(kind: type[T], value: Any) -> T:
+def _value_or_empty(kind: type[T], value: Any) -> T:
     """Returns the value, or an empty one where it is of another kind: schemas come from anywhere."""
     return value if isinstance(value, kind) else kind()
 
@@ -125,7 +129,7 @@ def to_choice(choice: Any, parallel: Any, has_tools: bool) -> Json | None:
     """
     if choice is None and parallel is not False:
         return None
-    found = _choice(choice)
+    found = _translate_choice(choice)
     if not has_tools and found["type"] in ("auto", "none"):
         return None
     if parallel is False and found["type"] != "none":
@@ -133,7 +137,7 @@ def to_choice(choice: Any, parallel: Any, has_tools: bool) -> Json | None:
     return found
 
 
-def _choice(choice: Any) -> Json:
+def _translate_choice(choice: Any) -> Json:
     match choice:
         case None | "auto":
             return {"type": "auto"}
@@ -160,13 +164,13 @@ def to_schema(schema: Any) -> Any:
     found: Json = {}
     noted: Json = {}
     for key, value in schema.items():
-        if key in _BY_NAME and isinstance(value, dict):
+        if key in _SCHEMAS_BY_NAME and isinstance(value, dict):
             found[key] = {name: to_schema(each) for name, each in value.items()}
-        elif key in _VALUES:
+        elif key in _DATA:
             found[key] = value
         elif key == "oneOf" and "anyOf" not in schema:
             found["anyOf"] = to_schema(value)
-        elif key in _TAKEN or value in _TAKEN_AS.get(key, ()):
+        elif key in _SUPPORTED or value in _SUPPORTED_VALUES.get(key, ()):
             found[key] = to_schema(value)
         elif not key.startswith("$"):
             noted[key] = value
