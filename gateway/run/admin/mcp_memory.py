@@ -88,7 +88,7 @@ class McpOperations(Struct, frozen=True):
     forgetting: MemoryForgetting
 
 
-class _Asked(Struct, frozen=True):
+class _Call(Struct, frozen=True):
     """A call that is being performed. agent: None: nothing is remembered of the person yet."""
 
     caller: McpCaller
@@ -99,7 +99,7 @@ class _Asked(Struct, frozen=True):
     def editor(self) -> Editor:
         return Editor(ORIGIN, self.caller.project, self.caller.origin)
 
-    def known(self, id: str) -> Agent:
+    def memory_of(self, id: str) -> Agent:
         """Returns the memory in which something is looked for. Raises: UnknownId: there is none."""
         if self.agent is None:
             raise _not_found(id)
@@ -128,7 +128,7 @@ class McpMemory:
         self._now, self._accounts, self._limiter = now, accounting.accounts, accounting.limiter
         self._default_profile = default_profile
         self._calls: set[asyncio.Task[McpAnswer]] = set()
-        self._tools: dict[str, Callable[[_Asked, Any], Awaitable[Struct]]] = {
+        self._tools: dict[str, Callable[[_Call, Any], Awaitable[Struct]]] = {
             "memory_search": self._search,
             "memory_read": self._read,
             "conversation_read": self._read_conversation,
@@ -140,25 +140,25 @@ class McpMemory:
 
     async def call(self, caller: McpCaller, tool: str, arguments: RawArguments) -> McpAnswer:
         """Performs a call. tool: one of TOOLS."""
-        task = asyncio.create_task(self._account(caller, tool, arguments))
+        task = asyncio.create_task(self._perform_counted(caller, tool, arguments))
         self._calls.add(task)
         task.add_done_callback(self._calls.discard)
         return await asyncio.shield(task)
 
     async def perform(self, raw: RawArguments) -> dict[str, Any]:
         """Performs a call for the command line. Raises: BadRequest."""
-        given = Arguments(raw)
+        fields = Arguments(raw)
         project, tool, arguments = (
-            given.text("project"),
-            given.text("tool"),
-            given.optional("arguments") or {},
+            fields.text("project"),
+            fields.text("tool"),
+            fields.optional("arguments") or {},
         )
         if tool not in TOOLS or not isinstance(arguments, dict):
             raise BadRequest(f"There is no tool {tool!r}.", param="tool")
-        profile = given.optional_text("profile") or self._default_profile(project)
-        client = client_name(given.optional_text("client") or "", "")
+        profile = fields.optional_text("profile") or self._default_profile(project)
+        client = client_name(fields.optional_text("client") or "", "")
         caller = McpCaller(
-            project, profile, given.text("user"), may_write=not given.flag("read"), client=client
+            project, profile, fields.text("user"), may_write=not fields.flag("read"), client=client
         )
         answer = await self.call(caller, tool, arguments)
         return {"value": answer.value, "error": answer.error}
@@ -171,7 +171,7 @@ class McpMemory:
 
     # -- a call
 
-    async def _account(self, caller: McpCaller, tool: str, arguments: RawArguments) -> McpAnswer:
+    async def _perform_counted(self, caller: McpCaller, tool: str, arguments: RawArguments) -> McpAnswer:
         receipt = Receipt(time.perf_counter(), project=caller.project, key=caller.key)
         receipt.user, receipt.asks_model, receipt.status = caller.user or "", False, 200
         try:
@@ -210,31 +210,31 @@ class McpMemory:
                 self._store.agents.uncache(_scope_of(caller, caller.user))
             elif agent.paused is not None:
                 raise NotAllowed(_PAUSED)
-        result = await self._tools[tool](_Asked(caller, caller.user, agent), read)
+        result = await self._tools[tool](_Call(caller, caller.user, agent), read)
         return McpAnswer(msgspec.to_builtins(result))
 
-    async def _begun(self, asked: _Asked) -> Agent:
+    async def _find_or_begin_memory(self, call: _Call) -> Agent:
         """Returns the memory of a call that writes, which begins now if it is not there."""
-        if asked.agent is not None:
-            return asked.agent
-        spec = self._spec_of(asked.caller.profile)
+        if call.agent is not None:
+            return call.agent
+        spec = self._spec_of(call.caller.profile)
         assert spec is not None  # it was looked at
-        scope = _scope_of(asked.caller, asked.user)
+        scope = _scope_of(call.caller, call.user)
         return await self._store.agents.find_or_begin(scope, spec.own_blocks, spec.shared_blocks, self._now())
 
     # -- the tools
 
-    async def _search(self, asked: _Asked, given: SearchArguments) -> SearchResult:
-        if not given.query.strip():
+    async def _search(self, call: _Call, arguments: SearchArguments) -> SearchResult:
+        if not arguments.query.strip():
             raise BadRequest("query must say what to look for.", param="query")
         since, until = (
-            _moment(given.after, "after", -float("inf")),
-            _moment(given.before, "before", float("inf")),
+            _read_time(arguments.after, "after", -float("inf")),
+            _read_time(arguments.before, "before", float("inf")),
         )
-        if asked.agent is None:
+        if call.agent is None:
             return SearchResult((), late=False)
-        wanted = TextSearch(given.query, given.limit, given.kinds, since, until)
-        found = await self._operations.search.search(asked.agent, wanted)
+        wanted = TextSearch(arguments.query, arguments.limit, arguments.kinds, since, until)
+        found = await self._operations.search.search(call.agent, wanted)
         results = []
         for m in found.hits:
             kind = next(each for each in KINDS if each == m.source)
@@ -251,43 +251,45 @@ class McpMemory:
             )
         return SearchResult(tuple(results), found.has_timed_out)
 
-    async def _read(self, asked: _Asked, _: ReadArguments) -> ReadResult:
-        agent = asked.agent
+    async def _read(self, call: _Call, _: ReadArguments) -> ReadResult:
+        agent = call.agent
         if agent is None:
-            return ReadResult(asked.user, (), (), 0)
-        memory = await self._operations.views.find(asked.caller.project, agent.uid)
+            return ReadResult(call.user, (), (), 0)
+        memory = await self._operations.views.find(call.caller.project, agent.uid)
         blocks = await self._store.facts.blocks(agent.id)
         # Muted ones stay in lists that people read, and no model is told them.
         facts = [f for f in await self._store.facts.list(agent.id, limit=MOST_FACTS) if not f.muted]
         return ReadResult(
-            asked.user,
+            call.user,
             tuple(ReadBlock(b.label, b.value, b.limit, b.version, b.read_only) for b in blocks),
             tuple(ReadFact(f"fact:{f.seq}", f.text, iso_text(f.valid_from)) for f in facts),
             memory.conversations,
         )
 
-    async def _read_conversation(self, asked: _Asked, given: ConversationArguments) -> ConversationResult:
-        project, views = asked.caller.project, self._operations.views
-        if given.around:
-            _, seq = parse_id(given.around, ("message",), argument="around")
-            agent = asked.known(given.around)
+    async def _read_conversation(self, call: _Call, arguments: ConversationArguments) -> ConversationResult:
+        project, views = call.caller.project, self._operations.views
+        if arguments.around:
+            _, seq = parse_id(arguments.around, ("message",), argument="around")
+            agent = call.memory_of(arguments.around)
             try:
-                found = await views.around(project, agent.uid, seq, given.limit)
+                found = await views.around(project, agent.uid, seq, arguments.limit)
             except UnknownId as error:
-                raise _not_found(given.around) from error
-            if given.conversation not in ("", found.conversation):
+                raise _not_found(arguments.around) from error
+            if arguments.conversation not in ("", found.conversation):
                 raise BadRequest("around is a message of another conversation.", param="around")
-            return ConversationResult(conversation=found.conversation, messages=_messages(found.items))
-        if given.conversation:
-            agent = asked.known(given.conversation)
+            return ConversationResult(conversation=found.conversation, messages=_read_messages(found.items))
+        if arguments.conversation:
+            agent = call.memory_of(arguments.conversation)
             try:
-                page = await views.conversation(project, agent.uid, given.conversation, limit=given.limit)
+                page = await views.conversation(
+                    project, agent.uid, arguments.conversation, limit=arguments.limit
+                )
             except UnknownId as error:
-                raise _not_found(given.conversation) from error
-            return ConversationResult(conversation=page.conversation.id, messages=_messages(page.items))
-        if asked.agent is None:
+                raise _not_found(arguments.conversation) from error
+            return ConversationResult(conversation=page.conversation.id, messages=_read_messages(page.items))
+        if call.agent is None:
             return ConversationResult(conversations=())
-        conversations = await views.conversations(project, asked.agent.uid, limit=given.limit)
+        conversations = await views.conversations(project, call.agent.uid, limit=arguments.limit)
         return ConversationResult(
             conversations=tuple(
                 ConversationLine(c.id, iso_text(c.begun), iso_text(c.last_turn), c.messages)
@@ -295,25 +297,29 @@ class McpMemory:
             )
         )
 
-    async def _remember(self, asked: _Asked, given: RememberArguments) -> RememberResult:
-        agent = await self._begun(asked)
-        fact, known = await self._operations.edits.remember_fact(asked.editor, agent, given.text, TEXT_CHARS)
+    async def _remember(self, call: _Call, arguments: RememberArguments) -> RememberResult:
+        agent = await self._find_or_begin_memory(call)
+        fact, known = await self._operations.edits.remember_fact(
+            call.editor, agent, arguments.text, TEXT_CHARS
+        )
         return RememberResult(f"fact:{fact.seq}", known)
 
-    async def _correct(self, asked: _Asked, given: CorrectArguments) -> CorrectResult:
-        _, seq = parse_id(given.id, ("fact",))
-        uid = asked.known(given.id).uid
+    async def _correct(self, call: _Call, arguments: CorrectArguments) -> CorrectResult:
+        _, seq = parse_id(arguments.id, ("fact",))
+        uid = call.memory_of(arguments.id).uid
         try:
-            fact = await self._operations.edits.correct_fact(asked.editor, uid, seq, given.text, TEXT_CHARS)
+            fact = await self._operations.edits.correct_fact(
+                call.editor, uid, seq, arguments.text, TEXT_CHARS
+            )
         except UnknownId as error:
-            raise _not_found(given.id) from error
-        return CorrectResult(f"fact:{fact.seq}", given.id)
+            raise _not_found(arguments.id) from error
+        return CorrectResult(f"fact:{fact.seq}", arguments.id)
 
-    async def _edit_block(self, asked: _Asked, given: EditBlockArguments) -> EditBlockResult:
-        agent = await self._begun(asked)
-        label, edits = given.label, self._operations.edits
+    async def _edit_block(self, call: _Call, arguments: EditBlockArguments) -> EditBlockResult:
+        agent = await self._find_or_begin_memory(call)
+        label, edits = arguments.label, self._operations.edits
         try:
-            block = await edits.edit_block(asked.editor, agent.uid, label, given.value, given.version)
+            block = await edits.edit_block(call.editor, agent.uid, label, arguments.value, arguments.version)
         except UnknownId as error:
             raise UnknownId(f"There is no block with the label {label!r}.") from error
         except Conflict as error:
@@ -322,33 +328,36 @@ class McpMemory:
                 raise
             shown = orjson.dumps({"label": label, "version": now.version, "value": now.value}).decode()
             raise Conflict(
-                f"version {given.version} is not the block's present one, and nothing was written; it is now {shown}",
+                f"version {arguments.version} is not the block's present one, and nothing was written; "
+                f"it is now {shown}",
                 param="version",
             ) from error
         return EditBlockResult(block.label, block.version)
 
-    async def _forget(self, asked: _Asked, given: ForgetArguments) -> ForgetAnswer:
-        kind, seq = parse_id(given.id)
-        agent, forgetting = asked.known(given.id), self._operations.forgetting
+    async def _forget(self, call: _Call, arguments: ForgetArguments) -> ForgetAnswer:
+        kind, seq = parse_id(arguments.id)
+        agent, forgetting = call.memory_of(arguments.id), self._operations.forgetting
         try:
-            goes = await self._going(asked, agent, kind, seq)
-            if not given.confirm:
+            goes = await self._count_going(call, agent, kind, seq)
+            if not arguments.confirm:
                 return ForgetAnswer(
-                    forgotten=False, goes=goes, confirm=confirm_word(agent.secret, given.id, self._now())
+                    forgotten=False, goes=goes, confirm=confirm_word(agent.secret, arguments.id, self._now())
                 )
-            if not confirms(given.confirm, agent.secret, given.id, self._now()):
+            if not confirms(arguments.confirm, agent.secret, arguments.id, self._now()):
                 raise BadRequest(
                     "confirm is not the word for this id, or older than five minutes; nothing was forgotten.",
                     param="confirm",
                 )
-            await forgetting.forget(asked.editor, agent.uid, kind, seq)
+            await forgetting.forget(call.editor, agent.uid, kind, seq)
         except UnknownId as error:
-            raise _not_found(given.id) from error
+            raise _not_found(arguments.id) from error
         return ForgetAnswer(forgotten=True, goes=goes)
 
-    async def _going(self, asked: _Asked, agent: Agent, kind: TextKind, seq: int) -> dict[str, int | None]:
+    async def _count_going(
+        self, call: _Call, agent: Agent, kind: TextKind, seq: int
+    ) -> dict[str, int | None]:
         """Returns how much of each kind a forgetting takes. Raises: UnknownId."""
-        preview = await self._operations.forgetting.preview(asked.caller.project, agent.uid, kind, seq)
+        preview = await self._operations.forgetting.preview(call.caller.project, agent.uid, kind, seq)
         return {name: count for name, count in msgspec.structs.asdict(preview.will_go).items() if count != 0}
 
 
@@ -356,7 +365,7 @@ def _scope_of(caller: McpCaller, user: str) -> Scope:
     return Scope(caller.project, caller.profile, f"user:{user}")
 
 
-def _messages(records: Sequence[MessageRecord]) -> tuple[ReadMessage, ...]:
+def _read_messages(records: Sequence[MessageRecord]) -> tuple[ReadMessage, ...]:
     return tuple(
         ReadMessage(f"message:{r.seq}", r.role, r.text, iso_text(r.at)) for r in records if r.text is not None
     )
@@ -375,7 +384,7 @@ def _read_arguments(raw: RawArguments, kind: type[Struct]) -> Struct:
         raise refusal(error.fault) from error
 
 
-def _moment(text: str, name: str, missing: float) -> float:
+def _read_time(text: str, name: str, missing: float) -> float:
     if not text:
         return missing
     try:

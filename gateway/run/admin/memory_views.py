@@ -327,46 +327,34 @@ class MemoryViews(Struct, frozen=True):
         """
         memory = await self.find(project, uid)
         pages = self.store.memory_pages
-        talk = await pages.conversation(memory.id, id)
-        if talk is None or not talk.messages:
+        conversation = await pages.conversation(memory.id, id)
+        if conversation is None or not conversation.messages:
             raise _no_conversation()
-        branches = await pages.branches(memory.id, talk.id)
+        shown = _conversation_record(conversation)
+        branches = await pages.branches(memory.id, conversation.id)
         current = next((b for b in branches if b.is_active), branches[0] if branches else None)
         records = tuple(BranchRecord(b.seq, b.messages, b.last_turn, b is current) for b in branches)
         end = branch if branch is not None else None if current is None else current.seq
         if end is None:
-            return ConversationPage(_conversation_record(talk), records, None, (), None)
+            return ConversationPage(shown, records, None, (), None)
         # The path of the first message of the page before goes on above it; other numbers are of other conversations.
         first = end if before is None else _parse_number(before, "before")
-        held = await pages.holder(memory.id, first)
-        if held is None or held[1] not in await self.store.messages.past(memory.id, talk.id):
+        holder = await pages.holder(memory.id, first)
+        if holder is None or holder[1] not in await self.store.messages.past(memory.id, conversation.id):
             raise _no_conversation()
-        path = await pages.path(memory.id, held[0], limit=limit + 2)
-        requests = await self.store.recalls.requests(
-            memory.id, [e.id for e in path], self.now() - self.keep_why_days * _DAY_S
-        )
-        read = (
+        path = await pages.path(memory.id, holder[0], limit=limit + 2)
+        since = self.now() - self.keep_why_days * _DAY_S
+        requests = await self.store.recalls.requests(memory.id, [e.id for e in path], since)
+        newest_first = (
             record
             for e in path
             for record in reversed(message_records(e, requests.get(e.id)))
             if before is None or record.seq < first
         )
-        items: list[MessageRecord] = []
-        chars, is_more = 0, path[-1].parent is not None
-        for record in read:
-            chars += _chars(record)
-            if len(items) == limit or (items and most_chars is not None and chars > most_chars):
-                is_more = True
-                break
-            items.append(record)
+        items, is_full = _take_messages(newest_first, limit, most_chars)
+        is_more = is_full or path[-1].parent is not None
         oldest = items[-1].seq if items else path[-1].seq
-        return ConversationPage(
-            _conversation_record(talk),
-            records,
-            end,
-            tuple(reversed(items)),
-            str(oldest) if is_more else None,
-        )
+        return ConversationPage(shown, records, end, tuple(reversed(items)), str(oldest) if is_more else None)
 
     async def around(self, project: str | None, uid: str, seq: int, limit: int) -> MessagesAround:
         """Returns messages of a conversation, oldest first: one with those before and after it on its path."""
@@ -391,10 +379,10 @@ class MemoryViews(Struct, frozen=True):
         """Returns the whole text of a message of a conversation."""
         memory = await self.find(project, uid)
         pages = self.store.memory_pages
-        talk, held = await pages.conversation(memory.id, id), await pages.holder(memory.id, seq)
-        if talk is None or held is None or held[1] != talk.id:
+        conversation, holder = await pages.conversation(memory.id, id), await pages.holder(memory.id, seq)
+        if conversation is None or holder is None or holder[1] != conversation.id:
             raise _no_message()
-        (e,) = await pages.path(memory.id, held[0], limit=1)
+        (e,) = await pages.path(memory.id, holder[0], limit=1)
         found = next((r for r in message_records(e, None, is_whole=True) if r.seq == seq), None)
         if found is None or found.text is None:
             raise _no_message()
@@ -565,6 +553,23 @@ def writer_of(stored: str) -> BlockOrigin:
 def _source_exchanges(of: Fact | Revision) -> list[int]:
     """Returns the exchanges that something came from, the one where it was stated first."""
     return list(dict.fromkeys([*([] if of.exchange is None else [of.exchange]), *of.sources]))
+
+
+def _take_messages(
+    records: Iterable[MessageRecord], limit: int, most_chars: int | None
+) -> tuple[list[MessageRecord], bool]:
+    """Returns the first messages, and whether there are more.
+
+    most_chars: of the texts of all, as far as there are more messages than one.
+    """
+    items: list[MessageRecord] = []
+    chars = 0
+    for record in records:
+        chars += _chars(record)
+        if len(items) == limit or (items and most_chars is not None and chars > most_chars):
+            return items, True
+        items.append(record)
+    return items, False
 
 
 def _chars(record: MessageRecord) -> int:

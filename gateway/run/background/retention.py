@@ -99,14 +99,26 @@ class Retention:
 
     async def step(self) -> int:
         """Forgets all that is too old now, and what an earlier process had begun. Returns the number of memories."""
-        forgetting, count = self.store.forgetting, 0
-        # An upload that was cut off by the end of a process is not to be searched.
+        count = await self._resume_unfinished() + await self._forget_old() + await self._forget_unnamed()
+        if count:
+            await self.store.forgetting.sweep()
+        await self.store.recalls.delete_older(self.now() - self.keep_why_days * DAY_S)
+        await self.store.audit.delete_older(self.now() - self.audit_days * DAY_S)
+        return count
+
+    async def _resume_unfinished(self) -> int:
+        """Ends what an earlier process had begun to forget, and forgets uploads that its end cut off."""
+        forgetting = self.store.forgetting
+        # An upload that was cut off is not to be searched.
         started = self.now() - YOUNG_S if self.store.database.is_shared else self._started
-        while left := await self.store.files.unfinished(started):
-            for memory, file in left:
+        while uploads := await self.store.files.unfinished(started):
+            for memory, file in uploads:
                 await forgetting.begin(memory, ForgetTarget(files=[file]))
-        for id in await forgetting.unfinished():
-            count += await self._carry_out(id)
+        return sum([await self._carry_out(id) for id in await forgetting.unfinished()])
+
+    async def _forget_old(self) -> int:
+        """Forgets what is older than its project retains it."""
+        forgetting, count = self.store.forgetting, 0
         for project, days in self.retention_days.items():
             before, after = self.now() - days * DAY_S, 0
             while agents := await forgetting.find_older(project, before, after=after, limit=_PAGE):
@@ -114,15 +126,16 @@ class Retention:
                     id = await forgetting.begin(agent, ForgetTarget(before=before))
                     count += await self._carry_out(id)
                 after = agents[-1]
+        return count
+
+    async def _forget_unnamed(self) -> int:
+        """Forgets stored responses where no user is named."""
+        forgetting, count = self.store.forgetting, 0
         before, prefix = self.now() - self.unnamed_days * DAY_S, f"conversation:{UNNAMED}"
         while agents := await forgetting.find_anonymous(before, prefix, limit=_PAGE):
             for agent in agents:
                 id = await forgetting.begin(agent, ForgetTarget(is_all=True))
                 count += await self._carry_out(id)
-        if count:
-            await forgetting.sweep()
-        await self.store.recalls.delete_older(self.now() - self.keep_why_days * DAY_S)
-        await self.store.audit.delete_older(self.now() - self.audit_days * DAY_S)
         return count
 
     async def _carry_out(self, id: int) -> bool:
