@@ -29,8 +29,8 @@ from gateway.run.background.tasks import run_at_start
 from gateway.run.background_responses import BackgroundResponses
 from gateway.run.chat import Chat
 from gateway.run.directory import Directory, NoAgents, StoredAgents
-from gateway.run.memory.block_edits import follow_settings
 from gateway.run.memory.keeper import MemoryKeeper
+from gateway.run.memory.profile_blocks import add_declared_blocks
 from gateway.run.native_chat import NativeChat
 from gateway.run.pending import PendingWrites
 from gateway.run.request_log import RequestLog
@@ -199,7 +199,7 @@ class Services:
             self._tasks.append(asyncio.create_task(leases.run()))
         if self.agents is not None:
             self._tasks += await self.agents.start(performs_jobs=self._performs_jobs)
-        late = await run_at_start(self.store, self._follow_settings, "Changed memory blocks")
+        late = await run_at_start(self.store, self._add_declared_blocks, "Changed memory blocks")
         if late is not None:
             self._tasks.append(late)
         self._tasks += self.background.start(performs_jobs=self._performs_jobs)
@@ -210,9 +210,9 @@ class Services:
             self.tracer.start()
             self._tasks.append(asyncio.create_task(self._read_trace_key(self.tracer)))
 
-    async def _follow_settings(self) -> None:
+    async def _add_declared_blocks(self) -> None:
         keeper = self.chat.keeper
-        await follow_settings(self.store, keeper.leases, self.chat.directory.specs, keeper.now())
+        await add_declared_blocks(self.store, keeper.leases, self.chat.directory.specs, keeper.now())
 
     async def _read_trace_key(self, tracer: Tracer) -> None:
         """Reads the key by which spans name users, as soon as the store works."""

@@ -52,7 +52,7 @@ from gateway.run.memory.stored_conversation import context_as_of, make_step_open
 from gateway.run.pending import PendingWrites
 from gateway.run.receipt import Receipt
 from gateway.run.sink import UnseenSink
-from gateway.run.tools.toolbox import AT_ONCE, ToolAnswer
+from gateway.run.tools.toolbox import MAX_PARALLEL, ToolAnswer
 from gateway.run.turn import TurnRun
 from gateway.run.turn_saving import TurnLimits, TurnServices
 from gateway.run.upstream.failover import Endpoint, Failover
@@ -227,7 +227,7 @@ class ItemTurns:
         self._registry = registry
         self._toolboxes = toolboxes
         self._failover = failover
-        self._places = asyncio.Semaphore(AT_ONCE)
+        self._places = asyncio.Semaphore(MAX_PARALLEL)
         # A replay is no turn of the process: it counts and waits for itself.
         self._turns = TurnServices(PendingWrites(), Metrics(), _LIMITS)
 

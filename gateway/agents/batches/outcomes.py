@@ -15,7 +15,7 @@ from gateway.run.background.budget import DAY_S
 from gateway.run.background.worker import JobContext
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.queue import QueueTicket
-from gateway.run.tools.toolbox import AT_ONCE
+from gateway.run.tools.toolbox import MAX_PARALLEL
 from storage.batch_records import Batch, BatchItem, ItemEnd, ItemRetry, ItemWrite
 from storage.errors import WriteConflict
 from storage.records import RunState
@@ -43,7 +43,7 @@ class ItemOutcomes:
 
     async def settle(self, works: Sequence[Work]) -> None:
         """Writes the outcomes of items: a page together, those of a busy conversation once it is free."""
-        places = asyncio.Semaphore(AT_ONCE)
+        places = asyncio.Semaphore(MAX_PARALLEL)
 
         async def make(work: Work) -> ItemWrite | Ending:
             async with places:

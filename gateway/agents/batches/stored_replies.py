@@ -18,7 +18,7 @@ from gateway.core.turn.calls import INTERRUPTED
 from gateway.core.upstream.policy import Target
 from gateway.errors import GatewayError
 from gateway.run.receipt import UpstreamCall
-from gateway.run.tools.toolbox import ToolAnswer, Toolbox, failed, run_tool
+from gateway.run.tools.toolbox import ToolAnswer, Toolbox, failed_answer, run_tool
 from gateway.run.upstream.failover import Endpoint, RequestMaker
 
 
@@ -99,7 +99,7 @@ class JournaledTools:
             for each in self.rounds[number]["results"]:
                 if each["call_id"] == call.call_id:
                     return replace(ToolAnswer(*each["answer"]), shown=each.get("shown", {}))
-            return failed(INTERRUPTED)  # a call that was not allowed has no result
+            return failed_answer(INTERRUPTED)  # a call that was not allowed has no result
         async with self.places:
             answer = await self._run(number, call)
         stored = [answer.content, answer.status, answer.stdout, answer.stderr]
@@ -111,7 +111,7 @@ class JournaledTools:
             return await run_tool(self.inner, call)
         key = (number, call.call_id)
         if key in self.known:
-            return self.known[key] or failed(INTERRUPTED)
+            return self.known[key] or failed_answer(INTERRUPTED)
         seq = len(self.known) + self._new_calls
         self._new_calls += 1
         await self.add("call", seq, orjson.dumps({"round": number, "id": call.call_id}))

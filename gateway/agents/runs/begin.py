@@ -39,7 +39,7 @@ from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.memory.stored_conversation import read_stored_context, resume_open_step
 from gateway.run.pending import PendingWrites
 from gateway.run.sink import Sink
-from gateway.run.tools.toolbox import most_chars, shortened
+from gateway.run.tools.toolbox import cut_result, max_result_chars
 from storage.errors import NotFound, Stale, TooSlow, WriteConflict
 from storage.records import Run, RunState, RunStep, State
 
@@ -305,5 +305,5 @@ def _cut_to_window(decision: CallDecision, window: int | None) -> CallDecision:
     text = None if decision.result is None else decision.result.get("content")
     if window is None or not isinstance(text, str):
         return decision
-    content = shortened(text, most_chars(len(text), window))
+    content = cut_result(text, max_result_chars(len(text), window))
     return replace(decision, result={**(decision.result or {}), "content": content})

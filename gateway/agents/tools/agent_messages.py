@@ -13,7 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.turn.commands import RunTool
-from gateway.run.tools.toolbox import ToolAnswer, failed
+from gateway.run.tools.toolbox import ToolAnswer, failed_answer
 
 ASK: Final = "send_message_to_agent_and_wait_for_reply"
 ASK_TAGGED: Final = "send_message_to_agents_matching_tags"
@@ -63,15 +63,15 @@ async def speak(sends: SendsToAgents, call: RunTool, most: int) -> ToolAnswer:
         every, some = arguments.get("match_all") or (), arguments.get("match_some") or ()
         answers = await sends.ask_tagged(tuple(map(str, every)), tuple(map(str, some)), text)
         if not answers:
-            return failed("Error: no other agent has these tags. Nothing was sent.")
+            return failed_answer("Error: no other agent has these tags. Nothing was sent.")
         return ToolAnswer(_listed(answers, most))
     other = str(arguments["other_agent_id"])
     if call.name == SEND_ASYNC:
         sent = await sends.send(other, text)
-        return failed(f"Error: {sent.error}") if sent.error else ToolAnswer(f"Sent to {sent.name}.")
+        return failed_answer(f"Error: {sent.error}") if sent.error else ToolAnswer(f"Sent to {sent.name}.")
     answer = await sends.ask(other, text)
     if answer.error:
-        return failed(f"Error: {answer.error}")
+        return failed_answer(f"Error: {answer.error}")
     return ToolAnswer(_shortened(answer.text, most) or f"{answer.name} answered without words.")
 
 

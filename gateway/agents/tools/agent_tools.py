@@ -35,7 +35,14 @@ from gateway.core.tags import plain_tags
 from gateway.core.turn.asides import FILLER, HEARTBEAT, THINKING, Asides, with_asides
 from gateway.core.turn.commands import RunTool
 from gateway.run.tools.memory import MemoryTools
-from gateway.run.tools.toolbox import ForeignCall, KeepsCalls, ToolAnswer, failed, most_chars, shortened
+from gateway.run.tools.toolbox import (
+    DeduplicatesCalls,
+    ForeignCall,
+    ToolAnswer,
+    cut_result,
+    failed_answer,
+    max_result_chars,
+)
 from storage.batch_records import origin_of_call
 from storage.records import Block, Exchange
 
@@ -64,7 +71,7 @@ class AgentTools:
     # Sends messages to other agents; None: the tools are described and never called.
     others: SendsToAgents | None = None
     # The record of calls that leave the gateway; None: they are not recorded.
-    calls: KeepsCalls | None = None
+    calls: DeduplicatesCalls | None = None
     _tools: dict[str, AgentTool] = field(init=False)
     _plain: dict[str, dict[str, Any]] = field(init=False)  # definitions without asides
 
@@ -90,7 +97,7 @@ class AgentTools:
         tool, parameters = self._tools[call.name], self._plain[call.name]["function"].get("parameters") or {}
         meant, wrong = await checked(self.foreign.children, call.name, parameters, call.arguments)
         if wrong is not None:
-            return _from_elsewhere(failed(wrong))
+            return _from_elsewhere(failed_answer(wrong))
         call = replace(call, arguments=meant)
         if call.name in SPEAKING and tool.definition is None:
             assert self.others is not None
@@ -106,7 +113,7 @@ class AgentTools:
         return self._cut(_from_elsewhere(answer), min(RESULT_CHARS, tool.definition.result_chars))
 
     async def _once(self, call: RunTool, perform: Callable[[], Awaitable[ToolAnswer]]) -> ToolAnswer:
-        return await (perform() if self.calls is None else self.calls.once(call, perform))
+        return await (perform() if self.calls is None else self.calls.perform_once(call, perform))
 
     async def _run_defined(self, call: RunTool, tool: ToolDefinition) -> ToolAnswer:
         """Performs a call of a tool that was defined.
@@ -177,7 +184,7 @@ class AgentTools:
         if name in EDITING_TOOLS:
             wanted = edit_calls(name, arguments)
             if isinstance(wanted, str):
-                return failed(wanted)
+                return failed_answer(wanted)
             made = [
                 memory.edit(edit_id(call.call_id, n), each.op, each.label, each.arguments)
                 for n, each in enumerate(wanted)
@@ -194,7 +201,11 @@ class AgentTools:
         if name in SEARCHING_TOOLS:
             timezone = "UTC" if self.spec.defined is None else self.spec.defined.timezone
             wanted_hits = read_lookup(name, arguments, memory.now(), timezone)
-            return failed(wanted_hits) if isinstance(wanted_hits, str) else await memory.look_up(wanted_hits)
+            return (
+                failed_answer(wanted_hits)
+                if isinstance(wanted_hits, str)
+                else await memory.look_up(wanted_hits)
+            )
         if name in FILE_TOOLS:
             files = FileTools(memory.store, memory.context.agent, self.foreign.children, memory.embed_query)
             return _from_elsewhere(await files.run(name, arguments))
@@ -204,11 +215,11 @@ class AgentTools:
 
     def _most(self, most: int) -> int:
         """Returns how many characters a result may have, so that it leaves room in the window."""
-        return most_chars(most, self.window)
+        return max_result_chars(most, self.window)
 
     def _cut(self, answer: ToolAnswer, most: int) -> ToolAnswer:
         """Returns the answer in a length that leaves room in the window. most: characters."""
-        return replace(answer, content=shortened(answer.content, self._most(most)), blocks={})
+        return replace(answer, content=cut_result(answer.content, self._most(most)), blocks={})
 
 
 def _from_elsewhere(answer: ToolAnswer) -> ToolAnswer:

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from gateway.agents.tools.children import Children, OutOfBounds
 from gateway.run.memory.recall import EmbedQuery
-from gateway.run.tools.toolbox import ToolAnswer, failed
+from gateway.run.tools.toolbox import ToolAnswer, failed_answer
 from storage.errors import StoreError
 from storage.fusion import interleave
 from storage.listing import PassageFilter
@@ -61,7 +61,7 @@ class FileTools(Struct, frozen=True):
                 return await self._search(folders, str(arguments["query"]), arguments.get("limit") or 5)
             return await self._grep(folders, arguments)
         except StoreError:
-            return failed("Error: files cannot be searched at the moment.")
+            return failed_answer("Error: files cannot be searched at the moment.")
 
     async def _folders(self) -> dict[int, str]:
         """Returns the names of the attached folders by their rows."""
@@ -96,10 +96,10 @@ class FileTools(Struct, frozen=True):
         """Matches a pattern with each line of the files."""
         pattern, include = str(arguments["pattern"]), arguments.get("include")
         if not pattern or len(pattern) > PATTERN_CHARS:
-            return failed(f"Error: a pattern has 1 to {PATTERN_CHARS} characters.")
+            return failed_answer(f"Error: a pattern has 1 to {PATTERN_CHARS} characters.")
         if include and len(str(include)) > PATTERN_CHARS:
             # Python keeps what it has compiled of thousands of them.
-            return failed(f"Error: `include` has {PATTERN_CHARS} characters at most.")
+            return failed_answer(f"Error: `include` has {PATTERN_CHARS} characters at most.")
         files = {
             f"{folders[file.memory]}/{file.name}": file
             for file in await self.store.files.of_folders(list(folders))
@@ -118,14 +118,14 @@ class FileTools(Struct, frozen=True):
                     text = await self.store.files.text(file)
                     answer = await child.ask({"pattern": pattern, "text": text, "most": most - len(found)})
                     if "wrong" in answer:
-                        return failed(f"Error: this is no regular expression: {answer['wrong']}.")
+                        return failed_answer(f"Error: this is no regular expression: {answer['wrong']}.")
                     lines = text.splitlines() if answer["found"] else ()
                     found += [_Match(path, number, lines) for number in answer["found"]]
                     if len(found) == most:
                         break
         except OutOfBounds:
             if len(found) <= skip:
-                return failed(TOO_LONG)
+                return failed_answer(TOO_LONG)
         return ToolAnswer(_render(found, skip, arguments.get("context_lines")))
 
 

@@ -11,7 +11,7 @@ from gateway.agents.tools.sandbox import Sandbox
 from gateway.agents.tools.secret import SecretCipher, SecretFault
 from gateway.agents.tools.webhook import Webhooks
 from gateway.core.definition import McpServerDefinition, ToolDefinition
-from gateway.run.tools.toolbox import ForeignCall, ToolAnswer, failed
+from gateway.run.tools.toolbox import ForeignCall, ToolAnswer, failed_answer
 from gateway.settings import ToolSettings
 from storage.records import DefinitionKind
 from storage.sql.store import Store
@@ -62,10 +62,10 @@ class ForeignTools:
             uid, _, name = tool.source.partition("/")
             server = await self._store.definitions.find(call.project, DefinitionKind.MCP, uid)
             if server is None:
-                return failed(f"Error: the server of {call.tool} was deleted. Nothing was done.")
+                return failed_answer(f"Error: the server of {call.tool} was deleted. Nothing was done.")
             try:
                 secrets = await self.secrets.of(server)
             except SecretFault as error:
-                return failed(f"Error: {call.tool} cannot be called: {error}.")
+                return failed_answer(f"Error: {call.tool} cannot be called: {error}.")
             return await self.mcp.call(McpServerDefinition.of(server.body), name, call.arguments, secrets)
-        return failed(NOT_RUN.format(name=call.tool))
+        return failed_answer(NOT_RUN.format(name=call.tool))

@@ -23,7 +23,7 @@ from adapters.types import Json
 from gateway.agents.core.mcp_server import MASK, McpSecrets
 from gateway.agents.tools.hosts import HostError, StatusFault, ToolHosts
 from gateway.core.definition import MOST_SCHEMA_BYTES, McpServerDefinition
-from gateway.run.tools.toolbox import ToolAnswer, failed
+from gateway.run.tools.toolbox import ToolAnswer, failed_answer
 from gateway.settings import ToolHeader, ToolSettings
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class McpServers:
             async with self._session(server, secrets, []) as session:
                 result = await session.call_tool(tool, arguments)
         except McpFault as error:
-            return failed(f"Error: {tool} cannot be called: {error}.")
+            return failed_answer(f"Error: {tool} cannot be called: {error}.")
         texts = [_text_of(each) for each in result.content]
         if not texts and result.structured_content is not None:
             texts = [json.dumps(result.structured_content, ensure_ascii=False)]

@@ -33,7 +33,7 @@ from gateway.agents.tools import sandbox_program
 from gateway.agents.tools.descriptors import close_in_children
 from gateway.agents.tools.process_memory import can_be_counted, memory_of
 from gateway.agents.tools.syscall_filter import filter_program
-from gateway.run.tools.toolbox import ForeignCall, ToolAnswer, failed
+from gateway.run.tools.toolbox import ForeignCall, ToolAnswer, failed_answer
 
 OUTPUT_BYTES = 256 * 1024  # of stdout and stderr together, and as much of the result
 _MB = 1024 * 1024
@@ -94,7 +94,7 @@ class Sandbox:
         """Returns what the source's last function returns, as text, with what it printed."""
         refusal = await self.refusal()
         if refusal is not None:
-            return failed(f"Error: {call.tool} cannot be run. {refusal}")
+            return failed_answer(f"Error: {call.tool} cannot be run. {refusal}")
         work = {"source": source, "arguments": call.arguments, "agent": call.agent_state}
         async with self._places:
             ended = await self._perform(work, self._timeout_s)

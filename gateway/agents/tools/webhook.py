@@ -15,7 +15,7 @@ from hashlib import sha256
 import orjson
 
 from gateway.agents.tools.hosts import HostError, ToolHosts
-from gateway.run.tools.toolbox import ForeignCall, ToolAnswer, failed
+from gateway.run.tools.toolbox import ForeignCall, ToolAnswer, failed_answer
 from gateway.settings import SECRET_PREFIX
 
 TIMEOUT_S = 30.0  # of a call with its reply; no measurement
@@ -49,14 +49,14 @@ class Webhooks:
         try:
             status, content = await self._send(url, call.key, body)
         except TimeoutError:
-            return failed(
+            return failed_answer(
                 f"Error: {call.tool} did not answer within {TIMEOUT_S:.0f} s. It may have been done."
             )
         except HostError as error:
-            return failed(f"Error: {call.tool} cannot be called: {error}.")
+            return failed_answer(f"Error: {call.tool} cannot be called: {error}.")
         text = content.decode("utf-8", "replace")
         if not 200 <= status < 300:
-            return failed(f"Error: {call.tool} answered with status {status}: {text[:SHOWN_CHARS]}")
+            return failed_answer(f"Error: {call.tool} answered with status {status}: {text[:SHOWN_CHARS]}")
         return ToolAnswer(text)
 
     async def post(self, url: str, key: str, body: bytes) -> int:

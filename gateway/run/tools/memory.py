@@ -23,7 +23,7 @@ from gateway.core.turn.commands import RunTool
 from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.recall import EmbedQuery
 from gateway.run.memory.record import BlockEdits
-from gateway.run.tools.toolbox import ToolAnswer, failed
+from gateway.run.tools.toolbox import ToolAnswer, failed_answer
 from storage.errors import StoreError
 from storage.fusion import interleave
 from storage.listing import PassageFilter
@@ -81,7 +81,7 @@ class MemoryTools(Struct, frozen=True):
     async def run(self, call: RunTool) -> ToolAnswer:
         tool, arguments = self.context.offered[call.name], call.arguments
         if tool in memory_tools.OPERATION_OF and self.context.request.identity.mode is Mode.READ:
-            return failed(READ_ONLY)
+            return failed_answer(READ_ONLY)
         if tool in memory_tools.BLOCK_TOOLS:
             # A block's edit checks its arguments itself, because it is done again when the turn is confirmed.
             return self.edit(
@@ -89,7 +89,7 @@ class MemoryTools(Struct, frozen=True):
             )
         wrong = memory_tools.argument_error(tool, arguments)
         if wrong is not None:
-            return failed(wrong)
+            return failed_answer(wrong)
         match tool:
             case "archival_memory_insert":
                 return self.remember(call.call_id, arguments)
@@ -119,16 +119,16 @@ class MemoryTools(Struct, frozen=True):
     def remember(self, call_id: str, arguments: Mapping[str, Any]) -> ToolAnswer:
         """Keeps a text in archival memory. arguments: its `content`, and perhaps `tags`."""
         if not str(arguments["content"]).strip():
-            return failed("Error: there is no text to keep. Nothing was done.")
+            return failed_answer("Error: there is no text to keep. Nothing was done.")
         self.changes.ops.append(self._op(call_id, edits.ARCHIVAL_INSERT, "", arguments))
         return ToolAnswer("Stored in archival memory.")
 
     def remember_fact(self, call_id: str, fact: str) -> ToolAnswer:
         """Keeps a fact: it is recalled by itself where it fits, and found by a search of all that is remembered."""
         if not fact_key(fact):
-            return failed("Error: there is no fact to keep. Nothing was done.")
+            return failed_answer("Error: there is no fact to keep. Nothing was done.")
         if len(fact) > FACT_CHARS:
-            return failed(
+            return failed_answer(
                 f"Error: a fact has at most {FACT_CHARS} characters. Nothing was done; for a longer text there is "
                 "archival_memory_insert."
             )
@@ -150,7 +150,7 @@ class MemoryTools(Struct, frozen=True):
         """Searches memory. Returns a line for each hit, the best first; what is not found in a second is left out."""
         hits, has_failed = await self._searched(wanted)
         if has_failed and not hits:
-            return failed("Error: memory cannot be searched at the moment.")
+            return failed_answer("Error: memory cannot be searched at the moment.")
         # The pending edits of this path count, and those of this turn.
         path = self.context.path_ids
         pending = [*(op for op in self.context.snapshot.ops if op.exchange in path), *self.changes.ops]

@@ -19,56 +19,61 @@ from gateway.core.usage.gen_ai import CANCELLED
 from gateway.run.receipt import GatewayStep, Receipt
 
 _log = logging.getLogger("mnemogate")
-AT_ONCE = 8  # calls of one round that run side by side
-FAILED = "Error: {name} is not available at the moment."
-LEAST_CHARS = 5_000
-CHARS_PER_TOKEN = 4
-WINDOW_SHARE = 5  # a result may take one part in so many of the window
-CUT = "\n[{left} more characters were cut off.]"
+MAX_PARALLEL = 8  # the calls of one round that run at a time
+NOT_AVAILABLE = "Error: {name} is not available at the moment."
+# A result may take a fifth of the window, but has at least these characters.
+_WINDOW_PARTS = 5
+MIN_RESULT_CHARS = 5_000
+_CHARS_PER_TOKEN = 4  # an estimate
+_CUT_NOTICE = "\n[{left} more characters were cut off.]"
 
 
 class ToolAnswer(Struct, frozen=True):
     """The answer of a tool."""
 
-    content: str  # as the model reads it
-    status: str = "success"  # or error
-    stdout: str = ""  # with stderr: the output of code that it ran
+    # As the model reads it.
+    content: str
+    # "success" or "error".
+    status: str = "success"
+    # The output of code that the tool ran.
+    stdout: str = ""
     stderr: str = ""
-    # Label -> the value that code gave a block in its copy of the agent; whoever runs the code writes them.
+    # The values that code gave to blocks in its copy of the agent, by label. The caller of the tool writes them.
     blocks: Mapping[str, str] = field(default_factory=dict)
-    changes: str = ""  # as in `ToolResult`
+    # As in `ToolResult`.
+    changes: str = ""
     shown: Shown = field(default_factory=dict)
 
     def event(self, call_id: str) -> ToolFinished:
-        """Returns the end of the call as the turn is fed it."""
+        """Returns the event that feeds the answer to the turn machine."""
         answer = (self.content, self.status, self.stdout, self.stderr)
         return ToolFinished(call_id, *answer, changes=self.changes, shown=self.shown)
 
     def dump(self) -> bytes:
-        """Returns its words as JSON, by the names of the fields."""
+        """Returns its texts and status as JSON."""
         return orjson.dumps(
             {"content": self.content, "status": self.status, "stdout": self.stdout, "stderr": self.stderr}
         )
 
 
-def failed(content: str) -> ToolAnswer:
+def failed_answer(content: str) -> ToolAnswer:
     return ToolAnswer(content, "error")
 
 
-def most_chars(most: int, window: int | None) -> int:
-    """Returns how many characters of a result leave room in the window.
+def max_result_chars(most: int, window: int | None) -> int:
+    """Returns how many characters a result may have.
 
-    most: at most.
-    window: tokens.
+    most: the limit of the tool.
+    window: the tokens of the context window; None: not known.
     """
     if window is None:
         return most
-    return min(most, max(LEAST_CHARS, window * CHARS_PER_TOKEN // WINDOW_SHARE))
+    return min(most, max(MIN_RESULT_CHARS, window * _CHARS_PER_TOKEN // _WINDOW_PARTS))
 
 
-def shortened(content: str, most: int) -> str:
-    """Returns a result in at most so many characters, with a line about what was cut."""
-    return content if len(content) <= most else content[:most] + CUT.format(left=len(content) - most)
+def cut_result(content: str, most: int) -> str:
+    """Returns a result with at most these characters, and a line about what was cut."""
+    return content if len(content) <= most else content[:most] + _CUT_NOTICE.format(left=len(content) - most)
 
 
 class ForeignCall(Struct, frozen=True):
@@ -89,27 +94,24 @@ class ForeignCall(Struct, frozen=True):
     project: str = ""
 
 
-class KeepsCalls(Protocol):
-    """Keeps what is known of the calls that leave the gateway."""
+class DeduplicatesCalls(Protocol):
+    """Makes calls that leave the gateway only once."""
 
-    async def once(self, call: RunTool, perform: Callable[[], Awaitable[ToolAnswer]]) -> ToolAnswer:
-        """Returns the answer to a call, which is made unless it was made before."""
+    async def perform_once(self, call: RunTool, perform: Callable[[], Awaitable[ToolAnswer]]) -> ToolAnswer:
+        """Returns the answer to a call. It is performed unless it was before."""
 
 
 class Toolbox(Protocol):
-    """Tools of one turn."""
+    """The tools that the gateway runs in one turn."""
 
     def definitions(self) -> list[dict[str, Any]]:
-        """Returns the entries for a request's `tools`, always the same ones."""
+        """Returns the entries for a request's `tools`, the same ones at each call."""
 
     def owns(self, name: str) -> bool:
-        """Returns whether the tool of this name is in this box."""
+        """Returns whether the toolbox has the tool of this name."""
 
     def serial_group(self, call: RunTool) -> str | None:
-        """Returns the serial group of a call: those of one serial group run in their order.
-
-        None: it depends on no other.
-        """
+        """Returns the serial group of a call. The calls of one group run in their order; None: it has no group."""
 
     async def run(self, call: RunTool) -> ToolAnswer:
         """Returns the result. An exception becomes an error without details."""
@@ -128,7 +130,7 @@ class NoTools:
         return None
 
     async def run(self, call: RunTool) -> ToolAnswer:
-        return failed(FAILED.format(name=call.name))
+        return failed_answer(NOT_AVAILABLE.format(name=call.name))
 
 
 NO_TOOLS = NoTools()
@@ -137,28 +139,28 @@ NO_TOOLS = NoTools()
 async def run_tools(
     toolbox: Toolbox,
     calls: Sequence[RunTool],
-    made: dict[int, ToolAnswer] | None = None,
+    answers: dict[int, ToolAnswer] | None = None,
     receipt: Receipt | None = None,
 ) -> list[ToolAnswer]:
-    """Runs the calls of one round side by side, as far as they are independent. Returns their results, in their order.
+    """Runs the calls of one round in parallel, as far as they are independent. Returns the answers in their order.
 
-    Calls that are to run alone have a serial group of their own.
+    Calls that are to run alone are one serial group.
 
-    made: takes each result as it comes, by the call's place.
-    receipt: of the request; each run is noted in it.
+    answers: takes each answer as it comes, by the position of its call.
+    receipt: of the request; each call is noted in it.
 
-    Cancelled, it cancels what still runs and waits for its end.
+    A cancellation cancels the calls that still run, and waits for their end.
     """
     serial_groups: dict[str, list[int]] = {}
     for n, call in enumerate(calls):
         name = toolbox.serial_group(call) or ("alone" if call.alone else f"call {n}")
         serial_groups.setdefault(name, []).append(n)
-    results: dict[int, ToolAnswer] = {} if made is None else made
-    places = asyncio.Semaphore(AT_ONCE)
+    results: dict[int, ToolAnswer] = {} if answers is None else answers
+    slots = asyncio.Semaphore(MAX_PARALLEL)
 
     async def run(serial_group: Sequence[int]) -> None:
         for n in serial_group:
-            async with places:
+            async with slots:
                 begun, failure = time.perf_counter(), CANCELLED
                 try:
                     results[n] = answer = await run_tool(toolbox, calls[n])
@@ -181,10 +183,10 @@ async def run_tools(
 async def run_tool(toolbox: Toolbox, call: RunTool) -> ToolAnswer:
     """Runs one call. Returns its result; an exception becomes an error without details."""
     if not toolbox.owns(call.name):
-        return failed(FAILED.format(name=call.name))
+        return failed_answer(NOT_AVAILABLE.format(name=call.name))
     try:
         return await toolbox.run(call)
     except Exception:
         # A tool never breaks chat: the model gets an error, and answers without.
         _log.exception("A tool failed by a fault in the gateway; the model got an error.")
-        return failed(FAILED.format(name=call.name))
+        return failed_answer(NOT_AVAILABLE.format(name=call.name))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.core.turn.commands import RunTool
-from gateway.run.tools.toolbox import AT_ONCE, NO_TOOLS, ToolAnswer, Toolbox, run_tools
+from gateway.run.tools.toolbox import MAX_PARALLEL, NO_TOOLS, ToolAnswer, Toolbox, run_tools
 
 
 class Doors:
@@ -134,10 +134,10 @@ async def test_calls_that_run_alone_wait_for_each_other_and_for_nobody_else() ->
 
 async def test_only_so_many_calls_run_side_by_side() -> None:
     box = Doors()
-    ids = [f"call{n}" for n in range(AT_ONCE + 2)]
+    ids = [f"call{n}" for n in range(MAX_PARALLEL + 2)]
     running = asyncio.ensure_future(run_tools(box, calls(*ids)))
     await settle()
-    assert box.begun == ids[:AT_ONCE]
+    assert box.begun == ids[:MAX_PARALLEL]
     for id in ids:
         box.door(id).set()
     assert await contents(running) == [f"done {id}" for id in ids]

@@ -17,7 +17,7 @@ from gateway.core.conversation.listed import called_tools
 from gateway.core.turn.calls import INTERRUPTED
 from gateway.core.turn.commands import RunTool
 from gateway.core.turn.guide import ToolResult
-from gateway.run.tools.toolbox import ToolAnswer, failed
+from gateway.run.tools.toolbox import ToolAnswer, failed_answer
 from storage.errors import StoreError
 from storage.records import Exchange, RunStep
 from storage.sql.store import Store
@@ -49,7 +49,7 @@ class CallRecord(Struct, frozen=True):
     run: int
     step: Exchange
 
-    async def once(self, call: RunTool, perform: Callable[[], Awaitable[ToolAnswer]]) -> ToolAnswer:
+    async def perform_once(self, call: RunTool, perform: Callable[[], Awaitable[ToolAnswer]]) -> ToolAnswer:
         """Returns the answer to a call, which is made unless it was noted before. Raises: StoreError: not noted."""
         runs, number = self.store.runs, call_number(self.step, call.call_id)
         if not await runs.add_text(self.agent, self.run, "call", number, orjson.dumps({"id": call.call_id})):
@@ -58,7 +58,7 @@ class CallRecord(Struct, frozen=True):
             )
             if stored and stored[0].seq == number + _OUTCOMES_FROM:
                 return ToolAnswer(**orjson.loads(stored[0].data))
-            return failed(INTERRUPTED)
+            return failed_answer(INTERRUPTED)
         answer = await perform()
         try:
             await runs.add_text(self.agent, self.run, "result", number + _OUTCOMES_FROM, answer.dump())

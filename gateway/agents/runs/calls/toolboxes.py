@@ -20,8 +20,8 @@ from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.record import BlockEdits
 from gateway.run.tools.memory import MemoryTools
-from gateway.run.tools.recent import RecentCalls
-from gateway.run.tools.toolbox import NO_TOOLS, KeepsCalls, Toolbox
+from gateway.run.tools.recent_calls import RecentCalls
+from gateway.run.tools.toolbox import NO_TOOLS, DeduplicatesCalls, Toolbox
 from storage.records import Exchange, Run
 
 
@@ -82,12 +82,12 @@ class Toolboxes:
 
     def _call_record(
         self, context: MemoryContext, run: Run | None, calling_run: int, step: Exchange | None
-    ) -> KeepsCalls | None:
+    ) -> DeduplicatesCalls | None:
         """Returns the record that prevents calls from being made twice; None: there is none."""
         if step is not None:
             return CallRecord(self._keeper.store, context.agent.id, calling_run, step)
         place = _place(context) if run is None else None
-        return None if place is None else self._recent.at(place)
+        return None if place is None else self._recent.for_turn(place)
 
 
 def _place(context: MemoryContext) -> Hashable | None:

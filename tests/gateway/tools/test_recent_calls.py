@@ -9,7 +9,7 @@ from weakref import WeakSet
 import pytest
 
 from gateway.core.turn.commands import RunTool
-from gateway.run.tools.recent import MOST, RecentCalls
+from gateway.run.tools.recent_calls import MAX_RESULTS, RecentCalls
 from gateway.run.tools.toolbox import ToolAnswer
 
 
@@ -41,48 +41,48 @@ def call(name: str = "pay", **arguments: Any) -> RunTool:
 
 async def test_the_same_call_at_the_same_place_is_made_once(tool: Tool) -> None:
     recent = RecentCalls()
-    first = await recent.at("here").once(call(a=1, b=2), tool)
-    assert await recent.at("here").once(call(b=2, a=1), tool) == first == ToolAnswer("1")
+    first = await recent.for_turn("here").perform_once(call(a=1, b=2), tool)
+    assert await recent.for_turn("here").perform_once(call(b=2, a=1), tool) == first == ToolAnswer("1")
     for place, other in (("there", call(a=1, b=2)), ("here", call(a=1)), ("here", call("sell", a=1, b=2))):
-        await recent.at(place).once(other, tool)
+        await recent.for_turn(place).perform_once(other, tool)
     assert tool.calls == 4
 
 
 async def test_a_turn_that_calls_twice_means_two_calls(tool: Tool) -> None:
     recent = RecentCalls()
     for _ in range(2):
-        turn = recent.at("here")
-        assert [(await turn.once(call(), tool)).content for _ in range(2)] == ["1", "2"]
+        turn = recent.for_turn("here")
+        assert [(await turn.perform_once(call(), tool)).content for _ in range(2)] == ["1", "2"]
 
 
 async def test_whoever_leaves_a_call_is_made_to_its_end(tool: Tool) -> None:
     recent = RecentCalls()
     tool.gate.clear()
-    first = asyncio.ensure_future(recent.at("here").once(call(), tool))
+    first = asyncio.ensure_future(recent.for_turn("here").perform_once(call(), tool))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
         await first
-    second = asyncio.ensure_future(recent.at("here").once(call(), tool))
+    second = asyncio.ensure_future(recent.for_turn("here").perform_once(call(), tool))
     tool.gate.set()
     assert (await second, tool.calls) == (ToolAnswer("1"), 1)
 
 
 async def test_a_result_is_not_held_for_ever(tool: Tool) -> None:
-    recent = RecentCalls(hold_s=0.0)
-    await recent.at("here").once(call(), tool)
+    recent = RecentCalls(lifetime_s=0.0)
+    await recent.for_turn("here").perform_once(call(), tool)
     for _ in range(5):
         await asyncio.sleep(0)
-    assert await recent.at("here").once(call(), tool) == ToolAnswer("2")
+    assert await recent.for_turn("here").perform_once(call(), tool) == ToolAnswer("2")
 
 
 async def test_what_failed_on_our_side_is_tried_again(tool: Tool) -> None:
     recent, tool.calls = RecentCalls(), 12
     with pytest.raises(RuntimeError):
-        await recent.at("here").once(call(), tool)
+        await recent.for_turn("here").perform_once(call(), tool)
     await asyncio.sleep(0)
-    assert await recent.at("here").once(call(), tool) == ToolAnswer("14")
+    assert await recent.for_turn("here").perform_once(call(), tool) == ToolAnswer("14")
 
 
 class Place:
@@ -92,9 +92,9 @@ class Place:
 async def test_only_so_many_are_held(tool: Tool) -> None:
     """Also not by what would drop them later: results may be large, and calls many in that time."""
     recent, places = RecentCalls(), WeakSet[Place]()
-    for _ in range(MOST + 20):
+    for _ in range(MAX_RESULTS + 20):
         places.add(place := Place())
-        await recent.at(place).once(call(), tool)
+        await recent.for_turn(place).perform_once(call(), tool)
         tool.calls = 0
     del place
-    assert len(places) == MOST
+    assert len(places) == MAX_RESULTS

@@ -1,4 +1,4 @@
-"""Stored memory blocks, brought up to what the settings declare when the process begins."""
+"""Adds memory blocks that the settings declare now to memories that were stored before."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from storage.sql.store import Store
 _log = logging.getLogger("mnemogate")
 
 
-# The lock of those who follow their settings.
+# The lock of the process that adds them.
 _LOCK = lock_name("", "settings")
 
 
-async def follow_settings(store: Store, leases: Leases, agents: Sequence[AgentSpec], now: float) -> None:
-    """Adds the blocks that the settings declare now to memories that are older than the settings.
+async def add_declared_blocks(store: Store, leases: Leases, agents: Sequence[AgentSpec], now: float) -> None:
+    """Adds the blocks that the settings declare to memories that are older than the settings.
 
-    Settings are read once, when the process begins, so this is done once as well. Of processes that share a database
-    one does it at a time, and not for settings that are followed already: those of two versions would take turns.
+    It is called once, when the process begins. Of processes that share a database one does it at a time, and not if it
+    was done for the same settings: processes with two versions of them would undo each other's work in turn.
 
-    Raises: StoreError: it is to be done again.
+    Raises: StoreError: it has to be called again.
     """
     if not leases.is_needed:
-        await _follow(store, agents, now)
+        await _add_blocks(store, agents, now)
         return
     digest = hashlib.sha256(repr([(a.name, a.own_blocks, a.shared_blocks) for a in agents]).encode()).digest()
     if await store.blocks.followed() == digest:
@@ -35,22 +35,21 @@ async def follow_settings(store: Store, leases: Leases, agents: Sequence[AgentSp
     await leases.take(_LOCK)
     try:
         if await store.blocks.followed() != digest:
-            await _follow(store, agents, now)
+            await _add_blocks(store, agents, now)
             await store.blocks.note_followed(digest)
     finally:
         leases.release(_LOCK)
 
 
-async def _follow(store: Store, agents: Iterable[AgentSpec], now: float) -> None:
+async def _add_blocks(store: Store, agents: Iterable[AgentSpec], now: float) -> None:
     for agent in agents:
         try:
             if agent.blocks:
                 await store.blocks.follow(agent.name, agent.own_blocks, agent.shared_blocks, at=now)
         except Unavailable:
             raise
-        except (
-            StoreError
-        ) as error:  # another attempt would do no better, and the other profiles have their blocks
+        except StoreError as error:
+            # Another attempt would fail as well, and the other profiles get their blocks.
             _log.error(
                 "The memory blocks of profile %r could not be made as the settings have them: %s",
                 agent.name,

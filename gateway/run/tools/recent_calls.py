@@ -1,0 +1,77 @@
+"""Calls of chat completions that were just made, so that a request that comes twice does not make them twice.
+
+A client that speculates sends a request before it knows that it will use the reply, and perhaps sends it again. Some
+tools do something in the world. So a call is completed even if its client leaves, and its result answers the same call
+at the same point of a path for a while. Runs do not need this: they have steps, and a record of their calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Hashable
+from dataclasses import dataclass, field
+
+import orjson
+
+from gateway.core.turn.commands import RunTool
+from gateway.run.tools.toolbox import ToolAnswer
+
+# How long a result answers the same call. No measurement.
+RESULT_LIFETIME_S = 60.0
+# The most results at a time. No measurement.
+MAX_RESULTS = 256
+
+_Key = tuple[Hashable, str, bytes, int]
+
+
+class RecentCalls:
+    """One for the process."""
+
+    def __init__(self, lifetime_s: float = RESULT_LIFETIME_S) -> None:
+        self._lifetime_s = lifetime_s
+        self._tasks: dict[_Key, asyncio.Task[ToolAnswer]] = {}
+        # Of the tasks that are done.
+        self._expiries: dict[_Key, asyncio.TimerHandle] = {}
+
+    def for_turn(self, origin: Hashable) -> TurnCalls:
+        """Returns the calls of one turn. origin: what the turn continues, and its new messages."""
+        return TurnCalls(self, origin)
+
+    async def perform_once(self, key: _Key, perform: Callable[[], Awaitable[ToolAnswer]]) -> ToolAnswer:
+        task = self._tasks.get(key)
+        if task is None:
+            task = self._tasks[key] = asyncio.ensure_future(perform())
+            task.add_done_callback(lambda done: self._expire_later(key, done))
+            if len(self._tasks) > MAX_RESULTS:
+                # The oldest is dropped. A request that waits for it still gets its result.
+                self._drop(next(iter(self._tasks)))
+        return await asyncio.shield(task)
+
+    def _expire_later(self, key: _Key, task: asyncio.Task[ToolAnswer]) -> None:
+        if self._tasks.get(key) is not task:
+            return
+        if task.cancelled() or task.exception() is not None:
+            self._drop(key)
+        else:
+            loop = asyncio.get_running_loop()
+            self._expiries[key] = loop.call_later(self._lifetime_s, self._drop, key)
+
+    def _drop(self, key: _Key) -> None:
+        del self._tasks[key]
+        if (expiry := self._expiries.pop(key, None)) is not None:
+            expiry.cancel()  # it holds the key, and with it the arguments
+
+
+@dataclass(slots=True)
+class TurnCalls:
+    """The calls of one turn. Implements `DeduplicatesCalls`. A call that the turn makes twice is two calls."""
+
+    recent: RecentCalls
+    origin: Hashable
+    _counts: Counter[tuple[str, bytes]] = field(default_factory=Counter)
+
+    async def perform_once(self, call: RunTool, perform: Callable[[], Awaitable[ToolAnswer]]) -> ToolAnswer:
+        call_key = call.name, orjson.dumps(call.arguments, option=orjson.OPT_SORT_KEYS)
+        self._counts[call_key] += 1
+        return await self.recent.perform_once((self.origin, *call_key, self._counts[call_key]), perform)
