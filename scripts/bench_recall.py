@@ -176,7 +176,7 @@ async def remembered(memory: Memory, embedder: Embedder | None) -> AsyncIterator
             request = MemoryRequest(
                 parse(body), identity, AgentSpec("default"), memory.at, TARGET, ConversationKind.CLIENT
             )
-            return await keeper.composer.make(await keeper.begin(request), EndpointForm(), ())
+            return await keeper.composer.make_prompt(await keeper.begin(request), EndpointForm(), ())
 
         yield ask
         await store.close()

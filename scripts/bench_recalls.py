@@ -101,7 +101,7 @@ async def perform(keeper: MemoryKeeper, number: int, messages: list[bytes]) -> S
     outcome = TurnOutcome(End.FINISHED, (reply,), reply, "stop", usage)
     begun = time.thread_time_ns()
     context = await keeper.begin(request)
-    prompt = await keeper.composer.make(context, EndpointForm(), ())
+    prompt = await keeper.composer.make_prompt(context, EndpointForm(), ())
     await keeper.write(context, prompt, BlockEdits(), outcome, receipt)
     spent = time.thread_time_ns() - begun
     messages.append(load.message("assistant", reply["content"]))

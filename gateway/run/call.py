@@ -25,7 +25,7 @@ from gateway.core.request.native_body import NO_ADDITIONS, NativeBody, UpstreamB
 from gateway.core.turn.client_view import MakesUnseen, MakesView
 from gateway.core.turn.guide import ANYTHING, Offer
 from gateway.core.upstream.policy import Target
-from gateway.run.memory.fit import counted_usage, fit
+from gateway.run.memory.fit import estimate_usage, fit_prompt
 from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.memory.stored_turns import turn_name
@@ -82,7 +82,7 @@ class ChatCall:
         form = endpoint_form_for(self.request, endpoint, target.model)
         if target.context_window is not None:
             prompt = Prompt(self.request, target, form)
-            prompt = replace(prompt, window=await fit(prompt))
+            prompt = replace(prompt, window=await fit_prompt(prompt))
             self.fill_receipt(form, prompt)
             return self._model_request(target, prompt.body())
         self.fill_receipt(form)
@@ -166,16 +166,16 @@ class ChatCall:
                 prompt.injected_tokens,
             )
             headers["x-mnemogate-evicted-tokens"] = str(prompt.window.evicted_tokens)
-            self.receipt.usage_counter = partial(counted_usage, prompt)
+            self.receipt.usage_counter = partial(estimate_usage, prompt)
         if self.receipt.trace is not None:
             self.receipt.max_tokens = self.request.max_tokens
             self.receipt.is_compacted = prompt is not None and bool(prompt.window.summary)
         if context is not None and prompt is not None:
             if not self.view.speaks_chat:
                 self.receipt.turn = turn_name(context)
-            sought = prompt.recall.sought
-            if sought is not None:
-                self.receipt.recalled = len(sought.chosen)
+            search = prompt.recall.search
+            if search is not None:
+                self.receipt.recalled = len(search.chosen)
             self.receipt.memory_row = context.agent.id
             headers["x-mnemogate-agent"] = context.agent.uid
             headers["x-mnemogate-conversation"] = context.conversation_uid
@@ -208,7 +208,7 @@ def endpoint_form_for(request: ChatRequest, endpoint: Endpoint, model: str) -> E
     """Returns how the request has to look for an endpoint and its model, by their capabilities."""
     capabilities = endpoint.provider.capabilities
     if request.native is not None and capabilities.speaks_messages:
-        return replace(NATIVE_FORM, binds=True) if capabilities.binds_thoughts(model) else NATIVE_FORM
+        return replace(NATIVE_FORM, binds_thoughts=True) if capabilities.binds_thoughts(model) else NATIVE_FORM
     names = consumed_fields(request.json, capabilities.metadata)
     without_place: tuple[str, ...] = ()
     if capabilities.untranslatable_fields:

@@ -28,7 +28,7 @@ from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, MemoryUnavailable, ThreadNotFound, ThreadUnsupported
 from gateway.run.call import ChatCall, Forwarded, endpoint_form_for
 from gateway.run.directory import Directory, StoredAgents
-from gateway.run.memory.fit import fit, prompt_tokens
+from gateway.run.memory.fit import count_prompt_tokens, fit_prompt
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryContext, MemoryRequest
 from gateway.run.memory.prompt import Prompt
@@ -249,7 +249,7 @@ class Chat:
                     make = partial(_counting_request, call, prompt)
                     await relay(attempts, make, sink, receipt, self.turns.limits.keep_alive_s, change=change)
                 return None
-        return await prompt_tokens(prompt)
+        return await count_prompt_tokens(prompt)
 
     def speaks_messages(self, names: Mapping[str, Any], context: RequestContext) -> bool:
         """Returns whether a request in Anthropic's dialect goes to its upstream in that dialect.
@@ -432,7 +432,7 @@ class Chat:
         edits = BlockEdits(list(memory_context.blocks))
         toolbox = self._agents.toolbox(memory_context, edits, call.forwarded)
         form = endpoint_form_for(request, attempts.endpoint, attempts.target.model)
-        prompt = await keeper.composer.make(memory_context, form, toolbox.definitions())
+        prompt = await keeper.composer.make_prompt(memory_context, form, toolbox.definitions())
         edits.shown = prompt.section.shown
         if memory_context.plan.follows_head and opens:
             memory_context = await keeper.open(memory_context, prompt)
@@ -456,7 +456,7 @@ async def _prompt_without_memory(request: ChatRequest, attempts: Attempts, spec:
         endpoint_form_for(request, attempts.endpoint, attempts.target.model),
         spec.system,
     )
-    return replace(prompt, window=await fit(prompt))
+    return replace(prompt, window=await fit_prompt(prompt))
 
 
 async def _counting_request(

@@ -32,7 +32,7 @@ from gateway.core.upstream.policy import Target
 from gateway.core.usage.reported import ReplyUsage
 from gateway.errors import GatewayError, LimitReached
 from gateway.run.call import ChatCall, endpoint_form_for
-from gateway.run.memory.fit import fit, fit_rounds
+from gateway.run.memory.fit import fit_prompt, fit_rounds
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryContext, blocks_on_path
 from gateway.run.memory.prompt import EndpointForm, Prompt
@@ -65,7 +65,7 @@ class TreeMemory:
 
     async def retarget(self, prompt: Prompt, target: Target, form: EndpointForm) -> Prompt:
         self.context = self.context.answered_by(target)
-        return await self.keeper.composer.remake(self.context, prompt, target, form)
+        return await self.keeper.composer.retarget_prompt(self.context, prompt, target, form)
 
     async def note_changes(self, prompt: Prompt, answers: dict[int, ToolAnswer]) -> None:
         context, changes, keeper = self.context, self.changes, self.keeper
@@ -88,7 +88,9 @@ class TreeMemory:
         texts, shown = changes.describe_changes(answers[n].shown for n in sorted(answers))
         if texts:
             mark = mark_of(context.agent.secret)
-            note = render_note((), texts, keeper.now(), mark=mark, names_mark=not prompt.names(mark)).rstrip()
+            note = render_note(
+                (), texts, keeper.now(), mark=mark, names_mark=not prompt.names_mark(mark)
+            ).rstrip()
             last = max(answers)
             answers[last] = replace(answers[last], changes=note, shown=shown)
 
@@ -261,7 +263,7 @@ class TurnRun:
             context = self.memory.context
         else:
             prompt = replace(self.prompt, target=target, form=form)
-            self.prompt = replace(prompt, window=await fit(prompt))
+            self.prompt = replace(prompt, window=await fit_prompt(prompt))
         self._prompt_endpoint = endpoint
         self.call.fill_receipt(form, self.prompt, context)
 

@@ -350,7 +350,7 @@ class ItemTurns:
         context, target = opened.context, opened.memory.target
         form = endpoint_form_for(opened.memory.chat, self._endpoint(target), target.model)
         notes = {int(key): note for key, note in opened.request_state.get("notes", {}).items()}
-        prompt = await self._keeper.composer.make(
+        prompt = await self._keeper.composer.make_prompt(
             context, form, opened.toolbox.definitions(), notes if opened.request_state else None
         )
         if await is_overfull(prompt):

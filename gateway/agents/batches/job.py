@@ -43,7 +43,7 @@ from gateway.core.turn.guide import StopReason
 from gateway.metrics import Counter
 from gateway.run.background.budget import DAY_S
 from gateway.run.background.worker import JobContext, Postponed
-from gateway.run.memory.fit import request_tokens
+from gateway.run.memory.fit import count_request_tokens
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.settings import BatchSettings
 from storage.batch_records import (
@@ -486,7 +486,7 @@ class _Attempt:
         tokens = 0
         async for item in self._items(part.number):
             if (made := await self._compose(item)) is not None:
-                tokens += await request_tokens(part.model, orjson.loads(made[0].body))
+                tokens += await count_request_tokens(part.model, orjson.loads(made[0].body))
         return tokens
 
     def _poll_wait_s(self, part: ProviderPart) -> float:

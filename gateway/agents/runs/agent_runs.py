@@ -218,7 +218,7 @@ class AgentRuns:
         request = self._memory_request(send, QueueTicket())
         context = await read_stored_context(keeper.store, request, send.messages, keeper.settings.idle_s)
         toolbox = self.toolboxes.make(context, BlockEdits(list(context.blocks)))
-        return await keeper.composer.make(context, EndpointForm(), toolbox.definitions())
+        return await keeper.composer.make_prompt(context, EndpointForm(), toolbox.definitions())
 
     def _memory_request(
         self, send: RoutedSend, ticket: QueueTicket, target: Target | None = None
@@ -596,7 +596,7 @@ def _run_start(memory: RunMemory, prompt: Prompt, accepted: AcceptedRun | None) 
 def _new_summary(context: MemoryContext, prompt: Prompt) -> Summary | None:
     """Returns the summary that a prompt begins with, if the one before did not."""
     id = prompt.window.summary_id
-    if id in (0, prompt.beginning.in_use):
+    if id in (0, prompt.eviction.in_use):
         return None
     return next((each for each in context.summaries or () if each.id == id), None)
 

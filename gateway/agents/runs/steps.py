@@ -149,9 +149,9 @@ class RunMemory:
     async def prompt(self) -> Prompt:
         """Returns the prompt of the step under way. Raises: StoreError."""
         composer = self.keeper.composer
-        prompt = await composer.make(self.context, self.form, self.toolbox.definitions())
+        prompt = await composer.make_prompt(self.context, self.form, self.toolbox.definitions())
         self._shown = self._edits.changes.shown = prompt.section.shown
-        return replace(prompt, counts=True)
+        return replace(prompt, needs_usage=True)
 
     async def open(self, prompt: Prompt) -> None:
         """Writes what came in. Raises: WriteConflict: the conversation has moved; StoreError."""
@@ -173,7 +173,7 @@ class RunMemory:
     async def write_results(self, results: Sequence[ToolResult]) -> None:
         """Writes results of calls of a run that stopped, after its last step. Raises: StoreError."""
         end = self._run_end(RunState.FAILED, StopReason.ERROR)
-        self._shown = self._edits.changes.shown = await self.keeper.composer.shown(self.context)
+        self._shown = self._edits.changes.shown = await self.keeper.composer.shown_blocks(self.context)
         await self._begin_step(results, "", end)
 
     async def give_up(self, prompt: Prompt) -> None:
@@ -196,7 +196,7 @@ class RunMemory:
         self.form = form
         context = self.context.answered_by(target)
         self.context = replace(context, request=replace(context.request, target=target))
-        return await self.keeper.composer.remake(self.context, prompt, target, form)
+        return await self.keeper.composer.retarget_prompt(self.context, prompt, target, form)
 
     async def note_changes(self, prompt: Prompt, answers: dict[int, ToolAnswer]) -> None:
         return

@@ -117,10 +117,10 @@ class SearchOperation(Struct, frozen=True):
         if not query.strip():
             return RecallTrial(query, None, (), (), (), None)
         result = await self.trial.recall(agent, query, _MOST_HITS)
-        sought = result.sought
-        rows, _ = entry_rows(sought, _MOST_HITS)
+        record = result.search
+        rows, _ = entry_rows(record, _MOST_HITS)
         entries = [
-            entry_of(row, has_scores=not sought.is_selection, has_meaning=sought.trace.has_meaning)
+            entry_of(row, has_scores=not record.is_selection, has_meaning=record.trace.has_meaning)
             for row in rows
         ]
         in_note = [e for e in entries if not e.reason]
@@ -128,7 +128,7 @@ class SearchOperation(Struct, frozen=True):
         hits = await hit_records(self.store, agent.id, uid, [*in_note, *left_out])
         # The list of all hits is without those too weak for any note, and gives no reasons: the list of what was left
         # out has both.
-        weak = {seq for seq, _ in sought.weak}
+        weak = {seq for seq, _ in record.weak}
         found = [replace(e, reason="") for e in entries if e.seq not in weak]
         start = int(after or 0)
         end = start + limit

@@ -97,7 +97,7 @@ class ShowOperation(Struct, frozen=True):
     async def _found(self, agent: Agent, query: str) -> list[str]:
         """Returns the note that would be recalled for a question, and the messages that it finds."""
         result = await self.trial.recall(agent, query, 0)
-        messages = [m for m in result.sought.messages if m.source == "message"][:FOUND]
+        messages = [m for m in result.search.messages if m.source == "message"][:FOUND]
         note = result.note.strip() or "nothing"
         lines = ["", "Would be recalled", *(f"  {line}" for line in note.splitlines())]
         if messages:

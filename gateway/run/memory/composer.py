@@ -1,4 +1,4 @@
-"""Making the prompt of a request: its memory section, what goes around the messages, what fits, and the note."""
+"""Makes the prompt of a request: its memory section, what is added around its messages, its window and its note."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from gateway.core.prompt.window import MessageBounds
 from gateway.core.tags import mark_of
 from gateway.core.upstream.policy import Target
 from gateway.run.memory.contents import with_contents
-from gateway.run.memory.fit import fit, is_crowded, may_exceed
+from gateway.run.memory.fit import fit_prompt, is_crowded, may_exceed
 from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.prompt import (
     NO_NOTE,
     NO_RECALL,
-    WHOLE,
+    WHOLE_WINDOW,
     EndpointForm,
     FittedWindow,
     Prompt,
@@ -64,16 +64,16 @@ class NoteTarget(Struct, frozen=True):
 
 
 class Composer(Struct, frozen=True):
-    """Builds the prompt of a request: memory section, notes, and the window that fits; again for another target."""
+    """Makes the prompt of a request, and makes it again for another target. One for the process."""
 
     store: Store
     recaller: Recaller
-    # How long providers keep their cache.
+    # Seconds for which providers hold their cache.
     provider_cache_s: float
     # A background job makes summaries.
     summarises: bool
 
-    async def make(
+    async def make_prompt(
         self,
         context: MemoryContext,
         form: EndpointForm,
@@ -86,20 +86,20 @@ class Composer(Struct, frozen=True):
         """
         request, plan = context.request, context.plan
         if context.is_off:
-            return await self._make_off(context, form)
-        # Notes written once stay: a retry, or a question asked again, gets the same.
+            return await self._make_prompt_off(context, form)
+        # A note is made once: a retry, or the same question again, gets the same.
         notes = dict(made_notes or ())
         if made_notes is None and not context.is_plain:  # the new messages of a plain list have no notes yet
             notes = _known_notes(context)
         target = _note_target(context)
         composition = await self._compose(context, notes)
-        section = self._section(
-            context, composition, takes_note=target is not None, binds_thoughts=form.binds
+        section = self._make_section(
+            context, composition, takes_note=target is not None, binds_thoughts=form.binds_thoughts
         )
         if target is not None and target.new_index is not None and target.new_index in notes:
             if section.changes:
                 # The note stays, and what has changed in the blocks since is appended to it.
-                notes[target.new_index] += render_changes(context, section, WHOLE.notes(composition))
+                notes[target.new_index] += render_changes(context, section, WHOLE_WINDOW.notes(composition))
                 composition = await self._compose(context, notes)
             target = None
         prompt = Prompt(
@@ -109,14 +109,14 @@ class Composer(Struct, frozen=True):
             system=section.text,
             tools=tools,
             composition=composition,
-            beginning=NO_EVICTION,
-            window=WHOLE,
+            eviction=NO_EVICTION,
+            window=WHOLE_WINDOW,
             section=section,
             notes={} if plan.off_record else notes,
             recall=NO_RECALL,
-            leads=bool(request.spec.uid) or context.is_stored,
+            tools_first=bool(request.spec.uid) or context.is_stored,
         )
-        prompt = await self._fitted(context, prompt, takes_note=target is not None)
+        prompt = await self._fit(context, prompt, takes_note=target is not None)
         if target is None:
             return prompt
         recall = await self.recaller.recall(context, prompt, target.text, target.name)
@@ -127,35 +127,37 @@ class Composer(Struct, frozen=True):
             prompt = _with_note(context, prompt, recall, target.list_index)
         return replace(prompt, recall=recall)
 
-    async def _make_off(self, context: MemoryContext, form: EndpointForm) -> Prompt:
+    async def _make_prompt_off(self, context: MemoryContext, form: EndpointForm) -> Prompt:
         """Returns the prompt of a request whose memory is off."""
         request = context.request
         composition = await self._compose_off(context)
         prompt = Prompt(request.chat, request.target, form, request.spec.system, composition=composition)
-        return replace(prompt, window=await fit(prompt))
+        return replace(prompt, window=await fit_prompt(prompt))
 
-    async def remake(
+    async def retarget_prompt(
         self, context: MemoryContext, prompt: Prompt, target: Target, form: EndpointForm
     ) -> Prompt:
-        """Returns the prompt for another target than was expected, perhaps with another window.
+        """Returns the prompt for another target than was expected, which may have another window.
 
-        What only the expected model could read is left out. Note and memory section stay as they are.
+        What only the expected model can read is left out. Note and memory section stay as they are.
         """
         prompt = replace(prompt, target=target, form=form)
         if context.is_off:
             prompt = replace(prompt, composition=await self._compose_off(context))
         else:
-            fresh, old = await self._compose(context, prompt.notes), prompt.composition
-            composition = replace(fresh, notes=old.notes, note_tokens=old.note_tokens)
-            beginning = self._beginning(context, composition)
-            prompt = replace(prompt, composition=composition, beginning=beginning)
+            old = prompt.composition
+            composition = replace(
+                await self._compose(context, prompt.notes), notes=old.notes, note_tokens=old.note_tokens
+            )
+            eviction = self._make_eviction(context, composition)
+            prompt = replace(prompt, composition=composition, eviction=eviction)
             prompt = await self._with_summaries(context, prompt)
-        return await self._with_window(context, prompt, await fit(prompt))
+        return await self._with_window(context, prompt, await fit_prompt(prompt))
 
-    async def shown(self, context: MemoryContext) -> Shown:
-        """Returns what the prompt of a request shows last of each memory block, without a note of its own."""
+    async def shown_blocks(self, context: MemoryContext) -> Shown:
+        """Returns what the prompt of a request shows last of each memory block. A note of its own is left out."""
         composition = await self._compose(context, _known_notes(context))
-        return self._section(context, composition, takes_note=False).shown
+        return self._make_section(context, composition, takes_note=False).shown
 
     async def _compose(self, context: MemoryContext, notes: Mapping[int, str]) -> Composition:
         if context.is_plain:  # the snapshot has all that the gateway added to its path
@@ -167,11 +169,11 @@ class Composer(Struct, frozen=True):
         # In append mode only the gateway has the history, so it goes upstream even with memory off.
         return await self._compose(context, {}) if context.plan.follows_head else Composition()
 
-    def _section(
+    def _make_section(
         self,
         context: MemoryContext,
         composition: Composition,
-        window: FittedWindow = WHOLE,
+        window: FittedWindow = WHOLE_WINDOW,
         summary: int | None = None,
         *,
         takes_note: bool,
@@ -182,8 +184,8 @@ class Composer(Struct, frozen=True):
 
         summary: the id of the summary that follows the section, 0: none; None: the one that the last request used.
         takes_note: a note can state changes.
-        prefix_changes: the prompt changes from its beginning anyway, so a new section costs nothing.
-        binds_thoughts: the model refuses its thoughts after a changed section.
+        prefix_changes: the beginning of the prompt changes anyway, so a new section costs nothing.
+        binds_thoughts: as in `EndpointForm`.
         """
         is_continued, spec = context.plan.match.match_point is not None, context.request.spec
         is_due = prefix_changes or spec.rebuilds or (not binds_thoughts and self._is_cache_gone(context))
@@ -222,7 +224,7 @@ class Composer(Struct, frozen=True):
 
         is_new: the section is rendered now; else the facts stay those that the pinned one shows.
         """
-        if not context.snapshot.standing or self.recaller.budget(context) <= 0:
+        if not context.snapshot.standing or self.recaller.note_budget(context) <= 0:
             return context.blocks, ()
         already_shown = None if is_new else shown_standing(context.pinned, context.snapshot.epoch)
         block, standing = standing_block(context.snapshot.standing, already_shown)
@@ -230,8 +232,8 @@ class Composer(Struct, frozen=True):
             return context.blocks, standing
         return (*context.blocks, block), standing
 
-    def _beginning(self, context: MemoryContext, composition: Composition) -> Eviction:
-        """Returns where the request's window begins, without the summaries that may stand for what is before."""
+    def _make_eviction(self, context: MemoryContext, composition: Composition) -> Eviction:
+        """Returns what may leave the window, and what has left it. The summaries are added by `_with_summaries`."""
         plan, spec = context.plan, context.request.spec
         evicted, start = find_beginning(plan, composition, context.evicted, is_plain=context.is_plain)
         terms = SummaryTerms() if spec.defined is None else SummaryTerms.of(spec.defined.compaction)
@@ -255,44 +257,44 @@ class Composer(Struct, frozen=True):
             return prompt
         if context.summaries is not None:
             # All of a stored conversation is on the path, though not all of it was loaded.
-            found, covered = context.summaries, {each.exchange.id for each in context.summaries}
+            summaries, covered = context.summaries, {each.exchange.id for each in context.summaries}
         else:
             try:
-                found = await self.store.summaries.of(context.agent.id, match_point.conversation)
+                summaries = await self.store.summaries.of(context.agent.id, match_point.conversation)
             except StoreError as error:
                 _log.warning(
                     "Summaries could not be read, so a request was made without them: %s", error.message
                 )
                 return prompt
             covered = context.path_ids
-        beginning = prompt.beginning.with_summaries(found, covered, prompt.composition)
-        return replace(prompt, beginning=beginning)
+        eviction = prompt.eviction.with_summaries(summaries, covered, prompt.composition)
+        return replace(prompt, eviction=eviction)
 
-    async def _fitted(self, context: MemoryContext, prompt: Prompt, *, takes_note: bool) -> Prompt:
-        """Fits the window, once: with room for the note, and with the section that goes with the summary chosen."""
+    async def _fit(self, context: MemoryContext, prompt: Prompt, *, takes_note: bool) -> Prompt:
+        """Fits the prompt, with room for the note, and with the section that goes with the chosen summary."""
         section, context_window = prompt.section, prompt.target.context_window
         is_long = context_window is not None and may_exceed(prompt, int(context_window * _COUNTED_SHARE))
-        # They may make a long note.
+        # The note has to state all changes, however long they are.
         has_changes = context_window is not None and bool(section.changes)
         if not (is_long or has_changes or context.request.spec.bounds or context.evicted):
             return prompt
         composition = prompt.composition
-        prompt = replace(prompt, beginning=self._beginning(context, prompt.composition))
-        if is_long or prompt.beginning.evicted is not None or is_crowded(prompt):
+        prompt = replace(prompt, eviction=self._make_eviction(context, prompt.composition))
+        if is_long or prompt.eviction.evicted is not None or is_crowded(prompt):
             prompt = await self._with_summaries(context, prompt)
         elif not has_changes:
             return prompt
-        beginning = prompt.beginning
-        newer = next((cut.id for cut in beginning.cuts if cut.id != beginning.in_use), None)
+        eviction = prompt.eviction
+        newer = next((cut.id for cut in eviction.cuts if cut.id != eviction.in_use), None)
         newer_system = None
         if newer is not None:
-            newer_system = self._section(context, composition, summary=newer, takes_note=takes_note).text
-        note = self.recaller.room(context, section) if takes_note else NO_NOTE
-        window = await fit(prompt, renewed=newer_system, note=note)
-        if window.summary_id in (0, beginning.in_use):
+            newer_system = self._make_section(context, composition, summary=newer, takes_note=takes_note).text
+        note = self.recaller.note_room(context, section) if takes_note else NO_NOTE
+        window = await fit_prompt(prompt, newer_system=newer_system, note=note)
+        if window.summary_id in (0, eviction.in_use):
             return await self._with_window(context, prompt, window, takes_note=takes_note)
         # With another summary the prompt's beginning changes anyway, so the memory section is rendered again too.
-        section = self._section(context, composition, window, window.summary_id, takes_note=takes_note)
+        section = self._make_section(context, composition, window, window.summary_id, takes_note=takes_note)
         return replace(prompt, window=window, section=section, system=section.text)
 
     async def _with_window(
@@ -302,13 +304,13 @@ class Composer(Struct, frozen=True):
 
         Where the window leaves out what the prompt shows last of a block, the section is rendered again to show it.
         """
-        if not prompt.hides(window):
+        if not prompt.hides_shown_blocks(window):
             return replace(prompt, window=window)
         composition = prompt.composition
-        section = self._section(context, composition, window, takes_note=takes_note, prefix_changes=True)
+        section = self._make_section(context, composition, window, takes_note=takes_note, prefix_changes=True)
         prompt = replace(prompt, section=section, system=section.text)
-        note = self.recaller.room(context, section) if takes_note else NO_NOTE
-        return replace(prompt, window=await fit(prompt, note=note))
+        note = self.recaller.note_room(context, section) if takes_note else NO_NOTE
+        return replace(prompt, window=await fit_prompt(prompt, note=note))
 
 
 def _note_target(context: MemoryContext) -> NoteTarget | None:
@@ -319,14 +321,14 @@ def _note_target(context: MemoryContext) -> NoteTarget | None:
         return _question_before_results(context)
     if plan.is_quote:  # what only quotes its conversation is a front end's request for a title or the like
         return None
-    index = _asked_index(plan)
+    index = _last_own_words_index(plan)
     name = new[index].get("name")
     # The new messages end with those of the list, so an index from the end is the same in both.
     list_index = plan.new[index - len(new)] if plan.new else None
     return NoteTarget(text_of(new[index]), name if isinstance(name, str) else None, list_index, index)
 
 
-def _asked_index(plan: Plan) -> int:
+def _last_own_words_index(plan: Plan) -> int:
     """Returns the index of the last new message with the user's own words, in the run of user messages at the end.
 
     Some applications (OpenClaw) append a text that they do not send again. A note put there would be lost.

@@ -1,11 +1,11 @@
-"""Fitting a prompt into the model's window: what of the conversation goes in, and which summary stands for the rest."""
+"""Fits a prompt into the model's window: which messages stay, and which summary stands for the others."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate, chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from msgspec.structs import replace
@@ -34,65 +34,72 @@ from storage.records import ANY_WINDOW, Evicted
 _Entry = tuple[int | None, WireMessage]
 
 
-async def fit(
+class _UsableSummary(NamedTuple):
+    """A summary that may stand for the beginning of the conversation."""
+
+    # The first entry after it.
+    first: int
+    cut: SummaryCut
+
+
+async def fit_prompt(
     prompt: Prompt,
     *,
-    renewed: str | None = None,
+    newer_system: str | None = None,
     note: NoteRoom = NO_NOTE,
     rounds: Sequence[WireMessage] = (),
 ) -> FittedWindow:
     """Returns the part of the prompt that fits its target's window.
 
-    renewed: the system text for a summary that was not in use before; None: the prompt's own.
-    note: the room for a note, which is made later, when it is known what is visible.
+    newer_system: the system text that goes with a summary that was not in use before; None: the prompt's own.
+    note: the room for the note, which is made after the window is known.
     rounds: messages of hidden rounds, which follow the prompt and always stay.
 
     Raises: BadRequest: it does not fit, and the request may not be cut.
     """
-    context = prompt.target.context_window
-    evicted = prompt.beginning.evicted  # before this request
+    context_window, evicted = prompt.target.context_window, prompt.eviction.evicted
     # Bytes are an upper bound of tokens: most requests are never counted.
     more = note.most + sum(message_tokens(m, upper_bound) for m in rounds)
-    may_fill = is_crowded(prompt) or (bool(context) and may_exceed(prompt, context or 0, more))
+    may_fill = is_crowded(prompt) or (bool(context_window) and may_exceed(prompt, context_window or 0, more))
     if evicted is None and not may_fill:
         return FittedWindow()
-    count = estimate_tokens if context is None else await _counter(prompt.target.model)
-    room = _WindowRoom(prompt, context or ANY_WINDOW, count, renewed=renewed, note=note, rounds=rounds)
-    # A summary can be used where the list may begin after it, and where it stands for something.
-    cuts = [  # (the first entry after a summary, the summary)
-        (at, cut)
-        for cut in prompt.beginning.cuts
-        for at in [room.first_after(cut)]
-        if (at or evicted is not None) and may_begin(room.items, at)
-    ]
-    begin, chosen = 0, None
-    if evicted is not None or room.is_over():
-        begin, chosen = _choose(room, cuts, evicted, prompt.beginning.in_use)
-    overfull = (
-        room.overfull(cuts, is_due=evicted is not None and not cuts) if prompt.beginning.summarises else None
+    count = estimate_tokens if context_window is None else await _load_counter(prompt.target.model)
+    room = _WindowRoom(
+        prompt, context_window or ANY_WINDOW, count, newer_system=newer_system, note=note, rounds=rounds
     )
+    # A summary can be used where the list may begin after it, and where it stands for something.
+    summaries = [
+        _UsableSummary(first, cut)
+        for cut in prompt.eviction.cuts
+        if ((first := room.first_after(cut)) or evicted is not None) and may_begin(room.items, first)
+    ]
+    chosen = None
+    if evicted is not None or room.is_over():
+        chosen = _choose_summary(room, summaries, evicted, prompt.eviction.in_use)
+    cut, first = (None, 0) if chosen is None else (chosen.cut, chosen.first)
+    overfull = None
+    if prompt.eviction.summarises:
+        overfull = room.overfull(summaries, is_due=evicted is not None and not summaries)
     # The messages after the summary may still be too many; then the oldest of them leave too.
-    begin += room.surplus(begin)
-    window = fit_window(room.items[begin:], room.budget(chosen), lambda i: room.count(begin + i))
-    staying = [begin + i for i in window.indices]
-    note_tokens = room.note_tokens(staying, chosen)
-    tokens, most = room.prompt_tokens(staying, chosen)
-    if not begin and window.is_whole and chosen is None and evicted is None:
+    first += room.surplus(first)
+    fitted = fit_window(room.items[first:], room.budget(cut), lambda i: room.count(first + i))
+    staying = [first + i for i in fitted.indices]
+    note_tokens = room.note_tokens(staying, cut)
+    tokens, most = room.total_tokens(staying, cut)
+    if not first and fitted.is_whole and cut is None and evicted is None:
         return FittedWindow(tokens=tokens, most=most, overfull=overfull, note_tokens=note_tokens)
-    if context is not None and not prompt.request.may_be_cut:
-        raise _context_exceeded(context)
+    if context_window is not None and not prompt.request.may_be_cut:
+        raise _context_exceeded(context_window)
     # The next request leaves out everything before the first entry that stays, too.
-    first = min(staying, default=len(room.entries))
-    before = evicted.tokens if evicted is not None else 0
-    filled, dropped, hidden = _split(prompt, room.entries, frozenset(staying))
-    return FittedWindow(
-        dropped=dropped,
-        filled=filled,
-        hidden=hidden,
-        summary=chosen.text if chosen is not None else "",
-        summary_id=chosen.id if chosen is not None else 0,
-        evicted=_evicted_after(prompt, room, first, room.context(window)),
-        evicted_tokens=window.evicted_tokens + room.tokens(0, begin) + before,
+    first_staying = min(staying, default=len(room.entries))
+    return replace(
+        _window_of(prompt, room.entries, frozenset(staying)),
+        summary="" if cut is None else cut.text,
+        summary_id=0 if cut is None else cut.id,
+        evicted=_evicted_after(prompt, room, first_staying, room.evicting_window(fitted)),
+        evicted_tokens=fitted.evicted_tokens
+        + room.tokens(0, first)
+        + (0 if evicted is None else evicted.tokens),
         tokens=tokens,
         most=most,
         overfull=overfull,
@@ -118,13 +125,13 @@ async def fit_rounds(prompt: Prompt, rounds: Sequence[WireMessage]) -> Prompt:
     if target.context_window is None:
         return prompt
     if window.tokens:
-        count = await _counter(target.model)
+        count = await _load_counter(target.model)
         if window.tokens + sum(message_tokens(m, count) for m in rounds) <= window.most:
             return prompt
-    window, parts = await fit(prompt, rounds=rounds), prompt.section.parts
-    if parts is not None and prompt.hides(window):
+    window, parts = await fit_prompt(prompt, rounds=rounds), prompt.section.parts
+    if parts is not None and prompt.hides_shown_blocks(window):
         prompt = replace(prompt, system=parts.render())
-        window = await fit(prompt, rounds=rounds)
+        window = await fit_prompt(prompt, rounds=rounds)
     return replace(prompt, window=window)
 
 
@@ -153,41 +160,41 @@ def _no_tokens(text: str) -> int:
 
 def is_crowded(prompt: Prompt) -> bool:
     """Returns whether the window has about as many messages as its agent allows, or more."""
-    bounds = prompt.beginning.bounds
+    bounds = prompt.eviction.bounds
     if bounds is None:
         return False
-    after = len(prompt.request.messages) - max(prompt.beginning.start, first_spoken(prompt.request.messages))
+    after = len(prompt.request.messages) - max(prompt.eviction.start, first_spoken(prompt.request.messages))
     more = sum(len(rounds) - 1 for rounds in prompt.composition.hidden.values())
     return len(prompt.composition.fill) + after + more > bounds.early
 
 
 async def count_tokens(model: str, text: str) -> int:
     """Returns the tokens of a text by a model's tokenizer."""
-    return (await _counter(model))(text)
+    return (await _load_counter(model))(text)
 
 
-async def request_tokens(model: str, body: Mapping[str, Any]) -> int:
+async def count_request_tokens(model: str, body: Mapping[str, Any]) -> int:
     """Returns the tokens of a chat completion request: its messages and tools."""
-    count = await _counter(model)
+    count = await _load_counter(model)
     tools = body.get("tools")
     return sum(message_tokens(m, count) for m in body["messages"]) + (
         count(orjson.dumps(tools).decode()) if tools else 0
     )
 
 
-async def prompt_tokens(prompt: Prompt) -> int:
-    """Returns the tokens of a prompt by its model's tokenizer, which is loaded for it."""
-    return prompt.window.tokens or _prompt_tokens(prompt, await _counter(prompt.target.model))
+async def count_prompt_tokens(prompt: Prompt) -> int:
+    """Returns the tokens of a prompt by its model's tokenizer, which it loads if need be."""
+    return prompt.window.tokens or _count_prompt_tokens(prompt, await _load_counter(prompt.target.model))
 
 
-def counted_usage(prompt: Prompt, text: str) -> Json:
-    """Returns the usage of a reply with this text, where the upstream reports none: what its tokens are by our count.
+def estimate_usage(prompt: Prompt, text: str) -> Json:
+    """Returns the usage of a reply with this text by our count, where the upstream reports none.
 
-    It is exact for OpenAI's models once their tokenizer is loaded, and an estimate otherwise: nothing waits for it.
+    It is exact for OpenAI's models if their tokenizer is loaded, and an estimate otherwise. It does not load one.
     """
     tokenizer = tokenizer_for(prompt.target.model)
     count = tokenizer.count if tokenizer.is_loaded else estimate_tokens
-    input_tokens = prompt.window.tokens or _prompt_tokens(prompt, count)
+    input_tokens = prompt.window.tokens or _count_prompt_tokens(prompt, count)
     output_tokens = count(text)
     return {
         "prompt_tokens": input_tokens,
@@ -196,7 +203,7 @@ def counted_usage(prompt: Prompt, text: str) -> Json:
     }
 
 
-def _prompt_tokens(prompt: Prompt, count: Callable[[str], int]) -> int:
+def _count_prompt_tokens(prompt: Prompt, count: Callable[[str], int]) -> int:
     request, window, composition = prompt.request, prompt.window, prompt.composition
     hidden = prompt.hidden
     sent = [
@@ -214,38 +221,35 @@ def _prompt_tokens(prompt: Prompt, count: Callable[[str], int]) -> int:
     )
 
 
-async def _counter(model: str) -> Callable[[str], int]:
+async def _load_counter(model: str) -> Callable[[str], int]:
     tokenizer = tokenizer_for(model)
     if not tokenizer.is_loaded:
         await asyncio.to_thread(tokenizer.load)
     return tokenizer.count
 
 
-def _choose(
-    room: _WindowRoom, cuts: Sequence[tuple[int, SummaryCut]], evicted: Evicted | None, in_use: int
-) -> tuple[int, SummaryCut | None]:
-    """Returns the first entry after the summary that stands for the beginning, and that summary.
+def _choose_summary(
+    room: _WindowRoom, summaries: Sequence[_UsableSummary], evicted: Evicted | None, in_use: int
+) -> _UsableSummary | None:
+    """Returns the summary that stands for the beginning of the conversation; None: there is none.
 
     The summary in use stays, so that the prompt begins as before, if the rest fits and no message after its end is
     missing. Otherwise the oldest summary that leaves enough room is taken, and otherwise the newest that fits.
     """
-    fitting = [(at, cut) for at, cut in cuts if not room.is_over(at, cut)]
-    whole = [(at, cut) for at, cut in fitting if evicted is None or cut.end >= evicted.offset] or fitting
-    same = [(at, cut) for at, cut in whole if cut.id == in_use]
-    roomy = [(at, cut) for at, cut in whole if not room.is_over(at, cut, ROOMY)]
-    found = [*same, *roomy, *whole[::-1], *cuts[::-1]]
-    return found[0] if found else (0, None)
+    fitting = [each for each in summaries if not room.is_over(*each)]
+    without_gap = [each for each in fitting if evicted is None or each.cut.end >= evicted.offset] or fitting
+    same = [each for each in without_gap if each.cut.id == in_use]
+    roomy = [each for each in without_gap if not room.is_over(*each, ROOMY)]
+    return next(iter((*same, *roomy, *reversed(without_gap), *reversed(summaries))), None)
 
 
-def _split(
-    prompt: Prompt, entries: Sequence[_Entry], staying: frozenset[int]
-) -> tuple[tuple[int, ...], frozenset[int], dict[int, list[WireMessage]]]:
-    """Returns which messages of the fill stay, which of the client's do not, and which hidden rounds stay.
+def _window_of(prompt: Prompt, entries: Sequence[_Entry], staying: frozenset[int]) -> FittedWindow:
+    """Returns the window in which these entries stay.
 
     A message that hidden rounds stand for is dropped when none of them stays.
     """
     fill = len(prompt.composition.fill)
-    dropped = set(range(first_spoken(prompt.request.messages), prompt.beginning.start))
+    dropped = set(range(first_spoken(prompt.request.messages), prompt.eviction.start))
     hidden: dict[int, list[WireMessage]] = {index: [] for index in prompt.composition.hidden}
     for n, (index, message) in enumerate(entries):
         if index is None:
@@ -258,33 +262,41 @@ def _split(
             dropped.add(index)
     dropped.update(index for index, rounds in hidden.items() if not rounds)
     filled = tuple(n for n in range(fill) if n in staying)
-    return filled, frozenset(dropped), {index: rounds for index, rounds in hidden.items() if rounds}
+    return FittedWindow(
+        dropped=frozenset(dropped),
+        filled=filled,
+        hidden={index: rounds for index, rounds in hidden.items() if rounds},
+    )
 
 
-def _evicted_after(prompt: Prompt, room: _WindowRoom, first: int, context_tokens: int) -> Evicted | None:
-    """Returns what the next request need not look at. first: the first entry that stays."""
-    evicted, tokens = prompt.beginning.evicted, room.tokens(0, first)
+def _evicted_after(prompt: Prompt, room: _WindowRoom, first: int, window_tokens: int) -> Evicted | None:
+    """Returns the part of the path that the next request leaves out, too.
+
+    first: the first entry that stays.
+    window_tokens: the size of the window that the part has left.
+    """
+    evicted, tokens = prompt.eviction.evicted, room.tokens(0, first)
     at: tuple[int, int] | None = None
     if first < len(room.entries):
         index = room.entries[first][0]
         at = (
             prompt.composition.fill[first].at
             if index is None
-            else prompt.beginning.where(index, prompt.composition)
+            else prompt.eviction.where(index, prompt.composition)
         )
     if at is None or not tokens:
         return evicted
     # Messages that left a smaller window may come back in a larger one, so the size of the smallest is stored too.
     if evicted is not None:
-        tokens, context_tokens = tokens + evicted.tokens, min(context_tokens, evicted.context)
-    return Evicted(*at, tokens, context_tokens)
+        tokens, window_tokens = tokens + evicted.tokens, min(window_tokens, evicted.context)
+    return Evicted(*at, tokens, window_tokens)
 
 
 def _entries(prompt: Prompt) -> list[_Entry]:
     """Returns the messages after the leading system messages, as they would be sent whole."""
     messages, composition = prompt.request.messages, prompt.composition
     entries: list[_Entry] = [(None, each.message) for each in composition.fill]
-    for i in range(max(prompt.beginning.start, first_spoken(messages)), len(messages)):
+    for i in range(max(prompt.eviction.start, first_spoken(messages)), len(messages)):
         if i in composition.hidden:
             entries += [(i, m) for m in composition.hidden[i]]
         else:
@@ -312,10 +324,9 @@ def _items(prompt: Prompt, entries: Sequence[_Entry]) -> list[WindowItem]:
 
 
 class _WindowRoom:
-    """The window of a request, and the tokens its messages take of it. Nothing is counted before it has to be.
+    """The window of a request, and the tokens that its messages take. Nothing is counted before it has to be.
 
-    `entries` are the messages that would be sent, and `items` the same as the window sees them. `start`, `end` and
-    `index` of the methods count entries.
+    The parameters `start`, `end` and `index` of the methods are indices of entries.
     """
 
     def __init__(
@@ -324,26 +335,28 @@ class _WindowRoom:
         context_tokens: int,
         count: Callable[[str], int],
         *,
-        renewed: str | None,
+        newer_system: str | None,
         note: NoteRoom,
         rounds: Sequence[WireMessage],
     ) -> None:
+        # The messages that would be sent.
         self.entries = _entries(prompt)
+        # The same, as the window sees them.
         self.items = _items(prompt, self.entries)
         self._fill = len(prompt.composition.fill)
         self._context = context_tokens
         self._max_tokens = prompt.request.max_tokens
         self._count = count
         self._note = note
-        self._in_use = prompt.beginning.in_use
-        self._bounds = prompt.beginning.bounds
-        self._retained_share = prompt.beginning.retained_share
-        self._newest = max((cut.id for cut in prompt.beginning.cuts), default=0)
+        self._in_use = prompt.eviction.in_use
+        self._bounds = prompt.eviction.bounds
+        self._retained_share = prompt.eviction.retained_share
+        self._newest = max((cut.id for cut in prompt.eviction.cuts), default=0)
         system = prompt.system
         self._system = count(system) if system else 0
-        self._renewed = self._system if renewed is None else count(renewed)
+        self._newer_system = self._system if newer_system is None else count(newer_system)
         self._fixed = self._count_fixed(prompt) + sum(message_tokens(m, count) for m in rounds)
-        # Counted when it is needed first.
+        # The tokens before each entry; None: they were not needed yet.
         self._before: list[int] | None = None
 
     def _count_fixed(self, prompt: Prompt) -> int:
@@ -359,7 +372,7 @@ class _WindowRoom:
         if cut is None:
             return self._fixed + self._system
         # With another summary the prompt's beginning changes anyway, so the memory section is rendered again.
-        system = self._system if cut.id == self._in_use else self._renewed
+        system = self._system if cut.id == self._in_use else self._newer_system
         return self._fixed + system + self._count(cut.text)
 
     def budget(self, cut: SummaryCut | None = None) -> Budget:
@@ -391,7 +404,7 @@ class _WindowRoom:
             self._before = [0, *accumulate(sizes)]
         return self._before[end] - self._before[start]
 
-    def prompt_tokens(self, staying: Sequence[int], cut: SummaryCut | None) -> tuple[int, int]:
+    def total_tokens(self, staying: Sequence[int], cut: SummaryCut | None) -> tuple[int, int]:
         """Returns the prompt's tokens if these entries stay, and how many there may be.
 
         0: nothing was counted, or not all of it is text.
@@ -416,8 +429,8 @@ class _WindowRoom:
         """Returns how many messages from `start` on leave because they are too many."""
         return 0 if self._bounds is None else begin_window(self.items[start:], self._bounds)
 
-    def context(self, window: Window) -> int:
-        """Returns the tokens of the largest window in which there is no room for what left this one."""
+    def evicting_window(self, window: Window) -> int:
+        """Returns the tokens of the largest window without room for the messages that left this one."""
         return ANY_WINDOW if window.is_whole and self._is_crowded() else self._context
 
     def _is_crowded(self, start: int = 0, share: float = 1.0) -> bool:
@@ -433,14 +446,14 @@ class _WindowRoom:
             return False
         return self.tokens(start, len(self.items)) > most
 
-    def overfull(self, cuts: Sequence[tuple[int, SummaryCut]], *, is_due: bool) -> Overfull | None:
-        """Returns the summary that is wanted: the window fills up, and there is enough after the newest one.
+    def overfull(self, summaries: Sequence[_UsableSummary], *, is_due: bool) -> Overfull | None:
+        """Returns the summary that is wanted, because the window fills up and there is enough after the newest one.
 
         is_due: something has left the window, and no summary stands for it.
         """
-        start, newest = cuts[-1] if cuts else (0, None)
+        start, newest = summaries[-1] if summaries else (0, None)
         high = self.budget(newest).high
-        # Where no number of tokens is the limit, the messages say what stays.
+        # Where the window has no limit of tokens, the bounds of messages decide what stays.
         keep = 0 if self._context == ANY_WINDOW else int(high * self._retained_share)
         least = 0 if self._bounds is None else self._bounds.least
         wanted = Overfull(keep, summary_tokens(self._context), least, self._newest)
@@ -450,6 +463,6 @@ class _WindowRoom:
         if not self.is_over(start, newest, EARLY):
             return None
         # A summary covers whole turns, and leaves the last ones as they are.
-        opens = (i for i in range(len(self.items) - 1, start, -1) if self.items[i].role == "user")
-        at = next((i for i in opens if self.tokens(i, len(self.items)) >= keep), start)
-        return wanted if self.tokens(start, at) >= high * WORTH else None
+        turns = (i for i in range(len(self.items) - 1, start, -1) if self.items[i].role == "user")
+        end = next((i for i in turns if self.tokens(i, len(self.items)) >= keep), start)
+        return wanted if self.tokens(start, end) >= high * WORTH else None

@@ -27,23 +27,23 @@ from storage.records import Evicted, Message
 class EndpointForm(Struct, frozen=True):
     """How a request has to look for one endpoint."""
 
-    # Fields of the client's that are not for an upstream.
+    # Fields of the client that are not for an upstream.
     consumed: tuple[str, ...] = ()
     # Those that its dialect has no place for.
     untranslatable: tuple[str, ...] = ()
-    # Indices of messages with the role that the upstream calls `system`.
+    # Indices of the developer messages, whose role the upstream calls `system`.
     as_system: tuple[int, ...] = ()
-    # It counts a stream's tokens when it is asked to; None: not known.
+    # The upstream reports the usage of a stream when it is asked to; None: not known.
     takes_usage: bool | None = True
     # The model can be made to call a tool.
     can_force: bool = True
     # Settings of an agent that the model does not take.
     refused: frozenset[str] = frozenset()
-    # The model takes its thoughts back only after what they were thought about, so that nothing there may change.
-    binds: bool = False
+    # The model takes its thoughts back only if nothing before them has changed.
+    binds_thoughts: bool = False
     # The model thinks only on request, and thoughts are asked for without an effort.
     thinks_on_request: bool = False
-    # It is asked for the tokens of a stream, also where the client does not want to know.
+    # The usage of a stream is asked for even if the client does not ask for it.
     asks_usage: bool = False
 
 
@@ -77,7 +77,7 @@ class FittedWindow(Struct, frozen=True):
     evicted_tokens: int = 0
     # The tokens of the whole prompt, by our count; 0: it was not counted, or is not text alone.
     tokens: int = 0
-    # The tokens that would have fitted.
+    # The tokens for which the window had room.
     most: int = 0
     # The window fills up, and a summary is wanted.
     overfull: Overfull | None = None
@@ -95,37 +95,37 @@ class FittedWindow(Struct, frozen=True):
         return found
 
     def shown(self, composition: Composition) -> Shown:
-        """Returns what the texts around the client's messages show last of each memory block, as far as they fit."""
+        """Returns what the added texts and messages in the window show last of each memory block."""
         found = [each.shown for each in self.fill(composition)]
         for index in sorted(composition.shown) if composition.shown else ():
             rounds = composition.hidden.get(index)
-            left = rounds if self.hidden is None else self.hidden.get(index)
-            # Of hidden rounds that fit in part nothing is sure.
-            if index not in self.dropped and rounds == left:
+            fitting = rounds if self.hidden is None else self.hidden.get(index)
+            # Hidden rounds that fit in part may or may not show the block.
+            if index not in self.dropped and rounds == fitting:
                 found.append(composition.shown[index])
         return last_shown(found, NOTHING_SHOWN)
 
 
-WHOLE = FittedWindow()
+WHOLE_WINDOW = FittedWindow()
 
 
-class Sought(Struct, frozen=True):
-    """The search for memory for one message, as it is noted when the turn is written."""
+class SearchRecord(Struct, frozen=True):
+    """The record of a search of memory for one message. It is stored with the turn."""
 
-    # One of WHYS, where it failed or all was shown before; "": what was found decides.
+    # One of WHYS, where the search failed or all was shown before; "": what was found decides.
     why: str
     # What was found, best first.
     messages: Sequence[Message]
     # What went into the note.
     chosen: Sequence[Recalled]
-    # Why the rest stayed out.
-    left: LeftOut
-    # Why some of what was found is not among the messages, by number.
-    gone: Mapping[int, str]
+    # Why the other messages stayed out.
+    left_out: LeftOut
+    # Why other messages that were found are not among these, by number.
+    ruled_out: Mapping[int, str]
     is_selection: bool
-    # The search's own, without `weak`.
+    # The ranking of the search, without `weak`.
     trace: SearchTrace
-    # The best of those below the line, by number.
+    # The best of the hits that were too weak, by number.
     weak: Sequence[tuple[int, HitScores]]
 
 
@@ -143,61 +143,60 @@ class RecallResult(Struct, frozen=True):
     count: int = 0
     has_failed: bool = False
     is_late: bool = False
-    # The search that the note came from; None: nothing was searched.
-    sought: Sought | None = None
+    # None: it is not stored with the turn.
+    search: SearchRecord | None = None
 
 
 NO_RECALL = RecallResult()
 
 
 class Prompt(Struct, frozen=True):
-    """All that goes upstream for one target, whatever rounds follow."""
+    """The prompt for one target. All rounds of the turn begin with it."""
 
     request: ChatRequest
     target: Target
     form: EndpointForm = field(default_factory=EndpointForm)
     # Text for the leading system message.
     system: str = ""
-    # The gateway's definitions.
+    # The definitions of the gateway's tools.
     tools: Sequence[dict[str, Any]] = ()
     composition: Composition = field(default_factory=Composition)
-    # The part that is left out, where something may have to be.
-    beginning: Eviction = field(default_factory=Eviction)
+    # What may leave the window, and what has left it; empty where the prompt is short.
+    eviction: Eviction = field(default_factory=Eviction)
     window: FittedWindow = field(default_factory=FittedWindow)
     # The memory section that `system` ends with.
     section: Section = field(default_factory=lambda: NO_SECTION)
-    # By index among the new messages; they are written with the turn.
+    # The notes that are written with the turn, by the index of their message among the new ones.
     notes: Mapping[int, str] = field(default_factory=dict)
     recall: RecallResult = field(default_factory=RecallResult)
-    # The gateway's tools stand before the client's, because they change less: the tools are at the front of the
-    # provider's cache.
-    leads: bool = False
-    # The tokens of every call are to be known.
-    counts: bool = False
-    # Something before the conversation's messages may be another one than in the request before.
+    # The gateway's tools stand before the client's. They change less, and a provider's cache begins with the tools.
+    tools_first: bool = False
+    # The usage of every call has to be known.
+    needs_usage: bool = False
+    # Something before the conversation's messages may differ from the request before.
     changes_prefix: bool = False
 
     @property
     def hidden(self) -> Mapping[int, list[WireMessage]]:
         return self.composition.hidden if self.window.hidden is None else self.window.hidden
 
-    def names(self, mark: str) -> bool:
-        """Returns whether a text of the gateway's in it names the mark of the memory's notes."""
+    def names_mark(self, mark: str) -> bool:
+        """Returns whether one of the gateway's texts in the prompt names the mark of the memory's notes."""
         return is_mark_named((self.system, *self.window.notes(self.composition)), mark)
 
-    def hides(self, window: FittedWindow) -> bool:
+    def hides_shown_blocks(self, window: FittedWindow) -> bool:
         """Returns whether a window leaves out what the prompt shows last of a memory block."""
         composition = self.composition
         return bool(composition.shown or composition.fill) and (
-            window.shown(composition) != WHOLE.shown(composition)
+            window.shown(composition) != WHOLE_WINDOW.shown(composition)
         )
 
     @property
     def adds_usage(self) -> bool:
-        """True where the gateway asks for the usage of a stream, which the client's own bytes do not.
+        """The gateway asks for the usage of a stream, for which the client's own request does not ask.
 
-        It may be asked for by a dialect that always reports it, by the account of the request, or because hidden rounds
-        share the client's limit of tokens.
+        The client's dialect may always report it, the receipt may need it, or hidden rounds share the client's limit of
+        tokens.
         """
         request = self.request
         if self.form.takes_usage is False or not request.stream:
@@ -206,7 +205,9 @@ class Prompt(Struct, frozen=True):
             return (request.json.get("stream_options") or {}).get("include_usage") is not True
         if not self.form.takes_usage:
             return False
-        return self.form.asks_usage or self.counts or (bool(self.tools) and request.max_tokens is not None)
+        return (
+            self.form.asks_usage or self.needs_usage or (bool(self.tools) and request.max_tokens is not None)
+        )
 
     @property
     def injected_tokens(self) -> int:
@@ -293,4 +294,4 @@ class Prompt(Struct, frozen=True):
         if fill := self.window.fill(self.composition):
             edit.insert_messages(first_spoken(self.request.messages), [each.message for each in fill])
         if self.tools:
-            edit.add_tools(self.tools, in_front=self.leads)
+            edit.add_tools(self.tools, in_front=self.tools_first)

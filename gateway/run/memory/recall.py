@@ -21,8 +21,8 @@ from gateway.core.tags import mark_of
 from gateway.run.memory.contents import with_contents
 from gateway.run.memory.fit import count_tokens
 from gateway.run.memory.memory_context import MemoryContext
-from gateway.run.memory.prompt import FittedWindow, NoteRoom, Prompt, RecallResult, Sought
-from gateway.run.memory.visible import VisibleContent, replaced, shows_origin
+from gateway.run.memory.prompt import FittedWindow, NoteRoom, Prompt, RecallResult, SearchRecord
+from gateway.run.memory.visible import VisibleContent, replaced_exchanges, shows_origin
 from gateway.settings import MemorySettings
 from storage.errors import StoreError, TooSlow
 from storage.recall_record import SearchTrace
@@ -34,31 +34,31 @@ _log = logging.getLogger("mnemogate")
 # (agent, text, milliseconds that there are) -> the text's vector, or None
 EmbedQuery = Callable[[int, str, float], Awaitable[Vector | None]]
 
-# A line of a note takes at least this much where messages are long, so that no more hits are read than may fit.
+# The least tokens of a line of a note where messages are long, so that no more hits are read than may fit.
 LINE_TOKENS = 40
 # The bounds on the hits that are read. MOST_HITS is for a client's list of which a part has left the window: many hits
 # are visible anyway then, and are left out only when they are read.
 LEAST_HITS, MOST_HITS = 16, 40
-# Of short messages more are read, for this many times the budget, since some of them repeat others.
-SPARE = 2
+# Short messages are read for this many times the budget, since some of them repeat others.
+SPARE_BUDGETS = 2
 # Streamed replies get a fifth of the time for recall: 30 ms by default, since voice agents ask for them.
-STREAM_HASTE = 5
-# The search by words keeps one part in this many of the time for recall.
-WORDS_SHARE = 3
-# A note may take one part in this many of the model's context; beyond FEW_TOKENS one part in twice as many, since notes
-# of a thousand tokens would fill a window of 16,000 within six turns.
-NOTE_SHARE = 16
+STREAM_TIME_PARTS = 5
+# The search by words has a third of the time for recall to itself.
+WORDS_TIME_PARTS = 3
+# A note may take a sixteenth of the model's context, but beyond FEW_TOKENS half of that: notes of a thousand tokens
+# would fill a window of 16,000 within six turns.
+NOTE_CONTEXT_PARTS = 16
 FEW_TOKENS = 500
-# Where a question asks for what came next, so many of its hits come before that.
+# Where a question asks for what came next, this many of its hits stand before what is found next to them.
 _HITS_BEFORE_NEXT = 5
-# Hits that stayed out of the note and are noted with the turn, at most.
-LEFT_OUT = 5
-# The window keeps so much free for a note: its frame, and a line or two. In a nearly full window a short note is better
-# than a prefix that changes some turns earlier.
-LEAST_TOKENS = 128
+# The most hits outside of the note that are in the record of the search.
+MOST_LEFT_OUT = 5
+# The window has at least this room for a note: its frame, and a line or two. In a nearly full window a short note is
+# better than a prefix that changes some turns earlier.
+LEAST_NOTE_TOKENS = 128
 
 
-class Around(Protocol):
+class FindsNeighbours(Protocol):
     """Returns what the user stated after a message, or before it."""
 
     async def __call__(self, event: Message, *, before: bool) -> list[Message]: ...
@@ -72,8 +72,8 @@ class _Renderer(Protocol):
     ) -> str: ...
 
 
-class _Recalling(NamedTuple):
-    """One recall."""
+class _Recall(NamedTuple):
+    """The values that all searches for one note share."""
 
     context: MemoryContext
     window: FittedWindow
@@ -82,82 +82,81 @@ class _Recalling(NamedTuple):
     budget: int
     # When it began, by `time.perf_counter`.
     begun: float
-    # Of its last search by words.
+    # Takes the ranking of the last search by words.
     trace: SearchTrace | None
-    # What people call the user.
+    # The names of the speaker and of the user.
     names: Sequence[str]
     # The numbers of the facts that the memory section shows.
     standing: Collection[int]
 
 
 class FoundMessages(NamedTuple):
-    """The messages that memory has for one, best first."""
+    """The messages that memory has for a message, best first."""
 
     messages: Sequence[Message]
-    # What was looked for.
+    # The query that found them.
     query: str
-    # Lines that the message has in common with what was found, which are not shown.
+    # Lines that the message has in common with what was found. They are not shown.
     shared: frozenset[str]
-    # Nothing was looked for, and this shows most of the whole memory.
+    # They are the messages that show most of the whole memory, and were found without a query.
     is_selection: bool
-    # Why some of what was found is not among the messages, by their numbers.
-    left: Mapping[int, str] = {}
+    # Why other messages that were found are not among these, by their numbers.
+    ruled_out: Mapping[int, str] = {}
     # The notes of the conversation show all of the memory.
     is_all_shown: bool = False
-    # The message asks for the order of events, so that many short lines are worth more than a few long ones.
+    # The message asks for the order of events, so many short lines are worth more than a few long ones.
     asks_for_order: bool = False
 
     def line_chars(self, budget: int) -> int:
-        """Returns how much of one message a note shows. budget: tokens of the note."""
+        """Returns how many characters of one message a note shows. budget: the tokens of the note."""
         return min(note.ORDER_CHARS if self.asks_for_order else note.CUT_CHARS, 2 * budget)
 
 
 # Questions whose answer stands after or before what is found.
 _NEIGHBOUR_QUESTIONS: Collection[Asked] = (Asked.NEXT, Asked.PREVIOUS)
 _NOTHING = FoundMessages((), "", frozenset(), False)
-_SHOWN = _NOTHING._replace(is_all_shown=True)
+_ALL_SHOWN = _NOTHING._replace(is_all_shown=True)
 
 
-async def find_for(
+async def find_messages(
     text: str,
     query: str,
     search: Callable[[str], Awaitable[list[Message]]],
     select: Callable[[str], Awaitable[list[Message]]],
     names: Sequence[str] = (),
-    around: Around | None = None,
+    find_neighbours: FindsNeighbours | None = None,
 ) -> FoundMessages:
     """Returns what memory has for a message.
 
-    query: what `note.make_query` makes of it, with its speaker (`note.with_speaker`).
+    query: what `note.make_query` makes of the message, with its speaker (`note.with_speaker`).
     search: returns what answers a query, best first.
     select: returns what shows most of the whole memory, for a query that asks for that.
-    names: what people call the user.
-    around: returns what the user stated after a message, or before it.
+    names: the names of the speaker and of the user.
+    find_neighbours: returns what the user stated after a message, or before it.
     """
     shared: frozenset[str] = frozenset()
-    left: dict[int, str] = {}
+    ruled_out: dict[int, str] = {}
     order = order_asked(query)
     if order is not None:
         query = events_of(query)
     found = await search(query)
-    if found and around is not None and order in _NEIGHBOUR_QUESTIONS:
+    if found and find_neighbours is not None and order in _NEIGHBOUR_QUESTIONS:
         # The words of what came next are unknown. The conversations after the event that was found have it.
-        near = await around(found[0], before=order is Asked.PREVIOUS)
-        found = [
-            *{m.seq: m for m in chain(found[:_HITS_BEFORE_NEXT], near, found[_HITS_BEFORE_NEXT:])}.values()
-        ]
+        neighbours = await find_neighbours(found[0], before=order is Asked.PREVIOUS)
+        merged = chain(found[:_HITS_BEFORE_NEXT], neighbours, found[_HITS_BEFORE_NEXT:])
+        found = [*{m.seq: m for m in merged}.values()]
     lines = note.shared_lines(text, found)
-    own = note.with_speaker(note.make_query(note.without_lines(text, lines)), names) if lines else ""
-    if own:
+    own_query = note.with_speaker(note.make_query(note.without_lines(text, lines)), names) if lines else ""
+    if own_query:
         # Some applications put every message into the same template, and its words would find themselves.
         rest = note.without_templates(found, lines)
-        left.update((m.seq, "weak") for m in found)
-        query, shared = own, lines
-        found = [*await search(own), *rest]
+        ruled_out.update((m.seq, "weak") for m in found)
+        query, shared = own_query, lines
+        found = [*await search(own_query), *rest]
     if found:
-        return FoundMessages(found, query, shared, False, left, asks_for_order=order is not None)
+        return FoundMessages(found, query, shared, False, ruled_out, asks_for_order=order is not None)
     selection = await select(query)
-    return FoundMessages(selection, "" if selection else query, shared, bool(selection), left)
+    return FoundMessages(selection, "" if selection else query, shared, bool(selection), ruled_out)
 
 
 class Recaller(Struct, frozen=True):
@@ -168,120 +167,132 @@ class Recaller(Struct, frozen=True):
     # None: memory is searched by words alone.
     embed_query: EmbedQuery | None
 
-    def budget(self, context: MemoryContext, naming: int = 0) -> int:
-        """Returns the tokens that a note may take; 0: nothing is recalled for this request.
+    def note_budget(self, context: MemoryContext, naming_tokens: int = 0) -> int:
+        """Returns the tokens that recalled messages may take in a note; 0: nothing is recalled for this request.
 
         A note stays in the conversation, so in a small window it has to be small as well.
 
-        naming: tokens of the line that names the note's mark, which is not counted in the result. In a small window it
-        is taken as well, or the note would hold nothing else.
+        naming_tokens: of the line that names the note's mark. They are part of `memory.recall_tokens`, but not of the
+            share of a small window, where the note would hold nothing else.
         """
-        scope, window = context.request.identity.scope, context.request.target.context_window
+        scope, context_window = context.request.identity.scope, context.request.target.context_window
         if scope is None or not scope.spans_conversations:
             return 0
         defined = context.request.spec.defined
-        own = None if defined is None else defined.recall_tokens
-        budget = max(0, (self.settings.recall_tokens if own is None else own) - naming)
-        if window is None:
+        recall_tokens = None if defined is None else defined.recall_tokens
+        if recall_tokens is None:
+            recall_tokens = self.settings.recall_tokens
+        budget = max(0, recall_tokens - naming_tokens)
+        if context_window is None:
             return budget
-        return min(budget, window // NOTE_SHARE, max(FEW_TOKENS, window // (2 * NOTE_SHARE)))
+        parts = NOTE_CONTEXT_PARTS
+        return min(budget, context_window // parts, max(FEW_TOKENS, context_window // (2 * parts)))
 
-    def room(self, context: MemoryContext, section: Section) -> NoteRoom:
-        """Returns the room for a note: the changes that it has to name are not cut short, what it recalls may be."""
-        # Whether an earlier note in the window names the mark is known once that is fitted.
-        naming = 0 if is_mark_named((section.text,), mark_of(context.agent.secret)) else note.NAMING_TOKENS
-        budget = self.budget(context, naming)
+    def note_room(self, context: MemoryContext, section: Section) -> NoteRoom:
+        """Returns the room for a note. The changes that it has to state are not cut, recalled messages may be."""
+        # Whether an earlier note names the mark is known only once the window is fitted.
+        is_named = is_mark_named((section.text,), mark_of(context.agent.secret))
+        naming_tokens = 0 if is_named else note.NAMING_TOKENS
+        budget = self.note_budget(context, naming_tokens)
         # A model's own count may be a fifth above the estimate.
-        fixed = naming * 5 // 4 + _change_tokens(context, section)
-        return NoteRoom(fixed + min(budget, LEAST_TOKENS), fixed + budget)
+        fixed = naming_tokens * 5 // 4 + _change_tokens(context, section)
+        return NoteRoom(fixed + min(budget, LEAST_NOTE_TOKENS), fixed + budget)
 
     async def recall(
         self, context: MemoryContext, prompt: Prompt, text: str, name: str | None = None
     ) -> RecallResult:
-        """Returns the note for the user's last message, which also names changed blocks.
+        """Returns the note for the user's last message, which also states changed blocks.
 
-        text: that message.
-        name: its speaker's, where the message has one.
         prompt: what is visible already.
+        text: the message.
+        name: its speaker, where the message has one.
         """
-        section, window = prompt.section, prompt.window
-        match_point = context.plan.match.match_point
-        elsewhere = context.snapshot.next_seq - 1 - (match_point.length if match_point else 0)
-        naming = 0 if prompt.names(mark_of(context.agent.secret)) else note.NAMING_TOKENS
-        budget, begun = self._budget_in(context, prompt, naming), time.perf_counter()
-        found, why, has_failed, ms = _NOTHING, "", False, 0.0
-        is_noted = (
-            bool(self.settings.keep_why_days)
-            and context.request.identity.mode in KEEPS
-            and self.budget(context, naming) > 0
-        )
-        trace, left = SearchTrace() if is_noted else None, note.LeftOut()
-        render = _renderer(context, names_mark=naming > 0)
+        naming_tokens = 0 if prompt.names_mark(mark_of(context.agent.secret)) else note.NAMING_TOKENS
+        budget, begun = self._budget_in_window(context, prompt, naming_tokens), time.perf_counter()
+        trace = SearchTrace() if self._is_noted(context, naming_tokens) else None
+        render = _renderer(context, names_mark=naming_tokens > 0)
+        found, left_out = _NOTHING, note.LeftOut()
         chosen: Sequence[note.Recalled] = ()
-        # What its client leaves out of a list is not put back, and may have to be recalled.
-        is_trimmed = context.request.spec.history == "client" and not context.plan.follows_head
-        if budget > 0 and (elsewhere > 0 or window.evicted_tokens > 0 or is_trimmed):
-            visible = VisibleContent.of(context, prompt.composition, window)
+        why, ms = "", 0.0
+        if budget > 0 and _may_find_more(context, prompt.window):
+            visible = VisibleContent.of(context, prompt.composition, prompt.window)
+            names = [each for each in dict.fromkeys((name, context.request.identity.name)) if each]
+            sent = prompt.section.sent
+            standing = () if sent is None else sent.known.get("standing", ())
+            recall = _Recall(context, prompt.window, visible, budget, begun, trace, names, standing)
             try:
-                names = [each for each in dict.fromkeys((name, context.request.identity.name)) if each]
-                shown = () if section.sent is None else section.sent.known.get("standing", ())
-                recalling = _Recalling(context, window, visible, budget, begun, trace, names, shown)
-                found = await self._find(recalling, text)
+                found = await self._find(recall, text)
                 if found.is_selection:
-                    budget = min(budget, note.selection_budget(self.budget(context, naming)))
+                    budget = min(budget, note.selection_budget(self.note_budget(context, naming_tokens)))
                 if found.messages:
-                    chosen = await _choose(found, prompt, visible, budget, naming, render, left)
+                    chosen = await _choose(found, prompt, visible, budget, naming_tokens, render, left_out)
             except StoreError as error:
                 # A memory that answers late or not at all is one without hits; the reply does not wait for it.
-                has_failed, why = True, "late" if isinstance(error, TooSlow) else "failed"
+                why = "late" if isinstance(error, TooSlow) else "failed"
                 _log.warning(
                     "Memory could not be searched for a reply, which was made without: %s", error.message
                 )
             ms = (time.perf_counter() - begun) * 1000
-        rendered = render(chosen, section.changes, is_selection=found.is_selection)
-        sought = None
+        rendered = render(chosen, prompt.section.changes, is_selection=found.is_selection)
+        search = None
         if trace is not None:
-            why = why or ("all_shown" if found.is_all_shown else "")
-            sought = make_sought(why, found, chosen, left, trace)
-        tokens = note.estimate_tokens(rendered) if chosen else 0
-        return RecallResult(rendered, tokens, ms, begun, len(chosen), has_failed, why == "late", sought)
+            reason = why or ("all_shown" if found.is_all_shown else "")
+            search = make_search_record(reason, found, chosen, left_out, trace)
+        return RecallResult(
+            rendered,
+            tokens=note.estimate_tokens(rendered) if chosen else 0,
+            ms=ms,
+            begun=begun,
+            count=len(chosen),
+            has_failed=bool(why),
+            is_late=why == "late",
+            search=search,
+        )
 
-    def _budget_in(self, context: MemoryContext, prompt: Prompt, naming: int) -> int:
-        """Returns the tokens that what is recalled may take in this prompt's window. naming: as for `budget`."""
-        budget, room = self.budget(context, naming), prompt.window.note_tokens
+    def _is_noted(self, context: MemoryContext, naming_tokens: int) -> bool:
+        """Returns whether a record of the search is stored with the turn."""
+        return (
+            bool(self.settings.keep_why_days)
+            and context.request.identity.mode in KEEPS
+            and self.note_budget(context, naming_tokens) > 0
+        )
+
+    def _budget_in_window(self, context: MemoryContext, prompt: Prompt, naming_tokens: int) -> int:
+        """Returns the tokens that recalled messages may take in this prompt's window."""
+        budget, room = self.note_budget(context, naming_tokens), prompt.window.note_tokens
         if room is None:
             return budget
         # The size of a note is estimated, and may be up to 3% more.
-        return min(budget, (room - naming - _change_tokens(context, prompt.section)) * 31 // 32)
+        return min(budget, (room - naming_tokens - _change_tokens(context, prompt.section)) * 31 // 32)
 
-    async def _find(self, recalling: _Recalling, text: str) -> FoundMessages:
+    async def _find(self, recall: _Recall, text: str) -> FoundMessages:
         """Returns what memory has for a message. Raises: StoreError."""
-        context, query = recalling.context, note.with_speaker(note.make_query(text), recalling.names)
-        if self._is_shown(recalling, text, query):
-            return _SHOWN
-        search, select = partial(self._search, recalling), partial(self._select, recalling)
-        around = partial(self._around, recalling)
-        result = await find_for(text, query, search, select, recalling.names, around)
-        found, left = result.messages, dict(result.left)
+        context, query = recall.context, note.with_speaker(note.make_query(text), recall.names)
+        if self._is_all_shown(recall, text, query):
+            return _ALL_SHOWN
+        search, select = partial(self._search, recall), partial(self._select, recall)
+        find_neighbours = partial(self._find_neighbours, recall)
+        result = await find_messages(text, query, search, select, recall.names, find_neighbours)
+        found, ruled_out = result.messages, dict(result.ruled_out)
         if not context.is_plain:  # a plain list has nothing in another form
-            rule = partial(replaced, context, self.settings.idle_s)
+            rule = partial(replaced_exchanges, context, self.settings.idle_s)
             gone = await with_contents(self.store.turns, context.agent, context.tree, rule)
-            left.update((m.seq, "superseded") for m in found if m.exchange in gone)
+            ruled_out.update((m.seq, "superseded") for m in found if m.exchange in gone)
             found = [m for m in found if m.exchange not in gone]
-        stated = {statement_of(f.text) for f in context.snapshot.standing if f.seq in recalling.standing}
+        stated = {statement_of(f.text) for f in context.snapshot.standing if f.seq in recall.standing}
         visible = [
             m
             for m in found
             if statement_of(m.text) not in stated
-            and not (m.source == "fact" and shows_origin(context, recalling.window, m))
+            and not (m.source == "fact" and shows_origin(context, recall.window, m))
         ]
         if len(visible) < len(found):
-            left.update((m.seq, "shown") for m in found if m not in visible)
-        return result._replace(messages=visible, left=left)
+            ruled_out.update((m.seq, "shown") for m in found if m not in visible)
+        return result._replace(messages=visible, ruled_out=ruled_out)
 
-    def _is_shown(self, recalling: _Recalling, text: str, query: str) -> bool:
-        """Returns whether the conversation's notes show all of a young memory: no search finds more then."""
-        context, visible = recalling.context, recalling.visible
+    def _is_all_shown(self, recall: _Recall, text: str, query: str) -> bool:
+        """Returns whether the conversation's notes show all of a young memory, so that no search finds more."""
+        context, visible = recall.context, recall.visible
         # The lines of a message may be a template's, and without them others are shown in another form.
         if not visible.notes or "\n" in text:
             return False
@@ -292,78 +303,80 @@ class Recaller(Struct, frozen=True):
             visible.notes, messages, query, exclude_atoms=visible.atoms
         )
 
-    async def _select(self, recalling: _Recalling, query: str) -> list[Message]:
+    async def _select(self, recall: _Recall, query: str) -> list[Message]:
         """Returns what shows most of the whole memory, where a text asks for that."""
-        context = recalling.context
-        if note.has_selection(recalling.visible.notes):
+        context = recall.context
+        if note.has_selection(recall.visible.notes):
             return []
         return await self.store.recall.most_telling(
             context.agent,
             query,
             opens=_opens(context),
             numbers=context.snapshot.numbers,
-            skip=recalling.visible.numbers,
-            # What the section shows is among the first, as a fact and as it was said, and is left out.
-            limit=LEAST_HITS + 2 * len(recalling.standing),
-            deadline_ms=_remaining_ms(self._limit_ms(context), recalling.begun),
+            skip=recall.visible.numbers,
+            # What the memory section shows is among the first, as a fact and in the user's words, and is ruled out.
+            limit=LEAST_HITS + 2 * len(recall.standing),
+            deadline_ms=_remaining_ms(self._limit_ms(context), recall.begun),
         )
 
-    async def _around(self, recalling: _Recalling, event: Message, *, before: bool) -> list[Message]:
+    async def _find_neighbours(self, recall: _Recall, event: Message, *, before: bool) -> list[Message]:
         """Returns what the user stated after a message, or before it."""
-        context = recalling.context
+        context = recall.context
         return await self.store.recall.around(
             context.agent,
             event.seq,
             before=before,
             numbers=context.snapshot.numbers,
-            skip=recalling.visible.numbers,
-            deadline_ms=_remaining_ms(self._limit_ms(context), recalling.begun),
+            skip=recall.visible.numbers,
+            deadline_ms=_remaining_ms(self._limit_ms(context), recall.begun),
         )
 
     def _limit_ms(self, context: MemoryContext) -> float:
         """Returns the time for recall."""
-        return self.settings.recall_deadline_ms / (STREAM_HASTE if context.request.chat.stream else 1)
+        return self.settings.recall_deadline_ms / (STREAM_TIME_PARTS if context.request.chat.stream else 1)
 
-    async def _search(self, recalling: _Recalling, query: str) -> list[Message]:
+    async def _search(self, recall: _Recall, query: str) -> list[Message]:
         """Returns what memory has for a text, best first."""
-        context, window, visible, budget, begun, trace, *_ = recalling
+        context, visible = recall.context, recall.visible
         limit_ms = self._limit_ms(context)
         vector = None
         if self.embed_query is not None:
-            # A vector that is waited for in vain leaves time for a search by words.
-            wait_ms = _remaining_ms(limit_ms, begun) - limit_ms / WORDS_SHARE
+            # A vector that does not come in time leaves time for a search by words.
+            wait_ms = _remaining_ms(limit_ms, recall.begun) - limit_ms / WORDS_TIME_PARTS
             vector = await self.embed_query(context.agent.id, query, wait_ms)
-        has_evicted = window.evicted_tokens > 0 and not visible.numbers
+        has_evicted = recall.window.evicted_tokens > 0 and not visible.numbers
         return await self.store.recall.search(
             context.agent,
             query,
             numbers=context.snapshot.numbers,
             skip=visible.numbers,
-            limit=MOST_HITS if has_evicted else max(LEAST_HITS, budget // LINE_TOKENS),
-            room=SPARE * budget,
+            limit=MOST_HITS if has_evicted else max(LEAST_HITS, recall.budget // LINE_TOKENS),
+            room=SPARE_BUDGETS * recall.budget,
             only_strong=True,
-            deadline_ms=_remaining_ms(limit_ms, begun),
+            deadline_ms=_remaining_ms(limit_ms, recall.begun),
             vector=vector,
-            trace=trace,
+            trace=recall.trace,
         )
 
 
-def make_sought(
+def make_search_record(
     why: str,
     found: FoundMessages,
     chosen: Sequence[note.Recalled],
-    left: note.LeftOut,
+    left_out: note.LeftOut,
     trace: SearchTrace,
-    most_left: int = LEFT_OUT,
-) -> Sought:
-    """Returns what is noted of a search. The rows of its ranking are not retained.
+    most_left: int = MOST_LEFT_OUT,
+) -> SearchRecord:
+    """Returns the record of a search, without the rows of its ranking.
 
-    most_left: hits that stayed out, with their scores.
+    most_left: how many hits outside of the note are recorded with their scores.
     """
-    few = most_left - (len(trace.hits) - len(chosen))
-    weak = trace.weak(few) if few > 0 and trace.weak is not None else ()
+    free = most_left - (len(trace.hits) - len(chosen))
+    weak = trace.weak(free) if free > 0 and trace.weak is not None else ()
     trace.weak = None
-    return Sought(why, found.messages, chosen, left, found.left, found.is_selection, trace, weak)
+    return SearchRecord(
+        why, found.messages, chosen, left_out, found.ruled_out, found.is_selection, trace, weak
+    )
 
 
 async def _choose(
@@ -371,14 +384,14 @@ async def _choose(
     prompt: Prompt,
     visible: VisibleContent,
     budget: int,
-    naming: int,
+    naming_tokens: int,
     render: _Renderer,
-    left: note.LeftOut,
+    left_out: note.LeftOut,
 ) -> list[note.Recalled]:
-    """Returns what of this has room in a note.
+    """Returns the messages for which a note has room.
 
-    budget, naming: tokens, as in `Recaller.budget`.
-    left: as for `note.choose`.
+    budget, naming_tokens: as in `Recaller.note_budget`.
+    left_out: as for `note.choose`.
     """
     render = partial(render, is_selection=found.is_selection)
     choose = partial(
@@ -390,16 +403,25 @@ async def _choose(
         shared=found.shared,
         cut_chars=found.line_chars(budget),
         is_selection=found.is_selection,
-        left=left,
+        left=left_out,
     )
     chosen = choose(budget_tokens=budget)
     # The estimate is too low for some languages, and a full window has no room for a token more.
     while chosen and (excess := await _excess(prompt, render(chosen, prompt.section.changes))) > 1:
-        # The note may take less than its budget, and would be the same with a little less of it.
+        # A note that takes less than its budget would be the same with a slightly smaller one.
         taken = note.estimate_tokens(render(chosen, ()))
-        budget = min(budget - 1, int(taken / excess) - naming)
+        budget = min(budget - 1, int(taken / excess) - naming_tokens)
         chosen = choose(budget_tokens=budget)
     return chosen
+
+
+def _may_find_more(context: MemoryContext, window: FittedWindow) -> bool:
+    """Returns whether the memory may have messages that the prompt does not show."""
+    match_point = context.plan.match.match_point
+    in_other_conversations = context.snapshot.next_seq - 1 - (match_point.length if match_point else 0)
+    # What its client leaves out of a list is not put back, and may have to be recalled.
+    is_trimmed = context.request.spec.history == "client" and not context.plan.follows_head
+    return in_other_conversations > 0 or window.evicted_tokens > 0 or is_trimmed
 
 
 def _opens(context: MemoryContext) -> bool:
@@ -409,7 +431,7 @@ def _opens(context: MemoryContext) -> bool:
 
 
 async def _excess(prompt: Prompt, rendered: str) -> float:
-    """Returns how many times the tokens that the window has for it a note takes; 0: the window was not counted."""
+    """Returns the tokens of a note as a multiple of its room in the window; 0: the window was not counted."""
     most, target = prompt.window.note_tokens, prompt.target
     if not most or target.context_window is None:
         return 0.0
@@ -417,14 +439,14 @@ async def _excess(prompt: Prompt, rendered: str) -> float:
 
 
 def _change_tokens(context: MemoryContext, section: Section) -> int:
-    """Returns what a note of the changed blocks alone takes, with its frame, but without the name of its mark."""
+    """Returns the tokens of a note that only states the changed blocks, without the line that names its mark."""
     if not section.changes:
         return 0
     return note.estimate_tokens(_renderer(context, names_mark=False)((), section.changes))
 
 
 def render_changes(context: MemoryContext, section: Section, notes: Sequence[str]) -> str:
-    """Returns a note of the changed blocks alone. notes: those that the prompt has."""
+    """Returns a note that only states the changed blocks. notes: those in the prompt."""
     is_named = is_mark_named((section.text, *notes), mark_of(context.agent.secret))
     return _renderer(context, names_mark=not is_named)((), section.changes)
 
@@ -435,5 +457,5 @@ def _renderer(context: MemoryContext, *, names_mark: bool) -> _Renderer:
 
 
 def _remaining_ms(limit_ms: float, begun: float) -> float:
-    """Returns what is left of a limit on the time since then; 1 at least, so that a search ends as too slow."""
+    """Returns what is left of a time limit; at least 1, so that a search ends as too slow."""
     return max(1.0, limit_ms - (time.perf_counter() - begun) * 1000)

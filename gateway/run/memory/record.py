@@ -31,7 +31,7 @@ from gateway.core.prompt.shown_blocks import (
 from gateway.core.turn.commands import FINISHED, End, TurnOutcome
 from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.prompt import Prompt
-from gateway.run.memory.sources import pack_sought
+from gateway.run.memory.sources import pack_search
 from gateway.run.receipt import Receipt
 from storage.commands import Change, Missing, Pool, Probes, RecallRow, TurnWrite
 from storage.recall_record import pack_request
@@ -170,15 +170,15 @@ def recall_row(prompt: Prompt, outcome: TurnOutcome, receipt: Receipt) -> Callab
 
     None: the turn has not searched its memory, or its request has no id.
     """
-    sought = prompt.recall.sought
-    if sought is None or not receipt.request_id:
+    search = prompt.recall.search
+    if search is None or not receipt.request_id:
         return None
     receipt.is_noted = True
     added_ms = receipt.added_ms or receipt.added_so_far()
     ms = (perf_counter() - receipt.begun) * 1000
 
     def make() -> RecallRow:
-        data = pack_sought(prompt, sought, outcome, receipt, ms, added_ms)
+        data = pack_search(prompt, search, outcome, receipt, ms, added_ms)
         return RecallRow(pack_request(receipt.request_id), data)
 
     return make

@@ -1,4 +1,4 @@
-"""Memory sources of a reply: why a turn recalled what it did, as it is noted with the turn (`RecallRecord`)."""
+"""The recall record of a turn (`RecallRecord`): why it recalled what it did. It is stored with the turn."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 from gateway.core.conversation.canonical import SYSTEM, WireMessage
 from gateway.core.prompt.note import CUT_CHARS
 from gateway.core.turn.commands import End, TurnOutcome
-from gateway.run.memory.prompt import Prompt, Sought
-from gateway.run.memory.recall import LEFT_OUT as MOST_LEFT
+from gateway.run.memory.prompt import Prompt, SearchRecord
+from gateway.run.memory.recall import MOST_LEFT_OUT
 from gateway.run.receipt import Receipt
 from storage.recall_record import KINDS, REASONS, EntryRow, RecallRecord, code_of, pack_rows
 
@@ -24,23 +24,24 @@ _CODES = {(kind, reason): code_of(kind, reason) for kind in KINDS for reason in 
 _REASONS = REASONS[1:]
 
 
-def pack_sought(
-    prompt: Prompt, sought: Sought, outcome: TurnOutcome, receipt: Receipt, ms: float, added_ms: float
+def pack_search(
+    prompt: Prompt, search: SearchRecord, outcome: TurnOutcome, receipt: Receipt, ms: float, added_ms: float
 ) -> bytes:
-    """Returns the bytes of what is noted of a turn that looked for memory.
+    """Returns the recall record of a turn, as bytes.
 
-    ms, added_ms: how long it took in all, and in the gateway, up to one moment.
+    ms: how long the turn took.
+    added_ms: how much of that the gateway added.
 
     Over SQLite it runs in the writer's thread, and it changes nothing.
     """
-    rows, counts = entry_rows(sought)
-    chosen = len(sought.chosen)
+    rows, counts = entry_rows(search)
+    chosen = len(search.chosen)
     request = prompt.request
     record = RecallRecord(
-        sought.why or _why(bool(chosen), counts),
+        search.why or _why(bool(chosen), counts),
         chosen + sum(counts),
         prompt.recall.tokens,
-        sought.is_selection,
+        search.is_selection,
         receipt.mode,
         _STATUSES[outcome.state],
         request.stream,
@@ -53,21 +54,23 @@ def pack_sought(
         usage_of(outcome.usage),
         counts,
     )
-    return pack_rows(record, rows, has_meaning=sought.trace.has_meaning)
+    return pack_rows(record, rows, has_meaning=search.trace.has_meaning)
 
 
-def entry_rows(sought: Sought, most_left: int = MOST_LEFT) -> tuple[list[EntryRow], tuple[int, ...]]:
-    """Returns the entries by rank, and how many stayed out for each reason. most_left: entries of those."""
-    by_seq, trace = {m.seq: m for m in sought.messages}, sought.trace
+def entry_rows(
+    search: SearchRecord, most_left: int = MOST_LEFT_OUT
+) -> tuple[list[EntryRow], tuple[int, ...]]:
+    """Returns the entries by rank, and how many hits stayed out for each reason. most_left: entries of the latter."""
+    by_seq, trace = {m.seq: m for m in search.messages}, search.trace
     ranks = {seq: rank for rank, seq in enumerate(trace.hits or by_seq, 1)}
     all_scores = dict(zip(trace.hits, trace.scores(), strict=True)) if trace.hits else {}
-    chosen = {hit.message.seq for hit in sought.chosen}
+    chosen = {hit.message.seq for hit in search.chosen}
     rows = []
-    for hit in sought.chosen:
+    for hit in search.chosen:
         seq = hit.message.seq
         scores = all_scores.get(seq, _NO_SCORES)
         rows.append((_CODES[hit.message.source, ""], seq, ranks.get(seq, len(ranks)), *scores, hit.tokens))
-    reasons = _reasons(sought, by_seq.keys() - chosen)
+    reasons = _reasons(search, by_seq.keys() - chosen)
     unranked = (seq for seq in reasons if seq not in ranks)
     others = [*islice(chain((seq for seq in ranks if seq in reasons), unranked), most_left)]
     for seq in others:
@@ -75,7 +78,7 @@ def entry_rows(sought: Sought, most_left: int = MOST_LEFT) -> tuple[list[EntryRo
         tokens = 0 if message is None else min(len(message.text), CUT_CHARS) // _CHARS_PER_TOKEN
         kind = "fact" if seq in trace.muted else "any" if message is None else message.source
         rows.append((_CODES[kind, reasons[seq]], seq, ranks.get(seq, len(ranks)), *scores, tokens))
-    weak = [(seq, scores) for seq, scores in sought.weak if seq not in reasons and seq not in chosen]
+    weak = [(seq, scores) for seq, scores in search.weak if seq not in reasons and seq not in chosen]
     for rank, (seq, scores) in enumerate(weak[: most_left - len(others)], len(ranks) + 1):
         reasons[seq] = "weak"
         rows.append((_CODES["any", "weak"], seq, rank, *scores, 0))
@@ -84,15 +87,15 @@ def entry_rows(sought: Sought, most_left: int = MOST_LEFT) -> tuple[list[EntryRo
     return rows, tuple([stayed_out.count(reason) for reason in _REASONS])
 
 
-def _reasons(sought: Sought, others: Iterable[int]) -> dict[int, str]:
-    """Returns, by number, the reason for which each hit stayed out. others: messages that were not chosen."""
-    tried = {m.seq for m, _, _ in sought.left.tried}
+def _reasons(search: SearchRecord, others: Iterable[int]) -> dict[int, str]:
+    """Returns by number the reason for which each hit stayed out. others: the messages that were not chosen."""
+    tried = {m.seq for m, _, _ in search.left_out.tried}
     found = {seq: "no_room" if seq in tried else "shown" for seq in others}
-    for seqs, reason in ((sought.left.repeats, "repeats"), (sought.left.shown, "shown")):
+    for seqs, reason in ((search.left_out.repeats, "repeats"), (search.left_out.shown, "shown")):
         for seq in seqs:
             if seq in found:
                 found[seq] = reason
-    return {**sought.gone, **found, **dict.fromkeys(sought.trace.muted, "muted")}
+    return {**search.ruled_out, **found, **dict.fromkeys(search.trace.muted, "muted")}
 
 
 def _why(has_chosen: bool, counts: Sequence[int]) -> str:

@@ -1,6 +1,6 @@
 """A trial of recall: what would go into the note for a sentence that opens a conversation now. Nothing is written.
 
-It looks and chooses as a turn does (`find_for`, `note.choose`), with nothing in sight that need not be repeated.
+It finds and chooses messages as a turn does (`find_messages`, `note.choose`), while nothing is visible yet.
 """
 
 from __future__ import annotations
@@ -11,8 +11,15 @@ from msgspec import Struct
 
 from gateway.core.prompt import note
 from gateway.core.tags import mark_of
-from gateway.run.memory.prompt import Sought
-from gateway.run.memory.recall import LEAST_HITS, LINE_TOKENS, SPARE, EmbedQuery, find_for, make_sought
+from gateway.run.memory.prompt import SearchRecord
+from gateway.run.memory.recall import (
+    LEAST_HITS,
+    LINE_TOKENS,
+    SPARE_BUDGETS,
+    EmbedQuery,
+    find_messages,
+    make_search_record,
+)
 from storage.recall_record import SearchTrace
 from storage.records import Agent, Message
 from storage.sql.store import Store
@@ -26,8 +33,8 @@ class TrialResult(Struct, frozen=True):
 
     # "": there is nothing to say.
     note: str
-    # All that was found, best first, and what became of it.
-    sought: Sought
+    # All that was found, and what became of it.
+    search: SearchRecord
 
 
 class TrialRecall(Struct, frozen=True):
@@ -43,7 +50,7 @@ class TrialRecall(Struct, frozen=True):
 
     async def recall(self, agent: Agent, text: str, most_left: int) -> TrialResult:
         """Returns what would be recalled. most_left: hits that stay out, with their scores. Raises: StoreError."""
-        trace, left, budget = SearchTrace(), note.LeftOut(), self.recall_tokens
+        trace, left_out, budget = SearchTrace(), note.LeftOut(), self.recall_tokens
 
         async def search(query: str) -> list[Message]:
             vector = None
@@ -53,7 +60,7 @@ class TrialRecall(Struct, frozen=True):
                 agent,
                 query,
                 limit=max(LEAST_HITS, budget // LINE_TOKENS),
-                room=SPARE * budget,
+                room=SPARE_BUDGETS * budget,
                 only_strong=True,
                 deadline_ms=_DEADLINE_MS,
                 vector=vector,
@@ -65,10 +72,12 @@ class TrialRecall(Struct, frozen=True):
                 agent, query, opens=True, limit=LEAST_HITS, deadline_ms=_DEADLINE_MS
             )
 
-        async def around(event: Message, *, before: bool) -> list[Message]:
+        async def find_neighbours(event: Message, *, before: bool) -> list[Message]:
             return await self.store.recall.around(agent, event.seq, before=before, deadline_ms=_DEADLINE_MS)
 
-        found = await find_for(text, note.make_query(text), search, select, around=around)
+        found = await find_messages(
+            text, note.make_query(text), search, select, find_neighbours=find_neighbours
+        )
         if found.is_selection:
             budget = note.selection_budget(budget)
         chosen = note.choose(
@@ -78,9 +87,9 @@ class TrialRecall(Struct, frozen=True):
             budget_tokens=budget,
             cut_chars=found.line_chars(budget),
             is_selection=found.is_selection,
-            left=left,
+            left=left_out,
         )
         rendered = note.render_note(
             chosen, (), self.now(), mark=mark_of(agent.secret), is_selection=found.is_selection
         )
-        return TrialResult(rendered, make_sought("", found, chosen, left, trace, most_left))
+        return TrialResult(rendered, make_search_record("", found, chosen, left_out, trace, most_left))

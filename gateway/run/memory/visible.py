@@ -33,24 +33,23 @@ class VisibleContent(Struct, frozen=True):
         """Returns the content that a prompt of these shows. composition: without this request's note."""
         listing, dropped = context.plan.query.listing, window.dropped
         if dropped:
-            places = zip(listing.atoms, listing.positions, strict=True)
-            shown = {a for atoms, place in places if place not in dropped for a in atoms}
+            by_position = zip(listing.positions, listing.atoms, strict=True)
+            shown = {a for position, atoms in by_position if position not in dropped for a in atoms}
         else:
             shown = set(listing.between(0, listing.before[-1]))
         if not context.is_plain:
-            shown.update(_merged(listing, dropped))
+            shown.update(_merged_replies(listing, dropped))
         for each in window.fill(composition):
             shown.update(each.atoms)
-        return cls(_numbers(context, composition, window), shown, window.notes(composition))
+        return cls(_verbatim_numbers(context, composition, window), shown, window.notes(composition))
 
 
-def _merged(listing: Listing, dropped: Container[int]) -> Iterator[Atom]:
+def _merged_replies(listing: Listing, dropped: Container[int]) -> Iterator[Atom]:
     """Yields the hashes of successive assistant messages of a list, joined.
 
     Stored, they may be one reply: an application's own text (LiveKit's `session.say`) stands before the model's.
     """
-    places = range(len(listing.positions))
-    for role, run in groupby(places, listing.role):
+    for role, run in groupby(range(len(listing.positions)), listing.role):
         replies = [i for i in run if listing.positions[i] not in dropped] if role == "assistant" else []
         if len(replies) < 2:
             continue  # the texts of most need not be read
@@ -60,7 +59,7 @@ def _merged(listing: Listing, dropped: Container[int]) -> Iterator[Atom]:
             yield from (listing.canon.text_atom(None, each) for each in texts[1:])
 
 
-def _numbers(context: MemoryContext, composition: Composition, window: FittedWindow) -> range:
+def _verbatim_numbers(context: MemoryContext, composition: Composition, window: FittedWindow) -> range:
     """Returns the numbers of messages that the request has word for word."""
     match_point = context.plan.match.match_point
     if match_point is None:
@@ -96,10 +95,10 @@ def shows_origin(context: MemoryContext, window: FittedWindow, m: Message) -> bo
     return bool(m.origins) and context.path_ids.issuperset(m.origins)
 
 
-def replaced(context: MemoryContext, idle_s: float) -> set[int]:
-    """Returns the exchanges that this list has in other words, and that no finished request has replaced yet.
+def replaced_exchanges(context: MemoryContext, idle_s: float) -> set[int]:
+    """Returns the exchanges that this list has in another form, and that no finished request has replaced yet.
 
-    In other words is a transcript that grew, a correction, a reply that was cut short or not spoken at all.
+    Other forms are a transcript that grew, a correction, and a reply that was cut short or not spoken at all.
     """
     tree, plan = context.tree, context.plan
     # A reply that came back cut is stored as it was generated until this request has finished.

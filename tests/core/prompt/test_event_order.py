@@ -10,7 +10,7 @@ import pytest
 
 from gateway.core.prompt.event_order import Asked, events_of, order_asked
 from gateway.core.prompt.note import CUT_CHARS, ORDER_CHARS
-from gateway.run.memory.recall import find_for
+from gateway.run.memory.recall import find_messages
 from storage.records import Message
 
 
@@ -110,7 +110,7 @@ def test_a_note_for_an_order_of_events_has_shorter_lines() -> None:
         return []
 
     def found(text: str) -> int:
-        return asyncio.run(find_for(text, text, search, select)).line_chars(1_000)
+        return asyncio.run(find_messages(text, text, search, select)).line_chars(1_000)
 
     assert found("In which order did we choose the floor and the rings?") == ORDER_CHARS
     assert found("Which floor did we choose?") == CUT_CHARS

@@ -27,7 +27,7 @@ from gateway.run.background.embed import (
     TEXT_CHARS,
     EmbeddingService,
 )
-from gateway.run.memory.recall import STREAM_HASTE
+from gateway.run.memory.recall import STREAM_TIME_PARTS
 from gateway.run.memory.trial import TrialRecall
 from gateway.serve import perform_without_server
 from gateway.settings import DatabaseSettings, MemorySettings, Settings, UpstreamSettings
@@ -490,7 +490,7 @@ def test_a_stream_that_waits_for_a_vector_in_vain_has_time_for_words(
         assert TORTOISE in made.recalled("What does my tortoise like?", stream=True)
         assert TORTOISE in made.recalled("What does my slow tortoise like?")
     whole = 50_000.0  # the tests' time for recall
-    streamed = whole / STREAM_HASTE
+    streamed = whole / STREAM_TIME_PARTS
     assert 0 < waits[-2] <= streamed * 2 / 3
     assert streamed < waits[-1] <= whole * 2 / 3
 

@@ -18,9 +18,9 @@ from gateway.dialects.chat.parse import parse
 from gateway.run import chat as chat_module
 from gateway.run import turn as turn_module
 from gateway.run.memory import composer, recall
-from gateway.run.memory.fit import fit
+from gateway.run.memory.fit import fit_prompt
 from gateway.run.memory.prompt import NO_NOTE, FittedWindow, NoteRoom, Prompt
-from gateway.run.memory.recall import LEAST_TOKENS, NOTE_SHARE
+from gateway.run.memory.recall import LEAST_NOTE_TOKENS, NOTE_CONTEXT_PARTS
 from gateway.settings import UpstreamSettings
 from gateway.tokens import message_tokens, tokenizer_for
 from tests.doubles.upstream import Call, Seen, StrictUpstream, call_tools, say
@@ -81,12 +81,12 @@ def fitted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[NoteRoom, FittedWindow
     found: list[tuple[NoteRoom, FittedWindow]] = []
 
     async def noted(prompt: Prompt, *, note: NoteRoom = NO_NOTE, **options: Any) -> FittedWindow:
-        window = await fit(prompt, note=note, **options)
+        window = await fit_prompt(prompt, note=note, **options)
         found.append((note, window))
         return window
 
     for module in (composer, chat_module, turn_module):
-        monkeypatch.setattr(module, "fit", noted)
+        monkeypatch.setattr(module, "fit_prompt", noted)
     return found
 
 
@@ -127,7 +127,7 @@ def test_a_note_takes_what_the_window_leaves_free(
 ) -> None:
     """The window moves when a short note has no room any more, not when the longest has none."""
     context = 6_400
-    most = context // NOTE_SHARE + NAMING_TOKENS * 5 // 4  # the first note also names its mark
+    most = context // NOTE_CONTEXT_PARTS + NAMING_TOKENS * 5 // 4  # the first note also names its mark
     large = UpstreamSettings("up", base_url=upstream.base_url, context_window=context)
     with remember(upstream, tmp_path, upstreams=(large,)) as world:
         for n in range(20):
@@ -144,13 +144,13 @@ def test_a_note_takes_what_the_window_leaves_free(
         note = question.messages[-1]["content"].partition("Which bicycle")[0]
         left = fitted[-1][1].note_tokens
         assert left is not None
-        assert LEAST_TOKENS <= left < most
+        assert LEAST_NOTE_TOKENS <= left < most
         assert left - 100 < tokenizer_for("m").count(note) <= left, "the note uses what is left"
         assert prefix_bytes(question).startswith(before), "no message leaves for it"
         assert sum(message_tokens(m, count) for m in question.messages) <= context - RESERVE
         long_talk(chat, 20)
         assert fitted[-1][1].evicted_tokens > 0
-        assert all(w.note_tokens is None or w.note_tokens >= LEAST_TOKENS for _, w in fitted)
+        assert all(w.note_tokens is None or w.note_tokens >= LEAST_NOTE_TOKENS for _, w in fitted)
 
 
 @pytest.mark.parametrize("user", [{}, {"user": "alice"}], ids=["nobody", "alice"])
@@ -181,10 +181,10 @@ def test_our_tools_take_their_room() -> None:
     request = parse(orjson.dumps({"model": "m", "messages": messages, "max_tokens": RESERVE}))
     context = 4_000
     target = Target("up", "gpt-4o", context)
-    alone = asyncio.run(fit(Prompt(request, target)))
+    alone = asyncio.run(fit_prompt(Prompt(request, target)))
     assert not alone.dropped
     room = context - RESERVE - count(orjson.dumps([tool]).decode())
-    window = asyncio.run(fit(Prompt(request, target, tools=(tool,))))
+    window = asyncio.run(fit_prompt(Prompt(request, target, tools=(tool,))))
     kept = [m for n, m in enumerate(messages) if n not in window.dropped]
     assert sum(message_tokens(m, count) for m in kept) <= room
     assert kept
