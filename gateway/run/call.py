@@ -208,7 +208,9 @@ def endpoint_form_for(request: ChatRequest, endpoint: Endpoint, model: str) -> E
     """Returns how the request has to look for an endpoint and its model, by their capabilities."""
     capabilities = endpoint.provider.capabilities
     if request.native is not None and capabilities.speaks_messages:
-        return replace(NATIVE_FORM, binds_thoughts=True) if capabilities.binds_thoughts(model) else NATIVE_FORM
+        return (
+            replace(NATIVE_FORM, binds_thoughts=True) if capabilities.binds_thoughts(model) else NATIVE_FORM
+        )
     names = consumed_fields(request.json, capabilities.metadata)
     without_place: tuple[str, ...] = ()
     if capabilities.untranslatable_fields:
