@@ -26,15 +26,15 @@ class _Gone(Struct, frozen=True):
 
     erased: Erased
     # The lowest message number (`seq`) of the erased exchanges; 0: there is none.
-    first: int
+    first_seq: int
     # When the earliest of them began, in seconds since the epoch.
     begun_at: float
     # By conversation the lowest erased number in it; of a fork also one in the past that it shares.
-    places: Mapping[int, int]
+    lowest_by_conversation: Mapping[int, int]
 
     def was_known_to(self, e: Exchange) -> bool:
         """Returns whether the erased part may have been recalled in an exchange: not if it had ended before."""
-        return e.seq >= self.first or max(e.touched, e.ended or 0.0, e.stopped or 0.0) >= self.begun_at
+        return e.seq >= self.first_seq or max(e.touched, e.ended or 0.0, e.stopped or 0.0) >= self.begun_at
 
     def may_be_used_by(self, e: Exchange, rules: Rules) -> bool:
         """Returns whether the hidden rounds of an exchange may repeat the erased part, literally or not.
@@ -44,7 +44,7 @@ class _Gone(Struct, frozen=True):
         """
         if e.full is None or exchanges.is_step(e):
             return False
-        is_after = e.seq > self.places.get(e.conversation, e.seq)
+        is_after = e.seq > self.lowest_by_conversation.get(e.conversation, e.seq)
         is_unread = is_after or self.erased.blocks
         return is_unread or rules.quotes(e.full.decode(errors="replace"), self.erased)
 
@@ -63,16 +63,18 @@ async def erase_additions(
     if gone is None:
         return None
     start = 0
-    if gone.first:
+    if gone.first_seq:
         # A turn with a lower number may still have been under way (for less than a day) and have recalled it.
-        start = await connection.value(SQL["begun_before"], (agent, gone.first, gone.begun_at - DAY_S)) or 0
+        start = (
+            await connection.value(SQL["begun_before"], (agent, gone.first_seq, gone.begun_at - DAY_S)) or 0
+        )
     rows = await connection.rows(SQL["additions"], (agent, start, after, limit))
     for id, step in rows:
         e = await exchanges.load_exchange(connection, agent, id)
         if e is None or not gone.was_known_to(e):
             continue
-        above = None if step is None else await exchanges.load_exchange(connection, agent, step)
-        left = _left_of(e, above, gone, rules)
+        calling_step = None if step is None else await exchanges.load_exchange(connection, agent, step)
+        left = _without_quotes(e, calling_step, gone, rules)
         if (left.notes, left.full, left.input) != (e.notes, e.full, e.input):
             await exchanges.update_exchange(connection, agent, left, is_whole=True)
     return rows[-1][0] if len(rows) == limit else None
@@ -83,28 +85,28 @@ async def _load_gone(connection: Connection, agent: int) -> _Gone | None:
     touched = await connection.rows(SQL["touched"], (agent,))
     days = {int(day) for (day,) in await connection.rows(SQL["gone_days"], (agent,))}
     has_blocks = bool(await connection.value(SQL["is_blocks"], (agent,)))
-    places: dict[int, int] = {}
+    lowest: dict[int, int] = {}
     for _, seq, conversation, begun, ended in touched:
-        places[conversation] = min(seq, places.get(conversation, seq))
+        lowest[conversation] = min(seq, lowest.get(conversation, seq))
         days.update(int(at // DAY_S) for at in (begun, ended) if at is not None)
     if not days and not has_blocks:
         return None
-    gone, first = dict(places), min(places.values(), default=0)
-    for origin, fork, last in await rows_of(connection, SQL["forks_after"], sorted(places), agent):
+    gone, first_seq = dict(lowest), min(lowest.values(), default=0)
+    for origin, fork, last in await rows_of(connection, SQL["forks_after"], sorted(lowest), agent):
         if gone[origin] <= last:
-            places[fork] = min(gone[origin], places.get(fork, gone[origin]))
+            lowest[fork] = min(gone[origin], lowest.get(fork, gone[origin]))
     begun_at = min((begun for _, _, _, begun, _ in touched), default=0.0)
-    return _Gone(Erased(frozenset(days), has_blocks), first, begun_at, places)
+    return _Gone(Erased(frozenset(days), has_blocks), first_seq, begun_at, lowest)
 
 
-def _left_of(e: Exchange, above: Exchange | None, gone: _Gone, rules: Rules) -> Exchange:
+def _without_quotes(e: Exchange, calling_step: Exchange | None, gone: _Gone, rules: Rules) -> Exchange:
     """Returns an exchange without what may quote the erased part.
 
-    above: the step of a run with the calls that it answers; None: it answers none.
+    calling_step: the step of a run with the calls that it answers; None: it answers none.
     """
     notes = {
         place: "" if note and rules.quotes(note, gone.erased) else note for place, note in e.notes.items()
     }
     full = None if gone.may_be_used_by(e, rules) else e.full
     left = replace(e, notes=notes, full=full, hidden=full is not None)
-    return left if above is None else rules.without_found(left, above, gone.erased)
+    return left if calling_step is None else rules.without_found(left, calling_step, gone.erased)

@@ -34,14 +34,14 @@ class Imports(Group):
     async def find(self, connection: Connection, uid: str, project: str | None = None) -> StoredImport | None:
         """Returns the import with a public name. project: the only one in which it may be."""
         row = await connection.row(SQL["find"], (uid, project))
-        return None if row is None else _import(row)
+        return None if row is None else _make_import(row)
 
     @reads
     async def list(
         self, connection: Connection, project: str | None, *, before: int = LAST_NUMBER, limit: int = 100
     ) -> list[StoredImport]:
         """Returns a page of imports, the newest first. before: the row of the last one on the page before."""
-        return [_import(row) for row in await connection.rows(SQL["list"], (project, before, limit))]
+        return [_make_import(row) for row in await connection.rows(SQL["list"], (project, before, limit))]
 
     @bulk_writes
     async def begin(
@@ -56,7 +56,7 @@ class Imports(Group):
         learns: bool,
     ) -> int:
         """Begins an import, or one of the same name again. Returns its row. Raises: NotFound: the memory is gone."""
-        await _locked(connection, agent)
+        await _lock_memory(connection, agent)
         values = (uid, agent.id, format, "running", int(learns), at, data)
         return int(await connection.value(SQL["begin"], values))
 
@@ -73,16 +73,16 @@ class Imports(Group):
     @reads
     async def preview(self, connection: Connection, write: ImportWrite) -> ImportChange:
         """Returns the changes that a conversation would make."""
-        return write.decide(await _pool(connection, write.agent, write))
+        return write.decide(await _load_pool(connection, write.agent, write))
 
     @bulk_writes
     async def write(
         self, connection: Connection, write: ImportWrite, note: Callable[[ImportChange], ImportNote]
     ) -> ImportChange:
         """Writes a conversation, and how far the import has come then. Raises: NotFound: the memory is gone."""
-        agent = await _locked(connection, write.agent)
-        change = write.decide(await _pool(connection, agent, write))
-        await _apply(connection, agent, write, change)
+        agent = await _lock_memory(connection, write.agent)
+        change = write.decide(await _load_pool(connection, agent, write))
+        await _write_change(connection, agent, write, change)
         await _note_progress(connection, note(change))
         return change
 
@@ -97,7 +97,7 @@ class Imports(Group):
         note: Callable[[int], ImportNote],
     ) -> int:
         """Writes facts. Returns how many were new. note: of so many. Raises: NotFound: the memory is gone."""
-        agent, count = await _locked(connection, draft), 0
+        agent, count = await _lock_memory(connection, draft), 0
         for fact in facts:
             if not await is_known(connection, agent, fact.key):
                 id = await add_fact(connection, agent, fact, now, IMPORT)
@@ -133,13 +133,13 @@ class Imports(Group):
         return {row[0]: (row[1], row[2]) for row in rows}
 
 
-def _import(row: Row) -> StoredImport:
+def _make_import(row: Row) -> StoredImport:
     id, uid, agent, format, status, learns, created, touched, data, *scope = row
     read = orjson.loads(data)
     return StoredImport(id, uid, agent, format, status, bool(learns), created, touched, read, Scope(*scope))
 
 
-async def _locked(connection: Connection, agent: Agent) -> Agent:
+async def _lock_memory(connection: Connection, agent: Agent) -> Agent:
     """Locks a memory, and returns it as it is now. Raises: NotFound: it is gone."""
     await connection.lock(agent.id)
     found = await load_agent(connection, agent.id)
@@ -154,7 +154,7 @@ async def _note_progress(connection: Connection, note: ImportNote) -> None:
         raise NotFound("this import was stopped, to be undone or with its memory")
 
 
-async def _pool(connection: Connection, agent: Agent, write: ImportWrite) -> ImportPool:
+async def _load_pool(connection: Connection, agent: Agent, write: ImportWrite) -> ImportPool:
     conversation = None
     if write.key is not None:
         row = await connection.row(exchanges.SQL["conversation_of"], (agent.id, write.key))
@@ -169,7 +169,9 @@ async def _pool(connection: Connection, agent: Agent, write: ImportWrite) -> Imp
     return ImportPool(conversation, matched, unanswered, tombs)
 
 
-async def _apply(connection: Connection, agent: Agent, write: ImportWrite, change: ImportChange) -> None:
+async def _write_change(
+    connection: Connection, agent: Agent, write: ImportWrite, change: ImportChange
+) -> None:
     for e in change.fill:
         await exchanges.update_exchange(connection, agent.id, e, is_whole=True)
         await connection.run(SQL["unstub"], (e.id,))
@@ -188,7 +190,7 @@ async def _apply(connection: Connection, agent: Agent, write: ImportWrite, chang
     if above is not None:
         await run_of(connection, exchanges.SQL["exchanges_continued"], [above.id], agent.id)
     for e in change.add:
-        e = _after(replace(e, conversation=conversation), above)
+        e = _place_after(replace(e, conversation=conversation), above)
         added = await exchanges.add_exchange(connection, agent.id, e)
         e = replace(e, id=added.id, seq=added.seq, run=e.run if e.seq == added.seq else added.seq)
         await _note_exchange(connection, write, e.id, conversation)
@@ -197,7 +199,7 @@ async def _apply(connection: Connection, agent: Agent, write: ImportWrite, chang
         above = e
 
 
-def _after(e: Exchange, above: Exchange | None) -> Exchange:
+def _place_after(e: Exchange, above: Exchange | None) -> Exchange:
     """Returns an exchange at its place after another one."""
     length = len(e.inputs) + 1
     if above is None:

@@ -201,7 +201,7 @@ class Transfer(Group):
         Raises: WriteConflict: that scope has a memory already.
         """
         scope = draft.scope
-        await self._database.read(lambda connection: _replaceable(connection, scope))
+        await self._database.read(lambda connection: _find_replaceable(connection, scope))
         hidden = scope._replace(subject=IMPORTING + scope.subject)
         for unfinished in await self._forgetting.find(hidden.project, hidden.profile, hidden.subject):
             await self._forgetting.wipe(unfinished)
@@ -238,7 +238,7 @@ class Transfer(Group):
             if part == "exchange":
                 await _put_exchange(connection, agent.id, record)
             else:
-                await _put(connection, agent, part, record.values)
+                await _write_record(connection, agent, part, record.values)
 
     async def finish_import(self, agent: Agent, next_seq: int, uid: str | None = None) -> None:
         """Gives the memory its scope, in place of an empty one. uid: its public name before, used where it is free.
@@ -250,7 +250,7 @@ class Transfer(Group):
         async def publish(connection: Connection) -> int | None:
             await connection.lock(agent.id)
             await _check_unfinished(connection, agent)
-            replaced_id = await _replaceable(connection, scope)
+            replaced_id = await _find_replaceable(connection, scope)
             if replaced_id is not None:
                 moved_away = (f"replaced:{replaced_id}", uuid.uuid4().hex, replaced_id)
                 await connection.run(SQL["rename"], moved_away)
@@ -275,7 +275,7 @@ async def _check_unfinished(connection: Connection, agent: Agent) -> None:
         raise WriteConflict(f"another import for {subject} has begun meanwhile; this one ends here")
 
 
-async def _replaceable(connection: Connection, scope: Scope) -> int | None:
+async def _find_replaceable(connection: Connection, scope: Scope) -> int | None:
     """Returns the id of the empty memory that an import may replace; None: the scope has no memory.
 
     Raises: WriteConflict: its memory is not empty.
@@ -350,23 +350,23 @@ async def _exchange_page(
 # -- import
 
 
-async def _put(connection: Connection, agent: Agent, part: str, values: Mapping[str, Any]) -> None:
+async def _write_record(connection: Connection, agent: Agent, part: str, values: Mapping[str, Any]) -> None:
     """Writes a record of any part but exchanges. Raises: NotFound, WriteConflict."""
     if part == "attached":
         await put_attached(connection, agent, values, agent.created)
         return
-    fields = await _resolved(connection, agent.id, part, values)
+    fields = await _resolve_fields(connection, agent.id, part, values)
     match part:
         case "definition":
             if fields["kind"] == DefinitionKind.CONVERSATION:
                 fields["uid"] = await _conversation_uid(connection, agent.id, fields["uid"])
             await put_definition(connection, agent, fields)
         case "run":
-            conversation = await _row_of(connection, agent.id, "conversation", fields["conversation"])
+            conversation = await _find_row(connection, agent.id, "conversation", fields["conversation"])
             await put_run(connection, agent.id, fields, fields["uid"], conversation)
         case "step":
             await put_step(
-                connection, agent.id, fields, await _row_of(connection, agent.id, "run", fields["run"])
+                connection, agent.id, fields, await _find_row(connection, agent.id, "run", fields["run"])
             )
         case "block":
             await _put_block(connection, agent, fields)
@@ -385,7 +385,7 @@ async def _put(connection: Connection, agent: Agent, part: str, values: Mapping[
             status = "stopped" if fields["status"] == "running" else fields["status"]
             await _put_row(connection, agent.id, part, {**fields, "status": status})
         case "imported" | "imported_fact":
-            row = await _row_of(connection, agent.id, "import", fields["import"])
+            row = await _find_row(connection, agent.id, "import", fields["import"])
             await _put_row(connection, agent.id, part, {**fields, "import": row})
         case "tag":
             await connection.run(SQL["tag_put"], (agent.id, IMPORTING + agent.scope.project, fields["tag"]))
@@ -393,7 +393,7 @@ async def _put(connection: Connection, agent: Agent, part: str, values: Mapping[
             await _put_row(connection, agent.id, part, fields)
 
 
-async def _resolved(
+async def _resolve_fields(
     connection: Connection, agent: int, part: str, values: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Returns a record's values in the order of `_FIELDS`, with rows of exchanges, and a public name that is free."""
@@ -403,7 +403,7 @@ async def _resolved(
         if kind.is_exported:
             fields[name] = values.get(name) if kind.is_optional else values[name]
     if "exchange" in fields:
-        ids = await _ids(connection, agent, (fields["exchange"], *fields.get("sources", ())))
+        ids = await _rows_by_seq(connection, agent, (fields["exchange"], *fields.get("sources", ())))
         fields["exchange"] = ids[fields["exchange"]]
         if "sources" in fields:
             fields["sources"] = [ids[seq] for seq in fields["sources"] if seq is not None]
@@ -414,11 +414,11 @@ async def _resolved(
 
 async def _put_row(connection: Connection, agent: int, part: str, fields: Mapping[str, Any]) -> Row | None:
     """Writes a record, in the order of its fields. Returns what the statement reports of the row."""
-    columns = [_column(name, value) for name, value in fields.items()]
+    columns = [_column_value(name, value) for name, value in fields.items()]
     return await connection.row(SQL[f"{part}_put"], (agent, *columns))
 
 
-def _column(name: str, value: Any) -> Any:
+def _column_value(name: str, value: Any) -> Any:
     kind = _FIELD_KINDS.get(name, _PLAIN)
     if kind.is_dumped:
         return orjson.dumps(value)
@@ -446,7 +446,7 @@ async def _put_passage(connection: Connection, agent: int, fields: Mapping[str, 
     }
     file = fields["file"]
     if file is not None:
-        file = await _row_of(connection, agent, "file", file)
+        file = await _find_row(connection, agent, "file", file)
     await _put_row(connection, agent, "passage", {**fields, **texts, "file": file})
 
 
@@ -471,7 +471,7 @@ async def _free_uid(connection: Connection, agent: int, part: str, uid: str | No
     return _copy_uid(agent, uid) if is_taken else uid
 
 
-async def _row_of(connection: Connection, agent: int, part: str, uid: str) -> int:
+async def _find_row(connection: Connection, agent: int, part: str, uid: str) -> int:
     """Returns the row of a conversation, a run, a file or an import, by the name it had. Raises: NotFound."""
     found = await connection.value(SQL[f"{part}_at"], (agent, uid, _copy_uid(agent, uid)))
     if found is None:
@@ -485,7 +485,7 @@ async def _conversation_uid(connection: Connection, agent: int, uid: str) -> str
     return uid if found is not None else _copy_uid(agent, uid)
 
 
-async def _ids(
+async def _rows_by_seq(
     connection: Connection, agent: int, seqs: Sequence[int | None]
 ) -> dict[int | None, int | None]:
     """Returns the row ids of exchanges by their numbers. Raises: NotFound."""
@@ -501,8 +501,8 @@ async def _ids(
 async def _put_exchange(connection: Connection, agent: int, record: TransferRecord) -> None:
     e, values = record.exchange, record.values
     assert e is not None
-    conversation = await _row_of(connection, agent, "conversation", values["conversation"])
-    ids = await _ids(connection, agent, (values["parent"], values["prior"]))
+    conversation = await _find_row(connection, agent, "conversation", values["conversation"])
+    ids = await _rows_by_seq(connection, agent, (values["parent"], values["prior"]))
     e = replace(e, conversation=conversation, parent=ids[values["parent"]], prior=ids[values["prior"]])
     id = await exchanges.add_numbered_exchange(connection, agent, e)
     if e.parent is not None:

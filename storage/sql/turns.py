@@ -106,7 +106,7 @@ class Turns(Group):
     @reads
     async def pool(self, connection: Connection, agent: Agent, probes: Probes) -> Pool:
         """Loads the exchanges that may matter to a request."""
-        return await _pool(connection, agent, probes)
+        return await _load_pool(connection, agent, probes)
 
     @reads
     async def contents(
@@ -144,7 +144,7 @@ class Turns(Group):
         """
         return self._database.write(
             partial(_commit, write=write, agents=self._agents, rules=self._rules),
-            bytes=_size(write),
+            bytes=_write_bytes(write),
             # A turn that was written before is found by its path, and touched.
             is_repeatable=True,
         )
@@ -194,14 +194,14 @@ class Turns(Group):
         if await connection.row(exchanges.SQL["unmerged"], (conversation, agent)) is not None:
             # Rules that confirm look up no key and no tomb, so the conversation is all of it that matters.
             pool = Pool(await exchanges.load_pool(connection, agent, Probes(None), conversation), None)
-            change = await _decided(connection, agent, pool, decide)
+            change = await _decide(connection, agent, pool, decide)
             for other in change.others:
                 await exchanges.update_exchange(connection, agent, other)
             await merge_edits(connection, agent, change.merge, self._rules, at)
         await connection.run(exchanges.SQL["settled"], (conversation, at, last_at, agent))
 
 
-def _size(write: TurnWrite) -> int:
+def _write_bytes(write: TurnWrite) -> int:
     """Returns the bytes that a waiting write holds, estimated: images count where the exchange is made."""
     e = write.plain[0] if write.plain else write.change.exchange if write.change else None
     if e is None:
@@ -209,7 +209,7 @@ def _size(write: TurnWrite) -> int:
     return _WRITE_BYTES + 2 * (len(e.input or b"") + len(e.shown_reply or b"") + len(e.full or b""))
 
 
-async def _pool(
+async def _load_pool(
     connection: Connection, of: Agent, probes: Probes, planned: int | None = None, since: int | None = None
 ) -> Pool:
     """Loads the exchanges that may matter.
@@ -228,9 +228,7 @@ async def _pool(
     return Pool(found, conversation, last_at, tombs=tombs)
 
 
-async def _decided(
-    connection: Connection, agent: int, pool: Pool, decide: Callable[[Pool], Change]
-) -> Change:
+async def _decide(connection: Connection, agent: int, pool: Pool, decide: Callable[[Pool], Change]) -> Change:
     """Returns what the rules decide. After a `Missing` the contents are loaded and the rules are called again."""
     for _ in range(MAX_RULE_CALLS):
         try:
@@ -271,14 +269,14 @@ async def _commit(connection: Connection, write: TurnWrite, agents: Agents, rule
             return Committed(
                 agent, added.id, e.conversation, True, section, *numbers, matches_prefix=matches_prefix
             )
-    change, indexed = await _resolve(connection, agent, write, is_new=is_new)
-    e, is_added, begun = await _apply(connection, agent.id, write, change, section, indexed, recall)
+    change, indexed = await _resolve_change(connection, agent, write, is_new=is_new)
+    e, is_added, begun = await _write_change(connection, agent.id, write, change, section, indexed, recall)
     await merge_edits(connection, agent.id, change.merge, rules, write.now)
     numbers = (e.seq, e.seq + len(e.inputs) + 1) if is_added else (0, 0)
     return Committed(agent, e.id, e.conversation, False, section, *numbers, e if is_added else None, begun)
 
 
-async def _resolve(
+async def _resolve_change(
     connection: Connection, agent: Agent, write: TurnWrite, *, is_new: bool
 ) -> tuple[Change, int]:
     """Returns what a turn changes that was not written as a plain one, and the last number that the search index knows.
@@ -300,8 +298,8 @@ async def _resolve(
             return write.change, indexed
     # Another turn was faster: the rules decide on the tree as it is in this transaction.
     planned = write.plain[0].conversation if write.plain else None
-    pool = await _pool(connection, agent, write.probes(), planned=planned, since=write.planned_at[0])
-    return await _decided(connection, agent.id, pool, write.decide), indexed
+    pool = await _load_pool(connection, agent, write.probes(), planned=planned, since=write.planned_at[0])
+    return await _decide(connection, agent.id, pool, write.decide), indexed
 
 
 class _AppliedChange(NamedTuple):
@@ -313,7 +311,7 @@ class _AppliedChange(NamedTuple):
     begun: Conversation | None
 
 
-async def _apply(
+async def _write_change(
     connection: Connection,
     agent: int,
     write: TurnWrite,
@@ -354,11 +352,11 @@ async def _apply(
     if e.edits and (not e.merged or e.id in change.merge):
         for op in write.ops:
             await add_op(connection, agent, replace(op, exchange=e.id))
-    await _mark(connection, agent, change, e, indexed)
+    await _add_marks(connection, agent, change, e, indexed)
     return _AppliedChange(e, is_added, begun)
 
 
-async def _mark(connection: Connection, agent: int, change: Change, e: Exchange, indexed: int) -> None:
+async def _add_marks(connection: Connection, agent: int, change: Change, e: Exchange, indexed: int) -> None:
     """Marks what has to be recognised or indexed again. e: the exchange of the change, as it is stored."""
     await exchanges.add_marks(connection, agent, "head", change.prefixes, e.id)
     await exchanges.add_marks(connection, agent, "tomb", change.tombs, e.id)

@@ -25,7 +25,7 @@ from storage.sql.readers import SQL, advance, cursor_of, load_sleepers
 from storage.sql.vectors import forget_indexed
 
 # Below this are all names that begin with READING.
-_END = READING[:-1] + chr(ord(READING[-1]) + 1)
+_READING_END = READING[:-1] + chr(ord(READING[-1]) + 1)
 # The kinds of texts that a run has besides its exchanges.
 _RUN_TEXTS = ("request", "call", "result", "event")
 
@@ -43,7 +43,7 @@ async def add_sleeper(
     if await load_sleepers(connection, memory):
         raise Overtaken(f"{entry.name!r} has a sleeptime agent already")
     made = await make_agent(connection, draft, at=at)
-    await _read_from(connection, memory, made.agent.id, at=at)
+    await _add_reader(connection, memory, made.agent.id, at=at)
     if body is not None and entry.definition is not None:
         await change_definition(connection, entry.definition, body, at=at)
     return made.agent.id
@@ -54,10 +54,10 @@ async def adopt_sleeper(
 ) -> None:
     """Has an agent read a memory that has come with it from elsewhere, from where that has been read."""
     await drop_copies(connection, project, memory, sleeper)
-    await _read_from(connection, memory, sleeper, at=at)
+    await _add_reader(connection, memory, sleeper, at=at)
 
 
-async def _read_from(connection: Connection, memory: int, sleeper: int, *, at: float) -> None:
+async def _add_reader(connection: Connection, memory: int, sleeper: int, *, at: float) -> None:
     begins = await cursor_of(connection, memory, LEARNER)
     await connection.run(SQL["read_from"], (memory, sleeper, begins, at))
     await share_blocks(connection, memory)
@@ -95,7 +95,7 @@ async def accept_reading(connection: Connection, jobs: Jobs, wanted: RunAccept) 
 
 async def find_reading(connection: Connection, sleeper: int) -> tuple[int, str] | None:
     """Returns a sleeptime agent's run that reads and has not ended, and the public name of its conversation."""
-    row = await connection.row(SQL["reading_open"], (sleeper, READING, _END))
+    row = await connection.row(SQL["reading_open"], (sleeper, READING, _READING_END))
     return None if row is None else (row[0], row[1])
 
 
@@ -110,7 +110,7 @@ async def end_readings(connection: Connection, memory: int, at: float) -> None:
     """Ends the runs that read a memory, in the transaction that begins to forget something of it."""
     for sleeper in await load_sleepers(connection, memory):
         await connection.lock(sleeper)
-        if await connection.run(SQL["readings_end"], (at, sleeper, READING, _END)):
+        if await connection.run(SQL["readings_end"], (at, sleeper, READING, _READING_END)):
             # A step that is under way is not written any more.
             await connection.run(SQL["readings_stale"], (sleeper,))
 
@@ -118,7 +118,7 @@ async def end_readings(connection: Connection, memory: int, at: float) -> None:
 async def empty_readings(connection: Connection, memory: int, limit: int) -> bool:
     """Empties what runs that have ended hold of a memory, so many of them at most. True: there may be more."""
     for sleeper in await load_sleepers(connection, memory):
-        rows = await connection.rows(SQL["readings"], (sleeper, READING, _END, limit))
+        rows = await connection.rows(SQL["readings"], (sleeper, READING, _READING_END, limit))
         for (conversation,) in rows:
             await empty_reading(connection, sleeper, conversation)
         if len(rows) == limit:
