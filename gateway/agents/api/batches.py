@@ -17,7 +17,7 @@ from gateway.agents.api._paging import place_in
 from gateway.agents.api._query import PageQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.dependencies import AgentsApi, page_of, sent_or_none, uid_or_none
-from gateway.agents.batches.accept import AskedItem
+from gateway.agents.batches.accept import RequestedItem
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.message import Showing, showing_of
 from gateway.agents.wire.run_json import usage_json
@@ -181,7 +181,7 @@ class BatchRoutes:
         callback = sent_or_none(body.callback_url)
         if callback is not None and (why := self._api.runs.foreign.unreachable(callback)) is not None:
             raise BadRequest(f"The URL cannot be called: {why}.", param="callback_url")
-        items = list[AskedItem]()
+        items = list[RequestedItem]()
         for n, each in enumerate(body.requests):
             if n % _PAGE == 0:
                 await asyncio.sleep(0)  # Live turns come in between.
@@ -269,7 +269,7 @@ def _check_agents(request: ApiRequest) -> None:
         raise UnknownPath(f"Unknown path: {method} /v1/messages/batches of Anthropic's Messages API")
 
 
-def _item(request: BatchRequest, n: int) -> AskedItem:
+def _item(request: BatchRequest, n: int) -> RequestedItem:
     """Returns an item as it is asked for. Raises: Unprocessable, UnknownId, BadRequest."""
     at = ("body", "requests", n)
     if not isinstance(request.agent_id, str):
@@ -283,7 +283,7 @@ def _item(request: BatchRequest, n: int) -> AskedItem:
     fields = sent_fields(request)
     conversation = fields.get("conversation_id")
     name = "default" if conversation in (None, "default") else uid_in("conv", conversation)
-    return AskedItem(
+    return RequestedItem(
         uid_in("agent", request.agent_id),
         content.messages,
         request.max_steps,

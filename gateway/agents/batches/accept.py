@@ -30,7 +30,7 @@ _KEYLESS = ("scripted", "vllm", "ollama", "lmstudio", "llama.cpp")
 _PAGE = 50
 
 
-class AskedItem(Struct, frozen=True):
+class RequestedItem(Struct, frozen=True):
     """A requested item of a batch: one message to one agent."""
 
     # The agent's uid.
@@ -58,7 +58,7 @@ class BatchRequests(Struct, frozen=True):
     now: Callable[[], float]
 
     async def accept(
-        self, project: str, items: Sequence[AskedItem], callback: str | None, *, has_credential: bool
+        self, project: str, items: Sequence[RequestedItem], callback: str | None, *, has_credential: bool
     ) -> Batch:
         """Accepts a batch; it is on disk when this returns.
 
@@ -100,7 +100,7 @@ class BatchRequests(Struct, frozen=True):
             raise
         return batch
 
-    async def _check_upstream(self, project: str, item: AskedItem, *, has_credential: bool) -> None:
+    async def _check_upstream(self, project: str, item: RequestedItem, *, has_credential: bool) -> None:
         """Checks that the item's upstream offers batches and has a key of its own.
 
         Raises: BadRequest.
@@ -126,7 +126,7 @@ class BatchRequests(Struct, frozen=True):
                 param="requests",
             )
 
-    async def _draft(self, item: AskedItem, rows: Mapping[str, int], now: float) -> ItemDraft:
+    async def _draft(self, item: RequestedItem, rows: Mapping[str, int], now: float) -> ItemDraft:
         agent, conversation = rows[item.agent], 0
         if item.conversation != DEFAULT:
             owner = await self.store.agents.load(agent)

@@ -124,7 +124,7 @@ class ItemRequest(Struct, frozen=True):
         )
 
 
-class Composed(Struct, frozen=True):
+class ComposedRequest(Struct, frozen=True):
     """A request for a provider. state: what its reply needs, as JSON."""
 
     upstream: str
@@ -135,19 +135,20 @@ class Composed(Struct, frozen=True):
     state: bytes
 
 
-class Ending(Struct, frozen=True):
-    """The end of an item, before it is appended to its conversation.
-
-    tokens: those of the last call, with `output`, which the model wrote.
-    """
+class ItemEnding(Struct, frozen=True):
+    """The end of an item, before its turn is appended to its conversation."""
 
     turn: ItemTurn
     outcome: TurnOutcome | None
+    # The final state of the item's run, its stop reason, and the message of the error.
     state: RunState
     stop: str
     message: str
+    # The tokens of all rounds.
     counts: TokenCounts
+    # The tokens of the last call: all of them, and those that the model wrote.
     tokens: int
+    # The edits of the last round, and the versions of the blocks that they were made on.
     merged: BlockMerge
     versions: Mapping[int, int]
     output: int = 0
@@ -165,14 +166,14 @@ class ItemTurn:
     context: MemoryContext
     changes: BlockEdits
     toolbox: JournaledTools
-    source: StoredReplies
+    replies: StoredReplies
     route: Route
-    most_steps: int
+    max_steps: int
     # The earlier rounds, as they are stored.
     rounds: Sequence[Json]
-    # The state of its last request (`Composed.state`); empty before the first.
+    # The state of its last request (`ComposedRequest.state`); empty before the first.
     request_state: Json
-    inserts: int  # the number of leading changes that earlier rounds made
+    stored_inserts: int  # the number of leading changes that earlier rounds made
     now: Callable[[], float]
     outcome: TurnOutcome | None = None  # how the turn has ended; None: it waits for a reply
 
@@ -188,7 +189,7 @@ class ItemTurn:
 
         A round may have waited for hours, so the note is made for each request, and is no part of the rounds.
         """
-        if not self.source.composes or self.source.taken < len(self.rounds):
+        if not self.replies.composes or self.replies.taken < len(self.rounds):
             return
         results = [each.get("shown", {}) for made in self.rounds for each in made["results"]]
         texts, _ = self.changes.describe_changes(results)
@@ -201,11 +202,11 @@ class ItemTurn:
         raise AssertionError("the turn of an item is written as a whole")
 
     def write(self, prompt: Prompt, outcome: TurnOutcome) -> Awaitable[object]:
-        self.outcome = outcome  # `ItemTurns.settle` writes it, in the queue of its conversation
+        self.outcome = outcome  # `ItemTurns.compose_end` takes it in, in the queue of its conversation
         return asyncio.sleep(0)
 
     def counts(self, *last: TokenCounts) -> TokenCounts:
-        """Returns the tokens of all rounds, and of the last one."""
+        """Returns the tokens of all rounds. last: those of the round that is not stored yet."""
         return TokenCounts(
             *map(sum, zip(TokenCounts(), *last, *(each["counts"] for each in self.rounds), strict=True))
         )
@@ -233,7 +234,7 @@ class ItemTurns:
 
     # -- reading
 
-    async def open(
+    async def open_turn(
         self,
         item: BatchItem,
         reply: bytes | None = None,
@@ -269,9 +270,9 @@ class ItemTurns:
         request_state = orjson.loads(asked[-1][1]) if asked else {}
         changes = BlockEdits(list(context.blocks), shown=request_state.get("shown", {}))
         # Passages and facts of earlier rounds are stored with the turn; until then searches find them here.
-        inserts = [_op(each) for made in rounds for each in made["inserts"]]
+        inserts = [_op_of_list(each) for made in rounds for each in made["inserts"]]
         changes.ops += inserts
-        box, target, store = (
+        inner, target, store = (
             self._toolboxes.make_for_item(context, changes, run),
             memory.target,
             self._keeper.store,
@@ -285,8 +286,8 @@ class ItemTurns:
         journaled: Mapping[tuple[int, str], ToolAnswer | None] = {}
         if reply is not None:
             replies.append(reply)
-            journaled = await self._made(run)
-        tools = JournaledTools(box, _foreign(spec), source, rounds, add, journaled, self._places)
+            journaled = await self._journaled_calls(run)
+        tools = JournaledTools(inner, _foreign_names(spec), source, rounds, add, journaled, self._places)
         return ItemTurn(
             item, run, spec, memory, request.messages, context, changes, tools, source, route, request.max_steps,
             rounds, request_state, len(inserts), self._keeper.now,
@@ -300,7 +301,7 @@ class ItemTurns:
             opened.memory.chat, Forwarded(), opened.memory.identity, spec, opened.route, opened.memory.kind,
             MakesUnseen(), UnseenSink(), Receipt(0.0),
         )  # fmt: skip
-        guide = guide_of(spec, replace(prompt, tools=tools), opened.most_steps, can_ask=True)
+        guide = guide_of(spec, replace(prompt, tools=tools), opened.max_steps, can_ask=True)
         terms = TurnTerms(
             gateway_tools=AllBut() if tools else (),
             hold_end=True,
@@ -308,7 +309,7 @@ class ItemTurns:
             asides=asides_of(spec),
         )
         try:
-            await TurnRun(call, opened.source, prompt, opened, self._turns, guide, terms).run()
+            await TurnRun(call, opened.replies, prompt, opened, self._turns, guide, terms).run()
         except NotYet:
             pass
         except GatewayError:
@@ -344,9 +345,9 @@ class ItemTurns:
 
     # -- composing
 
-    async def compose(self, item: BatchItem) -> Composed:
+    async def compose(self, item: BatchItem) -> ComposedRequest:
         """Returns the request that follows. Raises: ItemFailed, StoreError."""
-        opened = await self.open(item, composes=True)
+        opened = await self.open_turn(item, composes=True)
         context, target = opened.context, opened.memory.target
         form = endpoint_form_for(opened.memory.chat, self._endpoint(target), target.model)
         notes = {int(key): note for key, note in opened.request_state.get("notes", {}).items()}
@@ -360,11 +361,11 @@ class ItemTurns:
             )
         opened.changes.shown = shown = dict(prompt.section.shown)
         await self._replay(opened, prompt)
-        request = opened.source.request
+        request = opened.replies.request
         if request is None:
             raise ItemFailed(CHANGED)
         began = opened.request_state.get("began", self._keeper.now())
-        return Composed(
+        return ComposedRequest(
             target.upstream,
             target.model,
             request.body,
@@ -382,22 +383,22 @@ class ItemTurns:
 
     # -- the reply
 
-    async def take(self, item: BatchItem, body: bytes) -> ItemRound | Ending:
+    async def take_reply(self, item: BatchItem, body: bytes) -> ItemRound | ItemEnding:
         """Feeds the machine a reply and runs its tools. Raises: ItemFailed, StoreError."""
-        opened = await self.open(item, body)
+        opened = await self.open_turn(item, body)
         await self._replay(opened)
         outcome = opened.outcome
-        if opened.source.taken <= len(opened.rounds):
+        if opened.replies.taken <= len(opened.rounds):
             raise ItemFailed(CHANGED)
         counts = counts_or_zeros(_usage(body))
         tokens = counts.prompt + counts.completion
-        ops = opened.changes.ops[opened.inserts :]
+        ops = opened.changes.ops[opened.stored_inserts :]
         merged = edits.merge_operations(
             opened.context.blocks, [op for op in ops if op.op not in edits.STORING_OPERATIONS]
         )
         versions = {block.id: block.version for block in opened.context.blocks}
         if outcome is None:
-            inserts = [_plain(op) for op in ops if op.op in edits.STORING_OPERATIONS]
+            inserts = [_op_as_list(op) for op in ops if op.op in edits.STORING_OPERATIONS]
             reply, results = orjson.loads(body), opened.toolbox.results
             data = {"reply": reply, "results": results, "inserts": inserts, "counts": list(counts)}
             return ItemRound(
@@ -416,7 +417,7 @@ class ItemTurns:
         if outcome.waiting:
             stop = StopReason.REQUIRES_APPROVAL
             message = NO_TOOL if "client" in outcome.waiting.values() else ASKS
-        return Ending(
+        return ItemEnding(
             opened,
             outcome,
             RunState.COMPLETED if is_good else RunState.FAILED,
@@ -429,11 +430,11 @@ class ItemTurns:
             counts.completion,
         )
 
-    async def give_up(self, item: BatchItem, failure: ItemFailed) -> Ending | ItemEnd:
+    async def give_up(self, item: BatchItem, failure: ItemFailed) -> ItemEnding | ItemEnd:
         """Returns the end of an item that cannot continue; its earlier rounds are stored. Raises: StoreError."""
         plain = ItemEnd(item, failure.state, failure.stop, self._keeper.now(), failure.message)
         try:
-            opened = await self.open(item, failure=ProviderError(failure.message))
+            opened = await self.open_turn(item, failure=ProviderError(failure.message))
         except ItemFailed as error:
             # A provider's error may quote forgotten text.
             return replace(plain, error_message=error.message) if error.message == FORGOTTEN else plain
@@ -446,7 +447,7 @@ class ItemTurns:
         if not opened.rounds:
             return plain
         await self._replay(opened)
-        return Ending(
+        return ItemEnding(
             opened,
             opened.outcome,
             failure.state,
@@ -458,7 +459,7 @@ class ItemTurns:
             {},
         )
 
-    async def settle(self, ending: Ending) -> ItemEnd:
+    async def compose_end(self, ending: ItemEnding) -> ItemEnd:
         """Returns the end of an item, with its turn after the last one of its conversation. Raises: StoreError.
 
         The caller must be in the queue of the conversation from before this call until the write.
@@ -508,12 +509,12 @@ class ItemTurns:
             end,
             turn=replace(write, exchange=exchange),
             step=step,
-            edits=[_edit(each) for made in opened.rounds for each in made["edits"]],
+            edits=[_edit_of_list(each) for made in opened.rounds for each in made["edits"]],
             merged=replace(kept, writes=ending.merged.writes),
             versions=ending.versions,
         )
 
-    def report(self, ending: Ending) -> None:
+    def report(self, ending: ItemEnding) -> None:
         """Notifies the background services of an item's turn."""
         opened, keeper = ending.turn, self._keeper
         context, outcome = opened.context, ending.outcome
@@ -524,7 +525,7 @@ class ItemTurns:
         messages, seq = len(opened.messages) + 1, context.snapshot.next_seq
         keeper.events.turn_stored(context.agent.id, messages, context.request.spec.sleeptime, seq)
 
-    async def _made(self, run: Run) -> dict[tuple[int, str], ToolAnswer | None]:
+    async def _journaled_calls(self, run: Run) -> dict[tuple[int, str], ToolAnswer | None]:
         """Returns the journaled calls of tools, with their results."""
         store = self._keeper.store.batches
         results = dict(await store.texts(run.agent, run.id, "result"))
@@ -536,7 +537,7 @@ class ItemTurns:
         return found
 
 
-def _foreign(spec: AgentSpec) -> frozenset[str]:
+def _foreign_names(spec: AgentSpec) -> frozenset[str]:
     """Returns the tools with effects outside the gateway."""
     return frozenset(tool.name for tool in spec.tools if tool.definition is not None or tool.name in SPEAKING)
 
@@ -549,15 +550,15 @@ def _usage(body: bytes) -> Json | None:
     return usage if isinstance(usage, dict) else None
 
 
-def _plain(op: BlockOp) -> list[Any]:
+def _op_as_list(op: BlockOp) -> list[Any]:
     return [op.call_id, op.op, op.label, bytes(op.arguments).decode(), op.at]
 
 
-def _op(plain: Sequence[Any]) -> BlockOp:
+def _op_of_list(plain: Sequence[Any]) -> BlockOp:
     call_id, op, label, arguments, at = plain
     return BlockOp(0, 0, call_id, op, label, arguments.encode(), at=at)
 
 
-def _edit(plain: Sequence[Any]) -> tuple[int, int, BlockOp]:
+def _edit_of_list(plain: Sequence[Any]) -> tuple[int, int, BlockOp]:
     block, version, *op = plain
-    return block, version, _op(op)
+    return block, version, _op_of_list(op)

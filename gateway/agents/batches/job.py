@@ -17,13 +17,13 @@ from typing import Final
 from uuid import uuid4
 
 import orjson
+from msgspec import Struct
 from msgspec.structs import asdict
 
 from adapters.base import BatchProvider
 from adapters.errors import ProviderCrowded, ProviderError, ProviderGarbled, ProviderRefused, ProviderUnsure
 from gateway.agents.batches.items import (
     GONE,
-    Composed,
     ItemFailed,
     ItemTurns,
 )
@@ -118,7 +118,7 @@ class BatchJobs:
                 ids.id_of("job", batch.uid),
                 MOST_FAULTS,
             )
-            if await parts.faulted() < MOST_FAULTS:
+            if await parts.note_fault() < MOST_FAULTS:
                 raise
             await attempt.give_up()
         return None
@@ -134,6 +134,18 @@ class BatchJobs:
     async def aclose(self) -> None:
         for provider in self.providers.values():
             await provider.aclose()
+
+
+class _ReadyItem(Struct, frozen=True):
+    """An item with the request that follows."""
+
+    # The upstream and the model that are asked.
+    key: tuple[str, str]
+    body: bytes
+    # The line of the request in the provider's file.
+    line: bytes
+    # The item as its part notes it.
+    assigned: AssignedItem
 
 
 @dataclass(eq=False, slots=True)
@@ -166,7 +178,7 @@ class _Attempt:
         waits = [self._poll_wait_s(part) for part in self.parts.open]
         if until_more is not None:
             waits.append(until_more)
-        await self.outcomes.done()
+        await self.outcomes.wait_for_deferred()
         now = await batches.get(self.batch.id)
         if now is not None and now.is_over:
             self.batch = now
@@ -210,7 +222,7 @@ class _Attempt:
             if provider is not None and not await self._stop(part, provider):
                 waits.append(self._poll_wait_s(part))
             else:
-                await self.parts.over(part, self.jobs.now())
+                await self.parts.note_over(part, self.jobs.now())
         if (wait_s := await self._delete_data()) is not None:
             waits.append(wait_s)
         if waits:
@@ -245,7 +257,7 @@ class _Attempt:
                 found = await self._find(part, provider, None)
                 if found is None:
                     return True
-                await self.parts.made(part, found)
+                await self.parts.note_made(part, found)
             assert part.id is not None
             if (await provider.poll(part.id)).is_over:
                 return True
@@ -323,7 +335,7 @@ class _Attempt:
 
     async def _note_miss(self, part: ProviderPart, miss: Miss) -> bool:
         """Notes that a provider did not do what was asked. Returns whether it is not asked again."""
-        return await self.parts.missed(part, miss, self.jobs.now(), self.jobs.settings.poll_s)
+        return await self.parts.note_miss(part, miss, self.jobs.now(), self.jobs.settings.poll_s)
 
     async def _find_or_submit(self, part: ProviderPart, provider: BatchProvider) -> bool:
         """Looks for a part that was being submitted, and submits it if it is not there. Raises: ProviderUnsure."""
@@ -334,25 +346,23 @@ class _Attempt:
                 self._name,
                 part.upstream,
             )
-            await self.parts.made(part, found)
+            await self.parts.note_made(part, found)
             return True
         if await self._budget_wait_s() is not None:
             return False
         draft = PartDraft(part.upstream, part.model)
         try:
             async for item in self._items(part.number):
-                if (made := await self._compose(item)) is None:
+                if (ready := await self._compose(item)) is None:
                     continue
-                composed, line, given = made
-                key = composed.upstream, composed.model
-                if key == (part.upstream, part.model) and not draft.is_full(provider, len(line)):
-                    draft.add(line, given)
+                if ready.key == (part.upstream, part.model) and not draft.is_full(provider, len(ready.line)):
+                    draft.add(ready.line, ready.assigned)
                 else:
                     # Its agent has changed since the part was thought of.
                     await self.outcomes.write([ItemRetry(item, item.errors, item.expiries)])
             await self._assign_items(part, draft)
             if not draft.items:
-                await self.parts.over(part)
+                await self.parts.note_over(part)
                 return False
             return await self._submit(part, draft, provider)
         finally:
@@ -373,7 +383,7 @@ class _Attempt:
         now = await self.jobs.store.batches.get(self.batch.id)
         if now is not None and now.is_over:
             # It was cancelled meanwhile: what is cancelled at once costs nothing.
-            await self.parts.over(part)
+            await self.parts.note_over(part)
             return False
         try:
             id = await provider.submit(part.wanted, draft.hand_over())
@@ -386,7 +396,7 @@ class _Attempt:
             until = self.jobs.now() + min(wait_s or 0.0, DAY_S)
             await self._note_refusal(part, error.message, is_sure=is_refused, until=until)
             return False
-        await self.parts.made(part, id)
+        await self.parts.note_made(part, id)
         return True
 
     async def _note_refusal(
@@ -397,14 +407,14 @@ class _Attempt:
             "Batch %s: %s did not take a part (attempt %d of %d).",
             self._name, part.upstream, part.tries + 1, TRIES,
         )  # fmt: skip
-        await self.parts.failed(part, refused=is_sure, until=until)
+        await self.parts.note_failed(part, refused=is_sure, until=until)
         if part.tries >= TRIES:
             await self._give_up(part, message)
 
     async def _give_up(self, part: ProviderPart, message: str) -> None:
         """Fails the items of a part that cannot be submitted."""
         await self.results.fail(part, ItemFailed(message, StopReason.UPSTREAM_ERROR))
-        await self.parts.over(part, self.jobs.now())
+        await self.parts.note_over(part, self.jobs.now())
 
     async def _read(self, part: ProviderPart, provider: BatchProvider) -> None:
         """Takes the results that a part has. Raises: ProviderError."""
@@ -412,14 +422,14 @@ class _Attempt:
         state = await provider.poll(part.id)
         if state.has_results:
             try:
-                await self.results.take(part, provider.results(part.id))
+                await self.results.record(part, provider.results(part.id))
             except ProviderGarbled:
-                await self.outcomes.done()
+                await self.outcomes.wait_for_deferred()
                 if await self.jobs.store.batches.in_part(self.batch.id, part.number):
                     raise
         if not state.is_over:
             return
-        await self.outcomes.done()
+        await self.outcomes.wait_for_deferred()
         if state.exceeds_queue and not state.has_results:
             await self._divide(part, state.message, state.queue_tokens)
             return
@@ -430,7 +440,7 @@ class _Attempt:
             # What this process has asked itself is read once: what could not be written then is missing.
             await self.results.resend(part, lost_by_restart=state.is_gone and not provider.is_durable)
         await self.results.end_without_result(part, state.unreported)
-        await self.parts.over(part, self.jobs.now())
+        await self.parts.note_over(part, self.jobs.now())
 
     async def _delete_data(self) -> float | None:
         """Has providers delete the data of parts that are over. Returns the seconds until the next try."""
@@ -438,7 +448,7 @@ class _Attempt:
         for part in self.parts.parts:
             provider = self.jobs.providers.get(part.upstream)
             for made, id in part.undeleted.items():
-                wait_s = part.delete_s(self.jobs.now(), self.jobs.settings.poll_s)
+                wait_s = part.delete_wait_s(self.jobs.now(), self.jobs.settings.poll_s)
                 if wait_s > 0:
                     waits.append(wait_s)
                     continue
@@ -451,9 +461,9 @@ class _Attempt:
                         self._name, part.upstream, id, cause(error),
                     )  # fmt: skip
                     if not await self._note_miss(part, "undeleted"):
-                        waits.append(part.delete_s(self.jobs.now(), self.jobs.settings.poll_s))
+                        waits.append(part.delete_wait_s(self.jobs.now(), self.jobs.settings.poll_s))
                         continue
-                await self.parts.deleted(part, made)
+                await self.parts.note_deleted(part, made)
         return min(waits, default=None)
 
     async def _divide(self, part: ProviderPart, message: str, room: int | None) -> None:
@@ -470,7 +480,7 @@ class _Attempt:
             await self._give_up(part, alone)
             return
         if not self.parts.is_patient(part, now, self.jobs.settings.poll_s):
-            for each in self.parts.waiting(part):
+            for each in self.parts.waiting_parts(part):
                 await self._give_up(each, message)
             return
         halves = [
@@ -479,14 +489,14 @@ class _Attempt:
         numbers = iter([each.number for each in halves for _ in range(each.count)])
         async for page in self.results.pages(part.number):
             await self.outcomes.write([ItemRetry(i, i.errors, i.expiries, next(numbers)) for i in page])
-        await self.parts.over(part, now, no_room=True)
+        await self.parts.note_over(part, now, no_room=True)
 
     async def _tokens(self, part: ProviderPart) -> int:
         """Returns about how many tokens the requests of a part have."""
         tokens = 0
         async for item in self._items(part.number):
-            if (made := await self._compose(item)) is not None:
-                tokens += await count_request_tokens(part.model, orjson.loads(made[0].body))
+            if (ready := await self._compose(item)) is not None:
+                tokens += await count_request_tokens(part.model, orjson.loads(ready.body))
         return tokens
 
     def _poll_wait_s(self, part: ProviderPart) -> float:
@@ -494,11 +504,11 @@ class _Attempt:
         provider, first = self.jobs.providers.get(part.upstream), self.jobs.settings.poll_s
         if provider is not None and provider.poll_interval_s is not None:
             return min(first, provider.poll_interval_s)
-        wait_s = part.wait_s(self.jobs.now(), first)
+        wait_s = part.poll_wait_s(self.jobs.now(), first)
         return wait_s if part.id is not None else max(wait_s, self._queue_wait_s(part))
 
     def _queue_wait_s(self, part: ProviderPart) -> float:
-        return self.parts.queue_s(part, self.jobs.now(), self.jobs.settings.poll_s)
+        return self.parts.queue_wait_s(part, self.jobs.now(), self.jobs.settings.poll_s)
 
     # -- what is ready
 
@@ -513,14 +523,13 @@ class _Attempt:
         drafts: dict[tuple[str, str], PartDraft] = {}
         try:
             async for item in self._items(READY_PART):
-                if (made := await self._compose(item)) is None:
+                if (ready := await self._compose(item)) is None:
                     continue
-                composed, line, given = made
-                key = composed.upstream, composed.model
-                if key in drafts and drafts[key].is_full(self.jobs.providers[key[0]], len(line)):
+                key = ready.key
+                if key in drafts and drafts[key].is_full(self.jobs.providers[key[0]], len(ready.line)):
                     await self._make_part(drafts[key])
                     drafts.pop(key).release()
-                drafts.setdefault(key, PartDraft(*key)).add(line, given)
+                drafts.setdefault(key, PartDraft(*key)).add(ready.line, ready.assigned)
             for draft in drafts.values():
                 await self._make_part(draft)
         finally:
@@ -543,8 +552,8 @@ class _Attempt:
         )  # fmt: skip
         return DAY_S - passed
 
-    async def _compose(self, item: BatchItem) -> tuple[Composed, bytes, AssignedItem] | None:
-        """Returns an item's request, its line and its stored state; None: it has ended instead."""
+    async def _compose(self, item: BatchItem) -> _ReadyItem | None:
+        """Returns an item with the request that follows; None: it has ended instead."""
         # Live turns come in between.
         await asyncio.sleep(0)
         try:
@@ -556,12 +565,9 @@ class _Attempt:
             if len(line) > provider.most_bytes:
                 raise ItemFailed("The request is larger than its provider takes.")
         except ItemFailed as error:
-            await self.outcomes.settle([(item, partial(self.jobs.turns.give_up, item, error))])
-            return None
+            failure = error
         except ProviderRefused as error:
-            refused = ItemFailed(error.message, StopReason.UPSTREAM_ERROR)
-            await self.outcomes.settle([(item, partial(self.jobs.turns.give_up, item, refused))])
-            return None
+            failure = ItemFailed(error.message, StopReason.UPSTREAM_ERROR)
         except StoreError:
             raise
         except Exception:
@@ -569,10 +575,16 @@ class _Attempt:
                 "Batch %s: an item could not be composed, by a fault in the gateway; the item fails.",
                 self._name,
             )
-            await self.outcomes.settle([(item, partial(self.jobs.turns.give_up, item, ItemFailed(INTERNAL)))])
-            return None
-        given = AssignedItem(item.run.agent, item.id, composed.last_exchange, composed.epoch, composed.state)
-        return composed, line, given
+            failure = ItemFailed(INTERNAL)
+        else:
+            return _ReadyItem(
+                (composed.upstream, composed.model),
+                composed.body,
+                line,
+                AssignedItem(item.run.agent, item.id, composed.last_exchange, composed.epoch, composed.state),
+            )
+        await self.outcomes.write_outcomes([(item, partial(self.jobs.turns.give_up, item, failure))])
+        return None
 
     async def _make_part(self, draft: PartDraft) -> None:
         """Makes a part of a draft, and submits it unless the provider's queue is full."""

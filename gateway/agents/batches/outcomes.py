@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Final
 
-from gateway.agents.batches.items import Ending, ItemTurns
+from gateway.agents.batches.items import ItemEnding, ItemTurns
 from gateway.core.turn.guide import StopReason
 from gateway.metrics import Counter
 from gateway.run.background.budget import DAY_S
@@ -23,9 +23,9 @@ from storage.sql.store import Store
 
 _CONFLICTS: Final = 8
 
-# Makes the outcome of an item. Called again after a conflict with another writer.
-Makes = Callable[[], Awaitable[ItemWrite | Ending]]
-Work = tuple[BatchItem, Makes]
+# MakesOutcome the outcome of an item. Called again after a conflict with another writer.
+MakesOutcome = Callable[[], Awaitable[ItemWrite | ItemEnding]]
+ItemWork = tuple[BatchItem, MakesOutcome]
 
 
 @dataclass(eq=False, slots=True)
@@ -39,30 +39,30 @@ class ItemOutcomes:
     batch: Batch
     now: Callable[[], float]
     tokens: Counter
-    _later: list[asyncio.Task[None]] = field(default_factory=list)
+    _deferred: list[asyncio.Task[None]] = field(default_factory=list)
 
-    async def settle(self, works: Sequence[Work]) -> None:
+    async def write_outcomes(self, works: Sequence[ItemWork]) -> None:
         """Writes the outcomes of items: a page together, those of a busy conversation once it is free."""
         places = asyncio.Semaphore(MAX_PARALLEL)
 
-        async def make(work: Work) -> ItemWrite | Ending:
+        async def make(work: ItemWork) -> ItemWrite | ItemEnding:
             async with places:
                 return await work[1]()
 
         made = await asyncio.gather(*map(make, works))
-        queues, endings, writes = self.keeper.queues, list[Ending](), list[ItemWrite]()
-        together = list[Work]()
+        queues, endings, writes = self.keeper.queues, list[ItemEnding](), list[ItemWrite]()
+        together = list[ItemWork]()
         with ExitStack() as stack:
             for work, found in zip(works, made, strict=True):
-                if not isinstance(found, Ending):
+                if not isinstance(found, ItemEnding):
                     writes.append(found)
                 elif await queues.try_enter(found.turn.serial_group, stack.enter_context(QueueTicket())):
-                    writes.append(await self.turns.settle(found))
+                    writes.append(await self.turns.compose_end(found))
                     endings.append(found)
                     # Live turns come in between.
                     await asyncio.sleep(0)
                 else:
-                    self._later.append(asyncio.create_task(self._alone(work)))
+                    self._deferred.append(asyncio.create_task(self._write_alone(work)))
                     continue
                 together.append(work)
             try:
@@ -75,7 +75,7 @@ class ItemOutcomes:
                 return
         # Two of them have changed one block, or another writer was faster: one by one, each on the state at that time.
         for work in together:
-            await self._alone(work)
+            await self._write_alone(work)
 
     async def write(self, writes: Sequence[ItemWrite]) -> None:
         """Writes them in one transaction. Raises: WriteConflict, StoreError."""
@@ -85,31 +85,31 @@ class ItemOutcomes:
         await self.job.commit(self.store.batches.write_effect(self.batch.project, day, writes))
         self.tokens.inc(by=sum(each.tokens for each in writes if not isinstance(each, ItemRetry)))
 
-    async def done(self) -> None:
+    async def wait_for_deferred(self) -> None:
         """Waits for the items of busy conversations."""
-        while self._later:
-            await self._later.pop()
+        while self._deferred:
+            await self._deferred.pop()
 
     def cancel(self) -> None:
-        for task in self._later:
+        for task in self._deferred:
             task.cancel()
 
-    async def _alone(self, work: Work) -> None:
+    async def _write_alone(self, work: ItemWork) -> None:
         """Writes the outcome of one item, as soon as its conversation is free."""
         item, make = work
         for _ in range(_CONFLICTS):
             found = await make()
             with QueueTicket() as ticket:
                 write = found
-                if isinstance(found, Ending):
+                if isinstance(found, ItemEnding):
                     await self.keeper.queues.enter(found.turn.serial_group, ticket)
-                    write = await self.turns.settle(found)
-                assert not isinstance(write, Ending)
+                    write = await self.turns.compose_end(found)
+                assert not isinstance(write, ItemEnding)
                 try:
                     await self.write([write])
                 except WriteConflict:
                     continue
-            if isinstance(found, Ending):
+            if isinstance(found, ItemEnding):
                 self.turns.report(found)
             return
         message = "The blocks of this agent, or its conversation, change too fast."

@@ -124,12 +124,12 @@ class ProviderPart:
         """Returns it as it was asked for after so many refusals."""
         return BatchPart(f"{self.mark}-{refusals}", self.at, self.count)
 
-    def wait_s(self, now: float, first_s: float) -> float:
+    def poll_wait_s(self, now: float, first_s: float) -> float:
         """Returns the seconds until its provider is asked again: the longer it took so far, the longer they are."""
         wait = min(_GROWTH * first_s, max(first_s, (now - self.at) / _GROWTH))
         return wait if self.id is not None else max(wait, self.until - now)
 
-    def delete_s(self, now: float, first_s: float) -> float:
+    def delete_wait_s(self, now: float, first_s: float) -> float:
         """Returns the seconds until the next request to delete the part's data; they double each time."""
         missed = self.misses.get("undeleted")
         return missed[-1] + first_s * 2.0 ** len(missed) - now if missed else 0.0
@@ -182,36 +182,38 @@ class PartJournal:
         self.parts.append(part)
         return part
 
-    async def made(self, part: ProviderPart, id: str) -> None:
+    async def note_made(self, part: ProviderPart, id: str) -> None:
+        """Writes down the provider's id of a part."""
         await self._write(f"made-{part.number}-{part.refusals}", {"id": id})
         part.made[part.refusals] = id
 
-    async def failed(self, part: ProviderPart, *, refused: bool, until: float = 0.0) -> None:
-        """Writes down that it could not be submitted. refused: surely there is none, so the next has another mark.
+    async def note_failed(self, part: ProviderPart, *, refused: bool, until: float = 0.0) -> None:
+        """Writes down that a part could not be submitted. The reason is not: a provider's message may quote a user's.
 
-        Why is not written: a provider's message may quote a user's.
+        refused: the provider has none of it for sure, so the next submission gets another mark.
         """
         await self._write(f"failed-{part.number}-{part.tries + 1}", {"refused": refused, "until": until})
         part.tries, part.until = part.tries + 1, until
         part.refusals += refused
 
-    async def missed(self, part: ProviderPart, miss: Miss, at: float, first_s: float) -> bool:
+    async def note_miss(self, part: ProviderPart, miss: Miss, at: float, first_s: float) -> bool:
         """Writes down that something about a part has failed. Returns whether that is often or long enough."""
         times = part.misses.setdefault(miss, [])
         await self._write(f"{miss}-{part.number}-{len(times) + 1}", {"at": at})
         times.append(at)
-        return _lasted(times, first_s) >= _SILENCE_S if miss == "unheard" else len(times) >= TRIES
+        return _seconds_of(times, first_s) >= _SILENCE_S if miss == "unheard" else len(times) >= TRIES
 
-    async def deleted(self, part: ProviderPart, made: int) -> None:
+    async def note_deleted(self, part: ProviderPart, made: int) -> None:
+        """Writes down that a provider has deleted its data. made: the key in `ProviderPart.made`."""
         await self._write(f"gone-{part.number}-{made}", {})
         part.deleted.add(made)
 
-    async def over(self, part: ProviderPart, at: float = 0.0, *, no_room: bool = False) -> None:
+    async def note_over(self, part: ProviderPart, at: float = 0.0, *, no_room: bool = False) -> None:
         """Writes down that a part is over. at: since when; 0.0: its provider was never asked for it."""
         await self._write(f"over-{part.number}", {"at": at, "no_room": no_room})
         part.over_at, part.no_room = at, no_room
 
-    def queue_s(self, part: ProviderPart, now: float, first_s: float) -> float:
+    def queue_wait_s(self, part: ProviderPart, now: float, first_s: float) -> float:
         """Returns the seconds until a part may be submitted, or more; 0.0: now.
 
         Once the queue of its model had no room for a part, its parts go one at a time, the smallest first.
@@ -222,15 +224,15 @@ class PartJournal:
         left = [each for each in queue if not each.is_over]
         if any(each.id is not None for each in left) or part is not min(left, key=lambda each: each.count):
             return first_s
-        if not (crowded := _crowded(queue)):
+        if not (full_at := _times_without_room(queue)):
             return 0.0
-        return crowded[-1] + min(_GROWTH * first_s, max(first_s, (crowded[-1] - crowded[0]) / _GROWTH)) - now
+        return full_at[-1] + min(_GROWTH * first_s, max(first_s, (full_at[-1] - full_at[0]) / _GROWTH)) - now
 
     def is_patient(self, part: ProviderPart, now: float, first_s: float) -> bool:
-        """Returns whether a part that found no room is asked for again: for a day, without the time of no asking."""
-        return _lasted([*_crowded(self._queue(part)), now], first_s) < _PATIENCE_S
+        """Returns whether a part that found no room is submitted again: for a day of asking."""
+        return _seconds_of([*_times_without_room(self._queue(part)), now], first_s) < _PATIENCE_S
 
-    def waiting(self, part: ProviderPart) -> list[ProviderPart]:
+    def waiting_parts(self, part: ProviderPart) -> list[ProviderPart]:
         """Returns the parts that wait for room in the queue in which a part is, and itself."""
         return [each for each in self._queue(part) if not each.is_over and (each is part or each.id is None)]
 
@@ -238,7 +240,7 @@ class PartJournal:
         key = part.upstream, part.model
         return [each for each in self.parts if (each.upstream, each.model) == key]
 
-    async def faulted(self) -> int:
+    async def note_fault(self) -> int:
         """Writes down that an attempt ended with an internal error. Returns how many did."""
         self.faults += 1
         await self._write(f"fault-{self.faults}", {})
@@ -248,15 +250,15 @@ class PartJournal:
         await self.job.jobs.journal(self.job.job, name, orjson.dumps(value))
 
 
-def _crowded(queue: Sequence[ProviderPart]) -> list[float]:
+def _times_without_room(queue: Sequence[ProviderPart]) -> list[float]:
     """Returns when a queue had no room, oldest first, since a part of it was answered last."""
     over = [(part.over_at, part.no_room) for part in queue if part.over_at is not None]
     answered = max((at for at, no_room in over if not no_room), default=0.0)
     return sorted(at for at, no_room in over if no_room and at > answered)
 
 
-def _lasted(times: Sequence[float], first_s: float) -> float:
-    """Returns the seconds between the first of some failures and the last, without the time of no asking."""
+def _seconds_of(times: Sequence[float], first_s: float) -> float:
+    """Returns the seconds between the first of some failures and the last, without times when it was not asked."""
     return sum(min(b - a, 2 * _GROWTH * first_s) for a, b in pairwise(times))
 
 

@@ -10,8 +10,8 @@ from typing import Final, Literal
 
 from adapters.base import PartResult
 from adapters.errors import ProviderError
-from gateway.agents.batches.items import Ending, ItemFailed, ItemTurns, expired
-from gateway.agents.batches.outcomes import ItemOutcomes, Work
+from gateway.agents.batches.items import ItemEnding, ItemFailed, ItemTurns, expired
+from gateway.agents.batches.outcomes import ItemOutcomes, ItemWork
 from gateway.agents.batches.parts import ProviderPart
 from gateway.core import ids
 from gateway.core.turn.guide import StopReason
@@ -44,7 +44,7 @@ class PartResults:
     batch: Batch
     outcomes: ItemOutcomes
 
-    async def take(self, part: ProviderPart, results: AsyncIterator[PartResult]) -> None:
+    async def record(self, part: ProviderPart, results: AsyncIterator[PartResult]) -> None:
         """Records results as they arrive. Raises: ProviderError: they broke off; those before are recorded."""
         page: dict[str, PartResult] = {}
         try:
@@ -64,7 +64,7 @@ class PartResults:
         """Gives the items of a part that have no result the outcome of the part."""
         result = PartResult("", outcome, message=_NO_RESULT[outcome])
         async for page in self.pages(part.number):
-            await self._settle([(item, partial(self._outcome_of, item, result)) for item in page])
+            await self._write_all([(item, partial(self._outcome_of, item, result)) for item in page])
 
     async def resend(self, part: ProviderPart, *, lost_by_restart: bool) -> None:
         """Has the items of a lost part sent again. One that the provider has lost counts as expired once more."""
@@ -80,13 +80,13 @@ class PartResults:
     async def fail(self, part: ProviderPart, failure: ItemFailed) -> None:
         """Ends the items of a part that will get no answer."""
         async for page in self.pages(part.number):
-            await self._settle([(item, partial(self.turns.give_up, item, failure)) for item in page])
+            await self._write_all([(item, partial(self.turns.give_up, item, failure)) for item in page])
 
     async def cancel(self) -> None:
         """Cancels the items that have not ended. The rounds that they have completed stay."""
         failure = ItemFailed("", StopReason.CANCELLED, RunState.CANCELLED)
         while items := await self.store.batches.open_items(self.batch.id, PAGE):
-            await self._settle([(item, partial(self.turns.give_up, item, failure)) for item in items])
+            await self._write_all([(item, partial(self.turns.give_up, item, failure)) for item in items])
 
     async def pages(self, part: int | None) -> AsyncIterator[list[BatchItem]]:
         """Yields the items of a part, page by page; None: those of the batch. Items may leave the part meanwhile."""
@@ -95,27 +95,27 @@ class PartResults:
             after = page[-1].id
             yield page
 
-    async def _settle(self, works: Sequence[Work]) -> None:
+    async def _write_all(self, works: Sequence[ItemWork]) -> None:
         """Writes the outcomes of items, those of busy conversations as well."""
-        await self.outcomes.settle(works)
-        await self.outcomes.done()
+        await self.outcomes.write_outcomes(works)
+        await self.outcomes.wait_for_deferred()
 
     async def _record_page(self, part: ProviderPart, page: Mapping[str, PartResult]) -> None:
         """Records a page of results. One that was recorded before changes nothing."""
-        works: list[Work] = []
+        works: list[ItemWork] = []
         for custom_id, result in page.items():
             uid, _, sent = custom_id.rpartition("-")
             item = await self.store.batches.item(self.batch.id, uid)
             if item is not None and item.part == part.number and sent == str(item.sent):
                 works.append((item, partial(self._outcome_of, item, result)))
-        await self.outcomes.settle(works)
+        await self.outcomes.write_outcomes(works)
 
-    async def _outcome_of(self, item: BatchItem, result: PartResult) -> ItemWrite | Ending:
+    async def _outcome_of(self, item: BatchItem, result: PartResult) -> ItemWrite | ItemEnding:
         """Returns the outcome of an item with a result."""
         try:
             match result.outcome:
                 case "succeeded":
-                    return await self.turns.take(item, result.body)
+                    return await self.turns.take_reply(item, result.body)
                 case "errored" if result.is_transient and item.errors + 1 < _MOST_ERRORS:
                     return ItemRetry(item, item.errors + 1, item.expiries)
                 case "errored":
