@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from adapters.types import Json, token_count
 from gateway.core.conversation.canonical import WireMessage
-from gateway.core.prompt.summary import ask_for, lines_of, parts, summary_tokens
+from gateway.core.prompt.summary import lines_of, split_lines, summary_request, summary_tokens
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.turn.client_view import MakesView
 from gateway.errors import BadRequest, UpstreamBroke
@@ -82,8 +82,8 @@ async def compact(
     lines = lines_of(whole.messages)
     if not lines:
         raise BadRequest("Invalid 'input': there is no message in it.", param="input", code="empty_array")
-    for part in parts(lines):
-        asked = {"model": request.model, "messages": ask_for(summary, part, summary_tokens(window))}
+    for part in split_lines(lines):
+        asked = {"model": request.model, "messages": summary_request(summary, part, summary_tokens(window))}
         question = replace(
             request, raw=orjson.dumps(asked), json=asked, messages=asked["messages"], references=(),
             tools=(), has_tools=False, stream=False, max_tokens=None, max_tokens_key=None, memory_choice=None,

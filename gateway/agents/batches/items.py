@@ -332,7 +332,7 @@ class ItemTurns:
             route = agent_route(self._settings, spec)
         except UnknownModel as error:
             raise ItemFailed(error.message) from error
-        target = self._failover.context_windows.on(route.first)
+        target = self._failover.context_windows.with_known_window(route.first)
         run_request = RunRequest(
             spec,
             found.scope,

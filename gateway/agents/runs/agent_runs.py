@@ -233,7 +233,7 @@ class AgentRuns:
             send.identity,
             send.spec,
             self.keeper.now(),
-            target or self._failover.context_windows.on(send.route.first),
+            target or self._failover.context_windows.with_known_window(send.route.first),
             ConversationKind.AGENT,
             ticket,
         )

@@ -24,13 +24,13 @@ from gateway.core.thoughts import without_thoughts
 from storage.records import Exchange, Summary
 
 # A summary is made when this share of the window is used, so that it is ready when the window is full.
-EARLY = 0.9
+EARLY_SHARE = 0.9
 # The newest messages stay word for word, up to this share of the window; a summary covers what is before them.
 RETAINED_SHARE = 0.10
 # A summary lasts for a while if the messages after it use no more than this share of the window.
-ROOMY = 0.7
+ROOMY_SHARE = 0.7
 # Messages that use less than this share of the window are not worth a call, nor a new prefix.
-WORTH = 0.2
+WORTHWHILE_SHARE = 0.2
 # A summary may take one part in this many of the model's context.
 SIZE_SHARE = 8
 # The most tokens of a summary, some eight hundred words. Not measured: a longer one takes the room of messages.
@@ -88,7 +88,7 @@ class SummaryTerms(Struct, frozen=True):
         return cls(
             values.get("mode") == "all",
             # What stays has to leave room for what comes.
-            None if share is None else min(float(share), ROOMY),
+            None if share is None else min(float(share), ROOMY_SHARE),
             model,
             values.get("prompt") or None,
             values.get("clip_chars"),
@@ -128,7 +128,7 @@ class ExchangeSize(Struct, frozen=True):
     waits: bool = False
 
 
-class Nonsense(Exception):
+class UnusableSummary(Exception):
     """The answer is no summary. message: the reason, without a word of the conversation."""
 
     def __init__(self, message: str) -> None:
@@ -144,7 +144,7 @@ def summary_tokens(context_tokens: int) -> int:
     return max(LEAST_TOKENS, min(MOST_TOKENS, context_tokens // SIZE_SHARE))
 
 
-def end_of_span(path: Sequence[ExchangeSize], keep_tokens: int, keep_messages: int = 0) -> int | None:
+def last_covered(path: Sequence[ExchangeSize], keep_tokens: int, keep_messages: int = 0) -> int | None:
     """Returns the index of the last exchange to be covered; None: there is nothing, or it all has to stay.
 
     The last turn stays whole, and so much before it that at least so many tokens and messages do. A turn's
@@ -290,7 +290,7 @@ def _clipped(text: str, most: int) -> str:
     return "\n  ".join(text.splitlines())
 
 
-def parts(lines: Sequence[str], most: int = PART_CHARS) -> list[list[str]]:
+def split_lines(lines: Sequence[str], most: int = PART_CHARS) -> list[list[str]]:
     """Returns the lines in parts: one call reads each, with the notes that came of the part before it."""
     found: list[list[str]] = [[]]
     size = 0
@@ -303,7 +303,7 @@ def parts(lines: Sequence[str], most: int = PART_CHARS) -> list[list[str]]:
     return found if found[0] else []
 
 
-def ask_for(
+def summary_request(
     earlier: str, lines: Sequence[str], size: int, instructions: str | None = None
 ) -> list[dict[str, Any]]:
     """Returns the messages for a model.
@@ -335,7 +335,7 @@ _ENOUGH = 24
 _WORDS = 60
 
 
-def check(
+def check_summary(
     answer: str,
     source: Sequence[str],
     earlier: str,
@@ -344,29 +344,29 @@ def check(
     finish_reason: str | None,
     by_hand: bool = False,
 ) -> str:
-    """Returns the summary as it is stored. Raises: Nonsense: the answer is no summary, and nothing changes.
+    """Returns the summary as it is stored. Raises: UnusableSummary: the answer is no summary, and nothing changes.
 
     by_hand: it was asked for, so it may be longer than the few words that it stands for.
     """
     text = _unwrapped(answer)
     length = len(earlier) + sum(map(len, source))
     if finish_reason == "content_filter":
-        raise Nonsense("the background model's filter cut the summary off")
+        raise UnusableSummary("the background model's filter cut the summary off")
     if finish_reason == "length" or len(text) > size * CHARS_PER_TOKEN:
         text = _whole_lines(text[: size * CHARS_PER_TOKEN])
     if not text:
-        raise Nonsense("the summary is empty")
+        raise UnusableSummary("the summary is empty")
     if len(text) < _SHORT and _REFUSAL.match(text):
-        raise Nonsense("the background model refused to summarise")
+        raise UnusableSummary("the background model refused to summarise")
     if len(text) >= length and not by_hand:
-        raise Nonsense("the summary is not shorter than what it summarises")
+        raise UnusableSummary("the summary is not shorter than what it summarises")
     if length > 1_000 and len(text) < _ENOUGH:
-        raise Nonsense("the summary says nothing")
+        raise UnusableSummary("the summary says nothing")
     words = text.lower().split()
     if len(words) >= _WORDS and len(set(words)) * 8 < len(words):
-        raise Nonsense("the summary repeats itself")
+        raise UnusableSummary("the summary repeats itself")
     if sum(map(str.isalnum, text)) * 3 < len(text):
-        raise Nonsense("the summary is no text")
+        raise UnusableSummary("the summary is no text")
     return text
 
 

@@ -27,15 +27,13 @@ ModelAt = tuple[str, str]  # upstream, model
 
 @dataclass(slots=True)
 class _Learned:
-    """The figures of one model, as replies reported them.
+    """The figures of one model, as replies reported them."""
 
-    reported: its context window, in the upstream's tokens.
-    scale: the upstream's tokens for each token counted here.
-    is_guess: the scale is not measured.
-    """
-
+    # Its context window, in the upstream's tokens.
     reported: int | None = None
+    # The upstream's tokens for each token counted here.
     scale: float | None = None
+    # The scale is not measured.
     is_guess: bool = False
 
 
@@ -45,7 +43,7 @@ class ContextWindows:
     def __init__(self) -> None:
         self._learned: dict[ModelAt, _Learned] = {}  # what was learned last stands last
 
-    def of(self, at: ModelAt, known: int | None) -> int | None:
+    def window_of(self, at: ModelAt, known: int | None) -> int | None:
         """Returns a model's window in tokens, or None. known: the one of the settings.
 
         It is smaller where an error has named a smaller one, or where the upstream counts more than we do.
@@ -58,35 +56,35 @@ class ContextWindows:
             return None
         return min(sizes) if learned.scale is None else int(min(sizes) / learned.scale)
 
-    def on(self, target: Target) -> Target:
+    def with_known_window(self, target: Target) -> Target:
         """Returns a target with the context window that is known by now."""
         at = target[:2]
         if at not in self._learned:
             return target
-        return target._replace(context_window=self.of(at, target.context_window))
+        return target._replace(context_window=self.window_of(at, target.context_window))
 
-    def reported(self, at: ModelAt, tokens: int) -> None:
+    def note_reported(self, at: ModelAt, tokens: int) -> None:
         """Notes the context that an error named, in the upstream's own tokens."""
-        self._of(at).reported = tokens
+        self._record_of(at).reported = tokens
 
-    def counted(self, at: ModelAt, estimated: int, actual: int, most: int) -> None:
+    def note_count(self, at: ModelAt, estimated: int, actual: int, most: int) -> None:
         """Notes an upstream's count for a prompt of `estimated` tokens; `most` tokens would have fitted."""
         learned = self._learned.get(at) or _Learned()
         # A first count replaces a guess. Later ones count only near the end of the window, where they matter.
         scale = 1.0 if learned.is_guess or learned.scale is None else learned.scale
         is_off = actual > estimated * scale * _TOLERANCE and actual > most * scale * _NEARLY_FULL
         if learned.is_guess or is_off:
-            learned = self._of(at)
+            learned = self._record_of(at)
             learned.scale = max(scale, min(ceil(actual / estimated * _STEPS) / _STEPS, _MOST_SCALE))
             learned.is_guess = False
 
-    def guessed(self, at: ModelAt) -> None:
+    def note_guess(self, at: ModelAt) -> None:
         """Notes that a prompt cut to a guessed window was accepted after a longer one was refused."""
-        learned = self._of(at)
+        learned = self._record_of(at)
         if learned.scale is None:
             learned.scale, learned.is_guess = GUESS, True
 
-    def _of(self, at: ModelAt) -> _Learned:
+    def _record_of(self, at: ModelAt) -> _Learned:
         """Returns the record of a model, which the caller may change."""
         learned = self._learned.pop(at, None) or _Learned()
         self._learned[at] = learned

@@ -56,12 +56,12 @@ def period_of(per: str | None, now: float) -> Period:
     return Period(first.timestamp(), first.timestamp() + days * _DAY_S)
 
 
-def whole(limit: UsageLimit, amount: float) -> int:
+def counted_amount(limit: UsageLimit, amount: float) -> int:
     """Returns an amount of a limit as it is counted: of cost in billionths, so that sums are exact."""
     return round(amount * _BILLION) if limit.unit == "cost" else math.ceil(amount)
 
 
-def shown(limit: UsageLimit, amount: int) -> float:
+def displayed_amount(limit: UsageLimit, amount: int) -> float:
     """Returns an amount that was counted as the limit has it."""
     return amount / _BILLION if limit.unit == "cost" else amount
 
@@ -116,7 +116,7 @@ class LimitReservation(Struct, frozen=True, eq=False):
                 bucket.used += used.of(unit)
 
 
-def fitting(limits: Iterable[UsageLimit], key: int, user: str) -> list[UsageLimit]:
+def limits_for(limits: Iterable[UsageLimit], key: int, user: str) -> list[UsageLimit]:
     """Returns the limits of a project that hold for a request, by their ids.
 
     One of a named user takes the place of those of each user with the same unit, period and key.

@@ -17,7 +17,7 @@ from gateway.core.turn.client_view import MOST_HELD_BYTES, ClientView, ReplyEven
 from gateway.core.turn.commands import TurnOutcome
 from gateway.core.turn.draft import lacks_content
 from gateway.core.turn.terms import TurnTerms
-from gateway.core.usage.asked import without_null_usage
+from gateway.core.usage.withheld_usage import without_null_usage
 from gateway.dialects.chat.errors import error_event
 from gateway.dialects.event_stream import NOT_DURABLE, encode_event
 from gateway.errors import GatewayError

@@ -22,15 +22,15 @@ from gateway.core.prompt.summary import (
     MOST_TOKENS,
     PART_CHARS,
     ExchangeSize,
-    Nonsense,
     Overfull,
     SummaryTerms,
-    ask_for,
-    check,
-    end_of_span,
+    UnusableSummary,
+    check_summary,
     lacked_room,
-    parts,
+    last_covered,
+    split_lines,
     spoken_lines,
+    summary_request,
 )
 from gateway.errors import BadRequest, GatewayError, Overloaded, UpstreamError
 from gateway.run.admin.operation_arguments import Arguments, Defaults, RawArguments
@@ -267,7 +267,7 @@ async def _next_span(
     first = 1 if earlier is not None else 0
     sizes = await asyncio.to_thread(_sizes, path)
     is_whole = terms.is_all and not sizes[-1].waits
-    end = len(path) - 1 if is_whole else end_of_span(sizes, keep_tokens, keep_messages)
+    end = len(path) - 1 if is_whole else last_covered(sizes, keep_tokens, keep_messages)
     if end is None or end < first:
         return None
     return SummarySpan(earlier, path[first : end + 1], sum(each.tokens for each in sizes[: end + 1]))
@@ -281,7 +281,7 @@ async def _write_summary(span: SummarySpan, task: SummaryTask, run_step: StepRun
     Raises: JobFailed: the model gave none; Postponed.
     """
     text, done = "" if span.earlier is None else span.earlier.text, 0
-    for part in parts(spoken_lines(span.exchanges), PART_CHARS):
+    for part in split_lines(spoken_lines(span.exchanges), PART_CHARS):
         # The step's name identifies its input, so that a later run of another span does not take its result.
         name = f"{span.end.id}: {done} and {len(part)}"
         text = (await run_step(name, partial(_ask_for_part, part, text, task))).decode()
@@ -303,7 +303,7 @@ async def _run_directly(_: str, ask: Callable[[], Awaitable[bytes]]) -> bytes:
 async def _ask_for_part(part: Sequence[str], earlier: str, task: SummaryTask) -> bytes:
     """Returns the earlier summary with this part added. Raises: JobFailed: the model gave none."""
     size, ask = task.max_tokens, partial(task.model.ask, memory=task.agent_id)
-    question = ask_for(earlier, part, size, task.terms.instructions)
+    question = summary_request(earlier, part, size, task.terms.instructions)
     reply = await ask(task.project, question, max_tokens=_SLACK * size)
     if lacked_room(reply.text, size=size, finish_reason=reply.finish_reason):
         # A model that thinks first may have spent the limit on its thoughts.
@@ -311,10 +311,10 @@ async def _ask_for_part(part: Sequence[str], earlier: str, task: SummaryTask) ->
     if reply.message.get("refusal"):
         raise JobFailed("the background model refused to summarise")
     try:
-        text = check(
+        text = check_summary(
             reply.text, part, earlier, size=size, finish_reason=reply.finish_reason, by_hand=task.by_hand
         )
-    except Nonsense as error:
+    except UnusableSummary as error:
         raise JobFailed(error.message) from None
     return task.terms.clip(text).encode()
 

@@ -14,7 +14,14 @@ from adapters.types import Json
 from gateway.core.conversation.canonical import WireMessage, are_results, first_spoken, media_in
 from gateway.core.message_text import with_text_before
 from gateway.core.prompt.note import estimate_tokens
-from gateway.core.prompt.summary import EARLY, ROOMY, WORTH, Overfull, SummaryCut, summary_tokens
+from gateway.core.prompt.summary import (
+    EARLY_SHARE,
+    ROOMY_SHARE,
+    WORTHWHILE_SHARE,
+    Overfull,
+    SummaryCut,
+    summary_tokens,
+)
 from gateway.core.prompt.window import (
     Budget,
     Window,
@@ -239,7 +246,7 @@ def _choose_summary(
     fitting = [each for each in summaries if not room.is_over(*each)]
     without_gap = [each for each in fitting if evicted is None or each.cut.end >= evicted.offset] or fitting
     same = [each for each in without_gap if each.cut.id == in_use]
-    roomy = [each for each in without_gap if not room.is_over(*each, ROOMY)]
+    roomy = [each for each in without_gap if not room.is_over(*each, ROOMY_SHARE)]
     return next(iter((*same, *roomy, *reversed(without_gap), *reversed(summaries))), None)
 
 
@@ -460,9 +467,9 @@ class _WindowRoom:
         is_early = self._bounds is not None and len(self.items) - start > self._bounds.early
         if is_due or is_early:
             return wanted
-        if not self.is_over(start, newest, EARLY):
+        if not self.is_over(start, newest, EARLY_SHARE):
             return None
         # A summary covers whole turns, and leaves the last ones as they are.
         turns = (i for i in range(len(self.items) - 1, start, -1) if self.items[i].role == "user")
         end = next((i for i in turns if self.tokens(i, len(self.items)) >= keep), start)
-        return wanted if self.tokens(start, end) >= high * WORTH else None
+        return wanted if self.tokens(start, end) >= high * WORTHWHILE_SHARE else None

@@ -148,10 +148,12 @@ class Failover:
         endpoints = self.endpoints[route.upstream]
         # The common route has one endpoint and needs no order.
         if not route.others and len(endpoints) == 1:
-            return Attempts(self, endpoints[0], self.context_windows.on(route.first), [], sink, receipt)
+            return Attempts(
+                self, endpoints[0], self.context_windows.with_known_window(route.first), [], sink, receipt
+            )
         candidates = [
             (endpoint, target)
-            for target in map(self.context_windows.on, route.targets)
+            for target in map(self.context_windows.with_known_window, route.targets)
             for endpoint in self.endpoints[target.upstream]
             if path == CHAT or endpoint.provider.has_endpoint(path)
         ]
@@ -317,7 +319,7 @@ class Attempts:
                     return shorter_or_error
                 reply = shorter_or_error
             elif self._is_guess and reply.status < 400:
-                failover.context_windows.guessed(self.target[:2])
+                failover.context_windows.note_guess(self.target[:2])
             self.call.is_streamed = reply.is_stream
             self._answered(str(reply.status), is_error=reply.status >= 400, status=reply.status)
             if reply.status == 401 and self.endpoint.has_key:
@@ -351,8 +353,8 @@ class Attempts:
         known, target = self.target.context_window, self.target
         context_windows: list[int] = []
         if known is None or known > tokens:
-            self._failover.context_windows.reported(target[:2], tokens)
-            known = self._failover.context_windows.of(target[:2], tokens) or tokens
+            self._failover.context_windows.note_reported(target[:2], tokens)
+            known = self._failover.context_windows.window_of(target[:2], tokens) or tokens
             context_windows.append(known)
         # If the request was cut to that length already, the upstream counts more tokens than we do. How many more is
         # guessed, once.
@@ -385,7 +387,7 @@ class Attempts:
 
     def counted(self, estimated: int, actual: int, most: int) -> None:
         """Notes how many tokens a reply counted for its prompt."""
-        self._failover.context_windows.counted(self.target[:2], estimated, actual, most)
+        self._failover.context_windows.note_count(self.target[:2], estimated, actual, most)
 
     def broke(self, error: GatewayError) -> None:
         """Notes that a reply which had begun broke off."""

@@ -15,8 +15,8 @@ from adapters.errors import ProviderError, UnfinishedEvent
 from adapters.sse import EventDecoder
 from adapters.types import Header
 from gateway.core.turn.native_form import ReplyChange
-from gateway.core.usage.asked import without_usage
 from gateway.core.usage.reported import UsageReader
+from gateway.core.usage.withheld_usage import without_usage
 from gateway.run.receipt import Receipt, UpstreamCall
 from gateway.run.sink import Sink
 from gateway.run.upstream.failover import Attempts, RequestMaker

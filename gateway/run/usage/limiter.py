@@ -24,12 +24,12 @@ from gateway.core.usage.limit_rules import (
     Bucket,
     LimitReservation,
     Period,
+    counted_amount,
+    displayed_amount,
     duration,
-    fitting,
     full_bucket,
+    limits_for,
     period_of,
-    shown,
-    whole,
 )
 from gateway.errors import LimitReached
 from gateway.metrics import Metrics
@@ -193,7 +193,7 @@ class Limiter:
         """Returns the limits that hold for a request, by their ids."""
         if receipt.project not in self._limits:
             return []
-        limits = fitting(self._limits[receipt.project], receipt.key, receipt.user)
+        limits = limits_for(self._limits[receipt.project], receipt.key, receipt.user)
         return limits if receipt.asks_model else [limit for limit in limits if limit.unit == "requests"]
 
     async def admit_step(
@@ -264,11 +264,15 @@ class Limiter:
         """Returns the limits that hold for requests of a key and a user. Raises: StoreError."""
         await self.load()
         found = []
-        for limit in fitting(self._limits.get(project, ()), key, user):
+        for limit in limits_for(self._limits.get(project, ()), key, user):
             bucket = await self._loaded_bucket(limit, user)
             used, left = bucket.used + bucket.reserved, bucket.left(self._bound_here(limit))
             resets = None if limit.per is None else bucket.period.end
-            found.append(LimitState(limit, bucket.user, shown(limit, used), shown(limit, left), resets))
+            found.append(
+                LimitState(
+                    limit, bucket.user, displayed_amount(limit, used), displayed_amount(limit, left), resets
+                )
+            )
         return found
 
     # -- what was used before
@@ -349,7 +353,7 @@ class Limiter:
     def _bound_here(self, limit: UsageLimit) -> int:
         """Returns the bound of a limit for this process: its part of what holds for a minute or at a time."""
         is_shared = limit.per not in ("day", "month")
-        return whole(limit, limit.most / self._processes if is_shared else limit.most)
+        return counted_amount(limit, limit.most / self._processes if is_shared else limit.most)
 
     # -- the answer
 

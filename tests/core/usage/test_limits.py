@@ -10,11 +10,11 @@ from gateway.core.usage.limit_rules import (
     Amounts,
     Bucket,
     LimitReservation,
+    counted_amount,
     duration,
-    fitting,
     full_bucket,
+    limits_for,
     period_of,
-    whole,
 )
 from storage.usage_records import UsageLimit
 
@@ -50,9 +50,9 @@ def test_a_limit_of_a_named_user_takes_the_place_of_each_users() -> None:
     alice, other = limit(2, user="alice"), limit(3, user="alice", per="month")
     all_of_key = limit(4, key=7)
     limits = (each, alice, other, all_of_key)
-    assert fitting(limits, 0, "alice") == [alice, other]
-    assert fitting(limits, 7, "bob") == [each, all_of_key]
-    assert fitting(limits, 0, "") == [each]
+    assert limits_for(limits, 0, "alice") == [alice, other]
+    assert limits_for(limits, 7, "bob") == [each, all_of_key]
+    assert limits_for(limits, 0, "") == [each]
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_costs_that_are_settled_leave_nothing_reserved() -> None:
         one.reserved += Amounts(0, cost).of("cost")
     for cost in (100_000_000, 200_000_000, 300_000_000):
         LimitReservation([(one, Amounts(0, cost).of("cost"))]).settle(Amounts(), is_answered=True)
-    most = whole(one.limit, 1.0)
+    most = counted_amount(one.limit, 1.0)
     assert one.reserved == 0
     assert one.lets_in(most + 1, most)
 

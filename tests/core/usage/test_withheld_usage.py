@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.core.usage.asked import without_usage
+from gateway.core.usage.withheld_usage import without_usage
 
 PLAIN = b'data: {"id":"1","choices":[{"index":0,"delta":{"content":"a, \\"usage\\":null"}}]}\n\n'
 
