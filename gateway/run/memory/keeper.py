@@ -1,8 +1,8 @@
 """The keeper of memory, one for the process: it reads what a turn needs, and writes the turn when it has ended.
 
-It makes three values for a turn: `MemoryContext` (what was read), `Prompt` (what goes upstream) and `TurnWrite` (what
-is written). Whoever runs the turn owns them. The keeper itself holds the queues of append mode, the lists that were
-sent last, and for a moment the turns that are committed and not yet cached for the next one.
+A turn has three values: `MemoryContext` (what was read), `Prompt` (what goes upstream) and `TurnWrite` (what is
+written). The keeper holds only what turns share: the queues of append mode, the lists that were sent last, and for a
+moment the turns that are committed and not yet cached for the next one.
 """
 
 from __future__ import annotations
@@ -37,26 +37,27 @@ from storage.commands import Committed, MemorySnapshot, TurnWrite
 from storage.errors import TooSlow
 from storage.sql.store import Store
 
-# A memory is indexed soon when it has so many new messages,
+# A memory is indexed soon when it has this many new messages.
 INDEX_EVERY = 16
-# or when a turn has so many characters: every query reads them until they are indexed.
+# Or when a turn adds this many characters: every query reads them until they are indexed.
 INDEX_CHARS = 32_000
-# Chosen: append mode needs the disk, and counts one that is slower than this as down.
+# Append mode needs the disk, and treats one that is slower than this as down. No measurement.
 OPEN_WAIT_S = 5.0
 _log = logging.getLogger("mnemogate")
 
 
 class TurnEvents(Protocol):
-    """The events that the keeper reports to the background services. Every method returns at once.
-
-    makes_summaries: whether there is a model for summaries; agents may have one of their own.
-    """
+    """The events that the keeper reports to the background services. Every method returns at once."""
 
     @property
-    def makes_summaries(self) -> bool: ...
+    def makes_summaries(self) -> bool:
+        """There is a model for summaries. Agents may have one of their own."""
 
     def index_outdated(self, agent: int, messages: int | None = None) -> None:
-        """Reports that the search index of a memory lacks so many messages; None: more than queries should read."""
+        """Reports that the search index of a memory is outdated.
+
+        messages: how many it lacks; None: more than queries should read.
+        """
 
     def edits_pending(self) -> None:
         """Reports a turn with memory edits. They are merged into the blocks when the turn is confirmed."""
@@ -64,9 +65,10 @@ class TurnEvents(Protocol):
     def turn_stored(
         self, agent: int, messages: int, sleeptime: Sleeptime | None = None, seq: int | None = None
     ) -> None:
-        """Reports a turn, by which a memory has so many more messages.
+        """Reports a turn.
 
-        sleeptime: who reads them after the fact.
+        messages: how many it adds to the memory.
+        sleeptime: the agents that read them later.
         seq: the number of the first of them, or near it.
         """
 
@@ -91,7 +93,7 @@ class MemoryKeeper:
     resent: ResentLists = field(init=False, default_factory=ResentLists)
     queues: Queues = field(init=False)
     delegated: DelegatedTasks = field(init=False, default_factory=DelegatedTasks)
-    # Of steps that write their edits again, one after the other: side by side the slowest would lose again and again.
+    # Steps that write their edits again take turns: in parallel the slowest would be overtaken each time.
     editing: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
     # Turns that are committed and are cached after their replies, or before the next request is read.
     _uncached: deque[Callable[[], None]] = field(init=False, default_factory=deque)
@@ -103,13 +105,13 @@ class MemoryKeeper:
         recaller = Recaller(self.store, self.settings, self.embed_query)
         self.composer = Composer(self.store, recaller, self.settings.cache_s, self.events.makes_summaries)
 
-    # -- when it begins
+    # -- when a turn begins
 
     async def begin(self, request: MemoryRequest) -> MemoryContext:
-        """Returns what memory knows of a request.
+        """Reads the context of a request.
 
         In append mode the requests of one conversation queue: each waits until the one before has left the queue.
-        Raises: StoreError when memory cannot be had.
+        Raises: StoreError: memory cannot be read.
         """
         if self._uncached:
             self._cache_all()
@@ -120,7 +122,7 @@ class MemoryKeeper:
         return await read_context(self.store, self.resent, request, self.settings.idle_s)
 
     async def _queue(self, request: MemoryRequest) -> None:
-        """Waits for the requests before this one. Raises: TooSlow: for longer than it would."""
+        """Waits for the requests before this one. Raises: TooSlow: longer than the ticket allows."""
         key = request.identity.conversation
         assert key is not None
         agent = await agent_of(self.store, request)
@@ -143,7 +145,7 @@ class MemoryKeeper:
         plan = replace(context.plan, conversation=committed.conversation)
         return replace(context, row=committed.exchange, agent=committed.agent, plan=plan)
 
-    # -- when it ends
+    # -- when a turn ends
 
     def write(
         self,
@@ -153,28 +155,17 @@ class MemoryKeeper:
         outcome: TurnOutcome,
         receipt: Receipt | None = None,
     ) -> asyncio.Future[Committed] | asyncio.Future[None]:
-        """Begins the write of a turn that has ended; its result is None if nothing of it is worth writing.
+        """Begins the write of a turn that has ended. The result is None if nothing of the turn is to be stored.
 
         In append mode the next request of the conversation waits for this write, and not for the end of the request.
-        receipt: of its reply; None: it is not noted why it recalled what it did.
-        The future fails with StoreError. Who cancels it abandons the result, not the write.
+        receipt: of the reply; None: no record of its recall is stored.
+        The future fails with StoreError. Cancelling it does not cancel the write.
         """
-        request = context.request
+        request, reply = context.request, outcome.shown_reply
         request.ticket.hand_on()
-        if (
-            outcome.shown_reply is not None
-            and "tool_calls" in outcome.shown_reply
-            and request.identity.scope is not None
-        ):
-            self.delegated.note_calls(
-                request.identity.scope, request.chat.json, outcome.shown_reply, self.now()
-            )
-        # A failed turn is asked again, or comes back in a later list, which must know what of it is off the record.
-        has_failed = outcome.state is End.FAILED and not outcome.text
-        leaves_nothing = context.request.identity.leaves_nothing or (
-            has_failed and not context.plan.off_record
-        )
-        if leaves_nothing and context.row < 0:
+        if reply is not None and "tool_calls" in reply and request.identity.scope is not None:
+            self.delegated.note_calls(request.identity.scope, request.chat.json, reply, self.now())
+        if context.row < 0 and _leaves_nothing(context, outcome):
             return self._end_unwritten(context)
         try:
             write = record_turn(context, prompt, changes, outcome, self.now(), receipt=receipt)
@@ -182,20 +173,18 @@ class MemoryKeeper:
         except Exception as error:
             return self._end_unwritten(context, error)
         if write.plain is not None:
-            e, listing = write.plain[0], context.plan.query.listing
-            self.resent.answered(
-                context.request.chat, listing, outcome.shown_reply or {}, e.reply or (), e.path
-            )
+            exchange, listing = write.plain[0], context.plan.query.listing
+            self.resent.store_reply(request.chat, listing, reply or {}, exchange.reply or (), exchange.path)
         overfull = prompt.window.overfull if outcome.state is FINISHED else None
         writing.add_done_callback(partial(self._written, context, write, overfull))
         return writing
 
     def _end_unwritten(self, context: MemoryContext, error: Exception | None = None) -> asyncio.Future[None]:
-        """Lets the next request begin, and returns a future that is done: None, or the error. Nothing is written."""
+        """Lets the next request begin, without a write. Returns a future that is done, with the error if any."""
         context.request.ticket.leave()
-        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        over.set_result(None) if error is None else over.set_exception(error)
-        return over
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        done.set_result(None) if error is None else done.set_exception(error)
+        return done
 
     def _written(
         self,
@@ -204,9 +193,9 @@ class MemoryKeeper:
         overfull: Overfull | None,
         writing: asyncio.Future[Committed],
     ) -> None:
-        """Caches a committed turn: after the reply that waits for it, if the turn is a plain one.
+        """Caches a committed turn. A plain one is cached after its reply, which waits for the commit.
 
-        What opens a conversation is cached with its words, so that comes before they may be forgotten.
+        An opening is cached with its words, and so at once: later they might be forgotten already.
         """
         if writing.cancelled() or writing.exception() is not None:
             context.request.ticket.leave()
@@ -222,13 +211,13 @@ class MemoryKeeper:
         while self._uncached:
             try:
                 self._uncached.popleft()()
-            except Exception:  # the others are other people's
+            except Exception:  # the others are turns of other users
                 _log.exception("A stored turn could not be put into the caches, by a fault in the gateway.")
 
     def _cache_and_report(
         self, context: MemoryContext, write: TurnWrite, overfull: Overfull | None, committed: Committed
     ) -> None:
-        """Caches and reports what was written. overfull: as it was sent, its window was filling up."""
+        """Caches and reports a committed turn. overfull: the summary that its window needs; None: it needs none."""
         context.request.ticket.leave()
         snapshot, events = context.snapshot, self.events
         self.store.turns.cache_committed(write, committed)
@@ -251,13 +240,22 @@ class MemoryKeeper:
         snapshot: as the turn began.
         chars: the characters that the turn has added.
         """
-        # The counts of then are near enough for work that is done later anyway.
+        # The counts at the beginning of the turn are near enough for work that is done later.
         waiting = snapshot.next_seq - snapshot.indexed_seq
         if waiting >= INDEX_EVERY or chars > INDEX_CHARS:
             self.events.index_outdated(agent, waiting)
 
 
+def _leaves_nothing(context: MemoryContext, outcome: TurnOutcome) -> bool:
+    """Returns whether nothing of a turn is stored.
+
+    A failed turn is sent again. One off the record leaves its tombstone nevertheless, for a later list that has it.
+    """
+    has_failed = outcome.state is End.FAILED and not outcome.text
+    return context.request.identity.leaves_nothing or (has_failed and not context.plan.off_record)
+
+
 def _after_reply(work: Callable[[], None]) -> None:
-    """Does something when the next pass of the loop has woken the turn that waits for a commit, and its reply left."""
+    """Calls `work` after the next pass of the loop, in which the turn that waits for a commit sends its reply."""
     loop = asyncio.get_running_loop()
     loop.call_soon(loop.call_soon, work)

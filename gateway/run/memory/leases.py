@@ -15,7 +15,7 @@ from functools import partial
 from storage.errors import StoreError
 from storage.sql.conversation_locks import ConversationLocks
 
-# Chosen: a request waits so long at most for the conversation of a gateway that was killed.
+# The longest time that a request waits for the conversation of a gateway that was killed. No measurement.
 LEASE_S = 15.0
 # Leases are prolonged so often that one of three may fail.
 PROLONG_S = LEASE_S / 3
@@ -28,16 +28,17 @@ def lock_name(agent: str, conversation: str) -> str:
 
 
 class Leases:
-    """The locks that requests of this process hold or wait for. One request at a time asks for a lock."""
+    """The locks that requests of this process hold or wait for. Of the requests for one lock only the first asks."""
 
     def __init__(self, locks: ConversationLocks) -> None:
         self._locks = locks
         self._held: set[str] = set()
-        # Locks that are being released, by the write of that; None: it has failed.
+        # The writes of locks that are being released, by the names of the locks; None: the write has failed.
         self._releasing: dict[str, asyncio.Future[None] | None] = {}
         self._waiting: dict[str, asyncio.Event] = {}
-        self._any = asyncio.Event()
-        locks.when_released(self._wake)
+        # Set while this process holds a lock.
+        self._holds_any = asyncio.Event()
+        locks.when_released(self._wake_waiting)
         locks.when_recovered(self._release_again)
 
     @property
@@ -52,7 +53,7 @@ class Leases:
             return False
         self._releasing.pop(name, None)
         self._held.add(name)
-        self._any.set()
+        self._holds_any.set()
         return True
 
     async def take(self, name: str) -> None:
@@ -67,14 +68,14 @@ class Leases:
                         async with asyncio.timeout(min(remaining_s, LEASE_S) + 0.01):
                             await freed.wait()
         except BaseException:
-            # It may have been handed over in this moment.
+            # It may have been granted at this moment.
             self.release(name)
             raise
         finally:
             del self._waiting[name]
 
     def release(self, name: str) -> asyncio.Future[None] | None:
-        """Releases a lock. Returns the write of that; None: it cannot be written now.
+        """Releases a lock. Returns the write of the release; None: it cannot be written now.
 
         Where the write fails, the lock is released as soon as the database works again, or its lease runs out.
         """
@@ -82,26 +83,26 @@ class Leases:
         self._releasing[name] = None
         with suppress(StoreError):
             write = self._releasing[name] = self._locks.release(name, LEASE_S)
-            write.add_done_callback(partial(self._released, name))
+            write.add_done_callback(partial(self._note_released, name))
         return self._releasing[name]
 
     async def run(self) -> None:
-        """Prolongs the leases that are held, until it is cancelled."""
+        """Prolongs the leases of the locks that are held, until it is cancelled."""
         while True:
-            await self._any.wait()
+            await self._holds_any.wait()
             await asyncio.sleep(PROLONG_S)
             try:
                 if self._held:
                     await self._locks.prolong(self._held, LEASE_S)
                 else:
-                    self._any.clear()
+                    self._holds_any.clear()
             except StoreError as error:
                 _log.warning(
                     "Locks on conversations could not be prolonged. Trying again in %g s: %s",
                     PROLONG_S, error.message,
                 )  # fmt: skip
 
-    def _released(self, name: str, write: asyncio.Future[None]) -> None:
+    def _note_released(self, name: str, write: asyncio.Future[None]) -> None:
         if self._releasing.get(name) is write:
             if write.cancelled() or write.exception() is not None:
                 self._releasing[name] = None
@@ -112,7 +113,7 @@ class Leases:
         for name in [name for name, write in self._releasing.items() if write is None]:
             self.release(name)
 
-    def _wake(self, name: str | None) -> None:
+    def _wake_waiting(self, name: str | None) -> None:
         for each, freed in self._waiting.items():
             if name in (None, each):
                 freed.set()

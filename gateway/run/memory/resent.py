@@ -1,12 +1,12 @@
-"""The lists that clients sent last, so that a list that goes on from one of them is hashed from there on.
+"""The lists that clients sent last, so that a list that continues one of them is hashed from there on.
 
 A client resends its whole list with each request. The hashes of its messages are stored from one turn to the next, so
 a long conversation costs little more than a short one. The reply was hashed when it was recorded, and is not hashed
 again when it comes back with the same text.
 
-Messages are recognised by a mark: Python's hash of them, which is SipHash with 64 bits under a key that each process
-draws. Lists are only compared within one memory. What is stored of a list follows from its messages alone, so it is
-never out of date.
+Messages are recognised by Python's hash of them, which is SipHash with 64 bits under a key that each process draws.
+Lists are only compared within one memory. What is stored of a list follows from its messages alone, so it is never out
+of date.
 """
 
 from __future__ import annotations
@@ -28,10 +28,12 @@ from gateway.core.conversation.canonical import (
 from gateway.core.request.chat_request import ChatRequest
 from storage.records import Atom
 
-# Room for some 2,600 conversations of ten messages; no measurement.
+# Some 2,600 conversations of ten messages. No measurement.
 CACHE_BYTES = 5 << 19
-_MOST_BYTES = 1 << 20  # of one request; to mark its messages takes 1 ms
-_LIST_BYTES, _MESSAGE_BYTES = 780, 20  # measured; of a message with one atom
+# A larger request is not stored: to hash its messages takes 1 ms.
+_MAX_REQUEST_BYTES = 1 << 20
+# The memory that a list takes, and each message of one atom in it; measured.
+_LIST_BYTES, _MESSAGE_BYTES = 780, 20
 
 # An agent's secret, and how many messages the list has.
 _ListKey = tuple[bytes, int]
@@ -49,8 +51,8 @@ class _Reply(Struct, frozen=True):
 class _SentList(Struct, frozen=True):
     """A list that was sent."""
 
-    # The hash of its messages' marks.
-    mark: int
+    # The hash of its messages' hashes.
+    hash: int
     front: ListFront
     # None: there is none yet, or it is not text alone.
     reply: _Reply | None = None
@@ -68,48 +70,48 @@ class ResentLists:
         return len(self._lists)
 
     def listing(self, canon: Canon, request: ChatRequest) -> Listing:
-        """Returns a request's list with its atoms, and stores it in place of the list that it goes on from."""
+        """Returns a request's list with its atoms, and stores it in place of the list that it continues."""
         messages = request.messages
-        if len(request.raw) > _MOST_BYTES:
+        if len(request.raw) > _MAX_REQUEST_BYTES:
             return Listing(canon, messages)
         # The list before was as long as this one is up to the last reply.
         end = len(messages) - 1
         while end > 0 and messages[end]["role"] != "assistant":
             end -= 1
         before = self._lists.get((canon.secret, end))
-        marks = [] if before is None else [*map(_mark, messages)]
-        if before is not None and hash(tuple(marks[:end])) == before.mark:
+        hashes = [] if before is None else [*map(_hash_message, messages)]
+        if before is not None and hash(tuple(hashes[:end])) == before.hash:
             self._drop((canon.secret, end))
             listing = Listing(canon, messages, before.front, _known_reply(before, messages[end], end))
         else:
             listing = Listing(canon, messages)
             if not listing.answered:
-                return listing  # to read the first words again costs less than to store them
-        mark = hash(tuple(marks or map(_mark, messages)))
-        self._store((canon.secret, len(messages)), _SentList(mark, listing.front()))
+                return listing  # the first words cost less to hash again than to store
+        list_hash = hash(tuple(hashes or map(_hash_message, messages)))
+        self._store((canon.secret, len(messages)), _SentList(list_hash, listing.front()))
         return listing
 
-    def answered(
+    def store_reply(
         self,
         request: ChatRequest,
         listing: Listing,
-        answered: WireMessage,
-        reply: tuple[Atom, ...],
+        reply: WireMessage,
+        atoms: tuple[Atom, ...],
         path: bytes,
     ) -> None:
         """Stores the reply to a list.
 
-        answered: the reply as the client has it.
-        reply: its atoms.
+        reply: as the client has it.
+        atoms: those of the reply.
         path: the hash of the path down to it.
         """
-        key, text = (listing.canon.secret, len(request.messages)), text_alone(answered)
+        key, text = (listing.canon.secret, len(request.messages)), text_alone(reply)
         sent = self._lists.get(key)
         if text is None or sent is None:
             return
-        # Another list of as many messages may have taken its place. The front of this one has its very `positions`.
+        # Another list with as many messages may have its place. The front of this one has the same `positions` object.
         if sent.front.positions is listing.positions:
-            self._lists[key] = replace(sent, reply=_Reply(hash(text), reply, path))
+            self._lists[key] = replace(sent, reply=_Reply(hash(text), atoms, path))
 
     def clear(self) -> None:
         """Drops all: something was forgotten that clients may resend."""
@@ -137,7 +139,7 @@ def _known_reply(sent: _SentList, message: WireMessage, index: int) -> KnownRepl
     return KnownReply(index, reply.atoms, reply.path)
 
 
-def _mark(message: WireMessage) -> int:
+def _hash_message(message: WireMessage) -> int:
     """Returns the hash of a message, whatever the order of a plain one's fields."""
     content = message.get("content")
     if len(message) == 2 and isinstance(content, str):

@@ -76,7 +76,7 @@ def answer(resent: ResentLists, request: ChatRequest, said: dict[str, Any]) -> N
     """Answers a list, as the gateway does when it records the turn."""
     found, reply = resent.listing(CANON, request), CANON.atoms(said)
     new = [atom for atoms in found.new for atom in atoms]
-    resent.answered(request, found, said, reply, CANON.path((*new, *reply), found.path_answered))
+    resent.store_reply(request, found, said, reply, CANON.path((*new, *reply), found.path_answered))
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_a_reply_belongs_to_its_own_list(hashed: list[str]) -> None:
     found = resent.listing(CANON, first)
     other = ask([*TALK[:3], {"role": "user", "content": "And mine?"}])
     resent.listing(CANON, other)
-    resent.answered(first, found, said, CANON.atoms(said), b"p" * 16)
+    resent.store_reply(first, found, said, CANON.atoms(said), b"p" * 16)
     for asked in (other, first):
         request = ask([*asked.messages, said, TALK[7]])
         hashed.clear()
