@@ -68,7 +68,7 @@ class NativeMessages(Struct, frozen=True):
             additions.changes_prefix
             and binds_thoughts(model)
             # Those of this turn's own rounds stand after what they were thought about.
-            and _has_thoughts(self._messages(replace(additions, more=())))
+            and _has_thoughts(self._messages(replace(additions, hidden_rounds=())))
         ):
             betas = self._allow_other_prefix(members, messages)
         if not members:
