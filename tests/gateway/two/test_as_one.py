@@ -10,7 +10,7 @@ from typing import Any
 import openai
 import pytest
 
-from gateway.run.background import loop
+from gateway.run.background import tasks
 from gateway.settings import BlockSettings
 from storage.commands import ForgetTarget
 from storage.errors import Busy
@@ -57,7 +57,7 @@ def test_a_database_that_is_busy_at_the_start_has_new_blocks_of_the_settings_lat
     upstream: StrictUpstream, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     human, goals = BlockSettings("human"), BlockSettings("goals", value="Learn Greek.")
-    monkeypatch.setattr(loop, "AGAIN_S", 0.01)
+    monkeypatch.setattr(tasks, "RETRY_START_S", 0.01)
     follow, tries, followed = Blocks.follow, list[int](), list[int]()
 
     async def follow_later(*arguments: Any, **options: Any) -> None:
