@@ -85,7 +85,7 @@ class AgentSpec(Struct, frozen=True):
     tools: tuple[AgentTool, ...] = ()
     # Its definition over REST; None: the agent is made of a profile.
     defined: AgentDefinition | None = None
-    # The sleeptime agent that reads its turns; None: there is none.
+    # The sleeptime agents that read its turns; None: there are none.
     sleeptime: Sleeptime | None = None
 
     @property

@@ -86,7 +86,7 @@ class AgentDefinition(_Stored, frozen=True):
     learns: bool = False
     # The filler before a tool runs: "model", {"after_ms", "say"} or "none"; None: the default of its kind.
     filler: Literal["model", "none"] | dict[str, Any] | None = None
-    # The sleeptime agent that reads its turns; None: there is none.
+    # The sleeptime agents that read its turns; None: there are none.
     sleeptime: Sleeptime | None = None
     # Fields of a dialect that have no effect here and are returned as they came.
     retained: dict[str, Any] = field(default_factory=dict, name="kept")

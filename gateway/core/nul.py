@@ -1,4 +1,4 @@
-"""Text as every database keeps it: PostgreSQL has no U+0000 in one, so it is left out of what anybody says."""
+"""Text as every database stores it: PostgreSQL has no U+0000 in a text, so it is left out of all that is stored."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Fillers: sentences before a tool runs ("Let me look."), which the reader hears and memory must not store.
 
-They are a part of the reply, because the client sends the reply back and is recognised by it. The reply bears a note
-of where in its text they stand, by which recall, summaries and learning leave them out.
+They are a part of the reply, because the client sends the reply back and is recognised by it. A private field of the
+reply has where in its text they stand, by which recall, summaries and learning leave them out.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def filler_spans(message: Mapping[str, Any]) -> Spans:
 
 
 def with_filler_spans(message: WireMessage, spans: Spans) -> WireMessage:
-    """Returns the reply with a note of where its fillers stand."""
+    """Returns the reply with a private field of where its fillers stand."""
     return with_private(message, **{_FIELD: [list(span) for span in spans] or None})
 
 
@@ -59,7 +59,7 @@ def _joined(before: str, after: str) -> str:
 
 
 def with_fillers_from(message: WireMessage, old: Mapping[str, Any]) -> WireMessage:
-    """Returns the form in which a reply came back, with the note of the old one as far as it begins like that.
+    """Returns the form in which a reply came back, with the fillers of the old one as far as it begins like that.
 
     White space, punctuation and case make no difference: what was spoken comes back as a transcript.
     """

@@ -16,13 +16,11 @@ from gateway.core.words import heard_letters, is_beginning, letters_of
 
 
 class HeardPath(Struct, frozen=True):
-    """A path that an id stands for, with the messages that its client sends after it.
+    """A path that an id stands for, as its caller has heard it."""
 
-    path: its last reply as far as its caller has heard it. again: which of the later messages only repeat it, by
-    index.
-    """
-
+    # Its messages; the last one is the reply, as far as it was heard.
     path: Sequence[WireMessage]
+    # The indices of the later messages that only repeat it.
     repeats: Sequence[int]
 
 
