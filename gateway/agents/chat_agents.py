@@ -13,7 +13,7 @@ from gateway.agents.runs.agent_messaging import Speaker
 from gateway.agents.runs.agent_runs import AgentRuns
 from gateway.agents.runs.run import sampling_fields
 from gateway.agents.runs.turn_guide import guide_of
-from gateway.agents.tools.agent_tools import alone_of, asides_of
+from gateway.agents.tools.agent_tools import asides_of, serial_tools
 from gateway.core.agent import AgentSpec
 from gateway.core.memory.memory_tools import allows_hidden_tools
 from gateway.core.request.chat_request import ChatRequest, add_missing_fields
@@ -66,7 +66,10 @@ class ChatAgents(Struct, frozen=True):
         # The client sees none of the agent's tools, so a call of an unknown name is not its either.
         gateway_tools = AllBut(request.tools) if prompt.tools else ()
         terms = replace(
-            terms, gateway_tools=gateway_tools, alone=alone_of(spec), asides=asides_of(spec, request.tools)
+            terms,
+            gateway_tools=gateway_tools,
+            alone=serial_tools(spec),
+            asides=asides_of(spec, request.tools),
         )
         return terms, guide_of(spec, prompt)
 

@@ -15,7 +15,7 @@ from gateway.agents.registry.registry import AgentView, Registry
 from gateway.agents.runs.agent_runs import AgentRuns
 from gateway.agents.runs.background.background_runs import BackgroundRuns
 from gateway.agents.runs.system_message import SystemMessages
-from gateway.agents.tools.argument_check import checked
+from gateway.agents.tools.argument_check import check_arguments
 from gateway.agents.wire.struct_fields import Maybe
 from gateway.core.definition import ToolDefinition
 from gateway.errors import BadRequest
@@ -82,7 +82,7 @@ class AgentsApi(Struct, frozen=True):
         """Returns the answer to a call made by hand. Raises: BadRequest: its arguments are wrong."""
         parameters = made.schema.get("parameters") or {}
         foreign = self.runs.foreign
-        meant, wrong = await checked(foreign.children, call.tool, parameters, call.arguments)
+        meant, wrong = await check_arguments(foreign.children, call.tool, parameters, call.arguments)
         if wrong is not None:
             raise BadRequest(wrong, param="args")
         return await foreign.run(made, replace(call, arguments=meant))

@@ -24,7 +24,7 @@ from gateway.agents.runs.calls.toolboxes import Toolboxes
 from gateway.agents.runs.run import RunRequest, chat_request_of, identity_of
 from gateway.agents.runs.turn_guide import guide_of, is_overfull
 from gateway.agents.tools.agent_messages import SPEAKING
-from gateway.agents.tools.agent_tools import alone_of, asides_of
+from gateway.agents.tools.agent_tools import asides_of, serial_tools
 from gateway.core.agent import AgentSpec
 from gateway.core.conversation.canonical import Canon, WireMessage, text_of
 from gateway.core.conversation.kind import ConversationKind
@@ -305,7 +305,7 @@ class ItemTurns:
         terms = TurnTerms(
             gateway_tools=AllBut() if tools else (),
             hold_end=True,
-            alone=alone_of(spec),
+            alone=serial_tools(spec),
             asides=asides_of(spec),
         )
         try:

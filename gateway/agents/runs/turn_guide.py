@@ -8,7 +8,7 @@ import orjson
 
 from gateway.agents.core.tool_rules import CalledTool, RuleGuide
 from gateway.agents.runs.run import MAX_STEPS, RoutedSend
-from gateway.agents.tools.agent_tools import alone_of, approvals_of, asides_of
+from gateway.agents.tools.agent_tools import asides_of, serial_tools, tools_with_approval
 from gateway.core.agent import AgentSpec
 from gateway.core.prompt.window import DEFAULT_RESERVE_TOKENS
 from gateway.core.tool_rule import read_rules
@@ -43,7 +43,7 @@ def guide_of(
         style=spec.style if names else "reply",
         max_steps=max_steps,
         called=called,
-        approvals=approvals_of(spec),
+        approvals=tools_with_approval(spec),
         can_ask=can_ask,
         has_later_message=has_later_message,
     )
@@ -60,7 +60,7 @@ def terms_of(send: RoutedSend, prompt: Prompt) -> TurnTerms:
         saves_steps=True,
         shows_steps=send.shows_steps,
         has_status=send.accepted is not None,
-        alone=alone_of(send.spec),
+        alone=serial_tools(send.spec),
         filler=send.spec.fixed_filler,
         asides=asides_of(send.spec, request.tools),
     )

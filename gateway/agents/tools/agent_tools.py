@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from adapters.types import Json
 from gateway.agents.core.kinds import FILE_TOOLS
 from gateway.agents.tools.agent_messages import SPEAKING, SendsToAgents, speak
-from gateway.agents.tools.argument_check import checked
+from gateway.agents.tools.argument_check import check_arguments
 from gateway.agents.tools.file_tools import FileTools
 from gateway.agents.tools.foreign import ForeignTools
 from gateway.agents.tools.written_blocks import edit_blocks, write_blocks
@@ -95,7 +95,7 @@ class AgentTools:
 
     async def run(self, call: RunTool) -> ToolAnswer:
         tool, parameters = self._tools[call.name], self._plain[call.name]["function"].get("parameters") or {}
-        meant, wrong = await checked(self.foreign.children, call.name, parameters, call.arguments)
+        meant, wrong = await check_arguments(self.foreign.children, call.name, parameters, call.arguments)
         if wrong is not None:
             return _from_elsewhere(failed_answer(wrong))
         call = replace(call, arguments=meant)
@@ -236,13 +236,13 @@ def _asides_of(spec: AgentSpec, definitions: Iterable[dict[str, Any]]) -> Asides
     return Asides.of(definitions, _aside_names(spec), SPEAKING_TOOLS)
 
 
-def alone_of(spec: AgentSpec) -> frozenset[str]:
+def serial_tools(spec: AgentSpec) -> frozenset[str]:
     """Returns the tools with calls that must run one after another."""
     defined = {tool.name: tool.definition for tool in spec.tools}
     return frozenset(name for name, tool in defined.items() if tool is not None and not tool.is_parallel)
 
 
-def approvals_of(spec: AgentSpec) -> frozenset[str]:
+def tools_with_approval(spec: AgentSpec) -> frozenset[str]:
     """Returns the tools that always need a person's approval, whatever the rules allow."""
     defined = {tool.name: tool.definition for tool in spec.tools}
     return frozenset(name for name, tool in defined.items() if tool is not None and tool.needs_approval)

@@ -17,7 +17,9 @@ READ_HERE = 50_000
 CHECK_S = 2.0
 
 
-async def checked(children: Children, tool: str, schema: Json, arguments: Json) -> tuple[Json, str | None]:
+async def check_arguments(
+    children: Children, tool: str, schema: Json, arguments: Json
+) -> tuple[Json, str | None]:
     """Returns a call's arguments as they are meant, and its result where they do not fit; None: they do.
 
     schema: of the tool's parameters.
