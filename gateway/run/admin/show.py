@@ -25,21 +25,21 @@ from storage.records import IMPORT, Agent, Block, Exchange, Fact, Message, Scope
 from storage.sql.store import Store
 
 # The number of newest exchanges that are shown.
-RECENT = 10
+MOST_RECENT = 10
 # The number of messages that are listed of those that a question finds.
-FOUND = 20
+MOST_FOUND = 20
 # The number of versions that `--why` shows of a block.
-VERSIONS = 5
+MOST_VERSIONS = 5
 # The passages and the facts that are listed at most.
-PASSAGES = 100
-FACTS = 100
+MOST_PASSAGES = 100
+MOST_FACTS = 100
 # The number of sources that `--why` quotes for a version or a note.
-SOURCES = 4
+MOST_SOURCES = 4
 # The characters to which a text is cut.
 SHOWN_CHARS = 100
 
 # The words for the origin of a version, by the part before its colon.
-ORIGINS = {
+WRITERS = {
     "default": "the profile's default",
     "-": "forgotten",
     "forget": "what forgetting left",
@@ -72,21 +72,21 @@ class ShowOperation(Struct, frozen=True):
         agent = await store.agents.find(scope)
         snapshot = None if agent is None else await store.turns.snapshot(agent, None, None)
         if agent is None or snapshot is None:
-            return {"text": "\n".join(await self._nothing(scope))}
+            return {"text": "\n".join(await self._not_found_lines(scope))}
         retained = await store.overview.retained(agent.id)
-        recent = await store.overview.recent(agent.id, RECENT)
-        facts = await store.facts.list(agent.id, limit=FACTS)
+        recent = await store.overview.recent(agent.id, MOST_RECENT)
+        facts = await store.facts.list(agent.id, limit=MOST_FACTS)
         waiting = len(await store.blocks.waiting(agent.id))
-        lines = [_text(agent, snapshot, facts, waiting)]
-        lines += ["", "Retained", f"  {_retained(retained)}", "", "Recent messages"]
-        lines += [f"  {line}" for each in recent for line in _lines_of(*each)] or ["  none"]
+        lines = _memory_lines(agent, snapshot, facts, waiting)
+        lines += ["", "Retained", f"  {_retained_line(retained)}", "", "Recent messages"]
+        lines += [f"  {line}" for each in recent for line in _exchange_lines(*each)] or ["  none"]
         if query is not None:
-            lines += await self._found(agent, query)
+            lines += await self._recall_lines(agent, query)
         if with_sources:
-            lines += await _why(store, agent, snapshot, [e for e, *_ in recent])
+            lines += await _source_lines(store, agent, snapshot, [e for e, *_ in recent])
         return {"text": "\n".join(lines)}
 
-    async def _nothing(self, scope: Scope) -> list[str]:
+    async def _not_found_lines(self, scope: Scope) -> list[str]:
         """Returns the message that there is no such memory, and which profiles have one."""
         others = await other_profiles(self.store, scope)
         return [
@@ -94,40 +94,40 @@ class ShowOperation(Struct, frozen=True):
             *(f"Profile {name!r} has a memory: --profile {name}" for name in others),
         ]
 
-    async def _found(self, agent: Agent, query: str) -> list[str]:
+    async def _recall_lines(self, agent: Agent, query: str) -> list[str]:
         """Returns the note that would be recalled for a question, and the messages that it finds."""
         result = await self.trial.recall(agent, query, 0)
-        messages = [m for m in result.search.messages if m.source == "message"][:FOUND]
+        messages = [m for m in result.search.messages if m.source == "message"][:MOST_FOUND]
         note = result.note.strip() or "nothing"
         lines = ["", "Would be recalled", *(f"  {line}" for line in note.splitlines())]
         if messages:
-            lines += ["", "Found, best first", *(f"  {_short(_line(m))}" for m in messages)]
+            lines += ["", "Found, best first", *(f"  {_one_line(_message_line(m))}" for m in messages)]
         return lines
 
 
-def _text(agent: Agent, snapshot: MemorySnapshot, facts: Sequence[Fact], waiting: int) -> str:
+def _memory_lines(agent: Agent, snapshot: MemorySnapshot, facts: Sequence[Fact], waiting: int) -> list[str]:
     scope = agent.scope
     lines = [
         f"{scope.subject}  (project {scope.project}, profile {scope.profile}, memory {agent.uid})",
         "",
         "Blocks",
-        *([line for b in snapshot.blocks for line in _block(b)] or ["  none"]),
+        *([line for b in snapshot.blocks for line in _block_lines(b)] or ["  none"]),
     ]
     if waiting:
         lines.append(f"  edits of turns that are not confirmed: {waiting}")
     if facts:
-        lines += ["", "Facts", *(f"  {_fact(f)}" for f in facts)]
-    return "\n".join(lines)
+        lines += ["", "Facts", *(f"  {_fact_line(f)}" for f in facts)]
+    return lines
 
 
-def _retained(retained: Retained) -> str:
+def _retained_line(retained: Retained) -> str:
     """Returns how much is retained, as `users` and `conversations` count it."""
     turns, conversations = plural(retained.turns, "turns"), plural(retained.conversations, "conversations")
     cancelled = f" ({retained.cancelled} cancelled)" if retained.cancelled else ""
     return f"{plural(retained.messages, 'messages')} in {turns}{cancelled} of {conversations}"
 
 
-def _lines_of(e: Exchange, prefix_is_shared: bool, previous: int | None) -> list[str]:
+def _exchange_lines(e: Exchange, prefix_is_shared: bool, previous: int | None) -> list[str]:
     """Returns the lines of an exchange's messages. Those of a turn that is not active end with the reason.
 
     prefix_is_shared, previous: as `recallable_messages` has them.
@@ -140,87 +140,109 @@ def _lines_of(e: Exchange, prefix_is_shared: bool, previous: int | None) -> list
     elif not e.active:
         why = "superseded"
     mark = f"  ({why})" if why else ""
-    return [f"{_line(m)}{mark}" for m in recallable_messages(e, prefix_is_shared, previous)]
+    return [f"{_message_line(m)}{mark}" for m in recallable_messages(e, prefix_is_shared, previous)]
 
 
-async def _why(store: Store, agent: Agent, snapshot: MemorySnapshot, recent: Sequence[Exchange]) -> list[str]:
+async def _source_lines(
+    store: Store, agent: Agent, snapshot: MemorySnapshot, recent: Sequence[Exchange]
+) -> list[str]:
     """Lists the last versions of each block, the passages and the facts, each with the message that it came from.
 
     Messages and facts that were imported are listed with their imports.
     """
-    lines = ["", "Where blocks come from", *([] if snapshot.blocks else ["  none"])]
-    for b in snapshot.blocks:
+    return [
+        *await _block_source_lines(store, agent, snapshot.blocks),
+        *await _passage_source_lines(store, agent),
+        *await _import_source_lines(store, agent, recent),
+        *await _fact_source_lines(store, agent),
+    ]
+
+
+async def _block_source_lines(store: Store, agent: Agent, blocks: Sequence[Block]) -> list[str]:
+    lines = ["", "Where blocks come from", *([] if blocks else ["  none"])]
+    for b in blocks:
         lines.append(f"  {b.label}")
-        for r in (await store.blocks.revisions(b.id))[:VERSIONS]:
+        for r in (await store.blocks.revisions(b.id))[:MOST_VERSIONS]:
             if r.restores is not None:
                 origin = f"undo, back to version {r.restores}"
             else:
-                origin = through_mcp(r.origin) or ORIGINS.get(r.origin.partition(":")[0], r.origin)
+                origin = through_mcp(r.origin) or WRITERS.get(r.origin.partition(":")[0], r.origin)
             lines.append(
                 f"    version {r.version}  [{minute_text(r.at)}]  {origin}  ({len(r.value)} characters)"
             )
-            lines += [f"      {line}" for line in await _sources(store, agent, r.sources)]
-    passages = await store.passages.list(agent.id, limit=PASSAGES)
-    lines += ["", "Passages", *([] if passages else ["  none"])]
+            lines += [f"      {line}" for line in await _quoted_sources(store, agent, r.sources)]
+    return lines
+
+
+async def _passage_source_lines(store: Store, agent: Agent) -> list[str]:
+    passages = await store.passages.list(agent.id, limit=MOST_PASSAGES)
+    lines = ["", "Passages", *([] if passages else ["  none"])]
     for p in passages:
-        lines.append(f"  {p.seq}  [{minute_text(p.at)}]  {_short(p.text)}")
-        lines += [f"    {line}" for line in await _sources(store, agent, p.sources)]
+        lines.append(f"  {p.seq}  [{minute_text(p.at)}]  {_one_line(p.text)}")
+        lines += [f"    {line}" for line in await _quoted_sources(store, agent, p.sources)]
+    return lines
+
+
+async def _import_source_lines(store: Store, agent: Agent, recent: Sequence[Exchange]) -> list[str]:
     imported = await store.imports.origins(agent.id, "exchange", [e.id for e in recent])
-    if imported:
-        lines += ["", "Where messages come from"]
-        lines += [f"  {e.seq}  {_import(*imported[e.id])}" for e in recent if e.id in imported]
-    facts = await store.facts.list(agent.id, is_all=True, limit=FACTS)
+    if not imported:
+        return []
+    lines = [f"  {e.seq}  {_import_line(*imported[e.id])}" for e in recent if e.id in imported]
+    return ["", "Where messages come from", *lines]
+
+
+async def _fact_source_lines(store: Store, agent: Agent) -> list[str]:
+    facts = await store.facts.list(agent.id, is_all=True, limit=MOST_FACTS)
     origins = await store.imports.origins(agent.id, "fact", [f.id for f in facts if f.origin == IMPORT])
-    lines += ["", "Facts, and what they were before", *([] if facts else ["  none"])]
+    lines = ["", "Facts, and what they were before", *([] if facts else ["  none"])]
     for f in facts:
         ended = ""
         if f.ended_at is not None:
-            ended = (
-                f"  (until {minute_text(f.ended_at)}; then {f.successor or 'something that is forgotten'})"
-            )
-        lines.append(f"  {_short(_fact(f))}{ended}")
+            successor = f.successor or "something that is forgotten"
+            ended = f"  (until {minute_text(f.ended_at)}; then {successor})"
+        lines.append(f"  {_one_line(_fact_line(f))}{ended}")
         if (client := through_mcp(f.origin)) is not None:
             lines.append(f"    {client}")
         if f.id in origins:
-            lines.append(f"    {_import(*origins[f.id])}")
-        lines += [f"    {line}" for line in await _sources(store, agent, f.sources)]
+            lines.append(f"    {_import_line(*origins[f.id])}")
+        lines += [f"    {line}" for line in await _quoted_sources(store, agent, f.sources)]
     return lines
 
 
-def _import(format: str, at: float) -> str:
+def _import_line(format: str, at: float) -> str:
     return f"import ({format}, {minute_text(at)[:10]})"
 
 
-async def _sources(store: Store, agent: Agent, exchanges: Sequence[int]) -> list[str]:
-    """Returns lines that quote the user messages of the first `SOURCES` of these exchanges."""
+async def _quoted_sources(store: Store, agent: Agent, exchanges: Sequence[int]) -> list[str]:
+    """Returns lines that quote the user messages of the first `MOST_SOURCES` of these exchanges."""
     lines = []
     # A shared block may come from another user's memory, of which nothing is shown: its exchange is not found here.
-    for id in exchanges[:SOURCES]:
+    for id in exchanges[:MOST_SOURCES]:
         e = await store.turns.exchange(agent, id)
         messages = recallable_messages(e, False, None, None) if e is not None else []
-        lines += [f"from message {_short(_line(m))}" for m in messages if m.role == "user"]
+        lines += [f"from message {_one_line(_message_line(m))}" for m in messages if m.role == "user"]
         if e is None:
             lines.append("from a message that is not in this memory")
-    if len(exchanges) > SOURCES:
-        lines.append(f"and {len(exchanges) - SOURCES} more")
+    if len(exchanges) > MOST_SOURCES:
+        lines.append(f"and {len(exchanges) - MOST_SOURCES} more")
     return lines
 
 
-def _short(text: str) -> str:
+def _one_line(text: str) -> str:
     text = " ".join(text.split())
     return text if len(text) <= SHOWN_CHARS else text[: SHOWN_CHARS - 1] + "…"
 
 
-def _block(b: Block) -> list[str]:
+def _block_lines(b: Block) -> list[str]:
     kind = ", read-only" if b.read_only else ""
     heading = f"  {b.label}  (version {b.version}, {len(b.value)} of {b.limit} characters{kind})"
     return [heading, *(f"    {line}" for line in b.value.splitlines())]
 
 
-def _fact(f: Fact) -> str:
+def _fact_line(f: Fact) -> str:
     return f"{f.seq}  [{minute_text(f.valid_from)}{', always' if f.standing else ''}]  {f.text}"
 
 
-def _line(m: Message) -> str:
+def _message_line(m: Message) -> str:
     """Returns a message in one line: number, date, speaker and text."""
     return f"{m.seq}  [{minute_text(m.at)}] {m.speaker or m.role}: {' '.join(m.text.split())}"
