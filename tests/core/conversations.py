@@ -270,7 +270,7 @@ class Memory:
     def seen_on(self, path: Iterable[int]) -> list[str]:
         """Returns the block's value for a request that continues this path."""
         pending = [o for o in self.ops if o.state == "pending"]
-        return edits.view(self.blocks, pending, set(path))[0].value.split()
+        return edits.blocks_on_path(self.blocks, pending, set(path))[0].value.split()
 
 
 def content_of(e: Exchange) -> StoredContent:

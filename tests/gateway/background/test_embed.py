@@ -588,7 +588,7 @@ def test_a_memory_that_is_imported_is_embedded_again(made: Remembering) -> None:
     made.mention(TORTOISE)
     made.rest()
     store = made.world.store
-    transfer = TransferOperations(store, then=("embed",))
+    transfer = TransferOperations(store, follow_up_jobs=("embed",))
 
     async def move() -> str:
         lines: list[str] = []
