@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -88,6 +88,8 @@ class Speaker(Struct, frozen=True):
     forwarded: Forwarded
     # It is a background run, which occupies a slot of the worker.
     holds_slot: bool = False
+    # The row of its run; None: it has none.
+    run: int | None = None
 
     @staticmethod
     def of(
@@ -97,6 +99,20 @@ class Speaker(Struct, frozen=True):
         return Speaker(
             scope.project, ids.id_of("agent", context.agent.uid), spec.name, waiter, forwarded, holds_slot
         )
+
+
+class Recipient(Struct, frozen=True):
+    """An agent that a message goes to."""
+
+    uid: str
+    name: str
+
+    def answer(self, text: str = "") -> AgentAnswer:
+        return AgentAnswer(ids.id_of("agent", self.uid), self.name, text)
+
+    def failed(self, kind: str, error: str) -> AgentAnswer:
+        """Returns the answer where there is none. kind: the class of the error."""
+        return replace(self.answer(), kind=kind, error=error)
 
 
 class AgentMessaging:
@@ -120,92 +136,75 @@ class AgentMessaging:
         self._wait_s = wait_s
         self._waits = Waits()
         self._accepts: AcceptsRuns | None = None
+        # The turns whose slots are released, with the number of answers that each waits for.
         self._idle: Counter[Waiter] = Counter()
 
     @property
-    def idle(self) -> int:
+    def idle_runs(self) -> int:
         """How many runs in the background do nothing but wait for others, which may need their slots to answer."""
         return min(len(self._idle), MOST_IDLE)
 
-    def deliver(self, accepts: AcceptsRuns) -> None:
+    def deliver_with(self, accepts: AcceptsRuns) -> None:
         """Delivers messages without an answer as runs in the background, which need those of live turns themselves."""
         self._accepts = accepts
 
-    def of(self, sender: Speaker, run: int | None) -> SenderMessages:
-        """Returns what a turn sends messages with. run: the row of the sender's run, if it has one."""
-        return SenderMessages(self, sender, run)
-
-    async def find(self, project: str, name: str) -> tuple[str, str]:
-        """Returns (public name, name) of an agent. name: its id or its name. Raises: NotFound, BadRequest."""
+    async def find(self, project: str, name: str) -> Recipient:
+        """Returns an agent by its id or its name. Raises: NotFound, BadRequest."""
         uid = ids.uid_of("agent", name)
-        if uid is None:
-            found = await self._registry.resolve(project, name)
-            if found is None:
-                raise NotFound(f"there is no agent {name!r}")
-            return found.spec.uid, found.spec.name
-        entry = await self._registry.get_entry(project, uid)
-        return uid, entry.name
+        if uid is not None:
+            return Recipient(uid, (await self._registry.get_entry(project, uid)).name)
+        found = await self._registry.resolve(project, name)
+        if found is None:
+            raise NotFound(f"there is no agent {name!r}")
+        return Recipient(found.spec.uid, found.spec.name)
 
-    async def tagged(
-        self, project: str, every: Sequence[str], some: Sequence[str], but: str
-    ) -> Sequence[tuple[str, str]]:
-        """Returns (public name, name) of agents that were made over REST to speak, by tags.
-
-        every: tags that an agent has all of.
-        some: tags that it has one of; empty: any will do.
-        but: the id of an agent that is left out.
-        """
-        found: list[tuple[str, str]] = []
+    async def _find_tagged(
+        self, sender: Speaker, match_all: Sequence[str], match_some: Sequence[str]
+    ) -> Sequence[Recipient]:
+        """Returns the other agents with these tags that were made over REST to speak; `MOST_AGENTS` at most."""
+        found: list[Recipient] = []
         # A statement looks for so many; with more of them each agent's own tags decide alone, as they do at last.
-        sieve = every or some
-        wanted = AgentFilter(tags=sieve if len(sieve) <= MOST_TAGS else (), needs_all_tags=bool(every))
+        tags = match_all or match_some
+        wanted = AgentFilter(tags=tags if len(tags) <= MOST_TAGS else (), needs_all_tags=bool(match_all))
         after: str | None = None
         while len(found) < MOST_AGENTS:
             page = await self._store.defined_agents.list(
-                project, wanted, after=after, limit=_PAGE, newest_first=False
+                sender.project, wanted, after=after, limit=_PAGE, newest_first=False
             )
-            found += [(each.agent.uid, each.name) for each in await self._among(page, every, some, but)]
+            tags_of = await self._store.defined_agents.tags_of([each.agent.id for each in page])
+            found += [
+                Recipient(each.agent.uid, each.name)
+                for each in page
+                if _speaks(each)
+                and ids.id_of("agent", each.agent.uid) != sender.agent
+                and _has_tags(tags_of[each.agent.id], match_all, match_some)
+            ]
             if len(page) < _PAGE:
                 break
             after = page[-1].agent.uid
         return found[:MOST_AGENTS]
 
-    async def _among(
-        self, page: Sequence[AgentEntry], every: Sequence[str], some: Sequence[str], but: str
-    ) -> Sequence[AgentEntry]:
-        tags = await self._store.defined_agents.tags_of([each.agent.id for each in page])
-        return [
-            each
-            for each in page
-            if each.definition is not None
-            and each.definition.body.get("kind") not in READING_KINDS
-            and ids.id_of("agent", each.agent.uid) != but
-            and set(every).issubset(tags[each.agent.id])
-            and (not some or not set(some).isdisjoint(tags[each.agent.id]))
-        ]
+    async def ask(self, sender: Speaker, recipient: Recipient, text: str) -> AgentAnswer:
+        """Returns an agent's answer."""
+        return await self._ask(sender, recipient, text, self._end_of_wait())
 
-    async def ask(
-        self, sender: Speaker, run: int | None, uid: str, name: str, text: str, until: float
-    ) -> AgentAnswer:
-        """Returns an agent's answer.
-
-        run: the row of the one that waits, if it has one.
-        until: by the loop's clock.
-        """
-        to = AgentAnswer(ids.id_of("agent", uid), name)
+    async def _ask(self, sender: Speaker, recipient: Recipient, text: str, until: float) -> AgentAnswer:
+        """Returns an agent's answer. until: by the loop's clock."""
         if sender.waiter.depth >= MOST_DEPTH:
-            return to.failed("depth", _TOO_DEEP)
+            return recipient.failed("depth", _TOO_DEEP)
+        queue = recipient.uid, DEFAULT
         try:
-            with self._idling(sender), self._waits.begin(sender.waiter, (uid, DEFAULT)) as wait:
-                found = await self._registry.resolve_uid(sender.project, uid)
-                return await self._answer(sender, run, found, to, text, wait, until)
+            with self._released_slot(sender), self._waits.begin(sender.waiter, queue) as wait:
+                resolved = await self._registry.resolve_uid(sender.project, recipient.uid)
+                request = _request(sender, resolved, text, is_awaited=True)
+                return await self._await_answer(request, recipient, wait, until)
         except WaitsInCircle:
-            return to.failed("circle", _CIRCLE.format(name=name))
+            return recipient.failed("circle", _CIRCLE.format(name=recipient.name))
         except StoreError as error:
-            return to.failed("missing" if isinstance(error, NotFound) else "failed", error.message)
+            return recipient.failed("missing" if isinstance(error, NotFound) else "failed", error.message)
 
     @contextmanager
-    def _idling(self, sender: Speaker) -> Iterator[None]:
+    def _released_slot(self, sender: Speaker) -> Iterator[None]:
         """Releases the slot of the run that waits, until its answer is there."""
         if not sender.holds_slot:
             yield
@@ -219,19 +218,11 @@ class AgentMessaging:
             if not self._idle[sender.waiter]:
                 del self._idle[sender.waiter]
 
-    async def _answer(
-        self,
-        sender: Speaker,
-        parent: int | None,
-        resolved: ResolvedAgent,
-        to: AgentAnswer,
-        text: str,
-        wait: Wait,
-        until: float,
+    async def _await_answer(
+        self, request: RunRequest, recipient: Recipient, wait: Wait, until: float
     ) -> AgentAnswer:
-        asked = replace(_request(sender, resolved, text, is_awaited=True), parent=parent)
         sink = UnseenSink()
-        run = asyncio.ensure_future(self._run(asked, to, sink, wait))
+        run = asyncio.ensure_future(self._run(request, recipient, sink, wait))
         # The process waits for it when it stops, also if its caller does not any more.
         self._pending.add(run, "An answer to an agent")
         try:
@@ -242,76 +233,74 @@ class AgentMessaging:
             raise
         if done:
             return run.result()
-        return to.failed("timeout", _LATE.format(name=to.name, seconds=self._wait_s))
+        return recipient.failed("timeout", _LATE.format(name=recipient.name, seconds=self._wait_s))
 
     async def _run(
-        self, run_request: RunRequest, to: AgentAnswer, sink: UnseenSink, wait: Wait
+        self, request: RunRequest, recipient: Recipient, sink: UnseenSink, wait: Wait
     ) -> AgentAnswer:
         """Returns what becomes of a run. It never raises."""
         try:
-            with self._accounts.work(run_request.scope.project) as receipt:
-                result = await self._runs.send(run_request, lambda _: MakesUnseen(), sink, receipt, wait)
+            with self._accounts.work(request.scope.project) as receipt:
+                result = await self._runs.send(request, lambda _: MakesUnseen(), sink, receipt, wait)
         except TooManySends as error:
-            return to.failed("busy", error.message)
+            return recipient.failed("busy", error.message)
         except Conflict:
-            return to.failed("waiting", _PAUSED.format(name=to.name))
+            return recipient.failed("waiting", _PAUSED.format(name=recipient.name))
         except GatewayError as error:
-            return to.failed("failed", f"{to.name} failed: {error.message}")
+            return recipient.failed("failed", f"{recipient.name} failed: {error.message}")
         except ClientGone:
-            return to.failed("failed", f"{to.name} was cancelled")
+            return recipient.failed("failed", f"{recipient.name} was cancelled")
         except Exception:
             _log.exception("A message from one agent to another failed by a fault in the gateway.")
-            return to.failed("failed", f"{to.name} is not available at the moment")
-        return _answer_of(result, to)
+            return recipient.failed("failed", f"{recipient.name} is not available at the moment")
+        return _answer_of(result, recipient)
 
-    async def send(self, sender: Speaker, uid: str, name: str, text: str) -> AgentAnswer:
+    async def send(self, sender: Speaker, recipient: Recipient, text: str) -> AgentAnswer:
         """Sends an agent a message. The result confirms that it is on disk, no more."""
-        to = AgentAnswer(ids.id_of("agent", uid), name)
+        name = recipient.name
         if sender.waiter.depth >= MOST_DEPTH:
-            return to.failed("depth", _TOO_DEEP)
+            return recipient.failed("depth", _TOO_DEEP)
         try:
-            found = await self._registry.resolve_uid(sender.project, uid)
-            if await self._is_paused(found):
-                return to.failed("waiting", _PAUSED.format(name=name))
+            resolved = await self._registry.resolve_uid(sender.project, recipient.uid)
+            if await self._is_paused(resolved):
+                return recipient.failed("waiting", _PAUSED.format(name=name))
             if self._accepts is None:
-                return to.failed("failed", _CLOSED)
-            await self._accepts.accept(_request(sender, found, text, is_awaited=False))
+                return recipient.failed("failed", _CLOSED)
+            await self._accepts.accept(_request(sender, resolved, text, is_awaited=False))
         except NotFound:
-            return to.failed("missing", f"there is no agent {to.id!r}")
+            return recipient.failed("missing", f"there is no agent {ids.id_of('agent', recipient.uid)!r}")
         except (GatewayError, StoreError) as error:
-            return to.failed("failed", f"{name} cannot be told: {error.message}")
-        return to
+            return recipient.failed("failed", f"{name} cannot be told: {error.message}")
+        return recipient.answer()
 
     async def _is_paused(self, resolved: ResolvedAgent) -> bool:
         agent = await self._store.agents.find(resolved.scope)
         return agent is not None and bool(await self._store.runs.paused([agent.id], DEFAULT))
 
     async def ask_tagged(
-        self, sender: Speaker, run: int | None, every: Sequence[str], some: Sequence[str], text: str
+        self, sender: Speaker, match_all: Sequence[str], match_some: Sequence[str], text: str
     ) -> Sequence[AgentAnswer]:
         """Returns the answers of all agents with these tags, which share the time of one wait."""
-        until = asyncio.get_running_loop().time() + self._wait_s
+        until = self._end_of_wait()
         slots = asyncio.Semaphore(AT_ONCE)
 
-        async def ask(uid: str, name: str) -> AgentAnswer:
+        async def ask(recipient: Recipient) -> AgentAnswer:
             try:
                 async with asyncio.timeout_at(until):
                     await slots.acquire()
             except TimeoutError:
-                return AgentAnswer(ids.id_of("agent", uid), name).failed(
-                    "timeout", _NO_TIME.format(name=name)
-                )
+                return recipient.failed("timeout", _NO_TIME.format(name=recipient.name))
             try:
-                return await self.ask(sender, run, uid, name, text, until)
+                return await self._ask(sender, recipient, text, until)
             finally:
                 slots.release()
 
-        others = await self.tagged(sender.project, every, some, sender.agent)
+        recipients = await self._find_tagged(sender, match_all, match_some)
         async with asyncio.TaskGroup() as tasks:
-            asked = [tasks.create_task(ask(*other)) for other in others]
+            asked = [tasks.create_task(ask(recipient)) for recipient in recipients]
         return [each.result() for each in asked]
 
-    def end_of_wait(self) -> float:
+    def _end_of_wait(self) -> float:
         """Returns when a wait that begins now ends, by the loop's clock."""
         return asyncio.get_running_loop().time() + self._wait_s
 
@@ -321,45 +310,57 @@ class SenderMessages(Struct, frozen=True):
 
     messaging: AgentMessaging
     sender: Speaker
-    # The row of the sender's run, if it has one.
-    run: int | None
 
     async def ask(self, agent: str, text: str) -> AgentAnswer:
-        found = await self._find_agent(agent)
+        found = await self._find(agent)
         if isinstance(found, AgentAnswer):
             return found
-        return await self.messaging.ask(self.sender, self.run, *found, text, self.messaging.end_of_wait())
+        return await self.messaging.ask(self.sender, found, text)
 
-    async def ask_tagged(self, every: Sequence[str], some: Sequence[str], text: str) -> Sequence[AgentAnswer]:
-        return await self.messaging.ask_tagged(self.sender, self.run, every, some, text)
+    async def ask_tagged(
+        self, match_all: Sequence[str], match_some: Sequence[str], text: str
+    ) -> Sequence[AgentAnswer]:
+        return await self.messaging.ask_tagged(self.sender, match_all, match_some, text)
 
     async def send(self, agent: str, text: str) -> AgentAnswer:
-        found = await self._find_agent(agent)
-        return (
-            found if isinstance(found, AgentAnswer) else await self.messaging.send(self.sender, *found, text)
-        )
+        found = await self._find(agent)
+        if isinstance(found, AgentAnswer):
+            return found
+        return await self.messaging.send(self.sender, found, text)
 
-    async def _find_agent(self, agent: str) -> tuple[str, str] | AgentAnswer:
+    async def _find(self, agent: str) -> Recipient | AgentAnswer:
+        """Returns the recipient with this id or name, or the answer that says why there is none."""
         try:
             return await self.messaging.find(self.sender.project, agent)
         except NotFound:
-            return AgentAnswer(agent, agent).failed("missing", f"there is no agent {agent!r}")
+            return AgentAnswer(agent, agent, error=f"there is no agent {agent!r}", kind="missing")
         except (BadRequest, StoreError) as error:
-            return AgentAnswer(agent, agent).failed("failed", error.message)
+            return AgentAnswer(agent, agent, error=error.message, kind="failed")
+
+
+def _speaks(entry: AgentEntry) -> bool:
+    """Returns whether an agent is one that was made over REST, and not to read other agents' memories."""
+    definition = entry.definition
+    return definition is not None and definition.body.get("kind") not in READING_KINDS
+
+
+def _has_tags(tags: Collection[str], match_all: Sequence[str], match_some: Sequence[str]) -> bool:
+    return set(match_all).issubset(tags) and (not match_some or not set(match_some).isdisjoint(tags))
 
 
 def _request(sender: Speaker, resolved: ResolvedAgent, text: str, *, is_awaited: bool) -> RunRequest:
     return RunRequest(
         resolved.spec,
         resolved.scope,
-        messages=(message_of(sender, text, is_awaited=is_awaited),),
+        messages=(_message_of(sender, text, is_awaited=is_awaited),),
         forwarded=sender.forwarded,
         depth=sender.waiter.depth + 1,
+        parent=sender.run if is_awaited else None,
         spares_pauses=True,
     )
 
 
-def message_of(sender: Speaker, text: str, *, is_awaited: bool) -> WireMessage:
+def _message_of(sender: Speaker, text: str, *, is_awaited: bool) -> WireMessage:
     """Returns a message of an agent as the other one gets it."""
     how = "It waits for your answer: what you say in this turn." if is_awaited else "It waits for no answer."
     return as_system(
@@ -367,7 +368,7 @@ def message_of(sender: Speaker, text: str, *, is_awaited: bool) -> WireMessage:
     )
 
 
-def _answer_of(result: RunResult, to: AgentAnswer) -> AgentAnswer:
+def _answer_of(result: RunResult, recipient: Recipient) -> AgentAnswer:
     replies = [
         without_fillers_and_thoughts(orjson.loads(e.shown_reply)) for e in result.steps if e.shown_reply
     ]
@@ -375,8 +376,8 @@ def _answer_of(result: RunResult, to: AgentAnswer) -> AgentAnswer:
     run = result.run
     if run.stop == StopReason.REQUIRES_APPROVAL:
         so_far = f" So far it has said: {text}" if text else ""
-        error = f"{to.name} has no answer yet: a person has to answer calls that it has made.{so_far}"
-        return to.failed("waiting", error)
+        error = f"{recipient.name} has no answer yet: a person has to answer calls that it has made.{so_far}"
+        return recipient.failed("waiting", error)
     if run.state is not RunState.COMPLETED:
-        return to.failed("failed", f"{to.name} did not finish its turn: {run.stop}")
-    return replace(to, text=text)
+        return recipient.failed("failed", f"{recipient.name} did not finish its turn: {run.stop}")
+    return recipient.answer(text)

@@ -10,7 +10,6 @@ from typing import Any, Final, Protocol
 
 import orjson
 from msgspec import Struct
-from msgspec.structs import replace
 
 from gateway.core.turn.commands import RunTool
 from gateway.run.tools.toolbox import ToolAnswer, failed_answer
@@ -37,10 +36,6 @@ class AgentAnswer(Struct, frozen=True):
     # The class of the error.
     kind: str = ""
 
-    def failed(self, kind: str, error: str) -> AgentAnswer:
-        """Returns the answer of the same agent where there are no words of it."""
-        return replace(self, error=error, kind=kind)
-
 
 class SendsToAgents(Protocol):
     """Sends messages of one turn of an agent. What goes wrong is an answer, too."""
@@ -48,7 +43,9 @@ class SendsToAgents(Protocol):
     async def ask(self, agent: str, text: str) -> AgentAnswer:
         """Returns the answer of an agent to a message. agent: its id, or its name."""
 
-    async def ask_tagged(self, every: Sequence[str], some: Sequence[str], text: str) -> Sequence[AgentAnswer]:
+    async def ask_tagged(
+        self, match_all: Sequence[str], match_some: Sequence[str], text: str
+    ) -> Sequence[AgentAnswer]:
         """Returns an answer of each agent that has all of the first tags and one of the second, if there are any."""
 
     async def send(self, agent: str, text: str) -> AgentAnswer:
@@ -60,8 +57,8 @@ async def speak(sends: SendsToAgents, call: RunTool, most: int) -> ToolAnswer:
     arguments: Mapping[str, Any] = call.arguments
     text = str(arguments["message"])
     if call.name == ASK_TAGGED:
-        every, some = arguments.get("match_all") or (), arguments.get("match_some") or ()
-        answers = await sends.ask_tagged(tuple(map(str, every)), tuple(map(str, some)), text)
+        match_all, match_some = arguments.get("match_all") or (), arguments.get("match_some") or ()
+        answers = await sends.ask_tagged(tuple(map(str, match_all)), tuple(map(str, match_some)), text)
         if not answers:
             return failed_answer("Error: no other agent has these tags. Nothing was sent.")
         return ToolAnswer(_listed(answers, most))

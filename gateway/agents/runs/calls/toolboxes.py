@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
+from msgspec.structs import replace
+
 from gateway.agents.core.waits import Waiter
 from gateway.agents.registry.archives import Archives
-from gateway.agents.runs.agent_messaging import AgentMessaging, Speaker
+from gateway.agents.runs.agent_messaging import AgentMessaging, SenderMessages, Speaker
 from gateway.agents.runs.calls.call_record import CallRecord
 from gateway.agents.tools.agent_tools import AgentTools
 from gateway.agents.tools.foreign import ForeignTools
@@ -68,6 +70,10 @@ class Toolboxes:
     ) -> AgentTools:
         context = memory.context
         request, step = context.request, context.path[-1] if calling_run and context.path else None
+        messages = None
+        if speaker is not None:
+            row = None if run is None else run.id or None
+            messages = SenderMessages(self._peers, replace(speaker, run=row))
         return AgentTools(
             memory,
             self._foreign,
@@ -76,7 +82,7 @@ class Toolboxes:
             request.target.context_window,
             None if run is None else run.uid,
             step,
-            None if speaker is None else self._peers.of(speaker, None if run is None else run.id or None),
+            messages,
             self._call_record(context, run, calling_run, step),
         )
 
