@@ -126,10 +126,10 @@ class ForwardedPath:
     ) -> None:
         """Answers a request with a body that was read, or without one."""
         refuse_required_memory(scope["headers"])
-        route = self.forwarder.find(head.path, parsed.model, head.upstream_name)
+        route = self.forwarder.route_for(head.path, parsed.model, head.upstream_name)
         caller = info_of(scope).caller
         outgoing = Outgoing(
-            head.method, head.path, scope["headers"], caller.project, caller.credential, named=parsed
+            head.method, head.path, scope["headers"], caller.project, caller.credential, body=parsed
         )
         await self._send(route, outgoing, scope, receive, send)
 
@@ -146,7 +146,7 @@ class ForwardedPath:
                 await upload.read_until(search, self.bodies.limit_bytes, quota)
                 info.model = upload.field_value or info.model
                 is_conclusive = search.span is not None or search.is_whole
-            route = self.forwarder.find(head.path, info.model, head.upstream_name, is_read=is_conclusive)
+            route = self.forwarder.route_for(head.path, info.model, head.upstream_name, is_read=is_conclusive)
             caller = info.caller
             outgoing = Outgoing(
                 head.method, head.path, scope["headers"], caller.project, caller.credential, upload=upload

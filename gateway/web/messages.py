@@ -105,10 +105,10 @@ class MessagesPath:
         try:
             json = parse_body(body)
         except (BadRequest, BodyTooLarge):
-            named = read_request_body(body)
-            info.model, info.stream = named.model, named.stream
-            if not asks_agent(named.model or "") and self._is_for_native_upstream(
-                {"model": named.model}, scope
+            parsed = read_request_body(body)
+            info.model, info.stream = parsed.model, parsed.stream
+            if not asks_agent(parsed.model or "") and self._is_for_native_upstream(
+                {"model": parsed.model}, scope
             ):
                 return None
             raise
@@ -152,15 +152,15 @@ class MessagesPath:
         )  # fmt: skip
         return request
 
-    async def _forward(self, named: RequestBody, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _forward(self, parsed: RequestBody, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request that goes to its upstream without memory."""
         refuse_required_memory(scope["headers"])
         info = info_of(scope)
         info.memory = "off"
         caller, receipt, path = info.caller, info.begin_account(), _upstream_path(scope)
         receipt.headers["x-mnemogate-memory"] = "off"
-        route = self.forwarder.find(path, named.model, None)
-        outgoing = Outgoing("POST", path, scope["headers"], caller.project, caller.credential, named=named)
+        route = self.forwarder.route_for(path, parsed.model, None)
+        outgoing = Outgoing("POST", path, scope["headers"], caller.project, caller.credential, body=parsed)
         try:
             with ClientReply(scope, receive, send, self.chats.send_timeout_s) as reply:
                 await self.forwarder.forward(route, outgoing, reply, receipt)

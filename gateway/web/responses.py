@@ -111,7 +111,7 @@ class ResponsesPath(ForwardedPath):
                 await super().answer_read(head, parsed, scope, receive, send)
                 return
             info_of(scope).memory = None
-            route = self.forwarder.find(head.path, parsed.model, head.upstream_name)
+            route = self.forwarder.route_for(head.path, parsed.model, head.upstream_name)
             headers = _with_conversation(scope["headers"], native.conversation)
             await self.chats.answer_native(native, route, headers, scope, receive, send)
             return
@@ -208,7 +208,7 @@ class ResponsesPath(ForwardedPath):
         upstream_tools, most = self._upstream_tools(head, parsed, scope), self.chats.settings.max_messages
         request = parse(bytes(parsed.raw), most, upstream_tools, needs_input=self.makes_response)
         if not is_gateway_id(request.conversation):
-            if is_openai_conversation(request.conversation) and self.forwarder.has("/conversations"):
+            if is_openai_conversation(request.conversation) and self.forwarder.has_endpoint("/conversations"):
                 # It lies at an upstream, and this model would answer without what was said in it.
                 raise unknown_conversation(request.conversation or "")
             if request.echo["store"]:
@@ -236,17 +236,19 @@ class ResponsesPath(ForwardedPath):
         """Returns the tools that all upstreams that may answer take; those of an agent are not known yet."""
         if _AGENT in dict(scope["headers"]):
             return FUNCTIONS_ALONE
-        known = self.forwarder.capabilities(head.path, parsed.model, head.upstream_name)
+        known = self.forwarder.capabilities_for(head.path, parsed.model, head.upstream_name)
         return UpstreamTools(
             custom=bool(known) and all(each.custom_tools for each in known),
             web_search=bool(known) and all(each.web_search for each in known),
         )
 
     def _is_answered_by_chat(self, head: ForwardedHead, parsed: RequestBody, scope: Scope) -> bool:
-        goes_on_here = continues_gateway_response(
+        continues_here = continues_gateway_response(
             parsed.value("previous_response_id"), parsed.value("conversation")
         )
-        if self.forwarder.is_by_chat(head.path, parsed.model, head.upstream_name, goes_on_here=goes_on_here):
+        if self.forwarder.answers_by_chat(
+            head.path, parsed.model, head.upstream_name, continues_here=continues_here
+        ):
             return True
         headers, caller = scope["headers"], info_of(scope).caller
         is_named = parsed.model is not None and _AGENT in dict(headers)
@@ -269,7 +271,7 @@ class ResponsesPath(ForwardedPath):
 
         A compressed body is streamed where no model's requests are answered here, and else read to be refused.
         """
-        return not head.is_encoded or self.forwarder.answers_by_chat(head.path)
+        return not head.is_encoded or self.forwarder.may_answer_by_chat(head.path)
 
 
 # What an upstream has stored: path -> its methods, and the name under which it is counted. Conversations of the agents
@@ -292,7 +294,9 @@ class StoredPath(ForwardedPath):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         id = scope["path"].split("/")[3:4]
-        creates_here = scope["path"] == CONVERSATIONS_PATH and not self.forwarder.has("/conversations")
+        creates_here = scope["path"] == CONVERSATIONS_PATH and not self.forwarder.has_endpoint(
+            "/conversations"
+        )
         if creates_here or (id and is_gateway_id(id[0])):
             info = info_of(scope)
             info.route, info.memory = self.name, None

@@ -86,7 +86,7 @@ Candidate = tuple[Endpoint, Target]
 RequestMaker = Callable[[Target, Endpoint], Awaitable[ModelRequest]]
 
 
-def no_fault() -> None:
+def no_caller_error() -> None:
     """Returns None: the caller had sent its whole request before an upstream was called."""
 
 
@@ -225,8 +225,8 @@ class Attempts:
     is_answered: bool = False
     # A request that may have had an effect is not sent again.
     is_once: bool = False
-    # Why the request could not be sent to its end, if the caller is to blame; no upstream is then.
-    fault: Callable[[], Exception | None] = no_fault
+    # Returns why the request could not be sent to its end, if its caller broke it off; no upstream is to blame then.
+    caller_error: Callable[[], Exception | None] = no_caller_error
     # The call of the account that is under way, or was the last one.
     call: UpstreamCall = field(init=False)
     # Of each attempt the endpoint's name and the outcome.
@@ -331,8 +331,8 @@ class Attempts:
             return reply
         except ProviderError as error:
             # An upload that the caller broke off is no failure of the upstream.
-            if (fault := self.fault()) is not None:
-                raise fault from error
+            if (caller_error := self.caller_error()) is not None:
+                raise caller_error from error
             return self._blame(_Failed(failure_of(error), error=error))
         finally:
             if is_probe:

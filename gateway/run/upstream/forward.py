@@ -1,8 +1,8 @@
 """The other endpoints: a request handed to an upstream as it is, and its answer handed back. No memory.
 
 A request fails over as a chat does (`gateway.run.upstream.failover`), with two exceptions. Objects that an upstream
-keeps (files, batches, responses and the like) are in the account of one key: only that key is used, and a request
-that may have made one is not sent again. An upload passes through once.
+stores (files, batches, responses and the like) are in the account of one key: only that key is used, and a request
+that may have created one is not sent again. An upload cannot be read twice, so it is sent once.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from gateway.core.usage.reported import costs_tokens
 from gateway.errors import BadRequest, NotAllowed, UnknownModel, UnknownPath, UpstreamError
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
-from gateway.run.upstream.failover import Endpoint, Failover
+from gateway.run.upstream.failover import Attempts, Endpoint, Failover
 from gateway.run.upstream.relay import relay
 from gateway.run.upstream.route import Route, is_listed, no_upstream, resolve_route
 from gateway.run.usage.limiter import Limiter
 from gateway.settings import Settings
 from storage.sql.keys import DEFAULT_PROJECT
 
-# Chosen: a JSON answer is held up to this size, so that one which breaks in its middle is still a status.
+# A JSON answer up to this size is held, so that one which breaks off is an error status; no measurement.
 _HELD_JSON_BYTES: Final = 8 * 1024 * 1024
-# Cached; bounded, since callers choose the names of models.
-_MOST_ROUTES: Final = 256
+# Bounded, since callers choose the names of models.
+_CACHED_ROUTES: Final = 256
 _NO_ENDPOINT: Final = "unsupported_endpoint"
-OF_RESPONSES: Final = (
+_RESPONSES_HINT: Final = (
     " What the gateway answered itself is kept as turns of its user's memory: go on from it by `previous_response_id`, "
     "and see or delete it with `mnemogate memory show` and `mnemogate memory forget`."
 )
@@ -44,7 +44,7 @@ OF_RESPONSES: Final = (
 _BODY_HEADERS: Final = frozenset((b"content-type", b"content-encoding"))
 # Codex's headers, but for those that begin with `x-codex-` (seen on the wire of 0.169).
 _CODEX: Final = frozenset((b"originator", b"session-id", b"thread-id", b"version"))
-# Paths that list all of one kind that an account has. Whoever has an object's id, has it from who made it.
+# Paths that list all objects of one kind in an account. (A caller that names one object by its id was given the id.)
 _LISTS: Final = (
     "/files",
     "/batches",
@@ -55,8 +55,8 @@ _LISTS: Final = (
 )
 # Paths of objects that an upstream stores.
 _STORED_PATHS: Final = (*_LISTS, "/uploads", "/responses", "/conversations")
-# Paths whose requests another model may answer.
-_MAY_BE_OTHER: Final = ("/completions", "/messages")
+# Paths whose requests another model may answer, once a limit is reached.
+_WITH_SUBSTITUTE: Final = ("/completions", "/messages")
 # Paths with bodies that name no model: of a batch, the models stand in a file.
 _WITHOUT_MODEL: Final = ("/files", "/uploads", "/batches", "/vector_stores", "/containers")
 
@@ -83,30 +83,32 @@ def with_codex_headers(headers: Sequence[tuple[bytes, bytes]]) -> tuple[Header, 
 
 
 class WholeBody(Protocol):
-    """A body that is here."""
+    """A body that has been read."""
 
     @property
     def raw(self) -> bytes:
         """The body as it came."""
 
     def with_model(self, model: str) -> bytes:
-        """Returns the body, its model's name replaced where it names one."""
+        """Returns the body with this model's name, where it names one."""
 
 
 class StreamedBody(Protocol):
-    """A body that comes piece by piece. size: bytes, None where not known. error: why it ended early, if it did."""
+    """A body that is still arriving."""
 
+    # In bytes; None: not announced.
     size: int | None
+    # Why it ended early, if it did.
     error: Exception | None
 
     def replace_model(self, model: str) -> None:
-        """Replaces its model's name where it names one."""
+        """Sets the model's name, where the body names one."""
 
     def pieces(self) -> AsyncIterator[bytes]: ...
 
 
 class Outgoing(Struct, frozen=True):
-    """A request for an upstream; its body is either `named` or `upload`."""
+    """A request for an upstream. Its body is either `body` or `upload`."""
 
     method: str
     # Below the base URL, with the query.
@@ -116,11 +118,12 @@ class Outgoing(Struct, frozen=True):
     # The caller's.
     project: str
     credential: str | None
-    named: WholeBody | None = None
+    body: WholeBody | None = None
     upload: StreamedBody | None = None
 
     @property
-    def is_kept(self) -> bool:
+    def is_about_stored(self) -> bool:
+        """The request is about objects that the upstream stores."""
         return self.path.startswith(_STORED_PATHS)
 
     @property
@@ -128,11 +131,11 @@ class Outgoing(Struct, frozen=True):
         return self.method != "POST" and self.path.partition("?")[0] in _LISTS
 
     async def request_for(self, target: Target, _: Endpoint, *, upstream: str) -> ModelRequest:
-        """Returns the request for one target. upstream: the one that the caller asked for."""
+        """Returns the request for one target. upstream: that of the route, for which the caller's credential is."""
         if self.upload is not None:
             self.upload.replace_model(target.model)
         return ModelRequest(
-            b"" if self.named is None else self.named.with_model(target.model),
+            b"" if self.body is None else self.body.with_model(target.model),
             (with_codex_headers if self.path.startswith("/responses") else with_body_headers)(self.headers),
             self.credential if target.gets_credential(upstream) else None,
             path=self.path,
@@ -141,7 +144,7 @@ class Outgoing(Struct, frozen=True):
             upload_bytes=None if self.upload is None else self.upload.size,
         )
 
-    def fault(self) -> Exception | None:
+    def upload_error(self) -> Exception | None:
         return None if self.upload is None else self.upload.error
 
 
@@ -156,22 +159,24 @@ class Forwarder:
         rules: Callable[[str], IdentityRules],
         limiter: Limiter,
     ) -> None:
-        """rules: by which the requests of a project are read. limiter: of those that have a model work."""
+        """rules: returns those by which a project's requests are read."""
         self._limiter = limiter
         self._settings = settings
-        self._route_of = lru_cache(maxsize=_MOST_ROUTES)(partial(resolve_route, settings))
+        self._route_of = lru_cache(maxsize=_CACHED_ROUTES)(partial(resolve_route, settings))
         self._rules = rules
         self._providers = providers
-        self._names = frozenset(each.name for each in settings.upstreams)
+        self._upstream_names = frozenset(each.name for each in settings.upstreams)
         self._failover = failover
-        self._turns = count()
+        self._round_robin = count()
 
-    def find(self, path: str, model: str | None, named: str | None, *, is_read: bool = True) -> Route:
-        """Returns the upstream for a path, and what the model is called there; "" for none.
+    def route_for(
+        self, path: str, model: str | None, upstream_name: str | None, *, is_read: bool = True
+    ) -> Route:
+        """Returns the route of a request, to an upstream that has the endpoint. Its model is "" where none is named.
 
         path: below the base URL.
-        named: the upstream the caller asks for, by its name in the settings. Without a model and a name it is
-            the first upstream that has such an endpoint.
+        upstream_name: the one that the caller asks for. Without it and a model the first upstream that has such an
+            endpoint answers.
         is_read: whether the body was read for a model.
 
         Raises: BadRequest, UnknownModel, UnknownPath.
@@ -182,12 +187,12 @@ class Forwarder:
                 "(`content-type: application/json`, not compressed), or a form whose `model` stands before its file.",
                 param="model",
             )
-        route = self._find(path, model, named)
+        route = self._resolve(path, model, upstream_name)
         upstream = route.upstream
         if not self._providers[upstream].has_endpoint(path):
             where = "/v1" + path.partition("?")[0]
             if model is None:
-                hint = OF_RESPONSES if path.startswith("/responses/") else ""
+                hint = _RESPONSES_HINT if path.startswith("/responses/") else ""
                 raise UnknownPath(f"The upstream {upstream!r} has no {where}.{hint}", code=_NO_ENDPOINT)
             raise UnknownPath(
                 f"The model {model!r} is served by the upstream {upstream!r}, which has no {where}.",
@@ -196,65 +201,70 @@ class Forwarder:
             )
         return route
 
-    def has(self, path: str) -> bool:
+    def has_endpoint(self, path: str) -> bool:
         """Returns whether some upstream has an endpoint."""
-        return any(self._providers[name].has_endpoint(path) for name in self._names)
+        return any(self._providers[name].has_endpoint(path) for name in self._upstream_names)
 
-    def answers_by_chat(self, path: str) -> bool:
-        """Returns whether some upstream has no such endpoint, so that its models' requests are answered here."""
-        return not all(self._providers[name].has_endpoint(path) for name in self._names)
+    def may_answer_by_chat(self, path: str) -> bool:
+        """Returns whether some upstream has no such endpoint, so that its models answer by chat completions."""
+        return not all(self._providers[name].has_endpoint(path) for name in self._upstream_names)
 
-    def is_by_chat(
-        self, path: str, model: str | None, named: str | None, *, goes_on_here: bool = False
+    def answers_by_chat(
+        self, path: str, model: str | None, upstream_name: str | None, *, continues_here: bool = False
     ) -> bool:
-        """Returns whether a request for a response is answered by way of chat completions. The arguments are `find`'s.
+        """Returns whether a request for a response is answered by way of chat completions.
 
-        It is for agents, where the model's upstream does not store responses (a header may name that one, too), and
-        where it goes on from what the gateway has: goes_on_here.
-        Raises: UnknownModel, BadRequest.
+        That is so for agents, for upstreams that do not store responses, and where the request continues a response
+        that the gateway stores (continues_here). A header that names another upstream than the model's rules it out.
+        The other arguments are those of `route_for`. Raises: UnknownModel, BadRequest.
         """
         if model is not None and asks_agent(model):
             return True
-        upstream = self._find(path, model, named).upstream
-        is_native = self._providers[upstream].has_endpoint(path) and not goes_on_here
-        return not is_native and (named is None or self._find(path, model, None).upstream == named)
+        upstream = self._resolve(path, model, upstream_name).upstream
+        if self._providers[upstream].has_endpoint(path) and not continues_here:
+            return False
+        return upstream_name is None or self._resolve(path, model, None).upstream == upstream_name
 
-    def capabilities(self, path: str, model: str | None, named: str | None) -> list[Capabilities]:
-        """Returns those of all upstreams that may answer; none: an agent decides. The arguments are `find`'s."""
+    def capabilities_for(self, path: str, model: str | None, upstream_name: str | None) -> list[Capabilities]:
+        """Returns the capabilities of all upstreams that may answer; empty: not known before an agent is loaded.
+
+        The arguments are those of `route_for`.
+        """
         if model is None or asks_agent(model):
             return []
-        route = self._find(path, model, named)
+        route = self._resolve(path, model, upstream_name)
         return [self._providers[each.upstream].capabilities for each in route.targets]
 
-    def _find(self, path: str, model: str | None, named: str | None) -> Route:
-        if named is not None and named not in self._names:
-            raise no_upstream(named)
+    def _resolve(self, path: str, model: str | None, upstream_name: str | None) -> Route:
+        """Returns the route of a request, whether its upstream has the endpoint or not."""
+        if upstream_name is not None and upstream_name not in self._upstream_names:
+            raise no_upstream(upstream_name)
         # Files, models and the like are asked for without a model.
         if model is None:
-            return Route(named or self._first_with(path), "")
+            return Route(upstream_name or self._first_with_endpoint(path), "")
         if asks_agent(model):
             raise BadRequest(
                 f"{model!r} answers chat completions and responses only; name the model itself here.",
                 param="model",
             )
-        if named is not None:
+        if upstream_name is not None:
             for alias in self._settings.models:
-                if alias.alias == model and alias.upstream in (named, None):
-                    return Route(named, alias.model)
-            if not is_listed(self._settings, named, model):
+                if alias.alias == model and alias.upstream in (upstream_name, None):
+                    return Route(upstream_name, alias.model)
+            if not is_listed(self._settings, upstream_name, model):
                 raise UnknownModel.unlisted(model)
-            return Route(named, model)
+            return Route(upstream_name, model)
         return self._route_of(model)
 
-    def _first_with(self, path: str) -> str:
+    def _first_with_endpoint(self, path: str) -> str:
         names = [each.name for each in self._settings.upstreams]
         return next((name for name in names if self._providers[name].has_endpoint(path)), names[0])
 
-    def _check_list(self, project: str) -> None:
+    def _check_may_list(self, project: str) -> None:
         """Refuses a list of what an account has to a project that only shares the account. Raises: NotAllowed."""
-        own = self._settings.projects.get(project)
-        may = None if own is None else own.lists_account
-        if not (project == DEFAULT_PROJECT if may is None else may):
+        settings = self._settings.projects.get(project)
+        may_list = None if settings is None else settings.lists_account
+        if not (project == DEFAULT_PROJECT if may_list is None else may_list):
             raise NotAllowed(
                 "This list has what all projects keep in the upstream's account. "
                 f"`projects.{project}.lists_account = true` in the gateway's settings shows it to this one."
@@ -270,39 +280,48 @@ class Forwarder:
     ) -> None:
         """Answers `sink` with the upstream's reply. change: of a reply that is whole, or a stream.
 
-        Raises: NotAllowed; UpstreamError and below; ClientGone, with the upstream's connection closed; where the upload
-        failed, the error of the upload instead.
+        Raises: NotAllowed; LimitReached; UpstreamError and below; ClientGone, with the upstream's connection closed;
+        where the upload failed, the upload's error instead.
         """
-        body = b"" if outgoing.named is None else outgoing.named.raw
-        now = self._failover.wall()
-        receipt.user = user_of(outgoing.headers, body, self._rules(outgoing.project), now)
+        body = b"" if outgoing.body is None else outgoing.body.raw
+        receipt.user = user_of(outgoing.headers, body, self._rules(outgoing.project), self._failover.wall())
         if costs_tokens(outgoing.method, outgoing.path):
-            other = await self._limiter.admit(
-                receipt,
-                len(body),
-                None,
-                (route.upstream, route.model),
-                may_answer=lambda _: outgoing.path.startswith(_MAY_BE_OTHER),
-            )
-            route = route if other is None else self._route_of(other)
-        if outgoing.is_kept:
-            attempts = self._failover.at_first_key(route, sink, receipt)
-            if outgoing.is_list and attempts.endpoint.has_key:
-                self._check_list(outgoing.project)
-        else:
-            # Requests without a conversation are dealt out in turn.
-            attempts = self._failover.attempts(route, lambda: next(self._turns), sink, receipt, outgoing.path)
-        # A second POST could make a second batch, although the first one had seemed to fail.
-        attempts.is_once = outgoing.is_kept and outgoing.method != "GET"
-        attempts.fault = outgoing.fault
+            route = await self._admit(route, outgoing, len(body), receipt)
         keep_alive_s = self._settings.server.keep_alive_comment_s
-        with attempts:
+        with self._attempts(route, outgoing, sink, receipt) as attempts:
             try:
                 make = partial(outgoing.request_for, upstream=route.upstream)
                 held_bytes = _HELD_JSON_BYTES if change is None else None
                 await relay(attempts, make, sink, receipt, keep_alive_s, held_bytes, change=change)
             except UpstreamError as error:
                 # The upload broke off on the client's side, and the upstream's error about it is less specific.
-                if (cause := outgoing.fault()) is not None:
+                if (cause := outgoing.upload_error()) is not None:
                     raise cause from error
                 raise
+
+    async def _admit(self, route: Route, outgoing: Outgoing, body_bytes: int, receipt: Receipt) -> Route:
+        """Lets a request in within its limits. Returns its route, which a limit may change. Raises: LimitReached."""
+        substitute = await self._limiter.admit(
+            receipt,
+            body_bytes,
+            None,
+            (route.upstream, route.model),
+            may_answer=lambda _: outgoing.path.startswith(_WITH_SUBSTITUTE),
+        )
+        return route if substitute is None else self._route_of(substitute)
+
+    def _attempts(self, route: Route, outgoing: Outgoing, sink: Sink, receipt: Receipt) -> Attempts:
+        """Returns the attempts of a request; nothing is sent yet. Raises: NotAllowed."""
+        if outgoing.is_about_stored:
+            attempts = self._failover.at_first_key(route, sink, receipt)
+            if outgoing.is_list and attempts.endpoint.has_key:
+                self._check_may_list(outgoing.project)
+        else:
+            # A request without a conversation belongs to no endpoint, so they take turns.
+            attempts = self._failover.attempts(
+                route, lambda: next(self._round_robin), sink, receipt, outgoing.path
+            )
+        # A second POST could create a second batch, although the first one had seemed to fail.
+        attempts.is_once = outgoing.is_about_stored and outgoing.method != "GET"
+        attempts.caller_error = outgoing.upload_error
+        return attempts
