@@ -145,7 +145,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"background_responses"},
         {"background", "native_chat", "response_compaction"},
         {"chat", "native_memory"},
-        {"later_replies", "resolver"},
+        {"deferred_replies", "resolver"},
         {"directory", "response_conversations", "turn"},
         {"stored_responses"},
         {"turn_saving"},

@@ -195,9 +195,9 @@ def make_native_call(
 ) -> ChatCall:
     """Returns the call of a request in its own dialect."""
     kind = ConversationKind.CLIENT
-    if native.conversation is not None and identity.append:
+    if native.conversation_id is not None and identity.append:
         kind = ConversationKind.APPENDED
-    if native.conversation is None:
+    if native.conversation_id is None:
         spec = replace(spec, history="client")
     return ChatCall(
         native.chat, forwarded, identity, spec, route, kind, MakesUnseen(), sink, receipt, native=native

@@ -16,7 +16,7 @@ from gateway.core.turn.native_turn import NativeTurn
 from gateway.errors import BadRequest, GatewayError, MemoryUnavailable
 from gateway.run.call import ChatCall, Forwarded, make_native_call
 from gateway.run.chat import Chat
-from gateway.run.later_replies import LaterReplies, LaterReply, NotedReply
+from gateway.run.deferred_replies import DeferredReplies, DeferredReply, DeferredReplyRow
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.queue import QueueTicket
 from gateway.run.memory.stored_turns import find_paths_by_id
@@ -44,7 +44,7 @@ class NativeChat:
         self._chat = chat
         self._keeper, self._turns = chat.keeper, chat.turns
         self._earlier = EarlierReplies()
-        self.later = LaterReplies(chat.keeper.store, chat.keeper.now)
+        self.deferred = DeferredReplies(chat.keeper.store, chat.keeper.now)
         chat.keeper.store.forgetting.when_gone(self._earlier.clear)
 
     async def answer(
@@ -64,19 +64,19 @@ class NativeChat:
         identity = resolver.identify(native.chat, context)
         spec = self._chat.directory.spec_for(identity)
         assert spec is not None
-        read_by: Memory | None = None
+        looked_up_in: Memory | None = None
         if identity.scope is not None:
             await self._turns.wait_written(identity.scope)
-            if native.named:
-                read_by = await self._memory_of(identity.scope)
-                native = await self._with_earlier(native, identity.scope, read_by)
+            if native.referenced_ids:
+                looked_up_in = await self._memory_of(identity.scope)
+                native = await self._with_history(native, identity.scope, looked_up_in)
         request = native.chat
-        # Once more: what kind of request it is, its whole list decides.
+        # Once more: the whole list decides what kind of request it is.
         identity = resolver.read_only_if_delegated(resolver.identify(request, context), request)
         receipt.user = identity.user or ""
         if identity.side_request is not None:
             receipt.headers["x-mnemogate-side-request"] = quote(identity.side_request, safe=" ")
-        if native.conversation is None and native.previous is None:
+        if native.conversation_id is None and native.previous_id is None:
             is_named = identity.conversation is not None
             if identity.append or (is_named and spec.history == "append"):
                 raise BadRequest(
@@ -87,20 +87,20 @@ class NativeChat:
         forwarded = Forwarded(with_codex_headers(context.headers), context.credential)
         call = make_native_call(native, forwarded, identity, spec, route, sink, receipt)
         await self._chat.admit(call)
-        return await self._complete(call, native, read_by)
+        return await self._answer_call(call, native, looked_up_in)
 
-    async def save_later(
-        self, project: str, id: str, response: bytes, read: Callable[[LaterReply], NativeRequest | None]
+    async def save_deferred(
+        self, project: str, id: str, response: bytes, read: Callable[[DeferredReply], NativeRequest | None]
     ) -> None:
-        """Writes the turn of a native request whose reply its upstream has made since. A fault is logged.
+        """Writes the turn of a deferred reply that its upstream has made since. A fault is logged.
 
         id: the upstream's, of the reply.
-        read: reads the request again; None: memory cannot.
+        read: returns the request; None: memory cannot read it.
         """
         try:
-            noted = await self.later.find(project, id)
-            if noted is not None and (native := read(noted.reply)) is not None:
-                await self._save_later(native, noted, response)
+            row = await self.deferred.find(project, id)
+            if row is not None and (native := read(row.reply)) is not None:
+                await self._save_response(native, row, response)
         except (StoreError, GatewayError) as error:
             _log.warning("A response that was made in the background was not stored: %s", error.message)
         except Exception:
@@ -109,20 +109,20 @@ class NativeChat:
                 "A response that was made in the background was not stored, by a fault in the gateway."
             )
 
-    async def _save_later(self, native: NativeRequest, noted: NotedReply, response: bytes) -> None:
-        scope, reader = noted.agent.scope, native.reader()
+    async def _save_response(self, native: NativeRequest, row: DeferredReplyRow, response: bytes) -> None:
+        scope, reader = row.agent.scope, native.reader()
         reader.take_whole(response)
         await self._turns.wait_written(scope)
-        if native.named:
-            native = await self._with_earlier(native, scope, await self._memory_of(scope))
-        await self._save_noted(native, noted, reader)
+        if native.referenced_ids:
+            native = await self._with_history(native, scope, await self._memory_of(scope))
+        await self._save_ended(native, row, reader)
 
-    async def _save_noted(self, native: NativeRequest, noted: NotedReply, reader: NativeReader) -> None:
-        """Writes the turn of a noted reply that has ended, and drops the note. reader: has read the reply."""
-        identity, reply = noted.reply.identity, reader.reply()
+    async def _save_ended(self, native: NativeRequest, row: DeferredReplyRow, reader: NativeReader) -> None:
+        """Writes the turn of a deferred reply that has ended, and removes its row. reader: has read the reply."""
+        identity, reply = row.reply.identity, reader.reply()
         spec, scope = self._chat.directory.spec_for(identity), identity.scope
         if spec is None or scope is None or reply.end is not FINISHED:
-            await self.later.remove(noted)
+            await self.deferred.remove(row)
             return
         route = self._chat.route_of(native.chat.model)
         receipt = Receipt(time.perf_counter(), project=scope.project)
@@ -132,31 +132,32 @@ class NativeChat:
             ticket.timeout_s = self._turns.limits.commit_wait_s
             begun = await self._begin_memory(call, native, attempts, ticket)
             if begun is None:
-                return  # the next GET finds the note
+                return  # the next GET finds the row
             memory, prompt = begun
             memory.reader = reader
             saving = TurnSaving(call, memory, self._turns)
             with saving:
                 await saving.save(prompt, TurnOutcome(FINISHED, shown_reply=reply.shown_reply))
-        await self.later.remove(noted)
+        await self.deferred.remove(row)
 
-    async def _complete(self, call: ChatCall, native: NativeRequest, read_by: Memory | None) -> str:
+    async def _answer_call(self, call: ChatCall, native: NativeRequest, looked_up_in: Memory | None) -> str:
         """Answers a request. Returns the state of memory for it.
 
-        read_by: the memory in which its ids were looked up.
+        looked_up_in: the memory in which the ids that it refers to were looked up.
         """
         sink, receipt, turns = call.sink, call.receipt, self._turns
         attempts = self._chat.failover.at_first_key(call.route, sink, receipt)
-        # What the upstream keeps of a reply lies in the account of one key, and a second one would be another.
+        # The upstream stores the reply in the account of one key. Sent again, the request would make a second one.
         attempts.is_once = True
         # Requests side by side in one conversation are the upstream's to refuse, and none waits for another here.
         with QueueTicket() as ticket:
             ticket.timeout_s = turns.limits.commit_wait_s
-            begun, call.memory_state = None, "unavailable"  # where the request refers to what is unknown here
+            # A request without messages refers to what is unknown here.
+            begun, call.memory_state = None, "unavailable"
             if not all(map(is_system, call.request.messages)):
                 begun = await self._begin_memory(call, native, attempts, ticket)
-            if begun is not None and read_by not in (None, _as_memory(begun[0].context.agent)):
-                # Another process has forgotten something since, which may be just what is known here by its id.
+            if begun is not None and looked_up_in not in (None, _as_memory(begun[0].context.agent)):
+                # Another process has forgotten something since, which may be what the ids refer to.
                 begun, call.memory_state = None, "unavailable"
             if begun is not None:
                 memory, prompt = begun
@@ -172,20 +173,20 @@ class NativeChat:
     async def _begin_memory(
         self, call: ChatCall, native: NativeRequest, attempts: Attempts, ticket: QueueTicket
     ) -> tuple[NativeMemory, Prompt] | None:
-        """Returns memory's part with its prompt, None where it has none."""
+        """Returns the turn's memory and its prompt; None: memory has no part in it."""
         make = partial(
             NativeMemory,
             native=native,
             reader=BoundedReader(native.reader(), self._turns.limits.streamed_bytes),
             earlier=self._earlier,
-            later=self.later,
-            save_noted=self._save_noted,
+            deferred=self.deferred,
+            save_ended=self._save_ended,
         )
         return await self._chat.begin_memory(call, attempts, ticket, make)
 
-    async def _with_earlier(self, native: NativeRequest, scope: Scope, memory: Memory) -> NativeRequest:
-        """Returns it with what it only refers to; what this process has not answered itself, the store may know."""
-        if unknown := self._earlier.unknown(memory, native.named):
+    async def _with_history(self, native: NativeRequest, scope: Scope, memory: Memory) -> NativeRequest:
+        """Returns the request with the replies that it refers to, from this process's cache or the store."""
+        if unknown := self._earlier.unknown(memory, native.referenced_ids):
             try:
                 found = await find_paths_by_id(self._keeper.store, scope, unknown)
             except StoreError as error:

@@ -18,7 +18,7 @@ from adapters.types import Event, Json
 from gateway.core.conversation.private import with_private
 from gateway.core.turn.commands import End, TurnOutcome
 from gateway.core.turn.native_form import Memory, NativeReader, NativeReply
-from gateway.run.later_replies import LaterReplies, LaterReply, NotedReply
+from gateway.run.deferred_replies import DeferredReplies, DeferredReply, DeferredReplyRow
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.stored_turns import turn_name
 from gateway.run.native_request import NativeRequest
@@ -31,39 +31,39 @@ _TURN_BYTES, _ID_BYTES = 450, 200  # measured: the values of a turn without its 
 
 
 class _Turn(Struct, frozen=True):
-    """A turn that the upstream keeps."""
+    """A turn whose reply the upstream stores."""
 
     memory: Memory
-    # Those of its reply.
+    # The ids of its reply and of the reply's parts.
     ids: tuple[str, ...]
-    # The id of the reply that it went on from.
-    before: str | None
-    # That reply as JSON, if it was heard in part.
+    # The id of the reply that it continues.
+    previous_id: str | None
+    # That reply as JSON, as far as its client heard it; empty: the client heard all.
     heard: bytes
-    # Its messages as JSON, of which the last one is the reply's where it `has_reply` something.
-    content: bytes
+    # Its messages as JSON; where it `has_reply`, the last one is the reply.
+    messages: bytes
     has_reply: bool
 
     @property
     def size(self) -> int:
         return (
             _TURN_BYTES
-            + len(self.content)
+            + len(self.messages)
             + len(self.heard)
-            + sum(_ID_BYTES + len(id) for id in (*self.ids, self.before or ""))
+            + sum(_ID_BYTES + len(id) for id in (*self.ids, self.previous_id or ""))
         )
 
 
 class EarlierReplies:
-    """The `Earlier` of the process: replies by their ids, for each memory its own.
+    """The `Earlier` of the process: a cache of replies by their ids, apart for each memory.
 
-    The upstream has the words, the client sends their id alone, and memory wants to know which conversation goes on.
+    A client may send the id of a reply alone, and memory has to know which conversation continues.
     """
 
     def __init__(self, limit_bytes: int = CACHE_BYTES) -> None:
         self._limit = limit_bytes
         self._turns: OrderedDict[int, _Turn] = OrderedDict()  # the first is the first to go
-        self._named: dict[tuple[Memory, str], int] = {}
+        self._number_by_id: dict[tuple[Memory, str], int] = {}
         self._numbers = count()
         self.bytes = 0
 
@@ -73,66 +73,70 @@ class EarlierReplies:
     def path(self, memory: Memory, id: str | None) -> list[Json]:
         """Returns the messages down to a reply, oldest first, as far up as they are known."""
         found: dict[int, _Turn] = {}  # an upstream that repeats its ids may lead back to one
-        while id is not None and (n := self._named.get((memory, id))) is not None and n not in found:
+        while id is not None and (n := self._number_by_id.get((memory, id))) is not None and n not in found:
             found[n] = self._turns[n]
-            id = found[n].before
+            id = found[n].previous_id
         for n in reversed(found):  # so that of a long conversation the beginning goes first
             self._turns.move_to_end(n)
         path: list[Json] = []
         for turn in reversed(found.values()):
             if turn.heard and path:
                 path[-1] = orjson.loads(turn.heard)
-            path += orjson.loads(turn.content)
+            path += orjson.loads(turn.messages)
         return path
 
     def reply(self, memory: Memory, id: str) -> Json | None:
         """Returns the reply that has this id, or a part with it."""
-        n = self._named.get((memory, id))
+        n = self._number_by_id.get((memory, id))
         if n is None:
             return None
         self._turns.move_to_end(n)
         turn = self._turns[n]
-        shown_reply: Json | None = orjson.loads(turn.content)[-1] if turn.has_reply else None
+        shown_reply: Json | None = orjson.loads(turn.messages)[-1] if turn.has_reply else None
         return shown_reply
 
     def add(
         self,
         memory: Memory,
         ids: Sequence[str],
-        before: str | None,
+        previous_id: str | None,
         new: Sequence[Json],
         shown_reply: Json | None,
         heard: Json | None = None,
     ) -> None:
-        content = _dumped([*new, *([shown_reply] if shown_reply is not None else [])])
-        was_heard = b"" if heard is None else _dumped(heard)
-        turn = _Turn(memory, tuple(ids), before, was_heard, content, shown_reply is not None)
+        """Adds a turn. The arguments are as the fields of `_Turn`. Drops the oldest turns beyond the limit."""
+        has_reply = shown_reply is not None
+        messages = _dumped([*new, shown_reply] if has_reply else new)
+        turn = _Turn(
+            memory, tuple(ids), previous_id, b"" if heard is None else _dumped(heard), messages, has_reply
+        )
         if not ids or turn.size > self._limit:
             return
         n = next(self._numbers)
         self._turns[n] = turn
-        self._named.update(((memory, id), n) for id in ids)
+        self._number_by_id.update(((memory, id), n) for id in ids)
         self.bytes += turn.size
         while self.bytes > self._limit:
             gone, turn = self._turns.popitem(last=False)
             self.bytes -= turn.size
             for id in turn.ids:
-                if self._named.get((turn.memory, id)) == gone:
-                    del self._named[turn.memory, id]
+                if self._number_by_id.get((turn.memory, id)) == gone:
+                    del self._number_by_id[turn.memory, id]
 
     def unknown(self, memory: Memory, ids: Set[str]) -> set[str]:
-        return {id for id in ids if (memory, id) not in self._named}
+        return {id for id in ids if (memory, id) not in self._number_by_id}
 
     def clear(self) -> None:
         """Drops all: something was forgotten."""
         self._turns.clear()
-        self._named.clear()
+        self._number_by_id.clear()
         self.bytes = 0
 
 
 class FoundReplies(Struct, frozen=True):
-    """The `Earlier` of one request: the paths that the store has, by their ids, and what the process knows."""
+    """The `Earlier` of one request: what the store has of its ids, and the cache of the process."""
 
+    # By the id of a reply, the messages down to it.
     paths: Mapping[str, Sequence[Json]]
     earlier: EarlierReplies
 
@@ -144,7 +148,7 @@ class FoundReplies(Struct, frozen=True):
         return self.paths[id][-1] if id in self.paths else self.earlier.reply(memory, id)
 
 
-def _dumped(value: Json | list[Json]) -> bytes:
+def _dumped(value: Json | Sequence[Json | None]) -> bytes:
     # A copy, because what orjson writes holds up to eight times its size for as long as it lives.
     return bytes(memoryview(orjson.dumps(value)))
 
@@ -194,41 +198,41 @@ class NativeMemory(TreeMemory):
     native: NativeRequest
     reader: NativeReader
     earlier: EarlierReplies
-    later: LaterReplies
-    # Writes the turn of a noted reply that has ended.
-    save_noted: Callable[[NativeRequest, NotedReply, NativeReader], Awaitable[None]]
-    is_noted: bool = False
+    deferred: DeferredReplies
+    # Writes the turn of a deferred reply that has ended.
+    save_ended: Callable[[NativeRequest, DeferredReplyRow, NativeReader], Awaitable[None]]
+    is_deferred: bool = False
 
     def write(self, prompt: Prompt, outcome: TurnOutcome) -> Awaitable[object]:
         if outcome.background_id is not None:
-            if self.is_noted:
-                return self._end_noted(outcome.background_id)
+            if self.is_deferred:
+                return self._save_deferred(outcome.background_id)
             if outcome.state is End.CANCELLED:
-                self.is_noted = True
-                return self._write_later(prompt, outcome, outcome.background_id)
+                self.is_deferred = True
+                return self._defer_reply(prompt, outcome, outcome.background_id)
         native, reply, agent = self.native, self.reader.reply(), self.context.agent
         shown_reply = outcome.shown_reply
         if native.is_stored:
             memory = agent.uid, agent.epoch
-            self.earlier.add(memory, reply.ids, native.previous, native.new, shown_reply, native.heard)
+            self.earlier.add(memory, reply.ids, native.previous_id, native.new, shown_reply, native.heard)
             if shown_reply is not None:
                 outcome = replace(outcome, shown_reply=with_private(shown_reply, ids=reply.ids))
         return TreeMemory.write(self, prompt, outcome)
 
-    async def _write_later(self, prompt: Prompt, outcome: TurnOutcome, id: str) -> None:
-        """Writes the user's words, and notes under which id their reply is made."""
+    async def _defer_reply(self, prompt: Prompt, outcome: TurnOutcome, id: str) -> None:
+        """Writes the turn without its reply, and stores the request under the id of the reply."""
         await TreeMemory.write(self, prompt, outcome)
         identity, native, context = self.context.request.identity, self.native, self.context
         scope = identity.stored_scope
         if scope is None:
             return
         turn = context.conversation_uid, turn_name(context)
-        reply = LaterReply(native.raw.decode(), native.path, identity, turn)
-        await self.later.note(scope, context.agent.epoch, id, reply)
+        reply = DeferredReply(native.raw.decode(), native.path, identity, turn)
+        await self.deferred.add(scope, context.agent.epoch, id, reply)
 
-    async def _end_noted(self, id: str) -> None:
+    async def _save_deferred(self, id: str) -> None:
         """Writes the turn of a reply that has ended, unless another request has seen its end already."""
         scope = self.context.request.identity.scope
-        noted = None if scope is None else await self.later.find(scope.project, id)
-        if noted is not None:
-            await self.save_noted(self.native, noted, self.reader)
+        row = None if scope is None else await self.deferred.find(scope.project, id)
+        if row is not None:
+            await self.save_ended(self.native, row, self.reader)

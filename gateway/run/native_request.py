@@ -15,42 +15,42 @@ class NativeRequest(Protocol):
 
     @property
     def chat(self) -> ChatRequest:
-        """Returns it as a chat completion, without the gateway's tools."""
+        """The request as a chat completion, without the gateway's tools."""
 
     @property
     def raw(self) -> bytes:
-        """Returns its body as it came."""
+        """The body as it came."""
 
     @property
     def path(self) -> str:
-        """Returns its path below the upstream's base URL."""
+        """The path below the upstream's base URL, with the query."""
 
     @property
-    def previous(self) -> str | None:
-        """Returns the id of the upstream's reply that it goes on from."""
+    def previous_id(self) -> str | None:
+        """The id of the upstream's reply that it continues."""
 
     @property
     def heard(self) -> Json | None:
-        """Returns that reply, if its client heard the beginning alone."""
+        """That reply as its client heard it; None: the client heard all of it."""
 
     @property
-    def conversation(self) -> str | None:
-        """Returns the upstream's conversation that it goes on with."""
+    def conversation_id(self) -> str | None:
+        """The id of the upstream's conversation that it continues."""
 
     @property
-    def named(self) -> frozenset[str]:
-        """Returns the id of `previous`, and all others that it refers to."""
+    def referenced_ids(self) -> frozenset[str]:
+        """`previous_id`, and the ids of all other replies that it refers to."""
 
     @property
     def new(self) -> Sequence[Json]:
-        """Returns the messages of `chat` that it brings itself, its instructions aside."""
+        """The messages of `chat` that the client sent, without its instructions."""
 
     @property
     def is_stored(self) -> bool:
-        """Returns whether the upstream stores the reply, so that another request may name it."""
+        """The upstream stores the reply, so another request may refer to it."""
 
     def with_history(self, earlier: Earlier, memory: Memory) -> NativeRequest:
-        """Returns it with what it only refers to in `chat`, as far as that is known."""
+        """Returns the request with the replies that it refers to in its `chat`, as far as they are known."""
 
     def body(self, model: str, system: str = "", notes: Mapping[int, str] | None = None) -> bytes:
         """Returns the body for the upstream.
@@ -62,4 +62,4 @@ class NativeRequest(Protocol):
     def reader(self) -> NativeReader: ...
 
     def change(self) -> ReplyChange:
-        """Returns what takes from its reply what memory has put into the request."""
+        """Returns the change that removes from its reply what memory has added to the request."""

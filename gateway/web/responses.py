@@ -112,7 +112,7 @@ class ResponsesPath(ForwardedPath):
                 return
             info_of(scope).memory = None
             route = self.forwarder.route_for(head.path, parsed.model, head.upstream_name)
-            headers = _with_conversation(scope["headers"], native.conversation)
+            headers = _with_conversation(scope["headers"], native.conversation_id)
             await self.chats.answer_native(native, route, headers, scope, receive, send)
             return
         info_of(scope).memory = None
@@ -262,7 +262,7 @@ class ResponsesPath(ForwardedPath):
         if native is None:
             return None
         info = info_of(scope)
-        context = info.caller.context(_with_conversation(scope["headers"], native.conversation))
+        context = info.caller.context(_with_conversation(scope["headers"], native.conversation_id))
         info.memory = self.chats.chat.resolver.memory_state(native.chat, context)
         return native if info.memory == "on" else None
 

@@ -29,7 +29,7 @@ from gateway.dialects.responses.response_ids import parse_turn_names
 from gateway.dialects.responses.stored_response import read_call_forms
 from gateway.errors import BadRequest, UnknownId, UnknownPath
 from gateway.run.background_responses import BackgroundResponses
-from gateway.run.later_replies import LaterReply
+from gateway.run.deferred_replies import DeferredReply
 from gateway.run.memory.stored_turns import FoundTurn, turn_begun
 from gateway.run.native_chat import NativeChat
 from gateway.run.native_request import NativeRequest
@@ -88,17 +88,17 @@ class GatewayResponses:
 
     async def forget_deleted(self, scope: Scope, id: str) -> None:
         """Forgets what memory has of a response that its upstream has just deleted."""
-        owner, later = self.owner(scope), self.native_chat.later
+        owner, deferred = self.owner(scope), self.native_chat.deferred
         with map_store_errors():
-            noted = await later.find(owner.project, id)
-            if noted is not None and owner.may_read(noted.agent):
-                await later.forget(noted)
+            row = await deferred.find(owner.project, id)
+            if row is not None and owner.may_read(row.agent):
+                await deferred.forget(row)
         await self.stored.forget_upstreams(owner, id)
 
     async def save_ended(self, scope: Scope, id: str, response: bytes) -> None:
         """Writes the turn of a response that its upstream has made in the background, unless it is written."""
         project = info_of(scope).caller.project
-        await self.native_chat.save_later(project, id, response, _read_later_reply)
+        await self.native_chat.save_deferred(project, id, response, _read_request)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"].startswith(CONVERSATIONS_PATH):
@@ -236,8 +236,8 @@ class GatewayResponses:
                 items.add_reply(turn.name, turn.reply)
 
 
-def _read_later_reply(reply: LaterReply) -> NativeRequest | None:
-    """Returns the request of a reply that its upstream has made later; None: memory cannot read it."""
+def _read_request(reply: DeferredReply) -> NativeRequest | None:
+    """Returns the request of a deferred reply; None: memory cannot read it."""
     return read_native(reply.body.encode(), reply.path, MAX_MESSAGES)
 
 

@@ -66,15 +66,15 @@ class NativeResponse(Struct, frozen=True):
     # Replies that the input only names, with their indexes in `chat`.
     references: Sequence[Reference]
     # The id of the conversation at OpenAI that it continues.
-    conversation: str | None
+    conversation_id: str | None
     # The id of the response that it continues.
-    previous: str | None
+    previous_id: str | None
     # The part of the reply before it that was heard, where that is not all of it.
     heard: Json | None = None
 
     @property
-    def named(self) -> frozenset[str]:
-        return frozenset([each.id for each in self.references] + ([self.previous] if self.previous else []))
+    def referenced_ids(self) -> frozenset[str]:
+        return frozenset(filter(None, [self.previous_id, *(each.id for each in self.references)]))
 
     @property
     def is_stored(self) -> bool:
@@ -83,7 +83,7 @@ class NativeResponse(Struct, frozen=True):
     def with_history(self, earlier: Earlier, memory: Memory) -> NativeResponse:
         """Returns the request with the messages that it only refers to in `chat`, as far as they are known."""
         head = self.chat.messages[:1] if self.json.get("instructions") else []
-        path: Sequence[Json] = earlier.path(memory, self.previous)
+        path: Sequence[Json] = earlier.path(memory, self.previous_id)
         named = {each.index - len(head): earlier.reply(memory, each.id) for each in self.references}
         places = self.places[len(self.places) - len(self.new) :]
         placed = [

@@ -1,0 +1,85 @@
+"""Native replies that an upstream makes in the background, after its answer: their requests are stored until then.
+
+Each is stored as a run without a conversation and without a job. So any process that sees the reply's end can write the
+turn. A forgetting in its memory erases it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from gateway.core.request.identity import Identity
+from gateway.run.memory.stored_turns import find_turn
+from storage.commands import ForgetTarget
+from storage.records import Agent, Run, RunState, Scope
+from storage.sql.store import Store
+
+_RESPONSE: Final = "response"  # the kind of the text
+
+
+class DeferredReply(Struct, frozen=True):
+    """The request of a reply that is still to come. Keys and headers of the caller are not in it."""
+
+    body: str
+    # Below the upstream's base URL, with the query.
+    path: str
+    # The user and the memory, as they were decided when the request came.
+    identity: Identity
+    # The names of the conversation and of the turn in it, which has the user's message until then.
+    turn: tuple[str, str]
+
+
+class DeferredReplyRow(Struct, frozen=True):
+    """A deferred reply as it is stored."""
+
+    agent: Agent
+    run: Run
+    reply: DeferredReply
+
+
+@dataclass(eq=False)
+class DeferredReplies:
+    """The deferred replies in the store. Its methods raise StoreError."""
+
+    store: Store
+    # Returns seconds since the epoch.
+    now: Callable[[], float]
+
+    async def add(self, scope: Scope, epoch: int, id: str, reply: DeferredReply) -> None:
+        """Stores a reply by its upstream's id, unless something was forgotten in its memory since that epoch."""
+        agent = await self.store.agents.find_or_draft(scope)
+        now = self.now()
+        run = Run(0, _name(scope.project, id), agent.id, 0, RunState.COMPLETED, now)
+        await self.store.runs.note_response(run, msgspec.json.encode(reply), epoch)
+
+    async def find(self, project: str, id: str) -> DeferredReplyRow | None:
+        """Returns a reply by its upstream's id; None: it is not stored, or its request was forgotten."""
+        found = await self.store.runs.response(project, _name(project, id))
+        if found is None:
+            return None
+        agent, run = found
+        texts = await self.store.runs.texts(agent.id, run.id, _RESPONSE)
+        if not texts or not texts[0].data:
+            return None
+        return DeferredReplyRow(agent, run, msgspec.json.decode(texts[0].data, type=DeferredReply))
+
+    async def forget(self, row: DeferredReplyRow) -> None:
+        """Forgets the turn of a reply, which was deleted before it was seen to have ended."""
+        found = await find_turn(self.store, row.agent.scope.project, row.reply.turn)
+        await self.remove(row)
+        if found is not None:
+            await self.store.forgetting.forget(found.agent.id, ForgetTarget(exchanges=list(found.rows)))
+
+    async def remove(self, row: DeferredReplyRow) -> None:
+        await self.store.runs.remove(row.agent.id, row.run.id)
+
+
+def _name(project: str, id: str) -> str:
+    """Returns the name of a reply's run, which no response of the gateway's own has."""
+    return "native-" + blake2b(f"{project}\0{id}".encode(), digest_size=28).hexdigest()
