@@ -1,8 +1,9 @@
 """Sleeptime: the job that has sleeptime agents read the new messages of a memory, and edit its blocks.
 
 Each batch of what is unread is a run of such an agent (agent_runs.py): its edits enter the blocks with each
-step, and the cursor moves with the last. So a run that was broken off goes on from its chain, and one that fails leaves
-the cursor where it was. A turn that makes a run due has written it down already; what rest makes due is found here.
+step, and the cursor moves with the last. So a run that was interrupted goes on from its steps, and one that fails
+leaves the cursor where it was. A turn that makes a run due has written it down already; what an idle time makes due is
+found here.
 """
 
 from __future__ import annotations
@@ -51,11 +52,13 @@ _HALVINGS = 3
 _LIMITS = WorkerLimits(concurrency=8)
 
 
-class _Span(Struct, frozen=True):
-    """The part of a memory that a run reads. text: the message for its agent; "": none. is_more: more follows."""
+class _Batch(Struct, frozen=True):
+    """The messages of a memory that a run reads."""
 
-    reading: ReadSpan
+    span: ReadSpan
+    # More follows.
     is_more: bool
+    # The message for the agent; "": the span has no words for a model.
     text: str = ""
 
 
@@ -110,33 +113,35 @@ class Sleeping:
     async def handle(self, job: JobContext) -> None:
         """Has each agent that reads a memory read its next batch. Raises: JobFailed, Postponed, StoreError."""
         memory = await self._store.agents.load(job.agent)
-        sleeptime = None if memory is None else await self._sleeptime(memory)
+        sleeptime = None if memory is None else await self._find_sleeptime(memory)
         if memory is None or sleeptime is None:
             return
         # What a run has left that was cancelled while it waited for its next attempt.
         await self._store.sleepers.empty_ended(memory.id, _PAGE)
         # Up to here it was due, however little is left of that.
-        upto, spans = orjson.loads(job.payload).get("upto", 0), []
-        for reader in await self._readers(memory, sleeptime, upto):
-            found = await self._run(job, memory, sleeptime, reader, upto)
-            if found is not None:
-                spans.append(await self._perform(job, memory, reader, *found))
-        is_more = any(span is not None and span.is_more for span in spans)
-        left = (await self._store.readers.of_memories([memory.id]))[memory.id] if any(spans) else []
+        upto, read = orjson.loads(job.payload).get("upto", 0), list[_Batch]()
+        for reader in await self._find_or_make_readers(memory, sleeptime, upto):
+            found = await self._find_or_accept_run(job, memory, sleeptime, reader, upto)
+            if found is not None and (batch := await self._perform(job, memory, reader, *found)) is not None:
+                read.append(batch)
+        is_more = any(batch.is_more for batch in read)
+        readers = (await self._store.readers.of_memories([memory.id]))[memory.id] if read else []
         # What came while they read may have made another run due.
-        if is_more or any(_is_due(reader, sleeptime) for reader in left):
+        if is_more or any(_is_due(reader, sleeptime) for reader in readers):
             # Before this job ends, so that a crash in between leaves nothing unread.
             payload = orjson.dumps({"upto": (upto or memory.next_seq - 1) if is_more else 0})
             await self._store.jobs.enqueue(SLEEP, job.agent, SLEEP, payload)
 
-    async def _sleeptime(self, memory: Agent) -> Sleeptime | None:
+    async def _find_sleeptime(self, memory: Agent) -> Sleeptime | None:
         try:
             return (await self._registry.resolve_uid(memory.scope.project, memory.uid)).spec.sleeptime
         except NotFound:
             return None
 
-    async def _readers(self, memory: Agent, sleeptime: Sleeptime, upto: int) -> Sequence[ReaderEntry]:
-        """Returns the agents that read a memory. A user's gets one with its first run, an imported one has it again."""
+    async def _find_or_make_readers(
+        self, memory: Agent, sleeptime: Sleeptime, upto: int
+    ) -> Sequence[ReaderEntry]:
+        """Returns the agents that read a memory. One without any gets one when a run is due."""
         readers = await self._store.readers.of_memories([memory.id])
         if memory.scope.is_person and readers[memory.id]:
             # The settings may have given it further blocks.
@@ -144,7 +149,7 @@ class Sleeping:
         if not readers[memory.id]:
             # Nothing has counted its turns yet; each has taken two numbers at least.
             is_due = 0 < sleeptime.every <= (memory.next_seq - 1) // 2
-            if not (is_due or upto or await self._rests(memory)):
+            if not (is_due or upto or await self._is_idle(memory)):
                 return ()
             entry = await self._registry.get_entry(memory.scope.project, memory.uid)
             await self._registry.sleepers.turn_on(entry)
@@ -153,14 +158,14 @@ class Sleeping:
 
     # -- which run
 
-    async def _run(
+    async def _find_or_accept_run(
         self, job: JobContext, memory: Agent, sleeptime: Sleeptime, reader: ReaderEntry, upto: int
     ) -> tuple[Run, str] | None:
-        """Returns the run of an agent that goes on, or begins because it is due, and its conversation; None: no run."""
+        """Returns a reader's run that goes on, or else one that is due, with its conversation; None: none is due."""
         found = await self._store.sleepers.reading(reader.reader)
         if found is not None:
             return found
-        is_due = _is_due(reader, sleeptime) or reader.seq < upto or await self._rests(memory)
+        is_due = _is_due(reader, sleeptime) or reader.seq < upto or await self._is_idle(memory)
         if not is_due or not await self._has_words(job, memory, reader):
             return None
         wanted = replace(reading_run(reader.reader, memory.id, self._now()), kind="")
@@ -171,15 +176,15 @@ class Sleeping:
         """Returns whether there is anything for a model to read; what has no words is passed over."""
         is_more = True
         while is_more:
-            unread = await self._unread(memory, reader, BATCH_CHARS)
+            unread = await self._read_unread(memory, reader, BATCH_CHARS)
             if clean_messages(unread.messages):
                 return True
-            passed = ReadSpan(memory.id, reader.reader, unread.cursor, unread.upto)
-            await job.commit(self._store.sleepers.advance_effect(passed, self._now()))
+            span = ReadSpan(memory.id, reader.reader, unread.cursor, unread.upto)
+            await job.commit(self._store.sleepers.advance_effect(span, self._now()))
             is_more = unread.is_more and unread.upto > unread.cursor
         return False
 
-    async def _rests(self, memory: Agent) -> bool:
+    async def _is_idle(self, memory: Agent) -> bool:
         at = await self._store.readers.last_at(memory.id)
         return at is not None and abs(self._now() - at) >= self._settings.idle_s
 
@@ -187,133 +192,134 @@ class Sleeping:
 
     async def _perform(
         self, job: JobContext, memory: Agent, reader: ReaderEntry, run: Run, conversation: str
-    ) -> _Span | None:
+    ) -> _Batch | None:
         """Performs a run to its end. Returns what it has read; None: nothing.
 
         Raises: JobFailed, Postponed, StoreError.
         """
         project = memory.scope.project
-        found = await self._registry.resolve_uid(project, reader.uid)
-        span = await self._span(memory, reader, found, run)
-        if span is None:
-            await self._end(run, StopReason.ERROR)
-        elif run.state is RunState.CREATED and not span.text:
-            # There is nothing in it for a model.
+        resolved = await self._registry.resolve_uid(project, reader.uid)
+        batch = await self._batch_of(memory, reader, resolved, run)
+        if batch is None:
+            await self._fail_run(run, StopReason.ERROR)
+        elif run.state is RunState.CREATED and not batch.text:
             now, stop = self._now(), StopReason.END_TURN
-            end = RunEnd(run.agent, run.id, RunState.COMPLETED, stop, now, reading=span.reading)
+            end = RunEnd(run.agent, run.id, RunState.COMPLETED, stop, now, reading=batch.span)
             await self._store.stored_paths.end(end)
         else:
             await self._budget.check(project)
             try:
-                await self._ask(found, run, conversation, span, job.job.attempt)
+                await self._ask(resolved, run, conversation, batch, job.job.attempt)
             except MessageGone:
-                await self._end(run, StopReason.ERROR)
+                await self._fail_run(run, StopReason.ERROR)
             except GatewayError as error:
                 if job.job.tries < self._tries:
                     raise JobFailed(f"the run of a sleeptime agent cannot begin: {error.message}") from error
-                await self._end(run, StopReason.ERROR, error.message)
-        ended, is_refused = await self._ended(job, run)
-        if span is not None and is_refused:
-            span = await self._refused(job, run, span)
+                await self._fail_run(run, StopReason.ERROR, error.message)
+        ended, is_refused = await self._load_ended(job, run)
+        if batch is not None and is_refused:
+            batch = await self._after_refusal(job, run, batch)
         await self._store.sleepers.empty(run.agent, run.conversation)
-        is_read = span is not None and span.reading.upto > span.reading.cursor
-        return span if is_read and (is_refused or ended.state is RunState.COMPLETED) else None
+        is_read = batch is not None and batch.span.upto > batch.span.cursor
+        return batch if is_read and (is_refused or ended.state is RunState.COMPLETED) else None
 
-    async def _refused(self, job: JobContext, run: Run, span: _Span) -> _Span | None:
-        """Goes on after text that a model has refused to read: with less of it, or past it. None: it stays there.
+    async def _after_refusal(self, job: JobContext, run: Run, batch: _Batch) -> _Batch | None:
+        """Returns what is read of text that a model refuses: less of it follows, or it is skipped. None: neither.
 
-        What no smaller part would be without is passed over, if the model has ever answered: else it may refuse
+        It is skipped where no smaller part is without the cause, if the model has ever answered: else it may refuse
         everything, for the sake of its settings.
         """
-        if await self._failed(run) < _HALVINGS:
-            return replace(span, is_more=True)
+        if await self._count_failed(run) < _HALVINGS:
+            return replace(batch, is_more=True)
         if not await self._store.sleepers.has_answered(run):
             return None
-        await job.commit(self._store.sleepers.advance_effect(span.reading, self._now()))
+        await job.commit(self._store.sleepers.advance_effect(batch.span, self._now()))
         _log.warning("Sleeptime: the model of an agent refuses to read a part of a memory, which is skipped.")
-        return span
+        return batch
 
-    async def _failed(self, run: Run) -> int:
+    async def _count_failed(self, run: Run) -> int:
         return await self._store.sleepers.failed(run, _HALVINGS)
 
-    async def _span(
+    async def _batch_of(
         self, memory: Agent, reader: ReaderEntry, resolved: ResolvedAgent, run: Run
-    ) -> _Span | None:
+    ) -> _Batch | None:
         """Returns what a run reads: what is unread, or what its first step has noted; None: that is gone."""
         if run.state is not RunState.CREATED:
             texts = await self._store.runs.texts(run.agent, run.id, "request")
-            kept = orjson.loads(texts[0].data) if texts else {}
-            if "upto" not in kept:
+            noted = orjson.loads(texts[0].data) if texts else {}
+            if "upto" not in noted:
                 return None
-            reading = ReadSpan(memory.id, reader.reader, kept["cursor"], kept["upto"], kept["exchanges"])
-            return _Span(reading, kept["is_more"])
-        window, failed = resolved.spec.context_window, await self._failed(run)
+            span = ReadSpan(memory.id, reader.reader, noted["cursor"], noted["upto"], noted["exchanges"])
+            return _Batch(span, noted["is_more"])
+        window, failed = resolved.spec.context_window, await self._count_failed(run)
         # A quarter of the window, and a message half of it at most: a token has some four characters.
-        most = min(BATCH_CHARS, window or BATCH_CHARS) >> failed
-        message = min(MESSAGE_CHARS, 2 * (window or MESSAGE_CHARS)) >> 2 * failed
-        unread = await self._unread(memory, reader, most)
-        secrets = self._settings.learn_secrets
+        batch_chars = min(BATCH_CHARS, window or BATCH_CHARS) >> failed
+        message_chars = min(MESSAGE_CHARS, 2 * (window or MESSAGE_CHARS)) >> 2 * failed
+        unread = await self._read_unread(memory, reader, batch_chars)
         messages = clean_messages(
-            unread.messages, most_chars=message, keeps_secrets=secrets, keeps_repeats=True
+            unread.messages,
+            most_chars=message_chars,
+            keeps_secrets=self._settings.learn_secrets,
+            keeps_repeats=True,
         )
         exchanges = sorted({*(m.exchange for m in unread.messages), *unread.tools_used})
-        reading = ReadSpan(memory.id, reader.reader, unread.cursor, unread.upto, exchanges)
-        return _Span(reading, unread.is_more, transcript(messages, unread.tools_used) if messages else "")
+        span = ReadSpan(memory.id, reader.reader, unread.cursor, unread.upto, exchanges)
+        return _Batch(span, unread.is_more, transcript(messages, unread.tools_used) if messages else "")
 
-    async def _unread(self, memory: Agent, reader: ReaderEntry, most: int) -> Unread:
-        """Returns the next batch. most: its characters. Raises: JobFailed: the memory is gone."""
-        found = await self._store.readers.unread(
+    async def _read_unread(self, memory: Agent, reader: ReaderEntry, limit_chars: int) -> Unread:
+        """Returns the next messages. Raises: JobFailed: the memory is gone."""
+        unread = await self._store.readers.unread(
             memory.id,
             reader.reader,
             now=self._now(),
             idle_s=self._settings.idle_s,
-            limit_chars=most,
+            limit_chars=limit_chars,
             message_chars=MESSAGE_CHARS,
         )
-        if found is None:
+        if unread is None:
             raise JobFailed("the memory is gone")
-        return found
+        return unread
 
     async def _ask(
-        self, resolved: ResolvedAgent, run: Run, conversation: str, span: _Span, attempt: int
+        self, resolved: ResolvedAgent, run: Run, conversation: str, batch: _Batch, attempt: int
     ) -> None:
         """Has the model read and edit, as far as that was not done. Raises: GatewayError, StoreError, MessageGone."""
-        reading, spec = span.reading, resolved.spec
+        span, spec = batch.span, resolved.spec
         request = RunRequest(
             spec,
             resolved.scope,
             conversation,
-            messages=({"role": "user", "content": span.text},),
+            messages=({"role": "user", "content": batch.text},),
             fields={} if spec.defined is None else spec.defined.sampling,
             max_steps=MAX_STEPS,
-            reading=reading,
+            reading=span,
         )
-        kept = {
-            "cursor": reading.cursor, "upto": reading.upto, "exchanges": reading.exchanges, "is_more": span.is_more,
+        noted = {
+            "cursor": span.cursor, "upto": span.upto, "exchanges": span.exchanges, "is_more": batch.is_more,
         }  # fmt: skip
         with QueueTicket() as ticket:
             await self._keeper.queues.enter((spec.uid, conversation), ticket)
-            accepted = AcceptedRun(run, orjson.dumps(kept), attempt)
+            accepted = AcceptedRun(run, orjson.dumps(noted), attempt)
             await self._runs.perform(request, accepted, ticket, lambda _: MakesUnseen(), UnseenSink())
 
-    async def _ended(self, job: JobContext, run: Run) -> tuple[Run, bool]:
+    async def _load_ended(self, job: JobContext, run: Run) -> tuple[Run, bool]:
         """Returns a run as it has ended, and whether its model has refused to read; counts its tokens.
 
         Raises: JobFailed: an upstream failed, and the run goes on.
         """
-        now = await self._store.runs.load(run.agent, run.id)
-        if now is None:
+        ended = await self._store.runs.load(run.agent, run.id)
+        if ended is None:
             raise JobFailed("the sleeptime agent is gone")
-        if tokens := _tokens(now) - _tokens(run):
+        if tokens := _tokens(ended) - _tokens(run):
             self._budget.count_call("ok", tokens)  # the account of the run has them
-        if now.is_over:
+        if ended.is_over:
             # Of other faults of an upstream it would not have ended.
-            return now, now.state is RunState.FAILED and now.stop in UPSTREAM_FAULTS
+            return ended, ended.state is RunState.FAILED and ended.stop in UPSTREAM_FAULTS
         if job.job.tries < self._tries:
             raise JobFailed("the upstream of a sleeptime agent failed")
-        return await self._end(run, StopReason.UPSTREAM_ERROR, ERROR_WITHHELD), False
+        return await self._fail_run(run, StopReason.UPSTREAM_ERROR, ERROR_WITHHELD), False
 
-    async def _end(self, run: Run, stop: StopReason, error_message: str = "") -> Run:
+    async def _fail_run(self, run: Run, stop: StopReason, error_message: str = "") -> Run:
         return await self._store.runs.end(
             run.agent, run.id, RunState.FAILED, stop, self._now(), error_message
         )
