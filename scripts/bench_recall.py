@@ -43,7 +43,7 @@ from gateway.core.conversation.kind import ConversationKind
 from gateway.core.memory.rules import RULES
 from gateway.core.memory.standing import states_standing
 from gateway.core.prompt import note as recall
-from gateway.core.prompt.summary import Overfull
+from gateway.core.prompt.summary import WantedSummary
 from gateway.core.request.identity import USER_NAME, IdentityRules, identify
 from gateway.core.upstream.policy import Target
 from gateway.dialects.chat.parse import parse
@@ -84,13 +84,13 @@ class NoServices:
 
     makes_summaries = False
 
-    def index_lags(self, agent: int, messages: int | None = None) -> None: ...
+    def index_outdated(self, agent: int, messages: int | None = None) -> None: ...
 
-    def edits_wait(self) -> None: ...
+    def edits_pending(self) -> None: ...
 
     def turn_stored(self, agent: int, messages: int, *_: object) -> None: ...
 
-    def window_fills(self, turn: Committed, overfull: Overfull) -> None: ...
+    def window_filling(self, turn: Committed, wanted: WantedSummary) -> None: ...
 
 
 # Takes a question and a budget of tokens, and returns the prompt in which the question would go upstream.

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from adapters.types import Json, token_count
 from gateway.core.conversation.canonical import WireMessage
-from gateway.core.prompt.summary import lines_of, split_lines, summary_request, summary_tokens
+from gateway.core.prompt.summary import message_lines, split_lines, summary_request, summary_tokens
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.turn.client_view import MakesView
 from gateway.errors import BadRequest, UpstreamBroke
@@ -79,7 +79,7 @@ async def compact(
     whole = await chat.resolver.resolve_references(request, context)
     window = chat.context_window(request.model) or _WINDOW
     summary, usage = "", dict.fromkeys(_USAGE, 0)
-    lines = lines_of(whole.messages)
+    lines = message_lines(whole.messages)
     if not lines:
         raise BadRequest("Invalid 'input': there is no message in it.", param="input", code="empty_array")
     for part in split_lines(lines):

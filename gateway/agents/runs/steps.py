@@ -508,9 +508,9 @@ class RunMemory:
         keeper.events.turn_stored(
             context.agent.id, messages, context.request.spec.sleeptime, context.snapshot.next_seq
         )
-        if prompt.window.overfull is not None:
+        if prompt.window.wanted_summary is not None:
             turn = Committed(context.agent, last.id, last.conversation, True)
-            keeper.events.window_filling(turn, prompt.window.overfull)
+            keeper.events.window_filling(turn, prompt.window.wanted_summary)
 
 
 def _state_after(prompt: Prompt, outcome: TurnOutcome) -> tuple[RunState, StopReason]:

@@ -11,7 +11,8 @@ from msgspec.structs import replace
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import PathElement
 from gateway.core.prompt.compose import Composition
-from gateway.core.prompt.summary import IN_USE, RETAINED_SHARE, SummaryCut, cut_plain, cut_tree
+from gateway.core.prompt.summary import MOST_CANDIDATES, RETAINED_SHARE
+from gateway.core.prompt.summary_cut import SummaryCut, find_cut_in_list, find_cut_in_path
 from gateway.core.prompt.window import MessageBounds
 from storage.records import Evicted, Exchange, Summary
 
@@ -67,13 +68,13 @@ class Eviction(Struct, frozen=True):
         assert self.plan is not None
         listing, is_begun = self.plan.query.listing, self.evicted is not None
         cuts = (
-            cut_plain(listing, each)
+            find_cut_in_path(listing, each)
             if self.is_plain
-            else cut_tree(listing, path, composition, each, is_begun=is_begun)
+            else find_cut_in_list(listing, path, composition, each, is_begun=is_begun)
             for each in summaries
         )
         usable = [cut for cut in cuts if cut is not None]
-        newest = [cut for n, cut in enumerate(usable) if n < IN_USE or cut.id == self.in_use]
+        newest = [cut for n, cut in enumerate(usable) if n < MOST_CANDIDATES or cut.id == self.in_use]
         return replace(self, cuts=tuple(reversed(newest)))
 
 

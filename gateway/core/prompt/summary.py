@@ -1,4 +1,4 @@
-"""Summaries of what leaves a long conversation: when one is made, up to where, what is asked, and how it is checked.
+"""Summaries of what leaves a long conversation: when one is made, up to where, and what is asked.
 
 A summary covers a path from its root up to an exchange. The messages up to there leave together, the text stands at
 the end of the system message, and what follows goes on word for word. It is made before there is need of it, while
@@ -9,19 +9,17 @@ fits. So the prompt's prefix breaks once for each, and the choice follows from t
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
 
-from gateway.core.conversation.canonical import RESULTS, Listing, WireMessage, calls_in, is_system, text_of
+from gateway.core.conversation.canonical import RESULTS, WireMessage, calls_in, is_system, text_of
 from gateway.core.conversation.fillers import without_fillers_and_thoughts
-from gateway.core.conversation.tree import Tree, end_offset, is_tombstone
-from gateway.core.prompt.compose import Composition
-from gateway.core.tags import Tags, mark_of
-from gateway.core.thoughts import without_thoughts
-from storage.records import Exchange, Summary
+from gateway.core.conversation.tree import Tree, is_tombstone
+from gateway.core.prompt.summary_check import whole_lines
+from gateway.core.tags import Tags
+from storage.records import Exchange
 
 # A summary is made when this share of the window is used, so that it is ready when the window is full.
 EARLY_SHARE = 0.9
@@ -31,13 +29,13 @@ RETAINED_SHARE = 0.10
 ROOMY_SHARE = 0.7
 # Messages that use less than this share of the window are not worth a call, nor a new prefix.
 WORTHWHILE_SHARE = 0.2
-# A summary may take one part in this many of the model's context.
-SIZE_SHARE = 8
+# A summary may take this share of the window.
+SIZE_SHARE = 1 / 8
 # The most tokens of a summary, some eight hundred words. Not measured: a longer one takes the room of messages.
 MOST_TOKENS = 1_500
 LEAST_TOKENS = 128
-# So many of a path's newest summaries may be used, the one in use among them.
-IN_USE = 3
+# How many of a path's newest summaries a request can choose from.
+MOST_CANDIDATES = 3
 
 # One call reads at most this much, about 12,000 tokens, so that a small model will do.
 PART_CHARS = 48_000
@@ -46,22 +44,6 @@ MESSAGE_CHARS = 6_000
 # A tool's result is clipped sooner, because the reply repeats what matters of it.
 RESULT_CHARS = 1_200
 CALL_CHARS = 400
-# No text has more characters for a token, so this bounds the length of an answer.
-CHARS_PER_TOKEN = 6
-
-
-class SummaryCut(Struct, frozen=True):
-    """The position of a summary in a request."""
-
-    text: str
-    # The number of inserted messages that it covers.
-    fill: int
-    # Where it covers all of those, the index of the first of the client's messages that it does not cover.
-    index: int = 0
-    # The summary's id.
-    id: int = 0
-    # How many atoms of the path it covers.
-    end: int = 0
 
 
 class SummaryTerms(Struct, frozen=True):
@@ -86,12 +68,12 @@ class SummaryTerms(Struct, frozen=True):
         if model is not None and model.startswith("letta/"):
             model = None
         return cls(
-            values.get("mode") == "all",
+            is_all=values.get("mode") == "all",
             # What stays has to leave room for what comes.
-            None if share is None else min(float(share), ROOMY_SHARE),
-            model,
-            values.get("prompt") or None,
-            values.get("clip_chars"),
+            share=None if share is None else min(float(share), ROOMY_SHARE),
+            model=model,
+            instructions=values.get("prompt") or None,
+            chars=values.get("clip_chars"),
         )
 
     @property
@@ -101,11 +83,11 @@ class SummaryTerms(Struct, frozen=True):
 
     def clip(self, text: str) -> str:
         """Returns a summary cut to its limit."""
-        return text if self.chars is None or len(text) <= self.chars else _whole_lines(text[: self.chars])
+        return text if self.chars is None or len(text) <= self.chars else whole_lines(text[: self.chars])
 
 
-class Overfull(Struct, frozen=True):
-    """A window that needs a summary soon."""
+class WantedSummary(Struct, frozen=True):
+    """A summary that is made now, because the window is nearly full."""
 
     # The fewest tokens of the window that stay word for word.
     keep_tokens: int
@@ -122,26 +104,15 @@ class ExchangeSize(Struct, frozen=True):
 
     tokens: int
     # A turn begins with it.
-    opens: bool
+    begins_turn: bool
     messages: int = 0
     # Its reply has calls, which the next exchange answers.
-    waits: bool = False
-
-
-class UnusableSummary(Exception):
-    """The answer is no summary. message: the reason, without a word of the conversation."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.message = message
-
-
-# -- when, and up to where
+    has_open_calls: bool = False
 
 
 def summary_tokens(context_tokens: int) -> int:
     """Returns the tokens that a summary may take of a window."""
-    return max(LEAST_TOKENS, min(MOST_TOKENS, context_tokens // SIZE_SHARE))
+    return max(LEAST_TOKENS, min(MOST_TOKENS, int(context_tokens * SIZE_SHARE)))
 
 
 def last_covered(path: Sequence[ExchangeSize], keep_tokens: int, keep_messages: int = 0) -> int | None:
@@ -154,62 +125,10 @@ def last_covered(path: Sequence[ExchangeSize], keep_tokens: int, keep_messages: 
     # From the end: the last turn with which enough stays is the first that stays.
     for i in range(len(path) - 1, 0, -1):
         tokens, messages = tokens + path[i].tokens, messages + path[i].messages
-        if path[i].opens and tokens >= keep_tokens and messages >= keep_messages:
+        if path[i].begins_turn and tokens >= keep_tokens and messages >= keep_messages:
             return i - 1
     return None
 
-
-# -- where a stored one ends in a request
-
-
-def cut_plain(listing: Listing, summary: Summary) -> SummaryCut | None:
-    """Returns where a summary ends in a list that is its path word for word; None: it is of another path."""
-    x = summary.exchange
-    end = end_offset(x)
-    count = listing.message_at(end)
-    if not 0 < count < len(listing) or listing.before[count] != end:
-        return None
-    if listing.path(count) != x.path:
-        return None
-    return SummaryCut(_rendered(listing, summary), 0, listing.positions[count], summary.id, end)
-
-
-def _rendered(listing: Listing, summary: Summary) -> str:
-    return render(summary.text, mark_of(listing.canon.secret))
-
-
-def cut_tree(
-    listing: Listing,
-    path: Container[int],
-    composition: Composition,
-    summary: Summary,
-    *,
-    is_begun: bool,
-) -> SummaryCut | None:
-    """Returns where a summary ends in any list; None: it is of another path.
-
-    path: ids of the exchanges that the list goes on from.
-    is_begun: the path's beginning has left already.
-    """
-    x = summary.exchange
-    if x.id not in path:
-        return None
-    text, end, fill = _rendered(listing, summary), end_offset(x), len(composition.fill)
-    covered = [index for index, element in composition.list_at.items() if element.exchange.depth <= x.depth]
-    if covered:
-        count = bisect_right(listing.positions, max(covered))
-        return (
-            SummaryCut(text, fill, listing.positions[count], summary.id, end)
-            if count < len(listing)
-            else None
-        )
-    ats = [each.at for each in composition.fill]
-    fill = max((n + 1 for n, at in enumerate(ats) if at is not None and at[0] <= x.depth), default=0)
-    # All that it covers may have left before, and be in front of what is put in.
-    return SummaryCut(text, fill, id=summary.id, end=end) if fill or is_begun else None
-
-
-# -- how it stands in the prompt
 
 _plain = Tags("summary", "memory", "notes", "conversation", "system_message").make_plain
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
@@ -225,8 +144,6 @@ def render(text: str, mark: str) -> str:
     """Returns a summary as it stands in the system message. It cannot close its own frame. mark: the memory's."""
     return f"<summary {mark}>\n{PREAMBLE}\n\n{_plain(_CONTROL.sub('', text)).strip()}\n</summary>"
 
-
-# -- what is asked
 
 INSTRUCTIONS = (
     "You keep the notes of a long conversation between a user and an assistant. Below are the notes so far, if there"
@@ -246,44 +163,44 @@ def spoken_lines(exchanges: Sequence[Exchange]) -> list[str]:
     These are the client's words and the reply as the client has it: notes and hidden rounds may quote other
     conversations, and what is derived from those would have to be forgotten with them.
     """
-    return [line for x in exchanges for line in _lines_of(x)]
+    return [line for x in exchanges for line in _exchange_lines(x)]
 
 
-def lines_of(messages: Sequence[WireMessage]) -> list[str]:
+def message_lines(messages: Sequence[WireMessage]) -> list[str]:
     """Returns messages that are stored nowhere in the same form; those of the system are left out."""
     return [
         line
         for message in messages
         if not is_system(message)
-        for line in _line(without_fillers_and_thoughts(message))
+        for line in _lines_of(without_fillers_and_thoughts(message))
     ]
 
 
-def _lines_of(x: Exchange) -> Iterator[str]:
+def _exchange_lines(x: Exchange) -> Iterator[str]:
     if is_tombstone(x) or x.superseded:
         return
     content = Tree([x]).content(x)
     for i, message in enumerate(content.messages or ()):
         if i not in x.redactions:
-            yield from _line(without_fillers_and_thoughts(message))
+            yield from _lines_of(without_fillers_and_thoughts(message))
     if content.shown_reply is not None and -1 not in x.redactions:
-        yield from _line(without_fillers_and_thoughts(content.shown_reply))
+        yield from _lines_of(without_fillers_and_thoughts(content.shown_reply))
 
 
-def _line(message: WireMessage) -> Iterator[str]:
+def _lines_of(message: WireMessage) -> Iterator[str]:
     role = str(message.get("role"))
     text = text_of(message).strip()
     if role in RESULTS:
-        yield f"Tool result: {_clipped(text, RESULT_CHARS)}"
+        yield f"Tool result: {_clip(text, RESULT_CHARS)}"
         return
     if text:
-        yield f"{role.capitalize()}: {_clipped(text, MESSAGE_CHARS)}"
+        yield f"{role.capitalize()}: {_clip(text, MESSAGE_CHARS)}"
     if role == "assistant":
         for name, arguments in calls_in(message):
-            yield f"Assistant called {' '.join(name.split())}: {_clipped(str(arguments), CALL_CHARS)}"
+            yield f"Assistant called {' '.join(name.split())}: {_clip(str(arguments), CALL_CHARS)}"
 
 
-def _clipped(text: str, most: int) -> str:
+def _clip(text: str, most: int) -> str:
     """Returns the beginning and the end of a text, its lines set off, so that none passes for another entry."""
     if len(text) > most:
         text = f"{text[: most * 2 // 3]} […] {text[-(most // 3) :]}"
@@ -319,72 +236,3 @@ def summary_request(
         {"role": "system", "content": f"{instructions or INSTRUCTIONS} At most {words} words."},
         {"role": "user", "content": f"{notes}<conversation>\n{body}\n</conversation>\n\nThe notes:"},
     ]
-
-
-# -- what came back
-
-_REFUSAL = re.compile(
-    r"\s*(?:(?:i['’]?m|i am)\s+(?:very\s+|really\s+)?(?:sorry|afraid|unable|not able)\b|sorry,|i (?:can(?:no|['’])t"
-    r"|won['’]t|must decline)\b|as an ai\b|unfortunately,? i\b|es tut mir leid|je suis désolé|lo siento)",
-    re.I,
-)
-# Characters: in a longer answer an apology is part of the content.
-_SHORT = 600
-_ENOUGH = 24
-# From so many words on, repeating oneself shows.
-_WORDS = 60
-
-
-def check_summary(
-    answer: str,
-    source: Sequence[str],
-    earlier: str,
-    *,
-    size: int,
-    finish_reason: str | None,
-    by_hand: bool = False,
-) -> str:
-    """Returns the summary as it is stored. Raises: UnusableSummary: the answer is no summary, and nothing changes.
-
-    by_hand: it was asked for, so it may be longer than the few words that it stands for.
-    """
-    text = _unwrapped(answer)
-    length = len(earlier) + sum(map(len, source))
-    if finish_reason == "content_filter":
-        raise UnusableSummary("the background model's filter cut the summary off")
-    if finish_reason == "length" or len(text) > size * CHARS_PER_TOKEN:
-        text = _whole_lines(text[: size * CHARS_PER_TOKEN])
-    if not text:
-        raise UnusableSummary("the summary is empty")
-    if len(text) < _SHORT and _REFUSAL.match(text):
-        raise UnusableSummary("the background model refused to summarise")
-    if len(text) >= length and not by_hand:
-        raise UnusableSummary("the summary is not shorter than what it summarises")
-    if length > 1_000 and len(text) < _ENOUGH:
-        raise UnusableSummary("the summary says nothing")
-    words = text.lower().split()
-    if len(words) >= _WORDS and len(set(words)) * 8 < len(words):
-        raise UnusableSummary("the summary repeats itself")
-    if sum(map(str.isalnum, text)) * 3 < len(text):
-        raise UnusableSummary("the summary is no text")
-    return text
-
-
-def lacked_room(answer: str, *, size: int, finish_reason: str | None) -> bool:
-    """Returns whether an answer was cut before it had much text: its model has spent the room on thoughts."""
-    return finish_reason == "length" and len(_unwrapped(answer)) < size
-
-
-def _unwrapped(answer: str) -> str:
-    text = without_thoughts(answer).strip()
-    found = re.fullmatch(r"<notes>(.*?)(?:</notes>)?", text, re.S)
-    return (found[1] if found else text).strip()
-
-
-def _whole_lines(text: str) -> str:
-    """Returns a text without the line, or the sentence, that was cut off."""
-    for end in ("\n", ". "):
-        at = text.rfind(end)
-        if at > len(text) // 2:
-            return text[: at + 1].strip()
-    return text.strip()

@@ -11,7 +11,7 @@ from typing import Any
 
 from adapters.base import Embedder, Provider
 from gateway.core.definition import Sleeptime
-from gateway.core.prompt.summary import Overfull
+from gateway.core.prompt.summary import WantedSummary
 from gateway.limits import Limits
 from gateway.metrics import Metrics
 from gateway.run.background.background_model import BackgroundModels, background_route
@@ -166,8 +166,8 @@ class BackgroundServices:
         elif self.learning is not None:
             self.learning.schedule.add(agent, messages, seq=seq)
 
-    def window_filling(self, turn: Committed, overfull: Overfull) -> None:
-        self.compactor.enqueue_after(turn, overfull)
+    def window_filling(self, turn: Committed, wanted: WantedSummary) -> None:
+        self.compactor.enqueue_after(turn, wanted)
 
     async def _retain(self, job: JobContext) -> None:
         await self.retention.step()

@@ -22,16 +22,14 @@ from gateway.core.prompt.summary import (
     MOST_TOKENS,
     PART_CHARS,
     ExchangeSize,
-    Overfull,
     SummaryTerms,
-    UnusableSummary,
-    check_summary,
-    lacked_room,
+    WantedSummary,
     last_covered,
     split_lines,
     spoken_lines,
     summary_request,
 )
+from gateway.core.prompt.summary_check import UnusableSummary, check_summary, lacked_room
 from gateway.errors import BadRequest, GatewayError, Overloaded, UpstreamError
 from gateway.run.admin.operation_arguments import Arguments, Defaults, RawArguments
 from gateway.run.background.background_model import BackgroundModel, BackgroundModels
@@ -133,12 +131,12 @@ class Compactor:
     now: Callable[[], float]
     _enqueuing: set[asyncio.Task[None]] = field(default_factory=set)
 
-    def enqueue_after(self, turn: Committed, overfull: Overfull) -> None:
+    def enqueue_after(self, turn: Committed, wanted: WantedSummary) -> None:
         """Enqueues a summary of a conversation with a window that fills up. Returns at once.
 
         A job of the conversation that still waits takes over this request.
         """
-        task = asyncio.ensure_future(self._enqueue(turn, overfull))
+        task = asyncio.ensure_future(self._enqueue(turn, wanted))
         self._enqueuing.add(task)
         task.add_done_callback(self._enqueuing.discard)
 
@@ -147,9 +145,9 @@ class Compactor:
         if self._enqueuing:
             await asyncio.wait(self._enqueuing, timeout=timeout_s)
 
-    async def _enqueue(self, turn: Committed, overfull: Overfull) -> None:
+    async def _enqueue(self, turn: Committed, wanted: WantedSummary) -> None:
         payload = CompactJob(
-            turn.exchange, overfull.keep_tokens, overfull.max_tokens, overfull.keep_messages, overfull.newest
+            turn.exchange, wanted.keep_tokens, wanted.max_tokens, wanted.keep_messages, wanted.newest
         ).payload
         agent, conversation = turn.agent, str(turn.conversation)
         try:
@@ -266,7 +264,7 @@ async def _next_span(
     earlier = await store.summaries.at(agent_id, path[0].id)
     first = 1 if earlier is not None else 0
     sizes = await asyncio.to_thread(_sizes, path)
-    is_whole = terms.is_all and not sizes[-1].waits
+    is_whole = terms.is_all and not sizes[-1].has_open_calls
     end = len(path) - 1 if is_whole else last_covered(sizes, keep_tokens, keep_messages)
     if end is None or end < first:
         return None
@@ -330,9 +328,9 @@ def _size(exchange: Exchange, count: Callable[[str], int]) -> ExchangeSize:
     replies = content.full or ([content.shown_reply] if content.shown_reply is not None else [])
     tokens = sum(message_tokens(m, count) for m in (*messages, *replies))
     # A nudge, which an agent's rules send to its model, begins no turn: the run goes on.
-    opens = bool(messages) and messages[0].get("role") == "user" and not is_nudge(messages[0])
-    waits = bool(replies) and bool(replies[-1].get("tool_calls"))
-    return ExchangeSize(tokens, opens, len(messages) + len(replies), waits)
+    begins_turn = bool(messages) and messages[0].get("role") == "user" and not is_nudge(messages[0])
+    has_open_calls = bool(replies) and bool(replies[-1].get("tool_calls"))
+    return ExchangeSize(tokens, begins_turn, len(messages) + len(replies), has_open_calls)
 
 
 class CompactOperation(Struct, frozen=True):

@@ -18,10 +18,10 @@ from gateway.core.prompt.summary import (
     EARLY_SHARE,
     ROOMY_SHARE,
     WORTHWHILE_SHARE,
-    Overfull,
-    SummaryCut,
+    WantedSummary,
     summary_tokens,
 )
+from gateway.core.prompt.summary_cut import SummaryCut
 from gateway.core.prompt.window import (
     Budget,
     Window,
@@ -84,9 +84,9 @@ async def fit_prompt(
     if evicted is not None or room.is_over():
         chosen = _choose_summary(room, summaries, evicted, prompt.eviction.in_use)
     cut, first = (None, 0) if chosen is None else (chosen.cut, chosen.first)
-    overfull = None
+    wanted = None
     if prompt.eviction.summarises:
-        overfull = room.overfull(summaries, is_due=evicted is not None and not summaries)
+        wanted = room.wanted_summary(summaries, is_due=evicted is not None and not summaries)
     # The messages after the summary may still be too many; then the oldest of them leave too.
     first += room.surplus(first)
     fitted = fit_window(room.items[first:], room.budget(cut), lambda i: room.count(first + i))
@@ -94,7 +94,7 @@ async def fit_prompt(
     note_tokens = room.note_tokens(staying, cut)
     tokens, most = room.total_tokens(staying, cut)
     if not first and fitted.is_whole and cut is None and evicted is None:
-        return FittedWindow(tokens=tokens, most=most, overfull=overfull, note_tokens=note_tokens)
+        return FittedWindow(tokens=tokens, most=most, wanted_summary=wanted, note_tokens=note_tokens)
     if context_window is not None and not prompt.request.may_be_cut:
         raise _context_exceeded(context_window)
     # The next request leaves out everything before the first entry that stays, too.
@@ -109,7 +109,7 @@ async def fit_prompt(
         + (0 if evicted is None else evicted.tokens),
         tokens=tokens,
         most=most,
-        overfull=overfull,
+        wanted_summary=wanted,
         note_tokens=note_tokens,
     )
 
@@ -244,7 +244,9 @@ def _choose_summary(
     missing. Otherwise the oldest summary that leaves enough room is taken, and otherwise the newest that fits.
     """
     fitting = [each for each in summaries if not room.is_over(*each)]
-    without_gap = [each for each in fitting if evicted is None or each.cut.end >= evicted.offset] or fitting
+    without_gap = [
+        each for each in fitting if evicted is None or each.cut.covered_atoms >= evicted.offset
+    ] or fitting
     same = [each for each in without_gap if each.cut.id == in_use]
     roomy = [each for each in without_gap if not room.is_over(*each, ROOMY_SHARE)]
     return next(iter((*same, *roomy, *reversed(without_gap), *reversed(summaries))), None)
@@ -393,10 +395,12 @@ class _WindowRoom:
 
     def first_after(self, cut: SummaryCut) -> int:
         """Returns the first entry after a summary."""
-        if cut.fill < self._fill:
-            return cut.fill
+        if cut.covered_inserted < self._fill:
+            return cut.covered_inserted
         after = (
-            n for n, (index, _) in enumerate(self.entries) if (index or 0) >= cut.index and n >= self._fill
+            n
+            for n, (index, _) in enumerate(self.entries)
+            if (index or 0) >= cut.first_index and n >= self._fill
         )
         return next(after, 0)
 
@@ -453,7 +457,7 @@ class _WindowRoom:
             return False
         return self.tokens(start, len(self.items)) > most
 
-    def overfull(self, summaries: Sequence[_UsableSummary], *, is_due: bool) -> Overfull | None:
+    def wanted_summary(self, summaries: Sequence[_UsableSummary], *, is_due: bool) -> WantedSummary | None:
         """Returns the summary that is wanted, because the window fills up and there is enough after the newest one.
 
         is_due: something has left the window, and no summary stands for it.
@@ -463,7 +467,7 @@ class _WindowRoom:
         # Where the window has no limit of tokens, the bounds of messages decide what stays.
         keep = 0 if self._context == ANY_WINDOW else int(high * self._retained_share)
         least = 0 if self._bounds is None else self._bounds.least
-        wanted = Overfull(keep, summary_tokens(self._context), least, self._newest)
+        wanted = WantedSummary(keep, summary_tokens(self._context), least, self._newest)
         is_early = self._bounds is not None and len(self.items) - start > self._bounds.early
         if is_due or is_early:
             return wanted

@@ -21,7 +21,7 @@ from gateway.core.conversation import settle
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.definition import Sleeptime
 from gateway.core.memory.delegated import DelegatedTasks
-from gateway.core.prompt.summary import Overfull
+from gateway.core.prompt.summary import WantedSummary
 from gateway.core.turn.commands import FINISHED, End, TurnOutcome
 from gateway.run.memory.composer import Composer
 from gateway.run.memory.leases import Leases
@@ -72,7 +72,7 @@ class TurnEvents(Protocol):
         seq: the number of the first of them, or near it.
         """
 
-    def window_filling(self, turn: Committed, overfull: Overfull) -> None:
+    def window_filling(self, turn: Committed, wanted: WantedSummary) -> None:
         """Reports that a conversation needs a summary soon."""
 
 
@@ -175,8 +175,8 @@ class MemoryKeeper:
         if write.plain is not None:
             exchange, listing = write.plain[0], context.plan.query.listing
             self.resent.store_reply(request.chat, listing, reply or {}, exchange.reply or (), exchange.path)
-        overfull = prompt.window.overfull if outcome.state is FINISHED else None
-        writing.add_done_callback(partial(self._written, context, write, overfull))
+        wanted = prompt.window.wanted_summary if outcome.state is FINISHED else None
+        writing.add_done_callback(partial(self._written, context, write, wanted))
         return writing
 
     def _end_unwritten(self, context: MemoryContext, error: Exception | None = None) -> asyncio.Future[None]:
@@ -190,7 +190,7 @@ class MemoryKeeper:
         self,
         context: MemoryContext,
         write: TurnWrite,
-        overfull: Overfull | None,
+        wanted: WantedSummary | None,
         writing: asyncio.Future[Committed],
     ) -> None:
         """Caches a committed turn. A plain one is cached after its reply, which waits for the commit.
@@ -203,7 +203,7 @@ class MemoryKeeper:
         committed = writing.result()
         if not self._uncached:
             _after_reply(self._cache_all)
-        self._uncached.append(partial(self._cache_and_report, context, write, overfull, committed))
+        self._uncached.append(partial(self._cache_and_report, context, write, wanted, committed))
         if not committed.is_plain:
             self._cache_all()
 
@@ -215,9 +215,9 @@ class MemoryKeeper:
                 _log.exception("A stored turn could not be put into the caches, by a fault in the gateway.")
 
     def _cache_and_report(
-        self, context: MemoryContext, write: TurnWrite, overfull: Overfull | None, committed: Committed
+        self, context: MemoryContext, write: TurnWrite, wanted: WantedSummary | None, committed: Committed
     ) -> None:
-        """Caches and reports a committed turn. overfull: the summary that its window needs; None: it needs none."""
+        """Caches and reports a committed turn. wanted: the summary that its window needs; None: none."""
         context.request.ticket.leave()
         snapshot, events = context.snapshot, self.events
         self.store.turns.cache_committed(write, committed)
@@ -231,8 +231,8 @@ class MemoryKeeper:
             events.turn_stored(
                 agent.id, len(context.plan.messages) + 1, context.request.spec.sleeptime, snapshot.next_seq
             )
-        if overfull is not None:
-            events.window_filling(committed, overfull)
+        if wanted is not None:
+            events.window_filling(committed, wanted)
 
     def report_lag(self, agent: int, snapshot: MemorySnapshot, chars: int) -> None:
         """Reports a memory that is to be indexed soon.

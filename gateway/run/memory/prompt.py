@@ -13,7 +13,7 @@ from gateway.core.prompt.eviction import Eviction
 from gateway.core.prompt.note import LeftOut, Recalled, estimate_tokens
 from gateway.core.prompt.section import NO_SECTION, Section
 from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, Shown, is_mark_named, last_shown
-from gateway.core.prompt.summary import Overfull
+from gateway.core.prompt.summary import WantedSummary
 from gateway.core.request.chat_request import NEWER_LIMIT, ChatRequest
 from gateway.core.request.edit import BodyEdit
 from gateway.core.request.envelope import thinking_budget
@@ -80,7 +80,7 @@ class FittedWindow(Struct, frozen=True):
     # The tokens for which the window had room.
     most: int = 0
     # The window fills up, and a summary is wanted.
-    overfull: Overfull | None = None
+    wanted_summary: WantedSummary | None = None
     # The tokens that a note may take; None: nothing limits it.
     note_tokens: int | None = None
 

@@ -9,10 +9,6 @@ from gateway.core.conversation.canonical import Canon, Listing
 from gateway.core.prompt.summary import (
     PREAMBLE,
     ExchangeSize,
-    UnusableSummary,
-    check_summary,
-    cut_plain,
-    lacked_room,
     last_covered,
     render,
     split_lines,
@@ -20,6 +16,8 @@ from gateway.core.prompt.summary import (
     summary_request,
     summary_tokens,
 )
+from gateway.core.prompt.summary_check import UnusableSummary, check_summary, lacked_room
+from gateway.core.prompt.summary_cut import find_cut_in_path
 from storage.records import Exchange, State, Summary
 
 SOURCE = ["User: " + "We spoke of the garden, of Miso the cat and of 42 tulips. " * 30]
@@ -224,9 +222,9 @@ def test_a_summary_ends_where_its_path_does() -> None:
     inputs, reply = (listing.atoms[0],), listing.atoms[1]
     path = canon.path(listing.flat(2))
     found = Summary(1, exchange(inputs=inputs, reply=reply, path=path), "Notes.", 2, 0.0, "m")
-    cut = cut_plain(listing, found)
+    cut = find_cut_in_path(listing, found)
     assert cut is not None
-    assert (cut.index, cut.fill) == (3, 0)
+    assert (cut.first_index, cut.covered_inserted) == (3, 0)
     other = Summary(1, exchange(inputs=inputs, reply=reply, path=b"other"), "Notes.", 2, 0.0, "m")
-    assert cut_plain(listing, other) is None
-    assert cut_plain(Listing(canon, messages[:3]), found) is None
+    assert find_cut_in_path(listing, other) is None
+    assert find_cut_in_path(Listing(canon, messages[:3]), found) is None

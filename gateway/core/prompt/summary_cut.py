@@ -1,0 +1,76 @@
+"""Where a stored summary ends in a request's list of messages."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Container
+
+from msgspec import Struct
+
+from gateway.core.conversation.canonical import Listing
+from gateway.core.conversation.tree import end_offset
+from gateway.core.prompt.compose import Composition
+from gateway.core.prompt.summary import render
+from gateway.core.tags import mark_of
+from storage.records import Summary
+
+
+class SummaryCut(Struct, frozen=True):
+    """The position of a summary in a request."""
+
+    text: str
+    # How many of the messages inserted before the client's it covers.
+    covered_inserted: int
+    # Where it covers all of those, the index of the first of the client's messages that it does not cover.
+    first_index: int = 0
+    # The summary's id.
+    id: int = 0
+    # How many atoms of the path it covers.
+    covered_atoms: int = 0
+
+
+def find_cut_in_path(listing: Listing, summary: Summary) -> SummaryCut | None:
+    """Returns where a summary ends in a list that is its path word for word; None: it is of another path."""
+    exchange = summary.exchange
+    end = end_offset(exchange)
+    count = listing.message_at(end)
+    if not 0 < count < len(listing) or listing.before[count] != end:
+        return None
+    if listing.path(count) != exchange.path:
+        return None
+    return SummaryCut(_render(listing, summary), 0, listing.positions[count], summary.id, end)
+
+
+def find_cut_in_list(
+    listing: Listing,
+    path: Container[int],
+    composition: Composition,
+    summary: Summary,
+    *,
+    is_begun: bool,
+) -> SummaryCut | None:
+    """Returns where a summary ends in any list; None: it is of another path.
+
+    path: ids of the exchanges that the list goes on from.
+    is_begun: the path's beginning has left already.
+    """
+    exchange = summary.exchange
+    if exchange.id not in path:
+        return None
+    text, end = _render(listing, summary), end_offset(exchange)
+    covered = [i for i, element in composition.list_at.items() if element.exchange.depth <= exchange.depth]
+    if covered:
+        count = bisect_right(listing.positions, max(covered))
+        if count == len(listing):
+            return None
+        return SummaryCut(text, len(composition.fill), listing.positions[count], summary.id, end)
+    inserted = 0
+    for count, message in enumerate(composition.fill, 1):
+        if message.at is not None and message.at[0] <= exchange.depth:
+            inserted = count
+    # All that it covers may have left before, and be before what is inserted.
+    return SummaryCut(text, inserted, id=summary.id, covered_atoms=end) if inserted or is_begun else None
+
+
+def _render(listing: Listing, summary: Summary) -> str:
+    return render(summary.text, mark_of(listing.canon.secret))
