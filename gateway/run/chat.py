@@ -438,7 +438,7 @@ class Chat:
             memory_context = await keeper.open(memory_context, prompt)
         if request.native is not None:
             prompt = replace(prompt, changes_prefix=_changes_prefix(memory_context, prompt))
-        if prompt.composition.breaks:
+        if prompt.composition.unrestored_rounds:
             self.turns.metrics.prefix_breaks.inc()
         receipt, recall = call.receipt, prompt.recall
         if recall.ms:
@@ -473,7 +473,7 @@ def _changes_prefix(context: MemoryContext, prompt: Prompt) -> bool:
     """Returns whether something before the thoughts of the conversation may differ from the request before."""
     pinned, plan, composition = context.pinned, context.plan, prompt.composition
     match_point = plan.match.match_point
-    if match_point is None or composition.breaks or composition.moves_rounds:
+    if match_point is None or composition.unrestored_rounds or composition.moves_rounds:
         return True
     before = prompt.system if pinned is None else pinned.text
     if prompt.system != before or prompt.window.dropped:

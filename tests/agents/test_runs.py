@@ -13,7 +13,7 @@ import pytest
 
 from gateway.agents.runs.steps import RunMemory
 from gateway.core.definition import AgentDefinition
-from gateway.core.prompt.compose import WITHHELD
+from gateway.core.prompt.compose import REFUSED_RESULT
 from gateway.core.turn.commands import RunTool
 from gateway.errors import GatewayError, UnknownId
 from gateway.limits import Limits
@@ -319,12 +319,12 @@ def test_a_result_that_is_refused_for_good_does_not_block_the_conversation(life:
     life.upstream.queue(call_tools(insert("Bad words", "c1")), fail(400, "It was filtered."), say("Fine."))
     assert life.send("Note it.").run.stop == "llm_api_error"
     assert life.send("And now?").said == ["Fine."]
-    assert sent(life)[2:] == [WITHHELD, "And now?"]
+    assert sent(life)[2:] == [REFUSED_RESULT, "And now?"]
     assert "tool: " in life.words()[2], "what the tool did stands"
     life.upstream.queue(fail(500), fail(400, "It was filtered."))
     for _ in range(3):
         life.send("Hello?")
-    assert sent(life)[2] == WITHHELD
+    assert sent(life)[2] == REFUSED_RESULT
 
 
 def test_what_a_refused_message_was_told_of_memory_is_told_with_the_next_one(life: Life) -> None:

@@ -104,10 +104,10 @@ class Request:
         made, is_filled = self.composition, False
         for i, message in enumerate(self.messages):
             if not is_system(message) and not is_filled:
-                self.sent += [("+ ", each.message) for each in made.fill]
+                self.sent += [("+ ", each.message) for each in made.inserted]
                 is_filled = True
-            if i in made.hidden:
-                self.sent += [("~ ", m) for m in made.hidden[i]]
+            if i in made.replacements:
+                self.sent += [("~ ", m) for m in made.replacements[i]]
             else:
                 self.sent.append(("", with_text_before(message, made.notes.get(i, ""))))
         self._check_that_the_client_is_quoted()
@@ -117,10 +117,10 @@ class Request:
         sent = [m for kind, m in self.sent if kind != "+ "]
         filled = [m for kind, m in self.sent if kind == "+ "]
         for i, message in enumerate(self.messages):
-            if made.hidden.get(i) == []:
+            if made.replacements.get(i) == []:
                 assert message in filled  # what was heard, before what failed after it
-            elif i in made.hidden:
-                span = sent[at : at + len(made.hidden[i])]
+            elif i in made.replacements:
+                span = sent[at : at + len(made.replacements[i])]
                 ours = {c["id"] for m in span for c in m.get("tool_calls") or [] if call_name(c) in OUR_TOOLS}
                 says = visible_reply(span, ours)
                 assert says["content"] == text_of(message)
@@ -142,7 +142,7 @@ def check_fill(request: Request, tree: Tree, listing: Listing) -> None:
     the path says.
     """
     plan, fill = request.plan, [m for kind, m in request.sent if kind == "+ "]
-    assert fill == [each.message for each in request.composition.fill]
+    assert fill == [each.message for each in request.composition.inserted]
     assert plan is not None
     if not fill or any(e.hidden for e in tree.chain(plan.match.match_point)):
         return
@@ -150,9 +150,9 @@ def check_fill(request: Request, tree: Tree, listing: Listing) -> None:
     path = [_sent_before(tree, element) for element in elements]
     if plan.follows_head:
         # The last reply as it was heard comes with the list.
-        heard = listing.messages[: plan.heard] if plan.held else []
+        heard = listing.messages[: plan.heard_count] if plan.pending else []
         path = [m for m in path if m is not None]
-        assert fill == [*path[: len(path) - bool(plan.heard)], *heard, *plan.held]
+        assert fill == [*path[: len(path) - bool(plan.heard_count)], *heard, *plan.pending]
         return
     listed = listing.atoms[: plan.match.last + 1 if plan.match.altered else listing.answered]
     # The last replies came back altered, or for the first time.

@@ -375,7 +375,7 @@ class ItemTurns:
                 {
                     "shown": shown,
                     "notes": {str(n): note for n, note in prompt.notes.items()},
-                    "messages": len(context.plan.held),
+                    "messages": len(context.plan.pending),
                     "began": began,
                 }
             ),
@@ -478,7 +478,7 @@ class ItemTurns:
         )
         request, notes = opened.memory.chat, opened.request_state.get("notes", {})
         # A live turn may have written the conversation's initial messages meanwhile.
-        head = opened.request_state.get("messages", 0) - len(context.plan.held)
+        head = opened.request_state.get("messages", 0) - len(context.plan.pending)
         pinned = context.pinned if context.pinned is not None and context.pinned.id else None
         prompt = Prompt(
             request,

@@ -29,7 +29,7 @@ from gateway.core.conversation.canonical import Canon
 from gateway.core.conversation.listed import called_tools, cut_short
 from gateway.core.conversation.repeated import find_barge_in
 from gateway.core.ids import Place, id_at, new_uid, place_of
-from gateway.core.prompt.compose import is_shown
+from gateway.core.prompt.compose import is_resent
 from gateway.core.turn.calls import CallDecision
 from gateway.core.turn.guide import ToolResult
 from gateway.errors import BadRequest
@@ -271,7 +271,7 @@ class RunStarter:
         if step is None or last is None or last.id != step.exchange:
             error = "No tool call is currently awaiting approval in this conversation, nor a result."
             raise BadRequest(error, param="messages")
-        if not is_shown(context.plan, last):
+        if not is_resent(context.plan, last):
             error = "No tool call is currently awaiting approval: what these were made for is forgotten."
             raise BadRequest(error, param="messages")
         waiting = Place(context.agent.uid, last.seq + len(last.inputs))

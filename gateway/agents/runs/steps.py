@@ -23,7 +23,7 @@ from gateway.agents.runs.run import reading_run
 from gateway.agents.runs.step_edits import StepEdits
 from gateway.core.conversation.canonical import Canon, WireMessage, is_user, text_of
 from gateway.core.conversation.private import NUDGE, as_system, with_private
-from gateway.core.conversation.stored_path import finish_step, mark_refused, path_hash, supersede_withheld
+from gateway.core.conversation.stored_path import finish_step, mark_refused, path_hash, supersede_refused
 from gateway.core.prompt.note import estimate_tokens
 from gateway.core.prompt.shown_blocks import Shown
 from gateway.core.tags import mark_of
@@ -158,9 +158,7 @@ class RunMemory:
         now = self.keeper.now()
         write = make_step_open(self.context, prompt, self._run_to_begin(now), now)
         if self.replaces is not None and write.ended_exchange is None:
-            write = replace(
-                write, ended_exchange=supersede_withheld(self.context.path, write.exchange.inputs)
-            )
+            write = replace(write, ended_exchange=supersede_refused(self.context.path, write.exchange.inputs))
         await self._open(replace(write, replaces=self.replaces, request=self.request, reading=self.reading))
 
     async def take_up(self, e: Exchange) -> None:

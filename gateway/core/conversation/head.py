@@ -26,7 +26,7 @@ class RepeatedReply(Enum):
 
     # The reply of the last cancelled send. The messages are new, since none of that send is on the path.
     CUT = auto()
-    # A reply that is among the held messages.
+    # A reply that is among the pending messages.
     RESENT = auto()
     # The reply of the conversation's head.
     HEAD = auto()
@@ -46,7 +46,7 @@ class PathHead(Struct, frozen=True):
     # The last exchange of that path; None in a new conversation.
     exchange: Exchange | None
     # Messages of cancelled sends, or of a turn that is asked once more. They come between the path and the list.
-    held: Sequence[WireMessage]
+    pending: Sequence[WireMessage]
     # How many messages at the beginning of the list are not new.
     leading: int
     # The reply that these messages repeat.
@@ -75,22 +75,22 @@ class _HeadSearch:
         if self._head is not None and not tree.continues_turn(self._head):
             self._above = tree.parent(self._head)
         self._cut = self._cut_sends()
-        self._held = self._held_messages()
+        self._pending = self._pending_messages()
 
     def run(self) -> PathHead | None:
-        tree, head, listing, held = self._tree, self._head, self._listing, self._held
+        tree, head, listing, pending = self._tree, self._head, self._listing, self._pending
         repeated, leading = self._repeated_reply()
         if repeated is RepeatedReply.RESENT:
             place = self._place_resent(leading)
             assert place is not None
-            held = [*held[:place], *listing.messages[:leading], *held[place + 1 :]]
+            pending = [*pending[:place], *listing.messages[:leading], *pending[place + 1 :]]
         if repeated is RepeatedReply.CUT:
             leading = 0
         new = listing.messages[leading:]
-        is_repeated = self._repeats(new, held, may_grow=True)
+        is_repeated = self._repeats(new, pending, may_grow=True)
         if is_repeated:
-            held = held[: -len(new)]  # the cancelled message once more
-        elif head is not None and not held and (repeated is RepeatedReply.ABOVE or self._query.retry):
+            pending = pending[: -len(new)]  # the cancelled message once more
+        elif head is not None and not pending and (repeated is RepeatedReply.ABOVE or self._query.retry):
             asked = tree.content(head).messages or []
             # What an SDK sends again has the very words; others that begin so are the next message.
             is_again = self._repeats(new, asked, may_grow=repeated is RepeatedReply.ABOVE)
@@ -99,9 +99,9 @@ class _HeadSearch:
                 return PathHead(tree.parent(head), asked[: -len(new)], leading, repeated)
         if head is not None and repeated is RepeatedReply.ABOVE:
             # Its reply was not heard: its messages come with the next ones, as a sibling.
-            return PathHead(self._above, [*(tree.content(head).messages or ()), *held], leading, repeated)
+            return PathHead(self._above, [*(tree.content(head).messages or ()), *pending], leading, repeated)
         is_next = repeated is not None or is_repeated or self._match.match_point is None
-        return PathHead(head, held, leading, repeated) if is_next else None
+        return PathHead(head, pending, leading, repeated) if is_next else None
 
     def _repeated_reply(self) -> tuple[RepeatedReply | None, int]:
         """Returns which reply the head of the list repeats, and in how many messages; None: none that is known.
@@ -118,9 +118,9 @@ class _HeadSearch:
             is_resent = self._place_resent(end) is not None
             is_heads = self._is_heard(self._head, end, least=1)
             # The last reply is tried first, since replies may begin alike: of a cancelled send no reply is on the path
-            # yet, and what a later send reported of one is held. A request that is sent again repeats its report.
+            # yet, and what a later send reported of one is pending. A request that is sent again repeats its report.
             is_again = (is_resent or is_heads) and self._repeats(
-                listing.messages[end:], self._held, may_grow=True
+                listing.messages[end:], self._pending, may_grow=True
             )
             if self._cut and not is_again and was_heard(self._tree, self._cut[-1], listing, 0, end, least=1):
                 return (RepeatedReply.OFF, leading) if is_off else (RepeatedReply.CUT, end)
@@ -167,22 +167,22 @@ class _HeadSearch:
         return was_heard(self._tree, exchange, self._listing, 0, leading, least)
 
     def _place_resent(self, leading: int) -> int | None:
-        """Returns where the held messages report a reply that the first `leading` messages report again."""
+        """Returns where the pending messages report a reply that the first `leading` messages report again."""
         heard = heard_letters("".join(map(self._listing.text, range(leading))))
         places = (
             i
-            for i, m in enumerate(self._held)
+            for i, m in enumerate(self._pending)
             if m.get("role") == "assistant" and is_beginning(heard, letters_of(text_of(m)))
         )
         return max(places, default=None)
 
-    def _held_messages(self) -> list[WireMessage]:
+    def _pending_messages(self) -> list[WireMessage]:
         """Returns the messages of cancelled sends that come before those of the list."""
-        held, listing = self._cancelled(), self._listing
+        pending, listing = self._cancelled(), self._listing
         if len(listing) and all(listing.role(i) in RESULTS for i in range(len(listing))):
             # Results follow their calls, so messages that the user sent meanwhile wait for the next ones.
-            return [m for m in held if m.get("role") in RESULTS]
-        return held
+            return [m for m in pending if m.get("role") in RESULTS]
+        return pending
 
     def _cut_sends(self) -> list[Exchange]:
         """Returns the cancelled sends after the head, oldest first.
@@ -223,13 +223,13 @@ class _HeadSearch:
         if not self._cut:
             return []
         last = self._cut[-1]
-        held = [] if last.superseded else tree.content(last).messages or []
+        pending = [] if last.superseded else tree.content(last).messages or []
         if head is not None and head.inputs and not tree.continues_turn(head) and last.parent == head.parent:
-            return held[len(head.inputs) :]
+            return pending[len(head.inputs) :]
         new = next((exchange for exchange in reversed(self._cut) if not tree.continues_turn(exchange)), None)
         if new is None or new is last or new.superseded:
-            return held
-        return [*held, *(m for m in tree.content(new).messages or () if m.get("role") == "user")]
+            return pending
+        return [*pending, *(m for m in tree.content(new).messages or () if m.get("role") == "user")]
 
 
 def _touched_last(tree: Tree) -> Exchange | None:

@@ -46,26 +46,27 @@ class Plan(Struct, frozen=True):
     conversation: int | None
     # The exchange that the turn will write. It has the id 0 until then.
     exchange: Exchange
-    # The input of that exchange: the messages of `held`, then the new ones of the list.
+    # The input of that exchange: the messages of `pending`, then the new ones of the list.
     messages: list[WireMessage]
     # The part of the path that the client left out before its list.
-    fill: tuple[PathElement, ...] = ()
+    omitted: tuple[PathElement, ...] = ()
     # Stored exchanges that came back in another form.
     amendments: tuple[Amendment, ...] = ()
-    # Messages of cancelled sends (append mode), or results of tools (a step of an agent).
-    held: tuple[WireMessage, ...] = ()
+    # Messages that come before the new ones and have no reply yet: of cancelled sends (append mode), or results of
+    # tools (a step of an agent).
+    pending: tuple[WireMessage, ...] = ()
     # How many messages at the beginning of the list repeat the last reply as the user heard it.
-    heard: int = 0
-    # How many messages at the beginning of the list repeat a reply that is among `held`; append mode alone.
-    resent: int = 0
+    heard_count: int = 0
+    # How many messages at the beginning of the list repeat a reply that is among `pending`; append mode alone.
+    resent_count: int = 0
     # Indices in the exchange's input that are not stored.
     redactions: frozenset[int] = frozenset()
     # The request is off the record: memory is off or only read, or it repeats or continues such a turn.
     off_record: bool = False
     # The request quotes the last turn of its conversation. Its exchange is active only once a later turn follows it.
     is_quote: bool = False
-    # Exchanges with tool results that are mentioned without their text.
-    withheld: frozenset[int] = frozenset()
+    # The ids of exchanges with tool results that an upstream has refused: they are sent without their text.
+    refused_results: frozenset[int] = frozenset()
 
     @property
     def follows_head(self) -> bool:
@@ -81,11 +82,11 @@ class _Continuation(NamedTuple):
 
     match: Match
     new: tuple[int, ...]
-    fill: Sequence[PathElement] = ()
+    omitted: Sequence[PathElement] = ()
     amendments: Sequence[Amendment] = ()
-    held: Sequence[WireMessage] = ()
-    heard: int = 0
-    resent: int = 0
+    pending: Sequence[WireMessage] = ()
+    heard_count: int = 0
+    resent_count: int = 0
 
 
 def plan_turn(tree: Tree, query: Query) -> Plan:
@@ -94,9 +95,9 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
     match = find_match(tree, query)
     head = find_head(tree, query, match) if query.kind is ConversationKind.APPENDED else None
     found = _continue_match(tree, listing, match) if head is None else _continue_head(tree, listing, head)
-    match_point, held = found.match.match_point, found.held
-    messages = [*held, *(listing.messages[i] for i in found.new)]
-    exchange = new_exchange(query, match_point, held, found.new)
+    match_point, pending = found.match.match_point, found.pending
+    messages = [*pending, *(listing.messages[i] for i in found.new)]
+    exchange = new_exchange(query, match_point, pending, found.new)
     tree.provide_messages(0, messages)
     if match_point is not None:
         conversation: int | None = match_point.conversation
@@ -114,12 +115,12 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
         conversation=conversation,
         exchange=exchange,
         messages=messages,
-        fill=tuple(found.fill),
+        omitted=tuple(found.omitted),
         amendments=tuple(found.amendments),
-        held=tuple(held),
-        heard=found.heard,
-        resent=found.resent,
-        redactions=find_redactions(tree, exchange, messages, len(held), rivals),
+        pending=tuple(pending),
+        heard_count=found.heard_count,
+        resent_count=found.resent_count,
+        redactions=find_redactions(tree, exchange, messages, len(pending), rivals),
         off_record=query.mode is not MemoryUse.ON
         or _repeats_off_record(tree, exchange, match_point, rivals, follows_head=head is not None),
         is_quote=is_list_alone and _quotes_last_turn(tree, query, messages),
@@ -129,16 +130,18 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
 def _continue_head(tree: Tree, listing: Listing, head: PathHead) -> _Continuation:
     """Returns how a list of new messages goes on from the head of its conversation (append mode)."""
     new = tuple(range(head.leading, len(listing)))
-    fill: Sequence[PathElement] = tree.elements(head.exchange)
+    omitted: Sequence[PathElement] = tree.elements(head.exchange)
     if head.repeated not in HEARD:
         resent = head.leading if head.repeated is RepeatedReply.RESENT else 0
-        return _Continuation(Match(head.exchange), new, fill, held=head.held, resent=resent)
+        return _Continuation(Match(head.exchange), new, omitted, pending=head.pending, resent_count=resent)
     amendments: Sequence[Amendment] = ()
     if head.exchange is not None and head.leading:
         # The last reply came back as it was spoken, before the message that interrupted it.
-        fill = fill[:-1]
+        omitted = omitted[:-1]
         amendments = [Amendment(head.exchange.id, None, (0, head.leading))]
-    return _Continuation(Match(head.exchange), new, fill, amendments, head.held, heard=head.leading)
+    return _Continuation(
+        Match(head.exchange), new, omitted, amendments, head.pending, heard_count=head.leading
+    )
 
 
 def _continue_match(tree: Tree, listing: Listing, match: Match) -> _Continuation:
@@ -149,7 +152,7 @@ def _continue_match(tree: Tree, listing: Listing, match: Match) -> _Continuation
     if match.match_point is None:
         return _Continuation(match, new)
     amendments = [*find_amendments(tree, listing, match)]
-    return _Continuation(match, new, _find_fill(tree, listing, match, amendments), amendments)
+    return _Continuation(match, new, _find_omitted(tree, listing, match, amendments), amendments)
 
 
 def is_loaded_enough(
@@ -231,12 +234,12 @@ def lowest_change_depth(tree: Tree, plan: Plan) -> int | None:
 
 
 def new_exchange(
-    query: Query, match_point: Exchange | None, held: Sequence[WireMessage], new: Sequence[int]
+    query: Query, match_point: Exchange | None, pending: Sequence[WireMessage], new: Sequence[int]
 ) -> Exchange:
     """Returns the exchange of this request, with a temporary id that no stored one has."""
     listing, canon = query.listing, query.listing.canon
-    inputs = [canon.atoms(m) for m in held] + [listing.atoms[i] for i in new]
-    media = [canon.media(m) for m in held] + [listing.media(i) for i in new]
+    inputs = [canon.atoms(m) for m in pending] + [listing.atoms[i] for i in new]
+    media = [canon.media(m) for m in pending] + [listing.media(i) for i in new]
     return Exchange(
         id=0,
         conversation=0 if match_point is None else match_point.conversation,
@@ -358,19 +361,25 @@ def _quotes_last_turn(tree: Tree, query: Query, messages: Sequence[WireMessage])
 
 
 def find_redactions(
-    tree: Tree, exchange: Exchange, messages: Sequence[WireMessage], held: int, rivals: Iterable[Exchange]
+    tree: Tree,
+    exchange: Exchange,
+    messages: Sequence[WireMessage],
+    pending_count: int,
+    rivals: Iterable[Exchange],
 ) -> frozenset[int]:
     """Returns the indices of the messages of an exchange, without the last one, that are not stored.
 
-    They match something that was forgotten, or they answer such a message. The first `held` messages are on the
-    record, and so are those that a rival has stored.
+    They match something that was forgotten, or they answer such a message. The first `pending_count` messages are on
+    the record, and so are those that a rival has stored.
     """
     tombs = _tombstone_atoms(tree, exchange.begun)
     if not tombs and not tree.tombs:
         return frozenset()
     recorded, redactions = recorded_indices(exchange, rivals), set[int]()
     for i, atoms in enumerate(exchange.inputs[:-1]):
-        is_tomb = i >= held and ((i not in recorded and atoms in tombs) or message_key(atoms) in tree.tombs)
+        is_tomb = i >= pending_count and (
+            (i not in recorded and atoms in tombs) or message_key(atoms) in tree.tombs
+        )
         if is_tomb or (i - 1 in redactions and messages[i].get("role") != "user"):
             redactions.add(i)
     return frozenset(redactions)
@@ -389,7 +398,7 @@ def _tombstone_atoms(tree: Tree, begun: float) -> set[tuple[Atom, ...]]:
     return {atoms for atoms in gone if is_spoken(atoms)}
 
 
-def _find_fill(
+def _find_omitted(
     tree: Tree, listing: Listing, match: Match, amendments: Iterable[Amendment]
 ) -> list[PathElement]:
     """Returns the front of the match point's path that the client left out before its list."""

@@ -217,7 +217,7 @@ def _exchange_to_write(tree: Tree, plan: Plan, ended: RequestEnd) -> Exchange:
     conversation = _conversation_of(tree, plan, exchange)
     exchange = replace(exchange, conversation=exchange.id if conversation is None else conversation)
     # Another request, which was off the record, may have ended since this one was planned.
-    redactions = find_redactions(tree, exchange, plan.messages, len(plan.held), tree.siblings(exchange))
+    redactions = find_redactions(tree, exchange, plan.messages, len(plan.pending), tree.siblings(exchange))
     exchange = replace(exchange, redactions=plan.redactions | redactions)
     again = [
         other
@@ -287,7 +287,7 @@ def _off_the_record(tree: Tree, plan: Plan, exchange: Exchange) -> Exchange:
             redactions=exchange.redactions | {-1, *range(len(exchange.inputs))} - only_here,
         )
     # What was held back for it is stored already, and goes with the next request on the record.
-    own = len(plan.held)
+    own = len(plan.pending)
     inputs, media = exchange.inputs[own:], exchange.media[own:]
     return replace(
         exchange, state=State.OFF, notes={}, inputs=inputs, media=media, length=exchange.length - own

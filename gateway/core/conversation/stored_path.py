@@ -38,17 +38,17 @@ def plan_step(
     conversation: int | None,
     *,
     evicted: Evicted | None = None,
-    held: Sequence[WireMessage] = (),
+    pending: Sequence[WireMessage] = (),
 ) -> Plan:
     """Plans a step, which goes on from the path in the tree.
 
     last: the last exchange of that path; None: the path is empty.
     conversation: its number; None: it has not begun.
     evicted: the part of the path that has left the window.
-    held: the gateway's own messages, results of tools, which come before those of the query's list.
+    pending: the gateway's own messages, results of tools, which come before those of the query's list.
     """
     new = tuple(range(len(query.listing)))
-    exchange = new_exchange(query, last, held, new)
+    exchange = new_exchange(query, last, pending, new)
     length = len(exchange.inputs) + 1
     if last is not None:
         # The numbers go on with the same run, unless another conversation takes the next ones; the store checks that.
@@ -56,17 +56,17 @@ def plan_step(
         exchange = replace(exchange, seq=seq, run=last.run, prior=prior, length=last.length + length)
     else:
         exchange = replace(exchange, length=length)
-    withheld = refused_ids(tree.chain(last))
-    fill: Iterable[PathElement] = [
+    refused = refused_ids(tree.chain(last))
+    omitted: Iterable[PathElement] = [
         element
         for element in tree.elements(last)
-        if element.exchange.id not in withheld or is_result(element.atoms)
+        if element.exchange.id not in refused or is_result(element.atoms)
     ]
     if evicted is not None:
         # The offset alone is not enough: an element without atoms has the same one as the element after it.
-        fill = [
+        omitted = [
             element
-            for element in fill
+            for element in omitted
             if element.exchange.depth >= evicted.depth and element.at[1] >= evicted.offset
         ]
     return Plan(
@@ -75,10 +75,10 @@ def plan_step(
         new,
         conversation,
         replace(exchange, id=-1, conversation=conversation or 0),
-        [*held, *query.listing.messages],
-        fill=tuple(fill),
-        held=tuple(held),
-        withheld=frozenset(withheld),
+        [*pending, *query.listing.messages],
+        omitted=tuple(omitted),
+        pending=tuple(pending),
+        refused_results=frozenset(refused),
     )
 
 
@@ -208,18 +208,18 @@ def mark_refused(exchange: Exchange, path: Sequence[Exchange]) -> Exchange:
     return exchange
 
 
-def supersede_withheld(path: Sequence[Exchange], inputs: Sequence[tuple[Atom, ...]]) -> Exchange | None:
-    """Returns the withheld exchange that has these inputs, marked as refused; None: there is none.
+def supersede_refused(path: Sequence[Exchange], inputs: Sequence[tuple[Atom, ...]]) -> Exchange | None:
+    """Returns the refused exchange that has these inputs, marked as refused; None: there is none.
 
     It stays out of later prompts, and the exchange of the resent message replaces it. What a fork shares with its
     conversation is not looked at, since it does not change.
     """
-    withheld = refused_ids(path)
+    refused = refused_ids(path)
     for n in range(len(path) - 1, -1, -1):
         exchange = path[n]
         if exchange.conversation != path[-1].conversation:
             break
-        if exchange.id in withheld and not exchange.superseded and exchange.inputs == tuple(inputs):
+        if exchange.id in refused and not exchange.superseded and exchange.inputs == tuple(inputs):
             return mark_refused(exchange, path[:n])
     return None
 

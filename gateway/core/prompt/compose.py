@@ -38,15 +38,15 @@ from storage.commands import Additions
 from storage.records import Atom, Exchange
 
 UNANSWERED = "No result was given."
-WITHHELD = "The call was made. Its result cannot be told: the provider of the model refused to read it."
-# The most stretches of `LCS_ATOMS` in which a list is compared with its path. Lists differ in more than one where a
-# client has pruned results. Not measured: it bounds the time.
-_TABLES = 8
+REFUSED_RESULT = "The call was made. Its result cannot be told: the provider of the model refused to read it."
+# The most stretches of `subsequence.LCS_ATOMS` in which a list is compared with its path. Lists differ in more than one
+# where a client has pruned results. Not measured: it bounds the time.
+_MAX_STRETCHES = 8
 # The result of a call with an unknown name begins so.
 NO_TOOL = "Error: there is no tool"
 
 
-class FilledMessage(Struct, frozen=True):
+class InsertedMessage(Struct, frozen=True):
     """A stored message that is inserted before the client's, with the note before its text."""
 
     message: WireMessage
@@ -63,7 +63,7 @@ class FilledMessage(Struct, frozen=True):
     @classmethod
     def of(
         cls, message: WireMessage, atoms: tuple[Atom, ...], at: tuple[int, int] | None, note: str = ""
-    ) -> FilledMessage:
+    ) -> InsertedMessage:
         shown = shown_in_note(note) if note else _shown_in(message)
         return cls(
             with_text_before(without_private(message), note), atoms, at, note, is_nudge(message), shown
@@ -74,19 +74,19 @@ class Composition(Struct):
     """The gateway's messages and texts around the client's list. Indices are those of the request's own `messages`."""
 
     # Messages before the first of the client's that is not a system message.
-    fill: Sequence[FilledMessage] = ()
+    inserted: Sequence[InsertedMessage] = ()
     # The element of the path that each client message is; empty where the list is the path word for word.
     list_at: dict[int, PathElement] = msgspec.field(default_factory=dict)
     # The notes before the texts of these messages.
     notes: dict[int, str] = msgspec.field(default_factory=dict)
     # Of all notes, by estimate.
     note_tokens: int = 0
-    # The messages that replace a client message; an empty list where `fill` has it.
-    hidden: dict[int, list[WireMessage]] = msgspec.field(default_factory=dict)
+    # The messages that replace a client message; an empty list where `inserted` has it.
+    replacements: dict[int, list[WireMessage]] = msgspec.field(default_factory=dict)
     # Hidden rounds stand after other messages than they did: the client has left some out, or put a summary there.
     moves_rounds: bool = False
     # How many hidden rounds of the last prompt could not be restored, so that its stable prefix is broken.
-    breaks: int = 0
+    unrestored_rounds: int = 0
     # What notes and hidden rounds show of memory blocks.
     shown: dict[int, Shown] = msgspec.field(default_factory=dict)
 
@@ -139,29 +139,35 @@ def compose(
 
     Raises: Missing.
     """
-    listing, place = plan.query.listing, plan.match
-    held = len(plan.held)
-    found = Composition(_fill(tree, plan, offered, fresh) if plan.fill or held else ())
-    if held:
-        # They follow the reply as it was heard, which comes back at the head of the list, or have it among them.
-        found.hidden.update((listing.positions[i], []) for i in range(plan.heard or plan.resent))
+    listing, match = plan.query.listing, plan.match
+    pending = len(plan.pending)
+    composition = Composition(
+        _inserted_messages(tree, plan, offered, fresh) if plan.omitted or pending else ()
+    )
+    if pending:
+        # They follow the reply as it was heard, which comes back first in the list, or have it among them.
+        repeated = range(plan.heard_count or plan.resent_count)
+        composition.replacements.update((listing.positions[i], []) for i in repeated)
     for i, note in fresh.items():
-        if i >= held and note:
-            found.put_note(listing.positions[plan.new[i - held]], note, estimate_tokens(note))
-    if place.match_point is None or plan.follows_head:
-        return found
+        if i >= pending and note:
+            composition.put_note(listing.positions[plan.new[i - pending]], note, estimate_tokens(note))
+    if match.match_point is None or plan.follows_head:
+        return composition
     if additions is not None:
-        replies = _place_counted(listing, additions, found)
+        replies = _put_notes_by_count(listing, additions, composition)
     else:
-        replies = _place_compared(listing, place.last + 1, tree.elements(place.match_point), found)
-    if place.altered:
-        replies[place.last] = place.match_point
+        path = tree.elements(match.match_point)
+        replies = _put_notes_by_comparison(listing, match.last + 1, path, composition)
+    if match.altered:
+        replies[match.last] = match.match_point
     if replies:
-        _restore_rounds(tree, plan, replies, offered, found)
-    return found
+        _restore_rounds(tree, plan, replies, offered, composition)
+    return composition
 
 
-def _place_counted(listing: Listing, additions: Additions, found: Composition) -> dict[int, Exchange]:
+def _put_notes_by_count(
+    listing: Listing, additions: Additions, composition: Composition
+) -> dict[int, Exchange]:
     """Puts the notes of a path into its list, which is that path word for word. Returns replies by their messages.
 
     Both have the same atoms, so the number of those before a message identifies it.
@@ -169,10 +175,10 @@ def _place_counted(listing: Listing, additions: Additions, found: Composition) -
     replies: dict[int, Exchange] = {}
     for earlier in additions.notes:
         text = earlier.utf8.decode("utf-8", "surrogatepass")
-        if not earlier.tokens:
+        if not earlier.tokens:  # cached: the next turn has the same notes
             earlier.tokens, earlier.shown = estimate_tokens(text), shown_in_note(text) or None
         index = listing.positions[listing.message_at(earlier.at)]
-        found.put_note(index, text, earlier.tokens, earlier.shown or NOTHING_SHOWN)
+        composition.put_note(index, text, earlier.tokens, earlier.shown or NOTHING_SHOWN)
     for exchange in additions.rounds:
         # Clients may keep a reply in several messages; it has a place of its own only if it is one.
         end = end_offset(exchange)
@@ -181,26 +187,26 @@ def _place_counted(listing: Listing, additions: Additions, found: Composition) -
     return replies
 
 
-def _place_compared(
-    listing: Listing, end: int, path: Sequence[PathElement], found: Composition
+def _put_notes_by_comparison(
+    listing: Listing, end: int, path: Sequence[PathElement], composition: Composition
 ) -> dict[int, Exchange]:
-    """Puts the notes of a path into any list, in front of message `end`. Returns the replies by their messages."""
+    """Puts the notes of a path into any list, before message `end`. Returns the replies by their messages."""
     replies: dict[int, Exchange] = {}
-    for i, element in matches(listing, end, path):
-        found.list_at.setdefault(listing.positions[i], element)
+    for i, element in _aligned(listing, end, path):
+        composition.list_at.setdefault(listing.positions[i], element)
         if element.position == -1:
             replies[i] = element.exchange
         elif is_user(element.atoms) and (note := element.exchange.notes.get(element.position)):
-            found.put_note(listing.positions[i], note, 0)
+            composition.put_note(listing.positions[i], note, 0)
     # One message may be met for several atoms.
-    found.note_tokens = sum(map(estimate_tokens, found.notes.values()))
+    composition.note_tokens = sum(map(estimate_tokens, composition.notes.values()))
     return replies
 
 
-def matches(listing: Listing, end: int, elements: Sequence[PathElement]) -> list[tuple[int, PathElement]]:
-    """Returns pairs of (message of the list, element of the path), oldest first."""
+def _aligned(listing: Listing, end: int, elements: Sequence[PathElement]) -> list[tuple[int, PathElement]]:
+    """Returns pairs of a message of the list and the path's element that is equal to it, oldest first."""
     path = [(atom, element) for element in elements for atom in element.atoms]
-    pairs = lcs(listing.flat(end), [atom for atom, _ in path], _TABLES)
+    pairs = lcs(listing.flat(end), [atom for atom, _ in path], _MAX_STRETCHES)
     return [(listing.message_at(i), path[j][1]) for i, j in reversed(pairs)]
 
 
@@ -211,57 +217,58 @@ def _sendable(elements: Sequence[PathElement], listing: Listing) -> list[PathEle
     """
     if not any(map(_is_gone, elements)):
         return [*elements]
-    # Each run has a user's messages and what answers them.
-    runs: list[list[PathElement]] = []
+    # Each group has a user's messages and what answers them.
+    groups: list[list[PathElement]] = []
     for element in elements:
-        if not runs or (is_user(element.atoms) and not is_user(runs[-1][-1].atoms)):
-            runs.append([])
-        runs[-1].append(element)
-    found: list[PathElement] = []
-    # The list begins within the last of them.
-    goes_on = bool(len(listing)) and not is_user(listing.atoms[0])
-    # If a message of a run is gone, the whole run is left out, unless the other messages can stand alone.
-    for run in runs:
-        left = [element for element in run if not _is_gone(element)]
-        gone = [element for element in run if _is_gone(element)]
+        if not groups or (is_user(element.atoms) and not is_user(groups[-1][-1].atoms)):
+            groups.append([])
+        groups[-1].append(element)
+    sendable: list[PathElement] = []
+    is_continued_by_list = bool(len(listing)) and not is_user(listing.atoms[0])
+    # If a message of a group is gone, the whole group is left out, unless the other messages can stand alone.
+    for group in groups:
+        left = [element for element in group if not _is_gone(element)]
+        gone = [element for element in group if _is_gone(element)]
         if not gone or (
             all(is_user(element.atoms) for element in gone) and is_user(left[0].atoms if left else ())
         ):
-            found += left
-        elif goes_on and run is runs[-1]:
+            sendable += left
+        elif is_continued_by_list and group is groups[-1]:
+            # What the list begins with belongs to this group, so nothing older may stand right before it.
             return []
-    return found
+    return sendable
 
 
-def is_shown(plan: Plan, exchange: Exchange) -> bool:
+def is_resent(plan: Plan, exchange: Exchange) -> bool:
     """Returns whether a reply of the path goes upstream again: not where the question that it answers is gone."""
-    return any(each.exchange.id == exchange.id for each in _sendable(plan.fill, plan.query.listing))
+    return any(each.exchange.id == exchange.id for each in _sendable(plan.omitted, plan.query.listing))
 
 
 def _is_gone(element: PathElement) -> bool:
     return is_tombstone(element.exchange) or element.position in element.exchange.redactions
 
 
-def _fill(
+def _inserted_messages(
     tree: Tree, plan: Plan, offered: Container[str], fresh: Mapping[int, str]
-) -> Sequence[FilledMessage]:
-    """Returns what the client left out, and in append mode the messages of sends that were cancelled."""
-    found = list(_left_out(tree, plan, offered))
+) -> Sequence[InsertedMessage]:
+    """Returns what the client left out, and the messages that have no reply yet."""
+    inserted = list(_omitted_messages(tree, plan, offered))
     offset = plan.exchange.offset
     match_point = plan.match.match_point
-    if plan.held and match_point is not None:
+    if plan.pending and match_point is not None:
         listing, at = plan.query.listing, (match_point.depth, offset - len(match_point.reply or ()))
-        heard = range(plan.heard)
-        found += [FilledMessage.of(listing.messages[i], listing.atoms[i], at) for i in heard]
-    for i, message in enumerate(plan.held):
+        heard = range(plan.heard_count)
+        inserted += [InsertedMessage.of(listing.messages[i], listing.atoms[i], at) for i in heard]
+    for i, message in enumerate(plan.pending):
         atoms = plan.exchange.inputs[i]
-        found.append(FilledMessage.of(message, atoms, (plan.exchange.depth, offset), fresh.get(i, "")))
+        at = plan.exchange.depth, offset
+        inserted.append(InsertedMessage.of(message, atoms, at, fresh.get(i, "")))
         offset += len(atoms)
-    return _answered(found, plan.query.listing.messages) if plan.follows_head else found
+    return _with_missing_results(inserted, plan.query.listing.messages) if plan.follows_head else inserted
 
 
-def _left_out(tree: Tree, plan: Plan, offered: Container[str]) -> Iterator[FilledMessage]:
-    elements = _sendable(plan.fill, plan.query.listing)
+def _omitted_messages(tree: Tree, plan: Plan, offered: Container[str]) -> Iterator[InsertedMessage]:
+    elements = _sendable(plan.omitted, plan.query.listing)
     tree.load_together(element.exchange for element in elements)
     for element in elements:
         exchange, content = element.exchange, tree.content(element.exchange)
@@ -269,24 +276,26 @@ def _left_out(tree: Tree, plan: Plan, offered: Container[str]) -> Iterator[Fille
             if content.messages is not None:
                 note = exchange.notes.get(element.position, "") if is_user(element.atoms) else ""
                 message = content.messages[element.position]
-                if exchange.id in plan.withheld:
+                if exchange.id in plan.refused_results:
                     # The call itself stays, so its model has read what it made of a block.
-                    message = {**message, "content": WITHHELD}
-                yield FilledMessage.of(message, element.atoms, element.at, note)
+                    message = {**message, "content": REFUSED_RESULT}
+                yield InsertedMessage.of(message, element.atoms, element.at, note)
         elif content.shown_reply is not None:
             is_same = bool(plan.query.model) and exchange.model == plan.query.model
             if content.is_step:
-                shown_reply = [
-                    _bare(each if is_same else without_opaque(each)) for each in content.full or ()
+                messages = [
+                    _as_clients_resend(each if is_same else without_opaque(each))
+                    for each in content.full or ()
                 ]
             else:
-                whole = _bare(content.shown_reply if is_same else without_opaque(content.shown_reply))
-                shown_reply = put_back(content, whole, None, offered, is_same_model=is_same) or [whole]
-            for each in shown_reply:
-                yield FilledMessage.of(each, element.atoms, element.at)
+                reply = content.shown_reply if is_same else without_opaque(content.shown_reply)
+                reply = _as_clients_resend(reply)
+                messages = put_back(content, reply, None, offered, is_same_model=is_same) or [reply]
+            for each in messages:
+                yield InsertedMessage.of(each, element.atoms, element.at)
 
 
-def _bare(shown_reply: WireMessage) -> WireMessage:
+def _as_clients_resend(shown_reply: WireMessage) -> WireMessage:
     """Returns a reply as clients send it back, without fields that say nothing (`refusal: null`, no annotations)."""
     return {
         name: value
@@ -295,31 +304,37 @@ def _bare(shown_reply: WireMessage) -> WireMessage:
     }
 
 
-def _answered(fill: Sequence[FilledMessage], new: Sequence[WireMessage]) -> list[FilledMessage]:
-    """Gives a result to calls that were never answered, where the history is stored here, so that they block nothing.
+def _with_missing_results(
+    inserted: Sequence[InsertedMessage], new: Sequence[WireMessage]
+) -> list[InsertedMessage]:
+    """Gives a result to calls of a stored history that have none, because servers refuse a call without its result.
 
-    new: what follows. The result directly follows the call, where it is found again with the next request.
-    Strict servers refuse calls that they cannot read as well, such as one that was cut off.
+    The result directly follows the call, where it is found again with the next request. Strict servers also refuse
+    calls that they cannot read, such as one that was cut off.
+
+    new: the messages that follow.
     """
-    found = []
-    whole = [*(each.message for each in fill), *new]
-    for i, each in enumerate(fill):
-        made = each.message.get("tool_calls")
-        if not made:
-            found.append(each)
+    answered = []
+    messages = [*(each.message for each in inserted), *new]
+    for i, each in enumerate(inserted):
+        stored = each.message.get("tool_calls")
+        if not stored:
+            answered.append(each)
             continue
-        calls = [_readable(call) for call in made if isinstance(call, dict)] if isinstance(made, list) else []
-        if calls != made:
+        calls = (
+            [_readable(call) for call in stored if isinstance(call, dict)] if isinstance(stored, list) else []
+        )
+        if calls != stored:
             rest = {name: value for name, value in each.message.items() if name != "tool_calls"}
             each = replace(each, message={**rest, "tool_calls": calls} if calls else rest)
-        found.append(each)
-        results = takewhile(lambda message: message.get("role") == "tool", whole[i + 1 :]) if calls else ()
-        known = {str(message.get("tool_call_id")) for message in results}
+        answered.append(each)
+        results = takewhile(lambda message: message.get("role") == "tool", messages[i + 1 :]) if calls else ()
+        answered_ids = {str(message.get("tool_call_id")) for message in results}
         for call in calls:
-            if call_id(call) not in known:
+            if call_id(call) not in answered_ids:
                 message = {"role": "tool", "tool_call_id": call.get("id"), "content": UNANSWERED}
-                found.append(FilledMessage(message, (), each.at))
-    return found
+                answered.append(InsertedMessage(message, (), each.at))
+    return answered
 
 
 def _readable(call: dict[str, Any]) -> dict[str, Any]:
@@ -335,9 +350,9 @@ def _readable(call: dict[str, Any]) -> dict[str, Any]:
 
 
 def _restore_rounds(
-    tree: Tree, plan: Plan, replies: dict[int, Exchange], offered: Container[str], found: Composition
+    tree: Tree, plan: Plan, replies: dict[int, Exchange], offered: Container[str], composition: Composition
 ) -> None:
-    """Puts back hidden rounds, and what only its provider reads, where a reply is one message of the list."""
+    """Puts back hidden rounds and provider fields, where a reply is one message of the list."""
     listing, model = plan.query.listing, plan.query.model
     restored: list[tuple[int, Exchange]] = []
     for i, exchange in replies.items():
@@ -351,17 +366,19 @@ def _restore_rounds(
         is_same = bool(model) and exchange.model == model and listing.atoms[i] == exchange.reply
         if exchange.hidden:
             messages = put_back(content, message, listing.messages[i + 1 :], offered, is_same_model=is_same)
-            # A reply that came back cut stays so: only the turn after it finds another prompt before it.
-            found.breaks += messages is None and (i == plan.match.last or not _is_offered(content, offered))
+            # A reply that came back cut is sent cut from then on, so that it breaks the provider's cache once: in the
+            # request that follows it directly. A tool that is missing breaks it in each request.
+            is_new = i == plan.match.last or not _is_offered(content, offered)
+            composition.unrestored_rounds += messages is None and is_new
         else:
             full = refilled(message, content.shown_reply or {}) if is_same else None
             messages = None if full is None else [full]
         if messages is not None:
-            found.hidden[listing.positions[i]] = [*map(without_private, messages)]
+            composition.replacements[listing.positions[i]] = [*map(without_private, messages)]
             if exchange.hidden and listing.message_at(end_offset(exchange) - len(exchange.reply or ())) != i:
-                found.moves_rounds = True
+                composition.moves_rounds = True
             if shown := _shown_in_rounds(content):
-                found.shown[listing.positions[i]] = shown
+                composition.shown[listing.positions[i]] = shown
 
 
 def put_back(
@@ -382,35 +399,34 @@ def put_back(
     after: the messages after it; None: the history is stored here.
     is_same_model: what only the provider reads may go with it.
     """
-    full = content.full
-    if full is None:
+    full = content.full or []
+    end = 1 + max((i for i, each in enumerate(full) if each["role"] == "tool"), default=-1)
+    rounds = full[:end] if is_same_model else [without_opaque(each) for each in full[:end]]
+    if not rounds or not _is_offered(content, offered):
         return None
-    last = max((i for i, each in enumerate(full) if each["role"] == "tool"), default=-1)
-    before = full[: last + 1] if is_same_model else [without_opaque(each) for each in full[: last + 1]]
-    calls = [call for each in before for call in each.get("tool_calls") or []]
-    client_made: list[dict[str, Any]] = message.get("tool_calls") or []
     streamed = join_texts(
-        text for each in before if each["role"] == "assistant" for text in _visible_texts(each)
+        text for each in rounds if each["role"] == "assistant" for text in _visible_texts(each)
     )
-    rest = rest_after(
-        text_of(without_fillers(with_fillers_from(message, content.shown_reply or {}))), streamed
-    )
-    if not before or rest is None or not _is_offered(content, offered):
+    text = text_of(without_fillers(with_fillers_from(message, content.shown_reply or {})))
+    rest = rest_after(text, streamed)
+    if rest is None:
         return None
     rest = rest.lstrip()
+    client_made: list[dict[str, Any]] = message.get("tool_calls") or []
+    calls = [call for each in rounds for call in each.get("tool_calls") or []]
     client_calls = [call for call in calls if call_id(call) not in content.gateway_calls]
     # A mixed round: the client has its own calls, and the results to them, in its list.
     if client_calls:
-        return _put_back_mixed(before, client_made, client_calls, after, is_longer=bool(rest))
-    own = join_texts(map(text_of, full[last + 1 :]))
-    # White space as the model made it.
-    rest = rest and own[: len(own) - len(own.lstrip())] + rest
-    # What the client got of these fields is that of all rounds.
-    end = {**{key: value for key, value in message.items() if key not in FIELDS}, "content": rest}
-    whole = refilled(end, full[-1]) if is_same_model else None
-    if whole is None and not rest and not client_made:
-        return list(before)
-    return [*before, whole or end]
+        return _put_back_mixed(rounds, client_made, client_calls, after, is_longer=bool(rest))
+    if rest:
+        # The rest begins with the white space that the model wrote, so that it is sent as the provider has cached it.
+        stored = join_texts(map(text_of, full[end:]))
+        rest = stored[: len(stored) - len(stored.lstrip())] + rest
+    # The client got the provider fields of all rounds in one message; those of the last message come from the store.
+    reply = {**{key: value for key, value in message.items() if key not in FIELDS}, "content": rest}
+    if is_same_model and (whole := refilled(reply, full[-1])) is not None:
+        return [*rounds, whole]
+    return [*rounds, reply] if rest or client_made else [*rounds]
 
 
 def _is_offered(content: Content, offered: Container[str]) -> bool:
@@ -433,19 +449,20 @@ def _visible_texts(message: WireMessage) -> tuple[str, str]:
 
 
 def _put_back_mixed(
-    before: Sequence[WireMessage],
+    rounds: Sequence[WireMessage],
     client_made: list[dict[str, Any]],
     client_calls: list[dict[str, Any]],
     after: Sequence[WireMessage] | None,
     *,
     is_longer: bool,
 ) -> list[WireMessage] | None:
+    """Returns the rounds with the client's calls as it has them; None: it lacks some of them, or their results."""
     ids = {call_id(call) for call in client_made}
     answers = {str(each.get("tool_call_id")) for each in after or () if each.get("role") == "tool"}
     if is_longer or len(client_made) != len(client_calls) or not (after is None or ids <= answers):
         return None
     back: list[WireMessage] = []
-    for each in before:
+    for each in rounds:
         calls = each.get("tool_calls") or []
         if any(call in client_calls for call in calls):
             # In the order of the reply: Claude's thoughts stand between the calls.

@@ -23,7 +23,7 @@ class Eviction(Struct, frozen=True):
     plan: Plan | None = None
     # The client's list is the path word for word.
     is_plain: bool = False
-    # The part of the path that an earlier turn has evicted, which `Composition.fill` lacks.
+    # The part of the path that an earlier turn has evicted, which `Composition.inserted` lacks.
     evicted: Evicted | None = None
     # The index of the first message in the client's list after that part.
     start: int = 0
@@ -47,7 +47,7 @@ class Eviction(Struct, frozen=True):
         listing = plan.query.listing
         i = bisect_left(listing.positions, index)
         if i in plan.new:
-            new = PathElement(plan.exchange, len(plan.held) + plan.new.index(i), listing.atoms[i])
+            new = PathElement(plan.exchange, len(plan.pending) + plan.new.index(i), listing.atoms[i])
             return new.at
         if not self.is_plain:
             element = composition.list_at.get(index)
@@ -94,7 +94,7 @@ def find_beginning(
     plan: Plan, composition: Composition, evicted: Evicted | None, *, is_plain: bool
 ) -> tuple[Evicted | None, int]:
     """Returns what of the path a request leaves out, and the first message of the client's that comes after it."""
-    if evicted is None or composition.fill:
+    if evicted is None or composition.inserted:
         # All of the client's list comes after it.
         return evicted, 0
     listing = plan.query.listing

@@ -63,9 +63,9 @@ def find_cut_in_list(
         count = bisect_right(listing.positions, max(covered))
         if count == len(listing):
             return None
-        return SummaryCut(text, len(composition.fill), listing.positions[count], summary.id, end)
+        return SummaryCut(text, len(composition.inserted), listing.positions[count], summary.id, end)
     inserted = 0
-    for count, message in enumerate(composition.fill, 1):
+    for count, message in enumerate(composition.inserted, 1):
         if message.at is not None and message.at[0] <= exchange.depth:
             inserted = count
     # All that it covers may have left before, and be before what is inserted.

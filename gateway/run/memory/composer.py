@@ -57,7 +57,7 @@ class NoteTarget(Struct, frozen=True):
     text: str
     # Its speaker, where the client names one.
     name: str | None
-    # Its index in the client's list; None: a stored conversation, where it is the last message of the fill.
+    # Its index in the client's list; None: a stored conversation, where it is the last inserted message.
     list_index: int | None
     # Its index among the new messages; None: it is not new, and its note is not stored.
     new_index: int | None
@@ -381,9 +381,9 @@ def _with_note(
             note_tokens=composition.note_tokens + tokens,
         )
     else:
-        *before, last = composition.fill
+        *before, last = composition.inserted
         noted = replace(last, message=with_text_before(last.message, recall.note), note=recall.note)
-        composition = replace(composition, fill=[*before, noted])
+        composition = replace(composition, inserted=[*before, noted])
     if window.tokens:
         window = replace(window, tokens=window.tokens + tokens)
     return replace(prompt, composition=composition, window=window)

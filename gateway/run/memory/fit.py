@@ -148,8 +148,8 @@ def may_exceed(prompt: Prompt, context_tokens: int, more_tokens: int = 0) -> boo
     Bytes are an upper bound of a text's tokens. A link to an image has few, and stands for many tokens.
     """
     request, composition = prompt.request, prompt.composition
-    added = [each.message for each in composition.fill]
-    added += chain.from_iterable(composition.hidden.values())
+    added = [each.message for each in composition.inserted]
+    added += chain.from_iterable(composition.replacements.values())
     texts = (prompt.system, *composition.notes.values())
     extra = sum(map(len, map(orjson.dumps, (*added, *prompt.tools)))) + sum(map(len, map(str.encode, texts)))
     extra += sum(
@@ -171,8 +171,8 @@ def is_crowded(prompt: Prompt) -> bool:
     if bounds is None:
         return False
     after = len(prompt.request.messages) - max(prompt.eviction.start, first_spoken(prompt.request.messages))
-    more = sum(len(rounds) - 1 for rounds in prompt.composition.hidden.values())
-    return len(prompt.composition.fill) + after + more > bounds.early
+    more = sum(len(rounds) - 1 for rounds in prompt.composition.replacements.values())
+    return len(prompt.composition.inserted) + after + more > bounds.early
 
 
 async def count_tokens(model: str, text: str) -> int:
@@ -212,14 +212,14 @@ def estimate_usage(prompt: Prompt, text: str) -> Json:
 
 def _count_prompt_tokens(prompt: Prompt, count: Callable[[str], int]) -> int:
     request, window, composition = prompt.request, prompt.window, prompt.composition
-    hidden = prompt.hidden
+    replacements = prompt.replacements
     sent = [
         with_text_before(message, composition.notes.get(i, ""))
         for i, message in enumerate(request.messages)
-        if i not in window.dropped and i not in hidden
+        if i not in window.dropped and i not in replacements
     ]
-    sent += [each.message for each in window.fill(composition)]
-    sent += chain.from_iterable(hidden.values())
+    sent += [each.message for each in window.inserted(composition)]
+    sent += chain.from_iterable(replacements.values())
     tools = [*(request.json.get("tools") or ()), *prompt.tools]
     return (
         sum(message_tokens(message, count) for message in sent)
@@ -257,24 +257,24 @@ def _window_of(prompt: Prompt, entries: Sequence[_Entry], staying: frozenset[int
 
     A message that hidden rounds stand for is dropped when none of them stays.
     """
-    fill = len(prompt.composition.fill)
+    inserted = len(prompt.composition.inserted)
     dropped = set(range(first_spoken(prompt.request.messages), prompt.eviction.start))
-    hidden: dict[int, list[WireMessage]] = {index: [] for index in prompt.composition.hidden}
+    replacements: dict[int, list[WireMessage]] = {index: [] for index in prompt.composition.replacements}
     for n, (index, message) in enumerate(entries):
         if index is None:
             continue
         # The window may have room for the last hidden rounds only.
-        if index in prompt.composition.hidden:
+        if index in prompt.composition.replacements:
             if n in staying:
-                hidden[index].append(message)
+                replacements[index].append(message)
         elif n not in staying:
             dropped.add(index)
-    dropped.update(index for index, rounds in hidden.items() if not rounds)
-    filled = tuple(n for n in range(fill) if n in staying)
+    dropped.update(index for index, rounds in replacements.items() if not rounds)
+    included = tuple(n for n in range(inserted) if n in staying)
     return FittedWindow(
         dropped=frozenset(dropped),
-        filled=filled,
-        hidden={index: rounds for index, rounds in hidden.items() if rounds},
+        included=included,
+        replacements={index: rounds for index, rounds in replacements.items() if rounds},
     )
 
 
@@ -289,7 +289,7 @@ def _evicted_after(prompt: Prompt, room: _WindowRoom, first: int, window_tokens:
     if first < len(room.entries):
         index = room.entries[first][0]
         at = (
-            prompt.composition.fill[first].at
+            prompt.composition.inserted[first].at
             if index is None
             else prompt.eviction.where(index, prompt.composition)
         )
@@ -304,10 +304,10 @@ def _evicted_after(prompt: Prompt, room: _WindowRoom, first: int, window_tokens:
 def _entries(prompt: Prompt) -> list[_Entry]:
     """Returns the messages after the leading system messages, as they would be sent whole."""
     messages, composition = prompt.request.messages, prompt.composition
-    entries: list[_Entry] = [(None, each.message) for each in composition.fill]
+    entries: list[_Entry] = [(None, each.message) for each in composition.inserted]
     for i in range(max(prompt.eviction.start, first_spoken(messages)), len(messages)):
-        if i in composition.hidden:
-            entries += [(i, m) for m in composition.hidden[i]]
+        if i in composition.replacements:
+            entries += [(i, m) for m in composition.replacements[i]]
         else:
             entries.append((i, with_text_before(messages[i], composition.notes.get(i, ""))))
     return entries
@@ -315,12 +315,12 @@ def _entries(prompt: Prompt) -> list[_Entry]:
 
 def _is_hidden_nudge(prompt: Prompt, index: int | None, message: WireMessage) -> bool:
     """Returns whether an entry is a nudge within a hidden round: no other message comes there."""
-    return index in prompt.composition.hidden and message.get("role") == "user"
+    return index in prompt.composition.replacements and message.get("role") == "user"
 
 
 def _items(prompt: Prompt, entries: Sequence[_Entry]) -> list[WindowItem]:
     """Returns the entries as the window sees them."""
-    nudges = {n for n, each in enumerate(prompt.composition.fill) if each.is_nudge}
+    nudges = {n for n, each in enumerate(prompt.composition.inserted) if each.is_nudge}
     items = []
     for n, ((at, message), is_result) in enumerate(
         zip(entries, are_results(message for _, message in entries), strict=True)
@@ -352,7 +352,7 @@ class _WindowRoom:
         self.entries = _entries(prompt)
         # The same, as the window sees them.
         self.items = _items(prompt, self.entries)
-        self._fill = len(prompt.composition.fill)
+        self._inserted = len(prompt.composition.inserted)
         self._context = context_tokens
         self._max_tokens = prompt.request.max_tokens
         self._count = count
@@ -395,12 +395,12 @@ class _WindowRoom:
 
     def first_after(self, cut: SummaryCut) -> int:
         """Returns the first entry after a summary."""
-        if cut.covered_inserted < self._fill:
+        if cut.covered_inserted < self._inserted:
             return cut.covered_inserted
         after = (
             n
             for n, (index, _) in enumerate(self.entries)
-            if (index or 0) >= cut.first_index and n >= self._fill
+            if (index or 0) >= cut.first_index and n >= self._inserted
         )
         return next(after, 0)
 

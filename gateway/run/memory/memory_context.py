@@ -232,8 +232,8 @@ async def _read_and_plan(
         blocks_on_path(request, snapshot, path) if agent.id else await initial_blocks(store, request, agent)
     )
     offered = offer_tools(request, agent, pinned, request.chat.json)
-    if plan.fill:
-        plan = replace(plan, fill=_omitted_by_client(request, plan))
+    if plan.omitted:
+        plan = replace(plan, omitted=_omitted_by_client(request, plan))
     return replace(context, plan=plan, pinned=pinned, blocks=blocks, offered=offered)
 
 
@@ -258,8 +258,8 @@ def _omitted_by_client(request: MemoryRequest, plan: Plan) -> tuple[PathElement,
     """Returns what goes before the client's list: what the client left out, without what has left the window."""
     if request.spec.history == "client":
         return ()
-    fill, gone = plan.fill, evicted_at(plan.match.match_point, request.target.context_window)
-    return fill if gone is None else tuple(element for element in fill if element.at[1] >= gone.offset)
+    omitted, gone = plan.omitted, evicted_at(plan.match.match_point, request.target.context_window)
+    return omitted if gone is None else tuple(element for element in omitted if element.at[1] >= gone.offset)
 
 
 async def _plan(

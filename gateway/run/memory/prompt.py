@@ -8,7 +8,7 @@ from typing import Any, Final
 from msgspec import Struct, field
 
 from gateway.core.conversation.canonical import WireMessage, first_spoken
-from gateway.core.prompt.compose import Composition, FilledMessage
+from gateway.core.prompt.compose import Composition, InsertedMessage
 from gateway.core.prompt.eviction import Eviction
 from gateway.core.prompt.note import LeftOut, Recalled, estimate_tokens
 from gateway.core.prompt.section import NO_SECTION, Section
@@ -64,10 +64,10 @@ class FittedWindow(Struct, frozen=True):
 
     # Indices of the client's messages that stay out.
     dropped: frozenset[int] = frozenset()
-    # Indices of the composition's fill that go in.
-    filled: tuple[int, ...] | None = None
+    # Indices of the composition's inserted messages that go in; None: all.
+    included: tuple[int, ...] | None = None
     # The composition's hidden rounds that go in, by the index of the message they replace; None: all.
-    hidden: Mapping[int, list[WireMessage]] | None = None
+    replacements: Mapping[int, list[WireMessage]] | None = None
     # The text that stands for what was left out, or "".
     summary: str = ""
     summary_id: int = 0
@@ -84,22 +84,26 @@ class FittedWindow(Struct, frozen=True):
     # The tokens that a note may take; None: nothing limits it.
     note_tokens: int | None = None
 
-    def fill(self, composition: Composition) -> Sequence[FilledMessage]:
+    def inserted(self, composition: Composition) -> Sequence[InsertedMessage]:
         """Returns the messages that go before the client's own, as far as they fit."""
-        return composition.fill if self.filled is None else [composition.fill[n] for n in self.filled]
+        return (
+            composition.inserted
+            if self.included is None
+            else [composition.inserted[n] for n in self.included]
+        )
 
     def notes(self, composition: Composition) -> list[str]:
-        """Returns the notes before the client's messages and in the fill, as far as they fit."""
+        """Returns the notes before the client's messages and of the inserted ones, as far as they fit."""
         found = [note for index, note in composition.notes.items() if index not in self.dropped]
-        found += [each.note for each in self.fill(composition) if each.note]
+        found += [each.note for each in self.inserted(composition) if each.note]
         return found
 
     def shown(self, composition: Composition) -> Shown:
         """Returns what the added texts and messages in the window show last of each memory block."""
-        found = [each.shown for each in self.fill(composition)]
+        found = [each.shown for each in self.inserted(composition)]
         for index in sorted(composition.shown) if composition.shown else ():
-            rounds = composition.hidden.get(index)
-            fitting = rounds if self.hidden is None else self.hidden.get(index)
+            rounds = composition.replacements.get(index)
+            fitting = rounds if self.replacements is None else self.replacements.get(index)
             # Hidden rounds that fit in part may or may not show the block.
             if index not in self.dropped and rounds == fitting:
                 found.append(composition.shown[index])
@@ -177,8 +181,8 @@ class Prompt(Struct, frozen=True):
     changes_prefix: bool = False
 
     @property
-    def hidden(self) -> Mapping[int, list[WireMessage]]:
-        return self.composition.hidden if self.window.hidden is None else self.window.hidden
+    def replacements(self) -> Mapping[int, list[WireMessage]]:
+        return self.composition.replacements if self.window.replacements is None else self.window.replacements
 
     def names_mark(self, mark: str) -> bool:
         """Returns whether one of the gateway's texts in the prompt names the mark of the memory's notes."""
@@ -187,7 +191,7 @@ class Prompt(Struct, frozen=True):
     def hides_shown_blocks(self, window: FittedWindow) -> bool:
         """Returns whether a window leaves out what the prompt shows last of a memory block."""
         composition = self.composition
-        return bool(composition.shown or composition.fill) and (
+        return bool(composition.shown or composition.inserted) and (
             window.shown(composition) != WHOLE_WINDOW.shown(composition)
         )
 
@@ -222,15 +226,15 @@ class Prompt(Struct, frozen=True):
         self, more: Sequence[WireMessage] = (), budget_tokens: int | None = None, offer: Offer = ANYTHING
     ) -> NativeAdditions:
         """Returns what a request in its client's own dialect gets. The parameters are those of `body`."""
-        fill = [(each.message, each.note) for each in self.window.fill(self.composition)]
+        inserted = [(each.message, each.note) for each in self.window.inserted(self.composition)]
         is_limited = bool(more) and budget_tokens is not None and self.request.max_tokens_key is not None
         limit = max(budget_tokens or 0, thinking_budget(self.request.json) + 1) if is_limited else None
         return NativeAdditions(
             system=[text for text in (self.system, self.window.summary) if text],
             notes={i: note for i, note in self.composition.notes.items() if i not in self.window.dropped},
             dropped=self.window.dropped,
-            replacements=self.hidden,
-            stored_messages=fill,
+            replacements=self.replacements,
+            stored_messages=inserted,
             tools=self.tools,
             hidden_rounds=more,
             max_tokens=limit,
@@ -286,12 +290,12 @@ class Prompt(Struct, frozen=True):
                 edit.append_system(text)
         for index in dropped:
             edit.drop_message(index)
-        for index, messages in self.hidden.items():
+        for index, messages in self.replacements.items():
             edit.replace_message(index, messages)
         for index, note in self.composition.notes.items():
             if index not in dropped:
                 edit.prefix_text(index, note)
-        if fill := self.window.fill(self.composition):
-            edit.insert_messages(first_spoken(self.request.messages), [each.message for each in fill])
+        if inserted := self.window.inserted(self.composition):
+            edit.insert_messages(first_spoken(self.request.messages), [each.message for each in inserted])
         if self.tools:
             edit.add_tools(self.tools, in_front=self.tools_first)

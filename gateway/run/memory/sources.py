@@ -120,7 +120,7 @@ def window_parts(prompt: Prompt) -> tuple[int, ...]:
         elif index not in dropped:
             history += last
             last = chars
-    for each in window.fill(composition):
+    for each in window.inserted(composition):
         history += _chars(each.message)
     tools = 0
     if request.has_tools or prompt.tools:

@@ -135,7 +135,7 @@ async def reread_context(store: Store, context: MemoryContext) -> MemoryContext 
         summaries=stored.summaries,
     )
     blocks = in_prompt_order(context.request.spec, stored.snapshot.blocks)
-    return _with_plan(context, context.plan.held, context.pinned, blocks)
+    return _with_plan(context, context.plan.pending, context.pinned, blocks)
 
 
 async def _read_path(store: Store, request: MemoryRequest, agent: Agent) -> ConversationPath | None:
@@ -159,7 +159,7 @@ def context_as_of(context: MemoryContext, last: int | None) -> MemoryContext:
     if path == context.path:
         return context
     context = replace(context, path=path, tree=Tree(path), unended=None)
-    return _with_plan(context, context.plan.held, context.pinned, context.blocks)
+    return _with_plan(context, context.plan.pending, context.pinned, context.blocks)
 
 
 def with_ended_step(context: MemoryContext, finished: Exchange) -> MemoryContext:
@@ -203,11 +203,11 @@ def _with_plan(
         last,
         None if conversation is None else conversation.id,
         evicted=evicted_at(last, request.target.context_window),
-        held=messages,
+        pending=messages,
     )
     if request.spec.defined is not None and request.spec.defined.clears:
         depth = _turn_depth(context, messages)
-        plan = replace(plan, fill=tuple(each for each in plan.fill if each.exchange.depth >= depth))
+        plan = replace(plan, omitted=tuple(each for each in plan.omitted if each.exchange.depth >= depth))
     context = replace(context, plan=plan, pinned=pinned, blocks=tuple(blocks))
     # The tools are the same for every step, whatever came in.
     body: dict[str, Any] = {**request.chat.json, "messages": [{"role": "user"}]}

@@ -39,7 +39,7 @@ class VisibleContent(Struct, frozen=True):
             shown = set(listing.between(0, listing.before[-1]))
         if not context.is_plain:
             shown.update(_merged_replies(listing, dropped))
-        for each in window.fill(composition):
+        for each in window.inserted(composition):
             shown.update(each.atoms)
         return cls(_verbatim_numbers(context, composition, window), shown, window.notes(composition))
 
@@ -76,11 +76,11 @@ def _first_filled(
     context: MemoryContext, composition: Composition, window: FittedWindow, otherwise: int
 ) -> int:
     """Returns the number from which on a stored conversation is filled in, without a gap and in whole exchanges."""
-    filled = range(len(composition.fill)) if window.filled is None else window.filled
-    if not filled:
+    included = range(len(composition.inserted)) if window.included is None else window.included
+    if not included:
         return otherwise
-    gap = next((n for n in range(len(filled) - 1, 0, -1) if filled[n - 1] != filled[n] - 1), 0)
-    begins = composition.fill[filled[gap]].at or (0, 0)
+    gap = next((n for n in range(len(included) - 1, 0, -1) if included[n - 1] != included[n] - 1), 0)
+    begins = composition.inserted[included[gap]].at or (0, 0)
     return next((x.seq for x in context.path if (x.depth, x.offset) >= begins), otherwise)
 
 

@@ -20,7 +20,7 @@ from gateway.core.conversation.stored_path import (
     open_step,
     path_hash,
     plan_step,
-    supersede_withheld,
+    supersede_refused,
 )
 from gateway.core.conversation.tree import Tree, end_offset, flat
 from gateway.core.prompt.compose import compose
@@ -38,12 +38,12 @@ class Conversation:
         self.last: Exchange | None = None
 
     def plan(
-        self, *messages: WireMessage, held: Sequence[WireMessage] = (), evicted: Evicted | None = None
+        self, *messages: WireMessage, pending: Sequence[WireMessage] = (), evicted: Evicted | None = None
     ) -> Plan:
         query = Query(
             Listing(CANON, messages), True, MemoryUse.ON, 1.0, 60.0, kind=ConversationKind.AGENT, model="up/m"
         )
-        return plan_step(self.tree, query, self.last, 1, held=held, evicted=evicted)
+        return plan_step(self.tree, query, self.last, 1, pending=pending, evicted=evicted)
 
     def step(
         self,
@@ -71,7 +71,7 @@ class Conversation:
 
     def sent(self, plan: Plan) -> list[WireMessage]:
         """The messages of ours that go before those of the request."""
-        return [each.message for each in compose(self.tree, plan, (), {}).fill]
+        return [each.message for each in compose(self.tree, plan, (), {}).inserted]
 
 
 def test_all_of_a_send_is_new_its_assistant_messages_too() -> None:
@@ -88,7 +88,7 @@ def test_all_of_a_send_is_new_its_assistant_messages_too() -> None:
 def test_results_of_tools_come_behind_the_path() -> None:
     talk = Conversation()
     talk.step(talk.plan(user("Weather?")), assistant(None, call("1")))
-    plan = talk.plan(held=[with_private(result("1", "sunny"), status="success")])
+    plan = talk.plan(pending=[with_private(result("1", "sunny"), status="success")])
     sent = talk.sent(plan)
     assert [m["role"] for m in sent] == ["user", "assistant", "tool"]
     assert "mnemogate" not in sent[-1]
@@ -103,10 +103,10 @@ def test_the_next_body_begins_with_the_one_before() -> None:
     asked = talk.plan(user("Weather?"))
     first = [*talk.sent(asked), user("Weather?")]
     talk.step(asked, {**assistant(None, call("1")), "refusal": None, "annotations": []})
-    second = talk.sent(talk.plan(held=[result("1", "sunny")]))
+    second = talk.sent(talk.plan(pending=[result("1", "sunny")]))
     assert second[: len(first)] == first
     assert second[1] == assistant(None, call("1"))
-    talk.step(talk.plan(held=[result("1", "sunny")]), assistant("Sunny."))
+    talk.step(talk.plan(pending=[result("1", "sunny")]), assistant("Sunny."))
     assert talk.sent(talk.plan(user("Thanks.")))[: len(second)] == second
 
 
@@ -116,7 +116,7 @@ def test_what_was_said_may_be_something_else_than_what_goes_upstream() -> None:
     e = talk.step(talk.plan(user("Hi")), spoken, assistant("Hello"))
     assert e.reply == CANON.atoms(assistant("Hello"))
     assert talk.tree.content(e).shown_reply == assistant("Hello")
-    assert talk.sent(talk.plan(held=[result("1", "sent")]))[1] == spoken
+    assert talk.sent(talk.plan(pending=[result("1", "sent")]))[1] == spoken
 
 
 def test_a_call_that_nobody_answered_gets_a_result() -> None:
@@ -149,7 +149,7 @@ def test_what_has_left_the_window_is_not_put_in_front() -> None:
     """A reply without atoms has the place of what follows it; it leaves nevertheless."""
     talk = Conversation()
     talk.step(talk.plan(user("one")), assistant(None, call("1")), assistant(""))
-    e = talk.step(talk.plan(held=[result("1", "done")]), assistant(None, call("2")), assistant(""))
+    e = talk.step(talk.plan(pending=[result("1", "done")]), assistant(None, call("2")), assistant(""))
     begin = Evicted(e.depth + 1, end_offset(e), 10, 1000)
     talk.step(talk.plan(user("two")), assistant("Second."))
     assert [m["content"] for m in talk.sent(talk.plan(user("three"), evicted=begin))] == ["two", "Second."]
@@ -168,7 +168,7 @@ def test_of_what_plain_turns_have_cut_nothing_is_put_in_front() -> None:
 def test_its_path_is_that_of_the_list_that_says_the_same() -> None:
     talk = Conversation()
     talk.step(talk.plan(user("Weather?")), assistant("Let me see.", call("1")))
-    e = talk.step(talk.plan(held=[result("1", "sunny")]), assistant("Sunny."))
+    e = talk.step(talk.plan(pending=[result("1", "sunny")]), assistant("Sunny."))
     said = [user("Weather?"), assistant("Let me see.", call("1")), result("1", "sunny"), assistant("Sunny.")]
     assert e.path == Listing(CANON, said).path(4)
     assert e.length == 4
@@ -200,7 +200,7 @@ def test_what_is_refused_in_a_fork_leaves_what_stands_above_it() -> None:
     assert (refusal.superseded, refusal.evicted) == (True, left)
     again = replace(own, id=11, parent=10, inputs=(CANON.atoms(user("two")),))
     behind = [*path[:2], own, replace(again, superseded=True)]
-    said = supersede_withheld(behind, own.inputs)
+    said = supersede_refused(behind, own.inputs)
     assert said is not None
     assert said.id == own.id
-    assert supersede_withheld([*path[:2], replace(again, superseded=True)], first.inputs) is None
+    assert supersede_refused([*path[:2], replace(again, superseded=True)], first.inputs) is None

@@ -99,8 +99,8 @@ def test_it_decides_what_would_be_decided_with_everything_in_view(
     assert plain is not None
     general = plan_turn(tree, query)
     assert (plain.match.match_point, plain.new) == (general.match.match_point, general.new)
-    assert (plain.fill, plain.off_record, plain.redactions) == (
-        general.fill,
+    assert (plain.omitted, plain.off_record, plain.redactions) == (
+        general.omitted,
         general.off_record,
         general.redactions,
     )
@@ -210,7 +210,7 @@ def test_a_hidden_round_whose_reply_came_back_in_pieces_stays_out(world: World) 
     tree, snapshot, query, plain = planned(world, [user("I like tea"), *pieces])
     assert plain is not None
     composition = compose(Tree(snapshot.additions.rounds), plain, OUR_TOOLS, {}, snapshot.additions)
-    assert composition.hidden == {}
+    assert composition.replacements == {}
     assert sent(composition) == sent(compose(tree, plan_turn(tree, query), OUR_TOOLS, {}))
 
 

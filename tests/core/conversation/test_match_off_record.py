@@ -117,7 +117,7 @@ def test_a_reply_like_one_that_was_imported_is_cut_and_nothing_is_put_before_it(
     history = [asked, assistant(reply), asked]
     world.say(history, reply, key)
     request = world.begin([*history, assistant(reply[:20]), user("And tomorrow?")], key)
-    assert not request.composition.fill
+    assert not request.composition.inserted
 
 
 def test_a_turn_that_was_off_and_is_asked_again_stays_off_for_the_idle_time(world: World) -> None:

@@ -12,7 +12,7 @@ from gateway.core.conversation.canonical import WireMessage, text_of, visible_re
 from gateway.core.conversation.private import with_private
 from gateway.core.conversation.tree import Content
 from gateway.core.message_text import with_text_before
-from gateway.core.prompt.compose import FilledMessage, _answered, put_back
+from gateway.core.prompt.compose import InsertedMessage, _with_missing_results, put_back
 from tests.core.conversations import (
     OUR_TOOLS,
     World,
@@ -52,7 +52,7 @@ def test_a_hidden_round_is_put_back_byte_for_byte(world: World, key: str | None)
     world.finish(second, "That is all.")
     third = world.begin([*history, user("and?"), assistant("That is all."), user("bye")], key)
     assert goes_on_from(third, second)
-    assert third.composition.breaks == 0
+    assert third.composition.unrestored_rounds == 0
 
 
 @both
@@ -89,10 +89,10 @@ def test_a_reply_cut_before_the_round_ended_goes_as_it_is(world: World, key: str
     history = [user("I like tea"), assistant("One mo"), user("wait")]
     request = world.say(history, "Yes?", key)
     assert request.is_untouched
-    assert request.composition.breaks == 1
+    assert request.composition.unrestored_rounds == 1
     later = world.begin([*history, assistant("Yes?"), user("go on")], key)
     assert goes_on_from(later, request)
-    assert later.composition.breaks == 0
+    assert later.composition.unrestored_rounds == 0
 
 
 @both
@@ -102,7 +102,7 @@ def test_a_request_that_dropped_our_tools_gets_no_round(world: World, key: str |
     world.say(history, "That is all.", key)
     request = world.begin([*history, assistant("That is all."), user("bye")], key, tools=())
     assert request.is_untouched
-    assert request.composition.breaks == 1
+    assert request.composition.unrestored_rounds == 1
 
 
 def test_a_hidden_round_is_nobody_elses(world: World) -> None:
@@ -137,7 +137,7 @@ def test_each_message_of_a_round_that_is_filled_in_shows_its_own_edit(world: Wor
     ]
     world.say([user("I like tea")], [*rounds, assistant("Noted.")], key)
     history = world.chat(("and?", "That is all."), key=key, start=[user("I like tea"), assistant("Noted.")])
-    fill = world.begin([*history[2:], user("bye")], key).composition.fill
+    fill = world.begin([*history[2:], user("bye")], key).composition.inserted
     assert [each.shown for each in fill] == [{}, {}, edits[0], {}, edits[1], {}]
 
 
@@ -301,5 +301,5 @@ def test_words_that_a_call_said_are_not_said_twice() -> None:
 @pytest.mark.parametrize("calls", ["look", ["look"], {"id": "1"}])
 def test_calls_that_are_none_lock_no_conversation_that_is_ours(calls: object) -> None:
     """A client's message of a send that failed goes with the next one, whatever it has."""
-    said = FilledMessage({**assistant("Looked."), "tool_calls": calls}, ())
-    assert [each.message for each in _answered([said], [user("And?")])] == [assistant("Looked.")]
+    said = InsertedMessage({**assistant("Looked."), "tool_calls": calls}, ())
+    assert [each.message for each in _with_missing_results([said], [user("And?")])] == [assistant("Looked.")]

@@ -71,8 +71,12 @@ class Pair:
             ("parent", _parent(request.plan), _parent(stored.plan)),
             ("fill", _filled(request.composition), _filled(stored.composition)),
             ("notes", request.composition.notes, stored.composition.notes),
-            ("hidden", request.composition.hidden, stored.composition.hidden),
-            ("breaks", request.composition.breaks, stored.composition.breaks),
+            ("replacements", request.composition.replacements, stored.composition.replacements),
+            (
+                "unrestored rounds",
+                request.composition.unrestored_rounds,
+                stored.composition.unrestored_rounds,
+            ),
             ("own notes", request.notes, stored.notes),
         ):
             assert a == b, f"{what}: {a!r} in general, {b!r} in the store\n{self.world.tree()}\n{messages}"
@@ -126,7 +130,7 @@ def _check_runs(rows: Sequence[Exchange]) -> None:
 
 
 def _filled(composition: Composition) -> list[WireMessage]:
-    return [each.message for each in composition.fill]
+    return [each.message for each in composition.inserted]
 
 
 def _parent(plan: Plan) -> int | None:
