@@ -5,7 +5,7 @@ Pure: bytes and values in, bytes and values out; the store keeps the blobs as th
 
 A blob (little endian; `m` entries, in columns, which numpy searches in place):
 
-    magic 2s, version u8, terms u8, chunk u32, m u32
+    magic 2s, version u8, terms_version u8, chunk u32, m u32
     64 documents, by slot:   length u16, back u16, flags u8, head u8
     entries, by hash:        hash u32[m], place u8[m] (slot; bit 6: in the head; bit 7: a name), frequency u8[m]
 
@@ -13,9 +13,9 @@ A message's neighbours in its conversation count for it at half weight. They are
 how far before it its predecessor is, and a query passes the hits in the head (the first words) of a message on to
 both sides. So a message's words lie in one place, and forgetting it needs nothing but its own chunk.
 
-`terms` is the version of the terms (storage/search/tokens.py). A query reads a blob of any; one of an earlier version
-is made again when something is added to it. One of a later version, which a newer program has written, is added to,
-and has this version then.
+`terms_version` is the version of storage/search/tokens.py. Queries read blobs of any version. When something is added,
+a blob of an earlier version is made again; one of a later version, which a newer program has written, is added to as
+it is and bears this program's version afterwards.
 """
 
 from __future__ import annotations
@@ -50,13 +50,14 @@ _HEAD_CHARS = 200
 _DOCUMENT_TERMS = 4_000
 _DOCUMENT_CHARS = 200_000
 
-# Function words of English are no terms: of its words 28 to 66% are none, of other languages' up to 20%. English writes
-# hardly a compound as one word; with parts of its long words, 21 and 12% of the errands of the set "kinds"
-# (scripts/talk/kinds.py), which need no note, became 29 and 25%.
-_OTHER_TERMS = 0.75
+# A text with fewer terms than this share of its words counts as English, which writes hardly any compound as one word:
+# its long words are not split into parts. Function words are no terms: 28 to 66% of English words, up to 20% of other
+# languages'. With parts, 29 and 25% of the requests in scripts/talk/kinds.py that need no note got one, not 21 and 12%.
+_ENGLISH_TERM_SHARE = 0.75
 
 # A text with no sentence but questions, or one that only repeats a question. Longer ones also state something.
-_LAST_ASKS, _STATED = re.compile(r"[?？؟]\W*\Z"), re.compile(r"[.!。！](?:\s|(?<=[。！]))")
+_ENDS_WITH_QUESTION = re.compile(r"[?？؟]\W*\Z")
+_STATEMENT_END = re.compile(r"[.!。！](?:\s|(?<=[。！]))")
 _QUESTION_CHARS = 500
 # A text of more terms has content.
 _SLIGHT_TERMS = 8
@@ -66,13 +67,20 @@ _MAGIC = b"mt"
 _VERSION = 1
 _HEADER = struct.Struct("<2sBBII")
 _COLUMNS = [("length", "<u2"), ("back", "<u2"), ("flags", "u1"), ("head", "u1")]
-NO_DOCUMENTS = bytes(CHUNK * 6)
+_ROW_BYTES = 6
+EMPTY_TABLE = bytes(CHUNK * _ROW_BYTES)
 _TERMS_VERSION_AT = 3
-_PREFIX = _HEADER.size + len(NO_DOCUMENTS)
+_PREFIX = _HEADER.size + len(EMPTY_TABLE)
 _ENTRY_BYTES = 6
-# Parts of an entry's place, and of a counted term, with these two bits further to the left as marks.
-SLOT, _IN_HEAD, _NAMED, MARKS_SHIFT = 0x3F, 0x40, 0x80, 2
-FREQUENCY, HEAD, NAME = 0xFF, _IN_HEAD << MARKS_SHIFT, _NAMED << MARKS_SHIFT
+# An entry's place: its document's slot, and two marks.
+SLOT = 0x3F
+_IN_HEAD = 0x40
+_NAMED = 0x80
+# A counted term: its frequency, and the same marks two bits further to the left.
+FREQUENCY = 0xFF
+MARKS_SHIFT = 2
+HEAD = _IN_HEAD << MARKS_SHIFT
+NAME = _NAMED << MARKS_SHIFT
 # An occurrence of a term, as queries see it, has its document's row to the left of these bits.
 ROW_SHIFT = 10
 NO_ROW = (1 << ROW_SHIFT) - 1
@@ -85,7 +93,7 @@ class CorruptIndex(ValueError):
 
 
 class Indexable(Protocol):
-    """A message as the index reads it."""
+    """The fields of a message that the index reads, as records of the store and `Document` have them."""
 
     @property
     def seq(self) -> int: ...
@@ -107,7 +115,7 @@ class Indexable(Protocol):
 
 
 class Document(Struct, frozen=True):
-    """A message as the index reads it, and nothing else of it: two that are equal have the same terms."""
+    """The fields that the index reads, as a key of caches: equal documents have the same terms."""
 
     seq: int
     role: str
@@ -146,17 +154,17 @@ class Counted(Struct, frozen=True):
 def count_terms(document: Indexable) -> Counted:
     """Returns the terms of a message with its frame, counted, without the marks of its names."""
     text = document.text[:_DOCUMENT_CHARS]
-    cut = _head_of(text)
-    written = split_words(text[: cut or _HEAD_CHARS])
-    words = head = terms_of(written)
-    if cut < len(text):
-        words = head + words_of(text[cut:]) if cut else words_of(text)
+    head_end = _head_end(text)
+    head_words = split_words(text[: head_end or _HEAD_CHARS])
+    words = head_terms = terms_of(head_words)
+    if head_end < len(text):
+        words = head_terms + words_of(text[head_end:]) if head_end else words_of(text)
     # The terms of a message besides its text: its date and author.
     frame: Sequence[str] = date_words(int(document.at // 86_400)) if math.isfinite(document.at) else ()
     if document.speaker:
         frame = [*frame, *words_of(document.speaker)]
     terms: dict[str, int] = Counter(chain(dict.fromkeys(frame), words))
-    is_english = len(head) < _OTHER_TERMS * len(written)
+    is_english = len(head_terms) < _ENGLISH_TERM_SHARE * len(head_words)
     compounds = [] if is_english else [term for term in dict.fromkeys(words) if is_long(term)]
     # Their parts are no words of the text, which is as long as it was.
     for part in islice(parts_of(compounds), _DOCUMENT_TERMS):
@@ -165,19 +173,19 @@ def count_terms(document: Indexable) -> Counted:
         terms = dict(islice(terms.items(), _DOCUMENT_TERMS))
     if len(words) >= FREQUENCY:
         terms = {term: min(times, FREQUENCY) for term, times in terms.items()}
-    for term in {*head, *parts_of({*head}.intersection(compounds))}:
+    for term in {*head_terms, *parts_of({*head_terms}.intersection(compounds))}:
         if term in terms:
             terms[term] |= HEAD
     # Numbers that do not fit count as the largest that does.
     back = 0 if document.previous is None else document.seq - document.previous
-    length, head_length = min(len(words) + len(frame), 0xFFFF), min(len(head), 0xFF)
-    return Counted((length, back if 0 < back <= 0xFFFF else 0, _flags(document, words), head_length), terms)
+    length, head_count = min(len(words) + len(frame), 0xFFFF), min(len(head_terms), 0xFF)
+    return Counted((length, back if 0 < back <= 0xFFFF else 0, _flags(document, words), head_count), terms)
 
 
 def names_of(document: Indexable) -> list[str]:
     """Returns the terms of the names and numbers in the head of a message, sorted."""
     text = document.text[:_DOCUMENT_CHARS]
-    return sorted({*names_in(text[: _head_of(text) or _HEAD_CHARS])})
+    return sorted({*names_in(text[: _head_end(text) or _HEAD_CHARS])})
 
 
 def with_names(counted: Counted, document: Indexable) -> Counted:
@@ -189,8 +197,8 @@ def with_names(counted: Counted, document: Indexable) -> Counted:
     return Counted(counted.row, terms)
 
 
-def _head_of(text: str) -> int:
-    """Returns where the head of a text ends: with a word; 0 where it has no spaces."""
+def _head_end(text: str) -> int:
+    """Returns where the head of a text ends, after a word; 0: it has no spaces, and the head ends within a word."""
     return len(text) if len(text) <= _HEAD_CHARS else text.rfind(" ", 0, _HEAD_CHARS) + 1
 
 
@@ -198,8 +206,8 @@ def _flags(document: Indexable, words: Sequence[str]) -> int:
     flags = PRESENT | (USER if document.role == "user" else 0)
     text = document.text[:_DOCUMENT_CHARS].strip()
     if len(text) <= _QUESTION_CHARS:
-        asks = _LAST_ASKS.search(text)
-        if asks and not _STATED.search(text, 0, asks.start()):
+        asks = _ENDS_WITH_QUESTION.search(text)
+        if asks and not _STATEMENT_END.search(text, 0, asks.start()):
             flags |= ASKS
     if len(words) <= _SLIGHT_TERMS and lacks_content(split_words(text), words):
         flags |= SLIGHT
@@ -239,20 +247,19 @@ def encode(
     """
     import numpy as np
 
-    of_chunk: dict[int, dict[int, Document]] = {}
+    # Chunk -> slot -> the terms of its message.
+    chunks: dict[int, dict[int, Counted]] = {}
     for document in documents:
-        of_chunk.setdefault(chunk_of(document.seq), {})[document.seq % CHUNK] = document
-    found_in = {
-        chunk: {slot: counted.get(each) or with_names(count_terms(each), each) for slot, each in rows.items()}
-        for chunk, rows in of_chunk.items()
-    }
-    every = chain.from_iterable(rows.values() for rows in found_in.values())
-    hashes = hash_terms(chain.from_iterable(each.terms for each in every), secret)
+        found = counted.get(document) or with_names(count_terms(document), document)
+        chunks.setdefault(chunk_of(document.seq), {})[document.seq % CHUNK] = found
+    hashes = hash_terms(
+        (term for slots in chunks.values() for found in slots.values() for term in found.terms), secret
+    )
     blobs = {}
-    for chunk, of_slot in found_in.items():
+    for chunk, slots in chunks.items():
         table = np.zeros(CHUNK, document_type())
         values, places, frequencies = list[int](), bytearray(), bytearray()
-        for slot, found in of_slot.items():
+        for slot, found in slots.items():
             table[slot] = found.row
             values += [hashes[term] for term in found.terms]
             places += bytes([slot | (each & (HEAD | NAME)) >> MARKS_SHIFT for each in found.terms.values()])
@@ -266,8 +273,8 @@ def encode(
     return blobs
 
 
-def check(blob: bytes, chunk: int) -> None:
-    """Checks a chunk's blob as whoever adds to it does. Raises: CorruptIndex."""
+def check_can_add(blob: bytes, chunk: int) -> None:
+    """Checks that messages can be added to a chunk's blob. Raises: CorruptIndex."""
     if blob and _unpack_current(blob).chunk != chunk:
         raise CorruptIndex(f"this is not chunk {chunk}")
 
@@ -309,8 +316,8 @@ def forget(blob: bytes, seqs: Collection[int]) -> bytes:
     old = _unpack(blob)
     gone = np.zeros(CHUNK, bool)
     gone[[seq % CHUNK for seq in seqs if chunk_of(seq) == old.chunk]] = True
-    left = _without(old, gone)
-    return _pack(left) if left.documents["flags"].any() else b""
+    kept = _without(old, gone)
+    return _pack(kept) if kept.documents["flags"].any() else b""
 
 
 def hash_terms(terms: Iterable[str], secret: bytes) -> dict[str, int]:

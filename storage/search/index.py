@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING
 
 from storage.search.blob import (
     CHUNK,
+    EMPTY_TABLE,
     HEAD,
     MARKS_SHIFT,
     NAME,
-    NO_DOCUMENTS,
     PRESENT,
     ROW_SHIFT,
     SLOT,
@@ -111,7 +111,7 @@ class Index:
             self._lengths[chunks_of(number).start] = ENTRY_BYTES * each.entries
         self.blob_bytes = sum(self._lengths.values())
         tables = {chunk: blob.table for chunk, blob in opened}
-        joined = b"".join([tables.get(chunk, NO_DOCUMENTS) for chunk in changed])
+        joined = b"".join([tables.get(chunk, EMPTY_TABLE) for chunk in changed])
         rows = [np.frombuffer(joined, document_type()).reshape(-1, CHUNK)]
         rows += [each.rows for _, each in segments.values()]
         self.layout.put_indexed(

@@ -23,9 +23,9 @@ from msgspec import Struct
 
 from storage.search.blob import (
     CHUNK,
+    EMPTY_TABLE,
     HEAD,
     MARKS_SHIFT,
-    NO_DOCUMENTS,
     ROW_SHIFT,
     SLOT,
     CorruptIndex,
@@ -114,7 +114,7 @@ def make_segment(number: int, blobs: Iterable[tuple[int, bytes]]) -> Segment:
     tables = {blob.chunk: blob.table for blob in opened}
     if not tables.keys() <= {*chunks_of(number)}:
         raise CorruptIndex(f"a chunk does not belong to segment {number}")
-    documents = b"".join([tables.get(chunk, NO_DOCUMENTS) for chunk in chunks_of(number)])
+    documents = b"".join([tables.get(chunk, EMPTY_TABLE) for chunk in chunks_of(number)])
     entries = _sorted_entries(opened)
     header = _HEADER.pack(_MAGIC, _VERSION, _OF_DOCUMENTS, number, len(entries))
     return Segment(header + documents, _make_buckets(number, entries))
@@ -173,7 +173,7 @@ def open_documents(number: int, data: bytes) -> OpenDocuments:
     import numpy as np
 
     entries = _entries_of(data, _OF_DOCUMENTS, number)
-    if len(data) != _HEADER.size + SEGMENT_CHUNKS * len(NO_DOCUMENTS):
+    if len(data) != _HEADER.size + SEGMENT_CHUNKS * len(EMPTY_TABLE):
         raise CorruptIndex(f"{len(data)} bytes do not make the documents of a segment")
     return OpenDocuments(np.frombuffer(data, document_type(), -1, _HEADER.size).reshape(-1, CHUNK), entries)
 

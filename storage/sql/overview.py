@@ -29,23 +29,25 @@ class Overview(Group):
         after: the number of the last one on the page before.
         """
         rows = await connection.rows(SQL["memories"], (project, after, limit))
-        sizes = await rows_of(connection, SQL["said_in_memories"], [row[0] for row in rows])
+        sizes = await rows_of(connection, SQL["memory_sizes"], [row[0] for row in rows])
         found = {agent: values for agent, *values in sizes}
         return [
-            ListedMemory(id, uid, Scope(*scope), created, blocks, facts, passages, _retained(found.get(id)))
+            ListedMemory(
+                id, uid, Scope(*scope), created, blocks, facts, passages, _make_retained(found.get(id))
+            )
             for id, uid, *scope, created, blocks, facts, passages in rows
         ]
 
     @long_reads
-    async def messages(self, connection: Connection, agent: int) -> int:
-        """Returns how many messages a memory has. One that was forgotten alone still counts."""
-        return int(await connection.value(SQL["messages"], (agent,)))
+    async def count_messages(self, connection: Connection, agent: int) -> int:
+        """Returns how many messages a memory has. A message that was forgotten individually still counts."""
+        return int(await connection.value(SQL["count_messages"], (agent,)))
 
     @long_reads
-    async def retained(self, connection: Connection, agent: int) -> Retained:
+    async def measure(self, connection: Connection, agent: int) -> Retained:
         """Returns how much of a memory's content is retained, counted as in the lists."""
-        rows = await rows_of(connection, SQL["said_in_memories"], [agent])
-        return _retained(rows[0][1:] if rows else None)
+        rows = await rows_of(connection, SQL["memory_sizes"], [agent])
+        return _make_retained(rows[0][1:] if rows else None)
 
     @reads
     async def scopes(self, connection: Connection, uids: Collection[str]) -> dict[str, Scope]:
@@ -54,15 +56,15 @@ class Overview(Group):
         return {uid: Scope(*scope) for uid, *scope in rows}
 
     @reads
-    async def sizes(self, connection: Connection, agent: int) -> Retained:
-        """Returns how much of a memory is retained as the writer has counted it, without turns."""
-        row = await connection.row(SQL["sizes"], (agent,))
+    async def recorded_size(self, connection: Connection, agent: int) -> Retained:
+        """Returns how much of a memory is retained, by the counters kept at each write. They count no turns."""
+        row = await connection.row(SQL["recorded_size"], (agent,))
         return Retained() if row is None else Retained(*row)
 
     @long_reads
-    async def recent(self, connection: Connection, agent: int, limit: int) -> list[SpokenExchange]:
+    async def newest_exchanges(self, connection: Connection, agent: int, limit: int) -> list[SpokenExchange]:
         """Returns the newest exchanges of which anything is left, oldest first."""
-        return make_spoken_exchanges(reversed(await connection.rows(SQL["retained"], (agent, limit))))
+        return make_spoken_exchanges(reversed(await connection.rows(SQL["newest_exchanges"], (agent, limit))))
 
     @long_reads
     async def conversations(
@@ -77,21 +79,26 @@ class Overview(Group):
     ) -> tuple[list[ListedConversation], PageEnd | None]:
         """Returns the conversations in which something is left, the newest first, and `before` of the next page.
 
-        profile: None: of all. The page is shorter where nothing is left of a conversation.
+        profile: None: of all.
+
+        A conversation with nothing left is left out, so a page may be shorter than `limit` though more follow.
         """
         rows = await connection.rows(SQL["conversations"], (project, profile, subject, *before, limit))
-        sizes = await rows_of(connection, SQL["said_in_conversations"], [row[0] for row in rows])
+        sizes = await rows_of(connection, SQL["conversation_sizes"], [row[0] for row in rows])
         found = {id: values for id, *values in sizes}
         listed = [
-            ListedConversation(id, uid, key, Scope(*scope), _retained(found[id]))
+            ListedConversation(id, uid, key, Scope(*scope), _make_retained(found[id]))
             for id, uid, key, *scope, _ in rows
             if id in found
         ]
         return listed, (rows[-1][-1], rows[-1][0]) if len(rows) == limit else None
 
 
-def _retained(values: Sequence[Any] | None) -> Retained:
-    """Makes the value of what follows the id in a row of sizes; None: nothing is retained."""
+def _make_retained(values: Sequence[Any] | None) -> Retained:
+    """Makes the value of what follows the id in a row of sizes; None: nothing is retained.
+
+    Rows of memories begin with the number of their conversations.
+    """
     if values is None:
         return Retained()
     *conversations, last_at, messages, bytes, turns, cancelled = values

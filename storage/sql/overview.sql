@@ -10,8 +10,8 @@ SELECT a.id, a.uid, a.project, a.profile, a.subject, a.created,
 FROM agents a WHERE (CAST(?1 AS TEXT) IS NULL OR a.project = ?1) AND a.id > ?2
 AND (a.subject LIKE 'user:%' OR a.subject LIKE 'conversation:%') ORDER BY a.id LIMIT ?3
 
--- name: said_in_memories
--- Counts the messages of some memories. A message that was forgotten alone still counts.
+-- name: memory_sizes
+-- Counts the messages of some memories. A message that was forgotten individually still counts.
 SELECT e.agent, count(DISTINCT e.conversation), max(coalesce(e.ended, e.stopped, e.begun)), {sizes}
 FROM exchanges e WHERE e.agent {in:1:BIGINT:64} AND e.state NOT IN ('forgotten', 'off') GROUP BY e.agent
 
@@ -19,12 +19,12 @@ FROM exchanges e WHERE e.agent {in:1:BIGINT:64} AND e.state NOT IN ('forgotten',
 -- Reads the scopes of those of some memories that are there.
 SELECT uid, project, profile, subject FROM agents WHERE uid {in:1:TEXT:64}
 
--- name: sizes
--- Reads the sizes that the writer keeps of a memory.
+-- name: recorded_size
+-- Reads the counters of a memory that are kept at each write.
 SELECT last_turn, messages, bytes, 0, 0, conversations FROM agents WHERE id = ?
 
--- name: messages
--- Counts the messages of one memory. A message that was forgotten alone still counts.
+-- name: count_messages
+-- Counts the messages of one memory. A message that was forgotten individually still counts.
 SELECT CAST(coalesce(sum(e.span - CASE WHEN e.shown_reply IS NULL THEN 1 ELSE 0 END), 0) AS BIGINT)
 FROM exchanges e WHERE e.agent = ? AND e.state NOT IN ('forgotten', 'off')
 
@@ -34,13 +34,13 @@ SELECT c.id, c.uid, c.key, a.project, a.profile, a.subject, c.last_at FROM agent
 WHERE a.project = ?1 AND (CAST(?2 AS TEXT) IS NULL OR a.profile = ?2) AND a.subject = ?3
 AND (c.last_at < ?4 OR (c.last_at = ?4 AND c.id < ?5)) ORDER BY c.last_at DESC, c.id DESC LIMIT ?6
 
--- name: said_in_conversations
+-- name: conversation_sizes
 -- Counts the messages of some conversations.
 SELECT c.id, max(coalesce(e.ended, e.stopped, e.begun)), {sizes}
 FROM conversations c JOIN exchanges e ON e.conversation = c.id AND +e.agent = c.agent
 WHERE c.id {in:1:BIGINT:64} AND e.state NOT IN ('forgotten', 'off') GROUP BY c.id
 
--- name: retained
+-- name: newest_exchanges
 -- Reads the newest exchanges of which anything is left, newest first: cancelled and superseded ones as well.
 SELECT {spoken} FROM exchanges p WHERE p.agent = ? AND p.state NOT IN ('forgotten', 'off') ORDER BY p.seq DESC LIMIT ?
 

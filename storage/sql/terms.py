@@ -105,7 +105,7 @@ async def mend_terms(connection: Connection, agent: int) -> None:
     await connection.run(SQL["segments_drop"], (agent,))
     for chunk, _, data in await terms_since(connection, agent, -1):
         try:
-            blob.check(data, chunk)
+            blob.check_can_add(data, chunk)
         except blob.CorruptIndex:
             await replace_terms(connection, agent, chunk, b"")
             covered = chunk * blob.CHUNK - 1

@@ -75,10 +75,10 @@ async def test_what_was_forgotten_or_off_the_record_is_not_listed(store: Store) 
     assert [(c.key, c.retained.messages) for c in listed] == [("c2", 2)]
     (memory,) = await store.overview.memories("default")
     assert (memory.retained.conversations, memory.retained.messages) == (1, 2)
-    assert await store.overview.messages(alice.agent.id) == 2
+    assert await store.overview.count_messages(alice.agent.id) == 2
     c2 = await store.forgetting.find_conversation(alice.agent.id, "c2")
     await forget(store, alice.agent.id, ForgetTarget(conversation=c2))
     (memory,) = await store.overview.memories("default")
     assert memory.retained == Retained()
-    assert await store.overview.messages(alice.agent.id) == 0
+    assert await store.overview.count_messages(alice.agent.id) == 0
     assert await store.overview.conversations("default", None, ALICE.subject, before=(inf, 0)) == ([], None)

@@ -301,8 +301,8 @@ async def test_a_pause_is_kept_until_it_ends(store: Store, alice: Speaker) -> No
 
 async def test_the_writer_counts_what_is_retained(store: Store, alice: Speaker) -> None:
     async def sizes() -> tuple[int, int]:
-        retained = await store.overview.retained(alice.agent.id)
-        counted = await store.overview.sizes(alice.agent.id)
+        retained = await store.overview.measure(alice.agent.id)
+        counted = await store.overview.recorded_size(alice.agent.id)
         assert (counted.conversations, counted.messages, counted.bytes) == (
             retained.conversations, retained.messages, retained.bytes,
         )  # fmt: skip

@@ -15,7 +15,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from storage.search import blob
-from storage.search.blob import CHUNK, CorruptIndex, Document, check, count_terms, encode, forget, merge
+from storage.search.blob import (
+    CHUNK,
+    CorruptIndex,
+    Document,
+    check_can_add,
+    count_terms,
+    encode,
+    forget,
+    merge,
+)
 from storage.search.index import Index
 from storage.search.rank import rank
 from storage.search.tokens import VERSION, is_long, names_in, parts_of, split_words, words_of
@@ -59,7 +68,7 @@ def test_a_blob_of_other_terms_is_read_and_only_a_later_one_is_added_to() -> Non
     with pytest.raises(CorruptIndex, match="terms"):
         merge(earlier, new)
     with pytest.raises(CorruptIndex, match="terms"):
-        check(earlier, 0)
+        check_can_add(earlier, 0)
     assert merge(later, new) == merge(now, new)
 
 

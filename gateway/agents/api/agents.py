@@ -614,7 +614,7 @@ class AgentRoutes:
             section=prompt.section.text,
             summary=prompt.window.summary,
             passages=await self._api.store.passages.count(agent.id),
-            recalled=await self._api.store.overview.messages(agent.id),
+            recalled=await self._api.store.overview.count_messages(agent.id),
         )
 
     async def recompile(self, request: ApiRequest) -> Any:

@@ -73,8 +73,8 @@ class ShowOperation(Struct, frozen=True):
         snapshot = None if agent is None else await store.turns.snapshot(agent, None, None)
         if agent is None or snapshot is None:
             return {"text": "\n".join(await self._not_found_lines(scope))}
-        retained = await store.overview.retained(agent.id)
-        recent = await store.overview.recent(agent.id, MOST_RECENT)
+        retained = await store.overview.measure(agent.id)
+        recent = await store.overview.newest_exchanges(agent.id, MOST_RECENT)
         facts = await store.facts.list(agent.id, limit=MOST_FACTS)
         waiting = len(await store.blocks.waiting(agent.id))
         lines = _memory_lines(agent, snapshot, facts, waiting)
