@@ -96,9 +96,17 @@ def load_settings(
         parsed, settings, stripped_environ, flags or {}, mistakes
     ).items():
         settings = replace(settings, **{table: replace(getattr(settings, table), **{key: value})})
-    settings = _with_upstreams(
-        settings, parsed, raw_environ, stripped_environ, upstream, mistakes, needs_secrets=needs_secrets
-    )
+    has_upstream = bool(upstream or stripped_environ.get("MNEMOGATE_UPSTREAM"))
+    if needs_secrets and not has_upstream:
+        _check_no_upstream_key(settings, stripped_environ, mistakes)
+    has_default_upstreams = has_upstream or "upstreams" not in parsed
+    if has_default_upstreams:
+        settings = replace(settings, upstreams=())
+    settings = _with_secrets(settings, raw_environ, mistakes, needs_secrets=needs_secrets)
+    if has_default_upstreams:
+        # After the secrets: the value of a variable of the SDKs is used as it is, whatever it begins with.
+        with mistakes.collecting(), _not_from_file():
+            settings = replace(settings, upstreams=_default_upstreams(stripped_environ, upstream))
     headers = tuple(replace(each, host=each.host.lower()) for each in settings.tools.headers)
     settings = replace(
         settings,
@@ -131,41 +139,15 @@ def _strip_values(environ: Mapping[str, str]) -> Mapping[str, str]:
     return {name: text.strip() for name, text in environ.items()}
 
 
-def _with_upstreams(
-    settings: Settings,
-    parsed: Mapping[str, Any],
-    raw_environ: Mapping[str, str],
-    environ: Mapping[str, str],
-    upstream: str | None,
-    mistakes: Mistakes,
-    *,
-    needs_secrets: bool,
-) -> Settings:
-    """Returns the settings with their secrets, and with upstreams of the environment where the file has none.
-
-    parsed: the settings file.
-    raw_environ: for the secrets; `environ` is the same, stripped.
-    upstream: base URL of the one upstream to use, from the command line.
-    """
-    source = "--upstream" if upstream else "MNEMOGATE_UPSTREAM"
-    upstream = upstream or environ.get("MNEMOGATE_UPSTREAM") or None
-    has_key = bool(environ.get(_UPSTREAM_KEY)) and _UPSTREAM_KEY not in _referenced_variables(settings)
-    if needs_secrets and has_key and not upstream:
+def _check_no_upstream_key(settings: Settings, environ: Mapping[str, str], mistakes: Mistakes) -> None:
+    """Adds a mistake where the environment has the key of an upstream that is not given."""
+    if environ.get(_UPSTREAM_KEY) and _UPSTREAM_KEY not in _referenced_variables(settings):
         mistakes.add(
             SettingsError(
                 f"environment: {_UPSTREAM_KEY} is the key of MNEMOGATE_UPSTREAM or --upstream, which is not given",
                 in_file=False,
             )
         )
-    if not upstream and "upstreams" in parsed:
-        return _with_secrets(settings, raw_environ, mistakes, needs_secrets=needs_secrets)
-    # The value of a variable of the SDKs is used as it is, whatever it begins with.
-    settings = replace(settings, upstreams=())
-    settings = _with_secrets(settings, raw_environ, mistakes, needs_secrets=needs_secrets)
-    upstreams: tuple[UpstreamSettings, ...] = ()
-    with mistakes.collecting(), _not_from_file():
-        upstreams = _default_upstreams(environ, source, upstream)
-    return replace(settings, upstreams=upstreams)
 
 
 @contextmanager
@@ -294,19 +276,18 @@ def _with_sqlite_path(database: DatabaseSettings) -> DatabaseSettings:
     return replace(database, path=url.removeprefix(_SQLITE), url=None)
 
 
-def _default_upstreams(
-    environ: Mapping[str, str], source: str, url: str | None
-) -> tuple[UpstreamSettings, ...]:
-    """Returns the upstream at `url`, else those that the provider SDKs' own variables name, else the scripted model.
+def _default_upstreams(environ: Mapping[str, str], upstream: str | None) -> tuple[UpstreamSettings, ...]:
+    """Returns the upstreams that stand in for the file's.
 
-    OPENAI_API_KEY is never sent to `url`.
+    These are the one at `upstream` or MNEMOGATE_UPSTREAM, which is never sent OPENAI_API_KEY, else those that the
+    provider SDKs' own variables name, else the scripted model.
 
-    source: the flag or the variable that gives `url`.
+    upstream: base URL from the command line.
 
     Raises: SettingsError: an address is not a valid URL.
     """
-    if url:
-        check_address(source, url)
+    if url := upstream or environ.get("MNEMOGATE_UPSTREAM"):
+        check_address("--upstream" if upstream else "MNEMOGATE_UPSTREAM", url)
         return (UpstreamSettings("openai", base_url=url, api_key=environ.get(_UPSTREAM_KEY) or None),)
     found = []
     key, base = environ.get("OPENAI_API_KEY") or None, environ.get("OPENAI_BASE_URL") or None
