@@ -45,7 +45,7 @@ from gateway.run.turn_saving import TurnServices
 from gateway.run.upstream.failover import Attempts, Endpoint, Failover
 from gateway.run.upstream.relay import relay
 from gateway.run.upstream.route import Route, agent_route, check_models, resolve_route
-from gateway.run.usage.limiter import Limiter
+from gateway.run.usage.limiter import Limiter, PlannedCall
 from gateway.settings import Settings
 from storage.errors import StoreError, is_known
 from storage.records import Agent
@@ -114,12 +114,9 @@ class Chat:
 
         Raises: LimitReached, UnknownModel.
         """
-        request, route = call.request, call.route
         other = await self._limiter.admit(
             call.receipt,
-            len(request.raw),
-            request.max_tokens,
-            (route.upstream, route.model),
+            PlannedCall.for_request(call.request, call.route.first),
             may_answer=partial(self._may_answer, call),
         )
         if other is not None:
@@ -163,9 +160,8 @@ class Chat:
                 "An agent's stored conversation has no responses in the background. Use its agent's runs.",
                 param="background",
             )
-        route = self._route_for(resolved)
-        model = route.upstream, route.model
-        await self._limiter.admit(receipt, len(request.raw), request.max_tokens, model)
+        target = self._route_for(resolved).first
+        await self._limiter.admit(receipt, PlannedCall.for_request(request, target))
         receipt.asks_model = False  # the model is called by the job, which has a receipt of its own
         agents = self.keeper.store.agents
         with map_store_errors():

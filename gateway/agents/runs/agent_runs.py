@@ -73,6 +73,7 @@ from gateway.run.turn_saving import TurnServices
 from gateway.run.upstream.failover import Attempts, Failover
 from gateway.run.upstream.route import Route, agent_route
 from gateway.run.usage.accounting import Accounting
+from gateway.run.usage.limiter import PlannedCall
 from gateway.settings import Settings
 from storage.errors import NotFound, RunOver, StoreError, is_known
 from storage.records import DEFAULT, Agent, Run, RunState, Summary, TokenCounts
@@ -152,8 +153,7 @@ class AgentRuns:
         await self._admit(self._route_send(run_request), receipt)
 
     async def _admit(self, send: RoutedSend, receipt: Receipt) -> None:
-        request, model = send.request, (send.route.upstream, send.route.model)
-        await self._limiter.admit(receipt, len(request.raw), request.max_tokens, model)
+        await self._limiter.admit(receipt, PlannedCall.for_request(send.request, send.route.first))
 
     async def perform(
         self,
@@ -523,8 +523,7 @@ class AgentRuns:
 
     async def _admit_step(self, send: RoutedSend, receipt: Receipt) -> None:
         """Asks the limits before a step. Raises: LimitReached."""
-        request, model = send.request, (send.route.upstream, send.route.model)
-        await self._limiter.admit_step(receipt, len(request.raw), request.max_tokens, model)
+        await self._limiter.admit_step(receipt, PlannedCall.for_request(send.request, send.route.first))
 
     async def _live_turn(self, turn: TurnRun, run: Run) -> int:
         """Runs a turn that can be stopped meanwhile. Returns the status."""

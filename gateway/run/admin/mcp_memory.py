@@ -194,7 +194,7 @@ class McpMemory:
         self, receipt: Receipt, caller: McpCaller, tool: str, arguments: RawArguments
     ) -> McpAnswer:
         definition = TOOLS[tool]
-        await self._limiter.admit(receipt, 0, None, ("", ""))
+        await self._limiter.admit(receipt, None)
         if caller.user is None:
             raise BadRequest(_UNNAMED, param="user")
         if definition.writes and not caller.may_write:

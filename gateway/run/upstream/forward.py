@@ -27,7 +27,7 @@ from gateway.run.sink import Sink
 from gateway.run.upstream.failover import Attempts, Endpoint, Failover
 from gateway.run.upstream.relay import relay
 from gateway.run.upstream.route import Route, is_listed, no_upstream, resolve_route
-from gateway.run.usage.limiter import Limiter
+from gateway.run.usage.limiter import Limiter, PlannedCall
 from gateway.settings import Settings
 from storage.sql.keys import DEFAULT_PROJECT
 
@@ -303,9 +303,7 @@ class Forwarder:
         """Lets a request in within its limits. Returns its route, which a limit may change. Raises: LimitReached."""
         substitute = await self._limiter.admit(
             receipt,
-            body_bytes,
-            None,
-            (route.upstream, route.model),
+            PlannedCall(body_bytes, None, route.first),
             may_answer=lambda _: outgoing.path.startswith(_WITH_SUBSTITUTE),
         )
         return route if substitute is None else self._route_of(substitute)

@@ -18,6 +18,8 @@ from msgspec import Struct
 
 from adapters.types import BYTES_PER_TOKEN
 from gateway.core.dates import iso_text
+from gateway.core.request.chat_request import ChatRequest
+from gateway.core.upstream.policy import Target
 from gateway.core.usage.limit_rules import (
     MEASURED,
     Amounts,
@@ -51,6 +53,20 @@ _MOST_BUCKETS: Final = 10_000
 # Limits that could not be read are read again after so long.
 _RETRY_S: Final = 1.0
 _HEADER_UNITS: Final = ("requests", "tokens")
+
+
+class PlannedCall(Struct, frozen=True):
+    """A call of a model that a request asks for, as far as it tells what the call may use."""
+
+    body_bytes: int
+    # Of output; None: the request has no bound.
+    max_tokens: int | None
+    # The model that would answer.
+    target: Target
+
+    @classmethod
+    def for_request(cls, request: ChatRequest, target: Target) -> PlannedCall:
+        return cls(len(request.raw), request.max_tokens, target)
 
 
 class LimitState(Struct, frozen=True):
@@ -145,15 +161,13 @@ class Limiter:
     async def admit(
         self,
         receipt: Receipt,
-        body_bytes: int,
-        max_tokens: int | None,
-        model: tuple[str, str],
+        call: PlannedCall | None,
         *,
         may_answer: Callable[[str], bool] = lambda name: False,
     ) -> str | None:
         """Lets a request in, and reserves what it may use until `settle`.
 
-        model: upstream and name of the model that would answer.
+        call: None: it calls no model.
         may_answer: returns whether a model may answer in its place.
 
         Returns the name of the model that answers in its place; None: the one that was asked. Raises: LimitReached.
@@ -161,13 +175,13 @@ class Limiter:
         if not receipt.is_request or receipt in self._reservations:
             return None  # its request was let in already
         if self._known_change < self._change:
-            await self._load_now()
+            await self._try_load()
         limits = self._limits_of(receipt)
         if not limits:
             self._reservations[receipt] = LimitReservation([])
             return None
         buckets = [await self._loaded_bucket(limit, receipt.user) for limit in limits]
-        wanted = self._estimate(body_bytes, max_tokens, model)
+        wanted = Amounts() if call is None else self._estimate(call)
         # From here on nothing waits, so what is seen is what is reserved.
         entries = [(bucket, wanted.of(bucket.limit.unit)) for bucket in buckets]
         most = [self._bound_here(bucket.limit) for bucket in buckets]
@@ -175,7 +189,7 @@ class Limiter:
         if refusing is not None:
             receipt.is_refused, receipt.limit_id = True, refusing.limit.id
             self._count_limited(refusing.limit, REFUSE)
-            raise self._refusal(refusing, self._bound_here(refusing.limit))
+            raise self._refusal(refusing)
         for bucket, amount in entries:
             bucket.reserved += amount
         self._reservations[receipt] = LimitReservation(entries)
@@ -196,17 +210,15 @@ class Limiter:
         limits = limits_for(self._limits[receipt.project], receipt.key, receipt.user)
         return limits if receipt.asks_model else [limit for limit in limits if limit.unit == "requests"]
 
-    async def admit_step(
-        self, receipt: Receipt, body_bytes: int, max_tokens: int | None, model: tuple[str, str]
-    ) -> None:
+    async def admit_step(self, receipt: Receipt, call: PlannedCall) -> None:
         """Lets a run go on with another call of the model, and reserves what that may use with what it has used.
 
-        The parameters are as for `admit`. Raises: LimitReached.
+        Raises: LimitReached.
         """
         if receipt.work_memory or (receipt in self._reservations and receipt.last_call is None):
             return  # it is work of the background, or was just let in
         if self._known_change < self._change:
-            await self._load_now()
+            await self._try_load()
         before = self._reservations.get(receipt)
         reserved = {bucket.limit.id: bucket for bucket, _ in before.entries} if before is not None else {}
         buckets = [
@@ -218,21 +230,21 @@ class Limiter:
             return
         # From here on nothing waits, as in `admit`.
         entries = dict(before.entries) if before is not None else {}
-        used, wanted = self._used_so_far(receipt), self._estimate(body_bytes, max_tokens, model)
+        used, wanted = self._used_so_far(receipt), self._estimate(call)
         for bucket in buckets:
             unit, held = bucket.limit.unit, entries.get(bucket, 0)
             if not bucket.lets_go_on(held, used.of(unit), wanted.of(unit), self._bound_here(bucket.limit)):
-                raise self._refusal(bucket, self._bound_here(bucket.limit))
+                raise self._refusal(bucket)
         for bucket in buckets:
             amount = used.of(bucket.limit.unit) + wanted.of(bucket.limit.unit)
             bucket.reserved += amount - entries.get(bucket, 0)
             entries[bucket] = amount
         self._reservations[receipt] = LimitReservation([*entries.items()])
 
-    def _estimate(self, body_bytes: int, max_tokens: int | None, model: tuple[str, str]) -> Amounts:
-        """Returns what a call may use. The parameters are as for `admit`."""
-        counts = TokenCounts(body_bytes // BYTES_PER_TOKEN, max_tokens or UNNAMED_TOKENS)
-        price = self._meter.price_of(*model)
+    def _estimate(self, call: PlannedCall) -> Amounts:
+        """Returns what a call may use."""
+        counts = TokenCounts(call.body_bytes // BYTES_PER_TOKEN, call.max_tokens or UNNAMED_TOKENS)
+        price = self._meter.price_of(call.target.upstream, call.target.model)
         return Amounts(counts.prompt + counts.completion, 0 if price is None else price.of(counts))
 
     def _used_so_far(self, receipt: Receipt) -> Amounts:
@@ -337,7 +349,7 @@ class Limiter:
             return sum(row[INPUT] + row[OUTPUT] for row in rows)
         return sum(row[COST] for row in rows)
 
-    async def _load_now(self) -> None:
+    async def _try_load(self) -> None:
         try:
             await self.load()
         except StoreError as error:
@@ -357,13 +369,13 @@ class Limiter:
 
     # -- the answer
 
-    def _refusal(self, bucket: Bucket, most: int) -> LimitReached:
+    def _refusal(self, bucket: Bucket) -> LimitReached:
         limit, now = bucket.limit, self._now()
         is_long = limit.per in ("day", "month")
         wait_s = 1.0 if limit.per is None else max(1.0, math.ceil(bucket.period.end - now))
         headers = [("x-should-retry", "false")] if is_long else []
         if limit.unit in _HEADER_UNITS and limit.per is not None:
-            headers += _rate_headers(bucket, most, now)
+            headers += _rate_headers(bucket, self._bound_here(limit), now)
         return LimitReached(_refusal_message(limit, bucket.period), wait_s, headers, is_long=is_long)
 
     def _rate_headers_of(self, buckets: list[Bucket]) -> list[tuple[str, str]]:
