@@ -53,7 +53,7 @@ class ExportOperation(Struct, frozen=True):
     async def _pages(self, agent: Agent) -> AsyncIterator[list[bytes]]:
         at: ExportPosition | None = None
         while True:
-            lines, at = await self.transfer.read(agent, at)
+            lines, at = await self.transfer.read_page(agent, at)
             yield [orjson.dumps(line) for line in lines]
             if at is None:
                 return

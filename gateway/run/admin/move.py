@@ -141,11 +141,11 @@ class Move:
         read: ExportPosition | None = None
         written: ImportPosition | None = None
         while True:
-            page, read = await source.read(agent, read)
+            page, read = await source.read_page(agent, read)
             # What is attached may not be there yet.
             lines = [orjson.dumps(line) for line in page if "attached" not in line]
             if lines or read is None:
-                written = await target.write(agent.scope, written, lines, is_end=read is None)
+                written = await target.write_page(agent.scope, written, lines, is_end=read is None)
             if read is None:
                 return
 

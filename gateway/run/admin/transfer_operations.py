@@ -79,7 +79,8 @@ class ExportPosition(Struct, frozen=True):
 
 # The errors of reading a line that is no line of an export.
 MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
-# A record, and the number of its line.
+# A line and a record, each with the number of the line.
+_NumberedLine = tuple[int, str | bytes]
 _NumberedRecord = tuple[int, tuple[str, TransferRecord]]
 
 
@@ -117,7 +118,7 @@ class TransferOperations:
         if agent is None:
             raise BadRequest(nothing_found(scope), param="user")
         at = ExportPosition(*arguments.list_of("from", 4)) if "from" in arguments else None
-        lines, following = await self.read(agent, at)
+        lines, following = await self.read_page(agent, at)
         answer = {
             "lines": [orjson.dumps(each).decode() for each in lines],
             "next": None if following is None else list(astuple(following)),
@@ -125,7 +126,7 @@ class TransferOperations:
         }
         return answer if at is not None else {**answer, "others": await other_profiles(self.store, scope)}
 
-    async def read(
+    async def read_page(
         self, agent: Agent, at: ExportPosition | None = None
     ) -> tuple[list[dict[str, Any]], ExportPosition | None]:
         """Returns the lines of a page of a memory, and where the next one begins.
@@ -133,14 +134,7 @@ class TransferOperations:
         Raises: BadRequest: it was forgotten meanwhile.
         """
         if at is None:
-            export_end = await self.store.transfer.export_end(agent)
-            header = {
-                "format": FORMAT,
-                "uid": agent.uid,
-                "next_seq": export_end["seq"] + 1,
-                "created": agent.created,
-            }
-            return [{"memory": header}], ExportPosition(agent.uid, PARTS[0], 0, export_end)
+            return await self._begin_export(agent)
         if at.uid != agent.uid or at.part not in PARTS:
             raise _forgotten()
         found = await self.store.transfer.page(agent, at.part, at.after, PAGE_LINES, at.export_end)
@@ -152,6 +146,16 @@ class TransferOperations:
             await self.check_is_there(agent)
             return [END_LINE], None
         return [], ExportPosition(at.uid, PARTS[following], 0, at.export_end)
+
+    async def _begin_export(self, agent: Agent) -> tuple[list[dict[str, Any]], ExportPosition]:
+        export_end = await self.store.transfer.export_end(agent)
+        header = {
+            "format": FORMAT,
+            "uid": agent.uid,
+            "next_seq": export_end["seq"] + 1,
+            "created": agent.created,
+        }
+        return [{"memory": header}], ExportPosition(agent.uid, PARTS[0], 0, export_end)
 
     async def check_is_there(self, agent: Agent) -> None:
         """Checks that an export which has read a memory to its end has all of it. Raises: BadRequest."""
@@ -168,10 +172,10 @@ class TransferOperations:
         scope, lines = arguments.owner(self.defaults).scope, arguments.texts("lines")
         at = ImportPosition(*arguments.list_of("at", 4)) if "at" in arguments else None
         first = arguments.optional_number("line") or 1
-        done = await self.write(scope, at, lines, first=first, is_end=arguments.flag("end"))
+        done = await self.write_page(scope, at, lines, first=first, is_end=arguments.flag("end"))
         return {"at": list(astuple(done))}
 
-    async def write(
+    async def write_page(
         self,
         scope: Scope,
         at: ImportPosition | None,
@@ -180,10 +184,17 @@ class TransferOperations:
         first: int = 1,
         is_end: bool = False,
     ) -> ImportPosition:
-        """Reads lines into a memory that must be new, as `restore`. first: a line's number. Raises: BadRequest."""
+        """Writes lines of an export into a memory that must be new.
+
+        at: what the call before returned.
+        first: the number of the first line, for errors.
+        is_end: there are no more lines.
+
+        Raises: BadRequest.
+        """
         numbered = [(number, line) for number, line in enumerate(lines, first) if line.strip()]
         try:
-            return await self._write(scope, at, numbered, is_end=is_end)
+            return await self._write_numbered(scope, at, numbered, is_end=is_end)
         except (WriteConflict, NotFound) as error:
             raise BadRequest(f"This cannot be imported: {error.message}.", param="lines") from error
         except MALFORMED as error:
@@ -191,41 +202,45 @@ class TransferOperations:
         except StatementFailed as error:  # a field of another type, which the database has refused
             raise _not_an_export(error.message) from error
 
-    async def _write(
-        self, scope: Scope, at: ImportPosition | None, lines: list[tuple[int, str | bytes]], *, is_end: bool
+    async def _write_numbered(
+        self, scope: Scope, at: ImportPosition | None, lines: list[_NumberedLine], *, is_end: bool
     ) -> ImportPosition:
-        transfer = self.store.transfer
         if at is None:
             if not lines:
                 raise BadRequest("There is nothing to import.", param="lines")
-            number, line = lines[0]
+            number, line = lines.pop(0)
             with _naming_line(number):
-                at, lines = await self._begin_memory(scope, orjson.loads(line)), lines[1:]
-        found = await transfer.find_unfinished(scope)
-        if found is None or found.uid != at.uid:
+                at = await self._begin_memory(scope, orjson.loads(line))
+        memory = await self.store.transfer.find_unfinished(scope)
+        if memory is None or memory.uid != at.uid:
             raise BadRequest("This import is not under way any more.", param="at")
-        reader, is_whole = LineReader(self.store, found, at.next_seq), at.is_whole
-        records: list[_NumberedRecord] = []
-        for number, line in lines:
-            with _naming_line(number):
-                read = orjson.loads(line)
-                if is_whole:
-                    raise ValueError("it stands behind the line that ends the export")
-                if read == END_LINE:
-                    is_whole = True
-                else:
-                    records.append((number, await reader.read(read)))
-            if len(records) == LINES_OF_TRANSACTION:
-                await self._write_records(found, records)
-                records = []
-        if records:
-            await self._write_records(found, records)
+        at = await self._write_lines(memory, at, lines)
         if is_end:
-            if not is_whole:
+            if not at.is_whole:
                 raise BadRequest("This export was cut off: its last line is missing.", param="lines")
-            await transfer.finish_import(found, at.next_seq, at.name)
+            await self.store.transfer.finish_import(memory, at.next_seq, at.name)
             for kind in self.follow_up_jobs:
-                await self.store.jobs.enqueue(kind, found.id, kind)
+                await self.store.jobs.enqueue(kind, memory.id, kind)
+        return at
+
+    async def _write_lines(
+        self, memory: Agent, at: ImportPosition, lines: list[_NumberedLine]
+    ) -> ImportPosition:
+        """Writes lines into a memory that has begun, each few in a transaction."""
+        reader, is_whole = LineReader(self.store, memory, at.next_seq), at.is_whole
+        for start in range(0, len(lines), LINES_OF_TRANSACTION):
+            records: list[_NumberedRecord] = []
+            for number, text in lines[start : start + LINES_OF_TRANSACTION]:
+                with _naming_line(number):
+                    line = orjson.loads(text)
+                    if is_whole:
+                        raise ValueError("it stands behind the line that ends the export")
+                    if line == END_LINE:
+                        is_whole = True
+                    else:
+                        records.append((number, await reader.read(line)))
+            if records:
+                await self._write_records(memory, records)
         return replace(at, is_whole=is_whole)
 
     async def _write_records(self, agent: Agent, records: list[_NumberedRecord]) -> None:
@@ -381,7 +396,7 @@ class LineReader:
         if part in ("passage", "fact"):
             self._check_number(values["seq"])
         if part == "exchange":
-            return part, await self._exchange(values)
+            return part, await self._read_exchange(values)
         values = without_nul(values)  # a message stays as it came; the rest is stored as anywhere
         if part == "fact":
             values = {**values, "key": fact_key(values["text"])}
@@ -394,14 +409,14 @@ class LineReader:
                 f"the number {last} does not lie before {self._next_seq}, the next one of the memory"
             )
 
-    async def _exchange(self, line: dict[str, Any]) -> TransferRecord:
+    async def _read_exchange(self, line: dict[str, Any]) -> TransferRecord:
         state = State(line["state"])
         is_gone = state in _WITHOUT_WORDS
         if not is_gone:
             line = _with_mark(line, self._mark)
         inputs, media, reply = _tombstone_hashes(line) if is_gone else self._hashes(line)
         self._check_number(line["seq"] + len(inputs) - (reply is None))
-        before = await self._end_of_path(line["parent"])
+        before = await self._find_path_end(line["parent"])
         flat = [a for atoms in inputs for a in atoms]
         path = self._canon.path((*flat, *(reply or ())), before.path)
         e = Exchange(
@@ -444,7 +459,7 @@ class LineReader:
         )
         return _Hashes(inputs, media, reply)
 
-    async def _end_of_path(self, seq: int | None) -> _PathEnd:
+    async def _find_path_end(self, seq: int | None) -> _PathEnd:
         """Returns the end of the path up to an exchange and its reply. None: the path is empty."""
         if seq is None:
             return _PathEnd()

@@ -477,8 +477,8 @@ def test_an_import_travels_with_an_export(world: World) -> None:
         assert agent is not None
         to, at, written = Scope("two", "default", "user:bob"), None, None
         while True:
-            lines, at = await operations.read(agent, at)
-            written = await operations.write(to, written, [*map(orjson.dumps, lines)], is_end=at is None)
+            lines, at = await operations.read_page(agent, at)
+            written = await operations.write_page(to, written, [*map(orjson.dumps, lines)], is_end=at is None)
             if at is None:
                 return
 

@@ -116,14 +116,14 @@ async def export(store: Store, agent: Agent) -> list[Any]:
     """The lines of a memory, without what is another in each store."""
     operations = TransferOperations(store)
     found: list[Any] = []
-    lines, at = await operations.read(agent)
+    lines, at = await operations.read_page(agent)
     while True:
         found += [
             line for line in orjson.loads(orjson.dumps(lines)) if line.keys() != {"attached"} or "uid" in line
         ]
         if at is None:
             return without(found, {"last_at", "updated"})
-        lines, at = await operations.read(agent, at)
+        lines, at = await operations.read_page(agent, at)
 
 
 async def contents(store: Store) -> dict[str, Any]:

@@ -88,9 +88,9 @@ class World:
                 operations = TransferOperations(store)
                 agent = await store.agents.find(Scope("default", "default", "user:ann"))
                 assert agent is not None
-                found, at = await operations.read(agent)
+                found, at = await operations.read_page(agent)
                 while at is not None:
-                    lines, at = await operations.read(agent, at)
+                    lines, at = await operations.read_page(agent, at)
                     found += lines
             finally:
                 await store.close()
