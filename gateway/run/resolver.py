@@ -240,7 +240,7 @@ class Resolver:
             raw=edit.render(),
             json={**request.json, "messages": messages},
             messages=messages,
-            native=native.after(len(path)),
+            native=native.with_messages_before(len(path)),
         )
 
     async def _find_stored_agent(self, identity: Identity, model: str) -> tuple[AgentSpec, Identity]:

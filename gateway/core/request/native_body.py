@@ -70,7 +70,7 @@ class NativeBody(Protocol):
     def thread(self) -> MessageThread | None:
         """The thread that the request belongs to; None: the request has all messages of its conversation."""
 
-    def after(self, count: int) -> NativeBody:
+    def with_messages_before(self, count: int) -> NativeBody:
         """Returns the body for a chat completion that has `count` messages before those of the request."""
 
     @property

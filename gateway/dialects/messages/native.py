@@ -7,7 +7,7 @@ part in stays as it came. (platform.claude.com/docs/en/api/messages)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from typing import Any, Final
 
 from msgspec import Struct
@@ -35,10 +35,10 @@ class NativeMessages(Struct, frozen=True):
     places: Sequence[BlockPlace]
     path: str
     # Returns the body with another model's name.
-    renamed: Callable[[str], bytes]
+    with_model: Callable[[str], bytes]
     thread: MessageThread | None = None
 
-    def after(self, count: int) -> NativeMessages:
+    def with_messages_before(self, count: int) -> NativeMessages:
         return replace(self, places=[*([BlockPlace(-1)] * count), *self.places])
 
     def render(self, model: str, additions: NativeAdditions = NO_ADDITIONS) -> UpstreamBody:
@@ -46,7 +46,7 @@ class NativeMessages(Struct, frozen=True):
         if self.thread is not None and self.thread.previous is not None:
             # The upstream has them since the thread began, and refuses them now.
             additions = replace(additions, system=(), tools=())
-        messages, system = self._messages(additions), self._system(additions)
+        messages, system = self._edit_messages(additions), self._extend_system(additions)
         members: Json = {}
         if messages is not self.json["messages"]:
             members["messages"] = messages
@@ -68,11 +68,11 @@ class NativeMessages(Struct, frozen=True):
             additions.changes_prefix
             and binds_thoughts(model)
             # Those of this turn's own rounds stand after what they were thought about.
-            and _has_thoughts(self._messages(replace(additions, hidden_rounds=())))
+            and _has_thoughts(self._edit_messages(replace(additions, hidden_rounds=())))
         ):
             betas = self._allow_other_prefix(members, messages)
         if not members:
-            return UpstreamBody(self.raw if model == self.json.get("model") else self.renamed(model))
+            return UpstreamBody(self.raw if model == self.json.get("model") else self.with_model(model))
         edit = BodyEdit(self.raw, self.json)
         for key, value in members.items():
             edit.set_member(key, value)
@@ -82,7 +82,7 @@ class NativeMessages(Struct, frozen=True):
 
     # The system prompt
 
-    def _system(self, additions: NativeAdditions) -> Any:
+    def _extend_system(self, additions: NativeAdditions) -> Any:
         system = self.json.get("system")
         texts = [text for text in additions.system if text]
         if not texts:
@@ -93,69 +93,60 @@ class NativeMessages(Struct, frozen=True):
 
     # The messages
 
-    def _messages(self, additions: NativeAdditions) -> list[Json]:
+    def _edit_messages(self, additions: NativeAdditions) -> list[Json]:
+        """Returns the messages for the upstream: the same list where nothing is added or left out."""
         messages: list[Json] = self.json["messages"]
-        instead = {
-            self.places[index].message: replaced
-            for index, replaced in additions.replacements.items()
+        replacements = {
+            self.places[index].message: replacement
+            for index, replacement in additions.replacements.items()
             # A reply of one round is the client's own, with the thoughts that it still has.
-            if len(replaced) > 1
+            if len(replacement) > 1
         }
-        left_out = {index for index, replaced in additions.replacements.items() if not replaced}
-        notes = {self.places[index]: note for index, note in additions.notes.items() if note}
-        notes = {place: note for place, note in notes.items() if place.words is not None}
-        if not (
-            instead
-            or notes
-            or left_out
-            or additions.dropped
-            or additions.stored_messages
-            or additions.hidden_rounds
-        ):
+        dropped = additions.dropped | {index for index, new in additions.replacements.items() if not new}
+        notes = self._place_notes(additions.notes)
+        if not (replacements or notes or dropped or additions.stored_messages or additions.hidden_rounds):
             return messages
-        noted = {place.message: (place.words or 0, note) for place, note in notes.items()}
-        dropped, results = self._dropped(additions.dropped | left_out)
-        found: list[Json] = [
-            *_translate_to_turns([_split_note(m, note) for m, note in additions.stored_messages])
-        ]
-        is_added = bool(found)
+        dropped_messages, dropped_results = self._place_dropped(dropped)
+        turns = _translate_to_turns([_split_note(m, note) for m, note in additions.stored_messages])
+        is_added = bool(turns)
         for index, message in enumerate(messages):
-            if index in dropped:
+            if index in dropped_messages:
                 continue
-            if index in instead:
-                turns = _move_cache_mark(_translate_to_turns(instead[index]), message)
-                found += turns
+            if index in replacements:
+                turns += _move_cache_mark(_translate_to_turns(replacements[index]), message)
                 is_added = True
                 continue
-            if index in results:
-                content = message["content"]
-                left = [block for at, block in enumerate(content) if at not in results[index]]
-                if not left:
-                    continue
-                message = {**message, "content": left}
-            if index in noted:
-                words, note = noted[index]
-                gone = sum(at < words for at in results.get(index, ()))
-                message = _insert_note(message, words - gone, note)
-            if is_added and found and found[-1]["role"] == message.get("role") == "user":
+            edited = _edit_message(message, dropped_results.get(index, ()), *notes.get(index, (0, "")))
+            if edited is None:
+                continue
+            if is_added and turns and turns[-1]["role"] == edited.get("role") == "user":
                 # Results of the gateway's tools stand before those of the client's, in one turn.
-                found[-1] = {"role": "user", "content": _join_results_first([found[-1], message])}
+                turns[-1] = {"role": "user", "content": _join_results_first([turns[-1], edited])}
             else:
-                found.append(message)
+                turns.append(edited)
             is_added = False
-        return [*found, *_translate_to_turns(additions.hidden_rounds)]
+        return [*turns, *_translate_to_turns(additions.hidden_rounds)]
 
-    def _dropped(self, dropped: frozenset[int]) -> tuple[set[int], dict[int, set[int]]]:
+    def _place_notes(self, notes: Mapping[int, str]) -> dict[int, tuple[int, str]]:
+        """Returns notes by the messages that they go into, each with the block before which it stands."""
+        placed = {}
+        for index, note in notes.items():
+            place = self.places[index]
+            if note and place.words is not None:
+                placed[place.message] = place.words, note
+        return placed
+
+    def _place_dropped(self, dropped: Set[int]) -> tuple[set[int], dict[int, set[int]]]:
         """Returns the messages of which all parts are left out, and of others the results that are."""
         left = {place.message for index, place in enumerate(self.places) if index not in dropped}
-        whole: set[int] = set()
+        messages: set[int] = set()
         results: dict[int, set[int]] = {}
         for place in (self.places[index] for index in dropped):
             if place.message not in left:
-                whole.add(place.message)
+                messages.add(place.message)
             elif place.result is not None:
                 results.setdefault(place.message, set()).add(place.result)
-        return whole, results
+        return messages, results
 
     # Thoughts
 
@@ -178,6 +169,21 @@ class NativeMessages(Struct, frozen=True):
         if isinstance(thinking, dict) and thinking.get("type") == "enabled" and _has_calls(last):
             # Where thinking has a budget, a call without its thought is refused.
             members["thinking"] = {"type": "disabled"}
+
+
+def _edit_message(message: Json, dropped_results: Collection[int], words: int, note: str) -> Json | None:
+    """Returns a message without some results, and with a note before the person's words; None: nothing is left.
+
+    words: the block with which they begin.
+    """
+    if dropped_results:
+        left = [block for at, block in enumerate(message["content"]) if at not in dropped_results]
+        if not left:
+            return None
+        message = {**message, "content": left}
+    if note:
+        return _insert_note(message, words - sum(at < words for at in dropped_results), note)
+    return message
 
 
 def _insert_note(message: Json, at: int, note: str) -> Json:
