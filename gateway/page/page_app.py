@@ -11,7 +11,7 @@ import logging
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -109,8 +109,9 @@ class PageApp:
         self._headers = security_headers()
         self._person_headers = security_headers(ui.frame_origins)
         routes = all_routes(operations)
-        self._screens = [(_pattern(each.path), each) for each in routes if isinstance(each, Screen)]
-        self._actions = [(_pattern(each.path), each) for each in routes if isinstance(each, Action)]
+        patterns = [(_pattern(each.path), each) for each in routes]
+        self._screens = [each for each in patterns if isinstance(each[1], Screen)]
+        self._actions = [each for each in patterns if isinstance(each[1], Action)]
         self._first_parts = {each.path.partition("/")[0] for each in routes} | {
             STATIC.rstrip("/"),
             *(path.removesuffix(".json") for path in PATHS),
@@ -198,39 +199,34 @@ class PageApp:
                 return redirect(request.path_to_root + "login?next=" + quote(next_of(request), safe=""), 303)
             await self._keep_typed(request)
             raise NotSignedIn("You are not signed in, or your session has ended. Sign in to go on.")
-        routes: Sequence[tuple[_Pattern, Screen | Action]] = (
-            self._screens if request.is_read else self._actions
-        )
-        route, params = self._match(request, routes)
+        route, params = self._match(request)
         if request.method not in ("GET", "HEAD", "POST"):
             raise MethodNotAllowed(f"{request.method} is not allowed here.")
         if request.is_for_person:
-            try:
-                request.visitor = await self._open_link(str(params["token"]), route.right)
-            except UnknownId:
-                await self._keep_typed(request)
-                raise
+            request.visitor = await self._open_link(request, str(params["token"]), route.right)
         assert request.visitor is not None
         if isinstance(route, Action) and not request.visitor.may_write:
             raise NotAllowed("Your key may read, and not change anything.")
-        query = request.query = query_of(request.scope)
-        fields = checked(query, route.query, is_text=True)
-        if isinstance(fields, LimitQuery) and not request.is_twin:
-            fields = replace(fields, limit=min(fields.limit, LIMIT))
+        request.query = query_of(request.scope)
+        query = checked(request.query, route.query, is_text=True)
+        if isinstance(query, LimitQuery) and not request.is_twin:
+            query = replace(query, limit=min(query.limit, LIMIT))
         note_read = partial(self._note_read, request.visitor)
         screen_request = ScreenRequest(
-            request.visitor, params, fields, request.is_twin, note_read, referrer_of(request)
+            request.visitor, params, query, request.is_twin, note_read, referrer_of(request)
         )
         if isinstance(route, Screen):
             async with self._reads:
                 with limited_reads(self._read_s):
-                    answer = await route.show(screen_request, fields)
+                    answer = await route.show(screen_request, query)
         else:
-            sent = await read_form(self._bodies, request)
-            request.typed = "" if request.is_twin else typed_of(sent)
-            form = checked(sent, route.form, is_text=not request.is_twin)
-            answer = await route.perform(screen_request, form)
+            answer = await route.perform(screen_request, await self._read_form(request, route.form))
         return self._answers.reply(request, answer)
+
+    async def _read_form(self, request: PageRequest, kind: type[Struct]) -> Struct:
+        sent = await read_form(self._bodies, request)
+        request.typed = "" if request.is_twin else typed_of(sent)
+        return checked(sent, kind, is_text=not request.is_twin)
 
     async def _keep_typed(self, request: PageRequest) -> None:
         """Notes the text of a form that comes too late, so that the page of the error has it."""
@@ -238,27 +234,33 @@ class PageApp:
             with suppress(CallerError):  # that it comes too late is what counts
                 request.typed = typed_of(await read_form(self._bodies, request))
 
-    def _match(
-        self, request: PageRequest, routes: Sequence[tuple[_Pattern, Screen | Action]]
-    ) -> tuple[Screen | Action, dict[str, Any]]:
-        path = request.path.removesuffix(".json")
-        if request.is_twin and path == OVERVIEW:
-            path = ""
-        elif path == "" and request.is_twin:
-            raise unknown_page()
+    def _match(self, request: PageRequest) -> tuple[Screen | Action, dict[str, Any]]:
+        """Returns the route of a request, and the parts of its path by their names."""
+        path = request.path
+        if request.is_twin:
+            path = path.removesuffix(".json")
+            if not path:
+                raise unknown_page()
+            if path == OVERVIEW:
+                path = ""
+        screens, actions = self._screens, self._actions
+        routes, others = (screens, actions) if request.is_read else (actions, screens)
         for pattern, route in routes:
             params = pattern.match(path)
             if params is not None and (
                 not request.is_twin or not isinstance(route, Screen) or route.has_twin
             ):
                 return route, params
-        others = self._screens if routes is self._actions else self._actions
         if any(pattern.match(path) is not None for pattern, _ in others):
             raise MethodNotAllowed(f"{request.method} is not allowed here.")
         raise unknown_page()
 
-    async def _open_link(self, token: str, right: Right) -> Visitor:
-        link = await self._operations.links.open(token, right)
+    async def _open_link(self, request: PageRequest, token: str, right: Right) -> Visitor:
+        try:
+            link = await self._operations.links.open(token, right)
+        except UnknownId:
+            await self._keep_typed(request)
+            raise
         person = PersonLink(link.memory_uid, link.scope.project, link.rights, link.expires, link.paused)
         return Visitor(LINK, link.scope.project, may_write=True, session=name_of_session(token), link=person)
 
