@@ -92,15 +92,14 @@ class ForgetResult(Struct, frozen=True):
     command: str | None
 
 
-class _PartExtent(Struct, frozen=True):
-    """The extent of a forgetting: what goes with a part of a memory, and what stays."""
+class _TargetDetails(Struct, frozen=True):
+    """A part that is to be forgotten, as its preview describes it."""
 
     # How many messages go.
     messages: int
     stays: Sequence[RemainingRecord]
-    # The part's number or public name.
+    # As in `TargetRecord`; the text is whole.
     id: str
-    # The words of the part, as in `TargetRecord`.
     text: str | None = None
 
 
@@ -125,7 +124,8 @@ class MemoryForgetting:
         Raises: UnknownId: there is no such memory, or no such part.
         """
         memory = await self._views.find(project, uid)
-        return (await self._find_target(memory, kind, value))[0]
+        target = await self._find_target(memory, kind, value)
+        return await self._preview(memory, kind, value, target)
 
     async def forget(
         self,
@@ -141,7 +141,8 @@ class MemoryForgetting:
         Raises: Conflict: another number is right now; UnknownId.
         """
         memory = await self._views.find(editor.project, uid)
-        preview, target = await self._find_target(memory, kind, value)
+        target = await self._find_target(memory, kind, value)
+        preview = await self._preview(memory, kind, value, target)
         if preview.confirm is not None and (confirm or "").strip() != preview.confirm:
             raise Conflict(
                 f"Nothing was forgotten: {preview.confirm} messages would go now, not {(confirm or '').strip()!r}.",
@@ -177,58 +178,59 @@ class MemoryForgetting:
 
     async def _find_target(
         self, memory: SizedMemory, kind: TargetKind, value: int | str | None
-    ) -> tuple[ForgetPreview, ForgetTarget]:
-        """Returns what forgetting a part takes, and the part as the store forgets it. Raises: UnknownId."""
+    ) -> ForgetTarget:
+        """Returns a part as the store forgets it. Raises: UnknownId."""
         if kind == "all":
-            target, part = ForgetTarget(is_all=True), None
-        else:
-            assert value is not None
-            part = Part(_PARTS[kind], value)
-            found = await find_target(self._store, memory.id, part)
-            if found is None:
-                raise _unknown(kind)
-            target = found
-        extent = await self._extent(memory, kind, target, value)
-        counts, facts = await self._store.forget_previews.counts(memory.id, target, extent.messages)
-        is_typed = kind in ("all", "conversation")
+            return ForgetTarget(is_all=True)
+        assert value is not None
+        target = await find_target(self._store, memory.id, Part(_PARTS[kind], value))
+        if target is None:
+            raise _unknown(kind)
+        return target
+
+    async def _preview(
+        self, memory: SizedMemory, kind: TargetKind, value: int | str | None, target: ForgetTarget
+    ) -> ForgetPreview:
+        details = await self._read_details(memory, kind, target, value)
+        counts, facts = await self._store.forget_previews.counts(memory.id, target, details.messages)
         command = ["mnemogate", "memory", "forget", *map(shell_word, flags_of(memory.scope))]
-        if part is not None:
-            command.append(shell_word(f"--{part.kind}={part.value}"))
-        confirm = str(counts.messages) if is_typed else None
-        return (
-            ForgetPreview(
-                _record(kind, extent),
-                counts,
-                tuple(extent.stays),
-                confirm,
-                " ".join(command),
-                tuple(_fact_record(memory.uid, *each) for each in facts) or UNSET,
-            ),
-            target,
+        if kind != "all":
+            command.append(shell_word(f"--{_PARTS[kind]}={value}"))
+        return ForgetPreview(
+            _target_record(kind, details),
+            counts,
+            tuple(details.stays),
+            str(counts.messages) if kind in ("all", "conversation") else None,
+            " ".join(command),
+            tuple(_fact_record(memory.uid, *each) for each in facts) or UNSET,
         )
 
-    async def _extent(
+    async def _read_details(
         self, memory: SizedMemory, kind: TargetKind, target: ForgetTarget, value: int | str | None
-    ) -> _PartExtent:
+    ) -> _TargetDetails:
         uid = memory.uid
         match kind:
             case "all":
-                return _PartExtent(0, await self._rest_of_all(memory), uid)
+                return _TargetDetails(0, await self._list_remaining_of_memory(memory), uid)
             case "conversation":
                 talk = await self._store.memory_pages.conversation(memory.id, str(value))
                 if talk is None or not talk.messages:
                     raise _unknown(kind)
                 openings = await self._views.openings(memory.scope.project, uid, [talk.uid])
-                return _PartExtent(talk.messages, [_elsewhere(uid, None)], talk.uid, openings.get(talk.uid))
+                return _TargetDetails(
+                    talk.messages, [_other_mentions(uid, None)], talk.uid, openings.get(talk.uid)
+                )
             case "fact":
                 page = await self._views.fact(memory.scope.project, uid, int(value or 0))
-                return _PartExtent(0, await self._rest_of_fact(memory, page), str(value), page.fact.text)
+                return _TargetDetails(
+                    0, await self._list_remaining_of_fact(memory, page), str(value), page.fact.text
+                )
             case "passage":
-                return _PartExtent(0, [_elsewhere(uid, None)], str(value))
+                return _TargetDetails(0, [_other_mentions(uid, None)], str(value))
             case "message" | "exchange":
-                return await self._rest_of_messages(memory, kind, target, int(value or 0))
+                return await self._read_message_details(memory, kind, target, int(value or 0))
 
-    async def _rest_of_fact(self, memory: SizedMemory, page: FactPage) -> list[RemainingRecord]:
+    async def _list_remaining_of_fact(self, memory: SizedMemory, page: FactPage) -> list[RemainingRecord]:
         """Returns what stays of a fact: its sources, the facts before and after it, and other messages."""
         stays = [
             RemainingRecord(
@@ -238,14 +240,14 @@ class MemoryForgetting:
             if not each.forgotten
         ]
         facts = [
-            (f"Fact {each.seq}, which it replaced.", each) for each in await self._replaced(memory, page)
+            (f"Fact {each.seq}, which it replaced.", each) for each in await self._list_replaced(memory, page)
         ]
         if page.after is not None:
             facts.append((f"Fact {page.after.seq}, which is true instead.", page.after))
         stays += [RemainingRecord(text, page_path("m", memory.uid, "f", each.seq)) for text, each in facts]
-        return [*stays, _elsewhere(memory.uid, page.fact.text)]
+        return [*stays, _other_mentions(memory.uid, page.fact.text)]
 
-    async def _replaced(self, memory: SizedMemory, page: FactPage) -> list[FactRecord]:
+    async def _list_replaced(self, memory: SizedMemory, page: FactPage) -> list[FactRecord]:
         """Returns the facts whose place one took, and further back those that these did: one may say the same."""
         found = [*page.before]
         for each in found:  # it grows
@@ -254,9 +256,9 @@ class MemoryForgetting:
             found += (await self._views.fact(memory.scope.project, memory.uid, each.seq)).before
         return found
 
-    async def _rest_of_messages(
+    async def _read_message_details(
         self, memory: SizedMemory, kind: TargetKind, target: ForgetTarget, seq: int
-    ) -> _PartExtent:
+    ) -> _TargetDetails:
         extent = await self._store.forgetting.extent(memory.id, target)
         held = await self._store.memory_pages.holder(memory.id, seq)
         if held is None or not extent.messages:
@@ -281,10 +283,10 @@ class MemoryForgetting:
             )
         )
         text = next((each.text for each in records if each.seq == seq), None)
-        stays.append(_elsewhere(memory.uid, text))
-        return _PartExtent(extent.messages, stays, str(seq), text)
+        stays.append(_other_mentions(memory.uid, text))
+        return _TargetDetails(extent.messages, stays, str(seq), text)
 
-    async def _rest_of_all(self, memory: SizedMemory) -> list[RemainingRecord]:
+    async def _list_remaining_of_memory(self, memory: SizedMemory) -> list[RemainingRecord]:
         others = await other_profiles(self._store, memory.scope)
         stays = [RemainingRecord(f"What the profile {name!r} remembers of the same user.") for name in others]
         if any(each.is_shared for each in await self._store.memory_pages.blocks(memory.id)):
@@ -296,16 +298,16 @@ class MemoryForgetting:
         return stays
 
 
-def _record(kind: TargetKind, extent: _PartExtent) -> TargetRecord:
-    text = " ".join((extent.text or "").split())
-    return TargetRecord(kind, extent.id, shortened(text, _SHOWN_CHARS) or None)
+def _target_record(kind: TargetKind, details: _TargetDetails) -> TargetRecord:
+    text = " ".join((details.text or "").split())
+    return TargetRecord(kind, details.id, shortened(text, _SHOWN_CHARS) or None)
 
 
 def _fact_record(uid: str, seq: int, text: str) -> SourceRecord:
     return SourceRecord("fact", seq, text, None, href=page_path("m", uid, "f", seq))
 
 
-def _elsewhere(uid: str, text: str | None) -> RemainingRecord:
+def _other_mentions(uid: str, text: str | None) -> RemainingRecord:
     """Returns the remark that other messages may mention what goes, and where to look for them."""
     remark = "Messages, replies and blocks that say it in other words, or elsewhere."
     if not (text or "").strip():
