@@ -1,4 +1,4 @@
-"""Renders a chat completion for its client, in the upstream's own bytes wherever they say what the client is to read.
+"""Renders a chat completion for its client, in the upstream's own bytes where nothing in them changes.
 
 The client sees one reply whatever number of rounds made it: one id, one role, one usage, no trace of hidden rounds.
 (platform.openai.com/docs/api-reference/chat/streaming)
@@ -7,7 +7,7 @@ The client sees one reply whatever number of rounds made it: one id, one role, o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import orjson
 
@@ -33,19 +33,18 @@ class ChatView(ClientView):
     speaks_chat: ClassVar[bool] = True
 
     def __init__(self, terms: TurnTerms) -> None:
-        self._waits = bool(terms.gateway_tools)
-        self._held_bytes = 0  # bytes that wait
-        self._strips_usage = (
-            terms.usage_added and not terms.wants_usage
-        )  # we asked for it, the client did not
+        self._holds_events = bool(terms.gateway_tools)
+        self._held_bytes = 0
+        # The gateway asked for it, the client did not.
+        self._strips_usage = terms.usage_added and not terms.wants_usage
         self._first: Json = {}  # the first round's first chunk
         self._has_begun = self._has_role = False
         self._has_hidden_round = False  # a hidden round has gone before
-        self._is_open = not self._waits
+        self._passes_events = not self._holds_events
         self._out: list[bytes] = []
 
     def take(self) -> bytes:
-        if self._waits or not self._out:
+        if self._holds_events or not self._out:
             return b""
         data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
         self._out.clear()
@@ -55,53 +54,53 @@ class ChatView(ClientView):
         self._first = first
 
     def show(self, event: ReplyEvent) -> None:
-        if self._is_open and not self._strips_usage and event.calls is None and event.raw is not None:
+        if self._passes_events and not self._strips_usage and event.calls is None and event.raw is not None:
             self._out.append(event.raw)
         else:
             self._show_changed(event)
 
     def show_texts(self, read: Sequence[Event], texts: Sequence[str]) -> bool:
         # Nearly every event of every stream ends here: its bytes go as they came.
-        if self._is_open:
+        if self._passes_events:
             raw = [event.raw for event in read]
             self._out.extend(map(without_null_usage, raw) if self._strips_usage else raw)
-        return self._is_open
+        return self._passes_events
 
     def add_text(self, text: str) -> None:
-        self._put_chunk({"content": text} if self._has_begun else {"role": "assistant", "content": text})
+        self._append_chunk({"content": text} if self._has_begun else {"role": "assistant", "content": text})
 
     def add_words(self, text: str, between: str, call: int) -> None:
         self.add_text(between + text)
 
     def add_thought(self, text: str) -> None:
-        self._put_chunk({"reasoning_content": text})
+        self._append_chunk({"reasoning_content": text})
 
     def add_calls(self, calls: list[Json]) -> None:
-        self._put_chunk({"tool_calls": calls})
+        self._append_chunk({"tool_calls": calls})
 
     def hide_round(self, tail: Sequence[ReplyEvent]) -> None:
         for event in tail:
             self._show_changed(event, is_hidden=True)
         self._has_hidden_round = True
-        self._is_open = False
+        self._passes_events = False
 
     def end(self, tail: Sequence[ReplyEvent], finish: str | None, done: bytes) -> None:
         if finish and not any(event.has_finish for event in tail):
-            self._put_chunk({}, finish)
+            self._append_chunk({}, finish)
         for event in tail:
             self._show_changed(event, finish)
         if done:
-            self._put(done)
-        self._waits = False
+            self._append(done)
+        self._holds_events = False
 
     def not_durable(self) -> None:
-        self._put(NOT_DURABLE)
+        self._append(NOT_DURABLE)
 
     def upstream_error(self, error: Json, raw: bytes | None) -> None:
-        self._put(encode_event({"error": error}) if raw is None else raw)
+        self._append(encode_event({"error": error}) if raw is None else raw)
 
     def fail(self, error: GatewayError) -> None:
-        self._put(error_event(error))
+        self._append(error_event(error))
 
     def whole(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
         if is_unchanged:
@@ -120,36 +119,36 @@ class ChatView(ClientView):
     def refused(self, status: int, body: bytes) -> bytes:
         return body
 
-    def _put(self, raw: bytes, *, has_content: bool = True) -> None:
+    def _append(self, raw: bytes, *, has_content: bool = True) -> None:
         """Appends bytes. has_content: they have content, so that all may leave."""
         if self._strips_usage:
             raw = without_null_usage(raw)  # our asking for usage puts this into every other chunk
         self._out.append(raw)
         self._has_begun = True
-        if self._waits:
+        if self._holds_events:
             self._held_bytes += len(raw)
-            self._waits = not has_content and self._held_bytes <= MOST_HELD_BYTES
+            self._holds_events = not has_content and self._held_bytes <= MOST_HELD_BYTES
 
     @property
     def _identity(self) -> Json:
         """The first chunk's id, time and model, which all later chunks take on."""
         return {key: self._first[key] for key in ("id", "created", "model") if key in self._first}
 
-    def _put_chunk(self, delta: Json, finish: str | None = None) -> None:
-        """Puts a chunk of our own making."""
+    def _append_chunk(self, delta: Json, finish: str | None = None) -> None:
+        """Appends a chunk of the gateway's own."""
         choice: Json = {"index": 0, "delta": delta, "finish_reason": finish}
-        self._put(encode_event({**self._identity, "object": "chat.completion.chunk", "choices": [choice]}))
+        self._append(encode_event({**self._identity, "object": "chat.completion.chunk", "choices": [choice]}))
         self._has_role = self._has_role or "role" in delta
 
     def _show_changed(self, event: ReplyEvent, finish: str | None = None, *, is_hidden: bool = False) -> None:
-        """Puts an event as the client is to have it, in its own bytes if that is what they say.
+        """Appends an event as the client is to have it, in the upstream's bytes where nothing changes.
 
         finish: stands in for the upstream's finish_reason.
         is_hidden: the event ends a hidden round.
         """
         chunk = event.chunk
         if chunk is None:
-            self._put(event.raw or b"", has_content=False)
+            self._append(event.raw or b"", has_content=False)
             return
         if (self._strips_usage or is_hidden) and event.is_usage:
             return
@@ -161,53 +160,38 @@ class ChatView(ClientView):
             changed["usage"] = None
         elif event.usage is not None:
             changed["usage"] = event.usage
-        has_content = has_role = is_rewritten = False
-        choices = []
-        for choice in event.choices:
-            if not isinstance(choice, dict):
-                choices.append(choice)
-                continue
-            new = self._change_choice(choice, event.calls, finish, is_hidden)
-            delta = new.get("delta")
-            is_delta = isinstance(delta, dict)
-            has_content = (
-                has_content
-                or bool(new.get("finish_reason"))
-                or (is_delta and not lacks_content(new["delta"]))
-            )
-            has_role = has_role or (is_delta and bool(new["delta"].get("role")))
-            is_rewritten = is_rewritten or new is not choice
-            choices.append(new)
-        if is_rewritten:
+        choices = [self._change_choice(choice, event.calls, finish, is_hidden) for choice in event.choices]
+        valid = [choice for choice in choices if isinstance(choice, dict)]
+        deltas = [choice["delta"] for choice in valid if isinstance(choice.get("delta"), dict)]
+        has_role = any(delta.get("role") for delta in deltas)
+        has_finish = any(choice.get("finish_reason") for choice in valid)
+        has_content = has_finish or not all(map(lacks_content, deltas))
+        if any(new is not choice for new, choice in zip(choices, event.choices, strict=True)):
             # What was taken out may have been all of the event's content: then it does not go out at all.
             if not has_content and not has_role:
                 return
             changed["choices"] = choices
         self._has_role = self._has_role or has_role
-        is_own = event.raw is None or bool(changed)
-        self._put(
-            encode_event({**chunk, **changed}, event.name) if is_own else event.raw or b"",
-            has_content=has_content,
-        )
-        self._is_open = self._has_role and not (self._waits or self._has_hidden_round)
+        raw = encode_event({**chunk, **changed}, event.name) if changed or event.raw is None else event.raw
+        self._append(raw, has_content=has_content)
+        self._passes_events = self._has_role and not (self._holds_events or self._has_hidden_round)
 
     def _change_choice(
-        self, choice: Json, calls: list[Json] | None, finish: str | None, is_hidden: bool
-    ) -> Json:
+        self, choice: Any, calls: list[Json] | None, finish: str | None, is_hidden: bool
+    ) -> Any:
         """Returns a choice as the client is to have it: the same object where nothing had to change."""
+        if not isinstance(choice, dict):
+            return choice
         changed: Json = {}
         delta = choice.get("delta")
-        # Every change makes a copy: who gets the same object back knows that the upstream's bytes can stay.
         if isinstance(delta, dict):
-            new = delta
-            if calls is not None and (calls or "tool_calls" in delta):
-                new = {key: value for key, value in new.items() if key != "tool_calls"}
+            left_out = set() if calls is None else {"tool_calls"}
+            if self._has_role and self._has_hidden_round:
+                left_out.add("role")
+            if calls or left_out & delta.keys():
+                changed["delta"] = {key: value for key, value in delta.items() if key not in left_out}
                 if calls:
-                    new["tool_calls"] = calls
-            if self._has_role and self._has_hidden_round and "role" in new:
-                new = {key: value for key, value in new.items() if key != "role"}
-            if new is not delta:
-                changed["delta"] = new
+                    changed["delta"]["tool_calls"] = calls
         reason = choice.get("finish_reason")
         if reason and is_hidden:
             changed["finish_reason"] = None

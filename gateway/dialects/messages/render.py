@@ -71,8 +71,8 @@ class MessagesView(ClientView):
     def __init__(self, request: MakesMessages, gateway_tools: Collection[str]) -> None:
         self._request = request
         self._gateway_tools = gateway_tools
-        self._waits = bool(gateway_tools)
-        self._held = 0  # bytes that wait
+        self._holds_events = bool(gateway_tools)
+        self._held_bytes = 0
         self._out: list[bytes] = []
         self._first: Json = {}  # the turn's first chunk
         self._has_begun = False
@@ -86,7 +86,7 @@ class MessagesView(ClientView):
         self._stopped_by: str | None = None
 
     def take(self) -> bytes:
-        if self._waits or not self._out:
+        if self._holds_events or not self._out:
             return b""
         data = b"".join(self._out)
         self._out.clear()
@@ -143,7 +143,7 @@ class MessagesView(ClientView):
             self._show(event, is_hidden=True)
 
     def end(self, tail: Sequence[ReplyEvent], finish: str | None, done: bytes) -> None:
-        self._waits = False
+        self._holds_events = False
         raws = [event.raw for event in tail if event.raw]
         if self._is_native:
             if not (self._native.is_over and not raws):
@@ -167,7 +167,7 @@ class MessagesView(ClientView):
         return {"ids": [id_]} if self._request.has_thread and isinstance(id_, str) and id_ else {}
 
     def upstream_error(self, error: Json, raw: bytes | None) -> None:
-        self._waits = False
+        self._holds_events = False
         if raw is not None and event_name(raw) == "error":
             self._out.append(raw)
             return
@@ -178,7 +178,7 @@ class MessagesView(ClientView):
         self._out.append(encode_typed_event("error", shown))
 
     def fail(self, error: GatewayError) -> None:
-        self._waits = False
+        self._holds_events = False
         shown = error_object(error.status, error.message, self._request.request_id, code=error.code)
         self._out.append(encode_typed_event("error", shown))
 
@@ -232,7 +232,7 @@ class MessagesView(ClientView):
         for choice in event.choices:
             if not isinstance(choice, dict) or choice.get("index"):
                 continue
-            if not self._waits:
+            if not self._holds_events:
                 self._begin_message()  # the model may think for long before its first text
             delta = choice.get("delta")
             if isinstance(delta, dict):
@@ -262,12 +262,12 @@ class MessagesView(ClientView):
         if not raw:
             return
         self._out.append(raw)
-        if self._waits:
-            self._held += len(raw)
-            self._waits = not has_content and self._held <= MOST_HELD_BYTES
+        if self._holds_events:
+            self._held_bytes += len(raw)
+            self._holds_events = not has_content and self._held_bytes <= MOST_HELD_BYTES
 
     def _begin_message(self) -> None:
-        self._waits = False
+        self._holds_events = False
         if self._has_begun or self._native.has_begun:
             return
         self._has_begun = True
