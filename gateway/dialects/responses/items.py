@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any, Final
 from urllib.parse import parse_qs
 
@@ -20,7 +21,7 @@ from gateway.errors import BadRequest
 
 MOST_ITEMS: Final = 100  # of a page, as OpenAI has it
 _DEFAULT_LIMIT: Final = 20
-_OUTPUTS: Final = {
+_OUTPUT_TYPES: Final = {
     "custom_tool_call": "custom_tool_call_output",
     "tool_search_call": "tool_search_output",
     "local_shell_call": "local_shell_call_output",
@@ -53,18 +54,21 @@ class ItemList:
         directions: Sequence[Direction] = (),
         forms: Mapping[str, CallForm] = NO_FORMS,
     ) -> None:
-        """Adds messages of a client.
+        """Adds messages of a client, each direction among its inputs where it stood.
 
         tag: of the turn's ids.
         inputs: each with its place in the turn.
         forms: of its calls, by the names that their tools have upstream.
         """
-        left, end = [*directions], 1 + max((place for place, _ in inputs), default=-1)
-        for place, message in [*inputs, (end, None)]:
-            while left and end - left[0][0] <= place:
-                self.items.extend(self._render_input(f"{tag}_s{len(left)}", left.pop(0)[1], forms))
-            if message is not None:
-                self.items.extend(self._render_input(f"{tag}_i{place}", without_private(message), forms))
+        end = 1 + max((place for place, _ in inputs), default=-1)
+        # (place, end of its id, message); a direction stands before the input that has its place.
+        placed = [
+            (end - following, f"s{len(directions) - index}", message)
+            for index, (following, message) in enumerate(directions)
+        ]
+        placed += [(place, f"i{place}", without_private(message)) for place, message in inputs]
+        for _, id, message in sorted(placed, key=itemgetter(0)):
+            self.items.extend(self._render_input(f"{tag}_{id}", message, forms))
 
     def add_reply(self, turn: tuple[str, str], reply: WireMessage) -> None:
         """Adds a reply, as its response had it."""
@@ -89,7 +93,7 @@ class ItemList:
             return render_output(tag, message, forms)
         if role == "tool":
             id = str(message.get("tool_call_id"))
-            kind = _OUTPUTS.get(self._calls.get(id, ""), "function_call_output")
+            kind = _OUTPUT_TYPES.get(self._calls.get(id, ""), "function_call_output")
             output = content if isinstance(content, str) else render_parts(content)
             return [{"id": f"fco_{tag}", "call_id": id, **render_result(kind, output)}]
         own: Json = {"id": f"msg_{tag}", "type": "message", "status": "completed", "role": role}
