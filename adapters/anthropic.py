@@ -1,8 +1,8 @@
 """The adapter for Claude: chat completions are translated to `/v1/messages` and back, whole or streamed.
 
-The translation is pure and lies in `adapters/claude`; this module knows addresses, credentials and headers, and reads
-and closes replies. Requests to `/messages` and below pass unchanged, both ways, for callers that speak Anthropic's own
-dialect.
+The translation is pure and lies in `adapters/claude`; this module knows addresses, credentials and headers, sends
+requests and reads replies. Requests to `/messages` and below pass unchanged, both ways, for callers that speak
+Anthropic's own dialect.
 
 Keys are sent as `x-api-key`, OAuth tokens as bearer tokens. A caller's own credential is used only where the upstream
 has none, as with every provider.
@@ -13,14 +13,14 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable, Collection
 from datetime import datetime
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, Final
 
 import orjson
 from yarl import URL
 
 from adapters.base import BufferedReply, ModelReply, WholeReply, read_whole
-from adapters.claude.error_form import Untranslatable, error_body, translate_body
+from adapters.claude.error_form import Untranslatable, error_body, translate_error_body
 from adapters.claude.events import NamedEventDecoder
 from adapters.claude.reply import next_block_index, translate_message
 from adapters.claude.request import BINDING_BETA, SAMPLING, to_wire
@@ -55,12 +55,9 @@ class Anthropic(OpenAICompatible):
     def __init__(self, *args: Any, headers: tuple[Header, ...] = (), **options: Any) -> None:
         # Other headers of the settings are sent as they are. Betas are joined with those that a request needs.
         self._betas = tuple(each for each in headers if each[0].lower() == _BETA_HEADER)
+        # The limits of completions, from the upstream's list of models: model -> max_tokens.
+        self._limits: dict[str, int] = {}
         super().__init__(*args, headers=tuple(each for each in headers if each not in self._betas), **options)
-
-    @cached_property
-    def _limits(self) -> dict[str, int]:
-        """The limits of completions, from the upstream's list of models: model -> max_tokens."""
-        return {}
 
     async def send(self, request: ModelRequest) -> ModelReply:
         """Sends a request, translated if it is in OpenAI's dialect. Raises: ProviderUnreachable, ProviderTimeout."""
@@ -81,11 +78,8 @@ class Anthropic(OpenAICompatible):
             return _TranslatedReply(reply, _translate_model, "the upstream answered no model")
         if self.has_endpoint(request.path):
             reply = await self._call(request, request.path, request.body, DEFAULT_VERSION)
-            return (
-                reply
-                if request.native_first_block is None
-                else _read_alongside(reply, request.native_first_block)
-            )
+            first_block = request.native_first_block
+            return reply if first_block is None else _annotated_reply(reply, first_block)
         why = f"{self.name} (Anthropic) has no {URL(self.base_url).path}{request.path}."
         return _error_reply(404, error_body(why, "not_found_error"))
 
@@ -111,7 +105,7 @@ class Anthropic(OpenAICompatible):
             wants_usage = isinstance(options, dict) and options.get("include_usage") is True
             translator = StreamTranslator(created, wants_usage=wants_usage, first_index=first_index)
             return _StreamedReply(reply, translator, translator.feed)
-        translate = partial(_translate_body, created=created, first_index=first_index)
+        translate = partial(_message_to_completion, created=created, first_index=first_index)
         return _TranslatedReply(reply, translate, "the upstream's answer is no message")
 
     async def _send_count(self, request: ModelRequest) -> ModelReply:
@@ -154,7 +148,7 @@ class Anthropic(OpenAICompatible):
         if self._key is None and request.credential is not None:
             # OpenAI's clients send every key as a bearer token. Anthropic takes keys in a header of its own, and only
             # OAuth tokens as bearer tokens.
-            token = _api_key(request)
+            token = _caller_api_key(request)
             if token:
                 headers = [each for each in headers if each[0].lower() != "x-api-key"]
                 headers.append(("x-api-key", token))
@@ -191,7 +185,7 @@ class _TranslatedReply(WholeReply):
     async def read(self, limit_bytes: int) -> bytes:
         body = await self._reply.read(limit_bytes)
         if not body or self.status != 200:
-            return translate_body(body)
+            return translate_error_body(body)
         try:
             return orjson.dumps(self._translate(orjson.loads(body)))
         except (ValueError, LookupError, TypeError, AttributeError) as error:
@@ -256,7 +250,7 @@ class _StreamedReply:
         await self._reply.aclose()
 
 
-def _read_alongside(reply: ModelReply, first_block: int) -> ModelReply:
+def _annotated_reply(reply: ModelReply, first_block: int) -> ModelReply:
     """Returns a reply that passes in its own bytes, and can be read as a chat completion as well."""
     if reply.status != 200:
         return reply
@@ -280,7 +274,7 @@ class _NativeReply(WholeReply):
     async def read(self, limit_bytes: int) -> bytes:
         body = await self._reply.read(limit_bytes)
         try:
-            read = _translate_body(orjson.loads(body), self._created, self._first_block)
+            read = _message_to_completion(orjson.loads(body), self._created, self._first_block)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise ProviderBroke(f"the upstream's answer is no message: {body[:200]!r}") from error
         return orjson.dumps({**read, "native_message": orjson.Fragment(body)})
@@ -314,7 +308,7 @@ def _error_reply(status: int, body: Json) -> BufferedReply:
     return BufferedReply(status, (("content-type", "application/json"),), orjson.dumps(body))
 
 
-def _api_key(request: ModelRequest) -> str:
+def _caller_api_key(request: ModelRequest) -> str:
     """Returns the caller's credential if it has to be sent as `x-api-key`, else "".
 
     A bearer token of a caller that speaks Anthropic's dialect stays one: the caller has chosen the header itself.
@@ -343,7 +337,7 @@ def _with_request_id(headers: tuple[Header, ...]) -> tuple[Header, ...]:
     return headers
 
 
-def _translate_body(message: Json, created: int, first_index: int) -> Json:
+def _message_to_completion(message: Json, created: int, first_index: int) -> Json:
     """Returns a message as a chat completion. Raises: LookupError: it is no message."""
     if message["type"] != "message":
         raise KeyError("type")

@@ -58,7 +58,7 @@ def to_openai(body: Json) -> Json | None:
     return {"error": shaped, **rest}
 
 
-def translate_body(body: bytes) -> bytes:
+def translate_error_body(body: bytes) -> bytes:
     """Returns an error reply's body in OpenAI's form; one that is not Anthropic's (a proxy's page) stays as it is."""
     try:
         parsed = orjson.loads(body)
