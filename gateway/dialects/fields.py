@@ -87,6 +87,26 @@ class _OutermostKeys:
         self.keys = [key for key, _ in pairs]
 
 
+class ItemPath:
+    """The path to an item of a list, as errors name it. Who reads the list sets the index, and `str` gives the path.
+
+    It is written out for errors alone, which most requests have none of.
+
+    parent: the path to the object with the list; "": it is the body.
+    key: of the list, after what separates it from `parent`.
+    form: of an item's index.
+    """
+
+    def __init__(self, parent: object, key: str, form: str = "[{}]") -> None:
+        self._parent = parent
+        self.key = key
+        self._form = form
+        self.index = 0
+
+    def __str__(self) -> str:
+        return f"{self._parent}{self.key}{self._form.format(self.index)}"
+
+
 def check_length(param: str, items: list[Any], most: int) -> None:
     if len(items) > most:
         raise BadRequest(
@@ -119,15 +139,18 @@ def read_integer(json: dict[str, Any], key: str) -> int | None:
     raise wrong_type(key, "an integer", value)
 
 
-def read_optional(json: dict[str, Any], key: str, kind: type[Any], where: str = "") -> Any:
-    """Returns a field that may be missing. where: the path to it, "" in the body itself."""
+def read_optional(json: dict[str, Any], key: str, kind: type[Any], where: object = "") -> Any:
+    """Returns a field that may be missing.
+
+    where: the path to its object, a text or what `str` makes one of; "": it is the body.
+    """
     value = json.get(key)
     if value is not None and not isinstance(value, kind):
         raise wrong_type(f"{where}.{key}" if where else key, _TYPE_NAMES[kind], value)
     return value
 
 
-def read_text(json: dict[str, Any], key: str, where: str) -> str:
+def read_text(json: dict[str, Any], key: str, where: object) -> str:
     """Returns a text that has to be there. where: as for `read_optional`."""
     value = json.get(key)
     if isinstance(value, str):

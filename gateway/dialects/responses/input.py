@@ -17,7 +17,7 @@ from adapters.types import Json
 from gateway.core.conversation.canonical import gap, media_in
 from gateway.core.conversation.provider_fields import THOUGHTS
 from gateway.core.request.chat_request import Reference
-from gateway.dialects.fields import missing, read_optional, read_text, wrong_type
+from gateway.dialects.fields import ItemPath, missing, read_optional, read_text, wrong_type
 from gateway.dialects.responses.left_out import LeftOutFields
 from gateway.dialects.responses.response_ids import parse_input_place, parse_turn_names
 from gateway.dialects.responses.sealed import is_sealed, unseal
@@ -68,19 +68,20 @@ def read_items(
     """
     if isinstance(items, str):
         return InputMessages([{"role": "user", "content": items}], [], [0], LeftOutFields())
-    messages = _Messages(messages_before, upstream_tools, is_lenient=is_lenient)
+    where = ItemPath("", field)
+    messages = _Messages(messages_before, upstream_tools, where, is_lenient=is_lenient)
     for index, item in enumerate(items):
-        if item.__class__ is dict and len(item) == 2 and messages.add_if_plain(index, item):
+        messages.item_index = index
+        if item.__class__ is dict and len(item) == 2 and messages.add_if_plain(item):
             continue
-        where = f"{field}[{index - items_before}]"
+        where.index = index - items_before
         if not isinstance(item, dict):
-            raise wrong_type(where, "an object", item)
+            raise wrong_type(f"{where}", "an object", item)
         kind = item.get("type") or _kind_of_untyped(item)
         known = _KINDS.get(kind) if isinstance(kind, str) else None
         if known is not None:
-            messages.item_index = index
             try:
-                known.add(messages, item, where)
+                known.add(messages, item)
             except BadRequest:
                 if not is_lenient:
                     raise
@@ -172,8 +173,12 @@ def _join_values(values: list[Any]) -> Any:
 class _Messages:
     """Builds messages of items. Items in a row may be one reply, which stays open until another message begins."""
 
-    def __init__(self, messages_before: int, upstream_tools: UpstreamTools, *, is_lenient: bool) -> None:
+    def __init__(
+        self, messages_before: int, upstream_tools: UpstreamTools, where: ItemPath, *, is_lenient: bool
+    ) -> None:
         self.item_index = 0  # of the item that is read
+        self._where = where  # the path to it
+        self._part_path = ItemPath(where, ".content")
         self._messages_before = messages_before
         self._upstream_tools = upstream_tools
         self._is_lenient = is_lenient
@@ -194,56 +199,59 @@ class _Messages:
         self._append_media()
         return self._input
 
-    def add_if_plain(self, index: int, item: Json) -> bool:
+    def add_if_plain(self, item: Json) -> bool:
         """Adds a user's or an assistant's text, as most items are. Returns False for any other item, and adds none."""
         role, content = item.get("role"), item.get("content")
         if content.__class__ is not str or (role != "user" and role != "assistant"):
             return False
-        self.item_index = index
         if role == "user":
             self._add_message({"role": role, "content": content})
             return True
         self._add_reply_content(content)
         return True
 
-    def add_message(self, item: Json, where: str) -> None:
+    def add_message(self, item: Json) -> None:
         role, content = item.get("role"), item.get("content")
         if role not in _ROLES:
-            raise missing(f"{where}.role") if role is None else _wrong_role(f"{where}.role", role)
+            param = f"{self._where}.role"
+            raise missing(param) if role is None else _wrong_role(param, role)
         if content is None:
-            raise missing(f"{where}.content")
-        joined = self._content(content, f"{where}.content")
+            raise missing(f"{self._where}.content")
+        content = self._read_content(content, ".content")
         if role != "assistant":
-            self._add_message({"role": role, "content": joined})
+            self._add_message({"role": role, "content": content})
             return
-        self._add_reply_content(joined)
+        self._add_reply_content(content)
 
-    def add_thoughts(self, item: Json, where: str) -> None:
-        content = read_optional(item, "encrypted_content", str, where)
+    def add_thoughts(self, item: Json) -> None:
+        content = read_optional(item, "encrypted_content", str, self._where)
         id = item.get("id")
         if content is None and not self._is_lenient and isinstance(id, str) and parse_turn_names(id)[0]:
-            self._reply.thought_ids.append((id, f"{where}.id"))
+            self._reply.thought_ids.append((id, f"{self._where}.id"))
         elif not is_sealed(content):
-            self.left_out.add_rest(item, _COMMON, where)
-        self._reply.add_thoughts(unseal(content, f"{where}.encrypted_content") if is_sealed(content) else {})
+            self.left_out.add_rest(item, _COMMON, self._where)
+        self._reply.add_thoughts(
+            unseal(content, f"{self._where}.encrypted_content") if is_sealed(content) else {}
+        )
 
-    def add_call(self, item: Json, where: str) -> None:
-        self._reply.add_call(read_call(item, where, self._upstream_tools))
+    def add_call(self, item: Json) -> None:
+        self._reply.add_call(read_call(item, self._where, self._upstream_tools))
 
-    def add_result(self, item: Json, where: str) -> None:
-        id, output = read_result(item, where)
-        content = self._content(output, f"{where}.output")
+    def add_result(self, item: Json) -> None:
+        id, output = read_result(item, self._where)
+        content = self._read_content(output, ".output")
+        message = {"role": "tool", "tool_call_id": id, "content": content}
         # A tool's message has no place for media.
-        if media := media_in({"content": content}):
+        if media := media_in(message):
             self._end_reply()  # before which the media of earlier results stand
             self._media += media
-            content = "\n".join(
+            message["content"] = "\n".join(
                 part["text"] for part in content if isinstance(part, dict) and part not in media
             )
-        self._add_message({"role": "tool", "tool_call_id": id, "content": content})
+        self._add_message(message)
 
-    def add_reference(self, item: Json, where: str) -> None:
-        id = read_text(item, "id", where)
+    def add_reference(self, item: Json) -> None:
+        id = read_text(item, "id", self._where)
         turn, place = parse_turn_names(id), parse_input_place(id)
         self._end_reply()
         self._append_media()
@@ -253,11 +261,33 @@ class _Messages:
         last = references[-1] if references else None
         named = None if last is None else (last.index, last.conversation, last.turn, last.place)
         if named != (index - 1, *turn, place):
-            references.append(Reference(index, id, *turn, f"{where}.id", place=place))
+            references.append(Reference(index, id, *turn, f"{self._where}.id", place=place))
             self._append({"role": "assistant", "content": ""})
 
-    def _content(self, content: Any, where: str) -> str | list[Json]:
-        return _content(content, where, self.left_out, is_lenient=self._is_lenient)
+    def _read_content(self, content: Any, key: str) -> str | list[Json]:
+        """Returns a content in terms of chat completions. key: of its field, after a dot."""
+        if isinstance(content, str):
+            return content
+        if not isinstance(content, list):
+            raise wrong_type(f"{self._where}{key}", "a string or an array of objects", content)
+        where = self._part_path
+        where.key = key
+        parts: list[Json] = []
+        for index, part in enumerate(content):
+            where.index = index
+            if not isinstance(part, dict):
+                raise wrong_type(f"{where}", "an object", part)
+            kind = part.get("type")
+            if self._is_lenient and kind not in _WORDS:
+                parts.append(part)
+                continue
+            known = _PARTS.get(kind) if isinstance(kind, str) else None
+            if known is None:
+                param = f"{where}.type"
+                raise missing(param) if kind is None else unsupported(param, kind)
+            parts.append(known.translate(part, where))
+            self.left_out.add_rest(part, known.read_fields, where)
+        return parts
 
     def _add_reply_content(self, content: str | list[Json]) -> None:
         if self._open is not None and self._open.is_over:
@@ -301,40 +331,18 @@ def _wrong_role(param: str, role: Any) -> BadRequest:
     )
 
 
-def _content(content: Any, where: str, left_out: LeftOutFields, *, is_lenient: bool) -> str | list[Json]:
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        raise wrong_type(where, "a string or an array of objects", content)
-    parts = []
-    for index, part in enumerate(content):
-        at = f"{where}[{index}]"
-        if not isinstance(part, dict):
-            raise wrong_type(at, "an object", part)
-        kind = part.get("type")
-        if is_lenient and kind not in _WORDS:
-            parts.append(part)
-            continue
-        known = _PARTS.get(kind) if isinstance(kind, str) else None
-        if known is None:
-            raise missing(f"{at}.type") if kind is None else unsupported(f"{at}.type", kind)
-        parts.append(known.translate(part, at))
-        left_out.add_rest(part, known.read_fields, at)
-    return parts
-
-
 # Parts of a content
 
 
-def _text_part(part: Json, where: str) -> Json:
+def _text_part(part: Json, where: object) -> Json:
     return {"type": "text", "text": read_text(part, "text", where)}
 
 
-def _refusal(part: Json, where: str) -> Json:
+def _refusal(part: Json, where: object) -> Json:
     return {"type": "refusal", "refusal": read_text(part, "refusal", where)}
 
 
-def _image(part: Json, where: str) -> Json:
+def _image(part: Json, where: object) -> Json:
     if part.get("file_id") is not None:
         raise unsupported(f"{where}.file_id", part["file_id"])
     image = {"url": read_text(part, "image_url", where)}
@@ -342,7 +350,7 @@ def _image(part: Json, where: str) -> Json:
     return {"type": "image_url", "image_url": image if detail is None else {**image, "detail": detail}}
 
 
-def _file(part: Json, where: str) -> Json:
+def _file(part: Json, where: object) -> Json:
     if part.get("file_url") is not None:
         raise unsupported(f"{where}.file_url", part["file_url"])
     return {
@@ -351,7 +359,7 @@ def _file(part: Json, where: str) -> Json:
     }
 
 
-def _audio(part: Json, where: str) -> Json:
+def _audio(part: Json, where: object) -> Json:
     audio = part.get("input_audio")
     if not isinstance(audio, dict):
         param = f"{where}.input_audio"
@@ -362,14 +370,14 @@ def _audio(part: Json, where: str) -> Json:
 class _Part(Struct, frozen=True):
     """A kind of part."""
 
-    translate: Callable[[Json, str], Json]
+    translate: Callable[[Json, object], Json]
     read_fields: frozenset[str]
 
 
 class _Kind(Struct, frozen=True):
     """A kind of item."""
 
-    add: Callable[[_Messages, Json, str], None]
+    add: Callable[[_Messages, Json], None]
     # With those that say nothing to a model.
     read_fields: frozenset[str]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Set
 from typing import Final
 
 from adapters.types import Json
@@ -30,9 +29,9 @@ class LeftOutFields:
             name = "..."
         self._names[name] = None
 
-    def add_rest(self, value: Json, read: Set[str], where: str) -> None:
-        """Adds the fields of an object that say something, but for those that are read."""
-        if value.keys() <= read:
+    def add_rest(self, value: Json, read: frozenset[str], where: object) -> None:
+        """Adds the fields of an object that say something, but for those that are read. where: the path to it."""
+        if read.issuperset(value):
             return
         for key, field in value.items():
             if key not in read and field not in (None, "", [], {}):

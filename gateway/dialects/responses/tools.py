@@ -68,6 +68,7 @@ _READ_FIELDS: Final[Mapping[str, frozenset[str]]] = {
     "tool_search": frozenset(("type", "execution", "description", "parameters")),
     **dict.fromkeys(_BUILT_IN, frozenset(("type",))),
 }
+_FILTER_FIELDS: Final = frozenset(("allowed_domains",))
 _SEARCH_FIELDS: Final = frozenset(("type", "external_web_access", "filters", "user_location"))
 # Tools that can be forced by their type alone.
 _FORCED_BY_TYPE: Final = frozenset((*_BUILT_IN, TOOL_SEARCH))
@@ -252,7 +253,7 @@ class _ToolReader:
         filters = read_optional(tool, "filters", dict, where) or {}
         if filters.get("allowed_domains"):
             search["allowed_domains"] = filters["allowed_domains"]
-        self._left_out.add_rest(filters, {"allowed_domains"}, f"{where}.filters")
+        self._left_out.add_rest(filters, _FILTER_FIELDS, f"{where}.filters")
         self._left_out.add_rest(tool, _SEARCH_FIELDS, where)
         if tool.get("user_location") is not None:
             search["user_location"] = tool["user_location"]
@@ -370,7 +371,7 @@ def render_call(form: CallForm, arguments: str, *, text: str | None = None) -> J
     return {"type": form.kind, "operation": value}
 
 
-def read_call(item: Json, where: str, upstream_tools: UpstreamTools) -> Json:
+def read_call(item: Json, where: object, upstream_tools: UpstreamTools) -> Json:
     """Returns an item with a call as a call of a chat completion. Raises: BadRequest."""
     kind: str = item["type"]
     id = _call_id(item, where)
@@ -401,7 +402,7 @@ def read_call(item: Json, where: str, upstream_tools: UpstreamTools) -> Json:
     }
 
 
-def read_result(item: Json, where: str) -> tuple[str, Any]:
+def read_result(item: Json, where: object) -> tuple[str, Any]:
     """Returns the id of a call, and the output of its tool as an item has it. Raises: BadRequest."""
     id = _call_id(item, where)
     if item["type"] == "tool_search_output":
@@ -429,7 +430,7 @@ def render_result(kind: str, content: str | list[Json]) -> Json:
     return {"type": kind, "status": "completed", "output": output}
 
 
-def _call_id(item: Json, where: str) -> str:
+def _call_id(item: Json, where: object) -> str:
     # `local_shell_call_output` has its call's id as its own.
     key = "call_id" if item.get("call_id") is not None or item.get("id") is None else "id"
     return read_text(item, key, where)

@@ -198,12 +198,21 @@ def test_parts_keep_what_they_say(part: Json, told: Json) -> None:
             {"role": "user", "content": [{"type": "input_image", "image_url": "u", "detail": 7}]},
             "input[0].content[0].detail",
         ),
+        ({"role": "user", "content": [{"type": "input_text", "text": "a"}, {}]}, "input[0].content[1].type"),
+        (
+            {"type": "function_call_output", "call_id": "1", "output": [{"type": "input_text", "text": 7}]},
+            "input[0].output[0].text",
+        ),
     ],
 )
 def test_an_item_that_has_no_place_is_named(item: Any, param: str) -> None:
     with pytest.raises(BadRequest) as raised:
         read_items([item])
     assert raised.value.param == param
+    earlier = {"role": "user", "content": [{"type": "input_text", "text": "Hi"}]}
+    with pytest.raises(BadRequest) as raised:
+        read_items([earlier, earlier, item])
+    assert raised.value.param == param.replace("input[0]", "input[2]")
 
 
 def test_sealed_thoughts_are_within_the_limits_of_a_body() -> None:
