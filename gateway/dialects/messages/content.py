@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import orjson
+from msgspec import Struct
 
 from adapters.types import Json
 from gateway.core.prompt.frame import without_frame
+from gateway.dialects.fields import ItemPath
 from gateway.dialects.messages.errors import invalid, unsupported
 
 THOUGHTS: Final = ("thinking", "redacted_thinking")
@@ -64,9 +66,12 @@ class FieldChecker:
         # The names of those without an effect, in the order in which they came.
         self.left_out: dict[str, None] = {}
 
-    def check(self, value: Json, read: frozenset[str], where: str) -> None:
-        """Refuses a field that is neither read nor known to have no effect. Raises: BadRequest."""
-        if self.is_lenient or value.keys() <= read:
+    def check(self, value: Json, read: frozenset[str], where: object) -> None:
+        """Refuses a field that is neither read nor known to have no effect. where: the path to `value`.
+
+        Raises: BadRequest.
+        """
+        if self.is_lenient or read.issuperset(value):
             return
         for key in value:
             if key in _NO_EFFECT:
@@ -75,7 +80,7 @@ class FieldChecker:
                 raise unsupported(f"{where}.{key}")
 
 
-class BlockPlace(NamedTuple):
+class BlockPlace(Struct, frozen=True):
     """The part of a request that a message of the chat completion is made of."""
 
     # The index of the message; -1: the system prompt.
@@ -126,11 +131,11 @@ def read_messages(messages: Any, checker: FieldChecker) -> ReadMessages:
     for index, message in enumerate(messages):
         reader.add(index, message)
     if not checker.is_lenient:
-        _check_calls(messages)
+        _check_calls(reader.messages, reader.places)
     return ReadMessages(reader.messages, reader.places)
 
 
-def _check_calls(messages: Sequence[Json]) -> None:
+def _check_calls(messages: Sequence[Json], places: Sequence[BlockPlace]) -> None:
     """Refuses a call without its result in the user's next turn, and a result without its call. Raises: BadRequest.
 
     In a list that begins with results, memory may have their calls (append mode).
@@ -138,21 +143,22 @@ def _check_calls(messages: Sequence[Json]) -> None:
     # Calls without a result so far: by their ids, the indexes of their messages.
     calls: dict[str, int] | None = None
     role_before = ""
-    for index, message in enumerate(messages):
-        role, content = message["role"], message.get("content")
+    for message, place in zip(messages, places, strict=True):
+        role = message["role"]
         if role == "system":
             continue
-        if role == "assistant" and role_before != role:
-            _check_answered(calls or {})
-            calls = {}
+        if role == "assistant":
+            if calls is None or role_before != role:
+                _check_answered(calls or {})
+                calls = {}
+            for call in message.get("tool_calls", ()):
+                calls[call["id"]] = place.message
+        elif role == "tool" and calls is not None and calls.pop(message["tool_call_id"], None) is None:
+            raise invalid(
+                f"messages.{place.message}.content.{place.result}",
+                _NO_CALL.format(message["tool_call_id"][:80]),
+            )
         role_before = role
-        for place, block in enumerate(content if isinstance(content, list) else ()):
-            if calls is None:
-                continue
-            if block["type"] == "tool_use":
-                calls[block["id"]] = index
-            elif block["type"] == "tool_result" and calls.pop(block["tool_use_id"], None) is None:
-                raise invalid(f"messages.{index}.content.{place}", _NO_CALL.format(block["tool_use_id"][:80]))
     _check_answered(calls or {})
 
 
@@ -169,11 +175,16 @@ class _MessageReader:
         self.messages: list[Json] = []
         self.places: list[BlockPlace] = []
         self._fields = checker
+        # The paths to the message that is read, to its block, and to the part of a result in this block.
+        self._message_path = ItemPath("", "messages", ".{}")
+        self._block_path = ItemPath(self._message_path, ".content", ".{}")
+        self._part_path = ItemPath(self._block_path, ".content", ".{}")
 
     def add(self, index: int, message: Any) -> None:
-        where = f"messages.{index}"
+        where = self._message_path
+        where.index = index
         if not isinstance(message, dict):
-            raise invalid(where, "Input should be a valid dictionary")
+            raise invalid(f"{where}", "Input should be a valid dictionary")
         role, content = message.get("role"), message.get("content")
         if content.__class__ is str and len(message) == 2 and (role == "user" or role == "assistant"):
             # As most messages of most clients are.
@@ -185,18 +196,18 @@ class _MessageReader:
             raise invalid(f"{where}.role", "Input should be 'user', 'assistant' or 'system'")
         if role == "system" and content in (None, []) and message.get("output_config") is not None:
             return
-        if not isinstance(content, str | list):
+        if not isinstance(content, (str, list)):  # a union would be made anew for each message
             raise invalid(
                 f"{where}.content", "Field required" if content is None else "Input should be a valid list"
             )
         if content == [] and not self._fields.is_lenient:
-            raise invalid(where, f"{role} messages must have non-empty content")
+            raise invalid(f"{where}", f"{role} messages must have non-empty content")
         blocks = content if isinstance(content, list) else [{"type": "text", "text": content}]
         for place, block in enumerate(blocks):
             if not isinstance(block, dict) or not isinstance(block.get("type"), str):
                 raise invalid(f"{where}.content.{place}", "Input should be a valid dictionary with a `type`")
         if role == "assistant":
-            self._append(self._translate_reply(blocks, f"{where}.content"), BlockPlace(index))
+            self._append(self._translate_reply(blocks), BlockPlace(index))
         elif role == "system":
             texts = [
                 _read_text(block, f"{where}.content.{place}", self._fields)
@@ -207,74 +218,84 @@ class _MessageReader:
                     {"role": "system", "content": "\n\n".join(filter(None, texts))}, BlockPlace(index)
                 )
         else:
-            self._add_user_message(index, blocks, f"{where}.content")
+            self._add_user_message(index, blocks)
 
-    def _add_user_message(self, index: int, blocks: list[Json], where: str) -> None:
+    def _add_user_message(self, index: int, blocks: list[Json]) -> None:
         parts: list[Json] = []
+        where = self._block_path
         for place, block in enumerate(blocks):
-            at = f"{where}.{place}"
+            where.index = place
             if block["type"] == "tool_result":
-                message, images = self._translate_result(block, at)
+                message, images = self._translate_result(block)
                 self._append(message, BlockPlace(index, result=place))
                 parts += images
             else:
-                parts += self._translate_block(block, at)
+                parts += self._translate_block(block, where)
         if not parts:
             return
-        texts = [part["text"] for part in parts if part["type"] == "text"]
         # Nearly all clients send words as a text or as one block, and both are the same words.
-        content: str | list[Json] = texts[0] if len(parts) == len(texts) == 1 else parts
+        is_one_text = len(parts) == 1 and parts[0]["type"] == "text"
+        content: str | list[Json] = parts[0]["text"] if is_one_text else parts
         self._append({"role": "user", "content": content}, BlockPlace(index, find_words(blocks)))
 
-    def _translate_reply(self, blocks: list[Json], where: str) -> Json:
+    def _translate_reply(self, blocks: list[Json]) -> Json:
         text, calls = "", []
+        where = self._block_path
         for place, block in enumerate(blocks):
-            at = f"{where}.{place}"
+            where.index = place
             kind = block["type"]
             if kind == "text":
-                text += _read_text(block, at, self._fields)
+                text += _read_text(block, where, self._fields)
             elif kind == "tool_use":
-                self._fields.check(block, _CALL, at)
-                calls.append(_translate_call(block, at))
+                self._fields.check(block, _CALL, where)
+                calls.append(_translate_call(block, where))
             elif kind in THOUGHTS:
                 self._fields.left_out["thinking"] = None
             elif not self._fields.is_lenient:
-                raise unsupported(f"{at}.{kind}")
+                raise unsupported(f"{where}.{kind}")
         message: Json = {"role": "assistant", "content": text or (None if calls else "")}
-        return {**message, "tool_calls": calls} if calls else message
+        if calls:
+            message["tool_calls"] = calls
+        return message
 
-    def _translate_result(self, block: Json, where: str) -> tuple[Json, list[Json]]:
+    def _translate_result(self, block: Json) -> tuple[Json, list[Json]]:
         """Returns the tool's message, and the parts that have no place in it."""
+        where = self._block_path
         self._fields.check(block, _RESULT, where)
-        id_ = block.get("tool_use_id")
+        id_, content = block.get("tool_use_id"), block.get("content")
         if not isinstance(id_, str):
             raise invalid(f"{where}.tool_use_id", "Field required")
-        content = "" if block.get("content") is None else block["content"]
-        if not isinstance(content, str | list):
-            raise invalid(f"{where}.content", "Input should be a valid list")
-        texts = [content] if isinstance(content, str) else []
         images: list[Json] = []
-        for place, each in enumerate(content if isinstance(content, list) else ()):
-            at = f"{where}.content.{place}"
+        if isinstance(content, list):
+            content = "\n".join(self._read_result_parts(content, images))
+        elif content is None:
+            content = ""
+        elif not isinstance(content, str):
+            raise invalid(f"{where}.content", "Input should be a valid list")
+        if block.get("is_error") is True:
+            content = f"Error: {content}"
+        return {"role": "tool", "tool_call_id": id_, "content": content}, images
+
+    def _read_result_parts(self, parts: list[Any], images: list[Json]) -> list[str]:
+        """Returns the texts of a result. images: gets the parts that are no texts."""
+        texts: list[str] = []
+        where = self._part_path
+        for place, each in enumerate(parts):
+            where.index = place
             if not isinstance(each, dict):
-                raise invalid(at, "Input should be a valid dictionary")
+                raise invalid(f"{where}", "Input should be a valid dictionary")
             if each.get("type") == "tool_reference":
-                self._fields.check(each, _REFERENCE, at)
+                self._fields.check(each, _REFERENCE, where)
                 texts.append(str(each.get("tool_name") or ""))
                 continue
-            for part in self._translate_block(each, at):
+            for part in self._translate_block(each, where):
                 if part["type"] == "text":
                     texts.append(part["text"])
                 else:
                     images.append(part)
-        text = "\n".join(texts)
-        return {
-            "role": "tool",
-            "tool_call_id": id_,
-            "content": f"Error: {text}" if block.get("is_error") is True else text,
-        }, images
+        return texts
 
-    def _translate_block(self, block: Json, where: str) -> list[Json]:
+    def _translate_block(self, block: Json, where: object) -> list[Json]:
         """Returns a block as parts of a chat message; []: it has no place there, and goes upstream itself."""
         match block.get("type"):
             case "text":
@@ -293,14 +314,14 @@ class _MessageReader:
                     raise unsupported(f"{where}.{kind}")
                 return []
 
-    def _read_source(self, block: Json, where: str) -> Json:
+    def _read_source(self, block: Json, where: object) -> Json:
         source = block.get("source")
         if not isinstance(source, dict):
             return {}
         self._fields.check(source, _SOURCE, f"{where}.source")
         return source
 
-    def _translate_image(self, block: Json, where: str) -> Json:
+    def _translate_image(self, block: Json, where: object) -> Json:
         source = self._read_source(block, where)
         kind = source.get("type")
         if kind == "base64":
@@ -313,7 +334,7 @@ class _MessageReader:
             raise unsupported(f"{where}.source.{kind}")
         return {"type": "image_url", "image_url": {"url": url}}
 
-    def _translate_document(self, block: Json, where: str) -> list[Json]:
+    def _translate_document(self, block: Json, where: object) -> list[Json]:
         source = self._read_source(block, where)
         kind = source.get("type")
         title, context = block.get("title"), block.get("context")
@@ -336,7 +357,7 @@ class _MessageReader:
             return [{"type": "file", "file": {"source": orjson.dumps(source).decode()}}]
         raise unsupported(f"{where}.source.{kind}")
 
-    def _translate_search_result(self, block: Json, where: str) -> str:
+    def _translate_search_result(self, block: Json, where: object) -> str:
         title = f"{block.get('title') or ''} ({block.get('source') or ''})"
         return "\n".join((title, *self._read_texts(block.get("content"), f"{where}.content")))
 
@@ -392,9 +413,9 @@ def _is_reminder(text: str) -> bool:
     return own.startswith(("<", "[")) and not without_frame(own).strip()
 
 
-def _read_text(block: Any, where: str, checker: FieldChecker) -> str:
+def _read_text(block: Any, where: object, checker: FieldChecker) -> str:
     if not isinstance(block, dict):
-        raise invalid(where, "Input should be a valid dictionary")
+        raise invalid(f"{where}", "Input should be a valid dictionary")
     if block.get("type") != "text":
         if checker.is_lenient:
             return ""
@@ -406,7 +427,7 @@ def _read_text(block: Any, where: str, checker: FieldChecker) -> str:
     return text
 
 
-def _translate_call(block: Json, where: str) -> Json:
+def _translate_call(block: Json, where: object) -> Json:
     name, id_, given = block.get("name"), block.get("id"), block.get("input")
     if not isinstance(name, str) or not isinstance(id_, str):
         raise invalid(f"{where}.{'id' if isinstance(name, str) else 'name'}", "Field required")

@@ -115,6 +115,27 @@ def test_a_field_of_another_form_is_refused_or_read(path: tuple[Any, ...], is_le
             assert native.render("m").body == body
 
 
+@pytest.mark.parametrize(
+    ("path", "where"),
+    [
+        (("messages", 1, "role"), "messages.1.role"),
+        (("messages", 1, "content", 2, "input"), "messages.1.content.2.input"),
+        (
+            ("messages", 0, "content", 4, "source", "content", 0, "text"),
+            "messages.0.content.4.source.content.0.text",
+        ),
+        (("messages", 2, "content", 0, "tool_use_id"), "messages.2.content.0.tool_use_id"),
+        (("messages", 2, "content", 0, "content", 1), "messages.2.content.0.content.1"),
+        (("messages", 2, "content", 1, "text"), "messages.2.content.1.text"),
+    ],
+)
+def test_an_error_names_the_place(path: tuple[Any, ...], where: str) -> None:
+    body = changed(path, 7)
+    with pytest.raises(BadRequest) as raised:
+        read_request(body, parse_body(body), (), 100, is_lenient=False)
+    assert raised.value.param == where
+
+
 def test_the_body_itself_is_read() -> None:
     body = orjson.dumps(BODY)
     chat = read_request(body, parse_body(body), (), 100, is_lenient=False).chat
