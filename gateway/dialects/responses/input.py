@@ -125,9 +125,10 @@ class _Reply:
     def _text_in(self, parts: list[Json]) -> str:
         text: list[str] = []
         for part in parts:
-            if part["type"] == "text":
+            kind = part.get("type")  # None: the upstream judges it, which gets the item itself
+            if kind == "text":
                 text.append(part["text"])
-            elif part["type"] == "refusal":
+            elif kind == "refusal":
                 self._refusals.append(part["refusal"])
             else:
                 self._parts.append(part)

@@ -215,6 +215,7 @@ class _ToolReader:
 
     def _add_function(self, tool: Json, where: str, namespace: _Namespace) -> None:
         name = read_text(tool, "name", where)
+        read_optional(tool, "description", str, where)
         function = {
             "name": flat_name(namespace.name, name),
             **_set_fields(tool, "description", "parameters", "strict"),
@@ -225,6 +226,7 @@ class _ToolReader:
 
     def _add_custom(self, tool: Json, where: str, namespace: _Namespace) -> None:
         name, syntax = read_text(tool, "name", where), read_optional(tool, "format", dict, where)
+        read_optional(tool, "description", str, where)
         custom: Json = {"name": flat_name(namespace.name, name), **_set_fields(tool, "description")}
         _add_description(custom, namespace.description)
         form = CallForm("custom_tool_call", name, namespace.name)

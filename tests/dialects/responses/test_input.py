@@ -243,3 +243,10 @@ def test_images_of_results_follow_in_a_users_message() -> None:
     native = read_items(items, is_lenient=True)
     assert [m["role"] for m in native.messages] == [m["role"] for m in read.messages]
     assert native.places == read.places
+
+
+def test_a_part_without_a_type_is_passed_over_where_the_upstream_judges_it() -> None:
+    items: list[Any] = [{"role": "assistant", "content": [{"text": "A cat."}]}]
+    assert read_items(items, is_lenient=True).messages == [
+        {"role": "assistant", "content": items[0]["content"]}
+    ]

@@ -134,6 +134,8 @@ def test_allowed_tools_are_the_only_ones_where_the_upstream_knows_no_such_choice
         ({"tools": [{"type": "of_tomorrow"}]}, "tools[0].type"),
         ({"tools": [{**AGENTS, "tools": [{"type": "mcp"}]}]}, "tools[0].tools[0].type"),
         ({"tools": [{**AGENTS, "tools": [AGENTS]}]}, "tools[0].tools[0].type"),
+        ({"tools": [WAIT, {**WAIT, "description": ["Waits."]}]}, "tools[1].description"),
+        ({"tools": [{**PATCH, "description": 7}]}, "tools[0].description"),
         ({"tools": [WAIT], "tool_choice": {"type": "mcp"}}, "tool_choice.type"),
         (
             {"tools": [WAIT, {"type": "web_search"}], "tool_choice": {"type": "web_search"}},
