@@ -172,7 +172,7 @@ class Exchange(Struct, frozen=True):
     active: bool = False
     seq: int = 0
     # The number from which on all of the agent's numbers, up to the reply's, belong to this path without a gap.
-    run: int = 0
+    gapless_from: int = 0  # column `run`
     # The nearest strict ancestor that has notes or hidden rounds, so that a path's additions are walked
     # directly.
     prior: int | None = None

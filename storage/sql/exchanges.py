@@ -1,7 +1,7 @@
 """Exchanges and conversations: loading what a request needs, writing what it changed.
 
 Functions of a connection, inside a transaction where they write. They know rows and records; which exchange follows
-which, and which stand, is decided elsewhere and handed in.
+which, and which are active, is decided elsewhere and handed in.
 """
 
 from __future__ import annotations
@@ -208,6 +208,10 @@ def _values(e: Exchange) -> list[Any]:
     ]
 
 
+# The kind of the marks for the messages with which a list that was made elsewhere began.
+PREFIX = "head"
+
+
 # -- reading
 
 
@@ -242,7 +246,7 @@ async def load_snapshot(
                 found.is_continued, found.has_rivals = bool(row[_NUMBER]), bool(row[_NUMBER + 1])
             case "addition":
                 added.append(make_exchange(row[_SKELETON:], *row[_CONTENT : _CONTENT + 3]))
-            case "head":
+            case "prefix":
                 found.matches_prefix = True
             case "tomb":
                 found.has_tombs = True
@@ -341,6 +345,12 @@ async def load_contents(
     return found
 
 
+async def load_section(connection: Connection, agent: int, id: int) -> SentSection | None:
+    """Returns a memory section as it was sent; None where it is gone."""
+    row = await connection.row(SQL["section"], (id, agent))
+    return None if row is None else SentSection(row[0], row[1], orjson.loads(row[2]))
+
+
 # -- writing
 
 
@@ -348,10 +358,11 @@ NO_RECALL = (None, None)
 
 
 class AddedExchange(NamedTuple):
-    """The row of an exchange that was added. matches_prefix: a list that was made elsewhere began with its path."""
+    """The row of an exchange that was added."""
 
     id: int
     seq: int
+    # 1 if a list that was made elsewhere began with its path, else 0.
     matches_prefix: int
 
 
@@ -373,7 +384,7 @@ async def add_planned_exchange(
     is_only_statement: nothing else is written in the transaction.
     recall: is stored with the turn.
     """
-    values = (*_values(e), e.seq, e.run, agent, epoch, e.conversation, rev, *(recall or NO_RECALL))
+    values = (*_values(e), e.seq, e.gapless_from, agent, epoch, e.conversation, rev, *(recall or NO_RECALL))
     statement = SQL["exchange_add_planned_continuing" if continues_parent else "exchange_add_planned"]
     row = await connection.insert(statement, values, is_only_statement=is_only_statement)
     return None if row is None else AddedExchange(*row)
@@ -384,7 +395,7 @@ async def add_exchange(
 ) -> AddedExchange:
     """Adds an exchange that was decided in this transaction. recall: is stored with it."""
     row = await connection.row(
-        SQL["exchange_add"], (*_values(e), e.seq, e.run, agent, *(recall or NO_RECALL))
+        SQL["exchange_add"], (*_values(e), e.seq, e.gapless_from, agent, *(recall or NO_RECALL))
     )
     assert row is not None  # it is inserted, or an error is raised
     return AddedExchange(*row)
@@ -392,20 +403,14 @@ async def add_exchange(
 
 async def add_numbered_exchange(connection: Connection, agent: int, e: Exchange) -> int:
     """Adds an exchange of an import under its own number (`seq`). Returns the id of the new row."""
-    return int(await connection.value(SQL["exchange_add_numbered"], (*_values(e), e.run, agent, e.seq)))
+    return int(
+        await connection.value(SQL["exchange_add_numbered"], (*_values(e), e.gapless_from, agent, e.seq))
+    )
 
 
 async def update_exchange(connection: Connection, agent: int, e: Exchange, *, is_whole: bool = False) -> None:
     """Writes an exchange that has changed. Content that was not loaded stays, unless `is_whole`."""
     await connection.run(SQL["exchange_update"], (*update_values(e, is_whole=is_whole), e.id, agent))
-
-
-def is_step(e: Exchange) -> bool:
-    """Returns whether an exchange is a step of a run: its reply goes upstream as it is, without hidden rounds.
-
-    Its calls stay with it: their results are messages of their own, which no provider takes without them.
-    """
-    return e.full is not None and bool(orjson.loads(e.full).get("step"))
 
 
 def update_values(e: Exchange, *, is_whole: bool = False) -> list[Any]:
@@ -416,7 +421,7 @@ def update_values(e: Exchange, *, is_whole: bool = False) -> list[Any]:
 async def add_conversation(
     connection: Connection, agent: int, uid: str, key: str | None, now: float
 ) -> Conversation:
-    """Begins a conversation. One with a taken public name gets another."""
+    """Begins a conversation. If the public name is taken, another one is drawn."""
     id = await connection.value(SQL["conversation_insert"], (agent, uid, key, now, now))
     if id is None:
         uid = uuid.uuid4().hex
@@ -430,18 +435,23 @@ async def add_section(connection: Connection, agent: int, section: SentSection) 
     return int(await connection.value(SQL["section_insert"], values))
 
 
-async def load_section(connection: Connection, agent: int, id: int) -> SentSection | None:
-    """Returns a memory section as it was sent; None where it is gone."""
-    row = await connection.row(SQL["section"], (id, agent))
-    return None if row is None else SentSection(row[0], row[1], orjson.loads(row[2]))
-
-
 async def add_marks(
     connection: Connection, agent: int, kind: str, hashes: Iterable[bytes], exchange: int
 ) -> None:
-    """Marks an exchange by hashes under which it is found. kind: head, tomb, stale, and those of forgetting."""
+    """Marks an exchange by hashes under which it is found. kind: PREFIX, tomb, stale, and those of forgetting."""
     for each in hashes:
         await connection.run(SQL["mark"], (agent, kind, each, exchange))
+
+
+# -- rows to records
+
+
+def is_step(e: Exchange) -> bool:
+    """Returns whether an exchange is a step of a run: its reply goes upstream as it is, without hidden rounds.
+
+    Its calls stay with it: their results are messages of their own, which no provider takes without them.
+    """
+    return e.full is not None and bool(orjson.loads(e.full).get("step"))
 
 
 def make_exchanges(rows: Iterable[Sequence[Any]]) -> list[Exchange]:
@@ -454,8 +464,8 @@ def make_exchanges_with_content(rows: Iterable[Sequence[Any]]) -> list[Exchange]
     return [make_exchange(row[2:], row[0], row[1]) for row in rows]
 
 
-class SpokenExchange(NamedTuple):
-    """An exchange as searches and lists of messages need it."""
+class ShownExchange(NamedTuple):
+    """An exchange as searches and lists of its shown messages need it."""
 
     # With the fields alone that decide which of its messages are shown, and without its place on a path.
     exchange: Exchange
@@ -463,15 +473,15 @@ class SpokenExchange(NamedTuple):
     # Another conversation opened with the same prefix.
     prefix_is_shared: bool
     # The number of the message before it; None: there is none.
-    before: int | None
+    previous_seq: int | None
 
 
-def make_spoken_exchanges(rows: Iterable[Sequence[Any]]) -> list[SpokenExchange]:
-    """Makes exchanges of rows of `{spoken}`."""
-    return [SpokenExchange(_make_shown_exchange(row), bool(row[2]), row[3]) for row in rows]
+def make_shown_exchanges(rows: Iterable[Sequence[Any]]) -> list[ShownExchange]:
+    """Makes exchanges of rows of `{shown}`."""
+    return [ShownExchange(_without_path(row), bool(row[2]), row[3]) for row in rows]
 
 
-def _make_shown_exchange(row: Sequence[Any]) -> Exchange:
+def _without_path(row: Sequence[Any]) -> Exchange:
     return Exchange(
         row[4],  # id
         row[5],  # conversation

@@ -60,7 +60,7 @@ SELECT 'addition', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
        CASE WHEN p.opaque <> 0 OR p."full" IS NOT NULL THEN p.shown_reply END, p."full", NULL, {skeleton}
 FROM adds JOIN exchanges p ON p.id = adds.id AND p.agent = ?1
 UNION ALL
-SELECT 'head', 1, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, {no_skeleton}
+SELECT 'prefix', 1, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, {no_skeleton}
 FROM marks WHERE agent = ?1 AND kind = 'head' AND hash = ?3
 UNION ALL
 SELECT 'tomb', 1, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, {no_skeleton}
@@ -295,8 +295,8 @@ INSERT INTO marks (agent, kind, hash, exchange) VALUES (?, ?, ?, ?) ON CONFLICT 
 -- Stores a memory section as it was sent.
 INSERT INTO sections (agent, text, known) VALUES (?, ?, ?) RETURNING id
 
--- name: spoken_at
--- Finds the standing exchanges that hold certain messages, as `{spoken}`, but not what came before them.
+-- name: shown_at
+-- Finds the standing exchanges that hold certain messages, as `{shown}`, but not what came before them.
 WITH wanted(seq) AS ({each:2:BIGINT:96}),
 held(id) AS (
     SELECT DISTINCT (SELECT x.id FROM exchanges x WHERE x.agent = ?1 AND x.seq <= wanted.seq ORDER BY x.seq DESC LIMIT 1)
@@ -305,27 +305,27 @@ held(id) AS (
 SELECT {content_shown}, CAST(NULL AS BIGINT), {shown_columns} FROM held CROSS JOIN exchanges p ON p.id = held.id
 WHERE p.agent = ?1 AND p.active = 1 AND p.state = 'finished'
 
--- name: spoken_since
+-- name: shown_since
 -- Reads finished exchanges from a number on.
-SELECT {spoken} FROM exchanges p WHERE p.agent = ? AND p.seq >= ? AND p.state = 'finished' ORDER BY p.seq LIMIT ?
+SELECT {shown} FROM exchanges p WHERE p.agent = ? AND p.seq >= ? AND p.state = 'finished' ORDER BY p.seq LIMIT ?
 
 -- name: under_way
 -- Finds the number of an exchange that is open, if it has the last number. ?2 the agent's next number.
 SELECT seq FROM (SELECT seq, span, state FROM exchanges WHERE agent = ?1 ORDER BY seq DESC LIMIT 1) AS newest
 WHERE state = 'open' AND seq + span = ?2
 
--- name: spoken_unread
+-- name: shown_unread
 -- Reads what the search index does not know yet: exchanges below ?2 that changed since they were indexed (a message that
 -- was indexed before its reply had come), and then those from ?3 on, which may still be open.
-SELECT {spoken} FROM marks m CROSS JOIN exchanges p ON p.id = m.exchange
+SELECT {shown} FROM marks m CROSS JOIN exchanges p ON p.id = m.exchange
 WHERE m.agent = ?1 AND m.kind = 'stale' AND p.agent = ?1 AND p.seq < ?2 AND p.state = 'finished'
 UNION ALL
-SELECT * FROM (SELECT {spoken} FROM exchanges p
+SELECT * FROM (SELECT {shown} FROM exchanges p
     WHERE p.agent = ?1 AND p.seq >= ?3 ORDER BY p.seq LIMIT ?4) AS fresh
 
--- name: spoken_stale
+-- name: shown_stale
 -- Reads indexed exchanges whose words have changed since.
-SELECT {spoken} FROM marks m CROSS JOIN exchanges p ON p.id = m.exchange
+SELECT {shown} FROM marks m CROSS JOIN exchanges p ON p.id = m.exchange
 WHERE m.agent = ?1 AND m.kind = 'stale' AND m.exchange {in:2:BIGINT:64} AND p.agent = ?1
 
 -- name: due
@@ -412,7 +412,7 @@ ORDER BY 1 LIMIT ?3
 
 -- name: recent
 -- Reads the exchanges that stand, newest first.
-SELECT {spoken} FROM exchanges p
+SELECT {shown} FROM exchanges p
 WHERE p.agent = ? AND p.active = 1 AND p.state = 'finished' ORDER BY p.seq DESC LIMIT ?
 
 -- name: unindexed_agents

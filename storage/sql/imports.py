@@ -192,10 +192,12 @@ async def _write_change(
     for e in change.add:
         e = _place_after(replace(e, conversation=conversation), above)
         added = await exchanges.add_exchange(connection, agent.id, e)
-        e = replace(e, id=added.id, seq=added.seq, run=e.run if e.seq == added.seq else added.seq)
+        e = replace(
+            e, id=added.id, seq=added.seq, gapless_from=e.gapless_from if e.seq == added.seq else added.seq
+        )
         await _note_exchange(connection, write, e.id, conversation)
         if e.parent is None:
-            await exchanges.add_marks(connection, agent.id, "head", write.prefixes, e.id)
+            await exchanges.add_marks(connection, agent.id, exchanges.PREFIX, write.prefixes, e.id)
         above = e
 
 
@@ -210,7 +212,7 @@ def _place_after(e: Exchange, above: Exchange | None) -> Exchange:
         depth=above.depth + 1,
         length=above.length + length,
         seq=above.seq + len(above.inputs) + 1,
-        run=above.run,
+        gapless_from=above.gapless_from,
         prior=above.id if above.adds else above.prior,
     )
 

@@ -129,7 +129,7 @@ class CachedMemory:
         if is_same and position >= now.next_seq:
             return MemoryChanges(before, now, position, terms, segments=segments)
         values = (self.agent, indexed + 1, position, _MOST_UNINDEXED)
-        rows = exchanges.make_spoken_exchanges(await connection.rows(exchanges.SQL["spoken_unread"], values))
+        rows = exchanges.make_shown_exchanges(await connection.rows(exchanges.SQL["shown_unread"], values))
         fresh = [e for e, _, _ in rows if e.seq >= position]
         reached = position
         for e in fresh:

@@ -133,10 +133,10 @@ class MemoryPages(Group):
     ) -> dict[int, SourceExchange]:
         """Returns some exchanges with their content, by their rows."""
         rows = await rows_of(connection, SQL["sources"], ids, agent)
-        spoken = exchanges.make_spoken_exchanges(row[1:] for row in rows)
+        shown = exchanges.make_shown_exchanges(row[1:] for row in rows)
         return {
             e.id: SourceExchange(e, row[0], is_shared)
-            for row, (e, is_shared, _) in zip(rows, spoken, strict=True)
+            for row, (e, is_shared, _) in zip(rows, shown, strict=True)
         }
 
     @long_reads
@@ -151,10 +151,10 @@ class MemoryPages(Group):
         for start in range(0, len(uids), _LISTED):
             values = (agent, uids[start : start + _LISTED], most_bytes)
             rows = await connection.rows(SQL["openings"], values)
-            spoken = exchanges.make_spoken_exchanges(row[1:] for row in rows)
+            shown = exchanges.make_shown_exchanges(row[1:] for row in rows)
             found |= {
                 row[0]: SourceExchange(e, row[0], is_shared)
-                for row, (e, is_shared, _) in zip(rows, spoken, strict=True)
+                for row, (e, is_shared, _) in zip(rows, shown, strict=True)
             }
         return found
 

@@ -96,12 +96,12 @@ WHERE +e.agent = ?1 AND e.id {in:2:BIGINT:64}
 
 -- name: sources
 -- Reads some exchanges, and where they stand.
-SELECT c.uid, {spoken} FROM exchanges p JOIN conversations c ON c.id = p.conversation AND c.agent = +p.agent
+SELECT c.uid, {shown} FROM exchanges p JOIN conversations c ON c.id = p.conversation AND c.agent = +p.agent
 WHERE +p.agent = ?1 AND p.id {in:2:BIGINT:64}
 
 -- name: openings
 -- Reads the first exchange of some conversations that stands. What is longer than ?3 bytes as it is stored is left out.
-SELECT c.uid, {spoken} FROM conversations c CROSS JOIN exchanges p ON p.id = (
+SELECT c.uid, {shown} FROM conversations c CROSS JOIN exchanges p ON p.id = (
     SELECT e.id FROM exchanges e WHERE e.conversation = c.id AND +e.agent = ?1 AND e.active = 1 AND e.state = 'finished'
     ORDER BY e.depth LIMIT 1)
 WHERE c.agent = ?1 AND +p.agent = ?1 AND length(p.input) <= ?3 AND c.uid {in:2:TEXT:64}

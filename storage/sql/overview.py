@@ -9,7 +9,7 @@ from typing import Any
 from storage.database import Connection
 from storage.listing import ListedConversation, ListedMemory, PageEnd, Retained
 from storage.records import Scope
-from storage.sql.exchanges import SpokenExchange, make_spoken_exchanges
+from storage.sql.exchanges import ShownExchange, make_shown_exchanges
 from storage.sql.group import Group, long_reads, reads
 from storage.sql.statements import load, rows_of
 
@@ -62,9 +62,9 @@ class Overview(Group):
         return Retained() if row is None else Retained(*row)
 
     @long_reads
-    async def newest_exchanges(self, connection: Connection, agent: int, limit: int) -> list[SpokenExchange]:
+    async def newest_exchanges(self, connection: Connection, agent: int, limit: int) -> list[ShownExchange]:
         """Returns the newest exchanges of which anything is left, oldest first."""
-        return make_spoken_exchanges(reversed(await connection.rows(SQL["newest_exchanges"], (agent, limit))))
+        return make_shown_exchanges(reversed(await connection.rows(SQL["newest_exchanges"], (agent, limit))))
 
     @long_reads
     async def conversations(

@@ -42,7 +42,7 @@ WHERE c.id {in:1:BIGINT:64} AND e.state NOT IN ('forgotten', 'off') GROUP BY c.i
 
 -- name: newest_exchanges
 -- Reads the newest exchanges of which anything is left, newest first: cancelled and superseded ones as well.
-SELECT {spoken} FROM exchanges p WHERE p.agent = ? AND p.state NOT IN ('forgotten', 'off') ORDER BY p.seq DESC LIMIT ?
+SELECT {shown} FROM exchanges p WHERE p.agent = ? AND p.state NOT IN ('forgotten', 'off') ORDER BY p.seq DESC LIMIT ?
 
 -- piece: sizes
 -- Messages, the bytes of their JSON, turns, and how many of these were cancelled.

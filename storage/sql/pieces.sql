@@ -26,7 +26,7 @@ CASE WHEN p.id = part.newest AND p.depth > 0 THEN p.shown_reply END,
 CASE WHEN p.id = part.newest AND p.depth > 0 THEN p."full" END
 
 -- piece: content_shown
--- The content of an exchange `p`, and whether another conversation opened with the same head, made elsewhere.
+-- The content of an exchange `p`, and whether another conversation opened with the same prefix, made elsewhere (column and mark `head`).
 p.input, p.shown_reply,
 CASE WHEN p.head = 0 OR p.continued = 0 THEN 0 WHEN EXISTS (
     SELECT 1 FROM marks h JOIN marks o ON o.agent = h.agent AND o.kind = 'head' AND o.hash = h.hash
@@ -39,7 +39,7 @@ CASE WHEN p.head = 0 OR p.continued = 0 THEN 0 WHEN EXISTS (
 p.id, p.conversation, p.seq, p.begun, p.touched, p.ended, p.stopped, p.state, p.active, p.continued, p.head, p.redactions,
 p.inputs, p.reply
 
--- piece: spoken
+-- piece: shown
 -- What is read of an exchange `p` whose messages are shown; between the two the number of the last message before it.
 {content_shown},
 (SELECT b.seq + b.span - 1 FROM exchanges b WHERE b.id = p.parent AND b.agent = p.agent),

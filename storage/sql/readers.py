@@ -26,7 +26,7 @@ _OPEN_S = 3_600.0  # an exchange that has had no reply for so long will not get 
 _READ_MS = 5_000.0
 MOST_TURNS = 1_000  # unread turns are counted up to this number
 TOOL_ATOM = b"t"  # the kind of the atom of a tool's result
-# The columns of `unread` after those of `{spoken}`.
+# The columns of `unread` after those of `{shown}`.
 _FULL, _IS_FOLLOWED, _RUN_STATE = -3, -2, -1
 
 
@@ -83,7 +83,7 @@ class Readers(Group):
             messages: list[Message] = []
             tools_used: dict[int, Sequence[str]] = {}
             end, size, is_more, is_waiting = cursor, 0, len(rows) == _BATCH, False
-            for row, (e, is_shared, _) in zip(rows, exchanges.make_spoken_exchanges(rows), strict=True):
+            for row, (e, is_shared, _) in zip(rows, exchanges.make_shown_exchanges(rows), strict=True):
                 is_left = row[_RUN_STATE] == "left"
                 is_settled = is_left or row[_IS_FOLLOWED] or _is_settled(e, now, idle_s)
                 if upto is None and (row[_RUN_STATE] == "running" or not is_settled):

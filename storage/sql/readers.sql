@@ -14,7 +14,7 @@ ON CONFLICT (memory, reader) DO UPDATE SET seq = excluded.seq, at = excluded.at
 -- Reads what follows a point, whatever became of it; last its hidden rounds, whether a turn has followed it (?: the kind
 -- of a user's atom), and what a run makes of it: `running` is of one that has not ended, `left` was left open by a
 -- process that is gone.
-SELECT {spoken}, p."full", CASE WHEN EXISTS (
+SELECT {shown}, p."full", CASE WHEN EXISTS (
         SELECT 1 FROM exchanges k WHERE k.conversation = p.conversation AND k.depth = p.depth + 1 AND k.parent = p.id
         AND +k.agent = p.agent AND k.ended IS NOT NULL AND substr(k.input_key, 1, 1) = ?)
     THEN 1 ELSE 0 END, CASE

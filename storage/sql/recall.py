@@ -408,7 +408,7 @@ class Recall(Group):
     async def recent(self, connection: Connection, agent: Agent, limit: int) -> list[Message]:
         """Returns the standing messages of the last exchanges, oldest first."""
         rows = await connection.rows(exchanges.SQL["recent"], (agent.id, limit))
-        found = exchanges.make_spoken_exchanges(reversed(rows))
+        found = exchanges.make_shown_exchanges(reversed(rows))
         return [m for e, is_shared, _ in found for m in self._rules.messages_of(e, is_shared, None, None)]
 
     @reads
@@ -483,13 +483,13 @@ class Recall(Group):
         of = await load_agent(connection, agent)
         if of is None:
             return None
-        rows = await connection.rows(exchanges.SQL["spoken_since"], (agent, of.indexed_seq + 1, _BATCH))
-        return of, self._make_documents(exchanges.make_spoken_exchanges(rows))
+        rows = await connection.rows(exchanges.SQL["shown_since"], (agent, of.indexed_seq + 1, _BATCH))
+        return of, self._make_documents(exchanges.make_shown_exchanges(rows))
 
-    def _make_documents(self, spoken: Iterable[exchanges.SpokenExchange]) -> list[blob.Document]:
+    def _make_documents(self, shown: Iterable[exchanges.ShownExchange]) -> list[blob.Document]:
         return [
             make_document(m)
-            for e, _, previous in spoken
+            for e, _, previous in shown
             if e.active and e.state == "finished"
             for m in self._rules.messages_of(e, False, previous, None)
         ]
@@ -509,8 +509,8 @@ class Recall(Group):
             return False
         _, indexed, next_seq, _ = row
         stale = [e for (e,) in await connection.rows(exchanges.SQL["stale"], (agent, _BATCH))]
-        rows = await connection.rows(exchanges.SQL["spoken_since"], (agent, indexed + 1, _BATCH))
-        fresh = exchanges.make_spoken_exchanges(rows)
+        rows = await connection.rows(exchanges.SQL["shown_since"], (agent, indexed + 1, _BATCH))
+        fresh = exchanges.make_shown_exchanges(rows)
         is_all = len(rows) < _BATCH
         if is_all:
             # A message that is being answered is indexed with its reply: else its chunk would be written twice, and
@@ -538,13 +538,13 @@ class Recall(Group):
 
 async def _remove_from_index(
     connection: Connection, agent: int, stale: Sequence[int], indexed: int
-) -> list[exchanges.SpokenExchange]:
+) -> list[exchanges.ShownExchange]:
     """Takes exchanges that have changed out of the index. Returns those to be indexed again.
 
     indexed: the last number that the index knows; what it has not reached yet is indexed as it is then.
     """
-    found = exchanges.make_spoken_exchanges(
-        await connection.rows(exchanges.SQL["spoken_stale"], (agent, stale))
+    found = exchanges.make_shown_exchanges(
+        await connection.rows(exchanges.SQL["shown_stale"], (agent, stale))
     )
     again = [each for each in found if each.exchange.seq <= indexed]
     for e, _, _ in again:
@@ -569,10 +569,10 @@ async def _read_messages(
     connection: Connection, agent: int, seqs: Sequence[int], rules: Rules
 ) -> dict[int, Message]:
     wanted = frozenset(seqs)
-    rows = await connection.rows(exchanges.SQL["spoken_at"], (agent, seqs))
+    rows = await connection.rows(exchanges.SQL["shown_at"], (agent, seqs))
     found = {
         m.seq: m
-        for e, is_shared, _ in exchanges.make_spoken_exchanges(rows)
+        for e, is_shared, _ in exchanges.make_shown_exchanges(rows)
         for m in rules.messages_of(e, is_shared, None, wanted)
     }
     if any(seq not in found for seq in seqs):

@@ -279,8 +279,8 @@ def _advance(end: _PathEnd, e: Exchange, write: TurnWrite, done: Committed) -> N
     # The exchange has raised the revision of its conversation by one.
     old = end.conversation
     end.conversation = Conversation(old.id, old.uid, old.key, old.rev + 1, old.last_exchange)
-    run = e.run if done.seq == e.seq else done.seq
-    e = replace(e, id=done.exchange, seq=done.seq, run=run, section=done.section)
+    gapless_from = e.gapless_from if done.seq == e.seq else done.seq
+    e = replace(e, id=done.exchange, seq=done.seq, gapless_from=gapless_from, section=done.section)
     rounds = end.additions.rounds
     if rounds and rounds[-1].id == e.parent and e.continues_parent:
         rounds = (*rounds[:-1], replace(rounds[-1], continued=True))

@@ -206,7 +206,9 @@ async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> St
         run = await _begin_run(connection, draft, write)
     if write.end is not None:
         run = await _end_run(connection, write.end if run is None else replace(write.end, run=run.id))
-    e = replace(e, id=added.id, seq=added.seq, run=e.run if e.seq == added.seq else added.seq)
+    e = replace(
+        e, id=added.id, seq=added.seq, gapless_from=e.gapless_from if e.seq == added.seq else added.seq
+    )
     return StepOpened(agent, e, rev + 1, section, run)
 
 

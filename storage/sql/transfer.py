@@ -507,4 +507,4 @@ async def _put_exchange(connection: Connection, agent: int, record: TransferReco
     id = await exchanges.add_numbered_exchange(connection, agent, e)
     if e.parent is not None:
         await note_fork(connection, agent, conversation, e.parent)
-    await exchanges.add_marks(connection, agent, "head", values.get("prefixes", ()), id)
+    await exchanges.add_marks(connection, agent, exchanges.PREFIX, values.get("prefixes", ()), id)

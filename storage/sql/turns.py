@@ -334,7 +334,7 @@ async def _write_change(
     e = replace(e, section=section, conversation=e.conversation if begun is None else begun.id)
     if is_added:
         id, seq, matches_prefix = await exchanges.add_exchange(connection, agent, e, recall)
-        e = replace(e, id=id, seq=seq, run=e.run if e.seq == seq else seq)
+        e = replace(e, id=id, seq=seq, gapless_from=e.gapless_from if e.seq == seq else seq)
         if matches_prefix or not change.is_alone:
             begun = None
     else:
@@ -358,7 +358,7 @@ async def _write_change(
 
 async def _add_marks(connection: Connection, agent: int, change: Change, e: Exchange, indexed: int) -> None:
     """Marks what has to be recognised or indexed again. e: the exchange of the change, as it is stored."""
-    await exchanges.add_marks(connection, agent, "head", change.prefixes, e.id)
+    await exchanges.add_marks(connection, agent, exchanges.PREFIX, change.prefixes, e.id)
     await exchanges.add_marks(connection, agent, "tomb", change.tombs, e.id)
     for x in (e, *change.others):
         # The index has not reached the other exchanges yet, and will read them as they are by then.

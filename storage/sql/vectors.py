@@ -221,8 +221,8 @@ class Vectors(Group):
                 return Unembedded(of, model, 0, 0, 0, is_new=True)
             _, dimension, cursor, stamp = progress
             found = Unembedded(of, model, cursor, max(cursor, of.indexed_seq), stamp)
-            rows = await connection.rows(exchanges.SQL["spoken_since"], (agent, cursor + 1, _BATCH))
-            fresh = [e for e, _, _ in exchanges.make_spoken_exchanges(rows)]
+            rows = await connection.rows(exchanges.SQL["shown_since"], (agent, cursor + 1, _BATCH))
+            fresh = [e for e, _, _ in exchanges.make_shown_exchanges(rows)]
             if len(rows) == _BATCH:
                 found = replace(found, upto=min(found.upto, fresh[-1].seq + len(fresh[-1].inputs)))
             others = await load_passages_and_facts(

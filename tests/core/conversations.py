@@ -336,7 +336,7 @@ def _check_path(e: Exchange, tree: Tree, canon: Canon) -> None:
 
 def without_numbers(e: Exchange) -> dict[str, object]:
     """Returns a record without what the store decides: its id and its place in the agent's order."""
-    return {name: getattr(e, name) for name in e.__struct_fields__ if name not in ("seq", "run")}
+    return {name: getattr(e, name) for name in e.__struct_fields__ if name not in ("seq", "gapless_from")}
 
 
 # -- the world

@@ -251,7 +251,7 @@ async def test_each_step_of_a_run_is_an_exchange(writer: Writer) -> None:
     assert all(x.continued and x.active for x in own.path)
     assert own.path[1].parent == own.path[0].id
     assert own.path[1].offset == end_offset(own.path[0])
-    assert [(x.seq, x.run) for x in own.path] == [(1, 1), (3, 1)]
+    assert [(x.seq, x.gapless_from) for x in own.path] == [(1, 1), (3, 1)]
     run = await writer.store.runs.newest(writer.agent.id, own.path[0].conversation)
     assert run is not None
     assert (run.state, run.stop, run.steps) == (RunState.COMPLETED, "end_turn", 2)

@@ -74,8 +74,8 @@ def plan_plain(snapshot: MemorySnapshot, query: Query) -> Plan | None:
         0,  # size
         last.length + len(new) + 1,
         False,  # active
-        last.seq + len(last.inputs) + 1,  # with no other turn in between, it goes on with the same run
-        last.run,
+        last.seq + len(last.inputs) + 1,  # with no other turn in between, there is no gap
+        last.gapless_from,
         snapshot.additions.last,  # prior
     )
     return Plan(
@@ -123,7 +123,7 @@ def finish_plain(plan: Plan, ended: RequestEnd, section: int | None = None) -> E
         exchange.length,
         True,  # active
         exchange.seq,
-        exchange.run,
+        exchange.gapless_from,
         exchange.prior,
         dict(ended.notes),
         section,

@@ -243,7 +243,7 @@ def _after_parent(tree: Tree, plan: Plan, ended: RequestEnd) -> Exchange:
         plan.exchange,
         id=ended.id,
         seq=draft.seq if draft else 0,
-        run=draft.run if draft else 0,
+        gapless_from=draft.gapless_from if draft else 0,
         parent=None if parent is None else parent.id,
         notes=dict(ended.notes),
         evicted=ended.evicted,
@@ -261,9 +261,10 @@ def _after_parent(tree: Tree, plan: Plan, ended: RequestEnd) -> Exchange:
     if exchange.evicted is not None and exchange.evicted.depth == exchange.depth:
         begin = exchange.evicted.offset + exchange.offset - plan.exchange.offset
         exchange = replace(exchange, evicted=exchange.evicted._replace(offset=begin))
-    # The exchange continues its parent's run of numbers, unless another conversation took the next ones; the store
-    # checks that.
-    return exchange if draft else replace(exchange, seq=parent.seq + len(parent.inputs) + 1, run=parent.run)
+    if draft:
+        return exchange
+    # Its numbers go on from its parent's, unless another conversation took the next ones; the store checks that.
+    return replace(exchange, seq=parent.seq + len(parent.inputs) + 1, gapless_from=parent.gapless_from)
 
 
 def _conversation_of(tree: Tree, plan: Plan, exchange: Exchange) -> int | None:

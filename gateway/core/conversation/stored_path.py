@@ -51,9 +51,11 @@ def plan_step(
     exchange = new_exchange(query, last, pending, new)
     length = len(exchange.inputs) + 1
     if last is not None:
-        # The numbers go on with the same run, unless another conversation takes the next ones; the store checks that.
+        # The numbers go on without a gap, unless another conversation takes the next ones; the store checks that.
         seq, prior = last.seq + len(last.inputs) + 1, last.id if last.adds else last.prior
-        exchange = replace(exchange, seq=seq, run=last.run, prior=prior, length=last.length + length)
+        exchange = replace(
+            exchange, seq=seq, gapless_from=last.gapless_from, prior=prior, length=last.length + length
+        )
     else:
         exchange = replace(exchange, length=length)
     refused = refused_ids(tree.chain(last))

@@ -59,7 +59,7 @@ CACHED_PATHS = 4096
 
 # Fields of an exchange that a line holds as they are; its words, hashes and position in the tree need translation.
 _PLAIN_FIELDS = (
-    "seq", "run", "begun", "touched", "ended", "stopped", "superseded", "continued", "active", "edits", "opaque",
+    "seq", "begun", "touched", "ended", "stopped", "superseded", "continued", "active", "edits", "opaque",
     "model", "merged", "size",
 )  # fmt: skip
 
@@ -302,7 +302,7 @@ def _line_of(record: TransferRecord) -> dict[str, Any]:
     if e is None:
         return line
     plain = {name: getattr(e, name) for name in _PLAIN_FIELDS}
-    line = {**line, **plain, "head": e.prefix_length, "state": e.state.value}
+    line = {**line, **plain, "run": e.gapless_from, "head": e.prefix_length, "state": e.state.value}
     if is_tombstone(e):
         return {
             **line,
@@ -432,6 +432,7 @@ class LineReader:
             path=path if reply is not None else b"",
             reply_key=None if reply is None else self._canon.reply_key(reply),
             state=state,
+            gapless_from=line["run"],
             prefix_length=line["head"],
             **{name: line[name] for name in _PLAIN_FIELDS},
             **({} if is_gone else _content_fields(line)),

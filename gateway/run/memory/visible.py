@@ -66,9 +66,9 @@ def _verbatim_numbers(context: MemoryContext, composition: Composition, window: 
         return range(0)
     after = first = match_point.seq + len(match_point.inputs) + 1
     if context.is_plain:
-        first = after if window.evicted_tokens else match_point.run
+        first = after if window.evicted_tokens else match_point.gapless_from
     elif context.is_stored:
-        first = max(match_point.run, _first_filled(context, composition, window, after))
+        first = max(match_point.gapless_from, _first_filled(context, composition, window, after))
     return range(first, after)
 
 

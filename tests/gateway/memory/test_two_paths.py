@@ -125,8 +125,8 @@ def _check_runs(rows: Sequence[Exchange]) -> None:
     for e in rows:  # parents before their children
         end = e.seq + len(e.inputs) + 1
         on_path[e.id] = on_path[e.parent] | set(range(e.seq, end))
-        assert e.run in on_path[e.id]
-        assert on_path[e.id].issuperset(range(e.run, end))
+        assert e.gapless_from in on_path[e.id]
+        assert on_path[e.id].issuperset(range(e.gapless_from, end))
 
 
 def _filled(composition: Composition) -> list[WireMessage]:

@@ -74,7 +74,7 @@ async def test_statements_are_planned_once_for_a_connection(open_store: OpenStor
 
 
 @pytest.mark.parametrize(
-    "name", ["memory_snapshot", "pool_found", "pool_conversation", "spoken_at", "spoken_unread"]
+    "name", ["memory_snapshot", "pool_found", "pool_conversation", "shown_at", "shown_unread"]
 )
 async def test_one_conversation_of_a_long_memory_is_found_by_index(
     database: PostgresServer, name: str
