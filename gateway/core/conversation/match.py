@@ -388,7 +388,7 @@ class _Search:
         if not self._query.named:
             return False
         # The next tries may need contents as well, so all that they compare is loaded at once.
-        tree.load_together(tree.turn_start(other) for _, found in self._tries() for _, other in found)
+        tree.group_for_loading(tree.turn_start(other) for _, found in self._tries() for _, other in found)
         return all(_is_akin(tree, exchange, listing, i) for i in asked)
 
     def _has_reply_within(self, best: _Candidate) -> bool:
@@ -569,7 +569,7 @@ class _AlteredSearch:
         """Returns id -> the letters of a reply. They are made once, since each is compared with many messages."""
         tree = self._tree
         # The question of each turn is compared next (`_is_akin`).
-        tree.load_together([*self._candidates, *map(tree.turn_start, self._candidates)])
+        tree.group_for_loading([*self._candidates, *map(tree.turn_start, self._candidates)])
         replies = {
             each.id: tree.content(each).shown_reply for each in self._candidates if not is_tombstone(each)
         }

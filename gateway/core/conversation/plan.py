@@ -270,7 +270,7 @@ def find_opening(tree: Tree, new: Exchange, query: Query) -> Exchange | None:
     Both belong to one chat: a transcript grows, or a question is sent again within the idle time.
     """
     openings = [exchange for exchange in tree if exchange.parent is None and exchange.begun <= new.begun]
-    tree.load_together(openings)
+    tree.group_for_loading(openings)
 
     def is_free(exchange: Exchange) -> bool:
         # One that ended after this one began was under way then, so what continues it came later.
@@ -357,7 +357,7 @@ def _quotes_last_turn(tree: Tree, query: Query, messages: Sequence[WireMessage])
     if last is None:
         return False
     top = tree.turn_start(last)
-    tree.load_together((top, last))
+    tree.group_for_loading((top, last))
     asked = [m for m in tree.content(top).messages or () if m.get("role") == "user"]
     question = without_space(text_of(asked[-1])) if asked else ""
     reply = without_space(text_of(tree.content(last).shown_reply or {}))

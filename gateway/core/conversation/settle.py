@@ -71,7 +71,7 @@ def finish(tree: Tree, plan: Plan, ended: RequestEnd) -> Exchange:
     amended = [
         other for a in plan.amendments if a.reply for other in [tree.get(a.exchange)] if other is not None
     ]
-    tree.load_together(other for other in amended if _may_have_fillers(other))
+    tree.group_for_loading(other for other in amended if _may_have_fillers(other))
     for amendment in plan.amendments:
         _amend(tree, plan, amendment)
     revived = {a.exchange for a in plan.amendments if _revive(tree, a)}
@@ -114,7 +114,7 @@ def _supersede_along_path(tree: Tree, exchange: Exchange, changed: Container[int
     Each of them is compared with the active alternatives at its place, and so is each that has changed (by its id).
     """
     judged = [each for each in tree.chain(exchange) if each.superseded or each.id in changed]
-    tree.load_together(other for each in judged for other in (each, *tree.siblings(each)))
+    tree.group_for_loading(other for each in judged for other in (each, *tree.siblings(each)))
     for each in judged:
         if each.superseded:
             each = tree.change(each.id, superseded=False)
@@ -321,7 +321,7 @@ def _later_opening(tree: Tree, exchange: Exchange) -> Exchange | None:
     another opening.
     """
     openings = [opening for opening in tree if opening.parent is None]
-    tree.load_together(openings)
+    tree.group_for_loading(openings)
     old = {opening.conversation for opening in openings if opening.begun <= exchange.begun}
     later = (
         opening for opening in openings if opening.conversation not in old and tree.extends(opening, exchange)

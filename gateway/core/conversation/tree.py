@@ -82,17 +82,12 @@ def moved_at(exchange: Exchange) -> float:
     return own if own is not None else exchange.begun
 
 
-def _load(data: bytes | None) -> Any:
+def _decode(data: bytes | None) -> Any:
     return None if data is None else orjson.loads(data)
 
 
 class Tree:
-    """The exchanges of some conversations, with their changes.
-
-    contents: of exchanges that do not carry it themselves; None: all do.
-    tombs: hashes of messages that were forgotten, in any conversation. changed: ids of what was added or
-        changed.
-    """
+    """The exchanges of some conversations, with their changes."""
 
     def __init__(
         self,
@@ -100,14 +95,19 @@ class Tree:
         contents: Mapping[int, StoredContent] | None = None,
         tombs: frozenset[bytes] = frozenset(),
     ) -> None:
+        """contents: of exchanges that do not carry it themselves; None: all do.
+
+        tombs: hashes of messages that were forgotten, in any conversation.
+        """
         self.tombs = tombs
         self.by_id: dict[int, Exchange] = {}
         self._children: dict[int, list[int]] = {}
         self._roots: dict[int, list[int]] = {}
         self._contents = None if contents is None else dict(contents)
         self._groups: list[list[int]] = []
-        # Answers worked out before; a change of the tree drops those that it touches.
-        self._loaded: dict[int, Content] = {}
+        # The contents that were decoded; a change of an exchange drops its own.
+        self._decoded: dict[int, Content] = {}
+        # Cached results; every change of the tree drops them.
         self._elements: dict[int, tuple[PathElement, ...]] = {}
         self._turn_starts: dict[int, Exchange] = {}
         self._touched: dict[int, float] = {}
@@ -115,6 +115,7 @@ class Tree:
         self._continued: dict[int, bool] = {}
         self._continued_roots: dict[int, list[Exchange]] = {}
         self._active: dict[tuple[int, bool], bool] = {}
+        # The ids of what was added or changed.
         self.changed: set[int] = set()
         for exchange in exchanges:
             self._link(exchange)
@@ -135,30 +136,30 @@ class Tree:
             self.remove(old)
         self._link(exchange)
         self.changed.add(exchange.id)
-        self._forget_answers()
+        self._clear_caches()
         return exchange
 
     def remove(self, exchange: Exchange) -> None:
         """Takes an exchange out of the tree, as if it had not been loaded."""
         del self.by_id[exchange.id]
-        of = (
+        siblings = (
             self._roots[exchange.conversation] if exchange.parent is None else self._children[exchange.parent]
         )
-        of.remove(exchange.id)
-        self._loaded.pop(exchange.id, None)
-        self._forget_answers()
+        siblings.remove(exchange.id)
+        self._decoded.pop(exchange.id, None)
+        self._clear_caches()
 
     def change(self, exchange_id: int, **fields: Any) -> Exchange:
         """Replaces fields of an exchange, which keeps its position in the tree."""
         new = self.by_id[exchange_id] = replace(self.by_id[exchange_id], **fields)
         self.changed.add(exchange_id)
         if not fields.keys().isdisjoint(("input", "shown_reply", "full", "state")):
-            self._loaded.pop(exchange_id, None)
-        self._forget_answers()
+            self._decoded.pop(exchange_id, None)
+        self._clear_caches()
         return new
 
-    def _forget_answers(self) -> None:
-        for known in (
+    def _clear_caches(self) -> None:
+        for cache in (
             self._elements,
             self._turn_starts,
             self._touched,
@@ -167,7 +168,7 @@ class Tree:
             self._continued_roots,
             self._active,
         ):
-            known.clear()
+            cache.clear()
 
     def __iter__(self) -> Iterator[Exchange]:
         return iter(self.by_id.values())
@@ -175,7 +176,7 @@ class Tree:
     def get(self, exchange_id: int | None) -> Exchange | None:
         return None if exchange_id is None else self.by_id.get(exchange_id)
 
-    def load_together(self, group: Iterable[Exchange]) -> None:
+    def group_for_loading(self, group: Iterable[Exchange]) -> None:
         """Groups exchanges. A rule that needs the content of one raises `Missing` for all that are not loaded."""
         self._groups.append([exchange.id for exchange in group])
 
@@ -190,27 +191,27 @@ class Tree:
 
     def content(self, exchange: Exchange) -> Content:
         """Returns the words of an exchange. Raises: Missing: the store has them and they were not loaded."""
-        known = self._loaded.get(exchange.id)
+        known = self._decoded.get(exchange.id)
         if known is not None:
             return known
         if is_tombstone(exchange):
             found = Content()
         else:
             stored = self._stored(exchange)
-            full = _load(exchange.full or stored.full) or {}
+            full = _decode(exchange.full or stored.full) or {}
             found = Content(
-                _load(exchange.input or stored.input),
-                _load(exchange.shown_reply or stored.shown_reply),
+                _decode(exchange.input or stored.input),
+                _decode(exchange.shown_reply or stored.shown_reply),
                 full.get("messages"),
                 frozenset(full.get("gateway_calls") or full.get("ours", ())),  # "ours": before it was renamed
                 bool(full.get("step")),
             )
-        self._loaded[exchange.id] = found
+        self._decoded[exchange.id] = found
         return found
 
     def shown_reply(self, exchange: Exchange) -> WireMessage | None:
         """Returns our reply as the client has it, also of an exchange that was just added. Raises: Missing."""
-        return _load(exchange.shown_reply or self._stored(exchange).shown_reply)  # type: ignore[no-any-return]
+        return _decode(exchange.shown_reply or self._stored(exchange).shown_reply)  # type: ignore[no-any-return]
 
     def _stored(self, exchange: Exchange) -> StoredContent | Exchange:
         if exchange.input is not None or self._contents is None or exchange.id <= 0:
@@ -233,8 +234,8 @@ class Tree:
         ]
 
     def provide_messages(self, exchange_id: int, messages: list[WireMessage]) -> None:
-        """Makes the messages of an exchange that is not stored yet known to the comparisons below."""
-        self._loaded[exchange_id] = Content(messages)
+        """Adds the messages of an exchange that is not stored yet, for the comparisons below."""
+        self._decoded[exchange_id] = Content(messages)
 
     # -- the shape
 
@@ -285,7 +286,7 @@ class Tree:
         return known or ()
 
     def atoms(self, exchange: Exchange) -> list[Atom]:
-        """Returns all atoms of the path to e in a row."""
+        """Returns all atoms of the path to the exchange in a row."""
         return [a for element in self.elements(exchange) for a in element.atoms]
 
     # -- turns
@@ -314,41 +315,41 @@ class Tree:
         self._turn_starts.update(dict.fromkeys(below, top))
         return top
 
-    def _rounds(self, exchange: Exchange) -> list[Exchange]:
-        """Returns the finished exchanges after the exchange that go on with its turn."""
+    def _turn_children(self, exchange: Exchange) -> list[Exchange]:
+        """Returns the finished exchanges that follow the exchange and go on with its turn."""
         return [c for c in self.children(exchange) if c.ended is not None and self.continues_turn(c)]
 
-    def _unknown(self, exchange: Exchange, known: Container[int]) -> list[Exchange]:
-        """Returns the rounds of a turn from this exchange on, as far as they are not known, the last ones first.
+    def _uncached(self, exchange: Exchange, cache: Container[int]) -> list[Exchange]:
+        """Returns the exchanges of a turn from this one on that a cache lacks, the last ones first.
 
-        Each is asked about on its own: so a turn of a thousand rounds is gone through once, and not once for each.
+        Each gets a result of its own in the cache, so a turn of a thousand rounds is walked once, not once for each.
         """
         found, todo = [], [exchange]
         while todo:
             descendant = todo.pop()
-            if descendant.id not in known:
+            if descendant.id not in cache:
                 found.append(descendant)
-                todo += self._rounds(descendant)
+                todo += self._turn_children(descendant)
         return found[::-1]
 
     def is_continued(self, exchange: Exchange) -> bool:
         """Returns whether a request with a new user message has finished on the turn of the exchange."""
-        memo = self._continued
-        for descendant in self._unknown(exchange, memo):
-            memo[descendant.id] = descendant.continued or any(
-                child.ended is not None and (memo[child.id] if self.continues_turn(child) else True)
+        cache = self._continued
+        for descendant in self._uncached(exchange, cache):
+            cache[descendant.id] = descendant.continued or any(
+                child.ended is not None and (cache[child.id] if self.continues_turn(child) else True)
                 for child in self.children(descendant)
             )
-        return memo[exchange.id]
+        return cache[exchange.id]
 
     def turn_end(self, exchange: Exchange) -> float:
         """Returns when the turn of the exchange ended, or was cut."""
-        memo = self._turn_ends
-        for descendant in self._unknown(exchange, memo):
-            memo[descendant.id] = max(
-                [moved_at(descendant), *(memo[child.id] for child in self._rounds(descendant))]
+        cache = self._turn_ends
+        for descendant in self._uncached(exchange, cache):
+            cache[descendant.id] = max(
+                [moved_at(descendant), *(cache[child.id] for child in self._turn_children(descendant))]
             )
-        return memo[exchange.id]
+        return cache[exchange.id]
 
     def turn_end_or_now(self, exchange: Exchange, now: float) -> float:
         """Returns when the turn of the exchange ended; `now` while it is under way."""
@@ -357,17 +358,17 @@ class Tree:
     def touched_at(self, exchange: Exchange) -> float:
         """Returns when a finished request last repeated the exchange or went on from it."""
         # Children first, with a list in place of recursion: a path may be thousands of exchanges deep.
-        memo, todo = self._touched, [exchange]
+        cache, todo = self._touched, [exchange]
         while todo:
             descendant = todo[-1]
             later = [child for child in self.children(descendant) if child.ended is not None]
-            unknown = [] if descendant.id in memo else [child for child in later if child.id not in memo]
+            unknown = [] if descendant.id in cache else [child for child in later if child.id not in cache]
             if unknown:
                 todo += unknown
                 continue
-            memo[descendant.id] = max([descendant.touched, *(memo[child.id] for child in later)])
+            cache[descendant.id] = max([descendant.touched, *(cache[child.id] for child in later)])
             todo.pop()
-        return memo[exchange.id]
+        return cache[exchange.id]
 
     def may_change(self, exchange: Exchange) -> bool:
         """Returns whether the exchange may still take another form: nothing that was continued rests on it."""
@@ -395,10 +396,13 @@ class Tree:
         ):
             return False
         # Only here are words compared: hashes cannot show that a text has grown.
-        mine, others = self.content(new).messages, self.content(old).messages
-        return bool(mine and others) and is_grown_transcript(text_of(mine[k - 1]), text_of(others[k - 1]))  # type: ignore[index]
+        longer, shorter = self.content(new).messages, self.content(old).messages
+        if not longer or not shorter:
+            return False
+        return is_grown_transcript(text_of(longer[k - 1]), text_of(shorter[k - 1]))
 
     def is_same_input(self, a: Exchange, b: Exchange) -> bool:
+        """Returns whether two exchanges have the same messages and media, whichever messages the media are in."""
         return a.inputs == b.inputs and [d for d in a.media if d] == [d for d in b.media if d]
 
     def are_apart(self, a: Exchange, b: Exchange) -> bool:
@@ -427,10 +431,9 @@ class Tree:
         return found
 
     def _is_attached(self, exchange: Exchange, *, named: bool) -> bool:
-        """Returns whether nothing speaks against an exchange but those with its own place.
+        """Returns False for a second root of a named conversation that went on elsewhere before or after it.
 
-        If a named conversation went on elsewhere while a second root of it was not under way, that is detached: it
-        waits to be continued before it is active. What is off the record detaches nothing before it.
+        Such a root waits to be continued before it is active. What is off the record detaches nothing before it.
         """
         if exchange.parent is not None or not named or self.is_continued(exchange):
             return True

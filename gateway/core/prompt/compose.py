@@ -269,7 +269,7 @@ def _inserted_messages(
 
 def _omitted_messages(tree: Tree, plan: Plan, offered: Container[str]) -> Iterator[InsertedMessage]:
     elements = _sendable(plan.omitted, plan.query.listing)
-    tree.load_together(element.exchange for element in elements)
+    tree.group_for_loading(element.exchange for element in elements)
     for element in elements:
         exchange, content = element.exchange, tree.content(element.exchange)
         if element.position >= 0:
@@ -360,7 +360,7 @@ def _restore_rounds(
             neighbours = replies.get(i - 1), replies.get(i + 1)
             if not any(neighbour is not None and neighbour.id == exchange.id for neighbour in neighbours):
                 restored.append((i, exchange))
-    tree.load_together(exchange for _, exchange in restored)
+    tree.group_for_loading(exchange for _, exchange in restored)
     for i, exchange in restored:
         message, content = listing.messages[i], tree.content(exchange)
         is_same = bool(model) and exchange.model == model and listing.atoms[i] == exchange.reply

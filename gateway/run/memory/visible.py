@@ -111,7 +111,7 @@ def replaced_exchanges(context: MemoryContext, idle_s: float) -> set[int]:
         elif plan.conversation is not None:
             # Only openings that this list extends are replaced; a named conversation may have several roots.
             roots = _recent_roots(tree, plan.conversation, plan.query.now, idle_s)
-            tree.load_together(roots)
+            tree.group_for_loading(roots)
             found |= {root.id for root in roots if tree.extends(exchange, root)}
     return found
 
