@@ -159,7 +159,7 @@ async def test_a_message_says_its_run_and_what_waits_at_the_end(
     # Its result is of the next exchange: it says which tool it is of, and nothing waits any more.
     await ann.say([user("Pay."), asked, result("c9", "Paid.")], assistant("Done."), "a")
     (view,) = await messages.list(ann.agent, limit=1, after=at(4))
-    assert (view.listed.message["content"], view.names) == ("Paid.", {"c9": "pay"})
+    assert (view.listed.message["content"], view.tool_names) == ("Paid.", {"c9": "pay"})
     assert (await messages.get(ann.agent, at(2))).waiting == {}
 
 

@@ -38,7 +38,7 @@ class MessageRenderer(Struct, frozen=True):
         m = view.listed
         origin = self._origin(view)
         return messages_json(
-            m.message, origin, self.showing, waiting=view.waiting, names=view.names, results=m.results
+            m.message, origin, self.showing, waiting=view.waiting, names=view.tool_names, results=m.results
         )
 
     async def summaries(self, views: Sequence[MessageView]) -> dict[tuple[int, int], list[dict[str, Any]]]:

@@ -10,8 +10,8 @@ from msgspec import Struct
 
 from adapters.types import Json
 from gateway.agents.api._message_renderer import MessageRenderer
-from gateway.agents.runs.message_listing import exchanges_of, last_counts
 from gateway.agents.runs.run import RunStart
+from gateway.agents.runs.stored_run import exchanges_of, last_counts
 from gateway.agents.wire.faults import error_event
 from gateway.agents.wire.message import Showing, summary_json
 from gateway.agents.wire.run_json import end_events, result_json, stop_json

@@ -18,7 +18,8 @@ from gateway.agents.api._query import PageQuery, RunsQuery, StepsQuery, TraceQue
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.dependencies import AgentsApi, page_of, sent_or_none
 from gateway.agents.api.run_events import failure_of, listing_of
-from gateway.agents.runs.message_listing import AgentMessages, exchanges_of, last_counts
+from gateway.agents.runs.message_listing import AgentMessages
+from gateway.agents.runs.stored_run import exchanges_of, last_counts
 from gateway.agents.wire.message import Showing
 from gateway.agents.wire.run_json import (
     Feedback,

@@ -25,7 +25,6 @@ from gateway.agents.runs.background.ends import RunEnds
 from gateway.agents.runs.begin import RunBeginning, RunStarter
 from gateway.agents.runs.calls.pauses import calls_since_user_message
 from gateway.agents.runs.calls.toolboxes import Toolboxes
-from gateway.agents.runs.message_listing import last_counts
 from gateway.agents.runs.replay import replay
 from gateway.agents.runs.resend import (
     EarlierSend,
@@ -45,6 +44,7 @@ from gateway.agents.runs.run import (
     identity_of,
 )
 from gateway.agents.runs.steps import MakesToolbox, RunMemory
+from gateway.agents.runs.stored_run import last_counts
 from gateway.agents.runs.turn_guide import guide_of, is_overfull, terms_of
 from gateway.agents.tools.foreign import ForeignTools
 from gateway.core.agent import AgentSpec

@@ -14,7 +14,7 @@ from gateway.run.memory.recall import EmbedQuery
 from storage.commands import ForgetTarget
 from storage.errors import NotFound
 from storage.listing import ListedExchange, Page
-from storage.records import DEFAULT, Agent, Conversation, Exchange, Message, Run, TokenCounts
+from storage.records import DEFAULT, Agent, Conversation, Exchange, Message
 from storage.sql.store import Store
 
 # The most message numbers that are shown of a conversation.
@@ -25,29 +25,6 @@ _MOST_ROWS = 50
 _SEARCH_MS = 1000.0
 # Comes after all hidden messages of a reply.
 _AFTER_ALL = 2**31
-
-
-async def exchanges_of(store: Store, agent: Agent, run: Run) -> Sequence[Exchange]:
-    """Returns the exchanges of a run: its steps, and the results of the last calls, where it ended with these.
-
-    Raises: StoreError.
-    """
-    ids = [each.step.exchange for each in await store.runs.steps(run)]
-    found = [e for id in ids if (e := await store.turns.exchange(agent, id)) is not None]
-    last_exchange = await store.runs.last_exchange(run)
-    last = None if last_exchange is None else await store.turns.exchange(agent, last_exchange)
-    if last is not None and all(m.message.get("role") == "tool" for m in listed(last)[:1]):
-        found.append(last)
-    return found
-
-
-async def last_counts(store: Store, run: Run) -> TokenCounts:
-    """Returns the tokens of the newest step of a run that is read back; zeros where it has none.
-
-    A batch's item has one step, in which all its calls of the model are added up: they are zeros, too.
-    """
-    step = None if run.batch is not None else await store.runs.last_step(run.agent, run.id)
-    return TokenCounts() if step is None else step.counts
 
 
 class MessageView(Struct, frozen=True):
@@ -65,7 +42,7 @@ class MessageView(Struct, frozen=True):
     # Who must answer each waiting call, by call id; set on the last reply of a conversation.
     waiting: Mapping[str, str]
     # The tools of the calls that a result may answer, by call id.
-    names: Mapping[str, str]
+    tool_names: Mapping[str, str]
 
 
 class AgentMessages:
@@ -99,8 +76,8 @@ class AgentMessages:
                 return []
             row = found.id
         first, last = (before, after) if newest_first else (after, before)
-        low = (-1, 0) if first is None else _place(first)
-        high = (2**62, 0) if last is None else _place(last)
+        low = (-1, 0) if first is None else _sort_key(first)
+        high = (2**62, 0) if last is None else _sort_key(last)
         views: list[MessageView] = []
         at, end = low[0], high[0]
         while len(views) < limit:
@@ -126,8 +103,8 @@ class AgentMessages:
     ) -> Sequence[tuple[Agent, MessageView]]:
         """Returns a page of the messages of all agents, in the order in which their exchanges began. As `list`."""
         first, last = (before, after) if newest_first else (after, before)
-        low = (-1, -1, 0) if first is None else await self._row_and_place(project, first)
-        high = (2**62, 0, 0) if last is None else await self._row_and_place(project, last)
+        low = (-1, -1, 0) if first is None else await self._sort_key_in_project(project, first)
+        high = (2**62, 0, 0) if last is None else await self._sort_key_in_project(project, last)
         found: list[tuple[Agent, MessageView]] = []
         at, end = low[0] - 1, high[0] + 1
         while len(found) < limit:
@@ -144,9 +121,9 @@ class AgentMessages:
             at, end = (at, rows[-1][1].exchange.id) if newest_first else (rows[-1][1].exchange.id, end)
         return found[:limit]
 
-    async def _row_and_place(self, project: str, place: Place) -> tuple[int, int, int]:
+    async def _sort_key_in_project(self, project: str, place: Place) -> tuple[int, int, int]:
         """Returns what orders a message among those of all agents: the row of its exchange, and its place in it."""
-        return await self._store.messages.exchange_row(project, place.uid, place.seq), *_place(place)
+        return await self._store.messages.exchange_row(project, place.uid, place.seq), *_sort_key(place)
 
     async def get(self, agent: Agent, place: Place) -> MessageView:
         """Returns the message at a place. Raises: NotFound."""
@@ -178,33 +155,31 @@ class AgentMessages:
         conversation: `default`, or the public name of the one in which they were; None: any.
         by_meaning: by vectors as well as words, where there is an embedder.
         """
-        now = await self._store.agents.load(agent.id)
-        if now is None:
+        loaded = await self._store.agents.load(agent.id)
+        if loaded is None:
             return []
-        try:
-            only = None if conversation is None else await self.conversation(now, conversation)
-        except NotFound:
-            only = None
-        if conversation is not None and only is None:
-            return []
-        past = {} if only is None else await self._store.messages.past(now.id, only.id)
+        # The last number that is looked at in each conversation; None: in all to their ends.
+        past = None
+        if conversation is not None:
+            try:
+                found = await self.conversation(loaded, conversation)
+            except NotFound:
+                found = None
+            if found is None:
+                return []
+            past = await self._store.messages.past(loaded.id, found.id)
         embed = self._embed_query if by_meaning else None
-        vector = None if embed is None else await embed(now.id, query, _SEARCH_MS)
+        vector = None if embed is None else await embed(loaded.id, query, _SEARCH_MS)
 
         def takes(hit: Message) -> bool:
             in_time = (since is None or hit.at >= since) and (until is None or hit.at < until)
-            is_there = only is None or hit.seq <= past.get(hit.conversation, -1)
-            return hit.source == "message" and hit.role in roles and in_time and is_there
+            in_past = past is None or hit.seq <= past.get(hit.conversation, -1)
+            return hit.source == "message" and hit.role in roles and in_time and in_past
 
         hits = await self._store.recall.search(
-            now,
-            query,
-            limit=limit,
-            takes=takes,
-            deadline_ms=_SEARCH_MS,
-            vector=vector,
+            loaded, query, limit=limit, takes=takes, deadline_ms=_SEARCH_MS, vector=vector
         )
-        return [await self.get(now, Place(now.uid, hit.seq)) for hit in hits]
+        return [await self.get(loaded, Place(loaded.uid, hit.seq)) for hit in hits]
 
     async def rewrite(self, agent: Agent, place: Place, text: str) -> MessageView:
         """Gives a message another text, which is shown, recalled and sent from now on. Raises: BadRequest, NotFound."""
@@ -232,9 +207,11 @@ class AgentMessages:
         found = await self.conversation(agent, conversation)
         if found is None:
             return
-        begun = await self._store.conversations.take_away(agent, found.id, keeps_memory=True, at=self._now())
+        erasure = await self._store.conversations.take_away(
+            agent, found.id, keeps_memory=True, at=self._now()
+        )
         self._store.agents.uncache(agent.scope)
-        await self._store.forgetting.finish(begun)
+        await self._store.forgetting.finish(erasure)
 
     async def numbers(self, agent: Agent, conversation: str = DEFAULT) -> Sequence[int]:
         """Returns the numbers of the messages in a conversation's window, oldest first: of `NUMBERS` at most."""
@@ -266,30 +243,38 @@ class AgentMessages:
     async def _views(self, agent: Agent, rows: Sequence[ListedExchange]) -> Sequence[MessageView]:
         """Returns the messages of exchanges, in the order of the conversation."""
         messages = {row.exchange.id: listed(row.exchange) for row in rows}
-        known = {row.exchange.id: row for row in rows}
+        by_id = {row.exchange.id: row for row in rows}
         # A result's tool and the step of its call are found by the reply before it.
-        asked = {
+        missing = {
             row.exchange.parent
             for row in rows
             if row.exchange.parent is not None
-            and row.exchange.parent not in known
+            and row.exchange.parent not in by_id
             and any(m.is_result for m in messages[row.exchange.id])
         }
-        if asked:
-            known |= await self._store.messages.of_rows(agent.id, sorted(asked))
-        calls = {id: called_tools(row.exchange) for id, row in known.items()}
-        waits = {row.exchange.id: await self._waiting(agent, row.exchange) for row in rows if row.waiting}
+        if missing:
+            by_id |= await self._store.messages.of_rows(agent.id, sorted(missing))
+        calls = {id: called_tools(row.exchange) for id, row in by_id.items()}
         found: list[MessageView] = []
         for row in sorted(rows, key=lambda row: row.exchange.seq):
             e = row.exchange
-            names = {**calls.get(e.parent or 0, {}), **calls[e.id]}
-            above = known.get(e.parent or 0)
-            goes_on = above is not None and above.run is not None and row.run in (None, above.run)
+            waiting = await self._waiting(agent, e) if row.waiting else {}
+            tool_names = {**calls.get(e.parent or 0, {}), **calls[e.id]}
+            parent = by_id.get(e.parent or 0)
+            is_continued = parent is not None and parent.run is not None and row.run in (None, parent.run)
             for m in messages[e.id]:
-                waiting = waits.get(e.id, {}) if m.is_reply and m.hidden is None else {}
-                owner = above if above is not None and goes_on and m.is_result else row
-                step = None if owner.run is None else owner.exchange.seq
-                found.append(MessageView(m, row.conversation, row.key, owner.run, step, waiting, names))
+                of_run = parent if parent is not None and is_continued and m.is_result else row
+                found.append(
+                    MessageView(
+                        m,
+                        row.conversation,
+                        row.key,
+                        of_run.run,
+                        None if of_run.run is None else of_run.exchange.seq,
+                        waiting if m.is_reply and m.hidden is None else {},
+                        tool_names,
+                    )
+                )
         return found
 
     async def _waiting(self, agent: Agent, e: Exchange) -> Mapping[str, str]:
@@ -298,6 +283,6 @@ class AgentMessages:
         return {} if step is None else await still_waiting(self._store, step, e)
 
 
-def _place(place: Place) -> tuple[int, int]:
+def _sort_key(place: Place) -> tuple[int, int]:
     """Returns what orders a message among those of its agent."""
     return place.seq, _AFTER_ALL if place.hidden is None else place.hidden

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from msgspec import Struct
 
-from gateway.agents.runs.message_listing import exchanges_of
+from gateway.agents.runs.stored_run import exchanges_of
 from gateway.core.conversation.canonical import Canon, WireMessage, is_user
 from gateway.core.conversation.listed import listed
 from gateway.core.conversation.private import private_of
