@@ -35,7 +35,7 @@ from gateway.agents.agent_file.file_structs import (
 )
 from gateway.agents.agent_file.older import in_newer_form, is_older
 from gateway.agents.agent_file.write import EXTENSION
-from gateway.agents.api.agents import CreateAgent, definition_of
+from gateway.agents.api.agents import CreateAgent, new_definition
 from gateway.agents.api.blocks import CreateBlock, block_of
 from gateway.agents.api.conversations import CreateConversation, with_update
 from gateway.agents.api.identities import edited
@@ -429,7 +429,7 @@ def _definition(
     for embedding in (form.override_embedding_handle, form.embedding):
         if isinstance(embedding, str):
             fields["embedding"] = embedding
-    return definition_of(convert(fields, CreateAgent, at))
+    return new_definition(convert(fields, CreateAgent, at))
 
 
 def _conversation(

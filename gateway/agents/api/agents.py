@@ -217,53 +217,54 @@ _STORED_FIELDS = (
 )  # fmt: skip
 
 
-def definition_of(create: CreateAgent) -> AgentDefinition:
+def new_definition(create: CreateAgent) -> AgentDefinition:
     """Returns the definition that a new agent begins with. Raises: Unprocessable."""
     kind = create.agent_type if isinstance(create.agent_type, str) else DEFAULT_KIND
     initial = create.initial_message_sequence
-    made = AgentDefinition(
-        kind, initial_messages=read_initial_messages(initial) if isinstance(initial, list) else ()
-    )
-    return changed(made, create)
+    messages = read_initial_messages(initial) if isinstance(initial, list) else ()
+    return with_update(AgentDefinition(kind, initial_messages=messages), create)
 
 
-def changed(definition: AgentDefinition, update: UpdateAgent) -> AgentDefinition:
-    """Returns a definition after an update. A null leaves a field as it is. Raises: Unprocessable."""
+def with_update(definition: AgentDefinition, update: UpdateAgent) -> AgentDefinition:
+    """Returns a definition after an update. A null leaves a field as it is. Raises: Unprocessable, BadRequest."""
     sent = _without_none(sent_fields(update))
-    values: dict[str, Any] = {field: sent[name] for name, field in _PLAIN.items() if name in sent}
+    values: dict[str, Any] = {field: sent[name] for name, field in _SAME_VALUES.items() if name in sent}
     if "timezone" in values:
         _check_timezone(values["timezone"])
     if "tool_rules" in sent:
-        values["rules"] = _unlike(map(msgspec.to_builtins, sent["tool_rules"]))
+        values["rules"] = _unique_rules(map(msgspec.to_builtins, sent["tool_rules"]))
     if "compaction_settings" in sent:
-        values["compaction"] = compaction_in(sent["compaction_settings"], definition.compaction)
-    values.update(_model_of(definition, sent))
-    own = sent.get("mnemogate")
-    if own is not None:
-        own_fields = sent_fields(own)
-        if own_fields.get("learn") and not definition.learns:
-            raise BadRequest(NO_LEARNING, param="mnemogate.learn")
-        values.update(
-            {_OWN[name]: msgspec.to_builtins(own_fields[name]) for name in _OWN if name in own_fields}
-        )
-        if "rebuild" in own_fields:
-            values["rebuilds"] = own_fields["rebuild"] == "always"
+        values["compaction"] = merge_compaction(definition.compaction, sent["compaction_settings"])
+    values.update(_model_values(definition, sent))
+    if "mnemogate" in sent:
+        values.update(_own_values(definition, sent["mnemogate"]))
     stored = {name: sent[name] for name in _STORED_FIELDS if name in sent}
     values["retained"] = {**definition.retained, **values.get("retained", {}), **stored}
-    made = replace(definition, **values)
-    check_window(made, sent, _MOST, _LEAST)
-    return made
+    updated = replace(definition, **values)
+    check_window(updated, sent, _MOST, _LEAST)
+    return updated
 
 
-def _unlike(rules: Iterable[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
+def _unique_rules(rules: Iterable[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
     """Returns rules in their order, each once. A null means the same as a field that is left out."""
     return tuple(
         {orjson.dumps(_without_none(rule), option=orjson.OPT_SORT_KEYS): rule for rule in rules}.values()
     )
 
 
+def _own_values(definition: AgentDefinition, own: Own) -> dict[str, Any]:
+    """Returns the changes of a definition by the fields that an agent has here beyond those of Letta."""
+    sent = sent_fields(own)
+    if sent.get("learn") and not definition.learns:
+        raise BadRequest(NO_LEARNING, param="mnemogate.learn")
+    values = {field: msgspec.to_builtins(sent[name]) for name, field in _OWN.items() if name in sent}
+    if "rebuild" in sent:
+        values["rebuilds"] = sent["rebuild"] == "always"
+    return values
+
+
 # Fields with the same value in bodies and in definitions: the name in a body -> the name in `AgentDefinition`.
-_PLAIN = {
+_SAME_VALUES = {
     **{name: name for name in ("description", "model", "system", "metadata", "hidden", "timezone")},
     "context_window_limit": "context_window",
     _MOST: "most_messages",
@@ -277,10 +278,10 @@ NO_LEARNING = (
 _OWN = {"recall_tokens": "recall_tokens", "learn": "learns", "filler": "filler"}
 
 
-def compaction_in(settings: Maybe[CompactionBody], before: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def merge_compaction(stored: Mapping[str, Any], settings: Maybe[CompactionBody]) -> dict[str, Any]:
     """Returns the stored summary settings with those sent in them. Raises: BadRequest: an unknown mode."""
-    now = msgspec.to_builtins(settings) if isinstance(settings, CompactionBody) else {}
-    merged = _without_none({**(before or {}), **now})
+    sent = msgspec.to_builtins(settings) if isinstance(settings, CompactionBody) else {}
+    merged = _without_none({**stored, **sent})
     if str(merged.get("mode")).startswith("self_compact"):
         raise BadRequest(
             "compaction_settings.mode: A call of its own makes the summary, never the conversation's; use 'all' or "
@@ -290,8 +291,11 @@ def compaction_in(settings: Maybe[CompactionBody], before: Mapping[str, Any] | N
     return merged
 
 
-def _model_of(definition: AgentDefinition, sent: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what the fields about the model change. A field of its own takes precedence over the older objects."""
+def _model_values(definition: AgentDefinition, sent: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the changes of a definition by the fields about the model.
+
+    A field of its own takes precedence over the older objects.
+    """
     values: dict[str, Any] = {}
     sampling = dict(definition.sampling)
     retained: dict[str, Any] = {}
@@ -303,17 +307,17 @@ def _model_of(definition: AgentDefinition, sent: Mapping[str, Any]) -> dict[str,
         if model and "model" not in sent:
             values["model"] = model
         if config.get("context_window") and "context_window_limit" not in sent:
-            values["context_window"] = _window_in(config)
+            values["context_window"] = _checked_window(config)
         if config.get("put_inner_thoughts_in_kwargs") is not None:
             values["thinks_aloud"] = config["put_inner_thoughts_in_kwargs"]
         for name in ("temperature", "max_tokens", "reasoning_effort", "parallel_tool_calls"):
-            _set(sampling, name, config, name)
+            _copy_or_remove(sampling, name, config, name)
     settings = sent.get("model_settings")
     if settings is not None:
         retained["model_settings"] = {**definition.retained.get("model_settings", {}), **settings}
         set_sampling(sampling, settings)
     for name in ("max_tokens", "response_format", "parallel_tool_calls"):
-        _set(sampling, name, sent, name)
+        _copy_or_remove(sampling, name, sent, name)
     values["sampling"] = sampling
     if retained:
         values["retained"] = retained
@@ -326,13 +330,13 @@ def models_of(definition: AgentDefinition) -> set[str | None]:
 
 
 def set_sampling(sampling: dict[str, Any], settings: Mapping[str, Any]) -> None:
-    """Takes over what the settings of a model say of its replies. Raises: Unprocessable."""
+    """Copies the settings of a model that have an effect on its replies. Raises: Unprocessable."""
     _check_types(settings, "model_settings", _SETTINGS_TYPES)
     for name in ("temperature", "parallel_tool_calls", "response_format", "verbosity", "thinking"):
-        _set(sampling, name, settings, name)
-    _set(sampling, "max_tokens", settings, "max_output_tokens")
-    _set(sampling, "reasoning_effort", settings, "effort")
-    _set(sampling, "reasoning_effort", settings.get("reasoning") or {}, "reasoning_effort")
+        _copy_or_remove(sampling, name, settings, name)
+    _copy_or_remove(sampling, "max_tokens", settings, "max_output_tokens")
+    _copy_or_remove(sampling, "reasoning_effort", settings, "effort")
+    _copy_or_remove(sampling, "reasoning_effort", settings.get("reasoning") or {}, "reasoning_effort")
 
 
 def _check_types(values: Mapping[str, Any], where: str, types: Mapping[str, tuple[type, ...]]) -> None:
@@ -348,7 +352,7 @@ def _check_types(values: Mapping[str, Any], where: str, types: Mapping[str, tupl
             raise Unprocessable([Fault(("body", where, name), "Expected 'int' >= 1", "value_error", value)])
 
 
-def _window_in(config: Mapping[str, Any]) -> int:
+def _checked_window(config: Mapping[str, Any]) -> int:
     window: int = config["context_window"]
     if window < LEAST_WINDOW:
         at = ("body", "llm_config", "context_window")
@@ -356,8 +360,8 @@ def _window_in(config: Mapping[str, Any]) -> int:
     return window
 
 
-def _set(target: dict[str, Any], name: str, source: Mapping[str, Any], key: str) -> None:
-    """Takes a value over; a null takes it away."""
+def _copy_or_remove(target: dict[str, Any], name: str, source: Mapping[str, Any], key: str) -> None:
+    """Copies a value; a null removes it."""
     if key in source:
         if source[key] is None:
             target.pop(name, None)
@@ -406,16 +410,16 @@ def agent_json(
     message_ids: those of the messages in its window, oldest first.
     pending: the message that waits for an answer.
     """
-    made = view.definition
-    definition = AgentDefinition.of(made.body)
+    row = view.definition
+    definition = AgentDefinition.of(row.body)
     model, retained = definition.model or "", definition.retained
-    group = group_json(made.uid, definition, view.readers)
+    group = group_json(row.uid, definition, view.readers)
     blocks, identities = list(map(block_json, view.blocks)), list(map(identity_json, view.identities))
     return {
-        "id": ids.id_of("agent", made.uid),
-        "name": made.name,
+        "id": ids.id_of("agent", row.uid),
+        "name": row.name,
         "agent_type": definition.kind,
-        **{name: getattr(definition, field) for name, field in _PLAIN.items()},
+        **{name: getattr(definition, field) for name, field in _SAME_VALUES.items()},
         "model": model,  # "" where it has none
         "tags": list(view.tags),
         "model_settings": _settings_json(definition, model),
@@ -440,8 +444,8 @@ def agent_json(
         **{name: retained.get(name) for name in ("max_files_open", "per_file_view_window_char_limit")},
         "pending_approval": pending,
         **_last_run_json(view.last_run),
-        "created_at": iso_time(made.created),
-        "updated_at": iso_time(made.updated),
+        "created_at": iso_time(row.created),
+        "updated_at": iso_time(row.updated),
         **_OF_THE_HOSTED_PRODUCT,
         "mnemogate": _own_json(definition),
     }
@@ -553,7 +557,7 @@ class AgentRoutes:
         query: AgentsQuery = request.query
         views = await self._api.registry.list(
             request.project,
-            replace(_wanted(query), order=query.sorting),
+            replace(_filter_of(query), order=query.sorting),
             after=uid_or_none("agent", query.after),
             before=uid_or_none("agent", query.before),
             limit=query.size(),
@@ -562,12 +566,12 @@ class AgentRoutes:
         return await self._api.agents_json(views)
 
     async def count(self, request: ApiRequest) -> Any:
-        return await self._api.registry.count(request.project, _wanted(request.query))
+        return await self._api.registry.count(request.project, _filter_of(request.query))
 
     async def create(self, request: ApiRequest) -> Any:
         create: CreateAgent = request.body
         sent = sent_fields(create)
-        definition = definition_of(create)
+        definition = new_definition(create)
         if definition.model is None:
             definition = replace(definition, model=self._api.first_model())
         request.check_models(models_of(definition))
@@ -577,7 +581,7 @@ class AgentRoutes:
             tool_names=sent.get("tools") or (),
             base_tools=sent.get("include_base_tools") is not False,
             base_rules=sent.get("include_base_tool_rules"),
-            **_parts(sent),
+            **_part_fields(sent),
         )
         return await self._api.view_json(await self._api.registry.create(request.project, new))
 
@@ -589,11 +593,11 @@ class AgentRoutes:
         sent = sent_fields(update)
 
         def edit(definition: AgentDefinition) -> AgentDefinition:
-            edited = changed(definition, update)
-            request.check_models(models_of(edited) - models_of(definition))
-            return edited
+            updated = with_update(definition, update)
+            request.check_models(models_of(updated) - models_of(definition))
+            return updated
 
-        change = AgentEdit(edit=edit, **_parts(sent))
+        change = AgentEdit(edit=edit, **_part_fields(sent))
         uid = request.uid("agent", "agent_id")
         return await self._api.view_json(await self._api.registry.change(request.project, uid, change))
 
@@ -629,7 +633,7 @@ class AgentRoutes:
         return await self._api.runs.preview(RunRequest(found.spec, found.scope))
 
 
-def _wanted(query: AgentsQuery) -> AgentFilter:
+def _filter_of(query: AgentsQuery) -> AgentFilter:
     """Returns the agents that a query asks for, in any order."""
     return AgentFilter(
         name=sent_or_none(query.name),
@@ -643,7 +647,7 @@ def _wanted(query: AgentsQuery) -> AgentFilter:
     )
 
 
-def _parts(sent: Mapping[str, Any]) -> dict[str, Any]:
+def _part_fields(sent: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what a body says of an agent's parts, as the fields of `AgentParts`. Raises: UnknownId."""
     return {
         "name": sent.get("name"),
@@ -663,9 +667,8 @@ def _uids(prefix: str, named: Sequence[str] | None) -> list[str] | None:
 
 def _folders(sent: Mapping[str, Any]) -> list[str] | None:
     """Returns the folders that a body names, under either name; None: it names none."""
-    named = [each for name in ("folder_ids", "source_ids") for each in sent.get(name) or ()]
-    is_named = any(sent.get(name) is not None for name in ("folder_ids", "source_ids"))
-    return [uid_in("source", each) for each in named] if is_named else None
+    lists = [sent[name] for name in ("folder_ids", "source_ids") if sent.get(name) is not None]
+    return [uid_in("source", each) for named in lists for each in named] if lists else None
 
 
 async def agents_json(api: AgentsApi, views: Sequence[AgentView]) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from gateway.agents.api._message_renderer import MessageRenderer, conversation_i
 from gateway.agents.api._paging import MESSAGES, place_in
 from gateway.agents.api._query import MessagesQuery, ResetQuery, SpokenQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
-from gateway.agents.api.agents import Compact, compaction_in
+from gateway.agents.api.agents import Compact, merge_compaction
 from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.model import WINDOW
 from gateway.agents.api.passages import moment_of
@@ -306,7 +306,7 @@ class MessageRoutes:
     ) -> dict[str, Any]:
         """Summarises a conversation of an agent while no turn runs in it. conversation: as it is looked up."""
         body: Compact = request.body
-        api, settings = self._api, compaction_in(body.compaction_settings)
+        api, settings = self._api, merge_compaction({}, body.compaction_settings)
         own = {} if spec.defined is None else spec.defined.compaction
         terms, fallback = SummaryTerms.of({**own, **settings}), agent_route(api.settings, spec)
         request.check_models([terms.model])

@@ -10,8 +10,8 @@ from gateway.agents.api.agents import (
     CreateAgent,
     UpdateAgent,
     agent_json,
-    changed,
-    definition_of,
+    new_definition,
+    with_update,
 )
 from gateway.agents.registry.registry import AgentView
 from gateway.agents.wire.faults import Unprocessable
@@ -23,11 +23,11 @@ UID = "0" * 32
 
 
 def made(**fields: Any) -> AgentDefinition:
-    return definition_of(convert(fields, CreateAgent, ("body",)))
+    return new_definition(convert(fields, CreateAgent, ("body",)))
 
 
 def after(definition: AgentDefinition, **fields: Any) -> AgentDefinition:
-    return changed(definition, convert(fields, UpdateAgent, ("body",)))
+    return with_update(definition, convert(fields, UpdateAgent, ("body",)))
 
 
 def shown(definition: AgentDefinition) -> dict[str, Any]:
