@@ -69,21 +69,22 @@ class AgentTools:
     # batch item.
     step: Exchange | None = None
     # Sends messages to other agents; None: the tools are described and never called.
-    others: SendsToAgents | None = None
+    messages: SendsToAgents | None = None
     # The record of calls that leave the gateway; None: they are not recorded.
     calls: DeduplicatesCalls | None = None
     _tools: dict[str, AgentTool] = field(init=False)
-    _plain: dict[str, dict[str, Any]] = field(init=False)  # definitions without asides
+    # Without asides.
+    _plain_definitions: dict[str, dict[str, Any]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._plain = _definitions(self.spec, self.client_tools)
-        self._tools = {each.name: each for each in self.spec.tools if each.name in self._plain}
+        self._plain_definitions = _definitions(self.spec, self.client_tools)
+        self._tools = {each.name: each for each in self.spec.tools if each.name in self._plain_definitions}
 
     # -- a toolbox
 
     def definitions(self) -> list[dict[str, Any]]:
-        asides = _asides_of(self.spec, self._plain.values()).by_tool
-        return [with_asides(each, asides.get(name, ())) for name, each in self._plain.items()]
+        asides = _asides_of(self.spec, self._plain_definitions.values()).by_tool
+        return [with_asides(each, asides.get(name, ())) for name, each in self._plain_definitions.items()]
 
     def owns(self, name: str) -> bool:
         return name in self._tools
@@ -94,23 +95,23 @@ class AgentTools:
         return "memory" if own and self._tools[call.name].definition is None else None
 
     async def run(self, call: RunTool) -> ToolAnswer:
-        tool, parameters = self._tools[call.name], self._plain[call.name]["function"].get("parameters") or {}
-        meant, wrong = await check_arguments(self.foreign.children, call.name, parameters, call.arguments)
-        if wrong is not None:
-            return _from_elsewhere(failed_answer(wrong))
-        call = replace(call, arguments=meant)
+        tool = self._tools[call.name]
+        parameters = self._plain_definitions[call.name]["function"].get("parameters") or {}
+        arguments, fault = await check_arguments(self.foreign.children, call.name, parameters, call.arguments)
+        if fault is not None:
+            return _without_tags(failed_answer(fault))
+        call = replace(call, arguments=arguments)
         if call.name in SPEAKING and tool.definition is None:
-            assert self.others is not None
-            return _from_elsewhere(
-                await self._once(call, partial(speak, self.others, call, self._most(RESULT_CHARS)))
-            )
+            assert self.messages is not None
+            most = max_result_chars(RESULT_CHARS, self.window)
+            return _without_tags(await self._once(call, partial(speak, self.messages, call, most)))
         if tool.definition is None:
             return self._cut(await self._run_own(call), RESULT_CHARS)
-        given = self.memory.changes.blocks
+        blocks_before = self.memory.changes.blocks
         answer = await self._once(call, partial(self._run_defined, call, tool.definition))
         if answer.blocks:
-            answer = edit_blocks(self.memory, answer, given, call.call_id)
-        return self._cut(_from_elsewhere(answer), min(RESULT_CHARS, tool.definition.result_chars))
+            answer = edit_blocks(self.memory, answer, blocks_before, call.call_id)
+        return self._cut(_without_tags(answer), min(RESULT_CHARS, tool.definition.result_chars))
 
     async def _once(self, call: RunTool, perform: Callable[[], Awaitable[ToolAnswer]]) -> ToolAnswer:
         return await (perform() if self.calls is None else self.calls.perform_once(call, perform))
@@ -120,7 +121,7 @@ class AgentTools:
 
         What code changes in its copy of the blocks is written, unless the turn is written as a whole.
         """
-        blocks = await self._blocks() if tool.source_type == "python" else []
+        blocks = await self._load_blocks() if tool.source_type == "python" else []
         answer = await self.foreign.run(tool, self._foreign_call(call, blocks))
         memory, step, run = self.memory, self.step, self.run_uid
         if not answer.blocks or run is None:
@@ -132,23 +133,23 @@ class AgentTools:
             at=memory.now(),
             origin=origin_of_call(run, call.call_id) if step is None else f"tool:{call.call_id}",
             exchange=None if step is None else step.id,
-            edited=self._edited(),
+            edited=self._edited_labels(),
         )
 
-    async def _blocks(self) -> Sequence[Block]:
-        """Returns the blocks as they are now; one that edits of this conversation wait for, as its model sees it."""
+    async def _load_blocks(self) -> Sequence[Block]:
+        """Returns the blocks as they are stored; one with edits that are not stored yet, as the model sees it."""
         memory = self.memory
         if self.run_uid is None:
             return memory.changes.blocks
         now = {block.id: block for block in await memory.store.blocks.load(memory.context.agent.id)}
-        waits = self._edited()
+        edited = self._edited_labels()
         return [
-            block if block.label in waits else now[block.id]
+            block if block.label in edited else now[block.id]
             for block in memory.changes.blocks
             if block.id in now
         ]
 
-    def _edited(self) -> set[str]:
+    def _edited_labels(self) -> set[str]:
         """Returns the labels of blocks with edits that are not in the store yet."""
         context, changes = self.memory.context, self.memory.changes
         path = context.path_ids
@@ -182,48 +183,45 @@ class AgentTools:
     async def _run_own(self, call: RunTool) -> ToolAnswer:
         name, arguments, memory = call.name, call.arguments, self.memory
         if name in EDITING_TOOLS:
-            wanted = edit_calls(name, arguments)
-            if isinstance(wanted, str):
-                return failed_answer(wanted)
-            made = [
-                memory.edit(edit_id(call.call_id, n), each.op, each.label, each.arguments)
-                for n, each in enumerate(wanted)
-            ]
-            status = next((each.status for each in made if each.status == "error"), "success")
-            shown = last_shown([each.shown for each in made], NOTHING_SHOWN)
-            return ToolAnswer("\n".join(each.content for each in made), status, shown=shown)
+            return self._edit(call)
+        if name == "remember_fact":
+            return memory.remember_fact(call.call_id, str(arguments[REMEMBERING_TOOLS[name]]))
         if name in REMEMBERING_TOOLS:
-            if name == "remember_fact":
-                return memory.remember_fact(call.call_id, str(arguments[REMEMBERING_TOOLS[name]]))
             tags = arguments.get("tags")
-            kept = {"content": arguments[REMEMBERING_TOOLS[name]], **({"tags": tags} if tags else {})}
-            return memory.remember(call.call_id, kept)
+            passage = {"content": arguments[REMEMBERING_TOOLS[name]], **({"tags": tags} if tags else {})}
+            return memory.remember(call.call_id, passage)
         if name in SEARCHING_TOOLS:
             timezone = "UTC" if self.spec.defined is None else self.spec.defined.timezone
-            wanted_hits = read_lookup(name, arguments, memory.now(), timezone)
-            return (
-                failed_answer(wanted_hits)
-                if isinstance(wanted_hits, str)
-                else await memory.look_up(wanted_hits)
-            )
+            lookup = read_lookup(name, arguments, memory.now(), timezone)
+            return failed_answer(lookup) if isinstance(lookup, str) else await memory.look_up(lookup)
         if name in FILE_TOOLS:
             files = FileTools(memory.store, memory.context.agent, self.foreign.children, memory.embed_query)
-            return _from_elsewhere(await files.run(name, arguments))
+            return _without_tags(await files.run(name, arguments))
         if name != "memory_finish_edits":
             raise NotImplementedError(name)
         return ToolAnswer(FINISHED)
 
-    def _most(self, most: int) -> int:
-        """Returns how many characters a result may have, so that it leaves room in the window."""
-        return max_result_chars(most, self.window)
+    def _edit(self, call: RunTool) -> ToolAnswer:
+        """Performs the edits of a call, which may be several."""
+        edits = edit_calls(call.name, call.arguments)
+        if isinstance(edits, str):
+            return failed_answer(edits)
+        results = [
+            self.memory.edit(edit_id(call.call_id, n), each.op, each.label, each.arguments)
+            for n, each in enumerate(edits)
+        ]
+        status = next((each.status for each in results if each.status == "error"), "success")
+        shown = last_shown([each.shown for each in results], NOTHING_SHOWN)
+        return ToolAnswer("\n".join(each.content for each in results), status, shown=shown)
 
     def _cut(self, answer: ToolAnswer, most: int) -> ToolAnswer:
         """Returns the answer in a length that leaves room in the window. most: characters."""
-        return replace(answer, content=cut_result(answer.content, self._most(most)), blocks={})
+        most = max_result_chars(most, self.window)
+        return replace(answer, content=cut_result(answer.content, most), blocks={})
 
 
-def _from_elsewhere(answer: ToolAnswer) -> ToolAnswer:
-    """Returns an answer in words that are not the gateway's, without what could pass for it."""
+def _without_tags(answer: ToolAnswer) -> ToolAnswer:
+    """Returns an answer that others have written, without tags that could pass for the gateway's."""
     return replace(answer, content=plain_tags(answer.content))
 
 
@@ -280,5 +278,5 @@ def _parameters(schema: Json | None) -> Json:
 
     Tools of MCP servers that take none are often {"type": "object"}: OpenAI wants properties there.
     """
-    given = {name: value for name, value in (schema or {}).items() if value is not None}
-    return {**given, "type": given.get("type", "object"), "properties": given.get("properties", {})}
+    known = {name: value for name, value in (schema or {}).items() if value is not None}
+    return {**known, "type": known.get("type", "object"), "properties": known.get("properties", {})}

@@ -28,7 +28,7 @@ END_S = 2.0
 # They log messages whole. What goes wrong is in the error that the caller gets.
 for _name in ("mcp", "httpx2"):
     logging.getLogger(_name).setLevel(logging.CRITICAL + 1)
-# That our connection has of its own.
+# Headers that the connection to the host sets itself.
 _RESERVED = frozenset(("host", "connection", "content-length", "accept-encoding", "user-agent", "cookie"))
 
 
@@ -42,10 +42,10 @@ async def http_session(
     faults: gets what went wrong with the host.
     left_out: gets the names of tools that are listed and cannot be called.
     """
-    transport = _Judged(hosts, url, headers, faults)
+    transport = _HostTransport(hosts, url, headers, faults)
     async with httpx2.AsyncClient(transport=transport, trust_env=False) as client:
         streams = streamable_http_client(url, http_client=client, max_sse_event_size=LIMIT_BYTES)
-        async with _Client(_sifted(streams, left_out)) as session:
+        async with _Client(_with_callable_tools(streams, left_out)) as session:
             yield session
 
 
@@ -54,7 +54,7 @@ async def sse_session(
     hosts: ToolHosts, url: str, headers: Mapping[str, str], faults: list[HostError], left_out: list[str]
 ) -> AsyncIterator[Client]:
     """Speaks HTTP with server-sent events, as servers did before 2025. The parameters are those of `http_session`."""
-    transport = _Judged(hosts, url, headers, faults, has_events=True)
+    transport = _HostTransport(hosts, url, headers, faults, has_events=True)
 
     def client(
         headers: dict[str, str] | None = None,
@@ -63,7 +63,9 @@ async def sse_session(
     ) -> httpx2.AsyncClient:
         return httpx2.AsyncClient(transport=transport, trust_env=False, timeout=None)
 
-    async with _Client(_sifted(sse_client(url, httpx_client_factory=client), left_out)) as session:
+    async with _Client(
+        _with_callable_tools(sse_client(url, httpx_client_factory=client), left_out)
+    ) as session:
         yield session
 
 
@@ -80,7 +82,9 @@ async def stdio_session(
     # Opening /dev/null does not wait for anything.
     with open(os.devnull, "w") as nowhere:  # noqa: ASYNC230
         close_in_children()
-        async with _Client(_sifted(stdio_client(parameters, errlog=nowhere), left_out)) as session:
+        async with _Client(
+            _with_callable_tools(stdio_client(parameters, errlog=nowhere), left_out)
+        ) as session:
             yield session
 
 
@@ -89,23 +93,23 @@ class _Client(Client):
         await super().__aenter__()
         # After each call the package asks for the list of tools, to check the result by a schema that is left out
         # here. Where that fails, what the call has done would be lost.
-        self.session.validate_tool_result = _take_result  # type: ignore[method-assign]
+        self.session.validate_tool_result = _accept_result  # type: ignore[method-assign]
         return self
 
 
-async def _take_result(name: str, result: CallToolResult) -> None:
-    """Takes a result as it is."""
+async def _accept_result(name: str, result: CallToolResult) -> None:
+    """Accepts a result as it is."""
 
 
 @asynccontextmanager
-async def _sifted(opened: Any, left_out: list[str]) -> AsyncIterator[Any]:
-    """Opens the two streams of a transport, and takes out of what is read what the package would fail at."""
+async def _with_callable_tools(opened: Any, left_out: list[str]) -> AsyncIterator[Any]:
+    """Opens the two streams of a transport; the one that is read leaves out tools that cannot be called."""
     async with opened as (reads, writes):
-        yield _Sifted(reads, left_out), writes
+        yield _CallableTools(reads, left_out), writes
 
 
-class _Sifted:
-    """A stream of a server's messages. One wrong tool would have the package refuse all of a list."""
+class _CallableTools:
+    """A server's messages without the tools that cannot be called: for one, the package would refuse all of a list."""
 
     def __init__(self, stream: Any, left_out: list[str]) -> None:
         self._stream = stream
@@ -159,7 +163,7 @@ def _takes_arguments(schema: dict[str, Any]) -> bool:
     )
 
 
-class _Judged(httpx2.AsyncBaseTransport):
+class _HostTransport(httpx2.AsyncBaseTransport):
     """Sends requests by way of `ToolHosts`, to one server alone: the headers are for no other.
 
     has_events: the server answers each message by an event of the stream that the first GET opened.
@@ -203,7 +207,7 @@ class _Judged(httpx2.AsyncBaseTransport):
             self._faults.append(error)
             raise httpx2.ConnectError(str(error)) from error
         if request.method == "POST":
-            # What was answered before has been got over.
+            # An answer shows that faults of earlier answers are over.
             self._faults[:] = [each for each in self._faults if not isinstance(each, StatusFault)]
             if reply.status >= 400:
                 message = f"its server answered with the status {reply.status}"

@@ -41,12 +41,12 @@ _TMP_BYTES = 64 * _MB
 # Against two bounds: the standard library's larger modules load, and four calls at these limits leave room for the
 # gateway. No further measurement.
 _LIMITS = {"AS": 256 * _MB, "FSIZE": _TMP_BYTES, "NOFILE": 64, "NPROC": 16, "SIGPENDING": 256, "CORE": 0}
-# Of all that runs within one call: the memory of its processes, and its files in /tmp. It is looked at, as the limits
-# above hold for one process each, so a call that is quick may have some more for a moment.
+# Of all that runs within one call: the memory of its processes, and its files in /tmp. It is measured at intervals, as
+# the limits above hold for one process each, so a quick call may have some more for a moment.
 _CALL_BYTES = 384 * _MB
-_LOOK_S = 0.05
+_WATCH_EVERY_S = 0.05
 _AT_ONCE = 4
-_KEPT_CHARS = 10_000  # of stdout and of stderr, which are stored and not shown to a model
+_STORED_CHARS = 10_000  # of stdout and of stderr, which are stored and not shown to a model
 _READ_BYTES = 64 * 1024
 _NOBODY = 65534
 _START_S = 10.0  # of the probe, of asking the interpreter where it lies, of the end of what was killed
@@ -78,7 +78,7 @@ class Sandbox:
         self._python = python or str(getattr(sys, "_base_executable", sys.executable))
         self._timeout_s = timeout_s
         self._program = Path(sandbox_program.__file__).read_text("utf-8")
-        self._places = asyncio.Semaphore(_AT_ONCE)
+        self._slots = asyncio.Semaphore(_AT_ONCE)
         self._lock = asyncio.Lock()
         self._command: Sequence[str] = ()
         self._refusal: str | None = None
@@ -96,10 +96,10 @@ class Sandbox:
         if refusal is not None:
             return failed_answer(f"Error: {call.tool} cannot be run. {refusal}")
         work = {"source": source, "arguments": call.arguments, "agent": call.agent_state}
-        async with self._places:
+        async with self._slots:
             ended = await self._perform(work, self._timeout_s)
-        if ended.wrong:
-            return ToolAnswer(f"Error: {call.tool} {ended.wrong}.", "error", ended.stdout, ended.stderr)
+        if ended.failure:
+            return ToolAnswer(f"Error: {call.tool} {ended.failure}.", "error", ended.stdout, ended.stderr)
         answer = ended.answer
         if answer.error is not None:
             return ToolAnswer(f"Error: {answer.error}", "error", ended.stdout, ended.stderr)
@@ -118,7 +118,7 @@ class Sandbox:
         except (OSError, TimeoutError, ValueError) as error:
             return _UNUSABLE.format(why=f"{self._python} cannot be used ({error})")
         with tempfile.TemporaryDirectory() as folder:
-            # All may read it, so that it is the walls that keep it from being read.
+            # All may read it, so that only the sandbox keeps it from being read.
             os.chmod(folder, 0o755)
             os.close(os.open(f"{folder}/secret", os.O_CREAT | os.O_WRONLY, 0o644))
             listening = [
@@ -138,12 +138,48 @@ class Sandbox:
             return None
         self._command = ()
         lines = ended.stderr.strip().splitlines()
-        why = ended.wrong or ended.answer.error or f"a probe got out of it: {found}"
+        why = ended.failure or ended.answer.error or f"a probe got out of it: {found}"
         return _UNUSABLE.format(why=f"{why}{': ' + lines[-1] if lines else ''}")
 
     # -- one call
 
-    async def _perform(self, work: Json, timeout_s: float) -> _Ended:
+    async def _perform(self, work: Json, timeout_s: float) -> _CallOutcome:
+        try:
+            process, receive = await self._start(timeout_s)
+        except OSError as error:
+            return _CallOutcome(failure=f"could not be started ({error.strerror})")
+        output = _Output()
+        failure = ""
+        try:
+            with _reading(receive) as result:
+                async with asyncio.timeout(timeout_s), asyncio.TaskGroup() as tasks:
+                    assert process.stdin is not None
+                    assert process.stdout is not None
+                    assert process.stderr is not None
+                    tasks.create_task(output.read(process.stdout, "stdout"))
+                    tasks.create_task(output.read(process.stderr, "stderr"))
+                    # Once it is ready the sandbox is set up, and the kernel ends it with the gateway. A program that
+                    # had the work before would do it alone if the gateway were killed meanwhile.
+                    await result.read(len(sandbox_program.READY))
+                    watch = tasks.create_task(_watch_memory(process.pid))
+                    tasks.create_task(_watch_to_end(process, watch))
+                    tasks.create_task(_send(process.stdin, orjson.dumps(work)))
+                    tasks.create_task(output.read(result, "result"))
+        except* TimeoutError:
+            failure = f"took longer than {timeout_s:.0f} s"
+        except* _OverLimit as group:
+            failure = str(group.exceptions[0])
+        except* PermissionError:
+            failure = "cannot be watched: the system hides its processes from the gateway"
+        finally:
+            # All processes of the call end with its first one, which the kernel signals.
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await asyncio.shield(_drain(process))
+        return output.outcome(process.returncode or 0, failure)
+
+    async def _start(self, timeout_s: float) -> tuple[asyncio.subprocess.Process, int]:
+        """Starts the program of a call. Returns it and the pipe with its result, to be closed. Raises: OSError."""
         limits = json.dumps({**_LIMITS, "CPU": int(timeout_s) + 1})
         opened: list[int] = []
         try:
@@ -162,41 +198,11 @@ class Sandbox:
                 start_new_session=True,
                 env={},
             )
-            opened.remove(receive)  # it is read, and closed then
-        except OSError as error:
-            return _Ended(wrong=f"could not be started ({error.strerror})")
+            opened.remove(receive)
+            return process, receive
         finally:
             for each in opened:
                 os.close(each)
-        heard = _Heard()
-        wrong = ""
-        try:
-            with _reading(receive) as result:
-                async with asyncio.timeout(timeout_s), asyncio.TaskGroup() as tasks:
-                    assert process.stdin is not None
-                    assert process.stdout is not None
-                    assert process.stderr is not None
-                    tasks.create_task(heard.read(process.stdout, "stdout"))
-                    tasks.create_task(heard.read(process.stderr, "stderr"))
-                    # By its first word the walls stand, and the kernel ends it with us. One that has the work before
-                    # would do it without us, were we killed meanwhile.
-                    await result.read(len(sandbox_program.READY))
-                    watch = tasks.create_task(_watch(process.pid))
-                    tasks.create_task(_end(process, watch))
-                    tasks.create_task(_write(process.stdin, orjson.dumps(work)))
-                    tasks.create_task(heard.read(result, "result"))
-        except* TimeoutError:
-            wrong = f"took longer than {timeout_s:.0f} s"
-        except* _TooMuch as group:
-            wrong = str(group.exceptions[0])
-        except* PermissionError:
-            wrong = "cannot be watched: the system hides its processes from the gateway"
-        finally:
-            # Whatever is within ends with it: the kernel signals its first process.
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            await asyncio.shield(_drain(process))
-        return _ended(heard, process.returncode or 0, wrong)
 
 
 class _Answer(msgspec.Struct, forbid_unknown_fields=True):
@@ -207,61 +213,62 @@ class _Answer(msgspec.Struct, forbid_unknown_fields=True):
     blocks: dict[str, str] = {}
 
 
-class _Ended(Struct, frozen=True):
-    """A call that has ended. wrong: why there is no answer, in words."""
+class _CallOutcome(Struct, frozen=True):
+    """The outcome of a call that has ended."""
 
     answer: _Answer = msgspec.field(default_factory=_Answer)
     stdout: str = ""
     stderr: str = ""
-    wrong: str = ""
+    # Why there is no answer; "": there is one.
+    failure: str = ""
 
 
-class _TooMuch(Exception):
+class _OverLimit(Exception):
     """The code takes more than it may. The message names the limit."""
 
 
 @dataclass(slots=True)
-class _Heard:
-    """The output that was read so far. left: bytes of output that may follow."""
+class _Output:
+    """The output of a call that was read so far."""
 
     parts: dict[str, bytearray] = field(default_factory=lambda: defaultdict(bytearray))
-    left: int = OUTPUT_BYTES
+    bytes_left: int = OUTPUT_BYTES
 
     async def read(self, stream: asyncio.StreamReader, name: str) -> None:
         while chunk := await stream.read(_READ_BYTES):
-            self.left -= len(chunk)
-            if self.left < 0:
-                raise _TooMuch(f"printed more than {OUTPUT_BYTES:,} bytes")
+            self.bytes_left -= len(chunk)
+            if self.bytes_left < 0:
+                raise _OverLimit(f"printed more than {OUTPUT_BYTES:,} bytes")
             self.parts[name] += chunk
 
-    def text(self, name: str) -> str:
-        return self.parts[name].decode("utf-8", "replace")[:_KEPT_CHARS]
+    def outcome(self, code: int, failure: str) -> _CallOutcome:
+        """Returns the outcome of the call. code: the exit status of its program."""
+        answer = _Answer()
+        if not failure:
+            try:
+                answer = msgspec.json.decode(self.parts["result"], type=_Answer)
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                # A signal within is 128 and more outside; the kernel kills with 9 a process that takes too much memory.
+                failure = f"ended without a result (exit status {code})"
+        return _CallOutcome(answer, self._text("stdout"), self._text("stderr"), failure)
+
+    def _text(self, name: str) -> str:
+        return self.parts[name].decode("utf-8", "replace")[:_STORED_CHARS]
 
 
-def _ended(heard: _Heard, code: int, wrong: str) -> _Ended:
-    answer = _Answer()
-    if not wrong:
-        try:
-            answer = msgspec.json.decode(heard.parts["result"], type=_Answer)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            # A signal within is 128 and more outside; the kernel kills with 9 a process that takes too much memory.
-            wrong = f"ended without a result (exit status {code})"
-    return _Ended(answer, heard.text("stdout"), heard.text("stderr"), wrong)
-
-
-async def _watch(pid: int) -> None:
-    """Looks at the memory of a call until it is cancelled. Raises: _TooMuch."""
+async def _watch_memory(pid: int) -> None:
+    """Measures the memory of a call until it is cancelled. Raises: _OverLimit."""
     while memory_of(pid, "/tmp", _TMP_BYTES) <= _CALL_BYTES:  # noqa: ASYNC110  # there is no event to wait for
-        await asyncio.sleep(_LOOK_S)
-    raise _TooMuch(f"took more than {_CALL_BYTES // _MB} MB of memory in all")
+        await asyncio.sleep(_WATCH_EVERY_S)
+    raise _OverLimit(f"took more than {_CALL_BYTES // _MB} MB of memory in all")
 
 
-async def _end(process: asyncio.subprocess.Process, watch: asyncio.Task[None]) -> None:
+async def _watch_to_end(process: asyncio.subprocess.Process, watch: asyncio.Task[None]) -> None:
     await process.wait()
     watch.cancel()
 
 
-async def _write(stream: asyncio.StreamWriter, data: bytes) -> None:
+async def _send(stream: asyncio.StreamWriter, data: bytes) -> None:
     # Code that ended early reads nothing; nor does a sandbox that could not be set up and may have ended already.
     with suppress(BrokenPipeError, ConnectionResetError):
         if not stream.is_closing():
@@ -306,7 +313,7 @@ def _reading(descriptor: int) -> Iterator[asyncio.StreamReader]:
         os.close(descriptor)
 
 
-# -- the walls
+# -- what bubblewrap sets up
 
 
 async def _prefixes(python: str) -> Sequence[str]:
@@ -332,8 +339,8 @@ async def _prefixes(python: str) -> Sequence[str]:
 
 
 def _command(bwrap: str, python: str, prefixes: Sequence[str]) -> Sequence[str]:
-    """Returns the command that sets up the walls for `python`; the filters of calls and the program follow."""
-    walls = [
+    """Returns the command that sets up the sandbox for `python`; the filter of system calls and the program follow."""
+    options = [
         *(bwrap, "--unshare-all", "--unshare-user", "--disable-userns", "--die-with-parent", "--new-session"),
         *(
             "--clearenv",
@@ -351,22 +358,22 @@ def _command(bwrap: str, python: str, prefixes: Sequence[str]) -> Sequence[str]:
     for name in ("/bin", "/sbin", "/lib", "/lib32", "/lib64"):
         # Most systems have them in /usr by now.
         if os.path.islink(name):
-            walls += ["--symlink", os.readlink(name), name]
+            options += ["--symlink", os.readlink(name), name]
         elif os.path.isdir(name):
-            walls += ["--ro-bind", name, name]
+            options += ["--ro-bind", name, name]
     for prefix in prefixes:
         if not Path(prefix).is_relative_to("/usr"):
-            walls += ["--ro-bind", prefix, prefix]
-    walls += ["--proc", "/proc", "--dev", "/dev", "--size", str(_TMP_BYTES), "--tmpfs", "/tmp"]
+            options += ["--ro-bind", prefix, prefix]
+    options += ["--proc", "/proc", "--dev", "/dev", "--size", str(_TMP_BYTES), "--tmpfs", "/tmp"]
     # It reads as zeros, too. What is mapped of the other is shared memory that no limit of a process counts.
-    walls += ["--dev-bind", "/dev/full", "/dev/zero"]
+    options += ["--dev-bind", "/dev/full", "/dev/zero"]
     # A file in /dev or / would be in memory, as much as it takes.
-    walls += ["--remount-ro", "/dev", "--remount-ro", "/proc", "--remount-ro", "/", "--chdir", "/tmp"]
+    options += ["--remount-ro", "/dev", "--remount-ro", "/proc", "--remount-ro", "/", "--chdir", "/tmp"]
     variables = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1"}
     for name, value in variables.items():
-        walls += ["--setenv", name, value]
+        options += ["--setenv", name, value]
     before = [python, "-I", "-S", "-c", _AS_NOBODY] if os.geteuid() == 0 else []
-    return ["/bin/sh", "-c", _ENDED_FIRST, "sh", *before, *walls]
+    return ["/bin/sh", "-c", _ENDED_FIRST, "sh", *before, *options]
 
 
 def _filter() -> int:
@@ -379,7 +386,7 @@ def _filter() -> int:
     return receive
 
 
-# Returns the names of the walls that it has passed. `folder` is on the outside and has a file that all may read.
+# Returns the names of the attempts that succeed. `folder` is on the outside and has a file that all may read.
 _PROBE = """
 def probe(port, folder, uid):
     import glob, os, time
