@@ -40,7 +40,7 @@ from gateway.agents.api.blocks import CreateBlock, block_of
 from gateway.agents.api.conversations import CreateConversation, with_update
 from gateway.agents.api.identities import edited
 from gateway.agents.api.passages import moment_of
-from gateway.agents.api.tools import UpdateTool, tool_of
+from gateway.agents.api.tools import UpdateTool, with_tool_update
 from gateway.agents.core.agent_file import (
     AgentFile,
     PortableAgent,
@@ -288,7 +288,7 @@ def _tools(
             if fields.get("source_type") == "json" and fields.get("source_code") and not is_own:
                 # Letta's server runs all that is not TypeScript as Python.
                 fields["source_type"] = "python"
-            definition = tool_of(convert(fields, UpdateTool, at))[1]
+            definition = with_tool_update(ToolDefinition({}), convert(fields, UpdateTool, at))
             schema = definition.schema if is_own else _without_heartbeat(definition.schema)
             made[tool.name] = replace(definition, schema=schema)
     return made, names

@@ -78,14 +78,14 @@ class AgentsApi(Struct, frozen=True):
     async def agents_json(self, views: Sequence[AgentView]) -> list[dict[str, Any]]:
         return await self.make_agents_json(self, views)
 
-    async def called(self, made: ToolDefinition, call: ForeignCall) -> ToolAnswer:
+    async def call_by_hand(self, tool: ToolDefinition, call: ForeignCall) -> ToolAnswer:
         """Returns the answer to a call made by hand. Raises: BadRequest: its arguments are wrong."""
-        parameters = made.schema.get("parameters") or {}
+        parameters = tool.schema.get("parameters") or {}
         foreign = self.runs.foreign
-        meant, wrong = await check_arguments(foreign.children, call.tool, parameters, call.arguments)
-        if wrong is not None:
-            raise BadRequest(wrong, param="args")
-        return await foreign.run(made, replace(call, arguments=meant))
+        arguments, fault = await check_arguments(foreign.children, call.tool, parameters, call.arguments)
+        if fault is not None:
+            raise BadRequest(fault, param="args")
+        return await foreign.run(tool, replace(call, arguments=arguments))
 
     async def definition_page(
         self, project: str, kind: DefinitionKind, prefix: str, query: PageQuery

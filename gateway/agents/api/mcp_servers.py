@@ -288,8 +288,8 @@ class McpServerRoutes:
         call = ForeignCall(
             tool.name, arguments, call_id="", agent="", run="", key=ids.new_uid(), project=request.project
         )
-        answer = await self._api.called(ToolDefinition.of(tool.definition.body), call)
-        return execution_json(answer.status, answer.content)
+        answer = await self._api.call_by_hand(ToolDefinition.of(tool.definition.body), call)
+        return execution_json(answer)
 
     async def _tool(self, request: ApiRequest) -> ToolView:
         """Returns the tool in the path. Raises: UnknownId: the server has none of this id."""

@@ -36,7 +36,7 @@ from gateway.core import ids
 from gateway.core.definition import MOST_SCHEMA_BYTES, AgentDefinition, ToolDefinition
 from gateway.core.memory.builtin import definition_of
 from gateway.errors import BadRequest, UnknownId
-from gateway.run.tools.toolbox import ForeignCall
+from gateway.run.tools.toolbox import ForeignCall, ToolAnswer
 from storage.errors import NotFound
 from storage.records import Definition
 
@@ -194,42 +194,64 @@ _FIELDS = {
 _SET_BY_SERVER = frozenset({"source_code", "source_type", "json_schema", "args_json_schema"})
 
 
-def tool_of(update: ToolSource, before: ToolDefinition | None = None) -> tuple[str | None, ToolDefinition]:
-    """Returns a tool after an update, with its name as far as the schema has it. Raises: Unprocessable."""
+def with_tool_update(definition: ToolDefinition, update: ToolSource) -> ToolDefinition:
+    """Returns a tool's definition after an update. Raises: Unprocessable, BadRequest."""
     sent = {name: value for name, value in sent_fields(update).items() if value is not None}
-    if before is not None and before.source_type == "mcp" and _SET_BY_SERVER & sent.keys():
+    if definition.source_type == "mcp" and _SET_BY_SERVER & sent.keys():
         raise BadRequest("The MCP server defines this tool: refresh the server.", param="source_code")
-    made = before or ToolDefinition({})
     values: dict[str, Any] = {name: sent[field] for field, name in _FIELDS.items() if field in sent}
     if "tags" in values:
         values["tags"] = tuple(values["tags"])
-    schema = sent.get("json_schema")
-    if schema is not None:
-        values["schema"] = _checked(schema)
+    if "json_schema" in sent:
+        values["schema"] = _function_schema(sent["json_schema"])
     elif "args_json_schema" in sent:
         _check_parameters(sent["args_json_schema"], ("body", "args_json_schema"))
-        values["schema"] = {**made.schema, "parameters": sent["args_json_schema"]}
-    made = replace(made, **values)
-    if "description" in sent and made.schema:
-        made = replace(made, schema={**made.schema, "description": made.description or ""})
-    return made.schema.get("name"), made
+        values["schema"] = {**definition.schema, "parameters": sent["args_json_schema"]}
+    updated = replace(definition, **values)
+    if "description" in sent and updated.schema:
+        return replace(updated, schema={**updated.schema, "description": updated.description or ""})
+    return updated
 
 
-def upserted(create: CreateTool, made: ToolDefinition, before: ToolDefinition) -> ToolDefinition:
+def _with_source(definition: ToolDefinition, update: ToolSource) -> ToolDefinition:
+    """Returns a tool after an update; missing parts of its schema are read from its source. Raises: BadRequest."""
+    updated, sent = with_tool_update(definition, update), sent_fields(update)
+    if updated.source_type != "python":
+        return updated
+    if sent.get("source_code") and not sent.get("json_schema"):
+        schema = schema_of(updated.source, sent.get("args_json_schema"))
+        if updated.description:
+            schema["description"] = updated.description
+        return replace(updated, schema=schema)
+    name = _name_of(updated)
+    if sent.get("json_schema") and (function := function_name(updated.source)) != name:
+        raise BadRequest(
+            f"The json_schema names the function {name!r}, but the source's last one, which is the tool, is "
+            f"{function!r}.",
+            param="json_schema.name",
+        )
+    return updated
+
+
+def _name_of(definition: ToolDefinition) -> str | None:
+    return definition.schema.get("name")
+
+
+def upserted(create: CreateTool, new: ToolDefinition, stored: ToolDefinition) -> ToolDefinition:
     """Returns a tool that is made under a name which another one has.
 
-    made: as if none had.
-    before: the other one.
+    new: as if none had.
+    stored: the other one.
     """
-    if before.source_type == "mcp":
-        return made
+    if stored.source_type == "mcp":
+        return new
     sent = {name for name, value in sent_fields(create).items() if value is not None}
     return replace(
-        made, **{name: getattr(before, name) for field, name in _RETAINED.items() if field not in sent}
+        new, **{name: getattr(stored, name) for field, name in _RETAINED.items() if field not in sent}
     )
 
 
-def _checked(schema: dict[str, Any]) -> dict[str, Any]:
+def _function_schema(schema: dict[str, Any]) -> dict[str, Any]:
     """Returns a function's schema as a model is shown it. Raises: Unprocessable."""
     inner = schema.get("function")
     # Some programs pass the entry of a request's `tools`, with the function in it.
@@ -265,12 +287,12 @@ def _check_parameters(parameters: Any, at: tuple[str | int, ...]) -> None:
         raise Unprocessable([Fault(at, message, "value_error")])
 
 
-def _defined_tool_json(made: Definition) -> dict[str, Any]:
+def _defined_tool_json(row: Definition) -> dict[str, Any]:
     """Returns a tool that was made over REST."""
-    tool = ToolDefinition.of(made.body)
+    tool = ToolDefinition.of(row.body)
     is_mcp = tool.source_type == "mcp"
     return {
-        **_tool(made.uid, made.name, tool.schema, "external_mcp" if is_mcp else "custom"),
+        **_tool_fields(row.uid, row.name, tool.schema, "external_mcp" if is_mcp else "custom"),
         "description": tool.description or tool.schema.get("description") or None,
         "source_type": tool.source_type,
         "source_code": None if is_mcp else tool.source or None,
@@ -279,14 +301,14 @@ def _defined_tool_json(made: Definition) -> dict[str, Any]:
         "default_requires_approval": tool.needs_approval,
         "enable_parallel_execution": tool.is_parallel,
         "metadata_": tool.metadata,
-        "created_at": iso_time(made.created),
-        "updated_at": iso_time(made.updated),
+        "created_at": iso_time(row.created),
+        "updated_at": iso_time(row.updated),
     }
 
 
 def _built_in_tool_json(uid: str, schema: dict[str, Any]) -> dict[str, Any]:
     """Returns a tool of the gateway's own. uid: a constant."""
-    return _tool(uid, schema["name"], schema, _TYPES.get(schema["name"], "letta_core"))
+    return _tool_fields(uid, schema["name"], schema, _TYPES.get(schema["name"], "letta_core"))
 
 
 _TYPES = {
@@ -300,7 +322,7 @@ _TYPES = {
 }
 
 
-def _tool(uid: str, name: str, schema: dict[str, Any], kind: str) -> dict[str, Any]:
+def _tool_fields(uid: str, name: str, schema: dict[str, Any], kind: str) -> dict[str, Any]:
     return {
         "id": ids.id_of("tool", uid),
         "name": name,
@@ -323,16 +345,14 @@ def _tool(uid: str, name: str, schema: dict[str, Any], kind: str) -> dict[str, A
     }
 
 
-def tried_json(
-    name: str, status: str, content: str, stdout: str, stderr: str, *, at: float
-) -> dict[str, Any]:
+def tried_json(name: str, answer: ToolAnswer, *, at: float) -> dict[str, Any]:
     """Returns the result of a source that was tried. There is no message of it, nor a call: as on Letta's server."""
     result = {
-        "tool_return": content,
-        "status": status,
+        "tool_return": answer.content,
+        "status": answer.status,
         "tool_call_id": "null",
-        "stdout": lines_of(stdout),
-        "stderr": lines_of(stderr),
+        "stdout": lines_of(answer.stdout),
+        "stderr": lines_of(answer.stderr),
     }
     return {
         "id": "null",
@@ -344,13 +364,13 @@ def tried_json(
     }
 
 
-def execution_json(status: str, content: str, stdout: str = "", stderr: str = "") -> dict[str, Any]:
+def execution_json(answer: ToolAnswer) -> dict[str, Any]:
     """Returns the result of a call made by hand."""
     return {
-        "status": status,
-        "func_return": content,
-        "stdout": lines_of(stdout),
-        "stderr": lines_of(stderr),
+        "status": answer.status,
+        "func_return": answer.content,
+        "stdout": lines_of(answer.stdout),
+        "stderr": lines_of(answer.stderr),
         "agent_state": None,
         "sandbox_config_fingerprint": None,
     }
@@ -406,18 +426,18 @@ class ToolRoutes:
     async def index(self, request: ApiRequest) -> Any:
         query: ToolsQuery = request.query
         found = []
-        async for tool in self._wanted(request.project, query):
+        async for tool in self._select(request.project, query):
             found.append(tool_json(tool))
             if len(found) == query.size():
                 break
         return found
 
     async def count(self, request: ApiRequest) -> Any:
-        return len([tool async for tool in self._wanted(request.project, request.query)])
+        return len([tool async for tool in self._select(request.project, request.query)])
 
     async def base(self, request: ApiRequest) -> Any:
         own = ToolsQuery(return_only_letta_tools=True, order="asc")
-        return [tool_json(tool) async for tool in self._wanted(request.project, own)]
+        return [tool_json(tool) async for tool in self._select(request.project, own)]
 
     async def retrieve(self, request: ApiRequest) -> Any:
         return tool_json(await self._tools.get(request.project, request.uid("tool", "tool_id")))
@@ -425,23 +445,27 @@ class ToolRoutes:
     async def put(self, request: ApiRequest) -> Any:
         """Makes a tool, or changes the one of its name: on Letta's server a program makes its tools at each start."""
         create: CreateTool = request.body
-        name, made = await self._made(create)
+        name, new = await self._new_tool(create)
 
-        def merge(before: ToolDefinition) -> ToolDefinition:
-            return upserted(create, made, before)
+        def merge(stored: ToolDefinition) -> ToolDefinition:
+            return upserted(create, new, stored)
 
-        return tool_json(await self._tools.put(request.project, name, made, merge))
+        return tool_json(await self._tools.put(request.project, name, new, merge))
 
     async def update(self, request: ApiRequest) -> Any:
         uid, update = request.uid("tool", "tool_id"), request.body
+
+        def edit(definition: ToolDefinition) -> tuple[str | None, ToolDefinition]:
+            updated = _with_source(definition, update)
+            return _name_of(updated), updated
+
         found = (await self._tools.get(request.project, uid)).definition
         if found is not None:
             before = ToolDefinition.of(found.body)
-            made = _edited(update, before)[1]
-            if (made.source_type, made.source) != (before.source_type, before.source):
-                await self._check(made)
-        changed = await self._tools.change(request.project, uid, lambda before: _edited(update, before))
-        return tool_json(changed)
+            after = _with_source(before, update)
+            if (after.source_type, after.source) != (before.source_type, before.source):
+                await self._check_runnable(after)
+        return tool_json(await self._tools.change(request.project, uid, edit))
 
     async def delete(self, request: ApiRequest) -> Any:
         await self._tools.delete(request.project, request.uid("tool", "tool_id"))
@@ -452,7 +476,7 @@ class ToolRoutes:
         words = set((sent_or_none(search.query) or "").lower().split())
         types, tags = sent_or_none(search.tool_types), set(sent_or_none(search.tags) or ())
         scored = []
-        async for tool in self._wanted(request.project, ToolsQuery()):
+        async for tool in self._select(request.project, ToolsQuery()):
             shown = tool_json(tool)
             text = " ".join(
                 (shown["name"].replace("_", " "), shown["description"] or "", *shown["tags"])
@@ -478,27 +502,26 @@ class ToolRoutes:
 
     async def try_out(self, request: ApiRequest) -> Any:
         tried: TriedTool = request.body
-        name, made = await self._made(tried)
+        name, tool = await self._new_tool(tried)
         call = ForeignCall(
             name, tried.args, call_id="", agent="", run="", key=ids.new_uid(), project=request.project
         )
-        answer = await self._api.called(made, call)
-        return tried_json(
-            name, answer.status, answer.content, answer.stdout, answer.stderr, at=self._api.now()
-        )
+        answer = await self._api.call_by_hand(tool, call)
+        return tried_json(name, answer, at=self._api.now())
 
-    async def _made(self, create: ToolSource) -> tuple[str, ToolDefinition]:
-        """Returns a tool as it is to be made, with its name. Raises: BadRequest: it cannot be had here."""
-        name, made = _edited(create, ToolDefinition({}))
-        await self._check(made)
+    async def _new_tool(self, create: ToolSource) -> tuple[str, ToolDefinition]:
+        """Returns the name and definition of a new tool. Raises: BadRequest: it cannot be run here."""
+        tool = _with_source(ToolDefinition({}), create)
+        await self._check_runnable(tool)
+        name = _name_of(tool)
         if name is None:
             raise Unprocessable(
                 [Fault(("body", "json_schema"), "Field required for this source_type", "missing")]
             )
-        return name, made
+        return name, tool
 
-    async def _check(self, made: ToolDefinition) -> None:
-        if (why := await self._api.runs.foreign.refusal(made)) is not None:
+    async def _check_runnable(self, tool: ToolDefinition) -> None:
+        if (why := await self._api.runs.foreign.refusal(tool)) is not None:
             raise BadRequest(why, param="source_type")
 
     async def approve(self, request: ApiRequest) -> Any:
@@ -514,7 +537,7 @@ class ToolRoutes:
             return replace(definition, rules=(*others, rule) if needed else others)
 
         uid = request.uid("agent", "agent_id")
-        definition = self._named(await self._api.agent_view(request), name).definition
+        definition = self._tool_named(await self._api.agent_view(request), name).definition
         if not needed and definition is not None and ToolDefinition.of(definition.body).needs_approval:
             raise BadRequest(
                 f"{name} needs approval for every agent (`default_requires_approval`): change the tool.",
@@ -526,7 +549,7 @@ class ToolRoutes:
 
     async def run(self, request: ApiRequest) -> Any:
         view, name = await self._api.agent_view(request), request.path["tool_name"]
-        definition = self._named(view, name).definition
+        definition = self._tool_named(view, name).definition
         if definition is None:
             raise BadRequest(
                 f"{name} is the gateway's own: the model calls it. Blocks and passages have routes.",
@@ -544,15 +567,15 @@ class ToolRoutes:
             agent_state=state,
             project=request.project,
         )
-        answer = await self._api.called(ToolDefinition.of(definition.body), call)
+        answer = await self._api.call_by_hand(ToolDefinition.of(definition.body), call)
         if answer.blocks:
             blocks = [entry.block for entry in view.blocks]
             answer = await write_blocks(
                 self._api.store, answer, blocks, at=self._api.now(), origin=f"tool:{name}"
             )
-        return execution_json(answer.status, answer.content, answer.stdout, answer.stderr)
+        return execution_json(answer)
 
-    def _named(self, view: AgentView, name: str) -> ToolView:
+    def _tool_named(self, view: AgentView, name: str) -> ToolView:
         for tool in view.tools:
             if tool.name == name:
                 return tool
@@ -570,7 +593,7 @@ class ToolRoutes:
         uids = request.uid("agent", "agent_id"), request.uid("tool", "tool_id")
         return await self._api.view_json(await self._api.registry.detach_tool(request.project, *uids))
 
-    async def _wanted(self, project: str, query: ToolsQuery) -> AsyncIterator[ToolView]:
+    async def _select(self, project: str, query: ToolsQuery) -> AsyncIterator[ToolView]:
         """Yields the tools that a query asks for, from its cursor on."""
         names = set(sent_or_none(query.names) or ())
         uids = {uid_in("tool", each) for each in sent_or_none(query.tool_ids) or ()}
@@ -601,26 +624,6 @@ class ToolRoutes:
             if len(page) < _PAGE:
                 return
             after = page[-1].uid
-
-
-def _edited(update: ToolSource, before: ToolDefinition) -> tuple[str | None, ToolDefinition]:
-    """Returns a tool after an update; missing parts of its schema are read from its source. Raises: BadRequest."""
-    name, made = tool_of(update, before)
-    sent = sent_fields(update)
-    if made.source_type != "python":
-        return name, made
-    if sent.get("source_code") and not sent.get("json_schema"):
-        schema = schema_of(made.source, sent.get("args_json_schema"))
-        if made.description:
-            schema["description"] = made.description
-        name, made = str(schema["name"]), replace(made, schema=schema)
-    elif sent.get("json_schema") and (function := function_name(made.source)) != name:
-        raise BadRequest(
-            f"The json_schema names the function {name!r}, but the source's last one, which is the tool, is "
-            f"{function!r}.",
-            param="json_schema.name",
-        )
-    return name, made
 
 
 def tool_json(tool: ToolView) -> dict[str, Any]:
