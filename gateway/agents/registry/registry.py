@@ -179,9 +179,8 @@ class Registry:
         found = await self.resolve(project, ids.id_of("agent", uid))
         if found is not None:
             return found
-        entry = await self.get_entry(project, uid)
-        profile = entry.agent.scope.profile
-        return ResolvedAgent(self._profiles.get(profile, AgentSpec(profile)), entry.agent.scope)
+        agent = (await self.get_entry(project, uid)).agent
+        return ResolvedAgent(self._profile_spec(agent), agent.scope)
 
     async def resolve_for_send(
         self, project: str, uid: str, conversation: str, *, model: str | None, system: str | None
@@ -475,15 +474,16 @@ class Registry:
         readers = await self._store.readers.of_memories(agents)
         folders = await self._attached_definitions(agents, DefinitionKind.FOLDER)
         identities = await self._attached_definitions(agents, DefinitionKind.IDENTITY)
-        return [
-            replace(
-                self._view(e, blocks[e.agent.id], tools[e.agent.id], tags[e.agent.id], runs.get(e.agent.id)),
-                readers=readers[e.agent.id],
-                folders=folders[e.agent.id],
-                identities=identities[e.agent.id],
-            )
-            for e in entries
-        ]
+        views = []
+        for entry in entries:
+            row = entry.agent.id
+            definition = entry.definition or self._profile_definition(entry)
+            view = AgentView(
+                entry.agent, definition, blocks[row], tools[row], tags[row], runs.get(row), readers[row], folders[row],
+                identities[row],
+            )  # fmt: skip
+            views.append(view if entry.definition else self._with_profile_parts(view))
+        return views
 
     async def _attachment_rows(
         self, project: str, kind: DefinitionKind, uids: Sequence[str]
@@ -505,31 +505,33 @@ class Registry:
             known = await definitions.of_memories(kind, rows)
         return {agent: [known[row] for row in each if row in known] for agent, each in targets.items()}
 
-    def _view(
-        self,
-        entry: AgentEntry,
-        blocks: Sequence[BlockEntry],
-        tools: Sequence[ToolView],
-        tags: Sequence[str],
-        last_run: Run | None,
-    ) -> AgentView:
-        agent, definition = entry.agent, entry.definition
-        if definition is not None:
-            return AgentView(agent, definition, blocks, tools, tags, last_run)
-        spec = self._profiles.get(agent.scope.profile, AgentSpec(agent.scope.profile))
+    def _profile_definition(self, entry: AgentEntry) -> Definition:
+        """Returns the definition that shows a user's memory: that of its profile."""
+        agent, spec = entry.agent, self._profile_spec(entry.agent)
         model = "/".join(part for part in (spec.upstream, spec.model) if part) or None
-        described = AgentDefinition(
+        definition = AgentDefinition(
             DEFAULT_KIND, spec.system, model=model, context_window=spec.context_window, rebuilds=spec.rebuilds,
             learns=spec.sleeptime is None, sleeptime=spec.sleeptime, filler=filler_written(spec.filler),
         )  # fmt: skip
-        shown = Definition(
+        return Definition(
             0, agent.uid, agent.scope.project, DefinitionKind.AGENT, agent.id, entry.name, 1, agent.created,
-            agent.created, described.body(),
+            agent.created, definition.body(),
         )  # fmt: skip
-        names = MEMORY_TOOLS if spec.offers_tools else ()
-        own = [*tools, *(built_in_tool(name) for name in names)]
-        implied = [f"profile:{agent.scope.profile}", agent.scope.subject]
-        return AgentView(agent, shown, blocks, own, [*implied, *tags], last_run)
+
+    def _with_profile_parts(self, view: AgentView) -> AgentView:
+        """Returns the view of a user's memory with the tools and tags that its profile implies."""
+        scope = view.agent.scope
+        names = MEMORY_TOOLS if self._profile_spec(view.agent).offers_tools else ()
+        return replace(
+            view,
+            tools=[*view.tools, *map(built_in_tool, names)],
+            tags=[f"profile:{scope.profile}", scope.subject, *view.tags],
+        )
+
+    def _profile_spec(self, agent: Agent) -> AgentSpec:
+        """Returns the spec of a user's memory."""
+        profile = agent.scope.profile
+        return self._profiles.get(profile, AgentSpec(profile))
 
     async def attach_tool(self, project: str, uid: str, tool_uid: str) -> AgentView:
         """Attaches a tool; if it is attached already, its position stays. Raises: Conflict: a profile's memory."""
