@@ -91,12 +91,13 @@ def read_file(data: bytes, form: ImportForm, now: float) -> AgentFile:
     sleeptimes, sleepers = _groups(file, left_out)
     left_out += [f"mcp_servers.{n}" for n in range(len(file.mcp_servers))]
     left_out += [f"skills.{skill.name}" for skill in file.skills or ()]
-    tools, names = _tools(file.tools, left_out, is_own=is_own)
+    tools, tool_names = _tools(file.tools, left_out, is_own=is_own)
     blocks = {str(each.get("id")): _block(each, n) for n, each in enumerate(file.blocks)}
     folders = _folders(file, retained_uids)
     reader = _AgentReader(
-        form, now, extension, is_own, retained_uids, sleeptimes, names, blocks, folders, left_out
-    )
+        form=form, now=now, extension=extension, is_own=is_own, retained_uids=retained_uids, sleeptimes=sleeptimes,
+        tool_names=tool_names, blocks=blocks, folders=folders, left_out=left_out,
+    )  # fmt: skip
     agents = []
     for n, raw in enumerate(file.agents):
         agent = convert(raw, FileAgent, (*_AT, "agents", n))
@@ -110,7 +111,7 @@ def read_file(data: bytes, form: ImportForm, now: float) -> AgentFile:
     return AgentFile(agents, tools, blocks, folders, reader.archives, block_uids, left_out)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class _AgentReader:
     """Reads the agents of a file after its other parts."""
 
@@ -124,7 +125,7 @@ class _AgentReader:
     # How sleeptime agents read an agent, by its id.
     sleeptimes: Mapping[str, FileSleeptime]
     # The names of tools by their ids in the file, as `_tools` returns them.
-    names: Mapping[str, str]
+    tool_names: Mapping[str, str]
     blocks: Mapping[str, tuple[Block, dict[str, Any]]]
     folders: Mapping[str, PortableFolder]
     # Receives the paths of the parts of the file that cannot be taken over.
@@ -135,24 +136,23 @@ class _AgentReader:
     def read(self, agent: FileAgent, raw: Mapping[str, Any], n: int, name: str) -> PortableAgent:
         """Returns the agent with the index n in the file. raw: the same as JSON."""
         form, now, at = self.form, self.now, (*_AT, "agents", n)
-        own = self.extension.agents.get(agent.id) or AgentExtension()
+        extension = self.extension.agents.get(agent.id)
+        own = extension or AgentExtension()
         # On Letta's server an agent that speaks by a tool thinks in text.
         is_text_thought = not self.is_own and kind_of(agent.agent_type or "").style == "message"
         messages_of = partial(_messages, now=now, left_out=self.left_out, is_text_thought=is_text_thought)
         sleeptime = self.sleeptimes.get(agent.id) or own.sleeptime
         self.left_out += _secrets(agent)
-        definition = _definition(
-            raw, own if self.is_own and agent.id in self.extension.agents else None, form, at
-        )
-        made = PortableAgent(
+        definition = _definition(raw, extension if self.is_own else None, form, at)
+        portable = PortableAgent(
             name,
             replace(definition, sleeptime=None if sleeptime is None else Sleeptime((), sleeptime.frequency)),
             tags=agent.tags or (),
             blocks=_in_file(agent.block_ids, self.blocks, (*at, "block_ids")),
             tools=[
                 tool
-                for id in _in_file(agent.tool_ids, self.names, (*at, "tool_ids"))
-                if (tool := self.names[id])
+                for id in _in_file(agent.tool_ids, self.tool_names, (*at, "tool_ids"))
+                if (tool := self.tool_names[id])
             ],
             folders=_in_file(agent.source_ids, self.folders, (*at, "source_ids")),
             archives=_archives(own, self.archives, now),
@@ -161,11 +161,11 @@ class _AgentReader:
             identities=[*map(_identity, own.identities)],
             begun=moment_of(own.created_at, _EXTENSION_AT),
         )
-        _check_labels([self.blocks[key][0] for key in made.blocks], at)
+        _check_labels([self.blocks[key][0] for key in portable.blocks], at)
         if form.strip_messages:
-            return made
+            return portable
         return replace(
-            made,
+            portable,
             messages=messages_of(agent.messages or (), f"agents.{n}.messages"),
             conversations=[
                 _conversation(each, form, now, messages_of(each.messages, f"agents.{n}.{each.id}"))
