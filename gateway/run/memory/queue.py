@@ -26,11 +26,16 @@ class QueueTicket:
 
     # Defaults of the class, since nearly all tickets stay as they are made.
     _let_next_begin: Callable[[], None] | None = None
+    # Releases the conversation's lock, for which other processes wait; None: the lock is not held.
+    _release_lock: Callable[[], asyncio.Future[None] | None] | None = None
     _is_handed_on = False
     # For the wait until the requests before have left; None: no limit.
     timeout_s: float | None = None
-    # It holds the conversation's lock as well, for which other processes wait.
-    is_shared = False
+
+    @property
+    def holds_lock(self) -> bool:
+        """The conversation's lock is held, as well as the place in the queue of this process."""
+        return self._release_lock is not None
 
     def __enter__(self) -> QueueTicket:
         return self
@@ -45,25 +50,25 @@ class QueueTicket:
         """Notes that it is this request's turn. let_next_begin: called when the queue is left."""
         self._let_next_begin = let_next_begin
 
-    def share(self, give_back: Callable[[Callable[[], None]], None]) -> None:
-        """Notes that the conversation's lock is held too.
-
-        give_back: gives the lock back, and then calls its argument.
-        """
-        let_next_begin, self.is_shared = self._let_next_begin, True
-        assert let_next_begin is not None
-        self._let_next_begin = partial(give_back, let_next_begin)
+    def hold_lock(self, release_lock: Callable[[], asyncio.Future[None] | None]) -> None:
+        """Notes that the conversation's lock is held. release_lock: as `Leases.release`."""
+        self._release_lock = release_lock
 
     def hand_on(self) -> None:
         """Hands the ticket to the write of the turn, which leaves the queue."""
         self._is_handed_on = True
 
     def leave(self) -> None:
-        """Lets the next request begin. Idempotent."""
+        """Lets the next request begin, once the release of the lock is written. Idempotent."""
         let_next_begin, self._let_next_begin = self._let_next_begin, None
-        self.is_shared = False
-        if let_next_begin is not None:
+        release_lock, self._release_lock = self._release_lock, None
+        if let_next_begin is None:
+            return
+        releasing = None if release_lock is None else release_lock()
+        if releasing is None:
             let_next_begin()
+        else:
+            releasing.add_done_callback(lambda _: let_next_begin())
 
 
 class Reservation:
@@ -92,12 +97,10 @@ class Reservation:
 
 
 class Queues:
-    """The queues that are in use.
-
-    leases: the locks that are taken as well where several processes share the database.
-    """
+    """The queues that are in use."""
 
     def __init__(self, leases: Leases) -> None:
+        """leases: the locks of conversations, which are taken as well where several processes share the database."""
         self._leases = leases
         self._locks: dict[QueueName, asyncio.Lock] = {}
         # How many requests are in each queue, and how many of those have a limit.
@@ -111,12 +114,13 @@ class Queues:
         """Enters a queue if it is empty. Returns False where it is not. Raises: Unavailable."""
         if name in self._locks:
             return False
-        await self._enter(name, ticket)
+        await self._enter_here(name, ticket)
         if self._leases.is_needed:
-            if not await self._leases.try_take(lock_name(*name)):
+            lock = lock_name(*name)
+            if not await self._leases.try_take(lock):
                 ticket.leave()
                 return False
-            self._share(name, ticket)
+            ticket.hold_lock(partial(self._leases.release, lock))
         return True
 
     async def enter(self, name: QueueName, ticket: QueueTicket, most: int | None = None) -> None:
@@ -125,33 +129,22 @@ class Queues:
         most: how many of those that have a limit may be in the queue; None: it has none.
         Raises: TooManySends, Unavailable.
         """
-        await self._enter(name, ticket, most)
+        await self._enter_here(name, ticket, most)
         await self._take_lock(name, ticket)
 
     async def _take_lock(self, name: QueueName, ticket: QueueTicket) -> None:
         """Waits until no other process answers a request of the conversation."""
-        if self._leases.is_needed and not ticket.is_shared:
+        if self._leases.is_needed and not ticket.holds_lock:
+            lock = lock_name(*name)
             try:
-                await self._leases.take(lock_name(*name))
+                await self._leases.take(lock)
             except BaseException:
                 ticket.leave()
                 raise
-            self._share(name, ticket)
+            ticket.hold_lock(partial(self._leases.release, lock))
 
-    def _share(self, name: QueueName, ticket: QueueTicket) -> None:
-        """Has a ticket give the lock back when the queue is left. The next request here begins after that."""
-        lock = lock_name(*name)
-
-        def give_back(let_next_begin: Callable[[], None]) -> None:
-            writing = self._leases.release(lock)
-            if writing is None:
-                let_next_begin()
-            else:
-                writing.add_done_callback(lambda _: let_next_begin())
-
-        ticket.share(give_back)
-
-    async def _enter(self, name: QueueName, ticket: QueueTicket, most: int | None = None) -> None:
+    async def _enter_here(self, name: QueueName, ticket: QueueTicket, most: int | None = None) -> None:
+        """Waits until the requests of this process have left. The arguments are as for `enter`."""
         if most is not None:
             if self._limited_counts[name] >= most:
                 raise TooManySends(
@@ -175,7 +168,7 @@ class Queues:
     def reserve(self, name: QueueName) -> Reservation:
         """Reserves the next ticket. No limit holds for it."""
         ticket = QueueTicket()
-        return Reservation(self._enter(name, ticket), ticket, partial(self._take_lock, name))
+        return Reservation(self._enter_here(name, ticket), ticket, partial(self._take_lock, name))
 
     def _count_out(self, name: QueueName, most: int | None) -> None:
         """Counts a request that has left the queue."""
