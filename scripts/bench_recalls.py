@@ -34,7 +34,7 @@ from gateway.dialects.chat.parse import parse
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryRequest
 from gateway.run.memory.prompt import EndpointForm
-from gateway.run.memory.record import BlockEdits, recall_row
+from gateway.run.memory.record import BlockEdits, recall_row_maker
 from gateway.run.receipt import Receipt
 from gateway.settings import MemorySettings
 from scripts.bench_recall import NoServices
@@ -105,7 +105,7 @@ async def perform(keeper: MemoryKeeper, number: int, messages: list[bytes]) -> S
     await keeper.write(context, prompt, BlockEdits(), outcome, receipt)
     spent = time.thread_time_ns() - begun
     messages.append(load.message("assistant", reply["content"]))
-    make = recall_row(prompt, outcome, receipt)
+    make = recall_row_maker(prompt, outcome, receipt)
     begun = time.thread_time_ns()
     if make is not None:
         make()

@@ -59,7 +59,7 @@ class TreeMemory:
     keeper: MemoryKeeper
     context: MemoryContext
     # The edits of its memory tools.
-    changes: BlockEdits
+    block_edits: BlockEdits
     toolbox: Toolbox
     receipt: Receipt
 
@@ -68,7 +68,7 @@ class TreeMemory:
         return await self.keeper.composer.retarget_prompt(self.context, prompt, target, form)
 
     async def note_changes(self, prompt: Prompt, answers: dict[int, ToolAnswer]) -> None:
-        context, changes, keeper = self.context, self.changes, self.keeper
+        context, block_edits, keeper = self.context, self.block_edits, self.keeper
         try:
             snapshot = (
                 await keeper.store.turns.snapshot(context.agent, None, None) if context.agent.id else None
@@ -84,8 +84,8 @@ class TreeMemory:
             # Another writer was here meanwhile: the turn's edits will be merged into its blocks.
             read = replace(read, blocks=snapshot.blocks, ops=snapshot.ops)
             self.context = context = replace(context, snapshot=read)
-            changes.reapply(blocks_on_path(context.request, snapshot, context.path))
-        texts, shown = changes.describe_changes(answers[n].shown for n in sorted(answers))
+            block_edits.reapply(blocks_on_path(context.request, snapshot, context.path))
+        texts, shown = block_edits.describe_changes(answers[n].shown for n in sorted(answers))
         if texts:
             mark = mark_of(context.agent.secret)
             note = render_note(
@@ -98,7 +98,7 @@ class TreeMemory:
         raise AssertionError("an exchange of a tree is written as a whole")
 
     def write(self, prompt: Prompt, outcome: TurnOutcome) -> Awaitable[object]:
-        return self.keeper.write(self.context, prompt, self.changes, outcome, self.receipt)
+        return self.keeper.write(self.context, prompt, self.block_edits, outcome, self.receipt)
 
 
 class TurnMachine(Protocol):

@@ -164,7 +164,7 @@ class ItemTurn:
     memory: MemoryRequest
     messages: tuple[WireMessage, ...]
     context: MemoryContext
-    changes: BlockEdits
+    block_edits: BlockEdits
     toolbox: JournaledTools
     replies: StoredReplies
     route: Route
@@ -173,7 +173,7 @@ class ItemTurn:
     rounds: Sequence[Json]
     # The state of its last request (`ComposedRequest.state`); empty before the first.
     request_state: Json
-    stored_inserts: int  # the number of leading changes that earlier rounds made
+    stored_inserts: int  # how many of `block_edits`, from the first on, earlier rounds made
     now: Callable[[], float]
     outcome: TurnOutcome | None = None  # how the turn has ended; None: it waits for a reply
 
@@ -192,7 +192,7 @@ class ItemTurn:
         if not self.replies.composes or self.replies.taken < len(self.rounds):
             return
         results = [each.get("shown", {}) for made in self.rounds for each in made["results"]]
-        texts, _ = self.changes.describe_changes(results)
+        texts, _ = self.block_edits.describe_changes(results)
         if texts:
             last, mark = max(answers), mark_of(self.context.agent.secret)
             note = render_note((), texts, self.now(), mark=mark).rstrip()
@@ -268,12 +268,12 @@ class ItemTurns:
             raise ItemFailed(FORGOTTEN)
         context = context_as_of(context, item.last_exchange)
         request_state = orjson.loads(asked[-1][1]) if asked else {}
-        changes = BlockEdits(list(context.blocks), shown=request_state.get("shown", {}))
+        block_edits = BlockEdits(list(context.blocks), shown=request_state.get("shown", {}))
         # Passages and facts of earlier rounds are stored with the turn; until then searches find them here.
         inserts = [_op_of_list(each) for made in rounds for each in made["inserts"]]
-        changes.ops += inserts
+        block_edits.ops += inserts
         inner, target, store = (
-            self._toolboxes.make_for_item(context, changes, run),
+            self._toolboxes.make_for_item(context, block_edits, run),
             memory.target,
             self._keeper.store,
         )
@@ -289,7 +289,7 @@ class ItemTurns:
             journaled = await self._journaled_calls(run)
         tools = JournaledTools(inner, _foreign_names(spec), source, rounds, add, journaled, self._places)
         return ItemTurn(
-            item, run, spec, memory, request.messages, context, changes, tools, source, route, request.max_steps,
+            item, run, spec, memory, request.messages, context, block_edits, tools, source, route, request.max_steps,
             rounds, request_state, len(inserts), self._keeper.now,
         )  # fmt: skip
 
@@ -359,7 +359,7 @@ class ItemTurns:
                 "The agent's own prompt leaves no room in the window of its model.",
                 StopReason.SYSTEM_OVERFLOW,
             )
-        opened.changes.shown = shown = dict(prompt.section.shown)
+        opened.block_edits.shown = shown = dict(prompt.section.shown)
         await self._replay(opened, prompt)
         request = opened.replies.request
         if request is None:
@@ -392,7 +392,7 @@ class ItemTurns:
             raise ItemFailed(CHANGED)
         counts = counts_or_zeros(_usage(body))
         tokens = counts.prompt + counts.completion
-        ops = opened.changes.ops[opened.stored_inserts :]
+        ops = opened.block_edits.ops[opened.stored_inserts :]
         merged = edits.merge_operations(
             opened.context.blocks, [op for op in ops if op.op not in edits.STORING_OPERATIONS]
         )
@@ -503,7 +503,7 @@ class ItemTurns:
             0, opened.run.agent, opened.run.id, 1, opened.request_state.get("began", now), now, ending.counts
         )
         kept = edits.merge_operations(
-            (), [op for op in opened.changes.ops if op.op in edits.STORING_OPERATIONS]
+            (), [op for op in opened.block_edits.ops if op.op in edits.STORING_OPERATIONS]
         )
         return replace(
             end,

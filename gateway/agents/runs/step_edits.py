@@ -33,13 +33,13 @@ class StepEdits:
         client_calls: the ids of the calls that the client has answered.
         """
         self.blocks_read = tuple(blocks)
-        self.changes = BlockEdits(list(blocks), shown=shown)
+        self.block_edits = BlockEdits(list(blocks), shown=shown)
         self._client_calls = client_calls
 
     def cover(self, results: Sequence[ToolResult]) -> bool:
         """Returns whether all these results are of edits or of the client, so that no tool has taken long."""
         calls = {each.call_id for each in results}
-        return calls <= {call_of_edit(op.call_id, calls) for op in self.changes.ops} | self._client_calls
+        return calls <= {call_of_edit(op.call_id, calls) for op in self.block_edits.ops} | self._client_calls
 
     def were_made_on(self, blocks: Sequence[Block]) -> bool:
         """Returns whether these blocks have the versions that the step read."""
@@ -52,11 +52,11 @@ class StepEdits:
         """
         calls = {each.call_id for each in results}
         made: dict[str, list[EditResult]] = {}
-        for op in stale.changes.ops:
+        for op in stale.block_edits.ops:
             if op.op in edits.STORING_OPERATIONS:
-                self.changes.ops.append(op)
+                self.block_edits.ops.append(op)
                 continue
-            made.setdefault(call_of_edit(op.call_id, calls), []).append(self.changes.make(op))
+            made.setdefault(call_of_edit(op.call_id, calls), []).append(self.block_edits.apply(op))
         return [_with_edits(each, made[each.call_id]) if each.call_id in made else each for each in results]
 
     def merge(self, exchange: int) -> tuple[BlockMerge, dict[int, int]]:
@@ -64,7 +64,7 @@ class StepEdits:
 
         exchange: the row of the step's exchange.
         """
-        ops = [replace(op, exchange=exchange) for op in self.changes.ops]
+        ops = [replace(op, exchange=exchange) for op in self.block_edits.ops]
         return edits.merge_operations(self.blocks_read, ops), _versions(self.blocks_read)
 
     def messages(self, results: Sequence[ToolResult], mark: str, now: float) -> list[WireMessage]:
@@ -75,7 +75,7 @@ class StepEdits:
         """
         if not results:
             return []
-        changes, shown = self.changes.describe_changes(each.shown for each in results)
+        changes, shown = self.block_edits.describe_changes(each.shown for each in results)
         if not changes:
             return [each.stored() for each in results]
         note = render_note((), changes, now, mark=mark).rstrip()

@@ -35,7 +35,7 @@ from gateway.core.upstream.policy import Target
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryContext, in_prompt_order
 from gateway.run.memory.prompt import EndpointForm, Prompt
-from gateway.run.memory.record import BlockEdits, recall_row
+from gateway.run.memory.record import BlockEdits, recall_row_maker
 from gateway.run.memory.stored_conversation import (
     make_step_open,
     plan_next_step,
@@ -150,7 +150,7 @@ class RunMemory:
         """Returns the prompt of the step under way. Raises: StoreError."""
         composer = self.keeper.composer
         prompt = await composer.make_prompt(self.context, self.form, self.toolbox.definitions())
-        self._shown = self._edits.changes.shown = prompt.section.shown
+        self._shown = self._edits.block_edits.shown = prompt.section.shown
         return replace(prompt, needs_usage=True)
 
     async def open(self, prompt: Prompt) -> None:
@@ -171,7 +171,7 @@ class RunMemory:
     async def write_results(self, results: Sequence[ToolResult]) -> None:
         """Writes results of calls of a run that stopped, after its last step. Raises: StoreError."""
         end = self._run_end(RunState.FAILED, StopReason.ERROR)
-        self._shown = self._edits.changes.shown = await self.keeper.composer.shown_blocks(self.context)
+        self._shown = self._edits.block_edits.shown = await self.keeper.composer.shown_blocks(self.context)
         await self._begin_step(results, "", end)
 
     async def give_up(self, prompt: Prompt) -> None:
@@ -233,7 +233,7 @@ class RunMemory:
         accepts = self._runs_due(e, now) if result.stop is not None and result.error is None else ()
         recall = None
         if self.receipt is not None and not self.steps:
-            recall = recall_row(prompt, TurnOutcome(End.FINISHED, usage=result.usage), self.receipt)
+            recall = recall_row_maker(prompt, TurnOutcome(End.FINISHED, usage=result.usage), self.receipt)
         results = _results_by_number(e, result.results)
         write = StepEnd(context.agent, e, step, results, self.reading, accepts, result.error_message, recall)
         self.started_runs += await asyncio.shield(self.keeper.store.stored_paths.finish(write))
@@ -296,7 +296,7 @@ class RunMemory:
 
     def _set_blocks(self, blocks: Sequence[Block]) -> None:
         self._edits = StepEdits(blocks, self._shown, self.client_calls)
-        self.toolbox = self.makes_toolbox(self.context, self._edits.changes, self.run, self.calling_run)
+        self.toolbox = self.makes_toolbox(self.context, self._edits.block_edits, self.run, self.calling_run)
 
     # -- the next one begins
 
@@ -333,7 +333,7 @@ class RunMemory:
             messages.append(as_system(nudge, sender=NUDGE))
         messages += self.after_results
         last = context.path[-1]
-        self.context = plan_next_step(context, last, messages, context.pinned, made.changes.blocks, now)
+        self.context = plan_next_step(context, last, messages, context.pinned, made.block_edits.blocks, now)
         prompt = await self.prompt()
         write = make_step_open(self.context, prompt, self._run_to_begin(now), now)
         merged, versions = made.merge(last.id)
@@ -397,7 +397,7 @@ class RunMemory:
         )
         self._opened, self._step_begun, self.after_results = opened, begun, ()
         self.run = opened.run or self.run
-        self._edits.changes.ops.clear()
+        self._edits.block_edits.ops.clear()
 
     # -- the run ends
 

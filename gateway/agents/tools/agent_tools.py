@@ -107,7 +107,7 @@ class AgentTools:
             return _without_tags(await self._once(call, partial(speak, self.messages, call, most)))
         if tool.definition is None:
             return self._cut(await self._run_own(call), RESULT_CHARS)
-        blocks_before = self.memory.changes.blocks
+        blocks_before = self.memory.block_edits.blocks
         answer = await self._once(call, partial(self._run_defined, call, tool.definition))
         if answer.blocks:
             answer = edit_blocks(self.memory, answer, blocks_before, call.call_id)
@@ -140,21 +140,21 @@ class AgentTools:
         """Returns the blocks as they are stored; one with edits that are not stored yet, as the model sees it."""
         memory = self.memory
         if self.run_uid is None:
-            return memory.changes.blocks
+            return memory.block_edits.blocks
         now = {block.id: block for block in await memory.store.blocks.load(memory.context.agent.id)}
         edited = self._edited_labels()
         return [
             block if block.label in edited else now[block.id]
-            for block in memory.changes.blocks
+            for block in memory.block_edits.blocks
             if block.id in now
         ]
 
     def _edited_labels(self) -> set[str]:
         """Returns the labels of blocks with edits that are not in the store yet."""
-        context, changes = self.memory.context, self.memory.changes
+        context, block_edits = self.memory.context, self.memory.block_edits
         path = context.path_ids
         return {
-            op.label for op in (*(op for op in context.snapshot.ops if op.exchange in path), *changes.ops)
+            op.label for op in (*(op for op in context.snapshot.ops if op.exchange in path), *block_edits.ops)
         }
 
     def _foreign_call(self, call: RunTool, blocks: Sequence[Block]) -> ForeignCall:

@@ -65,7 +65,7 @@ def edit_blocks(memory: MemoryTools, answer: ToolAnswer, blocks: Sequence[Block]
     """
     errors = []
     for block, value in _changed(blocks, answer):
-        if block not in memory.changes.blocks:
+        if block not in memory.block_edits.blocks:
             errors.append(_error(block, _MEANWHILE))
             continue
         arguments = {"label": block.label, "new_memory": value}

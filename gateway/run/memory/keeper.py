@@ -151,7 +151,7 @@ class MemoryKeeper:
         self,
         context: MemoryContext,
         prompt: Prompt,
-        changes: BlockEdits,
+        block_edits: BlockEdits,
         outcome: TurnOutcome,
         receipt: Receipt | None = None,
     ) -> asyncio.Future[Committed] | asyncio.Future[None]:
@@ -168,7 +168,7 @@ class MemoryKeeper:
         if context.row < 0 and _leaves_nothing(context, outcome):
             return self._end_unwritten(context)
         try:
-            write = record_turn(context, prompt, changes, outcome, self.now(), receipt=receipt)
+            write = record_turn(context, prompt, block_edits, outcome, self.now(), receipt=receipt)
             writing = self.store.turns.commit(write)
         except Exception as error:
             return self._end_unwritten(context, error)

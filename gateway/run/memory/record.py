@@ -57,8 +57,8 @@ class BlockEdits:
     # What the results of this round show so far.
     _shown_in_round: Shown = field(default_factory=dict)
 
-    def make(self, op: BlockOp, *, is_read: bool = True) -> EditResult:
-        """Makes an edit on the blocks as the model sees them. Returns it with the result that the model reads.
+    def apply(self, op: BlockOp, *, is_read: bool = True) -> EditResult:
+        """Makes an edit on the blocks as the model sees them. Returns the result that the model reads.
 
         is_read: the model makes the edit, so it may only overwrite what it has seen, and its result shows the block.
             False: code makes it, which was given the block as it is.
@@ -66,8 +66,8 @@ class BlockEdits:
         before = next((block for block in self.blocks if block.label == op.label), None)
         blocks, edit = edits.apply_operation(self.blocks, op)
         if edit.value is not None:
-            if is_read and (unseen := self._unseen(op)) is not None:
-                edit = unseen
+            if is_read and (error := self._unseen_error(op)) is not None:
+                edit = error
             else:
                 self.blocks = blocks
                 self.ops.append(op)
@@ -108,7 +108,7 @@ class BlockEdits:
     def _is_seen(self, block: Block) -> bool:
         return is_shown(last_shown((self._shown_in_round,), self.shown), block)
 
-    def _unseen(self, op: BlockOp) -> EditResult | None:
+    def _unseen_error(self, op: BlockOp) -> EditResult | None:
         """Returns an error where the model would overwrite another writer's text that it has not seen."""
         block = next(each for each in self.blocks if each.label == op.label)
         if op.op not in REWRITE_OPERATIONS or self._is_seen(block):
@@ -119,7 +119,7 @@ class BlockEdits:
 def record_turn(
     context: MemoryContext,
     prompt: Prompt,
-    changes: BlockEdits,
+    block_edits: BlockEdits,
     outcome: TurnOutcome,
     now: float,
     rule: settle.SettleRule | None = None,
@@ -129,13 +129,10 @@ def record_turn(
 
     now: when it ended.
     rule: settles it; None: the rule for its outcome.
-    receipt: of its reply; None: it is not noted why it recalled what it did.
+    receipt: of its reply; None: the record of its recall is not written.
     """
-    if rule is None:
-        rule = settle.finish if outcome.state is FINISHED else settle.cancel
-        if outcome.is_refused:
-            rule = settle.refuse
-    ended = _make_ended(context, prompt, changes.ops, outcome, now)
+    rule = rule or _rule_for(outcome)
+    ended = _request_end(context, prompt, block_edits.ops, outcome, now)
     plan, key, snapshot = context.plan, context.request.identity.conversation, context.snapshot
     section = _section(context, prompt)
     plain: tuple[Exchange, int] | None = None
@@ -155,18 +152,26 @@ def record_turn(
         decide=decide,
         change=None if context.is_plain else _decide_ahead(context, key, ended, rule, decide),
         planned_at=(snapshot.next_seq, snapshot.rev),
-        ops=changes.ops,
+        ops=block_edits.ops,
         section=section,
         defaults=() if context.agent.id else context.request.spec.own_blocks,
         shared=() if context.agent.id else context.request.spec.shared_blocks,
         opening=None if context.is_plain else opening_of(plan, ended.now),
         chars=sum(map(len, map(text_of, (*plan.messages, *ended.full)))),
-        recall=None if receipt is None or plan.off_record else recall_row(prompt, outcome, receipt),
+        recall=None if receipt is None or plan.off_record else recall_row_maker(prompt, outcome, receipt),
     )
 
 
-def recall_row(prompt: Prompt, outcome: TurnOutcome, receipt: Receipt) -> Callable[[], RecallRow] | None:
-    """Returns a function that makes the note of the turn's recall. The writer's thread calls it.
+def _rule_for(outcome: TurnOutcome) -> settle.SettleRule:
+    if outcome.is_refused:
+        return settle.refuse
+    return settle.finish if outcome.state is FINISHED else settle.cancel
+
+
+def recall_row_maker(
+    prompt: Prompt, outcome: TurnOutcome, receipt: Receipt
+) -> Callable[[], RecallRow] | None:
+    """Returns a function that makes the record of the turn's recall. The writer's thread calls it.
 
     None: the turn has not searched its memory, or its request has no id.
     """
@@ -184,7 +189,7 @@ def recall_row(prompt: Prompt, outcome: TurnOutcome, receipt: Receipt) -> Callab
     return make
 
 
-def _make_ended(
+def _request_end(
     context: MemoryContext, prompt: Prompt, ops: Sequence[BlockOp], outcome: TurnOutcome, now: float
 ) -> settle.RequestEnd:
     shown_reply = outcome.shown_reply or {"role": "assistant", "content": ""}

@@ -57,7 +57,7 @@ class MemoryTools(Struct, frozen=True):
     store: Store
     context: MemoryContext
     # The turn's blocks and edits, written with it and pending until it is confirmed.
-    changes: BlockEdits
+    block_edits: BlockEdits
     recall_tokens: int
     now: Callable[[], float]
     embed_query: EmbedQuery | None = None
@@ -112,15 +112,15 @@ class MemoryTools(Struct, frozen=True):
     def edit(
         self, call_id: str, op: str, label: str, arguments: Mapping[str, Any], *, is_read: bool = True
     ) -> ToolAnswer:
-        """Edits a block as the path sees it. is_read: as for `BlockEdits.make`."""
-        edit = self.changes.make(self._op(call_id, op, label, arguments), is_read=is_read)
+        """Edits a block as the path sees it. is_read: as for `BlockEdits.apply`."""
+        edit = self.block_edits.apply(self._op(call_id, op, label, arguments), is_read=is_read)
         return ToolAnswer(edit.message, edit.status, shown=edit.shown)
 
     def remember(self, call_id: str, arguments: Mapping[str, Any]) -> ToolAnswer:
         """Keeps a text in archival memory. arguments: its `content`, and perhaps `tags`."""
         if not str(arguments["content"]).strip():
             return failed_answer("Error: there is no text to keep. Nothing was done.")
-        self.changes.ops.append(self._op(call_id, edits.ARCHIVAL_INSERT, "", arguments))
+        self.block_edits.ops.append(self._op(call_id, edits.ARCHIVAL_INSERT, "", arguments))
         return ToolAnswer("Stored in archival memory.")
 
     def remember_fact(self, call_id: str, fact: str) -> ToolAnswer:
@@ -132,7 +132,7 @@ class MemoryTools(Struct, frozen=True):
                 f"Error: a fact has at most {FACT_CHARS} characters. Nothing was done; for a longer text there is "
                 "archival_memory_insert."
             )
-        self.changes.ops.append(self._op(call_id, edits.REMEMBER_FACT, "", {"content": fact}))
+        self.block_edits.ops.append(self._op(call_id, edits.REMEMBER_FACT, "", {"content": fact}))
         return ToolAnswer("The fact is kept.")
 
     def _op(self, call_id: str, op: str, label: str, arguments: Mapping[str, Any]) -> BlockOp:
@@ -153,7 +153,7 @@ class MemoryTools(Struct, frozen=True):
             return failed_answer("Error: memory cannot be searched at the moment.")
         # The pending edits of this path count, and those of this turn.
         path = self.context.path_ids
-        pending = [*(op for op in self.context.snapshot.ops if op.exchange in path), *self.changes.ops]
+        pending = [*(op for op in self.context.snapshot.ops if op.exchange in path), *self.block_edits.ops]
         inserted = [op for op in pending if _SOURCES.get(op.op) in wanted.sources]
         kept = [_pending_passage(op, n) for n, op in enumerate(inserted) if wanted.matches_tags(_tags(op))]
         budget = self.recall_tokens or DEFAULT_TOKENS

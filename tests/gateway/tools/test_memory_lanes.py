@@ -23,10 +23,10 @@ OFFERED = {
 }
 
 
-def tools(changes: BlockEdits) -> MemoryTools:
+def tools(block_edits: BlockEdits) -> MemoryTools:
     request = SimpleNamespace(identity=SimpleNamespace(mode=Mode.ON))
     known = cast("Any", SimpleNamespace(offered=OFFERED, request=request))
-    return MemoryTools(cast("Any", None), known, changes, 1000, lambda: 1.0)
+    return MemoryTools(cast("Any", None), known, block_edits, 1000, lambda: 1.0)
 
 
 def insert(id: str, label: str, text: str) -> RunTool:
@@ -56,21 +56,21 @@ def test_a_search_of_conversations_depends_on_nothing() -> None:
 
 
 async def test_edits_of_one_round_are_done_in_their_order() -> None:
-    changes = BlockEdits([Block(1, "human", "", "", 100), Block(2, "persona", "", "", 100)])
-    box = tools(changes)
+    block_edits = BlockEdits([Block(1, "human", "", "", 100), Block(2, "persona", "", "", 100)])
+    box = tools(block_edits)
     kept = RunTool("k", "archival_memory_insert", {"content": "kept"})
     wanted = [insert("a", "human", "one"), insert("b", "persona", "p"), kept, insert("c", "human", "two")]
     results = await run_tools(box, wanted)
-    assert [b.value for b in changes.blocks] == ["one\ntwo", "p"]
-    assert [op.call_id for op in changes.ops] == ["a", "b", "k", "c"]
+    assert [b.value for b in block_edits.blocks] == ["one\ntwo", "p"]
+    assert [op.call_id for op in block_edits.ops] == ["a", "b", "k", "c"]
     assert all("changed" in result.content or "Stored" in result.content for result in results)
 
 
 @pytest.mark.parametrize("arguments", [{}, {"label": 3, "new_string": "x"}, {"label": "human"}])
 async def test_wrong_arguments_change_nothing_and_are_explained(arguments: dict[str, Any]) -> None:
-    changes = BlockEdits([Block(1, "human", "", "", 100)])
-    (result,) = await run_tools(tools(changes), [RunTool("a", "mnemogate_memory_insert", arguments)])
+    block_edits = BlockEdits([Block(1, "human", "", "", 100)])
+    (result,) = await run_tools(tools(block_edits), [RunTool("a", "mnemogate_memory_insert", arguments)])
     assert result.content.startswith("Error:")
     assert result.status == "error"
-    assert changes.ops == []
-    assert changes.blocks[0].value == ""
+    assert block_edits.ops == []
+    assert block_edits.blocks[0].value == ""

@@ -44,7 +44,7 @@ class Toolboxes:
     def make(
         self,
         context: MemoryContext,
-        changes: BlockEdits,
+        block_edits: BlockEdits,
         run: Run | None = None,
         calling_run: int = 0,
         speaker: Speaker | None = None,
@@ -56,13 +56,13 @@ class Toolboxes:
         """
         if not context.offered:
             return NO_TOOLS
-        memory = memory_tools(self._keeper, context, changes, self._archives)
+        memory = memory_tools(self._keeper, context, block_edits, self._archives)
         return self._agent_tools(memory, run, calling_run, speaker) if context.request.spec.uid else memory
 
-    def make_for_item(self, context: MemoryContext, changes: BlockEdits, run: Run) -> Toolbox:
+    def make_for_item(self, context: MemoryContext, block_edits: BlockEdits, run: Run) -> Toolbox:
         """Returns the tools of an item of a batch, which holds no queue while they run."""
         return self.make(
-            context, changes, run, speaker=Speaker.of(context, Waiter(context.agent.uid), Forwarded())
+            context, block_edits, run, speaker=Speaker.of(context, Waiter(context.agent.uid), Forwarded())
         )
 
     def _agent_tools(
