@@ -42,7 +42,7 @@ from gateway.core.request.identity import AGENT_PREFIX
 from gateway.core.tool_rule import read_rules
 from gateway.errors import BadRequest, Conflict, UnknownModel
 from gateway.run.store_errors import retry_overtaken
-from gateway.run.upstream.route import agent_route, named_route, resolve_route, split_model
+from gateway.run.upstream.route import agent_route, resolve_route, route_for_agent_model, split_model
 from gateway.settings import Settings
 from storage.commands import ForgetTarget
 from storage.database import POLL_S
@@ -423,7 +423,7 @@ class Registry:
     def check_model(self, model: str | None) -> None:
         """Raises: UnknownModel: no upstream would be asked for it."""
         if model is not None:
-            named_route(self._settings, model)
+            route_for_agent_model(self._settings, model)
 
     async def _with_multi_agent_tools(
         self, agent: int, edit: AgentEdit, tools: Sequence[int] | None

@@ -34,7 +34,7 @@ from gateway.errors import BadRequest, GatewayError, Overloaded, UpstreamError
 from gateway.run.admin.operation_arguments import Arguments, Defaults, RawArguments
 from gateway.run.background.background_model import BackgroundModel, BackgroundModels
 from gateway.run.background.worker import JobContext, JobFailed, Postponed
-from gateway.run.upstream.route import Route, named_route
+from gateway.run.upstream.route import Route, route_for_agent_model
 from gateway.settings import Settings
 from gateway.tokens import message_tokens, tokenizer_for
 from storage.commands import Committed
@@ -201,7 +201,7 @@ class Compactor:
         if terms.model is None:
             return self.model
         try:
-            return self.models.for_route(named_route(self.settings, terms.model))
+            return self.models.for_route(route_for_agent_model(self.settings, terms.model))
         except GatewayError as error:
             raise JobFailed(f"the model of an agent's summaries: {error.message}") from error
 

@@ -25,7 +25,7 @@ from gateway.core.prompt.summary import WantedSummary
 from gateway.core.turn.commands import FINISHED, End, TurnOutcome
 from gateway.run.memory.composer import Composer
 from gateway.run.memory.leases import Leases
-from gateway.run.memory.memory_context import MemoryContext, MemoryRequest, agent_of, read_context
+from gateway.run.memory.memory_context import MemoryContext, MemoryRequest, find_agent, read_context
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.queue import Queues
 from gateway.run.memory.recall import EmbedQuery, Recaller
@@ -125,7 +125,7 @@ class MemoryKeeper:
         """Waits for the requests before this one. Raises: TooSlow: longer than the ticket allows."""
         key = request.identity.conversation
         assert key is not None
-        agent = await agent_of(self.store, request)
+        agent = await find_agent(self.store, request)
         try:
             async with asyncio.timeout(request.ticket.timeout_s):
                 await self.queues.enter((agent.uid, key), request.ticket)

@@ -84,14 +84,14 @@ class MemoryContext(Struct, frozen=True):
     tree: Tree
     # The exchanges before the request, oldest first, as far back as the prompt needs them.
     path: tuple[Exchange, ...]
-    # The list is its path word for word, and only the exchanges with additions of the gateway are in `tree` and
-    # `path`.
+    # The client's list is the stored path word for word. Only the exchanges to which the gateway has added something
+    # are in `tree` and `path`.
     is_plain: bool
     # The conversation's public name, a new one if it is new.
     conversation_uid: str
-    # The path's memory section.
+    # The memory section that the path has; None: it has none yet.
     pinned: SentSection | None = None
-    # As the path sees them, its own pending edits included.
+    # As the path sees them: with its own pending edits.
     blocks: tuple[Block, ...] = ()
     # The gateway's tools for the model: name in this request -> tool.
     offered: Mapping[str, str] = field(default_factory=dict)
@@ -151,7 +151,7 @@ async def read_context(
     agent, listing, snapshot = await _read_snapshot(store, resent, request)
     if agent.paused is not None:
         request = replace(request, identity=replace(request.identity, mode=Mode.OFF))
-    identity, target, found = request.identity, request.target, snapshot.conversation
+    identity, target, conversation = request.identity, request.target, snapshot.conversation
     is_named = identity.conversation is not None
     query = Query(
         listing,
@@ -161,11 +161,11 @@ async def read_context(
         idle_s=idle_s,
         kind=request.kind,
         retry=identity.retry,
-        conversation=found.id if is_named and found is not None else None,
+        conversation=conversation.id if is_named and conversation is not None else None,
         model=stored_model_name(target),
     )
     plan = plan_plain(snapshot, query)
-    if plan is None or found is None or snapshot.exchange is None:
+    if plan is None or conversation is None or snapshot.exchange is None:
         return await _read_and_plan(store, request, agent, snapshot, query)
     # The snapshot has all that a plain turn needs.
     rounds = snapshot.additions.rounds
@@ -180,7 +180,7 @@ async def read_context(
         tree=Tree(rounds),
         path=chain,
         is_plain=True,
-        conversation_uid=found.uid,
+        conversation_uid=conversation.uid,
         pinned=snapshot.section,
         blocks=blocks,
         offered=offered,
@@ -193,9 +193,9 @@ async def _read_snapshot(
     """Returns the memory's owner, the request's list, and what one round trip reads of both. Raises: StoreError."""
     scope, key = request.identity.scope, request.identity.conversation
     assert scope is not None
-    # Another process may have forgotten the cached agent: then it is looked for once more.
+    # Another process may have forgotten the cached agent, so it is looked for once more.
     for _ in range(2):
-        agent = await agent_of(store, request)
+        agent = await find_agent(store, request)
         listing = resent.listing(Canon(agent.secret), request.chat)
         path = listing.path_answered if listing.answered else None
         snapshot = await store.turns.snapshot(agent, key, path) if agent.id else MemorySnapshot()
@@ -220,7 +220,7 @@ async def _read_and_plan(
     plan, tree = await _plan(store, request, agent, snapshot, query)
     match_point = plan.match.match_point
     path = tuple(tree.chain(match_point))
-    uid = await _conversation_uid(store, agent, snapshot, plan) or _uid_of_new(
+    uid = await _conversation_uid(store, agent, snapshot, plan) or _uid_from_opening(
         request, agent, snapshot, query.listing
     )
     context = MemoryContext(request, agent, snapshot, plan, tree, path, is_plain=False, conversation_uid=uid)
@@ -237,7 +237,7 @@ async def _read_and_plan(
     return replace(context, plan=plan, pinned=pinned, blocks=blocks, offered=offered)
 
 
-async def agent_of(store: Store, request: MemoryRequest) -> Agent:
+async def find_agent(store: Store, request: MemoryRequest) -> Agent:
     """Returns the memory's owner as it is stored, or a draft of it.
 
     Gateways that share a database would make different drafts: there it is stored before anything of it is cached.
@@ -297,15 +297,17 @@ async def _plan(
 
 async def _conversation_uid(store: Store, agent: Agent, snapshot: MemorySnapshot, plan: Plan) -> str | None:
     """Returns the public name of the conversation that a plan continues; None: it begins one, or that is gone."""
-    stored, found = plan.conversation, snapshot.conversation
-    if found is not None and found.id == stored:
-        return found.uid
-    if stored is None or stored <= 0 or not agent.id:
+    continued, read = plan.conversation, snapshot.conversation
+    if read is not None and read.id == continued:
+        return read.uid
+    if continued is None or continued <= 0 or not agent.id:
         return None
-    return await store.turns.conversation_uid(agent, stored)
+    return await store.turns.conversation_uid(agent, continued)
 
 
-def _uid_of_new(request: MemoryRequest, agent: Agent, snapshot: MemorySnapshot, listing: Listing) -> str:
+def _uid_from_opening(
+    request: MemoryRequest, agent: Agent, snapshot: MemorySnapshot, listing: Listing
+) -> str:
     """Returns the public name of a conversation that begins.
 
     Requests that begin one at the same time must give their clients the same name, before any of them is written. So it

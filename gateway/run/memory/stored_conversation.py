@@ -23,7 +23,7 @@ from gateway.core.request.chat_request import ChatRequest
 from gateway.run.memory.memory_context import (
     MemoryContext,
     MemoryRequest,
-    agent_of,
+    find_agent,
     in_prompt_order,
     initial_blocks,
     new_conversation_uid,
@@ -64,7 +64,7 @@ async def read_stored_context(
     agents = store.agents
     # Another process may have forgotten the cached agent: then it is looked for once more.
     for _ in range(2):
-        agent = await agent_of(store, request)
+        agent = await find_agent(store, request)
         stored = await _read_path(store, request, agent) if agent.id else ConversationPath(MemorySnapshot())
         if stored is not None:
             break

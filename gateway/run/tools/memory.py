@@ -31,13 +31,13 @@ from storage.records import Agent, BlockOp, Message, Passage
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
-_MOST_TAGGED = 40  # passages that are read for their tags
+_MOST_TAGGED = 40  # hits that are read where a search names tags, which the index does not know
 READ_ONLY = "Error: this request only reads memory. Nothing was done."
 INCOMPLETE = "(Not all of memory answered within a second. Asking again may find more.)"
 # The number of results of a search that names no limit.
 SEARCH_RESULTS = 5
 SEARCH_MS = 1000.0
-RECENT_EXCHANGES = 200  # that are read where nothing is looked for but a time or a speaker
+RECENT_EXCHANGES = 200  # that are read where a search has no query, but a time or a speaker
 # The budget of a search's results where automatic recall is switched off.
 DEFAULT_TOKENS = 1000
 
@@ -87,9 +87,9 @@ class MemoryTools(Struct, frozen=True):
             return self.edit(
                 call.call_id, memory_tools.OPERATION_OF[tool], str(arguments.get("label", "")), arguments
             )
-        wrong = memory_tools.argument_error(tool, arguments)
-        if wrong is not None:
-            return failed_answer(wrong)
+        error = memory_tools.argument_error(tool, arguments)
+        if error is not None:
+            return failed_answer(error)
         match tool:
             case "archival_memory_insert":
                 return self.remember(call.call_id, arguments)
@@ -117,14 +117,14 @@ class MemoryTools(Struct, frozen=True):
         return ToolAnswer(edit.message, edit.status, shown=edit.shown)
 
     def remember(self, call_id: str, arguments: Mapping[str, Any]) -> ToolAnswer:
-        """Keeps a text in archival memory. arguments: its `content`, and perhaps `tags`."""
+        """Stores a text in archival memory. arguments: its `content`, and perhaps `tags`."""
         if not str(arguments["content"]).strip():
             return failed_answer("Error: there is no text to keep. Nothing was done.")
         self.block_edits.ops.append(self._op(call_id, edits.ARCHIVAL_INSERT, "", arguments))
         return ToolAnswer("Stored in archival memory.")
 
     def remember_fact(self, call_id: str, fact: str) -> ToolAnswer:
-        """Keeps a fact: it is recalled by itself where it fits, and found by a search of all that is remembered."""
+        """Stores a fact: it is recalled by itself where it fits, and found by a search of all that is remembered."""
         if not fact_key(fact):
             return failed_answer("Error: there is no fact to keep. Nothing was done.")
         if len(fact) > FACT_CHARS:
@@ -146,39 +146,39 @@ class MemoryTools(Struct, frozen=True):
             at=self.now(),
         )
 
-    async def look_up(self, wanted: Lookup) -> ToolAnswer:
+    async def look_up(self, lookup: Lookup) -> ToolAnswer:
         """Searches memory. Returns a line for each hit, the best first; what is not found in a second is left out."""
-        hits, has_failed = await self._searched(wanted)
-        if has_failed and not hits:
+        hits, is_incomplete = await self._search_all(lookup)
+        if is_incomplete and not hits:
             return failed_answer("Error: memory cannot be searched at the moment.")
-        # The pending edits of this path count, and those of this turn.
-        path = self.context.path_ids
-        pending = [*(op for op in self.context.snapshot.ops if op.exchange in path), *self.block_edits.ops]
-        inserted = [op for op in pending if _SOURCES.get(op.op) in wanted.sources]
-        kept = [_pending_passage(op, n) for n, op in enumerate(inserted) if wanted.matches_tags(_tags(op))]
         budget = self.recall_tokens or DEFAULT_TOKENS
         # Edits that are not confirmed are in no index. They come first, the newest before the others.
-        mine = [
-            f"- {_with_tags(c)}"
-            for c in note.choose(kept[: -wanted.limit - 1 : -1], "", budget_tokens=budget)
-        ]
-        budget -= note.estimate_tokens("\n".join(mine))
-        chosen = note.choose(hits[: wanted.limit], "", budget_tokens=budget)
-        lines = [*mine, *(_result_line(c) for c in chosen)] or ["Nothing was found."]
-        return ToolAnswer("\n".join([*lines, *([INCOMPLETE] if has_failed else [])]))
+        newest_first = self._pending_passages(lookup)[: -lookup.limit - 1 : -1]
+        lines = [f"- {_with_tags(each)}" for each in note.choose(newest_first, "", budget_tokens=budget)]
+        budget -= note.estimate_tokens("\n".join(lines))
+        lines += [_result_line(each) for each in note.choose(hits[: lookup.limit], "", budget_tokens=budget)]
+        lines = lines or ["Nothing was found."]
+        return ToolAnswer("\n".join([*lines, INCOMPLETE] if is_incomplete else lines))
 
-    async def _searched(self, wanted: Lookup) -> tuple[list[Message], bool]:
+    def _pending_passages(self, lookup: Lookup) -> list[Message]:
+        """Returns what edits of this path and of this turn have stored, oldest first. They are not confirmed."""
+        path = self.context.path_ids
+        ops = [*(op for op in self.context.snapshot.ops if op.exchange in path), *self.block_edits.ops]
+        stored = [op for op in ops if _SOURCES.get(op.op) in lookup.sources]
+        return [_pending_passage(op, n) for n, op in enumerate(stored) if lookup.matches_tags(_tags(op))]
+
+    async def _search_all(self, lookup: Lookup) -> tuple[list[Message], bool]:
         """Makes all searches at once. Returns the best of each in turn, and whether one failed or was too late."""
         agent = self.context.agent
         if not agent.scope.spans_conversations or not agent.id:
             return [], False
-        queries = wanted.queries or ("",)
-        if self.archives is not None and wanted.sources == {"passage"}:
-            searches = [self._filed(query, wanted) for query in queries]
+        queries = lookup.queries or ("",)
+        if self.archives is not None and lookup.sources == {"passage"}:
+            searches = [self._search_archives(query, lookup) for query in queries]
         else:
-            searches = [self._own(query, wanted) for query in queries]
-            if "passage" in wanted.sources:
-                searches += [self._filed(query, wanted, is_own=False) for query in wanted.queries]
+            searches = [self._search_own(query, lookup) for query in queries]
+            if "passage" in lookup.sources:
+                searches += [self._search_archives(query, lookup, is_own=False) for query in lookup.queries]
         tasks = [asyncio.ensure_future(each) for each in searches]
         try:
             await asyncio.wait(tasks, timeout=SEARCH_MS / 1000)
@@ -196,39 +196,39 @@ class MemoryTools(Struct, frozen=True):
                 has_failed = True
         return _numbered_apart(interleave(found)), has_failed
 
-    async def _own(self, query: str, wanted: Lookup) -> list[Message]:
+    async def _search_own(self, query: str, lookup: Lookup) -> list[Message]:
         """Returns what the agent's own memory has for one query; the newest where there is none."""
-        hits = await (self._search(query, wanted) if query else self._newest(wanted))
-        passages = [m.seq for m in hits if m.source == "passage"]
-        filed = await self.store.passages.get(self.context.agent.id, passages) if passages else {}
-        hits = [replace(m, tags=filed[m.seq].tags) if m.seq in filed else m for m in hits]
-        return [m for m in hits if wanted.matches_tags(m.tags)]
+        hits = await (self._search_index(query, lookup) if query else self._newest(lookup))
+        seqs = [m.seq for m in hits if m.source == "passage"]
+        passages = await self.store.passages.get(self.context.agent.id, seqs) if seqs else {}
+        hits = [replace(m, tags=passages[m.seq].tags) if m.seq in passages else m for m in hits]
+        return [m for m in hits if lookup.matches_tags(m.tags)]
 
-    async def _newest(self, wanted: Lookup) -> list[Message]:
+    async def _newest(self, lookup: Lookup) -> list[Message]:
         found = await self.store.recall.recent(self.context.agent, RECENT_EXCHANGES)
-        return [m for m in reversed(found) if wanted.matches(m)]
+        return [m for m in reversed(found) if lookup.matches(m)]
 
-    async def _filed(self, query: str, wanted: Lookup, *, is_own: bool = True) -> list[Message]:
+    async def _search_archives(self, query: str, lookup: Lookup, *, is_own: bool = True) -> list[Message]:
         """Returns the passages that answer one query. is_own: with those of its own archive."""
         if self.archives is None:
             return []
         which = PassageFilter(
-            since=wanted.since, until=wanted.until, tags=sorted(wanted.tags), needs_all_tags=wanted.needs_all
+            since=lookup.since, until=lookup.until, tags=sorted(lookup.tags), needs_all_tags=lookup.needs_all
         )
         found = await self.archives.passages(
-            self.context.agent, query, which, limit=wanted.limit, is_own=is_own
+            self.context.agent, query, which, limit=lookup.limit, is_own=is_own
         )
         return [Message(p.seq, 0, "assistant", p.text, p.at, 0, source="passage", tags=p.tags) for p in found]
 
-    async def _search(self, query: str, wanted: Lookup) -> list[Message]:
+    async def _search_index(self, query: str, lookup: Lookup) -> list[Message]:
         agent = self.context.agent
         vector = None if self.embed_query is None else await self.embed_query(agent.id, query, SEARCH_MS)
         # Among better hits that the call has ruled out, a few that it asks for would not be seen.
         return await self.store.recall.search(
             agent,
             query,
-            limit=_MOST_TAGGED if wanted.tags else wanted.limit,
-            takes=wanted.matches,
+            limit=_MOST_TAGGED if lookup.tags else lookup.limit,
+            takes=lookup.matches,
             deadline_ms=SEARCH_MS,
             vector=vector,
         )

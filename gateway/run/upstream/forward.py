@@ -26,7 +26,7 @@ from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
 from gateway.run.upstream.failover import Attempts, Endpoint, Failover
 from gateway.run.upstream.relay import relay
-from gateway.run.upstream.route import Route, is_listed, no_upstream, resolve_route
+from gateway.run.upstream.route import Route, is_listed, resolve_route, unknown_upstream
 from gateway.run.usage.limiter import Limiter, PlannedCall
 from gateway.settings import Settings
 from storage.sql.keys import DEFAULT_PROJECT
@@ -238,7 +238,7 @@ class Forwarder:
     def _resolve(self, path: str, model: str | None, upstream_name: str | None) -> Route:
         """Returns the route of a request, whether its upstream has the endpoint or not."""
         if upstream_name is not None and upstream_name not in self._upstream_names:
-            raise no_upstream(upstream_name)
+            raise unknown_upstream(upstream_name)
         # Files, models and the like are asked for without a model.
         if model is None:
             return Route(upstream_name or self._first_with_endpoint(path), "")

@@ -31,7 +31,7 @@ from gateway.errors import (
     UnknownModel,
     UpstreamUnreachable,
 )
-from gateway.run.upstream.route import UPSTREAM_HEADER, no_upstream, resolve_route
+from gateway.run.upstream.route import UPSTREAM_HEADER, resolve_route, unknown_upstream
 from gateway.settings import Settings
 
 MAX_LIST_BYTES = 8 * 1024 * 1024
@@ -59,7 +59,7 @@ class _Refusal(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Answer:
+class _CachedAnswer:
     """The answer of an upstream to one key."""
 
     # Held while the upstream is asked.
@@ -97,7 +97,7 @@ class ModelList:
         # By upstream: why it gave no answer; None: it gave one that is no list.
         self._failing: dict[str, str | None] = {}
         # By upstream and the hash of a caller's key; the key used last is last.
-        self._answers: OrderedDict[tuple[str, bytes], _Answer] = OrderedDict()
+        self._answers: OrderedDict[tuple[str, bytes], _CachedAnswer] = OrderedDict()
         self.entries = self._merge(self._fetched)
 
     # -- without a caller's key, in the background
@@ -124,7 +124,7 @@ class ModelList:
     async def refresh(self, name: str, provider: Provider) -> bool:
         """Fetches one upstream's list; returns False when it gave none."""
         found, refusal = await self._fetch(name, provider, None)
-        if refusal is not None and name in self._passing_keys():
+        if refusal is not None and name in self._keyless_upstreams():
             text = f"The upstream {name!r} lists its models for callers with a key. "
             hint = "Send it as `Authorization`; a gateway key goes into `x-mnemogate-key` then. "
             self._refusals[name] = refusal._replace(message=f"{text}{hint}It says: {refusal.message}")
@@ -166,7 +166,7 @@ class ModelList:
         self, credential: str | None, upstream: str | None, *, has_others: bool
     ) -> Entries:
         if upstream is not None and upstream not in self._providers:
-            raise no_upstream(upstream)
+            raise unknown_upstream(upstream)
         candidates = self._candidates(upstream)
         # An empty list would look like an upstream without models.
         is_empty = not self.entries and not has_others
@@ -188,10 +188,10 @@ class ModelList:
 
     def _candidates(self, upstream: str | None) -> list[str]:
         """Returns the upstreams that a caller's key may be meant for. upstream: the one that the caller names."""
-        passing = self._passing_keys()
+        keyless = self._keyless_upstreams()
         if upstream is not None:
-            return [upstream] if upstream in passing else []
-        unlisted = [name for name in passing if name not in self._fetched]
+            return [upstream] if upstream in keyless else []
+        unlisted = [name for name in keyless if name not in self._fetched]
         # Of several the key is only for one that has asked for it.
         return unlisted if len(unlisted) < 2 else [name for name in unlisted if name in self._refusals]
 
@@ -206,7 +206,7 @@ class ModelList:
         if credential is not None and not any(entry["id"] == name for entry in entries):
             # The key goes where a chat with this model would take it.
             upstream = resolve_route(self._settings, name).upstream
-            if upstream in self._passing_keys():
+            if upstream in self._keyless_upstreams():
                 answer = await self._ask(upstream, credential)
                 if answer.refusal is not None:
                     raise answer.refusal.error()
@@ -232,23 +232,23 @@ class ModelList:
                 text = f"The gateway has no list of models: the upstream {name!r} gave none, {why}."
                 raise UpstreamUnreachable(text)
 
-    def _passing_keys(self) -> list[str]:
-        """Returns the upstreams that the caller's own key is passed on to."""
+    def _keyless_upstreams(self) -> list[str]:
+        """Returns the upstreams without a key in the settings: they get the caller's."""
         return [each.name for each in self._settings.upstreams if each.is_keyless]
 
-    def _entries_with(self, upstream: str, answer: _Answer) -> Entries:
+    def _entries_with(self, upstream: str, answer: _CachedAnswer) -> Entries:
         """Returns the list with an upstream's answer to the caller's key."""
         if answer.entries is None:
             return self.entries
         return self._merge({**self._fetched, upstream: answer.entries})
 
-    async def _ask(self, name: str, credential: str) -> _Answer:
+    async def _ask(self, name: str, credential: str) -> _CachedAnswer:
         """Returns the upstream's answer to this key, from the cache while that is valid.
 
         Concurrent callers with one key wait for one request.
         """
         key = (name, hashlib.sha256(credential.encode("utf-8", "surrogatepass")).digest())
-        answer = self._answers.setdefault(key, _Answer())
+        answer = self._answers.setdefault(key, _CachedAnswer())
         self._answers.move_to_end(key)
         while len(self._answers) > CACHED_KEYS:
             self._answers.popitem(last=False)
@@ -277,8 +277,8 @@ class ModelList:
                 finally:
                     await reply.aclose()
             if reply.status in (401, 403):
-                return None, _refusal(name, reply.status, body)
-            found = _list_in(body) if reply.status == 200 else None
+                return None, _read_refusal(name, reply.status, body)
+            found = _parse_list(body) if reply.status == 200 else None
             if found is None:
                 hint = self._hint_for(name) if reply.status in (200, 404) else ""
                 raise ValueError(f"status {reply.status}, and no list{hint}")
@@ -332,7 +332,7 @@ class ModelList:
         return None
 
 
-def _list_in(body: bytes) -> list[Any] | None:
+def _parse_list(body: bytes) -> list[Any] | None:
     """Returns the list of an answer; None where it is something else, as a page of a web front end is."""
     try:
         answer = orjson.loads(body)
@@ -342,7 +342,7 @@ def _list_in(body: bytes) -> list[Any] | None:
     return found if isinstance(found, list) else None
 
 
-def _refusal(upstream: str, status: int, body: bytes) -> _Refusal:
+def _read_refusal(upstream: str, status: int, body: bytes) -> _Refusal:
     try:
         message = orjson.loads(body)["error"]["message"]
     except (ValueError, KeyError, TypeError):

@@ -21,13 +21,13 @@ _KINDS_OF_LETTA: Final = {"google_ai": "gemini", "lmstudio_openai": "lmstudio"}
 class Route(Struct, frozen=True):
     """Where a request can go."""
 
-    # A name of the settings.
+    # Its name in the settings.
     upstream: str
-    # The upstream's name for it.
+    # The upstream's name for the model.
     model: str
-    # Tokens, None if unknown.
+    # In tokens; None: unknown.
     context_window: int | None = None
-    # Further deployments of the same model (rank 0), and the fallbacks. They come after `first`.
+    # The targets after `first`: further deployments of the same model (rank 0), then the fallbacks.
     others: tuple[Target, ...] = ()
 
     @property
@@ -70,9 +70,10 @@ def agent_route(settings: Settings, agent: AgentSpec | ProfileSettings) -> Route
 
 
 def split_model(settings: Settings, model: str | None) -> tuple[str | None, str | None]:
-    """Returns (upstream, model) of a model as an agent names it. upstream: None where the name does not say.
+    """Returns the upstream and the model that an agent's model name means. upstream: None where the name has none.
 
-    A first part that is an upstream's name or kind is taken off, also as Letta's server calls that kind.
+    The upstream is the part before the first slash, if that is its name or its kind, as here or as Letta's server calls
+    it.
     """
     if model is None or any(alias.alias == model for alias in settings.models):
         return None, model
@@ -88,7 +89,7 @@ def split_model(settings: Settings, model: str | None) -> tuple[str | None, str 
     return None, model
 
 
-def named_route(settings: Settings, model: str) -> Route:
+def route_for_agent_model(settings: Settings, model: str) -> Route:
     """Returns the route for a model as an agent names it. Raises: UnknownModel."""
     upstream, name = split_model(settings, model)
     assert name is not None
@@ -96,7 +97,7 @@ def named_route(settings: Settings, model: str) -> Route:
 
 
 def _smaller(own: int | None, known: int | None) -> int | None:
-    """Returns the window of a profile, which may ask for less than its model has, and not for more."""
+    """Returns the smaller of two windows, of those that are known: of an agent and of its model."""
     return known if own is None else own if known is None else min(own, known)
 
 
@@ -116,8 +117,8 @@ def check_models(settings: Settings) -> None:
                 raise SettingsError(f"models {alias.alias!r}: fallbacks: {error.message}") from error
 
 
-def no_upstream(name: str) -> BadRequest:
-    """Returns the error for an upstream that a caller names and that is none."""
+def unknown_upstream(name: str) -> BadRequest:
+    """Returns the error for an upstream that a caller names and the settings do not."""
     return BadRequest(
         f"There is no upstream {name!r}. Send the name of one in the settings.", param=UPSTREAM_HEADER
     )
@@ -145,7 +146,9 @@ def _resolve(
             name = alias.upstream or settings.upstreams[0].name
             fallbacks = () if is_fallback else alias.fallbacks
             others = (
-                _others(settings, alias, fallbacks, context_windows) if alias.deployments or fallbacks else ()
+                _further_targets(settings, alias, fallbacks, context_windows)
+                if alias.deployments or fallbacks
+                else ()
             )
             return Route(name, alias.model, alias.context_window or context_windows[name], others)
     if len(settings.upstreams) > 1:
@@ -163,7 +166,7 @@ def _resolve(
     raise UnknownModel.unlisted(model)
 
 
-def _others(
+def _further_targets(
     settings: Settings,
     alias: ModelSettings,
     fallbacks: tuple[str, ...],
