@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from gateway.agents.registry.registry import NewAgent
 from gateway.agents.runs.message_listing import AgentMessages
 from gateway.core.agent import AgentTool
-from gateway.core.conversation.private import as_system
+from gateway.core.conversation.private import framed_system_message
 from gateway.core.definition import AgentDefinition, ToolDefinition
 from gateway.core.ids import Place
 from gateway.core.prompt.compose import UNANSWERED
@@ -241,7 +241,7 @@ def test_a_message_of_the_systems_begins_to_count_anew(upstream: StrictUpstream,
             call_tools(insert("z", "d")),
             say("So."),
         )
-        life.send(messages=(as_system("Pay."),))
+        life.send(messages=(framed_system_message("Pay."),))
         assert life.send(messages=(), decisions=(CallDecision("c"),)).said == ["So."]
         assert life.block().value == "x\ny\nz"
 

@@ -18,7 +18,7 @@ from gateway.agents.wire.message import Showing, content_parts, spoken_by, well_
 from gateway.agents.wire.struct_fields import iso_time, lines_of
 from gateway.core.conversation.canonical import text_of
 from gateway.core.conversation.private import (
-    as_system,
+    framed_system_message,
     name_of,
     own_length,
     private_of,
@@ -205,13 +205,17 @@ def from_file_message(
     made: list[dict[str, Any]]
     match message.role:
         case "user" if event := _event_text(message.content):
-            made = [as_system(event, otid=message.otid)]
+            made = [framed_system_message(event, otid=message.otid)]
         case "user" | "summary":
             made = [
                 _with_name_and_origin(message, {"role": "user", "content": _stored_content(message.content)})
             ]
         case "system":
-            made = [as_system(_system_text(message.content), otid=message.otid, sender=message.sender_id)]
+            made = [
+                framed_system_message(
+                    _system_text(message.content), otid=message.otid, sender=message.sender_id
+                )
+            ]
         case "approval" if not message.tool_calls:
             made = []  # the answer to an approval request; the request is a reply with calls
         case "assistant" | "approval":

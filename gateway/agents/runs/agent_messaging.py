@@ -26,7 +26,7 @@ from gateway.agents.tools.agent_messages import AgentAnswer
 from gateway.core import ids
 from gateway.core.conversation.canonical import WireMessage
 from gateway.core.conversation.fillers import without_fillers_and_thoughts
-from gateway.core.conversation.private import as_system
+from gateway.core.conversation.private import framed_system_message
 from gateway.core.turn.client_view import MakesUnseen, MakesView
 from gateway.core.turn.guide import StopReason
 from gateway.errors import BadRequest, Conflict, GatewayError, TooManySends
@@ -363,7 +363,7 @@ def _request(sender: Speaker, resolved: ResolvedAgent, text: str, *, is_awaited:
 def _message_of(sender: Speaker, text: str, *, is_awaited: bool) -> WireMessage:
     """Returns a message of an agent as the other one gets it."""
     how = "It waits for your answer: what you say in this turn." if is_awaited else "It waits for no answer."
-    return as_system(
+    return framed_system_message(
         f"Message from the agent {sender.name} ({sender.agent}). {how}\n\n{text}", sender=sender.agent
     )
 

@@ -14,7 +14,7 @@ from gateway.agents.core.sleeper import SLEEP
 from gateway.agents.core.waits import Wait
 from gateway.core.agent import AgentSpec
 from gateway.core.conversation.canonical import WireMessage, is_system, text_of
-from gateway.core.conversation.private import PRIVATE, as_system
+from gateway.core.conversation.private import PRIVATE, framed_system_message
 from gateway.core.ids import new_uid
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.identity import Identity, Mode
@@ -201,5 +201,5 @@ def sampling_fields(
 def from_client(message: WireMessage) -> WireMessage:
     """Returns a message of a chat completion as it is stored: private fields come from the gateway alone."""
     if is_system(message):
-        return as_system(text_of(message))
+        return framed_system_message(text_of(message))
     return {key: value for key, value in message.items() if key != PRIVATE}

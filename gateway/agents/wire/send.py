@@ -16,7 +16,7 @@ from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, convert, refused
 from gateway.checked import Fault
 from gateway.core.conversation.canonical import WireMessage
-from gateway.core.conversation.private import as_system, with_name, with_private
+from gateway.core.conversation.private import framed_system_message, with_name, with_private
 from gateway.core.turn.calls import CallDecision
 from gateway.errors import BadRequest
 
@@ -339,7 +339,7 @@ def _stored_message(plain: PlainMessage) -> WireMessage:
             f"A message of the role {plain.role!r} is text; send images as the user's.", param="content"
         )
     if plain.role == "system":
-        return as_system(_text_of(plain.content), **own)
+        return framed_system_message(_text_of(plain.content), **own)
     message: WireMessage = {"role": plain.role, "content": _stored_content(plain.content)}
     return with_private(with_name(message, plain.name or ""), **own)
 

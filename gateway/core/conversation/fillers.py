@@ -14,8 +14,6 @@ from gateway.core.conversation.canonical import WireMessage, text_of
 from gateway.core.conversation.private import PRIVATE, private_of, with_private
 from gateway.core.thoughts import without_thoughts
 
-_FIELD = "fillers"  # the private field: [from, to] of each, in characters of the reply's text
-
 Spans = list[tuple[int, int]]
 
 
@@ -26,12 +24,12 @@ def filler_message(text: str) -> WireMessage:
 
 def filler_spans(message: Mapping[str, Any]) -> Spans:
     """Returns where in the text of a reply its fillers stand, in their order."""
-    return [(start, end) for start, end in private_of(message).get(_FIELD) or ()]
+    return [(start, end) for start, end in private_of(message).get("fillers") or ()]
 
 
 def with_filler_spans(message: WireMessage, spans: Spans) -> WireMessage:
     """Returns the reply with a private field of where its fillers stand."""
-    return with_private(message, **{_FIELD: [list(span) for span in spans] or None})
+    return with_private(message, fillers=[list(span) for span in spans] or None)
 
 
 def without_fillers(message: WireMessage) -> WireMessage:

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import WireMessage, has_calls, text_of, without_space
 from gateway.core.conversation.fillers import with_fillers_from, without_fillers
-from gateway.core.conversation.private import FORMER_OWN_LENGTH, with_private, without_fields
+from gateway.core.conversation.private import LEGACY_OWN_LENGTH, with_private, without_private_fields
 from storage.records import Exchange, State
 
 _SPEAKS, _ARGUMENT = "send_message", "message"
@@ -124,7 +124,7 @@ def rewritten(exchange: Exchange, seq: int, text: str) -> Exchange:
     if place < len(exchange.inputs):
         messages = _input(exchange)
         messages[place] = {
-            **without_fields(messages[place], "own_length", FORMER_OWN_LENGTH),
+            **without_private_fields(messages[place], "own_length", LEGACY_OWN_LENGTH),
             "content": text,
         }
         return replace(
@@ -141,7 +141,7 @@ def rewritten(exchange: Exchange, seq: int, text: str) -> Exchange:
         full = {**full, "messages": _rewritten_messages(full, text)}
     return replace(
         exchange,
-        shown_reply=orjson.dumps({**without_fields(shown_reply, "fillers"), "content": text}),
+        shown_reply=orjson.dumps({**without_private_fields(shown_reply, "fillers"), "content": text}),
         full=orjson.dumps(full) if full else None,
         hidden=bool(full),
     )
@@ -156,7 +156,7 @@ def cut_short(exchange: Exchange, text: str) -> Exchange:
     messages = list(full.get("messages") or ())
     place = _reply_place(full)
     shown = with_fillers_from(
-        {**without_fields(shown_reply, "fillers"), "content": text or None}, shown_reply
+        {**without_private_fields(shown_reply, "fillers"), "content": text or None}, shown_reply
     )
     if (messages[place] if messages else shown_reply).get("tool_calls") and not _speaks(messages[place:]):
         if messages:
@@ -164,7 +164,7 @@ def cut_short(exchange: Exchange, text: str) -> Exchange:
             messages[place] = (
                 {**last, "content": text or None}
                 if text_of(last)
-                else with_private(without_fields(last, "filler"), filler=text or None)
+                else with_private(without_private_fields(last, "filler"), filler=text or None)
             )
     else:
         own = text_of(without_fillers(shown)) if text else ""
@@ -223,7 +223,7 @@ def _with_text(last: WireMessage, text: str) -> WireMessage:
         }
         calls = [{**c, "function": function} if c is spoken[0] else c for c in last["tool_calls"]]
         return {**last, "tool_calls": calls}
-    return {**without_fields(last, "filler"), "content": text}
+    return {**without_private_fields(last, "filler"), "content": text}
 
 
 def _rounds(messages: Sequence[WireMessage]) -> Sequence[WireMessage]:
@@ -235,7 +235,7 @@ def _silent(message: WireMessage) -> WireMessage:
     """Returns a message of a hidden round without the text that is a part of the reply."""
     if message.get("role") != "assistant":
         return dict(message)
-    return {**without_fields(message, "filler", "spoken"), "content": None}
+    return {**without_private_fields(message, "filler", "spoken"), "content": None}
 
 
 def _input(exchange: Exchange) -> list[WireMessage]:

@@ -7,25 +7,14 @@ row. `with_private` adds them, `without_private` takes them off.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict, cast
 
 from gateway.core.conversation.canonical import WireMessage, text_of
 from gateway.core.tags import Tags
 
-# The key. Its fields:
-#   of any message: shown ("system": it is shown as one of the system's), otid, sender, name (where another one goes
-#     upstream);
-#   of a tool's result: status, stdout, stderr, unrun, own_length (how many characters are the tool's own text),
-#     shown_blocks (what it shows of memory blocks: gateway.core.prompt.shown_blocks.Shown);
-#   of an answer to a call: approval, reason;
-#   of a reply: filler and spoken (text of its calls, before its own text and after it), asides (tool -> which of its
-#     arguments are not the tool's), fillers (gateway.core.conversation.fillers), cut, ids (by which its client may name
-#     a reply that its upstream stores), response (what the Responses API shows of it beside its words:
-#     gateway.dialects.responses.stored_response), directions (system and developer messages of its request:
-#     gateway.core.conversation.directions).
-PRIVATE = "mnemogate"
-FORMER_OWN_LENGTH = "said"  # the field `own_length` in rows that were written before it was renamed
+PRIVATE = "mnemogate"  # the key of a message that has them
+LEGACY_OWN_LENGTH = "said"  # the field `own_length` in rows that were written before it was renamed
 NUDGE = "rules"  # the sender of messages without an author: an agent's rules, or its memory within a run
 
 # What OpenAI takes as the name of a message's author, as its errors show.
@@ -34,6 +23,35 @@ _NAME_CHARS = 64
 
 _FRAME_BEGIN, _FRAME_END = "<system_message>", "</system_message>"
 _plain = Tags("system_message").make_plain
+
+
+class PrivateFields(TypedDict, total=False):
+    """The fields, as the gateway writes them. Imported rows are not checked."""
+
+    # Of any message.
+    shown: str  # "system": it is shown as one of the system's
+    otid: str  # the id that its client gave it
+    sender: str  # the agent that sent it, or NUDGE
+    name: str  # its author's name as given, where another one goes upstream
+    # Of a tool's result.
+    status: str  # without it, the call succeeded
+    stdout: str | list[str]
+    stderr: str | list[str]
+    unrun: bool
+    own_length: int  # how many characters are the tool's own text
+    shown_blocks: Mapping[str, str]  # gateway.core.prompt.shown_blocks.Shown
+    # Of an answer to a call.
+    approval: str  # "approved" or "denied"
+    reason: str
+    # Of a reply.
+    filler: str  # text of its calls, before its own text
+    spoken: str  # text of its calls, after its own text
+    asides: Mapping[str, Any]  # tool -> which of its arguments are not the tool's
+    fillers: list[tuple[int, int]]  # [from, to] of each, in characters of its text
+    cut: bool
+    ids: Sequence[str]  # by which its client may name a reply that its upstream stores
+    response: Mapping[str, Any]  # gateway.dialects.responses.stored_response
+    directions: list[Any]  # gateway.core.conversation.directions
 
 
 def with_private(message: WireMessage, **fields: Any) -> WireMessage:
@@ -49,17 +67,17 @@ def without_private(message: WireMessage) -> WireMessage:
     return {key: value for key, value in message.items() if key != PRIVATE}
 
 
-def without_fields(message: WireMessage, *names: str) -> WireMessage:
+def without_private_fields(message: WireMessage, *names: str) -> WireMessage:
     """Returns the message without these private fields."""
-    left = {name: value for name, value in private_of(message).items() if name not in names}
+    kept = {name: value for name, value in private_of(message).items() if name not in names}
     bare = without_private(message)
-    return {**bare, PRIVATE: left} if left else bare
+    return {**bare, PRIVATE: kept} if kept else bare
 
 
-def private_of(message: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Returns the private fields of a message, by name."""
+def private_of(message: Mapping[str, Any]) -> PrivateFields:
+    """Returns the private fields of a message."""
     found = message.get(PRIVATE)
-    return found if isinstance(found, dict) else {}
+    return cast(PrivateFields, found) if isinstance(found, dict) else {}
 
 
 def own_length(message: Mapping[str, Any]) -> int | None:
@@ -67,15 +85,15 @@ def own_length(message: Mapping[str, Any]) -> int | None:
 
     A note of changed blocks follows them.
     """
-    private = private_of(message)
-    length: int | None = private.get("own_length", private.get(FORMER_OWN_LENGTH))
+    private: Mapping[str, Any] = private_of(message)
+    length: int | None = private.get("own_length", private.get(LEGACY_OWN_LENGTH))
     return length
 
 
 def with_name(message: WireMessage, name: str) -> WireMessage:
     """Returns the message with its author's name. "": it has none.
 
-    Strict servers refuse the request over a blank or a bracket in a name, so it goes upstream without such.
+    Strict servers refuse the request over a blank or a bracket in a name, so those characters are replaced.
     """
     if not name:
         return message
@@ -90,19 +108,19 @@ def name_of(message: Mapping[str, Any]) -> str | None:
 
 
 def is_nudge(message: Mapping[str, Any]) -> bool:
-    """Returns whether a message has no author: an agent's rules or its memory wrote it for the model within a run."""
+    """Returns whether the gateway itself wrote a message for the model within a run."""
     return PRIVATE in message and private_of(message).get("sender") == NUDGE
 
 
-def as_system(text: str, **fields: Any) -> WireMessage:
+def framed_system_message(text: str, **fields: Any) -> WireMessage:
     """Returns a message of a party other than the user, in a form that every model takes.
 
-    Templates refuse a system message after the first; so it is the user's in a fixed frame, and shown as the system's.
+    Templates refuse a system message after the first; so it is a user message in a fixed frame, shown as the system's.
     """
     content = f"{_FRAME_BEGIN}\n{_plain(text)}\n{_FRAME_END}"
     return with_private({"role": "user", "content": content}, shown="system", **fields)
 
 
 def system_text(message: Mapping[str, Any]) -> str:
-    """Returns the text of such a message without its frame."""
+    """Returns the text of a message of `framed_system_message` without its frame."""
     return text_of(message).removeprefix(f"{_FRAME_BEGIN}\n").removesuffix(f"\n{_FRAME_END}")

@@ -13,7 +13,12 @@ from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import WireMessage, text_of
 from gateway.core.conversation.listed import called_tools
-from gateway.core.conversation.private import FORMER_OWN_LENGTH, own_length, without_fields, without_private
+from gateway.core.conversation.private import (
+    LEGACY_OWN_LENGTH,
+    own_length,
+    without_private,
+    without_private_fields,
+)
 from gateway.core.dates import day_number_text
 from gateway.core.memory.builtin import SEARCHING_TOOLS
 from gateway.core.memory.edits import apply_operation
@@ -64,7 +69,7 @@ def _without_found(message: WireMessage, calls: Mapping[str, str] | None, erased
         return {**without_private(message), "content": FORGOTTEN}
     if length is not None and may_quote(text[length:], erased):
         return {
-            **without_fields(message, "own_length", FORMER_OWN_LENGTH, "shown_blocks"),
+            **without_private_fields(message, "own_length", LEGACY_OWN_LENGTH, "shown_blocks"),
             "content": text[:length],
         }
     return message

@@ -28,7 +28,7 @@ import orjson
 from msgspec.structs import replace
 
 from adapters.types import Event, Header, Json
-from gateway.core.conversation.private import as_system, with_private, without_private
+from gateway.core.conversation.private import framed_system_message, with_private, without_private
 from gateway.core.turn import commands, events
 from gateway.core.turn.calls import NO_CALLS, GatewayCalls, ResumedCalls, name_calls
 from gateway.core.turn.client_view import ClientView, ReplyEvent
@@ -439,7 +439,7 @@ class Turn:
         step = replace(self._step(), results=self._calls.results, nudge=offer.nudge)
         self._messages += [ended.upstream_message(), *(result.message() for result in step.results)]
         if offer.nudge:
-            self._messages.append(without_private(as_system(offer.nudge)))
+            self._messages.append(without_private(framed_system_message(offer.nudge)))
         self._shown_replies.append(ended.shown_reply())
         self._ledger = self._counted()
         self._calls = NO_CALLS

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from gateway.agents.wire.message import Origin, Showing, messages_json
-from gateway.core.conversation.private import as_system, with_private
+from gateway.core.conversation.private import framed_system_message, with_private
 
 ORIGIN = Origin("message-x-1", 0.0, "run-r", "step-x-1")
 
@@ -85,7 +85,7 @@ def test_an_answer_says_whether_it_was_allowed() -> None:
 
 def test_who_spoke_is_told() -> None:
     assert kinds({"role": "user", "content": "Hi"}) == ["user_message"]
-    (system,) = messages_json(as_system("Be brief.", sender="agent-1"), ORIGIN, Showing())
+    (system,) = messages_json(framed_system_message("Be brief.", sender="agent-1"), ORIGIN, Showing())
     assert (system["message_type"], system["content"], system["sender_id"]) == (
         "system_message",
         "Be brief.",
