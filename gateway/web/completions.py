@@ -6,7 +6,8 @@ Two more paths lead here, of clients that were made for Letta's server: one that
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from starlette.types import Receive, Scope, Send
@@ -79,17 +80,9 @@ class ChatRoute:
         conversation: the one with items that it continues.
         """
         info = info_of(scope)
-        caller = info.caller
-        self.requests.begin(receipt, caller.project, request.model, is_streamed=request.stream)
-        with ClientReply(scope, receive, send, self.send_timeout_s) as reply:
-            try:
-                info.memory = await self.chat.answer(
-                    request, caller.context(headers), reply, receipt, view, conversation
-                )
-            finally:
-                # A client that left has had its headers.
-                info.memory = info.memory or receipt.headers.get("x-mnemogate-memory")
-                info.added_ms = receipt.added_ms
+        with self._begin_reply(request, receipt, scope, receive, send) as reply:
+            context = info.caller.context(headers)
+            info.memory = await self.chat.answer(request, context, reply, receipt, view, conversation)
 
     async def answer_native(
         self,
@@ -102,15 +95,22 @@ class ChatRoute:
     ) -> None:
         """Answers a request in its own dialect. route: to the upstream that answers."""
         info = info_of(scope)
-        caller = info.caller
         receipt = info.begin_account()
-        chat = native.chat
-        self.requests.begin(receipt, caller.project, chat.model, is_streamed=chat.stream)
+        with self._begin_reply(native.chat, receipt, scope, receive, send) as reply:
+            context = info.caller.context(headers)
+            info.memory = await self.native_chat.answer(native, route, context, reply, receipt)
+
+    @contextmanager
+    def _begin_reply(
+        self, request: ChatRequest, receipt: Receipt, scope: Scope, receive: Receive, send: Send
+    ) -> Iterator[ClientReply]:
+        """Notes a request as being answered, makes its reply, and at the end reports what is logged of it."""
+        info = info_of(scope)
+        self.requests.begin(receipt, info.caller.project, request.model, is_streamed=request.stream)
         with ClientReply(scope, receive, send, self.send_timeout_s) as reply:
             try:
-                info.memory = await self.native_chat.answer(
-                    native, route, caller.context(headers), reply, receipt
-                )
+                yield reply
             finally:
+                # A client that left has had its headers.
                 info.memory = info.memory or receipt.headers.get("x-mnemogate-memory")
                 info.added_ms = receipt.added_ms
