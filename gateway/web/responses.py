@@ -19,7 +19,7 @@ import orjson
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
-from adapters.types import Header
+from adapters.types import Header, Json
 from gateway.core.request.chat_request import MemoryChoice
 from gateway.core.request.identity import UNNAMED
 from gateway.core.request.request_headers import RawHeaders
@@ -48,7 +48,6 @@ from gateway.errors import BadRequest
 from gateway.limits import Limits
 from gateway.run.response_compaction import Compacted, CompactionFailed, compact
 from gateway.run.response_conversations import ResponseConversation, unknown_conversation
-from gateway.run.stored_responses import ResponseOwner
 from gateway.run.upstream.forward import Forwarder, Outgoing
 from gateway.run.upstream.route import Route as ModelRoute
 from gateway.web.body import BodyReader
@@ -60,6 +59,7 @@ from gateway.web.raw_headers import find_header
 from gateway.web.request_body import RequestBody
 from gateway.web.response_conversations import CONVERSATIONS_PATH
 from gateway.web.stored_responses import EVENT_STREAM, JSON_TYPE, GatewayResponses
+from storage.records import Run
 
 RESPONSES_PATH: Final = "/v1/responses"
 _AGENT: Final = b"x-mnemogate-agent"
@@ -106,20 +106,19 @@ class ResponsesPath(ForwardedPath):
     async def answer_read(
         self, head: ForwardedHead, parsed: RequestBody, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        if not self._is_answered_by_chat(head, parsed, scope):
-            if (native := self._read_native(head, parsed, scope)) is None:
-                await super().answer_read(head, parsed, scope, receive, send)
-                return
+        if self._is_answered_by_chat(head, parsed, scope):
+            info_of(scope).memory = None
+            request, conversation = await self._read_request(head, parsed, scope)
+            request.chat.query = scope["query_string"].decode("latin-1")
+            headers = _with_conversation(scope["headers"], request.conversation)
+            await self.respond(ResponseCall(request, conversation, headers, scope, receive, send))
+        elif (native := self._read_native(head, parsed, scope)) is not None:
             info_of(scope).memory = None
             route = self.forwarder.route_for(head.path, parsed.model, head.upstream_name)
             headers = _with_conversation(scope["headers"], native.conversation_id)
             await self.chats.answer_native(native, route, headers, scope, receive, send)
-            return
-        info_of(scope).memory = None
-        request, conversation = await self._read_request(head, parsed, scope)
-        request.chat.query = scope["query_string"].decode("latin-1")
-        headers = _with_conversation(scope["headers"], request.conversation)
-        await self.respond(ResponseCall(request, conversation, headers, scope, receive, send))
+        else:
+            await super().answer_read(head, parsed, scope, receive, send)
 
     async def respond(self, call: ResponseCall) -> None:
         """Answers a request that was read, by way of chat completions."""
@@ -161,14 +160,34 @@ class ResponsesPath(ForwardedPath):
 
     async def _answer_in_background(self, call: ResponseCall) -> None:
         """Accepts a response that is made in the background, and shows it as it waits, or streams it."""
-        request, conversation, scope, info = call.request, call.conversation, call.scope, call.info
-        caller, background, chat = info.caller, self.own.background, self.chats.chat
-        digest, shown, run = _digest_request(scope, request.body), None, None
+        shown, run = await self._accept(call)
+        chat = call.request.chat
+        call.info.memory = "on"
+        headers = [("x-mnemogate-memory", "on")]
+        if chat.consumed:  # more may be left out for the upstream that answers
+            headers.append(("x-mnemogate-consumed", ",".join(chat.consumed)))
+        with call.reply(self.chats.send_timeout_s) as reply, reply.while_here():
+            if not chat.stream or run is None:
+                await reply.whole(200, [*JSON_TYPE, *headers], orjson.dumps(shown))
+                return
+            reply.start(200, [*EVENT_STREAM, *headers])
+            async with aclosing(self.own.background.events(run, -1)) as events:
+                async for event in events:
+                    await reply.write(event)
+            await reply.end()
+
+    async def _accept(self, call: ResponseCall) -> tuple[Json, Run | None]:
+        """Accepts a response in the background, once for a request that is sent again.
+
+        Returns the response as it is shown now, and its run, if it has one.
+        """
+        request, conversation, scope = call.request, call.conversation, call.scope
+        background, digest = self.own.background, _digest_request(call.scope, call.request.body)
         tag = background.accepted(digest) if _is_retry(scope) else None
         if tag is None:
-            context = caller.context(call.headers)
-            identity, agent = await chat.admit_background(
-                request.chat, context, conversation, info.begin_account()
+            context = call.info.caller.context(call.headers)
+            identity, agent = await self.chats.chat.admit_background(
+                request.chat, context, conversation, call.info.begin_account()
             )
             tag, created = token_hex(28), background.now()
             if find_header(scope["headers"], _IDEMPOTENCY_KEY) is not None:
@@ -182,55 +201,34 @@ class ResponsesPath(ForwardedPath):
             run, is_new = await background.accept(
                 agent, tag, created, stored.encode(), queued, context, digest
             )
-            shown = queued if is_new else None
-        if shown is None or run is None:  # it was sent again
-            project = caller.project
-            owner = ResponseOwner(project, self.own.user(scope["headers"], project, request.chat.json))
-            shown, run = await self.own.resource(owner, f"resp_{tag}")
-        info.memory = "on"
-        headers = [("x-mnemogate-memory", "on")]
-        if request.chat.consumed:  # more may be left out for the upstream that answers
-            headers.append(("x-mnemogate-consumed", ",".join(request.chat.consumed)))
-        with call.reply(self.chats.send_timeout_s) as reply, reply.while_here():
-            if not request.chat.stream or run is None:
-                await reply.whole(200, [*JSON_TYPE, *headers], orjson.dumps(shown))
-                return
-            reply.start(200, [*EVENT_STREAM, *headers])
-            async with aclosing(background.events(run, -1)) as events:
-                async for event in events:
-                    await reply.write(event)
-            await reply.end()
+            if is_new:
+                return queued, run
+        return await self.own.resource(self.own.owner(scope, request.chat.json), f"resp_{tag}")
 
     async def _read_request(
         self, head: ForwardedHead, parsed: RequestBody, scope: Scope
     ) -> tuple[ResponsesRequest, ResponseConversation | None]:
         """Returns a request, and the conversation of the gateway's own that it names. Raises: GatewayError."""
         upstream_tools, most = self._upstream_tools(head, parsed, scope), self.chats.settings.max_messages
-        request = parse(bytes(parsed.raw), most, upstream_tools, needs_input=self.makes_response)
-        if not is_gateway_id(request.conversation):
-            if is_openai_conversation(request.conversation) and self.forwarder.has_endpoint("/conversations"):
-                # It lies at an upstream, and this model would answer without what was said in it.
-                raise unknown_conversation(request.conversation or "")
-            if request.echo["store"]:
-                name = token_hex(16)
-                if request.echo["background"] and find_header(scope["headers"], _IDEMPOTENCY_KEY) is not None:
-                    name = _digest_request(scope, request.body).hex()  # sent again, it has the same memory
-                request.chat.memory_choice = MemoryChoice(UNNAMED + name)
-            return request, None
-        conversation = await self._find_conversation(request, scope)
-        if conversation.items:
-            request = parse(
-                bytes(parsed.raw), most, upstream_tools, conversation.items, needs_input=self.makes_response
-            )
-        request.chat.memory_choice = MemoryChoice(conversation.id, conversation.scope)
-        return request, conversation
-
-    async def _find_conversation(self, request: ResponsesRequest, scope: Scope) -> ResponseConversation:
-        """Returns the conversation that a request goes on with. Raises: UnknownId."""
-        project = info_of(scope).caller.project
-        user = self.own.user(scope["headers"], project, request.chat.json)
-        owner = ResponseOwner(project, user)
-        return await self.chats.chat.conversations.find(owner, request.conversation or "")
+        read = partial(parse, bytes(parsed.raw), most, upstream_tools, needs_input=self.makes_response)
+        request = read()
+        id = request.conversation
+        if id is not None and is_gateway_id(id):
+            owner = self.own.owner(scope, request.chat.json)
+            conversation = await self.chats.chat.conversations.find(owner, id)
+            if conversation.items:
+                request = read(conversation.items)
+            request.chat.memory_choice = MemoryChoice(conversation.id, conversation.scope)
+            return request, conversation
+        if id is not None and is_openai_conversation(id) and self.forwarder.has_endpoint("/conversations"):
+            # It lies at an upstream, and this model would answer without what was said in it.
+            raise unknown_conversation(id)
+        if request.echo["store"]:
+            name = token_hex(16)
+            if request.echo["background"] and find_header(scope["headers"], _IDEMPOTENCY_KEY) is not None:
+                name = _digest_request(scope, request.body).hex()  # sent again, it has the same memory
+            request.chat.memory_choice = MemoryChoice(UNNAMED + name)
+        return request, None
 
     def _upstream_tools(self, head: ForwardedHead, parsed: RequestBody, scope: Scope) -> UpstreamTools:
         """Returns the tools that all upstreams that may answer take; those of an agent are not known yet."""

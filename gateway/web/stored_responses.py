@@ -18,7 +18,6 @@ from starlette.types import Receive, Scope, Send
 
 from adapters.types import Json
 from gateway.core.request.identity import IdentityRules, identify
-from gateway.core.request.request_headers import RawHeaders
 from gateway.dialects.chat.parse import MAX_MESSAGES
 from gateway.dialects.responses.background import ShownResponses
 from gateway.dialects.responses.items import ItemList, paginate
@@ -78,13 +77,11 @@ class GatewayResponses:
         # A request that names no user is not one of the default user: the id is enough.
         self._rules = cache(lambda project: replace(self.rules(project), default_user=None))
 
-    def owner(self, scope: Scope) -> ResponseOwner:
-        """Returns who asks. Raises: BadRequest, NotAuthenticated."""
-        project, headers = info_of(scope).caller.project, scope["headers"]
-        return ResponseOwner(project, self.user(headers, project, {}))
-
-    def user(self, headers: RawHeaders, project: str, body: Json) -> str | None:
-        return identify(headers, body, self._rules(project), project, time.time()).user
+    def owner(self, scope: Scope, body: Json | None = None) -> ResponseOwner:
+        """Returns who asks. body: may name the user. Raises: BadRequest, NotAuthenticated."""
+        project = info_of(scope).caller.project
+        identity = identify(scope["headers"], body or {}, self._rules(project), project, time.time())
+        return ResponseOwner(project, identity.user)
 
     async def forget_deleted(self, scope: Scope, id: str) -> None:
         """Forgets what memory has of a response that its upstream has just deleted."""
