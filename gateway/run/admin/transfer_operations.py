@@ -193,14 +193,8 @@ class TransferOperations:
         Raises: BadRequest.
         """
         numbered = [(number, line) for number, line in enumerate(lines, first) if line.strip()]
-        try:
+        with _translating_errors():
             return await self._write_numbered(scope, at, numbered, is_end=is_end)
-        except (WriteConflict, NotFound) as error:
-            raise BadRequest(f"This cannot be imported: {error.message}.", param="lines") from error
-        except MALFORMED as error:
-            raise _not_an_export(repr(error)) from error
-        except StatementFailed as error:  # a field of another type, which the database has refused
-            raise _not_an_export(error.message) from error
 
     async def _write_numbered(
         self, scope: Scope, at: ImportPosition | None, lines: list[_NumberedLine], *, is_end: bool
@@ -209,7 +203,7 @@ class TransferOperations:
             if not lines:
                 raise BadRequest("There is nothing to import.", param="lines")
             number, line = lines.pop(0)
-            with _naming_line(number):
+            with _translating_errors(number):
                 at = await self._begin_memory(scope, orjson.loads(line))
         memory = await self.store.transfer.find_unfinished(scope)
         if memory is None or memory.uid != at.uid:
@@ -231,7 +225,7 @@ class TransferOperations:
         for start in range(0, len(lines), LINES_OF_TRANSACTION):
             records: list[_NumberedRecord] = []
             for number, text in lines[start : start + LINES_OF_TRANSACTION]:
-                with _naming_line(number):
+                with _translating_errors(number):
                     line = orjson.loads(text)
                     if is_whole:
                         raise ValueError("it stands behind the line that ends the export")
@@ -250,7 +244,7 @@ class TransferOperations:
             # One by one, so that an error names the line. If a public name was taken in the moment in which it was
             # found free, another one is given now, and none is wrong.
             for number, record in records:
-                with _naming_line(number):
+                with _translating_errors(number):
                     await self.store.transfer.write(agent, [record])
 
     async def _begin_memory(self, scope: Scope, line: Any) -> ImportPosition:
@@ -276,21 +270,20 @@ def _not_an_export(why: str) -> BadRequest:
 
 
 @contextmanager
-def _naming_line(number: int) -> Iterator[None]:
-    """Adds a line's number to the error about it."""
+def _translating_errors(line: int | None = None) -> Iterator[None]:
+    """Raises BadRequest for what an import may raise. line: the number of the line that is at fault."""
+    where = "" if line is None else f"line {line}: "
     try:
         yield
     except orjson.JSONDecodeError as error:
-        raise _not_an_export(f"line {number} is no JSON ({error.msg}, column {error.colno})") from error
+        raise _not_an_export(f"line {line} is no JSON ({error.msg}, column {error.colno})") from error
     except (WriteConflict, NotFound) as error:
-        raise BadRequest(
-            f"This cannot be imported: line {number}: {error.message}.", param="lines"
-        ) from error
+        raise BadRequest(f"This cannot be imported: {where}{error.message}.", param="lines") from error
     except StatementFailed as error:  # a field that the database has refused
-        raise _not_an_export(f"line {number}: {error.message}") from error
+        raise _not_an_export(f"{where}{error.message}") from error
     except MALFORMED as error:
         why = str(error) if isinstance(error, ValueError) else repr(error)
-        raise _not_an_export(f"line {number}: {why}") from error
+        raise _not_an_export(f"{where}{why}") from error
 
 
 # -- records to lines
