@@ -202,7 +202,7 @@ class Receipt(Struct, eq=False, weakref=True):
     # How many hits went into the note.
     recalled: int = 0
     # A record of why they were recalled is stored with the turn.
-    is_noted: bool = False
+    has_recall_record: bool = False
     # The milliseconds until the reply's head left.
     first_ms: float | None = None
     # The gateway's share of them.

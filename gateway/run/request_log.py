@@ -19,7 +19,7 @@ MOST_ENDED = 2_000
 
 
 class LoggedRequest(Struct, frozen=True):
-    """A request as the page lists it."""
+    """A request as the operators' page lists it."""
 
     # Rises with each request of the process.
     number: int
@@ -37,9 +37,10 @@ class LoggedRequest(Struct, frozen=True):
     mode: str
     # None while it is in flight.
     status: int | None
-    # How long it took so far, how much of that the gateway added, and after how long the first byte was sent.
+    # How long it took so far, and how much of that the gateway added.
     ms: float
     added_ms: float
+    # After how long its first byte was sent; None: none was yet.
     first_ms: float | None
     # The upstream that answered; "": none has.
     upstream: str
@@ -47,8 +48,8 @@ class LoggedRequest(Struct, frozen=True):
     tries: tuple[str, ...]
     recalled: int
     recalled_tokens: int
-    # A note of why it recalled these messages is stored with its turn.
-    is_noted: bool
+    # A record of why it recalled these messages is stored with its turn.
+    has_recall_record: bool
 
 
 class _Begun(Struct, frozen=True):
@@ -83,7 +84,8 @@ class RequestLog:
         """Notes how a request ended. One that was not begun is ignored."""
         begun = self._begun.pop(receipt, None)
         if begun is not None:
-            self._ended.append(ended := _logged(begun, receipt, status))
+            ended = _logged(begun, receipt, status)
+            self._ended.append(ended)
             self.figures.add(self.now(), begun.project, ended.mode, status, ended.added_ms)
 
     @property
@@ -165,5 +167,5 @@ def _logged(begun: _Begun, receipt: Receipt, status: int | None) -> LoggedReques
         tries=asked,
         recalled=receipt.recalled,
         recalled_tokens=int(headers.get("x-mnemogate-recalled-tokens") or 0),
-        is_noted=receipt.is_noted,
+        has_recall_record=receipt.has_recall_record,
     )

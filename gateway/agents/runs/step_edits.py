@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import WireMessage
-from gateway.core.conversation.private import NUDGE, with_private
+from gateway.core.conversation.private import NUDGE_SENDER, with_private
 from gateway.core.memory import edits
 from gateway.core.memory.builtin import call_of_edit
 from gateway.core.memory.memory_tools import EditResult
@@ -87,7 +87,7 @@ class StepEdits:
         nudge: WireMessage = {"role": "user", "content": note}
         return [
             *(each.stored() for each in results),
-            with_private(nudge, shown="system", sender=NUDGE, shown_blocks=dict(shown)),
+            with_private(nudge, shown="system", sender=NUDGE_SENDER, shown_blocks=dict(shown)),
         ]
 
 

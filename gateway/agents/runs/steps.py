@@ -22,7 +22,7 @@ from gateway.agents.runs.calls.call_record import call_number
 from gateway.agents.runs.run import reading_run
 from gateway.agents.runs.step_edits import StepEdits
 from gateway.core.conversation.canonical import Canon, WireMessage, is_user, text_of
-from gateway.core.conversation.private import NUDGE, framed_system_message, with_private
+from gateway.core.conversation.private import NUDGE_SENDER, framed_system_message, with_private
 from gateway.core.conversation.stored_path import finish_step, mark_refused, path_hash, supersede_refused
 from gateway.core.prompt.note import estimate_tokens
 from gateway.core.prompt.shown_blocks import Shown
@@ -330,7 +330,7 @@ class RunMemory:
         context, made, shown, now = self.context, self._edits, self._shown, self.keeper.now()
         messages = made.messages(results, mark_of(context.agent.secret), now)
         if nudge:
-            messages.append(framed_system_message(nudge, sender=NUDGE))
+            messages.append(framed_system_message(nudge, sender=NUDGE_SENDER))
         messages += self.after_results
         last = context.path[-1]
         self.context = plan_next_step(context, last, messages, context.pinned, made.block_edits.blocks, now)

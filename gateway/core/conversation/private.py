@@ -15,7 +15,9 @@ from gateway.core.tags import Tags
 
 PRIVATE = "mnemogate"  # the key of a message that has them
 LEGACY_OWN_LENGTH = "said"  # the field `own_length` in rows that were written before it was renamed
-NUDGE = "rules"  # the sender of messages without an author: an agent's rules, or its memory within a run
+# A nudge is a message in the user's role that the gateway writes for the model within a run, for an agent's rules or
+# its memory. It begins no turn. This is its `sender`.
+NUDGE_SENDER = "rules"
 
 # What OpenAI takes as the name of a message's author, as its errors show.
 _NOT_IN_NAMES = re.compile(r"[\s<|\\/>]")
@@ -31,7 +33,7 @@ class PrivateFields(TypedDict, total=False):
     # Of any message.
     shown: str  # "system": it is shown as one of the system's
     otid: str  # the id that its client gave it
-    sender: str  # the agent that sent it, or NUDGE
+    sender: str  # the agent that sent it, or NUDGE_SENDER
     name: str  # its author's name as given, where another one goes upstream
     # Of a tool's result.
     status: str  # without it, the call succeeded
@@ -108,8 +110,8 @@ def name_of(message: Mapping[str, Any]) -> str | None:
 
 
 def is_nudge(message: Mapping[str, Any]) -> bool:
-    """Returns whether the gateway itself wrote a message for the model within a run."""
-    return PRIVATE in message and private_of(message).get("sender") == NUDGE
+    """Returns whether a message is a nudge: the gateway wrote it for the model within a run."""
+    return PRIVATE in message and private_of(message).get("sender") == NUDGE_SENDER
 
 
 def framed_system_message(text: str, **fields: Any) -> WireMessage:

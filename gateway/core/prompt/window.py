@@ -9,7 +9,7 @@ and S the step by which a cut goes below H (`Budget.step`):
 
 While the list grows by S, the same messages are left out and the prefix that the provider has cached stays; then
 the cut moves once. Between H - S and H tokens stay. A cut may fall before the user message that opens a turn,
-or, after that opening, between two rounds of its turn; never between a tool call and its result.
+or, after that message, between two rounds of its turn; never between a tool call and its result.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ STEP_SHARE = 5
 DEFAULT_RESERVE_TOKENS = 4_096
 
 OPENERS = SYSTEM | {"user"}
-NUDGE = "nudge"  # a part of its turn, like a reply
+NUDGE_ROLE = "nudge"  # a nudge is a part of its turn, like a reply
 
 
 class Budget(Struct, frozen=True):
@@ -107,12 +107,12 @@ def plan_budget(
     return Budget(high, step, most)
 
 
-def describe(message: Mapping[str, Any], bound: int, *, is_nudge: bool = False) -> WindowItem:
+def window_item(message: Mapping[str, Any], bound: int, *, is_nudge: bool = False) -> WindowItem:
     """Returns a chat message as the window sees it; fields of the wrong type are passed over.
 
-    is_nudge: an agent's rules say it within a turn, in the user's role.
+    is_nudge: as `private.is_nudge` says.
     """
-    role = NUDGE if is_nudge else message.get("role")
+    role = NUDGE_ROLE if is_nudge else message.get("role")
     calls, answers = message.get("tool_calls"), message.get("tool_call_id")
     ids = [call.get("id") for call in calls if isinstance(call, Mapping)] if isinstance(calls, list) else ()
     return WindowItem(
@@ -123,20 +123,20 @@ def describe(message: Mapping[str, Any], bound: int, *, is_nudge: bool = False) 
     )
 
 
-def fit_window(elements: Sequence[WindowItem], budget: Budget, count: Callable[[int], int]) -> Window:
+def fit_window(items: Sequence[WindowItem], budget: Budget, count: Callable[[int], int]) -> Window:
     """Chooses what stays of a list, oldest first, without its leading system message.
 
-    count: gives the tokens of the element at an index; it is called only where the bounds do not fit. System messages
-    that stand at the head of `elements` nevertheless stay.
+    count: gives the tokens of the item at an index; it is called only where the bounds do not fit. System messages
+    that stand at the head of `items` nevertheless stay.
     """
-    size = len(elements)
-    if sum(element.bound for element in elements) <= budget.high:
+    size = len(items)
+    if sum(item.bound for item in items) <= budget.high:
         return Window((range(size),))
     before = [0, *accumulate(count(index) for index in range(size))]
     excess = before[size] - budget.high
     if excess <= 0:
         return Window((range(size),))
-    cuts = list(_cuts(elements, before))
+    cuts = list(_cuts(items, before))
     # Whole steps leave at a time, so that the next messages do not move the cut, and the cached prefix holds.
     wanted = -(-excess // budget.step) * budget.step
     enough = [cut for cut in cuts if cut.tokens >= wanted] or [cut for cut in cuts if cut.tokens >= excess]
@@ -148,92 +148,92 @@ def fit_window(elements: Sequence[WindowItem], budget: Budget, count: Callable[[
     return Window(ranges, chosen.tokens)
 
 
-def begin_window(elements: Sequence[WindowItem], bounds: MessageBounds) -> int:
+def window_start(items: Sequence[WindowItem], bounds: MessageBounds) -> int:
     """Returns the index at which a list of too many messages begins; 0: as it does.
 
     That is the newest user message that leaves the least, so nothing moves before the most is reached again. A turn is
     not taken apart.
     """
-    size = len(elements)
+    size = len(items)
     if size <= bounds.most:
         return 0
-    split = _splits_a_call(elements)
-    found = (i for i in range(size - bounds.least, 0, -1) if elements[i].role == "user" and not split[i])
+    split = _splits_a_call(items)
+    found = (i for i in range(size - bounds.least, 0, -1) if items[i].role == "user" and not split[i])
     return next(found, 0)
 
 
-def may_begin(elements: Sequence[WindowItem], index: int) -> bool:
+def may_begin(items: Sequence[WindowItem], index: int) -> bool:
     """Returns whether a list may begin at this index: with an opener, and with no result of a call before it."""
-    return elements[index].role in OPENERS and not _splits_a_call(elements)[index]
+    return items[index].role in OPENERS and not _splits_a_call(items)[index]
 
 
 class _WindowCut(Struct, frozen=True):
     """A place where the list may begin."""
 
     index: int
-    # What stays before it.
+    # What stays before it: the leading system messages and the openers of a turn.
     pinned: tuple[range, ...]
-    # How many leave; more with each cut.
+    # The tokens that leave: more with each cut.
     tokens: int
 
 
-def _cuts(elements: Sequence[WindowItem], before: Sequence[int]) -> Iterator[_WindowCut]:
+def _cuts(items: Sequence[WindowItem], before: Sequence[int]) -> Iterator[_WindowCut]:
     """Yields every allowed cut, oldest first; the last one still keeps the last user message and round."""
-    size = len(elements)
-    lead = next((i for i, element in enumerate(elements) if element.role not in SYSTEM), size)
-    split = _splits_a_call(elements)
-    last_user = max((i for i, element in enumerate(elements) if element.role == "user"), default=-1)
-    opening: range | None = None
-    for index in range(lead, size):
-        element = elements[index]
-        previous = elements[index - 1].role if index > lead else ""
-        pinned: tuple[range, ...] = (range(lead),)
-        if element.role in OPENERS and _opens_a_turn(elements, index, previous, last_user):
-            opening = range(index, index + 1)
-        elif opening is None:
+    size = len(items)
+    lead_end = next((i for i, item in enumerate(items) if item.role not in SYSTEM), size)
+    split = _splits_a_call(items)
+    last_user = max((i for i, item in enumerate(items) if item.role == "user"), default=-1)
+    openers: range | None = None
+    for index in range(lead_end, size):
+        item = items[index]
+        previous = items[index - 1].role if index > lead_end else ""
+        pinned: tuple[range, ...] = (range(lead_end),)
+        if item.role in OPENERS and _opens_a_turn(items, index, previous, last_user):
+            openers = range(index, index + 1)
+        elif openers is None:
             # The list began in the middle of a turn, so there is no user message to begin with.
             continue
-        elif element.role in OPENERS and opening.stop == index:
-            # This message continues a run of openers such as [system, user].
-            opening = range(opening.start, index + 1)
+        elif item.role in OPENERS and openers.stop == index:
+            # This message continues openers such as [system, user].
+            openers = range(openers.start, index + 1)
             continue
-        elif element.role in RESULTS or opening.stop == index:
+        elif item.role in RESULTS or openers.stop == index:
             # No cut falls before a tool's result, nor before a turn's first round, which begins where the turn does.
             continue
         else:
-            pinned = (range(lead), opening)
+            pinned = (range(lead_end), openers)
         tokens = before[index] - sum(before[part.stop] - before[part.start] for part in pinned)
         if tokens > 0 and not split[index]:
             yield _WindowCut(index, pinned, tokens)
 
 
-def _opens_a_turn(elements: Sequence[WindowItem], index: int, previous: str, last_user: int) -> bool:
+def _opens_a_turn(items: Sequence[WindowItem], index: int, previous: str, last_user: int) -> bool:
     """Returns whether a turn begins here: with a user message, or the system messages that lead up to one."""
     if index > last_user:
         return False
-    if elements[index].role == "user":
+    if items[index].role == "user":
         # After a system message the turn began with that message.
         return previous not in SYSTEM
     if previous in SYSTEM:
         return False
-    upcoming = next(i for i in range(index, len(elements)) if elements[i].role not in SYSTEM)
-    return elements[upcoming].role == "user"
+    upcoming = next(i for i in range(index, len(items)) if items[i].role not in SYSTEM)
+    return items[upcoming].role == "user"
 
 
-def _splits_a_call(elements: Sequence[WindowItem]) -> list[bool]:
+def _splits_a_call(items: Sequence[WindowItem]) -> list[bool]:
     """Returns for each index whether a list that begins there would have a result without its call."""
     # Some clients use an id twice; a result then belongs to the newest call.
     callers: dict[str, int] = {}
     nearest = -1
-    changes = [0] * (len(elements) + 1)
-    for index, element in enumerate(elements):
-        if element.role in RESULTS:
-            caller = callers.get(element.answers, nearest) if element.answers is not None else nearest
+    changes = [0] * (len(items) + 1)
+    for index, item in enumerate(items):
+        if item.role in RESULTS:
+            caller = callers.get(item.answers, nearest) if item.answers is not None else nearest
             if caller >= 0:
                 changes[caller + 1] += 1
                 changes[index + 1] -= 1
-        elif element.role == "assistant":
-            if element.calls:
+        elif item.role == "assistant":
+            if item.calls:
                 nearest = index
-            callers.update(dict.fromkeys(element.calls, index))
+            callers.update(dict.fromkeys(item.calls, index))
     return [open_calls > 0 for open_calls in accumulate(changes[:-1])]

@@ -107,7 +107,7 @@ class RequestOperations(Struct, frozen=True):
             and (suspects := self.log.possibly_forgotten([logged]))
         ):
             logged = logged if suspects <= (await self.store.overview.scopes(suspects)).keys() else None
-        if logged is None or logged.is_noted:
+        if logged is None or logged.has_recall_record:
             raise UnknownId(
                 f"There is no such request. Sources are kept for {self.keep_why_days:g} days.", param="id"
             )
@@ -139,7 +139,7 @@ class RequestOperations(Struct, frozen=True):
         logged = [] if self.log is None else self.log.newest(MOST_ENDED, project=project, memory=memory)
         found = [(_listed(each), each.number, 0) for each in logged if each.number < before]
         if agent is not None:
-            here = {each.id for each in logged if each.is_noted}
+            here = {each.id for each in logged if each.has_recall_record}
             stored = await self._noted(agent.id, noted_before, limit + 1, here)
             found += [(record, 0, exchange) for record, exchange in stored]
             found.sort(key=lambda each: each[0].at, reverse=True)

@@ -26,11 +26,11 @@ from gateway.core.prompt.window import (
     Budget,
     Window,
     WindowItem,
-    begin_window,
-    describe,
     fit_window,
     may_begin,
     plan_budget,
+    window_item,
+    window_start,
 )
 from gateway.errors import BadRequest
 from gateway.run.memory.prompt import NO_NOTE, FittedWindow, NoteRoom, Prompt
@@ -326,7 +326,7 @@ def _items(prompt: Prompt, entries: Sequence[_Entry]) -> list[WindowItem]:
         zip(entries, are_results(message for _, message in entries), strict=True)
     ):
         is_nudge = n in nudges or _is_hidden_nudge(prompt, at, message)
-        item = describe(message, message_tokens(message, upper_bound), is_nudge=is_nudge)
+        item = window_item(message, message_tokens(message, upper_bound), is_nudge=is_nudge)
         # The media of a result stay with it.
         items.append(replace(item, role="tool") if is_result and item.role == "user" else item)
     return items
@@ -438,7 +438,7 @@ class _WindowRoom:
 
     def surplus(self, start: int) -> int:
         """Returns how many messages from `start` on leave because they are too many."""
-        return 0 if self._bounds is None else begin_window(self.items[start:], self._bounds)
+        return 0 if self._bounds is None else window_start(self.items[start:], self._bounds)
 
     def evicting_window(self, window: Window) -> int:
         """Returns the tokens of the largest window without room for the messages that left this one."""

@@ -209,7 +209,7 @@ class Recaller(Struct, frozen=True):
         """
         naming_tokens = 0 if prompt.names_mark(mark_of(context.agent.secret)) else note.NAMING_TOKENS
         budget, begun = self._budget_in_window(context, prompt, naming_tokens), time.perf_counter()
-        trace = SearchTrace() if self._is_noted(context, naming_tokens) else None
+        trace = SearchTrace() if self._has_recall_record(context, naming_tokens) else None
         render = _renderer(context, names_mark=naming_tokens > 0)
         found, left_out = _NOTHING, note.LeftOut()
         chosen: Sequence[note.Recalled] = ()
@@ -249,7 +249,7 @@ class Recaller(Struct, frozen=True):
             search=search,
         )
 
-    def _is_noted(self, context: MemoryContext, naming_tokens: int) -> bool:
+    def _has_recall_record(self, context: MemoryContext, naming_tokens: int) -> bool:
         """Returns whether a record of the search is stored with the turn."""
         return (
             bool(self.settings.keep_why_days)

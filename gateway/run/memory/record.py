@@ -178,7 +178,7 @@ def recall_row_maker(
     search = prompt.recall.search
     if search is None or not receipt.request_id:
         return None
-    receipt.is_noted = True
+    receipt.has_recall_record = True
     added_ms = receipt.added_ms or receipt.added_so_far()
     ms = (perf_counter() - receipt.begun) * 1000
 

@@ -17,10 +17,10 @@ from gateway.core.prompt.window import (
     MessageBounds,
     Window,
     WindowItem,
-    begin_window,
-    describe,
     fit_window,
     plan_budget,
+    window_item,
+    window_start,
 )
 
 ROLES = {"u": "user", "a": "assistant", "c": "assistant", "t": "tool", "s": "system", "d": "developer"}
@@ -163,7 +163,7 @@ def test_the_budget_leaves_room_for_the_reply_and_what_is_ours(
     ],
 )
 def test_a_message_as_an_element(message: dict[str, object], expected: WindowItem) -> None:
-    assert describe(message, 7) == expected
+    assert window_item(message, 7) == expected
 
 
 TURN = st.one_of(
@@ -251,4 +251,4 @@ def test_a_growing_list_keeps_its_first_message_for_a_step(
 )
 def test_a_list_of_too_many_messages_begins_with_a_user_message(roles: str, begins: int) -> None:
     names = {"u": "user", "a": "assistant", "t": "tool"}
-    assert begin_window([WindowItem(names[each], 1) for each in roles], MessageBounds(6, 3)) == begins
+    assert window_start([WindowItem(names[each], 1) for each in roles], MessageBounds(6, 3)) == begins
