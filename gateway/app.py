@@ -207,7 +207,7 @@ def _make_guard(settings: Settings, store: Store) -> Guard:
         store.keys,
         hosts=(server.host, *server.allowed_hosts),
         origins=server.cors_origins,
-        is_local=is_loopback(server.host) and not may_have_keys(settings),
+        serves_without_store=is_loopback(server.host) and not may_have_keys(settings),
         has_settings_key=server.key is not None,
         metrics_keys=server.metrics_keys,
     )

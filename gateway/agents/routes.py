@@ -32,7 +32,7 @@ from gateway.agents.wire.faults import LettaErrors
 from gateway.errors import ErrorForm
 from gateway.web.body import BodyReader
 
-# The paths with errors in the form of this API, whatever raises them.
+# The paths with errors in the form of this API, whatever raises them. `/v1/messages` without a slash is Anthropic's.
 _PREFIXES: Final = (
     "/v1/agents", "/v1/blocks", "/v1/tools", "/v1/runs", "/v1/steps", "/v1/tags", "/v1/passages", "/v1/messages/",
     "/v1/archives", "/v1/folders", "/v1/sources", "/v1/mcp-servers", "/v1/identities", "/v1/templates", "/v1/groups",
@@ -48,6 +48,7 @@ class _HasRows(Protocol):
 
 
 def error_forms() -> dict[str, ErrorForm]:
+    """Returns the form of errors by path prefix."""
     form = LettaErrors()
     return dict.fromkeys(_PREFIXES, form)
 
@@ -58,16 +59,16 @@ def _version() -> str:
 
 
 @cache
-def _described(rows: tuple[AgentsRoute, ...]) -> dict[str, Any]:
+def _openapi_document(rows: tuple[AgentsRoute, ...]) -> dict[str, Any]:
     return document(rows, _version())
 
 
 def agents_rows(api: AgentsApi) -> list[AgentsRoute]:
-    """Returns all rows, those that are refused last."""
+    """Returns all rows, those that are refused after those that are served."""
     parts: tuple[_HasRows, ...] = (
-        # Paths are compared one after the other, and who speaks to an agent is in a hurry.
+        # Paths are matched in order. Sends come first, because they must be fast.
         SendRoutes(api),
-        # Before the messages: to them a batch's path has the id `batches`.
+        # Before the messages, or `/messages/batches` would match `/messages/{message_id}`.
         BatchRoutes(api), AgentFileRoutes(api), AgentRoutes(api), BlockRoutes(api), ToolRoutes(api),
         McpServerRoutes(api), MessageRoutes(api), ConversationRoutes(api), PassageRoutes(api),
         ArchiveRoutes(api), FolderRoutes(api), RunRoutes(api), GroupRoutes(api),
@@ -77,7 +78,7 @@ def agents_rows(api: AgentsApi) -> list[AgentsRoute]:
     rows = [row for part in parts for row in part.rows()]
 
     async def openapi(_: ApiRequest) -> Any:
-        return _described(tuple(rows))
+        return _openapi_document(tuple(rows))
 
     return [
         *rows,

@@ -24,7 +24,8 @@ KEY_PREFIX = "mg-"
 METRICS_PATH = "/metrics"
 # What keys of operators open, with all below it.
 PAGE_PATH = "/ui"
-_MOST_HOSTS = 64
+# How many hosts that were let in are cached.
+_SEEN_HOSTS_LIMIT = 64
 _HOST = re.compile(r"(?:\[([^\[\]]+)\]|([^:\[\]]*))(?::\d*)?")
 _KEY_HEADER = b"x-mnemogate-key"
 _READ_HEADERS = frozenset((b"authorization", b"x-api-key", _KEY_HEADER, b"host", b"origin"))
@@ -38,10 +39,10 @@ class Caller(NamedTuple):
     # The caller's own credential, for an upstream without a key of its own, as `ModelRequest` has it: of
     # `Authorization`, else of `x-api-key`.
     credential: str | None = None
-    # The mode of requests that ask for none, where the key defines it.
+    # The memory mode of requests that name none, where the key defines it.
     memory: str | None = None
-    # The one path that the key opens, where it is one: METRICS_PATH or PAGE_PATH.
-    opens: str | None = None
+    # The only path that the key opens: METRICS_PATH or PAGE_PATH; None: not limited to one.
+    only_path: str | None = None
     # The credential of `x-api-key`, which counts first where the caller speaks Anthropic's dialect.
     api_key: str | None = None
     # The number and the name of the key; 0: there are none.
@@ -80,7 +81,7 @@ class Guard:
         *,
         hosts: tuple[str, ...] = (),
         origins: tuple[str, ...] = (),
-        is_local: bool = True,
+        serves_without_store: bool = True,
         has_settings_key: bool = False,
         metrics_keys: MetricsKeys = "auto",
     ) -> None:
@@ -89,29 +90,29 @@ class Guard:
         hosts: names, besides this machine's own, under which the gateway may be addressed while there are no keys.
         origins: of web pages from elsewhere that are answered. `*` is not among them: it would let in every
             page that is opened on this machine.
-        is_local: only this machine can reach the gateway, and there were no keys when that was last known.
-            While the store cannot report whether there are keys, a local caller is served (chat does not depend
-            on the store), and others are asked to wait.
+        serves_without_store: requests without a key are served while the store cannot report whether there are keys,
+            since chat does not depend on it. For a gateway that only this machine can reach, without keys when that
+            was last known. False: a key is demanded meanwhile.
         has_settings_key: the settings have a key, so one is demanded whatever the store has.
         metrics_keys: which keys open /metrics once there are keys.
         """
         self._keys = keys
         self._hosts = frozenset(name.lower() for name in hosts)
         self._origins = frozenset(origins)
-        self._is_local = is_local
+        self._serves_without_store = serves_without_store
         self._is_key_demanded = has_settings_key
         self._metrics_keys = metrics_keys
         self._has_metrics_key: bool | None = None  # None: the store was not asked yet
         self._seen_hosts: set[str] = set()  # as requests wrote them, and let in
 
     async def demands_key(self) -> bool:
-        """Returns whether a key was ever made. Once known that holds, even when the store fails."""
+        """Returns whether a key that opens more than the page was ever made. Once known, that holds in an outage."""
         if not self._is_key_demanded:
             try:
                 self._is_key_demanded = await self._keys.has_any()
             except StoreError:
                 # Not known yet, so not remembered: the next request asks again.
-                return not self._is_local
+                return not self._serves_without_store
         return self._is_key_demanded
 
     async def admit(self, headers: Iterable[tuple[bytes, bytes]]) -> Caller:
@@ -121,7 +122,8 @@ class Guard:
         if not (self._is_key_demanded or await self.demands_key()):
             self._check_local(values.get(b"host"), values.get(b"origin"))
             if key is not None and key.startswith(KEY_PREFIX) and await self._is_operator_key(key):
-                return Caller(opens=PAGE_PATH)
+                # Keys of operators open the page alone: requests need none because of them.
+                return Caller(only_path=PAGE_PATH)
             return caller
         if not key or not key.startswith(KEY_PREFIX):
             raise NotAuthenticated(
@@ -129,15 +131,14 @@ class Guard:
                 "or in `x-mnemogate-key`, which leaves the others to the provider's key."
             )
         found = await self._find_key(key)
-        if (
-            _KEY_HEADER not in values
-        ):  # the other headers hold the gateway's key, so there is none of the provider's
+        if _KEY_HEADER not in values:
+            # The other headers hold the gateway's key, so there is none of the provider's.
             caller = ANONYMOUS
         return Caller(
             project=found.project,
             credential=caller.credential,
             memory=found.memory,
-            opens=PAGE_PATH if found.is_operator else None if found.opens is None else f"/{found.opens}",
+            only_path=_only_path(found),
             api_key=caller.api_key,
             key=found.id,
             key_name=found.name,
@@ -175,7 +176,7 @@ class Guard:
 
     async def check_metrics(self, caller: Caller) -> None:
         """Refuses a caller with a key that does not open /metrics. Raises: NotAllowed, Overloaded."""
-        if caller.opens == METRICS_PATH or not await self.demands_key():
+        if caller.only_path == METRICS_PATH or not await self.demands_key():
             return
         refuses = self._metrics_keys == "metrics"
         if self._metrics_keys == "auto":
@@ -205,7 +206,7 @@ class Guard:
                 "Without keys this gateway answers only under this machine's own name. "
                 "Add the host to server.allowed_hosts, or make a key with `mnemogate keys create`."
             )
-        if host is not None and len(self._seen_hosts) < _MOST_HOSTS:
+        if host is not None and len(self._seen_hosts) < _SEEN_HOSTS_LIMIT:
             self._seen_hosts.add(host)
         # Browsers send an Origin with every post to another site; a page of this machine's own has a known name.
         if origin is not None and origin not in self._origins:
@@ -220,6 +221,13 @@ class Guard:
         """Returns whether the gateway may be addressed so. host: with or without a port."""
         name = _host_name(host)
         return is_loopback(name) or name in self._hosts
+
+
+def _only_path(key: Key) -> str | None:
+    """Returns the only path that a key opens; None: it is not limited to one."""
+    if key.is_operator:
+        return PAGE_PATH
+    return None if key.opens is None else f"/{key.opens}"
 
 
 def _read_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, str]:

@@ -198,8 +198,8 @@ class Edge:
     async def _admit(self, scope: Scope, path: str, info: RequestInfo) -> None:
         """Checks the key of a request, and notes its caller. Raises: GatewayError."""
         info.caller = caller = await self._guard.admit(scope["headers"])
-        if caller.opens not in (None, path):
-            raise NotAllowed(f"This key opens only {caller.opens}.")
+        if caller.only_path not in (None, path):
+            raise NotAllowed(f"This key opens only {caller.only_path}.")
         if path == METRICS_PATH:
             await self._guard.check_metrics(caller)
         elif self._accounts.tracer is not None:

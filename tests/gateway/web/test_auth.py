@@ -151,7 +151,7 @@ def test_admin_errors_are_answers(gateway: Running, path: str, body: bytes, stat
 
 async def test_a_store_that_cannot_answer_stops_others_but_not_this_machine() -> None:
     assert await Guard(BrokenKeys()).admit([(b"host", b"localhost")]) == Caller()
-    guard = Guard(BrokenKeys(), is_local=False)
+    guard = Guard(BrokenKeys(), serves_without_store=False)
     with pytest.raises(NotAuthenticated):
         await guard.admit([])
     with pytest.raises(Overloaded):
