@@ -24,7 +24,7 @@ from gateway.run.admin.limit_operations import LimitOperations
 from gateway.run.admin.link_operations import LinkOperations
 from gateway.run.admin.mcp_memory import MCP_CALL, McpMemory, McpOperations
 from gateway.run.admin.memory_edits import MemoryEdits
-from gateway.run.admin.memory_export import ExportOperation
+from gateway.run.admin.memory_export import MemoryExport
 from gateway.run.admin.memory_forgetting import MemoryForgetting
 from gateway.run.admin.memory_lists import ListOperations
 from gateway.run.admin.memory_search import SearchOperation
@@ -107,7 +107,7 @@ def make_page_operations(
         memories=memories,
         search=SearchOperation(store, make_trial_recall(settings, store, embed_query)),
         forgetting=MemoryForgetting(store, memories, log.now),
-        export=ExportOperation(store, TransferOperations(store), memories),
+        export=MemoryExport(store, TransferOperations(store), memories),
     )
 
 

@@ -74,7 +74,7 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
 
     async def export(request: ScreenRequest, query: object) -> Answer:
         access = access_of(request)
-        parts = await operations.export.readable(access.project, access.uid)
+        parts = await operations.export.readable_parts(access.project, access.uid)
         await operations.sign_in.note(request.visitor.actor, "export", access.uid)
         return HtmlDownload("me_export.html", _named(parts), f"memory-{access.uid[:8]}.html")
 

@@ -59,9 +59,9 @@ def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) 
 
     async def export(request: ScreenRequest, query: object) -> Answer:
         access = access_of(request)
-        lines = await operations.export.lines(access.project, access.uid)
+        pages = await operations.export.line_pages(access.project, access.uid)
         await operations.sign_in.note(request.visitor.actor, "export", access.uid)
-        return Download("application/x-ndjson", _joined(lines), f"memory-{access.uid[:8]}.jsonl")
+        return Download("application/x-ndjson", _joined(pages), f"memory-{access.uid[:8]}.jsonl")
 
     made: list[Screen | Action] = [
         routes.screen("facts", facts, FactsQuery),

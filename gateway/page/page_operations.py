@@ -8,7 +8,7 @@ from gateway.run.admin.audit_operations import AuditOperations
 from gateway.run.admin.key_operations import KeyOperations
 from gateway.run.admin.link_operations import LinkOperations
 from gateway.run.admin.memory_edits import MemoryEdits
-from gateway.run.admin.memory_export import ExportOperation
+from gateway.run.admin.memory_export import MemoryExport
 from gateway.run.admin.memory_forgetting import MemoryForgetting
 from gateway.run.admin.memory_search import SearchOperation
 from gateway.run.admin.memory_views import MemoryViews
@@ -34,4 +34,4 @@ class PageOperations(Struct, frozen=True):
     memories: MemoryViews
     search: SearchOperation
     forgetting: MemoryForgetting
-    export: ExportOperation
+    export: MemoryExport

@@ -1,10 +1,10 @@
-"""The export of one memory a page at a time: as JSON lines, as `mnemogate memory export` writes it, and to be read."""
+"""The export of one memory: as JSON lines, as `mnemogate memory export` writes it, or as parts of a readable page."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from itertools import groupby
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 from msgspec import Struct
@@ -18,47 +18,51 @@ from storage.commands import TransferRecord
 from storage.records import Agent
 from storage.sql.store import Store
 
+# Of a readable export, in the order of reading.
+PartName = Literal["head", "blocks", "facts", "passages", "messages", "foot"]
 
-class SpokenPart(Struct, frozen=True):
-    """Messages of one conversation, oldest first. begins: those before are of another one."""
+
+class ConversationPart(Struct, frozen=True):
+    """Messages of one conversation, oldest first. begins: the part before is of another conversation."""
 
     begins: bool
     items: tuple[MessageRecord, ...]
 
 
-class ExportOperation(Struct, frozen=True):
+class MemoryExport(Struct, frozen=True):
     """Exports memories."""
 
     store: Store
     transfer: TransferOperations
     views: MemoryViews
 
-    async def lines(self, project: str | None, uid: str) -> AsyncIterator[list[bytes]]:
+    async def line_pages(self, project: str | None, uid: str) -> AsyncIterator[list[bytes]]:
         """Returns the pages of an export, each a list of lines without their ends. project: None: of any.
 
-        Raises: UnknownId: there is no such memory; while it is read, BadRequest: it was forgotten meanwhile.
+        Raises: UnknownId: there is no such memory, before a byte is sent; while it is read, BadRequest: it was
+            forgotten meanwhile.
         """
         return self._pages(await find_memory(self.store, project, uid))
 
-    async def readable(self, project: str | None, uid: str) -> AsyncIterator[tuple[str, Any]]:
+    async def readable_parts(self, project: str | None, uid: str) -> AsyncIterator[tuple[PartName, Any]]:
         """Returns a memory to be read, in parts: (name, record), in the order of reading. project: None: of any.
 
-        The parts are head (a MemoryRecord), blocks, facts and passages (tuples of records), messages (a SpokenPart)
-        and foot (None). There are several of facts, passages and messages, or none.
+        The parts are head (a MemoryRecord), blocks, facts and passages (tuples of records), messages (a
+        ConversationPart) and foot (None). There are several of facts, passages and messages, or none.
 
-        Raises: UnknownId: there is no such memory; while it is read, BadRequest: it was forgotten meanwhile.
+        Raises: as `line_pages`.
         """
         return self._parts(project, await find_memory(self.store, project, uid))
 
     async def _pages(self, agent: Agent) -> AsyncIterator[list[bytes]]:
-        at: ExportPosition | None = None
+        position: ExportPosition | None = None
         while True:
-            lines, at = await self.transfer.read_page(agent, at)
+            lines, position = await self.transfer.read_page(agent, position)
             yield [orjson.dumps(line) for line in lines]
-            if at is None:
+            if position is None:
                 return
 
-    async def _parts(self, project: str | None, agent: Agent) -> AsyncIterator[tuple[str, Any]]:
+    async def _parts(self, project: str | None, agent: Agent) -> AsyncIterator[tuple[PartName, Any]]:
         page = await self.views.memory(project, agent.uid)
         yield "head", page.memory
         yield "blocks", page.blocks
@@ -69,15 +73,10 @@ class ExportOperation(Struct, frozen=True):
             after = facts.next
             if after is None:
                 break
-        async for texts in self._records(agent, "passage"):
-            yield (
-                "passages",
-                tuple(
-                    SourceRecord("passage", each.values["seq"], each.values["text"], each.values["at"])
-                    for each in texts
-                ),
-            )
-        spoken_last: str | None = None
+        async for records in self._records(agent, "passage"):
+            values = [record.values for record in records]
+            yield "passages", tuple(SourceRecord("passage", v["seq"], v["text"], v["at"]) for v in values)
+        last_conversation: str | None = None
         async for records in self._records(agent, "exchange"):
             for conversation, group in groupby(records, lambda each: str(each.values["conversation"])):
                 items = tuple(
@@ -88,13 +87,13 @@ class ExportOperation(Struct, frozen=True):
                     if message.text
                 )
                 if items:
-                    yield "messages", SpokenPart(conversation != spoken_last, items)
-                    spoken_last = conversation
+                    yield "messages", ConversationPart(conversation != last_conversation, items)
+                    last_conversation = conversation
         await self.transfer.check_is_there(agent)
         yield "foot", None
 
-    async def _records(self, agent: Agent, part: str) -> AsyncIterator[list[TransferRecord]]:
+    async def _records(self, agent: Agent, kind: str) -> AsyncIterator[list[TransferRecord]]:
         export_end, cursor = await self.store.transfer.export_end(agent), 0
-        while found := await self.store.transfer.page(agent, part, cursor, PAGE_LINES, export_end):
+        while found := await self.store.transfer.page(agent, kind, cursor, PAGE_LINES, export_end):
             yield [record for _, record in found]
             cursor = found[-1][0]
