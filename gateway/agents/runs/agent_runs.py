@@ -580,15 +580,15 @@ def _run_start(memory: RunMemory, prompt: Prompt, accepted: AcceptedRun | None) 
     return RunStart(
         run.uid,
         memory.context.agent,
-        e.seq,
-        e.seq + len(e.inputs),
-        is_resumed,
-        called_tools(e) if is_resumed else {},
-        run.steps,
-        run.counts,
-        1 if accepted is None else accepted.attempt,
-        _new_summary(memory.context, prompt),
-        memory.started_runs,
+        first=e.seq,
+        reply=e.seq + len(e.inputs),
+        is_resumed=is_resumed,
+        names=called_tools(e) if is_resumed else {},
+        steps=run.steps,
+        counts=run.counts,
+        attempt=1 if accepted is None else accepted.attempt,
+        summary=_new_summary(memory.context, prompt),
+        started_runs=memory.started_runs,
     )
 
 

@@ -97,7 +97,7 @@ class RunStarter:
                 if await self._write_missing_results(context, send, form):
                     continue
                 # Not given up when the client leaves: a run that is on disk has to come to its end.
-                await memory.open(prompt)
+                await memory.open(prompt, None if accepted is None else accepted.request)
                 return RunBeginning(memory, prompt)
             except TooSlow:
                 request.ticket.hand_on()
@@ -117,7 +117,6 @@ class RunStarter:
         resumed: CallsToResume | None,
     ) -> RunMemory:
         """Returns memory's part of a run that begins. resumed: the calls with which it does."""
-        replaces, accepted = send.replaces, send.accepted
         return RunMemory(
             self._keeper,
             context,
@@ -126,8 +125,7 @@ class RunStarter:
             self._tools_of(send, context),
             client_calls=frozenset() if resumed is None else resumed.client_calls,
             calling_run=0 if resumed is None else resumed.calling_run,
-            replaces=None if replaces is None else replaces.id,
-            request=None if accepted is None else accepted.request,
+            replaces=None if send.replaces is None else send.replaces.id,
             reading=send.reading,
             after_results=send.messages if send.decisions else (),
         )

@@ -117,9 +117,8 @@ class RunMemory:
     client_calls: frozenset[str] = frozenset()
     # The row of the run that made the calls with which it begins.
     calling_run: int = 0
-    # replaces, request, reading: as in `StepOpen`.
+    # replaces, reading: as in `StepOpen`.
     replaces: int | None = None
-    request: bytes | None = None
     reading: ReadSpan | None = None
     # Messages that came with the answers to those calls and follow their results.
     after_results: Sequence[WireMessage] = ()
@@ -131,9 +130,10 @@ class RunMemory:
     steps: list[Exchange] = field(default_factory=list)
     # The tokens of the newest step.
     last: TokenCounts = field(default_factory=TokenCounts)
+    # The exchange of the step under way; None where all that is open is written.
+    opened: Exchange | None = None
     toolbox: Toolbox = field(init=False)
     _edits: StepEdits = field(init=False)
-    _opened: StepOpened | None = None  # the step under way
     _late: tuple[StepOpen, Future[StepOpened]] | None = None  # a step that took too long to open
     _step_begun: float = 0.0
     _shown: Shown = field(default_factory=dict)  # what the prompt under way shows last of each block
@@ -153,13 +153,16 @@ class RunMemory:
         self._shown = self._edits.block_edits.shown = prompt.section.shown
         return replace(prompt, needs_usage=True)
 
-    async def open(self, prompt: Prompt) -> None:
-        """Writes what came in. Raises: WriteConflict: the conversation has moved; StoreError."""
+    async def open(self, prompt: Prompt, request: bytes | None) -> None:
+        """Writes what came in. Raises: WriteConflict: the conversation has moved; StoreError.
+
+        request: as in `StepOpen`.
+        """
         now = self.keeper.now()
         write = make_step_open(self.context, prompt, self._run_to_begin(now), now)
         if self.replaces is not None and write.ended_exchange is None:
             write = replace(write, ended_exchange=supersede_refused(self.context.path, write.exchange.inputs))
-        await self._open(replace(write, replaces=self.replaces, request=self.request, reading=self.reading))
+        await self._open(replace(write, replaces=self.replaces, request=request, reading=self.reading))
 
     async def take_up(self, e: Exchange) -> None:
         """Goes on with a step that an earlier attempt of this run has opened."""
@@ -178,15 +181,10 @@ class RunMemory:
         """Ends a run with a first step that took too long to open, when that is on disk after all."""
         try:
             await self._await_late()
-            if self._opened is not None:
+            if self.opened is not None:
                 await self._end_step(prompt, _StepResult(stop=StopReason.ERROR, error=StopReason.ERROR))
         finally:
             self.context.request.ticket.leave()
-
-    @property
-    def opened(self) -> Exchange | None:
-        """The exchange of the step under way; None where all that is open is written."""
-        return None if self._opened is None else self._opened.exchange
 
     # -- what a turn asks of its memory
 
@@ -208,21 +206,21 @@ class RunMemory:
             if not (step.results or step.nudge):
                 return _step_saved(e), prompt
         prompt = await self._begin_step(await self._reapply_if_overtaken(step.results), step.nudge)
-        assert self._opened is not None
-        return _step_saved(self._opened.exchange, self.context.plan.messages), prompt
+        assert self.opened is not None
+        return _step_saved(self.opened, self.context.plan.messages), prompt
 
     def write(self, prompt: Prompt, outcome: TurnOutcome) -> Coroutine[Any, Any, object]:
         # The next send of the conversation waits for this write. A run that may be continued stays in the queue.
         if not self.run.background:
             self.context.request.ticket.hand_on()
-        return self._write(prompt, outcome)
+        return self._write_and_notify(prompt, outcome)
 
     # -- a step ends
 
     async def _end_step(self, prompt: Prompt, result: _StepResult) -> Exchange:
-        assert self._opened is not None
+        assert self.opened is not None
         context, now = self.context, self.keeper.now()
-        e = self._finished_exchange(self._opened.exchange, prompt, result.full, result.shown_reply)
+        e = self._finished_exchange(self.opened, prompt, result.full, result.shown_reply)
         if result.is_refused:
             e = mark_refused(e, context.path)
         number, counts = self.run.steps + 1, counts_or_zeros(result.usage)
@@ -276,20 +274,20 @@ class RunMemory:
         """Goes on from an exchange that has ended."""
         self.steps.append(e)
         self._chars += sum(len(text_of(m)) for m in self.context.plan.messages) + e.size
-        self._opened = None
+        self.opened = None
         self.context = with_ended_step(self.context, e)
 
     async def _reload_blocks(self) -> None:
         """Reads the blocks as they are now, for the tools and for the notes of the next call."""
-        self._set_blocks(await self._blocks())
+        self._set_blocks(await self._load_blocks())
 
     async def _reapply_if_overtaken(self, results: Sequence[ToolResult]) -> Sequence[ToolResult]:
         """Sees what others wrote while tools ran that may take long. Returns the results with what came of edits."""
-        if self._edits.cover(results) or self._edits.were_made_on(await self._blocks()):
+        if self._edits.cover(results) or self._edits.were_made_on(await self._load_blocks()):
             return results
         return await self._reapply_edits(results)
 
-    async def _blocks(self) -> list[Block]:
+    async def _load_blocks(self) -> list[Block]:
         return in_prompt_order(
             self.context.request.spec, await self.keeper.store.blocks.load(self.context.agent.id)
         )
@@ -304,7 +302,7 @@ class RunMemory:
         self, results: Sequence[ToolResult], nudge: str, end: RunEnd | None = None
     ) -> Prompt:
         """Opens the next step; with an end that is all of it. Returns its prompt. Raises: StoreError."""
-        return await self._write_with_edits(results, lambda made: self._try_open(made, nudge, end))
+        return await self._write_with_edits(results, lambda current: self._try_open(current, nudge, end))
 
     async def _write_with_edits(
         self, results: Sequence[ToolResult], write: Callable[[Sequence[ToolResult]], Awaitable[T]]
@@ -327,18 +325,17 @@ class RunMemory:
         raise WriteConflict("the blocks of this agent change too fast")
 
     async def _try_open(self, results: Sequence[ToolResult], nudge: str, end: RunEnd | None) -> Prompt:
-        context, made, shown, now = self.context, self._edits, self._shown, self.keeper.now()
-        messages = made.messages(results, mark_of(context.agent.secret), now)
+        context, edits, shown, now = self.context, self._edits, self._shown, self.keeper.now()
+        messages = edits.messages(results, mark_of(context.agent.secret), now)
         if nudge:
             messages.append(framed_system_message(nudge, sender=NUDGE_SENDER))
         messages += self.after_results
         last = context.path[-1]
-        self.context = plan_next_step(context, last, messages, context.pinned, made.block_edits.blocks, now)
+        self.context = plan_next_step(context, last, messages, context.pinned, edits.block_edits.blocks, now)
         prompt = await self.prompt()
         write = make_step_open(self.context, prompt, self._run_to_begin(now), now)
-        merged, versions = made.merge(last.id)
-        write = replace(write, edits=merged, versions=versions)
-        write = replace(write, reading=self.reading, replaces=self.replaces)
+        merged, versions = edits.merge(last.id)
+        write = replace(write, edits=merged, versions=versions, reading=self.reading, replaces=self.replaces)
         if end is not None:
             e = self._finished_exchange(write.exchange, prompt, (), None)
             write = replace(write, exchange=e, end=end)
@@ -395,13 +392,13 @@ class RunMemory:
         self.context = replace(
             self.context, agent=opened.agent, snapshot=snapshot, pinned=opened.section, unended=None, row=e.id
         )
-        self._opened, self._step_begun, self.after_results = opened, begun, ()
+        self.opened, self._step_begun, self.after_results = e, begun, ()
         self.run = opened.run or self.run
         self._edits.block_edits.ops.clear()
 
     # -- the run ends
 
-    async def _write(self, prompt: Prompt, outcome: TurnOutcome) -> events.StepSaved | None:
+    async def _write_and_notify(self, prompt: Prompt, outcome: TurnOutcome) -> events.StepSaved | None:
         try:
             after_results = await self._write_end(prompt, outcome)
         except Stale:
@@ -427,15 +424,15 @@ class RunMemory:
             # Its step stays open, so that it is taken up where it is.
             return None
         error = (outcome.error_kind or str(stop)) if state is RunState.FAILED else None
-        if self._opened is None and outcome.results and not outcome.waiting:
+        if self.opened is None and outcome.results and not outcome.waiting:
             # The steps are used up, or the run was stopped: its tools' results are shown with the next send.
             end = self._run_end(state, stop, reading=self.reading)
             await self._begin_step(outcome.results, "", end)
-            assert self._opened is not None
-            after_results = _step_saved(self._opened.exchange, self.context.plan.messages)
-            self._extend_path(self._opened.exchange)
+            assert self.opened is not None
+            after_results = _step_saved(self.opened, self.context.plan.messages)
+            self._extend_path(self.opened)
             return after_results
-        if self._opened is not None:
+        if self.opened is not None:
             await self._end_step(prompt, self._result_of(outcome, stop, error))
             self.run = replace(self.run, state=state, stop=stop, ended=self.keeper.now())
         elif outcome.waiting:
