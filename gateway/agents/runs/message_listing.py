@@ -79,17 +79,18 @@ class AgentMessages:
         low = (-1, 0) if first is None else _sort_key(first)
         high = (2**62, 0) if last is None else _sort_key(last)
         views: list[MessageView] = []
-        at, end = low[0], high[0]
+        begin, end = (high[0], low[0]) if newest_first else (low[0], high[0])
         while len(views) < limit:
             size = min(_MOST_ROWS, limit - len(views))
-            page = Page(end, at, size) if newest_first else Page(at, end, size, newest_first=False)
-            rows = await self._store.messages.page(agent.id, page, conversation=row)
+            rows = await self._store.messages.page(
+                agent.id, Page(begin, end, size, newest_first), conversation=row
+            )
             shown = [view for view in await self._views(agent, rows) if low < view.listed.place < high]
             views += reversed(shown) if newest_first else shown
             if len(rows) < size:
                 break
             e = rows[-1].exchange
-            at, end = (at, e.seq - 1) if newest_first else (e.seq + len(e.inputs) + 1, end)
+            begin = e.seq - 1 if newest_first else e.seq + len(e.inputs) + 1
         return views[:limit]
 
     async def list_all(
@@ -106,11 +107,10 @@ class AgentMessages:
         low = (-1, -1, 0) if first is None else await self._sort_key_in_project(project, first)
         high = (2**62, 0, 0) if last is None else await self._sort_key_in_project(project, last)
         found: list[tuple[Agent, MessageView]] = []
-        at, end = low[0] - 1, high[0] + 1
+        begin, end = (high[0] + 1, low[0] - 1) if newest_first else (low[0] - 1, high[0] + 1)
         while len(found) < limit:
             size = min(_MOST_ROWS, limit - len(found))
-            page = Page(end, at, size) if newest_first else Page(at, end, size, newest_first=False)
-            rows = await self._store.messages.page_of_project(project, page)
+            rows = await self._store.messages.page_of_project(project, Page(begin, end, size, newest_first))
             for agent, row in rows:
                 views = await self._views(agent, [row])
                 id = row.exchange.id
@@ -118,7 +118,7 @@ class AgentMessages:
                 found += reversed(shown) if newest_first else shown
             if len(rows) < size:
                 break
-            at, end = (at, rows[-1][1].exchange.id) if newest_first else (rows[-1][1].exchange.id, end)
+            begin = rows[-1][1].exchange.id
         return found[:limit]
 
     async def _sort_key_in_project(self, project: str, place: Place) -> tuple[int, int, int]:
