@@ -22,42 +22,46 @@ _DONE = b"data: [DONE]\n\n"
 
 
 async def replay(
-    request: ChatRequest, result: RunResult, view: MakesView, sink: Sink, receipt: Receipt
+    request: ChatRequest, result: RunResult, make_view: MakesView, sink: Sink, receipt: Receipt
 ) -> None:
-    """Sends the reply that a run has given, streamed or whole as it is asked for now. Raises: ClientGone."""
-    full = [orjson.loads(e.shown_reply) for e in result.steps if e.shown_reply is not None]
-    calls = [call for m in full for call in m.get("tool_calls") or ()]
-    shown_reply = visible_reply(full, {call_id(call) for call in calls if _name(call) not in request.tools})
+    """Sends the reply that a run has given, streamed or whole as it is asked for now.
+
+    Its id and time are those of the run, its model is the one that the request names. Raises: ClientGone.
+    """
+    steps = [orjson.loads(e.shown_reply) for e in result.steps if e.shown_reply is not None]
+    calls = [call for message in steps for call in message.get("tool_calls") or ()]
+    gateway_calls = {call_id(call) for call in calls if _name(call) not in request.tools}
+    shown_reply = visible_reply(steps, gateway_calls)
     finish = "tool_calls" if "tool_calls" in shown_reply else "stop"
     counts = result.run.counts
     usage = {"prompt_tokens": counts.prompt, "completion_tokens": counts.completion}
     usage["total_tokens"] = counts.prompt + counts.completion
     head = {"id": f"chatcmpl-{result.run.uid}", "created": int(result.run.created), "model": request.model}
-    made = view(TurnTerms())
+    view = make_view(TurnTerms())  # no tools run any more, so the default terms do
     if not request.stream:
         choice = {"index": 0, "message": shown_reply, "finish_reason": finish}
-        whole = {**head, "object": "chat.completion", "choices": [choice], "usage": usage}
+        completion = {**head, "object": "chat.completion", "choices": [choice], "usage": usage}
         outcome = TurnOutcome(End.FINISHED, shown_reply=shown_reply, finish_reason=finish, usage=usage)
-        body = orjson.dumps(whole)
-        made.take_whole(body, whole)
-        made.begin(whole)
-        await sink.whole(200, [_JSON, *receipt.note_head()], made.whole(body, outcome, is_unchanged=True))
+        body = orjson.dumps(completion)
+        view.take_whole(body, completion)
+        view.begin(completion)
+        await sink.whole(200, [_JSON, *receipt.note_head()], view.whole(body, outcome, is_unchanged=True))
         return
 
-    def event(*choices: dict[str, Any], **more: Any) -> ReplyEvent:
+    def chunk_event(*choices: dict[str, Any], **more: Any) -> ReplyEvent:
         return ReplyEvent(
             None, chunk={**head, "object": "chat.completion.chunk", "choices": [*choices], **more}
         )
 
-    first = event({"index": 0, "delta": delta_of({"message": shown_reply}), "finish_reason": None})
-    tail = [event({"index": 0, "delta": {}, "finish_reason": finish})]
+    first = chunk_event({"index": 0, "delta": delta_of({"message": shown_reply}), "finish_reason": None})
+    tail = [chunk_event({"index": 0, "delta": {}, "finish_reason": finish})]
     if request.wants_usage:
-        tail.append(event(usage=usage))
-    made.begin(first.chunk or {})
-    made.show(first)
-    made.end(tail, None, _DONE)
+        tail.append(chunk_event(usage=usage))
+    view.begin(first.chunk or {})
+    view.show(first)
+    view.end(tail, None, _DONE)
     sink.start(200, [_EVENTS, *receipt.note_head()])
-    await sink.write(made.take())
+    await sink.write(view.take())
     await sink.end()
 
 

@@ -12,8 +12,8 @@ from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import WireMessage
 from gateway.core.conversation.private import NUDGE_SENDER, with_private
-from gateway.core.memory import edits
 from gateway.core.memory.builtin import call_of_edit
+from gateway.core.memory.edits import STORING_OPERATIONS, merge_operations
 from gateway.core.memory.memory_tools import EditResult
 from gateway.core.prompt.note import render_note
 from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, Shown, last_shown
@@ -36,8 +36,8 @@ class StepEdits:
         self.block_edits = BlockEdits(list(blocks), shown=shown)
         self._client_calls = client_calls
 
-    def cover(self, results: Sequence[ToolResult]) -> bool:
-        """Returns whether all these results are of edits or of the client, so that no tool has taken long."""
+    def ran_alone(self, results: Sequence[ToolResult]) -> bool:
+        """Returns whether all these results are of edits or of the client: then no tool ran in which time passes."""
         calls = {each.call_id for each in results}
         return calls <= {call_of_edit(op.call_id, calls) for op in self.block_edits.ops} | self._client_calls
 
@@ -45,32 +45,32 @@ class StepEdits:
         """Returns whether these blocks have the versions that the step read."""
         return _versions(blocks) == _versions(self.blocks_read)
 
-    def reapply(self, stale: StepEdits, results: Sequence[ToolResult]) -> list[ToolResult]:
-        """Applies edits that were made on older blocks to these. Returns their results as they are now.
+    def take_over(self, stale: StepEdits, results: Sequence[ToolResult]) -> list[ToolResult]:
+        """Applies the edits of `stale`, made on older blocks, to these blocks. Returns results with those of the edits.
 
-        results: of the step, with the older results of the edits.
+        results: of the step, with what came of the edits on the older blocks.
         """
         calls = {each.call_id for each in results}
         made: dict[str, list[EditResult]] = {}
         for op in stale.block_edits.ops:
-            if op.op in edits.STORING_OPERATIONS:
+            if op.op in STORING_OPERATIONS:
                 self.block_edits.ops.append(op)
                 continue
             made.setdefault(call_of_edit(op.call_id, calls), []).append(self.block_edits.apply(op))
         return [_with_edits(each, made[each.call_id]) if each.call_id in made else each for each in results]
 
-    def merge(self, exchange: int) -> tuple[BlockMerge, dict[int, int]]:
-        """Returns the edits to be written, and the versions of the blocks that they were made on.
+    def pending_merge(self, exchange: int) -> tuple[BlockMerge, dict[int, int]]:
+        """Returns the edits to be written, and the versions that the blocks must still have (compare-and-set).
 
         exchange: the row of the step's exchange.
         """
         ops = [replace(op, exchange=exchange) for op in self.block_edits.ops]
-        return edits.merge_operations(self.blocks_read, ops), _versions(self.blocks_read)
+        return merge_operations(self.blocks_read, ops), _versions(self.blocks_read)
 
     def messages(self, results: Sequence[ToolResult], mark: str, now: float) -> list[WireMessage]:
         """Returns results as messages, with a note of what other writers have changed.
 
-        mark: the memory's, as for `render_note`.
+        mark: the word that marks the note as this memory's, as for `render_note`.
         now: seconds since the epoch.
         """
         if not results:
@@ -84,18 +84,17 @@ class StepEdits:
             noted = replace(last, changes=note, shown=shown)
             return [(noted if each is last else each).stored() for each in results]
         # All results are the client's, which stay as it gave them: the note is a message of its own.
-        nudge: WireMessage = {"role": "user", "content": note}
-        return [
-            *(each.stored() for each in results),
-            with_private(nudge, shown="system", sender=NUDGE_SENDER, shown_blocks=dict(shown)),
-        ]
+        message: WireMessage = {"role": "user", "content": note}
+        nudge = with_private(message, shown="system", sender=NUDGE_SENDER, shown_blocks=dict(shown))
+        return [*(each.stored() for each in results), nudge]
 
 
 def _with_edits(result: ToolResult, made: Sequence[EditResult]) -> ToolResult:
     """Returns the result of a call whose edits were applied again."""
     status = next((each.status for each in made if each.status == "error"), "success")
-    content, shown = "\n".join(each.message for each in made), (each.shown for each in made)
-    return replace(result, content=content, status=status, shown=last_shown(shown, NOTHING_SHOWN))
+    content = "\n".join(each.message for each in made)
+    shown = last_shown((each.shown for each in made), NOTHING_SHOWN)
+    return replace(result, content=content, status=status, shown=shown)
 
 
 def _versions(blocks: Sequence[Block]) -> dict[int, int]:

@@ -282,8 +282,8 @@ class RunMemory:
         self._set_blocks(await self._load_blocks())
 
     async def _reapply_if_overtaken(self, results: Sequence[ToolResult]) -> Sequence[ToolResult]:
-        """Sees what others wrote while tools ran that may take long. Returns the results with what came of edits."""
-        if self._edits.cover(results) or self._edits.were_made_on(await self._load_blocks()):
+        """Applies edits again if others wrote while tools ran. Returns the results with what came of the edits."""
+        if self._edits.ran_alone(results) or self._edits.were_made_on(await self._load_blocks()):
             return results
         return await self._reapply_edits(results)
 
@@ -334,7 +334,7 @@ class RunMemory:
         self.context = plan_next_step(context, last, messages, context.pinned, edits.block_edits.blocks, now)
         prompt = await self.prompt()
         write = make_step_open(self.context, prompt, self._run_to_begin(now), now)
-        merged, versions = edits.merge(last.id)
+        merged, versions = edits.pending_merge(last.id)
         write = replace(write, edits=merged, versions=versions, reading=self.reading, replaces=self.replaces)
         if end is not None:
             e = self._finished_exchange(write.exchange, prompt, (), None)
@@ -353,7 +353,7 @@ class RunMemory:
             raise WriteConflict("the conversation has gone on without this run")
         stale, self.context = self._edits, fresh
         self._set_blocks(fresh.blocks)
-        return self._edits.reapply(stale, results)
+        return self._edits.take_over(stale, results)
 
     def _run_to_begin(self, now: float) -> Run | None:
         """Returns the run as it begins with the step that is opened; None: it has begun."""
@@ -460,7 +460,7 @@ class RunMemory:
 
         async def end(results: Sequence[ToolResult]) -> Run:
             e = self.context.path[-1]
-            merged, versions = self._edits.merge(e.id)
+            merged, versions = self._edits.pending_merge(e.id)
             write = self._run_end(
                 RunState.COMPLETED,
                 stop,

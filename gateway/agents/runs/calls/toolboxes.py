@@ -1,7 +1,7 @@
 """The toolboxes of turns: the tools of a memory, and with an agent made over REST all tools that it has.
 
-A call that leaves the gateway is made once. For a step of a run its record decides, and for a chat completion its place
-on the path; a batch's item takes up its calls itself.
+A call that leaves the gateway is made once. `CallRecord` sees to that for a step whose calls are stored, `RecentCalls`
+for a chat completion, by its place on the path. An item of a batch has neither: it remembers its calls itself.
 """
 
 from __future__ import annotations
@@ -51,8 +51,9 @@ class Toolboxes:
     ) -> Toolbox:
         """Returns the tools of one step of a run, or of one turn that is written as a whole (`run` is None).
 
+        run: its id is 0 until its first step is stored.
         calling_run: the row of the run whose step made the calls; 0: the calls are not stored.
-        speaker: the turn as one that sends messages to other agents; None: it makes no calls.
+        speaker: the turn as the sender of messages to other agents; None: the tools are only described, not called.
         """
         if not context.offered:
             return NO_TOOLS
@@ -60,7 +61,7 @@ class Toolboxes:
         return self._agent_tools(memory, run, calling_run, speaker) if context.request.spec.uid else memory
 
     def make_for_item(self, context: MemoryContext, block_edits: BlockEdits, run: Run) -> Toolbox:
-        """Returns the tools of an item of a batch, which holds no queue while they run."""
+        """Returns the tools of an item of a batch, which holds no conversation's queue while they run."""
         return self.make(
             context, block_edits, run, speaker=Speaker.of(context, Waiter(context.agent.uid), Forwarded())
         )
@@ -69,7 +70,14 @@ class Toolboxes:
         self, memory: MemoryTools, run: Run | None, calling_run: int, speaker: Speaker | None
     ) -> AgentTools:
         context = memory.context
-        request, step = context.request, context.path[-1] if calling_run and context.path else None
+        request = context.request
+        step: Exchange | None = None
+        calls: DeduplicatesCalls | None = None
+        if calling_run and context.path:
+            step = context.path[-1]
+            calls = CallRecord(self._keeper.store, context.agent.id, calling_run, step)
+        elif run is None and (place := _place(context)) is not None:
+            calls = self._recent.for_turn(place)
         messages = None
         if speaker is not None:
             row = None if run is None else run.id or None
@@ -78,22 +86,13 @@ class Toolboxes:
             memory,
             self._foreign,
             request.spec,
-            request.chat.tools,
-            request.target.context_window,
-            None if run is None else run.uid,
-            step,
-            messages,
-            self._call_record(context, run, calling_run, step),
+            client_tools=request.chat.tools,
+            window=request.target.context_window,
+            run_uid=None if run is None else run.uid,
+            step=step,
+            messages=messages,
+            calls=calls,
         )
-
-    def _call_record(
-        self, context: MemoryContext, run: Run | None, calling_run: int, step: Exchange | None
-    ) -> DeduplicatesCalls | None:
-        """Returns the record that prevents calls from being made twice; None: there is none."""
-        if step is not None:
-            return CallRecord(self._keeper.store, context.agent.id, calling_run, step)
-        place = _place(context) if run is None else None
-        return None if place is None else self._recent.for_turn(place)
 
 
 def _place(context: MemoryContext) -> Hashable | None:
