@@ -148,7 +148,7 @@ class NativeChat:
         sink, receipt, turns = call.sink, call.receipt, self._turns
         attempts = self._chat.failover.at_first_key(call.route, sink, receipt)
         # The upstream stores the reply in the account of one key. Sent again, the request would make a second one.
-        attempts.is_once = True
+        attempts.sends_once = True
         # Requests side by side in one conversation are the upstream's to refuse, and none waits for another here.
         with QueueTicket() as ticket:
             ticket.timeout_s = turns.limits.commit_wait_s

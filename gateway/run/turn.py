@@ -295,7 +295,7 @@ class TurnRun:
         except ProviderError as error:
             failure = translate(error)
             if self.sink.started and self.attempts.is_answered:
-                self.attempts.broke(failure)  # an error that is raised is counted where it is caught
+                self.attempts.note_broken(failure)  # an error that is raised is counted where it is caught
             rest = error.rest if isinstance(error, UnfinishedEvent) else b""
             await self._feed(events.ReplyFailed(failure, rest))
         finally:
@@ -483,7 +483,7 @@ class TurnRun:
         if window.tokens and outcome.usage and outcome.rounds == 1:
             counted = outcome.usage.get("prompt_tokens")
             if isinstance(counted, int):
-                self.attempts.counted(window.tokens, counted, window.most)
+                self.attempts.note_prompt_tokens(window.tokens, counted, window.most)
 
     # -- the store
 

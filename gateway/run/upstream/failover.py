@@ -91,14 +91,12 @@ def no_caller_error() -> None:
 
 
 class Failover:
-    """The endpoints of the process. now: a monotonic clock; wall: seconds since the epoch, for dates in Retry-After.
-
-    Tests put their own clocks, sleep and chance here.
-    """
+    """The endpoints of the process. Tests put their own clocks, sleep and chance here."""
 
     def __init__(self, settings: Settings, providers: Mapping[str, Provider], metrics: Metrics) -> None:
         """Makes the endpoints. providers: by their names in the settings; further keys have the names `name#2`, ..."""
         self.now: Callable[[], float] = time.monotonic
+        # Seconds since the epoch, for dates in Retry-After.
         self.wall: Callable[[], float] = time.time
         self.sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
         self.chance: Callable[[], float] = random.random
@@ -180,10 +178,12 @@ class Failover:
 
 
 class _Failed(Struct, frozen=True):
-    """An attempt that failed. reply: the upstream's error, if it answered. error: why there is no reply."""
+    """An attempt that failed."""
 
     failure: Failure
+    # The upstream's error, if it answered.
     reply: ModelReply | None = None
+    # Why there is no reply.
     error: ProviderError | None = None
 
 
@@ -199,10 +199,10 @@ class ModelSource(Protocol):
     async def send(self, make: RequestMaker) -> ModelReply:
         """Returns the reply to the request that `make` returns. Raises: ProviderError."""
 
-    def counted(self, estimated: int, actual: int, most: int) -> None:
+    def note_prompt_tokens(self, estimated: int, actual: int, most: int) -> None:
         """Notes how many tokens a reply counted for its prompt."""
 
-    def broke(self, error: GatewayError) -> None:
+    def note_broken(self, error: GatewayError) -> None:
         """Notes that a reply which had begun broke off."""
 
 
@@ -214,8 +214,9 @@ class Attempts:
     """
 
     _failover: Failover
-    # endpoint, target: the endpoint and the target of the next attempt; after an answer, those that answered.
+    # Of the next attempt; after an answer, the one that answered.
     endpoint: Endpoint
+    # As `endpoint`.
     target: Target
     # The candidates that follow.
     _rest: list[Candidate]
@@ -223,13 +224,13 @@ class Attempts:
     _receipt: Receipt
     # The last attempt had a reply, whatever its status.
     is_answered: bool = False
-    # A request that may have had an effect is not sent again.
-    is_once: bool = False
+    # A request that may have had an effect is not sent again (a 429 has none).
+    sends_once: bool = False
     # Returns why the request could not be sent to its end, if its caller broke it off; no upstream is to blame then.
     caller_error: Callable[[], Exception | None] = no_caller_error
-    # The call of the account that is under way, or was the last one.
+    # The call of the receipt that is under way, or was the last one.
     call: UpstreamCall = field(init=False)
-    # Of each attempt the endpoint's name and the outcome.
+    # The endpoint's name and the outcome of each attempt.
     _outcomes: list[tuple[str, str]] = field(default_factory=list)
     # An endpoint has answered; further rounds of the turn go to it.
     _is_settled: bool = False
@@ -247,7 +248,7 @@ class Attempts:
         if isinstance(error, UpstreamError):
             # An attempt without an answer was counted when it failed. Here a reply that had begun broke off.
             if self.is_answered:
-                self.broke(error)
+                self.note_broken(error)
             error.headers = tuple(self._receipt.note_head())
         self.endpoint.health.in_flight -= 1
         if (last := self._receipt.last_call) is not None:
@@ -275,7 +276,7 @@ class Attempts:
             step, wait_s = self._choose_next(found.failure, attempts, request)
             if step is NextAttempt.STOP:
                 return self._give_up(found)
-            self._note(found.failure.kind, is_error=True)
+            self._count_outcome(found.failure.kind, is_error=True)
             self.call.tries.append(FailedTry(self.endpoint.name, found.failure.kind, time.perf_counter()))
             # The error is dropped only now, because the last one goes to the client.
             if found.reply is not None:
@@ -293,42 +294,18 @@ class Attempts:
         self, request: ModelRequest, make: RequestMaker
     ) -> ModelReply | ModelRequest | _Failed:
         """Sends a request once. Returns the reply, its failure, or a shorter request to send in its place."""
-        failover, health = self._failover, self.endpoint.health
+        health = self.endpoint.health
         self.is_answered = False
-        self._describe(request)
+        self._describe_call(request)
         is_probe = health.begin(self.endpoint.policy)
         try:
-            if self._receipt.trace is not None or self.endpoint.propagates is False:
-                request = with_trace_headers(
-                    request, self._receipt, self.call, propagates=self.endpoint.propagates
-                )
-            reply = await self.endpoint.provider.send(request)
-            if reply.is_stream:
-                if failover.may_peek and not self._sink.started:
-                    reply = await _unmask(reply)
-            elif request.path == CHAT and reply.status < 300:
-                reply = await _unmask_whole(reply)
+            reply = await self._send_once(request)
             if reply.status in TRANSIENT:
-                retry_after_s = read_retry_after(reply.headers, failover.wall())
+                retry_after_s = read_retry_after(reply.headers, self._failover.wall())
                 return self._blame(_Failed(Failure(str(reply.status), retry_after_s=retry_after_s), reply))
             # Any other status is an answer, so the endpoint works, even if it refuses the request.
             health.succeeded(self.target.model)
-            if reply.status in _MAY_BE_TOO_LONG and request.path == CHAT and not self._is_settled:
-                shorter_or_error = await self._find_context_window(reply, request, make)
-                if isinstance(shorter_or_error, ModelRequest):
-                    return shorter_or_error
-                reply = shorter_or_error
-            elif self._is_guess and reply.status < 400:
-                failover.context_windows.note_guess(self.target[:2])
-            self.call.is_streamed = reply.is_stream
-            self._answered(str(reply.status), is_error=reply.status >= 400, status=reply.status)
-            if reply.status == 401 and self.endpoint.has_key:
-                # The caller, who gets the answer, cannot mend it.
-                _log.warning(
-                    "The upstream %s refuses the key of the settings (401). Set another `api_key` for it.",
-                    self.endpoint.name,
-                )
-            return reply
+            return await self._take_answer(reply, request, make)
         except ProviderError as error:
             # An upload that the caller broke off is no failure of the upstream.
             if (caller_error := self.caller_error()) is not None:
@@ -337,6 +314,39 @@ class Attempts:
         finally:
             if is_probe:
                 health.is_probing = False
+
+    async def _send_once(self, request: ModelRequest) -> ModelReply:
+        """Returns the reply to a request. A reply that is an error under a status of success has the error's."""
+        propagates = self.endpoint.propagates
+        if self._receipt.trace is not None or propagates is False:
+            request = with_trace_headers(request, self._receipt, self.call, propagates=propagates)
+        reply = await self.endpoint.provider.send(request)
+        if reply.is_stream:
+            may_peek = self._failover.may_peek and not self._sink.started
+            return await _reveal_error(reply) if may_peek else reply
+        is_chat = request.path == CHAT and reply.status < 300
+        return await _reveal_whole_error(reply) if is_chat else reply
+
+    async def _take_answer(
+        self, reply: ModelReply, request: ModelRequest, make: RequestMaker
+    ) -> ModelReply | ModelRequest:
+        """Returns an answer, or a shorter request to send in its place where it refuses the request's length."""
+        if reply.status in _MAY_BE_TOO_LONG and request.path == CHAT and not self._is_settled:
+            shorter_or_error = await self._find_context_window(reply, request, make)
+            if isinstance(shorter_or_error, ModelRequest):
+                return shorter_or_error
+            reply = shorter_or_error
+        elif self._is_guess and reply.status < 400:
+            self._failover.context_windows.note_guess(self.target[:2])
+        self.call.is_streamed = reply.is_stream
+        self._note_end(str(reply.status), is_error=reply.status >= 400, status=reply.status)
+        if reply.status == 401 and self.endpoint.has_key:
+            # The caller, who gets the answer, cannot mend it.
+            _log.warning(
+                "The upstream %s refuses the key of the settings (401). Set another `api_key` for it.",
+                self.endpoint.name,
+            )
+        return reply
 
     async def _find_context_window(
         self, reply: ModelReply, request: ModelRequest, make: RequestMaker
@@ -366,13 +376,13 @@ class Attempts:
                 continue  # by our count it fits
             self._is_guess = context_window < known
             self.target = target._replace(context_window=context_window)
-            self._note(str(reply.status), is_error=True)
+            self._count_outcome(str(reply.status), is_error=True)
             self._receipt.headers["x-mnemogate-context-tokens"] = str(tokens)
             return shorter
         return error
 
-    def _describe(self, request: ModelRequest) -> None:
-        """Notes in the account what is sent, and where."""
+    def _describe_call(self, request: ModelRequest) -> None:
+        """Notes in the receipt what is sent, and where."""
         call, receipt = self.call, self._receipt
         call.upstream, call.provider, call.model = (
             self.endpoint.upstream,
@@ -385,11 +395,11 @@ class Attempts:
         if receipt.trace is not None:
             call.max_tokens, call.is_compacted = receipt.max_tokens, receipt.is_compacted
 
-    def counted(self, estimated: int, actual: int, most: int) -> None:
+    def note_prompt_tokens(self, estimated: int, actual: int, most: int) -> None:
         """Notes how many tokens a reply counted for its prompt."""
         self._failover.context_windows.note_count(self.target[:2], estimated, actual, most)
 
-    def broke(self, error: GatewayError) -> None:
+    def note_broken(self, error: GatewayError) -> None:
         """Notes that a reply which had begun broke off."""
         self.is_answered = False
         self.call.failure = kind_of(error)
@@ -415,7 +425,7 @@ class Attempts:
         if request.upload is not None or self._sink.started:
             return NextAttempt.STOP, 0.0
         # A request that got a 429 had no effect, so it may be sent again.
-        if self.is_once and failure.sent and failure.kind != "429":
+        if self.sends_once and failure.sent and failure.kind != "429":
             return NextAttempt.STOP, 0.0
         # Hidden rounds of one turn stay where the first was answered.
         candidates = [] if self._is_settled else self._rest
@@ -438,25 +448,25 @@ class Attempts:
         reply = failed.reply
         if reply is None:
             self.call.failure = failed.failure.kind
-        self._answered(failed.failure.kind, is_error=True, status=0 if reply is None else reply.status)
+        self._note_end(failed.failure.kind, is_error=True, status=0 if reply is None else reply.status)
         if failed.reply is None:
             assert failed.error is not None
             raise failed.error
         return failed.reply
 
-    def _answered(self, outcome: str, *, is_error: bool, status: int) -> None:
+    def _note_end(self, outcome: str, *, is_error: bool, status: int) -> None:
         """Notes how a call ended. status: of the reply; 0: there is none."""
         self.is_answered = bool(status)
         if status:
             self.call.status, self.call.answered = status, time.perf_counter()
-        self._note(outcome, is_error=is_error)
+        self._count_outcome(outcome, is_error=is_error)
         if not self._is_settled:
             self._is_settled = True
             self._receipt.headers["x-mnemogate-upstream"] = self.endpoint.name
         if len(self._outcomes) > 1:
             self._receipt.headers["x-mnemogate-tries"] = ";".join(map(":".join, self._outcomes))
 
-    def _note(self, outcome: str, *, is_error: bool) -> None:
+    def _count_outcome(self, outcome: str, *, is_error: bool) -> None:
         metrics, name = self._failover.metrics, self.endpoint.name
         self._outcomes.append((name, outcome))
         metrics.upstream_tries.inc(name, outcome)
@@ -464,7 +474,7 @@ class Attempts:
             metrics.upstream_errors.inc(name, outcome)
 
 
-async def _unmask(reply: ModelReply) -> ModelReply:
+async def _reveal_error(reply: ModelReply) -> ModelReply:
     """Returns a stream as it came, unless it begins with an error: then a reply with that error's status."""
     try:
         first = await reply.peek()
@@ -481,7 +491,7 @@ async def _unmask(reply: ModelReply) -> ModelReply:
     return BufferedReply(refused[0], (*headers, ("content-type", "application/json")), body)
 
 
-async def _unmask_whole(reply: ModelReply) -> ModelReply:
+async def _reveal_whole_error(reply: ModelReply) -> ModelReply:
     """Returns a whole chat completion as it came, unless it is an error: then that has the status that it names.
 
     A reply that breaks while it is read has begun: it breaks for whoever reads it, and is not asked for again.

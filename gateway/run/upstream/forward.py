@@ -320,6 +320,6 @@ class Forwarder:
                 route, lambda: next(self._round_robin), sink, receipt, outgoing.path
             )
         # A second POST could create a second batch, although the first one had seemed to fail.
-        attempts.is_once = outgoing.is_about_stored and outgoing.method != "GET"
+        attempts.sends_once = outgoing.is_about_stored and outgoing.method != "GET"
         attempts.caller_error = outgoing.upload_error
         return attempts
