@@ -61,6 +61,25 @@ class HeldReply:
         self.release()
 
 
+class HeldStream:
+    """The part of a quota that the streams of one turn take, which have a limit together."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes, self._bytes = limit_bytes, 0
+        self._held = HeldReply(SMALL_STREAM_BYTES)
+
+    def hold_more(self, size: int) -> None:
+        """Takes what `size` further bytes need. Raises: ProviderTooLarge."""
+        self._bytes += size
+        if self._bytes > self._limit_bytes:
+            raise ProviderTooLarge(f"the reply is larger than {self._limit_bytes} bytes")
+        self._held.hold(self._bytes)
+
+    def release(self) -> None:
+        """Gives all back."""
+        self._held.release()
+
+
 class ModelReply(Protocol):
     """A response after its headers have arrived."""
 

@@ -12,7 +12,7 @@ import orjson
 from msgspec import Struct
 from msgspec.structs import replace
 
-from adapters.base import SMALL_STREAM_BYTES, HeldReply
+from adapters.base import HeldStream
 from adapters.errors import ProviderTooLarge
 from adapters.types import Event, Json
 from gateway.core.conversation.private import with_private
@@ -156,10 +156,9 @@ def _dumped(value: Json | Sequence[Json | None]) -> bytes:
 class BoundedReader:
     """Reads no more of a stream than a turn may be large; of a larger reply the beginning is remembered."""
 
-    def __init__(self, reader: NativeReader, most_bytes: int) -> None:
+    def __init__(self, reader: NativeReader, limit_bytes: int) -> None:
         self._reader = reader
-        self._most_bytes, self._bytes = most_bytes, 0
-        self._held = HeldReply(SMALL_STREAM_BYTES)
+        self._held = HeldStream(limit_bytes)
         self._is_full = False
 
     @property
@@ -174,11 +173,8 @@ class BoundedReader:
         if self._is_full:
             return
         self._reader.take(event)
-        self._bytes += len(event.raw)
         try:
-            if self._bytes > self._most_bytes:
-                raise ProviderTooLarge(f"it is larger than {self._most_bytes} bytes")
-            self._held.hold(self._bytes)
+            self._held.hold_more(len(event.raw))
         except ProviderTooLarge as error:
             self._is_full = True
             _log.warning("Only the beginning of a reply is remembered: %s.", error.message)

@@ -14,10 +14,11 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from msgspec import Struct
 from msgspec.structs import replace
 
-from adapters.base import MAX_REPLY_BYTES, SMALL_STREAM_BYTES, HeldReply, ModelReply
-from adapters.errors import ProviderError, ProviderTooLarge, UnfinishedEvent
+from adapters.base import MAX_REPLY_BYTES, HeldStream, ModelReply
+from adapters.errors import ProviderError, UnfinishedEvent
 from adapters.types import Event, Header, ModelRequest
 from gateway.core.prompt.note import render_note
 from gateway.core.tags import mark_of
@@ -122,6 +123,19 @@ class TurnMachine(Protocol):
         """Returns an outcome in the form in which it is stored."""
 
 
+class RunTerms(Struct, frozen=True):
+    """Values of a turn that only runs of agents set."""
+
+    # Calls of a stored step, with which the turn begins instead of a call of the model.
+    resumed: ResumedCalls | None = None
+    # The reason for which the turn ends before the model is called; None: it is called.
+    ends: StopReason | None = None
+    # Is awaited before each call of the model, where limits hold for it. Raises: LimitReached.
+    admit: Callable[[], Awaitable[None]] | None = None
+    # Another attempt resumes it. So a shutdown, a failing store or a forgetting leaves it as it is on disk.
+    is_resumable: bool = False
+
+
 @dataclass(slots=True)
 class TurnRun:
     """One turn, from its first call of the model until it is written."""
@@ -136,16 +150,9 @@ class TurnRun:
     # None: a turn without rules.
     guide: Guide | None = None
     terms: TurnTerms = field(default_factory=TurnTerms)
-    # Calls of a stored step, with which the turn begins instead of a call of the model.
-    resumed: ResumedCalls | None = None
-    # The reason for which the turn ends before the model is called; None: it is called.
-    ends: StopReason | None = None
-    # Is awaited before each call of the model, where limits hold for it. Raises: LimitReached.
-    admit: Callable[[], Awaitable[None]] | None = None
+    run_terms: RunTerms = field(default_factory=RunTerms)
     # Takes the place of a `Turn` of these terms. It has its own bound on what is remembered of a stream.
     machine: TurnMachine | None = None
-    # Another attempt resumes it. So a shutdown, a failing store or a forgetting leaves it as it is on disk.
-    is_resumable: bool = False
     status: int = 0
     sink: Sink = field(init=False)
     _turn: TurnMachine = field(init=False)
@@ -160,8 +167,8 @@ class TurnRun:
     _whole_reply: commands.SendWhole | None = None
     _refusal: GatewayError | None = None
     _is_finished: bool = False
-    _streamed_bytes: int = 0  # of all rounds, where they are remembered
-    _held_bytes: HeldReply = field(default_factory=lambda: HeldReply(SMALL_STREAM_BYTES))
+    # The streams of all rounds, where they are remembered.
+    _held: HeldStream = field(init=False)
     _unperformed: Sequence[Command] = ()  # commands that were not performed because the client left
 
     def __post_init__(self) -> None:
@@ -170,9 +177,10 @@ class TurnRun:
             self.terms, self.call.view(self.terms), self.guide or FreeGuide(self.services.limits.max_rounds)
         )
         self._current_call = self._turn.first_call
+        self._held = HeldStream(self.services.limits.streamed_bytes)
         self._saving = None
         if self.memory is not None:
-            saves_steps, is_resumable = self.terms.saves_steps, self.is_resumable
+            saves_steps, is_resumable = self.terms.saves_steps, self.run_terms.is_resumable
             self._saving = TurnSaving(self.call, self.memory, self.services, saves_steps, is_resumable)
 
     async def run(self) -> int:
@@ -188,7 +196,7 @@ class TurnRun:
                 await self._end_without_client()
                 raise
             finally:
-                self._held_bytes.release()
+                self._held.release()
                 if self._reply is not None:
                     await self._close_reply()
         if self._refusal is not None:
@@ -205,12 +213,12 @@ class TurnRun:
         """Runs rounds until the machine does not call the model again, or `stop` ends the turn."""
         self._task = asyncio.current_task()
         try:
-            if self.ends is not None:
-                await self._feed(events.Stopped(self.ends))
-            elif self.resumed is None:
-                self._next_call = self._current_call
+            if self.run_terms.ends is not None:
+                await self._feed(events.Stopped(self.run_terms.ends))
+            elif self.run_terms.resumed is not None:
+                await self._feed(self.run_terms.resumed)
             else:
-                await self._feed(self.resumed)
+                self._next_call = self._current_call
             while self._next_call is not None:
                 self._current_call, self._next_call = self._next_call, None
                 await self._run_round()
@@ -272,9 +280,9 @@ class TurnRun:
     async def _run_round(self) -> None:
         """Calls the model, and feeds the machine its reply or the error."""
         keep_alive_s = self.services.limits.keep_alive_s
-        if self.admit is not None:
+        if self.run_terms.admit is not None:
             try:
-                await self.admit()
+                await self.run_terms.admit()
             except LimitReached as error:
                 await self._feed(events.ReplyFailed(error))
                 return
@@ -315,7 +323,6 @@ class TurnRun:
     async def _take_stream(self, reply: ModelReply) -> None:
         """Reads a stream until it ends, or the turn needs no more of it. Raises: ProviderError."""
         is_bounded = self.memory is not None and self.machine is None
-        max_bytes = self.services.limits.streamed_bytes
         async with keep_alive(reply.events(), self.services.limits.keep_alive_s) as batches:
             async for batch in batches:
                 if batch is BEAT:
@@ -323,11 +330,7 @@ class TurnRun:
                     continue
                 self.attempts.call.note_piece(batch)
                 if is_bounded:
-                    for event in batch:
-                        self._streamed_bytes += len(event.raw)
-                    if self._streamed_bytes > max_bytes:
-                        raise ProviderTooLarge(f"the reply is larger than {max_bytes} bytes")
-                    self._held_bytes.hold(self._streamed_bytes)
+                    self._held.hold_more(sum(len(event.raw) for event in batch))
                 texts = self._turn.take_texts(batch)
                 if texts is None:
                     await self._feed(events.Received(batch))
@@ -456,7 +459,7 @@ class TurnRun:
 
     async def _end_without_client(self) -> None:
         """Ends a turn whose client has left, or that a shutdown stops: nothing more is sent or waited for."""
-        if self.is_resumable:
+        if self.run_terms.is_resumable:
             await self._finish_saving_step()
             return
         # For the machine all commands are performed. Those that send are dropped, and the others are performed now.
@@ -498,7 +501,7 @@ class TurnRun:
             self.services.pending.add(saving, "A step of a run")
             raise
         except StoreError as error:
-            if self.is_resumable:
+            if self.run_terms.is_resumable:
                 raise
             _log.warning(
                 "A step of a run could not be stored, so the run ends with an error: %s", error.message

@@ -68,7 +68,7 @@ from gateway.run.memory.record import BlockEdits
 from gateway.run.memory.stored_conversation import read_stored_context, without_spoken_messages
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
-from gateway.run.turn import TurnRun
+from gateway.run.turn import RunTerms, TurnRun
 from gateway.run.turn_saving import TurnServices
 from gateway.run.upstream.failover import Attempts, Failover
 from gateway.run.upstream.route import Route, agent_route
@@ -505,7 +505,7 @@ class AgentRuns:
         attempts: Attempts,
         ends: StopReason | None,
     ) -> TurnRun:
-        """Returns the turn that a run is. ends: as in `TurnRun`."""
+        """Returns the turn that a run is. ends: as in `RunTerms`."""
         memory, prompt, is_accepted = beginning.memory, beginning.prompt, send.accepted is not None
         return TurnRun(
             call,
@@ -515,10 +515,12 @@ class AgentRuns:
             self._background_turns if is_accepted else self._turns,
             _guide(send, memory, prompt),
             terms_of(send, prompt),
-            None if beginning.resumed is None else beginning.resumed.calls,
-            ends,
-            partial(self._admit_step, send, call.receipt),
-            is_resumable=is_accepted,
+            RunTerms(
+                None if beginning.resumed is None else beginning.resumed.calls,
+                ends,
+                partial(self._admit_step, send, call.receipt),
+                is_resumable=is_accepted,
+            ),
         )
 
     async def _admit_step(self, send: RoutedSend, receipt: Receipt) -> None:
