@@ -78,7 +78,7 @@ class KeyOperations(Struct, frozen=True):
         shown = tuple(map(_key_record, found[:limit]))
         return KeyPage(shown, str(shown[-1].id) if len(found) > limit else None)
 
-    async def create_named(
+    async def create_of_kind(
         self, name: str, project: str, kind: KeyKind, memory: DefaultMode | None
     ) -> NewKey:
         """Creates a key, with its secret. Raises: BadRequest.
@@ -98,7 +98,7 @@ class KeyOperations(Struct, frozen=True):
         key, secret = await self._create(arguments)
         return NewKey(**asdict(_key_record(key)), secret=secret)
 
-    async def revoke_number(self, id: int) -> KeyRecord:
+    async def revoke_by_id(self, id: int) -> KeyRecord:
         """Revokes a key by its number. Raises: UnknownId: there is none in use."""
         try:
             return _key_record(await self.keys.revoke(str(id)))
