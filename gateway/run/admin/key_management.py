@@ -80,7 +80,7 @@ class KeyManagement(Struct, frozen=True):
         if not isinstance(limits, list) or not all(isinstance(each, dict) for each in limits):
             raise BadRequest("limits must be a list of objects.", param="limits")
         for each in limits:
-            self.limits.read({**each, "project": named}, named)
+            self.limits.parse({**each, "project": named}, named)
         key, secret = await self.keys.create(
             named,
             wanted.name,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 from msgspec import Struct
@@ -21,8 +22,8 @@ from storage.sql.limits import UsageLimits
 from storage.usage_records import PERIODS, REFUSE, UNITS, UsageLimit
 
 _FIELDS: Final = ("project", "key", "user", "unit", "per", "most", "then")
-_CHANGED: Final = ("most", "then")
-_MOST: Final = 1e15  # exact as a number of a database, and above what anybody uses
+_CHANGEABLE: Final = ("most", "then")
+_MAX_MOST: Final = 1e15  # exact as a number of a database, and above what anybody uses
 
 
 class LimitOperations(Struct, frozen=True):
@@ -30,7 +31,7 @@ class LimitOperations(Struct, frozen=True):
 
     limits: UsageLimits
     keys: Keys
-    # The names of models of the settings, which may answer in place of another.
+    # The names of models of the settings. A limit that is reached may pass requests on to one.
     aliases: Collection[str]
 
     async def show_all(self, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
@@ -49,7 +50,7 @@ class LimitOperations(Struct, frozen=True):
 
     async def add(self, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
         """Adds a limit. project: the only one in which one may be made. Raises: BadRequest."""
-        made = self.read(raw, project or DEFAULT_PROJECT)
+        made = self.parse(raw, project or DEFAULT_PROJECT)
         if project not in (None, made.project):
             raise UnknownId(f"There is no project {made.project!r} here.")
         if made.key is not None and not any(
@@ -58,11 +59,11 @@ class LimitOperations(Struct, frozen=True):
             raise BadRequest(f"There is no key {made.key} in the project {made.project!r}.", param="key")
         return limit_json(await self.limits.add(made))
 
-    def read(self, raw: RawArguments, project: str) -> UsageLimit:
-        """Reads a limit that is to be added. project: where it names none. Raises: BadRequest."""
+    def parse(self, raw: RawArguments, project: str) -> UsageLimit:
+        """Returns a limit that is to be added. project: of a limit that names none. Raises: BadRequest."""
         check_names(raw, _FIELDS)
         arguments = Arguments(raw)
-        unit, per = _unit_of(raw)
+        unit, per = _read_unit_and_period(raw)
         return UsageLimit(
             0,
             arguments.optional_text("project") or project,
@@ -70,27 +71,29 @@ class LimitOperations(Struct, frozen=True):
             arguments.optional_text("user"),
             unit,
             per,
-            self._most(raw, unit),
-            self._then(raw, REFUSE),
+            _read_most(raw, unit),
+            self._read_then(raw, REFUSE),
         )
 
     async def change(self, id: int, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
         """Changes `most` and `then` of a limit. Raises: BadRequest, UnknownId."""
-        check_names(raw, _CHANGED)
+        check_names(raw, _CHANGEABLE)
         found = await self._find(id, project)
-        most = self._most(raw, found.unit) if "most" in raw else found.most
-        then = self._then(raw, found.then)
-        await self._perform(lambda: self.limits.change(id, most, then))
+        most = _read_most(raw, found.unit) if "most" in raw else found.most
+        then = self._read_then(raw, found.then)
+        with _map_not_found():
+            await self.limits.change(id, most, then)
         return limit_json(await self._find(id, project))
 
     async def remove(self, id: int, *, project: str | None = None) -> dict[str, Any]:
         """Removes a limit. Raises: UnknownId."""
         await self._find(id, project)
-        await self._perform(lambda: self.limits.remove(id))
+        with _map_not_found():
+            await self.limits.remove(id)
         return {"id": id, "object": "limit", "deleted": True}
 
     async def remove_named(self, raw: RawArguments) -> dict[str, Any]:
-        """Removes the limit `limit`."""
+        """Removes the limit with the number in `limit`. Raises: BadRequest, UnknownId."""
         return await self.remove(Arguments(raw).number("limit"))
 
     async def _find(self, id: int, project: str | None) -> UsageLimit:
@@ -99,21 +102,7 @@ class LimitOperations(Struct, frozen=True):
                 return each
         raise UnknownId(f"There is no limit {id}.")
 
-    async def _perform(self, write: Callable[[], Any]) -> None:
-        try:
-            await write()
-        except NotFound as error:
-            raise UnknownId(f"{error.message[0].upper()}{error.message[1:]}.") from error
-
-    def _most(self, raw: RawArguments, unit: str) -> float:
-        most: Any = raw.get("most")
-        is_number = isinstance(most, int) or (unit == "cost" and isinstance(most, float))
-        if not is_number or isinstance(most, bool) or not 0 <= most <= _MOST:
-            kind = "a number" if unit == "cost" else "a whole number"
-            raise BadRequest(f"most must be {kind} from 0 on, saw {most!r}.", param="most")
-        return float(most)
-
-    def _then(self, raw: RawArguments, default: str) -> str:
+    def _read_then(self, raw: RawArguments, default: str) -> str:
         then = raw.get("then", default)
         if then != REFUSE and then not in self.aliases:
             raise BadRequest(
@@ -138,7 +127,25 @@ def limit_json(limit: UsageLimit) -> dict[str, Any]:
     }
 
 
-def _unit_of(raw: RawArguments) -> tuple[str, str | None]:
+@contextmanager
+def _map_not_found() -> Iterator[None]:
+    """Raises: UnknownId, where the store has lost the limit meanwhile."""
+    try:
+        yield
+    except NotFound as error:
+        raise UnknownId(f"{error.message[0].upper()}{error.message[1:]}.") from error
+
+
+def _read_most(raw: RawArguments, unit: str) -> float:
+    most: Any = raw.get("most")
+    is_number = isinstance(most, int) or (unit == "cost" and isinstance(most, float))
+    if not is_number or isinstance(most, bool) or not 0 <= most <= _MAX_MOST:
+        kind = "a number" if unit == "cost" else "a whole number"
+        raise BadRequest(f"most must be {kind} from 0 on, saw {most!r}.", param="most")
+    return float(most)
+
+
+def _read_unit_and_period(raw: RawArguments) -> tuple[str, str | None]:
     unit = _choice(raw, "unit", UNITS)
     if unit == "concurrent" and raw.get("per") is not None:
         raise BadRequest("per must be null where unit is concurrent.", param="per")
