@@ -147,7 +147,7 @@ class MessagesPath:
             if self.chats.chat.resolver.memory_state(request.chat, context) != "on":
                 return None
         request.chat.native = NativeMessages(
-            request.raw, request.json, request.places, _upstream_path(scope),
+            request.raw, request.json, request.origins, _upstream_path(scope),
             lambda model: read_request_body(body).with_model(model), thread,
         )  # fmt: skip
         return request

@@ -29,28 +29,31 @@ _NO_RESULT: Final = (
     "corresponding `tool_result` block in the next message."
 )
 _REMINDER: Final = ("<system-reminder>", "</system-reminder>")
+# The beginning of the line by which Claude Code names its version; a part of it may change with each request.
 _ATTRIBUTION: Final = "x-anthropic-billing-header:"
-"""The beginning of the line by which Claude Code names its version; a part of it may change with each request."""
 
-# The fields that are read of each.
-_TEXT: Final = frozenset(("type", "text"))
-_IMAGE: Final = frozenset(("type", "source"))
-_DOCUMENT: Final = frozenset(("type", "source", "title", "context"))
-_SEARCH: Final = frozenset(("type", "source", "title", "content"))
-_CALL: Final = frozenset(("type", "id", "name", "input"))
-_RESULT: Final = frozenset(("type", "tool_use_id", "content", "is_error"))
-_REFERENCE: Final = frozenset(("type", "tool_name"))
-_SOURCE: Final = frozenset(("type", "media_type", "data", "url", "content", "file_id"))
-_MESSAGE: Final = frozenset(("role", "content"))
+# The fields that are read, by the kind of block, source or message.
+_TEXT_FIELDS: Final = frozenset(("type", "text"))
+_IMAGE_FIELDS: Final = frozenset(("type", "source"))
+_DOCUMENT_FIELDS: Final = frozenset(("type", "source", "title", "context"))
+_SEARCH_FIELDS: Final = frozenset(("type", "source", "title", "content"))
+_CALL_FIELDS: Final = frozenset(("type", "id", "name", "input"))
+_RESULT_FIELDS: Final = frozenset(("type", "tool_use_id", "content", "is_error"))
+_REFERENCE_FIELDS: Final = frozenset(("type", "tool_name"))
+_SOURCE_FIELDS: Final = frozenset(("type", "media_type", "data", "url", "content", "file_id"))
+_MESSAGE_FIELDS: Final = frozenset(("role", "content"))
 # Of a system message, whose effort holds for the turn that it stands in (`find_effort_of_turn`).
-_SYSTEM_MESSAGE: Final = _MESSAGE | {"output_config"}
-
-
+_SYSTEM_MESSAGE_FIELDS: Final = _MESSAGE_FIELDS | {"output_config"}
 # Fields of blocks and tools without an effect on the reply of a chat completion.
 _NO_EFFECT: Final = frozenset(
     (
-        *("cache_control", "citations", "caller"),
-        *("allowed_callers", "defer_loading", "eager_input_streaming", "input_examples"),
+        "cache_control",
+        "citations",
+        "caller",
+        "allowed_callers",
+        "defer_loading",
+        "eager_input_streaming",
+        "input_examples",
     )
 )
 
@@ -66,29 +69,29 @@ class FieldChecker:
         # The names of those without an effect, in the order in which they came.
         self.left_out: dict[str, None] = {}
 
-    def check(self, value: Json, read: frozenset[str], where: object) -> None:
-        """Refuses a field that is neither read nor known to have no effect. where: the path to `value`.
+    def check(self, value: Json, known: frozenset[str], where: object) -> None:
+        """Refuses a field that is neither in `known` nor without effect. where: the path to `value`.
 
         Raises: BadRequest.
         """
-        if self.is_lenient or read.issuperset(value):
+        if self.is_lenient or known.issuperset(value):
             return
         for key in value:
             if key in _NO_EFFECT:
                 self.left_out[key] = None
-            elif key not in read:
+            elif key not in known:
                 raise unsupported(f"{where}.{key}")
 
 
-class BlockPlace(Struct, frozen=True):
-    """The part of a request that a message of the chat completion is made of."""
+class MessageOrigin(Struct, frozen=True):
+    """The part of a request that a message of the chat completion is made of, by indexes."""
 
-    # The index of the message; -1: the system prompt.
+    # -1: the system prompt.
     message: int
     # The block with the person's words, before which a note goes; None: there is none.
-    words: int | None = None
-    # The block with the result of a call, where it is one.
-    result: int | None = None
+    words_block: int | None = None
+    # The block with the result of a call; None: it is no result.
+    result_block: int | None = None
 
 
 class ReadMessages(NamedTuple):
@@ -96,7 +99,7 @@ class ReadMessages(NamedTuple):
 
     messages: list[Json]
     # By message.
-    places: list[BlockPlace]
+    origins: list[MessageOrigin]
 
 
 def read_system(system: Any, checker: FieldChecker) -> list[str]:
@@ -131,19 +134,19 @@ def read_messages(messages: Any, checker: FieldChecker) -> ReadMessages:
     for index, message in enumerate(messages):
         reader.add(index, message)
     if not checker.is_lenient:
-        _check_calls(reader.messages, reader.places)
-    return ReadMessages(reader.messages, reader.places)
+        _check_calls(reader.messages, reader.origins)
+    return ReadMessages(reader.messages, reader.origins)
 
 
-def _check_calls(messages: Sequence[Json], places: Sequence[BlockPlace]) -> None:
+def _check_calls(messages: Sequence[Json], origins: Sequence[MessageOrigin]) -> None:
     """Refuses a call without its result in the user's next turn, and a result without its call. Raises: BadRequest.
 
     In a list that begins with results, memory may have their calls (append mode).
     """
-    # Calls without a result so far: by their ids, the indexes of their messages.
+    # Calls without a result so far: by their ids, the indexes of their messages. None: no reply came before.
     calls: dict[str, int] | None = None
     role_before = ""
-    for message, place in zip(messages, places, strict=True):
+    for message, origin in zip(messages, origins, strict=True):
         role = message["role"]
         if role == "system":
             continue
@@ -152,10 +155,10 @@ def _check_calls(messages: Sequence[Json], places: Sequence[BlockPlace]) -> None
                 _check_answered(calls or {})
                 calls = {}
             for call in message.get("tool_calls", ()):
-                calls[call["id"]] = place.message
+                calls[call["id"]] = origin.message
         elif role == "tool" and calls is not None and calls.pop(message["tool_call_id"], None) is None:
             raise invalid(
-                f"messages.{place.message}.content.{place.result}",
+                f"messages.{origin.message}.content.{origin.result_block}",
                 _NO_CALL.format(message["tool_call_id"][:80]),
             )
         role_before = role
@@ -164,7 +167,7 @@ def _check_calls(messages: Sequence[Json], places: Sequence[BlockPlace]) -> None
 
 def _check_answered(calls: Mapping[str, int]) -> None:
     for index in calls.values():
-        ids = ", ".join(id[:80] for id, at in calls.items() if at == index)
+        ids = ", ".join(id[:80] for id, message in calls.items() if message == index)
         raise invalid(f"messages.{index}", _NO_RESULT.format(ids))
 
 
@@ -173,7 +176,7 @@ class _MessageReader:
 
     def __init__(self, checker: FieldChecker) -> None:
         self.messages: list[Json] = []
-        self.places: list[BlockPlace] = []
+        self.origins: list[MessageOrigin] = []
         self._fields = checker
         # The paths to the message that is read, to its block, and to the part of a result in this block.
         self._message_path = ItemPath("", "messages", ".{}")
@@ -187,11 +190,11 @@ class _MessageReader:
             raise invalid(f"{where}", "Input should be a valid dictionary")
         role, content = message.get("role"), message.get("content")
         if content.__class__ is str and len(message) == 2 and (role == "user" or role == "assistant"):
-            # As most messages of most clients are.
+            # The fast path, for plain text: nearly all messages.
             is_words = role == "user" and not _is_reminder(content)
-            self._append({"role": role, "content": content}, BlockPlace(index, 0 if is_words else None))
+            self._append({"role": role, "content": content}, MessageOrigin(index, 0 if is_words else None))
             return
-        self._fields.check(message, _SYSTEM_MESSAGE if role == "system" else _MESSAGE, where)
+        self._fields.check(message, _SYSTEM_MESSAGE_FIELDS if role == "system" else _MESSAGE_FIELDS, where)
         if role not in ("user", "assistant", "system"):
             raise invalid(f"{where}.role", "Input should be 'user', 'assistant' or 'system'")
         if role == "system" and content in (None, []) and message.get("output_config") is not None:
@@ -203,31 +206,28 @@ class _MessageReader:
         if content == [] and not self._fields.is_lenient:
             raise invalid(f"{where}", f"{role} messages must have non-empty content")
         blocks = content if isinstance(content, list) else [{"type": "text", "text": content}]
-        for place, block in enumerate(blocks):
+        for number, block in enumerate(blocks):
             if not isinstance(block, dict) or not isinstance(block.get("type"), str):
-                raise invalid(f"{where}.content.{place}", "Input should be a valid dictionary with a `type`")
+                raise invalid(f"{where}.content.{number}", "Input should be a valid dictionary with a `type`")
         if role == "assistant":
-            self._append(self._translate_reply(blocks), BlockPlace(index))
+            self._append(self._translate_reply(blocks), MessageOrigin(index))
         elif role == "system":
-            texts = [
-                _read_text(block, f"{where}.content.{place}", self._fields)
-                for place, block in enumerate(blocks)
-            ]
-            if any(texts):
-                self._append(
-                    {"role": "system", "content": "\n\n".join(filter(None, texts))}, BlockPlace(index)
-                )
+            self._add_system_message(index, blocks)
         else:
             self._add_user_message(index, blocks)
+
+    def _add_system_message(self, index: int, blocks: list[Json]) -> None:
+        if texts := [text for text in self._read_texts(blocks, f"{self._message_path}.content") if text]:
+            self._append({"role": "system", "content": "\n\n".join(texts)}, MessageOrigin(index))
 
     def _add_user_message(self, index: int, blocks: list[Json]) -> None:
         parts: list[Json] = []
         where = self._block_path
-        for place, block in enumerate(blocks):
-            where.index = place
+        for number, block in enumerate(blocks):
+            where.index = number
             if block["type"] == "tool_result":
                 message, images = self._translate_result(block)
-                self._append(message, BlockPlace(index, result=place))
+                self._append(message, MessageOrigin(index, result_block=number))
                 parts += images
             else:
                 parts += self._translate_block(block, where)
@@ -236,18 +236,18 @@ class _MessageReader:
         # Nearly all clients send words as a text or as one block, and both are the same words.
         is_one_text = len(parts) == 1 and parts[0]["type"] == "text"
         content: str | list[Json] = parts[0]["text"] if is_one_text else parts
-        self._append({"role": "user", "content": content}, BlockPlace(index, find_words(blocks)))
+        self._append({"role": "user", "content": content}, MessageOrigin(index, find_words(blocks)))
 
     def _translate_reply(self, blocks: list[Json]) -> Json:
         text, calls = "", []
         where = self._block_path
-        for place, block in enumerate(blocks):
-            where.index = place
+        for number, block in enumerate(blocks):
+            where.index = number
             kind = block["type"]
             if kind == "text":
                 text += _read_text(block, where, self._fields)
             elif kind == "tool_use":
-                self._fields.check(block, _CALL, where)
+                self._fields.check(block, _CALL_FIELDS, where)
                 calls.append(_translate_call(block, where))
             elif kind in THOUGHTS:
                 self._fields.left_out["thinking"] = None
@@ -261,7 +261,7 @@ class _MessageReader:
     def _translate_result(self, block: Json) -> tuple[Json, list[Json]]:
         """Returns the tool's message, and the parts that have no place in it."""
         where = self._block_path
-        self._fields.check(block, _RESULT, where)
+        self._fields.check(block, _RESULT_FIELDS, where)
         id_, content = block.get("tool_use_id"), block.get("content")
         if not isinstance(id_, str):
             raise invalid(f"{where}.tool_use_id", "Field required")
@@ -280,12 +280,12 @@ class _MessageReader:
         """Returns the texts of a result. images: gets the parts that are no texts."""
         texts: list[str] = []
         where = self._part_path
-        for place, each in enumerate(parts):
-            where.index = place
+        for number, each in enumerate(parts):
+            where.index = number
             if not isinstance(each, dict):
                 raise invalid(f"{where}", "Input should be a valid dictionary")
             if each.get("type") == "tool_reference":
-                self._fields.check(each, _REFERENCE, where)
+                self._fields.check(each, _REFERENCE_FIELDS, where)
                 texts.append(str(each.get("tool_name") or ""))
                 continue
             for part in self._translate_block(each, where):
@@ -301,13 +301,13 @@ class _MessageReader:
             case "text":
                 return [{"type": "text", "text": _read_text(block, where, self._fields)}]
             case "image":
-                self._fields.check(block, _IMAGE, where)
+                self._fields.check(block, _IMAGE_FIELDS, where)
                 return [self._translate_image(block, where)]
             case "document":
-                self._fields.check(block, _DOCUMENT, where)
+                self._fields.check(block, _DOCUMENT_FIELDS, where)
                 return self._translate_document(block, where)
             case "search_result":
-                self._fields.check(block, _SEARCH, where)
+                self._fields.check(block, _SEARCH_FIELDS, where)
                 return [{"type": "text", "text": self._translate_search_result(block, where)}]
             case kind:
                 if not self._fields.is_lenient:
@@ -318,7 +318,7 @@ class _MessageReader:
         source = block.get("source")
         if not isinstance(source, dict):
             return {}
-        self._fields.check(source, _SOURCE, f"{where}.source")
+        self._fields.check(source, _SOURCE_FIELDS, f"{where}.source")
         return source
 
     def _translate_image(self, block: Json, where: object) -> Json:
@@ -364,11 +364,11 @@ class _MessageReader:
     def _read_texts(self, blocks: Any, where: str) -> list[str]:
         if not isinstance(blocks, list):
             raise invalid(where, "Input should be a valid list")
-        return [_read_text(each, f"{where}.{place}", self._fields) for place, each in enumerate(blocks)]
+        return [_read_text(each, f"{where}.{number}", self._fields) for number, each in enumerate(blocks)]
 
-    def _append(self, message: Json, place: BlockPlace) -> None:
+    def _append(self, message: Json, origin: MessageOrigin) -> None:
         self.messages.append(message)
-        self.places.append(place)
+        self.origins.append(origin)
 
 
 def find_effort_of_turn(messages: Sequence[Any], checker: FieldChecker) -> Any:
@@ -397,12 +397,10 @@ def _is_tool_results(content: Any) -> bool:
 
 def find_words(blocks: list[Any]) -> int | None:
     """Returns the index of the block where a person's words begin, after results and reminders; None: nowhere."""
-    for place, block in enumerate(blocks):
-        kind, text = block.get("type"), block.get("text")
-        if kind == "tool_result" or (kind == "text" and isinstance(text, str) and _is_reminder(text)):
-            continue
-        if kind == "text":
-            return place
+    for number, block in enumerate(blocks):
+        text = block.get("text")
+        if block.get("type") == "text" and not (isinstance(text, str) and _is_reminder(text)):
+            return number
     return None
 
 
@@ -420,7 +418,7 @@ def _read_text(block: Any, where: object, checker: FieldChecker) -> str:
         if checker.is_lenient:
             return ""
         raise invalid(f"{where}.type", "Input should be 'text'")
-    checker.check(block, _TEXT, where)
+    checker.check(block, _TEXT_FIELDS, where)
     text = block.get("text")
     if not isinstance(text, str):
         raise invalid(f"{where}.text", "Input should be a valid string")

@@ -20,7 +20,7 @@ from adapters.claude.request import BINDING_BETA
 from adapters.types import Json
 from gateway.core.request.edit import BodyEdit
 from gateway.core.request.native_body import NO_ADDITIONS, MessageThread, NativeAdditions, UpstreamBody
-from gateway.dialects.messages.content import THOUGHTS, BlockPlace
+from gateway.dialects.messages.content import THOUGHTS, MessageOrigin
 
 _CHOICES: Final = {"none": "none", "auto": "auto", "required": "any"}
 _MARK: Final = "cache_control"
@@ -32,14 +32,14 @@ class NativeMessages(Struct, frozen=True):
     raw: bytes
     json: Json
     # For each message of the chat completion that memory reads.
-    places: Sequence[BlockPlace]
+    origins: Sequence[MessageOrigin]
     path: str
     # Returns the body with another model's name.
     with_model: Callable[[str], bytes]
     thread: MessageThread | None = None
 
     def with_messages_before(self, count: int) -> NativeMessages:
-        return replace(self, places=[*([BlockPlace(-1)] * count), *self.places])
+        return replace(self, origins=[*([MessageOrigin(-1)] * count), *self.origins])
 
     def render(self, model: str, additions: NativeAdditions = NO_ADDITIONS) -> UpstreamBody:
         """Returns the request for the upstream."""
@@ -97,7 +97,7 @@ class NativeMessages(Struct, frozen=True):
         """Returns the messages for the upstream: the same list where nothing is added or left out."""
         messages: list[Json] = self.json["messages"]
         replacements = {
-            self.places[index].message: replacement
+            self.origins[index].message: replacement
             for index, replacement in additions.replacements.items()
             # A reply of one round is the client's own, with the thoughts that it still has.
             if len(replacement) > 1
@@ -131,21 +131,21 @@ class NativeMessages(Struct, frozen=True):
         """Returns notes by the messages that they go into, each with the block before which it stands."""
         placed = {}
         for index, note in notes.items():
-            place = self.places[index]
-            if note and place.words is not None:
-                placed[place.message] = place.words, note
+            origin = self.origins[index]
+            if note and origin.words_block is not None:
+                placed[origin.message] = origin.words_block, note
         return placed
 
     def _place_dropped(self, dropped: Set[int]) -> tuple[set[int], dict[int, set[int]]]:
         """Returns the messages of which all parts are left out, and of others the results that are."""
-        left = {place.message for index, place in enumerate(self.places) if index not in dropped}
+        left = {origin.message for index, origin in enumerate(self.origins) if index not in dropped}
         messages: set[int] = set()
         results: dict[int, set[int]] = {}
-        for place in (self.places[index] for index in dropped):
-            if place.message not in left:
-                messages.add(place.message)
-            elif place.result is not None:
-                results.setdefault(place.message, set()).add(place.result)
+        for origin in (self.origins[index] for index in dropped):
+            if origin.message not in left:
+                messages.add(origin.message)
+            elif origin.result_block is not None:
+                results.setdefault(origin.message, set()).add(origin.result_block)
         return messages, results
 
     # Thoughts
@@ -205,8 +205,8 @@ def _split_note(message: Json, note: str) -> Json:
 def _translate_to_turns(messages: Sequence[Json]) -> list[Json]:
     """Returns messages of a chat completion as turns: the results of a reply's calls are one."""
     turns: list[Json] = []
-    for place, message in enumerate(messages):
-        where, role = f"messages[{place}]", message.get("role")
+    for index, message in enumerate(messages):
+        where, role = f"messages[{index}]", message.get("role")
         if role == "assistant":
             blocks = assistant_blocks(message, where)
         elif role == "tool":

@@ -22,8 +22,8 @@ from gateway.core.request.request_headers import RawHeaders, header_text
 from gateway.dialects.chat.parse import make_chat_request
 from gateway.dialects.fields import check_depth, check_length, read_object, repeated_keys
 from gateway.dialects.messages.content import (
-    BlockPlace,
     FieldChecker,
+    MessageOrigin,
     ReadMessages,
     find_effort_of_turn,
     read_attribution,
@@ -66,7 +66,7 @@ class MessagesRequest(Struct, frozen=True):
     # The request as a chat completion.
     chat: ChatRequest
     # For each message of `chat`.
-    places: Sequence[BlockPlace]
+    origins: Sequence[MessageOrigin]
 
 
 def parse_body(body: bytes) -> Json:
@@ -119,7 +119,7 @@ def read_request(
     system = read_system(json.get("system"), checker)
     head: list[Json] = [{"role": "system", "content": "\n\n".join(system)}] if system else []
     conversation = ReadMessages(
-        [*head, *translated.messages], [*([BlockPlace(-1)] * len(head)), *translated.places]
+        [*head, *translated.messages], [*([MessageOrigin(-1)] * len(head)), *translated.origins]
     )
     chat, metadata = _translate_fields(json, conversation.messages, checker, has_limit=has_limit)
     request = make_chat_request(orjson.dumps(chat), chat, conversation.messages)
@@ -135,7 +135,7 @@ def read_request(
         request.side_request = SUB_AGENT
     elif json.get("max_tokens") == 1 and "conversation_id" in metadata:
         request.side_request = PROBE
-    return MessagesRequest(body, json, request, conversation.places)
+    return MessagesRequest(body, json, request, conversation.origins)
 
 
 def read_thread(json: Json) -> MessageThread | None:

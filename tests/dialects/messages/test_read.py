@@ -109,9 +109,9 @@ def test_a_field_of_another_form_is_refused_or_read(path: tuple[Any, ...], is_le
         except BadRequest:
             continue
         assert request.chat.messages
-        assert len(request.places) == len(request.chat.messages)
+        assert len(request.origins) == len(request.chat.messages)
         if is_lenient:
-            native = NativeMessages(body, json, request.places, "/messages", partial(_unchanged, body))
+            native = NativeMessages(body, json, request.origins, "/messages", partial(_unchanged, body))
             assert native.render("m").body == body
 
 
