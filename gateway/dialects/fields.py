@@ -87,24 +87,22 @@ class _OutermostKeys:
         self.keys = [key for key, _ in pairs]
 
 
-class ItemPath:
+class ItemPath(msgspec.Struct):
     """The path to an item of a list, as errors name it. Who reads the list sets the index, and `str` gives the path.
 
     It is written out for errors alone, which most requests have none of.
-
-    parent: the path to the object with the list; "": it is the body.
-    key: of the list, after what separates it from `parent`.
-    form: of an item's index.
     """
 
-    def __init__(self, parent: object, key: str, form: str = "[{}]") -> None:
-        self._parent = parent
-        self.key = key
-        self._form = form
-        self.index = 0
+    # The path to the object with the list; "": it is the body.
+    parent: object
+    # The name of the list, after what separates it from `parent`.
+    key: str
+    # How the index of an item is written.
+    form: str = "[{}]"
+    index: int = 0
 
     def __str__(self) -> str:
-        return f"{self._parent}{self.key}{self._form.format(self.index)}"
+        return f"{self.parent}{self.key}{self.form.format(self.index)}"
 
 
 def check_length(param: str, items: list[Any], most: int) -> None:

@@ -70,7 +70,7 @@ def make_chat_request(body: bytes, json: dict[str, Any], messages: list[dict[str
             check_depth(key, [json[key]])
     stream_options = read_optional(json, "stream_options", dict)
     max_tokens_key = next((key for key in LIMITS if json.get(key) is not None), None)
-    tools, functions = _read_tools(json, "tools"), _read_tools(json, "functions")
+    tools = [*_read_tools(json, "tools"), *_read_tools(json, "functions")]
     read_optional(json, "response_format", dict)
     count = read_integer(json, "n")
     if count is not None and count < 1:
@@ -82,8 +82,8 @@ def make_chat_request(body: bytes, json: dict[str, Any], messages: list[dict[str
         messages=messages,
         stream=read_optional(json, "stream", bool) or False,
         wants_usage=stream_options is not None and stream_options.get("include_usage") is True,
-        tools=(*_tool_names(tools), *_tool_names(functions)),
-        has_tools=bool(tools or functions),
+        tools=tuple(_tool_names(tools)),
+        has_tools=bool(tools),
         n=1 if count is None else count,
         max_tokens=None if max_tokens_key is None else read_integer(json, max_tokens_key),
         max_tokens_key=max_tokens_key,

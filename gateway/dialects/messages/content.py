@@ -8,7 +8,7 @@ completion; a reply is one message in both. Thoughts are left out: chat completi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import orjson
 from msgspec import Struct
@@ -42,6 +42,7 @@ _RESULT_FIELDS: Final = frozenset(("type", "tool_use_id", "content", "is_error")
 _REFERENCE_FIELDS: Final = frozenset(("type", "tool_name"))
 _SOURCE_FIELDS: Final = frozenset(("type", "media_type", "data", "url", "content", "file_id"))
 _MESSAGE_FIELDS: Final = frozenset(("role", "content"))
+_TURN_CONFIG_FIELDS: Final = frozenset(("effort",))
 # Of a system message, whose effort holds for the turn that it stands in (`find_effort_of_turn`).
 _SYSTEM_MESSAGE_FIELDS: Final = _MESSAGE_FIELDS | {"output_config"}
 # Fields of blocks and tools without an effect on the reply of a chat completion.
@@ -94,7 +95,7 @@ class MessageOrigin(Struct, frozen=True):
     result_block: int | None = None
 
 
-class ReadMessages(NamedTuple):
+class ReadMessages(Struct, frozen=True):
     """The messages of a request as those of a chat completion."""
 
     messages: list[Json]
@@ -383,7 +384,7 @@ def find_effort_of_turn(messages: Sequence[Any], checker: FieldChecker) -> Any:
             where = f"messages.{index}.output_config"
             if not isinstance(config, dict):
                 raise invalid(where, "Input should be a valid dictionary")
-            checker.check(config, frozenset(("effort",)), where)
+            checker.check(config, _TURN_CONFIG_FIELDS, where)
             if config.get("effort") is not None:
                 return config["effort"]
         elif message.get("role") == "user" and not _is_tool_results(message.get("content")):

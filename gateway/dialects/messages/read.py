@@ -8,7 +8,7 @@ leaving it out would change the answer, and named in `x-mnemogate-consumed` wher
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import orjson
@@ -24,7 +24,6 @@ from gateway.dialects.fields import check_depth, check_length, read_object, repe
 from gateway.dialects.messages.content import (
     FieldChecker,
     MessageOrigin,
-    ReadMessages,
     find_effort_of_turn,
     read_attribution,
     read_messages,
@@ -41,6 +40,8 @@ _SUB_AGENT_MARK: Final = "cc_is_subagent=true"
 _BETA: Final = b"anthropic-beta"
 # Fields without an effect on the reply of a chat completion.
 _NO_EFFECT: Final = ("cache_control", "thinking", "service_tier", "inference_geo")
+# Those that a reply's header names, in this order.
+_NAMED: Final = (*_NO_EFFECT, "context_management")
 _READ: Final = frozenset(
     (
         *("model", "messages", "system", "max_tokens", "stop_sequences", "temperature", "top_p", "metadata"),
@@ -48,9 +49,16 @@ _READ: Final = frozenset(
     )
 )
 _KNOWN: Final = _READ.union(_NO_EFFECT)
+# The fields that are read of each.
+_METADATA: Final = frozenset(("user_id",))
+_OUTPUT_CONFIG: Final = frozenset(("effort", "format"))
+_FORMAT: Final = frozenset(("type", "schema"))
+_MANAGEMENT: Final = frozenset(("edits",))
 _TOOL: Final = frozenset(("type", "name", "description", "input_schema", "strict"))
 _CHOICES: Final = {"auto": "auto", "any": "required", "none": "none"}
 _CHOICE: Final = frozenset(("type", "name", "disable_parallel_tool_use"))
+# Fields that a request of this API has to have, and a chat completion has not.
+_ADDED: Final = frozenset(("max_tokens",))
 _CLEARS_THOUGHTS: Final = "clear_thinking_"
 # `user_<device>_account_<uuid or nothing>_session_<uuid>`, as older versions of Claude Code name their user.
 _OLDER_USER: Final = re.compile(r"user_([0-9a-zA-Z]+)_account_([0-9a-zA-Z-]*)_session_([0-9a-zA-Z-]+)")
@@ -116,26 +124,24 @@ def read_request(
             "messages",
             "This model does not support assistant message prefill. The conversation must end with a user message.",
         )
-    system = read_system(json.get("system"), checker)
-    head: list[Json] = [{"role": "system", "content": "\n\n".join(system)}] if system else []
-    conversation = ReadMessages(
-        [*head, *translated.messages], [*([MessageOrigin(-1)] * len(head)), *translated.origins]
-    )
-    chat, metadata = _translate_fields(json, conversation.messages, checker, has_limit=has_limit)
-    request = make_chat_request(orjson.dumps(chat), chat, conversation.messages)
+    if system := read_system(json.get("system"), checker):
+        translated.messages.insert(0, {"role": "system", "content": "\n\n".join(system)})
+        translated.origins.insert(0, MessageOrigin(-1))
+    chat, metadata = _translate_fields(json, translated.messages, checker, has_limit=has_limit)
+    request = make_chat_request(orjson.dumps(chat), chat, translated.messages)
     request.wants_usage = True
     # Chat completions have a newer name for it, which models that refuse this one take.
-    request.added_fields = (
-        frozenset(("max_tokens",)) if request.max_tokens_key == "max_tokens" else frozenset()
-    )
-    request.consumed = () if is_lenient else _names_left_out(json, headers, checker)
+    if request.max_tokens_key == "max_tokens":
+        request.added_fields = _ADDED
+    by_name = dict(headers)
+    request.consumed = () if is_lenient else _names_left_out(json, by_name, checker)
     own = {key: value for key, value in json.items() if key not in _READ}
     request.dialect_fields = {"user": None, **own, "metadata": metadata}
-    if _is_sub_agent(json, headers):
+    if _is_sub_agent(json, by_name):
         request.side_request = SUB_AGENT
     elif json.get("max_tokens") == 1 and "conversation_id" in metadata:
         request.side_request = PROBE
-    return MessagesRequest(body, json, request, conversation.origins)
+    return MessagesRequest(body, json, request, translated.origins)
 
 
 def read_thread(json: Json) -> MessageThread | None:
@@ -168,7 +174,7 @@ def _translate_fields(
             _add_limits(chat, json)
         if not checker.is_lenient:
             _check_context_management(json.get("context_management"), checker)
-            checker.check(json.get("metadata") or {}, frozenset(("user_id",)), "metadata")
+            checker.check(json.get("metadata") or {}, _METADATA, "metadata")
     except BadRequest:
         if not checker.is_lenient:
             raise
@@ -257,7 +263,7 @@ def _add_output_config(chat: Json, json: Json, checker: FieldChecker) -> None:
     if not isinstance(config, dict):
         raise invalid("output_config", "Input should be a valid dictionary")
     effort = config.get("effort")
-    checker.check(config, frozenset(("effort", "format")), "output_config")
+    checker.check(config, _OUTPUT_CONFIG, "output_config")
     if not checker.is_lenient:
         effort = find_effort_of_turn(json["messages"], checker) or effort
     if effort is not None:
@@ -267,7 +273,7 @@ def _add_output_config(chat: Json, json: Json, checker: FieldChecker) -> None:
         return
     if not isinstance(form, dict) or form.get("type") != "json_schema":
         raise invalid("output_config.format.type", "Input should be 'json_schema'")
-    checker.check(form, frozenset(("type", "schema")), "output_config.format")
+    checker.check(form, _FORMAT, "output_config.format")
     schema = {"name": "output", "schema": form.get("schema"), "strict": True}
     chat["response_format"] = {"type": "json_schema", "json_schema": schema}
 
@@ -278,7 +284,7 @@ def _check_context_management(management: Any, checker: FieldChecker) -> None:
         return
     if not isinstance(management, dict):
         raise invalid("context_management", "Input should be a valid dictionary")
-    checker.check(management, frozenset(("edits",)), "context_management")
+    checker.check(management, _MANAGEMENT, "context_management")
     edits = management.get("edits") or []
     if not isinstance(edits, list):
         raise invalid("context_management.edits", "Input should be a valid list")
@@ -321,17 +327,17 @@ def _read_user(metadata: Any) -> Json:
     return {"user_id": user}
 
 
-def _names_left_out(json: Json, headers: RawHeaders, checker: FieldChecker) -> tuple[str, ...]:
+def _names_left_out(json: Json, headers: Mapping[bytes, bytes], checker: FieldChecker) -> tuple[str, ...]:
     """Returns the names of what a chat completion has no need of. checker: has checked all of the request."""
-    names = {key: None for key in (*_NO_EFFECT, "context_management") if json.get(key) is not None}
-    if _BETA in dict(headers):
+    names = {key: None for key in _NAMED if json.get(key) is not None}
+    if _BETA in headers:
         names[_BETA.decode()] = None
     return tuple(names | checker.left_out)
 
 
-def _is_sub_agent(json: Json, headers: RawHeaders) -> bool:
+def _is_sub_agent(json: Json, headers: Mapping[bytes, bytes]) -> bool:
     """Returns whether a model has written this request to a sub-agent of Claude Code's."""
     if _SUB_AGENT_MARK in read_attribution(json.get("system")):
         return True
-    named = dict(headers).get(_SUB_AGENT_HEADER, b"")
+    named = headers.get(_SUB_AGENT_HEADER, b"")
     return bool(header_text(named, _SUB_AGENT_HEADER.decode()).strip())

@@ -12,7 +12,6 @@ from typing import Any
 
 import orjson
 from msgspec import Struct
-from msgspec.structs import replace
 
 from adapters.types import Json
 from gateway.core.json_limits import is_too_deep
@@ -215,7 +214,7 @@ def _read_messages(
     items = json.get("input")
     if items is None and not needs_input:
         items = []
-    if not isinstance(items, str | list):
+    if not isinstance(items, (str, list)):
         raise missing("input") if items is None else wrong_type("input", "a string or an array", items)
     if isinstance(items, list):
         check_length("input", items, max_messages - 1)
@@ -227,7 +226,6 @@ def _read_messages(
     if isinstance(items, list):
         head += summaries_in(items)
     read = read_items(items, len(head), upstream_tools=upstream_tools, items_before=len(waiting))
-    messages = [*head, *read.messages]
     if needs_input and not read.messages:
         raise BadRequest("Invalid 'input': there is no message in it.", param="input", code="empty_array")
     previous = read_optional(json, "previous_response_id", str)
@@ -238,8 +236,10 @@ def _read_messages(
         read.references.insert(
             0, Reference(len(head), previous, *parse_turn_names(previous), param, is_path=True)
         )
-    # A chat completion has at least one.
-    return replace(read, messages=messages or [{"role": "user", "content": ""}])
+    read.messages[:0] = head
+    if not read.messages:  # a chat completion has at least one
+        read.messages.append({"role": "user", "content": ""})
+    return read
 
 
 def read_conversation_id(json: Json) -> str | None:

@@ -388,7 +388,7 @@ def read_call(item: Json, where: object, upstream_tools: UpstreamTools) -> Json:
         return {"id": id, "type": "function", "function": {"name": name, "arguments": text}}
     key = {"tool_search_call": "arguments", "apply_patch_call": "operation"}.get(kind, "action")
     value = item.get(key)
-    if not isinstance(value, dict | str):
+    if not isinstance(value, (dict, str)):
         raise missing(f"{where}.{key}") if value is None else wrong_type(f"{where}.{key}", "an object", value)
     if isinstance(value, dict):
         own = {
