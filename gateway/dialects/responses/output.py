@@ -136,7 +136,10 @@ class MessageItem(Item):
         if not self._parts or self._parts[-1].kind != kind:
             self._end_part()
             self._parts.append(_Part(kind))
-            self.emit("content_part.added", content_index=len(self._parts) - 1, part=self._parts[-1].json())
+            if self._emit is not None:
+                self.emit(
+                    "content_part.added", content_index=len(self._parts) - 1, part=self._parts[-1].json()
+                )
         return self._parts[-1]
 
     def _end_part(self) -> None:
