@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -25,6 +25,8 @@ class RequestBody(Struct, frozen=True):
     stream: bool = False
     # All fields as they are written.
     members: Mapping[str, msgspec.Raw] = {}
+    # The keys that are in it more than once; parsers differ in which one they take.
+    repeated_keys: Sequence[str] = ()
 
     def value(self, key: str) -> Any:
         """Returns the value of a field; None where there is none, or one that cannot be read."""
@@ -61,9 +63,11 @@ def read_request_body(raw: bytes) -> RequestBody:
     except (msgspec.DecodeError, orjson.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(f"We could not parse the JSON body of your request: {error}") from error
     # Upstreams differ in which of two fields they take; the route and the upstream must mean the same one.
-    if "model" in repeated_keys(raw, members):
+    repeated = repeated_keys(raw, members)
+    if "model" in repeated:
         raise BadRequest("Duplicate key in the request body: `model`.", param="model")
-    return RequestBody(raw, model or None, bytes(members.get("stream", b"null")) == b"true", members)
+    is_stream = bytes(members.get("stream", b"null")) == b"true"
+    return RequestBody(raw, model or None, is_stream, members, repeated)
 
 
 def _may_repeat(raw: bytes) -> bool:

@@ -210,7 +210,10 @@ class ResponsesPath(ForwardedPath):
     ) -> tuple[ResponsesRequest, ResponseConversation | None]:
         """Returns a request, and the conversation of the gateway's own that it names. Raises: GatewayError."""
         upstream_tools, most = self._upstream_tools(head, parsed, scope), self.chats.settings.max_messages
-        read = partial(parse, bytes(parsed.raw), most, upstream_tools, needs_input=self.makes_response)
+        read = partial(
+            parse, bytes(parsed.raw), most, upstream_tools,
+            needs_input=self.makes_response, repeated_keys=parsed.repeated_keys,
+        )  # fmt: skip
         request = read()
         id = request.conversation
         if id is not None and is_gateway_id(id):

@@ -139,7 +139,7 @@ def read_native(body: bytes, path: str, max_messages: int) -> NativeResponse | N
 def _read(body: bytes, path: str, max_messages: int) -> NativeResponse | None:
     json = read_object(body)
     items, instructions = json.get("input"), read_optional(json, "instructions", str)
-    if not isinstance(items, str | list) or any(json.get(key) for key in _OPENAI_ONLY):
+    if not isinstance(items, (str, list)) or any(json.get(key) for key in _OPENAI_ONLY):
         return None
     if len(items) > max_messages and isinstance(items, list):
         return None

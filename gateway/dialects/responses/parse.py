@@ -25,7 +25,6 @@ from gateway.dialects.fields import (
     read_integer,
     read_object,
     read_optional,
-    repeated_keys,
     wrong_type,
 )
 from gateway.dialects.responses.codex import codex_side_request
@@ -117,17 +116,19 @@ def parse(
     waiting: Sequence[Json] = (),
     *,
     needs_input: bool = True,
+    repeated_keys: Sequence[str] = (),
 ) -> ResponsesRequest:
     """Reads a request's body.
 
     upstream_tools: what its upstreams take of tools.
     waiting: items of its conversation that come before its input.
     needs_input: without any it is an error.
+    repeated_keys: the keys that are in the body more than once.
 
     Raises: BadRequest, BodyTooLarge.
     """
     json = read_object(body)
-    _check_fields(json, body)
+    _check_fields(json, repeated_keys)
     read = _read_messages(json, max_messages, upstream_tools, waiting, needs_input=needs_input)
     included = check_included(_strings(json, "include"))
     tools = read_tools(json, upstream_tools, read.left_out)
@@ -164,7 +165,7 @@ def parse(
     )
 
 
-def _check_fields(json: Json, body: bytes) -> None:
+def _check_fields(json: Json, repeated_keys: Sequence[str]) -> None:
     """Checks which fields a body has, their types and their depth. Raises: BadRequest."""
     for key in _OPENAI_ONLY:
         if json.get(key) is not None:
@@ -183,7 +184,7 @@ def _check_fields(json: Json, body: bytes) -> None:
         for key, value in json.items():
             check_depth(key, [[[[value]]]])
     # Whoever let the request through on its way here may have read the other one.
-    for key in repeated_keys(body):
+    for key in repeated_keys:
         raise BadRequest(f"Duplicate key in the request body: `{key[:60]}`.", param=key[:60])
     _positive_number(json, "max_tool_calls")
     read_metadata(json)
