@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from msgspec import Struct
 
-# Rows that one transaction writes, so that no turn waits long after it.
+# Rows that one transaction writes, so that no turn waits long behind it.
 ROWS_AT_ONCE: Final = 500
 
 
@@ -45,22 +45,22 @@ SHOWN_COUNTERS: Final = (
     "background_output_tokens",
     "batch_input_tokens",
     "batch_output_tokens",
-    "cost",
+    "cost",  # in billionths of the currency
     "unpriced_tokens",
 )
-# All in the order in which they stand in a row. answered: of the requests, those that a model answered, in full or in
-# part, and those that ask none: what a limit on requests of a day or a month counts.
+# All, in the order in which they stand in a row. A limit on the requests of a day or a month counts `answered`: those
+# that a model answered, in full or in part, and those that ask no model.
 COUNTERS: Final = (*SHOWN_COUNTERS, "answered")
 
 
 class UsageQuery(Struct, frozen=True):
     """A question for sums of counters."""
 
-    # Names of `UsageKey`'s fields, by which the sums are apart, and in whose order they are sorted.
+    # The fields of `UsageKey` to group by. The page is sorted by them, in this order.
     by: tuple[str, ...]
     # Days since the epoch, both included.
-    first: int
-    last: int
+    first_day: int
+    last_day: int
     # Values of `UsageKey`'s fields, by their names.
     only: Sequence[tuple[str, str | int]] = ()
     # The values of `by` after which the page begins.
@@ -69,9 +69,10 @@ class UsageQuery(Struct, frozen=True):
 
 
 class UsageSum(Struct, frozen=True):
-    """The counters of all rows that share the values of a query's `by`."""
+    """The sums of the counters of one group."""
 
-    by: tuple[str | int, ...]
+    # The values of the fields that the query groups by.
+    group: tuple[str | int, ...]
     # In the order of COUNTERS.
     counters: tuple[int, ...]
 
@@ -85,13 +86,13 @@ class UsageLimit(Struct, frozen=True):
     key: int | None
     # Of this user alone; EACH_USER: of each one by itself; None: of all together.
     user: str | None
-    # requests, tokens (input and output), cost, or concurrent.
+    # requests, tokens (input and output), cost, or concurrent: requests that are under way at a time.
     unit: str
-    # minute, day or month, by the calendar of UTC; None of what is under way at a time.
+    # minute, day or month, by the calendar of UTC; None where `unit` is concurrent.
     per: str | None
-    # Of cost in the currency of the prices.
+    # How many of the unit are allowed; of cost, in the currency of the prices and not in billionths.
     most: float
-    # REFUSE, or the name of the model that answers in place of the one that was asked.
+    # What happens above it: REFUSE, or the name of the model that answers in place of the one that was asked.
     then: str
 
 

@@ -41,13 +41,13 @@ class Usage(Group):
     async def sums(self, connection: Connection, query: UsageQuery) -> list[UsageSum]:
         """Returns the sums that a query asks for, in the order of its `by`."""
         end = await _find_page_end(connection, query)
-        names, days = _condition_names(query), range(query.first, query.last + 1)
+        names, days = _condition_names(query), range(query.first_day, query.last_day + 1)
         # The counters of one user are looked up day by day, instead of among those of all.
         is_listed = {"project", "user"} <= {*names} and len(days) <= _LISTED_DAYS
         statement = _sums_statement(
             query.by, names, query.after is not None, end is not None, len(days) if is_listed else 0
         )
-        of_days = days if is_listed else (query.first, query.last)
+        of_days = days if is_listed else (query.first_day, query.last_day)
         values, size = [*of_days, *_condition_values(query), *(end or ())], len(query.by)
         return [
             UsageSum(tuple(row[:size]), tuple(row[size:]))
@@ -153,9 +153,9 @@ async def _find_page_end(connection: Connection, query: UsageQuery) -> Row | Non
     To add up what the page does not show takes most of the time of a long query. All days together have at least as
     many sums up to some values as one day has: so the end is looked up in a single day.
     """
-    if query.last - query.first < _LONG_DAYS or not query.by:
+    if query.last_day - query.first_day < _LONG_DAYS or not query.by:
         return None
-    for day in (query.last - 1, query.first):
+    for day in (query.last_day - 1, query.first_day):
         statement = _page_end_statement(query.by, _condition_names(query), query.after is not None)
         values = (day, *_condition_values(query), query.limit - 1)
         if (row := await connection.row(statement, values)) is not None:

@@ -1,7 +1,7 @@
 """Fillers: sentences before a tool runs ("Let me look."), which the reader hears and memory must not store.
 
 They are a part of the reply, because the client sends the reply back and is recognised by it. A private field of the
-reply has where in its text they stand, by which recall, summaries and learning leave them out.
+reply records where in its text they stand, and recall, summaries and learning leave them out.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ def with_filler_spans(message: WireMessage, spans: Spans) -> WireMessage:
 
 
 def without_fillers(message: WireMessage) -> WireMessage:
-    """Returns the reply with what the agent had to say alone."""
+    """Returns the reply without its fillers."""
     if PRIVATE not in message or not (spans := filler_spans(message)):
         return message
-    text, own, at = text_of(message), "", 0
+    text, rest, position = text_of(message), "", 0
     for start, end in spans:
-        own, at = _joined(own, text[at:start]), max(at, end)
-    return {**message, "content": _joined(own, text[at:])}
+        rest, position = _joined(rest, text[position:start]), max(position, end)
+    return {**message, "content": _joined(rest, text[position:])}
 
 
 def without_fillers_and_thoughts(message: WireMessage) -> WireMessage:
@@ -53,37 +53,37 @@ def without_fillers_and_thoughts(message: WireMessage) -> WireMessage:
 
 
 def _joined(before: str, after: str) -> str:
+    """Joins what stood around a filler, without white space at the beginning and without a double one between."""
     return before + (after if before and not before[-1].isspace() else after.lstrip())
 
 
-def with_fillers_from(message: WireMessage, old: Mapping[str, Any]) -> WireMessage:
-    """Returns the form in which a reply came back, with the fillers of the old one as far as it begins like that.
+def with_fillers_of(message: WireMessage, stored: Mapping[str, Any]) -> WireMessage:
+    """Returns the client's copy of a reply with the fillers of the stored one, as far as both texts agree.
 
     White space, punctuation and case make no difference: what was spoken comes back as a transcript.
     """
-    spans = filler_spans(old)
+    spans = filler_spans(stored)
     if not spans:
         return message
     text = text_of(message)
-    if text == text_of(old):  # as nearly always; each turn asks this of each reply with a hidden round
+    if text == text_of(stored):  # as nearly always; each turn asks this of each reply with a hidden round
         return with_filler_spans(message, spans)
-    places = [i for i, char in enumerate(text) if _is_word(char)]
-    words = [(i, char) for i, char in enumerate(text_of(old)) if _is_word(char)]
-    # Pairs of places of the same characters, up to the first that differ.
-    same = takewhile(
-        lambda pair: pair[0][1].lower() == text[pair[1]].lower(), zip(words, places, strict=False)
+    # Offsets of the letters and digits of both texts.
+    offsets = [i for i, char in enumerate(text) if char.isalnum()]
+    stored_text = text_of(stored)
+    stored_offsets = [i for i, char in enumerate(stored_text) if char.isalnum()]
+    pairs = takewhile(
+        lambda pair: stored_text[pair[0]].lower() == text[pair[1]].lower(),
+        zip(stored_offsets, offsets, strict=False),
     )
-    at = {old_place: n for n, ((old_place, _), _) in enumerate(same)}
+    # Offset in the stored text -> index in `offsets`, up to the first characters that differ.
+    index_of = {stored_offset: n for n, (stored_offset, _) in enumerate(pairs)}
     found: Spans = []
     for start, end in spans:
-        spoken = [at[i] for i in range(start, end) if i in at]
+        spoken = [index_of[i] for i in range(start, end) if i in index_of]
         if spoken:
-            # Punctuation after the last word belongs to it.
-            next_place = spoken[-1] + 1
-            stop = places[next_place] if next_place < len(places) else len(text)
-            found.append((places[spoken[0]] if start else 0, len(text[:stop].rstrip())))
+            # The filler reaches to the next letter, so that the punctuation after its last word belongs to it.
+            following = spoken[-1] + 1
+            stop = offsets[following] if following < len(offsets) else len(text)
+            found.append((offsets[spoken[0]] if start else 0, len(text[:stop].rstrip())))
     return with_filler_spans(message, found)
-
-
-def _is_word(char: str) -> bool:
-    return char.isalnum()

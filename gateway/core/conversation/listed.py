@@ -14,7 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import WireMessage, has_calls, text_of, without_space
-from gateway.core.conversation.fillers import with_fillers_from, without_fillers
+from gateway.core.conversation.fillers import with_fillers_of, without_fillers
 from gateway.core.conversation.private import LEGACY_OWN_LENGTH, with_private, without_private_fields
 from storage.records import Exchange, State
 
@@ -155,7 +155,7 @@ def cut_short(exchange: Exchange, text: str) -> Exchange:
     shown_reply, full = orjson.loads(exchange.shown_reply or b"{}"), _full(exchange)
     messages = list(full.get("messages") or ())
     place = _reply_place(full)
-    shown = with_fillers_from(
+    shown = with_fillers_of(
         {**without_private_fields(shown_reply, "fillers"), "content": text or None}, shown_reply
     )
     if (messages[place] if messages else shown_reply).get("tool_calls") and not _speaks(messages[place:]):

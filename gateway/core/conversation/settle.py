@@ -23,7 +23,7 @@ from gateway.core.conversation.canonical import (
     visible_reply,
     without_space,
 )
-from gateway.core.conversation.fillers import with_fillers_from
+from gateway.core.conversation.fillers import with_fillers_of
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match import MemoryUse, Query
 from gateway.core.conversation.plan import (
@@ -408,7 +408,7 @@ def _amend(tree: Tree, plan: Plan, amendment: Amendment) -> None:
         messages = listing.messages[start:end]
         shown_reply = visible_reply(messages) if len(messages) > 1 else messages[0]
         if _may_have_fillers(exchange):
-            shown_reply = with_fillers_from(shown_reply, tree.content(exchange).shown_reply or {})
+            shown_reply = with_fillers_of(shown_reply, tree.content(exchange).shown_reply or {})
         # The atoms are sorted so that the text comes before the calls, as in every stored reply.
         reply = tuple(sorted(listing.canon.atoms(shown_reply), key=lambda a: a[:1]))
         exchange = tree.change(

@@ -25,7 +25,7 @@ from gateway.core.conversation.canonical import (
     rest_after,
     text_of,
 )
-from gateway.core.conversation.fillers import with_fillers_from, without_fillers
+from gateway.core.conversation.fillers import with_fillers_of, without_fillers
 from gateway.core.conversation.plan import Plan, rivals_of
 from gateway.core.conversation.private import is_nudge, private_of, without_private
 from gateway.core.conversation.provider_fields import FIELDS, refilled, refilled_calls, without_opaque
@@ -407,7 +407,7 @@ def put_back(
     streamed = join_texts(
         text for each in rounds if each["role"] == "assistant" for text in _visible_texts(each)
     )
-    text = text_of(without_fillers(with_fillers_from(message, content.shown_reply or {})))
+    text = text_of(without_fillers(with_fillers_of(message, content.shown_reply or {})))
     rest = rest_after(text, streamed)
     if rest is None:
         return None

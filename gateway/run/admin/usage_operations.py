@@ -53,12 +53,12 @@ class UsageOperations(Struct, frozen=True):
         page, has_more = found[: query.limit], len(found) > query.limit
         return {
             "object": "list",
-            "from": _date(query.first),
-            "to": _date(query.last),
+            "from": _date(query.first_day),
+            "to": _date(query.last_day),
             "by": list(query.by),
             "as_of": round(self.now(), 3),
             "has_more": has_more,
-            "next": _encode_cursor(page[-1].by) if has_more else None,
+            "next": _encode_cursor(page[-1].group) if has_more else None,
             "data": [_row_json(query.by, each) for each in page],
         }
 
@@ -110,7 +110,8 @@ def _within_project(query: UsageQuery, project: str) -> UsageQuery:
 
 def _row_json(by: tuple[str, ...], found: UsageSum) -> dict[str, Any]:
     key = {
-        name: _date(int(value)) if name == "day" else value for name, value in zip(by, found.by, strict=True)
+        name: _date(int(value)) if name == "day" else value
+        for name, value in zip(by, found.group, strict=True)
     }
     return {**key, **counters_json(found.counters)}
 

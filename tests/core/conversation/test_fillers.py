@@ -8,7 +8,7 @@ from gateway.core.conversation.fillers import (
     filler_message,
     filler_spans,
     with_filler_spans,
-    with_fillers_from,
+    with_fillers_of,
     without_fillers,
 )
 from gateway.core.turn.draft import join_messages
@@ -46,7 +46,7 @@ def test_memory_keeps_the_rest(text: str, spans: list[tuple[int, int]], own: str
     ],
 )
 def test_the_form_that_comes_back_keeps_the_note_as_far_as_it_begins_so(came_back: str, own: str) -> None:
-    assert without_fillers(with_fillers_from(assistant(came_back), SAID))["content"] == own
+    assert without_fillers(with_fillers_of(assistant(came_back), SAID))["content"] == own
 
 
 def test_replies_in_a_row_have_all_their_fillers() -> None:

@@ -156,11 +156,11 @@ def test_the_pages_of_many_days_are_the_whole(world: World, by: tuple[str, ...])
         found[:] = map(sum, zip(found, counters, strict=True))
     for limit in (1, 4, 100):
         pages: list[UsageSum] = []
-        while page := world.gateway.call(read(pages[-1].by if pages else None)):
+        while page := world.gateway.call(read(pages[-1].group if pages else None)):
             assert len(page) <= limit
             pages += page
-        assert {each.by: list(each.counters) for each in pages} == whole
-        assert [each.by for each in pages] == sorted(whole)
+        assert {each.group: list(each.counters) for each in pages} == whole
+        assert [each.group for each in pages] == sorted(whole)
 
 
 @pytest.mark.parametrize(
