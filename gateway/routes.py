@@ -82,9 +82,8 @@ def make_endpoints(
     routes = [
         # Gives other methods their 405; posts never come this far.
         *(Route(path, _only_post, methods=["POST"]) for path in (RESPONSES_PATH, MESSAGES_PATH, *CHAT_PATHS)),
-        Route(
-            COUNT_PATH, CountPath(chat_route, forwarder), methods=["POST"]
-        ),  # before the agents, which have other paths below theirs
+        # Before the agents, which have other paths below theirs.
+        Route(COUNT_PATH, CountPath(chat_route, forwarder), methods=["POST"]),
         *agents,  # before models and conversations, which have some of their paths as well
         *model_routes(services.models, names),
         Route(INPUT_TOKENS_PATH, responses(InputTokensPath), methods=["POST"]),

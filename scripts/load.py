@@ -370,6 +370,5 @@ def resident_mb(pid: int) -> float:
 
 def cpu_s(pid: int) -> float:
     """Returns the processor time of all threads of a process; unlike wall time it is the same on a busy machine."""
-    return time.clock_gettime(
-        ~pid << 3 | 2
-    )  # the clock of that process, in Linux' numbering (clock_getcpuclockid)
+    # The clock of that process, in Linux' numbering (clock_getcpuclockid).
+    return time.clock_gettime(~pid << 3 | 2)

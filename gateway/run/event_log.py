@@ -51,9 +51,8 @@ class EventLog:
     has_events: bool = False
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     _next: int = 1  # the number of the next event
-    _newest: deque[tuple[int, bytes]] = field(
-        default_factory=deque
-    )  # by number, with all that are not on disk yet
+    # By number, with all that are not on disk yet.
+    _newest: deque[tuple[int, bytes]] = field(default_factory=deque)
     _newest_bytes: int = 0
     _stored_number: int = 0  # of the last event that is on disk
     _unwritten: list[bytes] = field(default_factory=list)

@@ -117,9 +117,8 @@ def filter_program() -> bytes | None:
     refuse = _fail(errno.ENOSYS)
     program = [
         _load(_OFFSET_ARCH),
-        *_unless(
-            _EQUAL, architecture.audit, refuse
-        ),  # a call of another architecture, as those of 32 bits are
+        # A call of another architecture, as those of 32 bits are.
+        *_unless(_EQUAL, architecture.audit, refuse),
         _load(_OFFSET_NR),
         *_if(_AT_LEAST, _NEWEST + 1, refuse),
     ]

@@ -39,13 +39,12 @@ class NativeEvents:
     def __init__(self, gateway_tools: Collection[str]) -> None:
         self._gateway_tools = gateway_tools
         self._is_parsed = bool(gateway_tools)  # else every event passes unread
-        self._places: dict[
-            int, int | None
-        ] = {}  # index of a block in this round -> in the message; None: not shown
+        # Index of a block in this round -> in the message; None: it is not shown.
+        self._shown_indices: dict[int, int | None] = {}
         self._usage: Json = {}  # of this round
-        self._spent: Json = {}  # of the rounds before
-        self._delta: Json = {}  # the last `message_delta`
-        self._has_reason = False  # the client has a `message_delta`
+        self._earlier_usage: Json = {}  # of the rounds before
+        self._message_delta: Json = {}  # the last one
+        self._has_message_delta = False  # the client has one
         self.next_index = 0
         self.has_begun = False
         self.has_content = False
@@ -54,7 +53,7 @@ class NativeEvents:
     def pass_on(self, raw: bytes, name: str) -> bytes:
         """Returns what the client gets of an event."""
         self.is_over = self.is_over or name == "message_stop"
-        self._has_reason = self._has_reason or name == "message_delta"
+        self._has_message_delta = self._has_message_delta or name == "message_delta"
         if not self._is_parsed:
             self.has_begun = self.has_content = True
             return raw
@@ -62,10 +61,9 @@ class NativeEvents:
             case "message_start":
                 return self._begin(raw)
             case "content_block_start" | "content_block_delta" | "content_block_stop":
-                return self._block(raw, name)
+                return self._show_block(raw, name)
             case "message_delta":
-                self._read_end(raw)
-                return raw
+                self._read_delta(raw)
         return raw
 
     def hide(self, tail: Sequence[bytes]) -> list[bytes]:
@@ -74,10 +72,10 @@ class NativeEvents:
         for raw in tail:
             name = event_name(raw)
             if name == "message_delta":
-                self._read_end(raw)
+                self._read_delta(raw)
             elif name == "ping" or raw.startswith(b":"):
                 shown.append(raw)
-        self._spent, self._usage = add_usage(self._spent, self._usage), {}
+        self._earlier_usage, self._usage = add_usage(self._earlier_usage, self._usage), {}
         return shown
 
     def end(self, tail: Sequence[bytes], finish: str | None) -> list[bytes]:
@@ -85,16 +83,16 @@ class NativeEvents:
         shown = []
         for raw in tail:
             name = event_name(raw)
-            if name == "message_delta" and (self._spent or finish):
-                self._read_end(raw)
-                shown.append(self._ending(finish))
+            if name == "message_delta" and (self._earlier_usage or finish):
+                self._read_delta(raw)
+                shown.append(self._render_delta(finish))
             else:
                 shown.append(raw)
-            self._has_reason = self._has_reason or name == "message_delta"
+            self._has_message_delta = self._has_message_delta or name == "message_delta"
             self.is_over = self.is_over or name == "message_stop"
         # The last round was hidden or stopped, or its stream ended without its last event.
         if not self.is_over:
-            shown += () if self._has_reason else [self._ending(finish or "stop")]
+            shown += () if self._has_message_delta else [self._render_delta(finish or "stop")]
             shown.append(encode_typed_event("message_stop", {}))
             self.is_over = True
         return shown
@@ -102,40 +100,40 @@ class NativeEvents:
     def _begin(self, raw: bytes) -> bytes:
         parsed = _decode_data(raw)
         self._usage = as_object(as_object(parsed.get("message")).get("usage"))
-        self._places = {}
+        self._shown_indices = {}
         if self.has_begun:
             return b""
         self.has_begun = True
         return raw
 
-    def _block(self, raw: bytes, name: str) -> bytes:
+    def _show_block(self, raw: bytes, name: str) -> bytes:
         parsed = _decode_data(raw)
         index = parsed.get("index")
         if not isinstance(index, int):
             return raw
         if name == "content_block_start":
             if _is_call_of(parsed.get("content_block"), self._gateway_tools):
-                self._places[index] = None
+                self._shown_indices[index] = None
             else:
-                self._places[index] = self.next_index
+                self._shown_indices[index] = self.next_index
                 self.next_index += 1
                 self.has_content = True
-        place = self._places.get(index, index)
-        if place is None:
+        shown = self._shown_indices.get(index, index)
+        if shown is None:
             return b""
-        return raw if place == index else encode_typed_event(name, {**_without_type(parsed), "index": place})
+        return raw if shown == index else encode_typed_event(name, {**_without_type(parsed), "index": shown})
 
-    def _read_end(self, raw: bytes) -> None:
-        self._delta = _without_type(_decode_data(raw))
-        self._usage |= {k: v for k, v in as_object(self._delta.get("usage")).items() if v is not None}
+    def _read_delta(self, raw: bytes) -> None:
+        self._message_delta = _without_type(_decode_data(raw))
+        self._usage |= {k: v for k, v in as_object(self._message_delta.get("usage")).items() if v is not None}
 
-    def _ending(self, finish: str | None) -> bytes:
-        delta = self._delta.get("delta")
+    def _render_delta(self, finish: str | None) -> bytes:
+        delta = self._message_delta.get("delta")
         delta = dict(delta) if isinstance(delta, dict) else {"stop_sequence": None}
         if finish is not None:
             delta["stop_reason"] = STOP_REASONS.get(finish, "end_turn")
-        usage = add_usage(self._spent, self._usage)
-        return encode_typed_event("message_delta", {**self._delta, "delta": delta, "usage": usage})
+        usage = add_usage(self._earlier_usage, self._usage)
+        return encode_typed_event("message_delta", {**self._message_delta, "delta": delta, "usage": usage})
 
 
 def merge_replies(replies: Sequence[Json], gateway_tools: Collection[str], finish: str | None) -> Json:
@@ -146,10 +144,8 @@ def merge_replies(replies: Sequence[Json], gateway_tools: Collection[str], finis
         content += [block for block in reply.get("content") or () if not _is_call_of(block, gateway_tools)]
         usage = add_usage(usage, as_object(reply.get("usage")))
     whole = {**replies[-1], "id": replies[0].get("id"), "content": content, "usage": usage}
-    if finish not in (
-        None,
-        read_ending(whole).finish,
-    ):  # several of Anthropic's reasons are one in OpenAI's words
+    # Several of Anthropic's reasons are one in OpenAI's words.
+    if finish not in (None, read_ending(whole).finish):
         whole["stop_reason"] = STOP_REASONS.get(finish, "end_turn")
     return whole
 
