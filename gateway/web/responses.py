@@ -235,7 +235,7 @@ class ResponsesPath(ForwardedPath):
 
     def _upstream_tools(self, head: ForwardedHead, parsed: RequestBody, scope: Scope) -> UpstreamTools:
         """Returns the tools that all upstreams that may answer take; those of an agent are not known yet."""
-        if _AGENT in dict(scope["headers"]):
+        if find_header(scope["headers"], _AGENT) is not None:
             return FUNCTIONS_ALONE
         known = self.forwarder.capabilities_for(head.path, parsed.model, head.upstream_name)
         return UpstreamTools(
@@ -252,7 +252,7 @@ class ResponsesPath(ForwardedPath):
         ):
             return True
         headers, caller = scope["headers"], info_of(scope).caller
-        is_named = parsed.model is not None and _AGENT in dict(headers)
+        is_named = parsed.model is not None and find_header(headers, _AGENT) is not None
         return is_named and self.chats.chat.resolver.is_for_agent(parsed.model or "", caller.context(headers))
 
     def _read_native(self, head: ForwardedHead, parsed: RequestBody, scope: Scope) -> NativeResponse | None:

@@ -339,13 +339,15 @@ def _shows_thoughts(reasoning: Json) -> bool:
     summary = read_optional(reasoning, "summary", str, "reasoning") or read_optional(
         reasoning, "generate_summary", str, "reasoning"
     )
-    if summary not in (None, *_SUMMARIES):
+    if summary is None:
+        return False
+    if summary not in _SUMMARIES:
         raise BadRequest(
             f"Invalid value: {summary[:40]!r}. Supported values are: 'auto', 'concise', and 'detailed'.",
             param="reasoning.summary",
             code="invalid_value",
         )
-    return summary is not None and reasoning.get("effort") is None
+    return reasoning.get("effort") is None
 
 
 def _translate_limit(tokens: Any) -> Json:
