@@ -119,7 +119,7 @@ class Gateway:
             error_form_of=messages_error_form,
             paths=[each.path for each in routes],
             requests=services.requests,
-            accounts=services.accounting.accounts,
+            receipts=services.accounting.receipts,
         )
         self._entry: ASGIApp = _with_cors(self._edge, server.cors_origins)
         self._sockets = ResponsesSockets(self._edge, bodies, lambda: self.readiness.draining)

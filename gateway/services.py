@@ -168,7 +168,7 @@ class Services:
         )  # fmt: skip
         self.native_chat = NativeChat(self.chat)
         self.background_responses = BackgroundResponses(
-            store, self.chat, ShownResponses(), now, self.accounting.accounts, self.background.count_attempt
+            store, self.chat, ShownResponses(), now, self.accounting.receipts, self.background.count_attempt
         )
         self._make_operations()
         store.database.when_failed(_log_failure)

@@ -1,8 +1,8 @@
 """Measures what traces cost the loop's thread: off, sampled out, on, and with a collector that hangs.
 
-The same code as in a request, without sockets, so that other work of the machine disturbs little: an account with one
+The same code as in a request, without sockets, so that other work of the machine disturbs little: a receipt with one
 streamed call, a search and a write, as a chat with memory has; the least of several runs counts, in microseconds of
-processor time of this thread. `on` is `Tracer.begin`, the traced parts of the account, the header for the upstream and
+processor time of this thread. `on` is `Tracer.begin`, the traced parts of the receipt, the header for the upstream and
 `Tracer.take`; `out` is sampled out; `off` is what is asked where there is no tracer. The exporting thread's own time is
 shown beside it, with a collector that answers and one that hangs. `--json` prints the figures as they are.
 """
@@ -21,7 +21,7 @@ from adapters.types import ModelRequest
 from gateway.core.usage.gen_ai import ModelNames
 from gateway.log import mask_keys
 from gateway.metrics import Metrics
-from gateway.run.receipt import Accounts, Receipt, RequestLine, with_trace_headers
+from gateway.run.receipt import Receipt, Receipts, RequestLine, with_trace_headers
 from gateway.traces import tracer as tracing
 from gateway.traces.otlp import OtlpSettings
 from gateway.traces.spans import SpanMaker
@@ -48,11 +48,11 @@ AT_ONCE = 500  # requests between two looks at the clock
 SETTLED_S = 20.0
 
 
-def request(accounts: Accounts, headers: list[tuple[bytes, bytes]], *, traced: bool) -> None:
+def request(receipts: Receipts, headers: list[tuple[bytes, bytes]], *, traced: bool) -> None:
     """One request's share of work. traced: with what only a tracer asks for."""
     receipt = Receipt(time.perf_counter(), "req_0123456789abcdef01234567")
-    if traced and accounts.tracer is not None:
-        receipt.trace = accounts.tracer.begin(headers)
+    if traced and receipts.tracer is not None:
+        receipt.trace = receipts.tracer.begin(headers)
     receipt.note_search(receipt.begun, 1.0, 2, 100, is_late=False)
     call = receipt.begin_call()
     call.upstream, call.provider, call.model, call.path = "up", "openai", "m", "/chat/completions"
@@ -67,7 +67,7 @@ def request(accounts: Accounts, headers: list[tuple[bytes, bytes]], *, traced: b
     receipt.status = 200
     if receipt.trace is not None:
         receipt.request_line = RequestLine("POST", "http", "/v1/chat/completions")
-    accounts.hand_on(receipt)
+    receipts.hand_on(receipt)
 
 
 def cost_us(work: Callable[[], None], runs: int) -> list[float]:
@@ -96,12 +96,12 @@ def settle(tracer: Tracer) -> None:
 def measure(
     tracer: Tracer | None, headers: list[tuple[bytes, bytes]], runs: int, *, hangs: bool = False
 ) -> list[float]:
-    accounts = Accounts(tracer)
+    receipts = Receipts(tracer)
     if tracer is not None:
         tracer.start()
     found = []
     for _ in range(runs):
-        found += cost_us(lambda: request(accounts, headers, traced=True), 1)
+        found += cost_us(lambda: request(receipts, headers, traced=True), 1)
         if tracer is not None and not hangs:
             settle(tracer)
     return found
@@ -118,10 +118,10 @@ def thread_us(collector: StrictCollector) -> float:
         times.append(time.thread_time_ns() / 1000)
 
     tracer._thread = threading.Thread(target=timed, daemon=True)
-    accounts = Accounts(tracer)
+    receipts = Receipts(tracer)
     count = 2000  # of spans four times as many: they fit the queue
     for _ in range(count):
-        request(accounts, HEADERS, traced=True)
+        request(receipts, HEADERS, traced=True)
     tracer.start()
     settle(tracer)
     tracer.stop()

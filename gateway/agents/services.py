@@ -91,7 +91,7 @@ class AgentServices:
         self._batch_providers = make_batches(settings)
         self._batches = BatchService(
             keeper, item_turns, self._batch_providers, settings.batch, turns.metrics, services.count_attempt,
-            accounting.accounts,
+            accounting.receipts,
         )  # fmt: skip
         shows = RunEvents(store, now)
         self.runs = BackgroundRuns(agents, registry, keeper, shows)

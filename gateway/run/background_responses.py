@@ -27,7 +27,7 @@ from gateway.run.background.worker import JobContext, Worker, WorkerLimits
 from gateway.run.chat import Chat
 from gateway.run.event_log import EventDialect, EventLog, stored_events
 from gateway.run.memory.stored_turns import turn_begun
-from gateway.run.receipt import Accounts, Receipt
+from gateway.run.receipt import Receipt, Receipts
 from gateway.run.request_context import RequestContext
 from gateway.run.response_conversations import ResponseConversation
 from gateway.run.sink import ClientGone
@@ -164,7 +164,7 @@ class BackgroundResponses:
     dialect: ResponsesDialect
     # Seconds since the epoch.
     now: Callable[[], float]
-    accounts: Accounts
+    receipts: Receipts
     # Counts an attempt of a job, by its kind and outcome.
     count: Callable[[str, str], None]
     # Of the responses that are being made here, by their runs.
@@ -351,7 +351,7 @@ class BackgroundResponses:
         await self.store.runs.show(run.agent, run.id, orjson.dumps(shown))
         identity = request.chat.identity
         assert identity is not None
-        with self.accounts.work(identity.project, kind="response") as receipt:
+        with self.receipts.work(identity.project, kind="response") as receipt:
             await self._answer(run, log, request, shown, identity, receipt)
 
     async def _answer(

@@ -1,4 +1,4 @@
-"""The receipt of a request, its one account: each call of an upstream with its usage, and the `x-mnemogate-*` headers.
+"""The receipt of a request: each call of an upstream with its usage, and the `x-mnemogate-*` headers.
 
 Usage, limits, traces and metrics read it. Work without a client (an agent's run, a job) has one as well. The edge hands
 it to its readers once, after the reply's last byte. Work without a client hands on its own.
@@ -24,7 +24,7 @@ from storage.records import Scope, TokenCounts
 
 # The last pieces of a reply, one of which has the reason why it ended. The others have the usage and marks of the end.
 _LAST_PIECES: Final = 4
-CLIENT_GONE: Final = 499  # nginx's status for it; it appears in logs, metrics and accounts only
+CLIENT_GONE: Final = 499  # nginx's status for it; it appears in logs, metrics and receipts only
 
 
 class FailedTry(Struct, frozen=True):
@@ -321,7 +321,7 @@ class Receipt(Struct, eq=False, weakref=True):
 # The receipt of the current task's work. Searches and steps of jobs are called by way of journals, tools and partial
 # functions, which do not pass receipts on. The reference is weak, because connections and tasks that go on hold the
 # context in which they were made.
-_current: ContextVar[ref[Receipt] | None] = ContextVar("account", default=None)
+_current: ContextVar[ref[Receipt] | None] = ContextVar("receipt", default=None)
 
 
 def set_current_receipt(receipt: Receipt) -> Token[ref[Receipt] | None]:
@@ -384,7 +384,7 @@ class RecordsTraces(Protocol):
         """Takes the receipt of a traced request that has ended."""
 
 
-class Accounts:
+class Receipts:
     """Hands the receipts of requests and of work to their readers. One for the process."""
 
     def __init__(self, tracer: RecordsTraces | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Makes the spans of an account, with the official protobuf classes.
+"""Makes the spans of a receipt, with the official protobuf classes.
 
 Values are of closed lists, the gateway's own ids, or numbers: no word of a client, a model or a tool stands in a span.
 """
@@ -71,30 +71,30 @@ class SpanMaker:
         self._templates = RouteTemplates(routes)
 
     def make(self, receipt: Receipt, new_span: Callable[[], Span], to_epoch_s: float) -> None:
-        """Makes all spans of an account. to_epoch_s: what is added to a time of `perf_counter` for one of the epoch."""
+        """Makes all spans of a receipt. to_epoch_s: what is added to a time of `perf_counter` for one of the epoch."""
         context = receipt.trace
         assert context is not None
-        account = _AccountSpans(receipt, context, new_span, to_epoch_s)
+        receipt_spans = _ReceiptSpans(receipt, context, new_span, to_epoch_s)
         if receipt.request_line is None:
-            self._add_work_root(account)
+            self._add_work_root(receipt_spans)
         else:
-            self._add_request_root(account, receipt.request_line)
+            self._add_request_root(receipt_spans, receipt.request_line)
         if receipt.memory_row and receipt.request_line is not None:
             self._remember_turn(receipt.memory_row, context)
-        account.add_agent()
+        receipt_spans.add_agent()
         for number, call in enumerate(receipt.calls, 1):
             if call.upstream:
-                self._add_call(account, number, call)
+                self._add_call(receipt_spans, number, call)
         for number, step in enumerate(receipt.steps, 1):
-            account.add_step(number, step)
+            receipt_spans.add_step(number, step)
 
     # -- roots
 
-    def _add_request_root(self, account: _AccountSpans, line: RequestLine) -> None:
-        receipt, (method, scheme, path) = account.receipt, line
+    def _add_request_root(self, receipt_spans: _ReceiptSpans, line: RequestLine) -> None:
+        receipt, (method, scheme, path) = receipt_spans.receipt, line
         method = method if method in _METHODS else "_OTHER"
         route = self._templates.find(path)
-        span = account.add_root(f"{method} {route}".rstrip(), Span.SPAN_KIND_SERVER)
+        span = receipt_spans.add_root(f"{method} {route}".rstrip(), Span.SPAN_KIND_SERVER)
         span.text(names.METHOD, method)
         span.text(names.ROUTE, route)
         span.text(names.SCHEME, scheme if scheme in ("http", "https") else OTHER)
@@ -121,9 +121,9 @@ class SpanMaker:
         if receipt.added_ms:
             span.real(names.ADDED_MS, receipt.added_ms)
 
-    def _add_work_root(self, account: _AccountSpans) -> None:
-        receipt = account.receipt
-        span = account.add_root(names.WORK + receipt.kind, Span.SPAN_KIND_INTERNAL)
+    def _add_work_root(self, receipt_spans: _ReceiptSpans) -> None:
+        receipt = receipt_spans.receipt
+        span = receipt_spans.add_root(names.WORK + receipt.kind, Span.SPAN_KIND_INTERNAL)
         span.text(names.PROJECT, receipt.project)
         if receipt.kind in _LINKED_WORK:
             for turn in self._turns.get(receipt.work_memory, ()):
@@ -152,13 +152,18 @@ class SpanMaker:
 
     # -- calls
 
-    def _add_call(self, account: _AccountSpans, number: int, call: UpstreamCall) -> None:
-        receipt, operation = account.receipt, operation_of(call.path)
+    def _add_call(self, receipt_spans: _ReceiptSpans, number: int, call: UpstreamCall) -> None:
+        receipt, operation = receipt_spans.receipt, operation_of(call.path)
         model = self._models.of(call.model, call.status) if operation else ""
         name = f"{operation} {model}" if operation else call.method if call.method in _METHODS else "_OTHER"
         ended = call.ended or receipt.ended
-        span = account.add(
-            name, Span.SPAN_KIND_CLIENT, account.context.call_id(number), account.parent_id, call.begun, ended
+        span = receipt_spans.add(
+            name,
+            Span.SPAN_KIND_CLIENT,
+            receipt_spans.context.call_id(number),
+            receipt_spans.parent_id,
+            call.begun,
+            ended,
         )
         span.text(names.UPSTREAM, call.upstream)
         address, port = self._servers.get(call.upstream, ("", 0))
@@ -167,7 +172,7 @@ class SpanMaker:
         span.fail(failure_of_call(call, receipt))
         for each in call.tries:
             event = span.proto.events.add()
-            event.name, event.time_unix_nano = names.TRY, account.nanoseconds(each.at)
+            event.name, event.time_unix_nano = names.TRY, receipt_spans.nanoseconds(each.at)
             _text(event.attributes, names.UPSTREAM, each.endpoint)
             _text(event.attributes, names.ERROR_TYPE, error_type(each.outcome))
         if not operation:
@@ -192,8 +197,8 @@ class SpanMaker:
             span.texts(names.FINISH_REASONS, call.reply.finish_reasons)
 
 
-class _AccountSpans:
-    """Makes the spans of one account. parent_id: the id of the span above those of calls and steps."""
+class _ReceiptSpans:
+    """Makes the spans of one receipt. parent_id: the id of the span above those of calls and steps."""
 
     def __init__(
         self, receipt: Receipt, context: TraceContext, new_span: Callable[[], Span], to_epoch_s: float

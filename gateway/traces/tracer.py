@@ -1,4 +1,4 @@
-"""The tracer: the event loop decides what is sampled and queues accounts that have ended, a thread exports them."""
+"""The tracer: the event loop decides what is sampled and queues receipts that have ended, a thread exports them."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Tracer:
         return TraceContext(caller.trace_id, span_id, caller.span_id, caller.state)
 
     def take(self, receipt: Receipt) -> None:
-        """Queues the account of what has ended and is traced."""
+        """Queues the receipt of what has ended and is traced."""
         receipt.ended = time.perf_counter()
         receipt.usage_counter = None  # it holds the prompt
         for call in receipt.calls:
@@ -119,7 +119,7 @@ class Tracer:
                 self._wake.clear()
 
     def _take_batch(self) -> ExportTraceServiceRequest:
-        """Takes the first accounts out of the queue, and returns their spans, as many as a request may have."""
+        """Takes the first receipts out of the queue, and returns their spans, as many as a request may have."""
         request = ExportTraceServiceRequest()
         of_resource = request.resource_spans.add()
         for name, value in self._resource.items():
@@ -134,7 +134,7 @@ class Tracer:
             self._make_spans(receipt, of_scope.spans.add, to_epoch_s)
             taken += count
             self._dequeued_spans += count
-            time.sleep(0)  # the loop's thread gets the interpreter between two accounts
+            time.sleep(0)  # the loop's thread gets the interpreter between two receipts
         return request
 
     def _make_spans(self, receipt: Receipt, new_span: Callable[[], Span], to_epoch_s: float) -> None:

@@ -60,7 +60,7 @@ class ChatRoute:
             if named is None:
                 request.query = scope["query_string"].decode("latin-1")
             info.model, info.stream = request.model, request.stream
-            receipt = info.begin_account()
+            receipt = info.begin_receipt()
             await self.answer(request, scope["headers"], ChatView, receipt, scope, receive, send)
 
     async def answer(
@@ -95,7 +95,7 @@ class ChatRoute:
     ) -> None:
         """Answers a request in its own dialect. route: to the upstream that answers."""
         info = info_of(scope)
-        receipt = info.begin_account()
+        receipt = info.begin_receipt()
         with self._begin_reply(native.chat, receipt, scope, receive, send) as reply:
             context = info.caller.context(headers)
             info.memory = await self.native_chat.answer(native, route, context, reply, receipt)

@@ -169,7 +169,7 @@ class ForwardedPath:
                 "This key is limited to certain models, and this request names none that can be read.",
                 code="model_not_allowed",
             )
-        receipt = info.begin_account()
+        receipt = info.begin_receipt()
         receipt.headers["x-mnemogate-memory"] = info.memory
         try:
             with ClientReply(scope, receive, send, self.limits.send_timeout_s) as reply:

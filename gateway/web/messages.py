@@ -157,7 +157,7 @@ class MessagesPath:
         refuse_required_memory(scope["headers"])
         info = info_of(scope)
         info.memory = "off"
-        caller, receipt, path = info.caller, info.begin_account(), _upstream_path(scope)
+        caller, receipt, path = info.caller, info.begin_receipt(), _upstream_path(scope)
         receipt.headers["x-mnemogate-memory"] = "off"
         route = self.forwarder.route_for(path, parsed.model, None)
         outgoing = Outgoing("POST", path, scope["headers"], caller.project, caller.credential, body=parsed)
@@ -170,7 +170,7 @@ class MessagesPath:
     async def _answer(self, request: MessagesRequest, scope: Scope, receive: Receive, send: Send) -> None:
         info = info_of(scope)
         stops = request.json.get("stop_sequences")
-        receipt = info.begin_account()
+        receipt = info.begin_receipt()
         view = MakesMessages(
             request.chat.model,
             len(request.raw) // BYTES_PER_TOKEN,
@@ -196,7 +196,7 @@ class CountPath(MessagesPath):
 
     async def _answer(self, request: MessagesRequest, scope: Scope, receive: Receive, send: Send) -> None:
         info = info_of(scope)
-        context, receipt = info.caller.context(scope["headers"]), info.begin_account()
+        context, receipt = info.caller.context(scope["headers"]), info.begin_receipt()
         with ClientReply(scope, receive, send, self.chats.send_timeout_s) as reply:
             tokens = await self.chats.chat.count_prompt(request.chat, context, reply, receipt)
             info.memory = receipt.headers.get("x-mnemogate-memory")

@@ -24,7 +24,7 @@ from gateway.dialects.chat.errors import ChatErrors
 from gateway.errors import ErrorForm, GatewayError, MethodNotAllowed, NotAllowed, Overloaded, UnknownPath
 from gateway.log import AccessLog
 from gateway.metrics import Metrics
-from gateway.run.receipt import CLIENT_GONE, Accounts, Receipt, RequestLine, set_current_receipt
+from gateway.run.receipt import CLIENT_GONE, Receipt, Receipts, RequestLine, set_current_receipt
 from gateway.run.request_log import RequestLog
 from gateway.run.sink import ClientGone
 from gateway.web.auth import ANONYMOUS, METRICS_PATH, PAGE_PATH, Caller, Guard
@@ -64,7 +64,7 @@ class RequestInfo:
     stream: bool | None = None
     memory: str | None = None
     added_ms: float | None = None
-    # The account of a request that an upstream may answer.
+    # The receipt of a request that an upstream may answer.
     receipt: Receipt | None = None
     # None: the request is not traced.
     trace_context: TraceContext | None = None
@@ -77,8 +77,8 @@ class RequestInfo:
     is_cut: bool = False
     expects_continue: bool = False
 
-    def begin_account(self) -> Receipt:
-        """Begins the account of a request that was read; the edge hands it on after the reply.
+    def begin_receipt(self) -> Receipt:
+        """Begins the receipt of a request that was read; the edge hands it on after the reply.
 
         Raises: NotAllowed: the key may not ask for this model.
         """
@@ -111,7 +111,7 @@ class Edge:
         error_form_of: Callable[[Scope], ErrorForm | None] = lambda scope: None,
         paths: Sequence[str] = (),
         requests: RequestLog | None = None,
-        accounts: Accounts | None = None,
+        receipts: Receipts | None = None,
     ) -> None:
         """Puts the edge around an application.
 
@@ -122,14 +122,14 @@ class Edge:
         error_form_of: returns the form for requests to paths that several dialects share; None: the path decides.
         paths: of the routes, of which an unknown path may be a misspelling.
         requests: is given the end of each request that a model answers.
-        accounts: hands on the account of each request after its last byte.
+        receipts: hands on the receipt of each request after its last byte.
         """
         self._open_prefixes = open_prefixes
         self._error_forms = tuple((error_forms or {}).items())
         self._error_form_of = error_form_of
         self._paths = paths
         self._requests = requests
-        self._accounts = accounts or Accounts()
+        self._receipts = receipts or Receipts()
         self._app = app
         self._guard = guard
         self._metrics = metrics
@@ -202,13 +202,13 @@ class Edge:
             raise NotAllowed(f"This key opens only {caller.only_path}.")
         if path == METRICS_PATH:
             await self._guard.check_metrics(caller)
-        elif self._accounts.tracer is not None:
-            info.trace_context = self._accounts.tracer.begin(scope["headers"])
+        elif self._receipts.tracer is not None:
+            info.trace_context = self._receipts.tracer.begin(scope["headers"])
         if caller.user is not None:
             _bind_to_user(scope, caller.user)
 
     def _end_account(self, scope: Scope, info: RequestInfo) -> None:
-        """Hands the account of a request on. One that no upstream may answer has an account for its trace alone."""
+        """Hands the receipt of a request on. One that no upstream may answer has a receipt for its trace alone."""
         receipt = info.receipt
         if receipt is None and info.trace_context is not None:
             receipt = Receipt(info.begun, info.request_id, info.caller.project, info.caller.key)
@@ -219,11 +219,11 @@ class Edge:
         if receipt.trace is not None:
             receipt.request_line = RequestLine(scope["method"], scope["scheme"], scope["path"])
         if info.receipt is None:
-            self._accounts.hand_to_tracer(receipt)
+            self._receipts.hand_to_tracer(receipt)
             return
         if self._requests is not None:
             self._requests.end(receipt, info.status)
-        self._accounts.hand_on(receipt)
+        self._receipts.hand_on(receipt)
 
     async def _answer_error(self, error: GatewayError, scope: Scope, info: RequestInfo, answer: Send) -> None:
         """Sends an error as the reply, or as the last event of a stream that has begun."""

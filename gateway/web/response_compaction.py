@@ -33,7 +33,7 @@ class InputTokensPath(ResponsesPath):
 
     async def respond(self, call: ResponseCall) -> None:
         info = call.info
-        context, receipt = info.caller.context(without_memory(call.headers)), info.begin_account()
+        context, receipt = info.caller.context(without_memory(call.headers)), info.begin_receipt()
         with call.reply(self.chats.send_timeout_s) as reply:
             tokens = await self.chats.chat.count_prompt(
                 call.request.chat, context, reply, receipt, change=CountedTokens()

@@ -129,7 +129,7 @@ class ResponsesPath(ForwardedPath):
         if request.echo["background"]:
             await self._answer_in_background(call)
             return
-        receipt = call.info.begin_account()
+        receipt = call.info.begin_receipt()
         view = MakesResponses(
             request.echo,
             receipt.stored_turn,
@@ -148,7 +148,7 @@ class ResponsesPath(ForwardedPath):
         """Answers with a summary of the conversation. Nothing is remembered. render: returns headers and body."""
         info = call.info
         context, info.memory = info.caller.context(without_memory(call.headers)), "off"
-        receipt = info.begin_account()
+        receipt = info.begin_receipt()
         with call.reply(self.chats.send_timeout_s) as reply:
             try:
                 found = await compact(self.chats.chat, call.request.chat, context, reply, receipt, ChatView)
@@ -187,7 +187,7 @@ class ResponsesPath(ForwardedPath):
         if tag is None:
             context = call.info.caller.context(call.headers)
             identity, agent = await self.chats.chat.admit_background(
-                request.chat, context, conversation, call.info.begin_account()
+                request.chat, context, conversation, call.info.begin_receipt()
             )
             tag, created = token_hex(28), background.now()
             if find_header(scope["headers"], _IDEMPOTENCY_KEY) is not None:

@@ -126,7 +126,7 @@ class SendRoutes:
         send: Send = request.body
         info = info_of(request.http.scope)
         info.model = run_request.spec.model
-        receipt = info.begin_account()
+        receipt = info.begin_receipt()
         # The steps ask for themselves what they may use, and are counted as the run's.
         receipt.asks_model = False
         await self._api.runs.admit(run_request, receipt)
@@ -195,7 +195,7 @@ class SendReply:
     async def __call__(self, scope: AsgiScope, receive: Receive, send: AsgiSend) -> None:
         info = info_of(scope)
         info.model, info.stream, info.memory = self.run_request.spec.model, self.is_stream, "on"
-        receipt = info.begin_account()
+        receipt = info.begin_receipt()
         receipt.headers |= self.request.headers
         with ClientReply(scope, receive, send, self.api.send_timeout_s) as reply:
             try:

@@ -13,9 +13,9 @@ from gateway.agents.batches.job import BatchJobs
 from gateway.metrics import Metrics
 from gateway.run.background.job_metrics import BatchMetrics
 from gateway.run.background.retention import YOUNG_S
-from gateway.run.background.worker import Worker, WorkerLimits, account_maker
+from gateway.run.background.worker import Worker, WorkerLimits, receipt_opener
 from gateway.run.memory.keeper import MemoryKeeper
-from gateway.run.receipt import Accounts
+from gateway.run.receipt import Receipts
 from gateway.settings import BatchSettings
 from storage.batch_records import BATCH_JOB
 from storage.errors import StoreError
@@ -35,7 +35,7 @@ class BatchService:
         settings: BatchSettings,
         metrics: Metrics,
         count: Callable[[str, str], None],
-        accounts: Accounts,
+        receipts: Receipts,
     ) -> None:
         """Creates the service.
 
@@ -54,7 +54,7 @@ class BatchService:
             _LIMITS,
             count,
             lambda: jobs.resting,
-            open_account=account_maker(accounts, BATCH_JOB),
+            open_receipt=receipt_opener(receipts, BATCH_JOB),
         )
 
     def tasks(self) -> list[Coroutine[Any, Any, None]]:

@@ -33,7 +33,7 @@ from gateway.errors import BadRequest, Conflict, GatewayError, TooManySends
 from gateway.run.call import Forwarded
 from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.pending import PendingWrites
-from gateway.run.receipt import Accounts, Receipt
+from gateway.run.receipt import Receipt, Receipts
 from gateway.run.sink import ClientGone, Sink, UnseenSink
 from storage.errors import NotFound, StoreError
 from storage.listing import MOST_TAGS, AgentEntry, AgentFilter
@@ -125,11 +125,11 @@ class AgentMessaging:
         runs: SendsRuns,
         pending: PendingWrites,
         wait_s: float,
-        accounts: Accounts,
+        receipts: Receipts,
     ) -> None:
         """wait_s: how long an answer is waited for."""
         self._registry = registry
-        self._accounts = accounts
+        self._receipts = receipts
         self._store = store
         self._runs = runs
         self._pending = pending
@@ -240,7 +240,7 @@ class AgentMessaging:
     ) -> AgentAnswer:
         """Returns what becomes of a run. It never raises."""
         try:
-            with self._accounts.work(request.scope.project) as receipt:
+            with self._receipts.work(request.scope.project) as receipt:
                 result = await self._runs.send(request, lambda _: MakesUnseen(), sink, receipt, wait)
         except TooManySends as error:
             return recipient.failed("busy", error.message)

@@ -105,7 +105,7 @@ class AgentRuns:
         answer_wait_s: how long an agent waits for another one's answer.
         """
         self._settings = settings
-        self._accounts, self._limiter = accounting.accounts, accounting.limiter
+        self._receipts, self._limiter = accounting.receipts, accounting.limiter
         self.keeper = keeper
         self.registry = registry
         self._failover = failover
@@ -124,7 +124,7 @@ class AgentRuns:
         self._live: dict[int, tuple[int, TurnRun]] = {}
         # How agents speak to each other.
         self.peers = AgentMessaging(
-            registry, keeper.store, self, turns.pending, answer_wait_s, accounting.accounts
+            registry, keeper.store, self, turns.pending, answer_wait_s, accounting.receipts
         )
         # Of all turns, of agents or not.
         self.toolboxes = Toolboxes(keeper, self.foreign, self.peers)
@@ -179,7 +179,7 @@ class AgentRuns:
         reading = run_request.reading
         memory = 0 if reading is None else reading.memory
         kind = "sleeptime" if memory else "run"
-        with suppress(RunOver), self._accounts.work(run_request.scope.project, memory, kind) as receipt:
+        with suppress(RunOver), self._receipts.work(run_request.scope.project, memory, kind) as receipt:
             await self._answer(send, ticket, view, sink, receipt)
 
     def check_background(self, run_request: RunRequest, callback: str | None) -> None:

@@ -311,7 +311,7 @@ class Sleeping:
         if ended is None:
             raise JobFailed("the sleeptime agent is gone")
         if tokens := _tokens(ended) - _tokens(run):
-            self._budget.count_call("ok", tokens)  # the account of the run has them
+            self._budget.count_call("ok", tokens)  # the receipt of the run has them
         if ended.is_over:
             # Of other faults of an upstream it would not have ended.
             return ended, ended.state is RunState.FAILED and ended.stop in UPSTREAM_FAULTS

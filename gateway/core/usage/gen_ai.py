@@ -59,7 +59,7 @@ def provider_of(kind: str) -> str:
 def error_type(failure: str, status: int = 0) -> str:
     """Returns the kind of an error, of a closed list; "": there is none.
 
-    failure: as the account names it, or a status as text.
+    failure: as the receipt names it, or a status as text.
     status: of the answer.
     """
     if failure:

@@ -125,7 +125,7 @@ class McpMemory:
         default_profile: by project.
         """
         self._store, self._operations, self._spec_of = store, operations, spec_of
-        self._now, self._accounts, self._limiter = now, accounting.accounts, accounting.limiter
+        self._now, self._receipts, self._limiter = now, accounting.receipts, accounting.limiter
         self._default_profile = default_profile
         self._calls: set[asyncio.Task[McpAnswer]] = set()
         self._tools: dict[str, Callable[[_Call, Any], Awaitable[Struct]]] = {
@@ -188,7 +188,7 @@ class McpMemory:
             )
             return McpAnswer(error="Something went wrong inside the gateway. Its log says more.")
         finally:
-            self._accounts.hand_on(receipt)
+            self._receipts.hand_on(receipt)
 
     async def _answer(
         self, receipt: Receipt, caller: McpCaller, tool: str, arguments: RawArguments

@@ -24,7 +24,7 @@ from gateway.run.background.learner import LEARN, LearningService
 from gateway.run.background.maintenance import Maintenance
 from gateway.run.background.retention import RETENTION, make_retention
 from gateway.run.background.schedule import Schedule
-from gateway.run.background.worker import Handler, JobContext, Worker, account_maker
+from gateway.run.background.worker import Handler, JobContext, Worker, receipt_opener
 from gateway.run.memory.recall import EmbedQuery
 from gateway.run.upstream.route import Route
 from gateway.run.usage.accounting import Accounting
@@ -69,7 +69,7 @@ class BackgroundServices:
             self.handlers,
             count_outcome=job_metrics.attempts.inc,
             pause_s=self._pause_s,
-            open_account=account_maker(accounting.accounts, LEARN, COMPACT, EMBED),
+            open_receipt=receipt_opener(accounting.receipts, LEARN, COMPACT, EMBED),
         )
         self.indexing = IndexingService(store)
         self.maintenance = Maintenance(store, memory.idle_s, now, self.indexing)

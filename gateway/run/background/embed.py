@@ -260,7 +260,7 @@ class EmbeddingService:
             return made.vectors
 
     async def _embed(self, texts: Sequence[str], wait_s: float) -> Embedded:
-        """Calls the embedder; one of an upstream as a call in the account of what is under way.
+        """Calls the embedder; one of an upstream as a call in the receipt of what is under way.
 
         Raises: TimeoutError; ProviderError.
         """

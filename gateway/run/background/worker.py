@@ -24,7 +24,7 @@ from typing import Any
 from msgspec import Struct
 
 from gateway.errors import GatewayError
-from gateway.run.receipt import Accounts, Receipt
+from gateway.run.receipt import Receipt, Receipts
 from storage.database import Effect
 from storage.errors import Stale, StoreError, Unavailable, is_known
 from storage.records import Job
@@ -166,8 +166,8 @@ class Worker:
     pause_s: Callable[[str], float] = lambda kind: 0.0
     # Waits so many seconds of a clock that does not jump.
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
-    # Opens the account of an attempt, with calls that the daily budget counts; gives None for jobs without one.
-    open_account: Callable[[Job], AbstractContextManager[Receipt | None]] = lambda job: nullcontext()
+    # Opens the receipt of an attempt, with calls that the daily budget counts; gives None for jobs without one.
+    open_receipt: Callable[[Job], AbstractContextManager[Receipt | None]] = lambda job: nullcontext()
     # From 0 to 1.
     jitter: Callable[[], float] = random.random
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -268,7 +268,7 @@ class Worker:
         """Makes one attempt, and writes and returns its outcome. Raises: StoreError: it could not be written."""
         job = context.job
         try:
-            with self.open_account(job):
+            with self.open_receipt(job):
                 is_held = await self._perform(context)
             if not is_held:
                 return await self.jobs.fail(job, "its lease was lost", 0.0)
@@ -329,13 +329,15 @@ class Worker:
         return most * (0.5 + self.jitter() / 2)
 
 
-def account_maker(accounts: Accounts, *kinds: str) -> Callable[[Job], AbstractContextManager[Receipt | None]]:
-    """Returns a `Worker.open_account`: jobs of these kinds have an account of their memory, others have none."""
+def receipt_opener(
+    receipts: Receipts, *kinds: str
+) -> Callable[[Job], AbstractContextManager[Receipt | None]]:
+    """Returns a `Worker.open_receipt`: jobs of these kinds have a receipt of their memory, others have none."""
 
-    def account(job: Job) -> AbstractContextManager[Receipt | None]:
-        return accounts.work("", job.agent, job.kind) if job.kind in kinds else nullcontext()
+    def open_receipt(job: Job) -> AbstractContextManager[Receipt | None]:
+        return receipts.work("", job.agent, job.kind) if job.kind in kinds else nullcontext()
 
-    return account
+    return open_receipt
 
 
 async def _wait_for_first(*waits: Awaitable[object]) -> None:

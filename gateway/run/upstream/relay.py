@@ -1,7 +1,7 @@
 """The relay of a reply in which memory has no part: its bytes go to the client as they arrive.
 
 Events go on whole, so that a comment or a last event of the gateway's own can stand between them. The reply is read
-meanwhile for its usage, for the account of the call.
+meanwhile for its usage, for the receipt of the call.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from gateway.metrics import Metrics
-from gateway.run.receipt import Accounts, RecordsTraces
+from gateway.run.receipt import Receipts, RecordsTraces
 from gateway.run.usage.gen_ai_metrics import GenAIMetrics
 from gateway.run.usage.limiter import Limiter
 from gateway.run.usage.meter import Meter
@@ -15,7 +15,7 @@ from storage.sql.store import Store
 
 
 class Accounting:
-    """One for the process. `accounts` hands each account on after the last byte of its request."""
+    """One for the process. `receipts` hands each receipt on after the last byte of its request."""
 
     def __init__(
         self,
@@ -26,10 +26,10 @@ class Accounting:
         tracer: RecordsTraces | None = None,
     ) -> None:
         """now: seconds since the epoch. tracer: None: nothing is traced."""
-        self.accounts = Accounts(tracer)
+        self.receipts = Receipts(tracer)
         self.meter = Meter(store.usage, store.agents.load, now, settings)
         self.limiter = Limiter(store, self.meter, now, metrics)
-        self.accounts.readers += [
+        self.receipts.readers += [
             self.meter.count,
             self.limiter.settle,
             GenAIMetrics(metrics, settings).count,

@@ -1,6 +1,6 @@
 """The metrics of the GenAI conventions: how long calls of models take, what they use, and how long tools run.
 
-They are read from the accounts of requests and of work, once each has ended.
+They are read from the receipts of requests and of work, once each has ended.
 """
 
 from __future__ import annotations

@@ -248,7 +248,7 @@ class Limiter:
         return Amounts(counts.prompt + counts.completion, 0 if price is None else price.of(counts))
 
     def _used_so_far(self, receipt: Receipt) -> Amounts:
-        """Returns what an account has used so far."""
+        """Returns what a receipt has used so far."""
         tokens = cost = 0
         for call in receipt.calls:
             if call.is_answered and call.costs_tokens and not call.is_background:
@@ -259,7 +259,7 @@ class Limiter:
         return Amounts(tokens, cost)
 
     def settle(self, receipt: Receipt) -> None:
-        """Counts what was used in place of what was reserved. An account that was not let in here counts as well."""
+        """Counts what was used in place of what was reserved. A receipt that was not let in here counts as well."""
         reservation = self._reservations.pop(receipt, None)
         if reservation is not None:
             if reservation.entries:  # else no limit holds for it

@@ -1,4 +1,4 @@
-"""The GenAI metrics count what the accounts have: calls, tokens as reported, first chunks and tools."""
+"""The GenAI metrics count what the receipts have: calls, tokens as reported, first chunks and tools."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The account of a reply: what of its time was ours."""
+"""The receipt of a reply: what of its time was ours."""
 
 from __future__ import annotations
 

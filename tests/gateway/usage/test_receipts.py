@@ -1,4 +1,4 @@
-"""The account of a request has each call of an upstream, with what it used, however the reply came and ended."""
+"""The receipt of a request has each call of an upstream, with what it used, however the reply came and ended."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ USAGE = {"prompt_tokens": 40, "completion_tokens": 3, "total_tokens": 43}
 
 
 @dataclass
-class Accounts:
-    """The accounts of a gateway's requests."""
+class Receipts:
+    """The receipts of a gateway's requests."""
 
     world: World
     found: list[Receipt] = field(default_factory=list)
@@ -35,22 +35,22 @@ class Accounts:
 
 
 @pytest.fixture
-def accounts(upstream: StrictUpstream, tmp_path: Path) -> Iterator[Accounts]:
+def receipts(upstream: StrictUpstream, tmp_path: Path) -> Iterator[Receipts]:
     takes: Any = {"responses": "stored", "stream_usage": True}
     upstreams = (UpstreamSettings("up", base_url=upstream.base_url, takes=takes),)
     with remember(upstream, tmp_path, agent(), upstreams=upstreams) as world:
-        found = Accounts(world)
-        world.gateway.app.services.accounting.accounts.readers.append(found.found.append)
+        found = Receipts(world)
+        world.gateway.app.services.accounting.receipts.readers.append(found.found.append)
         yield found
 
 
 @pytest.mark.parametrize("memory", ["on", "off"])
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_chat_is_counted_as_the_upstream_reports_it(accounts: Accounts, memory: str, stream: bool) -> None:
-    accounts.world.upstream.queue(say("Hello there.", usage=USAGE))
+def test_a_chat_is_counted_as_the_upstream_reports_it(receipts: Receipts, memory: str, stream: bool) -> None:
+    receipts.world.upstream.queue(say("Hello there.", usage=USAGE))
     headers = {"x-mnemogate-memory": memory}
-    accounts.world.chat(user="alice", headers=headers).say("Hi", stream=stream)
-    receipt = accounts.last()
+    receipts.world.chat(user="alice", headers=headers).say("Hi", stream=stream)
+    receipt = receipts.last()
     (call,) = receipt.calls
     assert (receipt.project, receipt.user, receipt.status) == ("default", "alice", 200)
     assert (call.upstream, call.provider, call.model, call.status) == ("up", "openai", "m", 200)
@@ -60,8 +60,8 @@ def test_a_chat_is_counted_as_the_upstream_reports_it(accounts: Accounts, memory
 
 
 @pytest.mark.parametrize("memory", ["on", "off"])
-def test_a_stream_whose_usage_was_not_asked_for_is_what_it_was(accounts: Accounts, memory: str) -> None:
-    sdk, upstream = accounts.world.sdk, accounts.world.upstream
+def test_a_stream_whose_usage_was_not_asked_for_is_what_it_was(receipts: Receipts, memory: str) -> None:
+    sdk, upstream = receipts.world.sdk, receipts.world.upstream
     asked: Any = {
         "model": "m",
         "stream": True,
@@ -77,22 +77,22 @@ def test_a_stream_whose_usage_was_not_asked_for_is_what_it_was(accounts: Account
     assert chunks[-1].usage is not None
 
 
-def test_each_hidden_round_is_a_call(accounts: Accounts) -> None:
+def test_each_hidden_round_is_a_call(receipts: Receipts) -> None:
     arguments = {"label": "human", "new_string": "Has a cat."}
-    accounts.world.upstream.queue(
+    receipts.world.upstream.queue(
         call_tools(Call("memory_insert", arguments), usage={**USAGE, "prompt_tokens": 50}),
         say("Noted.", usage=USAGE),
     )
-    accounts.world.chat(user="alice").say("I have a cat.", model="agent/helper")
-    assert accounts.used() == [(50, 3), (40, 3)]
-    assert all(call.injected_tokens > 0 for call in accounts.last().calls)
+    receipts.world.chat(user="alice").say("I have a cat.", model="agent/helper")
+    assert receipts.used() == [(50, 3), (40, 3)]
+    assert all(call.injected_tokens > 0 for call in receipts.last().calls)
 
 
 def test_a_failed_try_is_no_call_of_its_own(upstream: StrictUpstream, tmp_path: Path) -> None:
     upstreams = (UpstreamSettings("up", base_url=upstream.base_url, retries=1),)
     with remember(upstream, tmp_path, upstreams=upstreams) as world:
         found: list[Receipt] = []
-        world.gateway.app.services.accounting.accounts.readers.append(found.append)
+        world.gateway.app.services.accounting.receipts.readers.append(found.append)
         upstream.queue(fail(503, retry_after="0"), say("Hi.", usage=USAGE))
         world.chat(user="alice").say("Hi")
         world.settle()
@@ -102,10 +102,10 @@ def test_a_failed_try_is_no_call_of_its_own(upstream: StrictUpstream, tmp_path: 
 
 
 @pytest.mark.parametrize("memory", ["on", "off"])
-def test_a_reply_that_its_client_leaves_is_estimated(accounts: Accounts, memory: str) -> None:
+def test_a_reply_that_its_client_leaves_is_estimated(receipts: Receipts, memory: str) -> None:
     hold = Gate()
-    accounts.world.upstream.queue(say("abcdefghijkl", tokens=["abcd", "efgh", "ijkl"], hold_after={3: hold}))
-    stream = accounts.world.sdk.chat.completions.create(
+    receipts.world.upstream.queue(say("abcdefghijkl", tokens=["abcd", "efgh", "ijkl"], hold_after={3: hold}))
+    stream = receipts.world.sdk.chat.completions.create(
         model="m",
         stream=True,
         user="alice",
@@ -118,8 +118,8 @@ def test_a_reply_that_its_client_leaves_is_estimated(accounts: Accounts, memory:
         if text == "abcdefgh":
             break
     stream.close()
-    accounts.world.upstream.last.gone.wait_sync()
-    receipt = accounts.last()
+    receipts.world.upstream.last.gone.wait_sync()
+    receipt = receipts.last()
     hold.open()
     (call,) = receipt.calls
     assert receipt.status == 499
@@ -127,32 +127,32 @@ def test_a_reply_that_its_client_leaves_is_estimated(accounts: Accounts, memory:
     assert call.used_counts() == (call.prompt_tokens or call.sent_bytes // 4, 2, 0, 0, 0)
 
 
-def test_an_upstream_that_refuses_costs_nothing(accounts: Accounts) -> None:
-    accounts.world.upstream.queue(fail(400))
+def test_an_upstream_that_refuses_costs_nothing(receipts: Receipts) -> None:
+    receipts.world.upstream.queue(fail(400))
     with pytest.raises(openai.BadRequestError):
-        accounts.world.chat(user="alice").say("Hi")
-    assert accounts.used() == [(0, 0)]
-    assert accounts.last().calls[0].status == 400
+        receipts.world.chat(user="alice").say("Hi")
+    assert receipts.used() == [(0, 0)]
+    assert receipts.last().calls[0].status == 400
 
 
-def test_embeddings_name_their_user(accounts: Accounts) -> None:
-    accounts.world.sdk.embeddings.create(model="m", input=["a", "b"], user="bob")
-    assert accounts.last().user == "bob"
-    assert accounts.used() == [(2, 0)]
+def test_embeddings_name_their_user(receipts: Receipts) -> None:
+    receipts.world.sdk.embeddings.create(model="m", input=["a", "b"], user="bob")
+    assert receipts.last().user == "bob"
+    assert receipts.used() == [(2, 0)]
 
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("user", ["alice", openai.omit])
-def test_a_response_that_is_passed_on(accounts: Accounts, stream: bool, user: Any) -> None:
-    made = accounts.world.sdk.responses.create(model="m", input="Hi", stream=stream, user=user)
+def test_a_response_that_is_passed_on(receipts: Receipts, stream: bool, user: Any) -> None:
+    made = receipts.world.sdk.responses.create(model="m", input="Hi", stream=stream, user=user)
     usage = [*made][-1].response.usage if stream else made.usage  # type: ignore[union-attr]
     assert usage is not None
-    assert accounts.used() == [(usage.input_tokens, usage.output_tokens)]
+    assert receipts.used() == [(usage.input_tokens, usage.output_tokens)]
 
 
 @pytest.mark.parametrize("end", ["incomplete", "failed"])
 @pytest.mark.parametrize("user", ["alice", openai.omit])
-def test_a_response_that_ends_early_is_counted_as_it_reports(accounts: Accounts, end: str, user: Any) -> None:
+def test_a_response_that_ends_early_is_counted_as_it_reports(receipts: Receipts, end: str, user: Any) -> None:
     made = {
         "id": "resp_1",
         "object": "response",
@@ -170,19 +170,19 @@ def test_a_response_that_ends_early_is_counted_as_it_reports(accounts: Accounts,
         f"event: {each['type']}\ndata: {json.dumps({**each, 'sequence_number': n})}\n\n".encode()
         for n, each in enumerate(events)
     ]
-    accounts.world.upstream.queue(raw(*lines))
-    stream = accounts.world.sdk.responses.create(model="m", input="Hi", stream=True, user=user)
+    receipts.world.upstream.queue(raw(*lines))
+    stream = receipts.world.sdk.responses.create(model="m", input="Hi", stream=True, user=user)
     assert [*stream][-1].type == f"response.{end}"
-    assert accounts.used() == [(61, 9)]
+    assert receipts.used() == [(61, 9)]
 
 
-def test_a_key_in_the_place_of_a_model_or_an_id_is_masked(accounts: Accounts) -> None:
+def test_a_key_in_the_place_of_a_model_or_an_id_is_masked(receipts: Receipts) -> None:
     """A caller may put one there. Operators see both, and the name of a model is stored."""
-    world, key = accounts.world, "mg-Zk3vQ9xL2mN8pR5tY7wB4cD6fG1hJ0aS"
+    world, key = receipts.world, "mg-Zk3vQ9xL2mN8pR5tY7wB4cD6fG1hJ0aS"
     body = {"model": key, "user": "alice", "messages": [{"role": "user", "content": "Hi"}]}
     for _ in range(2):
         assert world.gateway.post(body, {"x-request-id": key}).status == 200
-    accounts.last()
+    receipts.last()
     services = world.gateway.app.services
     world.gateway.call(services.accounting.meter.write())
     assert world.query("SELECT model, requests FROM usage") == [("mg-***", 2)]
