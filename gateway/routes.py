@@ -43,9 +43,9 @@ class Endpoints(NamedTuple):
 
     # Answers POSTs to the paths of chat completions.
     chat: ChatRoute
-    # By path, what answers POSTs in front of the router, which costs time.
+    # By path, the apps that answer POSTs without the router, which costs time.
     before_router: Mapping[str, ASGIApp]
-    # All others but those of health and MCP, in the order in which they are tried.
+    # All others but those of health and MCP, in the order in which the router tries them.
     routes: list[Route]
 
 
@@ -61,7 +61,7 @@ def make_endpoints(
     chat_route = ChatRoute(
         settings.server, chat, services.native_chat, bodies, limits.send_timeout_s, services.requests
     )
-    own = GatewayResponses(
+    gateway_responses = GatewayResponses(
         StoredResponses(services.store, chat.turns, unknown_response),
         chat.resolver.rules,
         chat.conversations,
@@ -71,25 +71,26 @@ def make_endpoints(
         limits.send_timeout_s,
     )
 
-    def responses(path: type[ResponsesPath]) -> ResponsesPath:
-        return path("responses", forwarder, bodies, max_upload_bytes, limits, chat_route, own)
+    def responses_path(kind: type[ResponsesPath]) -> ResponsesPath:
+        return kind("responses", forwarder, bodies, max_upload_bytes, limits, chat_route, gateway_responses)
 
     prompts = [spec.system for spec in chat.directory.specs]
-    agents, names = [], _no_names
+    agent_routes, agent_names = [], _no_agent_names
     if services.agents is not None:
-        agents = services.agents.routes(services.models, limits, bodies)
-        names = services.agents.chat.names
+        agent_routes = services.agents.routes(services.models, limits, bodies)
+        agent_names = services.agents.chat.names
     routes = [
-        # Gives other methods their 405; posts never come this far.
+        # Gives other methods their 405. POSTs to these paths are answered before the router.
         *(Route(path, _only_post, methods=["POST"]) for path in (RESPONSES_PATH, MESSAGES_PATH, *CHAT_PATHS)),
         # Before the agents, which have other paths below theirs.
         Route(COUNT_PATH, CountPath(chat_route, forwarder), methods=["POST"]),
-        *agents,  # before models and conversations, which have some of their paths as well
-        *model_routes(services.models, names),
-        Route(INPUT_TOKENS_PATH, responses(InputTokensPath), methods=["POST"]),
-        Route(COMPACT_PATH, responses(CompactPath), methods=["POST"]),
+        # Before models and conversations, which have some of their paths as well.
+        *agent_routes,
+        *model_routes(services.models, agent_names),
+        Route(INPUT_TOKENS_PATH, responses_path(InputTokensPath), methods=["POST"]),
+        Route(COMPACT_PATH, responses_path(CompactPath), methods=["POST"]),
         Route(RESPONSES_PATH, HandshakeRoute(), methods=["GET"]),
-        *stored_routes(forwarder, bodies, max_upload_bytes, limits, prompts, own),
+        *stored_routes(forwarder, bodies, max_upload_bytes, limits, prompts, gateway_responses),
         *forwarding_routes(forwarder, bodies, max_upload_bytes, limits),
         *memory_routes(
             make_request_operations(settings, services.store, services.requests),
@@ -101,8 +102,8 @@ def make_endpoints(
         *([] if admin_token is None else admin_routes(_operations(services), admin_token)),
     ]
     before_router: dict[str, ASGIApp] = {
-        **dict.fromkeys(CHAT_PATHS, chat_route),  # but where a path names its agent
-        RESPONSES_PATH: responses(ResponsesPath),
+        **dict.fromkeys(CHAT_PATHS, chat_route),
+        RESPONSES_PATH: responses_path(ResponsesPath),
         MESSAGES_PATH: MessagesPath(chat_route, forwarder),
     }
     return Endpoints(chat_route, before_router, routes)
@@ -140,7 +141,7 @@ def _operations(services: Services) -> OperationTable:
     )
 
 
-async def _no_names(project: str) -> Sequence[NamedAgent]:
+async def _no_agent_names(project: str) -> Sequence[NamedAgent]:
     """Returns the names of agents where none can be made."""
     return ()
 

@@ -48,7 +48,7 @@ from gateway.run.upstream.route import Route, agent_route, check_models, resolve
 from gateway.run.usage.limiter import Limiter, PlannedCall
 from gateway.settings import Settings
 from storage.errors import StoreError, is_known
-from storage.records import Agent
+from storage.records import Agent, Scope
 
 _log = logging.getLogger("mnemogate")
 _MOST_ROUTES = 256  # cached; bounded, since callers choose the names of models
@@ -163,17 +163,18 @@ class Chat:
         target = self._route_for(resolved).first
         await self._limiter.admit(receipt, PlannedCall.for_request(request, target))
         receipt.asks_model = False  # the model is called by the job, which has a receipt of its own
-        agents = self.keeper.store.agents
-        with map_store_errors():
-            if spec.uid:
-                agent = await agents.find_or_draft(scope, is_made=True)
-            else:
-                agent = await agents.find_or_begin(
-                    scope, spec.own_blocks, spec.shared_blocks, self.keeper.now()
-                )
+        agent = await self._find_or_begin_agent(scope, spec)
         if conversation is not None:
             await self.conversations.bind(conversation, scope, spec)
         return identity, agent
+
+    async def _find_or_begin_agent(self, scope: Scope, spec: AgentSpec) -> Agent:
+        """Returns the owner of a memory as it is stored. Raises: MemoryUnavailable."""
+        agents = self.keeper.store.agents
+        with map_store_errors():
+            if spec.uid:
+                return await agents.find_or_draft(scope, is_made=True)
+            return await agents.find_or_begin(scope, spec.own_blocks, spec.shared_blocks, self.keeper.now())
 
     def _route_for(self, resolved: Resolved) -> Route:
         """Returns the route to the model that a request asks for: the agent's where it names an agent as its model."""
@@ -376,8 +377,8 @@ class Chat:
         is_appended = call.kind is ConversationKind.APPENDED and call.native is None
         needs_memory = identity.mode is _STRICT or is_appended
         # A store that cannot be written may still be read, but then the turn would not be stored.
-        why = None if not needs_memory or (health := self.keeper.store.health).ok else health.status
-        if why is None:
+        status = None if not needs_memory or (health := self.keeper.store.health).ok else health.status
+        if status is None:
             await self.turns.wait_written(identity.scope)
             try:
                 begun = await self._read_memory(call, attempts, ticket, make, opens=opens)
@@ -387,13 +388,13 @@ class Chat:
             except StoreError as error:
                 if not is_known(error):
                     _log.warning("A request was answered without memory: %s", error.message)
-                why = error.status
+                status = error.status
             except Exception:
                 # Memory never breaks chat: an error in its code must not either.
                 _log.exception("A request was answered without memory, by a fault in the gateway.")
-                why = StoreError.status
+                status = StoreError.status
         if needs_memory:
-            raise MemoryUnavailable.since(why)
+            raise MemoryUnavailable.since(status)
         call.memory_state = "unavailable"
         return None
 
@@ -425,23 +426,27 @@ class Chat:
             MemoryRequest(request, call.identity, spec, keeper.now(), attempts.target, call.kind, ticket)
         )
         call.identity = memory_context.request.identity
-        edits = BlockEdits(list(memory_context.blocks))
-        toolbox = self._agents.toolbox(memory_context, edits, call.forwarded)
+        block_edits = BlockEdits(list(memory_context.blocks))
+        toolbox = self._agents.toolbox(memory_context, block_edits, call.forwarded)
         form = endpoint_form_for(request, attempts.endpoint, attempts.target.model)
         prompt = await keeper.composer.make_prompt(memory_context, form, toolbox.definitions())
-        edits.shown = prompt.section.shown
+        block_edits.shown = prompt.section.shown
         if memory_context.plan.follows_head and opens:
             memory_context = await keeper.open(memory_context, prompt)
         if request.native is not None:
             prompt = replace(prompt, changes_prefix=_changes_prefix(memory_context, prompt))
         if prompt.composition.unrestored_rounds:
             self.turns.metrics.prefix_breaks.inc()
+        self._note_memory(call, prompt)
+        return make(keeper, memory_context, block_edits, toolbox, call.receipt), prompt
+
+    def _note_memory(self, call: ChatCall, prompt: Prompt) -> None:
+        """Notes in the metrics and in the receipt the memory of a request and its recall."""
         receipt, recall = call.receipt, prompt.recall
         if recall.ms:
             self.turns.metrics.recall_s.observe(recall.ms / 1000)
             receipt.note_search(recall.begun, recall.ms, recall.count, recall.tokens, is_late=recall.is_late)
         receipt.scope, receipt.mode = call.identity.scope, str(call.identity.mode)
-        return make(keeper, memory_context, edits, toolbox, receipt), prompt
 
 
 async def _prompt_without_memory(request: ChatRequest, attempts: Attempts, spec: AgentSpec) -> Prompt:
