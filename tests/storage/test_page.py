@@ -370,12 +370,12 @@ async def test_an_export_has_mutes_and_origins_and_no_recalls(open_store: OpenSt
     await source.facts.mute(agent.id, cat.seq, NOW, is_muted=True)
     await source.facts.correct(agent, train.seq, "It leaves at six.", "six", "operator", NOW)
     lines = []
-    page, at = await TransferOperations(source).read(agent, None)
+    page, at = await TransferOperations(source).read_page(agent, None)
     while True:
         lines += page
         if at is None:
             break
-        page, at = await TransferOperations(source).read(agent, at)
+        page, at = await TransferOperations(source).read_page(agent, at)
     assert not [line for line in lines if "recall" in str(line.keys())]
     exported = {line["fact"]["text"]: line["fact"] for line in lines if "fact" in line}
     assert (exported["Miso is a cat."]["muted"], exported["It leaves at six."]["origin"]) == (
