@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from msgspec import Struct
-from msgspec.structs import asdict
 
 from gateway.errors import BadRequest
 from gateway.run.admin.operation_arguments import (
@@ -142,7 +141,8 @@ class ForgetOperations:
             swept = await forgetting.sweep()
             # What a call that was cut off has begun is not found by who asks for it again.
             left = await forgetting.unfinished()
-        return {"memories": count, "left": left, "done": done and not left, "swept": swept, **asdict(extent)}
+        sizes = {"messages": extent.messages, "kept": extent.remaining, "conversation": extent.conversation}
+        return {"memories": count, "left": left, "done": done and not left, "swept": swept, **sizes}
 
     async def undo(self, raw: RawArguments) -> dict[str, Any]:
         """Takes back the last change of a block. Returns {"label", "version", "value", "waiting"}.
