@@ -169,7 +169,7 @@ class Identity(Struct, frozen=True):
     leaves_nothing: bool = False
     # The mode where the gateway has the history; None: the same. The form of a request (`is_single_structured_turn`)
     # changes the mode only where the client has the history.
-    mode_with_history: Mode | None = None
+    mode_with_history: Mode | None = msgspec.field(default=None, name="own")  # its name in stored requests
     # What people call the user; None: not known.
     name: str | None = None
 
