@@ -209,7 +209,6 @@ class Agents:
 
     def clear(self) -> None:
         """Drops all agents from the cache. Drafts stay: parallel requests would get drafts with other secrets."""
-
         self._cache.clear()
 
     def _put(self, entries: OrderedDict[K, Agent], key: K, agent: Agent) -> None:

@@ -35,7 +35,6 @@ async def load_blocks(
     """Returns the blocks that an agent sees, as `visible_blocks`.
 
     shared_read_only: shared and attached ones are returned as read-only, for callers that may not write them.
-
     """
     rows = await connection.rows(SQL["block_load"], (agent,))
     blocks = [(owner, make_block(row)) for *row, owner in rows]
