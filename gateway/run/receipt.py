@@ -286,9 +286,8 @@ class Receipt(Struct, eq=False, weakref=True):
     def upstream_called(self) -> None:
         now = time.perf_counter()
         self._sent = self._sent or now
-        self._came = (
-            0.0  # the time between two calls counts as the upstream's, also that of the round's tools
-        )
+        # The time between two calls counts as the upstream's, also that of the round's tools.
+        self._came = 0.0
 
     def upstream_answered(self) -> None:
         self._came = time.perf_counter()
