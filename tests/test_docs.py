@@ -78,6 +78,33 @@ def test_every_path_that_a_document_names_exists() -> None:
     assert not missing
 
 
+def test_every_name_that_a_page_puts_into_a_file_or_a_class_is_defined_there() -> None:
+    """`name` in `file`, `name` (`file`) and `Class.member`: a renaming takes its mentions along."""
+    tops = ("gateway", "adapters", "storage", "tests")
+    texts = {path.as_posix(): path.read_text("utf-8") for top in tops for path in (ROOT / top).rglob("*.py")}
+    pages = _page("architecture") + _page("conversations")
+    in_files = re.findall(r"`(?:\w+\.)*(\w+)` (?:in |\()`([\w/]+\.py)`", pages)
+    in_classes = re.findall(r"`([A-Z]\w*[a-z]\w*)\.(\w+)`", pages)
+    assert len(in_files) > 60
+    assert len(in_classes) > 30
+    missing = [
+        f"{name} in {file}"
+        for name, file in in_files
+        if not any(_defines(text, name) for path, text in texts.items() if path.endswith(f"/{file}"))
+    ]
+    missing += [
+        f"{name}.{member}"
+        for name, member in in_classes
+        if not any(_defines(text, member) for text in texts.values() if f"\nclass {name}" in text)
+    ]
+    assert not missing
+
+
+def _defines(text: str, name: str) -> bool:
+    """Returns whether a module defines or assigns a name, at any depth."""
+    return re.search(rf"\b(?:def|class) {name}\b|^ *(?:self\.)?{name}\b[^\n]*[:=]", text, re.M) is not None
+
+
 def test_every_link_leads_to_a_file_and_a_heading_that_exist() -> None:
     """The pages' links to one another; an anchor is a heading as GitHub writes it."""
     pages = (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))
