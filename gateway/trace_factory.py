@@ -25,8 +25,8 @@ def check_package() -> None:
         import opentelemetry.proto.collector.trace.v1.trace_service_pb2  # noqa: F401
     except ImportError as error:
         raise SettingsError(
-            "OTEL_EXPORTER_OTLP_ENDPOINT: traces need the extra `traces`: pip install 'mnemogate[traces]', or in a "
-            f"clone pip install -e '.[traces]' (with uv: uv sync --extra traces): {error}",
+            "OTEL_EXPORTER_OTLP_ENDPOINT: traces need the extra `traces`: in the clone run "
+            f"pip install -e '.[traces]', or uv sync --extra traces: {error}",
             in_file=False,
         ) from error
 

@@ -13,8 +13,8 @@ from storage.sql.store import Store
 from storage.sqlite.database import SqliteDatabase
 
 _MISSING = (
-    "PostgreSQL needs a package that cannot be used: pip install 'mnemogate[postgres]', or in a clone "
-    "pip install -e '.[postgres]' (with uv: uv sync --extra postgres)"
+    "PostgreSQL needs a package that cannot be used: in the clone run "
+    "pip install -e '.[postgres]', or uv sync --extra postgres"
 )
 
 

@@ -18,8 +18,8 @@ V = TypeVar("V")
 CLOCK_SKEW_S: Final = 60.0  # by which a provider's clock may be behind the gateway's
 PAGE: Final = 100  # batches or files that are listed at once
 _MISSING: Final = (
-    "the package {sdk!r} is not installed on the gateway's machine: run pip install 'mnemogate[batches]', or in a "
-    "clone pip install -e '.[batches]' (with uv: uv sync --extra batches)"
+    "the package {sdk!r} is not installed on the gateway's machine: in the clone run "
+    "pip install -e '.[batches]', or uv sync --extra batches"
 )
 
 

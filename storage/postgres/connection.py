@@ -1,6 +1,6 @@
 """Connections to a PostgreSQL server: how they are opened, what its errors mean, and how an operation uses one.
 
-This room knows asyncpg and SQLSTATE; it does not know what is stored. asyncpg is the extra `mnemogate[postgres]`, and
+This room knows asyncpg and SQLSTATE; it does not know what is stored. asyncpg comes with the extra `postgres`, and
 storage/open.py imports this room only where a URL asks for it.
 """
 

@@ -131,7 +131,7 @@ async def test_an_sdk_that_is_not_installed_is_named_with_the_line_to_run(
     async with bench_of(kind) as bench:
         assert bench.provider.missing is None
         monkeypatch.setitem(sys.modules, kind, None)
-        named = f"{kind}.*pip install 'mnemogate\\[batches\\]'"
+        named = f"{kind}.*pip install -e '\\.\\[batches\\]'"
         assert re.search(named, bench.provider.missing or "")
         for ask in (
             lambda: bench.submit("a-1"),

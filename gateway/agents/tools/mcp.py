@@ -34,7 +34,7 @@ TIMEOUT_S = 30.0
 MOST_TOOLS = 500
 # Against a server whose list of tools never ends; no measurement.
 _MOST_PAGES = 100
-_MISSING = "The extra `mcp` is not installed on the gateway's machine: pip install 'mnemogate[mcp]'."
+_MISSING = "The extra `mcp` is not installed on the gateway's machine: pip install -e '.[mcp]' in the clone."
 NO_SECRETS = McpSecrets()
 # Within `McpServers`, `list` is its method.
 _Names = list[str]

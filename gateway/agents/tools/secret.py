@@ -27,7 +27,7 @@ _NO_KEY = (
     f"secrets are not stored without a key that encrypts them: set {VARIABLE} where the gateway starts "
     "(`openssl rand -base64 32` makes one), or name an entry of the setting tools.headers in `auth_header`"
 )
-_MISSING = "the extra `mcp` is not installed on the gateway's machine: pip install 'mnemogate[mcp]'"
+_MISSING = "the extra `mcp` is not installed on the gateway's machine: pip install -e '.[mcp]' in the clone"
 _NONCE_BYTES = 12  # NIST SP 800-38D, 8.2
 _FORM = "1:"  # of what is stored, so that another one can follow
 

@@ -633,7 +633,7 @@ def test_a_batch_without_its_package_is_refused_with_the_line_to_run(
         requests = [{"agent_id": agent, "input": "Hi"} for agent in (*other, *asking)]
         status, error = s.world.ask("POST", PATH, {"requests": requests})
         assert status == 400
-        assert "pip install 'mnemogate[batches]'" in str(error)
+        assert "pip install -e '.[batches]'" in str(error)
         assert s.ended(s.post(other, "Hi"))["status"] == "completed"  # made one by one, without a package
 
 

@@ -124,7 +124,7 @@ def test_a_fault_of_our_own_is_not_told_as_a_missing_driver() -> None:
 def test_without_the_driver_it_is_named(arguments: list[str]) -> None:
     ran = run_without("asyncpg", *arguments)
     assert ran.returncode != 0
-    assert "pip install 'mnemogate[postgres]'" in ran.stderr
+    assert "pip install -e '.[postgres]'" in ran.stderr
 
 
 def test_migrate_says_that_the_schema_is_there(capsys: Out) -> None:

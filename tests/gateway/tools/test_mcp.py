@@ -373,4 +373,4 @@ async def test_without_the_extra_a_call_says_what_to_install(monkeypatch: pytest
     monkeypatch.setitem(sys.modules, "mcp", None)
     answer = await asking(STDIO).call(STDIO, "add", {})
     assert answer.status == "error"
-    assert "pip install 'mnemogate[mcp]'" in answer.content
+    assert "pip install -e '.[mcp]'" in answer.content

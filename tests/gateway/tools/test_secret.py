@@ -63,7 +63,7 @@ async def test_another_key_and_none_are_named() -> None:
 
 async def test_without_the_package_the_line_to_run_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.ciphers.aead", None)
-    with pytest.raises(SecretFault, match=r"pip install 'mnemogate\[mcp\]'"):
+    with pytest.raises(SecretFault, match=r"pip install -e '\.\[mcp\]'"):
         await SecretCipher(KEY).encrypt("shop", "u1", VALUES)
 
 

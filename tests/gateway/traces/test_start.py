@@ -24,5 +24,5 @@ def test_another_protocol_is_refused(tmp_path: Path, name: str) -> None:
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.proto.collector.trace.v1.trace_service_pb2", None)
     assert load_otlp_settings({}) is None
-    with pytest.raises(SettingsError, match=r"pip install 'mnemogate\[traces\]'"):
+    with pytest.raises(SettingsError, match=r"pip install -e '\.\[traces\]'"):
         load_otlp_settings(ENDPOINT)
