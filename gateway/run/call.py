@@ -74,8 +74,8 @@ class ChatCall:
         if self.native is not None:
             self.receipt.headers["x-mnemogate-memory"] = self.memory_state
             return self._native_request(self.native, target, self.spec.system)
-        native = self.request.native
-        if native is not None and endpoint.provider.capabilities.speaks_messages:
+        native = native_body_for(self.request, endpoint)
+        if native is not None:
             self.fill_receipt(NATIVE_FORM)
             additions = replace(NO_ADDITIONS, is_fallback=self._is_fallback(target))
             return self._native_body_request(target, native, native.render(target.model, additions))
@@ -110,8 +110,8 @@ class ChatCall:
         """
         if self.native is not None:
             return self._native_request(self.native, target, prompt.system, prompt.composition.notes)
-        native = self.request.native
-        if native is None or not endpoint.provider.capabilities.speaks_messages:
+        native = native_body_for(self.request, endpoint)
+        if native is None:
             return self._model_request(target, prompt.body(more, budget_tokens, offer))
         additions = prompt.additions(more, budget_tokens, offer)
         made = native.render(target.model, replace(additions, is_fallback=self._is_fallback(target)))
@@ -204,10 +204,15 @@ def make_native_call(
     )
 
 
+def native_body_for(request: ChatRequest, endpoint: Endpoint) -> NativeBody | None:
+    """Returns a request in its client's dialect; None: it goes to this endpoint as a chat completion."""
+    return request.native if endpoint.provider.capabilities.speaks_messages else None
+
+
 def endpoint_form_for(request: ChatRequest, endpoint: Endpoint, model: str) -> EndpointForm:
     """Returns how the request has to look for an endpoint and its model, by their capabilities."""
     capabilities = endpoint.provider.capabilities
-    if request.native is not None and capabilities.speaks_messages:
+    if native_body_for(request, endpoint) is not None:
         return (
             replace(NATIVE_FORM, binds_thoughts=True) if capabilities.binds_thoughts(model) else NATIVE_FORM
         )

@@ -26,7 +26,7 @@ from gateway.core.turn.native_form import ReplyChange
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, MemoryUnavailable, ThreadNotFound, ThreadUnsupported
-from gateway.run.call import ChatCall, Forwarded, endpoint_form_for
+from gateway.run.call import ChatCall, Forwarded, endpoint_form_for, native_body_for
 from gateway.run.directory import Directory, StoredAgents
 from gateway.run.memory.fit import count_prompt_tokens, fit_prompt
 from gateway.run.memory.keeper import MemoryKeeper
@@ -322,8 +322,8 @@ class Chat:
 
     def _speaks_natively(self, call: ChatCall) -> bool:
         """Returns whether all endpoints that may answer a request speak its client's dialect."""
-        return call.request.native is not None and all(
-            endpoint.provider.capabilities.speaks_messages
+        return all(
+            native_body_for(call.request, endpoint) is not None
             for target in call.route.targets
             for endpoint in self.failover.endpoints[target.upstream]
         )
