@@ -248,7 +248,7 @@ class Chat:
                 return None
         return await count_prompt_tokens(prompt)
 
-    def speaks_messages(self, names: Mapping[str, Any], context: RequestContext) -> bool:
+    def is_for_native_upstream(self, names: Mapping[str, Any], context: RequestContext) -> bool:
         """Returns whether a request in Anthropic's dialect goes to its upstream in that dialect.
 
         One for an agent that was made over REST does not: it becomes a run.
@@ -306,7 +306,7 @@ class Chat:
             return False
         if any(map(_context_window, call.route.others)):
             return False
-        return call.view.speaks_chat or self._speaks_natively(call)
+        return call.view.speaks_chat or self._all_take_native_body(call)
 
     def _check_thread(self, thread: MessageThread, call: ChatCall, prompt: Prompt | None) -> None:
         """Raises: ThreadUnsupported, ThreadNotFound: the upstream of the request cannot continue its message thread."""
@@ -320,7 +320,7 @@ class Chat:
         if thread.previous is not None and prompt.changes_prefix:
             raise ThreadNotFound("what stood before the conversation has changed since.")
 
-    def _speaks_natively(self, call: ChatCall) -> bool:
+    def _all_take_native_body(self, call: ChatCall) -> bool:
         """Returns whether all endpoints that may answer a request speak its client's dialect."""
         return all(
             native_body_for(call.request, endpoint) is not None

@@ -43,7 +43,7 @@ _VERSION: Final = b"anthropic-version"
 _ERRORS: Final = MessagesErrors()
 
 
-def speaks_messages(scope: Scope) -> bool:
+def is_anthropic_client(scope: Scope) -> bool:
     """Returns whether a request to a path of several APIs comes from a client of Anthropic's."""
     return find_header(scope["headers"], _VERSION) is not None
 
@@ -53,7 +53,7 @@ def messages_error_form(scope: Scope) -> ErrorForm | None:
     path = scope["path"]
     if path == MESSAGES_PATH or _is_messages_subpath(scope):
         return _ERRORS
-    return _ERRORS if path.startswith(_MODELS_PATH) and speaks_messages(scope) else None
+    return _ERRORS if path.startswith(_MODELS_PATH) and is_anthropic_client(scope) else None
 
 
 def refuse_unknown(scope: Scope) -> None:
@@ -71,7 +71,7 @@ def _is_messages_subpath(scope: Scope) -> bool:
     path = scope["path"]
     if not path.startswith(f"{MESSAGES_PATH}/"):
         return False
-    return speaks_messages(scope) or _AGENTS_PATHS.fullmatch(path) is None
+    return is_anthropic_client(scope) or _AGENTS_PATHS.fullmatch(path) is None
 
 
 @dataclass(eq=False)
@@ -125,7 +125,7 @@ class MessagesPath:
         if not isinstance(json.get("model"), str):
             return False
         context = info_of(scope).caller.context(scope["headers"])
-        return self.chats.chat.speaks_messages(read_names(json), context)
+        return self.chats.chat.is_for_native_upstream(read_names(json), context)
 
     def _read_with_headers(
         self, body: bytes, json: Json, scope: Scope, *, is_lenient: bool

@@ -19,7 +19,7 @@ from gateway.core.ids import id_of
 from gateway.core.request.identity import AGENT_PREFIX, asks_agent
 from gateway.dialects.messages.models import render_model, render_page
 from gateway.run.upstream.model_list import ModelList
-from gateway.web.messages import speaks_messages
+from gateway.web.messages import is_anthropic_client
 from gateway.web.middleware import info_of
 from gateway.web.raw_headers import read_upstream_name
 from storage.errors import StoreError
@@ -43,7 +43,7 @@ def model_routes(models: ModelList, agents: NamesAgents) -> list[Route]:
         listed = await agent_models(agents, info.caller.project)
         found = await models.entries_for(info.caller.credential, upstream, has_others=bool(listed))
         allowed = [each for each in (*listed, *found) if info.caller.may_ask(str(each.get("id")))]
-        if speaks_messages(request.scope):
+        if is_anthropic_client(request.scope):
             return _json(render_page(allowed, request.query_params))
         return _json({"object": "list", "data": allowed})
 
@@ -57,7 +57,7 @@ def model_routes(models: ModelList, agents: NamesAgents) -> list[Route]:
             found = next((each for each in listed if name == each["id"]), None)
         if found is None:
             found = await models.find(name, info.caller.credential)
-        return _json(render_model(found) if speaks_messages(request.scope) else found)
+        return _json(render_model(found) if is_anthropic_client(request.scope) else found)
 
     return [Route("/v1/models", list_models), Route("/v1/models/{name:path}", show_model)]
 
