@@ -559,7 +559,7 @@ def audit(limit: int | None, as_json: bool, **arguments: Any) -> None:
 
 @root.command(help="show what requests used: tokens, calls and cost, added up")
 @_option(
-    "by", "apart by these columns: day, project, user, key, upstream, model (default: day)", "COLUMN,..."
+    "by", "group by these columns: day, project, user, key, upstream, model (default: day)", "COLUMN,..."
 )
 @_option("from", "from this day on, UTC (default: the last 30 days)", "YYYY-MM-DD")
 @_option("to", "up to this day (default: today)", "YYYY-MM-DD")
