@@ -296,7 +296,8 @@ def test_every_arrow_is_an_allowed_one() -> None:
     assert len(arrows) > 20, "the walk found nothing: it looks in the wrong place"
     for line in sorted({f"{_room(a)} -> {_room(b)}" for a, b in arrows if _room(a) != _room(b)}):
         print(line)
-    assert sorted(f"{a} -> {b}" for a, b in arrows if not _is_allowed(a, b)) == []
+    wrong = sorted(f"{a} -> {b}" for a, b in arrows if not _is_allowed(a, b))
+    assert not wrong, f"ALLOWED, in this file, lets none of these import the other: {wrong}"
 
 
 def test_the_command_line_alone_imports_the_move_from_letta() -> None:
@@ -360,14 +361,16 @@ def test_within_a_room_arrows_go_down() -> None:
                 is_down = a in height and b in height and height[b] < height[a]
             if not is_down:
                 wrong.append(f"{a} -> {b}")
-    assert sorted(wrong) == []
+    assert not wrong, f"FLOORS, in this file, has the imported one on no lower floor: {sorted(wrong)}"
 
 
 def test_every_box_has_a_floor() -> None:
     boxes = {_box(name) for name, _ in _modules()}
     for room, floors in FLOORS.items():
         known = {f"{room}.{box}" for floor in [*floors, ALONE.get(room, set())] for box in floor}
-        assert {box for box in boxes if box.startswith(room + ".")} == known
+        found = {box for box in boxes if box.startswith(room + ".")}
+        assert not found - known, f"give these a floor in FLOORS, in this file: {sorted(found - known)}"
+        assert not known - found, f"take these out of FLOORS, they are gone: {sorted(known - found)}"
 
 
 def test_no_folder_imports_itself_by_a_detour() -> None:
@@ -376,7 +379,8 @@ def test_no_folder_imports_itself_by_a_detour() -> None:
 
 def test_no_file_is_too_long_to_read() -> None:
     sizes = {str(path.relative_to(ROOT)): path.read_text("utf-8").count("\n") for _, path in _modules()}
-    assert {name: lines for name, lines in sizes.items() if lines > LINES} == {}
+    long = {name: lines for name, lines in sizes.items() if lines > LINES}
+    assert not long, f"divide these files, {LINES} lines are the most: {long}"
 
 
 def test_no_module_lists_its_public_names() -> None:
@@ -397,7 +401,8 @@ def test_a_public_type_name_stands_for_one_thing() -> None:
                 if name[0].isupper() and not name.isupper():
                     defined.setdefault(name, []).append(module)
     assert len(defined) > 200
-    assert {name: modules for name, modules in defined.items() if len(modules) > 1} == {}
+    twice = {name: modules for name, modules in defined.items() if len(modules) > 1}
+    assert not twice, f"give one of each another name: {twice}"
 
 
 def test_a_docstring_begins_with_its_subject_or_a_verb() -> None:
@@ -410,4 +415,4 @@ def test_a_docstring_begins_with_its_subject_or_a_verb() -> None:
                 words = ast.get_docstring(node) or ""
                 if begun.match(words):
                     found.append(f"{module}: {words.splitlines()[0]}")
-    assert found == []
+    assert not found, f"begin these with their subject or a verb (Returns ...): {found}"
