@@ -71,13 +71,15 @@ class FieldChecker:
         self.left_out: dict[str, None] = {}
 
     def check(self, value: Json, known: frozenset[str], where: object) -> None:
-        """Refuses a field that is neither in `known` nor without effect. where: the path to `value`.
+        """Refuses a field that is neither in `known`, nor without effect, nor null. where: the path to `value`.
 
         Raises: BadRequest.
         """
         if self.is_lenient or known.issuperset(value):
             return
-        for key in value:
+        for key, field in value.items():
+            if field is None:  # the blocks of a reply in the SDK have all fields that it knows
+                continue
             if key in _NO_EFFECT:
                 self.left_out[key] = None
             elif key not in known:

@@ -114,8 +114,10 @@ def read_request(
 
     Raises: BadRequest.
     """
-    if not is_lenient and (unknown := [key for key in json if key not in _KNOWN]):
-        raise unsupported(unknown[0][:60])
+    if not is_lenient:
+        for key, field in json.items():
+            if field is not None and key not in _KNOWN:
+                raise unsupported(key[:60])
     check_length("messages", json["messages"] if isinstance(json.get("messages"), list) else [], max_messages)
     checker = FieldChecker(is_lenient=is_lenient)
     translated = read_messages(json.get("messages"), checker)

@@ -192,6 +192,7 @@ def test_what_is_left_out_is_named_and_nothing_else() -> None:
     body["tools"][0] |= {"defer_loading": True, "allowed_callers": ["direct"], "input_examples": [{"a": 1}]}
     body["messages"][0]["content"][3]["citations"] = {"enabled": True}
     body["messages"][1]["content"][2]["caller"] = {"type": "direct"}
+    body["tools"][0]["eager_input_streaming"] = None
     own = {"defer_loading", "allowed_callers", "input_examples", "citations", "caller"}
     assert named_of(body) == {"cache_control", "thinking", "context_management"} | own
 

@@ -240,6 +240,19 @@ def test_what_cannot_be_translated_is_named(world: World, fields: Json, named: s
     assert refused(world, **fields).startswith(f"{named}: Extra inputs are not permitted")
 
 
+def test_what_is_null_says_nothing(world: World, upstream: StrictUpstream) -> None:
+    """Blocks of the SDK have all fields that it knows, and applications send them back like that."""
+    upstream.queue(call_tools(Call("weather", {"city": "Bern"}), text="Let me see."), say("It rains."))
+    talk = Talk(world, options={"tools": [WEATHER], "extra_body": {"container": None}})
+    talk.messages.append({"role": "user", "content": "The weather?"})
+    reply = talk.complete()
+    blocks = [block.model_dump() for block in reply.content]
+    assert None in blocks[1].values()
+    talk.messages.append({"role": "assistant", "content": blocks})
+    talk.answer(calls_of(reply)[0], "Rain")
+    assert talk.go_on() == "It rains."
+
+
 def test_a_tool_without_a_name_is_refused_in_anthropics_words(world: World) -> None:
     for choice in ({"type": "tool"}, {"type": "tool", "name": ["weather"]}):
         found = refused(world, tools=[WEATHER], tool_choice=choice)
