@@ -177,10 +177,14 @@ class Limiter:
         if self._known_change < self._change:
             await self._try_load()
         limits = self._limits_of(receipt)
-        if not limits:
+        buckets: list[Bucket] = []
+        # Limits may be made, changed or removed while what was used of them is read.
+        while [bucket.limit for bucket in buckets] != limits:
+            buckets = [await self._loaded_bucket(limit, receipt.user) for limit in limits]
+            limits = self._limits_of(receipt)
+        if not buckets:
             self._reservations[receipt] = LimitReservation([])
             return None
-        buckets = [await self._loaded_bucket(limit, receipt.user) for limit in limits]
         wanted = Amounts() if call is None else self._estimate(call)
         # From here on nothing waits, so what is seen is what is reserved.
         entries = [(bucket, wanted.of(bucket.limit.unit)) for bucket in buckets]

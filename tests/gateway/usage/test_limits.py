@@ -159,6 +159,30 @@ def test_a_limit_counts_the_requests_that_were_under_way_when_it_was_made(
     assert world.post(ASK, user="alice").status == after
 
 
+def test_a_limit_that_is_made_while_another_is_read_counts_the_request(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit(world, "requests", "day", 50)
+    sums, reads, goes_on = world.store.usage.sums, Gate(), Gate()
+
+    async def held(query: UsageQuery) -> Any:
+        reads.open()
+        await goes_on.wait()
+        return await sums(query)
+
+    monkeypatch.setattr(world.store.usage, "sums", held)
+    with world.gateway.connect() as client:
+        client.request("POST", CHAT, json.dumps({"model": "m", "messages": ASK, "user": "alice"}).encode())
+        reads.wait_sync()
+        world.gateway.call(
+            world.store.limits.add(UsageLimit(0, "default", None, None, "requests", "minute", 1, "refuse"))
+        )
+        world.gateway.call(world.gateway.app.services.accounting.limiter.load())
+        goes_on.open()
+        assert client.read_reply().status == 200
+    assert world.post(ASK, user="alice").status == 429
+
+
 def test_what_fails_is_answered_later_and_the_limit_is_reached_exactly(world: World) -> None:
     """Some of those that are let in fail, and others take their places; each failure has reached the upstream."""
     turns = itertools.count()
