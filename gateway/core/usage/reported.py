@@ -174,6 +174,8 @@ def _usage_of(data: bytes) -> Any:
         event = orjson.loads(data)
     except orjson.JSONDecodeError:
         return None
+    if not isinstance(event, dict):
+        return None
     for inner in (event, event.get("response"), event.get("message")):
         if isinstance(inner, dict) and isinstance(inner.get("usage"), dict):
             return inner["usage"]

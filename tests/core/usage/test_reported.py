@@ -93,6 +93,12 @@ def test_what_the_model_wrote_is_measured_in_characters() -> None:
     assert (reader.counts, reader.chars) == (None, 9)
 
 
+def test_a_usage_in_an_event_that_is_no_object_is_none() -> None:
+    reader = UsageReader("/chat/completions")
+    reader.take_events(events([{"usage": CHAT}]))
+    assert reader.counts is None
+
+
 def test_text_that_looks_like_usage_is_text() -> None:
     reader = UsageReader("/chat/completions")
     reader.take_events(events({"choices": [{"delta": {"content": '"usage": {"prompt_tokens": 9}'}}]}))
