@@ -19,6 +19,7 @@ function follow(ids) {
   pause?.addEventListener("click", () => {
     paused = !paused;
     pause.setAttribute("aria-pressed", String(paused));
+    pause.nextElementSibling.textContent = paused ? "The list stands still." : "The list follows what happens.";
   });
   const take = async () => {
     if (!paused && !document.hidden) {

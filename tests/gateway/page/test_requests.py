@@ -100,3 +100,12 @@ def test_the_audit_notes_a_read_once_an_hour(operator: Operator) -> None:
     operator.get(f"r/{id}")
     reads = [each for each in operator.twin("audit")["items"] if each["action"] == "read"]
     assert len(reads) in (2, 3)
+
+
+def test_a_paused_list_says_that_it_stands_still(browser: Browser, operator: Operator) -> None:
+    full(operator)
+    with browser.open(operator, "requests") as page:
+        pause = page.get_by_role("button", name="Pause", exact=True)
+        for text in ("The list stands still.", "The list follows what happens."):
+            pause.click()
+            assert page.locator("#live").inner_text() == f"Pause {text}"
