@@ -430,9 +430,14 @@ class ItemTurns:
             counts.completion,
         )
 
-    async def give_up(self, item: BatchItem, failure: ItemFailed) -> ItemEnding | ItemEnd:
-        """Returns the end of an item that cannot continue; its earlier rounds are stored. Raises: StoreError."""
-        plain = ItemEnd(item, failure.state, failure.stop, self._keeper.now(), failure.message)
+    async def give_up(self, item: BatchItem, failure: ItemFailed, reply: bytes = b"") -> ItemEnding | ItemEnd:
+        """Returns the end of an item that cannot continue; its earlier rounds are stored. Raises: StoreError.
+
+        reply: that which the provider has billed, and of which only the tokens are used; b"": none.
+        """
+        counts = counts_or_zeros(_usage(reply))
+        tokens, now = counts.prompt + counts.completion, self._keeper.now()
+        plain = ItemEnd(item, failure.state, failure.stop, now, failure.message, tokens, counts.completion)
         try:
             opened = await self.open_turn(item, failure=ProviderError(failure.message))
         except ItemFailed as error:
@@ -453,10 +458,11 @@ class ItemTurns:
             failure.state,
             failure.stop,
             failure.message,
-            opened.counts(),
-            0,
+            opened.counts(counts),
+            tokens,
             BlockMerge(),
             {},
+            counts.completion,
         )
 
     async def compose_end(self, ending: ItemEnding) -> ItemEnd:

@@ -136,4 +136,5 @@ class PartResults:
                 ids.id_of("job", self.batch.uid),
             )
             failure = ItemFailed(INTERNAL)
-        return await self.turns.give_up(item, failure)
+        reply = result.body if result.outcome == "succeeded" else b""
+        return await self.turns.give_up(item, failure, reply)

@@ -156,12 +156,6 @@ class Meter:
         before = self._background.get(key, _NONE)
         self._background[key] = TokenCounts(before.prompt + used.prompt, before.completion + used.completion)
 
-    def add_batch(self, project: str, user: str, upstream: str, model: str, used: TokenCounts) -> None:
-        """Adds an item of a batch of agents, when its result is taken."""
-        counters = self._counters_of(self._today, project, user, 0, upstream, model)
-        counters[BATCH_INPUT] += used.prompt
-        counters[BATCH_OUTPUT] += used.completion
-
     async def background_tokens(self, project: str) -> int:
         """Returns the tokens that a project's background calls used today. Raises: StoreError."""
         today = self._today

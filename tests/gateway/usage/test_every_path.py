@@ -424,6 +424,26 @@ def test_batches_of_agents_count_their_items(model: str, tmp_path: Path) -> None
         assert sum(each["input_tokens"] + each["output_tokens"] for each in rows) == 0
 
 
+@pytest.mark.agents
+def test_a_batchs_reply_that_is_not_kept_counts(tmp_path: Path) -> None:
+    with scene(tmp_path, held=True, admin_token=TOKEN) as found:
+        agents, letta = found.agents(2), found.world.letta
+        letta.agents.messages.create(agents[0], input="My pin is 1234.", override_model="up/m")
+        batch = found.post(agents, "Who are you?")
+        found.until(batch, lambda _: len(found.openai.batches) == 1)
+        message = next(
+            m for m in letta.agents.messages.list(agents[0]).items if m.message_type == "user_message"
+        )
+        found.world.ask("DELETE", f"/v1/agents/{agents[0]}/messages/{message.id}")
+        found.openai.finish()
+        assert found.ended(batch)["counts"]["failed"] == 1
+        (row,) = [each for each in usage_by_model(found.world.world) if each["batch_input_tokens"]]
+        assert (row["batch_input_tokens"], row["batch_output_tokens"]) == (
+            2 * ITEM["prompt_tokens"],
+            2 * ITEM["completion_tokens"],
+        )
+
+
 def test_of_files_and_providers_batches_the_requests_count_alone(paths: Paths) -> None:
     sdk = paths.sdk
     file = sdk.files.create(file=("a.jsonl", b"{}"), purpose="batch")
