@@ -15,10 +15,9 @@ from gateway.core.imports.records import (
     id_in,
     time_of,
 )
+from gateway.core.memory.learn import WRITTEN_FACT_CHARS
 
 _ROLES: Final = ("user", "assistant")
-# A fact has a sentence or two; a longer line is a document.
-MOST_FACT: Final = 2_000
 _BULLET: Final = re.compile(r"^(?:[-*+\u2022\u00b7]|\d{1,4}[.)])\s+")
 _DATE: Final = re.compile(r"^\[(\d{4}-\d{2}-\d{2})\]\s*(?:[-\u2013\u2014:]\s+)?")
 _HEADING: Final = re.compile(r"^#{1,6}\s|^#+$")
@@ -89,6 +88,6 @@ def read_memory(value: Any) -> SourceFact | None:
 
 
 def _fact(text: str, at: float | None) -> SourceFact:
-    if len(checked(text)) > MOST_FACT:
-        raise WrongForm(f"it has more than {MOST_FACT:,} characters")
+    if len(checked(text)) > WRITTEN_FACT_CHARS:
+        raise WrongForm(f"it has more than {WRITTEN_FACT_CHARS:,} characters")
     return SourceFact(text, at)

@@ -25,8 +25,10 @@ from gateway.core.words import folded_words, stem, words_with_signs
 from storage.commands import Learned, LearnedFact
 from storage.records import Block, Fact, Message
 
-# A fact has two or three sentences; a longer text is a document.
+# A fact that a model writes has two or three sentences; a longer text is a document.
 FACT_CHARS = 400
+# A fact that a person, another program or an import writes may be longer.
+WRITTEN_FACT_CHARS = 2_000
 # No more edits of one reply are read, in case it never ends.
 MOST_EDITS = 32
 

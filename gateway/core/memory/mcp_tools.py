@@ -15,14 +15,14 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from gateway.core.memory.learn import WRITTEN_FACT_CHARS
 from gateway.errors import BadRequest
 
 TextKind = Literal["message", "fact", "passage"]
 KINDS: Final[tuple[TextKind, ...]] = ("message", "fact", "passage")
 # The origin of what came over MCP begins with this; the client's name and version follow.
 ORIGIN: Final = "mcp"
-# Characters of a remembered text, of a question, and of a client's name with its version.
-TEXT_CHARS: Final = 2_000
+# Characters of a question, and of a client's name with its version.
 QUERY_CHARS: Final = 1_000
 CLIENT_CHARS: Final = 80
 # The facts that `memory_read` returns at most.
@@ -33,7 +33,8 @@ _ID: Final = re.compile(r"(message|fact|passage):([1-9][0-9]{0,17})")
 _MAC_BYTES: Final = 10
 _DATE: Final = "A date (2026-03-01) or a time (2026-03-01T10:00:00Z), in UTC where it names no zone."
 _Text = Annotated[
-    str, Meta(min_length=1, max_length=TEXT_CHARS, description="One sentence that makes sense alone.")
+    str,
+    Meta(min_length=1, max_length=WRITTEN_FACT_CHARS, description="One sentence that makes sense alone."),
 ]
 _Id = Annotated[
     str, Meta(max_length=40, description="As memory_search shows it: message:N, fact:N or passage:N.")

@@ -23,7 +23,6 @@ from gateway.core.memory.mcp_tools import (
     KINDS,
     MOST_FACTS,
     ORIGIN,
-    TEXT_CHARS,
     TOOLS,
     ConversationArguments,
     ConversationLine,
@@ -54,8 +53,7 @@ from gateway.core.memory.mcp_tools import (
 )
 from gateway.core.nul import without_nul
 from gateway.errors import BadRequest, Conflict, GatewayError, MemoryUnavailable, NotAllowed, UnknownId
-from gateway.run.admin.exchange_messages import TEXT_CHARS as SHOWN_CHARS
-from gateway.run.admin.exchange_messages import shortened
+from gateway.run.admin.exchange_messages import TEXT_CHARS, shortened
 from gateway.run.admin.memory_edits import Editor, MemoryEdits
 from gateway.run.admin.memory_forgetting import MemoryForgetting
 from gateway.run.admin.memory_search import SearchOperation, TextSearch
@@ -243,7 +241,7 @@ class McpMemory:
                 FoundText(
                     f"{kind}:{m.seq}",
                     kind,
-                    shortened(m.text, SHOWN_CHARS),
+                    shortened(m.text, TEXT_CHARS),
                     iso_text(m.at),
                     m.role if is_message else None,
                     found.conversations.get(m.exchange) if is_message else None,
@@ -299,18 +297,14 @@ class McpMemory:
 
     async def _remember(self, call: _Call, arguments: RememberArguments) -> RememberResult:
         agent = await self._find_or_begin_memory(call)
-        fact, known = await self._operations.edits.remember_fact(
-            call.editor, agent, arguments.text, TEXT_CHARS
-        )
+        fact, known = await self._operations.edits.remember_fact(call.editor, agent, arguments.text)
         return RememberResult(f"fact:{fact.seq}", known)
 
     async def _correct(self, call: _Call, arguments: CorrectArguments) -> CorrectResult:
         _, seq = parse_id(arguments.id, ("fact",))
         uid = call.memory_of(arguments.id).uid
         try:
-            fact = await self._operations.edits.correct_fact(
-                call.editor, uid, seq, arguments.text, TEXT_CHARS
-            )
+            fact = await self._operations.edits.correct_fact(call.editor, uid, seq, arguments.text)
         except UnknownId as error:
             raise _not_found(arguments.id) from error
         return CorrectResult(f"fact:{fact.seq}", arguments.id)

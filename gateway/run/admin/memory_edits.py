@@ -11,7 +11,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from gateway.core.memory.learn import FACT_CHARS, fact_key
+from gateway.core.memory.learn import WRITTEN_FACT_CHARS, fact_key
 from gateway.errors import BadRequest, Conflict, NotAllowed, UnknownId
 from gateway.run.admin.find_memory import find_memory
 from gateway.run.admin.operation_arguments import (
@@ -96,12 +96,9 @@ class MemoryEdits(Struct, frozen=True):
         await self._audit(editor, "restore", uid, f"block {label}, version {to} as {done.version}")
         return done
 
-    async def remember_fact(self, editor: Editor, agent: Agent, text: str, most: int) -> tuple[Fact, bool]:
-        """Adds a fact, unless an equal one is true. Returns it, and whether it was there.
-
-        most: characters.
-        """
-        text = _fact_text(text, most)
+    async def remember_fact(self, editor: Editor, agent: Agent, text: str) -> tuple[Fact, bool]:
+        """Adds a fact, unless an equal one is true. Returns it, and whether it was there."""
+        text = _fact_text(text)
         try:
             fact, is_known = await self.store.facts.remember(
                 agent, text, fact_key(text) or text, editor.origin, self.now()
@@ -112,18 +109,16 @@ class MemoryEdits(Struct, frozen=True):
             await self._audit(editor, "remember", agent.uid, f"fact {fact.seq}")
         return fact, is_known
 
-    async def correct_fact(
-        self, editor: Editor, uid: str, seq: int, text: str, most: int = FACT_CHARS
-    ) -> Fact:
+    async def correct_fact(self, editor: Editor, uid: str, seq: int, text: str) -> Fact:
         """Puts a fact with this text in the place of another one. Returns the new one.
 
-        most: characters. Raises Conflict where the old one is no longer true.
+        Raises Conflict where the old one is no longer true.
         """
         agent = await find_memory(self.store, editor.project, uid)
         old = await self.store.facts.at(agent.id, seq)
         if old is None:
             raise _no_fact()
-        text = _fact_text(text, most)
+        text = _fact_text(text)
         if text == old.text:
             raise BadRequest("The text is the same as before.", param="text")
         try:
@@ -195,11 +190,11 @@ class MemoryEdits(Struct, frozen=True):
         await self.store.audit.add(self.now(), editor.actor, action, uid, what)
 
 
-def _fact_text(text: str, most: int) -> str:
+def _fact_text(text: str) -> str:
     """Returns the text of a fact on one line. Raises: BadRequest: it is empty or too long."""
     line = " ".join(text.split())
-    if not line or len(line) > most:
-        raise BadRequest(f"A fact has 1 to {most} characters, not {len(line)}.", param="text")
+    if not line or len(line) > WRITTEN_FACT_CHARS:
+        raise BadRequest(f"A fact has 1 to {WRITTEN_FACT_CHARS} characters, not {len(line)}.", param="text")
     return line
 
 

@@ -257,6 +257,16 @@ def test_a_facts_text_is_corrected_and_muted(operator: Operator) -> None:
     assert operator.post(f"m/{uid}/f/{new['seq']}/mute", muted="maybe").status == 400
 
 
+def test_a_long_fact_that_an_import_brought_is_corrected(operator: Operator) -> None:
+    agent = speak(operator.world, "Hello.")
+    long = "The train leaves on 5 May. " + "It is slow. " * 100
+    (seq,) = learn(operator.world, agent, long.strip())
+    fact = f"m/{agent.uid}/f/{seq}"
+    assert 'maxlength="2000"' in page(operator, fact)
+    assert operator.post(f"{fact}/correct", text=long.replace("5 May", "4 May")).status == 303
+    assert operator.twin(fact)["after"]["text"].startswith("The train leaves on 4 May. It is slow.")
+
+
 def test_a_correction_is_undone_and_forgetting_names_what_it_replaced(operator: Operator) -> None:
     agent = speak(operator.world, "Hello.")
     (seq,) = learn(operator.world, agent, "The train leaves on 5 May.")
