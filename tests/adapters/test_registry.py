@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -14,6 +16,7 @@ from adapters.providers import PROVIDERS, UNKNOWN, ProviderSpec
 from gateway.provider_factory import make_providers
 from gateway.settings import NEEDS_ADDRESS, Kind, Settings, UpstreamSettings
 
+ROOT = Path(__file__).parents[2]
 WITH_ADDRESS = [row for row in PROVIDERS.values() if row.base_url is not None]
 
 
@@ -27,7 +30,10 @@ def test_a_row_is_a_provider_at_its_address(row: ProviderSpec) -> None:
 
 
 def test_the_settings_know_every_row_and_no_other() -> None:
-    assert set(get_args(Kind)) == PROVIDERS.keys() | {"scripted"}
+    assert set(get_args(Kind)) == PROVIDERS.keys() | {"scripted"}, "Kind of gateway/settings names each row"
+    kinds, _, _ = (ROOT / "docs/settings.toml").read_text("utf-8").partition('\nkind = "openai"')
+    words = set(re.findall(r"[a-z][a-z.]*[a-z]", kinds[kinds.rindex('\n# "openai" is any upstream') :]))
+    assert words >= PROVIDERS.keys(), "docs/settings.toml names each kind"
     without = {row.name for row in PROVIDERS.values() if row.base_url is None}
     assert set(NEEDS_ADDRESS) == without | {"openai"}
 

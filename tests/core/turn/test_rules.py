@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final, get_args
 
 import pytest
 
+from gateway.agents.api.tools import ToolRuleBody
 from gateway.agents.core.tool_rules import BAD_REPLIES, CalledTool, JudgedCall, RuleGuide, RuleState, in_words
 from gateway.core.agent import SpeakingStyle
-from gateway.core.tool_rule import read_rules
+from gateway.core.tool_rule import RuleKind, read_rules
 from gateway.core.turn.guide import (
     Allowed,
     Forbidden,
@@ -25,6 +28,7 @@ from gateway.core.turn.guide import (
 )
 
 Raw = dict[str, Any]
+ROOT = Path(__file__).parents[3]
 TOOLS = ("a", "b", "c", "d")
 REPLY: Final = "reply"
 MESSAGE: Final = "message"
@@ -359,6 +363,13 @@ def test_rules_are_told_in_words() -> None:
         "- A person has to approve each call of a.",
     ]
     assert in_words(read_rules([ON]), TOOLS) == ""
+
+
+def test_each_kind_can_be_sent_and_is_described() -> None:
+    bodies = {body.__struct_config__.tag for body in get_args(ToolRuleBody)}
+    assert bodies == set(RuleKind), "ToolRuleBody of agents/api/tools.py has a body for each kind"
+    described = set(re.findall(r"^\| ([a-z_, ]+) \|", (ROOT / "docs/agents.md").read_text("utf-8"), re.M))
+    assert set(", ".join(described).split(", ")) >= set(RuleKind), "docs/agents.md has a row for each kind"
 
 
 def test_an_unknown_kind_is_an_error() -> None:

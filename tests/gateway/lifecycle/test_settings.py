@@ -709,7 +709,11 @@ def names_in_example(value: Any, where: str = "") -> set[str]:
 
 def test_the_reference_names_every_setting_and_no_other() -> None:
     text = re.sub(r"^# (?=[a-z_]+ = )", "", REFERENCE.read_text("utf-8"), flags=re.M)
-    assert names_in_example(tomllib.loads(text)) == names_in_code(Settings)
+    documented, known = names_in_example(tomllib.loads(text)), names_in_code(Settings)
+    assert not known - documented, f"docs/settings.toml lacks {sorted(known - documented)}"
+    assert not documented - known, (
+        f"docs/settings.toml names what is no setting: {sorted(documented - known)}"
+    )
 
 
 def test_the_reference_shows_the_defaults_and_loads() -> None:
@@ -740,7 +744,7 @@ def test_the_documents_name_no_setting_that_does_not_exist() -> None:
     assert len(named) > 10, "the pattern found nothing: it looks in the wrong place"
     # A table's name may stand for a list of tables.
     known = names_in_code(Settings) | {"memory.side_requests", "tools.headers"}
-    assert named - known == set()
+    assert not named - known, f"a page names what is no setting: {sorted(named - known)}"
 
 
 def test_every_setting_is_read() -> None:
@@ -763,7 +767,7 @@ def test_every_setting_is_read() -> None:
         )
         if not any((owner, READ_THROUGH.get(name, name)) in read for owner in owners):
             unread.add(path)
-    assert unread == set()
+    assert not unread, f"no code outside gateway/settings reads {sorted(unread)}"
 
 
 @pytest.mark.parametrize("address", ["http://[::1", "http://host:99999999/v1", "http://host/v1?key=v"])
