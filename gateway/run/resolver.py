@@ -199,12 +199,12 @@ class Resolver:
         return ConversationKind.APPENDED if is_appended else ConversationKind.CLIENT
 
     def _with_unnamed_memory(self, identity: Identity, request: ChatRequest) -> Identity:
-        """Returns an identity, with the memory that the request chose if it names no user."""
+        """Returns an identity, with the memory that the request chose if it names no user or asks to be stored."""
         chosen = request.memory_choice
         if chosen is None or self._directory.spec_for(identity) is None:
             return identity
         if identity.scope is not None and (identity.user is not None or chosen.scope is None):
-            return identity
+            return identity.with_history() if chosen.is_asked else identity
         return identity.with_memory(chosen.conversation, chosen.scope)
 
     async def _with_thread(

@@ -38,12 +38,14 @@ class Reference(Struct, frozen=True):
 
 
 class MemoryChoice(Struct, frozen=True):
-    """The memory of a request that names neither a user nor a conversation."""
+    """The memory of a request that names neither a user nor a conversation, or asks to be stored."""
 
     # The client's own id of a conversation, or one that was made for it; None: the memory is a person's.
     conversation: str | None
     # Whose memory it is; None: that conversation's.
     scope: Scope | None = None
+    # The request asks to be stored, whatever its form (`Identity.mode_with_history`) and whomever it names.
+    is_asked: bool = False
 
 
 # Not frozen: fields set through object.__setattr__ cost 3 us a request.

@@ -108,6 +108,11 @@ class ResponsesRequest(Struct, frozen=True):
         """The messages of its input, the instructions excluded."""
         return self.chat.messages[1 if self.echo["instructions"] else 0 :]
 
+    @property
+    def asks_to_be_stored(self) -> bool:
+        """Returns whether it says `store: true`, or is made in the background, where all are stored."""
+        return bool(self.echo["background"]) or (self.chat.dialect_fields or {}).get("store") is True
+
 
 def parse(
     body: bytes,

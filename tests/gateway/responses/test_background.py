@@ -289,6 +289,13 @@ def test_what_is_not_stored_is_not_made_in_the_background(world: World, options:
     assert caught.value.param == "background"
 
 
+def test_an_answer_for_a_program_is_made_in_the_background(world: World, upstream: StrictUpstream) -> None:
+    form: Any = {"format": {"type": "json_schema", "name": "sort", "schema": {"type": "object"}}}
+    upstream.queue(say('{"a":1}'))
+    made = begin(world, input="Sort it, as JSON.", text=form, user="alice")
+    assert polled(world, made.id).output_text == '{"a":1}'
+
+
 def test_a_deleted_response_is_forgotten(world: World, upstream: StrictUpstream) -> None:
     made = polled(world, begin(world, input="My cat is called Miso, she is grey.", user="alice").id)
     world.sdk.responses.delete(made.id)

@@ -287,6 +287,22 @@ def test_what_is_not_to_be_stored_is_remembered_and_not_found(world: World, upst
     assert "Miso" in upstream.last.messages[-1]["content"]
 
 
+def test_an_answer_for_a_program_is_stored_where_the_request_asks_for_it(
+    world: World, upstream: StrictUpstream
+) -> None:
+    form: Any = {"format": {"type": "json_schema", "name": "sort", "schema": {"type": "object"}}}
+    asked: Json = {"input": "Sort it, as JSON.", "text": form, "user": "alice"}
+    assert respond(world, **asked).store is False
+    made = respond(world, **asked, store=True)
+    assert made.store is True
+    assert shown(world.sdk.responses.retrieve(made.id)) == shown(made)
+    upstream.queue(say("So."))
+    again = respond(world, input="Again.", previous_response_id=made.id, user="alice")
+    assert again.output_text == "So."
+    off = respond(world, **asked, store=True, extra_headers={"x-mnemogate-memory": "off"})
+    assert off.store is False
+
+
 @pytest.mark.parametrize("mode", ["off", "read"])
 def test_off_the_record_nothing_is_stored(world: World, mode: str) -> None:
     for named in ({}, {"user": "alice"}):
