@@ -28,7 +28,8 @@ class Accounting:
         """now: seconds since the epoch. tracer: None: nothing is traced."""
         self.receipts = Receipts(tracer)
         self.meter = Meter(store.usage, store.agents.load, now, settings)
-        self.limiter = Limiter(store, self.meter, now, metrics)
+        aliases = frozenset(each.alias for each in settings.models)
+        self.limiter = Limiter(store, self.meter, now, metrics, aliases)
         self.receipts.readers += [
             self.meter.count,
             self.limiter.settle,

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import math
 import secrets
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Collection, Sequence, Set
 from typing import Final
 
 from msgspec import Struct
@@ -83,11 +83,19 @@ class LimitState(Struct, frozen=True):
 class Limiter:
     """The limits of all projects, as this process holds them. There is one for the process."""
 
-    def __init__(self, store: Store, meter: Meter, now: Callable[[], float], metrics: Metrics) -> None:
-        """now: seconds since the epoch."""
+    def __init__(
+        self,
+        store: Store,
+        meter: Meter,
+        now: Callable[[], float],
+        metrics: Metrics,
+        aliases: Collection[str],
+    ) -> None:
+        """now: seconds since the epoch. aliases: the names of models of the settings."""
         self._store = store
         self._meter = meter
         self._now = now
+        self._aliases = aliases
         about = "Requests that a limit refused, or had answered by another model."
         self._limited = metrics.add_counter("limited", about, "unit", "per", "then")
         # The limits by project; a project without any is no key.
@@ -189,7 +197,10 @@ class Limiter:
         # From here on nothing waits, so what is seen is what is reserved.
         entries = [(bucket, wanted.of(bucket.limit.unit)) for bucket in buckets]
         most = [self._bound_here(bucket.limit) for bucket in buckets]
-        refusing, other = full_bucket(entries, most, may_answer)
+        # The settings may have lost the alias of a limit since.
+        refusing, other = full_bucket(
+            entries, most, lambda alias: alias in self._aliases and may_answer(alias)
+        )
         if refusing is not None:
             receipt.is_refused, receipt.limit_id = True, refusing.limit.id
             self._count_limited(refusing.limit, REFUSE)

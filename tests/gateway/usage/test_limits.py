@@ -293,6 +293,17 @@ def test_another_model_answers_in_its_place(world: World) -> None:
         world.sdk.embeddings.create(model="m", input="a", user="alice")
 
 
+def test_an_alias_that_the_settings_have_lost_answers_nothing(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    with limited(upstream, tmp_path) as world:
+        limit(world, "requests", "day", 0, then="small")
+        assert world.post(ASK, user="alice").status == 200
+    with limited(upstream, tmp_path, models=MODELS[:1]) as world:
+        reply = world.post(ASK, user="alice")
+        assert (reply.status, reply.error["code"]) == (429, "insufficient_quota")
+
+
 def test_each_user_has_a_limit_and_a_named_one_another(world: World) -> None:
     limit(world, "requests", "day", 1, user="*")
     limit(world, "requests", "day", 2, user="alice")
