@@ -8,6 +8,8 @@ from storage.commands import Learned, LearnedFact
 from storage.records import Agent, Scope
 from tests.gateway.sdk import World
 
+# A name in which no line breaks by itself.
+LONG_NAME = "W" * 150
 # Markup, a line that is turned around, a line of 200 kB, and twenty languages.
 HOSTILE = (
     '<script>alert(1)</script><img src=x onerror=alert(1)> "quoted" \' & {{ 7*7 }} </textarea></pre>',

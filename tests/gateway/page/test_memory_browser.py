@@ -9,7 +9,7 @@ import pytest
 
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.page.browser import Browser
-from tests.gateway.page.memories import HOSTILE, learn, speak
+from tests.gateway.page.memories import HOSTILE, LONG_NAME, learn, speak
 from tests.gateway.page.operator import Operator, operator_of
 from tests.gateway.page.test_memory_screens import PROFILE
 from tests.gateway.sdk import remember
@@ -48,7 +48,8 @@ def full(operator: Operator) -> tuple[str, int, str]:
 def test_the_lists_of_people_look_right(browser: Browser, operator: Operator) -> None:
     browser.looks_right(operator, "people", heading="People")
     full(operator)
-    browser.looks_right(operator, "people?q=a", heading="People")
+    speak(operator.world, "Hello.", user=LONG_NAME)
+    browser.looks_right(operator, "people", heading="People")
     browser.looks_right(operator, "people?kind=agent", heading="Agents")
 
 
@@ -79,6 +80,23 @@ def test_a_hostile_memory_looks_right_and_does_nothing(browser: Browser, operato
     talk = operator.twin(f"m/{agent.uid}/conversations")["items"][0]["id"]
     for path in ("", f"/c/{talk}", "/b/human", f"/f/{facts[0]}"):
         browser.looks_right(operator, f"m/{agent.uid}{path}")
+
+
+def test_each_line_of_a_text_has_its_own_direction(browser: Browser, operator: Operator) -> None:
+    agent = speak(operator.world, "Hello.")
+    learn(operator.world, agent, "x", block="Her cat:\nהחתול נקרא מיסו.")
+    with browser.open(operator, f"m/{agent.uid}") as page:
+        first, second = page.locator(".block .text").first.evaluate(
+            """(e) => [...e.firstChild.data.matchAll(/.+/g)].map((line) => {
+                const range = document.createRange();
+                range.setStart(e.firstChild, line.index);
+                range.setEnd(e.firstChild, line.index + line[0].length);
+                const box = e.getBoundingClientRect(), own = range.getBoundingClientRect();
+                return [own.left - box.left, box.right - own.right].map(Math.round);
+            })"""
+        )
+    assert (first[0], second[1]) == (0, 0)
+    assert min(first[1], second[0]) > 0
 
 
 @pytest.mark.parametrize("script", [True, False])

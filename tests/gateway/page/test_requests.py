@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.page.browser import Browser
-from tests.gateway.page.memories import HOSTILE, learn, speak
+from tests.gateway.page.memories import HOSTILE, LONG_NAME, learn, speak
 from tests.gateway.page.operator import Operator, operator_of
 from tests.gateway.page.test_memory_screens import PROFILE
 from tests.gateway.sdk import remember
@@ -24,6 +24,7 @@ def full(operator: Operator) -> str:
 
 def test_the_screens_look_right(browser: Browser, operator: Operator) -> None:
     browser.looks_right(operator, "", heading="Overview")
+    speak(operator.world, "Hello.", user=LONG_NAME)
     id = full(operator)
     screens = {"": "Overview", "requests": "Requests", "audit": "Audit", f"r/{id}": f"Request {id}"}
     for path, heading in screens.items():
