@@ -152,7 +152,10 @@ class Guard:
         key = _gateway_key(_read_headers(headers))
         if key and key.startswith(KEY_PREFIX):
             return await self._find_key(key)
-        raise NotAuthenticated("Send a key of an operator: `Authorization: Bearer mg-…`.")
+        raise NotAuthenticated(
+            "Send a gateway key as `Authorization: Bearer mg-…`. `mnemogate keys create --operator` makes one that "
+            "opens /v1/manage; /v1/manage/me takes any that an application has."
+        )
 
     async def _find_key(self, key: str) -> Key:
         try:

@@ -23,7 +23,9 @@ The API lies under /v1 of this address. Give an application the address with /v1
 Letta's client adds the /v1 itself: give it the address alone.
 
 POST /v1/chat/completions   a reply, with memory
+POST /v1/responses          the same for clients of OpenAI's Responses API
 POST /v1/messages           the same for clients of Anthropic's API
+POST /v1/agents/            agents over REST, for Letta's clients
 GET  /v1/models             the models there are
 GET  /health/ready          whether requests are taken
 """

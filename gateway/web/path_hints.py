@@ -20,6 +20,8 @@ def hint_for(path: str, known: Iterable[str]) -> str:
     """
     if path in ("/v1", "/v1/"):
         return _BELOW
+    if path == "/mcp":
+        return "; it is served with `server.mcp = true` in the settings"
     if path.startswith("/v1/v1/"):
         return "; the client adds /v1 itself, as Letta's does, so the base URL has to end before it"
     is_below = path.startswith("/v1/")

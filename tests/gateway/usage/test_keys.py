@@ -193,7 +193,9 @@ def test_a_holder_sees_its_own_limits_and_use(world: World) -> None:
     assert (mine["usage"]["today"]["requests"], mine["usage"]["month"]["input_tokens"]) == (1, 10)
     assert manage(world, "GET", "me?user=bob", headers=bearer).json["usage"]["today"]["requests"] == 0
     assert manage(world, "GET", "keys", headers=bearer).status == 403
-    assert manage(world, "GET", "me", headers={}).status == 401
+    missing = manage(world, "GET", "me", headers={})
+    assert missing.status == 401
+    assert "/v1/manage/me takes any" in missing.error["message"]
 
 
 @pytest.mark.parametrize("kind", ["keys", "limits", "imports"])

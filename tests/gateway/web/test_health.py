@@ -136,6 +136,8 @@ def test_the_address_itself_says_where_the_api_lies(upstream: StrictUpstream) ->
         ("GET", "/v1/agents/agent-1/message", "did you mean /v1/agents/{agent_id}/messages?"),
         ("POST", "/chat/completions", "did you mean /v1/chat/completions?"),
         ("GET", "/healt", "did you mean /health?"),
+        # Where the setting is off.
+        ("POST", "/mcp", "it is served with `server.mcp = true` in the settings"),
     ],
 )
 def test_an_unknown_path_is_told_with_the_nearest_that_is_known(
