@@ -29,25 +29,25 @@ from gateway.errors import BadRequest, UnknownId
 from storage.errors import NotFound
 from storage.listing import ReaderEntry
 
-_OF_THE_AGENT = refused("Who is in a group is said with its agent: enable_sleeptime.")
-_BLOCKS = refused("The agents of a group share all blocks of its manager.")
+_NO_AGENT_IDS = refused("Who is in a group is said with its agent: enable_sleeptime.")
+_NO_BLOCK_IDS = refused("The agents of a group share all blocks of its manager.")
 _NOT_SERVED = ("round_robin", "supervisor", "dynamic", "swarm")
-_AT = ("body", "manager_config")
+_CONFIG_AT = ("body", "manager_config")
 _Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 
 
 class UpdateGroup(Body):
-    """A change of a group. manager_config: a SleeptimeConfig or a VoiceSleeptimeConfig."""
+    """A change of a group. manager_config: a `SleeptimeConfig` or a `VoiceSleeptimeConfig`."""
 
     manager_config: Maybe[dict[str, Any]] = UNSET
     description: NoEffect[str] = UNSET
-    agent_ids: Annotated[list[str] | None, _OF_THE_AGENT] | UnsetType = UNSET
-    shared_block_ids: Annotated[list[str] | None, _BLOCKS] | UnsetType = UNSET
+    agent_ids: Annotated[list[str] | None, _NO_AGENT_IDS] | UnsetType = UNSET
+    shared_block_ids: Annotated[list[str] | None, _NO_BLOCK_IDS] | UnsetType = UNSET
     project_id: Annotated[str | None, ONE_PROJECT] | UnsetType = UNSET
 
 
 class SleeptimeConfig(Body):
-    """How often the agents of a group read. sleeptime_agent_frequency: turns; null: after each."""
+    """How often the agents of a group read. sleeptime_agent_frequency: in turns; null: after each."""
 
     manager_type: Literal["sleeptime"]
     manager_agent_id: NoEffect[str] = UNSET
@@ -55,7 +55,7 @@ class SleeptimeConfig(Body):
 
 
 class VoiceSleeptimeConfig(Body):
-    """The bounds of the window of an agent that speaks by voice, and how often others read."""
+    """How often the agents of a group read a voice agent, and the bounds of its window in messages."""
 
     manager_type: Literal["voice_sleeptime"]
     manager_agent_id: NoEffect[str] = UNSET
@@ -64,8 +64,8 @@ class VoiceSleeptimeConfig(Body):
     min_message_buffer_length: Maybe[_Count] = UNSET
 
 
-def config_of(update: UpdateGroup) -> SleeptimeConfig | VoiceSleeptimeConfig | None:
-    """Returns the settings of a group; None: there are none. Raises: BadRequest, Unprocessable."""
+def read_config(update: UpdateGroup) -> SleeptimeConfig | VoiceSleeptimeConfig | None:
+    """Returns the config that was sent; None: none was. Raises: BadRequest, Unprocessable."""
     config = update.manager_config
     if not isinstance(config, dict):
         return None
@@ -76,16 +76,23 @@ def config_of(update: UpdateGroup) -> SleeptimeConfig | VoiceSleeptimeConfig | N
             param="manager_config",
         )
     if kind == "sleeptime":
-        return convert(config, SleeptimeConfig, _AT)
+        return convert(config, SleeptimeConfig, _CONFIG_AT)
     if kind == "voice_sleeptime":
-        return convert(config, VoiceSleeptimeConfig, _AT)
+        return convert(config, VoiceSleeptimeConfig, _CONFIG_AT)
     raise Unprocessable(
-        [Fault((*_AT, "manager_type"), "Input should be 'sleeptime' or 'voice_sleeptime'", "enum", kind)]
+        [
+            Fault(
+                (*_CONFIG_AT, "manager_type"),
+                "Input should be 'sleeptime' or 'voice_sleeptime'",
+                "enum",
+                kind,
+            )
+        ]
     )
 
 
-def edited(definition: AgentDefinition, sent: Mapping[str, Any]) -> AgentDefinition:
-    """Returns the definition of a group's manager after a change. sent: the fields of its config that were sent.
+def apply_config(definition: AgentDefinition, sent: Mapping[str, Any]) -> AgentDefinition:
+    """Returns the definition of a group's manager with the fields of its config that were sent.
 
     Raises: Unprocessable.
     """
@@ -93,13 +100,13 @@ def edited(definition: AgentDefinition, sent: Mapping[str, Any]) -> AgentDefinit
         sleeptime = replace(definition.sleeptime, frequency=sent["sleeptime_agent_frequency"])
         definition = replace(definition, sleeptime=sleeptime)
     most, least = "max_message_buffer_length", "min_message_buffer_length"
-    made = replace(
+    changed = replace(
         definition,
         most_messages=sent.get(most, definition.most_messages),
         least_messages=sent.get(least, definition.least_messages),
     )
-    check_window(made, sent, most, least, _AT)
-    return made
+    check_window(changed, sent, most, least, _CONFIG_AT)
+    return changed
 
 
 def check_window(
@@ -109,30 +116,31 @@ def check_window(
     least: str,
     at: tuple[str, ...] = ("body",),
 ) -> None:
-    """Refuses a window that would retain more messages than it may have.
+    """Refuses a window that would retain more messages than it may have. One that was stored before stays.
 
-    most, least: the names of the two fields.
+    sent: the fields that were sent; most, least: the names of two of them.
+    at: where they are, for errors.
 
     Raises: Unprocessable: names the field that was sent.
     """
     limit = definition.most_messages or kind_of(definition.kind).most_messages
     retained = definition.least_messages
-    if limit is None or retained is None or retained <= limit or not (sent.get(least) or sent.get(most)):
+    if limit is None or retained is None or retained <= limit:
         return
-    name, bound = (
-        (least, f"at most {most}, {limit}") if sent.get(least) else (most, f"at least {least}, {retained}")
-    )
-    raise Unprocessable([Fault((*at, name), f"Expected {bound}", "value_error", sent[name])])
+    if sent.get(least):
+        raise Unprocessable([Fault((*at, least), f"Expected at most {most}, {limit}", value=sent[least])])
+    if sent.get(most):
+        raise Unprocessable([Fault((*at, most), f"Expected at least {least}, {retained}", value=sent[most])])
 
 
 def group_json(
     uid: str, definition: AgentDefinition, readers: Sequence[ReaderEntry]
 ) -> dict[str, Any] | None:
-    """Returns the group of an agent; None: it has none. uid: the agent's."""
+    """Returns the group that an agent manages; None: it has none. uid: of the agent."""
     sleeptime = definition.sleeptime
     if sleeptime is None and not readers:
         return None
-    read = min((reader.seq for reader in readers), default=0)
+    last_read = min((reader.seq for reader in readers), default=0)
     is_voice = definition.kind == VOICE_KIND
     return {
         "id": ids.id_of("group", uid),
@@ -142,7 +150,7 @@ def group_json(
         "manager_agent_id": ids.id_of("agent", uid),
         "sleeptime_agent_frequency": (sleeptime or Sleeptime()).frequency,
         "turns_counter": max((reader.turns for reader in readers), default=0),
-        "last_processed_message_id": ids.id_at("message", uid, read) if read else None,
+        "last_processed_message_id": ids.id_at("message", uid, last_read) if last_read else None,
         "shared_block_ids": [],
         "max_message_buffer_length": definition.most_messages if is_voice else None,
         "min_message_buffer_length": definition.least_messages if is_voice else None,
@@ -163,32 +171,33 @@ class GroupRoutes:
         self._api = api
 
     def rows(self) -> list[AgentsRoute]:
-        one = "/v1/groups/{group_id}"
+        path = "/v1/groups/{group_id}"
         return [
-            AgentsRoute("GET", one, self.retrieve, "Return an agent's group of sleeptime agents."),
-            AgentsRoute("PATCH", one, self.update, "Say how often they read.", body=UpdateGroup),
+            AgentsRoute("GET", path, self.retrieve, "Return an agent's group of sleeptime agents."),
+            AgentsRoute("PATCH", path, self.update, "Say how often they read.", body=UpdateGroup),
         ]
 
     async def retrieve(self, request: ApiRequest) -> Any:
-        return _group_json(request, await self._view(request))
+        return _require_group(request, await self._manager(request))
 
     async def update(self, request: ApiRequest) -> Any:
-        config, view = config_of(request.body), await self._view(request)
-        _group_json(request, view)
-        if config is not None:
-            edit = AgentEdit(edit=lambda definition: edited(definition, sent_fields(config)))
-            view = await self._api.registry.change(request.project, view.agent.uid, edit)
-        return _group_json(request, view)
+        config, view = read_config(request.body), await self._manager(request)
+        group = _require_group(request, view)
+        if config is None:
+            return group
+        edit = AgentEdit(edit=lambda definition: apply_config(definition, sent_fields(config)))
+        view = await self._api.registry.change(request.project, view.agent.uid, edit)
+        return _require_group(request, view)
 
-    async def _view(self, request: ApiRequest) -> AgentView:
+    async def _manager(self, request: ApiRequest) -> AgentView:
         try:
             return await self._api.registry.get(request.project, request.uid("group", "group_id"))
         except NotFound as error:
             raise _unknown(request) from error
 
 
-def _group_json(request: ApiRequest, view: AgentView) -> dict[str, Any]:
-    """Returns the group as it is shown. Raises: UnknownId: the agent has none."""
+def _require_group(request: ApiRequest, view: AgentView) -> dict[str, Any]:
+    """Returns the group of an agent as it is shown. Raises: UnknownId: it has none."""
     group = group_json(view.agent.uid, AgentDefinition.of(view.definition.body), view.readers)
     if group is None:
         raise _unknown(request)
