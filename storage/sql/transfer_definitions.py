@@ -160,7 +160,7 @@ async def _find_or_make_definition(
     found = await find_definition(connection, project, kind, record["uid"])
     if found is not None:
         return found.id
-    row = await connection.row(definitions.SQL["named"], (project, kind, record["name"], 1))
+    row = await connection.row(definitions.SQL["by_name"], (project, kind, record["name"], 1))
     if row is not None:
         return int(row[0])
     is_taken = await connection.row(SQL["definition_taken"], (record["uid"],)) is not None

@@ -52,7 +52,7 @@ async def test_a_project_has_a_tool_of_a_name_once_and_agents_as_often_as_it_lik
         await store.definitions.change(other, {}, at=2.0, name="search")
     assert (await store.definitions.change(other, {"x": 1}, at=2.0, name="look")).name == "look"
     await store.definitions.add("elsewhere", TOOL, "t3", "search", {}, at=1.0)
-    assert await store.definitions.named(PROJECT, TOOL, "search") == [made]
+    assert await store.definitions.find_by_name(PROJECT, TOOL, "search") == [made]
     for _ in range(2):
         await make_agent(
             store, "same" if not await store.defined_agents.count(PROJECT, AgentFilter()) else "same2"
@@ -69,13 +69,13 @@ async def test_what_was_read_is_known_to_be_changed_or_gone(store: Store) -> Non
     one = await store.definitions.add(PROJECT, TOOL, "t1", "search", {}, at=1.0)
     other = await store.definitions.add(PROJECT, TOOL, "t2", "find", {}, at=1.0)
     read = {(one.id, one.version), (other.id, other.version)}
-    assert await store.definitions.are_of(read)
+    assert await store.definitions.are_current(read)
     now = await store.definitions.change(other, {"x": 1}, at=2.0)
-    assert not await store.definitions.are_of(read)
+    assert not await store.definitions.are_current(read)
     read = {(one.id, one.version), (now.id, now.version)}
-    assert await store.definitions.are_of(read)
+    assert await store.definitions.are_current(read)
     await store.database.write(lambda c: remove_definition(c, one.id))
-    assert not await store.definitions.are_of(read)
+    assert not await store.definitions.are_current(read)
 
 
 async def test_definitions_are_listed_by_name_and_page(store: Store) -> None:

@@ -45,7 +45,7 @@ async def test_files_are_numbered_where_a_name_is_taken(store: Store) -> None:
         await store.files.add(draft(notes, "a.md", at=4.0), renames=False)
     assert (await store.files.add(draft(other, "a.md"), renames=False)).name == "a.md"
     assert [f.name for f in await store.files.list(notes.id, Page(limit=2))] == ["a_(2).md", "a_(1).md"]
-    first = await store.files.named(notes.id, "a.md")
+    first = await store.files.find_by_name(notes.id, "a.md")
     assert first is not None
     with pytest.raises(NotFound):
         await store.files.get(other.id, first.uid)

@@ -59,9 +59,9 @@ async def test_what_is_asked_for_by_such_a_text_is_found_or_not_there(store: Sto
     await store.definitions.add("default", kind, "u1", f"name {ODD}", {}, at=1.0)
     (found,) = await rows(store, "SELECT name FROM definitions")
     assert plain(found[0]) == f"name {MENDED}"
-    (again,) = await store.definitions.named("default", kind, f"name {ODD}")
+    (again,) = await store.definitions.find_by_name("default", kind, f"name {ODD}")
     assert again.uid == "u1"
-    assert await store.definitions.named("default", kind, ODD) == []
+    assert await store.definitions.find_by_name("default", kind, ODD) == []
 
 
 @pytest.mark.parametrize(

@@ -212,11 +212,13 @@ class FolderRoutes:
         )
 
     async def count(self, request: ApiRequest) -> Any:
-        return await self._api.store.definitions.count_of(request.project, DefinitionKind.FOLDER)
+        return await self._api.store.definitions.count(request.project, DefinitionKind.FOLDER)
 
     async def named(self, request: ApiRequest) -> Any:
         name = request.path["name"]
-        found = await self._api.store.definitions.named(request.project, DefinitionKind.FOLDER, name, 1)
+        found = await self._api.store.definitions.find_by_name(
+            request.project, DefinitionKind.FOLDER, name, 1
+        )
         if not found:
             raise UnknownId(f"There is no folder named {name!r}.")
         return folder_json(found[0])["id"]
@@ -236,7 +238,9 @@ class FolderRoutes:
         body = {**found.body, **{name: sent[name] for name in STORED_FIELDS if name in sent}}
         name = sent_or_none(update.name)
         if name is not None and name != found.name:
-            taken = await self._api.store.definitions.named(request.project, DefinitionKind.FOLDER, name, 1)
+            taken = await self._api.store.definitions.find_by_name(
+                request.project, DefinitionKind.FOLDER, name, 1
+            )
             if taken:
                 raise Conflict(f"There is a folder named {name!r} already.", param="name")
         changed = await self._api.store.definitions.change(found, body, at=self._api.now(), name=name)
@@ -333,7 +337,7 @@ class FolderRoutes:
         """Returns the folders that the agent in the path has attached, in order."""
         agent = await self._api.agent(request)
         rows = await self._api.store.attached.targets(agent.id, DefinitionKind.FOLDER)
-        found = await self._api.store.definitions.of_memories(DefinitionKind.FOLDER, rows)
+        found = await self._api.store.definitions.find_by_memories(DefinitionKind.FOLDER, rows)
         return [found[row] for row in rows if row in found]
 
     async def _row(self, folder: Definition, id: Any) -> int | None:

@@ -186,12 +186,12 @@ class IdentityRoutes:
         """Makes an identity, or changes the one of its key: programs say at each start who their users are."""
         create: CreateIdentity = request.body
         name = (request.project, IDENTITY, create.identifier_key, 1)
-        named = await self._definitions.named(*name)
+        named = await self._definitions.find_by_name(*name)
         if not named:
             try:
                 return await self.create(request)
             except WriteConflict:
-                named = await self._definitions.named(*name)
+                named = await self._definitions.find_by_name(*name)
                 if not named:
                     raise
         # The properties that are sent are all, and without any it keeps its own.
@@ -203,7 +203,7 @@ class IdentityRoutes:
         return await self._change(request.project, named[0].uid, edit)
 
     async def count(self, request: ApiRequest) -> Any:
-        return await self._definitions.count_of(request.project, IDENTITY)
+        return await self._definitions.count(request.project, IDENTITY)
 
     async def retrieve(self, request: ApiRequest) -> Any:
         return identity_json(await self._named(request))

@@ -312,7 +312,7 @@ class ArchiveRoutes:
             return list(map(archive_json, await definitions.list(request.project, kind, page, name=name)))
         agent = await self._api.registry.get_entry(request.project, uid_in("agent", query.agent_id))
         rows = await self._api.store.attached.targets(agent.agent.id, kind)
-        found = (await definitions.of_memories(kind, rows)).values()
+        found = (await definitions.find_by_memories(kind, rows)).values()
         in_order = sorted((each for each in found if name in (None, each.name)), key=lambda each: each.id)
         return cut(list(map(archive_json, in_order)), query)
 

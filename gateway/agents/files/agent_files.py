@@ -129,7 +129,7 @@ class AgentFiles:
     async def archives(self, agent: Agent) -> Sequence[PortableArchive]:
         """Returns the archives that an agent has attached."""
         rows = await self._store.attached.targets(agent.id, DefinitionKind.ARCHIVE)
-        definitions = await self._store.definitions.of_memories(DefinitionKind.ARCHIVE, rows)
+        definitions = await self._store.definitions.find_by_memories(DefinitionKind.ARCHIVE, rows)
         memories = await self._store.defined_agents.memories(agent.scope.project, rows)
         return [
             PortableArchive(definitions[each.id].name, definitions[each.id].body, await self.passages(each))
@@ -212,7 +212,7 @@ class AgentFiles:
         for key, folder in file.folders.items():
             if await self._use_existing(project, DefinitionKind.FOLDER, folder.uid, key, progress.folders):
                 continue
-            named = await self._store.definitions.named(project, DefinitionKind.FOLDER, folder.name, 1)
+            named = await self._store.definitions.find_by_name(project, DefinitionKind.FOLDER, folder.name, 1)
             name = f"{folder.name}_{ids.new_uid()[:8]}" if named else folder.name
             progress.folders[key] = await self._make_folder(project, name, folder, progress)
         for key, archive in file.archives.items():

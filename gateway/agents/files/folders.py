@@ -75,7 +75,7 @@ class Folders:
 
     async def create(self, project: str, name: str, body: dict[str, Any]) -> Definition:
         """Makes a folder. Raises: Conflict: there is one of that name."""
-        if await self._store.definitions.named(project, DefinitionKind.FOLDER, name, 1):
+        if await self._store.definitions.find_by_name(project, DefinitionKind.FOLDER, name, 1):
             raise Conflict(f"There is a folder named {name!r} already.", param="name")
         uid = ids.new_uid()
         draft = self._store.agents.draft(folder_scope(project, uid))
@@ -140,7 +140,7 @@ class Folders:
     ) -> tuple[StoredFile, bool]:
         """Saves a file with a known text, whatever its type, as `upload` does. memory: the folder's."""
         files = self._store.files
-        taken = await files.named(memory, upload.name)
+        taken = await files.find_by_name(memory, upload.name)
         if taken is not None and handling == "skip":
             return taken, False
         if taken is not None and handling == "error":

@@ -202,7 +202,7 @@ class Archives:
     async def _with_files(self, views: Sequence[PassageView]) -> Sequence[PassageView]:
         """Returns passages with the files that they are parts of, but for those of a file that is being deleted."""
         rows = sorted({view.passage.file for view in views if view.passage.file is not None})
-        files = await self._store.files.several(rows) if rows else {}
+        files = await self._store.files.find_by_ids(rows) if rows else {}
         return [
             view if view.passage.file is None else replace(view, file=files[view.passage.file])
             for view in views

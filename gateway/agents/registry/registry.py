@@ -170,7 +170,7 @@ class Registry:
         if not self._store.database.is_shared:
             return True
         try:
-            return await self._store.definitions.are_of(cached.made_of)
+            return await self._store.definitions.are_current(cached.made_of)
         except Unavailable:
             return True  # without the store a chat goes on by what was read last
 
@@ -232,7 +232,7 @@ class Registry:
         if uid is not None:
             found = await definitions.find(project, DefinitionKind.AGENT, uid)
         else:
-            named = await definitions.named(project, DefinitionKind.AGENT, name)
+            named = await definitions.find_by_name(project, DefinitionKind.AGENT, name)
             if len(named) > 1:
                 both = " and ".join(ids.id_of("agent", each.uid) for each in named)
                 raise BadRequest(f"Two agents are named {name!r}: {both}. Name one by its id.", param="model")
@@ -500,9 +500,9 @@ class Registry:
         rows = sorted({row for each in targets.values() for row in each})
         definitions, known = self._store.definitions, dict[int, Definition]()
         if rows and kind is DefinitionKind.IDENTITY:
-            known = await definitions.several(rows)
+            known = await definitions.find_by_ids(rows)
         elif rows:
-            known = await definitions.of_memories(kind, rows)
+            known = await definitions.find_by_memories(kind, rows)
         return {agent: [known[row] for row in each if row in known] for agent, each in targets.items()}
 
     def _profile_definition(self, entry: AgentEntry) -> Definition:

@@ -132,12 +132,12 @@ class ToolRegistry:
 
         merge: returns the new definition of that tool, given its present one; None: it becomes `definition`.
         """
-        named = await self._store.definitions.named(project, DefinitionKind.TOOL, name)
+        named = await self._store.definitions.find_by_name(project, DefinitionKind.TOOL, name)
         if not named:
             try:
                 return await self.create(project, name, definition)
             except WriteConflict:
-                named = await self._store.definitions.named(project, DefinitionKind.TOOL, name)
+                named = await self._store.definitions.find_by_name(project, DefinitionKind.TOOL, name)
                 if not named:
                     raise
         return await self.change(
@@ -156,7 +156,7 @@ class ToolRegistry:
         """Returns the tool of this name; None: there is none."""
         if name in _CALLABLE:
             return built_in_tool(name)
-        named = await self._store.definitions.named(project, DefinitionKind.TOOL, name)
+        named = await self._store.definitions.find_by_name(project, DefinitionKind.TOOL, name)
         return _tool_view(named[0]) if named else None
 
     async def all_named(self, project: str, names: Iterable[str]) -> Sequence[ToolView]:
@@ -176,7 +176,7 @@ class ToolRegistry:
         attached: the attachment numbers of its tools, by agent.
         """
         rows = sorted({number for numbers in attached.values() for number in numbers if number > 0})
-        found = await self._store.definitions.several(rows) if rows else {}
+        found = await self._store.definitions.find_by_ids(rows) if rows else {}
         tools = {row: _tool_view(definition) for row, definition in found.items()}
         tools.update({attachment_number(tool): tool for tool in map(built_in_tool, _CALLABLE)})
         return {

@@ -68,14 +68,16 @@ class FileTools(Struct, frozen=True):
         if not self.agent.id:
             return {}
         rows = await self.store.attached.targets(self.agent.id, DefinitionKind.FOLDER)
-        found = await self.store.definitions.of_memories(DefinitionKind.FOLDER, rows)
+        found = await self.store.definitions.find_by_memories(DefinitionKind.FOLDER, rows)
         return {row: found[row].name for row in rows if row in found}
 
     async def _search(self, folders: Mapping[int, str], query: str, limit: int) -> ToolAnswer:
         """Searches all folders, and shows the best passages of each in turn."""
         ranked = [await self._passages(folder, query, limit) for folder in folders]
         fused = interleave(ranked)[:limit]
-        files = await self.store.files.several(sorted({hit.file for hit in fused if hit.file is not None}))
+        files = await self.store.files.find_by_ids(
+            sorted({hit.file for hit in fused if hit.file is not None})
+        )
         shown = [
             f"- [{folders[file.memory]}/{file.name}] {hit.text.strip()}"
             for hit in fused

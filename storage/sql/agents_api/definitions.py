@@ -88,7 +88,7 @@ async def change_definition(
     if (
         definition.kind in _NAMED_KINDS
         and name != definition.name
-        and await connection.row(SQL["named"], of_name) is not None
+        and await connection.row(SQL["by_name"], of_name) is not None
     ):
         raise _taken(definition.kind, name)
     text = await connection.value(
@@ -175,31 +175,31 @@ class Definitions(Group):
         return found
 
     @reads
-    async def are_of(self, connection: Connection, versions: Set[tuple[int, int]]) -> bool:
-        """Returns whether definitions are there, and of these versions. versions: (row, version) of each."""
+    async def are_current(self, connection: Connection, versions: Set[tuple[int, int]]) -> bool:
+        """Returns whether definitions are there and still of these versions. versions: (row, version) of each."""
         rows = await rows_of(connection, SQL["versions"], [id for id, _ in versions])
         return {(id, version) for id, version in rows} == versions
 
     @reads
-    async def named(
+    async def find_by_name(
         self, connection: Connection, project: str, kind: DefinitionKind, name: str, limit: int = 2
     ) -> list[Definition]:
         """Returns the definitions with this name, oldest first. Of agents there may be several."""
-        rows = await connection.rows(SQL["named"], (project, kind, name, limit))
+        rows = await connection.rows(SQL["by_name"], (project, kind, name, limit))
         return [make_definition(row) for row in rows]
 
     @reads
-    async def several(self, connection: Connection, ids: Sequence[int]) -> dict[int, Definition]:
+    async def find_by_ids(self, connection: Connection, ids: Sequence[int]) -> dict[int, Definition]:
         """Returns definitions by their rows, as far as they are there."""
-        rows = await rows_of(connection, SQL["several"], ids)
+        rows = await rows_of(connection, SQL["by_ids"], ids)
         return {row[0]: make_definition(row) for row in rows}
 
     @reads
-    async def of_memories(
+    async def find_by_memories(
         self, connection: Connection, kind: DefinitionKind, memories: Sequence[int]
     ) -> dict[int, Definition]:
         """Returns the definitions of a kind that memories have, by their rows."""
-        rows = await rows_of(connection, SQL["of_memories"], memories, kind)
+        rows = await rows_of(connection, SQL["by_memories"], memories, kind)
         return {each.memory: each for each in map(make_definition, rows)}
 
     @long_reads
@@ -222,9 +222,9 @@ class Definitions(Group):
         return [make_definition(row) for row in await connection.rows(SQL[f"list_{page.way}"], values)]
 
     @reads
-    async def count_of(self, connection: Connection, project: str, kind: DefinitionKind) -> int:
+    async def count(self, connection: Connection, project: str, kind: DefinitionKind) -> int:
         """Returns how many definitions of a kind a project has."""
-        return int(await connection.value(SQL["count_of"], (project, kind)))
+        return int(await connection.value(SQL["count"], (project, kind)))
 
 
 def make_definition(row: Row) -> Definition:

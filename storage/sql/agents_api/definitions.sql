@@ -56,20 +56,20 @@ SELECT id, version FROM definitions WHERE id {in:1:BIGINT:64}
 -- Reads one by its row.
 SELECT {definition} FROM definitions d JOIN definition_texts t ON t.id = d.current WHERE d.id = ?
 
--- name: several
+-- name: by_ids
 -- Reads several by their rows.
 SELECT {definition} FROM definitions d JOIN definition_texts t ON t.id = d.current WHERE d.id {in:1:BIGINT:64}
 
--- name: of_memories
+-- name: by_memories
 -- Reads the definitions of some memories.
 SELECT {definition} FROM definitions d JOIN definition_texts t ON t.id = d.current
 WHERE d.kind = ?1 AND d.memory <> 0 AND d.memory {in:2:BIGINT:64}
 
--- name: count_of
+-- name: count
 -- Counts the definitions of a kind.
 SELECT count(*) FROM definitions WHERE project = ? AND kind = ?
 
--- name: named
+-- name: by_name
 -- Finds the definitions of a project with a name.
 SELECT {definition} FROM definitions d JOIN definition_texts t ON t.id = d.current
 WHERE d.project = ? AND d.kind = ? AND d.name = ? ORDER BY d.id LIMIT ?

@@ -127,7 +127,7 @@ class Files(Group):
         return _file(row)
 
     @reads
-    async def named(self, connection: Connection, memory: int, name: str) -> StoredFile | None:
+    async def find_by_name(self, connection: Connection, memory: int, name: str) -> StoredFile | None:
         """Returns the file with this name."""
         row = await connection.row(SQL["named"], (memory, name))
         return None if row is None else _file(row)
@@ -146,7 +146,7 @@ class Files(Group):
         return sorted((f for f in found if f.state == COMPLETED), key=lambda f: (order[f.memory], f.id))
 
     @reads
-    async def several(self, connection: Connection, ids: Sequence[int]) -> dict[int, StoredFile]:
+    async def find_by_ids(self, connection: Connection, ids: Sequence[int]) -> dict[int, StoredFile]:
         """Returns files by their rows, as far as they are there."""
         return {row[0]: _file(row) for row in await rows_of(connection, SQL["several"], ids)}
 

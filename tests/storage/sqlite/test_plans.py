@@ -21,7 +21,7 @@ QUICK = {
         "text_replace", "of_agent_up", "steps_of_agent_down",
     ),
     "agents_api/definitions.sql": (
-        "get", "by_id", "several", "named", "touch", "of_memory", "list_down", "texts_empty",
+        "get", "by_id", "by_ids", "by_name", "touch", "of_memory", "list_down", "texts_empty",
     ),
     "agents_api/agents.sql": ("get", "newest", "created_down", "tags_of", "tags_up", "untag"),
     "agents_api/attached.sql": ("targets", "of_agents", "agents_with", "detach", "detach_all"),
