@@ -14,6 +14,7 @@ from storage.records import (
     Block,
     Conversation,
     Definition,
+    DefinitionKind,
     Exchange,
     Passage,
     Run,
@@ -206,6 +207,19 @@ class BlockChange(Struct, frozen=True):
     limit: int | None = None
     read_only: bool | None = None
     details: dict[str, Any] | None = None
+
+
+class DefinitionDraft(Struct, frozen=True):
+    """A definition to be added."""
+
+    project: str
+    kind: DefinitionKind
+    # Its public name.
+    uid: str
+    body: dict[str, Any]
+    name: str = ""
+    # The row of the memory that it belongs to; 0: none.
+    memory: int = 0
 
 
 class PassageDraft(Struct, frozen=True):

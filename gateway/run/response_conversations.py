@@ -24,7 +24,7 @@ from gateway.run.store_errors import map_store_errors, retry_overtaken
 from gateway.run.stored_responses import ResponseOwner
 from storage.commands import ForgetTarget
 from storage.errors import NotFound, Overtaken
-from storage.listing import Page
+from storage.listing import DefinitionDraft, Page
 from storage.records import Agent, Definition, DefinitionKind, Scope
 from storage.sql.store import Store
 
@@ -74,9 +74,9 @@ class ResponseConversations:
 
     async def create(self, project: str, metadata: Json, items: Sequence[Json]) -> ResponseConversation:
         body: Json = {"metadata": metadata, "items": list(items)}
-        id = PREFIX + token_hex(16)
+        draft = DefinitionDraft(project, _KIND, PREFIX + token_hex(16), body)
         with map_store_errors():
-            made = await self.store.definitions.add(project, _KIND, id, "", body, at=self.now())
+            made = await self.store.definitions.add(draft, at=self.now())
         return ResponseConversation(made, None)
 
     async def find(self, owner: ResponseOwner, id: str) -> ResponseConversation:

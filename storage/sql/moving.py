@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from storage.database import Connection, Row
 from storage.errors import WriteConflict
+from storage.listing import DefinitionDraft
 from storage.records import Agent, DefinitionKind, Scope
 from storage.sql.agents import find_agent, make_agent_record
 from storage.sql.agents_api.attached import attach
@@ -187,11 +188,10 @@ class Moving(Group):
     async def put_definition(self, connection: Connection, row: Row) -> None:
         """Adds a tool, a server or an identity, unless the project has one of its uid or of its name."""
         _, project, kind, uid, name, created, body = row
-        if await find_definition(connection, project, DefinitionKind(kind), uid) is None:
+        draft = DefinitionDraft(project, DefinitionKind(kind), uid, orjson.loads(body), name)
+        if await find_definition(connection, project, draft.kind, uid) is None:
             try:
-                await add_definition(
-                    connection, project, DefinitionKind(kind), uid, name, orjson.loads(body), at=created
-                )
+                await add_definition(connection, draft, at=created)
             except WriteConflict:
                 # The project's own of this name stays, as where an agent is imported.
                 return
@@ -219,8 +219,8 @@ class Moving(Group):
         for each in block.versions:
             await _add_version(connection, id, each)
         if block.details:
-            kind, at = DefinitionKind.BLOCK, float(block.versions[0].at)
-            await add_definition(connection, block.project, kind, block.uid, "", block.details, at=at)
+            draft = DefinitionDraft(block.project, DefinitionKind.BLOCK, block.uid, block.details)
+            await add_definition(connection, draft, at=float(block.versions[0].at))
 
     @bulk_writes
     async def put_links(

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from storage.commands import TransferRecord
 from storage.database import Connection, Database, Row
 from storage.errors import NotFound, WriteConflict
+from storage.listing import DefinitionDraft
 from storage.records import API_PROFILE, IMPORTING, Agent, DefinitionKind, Exchange, Scope, TokenCounts
 from storage.sql import exchanges
 from storage.sql.agents import Agents, create_agent, find_agent, load_agent
@@ -429,8 +430,8 @@ async def _put_block(connection: Connection, agent: Agent, fields: dict[str, Any
     details = fields.pop("details")
     await _put_row(connection, agent.id, "block", fields)
     if details:
-        project, at = agent.scope.project, agent.created
-        await add_definition(connection, project, DefinitionKind.BLOCK, fields["uid"], "", details, at=at)
+        draft = DefinitionDraft(agent.scope.project, DefinitionKind.BLOCK, fields["uid"], details)
+        await add_definition(connection, draft, at=agent.created)
 
 
 async def _put_version(connection: Connection, agent: int, fields: Mapping[str, Any]) -> None:

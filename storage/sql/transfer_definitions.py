@@ -14,6 +14,7 @@ import orjson
 
 from storage.database import Connection
 from storage.errors import NotFound, WriteConflict
+from storage.listing import DefinitionDraft
 from storage.records import (
     API_PROFILE,
     IMPORTING,
@@ -165,8 +166,8 @@ async def _find_or_make_definition(
         return int(row[0])
     is_taken = await connection.row(SQL["definition_taken"], (record["uid"],)) is not None
     uid = uuid.uuid4().hex if is_taken else record["uid"]
-    made = await add_definition(connection, project, kind, uid, record["name"], dict(record["body"]), at=at)
-    return made.id
+    draft = DefinitionDraft(project, kind, uid, dict(record["body"]), record["name"])
+    return (await add_definition(connection, draft, at=at)).id
 
 
 async def put_run(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from storage.errors import NotFound, Overtaken, WriteConflict
-from storage.listing import AgentChange, AgentEntry, AgentFilter, NamedAgent, Page
+from storage.listing import AgentChange, AgentEntry, AgentFilter, DefinitionDraft, NamedAgent, Page
 from storage.records import Block, DefinitionKind, Run, RunState
 from storage.sql.agents_api.definitions import put_definition, remove_definition
 from storage.sql.store import Store
@@ -21,10 +21,16 @@ HUMAN = Block(0, "human", "Who", "Unknown.", 100)
 TOOL = DefinitionKind.TOOL
 
 
+def tool_draft(
+    uid: str, name: str, body: dict[str, Any] | None = None, project: str = PROJECT
+) -> DefinitionDraft:
+    return DefinitionDraft(project, TOOL, uid, body or {}, name)
+
+
 async def test_a_definition_changes_by_version_and_keeps_its_newest_text_alone(
     store: Store, holds: Holds
 ) -> None:
-    made = await store.definitions.add(PROJECT, TOOL, "t1", "search", {"source": "zqoldx"}, at=1.0)
+    made = await store.definitions.add(tool_draft("t1", "search", {"source": "zqoldx"}), at=1.0)
     assert (made.version, made.body, made.created) == (1, {"source": "zqoldx"}, 1.0)
     changes = [store.definitions.change(made, {"source": f"zqnew{n}x"}, at=2.0) for n in range(4)]
     results = await asyncio.gather(*changes, return_exceptions=True)
@@ -44,14 +50,14 @@ async def test_a_definition_changes_by_version_and_keeps_its_newest_text_alone(
 
 
 async def test_a_project_has_a_tool_of_a_name_once_and_agents_as_often_as_it_likes(store: Store) -> None:
-    made = await store.definitions.add(PROJECT, TOOL, "t1", "search", {}, at=1.0)
+    made = await store.definitions.add(tool_draft("t1", "search"), at=1.0)
     with pytest.raises(WriteConflict, match="tool named 'search'"):
-        await store.definitions.add(PROJECT, TOOL, "t2", "search", {}, at=1.0)
-    other = await store.definitions.add(PROJECT, TOOL, "t2", "find", {}, at=1.0)
+        await store.definitions.add(tool_draft("t2", "search"), at=1.0)
+    other = await store.definitions.add(tool_draft("t2", "find"), at=1.0)
     with pytest.raises(WriteConflict, match="tool named 'search'"):
         await store.definitions.change(other, {}, at=2.0, name="search")
     assert (await store.definitions.change(other, {"x": 1}, at=2.0, name="look")).name == "look"
-    await store.definitions.add("elsewhere", TOOL, "t3", "search", {}, at=1.0)
+    await store.definitions.add(tool_draft("t3", "search", project="elsewhere"), at=1.0)
     assert await store.definitions.find_by_name(PROJECT, TOOL, "search") == [made]
     for _ in range(2):
         await make_agent(
@@ -59,15 +65,14 @@ async def test_a_project_has_a_tool_of_a_name_once_and_agents_as_often_as_it_lik
         )
     with pytest.raises(NotFound):
         await store.definitions.get("elsewhere", TOOL, "t1")
-    put = await store.database.write(
-        lambda c: put_definition(c, PROJECT, TOOL, "t1", "search", {"y": 2}, at=3.0)
-    )
+    draft = tool_draft("t1", "search", {"y": 2})
+    put = await store.database.write(lambda c: put_definition(c, draft, at=3.0))
     assert (put.id, put.version, put.body) == (made.id, 2, {"y": 2})
 
 
 async def test_what_was_read_is_known_to_be_changed_or_gone(store: Store) -> None:
-    one = await store.definitions.add(PROJECT, TOOL, "t1", "search", {}, at=1.0)
-    other = await store.definitions.add(PROJECT, TOOL, "t2", "find", {}, at=1.0)
+    one = await store.definitions.add(tool_draft("t1", "search"), at=1.0)
+    other = await store.definitions.add(tool_draft("t2", "find"), at=1.0)
     read = {(one.id, one.version), (other.id, other.version)}
     assert await store.definitions.are_current(read)
     now = await store.definitions.change(other, {"x": 1}, at=2.0)
@@ -79,9 +84,9 @@ async def test_what_was_read_is_known_to_be_changed_or_gone(store: Store) -> Non
 
 
 async def test_definitions_are_listed_by_name_and_page(store: Store) -> None:
-    made = [await store.definitions.add(PROJECT, TOOL, f"t{n}", f"tool_{n}", {}, at=1.0) for n in range(4)]
-    await store.definitions.add("elsewhere", TOOL, "x", "tool_x", {}, at=1.0)
-    await store.definitions.add(PROJECT, DefinitionKind.MCP, "m", "tool_m", {}, at=1.0)
+    made = [await store.definitions.add(tool_draft(f"t{n}", f"tool_{n}"), at=1.0) for n in range(4)]
+    await store.definitions.add(tool_draft("x", "tool_x", project="elsewhere"), at=1.0)
+    await store.definitions.add(DefinitionDraft(PROJECT, DefinitionKind.MCP, "m", {}, "tool_m"), at=1.0)
 
     async def listed(page: Page, **wanted: Any) -> list[str]:
         return [d.uid for d in await store.definitions.list(PROJECT, TOOL, page, **wanted)]
@@ -95,7 +100,7 @@ async def test_definitions_are_listed_by_name_and_page(store: Store) -> None:
 
 
 async def test_an_agent_is_made_with_all_that_belongs_to_it(store: Store) -> None:
-    tool = await store.definitions.add(PROJECT, TOOL, "t1", "search", {}, at=1.0)
+    tool = await store.definitions.add(tool_draft("t1", "search"), at=1.0)
     made = await make_agent(
         store, "ann", own=[HUMAN], tools=[-3, tool.id, -1, -3], tags=["b", "a"], system="Be kind.", at=5.0
     )
@@ -255,11 +260,11 @@ async def test_agents_are_listed_by_filter_order_and_page(store: Store) -> None:
 async def test_agents_are_found_by_their_identities_within_their_project(store: Store) -> None:
     add = store.definitions.add
     kind = DefinitionKind.IDENTITY
-    one = await add(PROJECT, kind, "i1", "user_1", {"name": "Ann"}, at=1.0)
-    two = await add(PROJECT, kind, "i2", "user_2", {"name": "Bob"}, at=1.0)
-    theirs = await add("elsewhere", kind, "i3", "user_1", {"name": "Eve"}, at=1.0)
+    one = await add(DefinitionDraft(PROJECT, kind, "i1", {"name": "Ann"}, "user_1"), at=1.0)
+    two = await add(DefinitionDraft(PROJECT, kind, "i2", {"name": "Bob"}, "user_2"), at=1.0)
+    theirs = await add(DefinitionDraft("elsewhere", kind, "i3", {"name": "Eve"}, "user_1"), at=1.0)
     with pytest.raises(WriteConflict, match="an identity named 'user_1'"):
-        await add(PROJECT, kind, "i4", "user_1", {"name": "Dan"}, at=1.0)
+        await add(DefinitionDraft(PROJECT, kind, "i4", {"name": "Dan"}, "user_1"), at=1.0)
     with pytest.raises(WriteConflict, match="an identity named 'user_1'"):
         await store.definitions.change(two, {}, at=2.0, name="user_1")
     a = await make_agent(store, "a", identities=[two.id, one.id])

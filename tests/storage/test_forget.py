@@ -12,7 +12,7 @@ from gateway.core.conversation.canonical import WireMessage
 from gateway.run.background.retention import Retention
 from storage.commands import ForgetTarget
 from storage.errors import Stale
-from storage.listing import AgentChange, BlockChange, PassageDraft
+from storage.listing import AgentChange, BlockChange, DefinitionDraft, PassageDraft
 from storage.records import (
     Agent,
     Block,
@@ -547,11 +547,10 @@ async def test_of_a_deleted_agent_no_table_and_no_log_has_a_word(store: Store, h
     await talk(ann, ["said"], "default")
     (e,) = await ann.rows()
     await store.passages.add(agent.id, [PassageDraft("zqpassagex", 3.0, ["zqptagx"])])
-    kind = DefinitionKind.CONVERSATION
-    of, about = agent.id, {"summary": "zqsumx"}
-    await store.database.write(
-        lambda c: put_definition(c, "default", kind, "c1", "zqtitlex", about, at=3.0, memory=of)
+    draft = DefinitionDraft(
+        "default", DefinitionKind.CONVERSATION, "c1", {"summary": "zqsumx"}, "zqtitlex", agent.id
     )
+    await store.database.write(lambda c: put_definition(c, draft, at=3.0))
     run = await put_run(store, Run(0, "r1", agent.id, e.conversation, RunState.RUNNING, 1.0, otid=b"zqotidx"))
     for kind_of_text in ("request", "call", "result", "event"):
         await store.runs.add_text(agent.id, run.id, kind_of_text, 0, f"zq{kind_of_text}x".encode())
@@ -628,12 +627,11 @@ async def test_of_a_deleted_folder_no_table_and_no_log_has_a_word(store: Store, 
 async def test_of_a_forgotten_project_nothing_is_left_that_was_defined_in_it(
     store: Store, holds: Holds
 ) -> None:
-    await store.definitions.add(
-        "default", DefinitionKind.TOOL, "t1", "zqtoolx", {"source": "zqsourcex"}, at=1.0
-    )
-    kept = await store.definitions.add(
-        "other", DefinitionKind.TOOL, "t2", "tool", {"source": "zqkeptx"}, at=1.0
-    )
+    tool = DefinitionKind.TOOL
+    forgotten = DefinitionDraft("default", tool, "t1", {"source": "zqsourcex"}, "zqtoolx")
+    await store.definitions.add(forgotten, at=1.0)
+    other = DefinitionDraft("other", tool, "t2", {"source": "zqkeptx"}, "tool")
+    kept = await store.definitions.add(other, at=1.0)
     block = Block(0, "zqlabelx", "", "zqvaluex", 100)
     await store.named_blocks.create("default", block, {"metadata": "zqdetailx"}, at=1.0, origin="api")
     await store.forgetting.forget_project("default")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from storage.database import Connection
-from storage.listing import PassageDraft
+from storage.listing import DefinitionDraft, PassageDraft
 from storage.records import Agent, Block, DefinitionKind
 from storage.sql.blocks import ensure_blocks
 from storage.sql.store import Store
@@ -56,7 +56,7 @@ async def test_a_turn_whose_texts_are_odd_is_written_whole_and_goes_on(store: St
 
 async def test_what_is_asked_for_by_such_a_text_is_found_or_not_there(store: Store, agent: Agent) -> None:
     kind = DefinitionKind.TOOL
-    await store.definitions.add("default", kind, "u1", f"name {ODD}", {}, at=1.0)
+    await store.definitions.add(DefinitionDraft("default", kind, "u1", {}, f"name {ODD}"), at=1.0)
     (found,) = await rows(store, "SELECT name FROM definitions")
     assert plain(found[0]) == f"name {MENDED}"
     (again,) = await store.definitions.find_by_name("default", kind, f"name {ODD}")

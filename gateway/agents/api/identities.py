@@ -32,7 +32,7 @@ from gateway.core import ids
 from gateway.core.definition import IdentityDefinition
 from gateway.run.store_errors import retry_overtaken
 from storage.errors import WriteConflict
-from storage.listing import Page
+from storage.listing import DefinitionDraft, Page
 from storage.records import Agent, Definition, DefinitionKind
 
 _Text = Annotated[str, Meta(min_length=1, max_length=200)]
@@ -177,10 +177,8 @@ class IdentityRoutes:
     async def create(self, request: ApiRequest) -> Any:
         create: CreateIdentity = request.body
         body = edited(IdentityDefinition(create.name), create).body()
-        made = await self._definitions.add(
-            request.project, IDENTITY, ids.new_uid(), create.identifier_key, body, at=self._api.now()
-        )
-        return identity_json(made)
+        draft = DefinitionDraft(request.project, IDENTITY, ids.new_uid(), body, create.identifier_key)
+        return identity_json(await self._definitions.add(draft, at=self._api.now()))
 
     async def put(self, request: ApiRequest) -> Any:
         """Makes an identity, or changes the one of its key: programs say at each start who their users are."""

@@ -16,7 +16,7 @@ from gateway.core import ids
 from gateway.core.definition import McpServerDefinition, ToolDefinition
 from gateway.errors import BadRequest, Conflict, sentence
 from storage.errors import WriteConflict
-from storage.listing import Page
+from storage.listing import DefinitionDraft, Page
 from storage.records import Definition, DefinitionKind
 from storage.sql.store import Store
 
@@ -63,9 +63,8 @@ class McpRegistry:
         with _as_bad_request():
             sealed |= await self._cipher.encrypt(project, uid, values)
         server, listed = await self._list_tools(replace(config.definition, secrets=sealed), values)
-        made = await self._store.definitions.add(
-            project, DefinitionKind.MCP, uid, name, server.body(), at=self._now()
-        )
+        draft = DefinitionDraft(project, DefinitionKind.MCP, uid, server.body(), name)
+        made = await self._store.definitions.add(draft, at=self._now())
         await self._sync(project, made, listed)
         return made
 

@@ -18,7 +18,7 @@ from gateway.core.memory.builtin import SCHEMAS
 from gateway.errors import BadRequest, Conflict
 from gateway.run.store_errors import retry_overtaken
 from storage.errors import WriteConflict
-from storage.listing import Page
+from storage.listing import DefinitionDraft, Page
 from storage.records import Definition, DefinitionKind
 from storage.sql.store import Store
 
@@ -94,11 +94,8 @@ class ToolRegistry:
     async def create(self, project: str, name: str, definition: ToolDefinition) -> ToolView:
         """Makes a tool. Raises: Conflict: a built-in tool has that name; WriteConflict: another tool has it."""
         _check_name(name)
-        uid, body = ids.new_uid(), definition.body()
-        made = await self._store.definitions.add(
-            project, DefinitionKind.TOOL, uid, name, body, at=self._now()
-        )
-        return _tool_view(made)
+        draft = DefinitionDraft(project, DefinitionKind.TOOL, ids.new_uid(), definition.body(), name)
+        return _tool_view(await self._store.definitions.add(draft, at=self._now()))
 
     async def change(
         self, project: str, uid: str, edit: Callable[[ToolDefinition], tuple[str | None, ToolDefinition]]

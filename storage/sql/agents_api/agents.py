@@ -17,6 +17,7 @@ from storage.listing import (
     AgentDraft,
     AgentEntry,
     AgentFilter,
+    DefinitionDraft,
     NamedAgent,
     PageEnd,
 )
@@ -100,9 +101,8 @@ async def make_agent(connection: Connection, draft: AgentDraft, *, at: float) ->
     """Makes an agent. Raises: NotFound: a block that is not there; WriteConflict: a label twice; OverLimit."""
     project = draft.agent.scope.project
     agent = await create_agent(connection, draft.agent)
-    await add_definition(
-        connection, project, DefinitionKind.AGENT, agent.uid, draft.name, draft.body, at=at, memory=agent.id
-    )
+    definition = DefinitionDraft(project, DefinitionKind.AGENT, agent.uid, draft.body, draft.name, agent.id)
+    await add_definition(connection, definition, at=at)
     for block, details in draft.own:
         await add_block(connection, project, block, details, at=at, origin=ORIGIN, owner=agent.id)
     for uid in dict.fromkeys(draft.blocks or ()):

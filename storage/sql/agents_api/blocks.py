@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from storage.database import Connection, Row
 from storage.errors import BlockOverLimit, NotFound, WriteConflict
-from storage.listing import BlockChange, BlockEntry, BlockFilter, Page, matches_tags
+from storage.listing import BlockChange, BlockEntry, BlockFilter, DefinitionDraft, Page, matches_tags
 from storage.records import Agent, Block, DefinitionKind
 from storage.sql.agents_api.attached import attach, detach, detach_all
 from storage.sql.agents_api.definitions import find_definition, put_definition, remove_definition
@@ -64,7 +64,8 @@ async def add_block(
         await connection.run(SQL["own"], (owner, id))
         await _show_sleepers(connection, owner, id, block.label)
     if details:
-        await put_definition(connection, project, DefinitionKind.BLOCK, uid, "", details, at=at)
+        draft = DefinitionDraft(project, DefinitionKind.BLOCK, uid, details)
+        await put_definition(connection, draft, at=at)
     return await find_block(connection, project, uid)
 
 
@@ -252,7 +253,8 @@ class NamedBlocks(Group):
         if value != block.value:
             await write_block(connection, block.id, block.version, value, at=at, origin=origin)
         if change.details is not None:
-            await put_definition(connection, project, DefinitionKind.BLOCK, uid, "", change.details, at=at)
+            draft = DefinitionDraft(project, DefinitionKind.BLOCK, uid, change.details)
+            await put_definition(connection, draft, at=at)
         return await find_block(connection, project, uid)
 
     @writes

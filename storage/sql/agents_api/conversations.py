@@ -17,7 +17,7 @@ from typing import Any
 from storage.commands import ForgetTarget, Rules
 from storage.database import Connection, Database, Row
 from storage.errors import NotForkable, NotFound, Overtaken, WriteConflict
-from storage.listing import FIRST_PAGE, ConversationEntry, ConversationFilter, PageEnd
+from storage.listing import FIRST_PAGE, ConversationEntry, ConversationFilter, DefinitionDraft, PageEnd
 from storage.records import Agent, Conversation, DefinitionKind, Exchange, SentSection, State
 from storage.sql import exchanges, stored_paths
 from storage.sql.agents import AGENT_COLUMNS, make_agent_record
@@ -85,9 +85,8 @@ class Conversations(Group):
         if await connection.value(stored_paths.SQL["begin"], begun) is None:
             raise WriteConflict(f"there is a conversation {uid!r} already")
         project = agent.scope.project
-        await add_definition(
-            connection, project, DefinitionKind.CONVERSATION, uid, "", body, at=at, memory=agent.id
-        )
+        draft = DefinitionDraft(project, DefinitionKind.CONVERSATION, uid, body, memory=agent.id)
+        await add_definition(connection, draft, at=at)
         return await find_conversation(connection, project, uid)
 
     @writes
@@ -101,8 +100,8 @@ class Conversations(Group):
         versions = [None if each.definition is None else each.definition.version for each in (entry, now)]
         if versions[0] != versions[1]:
             raise Overtaken(f"the conversation {uid!r} was changed since")
-        kind = DefinitionKind.CONVERSATION
-        await put_definition(connection, project, kind, uid, "", body, at=at, memory=agent.id)
+        draft = DefinitionDraft(project, DefinitionKind.CONVERSATION, uid, body, memory=agent.id)
+        await put_definition(connection, draft, at=at)
         return await find_conversation(connection, project, uid)
 
     @writes
@@ -167,9 +166,8 @@ class Conversations(Group):
                 await connection.run(SQL["source_moved"], (source, agent.id))
             await _begin_fork(connection, agent.id, fork, parent, at)
         project = agent.scope.project
-        await add_definition(
-            connection, project, DefinitionKind.CONVERSATION, uid, "", body, at=at, memory=agent.id
-        )
+        draft = DefinitionDraft(project, DefinitionKind.CONVERSATION, uid, body, memory=agent.id)
+        await add_definition(connection, draft, at=at)
         return await find_conversation(connection, project, uid)
 
     async def _last_before(self, connection: Connection, agent: int, end: int | None) -> Exchange | None:

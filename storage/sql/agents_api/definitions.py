@@ -1,7 +1,7 @@
 """Definitions: the documents that are made over REST.
 
-A definition's text lies in rows that are appended; the older one is emptied once a newer one has taken its place.
-Changes are compare-and-set on the version.
+The body of each version is a row of its own, a text; the texts of earlier versions are emptied. Changes are
+compare-and-set on the version.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import orjson
 
 from storage.database import Connection, Row
 from storage.errors import NotFound, Overtaken, WriteConflict
-from storage.listing import Page
+from storage.listing import DefinitionDraft, Page
 from storage.records import Agent, Definition, DefinitionKind
 from storage.sql.agents import create_agent
 from storage.sql.group import Group, as_method, long_reads, reads, writes
@@ -22,7 +22,7 @@ from storage.sql.statements import ascii_lower, load, rows_of
 
 SQL = load("agents_api/definitions.sql")
 
-# The kinds of which a project has each name once, with their nouns.
+# The kinds whose names are unique in a project, with their nouns.
 _NAMED_KINDS = {
     DefinitionKind.TOOL: "a tool",
     DefinitionKind.MCP: "an MCP server",
@@ -30,29 +30,19 @@ _NAMED_KINDS = {
 }
 
 
-async def add_definition(
-    connection: Connection,
-    project: str,
-    kind: DefinitionKind,
-    uid: str,
-    name: str,
-    body: dict[str, Any],
-    *,
-    at: float,
-    memory: int = 0,
-) -> Definition:
+async def add_definition(connection: Connection, draft: DefinitionDraft, *, at: float) -> Definition:
     """Adds a definition. Raises: WriteConflict: the project has one of this name, and names of the kind are unique."""
-    id = await connection.value(SQL["insert"], (uid, project, kind, memory, at, name))
+    values = (draft.uid, draft.project, draft.kind, draft.memory, at, draft.name)
+    id = await connection.value(SQL["insert"], values)
     if id is None:
-        raise _taken(kind, name)
-    text = await connection.value(SQL["text_insert"], (id, 1, at, orjson.dumps(body)))
-    await connection.run(SQL["point"], (text, id))
+        raise _name_taken(draft.kind, draft.name)
+    text = await connection.value(SQL["text_insert"], (id, 1, at, orjson.dumps(draft.body)))
+    await connection.run(SQL["set_text"], (text, id))
     return await get_definition(connection, id)
 
 
-def _taken(kind: DefinitionKind, name: str) -> WriteConflict:
-    what = _NAMED_KINDS[kind]
-    return WriteConflict(f"there is {what} named {name!r} already")
+def _name_taken(kind: DefinitionKind, name: str) -> WriteConflict:
+    return WriteConflict(f"there is {_NAMED_KINDS[kind]} named {name!r} already")
 
 
 async def get_definition(connection: Connection, id: int) -> Definition:
@@ -84,17 +74,14 @@ async def change_definition(
     Raises: Overtaken: it was changed since; WriteConflict: the name is taken; NotFound.
     """
     name = definition.name if name is None else name
-    of_name = (definition.project, definition.kind, name, 1)
-    if (
-        definition.kind in _NAMED_KINDS
-        and name != definition.name
-        and await connection.row(SQL["by_name"], of_name) is not None
-    ):
-        raise _taken(definition.kind, name)
+    if definition.kind in _NAMED_KINDS and name != definition.name:
+        others = (definition.project, definition.kind, name, 1)
+        if await connection.row(SQL["by_name"], others) is not None:
+            raise _name_taken(definition.kind, name)
     text = await connection.value(
         SQL["text_insert"], (definition.id, definition.version + 1, at, orjson.dumps(body))
     )
-    if not await connection.run(SQL["advance"], (text, at, name, definition.id, definition.version)):
+    if not await connection.run(SQL["replace_text"], (text, at, name, definition.id, definition.version)):
         now = await get_definition(connection, definition.id)
         raise Overtaken(
             f"the {definition.kind} {definition.uid!r} is at version {now.version}, not {definition.version}: "
@@ -104,22 +91,12 @@ async def change_definition(
     return await get_definition(connection, definition.id)
 
 
-async def put_definition(
-    connection: Connection,
-    project: str,
-    kind: DefinitionKind,
-    uid: str,
-    name: str,
-    body: dict[str, Any],
-    *,
-    at: float,
-    memory: int = 0,
-) -> Definition:
+async def put_definition(connection: Connection, draft: DefinitionDraft, *, at: float) -> Definition:
     """Adds a definition, or changes the one that has its public name."""
-    found = await find_definition(connection, project, kind, uid)
+    found = await find_definition(connection, draft.project, draft.kind, draft.uid)
     if found is None:
-        return await add_definition(connection, project, kind, uid, name, body, at=at, memory=memory)
-    return await change_definition(connection, found, body, at=at, name=name)
+        return await add_definition(connection, draft, at=at)
+    return await change_definition(connection, found, draft.body, at=at, name=draft.name)
 
 
 async def remove_definition(connection: Connection, id: int) -> None:
@@ -129,7 +106,7 @@ async def remove_definition(connection: Connection, id: int) -> None:
 
 
 async def remove_definitions(connection: Connection, memory: int) -> None:
-    """Deletes what is defined of a memory."""
+    """Deletes the definitions that belong to a memory."""
     for (id,) in await connection.rows(SQL["of_memory"], (memory,)):
         await remove_definition(connection, id)
 
@@ -142,16 +119,14 @@ async def touch_agent(connection: Connection, agent: int, at: float) -> None:
 async def make_memory(
     connection: Connection, draft: Agent, kind: DefinitionKind, name: str, body: dict[str, Any], *, at: float
 ) -> tuple[Agent, Definition]:
-    """Makes a memory that never talks: an archive or a folder."""
+    """Makes a memory without conversations, an archive or a folder, and its definition."""
     agent = await create_agent(connection, draft)
-    made = await add_definition(
-        connection, draft.scope.project, kind, agent.uid, name, body, at=at, memory=agent.id
-    )
-    return agent, made
+    definition = DefinitionDraft(draft.scope.project, kind, agent.uid, body, name, agent.id)
+    return agent, await add_definition(connection, definition, at=at)
 
 
 class Definitions(Group):
-    """Definitions. project: the caller's; what another one has is not found."""
+    """Reads and writes definitions. project: the caller's; those of another one are not found."""
 
     add = writes(as_method(add_definition))
     change = writes(as_method(change_definition))
@@ -160,7 +135,7 @@ class Definitions(Group):
 
     @writes
     async def bind(self, connection: Connection, id: int, memory: int) -> int:
-        """Has a definition belong to a memory. Returns the memory's row that it belongs to. Raises: NotFound."""
+        """Has a definition belong to a memory, unless it has one. Returns the row of its memory. Raises: NotFound."""
         await connection.run(SQL["bind"], (memory, id))
         return (await get_definition(connection, id)).memory
 
@@ -184,7 +159,7 @@ class Definitions(Group):
     async def find_by_name(
         self, connection: Connection, project: str, kind: DefinitionKind, name: str, limit: int = 2
     ) -> list[Definition]:
-        """Returns the definitions with this name, oldest first. Of agents there may be several."""
+        """Returns the definitions with this name, oldest first. Several agents may have one name."""
         rows = await connection.rows(SQL["by_name"], (project, kind, name, limit))
         return [make_definition(row) for row in rows]
 
@@ -215,7 +190,7 @@ class Definitions(Group):
     ) -> builtins.list[Definition]:
         """Returns a page of a project's definitions of a kind.
 
-        name: exactly
+        name: the whole name.
         text: a part of the name.
         """
         values = (project, *page.bounds, kind, name, ascii_lower(text), page.limit)

@@ -9,12 +9,12 @@ VALUES (?1, ?2, ?3, ?4, 1, 0, ?5, ?5, ?6) ON CONFLICT DO NOTHING RETURNING id
 -- Adds a text of a definition.
 INSERT INTO definition_texts (definition, version, at, body) VALUES (?, ?, ?, ?) RETURNING id
 
--- name: point
--- Makes it the present one of a new definition.
+-- name: set_text
+-- Makes it the present text of a new definition.
 UPDATE definitions SET current = ? WHERE id = ?
 
--- name: advance
--- Makes it the present one by compare-and-set. No row touched: another writer has changed the definition since.
+-- name: replace_text
+-- Makes it the present text by compare-and-set. No row touched: another writer has changed the definition since.
 UPDATE definitions SET version = version + 1, current = ?, updated = ?, name = ? WHERE id = ? AND version = ?
 
 -- name: bind
