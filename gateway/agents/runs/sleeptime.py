@@ -117,7 +117,7 @@ class Sleeping:
         if memory is None or sleeptime is None:
             return
         # What a run has left that was cancelled while it waited for its next attempt.
-        await self._store.sleepers.empty_ended(memory.id, _PAGE)
+        await self._store.sleepers.empty_readings(memory.id, _PAGE)
         # Up to here it was due, however little is left of that.
         upto, read = orjson.loads(job.payload).get("upto", 0), list[_Batch]()
         for reader in await self._find_or_make_readers(memory, sleeptime, upto):
@@ -162,7 +162,7 @@ class Sleeping:
         self, job: JobContext, memory: Agent, sleeptime: Sleeptime, reader: ReaderEntry, upto: int
     ) -> tuple[Run, str] | None:
         """Returns a reader's run that goes on, or else one that is due, with its conversation; None: none is due."""
-        found = await self._store.sleepers.reading(reader.reader)
+        found = await self._store.sleepers.find_reading(reader.reader)
         if found is not None:
             return found
         is_due = _is_due(reader, sleeptime) or reader.seq < upto or await self._is_idle(memory)
@@ -170,7 +170,7 @@ class Sleeping:
             return None
         wanted = replace(reading_run(reader.reader, memory.id, self._now()), kind="")
         await job.commit(self._store.sleepers.accept_effect(wanted))
-        return await self._store.sleepers.reading(reader.reader)
+        return await self._store.sleepers.find_reading(reader.reader)
 
     async def _has_words(self, job: JobContext, memory: Agent, reader: ReaderEntry) -> bool:
         """Returns whether there is anything for a model to read; what has no words is passed over."""
@@ -219,7 +219,7 @@ class Sleeping:
         ended, is_refused = await self._load_ended(job, run)
         if batch is not None and is_refused:
             batch = await self._after_refusal(job, run, batch)
-        await self._store.sleepers.empty(run.agent, run.conversation)
+        await self._store.sleepers.empty_reading(run.agent, run.conversation)
         is_read = batch is not None and batch.span.upto > batch.span.cursor
         return batch if is_read and (is_refused or ended.state is RunState.COMPLETED) else None
 
@@ -238,7 +238,7 @@ class Sleeping:
         return batch
 
     async def _count_failed(self, run: Run) -> int:
-        return await self._store.sleepers.failed(run, _HALVINGS)
+        return await self._store.sleepers.count_failed_before(run, _HALVINGS)
 
     async def _batch_of(
         self, memory: Agent, reader: ReaderEntry, resolved: ResolvedAgent, run: Run

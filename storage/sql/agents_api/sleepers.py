@@ -1,7 +1,8 @@
-"""Sleeptime agents: each reads a memory after the fact, and sees the blocks that the memory's own agent sees.
+"""Sleeptime agents (sleepers): each reads another agent's memory later, and sees the blocks that this agent sees.
 
-A run that reads is a conversation of its own, under a name that begins with READING. When the run ends its words are
-emptied, and it is not found any more: they are another memory's. Counts, and what was written into blocks, stay.
+A reading is a run of a sleeper with a conversation of its own, whose key begins with READING. Once the run has ended,
+its texts are emptied, since they are of another memory, and the conversation loses its key. Counts stay, and so does
+what was written into blocks.
 """
 
 from __future__ import annotations
@@ -24,19 +25,20 @@ from storage.sql.jobs import Jobs, drop_jobs
 from storage.sql.readers import SQL, advance, cursor_of, load_sleepers
 from storage.sql.vectors import forget_indexed
 
-# Below this are all names that begin with READING.
+# The end of the range of keys that begin with READING.
 _READING_END = READING[:-1] + chr(ord(READING[-1]) + 1)
-# The kinds of texts that a run has besides its exchanges.
+# The kinds of a run's texts besides its exchanges.
 _RUN_TEXTS = ("request", "call", "result", "event")
 
 
 async def add_sleeper(
     connection: Connection, entry: AgentEntry, draft: AgentDraft, body: dict[str, Any] | None, *, at: float
 ) -> int:
-    """Makes an agent that reads a memory, from where it has been read. Returns the row of the new one's memory.
+    """Makes a sleeper that reads a memory, from where readers before it have come. Returns the row of its own memory.
 
-    body: of the definition of the memory's agent, from now on; None: a profile's has none.
-    Raises: Overtaken: that was changed since it was found, or another agent reads it already.
+    entry: the agent of the memory that is read.
+    body: the new body of that agent's definition; None: the definition stays, or it has none.
+    Raises: Overtaken: the definition was changed since it was found, or the memory has a sleeper already.
     """
     memory = entry.agent.id
     await connection.lock_sharers(memory)
@@ -52,14 +54,14 @@ async def add_sleeper(
 async def adopt_sleeper(
     connection: Connection, project: str, memory: int, sleeper: int, *, at: float
 ) -> None:
-    """Has an agent read a memory that has come with it from elsewhere, from where that has been read."""
+    """Has an imported sleeper read the memory that was imported with it, from where readers before it have come."""
     await drop_copies(connection, project, memory, sleeper)
     await _add_reader(connection, memory, sleeper, at=at)
 
 
 async def _add_reader(connection: Connection, memory: int, sleeper: int, *, at: float) -> None:
-    begins = await cursor_of(connection, memory, LEARNER)
-    await connection.run(SQL["read_from"], (memory, sleeper, begins, at))
+    cursor = await cursor_of(connection, memory, LEARNER)
+    await connection.run(SQL["read_from"], (memory, sleeper, cursor, at))
     await share_blocks(connection, memory)
 
 
@@ -72,9 +74,11 @@ async def remove_sleepers(
     *,
     at: float,
 ) -> None:
-    """Has these read a memory no more; they stay agents. Up to where it was read stays known.
+    """Ends that sleepers read a memory; they stay agents. The next reader begins where they have come to.
 
-    body, and raises: as `add_sleeper`. job: the kind of the jobs in which they read; without readers there is none.
+    entry, body: as for `add_sleeper`.
+    job: the kind of the jobs in which they read. The memory's job is dropped with its last sleeper.
+    Raises: Overtaken: the definition was changed since it was found.
     """
     memory = entry.agent.id
     await advance(connection, memory, LEARNER, await cursor_of(connection, memory, LEARNER), at)
@@ -87,36 +91,35 @@ async def remove_sleepers(
 
 
 async def accept_reading(connection: Connection, jobs: Jobs, wanted: RunAccept) -> Run | None:
-    """Accepts a run that reads a memory. Returns None where its agent reads already: that one will find it due."""
+    """Accepts a reading. Returns None where the sleeper has one under way: it reads again when that has ended."""
     if await find_reading(connection, wanted.run.agent) is not None:
         return None
     return await accept_run(connection, jobs, wanted)
 
 
-async def find_reading(connection: Connection, sleeper: int) -> tuple[int, str] | None:
-    """Returns a sleeptime agent's run that reads and has not ended, and the public name of its conversation."""
+async def find_reading(connection: Connection, sleeper: int) -> tuple[Run, str] | None:
+    """Returns a sleeper's reading that has not ended, and the public name of its conversation."""
     row = await connection.row(SQL["reading_open"], (sleeper, READING, _READING_END))
-    return None if row is None else (row[0], row[1])
+    run = None if row is None else await get_run(connection, sleeper, row[0])
+    return None if row is None or run is None else (run, row[1])
 
 
-async def advance_over(connection: Connection, reading: ReadSpan, at: float) -> None:
+async def advance_over(connection: Connection, span: ReadSpan, at: float) -> None:
     """Moves a reader's cursor past what it has read, unless the cursor has moved meanwhile."""
-    await connection.run(
-        SQL["read_up_to"], (reading.upto, at, reading.memory, reading.reader, reading.cursor)
-    )
+    await connection.run(SQL["read_up_to"], (span.upto, at, span.memory, span.reader, span.cursor))
 
 
 async def end_readings(connection: Connection, memory: int, at: float) -> None:
-    """Ends the runs that read a memory, in the transaction that begins to forget something of it."""
+    """Ends the readings of a memory, in the transaction that begins to forget something of it."""
     for sleeper in await load_sleepers(connection, memory):
         await connection.lock(sleeper)
         if await connection.run(SQL["readings_end"], (at, sleeper, READING, _READING_END)):
-            # A step that is under way is not written any more.
+            # A step that is under way is written on an older epoch, and so refused.
             await connection.run(SQL["readings_stale"], (sleeper,))
 
 
 async def empty_readings(connection: Connection, memory: int, limit: int) -> bool:
-    """Empties what runs that have ended hold of a memory, so many of them at most. True: there may be more."""
+    """Empties ended readings of a memory, at most `limit` of each sleeper. Returns whether there may be more."""
     for sleeper in await load_sleepers(connection, memory):
         rows = await connection.rows(SQL["readings"], (sleeper, READING, _READING_END, limit))
         for (conversation,) in rows:
@@ -127,7 +130,7 @@ async def empty_readings(connection: Connection, memory: int, limit: int) -> boo
 
 
 async def empty_reading(connection: Connection, sleeper: int, conversation: int) -> None:
-    """Empties the words of one conversation, which has no name from now on. A second time it does nothing."""
+    """Empties the texts of one reading, whose conversation loses its key. A second time it does nothing."""
     await connection.lock(sleeper)
     for (id,) in await connection.rows(SQL["reading_exchanges"], (conversation, sleeper)):
         e = await exchanges.load_exchange(connection, sleeper, id)
@@ -141,7 +144,7 @@ async def empty_reading(connection: Connection, sleeper: int, conversation: int)
 
 
 class Sleepers(Group):
-    """Sleeptime agents, for those who have no transaction of their own."""
+    """Reads and writes sleepers, each call in a transaction of its own."""
 
     def __init__(self, database: Database, jobs: Jobs) -> None:
         super().__init__(database)
@@ -151,17 +154,18 @@ class Sleepers(Group):
     remove = writes(as_method(remove_sleepers))
     adopt = writes(as_method(adopt_sleeper))
     share_blocks = writes(as_method(share_blocks))
-    empty = bulk_writes(as_method(empty_reading))
-    empty_ended = bulk_writes(as_method(empty_readings))
+    find_reading = reads(as_method(find_reading))
+    empty_reading = bulk_writes(as_method(empty_reading))
+    empty_readings = bulk_writes(as_method(empty_readings))
 
     @effect
     async def accept_effect(self, connection: Connection, wanted: RunAccept) -> None:
-        """Returns the effect that accepts a run that reads, unless its agent reads already."""
+        """Returns the effect that accepts a reading, unless the sleeper has one under way."""
         await accept_reading(connection, self._jobs, wanted)
 
     @effect
     async def advance_effect(self, connection: Connection, span: ReadSpan, at: float) -> None:
-        """Returns the effect that counts a part of a memory as read."""
+        """Returns the effect that moves a reader's cursor past a part of a memory."""
         await advance_over(connection, span, at)
 
     @reads
@@ -170,14 +174,7 @@ class Sleepers(Group):
         return bool(await connection.value(SQL["has_answered"], (run.agent, run.conversation)))
 
     @reads
-    async def failed(self, connection: Connection, run: Run, most: int) -> int:
-        """Returns how many of the runs of its agent in front of a run have failed in a row, so many at most."""
+    async def count_failed_before(self, connection: Connection, run: Run, most: int) -> int:
+        """Returns how many runs of its agent have failed in a row before a run; at most `most`."""
         states = [row[0] for row in await connection.rows(SQL["states_before"], (run.agent, run.id, most))]
         return next((n for n, state in enumerate(states) if state != RunState.FAILED), len(states))
-
-    @reads
-    async def reading(self, connection: Connection, sleeper: int) -> tuple[Run, str] | None:
-        """Returns a sleeptime agent's run that reads and has not ended, and the public name of its conversation."""
-        found = await find_reading(connection, sleeper)
-        run = None if found is None else await get_run(connection, sleeper, found[0])
-        return None if found is None or run is None else (run, found[1])
