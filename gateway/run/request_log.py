@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
-from itertools import islice
 
 from msgspec import Struct
 
@@ -51,6 +50,10 @@ class LoggedRequest(Struct, frozen=True):
     # A record of why it recalled these messages is stored with its turn.
     has_recall_record: bool
 
+    def is_of(self, project: str | None, memory: str | None) -> bool:
+        """Returns whether a request is of a project, by its name, and of a memory, by its uid. None: of any."""
+        return project in (None, self.project) and memory in (None, self.memory_uid)
+
 
 class _Begun(Struct, frozen=True):
     number: int
@@ -88,38 +91,19 @@ class RequestLog:
             self._ended.append(ended)
             self.figures.add(self.now(), begun.project, ended.mode, status, ended.added_ms)
 
-    @property
-    def in_flight(self) -> list[LoggedRequest]:
-        """The requests that are being answered, the newest first."""
-        return [_logged(begun, receipt, None) for receipt, begun in reversed(self._begun.items())]
+    def in_flight(self, *, project: str | None = None, memory: str | None = None) -> list[LoggedRequest]:
+        """Returns the requests that are being answered, the newest first. The parameters are those of `ended`."""
+        begun = (_logged(each, receipt, None) for receipt, each in reversed(self._begun.items()))
+        return [each for each in begun if each.is_of(project, memory)]
 
     def find(self, id: str, project: str | None = None) -> LoggedRequest | None:
         """Returns the newest ended request with this id, in one project or (None) in any; None: there is none."""
         id = mask_keys_in_name(id)
-        ids = (each for each in reversed(self._ended) if each.id == id)
-        return next((each for each in ids if project is None or each.project == project), None)
+        return next((each for each in self.ended(project=project) if each.id == id), None)
 
-    def newest(
-        self,
-        limit: int,
-        *,
-        before: int | None = None,
-        project: str | None = None,
-        memory: str | None = None,
-    ) -> list[LoggedRequest]:
-        """Returns ended requests, the newest first.
-
-        before: the number of the request that they came before; None: the newest of all.
-        project, memory: by name and by uid; None: of any.
-        """
-        wanted = (
-            each
-            for each in reversed(self._ended)
-            if (before is None or each.number < before)
-            and (project is None or each.project == project)
-            and (memory is None or each.memory_uid == memory)
-        )
-        return list(islice(wanted, limit))
+    def ended(self, *, project: str | None = None, memory: str | None = None) -> list[LoggedRequest]:
+        """Returns the requests that have ended, the newest first. project, memory: as for `LoggedRequest.is_of`."""
+        return [each for each in reversed(self._ended) if each.is_of(project, memory)]
 
     def forget(self) -> None:
         """Notes that something was forgotten: the memories of earlier requests may be gone."""

@@ -47,7 +47,6 @@ class OverviewOperation(Struct, frozen=True):
         """Returns the overview. project: what it is limited to; None: all."""
         log = self.log
         figures = log.figures.last_hour(log.now(), project)
-        in_flight = sum(project in (None, each.project) for each in log.in_flight)
         modes = figures.modes
         upstreams = self.upstreams()
         is_up = self.store.health.is_up
@@ -69,7 +68,7 @@ class OverviewOperation(Struct, frozen=True):
             " ".join(each.text for each in problems) or WELL,
             tuple(problems),
             self.version,
-            RequestCounts(in_flight, figures.count, figures.failed),
+            RequestCounts(len(log.in_flight(project=project)), figures.count, figures.failed),
             MemoryCounts(*(modes.get(mode, 0) for mode in ("on", "read", "off", "none", "unavailable"))),
             AddedTime(figures.added_p50, figures.added_p99),
             tuple(UpstreamRecord(name, "rests" if rests else "well") for name, rests in upstreams.items()),

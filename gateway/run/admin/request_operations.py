@@ -1,15 +1,16 @@
-"""Requests: those of this process, and why a reply was made as it was.
+"""Lists requests, and explains what a request recalled.
 
-Why is noted with each turn that looked for memory, in numbers. The texts are read when they are asked for, so that what
-was forgotten since has none.
+The sources are requests of this process in its `RequestLog`, and recalls, which are stored with each turn that searched
+its memory. A recall has the numbers of its hits; their texts are read when they are shown, so that what was forgotten
+since has none.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, cast
 
 import msgspec
 from msgspec import Struct
@@ -28,7 +29,7 @@ from gateway.run.admin.page_records import (
     WindowPart,
     WindowRecord,
 )
-from gateway.run.request_log import MOST_ENDED, LoggedRequest, RequestLog
+from gateway.run.request_log import LoggedRequest, RequestLog
 from storage.listing import LAST_NUMBER
 from storage.recall_record import PARTS, REASONS, RecallRecord, unpack
 from storage.records import API_PROFILE, Scope
@@ -39,7 +40,8 @@ _DAY_S = 86_400.0
 # Lines of an answer to the command line.
 _PAGE = 200
 _NUMBER = re.compile(rf"[0-9]{{1,18}}|{LAST_NUMBER}", re.ASCII)
-_STAYED_OUT = {
+# Why a hit was left out, in words.
+_LEFT_OUT = {
     "no_room": "for want of room",
     "weak": "too weak",
     "shown": "in sight already",
@@ -47,7 +49,8 @@ _STAYED_OUT = {
     "muted": "muted",
     "superseded": "out of date",
 }
-_NOTHING = {
+# Why nothing was recalled, in words.
+_NOTHING_RECALLED = {
     "nothing_found": "Nothing was recalled: memory has nothing that answers this.",
     "all_shown": "Nothing was recalled: what memory has is in sight already.",
     "no_room": "Nothing was recalled: there was no room in the window.",
@@ -70,26 +73,48 @@ class RequestPage(Struct, frozen=True):
     process: int | None = None
 
 
+class _ListedRequest(NamedTuple):
+    """A request of a list, from the log or from the store."""
+
+    record: RequestRecord
+    # Its number in the log; 0: it is from the store.
+    number: int = 0
+    # The row of its exchange in the store; 0: it is from the log.
+    exchange: int = 0
+
+
+class _PageEnd(NamedTuple):
+    """Where a page ends in the log and in the store. The requests of the next page have lower numbers."""
+
+    number: int = LAST_NUMBER
+    exchange: int = LAST_NUMBER
+
+    def after(self, page: Iterable[_ListedRequest]) -> _PageEnd:
+        """Returns the end of a page that begins at this one."""
+        return _PageEnd(
+            min((each.number for each in page if each.number), default=self.number),
+            min((each.exchange for each in page if each.exchange), default=self.exchange),
+        )
+
+
 class RequestOperations(Struct, frozen=True):
-    """Explains requests, and lists them."""
+    """Lists and explains requests."""
 
     store: Store
     # Seconds since the epoch.
     now: Callable[[], float]
-    # How long it is shown why a reply was made as it was.
+    # Older recalls are not shown.
     keep_why_days: float
     # None: no process serves.
     log: RequestLog | None = None
 
     async def why(self, raw: RawArguments) -> dict[str, Any]:
-        """Explains a request, by its id. Returns `ExplainedRequest`."""
+        """Explains a request for the command line. Returns an `ExplainedRequest`."""
         found: dict[str, Any] = msgspec.to_builtins(await self.explain(Arguments(raw).text("request")))
         return found
 
     async def explain(self, id: str, project: str | None = None) -> ExplainedRequest:
-        """Returns why the newest request with this id was answered as it was.
-
-        project: None: of any.
+        """Explains the newest request with this id, in one project or (None) in any.
 
         Raises: UnknownId: there is no such request, or it was forgotten, or is too old.
         """
@@ -97,21 +122,15 @@ class RequestOperations(Struct, frozen=True):
         for stored in await self.store.recalls.find(id, self._since, project):
             agent = await self.store.agents.load(stored.agent)
             exchange = None if agent is None else await self.store.turns.exchange(agent, stored.exchange)
-            if agent is None or exchange is None:
-                continue
-            notes = [note for _, note in sorted(exchange.notes.items()) if note]
-            return await self._explained(id, stored, logged, notes[-1] if notes else None)
-        if (
-            logged is not None
-            and self.log is not None
-            and (suspects := self.log.possibly_forgotten([logged]))
-        ):
-            logged = logged if suspects <= (await self.store.overview.scopes(suspects)).keys() else None
-        if logged is None or logged.has_recall_record:
+            if exchange is not None:
+                notes = [note for _, note in sorted(exchange.notes.items()) if note]
+                return await self._explain_stored(id, stored, logged, notes[-1] if notes else None)
+        # A recall that was stored and is not found was forgotten, or is too old.
+        if logged is None or logged.has_recall_record or await self._find_forgotten([logged]):
             raise UnknownId(
                 f"There is no such request. Sources are kept for {self.keep_why_days:g} days.", param="id"
             )
-        return _of_log(logged)
+        return _explain_logged(logged)
 
     async def list(
         self,
@@ -121,42 +140,39 @@ class RequestOperations(Struct, frozen=True):
         after: str | None = None,
         limit: int = 50,
     ) -> RequestPage:
-        """Returns a page of requests: of this process, and of one memory also older ones that are noted.
+        """Returns a page of requests: of the log, and of one memory also older ones from the store.
 
-        memory: the uid of one.
+        memory: its uid; None: all.
         after: `next` of the page before.
 
         Raises: UnknownId: there is no such memory; BadRequest: `after` cannot be read.
         """
-        before, noted_before = _page_end(after)
+        start = _read_page_end(after)
         agent = None
         if memory is not None:
             agent = await find_memory(self.store, project, memory, param="memory")
-        if self.log is not None and agent is None:
-            suspects = self.log.possibly_forgotten(self.log.newest(MOST_ENDED))
-            if suspects:
-                self.log.drop(suspects - (await self.store.overview.scopes(suspects)).keys())
-        logged = [] if self.log is None else self.log.newest(MOST_ENDED, project=project, memory=memory)
-        found = [(_listed(each), each.number, 0) for each in logged if each.number < before]
+        elif self.log is not None and (forgotten := await self._find_forgotten(self.log.ended())):
+            self.log.drop(forgotten)
+        logged = [] if self.log is None else self.log.ended(project=project, memory=memory)
+        found = [
+            _ListedRequest(_record_of_logged(e), number=e.number) for e in logged if e.number < start.number
+        ]
         if agent is not None:
-            here = {each.id for each in logged if each.has_recall_record}
-            stored = await self._noted(agent.id, noted_before, limit + 1, here)
-            found += [(record, 0, exchange) for record, exchange in stored]
-            found.sort(key=lambda each: each[0].at, reverse=True)
-        shown, is_more = found[:limit], len(found) > limit
-        before = min([number for _, number, _ in shown if number], default=before)
-        noted_before = min([exchange for *_, exchange in shown if exchange], default=noted_before)
-        flying = [] if self.log is None or after is not None else self.log.in_flight
+            in_log = {each.id for each in logged if each.has_recall_record}
+            found += await self._list_stored(agent.id, start.exchange, limit + 1, without=in_log)
+            found.sort(key=lambda each: each.record.at, reverse=True)
+        page = found[:limit]
+        end = start.after(page)
+        in_flight = (
+            []
+            if self.log is None or after is not None
+            else self.log.in_flight(project=project, memory=memory)
+        )
         return RequestPage(
-            tuple(record for record, *_ in shown),
-            f"{before}.{noted_before}" if is_more else None,
-            tuple(
-                _listed(each)
-                for each in flying
-                if (project is None or each.project == project)
-                and (memory is None or each.memory_uid == memory)
-            ),
-            None if self.log is None else os.getpid(),
+            items=tuple(each.record for each in page),
+            next=f"{end.number}.{end.exchange}" if len(found) > limit else None,
+            in_flight=tuple(map(_record_of_logged, in_flight)),
+            process=None if self.log is None else os.getpid(),
         )
 
     async def show_all(self, raw: RawArguments) -> dict[str, Any]:
@@ -170,19 +186,22 @@ class RequestOperations(Struct, frozen=True):
         )
         return {"lines": msgspec.to_builtins((*page.in_flight, *page.items)), "next": page.next}
 
-    async def _noted(
-        self, agent: int, before: int, limit: int, without: Collection[str]
-    ) -> Sequence[tuple[RequestRecord, int]]:
-        """Returns requests that are noted with the rows of their exchanges, the newest first.
+    async def _find_forgotten(self, logged: Iterable[LoggedRequest]) -> set[str]:
+        """Returns the memories of these requests that are gone."""
+        suspects = set() if self.log is None else self.log.possibly_forgotten(logged)
+        return suspects - (await self.store.overview.scopes(suspects)).keys() if suspects else suspects
 
-        without: the ids of those that are left out.
-        """
-        found: Sequence[tuple[RequestRecord, int]] = []
+    async def _list_stored(
+        self, agent: int, before: int, limit: int, *, without: Collection[str]
+    ) -> Sequence[_ListedRequest]:
+        """Returns a memory's requests whose recalls are stored, the newest first, but for those with certain ids."""
+        found: list[_ListedRequest] = []
         while len(found) < limit:
             page = await self.store.recalls.list(agent, self._since, before=before, limit=limit)
-            found = [
-                *found,
-                *((_of_recall(each), each.exchange) for each in page if each.request not in without),
+            found += [
+                _ListedRequest(_record_of_recall(each), exchange=each.exchange)
+                for each in page
+                if each.request not in without
             ]
             if len(page) < limit:
                 break
@@ -193,16 +212,17 @@ class RequestOperations(Struct, frozen=True):
     def _since(self) -> float:
         return self.now() - self.keep_why_days * _DAY_S
 
-    async def _explained(
+    async def _explain_stored(
         self, id: str, stored: StoredRecall, logged: LoggedRequest | None, note: str | None
     ) -> ExplainedRequest:
-        """Returns a request that is noted.
+        """Explains a request whose recall is stored.
 
-        id: its own, which is stored as a hash where it is long.
-        logged: what this process has of the id.
+        id: of the request; a long one is stored as a hash.
+        logged: the request with this id in the log.
         note: of its turn.
         """
-        record, summary = unpack(stored.data), {**_summary_of_recall(stored), "id": id}
+        record = unpack(stored.data)
+        summary = {**_summarize_recall(stored, record), "id": id}
         tries: tuple[str, ...] = (f"{summary['upstream']}:{record.status}",) if summary["upstream"] else ()
         if logged is not None and logged.memory_uid == stored.memory_uid:
             summary["upstream"], tries = logged.upstream or summary["upstream"], logged.tries
@@ -219,26 +239,25 @@ class RequestOperations(Struct, frozen=True):
             chosen=tuple(hit for hit in hits if not isinstance(hit, LeftOutRecord)),
             left_out=tuple(hit for hit in hits if isinstance(hit, LeftOutRecord)),
             note=note,
-            window=_window(record),
+            window=_window_of(record),
             first_ms=record.first_ms,
             usage=None if record.usage is None else UsageRecord(*record.usage),
             kept_until=stored.at + self.keep_why_days * _DAY_S,
         )
 
 
-def _page_end(after: str | None) -> tuple[int, int]:
-    """Returns the number of a request, and the row of an exchange, before which a page lies."""
+def _read_page_end(after: str | None) -> _PageEnd:
+    """Reads `next` of the page before; None: there is none. Raises: BadRequest."""
     if after is None:
-        return LAST_NUMBER, LAST_NUMBER
+        return _PageEnd()
     number, _, exchange = after.partition(".")
     if not (_NUMBER.fullmatch(number) and _NUMBER.fullmatch(exchange)):
         raise BadRequest("after must be `next` of the page before.", param="after")
-    return int(number), int(exchange)
+    return _PageEnd(int(number), int(exchange))
 
 
-def _summary_of_recall(stored: StoredRecall) -> dict[str, Any]:
-    """Returns the fields of `RequestSummary` of a request that is noted."""
-    record = unpack(stored.data)
+def _summarize_recall(stored: StoredRecall, record: RecallRecord) -> dict[str, Any]:
+    """Returns the fields of `RequestSummary` of a request whose recall is stored."""
     upstream, _, model = stored.model.partition("/")
     return {
         "id": stored.request or "",
@@ -256,8 +275,8 @@ def _summary_of_recall(stored: StoredRecall) -> dict[str, Any]:
     }
 
 
-def _summary_of_log(each: LoggedRequest) -> dict[str, Any]:
-    """Returns the fields of `RequestSummary` of a request of this process."""
+def _summarize_logged(each: LoggedRequest) -> dict[str, Any]:
+    """Returns the fields of `RequestSummary` of a request of the log."""
     return {
         "id": each.id,
         "at": each.at,
@@ -274,9 +293,14 @@ def _summary_of_log(each: LoggedRequest) -> dict[str, Any]:
     }
 
 
-def _of_recall(stored: StoredRecall) -> RequestRecord:
-    recalled = sum(not e.reason for e in unpack(stored.data).entries)
-    return RequestRecord(**_summary_of_recall(stored), recalled=recalled)
+def _record_of_recall(stored: StoredRecall) -> RequestRecord:
+    record = unpack(stored.data)
+    recalled = sum(not e.reason for e in record.entries)
+    return RequestRecord(**_summarize_recall(stored, record), recalled=recalled)
+
+
+def _record_of_logged(each: LoggedRequest) -> RequestRecord:
+    return RequestRecord(**_summarize_logged(each), recalled=each.recalled)
 
 
 def name_of(scope: Scope) -> str:
@@ -287,11 +311,11 @@ def name_of(scope: Scope) -> str:
 
 
 def sentence_of(record: RecallRecord) -> str:
-    """Returns what happened, in words."""
+    """Returns what was recalled and what was left out, in words."""
     chosen = record.found - sum(record.left_out)
-    left = [f"{n} {_STAYED_OUT[reason]}" for reason, n in zip(REASONS[1:], record.left_out, strict=True) if n]
+    left = [f"{n} {_LEFT_OUT[reason]}" for reason, n in zip(REASONS[1:], record.left_out, strict=True) if n]
     if not chosen:
-        found = _NOTHING.get(record.why, _NOTHING["nothing_found"])
+        found = _NOTHING_RECALLED.get(record.why, _NOTHING_RECALLED["nothing_found"])
     elif record.is_selection:
         found = f"The message names nothing to look for: {chosen} memories went in as a selection of all."
     else:
@@ -304,31 +328,27 @@ def sentence_of(record: RecallRecord) -> str:
     return f"{found} {sum(record.left_out)} stayed out: {', '.join(left)}."
 
 
-def _window(record: RecallRecord) -> WindowRecord:
+def _window_of(record: RecallRecord) -> WindowRecord:
     parts = (
         PartTokens(cast(WindowPart, part), tokens) for part, tokens in zip(PARTS, record.parts, strict=True)
     )
     return WindowRecord(tuple(parts), record.context, record.evicted)
 
 
-def _listed(each: LoggedRequest) -> RequestRecord:
-    return RequestRecord(**_summary_of_log(each), recalled=each.recalled)
-
-
-def _of_log(each: LoggedRequest) -> ExplainedRequest:
-    """Returns what is known of a request that did not look for memory."""
+def _explain_logged(each: LoggedRequest) -> ExplainedRequest:
+    """Explains a request that has no recall."""
     whys: Mapping[str, Why] = {"none": "nobody", "off": "off", "unavailable": "failed", "read": "off"}
     why = whys.get(each.mode, "nothing_found")
-    words = _NOTHING[why]
+    sentence = _NOTHING_RECALLED[why]
     if each.mode == "read":
-        words = "Sources are not noted of a request that only reads memory."
+        sentence = "Sources are not noted of a request that only reads memory."
     elif why == "nothing_found":
-        words = "Memory was not looked for: the request brings no new words of a person."
+        sentence = "Memory was not looked for: the request brings no new words of a person."
     return ExplainedRequest(
-        **_summary_of_log(each),
+        **_summarize_logged(each),
         conversation=each.conversation_uid,
         tries=each.tries,
         why=why,
-        sentence=words,
+        sentence=sentence,
         first_ms=each.first_ms,
     )

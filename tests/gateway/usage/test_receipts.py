@@ -186,7 +186,7 @@ def test_a_key_in_the_place_of_a_model_or_an_id_is_masked(receipts: Receipts) ->
     services = world.gateway.app.services
     world.gateway.call(services.accounting.meter.write())
     assert world.query("SELECT model, requests FROM usage") == [("mg-***", 2)]
-    (newest, _) = services.requests.newest(5)
+    (newest, _) = services.requests.ended()
     assert (newest.model, newest.id) == ("mg-***", "mg-***")
     assert services.requests.find(key) is newest
     world.settle()
