@@ -10,10 +10,10 @@ from gateway.errors import BadRequest, BodyTimeout, BodyTooLarge, Overloaded, Un
 from gateway.run.sink import ClientGone
 from gateway.web.raw_headers import find_header
 
-# Chosen: so much the server takes before anybody asks for it. As values a body may take eleven times as much memory, so
-# that a thousand of 1 MiB were 11 GB.
+# As much as the server buffers of a body before it is asked for. A higher bound leaves too much uncounted: parsed, a
+# body can take eleven times its size, and a thousand bodies of 1 MiB take 11 GB.
 LARGE_BYTES = 64 * 1024
-SLOWEST_BYTES_PER_S = 16 * 1024  # chosen: what arrives more slowly than this runs out of time
+SLOWEST_BYTES_PER_S = 16 * 1024  # a body that arrives more slowly runs out of time; no measurement
 
 
 class BodyReader:
@@ -21,11 +21,13 @@ class BodyReader:
 
     limit_bytes: of one body.
     in_flight_bytes: of all bodies over LARGE_BYTES, each until its request is answered.
+    timeout_s: of one body; it is extended while the body keeps coming.
     """
 
     def __init__(self, limit_bytes: int, in_flight_bytes: int, timeout_s: float) -> None:
         self.limit_bytes = limit_bytes
-        self._left_bytes = in_flight_bytes
+        # Those of `in_flight_bytes` that no quota has taken.
+        self.left_bytes = in_flight_bytes
         self.timeout_s = timeout_s
 
     def read(self, scope: Scope, receive: Receive) -> _BodyBlock:
@@ -40,50 +42,6 @@ class BodyReader:
         """Returns a share of the bytes in flight, for a caller that reads a body itself and keeps some of it."""
         return ByteQuota(self)
 
-    async def _read_parts(self, held: _BodyBlock, receive: Receive) -> bytes:
-        """Reads a body that is still under way."""
-        body = bytearray()
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self.timeout_s
-        try:
-            async with asyncio.timeout_at(deadline) as timer:
-                while True:
-                    message = await receive()
-                    part = _body_part(message)
-                    if not body and not message.get("more_body", False):
-                        return part  # one message, which needs no copy
-                    body += part
-                    if len(body) > self.limit_bytes:
-                        raise self._too_large()
-                    held.grow(len(body))
-                    if not message.get("more_body", False):
-                        return bytes(body)
-                    # A body may take longer than the timeout if it keeps coming: what has arrived buys time.
-                    timer.reschedule(deadline + len(body) / SLOWEST_BYTES_PER_S)
-        except TimeoutError:
-            raise BodyTimeout(
-                f"The request body did not arrive in time ({len(body)} bytes were there). Send it faster."
-            ) from None
-
-    def _give_back(self, count: int) -> None:
-        self._left_bytes += count
-
-    def _reserve(self, count: int) -> int:
-        if count > self._left_bytes:
-            raise Overloaded("Too many large requests are in flight. Try again shortly.", retry_after_s=1)
-        self._left_bytes -= count
-        return count
-
-    def _too_large(self, size: int | None = None) -> BodyTooLarge:
-        """Returns the error of a body over the limit. size: in bytes; None: it is still under way."""
-        if size is None:
-            message = f"The request body has more than the limit of {self.limit_bytes} bytes (server.max_body_bytes)."
-        else:
-            message = (
-                f"The request body has {size} bytes; the limit is {self.limit_bytes} (server.max_body_bytes)."
-            )
-        return BodyTooLarge(message)
-
 
 class ByteQuota:
     """The share that one request takes of the bytes in flight, until its block is left."""
@@ -95,55 +53,99 @@ class ByteQuota:
         self._taken = 0
 
     def grow(self, size: int) -> None:
-        """Takes what is missing for `size` bytes in all; small bodies take nothing. Raises: Overloaded."""
-        # In steps of LARGE_BYTES: a chunked body that grows would otherwise be counted again with every piece.
-        if size - self._taken > LARGE_BYTES:
-            self._taken += self._reader._reserve(size - self._taken)
+        """Takes what is missing for `size` bytes in all, in steps of LARGE_BYTES; a small body takes none.
+
+        Raises: Overloaded.
+        """
+        missing = size - self._taken
+        if missing <= LARGE_BYTES:
+            return
+        if missing > self._reader.left_bytes:
+            raise Overloaded("Too many large requests are in flight. Try again shortly.", retry_after_s=1)
+        self._reader.left_bytes -= missing
+        self._taken = size
+
+    def release(self) -> None:
+        """Gives back what was taken."""
+        self._reader.left_bytes += self._taken
+        self._taken = 0
 
     def __enter__(self) -> ByteQuota:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._reader._give_back(self._taken)
+        self.release()
 
 
-class _BodyBlock(ByteQuota):
+class _BodyBlock:
     """The block inside which a body counts. It is a class because contextlib's generators cost 12 us a request."""
 
-    __slots__ = ("_receive", "_scope")
+    __slots__ = ("_quota", "_reader", "_receive", "_scope")
 
     def __init__(self, reader: BodyReader, scope: Scope, receive: Receive) -> None:
         self._reader = reader
-        self._taken = 0
+        self._quota = reader.quota()
         self._scope = scope
         self._receive = receive
 
     async def __aenter__(self) -> bytes:
-        reader, scope = self._reader, self._scope
-        _refuse_encoded(scope)
+        limit = self._reader.limit_bytes
+        _refuse_encoded(self._scope)
         try:
-            connection = scope["state"].get("connection")
+            connection = self._scope["state"].get("connection")
             if connection is not None and connection.has_whole_body:
-                whole = _body_part(await self._receive())  # there is nothing to wait for, so nothing to time
-                self.grow(len(whole))
+                body = _body_part(await self._receive())  # there is nothing to wait for, so nothing to time
+                self._quota.grow(len(body))
             else:
-                announced = content_length(scope) or 0
-                if announced > reader.limit_bytes:
-                    raise reader._too_large(announced)
-                # Taken before anything is read: a body that finds no place is refused at once, not in its middle.
-                self.grow(announced)
-                whole = await reader._read_parts(self, self._receive)
-            if len(whole) > reader.limit_bytes:
-                raise reader._too_large(len(whole))
-            return whole
+                announced = content_length(self._scope) or 0
+                if announced > limit:
+                    raise _too_large(limit, announced)
+                # Before anything is read, so that a body for which there is no room is refused at its beginning.
+                self._quota.grow(announced)
+                body = await self._read_parts()
+            if len(body) > limit:
+                raise _too_large(limit, len(body))
+            return body
         except BaseException:
-            # A block that was never entered is never left: what was taken so far goes back here.
-            reader._give_back(self._taken)
+            # A block that was not entered is not left.
+            self._quota.release()
             raise
 
     async def __aexit__(self, *_: object) -> None:
-        if self._taken:
-            self._reader._give_back(self._taken)
+        self._quota.release()
+
+    async def _read_parts(self) -> bytes:
+        """Reads a body that is still under way."""
+        body, limit = bytearray(), self._reader.limit_bytes
+        deadline = asyncio.get_running_loop().time() + self._reader.timeout_s
+        try:
+            async with asyncio.timeout_at(deadline) as timer:
+                while True:
+                    message = await self._receive()
+                    part = _body_part(message)
+                    if not body and not message.get("more_body", False):
+                        return part  # one message, which needs no copy
+                    body += part
+                    if len(body) > limit:
+                        raise _too_large(limit)
+                    self._quota.grow(len(body))
+                    if not message.get("more_body", False):
+                        return bytes(body)
+                    # A body may take longer than the timeout if it keeps coming: what has arrived buys time.
+                    timer.reschedule(deadline + len(body) / SLOWEST_BYTES_PER_S)
+        except TimeoutError:
+            raise BodyTimeout(
+                f"The request body did not arrive in time ({len(body)} bytes were there). Send it faster."
+            ) from None
+
+
+def _too_large(limit: int, size: int | None = None) -> BodyTooLarge:
+    """Returns the error of a body over the limit. limit, size: in bytes; None: the body is still under way."""
+    if size is None:
+        message = f"The request body has more than the limit of {limit} bytes (server.max_body_bytes)."
+    else:
+        message = f"The request body has {size} bytes; the limit is {limit} (server.max_body_bytes)."
+    return BodyTooLarge(message)
 
 
 def _body_part(message: Message) -> bytes:

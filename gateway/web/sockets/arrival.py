@@ -30,7 +30,7 @@ class Arrival:
                 self._check_deadline()
             self._quota.grow(count)
         elif self._quota is not None:
-            self._quota.__exit__()
+            self._quota.release()
             self._quota = None
             if self._timer is not None:
                 self._timer.cancel()

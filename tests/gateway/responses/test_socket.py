@@ -881,7 +881,7 @@ def test_a_large_message_on_its_way_is_bounded(
         client.send(head + b" " * 300_000)
         assert client.read_until(code.to_bytes(2, "big"))
         let_go(world)
-        assert world.gateway.app._sockets.bodies._left_bytes == limits.get(
+        assert world.gateway.app._sockets.bodies.left_bytes == limits.get(
             "bodies_in_flight_bytes", QUIET.bodies_in_flight_bytes
         )
 
@@ -889,7 +889,7 @@ def test_a_large_message_on_its_way_is_bounded(
 def test_a_large_message_gives_back_what_it_took(world: World, talk: Talk) -> None:
     for _ in range(2):
         assert words(talk.ask(input="x" * 1_000_000)) == "Ok."
-    assert world.gateway.app._sockets.bodies._left_bytes == QUIET.bodies_in_flight_bytes
+    assert world.gateway.app._sockets.bodies.left_bytes == QUIET.bodies_in_flight_bytes
 
 
 def let_go(world: World) -> None:
