@@ -35,7 +35,7 @@ class Listing(McpServers):
         super().__init__(ToolSettings(), ToolHosts(ToolSettings()))
         self.tools: list[ListedTool] | None = []
 
-    async def list(
+    async def list_tools(
         self, server: McpServerDefinition, secrets: McpSecrets = NO_SECRETS
     ) -> Sequence[ListedTool]:
         if self.tools is None:

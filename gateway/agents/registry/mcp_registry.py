@@ -134,7 +134,7 @@ class McpRegistry:
         Raises: BadRequest: it cannot be asked.
         """
         try:
-            listed = await self._servers.list(server, sent_with(server, values))
+            listed = await self._servers.list_tools(server, sent_with(server, values))
         except McpFault as error:
             raise BadRequest(f"The MCP server cannot be asked: {error}.", param="config") from error
         left_out = dict.fromkeys(tool.name for tool in listed if tool.parameters is None)

@@ -67,5 +67,7 @@ class ForeignTools:
                 secrets = await self.secrets.of(server)
             except SecretFault as error:
                 return failed_answer(f"Error: {call.tool} cannot be called: {error}.")
-            return await self.mcp.call(McpServerDefinition.of(server.body), name, call.arguments, secrets)
+            return await self.mcp.call_tool(
+                McpServerDefinition.of(server.body), name, call.arguments, secrets
+            )
         return failed_answer(NOT_RUN.format(name=call.tool))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Self
 
@@ -21,6 +21,7 @@ from mcp_types import CallToolResult
 
 from gateway.agents.tools.descriptors import close_in_children
 from gateway.agents.tools.hosts import HostError, HostReply, StatusFault, ToolHosts
+from gateway.agents.tools.mcp_report import SessionReport
 
 LIMIT_BYTES = 1_000_000  # of one reply
 # Seconds for the request that ends a session, which some servers never answer; no measurement.
@@ -34,27 +35,22 @@ _RESERVED = frozenset(("host", "connection", "content-length", "accept-encoding"
 
 @asynccontextmanager
 async def http_session(
-    hosts: ToolHosts, url: str, headers: Mapping[str, str], faults: list[HostError], left_out: list[str]
+    hosts: ToolHosts, url: str, headers: Mapping[str, str], report: SessionReport
 ) -> AsyncIterator[Client]:
-    """Speaks streamable HTTP.
-
-    headers: of each request.
-    faults: gets what went wrong with the host.
-    left_out: gets the names of tools that are listed and cannot be called.
-    """
-    transport = _HostTransport(hosts, url, headers, faults)
+    """Speaks streamable HTTP. headers: of each request."""
+    transport = _HostTransport(hosts, url, headers, report.faults)
     async with httpx2.AsyncClient(transport=transport, trust_env=False) as client:
         streams = streamable_http_client(url, http_client=client, max_sse_event_size=LIMIT_BYTES)
-        async with _Client(_with_callable_tools(streams, left_out)) as session:
+        async with _Client(_with_callable_tools(streams, report)) as session:
             yield session
 
 
 @asynccontextmanager
 async def sse_session(
-    hosts: ToolHosts, url: str, headers: Mapping[str, str], faults: list[HostError], left_out: list[str]
+    hosts: ToolHosts, url: str, headers: Mapping[str, str], report: SessionReport
 ) -> AsyncIterator[Client]:
-    """Speaks HTTP with server-sent events, as servers did before 2025. The parameters are those of `http_session`."""
-    transport = _HostTransport(hosts, url, headers, faults, has_events=True)
+    """Speaks HTTP with server-sent events, as servers did before 2025. headers: of each request."""
+    transport = _HostTransport(hosts, url, headers, report.faults, has_events=True)
 
     def client(
         headers: dict[str, str] | None = None,
@@ -63,28 +59,27 @@ async def sse_session(
     ) -> httpx2.AsyncClient:
         return httpx2.AsyncClient(transport=transport, trust_env=False, timeout=None)
 
-    async with _Client(
-        _with_callable_tools(sse_client(url, httpx_client_factory=client), left_out)
-    ) as session:
+    streams = sse_client(url, httpx_client_factory=client)
+    async with _Client(_with_callable_tools(streams, report)) as session:
         yield session
 
 
 @asynccontextmanager
 async def stdio_session(
-    left_out: list[str], variables: Mapping[str, str], command: str, *arguments: str
+    command: Sequence[str], variables: Mapping[str, str], report: SessionReport
 ) -> AsyncIterator[Client]:
     """Starts a program and speaks over its pipes; it ends with the session.
 
-    left_out: as in `http_session`.
+    command: the program and its arguments.
     variables: of the program, besides the few that each has.
     """
-    parameters = StdioServerParameters(command=command, args=list(arguments), env=dict(variables))
+    program, *arguments = command
+    parameters = StdioServerParameters(command=program, args=arguments, env=dict(variables))
     # Opening /dev/null does not wait for anything.
     with open(os.devnull, "w") as nowhere:  # noqa: ASYNC230
         close_in_children()
-        async with _Client(
-            _with_callable_tools(stdio_client(parameters, errlog=nowhere), left_out)
-        ) as session:
+        streams = stdio_client(parameters, errlog=nowhere)
+        async with _Client(_with_callable_tools(streams, report)) as session:
             yield session
 
 
@@ -102,18 +97,18 @@ async def _accept_result(name: str, result: CallToolResult) -> None:
 
 
 @asynccontextmanager
-async def _with_callable_tools(opened: Any, left_out: list[str]) -> AsyncIterator[Any]:
+async def _with_callable_tools(streams: Any, report: SessionReport) -> AsyncIterator[Any]:
     """Opens the two streams of a transport; the one that is read leaves out tools that cannot be called."""
-    async with opened as (reads, writes):
-        yield _CallableTools(reads, left_out), writes
+    async with streams as (reads, writes):
+        yield _CallableTools(reads, report), writes
 
 
 class _CallableTools:
-    """A server's messages without the tools that cannot be called: for one, the package would refuse all of a list."""
+    """The messages of a server without the tools that cannot be called, which are reported."""
 
-    def __init__(self, stream: Any, left_out: list[str]) -> None:
+    def __init__(self, stream: Any, report: SessionReport) -> None:
         self._stream = stream
-        self._left_out = left_out
+        self._report = report
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -146,7 +141,7 @@ class _CallableTools:
             # Without a type it may be what others take for any arguments, or alternatives.
             schema = {"type": "object", **schema}
         if not isinstance(schema, dict) or not _takes_arguments(schema):
-            self._left_out.append(name)
+            self._report.uncallable.append(name)
             return None
         about = tool.get("description")
         return {"name": name, "description": about if isinstance(about, str) else "", "inputSchema": schema}

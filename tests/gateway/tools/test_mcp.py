@@ -69,16 +69,16 @@ def asking(server: McpServerDefinition, **settings: object) -> McpServers:
 
 async def check_server(server: McpServerDefinition) -> None:
     servers = asking(server)
-    listed = {tool.name: tool for tool in await servers.list(server)}
+    listed = {tool.name: tool for tool in await servers.list_tools(server)}
     assert [*listed] == ["add", "say.hello", "fail", "die", "hang", "flood", "variables"]
     assert listed["add"].description == "Adds two numbers."
     assert listed["add"].parameters["required"] == ["a", "b"]
-    assert await servers.call(server, "add", {"a": 1, "b": 2}) == ToolAnswer("3")
-    assert await servers.call(server, "say.hello", {"name": "Ann"}) == ToolAnswer("Hello Ann")
-    failed = await servers.call(server, "fail", {})
+    assert await servers.call_tool(server, "add", {"a": 1, "b": 2}) == ToolAnswer("3")
+    assert await servers.call_tool(server, "say.hello", {"name": "Ann"}) == ToolAnswer("Hello Ann")
+    failed = await servers.call_tool(server, "fail", {})
     assert failed.status == "error"
     assert "no luck" in failed.content
-    unknown = await servers.call(server, "nothing", {})
+    unknown = await servers.call_tool(server, "nothing", {})
     assert unknown.status == "error"
     assert "nothing" in unknown.content
 
@@ -99,17 +99,19 @@ async def test_over_http_with_plain_replies() -> None:
 async def test_numbers_that_are_too_large_to_be_kept() -> None:
     with started("large") as server:
         servers = asking(server)
-        (tool,) = [each for each in await servers.list(server) if each.name == "large"]
+        (tool,) = [each for each in await servers.list_tools(server) if each.name == "large"]
         assert orjson.loads(orjson.dumps(tool.parameters))["properties"]["n"]["maximum"] == float(
             double.LARGE
         )
-        assert await servers.call(server, "large", {"n": 1}) == ToolAnswer(f'{{"large": {double.LARGE}}}')
+        assert await servers.call_tool(server, "large", {"n": 1}) == ToolAnswer(
+            f'{{"large": {double.LARGE}}}'
+        )
 
 
 async def test_a_program_is_asked_over_pipes_and_sees_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     await check_server(STDIO)
-    told = await asking(STDIO).call(STDIO, "variables", {})
+    told = await asking(STDIO).call_tool(STDIO, "variables", {})
     assert "PATH" in told.content
     assert "OPENAI_API_KEY" not in told.content
 
@@ -118,17 +120,17 @@ async def test_a_program_is_asked_over_pipes_and_sees_no_secrets(monkeypatch: py
 async def test_a_server_that_dies_is_an_error_of_the_call(options: tuple[str, ...]) -> None:
     with started(*options) as server:
         servers = asking(server)
-        assert await servers.call(server, "add", {"a": 1, "b": 2}) == ToolAnswer("3")
-        died = await servers.call(server, "die", {})
+        assert await servers.call_tool(server, "add", {"a": 1, "b": 2}) == ToolAnswer("3")
+        died = await servers.call_tool(server, "die", {})
         assert died.status == "error"
         assert died.content.startswith("Error: die cannot be called: ")
-        gone = await servers.call(server, "add", {"a": 1, "b": 2})
+        gone = await servers.call_tool(server, "add", {"a": 1, "b": 2})
         assert gone == ToolAnswer("Error: add cannot be called: it could not be reached.", "error")
         with pytest.raises(McpFault, match="could not be reached"):
-            await servers.list(server)
-    died = await asking(STDIO).call(STDIO, "die", {})
+            await servers.list_tools(server)
+    died = await asking(STDIO).call_tool(STDIO, "die", {})
     assert died.status == "error"
-    assert await asking(STDIO).call(STDIO, "add", {"a": 1, "b": 2}) == ToolAnswer("3")
+    assert await asking(STDIO).call_tool(STDIO, "add", {"a": 1, "b": 2}) == ToolAnswer("3")
 
 
 @pytest.mark.parametrize("way", ["http", "sse", "pipes"])
@@ -136,9 +138,9 @@ async def test_a_server_that_is_slow_is_not_waited_for(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     server = STDIO if way == "pipes" else request.getfixturevalue(way)
-    await asking(server).list(server)  # what is loaded once does not count
+    await asking(server).list_tools(server)  # what is loaded once does not count
     monkeypatch.setattr(mcp, "TIMEOUT_S", 3.0)
-    answer = await asking(server).call(server, "hang", {})
+    answer = await asking(server).call_tool(server, "hang", {})
     assert answer == ToolAnswer(
         "Error: hang cannot be called: its server did not answer within 3 s.", "error"
     )
@@ -147,7 +149,7 @@ async def test_a_server_that_is_slow_is_not_waited_for(
 @pytest.mark.parametrize("way", ["http", "sse"])
 async def test_a_server_that_says_too_much(request: pytest.FixtureRequest, way: str) -> None:
     server = request.getfixturevalue(way)
-    answer = await asking(server).call(server, "flood", {})
+    answer = await asking(server).call_tool(server, "flood", {})
     assert answer.status == "error"
     assert "more than 1,000,000 bytes" in answer.content
 
@@ -155,7 +157,7 @@ async def test_a_server_that_says_too_much(request: pytest.FixtureRequest, way: 
 async def test_a_server_that_does_not_answer_that_a_session_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mcp_session, "END_S", 0.1)
     with started("deaf") as server:
-        assert await asking(server).call(server, "add", {"a": 1, "b": 2}) == ToolAnswer("3")
+        assert await asking(server).call_tool(server, "add", {"a": 1, "b": 2}) == ToolAnswer("3")
 
 
 def careless(option: str) -> tuple[McpServers, McpServerDefinition]:
@@ -171,7 +173,7 @@ def test_a_program_gets_no_file_that_was_left_open(run: Callable[..., ToolAnswer
     os.set_inheritable(secret, True)
     try:
         servers, server = careless("descriptors")
-        assert run(servers.call(server, "plain", {})) == ToolAnswer("[]")
+        assert run(servers.call_tool(server, "plain", {})) == ToolAnswer("[]")
     finally:
         os.close(secret)
 
@@ -179,14 +181,14 @@ def test_a_program_gets_no_file_that_was_left_open(run: Callable[..., ToolAnswer
 async def test_the_result_of_a_call_does_not_wait_for_the_list_of_tools() -> None:
     servers, server = careless("failing")
     with pytest.raises(McpFault, match="no list"):
-        await servers.list(server)
-    assert (await servers.call(server, "plain", {"a": 1})).status == "success"
+        await servers.list_tools(server)
+    assert (await servers.call_tool(server, "plain", {"a": 1})).status == "success"
 
 
 @pytest.mark.parametrize(("pages", "count"), [("bad", mcp.MOST_TOOLS), ("empty", 0)])
 async def test_a_list_without_end_is_not_read_on(pages: str, count: int) -> None:
     servers, server = careless(pages)
-    listed = await servers.list(server)
+    listed = await servers.list_tools(server)
     assert len(listed) == count
     assert all(tool.parameters is None for tool in listed)
 
@@ -195,7 +197,7 @@ async def test_what_speaks_something_else() -> None:
     async with serving(replying("200 OK", b"hello")) as server:
         named = McpServerDefinition(f"{server.url}/mcp")
         with pytest.raises(McpFault, match="its server failed"):
-            await asking(named).list(named)
+            await asking(named).list_tools(named)
 
 
 @pytest.mark.parametrize(
@@ -215,7 +217,7 @@ async def test_a_server_that_refuses_says_why_or_its_status(status: str, body: b
     async with serving(reply) as server:
         named = McpServerDefinition(f"{server.url}/mcp")
         with pytest.raises(McpFault) as fault:
-            await asking(named).list(named)
+            await asking(named).list_tools(named)
     assert str(fault.value) == words
 
 
@@ -248,7 +250,7 @@ async def test_a_server_of_events_that_refuses_a_message_is_not_waited_for() -> 
     async with events("/messages", replying("403 Forbidden", b"")) as server:
         named = McpServerDefinition(f"{server.url}/sse", transport="sse")
         with pytest.raises(McpFault) as fault:
-            await asking(named).list(named)
+            await asking(named).list_tools(named)
     assert str(fault.value) == "its server answered with the status 403"
 
 
@@ -256,7 +258,7 @@ async def test_a_server_that_has_no_events() -> None:
     async with serving(replying("404 Not Found", b"")) as server:
         named = McpServerDefinition(f"{server.url}/sse", transport="sse")
         with pytest.raises(McpFault) as fault:
-            await asking(named).list(named)
+            await asking(named).list_tools(named)
     assert str(fault.value) == "its server answered with the status 404"
 
 
@@ -277,7 +279,7 @@ async def test_secrets_go_to_no_other_address(
                 settings = ToolSettings(private_hosts=(server.url, other.url))
                 named = McpServerDefinition(f"{server.url}/mcp", transport=transport)
                 with pytest.raises(McpFault):
-                    await McpServers(settings, ToolHosts(settings)).list(named, secrets)
+                    await McpServers(settings, ToolHosts(settings)).list_tools(named, secrets)
                 assert all("\r\nAuthorization: Bearer s3cret\r\n" in head for head in server.heads)
         assert other.heads == []
 
@@ -287,7 +289,7 @@ async def test_secrets_go_to_no_host_that_the_settings_do_not_name() -> None:
         settings = ToolSettings(hosts=("mcp.example.org",))
         named = McpServerDefinition(f"{server.url}/mcp")
         with pytest.raises(McpFault, match=r"tools\.hosts does not name"):
-            await McpServers(settings, ToolHosts(settings)).list(named, McpSecrets({"X-Key": "s3cret"}))
+            await McpServers(settings, ToolHosts(settings)).list_tools(named, McpSecrets({"X-Key": "s3cret"}))
         assert server.heads == []
 
 
@@ -301,34 +303,34 @@ async def test_a_secret_that_a_server_repeats_is_masked() -> None:
         secrets = McpSecrets({"Authorization": f"Bearer {secret}"})
         for made in (secrets, McpSecrets({"X-Key": secret})):
             with pytest.raises(McpFault) as raised:
-                await asking(named).list(named, made)
+                await asking(named).list_tools(named, made)
             assert "Bearer" in str(raised.value)
             assert "s3c" not in str(raised.value)
         header = ToolHeader("ours", "127.0.0.1", "X-Key", secret)
         settings = ToolSettings(private_hosts=(server.url,), headers=(header,))
         with pytest.raises(McpFault) as raised:
-            await McpServers(settings, ToolHosts(settings)).list(replace(named, header="ours"))
+            await McpServers(settings, ToolHosts(settings)).list_tools(replace(named, header="ours"))
         assert "s3c" not in str(raised.value)
     program = McpServerDefinition(command=(*STDIO.command, "told"))
     settings = ToolSettings(mcp_stdio=(" ".join(program.command),), mcp_stdio_env=("TOKEN",))
     servers = McpServers(settings, ToolHosts(settings))
     told = McpSecrets(variables={"TOKEN": secret[::-1]})  # the server says it backwards
-    assert await servers.call(program, "told", {"name": "TOKEN"}, told) == ToolAnswer(secret)
+    assert await servers.call_tool(program, "told", {"name": "TOKEN"}, told) == ToolAnswer(secret)
     both = McpSecrets(variables={"TOKEN": secret[::-1], "OTHER": secret})
     settings = replace(settings, mcp_stdio_env=("TOKEN", "OTHER"))
     servers = McpServers(settings, ToolHosts(settings))
-    assert await servers.call(program, "told", {"name": "TOKEN"}, both) == ToolAnswer("********")
+    assert await servers.call_tool(program, "told", {"name": "TOKEN"}, both) == ToolAnswer("********")
 
 
 async def test_a_program_gets_the_variables_that_the_settings_name() -> None:
     server = McpServerDefinition(command=(*STDIO.command, "told"))
     settings = ToolSettings(mcp_stdio=(" ".join(server.command),), mcp_stdio_env=("TOKEN",))
     servers, secrets = McpServers(settings, ToolHosts(settings)), McpSecrets(variables={"TOKEN": "s3cret"})
-    assert await servers.call(server, "told", {"name": "TOKEN"}, secrets) == ToolAnswer("s3cret")
-    assert await servers.call(server, "told", {"name": "TOKEN"}) == ToolAnswer("nothing")
+    assert await servers.call_tool(server, "told", {"name": "TOKEN"}, secrets) == ToolAnswer("s3cret")
+    assert await servers.call_tool(server, "told", {"name": "TOKEN"}) == ToolAnswer("nothing")
     other = McpSecrets(variables={"LD_PRELOAD": "/tmp/x.so"})
     with pytest.raises(McpFault, match="mcp_stdio_env does not name the variable LD_PRELOAD"):
-        await servers.list(server, other)
+        await servers.list_tools(server, other)
 
 
 async def test_a_header_goes_to_its_host_alone() -> None:
@@ -340,13 +342,13 @@ async def test_a_header_goes_to_its_host_alone() -> None:
         settings = ToolSettings(private_hosts=(server.url,), headers=headers)
         servers = McpServers(settings, ToolHosts(settings))
         with pytest.raises(McpFault, match="its server answered with the status 401"):
-            await servers.list(McpServerDefinition(f"{server.url}/mcp", header="ours"))
+            await servers.list_tools(McpServerDefinition(f"{server.url}/mcp", header="ours"))
         assert server.heads
         assert all("\r\nAuthorization: Bearer s3cret\r\n" in head for head in server.heads)
         server.heads.clear()
         for name in ("other", "nothing"):
             with pytest.raises(McpFault, match=f"no entry '{name}' for this host"):
-                await servers.list(McpServerDefinition(f"{server.url}/mcp", header=name))
+                await servers.list_tools(McpServerDefinition(f"{server.url}/mcp", header=name))
         assert server.heads == []
 
 
@@ -355,22 +357,22 @@ async def test_the_settings_name_what_may_be_asked() -> None:
     servers.check(STDIO)
     for command in ((*STDIO.command, "more"), ("sh", "-c", "true"), STDIO.command[:1]):
         with pytest.raises(McpFault, match=r"tools\.mcp_stdio does not name the command"):
-            await servers.list(McpServerDefinition(command=command))
+            await servers.list_tools(McpServerDefinition(command=command))
     with pytest.raises(McpFault, match=r"tools\.hosts names none"):
-        await servers.list(McpServerDefinition("https://api.example.org/mcp"))
+        await servers.list_tools(McpServerDefinition("https://api.example.org/mcp"))
 
 
 async def test_a_program_that_is_not_there() -> None:
     settings = ToolSettings(mcp_stdio=("/nowhere/program",))
     servers = McpServers(settings, ToolHosts(settings))
     with pytest.raises(McpFault, match="its program is not there"):
-        await servers.list(McpServerDefinition(command=("/nowhere/program",)))
+        await servers.list_tools(McpServerDefinition(command=("/nowhere/program",)))
 
 
 async def test_without_the_extra_a_call_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(gateway.agents.tools, "mcp_session", raising=False)
     monkeypatch.delitem(sys.modules, "gateway.agents.tools.mcp_session", raising=False)
     monkeypatch.setitem(sys.modules, "mcp", None)
-    answer = await asking(STDIO).call(STDIO, "add", {})
+    answer = await asking(STDIO).call_tool(STDIO, "add", {})
     assert answer.status == "error"
     assert "pip install -e '.[mcp]'" in answer.content

@@ -1,0 +1,17 @@
+"""The findings of a session with an MCP server that the `mcp` package hides from its caller."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from gateway.agents.tools.hosts import HostError
+
+
+@dataclass(slots=True)
+class SessionReport:
+    """The findings of one session, noted while it goes on."""
+
+    # What went wrong with the host; the package raises errors of its own.
+    faults: list[HostError] = field(default_factory=list)
+    # The names of tools that cannot be called; for one, the package would refuse the whole list.
+    uncallable: list[str] = field(default_factory=list)
