@@ -1,18 +1,20 @@
 """Reads a file that another application has exported: one conversation or fact at a time, within limits.
 
-Nothing of it is unpacked to disk, and of JSON one conversation is in memory. A file that is no export, or is made to
-harm, is a `BadRequest` on `file`; a conversation that cannot be read is left out (`Unreadable`). No error quotes it.
+Nothing of it is unpacked to disk, and of JSON one conversation at a time is in memory. A file that is no export, or is
+made to harm, is a `BadRequest` on `file`; a conversation that cannot be read is left out (`Unreadable`). No error
+quotes the file.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import struct
 import zipfile
 import zlib
 from array import array
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import IO, Any, Final
 
@@ -26,23 +28,25 @@ from gateway.errors import BadRequest
 FORMATS: Final = ("chatgpt", "claude", "list", "jsonl", "mem0", "mastra")
 Source = SourceConversation | SourceFact | Unreadable
 
-MOST_ENTRIES: Final = 10_000
+MOST_ENTRIES: Final = 10_000  # of a ZIP
+MOST_RATIO: Final = 200  # of what a ZIP unpacks to, to its size
 MOST_JSON_BYTES: Final = 4 << 30
-MOST_RATIO: Final = 200
 MOST_LEVELS: Final = 100
 MOST_LINE_BYTES: Final = 10_000_000
-# One conversation as JSON, and all messages of Mastra's, which are not sorted by conversation.
+# Of one conversation as JSON, and of all messages of Mastra's, which are not sorted by conversation.
 MOST_ITEM_BYTES: Final = 64 << 20
 # Conversations whose messages are lines of their own. Each takes some 200 bytes while the file is read.
 MOST_GATHERED_CONVERSATIONS: Final = 200_000
-# The list of a ZIP's entries, by the length that its end gives.
+# Of the list of a ZIP's entries.
 _MOST_DIRECTORY_BYTES: Final = 8 << 20
-# While so much is parsed no other thread runs: some half a millisecond.
+# While a piece is parsed no other thread runs, for some half a millisecond.
 _PIECE_BYTES: Final = 16 << 10
 _HEAD_BYTES: Final = 64 << 10
 _BOM: Final = b"\xef\xbb\xbf"
 _ZIP: Final = b"PK\x03\x04"
 _ZIP_END: Final = b"PK\x05\x06"
+# The record at the end of a ZIP; its fifth field counts the entries, its sixth the bytes of their list.
+_ZIP_END_RECORD: Final = struct.Struct("<4s4H2LH")
 _ZIP_METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _UNREADABLE_ZIP: Final = "it is a ZIP that is damaged, encrypted, or packed in a way that is not read here"
 _JSON_NAME: Final = re.compile(r"(?:^|/)conversations(?:-\d+)?\.json$")
@@ -73,22 +77,23 @@ class DepthLimit:
 
     def __init__(self) -> None:
         self._depth = 0
-        self._in_text = False
+        self._is_in_string = False
         self._rest = b""
 
     def feed(self, data: bytes) -> None:
         """Counts the brackets of the next piece. Raises: BadRequest: it is nested too deeply."""
         data = self._rest + data
-        # An escape may go on in the next piece.
+        # A backslash at the end may escape what the next piece begins with.
         slashes = len(data) - len(data.rstrip(b"\\"))
         self._rest = b"\\" if slashes % 2 else b""
-        if self._rest:
-            data = data[:-1]
+        data = data.removesuffix(self._rest)
         signs = data.replace(rb"\\", b"").replace(rb"\"", b"").translate(None, _NO_BRACKETS)
-        texts = signs.split(b'"')
-        brackets = b"".join(texts[self._in_text :: 2])
-        self._in_text ^= not len(texts) % 2
+        # Each quote begins or ends a string, so every second part is inside of one.
+        parts = signs.split(b'"')
+        brackets = b"".join(parts[self._is_in_string :: 2])
+        self._is_in_string ^= len(parts) % 2 == 0
         opened = brackets.count(b"[") + brackets.count(b"{")
+        # In whatever order they come, they are not too deep.
         if self._depth + opened <= MOST_LEVELS:
             self._depth += 2 * opened - len(brackets)
             return
@@ -99,15 +104,15 @@ class DepthLimit:
 
 
 class _JsonStream:
-    """JSON as it is read: no larger and no deeper than it may be, and without lone surrogates, which ijson refuses."""
+    """A file of JSON, as ijson reads it: within the limits, and without lone surrogates, which ijson refuses."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._depth = DepthLimit()
         self._is_begun = False
-        self._total = 0
+        self._total_bytes = 0
         self._cut = b""  # an escape that the next piece completes
-        self.item = 0  # since a conversation has ended
+        self.item_bytes = 0  # since the last conversation has ended
 
     def read(self, size: int = -1) -> bytes:
         if not size:
@@ -124,11 +129,11 @@ class _JsonStream:
         data = self._file.read(_PIECE_BYTES)
         if not self._is_begun:
             self._is_begun, data = True, data.removeprefix(_BOM)
-        self._total += len(data)
-        self.item += len(data)
-        if self._total > MOST_JSON_BYTES:
+        self._total_bytes += len(data)
+        self.item_bytes += len(data)
+        if self._total_bytes > MOST_JSON_BYTES:
             raise wrong_file(f"it has more than {MOST_JSON_BYTES >> 30} GiB of JSON")
-        if self.item > MOST_ITEM_BYTES:
+        if self.item_bytes > MOST_ITEM_BYTES:
             raise wrong_file(f"one conversation has more than {MOST_ITEM_BYTES >> 20} MiB")
         return data
 
@@ -156,10 +161,10 @@ def _read_items(file: IO[bytes], prefix: str) -> Iterator[Any]:
     with _as_bad_request():
         for item in ijson.items(stream, prefix, use_float=True, buf_size=_PIECE_BYTES):
             yield item
-            stream.item = 0
+            stream.item_bytes = 0
 
 
-# -- what a file is
+# -- the format of a file
 
 
 def find_format(file: IO[bytes]) -> str:
@@ -169,50 +174,43 @@ def find_format(file: IO[bytes]) -> str:
     text = head.removeprefix(_BOM).lstrip()
     if head.startswith((_ZIP, _ZIP_END)):
         with _open_parts(file) as parts, parts[0]() as part:
-            return _format_of_json(part)
+            return _find_json_format(part)
     file.seek(0)
     if text.startswith(b"{") or (text.startswith(b"[") and not _DATED_LINE.match(text)):
-        return _format_of_json(file)
+        return _find_json_format(file)
     if not text or b"\0" in head:
         raise wrong_file("it is neither a ZIP nor JSON nor a list of lines")
     return "list"
 
 
-def _format_of_json(file: IO[bytes]) -> str:
+def _find_json_format(file: IO[bytes]) -> str:
     """Returns the format by the keys of an object, or of the first object of a list."""
     import ijson
 
-    depth, object_depth, key, has_messages = 0, 0, "", False
+    has_messages = False
     with _as_bad_request():
-        for event, value in ijson.basic_parse(_JsonStream(file), use_float=True, buf_size=_PIECE_BYTES):
-            is_object, is_in_messages = object_depth == 1, object_depth == 1 and key == "messages"
-            if event == "map_key" and depth == object_depth:
-                key = value
-                has_messages = has_messages or (is_object and key == "messages")
-                found = (_FORMAT_BY_OBJECT_KEY if is_object else _FORMAT_BY_ITEM_KEY).get(key)
-                if found is not None:
-                    return found
-            elif event == "map_key" and is_in_messages and depth == 3:
-                if value == "threadId":
-                    return "mastra"
-            elif event in ("start_map", "start_array"):
-                depth += 1
-                if depth <= 2 and event == "start_map" and not object_depth:
-                    object_depth = depth
-            elif event in ("end_map", "end_array"):
-                depth -= 1
-                if depth == 2 and is_in_messages:
-                    return "jsonl"  # its first message belongs to no thread
-                if depth < object_depth:
-                    break
+        events = ijson.parse(_JsonStream(file), use_float=True, buf_size=_PIECE_BYTES)
+        is_list = next(events)[1] == "start_array"
+        place, format_by_key = ("item", _FORMAT_BY_ITEM_KEY) if is_list else ("", _FORMAT_BY_OBJECT_KEY)
+        for prefix, event, value in events:
+            if prefix == place and event == "map_key":
+                if value in format_by_key:
+                    return format_by_key[value]
+                has_messages = has_messages or (not is_list and value == "messages")
+            elif prefix == place and event == "end_map":
+                break
+            elif prefix == "messages.item" and event == "map_key" and value == "threadId":
+                return "mastra"
+            elif prefix == "messages.item" and event == "end_map":
+                return "jsonl"  # its first message belongs to no thread
     if has_messages:
         return "jsonl"
     raise wrong_file(f"its format is not known; name one of {', '.join(FORMATS)}")
 
 
 @contextmanager
-def _open_parts(file: IO[bytes]) -> Iterator[list[Callable[[], Any]]]:
-    """Opens the files with conversations: those of a ZIP, or the file itself. Raises: BadRequest."""
+def _open_parts(file: IO[bytes]) -> Iterator[list[Callable[[], AbstractContextManager[IO[bytes]]]]]:
+    """Yields what opens each part with conversations: the entries of a ZIP, or the file itself. Raises: BadRequest."""
     file.seek(0)
     if not file.read(4).startswith((_ZIP, _ZIP_END)):
         file.seek(0)
@@ -244,44 +242,33 @@ def _conversation_entries(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
     return found
 
 
-def _rewind(file: IO[bytes]) -> _StaysOpen:
+def _rewind(file: IO[bytes]) -> AbstractContextManager[IO[bytes]]:
+    """Returns the file at its beginning; the context does not close it."""
     file.seek(0)
-    return _StaysOpen(file)
-
-
-class _StaysOpen:
-    """A file that its reader does not close."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self.read = file.read
-
-    def __enter__(self) -> Any:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
+    return nullcontext(file)
 
 
 def _check_directory(file: IO[bytes]) -> None:
-    """Checks the length that a ZIP gives for its list of entries, before that is read. Raises: BadRequest."""
+    """Checks the size that a ZIP gives for its list of entries, before the list is read. Raises: BadRequest."""
     size = file.seek(0, 2)
-    file.seek(max(0, size - _HEAD_BYTES - 22))
+    # A comment of at most 64 KiB may follow the record.
+    file.seek(max(0, size - _HEAD_BYTES - _ZIP_END_RECORD.size))
     tail = file.read()
     at = tail.rfind(_ZIP_END)
-    if at < 0 or len(tail) < at + 22:
+    if at < 0 or len(tail) < at + _ZIP_END_RECORD.size:
         raise wrong_file("it is a ZIP whose end is missing")
-    count = int.from_bytes(tail[at + 10 : at + 12], "little")
+    *_, count, directory_bytes, _, _ = _ZIP_END_RECORD.unpack_from(tail, at)
     if count > MOST_ENTRIES:
         raise wrong_file(f"it has more than {MOST_ENTRIES:,} entries")
-    if int.from_bytes(tail[at + 12 : at + 16], "little") > _MOST_DIRECTORY_BYTES:
+    if directory_bytes > _MOST_DIRECTORY_BYTES:
         raise wrong_file("its list of entries is too long")
 
 
-# -- what is in it
+# -- the contents of a file
 
 
 def read_file(file: IO[bytes], format: str) -> Iterator[Source]:
-    """Yields what is in a file, in order. Raises: BadRequest."""
+    """Yields the conversations and facts of a file, in order. Raises: BadRequest."""
     if format in _READERS:
         with _open_parts(file) as parts:
             for open_part in parts:
@@ -291,9 +278,9 @@ def read_file(file: IO[bytes], format: str) -> Iterator[Source]:
         return
     file.seek(0)
     if format == "list":
-        yield from _facts_of_lines(file)
+        yield from _read_facts(file)
     elif format == "jsonl":
-        yield from _conversations_of_lines(file)
+        yield from _read_conversations(file)
     elif format == "mem0":
         is_list = file.read(_HEAD_BYTES).removeprefix(_BOM).lstrip().startswith(b"[")
         file.seek(0)
@@ -301,7 +288,7 @@ def read_file(file: IO[bytes], format: str) -> Iterator[Source]:
             if (fact := _read_or_unreadable(lines.read_memory, item)) is not None:
                 yield fact
     else:
-        yield from _threads(file)
+        yield from _read_threads(file)
 
 
 def _read_or_unreadable(read: Callable[[Any], Any], item: Any, messages: int = 0) -> Any:
@@ -311,8 +298,8 @@ def _read_or_unreadable(read: Callable[[Any], Any], item: Any, messages: int = 0
         return Unreadable(str(error), messages)
 
 
-def _read_lines(file: IO[bytes]) -> Iterator[tuple[int, bytes | None]]:
-    """Yields (offset, line); None: it is too long."""
+def _read_lines(file: IO[bytes]) -> Iterator[tuple[int, bytes | Unreadable]]:
+    """Yields each line with its offset."""
     while True:
         at = file.tell()
         line = file.readline(MOST_LINE_BYTES + 2)
@@ -323,24 +310,28 @@ def _read_lines(file: IO[bytes]) -> Iterator[tuple[int, bytes | None]]:
             continue
         while line and not line.endswith(b"\n"):
             line = file.readline(_HEAD_BYTES)
-        yield at, None
+        yield at, Unreadable("a line has more than 10 MB")
 
 
-def _facts_of_lines(file: IO[bytes]) -> Iterator[Source]:
+def _read_facts(file: IO[bytes]) -> Iterator[Source]:
+    """Yields the facts of a list, one a line."""
     for _, line in _read_lines(file):
-        try:
-            text = None if line is None else line.decode()
-        except UnicodeDecodeError:
-            yield Unreadable("a line is no UTF-8")
-            continue
-        if text is None:
-            yield Unreadable("a line has more than 10 MB")
-        elif (fact := _read_or_unreadable(lines.read_fact, text)) is not None:
+        fact = line if isinstance(line, Unreadable) else _read_fact(line)
+        if fact is not None:
             yield fact
 
 
-def _conversations_of_lines(file: IO[bytes]) -> Iterator[Source]:
-    """Yields conversations of one line, and then those of which each line has a message."""
+def _read_fact(line: bytes) -> SourceFact | Unreadable | None:
+    try:
+        return lines.read_fact(line.decode())
+    except UnicodeDecodeError:
+        return Unreadable("a line is no UTF-8")
+    except WrongForm as error:
+        return Unreadable(str(error))
+
+
+def _read_conversations(file: IO[bytes]) -> Iterator[Source]:
+    """Yields the conversations of which each is a line, and then those of which each message is a line."""
     offsets_by_id: dict[str | None, array[int]] = {}
     end = 0
     for at, line in _read_lines(file):
@@ -374,10 +365,10 @@ def _read_messages_at(file: IO[bytes], offsets: array[int]) -> Iterator[Any]:
         yield _loads(file.readline(MOST_LINE_BYTES + 2).removeprefix(_BOM))
 
 
-def _parse_line(line: bytes | None) -> dict[str, Any] | Unreadable | None:
+def _parse_line(line: bytes | Unreadable) -> dict[str, Any] | Unreadable | None:
     """Returns the object of a line; None: it is blank. Raises: BadRequest."""
-    if line is None:
-        return Unreadable("a line has more than 10 MB")
+    if isinstance(line, Unreadable):
+        return line
     if not line.strip():
         return None
     DepthLimit().feed(line)
@@ -393,8 +384,8 @@ def _loads(line: bytes) -> Any:
     return orjson.loads(b"".join(replace_lone_surrogates(line)))
 
 
-def _threads(file: IO[bytes]) -> Iterator[Source]:
-    """Yields Mastra's threads: their messages are gathered, as they come in any order."""
+def _read_threads(file: IO[bytes]) -> Iterator[Source]:
+    """Yields Mastra's threads, once all messages are read: these come in any order."""
     threads: dict[str | None, list[Any]] = {}
     size = 0
     for item in _read_items(file, "messages.item"):
