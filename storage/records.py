@@ -209,6 +209,16 @@ class Exchange(Struct, frozen=True):
     merged: str = ""
 
     @property
+    def reply_seq(self) -> int:
+        """The number of the reply, which follows those of the input messages; it is taken without a reply, too."""
+        return self.seq + len(self.inputs)
+
+    @property
+    def next_seq(self) -> int:
+        """The number after those of this exchange."""
+        return self.seq + len(self.inputs) + 1
+
+    @property
     def adds(self) -> bool:
         """True if the exchange has additions that are sent again: a note, hidden rounds, a provider's own fields."""
         return self.hidden or self.opaque or any(self.notes.values())

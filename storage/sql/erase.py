@@ -161,7 +161,7 @@ async def _erase_message(connection: Connection, agent: int, id: int, seq: int) 
     e = await exchanges.load_exchange(connection, agent, id)
     if e is None or e.state in (State.FORGOTTEN, State.OFF):
         return
-    place = seq - e.seq if seq < e.seq + len(e.inputs) else -1
+    place = seq - e.seq if seq < e.reply_seq else -1
     redactions = e.redactions | {place}
     # Results of tools (`t`) do not count: with nothing but these left, the exchange has no message any more.
     left = [i for i, atoms in enumerate(e.inputs) if i not in redactions and atoms and atoms[0][:1] != b"t"]
@@ -194,14 +194,14 @@ async def _erase_alternatives(connection: Connection, agent: int, id: int, seq: 
     e = await exchanges.load_exchange(connection, agent, id)
     if e is None:
         return
-    is_reply = seq == e.seq + len(e.inputs)
+    is_reply = seq == e.reply_seq
     for (other,) in await connection.rows(
         SQL["alternatives"], (agent, e.conversation, e.depth, e.parent, id)
     ):
         if is_reply:
             x = await exchanges.load_exchange(connection, agent, other)
             assert x is not None
-            await _erase_message(connection, agent, other, x.seq + len(x.inputs))
+            await _erase_message(connection, agent, other, x.reply_seq)
         else:
             # Where its reply was not heard, the message of a cancelled send after it came along to its successor.
             after = await read_ids(connection, "cancelled_after", (agent, e.conversation, other))

@@ -211,7 +211,7 @@ def _place_after(e: Exchange, above: Exchange | None) -> Exchange:
         parent=above.id,
         depth=above.depth + 1,
         length=above.length + length,
-        seq=above.seq + len(above.inputs) + 1,
+        seq=above.next_seq,
         gapless_from=above.gapless_from,
         prior=above.id if above.adds else above.prior,
     )

@@ -133,14 +133,14 @@ class CachedMemory:
         fresh = [e for e, _, _ in rows if e.seq >= position]
         reached = position
         for e in fresh:
-            reached = _end_of(e) if e.seq == reached else reached
+            reached = e.next_seq if e.seq == reached else reached
         found = [(e, is_shared, previous) for e, is_shared, previous in rows if _is_recallable(e)]
         recent = [m for each in found for m in rules.messages_of(*each, None)]
         if reached < now.next_seq:  # numbers that no exchange has are those of passages and facts
             recent += await load_passages_and_facts(
                 connection, exchanges.SQL["passages_and_facts_since"], (self.agent, position, _MOST_UNINDEXED)
             )
-        reached = _end_of(fresh[-1]) if len(fresh) == _MOST_UNINDEXED else max(now.next_seq, reached)
+        reached = fresh[-1].next_seq if len(fresh) == _MOST_UNINDEXED else max(now.next_seq, reached)
         # One that is open has no content yet, so that it is read again.
         reached = min([reached, *(e.seq for e in fresh if e.state is State.OPEN)])
         return MemoryChanges(before, now, reached, terms, recent, segments)
@@ -189,7 +189,7 @@ class CachedMemory:
                 self.recent[m.seq] = m
                 self.uncounted.append(m)
                 self._recent_bytes += _message_bytes(m)
-        self.position = _end_of(e)
+        self.position = e.next_seq
         # A new object, so that `apply` refuses what is being read meanwhile: that lacks this exchange.
         self.numbers = self.numbers._replace(next_seq=self.position)
 
@@ -341,11 +341,6 @@ class MemoryCache:
 def make_document(m: Indexable) -> Document:
     """Returns a message as the index reads it."""
     return Document(m.seq, m.role, m.text, m.at, m.speaker, m.previous)
-
-
-def _end_of(e: Exchange) -> int:
-    """Returns the first number after those of an exchange."""
-    return e.seq + len(e.inputs) + 1
 
 
 def _is_recallable(e: Exchange) -> bool:

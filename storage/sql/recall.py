@@ -518,7 +518,7 @@ class Recall(Group):
             under_way = await connection.value(exchanges.SQL["under_way"], (agent, next_seq))
             end = (next_seq if under_way is None else under_way) - 1
         else:
-            end = max(e.seq + len(e.inputs) for e, _, _ in fresh)
+            end = max(e.reply_seq for e, _, _ in fresh)
         again = await _remove_from_index(connection, agent, stale, indexed) if stale else []
         more = await load_passages_and_facts(
             connection, exchanges.SQL["passages_and_facts_since"], (agent, indexed + 1, _STEP_PASSAGES)
@@ -548,7 +548,7 @@ async def _remove_from_index(
     )
     again = [each for each in found if each.exchange.seq <= indexed]
     for e, _, _ in again:
-        await forget_indexed(connection, agent, range(e.seq, e.seq + len(e.inputs) + 1))
+        await forget_indexed(connection, agent, range(e.seq, e.next_seq))
         await connection.run(vectors.SQL["indexed_again"], (e.seq - 1, agent))
     return again
 

@@ -272,7 +272,7 @@ async def _commit(connection: Connection, write: TurnWrite, agents: Agents, rule
     change, indexed = await _resolve_change(connection, agent, write, is_new=is_new)
     e, is_added, begun = await _write_change(connection, agent.id, write, change, section, indexed, recall)
     await merge_edits(connection, agent.id, change.merge, rules, write.now)
-    numbers = (e.seq, e.seq + len(e.inputs) + 1) if is_added else (0, 0)
+    numbers = (e.seq, e.next_seq) if is_added else (0, 0)
     return Committed(agent, e.id, e.conversation, False, section, *numbers, e if is_added else None, begun)
 
 

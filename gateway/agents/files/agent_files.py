@@ -109,7 +109,7 @@ class AgentFiles:
             if len(rows) < _PAGE:
                 return messages
             e = rows[-1].exchange
-            after = e.seq + len(e.inputs) + 1
+            after = e.next_seq
 
     async def passages(self, memory: Agent) -> Sequence[PassageDraft]:
         """Returns the passages of a memory, oldest first."""

@@ -583,7 +583,7 @@ def _run_start(memory: RunMemory, prompt: Prompt, accepted: AcceptedRun | None) 
         run.uid,
         memory.context.agent,
         first=e.seq,
-        reply=e.seq + len(e.inputs),
+        reply=e.reply_seq,
         is_resumed=is_resumed,
         names=called_tools(e) if is_resumed else {},
         steps=run.steps,

@@ -148,7 +148,7 @@ class RunStarter:
         for e, text in reversed(found.cut):
             edit = partial(cut_short, text=text)
             try:
-                await self._keeper.store.messages.rewrite(context.agent, e.seq + len(e.inputs), edit)
+                await self._keeper.store.messages.rewrite(context.agent, e.reply_seq, edit)
             except (NotFound, Stale):
                 break
         return replace(send, messages=messages[found.stored :], heard=None)
@@ -272,7 +272,7 @@ class RunStarter:
         if not is_resent(context.plan, last):
             error = "No tool call is currently awaiting approval: what these were made for is forgotten."
             raise BadRequest(error, param="messages")
-        waiting = Place(context.agent.uid, last.seq + len(last.inputs))
+        waiting = Place(context.agent.uid, last.reply_seq)
         for each in send.decisions:
             if each.request is not None and place_of("message", each.request) != waiting:
                 error = f"does not wait for an answer; {id_at('message', waiting.uid, waiting.seq)} does."

@@ -90,7 +90,7 @@ class AgentMessages:
             if len(rows) < size:
                 break
             e = rows[-1].exchange
-            begin = e.seq - 1 if newest_first else e.seq + len(e.inputs) + 1
+            begin = e.seq - 1 if newest_first else e.next_seq
         return views[:limit]
 
     async def list_all(

@@ -208,7 +208,7 @@ async def _is_answered(store: Store, marks: SendMarks, e: Exchange) -> bool:
 async def _approval_request(store: Store, agent: Agent, e: Exchange) -> Place | None:
     """Returns the place of the message with the calls whose results an exchange begins with."""
     above = None if e.parent is None else await store.turns.exchange(agent, e.parent)
-    return None if above is None else Place(agent.uid, above.seq + len(above.inputs))
+    return None if above is None else Place(agent.uid, above.reply_seq)
 
 
 async def _is_withheld(store: Store, marks: SendMarks, e: Exchange) -> bool:

@@ -388,7 +388,7 @@ class RunMemory:
         e, snapshot = opened.exchange, self.context.snapshot
         uid = self.context.conversation_uid
         conversation = Conversation(e.conversation, uid, key, opened.rev, e.id)
-        snapshot = replace(snapshot, conversation=conversation, next_seq=e.seq + len(e.inputs) + 1)
+        snapshot = replace(snapshot, conversation=conversation, next_seq=e.next_seq)
         self.context = replace(
             self.context, agent=opened.agent, snapshot=snapshot, pinned=opened.section, unended=None, row=e.id
         )
@@ -529,4 +529,4 @@ def _results_by_number(e: Exchange, results: Sequence[ToolResult]) -> dict[int, 
 def _step_saved(e: Exchange, messages: Sequence[WireMessage] = ()) -> events.StepSaved:
     """messages: those that came in with it."""
     results = (m for m in messages if m.get("role") == "tool")
-    return events.StepSaved(e.seq, e.seq + len(e.inputs), tuple(results))
+    return events.StepSaved(e.seq, e.reply_seq, tuple(results))

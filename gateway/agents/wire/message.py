@@ -150,7 +150,7 @@ def summary_json(summary: Summary, uid: str, showing: Showing) -> list[dict[str,
     if not showing.summaries:
         return []
     e = summary.exchange
-    seq = e.seq + len(e.inputs) - (1 if e.reply is None else 0)
+    seq = e.reply_seq - (1 if e.reply is None else 0)
     origin = Origin(ids.id_at("message", uid, seq), summary.at)
     data = {"covers_up_to": origin.id, "summary_tokens": summary.tokens, "model": summary.model}
     made: list[_Part] = [

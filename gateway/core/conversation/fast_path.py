@@ -74,7 +74,7 @@ def plan_plain(snapshot: MemorySnapshot, query: Query) -> Plan | None:
         0,  # size
         last.length + len(new) + 1,
         False,  # active
-        last.seq + len(last.inputs) + 1,  # with no other turn in between, there is no gap
+        last.next_seq,  # with no other turn in between, there is no gap
         last.gapless_from,
         snapshot.additions.last,  # prior
     )

@@ -66,7 +66,7 @@ def listed(exchange: Exchange) -> list[ListedMessage]:
     ]
     if exchange.shown_reply is None or -1 in exchange.redactions:
         return found
-    seq, at = exchange.seq + len(exchange.inputs), exchange.ended or exchange.begun
+    seq, at = exchange.reply_seq, exchange.ended or exchange.begun
     shown_reply = orjson.loads(exchange.shown_reply)
     full = _full(exchange)
     if full.get("step"):

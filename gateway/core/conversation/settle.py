@@ -264,7 +264,7 @@ def _after_parent(tree: Tree, plan: Plan, ended: RequestEnd) -> Exchange:
     if draft:
         return exchange
     # Its numbers go on from its parent's, unless another conversation took the next ones; the store checks that.
-    return replace(exchange, seq=parent.seq + len(parent.inputs) + 1, gapless_from=parent.gapless_from)
+    return replace(exchange, seq=parent.next_seq, gapless_from=parent.gapless_from)
 
 
 def _conversation_of(tree: Tree, plan: Plan, exchange: Exchange) -> int | None:

@@ -52,7 +52,7 @@ def plan_step(
     length = len(exchange.inputs) + 1
     if last is not None:
         # The numbers go on without a gap, unless another conversation takes the next ones; the store checks that.
-        seq, prior = last.seq + len(last.inputs) + 1, last.id if last.adds else last.prior
+        seq, prior = last.next_seq, last.id if last.adds else last.prior
         exchange = replace(
             exchange, seq=seq, gapless_from=last.gapless_from, prior=prior, length=last.length + length
         )

@@ -78,7 +78,7 @@ def recallable_messages(
         since the next one names what came before it.
     """
     found = []
-    takes_reply = wanted is None or e.seq + len(e.inputs) in wanted
+    takes_reply = wanted is None or e.reply_seq in wanted
     for i, m in visible_messages(e, prefix_is_shared=prefix_is_shared, takes_reply=takes_reply):
         is_reply = i < 0
         text = note.own_words(text_of(m))

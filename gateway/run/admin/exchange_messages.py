@@ -43,7 +43,7 @@ def message_records(e: Exchange, request: str | None, *, is_whole: bool = False)
     if e.shown_reply is not None:
         full = orjson.loads(e.full) if e.full else {}
         found.append(
-            _record(e, e.seq + len(e.inputs), orjson.loads(e.shown_reply), e.ended or e.begun, state,
+            _record(e, e.reply_seq, orjson.loads(e.shown_reply), e.ended or e.begun, state,
                     is_gone=-1 in e.redactions, is_whole=is_whole, request=request,
                     rounds=_rounds(full.get("messages") or ()))
         )  # fmt: skip

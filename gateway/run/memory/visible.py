@@ -64,7 +64,7 @@ def _verbatim_numbers(context: MemoryContext, composition: Composition, window: 
     match_point = context.plan.match.match_point
     if match_point is None:
         return range(0)
-    after = first = match_point.seq + len(match_point.inputs) + 1
+    after = first = match_point.next_seq
     if context.is_plain:
         first = after if window.evicted_tokens else match_point.gapless_from
     elif context.is_stored:

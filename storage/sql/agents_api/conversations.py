@@ -185,7 +185,7 @@ class Conversations(Group):
         if id is None:
             raise NotFound(f"there is no message {upto} in this conversation")
         e, may_end = await self._load(connection, agent, id)
-        if not may_end or upto != e.seq + len(e.inputs) - (e.shown_reply is None):
+        if not may_end or upto != e.reply_seq - (e.shown_reply is None):
             raise NotForkable(
                 "a conversation is forked after a reply or the last result of its calls, and not within an active run"
             )

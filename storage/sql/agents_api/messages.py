@@ -172,7 +172,7 @@ class Messages(Group):
         # Old words must not be found by the messages next to this one either, so all of the exchange leaves the index.
         # It is indexed again if the index had reached it.
         if e.seq <= now.indexed_seq:
-            await forget_indexed(connection, agent.id, range(e.seq, e.seq + len(e.inputs) + 1))
+            await forget_indexed(connection, agent.id, range(e.seq, e.next_seq))
             await exchanges.add_marks(connection, agent.id, "stale", (b"",), e.id)
         await connection.run(SQL["summaries_over"], (agent.id, e.id))
         # A turn that was planned on the old words is planned again.

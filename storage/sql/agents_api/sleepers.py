@@ -135,7 +135,7 @@ async def empty_reading(connection: Connection, sleeper: int, conversation: int)
     for (id,) in await connection.rows(SQL["reading_exchanges"], (conversation, sleeper)):
         e = await exchanges.load_exchange(connection, sleeper, id)
         assert e is not None
-        await forget_indexed(connection, sleeper, range(e.seq, e.seq + len(e.inputs) + 1))
+        await forget_indexed(connection, sleeper, range(e.seq, e.next_seq))
         await exchanges.update_exchange(connection, sleeper, make_tombstone(e), is_whole=True)
     if (run := await connection.value(SQL["reading_run"], (conversation, sleeper))) is not None:
         for kind in _RUN_TEXTS:

@@ -123,7 +123,7 @@ def _check_runs(rows: Sequence[Exchange]) -> None:
     """The path of each has all numbers from its run's beginning to its end."""
     on_path: dict[int | None, set[int]] = {None: set()}
     for e in rows:  # parents before their children
-        end = e.seq + len(e.inputs) + 1
+        end = e.next_seq
         on_path[e.id] = on_path[e.parent] | set(range(e.seq, end))
         assert e.gapless_from in on_path[e.id]
         assert on_path[e.id].issuperset(range(e.gapless_from, end))
