@@ -265,6 +265,15 @@ class RecallRow(NamedTuple):
     data: bytes
 
 
+class PlainTurn(NamedTuple):
+    """A plain turn as it was planned."""
+
+    # The new exchange.
+    exchange: Exchange
+    # The revision of its conversation when it was planned.
+    rev: int
+
+
 class TurnWrite(Struct, frozen=True):
     """A turn to be written, in one transaction."""
 
@@ -273,8 +282,8 @@ class TurnWrite(Struct, frozen=True):
     # The public name of the conversation, if it is new.
     uid: str
     now: float
-    # The new exchange of a plain turn, and the revision of the conversation that it was planned on.
-    plain: tuple[Exchange, int] | None
+    # None: the turn is not plain.
+    plain: PlainTurn | None
     # Returns the keys of the exchanges that `decide` needs. Both run in the writer's thread and have no side effects.
     probes: Callable[[], Probes]
     # Returns what changes, given the exchanges as they are by then; called where the turn is not plain, or its

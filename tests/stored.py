@@ -28,7 +28,7 @@ from gateway.core.conversation.tree import Tree
 from gateway.core.memory.rules import RULES
 from gateway.core.prompt.compose import Composition, compose, known_note
 from gateway.run.memory.contents import with_contents
-from storage.commands import Change, Committed, MemorySnapshot, Pool, RecallRow, TurnWrite
+from storage.commands import Change, Committed, MemorySnapshot, PlainTurn, Pool, RecallRow, TurnWrite
 from storage.database import Connection
 from storage.open import is_url
 from storage.postgres.pool import PoolLimits
@@ -256,7 +256,7 @@ class Speaker:
         )
         plain = None
         if turn.is_plain and how is settle.finish and turn.snapshot.conversation is not None:
-            plain = (finish_plain(plan, ended), turn.snapshot.conversation.rev)
+            plain = PlainTurn(finish_plain(plan, ended), turn.snapshot.conversation.rev)
 
         def decide(pool: Pool) -> Change:
             change = plan_change(pool, plan, ended, how)

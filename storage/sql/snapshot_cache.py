@@ -200,7 +200,8 @@ class SnapshotCache:
         if done.begun is not None and done.added is not None:
             e, end = done.added, _PathEnd(done.begun, done.added, False, NO_ADDITIONS, None)
         elif write.plain is not None and done.is_plain and not done.matches_prefix:
-            e, end = write.plain[0], self._pop_parent_end(memory, write.plain[0])
+            e = write.plain.exchange
+            end = self._pop_parent_end(memory, e)
         else:
             # Its changes of the tree may have continued any of these paths.
             self._drop_path_ends(memory)

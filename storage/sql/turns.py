@@ -16,6 +16,7 @@ from storage.commands import (
     MemorySnapshot,
     Missing,
     Opening,
+    PlainTurn,
     Pool,
     Probes,
     RecallRow,
@@ -70,13 +71,15 @@ class Turns(Group):
         self._memories = memories
 
     async def snapshot(self, agent: Agent, key: str | None, path: bytes | None) -> MemorySnapshot | None:
-        """Returns what a request needs of its memory, from the cache or the database. The parameters are those of
-        `exchanges.load_snapshot`.
+        """Returns what a request needs of its memory, from the cache or the database.
+
+        key: the client's own conversation id.
+        path: hash of the client's list up to its last assistant message.
 
         None: the agent is not stored any more. Raises: StoreError.
         """
-        is_sole_writer = not self._database.is_shared
-        found = self._cache.find(agent.id, key, path) if is_sole_writer else None
+        # Where this process alone writes, the cache is notified of each change.
+        found = None if self._database.is_shared else self._cache.find(agent.id, key, path)
         return found or await self._read_snapshot(agent, key, path)
 
     @reads
@@ -84,6 +87,7 @@ class Turns(Group):
         self, connection: Connection, agent: Agent, key: str | None, path: bytes | None
     ) -> MemorySnapshot | None:
         if self._database.is_shared and self._cache.has(agent.id, key, path):
+            # Another process may have changed the memory: its numbers show that.
             self._cache.apply_changes({agent.id: await exchanges.load_cacheable_numbers(connection, agent)})
             found = self._cache.find(agent.id, key, path)
             if found is not None:
@@ -96,7 +100,7 @@ class Turns(Group):
         return found
 
     def openings(self, agent: Agent, snapshot: MemorySnapshot) -> list[Opening] | None:
-        """Returns the openings of a memory as in a snapshot of it, without reading them; None: they are not known."""
+        """Returns the cached openings of a memory that is as in a snapshot of it; None: they are not cached."""
         return self._cache.find_openings(agent.id, snapshot)
 
     def cache_openings(self, agent: Agent, snapshot: MemorySnapshot, openings: list[Opening]) -> None:
@@ -162,16 +166,17 @@ class Turns(Group):
     async def due(
         self, connection: Connection, before: float, after: float, limit: int
     ) -> list[DueConversation]:
-        """Returns conversations with pending edits.
+        """Returns conversations with pending edits that have not moved for a while.
 
-        before, after: they last moved before the one, or after the other: then the clock was put back since.
+        before: they last moved before this time.
+        after: or after this one, which is in the future: the clock was put back since.
         """
         rows = await connection.rows(exchanges.SQL["due"], (before, after, limit))
         return [DueConversation(row[0], row[1], row[2] is not None, row[3]) for row in rows]
 
     @reads
     async def next_due(self, connection: Connection) -> float | None:
-        """Returns when the conversation moved that has waited longest for its edits to be settled."""
+        """Returns the earliest time at which a conversation with pending edits last moved; None: there is none."""
         at: float | None = await connection.value(exchanges.SQL["next_due"])
         return at
 
@@ -190,9 +195,9 @@ class Turns(Group):
         at = min(last_at, now)
         await connection.lock_sharers(agent)
         if await load_agent(connection, agent) is None:
-            return  # it is being forgotten, page by page
+            return  # it is being forgotten
         if await connection.row(exchanges.SQL["unmerged"], (conversation, agent)) is not None:
-            # Rules that confirm look up no key and no tomb, so the conversation is all of it that matters.
+            # The rules that confirm look up no key and no tombstone: the conversation is all that they need.
             pool = Pool(await exchanges.load_pool(connection, agent, Probes(None), conversation), None)
             change = await _decide(connection, agent, pool, decide)
             for other in change.others:
@@ -202,29 +207,29 @@ class Turns(Group):
 
 
 def _write_bytes(write: TurnWrite) -> int:
-    """Returns the bytes that a waiting write holds, estimated: images count where the exchange is made."""
-    e = write.plain[0] if write.plain else write.change.exchange if write.change else None
+    """Returns the bytes that a waiting write holds, estimated. Images count only where its exchange is there."""
+    e = write.plain.exchange if write.plain else write.change.exchange if write.change else None
     if e is None:
         return _WRITE_BYTES + 2 * write.chars
     return _WRITE_BYTES + 2 * (len(e.input or b"") + len(e.shown_reply or b"") + len(e.full or b""))
 
 
 async def _load_pool(
-    connection: Connection, of: Agent, probes: Probes, planned: int | None = None, since: int | None = None
+    connection: Connection, agent: Agent, probes: Probes, planned: int | None = None, since: int | None = None
 ) -> Pool:
     """Loads the exchanges that may matter.
 
     planned: the conversation that a plain turn goes on with.
-    since: the next number when the turn was planned; an opening from there on may have begun later than this turn, and
-        extend it.
+    since: the agent's next number when the turn was planned. Openings from there on matter, too: one may have begun
+        after this turn, and extend it.
     """
-    agent, row = of.id, None
+    row = None
     if probes.key is not None:
-        row = await connection.row(exchanges.SQL["conversation_of"], (agent, probes.key))
+        row = await connection.row(exchanges.SQL["conversation_of"], (agent.id, probes.key))
     conversation, last_at = (None, 0.0) if row is None else row
-    found = await exchanges.load_pool(connection, agent, probes, conversation or planned, since)
+    found = await exchanges.load_pool(connection, agent.id, probes, conversation or planned, since)
     # At epoch 0 nothing was forgotten yet, so there are no tombstones to look up.
-    tombs = await exchanges.find_tombs(connection, agent, probes.maybe_tombs if of.epoch else ())
+    tombs = await exchanges.find_tombs(connection, agent.id, probes.maybe_tombs if agent.epoch else ())
     return Pool(found, conversation, last_at, tombs=tombs)
 
 
@@ -252,37 +257,76 @@ async def _commit(connection: Connection, write: TurnWrite, agents: Agents, rule
         section = await exchanges.add_section(connection, agent.id, write.section)
     recall = None if write.recall is None else write.recall()
     if write.plain is not None and not is_new:
-        # The common turn is one statement, which adds a row only where epoch and rev are as they were planned on.
-        e, rev = write.plain
-        if section != e.section:
-            e = replace(e, section=section)
-        is_only_statement = not write.ops and (write.section is None or write.section.id > 0)
-        added = await exchanges.add_planned_exchange(
-            connection, agent.id, agent.epoch, rev, e,
-            continues_parent=e.continues_parent, is_only_statement=is_only_statement, recall=recall,
-        )  # fmt: skip
-        if added is not None:
-            for op in write.ops:
-                await add_op(connection, agent.id, replace(op, exchange=added.id))
-            seq, matches_prefix = added.seq, bool(added.matches_prefix)
-            numbers = (seq, seq + len(e.inputs) + 1)
-            return Committed(
-                agent, added.id, e.conversation, True, section, *numbers, matches_prefix=matches_prefix
-            )
-    change, indexed = await _resolve_change(connection, agent, write, is_new=is_new)
-    e, is_added, begun = await _write_change(connection, agent.id, write, change, section, indexed, recall)
-    await merge_edits(connection, agent.id, change.merge, rules, write.now)
-    numbers = (e.seq, e.next_seq) if is_added else (0, 0)
-    return Committed(agent, e.id, e.conversation, False, section, *numbers, e if is_added else None, begun)
+        committed = await _commit_plain(connection, agent, write, write.plain, section, recall)
+        if committed is not None:
+            return committed
+    resolved = await _resolve_change(connection, agent, write, is_new=is_new)
+    e, is_added, begun = await _write_change(connection, agent.id, write, resolved, section, recall)
+    await merge_edits(connection, agent.id, resolved.change.merge, rules, write.now)
+    return Committed(
+        agent,
+        e.id,
+        e.conversation,
+        is_plain=False,
+        section=section,
+        seq=e.seq if is_added else 0,
+        next_seq=e.next_seq if is_added else 0,
+        added=e if is_added else None,
+        begun=begun,
+    )
+
+
+async def _commit_plain(
+    connection: Connection,
+    agent: Agent,
+    write: TurnWrite,
+    plain: PlainTurn,
+    section: int | None,
+    recall: RecallRow | None,
+) -> Committed | None:
+    """Writes a plain turn by one statement, which adds a row only where epoch and rev are still those of the plan.
+
+    Returns None where they are not.
+    """
+    e = plain.exchange
+    if section != e.section:
+        e = replace(e, section=section)
+    is_only_statement = not write.ops and (write.section is None or write.section.id > 0)
+    added = await exchanges.add_planned_exchange(
+        connection, agent.id, agent.epoch, plain.rev, e,
+        continues_parent=e.continues_parent, is_only_statement=is_only_statement, recall=recall,
+    )  # fmt: skip
+    if added is None:
+        return None
+    for op in write.ops:
+        await add_op(connection, agent.id, replace(op, exchange=added.id))
+    return Committed(
+        agent,
+        added.id,
+        e.conversation,
+        is_plain=True,
+        section=section,
+        seq=added.seq,
+        next_seq=added.seq + len(e.inputs) + 1,
+        matches_prefix=bool(added.matches_prefix),
+    )
+
+
+class _ResolvedChange(NamedTuple):
+    """The change of a turn in the tree as it is now."""
+
+    change: Change
+    # The last number that the search index knows.
+    indexed: int
 
 
 async def _resolve_change(
     connection: Connection, agent: Agent, write: TurnWrite, *, is_new: bool
-) -> tuple[Change, int]:
-    """Returns what a turn changes that was not written as a plain one, and the last number that the search index knows.
+) -> _ResolvedChange:
+    """Returns what a turn changes that was not written as a plain one.
 
     agent: as it is stored.
-    is_new: it was not when the turn was planned.
+    is_new: it was first stored in this transaction.
 
     Raises: Stale.
     """
@@ -295,15 +339,15 @@ async def _resolve_change(
         # The blocks of a memory that begins have raised its `rev`.
         is_as_planned = (next_seq, rev) == write.planned_at or (is_new and next_seq == 1)
         if is_as_planned and write.change is not None:
-            return write.change, indexed
+            return _ResolvedChange(write.change, indexed)
     # Another turn was faster: the rules decide on the tree as it is in this transaction.
-    planned = write.plain[0].conversation if write.plain else None
+    planned = write.plain.exchange.conversation if write.plain else None
     pool = await _load_pool(connection, agent, write.probes(), planned=planned, since=write.planned_at[0])
-    return await _decide(connection, agent.id, pool, write.decide), indexed
+    return _ResolvedChange(await _decide(connection, agent.id, pool, write.decide), indexed)
 
 
 class _AppliedChange(NamedTuple):
-    """The exchange of a turn as the tree has it now."""
+    """The exchange of a turn as it is stored now."""
 
     exchange: Exchange
     is_added: bool
@@ -315,22 +359,20 @@ async def _write_change(
     connection: Connection,
     agent: int,
     write: TurnWrite,
-    change: Change,
+    resolved: _ResolvedChange,
     section: int | None,
-    indexed: int,
     recall: RecallRow | None,
 ) -> _AppliedChange:
-    """Writes what a turn changes in the tree.
-
-    indexed: the last number that the search index knows.
-    """
+    """Writes what a turn changes in the tree."""
+    change = resolved.change
     e = change.exchange
     assert e is not None  # a turn always has one; what idle time confirms has not
+    # New exchanges and conversations have ids below 1.
     is_added = e.id <= 0
     begun: Conversation | None = None
     if is_added and e.conversation <= 0:
         begun = await exchanges.add_conversation(connection, agent, write.uid, write.key, write.now)
-    # The change stays as it is: it may be written twice.
+    # A copy, since the transaction may run twice.
     e = replace(e, section=section, conversation=e.conversation if begun is None else begun.id)
     if is_added:
         id, seq, matches_prefix = await exchanges.add_exchange(connection, agent, e, recall)
@@ -345,31 +387,32 @@ async def _write_change(
     for other in change.others:
         await exchanges.update_exchange(connection, agent, other)
     await run_of(connection, exchanges.SQL["exchanges_continued"], change.continued, agent)
-    # An exchange that is added moves its conversation by itself.
+    # An exchange that is added has moved its conversation already.
     if not is_added or change.others or change.continued:
         await connection.run(exchanges.SQL["conversation_moved"], (write.now, e.conversation, agent))
-    # A turn off the record has no edits. One that is asked again after its edits entered the blocks keeps those.
+    # A turn off the record has no edits. Edits that were merged before the turn was asked again stay.
     if e.edits and (not e.merged or e.id in change.merge):
         for op in write.ops:
             await add_op(connection, agent, replace(op, exchange=e.id))
-    await _add_marks(connection, agent, change, e, indexed)
+    await _add_marks(connection, agent, resolved, e)
     return _AppliedChange(e, is_added, begun)
 
 
-async def _add_marks(connection: Connection, agent: int, change: Change, e: Exchange, indexed: int) -> None:
-    """Marks what has to be recognised or indexed again. e: the exchange of the change, as it is stored."""
+async def _add_marks(connection: Connection, agent: int, resolved: _ResolvedChange, e: Exchange) -> None:
+    """Marks exchanges to be recognised by a hash, or to be indexed again. e: the turn's, as it is stored."""
+    change = resolved.change
     await exchanges.add_marks(connection, agent, exchanges.PREFIX, change.prefixes, e.id)
     await exchanges.add_marks(connection, agent, "tomb", change.tombs, e.id)
     for x in (e, *change.others):
-        # The index has not reached the other exchanges yet, and will read them as they are by then.
-        if x.id in change.stale and x.seq <= indexed:
+        # The index has not reached later exchanges, and will read them as they are by then.
+        if x.id in change.stale and x.seq <= resolved.indexed:
             await exchanges.add_marks(connection, agent, "stale", (b"",), x.id)
 
 
 async def merge_edits(
     connection: Connection, agent: int, confirmed: Sequence[int], rules: Rules, now: float
 ) -> None:
-    """Merges the pending operations of confirmed exchanges into the blocks, once."""
+    """Merges the pending edits of confirmed exchanges: they change blocks, and add passages and facts."""
     ops = [op for x in confirmed for op in await load_ops(connection, agent, x) if op.state == "pending"]
     if not ops:
         return

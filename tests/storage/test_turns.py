@@ -24,6 +24,7 @@ from storage.commands import (
     Change,
     Committed,
     Missing,
+    PlainTurn,
     Pool,
     Probes,
     StoredContent,
@@ -442,7 +443,7 @@ async def test_a_turn_written_with_anothers_ids_touches_nothing_of_theirs(
     rev = await _rev(alice, "c1")
     stolen = replace(theirs[0], id=0, parent=theirs[0].id, depth=1)
     turn = await bob.begin(history, "c1")
-    write = _write(bob, turn, (stolen, rev))
+    write = _write(bob, turn, PlainTurn(stolen, rev))
     committed: Committed = await bob.store.turns.commit(write)
     assert not committed.is_plain
     assert await alice.rows() == theirs
@@ -450,7 +451,7 @@ async def test_a_turn_written_with_anothers_ids_touches_nothing_of_theirs(
     assert mine.parent is None
     assert mine.conversation != theirs[0].conversation
     own = replace((await bob.rows())[0], id=0, parent=theirs[0].id, depth=1)
-    await bob.store.turns.commit(_write(bob, turn, (own, await _rev(bob, "of bob"))))
+    await bob.store.turns.commit(_write(bob, turn, PlainTurn(own, await _rev(bob, "of bob"))))
     assert await alice.rows() == theirs  # not even marked as carried
 
 
@@ -474,7 +475,7 @@ async def _rev(speaker: Speaker, key: str) -> int:
     return snapshot.conversation.rev
 
 
-def _write(speaker: Speaker, turn: StoredTurn, plain: tuple[Exchange, int] | None = None) -> TurnWrite:
+def _write(speaker: Speaker, turn: StoredTurn, plain: PlainTurn | None = None) -> TurnWrite:
     ended = settle.RequestEnd(-1, [assistant("Yes.")], assistant("Yes."), speaker.now(), {})
     return TurnWrite(
         agent=speaker.agent,

@@ -173,7 +173,7 @@ class MemoryKeeper:
         except Exception as error:
             return self._end_unwritten(context, error)
         if write.plain is not None:
-            exchange, listing = write.plain[0], context.plan.query.listing
+            exchange, listing = write.plain.exchange, context.plan.query.listing
             self.resent.store_reply(request.chat, listing, reply or {}, exchange.reply or (), exchange.path)
         wanted = prompt.window.wanted_summary if outcome.state is FINISHED else None
         writing.add_done_callback(partial(self._written, context, write, wanted))

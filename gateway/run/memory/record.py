@@ -33,9 +33,9 @@ from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.sources import pack_search
 from gateway.run.receipt import Receipt
-from storage.commands import Change, Missing, Pool, Probes, RecallRow, TurnWrite
+from storage.commands import Change, Missing, PlainTurn, Pool, Probes, RecallRow, TurnWrite
 from storage.recall_record import pack_request
-from storage.records import Block, BlockOp, Exchange, SentSection
+from storage.records import Block, BlockOp, SentSection
 
 # The outcome that is written with a user's message before the model is asked, so that it survives the process.
 OPENED = TurnOutcome(End.CANCELLED)
@@ -135,11 +135,11 @@ def record_turn(
     ended = _request_end(context, prompt, block_edits.ops, outcome, now)
     plan, key, snapshot = context.plan, context.request.identity.conversation, context.snapshot
     section = _section(context, prompt)
-    plain: tuple[Exchange, int] | None = None
+    plain: PlainTurn | None = None
     # A plain turn that finished is one insert, unless the conversation has moved since it was read.
     if context.is_plain and rule is settle.finish and snapshot.conversation is not None:
         stored = None if section is None or not section.id else section.id
-        plain = (finish_plain(plan, ended, stored), snapshot.conversation.rev)
+        plain = PlainTurn(finish_plain(plan, ended, stored), snapshot.conversation.rev)
     probes = partial(probes_for_plain_turn, plan, key) if context.is_plain else partial(_probes, context, key)
     decide = partial(plan_change, plan=plan, ended=ended, rule=rule)
     return TurnWrite(
