@@ -1,4 +1,4 @@
-"""The request of a chat completion as one endpoint gets it, whichever that will be."""
+"""A chat completion that is being answered, and its request in the form that an endpoint takes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,10 @@ from gateway.run.upstream.route import Route
 _REFUSED_WHEN_THINKING = frozenset({"temperature"})
 _NONE_REFUSED: frozenset[str] = frozenset()
 _BETA_HEADER = "anthropic-beta"
-NATIVE_FORM = EndpointForm()  # nothing of such a request is read here
+# Of a request that goes upstream in its own dialect: its fields are left as they are.
+_NATIVE_FORM = EndpointForm()
+# Nearly all requests share a few forms.
+_cached_form = lru_cache(maxsize=256)(EndpointForm)
 
 
 class Forwarded(Struct, frozen=True):
@@ -66,19 +69,20 @@ class ChatCall:
     receipt: Receipt
     # As in its reply's header, once it is known: on, read, off, none or unavailable.
     memory_state: str = ""
-    # The request in its own dialect, in which it goes upstream.
+    # The request in its own dialect, if it goes upstream in that whatever the endpoint is. `ChatRequest.native_body`
+    # goes to endpoints that speak its dialect.
     native: NativeRequest | None = None
 
     async def request_without_memory(self, target: Target, endpoint: Endpoint) -> ModelRequest:
-        """Returns the request where memory adds nothing: as it came, as far as this endpoint takes it so."""
+        """Returns the request where memory adds nothing: as it came, as far as the endpoint takes it so."""
         if self.native is not None:
             self.receipt.headers["x-mnemogate-memory"] = self.memory_state
             return self._native_request(self.native, target, self.spec.system)
         native = native_body_for(self.request, endpoint)
         if native is not None:
-            self.fill_receipt(NATIVE_FORM)
+            self.fill_receipt(_NATIVE_FORM)
             additions = replace(NO_ADDITIONS, is_fallback=self._is_fallback(target))
-            return self._native_body_request(target, native, native.render(target.model, additions))
+            return self._native_body_request(target, native.path, native.render(target.model, additions))
         form = endpoint_form_for(self.request, endpoint, target.model)
         if target.context_window is not None:
             prompt = Prompt(self.request, target, form)
@@ -86,16 +90,20 @@ class ChatCall:
             self.fill_receipt(form, prompt)
             return self._model_request(target, prompt.body())
         self.fill_receipt(form)
-        body = self.request.raw
-        is_changed = form.consumed or form.as_system or target.model != self.request.model
         self.receipt.hides_usage = hides_usage = (
             form.asks_usage and self.request.stream and not self.request.wants_usage
         )
-        if is_changed or hides_usage or self.request.added_fields & form.refused:
-            body = Prompt(self.request, target, form).body()
+        is_changed = (
+            form.consumed
+            or form.as_system
+            or target.model != self.request.model
+            or hides_usage
+            or self.request.added_fields & form.refused
+        )
+        body = Prompt(self.request, target, form).body() if is_changed else self.request.raw
         return self._model_request(target, body)
 
-    def request_of(
+    def request_with_prompt(
         self,
         target: Target,
         endpoint: Endpoint,
@@ -114,8 +122,9 @@ class ChatCall:
         if native is None:
             return self._model_request(target, prompt.body(more, budget_tokens, offer))
         additions = prompt.additions(more, budget_tokens, offer)
-        made = native.render(target.model, replace(additions, is_fallback=self._is_fallback(target)))
-        return self._native_body_request(target, native, made)._replace(native_first_block=made.first_block)
+        rendered = native.render(target.model, replace(additions, is_fallback=self._is_fallback(target)))
+        request = self._native_body_request(target, native.path, rendered)
+        return request._replace(native_first_block=rendered.first_block)
 
     def _is_fallback(self, target: Target) -> bool:
         """Returns whether another model answers than the one that was asked."""
@@ -127,16 +136,16 @@ class ChatCall:
         body = native.body(target.model, system, notes)
         return self._model_request(target, body)._replace(path=native.path, query="")
 
-    def _native_body_request(self, target: Target, native: NativeBody, made: UpstreamBody) -> ModelRequest:
-        request = self._model_request(target, made.body)
+    def _native_body_request(self, target: Target, path: str, rendered: UpstreamBody) -> ModelRequest:
+        request = self._model_request(target, rendered.body)
         headers = request.headers
-        if made.betas:
+        if rendered.betas:
             client_betas = [value for name, value in headers if name == _BETA_HEADER]
             headers = (
                 *(each for each in headers if each[0] != _BETA_HEADER),
-                (_BETA_HEADER, ",".join((*client_betas, *made.betas))),
+                (_BETA_HEADER, ",".join((*client_betas, *rendered.betas))),
             )
-        return request._replace(path=native.path, query="", headers=headers)
+        return request._replace(path=path, query="", headers=headers)
 
     def _model_request(self, target: Target, body: bytes) -> ModelRequest:
         """Returns a request with this body, and with the credential and the query if this target may see them."""
@@ -193,7 +202,7 @@ def make_native_call(
     sink: Sink,
     receipt: Receipt,
 ) -> ChatCall:
-    """Returns the call of a request in its own dialect."""
+    """Returns the call of a request that goes upstream in its own dialect, whatever the endpoint is."""
     kind = ConversationKind.CLIENT
     if native.conversation_id is not None and identity.append:
         kind = ConversationKind.APPENDED
@@ -206,7 +215,7 @@ def make_native_call(
 
 def native_body_for(request: ChatRequest, endpoint: Endpoint) -> NativeBody | None:
     """Returns a request in its client's dialect; None: it goes to this endpoint as a chat completion."""
-    return request.native if endpoint.provider.capabilities.speaks_messages else None
+    return request.native_body if endpoint.provider.capabilities.speaks_messages else None
 
 
 def endpoint_form_for(request: ChatRequest, endpoint: Endpoint, model: str) -> EndpointForm:
@@ -214,24 +223,24 @@ def endpoint_form_for(request: ChatRequest, endpoint: Endpoint, model: str) -> E
     capabilities = endpoint.provider.capabilities
     if native_body_for(request, endpoint) is not None:
         return (
-            replace(NATIVE_FORM, binds_thoughts=True) if capabilities.binds_thoughts(model) else NATIVE_FORM
+            replace(_NATIVE_FORM, binds_thoughts=True) if capabilities.binds_thoughts(model) else _NATIVE_FORM
         )
-    names = consumed_fields(request.json, capabilities.metadata)
-    without_place: tuple[str, ...] = ()
+    consumed = consumed_fields(request.json, capabilities.metadata)
+    untranslatable: tuple[str, ...] = ()
     if capabilities.untranslatable_fields:
         fields = untranslatable_fields(request.json, capabilities.untranslatable_fields)
-        without_place = tuple(each for each in fields if each not in names)
+        untranslatable = tuple(each for each in fields if each not in consumed)
     takes_developer = capabilities.developer_role is not False
     may_force = capabilities.can_force_when_thinking or not enables_thinking(request.json)
-    form: EndpointForm = _make_form(
-        names,
-        without_place,
+    form: EndpointForm = _cached_form(
+        consumed,
+        untranslatable,
         () if takes_developer else developer_indices(request.messages),
         capabilities.stream_usage,
         may_force and capabilities.can_force(model),
         _refused_fields(request, capabilities, model) if request.added_fields else _NONE_REFUSED,
-        endpoint.asks_usage,
-        request.shows_thoughts and capabilities.thinks_when_asked(model),
+        asks_usage=endpoint.asks_usage,
+        thinks_on_request=request.shows_thoughts and capabilities.thinks_when_asked(model),
     )
     return form
 
@@ -240,21 +249,3 @@ def _refused_fields(request: ChatRequest, capabilities: Capabilities, model: str
     """Returns the fields that the model does not take with this request."""
     refused = capabilities.refused_fields(model)
     return refused | _REFUSED_WHEN_THINKING if enables_thinking(request.json) else refused
-
-
-@lru_cache(maxsize=256)  # nearly all requests share a few
-def _make_form(
-    consumed: tuple[str, ...],
-    untranslatable: tuple[str, ...],
-    as_system: tuple[int, ...],
-    takes_usage: bool | None,
-    can_force: bool,
-    refused: frozenset[str],
-    asks_usage: bool,
-    thinks_on_request: bool,
-) -> EndpointForm:
-    """Returns the form with these fields, which is shared by all requests that have the same."""
-    return EndpointForm(
-        consumed, untranslatable, as_system, takes_usage, can_force, refused,
-        asks_usage=asks_usage, thinks_on_request=thinks_on_request,
-    )  # fmt: skip

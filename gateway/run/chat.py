@@ -241,7 +241,7 @@ class Chat:
             _, prompt = begun or (None, await _prompt_without_memory(call.request, attempts, call.spec))
             receipt.headers["x-mnemogate-memory"] = call.memory_state
             counts_chat = attempts.endpoint.provider.capabilities.counts_tokens and call.request.messages
-            if request.native is not None or (change is not None and counts_chat):
+            if request.native_body is not None or (change is not None and counts_chat):
                 with attempts:
                     make = partial(_counting_request, call, prompt)
                     await relay(attempts, make, sink, receipt, self.turns.limits.keep_alive_s, change=change)
@@ -290,7 +290,7 @@ class Chat:
             if is_opened and conversation is not None and conversation.items:
                 # The opened turn has the items, so they no longer wait.
                 await self.conversations.remove_answered(conversation)
-            if request.native is not None and (thread := request.native.thread) is not None:
+            if request.native_body is not None and (thread := request.native_body.thread) is not None:
                 self._check_thread(thread, call, prompt)
             if memory is None and self._needs_no_turn(call, attempts):
                 reply = relay(
@@ -433,7 +433,7 @@ class Chat:
         block_edits.shown = prompt.section.shown
         if memory_context.plan.follows_head and opens:
             memory_context = await keeper.open(memory_context, prompt)
-        if request.native is not None:
+        if request.native_body is not None:
             prompt = replace(prompt, changes_prefix=_changes_prefix(memory_context, prompt))
         if prompt.composition.unrestored_rounds:
             self.turns.metrics.prefix_breaks.inc()
@@ -464,9 +464,9 @@ async def _counting_request(
     call: ChatCall, prompt: Prompt, target: Target, endpoint: Endpoint
 ) -> ModelRequest:
     """Returns the request for the number of a prompt's tokens."""
-    request = call.request_of(target, endpoint, prompt)
+    request = call.request_with_prompt(target, endpoint, prompt)
     return request._replace(
-        native_first_block=None, path=request.path if call.request.native else COUNT_TOKENS
+        native_first_block=None, path=request.path if call.request.native_body else COUNT_TOKENS
     )
 
 

@@ -104,8 +104,10 @@ class Resolver:
         Raises: BadRequest, UnknownModel, MemoryUnavailable, ThreadUnsupported, ThreadNotFound.
         """
         request = await self.resolve_references(request, context)
-        if request.native is not None and request.native.thread is not None:
-            request = await self._with_thread(request, request.native, request.native.thread, context)
+        if request.native_body is not None and request.native_body.thread is not None:
+            request = await self._with_thread(
+                request, request.native_body, request.native_body.thread, context
+            )
         identity = self.identify(request, context)
         profile = self._directory.spec_for(identity)
         spec = profile
@@ -240,7 +242,7 @@ class Resolver:
             raw=edit.render(),
             json={**request.json, "messages": messages},
             messages=messages,
-            native=native.with_messages_before(len(path)),
+            native_body=native.with_messages_before(len(path)),
         )
 
     async def _find_stored_agent(self, identity: Identity, model: str) -> tuple[AgentSpec, Identity]:

@@ -259,7 +259,7 @@ class TurnRun:
             prompt = await fit_rounds(prompt, asked.messages)
             self.call.receipt.prompt_tokens = 0  # these messages are not counted
         self.call.receipt.hides_usage = prompt.adds_usage and not self.call.request.wants_usage
-        return self.call.request_of(
+        return self.call.request_with_prompt(
             target, endpoint, prompt, asked.messages, asked.budget_tokens, asked.offer
         )
 

@@ -146,7 +146,7 @@ class MessagesPath:
             context = info_of(scope).caller.context(scope["headers"])
             if self.chats.chat.resolver.memory_state(request.chat, context) != "on":
                 return None
-        request.chat.native = NativeMessages(
+        request.chat.native_body = NativeMessages(
             request.raw, request.json, request.origins, _upstream_path(scope),
             lambda model: read_request_body(body).with_model(model), thread,
         )  # fmt: skip

@@ -88,7 +88,7 @@ class ChatRequest(Struct):
     # The name of the side request that its dialect has recognised it as; memory has no part in it then.
     side_request: str | None = None
     # The request in its client's dialect, for an upstream that speaks that; None: it goes as a chat completion.
-    native: NativeBody | None = None
+    native_body: NativeBody | None = None
     # The memory of a request that names neither a user nor a conversation; None: it has none then.
     memory_choice: MemoryChoice | None = None
     # The identity, where it was decided when the request came; None: it is still to be decided.
