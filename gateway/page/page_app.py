@@ -1,7 +1,8 @@
-"""The page as an ASGI application: who may come in, and its routes.
+"""The page as an ASGI application: it checks who may come in, and calls the screen or action of a path.
 
-It stands apart from the API: keys of applications do not open it, no other origin may read or write it, and its errors
-are pages of its own, with the same headers as all its answers.
+It is apart from the API: keys of applications do not open it, no other origin may read or write it, and its errors
+are pages of its own, with the same headers as all its answers. Each screen has a twin in JSON, whose path ends with
+`.json`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import logging
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -64,12 +65,12 @@ from storage.errors import StoreError, TooSlow
 
 _log = logging.getLogger("mnemogate")
 
-# The page at `/ui/` itself has its twin by this name.
+# The twin of `/ui/` itself is `/ui/overview.json`.
 OVERVIEW = "overview"
-# Screens that are read at once on the reader's connection, so that turns find it free.
-_READS = 2
-# Notes of what was read, by session, memory and hour.
-_MOST_NOTED = 10_000
+# So many screens read at once, since turns read by the same connection.
+_MOST_READING = 2
+# Reads of memories that are remembered as noted, by session, memory and hour.
+_MOST_NOTED_READS = 10_000
 # Above every number that SQLite gives out, and below what it cannot hold.
 _TOO_LARGE = 1 << 62
 
@@ -78,7 +79,7 @@ class PageApp:
     """The page.
 
     knows_host: whether the gateway may be addressed by a `Host`.
-    note_request: is given the scope and the path as the log may show it.
+    note_request: called with the scope and the path as the log may show it.
     client_gone: what `bodies` raises where the client has left.
     read_s: how long one read of a screen may take.
     """
@@ -104,14 +105,17 @@ class PageApp:
         self._client_gone = client_gone
         self._read_s = read_s
         self._sign_in = operations.sign_in
-        self._reads = asyncio.Semaphore(_READS)
-        self._noted: OrderedDict[tuple[str, str, int], None] = OrderedDict()
+        self._reading = asyncio.Semaphore(_MOST_READING)
+        self._noted_reads: OrderedDict[tuple[str, str, int], None] = OrderedDict()
         self._headers = security_headers()
         self._person_headers = security_headers(ui.frame_origins)
         routes = all_routes(operations)
-        patterns = [(_pattern(each.path), each) for each in routes]
-        self._screens = [each for each in patterns if isinstance(each[1], Screen)]
-        self._actions = [each for each in patterns if isinstance(each[1], Action)]
+        self._screens: Sequence[tuple[_Pattern, Screen | Action]] = [
+            (_compile(each.path), each) for each in routes if isinstance(each, Screen)
+        ]
+        self._actions: Sequence[tuple[_Pattern, Screen | Action]] = [
+            (_compile(each.path), each) for each in routes if isinstance(each, Action)
+        ]
         self._first_parts = {each.path.partition("/")[0] for each in routes} | {
             STATIC.rstrip("/"),
             *(path.removesuffix(".json") for path in PATHS),
@@ -170,22 +174,21 @@ class PageApp:
         if request.path.startswith(STATIC):
             return self._answers.static(request)
         bearer = bearer_of(scope["headers"]) if request.is_twin and not request.is_for_person else None
-        if not request.is_read:
-            await self._check_origin(request, is_by_bearer=bearer is not None)
+        if not request.is_read and bearer is None:
+            await self._check_origin(request)
         if not request.is_for_person:
             request.visitor = await self._signing.find_visitor(request, bearer)
         if request.path in PATHS:
             return await self._signing.respond(request)
         return await self._serve(request)
 
-    async def _check_origin(self, request: PageRequest, *, is_by_bearer: bool) -> None:
-        if is_by_bearer:
-            return
-        verdict = is_same_origin(request.scope["headers"])
-        needs_one = request.is_for_person or (
+    async def _check_origin(self, request: PageRequest) -> None:
+        """Raises: NotAllowed: a change comes from another origin, or names none where it has to."""
+        is_same = is_same_origin(request.scope["headers"])
+        needs_origin = request.is_for_person or (
             request.path != "login" and await self._signing.bears_session(request)
         )
-        if verdict is False or (verdict is None and needs_one):
+        if is_same is False or (is_same is None and needs_origin):
             raise NotAllowed(
                 "A change must come from a page of this gateway, and this one does not. "
                 "Open the page again and repeat the change. A proxy before it must pass on the `Host` header."
@@ -197,7 +200,7 @@ class PageApp:
         if request.visitor is None and not request.is_for_person:
             if request.method == "GET" and not request.is_twin:
                 return redirect(request.path_to_root + "login?next=" + quote(next_of(request), safe=""), 303)
-            await self._keep_typed(request)
+            await self._retain_typed(request)
             raise NotSignedIn("You are not signed in, or your session has ended. Sign in to go on.")
         route, params = self._match(request)
         if request.method not in ("GET", "HEAD", "POST"):
@@ -216,7 +219,7 @@ class PageApp:
             request.visitor, params, query, request.is_twin, note_read, referrer_of(request)
         )
         if isinstance(route, Screen):
-            async with self._reads:
+            async with self._reading:
                 with limited_reads(self._read_s):
                     answer = await route.show(screen_request, query)
         else:
@@ -228,21 +231,15 @@ class PageApp:
         request.typed = "" if request.is_twin else typed_of(sent)
         return checked(sent, kind, is_text=not request.is_twin)
 
-    async def _keep_typed(self, request: PageRequest) -> None:
-        """Notes the text of a form that comes too late, so that the page of the error has it."""
+    async def _retain_typed(self, request: PageRequest) -> None:
+        """Notes the text of a form that is refused, so that the page of the error has it."""
         if request.method == "POST" and not request.is_twin:
-            with suppress(CallerError):  # that it comes too late is what counts
+            with suppress(CallerError):  # the form is refused already
                 request.typed = typed_of(await read_form(self._bodies, request))
 
     def _match(self, request: PageRequest) -> tuple[Screen | Action, dict[str, Any]]:
         """Returns the route of a request, and the parts of its path by their names."""
-        path = request.path
-        if request.is_twin:
-            path = path.removesuffix(".json")
-            if not path:
-                raise unknown_page()
-            if path == OVERVIEW:
-                path = ""
+        path = _route_path(request)
         screens, actions = self._screens, self._actions
         routes, others = (screens, actions) if request.is_read else (actions, screens)
         for pattern, route in routes:
@@ -259,18 +256,18 @@ class PageApp:
         try:
             link = await self._operations.links.open(token, right)
         except UnknownId:
-            await self._keep_typed(request)
+            await self._retain_typed(request)
             raise
         person = PersonLink(link.memory_uid, link.scope.project, link.rights, link.expires, link.paused)
         return Visitor(LINK, link.scope.project, may_write=True, session=name_of_session(token), link=person)
 
     async def _note_read(self, visitor: Visitor, uid: str) -> None:
-        noted = visitor.session, uid, int(self._now() // 3600)
-        if noted in self._noted:
+        read = visitor.session, uid, int(self._now() // 3600)
+        if read in self._noted_reads:
             return
-        self._noted[noted] = None
-        if len(self._noted) > _MOST_NOTED:
-            self._noted.popitem(last=False)
+        self._noted_reads[read] = None
+        if len(self._noted_reads) > _MOST_NOTED_READS:
+            self._noted_reads.popitem(last=False)
         await self._sign_in.note(visitor.actor, "read", uid)
 
 
@@ -281,7 +278,7 @@ class _Pattern(Struct, frozen=True):
     convertors: Mapping[str, Convertor[Any]]
 
     def match(self, path: str) -> dict[str, Any] | None:
-        """Returns the parts of a path by their names; None: it is not of this pattern."""
+        """Returns the parts of a path by their names; None: it does not match."""
         found = self.regex.match(f"/{path}")
         if found is None:
             return None
@@ -291,9 +288,19 @@ class _Pattern(Struct, frozen=True):
         return {name: part_of(part) if isinstance(part, str) else part for name, part in parts.items()}
 
 
-def _pattern(path: str) -> _Pattern:
+def _compile(path: str) -> _Pattern:
     regex, _, convertors = compile_path(f"/{path}")
     return _Pattern(regex, convertors)
+
+
+def _route_path(request: PageRequest) -> str:
+    """Returns the path that a route matches: of a twin that of its screen. Raises: UnknownPath."""
+    if not request.is_twin:
+        return request.path
+    path = request.path.removesuffix(".json")
+    if not path:
+        raise unknown_page()
+    return "" if path == OVERVIEW else path
 
 
 def _as_gateway_error(error: Exception) -> GatewayError:
