@@ -116,7 +116,7 @@ async def _check_server(database: DatabaseSettings, url: str) -> DatabaseFinding
         return DatabaseFindings(fault=error.message)
     except StoreError as error:
         raise SettingsError(f"database.url: {error.message}") from error
-    tables = _describe_schema(found.schema, found.known) if found.schema else "no tables yet"
+    tables = _describe_schema(found.schema, found.latest_schema) if found.schema else "no tables yet"
     arrive = "arrive" if found.listen_fault is None else f"do not arrive: {found.listen_fault}"
     notes = (f"PostgreSQL {found.version}, {tables}", f"notifications between gateways {arrive}")
     return DatabaseFindings(is_keyed=found.is_keyed, notes=notes)

@@ -1,4 +1,4 @@
-"""The database below the store: five ways to its data, and the connection that an operation is given.
+"""The database below the store: how it runs operations, and the connection that an operation is given.
 
 The store's operations (storage/sql) are written once, over these protocols; each database implements them.
 """
@@ -41,23 +41,26 @@ class StoreHealth(Struct, frozen=True):
 
 T = TypeVar("T")
 
-# How long each read of this task may take that names no deadline, in milliseconds; None: as long as its method allows.
+# The deadline of the reads of this task that name none, in milliseconds; None: that of the method.
 read_limit_ms: ContextVar[float | None] = ContextVar("read_limit_ms", default=None)
 
 # Changes of other processes are looked for after so many seconds, with or without a notification.
 POLL_S = 15.0
-# Whether there is a key that callers of the API need; keys of operators open the page alone.
+# Returns whether there is a key that callers of the API need; keys of operators open the page alone. It is asked before
+# a store is opened.
 ANY_KEY = (
     "SELECT EXISTS (SELECT 1 FROM keys WHERE opens IS NULL OR opens NOT IN ('operator', 'operator-read'))"
 )
-# The channels on which processes notify each other that there is work, that keys have changed, that
-# something was forgotten, that the lock of a conversation was released, that a run was ended,
-# that a user was taken out of usage, that limits have changed.
-WORK, KEYS, GONE, LOCKS, RUNS = "work", "keys", "gone", "locks", "runs"
-USAGE, LIMITS = "usage", "limits"
+# The channels on which processes notify each other.
+WORK = "work"  # there is work
+KEYS = "keys"  # keys have changed
+FORGOTTEN = "gone"  # something was forgotten
+LOCKS = "locks"  # the lock of a conversation was released
+RUNS = "runs"  # a run has ended
+USAGE = "usage"  # a user was taken out of usage
+LIMITS = "limits"  # limits have changed
 
-
-# What transactions have changed: by agent its numbers, None where they are not known. None: maybe all.
+# The agents that transactions have changed, each with its numbers, or None where they are not known. None: any agents.
 Changes = Mapping[int, AgentNumbers | None] | None
 
 # A row as every driver gives it: values in the order of the statement's columns.
@@ -65,31 +68,38 @@ Row = Sequence[Any]
 
 
 class Statement(str):
-    """A statement of the store: as a string SQLite's text, and as an attribute PostgreSQL's."""
+    """A statement of the store. The string is SQLite's text."""
 
     # For tests and logs.
     name: str
     # The text for PostgreSQL.
     postgres: str
-    # The parameters that are lists, with the number of placeholders SQLite has for each.
+    # The number of placeholders that SQLite has for each parameter that is a list, by the parameter's number.
     sizes: Mapping[int, int]
-    # How many values SQLite measures, to fill in what keeps a row in its place.
-    measured: int
-    # They are those of a new row.
+    # SQLite is also given the size of a row with so many of the first values as columns (storage/sqlite/padding.py);
+    # 0: the statement writes no such row.
+    sized_columns: int
+    # The row is new: SQLite is given its room and padding instead.
     is_padded: bool
 
     def __new__(
-        cls, sqlite: str, name: str, postgres: str, sizes: Mapping[int, int], measured: int, is_padded: bool
+        cls,
+        sqlite: str,
+        name: str,
+        postgres: str,
+        sizes: Mapping[int, int],
+        sized_columns: int,
+        is_padded: bool,
     ) -> Self:
         made = super().__new__(cls, sqlite)
         made.name, made.postgres, made.sizes = name, postgres, sizes
-        made.measured, made.is_padded = measured, is_padded
+        made.sized_columns, made.is_padded = sized_columns, is_padded
         return made
 
     def spread(self, values: Sequence[object]) -> Sequence[object]:
-        """Returns the values as SQLite takes them: each list laid out over its placeholders, NULL in those left over.
+        """Returns the values as SQLite takes them: a list takes all its placeholders, with NULL in those left over.
 
-        PostgreSQL takes a list as one value. Raises: ValueError for a list that is longer than its placeholders.
+        PostgreSQL takes a list as one value. Raises: ValueError: a list has more values than placeholders.
         """
         if not self.sizes:
             return values
@@ -130,27 +140,29 @@ class Connection(Protocol):
     ) -> Row | None:
         """Runs a statement that adds a row or writes nothing. Returns the row's id and what else the statement reports.
 
-        is_only_statement: it comes first, and its transaction writes nothing else if it adds a row. In SQLite the
-            statement reports the row by `report_row(number, ...)`, which returns the number; a row that is refused
-            before that is not added.
+        is_only_statement: no statement comes before it in the transaction, and none after it if it adds a row.
+
+        In SQLite the statement reports the row by `report_row(number, ...)`, which returns the number. A row that is
+        refused before that is not added.
         """
 
     async def single(self, statement: str, values: Sequence[object]) -> Row | None:
-        """Returns the first row of a statement that comes first, and is all its transaction writes if it has a row.
+        """Runs a write before which the transaction has no statement, and after which it has none if there is a row.
 
-        Where it has none it has written nothing, and the operation may go on. PostgreSQL saves two round trips by it.
+        Returns the first row. Without one the statement has written nothing, and the operation may go on. PostgreSQL
+        saves two round trips by it.
         """
 
     async def lock(self, agent: int) -> None:
         """Locks an agent's row, before anything of the agent's is written; SQLite has one writer.
 
-        Who locks several takes the lowest number first.
+        Of several agents the one with the lowest row is locked first.
         """
 
     async def lock_sharers(self, agent: int) -> None:
         """Locks the rows of an agent and of all that share a block with it, before such a block is written.
 
-        A changed block raises the `rev` of all who see it, so two that write it would wait for each other.
+        A changed block raises the `rev` of all agents that see it, so two writers would wait for each other.
         """
 
     async def lock_seers(self, block: int) -> None:
@@ -160,7 +172,7 @@ class Connection(Protocol):
 # A read or a write. It awaits nothing but its connection, so that a database that never waits needs no event loop.
 Operation = Callable[[Connection], Coroutine[Any, Any, T]]
 
-# A part of a transaction. The store's groups make effects; their callers only hand them on.
+# A part of a transaction, made by a group of the store (`effect` in storage/sql/group.py) for another one to run.
 Effect = Operation[object]
 
 
@@ -168,20 +180,21 @@ class ServerFindings(Struct, frozen=True):
     """A database server as a start would find it."""
 
     version: str
-    # The version of our tables, 0 where there are none.
+    # The schema version of the gateway's tables; 0: there are none.
     schema: int
-    # The one that a start brings an older one to.
-    known: int
+    # The schema version to which a start upgrades older tables.
+    latest_schema: int
     # There are gateway keys.
     is_keyed: bool
-    # Why notifications do not arrive at other processes.
+    # Why notifications do not arrive at other processes; None: they do.
     listen_fault: str | None
 
 
 class Database(Protocol):
-    """The data of the store, which `read`, `long_read`, `write`, `write_one` and `bulk` reach.
+    """Runs operations on the data of the store.
 
-    Each raises what its operation raises, and Unavailable; those that write also Busy, where too many bytes wait.
+    `read`, `long_read`, `write`, `write_one` and `bulk` raise what their operation raises, and Unavailable. Those that
+    write raise Busy, too, where too many bytes wait.
     """
 
     @property
@@ -205,9 +218,9 @@ class Database(Protocol):
     def write(self, operation: Operation[T], *, bytes: int = 0, is_repeatable: bool = False) -> Future[T]:
         """Runs a transaction. It begins at once and ends on disk, whether the future is awaited or cancelled.
 
-        bytes: about what the operation holds.
-        is_repeatable: where the answer to a commit is lost it may be performed again, since it finds what it
-            has written before.
+        bytes: about what the operation holds while it waits.
+        is_repeatable: it may be performed again where the answer to a commit is lost, since it finds what it has
+            written before.
         """
 
     def write_one(self, statement: str, values: Sequence[object], *, bytes: int = 0) -> Future[list[Row]]:
@@ -217,7 +230,7 @@ class Database(Protocol):
         """Runs a transaction that gives way to turns: index, import, forget. It should stay below 5 ms."""
 
     async def sweep(self, wait_ms: int) -> bool:
-        """Takes what was overwritten out of the database's own old copies; False while they are still being read."""
+        """Removes what was overwritten from the database's own old copies; False: they are still being read."""
 
     def start(self) -> None:
         """Starts what runs without requests: the check of its health, and listening for other processes."""
@@ -225,23 +238,24 @@ class Database(Protocol):
     def listen(self, channel: str, callback: Callable[[str | None], None]) -> None:
         """Calls a function with the notifications of a channel, once this process listens.
 
-        None: something may have been missed. It is given every `POLL_S` seconds while no notification arrives.
+        The function gets a notification's word. It gets None where one may have been missed, and every `POLL_S` seconds
+        while none arrives.
         """
 
     def notify(self, channel: str, word: str = "") -> None:
         """Notifies the other processes, soon. A notification may be lost: correctness does not depend on it."""
 
     def when_changed(self, function: Callable[[Changes], None]) -> None:
-        """Has a function called with what each transaction changed of agents' rows, before anybody has its result.
+        """Has a function called with the changes of each transaction, before its caller has the result.
 
-        A database that is shared does not call it: others write there too.
+        A database that is shared does not call it: other processes write there, too.
         """
 
     def when_failed(self, function: Callable[[Unavailable], None]) -> None:
-        """Has a function called each time the database fails after it worked, with what is wrong."""
+        """Has a function called with the error each time that the database fails after it worked."""
 
     def when_recovered(self, function: Callable[[], None]) -> None:
-        """Has a function called each time the database works again; caches of its content may be wrong by then."""
+        """Has a function called each time that the database works again. Caches of its content may be wrong by then."""
 
     @property
     def health(self) -> StoreHealth: ...

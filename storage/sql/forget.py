@@ -15,7 +15,7 @@ from typing import NamedTuple
 import msgspec
 
 from storage.commands import Extent, ForgetTarget, Rules
-from storage.database import GONE, Connection, Database, Row
+from storage.database import FORGOTTEN, Connection, Database, Row
 from storage.records import Exchange, State
 from storage.sql import exchanges
 from storage.sql.agents import Agents, begin_agent, load_agent
@@ -75,7 +75,7 @@ class Forgetting(Group):
         self._rules, self._agents, self._now = rules, agents, now
         self._memories, self._wake = memories, wake
         self._gone_listeners = [agents.clear, memories.clear, snapshots.clear]
-        database.listen(GONE, lambda _: self._call_listeners())
+        database.listen(FORGOTTEN, lambda _: self._call_listeners())
         # Where forgettings continue that `run` has interrupted.
         self._cursors: dict[int, _Cursor] = {}
         # By forgetting of a memory those of its sleeptime agents' memories, which are run first.
@@ -172,7 +172,7 @@ class Forgetting(Group):
         self._prerequisites[id] = before
         self._agents.clear()
         self._wake()
-        self._database.notify(GONE)
+        self._database.notify(FORGOTTEN)
         return id
 
     async def forget(self, agent: int, target: ForgetTarget) -> None:
@@ -214,7 +214,7 @@ class Forgetting(Group):
                 self._cursors[id] = cursor
                 return False
         self._wake()
-        self._database.notify(GONE)
+        self._database.notify(FORGOTTEN)
         return True
 
     def _call_listeners(self) -> None:
@@ -237,7 +237,7 @@ class Forgetting(Group):
 
         done = await self._database.write(write)
         self._call_listeners()
-        self._database.notify(GONE)
+        self._database.notify(FORGOTTEN)
         return done
 
     def when_gone(self, listener: Callable[[], None]) -> None:

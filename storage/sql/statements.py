@@ -89,8 +89,10 @@ def _statement(name: str, sqlite: str, postgres: str, pieces: Mapping[str, str])
         last = max(int(number) for number in re.findall(r"\?(\d+)", text))
         text = _FILLED.sub(f"?{last + 1}, ?{last + 2}" if filled[1] == "padded" else f"?{last + 1}", text)
     laid_out, sizes = _for_sqlite(_LIMIT.sub(r"LIMIT CAST(\1 AS INTEGER)", text))
-    measured, is_padded = (int(filled[2]), filled[1] == "padded") if filled else (0, False)
-    return Statement(laid_out, name, _for_postgres(_assemble(postgres, pieces)), sizes, measured, is_padded)
+    sized_columns, is_padded = (int(filled[2]), filled[1] == "padded") if filled else (0, False)
+    return Statement(
+        laid_out, name, _for_postgres(_assemble(postgres, pieces)), sizes, sized_columns, is_padded
+    )
 
 
 def make_statement(name: str, text: str) -> Statement:

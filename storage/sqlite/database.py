@@ -44,13 +44,13 @@ def drive(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 def _bind_values(statement: str, values: Sequence[object]) -> Sequence[object]:
-    """Returns the values with those that SQLite's text has besides: of lists, or what keeps a row in its place."""
+    """Returns the values with those that SQLite is given besides, for lists and for rows with room."""
     if not isinstance(statement, Statement):
         return values
-    if not statement.measured:
+    if not statement.sized_columns:
         return statement.spread(values)
     # The row's size, or the room and padding of a new row (storage/sqlite/padding.py).
-    columns = values[: statement.measured]
+    columns = values[: statement.sized_columns]
     return (*values, *(padding_of(columns) if statement.is_padded else (size_of(columns),)))
 
 

@@ -1,7 +1,7 @@
 """Migration of a database file to the schema this program knows; each step is a transaction of its own.
 
-The version is `PRAGMA user_version`. A file of the folder `migrations` is a step between two versions, and never
-changes: a test pins the content of each, so that a database of every version with a step from it opens.
+The version is `PRAGMA user_version`. A file of the folder `migrations` is a step between two versions. It never
+changes (a test pins its content), so that every database opens from whose version a step leads on.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ APPLICATION_ID = 0x4D6E656D
 
 
 class Migration(NamedTuple):
-    """A step from one schema version to the next that there is a step for."""
+    """A step from one schema version to a later one."""
 
     before: int  # 0: a new file
     after: int
@@ -35,7 +35,7 @@ class Migration(NamedTuple):
 def load_migrations() -> tuple[Migration, ...]:
     """Returns the steps in order. The name of a file has the versions before and after its step.
 
-    A new file begins with a step of its own, which makes all that the steps from older versions arrive at.
+    A new database begins with a step of its own, which makes the same tables as the steps from older versions.
     """
     found = []
     for file in resources.files(__package__).joinpath("migrations").iterdir():
@@ -75,9 +75,9 @@ def migrate(connection: sqlite3.Connection, path: str, migrations: Sequence[Migr
 def find_version(
     connection: sqlite3.Connection, path: str, migrations: Sequence[Migration] | None = None
 ) -> int:
-    """Returns the schema version that a file has; 0: it is new. Raises: TooNew, TooOld, Foreign, sqlite3.Error.
+    """Returns the schema version of a file; 0: it is new. Raises: TooNew, TooOld, Foreign, sqlite3.Error.
 
-    A file with the version of a new one must have all tables, columns, indexes and triggers of that version.
+    A file of a version that steps make from nothing must have all tables, columns, indexes and triggers of it.
     """
     steps = load_migrations() if migrations is None else migrations
     known = latest(steps)
@@ -90,7 +90,7 @@ def find_version(
         raise TooNew(path, found, known)
     if found not in (known, *(step.before for step in steps)):
         raise TooOld(path, found, sorted({step.before for step in steps if step.before}))
-    if missing := _made_until(found, tuple(steps)) - _names(connection):
+    if missing := _names_at(found, tuple(steps)) - _names(connection):
         raise Foreign(
             f"{path} has no {min(missing)}, though its schema version is {found}: it was made by a Mnemogate between "
             "two releases. Export its memories with that one and import them into a new file."
@@ -99,8 +99,8 @@ def find_version(
 
 
 @lru_cache(maxsize=4)
-def _made_until(version: int, steps: tuple[Migration, ...]) -> frozenset[str]:
-    """Returns the names that a file of this version must have; none for one that no step makes from nothing."""
+def _names_at(version: int, steps: tuple[Migration, ...]) -> frozenset[str]:
+    """Returns the names that a file of this version must have; none where steps cannot make it from nothing."""
     with contextlib.closing(sqlite3.connect(":memory:")) as connection:
         made = 0
         while made < version:
