@@ -274,7 +274,7 @@ def serve(
         yield box[0]
     finally:
         if box and thread.is_alive():
-            box[0].loop.call_soon_threadsafe(box[0].server.exit_now)
+            box[0].loop.call_soon_threadsafe(box[0].server.request_exit)
         thread.join(PATIENCE_S)
         folder.cleanup()
         listener.close()  # by then it is, but for one that never served

@@ -74,9 +74,10 @@ class GatewayServer(uvicorn.Server):
         if self._readiness.draining and sig in (signal.SIGINT, signal.SIGTERM):
             self.force_exit = True
         self._signal = self._signal or signal.Signals(sig).name
-        self.exit_now()
+        self.request_exit()
 
-    def exit_now(self) -> None:
+    def request_exit(self) -> None:
+        """Begins to drain, and to end. Threads and signals may call it."""
         self._readiness.draining = True
         self.should_exit = True
         if self._loop is not None:  # else it is starting, and checks `should_exit` afterwards
@@ -117,7 +118,7 @@ def find_address(host: str, port: int) -> tuple[int, Any]:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Binds a listening address, before anything is started.
+    """Binds an address to listen on, before anything is started.
 
     Raises: SettingsError: the address is not this machine's; GatewayError: it is in use.
     """
@@ -181,10 +182,10 @@ def make_server(
     limits: Limits | None = None,
     on_stopping: Callable[[str | None], object] | None = None,
 ) -> GatewayServer:
-    """Returns the server of an application; give its `serve` the sockets of `bind`.
+    """Returns the server of an application. Its `serve` is to be given the sockets of `bind`.
 
     on_started: called when it listens.
-    on_stopping: called with the signal's name, if one came, before it drains.
+    on_stopping: called before it drains, with the name of the signal, if one came.
     """
     limits = limits or Limits()
     times = {"head_timeout_s": limits.header_timeout_s, "send_timeout_s": limits.send_timeout_s}

@@ -64,7 +64,7 @@ def rows(database: Path) -> list[tuple[str, str, str | None, int]]:
 
 
 def stop(gateway: Running) -> None:
-    gateway.loop.call_soon_threadsafe(gateway.server.exit_now)
+    gateway.loop.call_soon_threadsafe(gateway.server.request_exit)
 
 
 @contextmanager

@@ -704,7 +704,7 @@ def test_a_gateway_that_ends_answers_first(
         talk = Talk(busy)
         talk.create(input="Hi")
         talk.until("response.output_text.delta")
-        world.gateway.loop.call_soon_threadsafe(world.gateway.server.exit_now)
+        world.gateway.loop.call_soon_threadsafe(world.gateway.server.request_exit)
         assert closed_with(idle) == 1012
         talk.create(input="One more?", stream_id="b")
         assert talk.until()["status"] == 503
@@ -826,7 +826,7 @@ def test_a_response_that_the_end_cuts_is_told_so(
         talk.create(input="Hi")
         talk.create(input="This one waits, and nobody will hear it.")
         talk.until("response.output_text.delta")
-        world.gateway.loop.call_soon_threadsafe(world.gateway.server.exit_now)
+        world.gateway.loop.call_soon_threadsafe(world.gateway.server.request_exit)
         end = talk.until()
         assert end["type"] == "error"
         assert "shutting down" in end["error"]["message"]
@@ -851,7 +851,7 @@ def test_a_handshake_under_way_while_the_gateway_ends_is_answered(
     with world.gateway.connect() as client:
         client.request("GET", "/v1/responses", headers=HANDSHAKE)
         arrived.wait_sync()
-        world.gateway.loop.call_soon_threadsafe(server.exit_now)
+        world.gateway.loop.call_soon_threadsafe(server.request_exit)
         while server.servers and server.servers[0].sockets:
             world.gateway.call(asyncio.sleep(0))
         gate.open()

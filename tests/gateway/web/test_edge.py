@@ -622,7 +622,7 @@ def test_a_running_stream_ends_in_order_when_the_gateway_is_told_to_stop(upstrea
     with serve(settings_for(upstream)) as gateway, gateway.connect() as client:
         client.request("POST", CHAT, json.dumps({**HELLO, "stream": True}).encode())
         client.read_until(b"data: 1\n\n\r\n")
-        gateway.loop.call_soon_threadsafe(gateway.server.exit_now)
+        gateway.loop.call_soon_threadsafe(gateway.server.request_exit)
         gate.open()
         assert client.read_until(b"0\r\n\r\n").endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
 
@@ -632,7 +632,7 @@ def test_a_stream_that_does_not_end_is_told_so(upstream: StrictUpstream) -> None
     with serve(settings_for(upstream, server={"shutdown_s": 0})) as gateway, gateway.connect() as client:
         client.request("POST", CHAT, json.dumps({**HELLO, "stream": True}).encode())
         client.read_until(b"data: 1\n\n\r\n")
-        gateway.loop.call_soon_threadsafe(gateway.server.exit_now)
+        gateway.loop.call_soon_threadsafe(gateway.server.request_exit)
         assert b"shutting down" in client.read_until(b"0\r\n\r\n")
     upstream.last.gone.wait_sync()
 

@@ -45,7 +45,7 @@ def served(app: Any, talk: Talk, limits: Limits | None = None) -> Any:
                 return await talk(reader, writer)
         finally:
             writer.transport.abort()
-            server.exit_now()
+            server.request_exit()
             await serving
 
     return asyncio.run(run())
