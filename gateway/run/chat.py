@@ -19,7 +19,7 @@ from gateway.core.conversation.kind import ConversationKind
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.identity import KEEPS, Identity, Mode, asks_agent
 from gateway.core.request.native_body import MessageThread
-from gateway.core.request.request_headers import forwardable
+from gateway.core.request.request_headers import headers_for_upstream
 from gateway.core.turn.asides import filler_asides
 from gateway.core.turn.client_view import MakesUnseen, MakesView
 from gateway.core.turn.native_form import ReplyChange
@@ -203,7 +203,7 @@ class Chat:
             receipt.headers["x-mnemogate-side-request"] = quote(identity.side_request, safe=" ")
         return ChatCall(
             resolved.request,
-            Forwarded(forwardable(context.headers), context.credential),
+            Forwarded(headers_for_upstream(context.headers), context.credential),
             identity,
             resolved.spec,
             self._route_for(resolved),

@@ -25,7 +25,7 @@ from gateway.agents.wire.run_stream import DONE, event, ping_event
 from gateway.agents.wire.send import Send, read_send, with_skills
 from gateway.agents.wire.struct_fields import sent_fields
 from gateway.core.definition import ConversationDefinition
-from gateway.core.request.request_headers import forwardable
+from gateway.core.request.request_headers import headers_for_upstream
 from gateway.core.turn.client_view import MakesView
 from gateway.errors import BadRequest
 from gateway.run.call import Forwarded
@@ -163,7 +163,7 @@ class SendRoutes:
         if system is not None:
             spec = replace(spec, system=system)
         scope = request.http.scope
-        forwarded = Forwarded(forwardable(scope["headers"]), info_of(scope).caller.credential)
+        forwarded = Forwarded(headers_for_upstream(scope["headers"]), info_of(scope).caller.credential)
         return RunRequest(
             spec,
             found.scope,

@@ -1,8 +1,7 @@
 """The headers of a client: as text where they are read here, and those that may go on to an upstream.
 
-An allow-list decides what passes: sign-on proxies and load balancers before a gateway add headers
-(names, addresses, tokens) that no list can name, and that do not concern a provider. Credentials travel apart from
-these.
+An allow-list decides what passes, since sign-on proxies and load balancers before a gateway add headers (names,
+addresses, tokens) that no list can name, and that do not concern a provider. Credentials are handled apart from these.
 """
 
 from __future__ import annotations
@@ -14,16 +13,17 @@ from gateway.errors import BadRequest
 
 RawHeaders = Sequence[tuple[bytes, bytes]]  # as ASGI has them: names in lower case
 
-# The third line names the application to OpenRouter; the fourth which conversation it is, since some upstreams
-# keep its prompt cache by it; the last how much of a file is wanted.
 _PASS = frozenset(
-    b"accept user-agent idempotency-key x-idempotency-key traceparent tracestate x-request-id x-client-request-id "
-    b"http-referer x-title "
-    b"x-session-id x-session-affinity x-grok-conv-id "
-    b"range if-range".split()
+    (
+        *b"accept user-agent idempotency-key x-idempotency-key".split(),
+        *b"traceparent tracestate x-request-id x-client-request-id".split(),
+        *b"http-referer x-title".split(),  # the application, for OpenRouter
+        *b"x-session-id x-session-affinity x-grok-conv-id".split(),  # by which some upstreams keep prompt caches
+        *b"range if-range".split(),  # the wanted part of a file
+    )
 )
 _PASS_PREFIXES = (b"anthropic-", b"openai-", b"x-stainless-", b"x-openrouter-")
-# The gateway's headers in a request. Another one is refused, since a client that misspells `x-mnemogate-memory: off` is
+# The gateway's headers in a request. Another one is refused: whoever misspells `x-mnemogate-memory: off` would be
 # remembered against their will.
 _PREFIX = "x-mnemogate-"
 _HEADERS = [
@@ -40,8 +40,10 @@ _HEADERS = [
         "admin",
     ]
 ]
-# The values of nearly every client, which name no header.
-_NOMINATES_NONE = (b"keep-alive", b"close")
+# The values of `Connection` that nearly every client sends, and that name no header.
+_NAMES_NO_HEADER = (b"keep-alive", b"close")
+# Clients send the same few names with every request: the name -> itself as text; "": it does not pass.
+_cached_names: dict[bytes, str] = {}
 
 
 def header_text(raw: bytes, name: str) -> str:
@@ -61,32 +63,29 @@ def refuse_repeated(headers: RawHeaders, single: Collection[bytes]) -> None:
             raise BadRequest(f"The header `{text}` was sent twice, with different values.", param=text)
 
 
-def forwardable(headers: RawHeaders) -> tuple[tuple[str, str], ...]:
+def headers_for_upstream(headers: RawHeaders) -> tuple[tuple[str, str], ...]:
     """Returns the client's headers that go upstream. Raises: BadRequest: one of the gateway's is misspelt."""
     passed = []
-    nominated: set[str] = set()  # by `Connection`, to go no further than here (RFC 9110 7.6.1)
+    hop_names: set[str] = set()  # named by `Connection`, so they go no further (RFC 9110 7.6.1)
     for raw, value in headers:
-        name = _seen.get(raw)
+        name = _cached_names.get(raw)
         if name is None:
             name = _passing_name(raw)
         if name:
             passed.append((name, value.decode("latin-1")))
-        elif raw == b"connection" and value not in _NOMINATES_NONE:
-            nominated.update(part.strip() for part in value.decode("latin-1").lower().split(","))
-    if nominated:
-        return tuple((name, value) for name, value in passed if name not in nominated)
+        elif raw == b"connection" and value not in _NAMES_NO_HEADER:
+            hop_names.update(part.strip() for part in value.decode("latin-1").lower().split(","))
+    if hop_names:
+        return tuple((name, value) for name, value in passed if name not in hop_names)
     return tuple(passed)
 
 
-# Clients send the same few names with every request: name -> itself as text; "": it does not pass.
-_seen: dict[bytes, str] = {}
-
-
 def _passing_name(raw: bytes) -> str:
+    """Returns a name as text; "": it does not pass. Raises: BadRequest: it is one of the gateway's, misspelt."""
     if raw.startswith(_PREFIX.encode()) and (name := raw.decode("latin-1")) not in _HEADERS:
         close = nearest_name(name, _HEADERS) or "one of " + ", ".join(_HEADERS)
         raise BadRequest(f"There is no header `{name[:64]}`; did you mean {close}?", param=name[:64])
     name = raw.decode("latin-1") if raw in _PASS or raw.startswith(_PASS_PREFIXES) else ""
-    if len(raw) <= 64 and len(_seen) < 1024:  # callers choose the names
-        _seen[raw] = name
+    if len(raw) <= 64 and len(_cached_names) < 1024:  # callers choose the names
+        _cached_names[raw] = name
     return name

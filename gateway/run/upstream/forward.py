@@ -17,7 +17,7 @@ from msgspec import Struct
 from adapters.base import Provider
 from adapters.types import Capabilities, Header, ModelRequest
 from gateway.core.request.identity import IdentityRules, asks_agent, user_of
-from gateway.core.request.request_headers import forwardable
+from gateway.core.request.request_headers import headers_for_upstream
 from gateway.core.turn.native_form import ReplyChange
 from gateway.core.upstream.policy import Target
 from gateway.core.usage.reported import costs_tokens
@@ -66,7 +66,7 @@ def with_body_headers(headers: Sequence[tuple[bytes, bytes]]) -> tuple[Header, .
     described = [
         (name.decode("latin-1"), value.decode("latin-1")) for name, value in headers if name in _BODY_HEADERS
     ]
-    return (*forwardable(headers), *described)
+    return (*headers_for_upstream(headers), *described)
 
 
 def with_codex_headers(headers: Sequence[tuple[bytes, bytes]]) -> tuple[Header, ...]:

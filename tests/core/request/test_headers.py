@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.core.request.request_headers import forwardable
+from gateway.core.request.request_headers import headers_for_upstream
 from gateway.errors import BadRequest
 
 
@@ -18,7 +18,7 @@ def test_what_is_said_to_the_upstream_goes_on() -> None:
         (b"traceparent", b"00-1"),
         (b"x-title", b"caf\xe9"),
     ]
-    assert forwardable(headers) == tuple((n.decode(), v.decode("latin-1")) for n, v in headers)
+    assert headers_for_upstream(headers) == tuple((n.decode(), v.decode("latin-1")) for n, v in headers)
 
 
 def test_nothing_of_ours_no_credential_and_nothing_of_the_connection_goes_on() -> None:
@@ -42,18 +42,18 @@ def test_nothing_of_ours_no_credential_and_nothing_of_the_connection_goes_on() -
             b"x-openwebui-user-email",
         )
     ]
-    assert forwardable(headers) == ()
+    assert headers_for_upstream(headers) == ()
 
 
 def test_headers_named_by_connection_end_here() -> None:
     headers = [(b"connection", b"close, X-Title"), (b"x-title", b"t"), (b"accept", b"*/*")]
-    assert forwardable(headers) == (("accept", "*/*"),)
+    assert headers_for_upstream(headers) == (("accept", "*/*"),)
 
 
 def test_a_misspelt_header_of_ours_is_refused_each_time() -> None:
     for _ in range(2):
         with pytest.raises(BadRequest, match=r"did you mean x-mnemogate-memory\?") as refused:
-            forwardable([(b"x-mnemogate-memroy", b"off")])
+            headers_for_upstream([(b"x-mnemogate-memroy", b"off")])
         assert refused.value.param == "x-mnemogate-memroy"
     with pytest.raises(BadRequest, match="one of x-mnemogate-user, "):
-        forwardable([(b"x-mnemogate-" + b"\xe9" * 99, b"")])
+        headers_for_upstream([(b"x-mnemogate-" + b"\xe9" * 99, b"")])

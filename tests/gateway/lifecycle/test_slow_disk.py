@@ -338,7 +338,9 @@ def test_a_send_whose_client_leaves_in_the_queue_holds_nobody(
         assert not world.gateway.app.services.chat.keeper.queues
 
 
-@pytest.mark.parametrize("where", ["_read_memory", "begin_memory", "forwardable", "ChatCall", "TurnRun"])
+@pytest.mark.parametrize(
+    "where", ["_read_memory", "begin_memory", "headers_for_upstream", "ChatCall", "TurnRun"]
+)
 def test_an_error_of_ours_anywhere_in_a_send_leaves_the_next_one_its_turn(
     upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
