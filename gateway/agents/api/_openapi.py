@@ -1,9 +1,9 @@
-"""`/openapi.json`, made of the rows that are served. (spec.openapis.org/oas/v3.1.0)"""
+"""`/openapi.json`: the rows of the agents API, the routes on memories, and those of operators. (spec.openapis.org/oas/v3.1.0)"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -15,7 +15,8 @@ from gateway.run.admin.link_operations import LinkRequest, MadeLink
 from gateway.run.admin.page_records import ExplainedRequest
 
 _PARAMETER = re.compile(r"{(\w+)(?::(\w+))?}")
-_WORD = re.compile(r"\W+")
+_NO_WORD = re.compile(r"\W+")
+# An error of the agents API, and one of the faults in it.
 _DETAIL = {
     "type": "object",
     "properties": {"detail": {"type": ["string", "array"], "items": {"$ref": "#/components/schemas/Fault"}}},
@@ -32,6 +33,7 @@ _FAULT = {
     "required": ["type", "loc", "msg"],
 }
 _FILE = {"type": "string", "contentMediaType": "application/octet-stream"}
+# The statuses of errors.
 _ERRORS = {
     "400": "A value that is not allowed here.",
     "401": "No key, or a wrong one.",
@@ -44,6 +46,7 @@ _ERRORS = {
     "429": "Too many sends wait for this agent.",
     "503": "The store or the upstream cannot be had at the moment.",
 }
+# An error of the other routes.
 _ERROR = {
     "type": "object",
     "properties": {
@@ -62,7 +65,7 @@ _ERROR = {
 }
 
 
-class PlainRoute(Struct, frozen=True):
+class OtherRoute(Struct, frozen=True):
     """A route below `/v1/memory/` or `/v1/manage/`, which gateway/web/memory_api.py or gateway/web/manage serves."""
 
     method: str
@@ -80,66 +83,62 @@ class FileBody(Struct, frozen=True):
 
 
 _KEYS, _LIMITS, _IMPORTS = "/v1/manage/keys", "/v1/manage/limits", "/v1/manage/imports"
-PLAIN_ROUTES = (
-    PlainRoute("GET", "/v1/memory/requests/{id}", "Show why a reply recalled what it did.", ExplainedRequest),
-    PlainRoute(
+OTHER_ROUTES = (
+    OtherRoute("GET", "/v1/memory/requests/{id}", "Show why a reply recalled what it did.", ExplainedRequest),
+    OtherRoute(
         "POST", "/v1/memory/links", "Make a link that opens a memory to its person.", MadeLink, LinkRequest
     ),
-    PlainRoute(
+    OtherRoute(
         "GET",
         "/v1/manage/usage",
         "Add up what requests used.",
         manage.UsagePage,
         query=manage.UsageParameters,
     ),
-    PlainRoute("GET", "/v1/manage/me", "Show a key to its holder.", manage.HeldKey, query=manage.OfUser),
-    PlainRoute("GET", _KEYS, "List keys.", manage.KeyList, query=manage.ListParameters),
-    PlainRoute("POST", _KEYS, "Make a key.", manage.ManagedNewKey, manage.KeyBody, status="201"),
-    PlainRoute("GET", f"{_KEYS}/{{id}}", "Show a key.", manage.ManagedKey),
-    PlainRoute("PATCH", f"{_KEYS}/{{id}}", "Change a key.", manage.ManagedKey, manage.KeyChange),
-    PlainRoute("DELETE", f"{_KEYS}/{{id}}", "Revoke a key.", manage.DeletedRecord),
-    PlainRoute(
+    OtherRoute("GET", "/v1/manage/me", "Show a key to its holder.", manage.HeldKey, query=manage.OfUser),
+    OtherRoute("GET", _KEYS, "List keys.", manage.KeyList, query=manage.ListParameters),
+    OtherRoute("POST", _KEYS, "Make a key.", manage.ManagedNewKey, manage.KeyBody, status="201"),
+    OtherRoute("GET", f"{_KEYS}/{{id}}", "Show a key.", manage.ManagedKey),
+    OtherRoute("PATCH", f"{_KEYS}/{{id}}", "Change a key.", manage.ManagedKey, manage.KeyChange),
+    OtherRoute("DELETE", f"{_KEYS}/{{id}}", "Revoke a key.", manage.DeletedRecord),
+    OtherRoute(
         "POST",
         f"{_KEYS}/{{id}}/rotate",
         "Give a key another secret.",
         manage.ManagedNewKey,
         manage.RotationBody,
     ),
-    PlainRoute("GET", _LIMITS, "List limits.", manage.LimitList, query=manage.ListParameters),
-    PlainRoute("POST", _LIMITS, "Add a limit.", manage.ManagedLimit, manage.LimitBody, status="201"),
-    PlainRoute("GET", f"{_LIMITS}/{{id}}", "Show a limit.", manage.ManagedLimit),
-    PlainRoute("PATCH", f"{_LIMITS}/{{id}}", "Change a limit.", manage.ManagedLimit, manage.LimitChange),
-    PlainRoute("DELETE", f"{_LIMITS}/{{id}}", "Remove a limit.", manage.DeletedRecord),
-    PlainRoute("GET", _IMPORTS, "List imports.", manage.ImportList, query=manage.ListParameters),
-    PlainRoute(
+    OtherRoute("GET", _LIMITS, "List limits.", manage.LimitList, query=manage.ListParameters),
+    OtherRoute("POST", _LIMITS, "Add a limit.", manage.ManagedLimit, manage.LimitBody, status="201"),
+    OtherRoute("GET", f"{_LIMITS}/{{id}}", "Show a limit.", manage.ManagedLimit),
+    OtherRoute("PATCH", f"{_LIMITS}/{{id}}", "Change a limit.", manage.ManagedLimit, manage.LimitChange),
+    OtherRoute("DELETE", f"{_LIMITS}/{{id}}", "Remove a limit.", manage.DeletedRecord),
+    OtherRoute("GET", _IMPORTS, "List imports.", manage.ImportList, query=manage.ListParameters),
+    OtherRoute(
         "POST", _IMPORTS, "Import a file.", manage.ManagedImport, FileBody, manage.ImportParameters, "202"
     ),
-    PlainRoute("GET", f"{_IMPORTS}/{{id}}", "Show an import.", manage.ManagedImport),
-    PlainRoute("DELETE", f"{_IMPORTS}/{{id}}", "Undo an import.", manage.ManagedImport),
+    OtherRoute("GET", f"{_IMPORTS}/{{id}}", "Show an import.", manage.ManagedImport),
+    OtherRoute("DELETE", f"{_IMPORTS}/{{id}}", "Undo an import.", manage.ManagedImport),
 )
 
 
 def document(rows: Iterable[AgentsRoute], version: str) -> dict[str, Any]:
     """Returns the description of these rows, and of the routes on memories and of operators."""
     rows = [row for row in rows if row.is_served]
-    kinds = {kind for row in rows for kind in (row.body, row.query, row.form) if kind is not None}
-    kinds |= {
-        kind
-        for route in PLAIN_ROUTES
-        for kind in (route.body, route.answer, route.query)
-        if kind not in (None, FileBody)
-    }
+    taken = [(row.body, row.query, row.form) for row in rows]
+    taken += [(route.body, route.query, route.answer) for route in OTHER_ROUTES]
+    structs = {each for kinds in taken for each in kinds if each is not None and each is not FileBody}
     _, components = msgspec.json.schema_components(
-        sorted(kinds, key=lambda kind: kind.__name__), ref_template="#/components/schemas/{name}"
+        sorted(structs, key=lambda each: each.__name__), ref_template="#/components/schemas/{name}"
     )
     paths: dict[str, dict[str, Any]] = {}
     for row in rows:
         path = _PARAMETER.sub(r"{\1}", row.path)
         # Where another API has the path without a slash, only the path with it is documented.
         path += "/" if row.slashes == ("/",) or row.needs else ""
-        paths.setdefault(path, {})[row.method.lower()] = _operation(row, components)
-    for route in PLAIN_ROUTES:
-        paths.setdefault(route.path, {})[route.method.lower()] = _plain_operation(route, components)
+        paths.setdefault(path, {})[row.method.lower()] = _describe_row(row, components)
+    for route in OTHER_ROUTES:
+        paths.setdefault(route.path, {})[route.method.lower()] = _describe_other(route, components)
     schemas = {**components, "Detail": _DETAIL, "Fault": _FAULT, "Error": _ERROR}
     return {
         "openapi": "3.1.0",
@@ -153,30 +152,19 @@ def document(rows: Iterable[AgentsRoute], version: str) -> dict[str, Any]:
     }
 
 
-def _operation(row: AgentsRoute, components: dict[str, Any]) -> dict[str, Any]:
-    parameters: list[dict[str, Any]] = [
-        {"name": name, "in": "path", "required": True, "schema": _schema(convertor)}
-        for name, convertor in _PARAMETER.findall(row.path)
-    ]
-    parameters += _query(row.query, components)
-    operation: dict[str, Any] = {
-        "operationId": f"{row.method.lower()}{_WORD.sub('_', row.path)}",
-        "summary": row.summary,
-        "parameters": parameters,
+def _describe_row(row: AgentsRoute, components: dict[str, Any]) -> dict[str, Any]:
+    errors = {
+        status: _response(description, "Detail") for status, description in _ERRORS.items() if status != "403"
+    }
+    operation = {
+        **_operation_head(row, _path_schema, components),
         "responses": {
             "200": {"description": "Done.", "content": {"application/json": {"schema": {}}}},
-            **{
-                status: _answer(description, "Detail")
-                for status, description in _ERRORS.items()
-                if status != "403"
-            },
+            **errors,
         },
     }
     if row.body is not None:
-        operation["requestBody"] = {
-            "required": _requires(row.body),
-            "content": _json(row.body.__name__),
-        }
+        operation["requestBody"] = _json_body(row.body)
     if row.form is not None:
         fields = components[row.form.__name__].get("properties", {})
         form = {"type": "object", "properties": {"file": _FILE, **fields}, "required": ["file"]}
@@ -184,60 +172,65 @@ def _operation(row: AgentsRoute, components: dict[str, Any]) -> dict[str, Any]:
     return operation
 
 
-def _plain_operation(route: PlainRoute, components: dict[str, Any]) -> dict[str, Any]:
+def _describe_other(route: OtherRoute, components: dict[str, Any]) -> dict[str, Any]:
     is_managing = route.path.startswith("/v1/manage/")
     statuses = ["401", *(["403"] if is_managing else []), "404", "503"]
     if route.body is not None or route.query is not None:
         statuses = ["400", *statuses, "413"]
-    kind = "integer" if is_managing and route.path.startswith((_KEYS, _LIMITS)) else "string"
-    operation: dict[str, Any] = {
-        "operationId": f"{route.method.lower()}{_WORD.sub('_', route.path)}",
-        "summary": route.summary,
-        "parameters": [
-            {"name": name, "in": "path", "required": True, "schema": {"type": kind}}
-            for name, _ in _PARAMETER.findall(route.path)
-        ]
-        + _query(route.query, components),
+    id_type = "integer" if is_managing and route.path.startswith((_KEYS, _LIMITS)) else "string"
+    operation = {
+        **_operation_head(route, lambda _: {"type": id_type}, components),
         "responses": {
-            route.status: _answer("Done.", route.answer.__name__),
-            **{status: _answer(_ERRORS[status], "Error") for status in sorted(statuses)},
+            route.status: _response("Done.", route.answer.__name__),
+            **{status: _response(_ERRORS[status], "Error") for status in sorted(statuses)},
         },
     }
     if route.body is FileBody:
-        operation["requestBody"] = {
-            "required": True,
-            "content": {_FILE["contentMediaType"]: {"schema": _FILE}},
-        }
+        content = {_FILE["contentMediaType"]: {"schema": _FILE}}
+        operation["requestBody"] = {"required": True, "content": content}
     elif route.body is not None:
-        operation["requestBody"] = {"required": _requires(route.body), "content": _json(route.body.__name__)}
+        operation["requestBody"] = _json_body(route.body)
     return operation
 
 
-def _query(kind: type[Struct] | None, components: dict[str, Any]) -> list[dict[str, Any]]:
-    """Returns the parameters of a query."""
-    if kind is None:
-        return []
-    schema = components[kind.__name__]
-    return [
-        {"name": name, "in": "query", "required": name in schema.get("required", ()), "schema": each}
-        for name, each in schema.get("properties", {}).items()
+def _operation_head(
+    route: AgentsRoute | OtherRoute,
+    path_schema: Callable[[str], dict[str, Any]],
+    components: dict[str, Any],
+) -> dict[str, Any]:
+    """Returns the id, the summary and the parameters. path_schema: returns that of a parameter, by its convertor."""
+    parameters: list[dict[str, Any]] = [
+        {"name": name, "in": "path", "required": True, "schema": path_schema(convertor)}
+        for name, convertor in _PARAMETER.findall(route.path)
     ]
+    if route.query is not None:
+        schema = components[route.query.__name__]
+        parameters += [
+            {"name": name, "in": "query", "required": name in schema.get("required", ()), "schema": each}
+            for name, each in schema.get("properties", {}).items()
+        ]
+    return {
+        "operationId": f"{route.method.lower()}{_NO_WORD.sub('_', route.path)}",
+        "summary": route.summary,
+        "parameters": parameters,
+    }
 
 
-def _answer(description: str, name: str) -> dict[str, Any]:
-    return {"description": description, "content": _json(name)}
-
-
-def _json(name: str) -> dict[str, Any]:
-    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}
-
-
-def _schema(convertor: str) -> dict[str, Any]:
-    """Returns the form of a parameter in a path. A conversation's pattern excludes the names of another API."""
+def _path_schema(convertor: str) -> dict[str, Any]:
+    """Returns the schema of a parameter in a path. A conversation's pattern excludes the names of another API."""
     pattern = {"pattern": f"^({ConversationConvertor.regex})$"} if convertor == "conversation" else {}
     return {"type": "string", **pattern}
 
 
-def _requires(kind: type[Struct]) -> bool:
-    """Returns whether a body has to be sent: one of its fields is required."""
-    return any(each.required for each in msgspec.structs.fields(kind))
+def _json_body(kind: type[Struct]) -> dict[str, Any]:
+    """Returns a JSON body. It has to be sent if one of its fields is required."""
+    is_required = any(each.required for each in msgspec.structs.fields(kind))
+    return {"required": is_required, "content": _json_content(kind.__name__)}
+
+
+def _response(description: str, schema: str) -> dict[str, Any]:
+    return {"description": description, "content": _json_content(schema)}
+
+
+def _json_content(schema: str) -> dict[str, Any]:
+    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
