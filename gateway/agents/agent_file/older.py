@@ -1,4 +1,4 @@
-"""An agent file from before Letta 0.16, translated into the form that is read.
+"""Translates an agent file from before Letta 0.16 into the present form.
 
     {"agent_type": …, "core_memory": [block, …], "tools": [...], "messages": [...], "tags": [{"tag": "shop"}], …,
      "version": "0.6.47"}
@@ -39,11 +39,12 @@ class _OlderFile(msgspec.Struct):
 
 
 def is_older(json: Mapping[str, Any]) -> bool:
+    """Returns whether a file is from before Letta 0.16."""
     return "agents" not in json and "core_memory" in json
 
 
-def in_newer_form(json: Mapping[str, Any], at: tuple[str | int, ...]) -> dict[str, Any]:
-    """Returns an older file in the form that is read. at: where it lies, for errors. Raises: Unprocessable."""
+def translate_older(json: Mapping[str, Any], at: tuple[str | int, ...]) -> dict[str, Any]:
+    """Returns an older file in the present form. at: where it is in the body, for errors. Raises: Unprocessable."""
     file = convert(json, _OlderFile, at)
     blocks = _numbered("block", file.core_memory)
     tools = _numbered("tool", file.tools)
@@ -63,6 +64,7 @@ def in_newer_form(json: Mapping[str, Any], at: tuple[str | int, ...]) -> dict[st
         "agents": [agent],
         "blocks": [{**each, "metadata": each.get("metadata_")} for each in blocks],
         "tools": tools,
+        # A group without members cannot be read, so it is reported as left out.
         "groups": [] if file.multi_agent_group is None else [{}],
     }
 
@@ -72,7 +74,10 @@ def _numbered(kind: str, parts: Sequence[Mapping[str, Any]]) -> _Parts:
 
 
 def _messages(messages: Sequence[Mapping[str, Any]]) -> _Parts:
-    """Returns messages with ids. The prompt was stored each time that it was compiled, so it stands among them."""
+    """Returns messages with ids.
+
+    Each compiled system prompt is among them, and gets a role that no message has, so that none is made of it.
+    """
     return [
         {**each, "role": "prompt"}
         if each.get("role") == "system" and not is_packed(each.get("content"))

@@ -33,7 +33,7 @@ from gateway.agents.agent_file.file_structs import (
     GroupConfig,
     ImportForm,
 )
-from gateway.agents.agent_file.older import in_newer_form, is_older
+from gateway.agents.agent_file.older import is_older, translate_older
 from gateway.agents.agent_file.write import EXTENSION
 from gateway.agents.api.agents import CreateAgent, new_definition
 from gateway.agents.api.blocks import CreateBlock, block_of
@@ -80,7 +80,7 @@ def read_file(data: bytes, form: ImportForm, now: float) -> AgentFile:
     """
     json = _parsed(data)
     if is_older(json):
-        json = in_newer_form(json, _AT)
+        json = translate_older(json, _AT)
     file = convert(json, File, _AT)
     text = file.metadata.mnemogate
     extension = FileExtension() if text is None else _extension(text)
