@@ -1,4 +1,4 @@
-"""`/openapi.json`: the rows of the agents API, the routes on memories, and those of operators. (spec.openapis.org/oas/v3.1.0)"""
+"""`/openapi.json` (spec.openapis.org/oas/v3.1.0): the agents API, and the routes on memories and of operators."""
 
 from __future__ import annotations
 

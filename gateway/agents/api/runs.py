@@ -25,11 +25,11 @@ from gateway.agents.wire.run_json import (
     Feedback,
     StreamRun,
     callback_json,
-    metrics_json,
     result_json,
     run_json,
     run_metrics_json,
     step_json,
+    step_metrics_json,
     usage_json,
 )
 from gateway.agents.wire.run_stream import DONE, ping_event
@@ -247,7 +247,7 @@ class RunRoutes:
         return await self._messages(entry, step, request.query)
 
     async def metrics(self, request: ApiRequest) -> Any:
-        return metrics_json(await self._step(request))
+        return step_metrics_json(await self._step(request))
 
     async def judge(self, request: ApiRequest) -> Any:
         step = await self._step(request)

@@ -33,7 +33,7 @@ class StreamRun(Body):
     run_id: NoEffect[str] = UNSET
 
 
-_NONE = TokenCounts()
+_NO_TOKENS = TokenCounts()
 _FAILED = frozenset(
     {StopReason.ERROR, StopReason.UPSTREAM_ERROR, StopReason.BAD_REPLY, StopReason.BAD_TOOL_CALL}
 )
@@ -44,7 +44,7 @@ def run_json(
 ) -> dict[str, Any]:
     """Returns a run.
 
-    conversation: its public id, "default" for the agent's own.
+    conversation: the public id of its conversation; "default": the agent's own.
     error_message: of the error that ended it.
     """
     return {
@@ -79,7 +79,7 @@ def callback_json(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def step_json(entry: StepEntry, error_message: str | None = None) -> dict[str, Any]:
-    """Returns a step. error_message: of the error with which it failed."""
+    """Returns a step. error_message: of the error that ended it."""
     step, model = entry.step, entry.model
     upstream, _, name = model.partition("/")
     counts = step.counts
@@ -118,7 +118,7 @@ def step_json(entry: StepEntry, error_message: str | None = None) -> dict[str, A
 
 
 def run_metrics_json(entry: RunEntry, tools: Sequence[str]) -> dict[str, Any]:
-    """Returns how long a run took. tools: public names of those that it called."""
+    """Returns how long a run took. tools: the uids of those that it called."""
     run = entry.run
     return {
         "id": ids.id_of("run", run.uid),
@@ -134,8 +134,8 @@ def run_metrics_json(entry: RunEntry, tools: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def metrics_json(entry: StepEntry) -> dict[str, Any]:
-    """Returns how long a step took, the call of the model included."""
+def step_metrics_json(entry: StepEntry) -> dict[str, Any]:
+    """Returns how long a step took. The model and the tools are not timed apart."""
     step = entry.step
     return {
         "id": ids.id_at("step", entry.agent_uid, entry.seq),
@@ -162,13 +162,13 @@ def _status(step: RunStep) -> str:
 
 
 def usage_json(
-    counts: TokenCounts, steps: int, started_runs: Sequence[str] = (), last: TokenCounts = _NONE
+    counts: TokenCounts, steps: int, started_runs: Sequence[str] = (), last: TokenCounts = _NO_TOKENS
 ) -> dict[str, Any]:
     """Returns what a run has used.
 
-    started_runs: uids of runs that its end has made due, and that go on without it.
-    last: of its last step (its prompt and reply are the present context); zeros where that is not
-        known.
+    counts: of all its steps.
+    started_runs: uids of the runs that its end has started.
+    last: of its last step, whose prompt and reply are the present context; zeros: not known.
     """
     return {
         "message_type": "usage_statistics",
@@ -185,13 +185,9 @@ def usage_json(
 
 
 def result_json(
-    messages: list[dict[str, Any]], run: Run, started_runs: Sequence[str] = (), last: TokenCounts = _NONE
+    messages: list[dict[str, Any]], run: Run, started_runs: Sequence[str] = (), last: TokenCounts = _NO_TOKENS
 ) -> dict[str, Any]:
-    """Returns the whole reply to a send.
-
-    run: as it has ended.
-    started_runs, last: as in `usage_json`.
-    """
+    """Returns the whole reply to a send. run: has ended. started_runs, last: as for `usage_json`."""
     return {
         "messages": messages,
         "stop_reason": stop_json(run.stop or StopReason.END_TURN),
@@ -199,8 +195,8 @@ def result_json(
     }
 
 
-def end_events(run: Run, last: TokenCounts = _NONE) -> list[dict[str, Any]]:
-    """Returns the events with which the stream of a run that has ended ends. last: as in `usage_json`."""
+def end_events(run: Run, last: TokenCounts = _NO_TOKENS) -> list[dict[str, Any]]:
+    """Returns the last events of a stream. run: has ended. last: as for `usage_json`."""
     return [stop_json(run.stop or StopReason.END_TURN), usage_json(run.counts, run.steps, last=last)]
 
 
