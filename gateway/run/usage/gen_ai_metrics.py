@@ -11,7 +11,7 @@ from gateway.core.memory.builtin import SCHEMAS
 from gateway.core.memory.memory_tools import MEMORY_TOOLS
 from gateway.core.usage.gen_ai import CANCELLED, OTHER, ModelNames, error_type, operation_of, provider_of
 from gateway.log import mask_keys
-from gateway.metrics import Counter, Metrics
+from gateway.metrics import Metrics
 from gateway.run.receipt import CLIENT_GONE, Receipt, UpstreamCall
 from gateway.settings import Settings
 
@@ -25,7 +25,7 @@ _GATEWAY_TOOLS: Final = frozenset((*MEMORY_TOOLS, *SCHEMAS))
 
 
 def model_names(settings: Settings) -> set[str]:
-    """Returns the names of the models in the settings."""
+    """Returns the names that the settings have for models."""
     found: set[str | None] = {settings.background_model, settings.memory.embedder}
     for each in settings.models:
         found |= {each.alias, each.model, *(other.model for other in each.deployments)}
@@ -34,20 +34,16 @@ def model_names(settings: Settings) -> set[str]:
 
 
 def failure_of_call(call: UpstreamCall, receipt: Receipt) -> str:
-    """Returns the kind of a call's error, one of a closed list; "": it has none. A client that left is one."""
-    if (
-        receipt.status == CLIENT_GONE
-        and call is receipt.last_call
-        and call.counts is None
-        and not call.failure
-        and call.status < 400
-    ):
+    """Returns the kind of a call's error, one of a closed list; "": it has none. CANCELLED: its client left."""
+    has_failed = bool(call.failure) or call.status >= 400
+    is_unfinished = call is receipt.last_call and call.counts is None and not has_failed
+    if receipt.status == CLIENT_GONE and is_unfinished:
         return CANCELLED
     return error_type(call.failure, call.status)
 
 
 class GenAIMetrics:
-    """Counts what requests and work used, in metrics among those of the process."""
+    """Counts what requests and work used, in metrics of the process."""
 
     def __init__(self, metrics: Metrics, settings: Settings) -> None:
         self._models = ModelNames(model_names(settings), mask_keys)
@@ -61,13 +57,14 @@ class GenAIMetrics:
             *_LABELS,
         )
 
-        def tokens(kind: str) -> Counter:
-            name = f"gen_ai_client_inference_usage_{kind}_tokens"
-            return metrics.add_counter(name, "Tokens as upstreams reported them.", *_LABELS)
-
         # In the order of `TokenCounts`.
         kinds = ("input", "output", "cache_read_input", "cache_write_input", "reasoning_output")
-        self._tokens = tuple(map(tokens, kinds))
+        self._tokens = [
+            metrics.add_counter(
+                f"gen_ai_client_inference_usage_{kind}_tokens", "Tokens as upstreams reported them.", *_LABELS
+            )
+            for kind in kinds
+        ]
         self._tools = metrics.add_histogram(
             "gen_ai_execute_tool_duration_seconds", "Time of tools.", _DURATIONS, "gen_ai_tool_name"
         )
@@ -85,9 +82,9 @@ class GenAIMetrics:
             if call.is_streamed and call.first:
                 self._first_chunks.observe(call.first - call.begun, labels)
             if call.counts is not None:
-                for metric, tokens in zip(self._tokens, call.counts, strict=True):
+                for counter, tokens in zip(self._tokens, call.counts, strict=True):
                     if tokens:
-                        metric.inc(*labels, by=tokens)
+                        counter.inc(*labels, by=tokens)
         for step in receipt.steps:
             if step.kind == "execute_tool":
                 name = step.name if step.name in _GATEWAY_TOOLS else OTHER
