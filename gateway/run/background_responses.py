@@ -123,7 +123,7 @@ class ResponsesDialect(EventDialect, Protocol):
     def cancelled(self, shown: Json) -> Json:
         """Returns a response as it is shown after its client has cancelled it."""
 
-    def events_of(self, shown: Json, number: int) -> bytes:
+    def last_events(self, shown: Json, number: int) -> bytes:
         """Returns the last events of a response without a turn. number: that of the first."""
 
     def whole_events(self, shown: Json) -> bytes:
@@ -417,7 +417,7 @@ class BackgroundResponses:
                 await runs.show(run.agent, run.id, orjson.dumps(final))
         number = log.next_number
         # A reader without any event learns the id of the response from its first event.
-        shown = self.dialect.events_of(final, number) if number else self.dialect.whole_events(final)
+        shown = self.dialect.last_events(final, number) if number else self.dialect.whole_events(final)
         log.add(log.last_events or shown)
 
     async def _conversation(self, project: str, id: str | None) -> ResponseConversation | None:

@@ -203,7 +203,7 @@ class ResponsesPath(ForwardedPath):
             )
             if is_new:
                 return queued, run
-        return await self.own.resource(self.own.owner(scope, request.chat.json), f"resp_{tag}")
+        return await self.own.show(self.own.owner(scope, request.chat.json), f"resp_{tag}")
 
     async def _read_request(
         self, head: ForwardedHead, parsed: RequestBody, scope: Scope

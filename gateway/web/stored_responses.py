@@ -52,7 +52,7 @@ def unknown_response(id: str) -> UnknownId:
 
 
 class _FoundParts(NamedTuple):
-    """The parts of a response that the gateway has: a turn, a run in the background, or both."""
+    """The parts of a response that the gateway has: its turn, its run in the background, or both."""
 
     id: str
     turn: FoundTurn | None
@@ -74,7 +74,7 @@ class GatewayResponses:
 
     def __post_init__(self) -> None:
         self._conversations = GatewayConversations(self.conversations, self.bodies, self.owner)
-        # A request that names no user is not one of the default user: the id is enough.
+        # A request that names no user may name a response of any user: whoever knows its id may read it.
         self._rules = cache(lambda project: replace(self.rules(project), default_user=None))
 
     def owner(self, scope: Scope, body: Json | None = None) -> ResponseOwner:
@@ -84,7 +84,7 @@ class GatewayResponses:
         return ResponseOwner(project, identity.user)
 
     async def forget_deleted(self, scope: Scope, id: str) -> None:
-        """Forgets what memory has of a response that its upstream has just deleted."""
+        """Forgets the turn of a response that its upstream has just deleted."""
         owner, deferred = self.owner(scope), self.native_chat.deferred
         with map_store_errors():
             row = await deferred.find(owner.project, id)
@@ -101,7 +101,7 @@ class GatewayResponses:
         if scope["path"].startswith(CONVERSATIONS_PATH):
             await answer_json(await self._conversations(scope, receive, send), scope, receive, send)
             return
-        _, _, _, id, *rest = scope["path"].split("/")
+        _, _, _, id, *rest = scope["path"].split("/")  # /v1/responses/{id}, and what follows
         query_string: str = scope["query_string"].decode("latin-1")
         query = parse_qs(query_string)
         owner = self.owner(scope)
@@ -133,21 +133,20 @@ class GatewayResponses:
                 raise UnknownPath(f"Unknown path: {scope['method']} {scope['path']}")
         await answer_json(answer, scope, receive, send)
 
-    async def resource(self, owner: ResponseOwner, id: str) -> tuple[Json, Run | None]:
+    async def show(self, owner: ResponseOwner, id: str) -> tuple[Json, Run | None]:
         """Returns a response of the gateway's own as it is now, and its run, if it has one. Raises: UnknownId."""
         found = await self._find(owner, id)
         return await self._show(found, {}), found.run
 
     async def _find(self, owner: ResponseOwner, id: str) -> _FoundParts:
-        names = parse_turn_names(id)
-        if not names[0]:
+        conversation_name, turn_name = parse_turn_names(id)
+        if not conversation_name:
             raise unknown_response(id)
         turn = await self._find_turn(owner, id)
-        # A response of a turn was made in the foreground, unless its id names its run.
-        may_have_run = turn is None or turn_begun(names[1]) != turn.exchange.begun
-        return _FoundParts(
-            id, turn, await self.background.find(owner, "".join(names)) if may_have_run else None
-        )
+        # The id of a response that was made in the foreground has the time at which its turn began.
+        may_have_run = turn is None or turn_begun(turn_name) != turn.exchange.begun
+        run = await self.background.find(owner, conversation_name + turn_name) if may_have_run else None
+        return _FoundParts(id, turn, run)
 
     async def _find_turn(self, owner: ResponseOwner, id: str) -> FoundTurn | None:
         try:
@@ -170,7 +169,7 @@ class GatewayResponses:
 
     async def _show_cancelled(self, owner: ResponseOwner, id: str) -> Json:
         """Returns a response after its cancel: as it has ended, or as it will end."""
-        shown, run = await self.resource(owner, id)
+        shown, run = await self.show(owner, id)
         if run is not None and run.state is RunState.CANCELLED:
             return {**shown, "status": "cancelled"}
         return shown
@@ -202,12 +201,11 @@ class GatewayResponses:
                 if not count:
                     # Its events are not stored any more.
                     shown = await self._show(found, query)
-                    whole = (
+                    await reply.write(
                         _SHOWN_RESPONSES.whole_events(shown)
                         if after < 0
-                        else _SHOWN_RESPONSES.events_of(shown, after + 1)
+                        else _SHOWN_RESPONSES.last_events(shown, after + 1)
                     )
-                    await reply.write(whole)
                 await reply.end()
 
     async def _list_input_items(self, owner: ResponseOwner, found: _FoundParts, query: str) -> Json:
@@ -216,7 +214,7 @@ class GatewayResponses:
         if found.turn is not None:
             await self._add_path(items, found.turn)
         elif run is not None and (request := await self.background.request(run)) is not None:
-            # It has no turn, or none yet: its request has its input.
+            # Without a turn, its input is in its request.
             previous = request.previous
             before = None if previous is None else await self._find_turn(owner, previous)
             if before is not None:

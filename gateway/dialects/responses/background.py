@@ -135,7 +135,7 @@ class ShownResponses:
         """Returns a response as it is shown after its client has cancelled it."""
         return {**shown, "status": "cancelled", "output": [], "completed_at": None, "usage": None}
 
-    def events_of(self, shown: Json, number: int) -> bytes:
+    def last_events(self, shown: Json, number: int) -> bytes:
         """Returns the last events of a response without a turn. number: that of the first."""
         error, events = shown.get("error"), b""
         if error:
@@ -159,7 +159,7 @@ class ShownResponses:
             encode_typed_event(kind, {**fields, "sequence_number": n})
             for n, (kind, fields) in enumerate(events)
         ]
-        return b"".join(made) + self.events_of(shown, len(events))
+        return b"".join(made) + self.last_events(shown, len(events))
 
 
 def queued_response(request: ResponsesRequest, tag: str, created: float) -> Json:
