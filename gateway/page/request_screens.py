@@ -8,7 +8,7 @@ from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, ListQuery, NoFields, Screen, ScreenRequest, View
 from gateway.run.admin.page_records import WindowPart, WindowRecord
 
-# The bar of a window has so many cells.
+# Of the bar that shows a window.
 CELLS = 50
 # The letter and the name of each part of a window, so that none is known by its colour alone.
 PARTS: dict[WindowPart, tuple[str, str]] = {
@@ -21,7 +21,7 @@ PARTS: dict[WindowPart, tuple[str, str]] = {
     "message": ("m", "message"),
 }
 FREE = ("·", "free")
-# Why a hit stayed out of the note.
+# Why a hit was left out of the note, as a cell of a table.
 REASONS = {
     "weak": "too weak",
     "no_room": "no room",
@@ -33,12 +33,12 @@ REASONS = {
 
 
 class _RequestsQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    # The uid of the memory of which requests are wanted.
+    # The uid of the memory whose requests are listed; None: all requests are.
     memory: str | None = None
 
 
 class Cell(Struct, frozen=True):
-    """A cell of the bar. part: of the window, or "free"."""
+    """A cell of the bar of a window. part: of the window, or "free"."""
 
     part: str
     letter: str
@@ -73,7 +73,7 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
 
 
 def window_cells(window: WindowRecord) -> list[Cell]:
-    """Returns the bar of a window. Each part that has tokens has a cell at least."""
+    """Returns the bar of a window, in which each part that has tokens has at least one cell."""
     used = {each.part: each.tokens for each in window.parts if each.tokens}
     if not used:
         return []
@@ -82,10 +82,8 @@ def window_cells(window: WindowRecord) -> list[Cell]:
     counts = {part: max(1, round(tokens * CELLS / whole)) for part, tokens in used.items()}
     while sum(counts.values()) > CELLS:  # small parts have a cell that they do not fill
         counts[max(counts, key=lambda part: counts[part])] -= 1
-    cells = [Cell(part, PARTS[part][0]) for part, count in counts.items() for _ in range(count)]
     if not free:
-        # Rounded down: the largest part has the rest.
-        largest = max(counts, key=lambda part: counts[part])
-        at = next(n for n, cell in enumerate(cells) if cell.part == largest)
-        cells[at:at] = [Cell(largest, PARTS[largest][0])] * (CELLS - len(cells))
+        # Where the others were rounded down, the largest part has the rest.
+        counts[max(counts, key=lambda part: counts[part])] += CELLS - sum(counts.values())
+    cells = [Cell(part, PARTS[part][0]) for part, count in counts.items() for _ in range(count)]
     return cells + [Cell("free", FREE[0])] * (CELLS - len(cells))
