@@ -23,6 +23,9 @@ NUDGE_SENDER = "rules"
 _NOT_IN_NAMES = re.compile(r"[\s<|\\/>]")
 _NAME_CHARS = 64
 
+# The fields of a reply that belong to its id, whatever form its words come back in.
+_RESPONSE_FIELDS = ("ids", "response", "directions")
+
 _FRAME_BEGIN, _FRAME_END = "<system_message>", "</system_message>"
 _plain = Tags("system_message").make_plain
 
@@ -80,6 +83,12 @@ def private_of(message: Mapping[str, Any]) -> PrivateFields:
     """Returns the private fields of a message."""
     found = message.get(PRIVATE)
     return cast(PrivateFields, found) if isinstance(found, dict) else {}
+
+
+def with_response_of(message: WireMessage, stored: Mapping[str, Any]) -> WireMessage:
+    """Returns the client's copy of a reply with the fields of the stored one that belong to its id."""
+    private: Mapping[str, Any] = private_of(stored)
+    return with_private(message, **{name: private.get(name) for name in _RESPONSE_FIELDS})
 
 
 def own_length(message: Mapping[str, Any]) -> int | None:

@@ -33,6 +33,7 @@ from gateway.core.conversation.plan import (
     is_asked_again,
     recorded_indices,
 )
+from gateway.core.conversation.private import with_response_of
 from gateway.core.conversation.provider_fields import has_opaque
 from gateway.core.conversation.tree import Tree, end_offset, flat, is_forgotten, is_tombstone
 from gateway.core.thoughts import without_thoughts
@@ -71,7 +72,7 @@ def finish(tree: Tree, plan: Plan, ended: RequestEnd) -> Exchange:
     amended = [
         other for a in plan.amendments if a.reply for other in [tree.get(a.exchange)] if other is not None
     ]
-    tree.group_for_loading(other for other in amended if _may_have_fillers(other))
+    tree.group_for_loading(amended)
     for amendment in plan.amendments:
         _amend(tree, plan, amendment)
     revived = {a.exchange for a in plan.amendments if _revive(tree, a)}
@@ -407,8 +408,8 @@ def _amend(tree: Tree, plan: Plan, amendment: Amendment) -> None:
         start, end = amendment.reply
         messages = listing.messages[start:end]
         shown_reply = visible_reply(messages) if len(messages) > 1 else messages[0]
-        if _may_have_fillers(exchange):
-            shown_reply = with_fillers_of(shown_reply, tree.content(exchange).shown_reply or {})
+        stored = tree.content(exchange).shown_reply or {}
+        shown_reply = with_response_of(with_fillers_of(shown_reply, stored), stored)
         # The atoms are sorted so that the text comes before the calls, as in every stored reply.
         reply = tuple(sorted(listing.canon.atoms(shown_reply), key=lambda a: a[:1]))
         exchange = tree.change(
@@ -421,11 +422,6 @@ def _amend(tree: Tree, plan: Plan, amendment: Amendment) -> None:
             else orjson.dumps(shown_reply),
         )
     _rehash(tree, exchange, plan)
-
-
-def _may_have_fillers(exchange: Exchange) -> bool:
-    """Returns whether a filler may have come before a tool: the tool has run, or the reply was cut."""
-    return exchange.hidden or exchange.reply is None
 
 
 def _rehash(tree: Tree, exchange: Exchange, plan: Plan) -> None:

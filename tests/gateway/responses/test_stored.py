@@ -332,6 +332,23 @@ def test_a_reply_that_was_cut_shows_what_was_heard(world: World, upstream: Stric
     found = becomes(read)
     gate.open()
     assert (found.status, found.output_text.startswith(heard)) == ("incomplete", True)
+    respond(world, input="Go on.", previous_response_id=id, user="alice")
+    assert shown(world.sdk.responses.retrieve(id)) == shown(found)
+
+
+def test_a_reply_that_comes_back_in_another_form_is_read_by_its_id(
+    world: World, upstream: StrictUpstream
+) -> None:
+    upstream.queue(say("We have soup and a secret menu."), say("Soup it is."))
+    made = respond(world, input="What is there?", user="alice", metadata={"a": "b"})
+    items = [
+        {"role": "user", "content": "What is there?"},
+        {"role": "assistant", "content": "We have soup"},
+        {"role": "user", "content": "Stop, I take it."},
+    ]
+    respond(world, input=items, user="alice")
+    found = world.sdk.responses.retrieve(made.id)
+    assert (found.output_text, found.metadata, found.usage) == ("We have soup", {"a": "b"}, made.usage)
 
 
 @pytest.mark.parametrize(
