@@ -14,7 +14,8 @@ another: rendezvous hashing with bounded load.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from hashlib import blake2b
@@ -93,33 +94,38 @@ class EndpointHealth:
     # The one request that may close the circuit is under way.
     is_probing: bool = False
     in_flight: int = 0
-    # Since the retry budget was filled.
-    requests: int = 0
+    # The retry budget: each request adds a share of a retry.
     retries_left: float = _MOST_RETRIES_LEFT
 
-    def begin(self, policy: Policy) -> bool:
-        """Counts a request that goes out; returns whether it is the circuit breaker's probe."""
-        self.requests += 1
-        if self.failures and 0 < policy.breaker_failures <= self.failures:
-            self.is_probing = True
-            return True
-        return False
+    @contextmanager
+    def attempt(self, policy: Policy) -> Iterator[None]:
+        """Counts a request that is sent in this block. After enough failures it is the circuit breaker's probe."""
+        self.retries_left = min(_MOST_RETRIES_LEFT, self.retries_left + policy.retry_budget)
+        is_probe = 0 < policy.breaker_failures <= self.failures
+        self.is_probing = self.is_probing or is_probe
+        try:
+            yield
+        finally:
+            if is_probe:
+                self.is_probing = False
 
-    def succeeded(self, model: str) -> None:
+    def record_success(self, model: str) -> None:
         self.failures = 0
         self.open_until = -math.inf
         self.cooldowns.pop(model, None)
 
-    def failed(self, policy: Policy, now: float, model: str, retry_after_s: float | None = None) -> None:
+    def record_failure(
+        self, policy: Policy, now: float, model: str, retry_after_s: float | None = None
+    ) -> None:
         self.failures += 1
         if policy.breaker_failures and self.failures >= policy.breaker_failures:
             self.open_until = now + policy.breaker_s
         if retry_after_s:
             self._cool_down(now, model, retry_after_s)
 
-    def rate_limited(self, now: float, model: str, retry_after_s: float) -> None:
+    def record_rate_limit(self, now: float, model: str, retry_after_s: float) -> None:
         """Notes a rate limit of one model: the endpoint itself is well."""
-        self.succeeded(model)
+        self.record_success(model)
         self._cool_down(now, model, retry_after_s)
 
     def _cool_down(self, now: float, model: str, seconds: float) -> None:
@@ -137,28 +143,19 @@ class EndpointHealth:
         """Returns whether requests are withheld from it, for one model at least."""
         return self.is_probing or now < max(self.open_until, *self.cooldowns.values(), -math.inf)
 
-    def may_retry(self, policy: Policy) -> bool:
-        """Returns whether the retry budget allows one more: a share of the requests, and a few for a quiet time."""
-        self.retries_left = min(_MOST_RETRIES_LEFT, self.retries_left + self.requests * policy.retry_budget)
-        self.requests = 0
+    @property
+    def may_retry(self) -> bool:
         return self.retries_left >= 1
-
-    def spend_retry(self, policy: Policy) -> bool:
-        """Takes a retry from the budget; returns False where none is left."""
-        if not self.may_retry(policy):
-            return False
-        self.retries_left -= 1
-        return True
 
 
 class RouteMember(Struct, frozen=True):
     """An endpoint as a candidate."""
 
-    # The input of its hash.
+    # Conversations are spread over the members of a rank by a hash of this.
     name: str
     rank: int
     health: EndpointHealth
-    # The one it would be asked for.
+    # The model that it would be asked for.
     model: str = ""
 
     def is_available(self, now: float) -> bool:
@@ -197,7 +194,7 @@ def choose_next(
     has_peer: another endpoint of the same rank is left.
     has_fallback: any endpoint is left.
     may_retry: the retry budget allows one more.
-    chance: between 0 and 1.
+    chance: a random number from 0 to 1, for the jitter.
     """
     # Another endpoint of the same model answers sooner than a retry, and as well.
     if has_peer:
@@ -217,7 +214,7 @@ def choose_next(
 
 
 def backoff_s(attempts: int, chance: float, longest_s: float) -> float:
-    """Returns a wait that doubles; its upper half is chance, so that requests that failed together do not return so."""
+    """Returns a wait that doubles with each attempt. Half of it is jitter: requests that failed together spread out."""
     wait: float = min(_FIRST_BACKOFF_S * 2.0 ** (attempts - 1), longest_s)
     return wait * (0.5 + 0.5 * chance)
 

@@ -309,22 +309,19 @@ class EmbeddingService:
         name = self.embedder.name
         if not query or wait_ms <= 0 or not health.is_available(self._clock(), name):
             return None
-        is_probe = health.begin(self._policy)
-        try:
-            if not await self._store.vectors.has(agent, name):
+        with health.attempt(self._policy):
+            try:
+                if not await self._store.vectors.has(agent, name):
+                    return None
+                made = await self._embed([query], wait_ms / 1000)
+                self._meter_call(agent, made)
+                data = made.vectors[0]
+                vector = Vector(name, data, *self._compare_baseline(data))
+            except Exception as error:
+                # Whatever went wrong, the question can be answered without vectors.
+                self._note_failure(health, error, wait_ms)
                 return None
-            made = await self._embed([query], wait_ms / 1000)
-            self._meter_call(agent, made)
-            data = made.vectors[0]
-            vector = Vector(name, data, *self._compare_baseline(data))
-        except Exception as error:
-            # Whatever went wrong, the question can be answered without vectors.
-            self._note_failure(health, error, wait_ms)
-            return None
-        finally:
-            if is_probe:
-                health.is_probing = False
-        health.succeeded(name)
+        health.record_success(name)
         return vector
 
     def _note_failure(self, health: EndpointHealth, error: Exception, wait_ms: float) -> None:
@@ -347,7 +344,7 @@ class EmbeddingService:
                 why = f"no answer in {wait_ms:g} ms"
             case _:
                 why = type(error).__name__
-        health.failed(self._policy, self._clock(), self.embedder.name, retry_after_s)
+        health.record_failure(self._policy, self._clock(), self.embedder.name, retry_after_s)
         if retry_after_s or health.failures == self._policy.breaker_failures:
             _log.warning("Memory is searched by words alone until the embedder answers again: %s", why)
 

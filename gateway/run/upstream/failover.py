@@ -297,23 +297,22 @@ class Attempts:
         health = self.endpoint.health
         self.is_answered = False
         self._describe_call(request)
-        is_probe = health.begin(self.endpoint.policy)
-        try:
-            reply = await self._send_once(request)
-            if reply.status in TRANSIENT:
-                retry_after_s = read_retry_after(reply.headers, self._failover.wall())
-                return self._blame(_Failed(Failure(str(reply.status), retry_after_s=retry_after_s), reply))
-            # Any other status is an answer, so the endpoint works, even if it refuses the request.
-            health.succeeded(self.target.model)
-            return await self._take_answer(reply, request, make)
-        except ProviderError as error:
-            # An upload that the caller broke off is no failure of the upstream.
-            if (caller_error := self.caller_error()) is not None:
-                raise caller_error from error
-            return self._blame(_Failed(failure_of(error), error=error))
-        finally:
-            if is_probe:
-                health.is_probing = False
+        with health.attempt(self.endpoint.policy):
+            try:
+                reply = await self._send_once(request)
+                if reply.status in TRANSIENT:
+                    retry_after_s = read_retry_after(reply.headers, self._failover.wall())
+                    return self._blame(
+                        _Failed(Failure(str(reply.status), retry_after_s=retry_after_s), reply)
+                    )
+                # Any other status is an answer, so the endpoint works, even if it refuses the request.
+                health.record_success(self.target.model)
+                return await self._take_answer(reply, request, make)
+            except ProviderError as error:
+                # An upload that the caller broke off is no failure of the upstream.
+                if (caller_error := self.caller_error()) is not None:
+                    raise caller_error from error
+                return self._blame(_Failed(failure_of(error), error=error))
 
     async def _send_once(self, request: ModelRequest) -> ModelReply:
         """Returns the reply to a request. A reply that is an error under a status of success has the error's."""
@@ -404,7 +403,7 @@ class Attempts:
         self.is_answered = False
         self.call.failure = kind_of(error)
         self._failover.metrics.upstream_errors.inc(self.endpoint.name, self.call.failure)
-        self.endpoint.health.failed(self.endpoint.policy, self._failover.now(), self.target.model)
+        self.endpoint.health.record_failure(self.endpoint.policy, self._failover.now(), self.target.model)
 
     def _blame(self, failed: _Failed) -> _Failed:
         """Notes a failure of the endpoint, unless it was a limit of the caller's own."""
@@ -413,9 +412,9 @@ class Attempts:
         is_limit = failure.kind == "429"
         # Without a key of the gateway's the limit is the caller's own, and does not concern the endpoint.
         if is_limit and failure.retry_after_s and endpoint.has_key:
-            endpoint.health.rate_limited(now, model, failure.retry_after_s)
+            endpoint.health.record_rate_limit(now, model, failure.retry_after_s)
         elif not is_limit or endpoint.has_key:
-            endpoint.health.failed(endpoint.policy, now, model, failure.retry_after_s)
+            endpoint.health.record_failure(endpoint.policy, now, model, failure.retry_after_s)
         return failed
 
     def _choose_next(
@@ -429,18 +428,18 @@ class Attempts:
             return NextAttempt.STOP, 0.0
         # Hidden rounds of one turn stay where the first was answered.
         candidates = [] if self._is_settled else self._rest
-        health, policy = self.endpoint.health, self.endpoint.policy
+        health = self.endpoint.health
         step, wait_s = choose_next(
             failure,
-            policy,
+            self.endpoint.policy,
             attempts=attempts,
             has_peer=any(target.rank == self.target.rank for _, target in candidates[:1]),
             has_fallback=bool(candidates),
-            may_retry=health.may_retry(policy),
+            may_retry=health.may_retry,
             chance=self._failover.chance(),
         )
         if step is NextAttempt.RETRY:
-            health.spend_retry(policy)
+            health.retries_left -= 1
         return step, wait_s
 
     def _give_up(self, failed: _Failed) -> ModelReply:

@@ -88,14 +88,21 @@ def test_backoff_doubles_up_to_its_limit_and_half_of_it_is_chance() -> None:
 
 
 def test_retries_are_a_share_of_the_requests() -> None:
-    health, policy = EndpointHealth(), Policy(retry_budget=0.2)
-    assert [health.spend_retry(policy) for _ in range(11)] == [True] * 10 + [False]
-    for _ in range(4):
-        health.begin(policy)
-    assert not health.spend_retry(policy)
-    health.begin(policy)
-    health.begin(policy)
-    assert (health.spend_retry(policy), health.spend_retry(policy)) == (True, False)
+    health = EndpointHealth(retries_left=0.0)
+
+    def attempt(times: int) -> None:
+        for _ in range(times):
+            with health.attempt(Policy(retry_budget=0.2)):
+                pass
+
+    attempt(4)
+    assert not health.may_retry
+    attempt(2)
+    assert health.may_retry
+    health.retries_left -= 1
+    assert not health.may_retry
+    attempt(1_000)
+    assert health.retries_left == EndpointHealth().retries_left
 
 
 # --- the breaker
@@ -104,9 +111,8 @@ def test_retries_are_a_share_of_the_requests() -> None:
 def failed(times: int, at: float = NOW, retry_after_s: float | None = None) -> EndpointHealth:
     health = EndpointHealth()
     for _ in range(times):
-        health.begin(Policy())
-        health.failed(Policy(), at, "", retry_after_s)
-        health.is_probing = False
+        with health.attempt(Policy()):
+            health.record_failure(Policy(), at, "", retry_after_s)
     return health
 
 
@@ -126,32 +132,31 @@ def test_the_breaker_opens_after_failures_in_a_row_and_for_its_time() -> None:
 
 def test_a_success_between_them_starts_the_count_anew() -> None:
     health = failed(4)
-    health.succeeded("")
-    health.failed(Policy(), NOW, "")
+    health.record_success("")
+    health.record_failure(Policy(), NOW, "")
     assert health.is_available(NOW, "")
 
 
 def test_one_probe_closes_it_or_opens_it_again() -> None:
     health = failed(5)
-    assert health.begin(Policy())  # the probe
-    assert not health.is_available(NOW + 20, "")  # nobody else meanwhile
-    health.is_probing = False
-    health.failed(Policy(), NOW + 20, "")
+    with health.attempt(Policy()):  # the probe
+        assert not health.is_available(NOW + 20, "")  # nobody else meanwhile
+        health.record_failure(Policy(), NOW + 20, "")
     assert (health.is_available(NOW + 29, ""), health.is_available(NOW + 30, "")) == (False, True)
-    health.begin(Policy())
-    health.is_probing = False
-    health.succeeded("")
-    assert not health.begin(Policy())
-    assert health.is_available(NOW + 30, "")
+    with health.attempt(Policy()):
+        health.record_success("")
+    with health.attempt(Policy()):
+        assert health.is_available(NOW + 30, "")
 
 
 def test_without_a_breaker_only_retry_after_makes_a_cooldown() -> None:
     policy, health = Policy(breaker_failures=0), EndpointHealth()
     for _ in range(50):
-        assert not health.begin(policy)
-        health.failed(policy, NOW, "")
+        with health.attempt(policy):
+            assert not health.is_probing
+            health.record_failure(policy, NOW, "")
     assert health.is_available(NOW, "")
-    health.failed(policy, NOW, "", 7.0)
+    health.record_failure(policy, NOW, "", 7.0)
     assert (health.is_available(NOW + 6.9, ""), health.is_available(NOW + 7, "")) == (False, True)
 
 
