@@ -59,7 +59,7 @@ def run() -> int:
     from tests.gateway import deadlines
 
     deadlines.lift()
-    Recaller._limit_ms = lambda *_: PATIENCE_S * 1000  # type: ignore[method-assign]
+    Recaller.limit_ms = lambda *_: PATIENCE_S * 1000  # type: ignore[method-assign]
 
     return main(
         sys.argv[1:],

@@ -22,7 +22,7 @@ from gateway.run.memory.contents import with_contents
 from gateway.run.memory.fit import count_tokens
 from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.prompt import FittedWindow, NoteRoom, Prompt, RecallResult, SearchRecord
-from gateway.run.memory.visible import VisibleContent, replaced_exchanges, shows_origin
+from gateway.run.memory.visible import NOTHING_VISIBLE, VisibleContent, replaced_exchanges, shows_origin
 from gateway.settings import MemorySettings
 from storage.errors import StoreError, TooSlow
 from storage.recall_record import SearchTrace
@@ -58,36 +58,17 @@ MOST_LEFT_OUT = 5
 LEAST_NOTE_TOKENS = 128
 
 
-class FindsNeighbours(Protocol):
-    """Returns what the user stated after a message, or before it."""
+class MemorySearch(Protocol):
+    """Searches a memory for one message. Each method raises StoreError."""
 
-    async def __call__(self, event: Message, *, before: bool) -> list[Message]: ...
+    async def search(self, query: str) -> list[Message]:
+        """Returns what answers a query, best first."""
 
+    async def select(self, query: str) -> list[Message]:
+        """Returns what shows most of the whole memory, for a query that asks for that."""
 
-class _Renderer(Protocol):
-    """Renders the note of a request: what is recalled, and changed memory blocks."""
-
-    def __call__(
-        self, hits: Sequence[note.Recalled], changes: Sequence[str], *, is_selection: bool = False
-    ) -> str: ...
-
-
-class _Recall(NamedTuple):
-    """The values that all searches for one note share."""
-
-    context: MemoryContext
-    window: FittedWindow
-    visible: VisibleContent
-    # Tokens that the note may take.
-    budget: int
-    # When it began, by `time.perf_counter`.
-    begun: float
-    # Takes the ranking of the last search by words.
-    trace: SearchTrace | None
-    # The names of the speaker and of the user.
-    names: Sequence[str]
-    # The numbers of the facts that the memory section shows.
-    standing: Collection[int]
+    async def find_neighbours(self, event: Message, *, before: bool) -> list[Message]:
+        """Returns what the user stated after a message, or before it."""
 
 
 class FoundMessages(NamedTuple):
@@ -111,6 +92,34 @@ class FoundMessages(NamedTuple):
         """Returns how many characters of one message a note shows. budget: the tokens of the note."""
         return min(note.ORDER_CHARS if self.asks_for_order else note.CUT_CHARS, 2 * budget)
 
+    def choose(
+        self,
+        budget: int,
+        cut_chars: int,
+        left_out: note.LeftOut,
+        visible: VisibleContent = NOTHING_VISIBLE,
+    ) -> list[note.Recalled]:
+        """Returns the messages that go into a note. The parameters are those of `note.choose`."""
+        return note.choose(
+            self.messages,
+            self.query,
+            exclude_atoms=visible.atoms,
+            noted=visible.notes,
+            shared=self.shared,
+            budget_tokens=budget,
+            cut_chars=cut_chars,
+            is_selection=self.is_selection,
+            left=left_out,
+        )
+
+    def rule_out(self, why: str, is_unwanted: Callable[[Message], bool]) -> FoundMessages:
+        """Returns what was found without the unwanted messages."""
+        gone = {m.seq for m in self.messages if is_unwanted(m)}
+        if not gone:
+            return self
+        messages = [m for m in self.messages if m.seq not in gone]
+        return self._replace(messages=messages, ruled_out={**self.ruled_out, **dict.fromkeys(gone, why)})
+
 
 # Questions whose answer stands after or before what is found.
 _NEIGHBOUR_QUESTIONS: Collection[Asked] = (Asked.NEXT, Asked.PREVIOUS)
@@ -119,30 +128,22 @@ _ALL_SHOWN = _NOTHING._replace(is_all_shown=True)
 
 
 async def find_messages(
-    text: str,
-    query: str,
-    search: Callable[[str], Awaitable[list[Message]]],
-    select: Callable[[str], Awaitable[list[Message]]],
-    names: Sequence[str] = (),
-    find_neighbours: FindsNeighbours | None = None,
+    text: str, query: str, memory: MemorySearch, names: Sequence[str] = ()
 ) -> FoundMessages:
     """Returns what memory has for a message.
 
     query: what `note.make_query` makes of the message, with its speaker (`note.with_speaker`).
-    search: returns what answers a query, best first.
-    select: returns what shows most of the whole memory, for a query that asks for that.
     names: the names of the speaker and of the user.
-    find_neighbours: returns what the user stated after a message, or before it.
     """
     shared: frozenset[str] = frozenset()
     ruled_out: dict[int, str] = {}
     order = order_asked(query)
     if order is not None:
         query = events_of(query)
-    found = await search(query)
-    if found and find_neighbours is not None and order in _NEIGHBOUR_QUESTIONS:
+    found = await memory.search(query)
+    if found and order in _NEIGHBOUR_QUESTIONS:
         # The words of what came next are unknown. The conversations after the event that was found have it.
-        neighbours = await find_neighbours(found[0], before=order is Asked.PREVIOUS)
+        neighbours = await memory.find_neighbours(found[0], before=order is Asked.PREVIOUS)
         merged = chain(found[:_HITS_BEFORE_NEXT], neighbours, found[_HITS_BEFORE_NEXT:])
         found = [*{m.seq: m for m in merged}.values()]
     lines = note.shared_lines(text, found)
@@ -152,10 +153,10 @@ async def find_messages(
         rest = note.without_templates(found, lines)
         ruled_out.update((m.seq, "weak") for m in found)
         query, shared = own_query, lines
-        found = [*await search(own_query), *rest]
+        found = [*await memory.search(own_query), *rest]
     if found:
         return FoundMessages(found, query, shared, False, ruled_out, asks_for_order=order is not None)
-    selection = await select(query)
+    selection = await memory.select(query)
     return FoundMessages(selection, "" if selection else query, shared, bool(selection), ruled_out)
 
 
@@ -208,24 +209,31 @@ class Recaller(Struct, frozen=True):
         name: its speaker, where the message has one.
         """
         naming_tokens = 0 if prompt.names_mark(mark_of(context.agent.secret)) else note.NAMING_TOKENS
-        budget, begun = self._budget_in_window(context, prompt, naming_tokens), time.perf_counter()
+        budget = self._budget_in_window(context, prompt, naming_tokens)
+        begun = time.perf_counter()
         trace = SearchTrace() if self._has_recall_record(context, naming_tokens) else None
-        render = _renderer(context, names_mark=naming_tokens > 0)
-        found, left_out = _NOTHING, note.LeftOut()
-        chosen: Sequence[note.Recalled] = ()
+        left_out = note.LeftOut()
+        found, chosen = _NOTHING, list[note.Recalled]()
         why, ms = "", 0.0
         if budget > 0 and _may_find_more(context, prompt.window):
             visible = VisibleContent.of(context, prompt.composition, prompt.window)
             names = [each for each in dict.fromkeys((name, context.request.identity.name)) if each]
-            sent = prompt.section.sent
-            standing = () if sent is None else sent.known.get("standing", ())
-            recall = _Recall(context, prompt.window, visible, budget, begun, trace, names, standing)
+            search = _NoteSearch(
+                self,
+                context,
+                prompt,
+                visible,
+                budget=budget,
+                naming_tokens=naming_tokens,
+                names=names,
+                begun=begun,
+                trace=trace,
+                left_out=left_out,
+            )
             try:
-                found = await self._find(recall, text)
-                if found.is_selection:
-                    budget = min(budget, note.selection_budget(self.note_budget(context, naming_tokens)))
+                found = await search.find(text)
                 if found.messages:
-                    chosen = await _choose(found, prompt, visible, budget, naming_tokens, render, left_out)
+                    chosen = await search.choose(found)
             except StoreError as error:
                 # A memory that answers late or not at all is one without hits; the reply does not wait for it.
                 why = "late" if isinstance(error, TooSlow) else "failed"
@@ -233,11 +241,17 @@ class Recaller(Struct, frozen=True):
                     "Memory could not be searched for a reply, which was made without: %s", error.message
                 )
             ms = (time.perf_counter() - begun) * 1000
-        rendered = render(chosen, prompt.section.changes, is_selection=found.is_selection)
-        search = None
+        rendered = _render(
+            context,
+            chosen,
+            prompt.section.changes,
+            names_mark=naming_tokens > 0,
+            is_selection=found.is_selection,
+        )
+        search_record = None
         if trace is not None:
             reason = why or ("all_shown" if found.is_all_shown else "")
-            search = make_search_record(reason, found, chosen, left_out, trace)
+            search_record = make_search_record(reason, found, chosen, left_out, trace)
         return RecallResult(
             rendered,
             tokens=note.estimate_tokens(rendered) if chosen else 0,
@@ -246,7 +260,7 @@ class Recaller(Struct, frozen=True):
             count=len(chosen),
             has_failed=bool(why),
             is_late=why == "late",
-            search=search,
+            search=search_record,
         )
 
     def _has_recall_record(self, context: MemoryContext, naming_tokens: int) -> bool:
@@ -265,98 +279,140 @@ class Recaller(Struct, frozen=True):
         # The size of a note is estimated, and may be up to 3% more.
         return min(budget, (room - naming_tokens - _change_tokens(context, prompt.section)) * 31 // 32)
 
-    async def _find(self, recall: _Recall, text: str) -> FoundMessages:
-        """Returns what memory has for a message. Raises: StoreError."""
-        context, query = recall.context, note.with_speaker(note.make_query(text), recall.names)
-        if self._is_all_shown(recall, text, query):
-            return _ALL_SHOWN
-        search, select = partial(self._search, recall), partial(self._select, recall)
-        find_neighbours = partial(self._find_neighbours, recall)
-        result = await find_messages(text, query, search, select, recall.names, find_neighbours)
-        found, ruled_out = result.messages, dict(result.ruled_out)
-        if not context.is_plain:  # a plain list has nothing in another form
-            rule = partial(replaced_exchanges, context, self.settings.idle_s)
-            gone = await with_contents(self.store.turns, context.agent, context.tree, rule)
-            ruled_out.update((m.seq, "superseded") for m in found if m.exchange in gone)
-            found = [m for m in found if m.exchange not in gone]
-        stated = {statement_of(f.text) for f in context.snapshot.standing if f.seq in recall.standing}
-        visible = [
-            m
-            for m in found
-            if statement_of(m.text) not in stated
-            and not (m.source == "fact" and shows_origin(context, recall.window, m))
-        ]
-        if len(visible) < len(found):
-            ruled_out.update((m.seq, "shown") for m in found if m not in visible)
-        return result._replace(messages=visible, ruled_out=ruled_out)
+    def limit_ms(self, context: MemoryContext) -> float:
+        """Returns the time for recall."""
+        return self.settings.recall_deadline_ms / (STREAM_TIME_PARTS if context.request.chat.stream else 1)
 
-    def _is_all_shown(self, recall: _Recall, text: str, query: str) -> bool:
+
+class _NoteSearch(Struct, frozen=True):
+    """The search of a memory for the note of one request."""
+
+    recaller: Recaller
+    context: MemoryContext
+    prompt: Prompt
+    visible: VisibleContent
+    # As `Recaller.note_budget`, in this prompt's window.
+    budget: int
+    # The tokens of the line that names the note's mark; 0: the prompt names it.
+    naming_tokens: int
+    # The names of the speaker and of the user.
+    names: Sequence[str]
+    # When it began, by `time.perf_counter`.
+    begun: float
+    # Takes the ranking of the last search by words.
+    trace: SearchTrace | None
+    # Takes why messages stay out of the note.
+    left_out: note.LeftOut
+
+    @property
+    def standing(self) -> Collection[int]:
+        """The numbers of the facts that the memory section shows."""
+        sent = self.prompt.section.sent
+        return () if sent is None else sent.known.get("standing", ())
+
+    async def find(self, text: str) -> FoundMessages:
+        """Returns what memory has for a message and the prompt does not show. Raises: StoreError."""
+        context, query = self.context, note.with_speaker(note.make_query(text), self.names)
+        if self._is_all_shown(text, query):
+            return _ALL_SHOWN
+        found = await find_messages(text, query, self, self.names)
+        if not context.is_plain:  # a plain list has nothing in another form
+            rule = partial(replaced_exchanges, context, self.recaller.settings.idle_s)
+            replaced = await with_contents(self.recaller.store.turns, context.agent, context.tree, rule)
+            found = found.rule_out("superseded", lambda m: m.exchange in replaced)
+        standing = self.standing
+        stated = {statement_of(f.text) for f in context.snapshot.standing if f.seq in standing}
+        return found.rule_out(
+            "shown",
+            lambda m: (
+                statement_of(m.text) in stated
+                or (m.source == "fact" and shows_origin(context, self.prompt.window, m))
+            ),
+        )
+
+    async def choose(self, found: FoundMessages) -> list[note.Recalled]:
+        """Returns the messages for which the note has room."""
+        context, budget = self.context, self.budget
+        if found.is_selection:
+            budget = min(
+                budget, note.selection_budget(self.recaller.note_budget(context, self.naming_tokens))
+            )
+        render = partial(_render, context, names_mark=self.naming_tokens > 0, is_selection=found.is_selection)
+        cut_chars, changes = found.line_chars(budget), self.prompt.section.changes
+        chosen = found.choose(budget, cut_chars, self.left_out, self.visible)
+        # The estimate is too low for some languages, and a full window has no room for a token more.
+        while chosen and (excess := await _excess(self.prompt, render(chosen, changes))) > 1:
+            # A note that takes less than its budget would be the same with a slightly smaller one.
+            taken = note.estimate_tokens(render(chosen, ()))
+            budget = min(budget - 1, int(taken / excess) - self.naming_tokens)
+            chosen = found.choose(budget, cut_chars, self.left_out, self.visible)
+        return chosen
+
+    def _is_all_shown(self, text: str, query: str) -> bool:
         """Returns whether the conversation's notes show all of a young memory, so that no search finds more."""
-        context, visible = recall.context, recall.visible
+        context, visible = self.context, self.visible
         # The lines of a message may be a template's, and without them others are shown in another form.
         if not visible.notes or "\n" in text:
             return False
-        messages = self.store.recall.all_cached_messages(
+        messages = self.recaller.store.recall.all_cached_messages(
             context.agent, context.snapshot.numbers, visible.numbers
         )
         return messages is not None and note.shows_all(
             visible.notes, messages, query, exclude_atoms=visible.atoms
         )
 
-    async def _select(self, recall: _Recall, query: str) -> list[Message]:
-        """Returns what shows most of the whole memory, where a text asks for that."""
-        context = recall.context
-        if note.has_selection(recall.visible.notes):
-            return []
-        return await self.store.recall.most_telling(
-            context.agent,
-            query,
-            opens=_opens(context),
-            numbers=context.snapshot.numbers,
-            skip=recall.visible.numbers,
-            # What the memory section shows is among the first, as a fact and in the user's words, and is ruled out.
-            limit=LEAST_HITS + 2 * len(recall.standing),
-            deadline_ms=_remaining_ms(self._limit_ms(context), recall.begun),
-        )
+    # -- as `MemorySearch`
 
-    async def _find_neighbours(self, recall: _Recall, event: Message, *, before: bool) -> list[Message]:
-        """Returns what the user stated after a message, or before it."""
-        context = recall.context
-        return await self.store.recall.around(
-            context.agent,
-            event.seq,
-            before=before,
-            numbers=context.snapshot.numbers,
-            skip=recall.visible.numbers,
-            deadline_ms=_remaining_ms(self._limit_ms(context), recall.begun),
-        )
-
-    def _limit_ms(self, context: MemoryContext) -> float:
-        """Returns the time for recall."""
-        return self.settings.recall_deadline_ms / (STREAM_TIME_PARTS if context.request.chat.stream else 1)
-
-    async def _search(self, recall: _Recall, query: str) -> list[Message]:
-        """Returns what memory has for a text, best first."""
-        context, visible = recall.context, recall.visible
-        limit_ms = self._limit_ms(context)
+    async def search(self, query: str) -> list[Message]:
+        recaller, context, visible = self.recaller, self.context, self.visible
         vector = None
-        if self.embed_query is not None:
+        if recaller.embed_query is not None:
             # A vector that does not come in time leaves time for a search by words.
-            wait_ms = _remaining_ms(limit_ms, recall.begun) - limit_ms / WORDS_TIME_PARTS
-            vector = await self.embed_query(context.agent.id, query, wait_ms)
-        has_evicted = recall.window.evicted_tokens > 0 and not visible.numbers
-        return await self.store.recall.search(
+            wait_ms = self._remaining_ms() - recaller.limit_ms(context) / WORDS_TIME_PARTS
+            vector = await recaller.embed_query(context.agent.id, query, wait_ms)
+        has_evicted = self.prompt.window.evicted_tokens > 0 and not visible.numbers
+        return await recaller.store.recall.search(
             context.agent,
             query,
             numbers=context.snapshot.numbers,
             skip=visible.numbers,
-            limit=MOST_HITS if has_evicted else max(LEAST_HITS, recall.budget // LINE_TOKENS),
-            room=SPARE_BUDGETS * recall.budget,
+            limit=MOST_HITS if has_evicted else max(LEAST_HITS, self.budget // LINE_TOKENS),
+            room=SPARE_BUDGETS * self.budget,
             only_strong=True,
-            deadline_ms=_remaining_ms(limit_ms, recall.begun),
+            deadline_ms=self._remaining_ms(),
             vector=vector,
-            trace=recall.trace,
+            trace=self.trace,
         )
+
+    async def select(self, query: str) -> list[Message]:
+        context, visible = self.context, self.visible
+        if note.has_selection(visible.notes):
+            return []
+        return await self.recaller.store.recall.most_telling(
+            context.agent,
+            query,
+            opens=_opens_conversation(context),
+            numbers=context.snapshot.numbers,
+            skip=visible.numbers,
+            # What the memory section shows is among the first, as a fact and in the user's words, and is ruled out.
+            limit=LEAST_HITS + 2 * len(self.standing),
+            deadline_ms=self._remaining_ms(),
+        )
+
+    async def find_neighbours(self, event: Message, *, before: bool) -> list[Message]:
+        context = self.context
+        return await self.recaller.store.recall.around(
+            context.agent,
+            event.seq,
+            before=before,
+            numbers=context.snapshot.numbers,
+            skip=self.visible.numbers,
+            deadline_ms=self._remaining_ms(),
+        )
+
+    def _remaining_ms(self) -> float:
+        """Returns what is left of the time for recall; at least 1, so that a search ends as too slow."""
+        return max(1.0, self.recaller.limit_ms(self.context) - (time.perf_counter() - self.begun) * 1000)
 
 
 def make_search_record(
@@ -379,42 +435,6 @@ def make_search_record(
     )
 
 
-async def _choose(
-    found: FoundMessages,
-    prompt: Prompt,
-    visible: VisibleContent,
-    budget: int,
-    naming_tokens: int,
-    render: _Renderer,
-    left_out: note.LeftOut,
-) -> list[note.Recalled]:
-    """Returns the messages for which a note has room.
-
-    budget, naming_tokens: as in `Recaller.note_budget`.
-    left_out: as for `note.choose`.
-    """
-    render = partial(render, is_selection=found.is_selection)
-    choose = partial(
-        note.choose,
-        found.messages,
-        found.query,
-        exclude_atoms=visible.atoms,
-        noted=visible.notes,
-        shared=found.shared,
-        cut_chars=found.line_chars(budget),
-        is_selection=found.is_selection,
-        left=left_out,
-    )
-    chosen = choose(budget_tokens=budget)
-    # The estimate is too low for some languages, and a full window has no room for a token more.
-    while chosen and (excess := await _excess(prompt, render(chosen, prompt.section.changes))) > 1:
-        # A note that takes less than its budget would be the same with a slightly smaller one.
-        taken = note.estimate_tokens(render(chosen, ()))
-        budget = min(budget - 1, int(taken / excess) - naming_tokens)
-        chosen = choose(budget_tokens=budget)
-    return chosen
-
-
 def _may_find_more(context: MemoryContext, window: FittedWindow) -> bool:
     """Returns whether the memory may have messages that the prompt does not show."""
     match_point = context.plan.match.match_point
@@ -424,7 +444,7 @@ def _may_find_more(context: MemoryContext, window: FittedWindow) -> bool:
     return in_other_conversations > 0 or window.evicted_tokens > 0 or is_trimmed
 
 
-def _opens(context: MemoryContext) -> bool:
+def _opens_conversation(context: MemoryContext) -> bool:
     """Returns whether this is the user's first message in the conversation."""
     user_messages = (m for m in context.plan.messages if m.get("role") == "user")
     return context.plan.match.match_point is None and len(list(user_messages)) == 1
@@ -442,20 +462,29 @@ def _change_tokens(context: MemoryContext, section: Section) -> int:
     """Returns the tokens of a note that only states the changed blocks, without the line that names its mark."""
     if not section.changes:
         return 0
-    return note.estimate_tokens(_renderer(context, names_mark=False)((), section.changes))
+    return note.estimate_tokens(_render(context, (), section.changes, names_mark=False))
 
 
 def render_changes(context: MemoryContext, section: Section, notes: Sequence[str]) -> str:
     """Returns a note that only states the changed blocks. notes: those in the prompt."""
     is_named = is_mark_named((section.text, *notes), mark_of(context.agent.secret))
-    return _renderer(context, names_mark=not is_named)((), section.changes)
+    return _render(context, (), section.changes, names_mark=not is_named)
 
 
-def _renderer(context: MemoryContext, *, names_mark: bool) -> _Renderer:
-    now, mark = context.plan.query.now, mark_of(context.agent.secret)
-    return partial(note.render_note, now=now, mark=mark, names_mark=names_mark)
-
-
-def _remaining_ms(limit_ms: float, begun: float) -> float:
-    """Returns what is left of a time limit; at least 1, so that a search ends as too slow."""
-    return max(1.0, limit_ms - (time.perf_counter() - begun) * 1000)
+def _render(
+    context: MemoryContext,
+    hits: Sequence[note.Recalled],
+    changes: Sequence[str],
+    *,
+    names_mark: bool,
+    is_selection: bool = False,
+) -> str:
+    """Returns the note of a request, as `note.render_note`."""
+    return note.render_note(
+        hits,
+        changes,
+        context.plan.query.now,
+        mark=mark_of(context.agent.secret),
+        is_selection=is_selection,
+        names_mark=names_mark,
+    )

@@ -50,46 +50,44 @@ class TrialRecall(Struct, frozen=True):
 
     async def recall(self, agent: Agent, text: str, most_left: int) -> TrialResult:
         """Returns what would be recalled. most_left: hits that stay out, with their scores. Raises: StoreError."""
-        trace, left_out, budget = SearchTrace(), note.LeftOut(), self.recall_tokens
-
-        async def search(query: str) -> list[Message]:
-            vector = None
-            if self.embed_query is not None:
-                vector = await self.embed_query(agent.id, query, _DEADLINE_MS)
-            return await self.store.recall.search(
-                agent,
-                query,
-                limit=max(LEAST_HITS, budget // LINE_TOKENS),
-                room=SPARE_BUDGETS * budget,
-                only_strong=True,
-                deadline_ms=_DEADLINE_MS,
-                vector=vector,
-                trace=trace,
-            )
-
-        async def select(query: str) -> list[Message]:
-            return await self.store.recall.most_telling(
-                agent, query, opens=True, limit=LEAST_HITS, deadline_ms=_DEADLINE_MS
-            )
-
-        async def find_neighbours(event: Message, *, before: bool) -> list[Message]:
-            return await self.store.recall.around(agent, event.seq, before=before, deadline_ms=_DEADLINE_MS)
-
-        found = await find_messages(
-            text, note.make_query(text), search, select, find_neighbours=find_neighbours
-        )
-        if found.is_selection:
-            budget = note.selection_budget(budget)
-        chosen = note.choose(
-            found.messages,
-            found.query,
-            shared=found.shared,
-            budget_tokens=budget,
-            cut_chars=found.line_chars(budget),
-            is_selection=found.is_selection,
-            left=left_out,
-        )
+        trace, left_out = SearchTrace(), note.LeftOut()
+        found = await find_messages(text, note.make_query(text), _TrialSearch(self, agent, trace))
+        budget = note.selection_budget(self.recall_tokens) if found.is_selection else self.recall_tokens
+        chosen = found.choose(budget, found.line_chars(budget), left_out)
         rendered = note.render_note(
             chosen, (), self.now(), mark=mark_of(agent.secret), is_selection=found.is_selection
         )
         return TrialResult(rendered, make_search_record("", found, chosen, left_out, trace, most_left))
+
+
+class _TrialSearch(Struct, frozen=True):
+    """The search for a trial, as `MemorySearch`."""
+
+    trial: TrialRecall
+    agent: Agent
+    trace: SearchTrace
+
+    async def search(self, query: str) -> list[Message]:
+        trial, vector = self.trial, None
+        if trial.embed_query is not None:
+            vector = await trial.embed_query(self.agent.id, query, _DEADLINE_MS)
+        return await trial.store.recall.search(
+            self.agent,
+            query,
+            limit=max(LEAST_HITS, trial.recall_tokens // LINE_TOKENS),
+            room=SPARE_BUDGETS * trial.recall_tokens,
+            only_strong=True,
+            deadline_ms=_DEADLINE_MS,
+            vector=vector,
+            trace=self.trace,
+        )
+
+    async def select(self, query: str) -> list[Message]:
+        return await self.trial.store.recall.most_telling(
+            self.agent, query, opens=True, limit=LEAST_HITS, deadline_ms=_DEADLINE_MS
+        )
+
+    async def find_neighbours(self, event: Message, *, before: bool) -> list[Message]:
+        return await self.trial.store.recall.around(
+            self.agent, event.seq, before=before, deadline_ms=_DEADLINE_MS
+        )

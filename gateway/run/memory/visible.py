@@ -44,6 +44,9 @@ class VisibleContent(Struct, frozen=True):
         return cls(_verbatim_numbers(context, composition, window), shown, window.notes(composition))
 
 
+NOTHING_VISIBLE = VisibleContent(range(0), frozenset(), ())
+
+
 def _merged_replies(listing: Listing, dropped: Container[int]) -> Iterator[Atom]:
     """Yields the hashes of successive assistant messages of a list, joined.
 

@@ -102,15 +102,19 @@ def test_each_way_of_asking_has_a_sign() -> None:
 def test_a_note_for_an_order_of_events_has_shorter_lines() -> None:
     searched = []
 
-    async def search(query: str) -> list[Message]:
-        searched.append(query)
-        return [Message(1, 1, "user", "We chose limestone.", 0.0, 1)]
+    class Limestone:
+        async def search(self, query: str) -> list[Message]:
+            searched.append(query)
+            return [Message(1, 1, "user", "We chose limestone.", 0.0, 1)]
 
-    async def select(_: str) -> list[Message]:
-        return []
+        async def select(self, query: str) -> list[Message]:
+            raise AssertionError("the search finds something")
+
+        async def find_neighbours(self, event: Message, *, before: bool) -> list[Message]:
+            raise AssertionError("the whole order is asked for")
 
     def found(text: str) -> int:
-        return asyncio.run(find_messages(text, text, search, select)).line_chars(1_000)
+        return asyncio.run(find_messages(text, text, Limestone())).line_chars(1_000)
 
     assert found("In which order did we choose the floor and the rings?") == ORDER_CHARS
     assert found("Which floor did we choose?") == CUT_CHARS
