@@ -26,25 +26,26 @@ K = TypeVar("K")
 
 # About 700 bytes each: 3 MB at most, and a miss costs one read by key.
 CACHED_AGENTS = 4096
-AGENT_COLUMNS = 10
+# Of the piece `agent`.
+AGENT_COLUMNS = 11
 
 
 def make_agent_record(row: Row) -> Agent:
-    """Makes the record of a row of `AGENT_COLUMNS` columns of an agent, from `id` to `created`."""
+    """Makes the record of a row of the piece `agent`."""
     id, uid, project, profile, subject, *rest = row
     return Agent(id, uid, Scope(project, profile, subject), *rest)
 
 
 async def find_agent(connection: Connection, scope: Scope) -> Agent | None:
     """Returns the agent of a scope, with its present numbers; None where it is not stored."""
-    row = await connection.row(SQL["agent_find"], (scope.project, scope.profile, scope.subject))
-    return None if row is None else Agent(row[0], row[1], scope, *row[2:])
+    row = await connection.row(SQL["agent_find"], scope)
+    return None if row is None else make_agent_record(row)
 
 
 async def load_agent(connection: Connection, id: int) -> Agent | None:
     """Returns an agent with its present numbers; None where it is gone."""
     row = await connection.row(SQL["agent_by_id"], (id,))
-    return None if row is None else Agent(id, row[0], Scope(*row[1:4]), *row[4:])
+    return None if row is None else make_agent_record(row)
 
 
 async def load_numbers(connection: Connection, id: int) -> AgentNumbers | None:
@@ -57,8 +58,7 @@ async def create_agent(connection: Connection, draft: Agent) -> Agent:
     """Stores a draft. Returns it, or the agent that was there first, with a secret other than the draft's."""
     scope = draft.scope
     row = await connection.row(
-        SQL["agent_insert"],
-        (draft.uid, scope.project, scope.profile, scope.subject, draft.secret, draft.epoch, draft.created),
+        SQL["agent_insert"], (draft.uid, *scope, draft.secret, draft.epoch, draft.created)
     )
     if row is not None:
         return replace(draft, id=row[0])

@@ -3,8 +3,8 @@
 
 -- name: memories
 -- Reads a page of all memories but those that are not whole.
-SELECT id, uid, project, profile, subject, secret, epoch, indexed_seq, next_seq, created, paused FROM agents
-WHERE id > ? AND subject NOT LIKE 'importing:%' AND subject NOT LIKE 'replaced:%' ORDER BY id LIMIT ?
+SELECT {agent} FROM agents a
+WHERE a.id > ? AND a.subject NOT LIKE 'importing:%' AND a.subject NOT LIKE 'replaced:%' ORDER BY a.id LIMIT ?
 
 -- name: memories_count
 -- Counts them.

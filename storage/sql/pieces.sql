@@ -1,5 +1,9 @@
 -- Pieces that statements of several files share; `{name}` stands for one.
 
+-- piece: agent
+-- What is read of an agent `a`, in the order of its record.
+a.id, a.uid, a.project, a.profile, a.subject, a.secret, a.epoch, a.indexed_seq, a.next_seq, a.created, a.paused
+
 -- piece: columns
 -- What an exchange is written with, in the order of its values.
 {fixed}, input, shown_reply, "full"

@@ -60,8 +60,7 @@ SELECT EXISTS (SELECT 1 FROM keys WHERE opens = 'metrics')
 
 -- name: agent_find
 -- Finds the memory of a scope.
-SELECT id, uid, secret, epoch, indexed_seq, next_seq, created, paused FROM agents
-WHERE project = ? AND profile = ? AND subject = ?
+SELECT {agent} FROM agents a WHERE a.project = ? AND a.profile = ? AND a.subject = ?
 
 -- name: agent_numbers
 -- Reads the numbers by which a process knows whether what it has cached of a memory is up to date.
@@ -73,7 +72,7 @@ SELECT id FROM agents WHERE uid = ?
 
 -- name: agent_by_id
 -- Reads an agent.
-SELECT uid, project, profile, subject, secret, epoch, indexed_seq, next_seq, created, paused FROM agents WHERE id = ?
+SELECT {agent} FROM agents a WHERE a.id = ?
 
 -- name: agent_insert
 -- Adds an agent at first use. No row: another writer was first.

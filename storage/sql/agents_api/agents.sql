@@ -3,7 +3,7 @@
 
 -- piece: entry
 -- A memory `a`, with its definition where it has one. A profile's memory has none, and is named after its user.
-SELECT a.id, a.uid, a.project, a.profile, a.subject, a.secret, a.epoch, a.indexed_seq, a.next_seq, a.created, {definition}
+SELECT {agent}, {definition}
 FROM agents a LEFT JOIN definitions d ON d.memory = a.id AND d.memory <> 0 AND d.kind = 'agent' AND d.project = a.project
 LEFT JOIN definition_texts t ON t.id = d.current
 
@@ -38,8 +38,7 @@ coalesce((SELECT max(r.ended) FROM runs r WHERE r.agent = a.id), 0)
 
 -- name: memories
 -- Reads some memories of a project.
-SELECT id, uid, project, profile, subject, secret, epoch, indexed_seq, next_seq, created FROM agents
-WHERE project = ?1 AND id {in:2:BIGINT:64}
+SELECT {agent} FROM agents a WHERE a.project = ?1 AND a.id {in:2:BIGINT:64}
 
 -- name: among
 -- Reads some agents by their rows.

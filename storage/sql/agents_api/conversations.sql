@@ -4,7 +4,7 @@
 -- piece: conversation
 -- A conversation `c` with its memory `a` and its definition.
 SELECT c.id, c.uid, c.key, c.rev, c.tip, c.begun, c.last_at,
-    a.id, a.uid, a.project, a.profile, a.subject, a.secret, a.epoch, a.indexed_seq, a.next_seq, a.created,
+    {agent},
     d.id, d.uid, d.project, d.kind, d.memory, d.name, d.version, d.created, d.updated, t.body
 
 -- piece: described

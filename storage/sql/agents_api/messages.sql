@@ -50,14 +50,14 @@ WHERE p.seq > ?3 AND (p.input IS NOT NULL OR (p.state = 'off' AND p.span = 1)) O
 
 -- name: begun
 -- Reads the exchange of a project that a response's id names: ?2 its conversation, ?3 when it began. With its memory.
-SELECT a.id, a.uid, a.project, a.profile, a.subject, a.secret, a.epoch, a.indexed_seq, a.next_seq, a.created, {row}
+SELECT {agent}, {row}
 FROM exchanges p {joined} JOIN agents a ON a.id = p.agent
 WHERE p.conversation = (SELECT n.id FROM conversations n WHERE n.uid = ?2) AND p.begun = ?3 AND a.project = ?1
 ORDER BY p.id DESC LIMIT 1
 
 -- name: owner
 -- Reads whose memory a conversation of a project is in, and the client's own id of it.
-SELECT a.id, a.uid, a.project, a.profile, a.subject, a.secret, a.epoch, a.indexed_seq, a.next_seq, a.created, c.key
+SELECT {agent}, c.key
 FROM conversations c JOIN agents a ON a.id = c.agent WHERE c.uid = ?2 AND a.project = ?1
 
 -- name: path_to
@@ -75,14 +75,14 @@ WHERE p.agent = ?1 AND p.shown_reply IS NOT NULL ORDER BY p.seq DESC LIMIT ?2
 
 -- name: of_project_down
 -- Reads those of all agents of a project, the newest first. ?2, ?3: between these rows.
-SELECT a.id, a.uid, a.project, a.profile, a.subject, a.secret, a.epoch, a.indexed_seq, a.next_seq, a.created, {row}
+SELECT {agent}, {row}
 FROM exchanges p CROSS JOIN agents a ON a.id = p.agent {joined}
 WHERE a.project = ?1 AND (a.profile = '@' OR substr(a.subject, 1, 5) = 'user:') AND p.id > ?2 AND p.id < ?3 AND {stands}
 ORDER BY p.id DESC LIMIT ?4
 
 -- name: of_project_up
 -- Reads them forwards.
-SELECT a.id, a.uid, a.project, a.profile, a.subject, a.secret, a.epoch, a.indexed_seq, a.next_seq, a.created, {row}
+SELECT {agent}, {row}
 FROM exchanges p CROSS JOIN agents a ON a.id = p.agent {joined}
 WHERE a.project = ?1 AND (a.profile = '@' OR substr(a.subject, 1, 5) = 'user:') AND p.id > ?2 AND p.id < ?3 AND {stands}
 ORDER BY p.id LIMIT ?4

@@ -234,7 +234,7 @@ UPDATE run_texts SET data = ?5 WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND 
 
 -- name: response_find
 -- Reads a response in the background by its public name, with its memory. Such runs are of no stored conversation.
-SELECT a.id, a.uid, a.project, a.profile, a.subject, a.secret, a.epoch, a.indexed_seq, a.next_seq, a.created, {run}
+SELECT {agent}, {run}
 FROM runs r JOIN agents a ON a.id = r.agent WHERE r.uid = ? AND a.project = ? AND r.conversation = 0
 
 -- name: response_turn
