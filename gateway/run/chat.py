@@ -173,7 +173,7 @@ class Chat:
         agents = self.keeper.store.agents
         with map_store_errors():
             if spec.uid:
-                return await agents.find_or_draft(scope, is_made=True)
+                return await agents.find_or_draft(scope, must_exist=True)
             return await agents.find_or_begin(scope, spec.own_blocks, spec.shared_blocks, self.keeper.now())
 
     def _route_for(self, resolved: Resolved) -> Route:

@@ -69,7 +69,7 @@ async def create_agent(connection: Connection, draft: Agent) -> Agent:
     return found
 
 
-async def begin_agent(
+async def create_agent_with_blocks(
     connection: Connection, draft: Agent, own: Iterable[Block], shared: Iterable[Block], at: float
 ) -> Agent:
     """Stores a draft with its blocks. Returns it, or the agent that was there first."""
@@ -150,13 +150,13 @@ class Agents:
             self._put(self._drafts, scope, draft)
         return draft
 
-    async def find_or_draft(self, scope: Scope, *, is_made: bool = False) -> Agent:
+    async def find_or_draft(self, scope: Scope, *, must_exist: bool = False) -> Agent:
         """Returns the scope's agent, or the draft of one that begins with its first turn.
 
-        is_made: it was made over REST, so if it is not there it is gone, and no turn makes it again. Raises: NotFound.
+        must_exist: no turn begins it: it was made over REST, so if it is not there it is gone. Raises: NotFound.
         """
         agent = await self.find(scope)
-        if agent is None and is_made:
+        if agent is None and must_exist:
             raise NotFound("this agent is gone")
         return agent or self.draft(scope)
 
@@ -176,12 +176,12 @@ class Agents:
             if agent is None:
                 draft = self.draft(scope)
                 agent = await self._database.write(
-                    lambda connection: begin_agent(connection, draft, own, shared, at)
+                    lambda connection: create_agent_with_blocks(connection, draft, own, shared, at)
                 )
                 self.cache(agent)
             return agent
 
-    async def begin(
+    async def store_draft(
         self, connection: Connection, draft: Agent, own: Iterable[Block], shared: Iterable[Block], at: float
     ) -> Agent:
         """Stores the draft on which a turn was planned, with its blocks, if no other turn has. Returns it as stored.
@@ -191,7 +191,7 @@ class Agents:
         """
         if draft.uid in self._stored_drafts and await find_agent(connection, draft.scope) is None:
             raise Stale("something was forgotten while this turn was under way")
-        agent = await begin_agent(connection, draft, own, shared, at)
+        agent = await create_agent_with_blocks(connection, draft, own, shared, at)
         if agent.secret != draft.secret:
             raise Stale(f"another memory of {agent.scope.subject!r} was begun or imported meanwhile")
         return agent

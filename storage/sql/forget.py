@@ -18,7 +18,7 @@ from storage.commands import Extent, ForgetTarget, Rules
 from storage.database import FORGOTTEN, Connection, Database, Row
 from storage.records import Exchange, State
 from storage.sql import exchanges
-from storage.sql.agents import Agents, begin_agent, load_agent
+from storage.sql.agents import Agents, create_agent_with_blocks, load_agent
 from storage.sql.agents_api.definitions import remove_definitions
 from storage.sql.agents_api.sleepers import end_readings
 from storage.sql.blocks import default_blocks
@@ -162,7 +162,9 @@ class Forgetting(Group):
             blocks = [] if paused is None else await default_blocks(connection, agent)
             id = await begin_forgetting(connection, agent, target, now)
             if paused is not None and paused.paused is not None:
-                empty = await begin_agent(connection, self._agents.new(paused.scope), blocks, (), now)
+                empty = await create_agent_with_blocks(
+                    connection, self._agents.new(paused.scope), blocks, (), now
+                )
                 await connection.run(PAGE_SQL["pause"], (empty.id, paused.paused))
             return id, before, user
 

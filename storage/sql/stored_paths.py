@@ -154,7 +154,9 @@ class StoredPaths(Group):
 
     async def _open(self, write: StepOpen, connection: Connection) -> StepOpened:
         if not write.agent.id:
-            agent = await self._agents.begin(connection, write.agent, write.defaults, write.shared, write.now)
+            agent = await self._agents.store_draft(
+                connection, write.agent, write.defaults, write.shared, write.now
+            )
             write = replace(write, agent=agent)
         return await open_step(connection, write, self._rules)
 

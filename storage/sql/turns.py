@@ -249,7 +249,7 @@ async def _commit(connection: Connection, write: TurnWrite, agents: Agents, rule
     agent = write.agent
     is_new = agent.id == 0
     if is_new:
-        agent = await agents.begin(connection, agent, write.defaults, write.shared, write.now)
+        agent = await agents.store_draft(connection, agent, write.defaults, write.shared, write.now)
     elif write.change is not None and write.change.merge:
         await connection.lock_sharers(agent.id)
     section = None if write.section is None else write.section.id

@@ -301,8 +301,8 @@ async def test_hidden_agents_do_not_make_a_page_short(store: Store) -> None:
 async def test_an_agent_that_is_gone_is_not_made_again_by_a_turn(store: Store) -> None:
     made = await make_agent(store, "ann")
     scope = made.agent.scope
-    assert await store.agents.find_or_draft(scope, is_made=True) == made.agent
+    assert await store.agents.find_or_draft(scope, must_exist=True) == made.agent
     await store.forgetting.wipe(made.agent.id)
     with pytest.raises(NotFound):
-        await store.agents.find_or_draft(scope, is_made=True)
-    assert (await store.agents.find_or_draft(scope, is_made=False)).id == 0
+        await store.agents.find_or_draft(scope, must_exist=True)
+    assert (await store.agents.find_or_draft(scope, must_exist=False)).id == 0

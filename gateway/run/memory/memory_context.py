@@ -247,11 +247,11 @@ async def find_agent(store: Store, request: MemoryRequest) -> Agent:
     assert scope is not None
     agents = store.agents
     if not store.database.is_shared:
-        return agents.find_cached(scope) or await agents.find_or_draft(scope, is_made=bool(spec.uid))
+        return agents.find_cached(scope) or await agents.find_or_draft(scope, must_exist=bool(spec.uid))
     # A turn off the record leaves hashes under the agent's secret, so it needs a stored one as well.
     if not spec.uid and not request.identity.leaves_nothing:
         return await agents.find_or_begin(scope, spec.own_blocks, spec.shared_blocks, request.now)
-    return await agents.find_or_draft(scope, is_made=bool(spec.uid))
+    return await agents.find_or_draft(scope, must_exist=bool(spec.uid))
 
 
 def _omitted_by_client(request: MemoryRequest, plan: Plan) -> tuple[PathElement, ...]:
