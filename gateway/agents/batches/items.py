@@ -38,9 +38,9 @@ from gateway.core.turn.client_view import MakesUnseen
 from gateway.core.turn.commands import TurnOutcome
 from gateway.core.turn.draft import AllBut
 from gateway.core.turn.guide import StopReason
-from gateway.core.turn.ledger import counts_or_zeros
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.upstream.policy import Target
+from gateway.core.usage.reported import reported_counts
 from gateway.errors import GatewayError, UnknownModel
 from gateway.metrics import Metrics
 from gateway.run.call import ChatCall, Forwarded, endpoint_form_for
@@ -390,7 +390,7 @@ class ItemTurns:
         outcome = opened.outcome
         if opened.replies.taken <= len(opened.rounds):
             raise ItemFailed(CHANGED)
-        counts = counts_or_zeros(_usage(body))
+        counts = reported_counts(_usage(body)) or TokenCounts()
         tokens = counts.prompt + counts.completion
         ops = opened.block_edits.ops[opened.stored_inserts :]
         merged = edits.merge_operations(
@@ -435,7 +435,7 @@ class ItemTurns:
 
         reply: that which the provider has billed, and of which only the tokens are used; b"": none.
         """
-        counts = counts_or_zeros(_usage(reply))
+        counts = reported_counts(_usage(reply)) or TokenCounts()
         tokens, now = counts.prompt + counts.completion, self._keeper.now()
         plain = ItemEnd(item, failure.state, failure.stop, now, failure.message, tokens, counts.completion)
         try:

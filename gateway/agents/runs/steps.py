@@ -30,8 +30,8 @@ from gateway.core.tags import mark_of
 from gateway.core.turn import commands, events
 from gateway.core.turn.commands import End, TurnOutcome
 from gateway.core.turn.guide import StopReason, ToolResult
-from gateway.core.turn.ledger import counts_or_zeros
 from gateway.core.upstream.policy import Target
+from gateway.core.usage.reported import reported_counts
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryContext, in_prompt_order
 from gateway.run.memory.prompt import EndpointForm, Prompt
@@ -223,7 +223,7 @@ class RunMemory:
         e = self._finished_exchange(self.opened, prompt, result.full, result.shown_reply)
         if result.is_refused:
             e = mark_refused(e, context.path)
-        number, counts = self.run.steps + 1, counts_or_zeros(result.usage)
+        number, counts = self.run.steps + 1, reported_counts(result.usage) or TokenCounts()
         step = RunStep(
             e.id, context.agent.id, self.run.id, number, self._step_begun, now, counts,
             result.stop, None, result.error, dict(result.waiting),

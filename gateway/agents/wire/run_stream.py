@@ -26,8 +26,8 @@ from gateway.core.turn.client_view import ClientView, ReplyEvent
 from gateway.core.turn.commands import TurnOutcome
 from gateway.core.turn.draft import ToolCall
 from gateway.core.turn.guide import StopReason
-from gateway.core.turn.ledger import counts_or_zeros
 from gateway.core.turn.terms import TurnTerms
+from gateway.core.usage.reported import reported_counts
 from gateway.errors import GatewayError, UpstreamError
 from storage.records import TokenCounts
 
@@ -170,7 +170,7 @@ class StepView(ClientView):
                 self.add_text(text)
         usage = event.chunk.get("usage") if event.chunk else None
         if isinstance(usage, dict):
-            self._last = counts_or_zeros(usage)
+            self._last = reported_counts(usage) or TokenCounts()
             self.counts = TokenCounts(*map(sum, zip(self.counts, self._last, strict=True)))
 
     def show_texts(self, read: Sequence[Event], texts: Sequence[str]) -> bool:

@@ -1,4 +1,4 @@
-"""Counts the tokens of a reply that was made in several rounds."""
+"""The tokens of a turn's rounds, and the usage of them all that the client gets."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from msgspec import Struct
 
 from adapters.types import Json, token_count
 from gateway.core.turn.draft import Draft
-from gateway.core.usage.reported import reported_counts
-from storage.records import TokenCounts
 
-BILLED = "mnemogate_billed"  # field of `usage`, in addition to the real API's
-DETAILS = "completion_tokens_details"
+BILLED: Final = "mnemogate_billed"  # field of `usage`, in addition to the real API's
+_DETAILS: Final = "completion_tokens_details"
 
 
 class Ledger(Struct, frozen=True):
@@ -21,52 +19,52 @@ class Ledger(Struct, frozen=True):
 
     # The usage that the client would get now; None: no round reported any.
     usage: Json | None = None
-    # The prompt tokens of all rounds.
-    prompt: int = 0
-    # The completion tokens of all rounds, estimated where a round reported none.
-    completion: int = 0
+    # Of all rounds.
+    prompt_tokens: int = 0
+    # Of all rounds, estimated where a round reported none.
+    completion_tokens: int = 0
     rounds: int = 0
 
-    def plus(self, draft: Draft, count: Callable[[str], int]) -> Ledger:
+    def with_round(self, draft: Draft, count: Callable[[str], int]) -> Ledger:
         """Returns the ledger with one more round. count: estimates the tokens of a text."""
         usage = draft.usage
         completion = count(draft.generated()) if usage is None else token_count(usage, "completion_tokens")
         return Ledger(
-            self.reported(usage),
-            self.prompt + token_count(usage, "prompt_tokens"),
-            self.completion + completion,
+            self.turn_usage(usage),
+            self.prompt_tokens + token_count(usage, "prompt_tokens"),
+            self.completion_tokens + completion,
             self.rounds + 1,
         )
 
-    def reported(self, usage: Json | None) -> Json | None:
-        """Returns the usage for the client if this is the last round's usage; None: the round reported none."""
-        return self.usage if usage is None else self.merged(usage)
-
-    def merged(self, usage: Json) -> Json:
-        """Returns the usage for the client if this is the last round's usage.
+    def turn_usage(self, last: Json | None) -> Json | None:
+        """Returns the usage that the client gets if one more round is the last; None: no round reported any.
 
         The client's conversation holds one reply, so it gets the last round's prompt and the completions of all.
         What the hidden rounds cost besides stands in a field of its own. Unknown fields are those of the last round.
+
+        last: what that round reported.
         """
+        if last is None:
+            return self.usage
         if not self.rounds:
-            return usage
+            return last
         # Added up from what the ledger knows, because a round that reported nothing is in it as an estimate.
-        prompt = token_count(usage, "prompt_tokens")
-        completion = self.completion + token_count(usage, "completion_tokens")
+        prompt = token_count(last, "prompt_tokens")
+        completion = self.completion_tokens + token_count(last, "completion_tokens")
         return {
-            **usage,
-            **_added_details((self.usage or {}).get(DETAILS), usage.get(DETAILS)),
+            **last,
+            **_added_details((self.usage or {}).get(_DETAILS), last.get(_DETAILS)),
             "completion_tokens": completion,
             "total_tokens": prompt + completion,
             BILLED: {
-                "prompt_tokens": self.prompt + prompt,
+                "prompt_tokens": self.prompt_tokens + prompt,
                 "completion_tokens": completion,
                 "rounds": self.rounds + 1,
             },
         }
 
 
-NOTHING: Final = Ledger()
+EMPTY_LEDGER: Final = Ledger()
 
 
 def _added_details(earlier: Any, last: Any) -> Json:
@@ -79,9 +77,4 @@ def _added_details(earlier: Any, last: Any) -> Json:
         before = earlier.get(key)
         if isinstance(value, int) and isinstance(before, int):
             added[key] = token_count(last, key) + token_count(earlier, key)
-    return {DETAILS: added}
-
-
-def counts_or_zeros(usage: Json | None) -> TokenCounts:
-    """Returns the tokens of one call of the model, as the upstream counted them; zeros where it did not."""
-    return reported_counts(usage) or TokenCounts()
+    return {_DETAILS: added}

@@ -44,7 +44,7 @@ from gateway.core.turn.guide import (
     StopReason,
     ToolResult,
 )
-from gateway.core.turn.ledger import NOTHING, Ledger
+from gateway.core.turn.ledger import EMPTY_LEDGER, Ledger
 from gateway.core.turn.round import (
     AS_BODY,
     AS_EVENTS,
@@ -95,7 +95,7 @@ class Turn:
         self._round = Round(terms, view, AS_EVENTS if terms.shows_steps else None)
         self._calls = NO_CALLS
         # The rounds before it
-        self._ledger = NOTHING
+        self._ledger = EMPTY_LEDGER
         self._replies = 0  # that have begun, the present one included
         self._steps = 0  # whose reply was saved in this turn
         self._messages: list[Json] = []
@@ -457,10 +457,10 @@ class Turn:
         terms = self.terms
         if offer.is_final:  # a call that comes nevertheless is not run, so its asides are not shown either
             terms = replace(terms, asides=None)
-        merged = self._ledger.merged if self._ledger.rounds else None
+        turn_usage = self._ledger.turn_usage if self._ledger.rounds else None
         text_before = "" if terms.shows_steps else join_messages(self._shown_replies)["content"]
         filler, self._next_filler = self._next_filler, ""
-        return Round(terms, self._view, ended.form, merged, text_before, filler)
+        return Round(terms, self._view, ended.form, turn_usage, text_before, filler)
 
     def _save_step(self, step: commands.SaveStep, then: Sequence[Command]) -> list[Command]:
         """Returns the command to save a step. then: the commands that follow when it is saved."""
@@ -490,10 +490,12 @@ class Turn:
         """Returns the tokens of all rounds of this turn, the present one included."""
         if self._round.stored is Stored.IN_EARLIER_TURN:
             return self._ledger
-        return self._ledger.plus(self._round.draft, self.terms.count)
+        return self._ledger.with_round(self._round.draft, self.terms.count)
 
     def _budget_left(self, ledger: Ledger) -> int | None:
-        return None if self.terms.budget_tokens is None else self.terms.budget_tokens - ledger.completion
+        return (
+            None if self.terms.budget_tokens is None else self.terms.budget_tokens - ledger.completion_tokens
+        )
 
     # The turn ends
 
@@ -626,7 +628,7 @@ class Turn:
             names = {id: f"call_mnemogate_0_{n}" for n, id in enumerate(sorted(clashes))}
             hidden = len(self._messages)
             full = (*(_renamed(message, names) for message in full[:hidden]), *full[hidden:])
-        usage = self._ledger.reported(self._round.draft.usage)
+        usage = self._ledger.turn_usage(self._round.draft.usage)
         is_hidden = len(full) > 1 and any(message["role"] == "tool" for message in full)
         # By position, since keywords take longer than all the rest of it (measured).
         return TurnOutcome(

@@ -100,8 +100,8 @@ class Round:
     """One call of the model with its reply.
 
     form: the form in which the client is answered so far; None: the reply decides.
-    merged: returns the usage for the client if the reply has the given usage and is the last one; None: it is the
-        first reply.
+    turn_usage: returns the usage for the client if this reply is the last one, given its own (`Ledger.turn_usage`);
+        None: it is the first reply.
     text_before: the text of the rounds before.
     filler: a filler that was sent after the reply before was stored.
     """
@@ -111,7 +111,7 @@ class Round:
         terms: TurnTerms,
         view: ClientView,
         form: ReplyForm | None,
-        merged: Callable[[Json], Json] | None = None,
+        turn_usage: Callable[[Json], Json | None] | None = None,
         text_before: Any = "",
         filler: str = "",
     ) -> None:
@@ -132,8 +132,8 @@ class Round:
         self._view = view
         self._has_gateway_tools = bool(terms.gateway_tools)
         self._holds_tail = terms.hold_end or self._has_gateway_tools
-        self._merged = merged
-        self._has_begun = merged is not None  # the view has the turn's first chunk
+        self._turn_usage = turn_usage
+        self._has_begun = turn_usage is not None  # the view has the turn's first chunk
         self._earlier_text = text_before
         self._text_before = text_before  # what a gap must part the next text from; "": nothing
         self._choices_done = 0
@@ -285,7 +285,7 @@ class Round:
         else:
             self.form, self.body = AS_BODY, body
             self._view.take_whole(body, parsed)
-            if self._merged is None:
+            if self._turn_usage is None:
                 self._view.begin(parsed)
             for choice in choices:
                 if isinstance(choice, dict) and not choice.get("index"):
@@ -368,8 +368,8 @@ class Round:
         total: Json | None = None
         if isinstance(usage, dict):
             self.draft.usage = usage
-            if self._merged is not None:
-                total = self._merged(usage)
+            if self._turn_usage is not None:
+                total = self._turn_usage(usage)
         if not self._has_begun:
             # Azure's first chunk judges the prompt: it has no choices, and no reply's id.
             self._has_begun = bool(choices)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gateway.core.turn.draft import Draft
-from gateway.core.turn.ledger import NOTHING, Ledger
+from gateway.core.turn.ledger import EMPTY_LEDGER, Ledger
 
 
 def after(usage: dict[str, Any] | None, text: str = "") -> Ledger:
@@ -13,7 +13,13 @@ def after(usage: dict[str, Any] | None, text: str = "") -> Ledger:
     draft = Draft()
     draft.add({"content": text})
     draft.usage = usage
-    return NOTHING.plus(draft, len)
+    return EMPTY_LEDGER.with_round(draft, len)
+
+
+def turn_usage(ledger: Ledger, last: dict[str, Any]) -> dict[str, Any]:
+    found = ledger.turn_usage(last)
+    assert found is not None
+    return found
 
 
 def test_the_last_prompt_and_all_completions() -> None:
@@ -32,7 +38,7 @@ def test_the_last_prompt_and_all_completions() -> None:
         "completion_tokens_details": {"reasoning_tokens": 2, "x": "y"},
         "x": 1,
     }
-    assert after(first).merged(last) == {
+    assert turn_usage(after(first), last) == {
         "prompt_tokens": 30,
         "completion_tokens": 7,
         "total_tokens": 37,
@@ -46,24 +52,24 @@ def test_the_last_prompt_and_all_completions() -> None:
 
 def test_details_of_one_round_alone_stay() -> None:
     first = {"completion_tokens": 2, "completion_tokens_details": {"reasoning_tokens": 1}}
-    assert after(first).merged({"completion_tokens": 3})["completion_tokens_details"] == {
+    assert turn_usage(after(first), {"completion_tokens": 3})["completion_tokens_details"] == {
         "reasoning_tokens": 1
     }
 
 
 def test_the_only_round_is_told_as_the_upstream_told_it() -> None:
     usage = {"prompt_tokens": 3, "total_tokens": "odd"}
-    assert NOTHING.merged(usage) is usage
+    assert EMPTY_LEDGER.turn_usage(usage) is usage
 
 
 def test_a_round_without_usage_is_estimated() -> None:
     ledger = after(None, "hello")
-    assert (ledger.usage, ledger.completion) == (None, 5)
-    assert ledger.merged({"prompt_tokens": 1, "completion_tokens": 2})["completion_tokens"] == 7
+    assert (ledger.usage, ledger.completion_tokens) == (None, 5)
+    assert turn_usage(ledger, {"prompt_tokens": 1, "completion_tokens": 2})["completion_tokens"] == 7
 
 
 def test_what_is_no_count_adds_nothing() -> None:
     first = {"completion_tokens": 2**64 - 1, "completion_tokens_details": {"reasoning_tokens": 2**64 - 1}}
     last = {"completion_tokens": 3, "completion_tokens_details": {"reasoning_tokens": 2}}
-    told = after(first).merged(last)
+    told = turn_usage(after(first), last)
     assert (told["completion_tokens"], told["completion_tokens_details"]) == (3, {"reasoning_tokens": 2})

@@ -48,6 +48,11 @@ ALL = TokenCounts(100, 20, 60, 0, 7)
         (None, None),
         ("12", None),
         ({"prompt_tokens": -1, "completion_tokens": "9"}, TokenCounts()),
+        ({"prompt_tokens": 5, "prompt_tokens_details": {"cache_write_tokens": 2}}, TokenCounts(5, 0, 0, 2)),
+        (
+            {"prompt_tokens": 5, "prompt_tokens_details": [], "completion_tokens_details": "none"},
+            TokenCounts(5),
+        ),
     ],
 )
 def test_each_dialect_reports_the_same(usage: Any, counts: TokenCounts | None) -> None:
