@@ -7,6 +7,7 @@ from math import inf
 from typing import Any, Literal
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from storage.records import (
     DEFAULT,
@@ -197,6 +198,13 @@ class BlockFilter(Struct, frozen=True):
     # Hidden blocks are listed as well.
     with_hidden: bool = False
 
+    def matches(self, entry: BlockEntry) -> bool:
+        """Returns whether a block is asked for, by its details: name, tags, hidden."""
+        details = entry.details
+        if (details.get("hidden") and not self.with_hidden) or self.name not in (None, details.get("name")):
+            return False
+        return matches_tags(details.get("tags") or (), self.tags, needs_all=self.needs_all_tags)
+
 
 class BlockChange(Struct, frozen=True):
     """A change of a block. None: as it is."""
@@ -207,6 +215,11 @@ class BlockChange(Struct, frozen=True):
     limit: int | None = None
     read_only: bool | None = None
     details: dict[str, Any] | None = None
+
+    def apply(self, block: Block) -> Block:
+        """Returns a block as it is after the change; the details are stored apart from it."""
+        names = ("value", "label", "description", "limit", "read_only")
+        return replace(block, **{name: value for name in names if (value := getattr(self, name)) is not None})
 
 
 class DefinitionDraft(Struct, frozen=True):

@@ -220,7 +220,7 @@ class BlockRoutes:
 
     async def agents(self, request: ApiRequest) -> Any:
         entry = await self._named(request)
-        views = await self._api.registry.get_several(request.project, await self._blocks.seers(entry))
+        views = await self._api.registry.get_several(request.project, await self._blocks.agents_seeing(entry))
         return cut(await self._api.agents_json(views), request.query)
 
     async def history(self, request: ApiRequest) -> Any:
@@ -237,7 +237,8 @@ class BlockRoutes:
 
     async def seen(self, request: ApiRequest) -> Any:
         agent = await self._api.agent(request)
-        return cut([block_json(entry) for entry in await self._blocks.seen(agent.id)], request.query)
+        visible = (await self._blocks.visible_to([agent.id]))[agent.id]
+        return cut([block_json(entry) for entry in visible], request.query)
 
     async def attach(self, request: ApiRequest) -> Any:
         await self._blocks.attach(await self._api.agent(request), request.uid("block", "block_id"))

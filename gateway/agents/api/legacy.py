@@ -103,6 +103,6 @@ class LegacyRoutes:
         agent = await self._api.agent(request)
         entry = await self._named_blocks.labelled(agent.id, request.path["block_label"].rstrip("/"))
         left = await self._named_blocks.detach(agent, entry.block.uid)
-        if left.owner is None and not left.profile and not await self._named_blocks.seers(left):
+        if left.owner is None and not left.profile and not await self._named_blocks.agents_seeing(left):
             await self._named_blocks.delete(request.project, left.block.uid)
         return await self._blocks.memory(request)

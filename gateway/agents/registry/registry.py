@@ -469,7 +469,7 @@ class Registry:
         agents = [entry.agent.id for entry in entries]
         tags = await self._store.defined_agents.tags_of(agents)
         tools = await self.tools.of(await self._store.attached.targets_of(agents, DefinitionKind.TOOL))
-        blocks = await self._store.named_blocks.seen_by(agents)
+        blocks = await self._store.named_blocks.visible_to(agents)
         runs = await self._store.runs.last(agents)
         readers = await self._store.readers.of_memories(agents)
         folders = await self._attached_definitions(agents, DefinitionKind.FOLDER)

@@ -1,8 +1,7 @@
-"""Blocks as the agents API knows them: by public names, made by themselves, attached to several agents.
+"""Blocks as the agents API knows them: by public names, created without an agent, attached to several agents.
 
-A block has an owner, with which it ends; or a profile with users that share it; or neither. `attached` names who
-else sees it. Among the blocks that an agent sees a label is there once: whatever would make it two is a WriteConflict,
-for every agent that sees the block.
+A block has an owner, with which it ends; or a profile with users that share it; or neither. `attached` names which
+other agents see it. An agent sees no two blocks of one label: whatever would make it two is a WriteConflict.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from msgspec.structs import replace
 
 from storage.database import Connection, Row
 from storage.errors import BlockOverLimit, NotFound, WriteConflict
-from storage.listing import BlockChange, BlockEntry, BlockFilter, DefinitionDraft, Page, matches_tags
+from storage.listing import BlockChange, BlockEntry, BlockFilter, DefinitionDraft, Page
 from storage.records import Agent, Block, DefinitionKind
 from storage.sql.agents_api.attached import attach, detach, detach_all
 from storage.sql.agents_api.definitions import find_definition, put_definition, remove_definition
@@ -62,7 +61,7 @@ async def add_block(
     if owner is not None:
         await _check_label(connection, owner, id, block.label)
         await connection.run(SQL["own"], (owner, id))
-        await _show_sleepers(connection, owner, id, block.label)
+        await _attach_to_sleepers(connection, owner, id, block.label)
     if details:
         draft = DefinitionDraft(project, DefinitionKind.BLOCK, uid, details)
         await put_definition(connection, draft, at=at)
@@ -88,25 +87,25 @@ async def load_visible_blocks(connection: Connection, agents: Sequence[int]) -> 
 
 
 async def attach_block(connection: Connection, agent: int, entry: BlockEntry) -> None:
-    """Has an agent see a block; one that it sees already stays where it is. Raises: WriteConflict."""
+    """Attaches a block to an agent; one that it sees already stays in its place. Raises: WriteConflict."""
     if entry.owner == agent:
         return
     await _check_label(connection, agent, entry.block.id, entry.block.label)
     await attach(connection, agent, DefinitionKind.BLOCK, entry.block.id)
-    await _show_sleepers(connection, agent, entry.block.id, entry.block.label)
+    await _attach_to_sleepers(connection, agent, entry.block.id, entry.block.label)
 
 
 async def share_blocks(connection: Connection, memory: int) -> None:
-    """Has the sleeptime agents of a memory see its blocks; those of a profile are not for it to be written."""
+    """Attaches a memory's blocks to its sleeptime agents, but those that all users of a profile share."""
     for entry in (await load_visible_blocks(connection, [memory]))[memory]:
         if entry.owner is not None or not entry.profile:
-            await _show_sleepers(connection, memory, entry.block.id, entry.block.label)
+            await _attach_to_sleepers(connection, memory, entry.block.id, entry.block.label)
 
 
-async def drop_copies(connection: Connection, project: str, memory: int, sleeper: int) -> None:
-    """Takes from an agent the copies of a memory's blocks with which it was imported, before the memory was there.
+async def detach_copies(connection: Connection, project: str, memory: int, sleeper: int) -> None:
+    """Detaches from a sleeptime agent the copies of a memory's blocks that were imported with it, before the memory.
 
-    One that no other agent sees is deleted, or its words would outlive the memory's.
+    A copy that no other agent sees is deleted, or its text would outlive the memory's.
     """
     by_agent = await load_visible_blocks(connection, [memory, sleeper])
     labels = {entry.block.label: entry.block.id for entry in by_agent[memory]}
@@ -115,21 +114,21 @@ async def drop_copies(connection: Connection, project: str, memory: int, sleeper
         if not is_unowned or labels.get(entry.block.label, id) == id:
             continue
         await detach(connection, sleeper, DefinitionKind.BLOCK, id)
-        if not await _seers(connection, id):
+        if not await _agents_seeing(connection, id):
             await _delete(connection, project, entry)
 
 
-async def _show_sleepers(connection: Connection, memory: int, block: int, label: str) -> None:
-    """Has the sleeptime agents of a memory see a block, unless they have another one of that label."""
+async def _attach_to_sleepers(connection: Connection, memory: int, block: int, label: str) -> None:
+    """Attaches a block to the sleeptime agents of a memory, unless they have another one of that label."""
     for sleeper in await load_sleepers(connection, memory):
         if await connection.row(SQL["labelled"], (label, block, sleeper)) is None:
             await attach(connection, sleeper, DefinitionKind.BLOCK, block)
 
 
 async def detach_block(connection: Connection, agent: Agent, entry: BlockEntry) -> bool:
-    """Takes a block from an agent; one that is its own has no owner then. False: it was neither.
+    """Detaches a block from an agent and from those that read its memory; one of its own has no owner then.
 
-    Those who read its memory see it no more either.
+    Returns: False if it was neither attached nor its own.
     """
     for sleeper in await load_sleepers(connection, agent.id):
         await detach(connection, sleeper, DefinitionKind.BLOCK, entry.block.id)
@@ -139,9 +138,9 @@ async def detach_block(connection: Connection, agent: Agent, entry: BlockEntry) 
 
 
 async def hand_over_blocks(connection: Connection, agent: int) -> None:
-    """Leaves the blocks that others see to them, with what an agent wrote there, before it goes.
+    """Leaves an agent's blocks to the other agents that see them, with what it wrote there, before it is deleted.
 
-    Their contents lose their links to its exchanges, and its own ones that others have attached lose their owner.
+    Their values lose their links to its exchanges. Its own ones among them lose their owner.
     """
     for (block,) in await connection.rows(SQL["shared_with"], (agent,)):
         for version, exchange, listed in await connection.rows(SQL["history"], (block,)):
@@ -158,7 +157,7 @@ class NamedBlocks(Group):
     """Blocks by their public names. project: the caller's; a block of another one is not found."""
 
     get = reads(as_method(find_block))
-    seen_by = reads(as_method(load_visible_blocks))
+    visible_to = reads(as_method(load_visible_blocks))
     create = writes(as_method(add_block))
 
     @reads
@@ -179,17 +178,12 @@ class NamedBlocks(Group):
                 ascii_lower(wanted.value), wanted.min_agents, wanted.max_agents, _PAGE,
             )  # fmt: skip
             rows = await connection.rows(SQL[f"list_{page.way}"], values)
-            found += [entry for entry in map(_make_entry, rows) if _is_wanted(entry, wanted)]
+            found += filter(wanted.matches, map(_make_entry, rows))
             if len(rows) < _PAGE:
                 break
             # A block's details lie in a document, so some of a page may drop out.
             low, high = (low, rows[-1][0]) if page.newest_first else (rows[-1][0], high)
         return found[: page.limit]
-
-    @reads
-    async def seen(self, connection: Connection, agent: int) -> builtins.list[BlockEntry]:
-        """Returns the blocks that an agent sees, in the order of `load_blocks`."""
-        return (await load_visible_blocks(connection, [agent]))[agent]
 
     @reads
     async def labelled(self, connection: Connection, agent: int, label: str) -> BlockEntry:
@@ -200,9 +194,9 @@ class NamedBlocks(Group):
         raise NotFound(f"the agent has no block {label!r}")
 
     @reads
-    async def seers(self, connection: Connection, entry: BlockEntry) -> builtins.list[int]:
+    async def agents_seeing(self, connection: Connection, entry: BlockEntry) -> builtins.list[int]:
         """Returns the agents that see a block."""
-        return await _seers(connection, entry.block.id)
+        return await _agents_seeing(connection, entry.block.id)
 
     @writes
     async def change(
@@ -216,42 +210,29 @@ class NamedBlocks(Group):
         origin: str,
         version: int | None = None,
     ) -> BlockEntry:
-        """Changes a block for all who see it. version: the one that the caller read; None: whatever it is now.
+        """Changes a block for all agents that see it. version: the one that the caller read; None: any.
 
         Raises: NotFound; BlockOverLimit; WriteConflict: a label that a sharer has already, another version.
         """
         entry = await _lock_block(connection, project, uid)
-        block = entry.block
+        block, changed = entry.block, change.apply(entry.block)
         if version is not None and version != block.version:
             raise WriteConflict(
                 f"block {block.label!r} is at version {block.version}, not {version}: it was changed since"
             )
-        described = replace(
-            block,
-            label=block.label if change.label is None else change.label,
-            description=block.description if change.description is None else change.description,
-            limit=block.limit if change.limit is None else change.limit,
-            read_only=block.read_only if change.read_only is None else change.read_only,
-        )
-        value = block.value if change.value is None else change.value
-        if change.limit is not None and len(value) > change.limit:
+        # Without a new limit the value is checked where it is written.
+        if change.limit is not None and len(changed.value) > change.limit:
             raise BlockOverLimit(
-                f"block {described.label!r} has {len(value)} characters, more than a limit of {change.limit}"
+                f"block {changed.label!r} has {len(changed.value)} characters, more than a limit of {change.limit}"
             )
-        if described.label != block.label:
-            for agent in await _seers(connection, block.id):
-                await _check_label(connection, agent, block.id, described.label)
-        if described != block:
-            values = (
-                described.label,
-                described.description,
-                described.limit,
-                int(described.read_only),
-                block.id,
-            )
+        if changed.label != block.label:
+            for agent in await _agents_seeing(connection, block.id):
+                await _check_label(connection, agent, block.id, changed.label)
+        if replace(changed, value=block.value) != block:
+            values = (changed.label, changed.description, changed.limit, int(changed.read_only), block.id)
             await connection.run(SQL["describe"], values)
-        if value != block.value:
-            await write_block(connection, block.id, block.version, value, at=at, origin=origin)
+        if changed.value != block.value:
+            await write_block(connection, block.id, block.version, changed.value, at=at, origin=origin)
         if change.details is not None:
             draft = DefinitionDraft(project, DefinitionKind.BLOCK, uid, change.details)
             await put_definition(connection, draft, at=at)
@@ -266,7 +247,7 @@ class NamedBlocks(Group):
 
     @writes
     async def attach(self, connection: Connection, agent: Agent, uid: str) -> BlockEntry:
-        """Has an agent see a block of its project. Raises: NotFound, WriteConflict: it sees another of that label."""
+        """Attaches a block to an agent. Raises: NotFound, WriteConflict: it sees another block of that label."""
         await connection.lock_sharers(agent.id)
         entry = await find_block(connection, agent.scope.project, uid)
         await attach_block(connection, agent.id, entry)
@@ -274,7 +255,7 @@ class NamedBlocks(Group):
 
     @writes
     async def detach(self, connection: Connection, agent: Agent, uid: str) -> BlockEntry:
-        """Takes a block from an agent. One that is its own has no owner then. Raises: NotFound."""
+        """Detaches a block from an agent. One of its own has no owner then. Raises: NotFound."""
         await connection.lock_sharers(agent.id)
         entry = await find_block(connection, agent.scope.project, uid)
         if not await detach_block(connection, agent, entry):
@@ -283,7 +264,7 @@ class NamedBlocks(Group):
 
     @writes
     async def delete(self, connection: Connection, project: str, uid: str) -> None:
-        """Deletes a block with all values it had, and takes it from all who see it. Raises: NotFound, WriteConflict."""
+        """Deletes a block with all values it had, for all agents that see it. Raises: NotFound, WriteConflict."""
         entry = await _lock_block(connection, project, uid)
         if entry.owner is None and entry.profile:
             raise WriteConflict(
@@ -308,7 +289,7 @@ async def _delete(connection: Connection, project: str, entry: BlockEntry) -> No
         await remove_definition(connection, found.id)
 
 
-async def _seers(connection: Connection, block: int) -> list[int]:
+async def _agents_seeing(connection: Connection, block: int) -> list[int]:
     return [row[0] for row in await connection.rows(SQL["seers"], (block,))]
 
 
@@ -316,13 +297,6 @@ async def _check_label(connection: Connection, agent: int, block: int, label: st
     """Raises: WriteConflict, where the agent sees another block of that label."""
     if await connection.row(SQL["labelled"], (label, block, agent)) is not None:
         raise WriteConflict(f"the agent would have two blocks labelled {label!r}, and labels are unique")
-
-
-def _is_wanted(entry: BlockEntry, wanted: BlockFilter) -> bool:
-    details = entry.details
-    if (details.get("hidden") and not wanted.with_hidden) or wanted.name not in (None, details.get("name")):
-        return False
-    return matches_tags(details.get("tags") or (), wanted.tags, needs_all=wanted.needs_all_tags)
 
 
 def _make_entry(row: Row) -> BlockEntry:

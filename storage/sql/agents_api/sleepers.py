@@ -17,7 +17,7 @@ from storage.listing import AgentDraft, AgentEntry
 from storage.records import LEARNER, READING, Run, RunState, make_tombstone
 from storage.sql import exchanges
 from storage.sql.agents_api.agents import make_agent
-from storage.sql.agents_api.blocks import drop_copies, share_blocks
+from storage.sql.agents_api.blocks import detach_copies, share_blocks
 from storage.sql.agents_api.definitions import change_definition
 from storage.sql.agents_api.runs import accept_run, get_run
 from storage.sql.group import Group, as_method, bulk_writes, effect, reads, writes
@@ -55,7 +55,7 @@ async def adopt_sleeper(
     connection: Connection, project: str, memory: int, sleeper: int, *, at: float
 ) -> None:
     """Has an imported sleeper read the memory that was imported with it, from where readers before it have come."""
-    await drop_copies(connection, project, memory, sleeper)
+    await detach_copies(connection, project, memory, sleeper)
     await _add_reader(connection, memory, sleeper, at=at)
 
 
