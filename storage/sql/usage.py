@@ -14,7 +14,7 @@ from storage.usage_records import COUNTERS, ROWS_AT_ONCE, UsageKey, UsageQuery, 
 
 SQL = load("usage.sql")
 _KEYS = len(UsageKey._fields)
-# A query of fewer days is added up whole. No measurement: to find the end of a page takes a look at two days.
+# A query of fewer days is added up whole. No measurement: to find the end of a page reads two days.
 _LONG_DAYS = 6
 _SUMS = ", ".join(f"CAST(sum({name}) AS BIGINT)" for name in COUNTERS)
 # The most days that a query lists one by one: those of a limit of a month, and of the page.
@@ -29,7 +29,7 @@ class Usage(Group):
     def __init__(self, database: Database) -> None:
         super().__init__(database)
         self._listeners: list[Callable[[str, str], None]] = []
-        database.listen(USAGE, self._user_was_forgotten)
+        database.listen(USAGE, self._receive_forgotten)
 
     @bulk_writes
     async def add(self, connection: Connection, rows: Sequence[UsageRow]) -> None:
@@ -45,13 +45,18 @@ class Usage(Group):
         # The counters of one user are looked up day by day, instead of among those of all.
         is_listed = {"project", "user"} <= {*names} and len(days) <= _LISTED_DAYS
         statement = _sums_statement(
-            query.by, names, query.after is not None, end is not None, len(days) if is_listed else 0
+            query.by,
+            names,
+            has_start=query.after is not None,
+            has_end=end is not None,
+            listed_days=len(days) if is_listed else 0,
         )
-        of_days = days if is_listed else (query.first_day, query.last_day)
-        values, size = [*of_days, *_condition_values(query), *(end or ())], len(query.by)
+        day_values = days if is_listed else (query.first_day, query.last_day)
+        values = (*day_values, *_condition_values(query), *(end or ()), query.limit)
+        columns = len(query.by)
         return [
-            UsageSum(tuple(row[:size]), tuple(row[size:]))
-            for row in await connection.rows(statement, (*values, query.limit))
+            UsageSum(tuple(row[:columns]), tuple(row[columns:]))
+            for row in await connection.rows(statement, values)
         ]
 
     @reads
@@ -68,33 +73,33 @@ class Usage(Group):
         return int(await connection.value(SQL["batches"], (day, project)))
 
     @reads
-    async def oldest_of_users(self, connection: Connection, before: int) -> int | None:
+    async def oldest_day_of_users(self, connection: Connection, before: int) -> int | None:
         """Returns the oldest day before one on which counters have a user."""
         found: int | None = await connection.value(SQL["oldest_of_users"], (before,))
         return found
 
     @bulk_writes
-    async def fold_day(self, connection: Connection, day: int) -> int:
+    async def anonymize_day(self, connection: Connection, day: int) -> int:
         """Adds some counters of a day's users to those of no user. Returns how many; 0: none are left."""
-        return await _add_to_no_user(
+        return await _add_anonymously(
             connection, await connection.rows(SQL["take_users"], (day, ROWS_AT_ONCE))
         )
 
     @bulk_writes
-    async def fold_user(self, connection: Connection, project: str, user: str) -> int:
-        """Adds a user's counters to those of no user. Returns how many rows they had."""
-        return await fold_user(connection, project, user)
+    async def anonymize_user(self, connection: Connection, project: str, user: str) -> int:
+        """Adds a user's counters on disk to those of no user. Returns how many rows they had."""
+        return await anonymize_user(connection, project, user)
 
     async def forget_user(self, project: str, user: str) -> int:
-        """Adds a user's counters to those of no user, also in the memory of all processes.
+        """Adds a user's counters to those of no user, on disk and in the memory of all processes.
 
-        Returns how many rows they had.
+        Returns how many rows they had on disk.
         """
-        count = await self.fold_user(project, user)
-        self.user_gone(project, user)
+        count = await self.anonymize_user(project, user)
+        self.notify_forgotten(project, user)
         return count
 
-    def user_gone(self, project: str, user: str) -> None:
+    def notify_forgotten(self, project: str, user: str) -> None:
         """Has all processes add a user's counters in memory to those of no user."""
         self._call_listeners(project, user)
         self._database.notify(USAGE, orjson.dumps([project, user]).decode())
@@ -107,9 +112,9 @@ class Usage(Group):
         for listener in self._listeners:
             listener(project, user)
 
-    def _user_was_forgotten(self, word: str | None) -> None:
-        if word:
-            project, user = orjson.loads(word)
+    def _receive_forgotten(self, payload: str | None) -> None:
+        if payload:
+            project, user = orjson.loads(payload)
             self._call_listeners(project, user)
 
     @bulk_writes
@@ -127,12 +132,12 @@ async def add_batch(connection: Connection, project: str, day: int, tokens: int,
     await connection.run(SQL["add"], (*UsageKey(day, project, "", 0, "", ""), *counters.values()))
 
 
-async def fold_user(connection: Connection, project: str, user: str) -> int:
+async def anonymize_user(connection: Connection, project: str, user: str) -> int:
     """Adds a user's counters to those of no user. Returns how many rows they had."""
-    return await _add_to_no_user(connection, await connection.rows(SQL["take_user"], (project, user)))
+    return await _add_anonymously(connection, await connection.rows(SQL["take_user"], (project, user)))
 
 
-async def _add_to_no_user(connection: Connection, rows: Iterable[Sequence[object]]) -> int:
+async def _add_anonymously(connection: Connection, rows: Iterable[Sequence[object]]) -> int:
     """Adds rows that were removed to those of no user. Returns how many there were."""
     sums: dict[UsageKey, list[int]] = {}
     count = 0
@@ -148,10 +153,10 @@ async def _add_to_no_user(connection: Connection, rows: Iterable[Sequence[object
 
 
 async def _find_page_end(connection: Connection, query: UsageQuery) -> Row | None:
-    """Returns values of `by` up to which there are as many sums as are asked for; None: that is not known.
+    """Returns values of `by` up to which a page of a long query is full; None: they are not known.
 
-    To add up what the page does not show takes most of the time of a long query. All days together have at least as
-    many sums up to some values as one day has: so the end is looked up in a single day.
+    Most of the time of a long query goes into sums that the page does not show. All days together have at least as many
+    groups up to some values as one day has, so the end is looked up in a single day.
     """
     if query.last_day - query.first_day < _LONG_DAYS or not query.by:
         return None
@@ -174,16 +179,18 @@ def _condition_values(query: UsageQuery) -> list[object]:
 
 @lru_cache(maxsize=256)
 def _sums_statement(
-    by: tuple[str, ...], only: tuple[str, ...], is_later: bool, is_ended: bool, listed_days: int
+    by: tuple[str, ...], only: tuple[str, ...], *, has_start: bool, has_end: bool, listed_days: int
 ) -> Statement:
     """Returns the statement for sums by some columns. The names are those of `UsageKey`'s fields.
 
-    listed_days: so many days are listed, each as a value; 0: the first and the last one are values.
+    has_start: the page begins after some values of `by`.
+    has_end: it ends with some values of `by`.
+    listed_days: how many days are listed, each as a value; 0: the first and the last one are values.
     """
     columns = ", ".join(f'"{name}"' for name in by)
     days = f"IN ({', '.join('?' * listed_days)})" if listed_days else "BETWEEN ? AND ?"
-    where = f"WHERE day {days}{_conditions(by, only, is_later)}"
-    if is_ended:
+    where = f"WHERE day {days}{_conditions(by, only, has_start)}"
+    if has_end:
         where += f" AND ({columns}) <= ({_placeholders(by)})"
     grouped = f" GROUP BY {columns} ORDER BY {columns}" if by else " HAVING count(*) > 0"
     shown = f"{columns}, {_SUMS}" if by else _SUMS
@@ -191,18 +198,18 @@ def _sums_statement(
 
 
 @lru_cache(maxsize=64)
-def _page_end_statement(by: tuple[str, ...], only: tuple[str, ...], is_later: bool) -> Statement:
-    """Returns the statement that finds the last values of `by` of a page, as one day has them."""
+def _page_end_statement(by: tuple[str, ...], only: tuple[str, ...], has_start: bool) -> Statement:
+    """Returns the statement that finds the last values of `by` of a page of one day's sums."""
     columns = ", ".join(f'"{name}"' for name in by)
-    where = _conditions(by, only, is_later)
+    where = _conditions(by, only, has_start)
     text = f"SELECT DISTINCT {columns} FROM usage WHERE day = ?{where} ORDER BY {columns} LIMIT 1 OFFSET ?"
     return make_statement("usage.sql: ends", text)
 
 
-def _conditions(by: tuple[str, ...], only: tuple[str, ...], is_later: bool) -> str:
+def _conditions(by: tuple[str, ...], only: tuple[str, ...], has_start: bool) -> str:
     assert {*by, *only} <= {*UsageKey._fields}
     where = [f' AND "{name}" = ?' for name in only]
-    if is_later:
+    if has_start:
         columns = ", ".join(f'"{name}"' for name in by)
         where.append(f" AND ({columns}) > ({_placeholders(by)})")
     return "".join(where)

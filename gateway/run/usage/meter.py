@@ -226,7 +226,7 @@ class Meter:
                     await each()
                 if time.monotonic() - folded_at >= _FOLD_S:
                     folded_at = time.monotonic()
-                    await self._fold_old()
+                    await self._anonymize_old()
 
     async def write(self) -> None:
         """Writes what was counted up to now. Raises: StoreError: what is left is written another time."""
@@ -243,7 +243,7 @@ class Meter:
                     await self._usage.add(part)
                     done += len(part)
                 while self._forgotten:
-                    await self._usage.fold_user(*self._forgotten.pop())
+                    await self._usage.anonymize_user(*self._forgotten.pop())
                 self._has_failed = False
             except asyncio.CancelledError:
                 done += ROWS_AT_ONCE  # a write that was begun ends on disk
@@ -288,9 +288,9 @@ class Meter:
         if self._write_lock.locked():
             self._forgotten.add((project, user))
 
-    async def _fold_old(self) -> None:
+    async def _anonymize_old(self) -> None:
         """Adds the counters of users that are too old to those of no user."""
         before = self._today - self._keep_days
-        while (day := await self._usage.oldest_of_users(before)) is not None:
-            while await self._usage.fold_day(day):
+        while (day := await self._usage.oldest_day_of_users(before)) is not None:
+            while await self._usage.anonymize_day(day):
                 pass

@@ -245,7 +245,7 @@ def test_users_are_folded_when_they_are_old(world: World) -> None:
     world.chat(user="alice").say("Hi")
     day = total(world, by="day,user")["day"]
     world.clock.sleep(63 * 86_400)
-    world.gateway.call(world.gateway.app.services.accounting.meter._fold_old())
+    world.gateway.call(world.gateway.app.services.accounting.meter._anonymize_old())
     found = total(world, by="day,user", **{"from": day, "to": day})
     assert (found["user"], found["input_tokens"]) == ("", 10)
 
