@@ -242,7 +242,7 @@ class Database(Protocol):
         while none arrives.
         """
 
-    def notify(self, channel: str, word: str = "") -> None:
+    def notify(self, channel: str, payload: str = "") -> None:
         """Notifies the other processes, soon. A notification may be lost: correctness does not depend on it."""
 
     def when_changed(self, function: Callable[[Changes], None]) -> None:

@@ -71,8 +71,8 @@ class PostgresDatabase:
             listen_target, self._clock.add_reading, self._health_check.hurry
         )
         self._tidying = Tidying(target, limits.sweep_s, limits.long_s)
-        # Notifications to be sent, (channel, word), and the task that sends them.
-        self._notices: list[tuple[str, str]] = []
+        # Notifications to be sent, (channel, payload), and the task that sends them.
+        self._notifications: list[tuple[str, str]] = []
         self._notifying: asyncio.Task[None] | None = None
         # Writes under way, oldest first: when each began, and how many bytes it holds.
         self._writes: dict[asyncio.Task[None], tuple[float, int]] = {}
@@ -290,27 +290,29 @@ class PostgresDatabase:
     def listen(self, channel: str, callback: Callable[[str | None], None]) -> None:
         self._listener.listen(channel, callback)
 
-    def notify(self, channel: str, word: str = "") -> None:
-        if self._closing or (channel, word) in self._notices:
+    def notify(self, channel: str, payload: str = "") -> None:
+        if self._closing or (channel, payload) in self._notifications:
             return
-        self._notices.append((channel, word))
+        self._notifications.append((channel, payload))
         if self._notifying is None:
-            self._notifying = self._loop.create_task(self._send_notices())
+            self._notifying = self._loop.create_task(self._send_notifications())
 
-    async def _send_notices(self) -> None:
+    async def _send_notifications(self) -> None:
         try:
-            while self._notices:
+            while self._notifications:
                 # Other processes must not read before the change is committed.
                 if self._writes:
                     await asyncio.wait(list(self._writes), timeout=self._limits.slow_s)
-                notices, self._notices = self._notices, []
-                await self._send(notices)
+                notifications, self._notifications = self._notifications, []
+                await self._send(notifications)
         finally:
             self._notifying = None  # until here `close` waits for it
 
-    async def _send(self, notices: list[tuple[str, str]]) -> None:
+    async def _send(self, notifications: list[tuple[str, str]]) -> None:
         with contextlib.suppress(StoreError):
-            await self.read(lambda connection: connection.rows(*self._listener.notice(notices)))
+            await self.read(
+                lambda connection: connection.rows(*self._listener.notify_statement(notifications))
+            )
 
     def when_changed(self, function: Callable[[Changes], None]) -> None:
         pass  # a shared database calls none, since other processes write there, too
@@ -326,7 +328,7 @@ class PostgresDatabase:
             function(fault)
 
     def _recovered(self) -> None:
-        self._listener.renew()
+        self._listener.reconnect()
         for function in self._recovery_listeners:
             function()
 

@@ -1,8 +1,9 @@
 """Notifications between processes that share a database (PostgreSQL's LISTEN and NOTIFY).
 
-One connection listens, a direct one where a pooler lies between. That it hears itself is the only sign that it hears at
-all: a pooler in transaction mode takes LISTEN and hands nothing on, and a machine that vanished closes no connection.
-While it is lost, listeners are called at once and every `POLL_S` seconds: something may have been missed.
+One connection listens, a direct one where a pooler lies between. It notifies itself now and then, which is the only
+sign that it hears anything: a pooler in transaction mode takes LISTEN and passes nothing on, and a machine that
+vanished closes no connection. While the connection is lost, all callbacks are called with None at once and every
+`POLL_S` seconds: notifications may have been missed.
 """
 
 from __future__ import annotations
@@ -21,13 +22,15 @@ from storage.postgres.connection import FAULTS, NOW, PostgresTarget, RawConnecti
 NotificationCallback = Callable[[str | None], None]
 _log = logging.getLogger("mnemogate")
 
-# Channels belong to a whole database, in which others may have some, too.
+# Channels belong to a whole database, in which other programs may have some, too.
 _PREFIX = "mnemogate_"
 _SELF = f"{_PREFIX}self"
 _ANSWER_S = POLL_S / 3
-_NOTIFY = "SELECT pg_notify(channel, word) FROM unnest($1::text[], $2::text[]) AS notification(channel, word)"
+_NOTIFY = (
+    "SELECT pg_notify(channel, payload) FROM unnest($1::text[], $2::text[]) AS notification(channel, payload)"
+)
 _PROBE = f"SELECT pg_notify($1, $2), {NOW}"
-_LOST = (
+_LOST_MESSAGE = (
     "Notifications from PostgreSQL are lost; changes by other gateways may be seen up to %d s late. "
     "Reconnecting: %s"
 )
@@ -38,23 +41,24 @@ class NotificationListener:
     """A process's listener for notifications.
 
     target: where notifications arrive; None: nowhere, so the process polls.
-    report_reading: is given readings of the database's clock now and then (SharedClock).
-    lost: called when the connection is lost.
+    report_reading: called now and then with a reading of the database's clock (SharedClock).
+    report_loss: called when the connection is lost.
     """
 
     def __init__(
         self,
         target: PostgresTarget | None,
         report_reading: Callable[[float, float, float], None],
-        lost: Callable[[], None],
+        report_loss: Callable[[], None],
     ) -> None:
         self._target = target
         self._report_reading = report_reading
-        self._report_loss = lost
+        self._report_loss = report_loss
         self._hears_itself = asyncio.Event()
-        self._lost = asyncio.Event()
-        self._has_failed = False  # and that is logged
-        # Known to its own listener, which ignores its own notifications.
+        self._connection_lost = asyncio.Event()
+        # The connection was lost, which is logged once.
+        self._has_failed = False
+        # Each notification begins with its sender's name, so that a process ignores its own.
         self._name = secrets.token_hex(6)
         self._callbacks: dict[str, list[NotificationCallback]] = {}
         self._task: asyncio.Task[None] | None = None
@@ -64,18 +68,20 @@ class NotificationListener:
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._listen())
 
-    def renew(self) -> None:
-        """Listens again: the database works again, maybe on another server, and here the old one still answers."""
-        self._lost.set()
+    def reconnect(self) -> None:
+        """Connects anew: the database has recovered, maybe on another server, and the old one may still answer here."""
+        self._connection_lost.set()
 
     def listen(self, channel: str, callback: NotificationCallback) -> None:
         """Calls a function with the notifications of a channel, as `Database.listen`; before `begin`."""
         self._callbacks.setdefault(channel, []).append(callback)
 
-    def notice(self, words: list[tuple[str, str]]) -> tuple[str, tuple[list[str], list[str]]]:
-        """Returns the statement that notifies channels, and its values."""
-        channels = [_PREFIX + channel for channel, _ in words]
-        return _NOTIFY, (channels, [f"{self._name} {word}" for _, word in words])
+    def notify_statement(
+        self, notifications: list[tuple[str, str]]
+    ) -> tuple[str, tuple[list[str], list[str]]]:
+        """Returns the statement that sends notifications, and its values. notifications: (channel, payload)."""
+        channels = [_PREFIX + channel for channel, _ in notifications]
+        return _NOTIFY, (channels, [f"{self._name} {payload}" for _, payload in notifications])
 
     async def close(self) -> None:
         """Ends listening. Idempotent."""
@@ -86,7 +92,7 @@ class NotificationListener:
 
     async def _listen(self) -> None:
         loop, pause = asyncio.get_running_loop(), _RETRY_FIRST_S
-        reported = -POLL_S
+        reported_at = -POLL_S
         while True:
             try:
                 await self._listen_once()
@@ -95,9 +101,9 @@ class NotificationListener:
                 if not self._has_failed:
                     self._has_failed = True
                     why = error if isinstance(error, StoreError) else translate(error, "PostgreSQL")
-                    _log.warning(_LOST, POLL_S, why.message)
-            if loop.time() - reported >= POLL_S:
-                reported = loop.time()
+                    _log.warning(_LOST_MESSAGE, POLL_S, why.message)
+            if loop.time() - reported_at >= POLL_S:
+                reported_at = loop.time()
                 self._report_missed()
             await asyncio.sleep(POLL_S if self._target is None else pause)
             pause = min(2 * pause, _RETRY_MOST_S)
@@ -108,7 +114,7 @@ class NotificationListener:
             return
         raw = await connect(self._target)
         try:
-            lost = self._lost = asyncio.Event()
+            lost = self._connection_lost = asyncio.Event()
             raw.add_termination_listener(lambda _: lost.set())
             for channel in self._callbacks:
                 await raw.add_listener(_PREFIX + channel, self._heard)
@@ -145,12 +151,13 @@ class NotificationListener:
             self._hears_itself.set()
 
     def _heard(self, raw: RawConnection, pid: int, channel: str, payload: str) -> None:
-        name, _, word = payload.partition(" ")
-        if name != self._name:
-            for heard in self._callbacks.get(channel.removeprefix(_PREFIX), ()):
-                heard(word)
+        sender, _, content = payload.partition(" ")
+        if sender != self._name:
+            for callback in self._callbacks.get(channel.removeprefix(_PREFIX), ()):
+                callback(content)
 
     def _report_missed(self) -> None:
-        for functions in self._callbacks.values():
-            for heard in functions:
-                heard(None)
+        """Reports to all callbacks that notifications may have been missed."""
+        for callbacks in self._callbacks.values():
+            for callback in callbacks:
+                callback(None)

@@ -291,7 +291,7 @@ class SqliteDatabase:
     def listen(self, channel: str, callback: Callable[[str | None], None]) -> None:
         pass
 
-    def notify(self, channel: str, word: str = "") -> None:
+    def notify(self, channel: str, payload: str = "") -> None:
         pass
 
     def when_changed(self, function: Callable[[Changes], None]) -> None:
