@@ -100,7 +100,7 @@ class Index:
         opened = [(chunk, open_blob(data)) for chunk, data in written.items() if data]
         covered = [chunk for number in segments for chunk in chunks_of(number)]
         self._make_room([*covered, *(chunk for chunk, _ in opened)])
-        changed = [chunk for chunk in written if chunk in self.layout.places]
+        changed = [chunk for chunk in written if chunk in self.layout.positions]
         if not changed and not covered:
             return
         for chunk in changed:
@@ -115,7 +115,7 @@ class Index:
         rows = [np.frombuffer(joined, document_type()).reshape(-1, CHUNK)]
         rows += [each.rows for _, each in segments.values()]
         self.layout.put_indexed(
-            [self.layout.places[chunk] for chunk in (*changed, *covered)], np.concatenate(rows)
+            [self.layout.positions[chunk] for chunk in (*changed, *covered)], np.concatenate(rows)
         )
         self._put_occurrences(changed, self._occurrences(opened) if opened else _empty_column())
 
@@ -138,13 +138,13 @@ class Index:
         named_rows = (named & NO_HASH) >> ROW_SHIFT
         self._names = _sorted_column([stay, named_rows << HASH_SHIFT | named >> HASH_SHIFT])
 
-    def lay(self, tail: Tail, skip: range) -> IndexLayout:
+    def layout_with(self, tail: Tail, skip: range) -> IndexLayout:
         """Returns the layout with the messages of a tail in their rows. skip: numbers of those that are left out."""
         layout = self.layout
         new = tail.documents[len(layout.tail_rows) if tail is layout.tail else 0 :]
         if new:
             self._make_room({chunk_of(each.seq) for each in new})
-        layout.lay(tail, skip)
+        layout.put_tail(tail, skip)
         return layout
 
     def occurrences(self, hashes: Collection[int], postings: Postings) -> list[NDArray[np.uint64]]:
@@ -173,7 +173,7 @@ class Index:
 
         first = np.zeros(max(self.segments) + 1, np.int64)
         for number in self.segments:
-            row = self.layout.places[chunks_of(number).start] * CHUNK
+            row = self.layout.positions[chunks_of(number).start] * CHUNK
             first[number] = (row - (number << SEGMENT_ROWS_SHIFT)) << ROW_SHIFT
         of_segment = occurrences >> (ROW_SHIFT + SEGMENT_ROWS_SHIFT)
         found: NDArray[np.uint64] = (occurrences + first[of_segment]).view(np.uint64)
@@ -206,24 +206,24 @@ class Index:
         return bool(self.segments) and not self.segments.keys().isdisjoint(map(segment_of, chunks))
 
     def _chunk_mask(self, chunks: Iterable[int]) -> NDArray[np.bool_]:
-        """Returns by place in the layout whether a chunk is one of these."""
+        """Returns by position in the layout whether a chunk is one of these."""
         import numpy as np
 
         found = np.zeros(len(self.layout.chunks), bool)
-        found[[self.layout.places[chunk] for chunk in chunks]] = True
+        found[[self.layout.positions[chunk] for chunk in chunks]] = True
         return found
 
     def _occurrences(self, chunks: Sequence[tuple[int, OpenBlob]]) -> NDArray[np.uint64]:
         """Returns the occurrences in some chunks. In a damaged one those are left out that belong to no document."""
         import numpy as np
 
-        places = np.array([self.layout.places[chunk] for chunk, _ in chunks])
+        positions = np.array([self.layout.positions[chunk] for chunk, _ in chunks])
         opened = [blob for _, blob in chunks]
         columns = [np.frombuffer(blob.columns, np.uint8) for blob in opened]
         marks = np.concatenate([both[: len(both) // 2] for both in columns])
         frequency = np.concatenate([both[len(both) // 2 :] for both in columns])
         # In place, since of a long memory these are millions of bytes each.
-        low = (places * CHUNK).astype(np.uint32).repeat([blob.entries for blob in opened])
+        low = (positions * CHUNK).astype(np.uint32).repeat([blob.entries for blob in opened])
         low += marks & SLOT
         is_known = (np.asarray(self.layout.flags) & PRESENT)[low] > 0
         low <<= ROW_SHIFT
@@ -277,6 +277,6 @@ def _slices_between(column: NDArray[np.uint64], bounds: NDArray[np.uint64]) -> l
     return [column[low:high] if low < high else none for low, high in zip(places, ends, strict=False)]
 
 
-def _without_chunks(column: NDArray[np.uint64], places: NDArray[np.bool_]) -> NDArray[np.uint64]:
-    """Returns the occurrences that are in none of some chunks. places: as `Index._chunk_mask` returns them."""
-    return column[~places[(column & NO_HASH) >> _ROW_CHUNK_SHIFT]] if len(column) else column
+def _without_chunks(column: NDArray[np.uint64], mask: NDArray[np.bool_]) -> NDArray[np.uint64]:
+    """Returns the occurrences that are in none of some chunks. mask: those of `Index._chunk_mask`."""
+    return column[~mask[(column & NO_HASH) >> _ROW_CHUNK_SHIFT]] if len(column) else column

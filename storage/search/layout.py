@@ -34,16 +34,16 @@ _COLUMNS = ("length", "back", "flags", "head")
 
 @dataclass(slots=True)
 class Lengths:
-    """Sums over rows. Lengths are in terms; logarithms have the base 2."""
+    """Sums over documents. Lengths are in terms; logarithms have the base 2."""
 
     count: int = 0
     length: int = 0
-    # Of the heads' lengths.
-    head: int = 0
-    # How many are messages of the user.
-    user: int = 0
-    # Of the logarithms of their lengths, and of the others'.
+    head_length: int = 0
+    # How many documents are messages of the user.
+    user_count: int = 0
+    # The sum of the logarithms of their lengths.
     user_logs: float = 0.0
+    # The same of all other documents.
     other_logs: float = 0.0
 
     @classmethod
@@ -56,16 +56,17 @@ class Lengths:
         count = int(np.count_nonzero(flags & PRESENT))
         return cls(count, int(length.sum()), int(head.sum()), len(user), of_user, float(logs.sum()) - of_user)
 
-    def change(self, by: int, length: int, head: int, flags: int) -> None:
-        """Adds a row, or takes it away. by: 1 or -1."""
-        self.count += by
-        self.length += by * length
-        self.head += by * head
+    def add(self, document: DocumentRow, sign: int = 1) -> None:
+        """Adds a document, or with the sign -1 takes it away."""
+        length, _, flags, head = document
+        self.count += sign
+        self.length += sign * length
+        self.head_length += sign * head
         if flags & USER:
-            self.user += by
-            self.user_logs += by * math.log2(length + 1)
+            self.user_count += sign
+            self.user_logs += sign * math.log2(length + 1)
         else:
-            self.other_logs += by * math.log2(length + 1)
+            self.other_logs += sign * math.log2(length + 1)
 
     def replaced(self, before: Lengths, after: Lengths) -> Lengths:
         """Returns the sums where some rows have changed. before, after: the sums over these."""
@@ -75,8 +76,8 @@ class Lengths:
         return Lengths(
             count,
             self.length - before.length + after.length,
-            self.head - before.head + after.head,
-            self.user - before.user + after.user,
+            self.head_length - before.head_length + after.head_length,
+            self.user_count - before.user_count + after.user_count,
             self.user_logs - before.user_logs + after.user_logs,
             self.other_logs - before.other_logs + after.other_logs,
         )
@@ -86,11 +87,11 @@ class Lengths:
 
         The typical length is the geometric mean, which a few very long turns do not change much.
         """
-        others = self.count - self.user
-        if not self.user or not others:
+        others = self.count - self.user_count
+        if not self.user_count or not others:
             return 0.0
         # Rounded, since sums of the same rows in another order differ by a hair, which would decide between equals.
-        longer = round(self.other_logs / others - self.user_logs / self.user, 9)
+        longer = round(self.other_logs / others - self.user_logs / self.user_count, 9)
         return min(max(longer / _FULL_WEIGHT_LOG2, 0.0), 1.0)
 
 
@@ -98,12 +99,12 @@ class IndexLayout:
     """Every document by row, 64 rows to a chunk in order, and all that is known of them before a query.
 
     Its columns are arrays, which are read one number at a time, or by numpy where they lie. `earlier`, `later`,
-    `slope`, `head_slope` and `user_weight` are right once `lay` was called.
+    `slope`, `head_slope` and `user_weight` are right once `put_tail` was called.
     """
 
     __slots__ = (
-        "_linked", "back", "chunks", "earlier", "end", "flags", "head", "head_slope", "later", "left_out", "length",
-        "lengths", "marks", "places", "replaced", "slope", "tail", "tail_rows", "user_weight",
+        "_linked", "all_flags", "back", "chunks", "earlier", "end", "flags", "head", "head_slope", "later", "left_out",
+        "length", "lengths", "positions", "replaced", "slope", "tail", "tail_rows", "user_weight",
     )  # fmt: skip
 
     # How much each term of a document, or of its head, counts against a term in it, next to LEAST_AGAINST.
@@ -114,8 +115,8 @@ class IndexLayout:
 
     def __init__(self) -> None:
         self.chunks: list[int] = []
-        # By chunk its index in `chunks`.
-        self.places: dict[int, int] = {}
+        # By chunk its position in `chunks`.
+        self.positions: dict[int, int] = {}
         # As a blob has them, by row; zeros where there is no document.
         self.length, self.back, self.flags, self.head = array("H"), array("H"), array("B"), array("B")
         # By row the rows of a document's neighbours, -1 for none; of several after it the last one counts.
@@ -127,14 +128,14 @@ class IndexLayout:
         # By row the documents that the index has of messages that are in the tail.
         self.replaced: dict[int, DocumentRow] = {}
         # Sums over all rows, the flags that any row has, and the first row after all documents.
-        self.lengths, self.marks, self.end = Lengths(), 0, 0
+        self.lengths, self.all_flags, self.end = Lengths(), 0, 0
         # Rows before this one know their neighbours.
         self._linked = 0
-        self._weigh()
+        self._update_weights()
 
     def make_room(self, chunks: Iterable[int]) -> list[int]:
-        """Gives rows to chunks that have none. Returns the places of those that were there, where any has moved."""
-        before, new = self.chunks, {*chunks}.difference(self.places)
+        """Gives rows to chunks that have none. Returns the new positions of the others, if any of them has moved."""
+        before, new = self.chunks, {*chunks}.difference(self.positions)
         if not new:
             return []
         self._remove_tail()
@@ -142,8 +143,8 @@ class IndexLayout:
             self._append(sorted(new))
             return []
         self.chunks = sorted(new.union(before))
-        self.places = {chunk: place for place, chunk in enumerate(self.chunks)}
-        moved = [self.places[chunk] for chunk in before]
+        self.positions = {chunk: position for position, chunk in enumerate(self.chunks)}
+        moved = [self.positions[chunk] for chunk in before]
         for name in _COLUMNS:
             old: array[int] = getattr(self, name)
             column = array(old.typecode, bytes(CHUNK * len(self.chunks) * old.itemsize))
@@ -157,33 +158,35 @@ class IndexLayout:
 
     def _append(self, chunks: Sequence[int]) -> None:
         """Gives rows to chunks that come after all others."""
-        self.places.update(zip(chunks, range(len(self.chunks), len(self.chunks) + len(chunks)), strict=True))
+        self.positions.update(
+            zip(chunks, range(len(self.chunks), len(self.chunks) + len(chunks)), strict=True)
+        )
         self.chunks = [*self.chunks, *chunks]
         for name in _COLUMNS:
             old: array[int] = getattr(self, name)
             setattr(self, name, old + array(old.typecode, bytes(CHUNK * len(chunks) * old.itemsize)))
 
-    def put_indexed(self, places: Sequence[int], documents: NDArray[Any]) -> None:
+    def put_indexed(self, positions: Sequence[int], documents: NDArray[Any]) -> None:
         """Puts documents into the rows of some chunks. documents: as the index has them now, by [chunk, slot]."""
         import numpy as np
 
         self._remove_tail()
         columns = {name: np.asarray(getattr(self, name)).reshape(-1, CHUNK) for name in _COLUMNS}
-        before = Lengths.of(*(columns[name][places].ravel() for name in ("length", "head", "flags")))
+        before = Lengths.of(*(columns[name][positions].ravel() for name in ("length", "head", "flags")))
         for name in _COLUMNS:
-            columns[name][places] = documents[name]
-        after = Lengths.of(*(columns[name][places].ravel() for name in ("length", "head", "flags")))
+            columns[name][positions] = documents[name]
+        after = Lengths.of(*(columns[name][positions].ravel() for name in ("length", "head", "flags")))
         self.lengths = self.lengths.replaced(before, after)
-        self.marks = int(np.bitwise_or.reduce(np.asarray(self.flags), initial=0))
-        self._linked = min(self._linked, CHUNK * min(places, default=0))
-        self._weigh()
+        self.all_flags = int(np.bitwise_or.reduce(np.asarray(self.flags), initial=0))
+        self._linked = min(self._linked, CHUNK * min(positions, default=0))
+        self._update_weights()
 
-    def lay(self, tail: Tail, skip: range) -> None:
-        """Puts the messages of a tail into their rows, for which there is room. skip: numbers that are left out."""
+    def put_tail(self, tail: Tail, skip: range) -> None:
+        """Puts the messages of a tail into their rows, which `make_room` has made. skip: numbers that are left out."""
         left_out: list[int] = []
         known = len(self.tail_rows)
         if skip and skip.start <= tail.last:  # a request mostly shows the last messages
-            left_out = [place for place, each in enumerate(tail.documents) if each.seq in skip]
+            left_out = [n for n, each in enumerate(tail.documents) if each.seq in skip]
         if tail is not self.tail or left_out[: bisect_left(left_out, known)] != self.left_out:
             self._remove_tail()
             known = 0
@@ -192,20 +195,21 @@ class IndexLayout:
         if known == len(tail.documents):
             return
         self.tail, self.left_out = tail, left_out
-        is_linked, numbers = True, iter(tail.rows[4 * known :])
-        rows = zip(tail.documents[known:], numbers, numbers, numbers, numbers, strict=True)
-        for document, length, back, flags, head in rows:
-            seq = document.seq
+        is_linked, values = True, iter(tail.rows[4 * known :])
+        rows = zip(values, values, values, values, strict=True)  # four values for each message
+        for document, row_values in zip(tail.documents[known:], rows, strict=True):
+            seq, (_, back, flags, _) = document.seq, row_values
             if seq in skip:
                 self.tail_rows.append(-1)
                 continue
-            row = self.places[seq // CHUNK] * CHUNK + seq % CHUNK
+            row = self.positions[seq // CHUNK] * CHUNK + seq % CHUNK
             if self.flags[row]:
-                self.replaced[row] = self._change(row, -1)
-            self.length[row], self.back[row], self.flags[row], self.head[row] = length, back, flags, head
-            self.lengths.change(1, length, head, flags)
+                self.replaced[row] = self._document(row)
+                self.lengths.add(self.replaced[row], -1)
+            self._put_document(row, row_values)
+            self.lengths.add(row_values)
             self.tail_rows.append(row)
-            self.marks |= flags
+            self.all_flags |= flags
             # Messages after this one may still wait for their rows.
             is_linked = is_linked and row >= self.end
             if is_linked:
@@ -216,7 +220,7 @@ class IndexLayout:
         if not is_linked:
             self._linked = min([row for row in self.tail_rows if row >= 0], default=0)
             self._link()
-        self._weigh()
+        self._update_weights()
 
     def _remove_tail(self) -> None:
         """Removes the tail's messages from their rows, and puts back those that the index has."""
@@ -225,19 +229,19 @@ class IndexLayout:
         rows = [each for each in self.tail_rows if each >= 0]
         self._linked = min(self._linked, *rows) if rows else self._linked
         for row in rows:
-            self._change(row, -1)
-            before = self.replaced.get(row, (0, 0, 0, 0))
-            self.length[row], self.back[row], self.flags[row], self.head[row] = before
-            if row in self.replaced:
-                self._change(row, 1)
+            self.lengths.add(self._document(row), -1)
+            before = self.replaced.get(row)
+            self._put_document(row, before or (0, 0, 0, 0))
+            if before is not None:
+                self.lengths.add(before)
         self.tail, self.left_out, self.tail_rows, self.replaced = Tail(), [], [], {}
-        self._weigh()
+        self._update_weights()
 
-    def _change(self, row: int, by: int) -> DocumentRow:
-        """Adds a row to the sums, or takes it away. by: 1 or -1. Returns the row."""
-        found = self.length[row], self.back[row], self.flags[row], self.head[row]
-        self.lengths.change(by, found[0], found[3], found[2])
-        return found
+    def _document(self, row: int) -> DocumentRow:
+        return self.length[row], self.back[row], self.flags[row], self.head[row]
+
+    def _put_document(self, row: int, document: DocumentRow) -> None:
+        self.length[row], self.back[row], self.flags[row], self.head[row] = document
 
     def rows_of(self, seqs: range) -> range:
         """Returns the rows of the numbers in a range."""
@@ -245,8 +249,8 @@ class IndexLayout:
 
     def _first_row(self, seq: int) -> int:
         """Returns the first row of a number or of greater ones."""
-        place = bisect_left(self.chunks, seq // CHUNK)
-        return place * CHUNK + (seq % CHUNK if seq // CHUNK in self.places else 0)
+        position = bisect_left(self.chunks, seq // CHUNK)
+        return position * CHUNK + (seq % CHUNK if seq // CHUNK in self.positions else 0)
 
     def find_rows(self, seqs: NDArray[np.int64]) -> NDArray[np.int64]:
         """Returns the rows of numbers; -1 where the chunk of one is not there."""
@@ -256,8 +260,8 @@ class IndexLayout:
             rows = seqs - self.chunks[0] * CHUNK
             return np.where((rows >= 0) & (rows < len(self.flags)), rows, -1)
         chunks, wanted = np.array(self.chunks, np.int64), seqs // CHUNK
-        place = np.minimum(chunks.searchsorted(wanted), len(chunks) - 1)
-        return np.where(chunks[place] == wanted, place * CHUNK + seqs % CHUNK, -1)
+        position = np.minimum(chunks.searchsorted(wanted), len(chunks) - 1)
+        return np.where(chunks[position] == wanted, position * CHUNK + seqs % CHUNK, -1)
 
     @property
     def _is_gapless(self) -> bool:
@@ -265,21 +269,22 @@ class IndexLayout:
 
     def _row_of(self, seq: int) -> int:
         """Returns the row of a number; -1 where its chunk is not there."""
-        place = self.places.get(seq // CHUNK)
-        return -1 if place is None else place * CHUNK + seq % CHUNK
+        position = self.positions.get(seq // CHUNK)
+        return -1 if position is None else position * CHUNK + seq % CHUNK
 
-    def _weigh(self) -> None:
-        """Computes the measures that hold for all rows."""
+    def _update_weights(self) -> None:
+        """Computes `slope`, `head_slope` and `user_weight` from the sums."""
         count = max(self.lengths.count, 1)
-        mean, head_mean = max(self.lengths.length / count, 1.0), max(self.lengths.head / count, 1.0)
+        mean, head_mean = max(self.lengths.length / count, 1.0), max(self.lengths.head_length / count, 1.0)
         self.slope, self.head_slope = _K1 * _B / mean, _K1 * _B / head_mean
         self.user_weight = self.lengths.user_weight()
 
     def _link(self) -> None:
         """Finds the neighbours of the rows from `_linked` on."""
-        # Of most memories a row is a number of two bytes.
+        # In most memories two bytes hold a row's number.
         none = array("h" if len(self.flags) < 1 << 15 else "i", [-1])
         first, self._linked = self._linked, len(self.flags)
+        # All rows are linked anew where their numbers need more bytes now, or where fewer than half stay as they are.
         if none.typecode != self.earlier.typecode or first < len(self.earlier) // 2:
             first = 0
         more = none * (len(self.flags) - first)

@@ -103,7 +103,7 @@ def rank(
     in_general = shares_in_general(words, terms)
     if only_strong and least_common(terms, in_general) > COMMON_SHARE:
         return []
-    layout = index.lay(tail or Tail(), skip)
+    layout = index.layout_with(tail or Tail(), skip)
     hashes = [*hash_terms(terms, secret).values()] if index.blob_bytes else []
     wanted = Wanted(terms, hashes, in_general, [*sentences.values()])
     found = find(index, layout, wanted, postings)
@@ -173,7 +173,7 @@ def most_telling(
     short talk 14%; the newest messages are 8 and 5%, any messages 15 and 7%. Weighing the head's terms by how rare they
     are finds as much (38 and 17%), counting its names less (35 and 9%).
     """
-    layout = index.lay(tail or Tail(), skip)
+    layout = index.layout_with(tail or Tail(), skip)
     unwanted = layout.rows_of(skip)
     stated, asked = _groups(layout, range(max(layout.end - _TELLING_ROWS, 0), layout.end), unwanted, {})
     newest = max(chain(stated, asked), default=-1)
@@ -196,7 +196,7 @@ def around(
     Of each conversation the message with most terms in its head, then the next of each; of the message's own
     conversation the nearest. tail, skip: as for `rank`.
     """
-    layout = index.lay(tail or Tail(), skip)
+    layout = index.layout_with(tail or Tail(), skip)
     first = layout.rows_of(range(seq, seq + 1))
     if not first or first.start >= layout.end:
         return []

@@ -129,7 +129,7 @@ class Scores:
         head_row = self._rows[with_head]
         head_share = np.bincount(place, squares * (packed & HEAD))[with_head]
         to_earlier = to_later = np.full(len(head_row), NEIGHBOUR / HEAD)
-        if layout.marks & ASKS:
+        if layout.all_flags & ASKS:
             asking = (np.asarray(layout.flags)[head_row] & ASKS) > 0
             to_earlier = np.where(asking, 0.0, to_earlier)
             to_later = np.where(asking, ANSWERING * to_later, to_later)
@@ -187,7 +187,7 @@ class Scores:
             return []
         fused = self._fuse()
         if only_strong:
-            if layout.marks & SLIGHT:
+            if layout.all_flags & SLIGHT:
                 _hold_back_small_talk(fused, rows, flags, layout)
             fused[self._weak_rows(share, outstanding, far)] = 0.0
         found: list[int] = rows[_best_rows(fused, limit)].tolist()
@@ -223,7 +223,7 @@ class Scores:
 
     def _weigh_vectors(self, share: NDArray[np.float64], flags: NDArray[np.uint8]) -> float:
         """Returns how much the ranking by vectors counts; an earlier question that has the same words answers none."""
-        stated = share * ((flags & ASKS) == 0) if self._layout.marks & ASKS else share
+        stated = share * ((flags & ASKS) == 0) if self._layout.all_flags & ASKS else share
         return (1.0 - min(_max(stated) / (self._asked or 1.0), 1.0)) ** VECTORS_FADE
 
     def relative(self, rows: Sequence[int]) -> Callable[[], list[HitScores]]:
@@ -271,7 +271,7 @@ class Scores:
             score, share = score[at], share[at]
         rows = rows[at]
         flags = flags[rows]
-        if layout.marks & ASKS:
+        if layout.all_flags & ASKS:
             known = np.zeros(len(self._rows), np.int64)
             for row in self._hits:
                 known += np.bincount(self._place[row], minlength=len(known))

@@ -72,11 +72,14 @@ def test_an_index_that_changes_is_as_one_made_at_once(seed: int) -> None:
     for _ in range(8):
         index.put(changes.change().items())
         tail = Tail(changes.documents(range(changes.next, changes.next + changes.dice.randrange(20))))
-        index.lay(tail, range(changes.next, changes.next + changes.dice.randrange(5)))
-        found, whole = index.lay(tail, range(0)), Index(changes.blobs.items()).lay(tail, range(0))
+        index.layout_with(tail, range(changes.next, changes.next + changes.dice.randrange(5)))
+        found, whole = (
+            index.layout_with(tail, range(0)),
+            Index(changes.blobs.items()).layout_with(tail, range(0)),
+        )
         assert by_seq(found) == by_seq(whole)
         sums, expected = found.lengths, whole.lengths
-        assert (sums.count, sums.length, sums.head, sums.user) == (
-            expected.count, expected.length, expected.head, expected.user,
+        assert (sums.count, sums.length, sums.head_length, sums.user_count) == (
+            expected.count, expected.length, expected.head_length, expected.user_count,
         )  # fmt: skip
         assert found.user_weight == pytest.approx(whole.user_weight)
