@@ -11,7 +11,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from gateway.operations import make_limit_operations, make_operations, make_request_operations
-from gateway.run.admin.key_management import KeyHolder, KeyManagement
+from gateway.run.admin.key_management import KeyManagement, KeyReport
 from gateway.run.admin.link_operations import LinkOperations
 from gateway.run.admin.operation_table import OperationTable
 from gateway.run.admin.usage_operations import UsageOperations
@@ -120,7 +120,7 @@ def _manage_routes(services: Services, bodies: BodyReader, access: Access) -> li
         *import_routes(services.imports, access, bodies, max_upload_bytes, timeout_s),
         *key_routes(
             KeyManagement(store.keys, limits),
-            KeyHolder(store.usage, accounting.meter, accounting.limiter, now),
+            KeyReport(store.usage, accounting.meter, accounting.limiter, now),
             access,
             bodies,
         ),

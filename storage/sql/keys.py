@@ -168,18 +168,10 @@ class Keys(Group):
             self._note_created(demands_key=opens is None)
         return done
 
-    async def change(
-        self,
-        id: int,
-        name: str,
-        memory: str | None,
-        expires: float | None,
-        models: tuple[str, ...] | None,
-        user: str | None,
-    ) -> Key:
-        """Changes a key in use. The parameters are as in `Key`. Raises: NotFound."""
-        values = (id, name, memory, expires, _dump_patterns(models), user)
-        return await self._write_key(id, lambda connection: connection.row(SQL["key_change"], values))
+    async def change(self, key: Key) -> Key:
+        """Writes name, memory, expiry, models and user of a key in use. Raises: NotFound."""
+        values = (key.id, key.name, key.memory, key.expires, _dump_patterns(key.models), key.user)
+        return await self._write_key(key.id, lambda connection: connection.row(SQL["key_change"], values))
 
     async def rotate(self, id: int, overlap_s: float) -> tuple[Key, str]:
         """Gives a key in use another secret. Returns it and its plain text. Raises: NotFound, also for an expired one.

@@ -1,4 +1,4 @@
-"""Keys as operators manage them over REST: made, changed, rotated and revoked; and what a key's holder sees of it."""
+"""Keys as operators manage them over REST: created, changed, rotated, revoked; and what a key's holder sees of it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from gateway.core.dates import END_OF_DATES_S
 from gateway.errors import BadRequest, UnknownId
-from gateway.run.admin.key_operations import ALL_PROJECTS, OPENS_PAGE
+from gateway.run.admin.key_operations import OPENS_PAGE, default_project
 from gateway.run.admin.limit_operations import LimitOperations, limit_json
 from gateway.run.admin.operation_arguments import (
     Arguments,
@@ -26,7 +26,7 @@ from gateway.run.usage.meter import DAY_S, Meter
 from gateway.settings import DefaultMode
 from storage.errors import NotFound
 from storage.records import Key
-from storage.sql.keys import DEFAULT_PROJECT, Keys
+from storage.sql.keys import Keys
 from storage.sql.usage import Usage
 from storage.usage_records import COUNTERS, UsageQuery
 
@@ -39,7 +39,7 @@ _MOST_OVERLAP_S: Final = 2_592_000
 
 
 class KeyManagement(Struct, frozen=True):
-    """Manages keys. project: the only one whose keys the caller sees; None: all."""
+    """Manages keys for a caller. Their project, where a method takes one, is the only one that they see; None: all."""
 
     keys: Keys
     limits: LimitOperations
@@ -47,59 +47,46 @@ class KeyManagement(Struct, frozen=True):
     async def show_all(self, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
         """Returns all keys, revoked and expired ones too, the oldest first."""
         wanted = read_page(raw, project)
-        found = [
-            each
-            for each in await self.keys.list()
-            if wanted.project in (None, each.project) and each.id > (wanted.after or 0)
-        ]
-        return page_json(found, wanted.limit, key_json)
+        return page_json(wanted.select(await self.keys.list()), wanted.limit, key_json)
 
     async def show(self, id: int, *, project: str | None = None) -> dict[str, Any]:
         """Returns a key. Raises: UnknownId."""
         return key_json(await self._find(id, project))
 
     async def add(self, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
-        """Makes a key, with limits of it. Returns it with its secret. Raises: BadRequest, UnknownId."""
+        """Creates a key with its limits. Returns it with its secret. Raises: BadRequest, UnknownId."""
         check_names(raw, _ADD_FIELDS)
-        arguments, opens = Arguments(raw), raw.get("opens")
-        if opens is not None and opens not in _OPENS:
-            raise BadRequest(
-                f"opens must be null or one of {', '.join(_OPENS)}, saw {opens!r}.", param="opens"
-            )
-        named = arguments.optional_text("project") or project
-        if named is None:
-            named = ALL_PROJECTS if opens in OPENS_PAGE else DEFAULT_PROJECT
-        if project not in (None, named):
-            raise UnknownId(f"There is no project {named!r} here.")
-        wanted = _with_fields(raw, Key(0, named, "key", "", 0.0))
-        if opens is not None and (wanted.memory, wanted.models, wanted.user) != (None, None, None):
-            raise BadRequest(
-                "A key that opens metrics or /v1/manage has neither models nor memory.", param="opens"
-            )
+        draft = _read_draft(raw, project)
+        limits = self._read_limits(raw, draft.project)
+        key, secret = await self.keys.create(
+            draft.project,
+            draft.name,
+            draft.memory,
+            draft.opens,
+            expires=draft.expires,
+            models=draft.models,
+            user=draft.user,
+        )
+        shown = {**key_json(key), "secret": secret}
+        added = [await self.limits.add({**each, "key": key.id}) for each in limits]
+        return {**shown, "limits": added} if added else shown
+
+    def _read_limits(self, raw: RawArguments, project: str) -> list[dict[str, Any]]:
+        """Returns the limits of a key that is to be created in a project. Raises: BadRequest."""
         limits = raw.get("limits") or []
         if not isinstance(limits, list) or not all(isinstance(each, dict) for each in limits):
             raise BadRequest("limits must be a list of objects.", param="limits")
-        for each in limits:
-            self.limits.parse({**each, "project": named}, named)
-        key, secret = await self.keys.create(
-            named,
-            wanted.name,
-            wanted.memory,
-            opens,
-            expires=wanted.expires,
-            models=wanted.models,
-            user=wanted.user,
-        )
-        made = [await self.limits.add({**each, "project": named, "key": key.id}) for each in limits]
-        shown = {**key_json(key), "secret": secret}
-        return {**shown, "limits": made} if made else shown
+        limits = [{**each, "project": project} for each in limits]
+        for each in limits:  # they are checked now, since they are added when the key is there
+            self.limits.parse(each, project)
+        return limits
 
     async def change(self, id: int, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
-        """Changes a key in use; null takes a bound away. Raises: BadRequest, UnknownId."""
+        """Changes a key in use; null removes a bound. Raises: BadRequest, UnknownId."""
         check_names(raw, _CHANGE_FIELDS)
         new = _with_fields(raw, await self._find(id, project))
         try:
-            changed = await self.keys.change(id, new.name, new.memory, new.expires, new.models, new.user)
+            changed = await self.keys.change(new)
         except NotFound as error:
             raise UnknownId(f"There is no key {id} in use.") from error
         return key_json(changed)
@@ -142,7 +129,7 @@ class KeyManagement(Struct, frozen=True):
         raise UnknownId(f"There is no key {id}.")
 
 
-class KeyHolder(Struct, frozen=True):
+class KeyReport(Struct, frozen=True):
     """Shows a key's holder what the key may do, and what it has used."""
 
     usage: Usage
@@ -158,7 +145,7 @@ class KeyHolder(Struct, frozen=True):
         """
         await self.meter.flush()
         today = int(self.now() // DAY_S)
-        first = today - datetime.fromtimestamp(self.now(), UTC).day + 1
+        month_begin = today - datetime.fromtimestamp(self.now(), UTC).day + 1
         states = await self.limiter.states(key.project, key.id, user)
         limits = [
             {
@@ -172,10 +159,11 @@ class KeyHolder(Struct, frozen=True):
             }
             for each in states
         ]
-        of_day, of_month = [await self._sum(key, user, begin, today) for begin in (today, first)]
+        of_day, of_month = [await self._sum(key, user, first, today) for first in (today, month_begin)]
         return {**key_json(key), "limits": limits, "usage": {"today": of_day, "month": of_month}}
 
     async def _sum(self, key: Key, user: str, first: int, last: int) -> dict[str, Any]:
+        """Returns what a key has used from a day to another, both included."""
         only: list[tuple[str, str | int]] = [("project", key.project), ("key", key.id)]
         if user:
             only.append(("user", user))
@@ -196,33 +184,53 @@ def key_json(key: Key) -> dict[str, Any]:
         "user": key.user,
         "opens": key.opens,
         "created_at": int(key.created),
-        "expires_at": _as_sent(key.expires),
-        "revoked_at": _whole(key.revoked),
-        "rotated_until": _whole(key.rotated_until),
+        "expires_at": _seconds_json(key.expires),
+        "revoked_at": _whole_seconds(key.revoked),
+        "rotated_until": _whole_seconds(key.rotated_until),
     }
 
 
-def _as_sent(seconds: float | None) -> float | None:
-    """Returns whole seconds as an int, whichever of them the database returns as 1.0."""
+def _seconds_json(seconds: float | None) -> float | None:
+    """Returns whole seconds as an int: the database returns 1.0 for the 1 that was sent."""
     return int(seconds) if seconds is not None and float(seconds).is_integer() else seconds
 
 
-def _whole(seconds: float | None) -> int | None:
+def _whole_seconds(seconds: float | None) -> int | None:
     return None if seconds is None else int(seconds)
+
+
+def _read_draft(raw: RawArguments, project: str | None) -> Key:
+    """Returns a key that is to be created. project: the only one that the caller sees; None: all.
+
+    Raises: BadRequest, UnknownId.
+    """
+    opens = raw.get("opens")
+    if opens is not None and opens not in _OPENS:
+        raise BadRequest(f"opens must be null or one of {', '.join(_OPENS)}, saw {opens!r}.", param="opens")
+    named = Arguments(raw).optional_text("project") or project
+    if named is None:
+        named = default_project(opens)
+    if project not in (None, named):
+        raise UnknownId(f"There is no project {named!r} here.")
+    draft = _with_fields(raw, Key(id=0, project=named, name="key", prefix="", created=0.0, opens=opens))
+    if opens is not None and (draft.memory, draft.models, draft.user) != (None, None, None):
+        raise BadRequest(
+            "A key that opens metrics or /v1/manage has neither models nor memory.", param="opens"
+        )
+    return draft
 
 
 def _with_fields(raw: RawArguments, key: Key) -> Key:
     """Returns a key with the fields that a request names. Raises: BadRequest."""
-    name, memory, user = (raw.get(each, getattr(key, each)) for each in ("name", "memory", "user"))
-    for field, value in (("name", name), ("user", user)):
-        if not (isinstance(value, str) and value) and (field == "name" or value is not None):
-            raise BadRequest(f"{field} must be a non-empty text, saw {value!r}.", param=field)
+    name, user = raw.get("name", key.name), raw.get("user", key.user)
+    _check_text("name", name)
+    if user is not None:
+        _check_text("user", user)
+    memory = raw.get("memory", key.memory)
     if memory is not None and memory not in get_args(DefaultMode):
         raise BadRequest(f"memory must be on, read or off, saw {memory!r}.", param="memory")
     expires = raw.get("expires_at", key.expires)
-    if expires is not None and (
-        isinstance(expires, bool) or not isinstance(expires, int | float) or not 0 <= expires < END_OF_DATES_S
-    ):
+    if expires is not None and not _is_time(expires):
         raise BadRequest(f"expires_at must be seconds since 1970, saw {expires!r}.", param="expires_at")
     models: Any = raw.get("models", key.models)
     if models is not None:
@@ -230,3 +238,12 @@ def _with_fields(raw: RawArguments, key: Key) -> Key:
             raise BadRequest("models must be a list of patterns.", param="models")
         models = tuple(models)
     return replace(key, name=name, memory=memory, expires=expires, models=models, user=user)
+
+
+def _check_text(field: str, value: Any) -> None:
+    if not isinstance(value, str) or not value:
+        raise BadRequest(f"{field} must be a non-empty text, saw {value!r}.", param=field)
+
+
+def _is_time(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < END_OF_DATES_S

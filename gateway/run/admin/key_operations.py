@@ -49,7 +49,7 @@ class KeyOperations(Struct, frozen=True):
         if memory is not None and memory not in get_args(DefaultMode):
             raise BadRequest(f"memory must be on, read or off, saw {memory!r}.", param="memory")
         opens = _opens(arguments)
-        project = arguments.optional_text("project") or _default_project(opens)
+        project = arguments.optional_text("project") or default_project(opens)
         name = arguments.text("name")
         expires, models = arguments.optional_number("expires"), arguments.optional_text("models")
         user = arguments.optional_text("user")
@@ -120,7 +120,7 @@ def _key_record(key: Key) -> KeyRecord:
     )
 
 
-def _default_project(opens: str | None) -> str:
+def default_project(opens: str | None) -> str:
     """Returns the project of a key that names none."""
     return ALL_PROJECTS if opens in OPENS_PAGE else DEFAULT_PROJECT
 

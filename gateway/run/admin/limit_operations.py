@@ -37,12 +37,7 @@ class LimitOperations(Struct, frozen=True):
     async def show_all(self, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
         """Returns limits, the oldest first. project: the only one that is shown; None: all."""
         wanted = read_page(raw, project)
-        found = [
-            each
-            for each in await self.limits.list()
-            if wanted.project in (None, each.project) and each.id > (wanted.after or 0)
-        ]
-        return page_json(found, wanted.limit, limit_json)
+        return page_json(wanted.select(await self.limits.list()), wanted.limit, limit_json)
 
     async def show(self, id: int, *, project: str | None = None) -> dict[str, Any]:
         """Returns a limit. Raises: UnknownId."""

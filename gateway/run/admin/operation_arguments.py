@@ -5,7 +5,7 @@ A mistake in them is a BadRequest, whose message and `param` name the field.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Final, Protocol, TypeVar
 
 from msgspec import Meta, Struct
@@ -30,7 +30,13 @@ class _Numbered(Protocol):
     def id(self) -> int: ...
 
 
+class _OfProject(_Numbered, Protocol):
+    @property
+    def project(self) -> str: ...
+
+
 _Record = TypeVar("_Record", bound=_Numbered)
+_ProjectRecord = TypeVar("_ProjectRecord", bound=_OfProject)
 
 
 class Defaults(Struct, frozen=True):
@@ -154,6 +160,11 @@ class WantedPage(Struct, frozen=True):
     # The number after which the page begins.
     after: int | None
     limit: int
+
+    def select(self, records: Iterable[_ProjectRecord]) -> list[_ProjectRecord]:
+        """Returns the records from the page's beginning on, for `page_json`. records: the oldest first."""
+        first = 1 if self.after is None else self.after + 1
+        return [each for each in records if self.project in (None, each.project) and each.id >= first]
 
 
 def read_page(raw: RawArguments, project: str | None) -> WantedPage:

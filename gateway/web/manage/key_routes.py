@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.errors import NotAllowed
-from gateway.run.admin.key_management import KeyHolder, KeyManagement
+from gateway.run.admin.key_management import KeyManagement, KeyReport
 from gateway.run.store_errors import map_store_errors
 from gateway.web.body import BodyReader
 from gateway.web.manage.access import Access, Manager
@@ -21,7 +21,7 @@ ME_PATH: Final = "/v1/manage/me"
 
 
 def key_routes(
-    operations: KeyManagement, holder: KeyHolder, access: Access, bodies: BodyReader
+    operations: KeyManagement, report: KeyReport, access: Access, bodies: BodyReader
 ) -> list[Route]:
     """Returns the routes of keys, and the one that is for their holders."""
 
@@ -37,7 +37,7 @@ def key_routes(
         if key.user not in (None, user):
             raise NotAllowed("The key of this request is another user's.", code="user_not_allowed")
         with map_store_errors():
-            shown = await holder.show(key, user)
+            shown = await report.show(key, user)
         return Response(orjson.dumps(shown), media_type="application/json")
 
     return [

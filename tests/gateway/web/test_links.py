@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from msgspec.structs import replace
 
 from gateway.errors import NotAllowed, UnknownId
 from gateway.run.admin.link_operations import PATH, RIGHTS, LinkOperations
@@ -156,7 +157,7 @@ def test_a_link_ends_with_the_secret_that_made_it(world: World) -> None:
     assert [opens(each) for each in (before, late, after)] == [True, True, True]
     world.clock.sleep(101)
     assert [opens(each) for each in (before, late, after)] == [False, False, True]
-    world.gateway.call(keys.change(key.id, "app", None, world.clock.now + 10, None, None))
+    world.gateway.call(keys.change(replace(key, expires=world.clock.now + 10)))
     assert opens(after)
     world.clock.sleep(11)
     assert not opens(after)
