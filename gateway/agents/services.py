@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 from starlette.routing import Route
 
-from gateway.agents.api.agents import agents_json
+from gateway.agents.api.agent_json import agents_json
 from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.run_events import RunEvents
 from gateway.agents.batches.accept import BatchRequests

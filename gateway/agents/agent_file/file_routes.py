@@ -14,7 +14,7 @@ from gateway.agents.agent_file.file_structs import ImportForm
 from gateway.agents.agent_file.read import read_file
 from gateway.agents.agent_file.write import EXTENSION, ExportedAgent, agent_file
 from gateway.agents.api._route import AgentsRoute, ApiRequest
-from gateway.agents.api.agents import models_of
+from gateway.agents.api.agent_bodies import models_of
 from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.folders import file_json, folder_json
 from gateway.agents.files.agent_files import AgentFiles

@@ -35,7 +35,7 @@ from gateway.agents.agent_file.file_structs import (
 )
 from gateway.agents.agent_file.older import is_older, translate_older
 from gateway.agents.agent_file.write import EXTENSION
-from gateway.agents.api.agents import CreateAgent, new_definition
+from gateway.agents.api.agent_bodies import CreateAgent, new_definition
 from gateway.agents.api.blocks import CreateBlock, block_of
 from gateway.agents.api.conversations import CreateConversation, with_update
 from gateway.agents.api.identities import edited

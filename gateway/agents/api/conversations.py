@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from gateway.agents.api._paging import CONVERSATION_MESSAGES
 from gateway.agents.api._query import PageQuery, SpokenQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
-from gateway.agents.api.agents import (
+from gateway.agents.api.agent_bodies import (
     SETTINGS,
     Compact,
     CompactionBody,

@@ -13,7 +13,7 @@ from gateway.agents.api._message_renderer import MessageRenderer, conversation_i
 from gateway.agents.api._paging import MESSAGES, place_in
 from gateway.agents.api._query import MessagesQuery, ResetQuery, SpokenQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
-from gateway.agents.api.agents import Compact, merge_compaction
+from gateway.agents.api.agent_bodies import Compact, merge_compaction
 from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.model import WINDOW
 from gateway.agents.api.passages import moment_of

@@ -6,13 +6,8 @@ from typing import Any
 
 import pytest
 
-from gateway.agents.api.agents import (
-    CreateAgent,
-    UpdateAgent,
-    agent_json,
-    new_definition,
-    with_update,
-)
+from gateway.agents.api.agent_bodies import CreateAgent, UpdateAgent, new_definition, with_update
+from gateway.agents.api.agent_json import agent_json
 from gateway.agents.registry.registry import AgentView
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.struct_fields import convert

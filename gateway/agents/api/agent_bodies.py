@@ -1,0 +1,356 @@
+"""The bodies with which agents are created and changed, and the definitions that they make."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import msgspec
+import orjson
+from msgspec import UNSET, Meta, UnsetType
+from msgspec.structs import replace
+
+from gateway.agents.api.blocks import AgentBlock
+from gateway.agents.api.groups import check_window
+from gateway.agents.api.tools import ToolRuleBody
+from gateway.agents.core.kinds import DEFAULT_KIND
+from gateway.agents.wire.faults import Unprocessable
+from gateway.agents.wire.send import read_initial_messages
+from gateway.agents.wire.struct_fields import (
+    HOSTED,
+    MOST_PARTS,
+    NO_SECRETS,
+    ONE_PROJECT,
+    READ_ONLY,
+    Body,
+    Maybe,
+    NoEffect,
+    honoured_in,
+    refused,
+    sent_fields,
+)
+from gateway.checked import Fault
+from gateway.core.agent import FILLER_AFTER_MS
+from gateway.core.definition import AgentDefinition
+from gateway.core.prompt.summary import SummaryTerms
+from gateway.errors import BadRequest
+
+AgentType = Literal[
+    "memgpt_agent", "memgpt_v2_agent", "letta_v1_agent", "react_agent", "workflow_agent", "split_thread_agent",
+    "sleeptime_agent", "voice_convo_agent", "voice_sleeptime_agent",
+]  # fmt: skip
+
+_NO_LIST = refused("The window is where the path begins, not a list; delete or compact messages.")
+_NO_OWN_FOLDER = refused("An agent has no folder of its own; attach one.")
+
+# The fields of `llm_config` and of `model_settings` that have an effect, with their types; others are only stored.
+_LLM_TYPES: dict[str, tuple[type, ...]] = {
+    "handle": (str,), "model": (str,), "context_window": (int,), "temperature": (int, float), "max_tokens": (int,),
+    "reasoning_effort": (str,), "put_inner_thoughts_in_kwargs": (bool,), "parallel_tool_calls": (bool,),
+}  # fmt: skip
+SETTINGS_TYPES: dict[str, tuple[type, ...]] = {
+    "temperature": (int, float), "parallel_tool_calls": (bool,), "response_format": (dict,), "verbosity": (str,),
+    "thinking": (dict,), "max_output_tokens": (int,), "effort": (str,), "reasoning": (dict,),
+}  # fmt: skip
+_MOST_TOKENS = frozenset({"max_tokens", "max_output_tokens"})
+SETTINGS = honoured_in(*SETTINGS_TYPES, "provider_type")
+
+
+class CompactionBody(Body):
+    """The way in which what leaves the window is summarised."""
+
+    mode: Maybe[Literal["all", "sliding_window", "self_compact_all", "self_compact_sliding_window"]] = UNSET
+    model: Maybe[str] = UNSET
+    prompt: Maybe[str] = UNSET
+    sliding_window_percentage: Maybe[Annotated[float, Meta(gt=0, le=1)]] = UNSET
+    clip_chars: Maybe[Annotated[int, Meta(ge=1)]] = UNSET
+    model_settings: NoEffect[dict[str, Any]] = UNSET
+    prompt_acknowledgement: NoEffect[bool] = UNSET
+
+
+class FillerBody(Body):
+    """A sentence that the user hears when a tool takes longer than `after_ms`."""
+
+    say: Annotated[str, Meta(pattern=r"\S", max_length=500)]
+    after_ms: Annotated[float, Meta(ge=0, le=60_000)] = FILLER_AFTER_MS
+
+
+class Compact(Body):
+    """A summary that is wanted now. compaction_settings: in place of the agent's, as far as they are given."""
+
+    compaction_settings: Maybe[CompactionBody] = UNSET
+
+
+class Own(Body):
+    """The fields that an agent has here beyond those of Letta."""
+
+    # "free" renders the memory section again when it costs nothing, "always" before each call.
+    rebuild: Literal["free", "always"] | UnsetType = UNSET
+    # The budget of a note in tokens; 0: no notes; null: as the settings have it.
+    recall_tokens: Maybe[Annotated[int, Meta(ge=0, le=100_000)]] = UNSET
+    # Facts are learned from conversations. Only for users' memories.
+    learn: bool | UnsetType = UNSET
+    # The filler before a tool: a sentence of the model's own, or a fixed one when the tool takes longer;
+    # null: as its agent_type has it.
+    filler: Maybe[Literal["model", "none"] | FillerBody] = UNSET
+
+
+# A system text, a note and a reply take some hundreds of tokens, so no prompt fits into a smaller window.
+LEAST_WINDOW = 1000
+WindowTokens = Annotated[int, Meta(ge=LEAST_WINDOW, le=100_000_000)]
+_Tokens = Annotated[int, Meta(ge=1, le=100_000_000)]
+_Messages = Annotated[int, Meta(ge=1, le=1_000_000)]
+# An agent is made in one transaction, and other writes wait for it, so each list is bound. No measurement: a prompt has
+# room for some hundred blocks or tools.
+_Names = Annotated[list[Annotated[str, Meta(min_length=1, max_length=200)]], MOST_PARTS]
+_Ids = Annotated[list[str], MOST_PARTS]
+
+
+class UpdateAgent(Body):
+    """A change of an agent; what is left out or null stays. The lists replace those that the agent has."""
+
+    name: Maybe[Annotated[str, Meta(min_length=1, max_length=200)]] = UNSET
+    description: Maybe[str] = UNSET
+    metadata: Maybe[dict[str, Any]] = UNSET
+    tags: Maybe[_Names] = UNSET
+    hidden: Maybe[bool] = UNSET
+    system: Maybe[str] = UNSET
+    model: Maybe[Annotated[str, Meta(pattern=r"\S", max_length=200)]] = UNSET
+    llm_config: Annotated[dict[str, Any] | None, honoured_in(*_LLM_TYPES)] | UnsetType = UNSET
+    model_settings: Annotated[dict[str, Any] | None, SETTINGS] | UnsetType = UNSET
+    context_window_limit: Maybe[WindowTokens] = UNSET
+    max_tokens: Maybe[_Tokens] = UNSET
+    response_format: Maybe[dict[str, Any]] = UNSET
+    parallel_tool_calls: Maybe[bool] = UNSET
+    block_ids: Maybe[_Ids] = UNSET
+    tool_ids: Maybe[_Ids] = UNSET
+    include_multi_agent_tools: Maybe[bool] = UNSET
+    folder_ids: Maybe[_Ids] = UNSET
+    source_ids: Maybe[_Ids] = UNSET
+    identity_ids: Maybe[_Ids] = UNSET
+    tool_rules: Maybe[Annotated[list[ToolRuleBody], MOST_PARTS]] = UNSET
+    message_buffer_autoclear: Maybe[bool] = UNSET
+    message_buffer_limit: Maybe[_Messages] = UNSET
+    message_buffer_min: Maybe[_Messages] = UNSET
+    timezone: Maybe[str] = UNSET
+    compaction_settings: Maybe[CompactionBody] = UNSET
+    mnemogate: Maybe[Own] = UNSET
+
+    embedding: NoEffect[str] = UNSET
+    embedding_config: NoEffect[dict[str, Any]] = UNSET
+    embedding_chunk_size: NoEffect[int] = UNSET
+    reasoning: NoEffect[bool] = UNSET
+    enable_reasoner: NoEffect[bool] = UNSET
+    max_reasoning_tokens: NoEffect[int] = UNSET
+    max_files_open: NoEffect[int] = UNSET
+    per_file_view_window_char_limit: NoEffect[int] = UNSET
+
+    enable_sleeptime: Maybe[bool] = UNSET
+    template_id: Annotated[str | None, HOSTED] | UnsetType = UNSET
+    base_template_id: Annotated[str | None, HOSTED] | UnsetType = UNSET
+    project_id: Annotated[str | None, ONE_PROJECT] | UnsetType = UNSET
+    message_ids: Annotated[list[str] | None, _NO_LIST] | UnsetType = UNSET
+    secrets: Annotated[dict[str, str] | None, NO_SECRETS] | UnsetType = UNSET
+    tool_exec_environment_variables: Annotated[dict[str, str] | None, NO_SECRETS] | UnsetType = UNSET
+    last_run_completion: Annotated[str | None, READ_ONLY] | UnsetType = UNSET
+    last_run_duration_ms: Annotated[int | None, READ_ONLY] | UnsetType = UNSET
+    last_stop_reason: Annotated[str | None, READ_ONLY] | UnsetType = UNSET
+
+
+class CreateAgent(UpdateAgent):
+    """A new agent."""
+
+    agent_type: Maybe[AgentType] = UNSET
+    memory_blocks: Maybe[Annotated[list[AgentBlock], MOST_PARTS]] = UNSET
+    tools: Maybe[_Ids] = UNSET
+    include_base_tools: Maybe[bool] = UNSET
+    include_base_tool_rules: Maybe[bool] = UNSET
+    initial_message_sequence: Maybe[Annotated[list[dict[str, Any]], MOST_PARTS]] = UNSET
+
+    from_template: Annotated[str | None, HOSTED] | UnsetType = UNSET
+    template: Annotated[bool | None, HOSTED] | UnsetType = UNSET
+    memory_variables: Annotated[dict[str, str] | None, HOSTED] | UnsetType = UNSET
+    project: Annotated[str | None, HOSTED] | UnsetType = UNSET
+    include_default_source: Annotated[bool | None, _NO_OWN_FOLDER] | UnsetType = UNSET
+
+
+# -- the definition
+
+# Fields that say how many messages the window has: at most, and after an eviction.
+_MOST, _LEAST = "message_buffer_limit", "message_buffer_min"
+# Fields that are stored for the client and have no effect.
+_STORED_FIELDS = (
+    "embedding", "embedding_config", "embedding_chunk_size", "reasoning", "enable_reasoner", "max_reasoning_tokens",
+    "max_files_open", "per_file_view_window_char_limit",
+)  # fmt: skip
+# Fields with the same value in bodies and in definitions: the name in a body -> the name in `AgentDefinition`.
+PLAIN_FIELDS = {
+    **{name: name for name in ("description", "model", "system", "metadata", "hidden", "timezone")},
+    "context_window_limit": "context_window",
+    _MOST: "most_messages",
+    _LEAST: "least_messages",
+    "message_buffer_autoclear": "clears",
+}
+# The same of `Own`.
+EXTENSION_FIELDS = {"recall_tokens": "recall_tokens", "learn": "learns", "filler": "filler"}
+_NO_LEARNING = (
+    "mnemogate.learn: No facts are learned from messages to an agent of this API. Give it remember_fact, or turn on "
+    "enable_sleeptime."
+)
+
+
+def new_definition(create: CreateAgent) -> AgentDefinition:
+    """Returns the definition that a new agent begins with. Raises: Unprocessable."""
+    kind = create.agent_type if isinstance(create.agent_type, str) else DEFAULT_KIND
+    initial = create.initial_message_sequence
+    messages = read_initial_messages(initial) if isinstance(initial, list) else ()
+    return with_update(AgentDefinition(kind, initial_messages=messages), create)
+
+
+def with_update(definition: AgentDefinition, update: UpdateAgent) -> AgentDefinition:
+    """Returns a definition after an update. A null leaves a field as it is. Raises: Unprocessable, BadRequest."""
+    sent = _without_none(sent_fields(update))
+    values: dict[str, Any] = {field: sent[name] for name, field in PLAIN_FIELDS.items() if name in sent}
+    if "timezone" in values:
+        _check_timezone(values["timezone"])
+    if "tool_rules" in sent:
+        values["rules"] = _unique_rules(map(msgspec.to_builtins, sent["tool_rules"]))
+    if "compaction_settings" in sent:
+        values["compaction"] = merge_compaction(definition.compaction, sent["compaction_settings"])
+    values.update(_model_values(definition, sent))
+    if "mnemogate" in sent:
+        values.update(_extension_values(definition, sent["mnemogate"]))
+    stored = {name: sent[name] for name in _STORED_FIELDS if name in sent}
+    values["retained"] = {**definition.retained, **values.get("retained", {}), **stored}
+    updated = replace(definition, **values)
+    check_window(updated, sent, _MOST, _LEAST)
+    return updated
+
+
+def _unique_rules(rules: Iterable[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
+    """Returns rules in their order, each once. A null means the same as a field that is left out."""
+    return tuple(
+        {orjson.dumps(_without_none(rule), option=orjson.OPT_SORT_KEYS): rule for rule in rules}.values()
+    )
+
+
+def _extension_values(definition: AgentDefinition, extension: Own) -> dict[str, Any]:
+    """Returns the changes of a definition by the fields that an agent has here beyond those of Letta."""
+    sent = sent_fields(extension)
+    if sent.get("learn") and not definition.learns:
+        raise BadRequest(_NO_LEARNING, param="mnemogate.learn")
+    values = {
+        field: msgspec.to_builtins(sent[name]) for name, field in EXTENSION_FIELDS.items() if name in sent
+    }
+    if "rebuild" in sent:
+        values["rebuilds"] = sent["rebuild"] == "always"
+    return values
+
+
+def merge_compaction(stored: Mapping[str, Any], settings: Maybe[CompactionBody]) -> dict[str, Any]:
+    """Returns the stored summary settings with those sent in them. Raises: BadRequest: an unknown mode."""
+    sent = msgspec.to_builtins(settings) if isinstance(settings, CompactionBody) else {}
+    merged = _without_none({**stored, **sent})
+    if str(merged.get("mode")).startswith("self_compact"):
+        raise BadRequest(
+            "compaction_settings.mode: A call of its own makes the summary, never the conversation's; use 'all' or "
+            "'sliding_window'.",
+            param="mode",
+        )
+    return merged
+
+
+def _model_values(definition: AgentDefinition, sent: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the changes of a definition by the fields about the model.
+
+    A field of its own takes precedence over the older objects.
+    """
+    values: dict[str, Any] = {}
+    sampling = dict(definition.sampling)
+    retained: dict[str, Any] = {}
+    config = sent.get("llm_config")
+    if config is not None:
+        retained["llm_config"] = config
+        _check_types(config, "llm_config", _LLM_TYPES)
+        model = config.get("handle") or config.get("model")
+        if model and "model" not in sent:
+            values["model"] = model
+        if config.get("context_window") and "context_window_limit" not in sent:
+            values["context_window"] = _checked_window(config)
+        if config.get("put_inner_thoughts_in_kwargs") is not None:
+            values["thinks_aloud"] = config["put_inner_thoughts_in_kwargs"]
+        for name in ("temperature", "max_tokens", "reasoning_effort", "parallel_tool_calls"):
+            _copy_or_remove(config, name, sampling)
+    settings = sent.get("model_settings")
+    if settings is not None:
+        retained["model_settings"] = {**definition.retained.get("model_settings", {}), **settings}
+        set_sampling(sampling, settings)
+    for name in ("max_tokens", "response_format", "parallel_tool_calls"):
+        _copy_or_remove(sent, name, sampling)
+    values["sampling"] = sampling
+    if retained:
+        values["retained"] = retained
+    return values
+
+
+def models_of(definition: AgentDefinition) -> set[str | None]:
+    """Returns the models that an agent and its sleeptime agents ask, and the one that writes its summaries."""
+    return {definition.model, SummaryTerms.of(definition.compaction).model}
+
+
+def set_sampling(sampling: dict[str, Any], settings: Mapping[str, Any]) -> None:
+    """Copies the settings of a model that have an effect on its replies. Raises: Unprocessable."""
+    _check_types(settings, "model_settings", SETTINGS_TYPES)
+    for name in ("temperature", "parallel_tool_calls", "response_format", "verbosity", "thinking"):
+        _copy_or_remove(settings, name, sampling)
+    _copy_or_remove(settings, "max_output_tokens", sampling, "max_tokens")
+    _copy_or_remove(settings, "effort", sampling, "reasoning_effort")
+    _copy_or_remove(settings.get("reasoning") or {}, "reasoning_effort", sampling)
+
+
+def _check_types(values: Mapping[str, Any], where: str, types: Mapping[str, tuple[type, ...]]) -> None:
+    """Checks the fields that have an effect; the rest may be anything. Raises: Unprocessable."""
+    for name, allowed in types.items():
+        value = values.get(name)
+        if value is None:
+            continue
+        if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
+            words = " or ".join(each.__name__ for each in allowed)
+            raise Unprocessable([Fault(("body", where, name), f"Expected {words}", "type_error", value)])
+        if name in _MOST_TOKENS and isinstance(value, int) and value < 1:
+            raise Unprocessable([Fault(("body", where, name), "Expected 'int' >= 1", "value_error", value)])
+
+
+def _checked_window(config: Mapping[str, Any]) -> int:
+    window: int = config["context_window"]
+    if window < LEAST_WINDOW:
+        at = ("body", "llm_config", "context_window")
+        raise Unprocessable([Fault(at, f"Expected 'int' >= {LEAST_WINDOW}", "type_error", window)])
+    return window
+
+
+def _copy_or_remove(
+    source: Mapping[str, Any], key: str, target: dict[str, Any], name: str | None = None
+) -> None:
+    """Copies a value that is there, or where it is null removes the one in `target`. name: in `target`; None: `key`."""
+    if key in source:
+        name = name or key
+        if source[key] is None:
+            target.pop(name, None)
+        else:
+            target[name] = source[key]
+
+
+def _check_timezone(name: str) -> None:
+    try:
+        ZoneInfo(name)
+    except (ValueError, OSError, ZoneInfoNotFoundError):
+        fault = Fault(
+            ("body", "timezone"), "Expected a name of the IANA time zone database", "value_error", name
+        )
+        raise Unprocessable([fault]) from None
+
+
+def _without_none(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}

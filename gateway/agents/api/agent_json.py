@@ -1,0 +1,209 @@
+"""An agent as the agents API shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from gateway.agents.api._message_renderer import MessageRenderer
+from gateway.agents.api.agent_bodies import EXTENSION_FIELDS, PLAIN_FIELDS, SETTINGS_TYPES
+from gateway.agents.api.blocks import block_json
+from gateway.agents.api.dependencies import AgentsApi
+from gateway.agents.api.folders import folder_json
+from gateway.agents.api.groups import group_json
+from gateway.agents.api.identities import identity_json
+from gateway.agents.api.model import WINDOW, embedding_config_json
+from gateway.agents.api.tools import tool_json
+from gateway.agents.core.kinds import kind_of
+from gateway.agents.registry.registry import AgentView
+from gateway.agents.runs.message_listing import AgentMessages
+from gateway.agents.runs.system_message import system_id
+from gateway.agents.wire.message import Showing
+from gateway.agents.wire.struct_fields import iso_time
+from gateway.core import ids
+from gateway.core.definition import AgentDefinition
+from gateway.core.turn.guide import StopReason
+from storage.records import DEFAULT, Run, RunStep
+
+# The settings that are shown for every model, besides its reasoning effort.
+_SHOWN_ALWAYS = ("max_output_tokens", "parallel_tool_calls", "temperature", "response_format")
+# Letta's server takes these as a value or not at all: it would refuse an agent file with a null.
+_NEVER_NULL = frozenset(
+    {
+        "temperature",
+        "enable_reasoner",
+        "max_reasoning_tokens",
+        "strict",
+        "return_logprobs",
+        "return_token_ids",
+    }
+)
+# Fields that only Letta's hosted product fills; the client requires some of them.
+_HOSTED_FIELDS: dict[str, Any] = {
+    **dict.fromkeys(
+        (
+            "created_by_id", "last_updated_by_id", "project_id", "template_id", "base_template_id", "deployment_id",
+            "entity_id",
+        )
+    ),
+    **dict.fromkeys(("secrets", "tool_exec_environment_variables"), ()),
+}  # fmt: skip
+
+
+def agent_json(
+    view: AgentView,
+    *,
+    window: int | None,
+    message_ids: Sequence[str] = (),
+    pending: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Returns an agent with all that the client requires, whatever it asks to be included.
+
+    window: tokens of the model's context, if they are known.
+    message_ids: those of the messages in its window, oldest first.
+    pending: the message that waits for an answer.
+    """
+    row = view.definition
+    definition = AgentDefinition.of(row.body)
+    model, retained = definition.model or "", definition.retained
+    group = group_json(row.uid, definition, view.readers)
+    blocks, identities = list(map(block_json, view.blocks)), list(map(identity_json, view.identities))
+    return {
+        "id": ids.id_of("agent", row.uid),
+        "name": row.name,
+        "agent_type": definition.kind,
+        **{name: getattr(definition, field) for name, field in PLAIN_FIELDS.items()},
+        "model": model,  # "" where it has none
+        "tags": list(view.tags),
+        "model_settings": _settings_json(definition, model),
+        "llm_config": _llm_json(definition, model, window),
+        "response_format": definition.sampling.get("response_format"),
+        "embedding": retained.get("embedding"),
+        "embedding_config": embedding_config_json(
+            retained.get("embedding_config"), retained.get("embedding")
+        ),
+        "blocks": blocks,
+        "memory": _memory_json(definition, blocks),
+        "tools": [tool_json(tool) for tool in view.tools],
+        "tool_rules": list(definition.rules),
+        "sources": list(map(folder_json, view.folders)),
+        "identities": identities,
+        "identity_ids": [each["id"] for each in identities],
+        "message_ids": list(message_ids),
+        "compaction_settings": definition.compaction or None,
+        "enable_sleeptime": group is not None,
+        "multi_agent_group": group,
+        "managed_group": group,
+        **{name: retained.get(name) for name in ("max_files_open", "per_file_view_window_char_limit")},
+        "pending_approval": pending,
+        **_last_run_json(view.last_run),
+        "created_at": iso_time(row.created),
+        "updated_at": iso_time(row.updated),
+        **_HOSTED_FIELDS,
+        "mnemogate": _extension_json(definition),
+    }
+
+
+def _memory_json(definition: AgentDefinition, blocks: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Returns the older object about an agent's memory."""
+    return {
+        "blocks": blocks,
+        "file_blocks": [],
+        "agent_type": definition.kind,
+        "git_enabled": False,
+        "prompt_template": "",
+    }
+
+
+def _extension_json(definition: AgentDefinition) -> dict[str, Any]:
+    """Returns the fields that an agent has here beyond those of Letta, as `Own` takes them."""
+    return {
+        "rebuild": "always" if definition.rebuilds else "free",
+        **{name: getattr(definition, field) for name, field in EXTENSION_FIELDS.items()},
+        "filler": definition.filler or kind_of(definition.kind).filler,
+    }
+
+
+def _last_run_json(run: Run | None) -> dict[str, Any]:
+    """Returns the fields of an agent's newest run, if it has one."""
+    duration_ms = None
+    if run is not None and run.begun is not None and run.ended is not None:
+        duration_ms = max(0, int((run.ended - run.begun) * 1000))
+    return {
+        "last_run_completion": None if run is None else iso_time(run.ended),
+        "last_run_duration_ms": duration_ms,
+        "last_stop_reason": None if run is None else run.stop,
+    }
+
+
+def _llm_json(definition: AgentDefinition, model: str, window: int | None) -> dict[str, Any]:
+    """Returns the older object about the model, which the client still requires."""
+    upstream, _, name = model.rpartition("/")
+    sampling = definition.sampling
+    shown = {
+        **definition.retained.get("llm_config", {}),
+        "model": name,
+        "handle": model,
+        "display_name": name,
+        "model_endpoint_type": "anthropic" if upstream == "anthropic" else "openai",
+        "model_endpoint": None,
+        "provider_name": upstream or None,
+        "provider_category": "base",
+        "context_window": definition.context_window or window or WINDOW,
+        "temperature": sampling.get("temperature"),
+        "max_tokens": sampling.get("max_tokens"),
+        "reasoning_effort": sampling.get("reasoning_effort"),
+        "parallel_tool_calls": sampling.get("parallel_tool_calls"),
+        "response_format": sampling.get("response_format"),
+        "put_inner_thoughts_in_kwargs": definition.thinks_aloud,
+    }
+    return {name: value for name, value in shown.items() if value is not None or name not in _NEVER_NULL}
+
+
+def _settings_json(definition: AgentDefinition, model: str) -> dict[str, Any]:
+    """Returns the settings of a model: what is honoured as it holds, whichever field set it, the rest as it came.
+
+    A null among those that every model has: no field has set it, so it is the model's own.
+    """
+    sampling, sent = definition.sampling, definition.retained.get("model_settings", {})
+    kind = "anthropic" if model.rpartition("/")[0] == "anthropic" else "openai"
+    known = {name: sampling.get(name) for name in SETTINGS_TYPES}
+    known["max_output_tokens"] = sampling.get("max_tokens")
+    effort = sampling.get("reasoning_effort")
+    form = "effort" if "effort" in sent or kind == "anthropic" else "reasoning"
+    known[form] = {"reasoning_effort": effort} if form == "reasoning" and effort is not None else effort
+    rest = {name: value for name, value in sent.items() if name not in SETTINGS_TYPES}
+    always = {*_SHOWN_ALWAYS, form}
+    shown = {name: value for name, value in known.items() if value is not None or name in always}
+    return {"provider_type": kind, **rest, **shown}
+
+
+async def agents_json(api: AgentsApi, views: Sequence[AgentView]) -> list[dict[str, Any]]:
+    """Returns agents with what is read for each. Raises: StoreError."""
+    numbers = await AgentMessages(api.store, api.now).numbers_of([view.agent for view in views])
+    paused = await api.store.runs.paused([view.agent.id for view in views], DEFAULT)
+    found = []
+    for view in views:
+        agent = view.agent
+        message_ids = [system_id(agent), *(ids.id_at("message", agent.uid, n) for n in numbers[agent.id])]
+        window = api.registry.context_window(view.definition)
+        pending = await _pending_message(api, view, paused.get(agent.id))
+        found.append(agent_json(view, window=window, message_ids=message_ids, pending=pending))
+    return found
+
+
+async def _pending_message(api: AgentsApi, view: AgentView, step: RunStep | None) -> dict[str, Any] | None:
+    """Returns the message with the calls that wait for an answer; None: none do.
+
+    step: the one that waits in the agent's own conversation; None: that of its newest run may, in any conversation.
+    """
+    agent, last, runs = view.agent, view.last_run, api.store.runs
+    if step is None and last is not None and last.stop == StopReason.REQUIRES_APPROVAL:
+        step = await runs.waiting(agent.id, last.conversation)
+    if step is None:
+        return None
+    run, exchange = await runs.load(agent.id, step.run), await api.store.turns.exchange(agent, step.exchange)
+    if run is None or exchange is None:
+        return None
+    shown = await MessageRenderer(api.store, agent, Showing()).run_messages(run, [exchange], with_input=False)
+    return next((each for each in shown if each["message_type"] == "approval_request_message"), None)
