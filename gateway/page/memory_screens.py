@@ -15,9 +15,11 @@ from gateway.run.admin.memory_views import AgentMemoryPage, MemoryViews
 
 
 class FactsQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Which facts are listed. all: with those that are no longer true. as_of: seconds, or a day: true at its end."""
+    """Which facts are listed."""
 
+    # Those that are no longer true are listed as well.
     all: bool = False
+    # Only facts that were true then: seconds since the epoch, or a day, which stands for its end.
     as_of: str | None = None
 
 
@@ -31,31 +33,27 @@ def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) 
     views = operations.memories
 
     async def facts(request: ScreenRequest, query: FactsQuery) -> View:
-        access = await _note_access(request, views)
+        access, name = await _open_memory(request, views)
         page = await views.facts(
             access.project,
             access.uid,
             is_all=query.all,
-            as_of=None if not query.as_of else _time_of(query.as_of),
+            as_of=_parse_time(query.as_of) if query.as_of else None,
             after=query.after,
             limit=query.limit,
         )
-        name = await views.name(access.project, access.uid)
         return access.view(page, "facts.html", "Facts", memory_name=name, is_all=query.all, as_of=query.as_of)
 
     async def conversations(request: ScreenRequest, query: ListQuery) -> View:
-        access = await _note_access(request, views)
+        access, name = await _open_memory(request, views)
         page = await views.conversations(access.project, access.uid, after=query.after, limit=query.limit)
         openings = await views.openings(access.project, access.uid, [each.id for each in page.items])
-        name = await views.name(access.project, access.uid)
         return access.view(page, "conversations.html", "Conversations", memory_name=name, openings=openings)
 
     async def passages(request: ScreenRequest, query: ListQuery) -> View:
-        access = await _note_access(request, views)
+        access, name = await _open_memory(request, views)
         page = await views.passages(access.project, access.uid, after=query.after, limit=query.limit)
-        return access.view(
-            page, "passages.html", "Passages", memory_name=await views.name(access.project, access.uid)
-        )
+        return access.view(page, "passages.html", "Passages", memory_name=name)
 
     async def export(request: ScreenRequest, query: object) -> Answer:
         access = access_of(request)
@@ -63,13 +61,13 @@ def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) 
         await operations.sign_in.note(request.visitor.actor, "export", access.uid)
         return Download("application/x-ndjson", _joined(pages), f"memory-{access.uid[:8]}.jsonl")
 
-    made: list[Screen | Action] = [
+    shared: list[Screen | Action] = [
         routes.screen("facts", facts, FactsQuery),
         routes.screen("conversations", conversations, ListQuery),
         routes.screen("passages", passages, ListQuery),
         routes.screen("export.jsonl", export, right="export", has_twin=False),
     ]
-    return made if routes.is_for_person else [*made, *_operator_screens(operations)]
+    return shared if routes.is_for_person else [*shared, *_operator_screens(operations)]
 
 
 def _operator_screens(operations: PageOperations) -> list[Screen | Action]:
@@ -77,7 +75,7 @@ def _operator_screens(operations: PageOperations) -> list[Screen | Action]:
     views = operations.memories
 
     async def show(request: ScreenRequest, query: object) -> View:
-        access = await _note_access(request, views)
+        access, _ = await _open_memory(request, views)
         page = await views.memory(access.project, access.uid)
         if page.memory.kind == "agent":
             runs = await operations.runs.newest(await views.find(access.project, access.uid))
@@ -86,7 +84,7 @@ def _operator_screens(operations: PageOperations) -> list[Screen | Action]:
         return access.view(page, "memory.html", page.memory.name, openings=openings)
 
     async def search(request: ScreenRequest, query: SearchQuery) -> View:
-        access = await _note_access(request, views)
+        access, name = await _open_memory(request, views)
         page = await operations.search.try_recall(
             access.project, access.uid, query.q, after=query.after, limit=query.limit
         )
@@ -94,36 +92,35 @@ def _operator_screens(operations: PageOperations) -> list[Screen | Action]:
             page,
             "search.html",
             "What would be recalled",
-            memory_name=await views.name(access.project, access.uid),
+            memory_name=name,
             has_embedder=operations.search.has_embedder,
         )
 
     return [OPERATOR_ROUTES.screen("", show), OPERATOR_ROUTES.screen("search", search, SearchQuery)]
 
 
-async def _note_access(request: ScreenRequest, views: MemoryViews) -> MemoryAccess:
-    """Returns the access to a memory, and notes that it is read. Raises: UnknownId: there is no such memory."""
+async def _open_memory(request: ScreenRequest, views: MemoryViews) -> tuple[MemoryAccess, str]:
+    """Returns the access to a memory and its name, and notes that it is read. Raises: UnknownId: it is not there."""
     access = access_of(request)
-    await views.find(access.project, access.uid)
+    name = await views.name(access.project, access.uid)
     await request.note_read(access.uid)
-    return access
+    return access, name
 
 
-async def _joined(lines: AsyncIterator[list[bytes]]) -> AsyncIterator[bytes]:
-    async for page in lines:
-        if page:
-            yield b"".join(line + b"\n" for line in page)
+async def _joined(pages: AsyncIterator[list[bytes]]) -> AsyncIterator[bytes]:
+    async for lines in pages:
+        if lines:
+            yield b"".join(line + b"\n" for line in lines)
 
 
-def _time_of(text: str) -> float:
-    """Returns a time in seconds since the epoch. text: that number, or a day (2026-11-24). Raises: BadRequest."""
+def _parse_time(text: str) -> float:
+    """Returns seconds since the epoch. text: their number, or a day (2026-11-24), for its end. Raises: BadRequest."""
     try:
-        if "-" in text[1:]:
-            day = datetime.fromisoformat(text).replace(tzinfo=UTC)
-            return (
-                (day + timedelta(days=1)).timestamp() if len(text) == len("2026-11-24") else day.timestamp()
-            )
-        return float(text)
+        if "-" not in text[1:]:  # before the digits it is the sign of a number
+            return float(text)
+        at = datetime.fromisoformat(text).replace(tzinfo=UTC)
+        is_day = len(text) == len("2026-11-24")
+        return (at + timedelta(days=1 if is_day else 0)).timestamp()
     except (ValueError, OverflowError) as error:
         raise BadRequest(
             "as_of is a number of seconds since 1970, or a day like 2026-11-24.", param="as_of"

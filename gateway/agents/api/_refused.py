@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from gateway.agents.api._route import AgentsRoute, ApiRequest
@@ -58,11 +59,12 @@ NOT_SERVED: Final = (
 
 
 def refused_rows() -> list[AgentsRoute]:
+    """Returns the routes that answer with their reason."""
     return [
         AgentsRoute(
             method,
             path,
-            _Refuses(reason),
+            _refuse_with(reason),
             f"Refused: {reason}",
             is_served=False,
             # Without the slash some of these paths are others' APIs.
@@ -73,9 +75,8 @@ def refused_rows() -> list[AgentsRoute]:
     ]
 
 
-class _Refuses:
-    def __init__(self, reason: str) -> None:
-        self._reason = reason
+def _refuse_with(reason: str) -> Callable[[ApiRequest], Awaitable[Any]]:
+    async def refuse(request: ApiRequest) -> Any:
+        raise BadRequest(reason)
 
-    async def __call__(self, request: ApiRequest) -> Any:
-        raise BadRequest(self._reason)
+    return refuse
