@@ -21,31 +21,30 @@ from adapters.claude.error_form import Untranslatable
 from adapters.claude.reply import THINKING
 from adapters.types import Json
 
+# The first turn must be a user's: this one stands before an assistant's greeting. After system messages alone, by which
+# voice agents ask for a greeting, it is the only one.
 OPENING: Final = "(The assistant speaks first.)"
-"""The first turn must be a user's, so a list that opens with the assistant's greeting gets this one before it.
-
-So does one of system messages alone, by which voice agents ask for a greeting.
-"""
-
+# The last turn must be a user's, or the model continues its text: this one stands between a reply and the next one.
 AGAIN: Final = "(The assistant speaks again.)"
-"""The last turn must be a user's, or its text is continued. A reply that is asked for behind one gets this between."""
-
+# It stands for a reply that only began a call of one of Anthropic's own tools.
 BROKEN_OFF: Final = "(The reply was broken off.)"
-"""It stands for a reply that only began a call of one of Anthropic's own tools."""
-
 _PROVIDER_CALLS: Final = ("server_tool_use", "mcp_tool_use")
 
 
 @dataclass(slots=True)
 class ClaudeMessages:
-    """Messages for the Messages API. system: text blocks. messages: their content is always a list of blocks."""
+    """Messages for the Messages API."""
 
+    # Text blocks.
     system: list[Json] = field(default_factory=list)
+    # The content of each is a list of blocks.
     messages: list[Json] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class _UserTurn:
+    """The blocks of what stands between two assistant messages."""
+
     results: list[Json] = field(default_factory=list)
     content: list[Json] = field(default_factory=list)
     system: list[Json] = field(default_factory=list)
@@ -53,15 +52,15 @@ class _UserTurn:
 
 def arrange_turns(messages: Sequence[Json], *, late_system: bool) -> ClaudeMessages:
     """Returns the messages. late_system: the model takes system messages after the user's. Raises: Untranslatable."""
-    found = ClaudeMessages()
+    history = ClaudeMessages()
     turn = _UserTurn()
-    for place, message in enumerate(messages):
-        where = f"messages[{place}]"
+    for index, message in enumerate(messages):
+        where = f"messages[{index}]"
         match message.get("role"):
             case "system" | "developer":
                 blocks = text_blocks(message, where)
-                is_leading = not (found.messages or turn.results or turn.content)
-                (found.system if is_leading else turn.system).extend(blocks)
+                is_leading = not (history.messages or turn.results or turn.content)
+                (history.system if is_leading else turn.system).extend(blocks)
             case "user":
                 turn.content += user_blocks(message, where)
             case "tool":
@@ -69,19 +68,19 @@ def arrange_turns(messages: Sequence[Json], *, late_system: bool) -> ClaudeMessa
             case "assistant":
                 blocks = assistant_blocks(message, where)
                 if blocks:  # an empty one separates nothing
-                    _end_user_turn(found, turn, late_system)
+                    _end_user_turn(history, turn, late_system)
                     turn = _UserTurn()
-                    _add_assistant_turn(found, blocks)
+                    _add_assistant_turn(history, blocks)
             case role:
                 raise Untranslatable(f"Messages of role '{role}' are not supported here.", f"{where}.role")
     if messages and messages[-1].get("role") != "assistant" and not (turn.results or turn.content):
         # Only system messages, or nothing visible, came after the last reply, and another one is asked for.
-        turn.content.append({"type": "text", "text": AGAIN if found.messages else OPENING})
-    _end_user_turn(found, turn, late_system)
-    _make_ids_unique(found)
-    _drop_unanswered_calls(found)
-    _trim_prefill(found)
-    return found
+        turn.content.append({"type": "text", "text": AGAIN if history.messages else OPENING})
+    _end_user_turn(history, turn, late_system)
+    _make_ids_unique(history)
+    _drop_unanswered_calls(history)
+    _trim_prefill(history)
+    return history
 
 
 def _end_user_turn(history: ClaudeMessages, turn: _UserTurn, late_system: bool) -> None:
@@ -125,37 +124,38 @@ def _make_ids_unique(history: ClaudeMessages) -> None:
 
 
 def _drop_unanswered_calls(history: ClaudeMessages) -> None:
-    """Drops calls of Anthropic's own tools without a result, which are refused: their reply was paused or broken off.
+    """Drops calls of Anthropic's own tools without a result, since the API refuses them: the reply ended before it.
 
-    They stay where the API goes on with them: at the end, and with calls that only their results follow.
+    They stay where the API runs them: in the last assistant message, if nothing but tool results follows it.
     """
+    # From the id of such a call to the index of its message.
     calls: dict[str, int] = {}
-    last = -1
-    for place, message in enumerate(history.messages):
+    last = -1  # the last assistant message
+    for index, message in enumerate(history.messages):
         if message["role"] != "assistant":
             continue
-        last = place
+        last = index
         for block in message["content"]:
             kind = block.get("type")
             if kind in _PROVIDER_CALLS:
-                calls[str(block.get("id"))] = place
+                calls[str(block.get("id"))] = index
             elif calls and isinstance(kind, str) and kind.endswith("_tool_result"):
                 calls.pop(str(block.get("tool_use_id")), None)
     if not calls:
         return
     after = [block for each in history.messages[last + 1 :] for block in each["content"]]
-    goes_on = all(block.get("type") == "tool_result" for block in after)
-    for place in {place for place in calls.values() if place < last or not goes_on}:
+    is_continued = all(block.get("type") == "tool_result" for block in after)
+    for index in {index for index in calls.values() if index < last or not is_continued}:
         content: list[Json] = []
         is_after_call = False  # thoughts after such a call count there alone
-        for block in history.messages[place]["content"]:
+        for block in history.messages[index]["content"]:
             if block.get("type") in _PROVIDER_CALLS and str(block.get("id")) in calls:
                 is_after_call = True
             elif not (is_after_call and block.get("type") in THINKING):
                 content.append(block)
         while content and content[-1].get("type") in THINKING:
             content.pop()
-        history.messages[place]["content"] = content or [{"type": "text", "text": BROKEN_OFF}]
+        history.messages[index]["content"] = content or [{"type": "text", "text": BROKEN_OFF}]
 
 
 def _trim_prefill(history: ClaudeMessages) -> None:
