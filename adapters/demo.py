@@ -20,15 +20,16 @@ _REMEMBER: Final = re.compile(r"^[^\S\n]*+remember\s*+:\s*+(\S.*)$", re.I | re.M
 _CALL: Final = re.compile(r"^[^\S\n]*+call[^\S\n]*+:[^\S\n]*+([\w-]+)[^\S\n]*(\{.*\})?[^\S\n]*$", re.I | re.M)
 _NOTE: Final = re.compile(r"<memory\b[^<>]*>.*?(?:</memory>|\Z)", re.S)
 _SECTION: Final = re.compile(r"<(memory_blocks|memory|summary)\b[^<>]*>(.*?)(?:</\1>|\Z)", re.S)
-# Within a line where a note shows a block again.
+# A tag within a line, where a note shows a block again.
 _BLOCK_TAG: Final = re.compile(r" ?</?memory_block\b[^<>]*>")
 _TAG_LINE: Final = re.compile(r"^\s*</?[a-z_][^>]*>\s*$")
 # A section's introduction, before its content.
 _HEADING: Final = re.compile(r"\A(?:\s*+(?!\[|- |user: |<)[^\n]*\n)+")
 # A line of a note that quotes the assistant, in the present form and in earlier ones, and the line of a day.
 _BY_ASSISTANT: Final = re.compile(r"^(?:\[[^\]]*\bassistant\]|you: |\[[^\]]*\]$)")
+# The gateway's tool has a longer name where the application has one of the same name.
 _INSERTS: Final = re.compile(r"(?<!archival_)memory_insert|core_memory_append")
-_SPEAKS: Final = re.compile(r"^send_message$")
+_SPEAKING_TOOL: Final = "send_message"
 # Chinese, Japanese and Korean are compared sign by sign: they put no blank between words, or hang endings onto them.
 _SIGNS: Final = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3"
 _WORD: Final = re.compile(rf"[{_SIGNS}]|[^\W{_SIGNS}]+")
@@ -42,7 +43,7 @@ _STOP_WORDS: Final = frozenset(
         """
     )
 )
-# The lines of an answer.
+# The most lines of an answer.
 _MOST_LINES: Final = 3
 _HELP: Final = (
     "I am the built-in demo model, no more than a few rules. Tell me something, and ask about it later, in another "
@@ -69,23 +70,24 @@ def _try_to_answer(body: Mapping[str, Any]) -> Scripted:
 
 def answer(body: Mapping[str, Any]) -> ScriptedMessage | ScriptedFailure:
     """Returns the reply to a request; messages that are not what the API takes are read as far as they go."""
-    speaker = _find_tool(body, _SPEAKS) if body.get("tool_choice") == "required" else None
-    if field := _unsupported_field(body, speaker):
+    tools = _offered_tools(body)
+    speaks_by_tool = body.get("tool_choice") == "required" and _SPEAKING_TOOL in tools
+    if field := _unsupported_field(body, speaks_by_tool=speaks_by_tool):
         why = f"The demo model cannot follow this `{field}`."
         instead = "With OPENAI_API_KEY or `--upstream URL` that upstream answers."
         return ScriptedFailure(400, f"{why} {instead}", "unsupported_parameter")
     messages = [m for m in body.get("messages") or [] if isinstance(m, dict)]
     if messages and messages[-1].get("role") == "tool":
-        return _make_reply(f"The tool answered: {_text(messages[-1]).strip()}", body, speaker)
-    question, tool = _question(messages), _find_tool(body, _INSERTS)
-    has_tools = _find_tool(body, re.compile(r"")) is not None
-    if calls := (*_memory_calls(question, tool), *_asked_calls(question, body)):
+        text = f"The tool answered: {_text(messages[-1]).strip()}"
+        return _make_reply(text, body, speaks_by_tool=speaks_by_tool)
+    question = _question(messages)
+    memory_tool = next((name for name in tools if _INSERTS.search(name)), None)
+    if calls := (*_memory_calls(question, memory_tool), *_asked_calls(question, tools)):
         return ScriptedMessage(None, calls)
-    return _make_reply(
-        _lines_about(messages, question) or _introduction(messages, question, tool, has_tools=has_tools),
-        body,
-        speaker,
+    text = _lines_about(messages, question) or _introduction(
+        messages, question, has_memory_tool=memory_tool is not None, has_tools=bool(tools)
     )
+    return _make_reply(text, body, speaks_by_tool=speaks_by_tool)
 
 
 def _memory_calls(question: str, tool: str | None) -> Iterator[ScriptedCall]:
@@ -95,38 +97,37 @@ def _memory_calls(question: str, tool: str | None) -> Iterator[ScriptedCall]:
             yield _make_call(tool, {"label": "human", text: fact.rstrip()})
 
 
-def _asked_calls(question: str, body: Mapping[str, Any]) -> Iterator[ScriptedCall]:
+def _asked_calls(question: str, tools: Sequence[str]) -> Iterator[ScriptedCall]:
     for name, arguments in _CALL.findall(question):
-        if _find_tool(body, re.compile(rf"^{re.escape(name)}$")) is not None:
+        if name in tools:
             yield ScriptedCall(name, arguments or "{}")
 
 
-def _unsupported_field(body: Mapping[str, Any], speaker: str | None) -> str | None:
+def _unsupported_field(body: Mapping[str, Any], *, speaks_by_tool: bool) -> str | None:
     """Returns the field that asks for a form of answer which this model does not have."""
     wanted, choice = body.get("response_format"), body.get("tool_choice")
     if isinstance(wanted, dict) and wanted.get("type") not in (None, "text"):
         return "response_format"
-    return "tool_choice" if choice not in (None, "none", "auto") and speaker is None else None
+    return "tool_choice" if choice not in (None, "none", "auto") and not speaks_by_tool else None
 
 
-def _find_tool(body: Mapping[str, Any], names: re.Pattern[str]) -> str | None:
-    """Returns a tool on offer; the gateway's has a longer name where the application has one of the same name."""
+def _offered_tools(body: Mapping[str, Any]) -> list[str]:
+    """Returns the names of the tools that may be called."""
     if body.get("tool_choice") == "none":
-        return None
+        return []
     functions = [tool.get("function") or {} for tool in body.get("tools") or () if isinstance(tool, dict)]
-    return next((f["name"] for f in functions if names.search(str(f.get("name")))), None)
+    return [f["name"] for f in functions if isinstance(f.get("name"), str)]
 
 
 def _make_call(tool: str, arguments: Mapping[str, str]) -> ScriptedCall:
     return ScriptedCall(tool, json.dumps(arguments, ensure_ascii=False))
 
 
-def _make_reply(text: str, body: Mapping[str, Any], speaker: str | None) -> ScriptedMessage:
-    """Replies with text, or by the tool for speaking."""
-    spoken = _limit_words(text, body)
-    if speaker is None:
-        return spoken
-    return ScriptedMessage(None, (_make_call(speaker, {"message": spoken.text or ""}),))
+def _make_reply(text: str, body: Mapping[str, Any], *, speaks_by_tool: bool) -> ScriptedMessage:
+    reply = _limit_words(text, body)
+    if not speaks_by_tool:
+        return reply
+    return ScriptedMessage(None, (_make_call(_SPEAKING_TOOL, {"message": reply.text or ""}),))
 
 
 def _limit_words(text: str, body: Mapping[str, Any]) -> ScriptedMessage:
@@ -171,10 +172,10 @@ def _list_lines(lines: Sequence[str]) -> str:
 
 
 def _introduction(
-    messages: Sequence[Mapping[str, Any]], question: str, tool: str | None, *, has_tools: bool
+    messages: Sequence[Mapping[str, Any]], question: str, *, has_memory_tool: bool, has_tools: bool
 ) -> str:
     """Returns an answer where nothing is known; it invites to no tool that is not on offer."""
-    invitation = " A line “remember: …” makes me use the memory tool on offer." if tool else ""
+    invitation = " A line “remember: …” makes me use the memory tool on offer." if has_memory_tool else ""
     if has_tools:
         invitation += " A line `call: NAME {…}` makes me call any tool on offer."
     if not question:
@@ -197,10 +198,10 @@ def _candidate_lines(messages: Sequence[Mapping[str, Any]]) -> list[str]:
         if role == "user" and message is not users[-1]:
             lines += _NOTE.sub("", text).splitlines()
     # A question or a command is no answer, and the assistant's own lines would repeat its guesses.
-    facts = (line.strip() for line in lines if not _TAG_LINE.match(line) and not _BY_ASSISTANT.match(line))
+    stated = (line.strip() for line in lines if not _TAG_LINE.match(line) and not _BY_ASSISTANT.match(line))
     return [
         line
-        for line in facts
+        for line in stated
         if line and not line.endswith(_ASKS) and not _CALL.match(line.removeprefix("user: "))
     ]
 
