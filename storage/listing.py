@@ -1,4 +1,4 @@
-"""Values of lists, and of what the agents API changes: pages, filters, drafts, changes, rows."""
+"""The records of the store's lists: pages, filters, entries; and the drafts and changes that the agents API writes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from storage.records import (
 
 # The most tags by which a list of agents is filtered; of more the first ones count.
 MOST_TAGS = 64
-LAST_NUMBER = 1 << 62  # above every number
+LAST_NUMBER = 1 << 62  # above the number of every row
 # The end of a page in an order by time: a time, and a row.
 PageEnd = tuple[float, int]
 FIRST_PAGE: PageEnd = (inf, LAST_NUMBER)
@@ -48,8 +48,8 @@ class Page(Struct, frozen=True):
         return (-1 if first is None else first, LAST_NUMBER if last is None else last)
 
     @property
-    def way(self) -> str:
-        """The end of the name of the statement that lists in this order."""
+    def direction(self) -> str:
+        """The end of the names of statements that list in this order."""
         return "down" if self.newest_first else "up"
 
 
@@ -142,9 +142,8 @@ class ReaderEntry(Struct, frozen=True):
     # The agent's public name.
     uid: str
     # The number of the last exchange that it has read.
-    seq: int
-    # How many turns it has not read.
-    turns: int
+    read_seq: int
+    unread_turns: int
 
 
 class AgentFilter(Struct, frozen=True):
@@ -184,10 +183,10 @@ class BlockFilter(Struct, frozen=True):
     """The blocks that are asked for. None: any."""
 
     label: str | None = None
-    # A part of the label, of the description, of the value.
+    # Parts of these.
     label_text: str | None = None
-    description: str | None = None
-    value: str | None = None
+    description_text: str | None = None
+    value_text: str | None = None
     # How many agents see the block.
     min_agents: int = 0
     max_agents: int = 2**31
@@ -298,8 +297,8 @@ class ConversationEntry(Struct, frozen=True):
 
     conversation: Conversation
     agent: Agent
-    # begun, last_at: when it began, and when its last turn was.
     begun: float
+    # The time of its last turn.
     last_at: float
     # Its definition over REST; None: it has none.
     definition: Definition | None
@@ -331,7 +330,7 @@ class Retained(Struct, frozen=True):
 
 
 class ListedMemory(Struct, frozen=True):
-    """A memory in the operator's list."""
+    """A memory as the command line lists it; the page lists `SizedMemory`."""
 
     id: int
     uid: str
@@ -344,7 +343,7 @@ class ListedMemory(Struct, frozen=True):
 
 
 class ListedConversation(Struct, frozen=True):
-    """A conversation in the operator's list."""
+    """A conversation as the command line lists it; the page lists `SizedConversation`."""
 
     id: int
     uid: str
@@ -354,7 +353,7 @@ class ListedConversation(Struct, frozen=True):
 
 
 class SizedMemory(Struct, frozen=True):
-    """A memory with its sizes."""
+    """A memory as the page lists it, with its sizes."""
 
     id: int
     uid: str
@@ -379,7 +378,7 @@ class SizedMemory(Struct, frozen=True):
 
 
 class SizedConversation(Struct, frozen=True):
-    """A conversation with its sizes."""
+    """A conversation as the page lists it, with its sizes."""
 
     id: int
     uid: str
@@ -396,11 +395,11 @@ class SizedConversation(Struct, frozen=True):
 
 
 class Branch(Struct, frozen=True):
-    """An exchange with which a conversation ends, or ended once."""
+    """A path of a conversation, by the exchange with which it ends."""
 
     exchange: int
     seq: int
-    # How many its path has.
+    # How many messages the path has.
     messages: int
     last_turn: float
     is_active: bool

@@ -105,7 +105,7 @@ class Passages(Group):
         while len(found) < page.limit:
             size = max(page.limit - len(found), _FEW)
             values = (agent, low, high, ascii_lower(wanted.text), wanted.since, wanted.until, size)
-            rows = await connection.rows(SQL[f"passage_{page.way}"], values)
+            rows = await connection.rows(SQL[f"passage_{page.direction}"], values)
             found += [each for each in map(_passage, rows) if wanted.matches(each)]
             if len(rows) < size:
                 break

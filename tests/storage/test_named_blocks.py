@@ -196,8 +196,13 @@ async def test_blocks_are_listed_by_what_they_say_and_who_has_them(store: Store)
     assert await listed(Page(newest_first=False, limit=2)) == "human house"
     found = await store.named_blocks.get(PROJECT, house)
     assert await listed(Page(after=found.block.id)) == "human"
-    assert await listed(label="news") == await listed(label_text="EW") == await listed(value="rain") == "news"
-    assert await listed(description="100%") == "news"
+    assert (
+        await listed(label="news")
+        == await listed(label_text="EW")
+        == await listed(value_text="rain")
+        == "news"
+    )
+    assert await listed(description_text="100%") == "news"
     assert await listed(tags=["a", "b"]) == "news house"
     assert await listed(tags=["a", "b"], needs_all_tags=True) == await listed(name="template") == "house"
     assert await listed(min_agents=2) == "house"
@@ -330,7 +335,7 @@ async def test_a_part_of_a_value_is_found_however_long_and_with_any_signs(store:
         await make_block(store, replace(HOUSE, limit=50_000, value=value))
 
     async def find(part: str) -> list[int]:
-        found = await store.named_blocks.list(PROJECT, BlockFilter(value=part), Page())
+        found = await store.named_blocks.list(PROJECT, BlockFilter(value_text=part), Page())
         return [len(each.block.value) for each in found]
 
     assert await find(long) == [30_002]

@@ -186,8 +186,8 @@ class BlockRoutes:
         wanted = BlockFilter(
             label=sent_or_none(query.label),
             label_text=sent_or_none(query.label_search),
-            description=sent_or_none(query.description_search),
-            value=sent_or_none(query.value_search),
+            description_text=sent_or_none(query.description_search),
+            value_text=sent_or_none(query.value_search),
             min_agents=least,
             max_agents=most,
             tags=sent_or_none(query.tags) or (),

@@ -140,7 +140,7 @@ def group_json(
     sleeptime = definition.sleeptime
     if sleeptime is None and not readers:
         return None
-    last_read = min((reader.seq for reader in readers), default=0)
+    last_read = min((reader.read_seq for reader in readers), default=0)
     is_voice = definition.kind == VOICE_KIND
     return {
         "id": ids.id_of("group", uid),
@@ -149,7 +149,7 @@ def group_json(
         "description": "An agent with those that read what is said to it.",
         "manager_agent_id": ids.id_of("agent", uid),
         "sleeptime_agent_frequency": (sleeptime or Sleeptime()).frequency,
-        "turns_counter": max((reader.turns for reader in readers), default=0),
+        "turns_counter": max((reader.unread_turns for reader in readers), default=0),
         "last_processed_message_id": ids.id_at("message", uid, last_read) if last_read else None,
         "shared_block_ids": [],
         "max_message_buffer_length": definition.most_messages if is_voice else None,

@@ -165,7 +165,7 @@ class Sleeping:
         found = await self._store.sleepers.find_reading(reader.reader)
         if found is not None:
             return found
-        is_due = _is_due(reader, sleeptime) or reader.seq < upto or await self._is_idle(memory)
+        is_due = _is_due(reader, sleeptime) or reader.read_seq < upto or await self._is_idle(memory)
         if not is_due or not await self._has_words(job, memory, reader):
             return None
         wanted = replace(reading_run(reader.reader, memory.id, self._now()), kind="")
@@ -326,7 +326,7 @@ class Sleeping:
 
 
 def _is_due(reader: ReaderEntry, sleeptime: Sleeptime) -> bool:
-    return 0 < sleeptime.every <= reader.turns
+    return 0 < sleeptime.every <= reader.unread_turns
 
 
 def _tokens(run: Run) -> int:

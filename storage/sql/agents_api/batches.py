@@ -141,7 +141,7 @@ class Batches(Group):
     @reads
     async def list(self, connection: Connection, project: str | None, page: Page) -> list[Batch]:
         """Returns a page of a project's batches. The cursors of the page are ids. project: None: all."""
-        rows = await connection.rows(SQL[f"list_{page.way}"], (project, *page.bounds, page.limit))
+        rows = await connection.rows(SQL[f"list_{page.direction}"], (project, *page.bounds, page.limit))
         return [_batch(row) for row in rows]
 
     @reads

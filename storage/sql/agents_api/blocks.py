@@ -174,10 +174,10 @@ class NamedBlocks(Group):
         low, high = page.bounds
         while len(found) < page.limit:
             values = (
-                project, low, high, wanted.label, ascii_lower(wanted.label_text), ascii_lower(wanted.description),
-                ascii_lower(wanted.value), wanted.min_agents, wanted.max_agents, _PAGE,
+                project, low, high, wanted.label, ascii_lower(wanted.label_text), ascii_lower(wanted.description_text),
+                ascii_lower(wanted.value_text), wanted.min_agents, wanted.max_agents, _PAGE,
             )  # fmt: skip
-            rows = await connection.rows(SQL[f"list_{page.way}"], values)
+            rows = await connection.rows(SQL[f"list_{page.direction}"], values)
             found += filter(wanted.matches, map(_make_entry, rows))
             if len(rows) < _PAGE:
                 break

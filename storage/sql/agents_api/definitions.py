@@ -194,7 +194,7 @@ class Definitions(Group):
         text: a part of the name.
         """
         values = (project, *page.bounds, kind, name, ascii_lower(text), page.limit)
-        return [make_definition(row) for row in await connection.rows(SQL[f"list_{page.way}"], values)]
+        return [make_definition(row) for row in await connection.rows(SQL[f"list_{page.direction}"], values)]
 
     @reads
     async def count(self, connection: Connection, project: str, kind: DefinitionKind) -> int:

@@ -135,7 +135,7 @@ class Files(Group):
     @reads
     async def list(self, connection: Connection, memory: int, page: Page) -> builtins.list[StoredFile]:
         """Returns a page of a folder's files. The cursors of the page are their rows."""
-        rows = await connection.rows(SQL[f"list_{page.way}"], (memory, *page.bounds, page.limit))
+        rows = await connection.rows(SQL[f"list_{page.direction}"], (memory, *page.bounds, page.limit))
         return [_file(row) for row in rows]
 
     @long_reads

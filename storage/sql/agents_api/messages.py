@@ -40,7 +40,7 @@ class Messages(Group):
         low, high = page.bounds
         where, of = ("of_agent", ()) if conversation is None else ("of_conversation", (conversation,))
         values = (agent, *of, max(low, 0), high + 1, page.limit)
-        return [_make_record(row) for row in await connection.rows(SQL[f"{where}_{page.way}"], values)]
+        return [_make_record(row) for row in await connection.rows(SQL[f"{where}_{page.direction}"], values)]
 
     @long_reads
     async def of_conversation(
@@ -96,7 +96,7 @@ class Messages(Group):
     ) -> list[tuple[Agent, ListedExchange]]:
         """Returns a page of the exchanges of all agents. The cursors of the page are rows."""
         values = (project, *page.bounds, page.limit)
-        rows = await connection.rows(SQL[f"of_project_{page.way}"], values)
+        rows = await connection.rows(SQL[f"of_project_{page.direction}"], values)
         return [(make_agent_record(row[:AGENT_COLUMNS]), _make_record(row[AGENT_COLUMNS:])) for row in rows]
 
     @reads

@@ -390,7 +390,7 @@ class Runs(Group):
             page.limit,
         )
         statement, of = ("of_project", ()) if wanted.agent is None else ("of_agent", (wanted.agent,))
-        rows = await connection.rows(SQL[f"{statement}_{page.way}"], (*values, *of))
+        rows = await connection.rows(SQL[f"{statement}_{page.direction}"], (*values, *of))
         return [_run_entry(row) for row in rows]
 
     @reads
@@ -419,7 +419,7 @@ class Runs(Group):
         """Returns a page of a project's steps, or of one agent's. The cursors of the page are ids of exchanges."""
         values = (project, *page.bounds, feedback, page.limit)
         statement, of = ("steps_of_project", ()) if agent is None else ("steps_of_agent", (agent,))
-        rows = await connection.rows(SQL[f"{statement}_{page.way}"], (*values, *of))
+        rows = await connection.rows(SQL[f"{statement}_{page.direction}"], (*values, *of))
         return [_step_entry(row) for row in rows]
 
     @reads
