@@ -76,7 +76,7 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
         access = access_of(request)
         parts = await operations.export.readable_parts(access.project, access.uid)
         await operations.sign_in.note(request.visitor.actor, "export", access.uid)
-        return HtmlDownload("me_export.html", _named(parts), f"memory-{access.uid[:8]}.html")
+        return HtmlDownload("me_export.html", _part_contexts(parts), f"memory-{access.uid[:8]}.html")
 
     return [
         PERSON_ROUTES.screen("", show),
@@ -90,6 +90,7 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
     ]
 
 
-async def _named(parts: AsyncIterator[tuple[str, Any]]) -> AsyncIterator[dict[str, Any]]:
+async def _part_contexts(parts: AsyncIterator[tuple[str, Any]]) -> AsyncIterator[dict[str, Any]]:
+    """Yields what the template of the export knows of each part."""
     async for part, record in parts:
         yield {"part": part, "record": record}

@@ -135,6 +135,8 @@ class _ResponseLog(EventLog):
     """Takes the events of a response, and holds its last ones until its end is on disk."""
 
     dialect: ResponsesDialect
+    # An earlier attempt has left events.
+    has_events: bool = False
     last_events: bytes = b""
     # The response as it ended.
     final: Json | None = None

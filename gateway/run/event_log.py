@@ -22,10 +22,10 @@ from storage.sql.store import Store
 EVENT = "event"  # the kind of the stored texts
 # More events than a process has unwritten when it dies. An attempt after it begins with the next multiple.
 NUMBER_STEP = 10_000
-# The events of this time, or of this size, are written as one text. No measurement.
+# Events are written together once they are so old, or so many bytes. No measurement.
 BATCH_S = 0.1
 BATCH_BYTES = 64 * 1024
-_PAGE = 50  # texts of a read
+_PAGE = 50  # the stored texts that are read at once
 _log = logging.getLogger("mnemogate")
 
 
@@ -47,11 +47,9 @@ class EventLog:
     dialect: EventDialect
     # No event follows.
     is_over: bool = False
-    # An earlier attempt has left events.
-    has_events: bool = False
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     _next: int = 1  # the number of the next event
-    # By number, with all that are not on disk yet.
+    # The newest events with their numbers, all that are not on disk yet among them.
     _newest: deque[tuple[int, bytes]] = field(default_factory=deque)
     _newest_bytes: int = 0
     _stored_number: int = 0  # of the last event that is on disk
@@ -89,7 +87,7 @@ class EventLog:
 
         The others are dropped: they may quote what was forgotten.
         """
-        self._take_unwritten()
+        self._pop_unwritten()
         await self.flush()
         self.epoch = epoch
         numbered = [each async for each in stored_events(self.store, self.run, 0)]
@@ -113,7 +111,7 @@ class EventLog:
 
     def close_unwritten(self, data: bytes) -> None:
         """Adds the last events and closes the log, without a write: its run was deleted."""
-        self._take_unwritten()
+        self._pop_unwritten()
         self._append(data)
         self.is_over = True
         self._wake()
@@ -131,7 +129,8 @@ class EventLog:
         self.changed.set()
         self.changed = asyncio.Event()
 
-    def _take_unwritten(self) -> bytes:
+    def _pop_unwritten(self) -> bytes:
+        """Returns the events that no write has taken yet, and takes them out."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -140,7 +139,7 @@ class EventLog:
         return data
 
     def _write(self) -> None:
-        data = self._take_unwritten()
+        data = self._pop_unwritten()
         if not data:
             return
         last = self._next - 1  # a batch has the number of its last event

@@ -37,7 +37,7 @@ T = TypeVar("T")
 POSTGRES = ("postgresql://", "postgres://")
 _KEY = re.compile(r"mg-[A-Za-z0-9_-]{32,}")
 # The fewest different characters of a key. Of 32 random hexadecimal digits one set in thirty million has fewer.
-_KEY_LETTERS = 8
+_LEAST_DIFFERENT = 8
 _SECRET_BYTES = 24  # as Standard Webhooks demands
 _SECRETS_KEY_BYTES = 32  # of AES-256
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -107,7 +107,7 @@ def _check_server(server: ServerSettings) -> Iterator[str]:
             yield "server.operator_key: expected another key than server.key; operators' keys open no chat"
     for host in server.allowed_hosts:
         if _HOST.fullmatch(host) is None:
-            yield (f"server.allowed_hosts: expected a name without a scheme, a port or *, saw {host!r}")
+            yield f"server.allowed_hosts: expected a name without a scheme, a port or *, saw {host!r}"
     yield from _check_origins("server.cors_origins", [each for each in server.cors_origins if each != "*"])
 
 
@@ -142,7 +142,7 @@ def _check_database(database: DatabaseSettings) -> Iterator[str]:
             "name the server itself"
         )
     if database.pooler_prepares and not database.pooled:
-        yield ("database.pooler_prepares: says something of a pooler, but database.pooled is false")
+        yield "database.pooler_prepares: says something of a pooler, but database.pooled is false"
 
 
 def _check_memory(memory: MemorySettings) -> Iterator[str]:
@@ -160,7 +160,7 @@ def _check_memory(memory: MemorySettings) -> Iterator[str]:
 
 def _check_key(key: str, name: str) -> Iterator[str]:
     """Refuses a gateway key that could be guessed: its plain SHA-256 is stored, which protects random keys alone."""
-    if _KEY.fullmatch(key) is None or len(set(key.removeprefix("mg-"))) < _KEY_LETTERS:
+    if _KEY.fullmatch(key) is None or len(set(key.removeprefix("mg-"))) < _LEAST_DIFFERENT:
         yield (
             f"{name}: expected mg- and at least 32 random letters, digits, - or _; "
             'make one with `echo "mg-$(openssl rand -hex 24)"`'
@@ -183,8 +183,7 @@ def _check_upstream(upstream: UpstreamSettings) -> Iterator[str]:
             yield f"{where}: headers: {name!r} is no header that can be sent"
     if upstream.proxy is not None and not _is_proxy(upstream.proxy):
         # It may have a password in it, so the message does not show it.
-        message = "proxy: expected http://host:port (in a password, # is written %23, ? %3F and / %2F)"
-        yield f"{where}: {message}"
+        yield f"{where}: proxy: expected http://host:port (in a password, # is written %23, ? %3F and / %2F)"
     url = upstream.base_url
     if url is None and upstream.kind not in NEEDS_ADDRESS:
         return

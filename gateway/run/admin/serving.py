@@ -20,11 +20,9 @@ from gateway.errors import GatewayError
 from storage.errors import StoreError
 from storage.sidecar import ADMIN, open_sidecar, remove_sidecar, replace_sidecar, resolved
 
-# Within so many seconds an operation is answered; long ones are asked for in parts.
+# An operation is answered within this time; long ones are asked for in parts.
 ANSWER_S = 30.0
-
-
-# What the file holds at most; it has some 150 bytes.
+# A larger file is none of ours: it has some 150 bytes.
 _FILE_BYTES = 4096
 
 
