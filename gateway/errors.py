@@ -112,11 +112,17 @@ class NotAllowed(CallerError):
 class UnknownModel(CallerError):
     status = 404
     code = "model_not_found"
+    # The name that nothing here answers to, in an error that `unlisted` has made.
+    model: str = ""
 
     @classmethod
     def unlisted(cls, model: str) -> UnknownModel:
         """Returns the error for a name that nothing here answers to."""
-        return cls(f"The model {model!r} does not exist here. GET /v1/models lists what does.", param="model")
+        error = cls(
+            f"The model {model!r} does not exist here. GET /v1/models lists what does.", param="model"
+        )
+        error.model = model
+        return error
 
 
 class UnknownPath(CallerError):

@@ -19,13 +19,13 @@ from adapters.base import Provider
 from adapters.errors import ProviderError
 from adapters.types import BYTES_PER_TOKEN, ModelRequest, read_retry_after
 from gateway.core.usage.reported import reported_counts
-from gateway.errors import SettingsError, UnknownModel
+from gateway.errors import UnknownModel
 from gateway.run.background.budget import DAY_S, CountCall, DailyBudget
 from gateway.run.background.worker import JobFailed, Postponed
 from gateway.run.receipt import UpstreamCall, begin_background_call, with_background_trace_headers
 from gateway.run.upstream.propagation import propagates
 from gateway.run.upstream.provider_errors import failure_of
-from gateway.run.upstream.route import Route, resolve_route
+from gateway.run.upstream.route import Route, resolve_route, unknown_model
 from gateway.run.usage.meter import Meter
 from gateway.settings import Settings, UpstreamSettings
 from storage.records import TokenCounts
@@ -76,7 +76,7 @@ def background_route(settings: Settings) -> Route | None:
     try:
         return resolve_route(settings, model, by_operator=True)
     except UnknownModel as error:
-        raise SettingsError(f"memory.background_model: {error.message}") from error
+        raise unknown_model(settings, "memory.background_model", error) from error
 
 
 @dataclass(eq=False)

@@ -12,6 +12,7 @@ from gateway.core.request.identity import AGENT_PREFIX
 from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, SettingsError, UnknownModel
 from gateway.settings import ModelSettings, ProfileSettings, Settings
+from gateway.settings.mistakes import Mistakes, unknown_name
 
 UPSTREAM_HEADER: Final = "x-mnemogate-upstream"
 # The providers that Letta's server calls otherwise than their kind is called here.
@@ -103,18 +104,30 @@ def _smaller(own: int | None, known: int | None) -> int | None:
 
 def check_models(settings: Settings) -> None:
     """Checks the model names. Raises: SettingsError: no upstream answers to a fallback or to a profile's model."""
+    mistakes = Mistakes()
     for profile in settings.profiles:
         if profile.model is not None:
             try:
                 _resolve(settings, profile.model, profile.upstream, by_operator=True)
             except UnknownModel as error:
-                raise SettingsError(f"profiles {profile.name!r}: model: {error.message}") from error
+                mistakes.add(unknown_model(settings, f"profiles {profile.name!r}: model", error))
     for alias in settings.models:
         for name in alias.fallbacks:
             try:
                 _resolve(settings, name, None, by_operator=True, is_fallback=True)
             except UnknownModel as error:
-                raise SettingsError(f"models {alias.alias!r}: fallbacks: {error.message}") from error
+                mistakes.add(unknown_model(settings, f"models {alias.alias!r}: fallbacks", error))
+    mistakes.raise_if_any()
+
+
+def unknown_model(settings: Settings, where: str, error: UnknownModel) -> SettingsError:
+    """Returns the mistake of a setting that names a model to which no upstream answers. where: the setting."""
+    known = [alias.alias for alias in settings.models]
+    for each in settings.upstreams:
+        known += each.models
+        if len(settings.upstreams) > 1:
+            known.append(f"{each.name}/MODEL")
+    return SettingsError(unknown_name(where, error.model, known))
 
 
 def unknown_upstream(name: str) -> BadRequest:

@@ -353,7 +353,7 @@ def test_check_config_finds_a_fallback_that_nobody_answers_to(database: Path, ca
         '[[models]]\nalias = "quick"\nmodel = "m"\nfallbacks = ["slow"]'
     )
     assert main(["check-config"]) == 2
-    assert "models 'quick': fallbacks: The model 'slow' does not exist" in capsys.readouterr().err
+    assert "models 'quick': fallbacks: unknown name 'slow'; known are quick" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -129,14 +129,21 @@ def test_a_profile_may_ask_for_a_smaller_window_in_its_whole_chain_and_not_for_a
 
 def test_a_fallback_that_nobody_answers_to_is_found_at_the_start() -> None:
     alias = ModelSettings("quick", "gpt-4o-mini", "one", fallbacks=("nobody",))
-    with pytest.raises(SettingsError, match="models 'quick': fallbacks: The model 'nobody' does not exist"):
+    with pytest.raises(
+        SettingsError, match="models 'quick': fallbacks: unknown name 'nobody'; known are quick"
+    ):
         check_models(Settings(upstreams=(ONE,), models=(alias,)))
 
 
-def test_a_profiles_model_that_nobody_answers_to_is_found_at_the_start() -> None:
-    profile = ProfileSettings("bob", model="nobody")
-    with pytest.raises(SettingsError, match="profiles 'bob': model: The model 'nobody' does not exist"):
-        check_models(Settings(upstreams=(ONE, TWO), models=CHAIN, profiles=(profile,)))
+def test_every_profiles_model_that_nobody_answers_to_is_found_at_the_start() -> None:
+    profiles = ProfileSettings("bob", model="x-1"), ProfileSettings("eve", model="x-2")
+    with pytest.raises(SettingsError) as raised:
+        check_models(Settings(upstreams=(ONE, TWO), models=CHAIN, profiles=profiles))
+    assert [each.message for each in raised.value.mistakes] == [
+        f"profiles {profile.name!r}: model: unknown name {profile.model!r}; "
+        "known are best, good, last, one/MODEL, two/MODEL"
+        for profile in profiles
+    ]
 
 
 def test_the_settings_may_name_what_callers_may_not() -> None:
