@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from math import ceil
+from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -22,21 +23,25 @@ from msgspec import Struct
 KINDS = ("message", "fact", "passage", "any")
 # Why a hit stayed out of the note; "": it did not.
 REASONS = ("", "weak", "no_room", "shown", "repeats", "muted", "superseded")
+# What came of a recall.
 WHYS = ("recalled", "nothing_found", "all_shown", "no_room", "late", "failed", "off", "nobody")
+# The parts of the window.
 PARTS = ("system", "tools", "section", "summary", "history", "note", "message")
 NONE_LEFT_OUT = (0,) * (len(REASONS) - 1)
 _MODES = ("on", "strict")
-_KIND_BITS, _REASON_SHIFT, _FORGOTTEN = 3, 2, 1 << 5
-_SELECTION, _MEANING, _STREAMED, _USAGE, _FIRST, _WIDE_NUMBERS, _WIDE_SEQS, _WIDE_TOKENS = (
+# The code of an entry: two bits for its kind, three for its reason, and one if the hit is forgotten.
+_KIND_MASK, _REASON_SHIFT, _REASON_MASK, _FORGOTTEN = 0b11, 2, 0b111, 1 << 5
+# The flags of a record.
+_IS_SELECTION, _HAS_MEANING, _IS_STREAMED, _HAS_USAGE, _HAS_FIRST, _WIDE_NUMBERS, _WIDE_SEQS, _WIDE_TOKENS = (
     1 << n for n in range(8)
 )
 _VERSION = 1
-_MOST_BYTE = 255
-_MOST_NUMBER = 0xFFFF_FFFF
+_MOST_BYTE, _MOST_SHORT, _MOST_NUMBER = 0xFF, 0xFFFF, 0xFFFF_FFFF
 # Version, why, flags, mode, how many hits; status; tenths of milliseconds, in all and up to the reply's head; context;
 # how many stayed out.
 _HEAD = struct.Struct("<5BHIII6B")
-_NUMBERS = 14
+# What was found, recalled tokens, seven parts of the window, evicted, added hundredths of milliseconds, three of usage.
+_SHORT_NUMBERS, _LONG_NUMBERS = struct.Struct("<14H"), struct.Struct("<14I")
 # The ids that the gateway itself gives to requests: twelve random bytes.
 _GATEWAY_ID = re.compile(r"req_[0-9a-f]{24}")
 # A longer id is stored as its hash.
@@ -60,12 +65,12 @@ class SearchTrace:
     hits: Sequence[int] = ()
     # Hits that are muted.
     muted: Sequence[int] = ()
-    # Vectors counted.
+    # The hits have scores by meaning.
     has_meaning: bool = False
     # Returns the scores of the hits, in their order. It is called where the record is packed, off the loop.
     scores: Callable[[], list[HitScores]] = _no_scores
-    # Returns the best, up to a limit, of those that are too weak for a note, with their scores.
-    # None: nothing was ranked. It refers to the whole ranking, so that a trace that lives longer must not have it.
+    # Returns the best hits, up to a limit, of those that are too weak for a note, with their scores; None: nothing was
+    # ranked. It holds the whole ranking, so it is set to None in a trace that is kept.
     weak: Callable[[int], list[tuple[int, HitScores]]] | None = None
 
 
@@ -76,7 +81,7 @@ class RecalledEntry(Struct, frozen=True):
     kind: str
     # The number of the message, fact or passage.
     seq: int
-    # Its place among all hits.
+    # Its place among all hits, from 1 on.
     rank: int
     # By all, by words and by meaning, from 0 to 1; None: there are no scores.
     score: float | None = None
@@ -90,7 +95,7 @@ class RecalledEntry(Struct, frozen=True):
 
 
 class RecallRecord(Struct, frozen=True):
-    """The note of one recall."""
+    """What came of one recall, and the request that it was for."""
 
     # One of WHYS.
     why: str
@@ -123,10 +128,18 @@ class RecallRecord(Struct, frozen=True):
     entries: tuple[RecalledEntry, ...] = ()
 
 
-# An entry as it is packed: kind and reason (`code_of`), number, rank, three scores from 0 to 255, tokens. Below, the
-# names of their columns.
-EntryRow = tuple[int, int, int, int, int, int, int]
-_ROW = ("code", "seq", "rank", "score", "words", "meaning", "tokens")
+class EntryRow(NamedTuple):
+    """An entry as it is packed."""
+
+    # Its kind and reason (`code_of`).
+    code: int
+    seq: int
+    rank: int
+    # From 0 to 255.
+    score: int
+    words: int
+    meaning: int
+    tokens: int
 
 
 def code_of(kind: str, reason: str) -> int:
@@ -136,25 +149,23 @@ def code_of(kind: str, reason: str) -> int:
 
 def row_of(e: RecalledEntry) -> EntryRow:
     """Returns an entry as it is packed."""
-    scores = [int((score or 0.0) * _MOST_BYTE) for score in (e.score, e.words, e.meaning)]
+    score, words, meaning = (int((each or 0.0) * _MOST_BYTE) for each in (e.score, e.words, e.meaning))
     code = code_of(e.kind, e.reason) | _FORGOTTEN * e.is_forgotten
-    return code, e.seq, e.rank, scores[0], scores[1], scores[2], e.tokens
+    return EntryRow(code, e.seq, e.rank, score, words, meaning, e.tokens)
 
 
 def entry_of(row: EntryRow, *, has_scores: bool, has_meaning: bool) -> RecalledEntry:
     """Returns the entry of a row. has_scores: False in a selection of the whole memory."""
-    code, seq, rank, *scores, tokens = row
-    score, words, meaning = (value / _MOST_BYTE for value in scores)
     return RecalledEntry(
-        KINDS[code & _KIND_BITS],
-        seq,
-        rank,
-        score if has_scores else None,
-        words if has_scores else None,
-        meaning if has_scores and has_meaning else None,
-        tokens,
-        REASONS[code >> _REASON_SHIFT & 7],
-        bool(code & _FORGOTTEN),
+        KINDS[row.code & _KIND_MASK],
+        row.seq,
+        row.rank,
+        row.score / _MOST_BYTE if has_scores else None,
+        row.words / _MOST_BYTE if has_scores else None,
+        row.meaning / _MOST_BYTE if has_scores and has_meaning else None,
+        row.tokens,
+        REASONS[row.code >> _REASON_SHIFT & _REASON_MASK],
+        bool(row.code & _FORGOTTEN),
     )
 
 
@@ -167,19 +178,19 @@ def pack(record: RecallRecord) -> bytes:
 def pack_rows(record: RecallRecord, rows: Sequence[EntryRow], *, has_meaning: bool) -> bytes:
     """Returns the bytes of a record with these entries in the place of its own."""
     rows = rows[:_MOST_BYTE]
-    flags, columns = _pack_columns(rows, has_scores=not record.is_selection, has_meaning=has_meaning)
     # An upstream may report any number.
     usage = [min(n, _MOST_NUMBER) for n in record.usage or (0, 0, 0)]
     added = min(int(record.added_ms * 100), _MOST_NUMBER)
     numbers = (record.found, record.recalled_tokens, *record.parts, record.evicted, added, *usage)
-    is_wide = max(numbers) > 0xFFFF
-    flags |= (
-        _SELECTION * record.is_selection
-        | _MEANING * has_meaning
-        | _STREAMED * record.is_streamed
-        | _USAGE * (record.usage is not None)
-        | _FIRST * (record.first_ms is not None)
-        | _WIDE_NUMBERS * is_wide
+    flags = (
+        _IS_SELECTION * record.is_selection
+        | _HAS_MEANING * has_meaning
+        | _IS_STREAMED * record.is_streamed
+        | _HAS_USAGE * (record.usage is not None)
+        | _HAS_FIRST * (record.first_ms is not None)
+        | _WIDE_NUMBERS * (max(numbers) > _MOST_SHORT)
+        | _WIDE_SEQS * any(row.seq > _MOST_SHORT for row in rows)
+        | _WIDE_TOKENS * any(row.tokens > _MOST_BYTE for row in rows)
     )
     head = _HEAD.pack(
         _VERSION,
@@ -193,28 +204,56 @@ def pack_rows(record: RecallRecord, rows: Sequence[EntryRow], *, has_meaning: bo
         min(record.context or 0, _MOST_NUMBER),
         *[min(n, _MOST_BYTE) for n in record.left_out],
     )
-    return head + struct.pack(f"<{_NUMBERS}{'I' if is_wide else 'H'}", *numbers) + columns
+    return head + _numbers_struct(flags).pack(*numbers) + _pack_columns(rows, flags)
 
 
-def _pack_columns(rows: Sequence[EntryRow], *, has_scores: bool, has_meaning: bool) -> tuple[int, bytes]:
-    """Returns the columns of these entries, and the flags that say how wide they are. has_scores: as for `entry_of`."""
+def _pack_columns(rows: Sequence[EntryRow], flags: int) -> bytes:
     if not rows:
-        return 0, b""
-    codes, seqs, ranks, scores, words, meanings, tokens = zip(*rows, strict=True)
-    has_wide_seqs, has_wide_tokens = max(seqs) > 0xFFFF, max(tokens) > _MOST_BYTE
-    parts = [bytes(codes), bytes([min(rank, _MOST_BYTE) for rank in ranks])]
-    if has_scores:
-        parts += [bytes(scores), bytes(words)]
-        if has_meaning:
-            parts.append(bytes(meanings))
-    parts.append(struct.pack(f"<{len(rows)}{'H' if has_wide_tokens else 'B'}", *tokens))
-    parts.append(struct.pack(f"<{len(rows)}{'I' if has_wide_seqs else 'H'}", *seqs))
-    return _WIDE_SEQS * has_wide_seqs | _WIDE_TOKENS * has_wide_tokens, b"".join(parts)
+        return b""
+    values = dict(zip(EntryRow._fields, zip(*rows, strict=True), strict=True))
+    values["rank"] = tuple(min(rank, _MOST_BYTE) for rank in values["rank"])
+    columns = _columns(flags, len(rows))
+    return b"".join(struct.pack(f"<{len(rows)}{each.format}", *values[each.name]) for each in columns)
 
 
 def unpack(data: bytes) -> RecallRecord:
     """Returns the record of these bytes. Raises: ValueError: they are damaged, or of a later version."""
-    return _unpack(data)[0]
+    try:
+        version, why, flags, mode, count, status, ms, first, context, *left_out = _HEAD.unpack_from(data)
+        if version != _VERSION:
+            raise ValueError("the record of a recall is of another version")
+        found, tokens, *rest = _numbers_struct(flags).unpack_from(data, _HEAD.size)
+        parts, (evicted, added, *usage) = rest[: len(PARTS)], rest[len(PARTS) :]
+        return RecallRecord(
+            why=WHYS[why],
+            found=found,
+            recalled_tokens=tokens,
+            is_selection=bool(flags & _IS_SELECTION),
+            mode=_MODES[mode],
+            status=status,
+            is_streamed=bool(flags & _IS_STREAMED),
+            parts=tuple(parts),
+            context=context or None,
+            evicted=evicted,
+            added_ms=added / 100,
+            first_ms=first / 10 if flags & _HAS_FIRST else None,
+            ms=ms / 10,
+            usage=(usage[0], usage[1], usage[2]) if flags & _HAS_USAGE else None,
+            left_out=tuple(left_out),
+            entries=_unpack_entries(data, flags, count),
+        )
+    except (struct.error, IndexError):
+        raise ValueError("the record of a recall is damaged") from None
+
+
+def _unpack_entries(data: bytes, flags: int, count: int) -> tuple[RecalledEntry, ...]:
+    columns = _columns(flags, count)
+    values = {each.name: struct.unpack_from(f"<{count}{each.format}", data, each.start) for each in columns}
+    rows = map(
+        EntryRow._make, zip(*(values.get(name, (0,) * count) for name in EntryRow._fields), strict=True)
+    )
+    has_scores, has_meaning = not flags & _IS_SELECTION, bool(flags & _HAS_MEANING)
+    return tuple(entry_of(row, has_scores=has_scores, has_meaning=has_meaning) for row in rows)
 
 
 def overwrite_forgotten(data: bytes, exists: Callable[[str, int], bool]) -> bytes:
@@ -223,16 +262,18 @@ def overwrite_forgotten(data: bytes, exists: Callable[[str, int], bool]) -> byte
     exists: whether there still is a text, by its kind and number.
     Raises: ValueError: the bytes are damaged, or of a later version.
     """
-    record, columns = _unpack(data)
+    entries = unpack(data).entries
+    _, _, flags, *_ = _HEAD.unpack_from(data)
+    columns = _columns(flags, len(entries))
     out = bytearray(data)
-    for n, e in enumerate(record.entries):
+    for n, e in enumerate(entries):
         if not e.is_forgotten and not exists(e.kind, e.seq):
-            for name, start, width in columns:
-                at = start + n * width
-                if name == "code":
+            for column in columns:
+                at = column.start + n * column.width
+                if column.name == "code":
                     out[at] |= _FORGOTTEN
-                elif name != "rank":
-                    out[at : at + width] = bytes(width)
+                elif column.name != "rank":
+                    out[at : at + column.width] = bytes(column.width)
     return bytes(out)
 
 
@@ -241,61 +282,37 @@ def hits_in(data: bytes) -> Sequence[tuple[str, int]]:
     return [(e.kind, e.seq) for e in unpack(data).entries if not e.is_forgotten]
 
 
-def _unpack(data: bytes) -> tuple[RecallRecord, Sequence[tuple[str, int, int]]]:
-    """Returns the record, and of each column its name, where it begins, and how wide its values are."""
-    try:
-        version, why, flags, mode, count, status, ms, first, context, *left_out = _HEAD.unpack_from(data)
-        if version != _VERSION:
-            raise ValueError("the record of a recall is of another version")
-        kind = "I" if flags & _WIDE_NUMBERS else "H"
-        numbers = struct.unpack_from(f"<{_NUMBERS}{kind}", data, _HEAD.size)
-        at = _HEAD.size + struct.calcsize(f"<{_NUMBERS}{kind}")
-        columns: list[tuple[str, int, int]] = []
-        values: dict[str, tuple[int, ...]] = {}
-        for name, kind in _columns(flags):
-            width = struct.calcsize(f"<{kind}")
-            columns.append((name, at, width))
-            values[name] = struct.unpack_from(f"<{count}{kind}", data, at)
-            at += count * width
-        has_scores, has_meaning = not flags & _SELECTION, bool(flags & _MEANING)
-        no_values = (0,) * count
-        rows = zip(*(values.get(name, no_values) for name in _ROW), strict=True)
-        entries = tuple(entry_of(row, has_scores=has_scores, has_meaning=has_meaning) for row in rows)
-        found, tokens, *rest = numbers
-        parts, (evicted, added, *usage) = rest[: len(PARTS)], rest[len(PARTS) :]
-        record = RecallRecord(
-            why=WHYS[why],
-            found=found,
-            recalled_tokens=tokens,
-            is_selection=bool(flags & _SELECTION),
-            mode=_MODES[mode],
-            status=status,
-            is_streamed=bool(flags & _STREAMED),
-            parts=tuple(parts),
-            context=context or None,
-            evicted=evicted,
-            added_ms=added / 100,
-            first_ms=first / 10 if flags & _FIRST else None,
-            ms=ms / 10,
-            usage=(usage[0], usage[1], usage[2]) if flags & _USAGE else None,
-            left_out=tuple(left_out),
-            entries=entries,
-        )
-    except (struct.error, IndexError):
-        raise ValueError("the record of a recall is damaged") from None
-    return record, columns
+def _numbers_struct(flags: int) -> struct.Struct:
+    return _LONG_NUMBERS if flags & _WIDE_NUMBERS else _SHORT_NUMBERS
 
 
-def _columns(flags: int) -> list[tuple[str, str]]:
-    """Returns the columns of a record in their order, each with the kind of its values."""
-    found = [("code", "B"), ("rank", "B")]
-    if not flags & _SELECTION:
-        found += [("score", "B"), ("words", "B")]
-        if flags & _MEANING:
-            found.append(("meaning", "B"))
-    found.append(("tokens", "H" if flags & _WIDE_TOKENS else "B"))
-    found.append(("seq", "I" if flags & _WIDE_SEQS else "H"))
-    return found
+class _Column(NamedTuple):
+    # A field of `EntryRow`.
+    name: str
+    # Of a value, as `struct` writes it.
+    format: str
+    # The offset of the first value.
+    start: int
+    # The bytes of a value.
+    width: int
+
+
+def _columns(flags: int, count: int) -> list[_Column]:
+    """Returns the columns of a record in their order. count: how many entries it has."""
+    formats = {"code": "B", "rank": "B"}
+    if not flags & _IS_SELECTION:
+        formats |= {"score": "B", "words": "B"}
+        if flags & _HAS_MEANING:
+            formats["meaning"] = "B"
+    formats["tokens"] = "H" if flags & _WIDE_TOKENS else "B"
+    formats["seq"] = "I" if flags & _WIDE_SEQS else "H"
+    columns: list[_Column] = []
+    start = _HEAD.size + _numbers_struct(flags).size
+    for name, format in formats.items():
+        width = struct.calcsize(f"<{format}")
+        columns.append(_Column(name, format, start, width))
+        start += count * width
+    return columns
 
 
 def pack_request(id: str) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, islice
-from operator import itemgetter
+from operator import attrgetter
 from typing import Any
 
 from gateway.core.conversation.canonical import SYSTEM, WireMessage
@@ -69,7 +69,8 @@ def entry_rows(
     for hit in search.chosen:
         seq = hit.message.seq
         scores = all_scores.get(seq, _NO_SCORES)
-        rows.append((_CODES[hit.message.source, ""], seq, ranks.get(seq, len(ranks)), *scores, hit.tokens))
+        code, rank = _CODES[hit.message.source, ""], ranks.get(seq, len(ranks))
+        rows.append(EntryRow(code, seq, rank, *scores, hit.tokens))
     reasons = _reasons(search, by_seq.keys() - chosen)
     unranked = (seq for seq in reasons if seq not in ranks)
     others = [*islice(chain((seq for seq in ranks if seq in reasons), unranked), most_left)]
@@ -77,12 +78,13 @@ def entry_rows(
         message, scores = by_seq.get(seq), all_scores.get(seq, _NO_SCORES)
         tokens = 0 if message is None else min(len(message.text), CUT_CHARS) // _CHARS_PER_TOKEN
         kind = "fact" if seq in trace.muted else "any" if message is None else message.source
-        rows.append((_CODES[kind, reasons[seq]], seq, ranks.get(seq, len(ranks)), *scores, tokens))
+        code, rank = _CODES[kind, reasons[seq]], ranks.get(seq, len(ranks))
+        rows.append(EntryRow(code, seq, rank, *scores, tokens))
     weak = [(seq, scores) for seq, scores in search.weak if seq not in reasons and seq not in chosen]
     for rank, (seq, scores) in enumerate(weak[: most_left - len(others)], len(ranks) + 1):
         reasons[seq] = "weak"
-        rows.append((_CODES["any", "weak"], seq, rank, *scores, 0))
-    rows.sort(key=itemgetter(2))
+        rows.append(EntryRow(_CODES["any", "weak"], seq, rank, *scores, 0))
+    rows.sort(key=attrgetter("rank"))
     stayed_out = [*reasons.values()]
     return rows, tuple([stayed_out.count(reason) for reason in _REASONS])
 
