@@ -22,7 +22,7 @@ class PeopleQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 def screens(operations: PageOperations) -> list[Screen | Action]:
     async def show(request: ScreenRequest, query: PeopleQuery) -> View:
-        page = await operations.memories.people(
+        page = await operations.memories.memories(
             request.visitor.project, query.kind, query.q, after=query.after, limit=query.limit
         )
         context = {"kind": query.kind, "q": query.q, "tabs": _HEADINGS}

@@ -100,10 +100,12 @@ class MemoryPages(Group):
         return [Branch(row[0], row[1], row[2], row[3], bool(row[4])) for row in rows]
 
     @reads
-    async def holder(self, connection: Connection, agent: int, seq: int) -> tuple[int, int, int] | None:
-        """Returns the exchange that holds a number: its row, its conversation's, and its number."""
-        row = await connection.row(SQL["holder"], (agent, seq))
-        return None if row is None else (row[0], row[1], row[2])
+    async def exchange_of_message(
+        self, connection: Connection, agent: int, seq: int
+    ) -> tuple[int, int] | None:
+        """Returns the row of the exchange that has the message of a number, and the row of its conversation."""
+        row = await connection.row(SQL["exchange_of_message"], (agent, seq))
+        return None if row is None else (row[0], row[1])
 
     @long_reads
     async def path(self, connection: Connection, agent: int, exchange: int, *, limit: int) -> list[Exchange]:

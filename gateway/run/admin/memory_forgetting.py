@@ -260,7 +260,7 @@ class MemoryForgetting:
         self, memory: SizedMemory, kind: TargetKind, target: ForgetTarget, seq: int
     ) -> _TargetDetails:
         extent = await self._store.forgetting.extent(memory.id, target)
-        held = await self._store.memory_pages.holder(memory.id, seq)
+        held = await self._store.memory_pages.exchange_of_message(memory.id, seq)
         if held is None or not extent.messages:
             raise _unknown(kind)
         (exchange,) = await self._store.memory_pages.path(memory.id, held[0], limit=1)

@@ -1,13 +1,13 @@
-"""Views of memories, a screen at a time: people, one memory, its lists, a block, a fact, a conversation.
+"""Views of memories, a screen at a time: all of them, one memory, its lists, a block, a fact, a conversation.
 
-Each operation only reads, and only the memory that is named: `project` bounds what its caller sees (None: all), and a
-memory of another one is "no such memory". The command line prints the records, a template of the page renders them.
+Each operation only reads, and only the memory that is named. The command line prints the records, a template of the
+page renders them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, TypeVar, cast
 
 from msgspec import UNSET, Struct
@@ -48,20 +48,20 @@ from storage.listing import (
 from storage.records import Fact, Passage, Revision
 from storage.sql.store import Store
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 # Items of a page where no limit is named, and the highest limit.
 PAGE, MAX_LIMIT = 50, 200
-# What the page of a memory shows of each list.
-_FACTS, _CONVERSATIONS, _PASSAGES = 20, 10, 5
-# The exchanges of which the words are shown that something came from: in a list, and on its own page.
+# How many of each list the page of a memory shows.
+_SHOWN_FACTS, _SHOWN_CONVERSATIONS, _SHOWN_PASSAGES = 20, 10, 5
+# How many of the exchanges that something came from are shown: in a list, and on its own page.
 _LISTED_SOURCES, _SOURCES = 2, 8
-# Characters of a source's words.
 _SOURCE_CHARS = 1_000
-# Characters of a passage.
 _PASSAGE_CHARS = 4_000
-# Of the first words of a conversation; and the bytes, as they are stored, of an exchange in which these are looked for.
-_OPENING_CHARS, _OPENING_BYTES = 80, 100_000
+_OPENING_CHARS = 80
+# In an exchange that is stored in more bytes no opening words are looked for.
+_OPENING_BYTES = 100_000
 # How the ids of agents begin.
 _AGENT_ID = "agent-"
 _NO_MEMORY = "There is no such memory."
@@ -157,7 +157,10 @@ class MessagesAround(Struct, frozen=True):
 
 
 class MemoryViews(Struct, frozen=True):
-    """Reads memories. project: of the caller. Raises: UnknownId: there is no such memory, or part of it."""
+    """Reads memories. All methods raise UnknownId where there is no such memory, or part of it.
+
+    project: the caller's, whose memories alone are seen; None: all are.
+    """
 
     store: Store
     # Seconds since the epoch.
@@ -165,7 +168,7 @@ class MemoryViews(Struct, frozen=True):
     # How long it is noted which request a reply answers.
     keep_why_days: float = 7.0
 
-    async def people(
+    async def memories(
         self,
         project: str | None,
         kind: MemoryKind = "user",
@@ -182,23 +185,23 @@ class MemoryViews(Struct, frozen=True):
         """
         before = FIRST_PAGE if after is None else _parse_page_end(after)
         pages = self.store.memory_pages
-        if kind != "agent":
-            prefix = q
-        elif _AGENT_ID.startswith(q) or q.startswith(_AGENT_ID):
-            # Subjects have an agent's id without its kind and dashes.
-            prefix = q[len(_AGENT_ID) :].replace("-", "")
+        is_id = _AGENT_ID.startswith(q) or q.startswith(_AGENT_ID)
+        if kind == "agent" and not is_id:
+            found = await pages.agents_named(project, q, before=before, limit=limit + 1)
         else:
-            return _page_of(await pages.agents_named(project, q, before=before, limit=limit + 1), limit)
-        found = await pages.memories(project, f"{kind}:{prefix}", before=before, limit=limit + 1)
-        return _page_of(found, limit)
+            # Subjects have an agent's id without its kind and dashes.
+            prefix = q[len(_AGENT_ID) :].replace("-", "") if kind == "agent" else q
+            found = await pages.memories(project, f"{kind}:{prefix}", before=before, limit=limit + 1)
+        items = tuple(map(_memory_record, found[:limit]))
+        return ListPage(items, _next_cursor(found, limit, lambda each: _format_page_end(each.end)))
 
     async def memory(self, project: str | None, uid: str) -> MemoryPage:
         """Returns a memory."""
         memory = await self.find(project, uid)
         pages = self.store.memory_pages
-        facts = await self.store.facts.list(memory.id, limit=_FACTS)
-        conversations = await pages.conversations(memory.id, limit=_CONVERSATIONS)
-        passages = await self.store.passages.page(memory.id, Page(limit=_PASSAGES), PassageFilter())
+        facts = await self.store.facts.list(memory.id, limit=_SHOWN_FACTS)
+        conversations = await pages.conversations(memory.id, limit=_SHOWN_CONVERSATIONS)
+        passages = await self.store.passages.page(memory.id, Page(limit=_SHOWN_PASSAGES), PassageFilter())
         return MemoryPage(
             _memory_record(memory),
             await self._blocks(memory.id),
@@ -228,7 +231,7 @@ class MemoryViews(Struct, frozen=True):
             memory.id, is_all=is_all, as_of=as_of, before=before, limit=limit + 1
         )
         items = await self._facts(memory, found[:limit])
-        return ListPage(items, str(found[limit - 1].seq) if len(found) > limit else None)
+        return ListPage(items, _next_cursor(found, limit, lambda each: str(each.seq)))
 
     async def conversations(
         self, project: str | None, uid: str, *, after: str | None = None, limit: int = PAGE
@@ -238,7 +241,7 @@ class MemoryViews(Struct, frozen=True):
         before = FIRST_PAGE if after is None else _parse_page_end(after)
         found = await self.store.memory_pages.conversations(memory.id, before=before, limit=limit + 1)
         items = tuple(map(_conversation_record, found[:limit]))
-        return ListPage(items, _format_page_end(found[limit - 1].end) if len(found) > limit else None)
+        return ListPage(items, _next_cursor(found, limit, lambda each: _format_page_end(each.end)))
 
     async def openings(self, project: str | None, uid: str, listed: Sequence[str]) -> dict[str, str]:
         """Returns the first words of the user by the ids of some conversations, as far as they may be seen."""
@@ -260,7 +263,7 @@ class MemoryViews(Struct, frozen=True):
         page = Page(after=None if after is None else _parse_number(after, "after"), limit=limit + 1)
         found = await self.store.passages.page(memory.id, page, PassageFilter())
         items = tuple(_passage_record(uid, each) for each in found[:limit])
-        return ListPage(items, str(found[limit - 1].seq) if len(found) > limit else None)
+        return ListPage(items, _next_cursor(found, limit, lambda each: str(each.seq)))
 
     async def block(
         self,
@@ -281,18 +284,15 @@ class MemoryViews(Struct, frozen=True):
         """
         memory = await self.find(project, uid)
         shown = await self._block(memory.id, label)
-        pages, id = self.store.memory_pages, shown.block.id
         before = LAST_NUMBER if after is None else _parse_number(after, "after")
-        # With the one before the last, for its difference.
-        found = await pages.versions(id, before=before, limit=limit + 1)
-        sources = await self._sources(memory, (_source_exchanges(r) for r in found[:limit]), _LISTED_SOURCES)
-        versions = tuple(_version_record(r, sources) for r in found[:limit])
+        found = await self.store.memory_pages.versions(shown.block.id, before=before, limit=limit + 1)
+        sources = await self._sources(memory, found[:limit], _LISTED_SOURCES)
         waiting = (await self.store.blocks.waiting(memory.id)).count(label)
         return BlockPage(
             _block_record(shown, waiting),
-            versions,
-            str(found[limit - 1].version) if len(found) > limit else None,
-            await self._diff(id, found if after is None else (), from_, to),
+            tuple(map(_version_record, found[:limit], sources)),
+            _next_cursor(found, limit, lambda each: str(each.version)),
+            await self._diff(shown.block.id, from_, to),
         )
 
     async def fact(self, project: str | None, uid: str, seq: int) -> FactPage:
@@ -334,15 +334,16 @@ class MemoryViews(Struct, frozen=True):
         branches = await pages.branches(memory.id, conversation.id)
         current = next((b for b in branches if b.is_active), branches[0] if branches else None)
         records = tuple(BranchRecord(b.seq, b.messages, b.last_turn, b is current) for b in branches)
-        end = branch if branch is not None else None if current is None else current.seq
-        if end is None:
-            return ConversationPage(shown, records, None, (), None)
+        if branch is None:
+            if current is None:
+                return ConversationPage(shown, records, None, (), None)
+            branch = current.seq
         # The path of the first message of the page before goes on above it; other numbers are of other conversations.
-        first = end if before is None else _parse_number(before, "before")
-        holder = await pages.holder(memory.id, first)
-        if holder is None or holder[1] not in await self.store.messages.past(memory.id, conversation.id):
+        first = branch if before is None else _parse_number(before, "before")
+        held = await pages.exchange_of_message(memory.id, first)
+        if held is None or held[1] not in await self.store.messages.past(memory.id, conversation.id):
             raise _no_conversation()
-        path = await pages.path(memory.id, holder[0], limit=limit + 2)
+        path = await pages.path(memory.id, held[0], limit=limit + 2)
         since = self.now() - self.keep_why_days * _DAY_S
         requests = await self.store.recalls.requests(memory.id, [e.id for e in path], since)
         newest_first = (
@@ -354,17 +355,19 @@ class MemoryViews(Struct, frozen=True):
         items, is_full = _take_messages(newest_first, limit, most_chars)
         is_more = is_full or path[-1].parent is not None
         oldest = items[-1].seq if items else path[-1].seq
-        return ConversationPage(shown, records, end, tuple(reversed(items)), str(oldest) if is_more else None)
+        earlier = str(oldest) if is_more else None
+        return ConversationPage(shown, records, branch, tuple(reversed(items)), earlier)
 
     async def around(self, project: str | None, uid: str, seq: int, limit: int) -> MessagesAround:
         """Returns messages of a conversation, oldest first: one with those before and after it on its path."""
         memory = await self.find(project, uid)
         pages = self.store.memory_pages
-        held = await pages.holder(memory.id, seq)
+        held = await pages.exchange_of_message(memory.id, seq)
         if held is None:
             raise _no_message()
-        last = await pages.following(memory.id, held[0], held[1], steps=limit // 2)
-        place = (await pages.places(memory.id, [held[0]])).get(held[0])
+        exchange, conversation = held
+        last = await pages.following(memory.id, exchange, conversation, steps=limit // 2)
+        place = (await pages.places(memory.id, [exchange])).get(exchange)
         if last is None or place is None:
             raise _no_message()
         path = await pages.path(memory.id, last, limit=2 * limit)
@@ -379,10 +382,11 @@ class MemoryViews(Struct, frozen=True):
         """Returns the whole text of a message of a conversation."""
         memory = await self.find(project, uid)
         pages = self.store.memory_pages
-        conversation, holder = await pages.conversation(memory.id, id), await pages.holder(memory.id, seq)
-        if conversation is None or holder is None or holder[1] != conversation.id:
+        conversation = await pages.conversation(memory.id, id)
+        held = await pages.exchange_of_message(memory.id, seq)
+        if conversation is None or held is None or held[1] != conversation.id:
             raise _no_message()
-        (e,) = await pages.path(memory.id, holder[0], limit=1)
+        (e,) = await pages.path(memory.id, held[0], limit=1)
         found = next((r for r in message_records(e, None, is_whole=True) if r.seq == seq), None)
         if found is None or found.text is None:
             raise _no_message()
@@ -413,63 +417,47 @@ class MemoryViews(Struct, frozen=True):
             raise UnknownId("There is no such block.")
         return found
 
-    async def _diff(
-        self, block: int, newest: Sequence[Revision], from_: int | None, to: int | None
-    ) -> BlockDiff | None:
-        """Returns the difference of two versions. newest: a page of versions, if it was read."""
-        known = {r.version: r.value for r in newest[:2]}
-        if to is None:
-            to = max(known, default=None)
-        if to is None:
-            found = await self.store.memory_pages.versions(block, limit=1)
-            known = {r.version: r.value for r in found}
-            to = max(known)
+    async def _diff(self, block: int, from_: int | None, to: int | None) -> BlockDiff | None:
+        """Returns the difference of two versions; None: there is no version before `to`. Raises: BadRequest."""
+        new = await self._last_version(block) if to is None else await self._version(block, to, "to")
+        if new is None:
+            return None
         if from_ is None:
-            found = await self.store.memory_pages.versions(block, before=to, limit=1)
-            if not found:
-                return None
-            known[found[0].version], from_ = found[0].value, found[0].version
-        for name, version in (("from", from_), ("to", to)):
-            if version not in known:
-                found = await self.store.memory_pages.versions(block, before=version + 1, limit=1)
-                if not found or found[0].version != version:
-                    raise BadRequest(f"The block has no version {version}.", param=name)
-                known[version] = found[0].value
-        return BlockDiff(from_, to, diff_words(known[from_], known[to]))
+            old = await self._last_version(block, new.version)
+        else:
+            old = await self._version(block, from_, "from")
+        return None if old is None else BlockDiff(old.version, new.version, diff_words(old.value, new.value))
+
+    async def _last_version(self, block: int, before: int = LAST_NUMBER) -> Revision | None:
+        found = await self.store.memory_pages.versions(block, before=before, limit=1)
+        return found[0] if found else None
+
+    async def _version(self, block: int, version: int, param: str) -> Revision:
+        found = await self._last_version(block, version + 1)
+        if found is None or found.version != version:
+            raise BadRequest(f"The block has no version {version}.", param=param)
+        return found
 
     async def _facts(
         self, memory: SizedMemory, facts: Sequence[Fact], most: int = _LISTED_SOURCES
     ) -> tuple[FactRecord, ...]:
-        sources = await self._sources(memory, map(_source_exchanges, facts), most)
-        return tuple(
-            FactRecord(
-                f.seq,
-                f.text,
-                f.about,
-                f.valid_from,
-                f.at,
-                f.ended_at,
-                f.successor,
-                f.muted,
-                cast(FactOrigin, f.origin.partition(":")[0]),
-                tuple(source for id in _source_exchanges(f)[:most] for source in sources.get(id, ())),
-            )
-            for f in facts
-        )
+        return tuple(map(_fact_record, facts, await self._sources(memory, facts, most)))
 
     async def _sources(
-        self, memory: SizedMemory, origins: Iterable[Sequence[int]], most: int
-    ) -> Mapping[int, tuple[SourceRecord, ...]]:
-        """Returns the people's words of exchanges, by their rows. most: how many of each list are read."""
-        wanted = sorted({id for each in origins for id in each[:most]})
-        found = await self.store.memory_pages.sources(memory.id, wanted)
-        return {id: _source_records(memory.uid, each) for id, each in found.items()}
+        self, memory: SizedMemory, items: Sequence[Fact | Revision], most: int
+    ) -> list[tuple[SourceRecord, ...]]:
+        """Returns the messages that each of these came from. most: how many exchanges are read for each."""
+        origins = [_source_exchanges(each)[:most] for each in items]
+        found = await self.store.memory_pages.sources(
+            memory.id, sorted({id for ids in origins for id in ids})
+        )
+        records = {id: _source_records(memory.uid, each) for id, each in found.items()}
+        return [tuple(record for id in ids for record in records.get(id, ())) for ids in origins]
 
 
-def _page_of(found: Sequence[SizedMemory], limit: int) -> ListPage[MemoryRecord]:
-    """Returns a page of memories, of which one more than its limit was read where there is one."""
-    items = tuple(map(_memory_record, found[:limit]))
-    return ListPage(items, _format_page_end(found[limit - 1].end) if len(found) > limit else None)
+def _next_cursor(found: Sequence[S], limit: int, cursor_of: Callable[[S], str]) -> str | None:
+    """Returns the cursor of the next page; None: there is none. found: up to one more than the page has."""
+    return cursor_of(found[limit - 1]) if len(found) > limit else None
 
 
 def _memory_record(found: SizedMemory) -> MemoryRecord:
@@ -498,6 +486,21 @@ def _conversation_record(found: SizedConversation) -> ConversationRecord:
 def _passage_record(uid: str, found: Passage) -> SourceRecord:
     text = shortened(found.text, _PASSAGE_CHARS)
     return SourceRecord("passage", found.seq, text, found.at, href=passage_href(uid, found.seq))
+
+
+def _fact_record(fact: Fact, sources: tuple[SourceRecord, ...]) -> FactRecord:
+    return FactRecord(
+        fact.seq,
+        fact.text,
+        fact.about,
+        fact.valid_from,
+        fact.at,
+        fact.ended_at,
+        fact.successor,
+        fact.muted,
+        cast(FactOrigin, fact.origin.partition(":")[0]),
+        sources,
+    )
 
 
 def _source_records(uid: str, found: SourceExchange) -> tuple[SourceRecord, ...]:
@@ -536,9 +539,8 @@ def _block_record(found: ShownBlock, waiting: int) -> BlockRecord:
     )
 
 
-def _version_record(r: Revision, sources: Mapping[int, tuple[SourceRecord, ...]]) -> VersionRecord:
-    found = tuple(source for id in _source_exchanges(r)[:_LISTED_SOURCES] for source in sources.get(id, ()))
-    return VersionRecord(r.version, r.at, writer_of(r.origin), r.restores, len(r.value), r.value, found)
+def _version_record(r: Revision, sources: tuple[SourceRecord, ...]) -> VersionRecord:
+    return VersionRecord(r.version, r.at, writer_of(r.origin), r.restores, len(r.value), r.value, sources)
 
 
 def writer_of(stored: str) -> BlockOrigin:

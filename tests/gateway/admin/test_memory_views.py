@@ -83,20 +83,20 @@ def test_people_are_listed_by_their_last_turn_and_found_by_the_beginning_of_thei
         world.clock.sleep(60)
     speak(world, "Once more.", user="alice")
     call, read = world.gateway.call, views(world)
-    page = call(read.people(None, limit=2))
+    page = call(read.memories(None, limit=2))
     assert [each.name for each in page.items] == ["alice", "alina"]
-    rest = call(read.people(None, limit=2, after=page.next))
+    rest = call(read.memories(None, limit=2, after=page.next))
     assert ([each.name for each in rest.items], rest.next) == (["Bob"], None)
-    assert [each.name for each in call(read.people(None, q="AL")).items] == ["alice", "alina"]
-    assert call(read.people("other")).items == ()
-    assert call(read.people(None, "agent")).items == ()
+    assert [each.name for each in call(read.memories(None, q="AL")).items] == ["alice", "alina"]
+    assert call(read.memories("other")).items == ()
+    assert call(read.memories(None, "agent")).items == ()
     (alice, *_) = page.items
     assert (alice.kind, alice.project, alice.profile) == ("user", "default", "helper")
     assert (alice.conversations, alice.messages, alice.blocks, alice.facts) == (2, 4, 2, 0)
     assert alice.last_turn is not None
     assert alice.last_turn > alice.created
     with pytest.raises(BadRequest):
-        call(read.people(None, after="later"))
+        call(read.memories(None, after="later"))
 
 
 def test_a_memory_shows_its_blocks_its_newest_facts_and_conversations(world: World) -> None:
