@@ -14,6 +14,7 @@ from gateway.open_database import opened_database
 from gateway.page.page_operations import PageOperations
 from gateway.run.admin.audit_operations import AuditOperations
 from gateway.run.admin.batch_operations import BatchOperations
+from gateway.run.admin.compact_operation import CompactOperation
 from gateway.run.admin.forget_operations import ForgetOperations
 from gateway.run.admin.import_operations import ImportOperations, open_file
 from gateway.run.admin.import_performer import ImportPerformer
@@ -41,7 +42,6 @@ from gateway.run.admin.sign_in import SignIn
 from gateway.run.admin.transfer_operations import TransferOperations
 from gateway.run.admin.usage_operations import UsageOperations
 from gateway.run.admin.work_operations import WorkOperations
-from gateway.run.background.compact import CompactOperation
 from gateway.run.background.embed import EMBED
 from gateway.run.background.learner import LEARN
 from gateway.run.directory import Directory

@@ -142,7 +142,7 @@ FLOORS: dict[str, list[set[str]]] = {
         },
     ],
     "gateway.run": [
-        {"background_responses"},
+        {"admin", "background_responses"},
         {"background", "native_chat", "response_compaction"},
         {"chat", "native_memory"},
         {"deferred_replies", "resolver"},
@@ -153,7 +153,6 @@ FLOORS: dict[str, list[set[str]]] = {
         {"native_request"},
         {"tools"},
         {"upstream"},
-        {"admin"},
         {"memory", "sink", "store_errors", "pending"},
         {"request_log", "usage"},
         {"receipt", "request_context", "request_figures"},

@@ -19,7 +19,6 @@ from msgspec import Struct
 from gateway.core.conversation.private import is_nudge
 from gateway.core.conversation.tree import Tree, end_offset
 from gateway.core.prompt.summary import (
-    MOST_TOKENS,
     PART_CHARS,
     ExchangeSize,
     SummaryTerms,
@@ -31,7 +30,6 @@ from gateway.core.prompt.summary import (
 )
 from gateway.core.prompt.summary_check import UnusableSummary, check_summary, lacked_room
 from gateway.errors import BadRequest, GatewayError, Overloaded, UpstreamError
-from gateway.run.admin.operation_arguments import Arguments, Defaults, RawArguments
 from gateway.run.background.background_model import BackgroundModel, BackgroundModels
 from gateway.run.background.worker import JobContext, JobFailed, Postponed
 from gateway.run.upstream.route import Route, route_for_agent_model
@@ -56,7 +54,7 @@ _NOTHING_TO_SUMMARISE = (
     "it is, unless the mode is 'all'."
 )
 
-# Runs a step by its name and returns its result, as `JobContext.step` does, which asks a model once for each name.
+# Takes the name of a step and what performs it, and returns its result, as `JobContext.step` does.
 StepRunner = Callable[[str, Callable[[], Awaitable[bytes]]], Awaitable[bytes]]
 
 
@@ -96,12 +94,46 @@ class SummarySpan(Struct, frozen=True):
     earlier: Summary | None
     # Oldest first.
     exchanges: Sequence[Exchange]
-    # Of the path up to the end of the span.
+    # How many the path has up to the end of the span.
     tokens: int
 
     @property
     def end(self) -> Exchange:
         return self.exchanges[-1]
+
+
+class SummaryPath(Struct, frozen=True):
+    """A path of which a part is to be summarised, from the last exchange that has a summary, or from the root."""
+
+    # The summary that the first exchange has.
+    earlier: Summary | None
+    # Oldest first.
+    exchanges: Sequence[Exchange]
+    sizes: Sequence[ExchangeSize]
+
+    @classmethod
+    async def measure(cls, store: Store, agent_id: int, exchanges: Sequence[Exchange]) -> SummaryPath:
+        """Returns the path with its sizes. exchanges: as `summaries.path` returns them."""
+        earlier = await store.summaries.at(agent_id, exchanges[0].id)
+        return cls(earlier, exchanges, await asyncio.to_thread(_sizes, exchanges))
+
+    @property
+    def tokens(self) -> int:
+        return sum(each.tokens for each in self.sizes)
+
+    def next_span(self, terms: SummaryTerms, keep_tokens: int, keep_messages: int = 0) -> SummarySpan | None:
+        """Returns what the next summary is to cover; None: there is nothing to cover.
+
+        keep_tokens, keep_messages: the fewest that stay. By the terms of mode `all` nothing stays, unless calls wait
+            for their results.
+        """
+        is_whole = terms.is_all and not self.sizes[-1].has_open_calls
+        last = len(self.sizes) - 1 if is_whole else last_covered(self.sizes, keep_tokens, keep_messages)
+        first = 0 if self.earlier is None else 1
+        if last is None or last < first:
+            return None
+        tokens = sum(each.tokens for each in self.sizes[: last + 1])
+        return SummarySpan(self.earlier, self.exchanges[first : last + 1], tokens)
 
 
 class SummaryTask(Struct, frozen=True):
@@ -126,7 +158,7 @@ class Compactor:
     settings: Settings
     models: BackgroundModels
     # Writes the summaries of agents that name no model of their own; None: these get none.
-    model: BackgroundModel | None
+    default_model: BackgroundModel | None
     # Seconds since the epoch.
     now: Callable[[], float]
     _enqueuing: set[asyncio.Task[None]] = field(default_factory=set)
@@ -165,16 +197,15 @@ class Compactor:
         """Summarises what may leave the window, and stores the summary. Raises: JobFailed, Postponed, StoreError."""
         request = CompactJob.read(job.payload)
         project = await self.store.summaries.project(job.agent)
-        path = await self.store.summaries.path(job.agent, request.exchange)
-        if project is None or not path:
+        exchanges = await self.store.summaries.path(job.agent, request.exchange)
+        if project is None or not exchanges:
             return
-        terms = await _terms(self.store, job.agent)
+        terms = await read_summary_terms(self.store, job.agent)
         model = self.model_for(terms)
         if model is None:
             return
-        span = await _next_span(
-            self.store, job.agent, path, terms, request.keep_tokens, request.keep_messages
-        )
+        path = await SummaryPath.measure(self.store, job.agent, exchanges)
+        span = path.next_span(terms, request.keep_tokens, request.keep_messages)
         if span is None:
             # All of it is covered already, or all of it stays.
             return
@@ -199,7 +230,7 @@ class Compactor:
         Raises: JobFailed: the agent names one that is not there.
         """
         if terms.model is None:
-            return self.model
+            return self.default_model
         try:
             return self.models.for_route(route_for_agent_model(self.settings, terms.model))
         except GatewayError as error:
@@ -220,16 +251,15 @@ class Compactor:
             StoreError.
         """
         last = conversation.last_exchange
-        path = await self.store.summaries.path(agent.id, last) if last > 0 else []
-        if not path:
+        exchanges = await self.store.summaries.path(agent.id, last) if last > 0 else []
+        if not exchanges:
             raise BadRequest(_NOTHING_TO_SUMMARISE)
-        # The window of a job is the model's; here the terms' share is of what the conversation has.
+        path = await SummaryPath.measure(self.store, agent.id, exchanges)
+        # For a job the share is one of the model's window; here it is one of what the conversation has.
         share = _STAYING_SHARE if terms.share is None else terms.share
-        sizes = await asyncio.to_thread(_sizes, path)
-        keep_tokens = int(sum(each.tokens for each in sizes) * share)
         try:
             model = self.model_for(terms) or self.models.for_route(fallback)
-            span = await _next_span(self.store, agent.id, path, terms, keep_tokens)
+            span = path.next_span(terms, int(path.tokens * share))
             if span is None:
                 raise BadRequest(_NOTHING_TO_SUMMARISE)
             task = SummaryTask(agent.scope.project, agent.id, model, terms, max_tokens, by_hand=True)
@@ -245,30 +275,6 @@ class Compactor:
         evicted = Evicted(span.end.depth + 1, end_offset(span.end), span.tokens, ANY_WINDOW)
         await self.store.summaries.put(agent, conversation, summary, evicted)
         return text
-
-
-async def _next_span(
-    store: Store,
-    agent_id: int,
-    path: Sequence[Exchange],
-    terms: SummaryTerms,
-    keep_tokens: int,
-    keep_messages: int = 0,
-) -> SummarySpan | None:
-    """Returns what the next summary of a path is to cover; None: there is nothing to cover.
-
-    path: as `summaries.path` returns it: oldest first, from the last exchange that has a summary, or from the root.
-    keep_tokens, keep_messages: the fewest that stay. By the terms of mode `all` nothing stays, unless calls wait for
-        their results.
-    """
-    earlier = await store.summaries.at(agent_id, path[0].id)
-    first = 1 if earlier is not None else 0
-    sizes = await asyncio.to_thread(_sizes, path)
-    is_whole = terms.is_all and not sizes[-1].has_open_calls
-    end = len(path) - 1 if is_whole else last_covered(sizes, keep_tokens, keep_messages)
-    if end is None or end < first:
-        return None
-    return SummarySpan(earlier, path[first : end + 1], sum(each.tokens for each in sizes[: end + 1]))
 
 
 async def _write_summary(span: SummarySpan, task: SummaryTask, run_step: StepRunner) -> str:
@@ -287,8 +293,8 @@ async def _write_summary(span: SummarySpan, task: SummaryTask, run_step: StepRun
     return text
 
 
-async def _terms(store: Store, agent: int) -> SummaryTerms:
-    """Returns an agent's definition of its summaries; an empty one where it has none."""
+async def read_summary_terms(store: Store, agent: int) -> SummaryTerms:
+    """Returns an agent's own terms for its summaries, or those of an agent that has none."""
     entries = await store.defined_agents.among([agent])
     definition = entries[0].definition if entries else None
     return SummaryTerms.of({} if definition is None else definition.body.get("compaction") or {})
@@ -300,7 +306,8 @@ async def _run_directly(_: str, ask: Callable[[], Awaitable[bytes]]) -> bytes:
 
 async def _ask_for_part(part: Sequence[str], earlier: str, task: SummaryTask) -> bytes:
     """Returns the earlier summary with this part added. Raises: JobFailed: the model gave none."""
-    size, ask = task.max_tokens, partial(task.model.ask, memory=task.agent_id)
+    size = task.max_tokens
+    ask = partial(task.model.ask, memory=task.agent_id)
     question = summary_request(earlier, part, size, task.terms.instructions)
     reply = await ask(task.project, question, max_tokens=_SLACK * size)
     if lacked_room(reply.text, size=size, finish_reason=reply.finish_reason):
@@ -331,40 +338,3 @@ def _size(exchange: Exchange, count: Callable[[str], int]) -> ExchangeSize:
     begins_turn = bool(messages) and messages[0].get("role") == "user" and not is_nudge(messages[0])
     has_open_calls = bool(replies) and bool(replies[-1].get("tool_calls"))
     return ExchangeSize(tokens, begins_turn, len(messages) + len(replies), has_open_calls)
-
-
-class CompactOperation(Struct, frozen=True):
-    """Requests a summary by hand. The process that serves performs the job."""
-
-    store: Store
-    defaults: Defaults
-    # The settings name a model for agents that name none of their own.
-    has_model: bool
-
-    async def enqueue(self, raw: RawArguments) -> dict[str, int]:
-        """Enqueues the job. Returns {"job"}, its number.
-
-        The argument `in` is one of the user's conversations, by its public name or the client's; without it, the one
-        with the newest turn is summarised.
-
-        Raises: BadRequest; StoreError.
-        """
-        arguments = Arguments(raw)
-        scope, name = arguments.owner(self.defaults).scope, arguments.optional_text("in")
-        store = self.store
-        agents = await store.forgetting.find(scope.project, scope.profile, scope.subject, limit=1)
-        terms = await _terms(store, agents[0]) if agents else SummaryTerms()
-        if not self.has_model and terms.model is None:
-            raise BadRequest("There is no background model to summarise with: set memory.background_model.")
-        last = await store.summaries.last_exchange(agents[0], name) if agents else None
-        if last is None:
-            raise BadRequest("There is no such conversation here.", param="in" if name else "user")
-        exchange, conversation = last
-        # Everything that may leave the window is summarised, with the largest size that a summary may have.
-        request = CompactJob(exchange, keep_tokens=0, max_tokens=MOST_TOKENS)
-        path = await store.summaries.path(agents[0], exchange)
-        if not path or await _next_span(store, agents[0], path, terms, request.keep_tokens) is None:
-            # For operators, who know no modes, so this is not the message for Letta's clients.
-            raise BadRequest("There is nothing to summarise yet: the last turn stays as it is.")
-        job = await store.jobs.enqueue(COMPACT, agents[0], str(conversation), request.payload)
-        return {"job": job}

@@ -1,0 +1,49 @@
+"""The summary of a conversation that an operator requests by hand."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from gateway.core.prompt.summary import MOST_TOKENS, SummaryTerms
+from gateway.errors import BadRequest
+from gateway.run.admin.operation_arguments import Arguments, Defaults, RawArguments
+from gateway.run.background.compact import COMPACT, CompactJob, SummaryPath, read_summary_terms
+from storage.sql.store import Store
+
+
+class CompactOperation(Struct, frozen=True):
+    """Requests a summary by hand. The process that serves performs the job."""
+
+    store: Store
+    defaults: Defaults
+    # The settings name a model for agents that name none of their own.
+    has_model: bool
+
+    async def enqueue(self, raw: RawArguments) -> dict[str, int]:
+        """Enqueues the job. Returns {"job"}, its number.
+
+        The argument `in` is one of the user's conversations, by its public name or the client's; without it, the one
+        with the newest turn is summarised.
+
+        Raises: BadRequest; StoreError.
+        """
+        arguments = Arguments(raw)
+        scope, name = arguments.owner(self.defaults).scope, arguments.optional_text("in")
+        store = self.store
+        found = await store.forgetting.find(scope.project, scope.profile, scope.subject, limit=1)
+        agent = found[0] if found else None
+        terms = SummaryTerms() if agent is None else await read_summary_terms(store, agent)
+        if not self.has_model and terms.model is None:
+            raise BadRequest("There is no background model to summarise with: set memory.background_model.")
+        last = None if agent is None else await store.summaries.last_exchange(agent, name)
+        if agent is None or last is None:
+            raise BadRequest("There is no such conversation here.", param="in" if name else "user")
+        exchange, conversation = last
+        exchanges = await store.summaries.path(agent, exchange)
+        path = await SummaryPath.measure(store, agent, exchanges) if exchanges else None
+        # Everything that may leave the window is summarised, with the largest size that a summary may have.
+        if path is None or path.next_span(terms, keep_tokens=0) is None:
+            raise BadRequest("There is nothing to summarise yet: the last turn stays as it is.")
+        request = CompactJob(exchange, keep_tokens=0, max_tokens=MOST_TOKENS)
+        job = await store.jobs.enqueue(COMPACT, agent, str(conversation), request.payload)
+        return {"job": job}
