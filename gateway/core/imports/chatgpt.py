@@ -13,9 +13,9 @@ from gateway.core.imports.records import (
     SourceMessage,
     Unreadable,
     WrongForm,
-    checked,
-    id_in,
-    time_of,
+    check_text,
+    read_id,
+    read_time,
 )
 
 _ROLES: Final = ("user", "assistant")
@@ -46,12 +46,12 @@ def read_conversation(item: Any) -> SourceConversation | Unreadable:
         message = _read_message(nodes[id].get("message"))
         if message is not None:
             messages.append(message)
-    at = time_of(item.get("create_time"))
+    at = read_time(item.get("create_time"))
     return SourceConversation(_id_of(item), messages, at, count - len(messages))
 
 
 def _id_of(item: dict[str, Any]) -> str | None:
-    return id_in(item.get("conversation_id")) or id_in(item.get("id"))
+    return read_id(item.get("conversation_id")) or read_id(item.get("id"))
 
 
 def _parent_of(node: dict[str, Any], nodes: dict[str, Any]) -> str | None:
@@ -63,7 +63,7 @@ def _parent_of(node: dict[str, Any], nodes: dict[str, Any]) -> str | None:
 
 def _time_of(node: dict[str, Any]) -> float | None:
     message = node.get("message")
-    return time_of(message.get("create_time")) if isinstance(message, dict) else None
+    return read_time(message.get("create_time")) if isinstance(message, dict) else None
 
 
 def _read_message(message: Any) -> SourceMessage | None:
@@ -85,8 +85,8 @@ def _read_message(message: Any) -> SourceMessage | None:
     parts = content.get("parts", [])
     if not isinstance(parts, list):
         raise WrongForm("the parts of a message are no list")
-    text = checked("\n".join(filter(None, map(_text_of, parts))))
-    return SourceMessage(role, text, time_of(message.get("create_time"))) if text.strip() else None
+    text = check_text("\n".join(filter(None, map(_text_of, parts))))
+    return SourceMessage(role, text, read_time(message.get("create_time"))) if text.strip() else None
 
 
 def _text_of(part: Any) -> str:

@@ -8,7 +8,14 @@ from __future__ import annotations
 from typing import Any, Final, Literal
 
 from gateway.core.imports.branch import branch_to, newest_leaf
-from gateway.core.imports.records import SourceConversation, SourceMessage, WrongForm, checked, id_in, time_of
+from gateway.core.imports.records import (
+    SourceConversation,
+    SourceMessage,
+    WrongForm,
+    check_text,
+    read_id,
+    read_time,
+)
 
 _ROLES: Final[dict[str, Literal["user", "assistant"]]] = {"human": "user", "assistant": "assistant"}
 
@@ -21,7 +28,7 @@ def read_conversation(item: Any) -> SourceConversation:
     branch = _branch(found)
     messages = [message for message in map(_read_message, branch) if message is not None]
     return SourceConversation(
-        id_in(item.get("uuid")), messages, time_of(item.get("created_at")), len(found) - len(messages)
+        read_id(item.get("uuid")), messages, read_time(item.get("created_at")), len(found) - len(messages)
     )
 
 
@@ -38,7 +45,7 @@ def _branch(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if parent is not None and not isinstance(parent, str):
             raise WrongForm("the parent of a message is no text")
         parents[id] = parent if parent in by_id else None
-    leaf = newest_leaf(parents, {id: time_of(each.get("created_at")) for id, each in by_id.items()})
+    leaf = newest_leaf(parents, {id: read_time(each.get("created_at")) for id, each in by_id.items()})
     return [by_id[id] for id in branch_to(leaf, lambda id: parents[id])]
 
 
@@ -56,5 +63,5 @@ def _read_message(each: dict[str, Any]) -> SourceMessage | None:
         if not isinstance(plain, str):
             raise WrongForm("the text of a message is no text")
         text = plain
-    text = checked(text)
-    return SourceMessage(role, text, time_of(each.get("created_at"))) if text.strip() else None
+    text = check_text(text)
+    return SourceMessage(role, text, read_time(each.get("created_at"))) if text.strip() else None

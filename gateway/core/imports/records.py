@@ -13,7 +13,7 @@ from gateway.core.dates import END_OF_DATES_S
 
 Role = Literal["user", "assistant"]
 # The most characters of a message. Chosen far above what people and models write; no measurement.
-MOST_TEXT: Final = 10_000_000
+MOST_TEXT_CHARS: Final = 10_000_000
 # The most characters of a source's id, which becomes a part of the conversation's client id.
 _ID_CHARS: Final = 200
 
@@ -62,7 +62,7 @@ class WrongForm(Exception):
     """A part of a file does not have the form of the file's format. The error's text quotes nothing of it."""
 
 
-def time_of(value: object) -> float | None:
+def read_time(value: object) -> float | None:
     """Reads a date: seconds since the epoch, or ISO 8601 (UTC where it names no zone). None: it is no date."""
     if isinstance(value, str):
         try:
@@ -77,17 +77,17 @@ def time_of(value: object) -> float | None:
     return float(at) if math.isfinite(at) and 0 < at < END_OF_DATES_S else None
 
 
-def id_in(value: object) -> str | None:
+def read_id(value: object) -> str | None:
     """Reads the id of a conversation; None: it has none that can be stored."""
     return value if isinstance(value, str) and 0 < len(value) <= _ID_CHARS and value.isprintable() else None
 
 
-def checked(text: str) -> str:
+def check_text(text: str) -> str:
     """Returns the text of a message. Raises: WrongForm: it is too long, or cannot be stored."""
     if "\0" in text:
         raise WrongForm("a message has a NUL")
-    if len(text) > MOST_TEXT:
-        raise WrongForm(f"a message has more than {MOST_TEXT:,} characters")
+    if len(text) > MOST_TEXT_CHARS:
+        raise WrongForm(f"a message has more than {MOST_TEXT_CHARS:,} characters")
     try:
         text.encode()
     except UnicodeEncodeError as error:

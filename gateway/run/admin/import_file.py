@@ -20,9 +20,9 @@ from typing import IO, Any, Final
 
 import orjson
 
-from gateway.core.imports import chatgpt, claude, lines
+from gateway.core.imports import chatgpt, claude, simple_formats
 from gateway.core.imports.json_escapes import replace_lone_surrogates
-from gateway.core.imports.records import SourceConversation, SourceFact, Unreadable, WrongForm, time_of
+from gateway.core.imports.records import SourceConversation, SourceFact, Unreadable, WrongForm, read_time
 from gateway.errors import BadRequest
 
 FORMATS: Final = ("chatgpt", "claude", "list", "jsonl", "mem0", "mastra")
@@ -285,7 +285,7 @@ def read_file(file: IO[bytes], format: str) -> Iterator[Source]:
         is_list = file.read(_HEAD_BYTES).removeprefix(_BOM).lstrip().startswith(b"[")
         file.seek(0)
         for item in _read_items(file, "item" if is_list else "results.item"):
-            if (fact := _read_or_unreadable(lines.read_memory, item)) is not None:
+            if (fact := _read_or_unreadable(simple_formats.read_memory, item)) is not None:
                 yield fact
     else:
         yield from _read_threads(file)
@@ -323,7 +323,7 @@ def _read_facts(file: IO[bytes]) -> Iterator[Source]:
 
 def _read_fact(line: bytes) -> SourceFact | Unreadable | None:
     try:
-        return lines.read_fact(line.decode())
+        return simple_formats.read_fact(line.decode())
     except UnicodeDecodeError:
         return Unreadable("a line is no UTF-8")
     except WrongForm as error:
@@ -340,7 +340,9 @@ def _read_conversations(file: IO[bytes]) -> Iterator[Source]:
         if isinstance(value, Unreadable):
             yield value
         elif value is not None and "messages" in value:
-            yield _read_or_unreadable(lines.read_conversation, value, _message_count(value["messages"]))
+            yield _read_or_unreadable(
+                simple_formats.read_conversation, value, _message_count(value["messages"])
+            )
             file.seek(end)
         elif value is not None:
             id = value.get("conversation")
@@ -351,7 +353,7 @@ def _read_conversations(file: IO[bytes]) -> Iterator[Source]:
                 )
     for id, offsets in offsets_by_id.items():
         yield _read_or_unreadable(
-            partial(lines.join_messages, id), [*_read_messages_at(file, offsets)], len(offsets)
+            partial(simple_formats.join_messages, id), [*_read_messages_at(file, offsets)], len(offsets)
         )
 
 
@@ -401,5 +403,5 @@ def _read_threads(file: IO[bytes]) -> Iterator[Source]:
             )
         threads.setdefault(id if isinstance(id, str) else None, []).append(message)
     for id, found in threads.items():
-        found.sort(key=lambda each: time_of(each["createdAt"]) or 0.0)
-        yield _read_or_unreadable(partial(lines.join_messages, id), found, len(found))
+        found.sort(key=lambda each: read_time(each["createdAt"]) or 0.0)
+        yield _read_or_unreadable(partial(simple_formats.join_messages, id), found, len(found))

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from gateway.core.imports import chatgpt, claude, lines
-from gateway.core.imports.records import SourceConversation, Unreadable, WrongForm, time_of
+from gateway.core.imports import chatgpt, claude, simple_formats
+from gateway.core.imports.records import SourceConversation, Unreadable, WrongForm, read_time
 from tests.exports import BEGUN, chatgpt_conversation, chatgpt_node, claude_conversation
 
 TALK = ("Hi", "Hello.", "How are you?", "Well.")
@@ -179,16 +179,16 @@ def test_claude_of_another_form_is_refused(item: Any) -> None:
     ],
 )  # fmt: skip
 def test_a_line_is_a_fact(line: str, text: str, at: str | None) -> None:
-    found = lines.read_fact(line)
+    found = simple_formats.read_fact(line)
     assert found is not None
-    assert (found.text, found.at) == (text, None if at is None else time_of(at))
+    assert (found.text, found.at) == (text, None if at is None else read_time(at))
 
 
 @pytest.mark.parametrize(
     "line", ["", "  ", "# Facts", "## Facts", "```", "```text", "---", "- ", "[2026-03-01] -"]
 )
 def test_headings_fences_and_blank_lines_are_none(line: str) -> None:
-    assert lines.read_fact(line) is None
+    assert simple_formats.read_fact(line) is None
 
 
 @pytest.mark.parametrize(
@@ -202,18 +202,18 @@ def test_headings_fences_and_blank_lines_are_none(line: str) -> None:
     ],
 )  # fmt: skip
 def test_the_text_of_a_content(content: Any, text: str) -> None:
-    assert lines.text_in(content) == text
+    assert simple_formats.read_text(content) == text
 
 
 @pytest.mark.parametrize(
     ("read", "value"),
     [
-        (lines.read_conversation, {"messages": "x"}),
-        (lines.read_conversation, {"messages": [{"content": "x"}]}),
-        (lines.read_conversation, {"messages": [{"role": "user", "content": 7}]}),
-        (lines.read_memory, {"text": "x"}),
-        (lines.read_fact, "x" * 2_001),
-        (lines.read_fact, "a\0b"),
+        (simple_formats.read_conversation, {"messages": "x"}),
+        (simple_formats.read_conversation, {"messages": [{"content": "x"}]}),
+        (simple_formats.read_conversation, {"messages": [{"role": "user", "content": 7}]}),
+        (simple_formats.read_memory, {"text": "x"}),
+        (simple_formats.read_fact, "x" * 2_001),
+        (simple_formats.read_fact, "a\0b"),
     ],
 )
 def test_what_is_no_message_or_fact_is_refused(read: Callable[[Any], Any], value: Any) -> None:
@@ -232,4 +232,4 @@ def test_what_is_no_message_or_fact_is_refused(read: Callable[[Any], Any], value
     ],
 )  # fmt: skip
 def test_dates(value: object, at: float | None) -> None:
-    assert time_of(value) == at
+    assert read_time(value) == at

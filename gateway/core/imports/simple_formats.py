@@ -11,9 +11,9 @@ from gateway.core.imports.records import (
     SourceFact,
     SourceMessage,
     WrongForm,
-    checked,
-    id_in,
-    time_of,
+    check_text,
+    read_id,
+    read_time,
 )
 from gateway.core.memory.learn import WRITTEN_FACT_CHARS
 
@@ -29,13 +29,13 @@ def read_message(value: Any) -> SourceMessage | None:
         raise WrongForm("a message has no role")
     if value["role"] not in _ROLES:
         return None
-    text = checked(text_in(value.get("content")))
-    at = time_of(value.get("at", value.get("createdAt")))
+    text = check_text(read_text(value.get("content")))
+    at = read_time(value.get("at", value.get("createdAt")))
     role: Literal["user", "assistant"] = value["role"]
     return SourceMessage(role, text, at) if text.strip() else None
 
 
-def text_in(content: Any) -> str:
+def read_text(content: Any) -> str:
     """Returns the text of a message's content: text, parts, or an object with `parts`. Raises: WrongForm."""
     if isinstance(content, dict):
         content = content.get("parts", content.get("content"))
@@ -60,7 +60,7 @@ def read_conversation(value: Any) -> SourceConversation:
 def join_messages(id: Any, found: Sequence[Any], at: Any = None) -> SourceConversation:
     """Makes a conversation of messages in order. Raises: WrongForm."""
     messages = [message for message in map(read_message, found) if message is not None]
-    return SourceConversation(id_in(id), messages, time_of(at), len(found) - len(messages))
+    return SourceConversation(read_id(id), messages, read_time(at), len(found) - len(messages))
 
 
 def read_fact(line: str) -> SourceFact | None:
@@ -72,7 +72,7 @@ def read_fact(line: str) -> SourceFact | None:
     dated = _DATE.match(text)
     at = None
     if dated is not None:
-        at, text = time_of(dated[1]), text[dated.end() :]
+        at, text = read_time(dated[1]), text[dated.end() :]
     text = text.strip()
     return _fact(text, at) if any(map(str.isalnum, text)) else None
 
@@ -82,12 +82,12 @@ def read_memory(value: Any) -> SourceFact | None:
     text = value.get("memory") if isinstance(value, dict) else None
     if not isinstance(text, str):
         raise WrongForm("it has no memory")
-    user = value.get("user_id")
-    fact = _fact(" ".join(text.split()), time_of(value.get("created_at")))
-    return SourceFact(fact.text, fact.at, user if isinstance(user, str) else None) if fact.text else None
+    user = value.get("user_id") if isinstance(value.get("user_id"), str) else None
+    fact = _fact(" ".join(text.split()), read_time(value.get("created_at")), user)
+    return fact if fact.text else None
 
 
-def _fact(text: str, at: float | None) -> SourceFact:
-    if len(checked(text)) > WRITTEN_FACT_CHARS:
+def _fact(text: str, at: float | None, user: str | None = None) -> SourceFact:
+    if len(check_text(text)) > WRITTEN_FACT_CHARS:
         raise WrongForm(f"it has more than {WRITTEN_FACT_CHARS:,} characters")
-    return SourceFact(text, at)
+    return SourceFact(text, at, user)
