@@ -51,6 +51,7 @@ def model_routes(models: ModelList, agents: NamesAgents) -> list[Route]:
         info = info_of(request.scope)
         info.route = "models"
         name = request.path_params["name"]
+        info.caller.check_model(name)
         found = None
         if asks_agent(name):
             listed = await agent_models(agents, info.caller.project)
@@ -63,10 +64,11 @@ def model_routes(models: ModelList, agents: NamesAgents) -> list[Route]:
 
 
 async def agent_models(agents: NamesAgents, project: str) -> list[dict[str, Any]]:
-    """Returns the newest agents as models: by their names, where two have one by their ids."""
+    """Returns the newest agents as models: by their names, or by their ids where two have the same name."""
     try:
         found = await agents(project)
     except StoreError:
+        # Without its store the gateway still lists the models of upstreams.
         return []
     names = Counter(each.name for each in found)
     return [

@@ -86,6 +86,9 @@ def test_a_key_asks_for_its_models_alone(world: World) -> None:
     assert (reply.status, reply.error["code"]) == (403, "model_not_allowed")
     listed = world.gateway.ask("GET", "/v1/models", headers=bearer).json["data"]
     assert [each["id"] for each in listed] == ["small"]
+    shown = world.gateway.ask("GET", "/v1/models/m", headers=bearer)
+    assert (shown.status, shown.error["code"]) == (403, "model_not_allowed")
+    assert world.gateway.ask("GET", "/v1/models/small", headers=bearer).status == 200
     assert manage(world, "PATCH", f"keys/{made['id']}", {"models": None}).json["models"] is None
     assert world.post(ASK, bearer).status == 200
 
