@@ -95,7 +95,7 @@ class RecalledEntry(Struct, frozen=True):
 
 
 class RecallRecord(Struct, frozen=True):
-    """What came of one recall, and the request that it was for."""
+    """The outcome of one recall, and the request that it was for."""
 
     # One of WHYS.
     why: str

@@ -18,6 +18,8 @@ from msgspec.structs import force_setattr, replace
 Atom = bytes
 USER_ATOM = b"u"
 
+# The index of the reply among the messages of an exchange, as in `Exchange.redactions`.
+REPLY = -1
 # The client's id of an agent's own conversation, its message list.
 DEFAULT = "default"
 # The profile of memories that are made over REST. The settings can declare none of this name.
@@ -199,7 +201,7 @@ class Exchange(Struct, frozen=True):
     stopped: float | None = None
     # Of a first exchange, how many of its messages were made elsewhere: column `head`, mark `head`.
     prefix_length: int = 0
-    # Indices of input messages that were off the record or are forgotten; -1 stands for the reply.
+    # Indices of input messages that were off the record or are forgotten; REPLY stands for the reply.
     redactions: frozenset[int] = frozenset()
     state: State = State.FINISHED
     superseded: bool = False

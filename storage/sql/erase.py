@@ -28,7 +28,7 @@ from msgspec.structs import replace
 from storage.commands import ForgetTarget, Rules
 from storage.database import Connection
 from storage.recall_record import KINDS, hits_in, overwrite_forgotten
-from storage.records import API_PROFILE, Exchange, State, make_tombstone
+from storage.records import API_PROFILE, REPLY, Exchange, State, make_tombstone
 from storage.sql import exchanges
 from storage.sql.additions import DAY_S, erase_additions
 from storage.sql.agents import load_agent
@@ -151,7 +151,7 @@ async def _erase_exchange(
     connection: Connection, agent: int, e: Exchange, *, leaves_tombs: bool = True
 ) -> None:
     """Erases a whole exchange, whose row stays. leaves_tombs: its messages are recognised when they are sent again."""
-    await _erase_traces(connection, agent, e, [*range(len(e.inputs)), -1], leaves_tombs=leaves_tombs)
+    await _erase_traces(connection, agent, e, [*range(len(e.inputs)), REPLY], leaves_tombs=leaves_tombs)
     tombstone = replace(make_tombstone(e), merged="", model="", redactions=frozenset())
     await exchanges.update_exchange(connection, agent, tombstone, is_whole=True)
 
@@ -161,12 +161,12 @@ async def _erase_message(connection: Connection, agent: int, id: int, seq: int) 
     e = await exchanges.load_exchange(connection, agent, id)
     if e is None or e.state in (State.FORGOTTEN, State.OFF):
         return
-    place = seq - e.seq if seq < e.reply_seq else -1
+    place = seq - e.seq if seq < e.reply_seq else REPLY
     redactions = e.redactions | {place}
     # Results of tools (`t`) do not count: with nothing but these left, the exchange has no message any more.
     left = [i for i, atoms in enumerate(e.inputs) if i not in redactions and atoms and atoms[0][:1] != b"t"]
-    if e.shown_reply is not None and -1 not in redactions:
-        left.append(-1)
+    if e.shown_reply is not None and REPLY not in redactions:
+        left.append(REPLY)
     if not left:
         await _erase_exchange(connection, agent, e)
         return
@@ -213,7 +213,7 @@ async def _erase_traces(
 ) -> None:
     """Erases what is derived from these messages: their entries in the index, vectors, and the edits of the turn.
 
-    places: indices of inputs; -1 stands for the reply.
+    places: indices of inputs; REPLY stands for the reply.
     """
     seqs, tombs = [], []
     for place in places:
@@ -223,7 +223,7 @@ async def _erase_traces(
             tombs.append(b"".join(atoms))
     await exchanges.add_marks(connection, agent, "tomb", tombs, e.id)
     await exchanges.add_marks(connection, agent, "erased", (b"",), e.id)
-    if -1 in places:
+    if REPLY in places:
         await connection.run(SQL["waiting_erase"], (e.id, agent))
     if await connection.run(SQL["ops_erase"], (agent, e.id, b"{}")):
         # The path of the turn saw these edits at once, and may have a memory section that shows them.
@@ -295,7 +295,7 @@ async def _erase_recalls(connection: Connection, work: ErasingWork, after: int) 
     turns: set[int] = set()
     for exchange, data in rows:
         e = await exchanges.load_exchange(connection, agent, exchange)
-        if e is None or e.state is State.FORGOTTEN or -1 in e.redactions:
+        if e is None or e.state is State.FORGOTTEN or REPLY in e.redactions:
             await connection.run(PAGE_SQL["recall_drop"], (exchange, agent))
             continue
         turns.add(exchange)
@@ -322,7 +322,7 @@ async def _find_existing(
         found.update((kind, seq) for (seq,) in rows)
     messages = await rows_of(connection, SQL["messages_there"], sorted(wanted["message"]), agent)
     for seq, first, span, redactions in messages:
-        place = seq - first if seq < first + span - 1 else -1
+        place = seq - first if seq < first + span - 1 else REPLY
         if place not in orjson.loads(redactions or b"[]"):
             found.add(("message", seq))
     return found | {(KINDS[-1], seq) for _, seq in found}

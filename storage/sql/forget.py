@@ -16,7 +16,7 @@ import msgspec
 
 from storage.commands import Extent, ForgetTarget, Rules
 from storage.database import FORGOTTEN, Connection, Database, Row
-from storage.records import Exchange, State
+from storage.records import REPLY, Exchange, State
 from storage.sql import exchanges
 from storage.sql.agents import Agents, create_agent_with_blocks, load_agent
 from storage.sql.agents_api.definitions import remove_definitions
@@ -258,7 +258,7 @@ def _remaining_seqs(e: Exchange) -> list[int]:
     if e.state in (State.FORGOTTEN, State.OFF):
         return []
     spoken = [i for i, atoms in enumerate(e.inputs) if i not in e.redactions and atoms]
-    reply_place = [len(e.inputs)] if e.shown_reply is not None and -1 not in e.redactions else []
+    reply_place = [len(e.inputs)] if e.shown_reply is not None and REPLY not in e.redactions else []
     return [e.seq + place for place in (*spoken, *reply_place)]
 
 

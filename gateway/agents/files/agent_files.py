@@ -40,7 +40,7 @@ from gateway.run.admin.transfer_operations import LINES_OF_TRANSACTION, LineRead
 from gateway.run.memory.keeper import TurnEvents
 from storage.errors import NotFound, StoreError
 from storage.listing import AgentEntry, Page, PassageDraft
-from storage.records import API_PROFILE, DEFAULT, Agent, DefinitionKind, Exchange, Scope
+from storage.records import API_PROFILE, DEFAULT, REPLY, Agent, DefinitionKind, Exchange, Scope
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
@@ -408,7 +408,7 @@ def _portable_messages(e: Exchange) -> Iterator[PortableMessage]:
     for n, message in enumerate(orjson.loads(e.input or b"[]")):
         if n not in e.redactions:
             yield PortableMessage(message, e.begun)
-    if e.shown_reply is None or -1 in e.redactions:
+    if e.shown_reply is None or REPLY in e.redactions:
         return
     reply = orjson.loads(e.full)["messages"] if e.full is not None else [orjson.loads(e.shown_reply)]
     for message in reply:

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from gateway.core.conversation.canonical import WireMessage, has_calls, text_of, without_space
 from gateway.core.conversation.fillers import with_fillers_of, without_fillers
 from gateway.core.conversation.private import LEGACY_OWN_LENGTH, with_private, without_private_fields
-from storage.records import Exchange, State
+from storage.records import REPLY, Exchange, State
 
 _SPEAKS, _ARGUMENT = "send_message", "message"
 
@@ -64,7 +64,7 @@ def listed(exchange: Exchange) -> list[ListedMessage]:
         for place, message in enumerate(_input(exchange))
         if place not in exchange.redactions
     ]
-    if exchange.shown_reply is None or -1 in exchange.redactions:
+    if exchange.shown_reply is None or REPLY in exchange.redactions:
         return found
     seq, at = exchange.reply_seq, exchange.ended or exchange.begun
     shown_reply = orjson.loads(exchange.shown_reply)
@@ -118,7 +118,7 @@ def rewritten(exchange: Exchange, seq: int, text: str) -> Exchange:
     if (
         exchange.state in (State.FORGOTTEN, State.OFF)
         or place in exchange.redactions
-        or (place == len(exchange.inputs) and -1 in exchange.redactions)
+        or (place == len(exchange.inputs) and REPLY in exchange.redactions)
     ):
         raise CannotRewrite("it is forgotten")
     if place < len(exchange.inputs):

@@ -37,7 +37,7 @@ from gateway.core.conversation.private import with_response_of
 from gateway.core.conversation.provider_fields import has_opaque
 from gateway.core.conversation.tree import Tree, end_offset, flat, is_forgotten, is_tombstone
 from gateway.core.thoughts import without_thoughts
-from storage.records import Evicted, Exchange, State
+from storage.records import REPLY, Evicted, Exchange, State
 
 
 class RequestEnd(Struct, frozen=True):
@@ -286,7 +286,7 @@ def _off_the_record(tree: Tree, plan: Plan, exchange: Exchange) -> Exchange:
         return replace(
             exchange,
             notes={},
-            redactions=exchange.redactions | {-1, *range(len(exchange.inputs))} - only_here,
+            redactions=exchange.redactions | {REPLY, *range(len(exchange.inputs))} - only_here,
         )
     # What was held back for it is stored already, and goes with the next request on the record.
     own = len(plan.pending)
@@ -340,8 +340,8 @@ def _redacted(messages: Sequence[WireMessage], redactions: frozenset[int]) -> by
 
 
 def content_fields(plan: Plan, ended: RequestEnd, redactions: frozenset[int]) -> dict[str, Any]:
-    """Returns the fields of an exchange that hold content. redactions: what is not stored; -1: the reply."""
-    if -1 in redactions:
+    """Returns the fields of an exchange that hold content. redactions: what is not stored."""
+    if REPLY in redactions:
         return {
             "input": _redacted(plan.messages, redactions),
             "shown_reply": None,
@@ -418,7 +418,7 @@ def _amend(tree: Tree, plan: Plan, amendment: Amendment) -> None:
             reply_key=listing.canon.reply_key(reply),
             size=len(without_space(text_of(shown_reply))),
             shown_reply=None
-            if is_tombstone(exchange) or -1 in exchange.redactions
+            if is_tombstone(exchange) or REPLY in exchange.redactions
             else orjson.dumps(shown_reply),
         )
     _rehash(tree, exchange, plan)

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from gateway.core.conversation.canonical import WireMessage, is_user, text_of
 from gateway.core.words import is_grown_transcript
 from storage.commands import Missing, StoredContent
-from storage.records import Atom, Exchange, State
+from storage.records import REPLY, Atom, Exchange, State
 
 _TOMBSTONES = frozenset({State.OFF, State.FORGOTTEN})
 
@@ -72,7 +72,9 @@ def is_tombstone(exchange: Exchange) -> bool:
 def is_forgotten(exchange: Exchange) -> bool:
     """Returns whether its last message or its reply was forgotten. Asked again, it stays off the record."""
     return (
-        is_tombstone(exchange) or -1 in exchange.redactions or len(exchange.inputs) - 1 in exchange.redactions
+        is_tombstone(exchange)
+        or REPLY in exchange.redactions
+        or len(exchange.inputs) - 1 in exchange.redactions
     )
 
 

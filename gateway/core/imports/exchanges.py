@@ -20,7 +20,7 @@ from gateway.core.conversation.change import prefix_hashes
 from gateway.core.conversation.stored_path import abandon, finish_step
 from gateway.core.imports.records import SourceConversation, SourceMessage, Unreadable
 from storage.commands import ImportChange, ImportPool, ImportWrite, MatchedExchange
-from storage.records import Agent, Atom, Exchange, State, make_tombstone
+from storage.records import REPLY, Agent, Atom, Exchange, State, make_tombstone
 
 KEY: Final = "import:"
 # Of a message without a date, this much before the next one.
@@ -171,13 +171,13 @@ def _redacted(e: Exchange, tombs: frozenset[bytes]) -> Exchange:
         if _is_gone(atoms, tombs) or (i - 1 in gone and messages[i]["role"] != "user"):
             gone.add(i)
     if e.reply and (_is_gone(e.reply, tombs) or len(e.inputs) - 1 in gone):
-        gone.add(-1)
+        gone.add(REPLY)
     if not gone:
         return e
     if len(gone) == len(e.inputs) + bool(e.reply):
         return make_tombstone(e)
     left = [{**m, "content": ""} if i in gone else m for i, m in enumerate(messages)]
-    shown_reply = None if -1 in gone else e.shown_reply
+    shown_reply = None if REPLY in gone else e.shown_reply
     return replace(e, redactions=frozenset(gone), input=orjson.dumps(left), shown_reply=shown_reply)
 
 

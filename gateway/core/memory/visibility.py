@@ -18,7 +18,7 @@ from gateway.core.conversation.listed import called_tools
 from gateway.core.conversation.private import is_nudge
 from gateway.core.conversation.tree import is_tombstone
 from gateway.core.prompt import note
-from storage.records import Exchange, Message
+from storage.records import REPLY, Exchange, Message
 
 
 def visible_messages(
@@ -42,7 +42,7 @@ def visible_messages(
             continue
         if not (is_nudge(inputs[i]) or _is_observation(inputs[i], e) or _is_instructions(inputs, i)):
             found.append((i, without_fillers_and_thoughts(inputs[i])))
-    if takes_reply and e.shown_reply is not None and -1 not in e.redactions:
+    if takes_reply and e.shown_reply is not None and REPLY not in e.redactions:
         found.append((-1, without_fillers_and_thoughts(orjson.loads(e.shown_reply))))
     return found
 

@@ -19,7 +19,7 @@ from gateway.core.conversation.fillers import without_fillers_and_thoughts
 from gateway.core.conversation.tree import Tree, is_tombstone
 from gateway.core.prompt.summary_check import whole_lines
 from gateway.core.tags import Tags
-from storage.records import Exchange
+from storage.records import REPLY, Exchange
 
 # A summary is made when this share of the window is used, so that it is ready when the window is full.
 EARLY_SHARE = 0.9
@@ -183,7 +183,7 @@ def _exchange_lines(x: Exchange) -> Iterator[str]:
     for i, message in enumerate(content.messages or ()):
         if i not in x.redactions:
             yield from _lines_of(without_fillers_and_thoughts(message))
-    if content.shown_reply is not None and -1 not in x.redactions:
+    if content.shown_reply is not None and REPLY not in x.redactions:
         yield from _lines_of(without_fillers_and_thoughts(content.shown_reply))
 
 

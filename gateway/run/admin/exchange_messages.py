@@ -14,7 +14,7 @@ from gateway.core.conversation.canonical import WireMessage, media_in, text_of
 from gateway.core.conversation.private import private_of
 from gateway.core.conversation.tree import is_tombstone
 from gateway.run.admin.page_records import MessageRecord, ToolRound
-from storage.records import Exchange, State
+from storage.records import REPLY, Exchange, State
 
 # Characters of a text, and of what a tool was given and returned.
 TEXT_CHARS, TOOL_CHARS = 4_000, 1_000
@@ -44,7 +44,7 @@ def message_records(e: Exchange, request: str | None, *, is_whole: bool = False)
         full = orjson.loads(e.full) if e.full else {}
         found.append(
             _record(e, e.reply_seq, orjson.loads(e.shown_reply), e.ended or e.begun, state,
-                    is_gone=-1 in e.redactions, is_whole=is_whole, request=request,
+                    is_gone=REPLY in e.redactions, is_whole=is_whole, request=request,
                     rounds=_rounds(full.get("messages") or ()))
         )  # fmt: skip
     return found

@@ -17,7 +17,7 @@ from gateway.run.admin.operation_arguments import read_cursor
 from gateway.run.admin.page_records import RunPage, RunSummary, StepCall, StepRecord
 from storage.errors import NotFound
 from storage.listing import Page, RunEntry, RunFilter, SizedMemory, StepEntry
-from storage.records import Agent, Exchange
+from storage.records import REPLY, Agent, Exchange
 from storage.sql.store import Store
 
 # Runs on the page of an agent's memory.
@@ -112,7 +112,7 @@ def _results(exchange: Exchange | None) -> dict[str, str]:
 def _calls(
     exchange: Exchange, results: Mapping[str, str], waiting: Mapping[str, str]
 ) -> tuple[StepCall, ...]:
-    if is_tombstone(exchange) or exchange.shown_reply is None or -1 in exchange.redactions:
+    if is_tombstone(exchange) or exchange.shown_reply is None or REPLY in exchange.redactions:
         return ()
     found = []
     reply: dict[str, Any] = orjson.loads(exchange.shown_reply)

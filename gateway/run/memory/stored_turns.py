@@ -26,7 +26,7 @@ from gateway.errors import BadRequest, BodyTooLarge
 from gateway.run.memory.memory_context import MemoryContext
 from storage.errors import NotFound
 from storage.listing import ListedExchange
-from storage.records import Agent, Exchange, Scope, State
+from storage.records import REPLY, Agent, Exchange, Scope, State
 from storage.sql.store import Store
 
 _PAGE = 200
@@ -150,7 +150,7 @@ class NamedTurn(Struct, frozen=True):
     def reply(self) -> WireMessage:
         """The reply with its private fields; an empty one: there is none."""
         stored = self.exchange.shown_reply
-        return {} if stored is None or -1 in self.exchange.redactions else orjson.loads(stored)
+        return {} if stored is None or REPLY in self.exchange.redactions else orjson.loads(stored)
 
     @property
     def inputs(self) -> list[tuple[int, WireMessage]]:
