@@ -527,7 +527,7 @@ class Revised(Struct, frozen=True):
     # The edit that made the value, if its turn stays.
     op: BlockOp | None = None
     # The value has nothing of what was erased: an undo brought it back, or it is what is left of the block's lines.
-    is_whole: bool = False
+    is_clean: bool = False
     # An undo brought back what the value with this index among them was.
     restores: int | None = None
 

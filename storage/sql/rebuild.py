@@ -107,14 +107,14 @@ async def _divide_versions(
                 # A sleeptime agent's; its own exchange stays.
                 await connection.run(SQL["op_erase"], (exchange, call[1], _NO_ARGUMENTS))
         elif left != value:
-            later.append(Revised(left, is_whole=True))
+            later.append(Revised(left, is_clean=True))
             sources |= origins[version]
         elif not later:
             clean[version] = value
             last_clean_origins = origins[version]
         elif restores in clean:
             # An undo that went back to an untouched value starts afresh from it.
-            later.append(Revised(clean[restores], is_whole=True))
+            later.append(Revised(clean[restores], is_clean=True))
         else:
             op = await _find_edit(connection, exchange, origin)
             later.append(Revised(value, op=op, restores=later_index.get(restores)))

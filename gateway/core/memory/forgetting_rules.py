@@ -26,11 +26,11 @@ from gateway.core.memory.memory_tools import REWRITE_OPERATIONS
 from gateway.core.prompt.note import mentions_blocks
 from gateway.core.words import folded_words
 from storage.commands import Erased, Revised
-from storage.records import Block, Exchange, State
+from storage.records import REPLY, Block, Exchange, State
 
 # In the place of what a search found; no hit is shorter.
 FORGOTTEN = "(forgotten)"
-# The letters of a word that can give something away. Shorter ones are function words.
+# The fewest letters of a word that can give something away. Shorter ones are function words.
 _REVEALING = 4
 
 
@@ -38,39 +38,39 @@ def may_quote(text: str, erased: Erased) -> bool:
     """Returns whether a text may quote what was erased. text: a note, or hidden rounds with results of searches."""
     if erased.blocks and mentions_blocks(text):
         return True
-    # Notes give the day of the week too, which the gateway's other texts may leave out, and the year where it is
-    # another.
+    # The day of the week follows in notes, and not in all other texts. The year is left out while it stays the same.
     dates = (day_number_text(day).split()[0] for day in erased.days)
     return any(f"[{date}" in text or f"[{date.partition('-')[2]} " in text for date in dates)
 
 
-def without_quotations(e: Exchange, above: Exchange, erased: Erased) -> Exchange:
+def without_quotations(step: Exchange, calling: Exchange, erased: Erased) -> Exchange:
     """Returns a step without search hits and block changes in its results that may quote what was erased.
 
     Results of calls that were erased themselves go as a whole.
 
-    e: the step, with its content.
-    above: the step with the calls that the results answer, with its content.
+    step: with its content.
+    calling: the step with the calls that the results answer, with its content.
     """
-    is_gone = above.state is State.FORGOTTEN or -1 in above.redactions
-    calls = None if is_gone else called_tools(above)
-    messages = orjson.loads(e.input or b"[]")
-    cleaned = [_without_found(m, calls, erased) for m in messages]
-    return e if cleaned == messages else replace(e, input=orjson.dumps(cleaned))
+    is_gone = calling.state is State.FORGOTTEN or REPLY in calling.redactions
+    calls = None if is_gone else called_tools(calling)
+    messages = orjson.loads(step.input or b"[]")
+    cleaned = [_clean_result(m, calls, erased) for m in messages]
+    return step if cleaned == messages else replace(step, input=orjson.dumps(cleaned))
 
 
-def _without_found(message: WireMessage, calls: Mapping[str, str] | None, erased: Erased) -> WireMessage:
+def _clean_result(message: WireMessage, calls: Mapping[str, str] | None, erased: Erased) -> WireMessage:
+    """Returns a message of a step; a result without its quotations. calls: names by id; None: they were erased."""
     if message.get("role") != "tool":
         return message
-    text, length = text_of(message), own_length(message)
-    if calls is None or (
-        calls.get(str(message.get("tool_call_id"))) in SEARCHING_TOOLS and may_quote(text[:length], erased)
-    ):
+    length = own_length(message)
+    own, changes = text_of(message)[:length], "" if length is None else text_of(message)[length:]
+    is_search = calls is not None and calls.get(str(message.get("tool_call_id"))) in SEARCHING_TOOLS
+    if calls is None or (is_search and may_quote(own, erased)):
         return {**without_private(message), "content": FORGOTTEN}
-    if length is not None and may_quote(text[length:], erased):
+    if may_quote(changes, erased):
         return {
             **without_private_fields(message, "own_length", LEGACY_OWN_LENGTH, "shown_blocks"),
-            "content": text[:length],
+            "content": own,
         }
     return message
 
@@ -79,38 +79,38 @@ def rebuild_block(block: Block, later: Sequence[Revised]) -> str:
     """Returns the value of a block without what was erased.
 
     Edits by tools are done again on what is left, and an undo brings back what is left of the value that it brought
-    back. Of values that were given whole, those lines are left out that may repeat what was erased.
+    back. Of values that were written without such an edit, those lines are left out that may repeat what was erased.
 
     block: with its last value from before.
     later: the values it had since, oldest first.
     """
     clean = _words(block.value)
-    before = block.value
     # The words that erased edits have brought in.
     tainted: set[str] = set()
-    rebuilt = block
+    stored = rebuilt = block.value
     values: list[str] = []
     for each in later:
         if each.restores is not None:
-            rebuilt = replace(rebuilt, value=values[each.restores])
-        elif each.is_whole:
-            rebuilt = replace(rebuilt, value=each.value)
+            rebuilt = values[each.restores]
+        elif each.is_clean:
+            rebuilt = each.value
         elif each.is_erased:
             # The words that this edit brought in may come back in a later value; those from before may stay.
-            known = set(before.split("\n"))
+            known = set(stored.split("\n"))
             for line in each.value.split("\n"):
                 if line not in known:
                     tainted |= _words(line) - clean
         elif each.op is not None and each.op.op not in REWRITE_OPERATIONS:
             # Such an operation holds what it adds, so it can be done without the erased part.
-            (rebuilt,), _ = apply_operation([rebuilt], each.op)
+            (edited,), _ = apply_operation([replace(block, value=rebuilt)], each.op)
+            rebuilt = edited.value
         else:
-            lines = each.value.split("\n")
-            rebuilt = replace(rebuilt, value="\n".join(line for line in lines if not _words(line) & tainted))
-        before = each.value
-        values.append(rebuilt.value)
-    return rebuilt.value
+            rebuilt = "\n".join(line for line in each.value.split("\n") if not _words(line) & tainted)
+        stored = each.value
+        values.append(rebuilt)
+    return rebuilt
 
 
 def _words(text: str) -> set[str]:
+    """Returns the words of a text that can give something away."""
     return {w for w in folded_words(text) if len(w) >= _REVEALING or not w.isascii() or w.isdigit()}

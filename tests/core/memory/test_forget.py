@@ -107,7 +107,7 @@ GONE = Revised("has a cat\nlikes tea", is_erased=True)
         ([GONE, Revised("has a cat\nloves tea and likes it\nrides a bike")], "has a cat\nrides a bike"),
         ([GONE, Revised("all likes at once", op=op("rethink", new_memory="all likes at once"))], ""),
         # an undo back to before it
-        ([GONE, Revised("has a cat", is_whole=True)], "has a cat"),
+        ([GONE, Revised("has a cat", is_clean=True)], "has a cat"),
         # an undo back to it takes along what stood in between
         (
             [
