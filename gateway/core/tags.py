@@ -1,8 +1,8 @@
 """The tags of the gateway's own texts, and the mark that only its notes and summaries bear.
 
-Text from elsewhere must not pass for the gateway's. Where the gateway renders such text itself, the tags in it are
-made plain (`plain_tags`). Where it may not change a byte, as in a client's own messages, its own texts are known by
-their mark: the memory section at the top names it, or else the first note, and a text from elsewhere cannot have it.
+Text from elsewhere must not pass for the gateway's. Where the gateway renders such text itself, it escapes the tags in
+it (`escape_tags`). A client's own messages are sent as they came; among them the gateway's notes are recognised by a
+mark that nobody else can know. The memory section, or else the first note, shows the mark to the model.
 """
 
 from __future__ import annotations
@@ -14,23 +14,25 @@ from functools import cache, cached_property, lru_cache
 from hashlib import blake2b
 from unicodedata import combining, normalize
 
-# 40 bits: who guesses learns nothing of how near the guess was.
+# 40 bits are enough against guesses: nothing shows how near one was.
 _MARK_BYTES = 5
-MARK = "[a-z2-7]{8}"  # a pattern
+# The pattern of a mark.
+MARK = "[a-z2-7]{8}"
 _MARKED = re.compile(f"<memory {MARK}>")
 
-_PLAIN = "‹"
+# In the place of the first character of a tag.
+_ESCAPED = "‹"
 # "<", with the forms of it that compatibility folds and those that look the same.
 _LESS = "<﹤＜˂ᐸ⟨〈〈❬❮\U000e003c"
 _SLASHES = r"/\\⁄∕⧸／＼" + "\U000e002f"
-# White space, control and format characters, variation selectors, fillers and marks above a letter: what stands
-# between two letters without being seen as one (Unicode's Default_Ignorable_Code_Point, and more).
+# What may stand between two letters without being seen as one: white space, control and format characters, variation
+# selectors, fillers and marks above a letter (Unicode's Default_Ignorable_Code_Point, and more).
 _UNSEEN = (
     r"\s\x00-\x20\x7f-\xa0\xad\u0300-\u036f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u1ab0-\u1aff\u1dc0-\u1dff"
     r"\u200b-\u200f\u2028-\u202e\u2060-\u206f\u20d0-\u20ff\u2800\u3164\ufe00-\ufe0f\ufe20-\ufe2f\ufeff\uffa0"
     r"\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0020\U000e007f-\U000e0fff"
 )
-# Where letters in another form are: with an accent, raised, full width, mathematical, circled, squared.
+# The ranges with letters in another form: with an accent, raised, full width, mathematical, circled, squared.
 _FORMS = (
     (0x00AA, 0x0250), (0x02B0, 0x02B9), (0x1D2C, 0x1D6B), (0x1E00, 0x1F00), (0x2070, 0x209D), (0x2100, 0x214F),
     (0x2460, 0x24EA), (0xFF21, 0xFF5B), (0x1D400, 0x1D800), (0x1F110, 0x1F18A),
@@ -45,6 +47,7 @@ _ALIKE = {
 @cache
 def _letter_forms() -> dict[str, str]:
     """Returns for each small letter the characters that are read as it."""
+    # The small letter, the capital, and both as Unicode's tag characters, which are invisible.
     found = {chr(n): [chr(n), chr(n - 32), chr(0xE0000 + n), chr(0xE0000 + n - 32)] for n in range(97, 123)}
     for first, end in _FORMS:
         for n in range(first, end):
@@ -69,35 +72,31 @@ class Tags:
             f"[{_LESS}]" + _tag_pattern(self._names, _letter_forms(), f"[{_UNSEEN}]*+", _SLASHES)
         )
 
-    def make_plain(self, text: str) -> str:
+    def escape(self, text: str) -> str:
         """Returns the text with the first character of each of these tags replaced; all else stays."""
         if text.isascii():
-            return self._ascii.sub(_PLAIN, text) if "<" in text else text
-        for less in _LESS:
-            if less in text:
-                return self._unicode.sub(_PLAIN, text)
-        return text
+            return self._ascii.sub(_ESCAPED, text) if "<" in text else text
+        return self._unicode.sub(_ESCAPED, text) if any(less in text for less in _LESS) else text
 
 
 def _tag_pattern(names: Iterable[str], letters: Mapping[str, str], unseen: str, slashes: str) -> str:
     """Returns the pattern of what follows the first character of a tag. It looks at each character once."""
-    # After the last letter may be a space, and the name of an attribute.
     named = "|".join(unseen.join(f"[{letters[c]}]" for c in name) for name in names)
     return rf"(?={unseen}(?:[{slashes}]{unseen})*+(?:{named})(?![^\W_]))"
 
 
-plain_tags = Tags("memory", "system_message").make_plain
+escape_tags = Tags("memory", "system_message").escape
 
 
 def quoted(text: str) -> str:
     """Returns a text from elsewhere as a result quotes it: on one line, and without tags of the gateway's."""
-    return plain_tags(repr(text))
+    return escape_tags(repr(text))
 
 
 @lru_cache(maxsize=64)
 def quoted_name(name: str) -> str:
     """Returns a name from elsewhere on one line and in quotation marks, which no label of the gateway's has."""
-    return '"' + plain_tags(" ".join(name.split())).replace('"', "'") + '"'
+    return '"' + escape_tags(" ".join(name.split())).replace('"', "'") + '"'
 
 
 def with_mark(note: str, mark: str) -> str:
@@ -105,7 +104,7 @@ def with_mark(note: str, mark: str) -> str:
     return _MARKED.sub(f"<memory {mark}>", note)
 
 
-@lru_cache(maxsize=64)  # a turn asks for it three times
+@lru_cache(maxsize=64)  # a turn asks three times
 def mark_of(secret: bytes) -> str:
     """Returns the mark of a memory's notes and summaries. secret: the memory's own."""
     return b32encode(blake2b(b"mark", key=secret, digest_size=_MARK_BYTES).digest()).decode().lower()

@@ -16,7 +16,7 @@ from gateway.core.conversation.private import framed_system_message
 from gateway.core.memory.framework_markers import strip_marks
 from gateway.core.memory.secret_texts import withhold
 from gateway.core.prompt import note, shown_blocks, summary
-from gateway.core.tags import plain_tags
+from gateway.core.tags import escape_tags
 from gateway.core.thoughts import without_thoughts
 from gateway.core.turn.upstream_error import context_from_error
 from storage.records import Block
@@ -57,10 +57,10 @@ def _demo(text: str) -> object:
         (framed_system_message, _OPEN),  # a system message to an agent
         (_block, _OPEN),
         (_summary, _OPEN),
-        (plain_tags, _OPEN + "é"),
-        (plain_tags, "<m" * _LENGTH + "é"),
-        (plain_tags, "</\u200b" * _LENGTH),
-        (plain_tags, "＜" + "/" * _LENGTH),
+        (escape_tags, _OPEN + "é"),
+        (escape_tags, "<m" * _LENGTH + "é"),
+        (escape_tags, "</\u200b" * _LENGTH),
+        (escape_tags, "＜" + "/" * _LENGTH),
         (_change, "- Memory block" * 100_000),
         (_change, "\n</memory_block\n" * 100_000),
         (note.strip_notes, _NOTE + "\\" * _LENGTH),

@@ -31,7 +31,7 @@ from gateway.core.memory.builtin import (
     read_lookup,
 )
 from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, last_shown
-from gateway.core.tags import plain_tags
+from gateway.core.tags import escape_tags
 from gateway.core.turn.asides import FILLER, HEARTBEAT, THINKING, Asides, with_asides
 from gateway.core.turn.commands import RunTool
 from gateway.run.tools.memory import MemoryTools
@@ -222,7 +222,7 @@ class AgentTools:
 
 def _without_tags(answer: ToolAnswer) -> ToolAnswer:
     """Returns an answer that others have written, without tags that could pass for the gateway's."""
-    return replace(answer, content=plain_tags(answer.content))
+    return replace(answer, content=escape_tags(answer.content))
 
 
 def asides_of(spec: AgentSpec, client_tools: Collection[str] = ()) -> Asides:

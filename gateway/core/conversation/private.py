@@ -27,7 +27,7 @@ _NAME_CHARS = 64
 _RESPONSE_FIELDS = ("ids", "response", "directions")
 
 _FRAME_BEGIN, _FRAME_END = "<system_message>", "</system_message>"
-_plain = Tags("system_message").make_plain
+_escape_tags = Tags("system_message").escape
 
 
 class PrivateFields(TypedDict, total=False):
@@ -128,7 +128,7 @@ def framed_system_message(text: str, **fields: Any) -> WireMessage:
 
     Templates refuse a system message after the first; so it is a user message in a fixed frame, shown as the system's.
     """
-    content = f"{_FRAME_BEGIN}\n{_plain(text)}\n{_FRAME_END}"
+    content = f"{_FRAME_BEGIN}\n{_escape_tags(text)}\n{_FRAME_END}"
     return with_private({"role": "user", "content": content}, shown="system", **fields)
 
 

@@ -17,7 +17,7 @@ from gateway.core.dates import day_text
 from gateway.core.memory.learn import STATEMENT, fact_key, recognising_words
 from gateway.core.memory.secret_texts import has_secret
 from gateway.core.prompt.note import estimate_tokens
-from gateway.core.tags import plain_tags
+from gateway.core.tags import escape_tags
 from storage.commands import Learned, LearnedFact
 from storage.records import Block, Fact, Message, StandingFact
 
@@ -116,7 +116,7 @@ def _line(fact: StandingFact) -> str:
     """Returns the line of a fact: the first clause, where that alone states it."""
     text = _stated(fact.text)
     clause = _CLAUSE.split(text, maxsplit=1)[0]
-    return plain_tags((clause if states_standing(clause) else text)[:_MOST_CHARS].rstrip(" ."))
+    return escape_tags((clause if states_standing(clause) else text)[:_MOST_CHARS].rstrip(" ."))
 
 
 def _month(fact: StandingFact) -> str:

@@ -22,7 +22,7 @@ from msgspec.structs import replace
 from gateway.core.dates import day_text
 from gateway.core.prompt.frame import without_frame
 from gateway.core.prompt.shown_blocks import CHANGES, describe_mark
-from gateway.core.tags import MARK, plain_tags, quoted_name
+from gateway.core.tags import MARK, escape_tags, quoted_name
 from gateway.core.words import blank_non_words, folded_words, stem
 from storage.records import Atom, Message
 
@@ -397,7 +397,7 @@ class _Shown:
             return None
         is_cut = self._shared or len(m.text) > _SEARCHED_CHARS
         line = _quote(without_lines(m.text[:_SEARCHED_CHARS], self._shared)) if is_cut else m.line
-        line = plain_tags(line)
+        line = escape_tags(line)
         return None if self.shows(_line(m, line)) else line
 
     def shows(self, line: str) -> bool:
@@ -568,7 +568,7 @@ def _quote(text: str) -> str:
     """Puts a text on one line, so that it cannot pass for lines of the note; a tag of the gateway's in it becomes
     plain text.
     """
-    return plain_tags(" ".join(text.split()))
+    return escape_tags(" ".join(text.split()))
 
 
 @lru_cache(maxsize=1)  # of one query they are asked for by each candidate

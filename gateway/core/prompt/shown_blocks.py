@@ -13,7 +13,7 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import Final
 
-from gateway.core.tags import plain_tags
+from gateway.core.tags import escape_tags
 from storage.records import Block
 
 PREAMBLE = (
@@ -203,4 +203,4 @@ def _attributes(block: Block) -> str:
 
 
 def _text(text: str) -> str:
-    return plain_tags(_CONTROL.sub("", text.replace("\r\n", "\n")))
+    return escape_tags(_CONTROL.sub("", text.replace("\r\n", "\n")))

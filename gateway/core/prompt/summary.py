@@ -130,7 +130,7 @@ def last_covered(path: Sequence[ExchangeSize], keep_tokens: int, keep_messages: 
     return None
 
 
-_plain = Tags("summary", "memory", "notes", "conversation", "system_message").make_plain
+_escape_tags = Tags("summary", "memory", "notes", "conversation", "system_message").escape
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 PREAMBLE = (
@@ -142,7 +142,7 @@ PREAMBLE = (
 
 def render(text: str, mark: str) -> str:
     """Returns a summary as it stands in the system message. It cannot close its own frame. mark: the memory's."""
-    return f"<summary {mark}>\n{PREAMBLE}\n\n{_plain(_CONTROL.sub('', text)).strip()}\n</summary>"
+    return f"<summary {mark}>\n{PREAMBLE}\n\n{_escape_tags(_CONTROL.sub('', text)).strip()}\n</summary>"
 
 
 INSTRUCTIONS = (
@@ -229,8 +229,8 @@ def summary_request(
     size: tokens the answer may take.
     instructions: an agent's own; None: the gateway's.
     """
-    body = "\n\n".join(map(_plain, lines))
-    notes = f"<notes>\n{_plain(earlier).strip()}\n</notes>\n\n" if earlier else ""
+    body = "\n\n".join(map(_escape_tags, lines))
+    notes = f"<notes>\n{_escape_tags(earlier).strip()}\n</notes>\n\n" if earlier else ""
     words = max(60, size // 2)
     return [
         {"role": "system", "content": f"{instructions or INSTRUCTIONS} At most {words} words."},

@@ -17,7 +17,7 @@ from gateway.core.memory.builtin import Lookup
 from gateway.core.memory.learn import FACT_CHARS, fact_key
 from gateway.core.prompt import note
 from gateway.core.request.identity import Mode
-from gateway.core.tags import plain_tags, quoted_name
+from gateway.core.tags import escape_tags, quoted_name
 from gateway.core.turn.asides import FILLER, with_asides
 from gateway.core.turn.commands import RunTool
 from gateway.run.memory.memory_context import MemoryContext
@@ -264,5 +264,5 @@ def _result_line(hit: note.Recalled) -> str:
 
 
 def _with_tags(hit: note.Recalled) -> str:
-    tags = plain_tags(" ".join(", ".join(hit.message.tags).split()))
+    tags = escape_tags(" ".join(", ".join(hit.message.tags).split()))
     return f"{hit.text} (tags: {tags})" if tags else hit.text
