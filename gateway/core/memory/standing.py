@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,10 +22,11 @@ from gateway.core.tags import escape_tags
 from storage.commands import Learned, LearnedFact
 from storage.records import Block, Fact, Message, StandingFact
 
+# The label of the block.
 LABEL = "always"
 # The most tokens (estimated) that the block has in the memory section, since each conversation pays for them.
 MOST_TOKENS = 120
-# The fewest tokens of a fact's line, and those of a month's.
+# The fewest tokens of the line of a fact, and the tokens of the line of a month.
 _LEAST_TOKENS, _MONTH_TOKENS = 4, 5
 _DESCRIPTION = "What the user has stated as always true. The newest stand last. Heed them where they matter."
 _TABLE_FILE = Path(__file__).parents[2] / "data/standing_words.txt"
@@ -34,8 +36,8 @@ _MOST_CHARS, _LEAST_CHARS, _LEAST_CHARS_NOT_ASCII = 160, 12, 4
 _SENTENCE = re.compile(r"(?<=[.!?;…])\s+|(?<=[。！？])|\n+")
 _CLAUSE = re.compile(r", |，|、|؛|،")
 _QUESTION_MARKS = ("?", "？", "؟")
-# These stand in the table in place of a language: the patterns of what a person has only one of, as a name to be called
-# by; and the words for how a statement holds, as "always".
+# In the table these stand in the place of a language: before the patterns of what a person has only one of, as a name
+# to be called by; and before the words for how a statement holds, as "always".
 _SINGLE, _DEGREES = "!", "-"
 _MONTH_CHARS = 7  # of an ISO date
 
@@ -43,25 +45,25 @@ _MONTH_CHARS = 7  # of an ISO date
 def learn_standing(
     messages: Iterable[Message], known: Sequence[Fact], *, keeps_secrets: bool = False
 ) -> Learned:
-    """Returns the standing facts that a user's messages state by the rule, as `changes_from` does with a model.
+    """Returns the standing facts that a user's messages state by the rule. With a model it is `learn.changes_from`.
 
     messages: cleaned, oldest first.
     known: the standing facts so far.
-    keeps_secrets: as in `changes_from`.
+    keeps_secrets: texts that look like secrets are learned too.
     """
     found: dict[str, LearnedFact] = {}
     earlier = {fact.id: _stated(fact.text) for fact in known if fact.standing}
-    for m in messages:
-        for sentence in _sentences(m.text) if m.role == "user" else ():
-            if not keeps_secrets and has_secret(sentence):
-                continue
-            text = f"{STATEMENT}{sentence}"
-            key = fact_key(text)
-            # Of two statements in one batch the later one holds.
-            for old in [k for k, f in found.items() if _replaces(sentence, _stated(f.text))]:
-                del found[old]
-            replaces = tuple(id for id, old in earlier.items() if _replaces(sentence, old))
-            found[key] = LearnedFact(text, "", key, m.at, m.exchange, (m.exchange,), replaces, standing=True)
+    statements = [(each, text) for each in messages if each.role == "user" for text in _sentences(each.text)]
+    for m, sentence in statements:
+        if not keeps_secrets and has_secret(sentence):
+            continue
+        text = f"{STATEMENT}{sentence}"
+        key = fact_key(text)
+        # Of two statements in one batch the later one holds.
+        for old in [k for k, f in found.items() if _replaces(sentence, _stated(f.text))]:
+            del found[old]
+        replaces = tuple(id for id, old in earlier.items() if _replaces(sentence, old))
+        found[key] = LearnedFact(text, "", key, m.at, m.exchange, (m.exchange,), replaces, standing=True)
     return Learned(facts=[*found.values()])
 
 
@@ -79,32 +81,34 @@ def standing_block(
     shown: the numbers that the block shows already, so that it stays as it is. None, or with one of them gone: the
         block is made again of the newest facts.
     """
-    taken: list[tuple[StandingFact, str]] = []
     if shown is not None and {*shown} <= {fact.seq for fact in facts}:
-        taken = [(fact, _line(fact)) for fact in facts if fact.seq in shown]
+        chosen = [(fact, _line(fact)) for fact in facts if fact.seq in shown]
     else:
-        left = MOST_TOKENS
-        for fact in facts:
-            if left < _LEAST_TOKENS:
-                break
-            line = _line(fact)
-            # A month has a line of its own.
-            has_month = bool(taken) and _month(taken[-1][0]) == _month(fact)
-            cost = estimate_tokens(f"- {line}\n") + (0 if has_month else _MONTH_TOKENS)
-            if cost <= left:
-                taken.append((fact, line))
-                left -= cost
-    if not taken:
+        chosen = _choose(facts)
+    if not chosen:
         return None, ()
     lines: list[str] = []
-    month = ""
-    for fact, line in reversed(taken):
-        if _month(fact) != month:
-            month = _month(fact)
-            lines.append(f"[{month}]")
-        lines.append(f"- {line}")
+    for month, of_month in groupby(reversed(chosen), lambda each: _month(each[0])):
+        lines += [f"[{month}]", *(f"- {line}" for _, line in of_month)]
     block = Block(0, LABEL, _DESCRIPTION, "\n".join(lines), 0, read_only=True)
-    return block, tuple(fact.seq for fact, _ in taken)
+    return block, tuple(fact.seq for fact, _ in chosen)
+
+
+def _choose(facts: Sequence[StandingFact]) -> list[tuple[StandingFact, str]]:
+    """Returns the newest facts that fit into the block, each with its line. facts: newest first."""
+    chosen: list[tuple[StandingFact, str]] = []
+    left = MOST_TOKENS
+    for fact in facts:
+        if left < _LEAST_TOKENS:
+            break
+        line = _line(fact)
+        # A month has a line of its own.
+        has_month = bool(chosen) and _month(chosen[-1][0]) == _month(fact)
+        cost = estimate_tokens(f"- {line}\n") + (0 if has_month else _MONTH_TOKENS)
+        if cost <= left:
+            chosen.append((fact, line))
+            left -= cost
+    return chosen
 
 
 def statement_of(text: str) -> str:
