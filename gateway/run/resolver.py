@@ -84,7 +84,7 @@ class Resolver:
         """Returns the identity of a request: its user, agent, memory and mode. Raises: BadRequest."""
         if request.identity is not None:
             return request.identity
-        identity = self.identify_names(request.name_fields, context)
+        identity = self.identify_names(request.identity_fields, context)
         if request.side_request is None:
             return self._with_unnamed_memory(identity, request)
         return replace(

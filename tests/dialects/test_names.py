@@ -76,7 +76,7 @@ def test_the_order_of_the_settings_reads_the_clients_own_fields(
     way: Callable[[Json], ChatRequest], order: tuple[str, ...], fields: Json, user: str | None
 ) -> None:
     rules = IdentityRules("default", user_order=order)
-    assert identify((), way(fields).name_fields, rules, "p").user == user
+    assert identify((), way(fields).identity_fields, rules, "p").user == user
 
 
 @pytest.mark.parametrize(
@@ -91,4 +91,4 @@ def test_so_does_that_of_conversations(
     way: Callable[[Json], ChatRequest], order: tuple[str, ...], fields: Json, conversation: str
 ) -> None:
     rules = IdentityRules("default", conversation_order=order)
-    assert identify((), way(fields).name_fields, rules, "p").conversation == conversation
+    assert identify((), way(fields).identity_fields, rules, "p").conversation == conversation

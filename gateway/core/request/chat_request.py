@@ -13,12 +13,13 @@ from gateway.core.request.identity import Identity
 from gateway.core.request.native_body import NativeBody
 from storage.records import Scope
 
-NEWER_LIMIT = "max_completion_tokens"
-LIMITS = (NEWER_LIMIT, "max_tokens")
+# The fields with the most tokens of a completion.
+NEWER_LIMIT_FIELD = "max_completion_tokens"
+LIMIT_FIELDS = (NEWER_LIMIT_FIELD, "max_tokens")
 
 
 class Reference(Struct, frozen=True):
-    """A reference to stored messages that belong into the list: an earlier reply, or the path that ends with it."""
+    """A reference to what is stored and belongs into the list: a turn's path, one of its messages, or its thoughts."""
 
     # Index of the message that the stored ones replace, or that the path is inserted before.
     index: int
@@ -30,10 +31,11 @@ class Reference(Struct, frozen=True):
     turn: str
     # The request's field with the id, for errors.
     param: str
+    # It stands for the whole path up to the turn's reply.
     is_path: bool = False
-    # It stands for the thoughts of that reply alone, which the message at `index` gets.
+    # It stands for the thoughts of the reply alone, which the message at `index` gets.
     is_thoughts: bool = False
-    # Of a message that the client sent, its place in the turn; None: the reply is meant.
+    # The place in the turn of a message that the client sent; None: the reply is meant.
     place: int | None = None
 
 
@@ -83,7 +85,7 @@ class ChatRequest(Struct):
     may_be_cut: bool = True
     # Fields of the dialect in which it came that are read here and have no effect upstream.
     consumed: tuple[str, ...] = ()
-    # Fields of its client's dialect that `json` lacks or has otherwise, for `name_fields`.
+    # Fields of its client's dialect that `json` lacks or has otherwise, for `identity_fields`.
     dialect_fields: dict[str, Any] | None = None
     # The name of the side request that its dialect has recognised it as; memory has no part in it then.
     side_request: str | None = None
@@ -95,7 +97,7 @@ class ChatRequest(Struct):
     identity: Identity | None = None
 
     @property
-    def name_fields(self) -> dict[str, Any]:
+    def identity_fields(self) -> dict[str, Any]:
         """The fields by which user and conversation are found, as its client sent them."""
         return self.json if self.dialect_fields is None else {**self.json, **self.dialect_fields}
 
@@ -106,21 +108,21 @@ class ChatRequest(Struct):
 def add_missing_fields(request: ChatRequest, fields: Mapping[str, Any]) -> ChatRequest:
     """Returns the request with the fields that it does not set itself. fields: of the agent's definition."""
     set_fields = {key for key, value in request.json.items() if value is not None}
-    if set_fields.intersection(LIMITS):
-        set_fields.update(LIMITS)
+    if set_fields.intersection(LIMIT_FIELDS):
+        set_fields.update(LIMIT_FIELDS)
     new = {key: value for key, value in fields.items() if key not in set_fields}
     if not new:
         return request
     edit = request.edit()
     for key, value in new.items():
         edit.set_member(key, value)
-    named = next((key for key in LIMITS if key in new), None)
-    limit = request.max_tokens if named is None else new[named]
+    limit_field = next((key for key in LIMIT_FIELDS if key in new), None)
+    limit = request.max_tokens if limit_field is None else new[limit_field]
     return replace(
         request,
         raw=edit.render(),
         json={**request.json, **new},
         max_tokens=limit if isinstance(limit, int) else None,
-        max_tokens_key=named or request.max_tokens_key,
+        max_tokens_key=limit_field or request.max_tokens_key,
         added_fields=frozenset(new),
     )

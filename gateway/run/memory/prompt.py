@@ -14,7 +14,7 @@ from gateway.core.prompt.note import LeftOut, Recalled, estimate_tokens
 from gateway.core.prompt.section import NO_SECTION, Section
 from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, Shown, is_mark_named, last_shown
 from gateway.core.prompt.summary import WantedSummary
-from gateway.core.request.chat_request import NEWER_LIMIT, ChatRequest
+from gateway.core.request.chat_request import NEWER_LIMIT_FIELD, ChatRequest
 from gateway.core.request.edit import BodyEdit
 from gateway.core.request.envelope import thinking_budget
 from gateway.core.request.native_body import NativeAdditions
@@ -259,7 +259,7 @@ class Prompt(Struct, frozen=True):
             edit.drop_member(key)
         limit_key = request.max_tokens_key
         if limit_key in self.form.refused and limit_key in request.added_fields:
-            limit_key = NEWER_LIMIT
+            limit_key = NEWER_LIMIT_FIELD
             edit.set_member(limit_key, request.max_tokens)
         if self.form.thinks_on_request:
             edit.set_member("reasoning_effort", _DEFAULT_EFFORT)
