@@ -10,14 +10,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 
 from gateway.agents.wire.faults import refused_event
+from gateway.core.turn.round import EVENT_STREAM
 from gateway.run.sink import ClientGone, Sink
-
-# The header of a stream of events.
-EVENTS = ("content-type", "text/event-stream; charset=utf-8")
 
 
 @dataclass(slots=True)
@@ -26,26 +24,28 @@ class PingingSink:
 
     inner: Sink
     # Seconds between two pings; 0: none are sent.
-    every_s: float
+    interval_s: float
     # The event that is sent; a comment of the stream until the run has an id.
     ping: bytes = b":\n\n"
     # The headers of a reply that begins with a ping.
-    headers: Sequence[tuple[str, str]] = (EVENTS,)
+    headers: Sequence[tuple[str, str]] = (EVENT_STREAM,)
     # Bytes of the reply itself were sent; pings do not count.
     started: bool = False
+    # Status and headers were set, by the reply or by a ping.
     _has_head: bool = False
-    _wrote: bool = False  # since the last ping was due
-    _task: asyncio.Task[None] | None = field(default=None)
+    # Bytes of the reply were sent since the last ping was due.
+    _wrote: bool = False
+    _pinging: asyncio.Task[None] | None = None
 
     def __enter__(self) -> PingingSink:
-        if self.every_s:
-            self._task = asyncio.create_task(self._beat())
+        if self.interval_s:
+            self._pinging = asyncio.create_task(self._send_pings())
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._end_beat()
+        self._stop_pings()
 
     def start(self, status: int, headers: Sequence[tuple[str, str]]) -> None:
         if not self._has_head:
@@ -58,12 +58,12 @@ class PingingSink:
         await self.inner.write(data)
 
     async def end(self) -> None:
-        self._end_beat()
+        self._stop_pings()
         await self.inner.end()
 
     async def whole(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
-        """Sends an error, the only whole answer to who asked for events; after a ping it is sent as an event."""
-        self._end_beat()
+        """Sends an error, since no other answer to a request for a stream is whole. After a ping it is an event."""
+        self._stop_pings()
         if self._has_head:
             await self.inner.write(refused_event(body))
             await self.inner.end()
@@ -73,16 +73,16 @@ class PingingSink:
     def while_here(self) -> AbstractContextManager[None]:
         return self.inner.while_here()
 
-    def _end_beat(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
+    def _stop_pings(self) -> None:
+        if self._pinging is not None:
+            self._pinging.cancel()
 
-    async def _beat(self) -> None:
+    async def _send_pings(self) -> None:
         # A client that leaves is noticed by whoever writes the reply.
         with suppress(ClientGone):
             while True:
                 self._wrote = False
-                await asyncio.sleep(self.every_s)
+                await asyncio.sleep(self.interval_s)
                 if not self._wrote:
                     self.start(200, self.headers)
                     await self.inner.write(self.ping)

@@ -13,7 +13,7 @@ from starlette.types import Send as AsgiSend
 
 from gateway.agents.api._message_renderer import MessageRenderer, conversation_id
 from gateway.agents.api._paging import RUN_MESSAGES, cut, place_in
-from gateway.agents.api._pinging import EVENTS, PingingSink
+from gateway.agents.api._pinging import PingingSink
 from gateway.agents.api._query import PageQuery, RunsQuery, StepsQuery, TraceQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.dependencies import AgentsApi, page_of, sent_or_none
@@ -36,6 +36,7 @@ from gateway.agents.wire.run_stream import DONE, ping_event
 from gateway.agents.wire.struct_fields import sent_fields
 from gateway.core import ids
 from gateway.core.memory.visibility import tools_used
+from gateway.core.turn.round import EVENT_STREAM
 from gateway.errors import BadRequest, UnknownId
 from gateway.web.client_reply import ClientReply
 from gateway.web.middleware import info_of
@@ -334,12 +335,12 @@ class RunStream:
         info, api = info_of(scope), self.api
         info.stream, info.memory = True, "on"
         ping = ping_event(self.run.uid, api.now())
-        every_s = api.ping_s if self.include_pings else 0.0
+        interval_s = api.ping_s if self.include_pings else 0.0
         with (
             ClientReply(scope, receive, send, api.send_timeout_s) as reply,
-            PingingSink(reply, every_s, ping) as sink,
+            PingingSink(reply, interval_s, ping) as sink,
         ):
-            sink.start(200, [*self.headers.items(), EVENTS])
+            sink.start(200, [*self.headers.items(), EVENT_STREAM])
             # The head leaves now: a reader who comes back may wait long for the next event.
             await reply.write(b":\n\n")
             last = b""

@@ -13,7 +13,7 @@ from starlette.types import Scope as AsgiScope
 from starlette.types import Send as AsgiSend
 
 from gateway.agents.api._message_renderer import MessageRenderer
-from gateway.agents.api._pinging import EVENTS, PingingSink
+from gateway.agents.api._pinging import PingingSink
 from gateway.agents.api._route import AgentsRoute, ApiRequest
 from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.run_events import options_of, view_of
@@ -27,6 +27,7 @@ from gateway.agents.wire.struct_fields import sent_fields
 from gateway.core.definition import ConversationDefinition
 from gateway.core.request.request_headers import headers_for_upstream
 from gateway.core.turn.client_view import MakesView
+from gateway.core.turn.round import EVENT_STREAM
 from gateway.errors import BadRequest
 from gateway.run.call import Forwarded
 from gateway.run.receipt import Receipt
@@ -217,8 +218,8 @@ class SendReply:
 
     async def _streamed(self, reply: ClientReply, receipt: Receipt) -> None:
         send: Send = self.request.body
-        every_s = self.api.ping_s if send.include_pings else 0.0
-        with PingingSink(reply, every_s, headers=[*self.request.headers.items(), EVENTS]) as sink:
+        interval_s = self.api.ping_s if send.include_pings else 0.0
+        with PingingSink(reply, interval_s, headers=[*self.request.headers.items(), EVENT_STREAM]) as sink:
 
             def view(start: RunStart) -> MakesView:
                 sink.ping = ping_event(start.run, self.api.now())
@@ -230,7 +231,7 @@ class SendReply:
             # Nothing was asked of the model: the send is answered already, or waits for more answers.
             with sink.while_here():
                 shown = await self._messages_json(result)
-            sink.start(200, [*receipt.note_head(), EVENTS])
+            sink.start(200, [*receipt.note_head(), EVENT_STREAM])
             await sink.write(b"".join(map(event, [*shown, *end_events(result.run, result.last)])) + DONE)
             await sink.end()
 

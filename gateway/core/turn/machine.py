@@ -48,7 +48,7 @@ from gateway.core.turn.ledger import EMPTY_LEDGER, Ledger
 from gateway.core.turn.round import (
     AS_BODY,
     AS_EVENTS,
-    EVENTS,
+    EVENT_STREAM,
     BrokeOff,
     Complete,
     ErrorEvent,
@@ -609,7 +609,7 @@ class Turn:
 
     def _head(self) -> commands.SendHead:
         if self.terms.shows_steps:
-            return commands.SendHead(200, (EVENTS,))
+            return commands.SendHead(200, (EVENT_STREAM,))
         return commands.SendHead(self._round.status, self._round.headers)
 
     def _make_outcome(

@@ -37,7 +37,7 @@ from gateway.core.turn.text_events import TextEvents
 from gateway.core.turn.upstream_error import error_in
 from gateway.errors import GatewayError, UpstreamBroke
 
-EVENTS: Final[Header] = ("content-type", "text/event-stream; charset=utf-8")
+EVENT_STREAM: Final[Header] = ("content-type", "text/event-stream; charset=utf-8")
 
 # The most events after the last finish_reason: usage, some filters' verdicts and [DONE] come there, which are few. So
 # many bound the memory that an endless stream takes. Not measured.
@@ -275,7 +275,7 @@ class Round:
         usage = parsed.get("usage")
         if self.form is AS_EVENTS:
             # The client reads events by now, so this one has to become events, its usage as a chunk of its own.
-            self.headers = (*(each for each in self.headers if each[0] != EVENTS[0]), EVENTS)
+            self.headers = (*(each for each in self.headers if each[0] != EVENT_STREAM[0]), EVENT_STREAM)
             chunk = chunk_of(parsed)
             chunk.pop("usage", None)
             self._take_chunk(chunk, None)
