@@ -1,7 +1,7 @@
 """The seam to a provider: the same few verbs for every upstream, real or scripted.
 
-`send` returns as soon as the response's status and headers are known. A reply must be closed; closing one with an
-unread body was not read to its end closes the upstream's connection, which is how a cancelled client stops the bill.
+`send` returns as soon as the response's status and headers are known. A reply must be closed. Where its body was not
+read to the end, that closes the upstream's connection: a client that leaves stops the bill.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from msgspec import Struct
 from adapters.errors import ProviderError, ProviderTooLarge
 from adapters.types import Capabilities, Embedded, Event, Header, ModelRequest
 
-# Chosen: a stream of 5,000 tokens that come one by one. Smaller ones take nothing of the quota.
+# Streams up to this size take nothing of the quota. It is one of 5,000 tokens that come one by one.
 SMALL_STREAM_BYTES: Final = 1024 * 1024
-MAX_REPLY_BYTES = 256 * 1024 * 1024  # chosen: far above any completion, far below the memory at hand
+# Far above any completion, and far below the memory of a machine; no measurement.
+MAX_REPLY_BYTES = 256 * 1024 * 1024
 
 
 class ReplyQuota:
@@ -27,12 +28,12 @@ class ReplyQuota:
         self.limit_bytes = self.left_bytes = limit_bytes
 
 
-# The quota of the process: as much as one reply may have, which takes several times that when it is parsed.
+# The quota of the process is no more than one reply may have, since parsing it takes several times that.
 REPLIES: Final = ReplyQuota(MAX_REPLY_BYTES)
 
 
-class HeldReply:
-    """The part of a quota that one reply takes until it is released; a small reply takes nothing."""
+class ReplyReservation:
+    """The part of a quota that is reserved for one reply until it is released; for a small reply, nothing."""
 
     __slots__ = ("_bytes", "_quota", "_small_bytes")
 
@@ -40,8 +41,8 @@ class HeldReply:
         self._quota, self._small_bytes = quota, small_bytes
         self._bytes = 0
 
-    def hold(self, size: int) -> None:
-        """Takes what `size` bytes of the reply need. Raises: ProviderTooLarge."""
+    def reserve(self, size: int) -> None:
+        """Reserves `size` bytes in all. Raises: ProviderTooLarge."""
         if size <= self._small_bytes:
             return
         quota, missing = self._quota, size - self._bytes
@@ -53,7 +54,7 @@ class HeldReply:
         self._bytes = size
 
     def release(self) -> None:
-        """Gives all back."""
+        """Gives all back. Idempotent."""
         self._quota.left_bytes += self._bytes
         self._bytes = 0
 
@@ -61,23 +62,23 @@ class HeldReply:
         self.release()
 
 
-class HeldStream:
-    """The part of a quota that the streams of one turn take, which have a limit together."""
+class StreamReservation:
+    """The part of the process's quota that is reserved for the streams of one turn. Together they have a limit."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes, self._bytes = limit_bytes, 0
-        self._held = HeldReply(SMALL_STREAM_BYTES)
+        self._reservation = ReplyReservation(SMALL_STREAM_BYTES)
 
-    def hold_more(self, size: int) -> None:
-        """Takes what `size` further bytes need. Raises: ProviderTooLarge."""
+    def reserve_more(self, size: int) -> None:
+        """Reserves `size` further bytes. Raises: ProviderTooLarge."""
         self._bytes += size
         if self._bytes > self._limit_bytes:
             raise ProviderTooLarge(f"the reply is larger than {self._limit_bytes} bytes")
-        self._held.hold(self._bytes)
+        self._reservation.reserve(self._bytes)
 
     def release(self) -> None:
-        """Gives all back."""
-        self._held.release()
+        """Gives all back. Idempotent."""
+        self._reservation.release()
 
 
 class ModelReply(Protocol):
@@ -93,7 +94,7 @@ class ModelReply(Protocol):
 
     @property
     def size(self) -> int | None:
-        """Returns the announced bytes of the body; None: it has no announced size, or is translated."""
+        """Returns the bytes that the body is announced to have; None: none are announced, or it is translated."""
 
     def chunks(self) -> AsyncIterator[bytes]:
         """Yields the body's bytes as they arrive. Raises: ProviderBroke, ProviderTimeout."""
@@ -105,10 +106,10 @@ class ModelReply(Protocol):
         """
 
     async def peek(self) -> Event | None:
-        """Returns the first event of an event stream, which `chunks` and `events` repeat; None: none, or a large one.
+        """Returns the first event of a stream, which `chunks` and `events` yield again.
 
-        Comments before it are passed over, but not for long: the client waits for them as a sign of life.
-        Raises: as `events`.
+        None: there is none, or a large one. Comments before it are skipped, but not for long: the client waits for them
+        as a sign of life. Raises: as `events`.
         """
 
     async def read(self, limit_bytes: int) -> bytes:
@@ -119,7 +120,7 @@ class ModelReply(Protocol):
 
 
 async def read_whole(reply: ModelReply, limit_bytes: int) -> bytes:
-    """Returns what `chunks` yields, in one piece; for replies that are translated on the way.
+    """Returns all that `chunks` yields, for replies that are translated on the way.
 
     Raises: as `ModelReply.read`.
     """
@@ -150,7 +151,7 @@ class WholeReply(ABC):
             yield body
 
     async def events(self) -> AsyncIterator[list[Event]]:
-        """Yields all there is as one event: an error that comes instead of a stream has no events of its own."""
+        """Yields the body as one event: an error that comes in the place of a stream has no events of its own."""
         async for body in self.chunks():
             yield [Event(body, body)]
 
@@ -214,7 +215,7 @@ class Embedder(Protocol):
 
 
 class PartState(Struct, frozen=True):
-    """The state of a provider's batch."""
+    """The state of the provider's batch that a `BatchPart` was submitted as."""
 
     # There will be no more results.
     is_over: bool
@@ -237,16 +238,16 @@ class PartResult(Struct, frozen=True):
 
     custom_id: str
     outcome: Literal["succeeded", "errored", "expired", "cancelled"]
-    # Of a success, the chat completion.
+    # The chat completion; empty where it did not succeed.
     body: bytes = b""
-    # Of an error, the provider's.
+    # The provider's, where it is an error.
     message: str = ""
     # The same request may succeed another time.
     is_transient: bool = False
 
 
 class BatchPart(Struct, frozen=True):
-    """Requests that are submitted as one batch."""
+    """Requests that are submitted as one of the provider's batches."""
 
     # A random text by which the batch is found again.
     mark: str
@@ -287,7 +288,7 @@ class BatchProvider(Protocol):
     async def find(
         self, part: BatchPart, custom_ids: Container[str], known: Container[str] = ()
     ) -> str | None:
-        """Returns the id of the batch that was made of a part; None: there is none, and nothing is left of its making.
+        """Returns the id of the batch that was made of a part; None: there is none, and its files are deleted.
 
         known: ids of other parts. Raises: ProviderUnsure: a batch that is under way may be it; ask again.
         """

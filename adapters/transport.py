@@ -34,7 +34,7 @@ from msgspec import Struct
 from multidict import CIMultiDict
 from yarl import URL
 
-from adapters.base import REPLIES, HeldReply, ReplyQuota
+from adapters.base import REPLIES, ReplyQuota, ReplyReservation
 from adapters.errors import (
     ProviderBroke,
     ProviderError,
@@ -330,8 +330,8 @@ class HttpReply:
 
     __slots__ = (
         "_bytes_taken",
-        "_held",
         "_pace",
+        "_reservation",
         "_response",
         "_times",
         "_total_ends_at",
@@ -366,7 +366,7 @@ class HttpReply:
         self._yields_at = _BYTES_BEFORE_YIELD  # taken, until other work of the loop goes on
         self._waits_since: float | None = None
         self._wait_timer: asyncio.TimerHandle | None = None
-        self._held = HeldReply(_SMALL_REPLY_BYTES, replies)
+        self._reservation = ReplyReservation(_SMALL_REPLY_BYTES, replies)
 
     async def detect_events(self) -> None:
         """Takes a reply under no type, or a plain one, for a stream if it begins as one does.
@@ -453,7 +453,7 @@ class HttpReply:
                 await self.aclose()
                 raise ProviderTooLarge(f"the reply is larger than {limit_bytes} bytes")
             try:
-                self._held.hold(size)
+                self._reservation.reserve(size)
             except ProviderTooLarge:
                 await self.aclose()
                 raise
@@ -464,7 +464,7 @@ class HttpReply:
 
     async def aclose(self) -> None:
         """Releases the response; one that is not finished loses its connection at once. Idempotent."""
-        self._held.release()
+        self._reservation.release()
         self._abort()
 
     def _abort(self) -> None:

@@ -12,7 +12,7 @@ import orjson
 from msgspec import Struct
 from msgspec.structs import replace
 
-from adapters.base import HeldStream
+from adapters.base import StreamReservation
 from adapters.errors import ProviderTooLarge
 from adapters.types import Event, Json
 from gateway.core.conversation.private import with_private
@@ -158,7 +158,7 @@ class BoundedReader:
 
     def __init__(self, reader: NativeReader, limit_bytes: int) -> None:
         self._reader = reader
-        self._held = HeldStream(limit_bytes)
+        self._reservation = StreamReservation(limit_bytes)
         self._is_full = False
 
     @property
@@ -174,7 +174,7 @@ class BoundedReader:
             return
         self._reader.take(event)
         try:
-            self._held.hold_more(len(event.raw))
+            self._reservation.reserve_more(len(event.raw))
         except ProviderTooLarge as error:
             self._is_full = True
             _log.warning("Only the beginning of a reply is remembered: %s.", error.message)
@@ -183,7 +183,7 @@ class BoundedReader:
         self._reader.take_whole(body)
 
     def reply(self) -> NativeReply:
-        self._held.release()  # it has been read
+        self._reservation.release()  # it has been read
         return self._reader.reply()
 
 

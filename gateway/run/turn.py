@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from msgspec import Struct
 from msgspec.structs import replace
 
-from adapters.base import MAX_REPLY_BYTES, HeldStream, ModelReply
+from adapters.base import MAX_REPLY_BYTES, ModelReply, StreamReservation
 from adapters.errors import ProviderError, UnfinishedEvent
 from adapters.types import Event, Header, ModelRequest
 from gateway.core.prompt.note import render_note
@@ -168,7 +168,7 @@ class TurnRun:
     _refusal: GatewayError | None = None
     _is_finished: bool = False
     # The streams of all rounds, where they are remembered.
-    _held: HeldStream = field(init=False)
+    _reservation: StreamReservation = field(init=False)
     _unperformed: Sequence[Command] = ()  # commands that were not performed because the client left
 
     def __post_init__(self) -> None:
@@ -177,7 +177,7 @@ class TurnRun:
             self.terms, self.call.view(self.terms), self.guide or FreeGuide(self.services.limits.max_rounds)
         )
         self._current_call = self._turn.first_call
-        self._held = HeldStream(self.services.limits.streamed_bytes)
+        self._reservation = StreamReservation(self.services.limits.streamed_bytes)
         self._saving = None
         if self.memory is not None:
             saves_steps, is_resumable = self.terms.saves_steps, self.run_terms.is_resumable
@@ -196,7 +196,7 @@ class TurnRun:
                 await self._end_without_client()
                 raise
             finally:
-                self._held.release()
+                self._reservation.release()
                 if self._reply is not None:
                     await self._close_reply()
         if self._refusal is not None:
@@ -330,7 +330,7 @@ class TurnRun:
                     continue
                 self.attempts.call.note_piece(batch)
                 if is_bounded:
-                    self._held.hold_more(sum(len(event.raw) for event in batch))
+                    self._reservation.reserve_more(sum(len(event.raw) for event in batch))
                 texts = self._turn.take_texts(batch)
                 if texts is None:
                     await self._feed(events.Received(batch))
