@@ -14,7 +14,7 @@ from typing import Final, Literal
 from msgspec import Struct
 from msgspec.structs import replace
 
-from adapters.claude.model_limits import binds_thoughts, can_force, thinks_when_asked
+from adapters.claude.model_traits import binds_thoughts, can_force, thinks_when_asked
 from adapters.types import Capabilities
 
 # The fields that models refuse that think, and those that do not.

@@ -15,7 +15,7 @@ from typing import Any, Final
 from adapters.claude.cache_marks import place_marks
 from adapters.claude.error_form import Untranslatable
 from adapters.claude.history import arrange_turns
-from adapters.claude.model_limits import Model, find_model
+from adapters.claude.model_traits import ModelTraits, find_traits
 from adapters.claude.reply import THINKING
 from adapters.claude.tool_schemas import to_choice, to_schema, to_tools
 from adapters.types import Json
@@ -73,7 +73,7 @@ def to_wire(body: Json, *, limits: Mapping[str, int] | None = None, marks: bool 
         if (value := body.get(key)) is not None and value != nothing:
             raise Untranslatable(f"`{key}` is not supported by this model's provider (Anthropic).", key)
     model = body.get("model")
-    known = find_model(model if isinstance(model, str) else "")
+    known = find_traits(model if isinstance(model, str) else "")
     conversation = arrange_turns(body.get("messages") or (), late_system=known.late_system)
     wire: Json = {"model": model, "max_tokens": _max_tokens(body, limits or {}, known.max_tokens)}
     tools = to_tools(body.get("tools") or [])
@@ -148,7 +148,7 @@ def _set_tier(wire: Json, tier: Any) -> None:
     wire["service_tier"] = _TIERS[tier]
 
 
-def _set_output(wire: Json, system: list[Json], body: Json, known: Model) -> None:
+def _set_output(wire: Json, system: list[Json], body: Json, known: ModelTraits) -> None:
     """Sets the form of the answer and the effort it is worth."""
     given = body.get("output_config")
     config: Json = dict(given) if isinstance(given, dict) else {}

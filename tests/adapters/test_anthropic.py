@@ -12,7 +12,7 @@ import pytest
 from adapters.anthropic import Anthropic
 from adapters.claude.error_form import Untranslatable
 from adapters.claude.events import NamedEventDecoder
-from adapters.claude.model_limits import find_model
+from adapters.claude.model_traits import find_traits
 from adapters.claude.request import to_wire
 from adapters.errors import ProviderBroke
 from adapters.sse import EventDecoder
@@ -953,7 +953,7 @@ async def test_models_are_listed_as_openai_does_and_their_limits_kept(
     ],
 )
 def test_a_model_is_known_whoever_it_is_asked_from(name: str, same_as: str) -> None:
-    assert find_model(name) == find_model(same_as)
+    assert find_traits(name) == find_traits(same_as)
 
 
 @pytest.mark.parametrize("body", [b"no", b"[]", b"{}", b'{"data": 1}'])

@@ -14,7 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from adapters.claude.content import assistant_blocks, tool_result, user_blocks
-from adapters.claude.model_limits import binds_thoughts
+from adapters.claude.model_traits import binds_thoughts
 from adapters.claude.reply import next_block_index
 from adapters.claude.request import BINDING_BETA
 from adapters.types import Json

@@ -1,0 +1,102 @@
+"""The traits of Claude models by name: how much they may write, how they think, and what they refuse.
+
+The values are those of the models' pages on platform.claude.com (November 2026). A limit that GET /v1/models named goes
+before this table.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+
+class ModelTraits(Struct, frozen=True):
+    """The traits that the models of one family share."""
+
+    # The `max_tokens` of a request that sets none.
+    max_tokens: int
+    # The model takes `role: system` after a user turn; others answer such a message with a 400.
+    late_system: bool = False
+    # The type of `thinking` that is the least it takes; None: it always thinks.
+    least_thinking: str | None = "disabled"
+    # It takes thoughts back only at their original position (build-with-claude/preserved-thinking).
+    binds_thoughts: bool = False
+    # It can be made to call a tool.
+    can_force: bool = True
+    # It thinks only when a request gives it tokens for that, and takes no `effort`.
+    thinks_when_asked: bool = False
+
+
+_64K: Final = ModelTraits(64_000)
+_128K: Final = ModelTraits(128_000)
+_LATE_SYSTEM: Final = ModelTraits(128_000, late_system=True)
+_ALWAYS_THINKS: Final = ModelTraits(128_000, late_system=True, least_thinking=None)
+_BINDS_THOUGHTS: Final = replace(_ALWAYS_THINKS, binds_thoughts=True, can_force=False)
+# Up to the 4.1 family a prompt and max_tokens that together exceed the window are a 400, so less is asked for there.
+_UP_TO_4_1: Final = ModelTraits(32_000, thinks_when_asked=True)
+_BEFORE_EFFORT: Final = replace(_64K, thinks_when_asked=True)
+# Of a model of another maker that speaks Claude's dialect.
+_UNKNOWN: Final = ModelTraits(8_192)
+
+# By the beginning of a name; the longest one counts.
+_TRAITS: Final[dict[str, ModelTraits]] = {
+    "claude-": _64K,
+    "claude-fable-5": _ALWAYS_THINKS,
+    "claude-fable-5-": _BINDS_THOUGHTS,
+    "claude-mythos-preview": replace(_128K, least_thinking=None),
+    "claude-mythos-5": _ALWAYS_THINKS,
+    "claude-mythos-5-": _BINDS_THOUGHTS,
+    "claude-opus-5": _LATE_SYSTEM,
+    "claude-opus-5-": _BINDS_THOUGHTS,
+    "claude-sonnet-5": _128K,  # sources disagree about late system messages; without is always right
+    "claude-sonnet-5-": replace(_BINDS_THOUGHTS, least_thinking="between_tools"),
+    "claude-haiku-5": replace(_LATE_SYSTEM, binds_thoughts=True),
+    "claude-opus-4-8": _LATE_SYSTEM,
+    "claude-opus-4-7": _128K,
+    "claude-opus-4-6": _128K,
+    "claude-sonnet-4-6": _128K,
+    "claude-opus-4-5": _BEFORE_EFFORT,
+    "claude-sonnet-4-5": _BEFORE_EFFORT,
+    "claude-haiku-4-5": _BEFORE_EFFORT,
+    "claude-opus-4": _UP_TO_4_1,  # 4.0 and 4.1
+    "claude-sonnet-4": _UP_TO_4_1,
+    "claude-3-7": _UP_TO_4_1,
+    "claude-3-5": ModelTraits(8_192),
+    "claude-3": ModelTraits(4_096),
+}
+_BEGINNINGS: Final = sorted(_TRAITS, key=len, reverse=True)
+# Other providers prefix the name: us.anthropic.claude-opus-4-6-v1:0 (Bedrock), anthropic/claude-opus-4.6 (OpenRouter).
+_PREFIX: Final = re.compile(r".*[./](?=claude-)")
+# A name ends with its version: after it come a date, what serves it, or how (-20250514, @20250514, -v1:0, -fast, -0).
+_VERSION: Final = re.compile(r"claude-(?:[a-z]+-)?\d{1,2}(?!\d)(?:-[1-9]\d?(?!\d))?")
+
+
+@lru_cache(maxsize=256)
+def find_traits(name: str) -> ModelTraits:
+    """Returns the traits of a model. name: as any provider has it."""
+    # `match` with a greedy pattern: `search` would take the square of the length of a name without the prefix.
+    if prefix := _PREFIX.match(name):
+        name = name[prefix.end() :]
+    name = name.replace(".", "-")
+    if version := _VERSION.match(name):
+        name = version[0]
+    return next((_TRAITS[beginning] for beginning in _BEGINNINGS if name.startswith(beginning)), _UNKNOWN)
+
+
+def thinks_when_asked(name: str) -> bool:
+    """Returns whether a model thinks only when a request gives it tokens for that."""
+    return find_traits(name).thinks_when_asked
+
+
+def binds_thoughts(name: str) -> bool:
+    """Returns whether a model takes thoughts back only after what they were thought about."""
+    return find_traits(name).binds_thoughts
+
+
+def can_force(name: str) -> bool:
+    """Returns whether a model can be forced to call a tool."""
+    return find_traits(name).can_force
