@@ -1,7 +1,7 @@
 """Agents that speak to one another: a message of one is a send to the other's own conversation.
 
-Who waits for an answer has the other's run within its own: it ends when the one that waits is cancelled, and goes on
-when its answer only came too late. The message is shown as the system's, with the sender's name and id.
+A run that waits for an answer has the other agent's run within its own: that one is cancelled with it, and goes on
+when its answer only comes too late. The message is shown as the system's, with the sender's name and id.
 """
 
 from __future__ import annotations
@@ -41,14 +41,15 @@ from storage.records import DEFAULT, Run, RunState
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
-# Agents that one message goes to, and how many of them run at a time. No measurement.
+# The most agents that one message goes to, and how many of them run at a time. No measurement.
 MOST_AGENTS = 32
 AT_ONCE = 8
-# How many agents one message may pass through.
+# The most agents that one message may pass through.
 MOST_DEPTH = 4
-# Slots of runs that wait, which other runs may have meanwhile.
+# The most slots of waiting runs that other runs may have meanwhile. No measurement.
 MOST_IDLE = 112
-_PAGE = 100  # agents that one read returns
+# Agents that one read returns.
+_PAGE = 100
 _TOO_DEEP = f"messages between agents go {MOST_DEPTH} agents deep at most, and this turn is the last. Nothing was sent"
 _CIRCLE = "{name} waits for the end of this turn, so neither would ever go on. Nothing was sent"
 _PAUSED = "{name} waits for a person's answer to calls that it has made. Nothing was sent; try again later"
@@ -127,7 +128,7 @@ class AgentMessaging:
         wait_s: float,
         receipts: Receipts,
     ) -> None:
-        """wait_s: how long an answer is waited for."""
+        """wait_s: how long a run waits for an answer."""
         self._registry = registry
         self._receipts = receipts
         self._store = store
@@ -141,11 +142,11 @@ class AgentMessaging:
 
     @property
     def idle_runs(self) -> int:
-        """How many runs in the background do nothing but wait for others, which may need their slots to answer."""
+        """How many runs in the background only wait for others, which may need their slots to answer."""
         return min(len(self._idle), MOST_IDLE)
 
     def deliver_with(self, accepts: AcceptsRuns) -> None:
-        """Delivers messages without an answer as runs in the background, which need those of live turns themselves."""
+        """Sets what delivers messages without an answer. It is made later than this, which it needs itself."""
         self._accepts = accepts
 
     async def find(self, project: str, name: str) -> Recipient:
@@ -163,7 +164,7 @@ class AgentMessaging:
     ) -> Sequence[Recipient]:
         """Returns the other agents with these tags that were made over REST to speak; `MOST_AGENTS` at most."""
         found: list[Recipient] = []
-        # A statement looks for so many; with more of them each agent's own tags decide alone, as they do at last.
+        # A statement takes no more than MOST_TAGS: with more all agents are read. Their tags are checked in any case.
         tags = match_all or match_some
         wanted = AgentFilter(tags=tags if len(tags) <= MOST_TAGS else (), needs_all_tags=bool(match_all))
         after: str | None = None
@@ -256,7 +257,7 @@ class AgentMessaging:
         return _answer_of(result, recipient)
 
     async def send(self, sender: Speaker, recipient: Recipient, text: str) -> AgentAnswer:
-        """Sends an agent a message. The result confirms that it is on disk, no more."""
+        """Sends an agent a message. The answer means that it is stored, and no more."""
         name = recipient.name
         if sender.waiter.depth >= MOST_DEPTH:
             return recipient.failed("depth", _TOO_DEEP)
@@ -312,10 +313,11 @@ class SenderMessages(Struct, frozen=True):
     sender: Speaker
 
     async def ask(self, agent: str, text: str) -> AgentAnswer:
-        found = await self._find(agent)
-        if isinstance(found, AgentAnswer):
-            return found
-        return await self.messaging.ask(self.sender, found, text)
+        try:
+            recipient = await self.messaging.find(self.sender.project, agent)
+        except (BadRequest, StoreError) as error:
+            return _not_found(agent, error)
+        return await self.messaging.ask(self.sender, recipient, text)
 
     async def ask_tagged(
         self, match_all: Sequence[str], match_some: Sequence[str], text: str
@@ -323,19 +325,18 @@ class SenderMessages(Struct, frozen=True):
         return await self.messaging.ask_tagged(self.sender, match_all, match_some, text)
 
     async def send(self, agent: str, text: str) -> AgentAnswer:
-        found = await self._find(agent)
-        if isinstance(found, AgentAnswer):
-            return found
-        return await self.messaging.send(self.sender, found, text)
-
-    async def _find(self, agent: str) -> Recipient | AgentAnswer:
-        """Returns the recipient with this id or name, or the answer that says why there is none."""
         try:
-            return await self.messaging.find(self.sender.project, agent)
-        except NotFound:
-            return AgentAnswer(agent, agent, error=f"there is no agent {agent!r}", kind="missing")
+            recipient = await self.messaging.find(self.sender.project, agent)
         except (BadRequest, StoreError) as error:
-            return AgentAnswer(agent, agent, error=error.message, kind="failed")
+            return _not_found(agent, error)
+        return await self.messaging.send(self.sender, recipient, text)
+
+
+def _not_found(agent: str, error: BadRequest | StoreError) -> AgentAnswer:
+    """Returns the answer for an agent that `AgentMessaging.find` does not find. agent: its id or name."""
+    if isinstance(error, NotFound):
+        return AgentAnswer(agent, agent, error=f"there is no agent {agent!r}", kind="missing")
+    return AgentAnswer(agent, agent, error=error.message, kind="failed")
 
 
 def _speaks(entry: AgentEntry) -> bool:
