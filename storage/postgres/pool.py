@@ -1,9 +1,9 @@
 """The connections of one process to its server, and whether the server answers.
 
-Turns go before bulk, and bulk has a few connections at most. One state for all of them: up, or down with the error that
-made it so. When the server fails, what is idle is dropped and a connection is tried at once; whoever asks meanwhile
-waits for this first attempt. If it fails everything is refused at once with the named error, and further attempts
-follow with growing pauses until a trial write succeeds.
+Bulk work has a few connections at most, so that turns find one. All connections have one state: up, or down with the
+error that made it so. When the server fails, what is idle is dropped and a connection is tried at once; whoever asks
+meanwhile waits for this first attempt. If it fails, everything is refused at once with the named error, and further
+attempts follow with growing pauses until a test write succeeds.
 """
 
 from __future__ import annotations
@@ -24,6 +24,12 @@ from storage.postgres.connection import (
     as_unavailable,
     connect,
     translate,
+)
+
+# A page, so that a full disk shows itself.
+_TEST_WRITE = (
+    "BEGIN; INSERT INTO probe (id, filler) VALUES (1, decode(repeat('00', 8000), 'hex'))"
+    " ON CONFLICT (id) DO UPDATE SET filler = excluded.filler; DELETE FROM probe; COMMIT"
 )
 
 
@@ -62,8 +68,8 @@ class ConnectionPool:
     """Connections, which are handed out in the order in which they were asked for.
 
     prepare: checks the schema, or makes it, when the server answers for the first time.
-    failed: called with the error when the server fails after it worked.
-    recovered: called when the server works again.
+    on_failure: called with the error when the server fails after it worked.
+    on_recovery: called when the server works again.
     """
 
     def __init__(
@@ -71,27 +77,28 @@ class ConnectionPool:
         target: PostgresTarget,
         limits: PoolLimits,
         prepare: Callable[[RawConnection], Awaitable[None]],
-        failed: Callable[[Unavailable], None],
-        recovered: Callable[[], None],
+        on_failure: Callable[[Unavailable], None],
+        on_recovery: Callable[[], None],
     ) -> None:
         self._target = target
         self._limits = limits
         self._prepare = prepare
         self._is_prepared = False
-        self._failed = failed
-        self._recovered = recovered
+        self._on_failure = on_failure
+        self._on_recovery = on_recovery
         self._idle: list[RawConnection] = []
         self._open: set[RawConnection] = set()  # idle or in use
         self._opening = 0  # connections that are being made
         self._bulk = 0  # connections that bulk work has, or waits for in `_waiting`
-        # Those that wait for a connection, in order; None wakes one to ask again.
+        # Those that wait for a connection, the first to come first; None wakes one to ask again.
         self._waiting: deque[asyncio.Future[RawConnection | None]] = deque()
         # Bulk work that waits until there is less of it.
         self._waiting_bulk: deque[asyncio.Future[RawConnection | None]] = deque()
-        self._mending: asyncio.Task[None] | None = None
+        self._reconnecting: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._first_try_ended = asyncio.Event()  # the first attempt to mend the present fault has ended
-        self._first_try_ended.set()
+        # Cleared while the first attempt to reconnect after a fault is under way.
+        self._first_attempt_ended = asyncio.Event()
+        self._first_attempt_ended.set()
         self._closed = False
         self.fault: Unavailable | None = None
         self.failures = 0
@@ -100,10 +107,10 @@ class ConnectionPool:
     async def start(self) -> None:
         """Opens the first connection. A server that does not answer does not stop the start. Raises: StoreError."""
         try:
-            raw = await self._try()
+            raw = await self._connect_and_test()
         except Unavailable as error:
             self.fail(error)
-            self._first_try_ended.set()
+            self._first_attempt_ended.set()  # it was this one
             return
         self._idle.append(raw)
 
@@ -111,11 +118,11 @@ class ConnectionPool:
         """Refuses what cannot be served now. Raises: Unavailable."""
         if self._closed:
             raise Closed(f"{self._target.name} is closed")
-        if self.fault is not None and self._first_try_ended.is_set():
+        if self.fault is not None and self._first_attempt_ended.is_set():
             raise self.fault.again()
 
     def acquire_idle(self) -> RawConnection | None:
-        """Returns a connection for a turn if one is free."""
+        """Returns a connection if one is free."""
         while self._idle:
             raw = self._idle.pop()
             if not raw.is_closed():
@@ -135,7 +142,7 @@ class ConnectionPool:
 
     async def _acquire_when_up(self, is_bulk: bool) -> RawConnection:
         while True:
-            await self._first_try_ended.wait()
+            await self._first_attempt_ended.wait()
             self.check()
             if is_bulk and self._bulk >= self._limits.bulk:
                 await self._wait(self._waiting_bulk)
@@ -155,22 +162,7 @@ class ConnectionPool:
         """Returns a new connection, or the next that comes free; None: ask again."""
         if len(self._open) + self._opening >= self._limits.size:
             return await self._wait(self._waiting)
-        raw: RawConnection | None = None
-        self._opening += 1
-        try:
-            raw = await connect(self._target)
-        except StoreError as error:
-            # A server that has no more connections for us still answers on those that we have.
-            if not (isinstance(error, Busy) and self._open):
-                fault = as_unavailable(error)
-                self.fail(fault)
-                raise fault from error
-        except asyncio.CancelledError:
-            # Who waits for this one opens another.
-            _wake(self._waiting, None)
-            raise
-        finally:
-            self._opening -= 1
+        raw = await self._open_another()
         if raw is None:
             # One may have come free meanwhile, and would not be handed on.
             return self.acquire_idle() or (await self._wait(self._waiting) if self._open else None)
@@ -179,6 +171,24 @@ class ConnectionPool:
             return None
         self._open.add(raw)
         return raw
+
+    async def _open_another(self) -> RawConnection | None:
+        """Returns a new connection; None: the server has no more for us, but answers on those that we have."""
+        self._opening += 1
+        try:
+            return await connect(self._target)
+        except StoreError as error:
+            if isinstance(error, Busy) and self._open:
+                return None
+            fault = as_unavailable(error)
+            self.fail(fault)
+            raise fault from error
+        except asyncio.CancelledError:
+            # One that waits may open another in its place.
+            _wake(self._waiting, None)
+            raise
+        finally:
+            self._opening -= 1
 
     async def _wait(self, queue: deque[asyncio.Future[RawConnection | None]]) -> RawConnection | None:
         future: asyncio.Future[RawConnection | None] = asyncio.get_running_loop().create_future()
@@ -199,7 +209,7 @@ class ConnectionPool:
         if is_bulk:
             self._free_bulk()
         if raw not in self._open or raw.is_closed():
-            # Dropped meanwhile, or lost: the next who waits opens another one.
+            # Dropped meanwhile, or lost: the first that waits opens another one.
             self._open.discard(raw)
             if not raw.is_closed():
                 raw.terminate()
@@ -244,37 +254,37 @@ class ConnectionPool:
         if self.fault is not None or self._closed:
             return
         self.fault = fault
-        self._first_try_ended.clear()
+        self._first_attempt_ended.clear()
         # Those in use end with what they do: an old primary would answer reads for a while.
         for raw in self._idle:
             raw.terminate()
         self._idle.clear()
         self._open.clear()
         self._wake_all()
-        self._mending = asyncio.get_running_loop().create_task(self._mend())
-        self._failed(fault)
+        self._reconnecting = asyncio.get_running_loop().create_task(self._reconnect())
+        self._on_failure(fault)
 
-    async def _mend(self) -> None:
-        """Connects until a trial write succeeds; after the first failure all requests are refused meanwhile."""
+    async def _reconnect(self) -> None:
+        """Connects until a test write succeeds. After the first failure all requests are refused meanwhile."""
         pause = 0.0
         while True:
             await asyncio.sleep(pause)
             try:
-                raw = await self._try()
+                raw = await self._connect_and_test()
                 break
             except StoreError as error:
                 self.fault = as_unavailable(error)
                 self.last_error = self.fault.message
-            self._first_try_ended.set()
+            self._first_attempt_ended.set()
             self._wake_all()
             pause = min(max(2 * pause, self._limits.retry_first_s), self._limits.retry_most_s)
         self.fault = None
         self._idle.append(raw)
-        self._first_try_ended.set()
+        self._first_attempt_ended.set()
         self._wake_all()
-        self._recovered()
+        self._on_recovery()
 
-    async def _try(self) -> RawConnection:
+    async def _connect_and_test(self) -> RawConnection:
         """Returns a connection on which writing works. Raises: StoreError."""
         raw = await connect(self._target)
         try:
@@ -282,7 +292,7 @@ class ConnectionPool:
                 if not self._is_prepared:
                     await self._prepare(raw)
                     self._is_prepared = True
-                await raw.execute(_TRIAL, timeout=self._limits.write_s)
+                await raw.execute(_TEST_WRITE, timeout=self._limits.write_s)
             except FAULTS as error:
                 raise translate(error, self._target.name) from error
         except BaseException:
@@ -299,21 +309,14 @@ class ConnectionPool:
     async def close(self, timeout_s: float) -> None:
         """Closes all connections. Idempotent."""
         self._closed = True
-        tasks = [*self._tasks, *([self._mending] if self._mending else ())]
+        tasks = [*self._tasks, *([self._reconnecting] if self._reconnecting else ())]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._first_try_ended.set()
+        self._first_attempt_ended.set()
         self._wake_all()
         opened, self._open, self._idle = self._open, set(), []
         await asyncio.gather(*(_close_connection(raw, timeout_s) for raw in opened))
-
-
-# A page, so that a full disk shows itself.
-_TRIAL = (
-    "BEGIN; INSERT INTO probe (id, filler) VALUES (1, decode(repeat('00', 8000), 'hex'))"
-    " ON CONFLICT (id) DO UPDATE SET filler = excluded.filler; DELETE FROM probe; COMMIT"
-)
 
 
 async def _close_connection(raw: RawConnection, timeout_s: float) -> None:
@@ -323,7 +326,7 @@ async def _close_connection(raw: RawConnection, timeout_s: float) -> None:
 
 
 def _wake(queue: deque[asyncio.Future[RawConnection | None]], raw: RawConnection | None) -> bool:
-    """Hands a connection, or the news that there may be one, to the first who still waits."""
+    """Hands a connection, or None, to the first that still waits. Returns whether one does."""
     while queue:
         future = queue.popleft()
         if not future.done():
