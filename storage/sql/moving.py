@@ -21,7 +21,7 @@ from storage.sql.agents_api.attached import attach
 from storage.sql.agents_api.definitions import add_definition, find_definition
 from storage.sql.group import Group, bulk_writes, long_reads, reads
 from storage.sql.statements import load
-from storage.sql.transfer_definitions import find_target, read_attached
+from storage.sql.transfer_definitions import find_or_make_attached, read_attached
 from storage.usage_records import ROWS_AT_ONCE, UsageKey
 
 SQL = load("moving.sql")
@@ -231,7 +231,7 @@ class Moving(Group):
         if agent is None:
             return
         for fields in links.attached:
-            target = await find_target(connection, scope.project, fields, created)
+            target = await find_or_make_attached(connection, scope.project, fields, created)
             if target is not None:
                 await attach(connection, agent.id, fields["kind"], target)
         for reader, seq, at in links.readers:

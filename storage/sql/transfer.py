@@ -29,7 +29,7 @@ from storage.sql.forget import Forgetting
 from storage.sql.group import Group, bulk_writes, long_reads, reads
 from storage.sql.statements import load, rows_of
 from storage.sql.transfer_definitions import (
-    own_uid,
+    api_subject,
     publish_definitions,
     put_attached,
     put_definition,
@@ -256,7 +256,8 @@ class Transfer(Group):
                 moved_away = (f"replaced:{replaced_id}", uuid.uuid4().hex, replaced_id)
                 await connection.run(SQL["rename"], moved_away)
             await connection.run(SQL["set_next_seq"], (next_seq, agent.id))
-            name = own_uid(agent) or uid
+            subject = api_subject(agent)
+            name = uid if subject is None else subject.uid
             if name is None or await connection.row(SQL["agent_taken"], (name,)) is not None:
                 name = agent.uid
             await connection.run(SQL["rename"], (scope.subject, name, agent.id))

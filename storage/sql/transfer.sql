@@ -238,16 +238,16 @@ UPDATE run_steps SET feedback = ? WHERE exchange = ? AND agent = ?
 -- Returns whether a memory has a definition of a kind.
 SELECT 1 FROM definitions WHERE memory = ? AND memory <> 0 AND kind = ?
 
--- name: definitions_in
--- Gives what was defined to its project.
+-- name: publish_definitions
+-- Gives the definitions to their project.
 UPDATE definitions SET project = ? WHERE memory = ? AND project = ?
 
--- name: tags_in
+-- name: publish_tags
 -- Likewise the tags.
 UPDATE tags SET project = ? WHERE agent = ? AND project = ?
 
--- name: attached_in
--- Attaches what is attached.
+-- name: publish_attached
+-- Gives what is attached the kinds that statements ask for.
 UPDATE attached SET kind = substr(kind, ?1) WHERE agent = ?2 AND substr(kind, 1, ?1 - 1) = ?3
 
 -- name: block_put

@@ -1,4 +1,4 @@
-"""The parts of an exported memory that only what was made over REST has: definitions, attached things, tags, runs.
+"""The parts of an exported memory that only one made over REST has: its definitions, attachments and runs.
 
 While an import grows they are hidden: they belong to a project without keys, and are attached under kinds that nothing
 looks for. `publish_definitions` gives them to their project.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -27,25 +27,32 @@ from storage.records import (
 )
 from storage.sql.agents_api import definitions
 from storage.sql.agents_api.blocks import add_block
-from storage.sql.agents_api.definitions import add_definition, find_definition
+from storage.sql.agents_api.definitions import add_definition, add_first_text, find_definition
 from storage.sql.agents_api.runs import add_step
 from storage.sql.statements import load
 
 SQL = load("transfer.sql")
 
-# What an agent has attached that is a definition, made where it is not there.
-_DEFINED = (DefinitionKind.TOOL, DefinitionKind.IDENTITY)
+# The kinds of attachments that are definitions.
+_ATTACHED_DEFINITIONS = (DefinitionKind.TOOL, DefinitionKind.IDENTITY)
 _ENDED = (RunState.COMPLETED, RunState.FAILED, RunState.CANCELLED)
 
 
-def own_uid(agent: Agent) -> str | None:
-    """Returns the public name that a memory made over REST has by its subject; None for a user's."""
-    return agent.scope.subject.rpartition(":")[2] if agent.scope.profile == API_PROFILE else None
+class ApiSubject(NamedTuple):
+    """The subject of a memory that was made over REST, in its two parts."""
+
+    # agent, archive or folder.
+    kind: str
+    # The public name of the memory and of its definition.
+    uid: str
 
 
-def kind_of(agent: Agent) -> str:
-    """Returns the kind of a memory made over REST by its subject: agent, archive or folder."""
-    return agent.scope.subject.removeprefix(IMPORTING).partition(":")[0]
+def api_subject(agent: Agent) -> ApiSubject | None:
+    """Returns the parts of a memory's subject; None: it was not made over REST."""
+    if agent.scope.profile != API_PROFILE:
+        return None
+    kind, _, uid = agent.scope.subject.removeprefix(IMPORTING).partition(":")
+    return ApiSubject(kind, uid)
 
 
 # -- export
@@ -54,20 +61,22 @@ def kind_of(agent: Agent) -> str:
 async def read_attached(
     connection: Connection, agent: int, after: int, limit: int
 ) -> list[tuple[int, dict[str, Any]]]:
-    """Returns a page of what an agent has attached, each with its place. What is gone meanwhile is left out."""
+    """Returns a page of what an agent has attached, each with its place among all.
+
+    The record of what is gone meanwhile has its kind alone: a page with fewer records would be taken for the last.
+    """
     rows = await connection.rows(SQL["attached_read"], (agent, limit, after))
-    found = []
-    for n, (kind, target) in enumerate(rows, after + 1):
-        fields = await _attached_fields(connection, kind, target)
-        # A page must not end where something was left out.
-        found.append((n, {"kind": kind, **(fields or {})}))
-    return found
+    return [
+        (place, {"kind": kind, **(await _attached_fields(connection, kind, target) or {})})
+        for place, (kind, target) in enumerate(rows, after + 1)
+    ]
 
 
 async def _attached_fields(connection: Connection, kind: str, target: int) -> dict[str, Any] | None:
+    # The gateway's own tools have no rows: a negative number names one.
     if kind == DefinitionKind.TOOL and target < 0:
         return {"built_in": -target}
-    if kind in _DEFINED:
+    if kind in _ATTACHED_DEFINITIONS:
         row = await connection.row(SQL["attached_definition"], (target,))
         return None if row is None else {"uid": row[0], "name": row[1], "body": orjson.loads(row[2])}
     if kind != DefinitionKind.BLOCK:
@@ -76,51 +85,49 @@ async def _attached_fields(connection: Connection, kind: str, target: int) -> di
     row = await connection.row(SQL["attached_block"], (target,))
     if row is None:
         return None
-    names = ("uid", "label", "description", "limit", "read_only", "value", "details")
-    fields = dict(zip(names, row, strict=True))
-    return {**fields, "read_only": bool(row[4]), "details": orjson.loads(row[6] or b"{}")}
+    uid, label, description, limit, read_only, value, details = row
+    return {
+        "uid": uid,
+        "label": label,
+        "description": description,
+        "limit": limit,
+        "read_only": bool(read_only),
+        "value": value,
+        "details": orjson.loads(details or b"{}"),
+    }
 
 
 # -- import
 
 
 async def put_definition(connection: Connection, agent: Agent, record: Mapping[str, Any]) -> None:
-    """Adds what is defined of a memory. Raises: WriteConflict."""
-    kind, uid = DefinitionKind(record["kind"]), record["uid"]
+    """Adds the definition of a memory or of one of its conversations. Raises: WriteConflict."""
+    kind, uid, at = DefinitionKind(record["kind"]), record["uid"], float(record["updated"])
     if kind is not DefinitionKind.CONVERSATION:
-        own = own_uid(agent)
-        if own is None or kind != kind_of(agent):
-            raise WriteConflict(
-                f"this is the {kind} {record['uid']!r}, which cannot become {agent.scope.subject}"
-            )
-        uid = own
+        subject = api_subject(agent)
+        if subject is None or kind != subject.kind:
+            raise WriteConflict(f"this is the {kind} {uid!r}, which cannot become {agent.scope.subject}")
+        uid = subject.uid
     values = (
-        uid, IMPORTING + agent.scope.project, kind, agent.id, float(record["created"]), float(record["updated"]),
-        str(record["name"]),
+        uid, IMPORTING + agent.scope.project, kind, agent.id, float(record["created"]), at, str(record["name"]),
     )  # fmt: skip
     id = await connection.value(SQL["definition_put"], values)
     if id is None:
         raise WriteConflict(f"the {kind} {uid!r} is there already")
-    text = (id, 1, float(record["updated"]), orjson.dumps(dict(record["body"])))
-    await connection.run(
-        definitions.SQL["point"], (await connection.value(definitions.SQL["text_insert"], text), id)
-    )
+    await add_first_text(connection, id, record["body"], at)
 
 
 async def put_attached(connection: Connection, agent: Agent, record: Mapping[str, Any], at: float) -> None:
-    """Attaches something, and makes what `find_target` makes. What cannot be found is left out."""
-    target = await find_target(connection, agent.scope.project, record, at)
+    """Attaches something, which is made where `find_or_make_attached` makes it. What is not found is left out."""
+    target = await find_or_make_attached(connection, agent.scope.project, record, at)
     if target is not None:
         await connection.run(SQL["attached_put"], (agent.id, IMPORTING + record["kind"], target))
 
 
-async def find_target(
+async def find_or_make_attached(
     connection: Connection, project: str, record: Mapping[str, Any], at: float
 ) -> int | None:
-    """Returns the row of what is attached; None: it is not found.
-
-    A tool, an identity or a block that is not there is made.
-    """
+    """Returns the row of what is attached; None: it is not found. A missing tool, identity or block is made."""
     kind = record["kind"]
     if "built_in" in record:
         return -int(record["built_in"])
@@ -129,15 +136,24 @@ async def find_target(
     if kind in (DefinitionKind.ARCHIVE, DefinitionKind.FOLDER):
         found = await find_definition(connection, project, DefinitionKind(kind), record["uid"])
         return None if found is None else found.memory
-    if kind in _DEFINED:
+    if kind in _ATTACHED_DEFINITIONS:
         return await _find_or_make_definition(connection, project, DefinitionKind(kind), record, at)
-    if kind != DefinitionKind.BLOCK:
-        raise ValueError(f"nothing of the kind {kind!r} is attached")
+    if kind == DefinitionKind.BLOCK:
+        return await _find_or_make_block(connection, project, record, at)
+    raise ValueError(f"nothing of the kind {kind!r} is attached")
+
+
+async def _find_or_make_block(
+    connection: Connection, project: str, record: Mapping[str, Any], at: float
+) -> int:
+    """Returns the row of a block: the project's of this public name, else a new one.
+
+    A new one gets another public name where another project has one of that name.
+    """
     row = await connection.row(SQL["block_of"], (record["uid"], project))
     if row is not None:
         return int(row[0])
     is_taken = await connection.row(SQL["block_taken"], (record["uid"],)) is not None
-    uid = "" if is_taken else record["uid"]
     block = Block(
         0,
         record["label"],
@@ -145,7 +161,7 @@ async def find_target(
         record["value"],
         int(record["limit"]),
         bool(record["read_only"]),
-        uid=uid,
+        uid="" if is_taken else record["uid"],
     )
     made = await add_block(connection, project, block, record.get("details") or {}, at=at, origin="import")
     return made.block.id
@@ -156,7 +172,7 @@ async def _find_or_make_definition(
 ) -> int:
     """Returns the row of a tool or an identity: the one of this public name, else of this name, else a new one.
 
-    A new one has another public name where that of the export is one of another project's.
+    A new one gets another public name where another project has one of that name.
     """
     found = await find_definition(connection, project, kind, record["uid"])
     if found is not None:
@@ -173,7 +189,7 @@ async def _find_or_make_definition(
 async def put_run(
     connection: Connection, agent: int, record: Mapping[str, Any], uid: str, conversation: int
 ) -> None:
-    """Adds a run. One that went on when it was exported has failed here."""
+    """Adds a run. One that had not ended when it was exported has failed here."""
     is_over = record["state"] in _ENDED
     state, stop = (RunState(record["state"]), record["stop"]) if is_over else (RunState.FAILED, "error")
     values = (
@@ -184,7 +200,7 @@ async def put_run(
 
 
 async def put_step(connection: Connection, agent: int, record: Mapping[str, Any], run: int) -> None:
-    """Adds a step of a run, which counts it. exchange: its row."""
+    """Adds a step of a run, which counts it. `exchange` of the record is a row of this database."""
     counts = TokenCounts(*(int(record[name]) for name in TokenCounts._fields))
     await add_step(
         connection,
@@ -198,11 +214,11 @@ async def put_step(connection: Connection, agent: int, record: Mapping[str, Any]
 
 
 async def publish_definitions(connection: Connection, agent: Agent) -> None:
-    """Gives what was imported to its project. Raises: NotFound: an agent's definition is missing."""
-    defined = (agent.id, kind_of(agent))
-    if own_uid(agent) is not None and await connection.row(SQL["definition_of"], defined) is None:
-        raise NotFound(f"nothing defines this {kind_of(agent)}")
+    """Gives what was imported to its project. Raises: NotFound: a memory made over REST has no definition."""
+    subject = api_subject(agent)
+    if subject is not None and await connection.row(SQL["definition_of"], (agent.id, subject.kind)) is None:
+        raise NotFound(f"nothing defines this {subject.kind}")
     project, hidden = agent.scope.project, IMPORTING + agent.scope.project
-    await connection.run(SQL["definitions_in"], (project, agent.id, hidden))
-    await connection.run(SQL["tags_in"], (project, agent.id, hidden))
-    await connection.run(SQL["attached_in"], (len(IMPORTING) + 1, agent.id, IMPORTING))
+    await connection.run(SQL["publish_definitions"], (project, agent.id, hidden))
+    await connection.run(SQL["publish_tags"], (project, agent.id, hidden))
+    await connection.run(SQL["publish_attached"], (len(IMPORTING) + 1, agent.id, IMPORTING))

@@ -7,7 +7,7 @@ compare-and-set on the version.
 from __future__ import annotations
 
 import builtins
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import orjson
@@ -36,9 +36,14 @@ async def add_definition(connection: Connection, draft: DefinitionDraft, *, at: 
     id = await connection.value(SQL["insert"], values)
     if id is None:
         raise _name_taken(draft.kind, draft.name)
-    text = await connection.value(SQL["text_insert"], (id, 1, at, orjson.dumps(draft.body)))
-    await connection.run(SQL["set_text"], (text, id))
+    await add_first_text(connection, id, draft.body, at)
     return await get_definition(connection, id)
+
+
+async def add_first_text(connection: Connection, id: int, body: Mapping[str, Any], at: float) -> None:
+    """Gives a new definition its first text."""
+    text = await connection.value(SQL["text_insert"], (id, 1, at, orjson.dumps(body)))
+    await connection.run(SQL["set_text"], (text, id))
 
 
 def _name_taken(kind: DefinitionKind, name: str) -> WriteConflict:
