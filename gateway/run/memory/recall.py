@@ -355,7 +355,7 @@ class _NoteSearch(Struct, frozen=True):
         if not visible.notes or "\n" in text:
             return False
         messages = self.recaller.store.recall.all_cached_messages(
-            context.agent, context.snapshot.numbers, visible.numbers
+            context.agent, context.snapshot.numbers, visible.verbatim
         )
         return messages is not None and note.shows_all(
             visible.notes, messages, query, exclude_atoms=visible.atoms
@@ -370,12 +370,12 @@ class _NoteSearch(Struct, frozen=True):
             # A vector that does not come in time leaves time for a search by words.
             wait_ms = self._remaining_ms() - recaller.limit_ms(context) / WORDS_TIME_PARTS
             vector = await recaller.embed_query(context.agent.id, query, wait_ms)
-        has_evicted = self.prompt.window.evicted_tokens > 0 and not visible.numbers
+        has_evicted = self.prompt.window.evicted_tokens > 0 and not visible.verbatim
         return await recaller.store.recall.search(
             context.agent,
             query,
             numbers=context.snapshot.numbers,
-            skip=visible.numbers,
+            skip=visible.verbatim,
             limit=MOST_HITS if has_evicted else max(LEAST_HITS, self.budget // LINE_TOKENS),
             room=SPARE_BUDGETS * self.budget,
             only_strong=True,
@@ -393,7 +393,7 @@ class _NoteSearch(Struct, frozen=True):
             query,
             opens=_opens_conversation(context),
             numbers=context.snapshot.numbers,
-            skip=visible.numbers,
+            skip=visible.verbatim,
             # What the memory section shows is among the first, as a fact and in the user's words, and is ruled out.
             limit=LEAST_HITS + 2 * len(self.standing),
             deadline_ms=self._remaining_ms(),
@@ -406,7 +406,7 @@ class _NoteSearch(Struct, frozen=True):
             event.seq,
             before=before,
             numbers=context.snapshot.numbers,
-            skip=self.visible.numbers,
+            skip=self.visible.verbatim,
             deadline_ms=self._remaining_ms(),
         )
 
