@@ -1,4 +1,4 @@
-"""Opens the database that the settings name. Other modules know the store's types; none knows what lies below it.
+"""Opens the database that the settings name. Other modules of the gateway know the store's types, and no database.
 
 The one exception is gateway/cli_commands.py, which asks the database's lock who serves it, and has to start fast.
 """
@@ -25,7 +25,7 @@ from storage.sqlite.inspection import inspect
 async def open_database(settings: Settings, address: str | None = None) -> Store:
     """Opens the store.
 
-    address: the address at which this process serves, if it does; another process that wants the file is told it.
+    address: the address at which this process serves, if it does, for the error of another process that wants the file.
 
     Raises: StoreError: why it cannot be opened.
     """
@@ -43,8 +43,8 @@ async def open_database(settings: Settings, address: str | None = None) -> Store
 
 
 @asynccontextmanager
-async def opened_database(settings: Settings) -> AsyncIterator[Store]:
-    """Opens the store for a block that serves no requests, and closes it.
+async def database_session(settings: Settings) -> AsyncIterator[Store]:
+    """Opens the store for work outside of a server, and closes it after the block.
 
     Raises: GatewayError: it cannot be opened, or the block raises a StoreError.
     """
@@ -59,7 +59,7 @@ async def opened_database(settings: Settings) -> AsyncIterator[Store]:
 
 
 def location_setting(settings: Settings) -> str:
-    """Returns the name of the setting that has the database's location."""
+    """Returns the name of the setting that has the location of the database."""
     return "database.path" if settings.database.url is None else "database.url"
 
 
@@ -100,8 +100,8 @@ def check_database(settings: Settings) -> DatabaseFindings:
 
 
 def _describe_schema(found: int, known: int) -> str:
-    after = f", which a start brings to {known}; only a copy leads back" if found < known else ""
-    return f"schema version {found}{after}"
+    upgrade = f", which a start brings to {known}; only a copy leads back" if found < known else ""
+    return f"schema version {found}{upgrade}"
 
 
 async def _check_server(database: DatabaseSettings, url: str) -> DatabaseFindings:
@@ -116,7 +116,7 @@ async def _check_server(database: DatabaseSettings, url: str) -> DatabaseFinding
         return DatabaseFindings(fault=error.message)
     except StoreError as error:
         raise SettingsError(f"database.url: {error.message}") from error
-    tables = _describe_schema(found.schema, found.latest_schema) if found.schema else "no tables yet"
-    arrive = "arrive" if found.listen_fault is None else f"do not arrive: {found.listen_fault}"
-    notes = (f"PostgreSQL {found.version}, {tables}", f"notifications between gateways {arrive}")
+    schema = _describe_schema(found.schema, found.latest_schema) if found.schema else "no tables yet"
+    delivery = "arrive" if found.listen_fault is None else f"do not arrive: {found.listen_fault}"
+    notes = (f"PostgreSQL {found.version}, {schema}", f"notifications between gateways {delivery}")
     return DatabaseFindings(is_keyed=found.is_keyed, notes=notes)

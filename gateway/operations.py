@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from gateway.open_database import opened_database
+from gateway.open_database import database_session
 from gateway.page.page_operations import PageOperations
 from gateway.run.admin.audit_operations import AuditOperations
 from gateway.run.admin.batch_operations import BatchOperations
@@ -161,7 +161,7 @@ async def import_file(
 
     Raises: GatewayError.
     """
-    async with opened_database(settings) as store:
+    async with database_session(settings) as store:
         operations = make_import_operations(settings, store, gives_way=False)
         try:
             running = await operations.begin(open_file(path), operations.read_request(wanted))
@@ -257,7 +257,7 @@ async def move_store(
     """
     follow_up_jobs = () if settings.memory.embedder is None else (EMBED,)
     async with (
-        opened_database(replace(settings, database=source)) as source_store,
-        opened_database(replace(settings, database=target)) as target_store,
+        database_session(replace(settings, database=source)) as source_store,
+        database_session(replace(settings, database=target)) as target_store,
     ):
         return await Move(source_store, target_store, follow_up_jobs).run(report)

@@ -30,7 +30,7 @@ from gateway.errors import GatewayError, SettingsError, UnknownModel
 from gateway.limits import Limits
 from gateway.log import configure_logging
 from gateway.metrics import Metrics
-from gateway.open_database import location_setting, open_database, opened_database
+from gateway.open_database import database_session, location_setting, open_database
 from gateway.operations import make_mcp_memory, make_operations
 from gateway.provider_factory import make_embedder
 from gateway.run.admin.serving import AdminFile
@@ -95,7 +95,7 @@ def work(settings: Settings, limits: Limits | None = None) -> int:
 
 async def migrate(settings: Settings) -> None:
     """Brings the database to the present schema. Raises: GatewayError."""
-    async with opened_database(settings) as store:
+    async with database_session(settings) as store:
         health = store.health
         if not health.is_up:
             raise GatewayError(health.error or f"the database is {health.status}")
@@ -103,7 +103,7 @@ async def migrate(settings: Settings) -> None:
 
 async def perform_without_server(settings: Settings, operation: str, arguments: Mapping[str, Any]) -> Any:
     """Performs one operation on the database, without a server. Raises: GatewayError."""
-    async with opened_database(settings) as store, AsyncExitStack() as stack:
+    async with database_session(settings) as store, AsyncExitStack() as stack:
         embed_query = None
         searches = arguments.get("query") or arguments.get("tool") == "memory_search"
         embedder = make_embedder(settings) if searches else None
