@@ -6,24 +6,24 @@ StoreError
 │   ├── ReadOnly           the file or its directory may not be written
 │   ├── Locked             another process holds the database
 │   ├── Corrupt            the file is damaged, or is no database
-│   ├── Broken             any other failure of the machine below us
-│   ├── Busy               our own queue has reached its bound
+│   ├── Broken             any other failure of the disk or the server
+│   ├── Busy               a queue or a pool of this process, or the server, has no room
 │   ├── TooSlow            a read passed its deadline
 │   └── Closed             the store was closed
 ├── Owned                  at start: another process owns the file
 ├── TooNew                 at start: the file was written by a newer program
 ├── TooOld                 at start: the schema is from before this program's oldest upgrade step
-├── Foreign                at start: the database is one of something else
-├── NotAdmitted            at start: the server does not let us in, or cannot serve us
+├── Foreign                at start: the database belongs to another program
+├── NotAdmitted            at start: the server does not let this program in, or cannot serve it
 ├── NotFound               what was asked for does not exist
 ├── WriteConflict          another writer was faster, or a rule of the schema forbids it
 │   ├── OverLimit          more than there may be: attached memories, files of a folder
 │   │   └── BlockOverLimit a value is longer than its block may be
 │   └── Overtaken          what was read has been changed since: read it again
-├── Stale                  planned on what is no longer so: resolve again
+├── Stale                  what it was planned on has changed since: resolve again
 ├── NotForkable            a fork cannot begin after the message named: name another
 ├── RunOver                a run that was to begin has ended, or its send is another run's: nothing is left to do
-└── StatementFailed        our bug: a statement that the database does not understand
+└── StatementFailed        a bug of this program: a statement that the database does not understand
 """
 
 from __future__ import annotations
@@ -43,9 +43,10 @@ class StoreError(Exception):
 
 
 class Unavailable(StoreError):
-    """is_known: the fault was found before, and health shows it; it is raised for one more caller."""
+    """The store cannot serve now."""
 
     status: ClassVar[str] = "broken"
+    # The fault was found before, and health shows it; it is raised for one more caller.
     is_known = False
 
     def again(self) -> Self:

@@ -12,20 +12,20 @@ from gateway.errors import GatewayError
 
 
 class ReplyStarted(Struct, frozen=True):
-    """Status and headers of the upstream's reply are there."""
+    """Status and headers of the upstream's reply have come."""
 
     status: int
     headers: tuple[Header, ...] = ()
 
 
 class Received(Struct, frozen=True):
-    """Events of a streamed reply: all that one read brought."""
+    """Events of a streamed reply have come, all of one read."""
 
     events: list[Event]
 
 
 class ReceivedWhole(Struct, frozen=True):
-    """The body of a reply that is no stream has come, all of it."""
+    """The whole body of a reply that is no stream has come."""
 
     body: bytes
 
@@ -38,7 +38,7 @@ class ReplyFailed(Struct, frozen=True):
     """The upstream could not be reached, broke off or took too long."""
 
     error: GatewayError
-    # What came of an event that has no end, where the stream ended within it.
+    # The beginning of an event whose end did not come.
     rest: bytes = b""
 
 
@@ -46,20 +46,24 @@ class ToolFinished(Struct, frozen=True):
     """A gateway tool has run."""
 
     call_id: str
-    content: str  # its result, or its failure, in the words that the model is to read
-    status: str = "success"  # or error
-    stdout: str = ""  # with stderr: the output of code that it ran
+    # The result or the failure, as the model reads it.
+    content: str
+    # "success" or "error".
+    status: str = "success"
+    # The output of code that the tool ran.
+    stdout: str = ""
     stderr: str = ""
-    changes: str = ""  # as in `ToolResult`
+    # As in `ToolResult`.
+    changes: str = ""
     shown: Shown = field(default_factory=dict)
 
 
 class ToolsLate(Struct, frozen=True):
-    """Gateway tools have been running for so long that the user should hear something (`TurnTerms.filler`)."""
+    """Gateway tools have run for so long that the user should hear a filler (`TurnTerms.filler`)."""
 
 
 class StepSaved(Struct, frozen=True):
-    """A `SaveStep` is committed. The numbers are those of the step that is open now, or else of the one that ended."""
+    """A `SaveStep` is committed. The fields are those of the step that it opened, or else of the one that it ended."""
 
     # The number of the step's first message, which names the step.
     first: int
@@ -69,12 +73,12 @@ class StepSaved(Struct, frozen=True):
     results: tuple[Json, ...] = ()
 
 
-# The error that the client of a lost turn gets.
+# The error that the client of a lost turn gets (`Saved.is_lost`).
 LOST = "Something of this memory was forgotten meanwhile: the reply is not kept."
 
 
 class Saved(Struct, frozen=True):
-    """The end of the reply may leave."""
+    """A `Save` is done, or was given up: the end of the reply may leave."""
 
     # The turn is committed; False: the store is too slow or down.
     durable: bool = True
@@ -85,7 +89,7 @@ class Saved(Struct, frozen=True):
 
 
 class ClientLeft(Struct, frozen=True):
-    """The client is gone, or the process is about to end."""
+    """The client has left, or counts as such because the process is about to end."""
 
 
 class Stopped(Struct, frozen=True):

@@ -19,9 +19,11 @@ from gateway.core.usage.gen_ai import CANCELLED
 from gateway.run.receipt import GatewayStep, Receipt
 
 _log = logging.getLogger("mnemogate")
-MAX_PARALLEL = 8  # the calls of one round that run at a time
+
+# The most calls of one round that run at a time.
+MAX_PARALLEL = 8
 NOT_AVAILABLE = "Error: {name} is not available at the moment."
-# A result may take a fifth of the window, but has at least these characters.
+# A result may take a fifth of the window, or this many characters where that is more.
 _WINDOW_PARTS = 5
 MIN_RESULT_CHARS = 5_000
 _CHARS_PER_TOKEN = 4  # an estimate
@@ -40,8 +42,9 @@ class ToolAnswer(Struct, frozen=True):
     stderr: str = ""
     # The values that code gave to blocks in its copy of the agent, by label. The caller of the tool writes them.
     blocks: Mapping[str, str] = field(default_factory=dict)
-    # As in `ToolResult`.
+    # A note of what has changed in memory meanwhile, which stands after the content.
     changes: str = ""
+    # What content and changes show of memory blocks.
     shown: Shown = field(default_factory=dict)
 
     def event(self, call_id: str) -> ToolFinished:
@@ -50,7 +53,7 @@ class ToolAnswer(Struct, frozen=True):
         return ToolFinished(call_id, *answer, changes=self.changes, shown=self.shown)
 
     def dump(self) -> bytes:
-        """Returns its texts and status as JSON."""
+        """Returns content, status and output as JSON."""
         return orjson.dumps(
             {"content": self.content, "status": self.status, "stdout": self.stdout, "stderr": self.stderr}
         )
@@ -79,14 +82,15 @@ def cut_result(content: str, most: int) -> str:
 class ForeignCall(Struct, frozen=True):
     """A call of a tool that is not the gateway's own."""
 
-    # Its name.
+    # The tool's name.
     tool: str
     arguments: Json
     call_id: str
-    # agent, run: public names.
+    # The public id of the agent.
     agent: str
+    # The public id of the run.
     run: str
-    # The call's own name among all calls of all agents.
+    # Names the call among all calls of all agents.
     key: str
     # {"id", "name", "blocks"}, for code.
     agent_state: Json = field(default_factory=dict)
@@ -95,10 +99,10 @@ class ForeignCall(Struct, frozen=True):
 
 
 class DeduplicatesCalls(Protocol):
-    """Makes calls that leave the gateway only once."""
+    """Performs each call that leaves the gateway only once."""
 
     async def perform_once(self, call: RunTool, perform: Callable[[], Awaitable[ToolAnswer]]) -> ToolAnswer:
-        """Returns the answer to a call. It is performed unless it was before."""
+        """Performs a call, unless it was performed before. Returns its answer."""
 
 
 class Toolbox(Protocol):
@@ -114,7 +118,7 @@ class Toolbox(Protocol):
         """Returns the serial group of a call. The calls of one group run in their order; None: it has no group."""
 
     async def run(self, call: RunTool) -> ToolAnswer:
-        """Returns the result. An exception becomes an error without details."""
+        """Runs a call. The model learns of an exception only that the tool is not available (`run_tool`)."""
 
 
 class NoTools:
@@ -142,14 +146,13 @@ async def run_tools(
     answers: dict[int, ToolAnswer] | None = None,
     receipt: Receipt | None = None,
 ) -> list[ToolAnswer]:
-    """Runs the calls of one round in parallel, as far as they are independent. Returns the answers in their order.
+    """Runs the calls of one round, those of one serial group after one another. Returns the answers in their order.
 
-    Calls that are to run alone are one serial group.
+    Calls that are to run alone are one serial group. A cancellation cancels the calls that still run, and waits for
+    their end.
 
     answers: takes each answer as it comes, by the position of its call.
     receipt: of the request; each call is noted in it.
-
-    A cancellation cancels the calls that still run, and waits for their end.
     """
     serial_groups: dict[str, list[int]] = {}
     for n, call in enumerate(calls):
@@ -181,7 +184,7 @@ async def run_tools(
 
 
 async def run_tool(toolbox: Toolbox, call: RunTool) -> ToolAnswer:
-    """Runs one call. Returns its result; an exception becomes an error without details."""
+    """Runs one call. Returns its answer; for an exception, an error without details."""
     if not toolbox.owns(call.name):
         return failed_answer(NOT_AVAILABLE.format(name=call.name))
     try:
