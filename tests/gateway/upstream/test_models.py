@@ -141,7 +141,7 @@ def test_every_profiles_model_that_nobody_answers_to_is_found_at_the_start() -> 
         check_models(Settings(upstreams=(ONE, TWO), models=CHAIN, profiles=profiles))
     assert [each.message for each in raised.value.mistakes] == [
         f"profiles {profile.name!r}: model: unknown name {profile.model!r}; "
-        "known are best, good, last, one/MODEL, two/MODEL"
+        "known are claude-*, good, one/MODEL, quick, two/MODEL"
         for profile in profiles
     ]
 
