@@ -66,8 +66,9 @@ _READ_FIELDS: Final[Mapping[str, frozenset[str]]] = {
     "custom": _COMMON_FIELDS | {"format"},
     "namespace": _COMMON_FIELDS | {"tools"},
     "tool_search": frozenset(("type", "execution", "description", "parameters")),
-    **dict.fromkeys(_BUILT_IN, frozenset(("type",))),
+    **dict.fromkeys(_BUILT_IN, frozenset(("type", "environment"))),
 }
+_ENVIRONMENT_FIELDS: Final = frozenset(("type",))
 _FILTER_FIELDS: Final = frozenset(("allowed_domains",))
 _SEARCH_FIELDS: Final = frozenset(("type", "external_web_access", "filters", "user_location"))
 # Tools that can be forced by their type alone.
@@ -201,6 +202,7 @@ class _ToolReader:
                 function = {"name": TOOL_SEARCH, **_set_fields(tool, "description", "parameters")}
                 self._append_function(function, CallForm("tool_search_call", TOOL_SEARCH))
             case "local_shell" | "shell" | "apply_patch":
+                self._check_environment(tool, where)
                 text, parameters = _BUILT_IN[kind]
                 function = {"name": kind, "description": text, "parameters": parameters}
                 self._append_function(function, CallForm(f"{kind}_call", kind))
@@ -240,6 +242,14 @@ class _ToolReader:
         self.tools.chat.append({"type": "custom", "custom": custom})
         if namespace.name is not None:
             self.tools.forms[custom["name"]] = form
+
+    def _check_environment(self, tool: Json, where: str) -> None:
+        """Refuses a shell in a container of OpenAI's, which its client does not run. Raises: BadRequest."""
+        environment = read_optional(tool, "environment", dict, where) or {}
+        kind = environment.get("type")
+        if kind not in (None, "local"):
+            raise unsupported(f"{where}.environment.type", kind)
+        self._left_out.add_rest(environment, _ENVIRONMENT_FIELDS, f"{where}.environment")
 
     def _add_search(self, tool: Json, where: str) -> bool:
         if tool.get("external_web_access") is False:

@@ -132,6 +132,10 @@ def test_allowed_tools_are_the_only_ones_where_the_upstream_knows_no_such_choice
         ({"tools": [{"type": "file_search", "vector_store_ids": []}]}, "tools[0].type"),
         ({"tools": [{"type": "tool_search"}]}, "tools[0].type"),
         ({"tools": [{"type": "of_tomorrow"}]}, "tools[0].type"),
+        (
+            {"tools": [{"type": "shell", "environment": {"type": "container_auto"}}]},
+            "tools[0].environment.type",
+        ),
         ({"tools": [{**AGENTS, "tools": [{"type": "mcp"}]}]}, "tools[0].tools[0].type"),
         ({"tools": [{**AGENTS, "tools": [AGENTS]}]}, "tools[0].tools[0].type"),
         ({"tools": [WAIT, {**WAIT, "description": ["Waits."]}]}, "tools[1].description"),
