@@ -23,6 +23,7 @@ def render_model(model: Json) -> Json:
         "type": "model",
         "display_name": model["id"],
         "created_at": at.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "lifecycle": "active",
         **own,
     }
 

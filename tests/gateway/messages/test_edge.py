@@ -183,6 +183,7 @@ def test_models_have_the_form_of_the_api_that_asks(world: World, upstream: Stric
     assert page.has_more
     one = sdk.models.retrieve(everything[0])
     assert (one.id, one.type, one.display_name) == (everything[0], "model", everything[0])
+    assert anthropic.types.ModelInfo.model_validate(one.to_dict()).lifecycle == "active"
     before = sdk.models.list(before_id=everything[-1])
     assert [model.id for model in before.data] == everything[:-1]
     with pytest.raises(anthropic.BadRequestError, match="after_id"):
