@@ -40,6 +40,13 @@ _ID_PREFIXES: Final = {
 }
 
 
+# Fields that a part of a message has in a list, though its client may leave them out.
+_PART_DEFAULTS: Final[Mapping[str, Json]] = {
+    "output_text": {"annotations": [], "logprobs": []},
+    "input_image": {"detail": "auto"},
+}
+
+
 class ItemList:
     """The items of a path, oldest first."""
 
@@ -104,10 +111,12 @@ def render_created_item(item: Json, id: str) -> Json:
     """Returns an item of a client as a list shows it. id: of it, after the beginning that its type has."""
     kind = item.get("type") or "message"
     shown = {"type": kind, "status": "completed", **item, "id": f"{_ID_PREFIXES.get(kind, 'item')}_{id}"}
-    if kind == "message" and isinstance(item.get("content"), str):
-        text = {"type": "input_text", "text": item["content"]}
-        reply = {"type": "output_text", "text": item["content"], "annotations": [], "logprobs": []}
-        shown["content"] = [reply if item.get("role") == "assistant" else text]
+    if kind == "message":
+        parts = item.get("content")
+        if isinstance(parts, str):
+            text = "output_text" if item.get("role") == "assistant" else "input_text"
+            parts = [{"type": text, "text": parts}]
+        shown["content"] = [{**_PART_DEFAULTS.get(part["type"], {}), **part} for part in parts or ()]
     return shown
 
 

@@ -89,6 +89,18 @@ def test_its_first_items_and_later_ones_come_before_the_next_input(
     assert caught.value.param == "items[0].type"
 
 
+def test_an_item_that_waits_is_listed_with_all_its_fields(world: World) -> None:
+    picture = {"type": "input_image", "image_url": "data:image/png;base64,aaaa"}
+    items: Any = [
+        {"role": "user", "content": [picture]},
+        {"role": "assistant", "content": [{"type": "output_text", "text": "A cat."}]},
+    ]
+    conversation = world.sdk.conversations.create(items=items)
+    asked, reply = items_of(world, conversation.id)
+    assert asked["content"] == [{**picture, "detail": "auto"}]
+    assert reply["content"] == [{"type": "output_text", "text": "A cat.", "annotations": [], "logprobs": []}]
+
+
 def test_a_bounded_number_of_items_waits_for_the_next_response(
     world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
