@@ -539,16 +539,16 @@ class Rules(Struct, frozen=True):
     # another conversation opened with its prefix, the number of the message before it, the wanted numbers (None: all).
     messages_of: Callable[[Exchange, bool, int | None, Container[int] | None], Sequence[Message]]
     # Returns the result of pending operations on the blocks as they are now.
-    merge: Callable[[Sequence[Block], Sequence[BlockOp]], BlockMerge]
+    merge_operations: Callable[[Sequence[Block], Sequence[BlockOp]], BlockMerge]
     # Returns whether a note or hidden round may quote what is gone.
-    quotes: Callable[[str, Erased], bool]
+    may_quote: Callable[[str, Erased], bool]
     # Returns the value of a block without what is gone. Its arguments: the block with its last untouched value, and
     # its values since, oldest first.
-    rebuild: Callable[[Block, Sequence[Revised]], str]
+    rebuild_block: Callable[[Block, Sequence[Revised]], str]
     # Returns the names of the tools that an exchange has called, those of hidden rounds too.
     tools_used: Callable[[Exchange], Sequence[str]]
     # Returns a step with results, given also the step with their calls, without what they may quote of what is gone.
-    without_found: Callable[[Exchange, Exchange, Erased], Exchange]
+    without_quotations: Callable[[Exchange, Exchange, Erased], Exchange]
     # Returns whether an exchange has calls without results.
     leaves_calls: Callable[[Exchange], bool]
 

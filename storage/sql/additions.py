@@ -46,7 +46,7 @@ class _Gone(Struct, frozen=True):
             return False
         is_after = e.seq > self.lowest_by_conversation.get(e.conversation, e.seq)
         is_unread = is_after or self.erased.blocks
-        return is_unread or rules.quotes(e.full.decode(errors="replace"), self.erased)
+        return is_unread or rules.may_quote(e.full.decode(errors="replace"), self.erased)
 
 
 async def erase_additions(
@@ -105,8 +105,8 @@ def _without_quotes(e: Exchange, calling_step: Exchange | None, gone: _Gone, rul
     calling_step: the step of a run with the calls that it answers; None: it answers none.
     """
     notes = {
-        place: "" if note and rules.quotes(note, gone.erased) else note for place, note in e.notes.items()
+        place: "" if note and rules.may_quote(note, gone.erased) else note for place, note in e.notes.items()
     }
     full = None if gone.may_be_used_by(e, rules) else e.full
     left = replace(e, notes=notes, full=full, hidden=full is not None)
-    return left if calling_step is None else rules.without_found(left, calling_step, gone.erased)
+    return left if calling_step is None else rules.without_quotations(left, calling_step, gone.erased)

@@ -140,7 +140,7 @@ class ForgetPreviews(Group):
         if len(found) > _MOST_EXCHANGES:
             return None
         return sum(
-            id in erased_ids or self._rules.quotes(text, erased)
+            id in erased_ids or self._rules.may_quote(text, erased)
             for id, packed in found
             for text in unpack_notes(packed).values()
             if text

@@ -65,7 +65,7 @@ async def rebuild_block(
     # The new value first counts as built on what stayed; only then are the values in between emptied.
     found = await get_block(connection, block)
     base = divided.clean[max(divided.clean)] if divided.clean else ""
-    value = rules.rebuild(replace(found, value=base), divided.later)
+    value = rules.rebuild_block(replace(found, value=base), divided.later)
     for version, _, origin, *_ in rows:
         if version not in divided.clean and origin != FORGOTTEN_ORIGIN:
             await connection.run(SQL["version_erase"], (FORGOTTEN_ORIGIN, block, version, _NO_SOURCES))

@@ -418,7 +418,7 @@ async def merge_edits(
         return
     blocks = await load_blocks(connection, agent)
     versions = {block.id: block.version for block in blocks}
-    done = rules.merge(blocks, ops)
+    done = rules.merge_operations(blocks, ops)
     for block, value, op in done.writes:
         origin = f"tool:{op.call_id}"
         await write_block(

@@ -43,16 +43,16 @@ def may_quote(text: str, erased: Erased) -> bool:
     return any(f"[{date}" in text or f"[{date.partition('-')[2]} " in text for date in dates)
 
 
-def without_quotations(step: Exchange, calling: Exchange, erased: Erased) -> Exchange:
+def without_quotations(step: Exchange, calling_step: Exchange, erased: Erased) -> Exchange:
     """Returns a step without search hits and block changes in its results that may quote what was erased.
 
     Results of calls that were erased themselves go as a whole.
 
     step: with its content.
-    calling: the step with the calls that the results answer, with its content.
+    calling_step: the step with the calls that the results answer, with its content.
     """
-    is_gone = calling.state is State.FORGOTTEN or REPLY in calling.redactions
-    calls = None if is_gone else called_tools(calling)
+    is_gone = calling_step.state is State.FORGOTTEN or REPLY in calling_step.redactions
+    calls = None if is_gone else called_tools(calling_step)
     messages = orjson.loads(step.input or b"[]")
     cleaned = [_clean_result(m, calls, erased) for m in messages]
     return step if cleaned == messages else replace(step, input=orjson.dumps(cleaned))

@@ -12,10 +12,10 @@ from storage.commands import Rules
 
 RULES: Final = Rules(
     messages_of=recallable_messages,
-    merge=merge_operations,
-    quotes=may_quote,
-    rebuild=rebuild_block,
+    merge_operations=merge_operations,
+    may_quote=may_quote,
+    rebuild_block=rebuild_block,
     tools_used=tools_used,
-    without_found=without_quotations,
+    without_quotations=without_quotations,
     leaves_calls=leaves_calls,
 )
