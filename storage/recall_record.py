@@ -87,7 +87,7 @@ class RecalledEntry(Struct, frozen=True):
     score: float | None = None
     words: float | None = None
     meaning: float | None = None
-    # Of its text in the note.
+    # The tokens of its text in the note.
     tokens: int = 0
     # One of REASONS; "": it went into the note.
     reason: str = ""
@@ -101,24 +101,26 @@ class RecallRecord(Struct, frozen=True):
     why: str
     # How many hits there were.
     found: int = 0
-    # Of those that went into the note.
+    # The tokens of those that went into the note.
     recalled_tokens: int = 0
     # The note is a selection of the whole memory, and nothing was searched for.
     is_selection: bool = False
-    # Of memory: on or strict.
+    # The mode of memory: on or strict.
     mode: str = "on"
-    # Of the reply.
+    # The status of the reply.
     status: int = 200
     is_streamed: bool = False
     # Tokens, in the order of PARTS.
     parts: tuple[int, ...] = (0,) * len(PARTS)
     # The model's window in tokens; None: unknown.
     context: int | None = None
-    # How many messages have left the window.
+    # The tokens of the messages that have left the window.
     evicted: int = 0
-    # The time that the gateway added, until the reply's head, and in all.
+    # The time that the gateway added.
     added_ms: float = 0.0
+    # The time until the reply's head; None: there was none.
     first_ms: float | None = None
+    # The time in all.
     ms: float = 0.0
     # Input, output and cached tokens.
     usage: tuple[int, int, int] | None = None
