@@ -522,6 +522,15 @@ def test_a_misspelt_option_shows_the_usage_of_its_command(command: list[str], ca
     assert said.endswith("unrecognized arguments: --usr=alice\n")
 
 
+def test_an_option_without_its_value_shows_the_usage_of_its_command(capsys: Out) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["memory", "show", "--user"])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("usage: mnemogate memory show [-h]")
+    assert said.endswith("mnemogate memory show: error: Option '--user' requires an argument.\n")
+
+
 def test_version_says_the_name_and_the_number(capsys: Out) -> None:
     assert main(["version"]) == 0
     assert re.match(r"mnemogate \d+\.\d+", capsys.readouterr().out)
