@@ -38,7 +38,7 @@ from gateway.agents.agent_file.write import EXTENSION
 from gateway.agents.api.agent_bodies import CreateAgent, new_definition
 from gateway.agents.api.blocks import CreateBlock, block_of
 from gateway.agents.api.conversations import CreateConversation, with_update
-from gateway.agents.api.identities import edited
+from gateway.agents.api.identities import apply_update
 from gateway.agents.api.passages import moment_of
 from gateway.agents.api.tools import UpdateTool, with_tool_update
 from gateway.agents.core.agent_file import (
@@ -176,7 +176,7 @@ class _AgentReader:
 
 def _identity(identity: FileIdentity) -> PortableIdentity:
     uid = _uid(identity.id, (*_EXTENSION_AT, "identities", "id"))
-    definition = edited(IdentityDefinition(identity.name), identity)
+    definition = apply_update(IdentityDefinition(identity.name), identity)
     return PortableIdentity(uid, identity.identifier_key, definition)
 
 

@@ -100,7 +100,7 @@ def properties_of(properties: list[PropertyBody]) -> tuple[dict[str, Any], ...]:
     return tuple({each.key: msgspec.to_builtins(each) for each in properties}.values())
 
 
-def edited(definition: IdentityDefinition, update: UpdateIdentity) -> IdentityDefinition:
+def apply_update(definition: IdentityDefinition, update: UpdateIdentity) -> IdentityDefinition:
     """Returns an identity after an update: a property takes the place of the one that has its key."""
     sent = {name: value for name, value in sent_fields(update).items() if value is not None}
     before = {each["key"]: each for each in definition.properties}
@@ -176,7 +176,7 @@ class IdentityRoutes:
 
     async def create(self, request: ApiRequest) -> Any:
         create: CreateIdentity = request.body
-        body = edited(IdentityDefinition(create.name), create).body()
+        body = apply_update(IdentityDefinition(create.name), create).body()
         draft = DefinitionDraft(request.project, IDENTITY, ids.new_uid(), body, create.identifier_key)
         return identity_json(await self._definitions.add(draft, at=self._api.now()))
 
@@ -196,7 +196,7 @@ class IdentityRoutes:
         is_all = isinstance(create.properties, list)
 
         def edit(definition: IdentityDefinition) -> IdentityDefinition:
-            return edited(replace(definition, properties=()) if is_all else definition, create)
+            return apply_update(replace(definition, properties=()) if is_all else definition, create)
 
         return await self._change(request.project, named[0].uid, edit)
 
@@ -211,7 +211,7 @@ class IdentityRoutes:
         return await self._change(
             request.project,
             request.uid("identity", "identity_id"),
-            lambda definition: edited(definition, update),
+            lambda definition: apply_update(definition, update),
             sent_or_none(update.identifier_key),
         )
 
