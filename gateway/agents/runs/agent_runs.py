@@ -51,7 +51,7 @@ from gateway.core.agent import AgentSpec
 from gateway.core.conversation.canonical import Canon, first_spoken
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.listed import called_tools
-from gateway.core.conversation.repeated import count_asked_again, last_reply_texts, repeated_indices
+from gateway.core.conversation.repeated import count_asked_again, last_reply_texts, new_messages
 from gateway.core.ids import uid_of
 from gateway.core.request.identity import Identity
 from gateway.core.turn.client_view import MakesView
@@ -264,12 +264,9 @@ class AgentRuns:
         request, view, receipt = call.request, call.view, call.receipt
         if request.n > 1:
             raise BadRequest("A conversation of an agent goes on with one reply.", param="n")
-        left_out = set(repeated_indices(request.messages))
-        first = first_spoken(request.messages)
-        # A system message after the stored messages is new ("ask whether they are still there"), before them it is not.
-        new = [m for i, m in enumerate(request.messages) if i >= first and i not in left_out]
-        messages = tuple(map(from_client, new))
-        receipt.headers["x-mnemogate-appended"] = f"{len(messages)} of {len(request.messages) - first}"
+        messages = tuple(map(from_client, new_messages(request.messages)))
+        spoken = len(request.messages) - first_spoken(request.messages)
+        receipt.headers["x-mnemogate-appended"] = f"{len(messages)} of {spoken}"
         if not messages:
             raise BadRequest(
                 "There is nothing new in `messages`: what follows the last assistant message is appended.",

@@ -142,7 +142,7 @@ class RunStarter:
         # What a fork shares with its conversation does not change.
         own = [e for e in context.path if e.conversation == context.path[-1].conversation]
         found = find_barge_in(own, Canon(context.agent.secret), messages, send.heard)
-        if not found.cut and not found.stored:
+        if not found.cut and not found.stored_count:
             return None
         # The last one first: after a kill in between, the next request cuts the others.
         for e, text in reversed(found.cut):
@@ -151,7 +151,7 @@ class RunStarter:
                 await self._keeper.store.messages.rewrite(context.agent, e.reply_seq, edit)
             except (NotFound, Stale):
                 break
-        return replace(send, messages=messages[found.stored :], heard=None)
+        return replace(send, messages=messages[found.stored_count :], heard=None)
 
     async def _run_of(self, send: RoutedSend) -> Run:
         """Returns the run of a send: the one that was accepted, or a new one without a row."""

@@ -1,7 +1,7 @@
-"""Repeats: the part of a chat completion's list that a stored conversation has, up to its last assistant message.
+"""The messages of a chat completion's list that repeat a stored conversation: all up to its last assistant message.
 
-That part is not matched. It may show that the client has asked the same before, or has heard a part of a reply alone.
-All of a REST send is new.
+These are not matched. They may show that the client asks the same again, or that the user has heard only a part of a
+reply (a barge-in). A REST send repeats nothing.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from storage.records import Atom, Exchange
 _MAX_TEXTS = 8
 
 
-def repeated_indices(messages: Sequence[WireMessage]) -> list[int]:
-    """Returns the indices of what a chat completion's list repeats: all up to its last assistant message.
+def new_messages(messages: Sequence[WireMessage]) -> Sequence[WireMessage]:
+    """Returns the messages of a chat completion's list that are new: those after its last assistant message.
 
-    The system messages at its beginning stay: they are the request's own prompt.
+    The system messages at its beginning are the request's own prompt. One after the stored messages is new ("ask
+    whether they are still there").
     """
-    last = max((i for i, m in enumerate(messages) if m.get("role") == "assistant"), default=-1)
-    return list(range(first_spoken(messages), last + 1))
+    return messages[max(first_spoken(messages), _last_index(messages, "assistant") + 1) :]
 
 
 def last_reply_texts(messages: Sequence[WireMessage]) -> list[str]:
@@ -45,9 +45,8 @@ def last_reply_texts(messages: Sequence[WireMessage]) -> list[str]:
 
     They are those of the assistant's messages after the question before it, the newest few.
     """
-    last = max((i for i, m in enumerate(messages) if m.get("role") == "assistant"), default=-1)
-    begun = max((i for i in range(last) if messages[i].get("role") == "user"), default=-1)
-    replies = (m for m in messages[begun + 1 : last + 1] if m.get("role") == "assistant")
+    repeated = messages[: _last_index(messages, "assistant") + 1]
+    replies = (m for m in repeated[_last_index(repeated, "user") + 1 :] if m.get("role") == "assistant")
     return [text for m in replies if (text := text_of(m))][-_MAX_TEXTS:]
 
 
@@ -55,19 +54,18 @@ def count_asked_again(
     path: Sequence[Exchange],
     canon: Canon,
     messages: Sequence[WireMessage],
-    heard: Sequence[str],
+    heard_texts: Sequence[str],
     initial: Sequence[WireMessage],
 ) -> int:
-    """Returns how many messages at the end of a list are those of the newest turn, sent again; 0: something is new.
+    """Returns how many messages at the end of a list ask again what the newest turn asked; 0: the list asks more.
 
     Its client has the reply before them, and none to them.
 
-    messages, heard: as in `find_barge_in`.
+    messages, heard_texts: as in `find_barge_in`.
     initial: messages with which a conversation begins.
     """
-    if all(count < len(messages) for _, count in _repeated_turns(path, canon, messages, heard, initial)):
-        return 0
-    return min(len(_newest_turn(path)[0].inputs), len(messages))
+    counts = (count for _, count in _repeated_turns(path, canon, messages, heard_texts, initial))
+    return min(len(_newest_turn(path)[0].inputs), len(messages)) if len(messages) in counts else 0
 
 
 class BargeIn(Struct, frozen=True):
@@ -76,99 +74,68 @@ class BargeIn(Struct, frozen=True):
     # The steps whose replies were cut, oldest first, each with what was heard of it; "": nothing.
     cut: Sequence[tuple[Exchange, str]]
     # How many messages at the beginning of the list are stored already.
-    stored: int
+    stored_count: int
 
 
 def find_barge_in(
-    path: Sequence[Exchange], canon: Canon, messages: Sequence[WireMessage], heard: Sequence[str]
+    path: Sequence[Exchange], canon: Canon, messages: Sequence[WireMessage], heard_texts: Sequence[str]
 ) -> BargeIn:
     """Returns which replies of a path a barge-in has cut, and which messages of the list are not new.
 
     path: oldest first, with contents.
     messages: the messages of the list after its last assistant message.
-    heard: the texts of the reply before them (`last_reply_texts`). They cut nothing unless they are a beginning of the
-        newest reply that was not left out.
+    heard_texts: the texts of the reply before them (`last_reply_texts`). They cut nothing unless they are a beginning
+        of the newest reply that was not left out.
     """
     withheld = refused_ids(path)
     path = [exchange for exchange in path if exchange.id not in withheld]
-    results = _count_late_results(path, messages)
-    unheard, asked = _unheard(path, canon, messages[results:], heard)
-    steps = _steps_after(path[: len(path) - len(unheard)], tuple(map(canon.atoms, messages[:results])))
-    if results and not steps:
-        results, (unheard, asked) = 0, _unheard(path, canon, messages, heard)
-    unheard = [*steps, *unheard]
-    path = path[: len(path) - len(unheard)]
-    while (turn := _newest_turn(path)) and not any(map(_words_of, turn)):
-        path = path[: -len(turn)]
+    unheard, stored_count = _find_unheard(path, canon, messages, heard_texts)
+    turn = _newest_turn_with_text(path[: len(path) - len(unheard)])
     silent = [(exchange, "") for exchange in unheard if exchange.shown_reply is not None]
-    return BargeIn([*_cut_replies(turn, heard), *silent], results + asked)
+    return BargeIn([*_cut_replies(turn, heard_texts), *silent], stored_count)
 
 
-def _cut_replies(turn: Sequence[Exchange], heard_texts: Sequence[str]) -> list[tuple[Exchange, str]]:
-    """Returns the steps of a turn that were heard in part or not at all, each with what was heard of it."""
-    texts = list(map(_words_of, turn))
-    whole, heard = join_texts(texts), _find_heard(texts, heard_texts)
-    unplaced = heard_letters(heard)
-    if not unplaced or unplaced == letters_of(whole):
-        return []
-    found, before = [], ""
-    for exchange, text in zip(turn, texts, strict=True):
-        own = letters_of(text)
-        if unplaced.startswith(own):
-            unplaced, before = unplaced[len(own) :], join_texts((before, text))
-            continue
-        # The client's own form counts; where it is written otherwise, the stored one up to the same letter.
-        rest = rest_after(heard, before) if unplaced else ""
-        found.append((exchange, _first_letters(text, len(unplaced)) if rest is None else rest.strip()))
-        unplaced = ""
-    return found
-
-
-def _find_heard(texts: Sequence[str], heard_texts: Sequence[str]) -> str:
-    """Returns what was heard of a reply; "": nothing is known of that.
-
-    texts: of its steps.
-    heard_texts: as in `find_barge_in`.
-    """
-    whole = join_texts(texts)
-    for n, heard in enumerate(_possible_parts(heard_texts)):
-        if _is_heard(heard, whole):
-            # The application's text after the end of a step may be the next step in other words: that is no cut.
-            ends = (
-                {letters_of(join_texts(texts[:end])) for end in range(1, len(texts) + 1)}
-                if n >= len(heard_texts)
-                else ()
-            )
-            return "" if heard_letters(heard) in ends else heard
-    return ""
-
-
-def _unheard(
-    path: Sequence[Exchange], canon: Canon, messages: Sequence[WireMessage], heard: Sequence[str]
+def _find_unheard(
+    path: Sequence[Exchange], canon: Canon, messages: Sequence[WireMessage], heard_texts: Sequence[str]
 ) -> tuple[Sequence[Exchange], int]:
-    """Returns the newest turns, if a list goes on after their questions without any reply to them, and how many
-    messages these are. Before the newest one there may be others with cancelled requests.
+    """Returns the newest exchanges of which the client has no reply, and how many messages of the list are theirs.
 
-    messages: what is new of the list, which begins with those questions.
-    heard: the reply before them. A list that only asks again what was answered is another turn.
+    These are steps after results of tools that the list repeats, and turns whose questions it repeats.
     """
-    found = [
-        (turns, count)
-        for turns, count in _repeated_turns(path, canon, messages, heard)
-        if count < len(messages) or not any(exchange.reply for exchange in turns)
-    ]
-    return found[-1] if found else ((), 0)
+    late = _count_late_results(path, messages)
+    turns, asked = _find_unheard_turns(path, canon, messages[late:], heard_texts)
+    steps = _steps_from(path[: len(path) - len(turns)], tuple(map(canon.atoms, messages[:late])))
+    if late and not steps:
+        # The results belong to the newest question then, or are new.
+        return _find_unheard_turns(path, canon, messages, heard_texts)
+    return [*steps, *turns], late + asked
 
 
 def _count_late_results(path: Sequence[Exchange], messages: Sequence[WireMessage]) -> int:
-    """Returns how many results of tools come before anything else in a list, if no call waits for any."""
+    """Returns how many results of tools come before other messages in a list, if no call of the path waits for any."""
     if path and has_calls(path[-1].reply):
         return 0
     return next((i for i, m in enumerate(messages) if m.get("role") not in RESULTS), 0)
 
 
-def _steps_after(path: Sequence[Exchange], results: tuple[tuple[Atom, ...], ...]) -> Sequence[Exchange]:
-    """Returns the steps of the newest turn from the one on that began with these results; none: no step did."""
+def _find_unheard_turns(
+    path: Sequence[Exchange], canon: Canon, messages: Sequence[WireMessage], heard_texts: Sequence[str]
+) -> tuple[Sequence[Exchange], int]:
+    """Returns the newest turns, if a list goes on after their questions without any reply to them, and how many
+    messages these are. Before the newest one there may be others with cancelled requests.
+
+    A list that only asks again what was answered is another turn.
+    """
+    found = [
+        (turns, count)
+        for turns, count in _repeated_turns(path, canon, messages, heard_texts)
+        if count < len(messages) or not any(exchange.reply for exchange in turns)
+    ]
+    return found[-1] if found else ((), 0)
+
+
+def _steps_from(path: Sequence[Exchange], results: tuple[tuple[Atom, ...], ...]) -> Sequence[Exchange]:
+    """Returns the steps of the newest turn from the one that answers these results on; none: no step does."""
     turn = _newest_turn(path)
     steps = range(len(turn) - 1, 0, -1) if results else ()
     at = next((n for n in steps if turn[n].inputs[-len(results) :] == results), None)
@@ -179,49 +146,90 @@ def _repeated_turns(
     path: Sequence[Exchange],
     canon: Canon,
     messages: Sequence[WireMessage],
-    heard: Sequence[str],
+    heard_texts: Sequence[str],
     initial: Sequence[WireMessage] = (),
 ) -> Iterator[tuple[Sequence[Exchange], int]]:
-    """Yields the newest turns with questions at a list's beginning, and their number of messages, the fewest first."""
-    found: list[Exchange] = []
+    """Yields the newest turns with questions at a list's beginning, and their number of messages, the fewest first.
+
+    The client has the reply before them. Only the newest of them may have a text.
+    """
+    turns: list[Exchange] = []
     sent, begun = tuple(map(canon.atoms, messages)), tuple(map(canon.atoms, initial))
-    asked: tuple[tuple[Atom, ...], ...] = ()
+    questions: tuple[tuple[Atom, ...], ...] = ()
     while turn := _newest_turn(path):
         path = path[: -len(turn)]
-        if found and any(map(_words_of, turn)):
+        if turns and any(map(_reply_text, turn)):
             return
         question = turn[0].inputs
         if begun and not path and question[: len(begun)] == begun:
             question = question[len(begun) :]
-        found, asked = [*turn, *found], question + asked
-        if len(sent) < len(asked):
+        turns, questions = [*turn, *turns], question + questions
+        if len(sent) < len(questions):
             return
-        above = join_texts(map(_words_of, _newest_turn(path)))
-        is_above = (
-            any(_is_heard(each, above) for each in _possible_parts(heard)) if heard else not letters_of(above)
-        )
-        if asked == sent[: len(asked)] and is_above:
-            yield found, len(asked)
+        if questions == sent[: len(questions)] and _has_heard(heard_texts, _newest_turn(path)):
+            yield turns, len(questions)
 
 
-def _possible_parts(heard_texts: Sequence[str]) -> Iterator[str]:
-    """Yields what may have been heard of a reply, since the application may have spoken before it or after it."""
-    yield from (join_texts(heard_texts[n:]) for n in range(len(heard_texts)))
-    yield from (join_texts(heard_texts[:n]) for n in range(len(heard_texts) - 1, 0, -1))
+def _has_heard(heard_texts: Sequence[str], turn: Sequence[Exchange]) -> bool:
+    """Returns whether a client has the reply of a turn, or a beginning of it; none, where the turn has no text."""
+    reply = join_texts(map(_reply_text, turn))
+    if not heard_texts:
+        return not letters_of(reply)
+    parts = (*_without_text_before(heard_texts), *_without_text_after(heard_texts))
+    return any(_is_heard_of(heard, reply) for heard in parts)
 
 
-def _is_heard(heard: str, text: str) -> bool:
-    """Returns whether what was heard is all of a reply, or its beginning."""
-    return heard_letters(heard) == letters_of(text) or _is_begun(heard, text)
+def _cut_replies(turn: Sequence[Exchange], heard_texts: Sequence[str]) -> list[tuple[Exchange, str]]:
+    """Returns the steps of a turn that were heard in part or not at all, each with what was heard of it."""
+    texts = list(map(_reply_text, turn))
+    whole, heard = join_texts(texts), _find_heard(texts, heard_texts)
+    unplaced = heard_letters(heard)
+    if not unplaced or unplaced == letters_of(whole):
+        return []
+    cut, before = [], ""
+    for exchange, text in zip(turn, texts, strict=True):
+        letters = letters_of(text)
+        if unplaced.startswith(letters):
+            unplaced, before = unplaced[len(letters) :], join_texts((before, text))
+            continue
+        # The client's own form counts; where it is written otherwise, the stored one up to the same letter.
+        rest = rest_after(heard, before) if unplaced else ""
+        cut.append((exchange, _first_letters(text, len(unplaced)) if rest is None else rest.strip()))
+        unplaced = ""
+    return cut
 
 
-def _is_begun(heard: str, text: str) -> bool:
-    """Returns whether a reply begins with what was heard: so many letters that it is none by chance, or whole words."""
+def _find_heard(step_texts: Sequence[str], heard_texts: Sequence[str]) -> str:
+    """Returns what was heard of a reply; "": nothing is known of that."""
+    whole = join_texts(step_texts)
+    for heard in _without_text_before(heard_texts):
+        if _is_heard_of(heard, whole):
+            return heard
+    for heard in _without_text_after(heard_texts):
+        if _is_heard_of(heard, whole):
+            # The application's text after the end of a step may be the next step in other words: that is no cut.
+            ends = {letters_of(join_texts(step_texts[:end])) for end in range(1, len(step_texts) + 1)}
+            return "" if heard_letters(heard) in ends else heard
+    return ""
+
+
+def _without_text_before(heard_texts: Sequence[str]) -> Iterator[str]:
+    """Yields what may be a reply in these texts, since the application may have spoken before it; the longest first."""
+    return (join_texts(heard_texts[n:]) for n in range(len(heard_texts)))
+
+
+def _without_text_after(heard_texts: Sequence[str]) -> Iterator[str]:
+    """Yields the same, since the application may have spoken after it."""
+    return (join_texts(heard_texts[:n]) for n in range(len(heard_texts) - 1, 0, -1))
+
+
+def _is_heard_of(heard: str, reply: str) -> bool:
+    """Returns whether what was heard is a reply or its beginning: whole words, or more letters than by chance."""
     heard = without_remark(heard)
-    spoken = lower_words(heard)
-    return is_beginning(letters_of(heard), letters_of(text)) or (
-        bool(spoken) and lower_words(text)[: len(spoken)] == spoken
-    )
+    words = lower_words(heard)
+    if not words:
+        return not lower_words(reply)
+    return is_beginning(letters_of(heard), letters_of(reply)) or lower_words(reply)[: len(words)] == words
 
 
 def _newest_turn(path: Sequence[Exchange]) -> Sequence[Exchange]:
@@ -230,11 +238,22 @@ def _newest_turn(path: Sequence[Exchange]) -> Sequence[Exchange]:
     return path[begun - 1 :] if begun else ()
 
 
-def _words_of(exchange: Exchange) -> str:
-    """Returns the reply of an exchange as its reader has it; "" where it has none."""
+def _newest_turn_with_text(path: Sequence[Exchange]) -> Sequence[Exchange]:
+    while (turn := _newest_turn(path)) and not any(map(_reply_text, turn)):
+        path = path[: -len(turn)]
+    return turn
+
+
+def _reply_text(exchange: Exchange) -> str:
+    """Returns the text of an exchange's reply as its reader has it; "": there is none."""
     return "" if exchange.shown_reply is None else text_of(orjson.loads(exchange.shown_reply))
 
 
 def _first_letters(text: str, count: int) -> str:
     """Returns the beginning of a text that has so many letters."""
     return text[: bisect_left(range(len(text)), count, key=lambda end: len(letters_of(text[:end])))]
+
+
+def _last_index(messages: Sequence[WireMessage], role: str) -> int:
+    """Returns the index of the last message of a role; -1: there is none."""
+    return max((i for i, m in enumerate(messages) if m.get("role") == role), default=-1)

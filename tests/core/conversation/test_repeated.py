@@ -1,13 +1,13 @@
-"""The part of a chat completion's list that repeats a conversation of ours."""
+"""The part of a chat completion's list that a stored conversation does not have."""
 
 from __future__ import annotations
 
-from gateway.core.conversation.repeated import repeated_indices
+from gateway.core.conversation.repeated import new_messages
 from tests.core.conversations import assistant, result, system, user
 
 
-def test_what_a_list_repeats_ends_with_its_last_assistant_message() -> None:
-    messages = [system("Be kind."), user("one"), assistant("First."), result("1", "sunny"), user("two")]
-    assert repeated_indices(messages) == [1, 2]
-    assert repeated_indices([system("Be kind."), user("one")]) == []
-    assert repeated_indices([user("one"), assistant("First.")]) == [0, 1]
+def test_what_follows_the_last_assistant_message_of_a_list_is_new() -> None:
+    late = [result("1", "sunny"), system("Ask again."), user("two")]
+    assert new_messages([system("Be kind."), user("one"), assistant("First."), *late]) == late
+    assert new_messages([system("Be kind."), user("one")]) == [user("one")]
+    assert new_messages([user("one"), assistant("First.")]) == []
