@@ -14,7 +14,7 @@ import pytest
 
 from gateway.core.conversation import settle
 from gateway.core.conversation.canonical import Canon, Listing, WireMessage
-from gateway.core.conversation.listed import CannotRewrite, rewritten
+from gateway.core.conversation.listed import CannotRewrite, rewrite_message
 from gateway.core.conversation.match import MemoryUse
 from gateway.core.conversation.tree import Tree
 from storage.commands import Change, ForgetTarget, MemorySnapshot, Pool
@@ -159,7 +159,7 @@ class Life:
             agent, e = self.chance.choice(rows)
             with suppress(CannotRewrite, Stale):
                 await self.store.messages.rewrite(
-                    agent, e.seq, lambda x: rewritten(x, x.seq, f"Anew {self.now}")
+                    agent, e.seq, lambda x: rewrite_message(x, x.seq, f"Anew {self.now}")
                 )
 
     async def wait(self) -> None:

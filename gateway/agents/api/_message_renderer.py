@@ -13,7 +13,7 @@ from gateway.agents.runs.system_message import SystemMessage
 from gateway.agents.wire.message import Origin, Showing, message_object_json, messages_json, summary_json
 from gateway.core import ids
 from gateway.core.conversation.canonical import WireMessage
-from gateway.core.conversation.listed import ListedMessage, called_tools, listed
+from gateway.core.conversation.listed import ListedMessage, called_tools, list_messages
 from gateway.core.turn.guide import StopReason
 from storage.records import DEFAULT, Agent, Exchange, Run
 from storage.sql.store import Store
@@ -45,7 +45,7 @@ class MessageRenderer(Struct, frozen=True):
         """Returns the summaries that are to be shown, by the position of the message that each follows."""
         if not self.showing.summaries:
             return {}
-        last = {view.listed.exchange.id: listed(view.listed.exchange)[-1].place for view in views}
+        last = {view.listed.exchange.id: list_messages(view.listed.exchange)[-1].sort_key for view in views}
         found = await self.store.summaries.among(self.agent.id, list(last))
         return {last[each.exchange.id]: summary_json(each, self.agent.uid, self.showing) for each in found}
 
@@ -89,7 +89,7 @@ class MessageRenderer(Struct, frozen=True):
             return []
         names: dict[str, str] = {}
         first, maker = steps[0], None
-        if first.parent is not None and any(m.is_result for m in listed(first)):
+        if first.parent is not None and any(m.is_result for m in list_messages(first)):
             # A turn that waited begins with results of calls that an earlier one made.
             rows = await self.store.messages.of_rows(self.agent.id, [first.parent, first.id])
             if (above := rows.get(first.parent)) is not None:
@@ -107,7 +107,7 @@ class MessageRenderer(Struct, frozen=True):
             names.update(called_tools(e))
             # A result belongs to the step that made the call.
             called = before if before is not None and before.id == e.parent else e
-            for m in listed(e):
+            for m in list_messages(e):
                 if with_input or m.is_reply or m.is_result:
                     of = called if m.is_result else e
                     found += self._run_message(m, of.seq, run, waiting if e is steps[-1] else {}, names)

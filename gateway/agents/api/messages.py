@@ -106,7 +106,9 @@ class MessageRoutes:
         agent = await self._api.agent(request)
         return await self.page(agent, query, _conversation(query.conversation_id))
 
-    async def page(self, agent: Agent, query: SpokenQuery, conversation: str | None) -> list[dict[str, Any]]:
+    async def page(
+        self, agent: Agent, query: SpokenQuery, conversation: str | None
+    ) -> list[dict[str, Any]]:
         """Returns a page of messages, with cursors in its order. Its conversation's system message is the oldest.
 
         conversation: the name by which one is looked up; None: all of them, with the system message of the agent's own.
@@ -174,7 +176,7 @@ class MessageRoutes:
                 for view in views:
                     shown = [renderer.message_object(view)] if query.msg_object else renderer.message(view)
                     if isinstance(view, MessageView):
-                        shown += summaries.get(view.listed.place, ())
+                        shown += summaries.get(view.listed.sort_key, ())
                     found += reversed(shown) if newest_first else shown
             if len(entries) < limit:
                 break

@@ -26,7 +26,7 @@ from gateway.agents.runs.resend import otid_digest
 from gateway.agents.runs.run import AcceptedRun, RoutedSend
 from gateway.agents.runs.steps import CONFLICT_TRIES, MakesToolbox, RunMemory
 from gateway.core.conversation.canonical import Canon
-from gateway.core.conversation.listed import called_tools, cut_short
+from gateway.core.conversation.listed import called_tools, cut_reply
 from gateway.core.conversation.repeated import find_barge_in
 from gateway.core.ids import Place, id_at, new_uid, place_of
 from gateway.core.prompt.compose import is_resent
@@ -146,7 +146,7 @@ class RunStarter:
             return None
         # The last one first: after a kill in between, the next request cuts the others.
         for e, text in reversed(found.cut):
-            edit = partial(cut_short, text=text)
+            edit = partial(cut_reply, heard=text)
             try:
                 await self._keeper.store.messages.rewrite(context.agent, e.reply_seq, edit)
             except (NotFound, Stale):

@@ -7,7 +7,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from msgspec import Struct
 
 from gateway.agents.runs.calls.call_record import still_waiting
-from gateway.core.conversation.listed import CannotRewrite, ListedMessage, called_tools, listed, rewritten
+from gateway.core.conversation.listed import (
+    CannotRewrite,
+    ListedMessage,
+    called_tools,
+    list_messages,
+    rewrite_message,
+)
 from gateway.core.ids import Place, id_at
 from gateway.errors import BadRequest
 from gateway.run.memory.recall import EmbedQuery
@@ -85,7 +91,7 @@ class AgentMessages:
             rows = await self._store.messages.page(
                 agent.id, Page(begin, end, size, newest_first), conversation=row
             )
-            shown = [view for view in await self._views(agent, rows) if low < view.listed.place < high]
+            shown = [view for view in await self._views(agent, rows) if low < view.listed.sort_key < high]
             views += reversed(shown) if newest_first else shown
             if len(rows) < size:
                 break
@@ -114,7 +120,7 @@ class AgentMessages:
             for agent, row in rows:
                 views = await self._views(agent, [row])
                 id = row.exchange.id
-                shown = [(agent, view) for view in views if low < (id, *view.listed.place) < high]
+                shown = [(agent, view) for view in views if low < (id, *view.listed.sort_key) < high]
                 found += reversed(shown) if newest_first else shown
             if len(rows) < size:
                 break
@@ -186,7 +192,7 @@ class AgentMessages:
         view = await self._get_changeable(agent, place)
 
         def edit(e: Exchange) -> Exchange:
-            return rewritten(e, place.seq, text)
+            return rewrite_message(e, place.seq, text)
 
         try:
             await self._store.messages.rewrite(agent, place.seq, edit)
@@ -242,7 +248,7 @@ class AgentMessages:
 
     async def _views(self, agent: Agent, rows: Sequence[ListedExchange]) -> Sequence[MessageView]:
         """Returns the messages of exchanges, in the order of the conversation."""
-        messages = {row.exchange.id: listed(row.exchange) for row in rows}
+        messages = {row.exchange.id: list_messages(row.exchange) for row in rows}
         by_id = {row.exchange.id: row for row in rows}
         # A result's tool and the step of its call are found by the reply before it.
         missing = {

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from gateway.agents.runs.stored_run import exchanges_of
 from gateway.core.conversation.canonical import Canon, WireMessage, is_user
-from gateway.core.conversation.listed import listed
+from gateway.core.conversation.listed import list_messages
 from gateway.core.conversation.private import private_of
 from gateway.core.conversation.stored_path import refused_ids
 from gateway.core.ids import Place, place_of
@@ -187,7 +187,7 @@ async def _is_answered(store: Store, marks: SendMarks, e: Exchange) -> bool:
     Results may be for calls that wait now, where a model names its calls alike. A permission is not: no one has seen
     yet, perhaps, what waits now.
     """
-    results = [m.message for m in listed(e) if m.message.get("role") == "tool"]
+    results = [m.message for m in list_messages(e) if m.message.get("role") == "tool"]
     call_ids = {m.get("tool_call_id") for m in results}
     request = await _approval_request(store, marks.agent, e)
     step = await store.runs.waiting(marks.agent.id, e.conversation)

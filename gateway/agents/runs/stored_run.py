@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gateway.core.conversation.listed import listed
+from gateway.core.conversation.listed import list_messages
 from storage.records import Agent, Exchange, Run, TokenCounts
 from storage.sql.store import Store
 
@@ -18,7 +18,7 @@ async def exchanges_of(store: Store, agent: Agent, run: Run) -> Sequence[Exchang
     found = [e for id in ids if (e := await store.turns.exchange(agent, id)) is not None]
     last_exchange = await store.runs.last_exchange(run)
     last = None if last_exchange is None else await store.turns.exchange(agent, last_exchange)
-    if last is not None and all(m.message.get("role") == "tool" for m in listed(last)[:1]):
+    if last is not None and all(m.message.get("role") == "tool" for m in list_messages(last)[:1]):
         found.append(last)
     return found
 

@@ -1,7 +1,7 @@
-"""Messages of stored exchanges, one by one: as lists name them, and with another text.
+"""The messages of stored exchanges, one by one: as they are listed, and with another text.
 
-Each stands at a number of its memory's order. A message of a hidden round stands in front of the reply that it is a
-part of, and bears its number; its words are in the reply, so it is listed with calls or results alone.
+Each has a number in the order of its memory. A message of a hidden round comes before the reply that it is a part of,
+and has its number; its text is in the reply, so it is listed with calls or results alone.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from gateway.core.conversation.fillers import with_fillers_of, without_fillers
 from gateway.core.conversation.private import LEGACY_OWN_LENGTH, with_private, without_private_fields
 from storage.records import REPLY, Exchange, State
 
-_SPEAKS, _ARGUMENT = "send_message", "message"
+# The tool by which a step sends its text, and the argument that holds the text.
+_SEND_TOOL, _TEXT_ARGUMENT = "send_message", "message"
+# More than the index of any hidden message.
+_AFTER_HIDDEN = 2**31
 
 
 class CannotRewrite(ValueError):
@@ -31,14 +34,14 @@ class ListedMessage(Struct, frozen=True):
     exchange: Exchange
     # Its number.
     seq: int
-    # Its place, from 1 on, among the hidden ones of the reply at `seq`.
+    # Its index, from 1 on, among the hidden messages of the reply at `seq`; None: it is not hidden.
     hidden: int | None
     message: WireMessage
-    # Its time.
+    # Seconds since the epoch.
     at: float
     # It is of the exchange's reply.
     is_reply: bool
-    # Of calls of it for which nothing was run.
+    # The results of its calls for which nothing was run.
     results: Sequence[WireMessage] = ()
 
     @property
@@ -47,42 +50,39 @@ class ListedMessage(Struct, frozen=True):
         return not self.is_reply and self.message.get("role") == "tool"
 
     @property
-    def place(self) -> tuple[int, int]:
-        """Where it stands among all: hidden ones in front of their reply."""
-        return (self.seq, self.hidden if self.hidden is not None else _LAST)
+    def sort_key(self) -> tuple[int, int]:
+        """Sorts the messages of a memory: hidden ones before their reply."""
+        return (self.seq, _AFTER_HIDDEN if self.hidden is None else self.hidden)
 
 
-_LAST = 2**31
-
-
-def listed(exchange: Exchange) -> list[ListedMessage]:
+def list_messages(exchange: Exchange) -> list[ListedMessage]:
     """Returns the messages of an exchange that are there, in order. exchange: with its content."""
     if exchange.state in (State.FORGOTTEN, State.OFF):
         return []
     found = [
-        ListedMessage(exchange, exchange.seq + place, None, message, exchange.begun, is_reply=False)
-        for place, message in enumerate(_input(exchange))
-        if place not in exchange.redactions
+        ListedMessage(exchange, exchange.seq + index, None, message, exchange.begun, is_reply=False)
+        for index, message in enumerate(_input(exchange))
+        if index not in exchange.redactions
     ]
     if exchange.shown_reply is None or REPLY in exchange.redactions:
         return found
     seq, at = exchange.reply_seq, exchange.ended or exchange.begun
-    shown_reply = orjson.loads(exchange.shown_reply)
-    full = _full(exchange)
+    full = _full_reply(exchange)
     if full.get("step"):
-        # A step's reply is one message; text that it spoke by a tool is in its call.
+        # A step's reply is one message; text that it sent by a tool is in its call.
         reply, *results = full["messages"]
         return [*found, ListedMessage(exchange, seq, None, reply, at, is_reply=True, results=results)]
-    hidden = [_silent(message) for message in _rounds(full.get("messages", []))]
     found += [
-        ListedMessage(exchange, seq, n, message, at, is_reply=True) for n, message in enumerate(hidden, 1)
+        ListedMessage(exchange, seq, n, message, at, is_reply=True)
+        for n, message in enumerate(_hidden_messages(full.get("messages", [])), 1)
     ]
+    shown_reply = orjson.loads(exchange.shown_reply)
     return [*found, ListedMessage(exchange, seq, None, shown_reply, at, is_reply=True)]
 
 
 def called_tools(exchange: Exchange) -> dict[str, str]:
     """Returns the calls of an exchange's reply: id -> tool."""
-    messages = _full(exchange).get("messages") or (
+    messages = _full_reply(exchange).get("messages") or (
         [] if exchange.shown_reply is None else [orjson.loads(exchange.shown_reply)]
     )
     return {
@@ -98,7 +98,7 @@ def leaves_calls(exchange: Exchange) -> bool:
 
     Calls of hidden rounds have their results. A call of a step may be shown as text.
     """
-    full = _full(exchange)
+    full = _full_reply(exchange)
     if not full.get("step"):
         return has_calls(exchange.reply)
     reply, *results = full["messages"]
@@ -106,39 +106,32 @@ def leaves_calls(exchange: Exchange) -> bool:
     return any(call.get("id") not in answered for call in reply.get("tool_calls") or ())
 
 
-def rewritten(exchange: Exchange, seq: int, text: str) -> Exchange:
+def rewrite_message(exchange: Exchange, seq: int, text: str) -> Exchange:
     """Returns the exchange with another text of one message; its atoms and its path stay.
 
-    So whoever resends the old words is still recognised, and what is shown, recalled and sent is new.
+    So whoever resends the old text is still recognised, and what is shown, recalled and sent is new.
     Raises: CannotRewrite.
     """
-    place = seq - exchange.seq
+    index = seq - exchange.seq
+    is_input = index < len(exchange.inputs)
     if exchange.state is State.OPEN:
         raise CannotRewrite("it is being answered")
-    if (
-        exchange.state in (State.FORGOTTEN, State.OFF)
-        or place in exchange.redactions
-        or (place == len(exchange.inputs) and REPLY in exchange.redactions)
-    ):
+    is_gone = exchange.state in (State.FORGOTTEN, State.OFF)
+    if is_gone or (index if is_input else REPLY) in exchange.redactions:
         raise CannotRewrite("it is forgotten")
-    if place < len(exchange.inputs):
+    if is_input:
         messages = _input(exchange)
-        messages[place] = {
-            **without_private_fields(messages[place], "own_length", LEGACY_OWN_LENGTH),
-            "content": text,
-        }
-        return replace(
-            exchange,
-            input=orjson.dumps(messages),
-            notes={**exchange.notes, **({place: ""} if place in exchange.notes else {})},
-        )
+        before = without_private_fields(messages[index], "own_length", LEGACY_OWN_LENGTH)
+        messages[index] = {**before, "content": text}
+        notes = {i: "" if i == index else note for i, note in exchange.notes.items()}
+        return replace(exchange, input=orjson.dumps(messages), notes=notes)
     if exchange.shown_reply is None:
         raise CannotRewrite("there is no reply")
-    shown_reply, full = orjson.loads(exchange.shown_reply), _full(exchange)
+    shown_reply, full = orjson.loads(exchange.shown_reply), _full_reply(exchange)
     if not text_of(shown_reply) and shown_reply.get("tool_calls"):
         raise CannotRewrite("it is a tool call, and those cannot be changed")
     if full:
-        full = {**full, "messages": _rewritten_messages(full, text)}
+        full = {**full, "messages": _with_reply_text(full, text)}
     return replace(
         exchange,
         shown_reply=orjson.dumps({**without_private_fields(shown_reply, "fillers"), "content": text}),
@@ -147,95 +140,84 @@ def rewritten(exchange: Exchange, seq: int, text: str) -> Exchange:
     )
 
 
-def cut_short(exchange: Exchange, text: str) -> Exchange:
-    """Returns the exchange with what was heard of its reply; its path stays. text: "": nothing.
+def cut_reply(exchange: Exchange, heard: str) -> Exchange:
+    """Returns the exchange with what was heard of its reply; its path stays. heard: "": nothing.
 
-    A reply that made no calls is gone then; calls were made, whatever was heard with them.
+    A reply without calls of which nothing was heard is gone then. One with calls stays: they were made.
     """
-    shown_reply, full = orjson.loads(exchange.shown_reply or b"{}"), _full(exchange)
+    shown_reply, full = orjson.loads(exchange.shown_reply or b"{}"), _full_reply(exchange)
     messages = list(full.get("messages") or ())
-    place = _reply_place(full)
-    shown = with_fillers_of(
-        {**without_private_fields(shown_reply, "fillers"), "content": text or None}, shown_reply
-    )
-    if (messages[place] if messages else shown_reply).get("tool_calls") and not _speaks(messages[place:]):
+    index = 0 if full.get("step") else -1  # of the last message of the model's: a step's results follow it
+    last = messages[index] if messages else shown_reply
+    cut = {**without_private_fields(shown_reply, "fillers"), "content": heard or None}
+    shown = with_fillers_of(cut, shown_reply)
+    if last.get("tool_calls") and not (messages and _send_calls(last)):
         if messages:
-            last = messages[place]
-            messages[place] = (
-                {**last, "content": text or None}
+            messages[index] = (
+                {**last, "content": heard or None}
                 if text_of(last)
-                else with_private(without_private_fields(last, "filler"), filler=text or None)
+                else with_private(without_private_fields(last, "filler"), filler=heard or None)
             )
+    elif heard and (text := text_of(without_fillers(shown))):
+        messages = _with_reply_text(full, text) if messages else messages
     else:
-        own = text_of(without_fillers(shown)) if text else ""
-        if not own:
-            return replace(
-                exchange,
-                reply=None,
-                reply_key=None,
-                size=0,
-                shown_reply=None,
-                full=None,
-                hidden=False,
-                opaque=False,
-            )
-        messages = _rewritten_messages(full, own) if messages else messages
+        return replace(
+            exchange,
+            reply=None,
+            reply_key=None,
+            size=0,
+            shown_reply=None,
+            full=None,
+            hidden=False,
+            opaque=False,
+        )
     return replace(
         exchange,
-        size=len(without_space(text)),
+        size=len(without_space(heard)),
         shown_reply=orjson.dumps(shown),
         full=orjson.dumps({**full, "messages": messages}) if full else None,
     )
 
 
-def _reply_place(full: dict[str, Any]) -> int:
-    """Returns where among a reply's messages its last one stands: a step's is the first, in front of results."""
-    return 0 if full.get("step") else -1
-
-
-def _speaks(messages: Sequence[WireMessage]) -> bool:
-    calls = messages[0].get("tool_calls") or () if messages else ()
-    return any((call.get("function") or {}).get("name") == _SPEAKS for call in calls)
-
-
-def _rewritten_messages(full: dict[str, Any], text: str) -> list[WireMessage]:
-    """Returns a reply's messages as they go upstream, with another text: it stands in the last, in no round before."""
+def _with_reply_text(full: dict[str, Any], text: str) -> list[WireMessage]:
+    """Returns a reply's messages with another text. It is in the last of the model's, in none of a hidden round."""
     messages = full["messages"]
     if full.get("step"):
         reply, *results = messages
         return [_with_text(reply, text), *results]
-    before = _rounds(messages)
-    made = [_silent(message) for message in before]
-    return made if len(before) == len(messages) else [*made, _with_text(messages[-1], text)]
+    hidden = _hidden_messages(messages)
+    return hidden if len(hidden) == len(messages) else [*hidden, _with_text(messages[-1], text)]
 
 
-def _with_text(last: WireMessage, text: str) -> WireMessage:
-    spoken = [
-        call for call in last.get("tool_calls") or () if call.get("function", {}).get("name") == _SPEAKS
-    ]
-    if len(spoken) > 1:
+def _with_text(message: WireMessage, text: str) -> WireMessage:
+    """Returns a message with another text, in the call by which it sent its text if it did. Raises: CannotRewrite."""
+    sent = _send_calls(message)
+    if len(sent) > 1:
         raise CannotRewrite("it was sent in several tool calls")
-    if spoken:
-        arguments = orjson.loads(spoken[0]["function"]["arguments"] or "{}")
-        function = {
-            **spoken[0]["function"],
-            "arguments": orjson.dumps({**arguments, _ARGUMENT: text}).decode(),
-        }
-        calls = [{**c, "function": function} if c is spoken[0] else c for c in last["tool_calls"]]
-        return {**last, "tool_calls": calls}
-    return {**without_private_fields(last, "filler"), "content": text}
+    if not sent:
+        return {**without_private_fields(message, "filler"), "content": text}
+    function = sent[0]["function"]
+    arguments = {**orjson.loads(function["arguments"] or "{}"), _TEXT_ARGUMENT: text}
+    call = {**sent[0], "function": {**function, "arguments": orjson.dumps(arguments).decode()}}
+    return {**message, "tool_calls": [call if c is sent[0] else c for c in message["tool_calls"]]}
 
 
-def _rounds(messages: Sequence[WireMessage]) -> Sequence[WireMessage]:
-    """Returns the hidden rounds among a reply's messages. After those of a reply that was cut nothing may follow."""
-    return messages if messages and messages[-1].get("role") == "tool" else messages[:-1]
+def _send_calls(message: WireMessage) -> list[dict[str, Any]]:
+    """Returns the calls by which a message sent its text."""
+    calls = message.get("tool_calls") or ()
+    return [call for call in calls if (call.get("function") or {}).get("name") == _SEND_TOOL]
 
 
-def _silent(message: WireMessage) -> WireMessage:
-    """Returns a message of a hidden round without the text that is a part of the reply."""
-    if message.get("role") != "assistant":
-        return dict(message)
-    return {**without_private_fields(message, "filler", "spoken"), "content": None}
+def _hidden_messages(messages: Sequence[WireMessage]) -> list[WireMessage]:
+    """Returns the messages of hidden rounds among those of a reply, without the text that is a part of the reply."""
+    # After the rounds of a reply that was cut nothing may follow.
+    is_cut = bool(messages) and messages[-1].get("role") == "tool"
+    return [
+        {**without_private_fields(message, "filler", "spoken"), "content": None}
+        if message.get("role") == "assistant"
+        else dict(message)
+        for message in (messages if is_cut else messages[:-1])
+    ]
 
 
 def _input(exchange: Exchange) -> list[WireMessage]:
@@ -243,6 +225,6 @@ def _input(exchange: Exchange) -> list[WireMessage]:
     return found
 
 
-def _full(exchange: Exchange) -> dict[str, Any]:
+def _full_reply(exchange: Exchange) -> dict[str, Any]:
     found: dict[str, Any] = orjson.loads(exchange.full) if exchange.full else {}
     return found

@@ -9,7 +9,13 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import Canon
-from gateway.core.conversation.listed import CannotRewrite, called_tools, leaves_calls, listed, rewritten
+from gateway.core.conversation.listed import (
+    CannotRewrite,
+    called_tools,
+    leaves_calls,
+    list_messages,
+    rewrite_message,
+)
 from storage.records import Exchange, State
 from tests.core.conversations import SECRET, assistant, call, result, user
 
@@ -26,7 +32,7 @@ def exchange(inputs: list[Any], said: Any, full: dict[str, Any] | None = None, *
 
 
 def places(e: Exchange) -> list[tuple[int, int | None, Any]]:
-    return [(m.seq, m.hidden, m.message.get("content")) for m in listed(e)]
+    return [(m.seq, m.hidden, m.message.get("content")) for m in list_messages(e)]
 
 
 CALLS = assistant("Let me look.", call("c1", "conversation_search", "{}"))
@@ -37,27 +43,27 @@ SAID = assistant("Let me look.\n\nIt is Miso.")
 def test_inputs_come_at_their_numbers_and_the_reply_behind_them() -> None:
     e = exchange([user("one"), user("two")], assistant("Both."))
     assert places(e) == [(10, None, "one"), (11, None, "two"), (12, None, "Both.")]
-    assert [(m.at, m.is_reply) for m in listed(e)] == [(1.0, False), (1.0, False), (2.0, True)]
+    assert [(m.at, m.is_reply) for m in list_messages(e)] == [(1.0, False), (1.0, False), (2.0, True)]
 
 
 def test_hidden_rounds_stand_in_front_of_the_reply_without_its_words() -> None:
     e = exchange([user("one")], SAID, HIDDEN)
     assert places(e) == [(10, None, "one"), (11, 1, None), (11, 2, "Found."), (11, None, SAID["content"])]
-    assert listed(e)[1].message["tool_calls"] == CALLS["tool_calls"]
-    assert [m.place for m in listed(e)] == sorted(m.place for m in listed(e))
+    assert list_messages(e)[1].message["tool_calls"] == CALLS["tool_calls"]
+    assert [m.sort_key for m in list_messages(e)] == sorted(m.sort_key for m in list_messages(e))
     assert called_tools(e) == {"c1": "conversation_search"}
 
 
 def test_a_step_is_one_reply_with_its_calls() -> None:
     spoken = assistant(None, call("c1", "send_message", '{"message": "Hi."}'))
     e = exchange([user("one")], assistant("Hi."), {"messages": [spoken], "gateway_calls": [], "step": True})
-    assert [m.hidden for m in listed(e)] == [None, None]
-    assert listed(e)[1].message == spoken
+    assert [m.hidden for m in list_messages(e)] == [None, None]
+    assert list_messages(e)[1].message == spoken
 
 
 @pytest.mark.parametrize("state", [State.FORGOTTEN, State.OFF])
 def test_nothing_is_listed_of_a_tombstone(state: State) -> None:
-    assert listed(exchange([user("one")], assistant("Both."), state=state)) == []
+    assert list_messages(exchange([user("one")], assistant("Both."), state=state)) == []
 
 
 def test_what_is_hushed_or_not_there_is_left_out() -> None:
@@ -69,10 +75,10 @@ def test_what_is_hushed_or_not_there_is_left_out() -> None:
 
 def test_a_text_is_replaced_and_the_atoms_stay() -> None:
     e = exchange([user("one")], SAID, HIDDEN, hidden=True, notes={0: "a note that quotes it"})
-    asked = rewritten(e, 10, "uno")
+    asked = rewrite_message(e, 10, "uno")
     assert places(asked)[0] == (10, None, "uno")
     assert (asked.inputs, asked.path, asked.reply, asked.notes) == (e.inputs, e.path, e.reply, {0: ""})
-    told = rewritten(e, 11, "It is Tom.")
+    told = rewrite_message(e, 11, "It is Tom.")
     assert places(told)[1:] == [(11, 1, None), (11, 2, "Found."), (11, None, "It is Tom.")]
     assert b"Miso" not in (told.full or b"")
     assert b"Let me look" not in (told.full or b"")
@@ -83,7 +89,7 @@ def test_a_reply_that_was_cut_behind_its_rounds_keeps_their_results() -> None:
     e = exchange([user("one")], SAID, {**HIDDEN, "messages": HIDDEN["messages"][:-1]}, hidden=True)
     rounds = [(11, 1, None), (11, 2, "Found.")]
     assert places(e)[1:] == [*rounds, (11, None, SAID["content"])]
-    assert places(rewritten(e, 11, "It is Tom."))[1:] == [*rounds, (11, None, "It is Tom.")]
+    assert places(rewrite_message(e, 11, "It is Tom."))[1:] == [*rounds, (11, None, "It is Tom.")]
 
 
 def test_what_was_said_by_a_tool_is_replaced_in_its_call() -> None:
@@ -94,7 +100,7 @@ def test_what_was_said_by_a_tool_is_replaced_in_its_call() -> None:
         {"messages": [spoken], "gateway_calls": [], "step": True},
         hidden=True,
     )
-    told = rewritten(e, 11, "Bye.")
+    told = rewrite_message(e, 11, "Bye.")
     (m,) = orjson.loads(told.full or b"")["messages"]
     assert orjson.loads(m["tool_calls"][0]["function"]["arguments"]) == {"message": "Bye.", "thinking": "t"}
     assert orjson.loads(told.shown_reply or b"")["content"] == "Bye."
@@ -113,7 +119,7 @@ def test_what_was_said_by_a_tool_is_replaced_in_its_call() -> None:
 )
 def test_some_messages_stay_as_they_are(e: Exchange, seq: int, why: str) -> None:
     with pytest.raises(CannotRewrite, match=why):
-        rewritten(e, seq, "other")
+        rewrite_message(e, seq, "other")
 
 
 @pytest.mark.parametrize(
