@@ -16,7 +16,7 @@ from adapters.sse import EventDecoder
 from adapters.transport import HttpTransport
 from adapters.types import Event, ModelRequest
 from gateway.core.conversation.canonical import text_of
-from gateway.core.turn.draft import Draft, chunk_of
+from gateway.core.turn.draft import MessageDraft, chunk_of
 from gateway.core.turn.upstream_error import error_in
 from tests.doubles.upstream import Reply, StrictUpstream, raw
 from tests.golden import ROOT, Golden, find
@@ -117,7 +117,7 @@ def test_a_reply_is_read_for_what_it_says(golden: Golden) -> None:
 
 
 def check(golden: Golden, chunks: list[Any]) -> None:
-    draft, finish = Draft(), None
+    draft, finish = MessageDraft(), None
     for chunk in chunks:
         for choice in chunk["choices"]:
             delta = choice.get("delta") or {}

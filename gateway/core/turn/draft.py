@@ -60,6 +60,7 @@ class ToolCall:
 
     __slots__ = (
         "arguments",
+        "client_index",
         "fields",
         "function",
         "index",
@@ -67,8 +68,7 @@ class ToolCall:
         "is_sent",
         "name",
         "owner",
-        "pieces",
-        "place",
+        "piece_count",
     )
 
     def __init__(self, index: Any) -> None:
@@ -78,9 +78,11 @@ class ToolCall:
         self.name = ""
         self.arguments: list[str] = []
         self.owner = CallOwner.UNKNOWN
-        self.pieces = 0  # that have come
-        self.place = -1  # its index for the client, once that is known
-        self.is_moved = False  # that index differs from the upstream's
+        self.piece_count = 0
+        self.client_index = -1  # among the client's calls, once that is known
+        self.is_moved = (
+            False  # calls of the gateway come before it, so that its index for the client is another one
+        )
         self.is_sent = False  # the client has its beginning
 
     @property
@@ -93,7 +95,7 @@ class ToolCall:
         return "".join(self.arguments)
 
     def add(self, entry: Json) -> None:
-        self.pieces += 1
+        self.piece_count += 1
         for key, value in entry.items():
             if key == "function":
                 if isinstance(value, dict):
@@ -130,14 +132,14 @@ class ToolCall:
         return call
 
 
-class Draft:
+class MessageDraft:
     """The assistant message of one reply (choice 0), of which pieces may still come."""
 
     __slots__ = (
         "_client_calls",
+        "_decided",
         "_fields",
         "_newest",
-        "_settled",
         "_texts",
         "calls",
         "finish_reason",
@@ -149,7 +151,7 @@ class Draft:
         self._texts: dict[str, list[str]] = {}
         self.calls: list[ToolCall] = []
         self._newest: dict[Any, ToolCall] = {}  # index -> the last call under it
-        self._settled = 0  # how many calls have an owner, from the first one to the first without
+        self._decided = 0  # how many calls have an owner, up to the first without
         self._client_calls = 0  # how many of these are the client's
         self.finish_reason: str | None = None
         self.usage: Json | None = None
@@ -203,15 +205,17 @@ class Draft:
     ) -> list[Json] | None:
         """Adds pieces of tool calls. Returns the pieces that the client gets now; None: the given ones, unchanged.
 
+        A call of the client's waits until the owners of all calls before it are known, so that the index under which
+        the client gets it does not depend on how the bytes were cut.
+
         gateway_tools: names of the tools that run here; their calls are withheld from the client.
-        is_over: no name will go on. A call of the client's waits until the owners of all calls before it are
-            known, so that the index under which the client gets it does not depend on how the bytes were cut.
+        is_over: no more pieces come, so that every name is complete.
         """
-        touched: dict[int, tuple[ToolCall, list[Json]]] = {}
+        pieces: dict[ToolCall, list[Json]] = {}
         for entry in entries:
             if isinstance(entry, dict):
                 call = self.add_call_piece(entry)
-                touched.setdefault(id(call), (call, []))[1].append(entry)
+                pieces.setdefault(call, []).append(entry)
                 # Arguments come after the name, so the first of them shows that the name has ended.
                 if call.owner is CallOwner.UNKNOWN and gateway_tools:
                     function = entry.get("function")
@@ -220,40 +224,51 @@ class Draft:
         if not gateway_tools:
             return None
         if is_over:
-            for call in self.calls[self._settled :]:
+            for call in self.calls[self._decided :]:
                 if call.owner is CallOwner.UNKNOWN:
                     call.owner = decide_owner(call, gateway_tools, True)
-        # `unchanged` counts the pieces that go out as they are; if all do, the event goes out in its own bytes.
-        shown: list[Json] = []
-        unchanged = 0
-        due = [call for call, _ in touched.values() if call.is_sent] + self._settle()
-        for call in sorted(due, key=lambda call: call.place):
-            pieces = touched[id(call)][1] if id(call) in touched else []
-            if not call.is_sent and call.pieces != len(pieces):
-                # Earlier pieces were held back while the owner was unknown: all of them go as one.
-                index = call.place if call.is_moved or call.index is None else call.index
-                shown.append({"index": index, **call.as_json()})
-            elif call.is_moved:
-                shown.extend({**entry, "index": call.place} for entry in pieces)
-            else:
-                shown.extend(pieces)
-                unchanged += len(pieces)
-            call.is_sent = True
+        shown, unchanged = self._take_client_pieces(pieces)
+        # Where all go out as they are, so does the event, in its own bytes.
         return None if unchanged == len(entries) == len(shown) else shown
 
-    def _settle(self) -> list[ToolCall]:
-        """Returns the client's calls with an index: the gateway's calls leave no gap in these."""
-        placed: list[ToolCall] = []
-        while self._settled < len(self.calls):
-            call = self.calls[self._settled]
+    def _take_client_pieces(self, pieces: Mapping[ToolCall, list[Json]]) -> tuple[list[Json], int]:
+        """Returns the pieces that the client gets now, and how many of them are as they came.
+
+        pieces: the new ones of each call.
+        """
+        shown: list[Json] = []
+        unchanged = 0
+        due = [call for call in pieces if call.is_sent] + self._index_client_calls()
+        for call in sorted(due, key=lambda call: call.client_index):
+            new = pieces.get(call, [])
+            if not call.is_sent and call.piece_count != len(new):
+                # Earlier pieces were held back while the owner was unknown: all of them go as one.
+                index = call.client_index if call.is_moved or call.index is None else call.index
+                shown.append({"index": index, **call.as_json()})
+            elif call.is_moved:
+                shown.extend({**entry, "index": call.client_index} for entry in new)
+            else:
+                shown.extend(new)
+                unchanged += len(new)
+            call.is_sent = True
+        return shown, unchanged
+
+    def _index_client_calls(self) -> list[ToolCall]:
+        """Gives the client's calls their indices, in which the gateway's calls leave no gap. Returns those calls.
+
+        It stops at the first call whose owner is unknown.
+        """
+        indexed: list[ToolCall] = []
+        while self._decided < len(self.calls):
+            call = self.calls[self._decided]
             if call.owner is CallOwner.UNKNOWN:
                 break
             if call.owner is CallOwner.CLIENT:
-                call.place, call.is_moved = self._client_calls, self._client_calls != self._settled
+                call.client_index, call.is_moved = self._client_calls, self._client_calls != self._decided
                 self._client_calls += 1
-                placed.append(call)
-            self._settled += 1
-        return placed
+                indexed.append(call)
+            self._decided += 1
+        return indexed
 
     @property
     def counts(self) -> TokenCounts | None:
@@ -339,8 +354,10 @@ def decide_owner(call: ToolCall, gateway_tools: Collection[str], is_complete: bo
     """Decides the owner of a call, as early as its name allows.
 
     is_complete: the name has ended, because arguments came after it or the reply is over. A name may come in pieces, so
-    one that is the beginning of a known one is undecided until then. Gateway tools are functions: a call that names
-    another type (OpenAI's `custom` tools) is the client's, whatever its name.
+        one that is the beginning of a known one is undecided until then.
+
+    Gateway tools are functions: a call that names another type (OpenAI's `custom` tools) is the client's, whatever its
+    name.
     """
     if call.fields.get("type") not in FUNCTION:
         return CallOwner.CLIENT
@@ -388,7 +405,7 @@ def _merge_list(old: list[Any], new: list[Any]) -> None:
 
 
 def _piece_before(old: list[Any], item: Any) -> Json | None:
-    """Returns the item that another one goes on with, which is among the last ones."""
+    """Returns the item that another one continues, which is among the last ones; None: it is new."""
     if not isinstance(item, dict) or not isinstance(item.get("index"), int):
         return None
     for known in old[-_NEAR_ITEMS:]:

@@ -8,7 +8,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from adapters.types import Json, token_count
-from gateway.core.turn.draft import Draft
+from gateway.core.turn.draft import MessageDraft
 
 BILLED: Final = "mnemogate_billed"  # field of `usage`, in addition to the real API's
 _DETAILS: Final = "completion_tokens_details"
@@ -25,7 +25,7 @@ class Ledger(Struct, frozen=True):
     completion_tokens: int = 0
     rounds: int = 0
 
-    def with_round(self, draft: Draft, count: Callable[[str], int]) -> Ledger:
+    def with_round(self, draft: MessageDraft, count: Callable[[str], int]) -> Ledger:
         """Returns the ledger with one more round. count: estimates the tokens of a text."""
         usage = draft.usage
         completion = count(draft.generated()) if usage is None else token_count(usage, "completion_tokens")

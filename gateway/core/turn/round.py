@@ -26,7 +26,7 @@ from gateway.core.turn.client_view import ClientView, ReplyEvent
 from gateway.core.turn.draft import (
     AllBut,
     CallOwner,
-    Draft,
+    MessageDraft,
     ToolCall,
     chunk_of,
     delta_of,
@@ -119,7 +119,7 @@ class Round:
         self.status = 200
         self.is_success = True
         self.headers: tuple[Header, ...] = ()
-        self.draft = Draft()
+        self.draft = MessageDraft()
         self.tail: list[ReplyEvent] = []
         self.done_event = b""  # the upstream's `[DONE]`
         self.body = b""  # of a reply that is no stream

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from adapters.types import Json
-from gateway.core.turn.draft import Draft, ToolCall
+from gateway.core.turn.draft import MessageDraft, ToolCall
 from gateway.dialects.lenient import as_list, as_text
 
 SendsEvent = Callable[..., None]
@@ -24,7 +24,7 @@ class GrowingBlocks:
         self._emit = emit
         self._kind = ""  # of the open block of text or thoughts; "": none
         self._texts: list[str] = []  # of all these blocks
-        self._draft = Draft()  # of the client's calls
+        self._draft = MessageDraft()  # of the client's calls
         self._open_call: ToolCall | None = None
         self._shown_pieces = 0  # of its arguments
         self._shown_calls = 0

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Final, Protocol
 from adapters.types import Json
 from gateway.core.conversation.provider_fields import THOUGHTS
 from gateway.core.turn.asides import StringReader
-from gateway.core.turn.draft import FUNCTION, Draft, ToolCall
+from gateway.core.turn.draft import FUNCTION, MessageDraft, ToolCall
 from gateway.dialects.responses.sealed import seal
 from gateway.dialects.responses.tools import INPUT_ARGUMENT, CallForm, render_call
 
@@ -165,7 +165,7 @@ class ThoughtsItem(Item):
         super().__init__(tag, index, emit)
         self.shows_sealed_thoughts = False
         self._pieces: list[str] = []
-        self._sealed = Draft()
+        self._sealed = MessageDraft()
         self.begin()
 
     def json(self, status: str) -> Json:

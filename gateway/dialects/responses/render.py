@@ -23,7 +23,7 @@ from gateway.core.conversation.private import without_private
 from gateway.core.conversation.provider_fields import THOUGHTS
 from gateway.core.turn.client_view import MOST_HELD_BYTES, ClientView, ReplyEvent, no_usage
 from gateway.core.turn.commands import FINISHED, TurnOutcome
-from gateway.core.turn.draft import Draft, delta_of, generated_in
+from gateway.core.turn.draft import MessageDraft, delta_of, generated_in
 from gateway.core.turn.ledger import BILLED
 from gateway.core.turn.terms import TurnTerms
 from gateway.dialects.event_stream import NOT_DURABLE, encode_typed_event
@@ -132,7 +132,7 @@ class ResponsesView(ClientView):
         self._logprobs: list[Any] = []  # of a whole reply
         self._items: list[Item] = []
         self._open_item: Item | None = None  # the item of text that goes on
-        self._draft = Draft()  # of the client's calls
+        self._draft = MessageDraft()  # of the client's calls
         self._calls: list[CallItem] = []  # those of the draft
         self._usage: Json | None = None
         self._finish_reason: str | None = None

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from gateway.core.turn.draft import Draft
+from gateway.core.turn.draft import MessageDraft
 from gateway.core.turn.ledger import EMPTY_LEDGER, Ledger
 
 
 def after(usage: dict[str, Any] | None, text: str = "") -> Ledger:
     """The ledger of one complete round."""
-    draft = Draft()
+    draft = MessageDraft()
     draft.add({"content": text})
     draft.usage = usage
     return EMPTY_LEDGER.with_round(draft, len)

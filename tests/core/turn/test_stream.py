@@ -10,7 +10,7 @@ import pytest
 
 from gateway.core.turn.draft import (
     CallOwner,
-    Draft,
+    MessageDraft,
     ToolCall,
     chunk_of,
     decide_owner,
@@ -21,8 +21,8 @@ from gateway.core.turn.draft import (
 NAMES = {"memory_insert", "memory_insert_all", "search"}
 
 
-def draft_of(*deltas: dict[str, Any], ours: frozenset[str] = frozenset()) -> Draft:
-    draft = Draft()
+def draft_of(*deltas: dict[str, Any], ours: frozenset[str] = frozenset()) -> MessageDraft:
+    draft = MessageDraft()
     for delta in deltas:
         draft.add(delta)
         if "tool_calls" in delta:
@@ -34,14 +34,14 @@ class TestManyPieces:
     """Each takes as long as the first: of twenty megabytes in pieces there would be no end otherwise."""
 
     def test_texts_within_other_fields_are_continued(self) -> None:
-        draft = Draft()
+        draft = MessageDraft()
         for _ in range(200_000):
             draft.add({"reasoning_details": [{"index": 0, "type": "text", "text": "x" * 100}]})
         (item,) = draft.message()["reasoning_details"]
         assert item == {"index": 0, "type": "text", "text": "x" * 20_000_000}
 
     def test_items_of_a_list_are_continued_near_its_end(self) -> None:
-        draft = Draft()
+        draft = MessageDraft()
         for n in range(200_000):
             draft.add({"reasoning_details": [{"index": n, "type": "text", "text": "a"}]})
         draft.add({"reasoning_details": [{"index": n, "text": "b"} for n in (0, 199_950)]})
@@ -159,7 +159,7 @@ def test_whose_call_it_is_is_known_as_early_as_its_name_allows(
 
 
 def test_a_call_that_is_no_function_is_theirs_at_once() -> None:
-    draft, ours = Draft(), frozenset({"memory_insert"})
+    draft, ours = MessageDraft(), frozenset({"memory_insert"})
     begun = {"index": 0, "id": "a", "type": "custom", "custom": {"name": "memory_insert", "input": ""}}
     assert draft.take_calls([begun], ours, is_over=False) is None
     assert draft.take_calls([{"index": 0, "custom": {"input": "x"}}], ours, is_over=False) is None
@@ -167,7 +167,7 @@ def test_a_call_that_is_no_function_is_theirs_at_once() -> None:
 
 def test_a_later_call_waits_for_one_whose_name_is_not_known() -> None:
     """Else its index would depend on how the bytes were cut."""
-    draft, ours = Draft(), frozenset({"memory_insert"})
+    draft, ours = MessageDraft(), frozenset({"memory_insert"})
     first = {"index": 0, "id": "a", "function": {"name": "mem", "arguments": ""}}
     second = {"index": 1, "id": "b", "function": {"name": "get", "arguments": "{}"}}
     assert draft.take_calls([first, second], ours, is_over=False) == []
@@ -193,7 +193,7 @@ class Watched(list[ToolCall]):
 
 @pytest.mark.parametrize("name", ["search", "get_weather"])
 def test_each_call_is_looked_at_once_however_many_follow(name: str) -> None:
-    draft = Draft()
+    draft = MessageDraft()
     draft.calls = watched = Watched()
     for n in range(100):
         piece = {"index": n, "id": f"c{n}", "function": {"name": name, "arguments": "{}"}}
@@ -261,7 +261,7 @@ def test_a_call_has_its_fields_in_the_order_in_which_they_came() -> None:
 
 
 def test_a_call_is_found_among_many_without_looking_at_each() -> None:
-    draft = Draft()
+    draft = MessageDraft()
     for half in ('{"a": ', "1}"):
         for n in range(500):
             draft.add_call_piece({"index": Counted(n), "function": {"arguments": half}})

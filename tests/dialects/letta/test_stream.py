@@ -10,7 +10,7 @@ import pytest
 from gateway.agents.wire.message import Showing
 from gateway.agents.wire.run_stream import MakesSteps, RunNumbers, StepView
 from gateway.core.turn.client_view import ReplyEvent
-from gateway.core.turn.draft import Draft
+from gateway.core.turn.draft import MessageDraft
 from gateway.core.turn.guide import StopReason, ToolResult
 from gateway.core.turn.terms import TurnTerms
 from gateway.errors import UpstreamError
@@ -27,8 +27,8 @@ def chunk(usage: dict[str, int] | None = None, **delta: Any) -> ReplyEvent:
     return ReplyEvent(None, None, {"choices": [{"index": 0, "delta": delta}], "usage": usage})
 
 
-def calls(*names: str) -> Draft:
-    draft = Draft()
+def calls(*names: str) -> MessageDraft:
+    draft = MessageDraft()
     for n, name in enumerate(names):
         draft.add_call_piece(
             {"index": n, "id": f"c{n}", "type": "function", "function": {"name": name, "arguments": "{}"}}
@@ -99,7 +99,7 @@ def test_the_end_says_why_and_what_was_used() -> None:
 
 def test_calls_that_wait_are_shown_at_the_end() -> None:
     made = view()
-    draft = Draft()
+    draft = MessageDraft()
     # As the turn knows it; of the provider it had no id.
     draft.take_calls([{"id": "c0", "function": {"name": "a", "arguments": "{}"}}], (), is_over=True)
     made.show(chunk(tool_calls=[{"index": 0, "function": {"name": "a", "arguments": "{}"}}]))
