@@ -30,20 +30,19 @@ from gateway.errors import GatewayError
 
 
 class MakesMessages(Struct, frozen=True):
-    """The dialect, for one request."""
+    """Makes the view of one request's reply (`MakesView`)."""
 
     speaks_chat: ClassVar[bool] = False
-    # Of the request.
+    # The model that the request names.
     model: str
-    # Of the prompt, by estimate.
+    # The tokens of the prompt, estimated.
     input_tokens: int
-    # The gateway's own.
+    # The gateway's id of the request.
     request_id: str
     # Returns the usage for a reply's text, in the form of a chat completion. Called where the upstream reports none.
     count: Callable[[str], Json | None] = no_usage
-    # The request's `stop_sequences`.
-    stops: Sequence[str] = ()
-    # Its client may go on from the reply by its id.
+    stop_sequences: Sequence[str] = ()
+    # The client may continue from the reply by its id.
     has_thread: bool = False
 
     def __call__(self, terms: TurnTerms) -> MessagesView:
@@ -51,7 +50,7 @@ class MakesMessages(Struct, frozen=True):
 
 
 class _NativeBody(msgspec.Struct):
-    """A whole reply in this dialect, as adapters read it along."""
+    """The body of a whole reply that came in this dialect, as adapters hand it on."""
 
     native_message: msgspec.Raw
 
@@ -64,8 +63,8 @@ _STOPPED_BY: Final = ("stop_sequence", "stop_reason", "matched_stop")
 class MessagesView(ClientView):
     """The view of the Messages API. It shows one message: no gateway tools, no steps.
 
-    While gateway tools are offered nothing is sent before the first content: a hidden round may come first, and the
-    upstream's error in the round after it is then still a status.
+    While gateway tools are offered nothing is sent before the first content: the first round may be a hidden one, and
+    an upstream's error in the round after it can still be the reply's status.
     """
 
     def __init__(self, request: MakesMessages, gateway_tools: Collection[str]) -> None:
@@ -74,14 +73,14 @@ class MessagesView(ClientView):
         self._holds_events = bool(gateway_tools)
         self._held_bytes = 0
         self._out: list[bytes] = []
-        self._first: Json = {}  # the turn's first chunk
+        self._first_chunk: Json = {}  # of the turn
         self._has_begun = False
         self._blocks = GrowingBlocks(self._emit)
         self._native = NativeEvents(gateway_tools)
-        self._is_native = False  # the reply that is read comes in this dialect
-        self._replies: list[bytes] = []  # whole ones in this dialect
+        self._is_native = False  # the upstream answers in this dialect
+        self._native_replies: list[bytes] = []  # whole ones
         self._usage: Json | None = None
-        self._finish: str | None = None
+        self._finish_reason: str | None = None
         self._is_refused = False
         self._stopped_by: str | None = None
 
@@ -93,17 +92,43 @@ class MessagesView(ClientView):
         return data
 
     def begin(self, first: Json) -> None:
-        self._first = first
+        self._first_chunk = first
 
     def take_whole(self, body: bytes, reply: Json) -> None:
         if "native_message" in reply:
-            self._replies.append(bytes(_native_body.decode(body).native_message))
-        elif self._request.stops:
+            self._native_replies.append(bytes(_native_body.decode(body).native_message))
+        elif self._request.stop_sequences:
             choice = reply["choices"][0] if reply["choices"] else None
             self._stopped_by = self._stop_sequence(choice) if isinstance(choice, dict) else None
 
-    def show(self, event: ReplyEvent) -> None:
-        self._show(event)
+    def show(self, event: ReplyEvent, *, is_hidden: bool = False) -> None:
+        """Shows an event. is_hidden: it ends a hidden round."""
+        raw = event.raw or b""
+        if (name := event_name(raw)) is not None:
+            self._is_native = True
+            shown = self._native.pass_on(raw, name)
+            self._put(shown, has_content=self._native.has_content)
+            return
+        if event.chunk is None:
+            if raw.startswith(b":"):
+                self._put(raw, has_content=False)
+            return
+        if self._is_native and not raw:
+            return  # a further chunk of a native event that was passed on
+        for choice in event.choices:
+            if not isinstance(choice, dict) or choice.get("index"):
+                continue
+            if not self._holds_events:
+                self._begin_message()  # the model may think for long before its first text
+            delta = choice.get("delta")
+            if isinstance(delta, dict):
+                self._add_delta(delta if event.calls is None else {**delta, "tool_calls": event.calls})
+            if not is_hidden:
+                self._finish_reason = choice.get("finish_reason") or self._finish_reason
+                self._stopped_by = self._stop_sequence(choice) or self._stopped_by
+        usage = event.usage or event.chunk.get("usage")
+        if isinstance(usage, dict) and not is_hidden:
+            self._usage = usage
 
     def show_texts(self, read: Sequence[Event], texts: Sequence[str]) -> bool:
         if self._is_native:
@@ -114,9 +139,9 @@ class MessagesView(ClientView):
 
     def add_text(self, text: str) -> None:
         if self._is_native:
-            # A gap between the texts of two rounds: they are two blocks. A filler is a block of its own.
             if not text.strip():
-                return
+                return  # a gap between the texts of two rounds, which are two blocks
+            # A filler is a block of its own.
             self._blocks.next_index = self._native.next_index
             self._blocks.add_text(text)
             self._blocks.end()
@@ -140,30 +165,30 @@ class MessagesView(ClientView):
                 self._put(raw, has_content=False)
             return
         for event in tail:
-            self._show(event, is_hidden=True)
+            self.show(event, is_hidden=True)
 
     def end(self, tail: Sequence[ReplyEvent], finish: str | None, done: bytes) -> None:
         self._holds_events = False
         raws = [event.raw for event in tail if event.raw]
         if self._is_native:
-            if not (self._native.is_over and not raws):
+            if raws or not self._native.is_over:
                 self._out += self._native.end(raws, finish)
             return
         for event in tail:
-            self._show(event)
-        self._finish = finish or self._finish
+            self.show(event)
+        self._finish_reason = finish or self._finish_reason
         self._begin_message()
         self._blocks.end()
         usage = self._usage or self._request.count(self._blocks.generated()) or {}
         ending = self._ending(has_calls=self._blocks.has_calls)
-        self._emit("message_delta", delta=ending, usage=_usage(usage, self._request.input_tokens))
+        self._emit("message_delta", delta=ending, usage=_message_usage(usage, self._request.input_tokens))
         self._emit("message_stop")
 
     def not_durable(self) -> None:
         self._out.append(NOT_DURABLE)
 
     def stored_fields(self, outcome: TurnOutcome) -> Json:
-        id_ = self._first.get("id")
+        id_ = self._first_chunk.get("id")
         return {"ids": [id_]} if self._request.has_thread and isinstance(id_, str) and id_ else {}
 
     def upstream_error(self, error: Json, raw: bytes | None) -> None:
@@ -183,15 +208,15 @@ class MessagesView(ClientView):
         self._out.append(encode_typed_event("error", shown))
 
     def whole(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
-        if self._replies:
+        if self._native_replies:
             if is_unchanged:
-                return self._replies[-1]
-            replies = [orjson.loads(each) for each in self._replies]
+                return self._native_replies[-1]
+            replies = [orjson.loads(each) for each in self._native_replies]
             return orjson.dumps(merge_replies(replies, self._gateway_tools, outcome.finish_reason))
         shown_reply = without_private(outcome.shown_reply or {})
-        self._finish, self._is_refused = outcome.finish_reason, bool(shown_reply.get("refusal"))
+        self._finish_reason, self._is_refused = outcome.finish_reason, bool(shown_reply.get("refusal"))
         counted = outcome.usage or self._request.count(generated_in(shown_reply)) or {}
-        usage = _usage(counted, self._request.input_tokens)
+        usage = _message_usage(counted, self._request.input_tokens)
         content = render_blocks(shown_reply)
         ending = self._ending(has_calls=any(block["type"] == "tool_use" for block in content))
         return orjson.dumps({**self._message(), "content": content, **ending, "usage": usage})
@@ -213,37 +238,6 @@ class MessagesView(ClientView):
         )
         return orjson.dumps(error_object(status, text, self._request.request_id, code=fields.get("code")))
 
-    # What comes in
-
-    def _show(self, event: ReplyEvent, *, is_hidden: bool = False) -> None:
-        """Shows an event. is_hidden: it ends a hidden round."""
-        raw = event.raw or b""
-        if (name := event_name(raw)) is not None:
-            self._is_native = True
-            shown = self._native.pass_on(raw, name)
-            self._put(shown, has_content=self._native.has_content)
-            return
-        if event.chunk is None:
-            if raw.startswith(b":"):
-                self._put(raw, has_content=False)
-            return
-        if self._is_native and not raw:
-            return  # further chunks of an event that has passed
-        for choice in event.choices:
-            if not isinstance(choice, dict) or choice.get("index"):
-                continue
-            if not self._holds_events:
-                self._begin_message()  # the model may think for long before its first text
-            delta = choice.get("delta")
-            if isinstance(delta, dict):
-                self._add_delta(delta if event.calls is None else {**delta, "tool_calls": event.calls})
-            if not is_hidden:
-                self._finish = choice.get("finish_reason") or self._finish
-                self._stopped_by = self._stop_sequence(choice) or self._stopped_by
-        usage = event.usage or event.chunk.get("usage")
-        if isinstance(usage, dict) and not is_hidden:
-            self._usage = usage
-
     def _add_delta(self, delta: Json) -> None:
         thought = delta.get("reasoning_content") or delta.get("reasoning")
         if isinstance(thought, str) and thought:
@@ -255,8 +249,6 @@ class MessagesView(ClientView):
             self._blocks.add_text(refusal)
         calls = delta.get("tool_calls")
         self.add_calls([call for call in calls if isinstance(call, dict)] if isinstance(calls, list) else [])
-
-    # What goes out
 
     def _put(self, raw: bytes, *, has_content: bool) -> None:
         if not raw:
@@ -277,19 +269,19 @@ class MessagesView(ClientView):
         )
 
     def _message(self) -> Json:
-        id_ = self._first.get("id")
+        id_ = self._first_chunk.get("id")
         return {
             "id": id_ if isinstance(id_, str) and id_ else f"msg_{secrets.token_hex(12)}",
             "type": "message",
             "role": "assistant",
-            "model": self._first.get("model") or self._request.model,
+            "model": self._first_chunk.get("model") or self._request.model,
             "content": [],
             "stop_reason": None,
             "stop_sequence": None,
         }
 
     def _ending(self, *, has_calls: bool) -> Json:
-        reason = "refusal" if self._is_refused else STOP_REASONS.get(str(self._finish), "end_turn")
+        reason = "refusal" if self._is_refused else STOP_REASONS.get(str(self._finish_reason), "end_turn")
         if reason == "end_turn" and has_calls:
             # Calls that were forced end with "stop" in chat completions, and clients run them by this reason alone.
             reason = "tool_use"
@@ -300,15 +292,18 @@ class MessagesView(ClientView):
     def _stop_sequence(self, choice: Json) -> str | None:
         """Returns the stop sequence that ended a choice; None: none did, or the upstream does not name it."""
         named = (choice.get(key) for key in _STOPPED_BY)
-        return next((each for each in named if each in self._request.stops), None)
+        return next((each for each in named if each in self._request.stop_sequences), None)
 
     def _emit(self, kind: str, **fields: Any) -> None:
         self._begin_message()
         self._out.append(encode_typed_event(kind, fields))
 
 
-def _usage(usage: Json, input_tokens: int = 0) -> Json:
-    """Returns the usage of a chat completion under the names that it has here: what was cached is counted apart."""
+def _message_usage(usage: Json, input_tokens: int) -> Json:
+    """Returns the usage of a chat completion as the Messages API reports it: cached tokens are counted apart.
+
+    input_tokens: of the prompt, where the usage is empty.
+    """
     details = usage.get("prompt_tokens_details")
     cached = token_count(details, "cached_tokens")
     written = token_count(details, "cache_write_tokens")
