@@ -1,14 +1,14 @@
 """The rules of limits: periods, what counts towards which limit, reservations. Pure; the time comes in.
 
-A request reserves what it may use, and is settled by what it has used. It is let in if that fits; of tokens and cost
-also if nothing else is reserved and the limit is not reached, so that who is alone gets in while anything is left.
+A request reserves what it may use, and is settled by what it has used. It is let in if its reservation fits. Under a
+limit of tokens or cost it is also let in if nothing else is reserved and anything is left.
 """
 
 from __future__ import annotations
 
 import calendar
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
@@ -19,7 +19,7 @@ from storage.usage_records import EACH_USER, REFUSE, UsageLimit
 _MINUTE_S: Final = 60
 _DAY_S: Final = 86_400
 _BILLION: Final = 1_000_000_000
-# A unit of which a request that asks for little may take more than was thought.
+# Units of which a request may use more than it has reserved: its use is known at its end.
 MEASURED: Final = ("tokens", "cost")
 
 
@@ -31,6 +31,7 @@ class Amounts(NamedTuple):
     cost: int = 0
 
     def of(self, unit: str) -> int:
+        """Returns how much of a limit's unit the request counts as: 1, where the unit is requests."""
         if unit == "tokens":
             return self.tokens
         return self.cost if unit == "cost" else 1
@@ -57,47 +58,51 @@ def period_of(per: str | None, now: float) -> Period:
 
 
 def counted_amount(limit: UsageLimit, amount: float) -> int:
-    """Returns an amount of a limit as it is counted: of cost in billionths, so that sums are exact."""
+    """Returns an amount in a limit's unit as it is counted: of cost in billionths, so that sums are exact."""
     return round(amount * _BILLION) if limit.unit == "cost" else math.ceil(amount)
 
 
 def displayed_amount(limit: UsageLimit, amount: int) -> float:
-    """Returns an amount that was counted as the limit has it."""
+    """Returns a counted amount in the limit's unit."""
     return amount / _BILLION if limit.unit == "cost" else amount
 
 
 class Bucket(Struct, eq=False):
-    """The amounts that count towards one limit in one period, for one subject; of cost in billionths."""
+    """The amounts that count towards one limit in one period, for one subject; of cost in billionths.
+
+    The methods take a bound: the amount up to which this process may go.
+    """
 
     limit: UsageLimit
-    # The user, where each has a bucket; "": no user, or all.
+    # The user, where each user has a bucket; "": no user, or all users.
     user: str
     period: Period
     used: int = 0
     reserved: int = 0
-    # What was used before, by this and other processes, is known.
+    # `used` has what was used before, by this and other processes.
     is_loaded: bool = False
 
-    def lets_in(self, amount: int, most: int) -> bool:
-        """Returns whether a request may begin. most: as far as this process may go."""
-        taken = self.used + self.reserved
-        if taken + amount <= most:
+    def lets_in(self, amount: int, bound: int) -> bool:
+        """Returns whether a request that reserves this amount may begin."""
+        if self.used + self.reserved + amount <= bound:
             return True
-        return self.limit.unit in MEASURED and not self.reserved and self.used < most
+        return self.limit.unit in MEASURED and not self.reserved and self.used < bound
 
-    def lets_go_on(self, held: int, spent: int, amount: int, most: int) -> bool:
-        """Returns whether a request may go on. held: reserved for it. spent: of it, so far. amount: for what follows.
+    def lets_go_on(self, reserved: int, used: int, wanted: int, bound: int) -> bool:
+        """Returns whether a request may go on.
 
-        most: as far as this process may go.
+        reserved: for this request.
+        used: by this request so far.
+        wanted: for what follows.
         """
-        others = self.reserved - held
-        if self.used + others + spent + amount <= most:
+        others = self.reserved - reserved
+        if self.used + others + used + wanted <= bound:
             return True
-        return others <= 0 and self.used + spent < most
+        return others <= 0 and self.used + used < bound
 
-    def left(self, most: int) -> int:
+    def left(self, bound: int) -> int:
         """Returns how much is left."""
-        return max(0, most - self.used - self.reserved)
+        return max(0, bound - self.used - self.reserved)
 
 
 class LimitReservation(Struct, frozen=True, eq=False):
@@ -106,7 +111,7 @@ class LimitReservation(Struct, frozen=True, eq=False):
     entries: list[tuple[Bucket, int]]
 
     def settle(self, used: Amounts, *, is_answered: bool) -> None:
-        """Puts what was used in place of what was reserved. is_answered: a model has answered."""
+        """Replaces what was reserved by what was used. is_answered: a model has answered."""
         for bucket, amount in self.entries:
             bucket.reserved -= amount
             unit, per = bucket.limit.unit, bucket.limit.per
@@ -117,9 +122,9 @@ class LimitReservation(Struct, frozen=True, eq=False):
 
 
 def limits_for(limits: Iterable[UsageLimit], key: int, user: str) -> list[UsageLimit]:
-    """Returns the limits of a project that hold for a request, by their ids.
+    """Returns those of a project's limits that hold for a request, in the same order.
 
-    One of a named user takes the place of those of each user with the same unit, period and key.
+    A limit of a named user replaces those of each user with the same unit, period and key.
     """
     found = [
         each
@@ -130,25 +135,28 @@ def limits_for(limits: Iterable[UsageLimit], key: int, user: str) -> list[UsageL
     return [each for each in found if each.user != EACH_USER or (each.unit, each.per, each.key) not in named]
 
 
-def full_bucket(
-    entries: Sequence[tuple[Bucket, int]], most: Sequence[int], may_answer: Callable[[str], bool]
+def find_full_buckets(
+    entries: Iterable[tuple[Bucket, int]],
+    bound_of: Callable[[UsageLimit], int],
+    may_answer: Callable[[str], bool],
 ) -> tuple[Bucket | None, Bucket | None]:
-    """Returns the first full bucket that refuses, and the first that has another model answer.
+    """Returns the first full bucket that refuses a request, and the first that has another model answer it.
 
-    entries: each bucket with what a request may use of it, by the ids of their limits. most: of each.
-    may_answer: whether a model may answer this request in place of its own.
+    entries: each bucket with what the request may use of it, by the ids of their limits.
+    bound_of: returns the amount up to which this process may go.
+    may_answer: returns whether a model may answer this request in place of its own.
     """
-    other: Bucket | None = None
-    for (bucket, amount), bound in zip(entries, most, strict=True):
-        if bucket.lets_in(amount, bound):
+    substituting: Bucket | None = None
+    for bucket, amount in entries:
+        if bucket.lets_in(amount, bound_of(bucket.limit)):
             continue
         if bucket.limit.then == REFUSE or not may_answer(bucket.limit.then):
-            return bucket, other
-        other = other or bucket
-    return None, other
+            return bucket, substituting
+        substituting = substituting or bucket
+    return None, substituting
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Returns a time as OpenAI's headers have it: 37s, 6m0s, 11h2m5s."""
     whole = max(1, math.ceil(seconds))
     minutes, rest = divmod(whole, 60)

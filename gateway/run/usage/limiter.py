@@ -28,8 +28,8 @@ from gateway.core.usage.limit_rules import (
     Period,
     counted_amount,
     displayed_amount,
-    duration,
-    full_bucket,
+    find_full_buckets,
+    format_duration,
     limits_for,
     period_of,
 )
@@ -196,10 +196,9 @@ class Limiter:
         wanted = Amounts() if call is None else self._estimate(call)
         # From here on nothing waits, so what is seen is what is reserved.
         entries = [(bucket, wanted.of(bucket.limit.unit)) for bucket in buckets]
-        most = [self._bound_here(bucket.limit) for bucket in buckets]
         # The settings may have lost the alias of a limit since.
-        refusing, other = full_bucket(
-            entries, most, lambda alias: alias in self._aliases and may_answer(alias)
+        refusing, substituting = find_full_buckets(
+            entries, self._bound_here, lambda alias: alias in self._aliases and may_answer(alias)
         )
         if refusing is not None:
             receipt.is_refused, receipt.limit_id = True, refusing.limit.id
@@ -209,11 +208,12 @@ class Limiter:
             bucket.reserved += amount
         self._reservations[receipt] = LimitReservation(entries)
         receipt.rate_limits = self._rate_headers_of(buckets)
-        if other is None:
+        if substituting is None:
             return None
-        receipt.headers["x-mnemogate-limit"], receipt.limit_id = str(other.limit.id), other.limit.id
-        self._count_limited(other.limit, "alias")
-        return other.limit.then
+        limit = substituting.limit
+        receipt.headers["x-mnemogate-limit"], receipt.limit_id = str(limit.id), limit.id
+        self._count_limited(limit, "alias")
+        return limit.then
 
     def _count_limited(self, limit: UsageLimit, then: str) -> None:
         self._limited.inc(limit.unit, limit.per or "", then)
@@ -247,8 +247,9 @@ class Limiter:
         entries = dict(before.entries) if before is not None else {}
         used, wanted = self._used_so_far(receipt), self._estimate(call)
         for bucket in buckets:
-            unit, held = bucket.limit.unit, entries.get(bucket, 0)
-            if not bucket.lets_go_on(held, used.of(unit), wanted.of(unit), self._bound_here(bucket.limit)):
+            unit, reserved_for_it = bucket.limit.unit, entries.get(bucket, 0)
+            bound = self._bound_here(bucket.limit)
+            if not bucket.lets_go_on(reserved_for_it, used.of(unit), wanted.of(unit), bound):
                 raise self._refusal(bucket)
         for bucket in buckets:
             amount = used.of(bucket.limit.unit) + wanted.of(bucket.limit.unit)
@@ -408,12 +409,12 @@ def _subject(limit: UsageLimit, user: str) -> str:
     return user if limit.user == EACH_USER else ""
 
 
-def _rate_headers(bucket: Bucket, most: int, now: float) -> list[tuple[str, str]]:
+def _rate_headers(bucket: Bucket, bound: int, now: float) -> list[tuple[str, str]]:
     unit = bucket.limit.unit
     return [
-        (f"x-ratelimit-limit-{unit}", f"{most}"),
-        (f"x-ratelimit-remaining-{unit}", f"{bucket.left(most)}"),
-        (f"x-ratelimit-reset-{unit}", duration(bucket.period.end - now)),
+        (f"x-ratelimit-limit-{unit}", f"{bound}"),
+        (f"x-ratelimit-remaining-{unit}", f"{bucket.left(bound)}"),
+        (f"x-ratelimit-reset-{unit}", format_duration(bucket.period.end - now)),
     ]
 
 

@@ -11,8 +11,8 @@ from gateway.core.usage.limit_rules import (
     Bucket,
     LimitReservation,
     counted_amount,
-    duration,
-    full_bucket,
+    find_full_buckets,
+    format_duration,
     limits_for,
     period_of,
 )
@@ -110,11 +110,11 @@ def test_costs_that_are_settled_leave_nothing_reserved() -> None:
 def test_a_refusal_counts_before_another_model() -> None:
     cheap, hard = bucket(100, then="small"), bucket(100, id=2)
     entries = [(cheap, 1), (hard, 1)]
-    assert full_bucket(entries, [100, 100], lambda _: True) == (hard, cheap)
-    assert full_bucket(entries[:1], [100], lambda _: True) == (None, cheap)
-    assert full_bucket(entries[:1], [100], lambda _: False) == (cheap, None)
+    assert find_full_buckets(entries, lambda _: 100, lambda _: True) == (hard, cheap)
+    assert find_full_buckets(entries[:1], lambda _: 100, lambda _: True) == (None, cheap)
+    assert find_full_buckets(entries[:1], lambda _: 100, lambda _: False) == (cheap, None)
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.2, "1s"), (37, "37s"), (360, "6m0s"), (39_725, "11h2m5s")])
 def test_times_are_as_openais_headers_have_them(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
+    assert format_duration(seconds) == text
