@@ -38,9 +38,9 @@ class Waiter:
 
 @dataclass(eq=False, slots=True)
 class Wait:
-    """A turn's waiting for an answer."""
+    """The wait of a turn for an answer."""
 
-    by: Waiter
+    waiter: Waiter
     # The queue of the conversation that the answer is asked for in.
     queue: QueueName
     # The answer is there, or the turn has given up.
@@ -57,11 +57,11 @@ class Waits:
         return len(self._open)
 
     @contextmanager
-    def begin(self, by: Waiter, queue: QueueName) -> Iterator[Wait]:
+    def begin(self, waiter: Waiter, queue: QueueName) -> Iterator[Wait]:
         """Holds a wait open up to the end of the block. Raises: WaitsInCircle."""
-        if _is_asked_by(by, queue[0]) or self._waits_for(queue, by.queue):
+        if _is_asked_by(waiter, queue[0]) or self._waits_for(queue, waiter.queue):
             raise WaitsInCircle
-        wait = Wait(by, queue)
+        wait = Wait(waiter, queue)
         self._open.add(wait)
         try:
             yield wait
@@ -74,7 +74,7 @@ class Waits:
         seen, unvisited = {queue}, [queue]
         while unvisited:
             held = unvisited.pop()
-            awaited = {wait.queue for wait in self._open if wait.by.queue == held}
+            awaited = {wait.queue for wait in self._open if wait.waiter.queue == held}
             if sought in awaited:
                 return True
             unvisited += awaited - seen
@@ -88,5 +88,5 @@ def _is_asked_by(waiter: Waiter, agent: str) -> bool:
     while turn is not None:
         if turn.agent == agent:
             return True
-        turn = turn.awaited_by.by if turn.awaited_by is not None and not turn.awaited_by.is_over else None
+        turn = turn.awaited_by.waiter if turn.awaited_by is not None and not turn.awaited_by.is_over else None
     return False

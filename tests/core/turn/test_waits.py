@@ -22,7 +22,7 @@ class Stage:
 
     def turn(self, agent: str, above: Wait | None = None, queue: str | None = DEFAULT) -> Waiter:
         held = None if queue is None else (agent, queue)
-        return Waiter(agent, held, 0 if above is None else above.by.depth + 1, above)
+        return Waiter(agent, held, 0 if above is None else above.waiter.depth + 1, above)
 
     def ask(self, by: Waiter, agent: str) -> Wait:
         return self._ends.enter_context(self.waits.begin(by, queue(agent)))
