@@ -1,6 +1,6 @@
 """A session with an MCP server, by the `mcp` package. It is loaded with the first call, and needs the extra `mcp`.
 
-HTTP goes through `ToolHosts`, whatever the package would do by itself.
+HTTP goes through `ToolHosts`, not through the package's own connections.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from gateway.agents.tools.mcp_report import SessionReport
 LIMIT_BYTES = 1_000_000  # of one reply
 # Seconds for the request that ends a session, which some servers never answer; no measurement.
 END_S = 2.0
-# They log messages whole. What goes wrong is in the error that the caller gets.
+# These log whole messages. What goes wrong is in the error that the caller gets.
 for _name in ("mcp", "httpx2"):
     logging.getLogger(_name).setLevel(logging.CRITICAL + 1)
 # Headers that the connection to the host sets itself.
@@ -99,12 +99,15 @@ async def _accept_result(name: str, result: CallToolResult) -> None:
 @asynccontextmanager
 async def _with_callable_tools(streams: Any, report: SessionReport) -> AsyncIterator[Any]:
     """Opens the two streams of a transport; the one that is read leaves out tools that cannot be called."""
-    async with streams as (reads, writes):
-        yield _CallableTools(reads, report), writes
+    async with streams as (incoming, outgoing):
+        yield _CallableToolStream(incoming, report), outgoing
 
 
-class _CallableTools:
-    """The messages of a server without the tools that cannot be called, which are reported."""
+class _CallableToolStream:
+    """A stream of a server's messages that leaves out tools which cannot be called, and reports them.
+
+    For one such tool the package would refuse the whole list.
+    """
 
     def __init__(self, stream: Any, report: SessionReport) -> None:
         self._stream = stream
@@ -138,7 +141,7 @@ class _CallableTools:
         if not isinstance(name, str):
             return None
         if isinstance(schema, dict):
-            # Without a type it may be what others take for any arguments, or alternatives.
+            # Without a type a schema may be what others take for any arguments, or alternatives.
             schema = {"type": "object", **schema}
         if not isinstance(schema, dict) or not _takes_arguments(schema):
             self._report.uncallable.append(name)
@@ -192,7 +195,7 @@ class _HostTransport(httpx2.AsyncBaseTransport):
                 request.method, str(request.url), {**sent, **self._headers}, body or None
             )
             if request.method == "DELETE":
-                # The session has what it was opened for, and is not to lose it by its end.
+                # A server that never answers the end of a session must not hold up its results.
                 async with asyncio.timeout(END_S), opened as reply:
                     return httpx2.Response(reply.status)
             reply = await stack.enter_async_context(opened)
@@ -201,22 +204,25 @@ class _HostTransport(httpx2.AsyncBaseTransport):
         except HostError as error:
             self._faults.append(error)
             raise httpx2.ConnectError(str(error)) from error
-        if request.method == "POST":
+        self._note_status(request.method, reply)
+        return httpx2.Response(
+            reply.status, headers=dict(reply.headers), stream=_Body(reply, stack, self._faults)
+        )
+
+    def _note_status(self, method: str, reply: HostReply) -> None:
+        message = f"its server answered with the status {reply.status}"
+        if method == "POST":
             # An answer shows that faults of earlier answers are over.
             self._faults[:] = [each for each in self._faults if not isinstance(each, StatusFault)]
             if reply.status >= 400:
-                message = f"its server answered with the status {reply.status}"
                 self._faults.append(HostError(message) if self._has_events else StatusFault(message))
                 if self._events is not None:
                     # The package would wait on for an event that answers the message.
                     self._events.break_off()
         elif self._has_events:
             if reply.status != 200:
-                self._faults.append(HostError(f"its server answered with the status {reply.status}"))
+                self._faults.append(HostError(message))
             self._events = reply
-        return httpx2.Response(
-            reply.status, headers=dict(reply.headers), stream=_Body(reply, stack, self._faults)
-        )
 
 
 def _origin(url: httpx2.URL) -> tuple[str, str, int | None]:
