@@ -13,7 +13,15 @@ from msgspec.structs import replace
 from gateway.agents.api._route import AgentsRoute, ApiRequest
 from gateway.agents.api.dependencies import AgentsApi, sent_or_none
 from gateway.agents.api.tools import ManualCall, execution_json, tool_json
-from gateway.agents.core.mcp_server import HEADERS, MASK, TOKEN, VARIABLES, McpServerConfig, group_of
+from gateway.agents.core.mcp_server import (
+    HEADERS,
+    MASK,
+    TOKEN,
+    VARIABLES,
+    McpServerConfig,
+    group_of,
+    secrets_of_group,
+)
 from gateway.agents.registry.mcp_registry import McpRegistry
 from gateway.agents.registry.tool_registry import ToolView
 from gateway.agents.wire.faults import Unprocessable
@@ -205,8 +213,7 @@ def server_json(stored: Definition) -> dict[str, Any]:
 
 
 def _masked(server: McpServerDefinition, group: str) -> dict[str, str] | None:
-    names = [name.partition(".")[2] for name in server.secrets if group_of(name) == group]
-    return dict.fromkeys(names, MASK) or None
+    return dict.fromkeys(secrets_of_group(server.secrets, group), MASK) or None
 
 
 # The most servers that one list returns.

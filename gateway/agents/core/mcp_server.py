@@ -36,14 +36,14 @@ class McpServerConfig:
     # Those of TOKEN, HEADERS and VARIABLES whose secrets are replaced; those of the others stay.
     replaced_groups: frozenset[str] = frozenset()
 
-    def given(self) -> dict[str, str]:
+    def given_secrets(self) -> dict[str, str]:
         """Returns the secrets that the request gives, by their fields."""
         return {name: value for name, value in self.secrets.items() if value != MASK}
 
-    def retained(self, before: McpServerDefinition) -> dict[str, str]:
-        """Returns the encrypted secrets that stay of those before.
+    def retained_secrets(self, before: McpServerDefinition) -> dict[str, str]:
+        """Returns the stored secrets that stay, encrypted. before: the stored server.
 
-        Raises: BadRequest: a mask stands for none, or they were given for another address or program.
+        Raises: BadRequest: a mask stands for no secret, or they were given for another address or program.
         """
         for name, value in self.secrets.items():
             if value == MASK and name not in before.secrets:
@@ -70,16 +70,18 @@ def group_of(name: str) -> str:
     return name.partition(".")[0]
 
 
-def sent_with(server: McpServerDefinition, values: Mapping[str, str]) -> McpSecrets:
-    """Returns the secrets of a server as they are sent. values: in plain text, by their fields.
+def secrets_of_group(secrets: Mapping[str, str], group: str) -> dict[str, str]:
+    """Returns the secrets of HEADERS or VARIABLES by the names of the headers or variables themselves."""
+    return {name.partition(".")[2]: value for name, value in secrets.items() if group_of(name) == group}
+
+
+def make_secrets(server: McpServerDefinition, secrets: Mapping[str, str]) -> McpSecrets:
+    """Returns the secrets of a server as they are sent. secrets: in plain text, by their fields.
 
     A token without a scheme for `Authorization` is a bearer token (RFC 6750, 2.1).
     """
-    headers = {name.partition(".")[2]: value for name, value in values.items() if group_of(name) == HEADERS}
-    variables = {
-        name.partition(".")[2]: value for name, value in values.items() if group_of(name) == VARIABLES
-    }
-    if (token := values.get(TOKEN)) is not None:
+    headers = secrets_of_group(secrets, HEADERS)
+    if (token := secrets.get(TOKEN)) is not None:
         name = server.token_header or "Authorization"
         headers[name] = f"Bearer {token}" if name.lower() == "authorization" and " " not in token else token
-    return McpSecrets(headers, variables)
+    return McpSecrets(headers, secrets_of_group(secrets, VARIABLES))

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from msgspec.structs import replace
 
-from gateway.agents.core.mcp_server import McpServerConfig, sent_with
+from gateway.agents.core.mcp_server import McpServerConfig, make_secrets
 from gateway.agents.registry.tool_registry import ToolRegistry, ToolView
 from gateway.agents.tools.mcp import ListedTool, McpFault, McpServers
 from gateway.agents.tools.secret import SecretCipher, SecretFault
@@ -59,7 +59,7 @@ class McpRegistry:
         Raises: BadRequest: it cannot be asked, or its secrets cannot be stored; WriteConflict: the name is taken.
         """
         uid = ids.new_uid()
-        sealed, values = config.retained(_NO_SERVER), config.given()
+        sealed, values = config.retained_secrets(_NO_SERVER), config.given_secrets()
         with _as_bad_request():
             sealed |= await self._cipher.encrypt(project, uid, values)
         server, listed = await self._list_tools(replace(config.definition, secrets=sealed), values)
@@ -84,10 +84,10 @@ class McpRegistry:
         found = await self.get(project, uid)
         before = McpServerDefinition.of(found.body)
         config = McpServerConfig(before) if edit is None else edit(before)
-        sealed, values = config.retained(before), config.given()
+        sealed, values = config.retained_secrets(before), config.given_secrets()
         with _as_bad_request():
             values |= await self._cipher.decrypt(found, sealed)
-            sealed |= await self._cipher.encrypt(project, uid, config.given())
+            sealed |= await self._cipher.encrypt(project, uid, config.given_secrets())
         server, listed = await self._list_tools(replace(config.definition, secrets=sealed), values)
         changed = await self._store.definitions.change(found, server.body(), at=self._now(), name=name)
         await self._sync(project, changed, listed)
@@ -134,7 +134,7 @@ class McpRegistry:
         Raises: BadRequest: it cannot be asked.
         """
         try:
-            listed = await self._servers.list_tools(server, sent_with(server, values))
+            listed = await self._servers.list_tools(server, make_secrets(server, values))
         except McpFault as error:
             raise BadRequest(f"The MCP server cannot be asked: {error}.", param="config") from error
         left_out = dict.fromkeys(tool.name for tool in listed if tool.parameters is None)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from gateway.agents.core.mcp_server import McpSecrets, sent_with
+from gateway.agents.core.mcp_server import McpSecrets, make_secrets
 from gateway.core.definition import McpServerDefinition
 from storage.records import Definition
 
@@ -84,7 +84,7 @@ class SecretCipher:
     async def of(self, server: Definition) -> McpSecrets:
         """Returns the secrets of a server as they are sent. Raises: SecretFault."""
         made = McpServerDefinition.of(server.body)
-        return sent_with(made, await self.decrypt(server, made.secrets))
+        return make_secrets(made, await self.decrypt(server, made.secrets))
 
     async def _cipher(self, key: bytes) -> AESGCM:
         if self._aes is None:

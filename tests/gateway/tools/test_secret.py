@@ -9,7 +9,7 @@ from base64 import b64encode
 import pytest
 from msgspec.structs import replace
 
-from gateway.agents.core.mcp_server import MASK, McpSecrets, McpServerConfig, sent_with
+from gateway.agents.core.mcp_server import MASK, McpSecrets, McpServerConfig, make_secrets
 from gateway.agents.tools.secret import SecretCipher, SecretFault
 from gateway.core.definition import McpServerDefinition
 from gateway.errors import BadRequest
@@ -82,7 +82,7 @@ HTTP = McpServerDefinition("https://mcp.example.org/mcp")
     ],
 )
 def test_a_token_is_sent_in_its_header(header: str | None, token: str, sent: dict[str, str]) -> None:
-    found = sent_with(replace(HTTP, token_header=header), {"auth_token": token, "custom_headers.X-A": "1"})
+    found = make_secrets(replace(HTTP, token_header=header), {"auth_token": token, "custom_headers.X-A": "1"})
     assert found == McpSecrets({"X-A": "1", **sent})
     assert "abc" not in repr(found)
 
@@ -100,15 +100,15 @@ BEFORE = replace(HTTP, secrets={"auth_token": "A", "custom_headers.X-A": "B"})
     ],
 )  # fmt: skip
 def test_what_is_not_named_stays_and_a_mask_too(config: McpServerConfig, stays: list[str]) -> None:
-    assert sorted(config.retained(BEFORE)) == stays
+    assert sorted(config.retained_secrets(BEFORE)) == stays
     assert "new" not in repr(config)
 
 
 def test_secrets_do_not_follow_to_another_address() -> None:
     other = replace(HTTP, url="https://mcp.example.org/other")
     with pytest.raises(BadRequest, match="give them again"):
-        McpServerConfig(other).retained(BEFORE)
+        McpServerConfig(other).retained_secrets(BEFORE)
     with pytest.raises(BadRequest, match="there is none"):
-        McpServerConfig(HTTP, {"env.X": MASK}, frozenset({"env"})).retained(BEFORE)
+        McpServerConfig(HTTP, {"env.X": MASK}, frozenset({"env"})).retained_secrets(BEFORE)
     every = frozenset({"auth_token", "custom_headers"})
-    assert McpServerConfig(other, {"auth_token": "new"}, every).retained(BEFORE) == {}
+    assert McpServerConfig(other, {"auth_token": "new"}, every).retained_secrets(BEFORE) == {}
