@@ -81,11 +81,11 @@ class AgentConversations:
     async def delete(self, entry: ConversationEntry) -> None:
         """Forgets a conversation and all that came of it."""
         agent, store = entry.agent, self._store
-        begun = await store.conversations.take_away(
+        forgetting = await store.conversations.release(
             agent, entry.conversation.id, keeps_memory=False, at=self._now()
         )
         store.agents.uncache(agent.scope)
-        await store.forgetting.finish(begun)
+        await store.forgetting.finish(forgetting)
 
 
 def _check(agent: Agent, definition: ConversationDefinition) -> None:

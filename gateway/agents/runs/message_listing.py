@@ -213,11 +213,11 @@ class AgentMessages:
         found = await self.conversation(agent, conversation)
         if found is None:
             return
-        erasure = await self._store.conversations.take_away(
+        forgetting = await self._store.conversations.release(
             agent, found.id, keeps_memory=True, at=self._now()
         )
         self._store.agents.uncache(agent.scope)
-        await self._store.forgetting.finish(erasure)
+        await self._store.forgetting.finish(forgetting)
 
     async def numbers(self, agent: Agent, conversation: str = DEFAULT) -> Sequence[int]:
         """Returns the numbers of the messages in a conversation's window, oldest first: of `NUMBERS` at most."""

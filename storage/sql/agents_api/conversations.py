@@ -1,7 +1,7 @@
 """Conversations as the agents API knows them: made, listed, changed, taken away.
 
-Its definition over REST is stored under its public name. One that was deleted retains its row, under a
-name that cannot be sent, and is not found any more.
+The definition of a conversation is stored under its public name. A conversation that was deleted retains its row,
+under a name that cannot be sent, and is not found any more.
 
 A fork is a conversation that continues from an exchange of another one, and shares its past. It begins with an exchange
 of its own that is empty and off the record, so that what is planned and compacted in the fork changes nothing above it.
@@ -36,12 +36,12 @@ from storage.sql.turns import merge_edits
 
 SQL = load("agents_api/conversations.sql")
 
-# The columns of a conversation, in front of those of its agent.
-_OWN = 7
-# The columns of `exchange` in front of those of `{skeleton}`.
-_SKELETON = 4
+# The columns of a conversation, before those of its agent.
+_CONVERSATION_COLUMNS = 7
+# The columns of the content in `exchange`. The next one is whether a run is active; those of `{skeleton}` follow.
+_CONTENT_COLUMNS = 3
 # The fewest rows that are read at once of a list from which rows may drop out.
-_FEW = 20
+_LEAST_ROWS = 20
 # Before and after every conversation in any order.
 _FIRST: PageEnd = (-1.0, -1)
 _LAST = FIRST_PAGE
@@ -96,19 +96,17 @@ class Conversations(Group):
         """Changes a conversation's definition. Raises: Overtaken: another writer did since; NotFound."""
         agent, uid, project = entry.agent, entry.conversation.uid, entry.agent.scope.project
         await connection.lock(agent.id)
-        now = await find_conversation(connection, project, uid)
-        versions = [None if each.definition is None else each.definition.version for each in (entry, now)]
-        if versions[0] != versions[1]:
+        if _version(await find_conversation(connection, project, uid)) != _version(entry):
             raise Overtaken(f"the conversation {uid!r} was changed since")
         draft = DefinitionDraft(project, DefinitionKind.CONVERSATION, uid, body, memory=agent.id)
         await put_definition(connection, draft, at=at)
         return await find_conversation(connection, project, uid)
 
     @writes
-    async def take_away(
+    async def release(
         self, connection: Connection, agent: Agent, conversation: int, *, keeps_memory: bool, at: float
     ) -> int:
-        """Takes the names from a conversation and ends its runs. Returns what erases its words (`Forgetting.run`).
+        """Takes the names from a conversation and ends its runs. Returns the forgetting, for `Forgetting.finish`.
 
         keeps_memory: what was learned, saved and written into blocks stays. Raises: NotFound.
         """
@@ -150,17 +148,18 @@ class Conversations(Group):
         row = await connection.row(SQL["source"], (agent.id, source))
         if row is None:
             raise NotFound(f"there is no conversation {source}")
-        last, end = row
+        last_exchange, end = row
         if upto is None:
-            parent = await self._last_before(connection, agent.id, None if end == -1 else end)
+            parent = await self._find_last(connection, agent.id, None if end == -1 else end)
         else:
-            parent = await self._ending_with(connection, agent.id, source, upto) if upto else None
+            parent = await self._find_ending(connection, agent.id, source, upto) if upto else None
         fork = await connection.value(stored_paths.SQL["begin"], (agent.id, uid, None, at, at))
         if fork is None:
             raise WriteConflict(f"there is a conversation {uid!r} already")
         if parent is not None:
-            if not last:
-                # An exchange that is continued cannot be superseded, and its edits are confirmed.
+            if not last_exchange:
+                # Of a client conversation. An exchange that is continued cannot be superseded, and its edits are
+                # confirmed.
                 await connection.run(stored_paths.SQL["continue"], (parent.id, agent.id))
                 await merge_edits(connection, agent.id, [parent.id], self._rules, at)
                 await connection.run(SQL["source_moved"], (source, agent.id))
@@ -170,22 +169,22 @@ class Conversations(Group):
         await add_definition(connection, draft, at=at)
         return await find_conversation(connection, project, uid)
 
-    async def _last_before(self, connection: Connection, agent: int, end: int | None) -> Exchange | None:
+    async def _find_last(self, connection: Connection, agent: int, end: int | None) -> Exchange | None:
         """Returns the last exchange of a path after which a fork can begin; None: there is none."""
         while end is not None:
-            e, may_end = await self._load(connection, agent, end)
-            if may_end:
+            e, can_fork = await self._load(connection, agent, end)
+            if can_fork:
                 return e
             end = e.parent
         return None
 
-    async def _ending_with(self, connection: Connection, agent: int, source: int, upto: int) -> Exchange:
+    async def _find_ending(self, connection: Connection, agent: int, source: int, upto: int) -> Exchange:
         """Returns the exchange that ends with the message of this number. Raises: NotFound, NotForkable."""
         id = await connection.value(SQL["holder"], (agent, source, upto))
         if id is None:
             raise NotFound(f"there is no message {upto} in this conversation")
-        e, may_end = await self._load(connection, agent, id)
-        if not may_end or upto != e.reply_seq - (e.shown_reply is None):
+        e, can_fork = await self._load(connection, agent, id)
+        if not can_fork or upto != e.reply_seq - (e.shown_reply is None):
             raise NotForkable(
                 "a conversation is forked after a reply or the last result of its calls, and not within an active run"
             )
@@ -196,8 +195,12 @@ class Conversations(Group):
         row = await connection.row(SQL["exchange"], (agent, id))
         if row is None:
             raise NotFound("this memory is being removed")
-        e = exchanges.make_exchange(row[_SKELETON:], *row[: _SKELETON - 1])
-        is_active = bool(row[_SKELETON - 1])
+        content, is_active, skeleton = (
+            row[:_CONTENT_COLUMNS],
+            row[_CONTENT_COLUMNS],
+            row[_CONTENT_COLUMNS + 1 :],
+        )
+        e = exchanges.make_exchange(skeleton, *content)
         is_over = e.state is State.FINISHED or (e.state is State.OFF and not e.inputs)
         return e, is_over and not is_active and not self._rules.leaves_calls(e)
 
@@ -221,10 +224,10 @@ class Conversations(Group):
         last = await _place(connection, project, wanted, after if newest_first else before) or _LAST
         found: builtins.list[ConversationEntry] = []
         while len(found) < limit:
-            size = max(limit - len(found), _FEW)
+            size = max(limit - len(found), _LEAST_ROWS)
             rows = await _page(connection, project, wanted, first, last, size, newest_first=newest_first)
             entries = [_entry(row) for row in rows]
-            found += [each for each in entries if _is_wanted(each, wanted)]
+            found += [entry for entry in entries if _is_wanted(entry, wanted)]
             if len(rows) < size:
                 break
             end = await _place(connection, project, wanted, entries[-1].conversation.uid)
@@ -244,14 +247,14 @@ async def _page(
     newest_first: bool,
 ) -> list[Row]:
     """Returns rows of conversations between two places of an order, before what is not wanted drops out."""
-    way, agent = "down" if newest_first else "up", wanted.agent
+    direction, agent = "down" if newest_first else "up", wanted.agent
     if wanted.order != "created":
-        among = (_FIRST[1], _LAST[1]) if agent is None else (agent, agent)
-        values = (project, wanted.order, limit, *first, *last, *among)
-        return await connection.rows(SQL[f"by_time_{way}"], values)
+        agents = (_FIRST[1], _LAST[1]) if agent is None else (agent, agent)
+        values = (project, wanted.order, limit, *first, *last, *agents)
+        return await connection.rows(SQL[f"by_time_{direction}"], values)
     if agent is None:
-        return await connection.rows(SQL[f"of_project_{way}"], (project, first[1], last[1], limit))
-    return await connection.rows(SQL[f"of_agent_{way}"], (project, first[1], last[1], limit, agent))
+        return await connection.rows(SQL[f"of_project_{direction}"], (project, first[1], last[1], limit))
+    return await connection.rows(SQL[f"of_agent_{direction}"], (project, first[1], last[1], limit, agent))
 
 
 async def _place(
@@ -275,11 +278,16 @@ def _is_wanted(entry: ConversationEntry, wanted: ConversationFilter) -> bool:
     return wanted.text is None or wanted.text.lower() in (body.get("summary") or "").lower()
 
 
+def _version(entry: ConversationEntry) -> int | None:
+    return None if entry.definition is None else entry.definition.version
+
+
 def _entry(row: Row) -> ConversationEntry:
-    own, agent, definition_row = row[:_OWN], row[_OWN : _OWN + AGENT_COLUMNS], row[_OWN + AGENT_COLUMNS :]
-    definition = None if definition_row[0] is None else make_definition(definition_row)
-    begun, last_at = own[-2:]
-    return ConversationEntry(Conversation(*own[:-2]), make_agent_record(agent), begun, last_at, definition)
+    end = _CONVERSATION_COLUMNS + AGENT_COLUMNS
+    *conversation, begun, last_at = row[:_CONVERSATION_COLUMNS]
+    agent = make_agent_record(row[_CONVERSATION_COLUMNS:end])
+    definition = None if row[end] is None else make_definition(row[end:])
+    return ConversationEntry(Conversation(*conversation), agent, begun, last_at, definition)
 
 
 async def _begin_fork(connection: Connection, agent: int, fork: int, parent: Exchange, at: float) -> None:
