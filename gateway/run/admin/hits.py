@@ -1,4 +1,4 @@
-"""Hits of a search for memory as they are shown: the numbers from when it was made, the texts as they are now."""
+"""Hits of a search of memory as they are shown: with the scores of that search, and the texts as they are now."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import cast
 
 from msgspec import UNSET
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from gateway.run.admin.page_paths import page_path
 from gateway.run.admin.page_records import HitRecord, LeftOutRecord, Reason, SourceKind
@@ -19,36 +19,37 @@ from storage.sql.store import Store
 async def hit_records(
     store: Store, agent: int, uid: str, entries: Sequence[RecalledEntry]
 ) -> list[HitRecord | LeftOutRecord]:
-    """Returns the hits in their order. agent, uid: of the memory."""
+    """Returns the records of hits, in the order of the entries.
+
+    agent, uid: the row and the public name of the memory.
+    """
     messages = await store.recall.load(agent, [entry.seq for entry in entries if not entry.is_forgotten])
     exchanges = {message.exchange for message in messages.values() if message.exchange}
     places = await store.memory_pages.places(agent, sorted(exchanges))
     found: list[HitRecord | LeftOutRecord] = []
     for entry in entries:
         message = None if entry.is_forgotten else messages.get(entry.seq)
-        # One that has been corrected since, or has another successor, is no text of the memory's any more.
-        ended = None if entry.is_forgotten or message is not None else await store.facts.at(agent, entry.seq)
-        text: str | None = None
-        at: float | None = None
-        href: str | None = None
-        if ended is not None:
-            text, at, href = ended.text, ended.valid_from, fact_href(uid, ended.seq)
-        elif message is not None:
-            text, at, href = message.text, message.at, _href(uid, message, places.get(message.exchange))
         hit = HitRecord(
-            kind="fact" if ended is not None else _kind(entry, message),
+            kind=_kind(entry, message),
             seq=entry.seq,
-            text=text,
-            at=at,
+            text=None,
+            at=None,
             forgotten=entry.is_forgotten,
-            href=href,
+            href=None,
             rank=entry.rank,
             score=entry.score,
             words=entry.words,
             meaning=entry.meaning,
             tokens=entry.tokens,
-            until=UNSET if ended is None else ended.ended_at or UNSET,
         )
+        if message is not None:
+            href = _href(uid, message, places.get(message.exchange))
+            hit = replace(hit, text=message.text, at=message.at, href=href)
+        elif not entry.is_forgotten and (fact := await store.facts.at(agent, entry.seq)) is not None:
+            # The fact was corrected or superseded since the search, so it is no text of the memory's any more.
+            until = fact.ended_at or UNSET
+            href = fact_href(uid, fact.seq)
+            hit = replace(hit, kind="fact", text=fact.text, at=fact.valid_from, href=href, until=until)
         found.append(LeftOutRecord(**asdict(hit), reason=cast(Reason, entry.reason)) if entry.reason else hit)
     return found
 
