@@ -240,7 +240,7 @@ def make_operations(
             "imports-undo": imports.undo_named,
             "compact": compact.enqueue,
             **({} if sign_in is None else {"ui": sign_in.make_code}),
-            **({} if mcp is None else {MCP_CALL: mcp.perform}),
+            **({} if mcp is None else {MCP_CALL: mcp.call_for_command_line}),
         }
     )
 

@@ -1,20 +1,23 @@
-"""The tools of MCP on a memory: each is a face of the operation that the page and the command line have, too.
+"""The tools of MCP on a memory: each performs an operation that the page and the command line have, too.
 
-A call is let in by the limits on requests, and counted. It writes all or nothing: one that its caller has left goes on
-to its end. Failures are answers, in one sentence; nothing of a memory is logged.
+A call is let in by the limits on requests, and counted. It runs to its end even when its caller has left, so it writes
+all or nothing. A failure is an answer of one sentence; nothing of a memory is logged.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 import msgspec
 import orjson
 from msgspec import Struct
+from msgspec.structs import asdict
 
 from gateway.checked import InvalidValue, convert
 from gateway.core.agent import AgentSpec
@@ -45,7 +48,6 @@ from gateway.core.memory.mcp_tools import (
     RememberResult,
     SearchArguments,
     SearchResult,
-    TextKind,
     client_name,
     confirm_word,
     confirms,
@@ -63,7 +65,7 @@ from gateway.run.admin.page_records import MessageRecord
 from gateway.run.receipt import Receipt
 from gateway.run.usage.accounting import Accounting
 from storage.errors import StoreError
-from storage.records import Agent, Scope
+from storage.records import Agent, Message, Scope
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
@@ -78,7 +80,7 @@ _PAUSED = "This memory is paused: nothing is remembered or recalled until its pe
 
 
 class McpOperations(Struct, frozen=True):
-    """The operations that the tools are faces of."""
+    """The operations that the tools perform."""
 
     views: MemoryViews
     search: SearchOperation
@@ -87,10 +89,11 @@ class McpOperations(Struct, frozen=True):
 
 
 class _Call(Struct, frozen=True):
-    """A call that is being performed. agent: None: nothing is remembered of the person yet."""
+    """A call that is being performed."""
 
     caller: McpCaller
     user: str
+    # The memory; None: nothing is remembered of the user yet.
     agent: Agent | None
 
     @property
@@ -98,7 +101,7 @@ class _Call(Struct, frozen=True):
         return Editor(ORIGIN, self.caller.project, self.caller.origin)
 
     def memory_of(self, id: str) -> Agent:
-        """Returns the memory in which something is looked for. Raises: UnknownId: there is none."""
+        """Returns the memory in which an id is looked for. Raises: UnknownId: there is none."""
         if self.agent is None:
             raise _not_found(id)
         return self.agent
@@ -116,14 +119,18 @@ class McpMemory:
         accounting: Accounting,
         default_profile: Callable[[str], str],
     ) -> None:
-        """Makes it.
+        """Makes it without a call.
 
-        spec_of: returns the agent of a profile, None where there is no such profile.
+        spec_of: returns the agent of a profile; None: there is no such profile.
         now: seconds since the epoch.
-        default_profile: by project.
+        default_profile: returns the one of a project.
         """
-        self._store, self._operations, self._spec_of = store, operations, spec_of
-        self._now, self._receipts, self._limiter = now, accounting.receipts, accounting.limiter
+        self._store = store
+        self._operations = operations
+        self._spec_of = spec_of
+        self._now = now
+        self._receipts = accounting.receipts
+        self._limiter = accounting.limiter
         self._default_profile = default_profile
         self._calls: set[asyncio.Task[McpAnswer]] = set()
         self._tools: dict[str, Callable[[_Call, Any], Awaitable[Struct]]] = {
@@ -138,19 +145,16 @@ class McpMemory:
 
     async def call(self, caller: McpCaller, tool: str, arguments: RawArguments) -> McpAnswer:
         """Performs a call. tool: one of TOOLS."""
-        task = asyncio.create_task(self._perform_counted(caller, tool, arguments))
+        task = asyncio.create_task(self._answer_counted(caller, tool, arguments))
         self._calls.add(task)
         task.add_done_callback(self._calls.discard)
         return await asyncio.shield(task)
 
-    async def perform(self, raw: RawArguments) -> dict[str, Any]:
+    async def call_for_command_line(self, raw: RawArguments) -> dict[str, Any]:
         """Performs a call for the command line. Raises: BadRequest."""
         fields = Arguments(raw)
-        project, tool, arguments = (
-            fields.text("project"),
-            fields.text("tool"),
-            fields.optional("arguments") or {},
-        )
+        project, tool = fields.text("project"), fields.text("tool")
+        arguments = fields.optional("arguments") or {}
         if tool not in TOOLS or not isinstance(arguments, dict):
             raise BadRequest(f"There is no tool {tool!r}.", param="tool")
         profile = fields.optional_text("profile") or self._default_profile(project)
@@ -162,14 +166,14 @@ class McpMemory:
         return {"value": answer.value, "error": answer.error}
 
     async def drain(self, timeout_s: float) -> None:
-        """Waits for calls that are under way, so long at most."""
+        """Waits for calls that are under way, for this time at most."""
         if self._calls:
             await asyncio.wait(self._calls, timeout=timeout_s)
         await self._operations.forgetting.aclose()
 
     # -- a call
 
-    async def _perform_counted(self, caller: McpCaller, tool: str, arguments: RawArguments) -> McpAnswer:
+    async def _answer_counted(self, caller: McpCaller, tool: str, arguments: RawArguments) -> McpAnswer:
         receipt = Receipt(time.perf_counter(), project=caller.project, key=caller.key)
         receipt.user, receipt.asks_model, receipt.status = caller.user or "", False, 200
         try:
@@ -200,23 +204,29 @@ class McpMemory:
         if self._spec_of(caller.profile) is None:
             raise BadRequest(f"There is no profile {caller.profile!r}.", param="profile")
         read = _read_arguments(arguments, definition.arguments)
-        agent = await self._store.agents.find(_scope_of(caller, caller.user))
-        if agent is not None:
-            # One that another process has forgotten may be known here still, and it may be paused meanwhile.
-            agent = await self._store.agents.load(agent.id)
-            if agent is None:
-                self._store.agents.uncache(_scope_of(caller, caller.user))
-            elif agent.paused is not None:
-                raise NotAllowed(_PAUSED)
+        agent = await self._find_memory(_scope_of(caller, caller.user))
         result = await self._tools[tool](_Call(caller, caller.user, agent), read)
         return McpAnswer(msgspec.to_builtins(result))
+
+    async def _find_memory(self, scope: Scope) -> Agent | None:
+        """Returns the memory of a user; None: it has not begun. Raises: NotAllowed: it is paused."""
+        cached = await self._store.agents.find(scope)
+        if cached is None:
+            return None
+        # Another process may have forgotten or paused it meanwhile.
+        agent = await self._store.agents.load(cached.id)
+        if agent is None:
+            self._store.agents.uncache(scope)
+        elif agent.paused is not None:
+            raise NotAllowed(_PAUSED)
+        return agent
 
     async def _find_or_begin_memory(self, call: _Call) -> Agent:
         """Returns the memory of a call that writes, which begins now if it is not there."""
         if call.agent is not None:
             return call.agent
         spec = self._spec_of(call.caller.profile)
-        assert spec is not None  # it was looked at
+        assert spec is not None  # `_answer` has checked the profile
         scope = _scope_of(call.caller, call.user)
         return await self._store.agents.find_or_begin(scope, spec.own_blocks, spec.shared_blocks, self._now())
 
@@ -225,29 +235,15 @@ class McpMemory:
     async def _search(self, call: _Call, arguments: SearchArguments) -> SearchResult:
         if not arguments.query.strip():
             raise BadRequest("query must say what to look for.", param="query")
-        since, until = (
-            _read_time(arguments.after, "after", -float("inf")),
-            _read_time(arguments.before, "before", float("inf")),
-        )
+        since = _read_time(arguments.after, "after", default=-math.inf)
+        until = _read_time(arguments.before, "before", default=math.inf)
         if call.agent is None:
             return SearchResult((), late=False)
         wanted = TextSearch(arguments.query, arguments.limit, arguments.kinds, since, until)
         found = await self._operations.search.search(call.agent, wanted)
-        results = []
-        for m in found.hits:
-            kind = next(each for each in KINDS if each == m.source)
-            is_message = kind == "message"
-            results.append(
-                FoundText(
-                    f"{kind}:{m.seq}",
-                    kind,
-                    shortened(m.text, TEXT_CHARS),
-                    iso_text(m.at),
-                    m.role if is_message else None,
-                    found.conversations.get(m.exchange) if is_message else None,
-                )
-            )
-        return SearchResult(tuple(results), found.has_timed_out)
+        return SearchResult(
+            tuple(_found_text(hit, found.conversations) for hit in found.hits), found.has_timed_out
+        )
 
     async def _read(self, call: _Call, _: ReadArguments) -> ReadResult:
         agent = call.agent
@@ -255,7 +251,7 @@ class McpMemory:
             return ReadResult(call.user, (), (), 0)
         memory = await self._operations.views.find(call.caller.project, agent.uid)
         blocks = await self._store.facts.blocks(agent.id)
-        # Muted ones stay in lists that people read, and no model is told them.
+        # Muted facts stay in lists that people read; no model is shown them.
         facts = [f for f in await self._store.facts.list(agent.id, limit=MOST_FACTS) if not f.muted]
         return ReadResult(
             call.user,
@@ -269,22 +265,18 @@ class McpMemory:
         if arguments.around:
             _, seq = parse_id(arguments.around, ("message",), argument="around")
             agent = call.memory_of(arguments.around)
-            try:
+            with _naming(arguments.around):
                 found = await views.around(project, agent.uid, seq, arguments.limit)
-            except UnknownId as error:
-                raise _not_found(arguments.around) from error
             if arguments.conversation not in ("", found.conversation):
                 raise BadRequest("around is a message of another conversation.", param="around")
-            return ConversationResult(conversation=found.conversation, messages=_read_messages(found.items))
+            return ConversationResult(conversation=found.conversation, messages=_shown_messages(found.items))
         if arguments.conversation:
             agent = call.memory_of(arguments.conversation)
-            try:
+            with _naming(arguments.conversation):
                 page = await views.conversation(
                     project, agent.uid, arguments.conversation, limit=arguments.limit
                 )
-            except UnknownId as error:
-                raise _not_found(arguments.conversation) from error
-            return ConversationResult(conversation=page.conversation.id, messages=_read_messages(page.items))
+            return ConversationResult(conversation=page.conversation.id, messages=_shown_messages(page.items))
         if call.agent is None:
             return ConversationResult(conversations=())
         conversations = await views.conversations(project, call.agent.uid, limit=arguments.limit)
@@ -303,10 +295,8 @@ class McpMemory:
     async def _correct(self, call: _Call, arguments: CorrectArguments) -> CorrectResult:
         _, seq = parse_id(arguments.id, ("fact",))
         uid = call.memory_of(arguments.id).uid
-        try:
+        with _naming(arguments.id):
             fact = await self._operations.edits.correct_fact(call.editor, uid, seq, arguments.text)
-        except UnknownId as error:
-            raise _not_found(arguments.id) from error
         return CorrectResult(f"fact:{fact.seq}", arguments.id)
 
     async def _edit_block(self, call: _Call, arguments: EditBlockArguments) -> EditBlockResult:
@@ -331,42 +321,47 @@ class McpMemory:
     async def _forget(self, call: _Call, arguments: ForgetArguments) -> ForgetAnswer:
         kind, seq = parse_id(arguments.id)
         agent, forgetting = call.memory_of(arguments.id), self._operations.forgetting
-        try:
-            goes = await self._count_going(call, agent, kind, seq)
+        with _naming(arguments.id):
+            preview = await forgetting.preview(call.caller.project, agent.uid, kind, seq)
+            goes = {name: count for name, count in asdict(preview.will_go).items() if count != 0}
             if not arguments.confirm:
-                return ForgetAnswer(
-                    forgotten=False, goes=goes, confirm=confirm_word(agent.secret, arguments.id, self._now())
-                )
+                word = confirm_word(agent.secret, arguments.id, self._now())
+                return ForgetAnswer(forgotten=False, goes=goes, confirm=word)
             if not confirms(arguments.confirm, agent.secret, arguments.id, self._now()):
                 raise BadRequest(
                     "confirm is not the word for this id, or older than five minutes; nothing was forgotten.",
                     param="confirm",
                 )
             await forgetting.forget(call.editor, agent.uid, kind, seq)
-        except UnknownId as error:
-            raise _not_found(arguments.id) from error
         return ForgetAnswer(forgotten=True, goes=goes)
-
-    async def _count_going(
-        self, call: _Call, agent: Agent, kind: TextKind, seq: int
-    ) -> dict[str, int | None]:
-        """Returns how much of each kind a forgetting takes. Raises: UnknownId."""
-        preview = await self._operations.forgetting.preview(call.caller.project, agent.uid, kind, seq)
-        return {name: count for name, count in msgspec.structs.asdict(preview.will_go).items() if count != 0}
 
 
 def _scope_of(caller: McpCaller, user: str) -> Scope:
     return Scope(caller.project, caller.profile, f"user:{user}")
 
 
-def _read_messages(records: Sequence[MessageRecord]) -> tuple[ReadMessage, ...]:
+def _found_text(hit: Message, conversations: Mapping[int, str]) -> FoundText:
+    """Returns a hit as a tool shows it. conversations: their public names, by the exchanges of messages."""
+    kind = next(each for each in KINDS if each == hit.source)
+    is_message = kind == "message"
+    return FoundText(
+        f"{kind}:{hit.seq}",
+        kind,
+        shortened(hit.text, TEXT_CHARS),
+        iso_text(hit.at),
+        hit.role if is_message else None,
+        conversations.get(hit.exchange) if is_message else None,
+    )
+
+
+def _shown_messages(records: Sequence[MessageRecord]) -> tuple[ReadMessage, ...]:
     return tuple(
         ReadMessage(f"message:{r.seq}", r.role, r.text, iso_text(r.at)) for r in records if r.text is not None
     )
 
 
 def _read_arguments(raw: RawArguments, kind: type[Struct]) -> Struct:
-    """Makes the arguments of a tool. One that is null counts as left out. Raises: BadRequest, which names it."""
+    """Returns the arguments of a tool. One that is null counts as left out. Raises: BadRequest, which names it."""
     for name, value in raw.items():
         try:
             orjson.dumps(value)
@@ -378,13 +373,23 @@ def _read_arguments(raw: RawArguments, kind: type[Struct]) -> Struct:
         raise refusal(error.fault) from error
 
 
-def _read_time(text: str, name: str, missing: float) -> float:
+def _read_time(text: str, name: str, *, default: float) -> float:
+    """Returns an argument as seconds since the epoch. Raises: BadRequest, which names it."""
     if not text:
-        return missing
+        return default
     try:
         return parse_moment(text)
     except (ValueError, OverflowError) as error:
         raise BadRequest(f"{name} must be a date (2026-03-01) or a time in ISO 8601.", param=name) from error
+
+
+@contextmanager
+def _naming(id: str) -> Iterator[None]:
+    """Raises an UnknownId of its block as one that names the id as the caller sent it."""
+    try:
+        yield
+    except UnknownId as error:
+        raise _not_found(id) from error
 
 
 def _not_found(id: str) -> UnknownId:
