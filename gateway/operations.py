@@ -143,7 +143,7 @@ def make_import_operations(
         store,
         now,
         retention_days={name: each.retention_days for name, each in settings.projects.items()},
-        jobs_after=() if settings.memory.embedder is None else (EMBED,),
+        jobs_after=_embedding_jobs(settings),
         learning_jobs=(LEARN,) if settings.memory.learn_every else (),
         gives_way=gives_way,
     )
@@ -199,7 +199,7 @@ def make_operations(
     show = ShowOperation(store, make_trial_recall(settings, store, embed_query), defaults)
     edits = MemoryEdits(store, time.time, defaults)
     forgetting = ForgetOperations(store, time.time, defaults)
-    transfer = TransferOperations(store, defaults, () if settings.memory.embedder is None else (EMBED,))
+    transfer = TransferOperations(store, defaults, _embedding_jobs(settings))
     compact = CompactOperation(store, defaults, has_model=settings.background_model is not None)
     listing = ListOperations(store, defaults)
     batches = BatchOperations(store, time.time)
@@ -255,9 +255,13 @@ async def move_store(
 
     Raises: GatewayError: one of the two cannot be used; SettingsError.
     """
-    follow_up_jobs = () if settings.memory.embedder is None else (EMBED,)
     async with (
         database_session(replace(settings, database=source)) as source_store,
         database_session(replace(settings, database=target)) as target_store,
     ):
-        return await Move(source_store, target_store, follow_up_jobs).run(report)
+        return await Move(source_store, target_store, _embedding_jobs(settings)).run(report)
+
+
+def _embedding_jobs(settings: Settings) -> tuple[str, ...]:
+    """Returns the jobs that embed texts which were written without a gateway's turns."""
+    return () if settings.memory.embedder is None else (EMBED,)
