@@ -127,11 +127,7 @@ class ForwardedPath:
         """Answers a request with a body that was read, or without one."""
         refuse_required_memory(scope["headers"])
         route = self.forwarder.route_for(head.path, parsed.model, head.upstream_name)
-        caller = info_of(scope).caller
-        outgoing = Outgoing(
-            head.method, head.path, scope["headers"], caller.project, caller.credential, body=parsed
-        )
-        await self._send(route, outgoing, scope, receive, send)
+        await self._send(route, _outgoing(head, scope, body=parsed), scope, receive, send)
 
     async def _stream_through(self, head: ForwardedHead, scope: Scope, receive: Receive, send: Send) -> None:
         """Streams a body to the upstream. Only a form's head is read, where the form may name a model."""
@@ -147,10 +143,7 @@ class ForwardedPath:
                 info.model = upload.field_value or info.model
                 is_conclusive = search.span is not None or search.is_whole
             route = self.forwarder.route_for(head.path, info.model, head.upstream_name, is_read=is_conclusive)
-            caller = info.caller
-            outgoing = Outgoing(
-                head.method, head.path, scope["headers"], caller.project, caller.credential, upload=upload
-            )
+            outgoing = _outgoing(head, scope, upload=upload)
             await self._send(route, outgoing, scope, upload.receive_rest, send)
 
     async def _send(
@@ -197,6 +190,15 @@ def _read_head(scope: Scope) -> ForwardedHead:
         encoding != b"identity",
         scope["method"] == "POST"
         and (b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"),
+    )
+
+
+def _outgoing(
+    head: ForwardedHead, scope: Scope, *, body: RequestBody | None = None, upload: UploadBody | None = None
+) -> Outgoing:
+    caller = info_of(scope).caller
+    return Outgoing(
+        head.method, head.path, scope["headers"], caller.project, caller.credential, body=body, upload=upload
     )
 
 
