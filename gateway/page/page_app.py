@@ -44,13 +44,13 @@ from gateway.page.page_request import (
     Bodies,
     PageRequest,
     bearer_of,
-    checked,
     cookies_of,
     next_of,
     query_of,
+    read_fields,
     read_form,
     referrer_of,
-    typed_of,
+    typed_text,
 )
 from gateway.page.page_routes import all_routes
 from gateway.page.screen import LIMIT, Action, LimitQuery, Screen, ScreenRequest
@@ -211,7 +211,7 @@ class PageApp:
         if isinstance(route, Action) and not request.visitor.may_write:
             raise NotAllowed("Your key may read, and not change anything.")
         request.query = query_of(request.scope)
-        query = checked(request.query, route.query, is_text=True)
+        query = read_fields(request.query, route.query, is_text=True)
         if isinstance(query, LimitQuery) and not request.is_twin:
             query = replace(query, limit=min(query.limit, LIMIT))
         note_read = partial(self._note_read, request.visitor)
@@ -228,14 +228,14 @@ class PageApp:
 
     async def _read_form(self, request: PageRequest, kind: type[Struct]) -> Struct:
         sent = await read_form(self._bodies, request)
-        request.typed = "" if request.is_twin else typed_of(sent)
-        return checked(sent, kind, is_text=not request.is_twin)
+        request.typed = "" if request.is_twin else typed_text(sent)
+        return read_fields(sent, kind, is_text=not request.is_twin)
 
     async def _retain_typed(self, request: PageRequest) -> None:
         """Notes the text of a form that is refused, so that the page of the error has it."""
         if request.method == "POST" and not request.is_twin:
             with suppress(CallerError):  # the form is refused already
-                request.typed = typed_of(await read_form(self._bodies, request))
+                request.typed = typed_text(await read_form(self._bodies, request))
 
     def _match(self, request: PageRequest) -> tuple[Screen | Action, dict[str, Any]]:
         """Returns the route of a request, and the parts of its path by their names."""

@@ -23,7 +23,7 @@ from gateway.run.admin.operation_arguments import refusal
 S = TypeVar("S", bound=Struct)
 
 PREFIX = "/ui/"
-# Below it are the pages of people with a link.
+# The pages of people with a link, relative to PREFIX.
 PERSON_PREFIX = "me/"
 # Bytes of a body: a block of 100,000 characters, each written as %XX%XX%XX.
 MAX_BODY_BYTES = 1 << 20
@@ -66,11 +66,12 @@ class PageRequest(Struct):
 
     @property
     def is_twin(self) -> bool:
+        """The request is for the JSON twin of a page."""
         return self.path.endswith(".json")
 
     @property
     def is_for_person(self) -> bool:
-        """A person's link opens it, and no session."""
+        """A person's link opens the page, and no session."""
         return self.path.startswith(PERSON_PREFIX)
 
     @property
@@ -112,20 +113,21 @@ async def read_form(bodies: Bodies, request: PageRequest) -> dict[str, Any]:
     return {name: as_typed(text) for name, text in _single(pairs).items()}
 
 
-def checked(value: Mapping[str, Any], kind: type[S], *, is_text: bool) -> S:
-    """Makes the fields of a request. is_text: they come as text. Raises: BadRequest."""
+def read_fields(value: Mapping[str, Any], kind: type[S], *, is_text: bool) -> S:
+    """Returns the fields of a query, form or twin's body. is_text: they come as text. Raises: BadRequest."""
     try:
         return convert(value, kind, strict=not is_text)
     except InvalidValue as error:
         raise refusal(error.fault) from error
 
 
-def typed_of(sent: Mapping[str, str]) -> str:
-    """Returns the text that was typed into a form, of a block or a fact."""
+def typed_text(sent: Mapping[str, str]) -> str:
+    """Returns the text of a block or a fact that was typed into a form; "": the form has none."""
     return sent.get("value") or sent.get("text") or ""
 
 
 def bearer_of(headers: Iterable[RawHeader]) -> str | None:
+    """Returns the token of the header `Authorization`; None: there is none, or several."""
     given = values_of(headers, b"authorization")
     if len(given) != 1 or given[0][:7].lower() != "bearer ":
         return None
@@ -141,16 +143,6 @@ def cookies_of(headers: Iterable[RawHeader]) -> dict[str, str]:
     return cookies
 
 
-def _single(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Returns fields by their names. Raises: BadRequest: one comes twice."""
-    fields: dict[str, str] = {}
-    for name, text in pairs:
-        if name in fields:
-            raise BadRequest(f"The field {name} is given twice.", param=name)
-        fields[name] = text
-    return fields
-
-
 def query_of(scope: Scope) -> dict[str, str]:
     try:
         text = scope["query_string"].decode("ascii")
@@ -160,19 +152,19 @@ def query_of(scope: Scope) -> dict[str, str]:
 
 
 def next_of(request: PageRequest) -> str:
-    """Returns the page that is asked for, as `next` of the sign-in."""
+    """Returns the requested page, for the parameter `next` of the sign-in."""
     query = request.scope["query_string"].decode("latin-1")
     return safe_next(request.raw_path + (f"?{query}" if query else ""))
 
 
 def safe_next(text: str) -> str:
-    """Returns a path below /ui/ that a redirect may lead to; "" of anything else."""
+    """Returns a path relative to /ui/ if a redirect may lead to it, else ""."""
     is_safe = len(text) <= _MOST_NEXT and _NEXT.fullmatch(text) is not None
     return text if is_safe and "%2e" not in text.partition("?")[0].lower() else ""
 
 
 def referrer_of(request: PageRequest) -> str:
-    """Returns the page that a form was sent from, relative to /ui/; "": nothing says it."""
+    """Returns the page that a form was sent from, relative to /ui/; "": unknown."""
     headers = request.scope["headers"]
     given, hosts = values_of(headers, b"referer"), values_of(headers, b"host")
     try:
@@ -183,3 +175,13 @@ def referrer_of(request: PageRequest) -> str:
         return ""
     path = found.path.partition(PREFIX)[2]
     return safe_next(path + (f"?{found.query}" if found.query else ""))
+
+
+def _single(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Returns fields by their names. Raises: BadRequest: one comes twice."""
+    fields: dict[str, str] = {}
+    for name, text in pairs:
+        if name in fields:
+            raise BadRequest(f"The field {name} is given twice.", param=name)
+        fields[name] = text
+    return fields

@@ -13,8 +13,8 @@ from gateway.page.page_reply import PageReply
 from gateway.page.page_request import (
     Bodies,
     PageRequest,
-    checked,
     query_of,
+    read_fields,
     read_form,
     referrer_of,
     safe_next,
@@ -84,19 +84,19 @@ class SignInPages:
         """Answers the paths that need no session. Raises: CallerError."""
         name = request.path.removesuffix(".json")
         if request.is_read and name == "login":
-            wanted = checked(query_of(request.scope), _LoginQuery, is_text=True)
+            wanted = read_fields(query_of(request.scope), _LoginQuery, is_text=True)
             return self._answers.login_page(request, to=safe_next(wanted.next))
         if request.method != "POST":
             raise MethodNotAllowed(f"{request.method} is not allowed here.")
         form = await read_form(self._bodies, request)
         match name:
             case "login":
-                return await self._log_in(request, checked(form, _Login, is_text=True))
+                return await self._log_in(request, read_fields(form, _Login, is_text=True))
             case "logout":
-                checked(form, NoFields, is_text=True)
+                read_fields(form, NoFields, is_text=True)
                 return await self._log_out(request)
             case _:
-                theme = checked(form, _Theme, is_text=True).theme
+                theme = read_fields(form, _Theme, is_text=True).theme
                 value = f"{theme}; Max-Age={_THEME_S}" if theme != "system" else "; Max-Age=0"
                 cookie = f"{THEME_COOKIE}={value}{self._attributes}"
                 return self._answers.reply(
