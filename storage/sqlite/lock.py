@@ -1,8 +1,8 @@
 """One process owns a database file: an operating-system lock on a file next to it that names the owner.
 
-The lock is `flock` on `<real path>.lock`. It goes with the process, however that ends; the file stays and means nothing
-by itself. It is never deleted: another process might just have opened it, and would then hold a lock that no other
-sees. A program started by the owner does not inherit the descriptor.
+The lock is `flock` on `<real path>.lock`. It ends with the process, however that ends. The file stays, and means
+nothing without the lock. It is never deleted: another process may just have opened it, and would then hold a lock that
+no other sees. A program started by the owner does not inherit the descriptor.
 """
 
 from __future__ import annotations
@@ -31,17 +31,19 @@ class LockOwner(Struct, frozen=True):
 
 
 class Lock:
-    """The lock of one database, held from `take` to `release` or the end of the process. is_held: by this one."""
+    """The lock of one database, held from `take` to `release` or the end of the process."""
 
     def __init__(self, database: str | Path, address: str | None = None) -> None:
         """address: where this process serves, for whoever is refused. Raises: Broken: as `resolved`."""
         self._database, self._address = resolved(database), address
         self._descriptor: int | None = None
-        self.is_held = False
+
+    @property
+    def is_held(self) -> bool:
+        return self._descriptor is not None
 
     def take(self) -> None:
-        """Takes the lock, unless it is held. A lock on a file that was taken away, with the database, is no lock any
-        more.
+        """Takes the lock, unless it is held. If its file was removed with the database, the lock is taken anew.
 
         Raises: Owned, with what the owner wrote; Broken, ReadOnly, Full: there can be no lock file.
         """
@@ -52,7 +54,7 @@ class Lock:
             self.release()
         descriptor = ensure_sidecar(self._database, LOCK)
         try:
-            self._lock(descriptor)
+            self._lock_exclusively(descriptor)
             # The owner writes who it is, for those that are refused. The file is cut last, so that no reader finds it
             # empty.
             data = orjson.dumps({"pid": os.getpid(), "address": self._address})
@@ -64,22 +66,22 @@ class Lock:
         except BaseException:
             os.close(descriptor)
             raise
-        self._descriptor, self.is_held = descriptor, True
+        self._descriptor = descriptor
 
-    def _lock(self, descriptor: int) -> None:
-        for attempt in range(_TRIES):
+    def _lock_exclusively(self, descriptor: int) -> None:
+        for attempt in range(1, _TRIES + 1):
             try:
-                return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
             except BlockingIOError:
-                if attempt == _TRIES - 1:
-                    owner = _read(descriptor)
+                if attempt == _TRIES:
+                    owner = _read_owner(descriptor)
                     raise Owned(self._database, owner.pid, owner.address) from None
                 time.sleep(_PAUSE_S)
-        return None
 
     def release(self) -> None:
         """Gives the lock back. Idempotent."""
-        descriptor, self._descriptor, self.is_held = self._descriptor, None, False
+        descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.close(descriptor)
 
@@ -98,7 +100,7 @@ def owner_of(database: str | Path) -> LockOwner | None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return _read(descriptor)
+        return _read_owner(descriptor)
     else:
         return None
     finally:
@@ -113,13 +115,10 @@ def _is_at(path: str, descriptor: int) -> bool:
         return False
 
 
-def _read(descriptor: int) -> LockOwner:
+def _read_owner(descriptor: int) -> LockOwner:
     try:
         owner = orjson.loads(os.pread(descriptor, 4096, 0))
     except (OSError, orjson.JSONDecodeError):
-        return LockOwner(None, None)
-    return (
-        LockOwner(owner.get("pid"), owner.get("address"))
-        if isinstance(owner, dict)
-        else LockOwner(None, None)
-    )
+        owner = None
+    fields = owner if isinstance(owner, dict) else {}
+    return LockOwner(fields.get("pid"), fields.get("address"))
