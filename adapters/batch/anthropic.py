@@ -1,7 +1,7 @@
 """Batches of Claude: chat completions are translated on their way to `/v1/messages/batches`, and back.
 
 The official SDK speaks to it and is imported when it is first needed. A batch of Anthropic's has no field for the mark
-of its part. So a batch whose submission was interrupted is found by the ids of its results, once it has ended.
+of its part, so a batch whose submission was interrupted is found by the ids of its results, once it has ended.
 (platform.claude.com/docs/en/build-with-claude/batch-processing)
 """
 
@@ -22,11 +22,7 @@ from adapters.batch.sdk_errors import read_message
 from adapters.claude.error_form import Untranslatable
 from adapters.claude.reply import translate_message
 from adapters.claude.request import BINDING_BETA, SAMPLING, to_wire
-from adapters.errors import (
-    ProviderBroke,
-    ProviderRefused,
-    ProviderUnsure,
-)
+from adapters.errors import ProviderBroke, ProviderRefused, ProviderUnsure
 from adapters.types import Json
 
 if TYPE_CHECKING:
@@ -37,7 +33,7 @@ _PATH: Final = "/v1/messages/batches"
 _PIECE_BYTES: Final = 256 * 1024  # of the body, sent at once
 _TRANSIENT: Final = frozenset(("api_error", "overloaded_error", "rate_limit_error", "timeout_error"))
 _BINDING: Final = b'"block_binding"'
-# How the fields of SAMPLING look in a line.
+# The fields of SAMPLING as a line has them.
 _SAMPLED: Final = tuple(f'"{name}":'.encode() for name in SAMPLING)
 
 
@@ -71,11 +67,22 @@ class AnthropicBatches(SdkBatches):
         return orjson.dumps({"custom_id": custom_id, "params": wire}) + b"\n"
 
     async def submit(self, part: BatchPart, lines: BinaryIO) -> str:
-        with lines:
-            return await self._submit(lines)
+        with lines, self._map_errors():
+            from anthropic.types.messages import MessageBatch
 
-    async def _submit(self, lines: BinaryIO) -> str:
-        """Makes the batch with the version of the API and the beta that its lines need."""
+            made = await self._client.post(
+                _PATH,
+                cast_to=MessageBatch,
+                options={"headers": self._headers_for(lines)},
+                content=_join_lines(lines),
+            )
+            return made.id
+
+    def _headers_for(self, lines: BinaryIO) -> dict[str, str]:
+        """Returns the headers of a batch, with the version of the API and the beta that its lines need.
+
+        lines: at their beginning, to which they are set back.
+        """
         # The newest version refuses temperature and the other fields of SAMPLING, the one before it takes them.
         is_sampled = has_binding = False
         for line in lines:
@@ -83,20 +90,9 @@ class AnthropicBatches(SdkBatches):
             has_binding = has_binding or _BINDING in line
         lines.seek(0)
         version = SAMPLING_VERSION if is_sampled else DEFAULT_VERSION
-        own = tuple((name.lower(), value) for name, value in self._headers.items())
-        headers = dict(with_beta(own, BINDING_BETA) if has_binding else own)
-        with self._map_errors():
-            from anthropic.types.messages import MessageBatch
-
-            made = await self._client.post(
-                _PATH,
-                cast_to=MessageBatch,
-                content=_join_lines(lines),
-                options={
-                    "headers": {"content-type": "application/json", "anthropic-version": version, **headers}
-                },
-            )
-            return made.id
+        configured = tuple((name.lower(), value) for name, value in self._headers.items())
+        headers = with_beta(configured, BINDING_BETA) if has_binding else configured
+        return {"content-type": "application/json", "anthropic-version": version, **dict(headers)}
 
     async def find(
         self, part: BatchPart, custom_ids: Container[str], known: Container[str] = ()
