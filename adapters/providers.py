@@ -1,8 +1,8 @@
 """The known providers, as data: their addresses and capabilities. A new one is a new row of the table.
 
-The columns follow the providers' own documents and errors (November 2026), and mean the provider, not each of its
-models, but for what a model refuses wherever it is served. A server that one runs oneself (vllm, ollama, lmstudio,
-llama.cpp) takes what its model takes, so its row describes only the server itself.
+The columns follow the providers' own documents and errors (November 2026). They describe the provider, not each of its
+models; `refused_fields` has what a model refuses wherever it is served. A server that operators run themselves (vllm,
+ollama, lmstudio, llama.cpp) takes what its model takes, so its row describes only the server.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from msgspec.structs import replace
 from adapters.claude.model_traits import binds_thoughts, can_force, thinks_when_asked
 from adapters.types import Capabilities
 
-# The fields that models refuse that think, and those that do not.
-_THINKING: Final = frozenset({"temperature", "max_tokens"})
-_NOT_THINKING: Final = frozenset({"reasoning_effort", "verbosity"})
-# Names of OpenAI's models, perhaps after a proxy's prefix, and what they answer with "Unsupported parameter" or
-# "Unsupported value". The first that fits counts. Letta's server leaves out the same fields for these names.
+# The fields that OpenAI's models refuse: those that think, and those that do not.
+_REFUSED_THINKING: Final = frozenset({"temperature", "max_tokens"})
+_REFUSED_NOT_THINKING: Final = frozenset({"reasoning_effort", "verbosity"})
+# Names of OpenAI's models, perhaps after a proxy's prefix, and the fields that they answer with "Unsupported parameter"
+# or "Unsupported value". The first match counts. Letta's server leaves out the same fields for these names.
 _REFUSED: Final = tuple(
     (re.compile(rf"(?:.*/)?(?:{names})"), refused)
     for names, refused in (
-        (r"o[134](?![^-])", _THINKING | {"parallel_tool_calls"}),
-        (r"gpt-5[^/]*-chat|gpt-4|gpt-3\.5|chatgpt-", _NOT_THINKING),
-        (r"gpt-5", _THINKING),
+        (r"o[134](?![^-])", _REFUSED_THINKING | {"parallel_tool_calls"}),
+        (r"gpt-5[^/]*-chat|gpt-4|gpt-3\.5|chatgpt-", _REFUSED_NOT_THINKING),
+        (r"gpt-5", _REFUSED_THINKING),
     )
 )
 
 
 @lru_cache(maxsize=256)
 def refused_fields(model: str) -> frozenset[str]:
-    """Returns the fields that a model refuses. Who refuses `max_tokens` takes `max_completion_tokens` in its place."""
+    """Returns the fields that a model refuses. One that refuses `max_tokens` takes `max_completion_tokens` instead."""
     return next((refused for names, refused in _REFUSED if names.match(model)), frozenset())
 
 
-# What is known of an upstream of which nothing else is: a proxy may serve any model.
+# Of an upstream that is none of the known providers: a proxy may serve any model.
 UNKNOWN: Final = Capabilities(can_force=can_force, refused_fields=refused_fields)
 _COUNTS: Final = replace(UNKNOWN, stream_usage=True)
 _NEWER: Final = replace(_COUNTS, max_completion_tokens=True)
@@ -46,8 +46,8 @@ _OPENAI: Final = replace(_NEWER, developer_role=True)
 # DeepSeek and Mistral answer `developer` with a 400 or 422; most chat templates that vLLM and LM Studio run raise an
 # error, and Ollama silently leaves the message out. llama.cpp renders the role in a way of its own.
 _NO_DEVELOPER: Final = replace(_COUNTS, developer_role=False)
-# Our translation reads these fields and the Messages API has no place for them: of `metadata` it takes `user_id`
-# only, a prefix to cache is named by marks and not by a key, an image has one size, only users have names
+# The Messages API has no place for `untranslatable_fields`: of `metadata` it takes `user_id` only, a prefix to cache is
+# named by marks and not by a key, an image has one size, only users have names
 # (tests/golden/anthropic/requests/names.json), and few tools can be strict. With thinking on it refuses a `tool_choice`
 # that forces a call.
 _ANTHROPIC: Final = replace(

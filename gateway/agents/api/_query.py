@@ -17,10 +17,10 @@ from gateway.checked import Fault
 Order = Literal["asc", "desc"]
 _AgentOrder = Literal["created_at", "updated_at", "last_run_completion"]
 Limit = Annotated[int, Meta(ge=1, le=1_000)]
-# A text that a list is searched for. A database may compare it at each offset of a stored text, so its length is bound;
-# no measurement: names and sentences are far shorter.
+# A text that a list is searched for. A database may compare it at each offset of a stored text, so its length is
+# limited; no measurement: names and sentences are far shorter.
 Fragment = Annotated[str, Meta(max_length=10_000)]
-_Few = Annotated[list[str], Meta(max_length=64)]  # each is a parameter of one statement
+_ShortList = Annotated[list[str], Meta(max_length=64)]  # each item is a parameter of one statement
 _Count = Annotated[int, Meta(ge=0, le=1_000_000_000)]
 _PROJECT = refused("A key opens one project, and lists are of that.")
 _NO_IDENTITIES = refused("An identity has agents alone; blocks have tags.")
@@ -54,7 +54,7 @@ class AgentsQuery(PageQuery):
     sort_by: Maybe[str] = UNSET
     name: Maybe[str] = UNSET
     query_text: Maybe[Fragment] = UNSET
-    tags: _Few | UnsetType = UNSET
+    tags: _ShortList | UnsetType = UNSET
     match_all_tags: bool = False
     last_stop_reason: Maybe[str] = UNSET
     show_hidden_agents: Maybe[bool] = UNSET
@@ -64,7 +64,7 @@ class AgentsQuery(PageQuery):
     template_id: Annotated[str | None, NO_TEMPLATES] | UnsetType = UNSET
     base_template_id: Annotated[str | None, NO_TEMPLATES] | UnsetType = UNSET
     identity_id: Maybe[str] = UNSET
-    identifier_keys: _Few | UnsetType = UNSET
+    identifier_keys: _ShortList | UnsetType = UNSET
     created_by_id: Annotated[str | None, _PROJECT] | UnsetType = UNSET
 
     @property
@@ -145,8 +145,8 @@ class PassageSearchQuery(Body):
     end_datetime: Maybe[str] = UNSET
 
 
-class SpokenQuery(PageQuery):
-    """A page of messages, and the way in which they are shown."""
+class ShownMessagesQuery(PageQuery):
+    """A page of messages, and the form in which they are shown."""
 
     include_return_message_types: list[MessageType] | UnsetType = UNSET
     include_err: NoEffect[bool] = UNSET
@@ -161,7 +161,7 @@ class SpokenQuery(PageQuery):
     ) = UNSET
 
 
-class MessagesQuery(SpokenQuery):
+class MessagesQuery(ShownMessagesQuery):
     conversation_id: Maybe[str] = UNSET
 
 

@@ -12,7 +12,7 @@ from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
 from gateway.agents.api._paging import CONVERSATION_MESSAGES
-from gateway.agents.api._query import PageQuery, SpokenQuery
+from gateway.agents.api._query import PageQuery, ShownMessagesQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.agent_bodies import (
     SETTINGS,
@@ -129,7 +129,7 @@ class StreamConversation(StreamRun):
     run_id: Maybe[str] = UNSET
 
 
-class ConversationMessagesQuery(SpokenQuery):
+class ConversationMessagesQuery(ShownMessagesQuery):
     agent_id: Maybe[str] = UNSET
 
 

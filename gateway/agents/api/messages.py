@@ -11,7 +11,7 @@ import orjson
 
 from gateway.agents.api._message_renderer import MessageRenderer, conversation_id
 from gateway.agents.api._paging import MESSAGES, place_in
-from gateway.agents.api._query import MessagesQuery, ResetQuery, SpokenQuery
+from gateway.agents.api._query import MessagesQuery, ResetQuery, ShownMessagesQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.agent_bodies import Compact, merge_compaction
 from gateway.agents.api.dependencies import AgentsApi
@@ -107,7 +107,7 @@ class MessageRoutes:
         return await self.page(agent, query, _conversation(query.conversation_id))
 
     async def page(
-        self, agent: Agent, query: SpokenQuery, conversation: str | None
+        self, agent: Agent, query: ShownMessagesQuery, conversation: str | None
     ) -> list[dict[str, Any]]:
         """Returns a page of messages, with cursors in its order. Its conversation's system message is the oldest.
 
@@ -159,7 +159,7 @@ class MessageRoutes:
 
     async def _page(
         self,
-        query: SpokenQuery,
+        query: ShownMessagesQuery,
         after: Place | None,
         some: Callable[[Place | None, int], Awaitable[_Entries]],
     ) -> list[dict[str, Any]]:

@@ -20,7 +20,10 @@ _KEY: Final = b'"instructions"'
 
 
 class ClientInstructions:
-    """Changes the instructions in one reply to the client's. All methods raise UpstreamBroke: they cannot be read."""
+    """Changes the instructions in one reply to the client's own (`ReplyChange`).
+
+    All methods raise UpstreamBroke: the instructions cannot be read.
+    """
 
     def __init__(self, find_own: Callable[[bytes], bytes]) -> None:
         """find_own: returns the client's instructions for those of the upstream, both as JSON."""
@@ -50,7 +53,7 @@ class ClientInstructions:
         made = encode_members(fields)
         if data in event.raw:
             return event.raw.replace(data, made, 1)
-        # Its JSON has several lines.
+        # The JSON of the event has several lines.
         name = "" if event.name is None else f"event: {event.name}\n"
         return b"%bdata: %b\n\n" % (name.encode(), b"\ndata: ".join(made.splitlines()))
 
@@ -72,9 +75,9 @@ def restore_instructions(own: str | None) -> ClientInstructions:
 
 
 def cut_memory_section(prompts: Sequence[str]) -> ClientInstructions:
-    """Returns the change for a response that an upstream has stored, with a request that is unknown otherwise.
+    """Returns the change for a stored response of an upstream, whose request is not known.
 
-    prompts: those of the profiles.
+    prompts: the system prompts of the profiles.
     """
     return ClientInstructions(lambda stored: _remove_memory(stored, prompts))
 
