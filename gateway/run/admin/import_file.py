@@ -179,7 +179,7 @@ def find_format(file: IO[bytes]) -> str:
     if text.startswith(b"{") or (text.startswith(b"[") and not _DATED_LINE.match(text)):
         return _find_json_format(file)
     if not text or b"\0" in head:
-        raise wrong_file("it is neither a ZIP nor JSON nor a list of lines")
+        raise wrong_file("it is neither a ZIP nor JSON nor a list of lines in UTF-8")
     return "list"
 
 

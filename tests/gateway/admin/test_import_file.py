@@ -158,6 +158,7 @@ def before_its_begin() -> bytes:
     [
         (b"", "neither"),
         (b"\x00\x01\x02", "neither"),
+        ("- \u00c4rger".encode("utf-16"), "UTF-8"),
         (b"{}", "not known"),
         (b"[]", "not known"),
         (b'[{"x": 1}]', "not known"),
