@@ -426,6 +426,8 @@ KEYS = RecordList(
         Column(
             "expires", _key_expiry, lambda key: f"expires {_key_expiry(key)}" if key.get("expires") else None
         ),
+        _labelled_column("models", lambda key: ",".join(key.get("models") or ())),
+        _labelled_column("user", lambda key: key.get("user") or ""),
     ),
     "There are no keys; only this machine can use the gateway.",
 )

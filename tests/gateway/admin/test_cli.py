@@ -304,6 +304,13 @@ def test_keys_list_shows_when_a_key_was_made_and_last_used(
     assert all(re.fullmatch(r"made \d{4}-\d\d-\d\d \d\d:\d\d", times[0]) for times in (ann_times, bob_times))
 
 
+def test_keys_list_shows_the_models_and_the_user_of_a_key(capsys: Out) -> None:
+    assert main(["keys", "create", "--models", "gpt-4o*,m", "--user", "alice"]) == 0
+    capsys.readouterr()
+    assert main(["keys", "list"]) == 0
+    assert capsys.readouterr().out.rstrip("\n").split("\t")[-2:] == ["models gpt-4o*,m", "user alice"]
+
+
 def test_a_key_that_does_not_exist_is_said_so(capsys: Out) -> None:
     assert main(["migrate"]) == 0
     assert main(["keys", "revoke", "--yes", "nobody"]) == 1
