@@ -105,7 +105,7 @@ class ConnectionPool:
         self.last_error: str | None = None
 
     async def start(self) -> None:
-        """Opens the first connection. A server that does not answer does not stop the start. Raises: StoreError."""
+        """Opens the first connection. If the server does not answer, it is tried again later. Raises: StoreError."""
         try:
             raw = await self._connect_and_test()
         except Unavailable as error:
@@ -147,7 +147,7 @@ class ConnectionPool:
             if is_bulk and self._bulk >= self._limits.bulk:
                 await self._wait(self._waiting_bulk)
                 continue
-            # A connection that is waited for counts, so that no other bulk work takes the target.
+            # Counted while it waits as well, so that bulk work does not exceed its bound.
             self._bulk += is_bulk
             raw = None
             try:
