@@ -5,7 +5,7 @@ The request's model writes the summary, in the words in which the gateway asks f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -68,17 +68,20 @@ async def compact(
     sink: Sink,
     receipt: Receipt,
     view: MakesView,
+    read_summary: Callable[[WireMessage], str],
 ) -> Compacted:
     """Returns a request's messages in short.
 
     sink: that of the waiting client.
     view: that of chat completions.
+    read_summary: returns the summary that a message brings from an earlier compaction; "": it brings none.
 
     Raises: CompactionFailed; GatewayError; ClientGone.
     """
     whole = await chat.resolver.resolve_references(request, context)
     window = chat.context_window(request.model) or _WINDOW
-    summary, usage = "", dict.fromkeys(_USAGE, 0)
+    summary = "\n\n".join(filter(None, map(read_summary, whole.messages)))
+    usage = dict.fromkeys(_USAGE, 0)
     lines = message_lines(whole.messages)
     if not lines:
         raise BadRequest("Invalid 'input': there is no message in it.", param="input", code="empty_array")

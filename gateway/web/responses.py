@@ -32,7 +32,7 @@ from gateway.dialects.responses.background import (
     queued_response,
 )
 from gateway.dialects.responses.background_end import BackgroundEnd
-from gateway.dialects.responses.compaction import compaction_item
+from gateway.dialects.responses.compaction import compaction_item, read_summary
 from gateway.dialects.responses.instructions import cut_memory_section
 from gateway.dialects.responses.native import NativeResponse, read_native
 from gateway.dialects.responses.native_lists import ClientItems
@@ -151,7 +151,9 @@ class ResponsesPath(ForwardedPath):
         receipt = info.begin_receipt()
         with call.reply(self.chats.send_timeout_s) as reply:
             try:
-                found = await compact(self.chats.chat, call.request.chat, context, reply, receipt, ChatView)
+                found = await compact(
+                    self.chats.chat, call.request.chat, context, reply, receipt, ChatView, read_summary
+                )
             except CompactionFailed as error:
                 await reply.whole(error.status, [*JSON_TYPE, *receipt.note_head()], error.body)
                 return

@@ -38,6 +38,14 @@ def summaries_in(items: Sequence[Any]) -> list[Json]:
     return found
 
 
+def read_summary(message: Json) -> str:
+    """Returns the summary in a message of `summaries_in`; "": it is no such message."""
+    content = message.get("content")
+    if message.get("role") != "system" or not isinstance(content, str) or not content.startswith(_BEFORE):
+        return ""
+    return content.removeprefix(_BEFORE)
+
+
 def _unverified(param: str) -> BadRequest:
     return BadRequest(
         f"The encrypted content of '{param}' could not be verified: the gateway has not made it.",

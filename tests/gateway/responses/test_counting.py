@@ -116,6 +116,19 @@ def test_a_list_is_made_short_too(world: World, upstream: StrictUpstream) -> Non
         world.sdk.responses.compact(model="m", input="Hi")
 
 
+def test_what_a_summary_says_stays_when_it_is_made_short_again(
+    world: World, upstream: StrictUpstream
+) -> None:
+    upstream.queue(say("The cat is called Miso."), say("She is grey."))
+    talk: Any = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Tell me more."}]
+    short = world.sdk.responses.compact(model="m", input=talk)
+    items: Any = [item.model_dump(exclude_none=True, warnings=False) for item in short.output]
+    made = respond(world, input=[*items, {"role": "user", "content": "Which colour?"}])
+    for again in ({"input": [*items, *talk]}, {"previous_response_id": made.id}):
+        world.sdk.responses.compact(model="m", **again)
+        assert "The cat is called Miso." in upstream.last.messages[-1]["content"]
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_trigger_asks_for_a_summary_in_place_of_a_reply(
     world: World, upstream: StrictUpstream, stream: bool
