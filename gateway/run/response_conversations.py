@@ -128,8 +128,12 @@ class ResponseConversations:
         return ResponseConversation(changed, conversation.agent)
 
     async def remove_answered(self, conversation: ResponseConversation) -> None:
-        """Removes items that a response has in its turn; system and developer messages stay for the next one."""
-        answered = (item["id"] for item in conversation.items if item.get("role") not in SYSTEM)
+        """Removes items that a response has in its turn. System and developer messages, and summaries, stay."""
+        answered = (
+            item["id"]
+            for item in conversation.items
+            if item.get("role") not in SYSTEM and item.get("type") != "compaction"
+        )
         await self.remove_waiting(conversation, frozenset(answered))
 
     async def remove_waiting(self, conversation: ResponseConversation, ids: frozenset[str]) -> None:

@@ -128,6 +128,17 @@ def test_its_system_messages_are_read_by_each_response(world: World, upstream: S
     assert "Be brief." not in asked(upstream)
 
 
+def test_its_summary_is_read_by_each_response(world: World, upstream: StrictUpstream) -> None:
+    upstream.queue(say("The cat is called Miso."))
+    short = world.sdk.responses.compact(model="m", input="My cat is called Miso.")
+    items: Any = [item.model_dump(exclude_none=True, warnings=False) for item in short.output]
+    conversation = world.sdk.conversations.create(items=items)
+    for words in ("One.", "Two."):
+        respond(world, input=words, conversation=conversation.id, user="alice")
+        assert asked(upstream)[0].endswith("The cat is called Miso.")
+    assert "compaction" in [item["type"] for item in items_of(world, conversation.id)]
+
+
 def test_a_conversation_is_its_users(world: World) -> None:
     conversation = world.sdk.conversations.create()
     respond(world, input="My cat is called Miso.", conversation=conversation.id, user="alice")
