@@ -1,11 +1,11 @@
-"""Vectors of messages: where they lie, the comparison with a query's, and how far a memory has been embedded.
+"""Vectors of messages: their chunks, the comparison with a query's vector, and how far a memory has been embedded.
 
-They lie in a blob for each chunk of an agent, as storage/search/vector_blobs.py makes them. What leaves the search
-index leaves here too (`forget_indexed`), in the same transaction.
+A chunk of an agent's messages is one blob (storage/search/vector_blobs.py). A message that is taken out of the search
+index loses its vector in the same transaction (`forget_indexed`).
 
-The caller decides who embeds, and what a message of an exchange is. What the search index knows is embedded: finished
-exchanges whether they stand or not, since that may change, passages and facts. It goes on from a number in the agent's
-order. Where words change, or the embedder, that number goes back; messages that have a vector are passed over.
+All that the search index holds is embedded: passages, facts and finished exchanges, also those that are not active,
+since they may become so. A cursor in the agent's numbers says how far. It moves back where a text or the embedder
+changes; messages that still have a vector are skipped.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from storage.commands import Rules, Unembedded
 from storage.database import Connection, Database
@@ -33,11 +32,10 @@ from storage.sql.terms import forget_terms
 
 SQL = load("vectors.sql")
 
-# Exchanges, and passages with facts, that are read at once.
-_BATCH = 32
-_MOST_PASSAGES = 64
-# Chunks of another model that go with one write, of some 60 kB each.
-_OTHERS = 8
+# The most exchanges, and the most passages with facts, that are read at once.
+_MOST_EXCHANGES, _MOST_PASSAGES = 32, 64
+# The most chunks of other models that one write deletes, of some 60 kB each.
+_MOST_OLD_CHUNKS = 8
 _READ_MS = 5_000.0
 
 # Measured: reading 10,000 vectors of 256 numbers takes some 10 ms, comparing them half of one.
@@ -50,18 +48,18 @@ class _Progress(NamedTuple):
     model: str
     # 0: not known yet.
     dimension: int
-    # The last number up to which all messages are embedded.
+    # All messages up to this number are embedded.
     cursor: int
-    # Rises with each change of the row or of a vector.
+    # Is raised by each change of the row or of a vector.
     stamp: int
 
 
 class _CachedChunk(NamedTuple):
     """A chunk among the cached vectors of an agent."""
 
-    # As it was when the chunk was written.
+    # `_Progress.stamp` as the chunk's last write made it.
     stamp: int
-    # Its rows in `_CachedVectors.joined`, the last one exclusive.
+    # Its rows in `_CachedVectors.joined`; `end` is exclusive.
     start: int
     end: int
 
@@ -69,11 +67,18 @@ class _CachedChunk(NamedTuple):
 class _CachedVectors(Struct, frozen=True):
     """An agent's vectors in one piece."""
 
-    # As it was when they were read.
+    # `_Progress.stamp` when they were read.
     stamp: int
-    # By number.
+    # By the number of the chunk.
     chunks: dict[int, _CachedChunk]
     joined: vector_blobs.Joined
+
+    def chunk(self, number: int, stamp: int) -> vector_blobs.Chunk | None:
+        """Returns a chunk as it was last written with this stamp; None where it is not cached."""
+        cached = self.chunks.get(number)
+        if cached is None or cached.stamp != stamp:
+            return None
+        return self.joined.all.part(cached.start, cached.end)
 
 
 class VectorCache:
@@ -130,22 +135,17 @@ async def _load_progress(connection: Connection, agent: int) -> _Progress | None
 
 
 async def _load_vectors(
-    connection: Connection, agent: int, progress: _Progress, before: _CachedVectors | None
+    connection: Connection, agent: int, progress: _Progress, cached: _CachedVectors | None
 ) -> _CachedVectors | None:
-    """Returns all vectors as they are now. Chunks that have not changed since `before` are not read again."""
+    """Returns all vectors as they are now. Chunks that have not changed since they were cached are not read again."""
     found: list[vector_blobs.Chunk] = []
     chunks: dict[int, _CachedChunk] = {}
     rows = 0
     for number, stamp in await connection.rows(SQL["chunks"], (agent, progress.model)):
-        cached = before.chunks.get(number) if before is not None else None
-        if before is not None and cached is not None and cached.stamp == stamp:
-            chunk = before.joined.all.part(cached.start, cached.end)
-        else:
-            read = await _read_chunk(connection, agent, number, progress.model)
-            if read is None:
-                continue
-            chunk = read
-        if chunk.dimension == progress.dimension:
+        chunk = None if cached is None else cached.chunk(number, stamp)
+        if chunk is None:
+            chunk = await _read_chunk(connection, agent, number, progress.model)
+        if chunk is not None and chunk.dimension == progress.dimension:
             found.append(chunk)
             chunks[number] = _CachedChunk(stamp, rows, rows + len(chunk))
             rows += len(chunk)
@@ -155,7 +155,7 @@ async def _load_vectors(
 async def _read_chunk(
     connection: Connection, agent: int, number: int, model: str
 ) -> vector_blobs.Chunk | None:
-    """Returns a chunk; None where there is none, or it is damaged, which is found out when it is written."""
+    """Returns a chunk; None where there is none, or it is damaged: its next write mends it."""
     row = await connection.row(SQL["get"], (agent, number, model))
     try:
         return None if row is None else vector_blobs.open_chunk(row[0])
@@ -166,7 +166,7 @@ async def _read_chunk(
 async def add_vectors(
     connection: Connection, agent: int, model: str, stamp: int, added: Mapping[int, bytes]
 ) -> int | None:
-    """Writes vectors by seq. Returns the first number of a chunk that was damaged and has to be embedded again."""
+    """Writes vectors by seq. Returns the seq from which to embed again, if a chunk was damaged."""
     damaged: int | None = None
     for number, seqs in by_chunk(added).items():
         of_chunk = {seq: added[seq] for seq in seqs}
@@ -189,15 +189,15 @@ async def forget_indexed(connection: Connection, agent: int, seqs: Collection[in
         if row is None:
             continue
         try:
-            left = vector_blobs.forget(row[0], gone)
+            rest = vector_blobs.forget(row[0], gone)
         except CorruptIndex:
-            # Its contents are unknown, so nothing of it may stay.
-            left = b""
+            # What it holds is unknown, so nothing of it may stay.
+            rest = b""
             await connection.run(SQL["indexed_again"], (number * CHUNK - 1, agent))
         if stamp is None:
             stamp = await connection.value(SQL["changed"], (agent,)) or 0
-        if left:
-            await connection.run(SQL["put"], (agent, number, stamp, row[1], left))
+        if rest:
+            await connection.run(SQL["put"], (agent, number, stamp, row[1], rest))
         else:
             await connection.run(SQL["drop"], (agent, number))
 
@@ -211,41 +211,40 @@ class Vectors(Group):
 
     async def unembedded(self, agent: int, model: str) -> Unembedded | None:
         """Reads the next messages without a vector of this model; None: the agent is gone."""
+        return await self._database.long_read(
+            lambda connection: self._load_unembedded(connection, agent, model), deadline_ms=_READ_MS
+        )
 
-        async def read(connection: Connection) -> Unembedded | None:
-            of = await load_agent(connection, agent)
-            if of is None:
-                return None
-            progress = await _load_progress(connection, agent)
-            if progress is None or progress.model != model:
-                return Unembedded(of, model, 0, 0, 0, is_new=True)
-            _, dimension, cursor, stamp = progress
-            found = Unembedded(of, model, cursor, max(cursor, of.indexed_seq), stamp)
-            rows = await connection.rows(exchanges.SQL["shown_since"], (agent, cursor + 1, _BATCH))
-            fresh = [e for e, _, _ in exchanges.make_shown_exchanges(rows)]
-            if len(rows) == _BATCH:
-                found = replace(found, upto=min(found.upto, fresh[-1].seq + len(fresh[-1].inputs)))
-            others = await load_passages_and_facts(
-                connection, exchanges.SQL["passages_and_facts_since"], (agent, cursor + 1, _MOST_PASSAGES)
-            )
-            if len(others) == _MOST_PASSAGES:
-                found = replace(found, upto=min(found.upto, others[-1].seq))
-            messages = [
-                m for e in fresh if e.seq <= found.upto for m in self._rules.messages_of(e, False, None, None)
-            ]
-            messages += [m for m in others if m.seq <= found.upto]
-            known: set[int] = set()
-            for number in {chunk_of(m.seq) for m in messages}:
-                chunk = await _read_chunk(connection, agent, number, model)
-                if chunk is not None and chunk.dimension == dimension:
-                    known.update(chunk.seqs.tolist())
-            return replace(found, messages=[m for m in messages if m.seq not in known])
-
-        return await self._database.long_read(read, deadline_ms=_READ_MS)
+    async def _load_unembedded(self, connection: Connection, agent: int, model: str) -> Unembedded | None:
+        loaded = await load_agent(connection, agent)
+        if loaded is None:
+            return None
+        progress = await _load_progress(connection, agent)
+        if progress is None or progress.model != model:
+            return Unembedded(loaded, model, 0, 0, 0, is_new=True)
+        cursor, upto = progress.cursor, max(progress.cursor, loaded.indexed_seq)
+        rows = await connection.rows(exchanges.SQL["shown_since"], (agent, cursor + 1, _MOST_EXCHANGES))
+        shown = [e for e, _, _ in exchanges.make_shown_exchanges(rows)]
+        if len(rows) == _MOST_EXCHANGES:
+            upto = min(upto, shown[-1].seq + len(shown[-1].inputs))
+        others = await load_passages_and_facts(
+            connection, exchanges.SQL["passages_and_facts_since"], (agent, cursor + 1, _MOST_PASSAGES)
+        )
+        if len(others) == _MOST_PASSAGES:
+            upto = min(upto, others[-1].seq)
+        messages = [m for e in shown if e.seq <= upto for m in self._rules.messages_of(e, False, None, None)]
+        messages += [m for m in others if m.seq <= upto]
+        embedded: set[int] = set()
+        for number in {chunk_of(m.seq) for m in messages}:
+            chunk = await _read_chunk(connection, agent, number, model)
+            if chunk is not None and chunk.dimension == progress.dimension:
+                embedded.update(chunk.seqs.tolist())
+        messages = [m for m in messages if m.seq not in embedded]
+        return Unembedded(loaded, model, cursor, upto, progress.stamp, messages)
 
     @effect
     async def begin_effect(self, connection: Connection, agent: int, model: str) -> None:
-        """Returns the effect that begins at the first message, with this model."""
+        """Returns the effect that begins to embed a memory with this model, at its first message."""
         await connection.lock(agent)
         await connection.run(SQL["begin"], (agent, model, 0))
 
@@ -253,10 +252,10 @@ class Vectors(Group):
     async def add_effect(
         self, connection: Connection, unembedded: Unembedded, added: Mapping[int, bytes]
     ) -> None:
-        """Returns the effect that adds vectors. added: float32 of one length, by number of the message.
+        """Returns the effect that adds vectors. added: float32 of one length, by the seq of the message.
 
-        The effect does nothing where something has changed since `unembedded` was read, and starts over where the
-        vectors of this model have another length than before.
+        It does nothing where something has changed since `unembedded` was read, and begins again where the model's
+        vectors have another length than before.
         """
         agent, model = unembedded.agent.id, unembedded.model
         await connection.lock(agent)
@@ -271,17 +270,17 @@ class Vectors(Group):
         damaged = await add_vectors(connection, agent, model, stamp, added)
         if damaged is not None:
             await connection.run(SQL["indexed_again"], (damaged - 1, agent))
-        await connection.run(SQL["drop_others"], (agent, model, chunk_of(unembedded.upto), _OTHERS))
+        await connection.run(SQL["drop_others"], (agent, model, chunk_of(unembedded.upto), _MOST_OLD_CHUNKS))
 
     @reads
     async def has(self, connection: Connection, agent: int, model: str) -> bool:
-        """Returns whether anything of a memory was embedded by this model."""
+        """Returns whether this model has embedded anything of a memory."""
         progress = await _load_progress(connection, agent)
         return progress is not None and progress.model == model and progress.dimension > 0
 
     @reads
     async def lacks(self, connection: Connection, agent: int, model: str) -> bool:
-        """Returns whether something of a memory that is indexed was not embedded."""
+        """Returns whether something that is indexed of a memory lacks a vector of this model."""
         return bool(await connection.value(SQL["lacks"], (model, agent)))
 
     @reads
