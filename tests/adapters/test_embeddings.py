@@ -200,7 +200,7 @@ async def test_without_the_extra_it_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, install: Callable[..., Path]
 ) -> None:
     monkeypatch.setattr("adapters.local_embeddings.find_spec", lambda name: None)
-    with pytest.raises(EmbedderMissing, match=r"mnemogate\[local\]"):
+    with pytest.raises(EmbedderMissing, match=r"\.\[local\]"):
         LocalEmbedder()
     monkeypatch.undo()
 

@@ -634,7 +634,7 @@ def test_an_embedder_that_nobody_can_be_is_refused_at_the_start(name: str, messa
 
 def test_a_local_one_that_is_not_installed_is_refused_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("adapters.local_embeddings.find_spec", lambda name: None)
-    with pytest.raises(SettingsError, match=r"memory\.embedder: 'local' cannot be used.*mnemogate\[local\]"):
+    with pytest.raises(SettingsError, match=r"memory\.embedder: 'local' cannot be used.*\.\[local\]"):
         make_embedder(Settings(memory=MemorySettings(embedder="local")))
 
 
