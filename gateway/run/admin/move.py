@@ -13,7 +13,7 @@ import orjson
 
 from gateway.errors import BadRequest, GatewayError
 from gateway.run.admin.transfer_operations import ExportPosition, ImportPosition, TransferOperations
-from storage.records import Agent
+from storage.records import Agent, Scope
 from storage.sql.store import Store
 from storage.usage_records import UsageKey
 
@@ -129,9 +129,6 @@ class Move:
         except BadRequest as error:
             done.refused.append(f"{_name(agent)}: {error.message}")
             return
-        # Nothing is remembered there either, for who has asked for that.
-        if agent.paused is not None and (found := await self.target.agents.find(agent.scope)) is not None:
-            await self.target.forgetting.pause(found.id, agent.paused)
         done.moved += 1
 
     async def _copy(self, agent: Agent) -> None:
@@ -144,10 +141,18 @@ class Move:
             page, read = await source.read_page(agent, read)
             # What is attached may not be there yet.
             lines = [orjson.dumps(line) for line in page if "attached" not in line]
+            if read is None and agent.paused is not None:
+                await self._pause_unfinished(agent.scope, agent.paused)
             if lines or read is None:
                 written = await target.write_page(agent.scope, written, lines, is_end=read is None)
             if read is None:
                 return
+
+    async def _pause_unfinished(self, scope: Scope, since: float) -> None:
+        """Pauses a copy before it can be found, so that it remembers nothing, whenever the move is killed."""
+        unfinished = await self.target.transfer.find_unfinished(scope)
+        if unfinished is not None:
+            await self.target.forgetting.pause(unfinished.id, since)
 
 
 def _name(agent: Agent) -> str:

@@ -273,6 +273,24 @@ async def test_who_has_paused_a_memory_has_it_paused_there(source: Store, target
     assert {each.paused for each in others} == {None}
 
 
+async def test_a_move_that_was_killed_while_it_paused_a_memory_has_it_paused_in_the_end(
+    source: Store, target: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def dies(agent: int, since: float | None) -> bool:
+        raise asyncio.CancelledError
+
+    ann = next(each for each in await everybody(source) if each.scope.subject == "user:ann")
+    await source.forgetting.pause(ann.id, 7.0)
+    with monkeypatch.context() as patches:
+        patches.setattr(target.forgetting, "pause", dies)
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.create_task(Move(source, target).run())
+    await Move(source, target).run()
+    moved = await target.agents.find(ann.scope)
+    assert moved is not None
+    assert moved.paused == 7.0
+
+
 async def test_a_gateway_that_served_there_first_loses_nothing(source: Store, target: Store) -> None:
     """A start has made the settings' shared block there, to which nobody has written."""
     await rows(
