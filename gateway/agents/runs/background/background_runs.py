@@ -125,7 +125,7 @@ class BackgroundRuns:
             run_request.parent, run_request.depth,
             background=True, otid=otid_digest(agent, name, run_request.otid),
         )  # fmt: skip
-        request = StoredRequest.of(run_request, shown, callback).written()
+        request = StoredRequest.of(run_request, shown, callback).encode()
         wanted = RunAccept(
             draft, request, DEFAULT, new_conversation_uid(), replaces=replaces, listing=listing
         )
@@ -319,7 +319,7 @@ class BackgroundRuns:
         texts = await self._store.runs.texts(run.agent, run.id, "request")
         if not texts:
             return False
-        stored, sent = StoredRequest.read(texts[0].data), StoredRequest.of(run_request, None, None)
+        stored, sent = StoredRequest.decode(texts[0].data), StoredRequest.of(run_request, None, None)
         return (stored.messages, stored.decisions) == (sent.messages, sent.decisions)
 
     # -- one attempt
@@ -332,7 +332,7 @@ class BackgroundRuns:
         if run is None:
             return None
         texts = await runs.texts(agent.id, run.id, "request")
-        stored = StoredRequest.read(texts[0].data if texts else b"")
+        stored = StoredRequest.decode(texts[0].data if texts else b"")
         log = await self._logs.open(agent, run, attempt.open_run, stored, attempt.number)
         if not run.is_over:
             if tries > (MOST_BEGINNINGS if run.state is RunState.CREATED else MOST_TRIES):
@@ -365,7 +365,7 @@ class BackgroundRuns:
                 agent.scope.project, agent.uid, conversation, model=stored.model, system=stored.system
             )
             run_request = stored.run_request(resolved, conversation, attempt.open_run.forwarded)
-            accepted = AcceptedRun(run, stored.written(with_messages=False), attempt.number)
+            accepted = AcceptedRun(run, stored.encode(with_messages=False), attempt.number)
             await self._runs.perform(run_request, accepted, attempt.ticket, view, sink)
         except MessageGone:
             await self._fail(run, _GONE)

@@ -67,7 +67,7 @@ class RunLogs:
             return None
         agent = await self._store.agents.load(run.agent)
         texts = await self._store.runs.texts(run.agent, run.id, "request")
-        if agent is None or not texts or StoredRequest.read(texts[0].data).shown is None:
+        if agent is None or not texts or StoredRequest.decode(texts[0].data).shown is None:
             return None
         log = self.make(run, agent)
         await log.resume(agent.epoch)

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import orjson
-from msgspec import Struct
-from msgspec.structs import asdict, replace
+from msgspec import Struct, convert
+from msgspec.structs import asdict
 
 from adapters.types import Json
 from gateway.agents.registry.resolved_agents import ResolvedAgent
@@ -24,7 +24,7 @@ class StoredRequest(Struct, frozen=True):
     """The part of a request that is stored."""
 
     messages: tuple[Json, ...] = ()
-    decisions: tuple[Json, ...] = ()
+    decisions: tuple[CallDecision, ...] = ()
     fields: Mapping[str, Any] | None = None
     max_steps: int = 1
     model: str | None = None
@@ -39,32 +39,27 @@ class StoredRequest(Struct, frozen=True):
     @staticmethod
     def of(run_request: RunRequest, shown: Json | None, callback: str | None) -> StoredRequest:
         return StoredRequest(
-            run_request.messages,
-            tuple(map(asdict, run_request.decisions)),
-            run_request.fields,
-            run_request.max_steps,
-            run_request.model,
-            run_request.system,
-            shown,
-            callback,
-            run_request.spares_pauses,
-            run_request.client_tools,
+            messages=run_request.messages,
+            decisions=run_request.decisions,
+            fields=run_request.fields,
+            max_steps=run_request.max_steps,
+            model=run_request.model,
+            system=run_request.system,
+            shown=shown,
+            callback=callback,
+            spares_pauses=run_request.spares_pauses,
+            client_tools=run_request.client_tools,
         )
 
     @staticmethod
-    def read(data: bytes) -> StoredRequest:
-        """Reads a stored request; empty data, as a run has after its end, gives one without messages."""
-        stored = StoredRequest(**orjson.loads(data or b"{}"))
-        return replace(
-            stored,
-            messages=tuple(stored.messages),
-            decisions=tuple(stored.decisions),
-            client_tools=tuple(stored.client_tools),
-        )
+    def decode(data: bytes) -> StoredRequest:
+        """Decodes a stored request; empty data, as a run has after its end, gives one without messages."""
+        return convert(orjson.loads(data or b"{}"), StoredRequest)
 
-    def written(self, *, with_messages: bool = True) -> bytes:
+    def encode(self, *, with_messages: bool = True) -> bytes:
         left_out = () if with_messages else ("messages", "decisions")
-        return orjson.dumps({key: value for key, value in asdict(self).items() if key not in left_out})
+        values = {key: value for key, value in asdict(self).items() if key not in left_out}
+        return orjson.dumps(values, default=asdict)  # of the decisions
 
     def run_request(self, resolved: ResolvedAgent, conversation: str, forwarded: Forwarded) -> RunRequest:
         """Returns the request as it was made. resolved: its agent, with the model and prompt of this request."""
@@ -73,7 +68,7 @@ class StoredRequest(Struct, frozen=True):
             resolved.scope,
             conversation,
             messages=self.messages,
-            decisions=tuple(CallDecision(**each) for each in self.decisions),
+            decisions=self.decisions,
             fields=self.fields or {},
             client_tools=self.client_tools,
             max_steps=self.max_steps,
