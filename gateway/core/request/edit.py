@@ -1,7 +1,7 @@
-"""Edits of a request body in its parsed value, which is written once.
+"""Edits of a request body: they are made in its parsed value, which is serialised once.
 
-A body without an edit goes on as the bytes that came. Of an edited one the values stay: the same value is written as
-the same bytes in each request, and what cannot be written as a value is taken from the bytes that came.
+A body without an edit stays the client's bytes. In an edited one equal values become equal bytes in every request, and
+a value that orjson cannot serialise, or would change, keeps the client's bytes.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from gateway.core.message_text import with_text_before, with_texts_after, withou
 from gateway.errors import BadRequest
 
 _DROPPED: Final = object()
-_SYSTEM = frozenset({"system", "developer"})
+_SYSTEM_ROLES = frozenset({"system", "developer"})
 
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
-# Integers of 64 bits have at most so many digits; longer ones become floats in orjson.
-_DIGITS = 18
-_LONG = b"0" * (_DIGITS + 1)
-_ALL_ZEROS = bytes(0x30 if 0x30 <= byte <= 0x39 else byte for byte in range(256))
+# Integers of so many digits fit into 64 bits; orjson reads larger ones as floats.
+_SAFE_DIGITS = 18
+# A search for digits in a row: each digit becomes a zero, and zeros are found.
+_LONG_ZEROS = b"0" * (_SAFE_DIGITS + 1)
+_DIGITS_TO_ZEROS = bytes.maketrans(b"123456789", b"000000000")
 
 
 class BodyEdit:
@@ -48,13 +49,14 @@ class BodyEdit:
         self._listed = listed
         self._text_kind = text_kind
         self._members: Json = {}
-        self._before: dict[int, list[Json]] = {}
-        self._instead: dict[int, list[Json]] = {}
-        self._notes: dict[int, str] = {}
+        # By the index of a message.
+        self._inserted: dict[int, list[Json]] = {}
+        self._replacements: dict[int, list[Json]] = {}
+        self._prefixes: dict[int, str] = {}
         self._roles: dict[int, str] = {}
-        self._appended: list[str] = []
+        self._system_texts: list[str] = []
         self._tools: list[Json] = []
-        self._are_in_front = False
+        self._tools_first = False
 
     def set_member(self, key: str, value: Any) -> None:
         """Replaces a member's value in its place, or adds the member at the end."""
@@ -67,18 +69,18 @@ class BodyEdit:
     def insert_messages(self, index: int, messages: Iterable[Json]) -> None:
         """Inserts before the message `index`; the number of messages as index means the end."""
         if new := [*messages]:
-            self._before.setdefault(index, []).extend(new)
+            self._inserted.setdefault(index, []).extend(new)
 
     def replace_message(self, index: int, messages: Iterable[Json]) -> None:
-        self._instead[index] = [*messages]
+        self._replacements[index] = [*messages]
 
     def drop_message(self, index: int) -> None:
-        self._instead[index] = []
+        self._replacements[index] = []
 
     def prefix_text(self, index: int, text: str) -> None:
         """Puts `text` before the message's own, as `with_text_before` does."""
         if text:
-            self._notes[index] = without_surrogates(text)
+            self._prefixes[index] = without_surrogates(text)
 
     def set_role(self, index: int, role: str) -> None:
         self._roles[index] = role
@@ -88,7 +90,7 @@ class BodyEdit:
 
         It is a part of its own where the content is a list, and a new message in front where there is no such message.
         """
-        self._appended.append(without_surrogates(text))
+        self._system_texts.append(without_surrogates(text))
 
     def add_tools(self, tools: Iterable[Json], *, in_front: bool = False) -> None:
         """Adds tools after the client's own, or in front of them.
@@ -96,75 +98,79 @@ class BodyEdit:
         Adding none changes nothing: some upstreams refuse an empty `tools`.
         """
         self._tools.extend(tools)
-        self._are_in_front = in_front
+        self._tools_first = in_front
 
     def render(self) -> bytes:
         """Returns the body with all edits in it; the same object when there are none.
 
         Raises: BadRequest: a member is nested so deep that no edit can be made next to it.
         """
-        has_list_edits = bool(self._before or self._instead or self._notes or self._roles or self._appended)
-        if not (has_list_edits or self._members or self._tools):
+        if not (self._edits_messages or self._members or self._tools):
             return self._raw
-        if not (has_list_edits or self._tools) and self._adds_only():
+        if not (self._edits_messages or self._tools) and self._adds_only():
             # What is added alone leaves the bytes that came as they are.
             return self._raw.rstrip()[:-1] + b"," + orjson.dumps(self._members)[1:]
-        edited = self._edited(self._json, has_list_edits)
+        edited = self._edited(self._json)
         try:
             if not _may_change(self._raw, self._json):
                 return orjson.dumps(edited)
         except orjson.JSONEncodeError:
             pass  # a member is nested more deeply than it writes
-        return orjson.dumps(self._edited(_as_came(self._raw, self._json), has_list_edits))
+        return orjson.dumps(self._edited(_as_came(self._raw, self._json)))
+
+    @property
+    def _edits_messages(self) -> bool:
+        return bool(
+            self._inserted or self._replacements or self._prefixes or self._roles or self._system_texts
+        )
 
     def _adds_only(self) -> bool:
         """Returns whether the only edits are new members of an object that has some."""
         return bool(self._json) and self._json.keys().isdisjoint(self._members)
 
-    def _edited(self, json: Json, has_list_edits: bool) -> Json:
-        body = {**json, **self._members}
-        for key, value in self._members.items():
-            if value is _DROPPED:
-                del body[key]
-        if has_list_edits:
-            body[self._listed] = self._edited_list(json[self._listed])
+    def _edited(self, json: Json) -> Json:
+        body = {key: value for key, value in {**json, **self._members}.items() if value is not _DROPPED}
+        if self._edits_messages:
+            body[self._listed] = self._edited_messages(json[self._listed])
         if self._tools:
             own = json.get("tools")
             own = own if isinstance(own, list) else []
-            body["tools"] = [*self._tools, *own] if self._are_in_front else [*own, *self._tools]
+            body["tools"] = [*self._tools, *own] if self._tools_first else [*own, *self._tools]
         return body
 
-    def _edited_list(self, messages: Sequence[Json]) -> list[Json]:
-        found = [*messages]
-        for index, text in self._notes.items():
-            found[index] = with_text_before(found[index], text, self._text_kind)
+    def _edited_messages(self, client_messages: Sequence[Json]) -> list[Json]:
+        messages = [*client_messages]
+        for index, text in self._prefixes.items():
+            messages[index] = with_text_before(messages[index], text, self._text_kind)
         for index, role in self._roles.items():
-            found[index] = {**found[index], "role": role}
-        edited: list[Json] = []
-        if self._appended:
-            leads = found and found[0].get("role") in _SYSTEM
-            first = with_texts_after(found[0], self._appended, self._text_kind) if leads else None
-            if first is not None:
-                found[0] = first
-            else:
-                edited.append({"role": "system", "content": "\n\n".join(self._appended)})
-        at = 0
-        for index in sorted(self._before.keys() | self._instead.keys()):
-            edited += found[at:index]
-            edited += self._before.get(index, ())
-            at = index
-            if index in self._instead:
-                edited += self._instead[index]
-                at += 1
-        edited += found[at:]
+            messages[index] = {**messages[index], "role": role}
+        edited = self._append_system_texts(messages) if self._system_texts else []
+        start = 0
+        for index in sorted(self._inserted.keys() | self._replacements.keys()):
+            edited += messages[start:index]
+            edited += self._inserted.get(index, ())
+            start = index
+            if index in self._replacements:
+                edited += self._replacements[index]
+                start += 1
+        edited += messages[start:]
         return edited
+
+    def _append_system_texts(self, messages: list[Json]) -> list[Json]:
+        """Appends to the leading system message in place; returns the message that goes before the list without one."""
+        if messages and messages[0].get("role") in _SYSTEM_ROLES:
+            extended = with_texts_after(messages[0], self._system_texts, self._text_kind)
+            if extended is not None:
+                messages[0] = extended
+                return []
+        return [{"role": "system", "content": "\n\n".join(self._system_texts)}]
 
 
 def _may_change(raw: bytes, json: Json) -> bool:
     """Returns whether a body may have an integer beyond 64 bits, which orjson changes; never False where it has."""
     # Most clients write JSON as orjson does. Of the others most put spaces into it.
     is_compact = raw.find(b'": ', 0, 99) < 0 and orjson.dumps(json) == raw
-    return not is_compact and _LONG in raw.translate(_ALL_ZEROS)
+    return not is_compact and _LONG_ZEROS in raw.translate(_DIGITS_TO_ZEROS)
 
 
 def _as_came(raw: bytes, json: Mapping[str, Any]) -> Json:
@@ -191,4 +197,4 @@ def _member(raw: bytes, value: Any) -> Any:
 
 
 def _integer(digits: str) -> Any:
-    return orjson.Fragment(digits) if len(digits) > _DIGITS else int(digits)
+    return orjson.Fragment(digits) if len(digits) > _SAFE_DIGITS else int(digits)
