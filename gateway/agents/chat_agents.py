@@ -17,7 +17,7 @@ from gateway.agents.tools.agent_tools import asides_of, serial_tools
 from gateway.core.agent import AgentSpec
 from gateway.core.memory.memory_tools import allows_hidden_tools
 from gateway.core.request.chat_request import ChatRequest, add_missing_fields
-from gateway.core.request.identity import KEEPS, Identity
+from gateway.core.request.identity import STORING_MODES, Identity
 from gateway.core.turn.draft import AllBut
 from gateway.core.turn.guide import Guide
 from gateway.core.turn.terms import TurnTerms
@@ -54,7 +54,7 @@ class ChatAgents(Struct, frozen=True):
     ) -> tuple[AgentSpec, ChatRequest]:
         if is_stored:
             spec = await self.registry.in_conversation(identity.project, identity.conversation, spec)
-        offers = bool(spec.tools) and identity.mode in KEEPS and allows_hidden_tools(request.json)
+        offers = bool(spec.tools) and identity.mode in STORING_MODES and allows_hidden_tools(request.json)
         return spec, add_missing_fields(request, sampling_fields(spec, has_tools=request.has_tools or offers))
 
     async def complete(self, call: ChatCall) -> None:

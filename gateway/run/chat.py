@@ -17,7 +17,7 @@ from adapters.types import COUNT_TOKENS, ModelRequest
 from gateway.core.agent import AgentSpec
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.request.chat_request import ChatRequest
-from gateway.core.request.identity import KEEPS, Identity, Mode, asks_agent
+from gateway.core.request.identity import STORING_MODES, Identity, Mode, asks_agent
 from gateway.core.request.native_body import MessageThread
 from gateway.core.request.request_headers import headers_for_upstream
 from gateway.core.turn.asides import filler_asides
@@ -102,7 +102,11 @@ class Chat:
         """
         call = await self._make_call(request, context, sink, receipt, view)
         await self.admit(call)
-        if conversation is not None and call.identity.scope is not None and call.identity.mode in KEEPS:
+        if (
+            conversation is not None
+            and call.identity.scope is not None
+            and call.identity.mode in STORING_MODES
+        ):
             await self.conversations.bind(conversation, call.identity.scope, call.spec)
         if call.kind is ConversationKind.AGENT:
             await self._agents.complete(call)

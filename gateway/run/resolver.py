@@ -17,7 +17,7 @@ from gateway.core.conversation.kind import ConversationKind
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.identity import (
     CONVERSATION_ORDER,
-    KEEPS,
+    STORING_MODES,
     USER_ORDER,
     Identity,
     IdentityRules,
@@ -123,7 +123,7 @@ class Resolver:
             spec, request = await self._agents.with_conversation_settings(
                 spec, identity, request, is_stored=is_stored
             )
-        if is_stored and identity.mode not in KEEPS:
+        if is_stored and identity.mode not in STORING_MODES:
             # A request of the application's own, or one off the record, is answered outside of the conversation.
             identity = replace(identity, scope=None, conversation=None)
             kind = ConversationKind.CLIENT
@@ -177,7 +177,7 @@ class Resolver:
         if scope is None:
             return identity
         is_task = keeper.delegated.is_task(scope, request.messages, keeper.now(), offered=request.tools)
-        if not is_task or identity.mode not in KEEPS:
+        if not is_task or identity.mode not in STORING_MODES:
             return identity
         return replace(identity, mode=_READ, side_request=SUB_AGENT, leaves_nothing=True)
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from math import inf
 from typing import Any, Final, NamedTuple
 from urllib.parse import unquote
@@ -46,8 +46,10 @@ class Mode(StrEnum):
     STRICT = "strict"
 
 
-KEEPS = (Mode.ON, Mode.STRICT)  # the modes in which messages are stored
+STORING_MODES = (Mode.ON, Mode.STRICT)  # the modes in which messages are stored
 _OFF = Mode.OFF  # bound once: Python 3.11 is slow to read it off its class
+_MODES: dict[str, Mode | None] = {"": None, **{str(mode): mode for mode in Mode}}
+
 # Names with a dash are headers, the others fields of the body.
 USER_ORDER = (
     "x-mnemogate-user",
@@ -60,14 +62,6 @@ USER_ORDER = (
     "customer.number",
     "customer.id",
 )
-# OpenAI's own fields refuse numbers; those of other vendors may be one.
-_STRINGS = frozenset(("user", "safety_identifier"))
-_CALLER = "customer.number"
-# What stands there for callers who withhold their numbers, in words or on a telephone's keys (as Twilio has it). They
-# are not one person.
-_WITHHELD = frozenset(("anonymous", "blocked", "private", "restricted", "unavailable", "unknown", "withheld"))
-_KEYS = str.maketrans("abcdefghijklmnopqrstuvwxyz", "22233344455566677778889999")
-_NO_NUMBERS = _WITHHELD | {word.translate(_KEYS) for word in _WITHHELD}
 # `prompt_cache_key` and x-session-affinity are not among them, because whole workloads share one; nor is
 # x-livekit-session-id, which is new with every request.
 CONVERSATION_ORDER = (
@@ -80,28 +74,43 @@ CONVERSATION_ORDER = (
     "call.id",
     "x-livekit-room-id",
 )
+# OpenAI's own fields refuse numbers; those of other vendors may be one.
+_TEXT_FIELDS = frozenset(("user", "safety_identifier"))
+_CALLER_NUMBER = "customer.number"
+# What stands there for callers who withhold their numbers, in words or on a telephone's keys (as Twilio has it). They
+# are not one person.
+_WITHHELD = frozenset(("anonymous", "blocked", "private", "restricted", "unavailable", "unknown", "withheld"))
+_TELEPHONE_KEYS = str.maketrans("abcdefghijklmnopqrstuvwxyz", "22233344455566677778889999")
+_WITHHELD_NUMBERS = _WITHHELD | {word.translate(_TELEPHONE_KEYS) for word in _WITHHELD}
 
 _MEMORY, _HISTORY, _AGENT = b"x-mnemogate-memory", b"x-mnemogate-history", b"x-mnemogate-agent"
-_MODES: dict[str, Mode | None] = {"": None, **{str(mode): mode for mode in Mode}}
 _SIGNED_USER = SIGNED_USER.encode()
-_RETRIES = b"x-stainless-retry-count"
+_RETRY_COUNT = b"x-stainless-retry-count"
 _OPEN_WEBUI_CHAT = b"x-openwebui-chat-id"
+_TEMPORARY = (b"temporary:", b"local:")  # how such an id begins: in Open WebUI, and in its older versions
 USER_NAME = "x-mnemogate-user-name"
 # Both may be percent-encoded, as Open WebUI does.
 _USER_NAME, _OPEN_WEBUI_NAME = USER_NAME.encode(), b"x-openwebui-user-name"
-_TEMPORARY = (b"temporary:", b"local:")  # how such an id begins: in Open WebUI, and in its older versions
+
 AGENT_PREFIX = "agent/"  # of a model's name that asks for an agent
 _AGENT_ID = re.compile(r"agent-(?:[0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 MAX_ID_CHARS = 256  # far above a UUID or an e-mail address, which front ends send
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-
-_Source = tuple[str, bytes | None, tuple[str, ...]]  # name, header or else keys in the body
-
 # How the names of conversations begin that are made for stored responses where nobody is named.
 UNNAMED: Final = "mnemogate-response-"
 
 
-@dataclass(frozen=True, slots=True)
+class _Source(NamedTuple):
+    """A place in a request where an id may be."""
+
+    name: str
+    # None: the id is in the body.
+    header: bytes | None
+    # The keys that lead to it in the body.
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class IdentityRules:
     """The rules by which a project's requests are read; built once."""
 
@@ -120,28 +129,40 @@ class IdentityRules:
     side_rules: tuple[SideRule, ...] = APPLICATIONS.side_requests
     # The secret with which Open WebUI signs its user; None: signatures are not read.
     jwt_secret: str | None = field(default=None, repr=False)
-    _user: tuple[_Source, ...] = field(init=False, repr=False, compare=False)
-    _conversation: tuple[_Source, ...] = field(init=False, repr=False, compare=False)
-    _headers: frozenset[bytes] = field(init=False, repr=False, compare=False)  # of both
-    _fields: frozenset[str] = field(init=False, repr=False, compare=False)  # of both
-    _side: SideRequests = field(init=False, repr=False, compare=False)
-    _single_headers: frozenset[bytes] = field(init=False, repr=False, compare=False)
-    _headers_read: frozenset[bytes] = field(init=False, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        user, conversation = map(_sources, (self.user_order, self.conversation_order))
-        named = frozenset(header for _, header, _ in user + conversation if header is not None)
-        fields = frozenset(keys[0] for _, header, keys in user + conversation if header is None)
-        object.__setattr__(self, "_user", user)
-        object.__setattr__(self, "_conversation", conversation)
-        object.__setattr__(self, "_headers", named)
-        object.__setattr__(self, "_fields", fields)
-        object.__setattr__(self, "_side", SideRequests(self.side_rules))
-        single = named | {_MEMORY, _HISTORY, _AGENT, _SIGNED_USER, _USER_NAME}
-        object.__setattr__(self, "_single_headers", single)
-        object.__setattr__(
-            self, "_headers_read", single | {BOUND_USER, _OPEN_WEBUI_CHAT, _OPEN_WEBUI_NAME, _RETRIES}
-        )
+    @cached_property
+    def user_sources(self) -> tuple[_Source, ...]:
+        return _sources(self.user_order)
+
+    @cached_property
+    def conversation_sources(self) -> tuple[_Source, ...]:
+        return _sources(self.conversation_order)
+
+    @cached_property
+    def source_headers(self) -> frozenset[bytes]:
+        """The headers that may name a user or a conversation."""
+        sources = self.user_sources + self.conversation_sources
+        return frozenset(each.header for each in sources if each.header is not None)
+
+    @cached_property
+    def source_fields(self) -> frozenset[str]:
+        """The members of a body that may name a user or a conversation."""
+        sources = self.user_sources + self.conversation_sources
+        return frozenset(each.keys[0] for each in sources if each.header is None)
+
+    @cached_property
+    def single_headers(self) -> frozenset[bytes]:
+        """The headers that a request may have only once."""
+        return self.source_headers | {_MEMORY, _HISTORY, _AGENT, _SIGNED_USER, _USER_NAME}
+
+    @cached_property
+    def read_headers(self) -> frozenset[bytes]:
+        """All headers that are read here."""
+        return self.single_headers | {BOUND_USER, _OPEN_WEBUI_CHAT, _OPEN_WEBUI_NAME, _RETRY_COUNT}
+
+    @cached_property
+    def side_requests(self) -> SideRequests:
+        return SideRequests(self.side_rules)
 
 
 class Identity(Struct, frozen=True):
@@ -176,26 +197,26 @@ class Identity(Struct, frozen=True):
     @property
     def stored_scope(self) -> Scope | None:
         """The scope in which the turn of the request is stored; None: nothing of it is."""
-        return None if self.mode not in KEEPS or self.leaves_nothing else self.scope
+        return None if self.mode not in STORING_MODES or self.leaves_nothing else self.scope
 
     def with_history(self) -> Identity:
         """Returns the identity for a stored history, where no later list brings back what was not stored."""
-        return (
-            self
-            if self.mode_with_history is None
-            else replace(self, mode=self.mode_with_history, leaves_nothing=False, mode_with_history=None)
-        )
+        if self.mode_with_history is None:
+            return self
+        return replace(self, mode=self.mode_with_history, leaves_nothing=False, mode_with_history=None)
 
     def with_memory(self, conversation: str | None, scope: Scope | None) -> Identity:
         """Returns the identity with the memory of a request that names neither a user nor a conversation.
+
+        It stays without one where nothing would be stored, and where it names another agent than the memory's.
 
         conversation: the client's own id, or one that was made for it; None: the memory is a person's.
         scope: whose it is; None: that conversation's.
         """
         own = self.with_history()
-        if scope is None and own.mode in (Mode.OFF, Mode.READ):
-            return self
         if scope is None:
+            if own.mode not in STORING_MODES:
+                return self
             scope = Scope(self.project, self.profile, f"conversation:{conversation}")
         elif self.agent is None:
             own = replace(own, profile=scope.profile)
@@ -212,59 +233,59 @@ def identify(
     Raises: BadRequest naming the header or field; NotAuthenticated: the user is signed, but not by us.
     """
     found: dict[bytes, bytes] = {}
-    read = rules._headers_read
+    read_headers = rules.read_headers
     for name, value in headers:
-        if name in read:
+        if name in read_headers:
             if name in found:
-                refuse_repeated(headers, rules._single_headers)
+                refuse_repeated(headers, rules.single_headers)
             found[name] = value
-    user, called = _signed_user(found, rules, now) if _SIGNED_USER in found else (None, None)
-    if called is None and (_USER_NAME in found or _OPEN_WEBUI_NAME in found):
-        called = _user_name(found)
+    user, user_name = _signed_user(found, rules, now)
+    if user_name is None:
+        user_name = _user_name(found)
     conversation = None
-    if not (rules._fields.isdisjoint(body) and rules._headers.isdisjoint(found)):
-        user = user or _first_id(rules._user, found, body)
-        conversation = _first_id(rules._conversation, found, body)
-    if BOUND_USER in found:
-        user = _bound_user(found[BOUND_USER].decode(), user)
-    user = user or rules.default_user
-    if user is not None:
-        subject: str | None = f"user:{user}"
-    else:
-        subject = None if conversation is None else f"conversation:{conversation}"
+    if not (rules.source_fields.isdisjoint(body) and rules.source_headers.isdisjoint(found)):
+        user = user or _first_id(rules.user_sources, found, body)
+        conversation = _first_id(rules.conversation_sources, found, body)
+    user = _bound_or_default(user, found, rules)
     agent = _agent(found, body)
     profile = agent or rules.default_profile
-    append = (
-        _HISTORY in found and _known_word(_HISTORY, found[_HISTORY], ("", "append"), "append") == "append"
+    append = _wants_append(found, conversation)
+    choice = _choose_mode(found, body, rules, profile)
+    return Identity(
+        project=project,
+        profile=profile,
+        agent=agent,
+        user=user,
+        conversation=conversation,
+        scope=_scope(project, profile, user, conversation),
+        mode=choice.mode,
+        append=append,
+        retry=_RETRY_COUNT in found and found[_RETRY_COUNT].strip(b"0").isdigit(),
+        side_request=choice.side_request,
+        leaves_nothing=choice.leaves_nothing,
+        mode_with_history=choice.mode_with_history,
+        name=user_name,
     )
-    if append and conversation is None:
+
+
+def _scope(project: str, profile: str, user: str | None, conversation: str | None) -> Scope | None:
+    if user is not None:
+        return Scope(project, profile, f"user:{user}")
+    return None if conversation is None else Scope(project, profile, f"conversation:{conversation}")
+
+
+def _wants_append(headers: Mapping[bytes, bytes], conversation: str | None) -> bool:
+    """Returns whether the client sends its new message only. Raises: BadRequest: no conversation is named."""
+    if _HISTORY not in headers:
+        return False
+    if _known_word(_HISTORY, headers[_HISTORY], ("", "append"), "append") != "append":
+        return False
+    if conversation is None:
         raise BadRequest(
             "`x-mnemogate-history: append` needs a named conversation: send `x-mnemogate-conversation`.",
             param="x-mnemogate-history",
         )
-    mode, side, leaves_nothing, mode_with_history = _choose_mode(found, body, rules, profile)
-    return Identity(
-        project,
-        profile,
-        agent,
-        user,
-        conversation,
-        None if subject is None else Scope(project, profile, subject),
-        mode,
-        append,
-        _RETRIES in found and found[_RETRIES].strip(b"0").isdigit(),
-        side,
-        leaves_nothing,
-        mode_with_history,
-        called,
-    )
-
-
-def _bound_user(bound: str, named: str | None) -> str:
-    """Returns the user that a key is bound to. named: by the request. Raises: NotAllowed: it names another one."""
-    if named not in (None, bound):
-        raise NotAllowed("The key of this request is another user's.", code="user_not_allowed")
-    return bound
+    return True
 
 
 def user_of(headers: RawHeaders, body: bytes, rules: IdentityRules, now: float) -> str:
@@ -272,25 +293,38 @@ def user_of(headers: RawHeaders, body: bytes, rules: IdentityRules, now: float) 
 
     body: "" where it is not known, as of an upload. Raises: NotAllowed: its key is another user's.
     """
-    found = {name: value for name, value in headers if name in rules._headers_read}
+    found = {name: value for name, value in headers if name in rules.read_headers}
     try:
         members = _MEMBERS.decode(body) if body else {}
-        named = {name: orjson.loads(bytes(members[name])) for name in rules._fields & members.keys()}
-        user, _ = _signed_user(found, rules, now) if _SIGNED_USER in found else (None, None)
-        user = user or _first_id(rules._user, found, named)
+        named = {name: orjson.loads(bytes(members[name])) for name in rules.source_fields & members.keys()}
+        user, _ = _signed_user(found, rules, now)
+        user = user or _first_id(rules.user_sources, found, named)
     except (GatewayError, msgspec.DecodeError, orjson.JSONDecodeError, RecursionError):
         user = None
-    if BOUND_USER in found:
-        return _bound_user(found[BOUND_USER].decode(), user)
-    return user or rules.default_user or ""
+    return _bound_or_default(user, found, rules) or ""
 
 
-# ids
+def _bound_or_default(named: str | None, headers: Mapping[bytes, bytes], rules: IdentityRules) -> str | None:
+    """Returns the user that the key is bound to, else the one that the request names, else the default.
+
+    Raises: NotAllowed: the request names another user than its key's.
+    """
+    if BOUND_USER not in headers:
+        return named or rules.default_user
+    bound = headers[BOUND_USER].decode()
+    if named not in (None, bound):
+        raise NotAllowed("The key of this request is another user's.", code="user_not_allowed")
+    return bound
+
+
+# -- ids
 
 
 def _sources(order: Iterable[str]) -> tuple[_Source, ...]:
     return tuple(
-        (name, name.lower().encode(), ()) if "-" in name else (name, None, tuple(name.split(".")))
+        _Source(name, name.lower().encode(), ())
+        if "-" in name
+        else _Source(name, None, tuple(name.split(".")))
         for name in order
     )
 
@@ -299,7 +333,7 @@ def _signed_user(
     headers: Mapping[bytes, bytes], rules: IdentityRules, now: float
 ) -> tuple[str | None, str | None]:
     """Returns id and name of the user that a signature vouches for, whatever else the request names."""
-    if rules.jwt_secret is None:
+    if rules.jwt_secret is None or _SIGNED_USER not in headers:
         return None, None
     found = signed_user(headers[_SIGNED_USER].strip(), rules.jwt_secret, now)
     return checked_id(found.id, SIGNED_USER), found.name
@@ -307,9 +341,11 @@ def _signed_user(
 
 def _user_name(headers: Mapping[bytes, bytes]) -> str | None:
     """Returns the name that a header gives for the user. Raises: BadRequest: the gateway's header is malformed."""
-    if (own := headers.get(_USER_NAME)) is not None:
-        return checked_id(unquote(header_text(own, USER_NAME)), USER_NAME)
-    return unquote(headers[_OPEN_WEBUI_NAME].decode("utf-8", "replace"))[:MAX_ID_CHARS]
+    if _USER_NAME in headers:
+        return checked_id(unquote(header_text(headers[_USER_NAME], USER_NAME)), USER_NAME)
+    if _OPEN_WEBUI_NAME in headers:
+        return unquote(headers[_OPEN_WEBUI_NAME].decode("utf-8", "replace"))[:MAX_ID_CHARS]
+    return None
 
 
 def _first_id(
@@ -328,7 +364,11 @@ def _first_id(
             for key in keys:
                 inner = inner.get(key) if isinstance(inner, dict) else None
             value = checked_id(inner, name) if isinstance(inner, str) else _number_id(inner, name)
-            if name == _CALLER and value is not None and value.lstrip("+").lower() in _NO_NUMBERS:
+            if (
+                name == _CALLER_NUMBER
+                and value is not None
+                and value.lstrip("+").lower() in _WITHHELD_NUMBERS
+            ):
                 continue
         if value is not None:
             return value
@@ -344,7 +384,7 @@ def _number_id(value: Any, name: str) -> str | None:
     if value is None:
         return None
     # A float is refused, not printed: two long whole numbers may become the same float, and two people one.
-    if name in _STRINGS or isinstance(value, bool) or not isinstance(value, int):
+    if name in _TEXT_FIELDS or isinstance(value, bool) or not isinstance(value, int):
         raise BadRequest(
             f"Invalid type for `{name}`: expected a string, but got {_json_type(value)}.", param=name
         )
@@ -399,7 +439,7 @@ def _agent(headers: Mapping[bytes, bytes], body: Mapping[str, Any]) -> str | Non
     return by_model
 
 
-# wishes
+# -- the memory mode
 
 
 class _ModeChoice(NamedTuple):
@@ -426,7 +466,7 @@ def _choose_mode(
     # A rule may take from what memory may do, and never add to it. The header takes nothing of that back: a client's
     # library sends it with each request, titles among them. It counts more than a schema alone, which may well stand in
     # the user's own turn.
-    if (side := rules._side.find(body.get("messages") or ())) is not None:
+    if (side := rules.side_requests.find(body.get("messages") or ())) is not None:
         # An application's text in the user's role mostly comes back in later lists, and is known again by its
         # hashes.
         return _ModeChoice(Mode(side.memory), side.name, side.leaves_nothing)

@@ -16,7 +16,7 @@ from gateway.core.prompt import note
 from gateway.core.prompt.event_order import Asked, events_of, order_asked
 from gateway.core.prompt.section import Section
 from gateway.core.prompt.shown_blocks import is_mark_named
-from gateway.core.request.identity import KEEPS
+from gateway.core.request.identity import STORING_MODES
 from gateway.core.tags import mark_of
 from gateway.run.memory.contents import with_contents
 from gateway.run.memory.fit import count_tokens
@@ -267,7 +267,7 @@ class Recaller(Struct, frozen=True):
         """Returns whether a record of the search is stored with the turn."""
         return (
             bool(self.settings.keep_why_days)
-            and context.request.identity.mode in KEEPS
+            and context.request.identity.mode in STORING_MODES
             and self.note_budget(context, naming_tokens) > 0
         )
 
