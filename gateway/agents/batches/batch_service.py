@@ -53,7 +53,7 @@ class BatchService:
             {BATCH_JOB: jobs.run},
             _LIMITS,
             count,
-            lambda: jobs.resting,
+            lambda: jobs.idle_jobs,
             open_receipt=receipt_opener(receipts, BATCH_JOB),
         )
 

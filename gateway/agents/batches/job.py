@@ -63,10 +63,10 @@ from storage.sql.store import Store
 _log = logging.getLogger("mnemogate")
 # Attempts that end with an internal error, before the batch is given up.
 MOST_FAULTS: Final = 8
-# Statuses of results that a provider has deleted.
+# Final statuses of results: the provider has deleted them.
 _DELETED: Final = (404, 410)
-# Statuses of a look-up that leave open whether the part exists: a key no longer accepted, or a list not offered.
-_LEAVES_OPEN: Final = (400, 401, 402, 403, 404, 405, 410, 422)
+# Final statuses of a look-up. Whether the part exists stays open: the key is refused, or no list is offered.
+_CANNOT_LOOK_UP: Final = (400, 401, 402, 403, 404, 405, 410, 422)
 
 
 @dataclass(eq=False)
@@ -84,16 +84,16 @@ class BatchJobs:
     # Counts the tokens of all batches.
     tokens: Counter
     reported: dict[int, BatchCounts] = field(default_factory=dict)
-    # The number of jobs that only wait until their next poll.
-    resting: int = 0
+    # The number of jobs that only wait for their next poll.
+    idle_jobs: int = 0
 
     async def run(self, job: JobContext) -> None:
         """Performs one attempt. Raises: Postponed: there is something left to be waited for."""
-        # Requests that this process sends itself are unknown to others, which would repeat them: the job stays here.
-        while (wait_s := await self._run(job)) is not None:
-            await self._rest(wait_s)
+        # Other processes do not know the requests that this one sends itself, and would repeat them: so the job stays.
+        while (wait_s := await self._perform_attempt(job)) is not None:
+            await self._wait_for_poll(wait_s)
 
-    async def _run(self, job: JobContext) -> float | None:
+    async def _perform_attempt(self, job: JobContext) -> float | None:
         """Does all that can be done now. Returns the seconds until it is done again here; None: the job has ended.
 
         Raises: Postponed: any process may continue the job after that time.
@@ -106,7 +106,7 @@ class BatchJobs:
         try:
             await attempt.run()
         except Postponed as error:
-            if not attempt.is_asked_here:
+            if not attempt.has_local_part:
                 raise
             return error.delay_s
         except StoreError:
@@ -123,13 +123,13 @@ class BatchJobs:
             await attempt.give_up()
         return None
 
-    async def _rest(self, seconds: float) -> None:
-        self.resting += 1
+    async def _wait_for_poll(self, seconds: float) -> None:
+        self.idle_jobs += 1
         self.store.jobs.wake_here()
         try:
             await asyncio.sleep(seconds)
         finally:
-            self.resting -= 1
+            self.idle_jobs -= 1
 
     async def aclose(self) -> None:
         for provider in self.providers.values():
@@ -161,28 +161,29 @@ class _Attempt:
 
     async def run(self) -> None:
         try:
-            await self._run()
+            await self._do_what_is_due()
         finally:
             self.outcomes.cancel()
 
-    async def _run(self) -> None:
+    async def _do_what_is_due(self) -> None:
+        """Raises: Postponed: the batch goes on later."""
         batches = self.jobs.store.batches
         if self.batch.is_over:
-            await self._cancel()
+            await self._finish_cancelled()
             return
-        # What is answered makes room for those that wait.
+        # Those that providers have come first: their results make room in the queues for those that wait.
         for part in sorted(self.parts.open, key=lambda part: part.id is None):
-            await self._continue(part)
+            await self._continue_part(part)
         await self._delete_data()
         until_more = await self._submit_ready()
         waits = [self._poll_wait_s(part) for part in self.parts.open]
         if until_more is not None:
             waits.append(until_more)
         await self.outcomes.wait_for_deferred()
-        now = await batches.get(self.batch.id)
-        if now is not None and now.is_over:
-            self.batch = now
-            await self._cancel()
+        stored = await batches.get(self.batch.id)
+        if stored is not None and stored.is_over:
+            self.batch = stored
+            await self._finish_cancelled()
         elif await batches.is_open(self.batch.id):
             await self._log_progress()
             if until_more is None and await batches.in_part(self.batch.id, READY_PART):
@@ -192,13 +193,13 @@ class _Attempt:
             await self._finish()
 
     @property
-    def is_asked_here(self) -> bool:
-        """Returns whether a part ends with this process."""
+    def has_local_part(self) -> bool:
+        """Returns whether this process sends the requests of an open part itself, so that they end with it."""
         providers = (self.jobs.providers.get(part.upstream) for part in self.parts.open)
         return any(not provider.is_durable for provider in providers if provider is not None)
 
-    async def _cancel(self) -> None:
-        """Ends a batch that is over already. Raises: Postponed."""
+    async def _finish_cancelled(self) -> None:
+        """Cancels the items of a batch that is over already, and ends it. Raises: Postponed."""
         await self.results.cancel()
         await self._finish(self.batch.state)
 
@@ -207,19 +208,19 @@ class _Attempt:
         end, at = self.jobs.store.batches.end_page, self.jobs.now()
         while await end(self.batch.id, RunState.FAILED, StopReason.ERROR, at):
             pass
-        await self._end(BatchState.COMPLETED)
+        await self._end_batch(BatchState.COMPLETED)
         await self.job.finish()
 
     # -- the end
 
     async def _finish(self, state: BatchState = BatchState.COMPLETED) -> None:
         """Ends the batch, then its parts and data at providers, then the job. Raises: Postponed."""
-        await self._end(state)
+        await self._end_batch(state)
         waits = list[float]()
-        # Where results broke off after the last one that is needed, a part is open still.
+        # A part is still open if its results broke off after the last one that was needed.
         for part in self.parts.open:
             provider = self.jobs.providers.get(part.upstream)
-            if provider is not None and not await self._stop(part, provider):
+            if provider is not None and not await self._stop_part(part, provider):
                 waits.append(self._poll_wait_s(part))
             else:
                 await self.parts.note_over(part, self.jobs.now())
@@ -229,7 +230,7 @@ class _Attempt:
             raise Postponed("its providers stop, and delete what they keep", min(waits), is_planned=True)
         await self.job.finish()
 
-    async def _end(self, state: BatchState) -> None:
+    async def _end_batch(self, state: BatchState) -> None:
         """Ends the batch, unless it is over, and has the callback of its creator made, once."""
         store, at, callback = self.jobs.store, self.jobs.now(), self.batch.callback
         effects = [store.batches.finish_effect(self.batch.id, state, at)]
@@ -250,11 +251,11 @@ class _Attempt:
         await self.job.jobs.journal(self.job.job, "end", b"{}", end)
         await self._log_progress()
 
-    async def _stop(self, part: ProviderPart, provider: BatchProvider) -> bool:
+    async def _stop_part(self, part: ProviderPart, provider: BatchProvider) -> bool:
         """Has a provider stop a part. Returns whether it has stopped, or is not asked again."""
         try:
             if part.id is None:
-                found = await self._find(part, provider, None)
+                found = await self._find_part(part, provider, None)
                 if found is None:
                     return True
                 await self.parts.note_made(part, found)
@@ -269,7 +270,7 @@ class _Attempt:
                 part.upstream,
                 cause(error),
             )
-            # Which one it is shows when it has ended, a day later perhaps.
+            # A provider may not know which part it is until the part ends, perhaps a day later.
             return await self._note_miss(
                 part, "unheard" if isinstance(error, ProviderUnsure) else "unstopped"
             )
@@ -295,18 +296,18 @@ class _Attempt:
 
     # -- parts
 
-    async def _continue(self, part: ProviderPart) -> None:
+    async def _continue_part(self, part: ProviderPart) -> None:
         """Submits a part unless its provider has it, and takes the results that it has."""
         provider = self.jobs.providers.get(part.upstream)
         if provider is None:
             # The settings name the upstream no longer.
-            await self._give_up(part, f"There is no upstream {part.upstream!r} any more.")
+            await self._give_up_part(part, f"There is no upstream {part.upstream!r} any more.")
             return
         if part.id is None and (self.jobs.now() < part.until or self._queue_wait_s(part) > 0):
             return
         try:
-            if part.id is not None or await self._find_or_submit(part, provider):
-                await self._read(part, provider)
+            if part.id is not None or await self._find_or_submit_part(part, provider):
+                await self._read_results(part, provider)
         except ProviderUnsure as error:
             _log.info(
                 "Batch %s: it is not known yet whether %s has a part: %s",
@@ -320,26 +321,25 @@ class _Attempt:
 
     async def _handle_error(self, part: ProviderPart, error: ProviderError) -> None:
         """Gives up a part that its provider has lost for good, or has not answered about for too long."""
-        gone = _DELETED if part.id is not None else _LEAVES_OPEN
-        is_for_good = isinstance(error, ProviderGarbled) or (
-            isinstance(error, ProviderRefused) and error.status in gone
-        )
-        message = error.message
-        if not is_for_good:
-            miss: Miss = "unheard"
-            message = f"For three days the provider gave nothing but errors, the last one: {message}"
+        final = _DELETED if part.id is not None else _CANNOT_LOOK_UP
+        miss: Miss
+        if isinstance(error, ProviderGarbled) or (
+            isinstance(error, ProviderRefused) and error.status in final
+        ):
+            miss, message = "unfound" if part.id is None else "unread", error.message
         else:
-            miss = "unfound" if part.id is None else "unread"
+            miss = "unheard"
+            message = f"For three days the provider gave nothing but errors, the last one: {error.message}"
         if await self._note_miss(part, miss):
-            await self._give_up(part, message)
+            await self._give_up_part(part, message)
 
     async def _note_miss(self, part: ProviderPart, miss: Miss) -> bool:
         """Notes that a provider did not do what was asked. Returns whether it is not asked again."""
         return await self.parts.note_miss(part, miss, self.jobs.now(), self.jobs.settings.poll_s)
 
-    async def _find_or_submit(self, part: ProviderPart, provider: BatchProvider) -> bool:
+    async def _find_or_submit_part(self, part: ProviderPart, provider: BatchProvider) -> bool:
         """Looks for a part that was being submitted, and submits it if it is not there. Raises: ProviderUnsure."""
-        found = await self._find(part, provider, part.number)
+        found = await self._find_part(part, provider, part.number)
         if found is not None:
             _log.info(
                 "Batch %s: a part that was submitted before an interruption was found at %s.",
@@ -352,43 +352,44 @@ class _Attempt:
             return False
         draft = PartDraft(part.upstream, part.model)
         try:
-            async for item in self._items(part.number):
-                if (ready := await self._compose(item)) is None:
+            async for item in self._items_in(part.number):
+                if (ready := await self._compose_item(item)) is None:
                     continue
                 if ready.key == (part.upstream, part.model) and not draft.is_full(provider, len(ready.line)):
                     draft.add(ready.line, ready.assigned)
                 else:
-                    # Its agent has changed since the part was thought of.
+                    # Its agent has changed since the part was composed, or the part has no room.
                     await self.outcomes.write([ItemRetry(item, item.errors, item.expiries)])
             await self._assign_items(part, draft)
             if not draft.items:
                 await self.parts.note_over(part)
                 return False
-            return await self._submit(part, draft, provider)
+            return await self._submit_part(part, draft, provider)
         finally:
             draft.release()
 
-    async def _find(self, part: ProviderPart, provider: BatchProvider, items: int | None) -> str | None:
-        """Looks for a part by what is in it. items: the part that they are in; None: those that have ended as well."""
+    async def _find_part(self, part: ProviderPart, provider: BatchProvider, number: int | None) -> str | None:
+        """Looks for a part by its items. number: the part that they are in; None: those that have ended, too."""
         known = {orjson.loads(each)["id"] for each in await self.jobs.store.batches.known_parts()}
-        ids: set[str] = set()
-        async for page in self.results.pages(items):
+        custom_ids: set[str] = set()
+        async for page in self.results.pages(number):
             for item in page:
                 if item.run is not None:
-                    ids |= {f"{item.run.uid}-{sent}" for sent in (item.sent, item.sent - (items is None))}
-        return await provider.find(part.wanted, ids, known)
+                    sent = {item.sent} if number is not None else {item.sent, item.sent - 1}
+                    custom_ids |= {f"{item.run.uid}-{n}" for n in sent}
+        return await provider.find(part.submission, custom_ids, known)
 
-    async def _submit(self, part: ProviderPart, draft: PartDraft, provider: BatchProvider) -> bool:
+    async def _submit_part(self, part: ProviderPart, draft: PartDraft, provider: BatchProvider) -> bool:
         """Submits a part. Returns whether its provider has taken it."""
-        now = await self.jobs.store.batches.get(self.batch.id)
-        if now is not None and now.is_over:
+        stored = await self.jobs.store.batches.get(self.batch.id)
+        if stored is not None and stored.is_over:
             # It was cancelled meanwhile: what is cancelled at once costs nothing.
             await self.parts.note_over(part)
             return False
         try:
-            id = await provider.submit(part.wanted, draft.hand_over())
+            id = await provider.submit(part.submission, draft.hand_over())
         except ProviderCrowded as error:
-            await self._divide(part, error.message, error.queue_tokens)
+            await self._divide_part(part, error.message, error.queue_tokens)
             return False
         except ProviderError as error:
             is_refused = isinstance(error, ProviderRefused) and error.status < 500
@@ -409,14 +410,14 @@ class _Attempt:
         )  # fmt: skip
         await self.parts.note_failed(part, refused=is_sure, until=until)
         if part.tries >= TRIES:
-            await self._give_up(part, message)
+            await self._give_up_part(part, message)
 
-    async def _give_up(self, part: ProviderPart, message: str) -> None:
+    async def _give_up_part(self, part: ProviderPart, message: str) -> None:
         """Fails the items of a part that cannot be submitted."""
         await self.results.fail(part, ItemFailed(message, StopReason.UPSTREAM_ERROR))
         await self.parts.note_over(part, self.jobs.now())
 
-    async def _read(self, part: ProviderPart, provider: BatchProvider) -> None:
+    async def _read_results(self, part: ProviderPart, provider: BatchProvider) -> None:
         """Takes the results that a part has. Raises: ProviderError."""
         assert part.id is not None
         state = await provider.poll(part.id)
@@ -431,7 +432,7 @@ class _Attempt:
             return
         await self.outcomes.wait_for_deferred()
         if state.exceeds_queue and not state.has_results:
-            await self._divide(part, state.message, state.queue_tokens)
+            await self._divide_part(part, state.message, state.queue_tokens)
             return
         if state.message and not state.has_results:
             await self._note_refusal(part, state.message, is_sure=True)
@@ -454,7 +455,7 @@ class _Attempt:
                     continue
                 try:
                     if provider is not None:
-                        await provider.discard(id, part.as_submitted(made))
+                        await provider.discard(id, part.submission_after(made))
                 except ProviderError as error:
                     _log.warning(
                         "Batch %s: %s could not delete what it has of %s, and is asked again: %s",
@@ -466,7 +467,7 @@ class _Attempt:
                 await self.parts.note_deleted(part, made)
         return min(waits, default=None)
 
-    async def _divide(self, part: ProviderPart, message: str, room: int | None) -> None:
+    async def _divide_part(self, part: ProviderPart, message: str, room: int | None) -> None:
         """Makes two smaller parts of a part for which its provider has no room; one of a single item waits."""
         _log.info(
             "Batch %s: the queue of %s has no room for a part, which is divided or waits.",
@@ -475,13 +476,13 @@ class _Attempt:
         )
         now = self.jobs.now()
         count = await self.jobs.store.batches.in_part(self.batch.id, part.number)
-        if count == 1 and room is not None and await self._tokens(part) > room:
+        if count == 1 and room is not None and await self._count_tokens(part) > room:
             alone = f"The request alone is larger than its provider's queue for the model: {message}"
-            await self._give_up(part, alone)
+            await self._give_up_part(part, alone)
             return
         if not self.parts.is_patient(part, now, self.jobs.settings.poll_s):
             for each in self.parts.waiting_parts(part):
-                await self._give_up(each, message)
+                await self._give_up_part(each, message)
             return
         halves = [
             await self._add_part(part.upstream, part.model, n) for n in (count // 2, count - count // 2) if n
@@ -491,11 +492,11 @@ class _Attempt:
             await self.outcomes.write([ItemRetry(i, i.errors, i.expiries, next(numbers)) for i in page])
         await self.parts.note_over(part, now, no_room=True)
 
-    async def _tokens(self, part: ProviderPart) -> int:
+    async def _count_tokens(self, part: ProviderPart) -> int:
         """Returns about how many tokens the requests of a part have."""
         tokens = 0
-        async for item in self._items(part.number):
-            if (ready := await self._compose(item)) is not None:
+        async for item in self._items_in(part.number):
+            if (ready := await self._compose_item(item)) is not None:
                 tokens += await count_request_tokens(part.model, orjson.loads(ready.body))
         return tokens
 
@@ -513,7 +514,7 @@ class _Attempt:
     # -- what is ready
 
     async def _submit_ready(self) -> float | None:
-        """Composes what is ready and submits it. Returns the seconds until the rest may be; None: all that was is."""
+        """Composes and submits the items that are ready. Returns the seconds until it may; None: it has done so."""
         batches = self.jobs.store.batches
         if not await batches.in_part(self.batch.id, READY_PART):
             return None
@@ -522,8 +523,8 @@ class _Attempt:
         await batches.mark_running(self.batch.id)
         drafts: dict[tuple[str, str], PartDraft] = {}
         try:
-            async for item in self._items(READY_PART):
-                if (ready := await self._compose(item)) is None:
+            async for item in self._items_in(READY_PART):
+                if (ready := await self._compose_item(item)) is None:
                     continue
                 key = ready.key
                 if key in drafts and drafts[key].is_full(self.jobs.providers[key[0]], len(ready.line)):
@@ -552,7 +553,7 @@ class _Attempt:
         )  # fmt: skip
         return DAY_S - passed
 
-    async def _compose(self, item: BatchItem) -> _ReadyItem | None:
+    async def _compose_item(self, item: BatchItem) -> _ReadyItem | None:
         """Returns an item with the request that follows; None: it has ended instead."""
         # Live turns come in between.
         await asyncio.sleep(0)
@@ -591,7 +592,7 @@ class _Attempt:
         part = await self._add_part(draft.upstream, draft.model, len(draft.items))
         await self._assign_items(part, draft)
         if self._queue_wait_s(part) <= 0:
-            await self._submit(part, draft, self.jobs.providers[draft.upstream])
+            await self._submit_part(part, draft, self.jobs.providers[draft.upstream])
 
     async def _add_part(self, upstream: str, model: str, count: int) -> ProviderPart:
         return await self.parts.add(upstream, model, uuid4().hex, self.jobs.now(), count)
@@ -602,7 +603,7 @@ class _Attempt:
         for n in range(0, len(items), PAGE):
             await self.job.commit(assign(part.number, items[n : n + PAGE], self.jobs.now()))
 
-    async def _items(self, part: int) -> AsyncIterator[BatchItem]:
+    async def _items_in(self, part: int) -> AsyncIterator[BatchItem]:
         async for page in self.results.pages(part):
             for item in page:
                 yield item

@@ -117,11 +117,12 @@ class ProviderPart:
         }
 
     @property
-    def wanted(self) -> BatchPart:
-        return self.as_submitted(self.refusals)
+    def submission(self) -> BatchPart:
+        """The part as its provider gets it now."""
+        return self.submission_after(self.refusals)
 
-    def as_submitted(self, refusals: int) -> BatchPart:
-        """Returns it as it was asked for after so many refusals."""
+    def submission_after(self, refusals: int) -> BatchPart:
+        """Returns the part as its provider got it after so many refusals."""
         return BatchPart(f"{self.mark}-{refusals}", self.at, self.count)
 
     def poll_wait_s(self, now: float, first_s: float) -> float:
