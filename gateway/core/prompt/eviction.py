@@ -1,4 +1,4 @@
-"""Eviction: the beginning of a path that has left the window, and the summaries that may stand for it."""
+"""Eviction: the beginning of a path that has left the window, and the summaries that may take its place."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Eviction(Struct, frozen=True):
     """The part of a conversation that is not sent any more."""
 
     plan: Plan | None = None
-    # The client's list is the path word for word.
+    # The client's list is the path, word for word.
     is_plain: bool = False
-    # The part of the path that an earlier turn has evicted, which `Composition.inserted` lacks.
+    # The part of the path that earlier turns evicted. `Composition.inserted` is without it.
     evicted: Evicted | None = None
     # The index of the first message in the client's list after that part.
     start: int = 0
@@ -38,8 +38,8 @@ class Eviction(Struct, frozen=True):
     # Bounds of the number of messages; None: tokens alone limit the window.
     bounds: MessageBounds | None = None
 
-    def where(self, index: int, composition: Composition) -> tuple[int, int] | None:
-        """Returns where on the path a client's message stands (depth and offset, as in `Evicted`); None: unknown."""
+    def offset_of(self, index: int, composition: Composition) -> tuple[int, int] | None:
+        """Returns the depth and the offset (as in `Evicted`) of a client's message on the path; None: not known."""
         plan = self.plan
         match_point = None if plan is None else plan.match.match_point
         if plan is None or match_point is None:
@@ -52,50 +52,50 @@ class Eviction(Struct, frozen=True):
         if not self.is_plain:
             element = composition.list_at.get(index)
             return None if element is None else element.at
-        # A plain list is its path, so the place is a number of atoms. Its depth is not known, only a lower one: each
-        # exchange after it has an atom.
-        after = listing.before[listing.answered] - listing.before[i]
-        return max(0, match_point.depth - after), listing.before[i]
+        # The list is the path, so the atoms before a message are its offset. Its depth is at least this: each exchange
+        # that follows has an atom or more.
+        following = listing.before[listing.answered] - listing.before[i]
+        return max(0, match_point.depth - following), listing.before[i]
 
     def with_summaries(
         self, summaries: Iterable[Summary], path: Container[int], composition: Composition
     ) -> Eviction:
-        """Returns the same with the summaries of this path.
+        """Returns the same with the summaries of this path: the newest ones, and the one in use.
 
         summaries: newest first.
-        path: ids of its exchanges.
+        path: the ids of the path's exchanges.
         """
         assert self.plan is not None
-        listing, is_begun = self.plan.query.listing, self.evicted is not None
+        listing, has_evicted = self.plan.query.listing, self.evicted is not None
         cuts = (
             find_cut_in_path(listing, each)
             if self.is_plain
-            else find_cut_in_list(listing, path, composition, each, is_begun=is_begun)
+            else find_cut_in_list(listing, path, composition, each, has_evicted=has_evicted)
             for each in summaries
         )
-        usable = [cut for cut in cuts if cut is not None]
-        newest = [cut for n, cut in enumerate(usable) if n < MOST_CANDIDATES or cut.id == self.in_use]
-        return replace(self, cuts=tuple(reversed(newest)))
+        found = [cut for cut in cuts if cut is not None]
+        usable = [cut for n, cut in enumerate(found) if n < MOST_CANDIDATES or cut.id == self.in_use]
+        return replace(self, cuts=tuple(reversed(usable)))
 
 
 NO_EVICTION = Eviction()
 
 
-def evicted_at(match_point: Exchange | None, context_tokens: int | None) -> Evicted | None:
-    """Returns what has left the window of a path that ends with this exchange.
+def evicted_before(match_point: Exchange | None, context_tokens: int | None) -> Evicted | None:
+    """Returns what earlier turns evicted of the path to an exchange; None: nothing that a request has to leave out.
 
-    None: nothing, or it left a smaller one than this request has.
+    context_tokens: the request's window. What was evicted from a smaller one may fit it.
     """
-    found = None if match_point is None else match_point.evicted
-    return found if found is not None and found.is_out_of(context_tokens) else None
+    evicted = None if match_point is None else match_point.evicted
+    return evicted if evicted is not None and evicted.is_out_of(context_tokens) else None
 
 
-def find_beginning(
+def find_window_start(
     plan: Plan, composition: Composition, evicted: Evicted | None, *, is_plain: bool
 ) -> tuple[Evicted | None, int]:
-    """Returns what of the path a request leaves out, and the first message of the client's that comes after it."""
+    """Returns what a request leaves out of the path, and the index of the client's first message after that."""
     if evicted is None or composition.inserted:
-        # All of the client's list comes after it.
+        # None of the client's messages was evicted.
         return evicted, 0
     listing = plan.query.listing
     if is_plain:
@@ -103,7 +103,7 @@ def find_beginning(
     for i in listing.positions[: plan.match.last + 1]:
         element = composition.list_at.get(i)
         if element is None:
-            # Something that is nowhere on the path: the list is weighed as a whole.
+            # A message that is not on the path: no part of the list is left out.
             break
         if element.at[1] >= evicted.offset:
             return evicted, i

@@ -47,12 +47,12 @@ def find_cut_in_list(
     composition: Composition,
     summary: Summary,
     *,
-    is_begun: bool,
+    has_evicted: bool,
 ) -> SummaryCut | None:
     """Returns where a summary ends in any list; None: it is of another path.
 
     path: ids of the exchanges that the list goes on from.
-    is_begun: the path's beginning has left already.
+    has_evicted: the path's beginning has left the window.
     """
     exchange = summary.exchange
     if exchange.id not in path:
@@ -68,8 +68,8 @@ def find_cut_in_list(
     for count, message in enumerate(composition.inserted, 1):
         if message.at is not None and message.at[0] <= exchange.depth:
             inserted = count
-    # All that it covers may have left before, and be before what is inserted.
-    return SummaryCut(text, inserted, id=summary.id, covered_atoms=end) if inserted or is_begun else None
+    # All that it covers may have left the window, before what is inserted.
+    return SummaryCut(text, inserted, id=summary.id, covered_atoms=end) if inserted or has_evicted else None
 
 
 def _render(listing: Listing, summary: Summary) -> str:

@@ -18,7 +18,7 @@ from gateway.core.conversation.tree import is_forgotten
 from gateway.core.memory.standing import standing_block
 from gateway.core.message_text import with_text_before
 from gateway.core.prompt.compose import Composition, compose, known_note
-from gateway.core.prompt.eviction import NO_EVICTION, Eviction, find_beginning
+from gateway.core.prompt.eviction import NO_EVICTION, Eviction, find_window_start
 from gateway.core.prompt.note import estimate_tokens, own_words
 from gateway.core.prompt.section import Section, SectionParts, digest_definition, make_section, shown_standing
 from gateway.core.prompt.shown_blocks import Shown
@@ -235,7 +235,7 @@ class Composer(Struct, frozen=True):
     def _make_eviction(self, context: MemoryContext, composition: Composition) -> Eviction:
         """Returns what may leave the window, and what has left it. The summaries are added by `_with_summaries`."""
         plan, spec = context.plan, context.request.spec
-        evicted, start = find_beginning(plan, composition, context.evicted, is_plain=context.is_plain)
+        evicted, start = find_window_start(plan, composition, context.evicted, is_plain=context.is_plain)
         terms = SummaryTerms() if spec.defined is None else SummaryTerms.of(spec.defined.compaction)
         return Eviction(
             plan,

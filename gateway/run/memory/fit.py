@@ -291,7 +291,7 @@ def _evicted_after(prompt: Prompt, room: _WindowRoom, first: int, window_tokens:
         at = (
             prompt.composition.inserted[first].at
             if index is None
-            else prompt.eviction.where(index, prompt.composition)
+            else prompt.eviction.offset_of(index, prompt.composition)
         )
     if at is None or not tokens:
         return evicted

@@ -26,7 +26,7 @@ from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import PathElement, Tree
 from gateway.core.memory import builtin, edits
 from gateway.core.memory.memory_tools import BLOCK_TOOLS, MEMORY_TOOLS, allows_hidden_tools, choose_tool_names
-from gateway.core.prompt.eviction import evicted_at
+from gateway.core.prompt.eviction import evicted_before
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.identity import Identity, Mode
 from gateway.core.upstream.policy import Target
@@ -125,7 +125,7 @@ class MemoryContext(Struct, frozen=True):
     @property
     def evicted(self) -> Evicted | None:
         """The part of the path that had left the window before this request."""
-        return evicted_at(self.plan.match.match_point, self.request.target.context_window)
+        return evicted_before(self.plan.match.match_point, self.request.target.context_window)
 
     def answered_by(self, target: Target) -> MemoryContext:
         """Returns the context with the target that answers, which may not be the one that was expected."""
@@ -258,7 +258,7 @@ def _omitted_by_client(request: MemoryRequest, plan: Plan) -> tuple[PathElement,
     """Returns what goes before the client's list: what the client left out, without what has left the window."""
     if request.spec.history == "client":
         return ()
-    omitted, gone = plan.omitted, evicted_at(plan.match.match_point, request.target.context_window)
+    omitted, gone = plan.omitted, evicted_before(plan.match.match_point, request.target.context_window)
     return omitted if gone is None else tuple(element for element in omitted if element.at[1] >= gone.offset)
 
 
@@ -282,7 +282,7 @@ async def _plan(
         pool = await store.turns.pool(agent, probes)
         tree = Tree(pool.exchanges, pool.contents, pool.tombs)
         plan = await with_contents(store.turns, agent, tree, partial(planning.plan_turn, tree, query))
-        evicted = evicted_at(plan.match.match_point, request.target.context_window)
+        evicted = evicted_before(plan.match.match_point, request.target.context_window)
         if not query.named and not query.listing.answered:
             store.turns.cache_openings(agent, snapshot, openings_of(tree))
         is_all = recent is None and low is None

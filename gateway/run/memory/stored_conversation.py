@@ -18,7 +18,7 @@ from gateway.core.conversation.private import is_nudge
 from gateway.core.conversation.stored_path import abandon, begins_fork, open_step, path_hash, plan_step
 from gateway.core.conversation.tree import Tree
 from gateway.core.memory import edits
-from gateway.core.prompt.eviction import evicted_at
+from gateway.core.prompt.eviction import evicted_before
 from gateway.core.request.chat_request import ChatRequest
 from gateway.run.memory.memory_context import (
     MemoryContext,
@@ -202,7 +202,7 @@ def _with_plan(
         _query(request, context.agent, context.plan.query.idle_s),
         last,
         None if conversation is None else conversation.id,
-        evicted=evicted_at(last, request.target.context_window),
+        evicted=evicted_before(last, request.target.context_window),
         pending=messages,
     )
     if request.spec.defined is not None and request.spec.defined.clears:
