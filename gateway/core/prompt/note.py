@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from operator import attrgetter
 from string import digits, punctuation
+from typing import NamedTuple
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -37,8 +38,10 @@ CUT_CHARS = 600
 ORDER_CHARS = 200
 # Only the beginning of a very long turn is compared and searched for its best part.
 _SEARCHED_CHARS = 20_000
-# The beginning of a line by which it is looked up among those of earlier notes, and of which words are compared first.
-_LOOKED_CHARS, _BEGUN_CHARS = 64, 48
+# The beginning of a line by which it is looked up among those of earlier notes.
+_LOOKUP_CHARS = 64
+# The beginning of a line whose longest word is looked for first among the lines of the same note.
+_COMPARED_FIRST_CHARS = 48
 # A turn up to this length is shown whole; of a longer one the sentences that have words of the query, and those next
 # to them (`scripts/bench recall --set projects`, which counts the sentence that answers, both halves: 66% of it with
 # 120 to 300 characters, 62% where all of CUT_CHARS is shown).
@@ -49,15 +52,15 @@ _SELECTION_CHARS = 200
 # word of the query. Not measured.
 _SHOWN_SHARE = 3 / 4
 # The most words of a query that an excerpt is chosen by.
-_KEYS = 64
+_MOST_KEYS = 64
 # A fact replaces a message if it has at least this share of the message's words. Not measured; a smaller share drops
 # messages that say more than the fact.
-_MOST = 2 / 3
+_FACT_SHARE = 2 / 3
 # Shorter lines, such as brackets, are in many texts by chance. Not measured.
 _LINE_CHARS = 16
 # A line in this many messages is part of an application's template. Not measured: fewer would take a user's repetition
 # for one, more would show a new template more often.
-_OFTEN = 3
+_TEMPLATE_MESSAGES = 3
 _SIGNS = (digits + punctuation).encode()
 # The first character of the scripts of Chinese and Japanese, and of those after them.
 _UNSPACED_FROM = "\u2e80"
@@ -68,8 +71,10 @@ _WIDE = bytes(range(0xE0, 0xF5))
 _SELECTION_SHARE, _SELECTION_LEAST, _SELECTION_MOST = 4, 128, 200
 # A smaller rest of the budget holds no further line.
 _LEAST_TOKENS = 12
-# A token has so many characters at most; an excerpt may lose so many of its limit at its edges.
-_MOST_CHARS, _EDGES = 5, 64
+# The most characters that a token has, for a text that surely finds no room.
+_CHARS_PER_TOKEN = 5
+# An excerpt may be shorter than its limit by so many characters.
+_EXCERPT_SLACK = 64
 # A longer sentence is taken in parts. No measurement: most sentences are shorter.
 _PIECE_CHARS = 120
 # How much a sentence's words count for those next to it. With 0, 0.25 and 0.5 as much is found.
@@ -96,18 +101,20 @@ _SPEAKERS = {"assistant": "you", "user": "user"}
 _POINTS = " .…!?¿¡。！？"
 # The day and the conversation of a line.
 _Group = tuple[str, int]
-_YEAR = 4
+# In a day's text the year comes first.
+_YEAR_CHARS = 4
 _WHEN = attrgetter("message.at", "message.seq")
 
 
 @dataclass(slots=True)
 class LeftOut:
-    """Why candidates stay out of a note, besides those that are not even tried: these stand in the request."""
+    """Why candidates stay out of a note, by their numbers. Those that are not even tried stand in the request."""
 
-    # Those that were tried, some of them twice. What is in neither of the lists and was not chosen had no room.
-    tried: Sequence[tuple[Message, str, str]] = ()
-    # Numbers of those that say what another one says, and of those that the notes show.
+    # Those that were tried. One that is in neither of the other lists and was not chosen had no room.
+    tried: Sequence[int] = ()
+    # Those that say what another one says.
     repeats: list[int] = field(default_factory=list)
+    # Those that the notes show.
     shown: list[int] = field(default_factory=list)
 
 
@@ -126,7 +133,7 @@ class Recalled(Struct, frozen=True):
 
     @classmethod
     def of(cls, message: Message, text: str) -> Recalled:
-        return cls(message, text, _line(message, text), day_text(message.at))
+        return cls(message, text, _labelled(message, text), day_text(message.at))
 
 
 def estimate_tokens(text: str) -> int:
@@ -228,7 +235,7 @@ def without_templates(found: Sequence[Message], shared: Collection[str]) -> list
     A text that a person quotes once more stands in one or two messages, and the messages about it are wanted.
     """
     alike = {m.seq for m in found if not _long_lines(m.text).isdisjoint(shared)}
-    return [m for m in found if len(alike) < _OFTEN or m.seq not in alike]
+    return [m for m in found if len(alike) < _TEMPLATE_MESSAGES or m.seq not in alike]
 
 
 def _long_lines(text: str) -> frozenset[str]:
@@ -261,35 +268,15 @@ def choose(
         note says. A message mostly covered by facts is left out for them.
     left: is given why the others stay out.
     """
-    return _choose(
-        candidates,
-        query,
-        _Shown(exclude_atoms, noted, query, shared),
-        budget_tokens,
-        cut_chars,
-        is_selection=is_selection,
-        left=LeftOut() if left is None else left,
-    )
-
-
-def _choose(
-    candidates: Sequence[Message],
-    query: str,
-    in_request: _Shown,
-    budget_tokens: int,
-    cut_chars: int,
-    *,
-    is_selection: bool,
-    left: LeftOut,
-) -> list[Recalled]:
-    """Returns what `choose` does."""
+    left = LeftOut() if left is None else left
     left.tried, left.repeats, left.shown = (), [], []
     if is_selection:
         budget_tokens, cut_chars = budget_tokens - _SELECTION_TOKENS, min(cut_chars, _SELECTION_CHARS)
     room = budget_tokens - _EMPTY_TOKENS
     if room < _LEAST_TOKENS:
-        left.tried = [(m, "", "") for m in candidates]
+        left.tried = [m.seq for m in candidates]
         return []
+    in_request = _Shown(exclude_atoms, noted, query, shared)
     most_chars, half = cut_chars, room // 2
     tried = {"", _quote(query).casefold().strip(_POINTS)}
     chosen = _Chosen()
@@ -299,26 +286,26 @@ def _choose(
         by_facts = [*_with_facts_first(candidates)]
         left.repeats += {m.seq for m in candidates}.difference(m.seq for m in by_facts)
         candidates = by_facts
-    left.tried = _lines_to_try(candidates, in_request)
-    for message, line, folded in left.tried:
+    lines = _new_lines(candidates, in_request)
+    left.tried = [line.message.seq for line in lines]
+    for message, text, folded in lines:
         if folded in tried:
             left.repeats.append(message.seq)
             continue
         tried.add(folded)
         # Most candidates find no room any more: their best part is not looked for.
-        if len(line) > _MOST_CHARS * room and most_chars - _EDGES > _MOST_CHARS * room:
+        if min(len(text), most_chars - _EXCERPT_SLACK) > _CHARS_PER_TOKEN * room:
             continue
-        shown = line
-        if len(line) > min(_WHOLE_CHARS, most_chars):
-            shown, end = _best_part(line, _keys(query), most_chars)
-            if in_request.shows(_line(message, shown)):
+        if len(text) > min(_WHOLE_CHARS, most_chars):
+            text, cut = _best_part(text, _keys(query), most_chars)
+            if in_request.shows(_labelled(message, text)):
                 left.shown.append(message.seq)
                 continue
-            shown += end
-            folded = shown.casefold()
-        hit = Recalled.of(message, shown)
+            text += cut
+            folded = text.casefold()
+        hit = Recalled.of(message, text)
         group = hit.day, message.conversation
-        heading = "" if group in groups else _heading(hit.day, years)
+        heading = "" if group in groups else f"{_heading(hit.day, years)}\n"
         cost = estimate_tokens(f"{heading}{hit.line}\n")
         if cost > room:
             continue
@@ -327,7 +314,7 @@ def _choose(
             continue
         room -= cost
         groups.setdefault(group, []).append(replace(hit, tokens=cost))
-        years.add(hit.day[:_YEAR])
+        years.add(hit.day[:_YEAR_CHARS])
         if room < _LEAST_TOKENS:
             break
         # Once half of the room is used, turns are cut shorter: the first hits hold most answers, and many more follow.
@@ -358,26 +345,33 @@ def _in_order(groups: Mapping[_Group, list[Recalled]]) -> list[Recalled]:
     return [hit for _, hits in ordered for hit in hits]
 
 
-def _lines_to_try(candidates: Sequence[Message], shown: _Shown) -> list[tuple[Message, str, str]]:
-    """Returns (message, its line without the gateway's tags, the line folded) as they are to be tried, some of them
-    twice.
+class _Line(NamedTuple):
+    """The line that a message has in a note."""
 
-    A message stands before the reply that repeats it word for word. shown: has what is not shown again.
+    message: Message
+    # Its text on one line, without the gateway's tags.
+    text: str
+    # That text, as it is compared with others.
+    folded: str
+
+
+def _new_lines(candidates: Sequence[Message], shown: _Shown) -> list[_Line]:
+    """Returns the lines of the candidates that are not shown yet, in the order in which they are tried.
+
+    A message stands before the reply that repeats it word for word.
     """
-    found: dict[int, tuple[Message, str, str]] = {}
+    lines: dict[int, _Line] = {}
     for m in candidates:
-        line = shown.new_line(m)
-        if line is not None:
-            found[m.seq] = m, line, line.casefold().strip(_POINTS)
-    ordered = []
-    for each in list(found.values()):
-        # What has its place already need not be looked for in a reply.
-        del found[each[0].seq]
-        original = found.get(each[0].previous or 0)
-        if original is not None and original[2] in each[2]:
-            ordered.append(original)
-        ordered.append(each)
-    return ordered
+        text = shown.new_line(m)
+        if text is not None:
+            lines[m.seq] = _Line(m, text, text.casefold().strip(_POINTS))
+    ordered: dict[int, _Line] = {}
+    for seq, line in lines.items():
+        previous = line.message.previous or 0
+        if previous not in ordered and previous in lines and lines[previous].folded in line.folded:
+            ordered[previous] = lines[previous]
+        ordered.setdefault(seq, line)
+    return list(ordered.values())
 
 
 class _Shown:
@@ -398,13 +392,13 @@ class _Shown:
         is_cut = self._shared or len(m.text) > _SEARCHED_CHARS
         line = _quote(without_lines(m.text[:_SEARCHED_CHARS], self._shared)) if is_cut else m.line
         line = escape_tags(line)
-        return None if self.shows(_line(m, line)) else line
+        return None if self.shows(_labelled(m, line)) else line
 
     def shows(self, line: str) -> bool:
         """Returns whether a note's line is this one, or is a cut one that has it, or most of it and of the query."""
         if line in self._whole:
             return True
-        begins = line[:_LOOKED_CHARS]
+        begins = line[:_LOOKUP_CHARS]
         for noted in self._lines[bisect_left(self._lines, begins) :]:
             if not noted.startswith(begins):
                 return False
@@ -434,7 +428,10 @@ class _Chosen:
     def add(self, line: str) -> bool:
         """Adds a line. Returns False where its words stand in another one, one after the other."""
         # Mostly a long word with which it begins is in none of them: not all words have to be found then.
-        if max(blank_non_words(line[:_BEGUN_CHARS]).split()[:-1], key=len, default="") in self._lines:
+        if (
+            max(blank_non_words(line[:_COMPARED_FIRST_CHARS]).split()[:-1], key=len, default="")
+            in self._lines
+        ):
             words = _spaced(line)
             self._words += "".join(f"{_spaced(each)}\n" for each in self._wordless)
             self._wordless.clear()
@@ -468,7 +465,7 @@ def _with_facts_first(candidates: Sequence[Message]) -> Iterable[Message]:
         if m.source == "message" and m.exchange in facts:
             words = _words(m.text)
             fact_words = frozenset().union(*(_words(f.text) for f in facts[m.exchange]))
-            if words and len(words & fact_words) >= _MOST * len(words):
+            if words and len(words & fact_words) >= _FACT_SHARE * len(words):
                 in_place = [f for f in facts[m.exchange] if words & _words(f.text)]
         for each in in_place:
             if each.seq not in taken:
@@ -509,7 +506,7 @@ def render_note(
     for hit in hits:
         group = hit.day, hit.message.conversation
         if group != last:
-            lines.append(_heading(hit.day, (last[0][:_YEAR],)).rstrip())
+            lines.append(_heading(hit.day, (last[0][:_YEAR_CHARS],)))
             last = group
         lines.append(hit.line)
     if changes:
@@ -551,11 +548,12 @@ def mentions_blocks(note: str) -> bool:
 
 
 def _heading(day: str, years: Collection[str]) -> str:
-    """Returns the line before a group. It has the year where that differs from the line before."""
-    return f"[{day[_YEAR + 1 :] if '-' in day and day[:_YEAR] in years else day}]\n"
+    """Returns the line before a group: its day, with the year unless that is one of the years."""
+    return f"[{day[_YEAR_CHARS + 1 :] if '-' in day and day[:_YEAR_CHARS] in years else day}]"
 
 
-def _line(message: Message, text: str) -> str:
+def _labelled(message: Message, text: str) -> str:
+    """Returns a line of a note: who said or noted the text, and the text."""
     who = _SOURCES.get(message.source)
     if who is None:
         # What a client gave, a name or a role, must not pass for a label, nor for the heading of a group.
@@ -576,7 +574,7 @@ def _keys(query: str) -> Sequence[str]:
     """Returns the query's words without their endings, enough to see where in a text they stand."""
     words = dict.fromkeys(folded_words(query))
     keys = [w[:-2] if len(w) > 6 else w[:4] for w in words if len(w) > 3 or not w.isascii()]
-    return keys[:_KEYS]
+    return keys[:_MOST_KEYS]
 
 
 def _best_part(text: str, keys: Sequence[str], limit: int) -> tuple[str, str]:

@@ -91,7 +91,7 @@ def entry_rows(
 
 def _reasons(search: SearchRecord, others: Iterable[int]) -> dict[int, str]:
     """Returns by number the reason for which each hit stayed out. others: the messages that were not chosen."""
-    tried = {m.seq for m, _, _ in search.left_out.tried}
+    tried = frozenset(search.left_out.tried)
     found = {seq: "no_room" if seq in tried else "shown" for seq in others}
     for seqs, reason in ((search.left_out.repeats, "repeats"), (search.left_out.shown, "shown")):
         for seq in seqs:

@@ -19,6 +19,7 @@ from gateway.core.prompt import note as notes_of
 from gateway.core.prompt.note import (
     NAMING_TOKENS,
     QUERY_CHARS,
+    LeftOut,
     Recalled,
     choose,
     estimate_tokens,
@@ -169,6 +170,14 @@ def test_what_a_reply_repeats_is_told_in_the_words_of_who_said_it() -> None:
     echo = replace(message(2, "So, I live in Porto...", "assistant"), previous=1)
     assert [hit.message.seq for hit in choose([echo, mine], "Porto")] == [1, 2]
     assert [hit.message.seq for hit in choose([echo, mine], "Porto", budget_tokens=65)] == [1]
+
+
+def test_what_a_reply_repeats_and_has_no_room_is_no_repeat() -> None:
+    mine = message(1, "I live in Porto, in the old house of my aunt behind the harbour, with two cats.")
+    echo = replace(message(2, f"So, {mine.text}", "assistant"), previous=1)
+    left_out = LeftOut()
+    assert choose([echo, mine], "Porto", budget_tokens=60, left=left_out) == []
+    assert (list(left_out.tried), left_out.repeats) == ([1, 2], [])
 
 
 def test_nothing_to_tell_is_no_note() -> None:
