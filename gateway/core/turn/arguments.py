@@ -1,11 +1,11 @@
-"""Checks a call's arguments by the tool's JSON schema, and puts what is wrong into words that a model can act on.
+"""Checks a call's arguments against the tool's JSON schema, and writes errors that a model can act on.
 
-The schema is a stranger's, and so are the arguments. `jsonschema-rs` judges by the draft that the schema names (2020-12
-where it names none), fetches nothing, and matches patterns in linear time; `format` is not checked. Alternatives within
-alternatives still take any time, in which nothing else runs in this process. So `estimate_cost` says beforehand what a
-check can take at most, and what costs much is checked in another process (gateway.agents.tools.argument_check).
+Neither the schema nor the arguments are trusted. `jsonschema-rs` follows the draft that the schema names (2020-12 where
+it names none), fetches nothing, and matches patterns in linear time; `format` is not checked. Nested alternatives can
+still take any time, and block this process. So `estimate_cost` bounds the cost of a check beforehand, and an expensive
+check runs in another process (gateway.agents.tools.argument_check).
 
-A keyword that is no JSON Schema, and a reference that leads nowhere, forbid nothing; the rest of the schema holds.
+An invalid keyword, and a reference that leads nowhere, forbid nothing; the rest of the schema holds.
 """
 
 from __future__ import annotations
@@ -24,80 +24,81 @@ from gateway.core.json_limits import is_too_deep
 if TYPE_CHECKING:
     from jsonschema_rs import ValidationError, Validator
 
-_LARGE = 32 * 1024  # of a schema; to look at all of a larger one takes more than 30 ms
-_PATTERN_BYTES = 4096  # of a compiled pattern, and what it takes to compile one, as a schema of so many bytes
-_REGEX_BYTES = 256 * 1024  # of one compiled pattern at most; a larger one forbids nothing
-_LEAST_BYTES = 64  # counted of any arguments: the schema is compiled for none
-_LEVELS = 64  # of a schema with its references written out, for `estimate_cost`
-_MENDED = 16  # faults of one schema that are left out; one with more forbids nothing
-# Their cost does not follow from the size of the schema, or they say what a reference leads to.
-_UNKNOWN: Final = (
+_MAX_SCHEMA_BYTES = 32 * 1024  # of which the cost is estimated; a larger one takes more than 30 ms
+# The cost of a pattern, which has to be compiled: that of a schema of so many bytes.
+_PATTERN_COST_BYTES = 4096
+_MAX_REGEX_BYTES = 256 * 1024  # of one compiled pattern; a larger one forbids nothing
+_MIN_ARGUMENT_BYTES = 64  # counted of any arguments: even for none the schema is compiled
+_MAX_EXPANDED_LEVELS = 64  # of a schema with its references written out
+_MAX_REPAIRS = 16  # faults that are left out of a schema; a schema with more forbids nothing
+# Their cost does not follow from the size of the schema, or they decide what a reference leads to.
+_UNBOUNDED_KEYWORDS: Final = (
     b'"$id"', b'"$anchor"', b'"$dynamicAnchor"', b'"$dynamicRef"', b'"$recursiveRef"', b'"unevaluated', b'"multipleOf"',
 )  # fmt: skip
 # The library compares numbers exactly, so 5e-324 and 1e308 take a hundred times as long as others.
-_EXTREME: Final = re.compile(rb"[0-9]e[+-]?[0-9]{2}")
-# What is for people, unless it is the name of a property.
-_WORDS: Final = frozenset(("title", "description", "$comment", "default", "examples"))
-_SHOWN = 80
-_MOST_CHARS = 1_000  # of an error's text
-_NAMES_CHARS = 600  # of the names or values that there are
+_LARGE_EXPONENT: Final = re.compile(rb"[0-9]e[+-]?[0-9]{2}")
+# Keywords that forbid nothing, unless they are names of properties.
+_ANNOTATIONS: Final = frozenset(("title", "description", "$comment", "default", "examples"))
+_MAX_VALUE_CHARS = 80  # of a value in an error's text
+_MAX_NAMES_CHARS = 600  # of the names or values that are allowed, in an error's text
+_MAX_ERROR_CHARS = 1_000
 
 
 def estimate_cost(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> float:
-    """Returns a bound of the work of a check: bytes of the schema times bytes of arguments.
+    """Returns an upper bound of the work of a check: bytes of the schema times bytes of the arguments.
 
-    References are written out for it, and what is for people alone is left out.
+    The schema is counted with its references written out, and without annotations.
 
-    inf: there is no bound that is known. 0: `fit_arguments` refuses the arguments by their depth alone.
+    inf: no bound is known. 0: `fit_arguments` refuses the arguments by their depth alone.
     """
     if is_too_deep(arguments):
         return 0
     data, given = orjson.dumps(schema), orjson.dumps(arguments)
     if (
-        len(data) > _LARGE
-        or any(word in data for word in _UNKNOWN)
-        or _is_extreme(data)
-        or _is_extreme(given)
+        len(data) > _MAX_SCHEMA_BYTES
+        or any(word in data for word in _UNBOUNDED_KEYWORDS)
+        or _has_large_exponent(data)
+        or _has_large_exponent(given)
     ):
         return inf
-    size = _Expansion(schema).size + _PATTERN_BYTES * data.count(b'"pattern')  # and patternProperties
-    return size * (len(given) + _LEAST_BYTES)
+    size = _Expansion(schema).size + _PATTERN_COST_BYTES * data.count(b'"pattern')  # and patternProperties
+    return size * (len(given) + _MIN_ARGUMENT_BYTES)
 
 
-def _is_extreme(data: bytes) -> bool:
+def _has_large_exponent(data: bytes) -> bool:
     """Returns whether JSON has a number with a large exponent."""
-    if _EXTREME.search(data) is None:
+    if _LARGE_EXPONENT.search(data) is None:
         return False
     # It may be within a text, as ids have such letters.
     outside = data.replace(rb"\\", b"").replace(rb"\"", b"").split(b'"')[::2]
-    return _EXTREME.search(b'"'.join(outside)) is not None
+    return _LARGE_EXPONENT.search(b'"'.join(outside)) is not None
 
 
 def fits_schema(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> bool:
-    """Returns whether arguments fit a schema. False: they may all the same, `fit_arguments` knows."""
+    """Returns True if arguments fit a schema as they are. False: `fit_arguments` may still accept them."""
     try:
-        return _compiled(schema).is_valid(arguments)
+        return _compile(schema).is_valid(arguments)
     except ValueError:
         return False
 
 
 def fit_arguments(schema: Mapping[str, Any], arguments: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
-    """Returns arguments as they are meant, and the first thing that is wrong with them; None if nothing is.
+    """Returns the arguments as they are meant, and their first error; None: they fit.
 
-    A text with JSON in it is read where a text does not fit and that does: small models write a number, a list or true
-    so ("4"), and Letta's server reads it so. What is wrong is, say, "`a.b[2]` must be an integer, and is 'x'".
+    Small models write a number, a list or true as a text ("4"). Such a text is parsed where its value fits and the text
+    does not, as Letta's server does. An error is, say, "`a.b[2]` must be an integer, and is 'x'".
     """
-    mended = _mended(schema)
-    if mended is None:
+    repaired = _compile_repaired(schema)
+    if repaired is None:
         return arguments, None
     if is_too_deep(arguments):
         return arguments, "the arguments have too many lists and objects within one another"
-    validator, schema = mended
+    validator, schema = repaired
     if validator.is_valid(arguments):
         return arguments, None
-    meant = _as_meant(validator, arguments)
+    meant = _parse_json_texts(validator, arguments)
     error = _first_error(validator, meant)
-    return meant, None if error is None else _words(error, schema)
+    return meant, None if error is None else _error_text(error, schema)
 
 
 def fit_json(work: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,39 +112,40 @@ def fit_json(work: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class _Expansion:
-    """The size of a schema with each reference replaced by what it leads to. inf: it has no end."""
+    """The size in bytes of a schema with each reference replaced by its target. inf: it has no end."""
 
     def __init__(self, root: Mapping[str, Any]) -> None:
         self._root = root
-        self._known: dict[str, float] = {}
-        self.size = self._of(root, 0)
+        self._sizes: dict[str, float] = {}  # by reference
+        self.size = self._measure(root, 0)
 
-    def _of(self, part: Any, level: int) -> float:
-        if level > _LEVELS:
+    def _measure(self, part: Any, level: int) -> float:
+        if level > _MAX_EXPANDED_LEVELS:
             return inf
         if isinstance(part, str):
             return len(part.encode(errors="replace")) + 3
         if isinstance(part, list):
-            return 2 + sum(self._of(each, level + 1) for each in part)
+            return 2 + sum(self._measure(each, level + 1) for each in part)
         if not isinstance(part, dict):
             return 8
-        texts = {
-            key: value for key, value in part.items() if key not in _WORDS or isinstance(value, dict | bool)
-        }
-        size = 2 + sum(len(key) + 4 + self._of(value, level + 1) for key, value in texts.items())
+        size = 2 + sum(
+            len(key) + 4 + self._measure(value, level + 1)
+            for key, value in part.items()
+            if key not in _ANNOTATIONS or isinstance(value, dict | bool)
+        )
         reference = part.get("$ref")
-        return size + (self._of_target(reference, level + 1) if isinstance(reference, str) else 0)
+        return size + (self._measure_target(reference, level + 1) if isinstance(reference, str) else 0)
 
-    def _of_target(self, reference: str, level: int) -> float:
-        if reference not in self._known:
-            self._known[reference] = inf  # while it is looked at: it leads to itself
-            target = _target(self._root, reference)
-            self._known[reference] = inf if target is None else self._of(target, level)
-        return self._known[reference]
+    def _measure_target(self, reference: str, level: int) -> float:
+        if reference not in self._sizes:
+            self._sizes[reference] = inf  # until it is measured: what leads to itself has no end
+            target = _find_target(self._root, reference)
+            self._sizes[reference] = inf if target is None else self._measure(target, level)
+        return self._sizes[reference]
 
 
-def _target(root: Mapping[str, Any], reference: str) -> Any:
-    """Returns the part of a schema that a reference names; None: it has none."""
+def _find_target(root: Mapping[str, Any], reference: str) -> Any:
+    """Returns the part of a schema that a reference leads to; None: it leads nowhere."""
     if not reference.startswith("#"):
         return None
     found: Any = root
@@ -161,35 +163,35 @@ def _target(root: Mapping[str, Any], reference: str) -> Any:
 # -- compiling
 
 
-def _compiled(schema: Any) -> Validator:
+def _compile(schema: Any) -> Validator:
     """Raises: ValueError: it is no JSON Schema."""
     import jsonschema_rs  # 0.03 s, for those that call tools alone
 
-    patterns = jsonschema_rs.RegexOptions(size_limit=_REGEX_BYTES, dfa_size_limit=_REGEX_BYTES)
+    patterns = jsonschema_rs.RegexOptions(size_limit=_MAX_REGEX_BYTES, dfa_size_limit=_MAX_REGEX_BYTES)
     return jsonschema_rs.validator_for(schema, offline=True, validate_formats=False, pattern_options=patterns)
 
 
-def _mended(schema: Any) -> tuple[Validator, Any] | None:
-    """Returns a schema without what is wrong in it, with its validator; None: too much is."""
+def _compile_repaired(schema: Any) -> tuple[Validator, Any] | None:
+    """Returns the validator of a schema and the schema, without what is invalid in it; None: too much is."""
     is_local = False
-    for _ in range(_MENDED):
+    for _ in range(_MAX_REPAIRS):
         try:
-            return _compiled(schema), schema
+            return _compile(schema), schema
         except ValueError as error:
-            place = getattr(error, "instance_path", None)
-            if place:
-                schema = _without(schema, place)
+            path = getattr(error, "instance_path", None)
+            if path:
+                schema = _without(schema, path)
             elif not is_local and isinstance(schema, dict):
                 # A reference or a draft; the library does not say which.
-                is_local, schema = True, _local(schema, schema)
+                is_local, schema = True, _with_local_references(schema, schema)
             else:
                 return None
     return None
 
 
-def _without(part: Any, place: Sequence[str | int]) -> Any:
-    """Returns a copy of a part of a schema without what is at a place."""
-    first, *rest = place
+def _without(part: Any, path: Sequence[str | int]) -> Any:
+    """Returns a copy of a part of a schema without what a path leads to."""
+    first, *rest = path
     if isinstance(part, list):
         assert isinstance(first, int)
         inner = [_without(part[first], rest)] if rest else []
@@ -198,17 +200,21 @@ def _without(part: Any, place: Sequence[str | int]) -> Any:
     return {**others, first: _without(part[first], rest)} if rest else others
 
 
-def _local(part: Any, root: Mapping[str, Any]) -> Any:
-    """Returns a copy of a part of a schema, with the references alone that lead somewhere in the schema."""
+def _with_local_references(part: Any, root: Mapping[str, Any]) -> Any:
+    """Returns a copy of a part of a schema with only those references that lead to a part of the schema."""
     if isinstance(part, list):
-        return [_local(each, root) for each in part]
+        return [_with_local_references(each, root) for each in part]
     if not isinstance(part, dict):
         return part
-    copy = {key: _local(value, root) for key, value in part.items() if key not in ("$schema", "$id")}
+    copy = {
+        key: _with_local_references(value, root)
+        for key, value in part.items()
+        if key not in ("$schema", "$id")
+    }
     reference = copy.get("$ref")
     if isinstance(reference, str):
         del copy["$ref"]
-        if _target(root, reference) is not None:
+        if _find_target(root, reference) is not None:
             copy["$ref"] = quote(unquote(reference), safe="#/~$")
     return copy
 
@@ -216,8 +222,8 @@ def _local(part: Any, root: Mapping[str, Any]) -> Any:
 # -- checking
 
 
-def _as_meant(validator: Validator, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Returns arguments that do not fit with JSON in the place of a text that is some, where that fits."""
+def _parse_json_texts(validator: Validator, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Returns arguments with a text that does not fit replaced by the JSON value in it, where that one fits."""
     texts: dict[str, Any] = {}
     for name, value in arguments.items():
         if isinstance(value, str):
@@ -233,8 +239,8 @@ def _as_meant(validator: Validator, arguments: dict[str, Any]) -> dict[str, Any]
 
 def _wrong_names(validator: Validator, arguments: dict[str, Any]) -> set[str]:
     """Returns the names of the arguments that do not fit by themselves."""
-    places = (error.instance_path for error in validator.iter_errors(arguments)) if arguments else ()
-    return {str(place[0]) for place in places if place and place[0] in arguments}
+    paths = (error.instance_path for error in validator.iter_errors(arguments)) if arguments else ()
+    return {str(path[0]) for path in paths if path and path[0] in arguments}
 
 
 def _first_error(validator: Validator, arguments: dict[str, Any]) -> ValidationError | None:
@@ -245,7 +251,7 @@ def _first_error(validator: Validator, arguments: dict[str, Any]) -> ValidationE
     return None
 
 
-# -- words
+# -- error texts
 
 _TYPES: Final[Mapping[str, str]] = {
     "string": "a string",
@@ -271,83 +277,85 @@ _BOUNDS: Final[Mapping[str, str]] = {
 }
 
 
-def _words(error: ValidationError, schema: Any) -> str:
-    """Returns what is wrong. schema: by which it is."""
+def _error_text(error: ValidationError, schema: Any) -> str:
+    """Returns an error as a sentence without its full stop. schema: the one that was checked against."""
+    inner = _inner_error(error)
+    if inner is not None:
+        return _error_text(inner, schema)
     path: Sequence[str | int] = error.instance_path
     kind: Any = error.kind
-    inner = _inner(error)
-    if inner is not None:
-        return _words(inner, schema)
     if kind.name in ("required", "dependentRequired"):
-        return _cut(f"{_name([*path, kind.property])} is missing")
+        return _cut(f"{_path_text([*path, kind.property])} is missing")
     if kind.name in ("additionalProperties", "unevaluatedProperties"):
-        return _cut(f"{_name([*path, kind.unexpected[0]])} is not known{_known(error, schema)}")
+        return _cut(f"{_path_text([*path, kind.unexpected[0]])} is not known{_known_names(error, schema)}")
     if kind.name == "falseSchema":
-        return _cut(f"{_name(path)} is not allowed")
+        return _cut(f"{_path_text(path)} is not allowed")
     if kind.name == "propertyNames":
-        return _cut(f"{_name(path)} has a name that does not fit: {kind.error.message}")
-    return _cut(f"{_name(path)} {_demand(kind, error)}, and is {_short(error.instance)}")
+        return _cut(f"{_path_text(path)} has a name that does not fit: {kind.error.message}")
+    return _cut(f"{_path_text(path)} {_requirement(kind, error)}, and is {_value_text(error.instance)}")
 
 
-def _demand(kind: Any, error: ValidationError) -> str:
+def _requirement(kind: Any, error: ValidationError) -> str:
     """Returns what a value must be."""
     name = kind.name
     if name in _BOUNDS:
         return _BOUNDS[name].format(kind.limit)
-    demands: Mapping[str, Callable[[], str]] = {
+    requirements: Mapping[str, Callable[[], str]] = {
         "type": lambda: (
             "must be " + " or ".join(texts for each, texts in _TYPES.items() if each in kind.types)
         ),
-        "enum": lambda: f"must be one of {_listed(kind.options, _short)}",
-        "const": lambda: f"must be {_short(kind.expected_value)}",
-        "pattern": lambda: f"must match the pattern {_short(kind.pattern)}",
+        "enum": lambda: f"must be one of {_joined(kind.options, _value_text)}",
+        "const": lambda: f"must be {_value_text(kind.expected_value)}",
+        "pattern": lambda: f"must match the pattern {_value_text(kind.pattern)}",
         "multipleOf": lambda: f"must be a multiple of {kind.multiple_of}",
         "uniqueItems": lambda: "must not have an item twice",
-        "not": lambda: f"must not fit {_short(kind.schema)}",
+        "not": lambda: f"must not fit {_value_text(kind.schema)}",
         "oneOf": lambda: "must fit one of its alternatives alone",
     }
-    return demands[name]() if name in demands else f"does not fit ({error.message[:_SHOWN]})"
+    return (
+        requirements[name]() if name in requirements else f"does not fit ({error.message[:_MAX_VALUE_CHARS]})"
+    )
 
 
-def _inner(error: ValidationError) -> ValidationError | None:
-    """Returns the error within one of alternatives; None: it has none."""
+def _inner_error(error: ValidationError) -> ValidationError | None:
+    """Returns the error within one of the alternatives that failed; None: the error is of no alternatives."""
     context: Sequence[Sequence[ValidationError]] = getattr(error.kind, "context", ())
     found = [errors[0] for errors in context if errors]
-    # Of optional values the null is not what the model has missed.
+    # Of an optional value the model did not mean the null.
     others = [each for each in found if getattr(each.kind, "types", None) != ["null"]]
     return next(iter(others or found), None)
 
 
-def _known(error: ValidationError, schema: Any) -> str:
-    """Returns the names that there are, in brackets."""
+def _known_names(error: ValidationError, schema: Any) -> str:
+    """Returns the names that the schema has where the error is, in brackets."""
     for step in error.schema_path[:-1]:
         try:
             schema = schema[step]
         except (KeyError, IndexError, TypeError):
             return ""
     names = schema.get("properties") if isinstance(schema, dict) else None
-    return f" (there are: {_listed(names or (), str) or 'none'})"
+    return f" (there are: {_joined(names or (), str) or 'none'})"
 
 
-def _listed(values: Iterable[Any], shown: Callable[[Any], str]) -> str:
+def _joined(values: Iterable[Any], shown: Callable[[Any], str]) -> str:
     text = ""
     for value in values:
-        if len(text) > _NAMES_CHARS:
+        if len(text) > _MAX_NAMES_CHARS:
             return f"{text}, …"
         text += (", " if text else "") + shown(value)
     return text
 
 
-def _name(path: Sequence[str | int]) -> str:
+def _path_text(path: Sequence[str | int]) -> str:
     # Without quotation marks, `repr` leaves a name as it is, and all of it on one line.
     text = "".join(f"[{each}]" if isinstance(each, int) else f".{repr(each)[1:-1]}" for each in path)
     return f"`{text.removeprefix('.')}`" if path else "the value"
 
 
-def _short(value: object) -> str:
+def _value_text(value: object) -> str:
     text = repr(value)
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+    return text if len(text) <= _MAX_VALUE_CHARS else text[: _MAX_VALUE_CHARS - 1] + "…"
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= _MOST_CHARS else text[: _MOST_CHARS - 1] + "…"
+    return text if len(text) <= _MAX_ERROR_CHARS else text[: _MAX_ERROR_CHARS - 1] + "…"
