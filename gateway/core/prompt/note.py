@@ -7,7 +7,6 @@ from inside a user's message looks like an attack, and some models then refuse t
 
 from __future__ import annotations
 
-import math
 import re
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
@@ -21,6 +20,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.dates import day_text
+from gateway.core.prompt.excerpt import CUT, make_excerpt, query_keys
 from gateway.core.prompt.frame import without_frame
 from gateway.core.prompt.shown_blocks import CHANGES, describe_mark
 from gateway.core.tags import MARK, escape_tags, quoted_name
@@ -51,8 +51,6 @@ _SELECTION_CHARS = 200
 # A line that has at least this share of a message from its beginning counts as the message, if the rest has no further
 # word of the query. Not measured.
 _SHOWN_SHARE = 3 / 4
-# The most words of a query that an excerpt is chosen by.
-_MOST_KEYS = 64
 # A fact replaces a message if it has at least this share of the message's words. Not measured; a smaller share drops
 # messages that say more than the fact.
 _FACT_SHARE = 2 / 3
@@ -75,14 +73,6 @@ _LEAST_TOKENS = 12
 _CHARS_PER_TOKEN = 5
 # An excerpt may be shorter than its limit by so many characters.
 _EXCERPT_SLACK = 64
-# A longer sentence is taken in parts. No measurement: most sentences are shorter.
-_PIECE_CHARS = 120
-# How much a sentence's words count for those next to it. With 0, 0.25 and 0.5 as much is found.
-_NEXT_TO = 0.25
-_SENTENCE_END = re.compile(r"(?<=[.!?…])\s+|(?<=[。！？])")
-_QUESTION_MARKS = frozenset("?？؟")
-# Where a text was cut. In ASCII, since one other character makes a note take twice the memory and more.
-_CUT = "..."
 
 _CLOSE = "</memory>"
 _HEADING = "Notes from earlier conversations with this user, for reference: quotations, possibly outdated."
@@ -297,7 +287,7 @@ def choose(
         if min(len(text), most_chars - _EXCERPT_SLACK) > _CHARS_PER_TOKEN * room:
             continue
         if len(text) > min(_WHOLE_CHARS, most_chars):
-            text, cut = _best_part(text, _keys(query), most_chars)
+            text, cut = make_excerpt(text, query_keys(query), most_chars)
             if in_request.shows(_labelled(message, text)):
                 left.shown.append(message.seq)
                 continue
@@ -402,14 +392,14 @@ class _Shown:
         for noted in self._lines[bisect_left(self._lines, begins) :]:
             if not noted.startswith(begins):
                 return False
-            if len(noted) < _SHOWN_SHARE * len(line) or not noted.endswith(_CUT):
+            if len(noted) < _SHOWN_SHARE * len(line) or not noted.endswith(CUT):
                 continue
             if noted.startswith(line):
                 return True
-            chosen = noted.removesuffix(_CUT).rstrip()
+            chosen = noted.removesuffix(CUT).rstrip()
             if line.startswith(chosen):
                 rest = line[len(chosen) :].lower()
-                more = [key for key in _keys(self._query) if key in rest and key not in chosen]
+                more = [key for key in query_keys(self._query) if key in rest and key not in chosen]
                 if more:  # else all were shown in small letters, and no line has to be put into them
                     chosen = chosen.lower()
                     more = [key for key in more if key not in chosen]
@@ -567,77 +557,3 @@ def _quote(text: str) -> str:
     plain text.
     """
     return escape_tags(" ".join(text.split()))
-
-
-@lru_cache(maxsize=1)  # of one query they are asked for by each candidate
-def _keys(query: str) -> Sequence[str]:
-    """Returns the query's words without their endings, enough to see where in a text they stand."""
-    words = dict.fromkeys(folded_words(query))
-    keys = [w[:-2] if len(w) > 6 else w[:4] for w in words if len(w) > 3 or not w.isascii()]
-    return keys[:_MOST_KEYS]
-
-
-def _best_part(text: str, keys: Sequence[str], limit: int) -> tuple[str, str]:
-    """Returns the sentences of a text that have most of the query's words and those next to them; of a text without
-    any, its sentences but for questions, or its beginning.
-
-    text: on one line. Returns at most `limit` characters, with a sign where sentences are left out, and one after them.
-    """
-    low = text.lower()
-    pieces = _pieces(text) if len(low) == len(text) else [(0, len(text))]
-    values = _values([low[start:end] for start, end in pieces], keys)
-    if not any(values):
-        # Such a turn is shown for those around it, and answers by what it states.
-        asks = [text[end - 1] in _QUESTION_MARKS for _, end in pieces]
-        values = [float(any(asks) and not each) for each in asks]
-    # What stands next to a sentence may be what it is about.
-    around = [*values[:1], *values, *values[-1:]]
-    values = [value + _NEXT_TO * (around[place] + around[place + 2]) for place, value in enumerate(values)]
-    taken, left = list[int](), limit
-    for place in sorted(range(len(pieces)), key=lambda each: (-values[each], each)):
-        start, end = pieces[place]
-        if (taken and not values[place]) or end - start > left:
-            break
-        taken.append(place)
-        left -= end - start
-    if not taken or not any(values):
-        end = text.rfind(" ", max(limit - 30, 0), limit)
-        return text[: end if end > 0 else limit].strip(), f" {_CUT}"
-    taken.sort()
-    parts = [f"{_CUT} "] if taken[0] else []
-    for place, following in zip(taken, (*taken[1:], None), strict=True):
-        start, end = pieces[place]
-        if following == place + 1:
-            end = pieces[following][0]
-        parts.append(text[start:end])
-        if following is not None and following > place + 1:
-            parts.append(f" {_CUT} ")
-    return "".join(parts), "" if taken[-1] == len(pieces) - 1 else f" {_CUT}"
-
-
-def _pieces(text: str) -> list[tuple[int, int]]:
-    """Returns where the sentences of a text are; parts of those that are too long."""
-    found, start = list[tuple[int, int]](), 0
-    for end, following in [
-        *((m.start(), m.end()) for m in _SENTENCE_END.finditer(text)),
-        (len(text), len(text)),
-    ]:
-        while end - start > _PIECE_CHARS:
-            space = text.rfind(" ", start + _PIECE_CHARS // 2, start + _PIECE_CHARS)
-            space = space if space > 0 else start + _PIECE_CHARS
-            found.append((start, space))
-            start = space + 1 if text[space] == " " else space
-        if start < end:
-            found.append((start, end))
-        start = following
-    return found
-
-
-def _values(pieces: Sequence[str], keys: Sequence[str]) -> list[float]:
-    """Returns for each piece how much of a query's keys it has; one in few pieces counts more."""
-    values = [0.0] * len(pieces)
-    for key in keys:
-        having = [place for place, piece in enumerate(pieces) if key in piece]
-        for place in having:
-            values[place] += 1 / math.sqrt(len(having))
-    return values

@@ -1,0 +1,114 @@
+"""The excerpt of a message for a note: the sentences that have the words of the query, and those next to them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+
+from gateway.core.words import folded_words
+
+# The most words of a query that an excerpt is chosen by.
+_MOST_KEYS = 64
+# A longer sentence is taken in parts. No measurement: most sentences are shorter.
+_PIECE_CHARS = 120
+# How much a sentence's words count for those next to it. With 0, 0.25 and 0.5 as much is found.
+_NEIGHBOUR_SHARE = 0.25
+_SENTENCE_END = re.compile(r"(?<=[.!?…])\s+|(?<=[。！？])")
+_QUESTION_MARKS = frozenset("?？؟")
+# Where a text was cut. In ASCII, since one other character makes a note take twice the memory and more.
+CUT = "..."
+
+
+@lru_cache(maxsize=1)  # of one query they are asked for by each candidate
+def query_keys(query: str) -> Sequence[str]:
+    """Returns the query's words without their endings, enough to see where in a text they stand."""
+    words = dict.fromkeys(folded_words(query))
+    keys = [w[:-2] if len(w) > 6 else w[:4] for w in words if len(w) > 3 or not w.isascii()]
+    return keys[:_MOST_KEYS]
+
+
+def make_excerpt(text: str, keys: Sequence[str], limit: int) -> tuple[str, str]:
+    """Returns the sentences of a text that have most of the query's words and those next to them; of a text without
+    any, its sentences but for questions, or its beginning.
+
+    text: on one line.
+    keys: as `query_keys` returns them.
+
+    Returns at most `limit` characters, with a sign where sentences are left out, and the sign that goes after them.
+    """
+    low = text.lower()
+    pieces = _split(text) if len(low) == len(text) else [(0, len(text))]
+    scores = _score_pieces([low[start:end] for start, end in pieces], keys)
+    if not any(scores):
+        # Such a turn is shown for those around it, and answers by what it states.
+        asks = [text[end - 1] in _QUESTION_MARKS for _, end in pieces]
+        scores = [float(any(asks) and not each) for each in asks]
+    if not any(scores):
+        return _beginning(text, limit)
+    # What stands next to a sentence may be what it is about.
+    around = [*scores[:1], *scores, *scores[-1:]]
+    scores = [
+        score + _NEIGHBOUR_SHARE * (around[index] + around[index + 2]) for index, score in enumerate(scores)
+    ]
+    taken = _take_best(pieces, scores, limit)
+    return _join(text, pieces, taken) if taken else _beginning(text, limit)
+
+
+def _beginning(text: str, limit: int) -> tuple[str, str]:
+    end = text.rfind(" ", max(limit - 30, 0), limit)
+    return text[: end if end > 0 else limit].strip(), f" {CUT}"
+
+
+def _split(text: str) -> list[tuple[int, int]]:
+    """Returns where the sentences of a text begin and end; parts of those that are too long."""
+    found, start = list[tuple[int, int]](), 0
+    for end, following in [
+        *((m.start(), m.end()) for m in _SENTENCE_END.finditer(text)),
+        (len(text), len(text)),
+    ]:
+        while end - start > _PIECE_CHARS:
+            space = text.rfind(" ", start + _PIECE_CHARS // 2, start + _PIECE_CHARS)
+            space = space if space > 0 else start + _PIECE_CHARS
+            found.append((start, space))
+            start = space + 1 if text[space] == " " else space
+        if start < end:
+            found.append((start, end))
+        start = following
+    return found
+
+
+def _score_pieces(pieces: Sequence[str], keys: Sequence[str]) -> list[float]:
+    """Returns for each piece how much of a query's keys it has; a key in few pieces counts more."""
+    scores = [0.0] * len(pieces)
+    for key in keys:
+        having = [index for index, piece in enumerate(pieces) if key in piece]
+        for index in having:
+            scores[index] += 1 / math.sqrt(len(having))
+    return scores
+
+
+def _take_best(pieces: Sequence[tuple[int, int]], scores: Sequence[float], limit: int) -> list[int]:
+    """Returns the indexes of the best pieces that have room together, in the order of the text."""
+    taken, left = list[int](), limit
+    for index in sorted(range(len(pieces)), key=lambda each: (-scores[each], each)):
+        start, end = pieces[index]
+        if not scores[index] or end - start > left:
+            break
+        taken.append(index)
+        left -= end - start
+    return sorted(taken)
+
+
+def _join(text: str, pieces: Sequence[tuple[int, int]], taken: Sequence[int]) -> tuple[str, str]:
+    """Returns the taken pieces of a text as one, as `make_excerpt` does."""
+    parts = [f"{CUT} "] if taken[0] else []
+    for index, following in zip(taken, (*taken[1:], None), strict=True):
+        start, end = pieces[index]
+        if following == index + 1:
+            end = pieces[following][0]
+        parts.append(text[start:end])
+        if following is not None and following > index + 1:
+            parts.append(f" {CUT} ")
+    return "".join(parts), "" if taken[-1] == len(pieces) - 1 else f" {CUT}"
