@@ -550,7 +550,7 @@ class Rules(Struct, frozen=True):
     # Returns a step with results, given also the step with their calls, without what they may quote of what is gone.
     without_quotations: Callable[[Exchange, Exchange, Erased], Exchange]
     # Returns whether an exchange has calls without results.
-    leaves_calls: Callable[[Exchange], bool]
+    has_open_calls: Callable[[Exchange], bool]
 
 
 # -- what passes between export, import and the store

@@ -189,7 +189,8 @@ class Exchange(Struct, frozen=True):
     # input, shown_reply: JSON array of messages, JSON message; None in a tombstone.
     input: bytes | None = None
     shown_reply: bytes | None = None
-    # {"messages": [...], "gateway_calls": [call ids]}, only where it differs from `shown_reply` (hidden rounds).
+    # {"messages": [...], "gateway_calls": [call ids], "step": true in an agent's step}, only where it differs from
+    # `shown_reply`.
     full: bytes | None = None
     # Whether `full` is there, for a record loaded without its content.
     hidden: bool = False

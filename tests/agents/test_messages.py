@@ -45,7 +45,7 @@ def texts(views: Any) -> list[Any]:
 
 
 def place(view: MessageView) -> Place:
-    return at(view.listed.seq, view.listed.hidden)
+    return at(view.listed.seq, view.listed.hidden_index)
 
 
 async def talk(ann: Speaker, key: str, *turns: tuple[str, str]) -> None:
@@ -110,7 +110,7 @@ async def test_pages_tell_every_message_once_hidden_ones_too(
         assert len(page) <= limit
         seen += page
         after = place(page[-1])
-    assert [(v.listed.seq, v.listed.hidden) for v in seen] == (order[::-1] if newest_first else order)
+    assert [(v.listed.seq, v.listed.hidden_index) for v in seen] == (order[::-1] if newest_first else order)
 
 
 async def test_a_page_lies_between_its_cursors_and_goes_on_from_one_that_is_gone(

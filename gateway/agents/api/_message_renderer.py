@@ -13,7 +13,7 @@ from gateway.agents.runs.system_message import SystemMessage
 from gateway.agents.wire.message import Origin, Showing, message_object_json, messages_json, summary_json
 from gateway.core import ids
 from gateway.core.conversation.canonical import WireMessage
-from gateway.core.conversation.listed import ListedMessage, called_tools, list_messages
+from gateway.core.conversation.listed import ListedMessage, list_messages, tool_names_by_call
 from gateway.core.turn.guide import StopReason
 from storage.records import DEFAULT, Agent, Exchange, Run
 from storage.sql.store import Store
@@ -65,7 +65,7 @@ class MessageRenderer(Struct, frozen=True):
         m = view.listed
         run = None if view.run is None else ids.id_of("run", view.run)
         step = None if view.step is None else ids.id_at("step", self.agent.uid, view.step)
-        id = ids.id_at("message", self.agent.uid, m.seq, hidden=m.hidden)
+        id = ids.id_at("message", self.agent.uid, m.seq, hidden=m.hidden_index)
         return Origin(id, m.at, run, step, conversation_id(view.conversation, view.key))
 
     async def output_messages(self, run: Run, steps: Sequence[Exchange]) -> list[dict[str, Any]]:
@@ -93,7 +93,7 @@ class MessageRenderer(Struct, frozen=True):
             # A turn that waited begins with results of calls that an earlier one made.
             rows = await self.store.messages.of_rows(self.agent.id, [first.parent, first.id])
             if (above := rows.get(first.parent)) is not None:
-                names.update(called_tools(above.exchange))
+                names.update(tool_names_by_call(above.exchange))
                 # Where it ended with these, there is no other step that they could belong to.
                 if first.id in rows and rows[first.id].run is None:
                     maker = above.exchange
@@ -104,7 +104,7 @@ class MessageRenderer(Struct, frozen=True):
                 waiting = await still_waiting(self.store, step, steps[-1])
         found = []
         for before, e in zip((maker, *steps), steps, strict=False):
-            names.update(called_tools(e))
+            names.update(tool_names_by_call(e))
             # A result belongs to the step that made the call.
             called = before if before is not None and before.id == e.parent else e
             for m in list_messages(e):
@@ -116,7 +116,7 @@ class MessageRenderer(Struct, frozen=True):
     def _run_message(
         self, m: ListedMessage, step: int, run: Run, waiting: dict[str, str], names: dict[str, str]
     ) -> list[dict[str, Any]]:
-        id = ids.id_at("message", self.agent.uid, m.seq, hidden=m.hidden)
+        id = ids.id_at("message", self.agent.uid, m.seq, hidden=m.hidden_index)
         origin = Origin(id, m.at, ids.id_of("run", run.uid), ids.id_at("step", self.agent.uid, step))
         return messages_json(m.message, origin, self.showing, waiting=waiting, names=names, results=m.results)
 

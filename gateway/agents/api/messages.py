@@ -183,7 +183,7 @@ class MessageRoutes:
             agent, view = entries[-1]
             after = Place(agent.uid, SYSTEM_SEQ)
             if isinstance(view, MessageView):
-                after = Place(agent.uid, view.listed.seq, view.listed.hidden)
+                after = Place(agent.uid, view.listed.seq, view.listed.hidden_index)
         return found
 
     async def of_agent(self, request: ApiRequest) -> Any:

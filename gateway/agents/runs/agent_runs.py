@@ -50,7 +50,7 @@ from gateway.agents.tools.foreign import ForeignTools
 from gateway.core.agent import AgentSpec
 from gateway.core.conversation.canonical import Canon, first_spoken
 from gateway.core.conversation.kind import ConversationKind
-from gateway.core.conversation.listed import called_tools
+from gateway.core.conversation.listed import tool_names_by_call
 from gateway.core.conversation.repeated import count_asked_again, last_reply_texts, new_messages
 from gateway.core.ids import uid_of
 from gateway.core.request.identity import Identity
@@ -582,7 +582,7 @@ def _run_start(memory: RunMemory, prompt: Prompt, accepted: AcceptedRun | None) 
         first=e.seq,
         reply=e.reply_seq,
         is_resumed=is_resumed,
-        names=called_tools(e) if is_resumed else {},
+        names=tool_names_by_call(e) if is_resumed else {},
         steps=run.steps,
         counts=run.counts,
         attempt=1 if accepted is None else accepted.attempt,

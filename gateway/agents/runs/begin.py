@@ -26,7 +26,7 @@ from gateway.agents.runs.resend import otid_digest
 from gateway.agents.runs.run import AcceptedRun, RoutedSend
 from gateway.agents.runs.steps import CONFLICT_TRIES, MakesToolbox, RunMemory
 from gateway.core.conversation.canonical import Canon
-from gateway.core.conversation.listed import called_tools, cut_reply
+from gateway.core.conversation.listed import cut_reply, tool_names_by_call
 from gateway.core.conversation.repeated import find_barge_in
 from gateway.core.ids import Place, id_at, new_uid, place_of
 from gateway.core.prompt.compose import is_resent
@@ -242,7 +242,7 @@ class RunStarter:
         if run.id != step.run and (newest is None or run.id != newest.id):
             return False
         known = await known_results(store, step, context.path[-1], ())
-        order = [*called_tools(context.path[-1])]
+        order = [*tool_names_by_call(context.path[-1])]
         results = [*known, *denied_results(step, {each.call_id for each in known})]
         results.sort(key=lambda each: order.index(each.call_id))
         return await self._write_results(context, send, EndpointForm(), step, results)
@@ -250,7 +250,7 @@ class RunStarter:
     async def _last_step(self, context: MemoryContext) -> RunStep | None:
         """Returns the step with which a conversation ends, if it has calls."""
         last = context.path[-1] if context.path else None
-        if last is None or last.state is State.FORGOTTEN or not called_tools(last):
+        if last is None or last.state is State.FORGOTTEN or not tool_names_by_call(last):
             return None
         try:
             agent = context.agent

@@ -10,9 +10,9 @@ from gateway.agents.runs.calls.call_record import still_waiting
 from gateway.core.conversation.listed import (
     CannotRewrite,
     ListedMessage,
-    called_tools,
     list_messages,
     rewrite_message,
+    tool_names_by_call,
 )
 from gateway.core.ids import Place, id_at
 from gateway.errors import BadRequest
@@ -136,7 +136,7 @@ class AgentMessages:
         try:
             row = await self._store.messages.at(agent.id, place.seq)
             for view in await self._views(agent, [row]):
-                if (view.listed.seq, view.listed.hidden) == (place.seq, place.hidden):
+                if (view.listed.seq, view.listed.hidden_index) == (place.seq, place.hidden):
                     return view
         except NotFound:
             pass
@@ -260,7 +260,7 @@ class AgentMessages:
         }
         if missing:
             by_id |= await self._store.messages.of_rows(agent.id, sorted(missing))
-        calls = {id: called_tools(row.exchange) for id, row in by_id.items()}
+        calls = {id: tool_names_by_call(row.exchange) for id, row in by_id.items()}
         found: list[MessageView] = []
         for row in sorted(rows, key=lambda row: row.exchange.seq):
             e = row.exchange
@@ -277,7 +277,7 @@ class AgentMessages:
                         row.key,
                         of_run.run,
                         None if of_run.run is None else of_run.exchange.seq,
-                        waiting if m.is_reply and m.hidden is None else {},
+                        waiting if m.is_reply and m.hidden_index is None else {},
                         tool_names,
                     )
                 )

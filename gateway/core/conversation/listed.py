@@ -1,7 +1,7 @@
 """The messages of stored exchanges, one by one: as they are listed, and with another text.
 
-Each has a number in the order of its memory. A message of a hidden round comes before the reply that it is a part of,
-and has its number; its text is in the reply, so it is listed with calls or results alone.
+`seq` numbers the messages of a memory. The messages of hidden rounds come before their reply and share its `seq`; their
+text is in the reply, so they are listed with calls or results alone.
 """
 
 from __future__ import annotations
@@ -18,10 +18,77 @@ from gateway.core.conversation.fillers import with_fillers_of, without_fillers
 from gateway.core.conversation.private import LEGACY_OWN_LENGTH, with_private, without_private_fields
 from storage.records import REPLY, Exchange, State
 
-# The tool by which a step sends its text, and the argument that holds the text.
-_SEND_TOOL, _TEXT_ARGUMENT = "send_message", "message"
+# A step may send its text by this tool, in this argument.
+_SEND_MESSAGE = "send_message"
+_TEXT_ARGUMENT = "message"
 # More than the index of any hidden message.
 _AFTER_HIDDEN = 2**31
+
+
+class _FullReply(Struct, frozen=True):
+    """All messages of a reply (`Exchange.full`).
+
+    In a step the model's message comes first, then the results of its calls that were not executed. Otherwise the
+    model's message is the last one, after the hidden rounds; a reply that was cut after a round has none.
+    """
+
+    # Its JSON.
+    fields: dict[str, Any]
+
+    @classmethod
+    def of(cls, exchange: Exchange) -> _FullReply | None:
+        return cls(orjson.loads(exchange.full)) if exchange.full else None
+
+    @property
+    def messages(self) -> list[WireMessage]:
+        found: list[WireMessage] = self.fields["messages"]
+        return found
+
+    @property
+    def is_step(self) -> bool:
+        return bool(self.fields.get("step"))
+
+    @property
+    def hidden_messages(self) -> list[WireMessage]:
+        """The messages of hidden rounds, without the text that is a part of the reply."""
+        if self.is_step:
+            return []
+        return [
+            {**without_private_fields(message, "filler", "spoken"), "content": None}
+            if message.get("role") == "assistant"
+            else dict(message)
+            for message in (self.messages if self._ends_with_round else self.messages[:-1])
+        ]
+
+    @property
+    def _ends_with_round(self) -> bool:
+        return not self.is_step and self.messages[-1].get("role") == "tool"
+
+    @property
+    def _reply_index(self) -> int:
+        return 0 if self.is_step else -1
+
+    @property
+    def reply(self) -> WireMessage:
+        """The model's message; the last result where there is none."""
+        return self.messages[self._reply_index]
+
+    def with_reply(self, message: WireMessage) -> _FullReply:
+        messages = self.messages.copy()
+        messages[self._reply_index] = message
+        return self._with_messages(messages)
+
+    def with_text(self, text: str) -> _FullReply:
+        """Returns the reply with the text in the model's message alone. Raises: CannotRewrite."""
+        if self._ends_with_round:
+            return self._with_messages(self.hidden_messages)
+        reply = _with_text(self.reply, text)
+        return self._with_messages(
+            [reply, *self.messages[1:]] if self.is_step else [*self.hidden_messages, reply]
+        )
+
+    def _with_messages(self, messages: list[WireMessage]) -> _FullReply:
+        return _FullReply({**self.fields, "messages": messages})
 
 
 class CannotRewrite(ValueError):
@@ -32,27 +99,26 @@ class ListedMessage(Struct, frozen=True):
     """A stored message."""
 
     exchange: Exchange
-    # Its number.
     seq: int
     # Its index, from 1 on, among the hidden messages of the reply at `seq`; None: it is not hidden.
-    hidden: int | None
+    hidden_index: int | None
     message: WireMessage
     # Seconds since the epoch.
     at: float
     # It is of the exchange's reply.
     is_reply: bool
-    # The results of its calls for which nothing was run.
+    # In a step's reply: the results of its calls that were not executed.
     results: Sequence[WireMessage] = ()
 
     @property
     def is_result(self) -> bool:
-        """The message is the result of a call that a reply above its exchange has made."""
+        """The message is the result of a call of an earlier reply."""
         return not self.is_reply and self.message.get("role") == "tool"
 
     @property
     def sort_key(self) -> tuple[int, int]:
         """Sorts the messages of a memory: hidden ones before their reply."""
-        return (self.seq, _AFTER_HIDDEN if self.hidden is None else self.hidden)
+        return (self.seq, _AFTER_HIDDEN if self.hidden_index is None else self.hidden_index)
 
 
 def list_messages(exchange: Exchange) -> list[ListedMessage]:
@@ -67,24 +133,26 @@ def list_messages(exchange: Exchange) -> list[ListedMessage]:
     if exchange.shown_reply is None or REPLY in exchange.redactions:
         return found
     seq, at = exchange.reply_seq, exchange.ended or exchange.begun
-    full = _full_reply(exchange)
-    if full.get("step"):
-        # A step's reply is one message; text that it sent by a tool is in its call.
-        reply, *results = full["messages"]
+    full = _FullReply.of(exchange)
+    if full is not None and full.is_step:
+        reply, *results = full.messages
         return [*found, ListedMessage(exchange, seq, None, reply, at, is_reply=True, results=results)]
-    found += [
-        ListedMessage(exchange, seq, n, message, at, is_reply=True)
-        for n, message in enumerate(_hidden_messages(full.get("messages", [])), 1)
-    ]
+    if full is not None:
+        found += [
+            ListedMessage(exchange, seq, n, message, at, is_reply=True)
+            for n, message in enumerate(full.hidden_messages, 1)
+        ]
     shown_reply = orjson.loads(exchange.shown_reply)
     return [*found, ListedMessage(exchange, seq, None, shown_reply, at, is_reply=True)]
 
 
-def called_tools(exchange: Exchange) -> dict[str, str]:
-    """Returns the calls of an exchange's reply: id -> tool."""
-    messages = _full_reply(exchange).get("messages") or (
-        [] if exchange.shown_reply is None else [orjson.loads(exchange.shown_reply)]
-    )
+def tool_names_by_call(exchange: Exchange) -> dict[str, str]:
+    """Returns the calls of an exchange's reply: id -> the tool's name."""
+    full = _FullReply.of(exchange)
+    if full is not None:
+        messages = full.messages
+    else:
+        messages = [] if exchange.shown_reply is None else [orjson.loads(exchange.shown_reply)]
     return {
         str(call.get("id")): str((call.get("function") or {}).get("name"))
         for message in messages
@@ -93,15 +161,13 @@ def called_tools(exchange: Exchange) -> dict[str, str]:
     }
 
 
-def leaves_calls(exchange: Exchange) -> bool:
-    """Returns whether an exchange ends with calls that have no results in it. exchange: with its content.
-
-    Calls of hidden rounds have their results. A call of a step may be shown as text.
-    """
-    full = _full_reply(exchange)
-    if not full.get("step"):
-        return has_calls(exchange.reply)
-    reply, *results = full["messages"]
+def has_open_calls(exchange: Exchange) -> bool:
+    """Returns whether an exchange ends with calls that have no results in it. exchange: with its content."""
+    full = _FullReply.of(exchange)
+    if full is None or not full.is_step:
+        return has_calls(exchange.reply)  # calls of hidden rounds have their results
+    # A step's call may be shown as text, so `exchange.reply` does not tell.
+    reply, *results = full.messages
     answered = {m.get("tool_call_id") for m in results}
     return any(call.get("id") not in answered for call in reply.get("tool_calls") or ())
 
@@ -127,16 +193,16 @@ def rewrite_message(exchange: Exchange, seq: int, text: str) -> Exchange:
         return replace(exchange, input=orjson.dumps(messages), notes=notes)
     if exchange.shown_reply is None:
         raise CannotRewrite("there is no reply")
-    shown_reply, full = orjson.loads(exchange.shown_reply), _full_reply(exchange)
+    shown_reply, full = orjson.loads(exchange.shown_reply), _FullReply.of(exchange)
     if not text_of(shown_reply) and shown_reply.get("tool_calls"):
         raise CannotRewrite("it is a tool call, and those cannot be changed")
-    if full:
-        full = {**full, "messages": _with_reply_text(full, text)}
+    if full is not None:
+        full = full.with_text(text)
     return replace(
         exchange,
         shown_reply=orjson.dumps({**without_private_fields(shown_reply, "fillers"), "content": text}),
-        full=orjson.dumps(full) if full else None,
-        hidden=bool(full),
+        full=None if full is None else orjson.dumps(full.fields),
+        hidden=full is not None,
     )
 
 
@@ -145,53 +211,47 @@ def cut_reply(exchange: Exchange, heard: str) -> Exchange:
 
     A reply without calls of which nothing was heard is gone then. One with calls stays: they were made.
     """
-    shown_reply, full = orjson.loads(exchange.shown_reply or b"{}"), _full_reply(exchange)
-    messages = list(full.get("messages") or ())
-    index = 0 if full.get("step") else -1  # of the last message of the model's: a step's results follow it
-    last = messages[index] if messages else shown_reply
+    shown_reply, full = orjson.loads(exchange.shown_reply or b"{}"), _FullReply.of(exchange)
     cut = {**without_private_fields(shown_reply, "fillers"), "content": heard or None}
-    shown = with_fillers_of(cut, shown_reply)
-    if last.get("tool_calls") and not (messages and _send_calls(last)):
-        if messages:
-            messages[index] = (
-                {**last, "content": heard or None}
-                if text_of(last)
-                else with_private(without_private_fields(last, "filler"), filler=heard or None)
-            )
-    elif heard and (text := text_of(without_fillers(shown))):
-        messages = _with_reply_text(full, text) if messages else messages
+    cut = with_fillers_of(cut, shown_reply)
+    text = text_of(without_fillers(cut))
+    if _has_calls_to_retain(full, shown_reply):
+        full = full and full.with_reply(_cut_calling_message(full.reply, heard))
+    elif text:
+        full = full and full.with_text(text)
     else:
-        return replace(
-            exchange,
-            reply=None,
-            reply_key=None,
-            size=0,
-            shown_reply=None,
-            full=None,
-            hidden=False,
-            opaque=False,
-        )
+        return _without_reply(exchange)
     return replace(
         exchange,
         size=len(without_space(heard)),
-        shown_reply=orjson.dumps(shown),
-        full=orjson.dumps({**full, "messages": messages}) if full else None,
+        shown_reply=orjson.dumps(cut),
+        full=None if full is None else orjson.dumps(full.fields),
     )
 
 
-def _with_reply_text(full: dict[str, Any], text: str) -> list[WireMessage]:
-    """Returns a reply's messages with another text. It is in the last of the model's, in none of a hidden round."""
-    messages = full["messages"]
-    if full.get("step"):
-        reply, *results = messages
-        return [_with_text(reply, text), *results]
-    hidden = _hidden_messages(messages)
-    return hidden if len(hidden) == len(messages) else [*hidden, _with_text(messages[-1], text)]
+def _has_calls_to_retain(full: _FullReply | None, shown_reply: WireMessage) -> bool:
+    """Returns whether a reply has calls, and not because a step sent its text by one."""
+    if full is None:
+        return bool(shown_reply.get("tool_calls"))
+    return bool(full.reply.get("tool_calls")) and not _send_message_calls(full.reply)
+
+
+def _cut_calling_message(message: WireMessage, heard: str) -> WireMessage:
+    """Returns a message with calls, and with what was heard of its text or, if it has none, of its filler."""
+    if text_of(message):
+        return {**message, "content": heard or None}
+    return with_private(without_private_fields(message, "filler"), filler=heard or None)
+
+
+def _without_reply(exchange: Exchange) -> Exchange:
+    return replace(
+        exchange, reply=None, reply_key=None, size=0, shown_reply=None, full=None, hidden=False, opaque=False
+    )
 
 
 def _with_text(message: WireMessage, text: str) -> WireMessage:
     """Returns a message with another text, in the call by which it sent its text if it did. Raises: CannotRewrite."""
-    sent = _send_calls(message)
+    sent = _send_message_calls(message)
     if len(sent) > 1:
         raise CannotRewrite("it was sent in several tool calls")
     if not sent:
@@ -202,29 +262,12 @@ def _with_text(message: WireMessage, text: str) -> WireMessage:
     return {**message, "tool_calls": [call if c is sent[0] else c for c in message["tool_calls"]]}
 
 
-def _send_calls(message: WireMessage) -> list[dict[str, Any]]:
+def _send_message_calls(message: WireMessage) -> list[dict[str, Any]]:
     """Returns the calls by which a message sent its text."""
     calls = message.get("tool_calls") or ()
-    return [call for call in calls if (call.get("function") or {}).get("name") == _SEND_TOOL]
-
-
-def _hidden_messages(messages: Sequence[WireMessage]) -> list[WireMessage]:
-    """Returns the messages of hidden rounds among those of a reply, without the text that is a part of the reply."""
-    # After the rounds of a reply that was cut nothing may follow.
-    is_cut = bool(messages) and messages[-1].get("role") == "tool"
-    return [
-        {**without_private_fields(message, "filler", "spoken"), "content": None}
-        if message.get("role") == "assistant"
-        else dict(message)
-        for message in (messages if is_cut else messages[:-1])
-    ]
+    return [call for call in calls if (call.get("function") or {}).get("name") == _SEND_MESSAGE]
 
 
 def _input(exchange: Exchange) -> list[WireMessage]:
     found: list[WireMessage] = orjson.loads(exchange.input) if exchange.input else []
-    return found
-
-
-def _full_reply(exchange: Exchange) -> dict[str, Any]:
-    found: dict[str, Any] = orjson.loads(exchange.full) if exchange.full else {}
     return found

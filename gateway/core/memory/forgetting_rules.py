@@ -12,7 +12,7 @@ import orjson
 from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import WireMessage, text_of
-from gateway.core.conversation.listed import called_tools
+from gateway.core.conversation.listed import tool_names_by_call
 from gateway.core.conversation.private import (
     LEGACY_OWN_LENGTH,
     own_length,
@@ -52,7 +52,7 @@ def without_quotations(step: Exchange, calling_step: Exchange, erased: Erased) -
     calling_step: the step with the calls that the results answer, with its content.
     """
     is_gone = calling_step.state is State.FORGOTTEN or REPLY in calling_step.redactions
-    calls = None if is_gone else called_tools(calling_step)
+    calls = None if is_gone else tool_names_by_call(calling_step)
     messages = orjson.loads(step.input or b"[]")
     cleaned = [_clean_result(m, calls, erased) for m in messages]
     return step if cleaned == messages else replace(step, input=orjson.dumps(cleaned))

@@ -14,7 +14,7 @@ import orjson
 
 from gateway.core.conversation.canonical import WireMessage, is_result, text_of
 from gateway.core.conversation.fillers import without_fillers_and_thoughts
-from gateway.core.conversation.listed import called_tools
+from gateway.core.conversation.listed import tool_names_by_call
 from gateway.core.conversation.private import is_nudge
 from gateway.core.conversation.tree import is_tombstone
 from gateway.core.prompt import note
@@ -107,4 +107,4 @@ def recallable_messages(
 
 def tools_used(e: Exchange) -> list[str]:
     """Returns the tools that were called in an exchange, in order. e: with its content."""
-    return [] if is_tombstone(e) else list(called_tools(e).values())
+    return [] if is_tombstone(e) else list(tool_names_by_call(e).values())

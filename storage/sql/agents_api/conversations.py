@@ -202,7 +202,7 @@ class Conversations(Group):
         )
         e = exchanges.make_exchange(skeleton, *content)
         is_over = e.state is State.FINISHED or (e.state is State.OFF and not e.inputs)
-        return e, is_over and not is_active and not self._rules.leaves_calls(e)
+        return e, is_over and not is_active and not self._rules.has_open_calls(e)
 
     @long_reads
     async def list(

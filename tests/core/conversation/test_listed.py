@@ -11,10 +11,10 @@ from msgspec.structs import replace
 from gateway.core.conversation.canonical import Canon
 from gateway.core.conversation.listed import (
     CannotRewrite,
-    called_tools,
-    leaves_calls,
+    has_open_calls,
     list_messages,
     rewrite_message,
+    tool_names_by_call,
 )
 from storage.records import Exchange, State
 from tests.core.conversations import SECRET, assistant, call, result, user
@@ -32,7 +32,7 @@ def exchange(inputs: list[Any], said: Any, full: dict[str, Any] | None = None, *
 
 
 def places(e: Exchange) -> list[tuple[int, int | None, Any]]:
-    return [(m.seq, m.hidden, m.message.get("content")) for m in list_messages(e)]
+    return [(m.seq, m.hidden_index, m.message.get("content")) for m in list_messages(e)]
 
 
 CALLS = assistant("Let me look.", call("c1", "conversation_search", "{}"))
@@ -51,13 +51,13 @@ def test_hidden_rounds_stand_in_front_of_the_reply_without_its_words() -> None:
     assert places(e) == [(10, None, "one"), (11, 1, None), (11, 2, "Found."), (11, None, SAID["content"])]
     assert list_messages(e)[1].message["tool_calls"] == CALLS["tool_calls"]
     assert [m.sort_key for m in list_messages(e)] == sorted(m.sort_key for m in list_messages(e))
-    assert called_tools(e) == {"c1": "conversation_search"}
+    assert tool_names_by_call(e) == {"c1": "conversation_search"}
 
 
 def test_a_step_is_one_reply_with_its_calls() -> None:
     spoken = assistant(None, call("c1", "send_message", '{"message": "Hi."}'))
     e = exchange([user("one")], assistant("Hi."), {"messages": [spoken], "gateway_calls": [], "step": True})
-    assert [m.hidden for m in list_messages(e)] == [None, None]
+    assert [m.hidden_index for m in list_messages(e)] == [None, None]
     assert list_messages(e)[1].message == spoken
 
 
@@ -148,4 +148,4 @@ def test_calls_that_wait_for_their_results(
     reply: dict[str, Any] | None, full: dict[str, Any] | None, is_left: bool
 ) -> None:
     atoms = None if reply is None else Canon(SECRET).atoms(reply)
-    assert leaves_calls(exchange([], reply, full, reply=atoms)) is is_left
+    assert has_open_calls(exchange([], reply, full, reply=atoms)) is is_left

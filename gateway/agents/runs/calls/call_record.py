@@ -13,7 +13,7 @@ import orjson
 from msgspec import Struct
 
 from gateway.agents.runs.calls.pauses import is_permission, result_of
-from gateway.core.conversation.listed import called_tools
+from gateway.core.conversation.listed import tool_names_by_call
 from gateway.core.turn.calls import INTERRUPTED
 from gateway.core.turn.commands import RunTool
 from gateway.core.turn.guide import ToolResult
@@ -31,7 +31,7 @@ _log = logging.getLogger("mnemogate")
 
 def call_number(step: Exchange, call_id: str) -> int:
     """Returns the number of a call of a step among the texts of its run."""
-    return step.seq * _NUMBERS_PER_STEP + min([*called_tools(step)].index(call_id), _OUTCOMES_FROM - 1)
+    return step.seq * _NUMBERS_PER_STEP + min([*tool_names_by_call(step)].index(call_id), _OUTCOMES_FROM - 1)
 
 
 def is_of_step(step: Exchange, number: int) -> bool:
@@ -96,7 +96,7 @@ async def known_results(
     stored = {text.seq: orjson.loads(text.data) for text in await texts(*run, "result", after=after)}
     noted = {text.seq for text in await texts(*run, "call", after=after)}
     found = []
-    for id in called_tools(e):
+    for id in tool_names_by_call(e):
         number = call_number(e, id)
         answer, outcome = stored.get(number), stored.get(number + _OUTCOMES_FROM)
         if id in excluded:
