@@ -12,7 +12,7 @@ from gateway.errors import BadRequest
 from gateway.run.admin.find_memory import find_memory
 from gateway.run.admin.hits import hit_records
 from gateway.run.admin.page_records import HitRecord, LeftOutRecord
-from gateway.run.memory.sources import entry_rows
+from gateway.run.memory.pack_recall import entry_rows
 from gateway.run.memory.trial import TrialRecall
 from storage.errors import TooSlow
 from storage.recall_record import entry_of

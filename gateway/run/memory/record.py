@@ -30,8 +30,8 @@ from gateway.core.prompt.shown_blocks import (
 )
 from gateway.core.turn.commands import FINISHED, End, TurnOutcome
 from gateway.run.memory.memory_context import MemoryContext
+from gateway.run.memory.pack_recall import pack_search
 from gateway.run.memory.prompt import Prompt
-from gateway.run.memory.sources import pack_search
 from gateway.run.receipt import Receipt
 from storage.commands import Change, Missing, PlainTurn, Pool, Probes, RecallRow, TurnWrite
 from storage.recall_record import pack_request
