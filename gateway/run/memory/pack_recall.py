@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain, islice
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from math import inf
 from operator import attrgetter
 from typing import Any
 
@@ -13,18 +14,19 @@ from gateway.core.turn.commands import End, TurnOutcome
 from gateway.run.memory.prompt import Prompt, SearchRecord
 from gateway.run.memory.recall import MOST_LEFT_OUT
 from gateway.run.receipt import Receipt
-from storage.recall_record import KINDS, REASONS, EntryRow, RecallRecord, code_of, pack_rows
+from storage.recall_record import KINDS, PARTS, REASONS, EntryRow, RecallRecord, code_of, pack_rows
 
 _STATUSES = {End.FINISHED: 200, End.CANCELLED: 499, End.FAILED: 502}
 _NO_SCORES = (0, 0, 0)
 # Estimates: characters of a text for each token, and of the JSON around a message.
 _CHARS_PER_TOKEN, _MESSAGE_JSON_CHARS = 4, 40
-# The bytes of an entry's kind and reason (`code_of`).
+# `code_of` for each kind with each reason.
 _CODES = {(kind, reason): code_of(kind, reason) for kind in KINDS for reason in REASONS}
-_REASONS = REASONS[1:]
+# Without "": that hit did not stay out.
+_LEFT_OUT_REASONS = REASONS[1:]
 
 
-def pack_search(
+def pack_recall(
     prompt: Prompt, search: SearchRecord, outcome: TurnOutcome, receipt: Receipt, ms: float, added_ms: float
 ) -> bytes:
     """Returns the recall record of a turn, as bytes.
@@ -35,64 +37,65 @@ def pack_search(
     Over SQLite it runs in the writer's thread, and it changes nothing.
     """
     rows, counts = entry_rows(search)
-    chosen = len(search.chosen)
-    request = prompt.request
     record = RecallRecord(
-        search.why or _why(bool(chosen), counts),
-        chosen + sum(counts),
-        prompt.recall.tokens,
-        search.is_selection,
-        receipt.mode,
-        _STATUSES[outcome.state],
-        request.stream,
-        window_parts(prompt),
-        prompt.target.context_window,
-        prompt.window.evicted_tokens,
-        added_ms,
-        receipt.first_ms,
-        ms,
-        usage_of(outcome.usage),
-        counts,
+        why=search.why or _why(bool(search.chosen), counts),
+        found=len(search.chosen) + counts.total(),
+        recalled_tokens=prompt.recall.tokens,
+        is_selection=search.is_selection,
+        mode=receipt.mode,
+        status=_STATUSES[outcome.state],
+        is_streamed=prompt.request.stream,
+        parts=window_parts(prompt),
+        context=prompt.target.context_window,
+        evicted=prompt.window.evicted_tokens,
+        added_ms=added_ms,
+        first_ms=receipt.first_ms,
+        ms=ms,
+        usage=usage_of(outcome.usage),
+        left_out=tuple([counts[reason] for reason in _LEFT_OUT_REASONS]),
     )
     return pack_rows(record, rows, has_meaning=search.trace.has_meaning)
 
 
 def entry_rows(
-    search: SearchRecord, most_left: int = MOST_LEFT_OUT
-) -> tuple[list[EntryRow], tuple[int, ...]]:
-    """Returns the entries by rank, and how many hits stayed out for each reason. most_left: entries of the latter."""
-    by_seq, trace = {m.seq: m for m in search.messages}, search.trace
-    ranks = {seq: rank for rank, seq in enumerate(trace.hits or by_seq, 1)}
-    all_scores = dict(zip(trace.hits, trace.scores(), strict=True)) if trace.hits else {}
-    chosen = {hit.message.seq for hit in search.chosen}
-    rows = []
-    for hit in search.chosen:
-        seq = hit.message.seq
-        scores = all_scores.get(seq, _NO_SCORES)
-        code, rank = _CODES[hit.message.source, ""], ranks.get(seq, len(ranks))
-        rows.append(EntryRow(code, seq, rank, *scores, hit.tokens))
-    reasons = _reasons(search, by_seq.keys() - chosen)
-    unranked = (seq for seq in reasons if seq not in ranks)
-    others = [*islice(chain((seq for seq in ranks if seq in reasons), unranked), most_left)]
-    for seq in others:
-        message, scores = by_seq.get(seq), all_scores.get(seq, _NO_SCORES)
+    search: SearchRecord, most_left_out: int = MOST_LEFT_OUT
+) -> tuple[list[EntryRow], Counter[str]]:
+    """Returns a search's hits as rows by rank, and how many stayed out for each reason.
+
+    most_left_out: how many of those that stayed out have rows.
+    """
+    trace = search.trace
+    messages = {m.seq: m for m in search.messages}
+    ranks = {seq: rank for rank, seq in enumerate(trace.hits or messages, 1)}
+    scores = dict(zip(trace.hits, trace.scores(), strict=True)) if trace.hits else {}
+
+    def row(seq: int, kind: str, reason: str, tokens: int) -> EntryRow:
+        # A hit that the ranking lacks has its last rank.
+        rank = ranks.get(seq, len(ranks))
+        return EntryRow(_CODES[kind, reason], seq, rank, *scores.get(seq, _NO_SCORES), tokens)
+
+    rows = [row(hit.message.seq, hit.message.source, "", hit.tokens) for hit in search.chosen]
+    chosen = {each.seq for each in rows}
+    reasons = _reasons(search, messages.keys() - chosen)
+    left_out = sorted(reasons, key=lambda seq: ranks.get(seq, inf))[:most_left_out]
+    for seq in left_out:
+        message = messages.get(seq)
         tokens = 0 if message is None else min(len(message.text), CUT_CHARS) // _CHARS_PER_TOKEN
         kind = "fact" if seq in trace.muted else "any" if message is None else message.source
-        code, rank = _CODES[kind, reasons[seq]], ranks.get(seq, len(ranks))
-        rows.append(EntryRow(code, seq, rank, *scores, tokens))
-    weak = [(seq, scores) for seq, scores in search.weak if seq not in reasons and seq not in chosen]
-    for rank, (seq, scores) in enumerate(weak[: most_left - len(others)], len(ranks) + 1):
-        reasons[seq] = "weak"
-        rows.append(EntryRow(_CODES["any", "weak"], seq, rank, *scores, 0))
+        rows.append(row(seq, kind, reasons[seq], tokens))
+    weak = [(seq, each) for seq, each in search.weak if seq not in reasons and seq not in chosen]
+    del weak[most_left_out - len(left_out) :]
+    for rank, (seq, weak_scores) in enumerate(weak, len(ranks) + 1):
+        rows.append(EntryRow(_CODES["any", "weak"], seq, rank, *weak_scores, 0))
     rows.sort(key=attrgetter("rank"))
-    stayed_out = [*reasons.values()]
-    return rows, tuple([stayed_out.count(reason) for reason in _REASONS])
+    return rows, Counter([*reasons.values(), *["weak"] * len(weak)])
 
 
-def _reasons(search: SearchRecord, others: Iterable[int]) -> dict[int, str]:
-    """Returns by number the reason for which each hit stayed out. others: the messages that were not chosen."""
+def _reasons(search: SearchRecord, unchosen: Iterable[int]) -> dict[int, str]:
+    """Returns by number the reason for which each hit stayed out. unchosen: the messages that were not chosen."""
     tried = frozenset(search.left_out.tried)
-    found = {seq: "no_room" if seq in tried else "shown" for seq in others}
+    # What the note did not try to hold stands in the prompt already.
+    found = {seq: "no_room" if seq in tried else "shown" for seq in unchosen}
     for seqs, reason in ((search.left_out.repeats, "repeats"), (search.left_out.shown, "shown")):
         for seq in seqs:
             if seq in found:
@@ -100,46 +103,45 @@ def _reasons(search: SearchRecord, others: Iterable[int]) -> dict[int, str]:
     return {**search.ruled_out, **found, **dict.fromkeys(search.trace.muted, "muted")}
 
 
-def _why(has_chosen: bool, counts: Sequence[int]) -> str:
-    """Returns one of WHYS for a search that did not fail. counts: as `entry_rows` returns them."""
+def _why(has_chosen: bool, counts: Counter[str]) -> str:
+    """Returns one of WHYS for a search that did not fail. counts: hits that stayed out, by reason."""
     if has_chosen:
         return "recalled"
-    by_reason = dict(zip(_REASONS, counts, strict=True))
-    if by_reason["no_room"]:
+    if counts["no_room"]:
         return "no_room"
-    return "all_shown" if by_reason["shown"] or by_reason["repeats"] else "nothing_found"
+    return "all_shown" if counts["shown"] or counts["repeats"] else "nothing_found"
 
 
 def window_parts(prompt: Prompt) -> tuple[int, ...]:
     """Returns the tokens of a prompt by `PARTS`, estimated from the lengths of its texts."""
     request, window, composition = prompt.request, prompt.window, prompt.composition
-    system = history = last = 0
-    dropped = window.dropped
+    system = history = newest = 0
     for index, message in enumerate(request.messages):
         chars = _chars(message)
         if message.get("role") in SYSTEM:
             system += chars
-        elif index not in dropped:
-            history += last
-            last = chars
-    for each in window.inserted(composition):
-        history += _chars(each.message)
-    tools = 0
-    if request.has_tools or prompt.tools:
-        every = sum(map(_chars, request.messages)) + _MESSAGE_JSON_CHARS * len(request.messages)
-        tools = max(0, len(request.raw) - every) if request.has_tools else 0
-        tools += sum(len(str(tool)) for tool in prompt.tools)
-    recalled = prompt.recall.tokens
-    earlier = max(0, composition.note_tokens - recalled)
-    return (
-        _tokens(system),
-        _tokens(tools),
-        _tokens(len(prompt.system)),
-        _tokens(len(window.summary)),
-        _tokens(history) + earlier,
-        recalled,
-        _tokens(last),
-    )
+        elif index not in window.dropped:
+            # The newest message is a part of its own.
+            history += newest
+            newest = chars
+    history += sum(_chars(each.message) for each in window.inserted(composition))
+    tools = sum(len(str(tool)) for tool in prompt.tools)
+    if request.has_tools:
+        # The client's tools are what its messages leave of the body.
+        messages = sum(map(_chars, request.messages)) + _MESSAGE_JSON_CHARS * len(request.messages)
+        tools += max(0, len(request.raw) - messages)
+    note = prompt.recall.tokens
+    earlier_notes = max(0, composition.note_tokens - note)
+    tokens = {
+        "system": _tokens(system),
+        "tools": _tokens(tools),
+        "section": _tokens(len(prompt.system)),
+        "summary": _tokens(len(window.summary)),
+        "history": _tokens(history) + earlier_notes,
+        "note": note,
+        "message": _tokens(newest),
+    }
+    return tuple([tokens[part] for part in PARTS])
 
 
 def _tokens(chars: int) -> int:

@@ -421,13 +421,13 @@ def make_search_record(
     chosen: Sequence[note.Recalled],
     left_out: note.LeftOut,
     trace: SearchTrace,
-    most_left: int = MOST_LEFT_OUT,
+    most_left_out: int = MOST_LEFT_OUT,
 ) -> SearchRecord:
     """Returns the record of a search, without the rows of its ranking.
 
-    most_left: how many hits outside of the note are recorded with their scores.
+    most_left_out: how many hits outside of the note are recorded with their scores.
     """
-    free = most_left - (len(trace.hits) - len(chosen))
+    free = most_left_out - (len(trace.hits) - len(chosen))
     weak = trace.weak(free) if free > 0 and trace.weak is not None else ()
     trace.weak = None
     return SearchRecord(

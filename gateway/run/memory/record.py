@@ -30,7 +30,7 @@ from gateway.core.prompt.shown_blocks import (
 )
 from gateway.core.turn.commands import FINISHED, End, TurnOutcome
 from gateway.run.memory.memory_context import MemoryContext
-from gateway.run.memory.pack_recall import pack_search
+from gateway.run.memory.pack_recall import pack_recall
 from gateway.run.memory.prompt import Prompt
 from gateway.run.receipt import Receipt
 from storage.commands import Change, Missing, PlainTurn, Pool, Probes, RecallRow, TurnWrite
@@ -183,7 +183,7 @@ def recall_row_maker(
     ms = (perf_counter() - receipt.begun) * 1000
 
     def make() -> RecallRow:
-        data = pack_search(prompt, search, outcome, receipt, ms, added_ms)
+        data = pack_recall(prompt, search, outcome, receipt, ms, added_ms)
         return RecallRow(pack_request(receipt.request_id), data)
 
     return make

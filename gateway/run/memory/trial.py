@@ -48,8 +48,8 @@ class TrialRecall(Struct, frozen=True):
     # As replies have it; None: memory is searched by words alone.
     embed_query: EmbedQuery | None = None
 
-    async def recall(self, agent: Agent, text: str, most_left: int) -> TrialResult:
-        """Returns what would be recalled. most_left: hits that stay out, with their scores. Raises: StoreError."""
+    async def recall(self, agent: Agent, text: str, most_left_out: int) -> TrialResult:
+        """Returns what would be recalled. most_left_out: hits that stay out, with their scores. Raises: StoreError."""
         trace, left_out = SearchTrace(), note.LeftOut()
         found = await find_messages(text, note.make_query(text), _TrialSearch(self, agent, trace))
         budget = note.selection_budget(self.recall_tokens) if found.is_selection else self.recall_tokens
@@ -57,7 +57,7 @@ class TrialRecall(Struct, frozen=True):
         rendered = note.render_note(
             chosen, (), self.now(), mark=mark_of(agent.secret), is_selection=found.is_selection
         )
-        return TrialResult(rendered, make_search_record("", found, chosen, left_out, trace, most_left))
+        return TrialResult(rendered, make_search_record("", found, chosen, left_out, trace, most_left_out))
 
 
 class _TrialSearch(Struct, frozen=True):
