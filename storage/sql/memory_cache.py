@@ -1,5 +1,5 @@
-"""The memories asked last, as a process caches them: their indexes opened, the messages that these do not know yet, and
-the messages that were shown.
+"""The memories used last, as a process caches them: of each its opened index, the messages that are not indexed yet,
+and the messages that queries have read.
 
 The database holds all of it. An agent's numbers (`AgentNumbers`) say whether what is cached is still so, also where
 another process has written meanwhile; what they say has changed is read again, and nothing else:
@@ -41,10 +41,10 @@ from storage.sql.vectors import VectorCache
 CACHE_BYTES = 21 << 20
 # Besides, those whose indexes have segments: one of a million messages takes 18 MB.
 LARGE_BYTES = 40 << 20
-# The messages that were shown may take so much of one memory.
-_SHOWN_BYTES = 2 << 20
-# Measured: what a message takes besides its text, and one that is not there.
-_MESSAGE_BYTES, _NONE_BYTES = 300, 100
+# The messages that queries have read may take so much of one memory.
+_READ_BYTES = 2 << 20
+# Measured: what a message takes besides its text, and one that is hidden.
+_MESSAGE_BYTES, _HIDDEN_BYTES = 300, 100
 # As many exchanges that are not indexed are read at once, and as many passages with facts; a query waits for no more.
 _MOST_UNINDEXED = 64
 
@@ -55,12 +55,12 @@ class MemoryChanges(Struct, frozen=True):
     # The numbers that it had.
     since: AgentNumbers | None
     numbers: AgentNumbers
-    # All with lower numbers is read now.
-    position: int
+    # From this number on nothing is read.
+    unread_from: int
     # (chunk, stamp, bytes).
     terms: Sequence[Row]
-    # Messages, passages and facts that the index does not know.
-    recent: Sequence[Message] = ()
+    # Messages, passages and facts that are not indexed.
+    unindexed: Sequence[Message] = ()
     # By number, with their stamps; read with the first reading alone.
     segments: Mapping[int, tuple[int, OpenDocuments]] = {}
 
@@ -71,32 +71,33 @@ class CachedMemory:
 
     agent: int
     index: Index = field(default_factory=Index)
-    # Those for which it is right; None: nothing was read yet.
+    # The agent's numbers for which all of this is right; None: nothing was read yet.
     numbers: AgentNumbers | None = None
-    # From this number on nothing is known yet.
-    position: int = 0
-    # Messages, passages and facts that the index does not know, by seq.
-    recent: dict[int, Message] = field(default_factory=dict)
-    # Those of `recent` whose terms are counted.
+    # From this number on nothing is read.
+    unread_from: int = 0
+    # Messages, passages and facts that are not indexed, by seq.
+    unindexed: dict[int, Message] = field(default_factory=dict)
+    # Those of `unindexed` whose terms are counted.
     tail: Tail = field(default_factory=Tail)
-    # Those of `recent` whose terms no query has needed.
+    # Those of `unindexed` whose terms no query has needed.
     uncounted: list[Message] = field(default_factory=list)
     # By seq, messages that were read because a query found them; None: it is hidden.
-    shown: dict[int, Message | None] = field(default_factory=dict)
+    read: dict[int, Message | None] = field(default_factory=dict)
     # It may take more bytes than the cache has counted.
     has_grown: bool = True
-    _exchanges: int = 0
+    _unindexed_exchanges: int = 0
+    # The newest of the index's chunks.
     _terms_stamp: int = -1
-    _recent_bytes: int = 0
-    _shown_bytes: int = 0
+    _unindexed_bytes: int = 0
+    _read_bytes: int = 0
 
     @property
     def size(self) -> int:
-        return self.index.size + self.tail.size + self._recent_bytes + self._shown_bytes
+        return self.index.size + self.tail.size + self._unindexed_bytes + self._read_bytes
 
     @property
-    def _is_full(self) -> bool:
-        return self._exchanges >= _MOST_UNINDEXED
+    def _has_most_unindexed(self) -> bool:
+        return self._unindexed_exchanges >= _MOST_UNINDEXED
 
     def is_current(self, now: AgentNumbers, skip: range) -> bool:
         """Returns whether nothing has to be read before a query. skip: numbers that the query leaves out."""
@@ -105,45 +106,57 @@ class CachedMemory:
             now.epoch, now.indexed_seq, now.stamp,
         ):  # fmt: skip
             return False
-        is_left_out = skip.start <= self.position and now.next_seq <= skip.stop
-        return self.position >= now.next_seq or is_left_out or self._is_full
+        is_left_out = skip.start <= self.unread_from and now.next_seq <= skip.stop
+        return self.unread_from >= now.next_seq or is_left_out or self._has_most_unindexed
 
     def all_messages(self, now: AgentNumbers, skip: range) -> list[Message] | None:
         """Returns every message but those in `skip`; None: some of them would have to be read."""
-        if now.indexed_seq or self._is_full or not self.is_current(now, skip):
+        if now.indexed_seq or self._has_most_unindexed or not self.is_current(now, skip):
             return None
-        return [m for seq, m in self.recent.items() if seq not in skip and m.source != MUTED]
+        return [m for seq, m in self.unindexed.items() if seq not in skip and m.source != MUTED]
 
     async def read_changes(self, connection: Connection, now: AgentNumbers, rules: Rules) -> MemoryChanges:
         """Reads what has changed since `self.numbers`, for `apply`."""
         before, indexed = self.numbers, now.indexed_seq
-        is_same = before is not None and before.stamp == now.stamp
+        has_same_stamp = before is not None and before.stamp == now.stamp
+        has_same_index = has_same_stamp and before is not None and before.indexed_seq == indexed
         terms: Sequence[Row] = ()
         segments: Mapping[int, tuple[int, OpenDocuments]] = {}
         if before is None and segment_of(chunk_of(indexed)) >= LEAST_SEGMENTS:
             segments = await load_segments(connection, self.agent)
             terms = await load_uncovered(connection, self.agent, segments, chunk_of(indexed))
-        elif indexed and not (is_same and before is not None and before.indexed_seq == indexed):
+        elif indexed and not has_same_index:
             terms = await terms_since(connection, self.agent, self._terms_stamp)
-        position = max(indexed + 1, self.position if is_same else 0)
-        if is_same and position >= now.next_seq:
-            return MemoryChanges(before, now, position, terms, segments=segments)
-        values = (self.agent, indexed + 1, position, _MOST_UNINDEXED)
+        start = max(indexed + 1, self.unread_from if has_same_stamp else 0)
+        if has_same_stamp and start >= now.next_seq:
+            return MemoryChanges(before, now, start, terms, segments=segments)
+        unread_from, unindexed = await self._read_unindexed(connection, now, start, rules)
+        return MemoryChanges(before, now, unread_from, terms, unindexed, segments)
+
+    async def _read_unindexed(
+        self, connection: Connection, now: AgentNumbers, start: int, rules: Rules
+    ) -> tuple[int, list[Message]]:
+        """Returns the number up to which was read, and the messages, passages and facts that are not indexed.
+
+        start: from this number on exchanges are read, and besides those before it that were changed since.
+        """
+        values = (self.agent, now.indexed_seq + 1, start, _MOST_UNINDEXED)
         rows = exchanges.make_shown_exchanges(await connection.rows(exchanges.SQL["shown_unread"], values))
-        fresh = [e for e, _, _ in rows if e.seq >= position]
-        reached = position
-        for e in fresh:
-            reached = e.next_seq if e.seq == reached else reached
-        found = [(e, is_shared, previous) for e, is_shared, previous in rows if _is_recallable(e)]
-        recent = [m for each in found for m in rules.messages_of(*each, None)]
-        if reached < now.next_seq:  # numbers that no exchange has are those of passages and facts
-            recent += await load_passages_and_facts(
-                connection, exchanges.SQL["passages_and_facts_since"], (self.agent, position, _MOST_UNINDEXED)
+        messages = [m for row in rows if _is_recallable(row[0]) for m in rules.messages_of(*row, None)]
+        following = [e for e, _, _ in rows if e.seq >= start]
+        gapless_end = start
+        for e in following:
+            if e.seq == gapless_end:
+                gapless_end = e.next_seq
+        # Numbers that no exchange has are those of passages and facts.
+        if gapless_end < now.next_seq:
+            messages += await load_passages_and_facts(
+                connection, exchanges.SQL["passages_and_facts_since"], (self.agent, start, _MOST_UNINDEXED)
             )
-        reached = fresh[-1].next_seq if len(fresh) == _MOST_UNINDEXED else max(now.next_seq, reached)
-        # One that is open has no content yet, so that it is read again.
-        reached = min([reached, *(e.seq for e in fresh if e.state is State.OPEN)])
-        return MemoryChanges(before, now, reached, terms, recent, segments)
+        is_full_page = len(following) == _MOST_UNINDEXED
+        end = following[-1].next_seq if is_full_page else max(now.next_seq, gapless_end)
+        # An open exchange has no content yet, so that it is read again later.
+        return min([end, *(e.seq for e in following if e.state is State.OPEN)]), messages
 
     def is_outdated_by(self, changes: MemoryChanges) -> bool:
         """Returns whether all has to be read again: a segment is gone."""
@@ -151,6 +164,7 @@ class CachedMemory:
 
     def apply(self, changes: MemoryChanges) -> bool:
         """Takes in what was read; False: other changes were applied meanwhile. Raises: CorruptIndex."""
+        # Compared as an object: each change here makes a new one, and `changes` lacks it.
         if changes.since is not self.numbers:
             return False
         now = changes.numbers
@@ -159,42 +173,44 @@ class CachedMemory:
         self._terms_stamp = max(stamps, default=self._terms_stamp)
         before = self.numbers
         if before is None or before.stamp != now.stamp:
-            self.shown, self.recent, self.tail, self.uncounted, self._shown_bytes = {}, {}, Tail(), [], 0
+            self.read, self.unindexed, self.tail, self.uncounted, self._read_bytes = {}, {}, Tail(), [], 0
         elif before.indexed_seq != now.indexed_seq:
-            # What was below the index has changed since it was indexed, and the index still has it as it was.
+            # Those with lower numbers stay: their texts changed since they were indexed, and the index has the old.
             indexed = range(before.indexed_seq + 1, now.indexed_seq + 1)
-            self.cache_messages({seq: self._as_read(m) for seq, m in self.recent.items() if seq in indexed})
-            self.recent = {seq: m for seq, m in self.recent.items() if seq not in indexed}
-            self.tail, self.uncounted = Tail(), list(self.recent.values())
-        for m in changes.recent:
-            if self.recent.setdefault(m.seq, m) is m:
+            self.cache_messages(
+                {seq: self._as_read(m) for seq, m in self.unindexed.items() if seq in indexed}
+            )
+            self.unindexed = {seq: m for seq, m in self.unindexed.items() if seq not in indexed}
+            self.tail, self.uncounted = Tail(), list(self.unindexed.values())
+        for m in changes.unindexed:
+            if self.unindexed.setdefault(m.seq, m) is m:
                 self.uncounted.append(m)
-        self.numbers, self.position = now, changes.position
-        self._exchanges = len({m.exchange for m in self.recent.values()})
-        self._recent_bytes, self.has_grown = sum(map(_message_bytes, self.recent.values())), True
+        self.numbers, self.unread_from = now, changes.unread_from
+        self._unindexed_exchanges = len({m.exchange for m in self.unindexed.values()})
+        self._unindexed_bytes, self.has_grown = sum(map(_message_bytes, self.unindexed.values())), True
         return True
 
     def add_exchange(self, e: Exchange, rules: Rules) -> None:
         """Adds an exchange that was just committed, unless it has to be read: then nothing is done.
 
-        It has to be read if it does not follow what is known here, or is open, or has a prefix.
+        It has to be read if it does not follow what is cached, or is open, or brings messages made elsewhere.
         """
-        if self.numbers is None or e.seq != self.position or e.state is State.OPEN or e.prefix_length:
+        if self.numbers is None or e.seq != self.unread_from or e.state is State.OPEN or e.prefix_length:
             return
         if _is_recallable(e):
-            if self._is_full:
+            if self._has_most_unindexed:
                 return
-            self._exchanges += 1
+            self._unindexed_exchanges += 1
             for m in rules.messages_of(e, False, None, None):
-                self.recent[m.seq] = m
+                self.unindexed[m.seq] = m
                 self.uncounted.append(m)
-                self._recent_bytes += _message_bytes(m)
-        self.position = e.next_seq
+                self._unindexed_bytes += _message_bytes(m)
+        self.unread_from = e.next_seq
         # A new object, so that `apply` refuses what is being read meanwhile: that lacks this exchange.
-        self.numbers = self.numbers._replace(next_seq=self.position)
+        self.numbers = self.numbers._replace(next_seq=self.unread_from)
 
     def extend_tail(self, skip: range) -> Tail:
-        """Counts the terms of all recent messages but those in `skip`. Returns the tail."""
+        """Counts the terms of all unindexed messages but those in `skip`. Returns the tail."""
         uncounted: list[Message] = []
         for m in self.uncounted:
             if m.seq in skip:
@@ -207,36 +223,35 @@ class CachedMemory:
 
     def find_messages(self, seqs: Sequence[int]) -> tuple[list[Message], list[int]]:
         """Returns the cached messages with these numbers, but hidden ones, and the numbers that have to be read."""
-        recent, shown = self.recent, self.shown
         found: list[Message] = []
         unread: list[int] = []
         for seq in seqs:
-            m = recent.get(seq) or shown.get(seq)
+            m = self.unindexed.get(seq) or self.read.get(seq)
             if m is not None:
                 found.append(m)
-            elif seq not in shown:
+            elif seq not in self.read:
                 unread.append(seq)
         return found, unread
 
-    def cache_messages(self, read: Mapping[int, Message | None]) -> None:
-        """Caches messages that were read to be shown; None: hidden."""
+    def cache_messages(self, messages: Mapping[int, Message | None]) -> None:
+        """Caches messages that were read because a query found them; None: hidden."""
         self.has_grown = True
-        for seq, m in read.items():
-            if seq in self.shown:
-                self._shown_bytes -= _message_bytes(self.shown.pop(seq))
-            self.shown[seq] = m
-            self._shown_bytes += _message_bytes(m)
-        while self._shown_bytes > _SHOWN_BYTES and len(self.shown) > 1:
-            self._shown_bytes -= _message_bytes(self.shown.pop(next(iter(self.shown))))
+        for seq, m in messages.items():
+            if seq in self.read:
+                self._read_bytes -= _message_bytes(self.read.pop(seq))
+            self.read[seq] = m
+            self._read_bytes += _message_bytes(m)
+        while self._read_bytes > _READ_BYTES and len(self.read) > 1:
+            self._read_bytes -= _message_bytes(self.read.pop(next(iter(self.read))))
 
     def _as_read(self, m: Message) -> Message:
         """Returns a message as it is read by its number: without `previous`, if that is of another exchange."""
-        before = None if m.previous is None else self.recent.get(m.previous)
+        before = None if m.previous is None else self.unindexed.get(m.previous)
         return m if before is not None and before.exchange == m.exchange else replace(m, previous=None)
 
 
 class _SizedCache:
-    """The memories asked last, as many as fit into some bytes. The newest stays even where it alone is too large."""
+    """The memories used last, as many as fit into some bytes. The newest stays even where it alone is too large."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit = limit_bytes
@@ -245,7 +260,7 @@ class _SizedCache:
         self._bytes = 0
 
     def get(self, agent: int) -> CachedMemory | None:
-        """Returns a memory, which counts as asked last."""
+        """Returns a memory, which counts as used last."""
         found = self._memories.get(agent)
         if found is None:
             return None
@@ -253,7 +268,7 @@ class _SizedCache:
         return found[0]
 
     def put(self, memory: CachedMemory) -> None:
-        """Caches a memory, which counts as asked last, or counts its bytes again."""
+        """Caches a memory, which counts as used last, or counts its bytes again."""
         self.drop(memory.agent)
         size, memory.has_grown = memory.size, False
         self._memories[memory.agent] = memory, size
@@ -272,9 +287,9 @@ class _SizedCache:
 
 
 class MemoryCache:
-    """The memories asked last, as many as fit, and their vectors, which are read only where they are asked for.
+    """The memories used last, as many as fit, and their vectors, which are read only where they are needed.
 
-    clears: how often something was dropped because it may be wrong.
+    drop_count: how often something was dropped because it may be wrong.
     """
 
     def __init__(self, rules: Rules, limit_bytes: int = CACHE_BYTES) -> None:
@@ -282,10 +297,10 @@ class MemoryCache:
         self._rules = rules
         # One with segments takes as much as a thousand others. It neither drops these, nor do they drop it.
         self._small, self._large = _SizedCache(limit_bytes), _SizedCache(LARGE_BYTES)
-        self.clears = 0
+        self.drop_count = 0
 
     def get(self, agent: int) -> CachedMemory | None:
-        """Returns a memory, which counts as asked last; None: it is not cached."""
+        """Returns a memory, which counts as used last; None: it is not cached."""
         return self._small.get(agent) or self._large.get(agent)
 
     def put(self, memory: CachedMemory) -> None:
@@ -301,10 +316,9 @@ class MemoryCache:
     def add_committed(self, agent: Agent, e: Exchange) -> None:
         """Adds a committed exchange to its memory, if it opens a conversation, so that no query has to read it.
 
-        One within a conversation is read: queries leave it out until another one begins, and until then nothing of it
-        is cached. The first turn of a memory is all of it, so that the memory is cached then.
+        One within a conversation is read from the database: queries leave it out until another conversation begins, and
+        until then nothing of it is cached. The first turn of a memory is all of it, so that the memory is cached then.
         """
-
         if e.parent is not None:
             return
         memory = self.get(agent.id)
@@ -312,7 +326,7 @@ class MemoryCache:
             memory = CachedMemory(
                 agent.id,
                 numbers=AgentNumbers(agent.epoch, next_seq=1, indexed_seq=0, rev=0, stamp=0),
-                position=1,
+                unread_from=1,
             )
             self.put(memory)
         if memory is None or memory.numbers is None or memory.numbers.epoch != agent.epoch:
@@ -322,14 +336,14 @@ class MemoryCache:
 
     def drop(self, agent: int) -> None:
         """Drops a memory of which something was forgotten."""
-        self.clears += 1
+        self.drop_count += 1
         self._drop(agent)
 
     def clear(self) -> None:
         """Drops all, and the words of messages as well."""
         forget_words()
         self.vectors.clear()
-        self.clears += 1
+        self.drop_count += 1
         self._small.clear()
         self._large.clear()
 
@@ -348,4 +362,4 @@ def _is_recallable(e: Exchange) -> bool:
 
 
 def _message_bytes(m: Message | None) -> int:
-    return _NONE_BYTES if m is None else _MESSAGE_BYTES + getsizeof(m.text)
+    return _HIDDEN_BYTES if m is None else _MESSAGE_BYTES + getsizeof(m.text)

@@ -92,8 +92,8 @@ class Recall(Group):
         super().__init__(database)
         self._rules = rules
         self._memories = memories
-        # Memories that are being read for the first time, by agent, its epoch and `MemoryCache.clears`: no query after
-        # a forgetting may get what was read before it.
+        # Memories that are being read for the first time, by agent, its epoch and `MemoryCache.drop_count`: no query
+        # after a forgetting may get what was read before it.
 
         self._reading: dict[tuple[int, int, int], asyncio.Task[CachedMemory]] = {}
 
@@ -250,7 +250,7 @@ class Recall(Group):
     ) -> CachedMemory | None:
         """Returns the memory as it is now; None where it is gone. Raises: TooSlow, Unavailable."""
         while True:
-            clears = self._memories.clears
+            drop_count = self._memories.drop_count
             now = numbers
             if now is None:
                 now = await self._database.read(
@@ -271,7 +271,7 @@ class Recall(Group):
                 elif not memory.apply(changes):
                     continue  # another search has brought it further meanwhile
             # Something was forgotten while it was read, and may be in it.
-            if clears == self._memories.clears:
+            if drop_count == self._memories.drop_count:
                 self._memories.put(memory)
             return memory
 
@@ -285,7 +285,7 @@ class Recall(Group):
 
         if now.next_seq <= _LONG_MEMORY:
             return await self._database.read(read, deadline_ms=deadline_ms)
-        key = (agent, now.epoch, self._memories.clears)
+        key = (agent, now.epoch, self._memories.drop_count)
         reading = self._reading.get(key)
         if reading is None:
             # It goes on where a query does not wait for it, or the next one would be too slow as well.

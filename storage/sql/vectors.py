@@ -82,7 +82,7 @@ class _CachedVectors(Struct, frozen=True):
 
 
 class VectorCache:
-    """The vectors of the memories asked last, by agent and model. Two threads use it."""
+    """The vectors of the memories used last, by agent and model. Two threads use it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
