@@ -1,10 +1,10 @@
-"""The snapshots that a process caches between turns, so that a hot turn reads one row instead of the whole.
+"""The snapshots that a process caches between turns, so that a turn reads one row instead of the whole.
 
-A memory's part is right for one epoch, one next number and one `rev`: every change of what a snapshot reads raises one
-of them (by triggers: 0000-0008_begin.sql of storage/postgres/migrations, 0020-0021_triggers.sql of storage/sqlite). So
-a turn asks for these first, and takes the rest from here where they are as they were. The process that owns its file
-need not even ask: it is notified of each row of an agent that changes (storage/sqlite/watch.py). A turn that is
-committed hands on what it has changed itself.
+A cached memory is right for one version: one epoch, one `rev` and one next number of its agent. Every change of what a
+snapshot reads raises one of these (by triggers: 0000-0008_begin.sql of storage/postgres/migrations,
+0020-0021_triggers.sql of storage/sqlite). So a turn reads these numbers first, and takes the rest from the cache where
+they are unchanged. The process that owns its file does not even read them: it is notified of each row of an agent that
+changes (storage/sqlite/watch.py). A committed turn brings the cached memory up to date (`apply_commit`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _PathKey = tuple[str | None, bytes | None]
 
 @dataclass(slots=True)
 class _PathEnd:
-    """The end of a path, with all that a snapshot for a list says that goes on from there."""
+    """The end of a path, with what the snapshot for a list that goes on from there has besides its memory."""
 
     conversation: Conversation
     exchange: Exchange
@@ -47,7 +47,7 @@ class _PathEnd:
 
 @dataclass(slots=True)
 class _CachedMemory:
-    """The part that all snapshots of a memory have in common, and the ends of its paths, those put last at the end."""
+    """The part that all snapshots of a memory have in common, and the ends of its paths."""
 
     # The agent's present numbers, as they were last read or notified.
     numbers: AgentNumbers
@@ -59,8 +59,9 @@ class _CachedMemory:
     standing: list[StandingFact]
     # The bytes of the fields above. The path ends and the openings have their own.
     bytes: int
+    # Those that were put last come last.
     path_ends: dict[_PathKey, _PathEnd] = field(default_factory=dict)
-    # All openings that a list may repeat or extend, the newest last, and perhaps some that none can any more; None:
+    # All openings that a list may repeat or extend, the newest last, perhaps with some that no list can any more; None:
     # they were not read.
     openings: list[Opening] | None = None
     opening_bytes: int = 0
@@ -80,7 +81,7 @@ class SnapshotCache:
         return memory is not None and ((key is None and path is None) or (key, path) in memory.path_ends)
 
     def apply_changes(self, changes: Changes) -> None:
-        """Takes in the present numbers of agents. Memories whose numbers are not known are dropped."""
+        """Stores the present numbers of agents, and drops memories whose numbers are not known."""
         if changes is None:
             self.clear()
             return
@@ -134,9 +135,6 @@ class SnapshotCache:
             memory.numbers = numbers
         else:
             self.drop(agent)
-            size = _MEMORY_BYTES + sum(400 + len(b.value) for b in snapshot.blocks)
-            size += sum(400 + len(op.arguments) for op in snapshot.ops)
-            size += sum(200 + len(fact.text) for fact in snapshot.standing)
             memory = _CachedMemory(
                 numbers,
                 numbers.version,
@@ -144,11 +142,11 @@ class SnapshotCache:
                 snapshot.blocks,
                 snapshot.ops,
                 snapshot.standing,
-                size,
+                _memory_bytes(snapshot),
             )
             self._memories[agent] = memory
-            self.bytes += size
-        # Where the path goes on, or began elsewhere, a turn cannot be planned from its snapshot alone.
+            self.bytes += memory.bytes
+        # Where the path goes on already, or began elsewhere, a turn cannot be planned from its snapshot alone.
         is_end = path is not None and not (snapshot.is_continued or snapshot.matches_prefix)
         if snapshot.exchange is not None and snapshot.conversation is not None and is_end:
             end = _PathEnd(
@@ -177,7 +175,7 @@ class SnapshotCache:
             self._shrink()
 
     def apply_commit(self, write: TurnWrite, done: Committed) -> None:
-        """Takes in a turn that was committed: the cached memory gets its numbers, or is dropped.
+        """Brings a memory up to date with a turn that was committed, or drops it.
 
         The turn's exchange belongs to the cache from then on.
         """
@@ -196,6 +194,11 @@ class SnapshotCache:
         memory.version = epoch, rev, done.next_seq
         if write.opening is not None:
             self._add_opening(memory, write.opening)
+        self._continue_path(memory, write, done)
+        self._shrink()
+
+    def _continue_path(self, memory: _CachedMemory, write: TurnWrite, done: Committed) -> None:
+        """Moves the end of the path that a committed turn continues, or adds that of a path that begins."""
         end: _PathEnd | None
         if done.begun is not None and done.added is not None:
             e, end = done.added, _PathEnd(done.begun, done.added, False, NO_ADDITIONS, None)
@@ -203,19 +206,16 @@ class SnapshotCache:
             e = write.plain.exchange
             end = self._pop_parent_end(memory, e)
         else:
-            # Its changes of the tree may have continued any of these paths.
+            # The turn may have continued any of these paths.
             self._drop_path_ends(memory)
             return
         key = write.key, e.path
         if key in memory.path_ends:
             # Two conversations without an id have the same text; the next snapshot reads the one that began last.
             self._drop_path_end(memory, key)
-            return
-        if end is None:
-            return
-        _advance(end, e, write, done)
-        self._put_path_end(memory, key, end)
-        self._shrink()
+        elif end is not None:
+            _advance(end, e, write, done)
+            self._put_path_end(memory, key, end)
 
     def drop(self, agent: int) -> None:
         """Drops the cached entries of one memory."""
@@ -269,15 +269,14 @@ class SnapshotCache:
         memory.path_ends.clear()
 
     def _shrink(self) -> None:
-        """Drops the memories asked longest ago until the others fit. It comes last: it may drop the present one."""
-
+        """Drops the memories asked longest ago until the others fit. Call it last: it may drop the present one."""
         while self.bytes > self._limit and self._memories:
             self.drop(next(iter(self._memories)))
 
 
 def _advance(end: _PathEnd, e: Exchange, write: TurnWrite, done: Committed) -> None:
-    """Changes the end of a path to the exchange that was committed after it, or with which the path begins."""
-    # The exchange has raised the revision of its conversation by one.
+    """Moves the end of a path to the exchange that was committed after it, or with which the path begins."""
+    # The commit has raised the revision of the conversation by one.
     old = end.conversation
     end.conversation = Conversation(old.id, old.uid, old.key, old.rev + 1, old.last_exchange)
     gapless_from = e.gapless_from if done.seq == e.seq else done.seq
@@ -292,6 +291,13 @@ def _advance(end: _PathEnd, e: Exchange, write: TurnWrite, done: Committed) -> N
     end.has_rivals = False
     if done.section != (end.section.id if end.section is not None else None):
         end.section = _stored_section(write, done)
+
+
+def _memory_bytes(snapshot: MemorySnapshot) -> int:
+    """Returns the bytes that the part of a memory takes that its snapshots have in common."""
+    size = _MEMORY_BYTES + sum(400 + len(block.value) for block in snapshot.blocks)
+    size += sum(400 + len(op.arguments) for op in snapshot.ops)
+    return size + sum(200 + len(fact.text) for fact in snapshot.standing)
 
 
 def _path_end_bytes(end: _PathEnd) -> int:
