@@ -39,8 +39,8 @@ from gateway.errors import GatewayError, UpstreamBroke
 
 EVENT_STREAM: Final[Header] = ("content-type", "text/event-stream; charset=utf-8")
 
-# The most events after the last finish_reason: usage, some filters' verdicts and [DONE] come there, which are few. So
-# many bound the memory that an endless stream takes. Not measured.
+# The most events after the last finish_reason, which bounds the memory that an endless stream takes. Usage, verdicts of
+# filters and [DONE] come there, which are few. Not measured.
 MOST_TAIL_EVENTS: Final = 1000
 # The most calls in one reply, far more than models make at once. Each takes 1.5 kB, from an event of 100 bytes.
 MOST_CALLS: Final = 1000
@@ -56,7 +56,7 @@ class ReplyForm(Enum):
     BODY = "body"
 
 
-# Bound once, as they are asked for with each event of a stream, and slow to read off their class.
+# Names of the module, since each event of a stream compares with them, and attributes of an Enum are slow to read.
 AS_EVENTS, AS_BODY = ReplyForm
 
 
@@ -123,8 +123,7 @@ class Round:
         self.tail: list[ReplyEvent] = []
         self.done_event = b""  # the upstream's `[DONE]`
         self.body = b""  # of a reply that is no stream
-        self._first_chunk: Json = {}  # of a stream, with id, model and time of its reply
-        self.filler = filler  # sent before a tool, and shown before the text
+        self.filler = filler  # shown before the text
         self.spoken_words = ""  # the text of calls that speak to the user, shown after the reply's own text
         self.stored = Stored.NOWHERE
         self.is_hidden = False  # the view knows that another round follows
@@ -135,8 +134,9 @@ class Round:
         self._turn_usage = turn_usage
         self._has_begun = turn_usage is not None  # the view has the turn's first chunk
         self._earlier_text = text_before
-        self._text_before = text_before  # what a gap must part the next text from; "": nothing
-        self._choices_done = 0
+        self._text_before = text_before  # the shown text that a gap must part from the next one; "": none
+        self._first_chunk: Json = {}  # of a stream, with id, model and time of its reply
+        self._choices_done = 0  # those that had their finish_reason
         self._in_tail = False
         self._text_events: TextEvents | None = None  # the form of events that add text and do nothing else
         self._aside_reader = None if terms.asides is None else AsideReader(terms.asides)
@@ -179,7 +179,7 @@ class Round:
 
     @property
     def has_spoken(self) -> bool:
-        """True where the user got any text of the reply."""
+        """The user has got text of the reply."""
         return bool(self.spoken or self.draft.text)
 
     def shown_reply(self, calls: Iterable[ToolCall] = ()) -> Json:
@@ -226,10 +226,10 @@ class Round:
         self.status, self.headers = status, headers
         self.is_success = 200 <= status < 300
 
-    # What comes in. Each returns how the reply ended, None while it goes on.
+    # Input. A returned RoundEnd says how the reply ended; None: it goes on.
 
     def take_texts(self, read: list[Event]) -> bool:
-        """Takes events that all say a text and nothing else. Returns False where one does not, and takes none."""
+        """Takes events that add text and do nothing else. Returns False, and takes none, where one does more."""
         form = self._text_events
         if form is None:
             return False
@@ -262,7 +262,7 @@ class Round:
         return None
 
     def take_whole(self, body: bytes) -> RoundEnd:
-        """Reads a body as a stream of one delta; only how it is sent in the end differs."""
+        """Takes the body of a whole reply, read like a stream of one delta."""
         if not self.is_success:
             return Refused(body)
         try:
@@ -274,7 +274,7 @@ class Round:
             return Refused(body)
         usage = parsed.get("usage")
         if self.form is AS_EVENTS:
-            # The client reads events by now, so this one has to become events, its usage as a chunk of its own.
+            # The client is reading events, so the body becomes events, with its usage in a chunk of its own.
             self.headers = (*(each for each in self.headers if each[0] != EVENT_STREAM[0]), EVENT_STREAM)
             chunk = chunk_of(parsed)
             chunk.pop("usage", None)
@@ -304,16 +304,16 @@ class Round:
         return self._complete()
 
     def fail(self, error: GatewayError) -> RoundEnd:
-        """Takes an end that is none."""
+        """Ends a reply that broke off. It is complete all the same if each choice had its finish_reason."""
         if self.form is AS_EVENTS and self._choices_done >= self._terms.choices:
-            return self._complete()  # the text is complete; what broke is its wrapping
+            return self._complete()
         return BrokeOff(error)
 
     # Events
 
     def _begin_events(self) -> None:
         if self.form is AS_BODY and self._earlier_text:
-            # A round that came as one body was hidden. Its text waited for the end, which is a stream after all.
+            # The round before was hidden, and its body held back; the client gets its text in this stream.
             self._view.add_text(self._earlier_text)
         self.form = AS_EVENTS
 
@@ -339,19 +339,19 @@ class Round:
                 is_shaped = isinstance(own, dict) and own.get("message") == error["message"]
                 return ErrorEvent(error, event.raw if is_shaped else None)
         self._take_chunk(chunk, event.raw, event.name)
-        # What stands in the tail waits for the end, and so does what follows it.
+        # While the tail holds events, those that follow have to wait behind them.
         self._text_events = None if self.tail else TextEvents.like(event.raw, chunk)
         return None
 
     def _pass_on(self, event: Event) -> None:
-        """Hands on an event that is no chunk, at its place in the stream."""
+        """Shows an event that is no chunk, at its place in the stream."""
         if self._in_tail:
             self.tail.append(ReplyEvent(event.raw))
         else:
             self._view.show(ReplyEvent(event.raw))
 
     def _take_chunk(self, chunk: Json, raw: bytes | None, name: str | None = None) -> None:
-        """Adds a chunk to the draft, then shows it or keeps it with the tail. raw: None: no event of the upstream's."""
+        """Adds a chunk to the draft, and shows it or puts it into the tail. raw: its event; None: a body had it."""
         calls: list[Json] | None = None
         choices = chunk.get("choices")
         for choice in choices if isinstance(choices, list) else ():
@@ -371,7 +371,7 @@ class Round:
             if self._turn_usage is not None:
                 total = self._turn_usage(usage)
         if not self._has_begun:
-            # Azure's first chunk judges the prompt: it has no choices, and no reply's id.
+            # Azure's first chunk has the verdict on the prompt, without choices and without the reply's id.
             self._has_begun = bool(choices)
             self._view.begin(chunk)
         if self._holds_tail and self._choices_done >= self._terms.choices:
@@ -381,11 +381,11 @@ class Round:
         if self._in_tail or (usage is not None and self._has_gateway_tools and event.is_usage):
             self.tail.append(event)
         else:
-            while self.tail:  # usage in the middle of a reply ended nothing
+            while self.tail:  # usage in the middle of a reply was not its end
                 self._view.show(self.tail.pop(0))
             self._view.show(event)
         if self._aside_reader is not None:
-            self._speak(self._aside_reader)
+            self._show_asides(self._aside_reader)
 
     def _take_delta(self, delta: Any, reason: Any, calls: list[Json] | None) -> list[Json] | None:
         """Adds a delta of the first choice. Returns the pieces of calls that the client gets, else those given."""
@@ -411,36 +411,38 @@ class Round:
         if self.draft.calls:
             calls = self.draft.take_calls([], self._terms.gateway_tools, is_over=True)
             if calls and self.form is AS_EVENTS:
-                # Nothing but the end shows their owner, and no finish_reason came to announce it.
+                # Only the end shows whose they are, and no finish_reason has announced it.
                 self._view.add_calls(calls)
         if self._aside_reader is not None:
-            self._speak(self._aside_reader)
+            self._show_asides(self._aside_reader)
         return _COMPLETE
 
-    # What calls say to the user
+    # Text in the arguments of calls
 
-    def _speak(self, reader: AsideReader) -> None:
-        for place, voice, text in reader.read(self.draft.calls):
+    def _show_asides(self, reader: AsideReader) -> None:
+        """Shows what has come of the thoughts, words and fillers in the arguments of calls."""
+        for index, voice, text in reader.read(self.draft.calls):
             if voice is Voice.THOUGHT:
                 if self.form is AS_EVENTS:
                     self._view.add_thought(text)
-            elif (place, voice) == self._speaker:
-                self._say(voice, text, call=place)
+            elif (index, voice) == self._speaker:
+                self._show_spoken(voice, text, call=index)
             elif voice is Voice.WORDS:
-                self._speaker = (place, voice)
+                self._speaker = (index, voice)
                 between = gap(self.spoken or self.draft.text or self._text_before, text)
                 self.spoken_words += gap(self.spoken_words, text)
-                self._say(voice, text, between, place)
+                self._show_spoken(voice, text, between, index)
             elif not self.has_spoken and (text := text.lstrip()):
-                # A filler is for the silence before a tool; where the reply has text there is none. Blanks are no text.
-                self._speaker = (place, voice)
-                self._say(voice, text, gap(self._text_before, text))
+                # A filler fills the silence before a tool: there is none once the reply has text. Blanks are no text.
+                self._speaker = (index, voice)
+                self._show_spoken(voice, text, gap(self._text_before, text))
 
     def add_filler(self, text: str) -> None:
         """Shows a filler that the model has not written."""
-        self._say(Voice.FILLER, text, gap(self._text_before, text))
+        self._show_spoken(Voice.FILLER, text, gap(self._text_before, text))
 
-    def _say(self, voice: Voice, text: str, between: str = "", call: int = 0) -> None:
+    def _show_spoken(self, voice: Voice, text: str, between: str = "", call: int = 0) -> None:
+        """Adds text that is spoken to the user, and shows it after `between`. call: its index in the reply."""
         if voice is Voice.FILLER:
             self.filler += text
         else:
