@@ -14,8 +14,8 @@ import pytest
 
 from gateway.core.conversation import settle
 from gateway.core.conversation.canonical import Canon, Listing, WireMessage
-from gateway.core.conversation.listed import CannotRewrite, rewrite_message
 from gateway.core.conversation.match import MemoryUse
+from gateway.core.conversation.stored_messages import CannotRewrite, rewrite_message
 from gateway.core.conversation.tree import Tree
 from storage.commands import Change, ForgetTarget, MemorySnapshot, Pool
 from storage.errors import NotFound, Stale

@@ -50,8 +50,8 @@ from gateway.agents.tools.foreign import ForeignTools
 from gateway.core.agent import AgentSpec
 from gateway.core.conversation.canonical import Canon, first_spoken
 from gateway.core.conversation.kind import ConversationKind
-from gateway.core.conversation.listed import tool_names_by_call
 from gateway.core.conversation.repeated import count_asked_again, last_reply_texts, new_messages
+from gateway.core.conversation.stored_messages import tool_names_by_call
 from gateway.core.ids import uid_of
 from gateway.core.request.identity import Identity
 from gateway.core.turn.client_view import MakesView

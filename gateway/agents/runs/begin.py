@@ -26,8 +26,8 @@ from gateway.agents.runs.resend import otid_digest
 from gateway.agents.runs.run import AcceptedRun, RoutedSend
 from gateway.agents.runs.steps import CONFLICT_TRIES, MakesToolbox, RunMemory
 from gateway.core.conversation.canonical import Canon
-from gateway.core.conversation.listed import cut_reply, tool_names_by_call
 from gateway.core.conversation.repeated import find_barge_in
+from gateway.core.conversation.stored_messages import cut_reply, tool_names_by_call
 from gateway.core.ids import Place, id_at, new_uid, place_of
 from gateway.core.prompt.compose import is_resent
 from gateway.core.turn.calls import CallDecision

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from msgspec import Struct
 
 from gateway.agents.runs.calls.call_record import still_waiting
-from gateway.core.conversation.listed import (
+from gateway.core.conversation.stored_messages import (
     CannotRewrite,
     ListedMessage,
     list_messages,

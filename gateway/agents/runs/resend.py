@@ -11,8 +11,8 @@ from msgspec import Struct
 
 from gateway.agents.runs.stored_run import exchanges_of
 from gateway.core.conversation.canonical import Canon, WireMessage, is_user
-from gateway.core.conversation.listed import list_messages
 from gateway.core.conversation.private import private_of
+from gateway.core.conversation.stored_messages import list_messages
 from gateway.core.conversation.stored_path import refused_ids
 from gateway.core.ids import Place, place_of
 from gateway.core.turn.calls import CallDecision

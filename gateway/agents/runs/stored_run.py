@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gateway.core.conversation.listed import list_messages
+from gateway.core.conversation.stored_messages import list_messages
 from storage.records import Agent, Exchange, Run, TokenCounts
 from storage.sql.store import Store
 

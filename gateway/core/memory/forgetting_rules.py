@@ -12,13 +12,13 @@ import orjson
 from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import WireMessage, text_of
-from gateway.core.conversation.listed import tool_names_by_call
 from gateway.core.conversation.private import (
     LEGACY_OWN_LENGTH,
     own_length,
     without_private,
     without_private_fields,
 )
+from gateway.core.conversation.stored_messages import tool_names_by_call
 from gateway.core.dates import day_number_text
 from gateway.core.memory.builtin import SEARCHING_TOOLS
 from gateway.core.memory.edits import apply_operation

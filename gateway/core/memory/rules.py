@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from gateway.core.conversation.listed import has_open_calls
+from gateway.core.conversation.stored_messages import has_open_calls
 from gateway.core.memory.edits import merge_operations
 from gateway.core.memory.forgetting_rules import may_quote, rebuild_block, without_quotations
 from gateway.core.memory.visibility import recallable_messages, tools_used

@@ -14,8 +14,8 @@ import orjson
 
 from gateway.core.conversation.canonical import WireMessage, is_result, text_of
 from gateway.core.conversation.fillers import without_fillers_and_thoughts
-from gateway.core.conversation.listed import tool_names_by_call
 from gateway.core.conversation.private import is_nudge
+from gateway.core.conversation.stored_messages import tool_names_by_call
 from gateway.core.conversation.tree import is_tombstone
 from gateway.core.prompt import note
 from storage.records import REPLY, Exchange, Message

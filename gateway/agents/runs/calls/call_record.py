@@ -13,7 +13,7 @@ import orjson
 from msgspec import Struct
 
 from gateway.agents.runs.calls.pauses import is_permission, result_of
-from gateway.core.conversation.listed import tool_names_by_call
+from gateway.core.conversation.stored_messages import tool_names_by_call
 from gateway.core.turn.calls import INTERRUPTED
 from gateway.core.turn.commands import RunTool
 from gateway.core.turn.guide import ToolResult

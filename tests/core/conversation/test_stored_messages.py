@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import Canon
-from gateway.core.conversation.listed import (
+from gateway.core.conversation.stored_messages import (
     CannotRewrite,
     has_open_calls,
     list_messages,
