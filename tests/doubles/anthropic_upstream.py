@@ -11,6 +11,7 @@ refuses (tests/doubles/anthropic_rules.py).
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -231,7 +232,8 @@ def _events(body: Json, reply: Reply, number: int) -> list[Json]:
         out.append({"type": "content_block_start", "index": place, "content_block": start})
         out += [{"type": "content_block_delta", "index": place, "delta": delta} for delta in deltas]
         out.append({"type": "content_block_stop", "index": place})
-    spent = {key: value for key, value in usage.items() if key.endswith("tokens") or "details" in key}
+    is_told = re.compile("tokens$|details|iterations").search
+    spent = {key: value for key, value in usage.items() if is_told(key)}
     out.append({"type": "message_delta", "delta": _end(reply), "usage": spent})
     out.append({"type": "message_stop"})
     return out

@@ -158,7 +158,7 @@ def _is_call_of(block: Any, tools: Collection[str]) -> bool:
 
 
 def add_usage(one: Json, other: Json) -> Json:
-    """Returns the sum of two counts of usage. What is no number is of the later one."""
+    """Returns the sum of two counts of usage: numbers are added, lists joined; anything else is of the later one."""
     total = {**one, **{key: value for key, value in other.items() if value is not None}}
     for key in one.keys() & other.keys():
         before, after = one[key], other[key]
@@ -166,6 +166,8 @@ def add_usage(one: Json, other: Json) -> Json:
             total[key] = before + after
         elif isinstance(before, dict) and isinstance(after, dict):
             total[key] = add_usage(before, after)
+        elif isinstance(before, list) and isinstance(after, list):
+            total[key] = before + after  # `iterations`, in their order
     return total
 
 

@@ -86,6 +86,11 @@ def test_a_last_round_that_was_hidden_has_an_end_nevertheless() -> None:
         ({"service_tier": "standard"}, {"service_tier": "batch"}, {"service_tier": "batch"}),
         ({"a": {"b": 1}}, {"a": {"b": 2, "c": 3}}, {"a": {"b": 3, "c": 3}}),
         ({"output_tokens": 1}, {"output_tokens": None}, {"output_tokens": 1}),
+        (
+            {"iterations": [{"a": 1}]},
+            {"iterations": [{"a": 1}, {"a": 2}]},
+            {"iterations": [{"a": n} for n in (1, 1, 2)]},
+        ),
     ],
 )
 def test_usage_is_summed_at_every_depth(one: Json, other: Json, total: Json) -> None:

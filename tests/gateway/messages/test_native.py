@@ -71,6 +71,10 @@ def blocks(seen: Seen, index: int = -1) -> list[Json]:
     return content if isinstance(content, list) else [{"type": "text", "text": content}]
 
 
+def events_of(reply: RawReply) -> list[Json]:
+    return [orjson.loads(line[6:]) for line in reply.body.split(b"\n") if line.startswith(b"data: ")]
+
+
 def insert(text: str) -> Call:
     return Call("memory_insert", {"label": "human", "new_string": text})
 
@@ -455,6 +459,30 @@ def test_usage_of_hidden_rounds_is_their_sum(world: World, upstream: StrictAnthr
     counts = (found.usage.output_tokens, found.usage.input_tokens, found.usage.cache_read_input_tokens)
     assert counts == (10, 20, 6)
     assert (found.stop_reason, text_of(found)) == ("end_turn", "Noted.")
+
+
+@both_ways
+def test_iterations_of_hidden_rounds_are_listed_in_their_order(
+    world: World, upstream: StrictAnthropic, stream: bool
+) -> None:
+    first, second, third = (
+        {"type": "message", "input_tokens": n, "output_tokens": 1, "cache_read_input_tokens": 0}
+        for n in range(3)
+    )
+    usage = {"input_tokens": 10, "output_tokens": 5}
+    upstream.queue(
+        call_tools(insert("Likes tea."), usage={**usage, "iterations": [first, second]}),
+        say("Noted.", usage={**usage, "iterations": [third]}),
+    )
+    reply = post(
+        world, {**hello("I like tea.", stream=stream), "model": "agent/helper"}, {"x-mnemogate-user": "alice"}
+    )
+    usages = (
+        [event["usage"] for event in events_of(reply) if event["type"] == "message_delta"]
+        if stream
+        else [reply.json["usage"]]
+    )
+    assert [found["iterations"] for found in usages] == [[first, second, third]]
 
 
 @both_ways
