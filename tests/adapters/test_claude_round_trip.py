@@ -100,7 +100,9 @@ def seen(blocks: list[Json]) -> list[tuple[str, str]]:
 def test_what_was_said_goes_back(blocks: list[Json], is_streamed: bool, is_newer: bool) -> None:
     asked = ASKED if is_newer else {**ASKED, "model": "claude-opus-4-6"}
     said = bind(
-        blocks, {**asked, "messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]}
+        blocks,
+        {**asked, "messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]},
+        joins_text=True,
     )
     message = {"id": "m", "type": "message", "role": "assistant", "content": said, "stop_reason": "end_turn"}
     reply = streamed(message) if is_streamed else translate_message(message, 0)["choices"][0]["message"]

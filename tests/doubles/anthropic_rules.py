@@ -162,16 +162,21 @@ def sign(thinking: str) -> str:
     return base64.b64encode(hashlib.sha256(thinking.encode()).digest()).decode()
 
 
-def bind(blocks: Sequence[Json], body: Json) -> list[Json]:
+def bind(blocks: Sequence[Json], body: Json, *, joins_text: bool = False) -> list[Json]:
     """Returns a reply's blocks with each thought bound to its place in it, and for some models to what was asked.
 
     A thought with nothing but thoughts before it, of a model that binds none, stays as it is. body: of the request.
+    joins_text: for clients of a dialect that cannot show where a block of text ends.
     """
     asked = _digest(body) if rules_of(body["model"]).is_bound else ""
     found: list[Json] = []
     for block in blocks:
         key = _SEALED.get(block["type"])
-        place = _placed(found) if any(each["type"] not in _SEALED for each in found) else ""
+        place = (
+            _placed(found, joins_text=joins_text)
+            if any(each["type"] not in _SEALED for each in found)
+            else ""
+        )
         is_bound = key is not None and (asked or place)
         found.append({**block, key: f"{block[key]}.{asked}.{place}"} if is_bound else block)
     return found
@@ -199,24 +204,31 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list):
         return [_plain(each) for each in value]
     if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items() if key not in ("cache_control", "citations")}
+        return {key: _plain(each) for key, each in value.items() if key != "cache_control"}
     return value
 
 
-def _placed(before: Sequence[Json]) -> str:
-    """Returns a hash of the blocks before a thought in its reply; text is one, however it is cut, without its ends.
+def _placed(before: Sequence[Json], *, joins_text: bool) -> str:
+    """Returns a hash of the blocks before a thought in its reply.
 
     Blank text does not count, since the API would not have it back.
+    joins_text: text is one, however it is cut, without its citations and its ends.
     """
     found: list[Any] = []
     for block in before:
-        if block["type"] != "text":
-            found.append(block)
+        if not joins_text or block["type"] != "text":
+            found += [block] if block["type"] != "text" or block["text"].strip() else []
         elif found and isinstance(found[-1], str):
             found[-1] += block["text"]
         elif block["text"].strip():
             found.append(block["text"])
-    return _digest([each.strip() if isinstance(each, str) else each for each in found]) if found else ""
+    if not found:
+        return ""
+    mark = _JOINED if joins_text else ""
+    return mark + _digest([each.strip() if isinstance(each, str) else each for each in found])
+
+
+_JOINED = "~"
 
 
 def _want(holds: bool, message: str) -> None:
@@ -687,7 +699,8 @@ def _check_bound(body: Json) -> None:
                     f'"drop_block".',
                 )
             # Replies in a row are one message here, so what stands before a thought may begin with another reply.
-            starts = [_placed(blocks[start:n]) for start in range(n + 1)]
+            joins_text = said.startswith(_JOINED)
+            starts = [_placed(blocks[start:n], joins_text=joins_text) for start in range(n + 1)]
             _want(
                 not said or said in starts,
                 f"{at}: `thinking` or `redacted_thinking` blocks in the latest assistant message cannot be modified. "

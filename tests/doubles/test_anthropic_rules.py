@@ -232,19 +232,33 @@ def refusal(messages: list[Json], headers: Json = HEADERS, **more: Any) -> str:
 
 
 def test_a_thought_counts_only_at_its_place() -> None:
-    """Behind the text and calls that it came behind, and not in front of them, in the middle or without them."""
+    """Behind the blocks that it came behind, and not in front of them, in the middle, without them or changed."""
     another = {**THOUGHT, "thinking": "So.", "signature": sign("So.")}
-    first, said, second, called = bind([THOUGHT, text("a "), another, use()], body())
-    assert (first, said, called) == (THOUGHT, text("a "), use())
+    first, said, more, second, called = bind([THOUGHT, text("a "), text("b"), another, use()], body())
+    assert (first, said, more, called) == (THOUGHT, text("a "), text("b"), use())
     assert second != another
     for content, is_taken in (
-        ([first, said, second, called], True),
-        ([first, text("a"), second, called], True),
-        ([first, text("a ", citations=[]), second, called], True),
-        ([first, second, said, called], False),
-        ([first, text("b"), second, called], False),
-        ([said, first, second, called], False),
+        ([first, said, more, second, called], True),
+        ([first, text("a b"), second, called], False),
+        ([first, text("a"), more, second, called], False),
+        ([first, text("a ", citations=[]), more, second, called], False),
+        ([first, said, second, more, called], False),
+        ([first, second, said, more, called], False),
+        ([said, more, first, second, called], False),
         ([first, second, called], False),
+    ):
+        found = refusal([HI, assistant(*content), user(result())])
+        assert ("cannot be modified" not in found) is is_taken
+
+
+def test_where_text_is_joined_a_thought_counts_behind_all_of_it() -> None:
+    said = bind([text("a "), text("b", citations=[]), THOUGHT, use()], body(), joins_text=True)
+    for content, is_taken in (
+        (said, True),
+        ([text("a b"), *said[2:]], True),
+        ([text("a b "), *said[2:]], True),
+        ([text("a c"), *said[2:]], False),
+        (said[2:], False),
     ):
         found = refusal([HI, assistant(*content), user(result())])
         assert ("cannot be modified" not in found) is is_taken
