@@ -22,7 +22,8 @@ from gateway.run.memory.contents import with_contents
 from gateway.run.memory.fit import count_tokens
 from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.prompt import FittedWindow, NoteRoom, Prompt, RecallResult, SearchRecord
-from gateway.run.memory.visible import NOTHING_VISIBLE, VisibleContent, replaced_exchanges, shows_origin
+from gateway.run.memory.superseded import superseded_exchanges
+from gateway.run.memory.visible import NOTHING_VISIBLE, VisibleContent, shows_origin
 from gateway.settings import MemorySettings
 from storage.errors import StoreError, TooSlow
 from storage.recall_record import SearchTrace
@@ -317,9 +318,9 @@ class _NoteSearch(Struct, frozen=True):
             return _ALL_SHOWN
         found = await find_messages(text, query, self, self.names)
         if not context.is_plain:  # a plain list has nothing in another form
-            rule = partial(replaced_exchanges, context, self.recaller.settings.idle_s)
-            replaced = await with_contents(self.recaller.store.turns, context.agent, context.tree, rule)
-            found = found.rule_out("superseded", lambda m: m.exchange in replaced)
+            rule = partial(superseded_exchanges, context, self.recaller.settings.idle_s)
+            superseded = await with_contents(self.recaller.store.turns, context.agent, context.tree, rule)
+            found = found.rule_out("superseded", lambda m: m.exchange in superseded)
         standing = self.standing
         stated = {statement_of(f.text) for f in context.snapshot.standing if f.seq in standing}
         return found.rule_out(
@@ -355,7 +356,7 @@ class _NoteSearch(Struct, frozen=True):
         if not visible.notes or "\n" in text:
             return False
         messages = self.recaller.store.recall.all_cached_messages(
-            context.agent, context.snapshot.numbers, visible.verbatim
+            context.agent, context.snapshot.numbers, visible.verbatim_seqs
         )
         return messages is not None and note.shows_all(
             visible.notes, messages, query, exclude_atoms=visible.atoms
@@ -370,12 +371,12 @@ class _NoteSearch(Struct, frozen=True):
             # A vector that does not come in time leaves time for a search by words.
             wait_ms = self._remaining_ms() - recaller.limit_ms(context) / WORDS_TIME_PARTS
             vector = await recaller.embed_query(context.agent.id, query, wait_ms)
-        has_evicted = self.prompt.window.evicted_tokens > 0 and not visible.verbatim
+        has_evicted = self.prompt.window.evicted_tokens > 0 and not visible.verbatim_seqs
         return await recaller.store.recall.search(
             context.agent,
             query,
             numbers=context.snapshot.numbers,
-            skip=visible.verbatim,
+            skip=visible.verbatim_seqs,
             limit=MOST_HITS if has_evicted else max(LEAST_HITS, self.budget // LINE_TOKENS),
             room=SPARE_BUDGETS * self.budget,
             only_strong=True,
@@ -393,7 +394,7 @@ class _NoteSearch(Struct, frozen=True):
             query,
             opens=_opens_conversation(context),
             numbers=context.snapshot.numbers,
-            skip=visible.verbatim,
+            skip=visible.verbatim_seqs,
             # What the memory section shows is among the first, as a fact and in the user's words, and is ruled out.
             limit=LEAST_HITS + 2 * len(self.standing),
             deadline_ms=self._remaining_ms(),
@@ -406,7 +407,7 @@ class _NoteSearch(Struct, frozen=True):
             event.seq,
             before=before,
             numbers=context.snapshot.numbers,
-            skip=self.visible.verbatim,
+            skip=self.visible.verbatim_seqs,
             deadline_ms=self._remaining_ms(),
         )
 

@@ -1,0 +1,40 @@
+"""The exchanges that a request supersedes: its list has what they hold in another form.
+
+Other forms are a transcript that grew, a correction, and a reply that was cut short or not spoken at all.
+"""
+
+from __future__ import annotations
+
+from gateway.core.conversation.tree import Tree
+from gateway.run.memory.memory_context import MemoryContext
+from storage.records import Exchange
+
+
+def superseded_exchanges(context: MemoryContext, idle_s: float) -> set[int]:
+    """Returns the exchanges that are superseded once this request has finished.
+
+    Raises: Missing: their contents are to be loaded.
+    """
+    tree, plan = context.tree, context.plan
+    # A reply that came back cut is stored as it was generated until then.
+    found = {amendment.exchange for amendment in plan.amendments}
+    # The request repeats what no later one has continued yet, and may have changed it.
+    uncontinued = [exchange for exchange in context.path if not tree.is_continued(exchange)]
+    found |= {exchange.id for exchange in uncontinued}
+    for exchange in (*uncontinued, plan.exchange):
+        if exchange.parent is not None:
+            found |= {other.id for other in tree.siblings(exchange) if not tree.children(other)}
+        elif plan.conversation is not None:
+            roots = _recent_roots(tree, plan.conversation, plan.query.now, idle_s)
+            tree.group_for_loading(roots)
+            # Only openings that this list extends are superseded; a named conversation may have several roots.
+            found |= {root.id for root in roots if tree.extends(exchange, root)}
+    return found
+
+
+def _recent_roots(tree: Tree, conversation: int, now: float, idle_s: float) -> list[Exchange]:
+    """Returns the openings of a conversation from within the idle time that nothing follows."""
+    roots = tree.roots(conversation)
+    return [
+        root for root in roots if not tree.children(root) and tree.turn_end_or_now(root, now) >= now - idle_s
+    ]
