@@ -39,7 +39,7 @@ from storage.sql.memory_cache import MemoryCache
 from storage.sql.readers import load_sleepers
 from storage.sql.recalls import SQL as PAGE_SQL
 from storage.sql.snapshot_cache import SnapshotCache
-from storage.sql.usage import Usage, anonymize_user
+from storage.sql.usage import Usage, anonymize_user_rows
 
 # The phase of a forgetting, and how far it has come (as `after` of an `ErasingPhase`).
 _Cursor = tuple[str, int]
@@ -157,7 +157,7 @@ class Forgetting(Group):
             before = [await begin_forgetting(connection, each, target, now) for each in sleepers]
             user = await connection.row(SQL["only_memory"], (agent,)) if target.is_all else None
             if user is not None:
-                await anonymize_user(connection, *user)
+                await anonymize_user_rows(connection, *user)
             paused = await load_agent(connection, agent) if keeps_pause and target.is_all else None
             blocks = [] if paused is None else await default_blocks(connection, agent)
             id = await begin_forgetting(connection, agent, target, now)

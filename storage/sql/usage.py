@@ -13,11 +13,11 @@ from storage.sql.statements import load, make_statement
 from storage.usage_records import COUNTERS, ROWS_AT_ONCE, UsageKey, UsageQuery, UsageSum
 
 SQL = load("usage.sql")
-_KEYS = len(UsageKey._fields)
-# A query of fewer days is added up whole. No measurement: to find the end of a page reads two days.
+_KEY_COLUMNS = len(UsageKey._fields)
+# From this many days on the end of the page is looked up first, which reads up to two days. No measurement.
 _LONG_DAYS = 6
 _SUMS = ", ".join(f"CAST(sum({name}) AS BIGINT)" for name in COUNTERS)
-# The most days that a query lists one by one: those of a limit of a month, and of the page.
+# The most days that a query lists one by one: a monthly limit and the usage page ask for so many.
 _LISTED_DAYS = 31
 
 UsageRow = tuple[UsageKey, Sequence[int]]
@@ -80,18 +80,18 @@ class Usage(Group):
 
     @bulk_writes
     async def anonymize_day(self, connection: Connection, day: int) -> int:
-        """Adds some counters of a day's users to those of no user. Returns how many; 0: none are left."""
+        """Moves up to ROWS_AT_ONCE rows of a day's users to no user. Returns how many; 0: none are left."""
         return await _add_anonymously(
             connection, await connection.rows(SQL["take_users"], (day, ROWS_AT_ONCE))
         )
 
     @bulk_writes
     async def anonymize_user(self, connection: Connection, project: str, user: str) -> int:
-        """Adds a user's counters on disk to those of no user. Returns how many rows they had."""
-        return await anonymize_user(connection, project, user)
+        """Moves a user's counters on disk to no user. Returns how many rows they had."""
+        return await anonymize_user_rows(connection, project, user)
 
     async def forget_user(self, project: str, user: str) -> int:
-        """Adds a user's counters to those of no user, on disk and in the memory of all processes.
+        """Moves a user's counters to no user, on disk and in the memory of all processes.
 
         Returns how many rows they had on disk.
         """
@@ -100,7 +100,7 @@ class Usage(Group):
         return count
 
     def notify_forgotten(self, project: str, user: str) -> None:
-        """Has all processes add a user's counters in memory to those of no user."""
+        """Has all processes move a user's counters in memory to no user."""
         self._call_listeners(project, user)
         self._database.notify(USAGE, orjson.dumps([project, user]).decode())
 
@@ -118,34 +118,37 @@ class Usage(Group):
             self._call_listeners(project, user)
 
     @bulk_writes
-    async def note_writer(self, connection: Connection, process: str, now: float, since: float) -> int:
-        """Notes that a process writes. Returns how many have written since a time."""
+    async def record_writer(self, connection: Connection, process: str, now: float, since: float) -> int:
+        """Records that a process writes. Returns how many have written since a time."""
         await connection.run(SQL["writers_age"], (since,))
         await connection.run(SQL["wrote"], (process, now))
         return int(await connection.value(SQL["writers"], (since,)))
 
 
-async def add_batch(connection: Connection, project: str, day: int, tokens: int, output: int) -> None:
-    """Adds the tokens of a project's batches, in the transaction that takes their results. output: of them."""
+async def add_batch(
+    connection: Connection, project: str, day: int, total_tokens: int, output_tokens: int
+) -> None:
+    """Adds the tokens of a project's batches, in the transaction that takes their results."""
     counters = dict.fromkeys(COUNTERS, 0)
-    counters["batch_input_tokens"], counters["batch_output_tokens"] = tokens - output, output
+    counters["batch_input_tokens"] = total_tokens - output_tokens
+    counters["batch_output_tokens"] = output_tokens
     await connection.run(SQL["add"], (*UsageKey(day, project, "", 0, "", ""), *counters.values()))
 
 
-async def anonymize_user(connection: Connection, project: str, user: str) -> int:
-    """Adds a user's counters to those of no user. Returns how many rows they had."""
+async def anonymize_user_rows(connection: Connection, project: str, user: str) -> int:
+    """Moves a user's counters to no user. Returns how many rows they had."""
     return await _add_anonymously(connection, await connection.rows(SQL["take_user"], (project, user)))
 
 
 async def _add_anonymously(connection: Connection, rows: Iterable[Sequence[object]]) -> int:
-    """Adds rows that were removed to those of no user. Returns how many there were."""
+    """Adds the counters of removed rows to those of no user. Returns how many rows there were."""
     sums: dict[UsageKey, list[int]] = {}
     count = 0
     for row in rows:
         count += 1
-        key = UsageKey(*row[:_KEYS])._replace(user="")  # type: ignore[arg-type]
+        key = UsageKey(*row[:_KEY_COLUMNS])._replace(user="")  # type: ignore[arg-type]
         found = sums.setdefault(key, [0] * len(COUNTERS))
-        for n, value in enumerate(row[_KEYS:]):
+        for n, value in enumerate(row[_KEY_COLUMNS:]):
             found[n] += value  # type: ignore[operator]
     for key in sorted(sums):
         await connection.run(SQL["add"], (*key, *sums[key]))
@@ -155,12 +158,12 @@ async def _add_anonymously(connection: Connection, rows: Iterable[Sequence[objec
 async def _find_page_end(connection: Connection, query: UsageQuery) -> Row | None:
     """Returns values of `by` up to which a page of a long query is full; None: they are not known.
 
-    Most of the time of a long query goes into sums that the page does not show. All days together have at least as many
-    groups up to some values as one day has, so the end is looked up in a single day.
+    Most of the time of a long query goes into sums that the page does not show. Where a single day has a page of groups
+    up to some values, all days together have at least as many, so the page ends at these values or before.
     """
     if query.last_day - query.first_day < _LONG_DAYS or not query.by:
         return None
-    for day in (query.last_day - 1, query.first_day):
+    for day in (query.last_day - 1, query.first_day):  # the last day may have only begun
         statement = _page_end_statement(query.by, _condition_names(query), query.after is not None)
         values = (day, *_condition_values(query), query.limit - 1)
         if (row := await connection.row(statement, values)) is not None:

@@ -310,7 +310,9 @@ class Limiter:
         if not self._store.database.is_shared:
             return
         now = self._now()
-        self._processes = max(1, await self._store.usage.note_writer(self._process_name, now, now - SHARED_S))
+        self._processes = max(
+            1, await self._store.usage.record_writer(self._process_name, now, now - SHARED_S)
+        )
         for bucket in [*self._buckets.values()]:
             if bucket.is_loaded and bucket.period.end > now and bucket.limit.per in ("day", "month"):
                 async with self._meter.pause_writes():
