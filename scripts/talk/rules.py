@@ -74,7 +74,7 @@ RULES = (
     Rule("a sentence never heard asks less", [(rank, "_SENTENCE_END", re.compile("(?!)"))]),
     Rule("a second look for names", [(rank, "_LOOKED_AGAIN_BYTES", -1)]),
     Rule("more hits of short messages", [(recall, "SPARE_BUDGETS", 0)]),
-    Rule("the best part of a long turn", [(note, "_best_part", _beginning)]),
+    Rule("the best part of a long turn", [(note, "make_excerpt", _beginning)]),
     Rule("what came next, or before", [(recall, "_NEIGHBOUR_QUESTIONS", ())]),
     Rule("the user's name is I", [(note, "with_speaker", _as_it_is)]),
     Rule("vectors fade where words hold", [(scores, "VECTORS_FADE", 0)]),
