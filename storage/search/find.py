@@ -5,7 +5,7 @@ Pure: values in, occurrences out. storage/search/rank.py weighs the messages by 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from itertools import islice, repeat
 from math import hypot, log
 from typing import TYPE_CHECKING
@@ -48,16 +48,16 @@ _MOST_ASKED = 8
 _OF_PART = 0.5
 
 
-class Wanted(Struct, frozen=True):
+class WantedTerms(Struct, frozen=True):
     """The terms of a query that are looked for."""
 
     terms: Sequence[str]
-    # Of each, where the index has any.
-    hashes: Sequence[int]
     # Of each the share of people's messages that has it.
     in_general: Sequence[float]
     # Of each the number of the first sentence that has it.
     sentences: Sequence[int]
+    # Of each, for the index; none where this has no documents.
+    hashes: Sequence[int] = ()
 
 
 class Found(Struct, frozen=True):
@@ -68,16 +68,16 @@ class Found(Struct, frozen=True):
     # The sum of the squares of what each weighs as it is asked, less where whole sentences were never heard.
     asked: float
     # Occurrences in the index, those of a term side by side.
-    indexed: NDArray[np.int64]
-    # How many there are of each.
+    in_index: NDArray[np.int64]
+    # How many of these each term has.
     sizes: Sequence[int]
-    # By term, those in the tail, which have places in it for rows.
-    fresh: Sequence[Sequence[int]]
-    # Of all.
+    # By term, the occurrences in the tail, which have places in it for rows.
+    in_tail: Sequence[Sequence[int]]
+    # How many occurrences there are of all terms.
     count: int
 
 
-def find(index: Index, layout: IndexLayout, wanted: Wanted, postings: Postings = NO_POSTINGS) -> Found:
+def find(index: Index, layout: IndexLayout, wanted: WantedTerms, postings: Postings = NO_POSTINGS) -> Found:
     """Returns where the terms are.
 
     layout: of the index and its tail.
@@ -88,34 +88,33 @@ def find(index: Index, layout: IndexLayout, wanted: Wanted, postings: Postings =
     if layout.replaced:
         parts = without_rows(parts, layout.replaced, len(layout.flags))
     sizes = list(map(len, parts)) if parts else [0] * len(terms)
-    known, rows = layout.tail.terms, layout.tail_rows
-    fresh: list[Sequence[int]] = [*map(known.get, terms, repeat(()))]
+    in_tail: list[Sequence[int]] = [*map(layout.tail.terms.get, terms, repeat(()))]
     if layout.left_out:
-        fresh = [[hit for hit in hits if rows[hit >> ROW_SHIFT] >= 0] for hits in fresh]
-    if len(fresh) > _QUERY_TERMS:
+        rows = layout.tail_rows
+        in_tail = [[hit for hit in hits if rows[hit >> ROW_SHIFT] >= 0] for hits in in_tail]
+    counts = [size + len(hits) for size, hits in zip(sizes, in_tail, strict=True)]
+    if len(counts) > _QUERY_TERMS:
         # A pasted page is ranked by its rarest words that occur at all; the others would cost and decide nothing.
-        found = [size + len(hits) for size, hits in zip(sizes, fresh, strict=True)]
-        rarest = sorted((count, number) for number, count in enumerate(found) if count)
+        rarest = sorted((count, number) for number, count in enumerate(counts) if count)
         for _, number in rarest[_QUERY_TERMS:]:
-            sizes[number], fresh[number] = 0, ()
+            sizes[number], in_tail[number], counts[number] = 0, (), 0
             if parts:
                 parts[number] = parts[number][:0]
-    counts = [size + len(hits) for size, hits in zip(sizes, fresh, strict=True)]
     if postings.unread:
         counts = [count + postings.unread.get(each, 0) for each, count in zip(hashes, counts, strict=True)]
     if sum(sizes) > _MOST_OCCURRENCES:
         parts = _of_rarest(layout, parts)
         sizes = [*map(len, parts)]
-    indexed = no_occurrences()
+    in_index = no_occurrences()
     if any(sizes):
         import numpy as np
 
-        indexed = np.concatenate(parts).view(np.int64) & NO_HASH
+        in_index = np.concatenate(parts).view(np.int64) & NO_HASH
     weights, asked = _weigh(wanted, counts, layout.lengths.count)
-    return Found(weights, asked, indexed, sizes, fresh, sum(counts))
+    return Found(weights, asked, in_index, sizes, in_tail, sum(counts))
 
 
-def _weigh(wanted: Wanted, counts: Sequence[int], messages: int) -> tuple[list[float], float]:
+def _weigh(wanted: WantedTerms, counts: Sequence[int], messages: int) -> tuple[list[float], float]:
     """Returns the weight of each term, and what the query asks for in full, as `Found` has them.
 
     counts: of each term, the messages that have it.
@@ -169,14 +168,9 @@ def _of_rarest(layout: IndexLayout, parts: Sequence[NDArray[np.uint64]]) -> list
 
 
 def widen(
-    index: Index,
-    layout: IndexLayout,
-    best: Sequence[int],
-    terms: Collection[str],
-    hashes: Collection[int],
-    secret: bytes,
+    index: Index, layout: IndexLayout, best: Sequence[int], wanted: WantedTerms, secret: bytes
 ) -> Found | None:
-    """Returns where the names of the best rows are; None where the query has them all. terms, hashes: the query's.
+    """Returns where the names of the best rows are; None where they are all among the wanted terms.
 
     A name that comes from the index is not looked for in the tail, since all words there would have to be hashed.
     """
@@ -192,11 +186,11 @@ def widen(
         else:
             names = tail.names[rows.index(row)]
             named.update(zip(hash_terms(names, secret).values() if has_words else names, names, strict=True))
-    for known in hashes if has_words else terms:
+    for known in wanted.hashes if has_words else wanted.terms:
         named.pop(known, None)
     if not named:
         return None
     more = dict(islice(named.items(), _NAMES))
     looked_up = [key for key in more if isinstance(key, int)] if has_words else []
     zeros = [0] * len(more)
-    return find(index, layout, Wanted([*more.values()], looked_up, zeros, zeros))
+    return find(index, layout, WantedTerms([*more.values()], zeros, zeros, looked_up))

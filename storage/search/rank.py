@@ -10,12 +10,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain, islice
 
+from msgspec.structs import replace
+
 from storage.fusion import interleave
 from storage.recall_record import HitScores, SearchTrace
 from storage.search import common
 from storage.search.blob import ASKS, CHUNK, SLIGHT, USER, hash_terms
 from storage.search.common import COMMON_SHARE, least_common, shares_in_general
-from storage.search.find import Wanted, find, widen
+from storage.search.find import WantedTerms, find, widen
 from storage.search.index import Index
 from storage.search.layout import IndexLayout
 from storage.search.scores import Near, Scores
@@ -83,29 +85,25 @@ def rank(
     more the longer the assistant's turns are: these would win most places by their mere number of words, yet
     some things only the assistant wrote.
 
-    near: two more rankings, by vectors, which count the less, the more of the query the words hold; messages
-        without a vector have the others alone. (Without the ranking of the user's turns 3 points were lost at
-        1,000 tokens.)
+    tail: messages that are not indexed yet; where the index has one of them too, the tail's text counts.
+    skip: messages that are not wanted; those in the index count for the statistics.
     room: tokens that the messages are wanted for; where they are short, more than `limit` are returned. Such
         a search looks a second time, also for names and numbers that the first hits add: "What did my sister
         win?" shares its words with the message that names her, and not with the one that answers.
-    tail: messages that are not indexed yet; where the index has one of them too, the tail's text counts.
-    skip: messages that are not wanted; those in the index count for the statistics.
-    trace: is filled.
-    postings: what the segments of the index have of the terms (`hashes_of`).
     only_strong: for a search that was not asked for. Small talk finds nothing, and without hits that hold a
         good part of the query nothing is returned. A search tool leaves it off.
+    near: two more rankings, by vectors, which count the less, the more of the query the words hold; messages
+        without a vector have the others alone. (Without the ranking of the user's turns 3 points were lost at
+        1,000 tokens.)
+    trace: is filled.
+    postings: what the segments of the index have of the terms (`hashes_of`).
     """
-    words, sentences = _terms_of(query)
-    terms = [*sentences]
-    if not terms:
-        return []
-    in_general = shares_in_general(words, terms)
-    if only_strong and least_common(terms, in_general) > COMMON_SHARE:
+    wanted = _terms_of(query)
+    if not wanted.terms or (only_strong and _are_common(wanted)):
         return []
     layout = index.layout_with(tail or Tail(), skip)
-    hashes = [*hash_terms(terms, secret).values()] if index.blob_bytes else []
-    wanted = Wanted(terms, hashes, in_general, [*sentences.values()])
+    if index.blob_bytes:
+        wanted = replace(wanted, hashes=[*hash_terms(wanted.terms, secret).values()])
     found = find(index, layout, wanted, postings)
     if not layout.end or (not found.count and near is None):
         return []
@@ -116,7 +114,7 @@ def rank(
     # Where the first look has found all there is, a second one has nothing to add.
     is_all = len(rows) == layout.lengths.count <= _SURE
     if room and not is_all and index.blob_bytes <= _LOOKED_AGAIN_BYTES:
-        wider = widen(index, layout, rows[:_SECOND_LOOK], terms, hashes, secret)
+        wider = widen(index, layout, rows[:_SECOND_LOOK], wanted, secret)
         if wider is not None:
             sums.add(wider)
             rows = _mix(rows, sums.best(unwanted, MOST_HITS, only_strong=only_strong))
@@ -135,24 +133,28 @@ def hashes_of(query: str, secret: bytes, *, only_strong: bool = False) -> list[i
 
     only_strong: as for `rank`, which finds nothing by common words alone.
     """
-    words, sentences = _terms_of(query)
-    terms = [*sentences]
-    shares = shares_in_general(words, terms)
-    if only_strong and least_common(terms, shares) > COMMON_SHARE:
+    wanted = _terms_of(query)
+    if only_strong and _are_common(wanted):
         return []
-    rarest = sorted(zip(shares, terms, strict=True))[:_SEGMENT_TERMS]
+    rarest = sorted(zip(wanted.in_general, wanted.terms, strict=True))[:_SEGMENT_TERMS]
     return [*hash_terms([term for _, term in rarest], secret).values()]
 
 
-def _terms_of(query: str) -> tuple[list[str], dict[str, int]]:
-    """Returns the words of a query, and the terms that are looked up, with the number of the first sentence of each."""
-    words, terms = list[str](), dict[str, int]()
+def _terms_of(query: str) -> WantedTerms:
+    """Returns the terms of a query that are looked up, without their hashes."""
+    words, sentences = list[str](), dict[str, int]()
     for number, sentence in enumerate(_SENTENCE_END.split(query[:_QUERY_CHARS])):
         of_sentence = split_words(sentence)
         words += of_sentence
         for term in chain.from_iterable(map(terms_of_word, of_sentence)):
-            terms.setdefault(term, number)
-    return words, dict(islice(terms.items(), _QUERY_WORDS))
+            sentences.setdefault(term, number)
+    sentences = dict(islice(sentences.items(), _QUERY_WORDS))
+    return WantedTerms([*sentences], shares_in_general(words, [*sentences]), [*sentences.values()])
+
+
+def _are_common(wanted: WantedTerms) -> bool:
+    """Returns whether more than half of people's messages have even the rarest of the terms, as in small talk."""
+    return least_common(wanted.terms, wanted.in_general) > COMMON_SHARE
 
 
 def _weak(sums: Scores, layout: IndexLayout, limit: int) -> list[tuple[int, HitScores]]:
@@ -178,7 +180,7 @@ def most_telling(
     stated, asked = _groups(layout, range(max(layout.end - _TELLING_ROWS, 0), layout.end), unwanted, {})
     newest = max(chain(stated, asked), default=-1)
     leads = asked.get(newest, ())[:1] if newest not in stated else ()
-    ranked = dict.fromkeys(chain(leads, _by_turns(stated), _by_turns(asked)))
+    ranked = dict.fromkeys(chain(leads, _newest_in_turn(stated), _newest_in_turn(asked)))
     return _numbers([*ranked][:limit], layout)
 
 
@@ -238,8 +240,8 @@ def _groups(
     return stated, asked
 
 
-def _by_turns(groups: Mapping[int, Sequence[int]]) -> list[int]:
-    """Returns the first row of each group, those of the greatest number first, then the second of each, and so on."""
+def _newest_in_turn(groups: Mapping[int, Sequence[int]]) -> list[int]:
+    """Returns the first row of each group, of the newest group first, then the second of each, and so on."""
     return interleave([groups[number] for number in sorted(groups, reverse=True)])
 
 

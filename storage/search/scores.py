@@ -109,10 +109,10 @@ class Scores:
         layout = self._layout
         weights = found.weights
         self._asked += found.asked
-        fresh = np.array([*chain.from_iterable(found.fresh)], np.int64)
-        fresh = np.array(layout.tail_rows, np.int64)[fresh >> ROW_SHIFT] << ROW_SHIFT | fresh & NO_ROW
-        packed = np.concatenate((found.indexed, fresh), dtype=np.int64)
-        sizes = [*found.sizes, *map(len, found.fresh)]
+        in_tail = np.array([*chain.from_iterable(found.in_tail)], np.int64)
+        in_tail = np.array(layout.tail_rows, np.int64)[in_tail >> ROW_SHIFT] << ROW_SHIFT | in_tail & NO_ROW
+        packed = np.concatenate((found.in_index, in_tail), dtype=np.int64)
+        sizes = [*found.sizes, *map(len, found.in_tail)]
         weight = np.array([*weights, *weights]).repeat(sizes)
         row, times = packed >> ROW_SHIFT, packed & FREQUENCY
         self._hits.append(row)
