@@ -10,7 +10,7 @@ from gateway.agents.core.tool_rules import CalledTool, RuleGuide
 from gateway.agents.runs.run import MAX_STEPS, RoutedSend
 from gateway.agents.tools.agent_tools import asides_of, serial_tools, tools_with_approval
 from gateway.core.agent import AgentSpec
-from gateway.core.prompt.window import DEFAULT_RESERVE_TOKENS
+from gateway.core.prompt.window import reply_reserve
 from gateway.core.tool_rule import read_rules
 from gateway.core.turn.draft import AllBut
 from gateway.core.turn.terms import TurnTerms
@@ -72,5 +72,5 @@ async def is_overfull(prompt: Prompt) -> bool:
     text = prompt.system + (orjson.dumps(tools).decode() if tools else "")
     if context is None or upper_bound(text) < context // 2:
         return False
-    reserve = min(prompt.request.max_tokens or DEFAULT_RESERVE_TOKENS, context // 4)
+    reserve = reply_reserve(context, prompt.request.max_tokens)
     return await count_tokens(prompt.target.model, text) > context - reserve

@@ -84,6 +84,11 @@ class Window(Struct, frozen=True):
         return [index for each in self.ranges for index in each]
 
 
+def reply_reserve(capacity: int, max_tokens: int | None) -> int:
+    """Returns the tokens of a context that are left free for the reply. max_tokens: the request's limit for it."""
+    return min(DEFAULT_RESERVE_TOKENS if max_tokens is None else max(0, max_tokens), capacity // 4)
+
+
 def plan_budget(
     capacity: int, *, max_tokens: int | None = None, fixed_tokens: int = 0, note_tokens: int = 0
 ) -> Budget:
@@ -94,7 +99,7 @@ def plan_budget(
     fixed_tokens: what is sent besides the list, such as the system message and the tools.
     note_tokens: what is left free for a note.
     """
-    reserve = min(DEFAULT_RESERVE_TOKENS if max_tokens is None else max(0, max_tokens), capacity // 4)
+    reserve = reply_reserve(capacity, max_tokens)
     step = max(1, capacity // STEP_SHARE)
     # A clock in the system message must not move the cut.
     grain = max(1, step // 8)

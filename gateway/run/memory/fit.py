@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from adapters.types import Json
 from gateway.core.conversation.canonical import WireMessage, are_results, first_spoken, media_in
 from gateway.core.message_text import with_text_before
+from gateway.core.prompt.eviction import Eviction
 from gateway.core.prompt.note import estimate_tokens
 from gateway.core.prompt.summary import (
     EARLY_SHARE,
@@ -29,6 +30,7 @@ from gateway.core.prompt.window import (
     fit_window,
     may_begin,
     plan_budget,
+    reply_reserve,
     window_item,
     window_start,
 )
@@ -37,8 +39,13 @@ from gateway.run.memory.prompt import NO_NOTE, FittedWindow, NoteRoom, Prompt
 from gateway.tokens import message_tokens, tokenizer_for, upper_bound
 from storage.records import ANY_WINDOW, Evicted
 
-# A message that would be sent, and its index in the client's list; None: a stored one, which goes before the list.
-_Entry = tuple[int | None, WireMessage]
+
+class _Entry(NamedTuple):
+    """A message that would be sent."""
+
+    # In the client's list; None: a stored one, which goes before the list.
+    client_index: int | None
+    message: WireMessage
 
 
 class _UsableSummary(NamedTuple):
@@ -74,43 +81,39 @@ async def fit_prompt(
     room = _WindowRoom(
         prompt, context_window or ANY_WINDOW, count, newer_system=newer_system, note=note, rounds=rounds
     )
-    # A summary can be used where the list may begin after it, and where it stands for something.
-    summaries = [
-        _UsableSummary(first, cut)
-        for cut in prompt.eviction.cuts
-        if ((first := room.first_after(cut)) or evicted is not None) and may_begin(room.items, first)
-    ]
+    summaries = room.usable_summaries(prompt.eviction)
     chosen = None
     if evicted is not None or room.is_over():
         chosen = _choose_summary(room, summaries, evicted, prompt.eviction.in_use)
-    cut, first = (None, 0) if chosen is None else (chosen.cut, chosen.first)
+    cut, start = (None, 0) if chosen is None else (chosen.cut, chosen.first)
     wanted = None
     if prompt.eviction.summarises:
         wanted = room.wanted_summary(summaries, is_due=evicted is not None and not summaries)
     # The messages after the summary may still be too many; then the oldest of them leave too.
-    first += room.surplus(first)
-    fitted = fit_window(room.items[first:], room.budget(cut), lambda i: room.count(first + i))
-    staying = [first + i for i in fitted.indices]
+    start += room.surplus(start)
+    window = fit_window(room.items[start:], room.budget(cut), lambda i: room.count(start + i))
+    staying = [start + i for i in window.indices]
     note_tokens = room.note_tokens(staying, cut)
     tokens, most = room.total_tokens(staying, cut)
-    if not first and fitted.is_whole and cut is None and evicted is None:
-        return FittedWindow(tokens=tokens, most=most, wanted_summary=wanted, note_tokens=note_tokens)
+    fitted = FittedWindow(tokens=tokens, most=most, wanted_summary=wanted, note_tokens=note_tokens)
+    if not start and window.is_whole and cut is None and evicted is None:
+        return fitted
     if context_window is not None and not prompt.request.may_be_cut:
         raise _context_exceeded(context_window)
-    # The next request leaves out everything before the first entry that stays, too.
-    first_staying = min(staying, default=len(room.entries))
+    dropped, replacements = _left_out(prompt, room.entries, frozenset(staying))
+    evicted_before = 0 if evicted is None else evicted.tokens
     return replace(
-        _window_of(prompt, room.entries, frozenset(staying)),
+        fitted,
+        dropped=dropped,
+        included=tuple(i for i in staying if i < len(prompt.composition.inserted)),
+        replacements=replacements,
         summary="" if cut is None else cut.text,
         summary_id=0 if cut is None else cut.id,
-        evicted=_evicted_after(prompt, room, first_staying, room.evicting_window(fitted)),
-        evicted_tokens=fitted.evicted_tokens
-        + room.tokens(0, first)
-        + (0 if evicted is None else evicted.tokens),
-        tokens=tokens,
-        most=most,
-        wanted_summary=wanted,
-        note_tokens=note_tokens,
+        # The next request leaves out everything before the first entry that stays, too.
+        evicted=_evicted_after(
+            prompt, room, min(staying, default=len(room.entries)), room.evicting_window(window)
+        ),
+        evicted_tokens=window.evicted_tokens + room.tokens(0, start) + evicted_before,
     )
 
 
@@ -157,7 +160,7 @@ def may_exceed(prompt: Prompt, context_tokens: int, more_tokens: int = 0) -> boo
         for m in (*request.messages, *added)
         if isinstance(m.get("content"), list)
     )
-    reserve = min(request.max_tokens or 4096, context_tokens // 4)
+    reserve = reply_reserve(context_tokens, request.max_tokens)
     return len(request.raw) + extra + more_tokens + reserve > context_tokens
 
 
@@ -243,39 +246,35 @@ def _choose_summary(
     The summary in use stays, so that the prompt begins as before, if the rest fits and no message after its end is
     missing. Otherwise the oldest summary that leaves enough room is taken, and otherwise the newest that fits.
     """
-    fitting = [each for each in summaries if not room.is_over(*each)]
+    fitting = [each for each in summaries if not room.is_over(each.first, each.cut)]
     without_gap = [
         each for each in fitting if evicted is None or each.cut.covered_atoms >= evicted.offset
     ] or fitting
-    same = [each for each in without_gap if each.cut.id == in_use]
-    roomy = [each for each in without_gap if not room.is_over(*each, ROOMY_SHARE)]
-    return next(iter((*same, *roomy, *reversed(without_gap), *reversed(summaries))), None)
+    used = [each for each in without_gap if each.cut.id == in_use]
+    roomy = [each for each in without_gap if not room.is_over(each.first, each.cut, ROOMY_SHARE)]
+    return next(iter((*used, *roomy, *reversed(without_gap), *reversed(summaries))), None)
 
 
-def _window_of(prompt: Prompt, entries: Sequence[_Entry], staying: frozenset[int]) -> FittedWindow:
-    """Returns the window in which these entries stay.
+def _left_out(
+    prompt: Prompt, entries: Sequence[_Entry], staying: frozenset[int]
+) -> tuple[frozenset[int], dict[int, list[WireMessage]]]:
+    """Returns the client's messages that are dropped if these entries stay, and the hidden rounds that are not.
 
     A message that hidden rounds stand for is dropped when none of them stays.
     """
-    inserted = len(prompt.composition.inserted)
     dropped = set(range(first_spoken(prompt.request.messages), prompt.eviction.start))
     replacements: dict[int, list[WireMessage]] = {index: [] for index in prompt.composition.replacements}
     for n, (index, message) in enumerate(entries):
         if index is None:
             continue
         # The window may have room for the last hidden rounds only.
-        if index in prompt.composition.replacements:
+        if index in replacements:
             if n in staying:
                 replacements[index].append(message)
         elif n not in staying:
             dropped.add(index)
     dropped.update(index for index, rounds in replacements.items() if not rounds)
-    included = tuple(n for n in range(inserted) if n in staying)
-    return FittedWindow(
-        dropped=frozenset(dropped),
-        included=included,
-        replacements={index: rounds for index, rounds in replacements.items() if rounds},
-    )
+    return frozenset(dropped), {index: rounds for index, rounds in replacements.items() if rounds}
 
 
 def _evicted_after(prompt: Prompt, room: _WindowRoom, first: int, window_tokens: int) -> Evicted | None:
@@ -285,31 +284,31 @@ def _evicted_after(prompt: Prompt, room: _WindowRoom, first: int, window_tokens:
     window_tokens: the size of the window that the part has left.
     """
     evicted, tokens = prompt.eviction.evicted, room.tokens(0, first)
-    at: tuple[int, int] | None = None
+    position: tuple[int, int] | None = None
     if first < len(room.entries):
-        index = room.entries[first][0]
-        at = (
+        index = room.entries[first].client_index
+        position = (
             prompt.composition.inserted[first].at
             if index is None
             else prompt.eviction.offset_of(index, prompt.composition)
         )
-    if at is None or not tokens:
+    if position is None or not tokens:
         return evicted
     # Messages that left a smaller window may come back in a larger one, so the size of the smallest is stored too.
     if evicted is not None:
         tokens, window_tokens = tokens + evicted.tokens, min(window_tokens, evicted.context)
-    return Evicted(*at, tokens, window_tokens)
+    return Evicted(*position, tokens, window_tokens)
 
 
 def _entries(prompt: Prompt) -> list[_Entry]:
     """Returns the messages after the leading system messages, as they would be sent whole."""
     messages, composition = prompt.request.messages, prompt.composition
-    entries: list[_Entry] = [(None, each.message) for each in composition.inserted]
+    entries = [_Entry(None, each.message) for each in composition.inserted]
     for i in range(max(prompt.eviction.start, first_spoken(messages)), len(messages)):
         if i in composition.replacements:
-            entries += [(i, m) for m in composition.replacements[i]]
+            entries += [_Entry(i, m) for m in composition.replacements[i]]
         else:
-            entries.append((i, with_text_before(messages[i], composition.notes.get(i, ""))))
+            entries.append(_Entry(i, with_text_before(messages[i], composition.notes.get(i, ""))))
     return entries
 
 
@@ -322,10 +321,9 @@ def _items(prompt: Prompt, entries: Sequence[_Entry]) -> list[WindowItem]:
     """Returns the entries as the window sees them."""
     nudges = {n for n, each in enumerate(prompt.composition.inserted) if each.is_nudge}
     items = []
-    for n, ((at, message), is_result) in enumerate(
-        zip(entries, are_results(message for _, message in entries), strict=True)
-    ):
-        is_nudge = n in nudges or _is_hidden_nudge(prompt, at, message)
+    results = are_results(message for _, message in entries)
+    for n, ((index, message), is_result) in enumerate(zip(entries, results, strict=True)):
+        is_nudge = n in nudges or _is_hidden_nudge(prompt, index, message)
         item = window_item(message, message_tokens(message, upper_bound), is_nudge=is_nudge)
         # The media of a result stay with it.
         items.append(replace(item, role="tool") if is_result and item.role == "user" else item)
@@ -393,7 +391,16 @@ class _WindowRoom:
             note_tokens=self._note.least,
         )
 
-    def first_after(self, cut: SummaryCut) -> int:
+    def usable_summaries(self, eviction: Eviction) -> list[_UsableSummary]:
+        """Returns the summaries after which the list may begin, and that stand for something."""
+        return [
+            _UsableSummary(first, cut)
+            for cut in eviction.cuts
+            if ((first := self._first_after(cut)) or eviction.evicted is not None)
+            and may_begin(self.items, first)
+        ]
+
+    def _first_after(self, cut: SummaryCut) -> int:
         """Returns the first entry after a summary."""
         if cut.covered_inserted < self._inserted:
             return cut.covered_inserted
@@ -423,7 +430,7 @@ class _WindowRoom:
         if (
             self._context == ANY_WINDOW
             or self._before is None
-            or any(media_in(self.entries[i][1]) for i in staying)
+            or any(media_in(self.entries[i].message) for i in staying)
         ):
             return 0, 0
         fixed = self._fixed_with(cut)
