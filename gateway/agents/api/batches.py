@@ -38,12 +38,16 @@ from gateway.web.middleware import info_of
 from storage.batch_records import Batch, BatchCounts, BatchItem
 from storage.records import TokenCounts
 
-_ANTHROPICS = (
+_ANTHROPIC_BATCH = (
     "This is a batch of Anthropic's Messages API, which is not served here; a batch of agents names an agent_id "
     "in each request."
 )
-_NO_CLIENT = "A batch goes on when its client is gone, so calls of the client's tools would have no answer."
-_UNREAD = "The client's own tools read its skills, and a batch has none of these."
+_NO_CLIENT_TOOLS = (
+    "A batch goes on when its client is gone, so calls of the client's tools would have no answer."
+)
+_NO_SKILLS = "The client's own tools read its skills, and a batch has none of these."
+
+_PAGE = 20  # items that are read with their messages at once
 
 
 class BatchRequest(Body):
@@ -56,10 +60,10 @@ class BatchRequest(Body):
     conversation_id: Maybe[str] = UNSET
     override_model: Maybe[str] = UNSET
     override_system: Maybe[str] = UNSET
-    client_tools: Annotated[list[dict[str, Any]] | None, refused(_NO_CLIENT)] | UnsetType = UNSET
-    client_skills: Annotated[list[dict[str, Any]] | None, refused(_UNREAD)] | UnsetType = UNSET
-    custom_id: Annotated[str | None, refused(_ANTHROPICS)] | UnsetType = UNSET
-    params: Annotated[dict[str, Any] | None, refused(_ANTHROPICS)] | UnsetType = UNSET
+    client_tools: Annotated[list[dict[str, Any]] | None, refused(_NO_CLIENT_TOOLS)] | UnsetType = UNSET
+    client_skills: Annotated[list[dict[str, Any]] | None, refused(_NO_SKILLS)] | UnsetType = UNSET
+    custom_id: Annotated[str | None, refused(_ANTHROPIC_BATCH)] | UnsetType = UNSET
+    params: Annotated[dict[str, Any] | None, refused(_ANTHROPIC_BATCH)] | UnsetType = UNSET
     include_return_message_types: NoEffect[list[MessageType]] = UNSET
     enable_thinking: NoEffect[str | bool] = UNSET
     use_assistant_message: bool = True
@@ -97,7 +101,7 @@ class BatchMessagesQuery(Body):
 
 
 def batch_json(batch: Batch, counts: BatchCounts) -> dict[str, Any]:
-    """Returns a batch."""
+    """Returns the JSON of a batch."""
     return {
         "id": ids.id_of("job", batch.uid),
         "job_type": "batch",
@@ -130,7 +134,7 @@ def batch_json(batch: Batch, counts: BatchCounts) -> dict[str, Any]:
 
 
 def item_json(item: BatchItem, error_message: str) -> dict[str, Any]:
-    """Returns an item. error_message: why it failed, or ""."""
+    """Returns the JSON of an item. error_message: why it failed, or ""."""
     run = item.run
     counts, steps = (TokenCounts(), 0) if run is None else (run.counts, run.steps)
     return {
@@ -143,18 +147,15 @@ def item_json(item: BatchItem, error_message: str) -> dict[str, Any]:
     }
 
 
-_PAGE = 20  # items that are read with their messages at once
-
-
 class BatchRoutes:
     def __init__(self, api: AgentsApi) -> None:
         self._api = api
 
     def rows(self) -> list[AgentsRoute]:
-        all_, one = "/v1/messages/batches", "/v1/messages/batches/{batch_id}"
+        all_batches, one = "/v1/messages/batches", "/v1/messages/batches/{batch_id}"
         return [
-            AgentsRoute("POST", all_, self.create, "Send messages to many agents.", body=CreateBatch),
-            AgentsRoute("GET", all_, self.list, "List batches.", query=BatchesQuery),
+            AgentsRoute("POST", all_batches, self.create, "Send messages to many agents.", body=CreateBatch),
+            AgentsRoute("GET", all_batches, self.list, "List batches.", query=BatchesQuery),
             AgentsRoute("GET", one, self.retrieve, "Return a batch, with counts of its items."),
             AgentsRoute(
                 "GET", f"{one}/items", self.items, "List the items of a batch.", query=BatchItemsQuery
@@ -170,7 +171,7 @@ class BatchRoutes:
         ]
 
     async def create(self, request: ApiRequest) -> Any:
-        _check_agents(request)
+        _refuse_anthropic(request)
         caller = info_of(request.http.scope).caller
         if caller.models is not None:
             raise NotAllowed(
@@ -185,16 +186,16 @@ class BatchRoutes:
         for n, each in enumerate(body.requests):
             if n % _PAGE == 0:
                 await asyncio.sleep(0)  # Live turns come in between.
-            items.append(_item(each, n))
+            items.append(_requested_item(each, n))
         batch = await self._api.batches.accept(
             request.project, items, callback, has_credential=caller.credential is not None
         )
         return batch_json(*await self._api.batches.get(request.project, batch.uid))
 
     async def list(self, request: ApiRequest) -> Any:
-        _check_agents(request)
+        _refuse_anthropic(request)
         query: BatchesQuery = request.query
-        cursors = [await self._row(request.project, name) for name in (query.after, query.before)]
+        cursors = [await self._batch_row(request.project, id) for id in (query.after, query.before)]
         page = page_of(query, *cursors)
         return [batch_json(*each) for each in await self._api.batches.list(request.project, page)]
 
@@ -221,28 +222,31 @@ class BatchRoutes:
         showing = showing_of(query)
         if (uid := uid_or_none("agent", query.agent_id)) is not None:
             item = await self._api.store.batches.of_agent(batch.id, uid)
-            return {"messages": [] if item is None else await self._messages(item, showing)}
-        after, found = await self._after(batch, query), list[Any]()
+            return {"messages": [] if item is None else await self._item_messages(item, showing)}
+        after, found = await self._item_row_of_message(batch, query.after), list[Any]()
         while len(found) < query.limit:
             page = await self._api.store.batches.items(batch.id, after=after, limit=_PAGE)
             for item in page:
                 after = item.id
-                found += await self._messages(item, showing)
+                found += await self._item_messages(item, showing)
                 if len(found) >= query.limit:
                     break
             if len(page) < _PAGE:
                 break
         return {"messages": found}
 
-    async def _after(self, batch: Batch, query: BatchMessagesQuery) -> int:
-        place = place_in("message", query.after)
-        item = None if place is None else await self._api.store.batches.of_agent(batch.id, place.uid)
-        if place is not None and item is None:
-            raise UnknownId(f"There is no message {query.after!r} in this batch.")
-        return 0 if item is None else item.id
+    async def _item_row_of_message(self, batch: Batch, id: Maybe[str]) -> int:
+        """Returns the row of the item that a message belongs to; 0: no message is named."""
+        place = place_in("message", id)
+        if place is None:
+            return 0
+        item = await self._api.store.batches.of_agent(batch.id, place.uid)
+        if item is None:
+            raise UnknownId(f"There is no message {id!r} in this batch.")
+        return item.id
 
-    async def _messages(self, item: BatchItem, showing: Showing) -> Sequence[dict[str, Any]]:
-        """Returns the messages of an item that has ended."""
+    async def _item_messages(self, item: BatchItem, showing: Showing) -> Sequence[dict[str, Any]]:
+        """Returns the messages of an item; none before it has ended."""
         store, run = self._api.store, item.run
         if run is None or not run.is_over:
             return []
@@ -250,27 +254,27 @@ class BatchRoutes:
         agent = await store.agents.load(run.agent)
         if number is None or agent is None:
             return []
-        e = await store.turns.exchange(agent, number)
-        if e is None:
+        exchange = await store.turns.exchange(agent, number)
+        if exchange is None:
             return []
-        shown = await MessageRenderer(store, agent, showing).run_messages(run, [e], with_input=True)
+        shown = await MessageRenderer(store, agent, showing).run_messages(run, [exchange], with_input=True)
         return [{**each, "agent_id": ids.id_of("agent", agent.uid)} for each in shown]
 
-    async def _row(self, project: str, id: Maybe[str]) -> int | None:
+    async def _batch_row(self, project: str, id: Maybe[str]) -> int | None:
         if not isinstance(id, str):
             return None
         return (await self._api.store.batches.find(project, uid_in("job", id))).id
 
 
-def _check_agents(request: ApiRequest) -> None:
-    """Refuses a client of Anthropic's Messages API, who cannot read our answer. Raises: UnknownPath."""
+def _refuse_anthropic(request: ApiRequest) -> None:
+    """Refuses a client of Anthropic's Messages API, which has another answer at this path. Raises: UnknownPath."""
     if "anthropic-version" in request.http.headers:
         method = request.http.method
         raise UnknownPath(f"Unknown path: {method} /v1/messages/batches of Anthropic's Messages API")
 
 
-def _item(request: BatchRequest, n: int) -> RequestedItem:
-    """Returns an item as it is asked for. Raises: Unprocessable, UnknownId, BadRequest."""
+def _requested_item(request: BatchRequest, n: int) -> RequestedItem:
+    """Returns the item of the n-th request. Raises: Unprocessable, UnknownId, BadRequest."""
     at = ("body", "requests", n)
     if not isinstance(request.agent_id, str):
         raise Unprocessable([Fault((*at, "agent_id"), "Field required", "missing")])

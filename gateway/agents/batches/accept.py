@@ -27,11 +27,12 @@ from storage.sql.store import Store
 MOST_ITEMS = 10_000
 # Kinds of self-hosted upstreams, which accept any key.
 _KEYLESS = ("scripted", "vllm", "ollama", "lmstudio", "llama.cpp")
+# Items that are stored in one transaction.
 _PAGE = 50
 
 
 class RequestedItem(Struct, frozen=True):
-    """A requested item of a batch: one message to one agent."""
+    """An item of a batch as it is requested: one send to one agent."""
 
     # The agent's uid.
     agent: str
@@ -39,14 +40,13 @@ class RequestedItem(Struct, frozen=True):
     max_steps: int
     # The conversation's uid, or `default`.
     conversation: str = DEFAULT
-    # The model in place of the agent's.
+    # The model and the system prompt in place of the agent's; None: the agent's own.
     model: str | None = None
-    # The system prompt in place of the agent's.
     system: str | None = None
 
 
 class BatchRequests(Struct, frozen=True):
-    """Batches of all projects."""
+    """Accepts, lists and cancels batches."""
 
     store: Store
     settings: Settings
@@ -68,35 +68,40 @@ class BatchRequests(Struct, frozen=True):
         """
         if not 0 < len(items) <= MOST_ITEMS:
             raise BadRequest(f"A batch has between 1 and {MOST_ITEMS} requests.", param="requests")
-        uid, often = Counter(item.agent for item in items).most_common(1)[0]
-        if often > 1:
+        uid, count = Counter(item.agent for item in items).most_common(1)[0]
+        if count > 1:
             name = ids.id_of("agent", uid)
             raise BadRequest(
-                f"A batch has at most one request for an agent, saw {often} for {name}.", param="requests"
+                f"A batch has at most one request for an agent, saw {count} for {name}.", param="requests"
             )
-        is_missing = any(provider.missing for provider in self.providers.values())
-        rows = await self.store.batches.agents_named(project, [item.agent for item in items])
+        needs_check = has_credential or any(provider.missing for provider in self.providers.values())
+        agents = await self.store.batches.agents_named(project, [item.agent for item in items])
         for item in items:
-            if item.agent not in rows:
+            if item.agent not in agents:
                 raise NotFound(f"there is no agent {ids.id_of('agent', item.agent)!r}")
-            if has_credential or is_missing:
+            if needs_check:
                 await self._check_upstream(project, item, has_credential=has_credential)
-        now, store = self.now(), self.store.batches
+        now = self.now()
         drafts = list[ItemDraft]()
         for n, item in enumerate(items):
             if n % _PAGE == 0:
                 await asyncio.sleep(0)  # Live turns come in between.
-            drafts.append(await self._draft(item, rows, now))
-        batch = await store.begin(
-            Batch(0, ids.new_uid(), project, BatchState.CREATED, now, callback=callback)
+            drafts.append(await self._make_draft(item, agents[item.agent], now))
+        return await self._store_batch(
+            Batch(0, ids.new_uid(), project, BatchState.CREATED, now, callback=callback), drafts
         )
+
+    async def _store_batch(self, draft: Batch, items: Sequence[ItemDraft]) -> Batch:
+        """Stores a batch with its items page by page, and starts it; one that cannot be stored whole is failed."""
+        batches = self.store.batches
+        batch = await batches.begin(draft)
         try:
-            for n in range(0, len(drafts), _PAGE):
-                await store.add(batch.id, drafts[n : n + _PAGE])
-            await store.start(batch)
+            for n in range(0, len(items), _PAGE):
+                await batches.add(batch.id, items[n : n + _PAGE])
+            await batches.start(batch)
         except StoreError:
             with suppress(StoreError):
-                await store.fail(batch, now)
+                await batches.fail(batch, draft.created)
             raise
         return batch
 
@@ -126,8 +131,9 @@ class BatchRequests(Struct, frozen=True):
                 param="requests",
             )
 
-    async def _draft(self, item: RequestedItem, rows: Mapping[str, int], now: float) -> ItemDraft:
-        agent, conversation = rows[item.agent], 0
+    async def _make_draft(self, item: RequestedItem, agent: int, now: float) -> ItemDraft:
+        """Returns the draft of an item. Raises: NotFound: there is no such conversation."""
+        conversation = 0
         if item.conversation != DEFAULT:
             owner = await self.store.agents.load(agent)
             found = (
@@ -143,7 +149,7 @@ class BatchRequests(Struct, frozen=True):
         return ItemDraft(run, request.dump(), ids.new_uid())
 
     async def get(self, project: str | None, uid: str) -> tuple[Batch, BatchCounts]:
-        """Returns a batch. Raises: NotFound."""
+        """Returns a batch, and the counts of its items. Raises: NotFound."""
         batch = await self.store.batches.find(project, uid)
         return batch, await self.store.batches.counts(batch.id)
 
@@ -153,9 +159,9 @@ class BatchRequests(Struct, frozen=True):
 
     async def items(self, batch: Batch, after: int, limit: int) -> Sequence[tuple[BatchItem, str]]:
         """Returns a page of a batch's items, each with why it failed, or ""."""
-        store = self.store.batches
-        found = await store.items(batch.id, after=after, limit=limit)
-        messages = await store.error_messages(batch.id, after, found[-1].id) if found else {}
+        batches = self.store.batches
+        found = await batches.items(batch.id, after=after, limit=limit)
+        messages = await batches.error_messages(batch.id, after, found[-1].id) if found else {}
         return [(item, messages.get(item.id, "")) for item in found]
 
     async def cancel(self, project: str | None, uid: str) -> tuple[Batch, BatchCounts]:
