@@ -110,9 +110,7 @@ class DelegatedTasks:
     def is_task(
         self, scope: Scope, messages: _Messages, now: float, *, offered: Collection[str] = ()
     ) -> bool:
-        """Returns whether the last user message of a list is a delegated task.
-
-        Forgets the calls with results in the list.
+        """Returns whether the last user message of a list is a delegated task. Calls with a result in it are dropped.
 
         offered: the names of its request's tools.
         """

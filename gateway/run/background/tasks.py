@@ -1,6 +1,6 @@
-"""Tasks of the background: one that repeats a step when it is due, and one that does something once at the start.
+"""Background tasks: one repeats a step when it is due or when it is woken, another does something once at the start.
 
-A failed step is logged and repeated later; it never ends the task. Nothing polls.
+A failed step is logged and repeated later; it never ends the task.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from storage.sql.store import Store
 
 # The pause before a failed step is repeated.
 AFTER_FAULT_S = 30.0
-# The same for work at the start: a database that is busy then, as in the middle of an upgrade, is soon less so.
+# The same for work at the start: a database that is busy then, as in the middle of an upgrade, is soon free.
 RETRY_START_S = 5.0
 _log = logging.getLogger("mnemogate")
 
@@ -30,7 +30,7 @@ class PeriodicTask:
     step: Callable[[], Awaitable[float | None]]
     # Runs once, before the first step.
     start: Callable[[], Awaitable[None]] | None = None
-    # The last step has named no time, so the task sleeps until it is woken.
+    # Is set by `run`: the last step has named no time.
     sleeps_until_woken: bool = True
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -68,7 +68,7 @@ class PeriodicTask:
             self._wake.clear()
 
     def _log_error(self, error: StoreError) -> None:
-        # A fault that the store's health shows is logged once for all tasks, by whoever found it.
+        # A fault that the store's health shows has been logged once for all tasks.
         if not is_known(error):
             _log.warning("Background task %r failed and is repeated later: %s", self.name, error.message)
 
@@ -76,9 +76,9 @@ class PeriodicTask:
 async def run_at_start(
     store: Store, work: Callable[[], Awaitable[None]], what: str
 ) -> asyncio.Task[None] | None:
-    """Does what has to be done once when the process starts; a store that does not work yet puts it off.
+    """Does work that has to be done once when the process starts; later, if the store does not work yet.
 
-    Returns the task that does it later; None if it is done. what: names the work in the log.
+    Returns the task that does it later; None: it is done. what: names the work in the log.
     """
     if store.health.is_up and await _try_work(work, what):
         return None
