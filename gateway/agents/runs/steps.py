@@ -84,21 +84,23 @@ _STATES = {
 class _StepResult(Struct, frozen=True):
     """The result of a step."""
 
-    # full, shown_reply: as `finish_step` takes them.
+    # The messages of the reply, as they go upstream again; empty: there is no reply.
     full: Sequence[WireMessage] = ()
+    # The part of it that the client got; None: all of it.
     shown_reply: WireMessage | None = None
     # The token counts that the upstream sent.
     usage: Json | None = None
-    # As in `RunStep`.
+    # The calls that wait for an answer, as in `RunStep`.
     waiting: Mapping[str, str] = msgspec.field(default_factory=dict)
     # Results of its calls, stored until those of the other calls are there.
     results: Sequence[ToolResult] = ()
     # The reason why the run ends with this step; None: it continues.
     stop: str | None = None
-    # As in `RunStep`.
+    # The class of what went wrong, as in `RunStep`.
     error: str | None = None
-    # is_refused, words: as in `TurnOutcome`.
+    # The upstream refused the messages of the step, and would again.
     is_refused: bool = False
+    # The message of the error that ended the run, which may quote the user; "": there was none.
     error_message: str = ""
 
 
@@ -117,8 +119,9 @@ class RunMemory:
     client_calls: frozenset[str] = frozenset()
     # The row of the run that made the calls with which it begins.
     calling_run: int = 0
-    # replaces, reading: as in `StepOpen`.
+    # The run of the same send that ended before.
     replaces: int | None = None
+    # The part of a memory that the run reads, and that its edits come from.
     reading: ReadSpan | None = None
     # Messages that came with the answers to those calls and follow their results.
     after_results: Sequence[WireMessage] = ()
@@ -199,9 +202,8 @@ class RunMemory:
 
     async def save_step(self, prompt: Prompt, step: commands.SaveStep) -> tuple[events.StepSaved, Prompt]:
         if step.reply is not None:
-            e = await self._end_step(
-                prompt, _StepResult((step.reply,), step.shown_reply, step.usage, step.waits)
-            )
+            result = _StepResult((step.reply,), step.shown_reply, step.usage, waiting=step.waits)
+            e = await self._end_step(prompt, result)
             await self._reload_blocks()
             if not (step.results or step.nudge):
                 return _step_saved(e), prompt
@@ -223,11 +225,19 @@ class RunMemory:
         e = self._finished_exchange(self.opened, prompt, result.full, result.shown_reply)
         if result.is_refused:
             e = mark_refused(e, context.path)
-        number, counts = self.run.steps + 1, reported_counts(result.usage) or TokenCounts()
+        counts = reported_counts(result.usage) or TokenCounts()
         step = RunStep(
-            e.id, context.agent.id, self.run.id, number, self._step_begun, now, counts,
-            result.stop, None, result.error, dict(result.waiting),
-        )  # fmt: skip
+            exchange=e.id,
+            agent=context.agent.id,
+            run=self.run.id,
+            number=self.run.steps + 1,
+            begun=self._step_begun,
+            ended=now,
+            counts=counts,
+            stop=result.stop,
+            error=result.error,
+            waiting=dict(result.waiting),
+        )
         accepts = self._runs_due(e, now) if result.stop is not None and result.error is None else ()
         recall = None
         if self.receipt is not None and not self.steps:
@@ -237,7 +247,7 @@ class RunMemory:
         self.started_runs += await asyncio.shield(self.keeper.store.stored_paths.finish(write))
         self.last = counts
         total = TokenCounts(*map(sum, zip(self.run.counts, counts, strict=True)))
-        self.run = replace(self.run, steps=number, counts=total)
+        self.run = replace(self.run, steps=step.number, counts=total)
         self.calling_run = self.run.id
         self._extend_path(e)
         return e
@@ -301,7 +311,10 @@ class RunMemory:
     async def _begin_step(
         self, results: Sequence[ToolResult], nudge: str, end: RunEnd | None = None
     ) -> Prompt:
-        """Opens the next step; with an end that is all of it. Returns its prompt. Raises: StoreError."""
+        """Writes the results and opens the next step. Returns its prompt. Raises: StoreError.
+
+        end: the run ends with this step, which has no reply then.
+        """
         return await self._write_with_edits(results, lambda current: self._try_open(current, nudge, end))
 
     async def _write_with_edits(
@@ -451,9 +464,16 @@ class RunMemory:
             ERROR_WITHHELD if self.reading is not None and outcome.error_message else outcome.error_message
         )
         return _StepResult(
-            full, shown_reply if full else None, outcome.step_usage, outcome.waiting,
-            outcome.results if outcome.waiting else (), stop, error, outcome.is_refused, error_message,
-        )  # fmt: skip
+            full,
+            shown_reply if full else None,
+            outcome.step_usage,
+            waiting=outcome.waiting,
+            results=outcome.results if outcome.waiting else (),
+            stop=stop,
+            error=error,
+            is_refused=outcome.is_refused,
+            error_message=error_message,
+        )
 
     async def _pause(self, stop: StopReason, outcome: TurnOutcome) -> None:
         """Ends the run with calls that wait for an answer, after the gateway's tools have run."""
@@ -527,6 +547,6 @@ def _results_by_number(e: Exchange, results: Sequence[ToolResult]) -> dict[int, 
 
 
 def _step_saved(e: Exchange, messages: Sequence[WireMessage] = ()) -> events.StepSaved:
-    """messages: those that came in with it."""
+    """Returns the event of a saved step, with the results among the messages that came in with it."""
     results = (m for m in messages if m.get("role") == "tool")
     return events.StepSaved(e.seq, e.reply_seq, tuple(results))
