@@ -22,7 +22,7 @@ import asyncio
 import builtins
 import uuid
 from collections.abc import Callable, Collection, Coroutine, Sequence
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 from storage.database import WORK, Connection, Database, Effect, Operation, Row
 from storage.errors import NotFound, Stale
@@ -39,7 +39,11 @@ SQL = load("jobs.sql")
 # As `Job.agent`: it belongs to no memory.
 NO_AGENT = 0
 # The longest pause between two reads of a queue that processes share, since a notification may be lost.
-_LOOK_S = 60.0
+_LONGEST_WAIT_S = 60.0
+
+
+# What came of an attempt. dropped: the job is deleted, since its memory has changed; lost: another attempt holds it.
+JobOutcome = Literal["retrying", "dead", "dropped", "lost"]
 
 
 async def forget_jobs(
@@ -134,7 +138,7 @@ class Jobs(Group):
         wait: float | None = await connection.value(SQL["due_in"], values)
         if self._database.is_shared:
             # The process that enqueued a job may have died before its notification.
-            wait = _LOOK_S if wait is None else min(_LOOK_S, wait)
+            wait = _LONGEST_WAIT_S if wait is None else min(_LONGEST_WAIT_S, wait)
         return None if wait is None else max(0.0, wait)
 
     # -- a job's life -------------------------------------------------------------------------------------------------
@@ -282,26 +286,23 @@ class Jobs(Group):
 
         await self._write(write)
 
-    async def fail(self, job: Job, error: str, retry_in_s: float | None) -> str:
-        """Has the job tried again later. Its serial group waits meanwhile.
+    async def fail(self, job: Job, error: str, retry_in_s: float | None) -> JobOutcome:
+        """Has the job tried again later. Its serial group waits meanwhile. Returns the outcome.
 
         error: the reason, which never has content.
         retry_in_s: None: it is not tried again, and becomes a dead letter.
-
-        Returns the outcome: "retrying", "dead", "dropped" (deleted, since its memory has changed) or "lost" (another
-        attempt holds it by now).
         """
         return await self._end(job, error, retry_in_s, job.tries)
 
-    async def release(self, job: Job, delay_s: float = 0.0, reason: str | None = None) -> str:
-        """Gives the job back as if this attempt had not been made. Returns the outcome, as `fail` does.
+    async def release(self, job: Job, delay_s: float = 0.0, reason: str | None = None) -> JobOutcome:
+        """Gives the job back as if this attempt had not been made. Returns the outcome.
 
         reason: why it waits; None: its last error stays.
         """
         return await self._end(job, reason or job.error, delay_s, job.tries - 1)
 
-    def release_here(self, job: Job) -> None:
-        """Ends a lease while the database may be out of reach; the next claim of this process writes it."""
+    def release_later(self, job: Job) -> None:
+        """Ends a lease while the database is out of reach; the next claim of this process writes it."""
         self._released.add((job.id, job.attempt))
 
     # -- operators and forgetting -------------------------------------------------------------------------------------
@@ -412,10 +413,10 @@ class Jobs(Group):
         if effect is not None:
             await effect(connection)
 
-    async def _end(self, job: Job, error: str | None, delay_s: float | None, tries: int) -> str:
-        """Ends an attempt. Returns the outcome, as `fail` does. delay_s: None: the job is dead."""
+    async def _end(self, job: Job, error: str | None, delay_s: float | None, tries: int) -> JobOutcome:
+        """Ends an attempt. Returns the outcome. delay_s: None: the job is dead."""
 
-        async def write(connection: Connection) -> str:
+        async def write(connection: Connection) -> JobOutcome:
             epoch = await _epoch(connection, job.agent)
             if await connection.row(SQL["fence"], (job.id, job.attempt)) is None:
                 return "lost"

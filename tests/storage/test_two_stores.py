@@ -289,7 +289,7 @@ async def test_a_job_that_is_let_go_of_is_taken_over_at_once(stores: tuple[Store
     await one.jobs.enqueue("learn", 0, "k")
     job = await one.jobs.claim(KINDS, lease_s=LEASE_S, tries=3)
     assert job is not None
-    one.jobs.release_here(job)
+    one.jobs.release_later(job)
     assert await one.jobs.due_in(KINDS) == 0.0
     again = await one.jobs.claim(KINDS, lease_s=LEASE_S, tries=3)
     assert again is not None

@@ -257,7 +257,7 @@ class Worker:
                 "The outcome of job %d (%s) could not be stored, so it is performed again: %s",
                 job.id, job.kind, _describe(error),
             )  # fmt: skip
-            self.jobs.release_here(job)
+            self.jobs.release_later(job)
             outcome = "unwritten"
         finally:
             self._running.discard(context)
