@@ -54,11 +54,13 @@ class _Asked(Struct, frozen=True):
     # The numbers between which they were read; alike where nothing was.
     cursor: int = 0
     upto: int = 0
-    # There is more to read, now and once it is confirmed.
+    # More confirmed messages follow.
     is_more: bool = False
+    # Messages follow that are not confirmed yet.
     is_waiting: bool = False
-    # The numbers of the messages, and of the facts that the model has seen with them.
+    # The numbers of the messages that were read.
     messages: Sequence[int] = ()
+    # The numbers of the facts that the model has seen with them.
     shown: Sequence[int] = ()
     # The versions of the blocks that the model has seen, by their labels.
     blocks: Mapping[str, int] = {}
@@ -142,10 +144,11 @@ class LearningService:
         )
 
     async def _ask(self, job: JobContext) -> bytes:
-        """Reads the next batch and asks the model about it. Returns `_Asked`, as JSON."""
-        return msgspec.json.encode(await self._ask_model(job))
+        """Returns the journaled step of the job: `_Asked`, as JSON."""
+        return msgspec.json.encode(await self._read_and_ask(job))
 
-    async def _ask_model(self, job: JobContext) -> _Asked:
+    async def _read_and_ask(self, job: JobContext) -> _Asked:
+        """Reads the next batch, and asks the model about it where there is a model and something to learn from."""
         unread = await self._read_batch(job)
         if unread is None or not unread.agent.scope.is_person:
             return _Asked()
@@ -164,17 +167,17 @@ class LearningService:
             asked,
             shown=[fact.seq for fact in facts],
             blocks={block.label: block.version for block in blocks},
-            calls=await self._call_model(job, self._background, scope.project, request),
+            calls=await self._ask_model(job, self._background, scope.project, request),
         )
 
-    async def _call_model(
+    async def _ask_model(
         self,
         job: JobContext,
         background: BackgroundModel,
         project: str,
         request: Sequence[Mapping[str, Any]],
     ) -> list[dict[str, str]]:
-        """Returns the calls of the model's answer; none where it refuses even the smallest batch."""
+        """Asks the model. Returns the calls of its answer; none where it refuses even the smallest batch."""
         try:
             reply = await background.ask(project, request, tools=learn.tool_definitions(), memory=job.agent)
         except RequestRefused:
