@@ -36,7 +36,7 @@ from storage.commands import Learned, LearnedFact, RecallRow
 from storage.database import Connection
 from storage.listing import PassageDraft
 from storage.open import open_store
-from storage.recall_record import RecalledEntry, RecallRecord, pack, pack_request
+from storage.recall_record import RecalledEntry, RecallRecord, pack, pack_request_id
 from storage.records import Agent, Block
 from storage.sql.blocks import ensure_blocks, load_blocks, write_block
 from storage.sql.recalls import note_recall
@@ -163,10 +163,10 @@ async def fill_lists(store: Store, agent: Agent, now: float, share: float) -> No
             RecalledEntry("message", rows[0][1] - 2 * n, n + 1, 0.9, 0.9, None, 20, "" if n < 8 else "weak")
             for n in range(13)
         )
-        record = RecallRecord("recalled", 40, 160, parts=(50, 0, 30, 0, 400, 160, 20), entries=entries)
+        record = RecallRecord("recalled", 40, 160, part_tokens=(50, 0, 30, 0, 400, 160, 20), entries=entries)
         for n, (id, _) in enumerate(rows):
             await note_recall(
-                connection, agent.id, id, now - n, RecallRow(pack_request(f"req_{n:024x}"), pack(record))
+                connection, agent.id, id, now - n, RecallRow(pack_request_id(f"req_{n:024x}"), pack(record))
             )
         block = Block(0, "human", "What is known of the person.", "", 5_000)
         await ensure_blocks(connection, agent.id, [block], now - DAY_S)

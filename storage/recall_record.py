@@ -1,6 +1,6 @@
 """The record of one recall, and its bytes: numbers alone, so that it holds no words, hashes or names.
 
-    head     version, why, flags, mode, how many hits, status, times, the model's context, how many hits were left out
+    head     version, outcome, flags, mode, how many hits, status, times, context window, how many hits stayed out
     numbers  of two bytes each, or of four where one is larger: what was found, parts of the window, times, usage
     columns  of the hits: kind with reason, rank, a byte for each score (255 is the best), tokens, number
 
@@ -12,33 +12,38 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from hashlib import blake2b
 from math import ceil
 from typing import NamedTuple
 
 from msgspec import Struct
 
-# `any`: a hit whose words were not read is one of these.
+# "any": the kind is not known, since the text was not read.
 KINDS = ("message", "fact", "passage", "any")
-# Why a hit stayed out of the note; "": it did not.
+# Why a hit stayed out of the note; "": it did not. "shown": the request has it; "repeats": another hit has it.
 REASONS = ("", "weak", "no_room", "shown", "repeats", "muted", "superseded")
-# What came of a recall.
-WHYS = ("recalled", "nothing_found", "all_shown", "no_room", "late", "failed", "off", "nobody")
-# The parts of the window.
-PARTS = ("system", "tools", "section", "summary", "history", "note", "message")
+OUTCOMES = ("recalled", "nothing_found", "all_shown", "no_room", "late", "failed", "off", "nobody")
+PROMPT_PARTS = ("system", "tools", "section", "summary", "history", "note", "message")
 NONE_LEFT_OUT = (0,) * (len(REASONS) - 1)
 _MODES = ("on", "strict")
 # The code of an entry: two bits for its kind, three for its reason, and one if the hit is forgotten.
-_KIND_MASK, _REASON_SHIFT, _REASON_MASK, _FORGOTTEN = 0b11, 2, 0b111, 1 << 5
+_KIND_MASK = 0b11
+_REASON_SHIFT = 2
+_REASON_MASK = 0b111
+_FORGOTTEN = 1 << 5
 # The flags of a record.
-_IS_SELECTION, _HAS_MEANING, _IS_STREAMED, _HAS_USAGE, _HAS_FIRST, _WIDE_NUMBERS, _WIDE_SEQS, _WIDE_TOKENS = (
-    1 << n for n in range(8)
-)
+_IS_SELECTION = 1 << 0
+_HAS_MEANING = 1 << 1
+_IS_STREAMED = 1 << 2
+_HAS_USAGE = 1 << 3
+_HAS_FIRST = 1 << 4
+_WIDE_NUMBERS = 1 << 5
+_WIDE_SEQS = 1 << 6
+_WIDE_TOKENS = 1 << 7
 _VERSION = 1
 _MOST_BYTE, _MOST_SHORT, _MOST_NUMBER = 0xFF, 0xFFFF, 0xFFFF_FFFF
-# Version, why, flags, mode, how many hits; status; tenths of milliseconds, in all and up to the reply's head; context;
-# how many stayed out.
+# Version, outcome, flags, mode, how many hits; status; tenths of milliseconds, in all and up to the head of the reply;
+# context window; how many stayed out.
 _HEAD = struct.Struct("<5BHIII6B")
 # What was found, recalled tokens, seven parts of the window, evicted, added hundredths of milliseconds, three of usage.
 _SHORT_NUMBERS, _LONG_NUMBERS = struct.Struct("<14H"), struct.Struct("<14I")
@@ -47,31 +52,6 @@ _GATEWAY_ID = re.compile(r"req_[0-9a-f]{24}")
 # A longer id is stored as its hash.
 _MOST_ID_BYTES = 64
 _GATEWAY_MARK, _HASH_MARK = b"\x00", b"\x01"
-
-
-# By all, by words, by meaning, from 0 to 255, relative to the best of the search.
-HitScores = tuple[int, int, int]
-
-
-def _no_scores() -> list[HitScores]:
-    return []
-
-
-@dataclass(slots=True)
-class SearchTrace:
-    """How a search came to its hits, for its caller to show why."""
-
-    # Best first; of a selection of the whole memory there are none.
-    hits: Sequence[int] = ()
-    # Hits that are muted.
-    muted: Sequence[int] = ()
-    # The hits have scores by meaning.
-    has_meaning: bool = False
-    # Returns the scores of the hits, in their order. It is called where the record is packed, off the loop.
-    scores: Callable[[], list[HitScores]] = _no_scores
-    # Returns the best hits, up to a limit, of those that are too weak for a note, with their scores; None: nothing was
-    # ranked. It holds the whole ranking, so it is set to None in a trace that is kept.
-    weak: Callable[[int], list[tuple[int, HitScores]]] | None = None
 
 
 class RecalledEntry(Struct, frozen=True):
@@ -97,8 +77,8 @@ class RecalledEntry(Struct, frozen=True):
 class RecallRecord(Struct, frozen=True):
     """The outcome of one recall, and the request that it was for."""
 
-    # One of WHYS.
-    why: str
+    # One of OUTCOMES.
+    outcome: str
     # How many hits there were.
     found: int = 0
     # The tokens of those that went into the note.
@@ -110,12 +90,12 @@ class RecallRecord(Struct, frozen=True):
     # The status of the reply.
     status: int = 200
     is_streamed: bool = False
-    # Tokens, in the order of PARTS.
-    parts: tuple[int, ...] = (0,) * len(PARTS)
+    # Tokens, in the order of PROMPT_PARTS.
+    part_tokens: tuple[int, ...] = (0,) * len(PROMPT_PARTS)
     # The model's window in tokens; None: unknown.
-    context: int | None = None
+    context_window: int | None = None
     # The tokens of the messages that have left the window.
-    evicted: int = 0
+    evicted_tokens: int = 0
     # The time that the gateway added.
     added_ms: float = 0.0
     # The time until the reply's head; None: there was none.
@@ -133,7 +113,7 @@ class RecallRecord(Struct, frozen=True):
 class EntryRow(NamedTuple):
     """An entry as it is packed."""
 
-    # Its kind and reason (`code_of`).
+    # Its kind and reason (`pack_code`).
     code: int
     seq: int
     rank: int
@@ -144,19 +124,19 @@ class EntryRow(NamedTuple):
     tokens: int
 
 
-def code_of(kind: str, reason: str) -> int:
+def pack_code(kind: str, reason: str) -> int:
     """Returns the byte for the kind of a hit, and for why it stayed out."""
     return KINDS.index(kind) | REASONS.index(reason) << _REASON_SHIFT
 
 
-def row_of(e: RecalledEntry) -> EntryRow:
+def pack_entry(e: RecalledEntry) -> EntryRow:
     """Returns an entry as it is packed."""
     score, words, meaning = (int((each or 0.0) * _MOST_BYTE) for each in (e.score, e.words, e.meaning))
-    code = code_of(e.kind, e.reason) | _FORGOTTEN * e.is_forgotten
+    code = pack_code(e.kind, e.reason) | _FORGOTTEN * e.is_forgotten
     return EntryRow(code, e.seq, e.rank, score, words, meaning, e.tokens)
 
 
-def entry_of(row: EntryRow, *, has_scores: bool, has_meaning: bool) -> RecalledEntry:
+def unpack_entry(row: EntryRow, *, has_scores: bool, has_meaning: bool) -> RecalledEntry:
     """Returns the entry of a row. has_scores: False in a selection of the whole memory."""
     return RecalledEntry(
         KINDS[row.code & _KIND_MASK],
@@ -174,7 +154,7 @@ def entry_of(row: EntryRow, *, has_scores: bool, has_meaning: bool) -> RecalledE
 def pack(record: RecallRecord) -> bytes:
     """Returns the bytes of a record."""
     has_meaning = any(e.meaning is not None for e in record.entries)
-    return pack_rows(record, [row_of(e) for e in record.entries], has_meaning=has_meaning)
+    return pack_rows(record, [pack_entry(e) for e in record.entries], has_meaning=has_meaning)
 
 
 def pack_rows(record: RecallRecord, rows: Sequence[EntryRow], *, has_meaning: bool) -> bytes:
@@ -183,7 +163,14 @@ def pack_rows(record: RecallRecord, rows: Sequence[EntryRow], *, has_meaning: bo
     # An upstream may report any number.
     usage = [min(n, _MOST_NUMBER) for n in record.usage or (0, 0, 0)]
     added = min(int(record.added_ms * 100), _MOST_NUMBER)
-    numbers = (record.found, record.recalled_tokens, *record.parts, record.evicted, added, *usage)
+    numbers = (
+        record.found,
+        record.recalled_tokens,
+        *record.part_tokens,
+        record.evicted_tokens,
+        added,
+        *usage,
+    )
     flags = (
         _IS_SELECTION * record.is_selection
         | _HAS_MEANING * has_meaning
@@ -196,14 +183,14 @@ def pack_rows(record: RecallRecord, rows: Sequence[EntryRow], *, has_meaning: bo
     )
     head = _HEAD.pack(
         _VERSION,
-        WHYS.index(record.why),
+        OUTCOMES.index(record.outcome),
         flags,
         _MODES.index(record.mode),
         len(rows),
         record.status,
         min(ceil(record.ms * 10), _MOST_NUMBER),
         min(ceil((record.first_ms or 0.0) * 10), _MOST_NUMBER),
-        min(record.context or 0, _MOST_NUMBER),
+        min(record.context_window or 0, _MOST_NUMBER),
         *[min(n, _MOST_BYTE) for n in record.left_out],
     )
     return head + _numbers_struct(flags).pack(*numbers) + _pack_columns(rows, flags)
@@ -221,22 +208,24 @@ def _pack_columns(rows: Sequence[EntryRow], flags: int) -> bytes:
 def unpack(data: bytes) -> RecallRecord:
     """Returns the record of these bytes. Raises: ValueError: they are damaged, or of a later version."""
     try:
-        version, why, flags, mode, count, status, ms, first, context, *left_out = _HEAD.unpack_from(data)
+        version, outcome, flags, mode, count, status, ms, first, context_window, *left_out = (
+            _HEAD.unpack_from(data)
+        )
         if version != _VERSION:
             raise ValueError("the record of a recall is of another version")
         found, tokens, *rest = _numbers_struct(flags).unpack_from(data, _HEAD.size)
-        parts, (evicted, added, *usage) = rest[: len(PARTS)], rest[len(PARTS) :]
+        parts, (evicted, added, *usage) = rest[: len(PROMPT_PARTS)], rest[len(PROMPT_PARTS) :]
         return RecallRecord(
-            why=WHYS[why],
+            outcome=OUTCOMES[outcome],
             found=found,
             recalled_tokens=tokens,
             is_selection=bool(flags & _IS_SELECTION),
             mode=_MODES[mode],
             status=status,
             is_streamed=bool(flags & _IS_STREAMED),
-            parts=tuple(parts),
-            context=context or None,
-            evicted=evicted,
+            part_tokens=tuple(parts),
+            context_window=context_window or None,
+            evicted_tokens=evicted,
             added_ms=added / 100,
             first_ms=first / 10 if flags & _HAS_FIRST else None,
             ms=ms / 10,
@@ -255,7 +244,7 @@ def _unpack_entries(data: bytes, flags: int, count: int) -> tuple[RecalledEntry,
         EntryRow._make, zip(*(values.get(name, (0,) * count) for name in EntryRow._fields), strict=True)
     )
     has_scores, has_meaning = not flags & _IS_SELECTION, bool(flags & _HAS_MEANING)
-    return tuple(entry_of(row, has_scores=has_scores, has_meaning=has_meaning) for row in rows)
+    return tuple(unpack_entry(row, has_scores=has_scores, has_meaning=has_meaning) for row in rows)
 
 
 def overwrite_forgotten(data: bytes, exists: Callable[[str, int], bool]) -> bytes:
@@ -317,15 +306,15 @@ def _columns(flags: int, count: int) -> list[_Column]:
     return columns
 
 
-def pack_request(id: str) -> bytes:
-    """Returns the id of a request as it is stored, in which it can be looked up."""
+def pack_request_id(id: str) -> bytes:
+    """Returns the form in which the id of a request is stored and looked up."""
     if _GATEWAY_ID.fullmatch(id):
         return _GATEWAY_MARK + bytes.fromhex(id[4:])
     raw = id.encode("utf-8", "replace")
     return raw if len(raw) <= _MOST_ID_BYTES else _HASH_MARK + blake2b(raw, digest_size=16).digest()
 
 
-def unpack_request(stored: bytes) -> str | None:
+def unpack_request_id(stored: bytes) -> str | None:
     """Returns the id of a request; None: it was too long to be stored."""
     if stored[:1] == _GATEWAY_MARK:
         return f"req_{stored[1:].hex()}"

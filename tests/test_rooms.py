@@ -32,6 +32,7 @@ DATA = {
     "storage.listing",
     "storage.recall_record",
     "storage.records",
+    "storage.search_trace",
     "storage.usage_records",
 }
 ADAPTERS = {"adapters.base", "adapters.types", "adapters.errors", "adapters.sse"}
@@ -43,6 +44,7 @@ STORAGE = {
     "storage.database",
     "storage.recall_record",
     "storage.records",
+    "storage.search_trace",
     "storage.usage_records",
     "storage.errors",
     "storage.sidecar",
@@ -208,7 +210,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"batch_records"},
         {"commands", "database", "listing", "search"},
         {"health_check", "records", "sidecar"},
-        {"errors", "fusion", "recall_record", "text", "usage_records"},
+        {"errors", "fusion", "recall_record", "search_trace", "text", "usage_records"},
     ],
 }
 # These stand alone: none of their neighbours imports them, and they import the lowest floor alone.

@@ -13,7 +13,6 @@ from itertools import chain, islice
 from msgspec.structs import replace
 
 from storage.fusion import interleave
-from storage.recall_record import HitScores, SearchTrace
 from storage.search import common
 from storage.search.blob import ASKS, CHUNK, SLIGHT, USER, hash_terms
 from storage.search.common import COMMON_SHARE, least_common, shares_in_general
@@ -24,6 +23,7 @@ from storage.search.scores import Near, Scores
 from storage.search.segment import NO_POSTINGS, Postings
 from storage.search.tail import Tail
 from storage.search.tokens import split_words, terms_of_word
+from storage.search_trace import HitScores, SearchTrace
 
 # Distinct words of a query that are looked up, and the characters in which they are looked for: callers may send a
 # book, with words that would be split for each memory that is searched.
@@ -122,9 +122,9 @@ def rank(
         rows = _fill(rows, layout, limit, room)
     seqs = _numbers(rows, layout)
     if trace is not None:
-        trace.hits, trace.has_meaning = seqs, near is not None
+        trace.hit_seqs, trace.has_meaning = seqs, near is not None
         trace.scores = sums.relative(rows)
-        trace.weak = partial(_weak, sums, layout)
+        trace.weak_hits = partial(_weak, sums, layout)
     return seqs
 
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from msgspec import Struct
 
-from storage.recall_record import HitScores
 from storage.search.blob import ASKS, FREQUENCY, HEAD, NO_ROW, PRESENT, ROW_SHIFT, SLIGHT, USER
 from storage.search.find import Found
 from storage.search.layout import LEAST_AGAINST, IndexLayout
@@ -24,6 +23,7 @@ from storage.search.weights import (
     TELLING_TERMS,
     VECTORS_FADE,
 )
+from storage.search_trace import HitScores
 
 if TYPE_CHECKING:
     import numpy as np

@@ -16,7 +16,6 @@ from storage.commands import Rules
 from storage.database import Connection, Database
 from storage.errors import Corrupt, TooSlow
 from storage.listing import PassageFilter
-from storage.recall_record import SearchTrace
 from storage.records import MUTED, Agent, AgentNumbers, Message, Passage, Vector
 from storage.search import blob, rank
 from storage.search.blob import Counted, count_terms, with_names
@@ -24,6 +23,7 @@ from storage.search.scores import Near
 from storage.search.segment import NO_POSTINGS, Postings, Segment, chunks_of, make_segment, postings_of
 from storage.search.tail import Tail
 from storage.search.whole import asks_for_whole
+from storage.search_trace import SearchTrace
 from storage.sql import exchanges, vectors
 from storage.sql.agents import load_agent, load_numbers, set_indexed
 from storage.sql.group import Group, bulk_writes, reads
@@ -243,7 +243,7 @@ class Recall(Group):
         if muted:
             found = [m for m in found if m.source != MUTED]
             if trace is not None:
-                trace.muted = muted
+                trace.muted_seqs = muted
         return found
 
     async def _load_memory(

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from storage.commands import RecallRow
 from storage.database import Connection, Row
-from storage.recall_record import pack_request, unpack_request
+from storage.recall_record import pack_request_id, unpack_request_id
 from storage.records import Scope
 from storage.sql.group import Group, reads
 from storage.sql.statements import load, rows_of
@@ -54,7 +54,7 @@ class Recalls(Group):
         self, connection: Connection, request: str, since: float, project: str | None = None
     ) -> builtins.list[StoredRecall]:
         """Returns the recalls of the requests with an id, the newest first. project: None: of all projects."""
-        rows = await connection.rows(SQL["recalls_of_request"], (pack_request(request), since, project))
+        rows = await connection.rows(SQL["recalls_of_request"], (pack_request_id(request), since, project))
         return list(map(_stored, rows))
 
     @reads
@@ -71,7 +71,7 @@ class Recalls(Group):
     ) -> dict[int, str]:
         """Returns the ids of the requests that these exchanges answer, by their rows, as far as they are known."""
         rows = await rows_of(connection, SQL["recall_requests"], exchanges, agent, since)
-        found = {exchange: unpack_request(request) for exchange, request in rows}
+        found = {exchange: unpack_request_id(request) for exchange, request in rows}
         return {exchange: id for exchange, id in found.items() if id is not None}
 
     async def delete_older(self, before: float) -> int:
@@ -83,5 +83,5 @@ def _stored(row: Row) -> StoredRecall:
     exchange, agent, at, request, data, uid, project, profile, subject, conversation, seq, model = row
     scope = Scope(project, profile, subject)
     return StoredRecall(
-        exchange, agent, at, unpack_request(request), data, uid, scope, conversation, seq, model
+        exchange, agent, at, unpack_request_id(request), data, uid, scope, conversation, seq, model
     )

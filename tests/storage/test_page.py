@@ -12,16 +12,16 @@ from storage.commands import ForgetTarget, Learned, LearnedFact, RecallRow
 from storage.errors import NotFound, WriteConflict
 from storage.recall_record import (
     KINDS,
-    PARTS,
+    PROMPT_PARTS,
     REASONS,
     RecalledEntry,
     RecallRecord,
     hits_in,
     overwrite_forgotten,
     pack,
-    pack_request,
+    pack_request_id,
     unpack,
-    unpack_request,
+    unpack_request_id,
 )
 from storage.records import Agent
 from storage.sql.store import Store
@@ -150,8 +150,8 @@ async def test_a_fact_that_is_forgotten_leaves_the_blocks_with_its_sentence(
 
 def record(*entries: RecalledEntry) -> RecallRecord:
     return RecallRecord(
-        "recalled", 11, 214, parts=(900, 1_480, 430, 1_210, 14_100, 214, 78), context=128_000, added_ms=2.13,
-        first_ms=412.0, ms=900.0, usage=(18_390, 212, 17_024), entries=entries,
+        "recalled", 11, 214, part_tokens=(900, 1_480, 430, 1_210, 14_100, 214, 78), context_window=128_000,
+        added_ms=2.13, first_ms=412.0, ms=900.0, usage=(18_390, 212, 17_024), entries=entries,
     )  # fmt: skip
 
 
@@ -177,7 +177,7 @@ def test_a_record_is_what_was_packed() -> None:
     assert unpack(pack(without_hits)) == without_hits
     too_many = unpack(pack(replace(packed, usage=(1 << 40, 212, 0))))
     assert too_many.usage == ((1 << 32) - 1, 212, 0)
-    assert (len(KINDS), len(REASONS), len(PARTS)) == (4, 7, 7)  # as many as there is room for: 4, 8
+    assert (len(KINDS), len(REASONS), len(PROMPT_PARTS)) == (4, 7, 7)  # as many as there is room for: 4, 8
 
 
 @pytest.mark.parametrize("cut", range(len(pack(record(*ENTRIES)))))
@@ -199,19 +199,19 @@ def test_what_is_gone_is_overwritten_in_as_many_bytes() -> None:
 
 @pytest.mark.parametrize("id", ["req_0123456789abcdef01234567", "customer-7", "é", "x" * 64])
 def test_the_id_of_a_request_comes_back(id: str) -> None:
-    assert unpack_request(pack_request(id)) == id
+    assert unpack_request_id(pack_request_id(id)) == id
 
 
 def test_a_long_id_of_a_request_is_a_hash() -> None:
-    stored = pack_request("x" * 65)
-    assert unpack_request(stored) is None
+    stored = pack_request_id("x" * 65)
+    assert unpack_request_id(stored) is None
     assert len(stored) == 17
-    assert stored == pack_request("x" * 65) != pack_request("y" * 65)
+    assert stored == pack_request_id("x" * 65) != pack_request_id("y" * 65)
 
 
 async def noted(alice: Speaker, text: str, request: str, *entries: RecalledEntry) -> int:
     """Says something with a note of its recall. Returns the row of its exchange."""
-    row = RecallRow(pack_request(request), pack(record(*entries)))
+    row = RecallRow(pack_request_id(request), pack(record(*entries)))
     await alice.say([user(text)], assistant(f"To {text}"), recall_row=row)
     return (await alice.rows())[-1].id
 
@@ -240,7 +240,7 @@ async def test_a_recall_is_written_with_its_turn_and_found_by_its_request(
 async def test_a_recall_of_a_turn_in_a_conversation_is_written_with_it(store: Store, alice: Speaker) -> None:
     await alice.say([user("One.")], assistant("First."))
     history = [user("One."), assistant("First."), user("Two.")]
-    row = RecallRow(pack_request("a"), pack(record()))
+    row = RecallRow(pack_request_id("a"), pack(record()))
     await alice.say(history, assistant("Second."), recall_row=row)
     assert len(await store.recalls.find("a", 0.0)) == 1
     history += [assistant("Second."), user("Three.")]

@@ -15,7 +15,7 @@ from gateway.run.admin.page_records import HitRecord, LeftOutRecord
 from gateway.run.memory.pack_recall import entry_rows
 from gateway.run.memory.trial import TrialRecall
 from storage.errors import TooSlow
-from storage.recall_record import entry_of
+from storage.recall_record import unpack_entry
 from storage.records import Agent, Message
 from storage.sql.store import Store
 
@@ -120,7 +120,7 @@ class SearchOperation(Struct, frozen=True):
         record = result.search
         rows, _ = entry_rows(record, _MOST_HITS)
         entries = [
-            entry_of(row, has_scores=not record.is_selection, has_meaning=record.trace.has_meaning)
+            unpack_entry(row, has_scores=not record.is_selection, has_meaning=record.trace.has_meaning)
             for row in rows
         ]
         in_note = [e for e in entries if not e.reason]

@@ -31,7 +31,7 @@ from gateway.run.admin.page_records import (
 )
 from gateway.run.request_log import LoggedRequest, RequestLog
 from storage.listing import LAST_NUMBER
-from storage.recall_record import PARTS, REASONS, RecallRecord, unpack
+from storage.recall_record import PROMPT_PARTS, REASONS, RecallRecord, unpack
 from storage.records import API_PROFILE, Scope
 from storage.sql.recalls import StoredRecall
 from storage.sql.store import Store
@@ -232,7 +232,7 @@ class RequestOperations(Struct, frozen=True):
             conversation=stored.conversation_uid,
             exchange=stored.seq,
             tries=tries,
-            why=cast(Why, record.why),
+            why=cast(Why, record.outcome),
             sentence=sentence_of(record),
             found=record.found,
             selection=record.is_selection,
@@ -315,7 +315,7 @@ def sentence_of(record: RecallRecord) -> str:
     chosen = record.found - sum(record.left_out)
     left = [f"{n} {_LEFT_OUT[reason]}" for reason, n in zip(REASONS[1:], record.left_out, strict=True) if n]
     if not chosen:
-        found = _NOTHING_RECALLED.get(record.why, _NOTHING_RECALLED["nothing_found"])
+        found = _NOTHING_RECALLED.get(record.outcome, _NOTHING_RECALLED["nothing_found"])
     elif record.is_selection:
         found = f"The message names nothing to look for: {chosen} memories went in as a selection of all."
     else:
@@ -330,9 +330,10 @@ def sentence_of(record: RecallRecord) -> str:
 
 def _window_of(record: RecallRecord) -> WindowRecord:
     parts = (
-        PartTokens(cast(WindowPart, part), tokens) for part, tokens in zip(PARTS, record.parts, strict=True)
+        PartTokens(cast(WindowPart, part), tokens)
+        for part, tokens in zip(PROMPT_PARTS, record.part_tokens, strict=True)
     )
-    return WindowRecord(tuple(parts), record.context, record.evicted)
+    return WindowRecord(tuple(parts), record.context_window, record.evicted_tokens)
 
 
 def _explain_logged(each: LoggedRequest) -> ExplainedRequest:

@@ -14,14 +14,14 @@ from gateway.core.turn.commands import End, TurnOutcome
 from gateway.run.memory.prompt import Prompt, SearchRecord
 from gateway.run.memory.recall import MOST_LEFT_OUT
 from gateway.run.receipt import Receipt
-from storage.recall_record import KINDS, PARTS, REASONS, EntryRow, RecallRecord, code_of, pack_rows
+from storage.recall_record import KINDS, PROMPT_PARTS, REASONS, EntryRow, RecallRecord, pack_code, pack_rows
 
 _STATUSES = {End.FINISHED: 200, End.CANCELLED: 499, End.FAILED: 502}
 _NO_SCORES = (0, 0, 0)
 # Estimates: characters of a text for each token, and of the JSON around a message.
 _CHARS_PER_TOKEN, _MESSAGE_JSON_CHARS = 4, 40
-# `code_of` for each kind with each reason.
-_CODES = {(kind, reason): code_of(kind, reason) for kind in KINDS for reason in REASONS}
+# `pack_code` for each kind with each reason.
+_CODES = {(kind, reason): pack_code(kind, reason) for kind in KINDS for reason in REASONS}
 # Without "": that hit did not stay out.
 _LEFT_OUT_REASONS = REASONS[1:]
 
@@ -38,16 +38,16 @@ def pack_recall(
     """
     rows, counts = entry_rows(search)
     record = RecallRecord(
-        why=search.why or _why(bool(search.chosen), counts),
+        outcome=search.why or _why(bool(search.chosen), counts),
         found=len(search.chosen) + counts.total(),
         recalled_tokens=prompt.recall.tokens,
         is_selection=search.is_selection,
         mode=receipt.mode,
         status=_STATUSES[outcome.state],
         is_streamed=prompt.request.stream,
-        parts=window_parts(prompt),
-        context=prompt.target.context_window,
-        evicted=prompt.window.evicted_tokens,
+        part_tokens=window_parts(prompt),
+        context_window=prompt.target.context_window,
+        evicted_tokens=prompt.window.evicted_tokens,
         added_ms=added_ms,
         first_ms=receipt.first_ms,
         ms=ms,
@@ -66,8 +66,8 @@ def entry_rows(
     """
     trace = search.trace
     messages = {m.seq: m for m in search.messages}
-    ranks = {seq: rank for rank, seq in enumerate(trace.hits or messages, 1)}
-    scores = dict(zip(trace.hits, trace.scores(), strict=True)) if trace.hits else {}
+    ranks = {seq: rank for rank, seq in enumerate(trace.hit_seqs or messages, 1)}
+    scores = dict(zip(trace.hit_seqs, trace.scores(), strict=True)) if trace.hit_seqs else {}
 
     def row(seq: int, kind: str, reason: str, tokens: int) -> EntryRow:
         # A hit that the ranking lacks has its last rank.
@@ -81,7 +81,7 @@ def entry_rows(
     for seq in left_out:
         message = messages.get(seq)
         tokens = 0 if message is None else min(len(message.text), CUT_CHARS) // _CHARS_PER_TOKEN
-        kind = "fact" if seq in trace.muted else "any" if message is None else message.source
+        kind = "fact" if seq in trace.muted_seqs else "any" if message is None else message.source
         rows.append(row(seq, kind, reasons[seq], tokens))
     weak = [(seq, each) for seq, each in search.weak if seq not in reasons and seq not in chosen]
     del weak[most_left_out - len(left_out) :]
@@ -100,11 +100,11 @@ def _reasons(search: SearchRecord, unchosen: Iterable[int]) -> dict[int, str]:
         for seq in seqs:
             if seq in found:
                 found[seq] = reason
-    return {**search.ruled_out, **found, **dict.fromkeys(search.trace.muted, "muted")}
+    return {**search.ruled_out, **found, **dict.fromkeys(search.trace.muted_seqs, "muted")}
 
 
 def _why(has_chosen: bool, counts: Counter[str]) -> str:
-    """Returns one of WHYS for a search that did not fail. counts: hits that stayed out, by reason."""
+    """Returns one of OUTCOMES for a search that did not fail. counts: hits that stayed out, by reason."""
     if has_chosen:
         return "recalled"
     if counts["no_room"]:
@@ -113,7 +113,7 @@ def _why(has_chosen: bool, counts: Counter[str]) -> str:
 
 
 def window_parts(prompt: Prompt) -> tuple[int, ...]:
-    """Returns the tokens of a prompt by `PARTS`, estimated from the lengths of its texts."""
+    """Returns the tokens of a prompt by `PROMPT_PARTS`, estimated from the lengths of its texts."""
     request, window, composition = prompt.request, prompt.window, prompt.composition
     system = history = newest = 0
     for index, message in enumerate(request.messages):
@@ -141,7 +141,7 @@ def window_parts(prompt: Prompt) -> tuple[int, ...]:
         "note": note,
         "message": _tokens(newest),
     }
-    return tuple([tokens[part] for part in PARTS])
+    return tuple([tokens[part] for part in PROMPT_PARTS])
 
 
 def _tokens(chars: int) -> int:

@@ -20,8 +20,8 @@ from gateway.core.request.envelope import thinking_budget
 from gateway.core.request.native_body import NativeAdditions
 from gateway.core.turn.guide import ANYTHING, Offer
 from gateway.core.upstream.policy import Target
-from storage.recall_record import HitScores, SearchTrace
 from storage.records import Evicted, Message
+from storage.search_trace import HitScores, SearchTrace
 
 
 class EndpointForm(Struct, frozen=True):
@@ -116,7 +116,7 @@ WHOLE_WINDOW = FittedWindow()
 class SearchRecord(Struct, frozen=True):
     """The record of a search of memory for one message. It is stored with the turn."""
 
-    # One of WHYS, where the search failed or all was shown before; "": what was found decides.
+    # One of OUTCOMES, where the search failed or all was shown before; "": what was found decides.
     why: str
     # What was found, best first.
     messages: Sequence[Message]
@@ -127,7 +127,7 @@ class SearchRecord(Struct, frozen=True):
     # Why other messages that were found are not among these, by number.
     ruled_out: Mapping[int, str]
     is_selection: bool
-    # The ranking of the search, without `weak`.
+    # The ranking of the search, without `weak_hits`.
     trace: SearchTrace
     # The best of the hits that were too weak, by number.
     weak: Sequence[tuple[int, HitScores]]

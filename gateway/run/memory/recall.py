@@ -26,8 +26,8 @@ from gateway.run.memory.superseded import superseded_exchanges
 from gateway.run.memory.visible import NOTHING_VISIBLE, VisibleContent, shows_origin
 from gateway.settings import MemorySettings
 from storage.errors import StoreError, TooSlow
-from storage.recall_record import SearchTrace
 from storage.records import Message, Vector
+from storage.search_trace import SearchTrace
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
@@ -428,9 +428,9 @@ def make_search_record(
 
     most_left_out: how many hits outside of the note are recorded with their scores.
     """
-    free = most_left_out - (len(trace.hits) - len(chosen))
-    weak = trace.weak(free) if free > 0 and trace.weak is not None else ()
-    trace.weak = None
+    free = most_left_out - (len(trace.hit_seqs) - len(chosen))
+    weak = trace.weak_hits(free) if free > 0 and trace.weak_hits is not None else ()
+    trace.weak_hits = None
     return SearchRecord(
         why, found.messages, chosen, left_out, found.ruled_out, found.is_selection, trace, weak
     )

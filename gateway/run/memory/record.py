@@ -34,7 +34,7 @@ from gateway.run.memory.pack_recall import pack_recall
 from gateway.run.memory.prompt import Prompt
 from gateway.run.receipt import Receipt
 from storage.commands import Change, Missing, PlainTurn, Pool, Probes, RecallRow, TurnWrite
-from storage.recall_record import pack_request
+from storage.recall_record import pack_request_id
 from storage.records import Block, BlockOp, SentSection
 
 # The outcome that is written with a user's message before the model is asked, so that it survives the process.
@@ -184,7 +184,7 @@ def recall_row_maker(
 
     def make() -> RecallRow:
         data = pack_recall(prompt, search, outcome, receipt, ms, added_ms)
-        return RecallRow(pack_request(receipt.request_id), data)
+        return RecallRow(pack_request_id(receipt.request_id), data)
 
     return make
 

@@ -20,8 +20,8 @@ from gateway.run.memory.recall import (
     find_messages,
     make_search_record,
 )
-from storage.recall_record import SearchTrace
 from storage.records import Agent, Message
+from storage.search_trace import SearchTrace
 from storage.sql.store import Store
 
 # A person waits for it, and no reply does.

@@ -1,0 +1,28 @@
+"""How a search came to its hits, for its caller to show why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+# By all, by words, by meaning, from 0 to 255, relative to the best of the search.
+HitScores = tuple[int, int, int]
+
+
+def _no_scores() -> list[HitScores]:
+    return []
+
+
+@dataclass(slots=True)
+class SearchTrace:
+    # The numbers of the hits, best first; of a selection of the whole memory there are none.
+    hit_seqs: Sequence[int] = ()
+    # The numbers of hits that are muted.
+    muted_seqs: Sequence[int] = ()
+    # The hits have scores by meaning.
+    has_meaning: bool = False
+    # Returns the scores of the hits, in their order. It is called where the record is packed, off the loop.
+    scores: Callable[[], list[HitScores]] = _no_scores
+    # Returns the best hits, up to a limit, of those that are too weak for a note, with their scores; None: nothing was
+    # ranked. It holds the whole ranking, so it is set to None in a trace that is stored.
+    weak_hits: Callable[[int], list[tuple[int, HitScores]]] | None = None
