@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec import Struct
 
@@ -45,15 +46,13 @@ _BEYOND_ALONE = 3.0
 
 
 class Near(Struct, frozen=True):
-    """The vectors of an agent's messages, compared with the query's (storage/search/vector_blobs.py).
-
-    likeness: similarities, in whatever measure. beyond: in standard deviations of texts that have nothing to do with
-    the query, above the mean of those or of all messages that have a vector, the higher one; zeros where these texts
-    are not known.
-    """
+    """The vectors of an agent's messages, compared with the query's (storage/search/vector_blobs.py)."""
 
     seqs: NDArray[np.int64]
+    # Similarities, in whatever measure.
     likeness: NDArray[np.float64]
+    # In standard deviations of texts that have nothing to do with the query, above the mean of those or of all messages
+    # that have a vector, the higher one; zeros where these texts are not known.
     beyond: NDArray[np.float64]
 
 
@@ -67,7 +66,8 @@ class _RowScores(NamedTuple):
     flags: NDArray[np.uint8]
 
 
-class _Ranking(NamedTuple):
+@dataclass(slots=True)
+class _Ranking:
     """The rows that a call of `Scores.best` has ranked, and their scores."""
 
     rows: NDArray[np.int64]
@@ -75,6 +75,21 @@ class _Ranking(NamedTuple):
     by_vectors: NDArray[np.float64] | None
     # Not 0 for messages of the user.
     of_user: NDArray[np.integer]
+    # How much the ranking of the user's turns alone counts.
+    user_weight: float
+    # How much the ranking by vectors counts.
+    vector_weight: float
+    # The rows that were returned.
+    found: list[int] = field(default_factory=list)
+    # The scores by which they were chosen.
+    chosen_by: NDArray[np.float64] | None = None
+
+    def fuse(self) -> NDArray[np.float64]:
+        """Returns the scores by words and vectors together."""
+        fused = _relative(self.by_words, self.of_user, self.user_weight)
+        if self.by_vectors is not None:
+            fused += self.vector_weight * _relative(self.by_vectors, self.of_user, self.user_weight)
+        return fused
 
 
 class Scores:
@@ -95,12 +110,8 @@ class Scores:
         # By call of `add`, the row of each occurrence.
         self._hits: list[NDArray[np.int64]] = []
         self._asked = 0.0
-        # Of the last call of `best`: its ranking, the rows that it returned, and the scores by words and vectors.
+        # Of the last call of `best`.
         self._ranking: _Ranking | None = None
-        self._found: list[int] = []
-        self._fused: NDArray[Any] | None = None
-        # How much the ranking by vectors counts.
-        self._vector_weight = 1.0
 
     def add(self, found: Found) -> None:
         """Adds what was found of the terms of a query, or of names in its first hits."""
@@ -174,9 +185,10 @@ class Scores:
             score[gone] = share[gone] = 0.0
             if outstanding is not None and beyond is not None:
                 outstanding[gone] = beyond[gone] = 0.0
-        self._ranking, self._found, self._fused = _Ranking(rows, score, outstanding, flags & USER), [], None
+        vector_weight = self._weigh_vectors(share, flags)
+        ranking = _Ranking(rows, score, outstanding, flags & USER, layout.user_weight, vector_weight)
+        self._ranking = ranking
         best, nearest = _max(score), 0.0 if outstanding is None else _max(outstanding)
-        self._vector_weight = self._weigh_vectors(share, flags)
         has_strong_words = best > 0 and _max(share) >= LEAST_BEST_SHARE * self._asked
         far = None
         if only_strong and not has_strong_words:
@@ -185,14 +197,13 @@ class Scores:
                 return []
         if not best > 0 and not nearest > 0:
             return []
-        fused = self._fuse()
+        fused = ranking.fuse()
         if only_strong:
             if layout.all_flags & SLIGHT:
                 _hold_back_small_talk(fused, rows, flags, layout)
             fused[self._weak_rows(share, outstanding, far)] = 0.0
-        found: list[int] = rows[_best_rows(fused, limit)].tolist()
-        self._found, self._fused = found, fused
-        return found
+        ranking.found, ranking.chosen_by = rows[_best_rows(fused, limit)].tolist(), fused
+        return ranking.found
 
     def _far_rows(self, beyond: NDArray[np.float64] | None) -> NDArray[np.bool_] | None:
         """Returns by row whether its vector alone shows that it is about the query; None: no vector does.
@@ -232,29 +243,22 @@ class Scores:
         if not rows or ranking is None:
             return list
         at = ranking.rows.searchsorted(rows)
-        fused = self._fused if self._fused is not None else self._fuse()
+        fused = ranking.chosen_by if ranking.chosen_by is not None else ranking.fuse()
         columns = (fused, ranking.by_words, ranking.by_vectors)
         some = [None if each is None else (each[at], _max(each)) for each in columns]
         return partial(_hit_scores, some, len(rows))
 
     def left_out(self, limit: int) -> list[int]:
         """Returns the best rows that the last ranking had scores for and did not return."""
-        if self._ranking is None:
+        ranking = self._ranking
+        if ranking is None:
             return []
-        rows, fused = self._ranking.rows, self._fuse()
-        fused[rows.searchsorted(self._found)] = 0.0
-        found: list[int] = rows[_best_rows(fused, limit)].tolist()
-        self._fused = None
-        return found
-
-    def _fuse(self) -> NDArray[np.float64]:
-        """Returns the scores of the last ranking by words and vectors together."""
-        assert self._ranking is not None
-        _, by_words, by_vectors, of_user = self._ranking
-        fused = _relative(by_words, of_user, self._layout.user_weight)
-        if by_vectors is not None:
-            fused += self._vector_weight * _relative(by_vectors, of_user, self._layout.user_weight)
-        return fused
+        fused = ranking.fuse()
+        fused[ranking.rows.searchsorted(ranking.found)] = 0.0
+        left_out: list[int] = ranking.rows[_best_rows(fused, limit)].tolist()
+        # The bounds have set the scores of these rows to 0 there.
+        ranking.chosen_by = None
+        return left_out
 
     def _row_scores(self) -> _RowScores:
         """Returns the rows that hold something of the query; all, where vectors count or more than half hold some."""
