@@ -23,11 +23,11 @@ import orjson
 from adapters.base import ModelReply, read_whole
 from adapters.types import Event, Json
 
-_CALLS = b'"tool_calls"'
+# Bytes without which a body need not be parsed. The second are the beginning of "tool_calls" and of "tool_call_id".
+_CALLS_KEY, _CALL_KEYS = b'"tool_calls"', b'"tool_call'
 _MISTRAL_ID: Final = re.compile(r"[a-zA-Z0-9]{9}")
 _NO_SIGNATURE: Final[Json] = {"thought_signature": "skip_thought_signature_validator"}
-_NEEDS_NO_SIGNATURE: Final = re.compile(r"(?:.*/)?gemini-[12]\b")
-_ANY_CALL: Final = b'"tool_call'  # the beginning of "tool_calls" and of "tool_call_id"
+_MODELS_WITHOUT_SIGNATURES: Final = re.compile(r"(?:.*/)?gemini-[12]\b")
 
 
 class CallIndexer:
@@ -38,7 +38,7 @@ class CallIndexer:
 
     def add_index(self, event: Event) -> Event:
         """Returns an event whose pieces of calls have indices; the same event where nothing was missing."""
-        if event.data is None or _CALLS not in event.data:
+        if event.data is None or _CALLS_KEY not in event.data:
             return event
         try:
             chunk = orjson.loads(event.data)
@@ -59,11 +59,10 @@ class CallIndexer:
             calls = delta.get("tool_calls") if isinstance(delta, dict) else None
             if not isinstance(calls, list):
                 continue
-            for place, piece in enumerate(calls):
+            for n, piece in enumerate(calls):
                 if isinstance(piece, dict):
-                    indexed = self._index_piece(choice.get("index"), piece)
-                    is_changed = is_changed or indexed is not piece
-                    calls[place] = indexed
+                    calls[n] = self._index_piece(choice.get("index"), piece)
+                    is_changed = is_changed or calls[n] is not piece
         return is_changed
 
     def _index_piece(self, choice: Any, piece: Json) -> Json:
@@ -78,8 +77,12 @@ class CallIndexer:
         count += bool(begins)
         self._counts[choice] = count
         # A piece that only brings a signature has no function, and the SDK reads `function` without a check.
-        more: Json = {} if "function" in piece else {"function": {}}
-        return {"index": count - 1, **{key: value for key, value in piece.items() if key != "index"}, **more}
+        missing: Json = {} if "function" in piece else {"function": {}}
+        return {
+            "index": count - 1,
+            **{key: value for key, value in piece.items() if key != "index"},
+            **missing,
+        }
 
 
 class IndexedReply:
@@ -135,7 +138,7 @@ def _change_messages(body: bytes, change: Callable[[str, list[Json]], bool]) -> 
 
     change: takes a model's name and the messages, changes these in place, and returns whether it has changed any.
     """
-    if _ANY_CALL not in body:
+    if _CALL_KEYS not in body:
         return body
     try:
         request = orjson.loads(body)
@@ -150,15 +153,15 @@ def _change_messages(body: bytes, change: Callable[[str, list[Json]], bool]) -> 
 
 def _rename_ids(model: str, messages: list[Json]) -> bool:
     """Gives ids of Mistral's form to calls and to the results that name them. Returns whether any was changed."""
-    named: list[tuple[Json, str]] = [(message, "tool_call_id") for message in messages]
-    named += [(call, "id") for message in messages for call in _calls_of(message)]
+    fields: list[tuple[Json, str]] = [(message, "tool_call_id") for message in messages]
+    fields += [(call, "id") for message in messages for call in _calls_of(message)]
     foreign = [
-        (each, key)
-        for each, key in named
-        if isinstance(each.get(key), str) and not _MISTRAL_ID.fullmatch(each[key])
+        (owner, key)
+        for owner, key in fields
+        if isinstance(owner.get(key), str) and not _MISTRAL_ID.fullmatch(owner[key])
     ]
-    for each, key in foreign:
-        each[key] = blake2b(each[key].encode("utf-8", "surrogatepass")).hexdigest()[:9]
+    for owner, key in foreign:
+        owner[key] = blake2b(owner[key].encode("utf-8", "surrogatepass")).hexdigest()[:9]
     return bool(foreign)
 
 
@@ -167,15 +170,15 @@ def _mark_unsigned(model: str, messages: list[Json]) -> bool:
 
     Returns whether any was changed.
     """
-    if _NEEDS_NO_SIGNATURE.match(model):
+    if _MODELS_WITHOUT_SIGNATURES.match(model):
         return False
-    turn_begins = max((n for n, message in enumerate(messages) if message.get("role") == "user"), default=0)
-    first = [calls[0] for message in messages[turn_begins:] if (calls := _calls_of(message))]
-    unsigned = [call for call in first if not _google_fields(call).get("thought_signature")]
+    turn_start = max((n for n, message in enumerate(messages) if message.get("role") == "user"), default=0)
+    first_calls = [calls[0] for message in messages[turn_start:] if (calls := _calls_of(message))]
+    unsigned = [call for call in first_calls if not _google_fields(call).get("thought_signature")]
     for call in unsigned:
-        given = call.get("extra_content")
-        extra = given if isinstance(given, dict) else {}
-        call["extra_content"] = {**extra, "google": {**_google_fields(call), **_NO_SIGNATURE}}
+        extra = call.get("extra_content")
+        others = extra if isinstance(extra, dict) else {}
+        call["extra_content"] = {**others, "google": {**_google_fields(call), **_NO_SIGNATURE}}
     return bool(unsigned)
 
 
