@@ -1,6 +1,6 @@
-"""Changes of a memory by hand: blocks with the version that was seen, facts, pauses. Each is noted in the audit.
+"""Changes of a memory by hand: of blocks (given the version that was seen), of facts, pauses. The audit has each one.
 
-An operator makes them over the page or the command line, or the person that the memory is of, by a link.
+An operator makes them on the page or the command line, the person that the memory is of by a link.
 """
 
 from __future__ import annotations
@@ -25,26 +25,27 @@ from storage.errors import BlockOverLimit, NotFound, WriteConflict
 from storage.records import Agent, Block, Fact
 from storage.sql.store import Store
 
-# The actor of what the command line asks for, and of what a link opens.
+# Actors in the audit: the command line, and a person with a link.
 COMMAND, LINK = "command", "link"
 
 
 class Editor(Struct, frozen=True):
     """The party that changes a memory."""
 
-    # As the audit names it.
+    # The name in the audit.
     actor: str
-    # The only one that it sees; None: all.
+    # The only project that it sees; None: all.
     project: str | None = None
-    # The origin of what it writes: operator, person, or as `through_mcp` reads it. Only operators change shared blocks.
+    # The origin of what it writes: operator, person, or one that `through_mcp` reads. Only operators change shared
+    # blocks.
     origin: str = "operator"
 
 
 class MemoryEdits(Struct, frozen=True):
-    """Changes memories. uid: a memory's, of which an editor of another project hears as of one that is not there.
+    """Changes memories, named by their uid.
 
-    Each method raises: UnknownId: there is no such memory, block or fact; Conflict; BadRequest; NotAllowed: the block
-    is read-only or shared, and the editor the person.
+    Each method raises: UnknownId: the editor sees no such memory, block or fact; Conflict; BadRequest; NotAllowed: the
+    editor is the person, and the block is read-only or shared.
     """
 
     store: Store
@@ -53,7 +54,7 @@ class MemoryEdits(Struct, frozen=True):
     defaults: Defaults = NO_DEFAULTS
 
     async def edit_block(self, editor: Editor, uid: str, label: str, value: str, version: int) -> Block:
-        """Gives a block another value. version: the one that was seen. Raises Conflict where another is current."""
+        """Gives a block another value. version: the one that was seen. Raises: Conflict: it is not the current one."""
         block = await self._find_block(editor, uid, label, version)
         try:
             done = await self.store.blocks.write(
@@ -64,7 +65,7 @@ class MemoryEdits(Struct, frozen=True):
                 f"The block takes {block.limit} characters at most, not {len(value)}.", param="value"
             ) from error
         except WriteConflict as error:
-            raise _changed(label) from error
+            raise _version_conflict(label) from error
         await self._audit(editor, "edit", uid, f"block {label}, version {done.version}")
         return done
 
@@ -76,7 +77,7 @@ class MemoryEdits(Struct, frozen=True):
         except NotFound as error:
             raise BadRequest("The block has no change left to undo.", param="version") from error
         except WriteConflict as error:
-            raise _changed(label) from error
+            raise _version_conflict(label) from error
         await self._audit(editor, "undo", uid, f"block {label}, version {done.version}")
         return done
 
@@ -92,7 +93,7 @@ class MemoryEdits(Struct, frozen=True):
         except BlockOverLimit as error:
             raise BadRequest(f"Version {to} is longer than the block's limit now.", param="to") from error
         except WriteConflict as error:
-            raise _changed(label) from error
+            raise _version_conflict(label) from error
         await self._audit(editor, "restore", uid, f"block {label}, version {to} as {done.version}")
         return done
 
@@ -110,14 +111,11 @@ class MemoryEdits(Struct, frozen=True):
         return fact, is_known
 
     async def correct_fact(self, editor: Editor, uid: str, seq: int, text: str) -> Fact:
-        """Puts a fact with this text in the place of another one. Returns the new one.
-
-        Raises Conflict where the old one is no longer true.
-        """
+        """Replaces a fact by one with this text, and returns it. Raises: Conflict: the old one is no longer true."""
         agent = await find_memory(self.store, editor.project, uid)
         old = await self.store.facts.at(agent.id, seq)
         if old is None:
-            raise _no_fact()
+            raise _unknown_fact()
         text = _fact_text(text)
         if text == old.text:
             raise BadRequest("The text is the same as before.", param="text")
@@ -126,29 +124,29 @@ class MemoryEdits(Struct, frozen=True):
                 agent, seq, text, fact_key(text) or text, editor.origin, self.now()
             )
         except NotFound as error:
-            raise _no_fact() from error
+            raise _unknown_fact() from error
         except WriteConflict as error:
             raise Conflict(f"Nothing was changed: {error.message}.", param="text") from error
         await self._audit(editor, "correct", uid, f"fact {seq} as {new.seq}")
         return new
 
     async def mute_fact(self, editor: Editor, uid: str, seq: int, *, is_muted: bool) -> Fact:
-        """Has a fact stay in lists alone, or be said again."""
+        """Mutes a fact, so that only lists show it, or ends that."""
         agent = await find_memory(self.store, editor.project, uid)
         try:
             fact = await self.store.facts.mute(agent.id, seq, self.now(), is_muted=is_muted)
         except NotFound as error:
-            raise _no_fact() from error
+            raise _unknown_fact() from error
         await self._audit(editor, "mute", uid, f"fact {seq}, {'muted' if is_muted else 'said again'}")
         return fact
 
     async def pause(self, editor: Editor, uid: str, *, is_paused: bool) -> None:
-        """Has nothing remembered or recalled of a person, whatever requests say, until that is resumed."""
+        """Pauses a memory, whatever requests say: nothing is remembered or recalled until it is resumed."""
         agent = await find_memory(self.store, editor.project, uid)
         await self.store.forgetting.pause(agent.id, self.now() if is_paused else None)
         await self._audit(editor, "pause", uid, "paused" if is_paused else "resumed")
 
-    # -- as the command line asks
+    # -- for the command line
 
     async def correct(self, raw: RawArguments) -> dict[str, Any]:
         """Corrects a fact. Returns the new one."""
@@ -157,7 +155,7 @@ class MemoryEdits(Struct, frozen=True):
         return asdict(await self.correct_fact(Editor(COMMAND), uid, seq, text))
 
     async def mute(self, raw: RawArguments) -> dict[str, Any]:
-        """Mutes a fact, or has it said again (`off`). Returns it."""
+        """Mutes a fact, or ends that (`off`). Returns it."""
         arguments = Arguments(raw)
         uid, seq = await self._find_uid(arguments), arguments.number("fact")
         return asdict(await self.mute_fact(Editor(COMMAND), uid, seq, is_muted=not arguments.flag("off")))
@@ -175,7 +173,7 @@ class MemoryEdits(Struct, frozen=True):
         store = self.store
         agent = await find_memory(store, editor.project, uid)
         is_person = editor.origin != "operator"
-        # Of a person, those that others see too are read-only.
+        # A person gets the shared blocks as read-only ones.
         blocks = await (store.facts.blocks(agent.id) if is_person else store.blocks.load(agent.id))
         found = next((each for each in blocks if each.label == label), None)
         if found is None:
@@ -183,7 +181,7 @@ class MemoryEdits(Struct, frozen=True):
         if is_person and found.read_only:
             raise NotAllowed("This block is the application's own, and is not changed here.")
         if found.version != version:
-            raise _changed(label)
+            raise _version_conflict(label)
         return found
 
     async def _audit(self, editor: Editor, action: str, uid: str, what: str) -> None:
@@ -198,11 +196,11 @@ def _fact_text(text: str) -> str:
     return line
 
 
-def _changed(label: str) -> Conflict:
+def _version_conflict(label: str) -> Conflict:
     return Conflict(
         f"The block {label!r} was changed since you saw it. Nothing was written.", param="version"
     )
 
 
-def _no_fact() -> UnknownId:
+def _unknown_fact() -> UnknownId:
     return UnknownId("There is no such fact.")

@@ -39,7 +39,7 @@ class RecallTrial(Struct, frozen=True):
     left_out: tuple[LeftOutRecord, ...]
     # A page of all hits, best first.
     found: tuple[HitRecord, ...]
-    # Where the next page of `found` begins, as `after` takes it: a decimal number of hits. None: this is the last.
+    # The cursor of the next page of `found`, for `after`: a decimal number of hits. None: this is the last one.
     next: str | None
 
 
@@ -48,7 +48,7 @@ class TextSearch(Struct, frozen=True):
 
     query: str
     limit: int
-    # Of `Message.source`.
+    # Values of `Message.source`.
     kinds: Collection[str]
     # Seconds since the epoch; `until` is exclusive.
     since: float = -inf
@@ -65,7 +65,7 @@ class FoundTexts(Struct, frozen=True):
     hits: Sequence[Message] = ()
     # The public names of their conversations, by the ids of exchanges.
     conversations: Mapping[int, str] = {}
-    # The search took too long, and there are no hits.
+    # The search took too long, so there are no hits.
     has_timed_out: bool = False
 
 
@@ -80,16 +80,16 @@ class SearchOperation(Struct, frozen=True):
         """Texts are searched by meaning, too."""
         return self.trial.embed_query is not None
 
-    async def search(self, agent: Agent, wanted: TextSearch) -> FoundTexts:
+    async def search(self, agent: Agent, search: TextSearch) -> FoundTexts:
         """Returns the texts of a memory that match a query. Raises: StoreError."""
         store, embed_query = self.store, self.trial.embed_query
         try:
-            vector = None if embed_query is None else await embed_query(agent.id, wanted.query, SEARCH_MS)
+            vector = None if embed_query is None else await embed_query(agent.id, search.query, SEARCH_MS)
             hits = await store.recall.search(
                 agent,
-                wanted.query,
-                limit=wanted.limit,
-                takes=wanted.matches,
+                search.query,
+                limit=search.limit,
+                takes=search.matches,
                 deadline_ms=SEARCH_MS,
                 vector=vector,
             )
@@ -117,18 +117,17 @@ class SearchOperation(Struct, frozen=True):
         if not query.strip():
             return RecallTrial(query, None, (), (), (), None)
         result = await self.trial.recall(agent, query, _MOST_HITS)
-        record = result.search
-        rows, _ = entry_rows(record, _MOST_HITS)
+        search = result.search
+        rows, _ = entry_rows(search, _MOST_HITS)
         entries = [
-            unpack_entry(row, has_scores=not record.is_selection, has_meaning=record.trace.has_meaning)
+            unpack_entry(row, has_scores=not search.is_selection, has_meaning=search.trace.has_meaning)
             for row in rows
         ]
         in_note = [e for e in entries if not e.reason]
         left_out = [e for e in entries if e.reason][:_MOST_LEFT_OUT]
         hits = await hit_records(self.store, agent.id, uid, [*in_note, *left_out])
-        # The list of all hits is without those too weak for any note, and gives no reasons: the list of what was left
-        # out has both.
-        weak = {seq for seq, _ in record.weak}
+        # The list of all hits has no reasons and no hits too weak for any note; `left_out` has both.
+        weak = {seq for seq, _ in search.weak}
         found = [replace(e, reason="") for e in entries if e.seq not in weak]
         start = int(after or 0)
         end = start + limit

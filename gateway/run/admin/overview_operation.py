@@ -1,4 +1,4 @@
-"""The overview: whether all is well, and if not, what is wrong and where to look."""
+"""The overview: whether all is well; if not, what is wrong and where to look."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WELL = "All is well."
 # Requests and memories that are listed.
 _LISTED = 10
 
-# Returns the memories of a project, or of all, with the newest turns: so many.
+# Returns the memories with the newest turns. Its arguments: a project, or None for all; the most memories.
 NewestMemories = Callable[[str | None, int], Awaitable[Sequence[MemoryRecord]]]
 
 
@@ -38,56 +38,59 @@ class OverviewOperation(Struct, frozen=True):
     store: Store
     log: RequestLog
     requests: RequestOperations
-    newest: NewestMemories
-    # Whether each upstream is passed over, by its name.
-    upstreams: Callable[[], Mapping[str, bool]]
+    newest_memories: NewestMemories
+    # Returns by the name of each upstream whether it is passed over.
+    passed_over: Callable[[], Mapping[str, bool]]
     version: str
 
     async def show(self, project: str | None = None) -> OverviewRecord:
         """Returns the overview. project: what it is limited to; None: all."""
         log = self.log
         figures = log.figures.last_hour(log.now(), project)
-        modes = figures.modes
-        upstreams = self.upstreams()
+        passed_over = self.passed_over()
         is_up = self.store.health.is_up
         jobs = JobCounts(None, None)
         replies: tuple[RequestRecord, ...] = ()
-        people: Sequence[MemoryRecord] = ()
+        memories: Sequence[MemoryRecord] = ()
         try:
             replies = (await self.requests.list(project=project, limit=_LISTED)).items
             counts = await self.store.jobs.counts(project)
             failed = counts.pop(JobState.DEAD)
             jobs = JobCounts(sum(counts.values()), failed)
-            people = await self.newest(project, _LISTED)
+            memories = await self.newest_memories(project, _LISTED)
         except StoreError:
             is_up = False
-        problems = list(_problems(figures, upstreams, jobs, is_up=is_up))
-        is_down = not is_up or (bool(upstreams) and all(upstreams.values()))
+        problems = _find_problems(figures, passed_over, jobs, is_up=is_up)
+        is_down = not is_up or (bool(passed_over) and all(passed_over.values()))
         return OverviewRecord(
-            "down" if is_down else "degraded" if problems else "well",
-            " ".join(each.text for each in problems) or WELL,
-            tuple(problems),
-            self.version,
-            RequestCounts(len(log.in_flight(project=project)), figures.count, figures.failed),
-            MemoryCounts(*(modes.get(mode, 0) for mode in ("on", "read", "off", "none", "unavailable"))),
-            AddedTime(figures.added_p50, figures.added_p99),
-            tuple(UpstreamRecord(name, "rests" if rests else "well") for name, rests in upstreams.items()),
-            jobs,
-            replies,
-            tuple(people),
+            state="down" if is_down else "degraded" if problems else "well",
+            sentence=" ".join(each.text for each in problems) or WELL,
+            problems=tuple(problems),
+            version=self.version,
+            requests=RequestCounts(len(log.in_flight(project=project)), figures.count, figures.failed),
+            memory=MemoryCounts(
+                *(figures.modes.get(mode, 0) for mode in ("on", "read", "off", "none", "unavailable"))
+            ),
+            added_ms=AddedTime(figures.added_p50, figures.added_p99),
+            upstreams=tuple(
+                UpstreamRecord(name, "rests" if rests else "well") for name, rests in passed_over.items()
+            ),
+            jobs=jobs,
+            replies=replies,
+            people=tuple(memories),
         )
 
 
-def _problems(
-    figures: RequestFigures, upstreams: Mapping[str, bool], jobs: JobCounts, *, is_up: bool
-) -> Sequence[Problem]:
+def _find_problems(
+    figures: RequestFigures, passed_over: Mapping[str, bool], jobs: JobCounts, *, is_up: bool
+) -> list[Problem]:
     """Returns what is wrong, worst first."""
-    found = []
+    found: list[Problem] = []
     count, modes = figures.count, figures.modes
     if not is_up:
         found.append(Problem("The database cannot be used: replies go on without memory.", "requests"))
-    resting = [name for name, rests in upstreams.items() if rests]
-    if resting and len(resting) == len(upstreams):
+    resting = [name for name, rests in passed_over.items() if rests]
+    if resting and len(resting) == len(passed_over):
         found.append(Problem("No upstream answers: each one rests after it has failed.", "requests"))
     elif resting:
         is_one = len(resting) == 1
