@@ -99,7 +99,7 @@ class ResponsesPath(ForwardedPath):
     # Answers requests as chat completions.
     chats: ChatRoute
     # Answers for the responses and conversations that the gateway itself stores.
-    own: GatewayResponses
+    gateway_responses: GatewayResponses
     # False: the answer is no response, so the request needs no input, and memory has no part in it.
     makes_response: ClassVar[bool] = True
 
@@ -173,7 +173,7 @@ class ResponsesPath(ForwardedPath):
                 await reply.whole(200, [*JSON_TYPE, *headers], orjson.dumps(shown))
                 return
             reply.start(200, [*EVENT_STREAM, *headers])
-            async with aclosing(self.own.background.events(run, -1)) as events:
+            async with aclosing(self.gateway_responses.background.events(run, -1)) as events:
                 async for event in events:
                     await reply.write(event)
             await reply.end()
@@ -184,17 +184,14 @@ class ResponsesPath(ForwardedPath):
         Returns the response as it is shown now, and its run, if it has one.
         """
         request, conversation, scope = call.request, call.conversation, call.scope
-        background, digest = self.own.background, _digest_request(call.scope, call.request.body)
+        background, digest = self.gateway_responses.background, _digest_request(call.scope, call.request.body)
         tag = background.accepted(digest) if _is_retry(scope) else None
         if tag is None:
             context = call.info.caller.context(call.headers)
             identity, agent = await self.chats.chat.admit_background(
                 request.chat, context, conversation, call.info.begin_receipt()
             )
-            tag, created = token_hex(28), background.now()
-            if find_header(scope["headers"], _IDEMPOTENCY_KEY) is not None:
-                # The same request has the same id, in any process, and who does not know the memory cannot guess it.
-                tag = blake2b(digest, key=agent.secret, digest_size=28).hexdigest()
+            tag, created = _new_tag(scope, digest, agent.secret), background.now()
             stored = StoredResponseRequest(
                 request.body.decode(), identity, request.upstream_tools, self.chats.settings.max_messages,
                 [] if conversation is None else conversation.items,
@@ -205,7 +202,9 @@ class ResponsesPath(ForwardedPath):
             )
             if is_new:
                 return queued, run
-        return await self.own.show(self.own.owner(scope, request.chat.json), f"resp_{tag}")
+        return await self.gateway_responses.show(
+            self.gateway_responses.owner(scope, request.chat.json), f"resp_{tag}"
+        )
 
     async def _read_request(
         self, head: ForwardedHead, parsed: RequestBody, scope: Scope
@@ -219,7 +218,7 @@ class ResponsesPath(ForwardedPath):
         request = read()
         id = request.conversation
         if id is not None and is_gateway_id(id):
-            owner = self.own.owner(scope, request.chat.json)
+            owner = self.gateway_responses.owner(scope, request.chat.json)
             conversation = await self.chats.chat.conversations.find(owner, id)
             if conversation.items:
                 request = read(conversation.items)
@@ -270,9 +269,9 @@ class ResponsesPath(ForwardedPath):
         return native if info.memory == "on" else None
 
     def _reads_body(self, head: ForwardedHead) -> bool:
-        """Returns True for a body under any type, as chat completions take it.
+        """Returns whether a body is read, whatever its type, as chat completions take it.
 
-        A compressed body is streamed where no model's requests are answered here, and else read to be refused.
+        A compressed one passes as a stream, unless chat completions may answer: then it is read, and refused.
         """
         return not head.is_encoded or self.forwarder.may_answer_by_chat(head.path)
 
@@ -293,23 +292,25 @@ class StoredPath(ForwardedPath):
     # The system prompts of the profiles.
     prompts: Sequence[str]
     # Answers for what the gateway itself stores.
-    own: GatewayResponses
+    gateway_responses: GatewayResponses
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        id = scope["path"].split("/")[3:4]
-        creates_here = scope["path"] == CONVERSATIONS_PATH and not self.forwarder.has_endpoint(
-            "/conversations"
-        )
-        if creates_here or (id and is_gateway_id(id[0])):
+        path: str = scope["path"]
+        id = scope["path_params"].get("rest", "").partition("/")[0]
+        if self._creates_here(path) or is_gateway_id(id):
             info = info_of(scope)
             info.route, info.memory = self.name, None
-            await self.own(scope, receive, send)
+            await self.gateway_responses(scope, receive, send)
             return
         # A range of a response may have half of its instructions, from which memory could not be removed.
         headers = [each for each in scope["headers"] if each[0] not in _RANGE_HEADERS]
-        if scope["method"] == "DELETE" and scope["path"].startswith("/v1/responses/") and len(id) == 1:
-            send = self._forget_before_end(scope, id[0], send)
+        if scope["method"] == "DELETE" and path.startswith("/v1/responses/"):
+            send = self._forget_before_end(scope, id, send)
         await super().__call__({**scope, "headers": headers}, receive, send)
+
+    def _creates_here(self, path: str) -> bool:
+        """Returns whether a path creates a conversation that the gateway stores, since no upstream can."""
+        return path == CONVERSATIONS_PATH and not self.forwarder.has_endpoint("/conversations")
 
     def _forget_before_end(self, scope: Scope, id: str, send: Send) -> Send:
         """Returns a `send` that forgets a deleted response of an upstream before the end of the answer leaves."""
@@ -320,7 +321,7 @@ class StoredPath(ForwardedPath):
             if "status" in message:
                 is_deleted = 200 <= message["status"] < 300
             elif is_deleted and not message.get("more_body", False):
-                await self.own.forget_deleted(scope, id)
+                await self.gateway_responses.forget_deleted(scope, id)
             await send(message)
 
         return send_after
@@ -346,7 +347,7 @@ class StoredPath(ForwardedPath):
         async def send_after(message: Message) -> None:
             id, response, end.response = end.id, end.response, None
             if id is not None and response is not None:
-                await self.own.save_ended(scope, id, response)
+                await self.gateway_responses.save_ended(scope, id, response)
             await send(message)
 
         return send_after
@@ -367,13 +368,13 @@ def stored_routes(
     max_upload_bytes: int,
     limits: Limits,
     prompts: Sequence[str],
-    own: GatewayResponses,
+    gateway_responses: GatewayResponses,
 ) -> list[Route]:
     """Returns the routes of all that upstreams store of responses. The parameters are those of `StoredPath`."""
     return [
         Route(
             path,
-            StoredPath(name, forwarder, bodies, max_upload_bytes, limits, prompts, own),
+            StoredPath(name, forwarder, bodies, max_upload_bytes, limits, prompts, gateway_responses),
             methods=list(methods),
         )
         for path, (methods, name) in _STORED.items()
@@ -388,6 +389,14 @@ def _is_response_path(path: str) -> bool:
 def _is_retry(scope: Scope) -> bool:
     """Returns whether an SDK sends a request again because it has lost the answer to it."""
     return find_header(scope["headers"], _RETRY_COUNT) not in (None, b"0")
+
+
+def _new_tag(scope: Scope, digest: bytes, secret: bytes) -> str:
+    """Returns the id of a new response in the background, without its prefix. secret: its memory's."""
+    if find_header(scope["headers"], _IDEMPOTENCY_KEY) is None:
+        return token_hex(28)
+    # The same request has the same id in any process, and no one can guess it without the secret.
+    return blake2b(digest, key=secret, digest_size=28).hexdigest()
 
 
 def _digest_request(scope: Scope, body: bytes) -> bytes:
