@@ -39,15 +39,15 @@ class Move:
 
     source: Store
     target: Store
-    # The kinds of the jobs that make again what an export leaves out.
+    # The kinds of jobs that compute what an export leaves out.
     follow_up_jobs: Sequence[str] = ()
 
     async def run(self, report: Callable[[Moved, int], None] = lambda done, count: None) -> Moved:
-        """Moves everything. report: called after each memory, with how many there are.
+        """Moves everything. report: called after each memory, with the outcome so far and the number of memories.
 
-        Raises: GatewayError: something goes on that would be lost; StoreError.
+        Raises: GatewayError: batches or runs that are not finished would be lost; StoreError.
         """
-        await self._check()
+        await self._prepare()
         await self.target.moving.put_keys(await self.source.moving.keys())
         await self._move_usage()
         await self._move_definitions()
@@ -90,18 +90,18 @@ class Move:
             after = memories[-1].id
 
     async def _move_usage(self) -> None:
-        """Moves limits and what was used. Keys are there, with numbers of their own."""
+        """Moves limits and usage. The keys were moved before, and have other numbers in the target."""
         source, target = self.source.moving, self.target.moving
-        there = await target.key_numbers()
-        keys = {id: there[digest] for digest, id in (await source.key_numbers()).items() if digest in there}
+        ids = await target.key_numbers()
+        keys = {id: ids[digest] for digest, id in (await source.key_numbers()).items() if digest in ids}
         await target.put_limits(await source.limits(), keys)
         after = _BEFORE_USAGE
         while rows := await source.usage(after):
             await target.put_usage(rows, keys)
             after = UsageKey(*rows[-1][: len(after)])
 
-    async def _check(self) -> None:
-        """Ends what was being forgotten. Raises: GatewayError: something goes on that cannot go on in the target."""
+    async def _prepare(self) -> None:
+        """Completes the forgetting that was interrupted. Raises: GatewayError: batches or runs are not finished."""
         batches, runs = await self.source.moving.unfinished()
         if batches or runs:
             raise GatewayError(
@@ -109,7 +109,7 @@ class Move:
                 "or cancel them, and stop it then."
             )
         for store in (self.source, self.target):
-            # A half that another move took away when it was killed holds its public names until it has gone.
+            # A copy that a killed move was removing holds its public names until it has gone.
             for id in await store.forgetting.unfinished():
                 await store.forgetting.run(id)
 
@@ -132,7 +132,7 @@ class Move:
         done.moved += 1
 
     async def _copy(self, agent: Agent) -> None:
-        """Copies one memory. Raises: BadRequest: there is one in its place."""
+        """Copies one memory. Raises: BadRequest: the target has another one in its place."""
         source = TransferOperations(self.source)
         target = TransferOperations(self.target, follow_up_jobs=self.follow_up_jobs)
         read: ExportPosition | None = None
