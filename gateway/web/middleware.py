@@ -39,11 +39,11 @@ OPENAI_ERRORS: Final = ChatErrors()
 _MOST_LOGGED_CHARS = 256
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 # Paths on which a key that is bound to a user reaches nothing of other users, but what an upstream stores, by its id.
-_PATHS_OF_USERS = re.compile(
+_USER_PATHS = re.compile(
     r"/mcp|/v1/(chat/completions|messages(/count_tokens)?|responses(/[^/]+)?|completions|embeddings|rerank|moderations"
     r"|images/\w+|audio/(speech|transcriptions|translations)|models(/.*)?)"
 )
-_ids = random.Random()
+_id_random = random.Random()
 _log = logging.getLogger("mnemogate")
 
 
@@ -84,9 +84,13 @@ class RequestInfo:
         """
         if self.model is not None:
             self.caller.check_model(self.model)
-        self.receipt = receipt = Receipt(self.begun, self.request_id, self.caller.project, self.caller.key)
+        self.receipt = self.new_receipt()
+        set_current_receipt(self.receipt)
+        return self.receipt
+
+    def new_receipt(self) -> Receipt:
+        receipt = Receipt(self.begun, self.request_id, self.caller.project, self.caller.key)
         receipt.trace = self.trace_context
-        set_current_receipt(receipt)
         return receipt
 
 
@@ -193,7 +197,7 @@ class Edge:
                 self.idle.set()
             self._metrics.requests.inc(info.route, str(info.status))
             self._log_access(scope, info)
-            self._end_account(scope, info)
+            self._hand_on_receipt(scope, info)
 
     async def _admit(self, scope: Scope, path: str, info: RequestInfo) -> None:
         """Checks the key of a request, and notes its caller. Raises: GatewayError."""
@@ -207,14 +211,13 @@ class Edge:
         if caller.user is not None:
             _bind_to_user(scope, caller.user)
 
-    def _end_account(self, scope: Scope, info: RequestInfo) -> None:
+    def _hand_on_receipt(self, scope: Scope, info: RequestInfo) -> None:
         """Hands the receipt of a request on. One that no upstream may answer has a receipt for its trace alone."""
         receipt = info.receipt
-        if receipt is None and info.trace_context is not None:
-            receipt = Receipt(info.begun, info.request_id, info.caller.project, info.caller.key)
-            receipt.trace = info.trace_context
         if receipt is None:
-            return
+            if info.trace_context is None:
+                return
+            receipt = info.new_receipt()
         receipt.status, receipt.is_cut = info.status, info.is_cut
         if receipt.trace is not None:
             receipt.request_line = RequestLine(scope["method"], scope["scheme"], scope["path"])
@@ -305,7 +308,7 @@ def _add_ids(headers: Iterable[tuple[bytes, bytes]], info: RequestInfo) -> list[
 
 def _bind_to_user(scope: Scope, user: str) -> None:
     """Makes a request that user's, whatever it names. Raises: NotAllowed: its path is not of users."""
-    if _PATHS_OF_USERS.fullmatch(scope["path"]) is None:
+    if _USER_PATHS.fullmatch(scope["path"]) is None:
         raise NotAllowed(
             "This key is bound to a user, and this path is not of users.", code="user_not_allowed"
         )
@@ -326,7 +329,7 @@ def _note_headers(scope: Scope, info: RequestInfo) -> None:
     if not info.request_id:
         # The id is no secret, so `random` will do. os.urandom would release the interpreter's lock, and a busy writer
         # thread could take it.
-        info.request_id = f"req_{_ids.getrandbits(96):024x}"
+        info.request_id = f"req_{_id_random.getrandbits(96):024x}"
 
 
 def _as_gateway_error(

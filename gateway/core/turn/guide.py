@@ -20,9 +20,7 @@ LIMIT_REACHED = (
     "Not run: the limit of {rounds} rounds of memory tools for one reply is reached. "
     "Answer now, without tools."
 )
-
-
-# What a step says that a limit did not let begin.
+# The error of a step that did not begin because a limit was reached.
 OUT_OF_QUOTA: Final = "insufficient_quota"
 
 
@@ -68,24 +66,22 @@ class Offer(Struct, frozen=True):
     is_final: bool = False
 
     def fields(self, *, can_force: bool = True) -> Json:
-        """Returns the fields of a request that say so; the `tools` never change, because providers cache them.
+        """Returns the fields of a request that ask for it; `tools` never changes, because providers cache it.
 
-        Where it is only narrower than all tools no field of the request shows it: a call outside of it gets an error
-        as its result.
+        No field says that only some tools may be called: a call of another one gets an error as its result.
+
         can_force: the model can be made to call a tool.
         """
-        found: Json = {}
         if self.is_final or self.names == ():
-            found["tool_choice"] = "none"
-        elif not (self.must and can_force):
-            pass
-        elif self.names is not None and len(self.names) == 1:
-            found["tool_choice"] = {"type": "function", "function": {"name": self.names[0]}}
-        else:
-            found["tool_choice"] = "required"
-        if self.one_at_a_time and found.get("tool_choice") != "none":
-            found["parallel_tool_calls"] = False
-        return found
+            return {"tool_choice": "none"}
+        fields: Json = {}
+        if self.must and can_force:
+            fields["tool_choice"] = "required"
+            if self.names is not None and len(self.names) == 1:
+                fields["tool_choice"] = {"type": "function", "function": {"name": self.names[0]}}
+        if self.one_at_a_time:
+            fields["parallel_tool_calls"] = False
+        return fields
 
 
 class ProposedCall(Struct, frozen=True):
@@ -118,7 +114,7 @@ class ToolResult(Struct, frozen=True):
     stderr: str = ""
     # "approved" or "denied", where a person was asked.
     approval: str = ""
-    # The person's.
+    # The person's reason.
     reason: str = ""
     # False: a rule forbids the call, or it is unreadable.
     was_run: bool = True
@@ -128,7 +124,7 @@ class ToolResult(Struct, frozen=True):
     shown: Shown = field(default_factory=dict)
 
     def message(self) -> Json:
-        """Returns the message that carries it upstream, with private fields that say what it shows."""
+        """Returns the message that goes upstream, with private fields for what it shows."""
         message = {"role": "tool", "tool_call_id": self.call_id, "content": self.content}
         if self.changes:
             # A person is shown the tool's own text.
@@ -191,13 +187,16 @@ class Guide(Protocol):
         """Judges the next call of a reply. The calls before it count as run, if they were judged so."""
 
     def take_answer(self, name: str, result: ToolResult, *, is_denied: bool) -> None:
-        """Takes a call of the step with which the turn begins, in place of `judge`: it was answered from outside."""
+        """Takes the result of a call that waited when the turn began: a person or the client has answered it.
+
+        No `judge` comes before it.
+        """
 
     def take_result(self, result: ToolResult) -> None:
         """Takes the result of a call that was run. Calls of one reply may end in any order."""
 
     def decide_next(self) -> Offer | Stop:
-        """Returns what follows on a reply, when all of its calls have their results."""
+        """Returns what follows a reply, when all of its calls have their results."""
 
 
 class FreeGuide:
