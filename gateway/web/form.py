@@ -1,5 +1,4 @@
-"""Multipart forms (RFC 7578, RFC 2046 5.1): a search for one field in a form that is too large to be held, and a parser
-of whole forms.
+"""Multipart forms (RFC 7578, RFC 2046 5.1): a search for one field in a form too large to be held, a parser of others.
 
 The search reports no mistakes: a body that is no form has no fields.
 """
@@ -16,8 +15,8 @@ _NAME = re.compile(rb"""^content-disposition:[^\r\n]*;\s*name=(?:"([^"\r\n]*)"|(
 _FILE_NAME = re.compile(
     rb"""^content-disposition:[^\r\n]*;\s*filename=(?:"([^"\r\n]*)"|([^\s;]+))""", re.I | re.M
 )
-# Wherever a reader might find a name: readers differ in which of two they take, in blanks and in what quotes hide.
-_MAY_NAME = re.compile(rb"""(?<![\w-])name(\*[\d*]*)?\s*=\s*"?([^"\r\n;]*)""", re.I)
+# All that some reader may take for a name: readers differ in which of two they take, in blanks and in quoted names.
+_POSSIBLE_NAME = re.compile(rb"""(?<![\w-])name(\*[\d*]*)?\s*=\s*"?([^"\r\n;]*)""", re.I)
 _DELIMITER_END = re.compile(rb"[ \t]*\r\n")
 _TYPE = re.compile(rb"^content-type:([^\r\n]*)", re.I | re.M)
 _MAX_HEAD_BYTES = 16 * 1024  # chosen: far above the head of any part, and the search's cost stays linear
@@ -38,12 +37,12 @@ class FieldSearch:
     """A search for the fields with one name. Feed it the form as it comes; it holds the head of one part at most."""
 
     def __init__(self, boundary: bytes, name: str) -> None:
-        # The offsets in the form between which the first one's value lies, as soon as it has ended.
+        # Start and end of the first field's value, as offsets in the form; None until it has ended.
         self.span: tuple[int, int] | None = None
-        # What follows is not searched: the form has ended, or readers may differ in it.
+        # Nothing more is searched: the form has ended, or readers may differ in what follows.
         self.is_over = False
-        # After the first one comes another, or what some reader may take for one: a head that is too long, very many
-        # parts.
+        # After the first field comes another one, or what some reader may take for one (a head that is too long, very
+        # many parts).
         self.is_ambiguous = False
         # The form has ended in order.
         self.is_whole = False
@@ -68,7 +67,8 @@ class FieldSearch:
             return False
         self._skip(start)
         if not self._pending.startswith(self._delimiter):
-            return self._give_up()
+            self._give_up()
+            return False
         if self._value_start is not None:
             self.span, self._value_start = (min(self._value_start, self._offset), self._offset), None
         after = self._pending[len(self._delimiter) : len(self._delimiter) + 2]
@@ -77,29 +77,32 @@ class FieldSearch:
             return False
         end = self._pending.find(b"\r\n\r\n")
         if end < 0:
-            return len(self._pending) > len(self._delimiter) + _MAX_HEAD_BYTES and self._give_up()
+            if len(self._pending) > len(self._delimiter) + _MAX_HEAD_BYTES:
+                self._give_up()
+            return False
         self._parts += 1
         if self._parts > _MOST_PARTS or not _DELIMITER_END.match(self._pending, len(self._delimiter)):
-            return self._give_up()
+            self._give_up()
+            return False
         if _may_be_named(self._name, self._pending[len(self._delimiter) : end]):
             self.is_over = self.is_ambiguous = self.span is not None
             self._value_start = self._offset + end + 4
-        # The line break of an empty line may be that of the next delimiter.
+        # The line break that ends the head stays: with an empty value it begins the next delimiter.
         self._skip(end + 2)
         return True
 
-    def _give_up(self) -> bool:
-        """Ends the search where readers may differ in what follows. Returns False, as `_read_part`."""
+    def _give_up(self) -> None:
+        """Ends the search where readers may differ in what follows."""
         self.is_over, self.is_ambiguous = True, self.span is not None
-        return False
 
     def _skip(self, count: int) -> None:
         self._pending, self._offset = self._pending[count:], self._offset + count
 
 
 def _may_be_named(name: bytes, head: bytes | bytearray) -> bool:
-    """Returns whether any reader of a part's head may take the part for the field with this name."""
-    return any(match[1] or match[2].strip() == name for match in _MAY_NAME.finditer(head))
+    """Returns whether some reader of a part's head may take the part for the field of this name."""
+    # An extended name (`name*=`) may be any.
+    return any(match[1] or match[2].strip() == name for match in _POSSIBLE_NAME.finditer(head))
 
 
 class FormPart(Struct, frozen=True):
