@@ -25,7 +25,7 @@ _TEXT_FIELDS: Final = ("type", "text", "cache_control", "citations")
 _CALL_FIELDS: Final = ("cache_control", "caller", "toolset_name")
 _RESULT_FIELDS: Final = ("cache_control", "is_error", "toolset_name")
 # A tool's error without content is refused.
-_NO_WORDS: Final = "(no message)"
+_NO_MESSAGE: Final = "(no message)"
 # Kinds of content that OpenAI has and the Messages API has not.
 _UNKNOWN_PARTS: Final = ("input_audio", "audio", "video_url", "input_video")
 _ID: Final = re.compile(r"[a-zA-Z0-9_-]+")
@@ -38,7 +38,7 @@ def text_blocks(message: Json, where: str) -> list[Json]:
 
 
 def user_blocks(message: Json, where: str) -> list[Json]:
-    """Returns the blocks of a user's message; its `name` becomes a block of its own in front."""
+    """Returns the blocks of a user's message; its `name` becomes a block before the others."""
     blocks = _translate_content(message.get("content"), where)
     name = message.get("name")
     if blocks and isinstance(name, str) and name.strip():
@@ -61,7 +61,7 @@ def tool_result(message: Json, where: str) -> Json:
         block["content"] = blocks
     block |= _pick_fields(message, _RESULT_FIELDS)
     if block.get("is_error"):
-        block.setdefault("content", _NO_WORDS)
+        block.setdefault("content", _NO_MESSAGE)
     return block
 
 
@@ -76,13 +76,13 @@ def assistant_blocks(message: Json, where: str) -> list[Json]:
         )
     if message.get("audio") is not None:
         raise Untranslatable("Audio is not supported by this model's provider.", f"{where}.audio")
-    text_blocks = _with_cache_of(
+    texts = _with_cache_of(
         _translate_content(message.get("content"), where) or _refusal_blocks(message), message
     )
     calls = message.get("tool_calls")
-    given = calls if isinstance(calls, list) else ()
-    called = [_translate_call(call, f"{where}.tool_calls[{index}]") for index, call in enumerate(given)]
-    blocks = _interleave(_read_opaque_blocks(message), text_blocks, called)
+    numbered = enumerate(calls if isinstance(calls, list) else ())
+    tool_uses = [_translate_call(call, f"{where}.tool_calls[{index}]") for index, call in numbered]
+    blocks = _interleave(_read_opaque_blocks(message), texts, tool_uses)
     while blocks and blocks[-1].get("type") in THINKING:
         blocks.pop()
     return blocks
@@ -208,34 +208,34 @@ def _read_opaque_blocks(message: Json) -> list[Json]:
     return [block for block in found if block.get("type") != "thinking" or block.get("signature")]
 
 
-def _interleave(opaque: list[Json], text_blocks: list[Json], called: list[Json]) -> list[Json]:
-    """Returns all blocks, the opaque ones at the offsets between text and calls that they name; by default in front.
+def _interleave(opaque: list[Json], texts: list[Json], tool_uses: list[Json]) -> list[Json]:
+    """Returns all blocks, the opaque ones at the offsets among text and calls that they name; by default first.
 
     Text is split at these offsets, since thinking is accepted only where it was.
     """
     if not opaque:
-        return text_blocks + called
+        return texts + tool_uses
     found: list[Json] = []
-    texts, calls = text_blocks[::-1], called[::-1]
+    texts_left, calls_left = texts[::-1], tool_uses[::-1]
     text_chars = 0
     for block in opaque:
         # The characters of text, and the number of calls, that come before the block.
         start, calls_before = (n if isinstance(n := block.get(key), int) else 0 for key in PLACE_FIELDS[1:])
-        while texts and text_chars < start:
-            head = texts.pop()
+        while texts_left and text_chars < start:
+            head = texts_left.pop()
             text = head["text"] if isinstance(head.get("text"), str) else ""
             room = start - text_chars
             text_chars += len(text)
             if len(text) > room:
                 text_chars = start
-                texts.append({**head, "text": text[room:]})
+                texts_left.append({**head, "text": text[room:]})
                 head = {key: value for key, value in head.items() if key != "cache_control"}
                 head["text"] = text[:room]
             found.append(head)
-        while len(called) - len(calls) < calls_before and calls:
-            found.append(calls.pop())
+        while len(tool_uses) - len(calls_left) < calls_before and calls_left:
+            found.append(calls_left.pop())
         found.append({key: value for key, value in block.items() if key not in PLACE_FIELDS})
-    pieces = [*found, *reversed(texts), *reversed(calls)]
+    pieces = [*found, *reversed(texts_left), *reversed(calls_left)]
     return [each for each in pieces if each.get("type") != "text" or str(each.get("text", "x")).strip()]
 
 

@@ -1,8 +1,8 @@
 """Child processes for work whose time and memory depend on untrusted input.
 
-A pattern or a schema of a few hundred bytes can take hours and gigabytes, also within a library that lets nothing else
-run meanwhile. A child process has limits of the kernel, and is killed when its time is over. It is no sandbox: only the
-gateway's own code runs in it.
+A pattern or a schema of a few hundred bytes can take hours and gigabytes, also in a library that blocks all threads
+meanwhile. The kernel limits a child process, which is killed when its time is over. It is no sandbox: only code of the
+gateway runs in it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _log = logging.getLogger("mnemogate")
 AT_ONCE = 4
 # How long a child may take to start, the wait for others to end included. It takes 0.03 s on an idle machine.
 START_S = 10.0
-# Of address space. An interpreter with a library takes 60 MB.
+# The address space of a child. An interpreter with a library takes 60 MB.
 MEMORY_BYTES = 320 * 1024 * 1024
 _ANSWER_BYTES = 2 * 1024 * 1024
 _PROGRAM = """
@@ -43,7 +43,7 @@ class OutOfBounds(Exception):
 
 
 class Children:
-    """Starts child processes, a few at once. One for the process."""
+    """Starts child processes, a few at once. The gateway has one object of this class."""
 
     def __init__(self) -> None:
         self._slots = asyncio.Semaphore(AT_ONCE)
@@ -63,11 +63,11 @@ class Children:
         except TimeoutError:
             raise OutOfBounds("all child processes are busy") from None
         try:
-            process = await _start(function, seconds)
+            process = await _start_process(function, seconds)
             try:
-                yield await _ready(process, function, seconds)
+                yield await _wait_until_ready(process, function, seconds)
             finally:
-                await asyncio.shield(_end(process))
+                await asyncio.shield(_end_process(process))
         finally:
             self._slots.release()
 
@@ -83,7 +83,7 @@ class Child:
 
     process: Process
     function: str
-    # The time for all further questions.
+    # The seconds that are left for all further questions.
     left_s: float
 
     async def ask(self, question: Any) -> Any:
@@ -103,7 +103,7 @@ class Child:
         except TimeoutError:
             raise OutOfBounds("it takes too long") from None
         except (asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
-            # Of the bounds, only that of memory ends the process by itself. An exhausted stack does the same.
+            # The limit of memory ends a process before its time is over, as an exhausted stack does.
             _log.warning(
                 "A child process of the gateway (%s) ended before its answer, most likely for want of memory. Only "
                 "the call that it worked for has failed.",
@@ -114,7 +114,7 @@ class Child:
             self.left_s -= loop.time() - begun
 
 
-async def _start(function: str, seconds: float) -> Process:
+async def _start_process(function: str, seconds: float) -> Process:
     limits = {"AS": MEMORY_BYTES, "CPU": int(seconds) + 2, "CORE": 0}
     close_in_children()
     return await asyncio.create_subprocess_exec(
@@ -128,7 +128,7 @@ async def _start(function: str, seconds: float) -> Process:
     )
 
 
-async def _ready(process: Process, function: str, seconds: float) -> Child:
+async def _wait_until_ready(process: Process, function: str, seconds: float) -> Child:
     assert process.stdout is not None
     try:
         async with asyncio.timeout(START_S):
@@ -140,13 +140,13 @@ async def _ready(process: Process, function: str, seconds: float) -> Child:
     return Child(process, function, seconds)
 
 
-async def _end(process: Process) -> None:
+async def _end_process(process: Process) -> None:
     with suppress(ProcessLookupError):
         process.kill()
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.close()
-    # asyncio sees its end only once its pipes are read to the end.
+    # asyncio reports the end of a process only once its pipes are read to their end.
     while await process.stdout.read(_ANSWER_BYTES):
         pass
     await process.wait()
