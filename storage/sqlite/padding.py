@@ -1,10 +1,10 @@
-"""Padding, which keeps a row from moving its neighbours when it grows.
+"""Padding, which keeps a row of `exchanges` from moving its neighbours when it grows.
 
-SQLite erases in place what is overwritten (`secure_delete`), but a row that no longer fits its page makes it deal the
-rows of several pages out anew, and then bytes of rows that moved may stay between the new ones: forgotten text
-would be left in the file. So the part of an exchange that lies in its page never grows. Each row remembers its room
-there and is padded to it; what needs more goes to overflow pages, which belong to it alone and are erased when it
-gives them up. Its room is then what is left of it in its page, since other rows may take the rest.
+SQLite erases in place what is overwritten (`secure_delete`). But a row that no longer fits its page makes SQLite
+distribute the rows of several pages again, and bytes of rows that moved may stay between the others: forgotten text
+would be left in the file. So the part of a row that lies in its page never grows. Each row stores its room there and is
+padded to it. A row that needs more goes to overflow pages, which belong to it alone and are erased when it gives them
+up. Its room is then what is left of it in its page, since other rows may take the rest.
 
 Sizes are those of SQLite's record format (sqlite.org/fileformat2.html, sections 1.6 and 2.1), for pages of 4096 bytes.
 """
@@ -21,26 +21,26 @@ _LEAST_IN_PAGE = (_PAGE_BYTES - 12) * 32 // 255 - 23  # what a longer record has
 _OVERFLOW_PAGE_BYTES = _PAGE_BYTES - 4  # what an overflow page holds
 # The columns that are not counted here, since they never change: id, agent, seq, run, room.
 _UNCOUNTED_BYTES = 45
-# Bytes of a whole number besides its type code: of those below the first of these, from there on, and so forth.
+# A whole number takes `_INTEGER_BYTES[i]` bytes besides its type code, where i is the number of bounds up to it.
 _INTEGER_BOUNDS = (
     -(1 << 47), -(1 << 31), -(1 << 23), -(1 << 15), -128, 0, 2, 128, 1 << 15, 1 << 23, 1 << 31, 1 << 47
 )  # fmt: skip
 _INTEGER_BYTES = (8, 6, 4, 3, 2, 1, 0, 1, 2, 3, 4, 6, 8)
-# From these lengths on the type code of bytes takes one byte more.
+# The lengths of bytes and texts at which their type code takes one byte more.
 _LONGER_TYPE_CODES = (58, 8186, 1048570)
-FLOOR = 540  # a row's room is enough for the head of one that overflows
-# The room of a row that overflows from the beginning: its head may be as short as that.
+LEAST_ROOM = 540  # enough for what a row that overflows has in its page
+# The room of a row that overflows from the beginning: it may have so little in its page.
 _SPILLED_ROOM = _LEAST_IN_PAGE + 4 - _UNCOUNTED_BYTES - 8
 
-# A record of this length modulo _OVERFLOW_PAGE_BYTES leaves no more than _LEAST_IN_PAGE bytes in its page, give or take
-# a hundred.
+# A record of this length plus any number of overflow pages has _LEAST_IN_PAGE bytes in its page, also where it is a
+# hundred bytes longer or shorter.
 _SPILL_BYTES = _LEAST_IN_PAGE - 100
 
 
 def size_of(values: Sequence[Any]) -> int:
     """Returns the bytes in a record, type codes included. Booleans are numbers, as SQLite has them."""
     size = len(values)
-    # Each turn has three dozen values. The type code is all that there is of those left out.
+    # Of empty values, None and 0 there is nothing but the type code. Each turn has three dozen values.
     for value in filter(None, values):
         kind = type(value)
         if kind is str:
@@ -59,11 +59,11 @@ def room_for(size: int) -> int:
     """Returns the room of a new row, given its size without padding."""
     if size + 1 + _UNCOUNTED_BYTES > _LONGEST_IN_PAGE:
         return _SPILLED_ROOM
-    return max(FLOOR, size + 1)
+    return max(LEAST_ROOM, size + 1)
 
 
 def pad_bytes(size: int, room: int) -> int:
-    """Returns how many zeros bring a row to its room, or beyond it to overflow pages: as `exchange_update` has it."""
+    """Returns how many zeros bring a row to its room, or beyond it to overflow pages, like `exchange_update`."""
     if size < room:
         left = room - size
         return left - 1 if left <= 58 else max(57, left - 2)

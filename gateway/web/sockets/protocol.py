@@ -31,27 +31,27 @@ class SocketConnection(SlowReaderWatch, WebSocketsSansIOProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # Both are set by the session. Until then a shutdown ends nothing: a session checks for it when it begins.
+        # Both are set by the session. Before that a shutdown ends nothing: a session checks for one when it begins.
         self.arrival: Arrival | None = None
         self.on_shutdown: Callable[[], object] = lambda: None
         # Seconds for which a closing handshake waits for the client. No measurement; a live client answers at once.
         self.close_timeout = 2.0
-        # The short frames since the second in which they are counted began, by the loop's clock.
-        self._counting_since, self._short_frames = 0.0, 0
+        # The short frames since the start of the current second, which is a time of the loop's clock.
+        self._second_start, self._short_frames = 0.0, 0
 
     def connection_made(self, transport: BaseTransport) -> None:
         super().connection_made(transport)
         self.app_state = {**self.app_state, "connection": self}
 
     def data_received(self, data: bytes) -> None:
-        for at in range(0, len(data), _PARSED_BYTES):
+        for start in range(0, len(data), _PARSED_BYTES):
             if self.transport.is_closing():
                 return
-            part = data[at : at + _PARSED_BYTES]
+            part = data[start : start + _PARSED_BYTES]
             self._short_frames = max(0, self._short_frames - len(part) // _USUAL_FRAME_BYTES)
             super().data_received(part)
         if self.conn.handshake_exc is not None and not self.handshake_initiated:
-            self._refuse(self.conn.handshake_exc)
+            self._refuse_handshake(self.conn.handshake_exc)
         if self.arrival is not None and not self.close_sent:
             # The buffered part of the newest frame, and the earlier frames of its message.
             arrived = len(self.conn.reader.buffer) + (self.conn.current_size or 0)
@@ -61,8 +61,8 @@ class SocketConnection(SlowReaderWatch, WebSocketsSansIOProtocol):
                 self.fail(CloseCode.TRY_AGAIN_LATER, str(error))
 
     def handle_events(self) -> None:
-        if (now := self.loop.time()) > self._counting_since + 1:
-            self._counting_since, self._short_frames = now, 0
+        if (now := self.loop.time()) > self._second_start + 1:
+            self._second_start, self._short_frames = now, 0
         self._short_frames += len(self.conn.events)
         if self._short_frames > MOST_SHORT_FRAMES and not self.close_sent:
             self.fail(CloseCode.POLICY_VIOLATION, "there are too many short frames")
@@ -79,8 +79,8 @@ class SocketConnection(SlowReaderWatch, WebSocketsSansIOProtocol):
         self.conn.fail(code, reason)
         self.handle_parser_exception()
 
-    def _refuse(self, error: Exception) -> None:
-        """Answers a handshake that `websockets` cannot parse (with a body, or very long). uvicorn waits for more."""
+    def _refuse_handshake(self, error: Exception) -> None:
+        """Answers a handshake that `websockets` cannot parse (with a body, or very long); uvicorn waits for more."""
         self.handshake_initiated = self.handshake_complete = self.close_sent = True
         response = self.conn.reject(400, f"This is no handshake of a WebSocket: {error.__cause__}.\n")
         self.transport.write(response.serialize())
@@ -93,13 +93,13 @@ class SocketConnection(SlowReaderWatch, WebSocketsSansIOProtocol):
     async def send(self, message: Any) -> None:
         await self.writable.wait()
         if self.close_sent:
-            raise ClientDisconnected  # its session is notified next
+            raise ClientDisconnected  # the session is notified next
         await super().send(message)
         if message["type"] == "websocket.http.response.body":
             self.handshake_complete = True  # else uvicorn logs that it was not answered
 
     def handle_ping(self) -> None:
-        # Answers to a client that sends pings and reads nothing would fill the memory.
+        # Pongs for a client that reads nothing would fill the memory: they are taken out of the buffer and dropped.
         if self.is_full:
             self.conn.data_to_send()
         else:
@@ -107,9 +107,9 @@ class SocketConnection(SlowReaderWatch, WebSocketsSansIOProtocol):
 
     def on_task_complete(self, task: asyncio.Task[None]) -> None:
         super().on_task_complete(task)
-        self.watch_reader()  # it is being closed, which waits for what was sent
+        self.watch_reader()  # the connection is being closed, and waits for the client to read what was sent
 
-    # the session calls these
+    # Called by the session
 
     @property
     def is_full(self) -> bool:
