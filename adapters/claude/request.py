@@ -25,8 +25,8 @@ SAMPLING: Final = ("temperature", "top_p", "top_k")
 
 JSON_ONLY: Final = "Answer with a single JSON object and nothing else: no other text, no code fence."
 
-# Fields that are translated below or end here. `prompt_cache_key` only hints at which machine has the prefix; of
-# `metadata` and `stream_options` Anthropic knows no more than what is read; `safety_identifier` stands in for `user`.
+# Fields that do not pass as they are: they are translated below, or mean nothing to Anthropic (`prompt_cache_key` only
+# hints at which machine has the prefix). Of `metadata` and `stream_options` it knows only what is read here.
 _READ: Final = frozenset(
     re.findall(
         r"\w+",
@@ -49,11 +49,12 @@ _ASKS_NOTHING: Final[Json] = {
 }
 _TIERS: Final = {"auto": "auto", "default": "standard_only", "standard_only": "standard_only"}
 _EFFORTS: Final = ("low", "medium", "high", "xhigh", "max")
-_LOWER: Final = ("none", "minimal")  # OpenAI's; "none" has the least effort where a model always thinks
+# Below Anthropic's least; a model that always thinks takes "none" as "low".
+_OPENAI_LOW_EFFORTS: Final = ("none", "minimal")
 # The tokens for thoughts by effort, where a model takes no effort (build-with-claude/extended-thinking: at least 1,024,
 # below `max_tokens`). No measurement.
-_THOUGHTS: Final = {"low": 4_096, "medium": 8_192, "high": 16_384}
-_LEAST_THOUGHTS: Final = 1_024
+_THINKING_TOKENS: Final = {"low": 4_096, "medium": 8_192, "high": 16_384}
+_LEAST_THINKING_TOKENS: Final = 1_024
 _PLAIN_ID: Final = re.compile(r"[a-zA-Z0-9_-]{1,256}")
 _PHONE: Final = re.compile(r"[\d-]{7,}")
 BINDING_BETA: Final = "thinking-binding-controls-2026-08-01"
@@ -65,7 +66,7 @@ def to_wire(body: Json, *, limits: Mapping[str, int] | None = None, marks: bool 
 
     body: a chat completion request.
     limits: model -> the most tokens it may write, where known.
-    marks: place cache marks, for a client that set none.
+    marks: True: cache marks are placed, since the client set none.
 
     Raises: Untranslatable: names the field that the Messages API has no word for.
     """
@@ -149,21 +150,11 @@ def _set_tier(wire: Json, tier: Any) -> None:
 
 
 def _set_output(wire: Json, system: list[Json], body: Json, known: ModelTraits) -> None:
-    """Sets the form of the answer and the effort it is worth."""
+    """Sets the reasoning effort and the form of the answer."""
     given = body.get("output_config")
     config: Json = dict(given) if isinstance(given, dict) else {}
-    effort = body.get("reasoning_effort")
-    if effort == "none" and known.least_thinking is not None:
-        wire.setdefault("thinking", {"type": known.least_thinking})
-    elif effort is not None:
-        if effort not in _EFFORTS and effort not in _LOWER:
-            raise Untranslatable(f"There is no effort {effort!r} here.", "reasoning_effort", "invalid_value")
-        if known.thinks_when_asked:
-            _ask_to_think(wire, effort)
-        else:
-            config.setdefault("effort", "low" if effort in _LOWER else effort)
-    form = body.get("response_format")
-    match form:
+    _set_effort(wire, config, body.get("reasoning_effort"), known)
+    match body.get("response_format"):
         case None | {"type": "text"}:
             pass
         case {"type": "json_schema", "json_schema": {"schema": dict(schema)}}:
@@ -177,13 +168,30 @@ def _set_output(wire: Json, system: list[Json], body: Json, known: ModelTraits) 
         wire["output_config"] = config
 
 
+def _set_effort(wire: Json, config: Json, effort: Any, known: ModelTraits) -> None:
+    if effort == "none" and known.least_thinking is not None:
+        wire.setdefault("thinking", {"type": known.least_thinking})
+    elif effort is not None:
+        if effort not in _EFFORTS and effort not in _OPENAI_LOW_EFFORTS:
+            raise Untranslatable(f"There is no effort {effort!r} here.", "reasoning_effort", "invalid_value")
+        if known.thinks_when_asked:
+            _ask_to_think(wire, effort)
+        else:
+            config.setdefault("effort", "low" if effort in _OPENAI_LOW_EFFORTS else effort)
+
+
 def _ask_to_think(wire: Json, effort: str) -> None:
     """Gives a model tokens to think, unless a call is forced or there is no room for thoughts."""
     most = wire.get("max_tokens")
     is_forced = wire.get("tool_choice", {}).get("type") in ("any", "tool")
-    if effort in ("none", "minimal") or is_forced or not isinstance(most, int) or most <= _LEAST_THOUGHTS:
+    if (
+        effort in _OPENAI_LOW_EFFORTS
+        or is_forced
+        or not isinstance(most, int)
+        or most <= _LEAST_THINKING_TOKENS
+    ):
         return
-    tokens = min(_THOUGHTS.get(effort, max(_THOUGHTS.values())), most - 1)
+    tokens = min(_THINKING_TOKENS.get(effort, max(_THINKING_TOKENS.values())), most - 1)
     wire.setdefault("thinking", {"type": "enabled", "budget_tokens": tokens})
 
 

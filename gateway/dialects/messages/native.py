@@ -23,7 +23,7 @@ from gateway.core.request.native_body import NO_ADDITIONS, MessageThread, Native
 from gateway.dialects.messages.content import THOUGHTS, MessageOrigin
 
 _CHOICES: Final = {"none": "none", "auto": "auto", "required": "any"}
-_MARK: Final = "cache_control"
+_CACHE_MARK: Final = "cache_control"
 
 
 class NativeMessages(Struct, frozen=True):
@@ -56,10 +56,8 @@ class NativeMessages(Struct, frozen=True):
             members["tools"] = [*(self.json.get("tools") or ()), *map(_translate_tool, additions.tools)]
         if additions.max_tokens is not None:
             members["max_tokens"] = additions.max_tokens
-        if (choice := additions.tool_choice.get("tool_choice")) is not None and "tools" in {
-            **self.json,
-            **members,
-        }:
+        choice = additions.tool_choice.get("tool_choice")
+        if choice is not None and ("tools" in members or "tools" in self.json):
             members["tool_choice"] = _translate_choice(choice)
         betas: Sequence[str] = ()
         if additions.is_fallback and _has_thoughts(messages):
@@ -108,23 +106,23 @@ class NativeMessages(Struct, frozen=True):
             return messages
         dropped_messages, dropped_results = self._place_dropped(dropped)
         turns = _translate_to_turns([_split_note(m, note) for m, note in additions.stored_messages])
-        is_added = bool(turns)
+        ends_with_added = bool(turns)
         for index, message in enumerate(messages):
             if index in dropped_messages:
                 continue
             if index in replacements:
                 turns += _move_cache_mark(_translate_to_turns(replacements[index]), message)
-                is_added = True
+                ends_with_added = True
                 continue
             edited = _edit_message(message, dropped_results.get(index, ()), *notes.get(index, (0, "")))
             if edited is None:
                 continue
-            if is_added and turns and turns[-1]["role"] == edited.get("role") == "user":
+            if ends_with_added and turns and turns[-1]["role"] == edited.get("role") == "user":
                 # Results of the gateway's tools stand before those of the client's, in one turn.
                 turns[-1] = {"role": "user", "content": _join_results_first([turns[-1], edited])}
             else:
                 turns.append(edited)
-            is_added = False
+            ends_with_added = False
         return [*turns, *_translate_to_turns(additions.hidden_rounds)]
 
     def _place_notes(self, notes: Mapping[int, str]) -> dict[int, tuple[int, str]]:
@@ -171,10 +169,12 @@ class NativeMessages(Struct, frozen=True):
             members["thinking"] = {"type": "disabled"}
 
 
-def _edit_message(message: Json, dropped_results: Collection[int], words: int, note: str) -> Json | None:
+def _edit_message(
+    message: Json, dropped_results: Collection[int], words_block: int, note: str
+) -> Json | None:
     """Returns a message without some results, and with a note before the person's words; None: nothing is left.
 
-    words: the block with which they begin.
+    words_block: the index of the block with which these words begin.
     """
     if dropped_results:
         left = [block for at, block in enumerate(message["content"]) if at not in dropped_results]
@@ -182,7 +182,7 @@ def _edit_message(message: Json, dropped_results: Collection[int], words: int, n
             return None
         message = {**message, "content": left}
     if note:
-        return _insert_note(message, words - sum(at < words for at in dropped_results), note)
+        return _insert_note(message, words_block - sum(at < words_block for at in dropped_results), note)
     return message
 
 
@@ -235,9 +235,9 @@ def _move_cache_mark(turns: list[Json], message: Json) -> list[Json]:
     """Returns turns in a message's place with its cache mark at their end, if it has one at its own."""
     content = message.get("content")
     last = content[-1] if isinstance(content, list) and content else {}
-    if _MARK in last and turns and turns[-1]["content"][-1].get("type") not in THOUGHTS:
+    if _CACHE_MARK in last and turns and turns[-1]["content"][-1].get("type") not in THOUGHTS:
         *before, end = turns[-1]["content"]
-        turns[-1] = {**turns[-1], "content": [*before, {**end, _MARK: last[_MARK]}]}
+        turns[-1] = {**turns[-1], "content": [*before, {**end, _CACHE_MARK: last[_CACHE_MARK]}]}
     return turns
 
 
