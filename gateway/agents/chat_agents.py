@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from gateway.agents.core.waits import Waiter
 from gateway.agents.registry.registry import Registry
-from gateway.agents.runs.agent_messaging import Speaker
+from gateway.agents.runs.agent_messaging import Sender
 from gateway.agents.runs.agent_runs import AgentRuns
 from gateway.agents.runs.run import sampling_fields
 from gateway.agents.runs.turn_guide import guide_of
@@ -75,5 +75,5 @@ class ChatAgents(Struct, frozen=True):
 
     def toolbox(self, context: MemoryContext, edits: BlockEdits, forwarded: Forwarded) -> Toolbox:
         has_agent = bool(context.request.spec.uid)
-        speaker = Speaker.of(context, Waiter(context.agent.uid), forwarded) if has_agent else None
-        return self.runs.toolboxes.make(context, edits, speaker=speaker)
+        sender = Sender.of(context, Waiter(context.agent.uid), forwarded) if has_agent else None
+        return self.runs.toolboxes.make(context, edits, sender=sender)

@@ -96,7 +96,7 @@ class AgentServices:
         shows = RunEvents(store, now)
         self.runs = BackgroundRuns(agents, registry, keeper, shows)
         peers = agents.peers
-        peers.deliver_with(self.runs)
+        peers.set_background_runs(self.runs)
         self.run_service = RunService(
             self.runs,
             agents.recover,
@@ -104,7 +104,7 @@ class AgentServices:
             Callbacks(store, agents.foreign.webhooks, shows.callback, now),
             services.count_attempt,
             now,
-            lambda: peers.idle_runs,
+            lambda: peers.released_slots,
         )
 
     def routes(self, models: ModelList, limits: Limits, bodies: BodyReader) -> list[Route]:

@@ -1,7 +1,7 @@
 """Agents that speak to one another: a message of one is a send to the other's own conversation.
 
-A run that waits for an answer has the other agent's run within its own: that one is cancelled with it, and goes on
-when its answer only comes too late. The message is shown as the system's, with the sender's name and id.
+A run that waits for an answer owns the other agent's run: to cancel the first cancels the second. After a timeout the
+second goes on alone. The message is shown as the system's, with the sender's name and id.
 """
 
 from __future__ import annotations
@@ -46,15 +46,17 @@ MOST_AGENTS = 32
 AT_ONCE = 8
 # The most agents that one message may pass through.
 MOST_DEPTH = 4
-# The most slots of waiting runs that other runs may have meanwhile. No measurement.
-MOST_IDLE = 112
+# At most this many slots of waiting runs are released for other runs. No measurement.
+MOST_RELEASED_SLOTS = 112
 # Agents that one read returns.
 _PAGE = 100
 _TOO_DEEP = f"messages between agents go {MOST_DEPTH} agents deep at most, and this turn is the last. Nothing was sent"
 _CIRCLE = "{name} waits for the end of this turn, so neither would ever go on. Nothing was sent"
-_PAUSED = "{name} waits for a person's answer to calls that it has made. Nothing was sent; try again later"
+_AWAITS_APPROVAL = (
+    "{name} waits for a person's answer to calls that it has made. Nothing was sent; try again later"
+)
 _LATE = "{name} did not answer within {seconds:.0f} s. It has the message, and goes on by itself"
-_CLOSED = "messages are delivered once the gateway has started. Nothing was sent"
+_NOT_STARTED = "messages are delivered once the gateway has started. Nothing was sent"
 _NO_TIME = "the others took all of the time. Nothing was sent to {name}"
 
 
@@ -77,8 +79,8 @@ class AcceptsRuns(Protocol):
     async def accept(self, run_request: RunRequest) -> Run: ...
 
 
-class Speaker(Struct, frozen=True):
-    """A turn of an agent that speaks to others."""
+class Sender(Struct, frozen=True):
+    """A turn of an agent that sends messages to others."""
 
     project: str
     # Its public id.
@@ -95,9 +97,9 @@ class Speaker(Struct, frozen=True):
     @staticmethod
     def of(
         context: MemoryContext, waiter: Waiter, forwarded: Forwarded, *, holds_slot: bool = False
-    ) -> Speaker:
+    ) -> Sender:
         scope, spec = context.agent.scope, context.request.spec
-        return Speaker(
+        return Sender(
             scope.project, ids.id_of("agent", context.agent.uid), spec.name, waiter, forwarded, holds_slot
         )
 
@@ -136,18 +138,18 @@ class AgentMessaging:
         self._pending = pending
         self._wait_s = wait_s
         self._waits = Waits()
-        self._accepts: AcceptsRuns | None = None
+        self._background_runs: AcceptsRuns | None = None
         # The turns whose slots are released, with the number of answers that each waits for.
-        self._idle: Counter[Waiter] = Counter()
+        self._waiting_senders: Counter[Waiter] = Counter()
 
     @property
-    def idle_runs(self) -> int:
-        """How many runs in the background only wait for others, which may need their slots to answer."""
-        return min(len(self._idle), MOST_IDLE)
+    def released_slots(self) -> int:
+        """How many more background runs may start, since as many only wait for answers of others."""
+        return min(len(self._waiting_senders), MOST_RELEASED_SLOTS)
 
-    def deliver_with(self, accepts: AcceptsRuns) -> None:
+    def set_background_runs(self, background_runs: AcceptsRuns) -> None:
         """Sets what delivers messages without an answer. It is made later than this, which it needs itself."""
-        self._accepts = accepts
+        self._background_runs = background_runs
 
     async def find(self, project: str, name: str) -> Recipient:
         """Returns an agent by its id or its name. Raises: NotFound, BadRequest."""
@@ -160,9 +162,9 @@ class AgentMessaging:
         return Recipient(found.spec.uid, found.spec.name)
 
     async def _find_tagged(
-        self, sender: Speaker, match_all: Sequence[str], match_some: Sequence[str]
+        self, sender: Sender, match_all: Sequence[str], match_some: Sequence[str]
     ) -> Sequence[Recipient]:
-        """Returns the other agents with these tags that were made over REST to speak; `MOST_AGENTS` at most."""
+        """Returns the other agents with these tags that were made over REST, without readers; `MOST_AGENTS` at most."""
         found: list[Recipient] = []
         # A statement takes no more than MOST_TAGS: with more all agents are read. Their tags are checked in any case.
         tags = match_all or match_some
@@ -176,7 +178,7 @@ class AgentMessaging:
             found += [
                 Recipient(each.agent.uid, each.name)
                 for each in page
-                if _speaks(each)
+                if _is_conversational(each)
                 and ids.id_of("agent", each.agent.uid) != sender.agent
                 and _has_tags(tags_of[each.agent.id], match_all, match_some)
             ]
@@ -185,49 +187,51 @@ class AgentMessaging:
             after = page[-1].agent.uid
         return found[:MOST_AGENTS]
 
-    async def ask(self, sender: Speaker, recipient: Recipient, text: str) -> AgentAnswer:
+    async def ask(self, sender: Sender, recipient: Recipient, text: str) -> AgentAnswer:
         """Returns an agent's answer."""
-        return await self._ask(sender, recipient, text, self._end_of_wait())
+        return await self._ask_until(sender, recipient, text, self._deadline())
 
-    async def _ask(self, sender: Speaker, recipient: Recipient, text: str, until: float) -> AgentAnswer:
-        """Returns an agent's answer. until: by the loop's clock."""
+    async def _ask_until(
+        self, sender: Sender, recipient: Recipient, text: str, deadline: float
+    ) -> AgentAnswer:
+        """Returns an agent's answer. deadline: by the loop's clock."""
         if sender.waiter.depth >= MOST_DEPTH:
             return recipient.failed("depth", _TOO_DEEP)
         queue = recipient.uid, DEFAULT
         try:
             with self._released_slot(sender), self._waits.begin(sender.waiter, queue) as wait:
                 resolved = await self._registry.resolve_uid(sender.project, recipient.uid)
-                request = _request(sender, resolved, text, is_awaited=True)
-                return await self._await_answer(request, recipient, wait, until)
+                request = _run_request(sender, resolved, text, is_awaited=True)
+                return await self._await_answer(request, recipient, wait, deadline)
         except WaitsInCircle:
             return recipient.failed("circle", _CIRCLE.format(name=recipient.name))
         except StoreError as error:
             return recipient.failed("missing" if isinstance(error, NotFound) else "failed", error.message)
 
     @contextmanager
-    def _released_slot(self, sender: Speaker) -> Iterator[None]:
+    def _released_slot(self, sender: Sender) -> Iterator[None]:
         """Releases the slot of the run that waits, until its answer is there."""
         if not sender.holds_slot:
             yield
             return
-        self._idle[sender.waiter] += 1
+        self._waiting_senders[sender.waiter] += 1
         self._store.jobs.wake_here()
         try:
             yield
         finally:
-            self._idle[sender.waiter] -= 1
-            if not self._idle[sender.waiter]:
-                del self._idle[sender.waiter]
+            self._waiting_senders[sender.waiter] -= 1
+            if not self._waiting_senders[sender.waiter]:
+                del self._waiting_senders[sender.waiter]
 
     async def _await_answer(
-        self, request: RunRequest, recipient: Recipient, wait: Wait, until: float
+        self, request: RunRequest, recipient: Recipient, wait: Wait, deadline: float
     ) -> AgentAnswer:
         sink = UnseenSink()
         run = asyncio.ensure_future(self._run(request, recipient, sink, wait))
         # The process waits for it when it stops, also if its caller does not any more.
         self._pending.add(run, "An answer to an agent")
         try:
-            seconds = max(0.0, until - asyncio.get_running_loop().time())
+            seconds = max(0.0, deadline - asyncio.get_running_loop().time())
             done, _ = await asyncio.wait([run], timeout=seconds)
         except asyncio.CancelledError:
             sink.presence.leave()
@@ -239,14 +243,14 @@ class AgentMessaging:
     async def _run(
         self, request: RunRequest, recipient: Recipient, sink: UnseenSink, wait: Wait
     ) -> AgentAnswer:
-        """Returns what becomes of a run. It never raises."""
+        """Performs a run, and returns its outcome as an answer, errors too."""
         try:
             with self._receipts.work(request.scope.project) as receipt:
                 result = await self._runs.send(request, lambda _: MakesUnseen(), sink, receipt, wait)
         except TooManySends as error:
             return recipient.failed("busy", error.message)
         except Conflict:
-            return recipient.failed("waiting", _PAUSED.format(name=recipient.name))
+            return recipient.failed("waiting", _AWAITS_APPROVAL.format(name=recipient.name))
         except GatewayError as error:
             return recipient.failed("failed", f"{recipient.name} failed: {error.message}")
         except ClientGone:
@@ -256,61 +260,61 @@ class AgentMessaging:
             return recipient.failed("failed", f"{recipient.name} is not available at the moment")
         return _answer_of(result, recipient)
 
-    async def send(self, sender: Speaker, recipient: Recipient, text: str) -> AgentAnswer:
+    async def send(self, sender: Sender, recipient: Recipient, text: str) -> AgentAnswer:
         """Sends an agent a message. The answer means that it is stored, and no more."""
         name = recipient.name
         if sender.waiter.depth >= MOST_DEPTH:
             return recipient.failed("depth", _TOO_DEEP)
         try:
             resolved = await self._registry.resolve_uid(sender.project, recipient.uid)
-            if await self._is_paused(resolved):
-                return recipient.failed("waiting", _PAUSED.format(name=name))
-            if self._accepts is None:
-                return recipient.failed("failed", _CLOSED)
-            await self._accepts.accept(_request(sender, resolved, text, is_awaited=False))
+            if await self._awaits_approval(resolved):
+                return recipient.failed("waiting", _AWAITS_APPROVAL.format(name=name))
+            if self._background_runs is None:
+                return recipient.failed("failed", _NOT_STARTED)
+            await self._background_runs.accept(_run_request(sender, resolved, text, is_awaited=False))
         except NotFound:
             return recipient.failed("missing", f"there is no agent {ids.id_of('agent', recipient.uid)!r}")
         except (GatewayError, StoreError) as error:
             return recipient.failed("failed", f"{name} cannot be told: {error.message}")
         return recipient.answer()
 
-    async def _is_paused(self, resolved: ResolvedAgent) -> bool:
+    async def _awaits_approval(self, resolved: ResolvedAgent) -> bool:
         agent = await self._store.agents.find(resolved.scope)
         return agent is not None and bool(await self._store.runs.paused([agent.id], DEFAULT))
 
     async def ask_tagged(
-        self, sender: Speaker, match_all: Sequence[str], match_some: Sequence[str], text: str
+        self, sender: Sender, match_all: Sequence[str], match_some: Sequence[str], text: str
     ) -> Sequence[AgentAnswer]:
         """Returns the answers of all agents with these tags, which share the time of one wait."""
-        until = self._end_of_wait()
+        deadline = self._deadline()
         slots = asyncio.Semaphore(AT_ONCE)
 
-        async def ask(recipient: Recipient) -> AgentAnswer:
+        async def ask_in_slot(recipient: Recipient) -> AgentAnswer:
             try:
-                async with asyncio.timeout_at(until):
+                async with asyncio.timeout_at(deadline):
                     await slots.acquire()
             except TimeoutError:
                 return recipient.failed("timeout", _NO_TIME.format(name=recipient.name))
             try:
-                return await self._ask(sender, recipient, text, until)
+                return await self._ask_until(sender, recipient, text, deadline)
             finally:
                 slots.release()
 
         recipients = await self._find_tagged(sender, match_all, match_some)
         async with asyncio.TaskGroup() as tasks:
-            asked = [tasks.create_task(ask(recipient)) for recipient in recipients]
+            asked = [tasks.create_task(ask_in_slot(recipient)) for recipient in recipients]
         return [each.result() for each in asked]
 
-    def _end_of_wait(self) -> float:
-        """Returns when a wait that begins now ends, by the loop's clock."""
+    def _deadline(self) -> float:
+        """Returns the deadline of a wait that begins now, by the loop's clock."""
         return asyncio.get_running_loop().time() + self._wait_s
 
 
-class SenderMessages(Struct, frozen=True):
+class AgentOutbox(Struct, frozen=True):
     """Sends the messages of one turn (`SendsToAgents`). Errors are answers."""
 
     messaging: AgentMessaging
-    sender: Speaker
+    sender: Sender
 
     async def ask(self, agent: str, text: str) -> AgentAnswer:
         try:
@@ -339,8 +343,8 @@ def _not_found(agent: str, error: BadRequest | StoreError) -> AgentAnswer:
     return AgentAnswer(agent, agent, error=error.message, kind="failed")
 
 
-def _speaks(entry: AgentEntry) -> bool:
-    """Returns whether an agent is one that was made over REST, and not to read other agents' memories."""
+def _is_conversational(entry: AgentEntry) -> bool:
+    """Returns whether an agent was made over REST, and not to read other agents' memories."""
     definition = entry.definition
     return definition is not None and definition.body.get("kind") not in READING_KINDS
 
@@ -349,7 +353,7 @@ def _has_tags(tags: Collection[str], match_all: Sequence[str], match_some: Seque
     return set(match_all).issubset(tags) and (not match_some or not set(match_some).isdisjoint(tags))
 
 
-def _request(sender: Speaker, resolved: ResolvedAgent, text: str, *, is_awaited: bool) -> RunRequest:
+def _run_request(sender: Sender, resolved: ResolvedAgent, text: str, *, is_awaited: bool) -> RunRequest:
     return RunRequest(
         resolved.spec,
         resolved.scope,
@@ -361,7 +365,7 @@ def _request(sender: Speaker, resolved: ResolvedAgent, text: str, *, is_awaited:
     )
 
 
-def _message_of(sender: Speaker, text: str, *, is_awaited: bool) -> WireMessage:
+def _message_of(sender: Sender, text: str, *, is_awaited: bool) -> WireMessage:
     """Returns a message of an agent as the other one gets it."""
     how = "It waits for your answer: what you say in this turn." if is_awaited else "It waits for no answer."
     return framed_system_message(

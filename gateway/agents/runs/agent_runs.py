@@ -20,7 +20,7 @@ from msgspec.structs import asdict, replace
 from gateway.agents.core.tool_rules import RuleGuide
 from gateway.agents.core.waits import Wait, Waiter
 from gateway.agents.registry.registry import Registry
-from gateway.agents.runs.agent_messaging import AgentMessaging, Speaker
+from gateway.agents.runs.agent_messaging import AgentMessaging, Sender
 from gateway.agents.runs.background.ends import RunEnds
 from gateway.agents.runs.begin import RunBeginning, RunStarter
 from gateway.agents.runs.calls.pauses import calls_since_user_message
@@ -544,17 +544,17 @@ class AgentRuns:
         )
 
     def _tools_of(self, send: RoutedSend, context: MemoryContext) -> MakesToolbox:
-        return partial(self.toolboxes.make, speaker=_speaker(send, context))
+        return partial(self.toolboxes.make, sender=_sender(send, context))
 
 
 def _in_conversation(send: RoutedSend, name: str) -> RoutedSend:
     return replace(send, conversation=name, identity=replace(send.identity, conversation=name))
 
 
-def _speaker(send: RoutedSend, context: MemoryContext) -> Speaker:
+def _sender(send: RoutedSend, context: MemoryContext) -> Sender:
     uid = context.agent.uid
     waiter = Waiter(uid, (uid, send.conversation), send.depth, send.awaited_by)
-    return Speaker.of(context, waiter, send.forwarded, holds_slot=send.accepted is not None)
+    return Sender.of(context, waiter, send.forwarded, holds_slot=send.accepted is not None)
 
 
 def _guide(send: RoutedSend, memory: RunMemory, prompt: Prompt) -> RuleGuide:

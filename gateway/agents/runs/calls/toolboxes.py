@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from gateway.agents.core.waits import Waiter
 from gateway.agents.registry.archives import Archives
-from gateway.agents.runs.agent_messaging import AgentMessaging, SenderMessages, Speaker
+from gateway.agents.runs.agent_messaging import AgentMessaging, AgentOutbox, Sender
 from gateway.agents.runs.calls.call_record import CallRecord
 from gateway.agents.tools.agent_tools import AgentTools
 from gateway.agents.tools.foreign import ForeignTools
@@ -47,27 +47,27 @@ class Toolboxes:
         block_edits: BlockEdits,
         run: Run | None = None,
         calling_run: int = 0,
-        speaker: Speaker | None = None,
+        sender: Sender | None = None,
     ) -> Toolbox:
         """Returns the tools of one step of a run, or of one turn that is written as a whole (`run` is None).
 
         run: its id is 0 until its first step is stored.
         calling_run: the row of the run whose step made the calls; 0: the calls are not stored.
-        speaker: the turn as the sender of messages to other agents; None: the tools are only described, not called.
+        sender: the turn as the sender of messages to other agents; None: the tools are only described, not called.
         """
         if not context.offered:
             return NO_TOOLS
         memory = memory_tools(self._keeper, context, block_edits, self._archives)
-        return self._agent_tools(memory, run, calling_run, speaker) if context.request.spec.uid else memory
+        return self._agent_tools(memory, run, calling_run, sender) if context.request.spec.uid else memory
 
     def make_for_item(self, context: MemoryContext, block_edits: BlockEdits, run: Run) -> Toolbox:
         """Returns the tools of an item of a batch, which holds no conversation's queue while they run."""
         return self.make(
-            context, block_edits, run, speaker=Speaker.of(context, Waiter(context.agent.uid), Forwarded())
+            context, block_edits, run, sender=Sender.of(context, Waiter(context.agent.uid), Forwarded())
         )
 
     def _agent_tools(
-        self, memory: MemoryTools, run: Run | None, calling_run: int, speaker: Speaker | None
+        self, memory: MemoryTools, run: Run | None, calling_run: int, sender: Sender | None
     ) -> AgentTools:
         context = memory.context
         request = context.request
@@ -79,9 +79,9 @@ class Toolboxes:
         elif run is None and (place := _place(context)) is not None:
             calls = self._recent.for_turn(place)
         messages = None
-        if speaker is not None:
+        if sender is not None:
             row = None if run is None else run.id or None
-            messages = SenderMessages(self._peers, replace(speaker, run=row))
+            messages = AgentOutbox(self._peers, replace(sender, run=row))
         return AgentTools(
             memory,
             self._foreign,
