@@ -41,7 +41,7 @@ from adapters.types import Embedded
 from gateway.core.agent import AgentSpec
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.memory.rules import RULES
-from gateway.core.memory.standing import states_standing
+from gateway.core.memory.standing import is_standing
 from gateway.core.prompt import note as recall
 from gateway.core.prompt.summary import WantedSummary
 from gateway.core.request.identity import USER_NAME, IdentityRules, identify
@@ -521,7 +521,7 @@ async def _ask_sets(options: argparse.Namespace) -> None:
     sets = chosen_sets([*make_sets(questions, options.questions)], options.set)
     if options.whole:
         sentences = sentences_of(questions)
-        standing = sum(map(states_standing, sentences))
+        standing = sum(map(is_standing, sentences))
         print(f"the rule takes {standing} of {len(sentences)} other sentences for what always holds")
         for one in sets:
             await run_whole(one)

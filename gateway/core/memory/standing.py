@@ -26,19 +26,24 @@ from storage.records import Block, Fact, Message, StandingFact
 LABEL = "always"
 # The most tokens (estimated) that the block has in the memory section, since each conversation pays for them.
 MOST_TOKENS = 120
-# The fewest tokens of the line of a fact, and the tokens of the line of a month.
-_LEAST_TOKENS, _MONTH_TOKENS = 4, 5
+# The fewest tokens of the line of a fact.
+_LEAST_TOKENS = 4
+# The tokens of the line of a month.
+_MONTH_TOKENS = 5
 _DESCRIPTION = "What the user has stated as always true. The newest stand last. Heed them where they matter."
 _TABLE_FILE = Path(__file__).parents[2] / "data/standing_words.txt"
-# The longest and the shortest sentence that is read. Longer ones are stories, and shorter ones state nothing by
-# themselves. One that is not ASCII may be shorter, since Chinese has a word in one or two characters.
-_MOST_CHARS, _LEAST_CHARS, _LEAST_CHARS_NOT_ASCII = 160, 12, 4
+# Longer sentences are stories, and shorter ones state nothing by themselves. One that is not ASCII may be shorter:
+# Chinese has a word in one or two characters.
+_MOST_CHARS = 160
+_LEAST_CHARS = 12
+_LEAST_CHARS_NOT_ASCII = 4
 _SENTENCE = re.compile(r"(?<=[.!?;…])\s+|(?<=[。！？])|\n+")
 _CLAUSE = re.compile(r", |，|、|؛|،")
 _QUESTION_MARKS = ("?", "？", "؟")
-# In the table these stand in the place of a language: before the patterns of what a person has only one of, as a name
-# to be called by; and before the words for how a statement holds, as "always".
-_SINGLE, _DEGREES = "!", "-"
+# The table has these in the place of a language: before patterns of what a person has only one of ("! call me"), and
+# before words for how a statement holds ("- never always").
+_SINGLE_VALUED = "!"
+_ADVERBS = "-"
 _MONTH_CHARS = 7  # of an ISO date
 
 
@@ -52,37 +57,51 @@ def learn_standing(
     keeps_secrets: texts that look like secrets are learned too.
     """
     found: dict[str, LearnedFact] = {}
-    earlier = {fact.id: _stated(fact.text) for fact in known if fact.standing}
-    statements = [(each, text) for each in messages if each.role == "user" for text in _sentences(each.text)]
-    for m, sentence in statements:
+    earlier = {fact.id: _without_prefix(fact.text) for fact in known if fact.standing}
+    statements = [
+        (message, sentence)
+        for message in messages
+        if message.role == "user"
+        for sentence in _standing_sentences(message.text)
+    ]
+    for message, sentence in statements:
         if not keeps_secrets and has_secret(sentence):
             continue
         text = f"{STATEMENT}{sentence}"
         key = fact_key(text)
         # Of two statements in one batch the later one holds.
-        for old in [k for k, f in found.items() if _replaces(sentence, _stated(f.text))]:
-            del found[old]
+        for old_key in [k for k, fact in found.items() if _replaces(sentence, _without_prefix(fact.text))]:
+            del found[old_key]
         replaces = tuple(id for id, old in earlier.items() if _replaces(sentence, old))
-        found[key] = LearnedFact(text, "", key, m.at, m.exchange, (m.exchange,), replaces, standing=True)
+        found[key] = LearnedFact(
+            text,
+            about="",
+            key=key,
+            valid_from=message.at,
+            exchange=message.exchange,
+            sources=(message.exchange,),
+            replaces=replaces,
+            standing=True,
+        )
     return Learned(facts=[*found.values()])
 
 
-def states_standing(sentence: str) -> bool:
+def is_standing(sentence: str) -> bool:
     """Returns whether a sentence says something that always holds for its speaker."""
     return any(pattern.search(sentence) for pattern in _table().patterns)
 
 
 def standing_block(
-    facts: Sequence[StandingFact], shown: Collection[int] | None
+    facts: Sequence[StandingFact], shown_seqs: Collection[int] | None
 ) -> tuple[Block | None, tuple[int, ...]]:
     """Returns the standing facts as a block of the memory section, and the numbers of those that it shows.
 
     facts: the current ones, newest first.
-    shown: the numbers that the block shows already, so that it stays as it is. None, or with one of them gone: the
-        block is made again of the newest facts.
+    shown_seqs: the numbers of facts that the block shows already; it stays as it is, for the provider's prompt cache.
+        None, or with one of them gone: the block is made again of the newest facts.
     """
-    if shown is not None and {*shown} <= {fact.seq for fact in facts}:
-        chosen = [(fact, _line(fact)) for fact in facts if fact.seq in shown]
+    if shown_seqs is not None and {*shown_seqs} <= {fact.seq for fact in facts}:
+        chosen = [(fact, _line(fact)) for fact in facts if fact.seq in shown_seqs]
     else:
         chosen = _choose(facts)
     if not chosen:
@@ -111,28 +130,28 @@ def _choose(facts: Sequence[StandingFact]) -> list[tuple[StandingFact, str]]:
     return chosen
 
 
-def statement_of(text: str) -> str:
+def normalized_statement(text: str) -> str:
     """Returns the bare statement of a fact or of a message, by which two of the same statement are equal."""
-    return _stated(text).strip(" .")
+    return _without_prefix(text).strip(" .")
 
 
 def _line(fact: StandingFact) -> str:
-    """Returns the line of a fact: the first clause, where that alone states it."""
-    text = _stated(fact.text)
+    """Returns the line of a fact: the first clause if that is standing by itself, else the sentence."""
+    text = _without_prefix(fact.text)
     clause = _CLAUSE.split(text, maxsplit=1)[0]
-    return escape_tags((clause if states_standing(clause) else text)[:_MOST_CHARS].rstrip(" ."))
+    return escape_tags((clause if is_standing(clause) else text)[:_MOST_CHARS].rstrip(" ."))
 
 
 def _month(fact: StandingFact) -> str:
     return day_text(fact.at)[:_MONTH_CHARS]
 
 
-def _stated(text: str) -> str:
+def _without_prefix(text: str) -> str:
     """Returns a fact's text without the words that mark it as a user's statement."""
     return text.removeprefix(STATEMENT)
 
 
-def _sentences(text: str) -> Iterator[str]:
+def _standing_sentences(text: str) -> Iterator[str]:
     """Yields the sentences of a text that state something that always holds."""
     for sentence in _SENTENCE.split(text):
         sentence = " ".join(sentence.split())
@@ -140,7 +159,7 @@ def _sentences(text: str) -> Iterator[str]:
         if (
             least_chars <= len(sentence) <= _MOST_CHARS
             and not sentence.endswith(_QUESTION_MARKS)
-            and states_standing(sentence)
+            and is_standing(sentence)
         ):
             yield sentence
 
@@ -152,21 +171,22 @@ def _replaces(new: str, old: str) -> bool:
     eat meat now" and "I never eat meat" do.
     """
     table = _table()
-    if table.single is not None and table.single.search(new) and table.single.search(old):
+    single_valued = table.single_valued
+    if single_valued is not None and single_valued.search(new) and single_valued.search(old):
         return True
-    new_words, old_words = (recognising_words(text) - table.degrees for text in (new, old))
+    new_words, old_words = (recognising_words(text) - table.adverbs for text in (new, old))
     return bool(new_words and old_words) and (new_words <= old_words or old_words <= new_words)
 
 
 class _Table(NamedTuple):
     """The table of words, compiled."""
 
-    # Those of standing facts, one for each language.
+    # Those of standing facts: one for each language, and `single_valued`.
     patterns: Sequence[re.Pattern[str]]
     # What a person has only one of.
-    single: re.Pattern[str] | None
+    single_valued: re.Pattern[str] | None
     # Words for how a statement holds.
-    degrees: frozenset[str]
+    adverbs: frozenset[str]
 
 
 @cache
@@ -176,6 +196,6 @@ def _table() -> _Table:
         if not line.startswith("#"):
             language, pattern = line.split(maxsplit=1)
             found.setdefault(language, []).append(pattern)
-    degrees = recognising_words(" ".join(found.pop(_DEGREES)))
+    adverbs = recognising_words(" ".join(found.pop(_ADVERBS)))
     patterns = {name: re.compile("|".join(each), re.IGNORECASE) for name, each in found.items()}
-    return _Table([*patterns.values()], patterns.get(_SINGLE), degrees)
+    return _Table([*patterns.values()], patterns.get(_SINGLE_VALUED), adverbs)

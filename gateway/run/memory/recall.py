@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 
 from msgspec import Struct
 
-from gateway.core.memory.standing import statement_of
+from gateway.core.memory.standing import normalized_statement
 from gateway.core.prompt import note
 from gateway.core.prompt.event_order import Asked, events_of, order_asked
 from gateway.core.prompt.section import Section
@@ -322,11 +322,11 @@ class _NoteSearch(Struct, frozen=True):
             superseded = await with_contents(self.recaller.store.turns, context.agent, context.tree, rule)
             found = found.rule_out("superseded", lambda m: m.exchange in superseded)
         standing = self.standing
-        stated = {statement_of(f.text) for f in context.snapshot.standing if f.seq in standing}
+        stated = {normalized_statement(f.text) for f in context.snapshot.standing if f.seq in standing}
         return found.rule_out(
             "shown",
             lambda m: (
-                statement_of(m.text) in stated
+                normalized_statement(m.text) in stated
                 or (m.source == "fact" and shows_origin(context, self.prompt.window, m))
             ),
         )

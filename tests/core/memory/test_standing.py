@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.core.memory.standing import learn_standing, standing_block, states_standing
+from gateway.core.memory.standing import is_standing, learn_standing, standing_block
 from storage.records import Fact, Message, StandingFact
 
 
@@ -36,7 +36,7 @@ from storage.records import Fact, Message, StandingFact
     ],
 )  # fmt: skip
 def test_what_states_it_in_the_languages_of_the_table(text: str) -> None:
-    assert states_standing(text)
+    assert is_standing(text)
 
 
 @pytest.mark.parametrize(
