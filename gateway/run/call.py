@@ -240,7 +240,7 @@ def endpoint_form_for(request: ChatRequest, endpoint: Endpoint, model: str) -> E
         may_force and capabilities.can_force(model),
         _refused_fields(request, capabilities, model) if request.added_fields else _NONE_REFUSED,
         asks_usage=endpoint.asks_usage,
-        thinks_on_request=request.shows_thoughts and capabilities.thinks_when_asked(model),
+        thinks_on_request=request.wants_thoughts and capabilities.thinks_when_asked(model),
     )
     return form
 

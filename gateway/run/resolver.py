@@ -206,7 +206,7 @@ class Resolver:
         if chosen is None or self._directory.spec_for(identity) is None:
             return identity
         if identity.scope is not None and (identity.user is not None or chosen.scope is None):
-            return identity.with_history() if chosen.is_asked else identity
+            return identity.with_history() if chosen.asks_to_be_stored else identity
         return identity.with_memory(chosen.conversation, chosen.scope)
 
     async def _with_thread(
@@ -234,7 +234,7 @@ class Resolver:
         path = paths.get(thread.previous)
         if not path:
             raise ThreadNotFound("the user has no reply with this id.")
-        edit = request.edit()
+        edit = request.begin_edit()
         edit.insert_messages(0, path)
         messages = [*path, *request.messages]
         return replace(

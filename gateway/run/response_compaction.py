@@ -89,7 +89,7 @@ async def compact(
         asked = {"model": request.model, "messages": summary_request(summary, part, summary_tokens(window))}
         question = replace(
             request, raw=orjson.dumps(asked), json=asked, messages=asked["messages"], references=(),
-            tools=(), has_tools=False, stream=False, max_tokens=None, max_tokens_key=None, memory_choice=None,
+            tools=(), has_tools=False, stream=False, max_tokens=None, max_tokens_field=None, memory_choice=None,
         )  # fmt: skip
         answer = _StatusSink(sink)
         await chat.answer(question, context, answer, receipt, view)

@@ -231,7 +231,9 @@ class ResponsesPath(ForwardedPath):
             name = token_hex(16)
             if request.echo["background"] and find_header(scope["headers"], _IDEMPOTENCY_KEY) is not None:
                 name = _digest_request(scope, request.body).hex()  # sent again, it has the same memory
-            request.chat.memory_choice = MemoryChoice(UNNAMED + name, is_asked=request.asks_to_be_stored)
+            request.chat.memory_choice = MemoryChoice(
+                UNNAMED + name, asks_to_be_stored=request.asks_to_be_stored
+            )
         return request, None
 
     def _upstream_tools(self, head: ForwardedHead, parsed: RequestBody, scope: Scope) -> UpstreamTools:

@@ -178,7 +178,7 @@ def chat_request_of(run_request: RunRequest, *, stream: bool = True) -> ChatRequ
         has_tools=bool(tools),
         n=1,
         max_tokens=limit if isinstance(limit, int) else None,
-        max_tokens_key=limit_key,
+        max_tokens_field=limit_key,
         added_fields=frozenset(sampling),
     )
 

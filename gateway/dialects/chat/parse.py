@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from gateway.core.conversation.private import PRIVATE, without_private
-from gateway.core.request.chat_request import LIMIT_FIELDS, ChatRequest
+from gateway.core.request.chat_request import MAX_TOKENS_FIELDS, ChatRequest
 from gateway.dialects.fields import (
     check_depth,
     check_length,
@@ -69,7 +69,7 @@ def make_chat_request(body: bytes, json: dict[str, Any], messages: list[dict[str
         if key in json:
             check_depth(key, [json[key]])
     stream_options = read_optional(json, "stream_options", dict)
-    max_tokens_key = next((key for key in LIMIT_FIELDS if json.get(key) is not None), None)
+    max_tokens_field = next((key for key in MAX_TOKENS_FIELDS if json.get(key) is not None), None)
     tools = [*_read_tools(json, "tools"), *_read_tools(json, "functions")]
     read_optional(json, "response_format", dict)
     count = read_integer(json, "n")
@@ -85,14 +85,14 @@ def make_chat_request(body: bytes, json: dict[str, Any], messages: list[dict[str
         tools=tuple(_tool_names(tools)),
         has_tools=bool(tools),
         n=1 if count is None else count,
-        max_tokens=None if max_tokens_key is None else read_integer(json, max_tokens_key),
-        max_tokens_key=max_tokens_key,
+        max_tokens=None if max_tokens_field is None else read_integer(json, max_tokens_field),
+        max_tokens_field=max_tokens_field,
     )
 
 
 # Fields that have a type to be checked and a meaning here.
 _TYPED_FIELDS = frozenset(
-    (*LIMIT_FIELDS, "functions", "n", "response_format", "stream", "stream_options", "tools")
+    (*MAX_TOKENS_FIELDS, "functions", "n", "response_format", "stream", "stream_options", "tools")
 )
 
 

@@ -133,7 +133,7 @@ def read_request(
     request = make_chat_request(orjson.dumps(chat), chat, translated.messages)
     request.wants_usage = True
     # Chat completions have a newer name for it, which models that refuse this one take.
-    if request.max_tokens_key == "max_tokens":
+    if request.max_tokens_field == "max_tokens":
         request.added_fields = _ADDED
     by_name = dict(headers)
     request.consumed = () if is_lenient else _names_left_out(json, by_name, checker)

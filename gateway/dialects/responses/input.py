@@ -260,9 +260,9 @@ class _Messages:
         index = self._messages_before + len(self._input.messages)
         # The items of one reply are one message.
         last = references[-1] if references else None
-        named = None if last is None else (last.index, last.conversation, last.turn, last.place)
+        named = None if last is None else (last.index, last.conversation, last.turn, last.input_index)
         if named != (index - 1, *turn, place):
-            references.append(Reference(index, id, *turn, f"{self._where}.id", place=place))
+            references.append(Reference(index, id, *turn, f"{self._where}.id", input_index=place))
             self._append({"role": "assistant", "content": ""})
 
     def _read_content(self, content: Any, key: str) -> str | list[Json]:

@@ -149,13 +149,13 @@ def parse(
     # User and conversation may be named by what no chat completion has, such as a client's own metadata.
     request.dialect_fields = {key: json[key] for key in _NOT_PASSED_ON if key in json} or None
     request.side_request = codex_side_request(json)
-    request.shows_thoughts = _shows_thoughts(json.get("reasoning") or {})
+    request.wants_thoughts = _shows_thoughts(json.get("reasoning") or {})
     request.wants_usage = True
     for key, members in _READ_MEMBERS.items():
         read.left_out.add_rest(json.get(key) or {}, members, key)
     request.consumed = read.left_out.names
     request.references = tuple(read.references)
-    request.may_be_cut = _may_be_truncated(json)
+    request.may_evict = _may_be_truncated(json)
     conversation = read_conversation_id(json)
     echo = _echo_fields(json, request, conversation, tools)
     return ResponsesRequest(

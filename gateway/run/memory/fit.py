@@ -98,7 +98,7 @@ async def fit_prompt(
     fitted = FittedWindow(tokens=tokens, most=most, wanted_summary=wanted, note_tokens=note_tokens)
     if not start and window.is_whole and cut is None and evicted is None:
         return fitted
-    if context_window is not None and not prompt.request.may_be_cut:
+    if context_window is not None and not prompt.request.may_evict:
         raise _context_exceeded(context_window)
     dropped, replacements = _left_out(prompt, room.entries, frozenset(staying))
     evicted_before = 0 if evicted is None else evicted.tokens

@@ -14,7 +14,7 @@ from gateway.core.prompt.note import LeftOut, Recalled, estimate_tokens
 from gateway.core.prompt.section import NO_SECTION, Section
 from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, Shown, is_mark_named, last_shown
 from gateway.core.prompt.summary import WantedSummary
-from gateway.core.request.chat_request import NEWER_LIMIT_FIELD, ChatRequest
+from gateway.core.request.chat_request import MAX_COMPLETION_TOKENS, ChatRequest
 from gateway.core.request.edit import BodyEdit
 from gateway.core.request.envelope import thinking_budget
 from gateway.core.request.native_body import NativeAdditions
@@ -227,7 +227,7 @@ class Prompt(Struct, frozen=True):
     ) -> NativeAdditions:
         """Returns what a request in its client's own dialect gets. The parameters are those of `body`."""
         inserted = [(each.message, each.note) for each in self.window.inserted(self.composition)]
-        is_limited = bool(more) and budget_tokens is not None and self.request.max_tokens_key is not None
+        is_limited = bool(more) and budget_tokens is not None and self.request.max_tokens_field is not None
         limit = max(budget_tokens or 0, thinking_budget(self.request.json) + 1) if is_limited else None
         return NativeAdditions(
             system=[text for text in (self.system, self.window.summary) if text],
@@ -252,14 +252,14 @@ class Prompt(Struct, frozen=True):
         offer: what the model may call.
         """
         request, dropped = self.request, self.window.dropped
-        edit = request.edit()
+        edit = request.begin_edit()
         if request.model != self.target.model:
             edit.set_member("model", self.target.model)
         for key in (*self.form.consumed, *(request.added_fields & self.form.refused)):
             edit.drop_member(key)
-        limit_key = request.max_tokens_key
+        limit_key = request.max_tokens_field
         if limit_key in self.form.refused and limit_key in request.added_fields:
-            limit_key = NEWER_LIMIT_FIELD
+            limit_key = MAX_COMPLETION_TOKENS
             edit.set_member(limit_key, request.max_tokens)
         if self.form.thinks_on_request:
             edit.set_member("reasoning_effort", _DEFAULT_EFFORT)

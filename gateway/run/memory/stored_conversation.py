@@ -42,7 +42,7 @@ def without_spoken_messages(request: ChatRequest) -> ChatRequest:
     spoken = range(first_spoken(request.messages), len(request.messages))
     if not spoken:
         return request
-    edit = request.edit()
+    edit = request.begin_edit()
     for index in spoken:
         edit.drop_message(index)
     leading = request.messages[: spoken.start]

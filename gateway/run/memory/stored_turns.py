@@ -88,7 +88,7 @@ class _ReferencedTurns:
         """Returns what a reference stands for: the path that ends with a reply, or the reply alone; []: not found."""
         if not reference.conversation:
             return []
-        key = reference.conversation, reference.turn, reference.is_path, reference.place
+        key = reference.conversation, reference.turn, reference.is_path, reference.input_index
         if key not in self._messages:
             self._messages[key] = await self._find(reference)
         return self._messages[key]
@@ -100,9 +100,13 @@ class _ReferencedTurns:
             agent, listed = found
             if not self._accept_owner(agent, listed.key):
                 return []
-            if reference.place is not None:
+            if reference.input_index is not None:
                 inputs = dict(NamedTurn((conversation, turn), listed.exchange).inputs)
-                return [without_private(inputs[reference.place])] if reference.place in inputs else []
+                return (
+                    [without_private(inputs[reference.input_index])]
+                    if reference.input_index in inputs
+                    else []
+                )
             if listed.run is None:
                 return await self._messages_to(agent, listed.exchange, reference)
         name = await _name_of_run(self._store, self._project, conversation + turn)
@@ -261,7 +265,7 @@ class _ReferenceFiller:
         self._request = request
         self._most_bytes = self._left_bytes = most_bytes
         self._results = _CallResults(request.messages)
-        self._edit = request.edit()
+        self._edit = request.begin_edit()
         # By the index of each message in the request: what stands there now.
         self._messages = [[message] for message in request.messages]
         self._reply_indices = {
@@ -288,7 +292,7 @@ class _ReferenceFiller:
             raise BodyTooLarge(
                 f"What the items stand for has more than {self._most_bytes} bytes (server.max_body_bytes)."
             )
-        is_reply = reference.place is None
+        is_reply = reference.input_index is None
         message = _with_answered_calls(messages[-1], self._results.after(at)) if is_reply else messages[-1]
         self._replace(at, message)
 

@@ -35,8 +35,8 @@ def test_a_plain_request_keeps_its_own_bytes() -> None:
     assert request.raw is body
     assert (request.model, request.messages, request.n) == ("gpt", [USER], 1)
     assert not any((request.stream, request.wants_usage, request.has_tools))
-    assert (request.tools, request.max_tokens, request.max_tokens_key) == ((), None, None)
-    assert request.edit().render() is body
+    assert (request.tools, request.max_tokens, request.max_tokens_field) == ((), None, None)
+    assert request.begin_edit().render() is body
 
 
 def test_what_we_act_on_is_read() -> None:
@@ -57,7 +57,7 @@ def test_what_we_act_on_is_read() -> None:
     )
     assert (request.stream, request.wants_usage, request.n) == (True, True, 2)
     assert (request.tools, request.has_tools) == (("a", "b", "c", "d"), True)
-    assert (request.max_tokens, request.max_tokens_key) == (5, "max_completion_tokens")
+    assert (request.max_tokens, request.max_tokens_field) == (5, "max_completion_tokens")
 
 
 def test_null_is_absent() -> None:
@@ -241,7 +241,7 @@ def test_what_a_client_puts_under_our_private_key_is_not_read_and_goes_upstream(
     body = orjson.dumps({"model": "m", "messages": [USER, message, message]})
     request = parse(body)
     assert request.messages == [USER, *[{"role": "assistant", "content": "a"}] * 2]
-    edit = request.edit()
+    edit = request.begin_edit()
     edit.prefix_text(0, "N ")
     assert edit.render() == body.replace(b'"hi"', b'"N hi"')
 
