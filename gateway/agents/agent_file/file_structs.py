@@ -1,4 +1,7 @@
-"""The form of an agent file, as far as it is read, and the fields sent with it."""
+"""The form of an agent file (Letta's `.af`), as far as it is read, and the form fields sent with it.
+
+The names of the fields are the file's own.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from gateway.agents.api.identities import CreateIdentity
 from gateway.agents.wire.struct_fields import MOST_PARTS, NO_SECRETS, ONE_PROJECT, Body, Maybe
 
 FileName = Annotated[str, Meta(min_length=1, max_length=200)]
-# The most parts of each kind in a file. Messages and passages are not bound: an agent may have very many.
+# The most parts of each kind in a file. Messages and passages have no limit: an agent may have very many.
 MOST_OF_FILE = Meta(max_length=10_000)
 
 
@@ -151,7 +154,7 @@ _Raw = Annotated[list[msgspec.Raw], MOST_OF_FILE] | None
 
 
 class FileLists(msgspec.Struct):
-    """The lists of a file, unread: how long they are is known in a tenth of the time that it takes to read them."""
+    """The lists of a file with their entries unparsed, so that their lengths are checked before they are read."""
 
     blocks: _Raw = None
     tools: _Raw = None
@@ -169,7 +172,7 @@ class FileMetadata(msgspec.Struct, frozen=True):
 
 
 class File(msgspec.Struct):
-    """A file, as far as its parts are of one form; the rest of an agent, a block and a tool is read by itself."""
+    """A whole file. Agents, blocks and tools are parsed one by one, and MCP servers are only counted."""
 
     agents: Annotated[list[dict[str, Any]], Meta(min_length=1, max_length=100)]
     blocks: Annotated[list[dict[str, Any]], MOST_OF_FILE] = []
