@@ -319,15 +319,7 @@ class Commands:
     def forget(self, arguments: _Arguments, check_consent: Callable[[str], None], *, all_users: bool) -> None:
         """Forgets a memory or a part of it. check_consent: is called with what will be done, and raises a refusal."""
         arguments = _without_none(arguments)
-        is_narrowed = not arguments.keys().isdisjoint(
-            ("message", "exchange", "in", "fact", "passage", "user", "conversation", "agent")
-        )
-        if all_users and is_narrowed:
-            raise BadRequest(
-                "Say what to forget: --all-users forgets every user, and cannot be combined with options that name one."
-            )
-        if not all_users and not is_narrowed:
-            raise BadRequest("Say what to forget: --user, --conversation, --agent, or --all-users.")
+        _check_what_to_forget(arguments, all_users=all_users)
         # Read before the question, so that mistakes in the settings are reported before it.
         is_server = self.settings.database.url is not None
         check_consent(printed.describe_forgetting(arguments))
@@ -348,7 +340,7 @@ class Commands:
         arguments = _without_none(arguments)
         pages = self._pages("memory-export", arguments)
         first = next(pages)
-        others = first.get("others")  # a gateway of an older version leaves it out, and `messages`
+        others = first.get("others")  # a gateway of an older version leaves out this and `messages`
         messages: int | None = 0
         with Progress("Exporting messages") as progress, open_output(path, may_replace=may_replace) as file:
             page: Any = first
@@ -430,17 +422,35 @@ class Commands:
         with Progress("Summarising (^C leaves it to the gateway)") as progress:
             if not progress.is_shown or self._find_process() is None:
                 return
-            end, found = time.monotonic() + MAX_WAIT_S, None
-            while time.monotonic() < end:
-                found = next((each for each in self.perform("jobs-list", {}) if each["id"] == job), None)
-                if found is None or found["state"] not in ("pending", "running"):
-                    break
-                progress.show()
-                time.sleep(POLL_S)
+            found = self._wait_for_job(job, progress)
         if found is None:
             print("It is done.", file=sys.stderr)
         elif found["error"]:
             raise GatewayError(f"The job {job} is {found['state']}: {found['error']}")
+
+    def _wait_for_job(self, job: Any, progress: Progress) -> dict[str, Any] | None:
+        """Returns a job that has failed, or still goes on after `MAX_WAIT_S`; None: it is done and not listed."""
+        end, found = time.monotonic() + MAX_WAIT_S, None
+        while time.monotonic() < end:
+            found = next((each for each in self.perform("jobs-list", {}) if each["id"] == job), None)
+            if found is None or found["state"] not in ("pending", "running"):
+                break
+            progress.show()
+            time.sleep(POLL_S)
+        return found
+
+
+def _check_what_to_forget(arguments: _Arguments, *, all_users: bool) -> None:
+    """Raises: BadRequest: neither all users nor a memory or a part of it is named, or both are."""
+    is_narrowed = not arguments.keys().isdisjoint(
+        ("message", "exchange", "in", "fact", "passage", "user", "conversation", "agent")
+    )
+    if all_users and is_narrowed:
+        raise BadRequest(
+            "Say what to forget: --all-users forgets every user, and cannot be combined with options that name one."
+        )
+    if not all_users and not is_narrowed:
+        raise BadRequest("Say what to forget: --user, --conversation, --agent, or --all-users.")
 
 
 def _without_none(arguments: _Arguments) -> dict[str, Any]:
@@ -448,7 +458,7 @@ def _without_none(arguments: _Arguments) -> dict[str, Any]:
 
 
 def _without_secrets(value: Any, name: str = "") -> Any:
-    """Replaces keys and headers, at any depth, by whether they are set, and passwords in URLs. name: the value's."""
+    """Returns a setting without secrets: keys and headers are "(set)", URLs have no password. name: the setting's."""
     if name in SECRETS:
         return "(set)" if value else value
     if isinstance(value, dict):
