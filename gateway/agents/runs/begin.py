@@ -108,6 +108,23 @@ class RunStarter:
                 continue
         raise WriteConflict("this conversation changes too fast")
 
+    async def deny(self, send: RoutedSend, request: MemoryRequest, run: Run) -> bool:
+        """Denies all calls of a pause that have no result. False: this run does not wait. Raises: StoreError."""
+        store = self._keeper.store
+        context = await read_stored_context(store, request, (), self._keeper.settings.idle_s)
+        step = await self._last_step(context)
+        if step is None or not step.waiting:
+            return False
+        newest = await store.runs.newest(step.agent, context.path[-1].conversation)
+        # A send that answered some of the calls has made a run of its own, which waits for the others.
+        if run.id != step.run and (newest is None or run.id != newest.id):
+            return False
+        known = await known_results(store, step, context.path[-1], ())
+        order = [*tool_names_by_call(context.path[-1])]
+        results = [*known, *denied_results(step, {each.call_id for each in known})]
+        results.sort(key=lambda each: order.index(each.call_id))
+        return await self._write_results(context, send, EndpointForm(), step, results)
+
     def _memory(
         self,
         send: RoutedSend,
@@ -230,23 +247,6 @@ class RunStarter:
         await RunMemory(self._keeper, context, form, run, tools, client_calls, run.id).write_results(results)
         return True
 
-    async def deny(self, send: RoutedSend, request: MemoryRequest, run: Run) -> bool:
-        """Denies all calls of a pause that have no result. False: this run does not wait. Raises: StoreError."""
-        store = self._keeper.store
-        context = await read_stored_context(store, request, (), self._keeper.settings.idle_s)
-        step = await self._last_step(context)
-        if step is None or not step.waiting:
-            return False
-        newest = await store.runs.newest(step.agent, context.path[-1].conversation)
-        # A send that answered some of the calls has made a run of its own, which waits for the others.
-        if run.id != step.run and (newest is None or run.id != newest.id):
-            return False
-        known = await known_results(store, step, context.path[-1], ())
-        order = [*tool_names_by_call(context.path[-1])]
-        results = [*known, *denied_results(step, {each.call_id for each in known})]
-        results.sort(key=lambda each: order.index(each.call_id))
-        return await self._write_results(context, send, EndpointForm(), step, results)
-
     async def _last_step(self, context: MemoryContext) -> RunStep | None:
         """Returns the step with which a conversation ends, if it has calls."""
         last = context.path[-1] if context.path else None
@@ -261,10 +261,10 @@ class RunStarter:
 
     # -- answers to calls that wait
 
-    async def _calls_with_answers(self, context: MemoryContext, send: RoutedSend) -> CallsToResume:
-        """Returns the calls that a send answers, with the answers. Raises: BadRequest, StoreError."""
-        store, conversation = self._keeper.store, context.snapshot.conversation
-        step = None if conversation is None else await store.runs.waiting(context.agent.id, conversation.id)
+    async def _waiting_step(self, context: MemoryContext, send: RoutedSend) -> RunStep:
+        """Returns the step whose calls a send answers: the last of the path. Raises: BadRequest, StoreError."""
+        runs, conversation = self._keeper.store.runs, context.snapshot.conversation
+        step = None if conversation is None else await runs.waiting(context.agent.id, conversation.id)
         last = context.path[-1] if context.path else None
         if step is None or last is None or last.id != step.exchange:
             error = "No tool call is currently awaiting approval in this conversation, nor a result."
@@ -277,6 +277,15 @@ class RunStarter:
             if each.request is not None and place_of("message", each.request) != waiting:
                 error = f"does not wait for an answer; {id_at('message', waiting.uid, waiting.seq)} does."
                 raise BadRequest(f"{each.request!r} {error}", param="messages")
+        return step
+
+    async def _calls_with_answers(self, context: MemoryContext, send: RoutedSend) -> CallsToResume:
+        """Writes the answers of a send. Returns the calls that it answers, with all answers so far.
+
+        Raises: BadRequest, StoreError.
+        """
+        step = await self._waiting_step(context, send)
+        store, last = self._keeper.store, context.path[-1]
         texts = await store.runs.texts(context.agent.id, step.run, "result")
         earlier = [orjson.loads(text.data) for text in texts if is_of_step(last, text.seq)]
         may_repeat = send.accepted is not None or send.is_retry or bool(send.otid)
