@@ -189,7 +189,7 @@ class Composer(Struct, frozen=True):
         """
         is_continued, spec = context.plan.match.match_point is not None, context.request.spec
         is_due = prefix_changes or spec.rebuilds or (not binds_thoughts and self._is_cache_gone(context))
-        blocks, standing = self._shown_blocks(context, is_new=is_due or not is_continued)
+        blocks, standing = self._section_blocks(context, is_new=is_due or not is_continued)
         parts = SectionParts(
             blocks,
             context.tools_in_section if context.offered else {},
@@ -217,7 +217,7 @@ class Composer(Struct, frozen=True):
         idle_s = context.plan.query.now - (match_point.ended or match_point.begun)
         return idle_s > self.provider_cache_s
 
-    def _shown_blocks(
+    def _section_blocks(
         self, context: MemoryContext, *, is_new: bool
     ) -> tuple[tuple[Block, ...], tuple[int, ...]]:
         """Returns the blocks of the memory section, and the numbers of the standing facts that one of them shows.

@@ -171,9 +171,9 @@ def _rule_for(outcome: TurnOutcome) -> settle.SettleRule:
 def recall_row_maker(
     prompt: Prompt, outcome: TurnOutcome, receipt: Receipt
 ) -> Callable[[], RecallRow] | None:
-    """Returns a function that makes the record of the turn's recall. The writer's thread calls it.
+    """Returns a function that makes the record of the turn's recall, and marks its receipt as having one.
 
-    None: the turn has not searched its memory, or its request has no id.
+    The writer's thread calls the function. None: the turn has not searched its memory, or its request has no id.
     """
     search = prompt.recall.search
     if search is None or not receipt.request_id:
@@ -202,7 +202,14 @@ def _request_end(
         # The calls in `shown_reply` are the client's. The gateway ran the others.
         gateway_calls = frozenset(_call_ids(full) - _call_ids([shown_reply]))
     return settle.RequestEnd(
-        context.row, full, shown_reply, now, prompt.notes, gateway_calls, bool(ops), prompt.window.evicted
+        id=context.row,
+        full=full,
+        shown_reply=shown_reply,
+        now=now,
+        notes=prompt.notes,
+        gateway_calls=gateway_calls,
+        edits=bool(ops),
+        evicted=prompt.window.evicted,
     )
 
 
@@ -219,7 +226,7 @@ def _decide_ahead(
 ) -> Change | None:
     """Returns what a turn changes if its memory is still as it was read when the turn began.
 
-    None: to decide takes contents that were not loaded, or more of a long conversation.
+    None: the decision needs contents that were not loaded, or more of a long conversation.
     """
     tree, conversation = context.tree, context.snapshot.conversation
     if tree.is_partial or context.row >= 0:
@@ -235,9 +242,9 @@ def _decide_ahead(
 
 
 def _section(context: MemoryContext, prompt: Prompt) -> SentSection | None:
-    """Returns the memory section that the path has from now on."""
-    # Nothing new is stored, and the path's section stays.
+    """Returns the memory section that the path has from now on; None: it has none."""
     if context.plan.off_record:
+        # Nothing new is stored, and the path's section stays.
         match_point = context.plan.match.match_point
         number = match_point.section if match_point is not None else None
         return None if number is None else SentSection(number, "", {})
