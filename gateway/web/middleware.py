@@ -43,7 +43,7 @@ _USER_PATHS = re.compile(
     r"/mcp|/v1/(chat/completions|messages(/count_tokens)?|responses(/[^/]+)?|completions|embeddings|rerank|moderations"
     r"|images/\w+|audio/(speech|transcriptions|translations)|models(/.*)?)"
 )
-_id_random = random.Random()
+_ids = random.Random()
 _log = logging.getLogger("mnemogate")
 
 
@@ -329,7 +329,7 @@ def _note_headers(scope: Scope, info: RequestInfo) -> None:
     if not info.request_id:
         # The id is no secret, so `random` will do. os.urandom would release the interpreter's lock, and a busy writer
         # thread could take it.
-        info.request_id = f"req_{_id_random.getrandbits(96):024x}"
+        info.request_id = f"req_{_ids.getrandbits(96):024x}"
 
 
 def _as_gateway_error(
