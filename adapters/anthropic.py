@@ -22,7 +22,7 @@ from yarl import URL
 from adapters.base import BufferedReply, ModelReply, WholeReply, read_whole
 from adapters.claude.error_form import Untranslatable, error_body, translate_error_body
 from adapters.claude.events import NamedEventDecoder
-from adapters.claude.reply import next_block_index, translate_message
+from adapters.claude.reply import NATIVE_REPLY, native_reply, next_block_index, translate_message
 from adapters.claude.request import BINDING_BETA, SAMPLING, to_wire
 from adapters.claude.stream import StreamTranslator
 from adapters.errors import ProviderBroke
@@ -257,7 +257,7 @@ def _annotated_reply(reply: ModelReply, first_block: int) -> ModelReply:
     created = int(time.time())
     if not reply.is_stream:
         return _NativeReply(reply, created, first_block)
-    translator = StreamTranslator(created, wants_usage=True, first_index=first_block)
+    translator = StreamTranslator(created, wants_usage=True, first_index=first_block, is_native=True)
     return _StreamedReply(reply, translator, translator.annotate)
 
 
@@ -274,7 +274,9 @@ class _NativeReply(WholeReply):
     async def read(self, limit_bytes: int) -> bytes:
         body = await self._reply.read(limit_bytes)
         try:
-            read = _message_to_completion(orjson.loads(body), self._created, self._first_block)
+            message = orjson.loads(body)
+            read = _message_to_completion(message, self._created, self._first_block)
+            read["choices"][0]["message"][NATIVE_REPLY] = native_reply(message)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise ProviderBroke(f"the upstream's answer is no message: {body[:200]!r}") from error
         return orjson.dumps({**read, "native_message": orjson.Fragment(body)})

@@ -16,7 +16,7 @@ from urllib.parse import unquote_to_bytes
 import orjson
 
 from adapters.claude.error_form import Untranslatable
-from adapters.claude.reply import OPAQUE_FIELDS, PLACE_FIELDS, THINKING
+from adapters.claude.reply import NATIVE_REPLY, OPAQUE_FIELDS, PLACE_FIELDS, THINKING
 from adapters.types import Json
 
 # Fields of a text part, a tool call or a tool message that Anthropic's blocks have as well. Others are left out,
@@ -76,16 +76,25 @@ def assistant_blocks(message: Json, where: str) -> list[Json]:
         )
     if message.get("audio") is not None:
         raise Untranslatable("Audio is not supported by this model's provider.", f"{where}.audio")
-    texts = _with_cache_of(
-        _translate_content(message.get("content"), where) or _refusal_blocks(message), message
-    )
     calls = message.get("tool_calls")
     numbered = enumerate(calls if isinstance(calls, list) else ())
     tool_uses = [_translate_call(call, f"{where}.tool_calls[{index}]") for index, call in numbered]
-    blocks = _interleave(_read_opaque_blocks(message), texts, tool_uses)
+    native = message.get(NATIVE_REPLY)
+    if isinstance(native, dict) and isinstance(native.get("content"), list):
+        blocks = _with_cache_of(_with_calls(native["content"], tool_uses), message)
+    else:
+        texts = _translate_content(message.get("content"), where) or _refusal_blocks(message)
+        blocks = _interleave(_read_opaque_blocks(message), _with_cache_of(texts, message), tool_uses)
     while blocks and blocks[-1].get("type") in THINKING:
         blocks.pop()
     return blocks
+
+
+def _with_calls(native: list[Json], tool_uses: list[Json]) -> list[Json]:
+    """Returns a reply's own blocks with its calls at their places."""
+    calls = iter(tool_uses)
+    blocks = [next(calls, None) if block.get("type") == "tool_use" else block for block in native]
+    return _without_blank_text([*filter(None, blocks), *calls])
 
 
 def tool_use_id(call_id: str) -> str:
@@ -235,8 +244,11 @@ def _interleave(opaque: list[Json], texts: list[Json], tool_uses: list[Json]) ->
         while len(tool_uses) - len(calls_left) < calls_before and calls_left:
             found.append(calls_left.pop())
         found.append({key: value for key, value in block.items() if key not in PLACE_FIELDS})
-    pieces = [*found, *reversed(texts_left), *reversed(calls_left)]
-    return [each for each in pieces if each.get("type") != "text" or str(each.get("text", "x")).strip()]
+    return _without_blank_text([*found, *reversed(texts_left), *reversed(calls_left)])
+
+
+def _without_blank_text(blocks: list[Json]) -> list[Json]:
+    return [each for each in blocks if each.get("type") != "text" or str(each.get("text", "x")).strip()]
 
 
 def _translate_call(call: Any, where: str) -> Json:

@@ -25,6 +25,9 @@ _FINISH: Final = {
     "pause_turn": "stop",  # a server's own tools need another request; `native_finish_reason` names it
 }
 THINKING: Final = ("thinking", "redacted_thinking")
+# A field of a message that came in Anthropic's own dialect: its blocks in order as `content`, without what is in
+# `tool_calls`.
+NATIVE_REPLY: Final = "native_reply"
 OPAQUE_FIELDS: Final = ("thinking_blocks", "provider_blocks")
 PLACE_FIELDS: Final = ("index", "start_index", "call_index")
 CALL_FIELDS: Final = frozenset(("type", "id", "name", "input"))
@@ -63,6 +66,17 @@ def translate_message(message: Json, created: int, first_index: int = 0) -> Json
         "usage": translate_usage(message.get("usage") or {}),
         **{key: value for key, value in message.items() if key not in MESSAGE_FIELDS},
     }
+
+
+def native_reply(message: Json) -> Json:
+    """Returns the `NATIVE_REPLY` of a whole message."""
+    blocks = [native_block(block) for block in message.get("content") or ()]
+    return {"content": blocks}
+
+
+def native_block(block: Json) -> Json:
+    """Returns a block of `NATIVE_REPLY`: a call is in `tool_calls`, and has its place here."""
+    return {"type": "tool_use"} if block.get("type") == "tool_use" else block
 
 
 @dataclass(slots=True)

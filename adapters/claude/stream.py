@@ -23,7 +23,9 @@ from adapters.claude.error_form import error_body, to_openai
 from adapters.claude.reply import (
     CALL_FIELDS,
     MESSAGE_FIELDS,
+    NATIVE_REPLY,
     THINKING,
+    native_block,
     place_citations,
     read_ending,
     translate_usage,
@@ -60,11 +62,15 @@ class StreamTranslator:
     created: seconds since 1970.
     wants_usage: the client asked for the usage chunk.
     first_index: the index of its first block, as in `reply.completion`.
+    is_native: the reply passes in Anthropic's own dialect, and its chunks have `NATIVE_REPLY`.
     """
 
-    def __init__(self, created: int, *, wants_usage: bool, first_index: int = 0) -> None:
+    def __init__(
+        self, created: int, *, wants_usage: bool, first_index: int = 0, is_native: bool = False
+    ) -> None:
         self._created = created
         self._first_index = first_index
+        self._is_native = is_native
         self._wants_usage = wants_usage
         self._blocks: dict[int, _ContentBlock] = {}
         self._calls = 0
@@ -85,6 +91,8 @@ class StreamTranslator:
             if kind == "content_block_delta":
                 delta = parsed["delta"]
                 if delta["type"] == "text_delta":
+                    if self._is_native and (block := self._blocks.get(parsed.get("index", -1))) is not None:
+                        block.pieces.setdefault("text", []).append(delta["text"])
                     return self._text(delta["text"])
                 return self._delta(parsed, delta)
             return self._translate(kind, parsed)
@@ -223,6 +231,11 @@ class StreamTranslator:
         block = self._blocks.pop(parsed.get("index", -1), None)
         if block is None:
             return []
+        native = self._native({"content": [native_block(_whole(block))]})
+        return [*self._end_parts(block), *([self._chunk(native)] if native else [])]
+
+    def _end_parts(self, block: _ContentBlock) -> list[Event]:
+        """Returns the chunks for the end of a block in the form of a chat completion."""
         if block.kind == "text":
             noted = place_citations(block.citations, block.start, self._length, self._citations)
             self._citations += len(noted)
@@ -237,6 +250,10 @@ class StreamTranslator:
         key = "thinking_blocks" if block.kind in THINKING else "provider_blocks"
         whole = with_place(_whole(block), self._first_index + block.place, block.start, block.call)
         return [self._chunk({key: [whole]})]
+
+    def _native(self, parts: Json) -> Json:
+        """Returns the field of a delta for parts of `NATIVE_REPLY`."""
+        return {NATIVE_REPLY: parts} if self._is_native and parts else {}
 
     # writing
 

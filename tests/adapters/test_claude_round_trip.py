@@ -11,7 +11,8 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.claude.reply import translate_message
+from adapters.claude.content import assistant_blocks
+from adapters.claude.reply import NATIVE_REPLY, native_reply, translate_message
 from adapters.claude.request import to_wire
 from adapters.claude.stream import StreamTranslator
 from adapters.types import Event
@@ -52,9 +53,9 @@ def replies(draw: st.DrawFn) -> list[Json]:
     return found
 
 
-def streamed(message: Json) -> Json:
+def streamed(message: Json, *, is_native: bool = False) -> Json:
     """Returns the message of the stream with these blocks."""
-    translator = StreamTranslator(0, wants_usage=False)
+    translator = StreamTranslator(0, wants_usage=False, is_native=is_native)
     events: list[Json] = [{"type": "message_start", "message": {**message, "content": []}}]
     for index, block in enumerate(message["content"]):
         start, deltas = _cut(block)
@@ -73,6 +74,8 @@ def streamed(message: Json) -> Json:
                             said[key][piece["index"]]["function"]["arguments"] += piece["function"][
                                 "arguments"
                             ]
+                elif isinstance(value, dict):
+                    said.setdefault(key, {"content": []})["content"] += value["content"]
                 elif isinstance(value, list):
                     said[key] = [*said.get(key, ()), *value]
                 elif isinstance(value, str) and key != "role":
@@ -113,3 +116,24 @@ def test_what_was_said_goes_back(blocks: list[Json], is_streamed: bool, is_newer
     check_request(orjson.dumps(wire), HEADERS)
     back = [block for turn in wire["messages"] if turn["role"] == "assistant" for block in turn["content"]]
     assert seen(orjson.loads(orjson.dumps(back))) == seen(said)
+
+
+@given(replies(), st.booleans())
+def test_a_reply_in_its_own_dialect_goes_back_block_by_block(blocks: list[Json], is_streamed: bool) -> None:
+    """Blank text and thoughts that nothing follows are left out: the API refuses them."""
+    message = {
+        "id": "m",
+        "type": "message",
+        "role": "assistant",
+        "content": blocks,
+        "stop_reason": "end_turn",
+    }
+    if is_streamed:
+        reply = streamed(message, is_native=True)
+    else:
+        reply = translate_message(message, 0)["choices"][0]["message"]
+        reply[NATIVE_REPLY] = native_reply(message)
+    kept = [block for block in blocks if block["type"] != "text" or block["text"].strip()]
+    while kept and kept[-1]["type"] in THOUGHTS:
+        kept.pop()
+    assert orjson.loads(orjson.dumps(assistant_blocks(reply, "messages[0]"))) == kept

@@ -12,9 +12,11 @@ from typing import Any
 
 from gateway.core.conversation.canonical import call_id
 
+# A reply that came in its client's own dialect, as its parts came.
+NATIVE_REPLY = "native_reply"
 # These fields are written by adapters/claude and by OpenRouter
 # (openrouter.ai/docs/guides/best-practices/reasoning-tokens).
-FIELDS = ("thinking_blocks", "provider_blocks", "reasoning_details")
+FIELDS = ("thinking_blocks", "provider_blocks", NATIVE_REPLY, "reasoning_details")
 # ai.google.dev/gemini-api/docs/thought-signatures, as Google and as LiteLLM have them
 CALL_FIELDS = ("extra_content", "provider_specific_fields")
 _OPAQUE = frozenset((*FIELDS, "tool_calls"))

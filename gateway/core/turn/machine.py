@@ -29,6 +29,7 @@ from msgspec.structs import replace
 
 from adapters.types import Event, Header, Json
 from gateway.core.conversation.private import framed_system_message, with_private, without_private
+from gateway.core.conversation.provider_fields import NATIVE_REPLY
 from gateway.core.turn import commands, events
 from gateway.core.turn.calls import NO_CALLS, GatewayCalls, ResumedCalls, name_calls
 from gateway.core.turn.client_view import ClientView, ReplyEvent
@@ -529,6 +530,8 @@ class Turn:
             return (reply.upstream_message(), *messages)
         if saves_steps and reply.filler and reply.draft.text:
             return (reply.upstream_message(client_calls),)  # the filler is no part of it upstream
+        if self._messages and (native := reply.draft.message().get(NATIVE_REPLY)):
+            return ({**shown_reply, NATIVE_REPLY: native},)
         return (shown_reply,)
 
     def _last_step(self, outcome: TurnOutcome, shown_reply: Json, full: tuple[Json, ...]) -> TurnOutcome:

@@ -20,6 +20,7 @@ from adapters.types import Event, Header, Json
 from gateway.core.conversation.canonical import gap
 from gateway.core.conversation.fillers import filler_message
 from gateway.core.conversation.private import with_private, without_private
+from gateway.core.conversation.provider_fields import NATIVE_REPLY
 from gateway.core.memory.memory_tools import read_arguments
 from gateway.core.turn.asides import AsideReader, Voice
 from gateway.core.turn.client_view import ClientView, ReplyEvent
@@ -185,6 +186,7 @@ class Round:
     def shown_reply(self, calls: Iterable[ToolCall] = ()) -> Json:
         """Returns the reply as the client got it, with these calls."""
         message = self.draft.message(calls)
+        message.pop(NATIVE_REPLY, None)  # the client has its parts
         if not (self.filler or self.spoken_words):
             return message
         before = [filler_message(self.filler)] if self.filler else []

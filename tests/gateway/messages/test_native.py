@@ -34,6 +34,13 @@ FOUND = {
     "tool_use_id": "srvtoolu_1",
     "content": [{"type": "web_search_result", "url": "https://example.com", "title": "Cats"}],
 }
+CITED = {
+    "type": "web_search_result_location",
+    "url": "https://example.com",
+    "title": "Cats",
+    "encrypted_index": "Eo8",
+    "cited_text": "They purr.",
+}
 PAUSED = {"stop_reason": "pause_turn"}
 PIXEL = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="}}
 both_ways = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
@@ -69,6 +76,10 @@ def hello(words: Any = "Hello", **more: Any) -> Json:
 def blocks(seen: Seen, index: int = -1) -> list[Json]:
     content = seen.json["messages"][index]["content"]
     return content if isinstance(content, list) else [{"type": "text", "text": content}]
+
+
+def plain(text: str) -> Json:
+    return {"type": "text", "text": text}
 
 
 def events_of(reply: RawReply) -> list[Json]:
@@ -386,6 +397,75 @@ def test_hidden_rounds_are_one_message_and_go_up_as_they_were(
     kinds = [[block["type"] for block in turn["content"]] for turn in again[1:-1]]
     assert kinds == [["thinking", "text", "tool_use"], ["tool_result"], ["thinking", "text"]]
     assert world.block("alice", profile=profile).value == "Likes tea."
+
+
+@both_ways
+@pytest.mark.parametrize("profile", ["helper", "bound"])
+def test_blocks_of_hidden_rounds_go_up_as_they_came(
+    world: World, upstream: StrictAnthropic, stream: bool, profile: str
+) -> None:
+    """Texts in a row stay several, with what each cites. The double refuses a thought behind other blocks."""
+    thoughts = [
+        {"type": "thinking", "thinking": words, "signature": sign(words)} for words in ("Cats.", "So.", "Hm.")
+    ]
+    cited = {"type": "text", "text": "Cats purr.", "citations": [CITED, {**CITED, "title": "More"}]}
+    upstream.queue(
+        Message(
+            blocks=[SEARCH, FOUND, plain("I read: "), cited, plain(" And"), plain(" sleep."), thoughts[0]],
+            text="Noting.",
+            calls=[insert("Likes cats.")],
+        ),
+        Message(blocks=[thoughts[1], plain("Well: "), cited, plain(" "), thoughts[2]], text="Noted."),
+        say("Yes."),
+    )
+    talk = Talk(world, model=f"agent/{profile}", stream=stream)
+    talk.messages.append({"role": "user", "content": "I like cats."})
+    reply = talk.complete()
+    first = blocks(upstream.last, -2)
+    assert [block for block in first if block["type"] == "text"] == [
+        *(plain("I read: "), cited, plain(" And"), plain(" sleep."), plain("Noting."))
+    ]
+    assert [block["type"] for block in first[-3:]] == ["thinking", "text", "tool_use"]
+    shown = sent_again(reply)
+    assert shown[: len(first) - 1] == first[:-1]
+    # The API would refuse the blank one.
+    talk.messages.append(
+        {"role": "assistant", "content": [each for each in shown if each.get("text") != " "]}
+    )
+    inner = upstream.last.json["messages"]
+    assert talk.say("Good?") == "Yes."
+    again = upstream.last.json["messages"]
+    assert again[: len(inner)] == inner
+    assert [block for block in again[-2]["content"] if block["type"] == "text"] == [
+        *(plain("Well: "), cited, plain("Noted."))
+    ]
+    assert b"block_binding" not in upstream.last.body
+    assert world.block("alice", profile=profile).value == "Likes cats."
+
+
+@both_ways
+def test_a_hidden_round_goes_on_in_another_dialect_in_its_words(
+    tmp_path: Path, upstream: StrictAnthropic, stream: bool
+) -> None:
+    with StrictUpstream() as other:
+        upstreams = (
+            UpstreamSettings("up", "anthropic", upstream.base_url, retries=0),
+            UpstreamSettings("other", base_url=other.base_url, retries=0),
+        )
+        models = (ModelSettings("smart", MODEL, "up", fallbacks=("other/m",)),)
+        with remember(upstream, tmp_path, agent(model="smart"), upstreams=upstreams, models=models) as world:
+            upstream.queue(
+                Message(blocks=[plain("I "), plain("see.")], text=None, calls=[insert("Likes tea.")]),
+                say("Noted."),
+                refuse(529, "overloaded_error"),
+            )
+            other.queue(say("From afar."))
+            talk = Talk(world, model="agent/helper", stream=stream)
+            talk.say("I like tea.")
+            assert talk.say("And now?") == "From afar."
+            assert other.last.refusal is None
+            round_ = next(message for message in other.last.messages if message.get("tool_calls"))
+            assert ("native_reply" in round_, round_["content"]) == (False, "I see.")
 
 
 @both_ways
