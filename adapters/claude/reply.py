@@ -26,7 +26,7 @@ _FINISH: Final = {
 }
 THINKING: Final = ("thinking", "redacted_thinking")
 # A field of a message that came in Anthropic's own dialect: its blocks in order as `content`, without what is in
-# `tool_calls`.
+# `tool_calls`, and its `container`.
 NATIVE_REPLY: Final = "native_reply"
 OPAQUE_FIELDS: Final = ("thinking_blocks", "provider_blocks")
 PLACE_FIELDS: Final = ("index", "start_index", "call_index")
@@ -71,12 +71,19 @@ def translate_message(message: Json, created: int, first_index: int = 0) -> Json
 def native_reply(message: Json) -> Json:
     """Returns the `NATIVE_REPLY` of a whole message."""
     blocks = [native_block(block) for block in message.get("content") or ()]
-    return {"content": blocks}
+    return {"content": blocks, **container_of(message)}
 
 
 def native_block(block: Json) -> Json:
     """Returns a block of `NATIVE_REPLY`: a call is in `tool_calls`, and has its place here."""
     return {"type": "tool_use"} if block.get("type") == "tool_use" else block
+
+
+def container_of(source: Json) -> Json:
+    """Returns the container of a message, or of the delta of its end, by its id."""
+    container = source.get("container")
+    id_ = container.get("id") if isinstance(container, dict) else None
+    return {"container": {"id": id_}} if isinstance(id_, str) else {}
 
 
 @dataclass(slots=True)

@@ -25,6 +25,7 @@ from adapters.claude.reply import (
     MESSAGE_FIELDS,
     NATIVE_REPLY,
     THINKING,
+    container_of,
     native_block,
     place_citations,
     read_ending,
@@ -144,7 +145,13 @@ class StreamTranslator:
         self._prepare_frame(message.get("id"), message.get("model"))
         self._add_usage(message.get("usage"))
         more = {key: value for key, value in message.items() if key not in MESSAGE_FIELDS}
-        return [self._chunk({"role": "assistant", "content": "", "refusal": None}, chunk_fields=more)]
+        begun: Json = {
+            "role": "assistant",
+            "content": "",
+            "refusal": None,
+            **self._native(container_of(message)),
+        }
+        return [self._chunk(begun, chunk_fields=more)]
 
     def _ending(self, parsed: Json) -> list[Event]:
         self._add_usage(parsed.get("usage"))
@@ -155,8 +162,9 @@ class StreamTranslator:
         more |= {key: value for key, value in parsed.items() if key not in ("type", "delta", "usage")}
         if ending.finish is None and not more:
             return []
-        refusal = {} if ending.refusal is None else {"refusal": ending.refusal}
-        return [self._chunk(refusal, ending.finish, ending.native_fields, more)]
+        last = {} if ending.refusal is None else {"refusal": ending.refusal}
+        last |= self._native(container_of(delta))
+        return [self._chunk(last, ending.finish, ending.native_fields, more)]
 
     def _end(self) -> list[Event]:
         self.is_over = True

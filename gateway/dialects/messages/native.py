@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from adapters.claude.content import assistant_blocks, tool_result, user_blocks
 from adapters.claude.model_traits import binds_thoughts
-from adapters.claude.reply import next_block_index
+from adapters.claude.reply import NATIVE_REPLY, next_block_index
 from adapters.claude.request import BINDING_BETA
 from adapters.types import Json
 from gateway.core.request.edit import BodyEdit
@@ -54,6 +54,7 @@ class NativeMessages(Struct, frozen=True):
             members["system"] = system
         if additions.tools:
             members["tools"] = [*(self.json.get("tools") or ()), *map(_translate_tool, additions.tools)]
+        members |= _name_container(self.json.get("container"), additions.hidden_rounds)
         if additions.max_tokens is not None:
             members["max_tokens"] = additions.max_tokens
         choice = additions.tool_choice.get("tool_choice")
@@ -239,6 +240,18 @@ def _move_cache_mark(turns: list[Json], message: Json) -> list[Json]:
         *before, end = turns[-1]["content"]
         turns[-1] = {**turns[-1], "content": [*before, {**end, _CACHE_MARK: last[_CACHE_MARK]}]}
     return turns
+
+
+def _name_container(own: Any, rounds: Sequence[Json]) -> Json:
+    """Returns the `container` for the call after hidden rounds: that of the last one that had any.
+
+    own: the client's, which stays; it may be without an id, to load skills into a new one.
+    """
+    named = [round_[NATIVE_REPLY].get("container") for round_ in rounds if round_.get(NATIVE_REPLY)]
+    id_ = next((container["id"] for container in reversed(named) if container), None)
+    if id_ is None or not (own is None or (isinstance(own, dict) and own.get("id") is None)):
+        return {}
+    return {"container": id_ if own is None else {**own, "id": id_}}
 
 
 def _has_thoughts(messages: Sequence[Json]) -> bool:

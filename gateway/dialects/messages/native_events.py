@@ -45,6 +45,7 @@ class NativeEvents:
         self._earlier_usage: Json = {}  # of the rounds before
         self._message_delta: Json = {}  # the last one
         self._has_message_delta = False  # the client has one
+        self._container: Any = None  # the last one of any round
         self.next_index = 0
         self.has_begun = False
         self.has_content = False
@@ -99,7 +100,9 @@ class NativeEvents:
 
     def _begin(self, raw: bytes) -> bytes:
         parsed = _decode_data(raw)
-        self._usage = as_object(as_object(parsed.get("message")).get("usage"))
+        message = as_object(parsed.get("message"))
+        self._usage = as_object(message.get("usage"))
+        self._container = message.get("container") or self._container
         self._shown_indices = {}
         if self.has_begun:
             return b""
@@ -125,6 +128,7 @@ class NativeEvents:
 
     def _read_delta(self, raw: bytes) -> None:
         self._message_delta = _without_type(_decode_data(raw))
+        self._container = as_object(self._message_delta.get("delta")).get("container") or self._container
         self._usage |= {k: v for k, v in as_object(self._message_delta.get("usage")).items() if v is not None}
 
     def _render_delta(self, finish: str | None) -> bytes:
@@ -132,6 +136,8 @@ class NativeEvents:
         delta = dict(delta) if isinstance(delta, dict) else {"stop_sequence": None}
         if finish is not None:
             delta["stop_reason"] = STOP_REASONS.get(finish, "end_turn")
+        if self._container is not None:
+            delta["container"] = self._container
         usage = add_usage(self._earlier_usage, self._usage)
         return encode_typed_event("message_delta", {**self._message_delta, "delta": delta, "usage": usage})
 
@@ -144,6 +150,8 @@ def merge_replies(replies: Sequence[Json], gateway_tools: Collection[str], finis
         content += [block for block in reply.get("content") or () if not _is_call_of(block, gateway_tools)]
         usage = add_usage(usage, as_object(reply.get("usage")))
     whole = {**replies[-1], "id": replies[0].get("id"), "content": content, "usage": usage}
+    if containers := [reply["container"] for reply in replies if reply.get("container")]:
+        whole["container"] = containers[-1]
     # Several of Anthropic's reasons are one in OpenAI's words.
     if finish not in (None, read_ending(whole).finish):
         whole["stop_reason"] = STOP_REASONS.get(finish, "end_turn")

@@ -41,6 +41,19 @@ CITED = {
     "encrypted_index": "Eo8",
     "cited_text": "They purr.",
 }
+RUN = {"type": "server_tool_use", "id": "srvtoolu_2", "name": "code_execution", "input": {"code": "1"}}
+RAN = {
+    "type": "code_execution_tool_result",
+    "tool_use_id": "srvtoolu_2",
+    "content": {
+        "type": "code_execution_result",
+        "stdout": "1",
+        "stderr": "",
+        "return_code": 0,
+        "content": [],
+    },
+}
+SKILL = {"type": "anthropic", "skill_id": "xlsx", "version": "latest"}
 PAUSED = {"stop_reason": "pause_turn"}
 PIXEL = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="}}
 both_ways = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
@@ -441,6 +454,34 @@ def test_blocks_of_hidden_rounds_go_up_as_they_came(
     ]
     assert b"block_binding" not in upstream.last.body
     assert world.block("alice", profile=profile).value == "Likes cats."
+
+
+@both_ways
+@pytest.mark.parametrize(
+    ("own", "sent"),
+    [
+        (None, "container_2"),
+        ({"skills": [SKILL]}, {"skills": [SKILL], "id": "container_2"}),
+        ("container_1", "container_1"),
+        ({"id": "container_1"}, {"id": "container_1"}),
+    ],
+)
+def test_the_round_after_a_hidden_one_goes_on_in_its_container(
+    world: World, upstream: StrictAnthropic, stream: bool, own: Any, sent: Any
+) -> None:
+    named = {"container": {"id": "container_2", "expires_at": "2026-11-26T12:00:00Z"}}
+    # A stream names it at its end.
+    where: Json = {"stop": named} if stream else {"fields": named}
+    upstream.queue(
+        Message(blocks=[RUN, RAN], text="One.", calls=[insert("Likes tea.")], **where),
+        call_tools(insert("Likes cake.")),
+        say("Noted."),
+    )
+    talk = Talk(world, model="agent/helper", stream=stream)
+    talk.messages.append({"role": "user", "content": "I like tea."})
+    reply = talk.complete(**({} if own is None else {"extra_body": {"container": own}}))
+    assert [seen.json.get("container") for seen in upstream.chats] == [own, sent, sent]
+    assert reply.container.id == "container_2"
 
 
 @both_ways
