@@ -36,7 +36,7 @@ def _summary(text: str) -> str:
 
 def _change(value: str) -> object:
     changes, _ = shown_blocks.changes_since({}, [Block(0, "human", "", value, _LENGTH * 4, False)])
-    return shown_blocks.shown_in_note(note.render_note((), changes, 0.0, mark="a2b3c4d5"))["human"]
+    return shown_blocks.shown_by_note(note.render_note((), changes, 0.0, mark="a2b3c4d5"))["human"]
 
 
 def _tool(described: str) -> object:

@@ -32,7 +32,7 @@ from gateway.core.conversation.provider_fields import FIELDS, refilled, refilled
 from gateway.core.conversation.tree import Content, PathElement, Tree, end_offset, is_tombstone
 from gateway.core.message_text import with_text_before
 from gateway.core.prompt.note import estimate_tokens
-from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, Shown, last_shown, shown_in_note
+from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, Shown, last_shown, shown_by_note
 from gateway.core.subsequence import lcs
 from storage.commands import Additions
 from storage.records import Atom, Exchange
@@ -64,7 +64,7 @@ class InsertedMessage(Struct, frozen=True):
     def of(
         cls, message: WireMessage, atoms: tuple[Atom, ...], at: tuple[int, int] | None, note: str = ""
     ) -> InsertedMessage:
-        shown = shown_in_note(note) if note else _shown_in(message)
+        shown = shown_by_note(note) if note else _shown_in(message)
         return cls(
             with_text_before(without_private(message), note), atoms, at, note, is_nudge(message), shown
         )
@@ -98,7 +98,7 @@ class Composition(Struct):
         """
         self.notes[index] = note
         self.note_tokens += tokens
-        if shown := shown_in_note(note) if shown is None else shown:
+        if shown := shown_by_note(note) if shown is None else shown:
             self.shown[index] = shown
 
 
@@ -176,7 +176,7 @@ def _put_notes_by_count(
     for earlier in additions.notes:
         text = earlier.utf8.decode("utf-8", "surrogatepass")
         if not earlier.tokens:  # cached: the next turn has the same notes
-            earlier.tokens, earlier.shown = estimate_tokens(text), shown_in_note(text) or None
+            earlier.tokens, earlier.shown = estimate_tokens(text), shown_by_note(text) or None
         index = listing.positions[listing.message_at(earlier.at)]
         composition.put_note(index, text, earlier.tokens, earlier.shown or NOTHING_SHOWN)
     for exchange in additions.rounds:

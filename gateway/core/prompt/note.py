@@ -22,7 +22,7 @@ from msgspec.structs import replace
 from gateway.core.dates import day_text
 from gateway.core.prompt.excerpt import CUT, make_excerpt, query_keys
 from gateway.core.prompt.frame import without_frame
-from gateway.core.prompt.shown_blocks import CHANGES, describe_mark
+from gateway.core.prompt.shown_blocks import CHANGES_HEADING, describe_mark
 from gateway.core.tags import MARK, escape_tags, quoted_name
 from gateway.core.words import blank_non_words, folded_words, stem
 from storage.records import Atom, Message
@@ -500,7 +500,7 @@ def render_note(
             last = group
         lines.append(hit.line)
     if changes:
-        lines += [CHANGES, *(f"- {change}" for change in changes)]
+        lines += [CHANGES_HEADING, *(f"- {change}" for change in changes)]
     return "\n".join((*lines, _CLOSE, "", ""))
 
 
@@ -534,7 +534,7 @@ def has_selection(noted: Iterable[str]) -> bool:
 
 def mentions_blocks(note: str) -> bool:
     """Returns whether a note, or a text that quotes one, states a change of a memory block."""
-    return CHANGES in note
+    return CHANGES_HEADING in note
 
 
 def _heading(day: str, years: Collection[str]) -> str:

@@ -22,7 +22,7 @@ from gateway.core.prompt.shown_blocks import (
     digest,
     last_shown,
     render_section,
-    show,
+    shown_by_block,
 )
 from storage.records import Block, SentSection
 
@@ -77,7 +77,7 @@ class SectionParts(Struct, frozen=True):
     def record(self) -> dict[str, Any]:
         """Returns what is stored with the rendered text (`SentSection.known`), so that later changes are noticed."""
         record = {
-            "blocks": last_shown(map(show, self.blocks), NOTHING_SHOWN),
+            "blocks": last_shown(map(shown_by_block, self.blocks), NOTHING_SHOWN),
             "tools": dict(self.offered),
             "epoch": self.epoch,
             "mark": self.mark,

@@ -25,8 +25,8 @@ from gateway.core.prompt.shown_blocks import (
     frame,
     is_shown,
     last_shown,
-    show,
-    show_edit,
+    shown_by_block,
+    shown_by_edit,
 )
 from gateway.core.turn.commands import FINISHED, End, TurnOutcome
 from gateway.run.memory.memory_context import MemoryContext
@@ -77,7 +77,7 @@ class BlockEdits:
             return edit
         now = next(block for block in self.blocks if block.label == op.label)
         # A rewrite has the whole block, or its error quotes it. The result of another edit shows the part that changed.
-        shown = show(now) if op.op in REWRITE_OPERATIONS else show_edit(before, now)
+        shown = shown_by_block(now) if op.op in REWRITE_OPERATIONS else shown_by_edit(before, now)
         self._shown_in_round = last_shown((shown,), self._shown_in_round)
         return replace(edit, shown=shown)
 

@@ -12,9 +12,9 @@ from msgspec.structs import replace
 
 from gateway.core.prompt.note import render_note
 from gateway.core.prompt.shown_blocks import (
-    CHANGES,
+    CHANGES_HEADING,
     GONE,
-    NEWEST,
+    NEWEST_SENTENCE,
     PREAMBLE,
     Shown,
     changes_since,
@@ -23,8 +23,8 @@ from gateway.core.prompt.shown_blocks import (
     digest,
     last_shown,
     render_section,
-    show,
-    shown_in_note,
+    shown_by_block,
+    shown_by_note,
 )
 from storage.records import Block
 
@@ -39,7 +39,7 @@ def test_the_section_shows_each_block_with_its_limit() -> None:
     assert render_section([HUMAN, PERSONA, EMPTY], MARK) == (
         "<memory_blocks>\n"
         f"{PREAMBLE}\n"
-        f"{describe_mark(MARK)} {NEWEST}\n"
+        f"{describe_mark(MARK)} {NEWEST_SENTENCE}\n"
         '<memory_block label="human" description="About the person." limit="5000 characters">\n'
         "Name: Ada.\nLikes tea.\n"
         "</memory_block>\n"
@@ -119,7 +119,7 @@ OLD = digest("something else")
 @pytest.mark.parametrize(
     ("shown", "blocks", "expected"),
     [
-        (show(HUMAN), [HUMAN], []),
+        (shown_by_block(HUMAN), [HUMAN], []),
         ({}, [EMPTY], []),  # a new block without content is no news
         ({"plans": GONE}, [EMPTY], []),
         ({"plans": digest("")}, [EMPTY], []),
@@ -152,7 +152,7 @@ def test_what_is_not_as_it_was_shown_is_named_block_by_block(
 def test_a_change_carries_the_new_value_line_by_line() -> None:
     """A model that quotes it over two lines in an edit finds it there."""
     value = "# Person\n\n  - Name: Grace.\n\t- Likes:\ttea"
-    (change,), _ = changes_since(show(HUMAN), [replace(HUMAN, value=value)])
+    (change,), _ = changes_since(shown_by_block(HUMAN), [replace(HUMAN, value=value)])
     note = render_note((), [change], 0.0, mark=MARK)
     assert f'limit="5000 characters">\n{value}\n</memory_block>\n' in note
 
@@ -164,7 +164,7 @@ LINES = st.sampled_from(
         "  indented",
         "</memory_block>",
         "</memory>",
-        f"{CHANGES}",
+        f"{CHANGES_HEADING}",
         '- Memory block "human" was removed; what it said no longer holds.',
         '- Memory block "plans" has changed; it is empty now.',
         '- Memory block "plans" has changed; it now reads:',
@@ -185,9 +185,9 @@ def test_what_notes_show_last_is_read_from_their_texts(states: list[list[str | N
             for block, value in zip((HUMAN, PERSONA, EMPTY), values, strict=True)
             if value is not None
         ]
-        changes, after = changes_since(last_shown(map(shown_in_note, notes), {}), blocks)
+        changes, after = changes_since(last_shown(map(shown_by_note, notes), {}), blocks)
         notes.append(render_note((), changes, 0.0, mark=MARK))
-        assert last_shown(map(shown_in_note, notes), {}) == after
+        assert last_shown(map(shown_by_note, notes), {}) == after
         assert changes_since(after, blocks)[0] == ()
         for label in ("human", "persona", "plans"):
             value = next((block.value for block in blocks if block.label == label), None)
@@ -195,6 +195,6 @@ def test_what_notes_show_last_is_read_from_their_texts(states: list[list[str | N
             if value is None:
                 assert seen == GONE
             elif value.replace("\x00", "").strip():
-                assert seen == show(Block(0, label, "", value, 1))[label]
+                assert seen == shown_by_block(Block(0, label, "", value, 1))[label]
             else:
                 assert seen in (GONE, digest(""))

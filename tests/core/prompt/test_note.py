@@ -34,7 +34,7 @@ from gateway.core.prompt.note import (
     without_lines,
     without_templates,
 )
-from gateway.core.prompt.shown_blocks import CHANGES, changes_since, describe_mark
+from gateway.core.prompt.shown_blocks import CHANGES_HEADING, changes_since, describe_mark
 from gateway.core.words import folded_words, words_with_signs
 from gateway.tokens import tokenizer_for
 from storage.records import Block, Message
@@ -205,7 +205,7 @@ def test_nothing_inside_can_end_the_note_or_pass_for_a_line_of_it(text: str) -> 
     note = render_note(hits, changes, MARCH)
     tags = re.findall(r"[<＜]\W*(?:mem\W*ory|ｍｅｍｏｒｙ)", note, re.I)
     assert tags == ["<memory", "<memory", "</memory", "</memory"]  # the note's, and the block's in it
-    lines = note[: note.index(CHANGES)].splitlines()
+    lines = note[: note.index(CHANGES_HEADING)].splitlines()
     assert sum(line.startswith("[") for line in lines) == 1
 
 
