@@ -20,29 +20,35 @@ class Summaries(Group):
     """Summaries of a path up to an exchange."""
 
     @reads
-    async def of(
+    async def of_conversation(
         self, connection: Connection, agent: int, conversation: int, limit: int = 16
     ) -> list[Summary]:
-        """Returns those of a conversation on any branch, the ones that cover most first."""
-        return [_summary(row) for row in await connection.rows(SQL["of"], (agent, conversation, limit))]
+        """Returns the summaries of a conversation on any branch, those of the deepest exchanges first."""
+        return [
+            _summary(row)
+            for row in await connection.rows(SQL["of_conversation"], (agent, conversation, limit))
+        ]
 
     @reads
-    async def at(self, connection: Connection, agent: int, exchange: int) -> Summary | None:
-        """Returns the one that covers the path up to this exchange."""
-        row = await connection.row(SQL["at"], (agent, exchange))
+    async def of_exchange(self, connection: Connection, agent: int, exchange: int) -> Summary | None:
+        """Returns the summary of the path up to an exchange."""
+        row = await connection.row(SQL["of_exchange"], (agent, exchange))
         return None if row is None else _summary(row)
 
     @reads
     async def last_exchange(
         self, connection: Connection, agent: int, name: str | None
     ) -> tuple[int, int] | None:
-        """Returns (last standing exchange, conversation). name: its public one or the client's; None: the newest."""
+        """Returns (last active exchange, conversation).
+
+        name: of the conversation, its public one or the client's; None: of any.
+        """
         row = await connection.row(SQL["last_exchange"], (agent, name))
         return None if row is None else (row[0], row[1])
 
     @reads
     async def project(self, connection: Connection, agent: int) -> str | None:
-        """Returns the project of a memory."""
+        """Returns the project of a memory, which pays for its summaries."""
         found: str | None = await connection.value(SQL["project"], (agent,))
         return found
 
@@ -50,7 +56,10 @@ class Summaries(Group):
     async def path(
         self, connection: Connection, agent: int, exchange: int, limit: int = 2000
     ) -> list[Exchange]:
-        """Returns the path to an exchange with content, oldest first, from the last that has a summary or its root."""
+        """Returns the path to an exchange, oldest first, with content.
+
+        It begins with the newest exchange that has a summary, or else with the root.
+        """
         return exchanges.make_exchanges_with_content(
             reversed(await connection.rows(SQL["path"], (agent, exchange, limit)))
         )
@@ -67,7 +76,7 @@ class Summaries(Group):
         at: float,
         model: str,
     ) -> None:
-        """Returns the effect that adds a summary, for the job that made it. One that is there already stays."""
+        """Adds a summary, as an effect of the job that made it (`group.effect`). An existing one stays."""
         await connection.lock(agent)
         await connection.run(SQL["insert"], (agent, exchange.id, at, tokens, model, text))
 
@@ -80,7 +89,7 @@ class Summaries(Group):
         summary: Summary,
         evicted: Evicted,
     ) -> None:
-        """Adds a summary to a stored conversation; its window begins after it from now on.
+        """Adds a summary to a stored conversation, whose window now begins after the exchange that it covers.
 
         conversation: as it was read.
         evicted: what the summary stands for.
@@ -91,7 +100,7 @@ class Summaries(Group):
         if await connection.value(SQL["epoch"], (agent.id,)) != agent.epoch:
             raise Stale("something of this memory was forgotten meanwhile")
         if not await connection.run(
-            SQL["move"], (conversation.id, agent.id, conversation.rev, conversation.last_exchange)
+            SQL["bump_revision"], (conversation.id, agent.id, conversation.rev, conversation.last_exchange)
         ):
             raise WriteConflict("the conversation has gone on meanwhile")
         values = (agent.id, summary.exchange.id, summary.at, summary.tokens, summary.model, summary.text)
@@ -102,11 +111,12 @@ class Summaries(Group):
         await exchanges.update_exchange(connection, agent.id, replace(last, evicted=evicted))
 
     @reads
-    async def among(self, connection: Connection, agent: int, ids: Sequence[int]) -> list[Summary]:
-        """Returns those of some exchanges."""
-        return [_summary(row) for row in await rows_of(connection, SQL["among"], ids, agent)]
+    async def of_exchanges(self, connection: Connection, agent: int, ids: Sequence[int]) -> list[Summary]:
+        """Returns the summaries of some exchanges."""
+        return [_summary(row) for row in await rows_of(connection, SQL["of_exchanges"], ids, agent)]
 
 
 def _summary(row: Row) -> Summary:
-    (exchange,) = exchanges.make_exchanges([row[5:]])
-    return Summary(row[0], exchange, row[1], row[2], row[3], row[4])
+    id, text, tokens, at, model, *skeleton = row
+    (exchange,) = exchanges.make_exchanges([skeleton])
+    return Summary(id, exchange, text, tokens, at, model)

@@ -1,12 +1,12 @@
 -- Every statement on summaries. `-- name:` begins one; the next line describes it.
 
--- name: of
+-- name: of_conversation
 -- Reads those of a conversation, the ones that cover most first.
 SELECT s.id, s.text, s.tokens, s.at, s.model, {skeleton}
 FROM summaries s JOIN exchanges p ON p.id = s.exchange AND p.agent = s.agent
 WHERE s.conversation = ?2 AND s.agent = ?1 AND s.agent <> 0 ORDER BY s.depth DESC, s.id DESC LIMIT ?3
 
--- name: at
+-- name: of_exchange
 -- Reads the one of an exchange.
 SELECT s.id, s.text, s.tokens, s.at, s.model, {skeleton}
 FROM summaries s JOIN exchanges p ON p.id = s.exchange AND p.agent = s.agent
@@ -39,7 +39,7 @@ ON CONFLICT DO NOTHING
 -- Returns the project whose budget pays for work on a memory.
 SELECT project FROM agents WHERE id = ?
 
--- name: among
+-- name: of_exchanges
 -- Reads those of some exchanges.
 SELECT s.id, s.text, s.tokens, s.at, s.model, {skeleton}
 FROM summaries s JOIN exchanges p ON p.id = s.exchange AND p.agent = s.agent
@@ -49,6 +49,6 @@ WHERE s.agent = ?1 AND s.agent <> 0 AND s.exchange {in:2:BIGINT:64}
 -- Reads whether something was forgotten.
 SELECT epoch FROM agents WHERE id = ?
 
--- name: move
+-- name: bump_revision
 -- Notes that a stored conversation is not as it was read, if it still is.
 UPDATE conversations SET rev = rev + 1 WHERE id = ? AND agent = ? AND rev = ? AND tip = ?

@@ -46,7 +46,7 @@ class MessageRenderer(Struct, frozen=True):
         if not self.showing.summaries:
             return {}
         last = {view.listed.exchange.id: list_messages(view.listed.exchange)[-1].sort_key for view in views}
-        found = await self.store.summaries.among(self.agent.id, list(last))
+        found = await self.store.summaries.of_exchanges(self.agent.id, list(last))
         return {last[each.exchange.id]: summary_json(each, self.agent.uid, self.showing) for each in found}
 
     def message_object(self, view: MessageView | SystemMessage) -> dict[str, Any]:

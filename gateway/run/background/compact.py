@@ -114,7 +114,7 @@ class SummaryPath(Struct, frozen=True):
     @classmethod
     async def measure(cls, store: Store, agent_id: int, exchanges: Sequence[Exchange]) -> SummaryPath:
         """Returns the path with its sizes. exchanges: as `summaries.path` returns them."""
-        earlier = await store.summaries.at(agent_id, exchanges[0].id)
+        earlier = await store.summaries.of_exchange(agent_id, exchanges[0].id)
         return cls(earlier, exchanges, await asyncio.to_thread(_sizes, exchanges))
 
     @property

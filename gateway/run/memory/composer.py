@@ -260,7 +260,7 @@ class Composer(Struct, frozen=True):
             summaries, covered = context.summaries, {each.exchange.id for each in context.summaries}
         else:
             try:
-                summaries = await self.store.summaries.of(context.agent.id, match_point.conversation)
+                summaries = await self.store.summaries.of_conversation(context.agent.id, match_point.conversation)
             except StoreError as error:
                 _log.warning(
                     "Summaries could not be read, so a request was made without them: %s", error.message
