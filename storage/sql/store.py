@@ -56,16 +56,16 @@ from storage.sql.usage import Usage
 from storage.sql.vectors import Vectors
 
 
-def _unknown() -> None:
-    """Stands for a clock that only the database can read: its statements ask it (`{clock:2}`)."""
+def _database_clock() -> None:
+    """Returns no time: a statement that is given none reads the database's clock."""
 
 
 class Store:
-    """All groups of one store. One of these serves one process.
+    """All groups of one store. Each process opens one.
 
     now: seconds since the epoch.
-    tick: a clock that never jumps, for leases. Without them the machine's clocks count, or the database's
-        where processes share it.
+    tick: a clock that never jumps, for leases.
+    Without these two the machine's clocks count, or the database's where processes share it.
     path: of the file, if it is one.
     """
 
@@ -79,8 +79,8 @@ class Store:
     ) -> None:
         self.database = database
         # Statements read a shared clock themselves; outside of them `self.now` estimates it.
-        asked_now = now or (_unknown if database.is_shared else time.time)
-        asked_tick = tick or (_unknown if database.is_shared else time.monotonic)
+        statement_now = now or (_database_clock if database.is_shared else time.time)
+        statement_tick = tick or (_database_clock if database.is_shared else time.monotonic)
         now = now or self.now
         self.agents = Agents(database, now)
         self.keys = Keys(database, now, path)
@@ -91,8 +91,8 @@ class Store:
         self.turns = Turns(database, self.agents, rules, snapshots, memories)
         self.recall = Recall(database, memories, rules)
         self.vectors = Vectors(database, rules)
-        self.jobs = Jobs(database, asked_now, asked_tick)
-        self.conversation_locks = ConversationLocks(database, asked_now)
+        self.jobs = Jobs(database, statement_now, statement_tick)
+        self.conversation_locks = ConversationLocks(database, statement_now)
         self.stored_paths = StoredPaths(database, self.agents, rules, self.jobs)
         self.usage = Usage(database)
         self.secrets = DatabaseSecrets(database)
