@@ -10,7 +10,7 @@ from pathlib import Path
 import asyncpg
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import Canon, Listing
+from gateway.core.conversation.canonical import HashedList, MessageHasher
 from gateway.core.conversation.match import MemoryUse, Query
 from gateway.core.conversation.plan import plan_turn
 from gateway.core.conversation.settle import RequestEnd, finish
@@ -49,7 +49,7 @@ async def write_conversation(
 
     name: of the user, which the messages have.
     """
-    canon = Canon(agent.secret)
+    hasher = MessageHasher(agent.secret)
 
     async def write(connection: Connection) -> None:
         await connection.lock(agent.id)
@@ -63,7 +63,9 @@ async def write_conversation(
             message = {"role": "user", "content": asked}
             listed = [*listed[-2:], {**message, "name": name} if name else message]
             tree = Tree([replace(parent, parent=None)] if parent else [])
-            query = Query(Listing(canon, listed), True, MemoryUse.ON, at, 120.0, conversation=conversation)
+            query = Query(
+                HashedList(hasher, listed), True, MemoryUse.ON, at, 120.0, conversation=conversation
+            )
             said = {"role": "assistant", "content": answered}
             e = finish(tree, plan_turn(tree, query), RequestEnd(-1, [said], said, at + 1.0, {}))
             added = await exchanges.add_exchange(connection, agent.id, e)

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 import storage.open
 from gateway.core.conversation import settle
-from gateway.core.conversation.canonical import Canon, Listing, WireMessage, text_of, visible_reply
+from gateway.core.conversation.canonical import HashedList, MessageHasher, WireMessage, text_of, visible_reply
 from gateway.core.conversation.change import plan_change
 from gateway.core.conversation.fast_path import finish_plain, plan_plain
 from gateway.core.conversation.lookup import probes_for_list, probes_for_plain_turn
@@ -188,8 +188,8 @@ class Speaker:
     ) -> StoredTurn:
         self._agent = await self.store.agents.find(self.scope)
         turns, agent = self.store.turns, self.agent
-        listing = Listing(Canon(agent.secret), list(messages))
-        path = listing.canon.path(listing.flat(listing.answered)) if listing.answered else None
+        listing = HashedList(MessageHasher(agent.secret), list(messages))
+        path = listing.hasher.hash_path(listing.flat(listing.answered)) if listing.answered else None
         snapshot = await turns.snapshot(agent, key, path) if agent.id else MemorySnapshot()
         assert snapshot is not None
         known = snapshot.conversation.id if key is not None and snapshot.conversation else None

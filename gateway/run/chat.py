@@ -484,7 +484,7 @@ def _changes_prefix(context: MemoryContext, prompt: Prompt) -> bool:
     if prompt.system != before or prompt.window.dropped:
         return True
     # The path has a reply at each depth. What the list has beyond these was answered elsewhere, or without memory.
-    return plan.query.listing.reply_runs > match_point.depth + 1
+    return plan.query.listing.reply_group_count > match_point.depth + 1
 
 
 def _conversation_key(request: ChatRequest) -> int:

@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from adapters.types import Json
 from gateway.core.agent import AgentSpec
-from gateway.core.conversation.canonical import SYSTEM
+from gateway.core.conversation.canonical import SYSTEM_ROLES
 from gateway.errors import Conflict, UnknownId
 from gateway.run.memory.stored_turns import NamedTurn, name_turns
 from gateway.run.store_errors import map_store_errors, retry_overtaken
@@ -132,7 +132,7 @@ class ResponseConversations:
         answered = (
             item["id"]
             for item in conversation.items
-            if item.get("role") not in SYSTEM and item.get("type") != "compaction"
+            if item.get("role") not in SYSTEM_ROLES and item.get("type") != "compaction"
         )
         await self.remove_waiting(conversation, frozenset(answered))
 

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from adapters.types import Json
-from gateway.core.conversation.canonical import SYSTEM
+from gateway.core.conversation.canonical import SYSTEM_ROLES
 from gateway.dialects.fields import check_depth, check_length, missing, read_object, read_optional
 from gateway.dialects.responses.input import read_items
 from gateway.dialects.responses.items import ItemList, paginate, render_created_item
@@ -128,12 +128,12 @@ def list_items(turns: Sequence[NamedTurn], waiting: Sequence[Json]) -> ItemList:
     System and developer messages come first, as each response reads them.
     """
     items = ItemList()
-    items.items.extend(item for item in waiting if item.get("role") in SYSTEM)
+    items.items.extend(item for item in waiting if item.get("role") in SYSTEM_ROLES)
     for turn in turns:
         items.add_inputs("".join(turn.name), turn.inputs, forms=read_call_forms(turn.reply))
         if turn.reply:
             items.add_reply(turn.name, turn.reply)
-    items.items.extend(item for item in waiting if item.get("role") not in SYSTEM)
+    items.items.extend(item for item in waiting if item.get("role") not in SYSTEM_ROLES)
     return items
 
 

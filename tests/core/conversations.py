@@ -17,8 +17,8 @@ from msgspec.structs import replace
 
 from gateway.core.conversation import settle
 from gateway.core.conversation.canonical import (
-    Canon,
-    Listing,
+    HashedList,
+    MessageHasher,
     WireMessage,
     is_system,
     is_user,
@@ -135,7 +135,7 @@ class Request:
         assert at == len(sent)
 
 
-def check_fill(request: Request, tree: Tree, listing: Listing) -> None:
+def check_fill(request: Request, tree: Tree, listing: HashedList) -> None:
     """What was put before a list is the path's own front, message by message, up to where the list begins.
 
     Turns that have lost a part to forgetting, or are off the record, are not in it; with hidden rounds it is more than
@@ -206,7 +206,7 @@ def goes_on_from(later: Request, earlier: Request) -> bool:
 class Memory:
     """The records of one user. keys: the client's conversation ids."""
 
-    canon: Canon
+    hasher: MessageHasher
     records: dict[int, Exchange] = field(default_factory=dict)
     keys: dict[str, int] = field(default_factory=dict)
     blocks: list[Block] = field(default_factory=lambda: [Block(1, "human", "The user", "", 1000)])
@@ -247,7 +247,7 @@ class Memory:
         if not (is_repeated and e.merged):
             self.ops += [memory_insert(e.id, f"{now}-{i}", text) for i, text in enumerate(new_edits)]
         self.settle(request.key, now)
-        check_columns(self.records.values(), self.canon, self.keys.values(), self.verified)
+        check_columns(self.records.values(), self.hasher, self.keys.values(), self.verified)
 
     def _with_content(self, e: Exchange) -> Exchange:
         """Returns a record as the store writes it: content that was not loaded stays."""
@@ -292,7 +292,7 @@ class Verified:
 
 def check_columns(
     records: Iterable[Exchange],
-    canon: Canon,
+    hasher: MessageHasher,
     named: Iterable[int],
     verified: dict[int, Verified] | None = None,
 ) -> None:
@@ -316,11 +316,11 @@ def check_columns(
         parent = tree.parent(e)
         before, above = verified.get(e.id), None if parent is None else verified[parent.id]
         if before is None or before.record is not e or before.above is not above:
-            _check_path(e, tree, canon)
+            _check_path(e, tree, hasher)
             verified[e.id] = Verified(e, above)
 
 
-def _check_path(e: Exchange, tree: Tree, canon: Canon) -> None:
+def _check_path(e: Exchange, tree: Tree, hasher: MessageHasher) -> None:
     """Checks the columns that follow from a record and those above it."""
     parent, elements = tree.parent(e), tree.elements(tree.parent(e))
     assert parent is None or parent.conversation == e.conversation
@@ -330,8 +330,8 @@ def _check_path(e: Exchange, tree: Tree, canon: Canon) -> None:
     above = [x.id for x in tree.chain(parent) if x.adds]
     assert e.prior == (above[-1] if above else None), f"prior of {e.id}"
     if e.reply is not None:
-        assert e.path == canon.path(a for el in tree.elements(e) for a in el.atoms), f"path of {e.id}"
-        assert e.reply_key == canon.reply_key(e.reply), f"reply key of {e.id}"
+        assert e.path == hasher.hash_path(a for el in tree.elements(e) for a in el.atoms), f"path of {e.id}"
+        assert e.reply_key == hasher.reply_key(e.reply), f"reply key of {e.id}"
 
 
 def without_numbers(e: Exchange) -> dict[str, object]:
@@ -365,8 +365,8 @@ class World:
     def memory(self, who: str | None = "alice", key: str | None = None) -> Memory:
         """Returns a user's memory; an unnamed user has one for each conversation they name."""
         name = who or f"conversation {key}"
-        canon = Canon(self._secret if name == "alice" else name.encode())
-        return self._memories.setdefault(name, Memory(canon))
+        hasher = MessageHasher(self._secret if name == "alice" else name.encode())
+        return self._memories.setdefault(name, Memory(hasher))
 
     def wait(self, seconds: float) -> None:
         self.now += seconds
@@ -391,7 +391,7 @@ class World:
             request.assemble()
             return request
         memory = self.memory(who, key)
-        listing = Listing(memory.canon, request.messages)
+        listing = HashedList(memory.hasher, request.messages)
         known = memory.keys.get(key) if key is not None else None
         kind = ConversationKind.APPENDED if append else ConversationKind.CLIENT
         query = Query(listing, key is not None, mode, self.now, IDLE_S, kind, retry, known)

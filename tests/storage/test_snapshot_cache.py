@@ -13,7 +13,7 @@ from functools import partial
 import pytest
 
 from gateway.core.conversation import settle
-from gateway.core.conversation.canonical import Canon, Listing, WireMessage
+from gateway.core.conversation.canonical import HashedList, MessageHasher, WireMessage
 from gateway.core.conversation.match import MemoryUse
 from gateway.core.conversation.stored_messages import CannotRewrite, rewrite_message
 from gateway.core.conversation.tree import Tree
@@ -56,7 +56,9 @@ class Life:
             if not agent.id:
                 continue
             path = (
-                Canon.path(Listing(Canon(agent.secret), messages).flat(len(messages))) if messages else None
+                MessageHasher.hash_path(HashedList(MessageHasher(agent.secret), messages).flat(len(messages)))
+                if messages
+                else None
             )
             read = await self.store.database.read(
                 lambda c, agent=agent, key=key, path=path: exchanges.load_snapshot(c, agent, key, path)  # type: ignore[misc]
@@ -224,7 +226,7 @@ async def test_random_lives_leave_nothing_old(open_store: OpenStore, seed: int) 
 
 async def is_kept(speaker: Speaker, talk: list[WireMessage]) -> bool:
     """Whether a snapshot is found without being read: one that is read takes the place of all that are not of now."""
-    path = Listing(Canon(speaker.agent.secret), talk).path(len(talk))
+    path = HashedList(MessageHasher(speaker.agent.secret), talk).hash_path(len(talk))
     has = speaker.store.turns._cache.has(speaker.agent.id, None, path)
     await speaker.store.turns.snapshot(speaker.agent, None, path)
     return has
@@ -238,7 +240,9 @@ async def test_a_look_between_a_commit_and_its_keeping_loses_no_later_end(open_s
         await speaker.say(talk[:1], talk[1])
     turn = await speaker.begin([*talks[0], user("More?")])
     done = await speaker.commit(turn, [assistant("More.")])
-    await store.turns.snapshot(speaker.agent, None, Listing(Canon(speaker.agent.secret), talks[1]).path(2))
+    await store.turns.snapshot(
+        speaker.agent, None, HashedList(MessageHasher(speaker.agent.secret), talks[1]).hash_path(2)
+    )
     speaker.keep(*done)
     assert await is_kept(speaker, talks[1])
 
@@ -262,11 +266,11 @@ async def test_so_many_bytes_are_kept_and_those_used_last(open_store: OpenStore)
     for n in range(30):
         speaker = Speaker(store, ALICE._replace(subject=f"user:{n}"))
         await speaker.say([user("Hi")], assistant(f"Hello {n}."), "c")
-        listing = Listing(Canon(speaker.agent.secret), [user("Hi"), assistant(f"Hello {n}.")])
-        looks.append((speaker.agent.id, listing.path(2)))
-        snapshot = await store.turns.snapshot(speaker.agent, "c", listing.path(2))
+        listing = HashedList(MessageHasher(speaker.agent.secret), [user("Hi"), assistant(f"Hello {n}.")])
+        looks.append((speaker.agent.id, listing.hash_path(2)))
+        snapshot = await store.turns.snapshot(speaker.agent, "c", listing.hash_path(2))
         assert snapshot is not None
-        kept.put(speaker.agent.id, "c", listing.path(2), snapshot)
+        kept.put(speaker.agent.id, "c", listing.hash_path(2), snapshot)
         assert kept.bytes <= 20_000
     has = [kept.has(agent, "c", path) for agent, path in looks]
     assert has[-1]

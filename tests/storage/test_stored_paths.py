@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import Canon, Listing, WireMessage
+from gateway.core.conversation.canonical import HashedList, MessageHasher, WireMessage
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match import MemoryUse, Query
 from gateway.core.conversation.stored_path import abandon, finish_step, open_step, plan_step
@@ -108,7 +108,7 @@ class Writer:
         messages: Sequence[WireMessage],
         evicted: Evicted | None,
     ) -> StepOpen:
-        listing = Listing(Canon(self.agent.secret), messages)
+        listing = HashedList(MessageHasher(self.agent.secret), messages)
         query = Query(
             listing, True, MemoryUse.ON, self.now, IDLE_S, kind=ConversationKind.AGENT, model="up/m"
         )
@@ -134,7 +134,7 @@ class Writer:
         self.number += 1
         e = finish_step(
             e,
-            Canon(self.agent.secret),
+            MessageHasher(self.agent.secret),
             above,
             full=[reply] if reply else [],
             shown_reply=None,
@@ -203,8 +203,8 @@ async def long_path(writer: Writer, steps: int) -> None:
             opened = await stored_paths.open_step(connection, opening, RULES)
             assert opened.run is not None
             e = finish_step(
-                opened.exchange, Canon(writer.agent.secret), path[-1].path, full=[assistant("Yes.")], shown_reply=None,
-                model="up/m", evicted=evicted, now=100.0,
+                opened.exchange, MessageHasher(writer.agent.secret), path[-1].path,
+                full=[assistant("Yes.")], shown_reply=None, model="up/m", evicted=evicted, now=100.0,
             )  # fmt: skip
             step = RunStep(e.id, writer.agent.id, opened.run.id, 1, 100.0, 100.0, stop="end_turn")
             await stored_paths.end_step(connection, writer.store.jobs, StepEnd(writer.agent, e, step))
@@ -271,7 +271,7 @@ async def test_the_message_is_there_before_the_reply(writer: Writer) -> None:
 async def test_a_step_that_a_process_left_open_stays_in_the_path(writer: Writer) -> None:
     await writer.begin(user("Are you there?"))
     own = await writer.read()
-    ends = abandon(own.path[-1], Canon(writer.agent.secret), b"", 50.0)
+    ends = abandon(own.path[-1], MessageHasher(writer.agent.secret), b"", 50.0)
     await writer.begin(user("Hello?"), own=own, ended_exchange=ends)
     await writer.finish(assistant("Yes."), ends.path)
     path = (await writer.read()).path

@@ -13,7 +13,7 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.core.conversation import settle
-from gateway.core.conversation.canonical import Canon, WireMessage
+from gateway.core.conversation.canonical import MessageHasher, WireMessage
 from gateway.core.conversation.change import plan_change
 from gateway.core.conversation.match import MemoryUse
 from gateway.core.conversation.plan import Plan
@@ -42,8 +42,8 @@ from tests.stored import ALICE, Speaker, StoredTurn, rows
 both = pytest.mark.parametrize("key", ["c1", None], ids=["named", "found"])
 
 BOB = Scope("default", "default", "user:bob")
-# To compare a plan before and after; the hash that a Canon keeps ready cannot be pickled.
-copyreg.pickle(Canon, lambda canon: (Canon, (canon.secret,)))
+# To compare a plan before and after; the hash that a MessageHasher keeps ready cannot be pickled.
+copyreg.pickle(MessageHasher, lambda hasher: (MessageHasher, (hasher.secret,)))
 SECTION = SentSection(0, "what alice's prompt said", {"blocks": {}, "tools": {}, "epoch": 0})
 
 
@@ -590,7 +590,7 @@ async def test_what_is_stored_is_what_one_would_work_out(alice: Speaker, key: st
     cut = [*asked, assistant("One mom..."), user("wait")]  # a reply that was cut: its path is hashed anew
     await alice.say(cut, assistant("Yes?"), key)
     rows = await alice.rows()
-    check_columns(rows, Canon(alice.agent.secret), {rows[0].conversation} if key else ())
+    check_columns(rows, MessageHasher(alice.agent.secret), {rows[0].conversation} if key else ())
     assert [e.state.value for e in rows] == ["finished"] * 4
     assert [e.seq for e in rows] == [1, 3, 5, 7]
 

@@ -26,7 +26,7 @@ from gateway.agents.runs.turn_guide import guide_of, is_overfull
 from gateway.agents.tools.agent_messages import SPEAKING
 from gateway.agents.tools.agent_tools import asides_of, serial_tools
 from gateway.core.agent import AgentSpec
-from gateway.core.conversation.canonical import Canon, WireMessage, text_of
+from gateway.core.conversation.canonical import MessageHasher, WireMessage, text_of
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.stored_path import finish_turn, path_hash
 from gateway.core.memory import edits
@@ -495,11 +495,11 @@ class ItemTurns:
         )
         write = make_step_open(context, prompt, None, now)
         shown_reply = outcome.shown_reply or {"role": "assistant", "content": ""}
-        canon = Canon(context.agent.secret)
+        hasher = MessageHasher(context.agent.secret)
         exchange = finish_turn(
             write.exchange,
-            canon,
-            path_hash(context.path, canon),
+            hasher,
+            path_hash(context.path, hasher),
             full=outcome.full or (shown_reply,),
             shown_reply=shown_reply,
             model=context.plan.query.model,

@@ -48,7 +48,7 @@ from gateway.agents.runs.stored_run import last_counts
 from gateway.agents.runs.turn_guide import guide_of, is_overfull, terms_of
 from gateway.agents.tools.foreign import ForeignTools
 from gateway.core.agent import AgentSpec
-from gateway.core.conversation.canonical import Canon, first_spoken
+from gateway.core.conversation.canonical import MessageHasher, first_after_system
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.repeated import count_asked_again, last_reply_texts, new_messages
 from gateway.core.conversation.stored_messages import tool_names_by_call
@@ -265,7 +265,7 @@ class AgentRuns:
         if request.n > 1:
             raise BadRequest("A conversation of an agent goes on with one reply.", param="n")
         messages = tuple(map(from_client, new_messages(request.messages)))
-        spoken = len(request.messages) - first_spoken(request.messages)
+        spoken = len(request.messages) - first_after_system(request.messages)
         receipt.headers["x-mnemogate-appended"] = f"{len(messages)} of {spoken}"
         if not messages:
             raise BadRequest(
@@ -383,7 +383,7 @@ class AgentRuns:
             # A list shows what its client has heard: the same words after their answer are another send.
             end = await conversation_end(self.keeper.store, agent, name)
             path = () if end is None else end.path
-            count = count_asked_again(path, Canon(agent.secret), messages, send.heard, initial)
+            count = count_asked_again(path, MessageHasher(agent.secret), messages, send.heard, initial)
             if not count:
                 return None
             messages = messages[-count:]

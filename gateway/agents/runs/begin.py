@@ -25,7 +25,7 @@ from gateway.agents.runs.calls.pauses import (
 from gateway.agents.runs.resend import otid_digest
 from gateway.agents.runs.run import AcceptedRun, RoutedSend
 from gateway.agents.runs.steps import CONFLICT_TRIES, MakesToolbox, RunMemory
-from gateway.core.conversation.canonical import Canon
+from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.conversation.repeated import find_barge_in
 from gateway.core.conversation.stored_messages import cut_reply, tool_names_by_call
 from gateway.core.ids import Place, id_at, new_uid, place_of
@@ -158,7 +158,7 @@ class RunStarter:
         messages = send.messages
         # What a fork shares with its conversation does not change.
         own = [e for e in context.path if e.conversation == context.path[-1].conversation]
-        found = find_barge_in(own, Canon(context.agent.secret), messages, send.heard)
+        found = find_barge_in(own, MessageHasher(context.agent.secret), messages, send.heard)
         if not found.cut and not found.stored_count:
             return None
         # The last one first: after a kill in between, the next request cuts the others.

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from msgspec import Struct
 
 from gateway.agents.runs.stored_run import exchanges_of
-from gateway.core.conversation.canonical import Canon, WireMessage, is_user
+from gateway.core.conversation.canonical import MessageHasher, WireMessage, is_user
 from gateway.core.conversation.private import private_of
 from gateway.core.conversation.stored_messages import list_messages
 from gateway.core.conversation.stored_path import refused_ids
@@ -73,7 +73,7 @@ def otid_digest(agent: Agent, conversation: str, otid: str | None) -> bytes | No
     if not otid:
         return None
     in_agent = otid if conversation == DEFAULT else f"{conversation} {otid}"
-    return Canon(agent.secret).digest(in_agent.encode())
+    return MessageHasher(agent.secret).digest(in_agent.encode())
 
 
 async def find_earlier_send(
@@ -148,7 +148,7 @@ def _begins_with(first_exchanges: Sequence[Exchange], marks: SendMarks) -> bool:
     """Returns whether a run began with these messages. One that went on in place of another has that one's id."""
     if marks.otid is not None and not any(map(is_user, first_exchanges[0].inputs)):
         return True
-    atoms = Canon(marks.agent.secret).atoms
+    atoms = MessageHasher(marks.agent.secret).atoms
     sent, initial = tuple(map(atoms, marks.messages)), tuple(map(atoms, marks.initial))
     return first_exchanges[-1].inputs in (sent, initial + sent)
 

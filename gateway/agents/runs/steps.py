@@ -21,7 +21,7 @@ from adapters.types import Json
 from gateway.agents.runs.calls.call_record import call_number
 from gateway.agents.runs.run import reading_run
 from gateway.agents.runs.step_edits import StepEdits
-from gateway.core.conversation.canonical import Canon, WireMessage, is_user, text_of
+from gateway.core.conversation.canonical import MessageHasher, WireMessage, is_user, text_of
 from gateway.core.conversation.private import NUDGE_SENDER, framed_system_message, with_private
 from gateway.core.conversation.stored_path import finish_step, mark_refused, path_hash, supersede_refused
 from gateway.core.prompt.note import estimate_tokens
@@ -268,11 +268,11 @@ class RunMemory:
     def _finished_exchange(
         self, e: Exchange, prompt: Prompt, full: Sequence[WireMessage], shown_reply: WireMessage | None
     ) -> Exchange:
-        context, canon = self.context, Canon(self.context.agent.secret)
+        context, hasher = self.context, MessageHasher(self.context.agent.secret)
         return finish_step(
             e,
-            canon,
-            path_hash(context.path, canon),
+            hasher,
+            path_hash(context.path, hasher),
             full=full,
             shown_reply=shown_reply,
             model=context.plan.query.model,

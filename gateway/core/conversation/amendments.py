@@ -10,7 +10,14 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-from gateway.core.conversation.canonical import RESULTS, Listing, is_question, is_user, text_of, without_space
+from gateway.core.conversation.canonical import (
+    RESULT_ROLES,
+    HashedList,
+    is_question,
+    is_user,
+    text_of,
+    without_space,
+)
 from gateway.core.conversation.head import was_heard
 from gateway.core.conversation.match import Match
 from gateway.core.conversation.tree import Tree, end_offset, is_tombstone
@@ -30,7 +37,7 @@ class Amendment(Struct, frozen=True):
     media: tuple[bytes, ...] = ()
 
 
-def find_amendments(tree: Tree, listing: Listing, match: Match) -> Iterable[Amendment]:
+def find_amendments(tree: Tree, listing: HashedList, match: Match) -> Iterable[Amendment]:
     """Yields the other form in which exchanges came back (a template gone, a reply cut), the last exchange first.
 
     Only exchanges that are still soft may change. The list is walked backwards along the path: `end` is where the
@@ -58,7 +65,7 @@ def find_amendments(tree: Tree, listing: Listing, match: Match) -> Iterable[Amen
         inputs = (start, end) if fits and not is_as_stored else None
         if inputs or reply:
             # Pictures are hashed here, because the cache of a list must not be used in the writer's thread.
-            media = tuple(listing.media(i) for i in range(*inputs)) if inputs else ()
+            media = tuple(listing.media_digest(i) for i in range(*inputs)) if inputs else ()
             yield Amendment(exchange.id, inputs, reply, media)
         # Where the question of an exchange is not found in the list, nothing before it is found either.
         if parent is None or (is_turn and not fits):
@@ -70,7 +77,7 @@ def find_amendments(tree: Tree, listing: Listing, match: Match) -> Iterable[Amen
             reply = (end, start) if is_guess else None
         else:
             # Results here belong to this round, even if they are not all of it: the list may begin between two.
-            while end and listing.role(end - 1) in RESULTS:
+            while end and listing.role(end - 1) in RESULT_ROLES:
                 end -= 1
 
 
@@ -84,7 +91,7 @@ def _may_be_question(tree: Tree, exchange: Exchange, asked: str, *, is_doubtful:
 
 
 def _may_be_inputs(
-    exchange: Exchange, parent: Exchange | None, listing: Listing, span: tuple[int, int], after: int
+    exchange: Exchange, parent: Exchange | None, listing: HashedList, span: tuple[int, int], after: int
 ) -> bool:
     """Returns whether messages have the number and the roles of an exchange's input, after a reply or at the beginning.
 
@@ -118,7 +125,7 @@ def _was_within(tree: Tree, exchange: Exchange, text: str) -> bool:
     return without_space(text) in without_space(was) and bool(letters_of(text) or not letters_of(was))
 
 
-def _begin_of_reply(exchange: Exchange, parent: Exchange | None, listing: Listing, end: int) -> int:
+def _begin_of_reply(exchange: Exchange, parent: Exchange | None, listing: HashedList, end: int) -> int:
     """Returns where the messages begin in which a reply came back that ends at `end`; `end` where there are none.
 
     They are all assistant messages after the question. An exchange may have no question (a system message asked for
@@ -138,12 +145,12 @@ def _begin_of_reply(exchange: Exchange, parent: Exchange | None, listing: Listin
     return start if has_question else end
 
 
-def _is_as_stored(exchange: Exchange, listing: Listing, start: int, end: int) -> bool:
-    media = tuple(listing.media(i) for i in range(start, end))
+def _is_as_stored(exchange: Exchange, listing: HashedList, start: int, end: int) -> bool:
+    media = tuple(listing.media_digest(i) for i in range(start, end))
     return tuple(listing.atoms[start:end]) == exchange.inputs and media == exchange.media
 
 
-def _is_new_form(exchange: Exchange, listing: Listing, start: int, end: int) -> bool:
+def _is_new_form(exchange: Exchange, listing: HashedList, start: int, end: int) -> bool:
     """Returns whether a reply came back for the first time (its request was cancelled), or in another form."""
     if exchange.reply is None:
         return True
@@ -155,4 +162,4 @@ def _is_new_form(exchange: Exchange, listing: Listing, start: int, end: int) -> 
 
 def _has_role(role: str, atoms: tuple[Atom, ...]) -> bool:
     kind = atoms[0][:1] if atoms else b"a"
-    return {b"u": role == "user", b"t": role in RESULTS}.get(kind, role == "assistant")
+    return {b"u": role == "user", b"t": role in RESULT_ROLES}.get(kind, role == "assistant")

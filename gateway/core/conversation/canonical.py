@@ -25,20 +25,23 @@ from storage.records import Atom
 WireMessage = dict[str, Any]
 
 _ASCII_SPACE = b" \t\n\r\v\f\x1c\x1d\x1e\x1f"  # as `str.split` knows it
-# Roles: each has an older or a newer name.
-SYSTEM = frozenset({"system", "developer"})
-RESULTS = frozenset({"tool", "function"})
+# Roles under their older and newer names.
+SYSTEM_ROLES = frozenset({"system", "developer"})
+RESULT_ROLES = frozenset({"tool", "function"})
 # Around the text that OpenClaw appends to the newest message in the user's role.
-_PASSING, _PASSED = b"<<<BEGIN_OPENCLAW_INTERNAL_CONTEXT>>>", b"<<<END_OPENCLAW_INTERNAL_CONTEXT>>>"
+_OPENCLAW_BEGIN, _OPENCLAW_END = (
+    b"<<<BEGIN_OPENCLAW_INTERNAL_CONTEXT>>>",
+    b"<<<END_OPENCLAW_INTERNAL_CONTEXT>>>",
+)
 _ATOM_BYTES = 12
-_PATH = blake2b(digest_size=16)  # to copy it costs a third of making one
+_EMPTY_PATH_HASH = blake2b(digest_size=16)  # to copy it costs a third of making one
 
 
 def is_system(message: Mapping[str, Any]) -> bool:
-    return message.get("role") in SYSTEM
+    return message.get("role") in SYSTEM_ROLES
 
 
-def first_spoken(messages: Sequence[WireMessage]) -> int:
+def first_after_system(messages: Sequence[WireMessage]) -> int:
     """Returns the index of the first message after the leading system messages."""
     return next((i for i, m in enumerate(messages) if not is_system(m)), len(messages))
 
@@ -54,8 +57,8 @@ def text_of(message: Mapping[str, Any]) -> str:
     return "".join(t for t in texts if isinstance(t, str))
 
 
-def text_alone(message: Mapping[str, Any]) -> str | None:
-    """Returns the text of an assistant message with atoms of text alone; None: it may have others."""
+def only_text(message: Mapping[str, Any]) -> str | None:
+    """Returns the text of an assistant message if that is all it is hashed by; None: it may have more."""
     content = message.get("content")
     if not isinstance(content, str) or message.get("name") is not None:
         return None
@@ -71,7 +74,7 @@ def media_in(message: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def are_results(messages: Iterable[Mapping[str, Any]]) -> list[bool]:
-    """Returns of each message whether it is the result of a call, or has media of results alone.
+    """Returns of each message whether it is the result of a call, or only has the media of results before it.
 
     A tool's message has no place for media, so that they follow in the user's role.
     """
@@ -79,7 +82,7 @@ def are_results(messages: Iterable[Mapping[str, Any]]) -> list[bool]:
     for message in messages:
         role = message.get("role")
         has_media = role == "user" and bool(found) and found[-1] and bool(media_in(message))
-        found.append(role in RESULTS or (has_media and not text_of(message)))
+        found.append(role in RESULT_ROLES or (has_media and not text_of(message)))
     return found
 
 
@@ -107,7 +110,7 @@ def without_space(text: str) -> str:
 
 
 def without_space_utf8(text: str) -> bytes:
-    """Returns a text without white space, as UTF-8. It is asked of all that is resent."""
+    """Returns a text without white space, as UTF-8. It runs on all that is resent, so it is fast."""
     if text.isascii():  # in a fifth of the time
         return text.encode().translate(None, _ASCII_SPACE)
     return "".join(text.split()).encode("utf-8", "surrogatepass")
@@ -142,11 +145,11 @@ def join_texts(texts: Iterable[str]) -> str:
     """Joins the texts of several messages into one."""
     joined = ""
     for text in texts:
-        joined += gap(joined, text) + text
+        joined += separator(joined, text) + text
     return joined
 
 
-def gap(before: object, after: object) -> str:
+def separator(before: object, after: object) -> str:
     """Returns what separates two messages' texts when they are joined, such as "Let me see." and "It rains."."""
     if isinstance(before, str) and isinstance(after, str) and before and after:
         return "" if before[-1].isspace() or after[0].isspace() else " "
@@ -154,7 +157,7 @@ def gap(before: object, after: object) -> str:
 
 
 def is_user(atoms: tuple[Atom, ...]) -> bool:
-    # 0x75 is b"u"; indexing bytes makes no new object, and this is asked of every message of a tree.
+    # 0x75 is b"u"; indexing bytes makes no new object, and this runs on every message of a tree.
     return bool(atoms) and atoms[0][0] == 0x75
 
 
@@ -172,6 +175,11 @@ def is_assistant(atoms: tuple[Atom, ...]) -> bool:
     return bool(atoms) and atoms[0][0] in b"ac"
 
 
+def is_result(atoms: tuple[Atom, ...]) -> bool:
+    """Returns whether a message is the result of a tool."""
+    return bool(atoms) and atoms[0][0] in b"t"
+
+
 def is_call(atom: Atom) -> bool:
     return atom[:1] == b"c"
 
@@ -185,12 +193,7 @@ def message_key(atoms: Iterable[Atom]) -> bytes:
     return b"".join(atoms)
 
 
-def is_result(atoms: tuple[Atom, ...]) -> bool:
-    """Returns whether a message is the result of a tool."""
-    return bool(atoms) and atoms[0][:1] == b"t"
-
-
-class Canon:
+class MessageHasher:
     """Hashes messages under one agent's secret. Once the secret is gone, no text can be tried against the hashes."""
 
     __slots__ = ("_keyed", "secret")
@@ -219,7 +222,7 @@ class Canon:
         text: its text as `without_space_utf8` returns it, where that is known.
         """
         role = message.get("role")
-        if role in SYSTEM:
+        if role in SYSTEM_ROLES:
             return ()
         content = message.get("content")
         if text is None:
@@ -235,13 +238,13 @@ class Canon:
             return tuple(found)
         media = () if isinstance(content, str) else media_in(message)
         kinds = _encoded(",".join(str(p.get("type")) for p in media)) if media else b""
-        if role in RESULTS:
+        if role in RESULT_ROLES:
             return (self._atom(b"t", text, kinds),)
-        if text.startswith(_PASSING) and text.endswith(_PASSED) and not media:
+        if text.startswith(_OPENCLAW_BEGIN) and text.endswith(_OPENCLAW_END) and not media:
             return ()
         return (self._atom(b"u", name, text, kinds),)
 
-    def media(self, message: Mapping[str, Any]) -> bytes:
+    def media_digest(self, message: Mapping[str, Any]) -> bytes:
         """Returns the digest of a message's images and sounds; b"" where it has none."""
         found = media_in(message)
         if not found:
@@ -259,14 +262,14 @@ class Canon:
         return self.digest(b"".join(reply)) if reply else None
 
     @staticmethod
-    def path(atoms: Iterable[Atom], start: bytes = b"") -> bytes:
+    def hash_path(atoms: Iterable[Atom], start: bytes = b"") -> bytes:
         """Returns the hash of a path, made of its last atom and the hash of what comes before.
 
         So the hash of a longer path goes on from that of a shorter one. start: the hash of what comes before these
         atoms. An atom has the secret in it already, so this needs none.
         """
         for atom in atoms:
-            hashed = _PATH.copy()
+            hashed = _EMPTY_PATH_HASH.copy()
             hashed.update(start + atom)
             start = hashed.digest()
         return start
@@ -286,8 +289,8 @@ def _canonical_arguments(arguments: object) -> str:
         return without_space(arguments)
 
 
-class ListFront(Struct, frozen=True):
-    """The beginning of a client's list, as it was hashed with an earlier request: fields of its `Listing`."""
+class HashedPrefix(Struct, frozen=True):
+    """The beginning of a client's list, as it was hashed with an earlier request: attributes of its `HashedList`."""
 
     positions: array[int]
     before: array[int]
@@ -297,7 +300,7 @@ class ListFront(Struct, frozen=True):
     atoms: bytes
 
 
-class KnownReply(Struct, frozen=True):
+class HashedReply(Struct, frozen=True):
     """A reply that was hashed when it was recorded."""
 
     # In the request's own list.
@@ -307,10 +310,10 @@ class KnownReply(Struct, frozen=True):
     path: bytes
 
 
-_EMPTY_FRONT = ListFront(array("I"), array("I", [0]), 0, b"", b"")
+_EMPTY_PREFIX = HashedPrefix(array("I"), array("I", [0]), 0, b"", b"")
 
 
-class Listing:
+class HashedList:
     """The client's list, system messages aside, with its atoms."""
 
     __slots__ = (
@@ -320,88 +323,93 @@ class Listing:
         "_paths",
         "answered",
         "before",
-        "canon",
+        "hasher",
         "messages",
-        "new",
+        "new_atoms",
         "path_answered",
         "positions",
     )
 
     def __init__(
         self,
-        canon: Canon,
+        hasher: MessageHasher,
         messages: Sequence[WireMessage],
-        front: ListFront = _EMPTY_FRONT,
-        reply: KnownReply | None = None,
+        prefix: HashedPrefix = _EMPTY_PREFIX,
+        reply: HashedReply | None = None,
     ) -> None:
         """Hashes a list.
 
-        front: of the same list, all that is in front of one of its replies, under the same secret.
-        reply: that one, where it is known.
+        prefix: of the same list, all that is in front of one of its replies, under the same secret.
+        reply: that one, where it was hashed before.
         """
-        self.canon = canon
+        self.hasher = hasher
         # The indices of its messages in the request's own list.
-        self.positions = positions = front.positions[:]
+        self.positions = prefix.positions[:]
         # The number of atoms before each of its messages, and at last in all.
-        self.before = before = front.before[:]
-        answered, path = front.answered, front.path_answered
-        known, count, joined = before[answered], before[-1], [front.atoms]
+        self.before = prefix.before[:]
+        # The number of messages up to the last assistant message; what follows is new.
+        self.answered = prefix.answered
+        # The hash of the path up to the last assistant message.
+        self.path_answered = prefix.path_answered
+        joined = [prefix.atoms]
         if reply is not None:
             joined += reply.atoms
-            known = count = count + len(reply.atoms)
-            path = reply.path
-            positions.append(reply.index)
-            before.append(count)
-            answered = len(positions)
+            self.positions.append(reply.index)
+            self.before.append(self.before[-1] + len(reply.atoms))
+            self.answered, self.path_answered = len(self.positions), reply.path
+        in_path = self.before[self.answered]
+        # The atoms of each new message.
+        self.new_atoms = self._hash_rest(messages, joined)
+        # All atoms, concatenated.
+        self._joined = b"".join(joined)
+        if self.before[self.answered] > in_path:
+            atoms = self.between(in_path, self.before[self.answered])
+            self.path_answered = hasher.hash_path(atoms, self.path_answered)
+        # Hashes of paths by their number of messages.
+        self._paths = {0: b"", self.answered: self.path_answered}
+        # Nearly always no system message follows another.
+        rest = messages[self.positions[0] :] if self.positions else ()
+        is_all = len(rest) == len(self.positions)
+        self.messages = [*rest] if is_all else [*map(messages.__getitem__, self.positions)]
+        self._atoms: list[tuple[Atom, ...]] | None = None
+        self._media: dict[int, bytes] = {}
+
+    def _hash_rest(self, messages: Sequence[WireMessage], joined: list[Atom]) -> tuple[tuple[Atom, ...], ...]:
+        """Hashes the messages after the prefix into `joined`. Returns the atoms of each that no reply follows."""
+        positions, before = self.positions, self.before
+        count = before[-1]
         new: list[tuple[Atom, ...]] = []
         for i in range(positions[-1] + 1 if positions else 0, len(messages)):
             role = messages[i].get("role")
-            if role in SYSTEM:
+            if role in SYSTEM_ROLES:
                 continue
-            found = canon.atoms(messages[i])
-            joined += found
-            count += len(found)
+            atoms = self.hasher.atoms(messages[i])
+            joined += atoms
+            count += len(atoms)
             positions.append(i)
             before.append(count)
             if role == "assistant":
-                answered = len(positions)
+                self.answered = len(positions)
                 new.clear()
             else:
-                new.append(found)
-        # Nearly always no system message follows another.
-        after = messages[positions[0] :] if positions else ()
-        is_all = len(after) == len(positions)
-        self.messages = [*after] if is_all else [*map(messages.__getitem__, positions)]
-        # The number of messages up to the last assistant message; what follows is new.
-        self.answered = answered
-        # The atoms of each new message.
-        self.new = tuple(new)
-        # All atoms, concatenated.
-        self._joined = b"".join(joined)
-        if before[answered] > known:
-            path = canon.path(self.between(known, before[answered]), path)
-        # The hash of the path up to the last assistant message.
-        self.path_answered = path
-        # Hashes of paths by their number of messages.
-        self._paths = {0: b"", answered: path}
-        self._atoms: list[tuple[Atom, ...]] | None = None
-        self._media: dict[int, bytes] = {}
+                new.append(atoms)
+        return tuple(new)
 
     def __len__(self) -> int:
         return len(self.messages)
 
-    def media(self, i: int) -> bytes:
+    def media_digest(self, i: int) -> bytes:
         """Returns the digest of a message's images and sounds; b"" where it has none."""
         if isinstance(self.messages[i].get("content"), str):
             return b""
         # Hashed when asked for: a picture may have megabytes, and most messages of a list are never compared by it.
         if i not in self._media:
-            self._media[i] = self.canon.media(self.messages[i])
+            self._media[i] = self.hasher.media_digest(self.messages[i])
         return self._media[i]
 
-    def front(self) -> ListFront:
+    def as_prefix(self) -> HashedPrefix:
         """Returns all of it, for a list that goes on from it."""
-        return ListFront(self.positions, self.before, self.answered, self.path_answered, self._joined)
+        return HashedPrefix(self.positions, self.before, self.answered, self.path_answered, self._joined)
 
     @property
     def atoms(self) -> list[tuple[Atom, ...]]:
@@ -416,8 +424,8 @@ class Listing:
         return list(self.between(0, self.before[end]))
 
     def between(self, start: int, end: int) -> tuple[Atom, ...]:
-        """Returns atoms by how many there are in front of them."""
-        # A struct of them all halves the time that taking one by one needs. Python's `unpack` would keep it for long.
+        """Returns the atoms from number `start` up to `end`."""
+        # A struct of them all halves the time that taking one by one needs. `struct.unpack` would cache the format.
         return struct.Struct("12s" * (end - start)).unpack(
             self._joined[_ATOM_BYTES * start : _ATOM_BYTES * end]
         )
@@ -426,23 +434,23 @@ class Listing:
         """Returns the index of the message that has an atom. offset: how many atoms are in front of it."""
         return bisect_right(self.before, offset) - 1
 
-    def path(self, end: int) -> bytes:
+    def hash_path(self, end: int) -> bytes:
         """Returns the hash of the path that the first `end` messages are."""
-        known = end
-        while known not in self._paths:
-            known -= 1
-        if known < end:
-            atoms = self.between(self.before[known], self.before[end])
-            self._paths[end] = self.canon.path(atoms, self._paths[known])
+        hashed = end
+        while hashed not in self._paths:
+            hashed -= 1
+        if hashed < end:
+            atoms = self.between(self.before[hashed], self.before[end])
+            self._paths[end] = self.hasher.hash_path(atoms, self._paths[hashed])
         return self._paths[end]
 
     @property
-    def replies(self) -> int:
+    def reply_count(self) -> int:
         """The number of its assistant messages."""
         return sum(m.get("role") == "assistant" for m in self.messages)
 
     @property
-    def reply_runs(self) -> int:
+    def reply_group_count(self) -> int:
         """The number of its assistant messages, where those in a row count as one: a reply may be sent in parts."""
         is_reply = [m.get("role") == "assistant" for m in self.messages]
         return sum(now and not before for before, now in pairwise([False, *is_reply]))

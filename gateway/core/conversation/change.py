@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from msgspec.structs import replace
 
 from gateway.core.conversation import settle
-from gateway.core.conversation.canonical import Canon, is_assistant, is_spoken, message_key
+from gateway.core.conversation.canonical import MessageHasher, is_assistant, is_spoken, message_key
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import Tree, is_tombstone
 from storage.commands import Change, Pool
@@ -44,21 +44,21 @@ def plan_change(pool: Pool, plan: Plan, ended: settle.RequestEnd, rule: settle.S
         exchange=exchange,
         others=[each for each in changes if each.id not in continued],
         continued=sorted(continued),
-        prefixes=prefix_hashes(query.listing.canon, exchange.inputs) if exchange.parent is None else [],
+        prefixes=prefix_hashes(query.listing.hasher, exchange.inputs) if exchange.parent is None else [],
         tombs=tombs,
         stale=stale,
         merge=[each.id for each, _ in merging],
     )
 
 
-def prefix_hashes(canon: Canon, inputs: Iterable[tuple[Atom, ...]]) -> list[bytes]:
+def prefix_hashes(hasher: MessageHasher, inputs: Iterable[tuple[Atom, ...]]) -> list[bytes]:
     """Returns the hashes of the prefixes by which a list that opens a conversation is recognised.
 
     Every assistant message of it is the end of one. inputs: its messages' atoms.
     """
     found, path = [], b""
     for atoms in inputs:
-        path = canon.path(atoms, path)
+        path = hasher.hash_path(atoms, path)
         if is_assistant(atoms):
             found.append(path)
     return found

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from gateway.core.conversation.canonical import SYSTEM, WireMessage
+from gateway.core.conversation.canonical import SYSTEM_ROLES, WireMessage
 from gateway.core.conversation.private import private_of
 
 DIRECTIONS_FIELD: Final = "directions"
@@ -20,7 +20,7 @@ def directions_in(messages: Sequence[WireMessage]) -> list[Direction]:
     """Returns the system and developer messages of a list, each with the number of other messages that follow it."""
     found, following = list[Direction](), 0
     for message in reversed(messages):
-        if message.get("role") in SYSTEM:
+        if message.get("role") in SYSTEM_ROLES:
             found.append((following, message))
         else:
             following += 1
@@ -53,7 +53,7 @@ def insert_directions(
 
     place()
     for message in reversed(path):
-        if message.get("role") not in SYSTEM:
+        if message.get("role") not in SYSTEM_ROLES:
             found.append(message)
             following += 1
             place()

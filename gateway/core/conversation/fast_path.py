@@ -48,7 +48,7 @@ def plan_plain(snapshot: MemorySnapshot, query: Query) -> Plan | None:
         or (last.edits and not last.merged)
     ):
         return None
-    inputs = listing.new
+    inputs = listing.new_atoms
     if any(map(is_user, inputs)):
         # A turn of several exchanges is continued as a whole, and more rows than one would have to be marked.
         if last.parent is not None and not any(map(is_user, last.inputs)):
@@ -64,7 +64,7 @@ def plan_plain(snapshot: MemorySnapshot, query: Query) -> Plan | None:
         last.depth + 1,
         listing.before[answered],
         inputs,
-        tuple(map(listing.media, new)),
+        tuple(map(listing.media_digest, new)),
         None,  # reply
         b"",  # path
         None,  # reply_key
@@ -101,9 +101,9 @@ def finish_plain(plan: Plan, ended: RequestEnd, section: int | None = None) -> E
 
     section: the row of its path's memory section, where that is stored.
     """
-    exchange, match_point, canon = plan.exchange, plan.match.match_point, plan.query.listing.canon
+    exchange, match_point, hasher = plan.exchange, plan.match.match_point, plan.query.listing.hasher
     text = without_space_utf8(text_of(ended.shown_reply))
-    reply = canon.atoms(ended.shown_reply, text)
+    reply = hasher.atoms(ended.shown_reply, text)
     # Made in one go: `replace` takes three times as long for so many fields, and names half as long again.
     return Exchange(
         exchange.id,
@@ -114,8 +114,8 @@ def finish_plain(plan: Plan, ended: RequestEnd, section: int | None = None) -> E
         exchange.inputs,
         exchange.media,
         reply,
-        canon.path(chain(*exchange.inputs, reply), b"" if match_point is None else match_point.path),
-        canon.reply_key(reply),
+        hasher.hash_path(chain(*exchange.inputs, reply), b"" if match_point is None else match_point.path),
+        hasher.reply_key(reply),
         exchange.begun,
         exchange.touched,
         ended.now,

@@ -11,7 +11,7 @@ from enum import Enum, auto
 
 from msgspec import Struct
 
-from gateway.core.conversation.canonical import RESULTS, Listing, WireMessage, text_of
+from gateway.core.conversation.canonical import RESULT_ROLES, HashedList, WireMessage, text_of
 from gateway.core.conversation.match import Match, Query
 from gateway.core.conversation.tree import Tree
 from gateway.core.words import heard_letters, is_beginning, is_grown_transcript, letters_of
@@ -136,12 +136,12 @@ class _HeadSearch:
         """Returns whether messages are the last ones before them once more; may_grow: or a transcript that went on."""
         if not new or len(before) < len(new):
             return False
-        canon = self._listing.canon
+        hasher = self._listing.hasher
         pairs = [*zip(new, before[-len(new) :], strict=True)]
         # Words alone do not distinguish another picture from the same one.
-        if any(canon.media(a) != canon.media(b) for a, b in pairs):
+        if any(hasher.media_digest(a) != hasher.media_digest(b) for a, b in pairs):
             return False
-        others = [(a, b) for a, b in pairs if canon.atoms(a) != canon.atoms(b)]
+        others = [(a, b) for a, b in pairs if hasher.atoms(a) != hasher.atoms(b)]
         if not others or not may_grow:
             return not others
         (last, earlier), *_ = others
@@ -179,9 +179,9 @@ class _HeadSearch:
     def _pending_messages(self) -> list[WireMessage]:
         """Returns the messages of cancelled sends that come before those of the list."""
         pending, listing = self._cancelled(), self._listing
-        if len(listing) and all(listing.role(i) in RESULTS for i in range(len(listing))):
+        if len(listing) and all(listing.role(i) in RESULT_ROLES for i in range(len(listing))):
             # Results follow their calls, so messages that the user sent meanwhile wait for the next ones.
-            return [m for m in pending if m.get("role") in RESULTS]
+            return [m for m in pending if m.get("role") in RESULT_ROLES]
         return pending
 
     def _cut_sends(self) -> list[Exchange]:
@@ -244,7 +244,9 @@ def _touched_last(tree: Tree) -> Exchange | None:
     )
 
 
-def was_heard(tree: Tree, exchange: Exchange, listing: Listing, start: int, end: int, least: int = 4) -> bool:
+def was_heard(
+    tree: Tree, exchange: Exchange, listing: HashedList, start: int, end: int, least: int = 4
+) -> bool:
     """Returns whether messages are what was heard of the reply of an exchange. least: letters, as in `is_beginning`."""
     heard = heard_letters("".join(map(listing.text, range(start, end))))
     return is_beginning(heard, letters_of(text_of(tree.content(exchange).shown_reply or {})), least)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from msgspec.structs import replace
 
 from gateway.core.conversation import match
-from gateway.core.conversation.canonical import Listing, is_spoken, message_key
+from gateway.core.conversation.canonical import HashedList, is_spoken, message_key
 from gateway.core.conversation.match import Query
 from gateway.core.conversation.plan import Plan
 from storage.commands import MOST_QUESTIONS, Probes
@@ -51,7 +51,7 @@ def probes_for_list(
     )
 
 
-def _question_keys(listing: Listing) -> list[bytes]:
+def _question_keys(listing: HashedList) -> list[bytes]:
     """Returns the keys of the last questions in a list, the last one first, each once."""
     keys: dict[bytes, None] = {}
     for i in _questions(listing):
@@ -61,7 +61,7 @@ def _question_keys(listing: Listing) -> list[bytes]:
     return list(keys)
 
 
-def _questions(listing: Listing) -> Iterator[int]:
+def _questions(listing: HashedList) -> Iterator[int]:
     """Yields what each reply answered, the last one first: the message before it, and the user's if that is another."""
     # The user's last message before `i`; None: there is none.
     user: int | None = len(listing)

@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from gateway.core.applications import IN_PLACE
 from gateway.core.conversation.canonical import (
-    Listing,
+    HashedList,
     is_assistant,
     is_call,
     is_question,
@@ -62,7 +62,7 @@ class MemoryUse(StrEnum):
 class Query(Struct, frozen=True):
     """The part of a request that the rules decide by."""
 
-    listing: Listing
+    listing: HashedList
     # The client gave a conversation id.
     named: bool
     mode: MemoryUse
@@ -105,7 +105,7 @@ class Match(Struct, frozen=True):
 # -- finding the match point
 
 
-def _segments(listing: Listing) -> list[range]:
+def _segments(listing: HashedList) -> list[range]:
     """Returns the indices that lie between the user's messages, oldest first."""
     asked = [i for i, message in enumerate(listing.messages) if message.get("role") == "user"]
     return [range(a + 1, b) for a, b in pairwise([-1, *asked, len(listing)])]
@@ -114,7 +114,7 @@ def _segments(listing: Listing) -> list[range]:
 class _Segment:
     """The assistant's words and calls of one turn, however they were split, merged or mixed with others."""
 
-    def __init__(self, listing: Listing, segment: Iterable[int]) -> None:
+    def __init__(self, listing: HashedList, segment: Iterable[int]) -> None:
         assistants = [i for i in segment if listing.role(i) == "assistant"]
         self.calls = [(i, a) for i in assistants for a in listing.atoms[i] if is_call(a)]
         texts = [(i, without_space(listing.text(i))) for i in assistants]
@@ -127,9 +127,9 @@ class _Segment:
                 joined = "".join(t for _, t in texts[start:end])
                 name = listing.messages[texts[start][0]].get("name")
                 span = (texts[start][0], texts[end - 1][0])
-                self.spans.setdefault(listing.canon.text_atom(name, joined), span)
+                self.spans.setdefault(listing.hasher.text_atom(name, joined), span)
                 if name is not None:
-                    self.unnamed.append(listing.canon.text_atom(None, joined))
+                    self.unnamed.append(listing.hasher.text_atom(None, joined))
 
     def first_atoms(self) -> Iterable[Atom]:
         """Returns the atoms that can be the first of a reply in this turn."""
@@ -155,7 +155,7 @@ class _Segment:
         return (min(at), max(at)) if at else None
 
 
-def reply_keys(listing: Listing, turns: int) -> list[Atom]:
+def reply_keys(listing: HashedList, turns: int) -> list[Atom]:
     """Returns the keys under which replies in the last turns of a list may be stored, for a look-up."""
     found: dict[Atom, None] = {}
     for segment in _segments(listing)[::-1][: turns + 1]:
@@ -165,7 +165,7 @@ def reply_keys(listing: Listing, turns: int) -> list[Atom]:
         calls = [a for _, a in s.calls][-16:]
         for end in range(len(calls), 0, -1):
             for start in range(max(0, end - 8), end):
-                key = listing.canon.reply_key(calls[start:end])
+                key = listing.hasher.reply_key(calls[start:end])
                 if key is not None:
                     found[key] = None
     return list(found)
@@ -174,7 +174,7 @@ def reply_keys(listing: Listing, turns: int) -> list[Atom]:
 class _Turns:
     """The turns of a list. Each is read when it is needed first."""
 
-    def __init__(self, listing: Listing) -> None:
+    def __init__(self, listing: HashedList) -> None:
         self._listing = listing
         self._segments = _segments(listing)
         self._read: dict[int, _Segment] = {}
@@ -353,7 +353,7 @@ class _Search:
         """Returns those that are compared path by path, `_MAX_PLACES` at most: there may be hundreds of "Yes."."""
         if len(candidates) <= _MAX_PLACES:
             return candidates
-        whole = self._query.listing.path(candidates[0][0][1] + 1)
+        whole = self._query.listing.hash_path(candidates[0][0][1] + 1)
 
         def rank(one: tuple[ListSpan, Exchange]) -> tuple[bool, int, float, int]:
             exchange = one[1]
@@ -414,7 +414,9 @@ class _Search:
         listing, above = self._query.listing, {el.exchange.path for el in best.elements}
         for _, found in self._tries():
             before = [(span, exchange) for span, exchange in found if span[1] < best.span[0]]
-            paths = {exchange.path for span, exchange in before if exchange.path == listing.path(span[1] + 1)}
+            paths = {
+                exchange.path for span, exchange in before if exchange.path == listing.hash_path(span[1] + 1)
+            }
             if paths:
                 return not paths & above
         return False
@@ -441,7 +443,7 @@ def find_match(tree: Tree, query: Query) -> Match:
     return _AlteredSearch(tree, query, found).run() or found
 
 
-def _count_shared(tree: Tree, listing: Listing) -> int:
+def _count_shared(tree: Tree, listing: HashedList) -> int:
     """Returns how many first messages a list shares with an earlier opening; no stored reply is in them.
 
     A model may greet in the very words of the application's greeting.
@@ -457,7 +459,7 @@ def _common_begin(a: Sequence[tuple[Atom, ...]], b: Sequence[tuple[Atom, ...]]) 
     )
 
 
-def _find_silent(tree: Tree, listing: Listing) -> Match | None:
+def _find_silent(tree: Tree, listing: HashedList) -> Match | None:
     """Finds the exchange with the list as its path and a reply without text or calls to be found by (rule 2)."""
     first = last = listing.answered - 1
     if listing.atoms[last]:
@@ -620,7 +622,7 @@ class _AlteredSearch:
         return agree - over - left, exchange is None and not left
 
 
-def _is_akin(tree: Tree, exchange: Exchange, listing: Listing, at: int) -> bool:
+def _is_akin(tree: Tree, exchange: Exchange, listing: HashedList, at: int) -> bool:
     """Returns whether two questions are the same but for a template around one.
 
     Any two results of tools are akin, because clients prune them, and so is a text with which an application stands for

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from gateway.core.conversation.canonical import Listing, WireMessage, is_user, text_of
+from gateway.core.conversation.canonical import HashedList, WireMessage, is_user, text_of
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match import MemoryUse, Query
 from gateway.core.conversation.plan import Plan
@@ -66,7 +66,7 @@ def _opening(exchange: Exchange, last: WireMessage | None, at: float) -> Opening
     return Opening(at, exchange.begun, exchange.inputs, len(words), _stem(words, len(words)))
 
 
-def _may_extend(listing: Listing, old: Opening, words_of: dict[int, list[str]]) -> bool:
+def _may_extend(listing: HashedList, old: Opening, words_of: dict[int, list[str]]) -> bool:
     """Returns whether a list may extend an opening, by the rules of `Tree.extends`.
 
     words_of: a cache of the words of the list's messages, by index.

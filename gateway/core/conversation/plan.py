@@ -13,8 +13,8 @@ from msgspec import Struct
 
 from gateway.core.conversation.amendments import Amendment, find_amendments
 from gateway.core.conversation.canonical import (
-    RESULTS,
-    Listing,
+    RESULT_ROLES,
+    HashedList,
     WireMessage,
     is_spoken,
     is_system,
@@ -127,7 +127,7 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
     )
 
 
-def _continue_head(tree: Tree, listing: Listing, head: PathHead) -> _Continuation:
+def _continue_head(tree: Tree, listing: HashedList, head: PathHead) -> _Continuation:
     """Returns how a list of new messages goes on from the head of its conversation (append mode)."""
     new = tuple(range(head.leading, len(listing)))
     omitted: Sequence[PathElement] = tree.elements(head.exchange)
@@ -144,10 +144,10 @@ def _continue_head(tree: Tree, listing: Listing, head: PathHead) -> _Continuatio
     )
 
 
-def _continue_match(tree: Tree, listing: Listing, match: Match) -> _Continuation:
+def _continue_match(tree: Tree, listing: HashedList, match: Match) -> _Continuation:
     """Returns how a client's list goes on from the stored reply that was found in it."""
     # Results of tools that came back within an altered reply are new as well.
-    results = [i for i in range(match.first + 1, max(match.last, 0)) if listing.role(i) in RESULTS]
+    results = [i for i in range(match.first + 1, max(match.last, 0)) if listing.role(i) in RESULT_ROLES]
     new = (*results, *range(match.last + 1, len(listing)))
     if match.match_point is None:
         return _Continuation(match, new)
@@ -244,9 +244,9 @@ def new_exchange(
     query: Query, match_point: Exchange | None, pending: Sequence[WireMessage], new: Sequence[int]
 ) -> Exchange:
     """Returns the exchange of this request, with a temporary id that no stored one has."""
-    listing, canon = query.listing, query.listing.canon
-    inputs = [canon.atoms(m) for m in pending] + [listing.atoms[i] for i in new]
-    media = [canon.media(m) for m in pending] + [listing.media(i) for i in new]
+    listing, hasher = query.listing, query.listing.hasher
+    inputs = [hasher.atoms(m) for m in pending] + [listing.atoms[i] for i in new]
+    media = [hasher.media_digest(m) for m in pending] + [listing.media_digest(i) for i in new]
     return Exchange(
         id=0,
         conversation=0 if match_point is None else match_point.conversation,
@@ -406,7 +406,7 @@ def _tombstone_atoms(tree: Tree, begun: float) -> set[tuple[Atom, ...]]:
 
 
 def _find_omitted(
-    tree: Tree, listing: Listing, match: Match, amendments: Iterable[Amendment]
+    tree: Tree, listing: HashedList, match: Match, amendments: Iterable[Amendment]
 ) -> list[PathElement]:
     """Returns the front of the match point's path that the client left out before its list."""
     assert match.match_point is not None
@@ -419,7 +419,7 @@ def _find_omitted(
 
 
 def _as_they_came_back(
-    elements: Iterable[PathElement], listing: Listing, amendments: Iterable[Amendment]
+    elements: Iterable[PathElement], listing: HashedList, amendments: Iterable[Amendment]
 ) -> list[PathElement]:
     """Returns a path with its replies in the form in which they came back. A cancelled reply may have come back too."""
     replies = {a.exchange: range(*a.reply) for a in amendments if a.reply}

@@ -13,10 +13,10 @@ import orjson
 from msgspec import Struct
 
 from gateway.core.conversation.canonical import (
-    RESULTS,
-    Canon,
+    RESULT_ROLES,
+    MessageHasher,
     WireMessage,
-    first_spoken,
+    first_after_system,
     has_calls,
     is_user,
     join_texts,
@@ -37,7 +37,7 @@ def new_messages(messages: Sequence[WireMessage]) -> Sequence[WireMessage]:
     The system messages at its beginning are the request's own prompt. One after the stored messages is new ("ask
     whether they are still there").
     """
-    return messages[max(first_spoken(messages), _last_index(messages, "assistant") + 1) :]
+    return messages[max(first_after_system(messages), _last_index(messages, "assistant") + 1) :]
 
 
 def last_reply_texts(messages: Sequence[WireMessage]) -> list[str]:
@@ -52,7 +52,7 @@ def last_reply_texts(messages: Sequence[WireMessage]) -> list[str]:
 
 def count_asked_again(
     path: Sequence[Exchange],
-    canon: Canon,
+    hasher: MessageHasher,
     messages: Sequence[WireMessage],
     heard_texts: Sequence[str],
     initial: Sequence[WireMessage],
@@ -64,7 +64,7 @@ def count_asked_again(
     messages, heard_texts: as in `find_barge_in`.
     initial: messages with which a conversation begins.
     """
-    counts = (count for _, count in _repeated_turns(path, canon, messages, heard_texts, initial))
+    counts = (count for _, count in _repeated_turns(path, hasher, messages, heard_texts, initial))
     return min(len(_newest_turn(path)[0].inputs), len(messages)) if len(messages) in counts else 0
 
 
@@ -78,7 +78,10 @@ class BargeIn(Struct, frozen=True):
 
 
 def find_barge_in(
-    path: Sequence[Exchange], canon: Canon, messages: Sequence[WireMessage], heard_texts: Sequence[str]
+    path: Sequence[Exchange],
+    hasher: MessageHasher,
+    messages: Sequence[WireMessage],
+    heard_texts: Sequence[str],
 ) -> BargeIn:
     """Returns which replies of a path a barge-in has cut, and which messages of the list are not new.
 
@@ -89,25 +92,28 @@ def find_barge_in(
     """
     withheld = refused_ids(path)
     path = [exchange for exchange in path if exchange.id not in withheld]
-    unheard, stored_count = _find_unheard(path, canon, messages, heard_texts)
+    unheard, stored_count = _find_unheard(path, hasher, messages, heard_texts)
     turn = _newest_turn_with_text(path[: len(path) - len(unheard)])
     silent = [(exchange, "") for exchange in unheard if exchange.shown_reply is not None]
     return BargeIn([*_cut_replies(turn, heard_texts), *silent], stored_count)
 
 
 def _find_unheard(
-    path: Sequence[Exchange], canon: Canon, messages: Sequence[WireMessage], heard_texts: Sequence[str]
+    path: Sequence[Exchange],
+    hasher: MessageHasher,
+    messages: Sequence[WireMessage],
+    heard_texts: Sequence[str],
 ) -> tuple[Sequence[Exchange], int]:
     """Returns the newest exchanges of which the client has no reply, and how many messages of the list are theirs.
 
     These are steps after results of tools that the list repeats, and turns whose questions it repeats.
     """
     late = _count_late_results(path, messages)
-    turns, asked = _find_unheard_turns(path, canon, messages[late:], heard_texts)
-    steps = _steps_from(path[: len(path) - len(turns)], tuple(map(canon.atoms, messages[:late])))
+    turns, asked = _find_unheard_turns(path, hasher, messages[late:], heard_texts)
+    steps = _steps_from(path[: len(path) - len(turns)], tuple(map(hasher.atoms, messages[:late])))
     if late and not steps:
         # The results belong to the newest question then, or are new.
-        return _find_unheard_turns(path, canon, messages, heard_texts)
+        return _find_unheard_turns(path, hasher, messages, heard_texts)
     return [*steps, *turns], late + asked
 
 
@@ -115,11 +121,14 @@ def _count_late_results(path: Sequence[Exchange], messages: Sequence[WireMessage
     """Returns how many results of tools come before other messages in a list, if no call of the path waits for any."""
     if path and has_calls(path[-1].reply):
         return 0
-    return next((i for i, m in enumerate(messages) if m.get("role") not in RESULTS), 0)
+    return next((i for i, m in enumerate(messages) if m.get("role") not in RESULT_ROLES), 0)
 
 
 def _find_unheard_turns(
-    path: Sequence[Exchange], canon: Canon, messages: Sequence[WireMessage], heard_texts: Sequence[str]
+    path: Sequence[Exchange],
+    hasher: MessageHasher,
+    messages: Sequence[WireMessage],
+    heard_texts: Sequence[str],
 ) -> tuple[Sequence[Exchange], int]:
     """Returns the newest turns, if a list goes on after their questions without any reply to them, and how many
     messages these are. Before the newest one there may be others with cancelled requests.
@@ -128,7 +137,7 @@ def _find_unheard_turns(
     """
     found = [
         (turns, count)
-        for turns, count in _repeated_turns(path, canon, messages, heard_texts)
+        for turns, count in _repeated_turns(path, hasher, messages, heard_texts)
         if count < len(messages) or not any(exchange.reply for exchange in turns)
     ]
     return found[-1] if found else ((), 0)
@@ -144,7 +153,7 @@ def _steps_from(path: Sequence[Exchange], results: tuple[tuple[Atom, ...], ...])
 
 def _repeated_turns(
     path: Sequence[Exchange],
-    canon: Canon,
+    hasher: MessageHasher,
     messages: Sequence[WireMessage],
     heard_texts: Sequence[str],
     initial: Sequence[WireMessage] = (),
@@ -154,7 +163,7 @@ def _repeated_turns(
     The client has the reply before them. Only the newest of them may have a text.
     """
     turns: list[Exchange] = []
-    sent, begun = tuple(map(canon.atoms, messages)), tuple(map(canon.atoms, initial))
+    sent, begun = tuple(map(hasher.atoms, messages)), tuple(map(hasher.atoms, initial))
     questions: tuple[tuple[Atom, ...], ...] = ()
     while turn := _newest_turn(path):
         path = path[: -len(turn)]

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from gateway.core.conversation.amendments import Amendment
 from gateway.core.conversation.canonical import (
-    Canon,
+    MessageHasher,
     WireMessage,
     is_assistant,
     is_user,
@@ -98,7 +98,7 @@ def _write_finished(tree: Tree, plan: Plan, ended: RequestEnd) -> tuple[Exchange
     is_written = tree.get(ended.id) is not None
     exchange = replace(
         _exchange_to_write(tree, plan, ended),
-        reply=plan.query.listing.canon.atoms(ended.shown_reply),
+        reply=plan.query.listing.hasher.atoms(ended.shown_reply),
         ended=ended.now,
         stopped=None,
         size=len(without_space(text_of(ended.shown_reply))),
@@ -139,12 +139,12 @@ def _add_exchange(tree: Tree, exchange: Exchange, plan: Plan, ended: RequestEnd)
         if is_tombstone(exchange)
         else {**content_fields(plan, ended, exchange.redactions), "edits": ended.edits}
     )
-    canon = plan.query.listing.canon
-    key = canon.reply_key(exchange.reply or ())
+    hasher = plan.query.listing.hasher
+    key = hasher.reply_key(exchange.reply or ())
     return tree.add(
         replace(
             exchange,
-            path=_path_of(tree, exchange, canon),
+            path=_path_of(tree, exchange, hasher),
             reply_key=key,
             prefix_length=count_prefix(tree, exchange),
             **fields,
@@ -365,7 +365,7 @@ def content_fields(plan: Plan, ended: RequestEnd, redactions: frozenset[int]) ->
     }
 
 
-def _path_of(tree: Tree, exchange: Exchange, canon: Canon) -> bytes:
+def _path_of(tree: Tree, exchange: Exchange, hasher: MessageHasher) -> bytes:
     """Returns the hash of the path down to the reply of the exchange; b"" where its beginning is not known."""
     # The hash goes on from the nearest ancestor that has one; a cancelled or cut exchange has none.
     rest = [exchange]
@@ -377,7 +377,7 @@ def _path_of(tree: Tree, exchange: Exchange, canon: Canon) -> bytes:
         return b""
     path = above.path if above is not None else b""
     for other in reversed(rest):
-        path = canon.path((*flat(other), *(other.reply or ())), path)
+        path = hasher.hash_path((*flat(other), *(other.reply or ())), path)
     return path
 
 
@@ -411,11 +411,11 @@ def _amend(tree: Tree, plan: Plan, amendment: Amendment) -> None:
         stored = tree.content(exchange).shown_reply or {}
         shown_reply = with_response_of(with_fillers_of(shown_reply, stored), stored)
         # The atoms are sorted so that the text comes before the calls, as in every stored reply.
-        reply = tuple(sorted(listing.canon.atoms(shown_reply), key=lambda a: a[:1]))
+        reply = tuple(sorted(listing.hasher.atoms(shown_reply), key=lambda a: a[:1]))
         exchange = tree.change(
             exchange.id,
             reply=reply,
-            reply_key=listing.canon.reply_key(reply),
+            reply_key=listing.hasher.reply_key(reply),
             size=len(without_space(text_of(shown_reply))),
             shown_reply=None
             if is_tombstone(exchange) or REPLY in exchange.redactions
@@ -426,7 +426,7 @@ def _amend(tree: Tree, plan: Plan, amendment: Amendment) -> None:
 
 def _rehash(tree: Tree, exchange: Exchange, plan: Plan) -> None:
     """Renews offsets and path hashes of an exchange with a changed form, and of uncontinued ones below it."""
-    canon, todo = plan.query.listing.canon, [exchange]
+    hasher, todo = plan.query.listing.hasher, [exchange]
     while todo:
         exchange = todo.pop()
         offset = 0
@@ -439,7 +439,7 @@ def _rehash(tree: Tree, exchange: Exchange, plan: Plan) -> None:
             exchange.id, offset=offset, prior=tree.prior(exchange) if parent is not None else exchange.prior
         )
         if exchange.reply is not None:
-            exchange = tree.change(exchange.id, path=_path_of(tree, exchange, canon))
+            exchange = tree.change(exchange.id, path=_path_of(tree, exchange, hasher))
         todo += tree.children(exchange)
 
 

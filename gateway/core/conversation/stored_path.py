@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import orjson
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import Canon, WireMessage, is_result, text_of, without_space
+from gateway.core.conversation.canonical import MessageHasher, WireMessage, is_result, text_of, without_space
 from gateway.core.conversation.match import Match, Query
 from gateway.core.conversation.plan import Plan, new_exchange
 from gateway.core.conversation.provider_fields import has_opaque
@@ -24,11 +24,11 @@ def begins_fork(exchange: Exchange) -> bool:
     return is_tombstone(exchange) and not exchange.inputs
 
 
-def path_hash(path: Sequence[Exchange], canon: Canon) -> bytes:
+def path_hash(path: Sequence[Exchange], hasher: MessageHasher) -> bytes:
     """Returns the hash of a path, oldest first. Exchanges without one of their own count with their atoms."""
     known = next((n for n in range(len(path), 0, -1) if path[n - 1].path), 0)
     atoms = [a for exchange in path[known:] for a in (*flat(exchange), *(exchange.reply or ()))]
-    return canon.path(atoms, path[known - 1].path if known else b"")
+    return hasher.hash_path(atoms, path[known - 1].path if known else b"")
 
 
 def plan_step(
@@ -113,7 +113,7 @@ def open_step(plan: Plan, notes: Mapping[int, str], evicted: Evicted | None) -> 
 
 def finish_step(
     exchange: Exchange,
-    canon: Canon,
+    hasher: MessageHasher,
     parent_path: bytes,
     *,
     full: Sequence[WireMessage],
@@ -131,15 +131,15 @@ def finish_step(
     """
     exchange = replace(_ended(exchange, now), model=model, evicted=evicted)
     if not full:
-        return replace(exchange, path=canon.path(flat(exchange), parent_path))
+        return replace(exchange, path=hasher.hash_path(flat(exchange), parent_path))
     shown = full[0] if shown_reply is None else shown_reply
-    atoms = canon.atoms(shown)
+    atoms = hasher.atoms(shown)
     is_changed = list(full) != [shown]
     return replace(
         exchange,
         reply=atoms,
-        path=canon.path((*flat(exchange), *atoms), parent_path),
-        reply_key=canon.reply_key(atoms),
+        path=hasher.hash_path((*flat(exchange), *atoms), parent_path),
+        reply_key=hasher.reply_key(atoms),
         size=len(without_space(text_of(shown))),
         shown_reply=orjson.dumps(shown),
         full=orjson.dumps({"messages": list(full), "gateway_calls": [], "step": True})
@@ -152,7 +152,7 @@ def finish_step(
 
 def finish_turn(
     exchange: Exchange,
-    canon: Canon,
+    hasher: MessageHasher,
     parent_path: bytes,
     *,
     full: Sequence[WireMessage],
@@ -168,7 +168,7 @@ def finish_turn(
     """
     exchange = finish_step(
         exchange,
-        canon,
+        hasher,
         parent_path,
         full=(shown_reply,),
         shown_reply=shown_reply,
@@ -226,9 +226,9 @@ def supersede_refused(path: Sequence[Exchange], inputs: Sequence[tuple[Atom, ...
     return None
 
 
-def abandon(exchange: Exchange, canon: Canon, parent_path: bytes, now: float) -> Exchange:
+def abandon(exchange: Exchange, hasher: MessageHasher, parent_path: bytes, now: float) -> Exchange:
     """Returns an exchange that a process left open, ended without a reply."""
-    return replace(_ended(exchange, now), path=canon.path(flat(exchange), parent_path))
+    return replace(_ended(exchange, now), path=hasher.hash_path(flat(exchange), parent_path))
 
 
 def _ended(exchange: Exchange, now: float) -> Exchange:

@@ -15,7 +15,7 @@ import orjson
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import Canon, WireMessage, message_key
+from gateway.core.conversation.canonical import MessageHasher, WireMessage, message_key
 from gateway.core.conversation.change import prefix_hashes
 from gateway.core.conversation.stored_path import abandon, finish_step
 from gateway.core.imports.records import SourceConversation, SourceMessage, Unreadable
@@ -54,7 +54,7 @@ class _Turn:
 
 
 def draft(
-    source: SourceConversation, format: str, canon: Canon, now: float, oldest: float
+    source: SourceConversation, format: str, hasher: MessageHasher, now: float, oldest: float
 ) -> ImportDraft | Unreadable:
     """Makes the exchanges of a conversation. oldest: what ended before is not retained."""
     turns = _turns(source.messages)
@@ -65,7 +65,7 @@ def draft(
     above, at = b"", 0
     for turn in turns:
         size = len(turn.inputs) + len(turn.reply)
-        e = _exchange(turn, times[at : at + size], canon, above, found[-1] if found else None)
+        e = _exchange(turn, times[at : at + size], hasher, above, found[-1] if found else None)
         found.append(e if (e.ended or e.begun) >= oldest else make_tombstone(e))
         above, at = e.path, at + size
     if all(e.state is State.FORGOTTEN for e in found):
@@ -80,7 +80,14 @@ def draft(
 
 
 def import_write(
-    made: ImportDraft, agent: Agent, canon: Canon, row: int, uid: str, *, learns: bool, skipped: int = 0
+    made: ImportDraft,
+    agent: Agent,
+    hasher: MessageHasher,
+    row: int,
+    uid: str,
+    *,
+    learns: bool,
+    skipped: int = 0,
 ) -> ImportWrite:
     """Returns the write of a conversation. skipped: messages of the source that are not in it."""
     first = made.exchanges[0]
@@ -95,7 +102,7 @@ def import_write(
         paths=[e.path for e in made.exchanges],
         questions=list({message_key(e.inputs[-1]): None for e in made.exchanges}),
         atoms=list({message_key(atoms): None for atoms in messages}),
-        prefixes=prefix_hashes(canon, first.inputs),
+        prefixes=prefix_hashes(hasher, first.inputs),
         decide=partial(decide, made, skipped),
     )
 
@@ -201,11 +208,11 @@ def _turns(messages: Sequence[SourceMessage]) -> list[_Turn]:
 
 
 def _exchange(
-    turn: _Turn, times: Sequence[float], canon: Canon, above: bytes, before: Exchange | None
+    turn: _Turn, times: Sequence[float], hasher: MessageHasher, above: bytes, before: Exchange | None
 ) -> Exchange:
     """Returns a turn as an exchange. above: the hash of the path before it, of which `before` is the end."""
     wire: list[WireMessage] = [{"role": m.role, "content": m.text} for m in turn.inputs]
-    inputs = tuple(map(canon.atoms, wire))
+    inputs = tuple(map(hasher.atoms, wire))
     offset = 0
     if before is not None:
         offset = before.offset + sum(map(len, before.inputs)) + len(before.reply or ())
@@ -226,10 +233,10 @@ def _exchange(
         prefix_length=0 if before is not None else _count_greetings(turn),
     )
     if not turn.reply:
-        return abandon(e, canon, above, times[-1])
+        return abandon(e, hasher, above, times[-1])
     reply: WireMessage = {"role": "assistant", "content": "\n\n".join(m.text for m in turn.reply)}
     return finish_step(
-        e, canon, above, full=(reply,), shown_reply=None, model="", evicted=None, now=times[-1]
+        e, hasher, above, full=(reply,), shown_reply=None, model="", evicted=None, now=times[-1]
     )
 
 

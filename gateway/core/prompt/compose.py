@@ -17,7 +17,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import (
-    Listing,
+    HashedList,
     WireMessage,
     call_id,
     is_user,
@@ -166,7 +166,7 @@ def compose(
 
 
 def _put_notes_by_count(
-    listing: Listing, additions: Additions, composition: Composition
+    listing: HashedList, additions: Additions, composition: Composition
 ) -> dict[int, Exchange]:
     """Puts the notes of a path into its list, which is that path word for word. Returns replies by their messages.
 
@@ -188,7 +188,7 @@ def _put_notes_by_count(
 
 
 def _put_notes_by_comparison(
-    listing: Listing, end: int, path: Sequence[PathElement], composition: Composition
+    listing: HashedList, end: int, path: Sequence[PathElement], composition: Composition
 ) -> dict[int, Exchange]:
     """Puts the notes of a path into any list, before message `end`. Returns the replies by their messages."""
     replies: dict[int, Exchange] = {}
@@ -203,14 +203,14 @@ def _put_notes_by_comparison(
     return replies
 
 
-def _aligned(listing: Listing, end: int, elements: Sequence[PathElement]) -> list[tuple[int, PathElement]]:
+def _aligned(listing: HashedList, end: int, elements: Sequence[PathElement]) -> list[tuple[int, PathElement]]:
     """Returns pairs of a message of the list and the path's element that is equal to it, oldest first."""
     path = [(atom, element) for element in elements for atom in element.atoms]
     pairs = lcs(listing.flat(end), [atom for atom, _ in path], _MAX_STRETCHES)
     return [(listing.message_at(i), path[j][1]) for i, j in reversed(pairs)]
 
 
-def _sendable(elements: Sequence[PathElement], listing: Listing) -> list[PathElement]:
+def _sendable(elements: Sequence[PathElement], listing: HashedList) -> list[PathElement]:
     """Returns the elements that may be sent: without what was forgotten or off the record, and what needs that.
 
     Chat templates refuse an answer without its question, two questions in a row, and a result without its call.

@@ -14,7 +14,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from gateway.core.conversation.canonical import RESULTS, WireMessage, calls_in, is_system, text_of
+from gateway.core.conversation.canonical import RESULT_ROLES, WireMessage, calls_in, is_system, text_of
 from gateway.core.conversation.fillers import without_fillers_and_thoughts
 from gateway.core.conversation.tree import Tree, is_tombstone
 from gateway.core.prompt.summary_check import whole_lines
@@ -190,7 +190,7 @@ def _exchange_lines(x: Exchange) -> Iterator[str]:
 def _lines_of(message: WireMessage) -> Iterator[str]:
     role = str(message.get("role"))
     text = text_of(message).strip()
-    if role in RESULTS:
+    if role in RESULT_ROLES:
         yield f"Tool result: {_clip(text, RESULT_CHARS)}"
         return
     if text:

@@ -7,7 +7,7 @@ from collections.abc import Container
 
 from msgspec import Struct
 
-from gateway.core.conversation.canonical import Listing
+from gateway.core.conversation.canonical import HashedList
 from gateway.core.conversation.tree import end_offset
 from gateway.core.prompt.compose import Composition
 from gateway.core.prompt.summary import render
@@ -29,20 +29,20 @@ class SummaryCut(Struct, frozen=True):
     covered_atoms: int = 0
 
 
-def find_cut_in_path(listing: Listing, summary: Summary) -> SummaryCut | None:
+def find_cut_in_path(listing: HashedList, summary: Summary) -> SummaryCut | None:
     """Returns where a summary ends in a list that is its path word for word; None: it is of another path."""
     exchange = summary.exchange
     end = end_offset(exchange)
     count = listing.message_at(end)
     if not 0 < count < len(listing) or listing.before[count] != end:
         return None
-    if listing.path(count) != exchange.path:
+    if listing.hash_path(count) != exchange.path:
         return None
     return SummaryCut(_render(listing, summary), 0, listing.positions[count], summary.id, end)
 
 
 def find_cut_in_list(
-    listing: Listing,
+    listing: HashedList,
     path: Container[int],
     composition: Composition,
     summary: Summary,
@@ -72,5 +72,5 @@ def find_cut_in_list(
     return SummaryCut(text, inserted, id=summary.id, covered_atoms=end) if inserted or has_evicted else None
 
 
-def _render(listing: Listing, summary: Summary) -> str:
-    return render(summary.text, mark_of(listing.canon.secret))
+def _render(listing: HashedList, summary: Summary) -> str:
+    return render(summary.text, mark_of(listing.hasher.secret))

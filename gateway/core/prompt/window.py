@@ -20,7 +20,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from gateway.core.conversation.canonical import RESULTS, SYSTEM
+from gateway.core.conversation.canonical import RESULT_ROLES, SYSTEM_ROLES
 
 # A cut removes a fifth of the context, so the provider's cached prefix breaks once per fifth. Not measured: a larger
 # share loses more of the conversation at once, a smaller one breaks the prefix more often.
@@ -29,7 +29,7 @@ STEP_SHARE = 5
 # from the conversation.
 DEFAULT_RESERVE_TOKENS = 4_096
 
-OPENERS = SYSTEM | {"user"}
+OPENERS = SYSTEM_ROLES | {"user"}
 NUDGE_ROLE = "nudge"  # a nudge is a part of its turn, like a reply
 
 
@@ -185,7 +185,7 @@ class _WindowCut(Struct, frozen=True):
 def _cuts(items: Sequence[WindowItem], before: Sequence[int]) -> Iterator[_WindowCut]:
     """Yields every allowed cut, oldest first; the last one still keeps the last user message and round."""
     size = len(items)
-    lead_end = next((i for i, item in enumerate(items) if item.role not in SYSTEM), size)
+    lead_end = next((i for i, item in enumerate(items) if item.role not in SYSTEM_ROLES), size)
     split = _splits_a_call(items)
     last_user = max((i for i, item in enumerate(items) if item.role == "user"), default=-1)
     openers: range | None = None
@@ -202,7 +202,7 @@ def _cuts(items: Sequence[WindowItem], before: Sequence[int]) -> Iterator[_Windo
             # This message continues openers such as [system, user].
             openers = range(openers.start, index + 1)
             continue
-        elif item.role in RESULTS or openers.stop == index:
+        elif item.role in RESULT_ROLES or openers.stop == index:
             # No cut falls before a tool's result, nor before a turn's first round, which begins where the turn does.
             continue
         else:
@@ -218,10 +218,10 @@ def _opens_a_turn(items: Sequence[WindowItem], index: int, previous: str, last_u
         return False
     if items[index].role == "user":
         # After a system message the turn began with that message.
-        return previous not in SYSTEM
-    if previous in SYSTEM:
+        return previous not in SYSTEM_ROLES
+    if previous in SYSTEM_ROLES:
         return False
-    upcoming = next(i for i in range(index, len(items)) if items[i].role not in SYSTEM)
+    upcoming = next(i for i in range(index, len(items)) if items[i].role not in SYSTEM_ROLES)
     return items[upcoming].role == "user"
 
 
@@ -232,7 +232,7 @@ def _splits_a_call(items: Sequence[WindowItem]) -> list[bool]:
     nearest = -1
     changes = [0] * (len(items) + 1)
     for index, item in enumerate(items):
-        if item.role in RESULTS:
+        if item.role in RESULT_ROLES:
             caller = callers.get(item.answers, nearest) if item.answers is not None else nearest
             if caller >= 0:
                 changes[caller + 1] += 1

@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 
 from adapters.types import Json
-from gateway.core.conversation.canonical import gap, text_of
+from gateway.core.conversation.canonical import separator, text_of
 from gateway.core.conversation.fillers import Spans, filler_spans, with_filler_spans
 from gateway.core.conversation.private import PRIVATE
 from gateway.core.usage.reported import reported_counts
@@ -319,14 +319,14 @@ def join_messages(messages: Iterable[Json]) -> Json:
     fillers: Spans = []
     for message in messages:
         text, own = text_of(joined), text_of(message)
-        text_at = len(text) + len(gap(text, own))
+        text_at = len(text) + len(separator(text, own))
         for key, value in message.items():
             if key == "tool_calls":
                 calls.extend(value)
             elif value is None:
                 joined.setdefault(key, None)
             elif key == "content":
-                joined[key] = _continue(joined.get(key), value, gap(joined.get(key), value))
+                joined[key] = _continue(joined.get(key), value, separator(joined.get(key), value))
             elif key == PRIVATE:
                 fillers += [(text_at + start, text_at + end) for start, end in filler_spans(message)]
             else:

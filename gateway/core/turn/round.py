@@ -17,7 +17,7 @@ import orjson
 from msgspec import Struct
 
 from adapters.types import Event, Header, Json
-from gateway.core.conversation.canonical import gap
+from gateway.core.conversation.canonical import separator
 from gateway.core.conversation.fillers import filler_message
 from gateway.core.conversation.private import with_private, without_private
 from gateway.core.conversation.provider_fields import NATIVE_REPLY
@@ -176,7 +176,7 @@ class Round:
     @property
     def spoken(self) -> str:
         """All text that was shown to the user beyond the reply's own."""
-        return self.filler + gap(self.filler, self.spoken_words) + self.spoken_words
+        return self.filler + separator(self.filler, self.spoken_words) + self.spoken_words
 
     @property
     def has_spoken(self) -> bool:
@@ -398,7 +398,7 @@ class Round:
             return calls
         if self._text_before and (text := delta.get("content")):
             # The words of two rounds must not run together in the one message that the client gets.
-            if self.form is AS_EVENTS and (between := gap(self._text_before, text)):
+            if self.form is AS_EVENTS and (between := separator(self._text_before, text)):
                 self._view.add_text(between)
             self._text_before = ""
         draft.add(delta)
@@ -431,17 +431,17 @@ class Round:
                 self._show_spoken(voice, text, call=index)
             elif voice is Voice.WORDS:
                 self._speaker = (index, voice)
-                between = gap(self.spoken or self.draft.text or self._text_before, text)
-                self.spoken_words += gap(self.spoken_words, text)
+                between = separator(self.spoken or self.draft.text or self._text_before, text)
+                self.spoken_words += separator(self.spoken_words, text)
                 self._show_spoken(voice, text, between, index)
             elif not self.has_spoken and (text := text.lstrip()):
                 # A filler fills the silence before a tool: there is none once the reply has text. Blanks are no text.
                 self._speaker = (index, voice)
-                self._show_spoken(voice, text, gap(self._text_before, text))
+                self._show_spoken(voice, text, separator(self._text_before, text))
 
     def add_filler(self, text: str) -> None:
         """Shows a filler that the model has not written."""
-        self._show_spoken(Voice.FILLER, text, gap(self._text_before, text))
+        self._show_spoken(Voice.FILLER, text, separator(self._text_before, text))
 
     def _show_spoken(self, voice: Voice, text: str, between: str = "", call: int = 0) -> None:
         """Adds text that is spoken to the user, and shows it after `between`. call: its index in the reply."""

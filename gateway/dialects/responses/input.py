@@ -14,7 +14,7 @@ from typing import Any
 from msgspec import Struct
 
 from adapters.types import Json
-from gateway.core.conversation.canonical import gap, media_in
+from gateway.core.conversation.canonical import media_in, separator
 from gateway.core.conversation.provider_fields import THOUGHTS
 from gateway.core.request.chat_request import Reference
 from gateway.dialects.fields import ItemPath, missing, read_optional, read_text, wrong_type
@@ -118,7 +118,7 @@ class _Reply:
     def add_content(self, content: str | list[Json]) -> None:
         text = content if isinstance(content, str) else self._text_in(content)
         if self._texts:  # as the words of two rounds are joined where the reply is stored
-            self._texts.append(gap(self._texts[-1], text))
+            self._texts.append(separator(self._texts[-1], text))
         self._texts.append(text)
         self._ends_with_text = True
 

@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import Canon
+from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.imports.exchanges import ImportDraft, import_write
 from gateway.core.imports.json_escapes import REPLACEMENT
 from gateway.core.imports.records import SourceConversation, SourceFact, Unreadable
@@ -135,11 +135,11 @@ class ImportPerformer(Struct, frozen=True):
     async def _write_pages(self, running: RunningImport, agent: Agent | None) -> None:
         request = running.request
         oldest = self._oldest(request.scope.project)
-        canon = Canon(agent.secret if agent is not None else secrets.token_bytes(16))
+        hasher = MessageHasher(agent.secret if agent is not None else secrets.token_bytes(16))
         unindexed = 0
         position = running.progress.position
         reader = ImportReader(
-            running.file, running.format, request.source_user, position, canon, self.now(), oldest
+            running.file, running.format, request.source_user, position, hasher, self.now(), oldest
         )
         try:
             begun = time.monotonic()
@@ -190,9 +190,9 @@ class ImportPerformer(Struct, frozen=True):
         """Writes a conversation, or for a preview only counts it. Returns how many of its messages are new."""
         assert isinstance(source, SourceConversation)
         memory = agent or Agent(0, "", running.request.scope, b"", 0)
-        canon = Canon(memory.secret)
+        hasher = MessageHasher(memory.secret)
         learns, uid = running.request.learns, uuid.uuid4().hex
-        write = import_write(made, memory, canon, running.row, uid, learns=learns, skipped=source.skipped)
+        write = import_write(made, memory, hasher, running.row, uid, learns=learns, skipped=source.skipped)
         before = _warn_of_losses(running.progress, "Conversation", 1, [each.text for each in source.messages])
 
         def after(change: ImportChange) -> ImportProgress:

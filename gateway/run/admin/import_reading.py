@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from typing import IO, Final, NamedTuple
 
-from gateway.core.conversation.canonical import Canon
+from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.imports.exchanges import ImportDraft, draft
 from gateway.core.imports.records import SourceConversation, SourceFact, Unreadable
 from gateway.errors import BadRequest
@@ -46,13 +46,13 @@ class ImportReader:
         format: str,
         source_user: str | None,
         position: int,
-        canon: Canon,
+        hasher: MessageHasher,
         now: float,
         oldest: float,
     ) -> None:
         self._items = _items(file, format, source_user)
         self._skipped = position
-        self._format, self._canon, self._now, self._oldest = format, canon, now, oldest
+        self._format, self._hasher, self._now, self._oldest = format, hasher, now, oldest
 
     def next_page(self) -> list[PreparedItem]:
         """Returns the next items; [] at the end. Raises: BadRequest."""
@@ -67,7 +67,7 @@ class ImportReader:
                 break
             made: ImportDraft | Unreadable | None = None
             if isinstance(item, SourceConversation):
-                made = draft(item, self._format, self._canon, self._now, self._oldest)
+                made = draft(item, self._format, self._hasher, self._now, self._oldest)
                 messages += len(item.messages)
             page.append((made, None) if isinstance(made, Unreadable) else (item, made))
         return page

@@ -19,7 +19,7 @@ import orjson
 from msgspec import Struct
 from msgspec.structs import astuple, replace
 
-from gateway.core.conversation.canonical import Canon, WireMessage, text_of
+from gateway.core.conversation.canonical import MessageHasher, WireMessage, text_of
 from gateway.core.conversation.change import prefix_hashes
 from gateway.core.conversation.private import own_length, private_of
 from gateway.core.conversation.tree import is_tombstone
@@ -370,7 +370,7 @@ class LineReader:
         self._store = store
         self._agent = agent
         self._next_seq = next_seq
-        self._canon = Canon(agent.secret)
+        self._hasher = MessageHasher(agent.secret)
         self._mark = mark_of(agent.secret)
         # By the number of the last exchange.
         self._path_ends: dict[int, _PathEnd] = {}
@@ -411,7 +411,7 @@ class LineReader:
         self._check_number(line["seq"] + len(inputs) - (reply is None))
         before = await self._find_path_end(line["parent"])
         flat = [a for atoms in inputs for a in atoms]
-        path = self._canon.path((*flat, *(reply or ())), before.path)
+        path = self._hasher.hash_path((*flat, *(reply or ())), before.path)
         e = Exchange(
             id=0,
             conversation=0,
@@ -423,7 +423,7 @@ class LineReader:
             media=media,
             reply=reply,
             path=path if reply is not None else b"",
-            reply_key=None if reply is None else self._canon.reply_key(reply),
+            reply_key=None if reply is None else self._hasher.reply_key(reply),
             state=state,
             gapless_from=line["run"],
             prefix_length=line["head"],
@@ -434,7 +434,7 @@ class LineReader:
             self._path_ends.pop(next(iter(self._path_ends)))
         atoms = before.atoms + len(flat) + len(reply or ())
         self._path_ends[e.seq] = _PathEnd(path, e.depth + 1, atoms, e.length)
-        prefixes = prefix_hashes(self._canon, inputs) if line["parent"] is None else []
+        prefixes = prefix_hashes(self._hasher, inputs) if line["parent"] is None else []
         return TransferRecord(
             {**{name: line[name] for name in ("conversation", "parent", "prior")}, "prefixes": prefixes}, e
         )
@@ -443,9 +443,9 @@ class LineReader:
         """Returns the hashes of an exchange with content; forgotten messages get random ones."""
         messages: list[WireMessage] = line["input"] or []
         redactions = {int(i): _random_atoms(kinds) for i, kinds in line["redactions"].items()}
-        inputs = tuple(redactions.get(i) or self._canon.atoms(m) for i, m in enumerate(messages))
-        media = tuple(self._canon.media(m) for m in messages)
-        reply_atoms = self._canon.atoms(line["shown_reply"]) if line["shown_reply"] is not None else ()
+        inputs = tuple(redactions.get(i) or self._hasher.atoms(m) for i, m in enumerate(messages))
+        media = tuple(self._hasher.media_digest(m) for m in messages)
+        reply_atoms = self._hasher.atoms(line["shown_reply"]) if line["shown_reply"] is not None else ()
         reply = (
             (redactions.get(-1) or tuple(sorted(reply_atoms, key=lambda a: a[:1])))
             if line["has_reply"]
@@ -462,7 +462,7 @@ class LineReader:
             exchanges = await self._store.transfer.path(self._agent, seq)
             for each in exchanges:
                 flat = [*(a for atoms in each.inputs for a in atoms), *(each.reply or ())]
-                path = self._canon.path(flat, path)
+                path = self._hasher.hash_path(flat, path)
                 count += len(flat)
             self._path_ends[seq] = _PathEnd(path, exchanges[-1].depth + 1, count, exchanges[-1].length)
         return self._path_ends[seq]

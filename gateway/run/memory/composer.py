@@ -10,7 +10,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import RESULTS, are_results, text_of
+from gateway.core.conversation.canonical import RESULT_ROLES, are_results, text_of
 from gateway.core.conversation.match import MemoryUse
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.private import is_nudge
@@ -260,7 +260,9 @@ class Composer(Struct, frozen=True):
             summaries, covered = context.summaries, {each.exchange.id for each in context.summaries}
         else:
             try:
-                summaries = await self.store.summaries.of_conversation(context.agent.id, match_point.conversation)
+                summaries = await self.store.summaries.of_conversation(
+                    context.agent.id, match_point.conversation
+                )
             except StoreError as error:
                 _log.warning(
                     "Summaries could not be read, so a request was made without them: %s", error.message
@@ -357,7 +359,7 @@ def _question_before_results(context: MemoryContext) -> NoteTarget | None:
         plan.query.mode is not MemoryUse.READ
         or plan.follows_head
         or index < 0
-        or listing.role(index) not in RESULTS
+        or listing.role(index) not in RESULT_ROLES
     ):
         return None
     while index >= 0 and listing.role(index) != "user":

@@ -11,7 +11,7 @@ import orjson
 from msgspec.structs import replace
 
 from adapters.types import Json
-from gateway.core.conversation.canonical import WireMessage, are_results, first_spoken, media_in
+from gateway.core.conversation.canonical import WireMessage, are_results, first_after_system, media_in
 from gateway.core.message_text import with_text_before
 from gateway.core.prompt.eviction import Eviction
 from gateway.core.prompt.note import estimate_tokens
@@ -173,7 +173,9 @@ def is_crowded(prompt: Prompt) -> bool:
     bounds = prompt.eviction.bounds
     if bounds is None:
         return False
-    after = len(prompt.request.messages) - max(prompt.eviction.start, first_spoken(prompt.request.messages))
+    after = len(prompt.request.messages) - max(
+        prompt.eviction.start, first_after_system(prompt.request.messages)
+    )
     more = sum(len(rounds) - 1 for rounds in prompt.composition.replacements.values())
     return len(prompt.composition.inserted) + after + more > bounds.early
 
@@ -262,7 +264,7 @@ def _left_out(
 
     A message that hidden rounds stand for is dropped when none of them stays.
     """
-    dropped = set(range(first_spoken(prompt.request.messages), prompt.eviction.start))
+    dropped = set(range(first_after_system(prompt.request.messages), prompt.eviction.start))
     replacements: dict[int, list[WireMessage]] = {index: [] for index in prompt.composition.replacements}
     for n, (index, message) in enumerate(entries):
         if index is None:
@@ -304,7 +306,7 @@ def _entries(prompt: Prompt) -> list[_Entry]:
     """Returns the messages after the leading system messages, as they would be sent whole."""
     messages, composition = prompt.request.messages, prompt.composition
     entries = [_Entry(None, each.message) for each in composition.inserted]
-    for i in range(max(prompt.eviction.start, first_spoken(messages)), len(messages)):
+    for i in range(max(prompt.eviction.start, first_after_system(messages)), len(messages)):
         if i in composition.replacements:
             entries += [_Entry(i, m) for m in composition.replacements[i]]
         else:
@@ -369,7 +371,7 @@ class _WindowRoom:
     def _count_fixed(self, prompt: Prompt) -> int:
         """Counts what is sent whatever stays: the client's leading system messages, and all tools."""
         request, count = prompt.request, self._count
-        lead = request.messages[: first_spoken(request.messages)]
+        lead = request.messages[: first_after_system(request.messages)]
         named = [request.json.get("tools"), request.json.get("functions"), prompt.tools]
         return sum(message_tokens(m, count) for m in lead) + sum(
             count(orjson.dumps(each).decode()) for each in named if each

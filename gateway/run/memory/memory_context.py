@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from gateway.core.agent import AgentSpec
 from gateway.core.conversation import plan as planning
-from gateway.core.conversation.canonical import Canon, Listing
+from gateway.core.conversation.canonical import HashedList, MessageHasher
 from gateway.core.conversation.fast_path import plan_opening, plan_plain
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.lookup import RECENT_EXCHANGES, probes_for_list
@@ -189,14 +189,14 @@ async def read_context(
 
 async def _read_snapshot(
     store: Store, resent: ResentLists, request: MemoryRequest
-) -> tuple[Agent, Listing, MemorySnapshot]:
+) -> tuple[Agent, HashedList, MemorySnapshot]:
     """Returns the memory's owner, the request's list, and what one round trip reads of both. Raises: StoreError."""
     scope, key = request.identity.scope, request.identity.conversation
     assert scope is not None
     # Another process may have forgotten the cached agent, so it is looked for once more.
     for _ in range(2):
         agent = await find_agent(store, request)
-        listing = resent.listing(Canon(agent.secret), request.chat)
+        listing = resent.listing(MessageHasher(agent.secret), request.chat)
         path = listing.path_answered if listing.answered else None
         snapshot = await store.turns.snapshot(agent, key, path) if agent.id else MemorySnapshot()
         if snapshot is not None:
@@ -275,7 +275,7 @@ async def _plan(
     # A memory that has not taken its first number holds nothing, whether it is stored or not.
     if snapshot.next_seq == 1 or (openings is not None and begins_conversation(query, openings)):
         return plan_opening(query) or planning.plan_turn(tree, query), tree
-    recent: int | None = RECENT_EXCHANGES + query.listing.replies
+    recent: int | None = RECENT_EXCHANGES + query.listing.reply_count
     low: int | None = None
     while True:
         probes = probes_for_list(query, request.identity.conversation, max_exchanges=recent, min_depth=low)
@@ -306,7 +306,7 @@ async def _conversation_uid(store: Store, agent: Agent, snapshot: MemorySnapshot
 
 
 def _uid_from_opening(
-    request: MemoryRequest, agent: Agent, snapshot: MemorySnapshot, listing: Listing
+    request: MemoryRequest, agent: Agent, snapshot: MemorySnapshot, listing: HashedList
 ) -> str:
     """Returns the public name of a conversation that begins.
 
@@ -316,7 +316,9 @@ def _uid_from_opening(
     """
     key = request.identity.conversation
     seed = (
-        b"k" + key.encode() if key is not None else b"m%d " % snapshot.next_seq + listing.path(len(listing))
+        b"k" + key.encode()
+        if key is not None
+        else b"m%d " % snapshot.next_seq + listing.hash_path(len(listing))
     )
     return blake2b(b"%d %b" % (agent.epoch, seed), key=agent.secret, digest_size=16).hexdigest()
 

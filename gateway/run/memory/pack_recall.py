@@ -8,7 +8,7 @@ from math import inf
 from operator import attrgetter
 from typing import Any
 
-from gateway.core.conversation.canonical import SYSTEM, WireMessage
+from gateway.core.conversation.canonical import SYSTEM_ROLES, WireMessage
 from gateway.core.prompt.note import CUT_CHARS
 from gateway.core.turn.commands import End, TurnOutcome
 from gateway.run.memory.prompt import Prompt, SearchRecord
@@ -118,7 +118,7 @@ def window_parts(prompt: Prompt) -> tuple[int, ...]:
     system = history = newest = 0
     for index, message in enumerate(request.messages):
         chars = _chars(message)
-        if message.get("role") in SYSTEM:
+        if message.get("role") in SYSTEM_ROLES:
             system += chars
         elif index not in window.dropped:
             # The newest message is a part of its own.

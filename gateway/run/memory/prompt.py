@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from msgspec import Struct, field
 
-from gateway.core.conversation.canonical import WireMessage, first_spoken
+from gateway.core.conversation.canonical import WireMessage, first_after_system
 from gateway.core.prompt.compose import Composition, InsertedMessage
 from gateway.core.prompt.eviction import Eviction
 from gateway.core.prompt.note import LeftOut, Recalled, estimate_tokens
@@ -296,6 +296,8 @@ class Prompt(Struct, frozen=True):
             if index not in dropped:
                 edit.prefix_text(index, note)
         if inserted := self.window.inserted(self.composition):
-            edit.insert_messages(first_spoken(self.request.messages), [each.message for each in inserted])
+            edit.insert_messages(
+                first_after_system(self.request.messages), [each.message for each in inserted]
+            )
         if self.tools:
             edit.add_tools(self.tools, in_front=self.tools_first)

@@ -18,12 +18,12 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import (
-    Canon,
-    KnownReply,
-    ListFront,
-    Listing,
+    HashedList,
+    HashedPrefix,
+    HashedReply,
+    MessageHasher,
     WireMessage,
-    text_alone,
+    only_text,
 )
 from gateway.core.request.chat_request import ChatRequest
 from storage.records import Atom
@@ -53,7 +53,7 @@ class _SentList(Struct, frozen=True):
 
     # The hash of its messages' hashes.
     hash: int
-    front: ListFront
+    prefix: HashedPrefix
     # None: there is none yet, or it is not text alone.
     reply: _Reply | None = None
 
@@ -69,32 +69,32 @@ class ResentLists:
     def __len__(self) -> int:
         return len(self._lists)
 
-    def listing(self, canon: Canon, request: ChatRequest) -> Listing:
+    def listing(self, hasher: MessageHasher, request: ChatRequest) -> HashedList:
         """Returns a request's list with its atoms, and stores it in place of the list that it continues."""
         messages = request.messages
         if len(request.raw) > _MAX_REQUEST_BYTES:
-            return Listing(canon, messages)
+            return HashedList(hasher, messages)
         # The list before was as long as this one is up to the last reply.
         end = len(messages) - 1
         while end > 0 and messages[end]["role"] != "assistant":
             end -= 1
-        before = self._lists.get((canon.secret, end))
+        before = self._lists.get((hasher.secret, end))
         hashes = [] if before is None else [*map(_hash_message, messages)]
         if before is not None and hash(tuple(hashes[:end])) == before.hash:
-            self._drop((canon.secret, end))
-            listing = Listing(canon, messages, before.front, _known_reply(before, messages[end], end))
+            self._drop((hasher.secret, end))
+            listing = HashedList(hasher, messages, before.prefix, _hashed_reply(before, messages[end], end))
         else:
-            listing = Listing(canon, messages)
+            listing = HashedList(hasher, messages)
             if not listing.answered:
                 return listing  # the first words cost less to hash again than to store
         list_hash = hash(tuple(hashes or map(_hash_message, messages)))
-        self._store((canon.secret, len(messages)), _SentList(list_hash, listing.front()))
+        self._store((hasher.secret, len(messages)), _SentList(list_hash, listing.as_prefix()))
         return listing
 
     def store_reply(
         self,
         request: ChatRequest,
-        listing: Listing,
+        listing: HashedList,
         reply: WireMessage,
         atoms: tuple[Atom, ...],
         path: bytes,
@@ -105,12 +105,12 @@ class ResentLists:
         atoms: those of the reply.
         path: the hash of the path down to it.
         """
-        key, text = (listing.canon.secret, len(request.messages)), text_alone(reply)
+        key, text = (listing.hasher.secret, len(request.messages)), only_text(reply)
         sent = self._lists.get(key)
         if text is None or sent is None:
             return
         # Another list with as many messages may have its place. The front of this one has the same `positions` object.
-        if sent.front.positions is listing.positions:
+        if sent.prefix.positions is listing.positions:
             self._lists[key] = replace(sent, reply=_Reply(hash(text), atoms, path))
 
     def clear(self) -> None:
@@ -131,12 +131,12 @@ class ResentLists:
         self.bytes -= _LIST_BYTES + _MESSAGE_BYTES * key[1]
 
 
-def _known_reply(sent: _SentList, message: WireMessage, index: int) -> KnownReply | None:
+def _hashed_reply(sent: _SentList, message: WireMessage, index: int) -> HashedReply | None:
     """Returns the reply to a list if it came back with the same text, as the message at this index."""
-    reply, text = sent.reply, text_alone(message)
+    reply, text = sent.reply, only_text(message)
     if reply is None or text is None or hash(text) != reply.text_hash:
         return None
-    return KnownReply(index, reply.atoms, reply.path)
+    return HashedReply(index, reply.atoms, reply.path)
 
 
 def _hash_message(message: WireMessage) -> int:

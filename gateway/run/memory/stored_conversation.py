@@ -12,7 +12,13 @@ from typing import Any
 import orjson
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import Canon, Listing, WireMessage, first_spoken, is_user
+from gateway.core.conversation.canonical import (
+    HashedList,
+    MessageHasher,
+    WireMessage,
+    first_after_system,
+    is_user,
+)
 from gateway.core.conversation.match import MemoryUse, Query
 from gateway.core.conversation.private import is_nudge
 from gateway.core.conversation.stored_path import abandon, begins_fork, open_step, path_hash, plan_step
@@ -39,7 +45,7 @@ from storage.sql.store import Store
 
 def without_spoken_messages(request: ChatRequest) -> ChatRequest:
     """Returns a request with nothing of its list but its leading system messages."""
-    spoken = range(first_spoken(request.messages), len(request.messages))
+    spoken = range(first_after_system(request.messages), len(request.messages))
     if not spoken:
         return request
     edit = request.begin_edit()
@@ -81,8 +87,8 @@ async def read_stored_context(
     path = list(stored.path)
     unended = None
     if path and path[-1].state is State.OPEN:
-        canon = Canon(agent.secret)
-        unended = path[-1] = abandon(path[-1], canon, path_hash(path[:-1], canon), request.now)
+        hasher = MessageHasher(agent.secret)
+        unended = path[-1] = abandon(path[-1], hasher, path_hash(path[:-1], hasher), request.now)
     tree = Tree(path)
     uid = new_conversation_uid() if conversation is None else conversation.uid
     context = MemoryContext(
@@ -223,7 +229,7 @@ def _turn_depth(context: MemoryContext, messages: Sequence[WireMessage]) -> int:
 
 def _query(request: MemoryRequest, agent: Agent, idle_s: float) -> Query:
     return Query(
-        Listing(Canon(agent.secret), ()),
+        HashedList(MessageHasher(agent.secret), ()),
         named=True,
         mode=MemoryUse.ON,
         now=request.now,

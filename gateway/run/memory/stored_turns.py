@@ -16,7 +16,7 @@ import orjson
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import Canon, WireMessage, call_id, text_of, visible_reply
+from gateway.core.conversation.canonical import MessageHasher, WireMessage, call_id, text_of, visible_reply
 from gateway.core.conversation.directions import Direction, insert_directions, stored_directions
 from gateway.core.conversation.heard import as_heard
 from gateway.core.conversation.private import private_of, with_private, without_private
@@ -362,7 +362,7 @@ def _begun_hex(begun: float) -> str:
 
 def _content_hex(exchange: Exchange, parent: Exchange | None) -> str:
     start = b"" if parent is None else b"%d" % parent.seq
-    return Canon.path(chain.from_iterable(exchange.inputs), start)[:_CONTENT_HASH_BYTES].hex()
+    return MessageHasher.hash_path(chain.from_iterable(exchange.inputs), start)[:_CONTENT_HASH_BYTES].hex()
 
 
 class _ConversationTurns:

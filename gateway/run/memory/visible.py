@@ -7,7 +7,7 @@ from itertools import groupby
 
 from msgspec import Struct
 
-from gateway.core.conversation.canonical import Listing, without_space
+from gateway.core.conversation.canonical import HashedList, without_space
 from gateway.core.prompt.compose import Composition
 from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.prompt import FittedWindow
@@ -46,7 +46,7 @@ class VisibleContent(Struct, frozen=True):
 NOTHING_VISIBLE = VisibleContent(range(0), frozenset(), ())
 
 
-def _atoms_of_joined_replies(listing: Listing, dropped: Container[int]) -> Iterator[Atom]:
+def _atoms_of_joined_replies(listing: HashedList, dropped: Container[int]) -> Iterator[Atom]:
     """Yields the hashes of the texts of successive assistant messages of a list, joined.
 
     Stored, they may be one reply: an application's own text (LiveKit's `session.say`) stands before the model's.
@@ -61,7 +61,7 @@ def _atoms_of_joined_replies(listing: Listing, dropped: Container[int]) -> Itera
         suffixes: list[str] = []
         for text in filter(None, (without_space(listing.text(i)) for i in replies)):
             suffixes = [text, *(earlier + text for earlier in suffixes[:_MAX_MERGED])]
-            yield from (listing.canon.text_atom(None, suffix) for suffix in suffixes[1:])
+            yield from (listing.hasher.text_atom(None, suffix) for suffix in suffixes[1:])
 
 
 def _verbatim_seqs(context: MemoryContext, composition: Composition, window: FittedWindow) -> range:

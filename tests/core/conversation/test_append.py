@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import orjson
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import Canon, Listing, WireMessage
+from gateway.core.conversation.canonical import HashedList, MessageHasher, WireMessage
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match import MemoryUse, Query
 from gateway.core.conversation.plan import Plan
@@ -27,7 +27,7 @@ from gateway.core.prompt.compose import compose
 from storage.records import Evicted, Exchange, State
 from tests.core.conversations import SECRET, assistant, call, result, user
 
-CANON = Canon(SECRET)
+HASHER = MessageHasher(SECRET)
 
 
 class Conversation:
@@ -41,7 +41,13 @@ class Conversation:
         self, *messages: WireMessage, pending: Sequence[WireMessage] = (), evicted: Evicted | None = None
     ) -> Plan:
         query = Query(
-            Listing(CANON, messages), True, MemoryUse.ON, 1.0, 60.0, kind=ConversationKind.AGENT, model="up/m"
+            HashedList(HASHER, messages),
+            True,
+            MemoryUse.ON,
+            1.0,
+            60.0,
+            kind=ConversationKind.AGENT,
+            model="up/m",
         )
         return plan_step(self.tree, query, self.last, 1, pending=pending, evicted=evicted)
 
@@ -58,7 +64,7 @@ class Conversation:
         self.last = self.tree.add(
             finish_step(
                 e,
-                CANON,
+                HASHER,
                 above,
                 full=[reply] if reply else [],
                 shown_reply=said,
@@ -114,7 +120,7 @@ def test_what_was_said_may_be_something_else_than_what_goes_upstream() -> None:
     talk = Conversation()
     spoken = assistant(None, call("1", "send_message", '{"message":"Hello"}'))
     e = talk.step(talk.plan(user("Hi")), spoken, assistant("Hello"))
-    assert e.reply == CANON.atoms(assistant("Hello"))
+    assert e.reply == HASHER.atoms(assistant("Hello"))
     assert talk.tree.content(e).shown_reply == assistant("Hello")
     assert talk.sent(talk.plan(pending=[result("1", "sent")]))[1] == spoken
 
@@ -135,12 +141,12 @@ def test_a_step_without_a_reply_stays_in_the_path() -> None:
     assert plan.exchange.offset == end_offset(e)
     after = talk.step(plan, assistant("Yes."))
     said = [user("Hello?"), user("Are you there?"), assistant("Yes.")]
-    assert after.path == Listing(CANON, said).path(3)
+    assert after.path == HashedList(HASHER, said).hash_path(3)
 
 
 def test_what_was_left_open_ends_without_a_reply() -> None:
     talk = Conversation()
-    e = abandon(open_step(talk.plan(user("Hello?")), {0: "note"}, None), CANON, b"", 3.0)
+    e = abandon(open_step(talk.plan(user("Hello?")), {0: "note"}, None), HASHER, b"", 3.0)
     assert (e.state, e.reply, e.ended, e.continued) == (State.FINISHED, None, 3.0, True)
     assert e.notes == {0: "note"}
 
@@ -170,7 +176,7 @@ def test_its_path_is_that_of_the_list_that_says_the_same() -> None:
     talk.step(talk.plan(user("Weather?")), assistant("Let me see.", call("1")))
     e = talk.step(talk.plan(pending=[result("1", "sunny")]), assistant("Sunny."))
     said = [user("Weather?"), assistant("Let me see.", call("1")), result("1", "sunny"), assistant("Sunny.")]
-    assert e.path == Listing(CANON, said).path(4)
+    assert e.path == HashedList(HASHER, said).hash_path(4)
     assert e.length == 4
 
 
@@ -183,7 +189,7 @@ def test_the_hash_of_a_path_goes_on_over_exchanges_without_one() -> None:
     assert not begins_fork(second)
     for path in ([], [first], [first, second], [first, second, empty], [first, replace(second, path=b"")]):
         whole = [atom for e in path for atom in (*flat(e), *(e.reply or ()))]
-        assert path_hash(path, CANON) == CANON.path(whole)
+        assert path_hash(path, HASHER) == HASHER.hash_path(whole)
 
 
 def test_what_is_refused_in_a_fork_leaves_what_stands_above_it() -> None:
@@ -198,7 +204,7 @@ def test_what_is_refused_in_a_fork_leaves_what_stands_above_it() -> None:
     # What was compacted in the fork stays out.
     refusal = mark_refused(own, path[:2])
     assert (refusal.superseded, refusal.evicted) == (True, left)
-    again = replace(own, id=11, parent=10, inputs=(CANON.atoms(user("two")),))
+    again = replace(own, id=11, parent=10, inputs=(HASHER.atoms(user("two")),))
     behind = [*path[:2], own, replace(again, superseded=True)]
     said = supersede_refused(behind, own.inputs)
     assert said is not None

@@ -12,8 +12,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.core.conversation.canonical import (
-    Canon,
-    Listing,
+    HashedList,
+    MessageHasher,
     WireMessage,
     are_results,
     calls_in,
@@ -25,7 +25,7 @@ from gateway.core.words import is_beginning, is_grown_transcript, letters_of, lo
 from tests.core.conversations import assistant, call, picture, result, system, user
 from tests.doubles.side_requests import OPENCLAW_CONTEXT
 
-CANON = Canon(b"k" * 16)
+HASHER = MessageHasher(b"k" * 16)
 
 texts = st.text(st.characters(codec="utf-8"), max_size=30)
 scalars = st.none() | st.booleans() | st.integers(-(2**40), 2**40) | texts
@@ -36,7 +36,7 @@ spaces = st.sampled_from(["", " ", "\n", "\t ", "\u00a0"])
 
 
 def flat(messages: list[WireMessage]) -> list[bytes]:
-    return [a for m in messages for a in CANON.atoms(m)]
+    return [a for m in messages for a in HASHER.atoms(m)]
 
 
 # -- what makes no difference
@@ -46,7 +46,7 @@ def flat(messages: list[WireMessage]) -> list[bytes]:
 def test_white_space_makes_no_difference(pieces: list[tuple[str, str]], role: str) -> None:
     plain = {"role": role, "content": "".join(text for text, _ in pieces)}
     spaced = {"role": role, "content": "".join(text + space for text, space in pieces)}
-    assert CANON.atoms(plain) == CANON.atoms(spaced)
+    assert HASHER.atoms(plain) == HASHER.atoms(spaced)
 
 
 @given(st.text() | st.text(st.characters(categories=("Zs", "Zl", "Zp", "Cc", "Cs"))))
@@ -59,7 +59,7 @@ def test_white_space_is_what_python_calls_so(text: str) -> None:
 def test_text_in_parts_is_the_same_text(pieces: list[str], role: str) -> None:
     whole = {"role": role, "content": "".join(pieces)}
     parts: list[Any] = [{"type": "text", "text": p, "cache_control": {"type": "ephemeral"}} for p in pieces]
-    assert CANON.atoms(whole) == CANON.atoms({"role": role, "content": parts})
+    assert HASHER.atoms(whole) == HASHER.atoms({"role": role, "content": parts})
 
 
 @given(texts, arguments)
@@ -78,14 +78,14 @@ def test_arguments_dumped_anew_and_ids_renamed(args: dict[str, Any], id: str) ->
 
 @given(st.dictionaries(st.sampled_from(["reasoning", "refusal", "audio", "x"]), scalars, max_size=3))
 def test_fields_that_are_not_words_make_no_difference(more: dict[str, Any]) -> None:
-    assert CANON.atoms({**assistant("Hello!"), **more}) == CANON.atoms(assistant("Hello!"))
+    assert HASHER.atoms({**assistant("Hello!"), **more}) == HASHER.atoms(assistant("Hello!"))
 
 
 def test_the_older_function_call_is_the_same_call() -> None:
     older = {"role": "assistant", "content": None, "function_call": call("1")["function"]}
-    assert CANON.atoms(older) == CANON.atoms(assistant(None, call("1")))
+    assert HASHER.atoms(older) == HASHER.atoms(assistant(None, call("1")))
     answer = {"role": "function", "name": "get_weather", "content": "sunny"}
-    assert CANON.atoms(answer) == CANON.atoms(result("1", "sunny"))
+    assert HASHER.atoms(answer) == HASHER.atoms(result("1", "sunny"))
 
 
 @given(st.text() | st.text(st.characters(max_codepoint=127)))
@@ -95,18 +95,18 @@ def test_words_are_runs_of_letters_and_digits_in_ascii_as_elsewhere(text: str) -
 
 def test_system_messages_have_no_atoms() -> None:
     assert (
-        CANON.atoms(system("The time is 12:00")) == CANON.atoms({"role": "developer", "content": "x"}) == ()
+        HASHER.atoms(system("The time is 12:00")) == HASHER.atoms({"role": "developer", "content": "x"}) == ()
     )
 
 
 def test_what_openclaw_says_in_one_list_alone_has_no_atoms() -> None:
-    assert CANON.atoms(user(OPENCLAW_CONTEXT)) == ()
-    assert CANON.atoms(user(f"{OPENCLAW_CONTEXT}\nWhat is this?")) != ()
-    assert CANON.atoms(result("1", OPENCLAW_CONTEXT)) != ()
+    assert HASHER.atoms(user(OPENCLAW_CONTEXT)) == ()
+    assert HASHER.atoms(user(f"{OPENCLAW_CONTEXT}\nWhat is this?")) != ()
+    assert HASHER.atoms(result("1", OPENCLAW_CONTEXT)) != ()
 
 
 def test_a_message_that_says_nothing_has_no_atoms() -> None:
-    assert CANON.atoms(assistant(None)) == CANON.atoms(assistant(" \n")) == ()
+    assert HASHER.atoms(assistant(None)) == HASHER.atoms(assistant(" \n")) == ()
 
 
 # -- what does
@@ -126,22 +126,22 @@ def test_a_message_that_says_nothing_has_no_atoms() -> None:
     ],
 )
 def test_words_speakers_and_calls_make_a_difference(one: WireMessage, other: WireMessage) -> None:
-    assert CANON.atoms(one) != CANON.atoms(other)
+    assert HASHER.atoms(one) != HASHER.atoms(other)
 
 
 def test_pictures_have_the_same_atoms_and_other_digests() -> None:
     one, other = picture("what is this?", "data:1"), picture("what is this?", "data:2")
-    assert CANON.atoms(one) == CANON.atoms(other)
-    assert CANON.media(one) != CANON.media(other)
-    assert CANON.media(user("what is this?")) == b""
+    assert HASHER.atoms(one) == HASHER.atoms(other)
+    assert HASHER.media_digest(one) != HASHER.media_digest(other)
+    assert HASHER.media_digest(user("what is this?")) == b""
 
 
 def test_another_secret_makes_other_hashes() -> None:
-    assert Canon(b"x" * 16).atoms(user("a")) != CANON.atoms(user("a"))
+    assert MessageHasher(b"x" * 16).atoms(user("a")) != HASHER.atoms(user("a"))
 
 
 def test_parts_of_a_text_cannot_be_shifted_into_a_name() -> None:
-    assert CANON.atoms(user("bc", name="a")) != CANON.atoms(user("c", name="ab"))
+    assert HASHER.atoms(user("bc", name="a")) != HASHER.atoms(user("c", name="ab"))
 
 
 # -- whatever clients send
@@ -171,33 +171,33 @@ def test_parts_of_a_text_cannot_be_shifted_into_a_name() -> None:
     )
 )
 def test_any_message_has_a_canonical_form(message: WireMessage) -> None:
-    atoms = CANON.atoms(message)
-    assert atoms == CANON.atoms(orjson.loads(orjson.dumps(message)))
+    atoms = HASHER.atoms(message)
+    assert atoms == HASHER.atoms(orjson.loads(orjson.dumps(message)))
     assert all(len(a) == 12 and a[:1] in b"uatc" for a in atoms)
-    text_of(message), calls_in(message), CANON.media(message)
+    text_of(message), calls_in(message), HASHER.media_digest(message)
 
 
 def test_broken_arguments_and_lone_surrogates_are_hashed_as_they_are() -> None:
     broken = assistant(None, call("1", arguments='{"city": "Par'))
-    assert CANON.atoms(broken) == CANON.atoms(assistant(None, call("2", arguments='{"city":"Par')))
-    assert CANON.atoms(user("\ud83d")) != CANON.atoms(user("\ud83e"))
+    assert HASHER.atoms(broken) == HASHER.atoms(assistant(None, call("2", arguments='{"city":"Par')))
+    assert HASHER.atoms(user("\ud83d")) != HASHER.atoms(user("\ud83e"))
 
 
 # -- a list
 
 
 def test_a_listing_leaves_system_messages_aside_and_knows_where_the_rest_was() -> None:
-    listing = Listing(CANON, [system("s"), user("a"), system("t"), assistant("b"), user("c")])
+    listing = HashedList(HASHER, [system("s"), user("a"), system("t"), assistant("b"), user("c")])
     assert [*listing.positions] == [1, 3, 4]
     assert listing.answered == 2
     assert len(listing) == 3
-    assert listing.new == (CANON.atoms(user("c")),)
+    assert listing.new_atoms == (HASHER.atoms(user("c")),)
     assert listing.flat(2) == flat([user("a"), assistant("b")])
 
 
 @pytest.mark.parametrize("messages", [[], [user("a")], [system("s")]])
 def test_a_list_without_a_reply_has_said_nothing(messages: list[WireMessage]) -> None:
-    assert Listing(CANON, messages).answered == 0
+    assert HashedList(HASHER, messages).answered == 0
 
 
 @pytest.mark.parametrize("at", [0, 2, 4, 6])
@@ -213,33 +213,33 @@ def test_a_listing_goes_on_from_the_front_of_its_list(at: int) -> None:
         assistant("d"),
         user("e"),
     ]
-    whole = Listing(CANON, messages)
+    whole = HashedList(HASHER, messages)
     hashed: list[WireMessage] = []
 
-    class Counting(Canon):
+    class Counting(MessageHasher):
         def atoms(self, message: Mapping[str, Any]) -> tuple[bytes, ...]:
             hashed.append(dict(message))
             return super().atoms(message)
 
-    front = Listing(CANON, messages[:at]).front()
-    found = Listing(Counting(CANON.secret), messages, front)
+    front = HashedList(HASHER, messages[:at]).as_prefix()
+    found = HashedList(Counting(HASHER.secret), messages, front)
     assert hashed == [m for m in messages[at:] if m["role"] != "system"]
     assert (found.positions, found.messages, found.atoms) == (whole.positions, whole.messages, whole.atoms)
-    assert (found.answered, found.before, found.new) == (whole.answered, whole.before, whole.new)
-    assert [found.path(n) for n in (5, 2, 3)] == [whole.path(n) for n in (5, 2, 3)]
+    assert (found.answered, found.before, found.new_atoms) == (whole.answered, whole.before, whole.new_atoms)
+    assert [found.hash_path(n) for n in (5, 2, 3)] == [whole.hash_path(n) for n in (5, 2, 3)]
 
 
 @given(st.lists(st.binary(min_size=12, max_size=12), max_size=6), st.integers(0, 6))
 def test_a_path_is_one_hash_however_it_is_cut(atoms: list[bytes], at: int) -> None:
-    assert CANON.path(atoms) == CANON.path(atoms[at:], CANON.path(atoms[:at]))
+    assert HASHER.hash_path(atoms) == HASHER.hash_path(atoms[at:], HASHER.hash_path(atoms[:at]))
 
 
 def test_a_reply_is_looked_up_by_its_text_else_by_its_calls() -> None:
-    with_text = CANON.atoms(assistant("Let me look.", call("1")))
-    assert CANON.reply_key(with_text) == CANON.reply_key(CANON.atoms(assistant("Let me look.")))
-    calls = CANON.atoms(assistant(None, call("1")))
-    assert CANON.reply_key(calls) == CANON.reply_key(CANON.atoms(assistant("", call("2")))) is not None
-    assert CANON.reply_key(()) is None
+    with_text = HASHER.atoms(assistant("Let me look.", call("1")))
+    assert HASHER.reply_key(with_text) == HASHER.reply_key(HASHER.atoms(assistant("Let me look.")))
+    calls = HASHER.atoms(assistant(None, call("1")))
+    assert HASHER.reply_key(calls) == HASHER.reply_key(HASHER.atoms(assistant("", call("2")))) is not None
+    assert HASHER.reply_key(()) is None
 
 
 # -- transcripts
@@ -319,7 +319,8 @@ def test_another_text_was_not_spoken_of_a_reply(spoken: str, ours: str) -> None:
 def test_arguments_too_deep_to_be_written_are_compared_as_text() -> None:
     deep = "[" * 1000 + "]" * 1000
     first, second, other = (
-        Canon(b"s").atoms(assistant(None, call("1", arguments=text))) for text in (deep, f" {deep}", "[]")
+        MessageHasher(b"s").atoms(assistant(None, call("1", arguments=text)))
+        for text in (deep, f" {deep}", "[]")
     )
     assert first == second != other
 

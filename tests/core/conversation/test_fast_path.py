@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.core.conversation import settle
-from gateway.core.conversation.canonical import Canon, Listing, WireMessage
+from gateway.core.conversation.canonical import HashedList, MessageHasher, WireMessage
 from gateway.core.conversation.change import plan_change
 from gateway.core.conversation.fast_path import finish_opening, finish_plain, plan_opening, plan_plain
 from gateway.core.conversation.kind import ConversationKind
@@ -35,9 +35,9 @@ from tests.core.conversations import (
 HIDDEN = [assistant("Moment. ", call("m1", "memory_insert")), result("m1", "ok"), assistant("Noted.")]
 
 
-def look_for(tree: Tree, listing: Listing) -> MemorySnapshot:
+def look_for(tree: Tree, listing: HashedList) -> MemorySnapshot:
     """What a store would say of a list, worked out from all there is."""
-    path = listing.canon.path(listing.flat(listing.answered))
+    path = listing.hasher.hash_path(listing.flat(listing.answered))
     found = [e for e in tree if e.path == path and listing.answered]
     snapshot = MemorySnapshot(exchange=max(found, key=lambda e: (e.begun, e.id), default=None))
     if snapshot.exchange is not None:
@@ -52,7 +52,7 @@ def planned(
     world: World, messages: list[WireMessage], **how: Any
 ) -> tuple[Tree, MemorySnapshot, Query, Plan | None]:
     tree = Tree(world.memory().found("c1"))
-    listing = Listing(Canon(SECRET), messages)
+    listing = HashedList(MessageHasher(SECRET), messages)
     world.now += 1
     usual: dict[str, Any] = {"named": True, "mode": MemoryUse.ON, "now": world.now, "idle_s": IDLE_S}
     query = Query(listing, **{**usual, **how})
@@ -228,7 +228,7 @@ OPENINGS: dict[str, list[WireMessage]] = {**NEXT, "calls without a question": [r
 def test_an_opening_is_written_as_the_rules_would(
     messages: list[WireMessage], edits: bool, named: bool
 ) -> None:
-    listing = Listing(Canon(SECRET), messages)
+    listing = HashedList(MessageHasher(SECRET), messages)
     query = Query(listing, named=named, mode=MemoryUse.ON, now=5.0, idle_s=IDLE_S, model="a/b")
     plan = plan_turn(Tree(), query)
     assert plan_opening(query) == plan
@@ -259,7 +259,7 @@ def test_an_opening_is_written_as_the_rules_would(
 )
 def test_an_opening_that_has_to_be_weighed(messages: list[WireMessage], how: dict[str, Any]) -> None:
     usual: dict[str, Any] = {"named": True, "mode": MemoryUse.ON, "now": 5.0, "idle_s": IDLE_S}
-    query = Query(Listing(Canon(SECRET), messages), **{**usual, **how})
+    query = Query(HashedList(MessageHasher(SECRET), messages), **{**usual, **how})
     assert plan_opening(query) is None
     plan = plan_turn(Tree(), query)
     ended = settle.RequestEnd(-1, [assistant("Ok.")], assistant("Ok."), 7.0, {})

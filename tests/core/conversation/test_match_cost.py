@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from gateway.core.conversation import match as history
-from gateway.core.conversation.canonical import Canon, Listing, WireMessage, text_of
+from gateway.core.conversation.canonical import HashedList, MessageHasher, WireMessage, text_of
 from gateway.core.conversation.lookup import probes_for_list
 from gateway.core.conversation.match import MemoryUse, Query, reply_keys
 from gateway.core.conversation.plan import trimmed_front
@@ -130,15 +130,15 @@ def test_what_is_shown_of_a_long_head_is_read_once(world: World, monkeypatch: py
 
 def test_questions_are_looked_up_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = [assistant(None, call("1")), result("1", "found")] * 300
-    listing = Listing(Canon(b""), [user("q"), *calls, user("and?")])
+    listing = HashedList(MessageHasher(b""), [user("q"), *calls, user("and?")])
     roles: list[int] = []
-    role = Listing.role
+    role = HashedList.role
 
-    def counted(self: Listing, i: int) -> str:
+    def counted(self: HashedList, i: int) -> str:
         roles.append(i)
         return role(self, i)
 
-    monkeypatch.setattr(Listing, "role", counted)
+    monkeypatch.setattr(HashedList, "role", counted)
     assert probes_for_list(Query(listing, False, MemoryUse.ON, 0.0, 120.0), None).questions
     assert len(roles) < 20 * len(listing)
 
@@ -175,16 +175,16 @@ def test_left_out_is_nothing_where_the_tail_is_not_the_paths(world: World) -> No
     world.chat(("one", "r1"), ("two", "r2"), ("three", "r3"))
     tree = Tree(world.memory().records.values())
     line = tree.elements(tree.by_id[3])
-    listed = Listing(world.memory().canon, [user("2"), assistant("r2"), user("three"), assistant("r3")])
+    listed = HashedList(world.memory().hasher, [user("2"), assistant("r2"), user("three"), assistant("r3")])
     assert trimmed_front(line, listed.flat(4)) == []
     assert trimmed_front(line, []) == []
 
 
 def test_replies_are_looked_up_in_the_last_turns_only(world: World) -> None:
     messages = [m for k in range(6) for m in (user(f"q{k}"), assistant(f"a{k}", call("1")))]
-    listing = Listing(world.memory().canon, messages)
+    listing = HashedList(world.memory().hasher, messages)
     keys = reply_keys(listing, 2)
-    found = [k for k in range(6) if listing.canon.reply_key(listing.atoms[2 * k + 1]) in keys]
+    found = [k for k in range(6) if listing.hasher.reply_key(listing.atoms[2 * k + 1]) in keys]
     assert found == [3, 4, 5]
 
 

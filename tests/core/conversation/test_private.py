@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.core.conversation.canonical import Canon
+from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.conversation.private import (
     framed_system_message,
     private_of,
@@ -27,8 +27,8 @@ def test_a_message_without_fields_stays_the_same_object() -> None:
 
 
 def test_private_fields_have_no_atoms() -> None:
-    canon, message = Canon(b"s" * 16), {"role": "user", "content": "Hi"}
-    assert canon.atoms(with_private(message, otid="o")) == canon.atoms(message)
+    hasher, message = MessageHasher(b"s" * 16), {"role": "user", "content": "Hi"}
+    assert hasher.atoms(with_private(message, otid="o")) == hasher.atoms(message)
 
 
 def test_a_message_of_the_system_cannot_close_its_frame() -> None:

@@ -8,7 +8,7 @@ import orjson
 import pytest
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import Canon
+from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.conversation.stored_messages import (
     CannotRewrite,
     has_open_calls,
@@ -147,5 +147,5 @@ def test_some_messages_stay_as_they_are(e: Exchange, seq: int, why: str) -> None
 def test_calls_that_wait_for_their_results(
     reply: dict[str, Any] | None, full: dict[str, Any] | None, is_left: bool
 ) -> None:
-    atoms = None if reply is None else Canon(SECRET).atoms(reply)
+    atoms = None if reply is None else MessageHasher(SECRET).atoms(reply)
     assert has_open_calls(exchange([], reply, full, reply=atoms)) is is_left

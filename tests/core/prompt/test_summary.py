@@ -5,7 +5,7 @@ from __future__ import annotations
 import orjson
 import pytest
 
-from gateway.core.conversation.canonical import Canon, Listing
+from gateway.core.conversation.canonical import HashedList, MessageHasher
 from gateway.core.prompt.summary import (
     PREAMBLE,
     ExchangeSize,
@@ -211,20 +211,20 @@ def test_a_small_window_has_small_summaries() -> None:
 
 
 def test_a_summary_ends_where_its_path_does() -> None:
-    canon = Canon(b"k" * 16)
+    hasher = MessageHasher(b"k" * 16)
     messages = [
         {"role": "system", "content": "s"},
         {"role": "user", "content": "one"},
         {"role": "assistant", "content": "two"},
         {"role": "user", "content": "three"},
     ]
-    listing = Listing(canon, messages)
+    listing = HashedList(hasher, messages)
     inputs, reply = (listing.atoms[0],), listing.atoms[1]
-    path = canon.path(listing.flat(2))
+    path = hasher.hash_path(listing.flat(2))
     found = Summary(1, exchange(inputs=inputs, reply=reply, path=path), "Notes.", 2, 0.0, "m")
     cut = find_cut_in_path(listing, found)
     assert cut is not None
     assert (cut.first_index, cut.covered_inserted) == (3, 0)
     other = Summary(1, exchange(inputs=inputs, reply=reply, path=b"other"), "Notes.", 2, 0.0, "m")
     assert find_cut_in_path(listing, other) is None
-    assert find_cut_in_path(Listing(canon, messages[:3]), found) is None
+    assert find_cut_in_path(HashedList(hasher, messages[:3]), found) is None

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from gateway.cli import main
 from gateway.core.conversation import settle
-from gateway.core.conversation.canonical import Canon, WireMessage
+from gateway.core.conversation.canonical import MessageHasher, WireMessage
 from gateway.core.conversation.match import MemoryUse
 from gateway.errors import BadRequest
 from gateway.run.admin.forget_operations import ForgetOperations
@@ -274,7 +274,7 @@ async def test_what_was_forgotten_keeps_its_place_and_matches_nothing(store: Sto
 
 
 def carol_atoms(carol: Speaker, message: WireMessage) -> tuple[bytes, ...]:
-    return Canon(carol.agent.secret).atoms(message)
+    return MessageHasher(carol.agent.secret).atoms(message)
 
 
 # -- what is refused

@@ -20,7 +20,7 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.core.conversation.canonical import Canon, Listing
+from gateway.core.conversation.canonical import HashedList, MessageHasher
 from storage.sqlite.lock import owner_of
 from tests.doubles.upstream import Call, Reply, Seen, StrictUpstream, call_tools, say
 from tests.gateway.process import Process, serving
@@ -288,8 +288,8 @@ def check_whole(connection: sqlite3.Connection, rows: dict[int, sqlite3.Row], ve
             assert row["reply"]
             same = (row["id"], row["path"], row["input"], row["shown_reply"])
             if same not in verified:
-                canon = Canon(agents[row["agent"]]["secret"])
-                assert row["path"] == path_of(canon, row, rows)
+                hasher = MessageHasher(agents[row["agent"]]["secret"])
+                assert row["path"] == path_of(hasher, row, rows)
                 verified.add(same)
         else:
             assert row["state"] in ("open", "cancelled")  # append mode writes what was said first
@@ -335,7 +335,7 @@ def check_edits(connection: sqlite3.Connection, rows: dict[int, sqlite3.Row]) ->
     assert sorted(row[0] for row in connection.execute("SELECT text FROM passages")) == sorted(passages)
 
 
-def path_of(canon: Canon, row: sqlite3.Row, rows: dict[int, sqlite3.Row]) -> bytes:
+def path_of(hasher: MessageHasher, row: sqlite3.Row, rows: dict[int, sqlite3.Row]) -> bytes:
     """The hash of the path, computed from what the rows say."""
     messages: list[Any] = []
     at: sqlite3.Row | None = row
@@ -343,8 +343,8 @@ def path_of(canon: Canon, row: sqlite3.Row, rows: dict[int, sqlite3.Row]) -> byt
         said = [] if at["shown_reply"] is None else [orjson.loads(at["shown_reply"])]
         messages = [*orjson.loads(at["input"]), *said, *messages]
         at = rows[at["parent"]] if at["parent"] is not None else None
-    listing = Listing(canon, messages)
-    return canon.path(listing.flat(len(listing)))
+    listing = HashedList(hasher, messages)
+    return hasher.hash_path(listing.flat(len(listing)))
 
 
 def check_kept(rows: dict[int, sqlite3.Row], clients: list[Client]) -> None:

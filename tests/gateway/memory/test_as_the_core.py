@@ -105,7 +105,7 @@ class Both:
     def _compare(self) -> None:
         self.world.clock.sleep(1)
         self.world.settle()
-        stored = Core(self.core.memory().canon.secret)
+        stored = Core(self.core.memory().hasher.secret)
 
         async def read() -> None:
             stored.memory().records = {e.id: e for e in await Speaker(self.world.store, ALICE).rows()}

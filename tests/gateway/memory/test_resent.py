@@ -9,14 +9,14 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.core.conversation.canonical import Canon, Listing
+from gateway.core.conversation.canonical import HashedList, MessageHasher
 from gateway.core.request.chat_request import ChatRequest
 from gateway.dialects.chat.parse import parse
 from gateway.run.memory.resent import ResentLists
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.sdk import agent, remember
 
-CANON = Canon(b"s" * 32)
+HASHER = MessageHasher(b"s" * 32)
 TALK = [
     {"role": "system", "content": "Be short."},
     {"role": "user", "content": "My cat is called Miso."},
@@ -33,28 +33,28 @@ def ask(messages: list[dict[str, Any]], **fields: Any) -> ChatRequest:
     return parse(orjson.dumps({"model": "m", "messages": messages, "user": "u", **fields}))
 
 
-def agrees(found: Listing, request: ChatRequest) -> None:
-    fresh = Listing(CANON, request.messages)
+def agrees(found: HashedList, request: ChatRequest) -> None:
+    fresh = HashedList(HASHER, request.messages)
     assert (found.positions, found.messages, found.atoms) == (
         fresh.positions,
         fresh.messages,
         fresh.atoms,
     )
-    assert (found.answered, found.before, found.new) == (fresh.answered, fresh.before, fresh.new)
-    assert found.path(len(found)) == fresh.path(len(fresh))
+    assert (found.answered, found.before, found.new_atoms) == (fresh.answered, fresh.before, fresh.new_atoms)
+    assert found.hash_path(len(found)) == fresh.hash_path(len(fresh))
 
 
 @pytest.fixture
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Returns the roles of the messages that were hashed."""
     roles: list[str] = []
-    plain = Canon.atoms
+    plain = MessageHasher.atoms
 
-    def atoms(self: Canon, message: Any, text: bytes | None = None) -> Any:
+    def atoms(self: MessageHasher, message: Any, text: bytes | None = None) -> Any:
         roles.append(message["role"])
         return plain(self, message, text)
 
-    monkeypatch.setattr(Canon, "atoms", atoms)
+    monkeypatch.setattr(MessageHasher, "atoms", atoms)
     return roles
 
 
@@ -63,7 +63,7 @@ def test_each_turn_hashes_what_is_new(hashed: list[str]) -> None:
     seen = []
     for end in (2, 4, 6, 8):
         request = ask(TALK[:end])
-        found = resent.listing(CANON, request)
+        found = resent.listing(HASHER, request)
         seen.append([*hashed])
         agrees(found, request)
         hashed.clear()
@@ -74,9 +74,9 @@ def test_each_turn_hashes_what_is_new(hashed: list[str]) -> None:
 
 def answer(resent: ResentLists, request: ChatRequest, said: dict[str, Any]) -> None:
     """Answers a list, as the gateway does when it records the turn."""
-    found, reply = resent.listing(CANON, request), CANON.atoms(said)
-    new = [atom for atoms in found.new for atom in atoms]
-    resent.store_reply(request, found, said, reply, CANON.path((*new, *reply), found.path_answered))
+    found, reply = resent.listing(HASHER, request), HASHER.atoms(said)
+    new = [atom for atoms in found.new_atoms for atom in atoms]
+    resent.store_reply(request, found, said, reply, HASHER.hash_path((*new, *reply), found.path_answered))
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_a_reply_that_comes_back_with_its_text_is_not_hashed_again(
         resent, request = ResentLists(), ask([*first, came_back, TALK[7]])
         answer(resent, ask(first), {"role": "assistant", "content": "It is Miso."})
         hashed.clear()
-        found = resent.listing(CANON, request)
+        found = resent.listing(HASHER, request)
         assert hashed == (["user"] if is_known else ["assistant", "user"])
         agrees(found, request)
 
@@ -122,23 +122,23 @@ def test_a_plain_turn_hashes_its_message_and_its_reply(
 def test_a_reply_belongs_to_its_own_list(hashed: list[str]) -> None:
     resent, said = ResentLists(), {"role": "assistant", "content": "It is Miso."}
     first = ask(TALK[:4])
-    found = resent.listing(CANON, first)
+    found = resent.listing(HASHER, first)
     other = ask([*TALK[:3], {"role": "user", "content": "And mine?"}])
-    resent.listing(CANON, other)
-    resent.store_reply(first, found, said, CANON.atoms(said), b"p" * 16)
+    resent.listing(HASHER, other)
+    resent.store_reply(first, found, said, HASHER.atoms(said), b"p" * 16)
     for asked in (other, first):
         request = ask([*asked.messages, said, TALK[7]])
         hashed.clear()
-        agrees(resent.listing(CANON, request), request)
+        agrees(resent.listing(HASHER, request), request)
         assert hashed[-2:] == ["assistant", "user"]
 
 
 def test_a_list_that_was_changed_in_front_is_hashed_anew(hashed: list[str]) -> None:
     resent = ResentLists()
-    resent.listing(CANON, ask(TALK[:4]))
+    resent.listing(HASHER, ask(TALK[:4]))
     hashed.clear()
     request = ask([{**TALK[0], "content": "Be long."}, *TALK[1:6]])
-    found = resent.listing(CANON, request)
+    found = resent.listing(HASHER, request)
     assert hashed == [m["role"] for m in TALK[1:6]]
     agrees(found, request)
 
@@ -146,34 +146,34 @@ def test_a_list_that_was_changed_in_front_is_hashed_anew(hashed: list[str]) -> N
 @pytest.mark.parametrize("size", [1, 4_000])
 def test_another_list_of_as_many_messages_is_no_beginning(size: int, hashed: list[str]) -> None:
     resent = ResentLists()
-    resent.listing(CANON, ask([*TALK[:3], {"role": "user", "content": "x" * size}]))
+    resent.listing(HASHER, ask([*TALK[:3], {"role": "user", "content": "x" * size}]))
     hashed.clear()
     request = ask(TALK[:6])
-    agrees(resent.listing(CANON, request), request)
+    agrees(resent.listing(HASHER, request), request)
     assert hashed[:2] == ["user", "assistant"]
 
 
 def test_what_one_memory_has_hashed_is_no_other_s() -> None:
-    resent, other = ResentLists(), Canon(b"o" * 32)
-    resent.listing(CANON, ask(TALK[:4]))
-    assert resent.listing(other, ask(TALK[:6])).atoms == Listing(other, TALK[:6]).atoms
+    resent, other = ResentLists(), MessageHasher(b"o" * 32)
+    resent.listing(HASHER, ask(TALK[:4]))
+    assert resent.listing(other, ask(TALK[:6])).atoms == HashedList(other, TALK[:6]).atoms
 
 
 def test_what_is_behind_the_list_may_change(hashed: list[str]) -> None:
     resent = ResentLists()
-    resent.listing(CANON, ask(TALK[:4], temperature=1, stream=True))
+    resent.listing(HASHER, ask(TALK[:4], temperature=1, stream=True))
     request = ask(TALK[:6], top_p=0.5)
     hashed.clear()
-    agrees(resent.listing(CANON, request), request)
+    agrees(resent.listing(HASHER, request), request)
     assert hashed[:2] == ["assistant", "tool"]
 
 
 def test_a_list_may_be_written_in_another_way(hashed: list[str]) -> None:
     resent = ResentLists()
-    resent.listing(CANON, ask(TALK[:4]))
+    resent.listing(HASHER, ask(TALK[:4]))
     hashed.clear()
     request = parse(json.dumps({"messages": TALK[:6], "model": "m"}, indent=1).encode())
-    agrees(resent.listing(CANON, request), request)
+    agrees(resent.listing(HASHER, request), request)
     assert hashed[:2] == ["assistant", "tool"]
 
 
@@ -188,17 +188,19 @@ def test_a_list_may_be_written_in_another_way(hashed: list[str]) -> None:
 )
 def test_each_part_of_a_message_counts(changed: dict[str, Any]) -> None:
     resent = ResentLists()
-    resent.listing(CANON, ask(TALK[:4]))
+    resent.listing(HASHER, ask(TALK[:4]))
     request = ask([TALK[0], changed, *TALK[2:6]])
-    agrees(resent.listing(CANON, request), request)
+    agrees(resent.listing(HASHER, request), request)
 
 
 def test_what_is_kept_is_bounded() -> None:
     resent = ResentLists(limit_bytes=4_000)
     for n in range(100):
-        resent.listing(Canon(bytes([n]) * 32), ask([*TALK[:3], {"role": "user", "content": "x" * 4_000}]))
+        resent.listing(
+            MessageHasher(bytes([n]) * 32), ask([*TALK[:3], {"role": "user", "content": "x" * 4_000}])
+        )
         assert resent.bytes <= 4_000
     assert len(resent) == 4
     resent = ResentLists()
-    resent.listing(CANON, ask([*TALK[:3], {"role": "user", "content": "x" * (3 << 20)}]))
+    resent.listing(HASHER, ask([*TALK[:3], {"role": "user", "content": "x" * (3 << 20)}]))
     assert (len(resent), resent.bytes) == (0, 0)

@@ -107,7 +107,7 @@ class Pair:
         memory, rows = self.world.memory(), await self.speaker.rows()
         firsts: dict[int, int] = {}
         named = {e.conversation for e in rows if memory.is_named(memory.records[e.id])}
-        check_columns(rows, memory.canon, named)
+        check_columns(rows, memory.hasher, named)
         for row in rows:
             first = firsts.setdefault(row.conversation, row.id)
             general = without_numbers(memory.records[row.id])
