@@ -44,7 +44,7 @@ _PREFIXES: Final = (
 
 
 class _HasRows(Protocol):
-    def rows(self) -> list[AgentsRoute]: ...
+    def routes(self) -> list[AgentsRoute]: ...
 
 
 def error_forms() -> dict[str, ErrorForm]:
@@ -75,7 +75,7 @@ def agents_rows(api: AgentsApi) -> list[AgentsRoute]:
         IdentityRoutes(api),
         ModelAndTagRoutes(api, _version()), LegacyRoutes(api),
     )  # fmt: skip
-    rows = [row for part in parts for row in part.rows()]
+    rows = [row for part in parts for row in part.routes()]
 
     async def openapi(_: ApiRequest) -> Any:
         return _openapi_document(tuple(rows))

@@ -53,7 +53,7 @@ class AgentFileRoutes:
             api.store, api.registry, archives, self._folders, api.runs.foreign, api.keeper.events, api.now
         )
 
-    def rows(self) -> list[AgentsRoute]:
+    def routes(self) -> list[AgentsRoute]:
         return [
             AgentsRoute(
                 "GET",

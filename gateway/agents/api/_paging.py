@@ -90,7 +90,7 @@ def _ordered(query: PageQuery, *, newest_first: bool) -> PageQuery:
     return structs.replace(query, order="desc" if newest_first else "asc", ascending=UNSET)
 
 
-def cut(items: Sequence[dict[str, Any]], query: PageQuery) -> list[dict[str, Any]]:
+def page_items(items: Sequence[dict[str, Any]], query: PageQuery) -> list[dict[str, Any]]:
     """Returns a page of a short list that is there as a whole, oldest first: of 100, as Letta's server gives them.
 
     Items of one id (the pieces of a message) are one of its entries: a cursor names all of them. query: as

@@ -26,7 +26,7 @@ class AgentRoutes:
     def __init__(self, api: AgentsApi) -> None:
         self._api = api
 
-    def rows(self) -> list[AgentsRoute]:
+    def routes(self) -> list[AgentsRoute]:
         one = "/v1/agents/{agent_id}"
         return [
             AgentsRoute(

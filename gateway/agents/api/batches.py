@@ -151,7 +151,7 @@ class BatchRoutes:
     def __init__(self, api: AgentsApi) -> None:
         self._api = api
 
-    def rows(self) -> list[AgentsRoute]:
+    def routes(self) -> list[AgentsRoute]:
         all_batches, one = "/v1/messages/batches", "/v1/messages/batches/{batch_id}"
         return [
             AgentsRoute("POST", all_batches, self.create, "Send messages to many agents.", body=CreateBatch),

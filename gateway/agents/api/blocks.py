@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, UnsetType
 
-from gateway.agents.api._paging import OLDEST_FIRST, cut
+from gateway.agents.api._paging import OLDEST_FIRST, page_items
 from gateway.agents.api._query import AgentsOfQuery, BlocksQuery, PageQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.dependencies import ORIGIN, AgentsApi, page_of, sent_or_none
@@ -150,7 +150,7 @@ class BlockRoutes:
         self._api = api
         self._blocks = api.store.named_blocks
 
-    def rows(self) -> list[AgentsRoute]:
+    def routes(self) -> list[AgentsRoute]:
         all_, one = "/v1/blocks", "/v1/blocks/{block_id}"
         seen = "/v1/agents/{agent_id}/core-memory/blocks"
         own = f"{seen}/{{block_label:path}}"
@@ -221,7 +221,7 @@ class BlockRoutes:
     async def agents(self, request: ApiRequest) -> Any:
         entry = await self._named(request)
         views = await self._api.registry.get_several(request.project, await self._blocks.agents_seeing(entry))
-        return cut(await self._api.agents_json(views), request.query)
+        return page_items(await self._api.agents_json(views), request.query)
 
     async def history(self, request: ApiRequest) -> Any:
         entry = await self._named(request)
@@ -238,7 +238,7 @@ class BlockRoutes:
     async def seen(self, request: ApiRequest) -> Any:
         agent = await self._api.agent(request)
         visible = (await self._blocks.visible_to([agent.id]))[agent.id]
-        return cut([block_json(entry) for entry in visible], request.query)
+        return page_items([block_json(entry) for entry in visible], request.query)
 
     async def attach(self, request: ApiRequest) -> Any:
         await self._blocks.attach(await self._api.agent(request), request.uid("block", "block_id"))

@@ -23,7 +23,7 @@ from gateway.agents.api.agent_bodies import (
 )
 from gateway.agents.api.dependencies import AgentsApi, sent_or_none, uid_or_none
 from gateway.agents.api.messages import MessageRoutes
-from gateway.agents.api.runs import stream_of
+from gateway.agents.api.runs import run_stream
 from gateway.agents.api.sends import SendRoutes
 from gateway.agents.registry.conversation_registry import AgentConversations, definition_of
 from gateway.agents.runs.message_listing import AgentMessages
@@ -222,7 +222,7 @@ class ConversationRoutes:
         self._conversations = AgentConversations(api.store, api.now)
         self._messages, self._sends = MessageRoutes(api), SendRoutes(api)
 
-    def rows(self) -> list[AgentsRoute]:
+    def routes(self) -> list[AgentsRoute]:
         all_, one = "/v1/conversations", "/v1/conversations/{conversation_id:conversation}"
         return [
             AgentsRoute(
@@ -337,7 +337,7 @@ class ConversationRoutes:
     async def delete(self, request: ApiRequest) -> Any:
         named = await self._named(request, None)
         entry = named.entry or _no_own(named)
-        await self._messages.end_all(request.project, named.agent, entry.conversation.id)
+        await self._messages.cancel_runs(request.project, named.agent, entry.conversation.id)
         await self._conversations.delete(entry)
         return {"message": "The conversation is forgotten."}
 
@@ -367,14 +367,14 @@ class ConversationRoutes:
     async def cancel(self, request: ApiRequest) -> Any:
         named = await self._named(request, request.query.agent_id)
         found = await self._number(named)
-        return {} if found is None else await self._messages.end_all(request.project, named.agent, found)
+        return {} if found is None else await self._messages.cancel_runs(request.project, named.agent, found)
 
     # -- their messages
 
     async def messages(self, request: ApiRequest) -> Any:
         query: ConversationMessagesQuery = request.query
         named = await self._named(request, query.agent_id)
-        return await self._messages.page(named.agent, query, named.name)
+        return await self._messages.agent_page(named.agent, query, named.name)
 
     async def send(self, request: ApiRequest) -> Any:
         send: ConversationSend = request.body
@@ -404,7 +404,7 @@ class ConversationRoutes:
                 )
         if run is None or run.conversation != number:
             raise UnknownId("There is no such run in this conversation.")
-        return stream_of(self._api, run, wanted)
+        return run_stream(self._api, run, wanted)
 
     # -- what is named
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 
-from gateway.agents.api._paging import OLDEST_FIRST, cut, place_in
+from gateway.agents.api._paging import OLDEST_FIRST, page_items, place_in
 from gateway.agents.api._query import AgentsOfQuery, PageQuery, PassagesQuery
 from gateway.agents.api._route import AgentsRoute, AnswersAgents, ApiRequest
 from gateway.agents.api.dependencies import AgentsApi, page_of, sent_or_none, uid_or_none
@@ -155,7 +155,7 @@ class FolderRoutes:
         self._folders = Folders(api.store, api.registry, api.keeper.events, api.now)
         self._archives = Archives(api.store, api.now, api.keeper.embed_query)
 
-    def rows(self) -> list[AgentsRoute]:
+    def routes(self) -> list[AgentsRoute]:
         """Returns the routes, each also under the name that Letta 0.6 gave to folders."""
         files = "/v1/agents/{agent_id}/files"
         return [
@@ -306,7 +306,7 @@ class FolderRoutes:
         folders = {each.memory: each for each in await self._attached(request)}
         found = await self._api.store.files.of_folders(list(folders))
         shown = [agent_file_json(folders[file.memory], file) for file in found]
-        page = cut(shown, query)
+        page = page_items(shown, query)
         has_more = bool(page) and page[-1] is not shown[0 if query.newest_first() else -1]
         return {"files": page, "next_cursor": page[-1]["id"] if has_more else None, "has_more": has_more}
 
@@ -317,10 +317,10 @@ class FolderRoutes:
         rows = await self._folders.agents(await self._folder(request))
         views = await self._api.registry.get_several(request.project, rows)
         shown = [{"id": ids.id_of("agent", view.agent.uid)} for view in views]
-        return [each["id"] for each in cut(shown, query)]
+        return [each["id"] for each in page_items(shown, query)]
 
     async def index_of(self, request: ApiRequest) -> Any:
-        return cut(list(map(folder_json, await self._attached(request))), request.query)
+        return page_items(list(map(folder_json, await self._attached(request))), request.query)
 
     async def attach(self, request: ApiRequest) -> Any:
         await self._folders.attach(await self._api.agent_entry(request), await self._folder(request))

@@ -170,7 +170,7 @@ class GroupRoutes:
     def __init__(self, api: AgentsApi) -> None:
         self._api = api
 
-    def rows(self) -> list[AgentsRoute]:
+    def routes(self) -> list[AgentsRoute]:
         path = "/v1/groups/{group_id}"
         return [
             AgentsRoute("GET", path, self.retrieve, "Return an agent's group of sleeptime agents."),

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 from msgspec.structs import replace
 
-from gateway.agents.api._paging import cut
+from gateway.agents.api._paging import page_items
 from gateway.agents.api._query import AgentsOfQuery, PageQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest
 from gateway.agents.api.dependencies import AgentsApi, sent_or_none
@@ -139,7 +139,7 @@ class IdentityRoutes:
         self._definitions = api.store.definitions
         self._attached = api.store.attached
 
-    def rows(self) -> list[AgentsRoute]:
+    def routes(self) -> list[AgentsRoute]:
         all_, one, of = "/v1/identities", "/v1/identities/{identity_id}", "/v1/agents/{agent_id}/identities"
         return [
             AgentsRoute("GET", all_, self.index, "List identities.", query=IdentitiesQuery),
@@ -230,7 +230,7 @@ class IdentityRoutes:
     async def agents(self, request: ApiRequest) -> Any:
         rows = await self._attached.agents_with(request.project, IDENTITY, (await self._named(request)).id)
         views = await self._api.registry.get_several(request.project, rows)
-        return cut(await self._api.agents_json(views), request.query)
+        return page_items(await self._api.agents_json(views), request.query)
 
     async def attach(self, request: ApiRequest) -> Any:
         agent, identity = await self._pair(request)

@@ -23,7 +23,7 @@ class LegacyRoutes:
         self._named_blocks = api.store.named_blocks
         self._blocks, self._passages, self._tools = BlockRoutes(api), PassageRoutes(api), ToolRoutes(api)
 
-    def rows(self) -> list[AgentsRoute]:
+    def routes(self) -> list[AgentsRoute]:
         agent, blocks, passages, tools = "/v1/agents/{agent_id}", self._blocks, self._passages, self._tools
         block, one = f"{agent}/memory/block", f"{agent}/memory/block/{{block_label:path}}"
         archive = f"{agent}/archival"

@@ -228,7 +228,7 @@ class McpServerRoutes:
         foreign = api.runs.foreign
         self._servers = McpRegistry(api.store, api.registry.tools, foreign.mcp, foreign.secrets, api.now)
 
-    def rows(self) -> list[AgentsRoute]:
+    def routes(self) -> list[AgentsRoute]:
         servers, server = "/v1/mcp-servers", "/v1/mcp-servers/{mcp_server_id}"
         tools, tool = f"{server}/tools", f"{server}/tools/{{tool_id}}"
         return [

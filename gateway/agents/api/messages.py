@@ -38,18 +38,20 @@ from storage.listing import AgentFilter, Page, RunEntry, RunFilter
 from storage.records import DEFAULT, Agent, Run, RunState
 
 _PAGE = 100
-_SEARCHED = 64  # agents of one search
+_MOST_SEARCHED_AGENTS = 64
 _Entry: TypeAlias = tuple[Agent, MessageView | SystemMessage]
 _Entries: TypeAlias = Sequence[_Entry]
-_TEXTS = frozenset({"assistant_message", "user_message", "system_message", "tool_return_message"})
+_TEXT_TYPES = frozenset({"assistant_message", "user_message", "system_message", "tool_return_message"})
 
 
 class MessageRoutes:
+    """The routes of messages."""
+
     def __init__(self, api: AgentsApi) -> None:
         self._api = api
         self._messages = AgentMessages(api.store, api.now, api.keeper.embed_query)
 
-    def rows(self) -> list[AgentsRoute]:
+    def routes(self) -> list[AgentsRoute]:
         agent = "/v1/agents/{agent_id}"
         all_, one = f"{agent}/messages", f"{agent}/messages/{{message_id}}"
         return [
@@ -60,7 +62,7 @@ class MessageRoutes:
             AgentsRoute(
                 "POST",
                 f"{agent}/summarize",
-                self.compact_own,
+                self.compact_default,
                 "Summarise an agent's own conversation now.",
                 body=Compact,
             ),
@@ -104,25 +106,26 @@ class MessageRoutes:
     async def index(self, request: ApiRequest) -> Any:
         query: MessagesQuery = request.query
         agent = await self._api.agent(request)
-        return await self.page(agent, query, _conversation(query.conversation_id))
+        return await self.agent_page(agent, query, _conversation(query.conversation_id))
 
-    async def page(
+    async def agent_page(
         self, agent: Agent, query: ShownMessagesQuery, conversation: str | None
     ) -> list[dict[str, Any]]:
-        """Returns a page of messages, with cursors in its order. Its conversation's system message is the oldest.
+        """Returns a page of messages, with cursors in its order.
 
-        conversation: the name by which one is looked up; None: all of them, with the system message of the agent's own.
+        conversation: the name by which one is looked up; None: all of them, with the system message of `default`.
         """
         before, newest_first = await self._cursor(agent, query.before), query.newest_first()
         types = showing_of(query).types
+        # The system message is the oldest: the first or the last, unless a cursor leaves it out.
         has_system = types is None or "system_message" in types
         if before is not None:
             has_system = has_system and not newest_first and before.seq != SYSTEM_SEQ
 
-        async def some(after: Place | None, limit: int) -> _Entries:
+        async def fetch(after: Place | None, limit: int) -> _Entries:
             found: list[_Entry] = []
             if has_system and not newest_first and after is None:
-                found.append((agent, await self._system(agent, conversation)))
+                found.append((agent, await self._system_message(agent, conversation)))
             views = await self._messages.list(
                 agent,
                 conversation=conversation,
@@ -134,41 +137,41 @@ class MessageRoutes:
             found += [(agent, view) for view in views]
             is_last = len(found) < limit and (after is None or after.seq != SYSTEM_SEQ)
             if has_system and newest_first and is_last:
-                found.append((agent, await self._system(agent, conversation)))
+                found.append((agent, await self._system_message(agent, conversation)))
             return found
 
-        return await self._page(query, await self._cursor(agent, query.after), some)
+        return await self._render_page(query, await self._cursor(agent, query.after), fetch)
 
-    async def _system(self, agent: Agent, conversation: str | None) -> SystemMessage:
+    async def _system_message(self, agent: Agent, conversation: str | None) -> SystemMessage:
         return await self._api.system_messages.render(agent, conversation or DEFAULT)
 
     async def index_all(self, request: ApiRequest) -> Any:
         query: MessagesQuery = request.query
         conversation = _conversation(query.conversation_id)
         if conversation is not None:
-            agent = await self._owner(request.project, conversation)
-            return await self.page(agent, query, conversation)
+            agent = await self._agent_of_conversation(request.project, conversation)
+            return await self.agent_page(agent, query, conversation)
         before = place_in("message", query.before)
 
-        async def some(after: Place | None, limit: int) -> _Entries:
+        async def fetch(after: Place | None, limit: int) -> _Entries:
             return await self._messages.list_all(
                 request.project, after=after, before=before, limit=limit, newest_first=query.newest_first()
             )
 
-        return await self._page(query, place_in("message", query.after), some)
+        return await self._render_page(query, place_in("message", query.after), fetch)
 
-    async def _page(
+    async def _render_page(
         self,
         query: ShownMessagesQuery,
         after: Place | None,
-        some: Callable[[Place | None, int], Awaitable[_Entries]],
+        fetch: Callable[[Place | None, int], Awaitable[_Entries]],
     ) -> list[dict[str, Any]]:
-        """Returns a page as it is shown. some: lists at most so many messages after a position."""
+        """Returns a page as it is shown. fetch: returns at most so many messages after a place."""
         limit, newest_first, showing = query.size(_PAGE), query.newest_first(), showing_of(query)
         found: list[dict[str, Any]] = []
         # The client takes an empty page for the end, so one is only given where nothing more is to be shown.
         while not found:
-            entries = await some(after, limit)
+            entries = await fetch(after, limit)
             for agent, group in groupby(entries, key=itemgetter(0)):
                 renderer = MessageRenderer(self._api.store, agent, showing)
                 views = [view for _, view in group]
@@ -187,12 +190,12 @@ class MessageRoutes:
         return found
 
     async def of_agent(self, request: ApiRequest) -> Any:
-        agent, place = await self._api.agent(request), _named(request)
+        agent, place = await self._api.agent(request), _place_in_path(request)
         await self._check_owner(agent, place)
-        return await self._one(request.project, place)
+        return await self._message_json(request.project, place)
 
     async def retrieve(self, request: ApiRequest) -> Any:
-        return await self._one(request.project, _named(request))
+        return await self._message_json(request.project, _place_in_path(request))
 
     async def search(self, request: ApiRequest) -> Any:
         found = [
@@ -219,7 +222,7 @@ class MessageRoutes:
         search: SearchMessages = request.body
         if search.search_mode == "vector" and self._api.keeper.embed_query is None:
             raise BadRequest("There is no embedder (memory.embedder), so messages are searched by words.")
-        agents, conversation = await self._searched(request.project, search)
+        agents, conversation = await self._searched_agents(request.project, search)
         found = [
             await self._messages.search(
                 agent,
@@ -236,7 +239,9 @@ class MessageRoutes:
         ranked = [[(agent, view) for view in views] for agent, views in zip(agents, found, strict=True)]
         return interleave(ranked)[: search.limit]
 
-    async def _searched(self, project: str, search: SearchMessages) -> tuple[Sequence[Agent], str | None]:
+    async def _searched_agents(
+        self, project: str, search: SearchMessages
+    ) -> tuple[Sequence[Agent], str | None]:
         """Returns the agents to search, and the conversation; None: all of them. Raises: BadRequest."""
         conversation = _conversation(search.conversation_id)
         if isinstance(search.agent_id, str):
@@ -244,16 +249,19 @@ class MessageRoutes:
                 (await self._api.registry.get_entry(project, uid_in("agent", search.agent_id))).agent
             ], conversation
         if conversation is not None:
-            return [await self._owner(project, conversation)], conversation
-        everybody = AgentFilter(with_hidden=True, order="completed")
-        entries = await self._api.store.defined_agents.list(project, everybody, limit=_SEARCHED + 1)
-        if len(entries) > _SEARCHED:
+            return [await self._agent_of_conversation(project, conversation)], conversation
+        all_agents = AgentFilter(with_hidden=True, order="completed")
+        entries = await self._api.store.defined_agents.list(
+            project, all_agents, limit=_MOST_SEARCHED_AGENTS + 1
+        )
+        if len(entries) > _MOST_SEARCHED_AGENTS:
             raise BadRequest(
-                f"A search asks {_SEARCHED} agents at most, and there are more: name one.", param="agent_id"
+                f"A search asks {_MOST_SEARCHED_AGENTS} agents at most, and there are more: name one.",
+                param="agent_id",
             )
         return [entry.agent for entry in entries], None
 
-    async def _owner(self, project: str, conversation: str) -> Agent:
+    async def _agent_of_conversation(self, project: str, conversation: str) -> Agent:
         """Returns the agent of a conversation. Raises: NotFound; BadRequest for `default`, which each agent has."""
         if conversation == DEFAULT:
             raise BadRequest(
@@ -261,11 +269,11 @@ class MessageRoutes:
             )
         return (await self._api.store.conversations.get(project, conversation)).agent
 
-    async def _one(self, project: str, place: Place) -> list[dict[str, Any]]:
+    async def _message_json(self, project: str, place: Place) -> list[dict[str, Any]]:
         view: MessageView | SystemMessage
         if place.seq == SYSTEM_SEQ:
             agent, conversation = await self._api.system_messages.owner_of(project, place.uid)
-            view = await self._system(agent, conversation)
+            view = await self._system_message(agent, conversation)
         else:
             agent = (await self._api.registry.get_entry(project, place.uid)).agent
             view = await self._messages.get(agent, place)
@@ -273,35 +281,34 @@ class MessageRoutes:
 
     async def update(self, request: ApiRequest) -> Any:
         agent = await self._api.agent(request)
-        wanted, text = await self._stored(agent, request), read_new_text(request.body)
+        place, text = await self._changeable_place(agent, request), read_new_text(request.body)
         renderer = MessageRenderer(self._api.store, agent, Showing())
-        kind = sent_fields(request.body).get("message_type")
-        shown = renderer.message(await self._messages.get(agent, wanted))
-        kinds = [each["message_type"] for each in shown]
-        if kind is not None and kind not in kinds:
-            raise BadRequest(f"The message is {' and '.join(kinds)}, not {kind}.", param="message_type")
-        # Of a reply its text, in front of its calls and what came of them.
-        changes = next((each for each in kinds if each in _TEXTS), None)
-        if kind is not None and kind != changes:
-            raise BadRequest(f"Only texts can be changed, and this is {kind}.", param="message_type")
-        made = renderer.message(await self._messages.rewrite(agent, wanted, text))
-        return next((each for each in made if each["message_type"] == changes), made[-1])
+        named_type = sent_fields(request.body).get("message_type")
+        types = [each["message_type"] for each in renderer.message(await self._messages.get(agent, place))]
+        if named_type is not None and named_type not in types:
+            raise BadRequest(f"The message is {' and '.join(types)}, not {named_type}.", param="message_type")
+        # A reply is shown as several messages: its text, its calls and their results. Only the text can change.
+        text_type = next((each for each in types if each in _TEXT_TYPES), None)
+        if named_type is not None and named_type != text_type:
+            raise BadRequest(f"Only texts can be changed, and this is {named_type}.", param="message_type")
+        rewritten = renderer.message(await self._messages.rewrite(agent, place, text))
+        return next((each for each in rewritten if each["message_type"] == text_type), rewritten[-1])
 
     async def delete(self, request: ApiRequest) -> Any:
         agent = await self._api.agent(request)
-        await self._messages.delete(agent, await self._stored(agent, request))
+        await self._messages.delete(agent, await self._changeable_place(agent, request))
         return {"message": "The message is forgotten."}
 
     async def reset(self, request: ApiRequest) -> Any:
         agent = await self._api.agent(request)
-        await self.end_all(request.project, agent)
+        await self.cancel_runs(request.project, agent)
         await self._messages.reset(agent)
         return await self._api.agent_json(request)
 
-    async def compact_own(self, request: ApiRequest) -> Any:
+    async def compact_default(self, request: ApiRequest) -> Any:
         uid = request.uid("agent", "agent_id")
-        agent = await self._api.registry.resolve_uid(request.project, uid)
-        return await self.compact(request, uid, agent.spec, DEFAULT)
+        resolved = await self._api.registry.resolve_uid(request.project, uid)
+        return await self.compact(request, uid, resolved.spec, DEFAULT)
 
     async def compact(
         self, request: ApiRequest, uid: str, spec: AgentSpec, conversation: str
@@ -316,33 +323,33 @@ class MessageRoutes:
             await api.keeper.queues.enter((uid, conversation), ticket, MOST_SENDS)
             agent = (await api.registry.get_entry(request.project, uid)).agent
             run_request = RunRequest(spec, agent.scope, conversation)
-            before = await api.runs.preview(run_request)
+            prompt_before = await api.runs.preview(run_request)
             found = await self._messages.conversation(agent, conversation)
             if found is None or not found.last_exchange:
                 raise BadRequest("Only a stored conversation that has begun can be compacted by hand.")
-            size = summary_tokens(before.target.context_window or WINDOW)
+            size = summary_tokens(prompt_before.target.context_window or WINDOW)
             text = await api.compactor.compact_now(agent, found, terms, fallback, size)
-            after = await api.runs.preview(run_request)
+            prompt_after = await api.runs.preview(run_request)
         return {
             "summary": text,
-            "num_messages_before": len(orjson.loads(before.body())["messages"]),
-            "num_messages_after": len(orjson.loads(after.body())["messages"]),
+            "num_messages_before": len(orjson.loads(prompt_before.body())["messages"]),
+            "num_messages_after": len(orjson.loads(prompt_after.body())["messages"]),
         }
 
     async def cancel(self, request: ApiRequest) -> Any:
         agent = await self._api.agent(request)
         named = sent_fields(request.body).get("run_ids")
         if not named:
-            return await self.end_all(request.project, agent)
+            return await self.cancel_runs(request.project, agent)
         ended = {}
         for id in named:
             entry = await self._api.store.runs.get(request.project, uid_in("run", id))
             if entry.run.agent != agent.id:
                 raise UnknownId(f"There is no run {id!r} of this agent.")
-            ended[id] = (await self._cancelled(request.project, entry)).state.value
+            ended[id] = (await self._cancel_run(request.project, entry)).state.value
         return ended
 
-    async def _cancelled(self, project: str, entry: RunEntry) -> Run:
+    async def _cancel_run(self, project: str, entry: RunEntry) -> Run:
         """Cancels a run that has not ended, or ended with calls that wait. Returns it as it is now."""
         if entry.run.stop != StopReason.REQUIRES_APPROVAL:
             return await self._api.runs.cancel(entry.run)
@@ -350,8 +357,10 @@ class MessageRoutes:
         run_request = RunRequest(named.spec, named.scope, entry.conversation)
         return await self._api.runs.cancel_paused(run_request, entry.run)
 
-    async def end_all(self, project: str, agent: Agent, conversation: int | None = None) -> dict[str, str]:
-        """Ends the runs of an agent, or of one of its conversations. Returns {run: state}."""
+    async def cancel_runs(
+        self, project: str, agent: Agent, conversation: int | None = None
+    ) -> dict[str, str]:
+        """Cancels the newest thousand live runs of an agent, or of one of its conversations. Returns {run: state}."""
         live = RunFilter(agent.id, conversation, (RunState.CREATED, RunState.RUNNING))
         entries = await self._api.store.runs.list(project, live, Page(limit=1000))
         return {
@@ -359,9 +368,12 @@ class MessageRoutes:
             for each in entries
         }
 
-    async def _stored(self, agent: Agent, request: ApiRequest) -> Place:
-        """Returns the place in the path of a message that can be changed. Raises: UnknownId, BadRequest, NotFound."""
-        place = _named(request)
+    async def _changeable_place(self, agent: Agent, request: ApiRequest) -> Place:
+        """Returns the place that the URL names, of a message that can be changed.
+
+        Raises: UnknownId, BadRequest, NotFound.
+        """
+        place = _place_in_path(request)
         await self._check_owner(agent, place)
         if place.seq == SYSTEM_SEQ:
             raise BadRequest(
@@ -389,8 +401,8 @@ class MessageRoutes:
             raise UnknownId(f"There is no message {id!r} of this agent.")
 
 
-def _named(request: ApiRequest) -> Place:
-    """Returns the place in the path. Raises: UnknownId."""
+def _place_in_path(request: ApiRequest) -> Place:
+    """Returns the place that the URL names. Raises: UnknownId."""
     place = place_in("message", request.path["message_id"])
     assert place is not None
     return place

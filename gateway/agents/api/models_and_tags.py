@@ -20,7 +20,7 @@ class ModelAndTagRoutes:
         self._api = api
         self._version = version
 
-    def rows(self) -> list[AgentsRoute]:
+    def routes(self) -> list[AgentsRoute]:
         return [
             AgentsRoute(
                 "GET", "/v1/tags", self.tags, "List the tags of agents.", query=TagsQuery, pages=OLDEST_FIRST

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta
 
-from gateway.agents.api._paging import PASSAGES, cut, place_in
+from gateway.agents.api._paging import PASSAGES, page_items, place_in
 from gateway.agents.api._query import AgentsOfQuery, PageQuery, PassageSearchQuery, PassagesQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.dependencies import AgentsApi, sent_or_none
@@ -166,7 +166,7 @@ class PassageRoutes:
         self._api = api
         self._archives = Archives(api.store, api.now, api.keeper.embed_query)
 
-    def rows(self) -> list[AgentsRoute]:
+    def routes(self) -> list[AgentsRoute]:
         passages = "/v1/agents/{agent_id}/archival-memory"
         return [
             AgentsRoute(
@@ -278,7 +278,7 @@ class ArchiveRoutes:
         self._api = api
         self._archives = Archives(api.store, api.now, api.keeper.embed_query)
 
-    def rows(self) -> list[AgentsRoute]:
+    def routes(self) -> list[AgentsRoute]:
         archives, archive = "/v1/archives", "/v1/archives/{archive_id}"
         passages, attached = f"{archive}/passages", "/v1/agents/{agent_id}/archives"
         return [
@@ -314,7 +314,7 @@ class ArchiveRoutes:
         rows = await self._api.store.attached.targets(agent.agent.id, kind)
         found = (await definitions.find_by_memories(kind, rows)).values()
         in_order = sorted((each for each in found if name in (None, each.name)), key=lambda each: each.id)
-        return cut(list(map(archive_json, in_order)), query)
+        return page_items(list(map(archive_json, in_order)), query)
 
     async def create(self, request: ApiRequest) -> Any:
         create: CreateArchive = request.body
@@ -348,7 +348,7 @@ class ArchiveRoutes:
         views = await self._api.registry.get_several(
             request.project, rows if archive.id else [archive.memory]
         )
-        return cut(await self._api.agents_json(views), request.query)
+        return page_items(await self._api.agents_json(views), request.query)
 
     async def add(self, request: ApiRequest) -> Any:
         memory, draft = await self._memory(request), self._draft(request.body, ("body",))

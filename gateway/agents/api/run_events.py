@@ -43,7 +43,7 @@ def showing_in(options: Json) -> Showing:
     return Showing(None if types is None else frozenset(types), *own)
 
 
-async def listing_of(store: Store, run: Run) -> Showing:
+async def showing_of_run(store: Store, run: Run) -> Showing:
     """Returns the way in which the messages of a run are listed: as its send asked, where it is in the background."""
     texts = await store.runs.texts(run.agent, run.id, "listing") if run.background else ()
     return showing_in(orjson.loads(texts[0].data) if texts else {})
@@ -100,7 +100,7 @@ class RunEvents(Struct, frozen=True):
         agent = await self.store.agents.load(run.agent)
         found: list[Json] = []
         if agent is not None:
-            showing = showing_in(options) if options else await listing_of(self.store, run)
+            showing = showing_in(options) if options else await showing_of_run(self.store, run)
             renderer = MessageRenderer(self.store, agent, showing)
             found = await renderer.output_messages(run, await exchanges_of(self.store, agent, run))
         shown = list(_not_shown(found, map(_data, logged), attempt))
@@ -117,7 +117,7 @@ class RunEvents(Struct, frozen=True):
         agent = await self.store.agents.load(agent_row)
         if run is None or agent is None:
             return None
-        renderer = MessageRenderer(self.store, agent, await listing_of(self.store, run))
+        renderer = MessageRenderer(self.store, agent, await showing_of_run(self.store, run))
         shown = await renderer.output_messages(run, await exchanges_of(self.store, agent, run))
         error = await failure_of(self.store, run)
         fields = {} if error is None else {"error": error.message}

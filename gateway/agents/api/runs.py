@@ -12,12 +12,12 @@ from starlette.types import Scope as AsgiScope
 from starlette.types import Send as AsgiSend
 
 from gateway.agents.api._message_renderer import MessageRenderer, conversation_id
-from gateway.agents.api._paging import RUN_MESSAGES, cut, place_in
+from gateway.agents.api._paging import RUN_MESSAGES, page_items, place_in
 from gateway.agents.api._pinging import PingingSink
 from gateway.agents.api._query import PageQuery, RunsQuery, StepsQuery, TraceQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.dependencies import AgentsApi, page_of, sent_or_none
-from gateway.agents.api.run_events import failure_of, listing_of
+from gateway.agents.api.run_events import failure_of, showing_of_run
 from gateway.agents.runs.message_listing import AgentMessages
 from gateway.agents.runs.stored_run import exchanges_of, last_counts
 from gateway.agents.wire.message import Showing
@@ -47,11 +47,13 @@ _LIVE = (RunState.CREATED, RunState.RUNNING)
 
 
 class RunRoutes:
+    """The routes of runs and of their steps."""
+
     def __init__(self, api: AgentsApi) -> None:
         self._api = api
         self._runs = api.store.runs
 
-    def rows(self) -> list[AgentsRoute]:
+    def routes(self) -> list[AgentsRoute]:
         run, step = "/v1/runs/{run_id}", "/v1/steps/{step_id}"
         return [
             AgentsRoute("GET", "/v1/runs", self.index, "List runs.", query=RunsQuery),
@@ -60,12 +62,12 @@ class RunRoutes:
             AgentsRoute(
                 "GET",
                 f"{run}/messages",
-                self.messages,
+                self.run_messages,
                 "List a run's messages.",
                 query=PageQuery,
                 pages=RUN_MESSAGES,
             ),
-            AgentsRoute("GET", f"{run}/steps", self.steps_of, "List a run's steps.", query=PageQuery),
+            AgentsRoute("GET", f"{run}/steps", self.run_steps, "List a run's steps.", query=PageQuery),
             AgentsRoute(
                 "POST",
                 f"{run}/stream",
@@ -77,22 +79,24 @@ class RunRoutes:
                 "GET", f"{run}/trace", self.trace, "Say that requests are not stored: none.", query=TraceQuery
             ),
             AgentsRoute(
-                "GET", f"{run}/metrics", self.metrics_of, "Return how long a run took, and its tools."
+                "GET", f"{run}/metrics", self.run_metrics, "Return how long a run took, and its tools."
             ),
             AgentsRoute("GET", f"{run}/usage", self.usage, "Return the tokens that a run has used."),
-            AgentsRoute("GET", "/v1/steps", self.steps, "List steps.", query=StepsQuery),
+            AgentsRoute("GET", "/v1/steps", self.index_steps, "List steps.", query=StepsQuery),
             AgentsRoute("GET", step, self.step, "Return a step."),
             AgentsRoute(
                 "GET",
                 f"{step}/messages",
-                self.messages_of,
+                self.step_messages,
                 "List a step's messages.",
                 query=PageQuery,
                 pages=RUN_MESSAGES,
             ),
             AgentsRoute("GET", f"{step}/trace", self.step_trace, "Say that requests are not stored: null."),
-            AgentsRoute("GET", f"{step}/metrics", self.metrics, "Return how long a step took."),
-            AgentsRoute("PATCH", f"{step}/feedback", self.judge, "Say how a step was.", body=Feedback),
+            AgentsRoute("GET", f"{step}/metrics", self.step_metrics, "Return how long a step took."),
+            AgentsRoute(
+                "PATCH", f"{step}/feedback", self.give_feedback, "Say how a step was.", body=Feedback
+            ),
         ]
 
     # -- runs
@@ -128,7 +132,10 @@ class RunRoutes:
             background=sent_or_none(query.background),
             stop=sent_or_none(query.stop_reason),
         )
-        after, before = await self._row(request, query.after), await self._row(request, query.before)
+        after, before = (
+            await self._run_cursor(request, query.after),
+            await self._run_cursor(request, query.before),
+        )
         page = page_of(query, after, before, size=100)
         return await self._runs_json(await self._runs.list(request.project, wanted, page))
 
@@ -165,25 +172,25 @@ class RunRoutes:
         return [run_entry_json(each, messages.get(each.run.id)) for each in entries]
 
     async def _callback(self, run: Run) -> dict[str, Any]:
-        """Returns what became of the call that was asked for at a run's end."""
+        """Returns the fields of a run that say how its client was called back; {}: it was not."""
         texts = await self._runs.texts(run.agent, run.id, "callback") if run.background else ()
         return callback_json(orjson.loads(texts[-1].data)) if texts else {}
 
-    async def messages(self, request: ApiRequest) -> Any:
+    async def run_messages(self, request: ApiRequest) -> Any:
         return await self._messages(await self._run(request), None, request.query)
 
     async def stream(self, request: ApiRequest) -> Any:
-        return stream_of(self._api, (await self._run(request)).run, request.body)
+        return run_stream(self._api, (await self._run(request)).run, request.body)
 
-    async def steps_of(self, request: ApiRequest) -> Any:
+    async def run_steps(self, request: ApiRequest) -> Any:
         entry = await self._run(request)
-        return cut(await self._steps_json(await self._runs.steps(entry.run)), request.query)
+        return page_items(await self._steps_json(await self._runs.steps(entry.run)), request.query)
 
     async def trace(self, request: ApiRequest) -> list[Any]:
         await self._run(request)
         return []
 
-    async def step_trace(self, request: ApiRequest) -> Any:
+    async def step_trace(self, request: ApiRequest) -> None:
         await self._step(request)
 
     async def usage(self, request: ApiRequest) -> Any:
@@ -199,7 +206,7 @@ class RunRoutes:
             "completion_tokens_details": {"reasoning_tokens": counts.reasoning},
         }
 
-    async def metrics_of(self, request: ApiRequest) -> Any:
+    async def run_metrics(self, request: ApiRequest) -> Any:
         entry = await self._run(request)
         agent = await self._api.store.agents.load(entry.run.agent)
         steps = () if agent is None else await exchanges_of(self._api.store, agent, entry.run)
@@ -210,7 +217,7 @@ class RunRoutes:
 
     # -- steps
 
-    async def steps(self, request: ApiRequest) -> Any:
+    async def index_steps(self, request: ApiRequest) -> Any:
         query: StepsQuery = request.query
         agent = None
         if isinstance(query.agent_id, str):
@@ -218,8 +225,8 @@ class RunRoutes:
                 await self._api.registry.get_entry(request.project, uid_in("agent", query.agent_id))
             ).agent.id
         after, before = (
-            await self._exchange(request, query.after),
-            await self._exchange(request, query.before),
+            await self._step_cursor(request, query.after),
+            await self._step_cursor(request, query.before),
         )
         entries = await self._runs.list_steps(
             request.project,
@@ -242,20 +249,20 @@ class RunRoutes:
             for each in entries
         ]
 
-    async def messages_of(self, request: ApiRequest) -> Any:
+    async def step_messages(self, request: ApiRequest) -> Any:
         step = await self._step(request)
         entry = await self._runs.get(request.project, step.run_uid)
         return await self._messages(entry, step, request.query)
 
-    async def metrics(self, request: ApiRequest) -> Any:
+    async def step_metrics(self, request: ApiRequest) -> Any:
         return step_metrics_json(await self._step(request))
 
-    async def judge(self, request: ApiRequest) -> Any:
+    async def give_feedback(self, request: ApiRequest) -> Any:
         step = await self._step(request)
         await self._runs.judge(step.step, sent_fields(request.body).get("feedback"))
         return await self.step(request)
 
-    # -- what is named
+    # -- look-ups by id
 
     async def _run(self, request: ApiRequest) -> RunEntry:
         return await self._runs.get(request.project, request.uid("run", "run_id"))
@@ -265,18 +272,16 @@ class RunRoutes:
         assert place is not None
         return await self._runs.step(request.project, place.uid, place.seq)
 
-    async def _row(self, request: ApiRequest, id: Any) -> int | None:
-        return (
-            (await self._runs.get(request.project, uid_in("run", id))).run.id if isinstance(id, str) else None
-        )
+    async def _run_cursor(self, request: ApiRequest, id: Any) -> int | None:
+        if not isinstance(id, str):
+            return None
+        return (await self._runs.get(request.project, uid_in("run", id))).run.id
 
-    async def _exchange(self, request: ApiRequest, id: Any) -> int | None:
+    async def _step_cursor(self, request: ApiRequest, id: Any) -> int | None:
         place = place_in("step", id)
-        return (
-            None
-            if place is None
-            else (await self._runs.step(request.project, place.uid, place.seq)).step.exchange
-        )
+        if place is None:
+            return None
+        return (await self._runs.step(request.project, place.uid, place.seq)).step.exchange
 
     async def _messages(self, entry: RunEntry, step: StepEntry | None, query: PageQuery) -> Any:
         """Returns a page of the messages of a run, or of one step of it."""
@@ -285,12 +290,12 @@ class RunRoutes:
         if agent is None:
             raise UnknownId("The agent of this run is deleted.")
         found = await exchanges_of(store, agent, entry.run)
-        showing = await listing_of(store, entry.run) if step is None else Showing()
+        showing = await showing_of_run(store, entry.run) if step is None else Showing()
         shown = await MessageRenderer(store, agent, showing).run_messages(entry.run, found, with_input=True)
         if step is not None:
             id = ids.id_at("step", step.agent_uid, step.seq)
             shown = [each for each in shown if each["step_id"] == id]
-        return cut(shown, query)
+        return page_items(shown, query)
 
 
 def run_entry_json(entry: RunEntry, error_message: str | None = None) -> dict[str, Any]:
@@ -299,17 +304,17 @@ def run_entry_json(entry: RunEntry, error_message: str | None = None) -> dict[st
     return run_json(entry.run, entry.agent_uid, name, error_message)
 
 
-def stream_of(api: AgentsApi, run: Run, wanted: StreamRun) -> RunStream:
+def run_stream(api: AgentsApi, run: Run, wanted: StreamRun) -> RunStream:
     """Returns the reply that follows a run. Raises: BadRequest."""
     if not run.background and not run.is_over:
         raise BadRequest("This run streams to its client alone: it is not in the background.")
     return RunStream(api, run, wanted.starting_after, include_pings=wanted.include_pings is not False)
 
 
-async def ended_json(api: AgentsApi, run: Run, showing: Showing) -> dict[str, Any]:
+async def run_result_json(api: AgentsApi, run: Run, showing: Showing) -> dict[str, Any]:
     """Returns the whole reply of a run that has ended.
 
-    Raises: UpstreamError, GatewayError: it failed before the first output, as it would have with its client.
+    Raises: UpstreamError, GatewayError: it failed before the first output.
     """
     agent = await api.store.agents.load(run.agent)
     if agent is None:
@@ -347,7 +352,7 @@ class RunStream:
             with reply.while_here():
                 async for last in api.background.events(self.run, self.after):
                     await sink.write(last)
-            # The client raises an error where it finds one, and reads no further.
+            # After an error event a client reads no further.
             if not last.startswith(b"event: error"):
                 await sink.write(DONE)
             await sink.end()

@@ -17,7 +17,7 @@ from gateway.agents.api._pinging import PingingSink
 from gateway.agents.api._route import AgentsRoute, ApiRequest
 from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.run_events import options_of, view_of
-from gateway.agents.api.runs import RunStream, ended_json, run_entry_json
+from gateway.agents.api.runs import RunStream, run_entry_json, run_result_json
 from gateway.agents.runs.run import RunRequest, RunResult, RunStart
 from gateway.agents.wire.message import Showing, showing_of, summary_json
 from gateway.agents.wire.run_json import end_events, result_json
@@ -43,7 +43,7 @@ class SendRoutes:
     def __init__(self, api: AgentsApi) -> None:
         self._api = api
 
-    def rows(self) -> list[AgentsRoute]:
+    def routes(self) -> list[AgentsRoute]:
         one = "/v1/agents/{agent_id}/messages"
         return [
             AgentsRoute(
@@ -112,7 +112,7 @@ class SendRoutes:
         if is_stream:
             return RunStream(self._api, run, include_pings=send.include_pings, headers=request.headers)
         run = await self._api.background.wait_for_end(run)
-        return await ended_json(self._api, run, showing_of(send))
+        return await run_result_json(self._api, run, showing_of(send))
 
     async def accept(
         self, request: ApiRequest, run_request: RunRequest, *, by_token: bool, is_shown: bool = True

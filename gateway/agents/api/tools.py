@@ -10,7 +10,7 @@ import orjson
 from msgspec import UNSET, Meta, UnsetType
 from msgspec.structs import replace
 
-from gateway.agents.api._paging import OLDEST_FIRST, cut
+from gateway.agents.api._paging import OLDEST_FIRST, page_items
 from gateway.agents.api._query import ApprovalQuery, PageQuery, ToolsQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.dependencies import AgentsApi, sent_or_none, uid_or_none
@@ -384,7 +384,7 @@ class ToolRoutes:
         self._api = api
         self._tools = api.registry.tools
 
-    def rows(self) -> list[AgentsRoute]:
+    def routes(self) -> list[AgentsRoute]:
         all_, one, own = "/v1/tools", "/v1/tools/{tool_id}", "/v1/agents/{agent_id}/tools"
         return [
             AgentsRoute(
@@ -583,7 +583,7 @@ class ToolRoutes:
 
     async def of_agent(self, request: ApiRequest) -> Any:
         view = await self._api.agent_view(request)
-        return cut([tool_json(tool) for tool in view.tools], request.query)
+        return page_items([tool_json(tool) for tool in view.tools], request.query)
 
     async def attach(self, request: ApiRequest) -> Any:
         uids = request.uid("agent", "agent_id"), request.uid("tool", "tool_id")
