@@ -1,8 +1,7 @@
 """Puts a message together from the deltas of one reply.
 
 It knows the shape of a chat completion (chunks and whole bodies) and nothing of turns; a set of names decides which
-calls are the gateway's. A whole reply is read as a stream of one delta. The bytes for the client never pass through
-here.
+calls are the gateway's. A whole reply is read as a stream of one delta. Bytes for the client are rendered elsewhere.
 """
 
 from __future__ import annotations
@@ -22,15 +21,15 @@ from gateway.core.conversation.private import PRIVATE
 from gateway.core.usage.reported import reported_counts
 from storage.records import TokenCounts
 
-# String fields that name something: a later piece replaces the earlier one. All other strings are continued.
-NAMING = frozenset(
+# String fields of which a later piece replaces the earlier one. All other strings are continued.
+REPLACED_FIELDS = frozenset(
     {"role", "type", "id", "name", "format", "object", "model", "index", "mime_type", "expires_at"}
 )
 # How many of the last items of a list a later piece may continue. No measurement; any value from 16 to 1,000 behaves
 # alike.
 _NEAR_ITEMS = 64
-# The `type` of a call to a function, or of one that has not named its type yet.
-FUNCTION = (None, "", "function")
+# The types of a call to a function; a call may not have named its type yet.
+FUNCTION_TYPES = (None, "", "function")
 
 
 class CallOwner(Enum):
@@ -64,7 +63,7 @@ class ToolCall:
         "fields",
         "function",
         "index",
-        "is_moved",
+        "is_reindexed",
         "is_sent",
         "name",
         "owner",
@@ -80,9 +79,8 @@ class ToolCall:
         self.owner = CallOwner.UNKNOWN
         self.piece_count = 0
         self.client_index = -1  # among the client's calls, once that is known
-        self.is_moved = (
-            False  # calls of the gateway come before it, so that its index for the client is another one
-        )
+        # Calls of the gateway come before it, so that its index for the client is another one.
+        self.is_reindexed = False
         self.is_sent = False  # the client has its beginning
 
     @property
@@ -99,19 +97,19 @@ class ToolCall:
         for key, value in entry.items():
             if key == "function":
                 if isinstance(value, dict):
-                    self._add_function(value, bool(entry.get("id")) and bool(self.id))
+                    self._add_function(value, repeats_id=bool(entry.get("id")) and bool(self.id))
             elif key == "id":
                 if value or "id" not in self.fields:  # some upstreams send "" after the first piece
                     self.fields["id"] = value
             elif key != "index":
                 _merge_field(self.fields, key, value)
 
-    def _add_function(self, function: Json, is_header_again: bool) -> None:
+    def _add_function(self, function: Json, *, repeats_id: bool) -> None:
         for key, value in function.items():
             if key == "name":
                 # Most upstreams send the name whole, some in pieces, some whole with every piece. Of the last kind the
                 # id comes again, too, and distinguishes it from a name that goes on with the same letters.
-                if isinstance(value, str) and not (is_header_again and value == self.name):
+                if isinstance(value, str) and not (repeats_id and value == self.name):
                     self.name += value
             elif key == "arguments":
                 if isinstance(value, str):
@@ -136,8 +134,8 @@ class MessageDraft:
     """The assistant message of one reply (choice 0), of which pieces may still come."""
 
     __slots__ = (
-        "_client_calls",
-        "_decided",
+        "_client_call_count",
+        "_decided_count",
         "_fields",
         "_newest",
         "_texts",
@@ -151,8 +149,8 @@ class MessageDraft:
         self._texts: dict[str, list[str]] = {}
         self.calls: list[ToolCall] = []
         self._newest: dict[Any, ToolCall] = {}  # index -> the last call under it
-        self._decided = 0  # how many calls have an owner, up to the first without
-        self._client_calls = 0  # how many of these are the client's
+        self._decided_count = 0  # how many calls have an owner, up to the first without
+        self._client_call_count = 0  # how many of these are the client's
         self.finish_reason: str | None = None
         self.usage: Json | None = None
 
@@ -164,7 +162,7 @@ class MessageDraft:
         """Adds everything of a delta but its tool calls."""
         for key, value in delta.items():
             if type(value) is str:
-                if key in NAMING:
+                if key in REPLACED_FIELDS:
                     self._fields[key] = value
                 elif key in self._texts:
                     self._texts[key].append(value)
@@ -178,7 +176,7 @@ class MessageDraft:
                 _merge_field(self._fields, key, value)
 
     def add_texts(self, texts: Iterable[str]) -> None:
-        """Appends texts to an earlier one."""
+        """Appends texts to the content, which has begun."""
         self._texts["content"] += texts
 
     def add_call_piece(self, entry: Json) -> ToolCall:
@@ -220,13 +218,15 @@ class MessageDraft:
                 if call.owner is CallOwner.UNKNOWN and gateway_tools:
                     function = entry.get("function")
                     has_arguments = isinstance(function, dict) and bool(function.get("arguments"))
-                    call.owner = decide_owner(call, gateway_tools, bool(call.name) and has_arguments)
+                    call.owner = decide_owner(
+                        call, gateway_tools, is_complete=bool(call.name) and has_arguments
+                    )
         if not gateway_tools:
             return None
         if is_over:
-            for call in self.calls[self._decided :]:
+            for call in self.calls[self._decided_count :]:
                 if call.owner is CallOwner.UNKNOWN:
-                    call.owner = decide_owner(call, gateway_tools, True)
+                    call.owner = decide_owner(call, gateway_tools, is_complete=True)
         shown, unchanged = self._take_client_pieces(pieces)
         # Where all go out as they are, so does the event, in its own bytes.
         return None if unchanged == len(entries) == len(shown) else shown
@@ -243,9 +243,9 @@ class MessageDraft:
             new = pieces.get(call, [])
             if not call.is_sent and call.piece_count != len(new):
                 # Earlier pieces were held back while the owner was unknown: all of them go as one.
-                index = call.client_index if call.is_moved or call.index is None else call.index
+                index = call.client_index if call.is_reindexed or call.index is None else call.index
                 shown.append({"index": index, **call.as_json()})
-            elif call.is_moved:
+            elif call.is_reindexed:
                 shown.extend({**entry, "index": call.client_index} for entry in new)
             else:
                 shown.extend(new)
@@ -259,15 +259,18 @@ class MessageDraft:
         It stops at the first call whose owner is unknown.
         """
         indexed: list[ToolCall] = []
-        while self._decided < len(self.calls):
-            call = self.calls[self._decided]
+        while self._decided_count < len(self.calls):
+            call = self.calls[self._decided_count]
             if call.owner is CallOwner.UNKNOWN:
                 break
             if call.owner is CallOwner.CLIENT:
-                call.client_index, call.is_moved = self._client_calls, self._client_calls != self._decided
-                self._client_calls += 1
+                call.client_index, call.is_reindexed = (
+                    self._client_call_count,
+                    self._client_call_count != self._decided_count,
+                )
+                self._client_call_count += 1
                 indexed.append(call)
-            self._decided += 1
+            self._decided_count += 1
         return indexed
 
     @property
@@ -296,16 +299,16 @@ class MessageDraft:
         built: Json = {"role": "assistant", **self._fields}
         for key, texts in self._texts.items():
             text, value = "".join(texts), built[key]
-            built[key] = _continue(value, text) if value else text
+            built[key] = _concatenate(value, text) if value else text
         built["role"] = "assistant"  # whatever the upstream called it: it is the reply
         built.pop("tool_calls", None)
         built.pop("provider_specific_fields", None)
         built.pop(PRIVATE, None)  # set by the gateway alone
-        made = [call.as_json() for call in calls] if calls else []
+        call_json = [call.as_json() for call in calls]
         if not built.get("content"):
-            built["content"] = None if made or built.get("function_call") else ""
-        if made:
-            built["tool_calls"] = made
+            built["content"] = None if call_json or built.get("function_call") else ""
+        if call_json:
+            built["tool_calls"] = call_json
         return built
 
 
@@ -326,7 +329,7 @@ def join_messages(messages: Iterable[Json]) -> Json:
             elif value is None:
                 joined.setdefault(key, None)
             elif key == "content":
-                joined[key] = _continue(joined.get(key), value, separator(joined.get(key), value))
+                joined[key] = _concatenate(joined.get(key), value, separator(joined.get(key), value))
             elif key == PRIVATE:
                 fillers += [(text_at + start, text_at + end) for start, end in filler_spans(message)]
             else:
@@ -337,12 +340,12 @@ def join_messages(messages: Iterable[Json]) -> Json:
     return with_filler_spans(joined, fillers)
 
 
-def _continue(content: Any, more: Any, between: str = "") -> Any:
+def _concatenate(content: Any, more: Any, separator: str = "") -> Any:
     """Returns content followed by more of it; either may be text or a list of parts."""
     if not content or not more:
         return _copy(content or more)
     if isinstance(content, str) and isinstance(more, str):
-        return content + between + more
+        return content + separator + more
     return [*_parts(content), *_parts(more)]
 
 
@@ -350,7 +353,7 @@ def _parts(content: Any) -> list[Any]:
     return content if isinstance(content, list) else [{"type": "text", "text": content}]
 
 
-def decide_owner(call: ToolCall, gateway_tools: Collection[str], is_complete: bool) -> CallOwner:
+def decide_owner(call: ToolCall, gateway_tools: Collection[str], *, is_complete: bool) -> CallOwner:
     """Decides the owner of a call, as early as its name allows.
 
     is_complete: the name has ended, because arguments came after it or the reply is over. A name may come in pieces, so
@@ -359,15 +362,16 @@ def decide_owner(call: ToolCall, gateway_tools: Collection[str], is_complete: bo
     Gateway tools are functions: a call that names another type (OpenAI's `custom` tools) is the client's, whatever its
     name.
     """
-    if call.fields.get("type") not in FUNCTION:
+    if call.fields.get("type") not in FUNCTION_TYPES:
         return CallOwner.CLIENT
-    names, named, other = gateway_tools, CallOwner.GATEWAY, CallOwner.CLIENT
     if isinstance(gateway_tools, AllBut):
-        names, named, other = gateway_tools.names, other, named
+        known, owner_of_known, owner_of_others = gateway_tools.names, CallOwner.CLIENT, CallOwner.GATEWAY
+    else:
+        known, owner_of_known, owner_of_others = gateway_tools, CallOwner.GATEWAY, CallOwner.CLIENT
     if is_complete:
-        return named if call.name in names else other
-    if call.name and not any(name.startswith(call.name) for name in names):
-        return other
+        return owner_of_known if call.name in known else owner_of_others
+    if call.name and not any(name.startswith(call.name) for name in known):
+        return owner_of_others
     return CallOwner.UNKNOWN
 
 
@@ -377,7 +381,7 @@ def _merge_field(into: Json, key: str, value: Any) -> None:
         # Copied, since it is going to grow and the chunk it came in may still be sent.
         into[key] = _copy(value)
     elif isinstance(old, str) and isinstance(value, str):
-        if key in NAMING:
+        if key in REPLACED_FIELDS:
             into[key] = value
         else:
             # Without another reference Python extends the text where it lies; else each piece would copy all before it.

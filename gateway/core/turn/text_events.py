@@ -11,7 +11,7 @@ import re
 from msgspec import Struct
 
 from adapters.types import Json
-from gateway.core.turn.draft import NAMING
+from gateway.core.turn.draft import REPLACED_FIELDS
 
 _CONTENT = re.compile(rb'"content":\s?"')
 # A JSON string up to its end, or to an escaped character. Events with one are parsed.
@@ -82,6 +82,6 @@ def _only_text(chunk: Json) -> str | None:
     if not isinstance(delta, dict) or choice.get("index") or choice.get("finish_reason"):
         return None
     text = delta.get("content")
-    if [key for key, value in delta.items() if value and key != "content" and key not in NAMING]:
+    if [key for key, value in delta.items() if value and key != "content" and key not in REPLACED_FIELDS]:
         return None
     return text if isinstance(text, str) else None

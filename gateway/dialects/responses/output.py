@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Final, Protocol
 from adapters.types import Json
 from gateway.core.conversation.provider_fields import THOUGHTS
 from gateway.core.turn.asides import StringReader
-from gateway.core.turn.draft import FUNCTION, MessageDraft, ToolCall
+from gateway.core.turn.draft import FUNCTION_TYPES, MessageDraft, ToolCall
 from gateway.dialects.responses.sealed import seal
 from gateway.dialects.responses.tools import INPUT_ARGUMENT, CallForm, render_call
 
@@ -283,7 +283,7 @@ class CallItem(Item):
 
     @property
     def _is_function(self) -> bool:
-        return self._call.fields.get("type") in FUNCTION
+        return self._call.fields.get("type") in FUNCTION_TYPES
 
     @property
     def _custom(self) -> Json:

@@ -155,7 +155,7 @@ def test_whose_call_it_is_is_known_as_early_as_its_name_allows(
 ) -> None:
     call = ToolCall(0)
     call.name = name
-    assert decide_owner(call, NAMES, is_complete) is owner
+    assert decide_owner(call, NAMES, is_complete=is_complete) is owner
 
 
 def test_a_call_that_is_no_function_is_theirs_at_once() -> None:
