@@ -44,7 +44,7 @@ _STOP_WORDS: Final = frozenset(
     )
 )
 # The most lines of an answer.
-_MOST_LINES: Final = 3
+_MAX_LINES: Final = 3
 _HELP: Final = (
     "I am the built-in demo model, no more than a few rules. Tell me something, and ask about it later, in another "
     "conversation too."
@@ -157,11 +157,11 @@ def _lines_about(messages: Sequence[Mapping[str, Any]], question: str) -> str:
     """Returns the lines that share most words with the question; "" where no line shares any."""
     stems = _stems(question)
     if not stems and question.endswith(_ASKS):
-        return _list_lines(_candidate_lines(messages)[-_MOST_LINES:])
+        return _list_lines(_candidate_lines(messages)[-_MAX_LINES:])
     # Five letters of a word stand for its forms: "colour" finds "colours".
     scored = [(len(stems & _stems(line)), line) for line in _candidate_lines(messages)]
     best = max((shared for shared, _ in scored), default=0)
-    lines = list(dict.fromkeys(line for shared, line in scored if shared * 2 > best))[-_MOST_LINES:]
+    lines = list(dict.fromkeys(line for shared, line in scored if shared * 2 > best))[-_MAX_LINES:]
     return _list_lines(lines) if best else ""
 
 

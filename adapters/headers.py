@@ -24,8 +24,8 @@ _DECODED: Final = frozenset(("br", "deflate", "gzip", "identity", "zstd"))
 # Upstreams send the same few names with every reply. Bytes of a name -> its text; "": it is not passed on.
 _NAME_CACHE: dict[bytes, str] = {}
 # Bounds of the cache; no measurement.
-_MOST_CACHED: Final = 1024
-_MOST_NAME_BYTES: Final = 64
+_MAX_CACHED: Final = 1024
+_MAX_NAME_BYTES: Final = 64
 
 
 def end_to_end(headers: Iterable[Header]) -> list[Header]:
@@ -81,6 +81,6 @@ def _decode_name(raw: bytes) -> str:
     name = raw.decode("latin-1").lower()
     if name in _HOP_BY_HOP and name != "connection":
         name = ""
-    if len(raw) <= _MOST_NAME_BYTES and len(_NAME_CACHE) < _MOST_CACHED:
+    if len(raw) <= _MAX_NAME_BYTES and len(_NAME_CACHE) < _MAX_CACHED:
         _NAME_CACHE[raw] = name
     return name

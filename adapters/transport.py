@@ -90,9 +90,9 @@ _CHECK_S: Final = 1.0
 _FIELDS: Final = (b"data:", b"event:", b"id:", b"retry:", b":")
 _BEFORE_FIELDS: Final = b"\xef\xbb\xbf\r\n"
 # Chosen: no server begins a stream with so many blank lines.
-_MOST_BEFORE_FIELDS: Final = 64 * 1024
+_MAX_BEFORE_FIELDS: Final = 64 * 1024
 # Chosen: what is looked for is an error; what is read meanwhile is held twice.
-_MOST_PEEKED: Final = 1024 * 1024
+_MAX_PEEKED: Final = 1024 * 1024
 # What aiohttp would add to a request that does not have it.
 _AUTO_HEADERS: Final = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 
@@ -377,7 +377,7 @@ class HttpReply:
         if not 200 <= self.status < 300 or not lacks_known_type(self.headers):
             return
         seen: list[bytes] = []
-        begin, left = b"", _MOST_BEFORE_FIELDS
+        begin, left = b"", _MAX_BEFORE_FIELDS
         try:
             with suppress(ProviderError):
                 while left > 0 and any(field.startswith(begin) for field in _FIELDS):
@@ -424,7 +424,7 @@ class HttpReply:
         """
         first = FirstEvent()
         seen: list[bytes] = []
-        left = _MOST_PEEKED
+        left = _MAX_PEEKED
         try:
             while data := await (
                 self._read_next() if first.comment is None else self._read_next_by(first.ends_at)

@@ -25,7 +25,7 @@ X_API_KEY_PREFIX: Final = "x-api-key "
 COUNT_TOKENS: Final = "/chat/completions/count_tokens"
 BYTES_PER_TOKEN = 4  # an estimate, where an upstream reports no count
 # Above what any call costs, and so low that the sums of millions of calls fit into 64 bits of a database.
-_MOST_TOKENS = 1 << 40
+_MAX_TOKENS = 1 << 40
 # The types that frameworks send for bytes of which they know no type.
 _UNKNOWN_TYPES = ("text/plain", "application/octet-stream")
 
@@ -33,7 +33,7 @@ _UNKNOWN_TYPES = ("text/plain", "application/octet-stream")
 def token_count(usage: Any, key: str) -> int:
     """Returns a number of tokens in a `usage`, where an upstream may put anything; 0: there is none."""
     value = usage.get(key) if isinstance(usage, dict) else None
-    return value if isinstance(value, int) and 0 <= value <= _MOST_TOKENS else 0
+    return value if isinstance(value, int) and 0 <= value <= _MAX_TOKENS else 0
 
 
 def is_event_stream(status: int, headers: Iterable[Header]) -> bool:

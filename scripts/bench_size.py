@@ -43,7 +43,7 @@ CONTENTS = ("input", "shown_reply", '"full"', "notes", "inputs", "path", "pad")
 PATIENCE_S = 60.0
 # A memory that rests so long was indexed. (gateway/run/background/indexing.py)
 RESTS_S = 8.0
-LEAST_BYTES = 10  # a turn, of what is worth a line
+MIN_BYTES = 10  # a turn, of what is worth a line
 
 Conversation = list[tuple[str, str]]  # what was said and what was answered
 
@@ -183,7 +183,7 @@ def main() -> None:
             title = f"{kind}: {found['turns']:,} turns of {found['words']:,.0f} bytes of words"
             print(f"{title}: {found['database'] / 1000:.2f} kB a turn", flush=True)
             for part in ("tables", "exchanges"):
-                named = {each: bytes for each, bytes in found[part].items() if bytes >= LEAST_BYTES}
+                named = {each: bytes for each, bytes in found[part].items() if bytes >= MIN_BYTES}
                 print(f"  {part}: " + ", ".join(f"{each} {bytes:,.0f}" for each, bytes in named.items()))
 
 

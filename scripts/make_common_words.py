@@ -28,13 +28,13 @@ WORDS, PAIRS = SEARCH / "common_words.txt", SEARCH / "letter_pairs.txt"
 # The major languages of Europe, and what else is read by the same rules.
 LANGUAGES = "en de fr es it pt nl sv da nb fi pl cs ro hu el ru uk tr zh ja ko"
 # Shares are rounded to half powers of ten: 10^-2.5 is line 5. A term below the last line is taken for rare.
-LEAST, MOST = 7, 3
+MIN, MAX = 7, 3
 # Words of the source below this share are not looked at: together they decide nothing.
 IGNORED = 10**-4.8
 # Languages of letters. In others each character would be one.
 LETTERS = "en de fr es it pt nl sv da nb pl cs ro hu el fi ru uk tr"
 # Pairs of a smaller share are taken for never used.
-LEAST_PAIR = 5
+MIN_PAIR = 5
 # A word counts by the root of its share: else "the" and "of" would make up most pairs of English.
 POWER = 0.5
 # What a letter counts for besides what it is used, as a share of all letters: of one that a language hardly has, a few
@@ -110,12 +110,12 @@ def main() -> None:
             words = [
                 line
                 for each in LANGUAGES.split()
-                for line in lines_of(each, shares_of(wheel, each), MOST, LEAST)
+                for line in lines_of(each, shares_of(wheel, each), MAX, MIN)
             ]
             pairs = [
                 line
                 for each in LETTERS.split()
-                for line in lines_of(each, pairs_of(wheel, each), 0, LEAST_PAIR)
+                for line in lines_of(each, pairs_of(wheel, each), 0, MIN_PAIR)
             ]
     for path, heading, lines in ((WORDS, OF_WORDS, words), (PAIRS, OF_PAIRS, pairs)):
         path.write_text(heading + "\n".join(lines) + "\n")

@@ -144,7 +144,7 @@ class Opening(Struct, frozen=True):
 
 
 # As many of a list's questions are looked up, the last ones.
-MOST_QUESTIONS = 16
+MAX_QUESTIONS = 16
 
 
 class Probes(Struct, frozen=True):

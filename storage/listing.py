@@ -25,7 +25,7 @@ from storage.records import (
 )
 
 # The most tags by which a list of agents is filtered; of more the first ones count.
-MOST_TAGS = 64
+MAX_TAGS = 64
 LAST_NUMBER = 1 << 62  # above the number of every row
 # The end of a page in an order by time: a time, and a row.
 PageEnd = tuple[float, int]

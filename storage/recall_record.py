@@ -41,7 +41,7 @@ _WIDE_NUMBERS = 1 << 5
 _WIDE_SEQS = 1 << 6
 _WIDE_TOKENS = 1 << 7
 _VERSION = 1
-_MOST_BYTE, _MOST_SHORT, _MOST_NUMBER = 0xFF, 0xFFFF, 0xFFFF_FFFF
+_MAX_BYTE, _MAX_SHORT, _MAX_NUMBER = 0xFF, 0xFFFF, 0xFFFF_FFFF
 # Version, outcome, flags, mode, how many hits; status; tenths of milliseconds, in all and up to the head of the reply;
 # context window; how many stayed out.
 _HEAD = struct.Struct("<5BHIII6B")
@@ -50,7 +50,7 @@ _SHORT_NUMBERS, _LONG_NUMBERS = struct.Struct("<14H"), struct.Struct("<14I")
 # The ids that the gateway itself gives to requests: twelve random bytes.
 _GATEWAY_ID = re.compile(r"req_[0-9a-f]{24}")
 # A longer id is stored as its hash.
-_MOST_ID_BYTES = 64
+_MAX_ID_BYTES = 64
 _GATEWAY_MARK, _HASH_MARK = b"\x00", b"\x01"
 
 
@@ -131,7 +131,7 @@ def pack_code(kind: str, reason: str) -> int:
 
 def pack_entry(e: RecalledEntry) -> EntryRow:
     """Returns an entry as it is packed."""
-    score, words, meaning = (int((each or 0.0) * _MOST_BYTE) for each in (e.score, e.words, e.meaning))
+    score, words, meaning = (int((each or 0.0) * _MAX_BYTE) for each in (e.score, e.words, e.meaning))
     code = pack_code(e.kind, e.reason) | _FORGOTTEN * e.is_forgotten
     return EntryRow(code, e.seq, e.rank, score, words, meaning, e.tokens)
 
@@ -142,9 +142,9 @@ def unpack_entry(row: EntryRow, *, has_scores: bool, has_meaning: bool) -> Recal
         KINDS[row.code & _KIND_MASK],
         row.seq,
         row.rank,
-        row.score / _MOST_BYTE if has_scores else None,
-        row.words / _MOST_BYTE if has_scores else None,
-        row.meaning / _MOST_BYTE if has_scores and has_meaning else None,
+        row.score / _MAX_BYTE if has_scores else None,
+        row.words / _MAX_BYTE if has_scores else None,
+        row.meaning / _MAX_BYTE if has_scores and has_meaning else None,
         row.tokens,
         REASONS[row.code >> _REASON_SHIFT & _REASON_MASK],
         bool(row.code & _FORGOTTEN),
@@ -159,10 +159,10 @@ def pack(record: RecallRecord) -> bytes:
 
 def pack_rows(record: RecallRecord, rows: Sequence[EntryRow], *, has_meaning: bool) -> bytes:
     """Returns the bytes of a record with these entries in the place of its own."""
-    rows = rows[:_MOST_BYTE]
+    rows = rows[:_MAX_BYTE]
     # An upstream may report any number.
-    usage = [min(n, _MOST_NUMBER) for n in record.usage or (0, 0, 0)]
-    added = min(int(record.added_ms * 100), _MOST_NUMBER)
+    usage = [min(n, _MAX_NUMBER) for n in record.usage or (0, 0, 0)]
+    added = min(int(record.added_ms * 100), _MAX_NUMBER)
     numbers = (
         record.found,
         record.recalled_tokens,
@@ -177,9 +177,9 @@ def pack_rows(record: RecallRecord, rows: Sequence[EntryRow], *, has_meaning: bo
         | _IS_STREAMED * record.is_streamed
         | _HAS_USAGE * (record.usage is not None)
         | _HAS_FIRST * (record.first_ms is not None)
-        | _WIDE_NUMBERS * (max(numbers) > _MOST_SHORT)
-        | _WIDE_SEQS * any(row.seq > _MOST_SHORT for row in rows)
-        | _WIDE_TOKENS * any(row.tokens > _MOST_BYTE for row in rows)
+        | _WIDE_NUMBERS * (max(numbers) > _MAX_SHORT)
+        | _WIDE_SEQS * any(row.seq > _MAX_SHORT for row in rows)
+        | _WIDE_TOKENS * any(row.tokens > _MAX_BYTE for row in rows)
     )
     head = _HEAD.pack(
         _VERSION,
@@ -188,10 +188,10 @@ def pack_rows(record: RecallRecord, rows: Sequence[EntryRow], *, has_meaning: bo
         _MODES.index(record.mode),
         len(rows),
         record.status,
-        min(ceil(record.ms * 10), _MOST_NUMBER),
-        min(ceil((record.first_ms or 0.0) * 10), _MOST_NUMBER),
-        min(record.context_window or 0, _MOST_NUMBER),
-        *[min(n, _MOST_BYTE) for n in record.left_out],
+        min(ceil(record.ms * 10), _MAX_NUMBER),
+        min(ceil((record.first_ms or 0.0) * 10), _MAX_NUMBER),
+        min(record.context_window or 0, _MAX_NUMBER),
+        *[min(n, _MAX_BYTE) for n in record.left_out],
     )
     return head + _numbers_struct(flags).pack(*numbers) + _pack_columns(rows, flags)
 
@@ -200,7 +200,7 @@ def _pack_columns(rows: Sequence[EntryRow], flags: int) -> bytes:
     if not rows:
         return b""
     values = dict(zip(EntryRow._fields, zip(*rows, strict=True), strict=True))
-    values["rank"] = tuple(min(rank, _MOST_BYTE) for rank in values["rank"])
+    values["rank"] = tuple(min(rank, _MAX_BYTE) for rank in values["rank"])
     columns = _columns(flags, len(rows))
     return b"".join(struct.pack(f"<{len(rows)}{each.format}", *values[each.name]) for each in columns)
 
@@ -311,7 +311,7 @@ def pack_request_id(id: str) -> bytes:
     if _GATEWAY_ID.fullmatch(id):
         return _GATEWAY_MARK + bytes.fromhex(id[4:])
     raw = id.encode("utf-8", "replace")
-    return raw if len(raw) <= _MOST_ID_BYTES else _HASH_MARK + blake2b(raw, digest_size=16).digest()
+    return raw if len(raw) <= _MAX_ID_BYTES else _HASH_MARK + blake2b(raw, digest_size=16).digest()
 
 
 def unpack_request_id(stored: bytes) -> str | None:

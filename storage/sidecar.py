@@ -30,7 +30,7 @@ LOGS = ("-wal", "-shm", "-journal")
 
 _ROOT = 0
 # As many as Linux follows in one path.
-_MOST_LINKS = 40
+_MAX_LINKS = 40
 # Another process may make or remove a file between two calls. No measurement; any value from 3 to 10 behaves alike.
 _TRIES = 5
 # A pipe that was put there must not make an open wait.
@@ -77,7 +77,7 @@ def resolved(database: str | Path) -> str:
                 f"{path} is a link that the account {name_of(owner)} has made, so it is not followed. "
                 f"If it is right, name the file itself with --db: it leads to {target}."
             )
-        if links > _MOST_LINKS:
+        if links > _MAX_LINKS:
             raise Broken(f"The path {database} has too many links. Name another file with --db.")
         found = "/" if target.startswith("/") else found
         rest += reversed(target.split("/"))

@@ -21,8 +21,8 @@ from adapters.errors import ProviderError
 from adapters.types import ModelRequest, read_retry_after
 
 AT_ONCE: Final = 4
-_MOST_RESULTS: Final = 64  # results that wait to be read; then the calls wait, too
-_MOST_BYTES: Final = 64 * 1024 * 1024
+_MAX_RESULTS: Final = 64  # results that wait to be read; then the calls wait, too
+_MAX_BYTES: Final = 64 * 1024 * 1024
 _BUSY: Final = frozenset((429, 503, 529))  # an upstream that will answer later
 TRIES: Final = 5  # of a request to one that is busy
 _FIRST_WAIT_S: Final = 2.0  # each wait is twice the one before
@@ -35,7 +35,7 @@ class _RunningBatch:
 
     part: BatchPart
     # Results that are not read yet.
-    results: asyncio.Queue[PartResult] = field(default_factory=lambda: asyncio.Queue(_MOST_RESULTS))
+    results: asyncio.Queue[PartResult] = field(default_factory=lambda: asyncio.Queue(_MAX_RESULTS))
     task: asyncio.Task[None] | None = None
 
 
@@ -128,7 +128,7 @@ class LocalBatches:
         try:
             reply = await self._provider.send(ModelRequest(body))
             try:
-                raw = await reply.read(_MOST_BYTES)
+                raw = await reply.read(_MAX_BYTES)
             finally:
                 await reply.aclose()
         except ProviderError as error:

@@ -18,7 +18,7 @@ import orjson
 from adapters.base import BatchPart, PartResult, PartState
 from adapters.batch.result_lines import read_results
 from adapters.batch.sdk_client import CLOCK_SKEW_S, PAGE, SdkBatches, client_options
-from adapters.batch.sdk_errors import MOST_MESSAGE_CHARS, is_transient, read_message
+from adapters.batch.sdk_errors import MAX_MESSAGE_CHARS, is_transient, read_message
 from adapters.errors import ProviderBroke, ProviderCrowded, ProviderError, ProviderGarbled, ProviderRefused
 from adapters.types import Json
 
@@ -153,7 +153,7 @@ def _read_state(batch: Batch) -> PartState:
     return PartState(
         is_over,
         is_over and has_results,
-        message[:MOST_MESSAGE_CHARS],
+        message[:MAX_MESSAGE_CHARS],
         exceeds_queue=exceeds_queue,
         queue_tokens=_read_queue_tokens(message),
         unreported=unreported,

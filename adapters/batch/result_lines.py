@@ -10,7 +10,7 @@ from adapters.base import PartResult
 from adapters.errors import ProviderBroke, ProviderGarbled
 from adapters.types import Json
 
-_MOST_BYTES = 64 * 1024 * 1024  # of one line; chosen: far above any completion
+_MAX_BYTES = 64 * 1024 * 1024  # of one line; chosen: far above any completion
 _UNREADABLE = b"?"  # stands for the omitted part of a line, and is no JSON
 
 
@@ -48,7 +48,7 @@ async def _lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         if rest:
             size += len(rest)
             held.append(rest)
-            if size > _MOST_BYTES:
+            if size > _MAX_BYTES:
                 held = [_UNREADABLE]
     # The last line may lack its end.
     if (last := b"".join(held)).strip():

@@ -17,7 +17,7 @@ from adapters.errors import (
 from adapters.types import read_retry_after
 
 # Characters of a provider's message, at most.
-MOST_MESSAGE_CHARS: Final = 500
+MAX_MESSAGE_CHARS: Final = 500
 _TRANSIENT: Final = frozenset((408, 409, 425, 429))
 
 
@@ -56,4 +56,4 @@ def read_message(body: object) -> str:
     """Returns the message in the body of an error, whatever form it has."""
     found = body.get("error", body) if isinstance(body, dict) else body
     message = found.get("message") if isinstance(found, dict) else found
-    return message[:MOST_MESSAGE_CHARS] if isinstance(message, str) and message else "no reason is given"
+    return message[:MAX_MESSAGE_CHARS] if isinstance(message, str) and message else "no reason is given"

@@ -54,7 +54,7 @@ _OPENAI_LOW_EFFORTS: Final = ("none", "minimal")
 # The tokens for thoughts by effort, where a model takes no effort (build-with-claude/extended-thinking: at least 1,024,
 # below `max_tokens`). No measurement.
 _THINKING_TOKENS: Final = {"low": 4_096, "medium": 8_192, "high": 16_384}
-_LEAST_THINKING_TOKENS: Final = 1_024
+_MIN_THINKING_TOKENS: Final = 1_024
 _PLAIN_ID: Final = re.compile(r"[a-zA-Z0-9_-]{1,256}")
 _PHONE: Final = re.compile(r"[\d-]{7,}")
 BINDING_BETA: Final = "thinking-binding-controls-2026-08-01"
@@ -188,7 +188,7 @@ def _ask_to_think(wire: Json, effort: str) -> None:
         effort in _OPENAI_LOW_EFFORTS
         or is_forced
         or not isinstance(most, int)
-        or most <= _LEAST_THINKING_TOKENS
+        or most <= _MIN_THINKING_TOKENS
     ):
         return
     tokens = min(_THINKING_TOKENS.get(effort, max(_THINKING_TOKENS.values())), most - 1)

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct, field
 
 # The largest JSON schema of a tool; a model's window would hold few of this size.
-MOST_SCHEMA_BYTES = 64 * 1024
+MAX_SCHEMA_BYTES = 64 * 1024
 # The number of turns that make a sleeptime agent's run due, unless its definition has another.
 SLEEP_EVERY = 5
 

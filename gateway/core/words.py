@@ -11,7 +11,7 @@ _LETTERS_ASCII = bytes(code if _WORD.match(chr(code)) else 32 for code in range(
 # "C++" distinguishes one word from another; a quotation mark does not.
 _WORD_CATEGORIES, _WORD_SIGNS = frozenset("LMN"), frozenset("_#%+")
 # A bound of `_WordTable`: more characters than the languages of most users have. All of Unicode would take 77 MB.
-_MOST_CHARACTERS = 1 << 14
+_MAX_CHARACTERS = 1 << 14
 _NO_WORD = re.compile(r"\W*+")
 # "[interrupted]", "(laughs)", "*sighs*" at the end of what was spoken.
 _OPENING, _CLOSING = "[(*<", "])*>"
@@ -25,7 +25,7 @@ class _WordTable(dict[int, int]):
         c, kind = chr(code), unicodedata.category(chr(code))
         is_in_words = kind[0] in _WORD_CATEGORIES or kind in ("Sc", "So") or c in _WORD_SIGNS
         found = code if is_in_words else 32
-        if len(self) < _MOST_CHARACTERS:
+        if len(self) < _MAX_CHARACTERS:
             self[code] = found
         return found
 

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import orjson
 
-from gateway.core.json_limits import MOST_LEVELS, check_values, is_too_deep
+from gateway.core.json_limits import MAX_LEVELS, check_values, is_too_deep
 from gateway.errors import BadRequest
 
 
@@ -49,7 +49,7 @@ def repeated_keys(body: bytes, members: Mapping[str, msgspec.Raw] | None = None)
     try:
         if members is None:
             members = read_members(body)
-        if len(members) <= _MOST_FAST_MEMBERS and _is_exactly(body, members.values()):
+        if len(members) <= _MAX_FAST_MEMBERS and _is_exactly(body, members.values()):
             return ()
         check_values(body)
         standard_json.loads(
@@ -61,7 +61,7 @@ def repeated_keys(body: bytes, members: Mapping[str, msgspec.Raw] | None = None)
 
 
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_MOST_FAST_MEMBERS = 100  # members; with more of them the standard library's reading takes less time
+_MAX_FAST_MEMBERS = 100  # members; with more of them the standard library's reading takes less time
 _KEY = re.compile(rb'[\s{,]*+"[^"\\]*+"\s*+:\s*+')
 _END = re.compile(rb"[\s{]*+}\s*+")
 
@@ -119,7 +119,7 @@ def check_depth(param: str, json: list[Any]) -> None:
     """Refuses what is nested too deep to be stored, or to have its tokens counted. json: as deep as in the body."""
     if is_too_deep(json):
         raise BadRequest(
-            f"Invalid '{param}': nested too deep. Expected at most {MOST_LEVELS} levels.", param=param
+            f"Invalid '{param}': nested too deep. Expected at most {MAX_LEVELS} levels.", param=param
         )
 
 

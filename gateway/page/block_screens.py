@@ -17,7 +17,7 @@ from gateway.run.admin.memory_views import BlockPage, MemoryViews
 
 _Number = Annotated[int, Meta(ge=1, lt=1 << 62)]
 # Characters of what stays around a change in the history of a page, and of a whole difference.
-_AROUND, _MOST = 60, 1_500
+_CHARS_AROUND, _MAX_CHARS = 60, 1_500
 # Versions that a page shows; a twin has as many as were asked for.
 _VERSIONS = 20
 
@@ -152,12 +152,12 @@ def _changes(page: BlockPage) -> dict[int, tuple[DiffPart, ...]]:
 def _shortened(parts: tuple[DiffPart, ...]) -> tuple[DiffPart, ...]:
     """Returns a difference in which little of what stays is around each change, and which has a bound."""
     found: list[DiffPart] = []
-    left = _MOST
+    left = _MAX_CHARS
     for n, part in enumerate(parts):
         text = part.text
-        if part.op == "same" and len(text) > 2 * _AROUND:
-            head = text[:_AROUND] if n else ""
-            tail = text[-_AROUND:] if n < len(parts) - 1 else ""
+        if part.op == "same" and len(text) > 2 * _CHARS_AROUND:
+            head = text[:_CHARS_AROUND] if n else ""
+            tail = text[-_CHARS_AROUND:] if n < len(parts) - 1 else ""
             text = f"{head} … {tail}"
         if len(text) > left:
             return (*found, DiffPart(part.op, f"{text[:left]}…"))

@@ -12,9 +12,9 @@ from gateway.page.screen import Action, Answer, Download, LimitQuery, Screen, Sc
 
 _Number = Annotated[int, Meta(ge=0, lt=1 << 62)]
 # Characters of all texts of a page, so that it stays below 100 kB.
-_MOST_CHARS = 24_000
+_MAX_CHARS = 24_000
 # Bytes of the whole text of a message.
-_MOST_BYTES = 1_000_000
+_MAX_BYTES = 1_000_000
 
 
 class TalkQuery(LimitQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -33,7 +33,7 @@ def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) 
         if query.message is not None:
             text = await views.message(access.project, access.uid, id, query.message)
             await request.note_read(access.uid)
-            raw = text.encode("utf-8", "replace")[:_MOST_BYTES]
+            raw = text.encode("utf-8", "replace")[:_MAX_BYTES]
             return Download("text/plain; charset=utf-8", raw.decode("utf-8", "ignore").encode())
         page = await views.conversation(
             access.project,
@@ -42,7 +42,7 @@ def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) 
             branch=query.branch,
             before=query.before,
             limit=query.limit,
-            most_chars=None if request.is_twin else _MOST_CHARS,
+            most_chars=None if request.is_twin else _MAX_CHARS,
         )
         await request.note_read(access.uid)
         name = await views.name(access.project, access.uid)

@@ -18,7 +18,7 @@ from gateway.run.admin.link_operations import Right
 
 # Items of a list. A page has at most so many, so that its HTML stays under 100 kB; a twin may have more.
 LIMIT = 50
-MOST_ITEMS = 200
+MAX_ITEMS = 200
 
 
 class NoFields(Struct, frozen=True, forbid_unknown_fields=True):
@@ -28,7 +28,7 @@ class NoFields(Struct, frozen=True, forbid_unknown_fields=True):
 class LimitQuery(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The query of a screen with a list; those with further fields are made of it."""
 
-    limit: Annotated[int, Meta(ge=1, le=MOST_ITEMS)] = LIMIT
+    limit: Annotated[int, Meta(ge=1, le=MAX_ITEMS)] = LIMIT
 
 
 class ListQuery(LimitQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -14,7 +14,7 @@ from gateway.run.admin.sign_in import Operator
 
 _TOKEN_BYTES = 32
 # Sessions of one process; the one that was not used for longest goes. Chosen: some 500 bytes each.
-MOST_SESSIONS = 1_000
+MAX_SESSIONS = 1_000
 # LoginFailures to sign in within a minute that are answered as such.
 FAILURES = 10
 FAILURES_S = 60.0
@@ -75,7 +75,7 @@ class Sessions:
         """Begins a session and returns its token."""
         token, now = secrets.token_urlsafe(_TOKEN_BYTES), self._now()
         self._sessions[_digest(token)] = _Session(operator, now, now)
-        if len(self._sessions) > MOST_SESSIONS:
+        if len(self._sessions) > MAX_SESSIONS:
             self._sessions.popitem(last=False)
         return token
 

@@ -44,7 +44,7 @@ KIND: Final = "response"
 # Bounds the connections to upstreams, which each response holds for minutes. No measurement.
 AT_ONCE: Final = 16
 # How many attempts may end with their process. No measurement; any value from 2 to 5 behaves alike.
-MOST_TRIES: Final = 3
+MAX_TRIES: Final = 3
 # How long the request and the events are stored after the end of the response.
 RETENTION_S: Final = 3 * 3600.0
 NOT_STORED: Final = (
@@ -55,7 +55,7 @@ _UNLIMITED_TRIES: Final = 1_000_000  # of the job: `_perform` has a limit of its
 _EVENTS_POLL_S, _STATE_POLL_S = 0.2, 1.0
 _PAGE: Final = 64
 # The accepted requests of which the caller and the hash are in memory. No measurement.
-_MOST_ACCEPTED: Final = 4_096
+_MAX_ACCEPTED: Final = 4_096
 # The time within which the same request of a caller is a retry of its client: OpenAI's SDKs wait ten minutes for an
 # answer, and try twice more. No measurement.
 _RETRY_WINDOW_S: Final = 1_800.0
@@ -307,7 +307,7 @@ class BackgroundResponses:
             asyncio.create_task(self._leave_when_over(run, log)) if self.store.database.is_shared else None
         )
         try:
-            if job.job.tries > MOST_TRIES:
+            if job.job.tries > MAX_TRIES:
                 await self._end(
                     run, log, self.dialect.failed(shown, None, "The gateway died while it was made.")
                 )
@@ -435,7 +435,7 @@ class BackgroundResponses:
 def _put(cache: dict[_Key, _Value], key: _Key, value: _Value) -> None:
     """Puts a value into a cache, which loses its oldest above a bound."""
     cache[key] = value
-    if len(cache) > _MOST_ACCEPTED:
+    if len(cache) > _MAX_ACCEPTED:
         del cache[next(iter(cache))]
 
 

@@ -51,7 +51,7 @@ from storage.errors import StoreError, is_known
 from storage.records import Agent, Scope
 
 _log = logging.getLogger("mnemogate")
-_MOST_ROUTES = 256  # cached; bounded, since callers choose the names of models
+_MAX_ROUTES = 256  # cached; bounded, since callers choose the names of models
 _OFF, _STRICT = Mode.OFF, Mode.STRICT  # bound once: Python 3.11 is slow to read them off their class
 _AGENT = b"x-mnemogate-agent"
 _context_window = attrgetter("context_window")
@@ -82,7 +82,7 @@ class Chat:
         self._agents = agents
         self.conversations = ResponseConversations(keeper.store, keeper.now)
         self.resolver = Resolver(settings, keeper, turns, directory, agents)
-        self.route_of = lru_cache(maxsize=_MOST_ROUTES)(partial(resolve_route, settings))
+        self.route_of = lru_cache(maxsize=_MAX_ROUTES)(partial(resolve_route, settings))
 
     async def answer(
         self,

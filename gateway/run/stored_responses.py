@@ -23,7 +23,7 @@ from storage.records import Agent, State
 from storage.sql.store import Store
 
 # How many of a project's newest exchanges are looked at for an upstream's id, which no index has: so many pages.
-_PAGE, _MOST_PAGES = 200, 10
+_PAGE, _MAX_PAGES = 200, 10
 
 
 class ResponseOwner(Struct, frozen=True):
@@ -76,7 +76,7 @@ class StoredResponses:
         """
         quoted, before = id.encode(), None
         with map_store_errors():
-            for _ in range(_MOST_PAGES):
+            for _ in range(_MAX_PAGES):
                 page = Page(after=before, limit=_PAGE)
                 found = await self.store.messages.page_of_project(owner.project, page)
                 for agent, each in found:

@@ -29,7 +29,7 @@ _log = logging.getLogger("mnemogate")
 FLUSH_S: Final = 2.0
 # Ids of spans leave room on both sides for those of calls and steps.
 _SPAN_BITS: Final = 62
-_LEAST_SPAN: Final = 1 << 61
+_MIN_SPAN: Final = 1 << 61
 
 
 class Tracer:
@@ -67,10 +67,10 @@ class Tracer:
             trace_id = self._random.getrandbits(128) or 1
             if not self._samples(None, trace_id):
                 return None
-            return TraceContext(trace_id, _LEAST_SPAN + self._random.getrandbits(_SPAN_BITS))
+            return TraceContext(trace_id, _MIN_SPAN + self._random.getrandbits(_SPAN_BITS))
         if not self._samples(caller, caller.trace_id):
             return None
-        span_id = _LEAST_SPAN + self._random.getrandbits(_SPAN_BITS)
+        span_id = _MIN_SPAN + self._random.getrandbits(_SPAN_BITS)
         return TraceContext(caller.trace_id, span_id, caller.span_id, caller.state)
 
     def take(self, receipt: Receipt) -> None:

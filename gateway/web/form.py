@@ -20,7 +20,7 @@ _POSSIBLE_NAME = re.compile(rb"""(?<![\w-])name(\*[\d*]*)?\s*=\s*"?([^"\r\n;]*)"
 _DELIMITER_END = re.compile(rb"[ \t]*\r\n")
 _TYPE = re.compile(rb"^content-type:([^\r\n]*)", re.I | re.M)
 _MAX_HEAD_BYTES = 16 * 1024  # chosen: far above the head of any part, and the search's cost stays linear
-_MOST_PARTS = 1_000  # chosen: far above those of any form; millions of empty ones would take long to read
+_MAX_PARTS = 1_000  # chosen: far above those of any form; millions of empty ones would take long to read
 
 
 def read_boundary(content_type: str) -> bytes | None:
@@ -81,7 +81,7 @@ class FieldSearch:
                 self._give_up()
             return False
         self._parts += 1
-        if self._parts > _MOST_PARTS or not _DELIMITER_END.match(self._pending, len(self._delimiter)):
+        if self._parts > _MAX_PARTS or not _DELIMITER_END.match(self._pending, len(self._delimiter)):
             self._give_up()
             return False
         if _may_be_named(self._name, self._pending[len(self._delimiter) : end]):
@@ -121,7 +121,7 @@ def parse_form(data: bytes, boundary: bytes) -> list[FormPart] | None:
     delimiter = b"\r\n--" + boundary
     parts: list[FormPart] = []
     # Text before the first delimiter belongs to no part; the last one ends in "--".
-    _, *pieces = (b"\r\n" + data).split(delimiter, _MOST_PARTS)
+    _, *pieces = (b"\r\n" + data).split(delimiter, _MAX_PARTS)
     for piece in pieces:
         if piece.startswith(b"--"):
             return parts

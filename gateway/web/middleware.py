@@ -36,7 +36,7 @@ OPEN_PATHS = frozenset(
 )
 OPENAI_ERRORS: Final = ChatErrors()
 # Characters of a path or a model's name in the log: more than a real one has, so that callers cannot fill the disk.
-_MOST_LOGGED_CHARS = 256
+_MAX_LOGGED_CHARS = 256
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 # Paths on which a key that is bound to a user reaches nothing of other users, but what an upstream stores, by its id.
 _USER_PATHS = re.compile(
@@ -266,13 +266,13 @@ class Edge:
             "at": round(self._now() * 1000) / 1000,
             "id": info.request_id,
             "method": scope["method"],
-            "path": (info.path or scope["path"])[:_MOST_LOGGED_CHARS],
+            "path": (info.path or scope["path"])[:_MAX_LOGGED_CHARS],
             "status": info.status,
             "ms": round((time.perf_counter() - info.begun) * 100_000) / 100,
             "added_ms": None if info.added_ms is None else round(info.added_ms * 100) / 100,
             "in": info.bytes_in,
             "out": info.bytes_out,
-            "model": info.model and info.model[:_MOST_LOGGED_CHARS],
+            "model": info.model and info.model[:_MAX_LOGGED_CHARS],
             "stream": info.stream,
             "memory": info.memory,
             "project": info.caller.project,

@@ -7,7 +7,7 @@ from difflib import SequenceMatcher
 from typing import Final
 
 # Longer than any path that is served. The time of a comparison grows with the square of it.
-_MOST_CHARACTERS: Final = 200
+_MAX_CHARACTERS: Final = 200
 # Two letters of a short path may differ. At 0.75 `/v1/chat` is taken for `/v1/health`; 0.8 to 0.9 behave alike.
 _ALIKE: Final = 0.8
 _BELOW: Final = "; a base URL ends in /v1, and below it applications ask for POST /v1/chat/completions"
@@ -34,7 +34,7 @@ def hint_for(path: str, known: Iterable[str]) -> str:
 
 def _nearest(path: str, known: Iterable[str]) -> str | None:
     """Returns the route with nearly this path, or which goes on from it; None: there is none."""
-    if len(path) > _MOST_CHARACTERS:
+    if len(path) > _MAX_CHARACTERS:
         return None
     own = path.rstrip("/").lower()
     routes = dict.fromkeys(route.rstrip("/") for route in known)

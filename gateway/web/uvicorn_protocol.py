@@ -14,7 +14,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEAD_BYTES: Final = 64 * 1024  # OpenAI's and Cloudflare's own limits are 16 to 32 KiB
-MOST_WAITING: Final = (
+MAX_WAITING: Final = (
     64  # requests that are sent before the reply to the one before; browsers and SDKs send none
 )
 
@@ -145,7 +145,7 @@ class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
         self._bytes_since_part = 0
         if self.parser.should_upgrade():
             return  # `_parse` decides
-        if len(self.pipeline) >= MOST_WAITING:
+        if len(self.pipeline) >= MAX_WAITING:
             raise HttpParserError("too many requests wait")
         self.scope["state"]["connection"] = self
         super().on_headers_complete()

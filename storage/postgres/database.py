@@ -44,7 +44,7 @@ _OVERHEAD_BYTES = 2048
 # The SQLSTATEs of two transactions that cannot both commit, serialization failure and deadlock: one is performed again.
 _CONFLICTS = ("40001", "40P01")
 # The most attempts of a transaction. Where many conflict, the next attempt may meet another one. Not measured.
-_MOST_TRIES = 5
+_MAX_TRIES = 5
 
 _IS_READ_ONLY = "SELECT current_setting('transaction_read_only') = 'on'"
 
@@ -228,7 +228,7 @@ class PostgresDatabase:
     ) -> T:
         """Performs a transaction, again after a conflict with another one and once after its connection broke."""
         pool = self._pool
-        for tries_left in reversed(range(_MOST_TRIES)):
+        for tries_left in reversed(range(_MAX_TRIES)):
             raw = (None if is_bulk else pool.acquire_idle()) or await pool.acquire(is_bulk=is_bulk)
             until = self._loop.time() + self._limits.write_s
             connection = kind(raw, until, self._loop, self._begin_statement)
@@ -245,7 +245,7 @@ class PostgresDatabase:
                 if tries_left and _is_conflict(error):
                     continue
                 # Only once: where a connection broke, the next one mostly breaks as well.
-                if tries_left == _MOST_TRIES - 1 and isinstance(translated, Broken) and may_repeat:
+                if tries_left == _MAX_TRIES - 1 and isinstance(translated, Broken) and may_repeat:
                     continue
                 if translated is error:
                     raise

@@ -34,7 +34,7 @@ _LOST_MESSAGE = (
     "Notifications from PostgreSQL are lost; changes by other gateways may be seen up to %d s late. "
     "Reconnecting: %s"
 )
-_RETRY_FIRST_S, _RETRY_MOST_S = 0.25, 10.0
+_RETRY_FIRST_S, _RETRY_MAX_S = 0.25, 10.0
 
 
 class NotificationListener:
@@ -106,7 +106,7 @@ class NotificationListener:
                 reported_at = loop.time()
                 self._report_missed()
             await asyncio.sleep(POLL_S if self._target is None else pause)
-            pause = min(2 * pause, _RETRY_MOST_S)
+            pause = min(2 * pause, _RETRY_MAX_S)
 
     async def _listen_once(self) -> None:
         """Listens until the connection is lost."""

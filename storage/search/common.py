@@ -27,7 +27,7 @@ _PAIRS = Path(__file__).with_name("letter_pairs.txt")
 # A term of line N of the table is 10^(-N/2) of all words; one below the last line counts as never used. Those of the
 # last line are common to the degree 1.
 _FIRST_LINE, _LAST_LINE = 2, 7
-_MOST = _LAST_LINE + 1 - _FIRST_LINE
+_MAX_DEGREE = _LAST_LINE + 1 - _FIRST_LINE
 # Words in a message, to make of a word's share of all words the share of messages that have it. Measured on
 # LongMemEval in histories of 22 messages with 100, 150 and 300: evidence in the note 91.5, 91.3 and 90.8%; questions
 # about something else that get a note: 31, 30 and 27%.
@@ -192,7 +192,7 @@ def load_tables() -> dict[str, int]:
     for place, words in enumerate(_ADDRESSES.values()):
         shift = _DEGREE_BITS * place
         for term in words_of(" ".join(words)):
-            tables[term] = tables.get(term, 0) & ~(_DEGREE << shift) | _MOST << shift
+            tables[term] = tables.get(term, 0) & ~(_DEGREE << shift) | _MAX_DEGREE << shift
     # Few of them differ, which then lie near to each other.
     values = {value: value for value in tables.values()}
     return {term: values[value] for term, value in tables.items()}

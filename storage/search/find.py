@@ -28,20 +28,20 @@ _QUERY_TERMS = 64
 # Names of the first hits that a second look asks for.
 _NAMES = 8
 # Occurrences that are scored, which takes 5 ms. The terms of a question have a tenth of that in 10,000 messages.
-_MOST_OCCURRENCES = 1 << 16
+_MAX_OCCURRENCES = 1 << 16
 
 # A word is as common as this memory and people in general have it, who count like as many messages as the memory has
 # and like this many at least: a few messages cannot show which words are common. Measured on LongMemEval against counts
 # of the memory alone: evidence in the note with histories of 22 messages from 90.6 to 91.3%, of 550 from 87.6 to 87.9%,
 # in one of 10,866 from 71.4 to 71.9%; questions about something else that get a note, with 22 messages, 35 to 30%.
-_LEAST_IN_GENERAL = 500
-_LEAST_ASKED = 1e-9
+_MIN_IN_GENERAL = 500
+_MIN_ASKED = 1e-9
 # A text may be wordy: "I am so sorry, I just cannot think of it, could you help me out?" What it asks for, to which the
 # bounds of the ranking are relative, is at most so many words that were never heard. And a sentence without a word that
 # was heard counts beside the others by the root of the sum of squares. Measured on German compounds: 79 and 67% of the
 # evidence of both halves, 54 and 42% without; questions about something else with a note, of German ones as before, of
 # 500 English ones 30.6 instead of 30.0%.
-_MOST_ASKED = 8
+_MAX_ASKED = 8
 # The weight of a term that is a part of a word (`parts_of_words`). Measured on the facts of both halves, with 1 and
 # 0.5: of the Chinese 79 and 79% found, of the Japanese 90 and 88%; questions about something else with a note, 6 and
 # 0%, 5 and 0%. Anything from 0.3 to 0.6 behaves alike.
@@ -102,7 +102,7 @@ def find(index: Index, layout: IndexLayout, wanted: WantedTerms, postings: Posti
                 parts[number] = parts[number][:0]
     if postings.unread:
         counts = [count + postings.unread.get(each, 0) for each, count in zip(hashes, counts, strict=True)]
-    if sum(sizes) > _MOST_OCCURRENCES:
+    if sum(sizes) > _MAX_OCCURRENCES:
         parts = _of_rarest(layout, parts)
         sizes = [*map(len, parts)]
     in_index = no_occurrences()
@@ -121,7 +121,7 @@ def _weigh(wanted: WantedTerms, counts: Sequence[int], messages: int) -> tuple[l
     messages: how many the memory has.
     """
     # A word never heard counts like one heard once; else, with few messages, it would outweigh all that was found.
-    others = max(messages, _LEAST_IN_GENERAL)
+    others = max(messages, _MIN_IN_GENERAL)
     sample = messages + others + 1
     once, weights = log(sample / 1.5), list[float]()
     parts_of_others = parts_of_words(wanted.terms)
@@ -139,7 +139,7 @@ def _weigh(wanted: WantedTerms, counts: Sequence[int], messages: int) -> tuple[l
     # not add to what this asks for in full.
     unheard = (asked for sentence, asked in asked_by.items() if sentence not in heard)
     asked = hypot(sum(map(asked_by.__getitem__, heard)), *unheard)
-    asked = max(min(asked, _MOST_ASKED * once * once), _LEAST_ASKED)
+    asked = max(min(asked, _MAX_ASKED * once * once), _MIN_ASKED)
     return weights, asked
 
 
@@ -147,12 +147,12 @@ def _of_rarest(layout: IndexLayout, parts: Sequence[NDArray[np.uint64]]) -> list
     """Returns the occurrences of the rarest terms, and of the others those in messages that have one of these or stand
     next to one.
 
-    The rarest terms are those that have no more than `_MOST_OCCURRENCES` together. A term with more of its own is
+    The rarest terms are those that have no more than `_MAX_OCCURRENCES` together. A term with more of its own is
     looked for in the newest messages.
     """
     import numpy as np
 
-    left, found = _MOST_OCCURRENCES, [part[-_MOST_OCCURRENCES:] for part in parts]
+    left, found = _MAX_OCCURRENCES, [part[-_MAX_OCCURRENCES:] for part in parts]
     is_near = np.zeros(len(layout.flags) + 1, bool)  # after the rows comes one for missing neighbours
     for number in sorted(
         (number for number, part in enumerate(found) if len(part)), key=lambda n: len(found[n])

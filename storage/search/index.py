@@ -48,12 +48,12 @@ if TYPE_CHECKING:
 
 HASH_SHIFT = 32
 NO_HASH = 0xFFFFFFFF
-_MOST_CHUNKS = (1 << 22) // CHUNK  # four million messages
+_MAX_CHUNKS = (1 << 22) // CHUNK  # four million messages
 _ROW_CHUNK_SHIFT = ROW_SHIFT + 6
 
 # Chunks that changed lie in a column of their own until they are more than this, or than a quarter of all: to sort a
 # long column takes milliseconds.
-_MOST_CHANGED = 16
+_MAX_CHANGED = 16
 # Measured: what a row takes in memory besides the numbers of its neighbours, an occurrence, and an index without any.
 _ROW_BYTES, _OCCURRENCE_BYTES, _INDEX_BYTES = 6, 8, 2_200
 
@@ -126,9 +126,7 @@ class Index:
         all_chunks, changed_chunks = self._columns
         parts = [_without_chunks(changed_chunks, gone), found]
         self._changed_chunks = self._changed_chunks.union(changed)
-        if not len(all_chunks) or len(self._changed_chunks) > min(
-            _MOST_CHANGED, len(self.layout.chunks) // 4
-        ):
+        if not len(all_chunks) or len(self._changed_chunks) > min(_MAX_CHANGED, len(self.layout.chunks) // 4):
             parts.append(_without_chunks(all_chunks, self._chunk_mask(self._changed_chunks)))
             self._columns = [_sorted_column(parts), _empty_column()]
             self._changed_chunks = frozenset()
@@ -189,8 +187,8 @@ class Index:
     def _make_room(self, chunks: Iterable[int]) -> None:
         """Gives rows to chunks that have none. Rows after them move."""
         moved = self.layout.make_room(chunks)
-        if len(self.layout.chunks) > _MOST_CHUNKS:
-            raise OverflowError(f"no index has more than {_MOST_CHUNKS} chunks")
+        if len(self.layout.chunks) > _MAX_CHUNKS:
+            raise OverflowError(f"no index has more than {_MAX_CHUNKS} chunks")
         if moved and self.blob_bytes:
             import numpy as np
 

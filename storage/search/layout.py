@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # BM25's own: how soon a repeated word stops counting, and how much a long message is held against it.
 _K1 = 1.2
 _B = 0.75
-LEAST_AGAINST = _K1 * (1 - _B)
+MIN_AGAINST = _K1 * (1 - _B)
 
 # The assistant's turns are this many times as long as the user's, as an exponent of 2, where the ranking of the user's
 # turns counts in full. That is so in LongMemEval, where nothing less found as much.
@@ -107,7 +107,7 @@ class IndexLayout:
         "length", "lengths", "positions", "replaced", "slope", "tail", "tail_rows", "user_weight",
     )  # fmt: skip
 
-    # How much each term of a document, or of its head, counts against a term in it, next to LEAST_AGAINST.
+    # How much each term of a document, or of its head, counts against a term in it, next to MIN_AGAINST.
     slope: float
     head_slope: float
     # How much the ranking of the user's turns counts.

@@ -36,12 +36,12 @@ _SENTENCE_END = re.compile(r"(?<!\d)[.!?؟।]\s|[。！？\n]")
 _SEGMENT_TERMS = 32
 
 # The most messages that are returned, and read at once.
-MOST_HITS = 96
+MAX_HITS = 96
 # Tokens for each term of a message (the index has no function words); and the most terms of it that are shown.
 _TOKENS_OF_TERM = 2.4
 _STATED_TERMS = 32
 _TOKENS_OF = [terms * _TOKENS_OF_TERM for terms in range(_STATED_TERMS)]
-_MOST_TOKENS = _STATED_TERMS * _TOKENS_OF_TERM
+_MAX_TOKENS = _STATED_TERMS * _TOKENS_OF_TERM
 
 # A second look: so many of the first hits give names and numbers, and so many hits of the first look stay in front.
 # Measured: 88.2 and 88.7% of LongMemEval's evidence (1,000 tokens, index and note alone); of questions of two steps in
@@ -110,14 +110,14 @@ def rank(
     sums = Scores(layout, near)
     sums.add(found)
     unwanted = layout.rows_of(skip)
-    rows = sums.best(unwanted, max(limit, MOST_HITS) if room else limit, only_strong=only_strong)
+    rows = sums.best(unwanted, max(limit, MAX_HITS) if room else limit, only_strong=only_strong)
     # Where the first look has found all there is, a second one has nothing to add.
     is_all = len(rows) == layout.lengths.count <= _SURE
     if room and not is_all and index.blob_bytes <= _LOOKED_AGAIN_BYTES:
         wider = widen(index, layout, rows[:_SECOND_LOOK], wanted, secret)
         if wider is not None:
             sums.add(wider)
-            rows = _mix(rows, sums.best(unwanted, MOST_HITS, only_strong=only_strong))
+            rows = _mix(rows, sums.best(unwanted, MAX_HITS, only_strong=only_strong))
     if len(rows) > limit:
         rows = _fill(rows, layout, limit, room)
     seqs = _numbers(rows, layout)
@@ -253,8 +253,8 @@ def _numbers(rows: Iterable[int], layout: IndexLayout) -> list[int]:
 def _mix(first: list[int], second: list[int]) -> list[int]:
     """Returns the rows of both looks: the best of the first, then one of each in turn."""
     if len(first) <= _SURE:  # so it is in two of three turns, which are spared the rest
-        return list(dict.fromkeys(first + second))[:MOST_HITS]
-    return list(dict.fromkeys(first[:_SURE] + interleave((first[_SURE:], second))))[:MOST_HITS]
+        return list(dict.fromkeys(first + second))[:MAX_HITS]
+    return list(dict.fromkeys(first[:_SURE] + interleave((first[_SURE:], second))))[:MAX_HITS]
 
 
 def _fill(ranked: list[int], layout: IndexLayout, limit: int, room: int) -> list[int]:
@@ -264,5 +264,5 @@ def _fill(ranked: list[int], layout: IndexLayout, limit: int, room: int) -> list
         if place >= limit and filled >= room:
             return ranked[:place]
         length = lengths[row]
-        filled += _TOKENS_OF[length] if length < _STATED_TERMS else _MOST_TOKENS
+        filled += _TOKENS_OF[length] if length < _STATED_TERMS else _MAX_TOKENS
     return ranked

@@ -13,13 +13,13 @@ from msgspec import Struct
 
 from storage.search.blob import ASKS, FREQUENCY, HEAD, NO_ROW, PRESENT, ROW_SHIFT, SLIGHT, USER
 from storage.search.find import Found
-from storage.search.layout import LEAST_AGAINST, IndexLayout
+from storage.search.layout import MIN_AGAINST, IndexLayout
 from storage.search.weights import (
     AFTER_FACTOR,
     ANSWERING,
-    LEAST_BEST_SHARE,
-    LEAST_SHARE,
-    LEAST_TELLING,
+    MIN_BEST_SHARE,
+    MIN_SHARE,
+    MIN_TELLING,
     NEIGHBOUR,
     TELLING_TERMS,
     VECTORS_FADE,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 # Likenesses that differ by no more than this, as rounding does, are all the same.
-_LEAST_SPREAD = 1e-6
+_MIN_SPREAD = 1e-6
 # Standard deviations by which a vector has to stand out to count without a word of the query. Measured with the local
 # table on wishes, with 1.5, 1, 0.75 and 0.5: 56, 63.5, 64 and 64.5% are in the prompt, with as many needless notes;
 # friends and projects as before.
@@ -127,7 +127,7 @@ class Scores:
         weight = np.array([*weights, *weights]).repeat(sizes)
         row, times = packed >> ROW_SHIFT, packed & FREQUENCY
         self._hits.append(row)
-        own = weight * times / (times + (np.asarray(layout.length)[row] * layout.slope + LEAST_AGAINST))
+        own = weight * times / (times + (np.asarray(layout.length)[row] * layout.slope + MIN_AGAINST))
 
         # What a message holds of the query counts by the squares: one rare word says more than many common ones, which
         # any message has some of.
@@ -146,7 +146,7 @@ class Scores:
             to_later = np.where(asking, ANSWERING * to_later, to_later)
         neighbours = np.asarray(layout.earlier)[head_row], np.asarray(layout.later)[head_row]
         target = self._places_of(np.concatenate((row, *neighbours)) % self._total)
-        against = 1 + (np.asarray(layout.head)[head_row] * layout.head_slope + LEAST_AGAINST)
+        against = 1 + (np.asarray(layout.head)[head_row] * layout.head_slope + MIN_AGAINST)
         head_score, count = in_head[with_head] / against, len(self._rows)
         score = np.concatenate((own, to_earlier * head_score, to_later * head_score))
         share = np.concatenate((squares, to_earlier * head_share, to_later * head_share))
@@ -189,7 +189,7 @@ class Scores:
         ranking = _Ranking(rows, score, outstanding, flags & USER, layout.user_weight, vector_weight)
         self._ranking = ranking
         best, nearest = _max(score), 0.0 if outstanding is None else _max(outstanding)
-        has_strong_words = best > 0 and _max(share) >= LEAST_BEST_SHARE * self._asked
+        has_strong_words = best > 0 and _max(share) >= MIN_BEST_SHARE * self._asked
         far = None
         if only_strong and not has_strong_words:
             far = self._far_rows(beyond)
@@ -227,7 +227,7 @@ class Scores:
         """
         if far is not None:
             return ~far
-        weak: NDArray[np.bool_] = share < LEAST_SHARE * self._asked
+        weak: NDArray[np.bool_] = share < MIN_SHARE * self._asked
         if outstanding is not None:
             weak &= outstanding < _NEAR_ENOUGH
         return weak
@@ -280,7 +280,7 @@ class Scores:
             for row in self._hits:
                 known += np.bincount(self._place[row], minlength=len(known))
             stated = np.asarray(layout.head)[rows] - known[at]
-            score *= np.where(flags & ASKS, (stated / TELLING_TERMS).clip(LEAST_TELLING, 1.0), 1.0)
+            score *= np.where(flags & ASKS, (stated / TELLING_TERMS).clip(MIN_TELLING, 1.0), 1.0)
         return _RowScores(rows, score, share, flags)
 
 
@@ -331,9 +331,9 @@ def _vectors_by_row(layout: IndexLayout, near: Near) -> tuple[NDArray[np.float64
     among = likeness[~asks] if np.count_nonzero(~asks) > 1 else likeness
     # The meaning of a similarity differs from model to model; how unusual it is in this memory does not.
     spread = float(among.std()) if len(among) else 0.0
-    if spread > _LEAST_SPREAD:
+    if spread > _MIN_SPREAD:
         far = np.maximum((likeness - among.mean()) / spread, 0.0)
-        outstanding[row] = np.where(asks, far * LEAST_TELLING, far)
+        outstanding[row] = np.where(asks, far * MIN_TELLING, far)
     beyond[row] = near.beyond[known]
     return outstanding, beyond
 

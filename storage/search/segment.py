@@ -51,7 +51,7 @@ _READ_BYTES = 1 << 20
 # The number under which the documents lie among the buckets.
 DOCUMENTS = -1
 # An index of fewer has none: opened whole, it takes 8 MB at most.
-LEAST_SEGMENTS = 2
+MIN_SEGMENTS = 2
 
 _IN_HEAD, _ROW = 0x8000, 0x7FFF
 _BUCKET_SHIFT = 32 - 9

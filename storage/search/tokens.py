@@ -29,7 +29,7 @@ _MARK_LETTERS = (("\uff9e", "\u3099"), ("\uff9f", "\u309a"))  # the only letters
 _SHORT = 256  # characters; their marks are sorted in 0.2 ms
 # Longer words are hashes and the like, which come once: their terms are not remembered. Those of 16,000 words take
 # about 3 MB.
-_WORD_CHARS, _MOST_WORDS = 40, 1 << 14
+_WORD_CHARS, _MAX_WORDS = 40, 1 << 14
 # A term of so many letters may be a compound. Its beginnings and ends of so many letters may be words in it, where so
 # many are left. With them German texts have 16% more terms. Measured on the German compounds of
 # scripts/talk/languages.py, by the half for developing: 54% of the evidence, 42% with parts of 6 letters and more, 13%
@@ -190,7 +190,7 @@ class _Terms(dict[str, tuple[str, ...]]):
     def __missing__(self, word: str) -> tuple[str, ...]:
         terms = tuple(_split(word))
         if len(word) <= _WORD_CHARS:
-            if len(self) >= _MOST_WORDS:
+            if len(self) >= _MAX_WORDS:
                 self.clear()
             self[word] = terms
         return terms

@@ -10,7 +10,7 @@ NEIGHBOUR = 0.5
 # before it, and so much for the one after it, which may answer. Measured with 300 questions asked before: 76% of the
 # evidence where these count in full, 84% so (2,000 tokens); a fixed quarter costs LongMemEval 0.6 points.
 TELLING_TERMS = 12
-LEAST_TELLING = 0.05
+MIN_TELLING = 0.05
 ANSWERING = 0.7
 # Puts one turn directly after another.
 AFTER_FACTOR = 0.999
@@ -21,8 +21,8 @@ AFTER_FACTOR = 0.999
 # Measured on developing halves, by weights with 0.25 before, by squares with 0.25, 0.22 and 0.2: of short talk 88.8,
 # 85.9, 85.9 and 86.8% of the evidence, of German facts 80, 80, 95, 95; a note for questions that belong to another
 # memory: 30, 23, 27, 31%, for such in Chinese 21, 0, 0, 0. With 0.22 "Write a poem about my dog" finds no dog.
-LEAST_BEST_SHARE = 0.2
-LEAST_SHARE = 0.05
+MIN_BEST_SHARE = 0.2
+MIN_SHARE = 0.05
 
 # The ranking by vectors counts the less, the more of the query the best hit by words holds: that part that it lacks, to
 # this power. Measured with the local table (index and note alone), both halves together, with 0 (as it was), 1 and 2,

@@ -18,7 +18,7 @@ _QUESTION_MARKS = frozenset("?？؟")
 # Languages without spaces between words.
 _UNSPACED = frozenset(("zh", "ja"))
 # The characters of a text in which the words are looked for: a longer text names something.
-_MOST_CHARS = 500
+_MAX_CHARS = 500
 
 
 class _Words(NamedTuple):
@@ -53,7 +53,7 @@ def asks_for_whole(text: str, *, opens: bool) -> bool:
     """
     if not opens and _QUESTION_MARKS.isdisjoint(text):
         return False
-    words, table = _words_of(text[:_MOST_CHARS]), _load()
+    words, table = _words_of(text[:_MAX_CHARS]), _load()
     if opens and not words.isdisjoint(table.greet) and words <= table.all_greeting:
         return True
     return any(each.are_in(words) for each in table.languages) and names_nothing(text)

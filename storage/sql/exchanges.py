@@ -15,7 +15,7 @@ import orjson
 from msgspec.structs import replace
 
 from storage.commands import (
-    MOST_QUESTIONS,
+    MAX_QUESTIONS,
     NO_ADDITIONS,
     NO_NOTES,
     MemorySnapshot,
@@ -315,7 +315,7 @@ async def load_pool(
             values = (conversation, agent, POOL_LIMIT, probes.max_exchanges, probes.min_depth)
             rows = await connection.rows(SQL["pool_conversation"], values)
     else:
-        lists = (probes.replies[:_REPLIES], probes.questions[:MOST_QUESTIONS], probes.marks[:_MARKS])
+        lists = (probes.replies[:_REPLIES], probes.questions[:MAX_QUESTIONS], probes.marks[:_MARKS])
         keys = (*lists, probes.max_exchanges, probes.min_depth, since)
         rows = await connection.rows(SQL["pool_found"], (agent, probes.since, POOL_LIMIT, *keys))
     return [make_exchange(row, *row[-3:]) for row in reversed(rows)]

@@ -32,7 +32,7 @@ ORIGIN = "learning"
 # The kind of the marks of facts that were forgotten alone: by their key, the exchanges that they were learned from.
 UNLEARNED = "unlearned"
 # Standing facts that are read at once; no measurement.
-_MOST_STANDING = 100
+_MAX_STANDING = 100
 
 
 class Facts(Group):
@@ -63,8 +63,8 @@ class Facts(Group):
 
     @reads
     async def standing(self, connection: Connection, agent: int) -> builtins.list[Fact]:
-        """Returns the standing facts that are true, newest first, at most `_MOST_STANDING`."""
-        return [_fact(row) for row in await connection.rows(SQL["standing"], (agent, _MOST_STANDING))]
+        """Returns the standing facts that are true, newest first, at most `_MAX_STANDING`."""
+        return [_fact(row) for row in await connection.rows(SQL["standing"], (agent, _MAX_STANDING))]
 
     @reads
     async def get(self, connection: Connection, agent: int, seqs: Sequence[int]) -> builtins.list[Fact]:

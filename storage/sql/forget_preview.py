@@ -17,9 +17,9 @@ from storage.sql.statements import ascii_lower, load, rows_of
 SQL = load("forget_preview.sql")
 
 # The most exchanges that are read: of those that are erased, and of later ones with notes.
-_MOST_EXCHANGES = 2_000
+_MAX_EXCHANGES = 2_000
 # The most numbers of messages among which notes are looked for. Half a million exchanges without one took 0.7 s.
-_MOST_NUMBERS = 50_000
+_MAX_NUMBERS = 50_000
 _NO_CONVERSATION = -1
 # Facts that are named.
 _NAMED = 20
@@ -80,8 +80,8 @@ class ForgetPreviews(Group):
     async def _count_whole(self, connection: Connection, agent: int) -> ForgetCounts:
         row = await connection.row(SQL["whole"], (agent,)) or (0,) * 5
         notes = None
-        if row[0] <= _MOST_EXCHANGES:
-            found = await connection.rows(SQL["notes"], (agent, 0, _MOST_EXCHANGES))
+        if row[0] <= _MAX_EXCHANGES:
+            found = await connection.rows(SQL["notes"], (agent, 0, _MAX_EXCHANGES))
             notes = sum(bool(text) for _, packed in found for text in unpack_notes(packed).values())
         return ForgetCounts(row[0], row[1], row[2], row[3], row[4], notes)
 
@@ -106,10 +106,10 @@ class ForgetPreviews(Group):
         ]
 
     async def _load_erased(self, connection: Connection, agent: int, target: ForgetTarget) -> list[Row]:
-        """Returns the exchanges that are erased or lose a message; of a conversation `_MOST_EXCHANGES` and one more."""
+        """Returns the exchanges that are erased or lose a message; of a conversation `_MAX_EXCHANGES` and one more."""
         if target.conversation is not None:
             return await connection.rows(
-                SQL["exchanges_of"], (agent, target.conversation, _MOST_EXCHANGES + 1)
+                SQL["exchanges_of"], (agent, target.conversation, _MAX_EXCHANGES + 1)
             )
         ids = [await exchange_of(connection, agent, seq) for seq in target.messages]
         named = sorted({*target.exchanges, *(id for id in ids if id is not None)})
@@ -118,7 +118,7 @@ class ForgetPreviews(Group):
     async def _count_notes(
         self, connection: Connection, agent: int, rows: Sequence[Row], *, has_blocks: bool
     ) -> int | None:
-        if not rows or len(rows) > _MOST_EXCHANGES:
+        if not rows or len(rows) > _MAX_EXCHANGES:
             return None if rows else 0
         days = {int(at // DAY_S) for *_, begun, ended in rows for at in (begun, ended) if at is not None}
         erased_ids = {row[0] for row in rows}
@@ -134,10 +134,10 @@ class ForgetPreviews(Group):
 
         since: a number from which on they are read.
         """
-        if await connection.value(SQL["last_number"], (agent,)) - since > _MOST_NUMBERS:
+        if await connection.value(SQL["last_number"], (agent,)) - since > _MAX_NUMBERS:
             return None
-        found = await connection.rows(SQL["notes"], (agent, since, _MOST_EXCHANGES + 1))
-        if len(found) > _MOST_EXCHANGES:
+        found = await connection.rows(SQL["notes"], (agent, since, _MAX_EXCHANGES + 1))
+        if len(found) > _MAX_EXCHANGES:
             return None
         return sum(
             id in erased_ids or self._rules.may_quote(text, erased)

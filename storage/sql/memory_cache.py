@@ -29,7 +29,7 @@ from storage.records import MUTED, Agent, AgentNumbers, Exchange, Message, State
 from storage.search.blob import Document, Indexable, chunk_of
 from storage.search.common import forget_words
 from storage.search.index import Index
-from storage.search.segment import LEAST_SEGMENTS, OpenDocuments, segment_of
+from storage.search.segment import MIN_SEGMENTS, OpenDocuments, segment_of
 from storage.search.tail import Tail
 from storage.sql import exchanges
 from storage.sql.passages import load_passages_and_facts
@@ -46,7 +46,7 @@ _READ_BYTES = 2 << 20
 # Measured: what a message takes besides its text, and one that is hidden.
 _MESSAGE_BYTES, _HIDDEN_BYTES = 300, 100
 # As many exchanges that are not indexed are read at once, and as many passages with facts; a query waits for no more.
-_MOST_UNINDEXED = 64
+_MAX_UNINDEXED = 64
 
 
 class MemoryChanges(Struct, frozen=True):
@@ -97,7 +97,7 @@ class CachedMemory:
 
     @property
     def _has_most_unindexed(self) -> bool:
-        return self._unindexed_exchanges >= _MOST_UNINDEXED
+        return self._unindexed_exchanges >= _MAX_UNINDEXED
 
     def is_current(self, now: AgentNumbers, skip: range) -> bool:
         """Returns whether nothing has to be read before a query. skip: numbers that the query leaves out."""
@@ -122,7 +122,7 @@ class CachedMemory:
         has_same_index = has_same_stamp and before is not None and before.indexed_seq == indexed
         terms: Sequence[Row] = ()
         segments: Mapping[int, tuple[int, OpenDocuments]] = {}
-        if before is None and segment_of(chunk_of(indexed)) >= LEAST_SEGMENTS:
+        if before is None and segment_of(chunk_of(indexed)) >= MIN_SEGMENTS:
             segments = await load_segments(connection, self.agent)
             terms = await load_uncovered(connection, self.agent, segments, chunk_of(indexed))
         elif indexed and not has_same_index:
@@ -140,7 +140,7 @@ class CachedMemory:
 
         start: from this number on exchanges are read, and besides those before it that were changed since.
         """
-        values = (self.agent, now.indexed_seq + 1, start, _MOST_UNINDEXED)
+        values = (self.agent, now.indexed_seq + 1, start, _MAX_UNINDEXED)
         rows = exchanges.make_shown_exchanges(await connection.rows(exchanges.SQL["shown_unread"], values))
         messages = [m for row in rows if _is_recallable(row[0]) for m in rules.messages_of(*row, None)]
         following = [e for e, _, _ in rows if e.seq >= start]
@@ -151,9 +151,9 @@ class CachedMemory:
         # Numbers that no exchange has are those of passages and facts.
         if gapless_end < now.next_seq:
             messages += await load_passages_and_facts(
-                connection, exchanges.SQL["passages_and_facts_since"], (self.agent, start, _MOST_UNINDEXED)
+                connection, exchanges.SQL["passages_and_facts_since"], (self.agent, start, _MAX_UNINDEXED)
             )
-        is_full_page = len(following) == _MOST_UNINDEXED
+        is_full_page = len(following) == _MAX_UNINDEXED
         end = following[-1].next_seq if is_full_page else max(now.next_seq, gapless_end)
         # An open exchange has no content yet, so that it is read again later.
         return min([end, *(e.seq for e in following if e.state is State.OPEN)]), messages

@@ -24,7 +24,7 @@ SQL = load("readers.sql")
 _BATCH = 32  # exchanges that one statement reads
 _OPEN_S = 3_600.0  # an exchange that has had no reply for so long will not get one
 _READ_MS = 5_000.0
-MOST_TURNS = 1_000  # unread turns are counted up to this number
+MAX_TURNS = 1_000  # unread turns are counted up to this number
 TOOL_ATOM = b"t"  # the kind of the atom of a tool's result
 # The columns of `unread` after those of `{shown}`.
 _FULL, _IS_FOLLOWED, _RUN_STATE = -3, -2, -1
@@ -109,7 +109,7 @@ class Readers(Group):
     ) -> dict[int, list[ReaderEntry]]:
         """Returns the sleeptime agents that read each of these memories, with the number of turns each has to read."""
         found: dict[int, list[ReaderEntry]] = {memory: [] for memory in memories}
-        for memory, *entry in await rows_of(connection, SQL["of_memories"], memories, MOST_TURNS, TOOL_ATOM):
+        for memory, *entry in await rows_of(connection, SQL["of_memories"], memories, MAX_TURNS, TOOL_ATOM):
             found[memory].append(ReaderEntry(*entry))
         return found
 

@@ -50,7 +50,7 @@ _MANY_VECTORS, _MANY_UNREAD_VECTORS = 20_000, 2_000
 _READ_MS = 5_000.0
 # A search reads a memory at most so often, if segments of its index are dropped meanwhile.
 _ATTEMPTS = 3
-_MOST_CANDIDATES = 5000  # hits among which a search for passages, or for messages of one kind, looks for them
+_MAX_CANDIDATES = 5000  # hits among which a search for passages, or for messages of one kind, looks for them
 _BATCH = 64  # exchanges indexed in one write
 # A round of the loop that takes longer shows that the loop is busy. So many messages are counted in a round then, in
 # 0.7 ms: with one each the index would lag.
@@ -130,14 +130,14 @@ class Recall(Group):
             return []
         memory, postings = loaded
         near = await self._compare_vectors(agent, memory, vector, deadline_ms)
-        limit = min(limit, rank.MOST_HITS)
+        limit = min(limit, rank.MAX_HITS)
         hits = rank.rank(
             memory.index,
             query,
             agent.secret,
             tail=memory.extend_tail(skip),
             skip=skip,
-            limit=limit if takes is None else _MOST_CANDIDATES,
+            limit=limit if takes is None else _MAX_CANDIDATES,
             room=room,
             only_strong=only_strong,
             near=near,
@@ -147,8 +147,8 @@ class Recall(Group):
         if takes is None:
             return await self._load_messages(agent.id, memory, hits, deadline_ms, trace)
         found: list[Message] = []
-        for start in range(0, len(hits), rank.MOST_HITS):
-            some = hits[start : start + rank.MOST_HITS]
+        for start in range(0, len(hits), rank.MAX_HITS):
+            some = hits[start : start + rank.MAX_HITS]
             found += filter(takes, await self._load_messages(agent.id, memory, some, deadline_ms))
             if len(found) >= limit:
                 break
@@ -380,13 +380,13 @@ class Recall(Group):
             query,
             agent.secret,
             tail=Tail(fresh),
-            limit=_MOST_CANDIDATES,
+            limit=_MAX_CANDIDATES,
             near=near,
             postings=postings,
         )
         found: list[Passage] = []
-        for start in range(0, len(hits), rank.MOST_HITS):
-            some = hits[start : start + rank.MOST_HITS]
+        for start in range(0, len(hits), rank.MAX_HITS):
+            some = hits[start : start + rank.MAX_HITS]
             read = await self._database.read(
                 partial(load_passages, agent=agent.id, seqs=some), deadline_ms=deadline_ms
             )
@@ -399,10 +399,8 @@ class Recall(Group):
     async def load(self, connection: Connection, agent: int, seqs: Sequence[int]) -> dict[int, Message]:
         """Returns the messages, passages and facts with some numbers, as far as they may be shown."""
         found: dict[int, Message] = {}
-        for start in range(0, len(seqs), rank.MOST_HITS):
-            found |= await _read_messages(
-                connection, agent, seqs[start : start + rank.MOST_HITS], self._rules
-            )
+        for start in range(0, len(seqs), rank.MAX_HITS):
+            found |= await _read_messages(connection, agent, seqs[start : start + rank.MAX_HITS], self._rules)
         return found
 
     @reads

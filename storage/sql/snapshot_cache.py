@@ -22,9 +22,9 @@ from storage.records import AgentNumbers, Block, BlockOp, Conversation, Exchange
 # No measurement: some six thousand open conversations, or five hundred with twenty notes each.
 CACHE_BYTES = 27 << 19
 # The most path ends of one memory. The one that was put first is dropped for another.
-_MOST_PATH_ENDS = 64
+_MAX_PATH_ENDS = 64
 # The most openings of one memory, as many as `pool_found` reads.
-_MOST_OPENINGS = 64
+_MAX_OPENINGS = 64
 # Measured: a memory without blocks, the end of a path, a note without its text, an exchange with rounds without its
 # contents, an opening of one message.
 _MEMORY_BYTES, _PATH_END_BYTES, _NOTE_BYTES, _ROUNDS_BYTES, _OPENING_BYTES = 800, 1300, 110, 1000, 500
@@ -170,7 +170,7 @@ class SnapshotCache:
         """Caches all openings of a memory, which were read after the snapshot."""
         memory = self._memories.get(agent)
         if memory is not None and memory.version == snapshot.numbers.version:
-            newest = openings[-_MOST_OPENINGS:]
+            newest = openings[-_MAX_OPENINGS:]
             self._set_openings(memory, newest, sum(map(_opening_bytes, newest)))
             self._shrink()
 
@@ -244,7 +244,7 @@ class SnapshotCache:
             return
         openings = [*memory.openings, opening]
         size = memory.opening_bytes + _opening_bytes(opening)
-        if len(openings) > _MOST_OPENINGS:
+        if len(openings) > _MAX_OPENINGS:
             size -= _opening_bytes(openings.pop(0))
         self._set_openings(memory, openings, size)
 
@@ -255,7 +255,7 @@ class SnapshotCache:
 
     def _put_path_end(self, memory: _CachedMemory, key: _PathKey, end: _PathEnd) -> None:
         path_ends = memory.path_ends
-        if key in path_ends or len(path_ends) == _MOST_PATH_ENDS:
+        if key in path_ends or len(path_ends) == _MAX_PATH_ENDS:
             self._drop_path_end(memory, key if key in path_ends else next(iter(path_ends)))
         path_ends[key] = end
         end.bytes = _path_end_bytes(end)

@@ -63,7 +63,7 @@ from storage.sql.turns import merge_edits
 SQL = load("stored_paths.sql")
 _CANCELLED = "cancelled"
 # The most summaries of a path, as in `Summaries.of`.
-_MOST_SUMMARIES = 16
+_MAX_SUMMARIES = 16
 # Columns of a row of the statement `head` (what it is, five numbers, three texts, a content, a time), and of `path`
 # (what it is, a summary's five values, three contents, the columns of `{skeleton}`).
 _NUMBER, _TEXT, _CONTENT, _TIME = 1, 6, 9, 10
@@ -108,7 +108,7 @@ async def read_path(
     evicted = Evicted(*orjson.loads(last[_CONTENT])) if last[_CONTENT] else None
     low = evicted.depth if evicted is not None and evicted.is_out_of(context) else 0
     found = await connection.rows(
-        SQL["path"], (agent.id, snapshot.conversation.id, last[_NUMBER], low, _MOST_SUMMARIES)
+        SQL["path"], (agent.id, snapshot.conversation.id, last[_NUMBER], low, _MAX_SUMMARIES)
     )
     path, summaries = [], []
     for row in found:

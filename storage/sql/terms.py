@@ -10,7 +10,7 @@ from storage.database import Connection, Row
 from storage.search import blob
 from storage.search.segment import (
     DOCUMENTS,
-    LEAST_SEGMENTS,
+    MIN_SEGMENTS,
     OpenDocuments,
     Segment,
     buckets_of,
@@ -84,7 +84,7 @@ async def load_buckets(connection: Connection, agent: int, hashes: Sequence[int]
 async def find_unsegmented(connection: Connection, agent: int, indexed_seq: int) -> int | None:
     """Returns the number of a segment that can be made; None where there is none."""
     whole = segment_of(blob.chunk_of(indexed_seq + 1))
-    if whole < LEAST_SEGMENTS:
+    if whole < MIN_SEGMENTS:
         return None
     known = {number for (number,) in await connection.rows(SQL["segment_numbers"], (agent, DOCUMENTS))}
     return min({*range(whole)} - known, default=None)

@@ -33,9 +33,9 @@ from storage.sql.terms import forget_terms
 SQL = load("vectors.sql")
 
 # The most exchanges, and the most passages with facts, that are read at once.
-_MOST_EXCHANGES, _MOST_PASSAGES = 32, 64
+_MAX_EXCHANGES, _MAX_PASSAGES = 32, 64
 # The most chunks of other models that one write deletes, of some 60 kB each.
-_MOST_OLD_CHUNKS = 8
+_MAX_OLD_CHUNKS = 8
 _READ_MS = 5_000.0
 
 # Measured: reading 10,000 vectors of 256 numbers takes some 10 ms, comparing them half of one.
@@ -223,14 +223,14 @@ class Vectors(Group):
         if progress is None or progress.model != model:
             return Unembedded(loaded, model, 0, 0, 0, is_new=True)
         cursor, upto = progress.cursor, max(progress.cursor, loaded.indexed_seq)
-        rows = await connection.rows(exchanges.SQL["shown_since"], (agent, cursor + 1, _MOST_EXCHANGES))
+        rows = await connection.rows(exchanges.SQL["shown_since"], (agent, cursor + 1, _MAX_EXCHANGES))
         shown = [e for e, _, _ in exchanges.make_shown_exchanges(rows)]
-        if len(rows) == _MOST_EXCHANGES:
+        if len(rows) == _MAX_EXCHANGES:
             upto = min(upto, shown[-1].seq + len(shown[-1].inputs))
         others = await load_passages_and_facts(
-            connection, exchanges.SQL["passages_and_facts_since"], (agent, cursor + 1, _MOST_PASSAGES)
+            connection, exchanges.SQL["passages_and_facts_since"], (agent, cursor + 1, _MAX_PASSAGES)
         )
-        if len(others) == _MOST_PASSAGES:
+        if len(others) == _MAX_PASSAGES:
             upto = min(upto, others[-1].seq)
         messages = [m for e in shown if e.seq <= upto for m in self._rules.messages_of(e, False, None, None)]
         messages += [m for m in others if m.seq <= upto]
@@ -270,7 +270,7 @@ class Vectors(Group):
         damaged = await add_vectors(connection, agent, model, stamp, added)
         if damaged is not None:
             await connection.run(SQL["indexed_again"], (damaged - 1, agent))
-        await connection.run(SQL["drop_others"], (agent, model, chunk_of(unembedded.upto), _MOST_OLD_CHUNKS))
+        await connection.run(SQL["drop_others"], (agent, model, chunk_of(unembedded.upto), _MAX_OLD_CHUNKS))
 
     @reads
     async def has(self, connection: Connection, agent: int, model: str) -> bool:

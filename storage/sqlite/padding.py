@@ -17,7 +17,7 @@ from typing import Any
 
 _PAGE_BYTES = 4096
 _LONGEST_IN_PAGE = _PAGE_BYTES - 35  # the longest record without overflow pages
-_LEAST_IN_PAGE = (_PAGE_BYTES - 12) * 32 // 255 - 23  # what a longer record has in its page at least
+_MIN_IN_PAGE = (_PAGE_BYTES - 12) * 32 // 255 - 23  # what a longer record has in its page at least
 _OVERFLOW_PAGE_BYTES = _PAGE_BYTES - 4  # what an overflow page holds
 # The columns that are not counted here, since they never change: id, agent, seq, run, room.
 _UNCOUNTED_BYTES = 45
@@ -28,13 +28,13 @@ _INTEGER_BOUNDS = (
 _INTEGER_BYTES = (8, 6, 4, 3, 2, 1, 0, 1, 2, 3, 4, 6, 8)
 # The lengths of bytes and texts at which their type code takes one byte more.
 _LONGER_TYPE_CODES = (58, 8186, 1048570)
-LEAST_ROOM = 540  # enough for what a row that overflows has in its page
+MIN_ROOM = 540  # enough for what a row that overflows has in its page
 # The room of a row that overflows from the beginning: it may have so little in its page.
-_SPILLED_ROOM = _LEAST_IN_PAGE + 4 - _UNCOUNTED_BYTES - 8
+_SPILLED_ROOM = _MIN_IN_PAGE + 4 - _UNCOUNTED_BYTES - 8
 
-# A record of this length plus any number of overflow pages has _LEAST_IN_PAGE bytes in its page, also where it is a
+# A record of this length plus any number of overflow pages has _MIN_IN_PAGE bytes in its page, also where it is a
 # hundred bytes longer or shorter.
-_SPILL_BYTES = _LEAST_IN_PAGE - 100
+_SPILL_BYTES = _MIN_IN_PAGE - 100
 
 
 def size_of(values: Sequence[Any]) -> int:
@@ -59,7 +59,7 @@ def room_for(size: int) -> int:
     """Returns the room of a new row, given its size without padding."""
     if size + 1 + _UNCOUNTED_BYTES > _LONGEST_IN_PAGE:
         return _SPILLED_ROOM
-    return max(LEAST_ROOM, size + 1)
+    return max(MIN_ROOM, size + 1)
 
 
 def pad_bytes(size: int, room: int) -> int:

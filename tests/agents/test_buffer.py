@@ -16,7 +16,7 @@ from tests.doubles.upstream import Call, Seen, StrictUpstream, call_tools, say
 from tests.gateway.compacting import Notes, compacted
 from tests.gateway.sdk import Chat, World, agent, prefix_bytes, remember
 
-MOST, LEAST = 10, 5
+MAX_MESSAGES, MIN_MESSAGES = 10, 5
 SEARCH = Call("conversation_search", {"query": "boat"})
 
 
@@ -41,7 +41,7 @@ def world(upstream: StrictUpstream, notes: Notes, tmp_path: Path) -> Iterator[Wo
 
 
 def bounded(world: World, headers: dict[str, str], **fields: Any) -> Chat:
-    make(world, "vera", most_messages=MOST, least_messages=LEAST, **fields)
+    make(world, "vera", most_messages=MAX_MESSAGES, least_messages=MIN_MESSAGES, **fields)
     return world.chat(model="agent/vera", headers=headers)
 
 
@@ -82,8 +82,8 @@ def test_what_falls_out_is_summarised_before_and_breaks_the_prefix_once(
     world: World, notes: Notes, headers: dict[str, str]
 ) -> None:
     seen = talk(bounded(world, headers), 16)
-    assert max(len(spoken(each)) for each in seen) <= MOST
-    assert min(len(spoken(each)) for each in seen[5:]) >= LEAST
+    assert max(len(spoken(each)) for each in seen) <= MAX_MESSAGES
+    assert min(len(spoken(each)) for each in seen[5:]) >= MIN_MESSAGES
     found = breaks(seen)
     assert min(after - before for before, after in itertools.pairwise(found)) > 1
     # Whatever is not in the window is in a summary.
@@ -111,11 +111,11 @@ def test_a_turn_is_not_taken_apart(quiet: World) -> None:
     assert [m["role"] for m in spoken(quiet.upstream.last)] == ["user", *["assistant", "tool"] * 8]
     (last,) = talk(chat, 1)
     assert [m["role"] for m in spoken(last)][:2] == ["user", "assistant"]
-    assert len(talk(chat, 2)[-1].messages) - 1 <= MOST
+    assert len(talk(chat, 2)[-1].messages) - 1 <= MAX_MESSAGES
 
 
 def test_a_larger_model_does_not_bring_back_what_left(quiet: World) -> None:
-    made = make(quiet, "vera", most_messages=MOST, least_messages=LEAST, context_window=8_000)
+    made = make(quiet, "vera", most_messages=MAX_MESSAGES, least_messages=MIN_MESSAGES, context_window=8_000)
     chat = quiet.chat(model="agent/vera", headers=OURS)
     before = talk(chat, 6)[-1]
     registry: Any = quiet.gateway.app.services.agents.registry

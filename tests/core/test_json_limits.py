@@ -6,13 +6,13 @@ import pytest
 
 from gateway.agents.wire.struct_fields import parse as parse_body
 from gateway.agents.wire.struct_fields import read_texts
-from gateway.core.json_limits import MOST_VALUES, check_values
+from gateway.core.json_limits import MAX_VALUES, check_values
 from gateway.dialects.chat.parse import parse
 from gateway.errors import BodyTooLarge
 from gateway.web.request_body import read_request_body
 
 MANY = (
-    b'{"model":"m","messages":[{"role":"user","content":"Hi."}],"x":[' + b"{}," * (MOST_VALUES // 2) + b"0]}"
+    b'{"model":"m","messages":[{"role":"user","content":"Hi."}],"x":[' + b"{}," * (MAX_VALUES // 2) + b"0]}"
 )
 
 
@@ -27,14 +27,14 @@ def test_json_of_very_many_values_is_not_read(read: object) -> None:
     "each", [b"1,", b"[],", b'"",', b'"abc",', b'{"a":1},', b'{"a":"b"},', rb'"\\",', rb'"\"",']
 )
 def test_values_of_any_kind_are_counted(each: bytes) -> None:
-    check_values(b"[" + each * (MOST_VALUES // 4) + b"0]")
+    check_values(b"[" + each * (MAX_VALUES // 4) + b"0]")
     with pytest.raises(BodyTooLarge):
-        check_values(b"[" + each * (MOST_VALUES + 1) + b"0]")
+        check_values(b"[" + each * (MAX_VALUES + 1) + b"0]")
 
 
 @pytest.mark.parametrize("sign", [b",", b"{", b"[", rb"\\{", rb"\",", rb"\\\"[", rb"\n,"])
 def test_what_stands_in_a_text_is_no_value(sign: bytes) -> None:
-    check_values(b'{"a":["' + sign * (MOST_VALUES * 2) + b'"],"b":{}}')
+    check_values(b'{"a":["' + sign * (MAX_VALUES * 2) + b'"],"b":{}}')
 
 
 def test_what_is_passed_through_may_have_more() -> None:

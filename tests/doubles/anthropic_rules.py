@@ -617,8 +617,8 @@ def _check_tools(body: Json) -> None:
         )
     strict = sum(bool(tool.get("strict")) for tool in tools)
     _want(
-        strict <= MOST_STRICT,
-        f"Too many strict tools ({strict}). The maximum number supported is {MOST_STRICT}.",
+        strict <= MAX_STRICT,
+        f"Too many strict tools ({strict}). The maximum number supported is {MAX_STRICT}.",
     )
     choice = body.get("tool_choice")
     if choice is None:
@@ -761,7 +761,7 @@ SCHEMA = {
 FORMATS = {
     *("date-time", "time", "date", "duration", "email", "hostname", "uri", "ipv4", "ipv6", "uuid"),
 }
-MOST_STRICT = 20
+MAX_STRICT = 20
 
 
 def _check_schema(schema: Any, at: str) -> None:

@@ -13,7 +13,7 @@ from storage.commands import ForgetTarget
 from storage.errors import NotFound, OverLimit, WriteConflict
 from storage.listing import Page
 from storage.records import Agent, DefinitionKind, Scope, StoredFile
-from storage.sql.agents_api.folders import MOST_BYTES, PARSING
+from storage.sql.agents_api.folders import MAX_BYTES, PARSING
 from storage.sql.store import Store
 from tests.storage.conftest import Holds
 from tests.stored import keeps_emptied_rows, rows
@@ -55,7 +55,7 @@ async def test_files_that_come_at_once_have_names_and_limits_all_the_same(store:
     notes, full = await folder(store), await folder(store, "full")
     made = await asyncio.gather(
         *(store.files.add(draft(notes, "a.md"), renames=True) for _ in range(6)),
-        *(store.files.add(draft(full, str(n), size=MOST_BYTES), renames=False) for n in range(4)),
+        *(store.files.add(draft(full, str(n), size=MAX_BYTES), renames=False) for n in range(4)),
         return_exceptions=True,
     )
     assert sorted(file.name for file in made[:6]) == ["a.md", *(f"a_({n}).md" for n in range(1, 6))]
@@ -64,7 +64,7 @@ async def test_files_that_come_at_once_have_names_and_limits_all_the_same(store:
 
 async def test_the_files_of_a_folder_have_so_many_bytes_at_most(store: Store) -> None:
     notes = await folder(store)
-    await store.files.add(draft(notes, "a", size=MOST_BYTES), renames=False)
+    await store.files.add(draft(notes, "a", size=MAX_BYTES), renames=False)
     with pytest.raises(OverLimit, match="bytes together"):
         await store.files.add(draft(notes, "b", size=1), renames=False)
     with pytest.raises(NotFound):

@@ -9,7 +9,7 @@ from gateway.core.memory.rules import RULES
 from scripts.fill import copy_to_postgres, new_agent, write_conversation
 from storage.open import open_store as open_at
 from storage.records import Scope
-from storage.search.rank import MOST_HITS
+from storage.search.rank import MAX_HITS
 from tests.postgres import empty_database
 from tests.storage.conftest import OpenStore
 
@@ -52,7 +52,7 @@ async def test_others_go_on_while_a_search_rules_out_page_after_page(open_store:
         await asyncio.sleep(0)
         rounds += 1
     assert search.result() == []
-    assert rounds > len(turns) // MOST_HITS
+    assert rounds > len(turns) // MAX_HITS
 
 
 async def test_a_copy_in_postgres_has_what_was_written_and_goes_on(tmp_path: Path, postgres: str) -> None:

@@ -28,7 +28,7 @@ from storage.listing import Page
 from storage.records import DEFAULT, Definition
 
 # The most files of a folder that are exported.
-_MOST_FILES = 1000
+_MAX_FILES = 1000
 
 
 class ExportQuery(Body):
@@ -89,7 +89,7 @@ class AgentFileRoutes:
 
     async def _texts(self, folder: Definition) -> list[dict[str, Any]]:
         """Returns the files of a folder with their texts, as the API returns them; not those that are still parsed."""
-        found = await self._folders.list(folder, Page(limit=_MOST_FILES, newest_first=False))
+        found = await self._folders.list(folder, Page(limit=_MAX_FILES, newest_first=False))
         whole = [file for file in found if file.state == "completed"]
         views = await self._folders.view(folder, whole, with_content=True)
         return [file_json(folder, view) for view in views]

@@ -12,11 +12,11 @@ from msgspec import UNSET, Meta, UnsetType
 
 from gateway.agents.agent_file.file_messages import FileMessage
 from gateway.agents.api.identities import CreateIdentity
-from gateway.agents.wire.struct_fields import MOST_PARTS, NO_SECRETS, ONE_PROJECT, Body, Maybe
+from gateway.agents.wire.struct_fields import MAX_PARTS, NO_SECRETS, ONE_PROJECT, Body, Maybe
 
 FileName = Annotated[str, Meta(min_length=1, max_length=200)]
 # The most parts of each kind in a file. Messages and passages have no limit: an agent may have very many.
-MOST_OF_FILE = Meta(max_length=10_000)
+MAX_OF_FILE = Meta(max_length=10_000)
 
 
 class ImportForm(Body):
@@ -40,10 +40,10 @@ class FileAgent(msgspec.Struct):
     id: str
     name: FileName | None = None
     agent_type: str | None = None
-    tool_ids: Annotated[list[str], MOST_PARTS] | None = None
-    block_ids: Annotated[list[str], MOST_PARTS] | None = None
-    source_ids: Annotated[list[str], MOST_PARTS] | None = None
-    tags: Annotated[list[str], MOST_PARTS] | None = None
+    tool_ids: Annotated[list[str], MAX_PARTS] | None = None
+    block_ids: Annotated[list[str], MAX_PARTS] | None = None
+    source_ids: Annotated[list[str], MAX_PARTS] | None = None
+    tags: Annotated[list[str], MAX_PARTS] | None = None
     messages: list[FileMessage] | None = None
     tool_exec_environment_variables: dict[str, str | None] | None = None
     secrets: dict[str, str | None] | None = None
@@ -81,7 +81,7 @@ class FileOfSource(msgspec.Struct):
 
 class FilePassage(msgspec.Struct):
     text: Annotated[str, Meta(min_length=1)]
-    tags: Annotated[list[str], MOST_PARTS] = []
+    tags: Annotated[list[str], MAX_PARTS] = []
     metadata: dict[str, Any] = {}
     created_at: str | None = None
 
@@ -135,9 +135,9 @@ class AgentExtension(msgspec.Struct):
     message_buffer_limit: int | None = None
     message_buffer_min: int | None = None
     passages: list[FilePassage] = []
-    archives: Annotated[list[FileArchive], MOST_PARTS] = []
-    identities: Annotated[list[FileIdentity], MOST_PARTS] = []
-    conversations: Annotated[list[FileConversation], MOST_OF_FILE] = []
+    archives: Annotated[list[FileArchive], MAX_PARTS] = []
+    identities: Annotated[list[FileIdentity], MAX_PARTS] = []
+    conversations: Annotated[list[FileConversation], MAX_OF_FILE] = []
 
 
 class FileExtension(msgspec.Struct):
@@ -150,7 +150,7 @@ class FileExtension(msgspec.Struct):
     is_moved: bool = False
 
 
-_Raw = Annotated[list[msgspec.Raw], MOST_OF_FILE] | None
+_Raw = Annotated[list[msgspec.Raw], MAX_OF_FILE] | None
 
 
 class FileLists(msgspec.Struct):
@@ -175,11 +175,11 @@ class File(msgspec.Struct):
     """A whole file. Agents, blocks and tools are parsed one by one, and MCP servers are only counted."""
 
     agents: Annotated[list[dict[str, Any]], Meta(min_length=1, max_length=100)]
-    blocks: Annotated[list[dict[str, Any]], MOST_OF_FILE] = []
-    tools: Annotated[list[dict[str, Any]], MOST_OF_FILE] = []
-    sources: Annotated[list[FileSource], MOST_OF_FILE] = []
-    files: Annotated[list[FileOfSource], MOST_OF_FILE] = []
-    groups: Annotated[list[FileGroup], MOST_OF_FILE] = []
-    mcp_servers: Annotated[list[dict[str, Any]], MOST_OF_FILE] = []
-    skills: Annotated[list[FileSkill], MOST_OF_FILE] | None = None
+    blocks: Annotated[list[dict[str, Any]], MAX_OF_FILE] = []
+    tools: Annotated[list[dict[str, Any]], MAX_OF_FILE] = []
+    sources: Annotated[list[FileSource], MAX_OF_FILE] = []
+    files: Annotated[list[FileOfSource], MAX_OF_FILE] = []
+    groups: Annotated[list[FileGroup], MAX_OF_FILE] = []
+    mcp_servers: Annotated[list[dict[str, Any]], MAX_OF_FILE] = []
+    skills: Annotated[list[FileSkill], MAX_OF_FILE] | None = None
     metadata: FileMetadata = FileMetadata()

@@ -19,7 +19,7 @@ from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.send import read_initial_messages
 from gateway.agents.wire.struct_fields import (
     HOSTED,
-    MOST_PARTS,
+    MAX_PARTS,
     NO_SECRETS,
     ONE_PROJECT,
     READ_ONLY,
@@ -53,7 +53,7 @@ SETTINGS_TYPES: dict[str, tuple[type, ...]] = {
     "temperature": (int, float), "parallel_tool_calls": (bool,), "response_format": (dict,), "verbosity": (str,),
     "thinking": (dict,), "max_output_tokens": (int,), "effort": (str,), "reasoning": (dict,),
 }  # fmt: skip
-_MOST_TOKENS = frozenset({"max_tokens", "max_output_tokens"})
+_MAX_TOKENS = frozenset({"max_tokens", "max_output_tokens"})
 SETTINGS = honoured_in(*SETTINGS_TYPES, "provider_type")
 
 
@@ -97,14 +97,14 @@ class Own(Body):
 
 
 # A system text, a note and a reply take some hundreds of tokens, so no prompt fits into a smaller window.
-LEAST_WINDOW = 1000
-WindowTokens = Annotated[int, Meta(ge=LEAST_WINDOW, le=100_000_000)]
+MIN_WINDOW = 1000
+WindowTokens = Annotated[int, Meta(ge=MIN_WINDOW, le=100_000_000)]
 _Tokens = Annotated[int, Meta(ge=1, le=100_000_000)]
 _Messages = Annotated[int, Meta(ge=1, le=1_000_000)]
 # An agent is made in one transaction, and other writes wait for it, so each list is bound. No measurement: a prompt has
 # room for some hundred blocks or tools.
-_Names = Annotated[list[Annotated[str, Meta(min_length=1, max_length=200)]], MOST_PARTS]
-_Ids = Annotated[list[str], MOST_PARTS]
+_Names = Annotated[list[Annotated[str, Meta(min_length=1, max_length=200)]], MAX_PARTS]
+_Ids = Annotated[list[str], MAX_PARTS]
 
 
 class UpdateAgent(Body):
@@ -129,7 +129,7 @@ class UpdateAgent(Body):
     folder_ids: Maybe[_Ids] = UNSET
     source_ids: Maybe[_Ids] = UNSET
     identity_ids: Maybe[_Ids] = UNSET
-    tool_rules: Maybe[Annotated[list[ToolRuleBody], MOST_PARTS]] = UNSET
+    tool_rules: Maybe[Annotated[list[ToolRuleBody], MAX_PARTS]] = UNSET
     message_buffer_autoclear: Maybe[bool] = UNSET
     message_buffer_limit: Maybe[_Messages] = UNSET
     message_buffer_min: Maybe[_Messages] = UNSET
@@ -162,11 +162,11 @@ class CreateAgent(UpdateAgent):
     """A new agent."""
 
     agent_type: Maybe[AgentType] = UNSET
-    memory_blocks: Maybe[Annotated[list[AgentBlock], MOST_PARTS]] = UNSET
+    memory_blocks: Maybe[Annotated[list[AgentBlock], MAX_PARTS]] = UNSET
     tools: Maybe[_Ids] = UNSET
     include_base_tools: Maybe[bool] = UNSET
     include_base_tool_rules: Maybe[bool] = UNSET
-    initial_message_sequence: Maybe[Annotated[list[dict[str, Any]], MOST_PARTS]] = UNSET
+    initial_message_sequence: Maybe[Annotated[list[dict[str, Any]], MAX_PARTS]] = UNSET
 
     from_template: Annotated[str | None, HOSTED] | UnsetType = UNSET
     template: Annotated[bool | None, HOSTED] | UnsetType = UNSET
@@ -178,7 +178,7 @@ class CreateAgent(UpdateAgent):
 # -- the definition
 
 # Fields that say how many messages the window has: at most, and after an eviction.
-_MOST, _LEAST = "message_buffer_limit", "message_buffer_min"
+_BUFFER_LIMIT, _BUFFER_MIN = "message_buffer_limit", "message_buffer_min"
 # Fields that are stored for the client and have no effect.
 _STORED_FIELDS = (
     "embedding", "embedding_config", "embedding_chunk_size", "reasoning", "enable_reasoner", "max_reasoning_tokens",
@@ -188,8 +188,8 @@ _STORED_FIELDS = (
 PLAIN_FIELDS = {
     **{name: name for name in ("description", "model", "system", "metadata", "hidden", "timezone")},
     "context_window_limit": "context_window",
-    _MOST: "most_messages",
-    _LEAST: "least_messages",
+    _BUFFER_LIMIT: "most_messages",
+    _BUFFER_MIN: "least_messages",
     "message_buffer_autoclear": "clears",
 }
 # The same of `Own`.
@@ -224,7 +224,7 @@ def with_update(definition: AgentDefinition, update: UpdateAgent) -> AgentDefini
     stored = {name: sent[name] for name in _STORED_FIELDS if name in sent}
     values["retained"] = {**definition.retained, **values.get("retained", {}), **stored}
     updated = replace(definition, **values)
-    check_window(updated, sent, _MOST, _LEAST)
+    check_window(updated, sent, _BUFFER_LIMIT, _BUFFER_MIN)
     return updated
 
 
@@ -318,15 +318,15 @@ def _check_types(values: Mapping[str, Any], where: str, types: Mapping[str, tupl
         if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
             words = " or ".join(each.__name__ for each in allowed)
             raise Unprocessable([Fault(("body", where, name), f"Expected {words}", "type_error", value)])
-        if name in _MOST_TOKENS and isinstance(value, int) and value < 1:
+        if name in _MAX_TOKENS and isinstance(value, int) and value < 1:
             raise Unprocessable([Fault(("body", where, name), "Expected 'int' >= 1", "value_error", value)])
 
 
 def _checked_window(config: Mapping[str, Any]) -> int:
     window: int = config["context_window"]
-    if window < LEAST_WINDOW:
+    if window < MIN_WINDOW:
         at = ("body", "llm_config", "context_window")
-        raise Unprocessable([Fault(at, f"Expected 'int' >= {LEAST_WINDOW}", "type_error", window)])
+        raise Unprocessable([Fault(at, f"Expected 'int' >= {MIN_WINDOW}", "type_error", window)])
     return window
 
 

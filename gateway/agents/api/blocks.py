@@ -11,7 +11,7 @@ from gateway.agents.api._query import AgentsOfQuery, BlocksQuery, PageQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.dependencies import ORIGIN, AgentsApi, page_of, sent_or_none
 from gateway.agents.wire.struct_fields import (
-    MOST_PARTS,
+    MAX_PARTS,
     NO_TEMPLATES,
     ONE_PROJECT,
     Body,
@@ -41,7 +41,7 @@ class CreateBlock(Body):
     limit: Maybe[_Limit] = UNSET
     read_only: Maybe[bool] = UNSET
     metadata: Maybe[dict[str, Any]] = UNSET
-    tags: Maybe[Annotated[list[str], MOST_PARTS]] = UNSET
+    tags: Maybe[Annotated[list[str], MAX_PARTS]] = UNSET
     hidden: Maybe[bool] = UNSET
     is_template: Annotated[bool | None, NO_TEMPLATES] | UnsetType = UNSET
     template_name: Annotated[str | None, NO_TEMPLATES] | UnsetType = UNSET

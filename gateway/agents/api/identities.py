@@ -18,7 +18,7 @@ from gateway.agents.api._query import AgentsOfQuery, PageQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest
 from gateway.agents.api.dependencies import AgentsApi, sent_or_none
 from gateway.agents.wire.struct_fields import (
-    MOST_PARTS,
+    MAX_PARTS,
     ONE_PROJECT,
     Body,
     Entry,
@@ -50,7 +50,7 @@ class PropertyBody(Entry):
     type: Literal["string", "number", "boolean", "json"]
 
 
-_Properties = Annotated[list[PropertyBody], MOST_PARTS]
+_Properties = Annotated[list[PropertyBody], MAX_PARTS]
 
 
 class UpdateIdentity(Body):

@@ -217,7 +217,7 @@ def _masked(server: McpServerDefinition, group: str) -> dict[str, str] | None:
 
 
 # The most servers that one list returns.
-_MOST_LISTED = 1000
+_MAX_LISTED = 1000
 
 
 class McpServerRoutes:
@@ -254,7 +254,7 @@ class McpServerRoutes:
         ]
 
     async def index(self, request: ApiRequest) -> Any:
-        page = Page(limit=_MOST_LISTED, newest_first=False)
+        page = Page(limit=_MAX_LISTED, newest_first=False)
         return [server_json(each) for each in await self._servers.list(request.project, page)]
 
     async def create(self, request: ApiRequest) -> Any:

@@ -18,7 +18,7 @@ from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.model import WINDOW
 from gateway.agents.api.passages import moment_of
 from gateway.agents.api.search import SearchAgents, SearchMessages, found_json, ranked_json
-from gateway.agents.runs.agent_runs import MOST_SENDS
+from gateway.agents.runs.agent_runs import MAX_SENDS
 from gateway.agents.runs.message_listing import AgentMessages, MessageView
 from gateway.agents.runs.run import RunRequest
 from gateway.agents.runs.system_message import SYSTEM_SEQ, SystemMessage
@@ -38,7 +38,7 @@ from storage.listing import AgentFilter, Page, RunEntry, RunFilter
 from storage.records import DEFAULT, Agent, Run, RunState
 
 _PAGE = 100
-_MOST_SEARCHED_AGENTS = 64
+_MAX_SEARCHED_AGENTS = 64
 _Entry: TypeAlias = tuple[Agent, MessageView | SystemMessage]
 _Entries: TypeAlias = Sequence[_Entry]
 _TEXT_TYPES = frozenset({"assistant_message", "user_message", "system_message", "tool_return_message"})
@@ -252,11 +252,11 @@ class MessageRoutes:
             return [await self._agent_of_conversation(project, conversation)], conversation
         all_agents = AgentFilter(with_hidden=True, order="completed")
         entries = await self._api.store.defined_agents.list(
-            project, all_agents, limit=_MOST_SEARCHED_AGENTS + 1
+            project, all_agents, limit=_MAX_SEARCHED_AGENTS + 1
         )
-        if len(entries) > _MOST_SEARCHED_AGENTS:
+        if len(entries) > _MAX_SEARCHED_AGENTS:
             raise BadRequest(
-                f"A search asks {_MOST_SEARCHED_AGENTS} agents at most, and there are more: name one.",
+                f"A search asks {_MAX_SEARCHED_AGENTS} agents at most, and there are more: name one.",
                 param="agent_id",
             )
         return [entry.agent for entry in entries], None
@@ -320,7 +320,7 @@ class MessageRoutes:
         terms, fallback = SummaryTerms.of({**own, **settings}), agent_route(api.settings, spec)
         request.check_models([terms.model])
         with QueueTicket() as ticket:
-            await api.keeper.queues.enter((uid, conversation), ticket, MOST_SENDS)
+            await api.keeper.queues.enter((uid, conversation), ticket, MAX_SENDS)
             agent = (await api.registry.get_entry(request.project, uid)).agent
             run_request = RunRequest(spec, agent.scope, conversation)
             prompt_before = await api.runs.preview(run_request)

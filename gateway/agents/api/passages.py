@@ -13,7 +13,7 @@ from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.dependencies import AgentsApi, sent_or_none
 from gateway.agents.registry.archives import Archives, PassageView
 from gateway.agents.wire.faults import Unprocessable
-from gateway.agents.wire.struct_fields import MOST_PARTS, Body, Maybe, NoEffect, iso_time
+from gateway.agents.wire.struct_fields import MAX_PARTS, Body, Maybe, NoEffect, iso_time
 from gateway.checked import Fault
 from gateway.core import ids
 from gateway.errors import BadRequest, UnknownId
@@ -23,7 +23,7 @@ from storage.records import Agent, Definition, DefinitionKind
 _DEFAULT_RESULTS = 5  # of a search that names no number; Letta's
 
 _Name = Annotated[str, Meta(min_length=1, max_length=200)]
-_Tags = Annotated[list[Annotated[str, Meta(min_length=1, max_length=200)]], MOST_PARTS]
+_Tags = Annotated[list[Annotated[str, Meta(min_length=1, max_length=200)]], MAX_PARTS]
 
 
 class CreatePassage(Body):

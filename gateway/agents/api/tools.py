@@ -21,7 +21,7 @@ from gateway.agents.tools.signature import function_name, schema_of
 from gateway.agents.tools.written_blocks import write_blocks
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.struct_fields import (
-    MOST_PARTS,
+    MAX_PARTS,
     Body,
     Entry,
     Maybe,
@@ -33,7 +33,7 @@ from gateway.agents.wire.struct_fields import (
 )
 from gateway.checked import Fault
 from gateway.core import ids
-from gateway.core.definition import MOST_SCHEMA_BYTES, AgentDefinition, ToolDefinition
+from gateway.core.definition import MAX_SCHEMA_BYTES, AgentDefinition, ToolDefinition
 from gateway.core.memory.builtin import definition_of
 from gateway.errors import BadRequest, UnknownId
 from gateway.run.tools.toolbox import ForeignCall, ToolAnswer
@@ -56,7 +56,7 @@ class ChildArguments(Entry):
 
 
 class ConstrainChildrenBody(_Rule, tag_field="type", tag="constrain_child_tools", kw_only=True):
-    children: Annotated[list[str], MOST_PARTS]
+    children: Annotated[list[str], MAX_PARTS]
     child_arg_nodes: Maybe[list[ChildArguments]] = UNSET
 
 
@@ -67,7 +67,7 @@ class ConditionalBody(_Rule, tag_field="type", tag="conditional", kw_only=True):
 
 
 class ParentLastBody(_Rule, tag_field="type", tag="parent_last_tool", kw_only=True):
-    children: Annotated[list[str], MOST_PARTS]
+    children: Annotated[list[str], MAX_PARTS]
 
 
 class MaxCountBody(_Rule, tag_field="type", tag="max_count_per_step", kw_only=True):
@@ -124,7 +124,7 @@ class UpdateTool(ToolSource):
     """A change of a tool; what is left out or null stays. A changed schema may give it another name."""
 
     description: Maybe[str] = UNSET
-    tags: Maybe[Annotated[list[str], MOST_PARTS]] = UNSET
+    tags: Maybe[Annotated[list[str], MAX_PARTS]] = UNSET
     return_char_limit: Maybe[Annotated[int, Meta(ge=1, le=1_000_000)]] = UNSET
     default_requires_approval: Maybe[bool] = UNSET
     enable_parallel_execution: Maybe[bool] = UNSET
@@ -137,7 +137,7 @@ class SearchTools(Body):
     query: Maybe[str] = UNSET
     limit: Annotated[int, Meta(ge=1, le=1_000)] = 50
     search_mode: Literal["vector", "fts", "hybrid"] = "hybrid"
-    tags: Maybe[Annotated[list[str], MOST_PARTS]] = UNSET
+    tags: Maybe[Annotated[list[str], MAX_PARTS]] = UNSET
     tool_types: Maybe[list[str]] = UNSET
 
 
@@ -282,8 +282,8 @@ def _check_parameters(parameters: Any, at: tuple[str | int, ...]) -> None:
         raise Unprocessable([Fault((*at, "properties"), "Expected an object of schemas", "type_error")])
     if not isinstance(required, list) or not all(isinstance(each, str) for each in required):
         raise Unprocessable([Fault((*at, "required"), "Expected a list of names", "type_error")])
-    if (size := len(orjson.dumps(parameters))) > MOST_SCHEMA_BYTES:
-        message = f"A schema has at most {MOST_SCHEMA_BYTES:,} bytes; this one has {size:,}"
+    if (size := len(orjson.dumps(parameters))) > MAX_SCHEMA_BYTES:
+        message = f"A schema has at most {MAX_SCHEMA_BYTES:,} bytes; this one has {size:,}"
         raise Unprocessable([Fault(at, message, "value_error")])
 
 

@@ -24,7 +24,7 @@ from storage.listing import Page
 from storage.records import DEFAULT, Run, RunState
 from storage.sql.store import Store
 
-MOST_ITEMS = 10_000
+MAX_ITEMS = 10_000
 # Kinds of self-hosted upstreams, which accept any key.
 _KEYLESS = ("scripted", "vllm", "ollama", "lmstudio", "llama.cpp")
 # Items that are stored in one transaction.
@@ -66,8 +66,8 @@ class BatchRequests(Struct, frozen=True):
 
         Raises: BadRequest; NotFound: there is no such agent or conversation; StoreError.
         """
-        if not 0 < len(items) <= MOST_ITEMS:
-            raise BadRequest(f"A batch has between 1 and {MOST_ITEMS} requests.", param="requests")
+        if not 0 < len(items) <= MAX_ITEMS:
+            raise BadRequest(f"A batch has between 1 and {MAX_ITEMS} requests.", param="requests")
         uid, count = Counter(item.agent for item in items).most_common(1)[0]
         if count > 1:
             name = ids.id_of("agent", uid)

@@ -62,7 +62,7 @@ from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 # Attempts that end with an internal error, before the batch is given up.
-MOST_FAULTS: Final = 8
+MAX_FAULTS: Final = 8
 # Final statuses of results: the provider has deleted them.
 _DELETED: Final = (404, 410)
 # Final statuses of a look-up. Whether the part exists stays open: the key is refused, or no list is offered.
@@ -116,9 +116,9 @@ class BatchJobs:
             _log.exception(
                 "Batch %s failed by a fault in the gateway. It is tried again, and given up after %d times.",
                 ids.id_of("job", batch.uid),
-                MOST_FAULTS,
+                MAX_FAULTS,
             )
-            if await parts.note_fault() < MOST_FAULTS:
+            if await parts.note_fault() < MAX_FAULTS:
                 raise
             await attempt.give_up()
         return None

@@ -24,8 +24,8 @@ _log = logging.getLogger("mnemogate")
 # Items of one transaction.
 PAGE: Final = 50
 # So many requests of an item may fail in a row, or expire, before the item fails.
-_MOST_ERRORS: Final = 2
-_MOST_EXPIRIES: Final = 3
+_MAX_ERRORS: Final = 2
+_MAX_EXPIRIES: Final = 3
 # The error of an item without a result, by the outcome of its part.
 _NO_RESULT: Final = {
     "errored": "The provider's results say nothing of this item.",
@@ -73,7 +73,7 @@ class PartResults:
             resent = [
                 ItemRetry(each, each.errors, each.expiries + more)
                 for each in page
-                if lost_by_restart or each.expiries + more < _MOST_EXPIRIES
+                if lost_by_restart or each.expiries + more < _MAX_EXPIRIES
             ]
             await self.outcomes.write(resent)
 
@@ -116,11 +116,11 @@ class PartResults:
             match result.outcome:
                 case "succeeded":
                     return await self.turns.take_reply(item, result.body)
-                case "errored" if result.is_transient and item.errors + 1 < _MOST_ERRORS:
+                case "errored" if result.is_transient and item.errors + 1 < _MAX_ERRORS:
                     return ItemRetry(item, item.errors + 1, item.expiries)
                 case "errored":
                     failure = ItemFailed(result.message, StopReason.UPSTREAM_ERROR)
-                case "expired" if item.expiries + 1 < _MOST_EXPIRIES:
+                case "expired" if item.expiries + 1 < _MAX_EXPIRIES:
                     return ItemRetry(item, item.errors, item.expiries + 1)
                 case "expired":
                     failure = expired(result.message)

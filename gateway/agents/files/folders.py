@@ -25,7 +25,7 @@ from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 # The size of a file, at most.
-MOST_BYTES = 10_000_000
+MAX_BYTES = 10_000_000
 # The state of a file whose text is not all stored yet.
 _PARSING = "parsing"
 # Parts of a file that one transaction writes.
@@ -43,8 +43,8 @@ class SentFile(Struct, frozen=True):
     data: bytes
 
     def __post_init__(self) -> None:
-        if len(self.data) > MOST_BYTES:
-            raise BodyTooLarge(f"A file has at most {MOST_BYTES} bytes; this one has {len(self.data)}.")
+        if len(self.data) > MAX_BYTES:
+            raise BodyTooLarge(f"A file has at most {MAX_BYTES} bytes; this one has {len(self.data)}.")
 
 
 class FileView(Struct, frozen=True):

@@ -34,7 +34,7 @@ from gateway.errors import GatewayError
 
 _PAGE = 100
 _WAIT_S = 120.0
-_MOST_BYTES = 1 << 29  # of an answer
+_MAX_BYTES = 1 << 29  # of an answer
 _PARTS = ("blocks", "tools", "sources", "managed_group", "identities", "tags", "secrets")
 _INCLUDED = tuple(f"agent.{part}" for part in _PARTS)
 # A tool that came, and that the gateway cannot run as it is.
@@ -116,14 +116,14 @@ class Server(Struct, frozen=True):
         path = request.selector.partition("?")[0]
         try:
             with _opened(request) as reply:
-                status, data = reply.status, reply.read(_MOST_BYTES + 1)
+                status, data = reply.status, reply.read(_MAX_BYTES + 1)
         except (OSError, http.client.HTTPException) as error:
             raise NotMoved(f"{self.url} did not answer: {getattr(error, 'reason', None) or error}") from error
         if status >= 300:
             text = data[:2000].decode("utf-8", "replace")
             raise NotMoved(f"{self.url} answered {path} with {status}: {text}", status)
-        if len(data) > _MOST_BYTES:
-            raise NotMoved(f"{self.url} answered {path} with more than {_MOST_BYTES >> 20} MiB.")
+        if len(data) > _MAX_BYTES:
+            raise NotMoved(f"{self.url} answered {path} with more than {_MAX_BYTES >> 20} MiB.")
         try:
             return json.loads(data)
         except (ValueError, RecursionError) as error:

@@ -23,7 +23,7 @@ from storage.listing import Page, PassageDraft, PassageFilter
 from storage.records import API_PROFILE, Agent, Definition, DefinitionKind, Passage, Scope, StoredFile
 from storage.sql.store import Store
 
-MOST_SEARCHED = 8  # memories that one search asks, one after the other; no measurement
+MAX_SEARCHED = 8  # memories that one search asks, one after the other; no measurement
 SEARCH_MS = 1000.0
 _IS_OWN = "This is an agent's own archive: it is called after its agent, and ends with it."
 
@@ -119,7 +119,7 @@ class Archives:
         """Returns the memories that an agent's search asks: its own, then attached archives and folders."""
         targets = await self.attached_to(agent)
         found = await self._store.defined_agents.memories(agent.scope.project, targets)
-        return [agent, *found][:MOST_SEARCHED]
+        return [agent, *found][:MAX_SEARCHED]
 
     async def attached_to(self, agent: Agent) -> Sequence[int]:
         """Returns the rows of the memories of the archives and folders that are attached to an agent."""
@@ -169,9 +169,9 @@ class Archives:
     async def search_in(
         self, memories: Sequence[Agent], query: str, wanted: PassageFilter, *, limit: int = 5
     ) -> Sequence[PassageView]:
-        """Returns the passages of these memories that answer a query, best first. Only `MOST_SEARCHED` are asked."""
+        """Returns the passages of these memories that answer a query, best first. Only `MAX_SEARCHED` are asked."""
         ranked: list[Sequence[PassageView]] = []
-        for memory in memories[:MOST_SEARCHED]:
+        for memory in memories[:MAX_SEARCHED]:
             present = await self._store.agents.load(memory.id)
             if present is None:  # deleted meanwhile
                 continue

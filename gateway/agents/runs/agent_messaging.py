@@ -36,21 +36,23 @@ from gateway.run.pending import PendingWrites
 from gateway.run.receipt import Receipt, Receipts
 from gateway.run.sink import ClientGone, Sink, UnseenSink
 from storage.errors import NotFound, StoreError
-from storage.listing import MOST_TAGS, AgentEntry, AgentFilter
+from storage.listing import MAX_TAGS, AgentEntry, AgentFilter
 from storage.records import DEFAULT, Run, RunState
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 # The most agents that one message goes to, and how many of them run at a time. No measurement.
-MOST_AGENTS = 32
+MAX_AGENTS = 32
 AT_ONCE = 8
 # The most agents that one message may pass through.
-MOST_DEPTH = 4
+MAX_DEPTH = 4
 # At most this many slots of waiting runs are released for other runs. No measurement.
-MOST_RELEASED_SLOTS = 112
+MAX_RELEASED_SLOTS = 112
 # Agents that one read returns.
 _PAGE = 100
-_TOO_DEEP = f"messages between agents go {MOST_DEPTH} agents deep at most, and this turn is the last. Nothing was sent"
+_TOO_DEEP = (
+    f"messages between agents go {MAX_DEPTH} agents deep at most, and this turn is the last. Nothing was sent"
+)
 _CIRCLE = "{name} waits for the end of this turn, so neither would ever go on. Nothing was sent"
 _AWAITS_APPROVAL = (
     "{name} waits for a person's answer to calls that it has made. Nothing was sent; try again later"
@@ -145,7 +147,7 @@ class AgentMessaging:
     @property
     def released_slots(self) -> int:
         """How many more background runs may start, since as many only wait for answers of others."""
-        return min(len(self._waiting_senders), MOST_RELEASED_SLOTS)
+        return min(len(self._waiting_senders), MAX_RELEASED_SLOTS)
 
     def set_background_runs(self, background_runs: AcceptsRuns) -> None:
         """Sets what delivers messages without an answer. It is made later than this, which it needs itself."""
@@ -164,13 +166,13 @@ class AgentMessaging:
     async def _find_tagged(
         self, sender: Sender, match_all: Sequence[str], match_some: Sequence[str]
     ) -> Sequence[Recipient]:
-        """Returns the other agents with these tags that were made over REST, without readers; `MOST_AGENTS` at most."""
+        """Returns the other agents with these tags that were made over REST, without readers; `MAX_AGENTS` at most."""
         found: list[Recipient] = []
-        # A statement takes no more than MOST_TAGS: with more all agents are read. Their tags are checked in any case.
+        # A statement takes no more than MAX_TAGS: with more all agents are read. Their tags are checked in any case.
         tags = match_all or match_some
-        wanted = AgentFilter(tags=tags if len(tags) <= MOST_TAGS else (), needs_all_tags=bool(match_all))
+        wanted = AgentFilter(tags=tags if len(tags) <= MAX_TAGS else (), needs_all_tags=bool(match_all))
         after: str | None = None
-        while len(found) < MOST_AGENTS:
+        while len(found) < MAX_AGENTS:
             page = await self._store.defined_agents.list(
                 sender.project, wanted, after=after, limit=_PAGE, newest_first=False
             )
@@ -185,7 +187,7 @@ class AgentMessaging:
             if len(page) < _PAGE:
                 break
             after = page[-1].agent.uid
-        return found[:MOST_AGENTS]
+        return found[:MAX_AGENTS]
 
     async def ask(self, sender: Sender, recipient: Recipient, text: str) -> AgentAnswer:
         """Returns an agent's answer."""
@@ -195,7 +197,7 @@ class AgentMessaging:
         self, sender: Sender, recipient: Recipient, text: str, deadline: float
     ) -> AgentAnswer:
         """Returns an agent's answer. deadline: by the loop's clock."""
-        if sender.waiter.depth >= MOST_DEPTH:
+        if sender.waiter.depth >= MAX_DEPTH:
             return recipient.failed("depth", _TOO_DEEP)
         queue = recipient.uid, DEFAULT
         try:
@@ -263,7 +265,7 @@ class AgentMessaging:
     async def send(self, sender: Sender, recipient: Recipient, text: str) -> AgentAnswer:
         """Sends an agent a message. The answer means that it is stored, and no more."""
         name = recipient.name
-        if sender.waiter.depth >= MOST_DEPTH:
+        if sender.waiter.depth >= MAX_DEPTH:
             return recipient.failed("depth", _TOO_DEEP)
         try:
             resolved = await self._registry.resolve_uid(sender.project, recipient.uid)

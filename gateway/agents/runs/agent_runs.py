@@ -80,7 +80,7 @@ from storage.records import DEFAULT, Agent, Run, RunState, Summary, TokenCounts
 
 _log = logging.getLogger("mnemogate")
 # The sends that may be in one conversation's queue, the one that is answered among them.
-MOST_SENDS = 32
+MAX_SENDS = 32
 # The error of a run without a process that performs it.
 ABANDONED = "The gateway was stopped while it performed this run."
 # A run in the background waits so long for a commit: no client waits for it.
@@ -402,13 +402,13 @@ class AgentRuns:
         queues = self.keeper.queues
         if not self.ends.is_shared:
             agent, name = await self._queue_of(send)
-            await queues.enter((agent.uid, name), ticket, MOST_SENDS)
+            await queues.enter((agent.uid, name), ticket, MAX_SENDS)
             return _in_conversation(send, name)
         # Sends that wait for a server's answers queue in the order in which they came.
         async with self._arriving.setdefault((send.scope, send.conversation), asyncio.Lock()):
             agent, name = await self._queue_of(send)
             await self.ends.wait_for_accepted(agent, name)
-            entering = asyncio.ensure_future(queues.enter((agent.uid, name), ticket, MOST_SENDS))
+            entering = asyncio.ensure_future(queues.enter((agent.uid, name), ticket, MAX_SENDS))
             try:
                 await asyncio.sleep(0)  # it stands in the queue then
             except BaseException:

@@ -26,7 +26,7 @@ from storage.sql.store import Store
 # The most message numbers that are shown of a conversation.
 NUMBERS = 1000
 # Exchanges that are read at once.
-_MOST_ROWS = 50
+_MAX_ROWS = 50
 # The deadline of a search, in milliseconds.
 _SEARCH_MS = 1000.0
 # Comes after all hidden messages of a reply.
@@ -87,7 +87,7 @@ class AgentMessages:
         views: list[MessageView] = []
         begin, end = (high[0], low[0]) if newest_first else (low[0], high[0])
         while len(views) < limit:
-            size = min(_MOST_ROWS, limit - len(views))
+            size = min(_MAX_ROWS, limit - len(views))
             rows = await self._store.messages.page(
                 agent.id, Page(begin, end, size, newest_first), conversation=row
             )
@@ -115,7 +115,7 @@ class AgentMessages:
         found: list[tuple[Agent, MessageView]] = []
         begin, end = (high[0] + 1, low[0] - 1) if newest_first else (low[0] - 1, high[0] + 1)
         while len(found) < limit:
-            size = min(_MOST_ROWS, limit - len(found))
+            size = min(_MAX_ROWS, limit - len(found))
             rows = await self._store.messages.page_of_project(project, Page(begin, end, size, newest_first))
             for agent, row in rows:
                 views = await self._views(agent, [row])

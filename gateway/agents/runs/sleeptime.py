@@ -29,7 +29,7 @@ from gateway.core.turn.guide import StopReason
 from gateway.errors import GatewayError
 from gateway.run.background.budget import DailyBudget
 from gateway.run.background.learner import BATCH_CHARS, MARGIN_S
-from gateway.run.background.schedule import MOST_AT_START, Schedule
+from gateway.run.background.schedule import MAX_AT_START, Schedule
 from gateway.run.background.worker import JobContext, JobFailed, Worker, WorkerLimits
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.queue import QueueTicket
@@ -72,7 +72,7 @@ def sleeptime_schedule(
     """
 
     async def look() -> None:
-        schedule.enqueue_when_idle(await store.readers.unslept(MOST_AT_START, profiles))
+        schedule.enqueue_when_idle(await store.readers.unslept(MAX_AT_START, profiles))
 
     schedule = Schedule(
         "sleeptime",

@@ -23,7 +23,7 @@ from adapters.types import Json
 from gateway.agents.core.mcp_server import MASK, McpSecrets
 from gateway.agents.tools.hosts import HostError, StatusFault, ToolHosts
 from gateway.agents.tools.mcp_report import SessionReport
-from gateway.core.definition import MOST_SCHEMA_BYTES, McpServerDefinition
+from gateway.core.definition import MAX_SCHEMA_BYTES, McpServerDefinition
 from gateway.run.tools.toolbox import ToolAnswer, failed_answer
 from gateway.settings import ToolHeader, ToolSettings
 
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 30.0
 # Of one server: so many tools that can be called, and so many that cannot.
-MOST_TOOLS = 500
+MAX_TOOLS = 500
 # Against a server whose list of tools never ends; no measurement.
-_MOST_PAGES = 100
+_MAX_PAGES = 100
 _MISSING = "The extra `mcp` is not installed on the gateway's machine: pip install -e '.[mcp]' in the clone."
 NO_SECRETS = McpSecrets()
 # The length of a word that is masked; no measurement, as any value from 6 to 12 behaves alike.
-_LEAST_SECRET_CHARS = 8
+_MIN_SECRET_CHARS = 8
 # The messages of the package's errors where it knows no more than the status.
 _STATUS_MESSAGES = ("Server returned an error response", "Session terminated", "Not Found")
 
@@ -89,16 +89,16 @@ class McpServers:
         found: list[ListedTool] = []
         async with self._open_session(server, secrets) as (session, report):
             cursor = None
-            for _ in range(_MOST_PAGES):
+            for _ in range(_MAX_PAGES):
                 page = await session.list_tools(cursor=cursor)
                 for tool in page.tools:
                     description = self._mask_secrets(server, secrets, tool.description or "")
                     found.append(ListedTool(tool.name, description, _stored_schema(tool.input_schema)))
                 cursor = page.next_cursor
-                if not cursor or max(len(found), len(report.uncallable)) >= MOST_TOOLS:
+                if not cursor or max(len(found), len(report.uncallable)) >= MAX_TOOLS:
                     break
-        uncallable = [ListedTool(name, "", None) for name in report.uncallable[:MOST_TOOLS]]
-        return [*found[:MOST_TOOLS], *uncallable]
+        uncallable = [ListedTool(name, "", None) for name in report.uncallable[:MAX_TOOLS]]
+        return [*found[:MAX_TOOLS], *uncallable]
 
     async def call_tool(
         self, server: McpServerDefinition, tool: str, arguments: Json, secrets: McpSecrets = NO_SECRETS
@@ -153,7 +153,7 @@ class McpServers:
         """Masks the secrets that a server was sent in a text of the server, since models and other callers read it."""
         values = [*self._headers_of(server, secrets).values(), *secrets.variables.values()]
         # A short word, such as the scheme of a header, is no secret.
-        words = {word for value in values for word in value.split() if len(word) >= _LEAST_SECRET_CHARS}
+        words = {word for value in values for word in value.split() if len(word) >= _MIN_SECRET_CHARS}
         for word in sorted(words, key=len, reverse=True):
             text = text.replace(word, MASK)
         return text
@@ -180,7 +180,7 @@ def _load_sessions() -> ModuleType:
 def _stored_schema(schema: Any) -> Json | None:
     """Returns a schema as it is stored; None: it is too large. orjson rounds numbers beyond 64 bits."""
     data = json.dumps(schema, ensure_ascii=False).encode(errors="replace")
-    return None if len(data) > MOST_SCHEMA_BYTES else orjson.loads(data)
+    return None if len(data) > MAX_SCHEMA_BYTES else orjson.loads(data)
 
 
 def _text_of(block: Any) -> str:

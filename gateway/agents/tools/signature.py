@@ -26,7 +26,7 @@ AGENT_STATE = "agent_state"  # a parameter of this name gets the agent
 _CALLERS: Final = ("self", AGENT_STATE)
 # Of a source; parsing so much takes 0.2 s at most. And of the fields of its classes, counted wherever a class is used:
 # few classes may use one another very often.
-_MOST_CHARS = 100_000
+_MAX_CHARS = 100_000
 # What every provider takes as a name (platform.openai.com/docs/guides/function-calling).
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _PLAIN: Final[Mapping[str, str]] = {
@@ -101,8 +101,8 @@ def _schema(function: _Function, described: Mapping[str, str], classes: _Classes
 
 def _read(source: str) -> tuple[_Function, _Classes]:
     """Returns the tool, and the classes at the top level. Raises: BadRequest."""
-    if len(source) > _MOST_CHARS:
-        raise BadRequest(f"The source has more than {_MOST_CHARS:,} characters.", param="source_code")
+    if len(source) > _MAX_CHARS:
+        raise BadRequest(f"The source has more than {_MAX_CHARS:,} characters.", param="source_code")
     try:
         # An invalid escape in a string is a warning, which concerns nothing here.
         with warnings.catch_warnings():
@@ -181,7 +181,7 @@ class _Classes:
     within: list[str] = field(default_factory=list)
     # The characters of fields that may still be written out. A class is written out at each use, since not every
     # provider follows references.
-    left: int = _MOST_CHARS
+    left: int = _MAX_CHARS
 
     def length_of(self, node: ast.AnnAssign) -> int:
         assert node.end_lineno is not None
@@ -297,7 +297,7 @@ def _fields(node: ast.expr, name: str, classes: _Classes) -> dict[str, Any]:
         if classes.left < 0:
             raise _wrong(
                 node,
-                f"the fields of its classes have more than {_MOST_CHARS:,} characters, counted wherever one is used",
+                f"the fields of its classes have more than {_MAX_CHARS:,} characters, counted wherever one is used",
             )
         assert isinstance(each.target, ast.Name)
         default, description = _default_and_limits(each.value)

@@ -15,7 +15,7 @@ from gateway.checked import Fault, literal_values
 from gateway.errors import CallerError, GatewayError, UpstreamError
 
 _SHOWN = 200  # characters of a value or a name that an error repeats
-_MOST_CHARS = 1000  # of its sentence, which may have the values that a field takes
+_MAX_CHARS = 1000  # of its sentence, which may have the values that a field takes
 
 
 def fault_json(fault: Fault) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def fault_json(fault: Fault) -> dict[str, Any]:
     return {
         "type": fault.kind,
         "loc": [_cut(each) if isinstance(each, str) else each for each in fault.path],
-        "msg": _cut(fault.message, _MOST_CHARS),
+        "msg": _cut(fault.message, _MAX_CHARS),
         "input": _short(fault.value),
     }
 

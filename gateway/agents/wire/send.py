@@ -21,8 +21,8 @@ from gateway.core.turn.calls import CallDecision
 from gateway.errors import BadRequest
 
 MAX_STEPS = 50  # of a send that names none; Letta's number
-_MOST_STEPS = 200  # a bound on one request; no measurement
-_MOST_MESSAGES = 1_000
+_MAX_STEPS = 200  # a bound on one request; no measurement
+_MAX_MESSAGES = 1_000
 
 _GROUP = refused("Send to an agent; the agents of its group read the messages that it gets.")
 
@@ -138,7 +138,7 @@ class Send(Body):
 
     messages: Maybe[list[dict[str, Any]]] = UNSET
     input: Maybe[str | list[dict[str, Any]]] = UNSET
-    max_steps: Annotated[int, Meta(ge=1, le=_MOST_STEPS)] = MAX_STEPS
+    max_steps: Annotated[int, Meta(ge=1, le=_MAX_STEPS)] = MAX_STEPS
     client_tools: Maybe[list[ClientTool]] = UNSET
     override_model: Maybe[str] = UNSET
     override_system: Maybe[str] = UNSET
@@ -237,8 +237,8 @@ def read_send(send: Send) -> SendContent:
     given = send.messages if isinstance(send.messages, list) else []
     if not given:
         raise Unprocessable([Fault(("body", "messages"), "Field required", "missing")])
-    if len(given) > _MOST_MESSAGES:
-        raise Unprocessable([Fault(("body", "messages"), f"At most {_MOST_MESSAGES} messages in one send")])
+    if len(given) > _MAX_MESSAGES:
+        raise Unprocessable([Fault(("body", "messages"), f"At most {_MAX_MESSAGES} messages in one send")])
     read = [_read_any(each, ("body", "messages", n)) for n, each in enumerate(given)]
     plain = [each for each in read if isinstance(each, PlainMessage)]
     otid = next((each.otid for each in read if isinstance(each.otid, str)), None)

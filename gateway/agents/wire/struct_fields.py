@@ -28,19 +28,19 @@ from msgspec import UNSET, Meta, UnsetType
 from gateway import checked
 from gateway.agents.wire.faults import Unprocessable, name_of, worded
 from gateway.checked import Fault, fault_of, metas_of, union_members, without_annotations
-from gateway.core.json_limits import MOST_LEVELS, check_values, is_too_deep
+from gateway.core.json_limits import MAX_LEVELS, check_values, is_too_deep
 from gateway.core.nul import NUL, without_nul
 from gateway.errors import BadRequest
 
 _VERDICT = "x-verdict"
 _HONOURED: Final = "x-honoured"
 _NAME: Final = re.compile(r"[\w.-]{1,100}", re.ASCII)
-_MOST_NAMED: Final = 50
+_MAX_NAMED: Final = 50
 # Of the JSON of an object whose names its sender chooses, such as `metadata`. It is read and written with each row that
 # has it: 300,000 names hold the loop 0.2 s each time, and as many as fit here 0.02 s.
-MOST_OBJECT_BYTES: Final = 256 * 1024
+MAX_OBJECT_BYTES: Final = 256 * 1024
 # The most texts in a list of names or ids.
-MOST_PARTS: Final = Meta(max_length=1_000)
+MAX_PARTS: Final = Meta(max_length=1_000)
 
 T = TypeVar("T")
 # The type of a field that may be left out (UNSET, its default), or be null.
@@ -92,7 +92,7 @@ def parse(data: bytes, at: tuple[str | int, ...] = ("body",)) -> Any:
         fault = Fault((*at, error.pos), f"JSON decode error: {error.msg}", "json_invalid")
         raise Unprocessable([fault]) from error
     if is_too_deep(json):
-        message = f"JSON may be nested {MOST_LEVELS} levels deep, and this is deeper"
+        message = f"JSON may be nested {MAX_LEVELS} levels deep, and this is deeper"
         raise Unprocessable([Fault(at, message, "json_invalid")])
     return without_nul(json) if NUL in data else json
 
@@ -135,9 +135,9 @@ def _check_sizes(body: msgspec.Struct, at: tuple[str | int, ...]) -> None:
             value = getattr(part, name)
             if (
                 isinstance(value, dict | list)
-                and (size := len(msgspec.json.encode(value))) > MOST_OBJECT_BYTES
+                and (size := len(msgspec.json.encode(value))) > MAX_OBJECT_BYTES
             ):
-                message = f"Its JSON may have {MOST_OBJECT_BYTES:,} bytes, and has {size:,}"
+                message = f"Its JSON may have {MAX_OBJECT_BYTES:,} bytes, and has {size:,}"
                 raise Unprocessable([Fault((*at, *prefix.split(".")[:-1], name), message)])
 
 
@@ -163,7 +163,7 @@ def sent_without_effect(body: msgspec.Struct) -> list[str]:
             elif isinstance(value, dict):
                 found |= {f"{at}{name}.{key}": None for key in value if value[key] and key not in honoured}
     # They are named in a header.
-    return [name for name in found if _NAME.fullmatch(name)][:_MOST_NAMED]
+    return [name for name in found if _NAME.fullmatch(name)][:_MAX_NAMED]
 
 
 def _parts(body: msgspec.Struct, at: str = "") -> Iterator[tuple[str, msgspec.Struct]]:

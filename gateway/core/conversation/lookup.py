@@ -10,7 +10,7 @@ from gateway.core.conversation import match
 from gateway.core.conversation.canonical import HashedList, is_spoken, message_key
 from gateway.core.conversation.match import Query
 from gateway.core.conversation.plan import Plan
-from storage.commands import MOST_QUESTIONS, Probes
+from storage.commands import MAX_QUESTIONS, Probes
 
 # Replies are looked up in this many last turns. Those further back are found by the hash of the path.
 PROBED_TURNS = 8
@@ -56,7 +56,7 @@ def _question_keys(listing: HashedList) -> list[bytes]:
     keys: dict[bytes, None] = {}
     for i in _questions(listing):
         keys[message_key(listing.atoms[i])] = None
-        if len(keys) == MOST_QUESTIONS:
+        if len(keys) == MAX_QUESTIONS:
             break
     return list(keys)
 

@@ -13,7 +13,7 @@ from gateway.core.dates import END_OF_DATES_S
 
 Role = Literal["user", "assistant"]
 # The most characters of a message. Chosen far above what people and models write; no measurement.
-MOST_TEXT_CHARS: Final = 10_000_000
+MAX_TEXT_CHARS: Final = 10_000_000
 # The most characters of a source's id, which becomes a part of the conversation's client id.
 _ID_CHARS: Final = 200
 
@@ -86,8 +86,8 @@ def check_text(text: str) -> str:
     """Returns the text of a message. Raises: WrongForm: it is too long, or cannot be stored."""
     if "\0" in text:
         raise WrongForm("a message has a NUL")
-    if len(text) > MOST_TEXT_CHARS:
-        raise WrongForm(f"a message has more than {MOST_TEXT_CHARS:,} characters")
+    if len(text) > MAX_TEXT_CHARS:
+        raise WrongForm(f"a message has more than {MAX_TEXT_CHARS:,} characters")
     try:
         text.encode()
     except UnicodeEncodeError as error:

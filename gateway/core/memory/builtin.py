@@ -351,7 +351,7 @@ class Lookup(Struct, frozen=True):
 
 _EVERYTHING = frozenset({"message", "passage", "fact"})
 _ALL_RESULTS = 8  # of a search of everything
-_MOST_QUERIES = 8
+_MAX_QUERIES = 8
 
 
 def read_lookup(name: str, arguments: Mapping[str, Any], now: float, timezone: str = "UTC") -> Lookup | str:
@@ -391,7 +391,7 @@ def read_lookup(name: str, arguments: Mapping[str, Any], now: float, timezone: s
             )
         case "search_memory":
             words = tuple(each for each in arguments.get("convo_keyword_queries") or () if each.strip())
-            words = words[:_MOST_QUERIES]
+            words = words[:_MAX_QUERIES]
             start, end = arguments.get("start_minutes_ago"), arguments.get("end_minutes_ago")
             return Lookup(
                 words,

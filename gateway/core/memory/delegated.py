@@ -31,16 +31,16 @@ from storage.records import Scope
 
 # The fewest bytes, without white space, of an argument that can be a task. Shorter ones are names and numbers, which a
 # user may send as a whole message. Not measured.
-_LEAST_BYTES = 16
+_MIN_BYTES = 16
 # The longest wait of a call for its result.
 _WAIT_S = 3600.0
 # The most waiting calls of a memory, and the most memories with waiting calls.
-_MOST_CALLS, _MOST_MEMORIES = 64, 1024
+_MAX_CALLS, _MAX_MEMORIES = 64, 1024
 # The most texts of a call that are noted. Models give a few tasks at once.
-_MOST_TEXTS = 64
+_MAX_TEXTS = 64
 # Two arguments with a heading between them are looked for only in a call of at most this many, since the pairs are
 # tried one by one. Not measured.
-_MOST_PAIRED = 8
+_MAX_PAIRED = 8
 # The most bytes of such a heading, as "## Context" is one. Not measured.
 _HEADING_BYTES = 32
 
@@ -62,11 +62,11 @@ class _WaitingCall(Struct, frozen=True):
     def quotes(self, text: bytes) -> bool:
         """Returns whether a text is one of the arguments, or begins with one and ends with another."""
         arguments = self.arguments
-        if arguments.get(hash(text), 0) >= _LEAST_BYTES:
+        if arguments.get(hash(text), 0) >= _MIN_BYTES:
             return True
-        paired = arguments.items() if len(arguments) <= _MOST_PAIRED else ()
+        paired = arguments.items() if len(arguments) <= _MAX_PAIRED else ()
         return any(
-            first_bytes >= _LEAST_BYTES
+            first_bytes >= _MIN_BYTES
             and 0 <= len(text) - first_bytes - last_bytes <= _HEADING_BYTES
             and hash(text[:first_bytes]) == first
             and hash(text[-last_bytes:]) == last
@@ -94,17 +94,17 @@ class DelegatedTasks:
         calls: dict[str, _WaitingCall] = {}
         for call in reply.get("tool_calls") or ():
             for tool, arguments in calls_in({"tool_calls": [call]}):
-                texts = {hash(text): len(text) for text in islice(_argument_texts(arguments), _MOST_TEXTS)}
-                if made_for is not None and max(texts.values(), default=0) >= _LEAST_BYTES:
+                texts = {hash(text): len(text) for text in islice(_argument_texts(arguments), _MAX_TEXTS)}
+                if made_for is not None and max(texts.values(), default=0) >= _MIN_BYTES:
                     calls[call_id(call)] = _WaitingCall(tool, texts, hash(made_for), now)
         if not calls:
             return
         waiting = self._waiting.setdefault(scope, {})
         waiting.update(calls)
-        while len(waiting) > _MOST_CALLS:
+        while len(waiting) > _MAX_CALLS:
             del waiting[next(iter(waiting))]
         self._waiting.move_to_end(scope)
-        if len(self._waiting) > _MOST_MEMORIES:
+        if len(self._waiting) > _MAX_MEMORIES:
             self._waiting.popitem(last=False)
 
     def is_task(

@@ -30,7 +30,7 @@ FACT_CHARS = 400
 # A fact that a person, another program or an import writes may be longer.
 WRITTEN_FACT_CHARS = 2_000
 # No more edits of one reply are read, in case it never ends.
-MOST_EDITS = 32
+MAX_EDITS = 32
 
 HUMAN = Block(0, "human", "What is known about the person you talk to.", "", 2000, version=0)
 
@@ -173,7 +173,7 @@ def read_calls(message: Mapping[str, Any]) -> list[dict[str, str]]:
 def read_reply(calls: Sequence[Mapping[str, str]]) -> Reading:
     """Reads the calls of a reply, as `read_calls` gives them. Other text, such as a refusal, means nothing."""
     edits: list[BlockEdit | FactEdit] = []
-    for call in calls[:MOST_EDITS]:
+    for call in calls[:MAX_EDITS]:
         edit = _read_call(call.get("name", ""), call.get("arguments", ""))
         if edit is not None:
             edits.append(edit)

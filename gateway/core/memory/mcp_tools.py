@@ -26,7 +26,7 @@ ORIGIN: Final = "mcp"
 QUERY_CHARS: Final = 1_000
 CLIENT_CHARS: Final = 80
 # The facts that `memory_read` returns at most.
-MOST_FACTS: Final = 100
+MAX_FACTS: Final = 100
 # How long a word that confirms a forgetting is valid.
 CONFIRM_S: Final = 300
 _ID: Final = re.compile(r"(message|fact|passage):([1-9][0-9]{0,17})")

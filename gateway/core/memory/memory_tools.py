@@ -235,7 +235,7 @@ class EditResult(Struct, frozen=True):
 
 # A message quotes the old and the new text up to this length: enough to recognise the edit, not the whole block again.
 _QUOTED_CHARS = 200
-_MOST_LINE_NUMBERS = 10  # that a message lists, where a text occurs more than once
+_MAX_LINE_NUMBERS = 10  # that a message lists, where a text occurs more than once
 
 
 class _Change(NamedTuple):
@@ -350,7 +350,7 @@ def _lines_of(value: str, old: str) -> list[int]:
     """Returns the numbers, from 1, of the first lines in which a text begins."""
     found: list[int] = []
     line, counted, at = 1, 0, value.find(old)
-    while at != -1 and len(found) < _MOST_LINE_NUMBERS:
+    while at != -1 and len(found) < _MAX_LINE_NUMBERS:
         line += value.count("\n", counted, at)
         found.append(line)
         counted, end = at, value.find("\n", at)

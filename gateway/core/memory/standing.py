@@ -25,18 +25,18 @@ from storage.records import Block, Fact, Message, StandingFact
 # The label of the block.
 LABEL = "always"
 # The most tokens (estimated) that the block has in the memory section, since each conversation pays for them.
-MOST_TOKENS = 120
+MAX_TOKENS = 120
 # The fewest tokens of the line of a fact.
-_LEAST_TOKENS = 4
+_MIN_TOKENS = 4
 # The tokens of the line of a month.
 _MONTH_TOKENS = 5
 _DESCRIPTION = "What the user has stated as always true. The newest stand last. Heed them where they matter."
 _TABLE_FILE = Path(__file__).parents[2] / "data/standing_words.txt"
 # Longer sentences are stories, and shorter ones state nothing by themselves. One that is not ASCII may be shorter:
 # Chinese has a word in one or two characters.
-_MOST_CHARS = 160
-_LEAST_CHARS = 12
-_LEAST_CHARS_NOT_ASCII = 4
+_MAX_CHARS = 160
+_MIN_CHARS = 12
+_MIN_CHARS_NOT_ASCII = 4
 _SENTENCE = re.compile(r"(?<=[.!?;…])\s+|(?<=[。！？])|\n+")
 _CLAUSE = re.compile(r", |，|、|؛|،")
 _QUESTION_MARKS = ("?", "？", "؟")
@@ -116,9 +116,9 @@ def standing_block(
 def _choose(facts: Sequence[StandingFact]) -> list[tuple[StandingFact, str]]:
     """Returns the newest facts that fit into the block, each with its line. facts: newest first."""
     chosen: list[tuple[StandingFact, str]] = []
-    left = MOST_TOKENS
+    left = MAX_TOKENS
     for fact in facts:
-        if left < _LEAST_TOKENS:
+        if left < _MIN_TOKENS:
             break
         line = _line(fact)
         # A month has a line of its own.
@@ -139,7 +139,7 @@ def _line(fact: StandingFact) -> str:
     """Returns the line of a fact: the first clause if that is standing by itself, else the sentence."""
     text = _without_prefix(fact.text)
     clause = _CLAUSE.split(text, maxsplit=1)[0]
-    return escape_tags((clause if is_standing(clause) else text)[:_MOST_CHARS].rstrip(" ."))
+    return escape_tags((clause if is_standing(clause) else text)[:_MAX_CHARS].rstrip(" ."))
 
 
 def _month(fact: StandingFact) -> str:
@@ -155,9 +155,9 @@ def _standing_sentences(text: str) -> Iterator[str]:
     """Yields the sentences of a text that state something that always holds."""
     for sentence in _SENTENCE.split(text):
         sentence = " ".join(sentence.split())
-        least_chars = _LEAST_CHARS if sentence.isascii() else _LEAST_CHARS_NOT_ASCII
+        least_chars = _MIN_CHARS if sentence.isascii() else _MIN_CHARS_NOT_ASCII
         if (
-            least_chars <= len(sentence) <= _MOST_CHARS
+            least_chars <= len(sentence) <= _MAX_CHARS
             and not sentence.endswith(_QUESTION_MARKS)
             and is_standing(sentence)
         ):

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 _TABLE = Path(__file__).parents[2] / "data/order_words.txt"
 # A longer text is no question.
-_MOST_CHARS = 500
+_MAX_CHARS = 500
 
 
 class Asked(Enum):
@@ -42,7 +42,7 @@ class _Table(NamedTuple):
 
 def order_asked(text: str) -> Asked | None:
     """Returns what a text asks for about the order of events; None: it does not ask for that."""
-    if len(text) > _MOST_CHARS:
+    if len(text) > _MAX_CHARS:
         return None
     lowered = text.lower()
     for language in _load().languages:

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import PathElement
 from gateway.core.prompt.compose import Composition
-from gateway.core.prompt.summary import MOST_CANDIDATES, RETAINED_SHARE
+from gateway.core.prompt.summary import MAX_CANDIDATES, RETAINED_SHARE
 from gateway.core.prompt.summary_cut import SummaryCut, find_cut_in_list, find_cut_in_path
 from gateway.core.prompt.window import MessageBounds
 from storage.records import Evicted, Exchange, Summary
@@ -74,7 +74,7 @@ class Eviction(Struct, frozen=True):
             for each in summaries
         )
         found = [cut for cut in cuts if cut is not None]
-        usable = [cut for n, cut in enumerate(found) if n < MOST_CANDIDATES or cut.id == self.in_use]
+        usable = [cut for n, cut in enumerate(found) if n < MAX_CANDIDATES or cut.id == self.in_use]
         return replace(self, cuts=tuple(reversed(usable)))
 
 

@@ -10,7 +10,7 @@ from functools import lru_cache
 from gateway.core.words import folded_words
 
 # The most words of a query that an excerpt is chosen by.
-_MOST_KEYS = 64
+_MAX_KEYS = 64
 # A longer sentence is taken in parts. No measurement: most sentences are shorter.
 _PIECE_CHARS = 120
 # How much a sentence's words count for those next to it. With 0, 0.25 and 0.5 as much is found.
@@ -26,7 +26,7 @@ def query_keys(query: str) -> Sequence[str]:
     """Returns the query's words without their endings, enough to see where in a text they stand."""
     words = dict.fromkeys(folded_words(query))
     keys = [w[:-2] if len(w) > 6 else w[:4] for w in words if len(w) > 3 or not w.isascii()]
-    return keys[:_MOST_KEYS]
+    return keys[:_MAX_KEYS]
 
 
 def make_excerpt(text: str, keys: Sequence[str], limit: int) -> tuple[str, str]:

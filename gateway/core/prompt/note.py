@@ -66,9 +66,9 @@ _UNSPACED_FROM = "\u2e80"
 _WIDE = bytes(range(0xE0, 0xF5))
 # A selection of the whole memory takes one part in this many of the budget, but so many tokens at least and at most. It
 # is shown where the message names nothing to look for, so most of the budget would be noise. Not measured.
-_SELECTION_SHARE, _SELECTION_LEAST, _SELECTION_MOST = 4, 128, 200
+_SELECTION_SHARE, _SELECTION_MIN, _SELECTION_MAX = 4, 128, 200
 # A smaller rest of the budget holds no further line.
-_LEAST_TOKENS = 12
+_MIN_TOKENS = 12
 # The most characters that a token has, for a text that surely finds no room.
 _CHARS_PER_TOKEN = 5
 # An excerpt may be shorter than its limit by so many characters.
@@ -263,7 +263,7 @@ def choose(
     if is_selection:
         budget_tokens, cut_chars = budget_tokens - _SELECTION_TOKENS, min(cut_chars, _SELECTION_CHARS)
     room = budget_tokens - _EMPTY_TOKENS
-    if room < _LEAST_TOKENS:
+    if room < _MIN_TOKENS:
         left.tried = [m.seq for m in candidates]
         return []
     in_request = _Shown(exclude_atoms, noted, query, shared)
@@ -305,7 +305,7 @@ def choose(
         room -= cost
         groups.setdefault(group, []).append(replace(hit, tokens=cost))
         years.add(hit.day[:_YEAR_CHARS])
-        if room < _LEAST_TOKENS:
+        if room < _MIN_TOKENS:
             break
         # Once half of the room is used, turns are cut shorter: the first hits hold most answers, and many more follow.
         if room <= half:
@@ -524,7 +524,7 @@ def without_first_note(text: str) -> str:
 
 def selection_budget(budget_tokens: int) -> int:
     """Returns the tokens that a selection of the whole memory may take, of those for any note."""
-    return min(budget_tokens, max(_SELECTION_LEAST, budget_tokens // _SELECTION_SHARE), _SELECTION_MOST)
+    return min(budget_tokens, max(_SELECTION_MIN, budget_tokens // _SELECTION_SHARE), _SELECTION_MAX)
 
 
 def has_selection(noted: Iterable[str]) -> bool:

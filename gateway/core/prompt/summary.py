@@ -32,10 +32,10 @@ WORTHWHILE_SHARE = 0.2
 # A summary may take this share of the window.
 SIZE_SHARE = 1 / 8
 # The most tokens of a summary, some eight hundred words. Not measured: a longer one takes the room of messages.
-MOST_TOKENS = 1_500
-LEAST_TOKENS = 128
+MAX_TOKENS = 1_500
+MIN_TOKENS = 128
 # How many of a path's newest summaries a request can choose from.
-MOST_CANDIDATES = 3
+MAX_CANDIDATES = 3
 
 # One call reads at most this much, about 12,000 tokens, so that a small model will do.
 PART_CHARS = 48_000
@@ -112,7 +112,7 @@ class ExchangeSize(Struct, frozen=True):
 
 def summary_tokens(context_tokens: int) -> int:
     """Returns the tokens that a summary may take of a window."""
-    return max(LEAST_TOKENS, min(MOST_TOKENS, int(context_tokens * SIZE_SHARE)))
+    return max(MIN_TOKENS, min(MAX_TOKENS, int(context_tokens * SIZE_SHARE)))
 
 
 def last_covered(path: Sequence[ExchangeSize], keep_tokens: int, keep_messages: int = 0) -> int | None:

@@ -27,7 +27,7 @@ _REFUSAL = re.compile(
 # Characters: in a longer answer an apology is part of the content.
 _REFUSAL_CHARS = 600
 # A shorter summary of a long text says nothing.
-_LEAST_CHARS = 24
+_MIN_CHARS = 24
 # From so many words on, repeating oneself shows.
 _REPETITION_WORDS = 60
 
@@ -57,7 +57,7 @@ def check_summary(
         raise UnusableSummary("the background model refused to summarise")
     if len(text) >= length and not by_hand:
         raise UnusableSummary("the summary is not shorter than what it summarises")
-    if length > 1_000 and len(text) < _LEAST_CHARS:
+    if length > 1_000 and len(text) < _MIN_CHARS:
         raise UnusableSummary("the summary says nothing")
     words = text.lower().split()
     if len(words) >= _REPETITION_WORDS and len(set(words)) * 8 < len(words):

@@ -41,7 +41,7 @@ _GRAMMARS = frozenset(
 )
 _PROMPTS = ("system", "developer")
 # The longest prompt that is cached: far above most prompts. Each project caches one.
-_MOST_CACHED_CHARS = 32 * 1024
+_MAX_CACHED_CHARS = 32 * 1024
 
 
 class SideRequests:
@@ -76,7 +76,7 @@ class SideRequests:
         if prompt == self._last_prompt:
             return self._found_in_last
         found = self._of_system.match(prompt)
-        if len(prompt) <= _MOST_CACHED_CHARS:
+        if len(prompt) <= _MAX_CACHED_CHARS:
             self._last_prompt, self._found_in_last = prompt, found
         return found
 

@@ -21,7 +21,7 @@ from gateway.core.turn.terms import TurnTerms
 from gateway.errors import GatewayError
 
 # The most bytes that a view holds back before the first text: a role, filters' verdicts and comments take some kB.
-MOST_HELD_BYTES: Final = 64 * 1024
+MAX_HELD_BYTES: Final = 64 * 1024
 
 
 @dataclass(slots=True)
@@ -66,7 +66,7 @@ class ClientView:
     def take(self) -> bytes:
         """Returns the bytes that may leave now, and forgets them.
 
-        It returns none before the first text or call, or `MOST_HELD_BYTES` of anything else: the reply's status leaves
+        It returns none before the first text or call, or `MAX_HELD_BYTES` of anything else: the reply's status leaves
         with the first bytes, and up to then an error of a later round is a status.
         """
         return b""

@@ -364,6 +364,7 @@ def decide_owner(call: ToolCall, gateway_tools: Collection[str], *, is_complete:
     """
     if call.fields.get("type") not in FUNCTION_TYPES:
         return CallOwner.CLIENT
+    known: Collection[str]
     if isinstance(gateway_tools, AllBut):
         known, owner_of_known, owner_of_others = gateway_tools.names, CallOwner.CLIENT, CallOwner.GATEWAY
     else:

@@ -42,9 +42,9 @@ EVENT_STREAM: Final[Header] = ("content-type", "text/event-stream; charset=utf-8
 
 # The most events after the last finish_reason, which bounds the memory that an endless stream takes. Usage, verdicts of
 # filters and [DONE] come there, which are few. Not measured.
-MOST_TAIL_EVENTS: Final = 1000
+MAX_TAIL_EVENTS: Final = 1000
 # The most calls in one reply, far more than models make at once. Each takes 1.5 kB, from an event of 100 bytes.
-MOST_CALLS: Final = 1000
+MAX_CALLS: Final = 1000
 
 
 class ReplyForm(Enum):
@@ -93,7 +93,7 @@ class BrokeOff(Struct, frozen=True):
 
 
 _COMPLETE = Complete()
-_TOO_MANY_CALLS: Final = f"The upstream's reply has more than {MOST_CALLS:,} tool calls"
+_TOO_MANY_CALLS: Final = f"The upstream's reply has more than {MAX_CALLS:,} tool calls"
 RoundEnd = Complete | Refused | ErrorEvent | BrokeOff
 
 
@@ -257,9 +257,9 @@ class Round:
             end = self._read_event(event)
             if end is not None:
                 return end
-        if len(self.tail) > MOST_TAIL_EVENTS:
+        if len(self.tail) > MAX_TAIL_EVENTS:
             return self.fail(UpstreamBroke("The upstream's stream goes on after its reply was complete"))
-        if len(self.draft.calls) > MOST_CALLS:
+        if len(self.draft.calls) > MAX_CALLS:
             return self.fail(UpstreamBroke(_TOO_MANY_CALLS))
         return None
 
@@ -292,7 +292,7 @@ class Round:
             for choice in choices:
                 if isinstance(choice, dict) and not choice.get("index"):
                     self._take_delta(delta_of(choice), choice.get("finish_reason"), None)
-        if len(self.draft.calls) > MOST_CALLS:
+        if len(self.draft.calls) > MAX_CALLS:
             return BrokeOff(UpstreamBroke(_TOO_MANY_CALLS))
         self.draft.usage = usage if isinstance(usage, dict) else None
         return self._complete()

@@ -134,7 +134,7 @@ def error_for_status(status: int, body: bytes) -> Json:
 
 
 # No context is as long, and Python refuses to parse a number of thousands of digits.
-_MOST_DIGITS = 12
+_MAX_DIGITS = 12
 # The sentences in which servers name the length of their context; the group is the number.
 _CONTEXT_SENTENCES = (
     # OpenAI, vLLM, OpenRouter; xAI.
@@ -169,5 +169,5 @@ def _contexts(text: str) -> Iterator[int]:
         for found in sentence.finditer(text):
             digits = found[1].replace(",", "")
             # A smaller number is a count of something else.
-            if len(digits) < _MOST_DIGITS and int(digits) >= 256:
+            if len(digits) < _MAX_DIGITS and int(digits) >= 256:
                 yield int(digits)

@@ -14,13 +14,13 @@ from gateway.core.upstream.policy import Target
 
 # The scale of a model that has reported none: vocabularies made for other languages take up to twice the tokens.
 GUESS = 2.0
-_MOST_SCALE = 4.0
+_MAX_SCALE = 4.0
 # Scales are rounded up to sixteenths: every new scale moves what fits, and costs the provider's cache.
 _STEPS = 16
 _TOLERANCE = 1.05  # room for what the chat template and the form of tools add; not measured
 _NEARLY_FULL = 0.9  # of the window: before that no correction is worth its price
 
-MOST_MODELS = 1024  # callers choose the names, and some upstreams serve one model under any
+MAX_MODELS = 1024  # callers choose the names, and some upstreams serve one model under any
 
 ModelAt = tuple[str, str]  # upstream, model
 
@@ -75,7 +75,7 @@ class ContextWindows:
         is_off = actual > estimated * scale * _TOLERANCE and actual > most * scale * _NEARLY_FULL
         if learned.is_guess or is_off:
             learned = self._record_of(at)
-            learned.scale = max(scale, min(ceil(actual / estimated * _STEPS) / _STEPS, _MOST_SCALE))
+            learned.scale = max(scale, min(ceil(actual / estimated * _STEPS) / _STEPS, _MAX_SCALE))
             learned.is_guess = False
 
     def note_guess(self, at: ModelAt) -> None:
@@ -88,6 +88,6 @@ class ContextWindows:
         """Returns the record of a model, which the caller may change."""
         learned = self._learned.pop(at, None) or _Learned()
         self._learned[at] = learned
-        if len(self._learned) > MOST_MODELS:
+        if len(self._learned) > MAX_MODELS:
             del self._learned[next(iter(self._learned))]
         return learned

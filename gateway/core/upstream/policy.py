@@ -33,9 +33,9 @@ _FIRST_BACKOFF_S: Final = 0.1
 _LONGEST_COOLDOWN_S: Final = 3600.0
 # A conversation stays at its endpoint, for the provider's cache, until that has this many more requests in flight than
 # the idlest one. Not measured: fewer give up the cache sooner, more let requests queue at one endpoint.
-_MOST_MORE_IN_FLIGHT: Final = 4
+_MAX_MORE_IN_FLIGHT: Final = 4
 # The most retries that a quiet time saves up. Not measured.
-_MOST_RETRIES_LEFT: Final = 10.0
+_MAX_RETRIES_LEFT: Final = 10.0
 
 
 class Target(NamedTuple):
@@ -95,12 +95,12 @@ class EndpointHealth:
     is_probing: bool = False
     in_flight: int = 0
     # The retry budget: each request adds a share of a retry.
-    retries_left: float = _MOST_RETRIES_LEFT
+    retries_left: float = _MAX_RETRIES_LEFT
 
     @contextmanager
     def attempt(self, policy: Policy) -> Iterator[None]:
         """Counts a request that is sent in this block. After enough failures it is the circuit breaker's probe."""
-        self.retries_left = min(_MOST_RETRIES_LEFT, self.retries_left + policy.retry_budget)
+        self.retries_left = min(_MAX_RETRIES_LEFT, self.retries_left + policy.retry_budget)
         is_probe = 0 < policy.breaker_failures <= self.failures
         self.is_probing = self.is_probing or is_probe
         try:
@@ -248,7 +248,7 @@ def _spread(members: Sequence[RouteMember], group: list[int], key: int) -> list[
     ranked = sorted(group, key=lambda i: _score(key, members[i].name), reverse=True)
     # Bounded load: a member with too many requests in flight comes after those that have room.
     least = min(members[i].health.in_flight for i in group)
-    has_room = [i for i in ranked if members[i].health.in_flight <= least + _MOST_MORE_IN_FLIGHT]
+    has_room = [i for i in ranked if members[i].health.in_flight <= least + _MAX_MORE_IN_FLIGHT]
     return has_room + sorted(set(ranked) - set(has_room), key=lambda i: members[i].health.in_flight)
 
 

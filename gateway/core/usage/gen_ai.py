@@ -42,7 +42,7 @@ FINISH_REASONS: Final = frozenset(
 )
 _MODEL_CHARS: Final = 128
 # Labels are bounded where the models are not.
-_MOST_LABELS: Final = 200
+_MAX_LABELS: Final = 200
 
 
 def operation_of(path: str) -> str:
@@ -95,7 +95,7 @@ class ModelNames:
             return model
         name = self.of(model, status)
         if name not in self._labels:
-            if len(self._labels) >= _MOST_LABELS:
+            if len(self._labels) >= _MAX_LABELS:
                 return OTHER
             self._labels.add(name)
         return name

@@ -13,7 +13,7 @@ import orjson
 
 from adapters.types import Event, Json
 from gateway.core.conversation.private import without_private
-from gateway.core.turn.client_view import MOST_HELD_BYTES, ClientView, ReplyEvent
+from gateway.core.turn.client_view import MAX_HELD_BYTES, ClientView, ReplyEvent
 from gateway.core.turn.commands import TurnOutcome
 from gateway.core.turn.draft import lacks_content
 from gateway.core.turn.terms import TurnTerms
@@ -127,7 +127,7 @@ class ChatView(ClientView):
         self._has_begun = True
         if self._holds_events:
             self._held_bytes += len(raw)
-            self._holds_events = not has_content and self._held_bytes <= MOST_HELD_BYTES
+            self._holds_events = not has_content and self._held_bytes <= MAX_HELD_BYTES
 
     @property
     def _identity(self) -> Json:

@@ -10,7 +10,7 @@ from adapters.types import Json
 from gateway.dialects.messages.errors import invalid
 
 _DEFAULT_LIMIT: Final = 20
-_MOST: Final = 1000
+_MAX_LIMIT: Final = 1000
 _OPENAIS: Final = frozenset(("object", "created", "owned_by"))
 
 
@@ -51,8 +51,8 @@ def render_page(models: Sequence[Json], query: Mapping[str, str]) -> Json:
 def _limit(given: str | None) -> int:
     if given is None:
         return _DEFAULT_LIMIT
-    if not given.isdecimal() or not 1 <= int(given[:6]) <= _MOST:
-        raise invalid("limit", f"Input should be a whole number from 1 to {_MOST}")
+    if not given.isdecimal() or not 1 <= int(given[:6]) <= _MAX_LIMIT:
+        raise invalid("limit", f"Input should be a whole number from 1 to {_MAX_LIMIT}")
     return int(given)
 
 

@@ -18,7 +18,7 @@ from msgspec import Struct
 from adapters.types import Event, Json, token_count
 from gateway.core.conversation.canonical import text_of
 from gateway.core.conversation.private import without_private
-from gateway.core.turn.client_view import MOST_HELD_BYTES, ClientView, ReplyEvent, no_usage
+from gateway.core.turn.client_view import MAX_HELD_BYTES, ClientView, ReplyEvent, no_usage
 from gateway.core.turn.commands import TurnOutcome
 from gateway.core.turn.draft import generated_in
 from gateway.core.turn.terms import TurnTerms
@@ -256,7 +256,7 @@ class MessagesView(ClientView):
         self._out.append(raw)
         if self._holds_events:
             self._held_bytes += len(raw)
-            self._holds_events = not has_content and self._held_bytes <= MOST_HELD_BYTES
+            self._holds_events = not has_content and self._held_bytes <= MAX_HELD_BYTES
 
     def _begin_message(self) -> None:
         self._holds_events = False

@@ -19,7 +19,7 @@ from gateway.dialects.responses.stored_response import read_call_forms
 from gateway.dialects.responses.tools import NO_FORMS, CallForm, render_result
 from gateway.errors import BadRequest
 
-MOST_ITEMS: Final = 100  # of a page, as OpenAI has it
+MAX_ITEMS: Final = 100  # of a page, as OpenAI has it
 _DEFAULT_LIMIT: Final = 20
 _OUTPUT_TYPES: Final = {
     "custom_tool_call": "custom_tool_call_output",
@@ -155,8 +155,8 @@ def paginate(items: Sequence[Json], query: str) -> Json:
             code="invalid_value",
         )
     limit = asked.get("limit", [str(_DEFAULT_LIMIT)])[-1]
-    if not (limit.isascii() and limit.isdigit() and len(limit) < 4 and 1 <= int(limit) <= MOST_ITEMS):
-        raise BadRequest(f"Invalid 'limit': expected a number from 1 to {MOST_ITEMS}.", param="limit")
+    if not (limit.isascii() and limit.isdigit() and len(limit) < 4 and 1 <= int(limit) <= MAX_ITEMS):
+        raise BadRequest(f"Invalid 'limit': expected a number from 1 to {MAX_ITEMS}.", param="limit")
     found = list(items if order == "asc" else reversed(items))
     after = asked.get("after", [None])[-1]
     if after:

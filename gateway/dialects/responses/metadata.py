@@ -9,7 +9,7 @@ from gateway.dialects.fields import read_optional, wrong_type
 from gateway.errors import BadRequest
 
 # As OpenAI has them.
-_MOST_PAIRS: Final = 16
+_MAX_PAIRS: Final = 16
 _KEY_CHARS: Final = 64
 _VALUE_CHARS: Final = 512
 
@@ -17,9 +17,9 @@ _VALUE_CHARS: Final = 512
 def read_metadata(json: Json) -> Json:
     """Returns the pairs of texts in a request's field `metadata`. Raises: BadRequest, in OpenAI's words."""
     metadata: Json = read_optional(json, "metadata", dict) or {}
-    if len(metadata) > _MOST_PAIRS:
+    if len(metadata) > _MAX_PAIRS:
         raise BadRequest(
-            f"Invalid 'metadata': too many properties. Expected an object with at most {_MOST_PAIRS} properties, "
+            f"Invalid 'metadata': too many properties. Expected an object with at most {_MAX_PAIRS} properties, "
             f"but got an object with {len(metadata)} properties instead.",
             param="metadata",
             code="object_above_max_properties",

@@ -39,7 +39,7 @@ _TRANSLATED: Final = frozenset(("input", "instructions", "text", "tool_choice", 
 _DELTA, _ITEM, _CREATED = "response.output_text.delta", "response.output_item.done", "response.created"
 # The most events that are read of a reply without an end; what follows is not remembered. Chosen: far above what models
 # write in one reply. Reading them takes some 0.2 s.
-MOST_PIECES: Final = 50_000
+MAX_PIECES: Final = 50_000
 _ENDS: Final = {
     "response.completed": FINISHED,
     "response.incomplete": FINISHED,  # cut by a limit: its text counts nevertheless
@@ -215,7 +215,7 @@ class ResponseReader:
         if not isinstance(kind, str):
             return
         if kind in (_DELTA, _ITEM):
-            if len(self._content_events) < MOST_PIECES:
+            if len(self._content_events) < MAX_PIECES:
                 self._content_events.append(event.data)
         elif kind == _CREATED:
             self._created_event = event.data

@@ -21,7 +21,7 @@ from gateway.core.conversation.canonical import WireMessage, text_of
 from gateway.core.conversation.directions import DIRECTIONS_FIELD, directions_in
 from gateway.core.conversation.private import without_private
 from gateway.core.conversation.provider_fields import THOUGHTS
-from gateway.core.turn.client_view import MOST_HELD_BYTES, ClientView, ReplyEvent, no_usage
+from gateway.core.turn.client_view import MAX_HELD_BYTES, ClientView, ReplyEvent, no_usage
 from gateway.core.turn.commands import FINISHED, TurnOutcome
 from gateway.core.turn.draft import MessageDraft, delta_of, generated_in
 from gateway.core.turn.ledger import BILLED
@@ -108,7 +108,7 @@ class _Events:
 
     @property
     def holds_too_much(self) -> bool:
-        return self.is_holding and self._held_bytes > MOST_HELD_BYTES
+        return self.is_holding and self._held_bytes > MAX_HELD_BYTES
 
 
 class ResponsesView(ClientView):

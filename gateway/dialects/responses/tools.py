@@ -21,7 +21,7 @@ from gateway.dialects.lenient import decode_list, decode_object
 from gateway.dialects.responses.left_out import LeftOutFields
 from gateway.errors import BadRequest
 
-MOST_NAME_CHARS: Final = 64  # of a function's name, as OpenAI's errors show
+MAX_NAME_CHARS: Final = 64  # of a function's name, as OpenAI's errors show
 _HASH_BYTES: Final = 4
 INPUT_ARGUMENT: Final = "input"  # the only argument of a custom tool as a function
 TOOL_SEARCH: Final = "tool_search"
@@ -130,10 +130,10 @@ def flat_name(namespace: str | None, name: str) -> str:
     if namespace is None:
         return name
     whole = f"{namespace}__{name}"
-    if len(whole) <= MOST_NAME_CHARS:
+    if len(whole) <= MAX_NAME_CHARS:
         return whole
     digits = blake2b(whole.encode(), digest_size=_HASH_BYTES).hexdigest()
-    return f"{whole[: MOST_NAME_CHARS - len(digits) - 1]}_{digits}"
+    return f"{whole[: MAX_NAME_CHARS - len(digits) - 1]}_{digits}"
 
 
 def read_tools(json: Json, upstream_tools: UpstreamTools, left_out: LeftOutFields) -> RequestTools:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from gateway.core.prompt.summary import MOST_TOKENS, SummaryTerms
+from gateway.core.prompt.summary import MAX_TOKENS, SummaryTerms
 from gateway.errors import BadRequest
 from gateway.run.admin.operation_arguments import Arguments, Defaults, RawArguments
 from gateway.run.background.compact import COMPACT, CompactJob, SummaryPath, read_summary_terms
@@ -44,6 +44,6 @@ class CompactOperation(Struct, frozen=True):
         # Everything that may leave the window is summarised, with the largest size that a summary may have.
         if path is None or path.next_span(terms, keep_tokens=0) is None:
             raise BadRequest("There is nothing to summarise yet: the last turn stays as it is.")
-        request = CompactJob(exchange, keep_tokens=0, max_tokens=MOST_TOKENS)
+        request = CompactJob(exchange, keep_tokens=0, max_tokens=MAX_TOKENS)
         job = await store.jobs.enqueue(COMPACT, agent, str(conversation), request.payload)
         return {"job": job}

@@ -28,17 +28,17 @@ from gateway.errors import BadRequest
 FORMATS: Final = ("chatgpt", "claude", "list", "jsonl", "mem0", "mastra")
 Source = SourceConversation | SourceFact | Unreadable
 
-MOST_ENTRIES: Final = 10_000  # of a ZIP
-MOST_RATIO: Final = 200  # of what a ZIP unpacks to, to its size
-MOST_JSON_BYTES: Final = 4 << 30
-MOST_LEVELS: Final = 100
-MOST_LINE_BYTES: Final = 10_000_000
+MAX_ENTRIES: Final = 10_000  # of a ZIP
+MAX_RATIO: Final = 200  # of what a ZIP unpacks to, to its size
+MAX_JSON_BYTES: Final = 4 << 30
+MAX_LEVELS: Final = 100
+MAX_LINE_BYTES: Final = 10_000_000
 # Of one conversation as JSON, and of all messages of Mastra's, which are not sorted by conversation.
-MOST_ITEM_BYTES: Final = 64 << 20
+MAX_ITEM_BYTES: Final = 64 << 20
 # Conversations whose messages are lines of their own. Each takes some 200 bytes while the file is read.
-MOST_GATHERED_CONVERSATIONS: Final = 200_000
+MAX_GATHERED_CONVERSATIONS: Final = 200_000
 # Of the list of a ZIP's entries.
-_MOST_DIRECTORY_BYTES: Final = 8 << 20
+_MAX_DIRECTORY_BYTES: Final = 8 << 20
 # While a piece is parsed no other thread runs, for some half a millisecond.
 _PIECE_BYTES: Final = 16 << 10
 _HEAD_BYTES: Final = 64 << 10
@@ -94,13 +94,13 @@ class DepthLimit:
         self._is_in_string ^= len(parts) % 2 == 0
         opened = brackets.count(b"[") + brackets.count(b"{")
         # In whatever order they come, they are not too deep.
-        if self._depth + opened <= MOST_LEVELS:
+        if self._depth + opened <= MAX_LEVELS:
             self._depth += 2 * opened - len(brackets)
             return
         for bracket in brackets:
             self._depth += 1 if bracket in b"[{" else -1
-            if self._depth > MOST_LEVELS:
-                raise wrong_file(f"its JSON is nested deeper than {MOST_LEVELS} levels")
+            if self._depth > MAX_LEVELS:
+                raise wrong_file(f"its JSON is nested deeper than {MAX_LEVELS} levels")
 
 
 class _JsonStream:
@@ -131,10 +131,10 @@ class _JsonStream:
             self._is_begun, data = True, data.removeprefix(_BOM)
         self._total_bytes += len(data)
         self.item_bytes += len(data)
-        if self._total_bytes > MOST_JSON_BYTES:
-            raise wrong_file(f"it has more than {MOST_JSON_BYTES >> 30} GiB of JSON")
-        if self.item_bytes > MOST_ITEM_BYTES:
-            raise wrong_file(f"one conversation has more than {MOST_ITEM_BYTES >> 20} MiB")
+        if self._total_bytes > MAX_JSON_BYTES:
+            raise wrong_file(f"it has more than {MAX_JSON_BYTES >> 30} GiB of JSON")
+        if self.item_bytes > MAX_ITEM_BYTES:
+            raise wrong_file(f"one conversation has more than {MAX_ITEM_BYTES >> 20} MiB")
         return data
 
 
@@ -224,8 +224,8 @@ def _open_parts(file: IO[bytes]) -> Iterator[list[Callable[[], AbstractContextMa
 def _conversation_entries(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
     """Returns the entries of a ZIP that have conversations, in order. Raises: BadRequest."""
     entries = archive.infolist()
-    if len(entries) > MOST_ENTRIES:
-        raise wrong_file(f"it has more than {MOST_ENTRIES:,} entries")
+    if len(entries) > MAX_ENTRIES:
+        raise wrong_file(f"it has more than {MAX_ENTRIES:,} entries")
     found = sorted((e for e in entries if _JSON_NAME.search(e.filename)), key=lambda e: e.filename)
     if not found:
         raise wrong_file("it has no conversations.json")
@@ -235,10 +235,10 @@ def _conversation_entries(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
     if any(each.compress_type not in _ZIP_METHODS or each.header_offset < 0 for each in found):
         raise wrong_file(_UNREADABLE_ZIP)
     size = sum(each.file_size for each in found)
-    if size > MOST_JSON_BYTES:
-        raise wrong_file(f"it has more than {MOST_JSON_BYTES >> 30} GiB of JSON")
-    if size > MOST_RATIO * max(1, sum(each.compress_size for each in found)):
-        raise wrong_file(f"it unpacks to more than {MOST_RATIO} times its size")
+    if size > MAX_JSON_BYTES:
+        raise wrong_file(f"it has more than {MAX_JSON_BYTES >> 30} GiB of JSON")
+    if size > MAX_RATIO * max(1, sum(each.compress_size for each in found)):
+        raise wrong_file(f"it unpacks to more than {MAX_RATIO} times its size")
     return found
 
 
@@ -258,9 +258,9 @@ def _check_directory(file: IO[bytes]) -> None:
     if at < 0 or len(tail) < at + _ZIP_END_RECORD.size:
         raise wrong_file("it is a ZIP whose end is missing")
     *_, count, directory_bytes, _, _ = _ZIP_END_RECORD.unpack_from(tail, at)
-    if count > MOST_ENTRIES:
-        raise wrong_file(f"it has more than {MOST_ENTRIES:,} entries")
-    if directory_bytes > _MOST_DIRECTORY_BYTES:
+    if count > MAX_ENTRIES:
+        raise wrong_file(f"it has more than {MAX_ENTRIES:,} entries")
+    if directory_bytes > _MAX_DIRECTORY_BYTES:
         raise wrong_file("its list of entries is too long")
 
 
@@ -302,10 +302,10 @@ def _read_lines(file: IO[bytes]) -> Iterator[tuple[int, bytes | Unreadable]]:
     """Yields each line with its offset."""
     while True:
         at = file.tell()
-        line = file.readline(MOST_LINE_BYTES + 2)
+        line = file.readline(MAX_LINE_BYTES + 2)
         if not line:
             return
-        if len(line) <= MOST_LINE_BYTES + 1:
+        if len(line) <= MAX_LINE_BYTES + 1:
             yield at, line.removeprefix(_BOM) if not at else line
             continue
         while line and not line.endswith(b"\n"):
@@ -347,9 +347,9 @@ def _read_conversations(file: IO[bytes]) -> Iterator[Source]:
         elif value is not None:
             id = value.get("conversation")
             offsets_by_id.setdefault(id if isinstance(id, str) else None, array("Q")).append(at)
-            if len(offsets_by_id) > MOST_GATHERED_CONVERSATIONS:
+            if len(offsets_by_id) > MAX_GATHERED_CONVERSATIONS:
                 raise wrong_file(
-                    f"its lines are messages of more than {MOST_GATHERED_CONVERSATIONS:,} conversations"
+                    f"its lines are messages of more than {MAX_GATHERED_CONVERSATIONS:,} conversations"
                 )
     for id, offsets in offsets_by_id.items():
         yield _read_or_unreadable(
@@ -364,7 +364,7 @@ def _message_count(messages: Any) -> int:
 def _read_messages_at(file: IO[bytes], offsets: array[int]) -> Iterator[Any]:
     for offset in offsets:
         file.seek(offset)
-        yield _loads(file.readline(MOST_LINE_BYTES + 2).removeprefix(_BOM))
+        yield _loads(file.readline(MAX_LINE_BYTES + 2).removeprefix(_BOM))
 
 
 def _parse_line(line: bytes | Unreadable) -> dict[str, Any] | Unreadable | None:
@@ -397,9 +397,9 @@ def _read_threads(file: IO[bytes]) -> Iterator[Source]:
         id = item.get("threadId")
         message = {name: item.get(name) for name in ("role", "content", "createdAt")}
         size += len(json.dumps((id, message), ensure_ascii=False))
-        if size > MOST_ITEM_BYTES:
+        if size > MAX_ITEM_BYTES:
             raise wrong_file(
-                f"its messages have more than {MOST_ITEM_BYTES >> 20} MiB; export fewer threads at a time"
+                f"its messages have more than {MAX_ITEM_BYTES >> 20} MiB; export fewer threads at a time"
             )
         threads.setdefault(id if isinstance(id, str) else None, []).append(message)
     for id, found in threads.items():

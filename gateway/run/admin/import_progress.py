@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from gateway.core.dates import iso_text
 
 # So many warnings are listed; the last one says how many more there are.
-MOST_WARNINGS: Final = 100
+MAX_WARNINGS: Final = 100
 # Characters of a token, about, where nothing counts them.
 _TOKEN_CHARS: Final = 4
 
@@ -49,7 +49,7 @@ class ImportProgress(Struct, frozen=True):
     position: int = 0
 
     def warn(self, text: str) -> ImportProgress:
-        shown = [*self.warnings, text] if self.warned < MOST_WARNINGS else self.warnings
+        shown = [*self.warnings, text] if self.warned < MAX_WARNINGS else self.warnings
         return replace(self, warnings=shown, warned=self.warned + 1)
 
     def dump(self) -> bytes:

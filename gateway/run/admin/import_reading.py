@@ -17,8 +17,8 @@ from storage.records import Scope
 # The formats that hold facts in place of conversations, so that an unreadable item of theirs is a fact.
 FACT_FORMATS: Final = ("list", "mem0")
 # A page of the reader: so many messages, and so many conversations and facts.
-_MOST_MESSAGES: Final = 32
-_MOST_ITEMS: Final = 16
+_MAX_MESSAGES: Final = 32
+_MAX_ITEMS: Final = 16
 _HASHED_BYTES: Final = 1 << 20
 
 # What was read, and of a conversation its exchanges.
@@ -61,7 +61,7 @@ class ImportReader:
             self._skipped -= 1
         page: list[PreparedItem] = []
         messages = 0
-        while len(page) < _MOST_ITEMS and messages < _MOST_MESSAGES:
+        while len(page) < _MAX_ITEMS and messages < _MAX_MESSAGES:
             item = next(self._items, None)
             if item is None:
                 break

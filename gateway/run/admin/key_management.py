@@ -35,7 +35,7 @@ _ADD_FIELDS: Final = (*_CHANGE_FIELDS, "project", "opens", "limits")
 _OPENS: Final = ("metrics", *OPENS_PAGE)
 # How long the secret before a rotation is good: by default, and at most.
 _OVERLAP_S: Final = 86_400
-_MOST_OVERLAP_S: Final = 2_592_000
+_MAX_OVERLAP_S: Final = 2_592_000
 
 
 class KeyManagement(Struct, frozen=True):
@@ -95,9 +95,9 @@ class KeyManagement(Struct, frozen=True):
         """Gives a key another secret, and returns it with that. Raises: BadRequest, UnknownId."""
         check_names(raw, ("overlap_s",))
         overlap = raw.get("overlap_s", _OVERLAP_S)
-        if type(overlap) is not int or not 0 <= overlap <= _MOST_OVERLAP_S:
+        if type(overlap) is not int or not 0 <= overlap <= _MAX_OVERLAP_S:
             raise BadRequest(
-                f"overlap_s must be from 0 to {_MOST_OVERLAP_S}, saw {overlap!r}.", param="overlap_s"
+                f"overlap_s must be from 0 to {_MAX_OVERLAP_S}, saw {overlap!r}.", param="overlap_s"
             )
         if self.keys.has_expired(await self._find(id, project)):
             raise BadRequest(

@@ -24,7 +24,7 @@ from gateway.core.agent import AgentSpec
 from gateway.core.dates import iso_text, parse_moment
 from gateway.core.memory.mcp_tools import (
     KINDS,
-    MOST_FACTS,
+    MAX_FACTS,
     ORIGIN,
     TOOLS,
     ConversationArguments,
@@ -252,7 +252,7 @@ class McpMemory:
         memory = await self._operations.views.find(call.caller.project, agent.uid)
         blocks = await self._store.facts.blocks(agent.id)
         # Muted facts stay in lists that people read; no model is shown them.
-        facts = [f for f in await self._store.facts.list(agent.id, limit=MOST_FACTS) if not f.muted]
+        facts = [f for f in await self._store.facts.list(agent.id, limit=MAX_FACTS) if not f.muted]
         return ReadResult(
             call.user,
             tuple(ReadBlock(b.label, b.value, b.limit, b.version, b.read_only) for b in blocks),

@@ -44,7 +44,7 @@ _PARTS: dict[TargetKind, PartKind] = {
 # Characters of a text with which one looks for what may repeat it.
 _QUERY_CHARS = 120
 # Facts that another one replaced, as far as they are listed.
-_MOST_REPLACED = 20
+_MAX_REPLACED = 20
 # Characters of what goes, as it is shown before it does.
 _SHOWN_CHARS = 300
 
@@ -251,7 +251,7 @@ class MemoryForgetting:
         """Returns the facts whose place one took, and further back those that these did: one may say the same."""
         found = [*page.before]
         for each in found:  # it grows
-            if len(found) >= _MOST_REPLACED:
+            if len(found) >= _MAX_REPLACED:
                 break
             found += (await self._views.fact(memory.scope.project, memory.uid, each.seq)).before
         return found

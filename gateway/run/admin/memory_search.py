@@ -24,9 +24,9 @@ SEARCH_MS = 1000.0
 # Hits on a page of the list of all hits.
 PAGE = 50
 # The most hits that are shown as left out of the note.
-_MOST_LEFT_OUT = 20
+_MAX_LEFT_OUT = 20
 # The most hits of a trial beside those in the note: more than recall finds.
-_MOST_HITS = 100
+_MAX_HITS = 100
 
 
 class RecallTrial(Struct, frozen=True):
@@ -116,15 +116,15 @@ class SearchOperation(Struct, frozen=True):
         agent = await find_memory(self.store, project, uid)
         if not query.strip():
             return RecallTrial(query, None, (), (), (), None)
-        result = await self.trial.recall(agent, query, _MOST_HITS)
+        result = await self.trial.recall(agent, query, _MAX_HITS)
         search = result.search
-        rows, _ = entry_rows(search, _MOST_HITS)
+        rows, _ = entry_rows(search, _MAX_HITS)
         entries = [
             unpack_entry(row, has_scores=not search.is_selection, has_meaning=search.trace.has_meaning)
             for row in rows
         ]
         in_note = [e for e in entries if not e.reason]
-        left_out = [e for e in entries if e.reason][:_MOST_LEFT_OUT]
+        left_out = [e for e in entries if e.reason][:_MAX_LEFT_OUT]
         hits = await hit_records(self.store, agent.id, uid, [*in_note, *left_out])
         # The list of all hits has no reasons and no hits too weak for any note; `left_out` has both.
         weak = {seq for seq, _ in search.weak}

@@ -25,16 +25,16 @@ from storage.records import IMPORT, Agent, Block, Exchange, Fact, Message, Scope
 from storage.sql.store import Store
 
 # The number of newest exchanges that are shown.
-MOST_RECENT = 10
+MAX_RECENT = 10
 # The number of messages that are listed of those that a question finds.
-MOST_FOUND = 20
+MAX_FOUND = 20
 # The number of versions that `--why` shows of a block.
-MOST_VERSIONS = 5
+MAX_VERSIONS = 5
 # The passages and the facts that are listed at most.
-MOST_PASSAGES = 100
-MOST_FACTS = 100
+MAX_PASSAGES = 100
+MAX_FACTS = 100
 # The number of sources that `--why` quotes for a version or a note.
-MOST_SOURCES = 4
+MAX_SOURCES = 4
 # The characters to which a text is cut.
 SHOWN_CHARS = 100
 
@@ -74,8 +74,8 @@ class ShowOperation(Struct, frozen=True):
         if agent is None or snapshot is None:
             return {"text": "\n".join(await self._not_found_lines(scope))}
         retained = await store.overview.measure(agent.id)
-        recent = await store.overview.newest_exchanges(agent.id, MOST_RECENT)
-        facts = await store.facts.list(agent.id, limit=MOST_FACTS)
+        recent = await store.overview.newest_exchanges(agent.id, MAX_RECENT)
+        facts = await store.facts.list(agent.id, limit=MAX_FACTS)
         waiting = len(await store.blocks.waiting(agent.id))
         lines = _memory_lines(agent, snapshot, facts, waiting)
         lines += ["", "Retained", f"  {_retained_line(retained)}", "", "Recent messages"]
@@ -97,7 +97,7 @@ class ShowOperation(Struct, frozen=True):
     async def _recall_lines(self, agent: Agent, query: str) -> list[str]:
         """Returns the note that would be recalled for a question, and the messages that it finds."""
         result = await self.trial.recall(agent, query, 0)
-        messages = [m for m in result.search.messages if m.source == "message"][:MOST_FOUND]
+        messages = [m for m in result.search.messages if m.source == "message"][:MAX_FOUND]
         note = result.note.strip() or "nothing"
         lines = ["", "Would be recalled", *(f"  {line}" for line in note.splitlines())]
         if messages:
@@ -162,7 +162,7 @@ async def _block_source_lines(store: Store, agent: Agent, blocks: Sequence[Block
     lines = ["", "Where blocks come from", *([] if blocks else ["  none"])]
     for b in blocks:
         lines.append(f"  {b.label}")
-        for r in (await store.blocks.revisions(b.id))[:MOST_VERSIONS]:
+        for r in (await store.blocks.revisions(b.id))[:MAX_VERSIONS]:
             if r.restores is not None:
                 origin = f"undo, back to version {r.restores}"
             else:
@@ -175,7 +175,7 @@ async def _block_source_lines(store: Store, agent: Agent, blocks: Sequence[Block
 
 
 async def _passage_source_lines(store: Store, agent: Agent) -> list[str]:
-    passages = await store.passages.list(agent.id, limit=MOST_PASSAGES)
+    passages = await store.passages.list(agent.id, limit=MAX_PASSAGES)
     lines = ["", "Passages", *([] if passages else ["  none"])]
     for p in passages:
         lines.append(f"  {p.seq}  [{minute_text(p.at)}]  {_one_line(p.text)}")
@@ -192,7 +192,7 @@ async def _import_source_lines(store: Store, agent: Agent, recent: Sequence[Exch
 
 
 async def _fact_source_lines(store: Store, agent: Agent) -> list[str]:
-    facts = await store.facts.list(agent.id, is_all=True, limit=MOST_FACTS)
+    facts = await store.facts.list(agent.id, is_all=True, limit=MAX_FACTS)
     origins = await store.imports.origins(agent.id, "fact", [f.id for f in facts if f.origin == IMPORT])
     lines = ["", "Facts, and what they were before", *([] if facts else ["  none"])]
     for f in facts:
@@ -214,17 +214,17 @@ def _import_line(format: str, at: float) -> str:
 
 
 async def _quoted_sources(store: Store, agent: Agent, exchanges: Sequence[int]) -> list[str]:
-    """Returns lines that quote the user messages of the first `MOST_SOURCES` of these exchanges."""
+    """Returns lines that quote the user messages of the first `MAX_SOURCES` of these exchanges."""
     lines = []
     # A shared block may come from another user's memory, of which nothing is shown: its exchange is not found here.
-    for id in exchanges[:MOST_SOURCES]:
+    for id in exchanges[:MAX_SOURCES]:
         e = await store.turns.exchange(agent, id)
         messages = recallable_messages(e, False, None, None) if e is not None else []
         lines += [f"from message {_one_line(_message_line(m))}" for m in messages if m.role == "user"]
         if e is None:
             lines.append("from a message that is not in this memory")
-    if len(exchanges) > MOST_SOURCES:
-        lines.append(f"and {len(exchanges) - MOST_SOURCES} more")
+    if len(exchanges) > MAX_SOURCES:
+        lines.append(f"and {len(exchanges) - MAX_SOURCES} more")
     return lines
 
 

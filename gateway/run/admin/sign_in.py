@@ -23,7 +23,7 @@ from storage.sql.store import Store
 CODE_S = 60.0
 _CODE_BYTES = 16
 # Unused codes; with more of them the oldest goes. Each is asked for by a person at a terminal.
-_MOST_CODES = 64
+_MAX_CODES = 64
 # Actors of audit entries that are no key: a session that a code opened, and a failure to sign in.
 CODE, UNKNOWN = "code", "unknown"
 LOGIN = "/ui/login"
@@ -61,7 +61,7 @@ class SignIn:
         if not self._is_enabled:
             raise GatewayError("There is no page: ui.enabled is false.")
         code = secrets.token_hex(_CODE_BYTES)
-        while len(self._codes) >= _MOST_CODES:
+        while len(self._codes) >= _MAX_CODES:
             del self._codes[next(iter(self._codes))]
         self._codes[_digest(code)] = self._now() + CODE_S
         return {"path": f"{LOGIN}#{code}"}

@@ -13,7 +13,7 @@ from typing import IO
 from gateway.errors import BadRequest, GatewayError
 
 # As much as a gateway that serves takes at once; a line may be a whole request.
-_MOST_LINE_CHARS = 128 << 20
+_MAX_LINE_CHARS = 128 << 20
 
 
 def open_closed_streams() -> None:
@@ -101,9 +101,9 @@ def split_lines(file: IO[str]) -> Iterator[list[str]]:
     """Splits lines into requests: 200 lines or 1 MiB each, but a whole line at least. Raises: BadRequest."""
     page: list[str] = []
     size = 0
-    while line := file.readline(_MOST_LINE_CHARS + 1):
-        if len(line) > _MOST_LINE_CHARS:
-            raise BadRequest(f"This is no export: a line has more than {_MOST_LINE_CHARS:,} characters.")
+    while line := file.readline(_MAX_LINE_CHARS + 1):
+        if len(line) > _MAX_LINE_CHARS:
+            raise BadRequest(f"This is no export: a line has more than {_MAX_LINE_CHARS:,} characters.")
         page.append(line.rstrip("\n"))
         size += len(line)
         if len(page) >= 200 or size >= 1 << 20:

@@ -28,7 +28,7 @@ from gateway.core.usage.gen_ai import CANCELLED
 from gateway.errors import SettingsError, UnknownModel
 from gateway.run.background.background_model import BUSY_S, CALL_S
 from gateway.run.background.budget import DAY_S, CountCall, DailyBudget
-from gateway.run.background.schedule import MOST_AT_START, Schedule
+from gateway.run.background.schedule import MAX_AT_START, Schedule
 from gateway.run.background.worker import JobContext, JobFailed, Postponed
 from gateway.run.receipt import begin_background_call
 from gateway.run.upstream.provider_errors import failure_of
@@ -60,9 +60,9 @@ _LOCAL_QUESTION_POLICY = replace(_QUESTION_POLICY, breaker_s=1.0)
 PAUSE_S = 30.0
 # So many jobs have to fail in a row. One among many means nothing: with a pause after each, an embedder that fails one
 # call in fifty would never catch up with a busy gateway.
-MOST_FAILURES = 2
+MAX_FAILURES = 2
 # When so many single texts in a row are refused, the texts are not at fault, and the job fails.
-_MOST_REFUSED = 3
+_MAX_REFUSED = 3
 # Statuses of a refusal for the text's sake: it is too long in the embedder's own counting, or filtered.
 _TEXT_REFUSED = (400, 413, 422)
 
@@ -160,9 +160,7 @@ class EmbeddingService:
             )
 
     async def _start(self) -> None:
-        self.schedule.enqueue_now(
-            await self._store.vectors.agents_to_embed(self.embedder.name, MOST_AT_START)
-        )
+        self.schedule.enqueue_now(await self._store.vectors.agents_to_embed(self.embedder.name, MAX_AT_START))
 
     # -- the job
 
@@ -194,7 +192,7 @@ class EmbeddingService:
             raise
         except JobFailed:
             self._failures += 1
-            if self._failures >= MOST_FAILURES:
+            if self._failures >= MAX_FAILURES:
                 self._paused_until = self._clock() + PAUSE_S
             raise
         self._failures = 0
@@ -230,7 +228,7 @@ class EmbeddingService:
                 made += await self._call(agent, [text])
             except _RefusedText:
                 made.append(None)
-                if len(made) >= _MOST_REFUSED and not any(made):
+                if len(made) >= _MAX_REFUSED and not any(made):
                     raise first from None
         return made
 

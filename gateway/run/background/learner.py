@@ -22,7 +22,7 @@ from gateway.core.memory.standing import learn_standing
 from gateway.core.memory.transcript import MESSAGE_CHARS, clean_messages
 from gateway.core.prompt import note
 from gateway.run.background.background_model import BackgroundModel, RequestRefused
-from gateway.run.background.schedule import MOST_AT_START, Schedule
+from gateway.run.background.schedule import MAX_AT_START, Schedule
 from gateway.run.background.worker import JobContext
 from gateway.settings import MemorySettings
 from storage.commands import Learned, Unread
@@ -109,7 +109,7 @@ class LearningService:
 
     async def _start(self) -> None:
         self.schedule.enqueue_when_idle(
-            await self._store.readers.unlearned(MOST_AT_START, self._excluded_profiles, self._reader)
+            await self._store.readers.unlearned(MAX_AT_START, self._excluded_profiles, self._reader)
         )
 
     # -- the job

@@ -24,9 +24,9 @@ _log = logging.getLogger("mnemogate")
 # The interval at which work is looked for that other processes have left.
 _LOOK_INTERVAL_S = 600.0
 # Conversations that one step settles.
-_MOST_SETTLED = 64
+_MAX_SETTLED = 64
 # The least pause between two steps, so that conversations that fall due one after the other are settled together.
-_LEAST_S = 1.0
+_MIN_S = 1.0
 
 
 class Maintenance:
@@ -62,7 +62,7 @@ class Maintenance:
     async def step(self) -> float | None:
         """Does all that is due now. Returns the seconds until more will be; None: not before something happens."""
         now = self._now()
-        due = await self._store.turns.due(now - self._idle_s, now + self._idle_s, _MOST_SETTLED)
+        due = await self._store.turns.due(now - self._idle_s, now + self._idle_s, _MAX_SETTLED)
         has_failed = False
         for conversation, agent, is_named, last_at in due:
             decide = partial(_confirm, now=now, idle_s=self._idle_s, named=is_named)
@@ -77,10 +77,10 @@ class Maintenance:
                 )
         if has_failed:
             return AFTER_FAULT_S
-        if len(due) == _MOST_SETTLED:
-            return _LEAST_S
+        if len(due) == _MAX_SETTLED:
+            return _MIN_S
         at = await self._store.turns.next_due()
-        return None if at is None else max(_LEAST_S, at + self._idle_s - self._now() + 0.01)
+        return None if at is None else max(_MIN_S, at + self._idle_s - self._now() + 0.01)
 
 
 def _confirm(pool: Pool, *, now: float, idle_s: float, named: bool) -> Change:

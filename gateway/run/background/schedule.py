@@ -15,9 +15,9 @@ from storage.errors import Stale
 from storage.sql.jobs import Jobs
 
 # How many memories that are due a process looks for when it starts; no measurement.
-MOST_AT_START = 10_000
+MAX_AT_START = 10_000
 # How many jobs are enqueued before a pause, so that other writes get their turn; no measurement.
-_MOST_AT_ONCE = 64
+_MAX_AT_ONCE = 64
 _MIN_PAUSE_S = 1.0
 
 
@@ -101,7 +101,7 @@ class Schedule:
 
     async def step(self) -> float | None:
         """Enqueues what is due. Returns the seconds until more will be; None: not before the next message."""
-        now, room = self.now(), _MOST_AT_ONCE
+        now, room = self.now(), _MAX_AT_ONCE
         while self._due:
             if not room:
                 return _MIN_PAUSE_S

@@ -12,7 +12,7 @@ from gateway.core.conversation.canonical import SYSTEM_ROLES, WireMessage
 from gateway.core.prompt.note import CUT_CHARS
 from gateway.core.turn.commands import End, TurnOutcome
 from gateway.run.memory.prompt import Prompt, SearchRecord
-from gateway.run.memory.recall import MOST_LEFT_OUT
+from gateway.run.memory.recall import MAX_LEFT_OUT
 from gateway.run.receipt import Receipt
 from storage.recall_record import KINDS, PROMPT_PARTS, REASONS, EntryRow, RecallRecord, pack_code, pack_rows
 
@@ -58,7 +58,7 @@ def pack_recall(
 
 
 def entry_rows(
-    search: SearchRecord, most_left_out: int = MOST_LEFT_OUT
+    search: SearchRecord, most_left_out: int = MAX_LEFT_OUT
 ) -> tuple[list[EntryRow], Counter[str]]:
     """Returns a search's hits as rows by rank, and how many stayed out for each reason.
 

@@ -37,9 +37,9 @@ EmbedQuery = Callable[[int, str, float], Awaitable[Vector | None]]
 
 # The least tokens of a line of a note where messages are long, so that no more hits are read than may fit.
 LINE_TOKENS = 40
-# The bounds on the hits that are read. MOST_HITS is for a client's list of which a part has left the window: many hits
+# The bounds on the hits that are read. MAX_HITS is for a client's list of which a part has left the window: many hits
 # are visible anyway then, and are left out only when they are read.
-LEAST_HITS, MOST_HITS = 16, 40
+MIN_HITS, MAX_HITS = 16, 40
 # Short messages are read for this many times the budget, since some of them repeat others.
 SPARE_BUDGETS = 2
 # Streamed replies get a fifth of the time for recall: 30 ms by default, since voice agents ask for them.
@@ -53,10 +53,10 @@ FEW_TOKENS = 500
 # Where a question asks for what came next, this many of its hits stand before what is found next to them.
 _HITS_BEFORE_NEXT = 5
 # The most hits outside of the note that are in the record of the search.
-MOST_LEFT_OUT = 5
+MAX_LEFT_OUT = 5
 # The window has at least this room for a note: its frame, and a line or two. In a nearly full window a short note is
 # better than a prefix that changes some turns earlier.
-LEAST_NOTE_TOKENS = 128
+MIN_NOTE_TOKENS = 128
 
 
 class MemorySearch(Protocol):
@@ -198,7 +198,7 @@ class Recaller(Struct, frozen=True):
         budget = self.note_budget(context, naming_tokens)
         # A model's own count may be a fifth above the estimate.
         fixed = naming_tokens * 5 // 4 + _change_tokens(context, section)
-        return NoteRoom(fixed + min(budget, LEAST_NOTE_TOKENS), fixed + budget)
+        return NoteRoom(fixed + min(budget, MIN_NOTE_TOKENS), fixed + budget)
 
     async def recall(
         self, context: MemoryContext, prompt: Prompt, text: str, name: str | None = None
@@ -377,7 +377,7 @@ class _NoteSearch(Struct, frozen=True):
             query,
             numbers=context.snapshot.numbers,
             skip=visible.verbatim_seqs,
-            limit=MOST_HITS if has_evicted else max(LEAST_HITS, self.budget // LINE_TOKENS),
+            limit=MAX_HITS if has_evicted else max(MIN_HITS, self.budget // LINE_TOKENS),
             room=SPARE_BUDGETS * self.budget,
             only_strong=True,
             deadline_ms=self._remaining_ms(),
@@ -396,7 +396,7 @@ class _NoteSearch(Struct, frozen=True):
             numbers=context.snapshot.numbers,
             skip=visible.verbatim_seqs,
             # What the memory section shows is among the first, as a fact and in the user's words, and is ruled out.
-            limit=LEAST_HITS + 2 * len(self.standing),
+            limit=MIN_HITS + 2 * len(self.standing),
             deadline_ms=self._remaining_ms(),
         )
 
@@ -422,7 +422,7 @@ def make_search_record(
     chosen: Sequence[note.Recalled],
     left_out: note.LeftOut,
     trace: SearchTrace,
-    most_left_out: int = MOST_LEFT_OUT,
+    most_left_out: int = MAX_LEFT_OUT,
 ) -> SearchRecord:
     """Returns the record of a search, without the rows of its ranking.
 

@@ -13,8 +13,8 @@ from gateway.core.prompt import note
 from gateway.core.tags import mark_of
 from gateway.run.memory.prompt import SearchRecord
 from gateway.run.memory.recall import (
-    LEAST_HITS,
     LINE_TOKENS,
+    MIN_HITS,
     SPARE_BUDGETS,
     EmbedQuery,
     find_messages,
@@ -74,7 +74,7 @@ class _TrialSearch(Struct, frozen=True):
         return await trial.store.recall.search(
             self.agent,
             query,
-            limit=max(LEAST_HITS, trial.recall_tokens // LINE_TOKENS),
+            limit=max(MIN_HITS, trial.recall_tokens // LINE_TOKENS),
             room=SPARE_BUDGETS * trial.recall_tokens,
             only_strong=True,
             deadline_ms=_DEADLINE_MS,
@@ -84,7 +84,7 @@ class _TrialSearch(Struct, frozen=True):
 
     async def select(self, query: str) -> list[Message]:
         return await self.trial.store.recall.most_telling(
-            self.agent, query, opens=True, limit=LEAST_HITS, deadline_ms=_DEADLINE_MS
+            self.agent, query, opens=True, limit=MIN_HITS, deadline_ms=_DEADLINE_MS
         )
 
     async def find_neighbours(self, event: Message, *, before: bool) -> list[Message]:

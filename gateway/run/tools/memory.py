@@ -31,7 +31,7 @@ from storage.records import Agent, BlockOp, Message, Passage
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
-_MOST_TAGGED = 40  # hits that are read where a search names tags, which the index does not know
+_MAX_TAGGED = 40  # hits that are read where a search names tags, which the index does not know
 READ_ONLY = "Error: this request only reads memory. Nothing was done."
 INCOMPLETE = "(Not all of memory answered within a second. Asking again may find more.)"
 # The number of results of a search that names no limit.
@@ -227,7 +227,7 @@ class MemoryTools(Struct, frozen=True):
         return await self.store.recall.search(
             agent,
             query,
-            limit=_MOST_TAGGED if lookup.tags else lookup.limit,
+            limit=_MAX_TAGGED if lookup.tags else lookup.limit,
             takes=lookup.matches,
             deadline_ms=SEARCH_MS,
             vector=vector,

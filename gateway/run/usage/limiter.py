@@ -49,7 +49,7 @@ UNNAMED_TOKENS: Final = 1000
 # Processes that have written within this time share limits of a minute.
 SHARED_S: Final = 90.0
 # Beyond so many buckets those of periods that are over are dropped.
-_MOST_BUCKETS: Final = 10_000
+_MAX_BUCKETS: Final = 10_000
 # Limits that could not be read are read again after so long.
 _RETRY_S: Final = 1.0
 _HEADER_UNITS: Final = ("requests", "tokens")
@@ -375,7 +375,7 @@ class Limiter:
                 _log.warning("Limits are not known, and hold as they were: %s", error.message)
 
     def _drop_ended_buckets(self, now: float) -> None:
-        if len(self._buckets) >= _MOST_BUCKETS:
+        if len(self._buckets) >= _MAX_BUCKETS:
             self._buckets = {
                 key: each for key, each in self._buckets.items() if each.period.end > now or each.reserved
             }

@@ -26,7 +26,7 @@ _log = logging.getLogger("mnemogate")
 
 DAY_S: Final = 86_400
 # Beyond so many keys in memory new ones have no user, and beyond twice as many no model: callers name both.
-MOST_KEYS: Final = 50_000
+MAX_KEYS: Final = 50_000
 # Characters of a model's name. Chosen: more than a real one has.
 _NAME_CHARS: Final = 256
 # Readers of usage are shown what this process counted up to so long ago.
@@ -206,8 +206,8 @@ class Meter:
         found = self._counters.get(UsageKey(day, project, user, key, upstream, model))
         if found is None:
             size, model = len(self._counters), mask_keys_in_name(model[:_NAME_CHARS])
-            user = "" if size >= MOST_KEYS else user
-            model = "" if size >= 2 * MOST_KEYS else model
+            user = "" if size >= MAX_KEYS else user
+            model = "" if size >= 2 * MAX_KEYS else model
             found = self._counters.setdefault(
                 UsageKey(day, project, user, key, upstream, model), [0] * len(COUNTERS)
             )

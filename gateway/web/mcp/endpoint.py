@@ -31,8 +31,8 @@ from gateway.web.raw_headers import find_header
 MCP_PATH: Final = "/mcp"
 _SESSION: Final = b"mcp-session-id"
 # Larger than the value of any block that a person reads; no call has more.
-MOST_BYTES: Final = 4 << 20
-_MOST_SESSION_CHARS: Final = 512
+MAX_BYTES: Final = 4 << 20
+_MAX_SESSION_CHARS: Final = 512
 _AGENT: Final = b"x-mnemogate-agent"
 
 
@@ -51,7 +51,7 @@ class McpEndpoint:
             make_server(self._perform),
             json_response=True,
             stateless=True,
-            max_request_body_size=MOST_BYTES,
+            max_request_body_size=MAX_BYTES,
         )
         self._is_running = asyncio.Event()
 
@@ -136,7 +136,7 @@ def _read_client_name(raw: bytes) -> str:
 
 def _decode_session(session: bytes | str | None) -> str:
     """Returns the name of a client from the id of its session; "": it is no id of ours."""
-    if not session or len(session) > _MOST_SESSION_CHARS:
+    if not session or len(session) > _MAX_SESSION_CHARS:
         return ""
     id = session.encode("latin-1", "replace") if isinstance(session, str) else session
     try:

@@ -20,7 +20,7 @@ from gateway.web.uvicorn_protocol import SlowReaderWatch
 
 # The most frames of a client within a second, beyond one for each `_USUAL_FRAME_BYTES`: pings and requests are few.
 # Each frame takes some 25 us of the event loop, however short it is.
-MOST_SHORT_FRAMES: Final = 1_000
+MAX_SHORT_FRAMES: Final = 1_000
 _USUAL_FRAME_BYTES: Final = 1024  # libraries divide large messages into frames of 4 KiB and more
 # The bytes that are parsed at a time, so that frames are counted before all that was read is parsed.
 _PARSED_BYTES: Final = 4096
@@ -64,7 +64,7 @@ class SocketConnection(SlowReaderWatch, WebSocketsSansIOProtocol):
         if (now := self.loop.time()) > self._second_start + 1:
             self._second_start, self._short_frames = now, 0
         self._short_frames += len(self.conn.events)
-        if self._short_frames > MOST_SHORT_FRAMES and not self.close_sent:
+        if self._short_frames > MAX_SHORT_FRAMES and not self.close_sent:
             self.fail(CloseCode.POLICY_VIOLATION, "there are too many short frames")
         else:
             super().handle_events()

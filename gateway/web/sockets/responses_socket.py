@@ -40,7 +40,7 @@ PATH: Final = "/v1/responses"
 # LiveKit connects to its base URL, without the rest of the path.
 _PATHS: Final = frozenset((PATH, f"{PATH}/", "/v1", "/v1/"))
 # Responses of one connection that are under way or wait; clients seen so far ask for one or two at a time.
-_MOST_UNDER_WAY: Final = 32
+_MAX_UNDER_WAY: Final = 32
 # Close codes (RFC 6455 7.4, and its registry at IANA).
 _POLICY_VIOLATION: Final = 1008
 _SERVICE_RESTART: Final = 1012
@@ -229,7 +229,7 @@ class _Session:
         if self._sockets.is_draining():
             raise Overloaded("The gateway is shutting down.")
         count = sum(map(len, self._queues.values()))
-        if count >= _MOST_UNDER_WAY:
+        if count >= _MAX_UNDER_WAY:
             raise Overloaded(f"{count} responses are under way or wait on this connection.", retry_after_s=1)
         quota = self._sockets.bodies.quota()
         quota.grow(sum(map(len, create.fields.values())))

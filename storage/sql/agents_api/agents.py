@@ -12,7 +12,7 @@ from storage.database import Connection, Row
 from storage.errors import NotFound, WriteConflict
 from storage.listing import (
     FIRST_PAGE,
-    MOST_TAGS,
+    MAX_TAGS,
     AgentChange,
     AgentDraft,
     AgentEntry,
@@ -71,9 +71,9 @@ async def list_agents(
     """
     first = await _place(connection, project, wanted.order, before if newest_first else after) or _FIRST
     last = await _place(connection, project, wanted.order, after if newest_first else before) or _LAST
-    tags = sorted(set(wanted.tags))[:MOST_TAGS]
+    tags = sorted(set(wanted.tags))[:MAX_TAGS]
     need = len(tags) if wanted.needs_all_tags else min(1, len(tags))
-    keys = sorted(set(wanted.identity_keys))[:MOST_TAGS]
+    keys = sorted(set(wanted.identity_keys))[:MAX_TAGS]
     way = "down" if newest_first else "up"
     found: list[AgentEntry] = []
     while len(found) < limit:

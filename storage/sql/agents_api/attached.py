@@ -14,7 +14,7 @@ from storage.sql.statements import load, rows_of
 SQL = load("agents_api/attached.sql")
 
 _MEMORIES = (DefinitionKind.ARCHIVE, DefinitionKind.FOLDER)
-MOST_MEMORIES = 7  # besides the agent's own, so that a search asks eight
+MAX_MEMORIES = 7  # besides the agent's own, so that a search asks eight
 
 
 async def attach(connection: Connection, agent: int, kind: str, target: int) -> bool:
@@ -25,8 +25,8 @@ async def attach(connection: Connection, agent: int, kind: str, target: int) -> 
     await connection.lock(agent)
     if await connection.row(SQL["attach"], (agent, kind, target)) is None:
         return False
-    if kind in _MEMORIES and await connection.value(SQL["memories"], (agent,)) > MOST_MEMORIES:
-        raise OverLimit(f"an agent has at most {MOST_MEMORIES} archives and folders attached")
+    if kind in _MEMORIES and await connection.value(SQL["memories"], (agent,)) > MAX_MEMORIES:
+        raise OverLimit(f"an agent has at most {MAX_MEMORIES} archives and folders attached")
     return True
 
 

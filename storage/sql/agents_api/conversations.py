@@ -41,7 +41,7 @@ _CONVERSATION_COLUMNS = 7
 # The columns of the content in `exchange`. The next one is whether a run is active; those of `{skeleton}` follow.
 _CONTENT_COLUMNS = 3
 # The fewest rows that are read at once of a list from which rows may drop out.
-_LEAST_ROWS = 20
+_MIN_ROWS = 20
 # Before and after every conversation in any order.
 _FIRST: PageEnd = (-1.0, -1)
 _LAST = FIRST_PAGE
@@ -224,7 +224,7 @@ class Conversations(Group):
         last = await _place(connection, project, wanted, after if newest_first else before) or _LAST
         found: builtins.list[ConversationEntry] = []
         while len(found) < limit:
-            size = max(limit - len(found), _LEAST_ROWS)
+            size = max(limit - len(found), _MIN_ROWS)
             rows = await _page(connection, project, wanted, first, last, size, newest_first=newest_first)
             entries = [_entry(row) for row in rows]
             found += [entry for entry in entries if _is_wanted(entry, wanted)]

@@ -23,8 +23,8 @@ SQL = load("agents_api/folders.sql")
 
 # The states of a file: its text is being written, or is there.
 PARSING, COMPLETED = "parsing", "completed"
-MOST_FILES = 1000  # of a folder
-MOST_BYTES = 100_000_000  # of all files of a folder
+MAX_FILES = 1000  # of a folder
+MAX_BYTES = 100_000_000  # of all files of a folder
 _PARTS = 256  # of a file's text that are read at once
 
 
@@ -37,14 +37,14 @@ async def add_file(connection: Connection, draft: StoredFile, *, renames: bool) 
     if await load_agent(connection, draft.memory) is None:
         raise NotFound("there is no such folder")
     count, size = await _extent(connection, draft.memory)
-    if count >= MOST_FILES:
-        raise OverLimit(f"a folder has at most {MOST_FILES} files")
-    if size + draft.bytes > MOST_BYTES:
+    if count >= MAX_FILES:
+        raise OverLimit(f"a folder has at most {MAX_FILES} files")
+    if size + draft.bytes > MAX_BYTES:
         raise OverLimit(
-            f"the files of a folder have at most {MOST_BYTES} bytes together, and {size} are there"
+            f"the files of a folder have at most {MAX_BYTES} bytes together, and {size} are there"
         )
     name = draft.name
-    for number in range(1, MOST_FILES + 2):
+    for number in range(1, MAX_FILES + 2):
         if not await connection.rows(SQL["named"], (draft.memory, name)):
             break
         if not renames:

@@ -29,7 +29,7 @@ from storage.sql.statements import load, rows_of
 SQL = load("agents_api/runs.sql")
 
 # The longest message of an error: some upstreams repeat the whole request in it.
-_MOST_MESSAGE_CHARS = 4_000
+_MAX_MESSAGE_CHARS = 4_000
 # The kind of a text: how a response in the background is shown that lies in no turn.
 RESPONSE = "response"
 
@@ -176,7 +176,7 @@ async def add_error_message(connection: Connection, agent: int, run: int, error_
     """Adds the message of the error that ended a run, as a text of the kind `words`; "" adds nothing."""
     if error_message:
         await add_text(
-            connection, agent, run, "words", 0, error_message[:_MOST_MESSAGE_CHARS].encode("utf-8", "replace")
+            connection, agent, run, "words", 0, error_message[:_MAX_MESSAGE_CHARS].encode("utf-8", "replace")
         )
 
 

@@ -575,7 +575,7 @@ def test_an_agent_that_is_changed_between_two_cycles_takes_nobody_along(
 def test_calls_of_the_gateways_own_stop_with_a_cancel(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local, "_MOST_RESULTS", 2)
+    monkeypatch.setattr(local, "_MAX_RESULTS", 2)
     gate = Gate()
     with scene(tmp_path) as s:
         s.world.upstream.script = lambda seen: say("Hello.", hold_before_headers=gate)

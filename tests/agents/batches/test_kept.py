@@ -337,7 +337,7 @@ def test_errors_of_ours_over_and_over_end_a_batch(tmp_path: Path, monkeypatch: p
         raise RuntimeError
 
     monkeypatch.setattr(PartJournal, "add", broken)
-    monkeypatch.setattr(batch_job, "MOST_FAULTS", 2)
+    monkeypatch.setattr(batch_job, "MAX_FAULTS", 2)
     with scene(tmp_path) as s:
         batch = s.post(s.agents(2))
         assert s.ended(batch)["counts"]["failed"] == 2

@@ -119,8 +119,8 @@ def test_arguments_may_be_an_object_already() -> None:
 
 def test_an_answer_that_never_ends_is_cut() -> None:
     reading = read(*(call("remember_fact", text=f"Fact {i}") for i in range(100)))
-    assert len(reading.edits) == learn.MOST_EDITS
-    assert reading.ignored == 100 - learn.MOST_EDITS
+    assert len(reading.edits) == learn.MAX_EDITS
+    assert reading.ignored == 100 - learn.MAX_EDITS
 
 
 # -- what is done

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from adapters.types import Event
-from gateway.core.turn.client_view import MOST_HELD_BYTES
+from gateway.core.turn.client_view import MAX_HELD_BYTES
 from gateway.core.turn.commands import (
     CallModel,
     CloseUpstream,
@@ -31,7 +31,7 @@ from gateway.core.turn.events import (
     Saved,
     ToolFinished,
 )
-from gateway.core.turn.round import MOST_CALLS, MOST_TAIL_EVENTS
+from gateway.core.turn.round import MAX_CALLS, MAX_TAIL_EVENTS
 from gateway.core.turn.terms import TurnTerms
 from gateway.errors import UpstreamBroke, UpstreamTimeout, UpstreamUnreachable
 from tests.core.turn.playbook import (
@@ -81,10 +81,10 @@ class TestEndless:
         turn = chat_turn(with_tools())
         turn.feed(ReplyStarted(200, SSE))
         held, sent = 0, b""
-        while not sent and held < 2 * MOST_HELD_BYTES:
+        while not sent and held < 2 * MAX_HELD_BYTES:
             sent = sent_by(fed(turn, Received([nothing] * 100)))
             held += 100 * len(nothing.raw)
-        assert MOST_HELD_BYTES < len(sent) == held
+        assert MAX_HELD_BYTES < len(sent) == held
         # What comes then is not held any more, and a hidden round is still hidden.
         assert sent_by(fed(turn, Received([comment("more")]))) == comment("more").raw
         call = calls(call_piece(0, ARGS, id="call_a", name="memory_insert"))
@@ -97,7 +97,7 @@ class TestEndless:
         turn = chat_turn(TurnTerms(hold_end=True))
         turn.feed(ReplyStarted(200, SSE))
         fed(turn, Received([ROLE, chunk({"content": "Hi"}), chunk({}, "stop")]))
-        for _ in range(MOST_TAIL_EVENTS - 1):  # the finish_reason is the first
+        for _ in range(MAX_TAIL_EVENTS - 1):  # the finish_reason is the first
             assert fed(turn, Received([more])) == []
         (save,) = fed(turn, Received([more]))
         assert isinstance(save, Save)
@@ -107,16 +107,16 @@ class TestEndless:
         turn = chat_turn(with_tools())
         turn.feed(ReplyStarted(200, SSE))
         fed(turn, Received([ROLE, chunk({"content": "Hi"})]))
-        due = fed(turn, Received([usage(1, 1)] * (MOST_TAIL_EVENTS + 1)))
+        due = fed(turn, Received([usage(1, 1)] * (MAX_TAIL_EVENTS + 1)))
         assert b"goes on" in sent_by(due)
         assert [command.outcome.state for command in due if isinstance(command, Save)] == [End.FAILED]
 
     def test_a_reply_of_ever_more_calls_is_broken_off(self) -> None:
         turn = chat_turn(TurnTerms())
         turn.feed(ReplyStarted(200, SSE))
-        pieces = [calls(call_piece(n, "{}", id=f"call_{n}", name="f")) for n in range(MOST_CALLS)]
+        pieces = [calls(call_piece(n, "{}", id=f"call_{n}", name="f")) for n in range(MAX_CALLS)]
         assert b"call_999" in sent_by(fed(turn, Received([ROLE, *pieces])))
-        due = fed(turn, Received([calls(call_piece(MOST_CALLS, "{}", id="call_1000", name="f"))]))
+        due = fed(turn, Received([calls(call_piece(MAX_CALLS, "{}", id="call_1000", name="f"))]))
         assert b"more than 1,000 tool calls" in sent_by(due)
         assert [command.outcome.state for command in due if isinstance(command, Save)] == [End.FAILED]
 
@@ -124,7 +124,7 @@ class TestEndless:
         turn = chat_turn(TurnTerms())
         turn.feed(ReplyStarted(200, JSON))
         call = {"id": "call_a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
-        message = {"role": "assistant", "content": None, "tool_calls": [call] * (MOST_CALLS + 1)}
+        message = {"role": "assistant", "content": None, "tool_calls": [call] * (MAX_CALLS + 1)}
         whole = {
             "object": "chat.completion",
             "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.core.upstream.context_window import GUESS, MOST_MODELS, ContextWindows
+from gateway.core.upstream.context_window import GUESS, MAX_MODELS, ContextWindows
 
 MODEL = ("up", "m")
 
@@ -49,7 +49,7 @@ def test_a_guess_holds_until_the_upstream_has_counted() -> None:
 
 def test_of_models_that_callers_make_up_the_newest_are_known() -> None:
     """An upstream that serves one model under any name reports its window for each of them."""
-    windows, named = ContextWindows(), [("up", f"m{n}") for n in range(MOST_MODELS + 10)]
+    windows, named = ContextWindows(), [("up", f"m{n}") for n in range(MAX_MODELS + 10)]
     for at in named:
         windows.note_reported(at, 8000)
         windows.note_guess(at)

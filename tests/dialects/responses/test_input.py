@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.core.json_limits import MOST_VALUES
+from gateway.core.json_limits import MAX_VALUES
 from gateway.dialects.responses.input import read_items
 from gateway.dialects.responses.sealed import SEALED, seal
 from gateway.dialects.responses.tools import UpstreamTools
@@ -217,7 +217,7 @@ def test_an_item_that_has_no_place_is_named(item: Any, param: str) -> None:
 
 def test_sealed_thoughts_are_within_the_limits_of_a_body() -> None:
     """They are JSON in a text, which the limit of a body's values passes over."""
-    sealed = SEALED + '{"reasoning_details":[' + "[]," * MOST_VALUES + "0]}"
+    sealed = SEALED + '{"reasoning_details":[' + "[]," * MAX_VALUES + "0]}"
     with pytest.raises(BodyTooLarge):
         read_items([{"type": "reasoning", "encrypted_content": sealed}])
 

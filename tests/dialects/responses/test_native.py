@@ -11,7 +11,7 @@ import pytest
 
 from adapters.types import Event
 from gateway.core.turn.commands import FINISHED, End
-from gateway.dialects.responses.native import MOST_PIECES, ResponseReader, read_native
+from gateway.dialects.responses.native import MAX_PIECES, ResponseReader, read_native
 from gateway.run.native_memory import EarlierReplies
 
 Json = dict[str, Any]
@@ -230,10 +230,10 @@ def test_what_is_kept_has_a_bound_whatever_it_is(ids: list[str], before: str | N
 def test_of_a_reply_without_an_end_so_much_is_read() -> None:
     """What is read at its end holds up all else, and a stream may go on for ever."""
     reader = ResponseReader()
-    for _ in range(MOST_PIECES + 10):
+    for _ in range(MAX_PIECES + 10):
         reader.take(delta("x"))
     reply = reader.reply()
     assert reply.end is End.CANCELLED
-    assert reply.shown_reply == {"role": "assistant", "content": "x" * MOST_PIECES}
+    assert reply.shown_reply == {"role": "assistant", "content": "x" * MAX_PIECES}
     reader.take(event("response.completed", response=response(SAID)))
     assert reader.reply().shown_reply == {"role": "assistant", "content": "Ok."}

@@ -102,7 +102,7 @@ def test_one_conversation_that_is_wrong_is_left_out_alone() -> None:
 
 
 def test_a_long_line_is_left_out_and_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(import_file, "MOST_LINE_BYTES", 1_000)
+    monkeypatch.setattr(import_file, "MAX_LINE_BYTES", 1_000)
     long = {"messages": [{"role": "user", "content": "x" * 100_000}]}
     found = read(lines({"messages": [{"role": "user", "content": "Hi"}]}, long, {"messages": []}))
     assert [type(each) for each in found] == [SourceConversation, Unreadable, SourceConversation]
@@ -191,22 +191,22 @@ def test_a_file_that_is_no_export_is_refused_by_name(data: bytes, why: str) -> N
 
 def test_json_is_bounded_by_what_is_read_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     data = json.dumps([{"mapping": {}, "x": "y" * 300_000}] * 3).encode()
-    monkeypatch.setattr(import_file, "MOST_ITEM_BYTES", 200_000)
+    monkeypatch.setattr(import_file, "MAX_ITEM_BYTES", 200_000)
     with pytest.raises(BadRequest, match="one conversation"):
         read(data)
-    monkeypatch.setattr(import_file, "MOST_ITEM_BYTES", 400_000)
-    monkeypatch.setattr(import_file, "MOST_JSON_BYTES", 800_000)
+    monkeypatch.setattr(import_file, "MAX_ITEM_BYTES", 400_000)
+    monkeypatch.setattr(import_file, "MAX_JSON_BYTES", 800_000)
     with pytest.raises(BadRequest, match="GiB of JSON"):
         read(data)
 
 
 def test_what_is_gathered_of_a_file_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(import_file, "MOST_GATHERED_CONVERSATIONS", 2)
+    monkeypatch.setattr(import_file, "MAX_GATHERED_CONVERSATIONS", 2)
     messages = [{"role": "user", "content": "Hi", "conversation": f"c{n}"} for n in range(3)]
     assert len(read(lines(*messages[:2]))) == 2
     with pytest.raises(BadRequest, match="more than 2 conversations"):
         read(lines(*messages))
-    monkeypatch.setattr(import_file, "MOST_ITEM_BYTES", 1_000)
+    monkeypatch.setattr(import_file, "MAX_ITEM_BYTES", 1_000)
     threads = [{"threadId": f"t{n}", "role": "user"} for n in range(20)]
     with pytest.raises(BadRequest, match="fewer threads"):
         read(json.dumps({"threads": [], "messages": threads}).encode(), "mastra")

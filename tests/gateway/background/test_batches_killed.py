@@ -18,7 +18,7 @@ from tests.patience import PATIENCE_S
 
 Json = dict[str, Any]
 ITEMS, ROUNDS = 3, 3
-MOST_LIVES = 80
+MAX_LIVES = 80
 SETTINGS = """\
 [batch]
 poll_s = 0.05
@@ -86,7 +86,7 @@ def live_through(
         agents, batch = make(gateway, model)
         gateway.kill()
     for life, last in enumerate(itertools.cycle(lasts)):
-        assert life < MOST_LIVES
+        assert life < MAX_LIVES
         try:
             with serving(
                 tmp_path,

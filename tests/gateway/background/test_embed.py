@@ -21,9 +21,9 @@ from gateway.provider_factory import make_embedder
 from gateway.run.admin.show import ShowOperation
 from gateway.run.admin.transfer_operations import TransferOperations
 from gateway.run.background.embed import (
-    _MOST_REFUSED,
+    _MAX_REFUSED,
     BATCH_TEXTS,
-    MOST_FAILURES,
+    MAX_FAILURES,
     TEXT_CHARS,
     EmbeddingService,
 )
@@ -334,7 +334,7 @@ def test_one_that_stays_down_leaves_a_dead_letter_and_the_next_turn_tries_again(
 
 
 def test_after_failures_in_a_row_the_jobs_of_other_memories_wait_without_failing(made: Remembering) -> None:
-    made.embedder.queue(*[fail(500)] * MOST_FAILURES)
+    made.embedder.queue(*[fail(500)] * MAX_FAILURES)
     for user in ("alice", "bob"):
         made.world.chat(user=user).say(TORTOISE)
     made.rest(ends=False)
@@ -344,7 +344,7 @@ def test_after_failures_in_a_row_the_jobs_of_other_memories_wait_without_failing
     made.fall_due()
     made.until(lambda counts: counts[JobState.PENDING] == 2 and not counts[JobState.RUNNING])
     assert made.world.query("SELECT attempt FROM jobs ORDER BY id") == [1, 1, 0, 0]
-    assert len(made.asked) == MOST_FAILURES
+    assert len(made.asked) == MAX_FAILURES
     made.rest(3600)
     assert made.vectors() == 4
 
@@ -395,7 +395,7 @@ def test_one_that_refuses_everything_is_not_asked_for_each_text(made: Rememberin
     before = len(made.embedder.seen)
     made.rest(ends=False)
     assert made.world.query("SELECT state FROM jobs") == ["retrying"]
-    assert len(made.embedder.seen) - before == 1 + _MOST_REFUSED  # all at once, and some alone
+    assert len(made.embedder.seen) - before == 1 + _MAX_REFUSED  # all at once, and some alone
 
 
 # -- questions, while it fails

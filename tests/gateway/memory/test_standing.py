@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.core.memory.standing import MOST_TOKENS
+from gateway.core.memory.standing import MAX_TOKENS
 from gateway.core.prompt.note import estimate_tokens
 from gateway.run.admin.forget_operations import ForgetOperations
 from gateway.run.admin.show import ShowOperation
@@ -112,7 +112,7 @@ def test_all_of_them_take_a_bounded_part(rule: Learner) -> None:
     for number, wish in enumerate(wishes):
         say(rule, wish if number % 2 else f"{wish} Fine.")
     lines = section(rule)
-    assert MOST_TOKENS - 20 < estimate_tokens(lines) <= MOST_TOKENS
+    assert MAX_TOKENS - 20 < estimate_tokens(lines) <= MAX_TOKENS
     assert lines.splitlines()[-1] == f"- {wishes[-1].rstrip('.')}"
     assert wishes[0].rstrip(".") not in lines
 

@@ -20,7 +20,7 @@ from gateway.run import turn as turn_module
 from gateway.run.memory import composer, recall
 from gateway.run.memory.fit import fit_prompt
 from gateway.run.memory.prompt import NO_NOTE, FittedWindow, NoteRoom, Prompt
-from gateway.run.memory.recall import LEAST_NOTE_TOKENS, NOTE_CONTEXT_PARTS
+from gateway.run.memory.recall import MIN_NOTE_TOKENS, NOTE_CONTEXT_PARTS
 from gateway.settings import UpstreamSettings
 from gateway.tokens import message_tokens, tokenizer_for
 from tests.doubles.upstream import Call, Seen, StrictUpstream, call_tools, say
@@ -144,13 +144,13 @@ def test_a_note_takes_what_the_window_leaves_free(
         note = question.messages[-1]["content"].partition("Which bicycle")[0]
         left = fitted[-1][1].note_tokens
         assert left is not None
-        assert LEAST_NOTE_TOKENS <= left < most
+        assert MIN_NOTE_TOKENS <= left < most
         assert left - 100 < tokenizer_for("m").count(note) <= left, "the note uses what is left"
         assert prefix_bytes(question).startswith(before), "no message leaves for it"
         assert sum(message_tokens(m, count) for m in question.messages) <= context - RESERVE
         long_talk(chat, 20)
         assert fitted[-1][1].evicted_tokens > 0
-        assert all(w.note_tokens is None or w.note_tokens >= LEAST_NOTE_TOKENS for _, w in fitted)
+        assert all(w.note_tokens is None or w.note_tokens >= MIN_NOTE_TOKENS for _, w in fitted)
 
 
 @pytest.mark.parametrize("user", [{}, {"user": "alice"}], ids=["nobody", "alice"])

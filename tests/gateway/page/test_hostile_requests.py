@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from gateway.page.visitor import MOST_SESSIONS, Sessions
+from gateway.page.visitor import MAX_SESSIONS, Sessions
 from gateway.run.admin.sign_in import Operator as SignedIn
 from tests.gateway.page.memories import learn, speak
 from tests.gateway.page.operator import FORM, Operator, operator_of
@@ -141,6 +141,6 @@ def test_sessions_of_one_process_have_a_bound() -> None:
     sessions = Sessions(lambda: 0.0, 1_000.0, 1_000.0)
     operator = SignedIn("operator", None, may_write=True)
     first = sessions.begin(operator)
-    tokens = [sessions.begin(operator) for _ in range(MOST_SESSIONS)]
+    tokens = [sessions.begin(operator) for _ in range(MAX_SESSIONS)]
     assert sessions.find(first) is None
     assert all(sessions.find(token) == operator for token in tokens)

@@ -361,7 +361,7 @@ def test_notes_of_a_memory_that_is_too_large_are_not_counted(
     (seq,) = learn(operator.world, agent, "Alice has a cat called Miso.")
     speak(operator.world, "What is my cat called?")
     assert operator.twin(f"m/{agent.uid}/forget?fact={seq}")["will_go"]["notes"] == 1
-    monkeypatch.setattr(forget_preview, "_MOST_NUMBERS", 2)
+    monkeypatch.setattr(forget_preview, "_MAX_NUMBERS", 2)
     assert operator.twin(f"m/{agent.uid}/forget?fact={seq}")["will_go"]["notes"] is None
     assert "too many to count here" in page(operator, f"m/{agent.uid}/forget?fact={seq}")
 

@@ -748,7 +748,7 @@ def test_a_client_that_writes_and_does_not_read_is_let_go(upstream: StrictUpstre
 def test_a_client_that_leaves_its_last_messages_unread_is_let_go(
     upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(protocol, "MOST_SHORT_FRAMES", 1_000_000)
+    monkeypatch.setattr(protocol, "MAX_SHORT_FRAMES", 1_000_000)
     with (
         remember(upstream, tmp_path, limits=replace(QUIET, send_timeout_s=0.2)) as world,
         world.gateway.connect() as client,
@@ -796,7 +796,7 @@ def test_a_large_message_in_frames_of_4_kb_is_taken(world: World) -> None:
 def test_pings_of_a_client_that_does_not_read_do_not_fill_the_memory(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(protocol, "MOST_SHORT_FRAMES", 1_000_000)
+    monkeypatch.setattr(protocol, "MAX_SHORT_FRAMES", 1_000_000)
     with world.gateway.connect() as client:
         client.request("GET", "/v1/responses", headers=HANDSHAKE)
         client.read_head()

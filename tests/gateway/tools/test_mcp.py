@@ -185,7 +185,7 @@ async def test_the_result_of_a_call_does_not_wait_for_the_list_of_tools() -> Non
     assert (await servers.call_tool(server, "plain", {"a": 1})).status == "success"
 
 
-@pytest.mark.parametrize(("pages", "count"), [("bad", mcp.MOST_TOOLS), ("empty", 0)])
+@pytest.mark.parametrize(("pages", "count"), [("bad", mcp.MAX_TOOLS), ("empty", 0)])
 async def test_a_list_without_end_is_not_read_on(pages: str, count: int) -> None:
     servers, server = careless(pages)
     listed = await servers.list_tools(server)

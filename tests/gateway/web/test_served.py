@@ -15,7 +15,7 @@ from gateway.limits import Limits
 from gateway.settings import ServerSettings
 from gateway.web.health import Readiness
 from gateway.web.server import bind, make_server
-from gateway.web.uvicorn_protocol import MOST_WAITING, SlowReaderWatch
+from gateway.web.uvicorn_protocol import MAX_WAITING, SlowReaderWatch
 from tests.patience import PATIENCE_S, SHORT_S, comes
 
 GET = b"GET /%b HTTP/1.1\r\nhost: a\r\n\r\n"
@@ -243,14 +243,14 @@ def test_few_requests_wait_and_are_answered_before_the_connection_ends() -> None
         await echo(scope, receive, send)
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
-        writer.write(b"".join(GET % b"%d" % number for number in range(10 * MOST_WAITING)))
+        writer.write(b"".join(GET % b"%d" % number for number in range(10 * MAX_WAITING)))
         await comes(lambda: seen)
         goes_on.set()
         return await reader.read()
 
     said = served(slow, talk)
-    assert said.count(b"HTTP/1.1 200 OK") == 1 + MOST_WAITING
-    assert said.endswith(b"connection: close\r\n\r\n/%d" % MOST_WAITING)
+    assert said.count(b"HTTP/1.1 200 OK") == 1 + MAX_WAITING
+    assert said.endswith(b"connection: close\r\n\r\n/%d" % MAX_WAITING)
 
 
 def test_nothing_is_read_while_requests_wait() -> None:

@@ -43,8 +43,8 @@ from storage.records import DEFAULT, Agent, Run, RunState
 
 # The most attempts of a run that do not come to an end, as where the process dies. A run that has begun may be what
 # kills it; one that has not begun gets more. No measurement.
-MOST_TRIES = 3
-MOST_BEGINNINGS = 30
+MAX_TRIES = 3
+MAX_BEGINNINGS = 30
 # Errors of runs that failed without an upstream's error.
 _GONE = "What this run was asked is gone: it was forgotten, or its conversation was deleted."
 _INTERNAL = "An error of the gateway's own; its log says more."
@@ -335,7 +335,7 @@ class BackgroundRuns:
         stored = StoredRequest.decode(texts[0].data if texts else b"")
         log = await self._logs.open(agent, run, attempt.open_run, stored, attempt.number)
         if not run.is_over:
-            if tries > (MOST_BEGINNINGS if run.state is RunState.CREATED else MOST_TRIES):
+            if tries > (MAX_BEGINNINGS if run.state is RunState.CREATED else MAX_TRIES):
                 await self._fail(run, f"{ABANDONED} It was tried {tries - 1} times.")
             else:
                 await self._run_agent(replace(attempt, run=run), stored, log)

@@ -18,7 +18,7 @@ from gateway.dialects.responses.members import NOT_READABLE, decode_members, enc
 from gateway.dialects.responses.socket.client_events import Create
 
 # Responses. One conversation needs the newest alone, several or forked ones a few more. Chosen, not measured.
-_MOST_CACHED: Final = 64
+_MAX_CACHED: Final = 64
 _array = msgspec.json.Decoder(list[msgspec.Raw])
 
 
@@ -98,7 +98,7 @@ class UnstoredResponses:
             self._bytes -= earlier.size
         self._by_id[id] = cached
         self._bytes += cached.size
-        while self._bytes > self._limit_bytes or len(self._by_id) > _MOST_CACHED:
+        while self._bytes > self._limit_bytes or len(self._by_id) > _MAX_CACHED:
             _, oldest = self._by_id.popitem(last=False)
             self._bytes -= oldest.size
 
