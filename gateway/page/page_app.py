@@ -68,7 +68,7 @@ _log = logging.getLogger("mnemogate")
 # The twin of `/ui/` itself is `/ui/overview.json`.
 OVERVIEW = "overview"
 # So many screens read at once, since turns read by the same connection.
-_MAX_READING = 2
+_MAX_READS = 2
 # Reads of memories that are remembered as noted, by session, memory and hour.
 _MAX_NOTED_READS = 10_000
 # Above every number that SQLite gives out, and below what it cannot hold.
@@ -105,7 +105,7 @@ class PageApp:
         self._client_gone = client_gone
         self._read_s = read_s
         self._sign_in = operations.sign_in
-        self._reading = asyncio.Semaphore(_MAX_READING)
+        self._reading = asyncio.Semaphore(_MAX_READS)
         self._noted_reads: OrderedDict[tuple[str, str, int], None] = OrderedDict()
         self._headers = security_headers()
         self._person_headers = security_headers(ui.frame_origins)

@@ -28,7 +28,7 @@ PERSON_PREFIX = "me/"
 # Bytes of a body: a block of 100,000 characters, each written as %XX%XX%XX.
 MAX_BODY_BYTES = 1 << 20
 FORM, JSON = "application/x-www-form-urlencoded", "application/json"
-_MAX_NEXT = 1_000
+_MAX_NEXT_CHARS = 1_000
 _NEXT = re.compile(
     r"(?:[A-Za-z0-9_~%-][A-Za-z0-9_~%.-]*(?:/[A-Za-z0-9_~%-][A-Za-z0-9_~%.-]*)*)?(?:\?[!-~]*)?"
 )
@@ -159,7 +159,7 @@ def next_of(request: PageRequest) -> str:
 
 def safe_next(text: str) -> str:
     """Returns a path relative to /ui/ if a redirect may lead to it, else ""."""
-    is_safe = len(text) <= _MAX_NEXT and _NEXT.fullmatch(text) is not None
+    is_safe = len(text) <= _MAX_NEXT_CHARS and _NEXT.fullmatch(text) is not None
     return text if is_safe and "%2e" not in text.partition("?")[0].lower() else ""
 
 

@@ -37,7 +37,7 @@ T = TypeVar("T")
 POSTGRES = ("postgresql://", "postgres://")
 _KEY = re.compile(r"mg-[A-Za-z0-9_-]{32,}")
 # The fewest different characters of a key. Of 32 random hexadecimal digits one set in thirty million has fewer.
-_MIN_DIFFERENT = 8
+_MIN_DIFFERENT_CHARS = 8
 _SECRET_BYTES = 24  # as Standard Webhooks demands
 _SECRETS_KEY_BYTES = 32  # of AES-256
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -160,7 +160,7 @@ def _check_memory(memory: MemorySettings) -> Iterator[str]:
 
 def _check_key(key: str, name: str) -> Iterator[str]:
     """Refuses a gateway key that could be guessed: its plain SHA-256 is stored, which protects random keys alone."""
-    if _KEY.fullmatch(key) is None or len(set(key.removeprefix("mg-"))) < _MIN_DIFFERENT:
+    if _KEY.fullmatch(key) is None or len(set(key.removeprefix("mg-"))) < _MIN_DIFFERENT_CHARS:
         yield (
             f"{name}: expected mg- and at least 32 random letters, digits, - or _; "
             'make one with `echo "mg-$(openssl rand -hex 24)"`'

@@ -26,9 +26,9 @@ from gateway.web.body import BodyReader
 
 CONVERSATIONS_PATH: Final = "/v1/conversations"
 # Of one request, as OpenAI has it.
-MAX_CREATED: Final = 20
+MAX_CREATED_ITEMS: Final = 20
 # Items that wait for the next response; a request has no more, either. No measurement.
-MAX_WAITING: Final = 1_000
+MAX_WAITING_ITEMS: Final = 1_000
 
 
 @dataclass(eq=False)
@@ -91,15 +91,15 @@ class GatewayConversations:
             raise missing("items")
         items = _read_new_items(body)
         waiting = len(conversation.items)
-        if waiting + len(items) > MAX_WAITING:
+        if waiting + len(items) > MAX_WAITING_ITEMS:
             raise BadRequest(
-                f"{waiting} items wait for the next response of this conversation; at most {MAX_WAITING} may.",
+                f"{waiting} items wait for the next response of this conversation; at most {MAX_WAITING_ITEMS} may.",
                 param="items",
             )
         await self.conversations.change(
             conversation, lambda now: {**now, "items": [*(now.get("items") or ()), *items]}
         )
-        return paginate(items, f"order=asc&limit={MAX_CREATED}")
+        return paginate(items, f"order=asc&limit={MAX_CREATED_ITEMS}")
 
     async def _delete_item(self, conversation: ResponseConversation, id: str) -> None:
         if any(item["id"] == id for item in conversation.items):
@@ -140,7 +140,7 @@ def list_items(turns: Sequence[NamedTurn], waiting: Sequence[Json]) -> ItemList:
 def _read_new_items(body: Json) -> list[Json]:
     """Returns the items of a request, each with an id. Raises: BadRequest."""
     items: list[Any] = read_optional(body, "items", list) or []
-    check_length("items", items, MAX_CREATED)
+    check_length("items", items, MAX_CREATED_ITEMS)
     check_depth("items", [[items]])
     read = read_items(items, field="items")
     if read.references:

@@ -63,7 +63,7 @@ _CLEARS_THOUGHTS: Final = "clear_thinking_"
 # `user_<device>_account_<uuid or nothing>_session_<uuid>`, as older versions of Claude Code name their user.
 _OLDER_USER: Final = re.compile(r"user_([0-9a-zA-Z]+)_account_([0-9a-zA-Z-]*)_session_([0-9a-zA-Z-]+)")
 
-_MAX_USER: Final = 256  # characters of `metadata.user_id` that the API takes
+_MAX_USER_CHARS: Final = 256  # that the API takes of `metadata.user_id`
 
 
 class MessagesRequest(Struct, frozen=True):
@@ -310,7 +310,7 @@ def _read_user(metadata: Any) -> Json:
         if user is not None:
             raise invalid("metadata.user_id", "Input should be a valid string")
         return {}
-    if len(user) > _MAX_USER:
+    if len(user) > _MAX_USER_CHARS:
         return {"user_id": user}
     if found := _OLDER_USER.fullmatch(user):
         return {"user_id": found[2] or found[1], "conversation_id": found[3]}

@@ -23,7 +23,7 @@ from storage.usage_records import PERIODS, REFUSE, UNITS, UsageLimit
 
 _FIELDS: Final = ("project", "key", "user", "unit", "per", "most", "then")
 _CHANGEABLE: Final = ("most", "then")
-_MAX_MAX: Final = 1e15  # exact as a number of a database, and above what anybody uses
+_MAX_AMOUNT: Final = 1e15  # exact as a number of a database, and above what anybody uses
 
 
 class LimitOperations(Struct, frozen=True):
@@ -134,7 +134,7 @@ def _map_not_found() -> Iterator[None]:
 def _read_most(raw: RawArguments, unit: str) -> float:
     most: Any = raw.get("most")
     is_number = isinstance(most, int) or (unit == "cost" and isinstance(most, float))
-    if not is_number or isinstance(most, bool) or not 0 <= most <= _MAX_MAX:
+    if not is_number or isinstance(most, bool) or not 0 <= most <= _MAX_AMOUNT:
         kind = "a number" if unit == "cost" else "a whole number"
         raise BadRequest(f"most must be {kind} from 0 on, saw {most!r}.", param="most")
     return float(most)

@@ -26,7 +26,7 @@ _LOOK_INTERVAL_S = 600.0
 # Conversations that one step settles.
 _MAX_SETTLED = 64
 # The least pause between two steps, so that conversations that fall due one after the other are settled together.
-_MIN_S = 1.0
+_MIN_PAUSE_S = 1.0
 
 
 class Maintenance:
@@ -78,9 +78,9 @@ class Maintenance:
         if has_failed:
             return AFTER_FAULT_S
         if len(due) == _MAX_SETTLED:
-            return _MIN_S
+            return _MIN_PAUSE_S
         at = await self._store.turns.next_due()
-        return None if at is None else max(_MIN_S, at + self._idle_s - self._now() + 0.01)
+        return None if at is None else max(_MIN_PAUSE_S, at + self._idle_s - self._now() + 0.01)
 
 
 def _confirm(pool: Pool, *, now: float, idle_s: float, named: bool) -> Change:

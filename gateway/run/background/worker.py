@@ -35,7 +35,7 @@ _log = logging.getLogger("mnemogate")
 # The pause after a fault; a store that works again wakes the worker earlier.
 _AFTER_FAULT_S = 30.0
 # The shortest wait for a job to fall due, so that jobs that do so together are claimed together.
-_MIN_S = 0.05
+_MIN_PAUSE_S = 0.05
 # The pause after a job that seemed due could not be claimed, because another worker was faster.
 _NOTHING_FOUND_S = 5.0
 # The time that releasing a job may take at shutdown.
@@ -198,7 +198,7 @@ class Worker:
                 if wait is None or wait > 0:
                     waits = [pause_s for pause_s in pauses.values() if pause_s > 0]
                     waits += [] if wait is None else [wait]
-                    return max(min(waits), _MIN_S) if waits else None
+                    return max(min(waits), _MIN_PAUSE_S) if waits else None
                 limits, running = self.limits, [each.job.id for each in self._running]
                 job = await self.jobs.claim(
                     kinds, lease_s=limits.lease_s, tries=limits.tries, running=running

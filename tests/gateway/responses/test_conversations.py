@@ -104,7 +104,7 @@ def test_an_item_that_waits_is_listed_with_all_its_fields(world: World) -> None:
 def test_a_bounded_number_of_items_waits_for_the_next_response(
     world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(response_conversations, "MAX_WAITING", 3)
+    monkeypatch.setattr(response_conversations, "MAX_WAITING_ITEMS", 3)
     items: Any = [{"role": "user", "content": f"Number {n}."} for n in range(3)]
     conversation = world.sdk.conversations.create(items=items)
     with pytest.raises(openai.BadRequestError, match="3 items wait") as caught:

@@ -28,7 +28,7 @@ RETENTION_S = 3 * 3600.0
 # No limit: `BackgroundRuns.perform` counts the attempts itself, since it has to end the run after the last.
 _ANY_NUMBER = 1_000_000
 _PAGE = 64
-_MIN_S = 1.0
+_MIN_PAUSE_S = 1.0
 # Seconds between two searches for runs that a process left when it died, where gateways share a database.
 _RECOVER_S = 30.0
 
@@ -78,9 +78,9 @@ class RunService:
         """Empties what is due. Returns the seconds until more will be; None: not before a run ends."""
         runs, now = self._store.runs, self._now()
         if await runs.drop_texts(now - RETENTION_S, _PAGE) == _PAGE:
-            return _MIN_S
+            return _MIN_PAUSE_S
         first = await runs.texts_since()
-        return None if first is None else max(_MIN_S, first + RETENTION_S - now)
+        return None if first is None else max(_MIN_PAUSE_S, first + RETENTION_S - now)
 
     async def _perform(self, job: JobContext) -> None:
         row = orjson.loads(job.payload)["run"]
