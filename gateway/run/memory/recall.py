@@ -100,7 +100,13 @@ class FoundMessages(NamedTuple):
         left_out: note.LeftOut,
         visible: VisibleContent = NOTHING_VISIBLE,
     ) -> list[note.Recalled]:
-        """Returns the messages that go into a note. The parameters are those of `note.choose`."""
+        """Returns the messages that go into a note, as `note.choose`.
+
+        budget: the tokens of the note.
+        cut_chars: the most characters of one message.
+        left_out: is given why the others stay out.
+        visible: what the request shows already.
+        """
         return note.choose(
             self.messages,
             self.query,

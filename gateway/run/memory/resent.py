@@ -109,7 +109,7 @@ class ResentLists:
         sent = self._lists.get(key)
         if text is None or sent is None:
             return
-        # Another list with as many messages may have its place. The front of this one has the same `positions` object.
+        # Another list with as many messages may have its place. The prefix of this one has the same `positions` object.
         if sent.prefix.positions is listing.positions:
             self._lists[key] = replace(sent, reply=_Reply(hash(text), atoms, path))
 
