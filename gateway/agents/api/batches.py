@@ -18,10 +18,11 @@ from gateway.agents.api._query import PageQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.dependencies import AgentsApi, page_of, sent_or_none, uid_or_none
 from gateway.agents.batches.accept import RequestedItem
+from gateway.agents.core.tool_rules import DEFAULT_MAX_STEPS
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.message import Showing, showing_of
 from gateway.agents.wire.run_json import usage_json
-from gateway.agents.wire.send import MAX_STEPS, MessageType, Send, read_send
+from gateway.agents.wire.send import MaxSteps, MessageType, Send, read_send
 from gateway.agents.wire.struct_fields import (
     Body,
     Maybe,
@@ -56,7 +57,7 @@ class BatchRequest(Body):
     agent_id: str | UnsetType = UNSET
     messages: Maybe[list[dict[str, Any]]] = UNSET
     input: Maybe[str | list[dict[str, Any]]] = UNSET
-    max_steps: Annotated[int, Meta(ge=1, le=200)] = MAX_STEPS
+    max_steps: MaxSteps = DEFAULT_MAX_STEPS
     conversation_id: Maybe[str] = UNSET
     override_model: Maybe[str] = UNSET
     override_system: Maybe[str] = UNSET

@@ -35,6 +35,7 @@ from gateway.core.turn.guide import (
     Verdict,
 )
 
+DEFAULT_MAX_STEPS = 50  # of a run that names no other number; Letta's
 BAD_REPLIES = 3  # so many replies in a row with arguments that cannot be read end the turn
 
 
@@ -282,7 +283,7 @@ class RuleGuide:
         attached: Sequence[str],
         *,
         style: SpeakingStyle = "reply",
-        max_steps: int = 50,
+        max_steps: int = DEFAULT_MAX_STEPS,
         called: Iterable[CalledTool] = (),
         approvals: Collection[str] = (),
         can_ask: bool = True,

@@ -11,6 +11,7 @@ from msgspec import Struct, field
 
 from adapters.types import Json
 from gateway.agents.core.sleeper import SLEEP
+from gateway.agents.core.tool_rules import DEFAULT_MAX_STEPS
 from gateway.agents.core.waits import Wait
 from gateway.core.agent import AgentSpec
 from gateway.core.conversation.canonical import WireMessage, is_system, text_of
@@ -23,8 +24,6 @@ from gateway.run.call import Forwarded
 from gateway.run.upstream.route import Route
 from storage.commands import ReadSpan, RunAccept
 from storage.records import DEFAULT, READING, Agent, Exchange, Run, RunState, Scope, Summary, TokenCounts
-
-MAX_STEPS = 50
 
 
 class RunRequest(Struct, frozen=True):
@@ -43,7 +42,7 @@ class RunRequest(Struct, frozen=True):
     fields: Mapping[str, Any] = field(default_factory=dict)
     # The client's tools as they go upstream.
     client_tools: tuple[Json, ...] = ()
-    max_steps: int = MAX_STEPS
+    max_steps: int = DEFAULT_MAX_STEPS
     # The client's id of this request, the same when it is resent.
     otid: str | None = None
     # The client library marks it as a retry.

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 import orjson
 
-from gateway.agents.core.tool_rules import CalledTool, RuleGuide
-from gateway.agents.runs.run import MAX_STEPS, RoutedSend
+from gateway.agents.core.tool_rules import DEFAULT_MAX_STEPS, CalledTool, RuleGuide
+from gateway.agents.runs.run import RoutedSend
 from gateway.agents.tools.agent_tools import asides_of, serial_tools, tools_with_approval
 from gateway.core.agent import AgentSpec
 from gateway.core.prompt.window import reply_reserve
@@ -22,7 +22,7 @@ from gateway.tokens import upper_bound
 def guide_of(
     spec: AgentSpec,
     prompt: Prompt,
-    max_steps: int = MAX_STEPS,
+    max_steps: int = DEFAULT_MAX_STEPS,
     called: Iterable[CalledTool] = (),
     *,
     can_ask: bool = False,

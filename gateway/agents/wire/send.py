@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 from msgspec.structs import replace
 
+from gateway.agents.core.tool_rules import DEFAULT_MAX_STEPS
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, convert, refused
 from gateway.checked import Fault
@@ -20,8 +21,8 @@ from gateway.core.conversation.private import framed_system_message, with_name, 
 from gateway.core.turn.calls import CallDecision
 from gateway.errors import BadRequest
 
-MAX_STEPS = 50  # of a send that names none; Letta's number
-_MAX_STEPS = 200  # a bound on one request; no measurement
+# The steps of one send, at most; no measurement.
+MaxSteps = Annotated[int, Meta(ge=1, le=200)]
 _MAX_MESSAGES = 1_000
 
 _GROUP = refused("Send to an agent; the agents of its group read the messages that it gets.")
@@ -138,7 +139,7 @@ class Send(Body):
 
     messages: Maybe[list[dict[str, Any]]] = UNSET
     input: Maybe[str | list[dict[str, Any]]] = UNSET
-    max_steps: Annotated[int, Meta(ge=1, le=_MAX_STEPS)] = MAX_STEPS
+    max_steps: MaxSteps = DEFAULT_MAX_STEPS
     client_tools: Maybe[list[ClientTool]] = UNSET
     override_model: Maybe[str] = UNSET
     override_system: Maybe[str] = UNSET
