@@ -11,6 +11,7 @@ from gateway.core.conversation.stored_messages import (
     CannotRewrite,
     ListedMessage,
     list_messages,
+    message_sort_key,
     rewrite_message,
     tool_names_by_call,
 )
@@ -29,8 +30,6 @@ NUMBERS = 1000
 _MAX_ROWS = 50
 # The deadline of a search, in milliseconds.
 _SEARCH_MS = 1000.0
-# Comes after all hidden messages of a reply.
-_AFTER_ALL = 2**31
 
 
 class MessageView(Struct, frozen=True):
@@ -82,8 +81,8 @@ class AgentMessages:
                 return []
             row = found.id
         first, last = (before, after) if newest_first else (after, before)
-        low = (-1, 0) if first is None else _sort_key(first)
-        high = (2**62, 0) if last is None else _sort_key(last)
+        low = (-1, 0) if first is None else message_sort_key(first.seq, first.hidden)
+        high = (2**62, 0) if last is None else message_sort_key(last.seq, last.hidden)
         views: list[MessageView] = []
         begin, end = (high[0], low[0]) if newest_first else (low[0], high[0])
         while len(views) < limit:
@@ -129,7 +128,8 @@ class AgentMessages:
 
     async def _sort_key_in_project(self, project: str, place: Place) -> tuple[int, int, int]:
         """Returns what orders a message among those of all agents: the row of its exchange, and its place in it."""
-        return await self._store.messages.exchange_row(project, place.uid, place.seq), *_sort_key(place)
+        row = await self._store.messages.exchange_row(project, place.uid, place.seq)
+        return row, *message_sort_key(place.seq, place.hidden)
 
     async def get(self, agent: Agent, place: Place) -> MessageView:
         """Returns the message at a place. Raises: NotFound."""
@@ -287,8 +287,3 @@ class AgentMessages:
         """Returns who must answer each waiting call of a conversation, by call id."""
         step = await self._store.runs.waiting(agent.id, e.conversation)
         return {} if step is None else await still_waiting(self._store, step, e)
-
-
-def _sort_key(place: Place) -> tuple[int, int]:
-    """Returns what orders a message among those of its agent."""
-    return place.seq, _AFTER_ALL if place.hidden is None else place.hidden

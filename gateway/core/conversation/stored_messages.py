@@ -117,8 +117,12 @@ class ListedMessage(Struct, frozen=True):
 
     @property
     def sort_key(self) -> tuple[int, int]:
-        """Sorts the messages of a memory: hidden ones before their reply."""
-        return (self.seq, _AFTER_HIDDEN if self.hidden_index is None else self.hidden_index)
+        return message_sort_key(self.seq, self.hidden_index)
+
+
+def message_sort_key(seq: int, hidden_index: int | None) -> tuple[int, int]:
+    """Returns what orders a message among those of its memory: hidden ones come before their reply."""
+    return seq, _AFTER_HIDDEN if hidden_index is None else hidden_index
 
 
 def list_messages(exchange: Exchange) -> list[ListedMessage]:
