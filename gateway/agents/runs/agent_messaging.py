@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -319,11 +319,7 @@ class AgentOutbox(Struct, frozen=True):
     sender: Sender
 
     async def ask(self, agent: str, text: str) -> AgentAnswer:
-        try:
-            recipient = await self.messaging.find(self.sender.project, agent)
-        except (BadRequest, StoreError) as error:
-            return _not_found(agent, error)
-        return await self.messaging.ask(self.sender, recipient, text)
+        return await self._deliver(self.messaging.ask, agent, text)
 
     async def ask_tagged(
         self, match_all: Sequence[str], match_some: Sequence[str], text: str
@@ -331,18 +327,19 @@ class AgentOutbox(Struct, frozen=True):
         return await self.messaging.ask_tagged(self.sender, match_all, match_some, text)
 
     async def send(self, agent: str, text: str) -> AgentAnswer:
+        return await self._deliver(self.messaging.send, agent, text)
+
+    async def _deliver(
+        self, deliver: Callable[[Sender, Recipient, str], Awaitable[AgentAnswer]], agent: str, text: str
+    ) -> AgentAnswer:
+        """Delivers a message to an agent. agent: its id or name."""
         try:
             recipient = await self.messaging.find(self.sender.project, agent)
+        except NotFound:
+            return AgentAnswer(agent, agent, error=f"there is no agent {agent!r}", kind="missing")
         except (BadRequest, StoreError) as error:
-            return _not_found(agent, error)
-        return await self.messaging.send(self.sender, recipient, text)
-
-
-def _not_found(agent: str, error: BadRequest | StoreError) -> AgentAnswer:
-    """Returns the answer for an agent that `AgentMessaging.find` does not find. agent: its id or name."""
-    if isinstance(error, NotFound):
-        return AgentAnswer(agent, agent, error=f"there is no agent {agent!r}", kind="missing")
-    return AgentAnswer(agent, agent, error=error.message, kind="failed")
+            return AgentAnswer(agent, agent, error=error.message, kind="failed")
+        return await deliver(self.sender, recipient, text)
 
 
 def _is_conversational(entry: AgentEntry) -> bool:
