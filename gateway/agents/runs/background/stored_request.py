@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
-from msgspec import Struct, convert
-from msgspec.structs import asdict
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
 
 from adapters.types import Json
 from gateway.agents.registry.resolved_agents import ResolvedAgent
@@ -54,12 +54,10 @@ class StoredRequest(Struct, frozen=True):
     @staticmethod
     def decode(data: bytes) -> StoredRequest:
         """Decodes a stored request; empty data, as a run has after its end, gives one without messages."""
-        return convert(orjson.loads(data or b"{}"), StoredRequest)
+        return msgspec.json.decode(data or b"{}", type=StoredRequest)
 
     def encode(self, *, with_messages: bool = True) -> bytes:
-        left_out = () if with_messages else ("messages", "decisions")
-        values = {key: value for key, value in asdict(self).items() if key not in left_out}
-        return orjson.dumps(values, default=asdict)  # of the decisions
+        return msgspec.json.encode(self if with_messages else replace(self, messages=(), decisions=()))
 
     def run_request(self, resolved: ResolvedAgent, conversation: str, forwarded: Forwarded) -> RunRequest:
         """Returns the request as it was made. resolved: its agent, with the model and prompt of this request."""
