@@ -390,7 +390,7 @@ class ItemTurns:
         outcome = opened.outcome
         if opened.replies.taken <= len(opened.rounds):
             raise ItemFailed(CHANGED)
-        counts = reported_counts(_usage(body)) or TokenCounts()
+        counts = _counts_of(body)
         tokens = counts.prompt + counts.completion
         ops = opened.block_edits.ops[opened.stored_inserts :]
         merged = edits.merge_operations(
@@ -435,7 +435,7 @@ class ItemTurns:
 
         reply: that which the provider has billed, and of which only the tokens are used; b"": none.
         """
-        counts = reported_counts(_usage(reply)) or TokenCounts()
+        counts = _counts_of(reply)
         tokens, now = counts.prompt + counts.completion, self._keeper.now()
         plain = ItemEnd(item, failure.state, failure.stop, now, failure.message, tokens, counts.completion)
         try:
@@ -548,12 +548,13 @@ def _foreign_names(spec: AgentSpec) -> frozenset[str]:
     return frozenset(tool.name for tool in spec.tools if tool.definition is not None or tool.name in SPEAKING)
 
 
-def _usage(body: bytes) -> Json | None:
+def _counts_of(reply: bytes) -> TokenCounts:
+    """Returns the tokens that a reply reports; zeros: none."""
     try:
-        usage = orjson.loads(body).get("usage")
+        usage = orjson.loads(reply).get("usage")
     except (orjson.JSONDecodeError, AttributeError):
-        return None
-    return usage if isinstance(usage, dict) else None
+        usage = None
+    return reported_counts(usage) or TokenCounts()
 
 
 def _op_as_list(op: BlockOp) -> list[Any]:
