@@ -43,7 +43,7 @@ _PREFIXES: Final = (
 )  # fmt: skip
 
 
-class _HasRows(Protocol):
+class _HasRoutes(Protocol):
     def routes(self) -> list[AgentsRoute]: ...
 
 
@@ -65,7 +65,7 @@ def _openapi_document(rows: tuple[AgentsRoute, ...]) -> dict[str, Any]:
 
 def agents_rows(api: AgentsApi) -> list[AgentsRoute]:
     """Returns all rows, those that are refused after those that are served."""
-    parts: tuple[_HasRows, ...] = (
+    parts: tuple[_HasRoutes, ...] = (
         # Paths are matched in order. Sends come first, because they must be fast.
         SendRoutes(api),
         # Before the messages, or `/messages/batches` would match `/messages/{message_id}`.

@@ -16,7 +16,7 @@ from gateway.agents.wire.struct_fields import MAX_PARTS, NO_SECRETS, ONE_PROJECT
 
 FileName = Annotated[str, Meta(min_length=1, max_length=200)]
 # The most parts of each kind in a file. Messages and passages have no limit: an agent may have very many.
-LIST_BOUND = Meta(max_length=10_000)
+_MAX_FILE_PARTS = Meta(max_length=10_000)
 
 
 class ImportForm(Body):
@@ -137,7 +137,7 @@ class AgentExtension(msgspec.Struct):
     passages: list[FilePassage] = []
     archives: Annotated[list[FileArchive], MAX_PARTS] = []
     identities: Annotated[list[FileIdentity], MAX_PARTS] = []
-    conversations: Annotated[list[FileConversation], LIST_BOUND] = []
+    conversations: Annotated[list[FileConversation], _MAX_FILE_PARTS] = []
 
 
 class FileExtension(msgspec.Struct):
@@ -150,7 +150,7 @@ class FileExtension(msgspec.Struct):
     is_moved: bool = False
 
 
-_Raw = Annotated[list[msgspec.Raw], LIST_BOUND] | None
+_Raw = Annotated[list[msgspec.Raw], _MAX_FILE_PARTS] | None
 
 
 class FileLists(msgspec.Struct):
@@ -175,11 +175,11 @@ class File(msgspec.Struct):
     """A whole file. Agents, blocks and tools are parsed one by one, and MCP servers are only counted."""
 
     agents: Annotated[list[dict[str, Any]], Meta(min_length=1, max_length=100)]
-    blocks: Annotated[list[dict[str, Any]], LIST_BOUND] = []
-    tools: Annotated[list[dict[str, Any]], LIST_BOUND] = []
-    sources: Annotated[list[FileSource], LIST_BOUND] = []
-    files: Annotated[list[FileOfSource], LIST_BOUND] = []
-    groups: Annotated[list[FileGroup], LIST_BOUND] = []
-    mcp_servers: Annotated[list[dict[str, Any]], LIST_BOUND] = []
-    skills: Annotated[list[FileSkill], LIST_BOUND] | None = None
+    blocks: Annotated[list[dict[str, Any]], _MAX_FILE_PARTS] = []
+    tools: Annotated[list[dict[str, Any]], _MAX_FILE_PARTS] = []
+    sources: Annotated[list[FileSource], _MAX_FILE_PARTS] = []
+    files: Annotated[list[FileOfSource], _MAX_FILE_PARTS] = []
+    groups: Annotated[list[FileGroup], _MAX_FILE_PARTS] = []
+    mcp_servers: Annotated[list[dict[str, Any]], _MAX_FILE_PARTS] = []
+    skills: Annotated[list[FileSkill], _MAX_FILE_PARTS] | None = None
     metadata: FileMetadata = FileMetadata()

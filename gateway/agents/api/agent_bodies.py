@@ -53,7 +53,7 @@ SETTINGS_TYPES: dict[str, tuple[type, ...]] = {
     "temperature": (int, float), "parallel_tool_calls": (bool,), "response_format": (dict,), "verbosity": (str,),
     "thinking": (dict,), "max_output_tokens": (int,), "effort": (str,), "reasoning": (dict,),
 }  # fmt: skip
-_MAX_TOKENS = frozenset({"max_tokens", "max_output_tokens"})
+_TOKEN_LIMITS = frozenset({"max_tokens", "max_output_tokens"})
 SETTINGS = honoured_in(*SETTINGS_TYPES, "provider_type")
 
 
@@ -101,8 +101,8 @@ MIN_WINDOW = 1000
 WindowTokens = Annotated[int, Meta(ge=MIN_WINDOW, le=100_000_000)]
 _Tokens = Annotated[int, Meta(ge=1, le=100_000_000)]
 _Messages = Annotated[int, Meta(ge=1, le=1_000_000)]
-# An agent is made in one transaction, and other writes wait for it, so each list is bound. No measurement: a prompt has
-# room for some hundred blocks or tools.
+# An agent is made in one transaction, and other writes wait for it, so each list is limited. No measurement: a prompt
+# has room for some hundred blocks or tools.
 _Names = Annotated[list[Annotated[str, Meta(min_length=1, max_length=200)]], MAX_PARTS]
 _Ids = Annotated[list[str], MAX_PARTS]
 
@@ -318,7 +318,7 @@ def _check_types(values: Mapping[str, Any], where: str, types: Mapping[str, tupl
         if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
             words = " or ".join(each.__name__ for each in allowed)
             raise Unprocessable([Fault(("body", where, name), f"Expected {words}", "type_error", value)])
-        if name in _MAX_TOKENS and isinstance(value, int) and value < 1:
+        if name in _TOKEN_LIMITS and isinstance(value, int) and value < 1:
             raise Unprocessable([Fault(("body", where, name), "Expected 'int' >= 1", "value_error", value)])
 
 
