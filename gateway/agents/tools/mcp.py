@@ -35,7 +35,10 @@ TIMEOUT_S = 30.0
 MAX_TOOLS = 500
 # Against a server whose list of tools never ends; no measurement.
 _MAX_PAGES = 100
-_MISSING = "The extra `mcp` is not installed on the gateway's machine: pip install -e '.[mcp]' in the clone."
+EXTRA_MISSING = (
+    "the extra `mcp` is not installed on the gateway's machine: in the clone run pip install -e '.[mcp]', or "
+    "uv sync --extra mcp"
+)
 NO_SECRETS = McpSecrets()
 # The length of a word that is masked; no measurement, as any value from 6 to 12 behaves alike.
 _MIN_SECRET_CHARS = 8
@@ -173,7 +176,7 @@ def _load_sessions() -> ModuleType:
     try:
         from gateway.agents.tools import mcp_session
     except ImportError as error:
-        raise McpFault(_MISSING) from error
+        raise McpFault(EXTRA_MISSING) from error
     return mcp_session
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from gateway.agents.core.mcp_server import McpSecrets, make_secrets
+from gateway.agents.tools.mcp import EXTRA_MISSING
 from gateway.core.definition import McpServerDefinition
 from storage.records import Definition
 
@@ -27,7 +28,6 @@ _NO_KEY = (
     f"secrets are not stored without a key that encrypts them: set {VARIABLE} where the gateway starts "
     "(`openssl rand -base64 32` makes one), or name an entry of the setting tools.headers in `auth_header`"
 )
-_MISSING = "the extra `mcp` is not installed on the gateway's machine: pip install -e '.[mcp]' in the clone"
 _NONCE_BYTES = 12  # NIST SP 800-38D, 8.2
 _FORM = "1:"  # of what is stored, so that another one can follow
 
@@ -97,7 +97,7 @@ def _load(key: bytes) -> AESGCM:
     try:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
     except ImportError as error:
-        raise SecretFault(_MISSING) from error
+        raise SecretFault(EXTRA_MISSING) from error
     return AESGCM(key)
 
 

@@ -375,4 +375,7 @@ async def test_without_the_extra_a_call_says_what_to_install(monkeypatch: pytest
     monkeypatch.setitem(sys.modules, "mcp", None)
     answer = await asking(STDIO).call_tool(STDIO, "add", {})
     assert answer.status == "error"
-    assert "pip install -e '.[mcp]'" in answer.content
+    assert answer.content == (
+        "Error: add cannot be called: the extra `mcp` is not installed on the gateway's machine: in the clone run "
+        "pip install -e '.[mcp]', or uv sync --extra mcp."
+    )
