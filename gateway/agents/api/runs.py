@@ -32,11 +32,11 @@ from gateway.agents.wire.run_json import (
     step_metrics_json,
     usage_json,
 )
-from gateway.agents.wire.run_stream import DONE, ping_event
+from gateway.agents.wire.run_stream import ping_event
 from gateway.agents.wire.struct_fields import sent_fields
 from gateway.core import ids
 from gateway.core.memory.visibility import tools_used
-from gateway.core.turn.round import EVENT_STREAM
+from gateway.core.turn.round import DONE_EVENT, EVENT_STREAM
 from gateway.errors import BadRequest, UnknownId
 from gateway.web.client_reply import ClientReply
 from gateway.web.middleware import info_of
@@ -354,5 +354,5 @@ class RunStream:
                     await sink.write(last)
             # After an error event a client reads no further.
             if not last.startswith(b"event: error"):
-                await sink.write(DONE)
+                await sink.write(DONE_EVENT)
             await sink.end()

@@ -21,13 +21,13 @@ from gateway.agents.api.runs import RunStream, run_entry_json, run_result_json
 from gateway.agents.runs.run import RunRequest, RunResult, RunStart
 from gateway.agents.wire.message import Showing, showing_of, summary_json
 from gateway.agents.wire.run_json import end_events, result_json
-from gateway.agents.wire.run_stream import DONE, event, ping_event
+from gateway.agents.wire.run_stream import event, ping_event
 from gateway.agents.wire.send import Send, read_send, with_skills
 from gateway.agents.wire.struct_fields import sent_fields
 from gateway.core.definition import ConversationDefinition
 from gateway.core.request.request_headers import headers_for_upstream
 from gateway.core.turn.client_view import MakesView
-from gateway.core.turn.round import EVENT_STREAM
+from gateway.core.turn.round import DONE_EVENT, EVENT_STREAM
 from gateway.errors import BadRequest
 from gateway.run.call import Forwarded
 from gateway.run.receipt import Receipt
@@ -232,7 +232,8 @@ class SendReply:
             with sink.while_here():
                 shown = await self._messages_json(result)
             sink.start(200, [*receipt.note_head(), EVENT_STREAM])
-            await sink.write(b"".join(map(event, [*shown, *end_events(result.run, result.last)])) + DONE)
+            events = [*shown, *end_events(result.run, result.last)]
+            await sink.write(b"".join(map(event, events)) + DONE_EVENT)
             await sink.end()
 
     def _view(self, start: RunStart) -> MakesView:

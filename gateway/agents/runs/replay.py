@@ -12,13 +12,12 @@ from gateway.core.request.chat_request import ChatRequest
 from gateway.core.turn.client_view import MakesView, ReplyEvent
 from gateway.core.turn.commands import End, TurnOutcome
 from gateway.core.turn.draft import delta_of
-from gateway.core.turn.round import EVENT_STREAM
+from gateway.core.turn.round import DONE_EVENT, EVENT_STREAM
 from gateway.core.turn.terms import TurnTerms
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
 
 _JSON = ("content-type", "application/json")
-_DONE = b"data: [DONE]\n\n"
 
 
 async def replay(
@@ -59,7 +58,7 @@ async def replay(
         tail.append(chunk_event(usage=usage))
     view.begin(first.chunk or {})
     view.show(first)
-    view.end(tail, None, _DONE)
+    view.end(tail, None, DONE_EVENT)
     sink.start(200, [EVENT_STREAM, *receipt.note_head()])
     await sink.write(view.take())
     await sink.end()

@@ -26,12 +26,11 @@ from gateway.core.turn.client_view import ClientView, ReplyEvent
 from gateway.core.turn.commands import TurnOutcome
 from gateway.core.turn.draft import ToolCall
 from gateway.core.turn.guide import StopReason
+from gateway.core.turn.round import DONE_EVENT
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.usage.reported import reported_counts
 from gateway.errors import GatewayError, UpstreamError
 from storage.records import TokenCounts
-
-DONE = b"data: [DONE]\n\n"
 
 
 def _error_message(body: bytes) -> str | None:
@@ -59,7 +58,7 @@ def numbered(data: bytes, first: int) -> list[bytes]:
     """Returns events one by one, each with its number as `seq_id`; what only ends a stream is none."""
     found: list[bytes] = []
     for each in data.split(b"\n\n"):
-        if each and each + b"\n\n" != DONE and not each.startswith(b":"):
+        if each and each + b"\n\n" != DONE_EVENT and not each.startswith(b":"):
             # The data of an event is an object.
             found.append(each[:-1] + b',"seq_id":%d}\n\n' % (first + len(found)))
     return found
@@ -212,7 +211,7 @@ class StepView(ClientView):
         self._out += [
             event(stop_json(self._stop)),
             event(usage_json(self.counts, self.numbers.steps, self.numbers.started_runs, self._last)),
-            DONE,
+            DONE_EVENT,
         ]
 
     # The gateway's tools

@@ -49,6 +49,7 @@ from gateway.core.turn.ledger import EMPTY_LEDGER, Ledger
 from gateway.core.turn.round import (
     AS_BODY,
     AS_EVENTS,
+    DONE_EVENT,
     EVENT_STREAM,
     BrokeOff,
     Complete,
@@ -76,7 +77,6 @@ from gateway.errors import Conflict, GatewayError, LimitReached, UpstreamBroke
 
 # After these the last call may lack its end, so gateway calls are dropped instead of run.
 CUT = {"length": StopReason.MAX_TOKENS, "content_filter": StopReason.BAD_REPLY}
-_DONE_EVENT = b"data: [DONE]\n\n"
 _FINISH = commands.Finish()
 _NONE_WAIT: Final[Mapping[str, str]] = MappingProxyType({})
 _FREE_CALL = commands.CallModel((), None, ANYTHING)
@@ -270,7 +270,7 @@ class Turn:
             error = Conflict("The reply was cancelled before it began.")
             return [commands.Refuse(error), commands.CloseUpstream(), *self._break_off(state, reason)]
         self._outcome = self._unfinished(state, reason)
-        self._round.tail, self._round.done_event = [], _DONE_EVENT
+        self._round.tail, self._round.done_event = [], DONE_EVENT
         self._client_finish = "stop"
         self._state = SAVING_TURN
         return [commands.CloseUpstream(), commands.Save(self._outcome)]

@@ -39,6 +39,7 @@ from gateway.core.turn.upstream_error import error_in
 from gateway.errors import GatewayError, UpstreamBroke
 
 EVENT_STREAM: Final[Header] = ("content-type", "text/event-stream; charset=utf-8")
+DONE_EVENT: Final = b"data: [DONE]\n\n"  # ends a stream
 
 # The most events after the last finish_reason, which bounds the memory that an endless stream takes. Usage, verdicts of
 # filters and [DONE] come there, which are few. Not measured.
@@ -283,7 +284,7 @@ class Round:
             self._take_chunk(chunk, None)
             if isinstance(usage, dict) and self._terms.wants_usage:
                 self._take_chunk({**chunk, "choices": [], "usage": usage}, None)
-            self.done_event = b"data: [DONE]\n\n"
+            self.done_event = DONE_EVENT
         else:
             self.form, self.body = AS_BODY, body
             self._view.take_whole(body, parsed)
