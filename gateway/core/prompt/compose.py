@@ -24,11 +24,18 @@ from gateway.core.conversation.canonical import (
     join_texts,
     rest_after,
     text_of,
+    without_space,
 )
 from gateway.core.conversation.fillers import with_fillers_of, without_fillers
 from gateway.core.conversation.plan import Plan, rivals_of
 from gateway.core.conversation.private import is_nudge, private_of, without_private
-from gateway.core.conversation.provider_fields import FIELDS, refilled, refilled_calls, without_opaque
+from gateway.core.conversation.provider_fields import (
+    FIELDS,
+    NATIVE_REPLY,
+    refilled,
+    refilled_calls,
+    without_opaque,
+)
 from gateway.core.conversation.tree import Content, PathElement, Tree, end_offset, is_tombstone
 from gateway.core.message_text import with_text_before
 from gateway.core.prompt.note import estimate_tokens
@@ -424,7 +431,11 @@ def put_back(
         rest = stored[: len(stored) - len(stored.lstrip())] + rest
     # The client got the provider fields of all rounds in one message; those of the last message come from the store.
     reply = {**{key: value for key, value in message.items() if key not in FIELDS}, "content": rest}
-    if is_same_model and (whole := refilled(reply, full[-1])) is not None:
+    last = full[-1]
+    if without_space(rest) != without_space(text_of(without_fillers(last))):
+        # Its blocks as they came would bring back what the client has cut.
+        last = {key: value for key, value in last.items() if key != NATIVE_REPLY}
+    if is_same_model and (whole := refilled(reply, last)) is not None:
         return [*rounds, whole]
     return [*rounds, reply] if rest or client_made else [*rounds]
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from gateway.core.conversation.canonical import WireMessage, text_of, visible_reply, without_space
 from gateway.core.conversation.private import with_private
+from gateway.core.conversation.provider_fields import NATIVE_REPLY
 from gateway.core.conversation.tree import Content
 from gateway.core.message_text import with_text_before
 from gateway.core.prompt.compose import InsertedMessage, _with_missing_results, put_back
@@ -196,6 +197,16 @@ def test_a_reply_that_was_cut_goes_back_without_the_blank_between_its_rounds() -
     full = [assistant("Noting.", call("m", "memory_insert")), result("m", "ok")]
     content = Content(None, None, full, frozenset({"m"}))
     assert put_back(content, assistant("Noting. Your c"), [], OUR_TOOLS) == [*full, assistant("Your c")]
+
+
+def test_blocks_as_they_came_bring_back_nothing_that_the_client_has_cut() -> None:
+    native = {"content": [{"type": "text", "text": "Noted, tea."}]}
+    full = [*HIDDEN[:-1], {**HIDDEN[-1], NATIVE_REPLY: native}]
+    content = Content(None, None, full, frozenset({"m1"}))
+    whole = put_back(content, assistant(SAID), [], OUR_TOOLS)
+    cut = put_back(content, assistant(SAID.removesuffix(", tea.")), [], OUR_TOOLS)
+    assert whole == full
+    assert cut == [*HIDDEN[:-1], assistant("Noted")]
 
 
 def test_fields_of_the_clients_message_stay_on_its_part() -> None:

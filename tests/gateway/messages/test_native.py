@@ -485,6 +485,26 @@ def test_the_round_after_a_hidden_one_goes_on_in_its_container(
 
 
 @both_ways
+def test_a_reply_of_hidden_rounds_that_was_cut_goes_up_cut(
+    world: World, upstream: StrictAnthropic, stream: bool
+) -> None:
+    upstream.queue(
+        Message(text="One moment.", calls=[insert("Likes tea.")]),
+        say("Noted. I will bring it up again."),
+        say("Fine."),
+        say("So?"),
+    )
+    talk = Talk(world, model="agent/helper", stream=stream)
+    talk.say("I like tea.")
+    talk.messages[-1] = {"role": "assistant", "content": "One moment. Noted."}
+    # The stored reply takes this form with the first of these, and is put back in it with the second.
+    for words in ("Stop.", "Go on."):
+        talk.say(words)
+        assert b"Noted." in upstream.last.body
+        assert b"bring it up" not in upstream.last.body
+
+
+@both_ways
 def test_a_hidden_round_goes_on_in_another_dialect_in_its_words(
     tmp_path: Path, upstream: StrictAnthropic, stream: bool
 ) -> None:
