@@ -69,10 +69,9 @@ def finish(tree: Tree, plan: Plan, ended: RequestEnd) -> Exchange:
 
     Raises: Missing.
     """
-    amended = [
-        other for a in plan.amendments if a.reply for other in [tree.get(a.exchange)] if other is not None
-    ]
-    tree.group_for_loading(amended)
+    tree.group_for_loading(
+        other for a in plan.amendments if a.reply and (other := tree.get(a.exchange)) is not None
+    )
     for amendment in plan.amendments:
         _amend(tree, plan, amendment)
     revived = {a.exchange for a in plan.amendments if _revive(tree, a)}
@@ -390,6 +389,8 @@ def _amend(tree: Tree, plan: Plan, amendment: Amendment) -> None:
     if exchange is None:
         return
     listing = plan.query.listing
+    # Read before the exchange changes: one that has an input of its own is not loaded.
+    stored = (tree.content(exchange).shown_reply or {}) if amendment.reply is not None else {}
     if amendment.inputs is not None:
         start, end = amendment.inputs
         inputs = tuple(listing.atoms[start:end])
@@ -408,7 +409,6 @@ def _amend(tree: Tree, plan: Plan, amendment: Amendment) -> None:
         start, end = amendment.reply
         messages = listing.messages[start:end]
         shown_reply = visible_reply(messages) if len(messages) > 1 else messages[0]
-        stored = tree.content(exchange).shown_reply or {}
         shown_reply = with_response_of(with_fillers_of(shown_reply, stored), stored)
         # The atoms are sorted so that the text comes before the calls, as in every stored reply.
         reply = tuple(sorted(listing.hasher.atoms(shown_reply), key=lambda a: a[:1]))

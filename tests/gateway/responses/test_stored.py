@@ -336,11 +336,13 @@ def test_a_reply_that_was_cut_shows_what_was_heard(world: World, upstream: Stric
     assert shown(world.sdk.responses.retrieve(id)) == shown(found)
 
 
+@pytest.mark.parametrize("asked", ["What is there?", "You are a waiter. What is there?"])
 def test_a_reply_that_comes_back_in_another_form_is_read_by_its_id(
-    world: World, upstream: StrictUpstream
+    world: World, upstream: StrictUpstream, asked: str
 ) -> None:
+    """The question may come back in another form too: without its template."""
     upstream.queue(say("We have soup and a secret menu."), say("Soup it is."))
-    made = respond(world, input="What is there?", user="alice", metadata={"a": "b"})
+    made = respond(world, input=asked, user="alice", metadata={"a": "b"})
     items = [
         {"role": "user", "content": "What is there?"},
         {"role": "assistant", "content": "We have soup"},
