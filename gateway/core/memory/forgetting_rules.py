@@ -62,8 +62,9 @@ def _clean_result(message: WireMessage, calls: Mapping[str, str] | None, erased:
     """Returns a message of a step; a result without its quotations. calls: names by id; None: they were erased."""
     if message.get("role") != "tool":
         return message
-    length = own_length(message)
-    own, changes = text_of(message)[:length], "" if length is None else text_of(message)[length:]
+    text = text_of(message)
+    own = text[: own_length(message)]
+    changes = text[len(own) :]
     is_search = calls is not None and calls.get(str(message.get("tool_call_id"))) in SEARCHING_TOOLS
     if calls is None or (is_search and may_quote(own, erased)):
         return {**without_private(message), "content": FORGOTTEN}

@@ -24,7 +24,7 @@ from storage.records import REPLY, Exchange, Message
 def visible_messages(
     e: Exchange, *, prefix_is_shared: bool, takes_reply: bool = True
 ) -> list[tuple[int, WireMessage]]:
-    """Returns the messages that other conversations may see, each after its index in the input; -1: the reply.
+    """Returns the messages that other conversations may see, each after its index in the input; REPLY: the reply.
 
     e: with its content.
     prefix_is_shared: another conversation opened with the same prefix.
@@ -43,7 +43,7 @@ def visible_messages(
         if not (is_nudge(inputs[i]) or _is_observation(inputs[i], e) or _is_instructions(inputs, i)):
             found.append((i, without_fillers_and_thoughts(inputs[i])))
     if takes_reply and e.shown_reply is not None and REPLY not in e.redactions:
-        found.append((-1, without_fillers_and_thoughts(orjson.loads(e.shown_reply))))
+        found.append((REPLY, without_fillers_and_thoughts(orjson.loads(e.shown_reply))))
     return found
 
 
@@ -80,7 +80,7 @@ def recallable_messages(
     found = []
     takes_reply = wanted is None or e.reply_seq in wanted
     for i, m in visible_messages(e, prefix_is_shared=prefix_is_shared, takes_reply=takes_reply):
-        is_reply = i < 0
+        is_reply = i == REPLY
         text = note.own_words(text_of(m))
         if not text.strip():
             continue

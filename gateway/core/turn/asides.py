@@ -131,26 +131,26 @@ class AsideReader:
 
     def __init__(self, asides: Asides) -> None:
         self._asides = asides
-        self._calls: dict[int, tuple[StringReader, dict[str, Voice]]] = {}  # by the call's place
+        self._calls: dict[int, tuple[StringReader, dict[str, Voice]]] = {}  # by the call's index in the reply
         self._read: dict[int, int] = {}  # pieces of its arguments that were read
 
     def read(self, calls: Iterable[ToolCall]) -> list[tuple[int, Voice, str]]:
         """Returns the text that is new since the last call: (index of the call in the reply, voice, text)."""
         found: list[tuple[int, Voice, str]] = []
-        for place, call in enumerate(calls):
-            read = self._read.get(place, 0)
+        for index, call in enumerate(calls):
+            read = self._read.get(index, 0)
             if call.owner is not CallOwner.GATEWAY or len(call.arguments) == read:
                 continue
-            self._read[place] = len(call.arguments)
+            self._read[index] = len(call.arguments)
             text = "".join(call.arguments[read:])
             if not text:  # the name may not have come to its end
                 continue
-            if place not in self._calls:
+            if index not in self._calls:
                 voices = self._asides.voices(call.name)
-                self._calls[place] = (StringReader(voices), voices)
-            reader, voices = self._calls[place]
+                self._calls[index] = (StringReader(voices), voices)
+            reader, voices = self._calls[index]
             if voices:
-                found += [(place, voices[name], piece) for name, piece in reader.feed(text)]
+                found += [(index, voices[name], piece) for name, piece in reader.feed(text)]
         return found
 
 

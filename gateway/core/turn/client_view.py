@@ -90,7 +90,7 @@ class ClientView:
         return True
 
     def add_text(self, text: str) -> None:
-        """Shows text of no event: of whole replies before, the gap between two rounds, a filler."""
+        """Shows text of no event: of whole replies before, the separator between two rounds, a filler."""
 
     def add_words(self, text: str, between: str, call: int) -> None:
         """Shows text that a call speaks to the user, as it is written into the call's arguments.

@@ -315,7 +315,8 @@ class MessageDraft:
 def join_messages(messages: Iterable[Json]) -> Json:
     """Returns one assistant message with the content of several.
 
-    messages: oldest first. Texts are joined with a gap, tool calls are listed one after the other, other fields merged.
+    messages: oldest first. Texts are joined with a separator, tool calls are listed one after the other, other fields
+        merged.
     """
     joined: Json = {}
     calls: list[Json] = []

@@ -136,7 +136,7 @@ class Round:
         self._turn_usage = turn_usage
         self._has_begun = turn_usage is not None  # the view has the turn's first chunk
         self._earlier_text = text_before
-        self._text_before = text_before  # the shown text that a gap must part from the next one; "": none
+        self._text_before = text_before  # the shown text that needs a separator before the next one; "": none
         self._first_chunk: Json = {}  # of a stream, with id, model and time of its reply
         self._choices_done = 0  # those that had their finish_reason
         self._in_tail = False

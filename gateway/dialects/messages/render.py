@@ -140,7 +140,7 @@ class MessagesView(ClientView):
     def add_text(self, text: str) -> None:
         if self._is_native:
             if not text.strip():
-                return  # a gap between the texts of two rounds, which are two blocks
+                return  # a separator between the texts of two rounds, which are two blocks
             # A filler is a block of its own.
             self._blocks.next_index = self._native.next_index
             self._blocks.add_text(text)
