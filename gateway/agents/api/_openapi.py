@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -33,6 +33,8 @@ _FAULT = {
     "required": ["type", "loc", "msg"],
 }
 _FILE = {"type": "string", "contentMediaType": "application/octet-stream"}
+# Restricts a parameter in a path, by its convertor. A conversation's excludes the names of another API.
+_PATTERNS = {"conversation": {"pattern": f"^({ConversationConvertor.regex})$"}}
 # The statuses of errors.
 _ERRORS = {
     "400": "A value that is not allowed here.",
@@ -157,7 +159,7 @@ def _describe_row(row: AgentsRoute, components: dict[str, Any]) -> dict[str, Any
         status: _response(description, "Detail") for status, description in _ERRORS.items() if status != "403"
     }
     operation = {
-        **_operation_head(row, _path_schema, components),
+        **_operation_head(row, components),
         "responses": {
             "200": {"description": "Done.", "content": {"application/json": {"schema": {}}}},
             **errors,
@@ -177,9 +179,9 @@ def _describe_other(route: OtherRoute, components: dict[str, Any]) -> dict[str, 
     statuses = ["401", *(["403"] if is_managing else []), "404", "503"]
     if route.body is not None or route.query is not None:
         statuses = ["400", *statuses, "413"]
-    id_type = "integer" if is_managing and route.path.startswith((_KEYS, _LIMITS)) else "string"
+    id_type = "integer" if route.path.startswith((_KEYS, _LIMITS)) else "string"
     operation = {
-        **_operation_head(route, lambda _: {"type": id_type}, components),
+        **_operation_head(route, components, id_type),
         "responses": {
             route.status: _response("Done.", route.answer.__name__),
             **{status: _response(_ERRORS[status], "Error") for status in sorted(statuses)},
@@ -194,13 +196,16 @@ def _describe_other(route: OtherRoute, components: dict[str, Any]) -> dict[str, 
 
 
 def _operation_head(
-    route: AgentsRoute | OtherRoute,
-    path_schema: Callable[[str], dict[str, Any]],
-    components: dict[str, Any],
+    route: AgentsRoute | OtherRoute, components: dict[str, Any], id_type: str = "string"
 ) -> dict[str, Any]:
-    """Returns the id, the summary and the parameters. path_schema: returns that of a parameter, by its convertor."""
+    """Returns the id, the summary and the parameters. id_type: of the parameters in the path."""
     parameters: list[dict[str, Any]] = [
-        {"name": name, "in": "path", "required": True, "schema": path_schema(convertor)}
+        {
+            "name": name,
+            "in": "path",
+            "required": True,
+            "schema": {"type": id_type, **_PATTERNS.get(convertor, {})},
+        }
         for name, convertor in _PARAMETER.findall(route.path)
     ]
     if route.query is not None:
@@ -214,12 +219,6 @@ def _operation_head(
         "summary": route.summary,
         "parameters": parameters,
     }
-
-
-def _path_schema(convertor: str) -> dict[str, Any]:
-    """Returns the schema of a parameter in a path. A conversation's pattern excludes the names of another API."""
-    pattern = {"pattern": f"^({ConversationConvertor.regex})$"} if convertor == "conversation" else {}
-    return {"type": "string", **pattern}
 
 
 def _json_body(kind: type[Struct]) -> dict[str, Any]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from gateway.agents.api._route import AgentsRoute, ApiRequest
+from gateway.agents.api._route import AgentsRoute, AnswersAgents, ApiRequest
 from gateway.agents.api.identities import NO_BLOCKS
 from gateway.errors import BadRequest
 
@@ -75,7 +74,7 @@ def refused_rows() -> list[AgentsRoute]:
     ]
 
 
-def _refuse_with(reason: str) -> Callable[[ApiRequest], Awaitable[Any]]:
+def _refuse_with(reason: str) -> AnswersAgents:
     async def refuse(request: ApiRequest) -> Any:
         raise BadRequest(reason)
 
