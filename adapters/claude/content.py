@@ -90,10 +90,11 @@ def assistant_blocks(message: Json, where: str) -> list[Json]:
     return blocks
 
 
-def _with_calls(native: list[Json], tool_uses: list[Json]) -> list[Json]:
+def _with_calls(native: list[Any], tool_uses: list[Json]) -> list[Json]:
     """Returns a reply's own blocks with its calls at their places."""
     calls = iter(tool_uses)
-    blocks = [next(calls, None) if block.get("type") == "tool_use" else block for block in native]
+    own = (block for block in native if isinstance(block, dict))
+    blocks = [next(calls, None) if block.get("type") == "tool_use" else block for block in own]
     return _without_blank_text([*filter(None, blocks), *calls])
 
 

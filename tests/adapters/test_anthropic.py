@@ -264,7 +264,10 @@ def test_odd_values_are_refused_or_passed_on_never_a_crash(field: str) -> None:
 
 @pytest.mark.parametrize("role", ["system", "developer", "user", "assistant", "tool"])
 def test_odd_messages_are_refused_or_passed_on_never_a_crash(role: str) -> None:
-    keys = ("content", "name", "tool_calls", "tool_call_id", "refusal", "thinking_blocks", "cache_control")
+    keys = (
+        *("content", "name", "tool_calls", "tool_call_id", "refusal", "cache_control"),
+        *("thinking_blocks", "native_reply"),
+    )
     for key in keys:
         values = [
             *ODD,
@@ -272,6 +275,7 @@ def test_odd_messages_are_refused_or_passed_on_never_a_crash(role: str) -> None:
         ]
         values += [[{"id": odd, "function": odd}] for odd in ODD]
         values += [[{"function": {"name": odd, "arguments": odd}}] for odd in ODD]
+        values += [{"content": odd} for odd in ODD]
         for value in values:
             message = {"role": role, "content": "x", "tool_call_id": "c", key: value}
             try:
