@@ -62,7 +62,7 @@ class StreamTranslator:
 
     created: seconds since 1970.
     wants_usage: the client asked for the usage chunk.
-    first_index: the index of its first block, as in `reply.completion`.
+    first_index: the index of its first block, as in `reply.translate_message`.
     is_native: the reply passes in Anthropic's own dialect, and its chunks have `NATIVE_REPLY`.
     """
 
@@ -239,8 +239,10 @@ class StreamTranslator:
         block = self._blocks.pop(parsed.get("index", -1), None)
         if block is None:
             return []
-        native = self._native({"content": [native_block(_whole(block))]})
-        return [*self._end_parts(block), *([self._chunk(native)] if native else [])]
+        events = self._end_parts(block)
+        if self._is_native:
+            events.append(self._chunk({NATIVE_REPLY: {"content": [native_block(_whole(block))]}}))
+        return events
 
     def _end_parts(self, block: _ContentBlock) -> list[Event]:
         """Returns the chunks for the end of a block in the form of a chat completion."""
