@@ -247,11 +247,13 @@ def _name_container(own: Any, rounds: Sequence[Json]) -> Json:
 
     own: the client's, which stays; it may be without an id, to load skills into a new one.
     """
-    named = [round_[NATIVE_REPLY].get("container") for round_ in rounds if round_.get(NATIVE_REPLY)]
-    id_ = next((container["id"] for container in reversed(named) if container), None)
-    if id_ is None or not (own is None or (isinstance(own, dict) and own.get("id") is None)):
+    if own is not None and not (isinstance(own, dict) and own.get("id") is None):
         return {}
-    return {"container": id_ if own is None else {**own, "id": id_}}
+    for round_ in reversed(rounds):
+        container: Json = (round_.get(NATIVE_REPLY) or {}).get("container")
+        if container:
+            return {"container": container["id"] if own is None else {**own, **container}}
+    return {}
 
 
 def _has_thoughts(messages: Sequence[Json]) -> bool:
