@@ -14,9 +14,8 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEAD_BYTES: Final = 64 * 1024  # OpenAI's and Cloudflare's own limits are 16 to 32 KiB
-MAX_WAITING: Final = (
-    64  # requests that are sent before the reply to the one before; browsers and SDKs send none
-)
+# Requests that are sent before the reply to the one before; browsers and SDKs send none.
+MAX_WAITING: Final = 64
 
 
 class SlowReaderWatch(asyncio.Protocol):

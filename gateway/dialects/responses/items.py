@@ -38,8 +38,6 @@ _ID_PREFIXES: Final = {
     "custom_tool_call": "ctc",
     "custom_tool_call_output": "ctco",
 }
-
-
 # Fields that a part of a message has in a list, though its client may leave them out.
 _PART_DEFAULTS: Final[Mapping[str, Json]] = {
     "output_text": {"annotations": [], "logprobs": []},
@@ -112,11 +110,11 @@ def render_created_item(item: Json, id: str) -> Json:
     kind = item.get("type") or "message"
     shown = {"type": kind, "status": "completed", **item, "id": f"{_ID_PREFIXES.get(kind, 'item')}_{id}"}
     if kind == "message":
-        parts = item.get("content")
+        parts = item["content"]
         if isinstance(parts, str):
             text = "output_text" if item.get("role") == "assistant" else "input_text"
             parts = [{"type": text, "text": parts}]
-        shown["content"] = [{**_PART_DEFAULTS.get(part["type"], {}), **part} for part in parts or ()]
+        shown["content"] = [{**_PART_DEFAULTS.get(part["type"], {}), **part} for part in parts]
     return shown
 
 

@@ -149,7 +149,7 @@ def parse(
     # User and conversation may be named by what no chat completion has, such as a client's own metadata.
     request.dialect_fields = {key: json[key] for key in _NOT_PASSED_ON if key in json} or None
     request.side_request = codex_side_request(json)
-    request.wants_thoughts = _shows_thoughts(json.get("reasoning") or {})
+    request.wants_thoughts = _wants_thoughts(json.get("reasoning") or {})
     request.wants_usage = True
     for key, members in _READ_MEMBERS.items():
         read.left_out.add_rest(json.get(key) or {}, members, key)
@@ -339,7 +339,7 @@ def _translate_reasoning(reasoning: Any) -> Json:
     return {} if effort is None else {"reasoning_effort": effort}
 
 
-def _shows_thoughts(reasoning: Json) -> bool:
+def _wants_thoughts(reasoning: Json) -> bool:
     """Returns whether a summary of thoughts is asked for without an effort. Raises: BadRequest."""
     summary = read_optional(reasoning, "summary", str, "reasoning") or read_optional(
         reasoning, "generate_summary", str, "reasoning"
