@@ -22,12 +22,12 @@ from yarl import URL
 from adapters.base import BufferedReply, ModelReply, WholeReply, read_whole
 from adapters.claude.error_form import Untranslatable, error_body, translate_error_body
 from adapters.claude.events import NamedEventDecoder
-from adapters.claude.reply import NATIVE_REPLY, native_reply, next_block_index, translate_message
+from adapters.claude.reply import native_reply, next_block_index, translate_message
 from adapters.claude.request import BINDING_BETA, SAMPLING, to_wire
 from adapters.claude.stream import StreamTranslator
 from adapters.errors import ProviderBroke
 from adapters.openai import OpenAICompatible
-from adapters.types import COUNT_TOKENS, X_API_KEY_PREFIX, Event, Header, Json, ModelRequest
+from adapters.types import COUNT_TOKENS, NATIVE_REPLY, X_API_KEY_PREFIX, Event, Header, Json, ModelRequest
 
 DEFAULT_VERSION: Final = "2026-10-21"  # the version that Anthropic's own SDKs have sent since that day
 SAMPLING_VERSION: Final = "2023-06-01"  # the last version that takes temperature, top_p and top_k

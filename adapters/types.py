@@ -23,6 +23,9 @@ X_API_KEY_PREFIX: Final = "x-api-key "
 # The path of a chat completion whose tokens are only counted, for a provider that `counts_tokens`. No provider has this
 # path: the adapter translates it.
 COUNT_TOKENS: Final = "/chat/completions/count_tokens"
+# A field of a message that came in Anthropic's own dialect: its blocks in order as `content`, without what is in
+# `tool_calls`, and its `container`.
+NATIVE_REPLY: Final = "native_reply"
 BYTES_PER_TOKEN = 4  # an estimate, where an upstream reports no count
 # Above what any call costs, and so low that the sums of millions of calls fit into 64 bits of a database.
 _MAX_TOKENS = 1 << 40

@@ -16,8 +16,8 @@ from urllib.parse import unquote_to_bytes
 import orjson
 
 from adapters.claude.error_form import Untranslatable
-from adapters.claude.reply import NATIVE_REPLY, OPAQUE_FIELDS, PLACE_FIELDS, THINKING
-from adapters.types import Json
+from adapters.claude.reply import OPAQUE_FIELDS, PLACE_FIELDS, THINKING
+from adapters.types import NATIVE_REPLY, Json
 
 # Fields of a text part, a tool call or a tool message that Anthropic's blocks have as well. Others are left out,
 # because they are refused: OpenAI's Agents for JavaScript put all fields of a reply into its text part.

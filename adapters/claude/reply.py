@@ -25,9 +25,6 @@ _FINISH: Final = {
     "pause_turn": "stop",  # a server's own tools need another request; `native_finish_reason` names it
 }
 THINKING: Final = ("thinking", "redacted_thinking")
-# A field of a message that came in Anthropic's own dialect: its blocks in order as `content`, without what is in
-# `tool_calls`, and its `container`.
-NATIVE_REPLY: Final = "native_reply"
 OPAQUE_FIELDS: Final = ("thinking_blocks", "provider_blocks")
 PLACE_FIELDS: Final = ("index", "start_index", "call_index")
 CALL_FIELDS: Final = frozenset(("type", "id", "name", "input"))

@@ -23,7 +23,6 @@ from adapters.claude.error_form import error_body, to_openai
 from adapters.claude.reply import (
     CALL_FIELDS,
     MESSAGE_FIELDS,
-    NATIVE_REPLY,
     THINKING,
     container_of,
     native_block,
@@ -33,7 +32,7 @@ from adapters.claude.reply import (
     with_place,
 )
 from adapters.errors import ProviderBroke
-from adapters.types import Event, Json
+from adapters.types import NATIVE_REPLY, Event, Json
 
 _DONE: Final = Event(b"data: [DONE]\n\n", b"[DONE]")
 _PING: Final = Event(b": ping\n\n", None)

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.claude.content import assistant_blocks
-from adapters.claude.reply import NATIVE_REPLY, native_reply, translate_message
+from adapters.claude.reply import native_reply, translate_message
 from adapters.claude.request import to_wire
 from adapters.claude.stream import StreamTranslator
-from adapters.types import Event
+from adapters.types import NATIVE_REPLY, Event
 from tests.doubles.anthropic_rules import bind, check_request, sign
 from tests.doubles.anthropic_upstream import _cut
 

@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from adapters.types import NATIVE_REPLY
 from gateway.core.conversation.canonical import call_id
 
-# A reply that came in its client's own dialect, as its parts came.
-NATIVE_REPLY = "native_reply"
 # These fields are written by adapters/claude and by OpenRouter
 # (openrouter.ai/docs/guides/best-practices/reasoning-tokens).
 FIELDS = ("thinking_blocks", "provider_blocks", NATIVE_REPLY, "reasoning_details")

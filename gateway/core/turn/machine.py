@@ -27,9 +27,8 @@ from typing import Final, assert_never
 import orjson
 from msgspec.structs import replace
 
-from adapters.types import Event, Header, Json
+from adapters.types import NATIVE_REPLY, Event, Header, Json
 from gateway.core.conversation.private import framed_system_message, with_private, without_private
-from gateway.core.conversation.provider_fields import NATIVE_REPLY
 from gateway.core.turn import commands, events
 from gateway.core.turn.calls import NO_CALLS, GatewayCalls, ResumedCalls, name_calls
 from gateway.core.turn.client_view import ClientView, ReplyEvent

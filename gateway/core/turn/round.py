@@ -16,11 +16,10 @@ from typing import Any, Final
 import orjson
 from msgspec import Struct
 
-from adapters.types import Event, Header, Json
+from adapters.types import NATIVE_REPLY, Event, Header, Json
 from gateway.core.conversation.canonical import separator
 from gateway.core.conversation.fillers import filler_message
 from gateway.core.conversation.private import with_private, without_private
-from gateway.core.conversation.provider_fields import NATIVE_REPLY
 from gateway.core.memory.memory_tools import read_arguments
 from gateway.core.turn.asides import AsideReader, Voice
 from gateway.core.turn.client_view import ClientView, ReplyEvent

@@ -15,9 +15,9 @@ from msgspec.structs import replace
 
 from adapters.claude.content import assistant_blocks, tool_result, user_blocks
 from adapters.claude.model_traits import binds_thoughts
-from adapters.claude.reply import NATIVE_REPLY, next_block_index
+from adapters.claude.reply import next_block_index
 from adapters.claude.request import BINDING_BETA
-from adapters.types import Json
+from adapters.types import NATIVE_REPLY, Json
 from gateway.core.request.edit import BodyEdit
 from gateway.core.request.native_body import NO_ADDITIONS, MessageThread, NativeAdditions, UpstreamBody
 from gateway.dialects.messages.content import THOUGHTS, MessageOrigin
