@@ -11,7 +11,7 @@ import asyncio
 import logging
 import math
 import secrets
-from collections.abc import Callable, Collection, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Sequence, Set
 from typing import Final
 
 from msgspec import Struct
@@ -188,7 +188,8 @@ class Limiter:
         buckets: list[Bucket] = []
         # Limits may be made, changed or removed while what was used of them is read.
         while [bucket.limit for bucket in buckets] != limits:
-            buckets = [await self._loaded_bucket(limit, receipt.user) for limit in limits]
+            buckets = [self._current_bucket(limit, receipt.user) for limit in limits]
+            await self._load_buckets(buckets)
             limits = self._limits_of(receipt)
         if not buckets:
             self._reservations[receipt] = LimitReservation([])
@@ -237,10 +238,11 @@ class Limiter:
         before = self._reservations.get(receipt)
         reserved = {bucket.limit.id: bucket for bucket, _ in before.entries} if before is not None else {}
         buckets = [
-            reserved.get(limit.id) or await self._loaded_bucket(limit, receipt.user)
+            reserved.get(limit.id) or self._current_bucket(limit, receipt.user)
             for limit in self._limits_of(receipt)
             if limit.unit in MEASURED
         ]
+        await self._load_buckets(buckets)
         if not buckets:
             return
         # From here on nothing waits, as in `admit`.
@@ -291,9 +293,12 @@ class Limiter:
     async def states(self, project: str, key: int, user: str) -> list[LimitState]:
         """Returns the limits that hold for requests of a key and a user. Raises: StoreError."""
         await self.load()
+        limits = limits_for(self._limits.get(project, ()), key, user)
+        buckets = [self._current_bucket(limit, user) for limit in limits]
+        await self._load_buckets(buckets)
         found = []
-        for limit in limits_for(self._limits.get(project, ()), key, user):
-            bucket = await self._loaded_bucket(limit, user)
+        for bucket in buckets:
+            limit = bucket.limit
             used, left = bucket.used + bucket.reserved, bucket.left(self._bound_here(limit))
             resets = None if limit.per is None else bucket.period.end
             found.append(
@@ -318,17 +323,19 @@ class Limiter:
                 async with self._meter.pause_writes():
                     bucket.used = await self._read_used(bucket)
 
-    async def _loaded_bucket(self, limit: UsageLimit, user: str) -> Bucket:
-        """Returns the bucket of a limit and a user for the present period, with what was used before."""
-        found = self._current_bucket(limit, user)
-        if not found.is_loaded:
-            async with self._buckets_lock:
-                if not found.is_loaded:
-                    await self._load_used(found)
-        return found
+    async def _load_buckets(self, buckets: Iterable[Bucket]) -> None:
+        """Reads what was used before of the buckets that do not know it yet."""
+        for bucket in buckets:
+            if not bucket.is_loaded:
+                async with self._buckets_lock:
+                    if not bucket.is_loaded:
+                        await self._load_used(bucket)
 
     def _current_bucket(self, limit: UsageLimit, user: str) -> Bucket:
-        """Returns the bucket without reading the database: a new one may still have to be loaded."""
+        """Returns the bucket of a limit and a user for the present period; a new one has to be loaded.
+
+        limit: as it is now, since only buckets that are there take part in its next change.
+        """
         subject, now = _subject(limit, user), self._now()
         found = self._buckets.get((limit.id, subject))
         if found is None or found.period.end <= now:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -159,10 +159,8 @@ def test_a_limit_counts_the_requests_that_were_under_way_when_it_was_made(
     assert world.post(ASK, user="alice").status == after
 
 
-def test_a_limit_that_is_made_while_another_is_read_counts_the_request(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    limit(world, "requests", "day", 50)
+def ask_while_read(world: World, patches: pytest.MonkeyPatch, change: Coroutine[Any, Any, object]) -> int:
+    """Asks, and changes the limits while what was used of one is read. Returns the status of the reply."""
     sums, reads, goes_on = world.store.usage.sums, Gate(), Gate()
 
     async def held(query: UsageQuery) -> Any:
@@ -170,17 +168,31 @@ def test_a_limit_that_is_made_while_another_is_read_counts_the_request(
         await goes_on.wait()
         return await sums(query)
 
-    monkeypatch.setattr(world.store.usage, "sums", held)
+    patches.setattr(world.store.usage, "sums", held)
     with world.gateway.connect() as client:
         client.request("POST", CHAT, json.dumps({"model": "m", "messages": ASK, "user": "alice"}).encode())
         reads.wait_sync()
-        world.gateway.call(
-            world.store.limits.add(UsageLimit(0, "default", None, None, "requests", "minute", 1, "refuse"))
-        )
+        world.gateway.call(change)
         world.gateway.call(world.gateway.app.services.accounting.limiter.load())
         goes_on.open()
-        assert client.read_reply().status == 200
+        return client.read_reply().status
+
+
+def test_a_limit_that_is_made_while_another_is_read_counts_the_request(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit(world, "requests", "day", 50)
+    made = UsageLimit(0, "default", None, None, "requests", "minute", 1, "refuse")
+    assert ask_while_read(world, monkeypatch, world.store.limits.add(made)) == 200
     assert world.post(ASK, user="alice").status == 429
+
+
+def test_a_limit_that_is_changed_while_another_is_read_holds_as_it_is_then(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit(world, "requests", "day", 50)
+    changed = limit(world, "tokens", "day", 50_000)
+    assert ask_while_read(world, monkeypatch, world.store.limits.change(changed.id, 0, "refuse")) == 429
 
 
 def test_what_fails_is_answered_later_and_the_limit_is_reached_exactly(world: World) -> None:
