@@ -112,8 +112,8 @@ class NotAllowed(CallerError):
 class UnknownModel(CallerError):
     status = 404
     code = "model_not_found"
-    # The name that nothing here answers to, in an error that `unlisted` has made.
-    model: str = ""
+    # The name that nothing here answers to; None: an agent is named, and has no model.
+    model: str | None = None
 
     @classmethod
     def unlisted(cls, model: str) -> UnknownModel:

@@ -104,24 +104,30 @@ def _smaller(own: int | None, known: int | None) -> int | None:
 
 def check_models(settings: Settings) -> None:
     """Checks the model names. Raises: SettingsError: no upstream answers to a fallback or to a profile's model."""
+    named = [
+        (f"profiles {each.name!r}: model", each.model, each.upstream)
+        for each in settings.profiles
+        if each.model is not None
+    ]
+    named += [
+        (f"models {alias.alias!r}: fallbacks", name, None)
+        for alias in settings.models
+        for name in alias.fallbacks
+    ]
     mistakes = Mistakes()
-    for profile in settings.profiles:
-        if profile.model is not None:
-            try:
-                _resolve(settings, profile.model, profile.upstream, by_operator=True)
-            except UnknownModel as error:
-                mistakes.add(unknown_model(settings, f"profiles {profile.name!r}: model", error))
-    for alias in settings.models:
-        for name in alias.fallbacks:
-            try:
-                _resolve(settings, name, None, by_operator=True, is_fallback=True)
-            except UnknownModel as error:
-                mistakes.add(unknown_model(settings, f"models {alias.alias!r}: fallbacks", error))
+    for where, model, upstream in named:
+        try:
+            # Without the fallbacks of an alias, which are among the names themselves.
+            _resolve(settings, model, upstream, by_operator=True, is_fallback=True)
+        except UnknownModel as error:
+            mistakes.add(unknown_model(settings, where, error))
     mistakes.raise_if_any()
 
 
 def unknown_model(settings: Settings, where: str, error: UnknownModel) -> SettingsError:
     """Returns the mistake of a setting that names a model to which no upstream answers. where: the setting."""
+    if error.model is None:
+        return SettingsError(f"{where}: {error.message}")
     known = [alias.alias for alias in settings.models]
     for each in settings.upstreams:
         known += each.models

@@ -135,6 +135,21 @@ def test_a_fallback_that_nobody_answers_to_is_found_at_the_start() -> None:
         check_models(Settings(upstreams=(ONE,), models=(alias,)))
 
 
+def test_a_fallback_that_nobody_answers_to_is_no_mistake_of_the_profile_that_has_its_alias() -> None:
+    alias = ModelSettings("quick", "gpt-4o-mini", "one", fallbacks=("nobody",))
+    with pytest.raises(SettingsError) as raised:
+        check_models(Settings(upstreams=(ONE,), models=(alias,), profiles=(BOB,)))
+    assert [each.message for each in raised.value.mistakes] == [
+        "models 'quick': fallbacks: unknown name 'nobody'; known are quick"
+    ]
+
+
+def test_an_agent_without_a_model_is_no_background_model() -> None:
+    memory = MemorySettings(background_model="agent/dumb")
+    with pytest.raises(SettingsError, match="memory.background_model: 'agent/dumb' names no model"):
+        background_route(Settings(upstreams=(ONE,), profiles=(DUMB,), memory=memory))
+
+
 def test_every_profiles_model_that_nobody_answers_to_is_found_at_the_start() -> None:
     profiles = ProfileSettings("bob", model="x-1"), ProfileSettings("eve", model="x-2")
     with pytest.raises(SettingsError) as raised:
