@@ -10,7 +10,6 @@ its events continue at the next multiple of 10,000. Keys and headers of the call
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -36,8 +35,6 @@ from gateway.run.stored_responses import ResponseOwner
 from storage.errors import NotFound, StoreError
 from storage.records import Agent, Run, RunState
 from storage.sql.store import Store
-
-_log = logging.getLogger("mnemogate")
 
 # The kind of the job.
 KIND: Final = "response"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import islice
@@ -23,7 +22,6 @@ from storage.listing import AgentEntry, Page
 from storage.records import API_PROFILE, Agent, Definition, DefinitionKind, Scope, StoredFile
 from storage.sql.store import Store
 
-_log = logging.getLogger("mnemogate")
 # The size of a file, at most.
 MAX_BYTES = 10_000_000
 # The state of a file whose text is not all stored yet.

@@ -15,10 +15,8 @@ SourceKind = Literal["message", "fact", "passage"]
 # Why a hit stayed out of the note: below the line of what is worth a line; the note was full; it stands in the
 # conversation or in an earlier note; a chosen one says it; an operator has muted it; another took its place.
 Reason = Literal["weak", "no_room", "shown", "repeats", "muted", "superseded"]
-REASONS: tuple[Reason, ...] = get_args(Reason)
 # How looking for memory ended. `off`, `nobody`: it was not looked for.
 Why = Literal["recalled", "nothing_found", "all_shown", "no_room", "late", "failed", "off", "nobody"]
-WHYS: tuple[Why, ...] = get_args(Why)
 WindowPart = Literal["system", "tools", "section", "summary", "history", "note", "message"]
 BlockOrigin = Literal[
     "default", "tool", "learning", "undo", "forget", "api", "operator", "person", "sleeptime", "mcp"
