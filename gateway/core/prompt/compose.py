@@ -16,6 +16,7 @@ import orjson
 from msgspec import Struct
 from msgspec.structs import replace
 
+from adapters.types import NATIVE_REPLY
 from gateway.core.conversation.canonical import (
     HashedList,
     WireMessage,
@@ -29,13 +30,7 @@ from gateway.core.conversation.canonical import (
 from gateway.core.conversation.fillers import with_fillers_of, without_fillers
 from gateway.core.conversation.plan import Plan, rivals_of
 from gateway.core.conversation.private import is_nudge, private_of, without_private
-from gateway.core.conversation.provider_fields import (
-    FIELDS,
-    NATIVE_REPLY,
-    refilled,
-    refilled_calls,
-    without_opaque,
-)
+from gateway.core.conversation.provider_fields import FIELDS, refilled, refilled_calls, without_opaque
 from gateway.core.conversation.tree import Content, PathElement, Tree, end_offset, is_tombstone
 from gateway.core.message_text import with_text_before
 from gateway.core.prompt.note import estimate_tokens

@@ -250,9 +250,9 @@ def _name_container(own: Any, rounds: Sequence[Json]) -> Json:
     if own is not None and not (isinstance(own, dict) and own.get("id") is None):
         return {}
     for round_ in reversed(rounds):
-        container: Json = (round_.get(NATIVE_REPLY) or {}).get("container")
+        container = (round_.get(NATIVE_REPLY) or {}).get("container")
         if container:
-            return {"container": container["id"] if own is None else {**own, **container}}
+            return {"container": container["id"] if own is None else {**own, "id": container["id"]}}
     return {}
 
 

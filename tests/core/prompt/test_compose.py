@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adapters.types import NATIVE_REPLY
 from gateway.core.conversation.canonical import WireMessage, text_of, visible_reply, without_space
 from gateway.core.conversation.private import with_private
-from gateway.core.conversation.provider_fields import NATIVE_REPLY
 from gateway.core.conversation.tree import Content
 from gateway.core.message_text import with_text_before
 from gateway.core.prompt.compose import InsertedMessage, _with_missing_results, put_back

@@ -146,7 +146,7 @@ def test_a_fallback_that_nobody_answers_to_is_no_mistake_of_the_profile_that_has
 
 def test_an_agent_without_a_model_is_no_background_model() -> None:
     memory = MemorySettings(background_model="agent/dumb")
-    with pytest.raises(SettingsError, match="memory.background_model: 'agent/dumb' names no model"):
+    with pytest.raises(SettingsError, match=r"memory\.background_model: 'agent/dumb' names no model"):
         background_route(Settings(upstreams=(ONE,), profiles=(DUMB,), memory=memory))
 
 
