@@ -12,6 +12,7 @@ prompt cache. Where only such messages ask for a reply, a short turn of the gate
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -105,6 +106,8 @@ def _add_assistant_turn(history: ClaudeMessages, blocks: list[Json]) -> None:
 def _make_ids_unique(history: ClaudeMessages) -> None:
     """Renames calls with an id that occurs twice: some providers restart their numbers with each reply."""
     taken: set[str] = set()
+    # How many names were made of the id that a call came with.
+    made: Counter[str] = Counter()
     # From the id that a call came with to the ids that the last assistant message's calls of that id have now.
     last: dict[str, list[str]] = {}
     for message in history.messages:
@@ -114,7 +117,8 @@ def _make_ids_unique(history: ClaudeMessages) -> None:
             match block:
                 case {"type": "tool_use", "id": str(own)}:
                     while block["id"] in taken:
-                        block["id"] = f"{own}_{len(taken)}"
+                        made[own] += 1
+                        block["id"] = f"{own}_{made[own]}"
                     taken.add(block["id"])
                     last.setdefault(own, []).append(block["id"])
                 case {"type": "tool_result", "tool_use_id": str(own)} if own in last:

@@ -635,6 +635,22 @@ async def test_names_that_stand_twice_in_each_other_are_merged_once(
     assert len(upstream.last.json["tools"][0]["input_schema"]["properties"]["x"]["anyOf"]) == 200
 
 
+@pytest.mark.parametrize("ids", [("a", "a_2", "a"), ("a", "a_1", "a_2", "a", "a"), ("a", "a", "a_1", "a_1")])
+async def test_the_new_id_of_a_call_is_no_other_call_s(
+    provider: Anthropic, upstream: StrictAnthropic, ids: tuple[str, ...]
+) -> None:
+    """Of calls with the same id the later ones get another, which a call of the client's may have already."""
+    calls = [{"id": id, "type": "function", "function": {"name": "weather", "arguments": "{}"}} for id in ids]
+    results = [{"role": "tool", "tool_call_id": id, "content": "Sun"} for id in ids]
+    messages = [*HI, {"role": "assistant", "content": None, "tool_calls": calls}, *results]
+    status, body = await answer(provider, request(messages=messages, tools=[WEATHER]))
+    assert status == 200, body
+    _, called, answered = upstream.last.json["messages"]
+    sent = [block["id"] for block in called["content"]]
+    assert len({*sent}) == len(ids)
+    assert [block["tool_use_id"] for block in answered["content"]] == sent
+
+
 @pytest.mark.parametrize("content", ["", " ", [], [{"type": "text", "text": ""}], None])
 async def test_an_error_of_a_tool_has_words(
     provider: Anthropic, upstream: StrictAnthropic, content: Any
