@@ -227,25 +227,40 @@ def _interleave(opaque: list[Json], texts: list[Json], tool_uses: list[Json]) ->
         return texts + tool_uses
     found: list[Json] = []
     texts_left, calls_left = texts[::-1], tool_uses[::-1]
-    text_chars = 0
+    # The characters of text that were taken, and those of the text that is next.
+    taken = cut = 0
     for block in opaque:
         # The characters of text, and the number of calls, that come before the block.
         start, calls_before = (n if isinstance(n := block.get(key), int) else 0 for key in PLACE_FIELDS[1:])
-        while texts_left and text_chars < start:
-            head = texts_left.pop()
-            text = head["text"] if isinstance(head.get("text"), str) else ""
-            room = start - text_chars
-            text_chars += len(text)
-            if len(text) > room:
-                text_chars = start
-                texts_left.append({**head, "text": text[room:]})
-                head = {key: value for key, value in head.items() if key != "cache_control"}
-                head["text"] = text[:room]
-            found.append(head)
+        while texts_left and taken < start:
+            length = len(_text_of(texts_left[-1]))
+            end = min(cut + start - taken, length)
+            found.append(_text_part(texts_left[-1], cut, end))
+            taken, cut = taken + end - cut, end
+            if end == length:
+                texts_left.pop()
+                cut = 0
         while len(tool_uses) - len(calls_left) < calls_before and calls_left:
             found.append(calls_left.pop())
         found.append({key: value for key, value in block.items() if key not in PLACE_FIELDS})
+    if cut:
+        last = texts_left.pop()
+        found.append(_text_part(last, cut, len(_text_of(last))))
     return _without_blank_text([*found, *reversed(texts_left), *reversed(calls_left)])
+
+
+def _text_of(block: Json) -> str:
+    text = block.get("text")
+    return text if isinstance(text, str) else ""
+
+
+def _text_part(block: Json, start: int, end: int) -> Json:
+    """Returns a part of a block of text; the cache is marked at the block's end."""
+    text = _text_of(block)
+    if end - start == len(text):
+        return block
+    fields = {key: value for key, value in block.items() if key != "cache_control" or end == len(text)}
+    return {**fields, "text": text[start:end]}
 
 
 def _without_blank_text(blocks: list[Json]) -> list[Json]:

@@ -488,6 +488,28 @@ async def test_places_that_are_no_longer_there(
     assert upstream.last.body.count(b'"cache_control"') <= 2
 
 
+class Counted(str):
+    """A text that counts the characters of its parts, and of their parts."""
+
+    copied = 0
+
+    def __getitem__(self, key: Any) -> Counted:
+        part = Counted(super().__getitem__(key))
+        Counted.copied += len(part)
+        return part
+
+
+def test_a_text_with_many_places_is_copied_once() -> None:
+    """A client may send ten thousand blocks, each at a place of its own, and all other requests would wait."""
+    text = Counted("x" * 1_000)
+    blocks = [{"type": "other", "index": n, "start_index": n} for n in range(1, 1_000)]
+    said = {"role": "assistant", "content": [{"type": "text", "text": text}], "provider_blocks": blocks}
+    sent = to_wire({"model": MODEL, "messages": [*HI, said, *HI]})["messages"][1]["content"]
+    assert [block["type"] for block in sent] == ["text", "other"] * 999 + ["text"]
+    assert "".join(block.get("text", "") for block in sent) == text
+    assert Counted.copied == 1_000
+
+
 async def test_a_reply_that_only_thought_does_not_lock_the_conversation(
     provider: Anthropic, upstream: StrictAnthropic
 ) -> None:
