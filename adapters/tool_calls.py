@@ -42,11 +42,11 @@ class CallIndexer:
             return event
         try:
             chunk = orjson.loads(event.data)
-        except orjson.JSONDecodeError:
+            if not (isinstance(chunk, dict) and self._index_chunk(chunk)):
+                return event
+            data = orjson.dumps(chunk)
+        except (orjson.JSONDecodeError, TypeError):  # what is wrong is for the client to see
             return event
-        if not (isinstance(chunk, dict) and self._index_chunk(chunk)):
-            return event
-        data = orjson.dumps(chunk)
         name = f"event: {event.name}\n".encode() if event.name else b""
         return Event(name + b"data: " + data + b"\n\n", data, event.name)
 
@@ -134,7 +134,7 @@ def with_gemini_signatures(body: bytes) -> bytes:
 
 
 def _change_messages(body: bytes, change: Callable[[str, list[Json]], bool]) -> bytes:
-    """Returns a body with changed messages; the same bytes where nothing was changed.
+    """Returns a body with changed messages; the same bytes where nothing was changed, or it is nested too deep.
 
     change: takes a model's name and the messages, changes these in place, and returns whether it has changed any.
     """
@@ -148,7 +148,10 @@ def _change_messages(body: bytes, change: Callable[[str, list[Json]], bool]) -> 
     if not isinstance(messages, list):
         return body
     found = [message for message in messages if isinstance(message, dict)]
-    return orjson.dumps(request) if change(str(request.get("model")), found) else body
+    try:
+        return orjson.dumps(request) if change(str(request.get("model")), found) else body
+    except orjson.JSONEncodeError:  # orjson reads 1,024 levels, and writes 254
+        return body
 
 
 def _rename_ids(model: str, messages: list[Json]) -> bool:

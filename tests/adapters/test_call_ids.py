@@ -45,6 +45,7 @@ def test_different_ids_stay_different() -> None:
         b'{"messages": {"tool_calls": []}}',
         b'["tool_calls"]',
         b'{"tool_calls',
+        orjson.dumps(loop("call_1", "call_1"))[:-1] + b',"tools":' + b"[" * 300 + b"]" * 300 + b"}",
     ],
 )
 def test_other_requests_keep_their_bytes(body: bytes) -> None:

@@ -88,8 +88,13 @@ def test_a_piece_that_only_brings_a_signature_has_a_function() -> None:
         Event(b"data: x\n\n", b'{"choices":[{"delta":{"tool_calls":null}},{"delta":null},3]}'),
         Event(b"data: x\n\n", b'{"choices":[{"delta":{"tool_calls":["x"]}}]}'),
         Event(b"data: x\n\n", b'{"choices":null,"tool_calls":1}'),
+        Event(b"data: x\n\n", b'{"choices":[{"index":[],"delta":{"tool_calls":[{}]}}]}'),
+        Event(
+            b"data: x\n\n",
+            b'{"choices":[{"delta":{"tool_calls":[{"odd":' + b"[" * 300 + b"]" * 300 + b"}]}}]}",
+        ),
     ],
-    ids=range(8),
+    ids=range(10),
 )
 def test_what_needs_no_number_is_the_very_same(passed: Event) -> None:
     assert CallIndexer().add_index(passed) is passed
