@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from gateway.run.sink import Presence
+from storage.errors import StoreError
 from storage.records import Run
 from storage.sql.store import Store
 
@@ -143,7 +144,11 @@ class EventLog:
         if not data:
             return
         last = self._next - 1  # a batch has the number of its last event
-        write = self.store.runs.log(self.run.agent, self.run.id, EVENT, last, data, self.epoch)
+        try:
+            write = self.store.runs.log(self.run.agent, self.run.id, EVENT, last, data, self.epoch)
+        except StoreError as error:
+            _warn_unwritten(error)
+            return
         self._writes.add(write)
         write.add_done_callback(lambda done: self._note_written(done, last))
 
@@ -153,11 +158,7 @@ class EventLog:
             return
         error = done.exception()
         if error is not None:
-            # Present readers get them from memory, and later ones the steps that the run has stored.
-            _log.warning(
-                "Events of a background run could not be stored; a stream that is opened later lacks them: %s",
-                error,
-            )
+            _warn_unwritten(error)
             return
         self._stored_number = max(self._stored_number, last)
         while self._newest_bytes > BATCH_BYTES and self._newest and self._newest[0][0] <= self._stored_number:
@@ -207,6 +208,13 @@ class EventLog:
 
     def while_here(self) -> AbstractContextManager[None]:
         return self._presence
+
+
+def _warn_unwritten(error: BaseException) -> None:
+    # Present readers get them from memory, and later ones the steps that the run has stored.
+    _log.warning(
+        "Events of a background run could not be stored; a stream that is opened later lacks them: %s", error
+    )
 
 
 async def stored_events(store: Store, run: Run, after: int) -> AsyncIterator[tuple[int, bytes]]:
