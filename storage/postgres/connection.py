@@ -10,6 +10,7 @@ import asyncio
 import os
 import secrets
 import socket
+import ssl
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
@@ -291,8 +292,9 @@ async def _connect_to(url: str, target: PostgresTarget) -> RawConnection:
     except TimeoutError as error:
         raise Broken(f"{name}: no connection within {target.connect_s:g} s") from error
     except OSError as error:
-        why = os.strerror(error.errno) if error.errno else str(error)
-        raise Broken(f"{name} does not answer: {why}. Start the server, or correct database.url.") from error
+        raise Broken(
+            f"{name} does not answer: {_describe_error(error)}. Start the server, or correct database.url."
+        ) from error
     except FAULTS as error:
         raise translate(error, name) from error
     except ValueError:
@@ -310,6 +312,13 @@ async def _connect_to(url: str, target: PostgresTarget) -> RawConnection:
             "createdb --encoding UTF8 --template template0"
         )
     return raw
+
+
+def _describe_error(error: OSError) -> str:
+    """Returns what went wrong. The numbers of errors of names and of TLS are not those of the system's errors."""
+    if error.errno and not isinstance(error, socket.gaierror | ssl.SSLError):
+        return os.strerror(error.errno)  # asyncio's own text repeats the address
+    return error.strerror or str(error)
 
 
 class PostgresConnection:

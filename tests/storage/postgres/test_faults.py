@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import ssl
 import sys
 import traceback
 from collections.abc import Callable
@@ -394,6 +395,28 @@ def test_each_sqlstate_has_its_error(state: str, expected: str) -> None:
 def test_the_end_of_a_connection_has_the_same_words_whoever_meets_it(error: Exception) -> None:
     answer = translate(error, "db")
     assert (type(answer), answer.message) == (Broken, "db: PostgreSQL closed the connection")
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), "Name or service not known."),
+        (ssl.SSLCertVerificationError(1, "certificate verify failed"), "certificate verify failed."),
+        (ConnectionRefusedError(111, "Connect call failed ('127.0.0.1', 1)"), "Connection refused."),
+        (OSError("Multiple exceptions"), "Multiple exceptions."),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+async def test_why_a_server_does_not_answer_is_said_in_the_system_s_words(
+    monkeypatch: pytest.MonkeyPatch, error: OSError, says: str
+) -> None:
+    async def refuse(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(asyncpg, "connect", refuse)
+    with pytest.raises(Broken) as caught:
+        await connect(PostgresTarget("postgresql://db.example/x"))
+    assert f"does not answer: {says} Start" in caught.value.message
 
 
 @pytest.mark.parametrize(
