@@ -309,17 +309,18 @@ class Writer:
 
     async def checkpoint(self, *, wait_ms: int = 1000) -> bool:
         """Writes the log back and empties it, waiting for readers; True when it is empty. Raises: Unavailable."""
-        if self._driver is None:
-            raise self.fault
         while not self._log_free.is_set():
             await self._log_free.wait()
+        if self._driver is None:
+            raise self.fault
         self._log_free.clear()
+        emptying = asyncio.ensure_future(self._driver.call(partial(empty_log, wait_ms=wait_ms)))
+        emptying.add_done_callback(lambda _: self._log_free.set())
         try:
-            done = await self._driver.call(partial(empty_log, wait_ms=wait_ms))
+            # The thread goes on where the caller is cancelled, and nothing else may write the log back meanwhile.
+            done = await asyncio.shield(emptying)
         except sqlite3.Error as error:
             raise translate(error, self._path) from error
-        finally:
-            self._log_free.set()
         self._note_log(self._wal_size(), done)
         return done
 

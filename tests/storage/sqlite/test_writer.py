@@ -391,6 +391,36 @@ async def test_the_log_is_written_back_by_one_at_a_time(make: Any, path: Path) -
     assert bench.log_size() == 0
 
 
+async def test_who_waits_for_the_log_while_the_file_fails_is_told_so(make: Any, path: Path) -> None:
+    bench, beside = await hold_up(make, path)
+    sweeping = asyncio.create_task(bench.writer.checkpoint())
+    await asyncio.sleep(0)
+    bench.writer.report(Broken("the disk is gone"))
+    mending = asyncio.create_task(bench.writer.recover())
+    await asyncio.sleep(0)
+    beside.gate.set()
+    with pytest.raises(Broken, match="the disk is gone"):
+        await sweeping
+    assert await mending
+
+
+async def test_a_log_is_still_being_written_back_when_its_caller_gives_up(make: Any) -> None:
+    bench = await make(checkpoint_bytes=100_000)
+    await bench.writer.submit(add("seen"))
+    reader = sqlite3.connect(bench.path, isolation_level=None)
+    reader.execute("BEGIN")
+    assert reader.execute("SELECT count(*) FROM items").fetchone() == (1,)
+    await bench.writer.submit(add("written since"))
+    sweeping = asyncio.create_task(bench.writer.checkpoint(wait_ms=60_000))
+    await asyncio.sleep(0)
+    sweeping.cancel()
+    await asyncio.wait([sweeping])
+    assert not bench.writer._log_free.is_set()
+    reader.close()
+    await bench.writer._log_free.wait()
+    assert bench.log_size() == 0
+
+
 async def test_closing_waits_for_a_log_that_is_being_written_back(make: Any, path: Path) -> None:
     bench, beside = await hold_up(make, path)
     closing = asyncio.create_task(bench.writer.close())
