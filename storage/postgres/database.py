@@ -186,7 +186,8 @@ class PostgresDatabase:
             raise Closed(f"{self._target.name} is closed")
         self._pool.check()
         size += _OVERHEAD_BYTES
-        if self._bytes + size > self._limits.queue_bytes:
+        # One that nothing stands before is let in, however large it is.
+        if self._writes and self._bytes + size > self._limits.queue_bytes:
             raise Busy(
                 f"{self._target.name} is too slow: more than {self._limits.queue_bytes:,} bytes would wait"
             )

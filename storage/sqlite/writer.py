@@ -297,7 +297,8 @@ class Writer:
             raise self._fault.again()
         queue = self._bulk if is_bulk else self._turns
         size = bytes + _OVERHEAD_BYTES
-        if queue.bytes + size > self._limits.queue_bytes:
+        # One that nothing stands before is let in, however large it is.
+        if queue.writes and queue.bytes + size > self._limits.queue_bytes:
             raise Busy(f"{self._path} is too slow: more than {self._limits.queue_bytes:,} bytes would wait")
         future: asyncio.Future[T] = self._loop.create_future()
         queue.writes.append(_Write(function, future, size, begins_own_transaction))

@@ -293,8 +293,11 @@ async def test_bulk_leaves_connections_to_turns(open_store: OpenStore) -> None:
 
 async def test_more_bytes_than_may_wait_are_refused(open_store: OpenStore) -> None:
     store: Store = await open_store(limits=replace(PATIENT, queue_bytes=10_000))
+    first = store.database.write(ask, bytes=20_000)  # nothing stands before it
     with pytest.raises(Busy):
-        store.database.write(ask, bytes=10_000)
+        store.database.write(ask, bytes=1)
+    assert await first == 1
+    assert await store.drain(PATIENCE_S)
     assert await store.database.write(ask, bytes=1) == 1
 
 

@@ -271,6 +271,12 @@ async def test_the_queue_is_bounded_and_refuses_at_once(make: Any) -> None:
     assert bench.writer.health.waiting_bytes == 0
 
 
+async def test_one_large_write_is_let_in_where_nothing_waits(make: Any) -> None:
+    bench = await make(queue_bytes=10_000)
+    await bench.writer.submit(add(1), bytes=20_000)
+    assert bench.rows() == [1]
+
+
 async def test_turns_go_before_bulk_work(make: Any) -> None:
     bench = await make()
     gate = await bench.stall()
