@@ -16,7 +16,6 @@ import orjson
 from msgspec import Struct
 from msgspec.structs import replace
 
-from adapters.types import NATIVE_REPLY
 from gateway.core.conversation.canonical import (
     HashedList,
     WireMessage,
@@ -428,8 +427,8 @@ def put_back(
     reply = {**{key: value for key, value in message.items() if key not in FIELDS}, "content": rest}
     last = full[-1]
     if without_space(rest) != without_space(text_of(without_fillers(last))):
-        # Its blocks as they came would bring back what the client has cut.
-        last = {key: value for key, value in last.items() if key != NATIVE_REPLY}
+        # Its blocks as they came would bring back what the client has cut, or what came after that.
+        last = {key: value for key, value in last.items() if key not in FIELDS}
     if is_same_model and (whole := refilled(reply, last)) is not None:
         return [*rounds, whole]
     return [*rounds, reply] if rest or client_made else [*rounds]

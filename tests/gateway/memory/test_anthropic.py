@@ -301,6 +301,30 @@ def test_every_reply_goes_back_as_it_was_said(world: World, stream: bool, how: s
     assert spoken == ["".join(block.get("text", "") for block in turn).strip() for turn in said[:-1]]
 
 
+@both_ways
+def test_a_reply_of_hidden_rounds_that_was_cut_brings_no_blocks_back(world: World, stream: bool) -> None:
+    """They came after the words that the client has left of it."""
+    last = [text("I look. "), *SEARCH_BLOCKS, thought("b"), text("Cats are grey.")]
+    world.upstream.queue(
+        message(text("Noting. "), INSERT, text=None, finish_reason="tool_calls"),
+        message(*last, text=None),
+        say("Fine."),
+        say("So?"),
+    )
+    messages: list[Any] = [{"role": "user", "content": "I like tea. Which colour are cats?"}]
+    ask: Json = {"model": "agent/helper", "extra_body": ADAPTIVE}
+    said = raw_reply(world, stream, messages=messages, **ask)["content"]
+    assert said == "Noting. I look. Cats are grey."
+    messages.append({"role": "assistant", "content": "Noting. I look."})
+    # The stored reply takes this form with the first of these, and is put back in it with the second.
+    for words in ("Stop.", "Go on."):
+        messages.append({"role": "user", "content": words})
+        reply = raw_reply(world, stream, messages=messages, **ask)
+        assert blocks(world.upstream.last, "assistant")[:3] == [text("Noting. "), INSERT, text("I look.")]
+        assert b"web_search" not in world.upstream.last.body
+        messages.append({"role": "assistant", "content": reply["content"]})
+
+
 @models
 def test_a_search_that_was_broken_off_does_not_lock_the_conversation(world: World, model: str) -> None:
     """The user stopped the reply before the search had found anything. The API refuses such a call."""
