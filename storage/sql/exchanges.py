@@ -42,7 +42,7 @@ from storage.sql.statements import load, rows_of
 
 ATOM_BYTES = 12
 MEDIA_BYTES = 11
-# Exchanges that are looked at for one request; older ones of a very long conversation are left alone.
+# Exchanges that are looked at for one request; older ones of long conversations are left alone.
 POOL_LIMIT = 2000
 
 # Notes of at least so many bytes are deflated: shorter ones gain too little.
@@ -318,7 +318,8 @@ async def load_pool(
         lists = (probes.replies[:_REPLIES], probes.questions[:MAX_QUESTIONS], probes.marks[:_MARKS])
         keys = (*lists, probes.max_exchanges, probes.min_depth, since)
         rows = await connection.rows(SQL["pool_found"], (agent, probes.since, POOL_LIMIT, *keys))
-    return [make_exchange(row, *row[-3:]) for row in reversed(rows)]
+    found = [make_exchange(row, *row[-3:]) for row in rows]
+    return sorted(found, key=lambda exchange: (exchange.depth, exchange.id))
 
 
 async def load_exchange(connection: Connection, agent: int, id: int) -> Exchange | None:

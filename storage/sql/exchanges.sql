@@ -95,12 +95,16 @@ WHERE id = ?1 AND project = ?2 AND profile = ?3 AND subject = ?4 AND NOT EXISTS 
 -- name: pool_found
 -- The exchanges of every conversation without an id that a list may belong to: one that it repeats from the first
 -- message on (of these the newest), one that has a reply that is in the list, one with the same question,
--- one with an opening that was not continued yet, one that began after ?9 numbers were taken.
-WITH hit(conversation) AS (
+-- one with an opening that was not continued yet, one that began after ?9 numbers were taken. Where they are more than
+-- ?3, those of conversations that the list repeats stay, and of the others the ends: the columns before the content.
+WITH repeated(conversation) AS (
+    SELECT conversation FROM (SELECT conversation FROM exchanges
+        WHERE agent = ?1 AND path {in:6:BYTEA:32} ORDER BY id DESC LIMIT 32) AS by_path
+),
+hit(conversation) AS (
     SELECT conversation FROM (SELECT conversation FROM exchanges
         WHERE agent = ?1 AND reply_key {in:4:BYTEA:64} ORDER BY id DESC LIMIT 64) AS answered
-    UNION SELECT conversation FROM (SELECT conversation FROM exchanges
-        WHERE agent = ?1 AND path {in:6:BYTEA:32} ORDER BY id DESC LIMIT 32) AS repeated
+    UNION SELECT conversation FROM repeated
     UNION SELECT conversation FROM (SELECT conversation FROM exchanges
         WHERE agent = ?1 AND input_key {in:5:BYTEA:16} ORDER BY id DESC LIMIT 32) AS asked
     UNION SELECT conversation FROM (SELECT conversation FROM exchanges
@@ -111,20 +115,21 @@ WITH hit(conversation) AS (
     UNION SELECT e.conversation FROM (SELECT exchange FROM marks
         WHERE agent = ?1 AND hash {in:6:BYTEA:32} LIMIT 32) m JOIN exchanges e ON e.id = m.exchange AND e.agent = ?1
 ),
-part(conversation, deepest, newest) AS (
-    SELECT h.conversation, (SELECT max(depth) FROM exchanges e WHERE e.conversation = h.conversation AND +e.agent = ?1),
+part(conversation, is_repeated, deepest, newest) AS (
+    SELECT h.conversation, CASE WHEN h.conversation IN (SELECT conversation FROM repeated) THEN 1 ELSE 0 END,
+           (SELECT max(depth) FROM exchanges e WHERE e.conversation = h.conversation AND +e.agent = ?1),
            (SELECT e.id FROM exchanges e WHERE e.conversation = h.conversation AND +e.agent = ?1
             ORDER BY e.depth DESC, e.id DESC LIMIT 1)
     FROM hit h
     WHERE (SELECT CASE WHEN {unnamed} THEN 1 END FROM conversations c WHERE c.agent = ?1 AND c.id = h.conversation) = 1
 )
-SELECT {skeleton}, {last_content} FROM part CROSS JOIN exchanges p
+SELECT {skeleton}, part.is_repeated, part.deepest - p.depth, {last_content} FROM part CROSS JOIN exchanges p
   ON p.conversation = part.conversation AND p.depth >= coalesce(?8, part.deepest - ?7, 0) AND +p.agent = ?1
 UNION ALL
-SELECT {skeleton}, NULL, NULL, NULL FROM part CROSS JOIN exchanges p
+SELECT {skeleton}, part.is_repeated, part.deepest - p.depth, NULL, NULL, NULL FROM part CROSS JOIN exchanges p
   ON p.conversation = part.conversation AND p.depth = 0 AND +p.agent = ?1
 WHERE coalesce(?8, part.deepest - ?7, 0) > 0
-ORDER BY 4 DESC, 1 DESC LIMIT ?3
+ORDER BY 34 DESC, 35, 1 DESC LIMIT ?3
 
 -- name: conversation_of
 -- Finds a conversation by the client's id, and when it last moved.

@@ -32,6 +32,7 @@ from storage.commands import (
 )
 from storage.errors import Stale, StatementFailed
 from storage.records import Exchange, Scope, SentSection
+from storage.sql import exchanges
 from storage.sql.exchanges import pack_inputs, unpack_inputs
 from storage.sql.store import Store
 from tests.core.conversations import assistant, call, check_columns, result, user
@@ -618,6 +619,26 @@ async def test_an_exact_parent_is_found_among_many_with_the_same_words(alice: Sp
     turns = [await alice.begin([*asked, user(text)]) for text in ("one", "two")]
     ends = [await alice.end(turn, [assistant("Ok.")]) for turn in turns]
     assert [end.conversation for end in ends] == [1, 1]
+
+
+async def test_a_conversation_is_found_next_to_longer_ones_with_the_same_results(
+    alice: Speaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More exchanges match than are loaded, and a message after a tool round is weighed."""
+    monkeypatch.setattr(exchanges, "POOL_LIMIT", 20)
+    for n in range(3):
+        talk = [user(f"task {n}")]
+        for step in range(10):
+            calling = assistant(None, call(f"{n}-{step}"))
+            await alice.say(talk, calling)
+            talk += [calling, result(f"{n}-{step}", "done")]
+        await alice.say(talk, assistant("All of it is done."))
+    talk = [user("a small task"), assistant(None, call("small"))]
+    begun = await alice.say(talk[:1], talk[1])
+    talk.append(result("small", "done"))
+    await alice.say(talk, assistant("Ready."))
+    committed = await alice.say([*talk, assistant("Ready."), user("And now?")], assistant("Nothing."))
+    assert committed.conversation == begun.conversation
 
 
 async def test_a_conflict_finds_its_conversation_among_many_with_the_same_words(alice: Speaker) -> None:
