@@ -6,6 +6,7 @@ each message that it quotes. In doubt the note is erased as well, since a note c
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 
 import orjson
@@ -21,12 +22,11 @@ from gateway.core.conversation.private import (
 from gateway.core.conversation.stored_messages import tool_names_by_call
 from gateway.core.dates import day_number_text
 from gateway.core.memory.builtin import SEARCHING_TOOLS
-from gateway.core.memory.edits import apply_operation
-from gateway.core.memory.memory_tools import REWRITE_OPERATIONS
+from gateway.core.memory.memory_tools import REWRITE_OPERATIONS, apply_edit
 from gateway.core.prompt.note import mentions_blocks
 from gateway.core.words import folded_words
 from storage.commands import Erased, Revised
-from storage.records import REPLY, Block, Exchange, State
+from storage.records import REPLY, Block, BlockOp, Exchange, State
 
 # In the place of what a search found; no hit is shorter.
 FORGOTTEN = "(forgotten)"
@@ -103,13 +103,21 @@ def rebuild_block(block: Block, later: Sequence[Revised]) -> str:
                     tainted |= _words(line) - clean
         elif each.op is not None and each.op.op not in REWRITE_OPERATIONS:
             # Such an operation holds what it adds, so it can be done without the erased part.
-            (edited,), _ = apply_operation([replace(block, value=rebuilt)], each.op)
-            rebuilt = edited.value
+            rebuilt = _edited_again(replace(block, value=rebuilt), each.op)
         else:
             rebuilt = "\n".join(line for line in each.value.split("\n") if not _words(line) & tainted)
         stored = each.value
         values.append(rebuilt)
     return rebuilt
+
+
+def _edited_again(block: Block, op: BlockOp) -> str:
+    """Returns the value of a block after an edit that it allowed when it was made, as far as it can be made again."""
+    block, arguments = replace(block, read_only=False, limit=sys.maxsize), orjson.loads(op.arguments)
+    edit = apply_edit(op.op, arguments, block)
+    if edit.value is None and op.op == "insert":  # lines before its place are gone
+        edit = apply_edit(op.op, {**arguments, "insert_line": None}, block)
+    return block.value if edit.value is None else edit.value
 
 
 def _words(text: str) -> set[str]:

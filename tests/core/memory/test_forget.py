@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import orjson
 import pytest
 from msgspec.structs import replace
@@ -82,7 +84,7 @@ def test_one_that_mentions_blocks_goes_when_a_block_lost_something() -> None:
     assert not may_quote(note(DAY - 1), Erased(frozenset(), blocks=True))
 
 
-def op(kind: str, **arguments: str) -> BlockOp:
+def op(kind: str, **arguments: str | int) -> BlockOp:
     return BlockOp(1, 1, "c", kind, "human", orjson.dumps({"label": "human", **arguments}))
 
 
@@ -96,6 +98,11 @@ GONE = Revised("has a cat\nlikes tea", is_erased=True)
         # an edit of another turn is done again
         (
             [GONE, Revised("has a cat\nlikes tea\nrides", op=op("insert", new_string="rides"))],
+            "has a cat\nrides",
+        ),
+        # also where lines before its place are gone
+        (
+            [GONE, Revised("x", op=op("insert", new_string="rides", insert_line=2))],
             "has a cat\nrides",
         ),
         # one that changed what is gone has nothing left to change
@@ -125,7 +132,13 @@ GONE = Revised("has a cat\nlikes tea", is_erased=True)
     ],
 )
 def test_a_block_is_made_anew_of_what_is_left(later: list[Revised], left: str) -> None:
-    assert rebuild_block(replace(BLOCK, read_only=False), later) == left
+    assert rebuild_block(BLOCK, later) == left
+
+
+@pytest.mark.parametrize("since", [{"read_only": True}, {"limit": 10}, {"label": "person"}])
+def test_what_a_block_has_become_since_takes_no_edit_from_it(since: dict[str, Any]) -> None:
+    later = [GONE, Revised("x", op=op("insert", new_string="rides"))]
+    assert rebuild_block(replace(BLOCK, **since), later) == "has a cat\nrides"
 
 
 @pytest.mark.parametrize(
