@@ -68,7 +68,7 @@ class Facts(Group):
 
     @reads
     async def get(self, connection: Connection, agent: int, seqs: Sequence[int]) -> builtins.list[Fact]:
-        """Returns the facts with these numbers, in this order, as far as they are still true."""
+        """Returns the facts with these numbers, in this order, true or not; those that are gone are left out."""
         rows = await rows_of(connection, SQL["get"], seqs, agent)
         found = {fact.seq: fact for fact in map(_fact, rows)}
         return [found[seq] for seq in seqs if seq in found]

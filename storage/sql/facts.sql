@@ -77,6 +77,5 @@ SELECT {fact}
 WHERE f.agent = ?1 AND f.seq < ?2 AND f.valid_from <= ?4 AND (x.fact IS NULL OR x.at > ?4) ORDER BY f.seq DESC LIMIT ?3
 
 -- name: get
--- Reads the facts with some numbers that are still true.
-SELECT {fact}
-WHERE f.agent = ?1 AND f.seq {in:2:BIGINT:64} AND x.fact IS NULL
+-- Reads the facts with some numbers, true or not.
+SELECT {fact} WHERE f.agent = ?1 AND f.seq {in:2:BIGINT:64}

@@ -65,7 +65,7 @@ async def test_what_replaces_another_ends_it_with_the_date_on_which_it_was_said(
     new, old = await store.facts.list(alice.agent.id, is_all=True)
     assert [f.text for f in await store.facts.list(alice.agent.id)] == ["Bergen"]
     assert (old.ended_at, old.successor) == (NOW - 10, new.seq)
-    assert await store.facts.get(alice.agent.id, [old.seq, new.seq]) == [new]
+    assert await store.facts.get(alice.agent.id, [999, old.seq, new.seq]) == [old, new]
 
 
 async def test_what_a_forgotten_fact_took_the_place_of_stays_untrue(store: Store, alice: Speaker) -> None:

@@ -10,7 +10,7 @@ forgetting relies on it.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -219,7 +219,7 @@ def with_human(blocks: Sequence[Block]) -> list[Block]:
 def changes_from(
     reading: Reading,
     messages: Sequence[Message],
-    known: Sequence[Fact],
+    known: Mapping[int, Fact],
     blocks: Sequence[Block],
     shown_versions: Mapping[str, int] | None = None,
     *,
@@ -227,13 +227,14 @@ def changes_from(
 ) -> Learned:
     """Returns the changes that an answer makes to the blocks and facts as they are now.
 
-    messages, known: as they were numbered.
+    messages: as they were numbered.
+    known: the facts by their numbers. Some may have ended since, or are gone.
     blocks: those that may be edited; `human` may be missing, and is made when it is first written to.
     shown_versions: versions of the blocks as they were shown; a block that has changed since is not rewritten as a
         whole.
     keeps_secrets: as in `clean_messages`.
     """
-    origins = _Origins(messages, known)
+    origins = _Origins(messages, known.values())
     now = with_human(blocks)
     sources: dict[str, set[int]] = {}
     facts: list[LearnedFact] = []
@@ -272,13 +273,13 @@ def changes_from(
 
 
 def _learned_fact(
-    edit: FactEdit, origins: _Origins, known: Sequence[Fact], keeps_secrets: bool
+    edit: FactEdit, origins: _Origins, known: Mapping[int, Fact], keeps_secrets: bool
 ) -> LearnedFact | None:
     text = as_statement(edit.text)
     if not keeps_secrets and (has_secret(text) or has_secret(edit.about)):
         return None
     key = fact_key(text)
-    old = [known[n - 1] for n in dict.fromkeys(edit.replaces) if 0 < n <= len(known)]
+    old = [known[n] for n in dict.fromkeys(edit.replaces) if n in known]
     replaced = [f for f in old if fact_key(f.text) != key]
     # A fact that "replaces" its own words adds nothing.
     if len(replaced) < len(old):
@@ -342,7 +343,7 @@ class _Origins:
     may come from any of the exchanges.
     """
 
-    def __init__(self, messages: Sequence[Message], shown: Sequence[Fact]) -> None:
+    def __init__(self, messages: Sequence[Message], shown: Iterable[Fact]) -> None:
         self._messages = messages
         self._read = [(m, recognising_words(m.text)) for m in messages]
         self._known = [(f, recognising_words(f.text)) for f in shown]

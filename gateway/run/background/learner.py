@@ -207,7 +207,8 @@ class LearningService:
         except TooSlow:
             hits = []
         seqs = {f.seq for f in newest} | {m.seq for m in hits if m.source == "fact"}
-        return await self._store.facts.get(unread.agent.id, sorted(seqs))
+        related = await self._store.facts.get(unread.agent.id, sorted(seqs))
+        return [fact for fact in related if fact.ended_at is None]
 
     async def _learn(self, job: JobContext, asked: _Asked, unread: Unread) -> bool:
         """Writes the edits of the model's answer.
@@ -222,7 +223,8 @@ class LearningService:
             learned = learn_standing(messages, known, keeps_secrets=self._keeps_secrets)
             await job.finish(self._effect(unread, asked, lambda blocks: learned))
             return True
-        shown = await self._store.facts.get(job.agent, asked.shown)
+        numbers = {seq: n for n, seq in enumerate(asked.shown, 1)}
+        shown = {numbers[f.seq]: f for f in await self._store.facts.get(job.agent, asked.shown)}
         reading = learn.read_reply(asked.calls)
         dropped = 0
 

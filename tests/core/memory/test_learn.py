@@ -128,7 +128,7 @@ def test_an_answer_that_never_ends_is_cut() -> None:
 
 def test_a_fact_is_dated_and_knows_the_message_it_came_from() -> None:
     learned = learn.changes_from(
-        read(call("remember_fact", text="The cat is Miso.", about="cat")), MESSAGES, [], [HUMAN]
+        read(call("remember_fact", text="The cat is Miso.", about="cat")), MESSAGES, {}, [HUMAN]
     )
     (found,) = learned.facts
     assert (found.text, found.about, found.exchange, found.valid_from) == ("The cat is Miso.", "cat", 1, DAY)
@@ -137,10 +137,10 @@ def test_a_fact_is_dated_and_knows_the_message_it_came_from() -> None:
 
 def test_sources_are_decided_by_words_and_not_by_the_model() -> None:
     reading = read(call("remember_fact", text="Moved to Bergen with Miso.", messages=[2]))
-    (found,) = learn.changes_from(reading, MESSAGES, [], []).facts
+    (found,) = learn.changes_from(reading, MESSAGES, {}, []).facts
     assert (found.exchange, found.sources) == (2, (1, 2))
     (vague,) = learn.changes_from(
-        read(call("remember_fact", text="Qqq.", messages=[99, -1])), MESSAGES, [], []
+        read(call("remember_fact", text="Qqq.", messages=[99, -1])), MESSAGES, {}, []
     ).facts
     assert vague.sources == (1, 2)  # it may come from anywhere
 
@@ -148,20 +148,27 @@ def test_sources_are_decided_by_words_and_not_by_the_model() -> None:
 def test_a_fact_comes_from_what_has_its_words_with_signs_at_them() -> None:
     messages = [replace(MESSAGES[0], text="We are off to Bergen🎉"), MESSAGES[1]]
     reading = read(call("remember_fact", text="Moved to Bergen in May."))
-    (found,) = learn.changes_from(reading, messages, [], []).facts
+    (found,) = learn.changes_from(reading, messages, {}, []).facts
     assert found.sources == (1, 2)
 
 
 def test_a_fact_that_replaces_others_has_their_sources_too() -> None:
-    shown = [fact(1, "Lives in Oslo.", (50,)), fact(2, "Likes tea.", (60,))]
+    shown = {1: fact(1, "Lives in Oslo.", (50,)), 2: fact(2, "Likes tea.", (60,))}
     reading = read(call("remember_fact", text="Lives in Bergen.", replaces=[1, 9, 0, -1]))
     (found,) = learn.changes_from(reading, MESSAGES, shown, []).facts
     assert found.replaces == (1,)
     assert found.sources == (2, 50)
 
 
+def test_a_number_whose_fact_is_gone_means_no_other_fact() -> None:
+    shown = {2: fact(2, "Likes tea.", (60,)), 3: fact(3, "Lives in Oslo.", (50,))}
+    reading = read(call("remember_fact", text="Lives in Bergen.", replaces=[1, 3]))
+    (found,) = learn.changes_from(reading, MESSAGES, shown, []).facts
+    assert found.replaces == (3,)
+
+
 def test_a_fact_taken_from_what_was_known_has_its_sources() -> None:
-    shown = [fact(1, "Works at the aquarium.", (50,))]
+    shown = {1: fact(1, "Works at the aquarium.", (50,))}
     reading = read(call("remember_fact", text="Moved to Bergen for the aquarium."))
     assert learn.changes_from(reading, MESSAGES, shown, []).facts[0].sources == (2, 50)
 
@@ -172,7 +179,7 @@ def test_the_same_fact_is_kept_once() -> None:
         call("remember_fact", text="the cat is  called MISO!"),
         call("remember_fact", text="Cat called Miso", replaces=[1]),
     )
-    assert len(learn.changes_from(reading, MESSAGES, [fact(1, "Cat is called Miso")], []).facts) == 1
+    assert len(learn.changes_from(reading, MESSAGES, {1: fact(1, "Cat is called Miso")}, []).facts) == 1
 
 
 @pytest.mark.parametrize(
@@ -201,10 +208,10 @@ def test_facts_have_one_key_if_they_say_the_same(a: str, b: str, same: bool) -> 
 
 def test_the_block_for_the_person_is_made_when_it_is_first_written_to() -> None:
     reading = read(call("memory_insert", label="human", new_string="Has a cat, Miso."))
-    assert learn.changes_from(reading, MESSAGES, [], []).writes == [
+    assert learn.changes_from(reading, MESSAGES, {}, []).writes == [
         (replace(learn.HUMAN, value="Has a cat, Miso."), "Has a cat, Miso.", (1,))
     ]
-    assert learn.changes_from(read(), MESSAGES, [], []).writes == []
+    assert learn.changes_from(read(), MESSAGES, {}, []).writes == []
 
 
 def test_edits_follow_each_other_and_make_one_version() -> None:
@@ -212,7 +219,7 @@ def test_edits_follow_each_other_and_make_one_version() -> None:
         call("memory_insert", label="human", new_string="Cat: Miso"),
         call("memory_replace", label="human", old_string="Miso", new_string="Miso (Bergen)"),
     )
-    ((block, value, sources),) = learn.changes_from(reading, MESSAGES, [], [HUMAN]).writes
+    ((block, value, sources),) = learn.changes_from(reading, MESSAGES, {}, [HUMAN]).writes
     assert (block.id, block.version) == (7, 3)
     assert value == "Name: Alice\nCat: Miso (Bergen)"
     assert sources == (1, 2)
@@ -231,7 +238,7 @@ def test_edits_follow_each_other_and_make_one_version() -> None:
 )
 def test_what_must_not_be_is_dropped(edit: dict[str, str]) -> None:
     persona = Block(8, "persona", "", "Kind.", 100, read_only=True)
-    learned = learn.changes_from(read(edit), MESSAGES, [], [HUMAN, persona])
+    learned = learn.changes_from(read(edit), MESSAGES, {}, [HUMAN, persona])
     assert (learned.writes, learned.facts, learned.dropped) == ([], [], 1)
 
 
@@ -245,7 +252,7 @@ def test_orders_are_kept_as_what_was_said() -> None:
             ),
         )
     )
-    learned = learn.changes_from(reading, MESSAGES, [], [HUMAN])
+    learned = learn.changes_from(reading, MESSAGES, {}, [HUMAN])
     assert [f.text for f in learned.facts] == [
         "User said: You must always answer in rhymes.",
         "User said: always be brief.",
@@ -260,22 +267,22 @@ def test_ordinary_facts_are_no_orders(text: str) -> None:
 
 def test_a_block_is_written_anew_only_by_who_has_seen_it() -> None:
     reading = read(call("memory_rethink", label="human", new_memory="Alice, of Bergen"))
-    assert learn.changes_from(reading, MESSAGES, [], [HUMAN], {"human": 3}).writes[0][1] == "Alice, of Bergen"
-    assert learn.changes_from(reading, MESSAGES, [], [HUMAN], {"human": 2}).writes == []
-    assert learn.changes_from(reading, MESSAGES, [], [HUMAN], {}).dropped == 1
+    assert learn.changes_from(reading, MESSAGES, {}, [HUMAN], {"human": 3}).writes[0][1] == "Alice, of Bergen"
+    assert learn.changes_from(reading, MESSAGES, {}, [HUMAN], {"human": 2}).writes == []
+    assert learn.changes_from(reading, MESSAGES, {}, [HUMAN], {}).dropped == 1
     insert = read(call("memory_insert", label="human", new_string="Bergen"))
     assert (
-        learn.changes_from(insert, MESSAGES, [], [HUMAN], {"human": 2}).writes[0][1] == "Name: Alice\nBergen"
+        learn.changes_from(insert, MESSAGES, {}, [HUMAN], {"human": 2}).writes[0][1] == "Name: Alice\nBergen"
     )
 
 
 def test_a_block_is_not_emptied() -> None:
     reading = read(call("memory_rethink", label="human", new_memory=" \n"))
-    assert learn.changes_from(reading, MESSAGES, [], [HUMAN]).writes == []
+    assert learn.changes_from(reading, MESSAGES, {}, [HUMAN]).writes == []
 
 
 def test_what_a_block_says_already_is_nobodys_order() -> None:
     block = replace(HUMAN, value="Always greet by name.")
     reading = read(call("memory_rethink", label="human", new_memory="Always greet by name.\nAlways rhyme."))
-    ((_, value, _),) = learn.changes_from(reading, MESSAGES, [], [block]).writes
+    ((_, value, _),) = learn.changes_from(reading, MESSAGES, {}, [block]).writes
     assert value == "Always greet by name.\nUser said: Always rhyme."

@@ -122,6 +122,34 @@ def test_what_has_changed_takes_the_place_of_what_was_true(learner: Learner) -> 
     assert "learned: Lives in Bergen." in learner.recalled("Tell me whether I live in Bergen.")
 
 
+def test_a_number_means_the_fact_that_was_shown_under_it(learner: Learner) -> None:
+    """A fact may be corrected while the model is asked, and is not among the true ones then."""
+    world = learner.world
+    learner.teaches(fact("Works in a zoo."), fact("Has a tortoise."), fact("Plays chess."))
+    world.chat(user="alice").say("I work in a zoo, I have a tortoise, and I play chess.")
+    learner.rest()
+    zoo, _, _ = learner.facts()[::-1]
+
+    async def correct() -> None:
+        agent = await world.store.agents.find(Scope("default", "default", "user:alice"))
+        assert agent is not None
+        await world.store.facts.correct(
+            agent, zoo.seq, "Works in a museum.", "museum", "person", world.clock()
+        )
+
+    class Slow(ScriptedProvider):
+        async def send(self, request: ModelRequest) -> ModelReply:
+            await asyncio.shield(asyncio.ensure_future(correct()))
+            return await super().send(request)
+
+    background = world.gateway.app.services.background.model
+    assert background is not None
+    background.provider = Slow(replies=(ScriptedMessage(None, (fact("Has a rabbit.", replaces=[2]),)),))
+    world.chat(user="alice").say("The tortoise is gone, I have a rabbit now.")
+    learner.rest()
+    assert learner.texts() == ["Plays chess.", "Works in a museum.", "Has a rabbit."]
+
+
 def test_what_is_known_is_not_learned_twice(learner: Learner) -> None:
     for text in (MISO, "the CAT is called  Miso!", "Cat called Miso"):
         learner.teaches(fact(text))
