@@ -108,6 +108,7 @@ def test_the_models_own_search_asks_the_attached_archives(world: LettaWorld) -> 
     dated = tool(world, agent.id, "archival_memory_search", query="boat", end_datetime="2021-01-01")
     assert dated == "- [2020-05-01] The boat was sold."
     assert len(tool(world, agent.id, "archival_memory_search", query="boat", top_k=1).splitlines()) == 1
+    assert len(tool(world, agent.id, "archival_memory_search", query="boat", top_k=2.0).splitlines()) == 2
     newest = tool(world, agent.id, "archival_memory_search", query=" ", top_k=1)
     assert newest.endswith("The boat is red.")
     assert "Albatross" in tool(world, agent.id, "recall_memory", query="boat")

@@ -180,7 +180,10 @@ def choose_tool_names(
 
 
 def read_arguments(text: str) -> Json | None:
-    """Returns a call's arguments; None if they are no JSON object. Models send "" for no arguments."""
+    """Returns a call's arguments; None if they are no JSON object. Models send "" for no arguments.
+
+    A whole number is an int, however it is written: some providers have floats alone, and write 5.0.
+    """
     if not text.strip():
         return {}
     try:
@@ -189,7 +192,13 @@ def read_arguments(text: str) -> Json | None:
         return None
     if not isinstance(parsed, dict):
         return None
-    return without_nul(parsed) if "\\u0000" in text else parsed
+    found = {name: _as_int(value) if isinstance(value, float) else value for name, value in parsed.items()}
+    return without_nul(found) if "\\u0000" in text else found
+
+
+def _as_int(number: float) -> float:
+    """Returns a whole number as an int, unless a float of its size stands for several."""
+    return int(number) if number.is_integer() and abs(number) < 2**53 else number
 
 
 _TYPES = {"string": str, "integer": int}

@@ -109,6 +109,13 @@ def test_arguments_are_an_object_or_nothing(text: str, expected: dict[str, Any] 
     assert read_arguments(text) == expected
 
 
+def test_a_whole_number_is_an_integer_however_it_is_written() -> None:
+    arguments = read_arguments('{"query":"tea","limit":5.0,"line":-1.0,"share":0.5,"much":1e300}')
+    assert arguments is not None
+    assert [type(value) for value in arguments.values()] == [str, int, int, float, float]
+    assert arguments == {"query": "tea", "limit": 5, "line": -1, "share": 0.5, "much": 1e300}
+
+
 @pytest.mark.parametrize(
     ("tool", "arguments", "word"),
     [
