@@ -298,6 +298,7 @@ def _off_the_record(tree: Tree, plan: Plan, exchange: Exchange) -> Exchange:
 def _recorded_only_here(tree: Tree, exchange: Exchange, *, named: bool) -> set[int]:
     """Returns the indices of messages on the record that no sibling of the exchange has once it is written."""
     siblings = tree.siblings(exchange)
+    tree.group_for_loading(siblings)
     found = recorded_indices(exchange, siblings)
     for other in siblings if found else ():
         if is_tombstone(other) or not tree.is_active(other, named=named):

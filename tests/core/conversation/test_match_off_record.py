@@ -315,3 +315,12 @@ def test_what_was_off_the_record_and_ended_meanwhile_is_not_kept(
     stored = b"".join((e.input or b"") + (e.shown_reply or b"") for e in world.memory().records.values())
     assert b"diagnosis" not in stored
     assert b"Sorry" not in stored
+
+
+def test_what_is_off_the_record_is_compared_with_all_messages_at_its_place_at_once() -> None:
+    """`World` lets the rules ask for contents as often as the store does."""
+    world = World()
+    for n in range(5):
+        world.say([user(f"message {n}.")], f"answer {n}.", "c1")
+    world.say([user("message 0."), user("Is that so?")], "Yes.", "c1", mode=MemoryUse.READ)
+    assert "message 0." in world.active(key="c1")
