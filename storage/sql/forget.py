@@ -197,10 +197,9 @@ class Forgetting(Group):
 
     async def run(self, id: int, until: Callable[[], bool] = lambda: False) -> bool:
         """Runs to the end, unless `until` ends it for now. True when all is gone."""
-        while before := self._prerequisites.get(id):
-            if not await self.run(before[0], until):
+        for before in self._prerequisites.get(id, ()):
+            if not await self.run(before, until):
                 return False
-            del before[0]
         self._prerequisites.pop(id, None)
         cursor: _Cursor | None = self._cursors.pop(id, (FIRST, 0))
         while cursor is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Sequence
 
@@ -12,7 +13,7 @@ from gateway.core.conversation.canonical import WireMessage
 from gateway.run.background.retention import Retention
 from storage.commands import ForgetTarget
 from storage.errors import Stale
-from storage.listing import AgentChange, BlockChange, DefinitionDraft, PassageDraft
+from storage.listing import AgentChange, AgentDraft, BlockChange, DefinitionDraft, PassageDraft
 from storage.records import (
     Agent,
     Block,
@@ -693,3 +694,13 @@ async def test_forgetting_keeps_the_drafts_by_which_requests_of_others_queue(sto
     draft = store.agents.draft(api_scope("new"))
     await store.forgetting.sweep()
     assert store.agents.draft(draft.scope) is draft
+
+
+async def test_two_tasks_may_carry_out_one_forgetting(store: Store) -> None:
+    """As where an agent is deleted while what is unfinished is resumed: its sleeptime agent goes first."""
+    entry = await make_agent(store, "one")
+    draft = AgentDraft(agent=store.agents.draft(api_scope("sleeper")), name="sleeper", body={})
+    await store.sleepers.add(entry, draft, None, at=1.0)
+    id = await store.forgetting.begin(entry.agent.id, ForgetTarget(is_all=True))
+    assert await asyncio.gather(store.forgetting.run(id), store.forgetting.run(id)) == [True, True]
+    assert await store.forgetting.unfinished() == []
