@@ -128,9 +128,10 @@ SELECT next_seq - 1, (SELECT max(id) FROM conversations {postgres:WHERE agent = 
 FROM agents WHERE id = ?
 
 -- name: is_empty
--- Returns whether a memory may be replaced: it has no message, and no block was written.
+-- Returns whether a memory may be replaced: it has no message, passage or fact, and no block was written.
 SELECT NOT EXISTS (SELECT 1 FROM conversations WHERE agent = ?1)
    AND NOT EXISTS (SELECT 1 FROM passages WHERE agent = ?1)
+   AND NOT EXISTS (SELECT 1 FROM facts WHERE agent = ?1)
    AND NOT EXISTS (SELECT 1 FROM blocks WHERE agent = ?1 AND version > 1)
 
 -- name: path

@@ -301,6 +301,16 @@ async def test_one_that_began_meanwhile_is_not_written_over_either(store: Store,
     assert len(await carol.rows()) == 1
 
 
+async def test_a_memory_of_facts_alone_is_not_written_over_either(store: Store, other: Store) -> None:
+    """As one is that a person has begun from an editor, over MCP."""
+    await Speaker(store, ALICE, Clock()).say([user("Hello")], assistant("Hi."), "c1")
+    carol = await other.agents.find_or_begin(CAROL, (), (), 1.0)
+    await other.facts.remember(carol, "I live in Oslo.", "i live in oslo", "person", 1.0)
+    with pytest.raises(BadRequest, match="has a memory here already"):
+        await fill(other, await export(store))
+    assert [fact.text for fact in await other.facts.list(carol.id)] == ["I live in Oslo."]
+
+
 async def test_an_export_that_was_cut_off_is_refused_and_nothing_is_shown(store: Store, other: Store) -> None:
     alice = Speaker(store, ALICE, Clock())
     await live(alice, random.Random(1), turns=10)
