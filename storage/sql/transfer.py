@@ -27,6 +27,7 @@ from storage.sql.facts import SQL as FACTS
 from storage.sql.facts import hash_key
 from storage.sql.forget import Forgetting
 from storage.sql.group import Group, bulk_writes, long_reads, reads
+from storage.sql.recalls import SQL as PAGE_SQL
 from storage.sql.statements import load, rows_of
 from storage.sql.transfer_definitions import (
     api_subject,
@@ -242,7 +243,9 @@ class Transfer(Group):
                 await _write_record(connection, agent, part, record.values)
 
     async def finish_import(self, agent: Agent, next_seq: int, uid: str | None = None) -> None:
-        """Gives the memory its scope, in place of an empty one. uid: its public name before, used where it is free.
+        """Gives the memory its scope, in place of an empty one, paused as that is.
+
+        uid: its public name before, used where it is free.
 
         Raises: WriteConflict: a turn has come meanwhile.
         """
@@ -251,10 +254,12 @@ class Transfer(Group):
         async def publish(connection: Connection) -> int | None:
             await connection.lock(agent.id)
             await _check_unfinished(connection, agent)
-            replaced_id = await _find_replaceable(connection, scope)
-            if replaced_id is not None:
-                moved_away = (f"replaced:{replaced_id}", uuid.uuid4().hex, replaced_id)
+            replaced = await _find_replaceable(connection, scope)
+            if replaced is not None:
+                moved_away = (f"replaced:{replaced.id}", uuid.uuid4().hex, replaced.id)
                 await connection.run(SQL["rename"], moved_away)
+                if replaced.paused is not None:
+                    await connection.run(PAGE_SQL["pause"], (agent.id, replaced.paused))
             await connection.run(SQL["set_next_seq"], (next_seq, agent.id))
             subject = api_subject(agent)
             name = uid if subject is None else subject.uid
@@ -262,7 +267,7 @@ class Transfer(Group):
                 name = agent.uid
             await connection.run(SQL["rename"], (scope.subject, name, agent.id))
             await publish_definitions(connection, agent)
-            return replaced_id
+            return None if replaced is None else replaced.id
 
         replaced_id = await self._database.bulk(publish)
         self._agents.uncache(scope)
@@ -277,8 +282,8 @@ async def _check_unfinished(connection: Connection, agent: Agent) -> None:
         raise WriteConflict(f"another import for {subject} has begun meanwhile; this one ends here")
 
 
-async def _find_replaceable(connection: Connection, scope: Scope) -> int | None:
-    """Returns the id of the empty memory that an import may replace; None: the scope has no memory.
+async def _find_replaceable(connection: Connection, scope: Scope) -> Agent | None:
+    """Returns the empty memory that an import may replace; None: the scope has no memory.
 
     Raises: WriteConflict: its memory is not empty.
     """
@@ -289,7 +294,7 @@ async def _find_replaceable(connection: Connection, scope: Scope) -> int | None:
         raise WriteConflict(
             f"{scope.subject} has a memory here already; forget it first, or import it for another user"
         )
-    return there.id
+    return there
 
 
 # -- export

@@ -311,6 +311,17 @@ async def test_a_memory_of_facts_alone_is_not_written_over_either(store: Store, 
     assert [fact.text for fact in await other.facts.list(carol.id)] == ["I live in Oslo."]
 
 
+async def test_an_empty_memory_that_is_paused_stays_paused(store: Store, other: Store) -> None:
+    """Its person has forgotten all, and has not resumed it."""
+    await Speaker(store, ALICE, Clock()).say([user("Hello")], assistant("Hi."), "c1")
+    carol = await other.agents.find_or_begin(CAROL, (), (), 1.0)
+    await other.forgetting.pause(carol.id, 2.0)
+    await fill(other, await export(store))
+    found = await other.agents.find(CAROL)
+    assert found is not None
+    assert (found.uid != carol.uid, found.paused) == (True, 2.0)
+
+
 async def test_an_export_that_was_cut_off_is_refused_and_nothing_is_shown(store: Store, other: Store) -> None:
     alice = Speaker(store, ALICE, Clock())
     await live(alice, random.Random(1), turns=10)
