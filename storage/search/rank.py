@@ -120,11 +120,11 @@ def rank(
             rows = _mix(rows, sums.best(unwanted, MAX_HITS, only_strong=only_strong))
     if len(rows) > limit:
         rows = _fill(rows, layout, limit, room)
-    seqs = _numbers(rows, layout)
+    seqs = _numbers(rows, layout.chunks)
     if trace is not None:
         trace.hit_seqs, trace.has_meaning = seqs, near is not None
         trace.scores = sums.relative(rows)
-        trace.weak_hits = partial(_weak, sums, layout)
+        trace.weak_hits = partial(_weak, sums, layout.chunks)
     return seqs
 
 
@@ -157,9 +157,10 @@ def _are_common(wanted: WantedTerms) -> bool:
     return least_common(wanted.terms, wanted.in_general) > COMMON_SHARE
 
 
-def _weak(sums: Scores, layout: IndexLayout, limit: int) -> list[tuple[int, HitScores]]:
+def _weak(sums: Scores, chunks: Sequence[int], limit: int) -> list[tuple[int, HitScores]]:
+    """Returns what `SearchTrace.weak_hits` does. chunks: of the layout as it was ranked, which changes in place."""
     rows = sums.left_out(limit)
-    return list(zip(_numbers(rows, layout), sums.relative(rows)(), strict=True))
+    return list(zip(_numbers(rows, chunks), sums.relative(rows)(), strict=True))
 
 
 def most_telling(
@@ -181,7 +182,7 @@ def most_telling(
     newest = max(chain(stated, asked), default=-1)
     leads = asked.get(newest, ())[:1] if newest not in stated else ()
     ranked = dict.fromkeys(chain(leads, _newest_in_turn(stated), _newest_in_turn(asked)))
-    return _numbers([*ranked][:limit], layout)
+    return _numbers([*ranked][:limit], layout.chunks)
 
 
 def around(
@@ -215,7 +216,7 @@ def around(
     if own in groups:
         groups[own].sort(reverse=before)
     nearest = sorted(groups.values(), key=(lambda each: -max(each)) if before else min)
-    return _numbers(interleave(nearest)[:limit], layout)
+    return _numbers(interleave(nearest)[:limit], layout.chunks)
 
 
 def _groups(
@@ -245,8 +246,7 @@ def _newest_in_turn(groups: Mapping[int, Sequence[int]]) -> list[int]:
     return interleave([groups[number] for number in sorted(groups, reverse=True)])
 
 
-def _numbers(rows: Iterable[int], layout: IndexLayout) -> list[int]:
-    chunks = layout.chunks
+def _numbers(rows: Iterable[int], chunks: Sequence[int]) -> list[int]:
     return [chunks[row // CHUNK] * CHUNK + row % CHUNK for row in rows]
 
 

@@ -10,6 +10,7 @@ from storage.search.blob import Document, encode, merge
 from storage.search.index import Index
 from storage.search.rank import rank
 from storage.search.tail import Tail
+from storage.search_trace import SearchTrace
 
 SECRET = b"s" * 32
 WORDS = [
@@ -52,6 +53,22 @@ def test_of_a_query_as_long_as_a_book_the_beginning_is_read() -> None:
     tail = Tail([Document(1, "user", "My zebra has stripes.", 1.7e9, None, None)])
     assert rank(Index(()), "the " * 2_000 + "zebra", SECRET, tail=tail) == [1]
     assert rank(Index(()), "the " * 3_000 + "zebra", SECRET, tail=tail) == []
+
+
+def test_weak_hits_are_those_of_the_memory_as_it_was_ranked() -> None:
+    """They are taken when the note is made, and other requests may have had messages indexed meanwhile."""
+    said = [
+        Document(seq, "user", f"My zebra {n} has stripes.", 1.7e9) for n, seq in enumerate((70, 200, 201))
+    ]
+    trace, index = SearchTrace(), Index(encode(said, SECRET).items())
+    found = rank(index, "zebra", SECRET, limit=1, trace=trace)
+    index.put(
+        encode(
+            [Document(140, "user", "A word.", 1.7e9), Document(1, "user", "And one.", 1.7e9)], SECRET
+        ).items()
+    )
+    assert trace.weak_hits is not None
+    assert sorted([*found, *(seq for seq, _ in trace.weak_hits(9))]) == [70, 200, 201]
 
 
 @pytest.mark.parametrize("seed", range(12))
