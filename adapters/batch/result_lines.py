@@ -28,7 +28,11 @@ async def read_results(
             if not isinstance(found, dict):
                 raise ProviderBroke("a result is no object")
             result = read(found)
-        except (orjson.JSONDecodeError, ProviderBroke):
+        except (
+            orjson.JSONDecodeError,
+            ProviderBroke,
+            TypeError,
+        ):  # a value of another type, or nested too deep
             garbled += 1
         else:
             yield result

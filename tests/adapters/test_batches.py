@@ -305,9 +305,14 @@ async def test_lines_that_are_no_results_hold_back_no_others(kind: str) -> None:
     fates = {"b-1": Fate("errored", words="No.", status=400)}
     async with bench_of(kind, fates) as bench:
         id = await bench.submit("a-1", "b-1", "c-1")
-        bench.batches.garbage = b"[1]\n\n<p>\n"
+        body, result = b"[" * 300 + b"]" * 300, b'{"type":"errored","error":{"error":{"type":[]}}}'
+        odd = b'{"custom_id":"d-1","response":{"status_code":200,"body":{"x":%b}},"result":%b}' % (
+            body,
+            result,
+        )
+        bench.batches.garbage = b"[1]\n\n<p>\n" + odd + b"\n"
         found: list[str] = []
-        with pytest.raises(ProviderGarbled, match="2 lines"):
+        with pytest.raises(ProviderGarbled, match="3 lines"):
             await _list(bench.provider.results(id), found)
         assert sorted(found) == ["a-1", "b-1", "c-1"]
 
