@@ -158,8 +158,11 @@ def context_from_error(body: str, request: bytes = b"") -> int | None:
     named = list(_contexts(body))
     if not named or not request:
         return named[0] if named else None
-    # Serialised again, the request has no escaped letters, so that the same words are found in both.
-    text = orjson.dumps(orjson.loads(request)).decode()
+    try:
+        # Serialised again, the request has no escaped letters, so that the same words are found in both.
+        text = orjson.dumps(orjson.loads(request)).decode()
+    except orjson.JSONEncodeError:  # orjson reads 1,024 levels, and writes 254
+        text = request.decode()
     quoted = set(_contexts(_ESCAPE.sub(" ", text)))
     return next((tokens for tokens in named if tokens not in quoted), None)
 

@@ -124,6 +124,12 @@ def test_an_error_tells_the_context(body: str, tokens: int | None) -> None:
     assert context_from_error(body) == tokens
 
 
+def test_a_length_is_read_whatever_the_request_is_like() -> None:
+    deep = b'{"tools":' + b"[" * 300 + b"]" * 300 + b',"x":"maximum context length is 4096"}'
+    assert context_from_error("maximum context length is 8192 tokens", deep) == 8192
+    assert context_from_error("maximum context length is 4096 tokens", deep) is None
+
+
 @pytest.mark.parametrize(
     ("status", "body", "for_good"),
     [
