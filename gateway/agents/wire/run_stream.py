@@ -127,10 +127,10 @@ class StepView(ClientView):
     showing: Showing
     by_token: bool
     now: Callable[[], float]
-    counts: TokenCounts = field(default_factory=TokenCounts)  # of the steps so far
+    counts: TokenCounts = field(default_factory=TokenCounts)  # of the steps before this one
     _before: list[bytes] = field(default_factory=list)
     _asides: Asides = field(default_factory=Asides)
-    _last: TokenCounts = field(default_factory=TokenCounts)  # of the last step
+    _last: TokenCounts = field(default_factory=TokenCounts)  # of this step
     _out: list[bytes] = field(default_factory=list)
     _thoughts: list[str] = field(default_factory=list)  # of the step, as far as they are not shown
     _text: list[str] = field(default_factory=list)
@@ -169,8 +169,8 @@ class StepView(ClientView):
                 self.add_text(text)
         usage = event.chunk.get("usage") if event.chunk else None
         if isinstance(usage, dict):
+            # Some upstreams report it with each chunk, added up: the last report counts.
             self._last = reported_counts(usage) or TokenCounts()
-            self.counts = TokenCounts(*map(sum, zip(self.counts, self._last, strict=True)))
 
     def show_texts(self, read: Sequence[Event], texts: Sequence[str]) -> bool:
         for text in filter(None, texts):
@@ -208,11 +208,8 @@ class StepView(ClientView):
         self._end_reply()
         if self._waits:
             self._show_calls(self._waits)
-        self._out += [
-            event(stop_json(self._stop)),
-            event(usage_json(self.counts, self.numbers.steps, self.numbers.started_runs, self._last)),
-            DONE_EVENT,
-        ]
+        used = usage_json(self._counts_with_step(), self.numbers.steps, self.numbers.started_runs, self._last)
+        self._out += [event(stop_json(self._stop)), event(used), DONE_EVENT]
 
     # The gateway's tools
 
@@ -234,6 +231,7 @@ class StepView(ClientView):
     def step(self, first: int, reply: int) -> None:
         self.numbers.first, self.numbers.reply = first, reply
         self._kinds.clear()
+        self.counts, self._last = self._counts_with_step(), TokenCounts()
         self.numbers.steps += 1
 
     def stop(self, reason: StopReason, waiting: Mapping[str, str], calls: Sequence[ToolCall] = ()) -> None:
@@ -258,6 +256,10 @@ class StepView(ClientView):
     def refused(self, status: int, body: bytes) -> bytes:
         from_upstream = UpstreamError(_error_message(body) or f"The upstream answered {status}.")
         return LettaErrors().body(from_upstream)
+
+    def _counts_with_step(self) -> TokenCounts:
+        """Returns the tokens of all steps so far."""
+        return TokenCounts(*map(sum, zip(self.counts, self._last, strict=True)))
 
     # -- how it is shown
 

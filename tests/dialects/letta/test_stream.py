@@ -97,6 +97,18 @@ def test_the_end_says_why_and_what_was_used() -> None:
     assert b'"step_count":2' in data
 
 
+def test_usage_that_comes_with_each_chunk_counts_once() -> None:
+    made = view()
+    for step in range(2):
+        if step:
+            made.step(3, 4)
+        for n in range(1, 4):
+            made.show(chunk(content="Hi.", usage={"prompt_tokens": 10, "completion_tokens": n}))
+    made.end((), None, b"")
+    used = events(made)[-1]
+    assert (used["prompt_tokens"], used["completion_tokens"], used["context_tokens"]) == (20, 6, 13)
+
+
 def test_calls_that_wait_are_shown_at_the_end() -> None:
     made = view()
     draft = MessageDraft()
