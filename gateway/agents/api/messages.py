@@ -116,9 +116,8 @@ class MessageRoutes:
         conversation: the name by which one is looked up; None: all of them, with the system message of `default`.
         """
         before, newest_first = await self._cursor(agent, query.before), query.newest_first()
-        types = showing_of(query).types
         # The system message is the oldest: the first or the last, unless a cursor leaves it out.
-        has_system = types is None or "system_message" in types
+        has_system = showing_of(query).shows("system_message")
         if before is not None:
             has_system = has_system and not newest_first and before.seq != SYSTEM_SEQ
 

@@ -33,6 +33,10 @@ class Showing(Struct, frozen=True):
     # Summaries of the conversation are shown as well.
     summaries: bool = False
 
+    def shows(self, kind: str) -> bool:
+        """Returns whether messages of a type are shown."""
+        return self.types is None or kind in self.types
+
 
 class Origin(Struct, frozen=True):
     """The origin of a stored message."""
@@ -82,7 +86,7 @@ def messages_json(
     private = private_of(message)
     found = []
     for n, (kind, fields) in enumerate(made, first):
-        if showing.types is not None and kind not in showing.types:
+        if not showing.shows(kind):
             continue
         own = {"name": name_of(message), "sender_id": private.get("sender")}
         # Messages of one id differ in their otid; the caller's own is the first one's.
@@ -160,7 +164,7 @@ def summary_json(summary: Summary, uid: str, showing: Showing) -> list[dict[str,
     return [
         part_json(kind, origin, 0, {**fields, "otid": f"{origin.id}:{kind}"})
         for kind, fields in made
-        if showing.types is None or kind in showing.types
+        if showing.shows(kind)
     ]
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import orjson
 from msgspec import Struct
+from msgspec.structs import replace
 
 from adapters.types import Event, Json
 from gateway.agents.wire.faults import LettaErrors, error_event
@@ -268,7 +269,7 @@ class StepView(ClientView):
         name = f"{kind} {which}"
         if name not in self._kinds:
             self._kinds.append(name)
-        if self.showing.types is not None and kind not in self.showing.types:
+        if not self.showing.shows(kind):
             return
         origin = self.numbers.origin(self.numbers.reply, self.now())
         self._out.append(event(part_json(kind, origin, self._kinds.index(name), fields)))
@@ -300,16 +301,16 @@ class StepView(ClientView):
 
     def _message(self, message: Json, seq: int) -> None:
         origin = self.numbers.origin(seq, self.now())
-        # Messages of one reply are numbered through, as they will be in lists.
+        # Messages of one reply are numbered through, as they will be in lists: also those that are not shown.
         first = len(self._kinds) if seq == self.numbers.reply else 0
         made = messages_json(
             message,
             origin,
-            self.showing,
+            replace(self.showing, types=None),
             waiting=self._waiting,
             names={**self.numbers.names, **self._names},
             first=first,
         )
         if seq == self.numbers.reply:
             self._kinds += [each["message_type"] for each in made]
-        self._out += map(event, made)
+        self._out += [event(each) for each in made if self.showing.shows(each["message_type"])]

@@ -151,6 +151,20 @@ def test_types_that_are_not_wanted_stay_out() -> None:
     assert (text["message_type"], text["otid"]) == ("assistant_message", f"message-{UID}-2:1")
 
 
+def test_messages_are_numbered_alike_whichever_are_shown() -> None:
+    """As lists number them, of which a reader may have a page next to the stream."""
+    wanted = frozenset({"assistant_message", "tool_call_message"})
+    all_types, some = view(), view(showing=Showing(types=wanted))
+    for made in (all_types, some):
+        made.show(chunk(reasoning_content="Hm."))
+        made.show(chunk(content="Hello."))
+        made.call_tools(calls("a").calls)
+    otids = {each["message_type"]: each["otid"] for each in events(all_types)}
+    assert {each["message_type"]: each["otid"] for each in events(some)} == {
+        kind: otids[kind] for kind in wanted
+    }
+
+
 def test_an_upstreams_refusal_has_this_apis_form() -> None:
     assert view().refused(400, b'{"error": {"message": "Too long."}}') == b'{"detail":"Too long."}'
     assert view().refused(502, b"<html>") == b'{"detail":"The upstream answered 502."}'
