@@ -346,7 +346,7 @@ def _part(part: Mapping[str, Any]) -> dict[str, Any]:
         image = part.get("image_url") or {}
         url = image.get("url") if isinstance(image, dict) else image
         return {"type": "image", "source": _source(url if isinstance(url, str) else "")}
-    text = part.get("text") or part.get("refusal")
+    text = part.get("text", part.get("refusal"))
     # Sounds and files have no form in this API; only their presence is shown.
     return {"type": "text", "text": text if isinstance(text, str) else f"[{part.get('type')}]"}
 

@@ -102,6 +102,16 @@ def test_images_come_back_as_they_were_sent() -> None:
     assert message["content"][1]["source"] == {"type": "base64", "media_type": "image/png", "data": "AA"}
 
 
+def test_an_empty_text_among_parts_is_none_of_another_kind() -> None:
+    parts = [
+        {"type": "text", "text": ""},
+        {"type": "refusal", "refusal": "No."},
+        {"type": "input_audio", "input_audio": {}},
+    ]
+    (message,) = messages_json({"role": "user", "content": parts}, ORIGIN, Showing())
+    assert [each["text"] for each in message["content"]] == ["", "No.", "[input_audio]"]
+
+
 def test_types_that_are_not_wanted_stay_out() -> None:
     reply = {"role": "assistant", "content": "Well.", "tool_calls": [call("a")]}
     (found,) = messages_json(reply, ORIGIN, Showing(types=frozenset({"tool_call_message"})))
