@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 from functools import lru_cache
 
 _DAY_S = 86_400
-# The year 10000, in seconds since the epoch. No later number is a date: most are dates in milliseconds.
+# The years 1 and 10000, in seconds since the epoch. No later number is a date: most are dates in milliseconds.
+_BEGIN_OF_DATES_S = -62_135_596_800.0
 END_OF_DATES_S = 253_402_300_800.0
 
 
@@ -32,12 +33,17 @@ def iso_text(at: float) -> str:
 
 
 def parse_moment(text: str) -> float:
-    """Returns a date or time in ISO 8601 as seconds since the epoch. Raises: ValueError.
+    """Returns a date or time in ISO 8601 as seconds since the epoch. Raises: ValueError."""
+    return seconds_of(datetime.fromisoformat(text))
 
-    One without a zone is of UTC.
+
+def seconds_of(moment: datetime) -> float:
+    """Returns a time as seconds since the epoch. One without a zone is of UTC.
+
+    One that its zone, or rounding, takes out of the years 1 to 9999 is the nearest of them.
     """
-    found = datetime.fromisoformat(text)
-    return (found if found.tzinfo is not None else found.replace(tzinfo=UTC)).timestamp()
+    at = (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
+    return min(max(at, _BEGIN_OF_DATES_S), math.nextafter(END_OF_DATES_S, 0.0))
 
 
 def minute_text(at: float) -> str:

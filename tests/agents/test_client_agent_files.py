@@ -751,6 +751,24 @@ def test_a_result_is_what_the_tool_said(world: LettaWorld) -> None:
     assert json.loads(result["content"][0]["text"])["message"] == "Nothing was found."
 
 
+def test_an_agent_from_either_end_of_the_calendar_goes_round(world: LettaWorld) -> None:
+    agent = world.agent()
+    first, last = "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59.999999Z"
+    for at in (first, last):
+        (made,) = world.letta.agents.passages.create(agent.id, text="Keep it.", created_at=at)
+        assert made.created_at is not None
+        assert made.created_at.year == int(at[:4])
+    world.upstream.queue(call_tools(Call("conversation_search", {"query": "x"})), say("Done."))
+    world.letta.agents.messages.create(agent.id, input="Keep it.")
+    file = export(world, agent.id)
+    for n, message in enumerate(file["agents"][0]["messages"]):
+        message["created_at"] = last if n % 2 else first
+    (copied,) = bring_in(world, file)
+    again = export(world, copied)
+    assert len(again["agents"][0]["messages"]) == len(file["agents"][0]["messages"])
+    assert json.loads(again["metadata"]["mnemogate"]) == json.loads(file["metadata"]["mnemogate"])
+
+
 def test_lettas_server_can_list_the_messages_of_a_file(world: LettaWorld) -> None:
     """0.16.8 takes any file, and answers the list of its agent's messages with an error ever after:
 

@@ -26,6 +26,7 @@ from gateway.core.conversation.private import (
     with_name,
     with_private,
 )
+from gateway.core.dates import parse_moment
 from gateway.core.memory.memory_tools import read_arguments
 from gateway.core.turn.calls import sound_name
 
@@ -406,7 +407,6 @@ def _plain(content: str | list[dict[str, Any]] | None) -> str:
 def _timestamp(text: str | None, default: float) -> float:
     """Returns the seconds since the epoch of an ISO date; `default` for any other text."""
     try:
-        moment = datetime.fromisoformat(text or "")
-        return (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment).timestamp()
-    except (ValueError, OverflowError):
+        return parse_moment(text or "")
+    except ValueError:
         return default

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, time
+from datetime import datetime, time
 from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta
@@ -16,6 +16,7 @@ from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.struct_fields import MAX_PARTS, Body, Maybe, NoEffect, iso_time
 from gateway.checked import Fault
 from gateway.core import ids
+from gateway.core.dates import seconds_of
 from gateway.errors import BadRequest, UnknownId
 from storage.listing import PassageDraft, PassageFilter
 from storage.records import Agent, Definition, DefinitionKind
@@ -153,8 +154,8 @@ def moment_of(text: Maybe[str], at: tuple[str | int, ...], *, is_end: bool = Fal
         moment = datetime.fromisoformat(stripped.replace(" ", "+") if "T" in stripped else stripped)
         if is_end and len(stripped) <= len("2026-03-01"):
             moment = datetime.combine(moment, time.max)
-        return (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment).timestamp()
-    except (ValueError, OverflowError):
+        return seconds_of(moment)
+    except ValueError:
         message = "Expected a date or time of ISO 8601"
         raise Unprocessable([Fault(at, message, "datetime_from_date_parsing", text[:100])]) from None
 

@@ -379,7 +379,7 @@ def _read_time(text: str, name: str, *, default: float) -> float:
         return default
     try:
         return parse_moment(text)
-    except (ValueError, OverflowError) as error:
+    except ValueError as error:
         raise BadRequest(f"{name} must be a date (2026-03-01) or a time in ISO 8601.", param=name) from error
 
 
