@@ -374,6 +374,18 @@ def test_a_gateway_that_does_not_answer_ends_the_move(
     assert (out, "http://127.0.0.1:1 did not answer" in err) == ("", True)
 
 
+@pytest.mark.parametrize("key", ["mg-secret\r", "mg-secret\u0431"])
+def test_a_key_that_no_request_carries_is_not_quoted(
+    source: LettaServer, capsys: pytest.CaptureFixture[str], key: str
+) -> None:
+    to = ["--to", source.url]
+    assert main(["from-letta", source.url, "--token", key, *to]) == 1
+    assert main(["from-letta", source.url, "--token", source.password, *to, "--key", key]) == 1
+    said = "".join(capsys.readouterr())
+    assert said.count("cannot be asked") == 2
+    assert "secret" not in said
+
+
 def test_hidden_agents_come_and_stay_hidden(world: LettaWorld, source: LettaServer) -> None:
     source.tells["/v1/agents/"][-1]["hidden"] = True
     assert move(world, source) == 0

@@ -119,6 +119,11 @@ class Server(Struct, frozen=True):
                 status, data = reply.status, reply.read(_MAX_BYTES + 1)
         except (OSError, http.client.HTTPException) as error:
             raise NotMoved(f"{self.url} did not answer: {getattr(error, 'reason', None) or error}") from error
+        except ValueError:
+            # Its words quote the key.
+            raise NotMoved(
+                f"{self.url} cannot be asked: its key or the path {path} has characters that HTTP does not carry."
+            ) from None
         if status >= 300:
             text = data[:2000].decode("utf-8", "replace")
             raise NotMoved(f"{self.url} answered {path} with {status}: {text}", status)
