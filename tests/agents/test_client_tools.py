@@ -220,6 +220,15 @@ def test_an_upsert_retains_what_it_does_not_name(world: LettaWorld) -> None:
     assert world.letta.tools.upsert(**HOOK).description == "Calls."
 
 
+def test_a_search_has_as_many_words_as_a_loop_has_time_for(world: LettaWorld) -> None:
+    """Each of its words is looked for in each tool."""
+    search = "/v1/tools/search"
+    assert world.ask("POST", search, {"query": "memory " * 1_000})[0] == 200
+    for name, value in (("query", "memory " * 2_000), ("tool_types", ["custom"] * 1_001)):
+        status, refused = world.ask("POST", search, {name: value})
+        assert (status, refused["detail"][0]["loc"]) == (422, ["body", name])
+
+
 def test_a_schema_and_a_source_that_name_two_functions(world: LettaWorld) -> None:
     schema: Any = {"name": "toss", "parameters": {"type": "object", "properties": {}}}
     with pytest.raises(BadRequestError, match=r"names the function 'toss', but .* is 'roll'"):

@@ -11,7 +11,7 @@ from msgspec import UNSET, Meta, UnsetType
 from msgspec.structs import replace
 
 from gateway.agents.api._paging import OLDEST_FIRST, page_items
-from gateway.agents.api._query import ApprovalQuery, PageQuery, ToolsQuery
+from gateway.agents.api._query import ApprovalQuery, Fragment, PageQuery, ToolsQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.dependencies import AgentsApi, sent_or_none, uid_or_none
 from gateway.agents.core.kinds import FILE_TOOLS, MULTI_AGENT_TOOLS
@@ -134,11 +134,11 @@ class UpdateTool(ToolSource):
 class SearchTools(Body):
     """A search of tools by words of their names, descriptions and tags."""
 
-    query: Maybe[str] = UNSET
+    query: Maybe[Fragment] = UNSET
     limit: Annotated[int, Meta(ge=1, le=1_000)] = 50
     search_mode: Literal["vector", "fts", "hybrid"] = "hybrid"
     tags: Maybe[Annotated[list[str], MAX_PARTS]] = UNSET
-    tool_types: Maybe[list[str]] = UNSET
+    tool_types: Maybe[Annotated[list[str], MAX_PARTS]] = UNSET
 
 
 class ManualCall(Body):
