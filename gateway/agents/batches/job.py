@@ -163,7 +163,7 @@ class _Attempt:
         try:
             await self._do_what_is_due()
         finally:
-            self.outcomes.cancel()
+            await self.outcomes.cancel()
 
     async def _do_what_is_due(self) -> None:
         """Raises: Postponed: the batch goes on later."""

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from gateway.agents.batches.items import ItemEnding, ItemTurns
 from gateway.core.turn.guide import StopReason
@@ -49,7 +49,12 @@ class ItemOutcomes:
             async with places:
                 return await work[1]()
 
-        made = await asyncio.gather(*map(make, works))
+        making = [asyncio.create_task(make(work)) for work in works]
+        try:
+            made = await asyncio.gather(*making)
+        finally:
+            # Where one fails, the calls of the others must not go on beside those of the next attempt.
+            await _cancel(making)
         queues, endings, writes = self.keeper.queues, list[ItemEnding](), list[ItemWrite]()
         together = list[ItemWork]()
         with ExitStack() as stack:
@@ -90,9 +95,8 @@ class ItemOutcomes:
         while self._deferred:
             await self._deferred.pop()
 
-    def cancel(self) -> None:
-        for task in self._deferred:
-            task.cancel()
+    async def cancel(self) -> None:
+        await _cancel(self._deferred)
 
     async def _write_alone(self, work: ItemWork) -> None:
         """Writes the outcome of one item, as soon as its conversation is free."""
@@ -114,3 +118,10 @@ class ItemOutcomes:
             return
         message = "The blocks of this agent, or its conversation, change too fast."
         await self.write([ItemEnd(item, RunState.FAILED, StopReason.ERROR, self.now(), message)])
+
+
+async def _cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    """Cancels tasks that have not ended, and waits for their end."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from starlette.responses import Response
 
 from adapters.batch import local
 from gateway.agents.batches import accept, batch_service, parts
+from gateway.agents.batches.items import ItemTurns
 from gateway.agents.batches.outcomes import ItemOutcomes
+from storage.batch_records import BatchItem
 from storage.errors import Unavailable
 from storage.sql.agents_api.batches import Batches
 from tests.agents.batches.test_batches import MODELS, PATH, Json, append, asked, results, scene
@@ -230,6 +233,28 @@ def test_calls_whose_results_could_not_be_written_are_made_again(
     with scene(tmp_path) as s:
         assert s.ended(s.post(s.agents(3, "up/m")))["counts"]["completed"] == 3
         assert failed
+
+
+def test_no_item_goes_on_beside_the_next_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that it makes then would be made twice: the next attempt knows only of those that were begun before."""
+    real, asked, cancelled = ItemTurns.take_reply, list[str](), list[str]()
+
+    async def take(turns: ItemTurns, item: BatchItem, body: bytes) -> Any:
+        asked.append(item.agent)
+        if len(asked) == 1:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                cancelled.append(item.agent)
+                raise
+        if len(asked) == 2:
+            raise Unavailable("the database is away")
+        return await real(turns, item, body)
+
+    monkeypatch.setattr(ItemTurns, "take_reply", take)
+    with scene(tmp_path) as s:
+        assert s.ended(s.post(s.agents(2)))["counts"]["completed"] == 2
+        assert cancelled == asked[:1]
 
 
 @pytest.mark.parametrize("model", MODELS[:2])
