@@ -188,6 +188,14 @@ def test_a_stream_in_the_background_is_numbered_and_read_again_from_any_event(wo
     assert [e.seq_id for e in again if getattr(e, "seq_id", None)] == list(range(4, len(seen) + 1))
 
 
+def test_a_number_that_no_event_has_is_refused(world: LettaWorld) -> None:
+    """PostgreSQL has no numbers above 64 bits, and the stream would break off behind its status."""
+    run = world.letta.agents.messages.create_async(world.agent().id, input="Work.")
+    assert ended(world, run.id).status == "completed"
+    status, refused = world.ask("POST", f"/v1/runs/{run.id}/stream", {"starting_after": 1 << 63})
+    assert (status, refused["detail"][0]["loc"]) == (422, ["body", "starting_after"])
+
+
 def test_a_reader_follows_a_run_that_goes_on(world: LettaWorld) -> None:
     agent = world.agent()
     gate = Gate()

@@ -10,7 +10,7 @@ from msgspec import UNSET, Meta, UnsetType
 from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, duration_ns, iso_time, refused
 from gateway.core import ids
 from gateway.core.turn.guide import StopReason
-from storage.listing import RunEntry, StepEntry
+from storage.listing import LAST_NUMBER, RunEntry, StepEntry
 from storage.records import Run, RunStep, TokenCounts
 
 
@@ -24,7 +24,7 @@ class Feedback(Body):
 class StreamRun(Body):
     """Where the stream of a run goes on. starting_after: `seq_id` of the last event that was read."""
 
-    starting_after: Annotated[int, Meta(ge=0)] = 0
+    starting_after: Annotated[int, Meta(ge=0, lt=LAST_NUMBER)] = 0
     include_pings: Maybe[bool] = UNSET
     batch_size: NoEffect[int] = UNSET
     poll_interval: NoEffect[float] = UNSET
