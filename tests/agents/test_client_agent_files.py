@@ -480,6 +480,19 @@ HOSTILE: dict[str, Any] = {
     },
     "very many groups": changed(lambda f: f.update(groups=[{}] * 10_001)),
     "a file too large": changed(lambda f: f["files"][0].update(content="x" * 10_000_001)),
+    "a group that reads after more turns than there are numbers": changed(
+        lambda f: f.update(
+            groups=[
+                {
+                    "manager_config": {
+                        "manager_type": "sleeptime",
+                        "manager_agent_id": "agent-0",
+                        "sleeptime_agent_frequency": 1 << 63,
+                    }
+                }
+            ]
+        )
+    ),
     "a name of a profile": changed(lambda f: agent_of(f).update(name="helper")),
 }
 

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from gateway.agents.agent_file.file_messages import FileMessage
+from gateway.agents.api.groups import Count
 from gateway.agents.api.identities import CreateIdentity
 from gateway.agents.wire.struct_fields import MAX_PARTS, NO_SECRETS, ONE_PROJECT, Body, Maybe
 
@@ -102,19 +103,16 @@ class FileConversation(msgspec.Struct):
     messages: list[FileMessage] = []
 
 
-Frequency = Annotated[int, Meta(ge=1)]
-
-
 class FileSleeptime(msgspec.Struct):
     """An agent is read by a sleeptime agent. frequency: turns; None: after each."""
 
-    frequency: Frequency | None = None
+    frequency: Count | None = None
 
 
 class GroupConfig(msgspec.Struct):
     manager_type: str | None = None
     manager_agent_id: str | None = None
-    sleeptime_agent_frequency: Frequency | None = None
+    sleeptime_agent_frequency: Count | None = None
 
 
 class FileGroup(msgspec.Struct):

@@ -33,7 +33,7 @@ _NO_AGENT_IDS = refused("Who is in a group is said with its agent: enable_sleept
 _NO_BLOCK_IDS = refused("The agents of a group share all blocks of its manager.")
 _NOT_SERVED = ("round_robin", "supervisor", "dynamic", "swarm")
 _CONFIG_AT = ("body", "manager_config")
-_Count = Annotated[int, Meta(ge=1, le=1_000_000)]
+Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 
 
 class UpdateGroup(Body):
@@ -51,7 +51,7 @@ class SleeptimeConfig(Body):
 
     manager_type: Literal["sleeptime"]
     manager_agent_id: NoEffect[str] = UNSET
-    sleeptime_agent_frequency: Maybe[_Count] = UNSET
+    sleeptime_agent_frequency: Maybe[Count] = UNSET
 
 
 class VoiceSleeptimeConfig(Body):
@@ -59,9 +59,9 @@ class VoiceSleeptimeConfig(Body):
 
     manager_type: Literal["voice_sleeptime"]
     manager_agent_id: NoEffect[str] = UNSET
-    sleeptime_agent_frequency: Maybe[_Count] = UNSET
-    max_message_buffer_length: Maybe[_Count] = UNSET
-    min_message_buffer_length: Maybe[_Count] = UNSET
+    sleeptime_agent_frequency: Maybe[Count] = UNSET
+    max_message_buffer_length: Maybe[Count] = UNSET
+    min_message_buffer_length: Maybe[Count] = UNSET
 
 
 def read_config(update: UpdateGroup) -> SleeptimeConfig | VoiceSleeptimeConfig | None:
