@@ -608,6 +608,14 @@ def test_others_are_answered_while_a_file_is_read(world: LettaWorld, monkeypatch
         assert len(made.result()) == 1
 
 
+def test_the_epoch_is_a_time_as_any_other() -> None:
+    passages = [{"text": "Old.", "created_at": "1970-01-01T00:00:00Z"}, {"text": "New."}]
+    own = json.dumps({"agents": {"agent-0": {"passages": passages}}})
+    data = changed(lambda f: f["metadata"].update(mnemogate=own))
+    (agent,) = read_file(data, ImportForm(), 5.0).agents
+    assert [each.at for each in agent.passages] == [0.0, 5.0]
+
+
 def test_a_file_is_read_in_time_that_its_messages_take() -> None:
     """Twenty thousand results behind one reply were looked through for each of them: 18 seconds."""
     looked = 0

@@ -440,7 +440,7 @@ def _conversation(
     return PortableConversation(
         _uid(conversation.id, (*_EXTENSION_AT, "conversations", "id")),
         with_update(ConversationDefinition(), convert(fields, CreateConversation, _EXTENSION_AT), at=0),
-        moment_of(conversation.created_at, _EXTENSION_AT) or now,
+        _moment_or(now, conversation.created_at),
         messages,
     )
 
@@ -465,9 +465,15 @@ def _compaction(settings: Any) -> Any:
 
 def _passages(passages: Sequence[FilePassage], now: float) -> list[PassageDraft]:
     return [
-        PassageDraft(each.text, moment_of(each.created_at, _EXTENSION_AT) or now, each.tags, each.metadata)
+        PassageDraft(each.text, _moment_or(now, each.created_at), each.tags, each.metadata)
         for each in passages
     ]
+
+
+def _moment_or(now: float, text: str | None) -> float:
+    """Returns a time in seconds since the epoch; `now`: the file has none. Raises: Unprocessable."""
+    moment = moment_of(text, _EXTENSION_AT)
+    return now if moment is None else moment
 
 
 def _joined(messages: Iterable[tuple[int, FileMessage]]) -> Iterable[tuple[int, FileMessage]]:
