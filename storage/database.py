@@ -166,7 +166,7 @@ class Connection(Protocol):
         """
 
     async def lock_seers(self, block: int) -> None:
-        """Locks the rows of all agents that see a block, before another agent writes it."""
+        """Locks the rows of all agents that see a block, and the block, before another writer changes it."""
 
 
 # A read or a write. It awaits nothing but its connection, so that a database that never waits needs no event loop.

@@ -213,7 +213,8 @@ class BlockChange(Struct, frozen=True):
     description: str | None = None
     limit: int | None = None
     read_only: bool | None = None
-    details: dict[str, Any] | None = None
+    # Those that change, by name.
+    details: dict[str, Any] = field(default_factory=dict)
 
     def apply(self, block: Block) -> Block:
         """Returns a block as it is after the change; the details are stored apart from it."""

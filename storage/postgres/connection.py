@@ -388,6 +388,8 @@ class PostgresConnection:
 
     async def lock_seers(self, block: int) -> None:
         self._locked.update(row[0] for row in await self.rows(_SEERS, (block,)))
+        # All that there is of a block that no agent sees.
+        await self.rows("SELECT FROM blocks WHERE id = $1 FOR NO KEY UPDATE", (block,))
 
     async def commit(self) -> None:
         """Ends the transaction, if one was begun. Raises: StatementFailed: it went on after a failure."""

@@ -266,6 +266,20 @@ def test_a_block_is_written_from_all_sides_at_once(world: LettaWorld) -> None:
     assert {getattr(error, "status_code", error) for error in failed} <= {409}
 
 
+@pytest.mark.both
+def test_what_several_say_of_one_block_at_once_is_all_kept(world: LettaWorld) -> None:
+    """Of one that no agent sees, which has no agent's lock to wait for."""
+    said: tuple[dict[str, Any], ...] = ({"metadata": {"a": 1}}, {"tags": ["x"]}, {"hidden": True})
+    blocks = [world.letta.blocks.create(label="board", value="").id for _ in range(8)]
+    update = world.anew().blocks.update
+    with ThreadPoolExecutor(12) as pool:
+        found = [pool.submit(update, block, **each) for block in blocks for each in said]
+        assert [each.exception() for each in found] == [None] * len(found)
+    for block in blocks:
+        made = world.letta.blocks.retrieve(block)
+        assert (made.metadata, made.tags, made.hidden) == ({"a": 1}, ["x"], True)
+
+
 def test_a_block_that_changes_while_a_tool_of_the_clients_runs_is_told(world: LettaWorld) -> None:
     agent = world.agent()
     messages = world.letta.agents.messages

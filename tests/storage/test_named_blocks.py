@@ -176,7 +176,7 @@ async def test_a_change_is_compare_and_set_where_a_version_is_given_and_can_be_u
     said = BlockChange(description="D", read_only=True, details={"metadata": {"k": 1}})
     same = await store.named_blocks.change(PROJECT, uid, said, at=5.0, origin="api")
     assert (same.block.version, same.block.description, same.block.read_only) == (3, "D", True)
-    assert same.details == {"metadata": {"k": 1}}
+    assert same.details == {"tags": ["a"], "metadata": {"k": 1}}
 
 
 async def test_blocks_are_listed_by_what_they_say_and_who_has_them(store: Store) -> None:

@@ -88,8 +88,8 @@ def block_of(create: CreateBlock) -> tuple[Block, dict[str, Any]]:
     return made, details_of(create)
 
 
-def change_of(update: UpdateBlock, details: dict[str, Any]) -> BlockChange:
-    """Returns the change that is asked for. details: the block's details so far."""
+def change_of(update: UpdateBlock) -> BlockChange:
+    """Returns the change that is asked for."""
     sent = sent_fields(update)
     description = sent.get("description")
     return BlockChange(
@@ -98,7 +98,7 @@ def change_of(update: UpdateBlock, details: dict[str, Any]) -> BlockChange:
         description="" if "description" in sent and description is None else description,
         limit=sent.get("limit"),
         read_only=sent.get("read_only"),
-        details={**details, **more} if (more := details_of(update)) else None,
+        details=details_of(update),
     )
 
 
@@ -212,7 +212,7 @@ class BlockRoutes:
         return block_json(await self._named(request))
 
     async def update(self, request: ApiRequest) -> Any:
-        return await self._change(request, await self._named(request))
+        return await self._change(request, request.uid("block", "block_id"))
 
     async def delete(self, request: ApiRequest) -> Any:
         await self._blocks.delete(request.project, request.uid("block", "block_id"))
@@ -252,7 +252,7 @@ class BlockRoutes:
         return block_json(await self._labelled(request))
 
     async def update_labelled(self, request: ApiRequest) -> Any:
-        return await self._change(request, await self._labelled(request))
+        return await self._change(request, (await self._labelled(request)).block.uid)
 
     async def _named(self, request: ApiRequest) -> BlockEntry:
         return await self._blocks.get(request.project, request.uid("block", "block_id"))
@@ -261,12 +261,10 @@ class BlockRoutes:
         agent = await self._api.agent(request)
         return await self._blocks.labelled(agent.id, request.path["block_label"].rstrip("/"))
 
-    async def _change(self, request: ApiRequest, entry: BlockEntry) -> Any:
-        change = change_of(request.body, entry.details)
+    async def _change(self, request: ApiRequest, uid: str) -> Any:
+        change = change_of(request.body)
         return block_json(
-            await self._blocks.change(
-                request.project, entry.block.uid, change, at=self._api.now(), origin=ORIGIN
-            )
+            await self._blocks.change(request.project, uid, change, at=self._api.now(), origin=ORIGIN)
         )
 
     async def _row(self, request: ApiRequest, id: Any) -> int | None:

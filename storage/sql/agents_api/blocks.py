@@ -233,8 +233,9 @@ class NamedBlocks(Group):
             await connection.run(SQL["describe"], values)
         if changed.value != block.value:
             await write_block(connection, block.id, block.version, changed.value, at=at, origin=origin)
-        if change.details is not None:
-            draft = DefinitionDraft(project, DefinitionKind.BLOCK, uid, change.details)
+        if change.details:
+            details = {**entry.details, **change.details}
+            draft = DefinitionDraft(project, DefinitionKind.BLOCK, uid, details)
             await put_definition(connection, draft, at=at)
         return await find_block(connection, project, uid)
 
