@@ -225,6 +225,7 @@ async def test_a_hidden_round_and_what_carries_it(
         CHANGE,  # the turn it carries
         MOVED,
         "op_of_exchange",  # the edits
+        "block_lock_shared",
         "block_load",  # the block they change
         "block_get",
         "block_history_insert",

@@ -161,6 +161,26 @@ async def test_blocks_that_two_write_at_once_keep_both_edits(stores: tuple[Store
     assert sorted(block.value.split("\n")) == sorted(f"fact {n}" for n, _ in edits)
 
 
+async def test_edits_of_two_people_to_a_block_that_a_profile_shares_are_both_kept(
+    stores: tuple[Store, Store],
+) -> None:
+    """Each locks its own memory, so the block's row is what they wait for."""
+    people = [Scope("default", "default", f"user:{n}") for n in range(6)]
+    for scope in people:
+        await stores[0].agents.find_or_begin(scope, (), (HUMAN,), 1.0)
+
+    async def edit(store: Store, scope: Scope) -> None:
+        speaker, asked, reply = Speaker(store, scope), [user("note it")], assistant("done")
+        turn = await speaker.begin(asked, "chat")
+        await speaker.end(turn, [reply], edited=[f"fact of {scope.subject}"])
+        await speaker.say([*asked, reply, user("thanks")], assistant("welcome"), "chat")
+
+    await asyncio.gather(*(edit(stores[n % 2], scope) for n, scope in enumerate(people)))
+    agent = await make(stores[0], people[0], ())
+    (block,) = await stores[0].blocks.load(agent.id)
+    assert sorted(block.value.split("\n")) == sorted(f"fact of {scope.subject}" for scope in people)
+
+
 async def test_a_profiles_shared_block_is_made_once(stores: tuple[Store, Store]) -> None:
     shared = replace(HUMAN, label="house")
     people = [Scope("default", "default", f"user:{n}") for n in range(8)]
