@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 from typing import Literal
@@ -14,6 +15,9 @@ _WORD = re.compile(r"\n|[^\S\n]+|[^\s]+[^\S\n]*")
 # Above so many pairs of words the lines are compared instead, and above so many pairs of lines nothing is: the time
 # grows with their number.
 _PAIRS = 1_000_000
+# The most steps of a comparison: after each match all pairs of equal words may be looked through once more. So many
+# take some 50 ms at worst. Where words repeat so much that it would be more, the most frequent ones begin no match.
+_STEPS = 1_000_000
 
 
 class DiffPart(Struct, frozen=True):
@@ -54,13 +58,25 @@ def _common(before: Sequence[str], after: Sequence[str]) -> int:
 
 def _compared(before: Sequence[str], after: Sequence[str]) -> list[tuple[str, Sequence[str]]]:
     found: list[tuple[str, Sequence[str]]] = []
-    matcher = SequenceMatcher(None, before, after, autojunk=False)
+    matcher = SequenceMatcher(_too_frequent(before, after).__contains__, before, after, autojunk=False)
     for tag, start, end, start_after, end_after in matcher.get_opcodes():
         if tag == "equal":
             found.append(("same", before[start:end]))
             continue
         found += [("del", before[start:end]), ("ins", after[start_after:end_after])]
     return found
+
+
+def _too_frequent(before: Sequence[str], after: Sequence[str]) -> frozenset[str]:
+    """Returns the words with so many equal pairs that a comparison would take more than `_STEPS`."""
+    counts, others = Counter(before), Counter(after)
+    pairs = sorted((count * others[word], word) for word, count in counts.items() if word in others)
+    left = _STEPS // max(1, min(len(before), len(after)))
+    for number, (count, _) in enumerate(pairs):
+        left -= count
+        if left < 0:
+            return frozenset(word for _, word in pairs[number:])
+    return frozenset()
 
 
 def _joined(parts: Sequence[tuple[str, Sequence[str]]]) -> tuple[DiffPart, ...]:

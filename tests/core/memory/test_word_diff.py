@@ -28,3 +28,8 @@ def test_both_texts_are_in_their_difference_however_long_they_are(count: int) ->
     parts = diff_words(f"first {old}\nlast", f"first {new}\nlast")
     assert "".join(part.text for part in parts if part.op != "ins") == f"first {old}\nlast"
     assert "".join(part.text for part in parts if part.op != "del") == f"first {new}\nlast"
+
+
+def test_words_that_repeat_without_end_are_not_compared_for_minutes() -> None:
+    parts = diff_words("a " * 1_000, "a b " * 500)
+    assert [part.op for part in parts] == ["same", "del", "ins"]
