@@ -104,8 +104,8 @@ def _decoded(pieces: Iterable[Piece]) -> Iterator[_Piece]:
                 is_first = False
                 try:
                     yield _DECODER.decode(data)
-                except (msgspec.DecodeError, UnicodeDecodeError):
-                    continue  # audio or text, which have no facts
+                except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                    continue  # audio or text, which have no facts, or nested more deeply than msgspec reads
 
 
 def _json_texts(piece: Piece) -> Iterator[bytes]:

@@ -139,7 +139,8 @@ class UsageReader:
             self.take_piece(body)
             self.end()
         else:
-            with suppress(msgspec.DecodeError):  # it may be no JSON, as audio
+            # It may be no JSON, as audio, or nested more deeply than msgspec reads.
+            with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 self._report(_BODY.decode(body).usage)
         if self.counts is None:
             self._count(self._body, body)

@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
+from gateway.core.usage.reply_facts import NO_FACTS, facts_of
 from gateway.core.usage.reported import PARSED_BYTES, UsageReader, costs_tokens, reported_counts
 from storage.records import TokenCounts
 
@@ -129,3 +130,14 @@ def test_only_calls_that_have_a_model_work_cost_tokens() -> None:
     assert not costs_tokens("GET", "/responses/resp_1")
     assert not costs_tokens("POST", "/messages/count_tokens")
     assert not costs_tokens("POST", "/batches")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b'{"a": ' + b"[" * 2_000 + b"]" * 2_000 + b"}", b'{"usage": {"a": "\xff"}}', b"\xff\xfb\x90"],
+    ids=["deep", "not UTF-8", "audio"],
+)
+def test_a_body_that_cannot_be_read_reports_nothing(body: bytes) -> None:
+    reader = UsageReader("/embeddings")
+    reader.take_body(body)
+    assert (reader.counts, facts_of([body])) == (None, NO_FACTS)
