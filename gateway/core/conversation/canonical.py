@@ -91,13 +91,19 @@ def calls_in(message: Mapping[str, Any]) -> list[tuple[str, Any]]:
     found: list[tuple[str, Any]] = []
     calls = message.get("tool_calls")
     for call in calls if isinstance(calls, list) else []:
-        function = call.get("function") or call.get("custom") if isinstance(call, dict) else None
-        if isinstance(function, dict):
+        function = called_function(call)
+        if function is not None:
             found.append((str(function.get("name")), function.get("arguments", function.get("input"))))
     function = message.get("function_call")
     if isinstance(function, dict):
         found.append((str(function.get("name")), function.get("arguments")))
     return found
+
+
+def called_function(call: object) -> dict[str, Any] | None:
+    """Returns the function or the custom tool of a call; None: the call is broken."""
+    function = call.get("function") or call.get("custom") if isinstance(call, dict) else None
+    return function if isinstance(function, dict) else None
 
 
 def call_id(call: object) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import orjson
 
-from gateway.core.conversation.canonical import WireMessage, media_in, text_of
+from gateway.core.conversation.canonical import WireMessage, call_id, called_function, media_in, text_of
 from gateway.core.conversation.private import private_of
 from gateway.core.conversation.tree import is_tombstone
 from gateway.run.admin.page_records import MessageRecord, ToolRound
@@ -110,11 +110,11 @@ def _rounds(messages: Sequence[Mapping[str, Any]]) -> tuple[ToolRound, ...]:
 
 def _calls(message: Mapping[str, Any], results: Mapping[str, str]) -> tuple[ToolRound, ...]:
     found = []
-    for call in message.get("tool_calls") or ():
-        if isinstance(call, dict):
-            function = call.get("function") or call.get("custom") or {}
+    calls = message.get("tool_calls")
+    for call in calls if isinstance(calls, list) else ():
+        if (function := called_function(call)) is not None:
             given = function.get("arguments", function.get("input", ""))
-            result = results.get(str(call.get("id")), "")
+            result = results.get(call_id(call), "")
             found.append(
                 ToolRound(
                     str(function.get("name")),
