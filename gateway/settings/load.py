@@ -185,7 +185,7 @@ def _read_file(path: str | None) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         why = f"byte {error.start} is not UTF-8"
         raise SettingsError(f"The settings file {file} cannot be read: {why}.", in_file=False) from error
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # a number of some thousand digits is one, and no TOMLDecodeError
         raise SettingsError(f"The settings file {file} is not TOML: {error}.", in_file=False) from error
     except RecursionError as error:
         why = "its values are nested too deeply"

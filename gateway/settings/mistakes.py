@@ -128,9 +128,7 @@ def _scalar_message(value: Any, target: Any, hint: Any) -> str:
 
     hint: the type as annotated, with the bounds.
     """
-    if target is float and type(value) is int:
-        value = float(value)
-    if type(value) is not target:
+    if type(value) is not target and not (target is float and type(value) is int):
         return f"expected {_TYPE_WORDS[target]}, saw {_describe_value(value)}"
     if isinstance(value, str):
         is_empty = not value.strip()

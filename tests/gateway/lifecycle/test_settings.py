@@ -346,6 +346,8 @@ def test_a_variable_sets_its_setting(
             ".toml is not TOML: Expected ']'",
         ),
         (f"x = {'[' * 5000}{']' * 5000}", ".toml cannot be read: its values are nested too deeply."),
+        (f"x = {'9' * 5000}", ".toml is not TOML: Exceeds the limit"),
+        (f"[memory]\nidle_s = {'9' * 400}", "memory.idle_s: expected a number up to 1000000000, saw 999"),
         ("#" * (1024 * 1024 + 1), ".toml cannot be read: it has more than 1,048,576 bytes."),
     ],
 )
