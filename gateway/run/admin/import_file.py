@@ -33,7 +33,7 @@ MAX_RATIO: Final = 200  # of what a ZIP unpacks to, to its size
 MAX_JSON_BYTES: Final = 4 << 30
 MAX_LEVELS: Final = 100
 MAX_LINE_BYTES: Final = 10_000_000
-# Of one conversation as JSON, and of all messages of Mastra's, which are not sorted by conversation.
+# Of one conversation as JSON or as lines, and of all messages of Mastra's, which are not sorted by conversation.
 MAX_ITEM_BYTES: Final = 64 << 20
 # Conversations whose messages are lines of their own. Each takes some 200 bytes while the file is read.
 MAX_GATHERED_CONVERSATIONS: Final = 200_000
@@ -48,6 +48,7 @@ _ZIP_END: Final = b"PK\x05\x06"
 # The record at the end of a ZIP; its fifth field counts the entries, its sixth the bytes of their list.
 _ZIP_END_RECORD: Final = struct.Struct("<4s4H2LH")
 _ZIP_METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_LARGE_CONVERSATION: Final = f"one conversation has more than {MAX_ITEM_BYTES >> 20} MiB"
 _UNREADABLE_ZIP: Final = "it is a ZIP that is damaged, encrypted, or packed in a way that is not read here"
 _JSON_NAME: Final = re.compile(r"(?:^|/)conversations(?:-\d+)?\.json$")
 _DATED_LINE: Final = re.compile(rb"\[\d{4}-\d{2}-\d{2}\]")
@@ -134,7 +135,7 @@ class _JsonStream:
         if self._total_bytes > MAX_JSON_BYTES:
             raise wrong_file(f"it has more than {MAX_JSON_BYTES >> 30} GiB of JSON")
         if self.item_bytes > MAX_ITEM_BYTES:
-            raise wrong_file(f"one conversation has more than {MAX_ITEM_BYTES >> 20} MiB")
+            raise wrong_file(_LARGE_CONVERSATION)
         return data
 
 
@@ -362,9 +363,15 @@ def _message_count(messages: Any) -> int:
 
 
 def _read_messages_at(file: IO[bytes], offsets: array[int]) -> Iterator[Any]:
+    """Yields the messages of one conversation. Raises: BadRequest."""
+    size = 0
     for offset in offsets:
         file.seek(offset)
-        yield _loads(file.readline(MAX_LINE_BYTES + 2).removeprefix(_BOM))
+        line = file.readline(MAX_LINE_BYTES + 2)
+        size += len(line)
+        if size > MAX_ITEM_BYTES:
+            raise wrong_file(_LARGE_CONVERSATION)
+        yield _loads(line.removeprefix(_BOM))
 
 
 def _parse_line(line: bytes | Unreadable) -> dict[str, Any] | Unreadable | None:

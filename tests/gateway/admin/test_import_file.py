@@ -207,6 +207,8 @@ def test_what_is_gathered_of_a_file_is_bounded(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(BadRequest, match="more than 2 conversations"):
         read(lines(*messages))
     monkeypatch.setattr(import_file, "MAX_ITEM_BYTES", 1_000)
+    with pytest.raises(BadRequest, match="one conversation"):
+        read(lines(*[{"role": "user", "content": "x" * 100, "conversation": "c"}] * 20), "jsonl")
     threads = [{"threadId": f"t{n}", "role": "user"} for n in range(20)]
     with pytest.raises(BadRequest, match="fewer threads"):
         read(json.dumps({"threads": [], "messages": threads}).encode(), "mastra")
