@@ -21,6 +21,7 @@ from storage.usage_records import COUNTERS, SHOWN_COUNTERS, UsageKey, UsageQuery
 
 _DEFAULT_DAYS: Final = 30
 _EPOCH: Final = date(1970, 1, 1)
+_FIRST_DAY: Final = (date.min - _EPOCH).days
 _FILTERS: Final = ("project", "user", "key", "upstream", "model")
 _NAMES: Final = ("by", "from", "to", *_FILTERS, "limit", "after")
 _BILLION: Final = 1_000_000_000  # a cost is counted in billionths
@@ -88,7 +89,7 @@ def read_query(raw: RawArguments, today: int) -> UsageQuery:
     if len(set(by)) < len(by):
         raise BadRequest("by must name each column once.", param="by")
     last = _day(given, "to", today)
-    first = _day(given, "from", last - _DEFAULT_DAYS + 1)
+    first = _day(given, "from", max(last - _DEFAULT_DAYS + 1, _FIRST_DAY))
     if first > last:
         raise BadRequest("from must not be later than to.", param="from")
     only = [
