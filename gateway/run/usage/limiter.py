@@ -261,7 +261,9 @@ class Limiter:
 
     def _estimate(self, call: PlannedCall) -> Amounts:
         """Returns what a call may use."""
-        counts = TokenCounts(call.body_bytes // BYTES_PER_TOKEN, call.max_tokens or UNNAMED_TOKENS)
+        # A negative bound is none: some upstreams take -1 for that.
+        output = call.max_tokens if call.max_tokens is not None and call.max_tokens > 0 else UNNAMED_TOKENS
+        counts = TokenCounts(call.body_bytes // BYTES_PER_TOKEN, output)
         price = self._meter.price_of(call.target.upstream, call.target.model)
         return Amounts(counts.prompt + counts.completion, 0 if price is None else price.of(counts))
 

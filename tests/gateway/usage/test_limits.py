@@ -113,6 +113,11 @@ def test_a_storm_exceeds_by_no_more_than_its_requests_used(world: World, unit: s
     assert 100 <= used < 100 + 15
 
 
+def test_a_bound_below_zero_gives_nothing_back(world: World) -> None:
+    limit(world, "tokens", "day", 10)
+    assert [world.post(ASK, user="alice", max_tokens=most).status for most in (1, -1_000_000)] == [200, 429]
+
+
 def test_only_so_many_are_under_way(world: World) -> None:
     limit(world, "concurrent", None, 2)
     hold = Gate()
