@@ -29,7 +29,7 @@ class Accounting:
         self.receipts = Receipts(tracer)
         self.meter = Meter(store.usage, store.agents.load, now, settings)
         aliases = frozenset(each.alias for each in settings.models)
-        self.limiter = Limiter(store, self.meter, now, metrics, aliases)
+        self.limiter = Limiter(store, self.meter, now, metrics, aliases, settings.usage.write_s)
         self.receipts.readers += [
             self.meter.count,
             self.limiter.settle,

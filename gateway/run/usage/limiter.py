@@ -46,8 +46,10 @@ _log = logging.getLogger("mnemogate")
 
 # A request that names no limit is taken to want so many tokens of output.
 UNNAMED_TOKENS: Final = 1000
-# Processes that have written within this time share limits of a minute.
+# Processes that have written within this time share limits of a minute; or within so many of the times between writes,
+# where these are longer.
 SHARED_S: Final = 90.0
+_SHARED_WRITES: Final = 1.5
 # Beyond so many buckets those of periods that are over are dropped.
 _MAX_BUCKETS: Final = 10_000
 # Limits that could not be read are read again after so long.
@@ -90,12 +92,19 @@ class Limiter:
         now: Callable[[], float],
         metrics: Metrics,
         aliases: Collection[str],
+        write_s: float,
     ) -> None:
-        """now: seconds since the epoch. aliases: the names of models of the settings."""
+        """Makes it without limits.
+
+        now: seconds since the epoch.
+        aliases: the names of models of the settings.
+        write_s: the time between two writes of the meter.
+        """
         self._store = store
         self._meter = meter
         self._now = now
         self._aliases = aliases
+        self._shared_s = max(SHARED_S, _SHARED_WRITES * write_s)
         about = "Requests that a limit refused, or had answered by another model."
         self._limited = metrics.add_counter("limited", about, "unit", "per", "then")
         # The limits by project; a project without any is no key.
@@ -318,7 +327,7 @@ class Limiter:
             return
         now = self._now()
         self._processes = max(
-            1, await self._store.usage.record_writer(self._process_name, now, now - SHARED_S)
+            1, await self._store.usage.record_writer(self._process_name, now, now - self._shared_s)
         )
         for bucket in [*self._buckets.values()]:
             if bucket.is_loaded and bucket.period.end > now and bucket.limit.per in ("day", "month"):

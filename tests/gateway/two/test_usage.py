@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from gateway.settings import UsageSettings
 from storage.usage_records import UsageLimit
 from tests.doubles.upstream import StrictUpstream, say
 from tests.gateway.sdk import Clock, World, remember
@@ -66,3 +67,19 @@ def test_a_forgotten_user_is_gone_from_what_the_other_counts(worlds: list[World]
     other.gateway.app.services.accounting.meter._forget("default", "alice")  # as the notification has it do
     write(other)
     assert one.query('SELECT "user", sum(requests) FROM usage GROUP BY "user"') == [("", 2)]
+
+
+def test_gateways_that_write_seldom_share_a_minutes_limit(upstream: StrictUpstream, url: str) -> None:
+    upstream.script = lambda seen: say("Hello.", usage=USAGE)
+    clock, usage = Clock(), UsageSettings(write_s=300)
+    with (
+        remember(upstream, url, clock=clock, usage=usage) as one,
+        remember(upstream, url, clock=clock, usage=usage) as other,
+    ):
+        limit: Any = UsageLimit(0, "default", None, None, "requests", "minute", 10, "refuse")
+        one.gateway.call(one.store.limits.add(limit))
+        write(one)
+        clock.sleep(200)  # each has written within its five minutes
+        write(other)
+        reply = other.post(ASK, user="alice")
+        assert reply.headers["x-ratelimit-limit-requests"] == "5"
