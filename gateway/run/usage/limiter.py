@@ -50,8 +50,8 @@ UNNAMED_TOKENS: Final = 1000
 # where these are longer.
 SHARED_S: Final = 90.0
 _SHARED_WRITES: Final = 1.5
-# Beyond so many buckets those of periods that are over are dropped.
-_MAX_BUCKETS: Final = 10_000
+# From so many buckets on those are dropped that the table can give again. Callers name users, and each has buckets.
+_MAX_BUCKETS: Final = 50_000
 # Limits that could not be read are read again after so long.
 _RETRY_S: Final = 1.0
 _HEADER_UNITS: Final = ("requests", "tokens")
@@ -110,6 +110,8 @@ class Limiter:
         # The limits by project; a project without any is no key.
         self._limits: dict[str, tuple[UsageLimit, ...]] = {}
         self._buckets: dict[tuple[int, str], Bucket] = {}
+        # The next time that buckets are dropped, there are so many of them.
+        self._dropped_at = _MAX_BUCKETS
         self._limits_lock, self._buckets_lock = asyncio.Lock(), asyncio.Lock()
         self._reservations: dict[Receipt, LimitReservation] = {}
         self._process_name = secrets.token_hex(8)
@@ -193,13 +195,13 @@ class Limiter:
             return None  # its request was let in already
         if self._known_change < self._change:
             await self._try_load()
-        limits = self._limits_of(receipt)
-        buckets: list[Bucket] = []
-        # Limits may be made, changed or removed while what was used of them is read.
-        while [bucket.limit for bucket in buckets] != limits:
-            buckets = [self._current_bucket(limit, receipt.user) for limit in limits]
+        buckets = self._current_buckets(self._limits_of(receipt), receipt.user)
+        while not all(bucket.is_loaded for bucket in buckets):
             await self._load_buckets(buckets)
-            limits = self._limits_of(receipt)
+            # Meanwhile limits may be made or removed, a period may end, and buckets may be dropped.
+            before, buckets = buckets, self._current_buckets(self._limits_of(receipt), receipt.user)
+            if buckets == before:
+                break  # what could not be read is counted from now on
         if not buckets:
             self._reservations[receipt] = LimitReservation([])
             return None
@@ -304,8 +306,7 @@ class Limiter:
     async def states(self, project: str, key: int, user: str) -> list[LimitState]:
         """Returns the limits that hold for requests of a key and a user. Raises: StoreError."""
         await self.load()
-        limits = limits_for(self._limits.get(project, ()), key, user)
-        buckets = [self._current_bucket(limit, user) for limit in limits]
+        buckets = self._current_buckets(limits_for(self._limits.get(project, ()), key, user), user)
         await self._load_buckets(buckets)
         found = []
         for bucket in buckets:
@@ -342,6 +343,11 @@ class Limiter:
                     if not bucket.is_loaded:
                         await self._load_used(bucket)
 
+    def _current_buckets(self, limits: Iterable[UsageLimit], user: str) -> list[Bucket]:
+        """Returns the buckets of limits and a user for the present periods, in the same order."""
+        self._drop_buckets()
+        return [self._current_bucket(limit, user) for limit in limits]
+
     def _current_bucket(self, limit: UsageLimit, user: str) -> Bucket:
         """Returns the bucket of a limit and a user for the present period; a new one has to be loaded.
 
@@ -353,7 +359,6 @@ class Limiter:
             # What is under way has one bucket for ever.
             found = Bucket(limit, subject, period_of(limit.per, now))
             found.is_loaded = limit.per not in ("day", "month")
-            self._drop_ended_buckets(now)
             self._buckets[limit.id, subject] = found
         return found
 
@@ -392,11 +397,19 @@ class Limiter:
             if not is_known(error):
                 _log.warning("Limits are not known, and hold as they were: %s", error.message)
 
-    def _drop_ended_buckets(self, now: float) -> None:
-        if len(self._buckets) >= _MAX_BUCKETS:
-            self._buckets = {
-                key: each for key, each in self._buckets.items() if each.period.end > now or each.reserved
-            }
+    def _drop_buckets(self) -> None:
+        """Drops buckets where there are too many. Those of what is under way and of this minute are known here alone,
+        and stay."""
+        if len(self._buckets) < self._dropped_at:
+            return
+        now = self._now()
+        self._buckets = {
+            key: each
+            for key, each in self._buckets.items()
+            if each.reserved or (each.limit.per == "minute" and each.period.end > now)
+        }
+        # Where many have to stay, they are not looked through for each new one.
+        self._dropped_at = max(_MAX_BUCKETS, 2 * len(self._buckets))
 
     def _bound_here(self, limit: UsageLimit) -> int:
         """Returns the bound of a limit for this process: its part of what holds for a minute or at a time."""

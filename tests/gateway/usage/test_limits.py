@@ -17,6 +17,7 @@ import openai
 import pytest
 from letta_client import Letta
 
+from gateway.run.usage import limiter
 from gateway.settings import ModelSettings, PriceSettings, UpstreamSettings
 from storage.errors import StoreError
 from storage.usage_records import UsageLimit, UsageQuery
@@ -198,6 +199,37 @@ def test_a_limit_that_is_changed_while_another_is_read_holds_as_it_is_then(
     limit(world, "requests", "day", 50)
     changed = limit(world, "tokens", "day", 50_000)
     assert ask_while_read(world, monkeypatch, world.store.limits.change(changed.id, 0, "refuse")) == 429
+
+
+def test_a_request_counts_in_the_minute_in_which_it_is_let_in(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit(world, "requests", "day", 50)
+    limit(world, "requests", "minute", 1)
+
+    async def pass_minute() -> None:
+        world.clock.sleep(60)
+
+    assert ask_while_read(world, monkeypatch, pass_minute()) == 200
+    assert world.post(ASK, user="alice").status == 429
+
+
+def test_users_that_callers_name_do_not_fill_the_memory(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limiter, "_MAX_BUCKETS", 10)
+    world.gateway.app.services.accounting.limiter._dropped_at = 10
+    for unit, per, most in (("requests", "day", 2), ("concurrent", None, 1), ("tokens", "month", 1e9)):
+        limit(world, unit, per, most, user="*")
+    buckets = world.gateway.app.services.accounting.limiter
+    sizes = []
+    for n in range(30):
+        assert world.post(ASK, user=f"user-{n}").status == 200
+        world.settle()
+        sizes.append(len(buckets._buckets))
+    assert max(sizes) <= 12
+    # What is dropped is read again: nobody has more than before.
+    assert [world.post(ASK, user="user-0").status for _ in range(2)] == [200, 429]
 
 
 def test_what_fails_is_answered_later_and_the_limit_is_reached_exactly(world: World) -> None:
