@@ -243,7 +243,9 @@ class Meter:
                     await self._usage.add(part)
                     done += len(part)
                 while self._forgotten:
-                    await self._usage.anonymize_user(*self._forgotten.pop())
+                    forgotten = next(iter(self._forgotten))
+                    await self._usage.anonymize_user(*forgotten)
+                    self._forgotten.discard(forgotten)
                 self._has_failed = False
             except asyncio.CancelledError:
                 done += ROWS_AT_ONCE  # a write that was begun ends on disk

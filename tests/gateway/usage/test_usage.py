@@ -183,6 +183,11 @@ def test_what_is_unknown_is_named(world: World, query: dict[str, str], param: st
     assert (reply.status, reply.error["param"]) == (400, param)
 
 
+def test_the_first_days_of_the_calendar_have_none_before(world: World) -> None:
+    page = ask(world, to="0001-01-05").json
+    assert (page["from"], page["to"], page["data"]) == ("0001-01-01", "0001-01-05", [])
+
+
 def test_nobody_else_gets_in(world: World) -> None:
     assert ask(world, {}).status == 401
     assert ask(world, {"x-mnemogate-admin": "guessed"}).status == 401
@@ -272,3 +277,27 @@ def test_beyond_its_bound_new_keys_have_no_user(world: World, monkeypatch: pytes
     for user in ("a", "b", "c", "d"):
         world.chat(user=user).say("Hi")
     assert {each["user"]: each["requests"] for each in rows(world, by="user")} == {"a": 1, "b": 1, "": 2}
+
+
+def test_a_user_who_is_forgotten_during_a_write_goes_with_the_next_one(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counter = world.gateway.app.services.accounting.meter
+    world.chat(user="alice").say("Hi")
+    world.settle()
+    add = counter._usage.add
+
+    async def forget_meanwhile(rows: Any) -> None:
+        await add(rows)
+        counter._forget("default", "alice")
+
+    def fails(project: str, user: str) -> Any:
+        raise meter.StoreError("no")
+
+    with monkeypatch.context() as patches:
+        patches.setattr(counter._usage, "add", forget_meanwhile)
+        patches.setattr(counter._usage, "anonymize_user", fails)
+        with pytest.raises(meter.StoreError):
+            world.gateway.call(counter.write())
+    world.gateway.call(counter.write())
+    assert world.query('SELECT "user", requests FROM usage') == [("", 1)]
