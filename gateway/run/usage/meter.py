@@ -158,17 +158,19 @@ class Meter:
 
     async def background_tokens(self, project: str) -> int:
         """Returns the tokens that a project's background calls used today. Raises: StoreError."""
-        today = self._today
-        day, written = self._background_written.get(project, (None, 0))
-        if day != today:
-            written = await self._usage.background_tokens(project, today)
-            self._background_written[project] = today, written
-        unwritten = sum(
-            used.prompt + used.completion
-            for key, used in self._background.items()
-            if (key.day, key.project) == (today, project)
-        )
-        return written + unwritten
+        # While a write is under way, what it writes is neither in memory nor in the table.
+        async with self.pause_writes():
+            today = self._today
+            day, written = self._background_written.get(project, (None, 0))
+            if day != today:
+                written = await self._usage.background_tokens(project, today)
+                self._background_written[project] = today, written
+            unwritten = sum(
+                used.prompt + used.completion
+                for key, used in self._background.items()
+                if (key.day, key.project) == (today, project)
+            )
+            return written + unwritten
 
     @property
     def _today(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import json
 import random
@@ -17,8 +18,9 @@ import pytest
 
 from gateway.run.usage import meter
 from gateway.settings import ModelSettings, PriceSettings, UpstreamSettings
+from storage.records import TokenCounts
 from storage.usage_records import COUNTERS, SHOWN_COUNTERS, UsageKey, UsageQuery, UsageSum
-from tests.doubles.upstream import Call, StrictUpstream, call_tools, fail, say
+from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, say
 from tests.gateway.sdk import Clock, World, agent, remember
 from tests.server import RawReply
 
@@ -301,3 +303,29 @@ def test_a_user_who_is_forgotten_during_a_write_goes_with_the_next_one(
             world.gateway.call(counter.write())
     world.gateway.call(counter.write())
     assert world.query('SELECT "user", requests FROM usage') == [("", 1)]
+
+
+def test_background_tokens_are_known_while_they_are_written(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counter = world.gateway.app.services.accounting.meter
+    add, writes, goes_on = counter._usage.add, Gate(), Gate()
+
+    async def held(rows: Any) -> None:
+        writes.open()
+        await goes_on.wait()
+        await add(rows)
+
+    async def tokens_meanwhile() -> tuple[int, int]:
+        counter.add_background("default", 0, "up", "m", TokenCounts(10, 5))
+        write = asyncio.create_task(counter.write())
+        await writes.wait()
+        asked = asyncio.create_task(counter.background_tokens("default"))
+        await asyncio.sleep(0)
+        goes_on.open()
+        meanwhile = await asked
+        await write
+        return meanwhile, await counter.background_tokens("default")
+
+    monkeypatch.setattr(counter._usage, "add", held)
+    assert world.gateway.call(tokens_meanwhile()) == (15, 15)
