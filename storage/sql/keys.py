@@ -168,10 +168,23 @@ class Keys(Group):
             self._note_created(demands_key=opens is None)
         return done
 
-    async def change(self, key: Key) -> Key:
-        """Writes name, memory, expiry, models and user of a key in use. Raises: NotFound."""
-        values = (key.id, key.name, key.memory, key.expires, _dump_patterns(key.models), key.user)
-        return await self._write_key(key.id, lambda connection: connection.row(SQL["key_change"], values))
+    async def change(self, id: int, change: Callable[[Key], Key]) -> Key:
+        """Changes name, memory, expiry, models and user of a key in use. Returns it as it is then.
+
+        change: returns the key as it should be, given it as it is.
+
+        Raises: NotFound, and what `change` raises.
+        """
+
+        async def write(connection: Connection) -> Row | None:
+            row = await connection.row(SQL["key_in_use"], (id,))
+            if row is None:
+                return None
+            key = change(_make_key(row))
+            values = (id, key.name, key.memory, key.expires, _dump_patterns(key.models), key.user)
+            return await connection.row(SQL["key_change"], values)
+
+        return await self._write_key(id, write)
 
     async def rotate(self, id: int, overlap_s: float) -> tuple[Key, str]:
         """Gives a key in use another secret. Returns it and its plain text. Raises: NotFound, also for an expired one.

@@ -33,8 +33,8 @@ class UsageLimits(Group):
         self._report_change()
         return UsageLimit(id, *values)
 
-    async def change(self, id: int, most: float, then: str) -> None:
-        """Changes a limit. Raises: NotFound."""
+    async def change(self, id: int, most: float | None, then: str | None) -> None:
+        """Changes a limit; None leaves a field as it is. Raises: NotFound."""
         if not await self._database.write(lambda c: c.run(SQL["limit_change"], (id, most, then))):
             raise NotFound(f"there is no limit {id}")
         self._report_change()

@@ -22,6 +22,11 @@ SELECT id FROM keys WHERE (id = ?1 OR name = ?2) AND revoked IS NULL ORDER BY id
 UPDATE keys SET revoked = ? WHERE id = ? AND revoked IS NULL
 RETURNING id, project, name, prefix, created, revoked, memory, opens, used, expires, models, "user", old_until
 
+-- name: key_in_use
+-- Reads a key that is to be changed, unless it is revoked.
+SELECT id, project, name, prefix, created, revoked, memory, opens, used, expires, models, "user", old_until FROM keys
+WHERE id = ? AND revoked IS NULL {postgres:FOR UPDATE}
+
 -- name: key_change
 -- Changes what a key is called and bounds it.
 UPDATE keys SET name = ?2, memory = ?3, expires = ?4, models = ?5, "user" = ?6 WHERE id = ?1 AND revoked IS NULL

@@ -83,8 +83,8 @@ SELECT id, project, key, "user", unit, per, most, action FROM limits ORDER BY id
 INSERT INTO limits (project, key, "user", unit, per, most, action) VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING id
 
 -- name: limit_change
--- Changes how much a limit allows, and what follows.
-UPDATE limits SET most = ?2, action = ?3 WHERE id = ?1
+-- Changes how much a limit allows, and what follows; NULL leaves each as it is.
+UPDATE limits SET most = coalesce(?2, most), action = coalesce(?3, action) WHERE id = ?1
 
 -- name: limit_remove
 -- Removes a limit.

@@ -84,9 +84,10 @@ class KeyManagement(Struct, frozen=True):
     async def change(self, id: int, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
         """Changes a key in use; null removes a bound. Raises: BadRequest, UnknownId."""
         check_names(raw, _CHANGE_FIELDS)
-        new = _with_fields(raw, await self._find(id, project))
+        await self._find(id, project)
         try:
-            changed = await self.keys.change(new)
+            # The key is read where it is written, so that of two changes none takes back the other's.
+            changed = await self.keys.change(id, lambda key: _with_fields(raw, key))
         except NotFound as error:
             raise UnknownId(f"There is no key {id} in use.") from error
         return key_json(changed)

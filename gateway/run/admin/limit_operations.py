@@ -67,15 +67,15 @@ class LimitOperations(Struct, frozen=True):
             unit,
             per,
             _read_most(raw, unit),
-            self._read_then(raw, REFUSE),
+            self._read_then(raw),
         )
 
     async def change(self, id: int, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
         """Changes `most` and `then` of a limit. Raises: BadRequest, UnknownId."""
         check_names(raw, _CHANGEABLE)
         found = await self._find(id, project)
-        most = _read_most(raw, found.unit) if "most" in raw else found.most
-        then = self._read_then(raw, found.then)
+        most = _read_most(raw, found.unit) if "most" in raw else None
+        then = self._read_then(raw) if "then" in raw else None
         with _map_not_found():
             await self.limits.change(id, most, then)
         return limit_json(await self._find(id, project))
@@ -97,8 +97,8 @@ class LimitOperations(Struct, frozen=True):
                 return each
         raise UnknownId(f"There is no limit {id}.")
 
-    def _read_then(self, raw: RawArguments, default: str) -> str:
-        then = raw.get("then", default)
+    def _read_then(self, raw: RawArguments) -> str:
+        then = raw.get("then", REFUSE)
         if then != REFUSE and then not in self.aliases:
             raise BadRequest(
                 f"then must be 'refuse' or an alias of the settings, saw {then!r}.", param="then"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gateway.settings import ModelSettings
-from tests.doubles.upstream import StrictUpstream, say
+from tests.doubles.upstream import Gate, StrictUpstream, say
 from tests.gateway.sdk import World, remember
 from tests.server import RawReply
 
@@ -254,3 +254,34 @@ def test_a_key_of_some_models_makes_no_agent_of_another(world: World) -> None:
             reply.body,
         )
     assert ask("PATCH", agent, description="Works.", compaction_settings={"model": "small"}).status == 200
+
+
+@pytest.mark.parametrize("kind", ["keys", "limits"])
+def test_of_two_changes_at_once_none_takes_back_the_other(
+    world: World, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    body = {"name": "app"} if kind == "keys" else {"unit": "requests", "per": "day", "most": 5}
+    first, second = (
+        ({"models": ["small"]}, {"name": "other"}) if kind == "keys" else ({"most": 1}, {"then": "m"})
+    )
+    id = manage(world, "POST", kind, body).json["id"]
+    group = world.store.keys if kind == "keys" else world.store.limits
+    world.gateway.call(world.gateway.app.services.accounting.limiter.load())
+    read, reads, goes_on = group.list, Gate(), Gate()
+
+    async def held() -> Any:
+        found = await read()
+        if not reads.is_open:
+            reads.open()
+            await goes_on.wait()
+        return found
+
+    monkeypatch.setattr(group, "list", held)
+    with world.gateway.connect() as client:
+        client.request("PATCH", f"/v1/manage/{kind}/{id}", json.dumps(first).encode(), OWNER)
+        reads.wait_sync()
+        assert manage(world, "PATCH", f"{kind}/{id}", second).status == 200
+        goes_on.open()
+        assert client.read_reply().status == 200
+    found = manage(world, "GET", f"{kind}/{id}").json
+    assert {name: found[name] for name in (*first, *second)} == {**first, **second}

@@ -157,7 +157,7 @@ def test_a_link_ends_with_the_secret_that_made_it(world: World) -> None:
     assert [opens(each) for each in (before, late, after)] == [True, True, True]
     world.clock.sleep(101)
     assert [opens(each) for each in (before, late, after)] == [False, False, True]
-    world.gateway.call(keys.change(replace(key, expires=world.clock.now + 10)))
+    world.gateway.call(keys.change(key.id, lambda key: replace(key, expires=world.clock.now + 10)))
     assert opens(after)
     world.clock.sleep(11)
     assert not opens(after)
