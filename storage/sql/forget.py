@@ -275,6 +275,8 @@ async def begin_forgetting(connection: Connection, agent: int, target: ForgetTar
     else:
         for file in target.files:
             await connection.run(SQL["file_erase"], (file, agent))
+        if target.imported is not None:
+            await connection.run(SQL["import_stop"], (target.imported,))
         await raise_epoch(connection, agent)
     id: int = await connection.value(SQL["intend"], (agent, msgspec.json.encode(wanted)))
     return id

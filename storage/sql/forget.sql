@@ -25,6 +25,10 @@ SELECT project, profile, subject FROM agents WHERE id = ?
 -- Writes down what will be forgotten, before anything else.
 INSERT INTO forgetting (agent, target) VALUES (?, ?) RETURNING id
 
+-- name: import_stop
+-- Stops an import that is to be undone, whichever process performs it.
+UPDATE imports SET status = 'stopped' WHERE id = ? AND status <> 'undone'
+
 -- name: intended
 -- Reads it.
 SELECT agent, target FROM forgetting WHERE id = ?

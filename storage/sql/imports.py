@@ -9,16 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+import msgspec
 import orjson
 from msgspec.structs import replace
 
 from storage.commands import ImportChange, ImportNote, ImportPool, ImportWrite, LearnedFact, MatchedExchange
 from storage.database import Connection, Row
-from storage.errors import NotFound
+from storage.errors import NotFound, WriteConflict
 from storage.listing import LAST_NUMBER, StoredImport
 from storage.records import IMPORT, LEARNER, RULE, Agent, Exchange, Scope
 from storage.sql import exchanges
 from storage.sql.agents import load_agent
+from storage.sql.erase import StoredTarget
 from storage.sql.facts import add_fact, is_known
 from storage.sql.group import Group, bulk_writes, reads
 from storage.sql.readers import advance, cursor_of
@@ -55,8 +57,14 @@ class Imports(Group):
         *,
         learns: bool,
     ) -> int:
-        """Begins an import, or one of the same name again. Returns its row. Raises: NotFound: the memory is gone."""
+        """Begins an import, or one of the same name again. Returns its row.
+
+        Raises: NotFound: the memory is gone; WriteConflict: the import is being undone.
+        """
         await _lock_memory(connection, agent)
+        before = await connection.row(SQL["find"], (uid, None))
+        if before is not None and await _is_being_undone(connection, agent.id, before[0]):
+            raise WriteConflict("this import is being undone")
         values = (uid, agent.id, format, "running", int(learns), at, data)
         return int(await connection.value(SQL["begin"], values))
 
@@ -64,11 +72,6 @@ class Imports(Group):
     async def note(self, connection: Connection, note: ImportNote) -> None:
         """Notes how far an import has come."""
         await _note_progress(connection, note)
-
-    @bulk_writes
-    async def stop(self, connection: Connection, row: int) -> None:
-        """Stops an import: nothing more of it is written, by whichever process."""
-        await connection.run(SQL["stop"], (row,))
 
     @reads
     async def preview(self, connection: Connection, write: ImportWrite) -> ImportChange:
@@ -137,6 +140,11 @@ def _make_import(row: Row) -> StoredImport:
     id, uid, agent, format, status, learns, created, touched, data, *scope = row
     read = orjson.loads(data)
     return StoredImport(id, uid, agent, format, status, bool(learns), created, touched, read, Scope(*scope))
+
+
+async def _is_being_undone(connection: Connection, agent: int, row: int) -> bool:
+    targets = await connection.rows(SQL["forgotten"], (agent,))
+    return any(msgspec.json.decode(target, type=StoredTarget).imported == row for (target,) in targets)
 
 
 async def _lock_memory(connection: Connection, agent: Agent) -> Agent:

@@ -14,6 +14,10 @@ SELECT {import} WHERE i.uid = ?1 AND (CAST(?2 AS TEXT) IS NULL OR a.project = ?2
 SELECT {import} WHERE (CAST(?1 AS TEXT) IS NULL OR a.project = ?1) AND i.id < ?2
     AND a.subject NOT LIKE 'importing:%' AND a.subject NOT LIKE 'replaced:%' ORDER BY i.id DESC LIMIT ?3
 
+-- name: forgotten
+-- Reads what is being forgotten of a memory.
+SELECT target FROM forgetting WHERE agent = ?
+
 -- name: begin
 -- Begins an import, or begins it again.
 INSERT INTO imports (uid, agent, format, status, learns, created, touched, data) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6, ?7)
@@ -24,10 +28,6 @@ RETURNING id
 -- name: note
 -- Notes how far an import has come, unless it was stopped.
 UPDATE imports SET status = ?2, touched = ?3, data = ?4 WHERE id = ?1 AND status = 'running'
-
--- name: stop
--- Stops an import, whichever process performs it.
-UPDATE imports SET status = 'stopped' WHERE id = ? AND status <> 'undone'
 
 -- name: add
 -- Notes what an import has added.

@@ -26,6 +26,7 @@ from gateway.run.admin.operation_arguments import (
     read_page,
 )
 from storage.commands import ForgetTarget
+from storage.errors import WriteConflict
 from storage.listing import LAST_NUMBER, StoredImport
 from storage.records import Agent, Scope
 from storage.sql.store import Store
@@ -119,8 +120,6 @@ class ImportOperations:
         if under_way is not None:
             file.close()
             return under_way
-        if uid in self._undoing:
-            raise Conflict(f"The import {uid} is being undone. Send the file again later.")
         agent = await self._agent(request.scope)
         before = await self.store.imports.find(uid)
         if before is not None:
@@ -129,9 +128,12 @@ class ImportOperations:
                 running.progress = load_progress(before.data)
                 if self._is_performed_elsewhere(before):
                     return running
-        running.row = await self.store.imports.begin(
-            agent, uid, survey.format, running.progress.dump(), self.now(), learns=request.learns
-        )
+        try:
+            running.row = await self.store.imports.begin(
+                agent, uid, survey.format, running.progress.dump(), self.now(), learns=request.learns
+            )
+        except WriteConflict as error:
+            raise Conflict(f"The import {uid} is being undone. Send the file again later.") from error
         self._running[uid] = running
         running.task = asyncio.create_task(self._perform(running, agent))
         return running
@@ -218,10 +220,7 @@ class ImportOperations:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _undo(self, stored: StoredImport) -> None:
-        await self.store.imports.stop(stored.id)
-        await self.store.forgetting.finish(
-            await self.store.forgetting.begin(stored.agent, ForgetTarget(imported=stored.id))
-        )
+        await self.store.forgetting.forget(stored.agent, ForgetTarget(imported=stored.id))
 
     async def _agent(self, scope: Scope) -> Agent:
         spec = self.spec_of(scope.profile)

@@ -18,6 +18,7 @@ from gateway.cli import main
 from gateway.operations import make_import_operations
 from gateway.run.admin.transfer_operations import TransferOperations
 from gateway.settings import ProjectSettings, Settings
+from storage.commands import ForgetTarget
 from storage.records import LEARNER, RULE, Scope
 from tests.doubles.upstream import Gate, StrictUpstream, say
 from tests.exports import BEGUN, chatgpt_conversation, chatgpt_node, export, zipped
@@ -407,6 +408,24 @@ def test_an_import_that_was_stopped_goes_on(world: World) -> None:
     assert undo(world, later["id"])["status"] == "undone"
     assert b"Later" not in world.data()
     assert world.query("SELECT count(*) FROM conversations") == [300]
+
+
+def test_an_import_that_is_being_undone_is_not_begun_again(world: World) -> None:
+    """Also where the process that has begun to undo it is gone, or is another one."""
+    data = export("jsonl", TALKS)
+    done = follow(world, send(world, data))
+
+    async def begin_to_undo() -> int:
+        stored = await world.store.imports.find(done["id"])
+        assert stored is not None
+        return await world.store.forgetting.begin(stored.agent, ForgetTarget(imported=stored.id))
+
+    undoing = world.gateway.call(begin_to_undo())
+    refused = send(world, data)
+    assert (refused.status, "being undone" in refused.error["message"]) == (409, True)
+    world.gateway.call(world.store.forgetting.finish(undoing))
+    assert b"Zebulon" not in world.data()
+    assert counts(follow(world, send(world, data)), "conversations") == (2, 2, 0, 0)
 
 
 @pytest.mark.sqlite
