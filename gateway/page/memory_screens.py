@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
@@ -117,7 +118,10 @@ def _parse_time(text: str) -> float:
     """Returns seconds since the epoch. text: their number, or a day (2026-11-24), for its end. Raises: BadRequest."""
     try:
         if "-" not in text[1:]:  # before the digits it is the sign of a number
-            return float(text)
+            seconds = float(text)
+            if not math.isfinite(seconds):
+                raise ValueError(text)
+            return seconds
         at = datetime.fromisoformat(text).replace(tzinfo=UTC)
         is_day = len(text) == len("2026-11-24")
         return (at + timedelta(days=1 if is_day else 0)).timestamp()

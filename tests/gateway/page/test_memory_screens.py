@@ -184,7 +184,8 @@ def test_conversations_are_listed_by_their_first_words(operator: Operator) -> No
 
 @pytest.mark.parametrize(
     "path",
-    ["m/UID/facts?as_of=soon", "m/UID/facts?limit=0", "m/UID/facts?after=x", "m/UID?x=1", "m/UID/forget",
+    ["m/UID/facts?as_of=soon", "m/UID/facts?as_of=nan", "m/UID/facts?as_of=1e999", "m/UID/facts?limit=0",
+     "m/UID/facts?after=x", "m/UID?x=1", "m/UID/forget",
      "m/UID/forget?fact=1&all=1", "people?after=x", "people?kind=cat", "m/UID/b/human?from=9",
      "m/UID/search?q=a&after=x"],
 )  # fmt: skip
