@@ -268,7 +268,12 @@ class PageApp:
         self._noted_reads[read] = None
         if len(self._noted_reads) > _MAX_NOTED_READS:
             self._noted_reads.popitem(last=False)
-        await self._sign_in.note(visitor.actor, "read", uid)
+        try:
+            await self._sign_in.note(visitor.actor, "read", uid)
+        except BaseException:
+            # Nothing is shown, and the next try has to be noted.
+            self._noted_reads.pop(read, None)
+            raise
 
 
 class _Pattern(Struct, frozen=True):

@@ -15,6 +15,7 @@ from markupsafe import escape
 from msgspec.structs import replace
 
 from gateway.settings import BlockSettings, ProfileSettings
+from storage.errors import Busy
 from storage.sql import forget_preview
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.page.memories import HOSTILE, learn, memory_of, speak
@@ -196,6 +197,21 @@ def test_what_cannot_be_read_is_refused_by_name(operator: Operator, path: str) -
     reply = operator.program("GET", f"{name}.json{mark}{query}")
     assert reply.status == 400
     assert sorted(reply.json["error"]) == ["code", "message", "param"]
+
+
+def test_a_read_that_could_not_be_noted_is_noted_by_the_next_one(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uid = speak(operator.world, "Hello.").uid
+
+    async def fails(*entry: Any) -> None:
+        raise Busy("no")
+
+    with monkeypatch.context() as patches:
+        patches.setattr(operator.world.store.audit, "add", fails)
+        assert operator.get(f"m/{uid}").status == 503
+    assert operator.get(f"m/{uid}").status == 200
+    assert actions(operator).count(("read", uid)) == 1
 
 
 def test_another_projects_operator_finds_no_such_memory(operator: Operator) -> None:
