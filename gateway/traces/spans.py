@@ -30,6 +30,7 @@ _REQUEST_ID: Final = re.compile(r"req_[0-9a-f]{24}")
 # The most turns of a memory that work for it is linked to, and the most memories that have such links.
 _LINKS_PER_MEMORY: Final = 8
 _LINKED_MEMORIES: Final = 4096
+_MAX_INT: Final = (1 << 63) - 1  # as protobuf has it; a client may name a higher bound of tokens
 _LINKED_WORK: Final = frozenset(("learn", "compact", "sleeptime", "embed"))
 
 
@@ -279,7 +280,7 @@ class _SpanWriter:
     def number(self, key: str, value: int, *, keeps_zero: bool = False) -> None:
         if value or keeps_zero:
             attribute = self.proto.attributes.add()
-            attribute.key, attribute.value.int_value = key, value
+            attribute.key, attribute.value.int_value = key, min(value, _MAX_INT)
 
     def real(self, key: str, value: float) -> None:
         attribute = self.proto.attributes.add()

@@ -124,6 +124,11 @@ def test_a_chat_with_memory(traced: Traced, stream: bool) -> None:
     }
 
 
+def test_a_bound_of_tokens_beyond_what_a_span_can_hold(traced: Traced) -> None:
+    traced.world.post([{"role": "user", "content": "Hi"}], user="alice", max_tokens=2**64 - 1)
+    assert traced.last().find("chat m").has["gen_ai.request.max_tokens"] == 2**63 - 1
+
+
 def test_a_chat_without_memory(traced: Traced) -> None:
     traced.world.upstream.queue(say("Hi.", usage=USAGE))
     traced.world.chat().say("Hi")
