@@ -77,6 +77,7 @@ class Exporter:
             self._drop(reason, count)
             self._report(refusal.status)
             return
+        rejected = min(rejected, count)
         if rejected:
             self._drop("refused", rejected)
         self._exported.inc(by=count - rejected)
@@ -137,8 +138,8 @@ class Exporter:
             body = response.read(_ANSWER_BYTES)
             if response.will_close or not response.isclosed():
                 self.close()
-        except (OSError, http.client.HTTPException) as error:
-            self.close()
+        except (OSError, UnicodeError, http.client.HTTPException) as error:
+            self.close()  # UnicodeError: the host is no name
             if not is_new and isinstance(error, ConnectionError | http.client.RemoteDisconnected):
                 return self._post(data)  # the connection was closed while it rested
             raise _Refusal(0) from error

@@ -13,6 +13,7 @@ from gateway.core.usage.gen_ai import ModelNames
 from gateway.log import mask_keys
 from gateway.metrics import Metrics
 from gateway.run.receipt import Receipt, RequestLine
+from gateway.traces import export
 from gateway.traces import tracer as tracing
 from gateway.traces.otlp import OtlpSettings
 from gateway.traces.spans import SpanMaker
@@ -132,6 +133,22 @@ def test_a_refusal_and_rejected_spans_are_counted_with_one_warning(
         ("WARNING", "Traces are not exported: the collector at 127.0.0.1 answers 401."),
         ("INFO", "Traces are exported again."),
     ]
+
+
+def test_no_more_spans_are_rejected_than_were_sent(collector: StrictCollector, make: Make) -> None:
+    collector.answers.append(Answer(rejected=9))
+    tracer = make(collector.url)
+    take(tracer)
+    assert becomes(lambda: dropped(tracer)) == {("refused",): 1}
+    take(tracer)
+    assert becomes(lambda: tracer._exported.values.get(())) == 1
+
+
+def test_a_host_that_is_no_name_does_not_end_the_thread(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export, "_GIVE_UP_AFTER_S", 0.0)
+    tracer = make("http://collector..example/v1/traces")
+    take(tracer)
+    assert becomes(lambda: dropped(tracer)) == {("unreachable",): 1}
 
 
 def test_no_collector_is_waited_for_at_the_end(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
