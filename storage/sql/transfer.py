@@ -290,6 +290,7 @@ async def _find_replaceable(connection: Connection, scope: Scope) -> Agent | Non
     there = await find_agent(connection, scope)
     if there is None:
         return None
+    await connection.lock(there.id)  # a turn may be about to begin it
     if scope.profile == API_PROFILE or not await connection.value(SQL["is_empty"], (there.id,)):
         raise WriteConflict(
             f"{scope.subject} has a memory here already; forget it first, or import it for another user"

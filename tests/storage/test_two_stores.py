@@ -12,9 +12,10 @@ from msgspec.structs import replace
 
 from storage.commands import ForgetTarget
 from storage.database import KEYS, POLL_S, WORK, Connection
-from storage.errors import Stale
+from storage.errors import Stale, WriteConflict
 from storage.records import Agent, Block, JobState, Scope
 from storage.sql.keys import RECORDED_S
+from storage.sql.passages import insert_passage
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
 from tests.patience import PATIENCE_S, comes
@@ -191,6 +192,32 @@ async def test_a_profiles_shared_block_is_made_once(stores: tuple[Store, Store])
         )
     )
     assert await rows(stores[0], "SELECT label FROM blocks WHERE agent IS NULL") == [("house",)]
+
+
+async def test_an_import_takes_no_memory_away_from_a_turn_that_begins_it(stores: tuple[Store, Store]) -> None:
+    """The memory is empty until the turn of another gateway is committed."""
+    one, other = stores
+    agent = await make(one)
+    imported = await one.transfer.begin_import(one.agents.new(ALICE))
+    written, end = asyncio.Event(), asyncio.Event()
+
+    async def turn(connection: Connection) -> None:
+        await connection.lock(agent.id)
+        await insert_passage(connection, agent.id, "I like tea.", at=1.0)
+        written.set()
+        await end.wait()
+
+    writing = other.database.write(turn)
+    await written.wait()
+    finishing = asyncio.create_task(one.transfer.finish_import(imported, 1))
+    async with asyncio.timeout(PATIENCE_S):
+        while not await rows(other, "SELECT 1 FROM pg_locks WHERE NOT granted"):
+            await rows(other, "SELECT pg_sleep(0.01)")
+    end.set()
+    await writing
+    with pytest.raises(WriteConflict, match="has a memory here already"):
+        await finishing
+    assert await one.passages.count(agent.id) == 1
 
 
 # --- jobs -------------------------------------------------------------------------------------------------------------
