@@ -40,6 +40,7 @@ from msgspec import Struct
 
 from storage.database import Changes, StoreHealth
 from storage.errors import Broken, Busy, Closed, Corrupt, StoreError, Unavailable
+from storage.sidecar import unavailable
 from storage.sqlite.batch import BatchReport, BatchRunner, WriteResult
 from storage.sqlite.connection import Driver, translate, try_writing
 from storage.sqlite.loop_calls import LoopCalls
@@ -173,10 +174,8 @@ class Writer:
         reports it, and goes on trying. Raises: TooNew, Foreign, StatementFailed."""
         try:
             self._driver = await self._open(check=False)
-        except sqlite3.Error as error:
-            self._start_failed(translate(error, self._path))
-        except StoreError as error:
-            self._start_failed(error)
+        except (sqlite3.Error, OSError, StoreError) as error:
+            self._start_failed(self._translate(error))
         self._calls = LoopCalls()
 
     def _start_failed(self, error: StoreError) -> None:
@@ -184,6 +183,12 @@ class Writer:
             raise error
         self._has_failed_again = True
         self._fail(error)
+
+    def _translate(self, error: sqlite3.Error | OSError | StoreError) -> StoreError:
+        """Returns the store's error for one that came while the file was opened."""
+        if isinstance(error, sqlite3.Error):
+            return translate(error, self._path)
+        return unavailable(f"{self._path} cannot be opened", error) if isinstance(error, OSError) else error
 
     async def drain(self, timeout_s: float) -> bool:
         """Waits until all writes are performed. Returns False where that took longer than `timeout_s`."""
@@ -412,15 +417,16 @@ class Writer:
                 return False
             try:
                 old, self._driver = self._driver, None
-                await self._stop_copying()
-                if old is not None:
-                    try:
+                try:
+                    await self._stop_copying()
+                    if old is not None:
                         await old.call(_close_quietly)
-                    finally:
+                finally:
+                    if old is not None:
                         old.abandon()
                 driver = await self._open(check=isinstance(self._fault, Corrupt))
-            except (sqlite3.Error, StoreError) as error:
-                answer = translate(error, self._path) if isinstance(error, sqlite3.Error) else error
+            except (sqlite3.Error, OSError, StoreError) as error:
+                answer = self._translate(error)
                 if not isinstance(answer, Unavailable):  # another program's file, say, now lies there
                     answer = Broken(answer.message)
                 self._fault = answer
@@ -435,7 +441,7 @@ class Writer:
         return True
 
     async def _open(self, *, check: bool) -> Driver:
-        """Opens a connection and has it show that it can write. Raises: StoreError, sqlite3.Error."""
+        """Opens a connection and has it show that it can write. Raises: StoreError, sqlite3.Error, OSError."""
         driver = await Driver(self._connect, "mnemogate-writer").open()
         try:
             await driver.call(partial(try_writing, check=check))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -237,6 +238,33 @@ async def test_a_failed_commit_fails_all_of_its_batch_and_opens_anew(make: Any) 
     assert "SQLITE_IOERR" in health.error
 
 
+class FailsFirst(Bench):
+    """A writer whose file cannot be opened three times, since the disk fails."""
+
+    failures = 3
+
+    def connect(self) -> sqlite3.Connection:
+        if self.failures:
+            self.failures -= 1
+            raise OSError(errno.EIO, "Input/output error")
+        return super().connect()
+
+
+async def test_an_error_of_the_system_does_not_end_the_attempts_to_open_it(path: Path) -> None:
+    """A disk that fails may fail any call, such as one that closes a file."""
+    bench = FailsFirst(path, retry_first_s=0.01, retry_most_s=0.01)
+    await bench.writer.start()
+    try:
+        assert bench.writer.status == "broken"
+        async with asyncio.timeout(PATIENCE_S):
+            while bench.writer.status != "ok":  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+        await bench.writer.submit(add("kept"))
+        assert bench.rows() == ["kept"]
+    finally:
+        await bench.writer.close()
+
+
 async def test_a_cancelled_waiter_does_not_cancel_the_write(make: Any) -> None:
     bench = await make()
     gate = await bench.stall()
@@ -435,6 +463,18 @@ async def test_closing_waits_for_a_log_that_is_being_written_back(make: Any, pat
     beside.gate.set()
     await closing
     assert len(bench.rows()) == 1
+
+
+async def test_closing_in_the_middle_of_mending_leaves_no_thread(make: Any, path: Path) -> None:
+    bench, beside = await hold_up(make, path)
+    assert bench.writer._driver is not None
+    thread = bench.writer._driver._thread
+    bench.writer.report(Broken("the disk is gone"))
+    await asyncio.sleep(0)  # mending waits for what is written back
+    await bench.writer.close(timeout_s=0.01)
+    beside.gate.set()
+    await asyncio.to_thread(thread.join, PATIENCE_S)
+    assert not thread.is_alive()
 
 
 async def test_a_log_that_cannot_be_written_back_beside_is_by_the_writer(make: Any, path: Path) -> None:
