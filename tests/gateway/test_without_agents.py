@@ -13,13 +13,14 @@ from tests.gateway.process import ROOT
 from tests.server import serve, settings_for
 from tests.stored import open_store
 
-# Of each folder one file, over SQLite; `MNEMOGATE_TEST_AGENTS=none scripts/check gateway` runs them all.
+# Of each folder a short file or two, over SQLite; `MNEMOGATE_TEST_AGENTS=none scripts/check gateway` runs them all.
 TESTS = (
     "tests/gateway/chat/test_cancel.py",
-    "tests/gateway/memory/test_memory.py",
-    "tests/gateway/responses/test_responses.py",
-    "tests/gateway/upstream/test_failover_streams.py",
-    "tests/gateway/voice",
+    "tests/gateway/memory/test_two_paths.py",
+    "tests/gateway/memory/test_block_edits.py",
+    "tests/gateway/responses/test_stored.py",
+    "tests/gateway/upstream/test_context_error.py",
+    "tests/gateway/voice/test_provisional.py",
 )
 
 
