@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -31,10 +31,9 @@ class Reference(Struct, frozen=True):
     turn: str
     # The request's field with the id, for errors.
     param: str
-    # It stands for the whole path up to the turn's reply.
-    is_path: bool = False
-    # It stands for the thoughts of the reply alone, which the message at `index` gets.
-    is_thoughts: bool = False
+    # What it stands for. "path": all messages up to the turn's reply; "thoughts": those of the reply, which the message
+    # at `index` gets.
+    kind: Literal["path", "message", "thoughts"] = "message"
     # The index in the turn's input of the message that is meant; None: the reply is meant.
     input_index: int | None = None
 

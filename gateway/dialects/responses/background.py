@@ -75,7 +75,7 @@ class RestoredRequest(Struct, frozen=True):
     def inputs(self) -> Sequence[tuple[int, Json]]:
         chat, messages = self.request.chat, self.request.input_messages
         first = len(chat.messages) - len(messages)
-        named = {each.index for each in chat.references if not (each.is_path or each.is_thoughts)}
+        named = {each.index for each in chat.references if each.kind == "message"}
         return [(n, m) for n, m in enumerate(messages) if n + first not in named]
 
     @property

@@ -307,7 +307,7 @@ class _Messages:
         self._append(message)
         at = self._messages_before + len(self._input.messages) - 1
         for id, param in reply.thought_ids:
-            self._input.references.append(Reference(at, id, *parse_turn_names(id), param, is_thoughts=True))
+            self._input.references.append(Reference(at, id, *parse_turn_names(id), param, "thoughts"))
 
     def _append_media(self) -> None:
         if self._media:

@@ -239,9 +239,7 @@ def _read_messages(
         param = "previous_response_id"
         if json.get("conversation") is not None:
             raise BadRequest(f"'{param}' cannot be used in conjunction with 'conversation'.", param=param)
-        read.references.insert(
-            0, Reference(len(head), previous, *parse_turn_names(previous), param, is_path=True)
-        )
+        read.references.insert(0, Reference(len(head), previous, *parse_turn_names(previous), param, "path"))
     read.messages[:0] = head
     if not read.messages:  # a chat completion has at least one
         read.messages.append({"role": "user", "content": ""})

@@ -61,7 +61,7 @@ async def fill_references(
         messages = await turns.messages_of(each)
         if messages:
             filler.fill(each, messages)
-        elif not each.is_thoughts:  # else they are left out, as those of another provider are
+        elif each.kind != "thoughts":  # else they are left out, as those of another provider are
             raise _not_found_error(each)
     whole = filler.filled_request()
     if scope is None and turns.owner is not None:
@@ -81,14 +81,14 @@ class _ReferencedTurns:
         self._store = store
         self._project = project
         self._scope = scope
-        self._messages: dict[tuple[str, str, bool, int | None], list[WireMessage]] = {}
+        self._messages: dict[tuple[str, str, str, int | None], list[WireMessage]] = {}
         self._by_conversation: dict[str, _ConversationTurns] = {}
 
     async def messages_of(self, reference: Reference) -> list[WireMessage]:
         """Returns what a reference stands for: the path that ends with a reply, or the reply alone; []: not found."""
         if not reference.conversation:
             return []
-        key = reference.conversation, reference.turn, reference.is_path, reference.input_index
+        key = reference.conversation, reference.turn, reference.kind, reference.input_index
         if key not in self._messages:
             self._messages[key] = await self._find(reference)
         return self._messages[key]
@@ -114,10 +114,10 @@ class _ReferencedTurns:
             return await self._find(replace(reference, conversation=name[0], turn=name[1]))
         # The same words were answered before, or several steps are one reply.
         turns = await self._turns_of(conversation)
-        return turns.path_to(turn, is_whole=reference.is_path)
+        return turns.path_to(turn, is_whole=reference.kind == "path")
 
     async def _messages_to(self, agent: Agent, exchange: Exchange, reference: Reference) -> list[WireMessage]:
-        if not reference.is_path:
+        if reference.kind != "path":
             return [] if exchange.redactions else _joined_reply([exchange])
         turns = _ConversationTurns()
         for listed in await self._store.messages.path_to(agent.id, exchange.id):
@@ -268,9 +268,7 @@ class _ReferenceFiller:
         self._edit = request.begin_edit()
         # By the index of each message in the request: what stands there now.
         self._messages = [[message] for message in request.messages]
-        self._reply_indices = {
-            each.index for each in request.references if not (each.is_path or each.is_thoughts)
-        }
+        self._reply_indices = {each.index for each in request.references if each.kind == "message"}
 
     def fill(self, reference: Reference, messages: Sequence[WireMessage]) -> None:
         """Inserts a path before the reference's message, or replaces the message. messages: ends with the reply.
@@ -278,11 +276,11 @@ class _ReferenceFiller:
         Raises: BodyTooLarge.
         """
         at = reference.index
-        if reference.is_thoughts:
+        if reference.kind == "thoughts":
             self._add_thoughts(at, messages[-1])
             return
-        messages = self._as_heard(messages, at if reference.is_path else at + 1)
-        if reference.is_path:
+        messages = self._as_heard(messages, at if reference.kind == "path" else at + 1)
+        if reference.kind == "path":
             self._edit.insert_messages(at, messages)
             self._messages[at][:0] = messages
             return
@@ -468,10 +466,10 @@ def _own_reply(exchange: Exchange) -> WireMessage:
 
 
 def _not_found_error(reference: Reference) -> BadRequest:
-    what = "Previous response" if reference.is_path else "Item"
+    what = "Previous response" if reference.kind == "path" else "Item"
     return BadRequest(
         f"{what} with id {reference.id[:120]!r} not found. It has not ended yet, was not stored, or was forgotten, or "
         "another user or project has it.",
         param=reference.param,
-        code="previous_response_not_found" if reference.is_path else None,
+        code="previous_response_not_found" if reference.kind == "path" else None,
     )
