@@ -156,6 +156,7 @@ class AsideReader:
 
 _PLAIN = re.compile(r'[^"\\]+')
 _NO_STRUCTURE = re.compile(r'[^"{}\[\]:,]+')
+_UNIT = re.compile(r"[0-9A-Fa-f]{4}")
 _ESCAPED: Final = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 _LOST = "\ufffd"
 
@@ -240,10 +241,7 @@ class StringReader:
 
     def _add_unit(self, digits: str) -> None:
         """Adds a UTF-16 unit; two of them may make one character."""
-        try:
-            unit = int(digits, 16)
-        except ValueError:
-            unit = 0xFFFD
+        unit = int(digits, 16) if _UNIT.fullmatch(digits) else 0xFFFD
         if 0xD800 <= unit < 0xDC00:
             self._add("")
             self._half = chr(unit)

@@ -73,6 +73,8 @@ def test_a_character_is_shown_as_soon_as_it_is_whole() -> None:
         ('{"message":"\\ude00b"}', "\ufffdb"),
         ('{"message":"\\ud83d\\ud83d\\ude00"}', "\ufffd😀"),
         ('{"message":"\\uzzzzb"}', "\ufffdb"),
+        ('{"message":"\\u-001b"}', "\ufffdb"),
+        ('{"message":"\\u 1_2b"}', "\ufffdb"),
         ('{"message":"cut', "cut"),
         ('["message","x"]', None),
         ('"message"', None),
