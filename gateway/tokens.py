@@ -31,9 +31,9 @@ IMAGE_TOKENS = 1_000
 # The same guide, `detail: low`.
 IMAGE_LOW_TOKENS = 85
 # 10 tokens a second; a second of 24 kHz 16 bit mono is 64,000 base64 characters.
-AUDIO_BASE64_PER_TOKEN = {"wav": 6_400}
-# The same for mp3 at 128 kbit/s.
-AUDIO_BASE64_PER_TOKEN_OTHER = 2_000
+WAV_BASE64_PER_TOKEN = 6_400
+# The same for mp3 at 128 kbit/s, and for other formats.
+AUDIO_BASE64_PER_TOKEN = 2_000
 # A minute of audio, where only a reference is there.
 AUDIO_TOKENS = 600
 # Two pages of a PDF as text and image, where only a reference is there.
@@ -149,9 +149,8 @@ def media_tokens(part: Mapping[str, Any]) -> int:
         data = body.get("data")
         if not isinstance(data, str):
             return AUDIO_TOKENS
-        return max(
-            10, len(data) // AUDIO_BASE64_PER_TOKEN.get(body.get("format", ""), AUDIO_BASE64_PER_TOKEN_OTHER)
-        )
+        is_wav = body.get("format") == "wav"
+        return max(10, len(data) // (WAV_BASE64_PER_TOKEN if is_wav else AUDIO_BASE64_PER_TOKEN))
     if kind == "file":
         data = body.get("file_data")
         return max(1_500, len(data) // FILE_BASE64_PER_TOKEN) if isinstance(data, str) else FILE_TOKENS

@@ -125,6 +125,7 @@ BIG = "A" * 400_000
         ({"type": "input_audio", "input_audio": {"data": BIG, "format": "wav"}}, 62),
         ({"type": "input_audio", "input_audio": {"data": BIG, "format": "mp3"}}, 200),
         ({"type": "input_audio", "input_audio": {"data": "AA", "format": "mp3"}}, 10),
+        ({"type": "input_audio", "input_audio": {"data": BIG, "format": ["odd"]}}, 200),
         ({"type": "file", "file": {"file_data": BIG}}, 10_000),
         ({"type": "file", "file": {"file_id": "file-1"}}, 3_000),
         ({"type": "something_new"}, 1_000),
