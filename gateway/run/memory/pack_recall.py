@@ -8,7 +8,7 @@ from math import inf
 from operator import attrgetter
 from typing import Any
 
-from gateway.core.conversation.canonical import SYSTEM_ROLES, WireMessage
+from gateway.core.conversation.canonical import SYSTEM_ROLES, WireMessage, text_of
 from gateway.core.prompt.note import CUT_CHARS
 from gateway.core.turn.commands import End, TurnOutcome
 from gateway.run.memory.prompt import Prompt, SearchRecord
@@ -151,12 +151,7 @@ def _tokens(chars: int) -> int:
 
 def _chars(message: WireMessage) -> int:
     """Returns how many characters the texts of a message have."""
-    content = message.get("content")
-    if isinstance(content, str):
-        return len(content)
-    if not isinstance(content, list):
-        return 0
-    return sum(len(part.get("text") or "") for part in content if isinstance(part, dict))
+    return len(text_of(message))
 
 
 def usage_of(usage: Mapping[str, Any] | None) -> tuple[int, int, int] | None:

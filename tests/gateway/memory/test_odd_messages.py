@@ -84,3 +84,12 @@ def test_a_run_ends_whatever_shape_its_reply_has(world: LettaWorld) -> None:
         status, found = world.ask("POST", f"/v1/agents/{made.id}/messages", {"input": "Hello"})
         assert status in (200, 502), found
     assert world.ask("GET", f"/v1/agents/{made.id}/messages")[0] == 200
+
+
+def test_a_part_with_a_number_for_its_text_is_remembered(world: LettaWorld) -> None:
+    odd = [{"type": "text", "text": "What is my cat called?"}, {"type": "text", "text": 7}]
+    for content in ("My cat is called Miso.", odd):
+        reply = world.world.post([{"role": "user", "content": content}], user="alice", model="agent/helper")
+        assert (reply.status, reply.headers["x-mnemogate-memory"]) == (200, "on")
+        assert "x-mnemogate-durable" not in reply.headers
+    assert world.world.query("SELECT count(*) FROM exchanges WHERE active <> 0") == [2]
