@@ -30,6 +30,7 @@ _PATTERN_COST_BYTES = 4096
 _MAX_REGEX_BYTES = 256 * 1024  # of one compiled pattern; a larger one forbids nothing
 _MIN_ARGUMENT_BYTES = 64  # counted of any arguments: even for none the schema is compiled
 _MAX_EXPANDED_LEVELS = 64  # of a schema with its references written out
+_MAX_DIGITS = 10  # of an index in a reference; Python refuses to parse one of thousands
 _MAX_REPAIRS = 16  # faults that are left out of a schema; a schema with more forbids nothing
 # Their cost does not follow from the size of the schema, or they decide what a reference leads to.
 _UNBOUNDED_KEYWORDS: Final = (
@@ -151,7 +152,7 @@ def _find_target(root: Mapping[str, Any], reference: str) -> Any:
     found: Any = root
     for part in unquote(reference[1:]).split("/")[1:]:
         key = part.replace("~1", "/").replace("~0", "~")
-        if isinstance(found, list) and key.isdecimal() and int(key) < len(found):
+        if isinstance(found, list) and key.isdecimal() and len(key) < _MAX_DIGITS and int(key) < len(found):
             found = found[int(key)]
         elif isinstance(found, dict) and key in found:
             found = found[key]
