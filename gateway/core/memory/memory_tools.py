@@ -15,6 +15,7 @@ import orjson
 from msgspec import Struct, field
 
 from adapters.types import Json
+from gateway.core.json_limits import is_too_deep
 from gateway.core.nul import without_nul
 from gateway.core.prompt.shown_blocks import Shown
 from gateway.core.tags import quoted
@@ -193,7 +194,9 @@ def read_arguments(text: str) -> Json | None:
     if not isinstance(parsed, dict):
         return None
     found = {name: _as_int(value) if isinstance(value, float) else value for name, value in parsed.items()}
-    return without_nul(found) if "\\u0000" in text else found
+    if "\\u0000" not in text:
+        return found
+    return None if is_too_deep(found) else without_nul(found)
 
 
 def _as_int(number: float) -> float:

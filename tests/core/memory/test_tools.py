@@ -103,7 +103,17 @@ def test_schemas_are_what_the_real_api_takes(tool: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("{}", {}), ("", {}), (" ", {}), ('{"a":1}', {"a": 1}), ("[1]", None), ("1", None), ('{"a', None)],
+    [
+        ("{}", {}),
+        ("", {}),
+        (" ", {}),
+        ('{"a":1}', {"a": 1}),
+        ("[1]", None),
+        ("1", None),
+        ('{"a', None),
+        ('{"a":"b\\u0000"}', {"a": "b"}),
+        (f'{{"a":{"[" * 900}"\\u0000"{"]" * 900}}}', None),
+    ],
 )
 def test_arguments_are_an_object_or_nothing(text: str, expected: dict[str, Any] | None) -> None:
     assert read_arguments(text) == expected
