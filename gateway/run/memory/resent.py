@@ -32,8 +32,8 @@ from storage.records import Atom
 CACHE_BYTES = 5 << 19
 # A larger request is not stored: to hash its messages takes 1 ms.
 _MAX_REQUEST_BYTES = 1 << 20
-# The memory that a list takes, and each message of one atom in it; measured.
-_LIST_BYTES, _MESSAGE_BYTES = 780, 20
+# The memory that a list takes beside its atoms, and each message in it; measured.
+_LIST_BYTES, _MESSAGE_BYTES = 780, 8
 
 # An agent's secret, and how many messages the list has.
 _ListKey = tuple[bytes, int]
@@ -56,6 +56,11 @@ class _SentList(Struct, frozen=True):
     prefix: HashedPrefix
     # None: there is none yet, or it is not text alone.
     reply: _Reply | None = None
+
+    @property
+    def size(self) -> int:
+        """The bytes of memory that it takes."""
+        return _LIST_BYTES + _MESSAGE_BYTES * len(self.prefix.positions) + len(self.prefix.atoms)
 
 
 class ResentLists:
@@ -122,13 +127,12 @@ class ResentLists:
         if key in self._lists:
             self._drop(key)
         self._lists[key] = sent
-        self.bytes += _LIST_BYTES + _MESSAGE_BYTES * key[1]
+        self.bytes += sent.size
         while self.bytes > self._limit:
             self._drop(next(iter(self._lists)))
 
     def _drop(self, key: _ListKey) -> None:
-        del self._lists[key]
-        self.bytes -= _LIST_BYTES + _MESSAGE_BYTES * key[1]
+        self.bytes -= self._lists.pop(key).size
 
 
 def _hashed_reply(sent: _SentList, message: WireMessage, index: int) -> HashedReply | None:

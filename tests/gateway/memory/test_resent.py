@@ -105,6 +105,15 @@ def test_a_reply_that_comes_back_with_its_text_is_not_hashed_again(
         agrees(found, request)
 
 
+def test_a_list_counts_with_all_of_its_calls() -> None:
+    calls = [{"id": f"{n}", "function": {"name": f"f{n}", "arguments": "{}"}} for n in range(1000)]
+    request = ask([TALK[1], {"role": "assistant", "content": None, "tool_calls": calls}, TALK[7]])
+    resent = ResentLists(limit_bytes=20_000)
+    for n in range(3):
+        resent.listing(MessageHasher(bytes([n]) * 32), request)
+    assert len(resent) == 1
+
+
 def test_a_plain_turn_hashes_its_message_and_its_reply(
     upstream: StrictUpstream, tmp_path: Path, hashed: list[str]
 ) -> None:
