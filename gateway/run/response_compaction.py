@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import orjson
 from msgspec import Struct
 from msgspec.structs import replace
 
 from adapters.types import Json, token_count
-from gateway.core.conversation.canonical import WireMessage
+from gateway.core.conversation.canonical import WireMessage, text_of
 from gateway.core.prompt.summary import message_lines, split_lines, summary_request, summary_tokens
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.turn.client_view import MakesView
@@ -95,14 +95,22 @@ async def compact(
         await chat.answer(question, context, answer, receipt, view)
         if answer.status != 200:
             raise CompactionFailed(answer.status, bytes(answer.body))
-        reply = orjson.loads(answer.body)
-        message = reply["choices"][0]["message"]
-        if not message.get("content"):
-            raise UpstreamBroke("The model wrote no summary.")
-        summary = str(message["content"]).strip()
+        summary, used = _read_reply(answer.body)
         for key in _USAGE:
-            usage[key] += token_count(reply.get("usage"), key)
+            usage[key] += token_count(used, key)
     return Compacted(_newest(whole.messages, request.model, window // _WINDOW_PARTS), summary, usage)
+
+
+def _read_reply(body: bytearray) -> tuple[str, Any]:
+    """Returns the text and the usage of a chat completion. Raises: UpstreamBroke: it is none, or has no text."""
+    try:
+        reply = orjson.loads(body)
+        text = text_of(reply["choices"][0]["message"]).strip()
+    except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
+        raise UpstreamBroke("The upstream's answer is not a chat completion.") from None
+    if not text:
+        raise UpstreamBroke("The model wrote no summary.")
+    return text, reply.get("usage")
 
 
 def _newest(messages: Sequence[WireMessage], model: str, most_tokens: int) -> list[WireMessage]:

@@ -13,7 +13,7 @@ import pytest
 from gateway.core.conversation.canonical import text_of
 from gateway.settings import UpstreamSettings
 from tests.doubles.anthropic_upstream import StrictAnthropic
-from tests.doubles.upstream import StrictUpstream, fail, say
+from tests.doubles.upstream import StrictUpstream, fail, raw, say
 from tests.gateway.responses.test_responses import WEATHER, respond, serve_memory
 from tests.gateway.sdk import World, agent, remember
 
@@ -114,6 +114,17 @@ def test_a_list_is_made_short_too(world: World, upstream: StrictUpstream) -> Non
     upstream.queue(fail(429, "Slow down.", code="rate_limit_exceeded"))
     with pytest.raises(openai.RateLimitError):
         world.sdk.responses.compact(model="m", input="Hi")
+
+
+@pytest.mark.parametrize(
+    "body", [b"<html></html>", b"[]", b'{"choices":[]}', b'{"choices":[{"message":7}]}', b'{"choices":[7]}']
+)
+def test_an_answer_that_is_no_chat_completion_is_the_upstreams_fault(
+    world: World, upstream: StrictUpstream, body: bytes
+) -> None:
+    upstream.queue(raw(body, content_type="application/json"))
+    asked = orjson.dumps({"model": "m", "input": "Hi"})
+    assert world.gateway.ask("POST", "/v1/responses/compact", asked, {}).status == 502
 
 
 def test_what_a_summary_says_stays_when_it_is_made_short_again(
