@@ -31,7 +31,7 @@ from gateway.core.turn.machine import Turn
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.upstream.policy import Target
 from gateway.core.usage.reported import ReplyUsage
-from gateway.errors import GatewayError, LimitReached
+from gateway.errors import CallerError, GatewayError
 from gateway.run.call import ChatCall, endpoint_form_for
 from gateway.run.memory.fit import fit_prompt, fit_rounds
 from gateway.run.memory.keeper import MemoryKeeper
@@ -280,13 +280,9 @@ class TurnRun:
     async def _run_round(self) -> None:
         """Calls the model, and feeds the machine its reply or the error."""
         keep_alive_s = self.services.limits.keep_alive_s
-        if self.run_terms.admit is not None:
-            try:
-                await self.run_terms.admit()
-            except LimitReached as error:
-                await self._feed(events.ReplyFailed(error))
-                return
         try:
+            if self.run_terms.admit is not None:
+                await self.run_terms.admit()
             sending = self._send()
             if keep_alive_s and self.sink.started:
                 sending = await_with_beats(sending, keep_alive_s, self._send_beat)
@@ -306,6 +302,8 @@ class TurnRun:
                 self.attempts.note_broken(failure)  # an error that is raised is counted where it is caught
             rest = error.rest if isinstance(error, UnfinishedEvent) else b""
             await self._feed(events.ReplyFailed(failure, rest))
+        except CallerError as error:  # a limit is reached, or the hidden rounds do not fit a window
+            await self._feed(events.ReplyFailed(error))
         finally:
             self._note_usage()
         await self._close_reply()

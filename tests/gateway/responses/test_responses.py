@@ -873,6 +873,26 @@ def test_a_window_that_is_full_is_an_error_where_nothing_may_be_left_out(
             assert len(upstream.last.messages) < len(items)
 
 
+def test_a_turn_whose_hidden_rounds_do_not_fit_is_remembered_as_far_as_it_was_told(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    small = replace(by_chat(upstream)[0], context_window=3000)
+    insert = Call("memory_insert", {"label": "human", "new_string": "Likes tea."})
+    upstream.queue(call_tools(insert, text="Let me see. " * 1000))
+    items: Any = [
+        {"role": "user", "content": "Hello. " * 300},
+        {"role": "assistant", "content": "Hi."},
+        {"role": "user", "content": "I like tea."},
+    ]
+    asked: Json = {"model": "agent/helper", "input": items, "user": "alice", "truncation": "disabled"}
+    with remember(upstream, tmp_path, agent(), upstreams=(small,)) as world:
+        with pytest.raises(openai.APIError, match="exceeds the context window"):
+            respond(world, stream=True, **asked)
+        [(input, reply)] = world.query("SELECT input, shown_reply FROM exchanges")
+        assert b"I like tea." in input
+        assert b"Let me see." in reply
+
+
 # -- answers that are none
 
 
