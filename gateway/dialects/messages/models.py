@@ -16,13 +16,11 @@ _OPENAIS: Final = frozenset(("object", "created", "owned_by"))
 
 def render_model(model: Json) -> Json:
     """Returns a model of a list in OpenAI's form; fields of the upstream's own stay."""
-    created = model.get("created")
-    at = datetime.fromtimestamp(created if isinstance(created, int) else 0, UTC)
     own = {key: value for key, value in model.items() if key not in _OPENAIS}
     return {
         "type": "model",
         "display_name": model["id"],
-        "created_at": at.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "created_at": _render_time(model.get("created")),
         "lifecycle": "active",
         **own,
     }
@@ -48,10 +46,19 @@ def render_page(models: Sequence[Json], query: Mapping[str, str]) -> Json:
     }
 
 
+def _render_time(seconds: object) -> str:
+    """Returns a time since the epoch in Anthropic's form; the epoch, as for an unknown time, where it is none."""
+    try:
+        at = datetime.fromtimestamp(seconds if isinstance(seconds, int) else 0, UTC)
+    except (ValueError, OverflowError, OSError):  # some servers give milliseconds
+        at = datetime.fromtimestamp(0, UTC)
+    return at.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 def _limit(given: str | None) -> int:
     if given is None:
         return _DEFAULT_LIMIT
-    if not given.isdecimal() or not 1 <= int(given[:6]) <= _MAX_LIMIT:
+    if not (given.isdecimal() and len(given) <= len(str(_MAX_LIMIT)) and 1 <= int(given) <= _MAX_LIMIT):
         raise invalid("limit", f"Input should be a whole number from 1 to {_MAX_LIMIT}")
     return int(given)
 
