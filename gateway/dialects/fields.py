@@ -14,6 +14,9 @@ import orjson
 from gateway.core.json_limits import MAX_LEVELS, check_values, is_too_deep
 from gateway.errors import BadRequest
 
+# Longer than any that is served. Names are cached in several tables, by hundreds.
+LONGEST_MODEL = 1_000
+
 
 def read_object(body: bytes) -> dict[str, Any]:
     """Returns a body's JSON. Raises: BadRequest, BodyTooLarge."""
@@ -121,6 +124,16 @@ def check_depth(param: str, json: list[Any]) -> None:
         raise BadRequest(
             f"Invalid '{param}': nested too deep. Expected at most {MAX_LEVELS} levels.", param=param
         )
+
+
+def check_model_name(model: str) -> None:
+    """Refuses what can be no model's name, before it is put into a table. Raises: BadRequest."""
+    if len(model) > LONGEST_MODEL:
+        raise BadRequest(
+            f"Invalid 'model': the name has more than {LONGEST_MODEL:,} characters.", param="model"
+        )
+    if not model.isprintable() and any(ord(character) < 32 or ord(character) == 127 for character in model):
+        raise BadRequest("Invalid 'model': the name contains a control character.", param="model")
 
 
 def missing(param: str) -> BadRequest:

@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 from gateway.core.request.request_headers import RawHeaders, refuse_repeated
 from gateway.core.turn.native_form import ReplyChange
 from gateway.core.usage.reported import costs_tokens
+from gateway.dialects.fields import check_model_name
 from gateway.errors import BadRequest, NotAllowed, UnknownPath
 from gateway.limits import Limits
 from gateway.run.upstream.forward import Forwarder, Outgoing
@@ -140,7 +141,9 @@ class ForwardedPath:
             if boundary is not None and _may_name_a_model(head.path):
                 search = FieldSearch(boundary, "model")
                 await upload.read_until(search, self.bodies.limit_bytes, quota)
-                info.model = upload.field_value or info.model
+                if upload.field_value:
+                    check_model_name(upload.field_value)
+                    info.model = upload.field_value
                 is_conclusive = search.span is not None or search.is_whole
             route = self.forwarder.route_for(head.path, info.model, head.upstream_name, is_read=is_conclusive)
             outgoing = _outgoing(head, scope, upload=upload)

@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from adapters.types import BYTES_PER_TOKEN, Json
 from gateway.core.request.identity import asks_agent
+from gateway.dialects.fields import check_model_name
 from gateway.dialects.messages.errors import MessagesErrors
 from gateway.dialects.messages.native import NativeMessages
 from gateway.dialects.messages.read import MessagesRequest, parse_body, read_names, read_request, read_thread
@@ -121,9 +122,11 @@ class MessagesPath:
         return self._read_with_headers(body, json, scope, is_lenient=False)
 
     def _is_for_native_upstream(self, json: Json, scope: Scope) -> bool:
-        """Returns whether a request goes to its upstream as it is."""
-        if not isinstance(json.get("model"), str):
+        """Returns whether a request goes to its upstream as it is. Raises: BadRequest: it names no model's name."""
+        model = json.get("model")
+        if not isinstance(model, str):
             return False
+        check_model_name(model)
         context = info_of(scope).caller.context(scope["headers"])
         return self.chats.chat.is_for_native_upstream(read_names(json), context)
 

@@ -10,7 +10,7 @@ import orjson
 from msgspec import Struct
 
 from gateway.core.request.edit import BodyEdit
-from gateway.dialects.fields import read_members, repeated_keys
+from gateway.dialects.fields import check_model_name, read_members, repeated_keys
 from gateway.errors import BadRequest
 
 _KEY = b'"model"'
@@ -66,6 +66,8 @@ def read_request_body(raw: bytes) -> RequestBody:
     repeated = repeated_keys(raw, members)
     if "model" in repeated:
         raise BadRequest("Duplicate key in the request body: `model`.", param="model")
+    if model is not None:
+        check_model_name(model)
     is_stream = bytes(members.get("stream", b"null")) == b"true"
     return RequestBody(raw, model or None, is_stream, members, repeated)
 

@@ -14,6 +14,7 @@ from gateway.core.request.chat_request import MAX_TOKENS_FIELDS, ChatRequest
 from gateway.dialects.fields import (
     check_depth,
     check_length,
+    check_model_name,
     missing,
     read_integer,
     read_object,
@@ -24,8 +25,6 @@ from gateway.dialects.fields import (
 from gateway.errors import BadRequest
 
 MAX_MESSAGES = 5_000  # chosen: an agent's day; finding the conversation costs about 10 us a message
-# Longer than any that is served. Names are cached in several tables, by hundreds.
-LONGEST_MODEL = 1_000
 
 ROLES = ("user", "assistant", "tool", "system", "developer", "function")  # the most frequent first
 
@@ -102,12 +101,7 @@ def _read_model(json: dict[str, Any]) -> str:
         raise missing("model") if model is None else wrong_type("model", "a string", model)
     if not model.strip():
         raise BadRequest("Invalid 'model': the name is empty.", param="model")
-    if len(model) > LONGEST_MODEL:
-        raise BadRequest(
-            f"Invalid 'model': the name has more than {LONGEST_MODEL:,} characters.", param="model"
-        )
-    if not model.isprintable() and any(ord(character) < 32 or ord(character) == 127 for character in model):
-        raise BadRequest("Invalid 'model': the name contains a control character.", param="model")
+    check_model_name(model)
     return model
 
 

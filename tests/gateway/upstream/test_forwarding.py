@@ -11,6 +11,7 @@ import openai
 import pytest
 from msgspec.structs import replace
 
+from gateway.dialects.fields import LONGEST_MODEL
 from gateway.settings import ModelSettings, ProfileSettings, ProjectSettings, UpstreamSettings
 from gateway.web.form import FieldSearch, read_boundary
 from gateway.web.forwarding import FORWARDED
@@ -635,3 +636,23 @@ def test_a_list_of_what_all_projects_keep_is_for_whom_the_settings_say(
                 assert f"projects.{project}.lists_account" in reply.error["message"]
                 # An id shows that an object is one's own.
                 assert gateway.ask("GET", f"/v1/{what}/x-1", None, headers).status != 403
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "headers"),
+    [
+        ("/v1/embeddings", b'{"model":"%b","input":"Hi"}', JSON),
+        ("/v1/audio/transcriptions", form(("model", b"%b"), ("*file", b"x")), FORM),
+        ("/v1/responses", b'{"model":"%b","input":"Hi"}', JSON),
+        ("/v1/messages", b'{"model":"%b","max_tokens":1,"messages":[{"role":"user","content":"Hi"}]}', JSON),
+    ],
+)
+def test_what_is_too_long_for_a_name_is_none(
+    gateway: Running, upstream: StrictUpstream, path: str, body: bytes, headers: dict[str, str]
+) -> None:
+    """Names are cached, and each is a caller's choice."""
+    longest = b"m" * LONGEST_MODEL
+    assert gateway.ask("POST", path, body.replace(b"%b", longest), headers).status == 200
+    reply = gateway.ask("POST", path, body.replace(b"%b", longest + b"m"), headers)
+    assert (reply.status, "1,000 characters" in reply.error["message"]) == (400, True)
+    assert len(upstream.seen) == 1
