@@ -9,8 +9,8 @@ import msgspec
 import orjson
 from msgspec import Struct
 
-from gateway.core.request.edit import BodyEdit
 from gateway.dialects.fields import check_model_name, read_members, repeated_keys
+from gateway.dialects.responses.members import encode_members
 from gateway.errors import BadRequest
 
 _KEY = b'"model"'
@@ -43,9 +43,8 @@ class RequestBody(Struct, frozen=True):
             head, key, rest = self.raw.partition(_KEY)
             colon, _, after = rest.partition(bytes(self.members["model"]))
             return b"".join((head, key, colon, orjson.dumps(model), after))
-        edit = BodyEdit(self.raw, orjson.loads(self.raw))
-        edit.set_member("model", model)
-        return edit.render()
+        members = {key: bytes(value) for key, value in self.members.items()}
+        return encode_members({**members, "model": orjson.dumps(model)})
 
 
 def read_request_body(raw: bytes) -> RequestBody:

@@ -37,6 +37,17 @@ def test_what_stands_in_a_text_is_no_value(sign: bytes) -> None:
     check_values(b'{"a":["' + sign * (MAX_VALUES * 2) + b'"],"b":{}}')
 
 
+@pytest.mark.parametrize(
+    "value",
+    [b"1e999", b"[" * 500 + b"]" * 500, b"123456789012345678901234567890"],
+    ids=["infinite", "deep", "long"],
+)
+def test_a_model_is_renamed_beside_what_cannot_be_read(value: bytes) -> None:
+    """The name of a tool's argument may be `model`, too."""
+    body = b'{"model":"m","input":%b,"tools":[{"properties":{"model":{}}}]}' % value
+    assert read_request_body(body).with_model("n") == body.replace(b'"m"', b'"n"')
+
+
 def test_what_is_passed_through_may_have_more() -> None:
     """2,048 texts to be embedded, as tokens: a batch that servers of one's own take."""
     body = b'{"input":[' + b",".join([b"[" + b"7," * 511 + b"7]"] * 2048) + b'],"model":"m"}'
