@@ -16,7 +16,8 @@ from adapters.types import Json
 from gateway.dialects.event_stream import encode_typed_event
 from gateway.dialects.lenient import as_object, decode_object
 
-_EVENT: Final = re.compile(rb"event: ?(\w+)\r?\n")
+# Its data repeats the name. Some upstreams name their chat completions' chunks, which do not.
+_EVENT: Final = re.compile(rb'event: ?(\w+)\r?\n(?=(?s:.*?)"type"\s*:\s*"\1")')
 _DATA: Final = re.compile(rb"^data: ?(.*)$", re.MULTILINE)
 STOP_REASONS: Final = {
     "stop": "end_turn",

@@ -1,0 +1,57 @@
+"""A reply of an upstream with chat completions in the form of the Messages API."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+
+from gateway.core.turn.client_view import ReplyEvent
+from gateway.core.turn.terms import TurnTerms
+from gateway.dialects.messages.render import MakesMessages, MessagesView
+
+Json = dict[str, Any]
+
+
+def view() -> MessagesView:
+    return MakesMessages("m", 1, "req_1")(TurnTerms())
+
+
+def event(delta: Json, finish: str | None = None, name: str | None = None) -> ReplyEvent:
+    choice = {"index": 0, "delta": delta, "finish_reason": finish}
+    chunk = {"id": "c", "object": "chat.completion.chunk", "model": "m", "choices": [choice]}
+    head = b"" if name is None else b"event: %b\n" % name.encode()
+    return ReplyEvent(head + b"data: %b\n\n" % orjson.dumps(chunk), name, chunk)
+
+
+def piece(index: int = 0, id: str | None = None, **function: str) -> Json:
+    return {"tool_calls": [{"index": index, **({} if id is None else {"id": id}), "function": function}]}
+
+
+def stream(*events: ReplyEvent) -> list[Json]:
+    """Returns the events that a client gets, each by its data."""
+    made = view()
+    made.begin(events[0].chunk or {})
+    for each in events:
+        made.show(each)
+    made.end([event({}, "stop")], None, b"data: [DONE]\n\n")
+    return [orjson.loads(each.partition(b"\ndata: ")[2]) for each in made.take().split(b"\n\n") if each]
+
+
+def calls_in(events: list[Json]) -> list[tuple[str, str]]:
+    """Returns name and arguments of each call, as a client puts them together."""
+    found: list[tuple[str, str]] = []
+    for each in events:
+        if each["type"] == "content_block_start" and each["content_block"]["type"] == "tool_use":
+            found.append((each["content_block"]["name"], ""))
+        elif each.get("delta", {}).get("type") == "input_json_delta":
+            name, text = found.pop()
+            found.append((name, text + each["delta"]["partial_json"]))
+    return found
+
+
+@pytest.mark.parametrize("name", ["message", "chunk"])
+def test_chunks_that_their_upstream_names_are_translated_too(name: str) -> None:
+    events = [event({"content": text}, name=name) for text in ("Hello", " you")]
+    assert stream(*events) == stream(event({"content": "Hello"}), event({"content": " you"}))
