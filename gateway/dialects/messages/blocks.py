@@ -25,14 +25,14 @@ class GrowingBlocks:
         self._kind = ""  # of the open block of text or thoughts; "": none
         self._texts: list[str] = []  # of all these blocks
         self._draft = MessageDraft()  # of the client's calls
+        self._waiting_calls: list[ToolCall] = []  # they have not begun
         self._open_call: ToolCall | None = None
         self._shown_pieces = 0  # of its arguments
-        self._shown_calls = 0
         self.next_index = 0
 
     @property
     def has_calls(self) -> bool:
-        return self._shown_calls > 0
+        return bool(self._draft.calls)
 
     def generated(self) -> str:
         """Returns all that the model wrote of the message, for a count of its tokens."""
@@ -49,9 +49,14 @@ class GrowingBlocks:
         self._delta({"type": "thinking_delta", "thinking": text})
 
     def add_call(self, entry: Json) -> None:
-        """Takes a piece of a call. One that is not the open call waits until that has ended."""
+        """Takes a piece of a call, which begins when its name is complete: known by arguments or the reply's end.
+
+        One that is not the open call waits until that has ended.
+        """
+        known = len(self._draft.calls)
         call = self._draft.add_call_piece(entry)
-        if self._open_call is None and call.name:
+        self._waiting_calls += self._draft.calls[known:]
+        if self._open_call is None and call in self._waiting_calls and any(call.arguments):
             self._begin_call(call)
         if call is self._open_call:
             self._show_arguments()
@@ -59,14 +64,14 @@ class GrowingBlocks:
     def end(self) -> None:
         """Ends what is open, and shows the calls that waited."""
         self._close()
-        while self._shown_calls < len(self._draft.calls):
-            self._begin_call(self._draft.calls[self._shown_calls])
+        while self._waiting_calls:
+            self._begin_call(self._waiting_calls[0])
             self._close()
 
     def _begin_call(self, call: ToolCall) -> None:
         self._close()
+        self._waiting_calls.remove(call)
         self._open_call, self._shown_pieces = call, 0
-        self._shown_calls += 1
         block = {"type": "tool_use", "id": call_id(call.id, self.next_index), "name": call.name, "input": {}}
         self._emit("content_block_start", index=self.next_index, content_block=block)
         self._show_arguments()

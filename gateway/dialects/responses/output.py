@@ -240,7 +240,7 @@ class CallItem(Item):
         """Sends the arguments that have come."""
         arguments, kind = self._call.arguments, self._form.kind
         # A typed client reads an action of another kind only when it is whole.
-        if not arguments or kind not in _GROWING:
+        if not any(arguments) or kind not in _GROWING:
             return
         self.begin()
         for piece in filter(None, arguments[self._sent :]):

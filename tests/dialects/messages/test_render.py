@@ -55,3 +55,23 @@ def calls_in(events: list[Json]) -> list[tuple[str, str]]:
 def test_chunks_that_their_upstream_names_are_translated_too(name: str) -> None:
     events = [event({"content": text}, name=name) for text in ("Hello", " you")]
     assert stream(*events) == stream(event({"content": "Hello"}), event({"content": " you"}))
+
+
+@pytest.mark.parametrize("arguments", [{}, {"arguments": ""}])
+def test_a_name_that_comes_in_pieces_is_whole_where_its_call_begins(arguments: Json) -> None:
+    pieces = [piece(0, "c1", name="get_", **arguments), piece(name="weather", **arguments)]
+    told = stream(*map(event, [*pieces, piece(arguments='{"city":'), piece(arguments='"Bern"}')]))
+    assert calls_in(told) == [("get_weather", '{"city":"Bern"}')]
+
+
+def test_calls_begin_in_whichever_order_their_names_come() -> None:
+    pieces = [
+        piece(0, "c1"),
+        piece(1, "c2", name="two", arguments="{}"),
+        piece(0, name="one", arguments="{}"),
+    ]
+    assert sorted(calls_in(stream(*map(event, pieces)))) == [("one", "{}"), ("two", "{}")]
+
+
+def test_a_call_without_arguments_is_shown_too() -> None:
+    assert calls_in(stream(event(piece(0, "c1", name="stop")))) == [("stop", "")]

@@ -326,3 +326,10 @@ def test_the_response_says_what_was_asked() -> None:
     told = response.model_dump(exclude_none=True)
     assert {key: told[key] for key in asked} == asked
     assert (told["status"], told["tool_choice"], told["parallel_tool_calls"]) == ("completed", "auto", True)
+
+
+def test_a_name_that_comes_in_pieces_is_whole_where_its_call_begins() -> None:
+    pieces = [{"name": "get_", "arguments": ""}, {"name": "weather", "arguments": ""}, {"arguments": "{}"}]
+    told, response = stream(*(event({"tool_calls": [{"index": 0, "function": each}]}) for each in pieces))
+    added = next(each for each in told if each.type == "response.output_item.added")
+    assert (added.item.name, response.output[0].name) == ("get_weather", "get_weather")  # type: ignore[union-attr]
