@@ -118,17 +118,20 @@ def render_blocks(message: Json) -> list[Json]:
         function = call.get("function") or {}
         id = call_id(as_text(call.get("id")), len(blocks))
         name, arguments = as_text(function.get("name")), function.get("arguments")
-        blocks.append({"type": "tool_use", "id": id, "name": name, "input": _parse_input(arguments)})
+        blocks.append({"type": "tool_use", "id": id, "name": name, "input": _render_input(arguments)})
     return blocks
 
 
-def _parse_input(arguments: Any) -> Any:
+def _render_input(arguments: Any) -> Any:
+    """Returns the arguments' own bytes, of any depth and without a number that is rounded."""
+    if not isinstance(arguments, str) or not arguments.strip():
+        return {}
     try:
-        parsed = orjson.loads(arguments) if isinstance(arguments, str) and arguments.strip() else {}
+        is_object = isinstance(orjson.loads(arguments), dict)
     except orjson.JSONDecodeError:
-        parsed = None
+        is_object = False
     # Arguments that are cut off or no JSON stay readable.
-    return parsed if isinstance(parsed, dict) else {"arguments": arguments}
+    return orjson.Fragment(arguments) if is_object else {"arguments": arguments}
 
 
 def _join_texts(content: Any) -> str:

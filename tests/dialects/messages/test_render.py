@@ -8,6 +8,7 @@ import orjson
 import pytest
 
 from gateway.core.turn.client_view import ReplyEvent
+from gateway.core.turn.commands import FINISHED, TurnOutcome
 from gateway.core.turn.terms import TurnTerms
 from gateway.dialects.messages.render import MakesMessages, MessagesView
 
@@ -75,3 +76,12 @@ def test_calls_begin_in_whichever_order_their_names_come() -> None:
 
 def test_a_call_without_arguments_is_shown_too() -> None:
     assert calls_in(stream(event(piece(0, "c1", name="stop")))) == [("stop", "")]
+
+
+@pytest.mark.parametrize(
+    "arguments", ['{"id":123456789012345678901234567890}', '{"a":' + "[" * 500 + "]" * 500 + "}"]
+)
+def test_a_whole_reply_has_the_arguments_as_the_model_wrote_them(arguments: str) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    outcome = TurnOutcome(FINISHED, shown_reply={"role": "assistant", "content": None, "tool_calls": [call]})
+    assert b'"input":' + arguments.encode() in view().whole(b"{}", outcome, is_unchanged=False)
