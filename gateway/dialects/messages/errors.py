@@ -64,7 +64,8 @@ def _object_of(error: GatewayError) -> Json:
 
 def error_object(status: int, message: str, request_id: str, code: Any = None, kind: Any = None) -> Json:
     """Returns an error. kind: its type, where the upstream names one of Anthropic's; else the status decides."""
-    error: Json = {"type": kind if kind in _KINDS else type_of(status), "message": message}
+    is_known = isinstance(kind, str) and kind in _KINDS
+    error: Json = {"type": kind if is_known else type_of(status), "message": message}
     if isinstance(code, str) and code:
         error["details"] = {"error_code": code}
     return {"type": "error", "error": error, "request_id": request_id or None}

@@ -328,7 +328,7 @@ def _translate_named_choice(choice: Any, where: str, upstream_tools: UpstreamToo
     kind = choice.get("type")
     if kind is None:
         raise missing(f"{where}.type")
-    if kind in _FORCED_BY_TYPE:
+    if isinstance(kind, str) and kind in _FORCED_BY_TYPE:
         return {"type": "function", "function": {"name": kind}}
     if kind not in ("function", "custom"):
         raise unsupported(f"{where}.type", kind)

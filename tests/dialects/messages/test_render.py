@@ -85,3 +85,16 @@ def test_a_whole_reply_has_the_arguments_as_the_model_wrote_them(arguments: str)
     call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": arguments}}
     outcome = TurnOutcome(FINISHED, shown_reply={"role": "assistant", "content": None, "tool_calls": [call]})
     assert b'"input":' + arguments.encode() in view().whole(b"{}", outcome, is_unchanged=False)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shown"),
+    [("overloaded_error", "overloaded_error"), ("odd", "api_error"), (["odd"], "api_error")],
+)
+def test_an_upstreams_error_has_a_type_that_clients_know(kind: Any, shown: str) -> None:
+    made = view()
+    made.upstream_error({"message": "Too much.", "type": kind, "param": None, "code": None}, None)
+    assert orjson.loads(made.take().partition(b"\ndata: ")[2])["error"] == {
+        "type": shown,
+        "message": "Too much.",
+    }

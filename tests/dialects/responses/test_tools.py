@@ -266,3 +266,10 @@ def test_a_search_of_claudes_is_an_item_and_its_pages_are_cited() -> None:
         "url": "https://a",
         "title": "A",
     }
+
+
+@pytest.mark.parametrize("kind", [[], {}, 1, True])
+def test_a_choice_of_another_form_is_refused(kind: Any) -> None:
+    for choice in ({"type": kind}, {"type": "allowed_tools", "tools": [{"type": kind}]}):
+        with pytest.raises(BadRequest, match="tool_choice"):
+            asked(tools=[WAIT], tool_choice=choice)
