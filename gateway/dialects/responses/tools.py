@@ -102,7 +102,7 @@ class CallForm(Struct, frozen=True):
 NO_FORMS: Final[Mapping[str, CallForm]] = MappingProxyType({})
 
 
-class RequestTools(Struct):
+class RequestTools(Struct, frozen=True):
     """The tools of a request."""
 
     # As a chat completion has them.
@@ -111,8 +111,6 @@ class RequestTools(Struct):
     forms: dict[str, CallForm]
     # As the response repeats them.
     echo: list[Json]
-    # The place of a web search that was left out, since no upstream can make it; None: there is none.
-    omitted_search: str | None = None
 
 
 def unsupported(param: str, value: object) -> BadRequest:
@@ -144,21 +142,19 @@ def read_tools(json: Json, upstream_tools: UpstreamTools, left_out: LeftOutField
     Raises: BadRequest.
     """
     reader = _ToolReader(upstream_tools, json.get("max_tool_calls"), left_out)
-    tools = json.get("tools")
+    tools, echo = json.get("tools"), []
     if tools is not None:
         if not isinstance(tools, list):
             raise wrong_type("tools", "an array of objects", tools)
-        reader.tools.echo = [
-            _echo_tool(tool) for n, tool in enumerate(tools) if reader.add(tool, f"tools[{n}]")
-        ]
+        echo = [_echo_tool(tool) for n, tool in enumerate(tools) if reader.add(tool, f"tools[{n}]")]
     items = json.get("input")
     for n, item in enumerate(items if isinstance(items, list) else ()):
         if isinstance(item, dict) and item.get("type") in ("additional_tools", "tool_search_output"):
             for k, tool in enumerate(read_optional(item, "tools", list, f"input[{n}]") or ()):
                 reader.add(tool, f"input[{n}].tools[{k}]")
-    if reader.tools.omitted_search is not None and not reader.tools.chat:
-        raise unsupported(reader.tools.omitted_search, "web_search")
-    return reader.tools
+    if reader.omitted_search is not None and not reader.offered:
+        raise unsupported(reader.omitted_search, "web_search")
+    return RequestTools([*reader.offered.values()], reader.forms, echo)
 
 
 class _Namespace(NamedTuple):
@@ -177,11 +173,16 @@ class _ToolReader:
     """Translates the tools of one request."""
 
     def __init__(self, upstream_tools: UpstreamTools, most_calls: Any, left_out: LeftOutFields) -> None:
-        self.tools = RequestTools([], {}, [])
+        # By their names upstream. One that is named again, as a tool that was found by a search and is offered since,
+        # takes the place of the one before.
+        self.offered: dict[str, Json] = {}
+        # As in `RequestTools`.
+        self.forms: dict[str, CallForm] = {}
+        # The place of a web search that was left out, since no upstream can make it; None: there is none.
+        self.omitted_search: str | None = None
         self._left_out = left_out
         self._upstream_tools = upstream_tools
         self._most_calls = most_calls
-        self._names: set[str] = set()
 
     def add(self, tool: Any, where: str, namespace: _Namespace = _NO_NAMESPACE) -> bool:
         """Adds a tool. Returns False where it is left out. Raises: BadRequest: a chat completion cannot have it."""
@@ -239,9 +240,9 @@ class _ToolReader:
             custom["format"] = syntax
             if syntax.get("type") == "grammar":
                 custom["format"] = {"type": "grammar", "grammar": _set_fields(syntax, "definition", "syntax")}
-        self.tools.chat.append({"type": "custom", "custom": custom})
-        if namespace.name is not None:
-            self.tools.forms[custom["name"]] = form
+        self._offer(
+            custom["name"], {"type": "custom", "custom": custom}, None if namespace.name is None else form
+        )
 
     def _check_environment(self, tool: Json, where: str) -> None:
         """Refuses a shell in a container of OpenAI's, which its client does not run. Raises: BadRequest."""
@@ -256,7 +257,7 @@ class _ToolReader:
             return False  # an index of pages that were read before, of which there is none here
         if not self._upstream_tools.web_search:
             # An offer beside other tools, as Codex makes it in every request; alone it is what is asked for.
-            self.tools.omitted_search = f"{where}.type"
+            self.omitted_search = f"{where}.type"
             self._left_out.add("tools.web_search")
             return False
         search: Json = {"type": _CLAUDES_SEARCH, "name": "web_search"}
@@ -269,19 +270,19 @@ class _ToolReader:
         self._left_out.add_rest(tool, _SEARCH_FIELDS, where)
         if tool.get("user_location") is not None:
             search["user_location"] = tool["user_location"]
-        self.tools.chat.append(search)
+        self._offer(_CLAUDES_SEARCH, search, None)
         return True
 
     def _append_function(self, function: Json, form: CallForm | None) -> None:
-        name = function["name"]
+        self._offer(function["name"], {"type": "function", "function": function}, form)
+
+    def _offer(self, name: str, tool: Json, form: CallForm | None) -> None:
+        """Offers a tool. form: of its calls; None: they come back as they are."""
+        self.offered.pop(name, None)
+        self.offered[name] = tool
+        self.forms.pop(name, None)
         if form is not None:
-            self.tools.forms[name] = form
-        else:
-            self.tools.forms.pop(name, None)
-        if name in self._names:  # found by a search, and offered since
-            self.tools.chat[:] = [each for each in self.tools.chat if _tool_name(each) != name]
-        self._names.add(name)
-        self.tools.chat.append({"type": "function", "function": function})
+            self.forms[name] = form
 
 
 def _custom_as_function(custom: Json, syntax: Json | None) -> Json:

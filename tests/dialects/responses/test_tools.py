@@ -95,6 +95,16 @@ def test_tools_come_with_the_input_too() -> None:
     }
 
 
+@pytest.mark.parametrize("takes", [UpstreamTools(), CUSTOM])
+def test_a_tool_that_was_found_twice_is_offered_once(takes: UpstreamTools) -> None:
+    found = {"type": "tool_search_output", "call_id": "1", "execution": "client", "tools": [PATCH, WAIT]}
+    newer = {**found, "tools": [{**PATCH, "description": "Edits them."}]}
+    tools = asked(takes, input=[{"role": "user", "content": "Hi"}, found, newer])["tools"]
+    names = [tool[tool["type"]]["name"] for tool in tools]
+    assert names == ["wait", "apply"]
+    assert "Edits them." in tools[1][tools[1]["type"]]["description"]
+
+
 def test_a_search_that_needs_an_index_is_left_out_and_claude_searches_itself() -> None:
     cached = {"type": "web_search", "external_web_access": False}
     request = parse(orjson.dumps({"model": "m", "input": "Hi", "tools": [cached, WAIT]}))
