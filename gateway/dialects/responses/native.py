@@ -16,13 +16,14 @@ from msgspec.structs import replace
 from adapters.types import Event, Json
 from gateway.core.conversation.canonical import text_of
 from gateway.core.conversation.heard import as_heard
+from gateway.core.json_limits import is_too_deep
 from gateway.core.request.chat_request import ChatRequest, Reference
 from gateway.core.request.edit import BodyEdit
 from gateway.core.turn.commands import FINISHED, End
 from gateway.core.turn.draft import join_messages
 from gateway.core.turn.native_form import Earlier, Memory, NativeReply
 from gateway.dialects.chat.parse import parse as parse_chat
-from gateway.dialects.fields import check_depth, read_object, read_optional, repeated_keys
+from gateway.dialects.fields import read_object, read_optional, repeated_keys
 from gateway.dialects.lenient import as_object, decode_object
 from gateway.dialects.responses.background_end import is_pending
 from gateway.dialects.responses.codex import codex_side_request
@@ -143,9 +144,8 @@ def _read(body: bytes, path: str, max_messages: int) -> NativeResponse | None:
         return None
     if len(items) > max_messages and isinstance(items, list):
         return None
-    if repeated_keys(body):
+    if repeated_keys(body) or is_too_deep([json]):
         return None
-    check_depth("input", [items])
     head: list[Json] = [{"role": "system", "content": instructions}] if instructions else []
     placed = read_items(items, len(head), is_lenient=True)
     previous = read_optional(json, "previous_response_id", str)

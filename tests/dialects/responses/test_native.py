@@ -182,6 +182,13 @@ def test_what_memory_cannot_read_is_the_upstreams_matter(body: Json) -> None:
     assert read_native(b'{"model": "m", "input": "a", "input": "b"}', "/responses", 100) is None
 
 
+def test_a_request_that_cannot_be_written_again_is_the_upstreams_matter() -> None:
+    deep = b"[" * 500 + b"]" * 500
+    tool = b'{"type":"function","name":"f","parameters":{"a":%b}}' % deep
+    for field in (b'"tools":[%b]' % tool, b'"metadata":{"a":%b}' % deep):
+        assert read_native(b'{"model":"m","input":"Hi",%b}' % field, "/responses", 100) is None
+
+
 def test_a_forgetting_makes_another_memory_of_it() -> None:
     earlier = EarlierReplies()
     earlier.add(ALICE, ("resp_1",), None, [{"role": "user", "content": "Hi"}], None)
