@@ -307,23 +307,28 @@ class StoredPath(ForwardedPath):
         # A range of a response may have half of its instructions, from which memory could not be removed.
         headers = [each for each in scope["headers"] if each[0] not in _RANGE_HEADERS]
         if scope["method"] == "DELETE" and path.startswith("/v1/responses/"):
-            send = self._forget_before_end(scope, id, send)
+            send = self._forget_before_answer(scope, id, send)
         await super().__call__({**scope, "headers": headers}, receive, send)
 
     def _creates_here(self, path: str) -> bool:
         """Returns whether a path creates a conversation that the gateway stores, since no upstream can."""
         return path == CONVERSATIONS_PATH and not self.forwarder.has_endpoint("/conversations")
 
-    def _forget_before_end(self, scope: Scope, id: str, send: Send) -> Send:
-        """Returns a `send` that forgets a deleted response of an upstream before the end of the answer leaves."""
-        is_deleted = False
+    def _forget_before_answer(self, scope: Scope, id: str, send: Send) -> Send:
+        """Returns a `send` that forgets a response before its upstream's answer says that it is deleted."""
+        head: Message | None = None
 
         async def send_after(message: Message) -> None:
-            nonlocal is_deleted
+            nonlocal head
             if "status" in message:
-                is_deleted = 200 <= message["status"] < 300
-            elif is_deleted and not message.get("more_body", False):
-                await self.gateway_responses.forget_deleted(scope, id)
+                head = message  # it waits, since an error of the store has a status of its own
+                return
+            if head is not None:
+                # It is gone upstream already where the client asks again after such an error.
+                if 200 <= head["status"] < 300 or head["status"] == 404:
+                    await self.gateway_responses.forget_deleted(scope, id)
+                await send(head)
+                head = None
             await send(message)
 
         return send_after

@@ -17,6 +17,7 @@ from adapters.base import REPLIES
 from gateway.core.conversation.canonical import text_of
 from gateway.settings import BlockSettings
 from storage.commands import ForgetTarget
+from storage.errors import Unavailable
 from storage.records import Scope
 from tests.doubles.responses_events import events_of
 from tests.doubles.responses_rules import StoredResponses, called, said, searched, thought
@@ -53,6 +54,10 @@ def respond(world: World, **options: Any) -> Any:
 
 def broken(*_: Any) -> Any:
     raise RuntimeError("broken")
+
+
+async def fails(*_: Any) -> Any:
+    raise Unavailable("the disk is full")
 
 
 def conversations(world: World) -> int:
@@ -251,6 +256,24 @@ def test_what_an_upstream_has_deleted_is_forgotten_here_too(
     assert "Miso" not in asked(openai_keeps)
     respond(world, input="What is my old dog called?", user="bob")
     assert "Rex" in asked(openai_keeps)  # who deleted it named another person
+
+
+def test_what_could_not_be_forgotten_is_where_the_client_asks_again(
+    world: World, openai_keeps: StoredResponses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The upstream has deleted it by then."""
+    made = respond(world, input="My cat is called Miso, she is grey.")
+    forgetting = world.store.forgetting
+    with monkeypatch.context() as down:
+        down.setattr(forgetting, "forget", fails)
+        with pytest.raises(openai.InternalServerError) as caught:
+            world.sdk.responses.delete(made.id)
+        assert caught.value.code == "memory_unavailable"
+    with pytest.raises(openai.NotFoundError):
+        world.sdk.responses.delete(made.id)
+    respond(world, input="What is my grey cat called?")
+    assert "Miso" not in asked(openai_keeps)
+    assert b"Miso" not in world.data()
 
 
 def test_codexs_headers_pass_to_an_upstream_that_gets_the_request_as_it_came(
