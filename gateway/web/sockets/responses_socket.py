@@ -361,18 +361,19 @@ class _EventSender:
         response = self._response
         if response.has_ended or data == b"[DONE]":
             return
+        is_end = kind in server_events.ENDS
         if kind == server_events.BEGUN:
             response.begin(server_events.response_in(data))
-        elif kind in server_events.ENDS:
-            response.has_ended = True
-            if kind in server_events.GOOD_ENDS:
-                self._session.unstored.keep(self._pending, server_events.response_in(data))
-            else:
-                # As at OpenAI a failed turn drops the response that it continued.
-                self._session.unstored.drop(response.create.previous)
-                data = server_events.broken_off(data) if kind == server_events.ERROR else data
-        response.sent_events += 1
+        elif kind in server_events.GOOD_ENDS:
+            self._session.unstored.keep(self._pending, server_events.response_in(data))
+        elif is_end:
+            # As at OpenAI a failed turn drops the response that it continued.
+            self._session.unstored.drop(response.create.previous)
+            data = server_events.broken_off(data) if kind == server_events.ERROR else data
         await self._session.send_event(data, self._stream_id)
+        # Not before: while the client does not read, it may cancel the response, and the event is not sent then.
+        response.sent_events += 1
+        response.has_ended = is_end
 
     async def _refuse(self) -> None:
         self._response.has_ended = True

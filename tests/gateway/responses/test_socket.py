@@ -20,11 +20,12 @@ from gateway.core.conversation.canonical import text_of
 from gateway.dialects.responses.socket.client_events import Create, read_client_event
 from gateway.dialects.responses.socket.unstored import UnstoredResponses
 from gateway.web.sockets import protocol
+from storage.sql.statements import make_statement
 from tests.doubles.responses_rules import StoredResponses, called, said, thought
-from tests.doubles.upstream import Gate, Reply, StrictUpstream, fail
+from tests.doubles.upstream import Gate, Reply, StrictUpstream, fail, raw
 from tests.gateway.responses.test_responses import by_chat
 from tests.gateway.sdk import World, agent, remember
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, becomes
 from tests.server import QUIET, Running
 
 Json = dict[str, Any]
@@ -362,6 +363,24 @@ def test_a_cancel_that_names_the_response_before_means_the_one_that_has_not_begu
     talk.send(type="response.cancel", response_id=id)
     gate.open()
     assert talk.until()["type"] == "response.completed"
+
+
+def test_a_cancel_while_the_last_event_waits_for_its_client_is_an_end_too(
+    world: World, upstream: StrictUpstream
+) -> None:
+    """The client reads nothing, so that the first event fills the connection and the next one waits."""
+    first = {"type": "response.created", "response": {"id": "resp_1", "metadata": {"a": "x" * 8_000_000}}}
+    last = {"type": "response.completed", "response": {"id": "resp_1", "output": [said("Ok.")]}}
+    upstream.queue(raw(*(b"data: %b\n\n" % orjson.dumps(each) for each in (first, last))))
+    replies = make_statement("a test's", "SELECT count(*) FROM exchanges WHERE shown_reply IS NOT NULL")
+    with world.gateway.connect() as client:
+        client.request("GET", "/v1/responses", headers=HANDSHAKE)
+        client.read_head()
+        client.send(text_frame(b'{"type":"response.create","model":"m","user":"alice","input":"Hi"}'))
+        # The turn is stored before its last event leaves.
+        becomes(lambda: world.gateway.call(world.store.database.read(lambda c: c.rows(replies, ())))[0][0])
+        client.send(text_frame(b'{"type":"response.cancel"}'))
+        client.read_until(b'"type":"response.incomplete"')
 
 
 def test_a_cancel_that_comes_too_late_says_nothing(talk: Talk) -> None:
