@@ -269,22 +269,27 @@ class BackgroundResponses:
             await self.store.runs.remove(run.agent, run.id)
 
     async def events(self, run: Run, after: int) -> AsyncGenerator[bytes, None]:
-        """Yields the events of a response after a number, until its end. Raises: StoreError."""
-        while True:
-            log = self._logs.get(run.id)
-            if log is not None and not log.is_over:
-                async for event in log.after(after):
+        """Yields the events of a response after a number, until its end. Raises: MemoryUnavailable."""
+        with map_store_errors():
+            while True:
+                log = self._logs.get(run.id)
+                if log is not None and not log.is_over:
+                    async for event in log.after(after):
+                        yield event
+                        if self.dialect.end_in(event) is not None:
+                            return
+                    after = max(
+                        after, log.next_number - 1
+                    )  # the attempt may have failed, and another one follows
+                now = await self.store.runs.load(run.agent, run.id)
+                async for number, event in stored_events(self.store, run, after):
+                    after = number
                     yield event
-                return
-            now = await self.store.runs.load(run.agent, run.id)
-            async for number, event in stored_events(self.store, run, after):
-                after = number
-                yield event
-                if self.dialect.end_in(event) is not None:
+                    if self.dialect.end_in(event) is not None:
+                        return
+                if now is None or now.is_over:
                     return
-            if now is None or now.is_over:
-                return
-            await asyncio.sleep(_EVENTS_POLL_S)
+                await asyncio.sleep(_EVENTS_POLL_S)
 
     # -- the job
 

@@ -14,6 +14,8 @@ import orjson
 import pytest
 
 from gateway.core.conversation.canonical import text_of
+from storage.errors import Unavailable
+from storage.records import JobState
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, say
 from tests.gateway.responses.test_responses import WEATHER, respond, serve_memory
 from tests.gateway.responses.test_stored import shown, texts_of
@@ -116,6 +118,50 @@ def test_a_reader_follows_one_that_is_made(world: World, upstream: StrictUpstrea
             if event.type == "response.output_text.delta":
                 gate.open()
     assert kinds[-1] == "response.completed"
+
+
+def test_a_reader_follows_the_attempt_after_one_that_failed(
+    world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish, errors = world.store.runs.finish_response, [Unavailable("the disk is full")]
+
+    async def finish_later(*arguments: Any) -> Any:
+        if errors:
+            raise errors.pop()
+        return await finish(*arguments)
+
+    monkeypatch.setattr(world.store.runs, "finish_response", finish_later)
+    gate = Gate()
+    upstream.queue(say("One two three four.", hold_after={3: gate}), say("One two."))
+    seen = []
+
+    def read() -> None:
+        for event in begin(world, input="Count.", user="alice", stream=True):
+            seen.append(event)
+            if event.type == "response.output_text.delta":
+                gate.open()
+
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(read)
+        becomes(lambda: world.gateway.call(world.store.jobs.counts()).get(JobState.RETRYING))
+        world.clock.sleep(2.0)  # until its next attempt
+        reading.result(PATIENCE_S)
+    assert (seen[-1].type, seen[-1].response.output_text) == ("response.completed", "One two.")
+    numbers = [event.sequence_number for event in seen]
+    assert numbers == sorted(set(numbers))
+
+
+def test_a_store_that_fails_while_events_are_read_is_no_fault_of_the_gateway(
+    world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(*_: Any) -> Any:
+        raise Unavailable("the disk is full")
+
+    done = polled(world, begin(world, input="Count.", user="alice").id)
+    becomes(lambda: not world.gateway.app.services.background_responses._logs)
+    monkeypatch.setattr(world.store.runs, "load", fails)
+    reply = world.gateway.ask("GET", f"/v1/responses/{done.id}?stream=true")
+    assert (reply.status, reply.error["code"]) == (503, "memory_unavailable")
 
 
 def test_calls_and_their_results_go_on(world: World, upstream: StrictUpstream) -> None:
