@@ -545,10 +545,9 @@ def _mark_continued(tree: Tree, exchange: Exchange) -> None:
 
 def refresh_active(tree: Tree, exchange: Exchange, *, named: bool) -> None:
     """Updates the stored flag `active` of all exchanges that the changes of one request may affect."""
-    chain = tree.chain(exchange)
     # Roots of a conversation compete: whether one is detached depends on the others, and on their first turns.
-    todo = [other for i in tree.changed for other in [tree.by_id[i]]]
-    if len(chain) <= 2 or any(other.parent is None for other in todo):
+    todo = [tree.by_id[i] for i in tree.changed]
+    if any(tree.turn_start(other).parent is None for other in todo):
         todo += [
             other for other in tree if other.parent is None and other.conversation == exchange.conversation
         ]

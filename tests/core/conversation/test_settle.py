@@ -271,3 +271,16 @@ def test_a_turn_that_was_off_takes_no_notes_nor_edits(world: World) -> None:
     (e,) = world.memory().records.values()
     assert (e.input, e.shown_reply, e.full, e.notes, e.edits) == (None, None, None, {}, False)
     assert world.learned() == []
+
+
+def test_a_list_beside_a_first_turn_stands_however_many_rounds_that_has(world: World) -> None:
+    """The turn was under way when the list came, which shows once its last round has ended."""
+    rounds = [user("What is the weather?"), assistant(None, call("w1"))]
+    world.say(rounds[:1], rounds[1], "c1")
+    rounds += [result("w1", "sunny"), assistant(None, call("w2"))]
+    world.say(rounds[:3], rounds[3], "c1")
+    world.say([*rounds[:3], user("And tomorrow?")], "Rain.", "c1")
+    world.say([user("Are you there?")], "I am.", "c1")
+    assert "I am." not in world.active(key="c1")
+    world.say([*rounds, result("w2", "rain")], "Sunny, then rain.", "c1")
+    assert "I am." in world.active(key="c1")
