@@ -75,6 +75,8 @@ class _HeadSearch:
         if self._head is not None and not tree.continues_turn(self._head):
             self._above = tree.parent(self._head)
         self._cut = self._cut_sends()
+        compared = (self._head, self._above, *self._cut)
+        tree.group_for_loading(exchange for exchange in compared if exchange is not None)
         self._pending = self._pending_messages()
 
     def run(self) -> PathHead | None:

@@ -11,7 +11,7 @@ import pytest
 
 from gateway.core.conversation.canonical import WireMessage, text_of
 from storage.records import State
-from tests.core.conversations import World, assistant, user
+from tests.core.conversations import World, assistant, result, user
 
 
 class Talker:
@@ -134,3 +134,19 @@ def wander(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(40))
 def test_whatever_a_client_sends_of_its_list_the_model_gets_all_of_it(seed: int) -> None:
     wander(seed)
+
+
+def test_all_that_a_list_may_repeat_is_asked_for_at_once() -> None:
+    """`World` lets the rules ask for contents as often as the store does."""
+    world = World()
+    for question, answer in (("one", "First."), ("two", "Second.")):
+        world.say([user(question)], answer, "c1", append=True)
+    for sent in (user("three"), result("w1", "sunny")):
+        world.cancel(world.begin([sent], "c1", append=True))
+    request = world.begin([assistant("Are you there?"), user("four")], "c1", append=True)
+    assert request.lines[-4:] == [
+        "+ tool: =sunny",
+        "+ user: three",
+        "assistant: Are you there?",
+        "user: four",
+    ]
