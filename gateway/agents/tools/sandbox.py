@@ -81,13 +81,15 @@ class Sandbox:
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._lock = asyncio.Lock()
         self._command: Sequence[str] = ()
+        self._is_probed = False
         self._refusal: str | None = None
 
     async def refusal(self) -> str | None:
         """Returns why no Python tool can be had here; None: they can. The first call finds out."""
         async with self._lock:
-            if not self._command and self._refusal is None:
+            if not self._is_probed:
                 self._refusal = await self._probe()
+                self._is_probed = True
             return self._refusal
 
     async def run(self, source: str, call: ForeignCall) -> ToolAnswer:
@@ -136,7 +138,6 @@ class Sandbox:
         found = ended.answer.result
         if found == "[]":
             return None
-        self._command = ()
         lines = ended.stderr.strip().splitlines()
         why = ended.failure or ended.answer.error or f"a probe got out of it: {found}"
         return _UNUSABLE.format(why=f"{why}{': ' + lines[-1] if lines else ''}")

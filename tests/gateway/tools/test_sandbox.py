@@ -525,6 +525,33 @@ def test_a_bwrap_that_may_not(
     assert "No permissions to create a new namespace" in refusal
 
 
+async def test_a_probe_that_is_given_up_is_made_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As when the client leaves whose send makes the first call."""
+    bwrap = tmp_path / "bwrap"
+    bwrap.write_text("#!/bin/sh\nexit 1\n")
+    bwrap.chmod(0o755)
+    open_to_other_accounts(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    sandbox = Sandbox(PYTHON or sys.executable, 5.0)
+    begun, perform = asyncio.Event(), sandbox._perform
+
+    async def note_begin(*args: Any) -> Any:
+        begun.set()
+        return await perform(*args)
+
+    monkeypatch.setattr(sandbox, "_perform", note_begin)
+    given_up = asyncio.create_task(sandbox.refusal())
+    await begun.wait()
+    given_up.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await given_up
+    refusal = await sandbox.refusal()
+    assert refusal is not None
+    assert "cannot be used on the gateway's machine" in refusal
+
+
 def test_the_program_within_needs_nothing_of_ours() -> None:
     text = Path(module.sandbox_program.__file__).read_text()
     assert "gateway" not in text
