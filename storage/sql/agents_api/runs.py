@@ -350,7 +350,10 @@ class Runs(Group):
 
     @bulk_writes
     async def drop_texts(self, connection: Connection, before: float, limit: int) -> int:
-        """Empties what runs hold that ended before that, but results that wait. Returns how many runs it were."""
+        """Empties what runs hold that ended before that, but of those that wait calls and results.
+
+        Returns how many runs it were.
+        """
         rows = await connection.rows(SQL["texts_left"], (before, limit))
         for agent in sorted({agent for _, agent in rows}):
             await connection.lock(agent)

@@ -253,24 +253,24 @@ UPDATE run_texts SET agent = 0, run = 0, data = x'' WHERE agent = ?1 AND agent <
 DELETE FROM run_texts WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND (kind = ?3 OR CAST(?3 AS TEXT) = '')
 
 -- name: texts_left
--- Finds runs that ended before a time and still hold texts that are not needed: results that wait are, and the words
--- of the error that ended one, and how its messages are listed.
+-- Finds runs that ended before a time and still hold texts that are not needed: results that wait and the calls that an
+-- answer makes are, and the words of the error that ended one, and how its messages are listed.
 SELECT DISTINCT x.run, x.agent FROM run_texts x JOIN runs r ON r.id = x.run AND r.agent = x.agent
-WHERE x.agent <> 0 AND r.ended < ?1 AND x.kind NOT IN ('words', 'listing', 'response') AND NOT (x.kind = 'result' AND EXISTS (
+WHERE x.agent <> 0 AND r.ended < ?1 AND x.kind NOT IN ('words', 'listing', 'response') AND NOT (x.kind IN ('call', 'result') AND EXISTS (
     SELECT 1 FROM run_steps s WHERE s.run = r.id AND s.agent = r.agent AND s.waiting IS NOT NULL))
 ORDER BY x.run LIMIT ?2
 
 -- name: texts_left_next
 -- Says when the next run ended that holds some.
 SELECT min(r.ended) FROM run_texts x JOIN runs r ON r.id = x.run AND r.agent = x.agent
-WHERE x.agent <> 0 AND x.kind NOT IN ('words', 'listing', 'response') AND NOT (x.kind = 'result' AND EXISTS (
+WHERE x.agent <> 0 AND x.kind NOT IN ('words', 'listing', 'response') AND NOT (x.kind IN ('call', 'result') AND EXISTS (
     SELECT 1 FROM run_steps s WHERE s.run = r.id AND s.agent = r.agent AND s.waiting IS NOT NULL))
 
 -- piece: not_needed
--- The condition on what a run that has ended holds: results that wait, the words of its error and how its messages are
--- listed are needed.
+-- The condition on what a run that has ended holds: results that wait, the calls that an answer makes, the words of its
+-- error and how its messages are listed are needed.
 agent = ?1 AND agent <> 0 AND run = ?2 AND kind NOT IN ('words', 'listing', 'response') AND NOT (
-    kind = 'result' AND EXISTS (
+    kind IN ('call', 'result') AND EXISTS (
         SELECT 1 FROM run_steps s WHERE s.run = ?2 AND s.agent = ?1 AND s.waiting IS NOT NULL))
 
 -- name: texts_drop (sqlite)
