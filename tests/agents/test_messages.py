@@ -11,7 +11,7 @@ import pytest
 from gateway.agents.runs.message_listing import AgentMessages, MessageView
 from gateway.core.ids import Place
 from gateway.errors import BadRequest
-from storage.commands import LearnedFact
+from storage.commands import ForgetTarget, LearnedFact
 from storage.database import Connection
 from storage.errors import NotFound, Stale
 from storage.records import Agent, Run, RunState, RunStep, TokenCounts
@@ -205,6 +205,21 @@ async def test_a_search_finds_messages_by_who_said_them_and_when(
     assert len(await messages.search(ann.agent, "cat", limit=1)) == 1
     assert await messages.search(ann.agent, "cat", until=0.5) == []
     assert await messages.search(ann.agent, "cat", since=2.0) == []
+
+
+async def test_a_search_leaves_out_what_is_forgotten_after_it_was_found(
+    messages: AgentMessages, ann: Speaker, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await talk(ann, "a", ("My cat is Miso.", "Noted."), ("The cat sleeps.", "Good."))
+    search = store.recall.search
+
+    async def forget_between(*args: Any, **options: Any) -> Any:
+        hits = await search(*args, **options)
+        await store.forgetting.forget(ann.agent.id, ForgetTarget(messages=[hits[0].seq]))
+        return hits
+
+    monkeypatch.setattr(store.recall, "search", forget_between)
+    assert len(await messages.search(ann.agent, "cat", roles=["user"])) == 1
 
 
 # -- changes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 
 from msgspec import Struct
 
@@ -185,7 +186,11 @@ class AgentMessages:
         hits = await self._store.recall.search(
             loaded, query, limit=limit, takes=takes, deadline_ms=_SEARCH_MS, vector=vector
         )
-        return [await self.get(loaded, Place(loaded.uid, hit.seq)) for hit in hits]
+        views: list[MessageView] = []
+        for hit in hits:
+            with suppress(NotFound):  # it was forgotten since it was found
+                views.append(await self.get(loaded, Place(loaded.uid, hit.seq)))
+        return views
 
     async def rewrite(self, agent: Agent, place: Place, text: str) -> MessageView:
         """Gives a message another text, which is shown, recalled and sent from now on. Raises: BadRequest, NotFound."""
