@@ -26,6 +26,7 @@ TOOLS = [
     {"name": "text", "inputSchema": "a string"},
     {"name": "demands", "inputSchema": {"type": "object", "required": "a"}},
     {"name": "huge", "inputSchema": {**_ANY, "description": "x" * 70_000}},
+    {"name": "endless", "inputSchema": {**_ANY, "maxProperties": float("inf")}},
     {"name": ["a", "list"], "inputSchema": _ANY},
     "no tool",
 ]

@@ -181,8 +181,11 @@ def _load_sessions() -> ModuleType:
 
 
 def _stored_schema(schema: Any) -> Json | None:
-    """Returns a schema as it is stored; None: it is too large. orjson rounds numbers beyond 64 bits."""
-    data = json.dumps(schema, ensure_ascii=False).encode(errors="replace")
+    """Returns a schema as it is stored; None: it is too large, or no JSON. orjson rounds numbers beyond 64 bits."""
+    try:
+        data = json.dumps(schema, ensure_ascii=False, allow_nan=False).encode(errors="replace")
+    except ValueError:  # the package reads NaN and Infinity
+        return None
     return None if len(data) > MAX_SCHEMA_BYTES else orjson.loads(data)
 
 
