@@ -152,6 +152,26 @@ def test_an_answer_that_the_clients_library_sends_again_is_taken_once(life: Life
     assert life.words()[2:] == ["tool: sunny", f"assistant: {shown or 'Sunny.'}"]
 
 
+def test_a_run_that_begins_with_an_answer_is_cancelled(life: Life) -> None:
+    ask(life, Call("get_weather", {}, "w1"))
+    gate = Gate()
+    life.upstream.queue(say("Never.", hold_before_headers=gate))
+    arrived = life.upstream.arrived(2)
+    decisions = (CallDecision("w1", result={"content": "sunny"}),)
+    run = life.begin(messages=(), decisions=decisions, client_tools=(WEATHER,))
+    arrived.wait_sync()
+
+    async def cancel() -> object:
+        found = await life.world.store.runs.newest(1, 1)
+        assert found is not None
+        return await life.agents.cancel(found)
+
+    life.world.gateway.call(cancel())
+    done = run.result(PATIENCE_S)  # while the upstream says nothing
+    assert (done.run.state, done.run.stop) == (RunState.CANCELLED, "cancelled")
+    gate.open()
+
+
 def test_an_answer_sent_again_is_no_answer_to_what_waits_now(life: Life) -> None:
     """Some models count the calls of each reply anew."""
     ask(life, Call("get_weather", {}, "w1"))

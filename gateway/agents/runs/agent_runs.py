@@ -120,8 +120,8 @@ class AgentRuns:
         self.foreign = ForeignTools(settings.tools, keeper.store, keeper.now)
         self.ends = RunEnds(keeper.store)
         self._arriving: WeakValueDictionary[Hashable, asyncio.Lock] = WeakValueDictionary()
-        # By the run's row: the agent's row, and the turn.
-        self._live: dict[int, tuple[int, TurnRun]] = {}
+        # By the run's uid, since a run that begins with answers has no row yet: the agent's row, and the turn.
+        self._live: dict[str, tuple[int, TurnRun]] = {}
         # How agents speak to each other.
         self.peers = AgentMessaging(
             registry, keeper.store, self, turns.pending, answer_wait_s, accounting.receipts
@@ -312,7 +312,7 @@ class AgentRuns:
 
     async def cancel(self, run: Run) -> Run:
         """Ends a run that has not ended. Returns it as it is now: another end was perhaps faster."""
-        self.stop(run.id)
+        self.stop(run.uid)
         ended = await self._end(run, RunState.CANCELLED, StopReason.CANCELLED)
         self.ends.notify(run)
         return ended
@@ -330,10 +330,10 @@ class AgentRuns:
                 return await runs.cancel_paused(run.agent, run.id, self.keeper.now())
         return await runs.load(run.agent, run.id) or run
 
-    def stop(self, run: int) -> None:
-        """Stops a run that is performed here, if it is, since it was ended. run: its row."""
-        if run in self._live:
-            self._live[run][1].stop(StopReason.CANCELLED)
+    def stop(self, uid: str) -> None:
+        """Stops a run that is performed here, if it is, since it was ended."""
+        if uid in self._live:
+            self._live[uid][1].stop(StopReason.CANCELLED)
 
     def stop_deleted(self, agent: int) -> None:
         """Stops the runs of an agent that is deleted; their clients get an error, since nothing can be stored."""
@@ -481,7 +481,7 @@ class AgentRuns:
             ends = StopReason.SYSTEM_OVERFLOW if send.shows_steps and await is_overfull(prompt) else None
             turn = self._turn(send, beginning, call, attempts, ends)
             try:
-                status = await self._live_turn(turn, memory.run)
+                status = await self._live_turn(turn, memory)
             finally:
                 self._turns.metrics.added_s.observe(receipt.added_ms / 1000)
                 self._turns.metrics.memory.inc("on")
@@ -524,10 +524,10 @@ class AgentRuns:
         """Asks the limits before a step. Raises: LimitReached."""
         await self._limiter.admit_step(receipt, PlannedCall.for_request(send.request, send.route.first))
 
-    async def _live_turn(self, turn: TurnRun, run: Run) -> int:
+    async def _live_turn(self, turn: TurnRun, memory: RunMemory) -> int:
         """Runs a turn that can be stopped meanwhile. Returns the status."""
-        if run.id:
-            self._live[run.id] = (run.agent, turn)
+        run = memory.run
+        self._live[run.uid] = (memory.context.agent.id, turn)
         try:
             if run.background:
                 now = await self.keeper.store.runs.load(run.agent, run.id)
@@ -536,7 +536,7 @@ class AgentRuns:
                     return 200
             return await turn.run()
         finally:
-            self._live.pop(run.id, None)
+            del self._live[run.uid]
 
     async def _end(self, run: Run, state: RunState, stop: StopReason, error_message: str = "") -> Run:
         return await self.keeper.store.runs.end(

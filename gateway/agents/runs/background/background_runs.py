@@ -235,7 +235,7 @@ class BackgroundRuns:
             is_all, after = len(page) < _PAGE, page[-1][0].run.id if page else 0
         if self._ends.is_shared:
             for uid in known - found:
-                self._ended_elsewhere(uid, 0)
+                self._ended_elsewhere(uid)
 
     async def _cancel_open(self, runs: Sequence[Run]) -> None:
         """Cancels those of the runs that are open here, so that they block no others."""
@@ -381,9 +381,9 @@ class BackgroundRuns:
             _log.exception("A background run failed by a fault in the gateway.")
             await self._fail(run, _INTERNAL)
 
-    def _ended_elsewhere(self, uid: str, row: int) -> None:
+    def _ended_elsewhere(self, uid: str) -> None:
         """Stops a run that another process has ended; closes it, unless its job runs here and will do so."""
-        self._runs.stop(row)
+        self._runs.stop(uid)
         open_run = self._open.find(uid)
         if open_run is not None and open_run.phase is not RunPhase.PERFORMED:
             self._open.close(open_run)

@@ -23,7 +23,7 @@ class RunEnds:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._changed = asyncio.Event()
-        self._ended: list[Callable[[str, int], None]] = []
+        self._ended: list[Callable[[str], None]] = []
         self._missed: list[Callable[[], None]] = []
         store.database.listen(RUNS, self._on_notification)
 
@@ -32,10 +32,10 @@ class RunEnds:
         """There are other processes."""
         return self._store.database.is_shared
 
-    def when_ended(self, ended: Callable[[str, int], None], missed: Callable[[], None]) -> None:
+    def when_ended(self, ended: Callable[[str], None], missed: Callable[[], None]) -> None:
         """Registers callbacks.
 
-        ended: called with the uid and the row of a run that another process has ended.
+        ended: called with the uid of a run that another process has ended.
         missed: called when notifications may have been lost.
         """
         self._ended.append(ended)
@@ -71,9 +71,9 @@ class RunEnds:
             for missed in self._missed:
                 missed()
         else:
-            uid, _, row = payload.partition(" ")
+            uid = payload.partition(" ")[0]
             for ended in self._ended:
-                ended(uid, int(row))
+                ended(uid)
         self._wake()
 
     def _wake(self) -> None:
