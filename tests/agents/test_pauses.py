@@ -172,6 +172,21 @@ def test_a_run_that_begins_with_an_answer_is_cancelled(life: Life) -> None:
     gate.open()
 
 
+def test_an_answer_is_known_whatever_the_run_has_called_before(life: Life) -> None:
+    life.send("Hi")
+    ask(life, Call("get_weather", {}, "w1"), Call("get_weather", {"city": "Rome"}, "w2"))
+
+    async def call_much() -> None:
+        (step,) = (await life.world.store.runs.paused([1], "default")).values()
+        for n in range(1000):
+            await life.world.store.runs.add_text(1, step.run, "result", 1000 + n, b'{"content": "done"}')
+
+    life.world.gateway.call(call_much())
+    assert answer(life, w2="rainy").run.stop == "requires_approval"
+    life.upstream.queue(say("Both."))
+    assert answer(life, w1="sunny").said == ["Both."]
+
+
 def test_an_answer_sent_again_is_no_answer_to_what_waits_now(life: Life) -> None:
     """Some models count the calls of each reply anew."""
     ask(life, Call("get_weather", {}, "w1"))

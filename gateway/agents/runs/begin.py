@@ -14,7 +14,7 @@ import orjson
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.agents.runs.calls.call_record import call_number, is_of_step, known_results
+from gateway.agents.runs.calls.call_record import answers_so_far, call_number, known_results
 from gateway.agents.runs.calls.pauses import (
     CallsToResume,
     answered_calls,
@@ -286,8 +286,7 @@ class RunStarter:
         """
         step = await self._waiting_step(context, send)
         store, last = self._keeper.store, context.path[-1]
-        texts = await store.runs.texts(context.agent.id, step.run, "result")
-        earlier = [orjson.loads(text.data) for text in texts if is_of_step(last, text.seq)]
+        earlier = await answers_so_far(store, step, last)
         may_repeat = send.accepted is not None or send.is_retry or bool(send.otid)
         answered = [m["tool_call_id"] for m in earlier]
         window = context.request.target.context_window

@@ -13,6 +13,7 @@ import orjson
 from msgspec import Struct
 
 from gateway.agents.runs.calls.pauses import is_permission, result_of
+from gateway.core.conversation.canonical import WireMessage
 from gateway.core.conversation.stored_messages import tool_names_by_call
 from gateway.core.turn.calls import INTERRUPTED
 from gateway.core.turn.commands import RunTool
@@ -32,12 +33,6 @@ _log = logging.getLogger("mnemogate")
 def call_number(step: Exchange, call_id: str) -> int:
     """Returns the number of a call of a step among the texts of its run."""
     return step.seq * _NUMBERS_PER_STEP + min([*tool_names_by_call(step)].index(call_id), _OUTCOMES_FROM - 1)
-
-
-def is_of_step(step: Exchange, number: int) -> bool:
-    """Returns whether a text of a run is an answer to a call of this step. Older runs counted their answers from 0."""
-    low = step.seq * _NUMBERS_PER_STEP
-    return low <= number < low + _OUTCOMES_FROM or number < _OUTCOMES_FROM
 
 
 class CallRecord(Struct, frozen=True):
@@ -70,13 +65,19 @@ class CallRecord(Struct, frozen=True):
         return answer
 
 
+async def answers_so_far(store: Store, step: RunStep, e: Exchange) -> list[WireMessage]:
+    """Returns the answers to calls of a step, as messages. e: the step's exchange. Raises: StoreError."""
+    first = e.seq * _NUMBERS_PER_STEP
+    texts = await store.runs.texts(step.agent, step.run, "result", after=first - 1, limit=_OUTCOMES_FROM)
+    return [orjson.loads(text.data) for text in texts if text.seq < first + _OUTCOMES_FROM]
+
+
 async def still_waiting(store: Store, step: RunStep, e: Exchange) -> dict[str, str]:
     """Returns the calls of a step that wait for an answer: id -> "client" or "approval".
 
     e: the step's exchange. Raises: StoreError.
     """
-    texts = await store.runs.texts(step.agent, step.run, "result")
-    answered = {orjson.loads(text.data).get("tool_call_id") for text in texts if is_of_step(e, text.seq)}
+    answered = {message["tool_call_id"] for message in await answers_so_far(store, step, e)}
     return {id: kind for id, kind in step.waiting.items() if id not in answered}
 
 
