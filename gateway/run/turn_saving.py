@@ -210,13 +210,13 @@ class TurnSaving:
     def _write(self, prompt: Prompt, outcome: TurnOutcome) -> Awaitable[object]:
         """Begins the write of the turn, which goes on even if nothing waits for it any more."""
         self.is_written = True
-        if self._step is None:
-            return self.memory.write(prompt, outcome)
-        return self._write_after_step(prompt, outcome)
+        # At once, since it takes over the ticket of the request, which may end before the step is written.
+        writing = self.memory.write(prompt, outcome)
+        return writing if self._step is None else self._after_step(writing)
 
-    async def _write_after_step(self, prompt: Prompt, outcome: TurnOutcome) -> object:
+    async def _after_step(self, writing: Awaitable[object]) -> object:
         await self.wait_step()
-        return await self.memory.write(prompt, outcome)
+        return await writing
 
 
 def _done_or_timeout(work: asyncio.Future[Any], timeout_s: float) -> asyncio.Future[None]:

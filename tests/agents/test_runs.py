@@ -212,6 +212,30 @@ def test_a_run_is_cancelled_by_somebody_else(life: Life) -> None:
     gate.open()
 
 
+@pytest.mark.sqlite
+def test_the_next_send_waits_for_the_end_of_a_run_whose_client_left_behind_a_step(life: Life) -> None:
+    reply, disk = Gate(), Gate()
+    later = say("A long reply.", tokens=["A long", " reply."], hold_after={2: reply})
+    life.upstream.queue(call_tools(insert("Name: Ann")), later)
+    sink = ListeningSink()
+    run = life.begin("I am Ann.", sink)
+    sink.wrote.wait_sync()
+
+    async def hold_the_disk() -> None:
+        life.world.store.database.writer.submit(lambda _: disk.wait_sync())
+
+    life.world.gateway.call(hold_the_disk())
+    life.leave(sink)
+    with pytest.raises(ClientGone):
+        run.result(PATIENCE_S)
+    queues = life.agents.keeper.queues
+    assert len(queues) == 1
+    disk.open()
+    life.world.settle()
+    assert not len(queues)
+    reply.open()
+
+
 def test_too_many_sends_are_refused(life: Life) -> None:
     gate = Gate()
     life.upstream.queue(say("Slow.", hold_before_headers=gate))
