@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 
 from msgspec.structs import replace
 from starlette.routing import Route
@@ -34,6 +35,7 @@ from gateway.run.upstream.model_list import ModelList
 from gateway.run.usage.accounting import Accounting
 from gateway.settings import Settings
 from gateway.web.body import BodyReader
+from storage.errors import StoreError
 
 
 class AgentServices:
@@ -69,7 +71,6 @@ class AgentServices:
         """
         self._settings, self._failover, self._services = settings, failover, services
         self._store = store = keeper.store
-        self._has_ended_live = False  # the live runs of an earlier process
         self._now = now = keeper.now
         wait_s = max(limits.commit_wait_s, limits.step_wait_s)
         self.registry = registry = Registry(store, settings, specs, now)
@@ -147,9 +148,9 @@ class AgentServices:
         return tasks
 
     async def _recover(self) -> None:
-        if not self._has_ended_live:
+        # Where their ends cannot be written now, `RunService` writes them later.
+        with suppress(StoreError):
             await self.agents.recover()
-            self._has_ended_live = True
         await self.runs.recover()
 
     async def aclose(self) -> None:

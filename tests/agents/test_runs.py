@@ -236,6 +236,41 @@ def test_the_next_send_waits_for_the_end_of_a_run_whose_client_left_behind_a_ste
     reply.open()
 
 
+@pytest.fixture
+def with_a_lost_end(life: Life, monkeypatch: pytest.MonkeyPatch) -> Life:
+    """A run answers a send with the otid "one", and cannot write its end."""
+
+    async def write_end(*_: object) -> NoReturn:
+        raise Unavailable("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunMemory, "_write_end", write_end)
+        life.send("Tell me.", otid="one")
+    assert life.world.query("SELECT state FROM runs") == ["running"]
+    return life
+
+
+def test_a_send_that_comes_again_ends_a_run_whose_end_was_lost(with_a_lost_end: Life) -> None:
+    life = with_a_lost_end
+    life.upstream.queue(say("Once more."))
+    assert life.send("Tell me.", otid="one").said == ["Once more."]
+    assert life.world.query("SELECT state FROM runs ORDER BY id") == ["failed", "completed"]
+    assert life.words() == ["user: Tell me.", "assistant: Once more."]
+
+
+def test_a_run_whose_end_was_lost_is_ended_and_one_under_way_is_not(with_a_lost_end: Life) -> None:
+    life = with_a_lost_end
+    other, gate = life.other(), Gate()
+    life.upstream.queue(say("Ok.", hold_before_headers=gate))
+    arrived = life.upstream.arrived(2)
+    under_way = other.begin("Hi")
+    arrived.wait_sync()
+    life.world.gateway.call(life.agents.recover())
+    assert life.world.query("SELECT state FROM runs ORDER BY id") == ["failed", "running"]
+    gate.open()
+    assert under_way.result(PATIENCE_S).run.state is RunState.COMPLETED
+
+
 def test_too_many_sends_are_refused(life: Life) -> None:
     gate = Gate()
     life.upstream.queue(say("Slow.", hold_before_headers=gate))

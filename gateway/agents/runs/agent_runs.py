@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Set
 from contextlib import suppress
 from functools import partial
 from weakref import WeakValueDictionary
@@ -49,7 +49,7 @@ from gateway.agents.runs.turn_guide import guide_of, is_overfull, terms_of
 from gateway.agents.tools.foreign import ForeignTools
 from gateway.core.agent import AgentSpec
 from gateway.core.conversation.canonical import MessageHasher, first_after_system
-from gateway.core.conversation.kind import ConversationKind
+from gateway.core.conversation.kind import ConversationKind, QueueName
 from gateway.core.conversation.repeated import count_asked_again, last_reply_texts, new_messages
 from gateway.core.conversation.stored_messages import tool_names_by_call
 from gateway.core.ids import uid_of
@@ -292,23 +292,30 @@ class AgentRuns:
             await replay(request, result, view, call.sink, receipt)
 
     async def recover(self) -> None:
-        """Fails the live runs of a process that is gone: an earlier one, or another with expired leases."""
-        try:
-            for each in await self._abandoned_runs():
-                await self._end(each, RunState.FAILED, StopReason.ERROR, ABANDONED)
-        except StoreError as error:
-            if not is_known(error):
-                _log.error("Runs that a stopped gateway left could not be ended yet: %s", error.message)
+        """Fails the live runs that no process performs: theirs has died, or could not write their ends.
 
-    async def _abandoned_runs(self, own_lock: str | None = None) -> list[Run]:
-        """Returns live runs that no process performs. own_lock: one that this process holds for another run."""
-        store = self.keeper.store
-        found = await store.runs.live()
-        if not store.conversation_locks.is_needed:
-            return [each.run for each in found]
-        locks = [lock_name(each.agent_uid, each.conversation) for each in found]
-        held = await store.conversation_locks.held(locks) - {own_lock}
-        return [each.run for each, lock in zip(found, locks, strict=True) if lock not in held]
+        Raises: StoreError: it may be called again.
+        """
+        for each in await self._abandoned_runs():
+            await self._end(each, RunState.FAILED, StopReason.ERROR, ABANDONED)
+
+    async def _abandoned_runs(self, own_queue: QueueName | None = None) -> list[Run]:
+        """Returns live runs that no process performs: a run leaves its queue after its end is written.
+
+        own_queue: one that this process holds for another run.
+        """
+        found = await self.keeper.store.runs.live()
+        names = {each.run.id: (each.agent_uid, each.conversation) for each in found}
+        in_use = await self._queues_in_use({*names.values()}) - {own_queue}
+        return [each.run for each in found if names[each.run.id] not in in_use]
+
+    async def _queues_in_use(self, names: Set[QueueName]) -> set[QueueName]:
+        """Returns those of these queues that any process uses."""
+        locks = self.keeper.store.conversation_locks
+        if not locks.is_needed:
+            return {name for name in names if self.keeper.queues.is_in_use(name)}
+        by_lock = {lock_name(*name): name for name in names}
+        return {by_lock[lock] for lock in await locks.held(by_lock)}
 
     async def cancel(self, run: Run) -> Run:
         """Ends a run that has not ended. Returns it as it is now: another end was perhaps faster."""
@@ -377,7 +384,7 @@ class AgentRuns:
         await self._turns.wait_written(send.scope)
         digest = otid_digest(agent, name, send.otid)
         initial = () if send.spec.defined is None else send.spec.defined.initial_messages
-        end_abandoned = partial(self._end_abandoned, lock_name(agent.uid, name))
+        end_abandoned = partial(self._end_abandoned, (agent.uid, name))
         messages = send.messages
         if send.heard is not None and any(m.get("role") == "user" for m in messages):
             # A list shows what its client has heard: the same words after their answer are another send.
@@ -390,11 +397,9 @@ class AgentRuns:
         marks = SendMarks(agent, name, messages, send.decisions, digest, initial)
         return await find_earlier_send(self.keeper.store, marks, end_abandoned)
 
-    async def _end_abandoned(self, own_lock: str, run: Run) -> Run:
-        """Ends a run of a process that has died, with a lock that is free or held here by now."""
-        is_left = self.keeper.store.conversation_locks.is_needed and run.id in {
-            each.id for each in await self._abandoned_runs(own_lock)
-        }
+    async def _end_abandoned(self, own_queue: QueueName, run: Run) -> Run:
+        """Ends a run if no process performs it. own_queue: as for `_abandoned_runs`."""
+        is_left = run.id in {each.id for each in await self._abandoned_runs(own_queue)}
         return await self._end(run, RunState.FAILED, StopReason.ERROR, ABANDONED) if is_left else run
 
     async def _enter_queue(self, send: RoutedSend, ticket: QueueTicket) -> RoutedSend:

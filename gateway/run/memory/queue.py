@@ -110,9 +110,13 @@ class Queues:
     def __len__(self) -> int:
         return len(self._locks)
 
+    def is_in_use(self, name: QueueName) -> bool:
+        """Returns whether a request of this process is in a queue, or is to be."""
+        return name in self._locks
+
     async def try_enter(self, name: QueueName, ticket: QueueTicket) -> bool:
         """Enters a queue if it is empty. Returns False where it is not. Raises: Unavailable."""
-        if name in self._locks:
+        if self.is_in_use(name):
             return False
         await self._enter_here(name, ticket)
         if self._leases.is_needed:

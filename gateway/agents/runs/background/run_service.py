@@ -29,14 +29,14 @@ RETENTION_S = 3 * 3600.0
 _ANY_NUMBER = 1_000_000
 _PAGE = 64
 _MIN_PAUSE_S = 1.0
-# Seconds between two searches for runs that a process left when it died, where gateways share a database.
+# Seconds between two searches for runs that another process left when it died, where gateways share a database.
 _RECOVER_S = 30.0
 
 
 class RunService:
     """Performs the jobs of runs and their callbacks.
 
-    recover: fails the live runs of processes that died.
+    recover: fails the live runs that no process performs.
     count: called with the kind and the outcome of each attempt.
     now: returns the time in seconds since the epoch.
     idle: as in `Worker`.
@@ -66,13 +66,15 @@ class RunService:
         self._sweeping = PeriodicTask("begin runs without a job", self._sweep)
         self._recover = recover
         self._recovering = PeriodicTask("end abandoned runs", self._fail_left)
+        store.database.when_recovered(self._recovering.wake)
 
     def tasks(self, *, performs_jobs: bool = True) -> list[Coroutine[Any, Any, None]]:
         """Returns its tasks, which run until they are cancelled. performs_jobs: runs are performed, too."""
         if not performs_jobs:
             return [self._watch()]
-        tasks = [self.worker.run(), self.callers.run(), self._cleaning.run(), self._watch()]
-        return [*tasks, self._recovering.run()] if self._is_shared else tasks
+        return [
+            self.worker.run(), self.callers.run(), self._cleaning.run(), self._watch(), self._recovering.run()
+        ]  # fmt: skip
 
     async def clean(self) -> float | None:
         """Empties what is due. Returns the seconds until more will be; None: not before a run ends."""
@@ -102,6 +104,6 @@ class RunService:
         await self._runs.sweep()
         return POLL_S if self._is_shared else None
 
-    async def _fail_left(self) -> float:
+    async def _fail_left(self) -> float | None:
         await self._recover()
-        return _RECOVER_S
+        return _RECOVER_S if self._is_shared else None
