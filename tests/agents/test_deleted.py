@@ -99,3 +99,20 @@ def test_nobody_waits_for_a_run_in_the_background_or_behind_one(world: LettaWorl
             list(reader)  # while the upstream says nothing
     gate.open()
     assert left(world) == [0] * 8
+
+
+def test_nobody_waits_for_a_run_of_a_memory_that_an_operator_has_forgotten(world: LettaWorld) -> None:
+    agent = world.agent()
+    gate = Gate()
+    world.upstream.queue(say("Too late.", tokens=["Too", " late."], hold_after={2: gate}))
+    messages = world.letta.agents.messages
+    events = iter(messages.create(agent.id, input="Hi", streaming=True, stream_tokens=True, background=True))
+    assert [next(events).message_type for _ in range(2)] == ["ping", "assistant_message"]
+    later = iter(messages.create(agent.id, input="Later.", streaming=True, background=True))
+    assert next(later).message_type == "ping"
+    world.world.gateway.call(world.world.store.forgetting.wipe(1))
+    for reader in (events, later):
+        with pytest.raises(APIStatusError, match="is deleted"):
+            list(reader)  # while the upstream says nothing
+    gate.open()
+    assert left(world) == [0] * 8

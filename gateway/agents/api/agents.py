@@ -101,7 +101,6 @@ class AgentRoutes:
         agent = await self._api.agent(request)
         await self._api.registry.delete(request.project, agent.uid)
         self._api.runs.stop_deleted(agent.id)
-        self._api.background.close_runs_of(agent.uid)
         return {"message": "The agent is deleted, and what it knew is forgotten."}
 
     async def context(self, request: ApiRequest) -> Any:

@@ -167,8 +167,8 @@ class BackgroundRuns:
             # Its conversation was deleted.
             if not run.is_over:
                 await self._fail(run, _GONE)
-            if (deleted := self._open.find(run.uid)) is not None:
-                self._open.close(deleted)
+            if (open_run := self._open.find(run.uid)) is not None:
+                self._close_deleted(open_run)
             return None
         waiting = self._open.find(run.uid)
         # An open run stays in the queue of its conversation, even where that was deleted and its name used again.
@@ -219,7 +219,7 @@ class BackgroundRuns:
         await asyncio.sleep(0)
 
     async def sweep(self) -> None:
-        """Ends runs without a job, which an operator has dropped, and closes those that other processes have ended.
+        """Ends runs without a job, which an operator has dropped; closes those that are deleted or ended elsewhere.
 
         Raises: StoreError.
         """
@@ -233,9 +233,27 @@ class BackgroundRuns:
             found.update(entry.run.uid for entry, _ in page)
             await self._cancel_open([entry.run for entry, has_job in page if not has_job])
             is_all, after = len(page) < _PAGE, page[-1][0].run.id if page else 0
-        if self._ends.is_shared:
-            for uid in known - found:
+        for uid in known - found:
+            is_deleted = await self._is_deleted(uid)
+            open_run = self._open.find(uid)  # it may have ended meanwhile
+            if is_deleted and open_run is not None:
+                self._close_deleted(open_run)
+            elif self._ends.is_shared:
                 self._ended_elsewhere(uid)
+
+    async def _is_deleted(self, uid: str) -> bool:
+        """Returns whether a run is gone with its agent or its conversation."""
+        try:
+            await self._store.runs.get(None, uid)
+        except NotFound:
+            return True
+        return False
+
+    def _close_deleted(self, open_run: OpenRun) -> None:
+        """Closes a run that is deleted, so that nothing waits for it."""
+        if open_run.log is not None:
+            open_run.log.close_unwritten(self._shows.error_events(open_run.uid, Conflict(DELETED)))
+        self._open.close(open_run)
 
     async def _cancel_open(self, runs: Sequence[Run]) -> None:
         """Cancels those of the runs that are open here, so that they block no others."""
@@ -250,15 +268,6 @@ class BackgroundRuns:
             self._ends.notify(ended)
             if open_run.log is not None:
                 await open_run.log.close()
-            self._open.close(open_run)
-
-    def close_runs_of(self, agent_uid: str) -> None:
-        """Closes the runs of an agent that is deleted, so that nothing waits for them."""
-        for open_run in self._open:
-            if open_run.conversation[0] != agent_uid:
-                continue
-            if open_run.log is not None:
-                open_run.log.close_unwritten(self._shows.error_events(open_run.uid, Conflict(DELETED)))
             self._open.close(open_run)
 
     async def wait_for_end(self, run: Run) -> Run:

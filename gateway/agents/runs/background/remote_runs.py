@@ -14,7 +14,7 @@ from gateway.run.event_log import BATCH_S, stored_events
 from storage.records import Run
 from storage.sql.store import Store
 
-DELETED = "The agent of this run is deleted."
+DELETED = "The agent of this run, or its conversation, is deleted."
 # For how long after its end a run's last events are waited for: a run that has events, and one that has none. No
 # measurement; an event is written within a fraction of a second, unless its process has died.
 _WAIT_FOR_REST_S = 5.0

@@ -93,7 +93,7 @@ class RunLogs:
             if number > after:
                 yield event
         if not is_logged:
-            if await self._store.runs.load(run.agent, run.id) is None:
+            if await self._store.agents.load(run.agent) is None:
                 whole = self._shows.error_events(run.uid, Conflict(DELETED))
             else:
                 whole = await self._shows.missing_events(run, {}, (), 1)
