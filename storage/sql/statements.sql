@@ -301,6 +301,12 @@ DELETE FROM segments WHERE agent = ? AND number = ?
 -- Drops all segments of an agent.
 DELETE FROM segments WHERE agent = ?
 
+-- name: chunk_begin
+-- Finds the number from which on exchanges have to be read for all numbers from ?2 on: the first one of the exchange
+-- that has ?2, else ?2.
+SELECT coalesce((SELECT CASE WHEN seq + span > ?2 THEN seq END FROM exchanges
+    WHERE agent = ?1 AND seq <= ?2 ORDER BY seq DESC LIMIT 1), CAST(?2 AS BIGINT))
+
 -- name: agent_indexed_again
 -- Has the index go back, and what is remembered of it be read again.
 UPDATE agents SET indexed_seq = ?, stamp = stamp + 1 WHERE id = ? AND indexed_seq > ?

@@ -108,8 +108,13 @@ async def mend_terms(connection: Connection, agent: int) -> None:
             blob.check_can_add(data, chunk)
         except blob.CorruptIndex:
             await replace_terms(connection, agent, chunk, b"")
-            covered = chunk * blob.CHUNK - 1
+            covered = await find_covered(connection, agent, chunk)
             await connection.run(SQL["agent_indexed_again"], (covered, agent, covered))
+
+
+async def find_covered(connection: Connection, agent: int, chunk: int) -> int:
+    """Returns the last number before the exchanges of which a chunk has messages; the first may begin before it."""
+    return int(await connection.value(SQL["chunk_begin"], (agent, chunk * blob.CHUNK))) - 1
 
 
 async def forget_terms(connection: Connection, agent: int, seqs: Iterable[int]) -> None:

@@ -21,14 +21,14 @@ from storage.commands import Rules, Unembedded
 from storage.database import Connection, Database
 from storage.records import Vector
 from storage.search import vector_blobs
-from storage.search.blob import CHUNK, CorruptIndex, by_chunk, chunk_of
+from storage.search.blob import CorruptIndex, by_chunk, chunk_of
 from storage.search.scores import Near
 from storage.sql import exchanges
 from storage.sql.agents import load_agent
 from storage.sql.group import Group, effect, reads
 from storage.sql.passages import load_passages_and_facts
 from storage.sql.statements import load
-from storage.sql.terms import forget_terms
+from storage.sql.terms import find_covered, forget_terms
 
 SQL = load("vectors.sql")
 
@@ -166,7 +166,7 @@ async def _read_chunk(
 async def add_vectors(
     connection: Connection, agent: int, model: str, stamp: int, added: Mapping[int, bytes]
 ) -> int | None:
-    """Writes vectors by seq. Returns the seq from which to embed again, if a chunk was damaged."""
+    """Writes vectors by seq. Returns the first chunk that was damaged, whose messages are to be embedded again."""
     damaged: int | None = None
     for number, seqs in by_chunk(added).items():
         of_chunk = {seq: added[seq] for seq in seqs}
@@ -175,7 +175,7 @@ async def add_vectors(
             data = vector_blobs.merge(row[0] if row is not None and row[1] == model else None, of_chunk)
         except CorruptIndex:
             data = vector_blobs.merge(None, of_chunk)
-            damaged = number * CHUNK if damaged is None else min(number * CHUNK, damaged)
+            damaged = number if damaged is None else min(number, damaged)
         await connection.run(SQL["put"], (agent, number, stamp, model, data))
     return damaged
 
@@ -193,7 +193,7 @@ async def forget_indexed(connection: Connection, agent: int, seqs: Collection[in
         except CorruptIndex:
             # What it holds is unknown, so nothing of it may stay.
             rest = b""
-            await connection.run(SQL["indexed_again"], (number * CHUNK - 1, agent))
+            await connection.run(SQL["indexed_again"], (await find_covered(connection, agent, number), agent))
         if stamp is None:
             stamp = await connection.value(SQL["changed"], (agent,)) or 0
         if rest:
@@ -269,7 +269,9 @@ class Vectors(Group):
         stamp = await connection.value(SQL["advance"], (dimension, unembedded.upto, agent))
         damaged = await add_vectors(connection, agent, model, stamp, added)
         if damaged is not None:
-            await connection.run(SQL["indexed_again"], (damaged - 1, agent))
+            await connection.run(
+                SQL["indexed_again"], (await find_covered(connection, agent, damaged), agent)
+            )
         await connection.run(SQL["drop_others"], (agent, model, chunk_of(unembedded.upto), _MAX_OLD_CHUNKS))
 
     @reads

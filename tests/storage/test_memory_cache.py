@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from gateway.core.memory.rules import RULES
 from storage.commands import ForgetTarget
+from storage.errors import Corrupt
 from storage.records import Message
 from storage.search import tokens
 from storage.search.blob import Counted, Document, Indexable, count_terms, encode, forget
@@ -479,3 +480,23 @@ async def test_an_index_with_the_words_of_an_earlier_version_is_made_again_as_it
         pass
     assert {data[3] for _, data in await rows(store, chunks)} == {tokens.VERSION}
     assert len(await search(store, alice, "Władysław")) == 40
+
+
+async def test_a_damaged_chunk_is_made_again_with_the_reply_that_it_begins_with(
+    store: Store, alice: Speaker
+) -> None:
+    """The question of this reply is the last message of the chunk before."""
+    for number in range(40):
+        await alice.say([user(f"Question {number}?")], assistant("Gooseberry." if number == 31 else "Yes."))
+    while await store.recall.index(alice.agent.id):
+        pass
+    reply = [m for m in await search(store, alice, "gooseberry") if m.role == "assistant"]
+    assert [m.seq for m in reply] == [64]
+    await rows(store, "UPDATE terms SET data = ?, stamp = 99 WHERE chunk = 1", (b"x",))
+    await rows(store, "UPDATE agents SET stamp = stamp + 1")
+    with pytest.raises(Corrupt):
+        await search(store, alice, "gooseberry")
+    assert reply[0].seq in await hits(store, alice, "gooseberry")
+    while await store.recall.index(alice.agent.id):
+        pass
+    assert reply[0].seq in await hits(store, alice, "gooseberry")

@@ -358,6 +358,20 @@ async def test_a_damaged_chunk_is_passed_over_and_made_anew(store: Store, alice:
     assert "What of tea?" in await search(store, agent, "What of tea?")
 
 
+async def test_a_damaged_chunk_is_made_anew_with_the_reply_that_it_begins_with(
+    store: Store, alice: Speaker
+) -> None:
+    """The exchange of this reply begins in the chunk before."""
+    await talk(alice, *map(str, range(40)))
+    agent = alice.agent
+    await embed(store, agent)
+    found = await alice.rows()
+    assert [e.reply_seq for e in found if e.seq < 64 <= e.reply_seq] == [64]
+    await rows(store, "UPDATE vectors SET data = ? WHERE chunk = 1", (b"\0",))
+    await talk(alice, "rain", key="c2")
+    assert "This of 31." in await embed(store, agent)
+
+
 # -- forgetting
 
 
