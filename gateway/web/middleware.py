@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.core.request.identity import BOUND_USER
@@ -178,7 +179,7 @@ class Edge:
             if path not in OPEN_PATHS and not path.startswith(self._open_prefixes):
                 await self._admit(scope, path, info)
             await self._app(scope, receive_counted, answer)
-        except ClientGone:
+        except (ClientGone, ClientDisconnect):
             # There is no client to answer any more. The code that raised this has closed the upstream's connection.
             self._metrics.clients_gone.inc()
             info.status = CLIENT_GONE

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from gateway.settings import ModelSettings, UpstreamSettings
 from tests.doubles.upstream import Gate, StrictUpstream, fail, raw, say
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, becomes
 from tests.server import QUIET, Running, serve, settings_for
 
 CHAT = "/v1/chat/completions"
@@ -476,6 +476,15 @@ def test_gone_in_the_middle_of_its_body(gateway: Running, upstream: StrictUpstre
         client.request("POST", CHAT, b"{", {"content-length": "100"})
     assert gateway.post(HELLO).status == 200
     assert len(upstream.seen) == 1
+
+
+def test_a_command_that_is_gone_in_the_middle_of_its_body_is_no_fault(upstream: StrictUpstream) -> None:
+    with serve(settings_for(upstream), admin_token="token") as gateway:
+        with gateway.connect() as client:
+            headers = {"content-length": "100", "x-mnemogate-admin": "token"}
+            client.request("POST", "/admin/keys-list", b"{", headers)
+        (line,) = becomes(lambda: [*gateway.lines])
+        assert (line["path"], line["status"]) == ("/admin/keys-list", 499)
 
 
 @pytest.mark.parametrize("stream", [True, False])
