@@ -145,6 +145,9 @@ def _read_new_items(body: Json) -> list[Json]:
     read = read_items(items, field="items")
     if read.references:
         raise BadRequest("An item of a conversation is sent whole, and not by its id.", param="items")
+    for index, item in enumerate(items):
+        # It decides where an item stands, whatever its kind.
+        read_optional(item, "role", str, f"items[{index}]")
     return [render_created_item(item, token_hex(16)) for item in items]
 
 

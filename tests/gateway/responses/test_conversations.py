@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import openai
+import orjson
 import pytest
 
 from gateway.core.conversation.canonical import text_of
@@ -87,6 +88,13 @@ def test_its_first_items_and_later_ones_come_before_the_next_input(
     with pytest.raises(openai.BadRequestError) as caught:
         world.sdk.conversations.items.create(conversation.id, items=wrong)
     assert caught.value.param == "items[0].type"
+
+
+def test_an_item_with_a_role_that_is_none_is_refused(world: World) -> None:
+    call = {"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}", "role": ["user"]}
+    body = orjson.dumps({"items": [{"role": "user", "content": "Hi"}, call]})
+    reply = world.gateway.ask("POST", "/v1/conversations", body)
+    assert (reply.status, reply.error["param"]) == (400, "items[1].role")
 
 
 def test_an_item_that_waits_is_listed_with_all_its_fields(world: World) -> None:
