@@ -103,6 +103,15 @@ def test_remembered_counts_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(tokenizer._counts) == 3
 
 
+@pytest.mark.parametrize("encoding", ["o200k_base", "cl100k_base"])
+def test_a_long_text_is_counted_whatever_it_has(encoding: Encoding) -> None:
+    tokenizer = Tokenizer(encoding)
+    assert 0 < tokenizer.count(f"a{' ' * 1_000_000}b") < 1_000_000
+    words = "the quick brown fox jumps " * 10_000
+    # A last token is the blank at its end.
+    assert 0 <= tokenizer.count(words) - 50_001 <= 2 * (len(words) // tokens.PIECE_CHARS)
+
+
 def test_starting_loads_neither_ranks_nor_tiktoken() -> None:
     probe = (
         "import sys, gateway.tokens as t; t.upper_bound('x'); "
