@@ -95,7 +95,6 @@ class Recall(Group):
         self._memories = memories
         # Memories that are being read for the first time, by agent, its epoch and `MemoryCache.drop_count`: no query
         # after a forgetting may get what was read before it.
-
         self._reading: dict[tuple[int, int, int], asyncio.Task[CachedMemory]] = {}
 
     @_reports_damage
@@ -468,11 +467,9 @@ class Recall(Group):
         await connection.lock(agent)
         await add_segment(connection, agent, number, stamp, made)
 
-    @bulk_writes
-    async def mend(self, connection: Connection, agent: int) -> None:
+    async def mend(self, agent: int) -> None:
         """Empties what is damaged of the search index. The next steps of `index` make it again."""
-        await connection.lock(agent)
-        await mend_terms(connection, agent)
+        await self._database.bulk(lambda connection: _mend_index(connection, agent))
         self._memories.drop(agent)
 
     @reads
@@ -533,6 +530,11 @@ class Recall(Group):
         if end > indexed:
             await set_indexed(connection, agent, end)
         return not is_all or len(stale) == _BATCH
+
+
+async def _mend_index(connection: Connection, agent: int) -> None:
+    await connection.lock(agent)
+    await mend_terms(connection, agent)
 
 
 async def _remove_from_index(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -500,3 +501,12 @@ async def test_a_damaged_chunk_is_made_again_with_the_reply_that_it_begins_with(
     while await store.recall.index(alice.agent.id):
         pass
     assert reply[0].seq in await hits(store, alice, "gooseberry")
+
+
+async def test_the_cache_of_a_damaged_memory_is_dropped_in_the_loops_thread(
+    store: Store, alice: Speaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[int] = []
+    monkeypatch.setattr(MemoryCache, "drop", lambda self, agent: threads.append(threading.get_ident()))
+    await store.recall.mend(alice.agent.id)
+    assert threads == [threading.get_ident()]
