@@ -16,6 +16,8 @@ import pytest
 from letta_client import APIStatusError, BadRequestError
 from letta_client.types.agents import Run
 
+from gateway.agents.runs.background import remote_runs
+from gateway.run.event_log import stored_events
 from gateway.settings import ToolSettings
 from storage.listing import Page, RunFilter
 from storage.records import RunState
@@ -443,6 +445,32 @@ def test_what_a_run_leaves_is_dropped_three_hours_after_its_end(world: LettaWorl
         "stop_reason",
         "usage_statistics",
     ]
+
+
+@pytest.mark.both
+def test_events_that_a_dead_process_has_left_without_an_end_are_read_once(
+    world: LettaWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote_runs, "_WAIT_FOR_REST_S", 0.0)
+    agent = world.agent()
+    world.upstream.queue(say("One.", tokens=["One", "."]))
+    asked: Any = {"streaming": True, "stream_tokens": True, "background": True}
+    with world.letta.agents.messages.create(agent.id, input="Work.", **asked) as events:
+        run_id = next(iter(events)).run_id
+        list(events)
+    ended(world, run_id)
+
+    async def lose_the_end() -> None:
+        store = world.world.store
+        (entry,) = await store.runs.list("default", RunFilter(), Page())
+        run, loaded = entry.run, await store.agents.load(entry.run.agent)
+        assert loaded is not None
+        logged = [event async for _, event in stored_events(store, run, 0)][:3]
+        await store.runs.drop_events(run.agent, run.id)
+        await store.runs.log(run.agent, run.id, "event", 3, b"".join(logged), loaded.epoch)
+
+    world.world.gateway.call(lose_the_end())
+    assert text_of(stream(world, run_id)) == "One."
 
 
 def test_many_runs_hold_up_no_live_send(world: LettaWorld) -> None:

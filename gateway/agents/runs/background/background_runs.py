@@ -290,11 +290,11 @@ class BackgroundRuns:
                 yield event
             return
         if self._ends.is_shared:
+            is_logged = False
             async for event in self._remote_runs.events(run, after):
+                is_logged = True
                 yield event
-                if self._shows.is_end(event):
-                    return
-            if await self._store.runs.load(run.agent, run.id) is None:
+            if is_logged:
                 return
         async for event in self._logs.events_of_ended(await self.wait_for_end(run), after):
             yield event
