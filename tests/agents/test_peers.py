@@ -18,6 +18,7 @@ import pytest
 from letta_client.types import AgentState
 from msgspec.structs import replace
 
+from gateway.core.turn.round import MAX_CALLS
 from tests.agents.letta import LettaWorld, letta, spoken
 from tests.agents.test_background import ended
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, fail, say
@@ -119,6 +120,12 @@ def test_one_agent_asks_another(stage: Stage) -> None:
     # Whoever pays for the one pays for the other.
     assert stage.heard["bob"][0].headers["authorization"] == "Bearer sk-app"
     assert stage.runs() == [("ann", "completed", 0, None), ("bob", "completed", 1, "ann")]
+
+
+def test_each_of_the_most_calls_in_one_reply_has_a_result_of_its_own(stage: Stage) -> None:
+    stage.agent("ann", call_tools(*(ask(f"nobody {n}", id=f"c{n}") for n in range(MAX_CALLS))), say("Done."))
+    stage.send("ann")
+    assert stage.told("ann") == [f"Error: there is no agent 'nobody {n}'" for n in range(MAX_CALLS)]
 
 
 def test_an_agent_is_named_by_its_name_as_well(stage: Stage) -> None:

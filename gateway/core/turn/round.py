@@ -43,8 +43,9 @@ DONE_EVENT: Final = b"data: [DONE]\n\n"  # ends a stream
 # The most events after the last finish_reason, which bounds the memory that an endless stream takes. Usage, verdicts of
 # filters and [DONE] come there, which are few. Not measured.
 MAX_TAIL_EVENTS: Final = 1000
-# The most calls in one reply, far more than models make at once. Each takes 1.5 kB, from an event of 100 bytes.
-MAX_CALLS: Final = 1000
+# The most calls in one reply, far more than models make at once: as many as a stored step has numbers for. Each takes
+# 1.5 kB, from an event of 100 bytes.
+MAX_CALLS: Final = 500
 
 
 class ReplyForm(Enum):

@@ -115,9 +115,9 @@ class TestEndless:
         turn = chat_turn(TurnTerms())
         turn.feed(ReplyStarted(200, SSE))
         pieces = [calls(call_piece(n, "{}", id=f"call_{n}", name="f")) for n in range(MAX_CALLS)]
-        assert b"call_999" in sent_by(fed(turn, Received([ROLE, *pieces])))
-        due = fed(turn, Received([calls(call_piece(MAX_CALLS, "{}", id="call_1000", name="f"))]))
-        assert b"more than 1,000 tool calls" in sent_by(due)
+        assert b"call_499" in sent_by(fed(turn, Received([ROLE, *pieces])))
+        due = fed(turn, Received([calls(call_piece(MAX_CALLS, "{}", id="call_500", name="f"))]))
+        assert b"more than 500 tool calls" in sent_by(due)
         assert [command.outcome.state for command in due if isinstance(command, Save)] == [End.FAILED]
 
     def test_a_whole_reply_of_too_many_calls_is_broken_off(self) -> None:

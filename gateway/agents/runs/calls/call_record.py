@@ -32,7 +32,7 @@ _log = logging.getLogger("mnemogate")
 
 def call_number(step: Exchange, call_id: str) -> int:
     """Returns the number of a call of a step among the texts of its run."""
-    return step.seq * _NUMBERS_PER_STEP + min([*tool_names_by_call(step)].index(call_id), _OUTCOMES_FROM - 1)
+    return step.seq * _NUMBERS_PER_STEP + [*tool_names_by_call(step)].index(call_id)
 
 
 class CallRecord(Struct, frozen=True):
