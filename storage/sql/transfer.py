@@ -200,7 +200,7 @@ class Transfer(Group):
 
         draft: the agent to create, with the scope that it is to have in the end.
 
-        Raises: WriteConflict: that scope has a memory already.
+        Raises: WriteConflict: that scope has a memory already, or another import for it begins.
         """
         scope = draft.scope
         await self._database.read(lambda connection: _find_replaceable(connection, scope))
@@ -208,7 +208,10 @@ class Transfer(Group):
         for unfinished in await self._forgetting.find(hidden.project, hidden.profile, hidden.subject):
             await self._forgetting.wipe(unfinished)
         made = replace(draft, id=0, scope=hidden)
-        return await self._database.bulk(lambda connection: create_agent(connection, made))
+        agent = await self._database.bulk(lambda connection: create_agent(connection, made))
+        if agent.uid != made.uid:
+            raise WriteConflict(f"another import for {scope.subject} has begun at the same time")
+        return agent
 
     @reads
     async def find_unfinished(self, connection: Connection, scope: Scope) -> Agent | None:

@@ -379,6 +379,12 @@ async def test_an_import_ends_where_another_for_the_same_user_begins(other: Stor
     assert found.uid == "u2"
 
 
+async def test_of_two_imports_that_begin_at_once_for_the_same_user_one_is_refused(other: Store) -> None:
+    drafts = [Agent(0, uid, CAROL, b"k" * 16, 0) for uid in ("u1", "u2")]
+    begun = await asyncio.gather(*map(other.transfer.begin_import, drafts), return_exceptions=True)
+    assert {type(each) for each in begun} == {Agent, WriteConflict}
+
+
 @pytest.mark.parametrize(
     "lines",
     [
