@@ -12,6 +12,7 @@ import logging
 import math
 import secrets
 from collections.abc import Callable, Collection, Iterable, Sequence, Set
+from operator import attrgetter
 from typing import Final
 
 from msgspec import Struct
@@ -54,6 +55,7 @@ _SHARED_WRITES: Final = 1.5
 _MAX_BUCKETS: Final = 50_000
 # Limits that could not be read are read again after so long.
 _RETRY_S: Final = 1.0
+_ID: Final = attrgetter("id")
 _HEADER_UNITS: Final = ("requests", "tokens")
 
 
@@ -107,8 +109,10 @@ class Limiter:
         self._shared_s = max(SHARED_S, _SHARED_WRITES * write_s)
         about = "Requests that a limit refused, or had answered by another model."
         self._limited = metrics.add_counter("limited", about, "unit", "per", "then")
-        # The limits by project; a project without any is no key.
-        self._limits: dict[str, tuple[UsageLimit, ...]] = {}
+        # The limits by project, and by their key and user; a project without any is no key.
+        self._limits: dict[str, dict[tuple[int | None, str | None], list[UsageLimit]]] = {}
+        # The same limits by their ids.
+        self._known: dict[int, UsageLimit] = {}
         self._buckets: dict[tuple[int, str], Bucket] = {}
         # The next time that buckets are dropped, there are so many of them.
         self._dropped_at = _MAX_BUCKETS
@@ -135,17 +139,17 @@ class Limiter:
                 self._known_change = change
 
     def _replace_limits(self, limits: Sequence[UsageLimit]) -> None:
-        before = {limit.id for limits in self._limits.values() for limit in limits}
-        found: dict[str, tuple[UsageLimit, ...]] = {}
+        self._limits = {}
         for limit in limits:
-            found[limit.project] = (*found.get(limit.project, ()), limit)
-        self._limits = found
+            of_project = self._limits.setdefault(limit.project, {})
+            of_project.setdefault((limit.key, limit.user), []).append(limit)
         known = {limit.id: limit for limit in limits}
+        new, self._known = known.keys() - self._known.keys(), known
         for key in [key for key in self._buckets if key[0] not in known]:
             del self._buckets[key]
         for (id, _), bucket in self._buckets.items():
             bucket.limit = known[id]
-        if new := known.keys() - before:
+        if new:
             self._reserve_under_way(new)
 
     def _reserve_under_way(self, new: Set[int]) -> None:
@@ -232,10 +236,18 @@ class Limiter:
 
     def _limits_of(self, receipt: Receipt) -> list[UsageLimit]:
         """Returns the limits that hold for a request, by their ids."""
-        if receipt.project not in self._limits:
-            return []
-        limits = limits_for(self._limits[receipt.project], receipt.key, receipt.user)
+        limits = self._limits_for(receipt.project, receipt.key, receipt.user)
         return limits if receipt.asks_model else [limit for limit in limits if limit.unit == "requests"]
+
+    def _limits_for(self, project: str, key: int, user: str) -> list[UsageLimit]:
+        """Returns the limits that hold for requests of a key and a user, by their ids."""
+        of_project = self._limits.get(project)
+        if of_project is None:
+            return []
+        # A project may have a limit for each of thousands of keys or users.
+        holders = [(of_key, of_user) for of_key in (None, key) for of_user in {None, EACH_USER, user}]
+        limits = [limit for holder in holders for limit in of_project.get(holder, ())]
+        return limits_for(sorted(limits, key=_ID), key, user)
 
     async def admit_step(self, receipt: Receipt, call: PlannedCall) -> None:
         """Lets a run go on with another call of the model, and reserves what that may use with what it has used.
@@ -306,7 +318,7 @@ class Limiter:
     async def states(self, project: str, key: int, user: str) -> list[LimitState]:
         """Returns the limits that hold for requests of a key and a user. Raises: StoreError."""
         await self.load()
-        buckets = self._current_buckets(limits_for(self._limits.get(project, ()), key, user), user)
+        buckets = self._current_buckets(self._limits_for(project, key, user), user)
         await self._load_buckets(buckets)
         found = []
         for bucket in buckets:

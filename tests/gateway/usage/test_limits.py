@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import openai
 import pytest
 from letta_client import Letta
 
+from gateway.core.usage.limit_rules import limits_for
 from gateway.run.usage import limiter
 from gateway.settings import ModelSettings, PriceSettings, UpstreamSettings
 from storage.errors import StoreError
@@ -359,6 +360,24 @@ def test_each_user_has_a_limit_and_a_named_one_another(world: World) -> None:
     found = {user: [world.post(ASK, user=user).status for _ in range(3)] for user in ("alice", "bob")}
     assert found == {"alice": [200, 200, 429], "bob": [200, 429, 429]}
     assert [world.post(ASK).status for _ in range(2)] == [200, 429]
+
+
+def test_limits_of_others_are_not_looked_through(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, plain = world.gateway.call(world.store.keys.create("default", "app"))
+    for n in range(5):
+        limit(world, "requests", "day", 5, key=100 + n)
+        limit(world, "requests", "day", 5, user=f"user-{n}")
+    own = limit(world, "requests", "day", 1, user="*")
+    looked: list[list[UsageLimit]] = []
+
+    def noted(limits: Iterable[UsageLimit], key: int, user: str) -> list[UsageLimit]:
+        looked.append([*limits])
+        return limits_for(looked[-1], key, user)
+
+    monkeypatch.setattr(limiter, "limits_for", noted)
+    bearer = {"authorization": f"Bearer {plain}"}
+    assert [world.post(ASK, bearer, user="alice").status for _ in range(2)] == [200, 429]
+    assert {each.id for limits in looked for each in limits} == {own.id}
 
 
 def test_what_no_model_answered_is_given_back_for_the_day(world: World) -> None:
