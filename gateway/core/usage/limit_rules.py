@@ -81,6 +81,8 @@ class Bucket(Struct, eq=False):
     reserved: int = 0
     # `used` has what was used before, by this and other processes.
     is_loaded: bool = False
+    # A request has asked for it since what others have used was last read.
+    was_asked_for: bool = False
 
     def lets_in(self, amount: int, bound: int) -> bool:
         """Returns whether a request that reserves this amount may begin."""

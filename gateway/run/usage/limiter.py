@@ -342,8 +342,13 @@ class Limiter:
         self._processes = max(
             1, await self._store.usage.record_writer(self._process_name, now, now - self._shared_s)
         )
-        for bucket in [*self._buckets.values()]:
-            if bucket.is_loaded and bucket.period.end > now and bucket.limit.per in ("day", "month"):
+        for key, bucket in [*self._buckets.items()]:
+            if bucket.limit.per not in ("day", "month") or self._buckets.get(key) is not bucket:
+                continue
+            if not (bucket.was_asked_for or bucket.reserved):
+                del self._buckets[key]  # it is read again with its user's next request
+            elif bucket.is_loaded and bucket.period.end > now:
+                bucket.was_asked_for = False
                 async with self._meter.pause_writes():
                     bucket.used = await self._read_used(bucket)
 
@@ -372,6 +377,7 @@ class Limiter:
             found = Bucket(limit, subject, period_of(limit.per, now))
             found.is_loaded = limit.per not in ("day", "month")
             self._buckets[limit.id, subject] = found
+        found.was_asked_for = True
         return found
 
     async def _load_used(self, bucket: Bucket) -> None:

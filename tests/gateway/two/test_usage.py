@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.settings import UsageSettings
-from storage.usage_records import UsageLimit
+from storage.usage_records import UsageLimit, UsageQuery
 from tests.doubles.upstream import StrictUpstream, say
 from tests.gateway.sdk import Clock, World, remember
 
@@ -55,6 +55,33 @@ def test_a_days_limit_holds_for_both_after_a_write(worlds: list[World]) -> None:
     write(other)
     write(one)
     assert one.post(ASK, user="alice").status == 429
+
+
+def test_what_others_used_is_read_again_of_users_who_have_asked_since(
+    worlds: list[World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = worlds
+    limit: Any = UsageLimit(0, "default", None, "*", "requests", "day", 2, "refuse")
+    one.gateway.call(one.store.limits.add(limit))
+    other.gateway.call(other.gateway.app.services.accounting.limiter.load())
+    sums, read = one.store.usage.sums, []
+
+    async def noted(query: UsageQuery) -> Any:
+        read.append(dict(query.only)["user"])
+        return await sums(query)
+
+    monkeypatch.setattr(one.store.usage, "sums", noted)
+    for user in ("alice", "bob"):
+        assert one.post(ASK, user=user).status == 200
+    write(one)
+    assert other.post(ASK, user="alice").status == 200
+    write(other)
+    assert one.post(ASK, user="bob").status == 200
+    read.clear()
+    write(one)
+    write(one)
+    assert read == ["bob"]
+    assert [one.post(ASK, user=user).status for user in ("alice", "bob")] == [429, 429]
 
 
 def test_a_forgotten_user_is_gone_from_what_the_other_counts(worlds: list[World]) -> None:
