@@ -113,8 +113,8 @@ class Exporter:
                 if refusal.status and refusal.status not in _BUSY:
                     raise
                 self._report(refusal.status)
-                # Part of a wait is chance, so that gateways do not ask all at once.
-                pause_s = refusal.wait_s if refusal.wait_s is not None else wait_s * random.uniform(0.8, 1.2)
+                # Part of a wait is chance, so that gateways do not ask all at once. "Retry-After: 0" ends no wait.
+                pause_s = max(wait_s * random.uniform(0.8, 1.2), refusal.wait_s or 0.0)
                 if time.monotonic() + pause_s > (gives_up_at if self.ends_at is None else self.ends_at):
                     raise
                 self._pause(pause_s)

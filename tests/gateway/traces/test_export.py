@@ -82,13 +82,19 @@ def test_a_resource_has_what_the_variables_say(collector: StrictCollector, make:
 
 
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
-def test_a_busy_collector_is_asked_again(collector: StrictCollector, make: Make, status: int) -> None:
+def test_a_busy_collector_is_asked_again(
+    collector: StrictCollector, make: Make, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    monkeypatch.setattr(export, "_FIRST_WAIT_S", 0.01)
     collector.answers += [Answer(status, {"retry-after": "0"}), Answer(status, {"retry-after": "0"})]
     tracer = make(collector.url)
+    pauses: list[float] = []
+    monkeypatch.setattr(tracer._exporter, "_pause", pauses.append)
     take(tracer)
     collector.wait_for(1)
     assert collector.asked == 3
     assert not dropped(tracer)
+    assert 0 < pauses[0] < pauses[1]
 
 
 def test_a_long_retry_after_is_longer_than_a_minute(collector: StrictCollector, make: Make) -> None:
