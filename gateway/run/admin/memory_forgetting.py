@@ -149,11 +149,11 @@ class MemoryForgetting:
                 param="confirm",
             )
         id = await self._store.forgetting.begin(memory.id, target, keeps_pause=True)
-        what = "all" if kind == "all" else f"{kind} {preview.target.id}"
-        await self._store.audit.add(self._now(), editor.actor, "forget", uid, what)
         task = asyncio.create_task(self._carry_out(id))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        what = "all" if kind == "all" else f"{kind} {preview.target.id}"
+        await self._store.audit.add(self._now(), editor.actor, "forget", uid, what)
         done, _ = await asyncio.wait({task}, timeout=self._call_s)
         swept = task.result() if done else False
         return ForgetResult(bool(done), swept, preview.will_go.messages, preview.command)

@@ -14,9 +14,11 @@ from gateway.operations import make_operations
 from gateway.run.admin.memory_edits import Editor
 from gateway.run.admin.memory_forgetting import MemoryForgetting, TargetKind
 from storage.commands import Learned, LearnedFact
+from storage.errors import Busy
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.admin.test_memory_views import memory, rows, speak, views
 from tests.gateway.sdk import World, agent, remember
+from tests.patience import becomes
 
 pytestmark = pytest.mark.both
 
@@ -101,6 +103,21 @@ def test_another_number_than_now_forgets_nothing(world: World) -> None:
     assert SECRET.encode() in world.data()
     with pytest.raises(UnknownId):
         call(forget.forget(Editor("ops", "other"), of.uid, "all", confirm="2"))
+
+
+def test_what_was_begun_goes_on_though_it_could_not_be_noted(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speak(world, f"My cat is called {SECRET}.", talk="conv-19")
+    of, call, forget = memory(world), world.gateway.call, forgetting(world)
+
+    async def fails(*entry: Any) -> None:
+        raise Busy("no")
+
+    monkeypatch.setattr(world.store.audit, "add", fails)
+    with pytest.raises(Busy):
+        call(forget.forget(OPERATOR, of.uid, "conversation", "conv-19", confirm="2"))
+    becomes(lambda: SECRET.encode() not in world.data())
 
 
 @pytest.mark.parametrize("kind", ["conversation", "all"])
