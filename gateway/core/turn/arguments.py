@@ -181,7 +181,10 @@ def _compile_repaired(schema: Any) -> tuple[Validator, Any] | None:
         except ValueError as error:
             path = getattr(error, "instance_path", None)
             if path:
-                schema = _without(schema, path)
+                try:
+                    schema = _without(schema, path)
+                except LookupError:
+                    return None
             elif not is_local and isinstance(schema, dict):
                 # A reference or a draft; the library does not say which.
                 is_local, schema = True, _with_local_references(schema, schema)
@@ -191,14 +194,18 @@ def _compile_repaired(schema: Any) -> tuple[Validator, Any] | None:
 
 
 def _without(part: Any, path: Sequence[str | int]) -> Any:
-    """Returns a copy of a part of a schema without what a path leads to."""
+    """Returns a copy of a part of a schema without what a path leads to.
+
+    Raises: LookupError: it leads nowhere, as the library leaves empty names out.
+    """
     first, *rest = path
     if isinstance(part, list):
         assert isinstance(first, int)
         inner = [_without(part[first], rest)] if rest else []
         return [*part[:first], *inner, *part[first + 1 :]]
-    others = {key: value for key, value in part.items() if key != first}
-    return {**others, first: _without(part[first], rest)} if rest else others
+    name = str(first)  # the library takes a name of digits for an index
+    others = {key: value for key, value in part.items() if key != name}
+    return {**others, name: _without(part[name], rest)} if rest else others
 
 
 def _with_local_references(part: Any, root: Mapping[str, Any]) -> Any:

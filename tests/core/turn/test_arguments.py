@@ -149,6 +149,7 @@ def test_what_is_missing_is_named() -> None:
         {"$ref": "https://example.org/schema"},
         {"$ref": "#"},
         {"allOf": [{"$ref": "#"}, {"$ref": "#"}]},
+        {"properties": {"": {"type": "thing"}}},
     ],
 )
 def test_a_schema_that_says_nothing_sensible_forbids_nothing(schema: Json) -> None:
@@ -166,6 +167,7 @@ def test_a_schema_that_says_nothing_sensible_forbids_nothing(schema: Json) -> No
         {"$schema": "https://example.org/draft", "properties": {}},
         {"$schema": "http://json-schema.org/draft-03/schema#", "properties": {}},
         {"properties": {"a": {"pattern": "a{1000}{1000}{1000}"}}},
+        {"properties": {"a": {}, "1": {"type": "thing"}}},
     ],
 )
 def test_what_is_wrong_in_a_schema_takes_nothing_from_the_rest(schema: Json) -> None:
