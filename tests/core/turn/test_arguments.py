@@ -149,7 +149,7 @@ def test_what_is_missing_is_named() -> None:
         {"$ref": "https://example.org/schema"},
         {"$ref": "#"},
         {"allOf": [{"$ref": "#"}, {"$ref": "#"}]},
-        {"properties": {"": {"type": "thing"}}},
+        {"properties": {"": {"items": {"type": "thing"}}}},
     ],
 )
 def test_a_schema_that_says_nothing_sensible_forbids_nothing(schema: Json) -> None:
