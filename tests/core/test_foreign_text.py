@@ -19,6 +19,7 @@ from gateway.core.prompt import note, shown_blocks, summary
 from gateway.core.tags import escape_tags
 from gateway.core.thoughts import without_thoughts
 from gateway.core.turn.upstream_error import context_from_error
+from gateway.core.usage.withheld_usage import without_usage
 from storage.records import Block
 
 _LENGTH = 1 << 19
@@ -37,6 +38,10 @@ def _summary(text: str) -> str:
 def _change(value: str) -> object:
     changes, _ = shown_blocks.changes_since({}, [Block(0, "human", "", value, _LENGTH * 4, False)])
     return shown_blocks.shown_by_note(note.render_note((), changes, 0.0, mark="a2b3c4d5"))["human"]
+
+
+def _events(text: str) -> bytes:
+    return without_usage(text.encode())
 
 
 def _tool(described: str) -> object:
@@ -76,6 +81,9 @@ def _demo(text: str) -> object:
         (without_thoughts, "\n" * _LENGTH + "I think> so."),
         (without_thoughts, "<think></think>" * 100_000 + " " * _LENGTH),
         (context_from_error, "1" * _LENGTH),
+        (_events, '"usage"' + "a" * _LENGTH),
+        (_events, '"usage"' + "a\n" * _LENGTH),
+        (_events, '"usage"' + "a" * _LENGTH + "\r\r"),
         (_tool, "a" + " " * 90_000 + "b"),
         (_demo, "Hello." + "\n" * _LENGTH + "What?"),
         (_demo, "remember: a" + " " * _LENGTH + "b"),
@@ -106,6 +114,9 @@ def _demo(text: str) -> object:
         "thought",
         "thoughts",
         "error",
+        "event",
+        "lines",
+        "returns",
         "docstring",
         "demo-lines",
         "demo-spaces",

@@ -11,7 +11,8 @@ from typing import Final
 
 import orjson
 
-_EVENT: Final = re.compile(rb"(?:[^\r\n]+(?:\r\n|\n))+(?:\r\n|\n)")
+# Lines in a row, and the blank one that makes an event of them. What is none is passed over in one go as well.
+_EVENT: Final = re.compile(rb"(?:[^\r\n]++(?:\r\n|\n|\r|\Z))++(\r\n|\n)?")
 # In JSON text a quotation mark inside a string is escaped, so these bytes are a field and nothing else.
 _NO_USAGE: Final = re.compile(rb',\s*"usage"\s*:\s*null')
 _MARK: Final = b'"usage"'
@@ -27,7 +28,7 @@ def without_usage(events: bytes) -> bytes:
     if _MARK not in events:
         return events
     events = without_null_usage(events)
-    return _EVENT.sub(lambda found: b"" if _is_usage(found[0]) else found[0], events)
+    return _EVENT.sub(lambda found: b"" if found[1] and _is_usage(found[0]) else found[0], events)
 
 
 def _is_usage(event: bytes) -> bool:
