@@ -548,6 +548,17 @@ def test_an_id_that_is_none_of_lettas_is_refused(world: LettaWorld) -> None:
     assert reply.json()["detail"][0]["loc"] == ["body", "file", "agents", 0, "id"]
 
 
+def test_two_parts_of_a_file_have_no_common_id(world: LettaWorld) -> None:
+    uid = "0" * 32
+    block = {"id": f"block-{uid}", "label": "human", "value": "x", "tags": ["a"]}
+    state = {"id": GARDENER, "name": "x", "llm_config": {"model": "m"}, "blocks": [block]}
+    source = {"id": f"source-{uid}", "name": "Plants"}
+    form = {"file": ("a.af", moved_file(MovedAgent({**state, "sources": [source]})), "application/json")}
+    reply = world.letta._client.post("/v1/agents/import", files=form)
+    assert (reply.status_code, reply.json()["detail"]) == (409, f"The block '{uid}' is there already.")
+    assert list(world.letta.agents.list()) == []
+
+
 def test_an_agent_whose_id_is_taken_is_not_overwritten(world: LettaWorld, source: LettaServer) -> None:
     assert move(world, source, "--agent", POSTMAN) == 0
     state = source.tells["/v1/agents/"][-1]

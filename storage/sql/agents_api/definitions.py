@@ -31,11 +31,13 @@ _NAMED_KINDS = {
 
 
 async def add_definition(connection: Connection, draft: DefinitionDraft, *, at: float) -> Definition:
-    """Adds a definition. Raises: WriteConflict: the project has one of this name, and names of the kind are unique."""
+    """Adds a definition. Raises: WriteConflict: its public name is taken, or its name, of a kind with unique names."""
     values = (draft.uid, draft.project, draft.kind, draft.memory, at, draft.name)
     id = await connection.value(SQL["insert"], values)
-    if id is None:
+    if id is None and draft.kind in _NAMED_KINDS:
         raise _name_taken(draft.kind, draft.name)
+    if id is None:
+        raise WriteConflict(f"the {draft.kind} {draft.uid!r} is there already")
     await add_first_text(connection, id, draft.body, at)
     return await get_definition(connection, id)
 
