@@ -51,6 +51,13 @@ def test_so_has_a_message(text: str, own: str) -> None:
     assert orjson.loads(translate_error(orjson.dumps({"message": text})) or b"") == {"message": own}
 
 
+def test_a_request_that_a_message_quotes_is_not_read() -> None:
+    """Of 30 MB it would take six seconds, in which no other request is served."""
+    request = "max_tokens: 9 " * 10_000
+    assert FIELDS.translate_sentence(f"max_tokens: 9 > 8.{request}").endswith(request[-100_000:])
+    assert FIELDS.translate_sentence(f"max_tokens: 9 > 8.{request}").startswith("max_output_tokens: 9 > 8.")
+
+
 @pytest.mark.parametrize("body", [b"[]", b"<html>", b""])
 def test_what_is_no_object_is_none(body: bytes) -> None:
     assert translate_error(body) is None
