@@ -168,7 +168,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"sockets"},
         {"middleware", "upload"},
         {"auth", "client_reply", "body", "form", "request_body", "health", "uvicorn_protocol"},
-        {"raw_headers", "path_hints"},
+        {"raw_headers", "query", "path_hints"},
     ],
     "gateway.page": [
         {"page_app"},

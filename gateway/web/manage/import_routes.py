@@ -16,8 +16,9 @@ from gateway.run.admin.import_operations import ImportOperations
 from gateway.run.store_errors import map_store_errors
 from gateway.web.body import BodyReader
 from gateway.web.manage.access import Access, Manager
-from gateway.web.manage.records import managed, read_query
+from gateway.web.manage.records import managed
 from gateway.web.middleware import info_of
+from gateway.web.query import read_query
 from gateway.web.upload import UploadBody
 
 IMPORTS_PATH: Final = "/v1/manage/imports"
@@ -34,7 +35,7 @@ def import_routes(
 
     async def begin(request: Request) -> Response:
         info_of(request.scope).route = "manage"
-        query = read_query(request)
+        query = read_query(request.scope)
         manager = await access.admit(request, writes=True)
         wanted = operations.read_request(_with_flags(query), project=manager.project)
         body = UploadBody(request.scope, request.receive, limit_bytes, timeout_s)
@@ -54,7 +55,7 @@ def import_routes(
         return Response(orjson.dumps(running.shown()), status, media_type="application/json")
 
     async def show_all(manager: Manager, request: Request, _: dict[str, Any]) -> dict[str, Any]:
-        return await operations.show_all(dict(request.query_params), project=manager.project)
+        return await operations.show_all(read_query(request.scope), project=manager.project)
 
     async def show(manager: Manager, request: Request, _: dict[str, Any]) -> dict[str, Any]:
         return await operations.show(request.path_params["id"], project=manager.project)

@@ -16,6 +16,7 @@ from gateway.web.body import BodyReader
 from gateway.web.manage.access import Access, Manager
 from gateway.web.manage.records import KEYS_PATH, managed, number_in, record_routes
 from gateway.web.middleware import info_of
+from gateway.web.query import read_query
 
 ME_PATH: Final = "/v1/manage/me"
 
@@ -33,7 +34,7 @@ def key_routes(
         key = await access.key_of(request)
         if key.opens is not None:
             raise NotAllowed("This is for keys of applications.")
-        user = request.query_params.get("user") or key.user or ""
+        user = read_query(request.scope).get("user") or key.user or ""
         if key.user not in (None, user):
             raise NotAllowed("The key of this request is another user's.", code="user_not_allowed")
         with map_store_errors():

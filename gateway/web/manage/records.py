@@ -16,6 +16,7 @@ from gateway.run.store_errors import map_store_errors
 from gateway.web.body import BodyReader
 from gateway.web.manage.access import Access, Manager
 from gateway.web.middleware import info_of
+from gateway.web.query import read_query
 
 LIMITS_PATH: Final = "/v1/manage/limits"
 KEYS_PATH: Final = "/v1/manage/keys"
@@ -39,7 +40,7 @@ def record_routes(path: str, operations: ManagesRecords, access: Access, bodies:
     """Returns the routes of one kind of record. path: of the list of all."""
 
     async def show_all(manager: Manager, request: Request, _: dict[str, Any]) -> dict[str, Any]:
-        return await operations.show_all(dict(request.query_params), project=manager.project)
+        return await operations.show_all(read_query(request.scope), project=manager.project)
 
     async def add(manager: Manager, _: Request, body: dict[str, Any]) -> dict[str, Any]:
         return await operations.add(body, project=manager.project)
@@ -81,14 +82,6 @@ def managed(
         return Response(orjson.dumps(answered), status, media_type="application/json")
 
     return Route(path, answer, methods=[method])
-
-
-def read_query(request: Request) -> dict[str, str]:
-    """Returns the parameters of a query. Raises: BadRequest: one was sent twice."""
-    query = dict(request.query_params)
-    if len(query) < len(request.query_params.multi_items()):
-        raise BadRequest("A parameter was sent twice.")
-    return query
 
 
 def number_in(request: Request) -> int:

@@ -13,8 +13,8 @@ from gateway.errors import BadRequest
 from gateway.run.admin.usage_operations import UsageOperations, as_csv
 from gateway.run.store_errors import map_store_errors
 from gateway.web.manage.access import Access
-from gateway.web.manage.records import read_query
 from gateway.web.middleware import info_of
+from gateway.web.query import read_query
 
 MANAGE_PREFIX: Final = "/v1/manage/"
 USAGE_PATH: Final = f"{MANAGE_PREFIX}usage"
@@ -27,7 +27,7 @@ def usage_routes(operations: UsageOperations, access: Access) -> list[Route]:
     async def show(request: Request) -> Response:
         info_of(request.scope).route = "manage"
         manager = await access.admit(request)
-        query = read_query(request)
+        query = read_query(request.scope)
         form = query.pop("format", "json")
         if form not in ("json", "csv"):
             raise BadRequest(f"format must be json or csv, saw {form!r}.", param="format")

@@ -15,7 +15,6 @@ from typing import Any, Final
 import orjson
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from msgspec.structs import replace
-from starlette.datastructures import QueryParams
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
@@ -26,6 +25,7 @@ from gateway.run.admin.mcp_memory import McpMemory
 from gateway.web.body import BodyReader
 from gateway.web.mcp.mcp_protocol import Context, client_of, make_server
 from gateway.web.middleware import info_of
+from gateway.web.query import read_query
 from gateway.web.raw_headers import find_header
 
 MCP_PATH: Final = "/mcp"
@@ -91,7 +91,7 @@ class McpEndpoint:
 
     def _identity_of(self, scope: Scope) -> Identity:
         """Returns who is asked about, and how. Raises: BadRequest; NotAllowed: the key is another user's."""
-        caller, query = info_of(scope).caller, QueryParams(scope["query_string"])
+        caller, query = info_of(scope).caller, read_query(scope)
         headers = list(scope["headers"])
         if query.get("profile"):
             headers.append((_AGENT, query["profile"].encode()))

@@ -57,6 +57,15 @@ def test_a_key_is_demanded_once_there_is_one(world: World) -> None:
     assert ask(world.gateway, key(world, opens="metrics")).status == 403
 
 
+@pytest.mark.parametrize("query", ["user=J%fcrgen", "user=alice&user=bob", "profile=%ff&user=alice"])
+def test_a_user_that_cannot_be_told_from_others_is_refused(world: World, query: str) -> None:
+    """Read with replacement characters, J%fcrgen and J%e4rgen would be one person."""
+    assert ask(world.gateway, path=f"/mcp?{query}").status == 400
+    for path in ("imports", "usage", "limits"):
+        assert world.gateway.ask("GET", f"/v1/manage/{path}?{query}", headers=OWNER).status == 400
+    assert ask(world.gateway, path="/mcp?user=J%c3%bcrgen").status == 200
+
+
 def test_a_key_of_a_user_is_nobody_elses(world: World) -> None:
     bound = key(world, user="alice")
     url = world.gateway.url

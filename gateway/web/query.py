@@ -1,0 +1,22 @@
+"""The query of a request, where it decides whose data is meant."""
+
+from __future__ import annotations
+
+from urllib.parse import parse_qsl
+
+from starlette.types import Scope
+
+from gateway.errors import BadRequest
+
+
+def read_query(scope: Scope) -> dict[str, str]:
+    """Returns the parameters of a query. Raises: BadRequest: it is not UTF-8, or one was sent twice."""
+    try:
+        # Not with replacement characters: two users with the same id would share a memory.
+        pairs = parse_qsl(scope["query_string"].decode(), keep_blank_values=True, errors="strict")
+    except UnicodeDecodeError as error:
+        raise BadRequest("The query of the URL is not UTF-8.") from error
+    query = dict(pairs)
+    if len(query) < len(pairs):
+        raise BadRequest("A parameter was sent twice.")
+    return query
