@@ -661,6 +661,20 @@ def test_agents_of_one_file_share_its_blocks(world: LettaWorld) -> None:
     assert world.letta.agents.retrieve(two).name == "twin"
 
 
+def test_a_long_passage_of_a_file_becomes_several(world: LettaWorld) -> None:
+    file = export(world, world.agent().id)
+    long = "One sentence of a long text. " * 200
+    own = json.loads(file["metadata"]["mnemogate"])
+    own["agents"]["agent-0"]["passages"] = [{"text": long}, {"text": " "}, {"text": "The fern is old."}]
+    file["metadata"]["mnemogate"] = json.dumps(own)
+    (id,) = bring_in(world, file)
+    saved = [each.text for each in world.letta.agents.passages.list(id)]
+    assert len(saved) > 3
+    assert all(0 < len(each) <= 2000 for each in saved)
+    assert " ".join(saved) == f"{long}The fern is old."
+    world.letta.agents.messages.create(id, input="Hello.")
+
+
 def test_messages_that_no_provider_takes_do_not_brick_a_copy(world: LettaWorld) -> None:
     """A summary of Letta's server took a call away and left its result; a reply of nothing was stored as null."""
     file = copy.deepcopy(LETTA_FILE)

@@ -271,15 +271,16 @@ class AgentFiles:
         now = self._now()
         scope = api_scope(project, agent.uid or ids.new_uid())
         definitions, next_seq = await asyncio.to_thread(_message_lines, agent)
+        passages = await asyncio.to_thread(_searchable_parts, agent.passages)
         lines = [
             *definitions,
             _definition_line(DefinitionKind.AGENT, agent.name, agent.definition.body(), now, agent.begun),
             *_block_lines(agent, file, progress, now),
-            *_passage_lines(agent.passages, next_seq),
+            *_passage_lines(passages, next_seq),
             *({"tag": {"tag": tag}} for tag in dict.fromkeys(agent.tags)),
             *[line async for line in self._attachment_lines(project, agent, progress)],
         ]
-        end = next_seq + len(agent.passages)
+        end = next_seq + len(passages)
         return await self._make_memory(scope, lines, end, progress), end
 
     async def _make_memory(
