@@ -13,6 +13,7 @@ from storage.sql.store import Store
 from tests.core.conversations import assistant, call, result, user
 from tests.storage.conftest import OpenStore
 from tests.storage.test_stored_paths import Writer
+from tests.stored import ALICE, Speaker
 
 SLEEPER = 77
 
@@ -100,3 +101,13 @@ async def test_what_a_run_has_read_is_emptied_behind_the_lock_of_its_agent(write
     found = await writer.store.database.read(read)
     assert found is not None
     assert (found.state, found.input, found.shown_reply) == (State.FORGOTTEN, None, None)
+
+
+async def test_memories_to_be_read_are_found_among_many_profiles(store: Store) -> None:
+    alice = Speaker(store, ALICE)
+    await alice.say([user("Hello.")], assistant("Hi."))
+    others = [f"profile {n}" for n in range(40)]
+    assert await store.readers.unslept(10, [*others, "default"]) == [alice.agent.id]
+    assert await store.readers.unslept(10, others) == []
+    assert await store.readers.unlearned(10, others) == [alice.agent.id]
+    assert await store.readers.unlearned(10, [*others, "default"]) == []
