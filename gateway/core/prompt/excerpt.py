@@ -43,8 +43,8 @@ def make_excerpt(text: str, keys: Sequence[str], limit: int) -> tuple[str, str]:
     scores = _score_pieces([low[start:end] for start, end in pieces], keys)
     if not any(scores):
         # Such a turn is shown for those around it, and answers by what it states.
-        asks = [text[end - 1] in _QUESTION_MARKS for _, end in pieces]
-        scores = [float(any(asks) and not each) for each in asks]
+        states = [float(text[end - 1] not in _QUESTION_MARKS) for _, end in pieces]
+        scores = scores if all(states) else states
     if not any(scores):
         return _beginning(text, limit)
     # What stands next to a sentence may be what it is about.

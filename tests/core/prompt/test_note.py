@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from gateway.core.prompt import note as notes_of
+from gateway.core.prompt.excerpt import make_excerpt
 from gateway.core.prompt.note import (
     NAMING_TOKENS,
     QUERY_CHARS,
@@ -952,3 +953,8 @@ def test_a_text_without_signs_is_cut_between_words() -> None:
     assert "and a numbat ran" in hit.text
     assert len(hit.text) < 620
     assert {*hit.text.replace("...", "").split()} <= {*text.split()}
+
+
+def test_a_text_of_very_many_sentences_is_not_read_for_minutes() -> None:
+    excerpt, _ = make_excerpt("。" * 200_000, ["rome"], 100)
+    assert excerpt == "。" * 100
