@@ -132,13 +132,14 @@ class NativeChat:
             ticket.timeout_s = self._turns.limits.commit_wait_s
             begun = await self._begin_memory(call, native, attempts, ticket)
             if begun is None:
-                return  # the next GET finds the row
+                return  # the next GET finds the row, as where the turn could not be written
             memory, prompt = begun
             memory.reader = reader
             saving = TurnSaving(call, memory, self._turns)
             with saving:
-                await saving.save(prompt, TurnOutcome(FINISHED, shown_reply=reply.shown_reply))
-        await self.deferred.remove(row)
+                saved = await saving.save(prompt, TurnOutcome(FINISHED, shown_reply=reply.shown_reply))
+        if saved.durable or saved.is_lost:
+            await self.deferred.remove(row)
 
     async def _answer_call(self, call: ChatCall, native: NativeRequest, looked_up_in: Memory | None) -> str:
         """Answers a request. Returns the state of memory for it.

@@ -17,7 +17,7 @@ from adapters.base import REPLIES
 from gateway.core.conversation.canonical import text_of
 from gateway.settings import BlockSettings
 from storage.commands import ForgetTarget
-from storage.errors import Unavailable
+from storage.errors import StatementFailed, Unavailable
 from storage.records import Scope
 from tests.doubles.responses_events import events_of
 from tests.doubles.responses_rules import StoredResponses, called, said, searched, thought
@@ -752,6 +752,23 @@ def test_a_response_in_the_background_is_a_turn_once_it_is_seen_to_have_ended(
     world.pass_time(1000)
     respond(world, input="Which colour has Miso, the cat?")
     assert "she is red" in openai_keeps.asked[-1]["input"]
+
+
+def test_a_background_response_that_could_not_be_written_is_written_by_the_next_get(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = respond(world, input="My cat is called Miso.", background=True)
+    world.settle()
+
+    async def fail(*_: object, **named: object) -> None:
+        raise StatementFailed("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("storage.sql.turns._commit", fail)
+        world.sdk.responses.retrieve(made.id)
+    assert world.query("SELECT count(*) FROM exchanges WHERE active = 1") == [0]
+    world.sdk.responses.retrieve(made.id)
+    assert [text_of(each) for each in told_in_all(world)][-2:] == ["My cat is called Miso.", "Ok."]
 
 
 def test_a_background_response_is_seen_to_end_in_a_stream_and_by_another_process(
