@@ -444,6 +444,8 @@ def test_models_are_a_bare_list_behind_a_slash(upstream: StrictUpstream, tmp_pat
     with letta(upstream, tmp_path, models=(ModelSettings("fast", "m", context_window=9000),)) as world:
         (model,) = world.letta.models.list()
         assert (model.handle, model.context_window) == ("fast", 9000)
+        assert world.letta.models.list(provider_category=["base"]) == [model]
+        assert world.letta.models.list(provider_category=["byok"]) == []
         assert world.ask("GET", "/v1/models")[1]["object"] == "list"
         assert world.letta.agents.create().model == "fast"
         agent = world.letta.agents.create(model="fast")

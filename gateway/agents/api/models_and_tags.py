@@ -52,10 +52,12 @@ class ModelAndTagRoutes:
             for name in names
         ]
         wanted = [("provider_name", query.provider_name), ("provider_type", query.provider_type)]
+        categories = sent_or_none(query.provider_category)
         return [
             each
             for each in shown
             if all(not isinstance(value, str) or each[name] == value for name, value in wanted)
+            and (not categories or each["provider_category"] in categories)
         ]
 
     async def embedders(self, request: ApiRequest) -> Any:
