@@ -190,6 +190,16 @@ def test_a_stream_in_the_background_is_numbered_and_read_again_from_any_event(wo
     assert [e.seq_id for e in again if getattr(e, "seq_id", None)] == list(range(4, len(seen) + 1))
 
 
+def test_fields_of_a_stream_that_have_no_effect_are_named(world: LettaWorld) -> None:
+    run = world.letta.agents.messages.create_async(world.agent().id, input="Work.")
+    assert ended(world, run.id).status == "completed"
+    body = orjson.dumps({"batch_size": 10, "poll_interval": 0.5})
+    reply = world.world.gateway.ask(
+        "POST", f"/v1/runs/{run.id}/stream", body, {"content-type": "application/json"}
+    )
+    assert sorted(dict(reply.headers)["x-mnemogate-kept"].split(",")) == ["batch_size", "poll_interval"]
+
+
 def test_a_number_that_no_event_has_is_refused(world: LettaWorld) -> None:
     """PostgreSQL has no numbers above 64 bits, and the stream would break off behind its status."""
     run = world.letta.agents.messages.create_async(world.agent().id, input="Work.")

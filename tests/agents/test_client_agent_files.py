@@ -156,6 +156,12 @@ def test_a_file_says_what_it_was_asked_for(world: LettaWorld) -> None:
         world.letta.agents.export_file(made["agent"], use_legacy_format=True)
 
 
+def test_what_an_export_makes_nothing_of_is_named(world: LettaWorld) -> None:
+    path = f"/v1/agents/{world.agent().id}/export?max_steps=3"
+    reply = world.world.gateway.ask("GET", path, None, {})
+    assert (reply.status, dict(reply.headers)["x-mnemogate-kept"]) == (200, "max_steps")
+
+
 def test_an_import_does_as_it_is_told(world: LettaWorld) -> None:
     agent = world.agent(name="ann")
     world.letta.agents.messages.create(agent.id, input="Hi")

@@ -20,7 +20,7 @@ from gateway.agents.api.folders import file_json, folder_json
 from gateway.agents.files.agent_files import AgentFiles
 from gateway.agents.files.folders import Folders
 from gateway.agents.registry.archives import Archives
-from gateway.agents.wire.struct_fields import Body, Maybe
+from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect
 from gateway.core import ids
 from gateway.core.definition import AgentDefinition
 from gateway.errors import BadRequest
@@ -39,7 +39,7 @@ class ExportQuery(Body):
     # The file is written without the messages.
     scrub_messages: bool = False
     use_legacy_format: bool = False
-    max_steps: Maybe[int] = UNSET
+    max_steps: NoEffect[int] = UNSET
 
 
 class AgentFileRoutes:
@@ -85,7 +85,8 @@ class AgentFileRoutes:
             await self._files.passages(view.agent),
             await self._files.archives(view.agent),
         )
-        return Response(agent_file(exported, self._api.now()), media_type="application/json")
+        data = agent_file(exported, self._api.now())
+        return Response(data, headers=request.headers, media_type="application/json")
 
     async def _texts(self, folder: Definition) -> list[dict[str, Any]]:
         """Returns the files of a folder with their texts, as the API returns them; not those that are still parsed."""

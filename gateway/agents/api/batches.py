@@ -67,9 +67,9 @@ class BatchRequest(Body):
     params: Annotated[dict[str, Any] | None, refused(_ANTHROPIC_BATCH)] | UnsetType = UNSET
     include_return_message_types: NoEffect[list[MessageType]] = UNSET
     enable_thinking: NoEffect[str | bool] = UNSET
-    use_assistant_message: bool = True
-    assistant_message_tool_name: str = "send_message"
-    assistant_message_tool_kwarg: str = "message"
+    use_assistant_message: NoEffect[bool] = UNSET
+    assistant_message_tool_name: NoEffect[str] = UNSET
+    assistant_message_tool_kwarg: NoEffect[str] = UNSET
 
 
 class CreateBatch(Body):

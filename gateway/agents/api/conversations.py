@@ -404,7 +404,7 @@ class ConversationRoutes:
                 )
         if run is None or run.conversation != number:
             raise UnknownId("There is no such run in this conversation.")
-        return run_stream(self._api, run, wanted)
+        return run_stream(self._api, request, run)
 
     # -- what is named
 

@@ -180,7 +180,7 @@ class RunRoutes:
         return await self._messages(await self._run(request), None, request.query)
 
     async def stream(self, request: ApiRequest) -> Any:
-        return run_stream(self._api, (await self._run(request)).run, request.body)
+        return run_stream(self._api, request, (await self._run(request)).run)
 
     async def run_steps(self, request: ApiRequest) -> Any:
         entry = await self._run(request)
@@ -304,11 +304,13 @@ def run_entry_json(entry: RunEntry, error_message: str | None = None) -> dict[st
     return run_json(entry.run, entry.agent_uid, name, error_message)
 
 
-def run_stream(api: AgentsApi, run: Run, wanted: StreamRun) -> RunStream:
-    """Returns the reply that follows a run. Raises: BadRequest."""
+def run_stream(api: AgentsApi, request: ApiRequest, run: Run) -> RunStream:
+    """Returns the reply that follows a run, as the body of the request says. Raises: BadRequest."""
     if not run.background and not run.is_over:
         raise BadRequest("This run streams to its client alone: it is not in the background.")
-    return RunStream(api, run, wanted.starting_after, include_pings=wanted.include_pings is not False)
+    wanted: StreamRun = request.body
+    pings = wanted.include_pings is not False
+    return RunStream(api, run, wanted.starting_after, include_pings=pings, headers=request.headers)
 
 
 async def run_result_json(api: AgentsApi, run: Run, showing: Showing) -> dict[str, Any]:

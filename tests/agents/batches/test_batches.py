@@ -580,7 +580,13 @@ def test_a_wrong_request_of_a_batch_is_named(tmp_path: Path) -> None:
 def test_fields_of_a_send_that_a_batch_has_no_use_for_are_named(tmp_path: Path) -> None:
     with scene(tmp_path) as s:
         [agent] = s.agents(1)
-        kept = {"enable_thinking": "true", "include_return_message_types": ["assistant_message"]}
+        kept = {
+            "enable_thinking": "true",
+            "include_return_message_types": ["assistant_message"],
+            "use_assistant_message": False,
+            "assistant_message_tool_name": "say",
+            "assistant_message_tool_kwarg": "text",
+        }
         reply = s.world.world.gateway.ask(
             "POST", PATH, orjson.dumps({"requests": [{"agent_id": agent, "input": "Hi", **kept}]})
         )
