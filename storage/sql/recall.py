@@ -182,6 +182,7 @@ class Recall(Group):
         hits = rank.most_telling(memory.index, tail=memory.extend_tail(skip), skip=skip, limit=limit)
         return await self._load_messages(agent.id, memory, hits, deadline_ms)
 
+    @_reports_damage
     async def around(
         self,
         agent: Agent,
@@ -346,6 +347,7 @@ class Recall(Group):
             numbers = None
         raise TooSlow("the search index has changed meanwhile")
 
+    @_reports_damage
     async def passages(
         self,
         agent: Agent,
@@ -358,7 +360,7 @@ class Recall(Group):
     ) -> list[Passage]:
         """Returns passages that answer the query, best first.
 
-        Raises: TooSlow, Unavailable.
+        Raises: TooSlow, Unavailable, Corrupt.
         """
         loaded = await self._load_postings(agent, query, None, range(0), deadline_ms)
         if loaded is None:

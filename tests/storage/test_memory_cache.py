@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from gateway.core.memory.rules import RULES
 from storage.commands import ForgetTarget
 from storage.errors import Corrupt
+from storage.listing import PassageFilter
 from storage.records import Message
 from storage.search import tokens
 from storage.search.blob import Counted, Document, Indexable, count_terms, encode, forget
@@ -501,6 +502,33 @@ async def test_a_damaged_chunk_is_made_again_with_the_reply_that_it_begins_with(
     while await store.recall.index(alice.agent.id):
         pass
     assert reply[0].seq in await hits(store, alice, "gooseberry")
+
+
+@pytest.mark.parametrize("how", ["search", "most_telling", "around", "passages"])
+async def test_whatever_reads_a_damaged_index_names_it_and_has_it_made_again(
+    store: Store, alice: Speaker, how: str
+) -> None:
+    await alice.say([user("I like gooseberries.")], assistant("Noted."))
+    await save_passage(store, alice.agent.id, "Gooseberries are sour.", at=1.0)
+    while await store.recall.index(alice.agent.id):
+        pass
+    await rows(store, "UPDATE terms SET data = ?, stamp = 99", (b"x",))
+    await rows(store, "UPDATE agents SET stamp = stamp + 1")
+    recall, agent, query = store.recall, alice.agent, "What do you know about gooseberries?"
+
+    async def read() -> object:
+        match how:
+            case "search":
+                return await recall.search(agent, query, deadline_ms=10_000.0)
+            case "most_telling":
+                return await recall.most_telling(agent, "What do you know about me?", opens=True)
+            case "around":
+                return await recall.around(agent, 2, before=True)
+        return await recall.passages(agent, query, PassageFilter(), limit=5)
+
+    with pytest.raises(Corrupt):
+        await read()
+    assert await read()
 
 
 async def test_the_cache_of_a_damaged_memory_is_dropped_in_the_loops_thread(
