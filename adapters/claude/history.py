@@ -12,7 +12,7 @@ prompt cache. Where only such messages ask for a reply, a short turn of the gate
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -109,7 +109,7 @@ def _make_ids_unique(history: ClaudeMessages) -> None:
     # How many names were made of the id that a call came with.
     made: Counter[str] = Counter()
     # From the id that a call came with to the ids that the last assistant message's calls of that id have now.
-    last: dict[str, list[str]] = {}
+    last: dict[str, deque[str]] = {}
     for message in history.messages:
         if message["role"] == "assistant":
             last = {}
@@ -120,11 +120,12 @@ def _make_ids_unique(history: ClaudeMessages) -> None:
                         made[own] += 1
                         block["id"] = f"{own}_{made[own]}"
                     taken.add(block["id"])
-                    last.setdefault(own, []).append(block["id"])
+                    last.setdefault(own, deque()).append(block["id"])
                 case {"type": "tool_result", "tool_use_id": str(own)} if own in last:
                     # Results come in the order of their calls; a result too many belongs to the last call.
                     block["tool_use_id"] = last[own][0]
-                    last[own] = last[own][1:] or last[own]
+                    if len(last[own]) > 1:
+                        last[own].popleft()
 
 
 def _drop_unanswered_calls(history: ClaudeMessages) -> None:
