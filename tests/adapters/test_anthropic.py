@@ -657,6 +657,19 @@ async def test_names_that_stand_twice_in_each_other_are_merged_once(
     assert len(upstream.last.json["tools"][0]["input_schema"]["properties"]["x"]["anyOf"]) == 200
 
 
+def test_definitions_that_name_each_other_hold_nobody_up() -> None:
+    """Each has the properties of all. Those of 300 kB held everybody up for eight seconds."""
+    others = [{"$ref": f"#/$defs/D{n}"} for n in range(80)]
+    named = {
+        f"D{n}": {"anyOf": [*others, an_object(**{f"x{n}_{m}": ANY for m in range(80)})]} for n in range(80)
+    }
+    schema = {"anyOf": [{"$ref": "#/$defs/D0"}], "$defs": named}
+    tools = [WEATHER, {"type": "function", "function": {"name": "f", "parameters": schema}}]
+    with pytest.raises(Untranslatable) as caught:
+        to_wire({"model": MODEL, "messages": HI, "tools": tools})
+    assert caught.value.param == "tools[1].function.parameters"
+
+
 @pytest.mark.parametrize("ids", [("a", "a_2", "a"), ("a", "a_1", "a_2", "a", "a"), ("a", "a", "a_1", "a_1")])
 async def test_the_new_id_of_a_call_is_no_other_call_s(
     provider: Anthropic, upstream: StrictAnthropic, ids: tuple[str, ...]
