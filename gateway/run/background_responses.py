@@ -50,6 +50,8 @@ NOT_STORED: Final = (
 _UNLIMITED_TRIES: Final = 1_000_000  # of the job: `_perform` has a limit of its own
 # The pause before a reader queries the events of another process again, and before an attempt queries its state.
 _EVENTS_POLL_S, _STATE_POLL_S = 0.2, 1.0
+# How long a response waits for the commit of its turn: no client waits for it.
+_DISK_WAIT_S: Final = 3600.0
 _PAGE: Final = 64
 # The accepted requests of which the caller and the hash are in memory. No measurement.
 _MAX_ACCEPTED: Final = 4_096
@@ -401,8 +403,7 @@ class BackgroundResponses:
         """Returns whether the turn of an answer is on disk."""
         if receipt.headers.get("x-mnemogate-durable") != "false":
             return True
-        if identity.scope is not None:
-            await self.chat.turns.wait_written(identity.scope)
+        await self.chat.turns.pending.drain(_DISK_WAIT_S)
         return await self.store.messages.begun(identity.project, name[0], turn_begun(name[1])) is not None
 
     async def _end(

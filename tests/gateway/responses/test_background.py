@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,15 +13,19 @@ import httpx
 import openai
 import orjson
 import pytest
+from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import text_of
+from storage.commands import Committed, TurnWrite
 from storage.errors import Unavailable
 from storage.records import JobState
+from storage.sql.turns import Turns
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, say
 from tests.gateway.responses.test_responses import WEATHER, respond, serve_memory
 from tests.gateway.responses.test_stored import shown, texts_of
 from tests.gateway.sdk import World, agent
 from tests.patience import PATIENCE_S, becomes
+from tests.server import QUIET
 
 Json = dict[str, Any]
 pytestmark = pytest.mark.both
@@ -81,6 +86,24 @@ def test_a_response_is_made_while_nobody_waits(
     ]
     items = world.sdk.responses.input_items.list(second.id, order="asc")
     assert texts_of([item.model_dump() for item in items])[0] == "My cat is called Miso."
+
+
+def test_a_response_whose_turn_is_written_late_is_completed(
+    upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, commit = Gate(), Turns.commit
+
+    async def commit_late(turns: Turns, write: TurnWrite) -> Committed:
+        await gate.wait()
+        return await commit(turns, write)
+
+    monkeypatch.setattr(Turns, "commit", lambda *given: asyncio.ensure_future(commit_late(*given)))
+    with serve_memory(upstream, tmp_path, agent(), limits=replace(QUIET, commit_wait_s=0.001)) as world:
+        made = begin(world, input="My cat is called Miso.", user="alice")
+        not_durable = world.gateway.app.services.chat.turns.metrics.not_durable
+        becomes(lambda: not_durable.values[()])
+        gate.open()
+        assert (polled(world, made.id).status, polled(world, made.id).output_text) == ("completed", "Ok.")
 
 
 def test_a_stream_is_left_and_resumed(world: World, upstream: StrictUpstream) -> None:
