@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from storage.database import Connection, Row
 from storage.errors import BlockOverLimit, NotFound, WriteConflict
+from storage.listing import LAST_NUMBER
 from storage.records import Block, BlockOp, Revision
 from storage.sql.group import Group, as_method, reads, writes
 from storage.sql.statements import load
@@ -274,12 +275,14 @@ class Blocks(Group):
         return tuple(label for (label,) in await connection.rows(SQL["op_waiting"], (agent,)))
 
     @reads
-    async def revisions(self, connection: Connection, block: int) -> tuple[Revision, ...]:
-        """Returns all values that the block had, newest first."""
+    async def revisions(
+        self, connection: Connection, block: int, *, before: int = LAST_NUMBER, limit: int = 100
+    ) -> tuple[Revision, ...]:
+        """Returns the newest values that the block had before a version, newest first."""
         return tuple(
             Revision(version, restores, at, origin, exchange, tuple(orjson.loads(sources)), value)
             for version, restores, at, origin, exchange, sources, value in await connection.rows(
-                SQL["block_history_list"], (block,)
+                SQL["block_history_list"], (block, before, limit)
             )
         )
 

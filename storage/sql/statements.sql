@@ -164,8 +164,9 @@ INSERT INTO block_history (block, version, restores, at, origin, exchange, sourc
 VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING id
 
 -- name: block_history_list
--- Reads all values of a block, newest first.
-SELECT version, restores, at, origin, exchange, sources, value FROM block_history WHERE block = ? ORDER BY version DESC
+-- Reads the newest values of a block before a version, newest first.
+SELECT version, restores, at, origin, exchange, sources, value FROM block_history
+WHERE block = ? AND version < ? ORDER BY version DESC LIMIT ?
 
 -- name: block_history_restores
 -- Returns which value an undo brought back with one.

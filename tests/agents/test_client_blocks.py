@@ -152,6 +152,18 @@ def test_a_value_is_brought_back(world: LettaWorld) -> None:
     assert world.ask("POST", f"/v1/blocks/{block.id}/undo")[0] == 404
 
 
+def test_the_values_that_a_block_had_are_listed_page_by_page(world: LettaWorld) -> None:
+    block = world.letta.blocks.create(label="x", value="1")
+    for n in range(2, 104):
+        world.letta.blocks.update(block.id, value=str(n))
+    path = f"/v1/blocks/{block.id}/history"
+    versions = [each["version"] for each in world.ask("GET", path)[1]]
+    assert versions == list(range(103, 3, -1))
+    rest = world.ask("GET", f"{path}?before=4&limit=2")[1]
+    assert [(each["version"], each["value"]) for each in rest] == [(3, "3"), (2, "2")]
+    assert world.ask("GET", f"{path}?limit=1001")[0] == 422
+
+
 def test_a_block_of_a_deleted_agent_stays_with_those_who_share_it(world: LettaWorld) -> None:
     one, two = world.agent(name="one"), world.agent(name="two", memory_blocks=[])
     block = one.blocks[0].id

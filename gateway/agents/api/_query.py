@@ -13,6 +13,7 @@ from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.send import MessageType
 from gateway.agents.wire.struct_fields import NO_TEMPLATES, Body, Maybe, NoEffect, refused
 from gateway.checked import Fault
+from storage.listing import LAST_NUMBER
 
 Order = Literal["asc", "desc"]
 _AgentOrder = Literal["created_at", "updated_at", "last_run_completion"]
@@ -108,6 +109,13 @@ class BlocksQuery(PageQuery):
     project_id: Annotated[str | None, _PROJECT] | UnsetType = UNSET
     identity_id: Annotated[str | None, _NO_IDENTITIES] | UnsetType = UNSET
     identifier_keys: Annotated[list[str] | None, _NO_IDENTITIES] | UnsetType = UNSET
+
+
+class HistoryQuery(Body):
+    """A page of the values that a block had, newest first. before: the version before which it begins."""
+
+    before: Annotated[int, Meta(ge=1, le=LAST_NUMBER)] = LAST_NUMBER
+    limit: Limit = 100
 
 
 class ToolsQuery(PageQuery):

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from msgspec import UNSET, Meta, UnsetType
 
 from gateway.agents.api._paging import OLDEST_FIRST, page_items
-from gateway.agents.api._query import AgentsOfQuery, BlocksQuery, PageQuery
+from gateway.agents.api._query import AgentsOfQuery, BlocksQuery, HistoryQuery, PageQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.dependencies import ORIGIN, AgentsApi, page_of, sent_or_none
 from gateway.agents.wire.struct_fields import (
@@ -167,7 +167,11 @@ class BlockRoutes:
                 "GET", f"{one}/agents", self.agents, "List the agents that see it.", query=AgentsOfQuery
             ),
             AgentsRoute(
-                "GET", f"{one}/history", self.history, "List the values that a block had, newest first."
+                "GET",
+                f"{one}/history",
+                self.history,
+                "List the values that a block had, newest first.",
+                query=HistoryQuery,
             ),
             AgentsRoute("POST", f"{one}/undo", self.undo, "Bring back the value before the last change."),
             AgentsRoute("GET", "/v1/agents/{agent_id}/core-memory", self.memory, "Return an agent's blocks."),
@@ -224,8 +228,9 @@ class BlockRoutes:
         return page_items(await self._api.agents_json(views), request.query)
 
     async def history(self, request: ApiRequest) -> Any:
-        entry = await self._named(request)
-        return [revision_json(each) for each in await self._api.store.blocks.revisions(entry.block.id)]
+        query, entry = request.query, await self._named(request)
+        found = await self._api.store.blocks.revisions(entry.block.id, before=query.before, limit=query.limit)
+        return list(map(revision_json, found))
 
     async def undo(self, request: ApiRequest) -> Any:
         return block_json(

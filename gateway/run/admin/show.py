@@ -162,7 +162,7 @@ async def _block_source_lines(store: Store, agent: Agent, blocks: Sequence[Block
     lines = ["", "Where blocks come from", *([] if blocks else ["  none"])]
     for b in blocks:
         lines.append(f"  {b.label}")
-        for r in (await store.blocks.revisions(b.id))[:MAX_VERSIONS]:
+        for r in await store.blocks.revisions(b.id, limit=MAX_VERSIONS):
             if r.restores is not None:
                 origin = f"undo, back to version {r.restores}"
             else:
