@@ -18,7 +18,7 @@ LEAVING_TICKS = 5
 class PendingWrites:
     """The writes that go on after their requests.
 
-    The process waits for them when it stops, and so does the next request of a client that hung up or got an error.
+    The process waits for them when it stops, and so does the next request of their memory.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class PendingWrites:
         """Takes over a write.
 
         what: its name, which begins a line of the log.
-        awaited_by: the scope whose next request waits for the write, as its client hung up or got an error.
+        awaited_by: the scope whose next request waits for the write, which is of a turn.
         """
         task = asyncio.ensure_future(self._run(work, what))
         self._tasks.add(task)
@@ -49,7 +49,7 @@ class PendingWrites:
             task.add_done_callback(self._awaited.pop)
 
     async def wait_written(self, scope: Scope, timeout_s: float) -> None:
-        """Waits until the turns that this scope's clients left, or that failed, are on disk.
+        """Waits until the turns of this scope that were left, failed, or were answered before their commit are on disk.
 
         A conversation is recognised by what is stored, so the next request has to come after the write.
         """

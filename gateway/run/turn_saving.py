@@ -181,7 +181,7 @@ class TurnSaving:
                 return (
                     events.Saved(after_stop=after_stop) if isinstance(after_stop, events.StepSaved) else SAVED
                 )
-            self.services.pending.add(writing, "A turn that was answered already")
+            self.services.pending.add(writing, "A turn that was answered already", awaited_by=self._scope)
         except StoreError as error:
             if self.is_resumable:
                 raise

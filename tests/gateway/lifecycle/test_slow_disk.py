@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
 from collections.abc import Iterator
@@ -12,15 +13,18 @@ from typing import Any
 
 import orjson
 import pytest
+from msgspec.structs import replace
 
 import gateway.run.chat
 import gateway.serve
 from gateway.run.chat import Chat
+from gateway.run.pending import LEAVING_TICKS, PendingWrites
 from gateway.settings import DatabaseSettings
+from storage.records import Scope
 from storage.sqlite.writer import WriterLimits
 from tests.doubles.upstream import Gate, StrictUpstream, raw, say
 from tests.gateway.lifecycle.faulty import APPEND, FACT, QUESTION, STRICT, World, ask, durable, world_of
-from tests.patience import becomes
+from tests.patience import PATIENCE_S, becomes
 from tests.server import settings_for
 
 # -- a disk that takes its time
@@ -60,6 +64,32 @@ def test_a_commit_that_takes_too_long_is_released_counted_and_made_good(
             assert world.counted("mnemogate_writer_queue") == 3
         assert world.said() == ["One.", "Two."]
         assert world.counted("mnemogate_writer_queue") == 0
+
+
+def test_the_next_request_waits_for_a_turn_that_was_released(
+    upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would not find the conversation that it continues."""
+    with world_of(upstream, tmp_path / "m.db", commit_wait_s=0.001) as world, stalled(world) as gate:
+        first = world.post("One.")
+        assert not durable(first)
+        chat = world.gateway.app.services.chat
+        chat.turns = replace(chat.turns, limits=replace(chat.turns.limits, commit_wait_s=PATIENCE_S))
+        wait_written = PendingWrites.wait_written
+
+        async def wait_and_open(pending: PendingWrites, scope: Scope, timeout_s: float) -> None:
+            waiting = asyncio.ensure_future(wait_written(pending, scope, timeout_s))
+            for _ in range(2 * LEAVING_TICKS):
+                await asyncio.sleep(0)
+            gate.open()
+            await waiting
+
+        monkeypatch.setattr(PendingWrites, "wait_written", wait_and_open)
+        said = [("user", "One."), ("assistant", "Ok."), ("user", "Two.")]
+        messages = [{"role": role, "content": text} for role, text in said]
+        second = world.gateway.post({"model": "m", "user": "alice", "messages": messages})
+        assert durable(second)
+        assert second.headers["x-mnemogate-conversation"] == first.headers["x-mnemogate-conversation"]
 
 
 def test_a_native_reply_that_the_disk_is_late_for_is_counted_too(
