@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import openai
+import orjson
 import pytest
 from msgspec.structs import replace
 
@@ -247,6 +248,39 @@ def test_words_that_a_tool_says_are_the_reply(world: World, headers: dict[str, s
     assert again[4]["tool_calls"][0]["function"]["name"] == "send_message"
     assert "mnemogate" not in str(again)
     assert world.upstream.last.json["tool_choice"] == "required"
+
+
+def speak(id: str, message: str) -> Call:
+    return Call("send_message", {"thinking": "So.", "request_heartbeat": True, "message": message}, id)
+
+
+@pytest.mark.parametrize(
+    ("calls", "heard", "left"),
+    [
+        ([speak("a", "Good day to you."), speak("b", "I am Ann.")], "Good day", ["Good day", ""]),
+        ([speak("a", "Good day to you."), speak("b", "I am Ann.")], "Good day to you. I", ["Good day to you. I", ""]),
+        # Nothing was heard of it, and the results of its search came back.
+        ([speak("a", "One moment."), Call("conversation_search", {"query": "x"}, "b")], "", ["", None]),
+    ],
+)  # fmt: skip
+def test_what_was_heard_of_words_that_calls_said_is_in_the_first_of_them(
+    world: World, calls: list[Call], heard: str, left: list[str | None]
+) -> None:
+    registry = world.gateway.app.services.agents.registry
+    assert isinstance(registry, Registry)
+    definition = AgentDefinition("memgpt_agent", "You help.", model="m")
+    world.gateway.call(registry.create("default", NewAgent(definition, name="old", own=[(HUMAN, {})])))
+    world.upstream.queue(call_tools(*calls), call_tools(speak("c", "Here it is.")))
+    asked = {"role": "user", "content": "Hello."}
+    world.gateway.post({"model": "agent/old", "messages": [asked]}, OURS)
+    world.upstream.queue(call_tools(speak("d", "Yes?")))
+    spoken = [{"role": "assistant", "content": heard}] if heard else []
+    messages = [asked, *spoken, {"role": "user", "content": "Wait."}]
+    assert world.gateway.post({"model": "agent/old", "messages": messages}, OURS).status == 200
+    sent = world.upstream.last.messages[1:]
+    assert [m["role"] for m in sent] == ["user", "assistant", "tool", "tool", "user"]
+    said = [orjson.loads(each["function"]["arguments"]).get("message") for each in sent[1]["tool_calls"]]
+    assert said == left
 
 
 def test_an_agents_sampling_goes_with_each_request_unless_it_says_so_itself(world: World) -> None:

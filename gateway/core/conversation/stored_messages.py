@@ -79,7 +79,7 @@ class _FullReply(Struct, frozen=True):
         return self._with_messages(messages)
 
     def with_text(self, text: str) -> _FullReply:
-        """Returns the reply with the text in the model's message alone. Raises: CannotRewrite."""
+        """Returns the reply with the text in the model's message alone."""
         if self._ends_with_round:
             return self._with_messages(self.hidden_messages)
         reply = _with_text(self.reply, text)
@@ -201,6 +201,8 @@ def rewrite_message(exchange: Exchange, seq: int, text: str) -> Exchange:
     if not text_of(shown_reply) and shown_reply.get("tool_calls"):
         raise CannotRewrite("it is a tool call, and those cannot be changed")
     if full is not None:
+        if len(_send_message_calls(full.reply)) > 1:
+            raise CannotRewrite("it was sent in several tool calls")
         full = full.with_text(text)
     return replace(
         exchange,
@@ -213,7 +215,8 @@ def rewrite_message(exchange: Exchange, seq: int, text: str) -> Exchange:
 def cut_reply(exchange: Exchange, heard: str) -> Exchange:
     """Returns the exchange with what was heard of its reply; its path stays. heard: "": nothing.
 
-    A reply without calls of which nothing was heard is gone then. One with calls stays: they were made.
+    A reply without calls of which nothing was heard is gone then. One with calls stays: they were made, and the next
+    exchange may have their results.
     """
     shown_reply, full = orjson.loads(exchange.shown_reply or b"{}"), _FullReply.of(exchange)
     cut = {**without_private_fields(shown_reply, "fillers"), "content": heard or None}
@@ -221,7 +224,7 @@ def cut_reply(exchange: Exchange, heard: str) -> Exchange:
     text = text_of(without_fillers(cut))
     if _has_calls_to_retain(full, shown_reply):
         full = full and full.with_reply(_cut_calling_message(full.reply, heard))
-    elif text:
+    elif text or has_open_calls(exchange):
         full = full and full.with_text(text)
     else:
         return _without_reply(exchange)
@@ -254,16 +257,20 @@ def _without_reply(exchange: Exchange) -> Exchange:
 
 
 def _with_text(message: WireMessage, text: str) -> WireMessage:
-    """Returns a message with another text, in the call by which it sent its text if it did. Raises: CannotRewrite."""
+    """Returns a message with another text: in the first of the calls by which it sent its text, if it did."""
     sent = _send_message_calls(message)
-    if len(sent) > 1:
-        raise CannotRewrite("it was sent in several tool calls")
     if not sent:
         return {**without_private_fields(message, "filler"), "content": text}
-    function = sent[0]["function"]
+    texts = [text] + [""] * (len(sent) - 1)
+    changed = {id(call): _with_argument(call, each) for call, each in zip(sent, texts, strict=True)}
+    return {**message, "tool_calls": [changed.get(id(call), call) for call in message["tool_calls"]]}
+
+
+def _with_argument(call: dict[str, Any], text: str) -> dict[str, Any]:
+    """Returns a call that sends another text."""
+    function = call["function"]
     arguments = {**orjson.loads(function["arguments"] or "{}"), _TEXT_ARGUMENT: text}
-    call = {**sent[0], "function": {**function, "arguments": orjson.dumps(arguments).decode()}}
-    return {**message, "tool_calls": [call if c is sent[0] else c for c in message["tool_calls"]]}
+    return {**call, "function": {**function, "arguments": orjson.dumps(arguments).decode()}}
 
 
 def _send_message_calls(message: WireMessage) -> list[dict[str, Any]]:
