@@ -10,7 +10,7 @@ its events continue at the next multiple of 10,000. Keys and headers of the call
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeVar
@@ -25,6 +25,7 @@ from gateway.errors import CallerError, Conflict, GatewayError, UnknownId
 from gateway.run.background.worker import JobContext, Worker, WorkerLimits
 from gateway.run.chat import Chat
 from gateway.run.event_log import EventDialect, EventLog, stored_events
+from gateway.run.memory.queue import QueueTicket
 from gateway.run.memory.stored_turns import turn_begun
 from gateway.run.receipt import Receipt, Receipts
 from gateway.run.request_context import RequestContext
@@ -89,6 +90,12 @@ class BackgroundRequest(Protocol):
     @property
     def forms(self) -> Mapping[str, Any]:
         """The forms of its tools' calls, as its dialect has them."""
+
+    def with_waiting(self, ids: Collection[str]) -> BackgroundRequest:
+        """Returns the request without the items of its conversation that another response has answered since.
+
+        ids: of the items that still wait.
+        """
 
     def view(
         self,
@@ -370,13 +377,17 @@ class BackgroundResponses:
         receipt: Receipt,
     ) -> None:
         """Makes a response, and ends its run. shown: the response as it is shown while it is in progress."""
-        view = request.view(
-            receipt.stored_turn, receipt.count_usage, log.next_number, has_begun=log.has_events
-        )
         try:
-            conversation = await self._conversation(identity.project, request.conversation)
-            context = self._callers.get(run.id) or RequestContext((), identity.project)
-            await self.chat.answer(request.chat, context, log, receipt, view, conversation)
+            with QueueTicket() as ticket:
+                conversation = await self._reserve(identity.project, request.conversation, ticket)
+                # A later attempt asks as the first one did, which may have the items in its turn already.
+                if conversation is not None and run.state is RunState.CREATED:
+                    request = request.with_waiting({item["id"] for item in conversation.items})
+                view = request.view(
+                    receipt.stored_turn, receipt.count_usage, log.next_number, has_begun=log.has_events
+                )
+                context = self._callers.get(run.id) or RequestContext((), identity.project)
+                await self.chat.answer(request.chat, context, log, receipt, view, conversation)
         except ClientGone:
             await self._end(run, log, self.dialect.cancelled(shown))
             return
@@ -425,11 +436,13 @@ class BackgroundResponses:
         shown = self.dialect.last_events(final, number) if number else self.dialect.whole_events(final)
         log.add(log.last_events or shown)
 
-    async def _conversation(self, project: str, id: str | None) -> ResponseConversation | None:
+    async def _reserve(
+        self, project: str, id: str | None, ticket: QueueTicket
+    ) -> ResponseConversation | None:
         if id is None:
             return None
         with suppress(UnknownId):
-            return await self.chat.conversations.find(ResponseOwner(project, None), id)
+            return await self.chat.conversations.reserve(ResponseOwner(project, None), id, ticket)
         if id.startswith("conv_"):
             raise Conflict("The conversation was deleted before its response was made.")
         return None

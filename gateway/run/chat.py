@@ -80,7 +80,7 @@ class Chat:
         self.keeper = keeper
         self.directory = directory
         self._agents = agents
-        self.conversations = ResponseConversations(keeper.store, keeper.now)
+        self.conversations = ResponseConversations(keeper.store, keeper.now, keeper.queues)
         self.resolver = Resolver(settings, keeper, turns, directory, agents)
         self.route_of = lru_cache(maxsize=_MAX_ROUTES)(partial(resolve_route, settings))
 

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from secrets import token_hex
 from typing import Any, Final
 
-from msgspec import Struct
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from adapters.types import Json
 from gateway.core.agent import AgentSpec
 from gateway.core.conversation.canonical import SYSTEM_ROLES
 from gateway.errors import Conflict, UnknownId
+from gateway.run.memory.queue import Queues, QueueTicket
 from gateway.run.memory.stored_turns import NamedTurn, name_turns
 from gateway.run.store_errors import map_store_errors, retry_overtaken
 from gateway.run.stored_responses import ResponseOwner
@@ -40,6 +42,8 @@ class ResponseConversation(Struct, frozen=True):
     definition: Definition
     # The memory that it belongs to; None: there was no response yet.
     agent: Agent | None
+    # Held by the response that reads the waiting items, until they are in its turn.
+    ticket: QueueTicket = field(default_factory=QueueTicket)
 
     @property
     def id(self) -> str:
@@ -71,6 +75,7 @@ class ResponseConversations:
     store: Store
     # Seconds since the epoch.
     now: Callable[[], float]
+    queues: Queues
 
     async def create(self, project: str, metadata: Json, items: Sequence[Json]) -> ResponseConversation:
         body: Json = {"metadata": metadata, "items": list(items)}
@@ -94,6 +99,18 @@ class ResponseConversations:
         if agent is not None and not owner.may_read(agent):
             raise unknown_conversation(id)
         return ResponseConversation(found, agent)
+
+    async def reserve(self, owner: ResponseOwner, id: str, ticket: QueueTicket) -> ResponseConversation:
+        """Returns a conversation whose waiting items no other response takes until the ticket is left.
+
+        Raises: UnknownId.
+        """
+        found = await self.find(owner, id)
+        if not found.items:
+            return found
+        with map_store_errors():
+            await self.queues.enter(("", id), ticket)
+        return replace(await self.find(owner, id), ticket=ticket)
 
     async def bind(self, conversation: ResponseConversation, scope: Scope, spec: AgentSpec) -> None:
         """Has a conversation belong to a memory. Raises: UnknownId: it belongs to another one."""
@@ -128,13 +145,17 @@ class ResponseConversations:
         return ResponseConversation(changed, conversation.agent)
 
     async def remove_answered(self, conversation: ResponseConversation) -> None:
-        """Removes items that a response has in its turn. System and developer messages, and summaries, stay."""
+        """Removes items that a response has in its turn. System and developer messages, and summaries, stay.
+
+        The next response may read what waits then.
+        """
         answered = (
             item["id"]
             for item in conversation.items
             if item.get("role") not in SYSTEM_ROLES and item.get("type") != "compaction"
         )
         await self.remove_waiting(conversation, frozenset(answered))
+        conversation.ticket.leave()
 
     async def remove_waiting(self, conversation: ResponseConversation, ids: frozenset[str]) -> None:
         """Removes items from those that wait."""

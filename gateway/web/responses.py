@@ -46,6 +46,7 @@ from gateway.dialects.responses.response_ids import (
 from gateway.dialects.responses.tools import FUNCTIONS_ALONE, UpstreamTools
 from gateway.errors import BadRequest
 from gateway.limits import Limits
+from gateway.run.memory.queue import QueueTicket
 from gateway.run.response_compaction import Compacted, CompactionFailed, compact
 from gateway.run.response_conversations import ResponseConversation, unknown_conversation
 from gateway.run.upstream.forward import Forwarder, Outgoing
@@ -108,10 +109,11 @@ class ResponsesPath(ForwardedPath):
     ) -> None:
         if self._is_answered_by_chat(head, parsed, scope):
             info_of(scope).memory = None
-            request, conversation = await self._read_request(head, parsed, scope)
-            request.chat.query = scope["query_string"].decode("latin-1")
-            headers = _with_conversation(scope["headers"], request.conversation)
-            await self.respond(ResponseCall(request, conversation, headers, scope, receive, send))
+            with QueueTicket() as ticket:
+                request, conversation = await self._read_request(head, parsed, scope, ticket)
+                request.chat.query = scope["query_string"].decode("latin-1")
+                headers = _with_conversation(scope["headers"], request.conversation)
+                await self.respond(ResponseCall(request, conversation, headers, scope, receive, send))
         elif (native := self._read_native(head, parsed, scope)) is not None:
             info_of(scope).memory = None
             route = self.forwarder.route_for(head.path, parsed.model, head.upstream_name)
@@ -207,9 +209,12 @@ class ResponsesPath(ForwardedPath):
         )
 
     async def _read_request(
-        self, head: ForwardedHead, parsed: RequestBody, scope: Scope
+        self, head: ForwardedHead, parsed: RequestBody, scope: Scope, ticket: QueueTicket
     ) -> tuple[ResponsesRequest, ResponseConversation | None]:
-        """Returns a request, and the conversation of the gateway's own that it names. Raises: GatewayError."""
+        """Returns a request, and the conversation of the gateway's own that it names. Raises: GatewayError.
+
+        ticket: that of the conversation's waiting items.
+        """
         upstream_tools, most = self._upstream_tools(head, parsed, scope), self.chats.settings.max_messages
         read = partial(
             parse, bytes(parsed.raw), most, upstream_tools,
@@ -219,7 +224,11 @@ class ResponsesPath(ForwardedPath):
         id = request.conversation
         if id is not None and is_gateway_id(id):
             owner = self.gateway_responses.owner(scope, request.chat.json)
-            conversation = await self.chats.chat.conversations.find(owner, id)
+            conversations = self.chats.chat.conversations
+            if request.echo["background"]:  # its job reads what waits then
+                conversation = await conversations.find(owner, id)
+            else:
+                conversation = await conversations.reserve(owner, id, ticket)
             if conversation.items:
                 request = read(conversation.items)
             request.chat.memory_choice = MemoryChoice(conversation.id, conversation.scope)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import msgspec
 import orjson
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from adapters.types import Json
 from gateway.core.request.chat_request import ChatRequest
@@ -54,6 +55,7 @@ class StoredResponseRequest(Struct, frozen=True):
 class RestoredRequest(Struct, frozen=True):
     """A stored request that is performed. Implements `gateway.run.background_responses.BackgroundRequest`."""
 
+    stored: StoredResponseRequest
     request: ResponsesRequest
     tag: str
     created: int
@@ -82,6 +84,10 @@ class RestoredRequest(Struct, frozen=True):
     def forms(self) -> dict[str, CallForm]:
         return self.request.forms
 
+    def with_waiting(self, ids: Collection[str]) -> RestoredRequest:
+        stored = replace(self.stored, waiting=[item for item in self.stored.waiting if item["id"] in ids])
+        return replace(self, stored=stored, request=stored.read())
+
     def view(
         self,
         turn: Callable[[], tuple[str, str] | None],
@@ -106,9 +112,8 @@ class ShownResponses:
         tag: that of the response's ids.
         created: seconds since the epoch.
         """
-        return RestoredRequest(
-            msgspec.json.decode(stored, type=StoredResponseRequest).read(), tag, int(created)
-        )
+        found = msgspec.json.decode(stored, type=StoredResponseRequest)
+        return RestoredRequest(found, found.read(), tag, int(created))
 
     def number_events(self, data: bytes, first: int) -> list[bytes]:
         """Returns the events in a piece of a stream. They have their numbers already, so that `first` is ignored."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
 from tests.gateway.responses.test_responses import WEATHER, both_ways, respond, serve_memory
 from tests.gateway.responses.test_stored import shown, texts_of
 from tests.gateway.sdk import World, agent
+from tests.patience import becomes
 
 Json = dict[str, Any]
 pytestmark = pytest.mark.both
@@ -88,6 +90,23 @@ def test_its_first_items_and_later_ones_come_before_the_next_input(
     with pytest.raises(openai.BadRequestError) as caught:
         world.sdk.conversations.items.create(conversation.id, items=wrong)
     assert caught.value.param == "items[0].type"
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_of_responses_side_by_side_one_reads_the_items_that_wait(
+    world: World, upstream: StrictUpstream, background: bool
+) -> None:
+    conversation = world.sdk.conversations.create(items=[{"role": "user", "content": "My cat is Miso."}])
+
+    def ask(words: str) -> None:
+        options = {"conversation": conversation.id, "user": "alice", "background": background}
+        made = respond(world, input=words, **options)
+        becomes(lambda: world.sdk.responses.retrieve(made.id).status == "completed")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(ask, ("One?", "Two?", "Three?", "Four?")))
+    texts = texts_of(items_of(world, conversation.id))
+    assert (texts[0], texts.count("My cat is Miso."), texts.count("Ok.")) == ("My cat is Miso.", 1, 4)
 
 
 def test_an_item_with_a_role_that_is_none_is_refused(world: World) -> None:
