@@ -21,6 +21,7 @@ from storage.usage_records import COUNTERS, SHOWN_COUNTERS, UsageKey, UsageQuery
 
 _DEFAULT_DAYS: Final = 30
 _EPOCH: Final = date(1970, 1, 1)
+_MAX_NUMBER: Final = (1 << 63) - 1  # of a database's column
 _FIRST_DAY: Final = (date.min - _EPOCH).days
 _FILTERS: Final = ("project", "user", "key", "upstream", "model")
 _NAMES: Final = ("by", "from", "to", *_FILTERS, "limit", "after")
@@ -156,9 +157,18 @@ def _decode_cursor(text: str, by: tuple[str, ...]) -> list[str | int]:
     except ValueError:
         values = None
     kinds = [int if name in ("day", "key") else str for name in by]
-    if not isinstance(values, list) or [type(value) for value in values] != kinds:
+    if (
+        not isinstance(values, list)
+        or [type(value) for value in values] != kinds
+        or not all(map(_fits, values))
+    ):
         raise BadRequest("after must be the `next` of the page before, with the same `by`.", param="after")
     return values
+
+
+def _fits(value: str | int) -> bool:
+    """Returns whether a database has a value like this."""
+    return isinstance(value, str) or abs(value) <= _MAX_NUMBER
 
 
 def _csv_field(value: Any) -> Any:

@@ -6,6 +6,7 @@ import asyncio
 import csv
 import json
 import random
+from base64 import urlsafe_b64encode
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -177,6 +178,7 @@ def test_the_pages_of_many_days_are_the_whole(world: World, by: tuple[str, ...])
         ({"limit": "10001"}, "limit"),
         ({"key": "one"}, "key"),
         ({"after": "x"}, "after"),
+        ({"after": urlsafe_b64encode(b"[9223372036854775808]").decode()}, "after"),
         ({"format": "xml"}, "format"),
     ],
 )
