@@ -8,6 +8,9 @@ from storage.records import TokenCounts
 
 # A price is of a million tokens, and a cost is counted in billionths: so many of these make a price of 1 for a token.
 _BILLIONTHS = 1000
+# Above what any call costs in any currency, and so low that the sums of thousands of calls fit into 64 bits of a
+# database.
+_MAX_COST = 1 << 50
 
 
 class Price(Struct, frozen=True):
@@ -23,4 +26,4 @@ class Price(Struct, frozen=True):
         cached = min(counts.cached, counts.prompt)
         fresh = counts.prompt - cached
         total = fresh * self.input + cached * self.cached + counts.completion * self.output
-        return round(total * _BILLIONTHS)
+        return min(round(total * _BILLIONTHS), _MAX_COST)

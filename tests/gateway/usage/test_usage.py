@@ -29,6 +29,7 @@ TOKEN = {"x-mnemogate-admin": "the-owner"}
 PRICES = (
     ModelSettings("m", "m", "up", price=PriceSettings(input=0.15, output=0.60, cached=0.075)),
     ModelSettings("flat", "flat", "up", price=1.0),
+    ModelSettings("dear", "dear", "up", price=1e9),
     ModelSettings("free", "free", "up"),
 )
 
@@ -109,6 +110,14 @@ def test_a_model_without_a_price_is_counted_apart(world: World) -> None:
     free, flat = sorted(rows(world, by="model"), key=lambda each: each["cost"])
     assert (free["cost"], free["unpriced_tokens"]) == (0, 1500)
     assert (flat["cost"], flat["unpriced_tokens"]) == (0.0015, 0)
+
+
+def test_what_no_call_can_use_fits_into_the_table(world: World) -> None:
+    for _ in range(3):
+        world.upstream.queue(say("Hello.", usage=usage(2**40, 2**40)))
+        world.chat(user="bob").say("Hi", model="dear")
+    found = total(world)
+    assert (found["input_tokens"], found["cost"]) == (3 * 2**40, 3 * 2**50 / 1e9)
 
 
 def test_what_an_upstream_refuses_costs_nothing(world: World) -> None:
