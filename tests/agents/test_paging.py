@@ -6,12 +6,13 @@ only `before` bounds has to end at its cursor, whatever the order is, or rows ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gateway.agents.registry.registry import Registry
 from tests.agents.letta import LettaWorld, letta
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
 
@@ -81,6 +82,23 @@ def test_agents(world: LettaWorld) -> None:
     for order in ORDERS:
         check(by_run, made, order)
         check(of_block, made, order)
+
+
+def test_a_page_of_those_who_see_a_block_reads_no_others(
+    world: LettaWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block = world.letta.blocks.create(label="board", value="x").id
+    for _ in range(_ROWS):
+        world.agent(memory_blocks=[], block_ids=[block])
+    real, read = Registry.get_several, list[int]()
+
+    async def get_several(registry: Registry, project: str, rows: Sequence[int]) -> Any:
+        read.append(len(rows))
+        return await real(registry, project, rows)
+
+    monkeypatch.setattr(Registry, "get_several", get_several)
+    assert len(joined(pages(world.letta.blocks.agents.list, block_id=block, limit=_LIMIT))) == _ROWS
+    assert max(read) == _LIMIT
 
 
 def test_blocks_tools_archives_and_folders(world: LettaWorld) -> None:

@@ -223,9 +223,8 @@ class BlockRoutes:
         return {"message": "The block is deleted."}
 
     async def agents(self, request: ApiRequest) -> Any:
-        entry = await self._named(request)
-        views = await self._api.registry.get_several(request.project, await self._blocks.agents_seeing(entry))
-        return page_items(await self._api.agents_json(views), request.query)
+        rows = await self._blocks.agents_seeing(await self._named(request))
+        return await self._api.agents_page(request.project, rows, request.query)
 
     async def history(self, request: ApiRequest) -> Any:
         query, entry = request.query, await self._named(request)

@@ -78,6 +78,18 @@ class AgentsApi(Struct, frozen=True):
     async def agents_json(self, views: Sequence[AgentView]) -> list[dict[str, Any]]:
         return await self.make_agents_json(self, views)
 
+    async def agents_page(self, project: str, rows: Sequence[int], query: PageQuery) -> list[dict[str, Any]]:
+        """Returns a page of some agents as they are shown. rows: of all of them. Raises: UnknownId, NotFound."""
+        after, before = [
+            (await self.registry.get_entry(project, uid)).agent.id if uid is not None else None
+            for uid in (uid_or_none("agent", query.after), uid_or_none("agent", query.before))
+        ]
+        page = page_of(query, after, before, size=100)
+        low, high = page.bounds
+        found = sorted((row for row in rows if low < row < high), reverse=page.newest_first)
+        shown = await self.agents_json(await self.registry.get_several(project, found[: page.limit]))
+        return shown[::-1] if page.newest_first else shown
+
     async def call_by_hand(self, tool: ToolDefinition, call: ForeignCall) -> ToolAnswer:
         """Returns the answer to a call made by hand. Raises: BadRequest: its arguments are wrong."""
         parameters = tool.schema.get("parameters") or {}

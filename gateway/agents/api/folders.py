@@ -313,11 +313,8 @@ class FolderRoutes:
     # -- agents
 
     async def agents(self, request: ApiRequest) -> Any:
-        query: AgentsOfQuery = request.query
         rows = await self._folders.agents(await self._folder(request))
-        views = await self._api.registry.get_several(request.project, rows)
-        shown = [{"id": ids.id_of("agent", view.agent.uid)} for view in views]
-        return [each["id"] for each in page_items(shown, query)]
+        return [each["id"] for each in await self._api.agents_page(request.project, rows, request.query)]
 
     async def index_of(self, request: ApiRequest) -> Any:
         return page_items(list(map(folder_json, await self._attached(request))), request.query)

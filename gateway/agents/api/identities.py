@@ -13,7 +13,6 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 from msgspec.structs import replace
 
-from gateway.agents.api._paging import page_items
 from gateway.agents.api._query import AgentsOfQuery, PageQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest
 from gateway.agents.api.dependencies import AgentsApi, sent_or_none
@@ -229,8 +228,7 @@ class IdentityRoutes:
 
     async def agents(self, request: ApiRequest) -> Any:
         rows = await self._attached.agents_with(request.project, IDENTITY, (await self._named(request)).id)
-        views = await self._api.registry.get_several(request.project, rows)
-        return page_items(await self._api.agents_json(views), request.query)
+        return await self._api.agents_page(request.project, rows, request.query)
 
     async def attach(self, request: ApiRequest) -> Any:
         agent, identity = await self._pair(request)

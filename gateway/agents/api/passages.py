@@ -346,10 +346,9 @@ class ArchiveRoutes:
         """Lists the agents that have an archive attached; only its agent searches one that is an agent's own."""
         archive, attached = await self._archive(request), self._api.store.attached
         rows = await attached.agents_with(request.project, DefinitionKind.ARCHIVE, archive.memory)
-        views = await self._api.registry.get_several(
-            request.project, rows if archive.id else [archive.memory]
+        return await self._api.agents_page(
+            request.project, rows if archive.id else [archive.memory], request.query
         )
-        return page_items(await self._api.agents_json(views), request.query)
 
     async def add(self, request: ApiRequest) -> Any:
         memory, draft = await self._memory(request), self._draft(request.body, ("body",))
