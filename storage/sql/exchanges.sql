@@ -377,8 +377,8 @@ WHERE coalesce(?5, part.deepest - ?4, 0) > 0 AND +p.agent = ?2
 ORDER BY 4 DESC, 1 DESC LIMIT ?3
 
 -- name: ops_drop
--- Drops the edits of an answer that was asked for again: those of the last answer count.
-UPDATE block_ops SET state = 'dropped' WHERE agent = ? AND exchange = ? AND state = 'pending'
+-- Drops the edits of an answer that was asked for again: those of the last answer count, whose calls may have the same ids.
+UPDATE block_ops SET state = 'dropped', call_id = ' ' || id WHERE agent = ? AND exchange = ? AND state = 'pending'
 
 -- name: stale
 -- Names indexed exchanges whose words have changed since.

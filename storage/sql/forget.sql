@@ -108,8 +108,8 @@ SELECT id FROM exchanges
 WHERE conversation = ?2 AND parent = ?3 AND +agent = ?1 AND ended IS NULL AND active = 0 AND state NOT IN ('forgotten', 'off')
 
 -- name: ops_erase
--- Empties the memory edits of a turn.
-UPDATE block_ops SET state = 'dropped', call_id = id, label = '', arguments = ?3
+-- Empties the memory edits of a turn. No call has an id that begins with a blank.
+UPDATE block_ops SET state = 'dropped', call_id = ' ' || id, label = '', arguments = ?3
 WHERE agent = ?1 AND exchange = ?2 AND length(arguments) > 2
 
 -- name: touched
@@ -253,7 +253,7 @@ WHERE exchange = ? AND call_id = ? AND length(arguments) > 2
 
 -- name: op_erase
 -- Empties the edit that made a version.
-UPDATE block_ops SET state = 'dropped', call_id = id, label = '', arguments = ?3
+UPDATE block_ops SET state = 'dropped', call_id = ' ' || id, label = '', arguments = ?3
 WHERE exchange = ?1 AND call_id = ?2 AND length(arguments) > 2
 
 -- name: raise_epochs_seeing

@@ -23,6 +23,7 @@ from storage.commands import (
     Additions,
     Change,
     Committed,
+    ForgetTarget,
     Missing,
     PlainTurn,
     Pool,
@@ -685,3 +686,23 @@ async def test_a_turn_that_waits_counts_with_its_images(
     await speaker.say([shown], assistant("A dog."))
     await speaker.say([shown, assistant("A dog."), shown], assistant("Another dog."))
     assert sizes[-1] > 50_000
+
+
+@both
+async def test_a_turn_that_is_written_twice_keeps_its_edits(alice: Speaker, key: str | None) -> None:
+    """As where the answer to the first commit was lost. Its calls are numbered, as the rows of edits are."""
+    history = await opened(alice, key)
+    asked = [*history, user("I like tea")]
+    turn = await alice.begin(asked, key)
+    write, _ = await alice.commit(turn, noted("Noted."), ["tea", "milk"])
+    edits = [replace(op, call_id=str(number)) for number, op in enumerate(write.ops)]
+    for _ in range(3):
+        committed = await alice.store.turns.commit(replace(write, ops=edits))
+    alice.keep(write, committed)
+    await alice.say([*asked, assistant("Noted."), user("and?")], assistant("That is all."), key)
+    (block,) = await alice.store.blocks.load(alice.agent.id)
+    assert block.value == "tea\nmilk"
+    found = await alice.rows()
+    await alice.store.forgetting.forget(alice.agent.id, ForgetTarget(exchanges=[e.id for e in found]))
+    (block,) = await alice.store.blocks.load(alice.agent.id)
+    assert block.value == ""
