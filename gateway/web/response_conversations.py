@@ -90,20 +90,23 @@ class GatewayConversations:
         if body.get("items") is None:
             raise missing("items")
         items = _read_new_items(body)
-        waiting = len(conversation.items)
-        if waiting + len(items) > MAX_WAITING_ITEMS:
-            raise BadRequest(
-                f"{waiting} items wait for the next response of this conversation; at most {MAX_WAITING_ITEMS} may.",
-                param="items",
-            )
-        await self.conversations.change(
-            conversation, lambda now: {**now, "items": [*(now.get("items") or ()), *items]}
-        )
+
+        def add(now: Json) -> Json:
+            waiting = [*(now.get("items") or ()), *items]
+            if len(waiting) > MAX_WAITING_ITEMS:
+                raise BadRequest(
+                    f"{len(waiting) - len(items)} items wait for the next response of this conversation; at most "
+                    f"{MAX_WAITING_ITEMS} may.",
+                    param="items",
+                )
+            return {**now, "items": waiting}
+
+        await self.conversations.change(conversation, add)
         return paginate(items, f"order=asc&limit={MAX_CREATED_ITEMS}")
 
     async def _delete_item(self, conversation: ResponseConversation, id: str) -> None:
         if any(item["id"] == id for item in conversation.items):
-            await self.conversations.remove_waiting(conversation, frozenset((id,)))
+            await self.conversations.change(conversation, lambda now: _without_item(now, id))
             return
         turns = await self.conversations.turns(conversation)
         turn = next((each for each in turns if each.name == parse_turn_names(id)), None)
@@ -149,6 +152,15 @@ def _read_new_items(body: Json) -> list[Json]:
         # It decides where an item stands, whatever its kind.
         read_optional(item, "role", str, f"items[{index}]")
     return [render_created_item(item, token_hex(16)) for item in items]
+
+
+def _without_item(body: Json, id: str) -> Json:
+    """Returns a conversation without an item that waits. Raises: UnknownId: a response has it in its turn meanwhile."""
+    items = body.get("items") or ()
+    left = [item for item in items if item["id"] != id]
+    if len(left) == len(items):
+        raise _unknown_item(id)
+    return {**body, "items": left}
 
 
 def _render_conversation(conversation: ResponseConversation) -> Json:

@@ -12,6 +12,8 @@ import orjson
 import pytest
 
 from gateway.core.conversation.canonical import text_of
+from gateway.run.response_conversations import ResponseConversation
+from gateway.run.stored_responses import ResponseOwner
 from gateway.web import response_conversations
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
 from tests.gateway.responses.test_responses import WEATHER, both_ways, respond, serve_memory
@@ -140,6 +142,29 @@ def test_a_bounded_number_of_items_waits_for_the_next_response(
     respond(world, input="Which was the last?", conversation=conversation.id, user="alice")
     assert len(upstream.last.messages) == 4
     world.sdk.conversations.items.create(conversation.id, items=items)
+
+
+def test_what_waits_is_read_again_where_it_changes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another request may have changed it since the conversation was found."""
+    monkeypatch.setattr(response_conversations, "MAX_WAITING_ITEMS", 2)
+    items: Any = [{"role": "user", "content": "My cat is Miso."}]
+    id = world.sdk.conversations.create(items=items).id
+    conversations, first = world.gateway.app.services.chat.conversations, items_of(world, id)[0]["id"]
+    found = world.gateway.call(conversations.find(ResponseOwner("default", None), id))
+
+    async def find_late(*_: Any) -> ResponseConversation:
+        return found
+
+    world.sdk.conversations.items.create(id, items=items)
+    with monkeypatch.context() as late:
+        late.setattr(conversations, "find", find_late)
+        with pytest.raises(openai.BadRequestError, match="2 items wait"):
+            world.sdk.conversations.items.create(id, items=items)
+    respond(world, input="What is it called?", conversation=id, user="alice")
+    with monkeypatch.context() as late:
+        late.setattr(conversations, "find", find_late)
+        with pytest.raises(openai.NotFoundError):  # it is an item of the turn now
+            world.sdk.conversations.items.delete(first, conversation_id=id)
 
 
 def test_its_system_messages_are_read_by_each_response(world: World, upstream: StrictUpstream) -> None:
