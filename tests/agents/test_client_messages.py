@@ -21,8 +21,10 @@ from letta_client import (
 )
 from msgspec.structs import replace
 
+from gateway.agents.runs.message_listing import AgentMessages
 from gateway.operations import make_operations
 from gateway.settings import UpstreamSettings
+from storage.records import Agent
 from tests.agents.letta import LettaWorld, letta, spoken
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, raw, say
 from tests.gateway.sdk import agent as profile
@@ -127,6 +129,28 @@ def test_messages_are_listed_page_by_page(world: LettaWorld) -> None:
     )
     assert kinds(only) == ["user_message", "tool_return_message", "user_message"]
     assert spoken(world.letta.agents.messages.list(agent.id, conversation_id="default", order="asc")) == whole
+
+
+def test_messages_of_a_rare_type_are_looked_for_a_page_at_a_time(
+    world: LettaWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = world.agent(tools=["memory_insert"]).id
+    world.upstream.queue(call_tools(insert("a"), text="Well."), say("Done."))
+    for n in range(8):
+        world.letta.agents.messages.create(agent, input=f"Message {n}")
+    real, read = AgentMessages.list, list[int]()
+
+    async def listing(messages: AgentMessages, agent: Agent, **asked: Any) -> Any:
+        read.append(asked["limit"])
+        return await real(messages, agent, **asked)
+
+    monkeypatch.setattr(AgentMessages, "list", listing)
+    rare: Any = ["tool_return_message", "user_message"]
+    (result,) = world.letta.agents.messages.list(agent, limit=1, include_return_message_types=rare[:1]).items
+    assert result.message_type == "tool_return_message"
+    assert len(read) == 2
+    found = world.letta.agents.messages.list(agent, limit=2, order="asc", include_return_message_types=rare)
+    assert len(list(found)) == 9
 
 
 def test_before_a_message_is_what_is_older(world: LettaWorld) -> None:

@@ -167,10 +167,11 @@ class MessageRoutes:
     ) -> list[dict[str, Any]]:
         """Returns a page as it is shown. fetch: returns at most so many messages after a place."""
         limit, newest_first, showing = query.size(_PAGE), query.newest_first(), showing_of(query)
-        found: list[dict[str, Any]] = []
+        found: list[list[dict[str, Any]]] = []
         # The client takes an empty page for the end, so one is only given where nothing more is to be shown.
+        size = limit
         while not found:
-            entries = await fetch(after, limit)
+            entries = await fetch(after, size)
             for agent, group in groupby(entries, key=itemgetter(0)):
                 renderer = MessageRenderer(self._api.store, agent, showing)
                 views = [view for _, view in group]
@@ -179,14 +180,17 @@ class MessageRoutes:
                     shown = [renderer.message_object(view)] if query.msg_object else renderer.message(view)
                     if isinstance(view, MessageView):
                         shown += summaries.get(view.listed.sort_key, ())
-                    found += reversed(shown) if newest_first else shown
-            if len(entries) < limit:
+                    if shown:
+                        found.append(shown[::-1] if newest_first else shown)
+            if len(entries) < size:
                 break
+            # Of types that are rare, many may follow that are not shown.
+            size = max(limit, _PAGE)
             agent, view = entries[-1]
             after = Place(agent.uid, SYSTEM_SEQ)
             if isinstance(view, MessageView):
                 after = Place(agent.uid, view.listed.seq, view.listed.hidden_index)
-        return found
+        return [each for shown in found[:limit] for each in shown]
 
     async def of_agent(self, request: ApiRequest) -> Any:
         agent, place = await self._api.agent(request), _place_in_path(request)
