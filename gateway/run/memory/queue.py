@@ -121,7 +121,12 @@ class Queues:
         await self._enter_here(name, ticket)
         if self._leases.is_needed:
             lock = lock_name(*name)
-            if not await self._leases.try_take(lock):
+            try:
+                is_taken = await self._leases.try_take(lock)
+            except BaseException:
+                self._leases.release(lock)  # it may have been granted at this moment
+                raise
+            if not is_taken:
                 ticket.leave()
                 return False
             ticket.hold_lock(partial(self._leases.release, lock))

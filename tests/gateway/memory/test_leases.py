@@ -108,6 +108,17 @@ async def test_a_process_that_died_is_waited_for_as_long_as_its_lease(world: Wor
     await waiting
 
 
+async def test_what_is_granted_to_one_that_gives_up_is_given_back(world: World) -> None:
+    with QueueTicket() as ticket:
+        entering = asyncio.create_task(world.one.try_enter(NAME, ticket))
+        await asyncio.sleep(0)  # it has asked
+        entering.cancel()
+        await asyncio.wait([entering])
+    await world.rest()
+    assert len(world.one) == 0
+    assert await world.other.try_enter(NAME, QueueTicket())
+
+
 async def test_what_could_not_be_given_back_is_given_back_when_the_database_works_again(world: World) -> None:
     locks = world.locks[0]
     first, second, third = QueueTicket(), QueueTicket(), QueueTicket()
