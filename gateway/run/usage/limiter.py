@@ -14,6 +14,7 @@ import secrets
 from collections.abc import Callable, Collection, Iterable, Sequence, Set
 from operator import attrgetter
 from typing import Final
+from weakref import WeakValueDictionary
 
 from msgspec import Struct
 
@@ -116,7 +117,9 @@ class Limiter:
         self._buckets: dict[tuple[int, str], Bucket] = {}
         # The next time that buckets are dropped, there are so many of them.
         self._dropped_at = _MAX_BUCKETS
-        self._limits_lock, self._buckets_lock = asyncio.Lock(), asyncio.Lock()
+        self._limits_lock = asyncio.Lock()
+        # Of buckets that are being loaded.
+        self._bucket_locks: WeakValueDictionary[Bucket, asyncio.Lock] = WeakValueDictionary()
         self._reservations: dict[Receipt, LimitReservation] = {}
         self._process_name = secrets.token_hex(8)
         # How many processes share the limits.
@@ -356,7 +359,9 @@ class Limiter:
         """Reads what was used before of the buckets that do not know it yet."""
         for bucket in buckets:
             if not bucket.is_loaded:
-                async with self._buckets_lock:
+                # A slow read holds up the requests of its own user alone. Each user has one when a day begins.
+                lock = self._bucket_locks.setdefault(bucket, asyncio.Lock())
+                async with lock:
                     if not bucket.is_loaded:
                         await self._load_used(bucket)
 

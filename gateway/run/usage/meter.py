@@ -100,6 +100,10 @@ class Meter:
         # Called after each write of `run`.
         self.after_write: list[Callable[[], Awaitable[None]]] = []
         self._write_lock = asyncio.Lock()  # of the write that is under way
+        # The reads that hold writes back, and whether there are none.
+        self._pauses = 0
+        self._unpaused = asyncio.Event()
+        self._unpaused.set()
         self._wrote_at = -READ_S
         self._has_failed = False
         # Users that were forgotten while their counters were being written.
@@ -183,8 +187,15 @@ class Meter:
     @asynccontextmanager
     async def pause_writes(self) -> AsyncIterator[None]:
         """Holds writes back meanwhile, so that no counter is both in memory and in the table."""
-        async with self._write_lock:
+        async with self._write_lock:  # a write that is under way, or waits, goes first
+            self._pauses += 1
+            self._unpaused.clear()
+        try:
             yield
+        finally:
+            self._pauses -= 1
+            if not self._pauses:
+                self._unpaused.set()
 
     def unwritten_counters(self, first: int, last: int, only: Mapping[str, str | int]) -> list[list[int]]:
         """Returns the counters that are not written yet. first, last: days. only: values of keys' fields."""
@@ -233,6 +244,7 @@ class Meter:
     async def write(self) -> None:
         """Writes what was counted up to now. Raises: StoreError: what is left is written another time."""
         async with self._write_lock:
+            await self._unpaused.wait()
             self._wrote_at = time.monotonic()
             await self._attribute_background()
             self._background_written.clear()

@@ -233,6 +233,28 @@ def test_users_that_callers_name_do_not_fill_the_memory(
     assert [world.post(ASK, user="user-0").status for _ in range(2)] == [200, 429]
 
 
+def test_a_slow_read_of_one_users_limit_holds_up_no_other(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit(world, "requests", "day", 1, user="*")
+    sums, reads, goes_on = world.store.usage.sums, Gate(), Gate()
+
+    async def held(query: UsageQuery) -> Any:
+        if ("user", "alice") in query.only:
+            reads.open()
+            await goes_on.wait()
+        return await sums(query)
+
+    monkeypatch.setattr(world.store.usage, "sums", held)
+    with world.gateway.connect() as client:
+        client.request("POST", CHAT, json.dumps({"model": "m", "messages": ASK, "user": "alice"}).encode())
+        reads.wait_sync()
+        assert [world.post(ASK, user="bob").status for _ in range(2)] == [200, 429]
+        goes_on.open()
+        assert client.read_reply().status == 200
+    assert world.post(ASK, user="alice").status == 429
+
+
 def test_what_fails_is_answered_later_and_the_limit_is_reached_exactly(world: World) -> None:
     """Some of those that are let in fail, and others take their places; each failure has reached the upstream."""
     turns = itertools.count()
