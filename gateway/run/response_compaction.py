@@ -5,6 +5,7 @@ The request's model writes the summary, in the words in which the gateway asks f
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -98,7 +99,8 @@ async def compact(
         summary, used = _read_reply(answer.body)
         for key in _USAGE:
             usage[key] += token_count(used, key)
-    return Compacted(_newest(whole.messages, request.model, window // _WINDOW_PARTS), summary, usage)
+    newest = await asyncio.to_thread(_newest, whole.messages, request.model, window // _WINDOW_PARTS)
+    return Compacted(newest, summary, usage)
 
 
 def _read_reply(body: bytearray) -> tuple[str, Any]:

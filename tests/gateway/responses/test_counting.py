@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from gateway.core.conversation.canonical import text_of
 from gateway.settings import UpstreamSettings
+from gateway.tokens import Tokenizer
 from tests.doubles.anthropic_upstream import StrictAnthropic
 from tests.doubles.upstream import StrictUpstream, fail, raw, say
 from tests.gateway.responses.test_responses import WEATHER, respond, serve_memory
@@ -114,6 +116,24 @@ def test_a_list_is_made_short_too(world: World, upstream: StrictUpstream) -> Non
     upstream.queue(fail(429, "Slow down.", code="rate_limit_exceeded"))
     with pytest.raises(openai.RateLimitError):
         world.sdk.responses.compact(model="m", input="Hi")
+
+
+def test_a_list_is_counted_beside_the_loop_that_serves_others(
+    world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def thread() -> int:
+        return threading.get_ident()
+
+    threads, count = set[int](), Tokenizer.count
+
+    def count_and_note(tokenizer: Tokenizer, text: str) -> int:
+        threads.add(threading.get_ident())
+        return count(tokenizer, text)
+
+    monkeypatch.setattr(Tokenizer, "count", count_and_note)
+    world.sdk.responses.compact(model="m", input="Hi")
+    assert threads
+    assert world.gateway.call(thread()) not in threads
 
 
 @pytest.mark.parametrize(
