@@ -26,13 +26,14 @@ from gateway.run.background.worker import JobContext, Worker, WorkerLimits
 from gateway.run.chat import Chat
 from gateway.run.event_log import EventDialect, EventLog, stored_events
 from gateway.run.memory.queue import QueueTicket
-from gateway.run.memory.stored_turns import turn_begun
+from gateway.run.memory.stored_turns import find_turn, turn_begun
 from gateway.run.receipt import Receipt, Receipts
 from gateway.run.request_context import RequestContext
 from gateway.run.response_conversations import ResponseConversation
 from gateway.run.sink import ClientGone
 from gateway.run.store_errors import map_store_errors
 from gateway.run.stored_responses import ResponseOwner
+from storage.commands import ForgetTarget
 from storage.errors import NotFound, StoreError
 from storage.records import Agent, Run, RunState
 from storage.sql.store import Store
@@ -366,6 +367,17 @@ class BackgroundResponses:
         assert identity is not None
         with self.receipts.work(identity.project, kind="response") as receipt:
             await self._answer(run, log, request, shown, identity, receipt)
+            await self._forget_deleted(run, identity, receipt)
+
+    async def _forget_deleted(self, run: Run, identity: Identity, receipt: Receipt) -> None:
+        """Forgets the turn of a response that was deleted while it was made."""
+        name, scope = receipt.stored_turn(), identity.scope
+        if name is None or scope is None or await self.store.runs.load(run.agent, run.id) is not None:
+            return
+        await self.chat.turns.wait_written(scope)
+        found = await find_turn(self.store, identity.project, name)
+        if found is not None:
+            await self.store.forgetting.forget(found.agent.id, ForgetTarget(exchanges=list(found.rows)))
 
     async def _answer(
         self,

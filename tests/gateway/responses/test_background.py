@@ -383,15 +383,20 @@ def test_where_a_stream_is_resumed_is_a_number(world: World, after: str) -> None
     assert caught.value.param == "starting_after"
 
 
-def test_one_that_is_deleted_while_it_is_made_leaves_nothing(world: World, upstream: StrictUpstream) -> None:
+@pytest.mark.parametrize("is_begun", [False, True])
+def test_one_that_is_deleted_while_it_is_made_leaves_nothing(
+    world: World, upstream: StrictUpstream, is_begun: bool
+) -> None:
     gate = Gate()
-    upstream.queue(say("Purple tulips grow.", hold_after={3: gate}))
+    held: Json = {"hold_after": {3: gate}} if is_begun else {"hold_before_headers": gate}
+    upstream.queue(say("Purple tulips grow.", **held))
     made = begin(world, input="Tell me of purple tulips.", user="alice")
     becomes(lambda: upstream.chats)
     world.sdk.responses.delete(made.id)
     gate.open()
     becomes(lambda: world.query("SELECT count(*) FROM run_texts WHERE agent <> 0") == [0])
     assert world.query("SELECT count(*) FROM runs") == [0]
+    becomes(lambda: "tulips" not in str(world.query("SELECT input, shown_reply FROM exchanges")))
 
 
 def test_forgetting_ends_what_is_being_made(world: World, upstream: StrictUpstream) -> None:
