@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Final, NamedTuple
 
@@ -99,7 +99,7 @@ class Meter:
         self._background_written: dict[str, tuple[int, int]] = {}
         # Called after each write of `run`.
         self.after_write: list[Callable[[], Awaitable[None]]] = []
-        self._write_lock = asyncio.Lock()  # of the write that is under way
+        self._write_lock = asyncio.Lock()  # of the part that is being written
         # The reads that hold writes back, and whether there are none.
         self._pauses = 0
         self._unpaused = asyncio.Event()
@@ -174,6 +174,9 @@ class Meter:
                 for key, used in self._background.items()
                 if (key.day, key.project) == (today, project)
             )
+            # What a write has attributed to users, and has not come to yet.
+            for row in self.unwritten_counters(today, today, {"project": project}):
+                unwritten += row[BACKGROUND_INPUT] + row[BACKGROUND_OUTPUT]
             return written + unwritten
 
     @property
@@ -243,34 +246,34 @@ class Meter:
 
     async def write(self) -> None:
         """Writes what was counted up to now. Raises: StoreError: what is left is written another time."""
+        self._wrote_at = time.monotonic()
+        try:
+            await self._attribute_background()
+            keys = sorted(self._counters)
+            for start in range(0, len(keys), ROWS_AT_ONCE):
+                await self._write_part(keys[start : start + ROWS_AT_ONCE])
+            while self._forgotten:
+                forgotten = next(iter(self._forgotten))
+                await self._usage.anonymize_user(*forgotten)
+                self._forgotten.discard(forgotten)
+        except StoreError as error:
+            if not (self._has_failed or is_known(error)):
+                _log.warning("Usage was not written, and is tried again: %s", error.message)
+            self._has_failed = True
+            raise
+        self._has_failed = False
+
+    async def _write_part(self, keys: Sequence[UsageKey]) -> None:
+        """Writes the counters of some keys. Who pauses writes waits for one part at most. Raises: StoreError."""
         async with self._write_lock:
             await self._unpaused.wait()
-            self._wrote_at = time.monotonic()
-            await self._attribute_background()
+            part = [(key, self._counters.pop(key)) for key in keys if key in self._counters]
             self._background_written.clear()
-            counters, self._counters = self._counters, {}
-            rows = sorted(counters.items())
-            done = 0
             try:
-                while done < len(rows):
-                    part = rows[done : done + ROWS_AT_ONCE]
-                    await self._usage.add(part)
-                    done += len(part)
-                while self._forgotten:
-                    forgotten = next(iter(self._forgotten))
-                    await self._usage.anonymize_user(*forgotten)
-                    self._forgotten.discard(forgotten)
-                self._has_failed = False
-            except asyncio.CancelledError:
-                done += ROWS_AT_ONCE  # a write that was begun ends on disk
+                await self._usage.add(part)
+            except Exception:  # when it is cancelled, a write that was begun ends on disk all the same
+                self._put_back(dict(part))
                 raise
-            except StoreError as error:
-                if not (self._has_failed or is_known(error)):
-                    _log.warning("Usage was not written, and is tried again: %s", error.message)
-                self._has_failed = True
-                raise
-            finally:
-                self._put_back(dict(rows[done:]))
 
     async def flush(self) -> None:
         """Writes, unless that was done within `READ_S`. Raises: StoreError."""

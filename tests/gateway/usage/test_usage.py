@@ -328,7 +328,8 @@ def test_background_tokens_are_known_while_they_are_written(
         await add(rows)
 
     async def tokens_meanwhile() -> tuple[int, int]:
-        counter.add_background("default", 0, "up", "m", TokenCounts(10, 5))
+        for model in ("a", "b"):
+            counter.add_background("default", 0, "up", model, TokenCounts(10, 5))
         write = asyncio.create_task(counter.write())
         await writes.wait()
         asked = asyncio.create_task(counter.background_tokens("default"))
@@ -339,4 +340,32 @@ def test_background_tokens_are_known_while_they_are_written(
         return meanwhile, await counter.background_tokens("default")
 
     monkeypatch.setattr(counter._usage, "add", held)
-    assert world.gateway.call(tokens_meanwhile()) == (15, 15)
+    monkeypatch.setattr(meter, "ROWS_AT_ONCE", 1)
+    assert world.gateway.call(tokens_meanwhile()) == (30, 30)
+
+
+def test_who_reads_waits_for_one_part_of_a_write(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    counter = world.gateway.app.services.accounting.meter
+    for user in ("alice", "bob"):
+        world.chat(user=user).say("Hi")
+    world.settle()
+    add, done = counter._usage.add, list[str]()
+
+    async def noted(rows: Any) -> None:
+        await add(rows)
+        done.append("write")
+
+    async def read() -> None:
+        async with counter.pause_writes():
+            done.append("read")
+
+    async def read_meanwhile() -> None:
+        write = asyncio.create_task(counter.write())
+        await asyncio.sleep(0)  # the first part is being written
+        await asyncio.gather(write, read())
+
+    monkeypatch.setattr(counter._usage, "add", noted)
+    monkeypatch.setattr(meter, "ROWS_AT_ONCE", 1)
+    world.gateway.call(read_meanwhile())
+    assert done == ["write", "read", "write"]
+    assert world.query('SELECT "user", requests FROM usage ORDER BY "user"') == [("alice", 1), ("bob", 1)]
