@@ -110,10 +110,11 @@ class BatchRequests(Struct, frozen=True):
 
         Raises: BadRequest.
         """
-        found = await self.registry.resolve_uid(project, item.agent)
-        spec = found.spec if item.model is None else self.registry.with_model(found.spec, item.model)
+        found = await self.registry.resolve_for_send(
+            project, item.agent, item.conversation, model=item.model, system=item.system
+        )
         try:
-            route = agent_route(self.settings, spec)
+            route = agent_route(self.settings, found.spec)
         except UnknownModel:
             return
         provider = self.providers.get(route.upstream)

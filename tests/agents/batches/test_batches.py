@@ -617,6 +617,17 @@ def test_a_callers_own_key_cannot_be_kept(tmp_path: Path) -> None:
         assert b"has no key of its own" in reply.body
 
 
+def test_the_model_of_a_conversation_is_the_one_whose_key_is_looked_for(tmp_path: Path) -> None:
+    with scene(tmp_path) as s:
+        [agent] = s.agents(1, "open/m")
+        conversation = s.world.letta.conversations.create(agent_id=agent, model="up/m").id
+        request = {"agent_id": agent, "input": "Hi", "conversation_id": conversation}
+        headers = {"content-type": "application/json", "authorization": "Bearer sk-mine"}
+        reply = s.world.world.gateway.ask("POST", PATH, orjson.dumps({"requests": [request]}), headers)
+        assert reply.status == 400
+        assert b"The upstream 'up' has no key of its own" in reply.body
+
+
 def test_a_key_of_some_models_makes_no_batch(tmp_path: Path) -> None:
     with scene(tmp_path) as s:
         [agent] = s.agents(1, "open/m")
