@@ -210,7 +210,7 @@ def refuse(tree: Tree, plan: Plan, ended: RequestEnd) -> Exchange:
 def _exchange_to_write(tree: Tree, plan: Plan, ended: RequestEnd) -> Exchange:
     """Returns the new exchange at its place, without its words.
 
-    Where its match point was forgotten meanwhile, it begins a new tree.
+    Where its match point is not among what was loaded now, it begins a new tree.
     """
     exchange = _after_parent(tree, plan, ended)
     tree.provide_messages(exchange.id, plan.messages)
@@ -250,7 +250,9 @@ def _after_parent(tree: Tree, plan: Plan, ended: RequestEnd) -> Exchange:
         length=len(plan.exchange.inputs) + 1,
     )
     if parent is None:
-        return exchange
+        # Its place on the path before it means nothing without that path.
+        is_cut_off = plan.exchange.parent is not None
+        return replace(exchange, depth=0, offset=0, prior=None, evicted=None) if is_cut_off else exchange
     exchange = replace(
         exchange,
         prior=tree.prior(exchange),

@@ -284,3 +284,15 @@ def test_a_list_beside_a_first_turn_stands_however_many_rounds_that_has(world: W
     assert "I am." not in world.active(key="c1")
     world.say([*rounds, result("w2", "rain")], "Sunny, then rain.", "c1")
     assert "I am." in world.active(key="c1")
+
+
+@both
+def test_a_turn_without_the_path_that_it_was_planned_on_begins_a_tree(world: World, key: str | None) -> None:
+    """So its place there is no place in the new one."""
+    talk = world.chat(("one", "This is the first answer."), ("two", "This is the second answer."), key=key)
+    request = world.begin([*talk, user("three")], key)
+    memory = world.memory()
+    memory.records.clear()
+    world.finish(request, "This is the third answer.")
+    (found,) = memory.records.values()
+    assert (found.parent, found.depth, found.offset) == (None, 0, 0)
