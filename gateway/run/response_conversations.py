@@ -183,7 +183,7 @@ class ResponseConversations:
                 if len(more) < _PAGE:
                     return name_turns(found)
                 last = more[-1].exchange
-                page = Page(after=last.reply_seq, limit=_PAGE, newest_first=False)
+                page = Page(after=last.next_seq, limit=_PAGE, newest_first=False)
         return []
 
     async def forget_message(self, conversation: ResponseConversation, seq: int) -> None:

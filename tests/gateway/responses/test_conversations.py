@@ -40,6 +40,18 @@ def asked(upstream: StrictUpstream) -> list[Any]:
     return [text_of(message) for message in upstream.last.messages]
 
 
+def test_each_turn_of_a_long_conversation_is_listed_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.run.response_conversations._PAGE", 2)
+    conversation = world.sdk.conversations.create()
+    for n in range(5):
+        respond(world, input=f"Number {n}.", conversation=conversation.id)
+    assert texts_of(items_of(world, conversation.id)) == [
+        text for n in range(5) for text in (f"Number {n}.", "Ok.")
+    ]
+
+
 @both_ways
 @pytest.mark.parametrize("user", [None, "alice"])
 def test_responses_of_a_conversation_follow_one_another(
