@@ -80,9 +80,9 @@ async def read_ids(connection: Connection, statement: str, values: Sequence[obje
 
 
 async def exchange_of(connection: Connection, agent: int, seq: int) -> int | None:
-    """Returns the exchange that holds a message."""
-    found: int | None = await connection.value(SQL["exchange_of"], (agent, seq))
-    return found
+    """Returns the exchange that has a message."""
+    found = await exchanges.exchange_of_message(connection, agent, seq)
+    return None if found is None else found[0]
 
 
 async def raise_epoch(connection: Connection, agent: int) -> None:

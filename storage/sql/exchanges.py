@@ -328,6 +328,12 @@ async def load_exchange(connection: Connection, agent: int, id: int) -> Exchange
     return None if row is None else make_exchange(row[2:], row[0], row[1], row[-1])
 
 
+async def exchange_of_message(connection: Connection, agent: int, seq: int) -> tuple[int, int] | None:
+    """Returns the row of the exchange that has the message of a number, and the row of its conversation."""
+    row = await connection.row(SQL["exchange_of_message"], (agent, seq))
+    return None if row is None else (row[0], row[1])
+
+
 async def find_tombs(connection: Connection, agent: int, hashes: Sequence[bytes]) -> frozenset[bytes]:
     """Returns those of these messages that are off the record or forgotten."""
     return frozenset(row[0] for row in await rows_of(connection, SQL["tombs"], hashes, agent))

@@ -388,6 +388,11 @@ SELECT exchange FROM marks WHERE agent = ? AND kind = 'stale' LIMIT ?
 -- Notes that one of them is indexed again.
 DELETE FROM marks WHERE agent = ? AND kind = 'stale' AND exchange = ?
 
+-- name: exchange_of_message
+-- Finds the exchange that has the message of a number, and its conversation.
+SELECT id, conversation FROM exchanges
+WHERE agent = ?1 AND seq = (SELECT max(x.seq) FROM exchanges x WHERE x.agent = ?1 AND x.seq <= ?2) AND seq + span > ?2
+
 -- name: exchange_get
 -- Reads one exchange with its content.
 SELECT p.input, p.shown_reply, {skeleton}, p."full" FROM exchanges p WHERE p.id = ? AND p.agent = ?

@@ -116,11 +116,6 @@ class Forgetting(Group):
         return found
 
     @reads
-    async def find_exchange(self, connection: Connection, agent: int, seq: int) -> int | None:
-        """Returns the row of the exchange that holds this message."""
-        return await exchange_of(connection, agent, seq)
-
-    @reads
     async def extent(self, connection: Connection, agent: int, target: ForgetTarget) -> Extent:
         """Returns the present size of a target that names messages and exchanges, or a conversation."""
         ids = [await exchange_of(connection, agent, seq) for seq in target.messages]

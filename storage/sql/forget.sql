@@ -58,10 +58,6 @@ DELETE FROM agents WHERE id = ? RETURNING project, profile
 -- Finds a conversation by its public name, or by the client's.
 SELECT id FROM conversations WHERE agent = ?1 AND (uid = ?2 OR key = ?2)
 
--- name: exchange_of
--- Finds the exchange that holds a message.
-SELECT id FROM exchanges WHERE agent = ?1 AND seq <= ?2 AND seq + span > ?2 ORDER BY seq DESC LIMIT 1
-
 -- name: messages_in
 -- Counts the messages of a conversation that are still there; one that was forgotten alone still counts.
 SELECT coalesce(sum(span - CASE WHEN shown_reply IS NULL THEN 1 ELSE 0 END), 0) FROM exchanges

@@ -23,7 +23,7 @@ from storage.listing import (
 from storage.records import Exchange, Revision, Scope
 from storage.sql import exchanges
 from storage.sql.blocks import load_blocks, make_block
-from storage.sql.group import Group, long_reads, reads
+from storage.sql.group import Group, as_method, long_reads, reads
 from storage.sql.statements import load, rows_of
 
 SQL = load("memory_pages.sql")
@@ -99,13 +99,7 @@ class MemoryPages(Group):
         rows = await connection.rows(SQL["branches"], (agent, conversation, _DEEPEST, limit))
         return [Branch(row[0], row[1], row[2], row[3], bool(row[4])) for row in rows]
 
-    @reads
-    async def exchange_of_message(
-        self, connection: Connection, agent: int, seq: int
-    ) -> tuple[int, int] | None:
-        """Returns the row of the exchange that has the message of a number, and the row of its conversation."""
-        row = await connection.row(SQL["exchange_of_message"], (agent, seq))
-        return None if row is None else (row[0], row[1])
+    exchange_of_message = reads(as_method(exchanges.exchange_of_message))
 
     @long_reads
     async def path(self, connection: Connection, agent: int, exchange: int, *, limit: int) -> list[Exchange]:

@@ -64,10 +64,6 @@ FROM deepest CROSS JOIN exchanges p ON p.id = deepest.id
 WHERE +p.agent = ?1 AND deepest.id NOT IN (SELECT k.parent FROM deepest k WHERE k.parent IS NOT NULL)
 ORDER BY last DESC, p.seq DESC LIMIT ?4
 
--- name: exchange_of_message
--- Finds the exchange that has the message of a number.
-SELECT id, conversation FROM exchanges WHERE agent = ?1 AND seq <= ?2 AND seq + span > ?2 ORDER BY seq DESC LIMIT 1
-
 -- name: path
 -- Reads the path to an exchange, the newest first; ?3 exchanges at most.
 WITH RECURSIVE up(id, parent, steps) AS (

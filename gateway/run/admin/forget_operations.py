@@ -76,9 +76,8 @@ class ForgetRequest(Struct, frozen=True):
 
 async def find_target(store: Store, agent: int, part: Part) -> ForgetTarget | None:
     """Returns a part of a memory as it is forgotten; None: there is none."""
-    forgetting = store.forgetting
     if isinstance(part.value, str):
-        conversation = await forgetting.find_conversation(agent, part.value)
+        conversation = await store.forgetting.find_conversation(agent, part.value)
         return None if conversation is None else ForgetTarget(conversation=conversation)
     if part.kind == "fact":
         found = await store.facts.at(agent, part.value)
@@ -86,11 +85,11 @@ async def find_target(store: Store, agent: int, part: Part) -> ForgetTarget | No
     if part.kind == "passage":
         there = await store.passages.get(agent, [part.value])
         return ForgetTarget(passages=[part.value]) if there else None
-    exchange = await forgetting.find_exchange(agent, part.value)
-    if exchange is None:
+    held = await store.memory_pages.exchange_of_message(agent, part.value)
+    if held is None:
         return None
     is_message = part.kind == "message"
-    return ForgetTarget(messages=[part.value]) if is_message else ForgetTarget(exchanges=[exchange])
+    return ForgetTarget(messages=[part.value]) if is_message else ForgetTarget(exchanges=[held[0]])
 
 
 @dataclass(eq=False)
