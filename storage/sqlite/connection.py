@@ -262,9 +262,9 @@ class Driver(aiosqlite.Connection):
             self._placement.come_near() if is_near else self._placement.go_free()
         self._tx.put_nowait((None, partial(function, self._conn)))
 
-    async def call(self, function: Callable[[sqlite3.Connection], T]) -> T:
-        """Runs it in the thread. Cancelling the wait does not stop it."""
-        return await self._run(partial(function, self._conn))
+    def call(self, function: Callable[[sqlite3.Connection], T]) -> asyncio.Future[T]:
+        """Runs it in the thread. Cancelling the future does not stop it."""
+        return self._run(partial(function, self._conn))
 
     def abandon(self) -> None:
         """Closes as soon as the thread is free, without waiting for it."""
@@ -272,7 +272,7 @@ class Driver(aiosqlite.Connection):
         self._tx.put_nowait((None, self._close_in_thread))
         self._tx.put_nowait((None, lambda: _STOP_RUNNING_SENTINEL))
 
-    async def _run(self, function: Callable[[], T]) -> T:
+    def _run(self, function: Callable[[], T]) -> asyncio.Future[T]:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
 
@@ -285,7 +285,7 @@ class Driver(aiosqlite.Connection):
                 loop.call_soon_threadsafe(report)
 
         self._tx.put_nowait((None, perform))
-        return await future
+        return future
 
     def _open_in_thread(self) -> None:
         self._connection = self._connector()

@@ -320,7 +320,7 @@ class Writer:
         if self._driver is None:
             raise self.fault
         self._log_free.clear()
-        emptying = asyncio.ensure_future(self._driver.call(partial(empty_log, wait_ms=wait_ms)))
+        emptying = self._driver.call(partial(empty_log, wait_ms=wait_ms))
         emptying.add_done_callback(lambda _: self._log_free.set())
         try:
             # The thread goes on where the caller is cancelled, and nothing else may write the log back meanwhile.

@@ -605,7 +605,7 @@ def test_a_thread_that_outlives_its_loop_ends_in_silence(tmp_path: Path) -> None
 
     async def leave() -> Driver:
         driver = await Driver(lambda: sqlite3.connect(tmp_path / "m.db"), "thread").open()
-        closing = asyncio.create_task(driver.call(lambda connection: gate.wait()))
+        closing = asyncio.ensure_future(driver.call(lambda connection: gate.wait()))
         await asyncio.sleep(0)
         closing.cancel()
         driver.abandon()
