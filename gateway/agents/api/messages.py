@@ -321,7 +321,8 @@ class MessageRoutes:
         api, settings = self._api, merge_compaction({}, body.compaction_settings)
         own = {} if spec.defined is None else spec.defined.compaction
         terms, fallback = SummaryTerms.of({**own, **settings}), agent_route(api.settings, spec)
-        request.check_models([terms.model])
+        # Without a model for summaries the agent's own writes it.
+        request.check_models([terms.model or (None if api.compactor.default_model else spec.model)])
         with QueueTicket() as ticket:
             await api.keeper.queues.enter((uid, conversation), ticket, MAX_SENDS)
             agent = (await api.registry.get_entry(request.project, uid)).agent

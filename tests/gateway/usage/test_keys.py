@@ -254,6 +254,10 @@ def test_a_key_of_some_models_makes_no_agent_of_another(world: World) -> None:
             reply.body,
         )
     assert ask("PATCH", agent, description="Works.", compaction_settings={"model": "small"}).status == 200
+    _, bearer = make(world)
+    other = ask("POST", "", model="m").json["id"]
+    _, bearer = make(world, models=["sma*"])
+    assert b"may not ask for the model 'm'" in ask("POST", f"{other}/summarize").body
 
 
 @pytest.mark.parametrize("kind", ["keys", "limits"])
