@@ -131,6 +131,7 @@ FLOORS: dict[str, list[set[str]]] = {
             "dates",
             "definition",
             "ids",
+            "json_escapes",
             "json_limits",
             "message_text",
             "subsequence",

@@ -22,8 +22,8 @@ from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.imports.exchanges import ImportDraft, import_write
-from gateway.core.imports.json_escapes import REPLACEMENT
 from gateway.core.imports.records import SourceConversation, SourceFact, Unreadable
+from gateway.core.json_escapes import REPLACEMENT
 from gateway.core.memory.learn import fact_key
 from gateway.errors import GatewayError
 from gateway.run.admin.import_file import Source
