@@ -13,6 +13,7 @@ from gateway.settings import BlockSettings
 from storage.records import Scope
 from tests.doubles.upstream import Call, Reply, StrictUpstream, call_tools, raw, say
 from tests.gateway.background.learner import fact, learning, note
+from tests.gateway.responses.test_responses import by_chat
 from tests.gateway.sdk import CHAT, World, agent, remember
 
 pytestmark = pytest.mark.both
@@ -108,10 +109,28 @@ def test_half_of_a_pair_in_a_reply_is_handed_on_and_the_next_turn_is_kept(
     with remember(upstream, tmp_path) as world:
         upstream.queue(half_of_a_reply())
         reply = world.post([{"role": "user", "content": "My cat is called Miso."}], user="alice")
-        assert reply.status in (200, 502)
+        assert reply.json["choices"][0]["message"]["content"] == "Hm \ufffd."
         world.chat(user="alice").say("My dog is called Rex.")
         world.chat(user="alice").say("What is my dog called?")
         assert "Rex" in upstream.last.messages[-1]["content"]
+
+
+def test_the_words_around_half_of_a_pair_are_shown_and_remembered(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    """As a server has them in its stream that cuts its texts between the halves."""
+    chunk = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    choices = [
+        {"index": 0, "delta": {"content": text}, "finish_reason": None} for text in ("Hm \ud83d", "\ude00.")
+    ]
+    choices.append({"index": 0, "delta": {}, "finish_reason": "stop"})
+    events = [b"data: %b\n\n" % json.dumps({**chunk, "choices": [each]}).encode() for each in choices]
+    with remember(upstream, tmp_path, upstreams=by_chat(upstream)) as world:
+        upstream.queue(raw(*events, b"data: [DONE]\n\n"))
+        *_, last = world.sdk.responses.create(model="m", input="Hello", user="alice", stream=True)
+        assert last.response.output_text == "Hm \ufffd\ufffd."  # type: ignore[union-attr]
+        (reply,) = world.query("SELECT shown_reply FROM exchanges")
+        assert json.loads(reply)["content"] == "Hm \ufffd\ufffd."
 
 
 def test_settings_with_a_nul_make_blocks(upstream: StrictUpstream, tmp_path: Path) -> None:
