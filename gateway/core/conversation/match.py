@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -486,6 +486,9 @@ class _AlteredSearch:
         self._match_point = match.match_point
         # The index of the first message after that reply.
         self._start = match.last + 1
+        # How many of the messages from there on are a user's, by the number of messages.
+        rest = query.listing.atoms[self._start :]
+        self._user_counts = [*accumulate(map(is_user, rest), initial=0)]
         self._candidates = [each for each in self._after_match_point() if tree.may_change(each)]
 
     def run(self) -> Match | None:
@@ -590,7 +593,7 @@ class _AlteredSearch:
             if stored[-len(inputs) :] == inputs:
                 return True
             if stored and inputs[-len(stored) :] == stored:
-                listed = sum(map(is_user, inputs[: -len(stored)]))
+                listed = self._user_counts[len(inputs) - len(stored)]
                 return listed <= sum(map(is_user, self._inputs_before(exchange)))
         return False
 
@@ -618,7 +621,7 @@ class _AlteredSearch:
             else:
                 over += 1
             exchange = self._tree.parent(exchange)
-        left = sum(map(is_user, inputs[:end]))
+        left = self._user_counts[end]
         return agree - over - left, exchange is None and not left
 
 

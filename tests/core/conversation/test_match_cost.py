@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from gateway.core.conversation import match as history
-from gateway.core.conversation.canonical import HashedList, MessageHasher, WireMessage, text_of
+from gateway.core.conversation.canonical import HashedList, MessageHasher, WireMessage, is_user, text_of
 from gateway.core.conversation.lookup import probes_for_list
 from gateway.core.conversation.match import MemoryUse, Query, reply_keys
 from gateway.core.conversation.plan import trimmed_front
@@ -109,6 +109,24 @@ def test_looking_for_a_common_reply_costs_no_more_for_longer_lists(
         world.begin([m for k in range(turns) for m in (user(f"other {k}"), assistant("Ok."))], key)
         costs.append(len(calls))
     assert costs[0] == costs[1] > 0
+
+
+def test_looking_for_a_cut_reply_reads_a_list_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not once for each stored reply that may be the one: some thousands of both held the loop for a second."""
+    world = World()
+    for _ in range(30):
+        world.cancel(world.begin([user("go on")], "here"), [assistant("Well, here it is.")])
+    read: list[int] = []
+
+    def counted(atoms: tuple[bytes, ...]) -> bool:
+        read.append(1)
+        return is_user(atoms)
+
+    monkeypatch.setattr(history, "is_user", counted)
+    request = world.begin([m for _ in range(100) for m in (user("go on"), assistant("Well"))], "here")
+    assert request.plan is not None
+    assert request.plan.match.altered is not None
+    assert len(read) < 1_000
 
 
 def test_what_is_shown_of_a_long_head_is_read_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
