@@ -238,8 +238,8 @@ class Database(Protocol):
     def listen(self, channel: str, callback: Callable[[str | None], None]) -> None:
         """Calls a function with the notifications of a channel, once this process listens.
 
-        The function gets a notification's word. It gets None where one may have been missed, and every `POLL_S` seconds
-        while none arrives.
+        The function gets the payload of a notification, and None where one may have been missed and every `POLL_S`
+        seconds while none arrives.
         """
 
     def notify(self, channel: str, payload: str = "") -> None:

@@ -82,7 +82,7 @@ class CachedMemory:
     # Those of `unindexed` whose terms no query has needed.
     uncounted: list[Message] = field(default_factory=list)
     # By seq, messages that were read because a query found them; None: it is hidden.
-    read: dict[int, Message | None] = field(default_factory=dict)
+    read_messages: dict[int, Message | None] = field(default_factory=dict)
     # It may take more bytes than the cache has counted.
     has_grown: bool = True
     _unindexed_exchanges: int = 0
@@ -96,7 +96,8 @@ class CachedMemory:
         return self.index.size + self.tail.size + self._unindexed_bytes + self._read_bytes
 
     @property
-    def _has_most_unindexed(self) -> bool:
+    def _is_full(self) -> bool:
+        """True if no more exchanges that are not indexed are cached."""
         return self._unindexed_exchanges >= _MAX_UNINDEXED
 
     def is_current(self, now: AgentNumbers, skip: range) -> bool:
@@ -107,11 +108,11 @@ class CachedMemory:
         ):  # fmt: skip
             return False
         is_left_out = skip.start <= self.unread_from and now.next_seq <= skip.stop
-        return self.unread_from >= now.next_seq or is_left_out or self._has_most_unindexed
+        return self.unread_from >= now.next_seq or is_left_out or self._is_full
 
     def all_messages(self, now: AgentNumbers, skip: range) -> list[Message] | None:
         """Returns every message but those in `skip`; None: some of them would have to be read."""
-        if now.indexed_seq or self._has_most_unindexed or not self.is_current(now, skip):
+        if now.indexed_seq or self._is_full or not self.is_current(now, skip):
             return None
         return [m for seq, m in self.unindexed.items() if seq not in skip and m.source != MUTED]
 
@@ -136,7 +137,7 @@ class CachedMemory:
     async def _read_unindexed(
         self, connection: Connection, now: AgentNumbers, start: int, rules: Rules
     ) -> tuple[int, list[Message]]:
-        """Returns the number up to which was read, and the messages, passages and facts that are not indexed.
+        """Returns the first number that was not read, and the messages, passages and facts that are not indexed.
 
         start: from this number on exchanges are read, and besides those before it that were changed since.
         """
@@ -173,7 +174,13 @@ class CachedMemory:
         self._terms_stamp = max(stamps, default=self._terms_stamp)
         before = self.numbers
         if before is None or before.stamp != now.stamp:
-            self.read, self.unindexed, self.tail, self.uncounted, self._read_bytes = {}, {}, Tail(), [], 0
+            self.read_messages, self.unindexed, self.tail, self.uncounted, self._read_bytes = (
+                {},
+                {},
+                Tail(),
+                [],
+                0,
+            )
         elif before.indexed_seq != now.indexed_seq:
             # Those with lower numbers stay: their texts changed since they were indexed, and the index has the old.
             indexed = range(before.indexed_seq + 1, now.indexed_seq + 1)
@@ -198,7 +205,7 @@ class CachedMemory:
         if self.numbers is None or e.seq != self.unread_from or e.state is State.OPEN or e.prefix_length:
             return
         if _is_recallable(e):
-            if self._has_most_unindexed:
+            if self._is_full:
                 return
             self._unindexed_exchanges += 1
             for m in rules.messages_of(e, False, None, None):
@@ -226,10 +233,10 @@ class CachedMemory:
         found: list[Message] = []
         unread: list[int] = []
         for seq in seqs:
-            m = self.unindexed.get(seq) or self.read.get(seq)
+            m = self.unindexed.get(seq) or self.read_messages.get(seq)
             if m is not None:
                 found.append(m)
-            elif seq not in self.read:
+            elif seq not in self.read_messages:
                 unread.append(seq)
         return found, unread
 
@@ -237,12 +244,12 @@ class CachedMemory:
         """Caches messages that were read because a query found them; None: hidden."""
         self.has_grown = True
         for seq, m in messages.items():
-            if seq in self.read:
-                self._read_bytes -= _message_bytes(self.read.pop(seq))
-            self.read[seq] = m
+            if seq in self.read_messages:
+                self._read_bytes -= _message_bytes(self.read_messages.pop(seq))
+            self.read_messages[seq] = m
             self._read_bytes += _message_bytes(m)
-        while self._read_bytes > _READ_BYTES and len(self.read) > 1:
-            self._read_bytes -= _message_bytes(self.read.pop(next(iter(self.read))))
+        while self._read_bytes > _READ_BYTES and len(self.read_messages) > 1:
+            self._read_bytes -= _message_bytes(self.read_messages.pop(next(iter(self.read_messages))))
 
     def _as_read(self, m: Message) -> Message:
         """Returns a message as it is read by its number: without `previous`, if that is of another exchange."""

@@ -35,7 +35,7 @@ _PathKey = tuple[str | None, bytes | None]
 
 @dataclass(slots=True)
 class _PathEnd:
-    """The end of a path, with what the snapshot for a list that goes on from there has besides its memory."""
+    """The end of a path, and the parts of a snapshot that belong to it."""
 
     conversation: Conversation
     exchange: Exchange

@@ -76,7 +76,7 @@ class Summaries(Group):
         at: float,
         model: str,
     ) -> None:
-        """Adds a summary, as an effect of the job that made it (`group.effect`). An existing one stays."""
+        """Returns the effect that adds a summary. An existing one stays."""
         await connection.lock(agent)
         await connection.run(SQL["insert"], (agent, exchange.id, at, tokens, model, text))
 

@@ -14,7 +14,7 @@ from storage.usage_records import COUNTERS, ROWS_AT_ONCE, UsageKey, UsageQuery, 
 
 SQL = load("usage.sql")
 _KEY_COLUMNS = len(UsageKey._fields)
-# From this many days on the end of the page is looked up first, which reads up to two days. No measurement.
+# For a query of more days the end of the page is looked up first, which reads up to two days. No measurement.
 _LONG_DAYS = 6
 _SUMS = ", ".join(f"CAST(sum({name}) AS BIGINT)" for name in COUNTERS)
 # The most days that a query lists one by one: a monthly limit and the usage page ask for so many.

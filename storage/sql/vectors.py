@@ -4,8 +4,8 @@ A chunk of an agent's messages is one blob (storage/search/vector_blobs.py). A m
 index loses its vector in the same transaction (`forget_indexed`).
 
 All that the search index holds is embedded: passages, facts and finished exchanges, also those that are not active,
-since they may become so. A cursor in the agent's numbers says how far. It moves back where a text or the embedder
-changes; messages that still have a vector are skipped.
+since they may become so. The cursor, a message number in the table `embedded`, says how far. It moves back where a text
+or the embedder changes; messages that still have a vector are skipped.
 """
 
 from __future__ import annotations
@@ -226,7 +226,7 @@ class Vectors(Group):
         rows = await connection.rows(exchanges.SQL["shown_since"], (agent, cursor + 1, _MAX_EXCHANGES))
         shown = [e for e, _, _ in exchanges.make_shown_exchanges(rows)]
         if len(rows) == _MAX_EXCHANGES:
-            upto = min(upto, shown[-1].seq + len(shown[-1].inputs))
+            upto = min(upto, shown[-1].reply_seq)
         others = await load_passages_and_facts(
             connection, exchanges.SQL["passages_and_facts_since"], (agent, cursor + 1, _MAX_PASSAGES)
         )
