@@ -17,9 +17,11 @@ from letta_client import APIStatusError, BadRequestError
 from letta_client.types.agents import Run
 
 from gateway.agents.runs.background import remote_runs
+from gateway.agents.runs.background.background_runs import BackgroundRuns
 from gateway.run.event_log import stored_events
 from gateway.settings import ToolSettings
 from storage.listing import Page, RunFilter
+from storage.records import Run as StoredRun
 from storage.records import RunState
 from tests.agents.letta import LettaWorld, letta, spoken
 from tests.doubles.tool_server import replying, served
@@ -338,6 +340,39 @@ def test_the_same_send_again_is_the_same_run(world: LettaWorld) -> None:
     live = world.letta.agents.messages.create(agent.id, messages=[message])
     assert live.messages[0].content == "Once."  # type: ignore[union-attr]
     assert len(world.upstream.chats) == 1
+
+
+@pytest.mark.sqlite  # another database is read until the run is over
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_a_live_send_again_in_the_background_waits_for_the_same_answer(
+    world: LettaWorld, monkeypatch: pytest.MonkeyPatch, is_stream: bool
+) -> None:
+    agent = world.agent()
+    gate, waits = Gate(), Gate()
+    arrived = world.upstream.arrived(1)
+    world.upstream.queue(say("Once.", hold_before_headers=gate))
+    wait_for_end = BackgroundRuns.wait_for_end
+
+    async def note_wait(runs: BackgroundRuns, run: StoredRun) -> StoredRun:
+        waits.open()
+        return await wait_for_end(runs, run)
+
+    monkeypatch.setattr(BackgroundRuns, "wait_for_end", note_wait)
+    message: Any = {"role": "user", "content": "Work.", "otid": "o1"}
+    create = world.letta.agents.messages.create
+    with ThreadPoolExecutor(2) as pool:
+        live = pool.submit(create, agent.id, messages=[message])
+        arrived.wait_sync()
+
+        def send_again() -> list[Any]:
+            again: Any = create(agent.id, messages=[message], background=True, streaming=is_stream)
+            return list(again) if is_stream else again.messages
+
+        again = pool.submit(send_again)
+        waits.wait_sync()
+        gate.open()
+        live.result(PATIENCE_S)
+        assert "Once." in [getattr(each, "content", "") for each in again.result(PATIENCE_S)]
 
 
 def test_a_run_whose_job_is_taken_away_holds_up_nobody(world: LettaWorld) -> None:

@@ -271,12 +271,13 @@ class BackgroundRuns:
             self._open.close(open_run)
 
     async def wait_for_end(self, run: Run) -> Run:
-        """Waits for the end of an accepted run. Returns it as it is then."""
-        if self._ends.is_shared:
-            return await self._ends.wait_for(run)
-        if (open_run := self._open.find(run.uid)) is not None:
+        """Waits for the end of a run. Returns it as it is then.
+
+        It may be the live run of the same send, which is not open here.
+        """
+        if not self._ends.is_shared and (open_run := self._open.find(run.uid)) is not None:
             await open_run.ended.wait()
-        return await self._store.runs.load(run.agent, run.id) or run
+        return await self._ends.wait_for(run)
 
     async def events(self, run: Run, after: int) -> AsyncIterator[bytes]:
         """Yields the events of a run after a number, and those that follow. Without a log, whole messages at its end.

@@ -13,7 +13,7 @@ from storage.database import RUNS
 from storage.records import Agent, Run
 from storage.sql.store import Store
 
-# Seconds between two reads of a run that is waited for; they matter only where a notification was lost.
+# Seconds between two reads of a run that is waited for; they matter where a notification was lost, and for live runs.
 _READ_INTERVAL_S = 1.0
 
 
