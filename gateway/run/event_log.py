@@ -110,6 +110,11 @@ class EventLog:
         self.is_over = True
         self._wake()
 
+    def abandon(self) -> None:
+        """Closes the log as it is, since another attempt goes on with the run."""
+        self.is_over = True
+        self._wake()
+
     def close_unwritten(self, data: bytes) -> None:
         """Adds the last events and closes the log, without a write: its run was deleted."""
         self._pop_unwritten()

@@ -18,8 +18,10 @@ from letta_client.types.agents import Run
 
 from gateway.agents.runs.background import remote_runs
 from gateway.agents.runs.background.background_runs import BackgroundRuns
+from gateway.agents.runs.background.run_logs import RunLogs
 from gateway.run.event_log import stored_events
 from gateway.settings import ToolSettings
+from storage.errors import Unavailable
 from storage.listing import Page, RunFilter
 from storage.records import Run as StoredRun
 from storage.records import RunState
@@ -490,6 +492,39 @@ def test_what_a_run_leaves_is_dropped_three_hours_after_its_end(world: LettaWorl
         "stop_reason",
         "usage_statistics",
     ]
+
+
+@pytest.mark.both
+def test_a_reader_goes_on_with_the_attempt_after_one_that_could_not_write_its_end(
+    world: LettaWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    complete, failed = RunLogs.complete, Gate()
+
+    async def fail_once(*args: Any) -> None:
+        if not failed.is_open:
+            failed.open()
+            raise Unavailable("the disk is full")
+        await complete(*args)
+
+    monkeypatch.setattr(RunLogs, "complete", fail_once)
+    services, call = world.world.gateway.app.services, world.world.gateway.call
+    jobs, gate = world.world.store.jobs, Gate()
+    arrived = world.upstream.arrived(1)
+    world.upstream.queue(say("One.", hold_before_headers=gate))
+    asked: Any = {"streaming": True, "stream_tokens": True, "background": True}
+    with world.letta.agents.messages.create(world.agent().id, input="Work.", **asked) as events:
+        run_id = next(iter(events)).run_id
+    arrived.wait_sync()  # its log is open
+    with world.letta.runs.messages.stream(run_id) as events:
+        assert next(iter(events)).message_type == "ping"
+        gate.open()
+        failed.wait_sync()
+        becomes(lambda: [job for job in call(jobs.list()) if job.state == "retrying"])
+        call(services.agents.runs.sweep())
+        world.world.clock.sleep(10)
+        jobs.wake_here()
+        kinds = [event.message_type for event in events]
+    assert kinds[-2:] == ["stop_reason", "usage_statistics"]
 
 
 @pytest.mark.both

@@ -186,9 +186,12 @@ class BackgroundRuns:
             ended = await self._perform(replace(attempt, ticket=await reserved.wait()))
         except (StoreError, asyncio.CancelledError):
             if self._ends.is_shared:
-                # Another process may continue the run, and has to find the conversation free.
+                # Another process may continue the run, with a log of its own, and has to find the conversation free.
                 reserved.drop()
                 reserved = self._keeper.queues.reserve(open_run.conversation)
+                if open_run.log is not None:
+                    open_run.log.abandon()
+                    open_run.log = None
             self._open.put_back(open_run, reserved)
             raise
         except BaseException:
@@ -287,9 +290,12 @@ class BackgroundRuns:
         open_run = self._open.find(run.uid)
         log = None if open_run is None else open_run.log or await self._logs.open_ahead(open_run, run)
         if log is not None:
-            async for event in log.after(after):
-                yield event
-            return
+            last = b""
+            async for last in log.after(after):
+                yield last
+            if not self._ends.is_shared or self._shows.is_end(last):
+                return
+            after = max(after, log.next_number - 1)  # another attempt goes on, perhaps elsewhere
         if self._ends.is_shared:
             is_logged = False
             async for event in self._remote_runs.events(run, after):
