@@ -13,7 +13,14 @@ import orjson
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import WireMessage, has_calls, text_of, without_space
+from gateway.core.conversation.canonical import (
+    WireMessage,
+    call_id,
+    calls_in,
+    has_calls,
+    text_of,
+    without_space,
+)
 from gateway.core.conversation.fillers import with_fillers_of, without_fillers
 from gateway.core.conversation.private import LEGACY_OWN_LENGTH, with_private, without_private_fields
 from storage.records import REPLY, Exchange, State
@@ -158,10 +165,10 @@ def tool_names_by_call(exchange: Exchange) -> dict[str, str]:
     else:
         messages = [] if exchange.shown_reply is None else [orjson.loads(exchange.shown_reply)]
     return {
-        str(call.get("id")): str((call.get("function") or {}).get("name"))
+        call_id(call): name
         for message in messages
         for call in message.get("tool_calls") or ()
-        if isinstance(call, dict)
+        for name, _ in calls_in({"tool_calls": [call]})
     }
 
 

@@ -54,6 +54,13 @@ def test_hidden_rounds_stand_in_front_of_the_reply_without_its_words() -> None:
     assert tool_names_by_call(e) == {"c1": "conversation_search"}
 
 
+def test_a_call_of_a_custom_tool_has_its_name_and_a_broken_one_has_none() -> None:
+    custom = {"id": "c2", "type": "custom", "custom": {"name": "run_sql", "input": "SELECT 1"}}
+    broken: list[Any] = [{"id": "c3", "type": "function", "function": "look"}, None]
+    said = {**assistant(None), "tool_calls": [call("c1", "look"), custom, *broken]}
+    assert tool_names_by_call(exchange([user("one")], said)) == {"c1": "look", "c2": "run_sql"}
+
+
 def test_a_step_is_one_reply_with_its_calls() -> None:
     spoken = assistant(None, call("c1", "send_message", '{"message": "Hi."}'))
     e = exchange([user("one")], assistant("Hi."), {"messages": [spoken], "gateway_calls": [], "step": True})
