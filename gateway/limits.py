@@ -28,6 +28,9 @@ class Limits(Struct, frozen=True):
     models_refresh_s: float = 300.0
     # The end of a reply waits so long for its commit. A commit takes a few milliseconds, a busy disk a hundred.
     commit_wait_s: float = 0.25
+    # A request waits so long for its limits, and for what was used of them before. These are read in a millisecond; a
+    # reader that is busy with a large list, or a database that hangs, must not hold up chat.
+    limit_read_s: float = 0.25
     # An agent waits so long for another one's answer, which then comes too late. Tools of agents take seconds, and a
     # client's own timeout is often a few minutes.
     answer_wait_s: float = 120.0

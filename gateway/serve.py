@@ -112,7 +112,7 @@ async def perform_without_server(settings: Settings, operation: str, arguments: 
             embedding = EmbeddingService(store, embedder, settings.memory, time.time)
             await embedding.warm()
             embed_query = embedding.embed_query
-        accounting = Accounting(settings, store, time.time, Metrics())
+        accounting = Accounting(settings, store, time.time, Metrics(), Limits().limit_read_s)
         mcp = make_mcp_memory(settings, store, embed_query, time.time, accounting)
         operations = make_operations(settings, store, embed_query, mcp=mcp)
         answer = await operations.perform(operation, arguments)

@@ -146,7 +146,7 @@ class Services:
         self.models = ModelList(settings, first_keys, int(now()), limits.models_refresh_s)
         self._embedder = make_embedder(settings)
         self.tracer: Tracer | None = None if otlp is None else make_tracer(settings, otlp, providers, metrics)
-        self.accounting = Accounting(settings, store, now, metrics, self.tracer)
+        self.accounting = Accounting(settings, store, now, metrics, limits.limit_read_s, self.tracer)
         make_provider = partial(make_separate_provider, settings)
         self.background = BackgroundServices(
             settings, store, metrics, now, make_provider, self._embedder, limits, self.accounting

@@ -34,7 +34,13 @@ from tests.patience import PATIENCE_S
 T = TypeVar("T")
 # Upstreams are not asked for their models, so that they see only what a test sends. No reply of a busy machine goes out
 # before its turn is written.
-QUIET = Limits(models_refresh_s=0.0, commit_wait_s=PATIENCE_S, step_wait_s=PATIENCE_S, page_read_s=PATIENCE_S)
+QUIET = Limits(
+    models_refresh_s=0.0,
+    commit_wait_s=PATIENCE_S,
+    limit_read_s=PATIENCE_S,
+    step_wait_s=PATIENCE_S,
+    page_read_s=PATIENCE_S,
+)
 
 
 # With MNEMOGATE_TEST_AGENTS=none gateways of the tests have no agents API (tests/gateway/test_without_agents.py).

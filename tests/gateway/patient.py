@@ -64,7 +64,11 @@ def run() -> int:
     return main(
         sys.argv[1:],
         Limits(
-            models_refresh_s=0.0, commit_wait_s=PATIENCE_S, step_wait_s=PATIENCE_S, page_read_s=PATIENCE_S
+            models_refresh_s=0.0,
+            commit_wait_s=PATIENCE_S,
+            limit_read_s=PATIENCE_S,
+            step_wait_s=PATIENCE_S,
+            page_read_s=PATIENCE_S,
         ),
     )
 

@@ -23,13 +23,19 @@ class Accounting:
         store: Store,
         now: Callable[[], float],
         metrics: Metrics,
+        limit_read_s: float,
         tracer: RecordsTraces | None = None,
     ) -> None:
-        """now: seconds since the epoch. tracer: None: nothing is traced."""
+        """Makes it without a count.
+
+        now: seconds since the epoch.
+        limit_read_s: a request waits so long for its limits, and for what was used of them before.
+        tracer: None: nothing is traced.
+        """
         self.receipts = Receipts(tracer)
         self.meter = Meter(store.usage, store.agents.load, now, settings)
         aliases = frozenset(each.alias for each in settings.models)
-        self.limiter = Limiter(store, self.meter, now, metrics, aliases, settings.usage.write_s)
+        self.limiter = Limiter(store, self.meter, now, metrics, aliases, settings.usage.write_s, limit_read_s)
         self.receipts.readers += [
             self.meter.count,
             self.limiter.settle,

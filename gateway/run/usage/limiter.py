@@ -14,7 +14,6 @@ import secrets
 from collections.abc import Callable, Collection, Iterable, Sequence, Set
 from operator import attrgetter
 from typing import Final
-from weakref import WeakValueDictionary
 
 from msgspec import Struct
 
@@ -96,17 +95,20 @@ class Limiter:
         metrics: Metrics,
         aliases: Collection[str],
         write_s: float,
+        read_s: float,
     ) -> None:
         """Makes it without limits.
 
         now: seconds since the epoch.
         aliases: the names of models of the settings.
         write_s: the time between two writes of the meter.
+        read_s: a request waits so long for its limits, and for what was used of them before.
         """
         self._store = store
         self._meter = meter
         self._now = now
         self._aliases = aliases
+        self._read_s = read_s
         self._shared_s = max(SHARED_S, _SHARED_WRITES * write_s)
         about = "Requests that a limit refused, or had answered by another model."
         self._limited = metrics.add_counter("limited", about, "unit", "per", "then")
@@ -118,8 +120,8 @@ class Limiter:
         # The next time that buckets are dropped, there are so many of them.
         self._dropped_at = _MAX_BUCKETS
         self._limits_lock = asyncio.Lock()
-        # Of buckets that are being loaded.
-        self._bucket_locks: WeakValueDictionary[Bucket, asyncio.Lock] = WeakValueDictionary()
+        # By the bucket that is being loaded.
+        self._loads: dict[Bucket, asyncio.Task[None]] = {}
         self._reservations: dict[Receipt, LimitReservation] = {}
         self._process_name = secrets.token_hex(8)
         # How many processes share the limits.
@@ -204,7 +206,7 @@ class Limiter:
             await self._try_load()
         buckets = self._current_buckets(self._limits_of(receipt), receipt.user)
         while not all(bucket.is_loaded for bucket in buckets):
-            await self._load_buckets(buckets)
+            await self._load_buckets(buckets, self._read_s)
             # Meanwhile limits may be made or removed, a period may end, and buckets may be dropped.
             before, buckets = buckets, self._current_buckets(self._limits_of(receipt), receipt.user)
             if buckets == before:
@@ -268,7 +270,7 @@ class Limiter:
             for limit in self._limits_of(receipt)
             if limit.unit in MEASURED
         ]
-        await self._load_buckets(buckets)
+        await self._load_buckets(buckets, self._read_s)
         if not buckets:
             return
         # From here on nothing waits, as in `admit`.
@@ -322,7 +324,7 @@ class Limiter:
         """Returns the limits that hold for requests of a key and a user. Raises: StoreError."""
         await self.load()
         buckets = self._current_buckets(self._limits_for(project, key, user), user)
-        await self._load_buckets(buckets)
+        await self._load_buckets(buckets, None)
         found = []
         for bucket in buckets:
             limit = bucket.limit
@@ -355,15 +357,21 @@ class Limiter:
                 async with self._meter.pause_writes():
                     bucket.used = await self._read_used(bucket)
 
-    async def _load_buckets(self, buckets: Iterable[Bucket]) -> None:
-        """Reads what was used before of the buckets that do not know it yet."""
-        for bucket in buckets:
-            if not bucket.is_loaded:
-                # A slow read holds up the requests of its own user alone. Each user has one when a day begins.
-                lock = self._bucket_locks.setdefault(bucket, asyncio.Lock())
-                async with lock:
-                    if not bucket.is_loaded:
-                        await self._load_used(bucket)
+    async def _load_buckets(self, buckets: Iterable[Bucket], wait_s: float | None) -> None:
+        """Reads what was used before of the buckets that do not know it yet.
+
+        wait_s: it is waited for this long, and read on; None: to its end.
+        """
+        loads = [self._begin_to_load(bucket) for bucket in buckets if not bucket.is_loaded]
+        if loads:
+            await asyncio.wait(loads, timeout=wait_s)
+
+    def _begin_to_load(self, bucket: Bucket) -> asyncio.Task[None]:
+        load = self._loads.get(bucket)
+        if load is None:
+            load = self._loads[bucket] = asyncio.create_task(self._load_used(bucket))
+            load.add_done_callback(lambda _: self._loads.pop(bucket, None))
+        return load
 
     def _current_buckets(self, limits: Iterable[UsageLimit], user: str) -> list[Bucket]:
         """Returns the buckets of limits and a user for the present periods, in the same order."""
@@ -415,7 +423,10 @@ class Limiter:
 
     async def _try_load(self) -> None:
         try:
-            await self.load()
+            async with asyncio.timeout(self._read_s):
+                await self.load()
+        except TimeoutError:
+            pass  # `run` reads them
         except StoreError as error:
             if not is_known(error):
                 _log.warning("Limits are not known, and hold as they were: %s", error.message)

@@ -255,6 +255,51 @@ def test_a_slow_read_of_one_users_limit_holds_up_no_other(
     assert world.post(ASK, user="alice").status == 429
 
 
+def test_a_read_that_hangs_holds_up_no_request(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit(world, "requests", "day", 2)
+    assert world.post(ASK, user="alice").status == 200
+    world.settle()
+    own = world.gateway.app.services.accounting.limiter
+    own._buckets.clear()  # as after a restart
+    sums, goes_on = world.store.usage.sums, Gate()
+
+    async def held(query: UsageQuery) -> Any:
+        await goes_on.wait()
+        return await sums(query)
+
+    monkeypatch.setattr(world.store.usage, "sums", held)
+    monkeypatch.setattr(own, "_read_s", 0.01)
+    assert world.post(ASK, user="alice").status == 200
+    world.settle()
+    goes_on.open()
+    assert under_way(world) == 2  # once it is read, all counts
+    assert world.post(ASK, user="alice").status == 429
+
+
+def test_limits_that_cannot_be_read_in_time_hold_up_no_request(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit(world, "requests", "minute", 1)
+    own = world.gateway.app.services.accounting.limiter
+    world.gateway.call(own.load())
+    read, goes_on = world.store.limits.list, Gate()
+
+    async def held() -> Any:
+        await goes_on.wait()
+        return await read()
+
+    monkeypatch.setattr(world.store.limits, "list", held)
+    monkeypatch.setattr(own, "_read_s", 0.01)
+
+    async def change() -> None:
+        own._note_change()
+
+    world.gateway.call(change())
+    # Until then they hold as they were.
+    assert [world.post(ASK, user="alice").status for _ in range(2)] == [200, 429]
+    goes_on.open()
+
+
 def test_what_fails_is_answered_later_and_the_limit_is_reached_exactly(world: World) -> None:
     """Some of those that are let in fail, and others take their places; each failure has reached the upstream."""
     turns = itertools.count()
