@@ -73,7 +73,7 @@ class JournaledTools:
     replies: StoredReplies
     # The stored rounds, with the results of their calls.
     rounds: Sequence[Json]
-    # Stores a text of the item: (kind, seq, data).
+    # Stores a text of the item: (kind, seq, data). False: there is one, or its memory is gone.
     add: Callable[[str, int, bytes], Awaitable[bool]]
     # Results of journaled calls by (round, call id); None: the call began and has no result.
     known: Mapping[tuple[int, str], ToolAnswer | None]
@@ -114,7 +114,9 @@ class JournaledTools:
             return self.known[key] or failed_answer(INTERRUPTED)
         seq = len(self.known) + self._new_calls
         self._new_calls += 1
-        await self.add("call", seq, orjson.dumps({"round": number, "id": call.call_id}))
+        if not await self.add("call", seq, orjson.dumps({"round": number, "id": call.call_id})):
+            # Another process, which has taken the batch over, has begun it; or the memory is gone.
+            return failed_answer(INTERRUPTED)
         answer = await run_tool(self.inner, call)
         await self.add("result", seq, answer.dump())
         return answer

@@ -443,5 +443,9 @@ async def test_a_call_that_was_made_is_not_made_again() -> None:
     assert [each.content for each in answers] == ["done before", INTERRUPTED, "done c"]
     assert box.calls == ["c"]
     assert [(kind, seq) for kind, seq, _ in kept] == [("call", 2), ("result", 2)]
+    # Where another process has journaled the call meanwhile, it is that one's.
+    tools.add = lambda kind, seq, data: asyncio.sleep(0, False)
+    assert (await tools.run(RunTool("d", "buy", {}))).content == INTERRUPTED
+    assert box.calls == ["c"]
     # The gateway's own may be made again: they are written with their results.
     assert (await tools.run(RunTool("a", "own", {}))).content == "done a"
