@@ -308,8 +308,10 @@ class BackgroundResponses:
         run = await self.store.runs.load(payload["agent"], payload["run"])
         if run is None or run.is_over:
             return
-        request, shown = await self.request(run), await self.shown(run)
-        if request is None or shown is None:
+        # A request that cannot be read, as after an upgrade, fails each attempt, and is given up like any other.
+        is_given_up = job.job.tries > MAX_TRIES
+        request, shown = None if is_given_up else await self.request(run), await self.shown(run)
+        if shown is None or (request is None and not is_given_up):
             # Something of its memory was forgotten before it began.
             await self.store.runs.end(run.agent, run.id, RunState.FAILED, "error", self.now())
             return
@@ -319,7 +321,7 @@ class BackgroundResponses:
             asyncio.create_task(self._leave_when_over(run, log)) if self.store.database.is_shared else None
         )
         try:
-            if job.job.tries > MAX_TRIES:
+            if request is None:
                 await self._end(
                     run, log, self.dialect.failed(shown, None, "The gateway died while it was made.")
                 )

@@ -16,6 +16,7 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import text_of
+from gateway.dialects.responses.background import ShownResponses
 from storage.commands import Committed, TurnWrite
 from storage.errors import Unavailable
 from storage.records import JobState
@@ -172,6 +173,22 @@ def test_a_reader_follows_the_attempt_after_one_that_failed(
     assert (seen[-1].type, seen[-1].response.output_text) == ("response.completed", "One two.")
     numbers = [event.sequence_number for event in seen]
     assert numbers == sorted(set(numbers))
+
+
+def test_a_request_that_cannot_be_read_any_more_is_given_up(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def restore(*_: Any) -> Any:
+        raise ValueError("it has another form")
+
+    monkeypatch.setattr(ShownResponses, "restore", restore)
+    made = begin(world, input="Count.", user="alice")
+
+    def failed() -> bool:
+        world.clock.sleep(10.0)  # until the next attempt
+        return bool(world.sdk.responses.retrieve(made.id).status == "failed")
+
+    becomes(failed)
 
 
 def test_a_store_that_fails_while_events_are_read_is_no_fault_of_the_gateway(
