@@ -107,7 +107,7 @@ class _Block(msgspec.Struct):
 class _Version(msgspec.Struct):
     block: str
     version: _Number
-    restores: int | None
+    restores: _Number | None
     at: _Moment
     origin: str
     exchange: _Number | None
@@ -275,6 +275,9 @@ def check_line(part: str, values: Mapping[str, Any], *, is_gone: bool = False) -
     _check(part, values, _Tombstone if is_gone else _BY_PART[part])
     if part == "definition":
         _check_definition(values)
+    elif part == "version" and values["restores"] is not None and values["restores"] >= values["version"]:
+        # An undo goes from each to the one that it brought back, and would never come to an end.
+        raise ValueError("version: `restores` is not the number of an earlier version")
     elif part == "attached" and values.get("body") is not None:
         _check("body", values["body"], IdentityDefinition if values["kind"] == "identity" else ToolDefinition)
 

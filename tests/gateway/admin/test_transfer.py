@@ -422,6 +422,7 @@ async def test_another_format_is_told_which_ones_are_read(other: Store, line: st
         ("exchange", "begun", "yesterday"),
         ("block", "limit", 1 << 63),
         ("version", "version", 0),  # a value behind it would have a number that is taken
+        ("version", "restores", 1),  # itself: an undo would go round for ever
         ("version", "sources", 7),
         ("edit", "label", ["human"]),
         # What no gateway writes, and what would be an error in each list, or in a header, or of the search index.
