@@ -228,6 +228,10 @@ UNION ALL SELECT b.id, b.agent FROM blocks b WHERE b.agent IS NULL AND b.profile
 UNION ALL SELECT b.id, coalesce(b.agent, 0) FROM attached x JOIN blocks b ON b.id = x.target WHERE x.agent = ?1 AND x.kind = 'block'
 UNION ALL SELECT b.id, b.agent FROM readers r JOIN blocks b ON b.agent = r.reader WHERE r.memory = ?1 AND r.reader <> 0
 
+-- name: block_lock
+-- Locks a block before its values are read: turns of other users may be writing it.
+SELECT id FROM blocks WHERE id = ? {postgres:FOR NO KEY UPDATE}
+
 -- name: block_versions
 -- Reads all values of a block, oldest first.
 SELECT version, restores, origin, exchange, sources, value FROM block_history WHERE block = ? ORDER BY version

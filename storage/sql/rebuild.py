@@ -57,6 +57,7 @@ async def rebuild_block(
     agent: the memory of which something is forgotten. What its items of batches have written without a turn goes, too.
     texts: in small letters. Versions with a line that has one of them are dropped, and that line with them.
     """
+    await connection.rows(SQL["block_lock"], (block,))
     rows = await connection.rows(SQL["block_versions"], (block,))
     turnless = {row[0] for row in await connection.rows(SQL["versions_turnless"], (agent, block))}
     divided = await _divide_versions(connection, rows, turnless, texts)

@@ -14,6 +14,7 @@ from storage.commands import ForgetTarget
 from storage.database import KEYS, POLL_S, WORK, Connection
 from storage.errors import Stale, WriteConflict
 from storage.records import Agent, Block, JobState, Scope
+from storage.sql.blocks import write_block
 from storage.sql.keys import RECORDED_S
 from storage.sql.passages import insert_passage
 from storage.sql.store import Store
@@ -192,6 +193,37 @@ async def test_a_profiles_shared_block_is_made_once(stores: tuple[Store, Store])
         )
     )
     assert await rows(stores[0], "SELECT label FROM blocks WHERE agent IS NULL") == [("house",)]
+
+
+async def test_a_block_that_is_being_written_is_made_anew_without_what_is_forgotten(
+    stores: tuple[Store, Store],
+) -> None:
+    """A block that a profile shares, with a fact of one user; another one's turn writes to it."""
+    one, other = stores
+    agent = await one.agents.find_or_begin(ALICE, (), (HUMAN,), 1.0)
+    speaker, asked, reply = Speaker(one), [user("note it")], assistant("done")
+    await speaker.end(await speaker.begin(asked, "chat"), [reply], edited=["Alice likes tea."])
+    await speaker.say([*asked, reply, user("thanks")], assistant("welcome"), "chat")
+    (block,) = await one.blocks.load(agent.id)
+    written, end = asyncio.Event(), asyncio.Event()
+
+    async def turn(connection: Connection) -> None:
+        value = f"{block.value}\nThe house is red."
+        await write_block(connection, block.id, block.version, value, at=2.0, origin="tool:1")
+        written.set()
+        await end.wait()
+
+    writing = other.database.write(turn)
+    await written.wait()
+    forgetting = asyncio.create_task(one.forgetting.forget(agent.id, ForgetTarget(is_all=True)))
+    async with asyncio.timeout(PATIENCE_S):
+        while not await rows(other, "SELECT 1 FROM pg_locks WHERE NOT granted"):
+            await rows(other, "SELECT pg_sleep(0.01)")
+    end.set()
+    await writing
+    await forgetting
+    (after,) = await rows(one, "SELECT value FROM block_history h JOIN blocks b ON b.current = h.id")
+    assert "tea" not in after[0]
 
 
 async def test_an_import_takes_no_memory_away_from_a_turn_that_begins_it(stores: tuple[Store, Store]) -> None:
