@@ -106,6 +106,12 @@ def called_function(call: object) -> dict[str, Any] | None:
     return function if isinstance(function, dict) else None
 
 
+def call_objects(message: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns the calls of a message as they stand there, without what a client has put among them that is none."""
+    calls = message.get("tool_calls")
+    return [call for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
+
+
 def call_id(call: object) -> str:
     return str(call.get("id")) if isinstance(call, dict) else ""
 
@@ -142,7 +148,7 @@ def visible_reply(full: Sequence[WireMessage], gateway_calls: Container[str] = (
     gateway_calls: ids of the calls that the gateway ran itself.
     """
     assistants = [m for m in full if m["role"] == "assistant"]
-    calls = [c for m in assistants for c in m.get("tool_calls") or [] if call_id(c) not in gateway_calls]
+    calls = [c for m in assistants for c in call_objects(m) if call_id(c) not in gateway_calls]
     reply: WireMessage = {"role": "assistant", "content": join_texts(map(text_of, assistants))}
     return {**reply, "tool_calls": calls} if calls else reply
 

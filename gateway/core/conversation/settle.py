@@ -17,6 +17,7 @@ from gateway.core.conversation.amendments import Amendment
 from gateway.core.conversation.canonical import (
     MessageHasher,
     WireMessage,
+    call_objects,
     is_assistant,
     is_user,
     text_of,
@@ -412,6 +413,8 @@ def _amend(tree: Tree, plan: Plan, amendment: Amendment) -> None:
         start, end = amendment.reply
         messages = listing.messages[start:end]
         shown_reply = visible_reply(messages) if len(messages) > 1 else messages[0]
+        if "tool_calls" in shown_reply:
+            shown_reply = {**shown_reply, "tool_calls": call_objects(shown_reply)}
         shown_reply = with_response_of(with_fillers_of(shown_reply, stored), stored)
         # The atoms are sorted so that the text comes before the calls, as in every stored reply.
         reply = tuple(sorted(listing.hasher.atoms(shown_reply), key=lambda a: a[:1]))

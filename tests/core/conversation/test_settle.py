@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import orjson
 import pytest
 
 from gateway.core.conversation.match import MemoryUse
@@ -296,3 +297,20 @@ def test_a_turn_without_the_path_that_it_was_planned_on_begins_a_tree(world: Wor
     world.finish(request, "This is the third answer.")
     (found,) = memory.records.values()
     assert (found.parent, found.depth, found.offset) == (None, 0, 0)
+
+
+@pytest.mark.parametrize("broken", [5, "look", {"id": "c1"}, [None], [1, call("c1")]])
+@pytest.mark.parametrize("parts", [["The weather is"], ["The", "weather is"]])
+def test_what_is_no_call_is_not_stored_with_the_form_of_a_reply(
+    world: World, parts: list[str], broken: object
+) -> None:
+    """Nothing could read the memory any more that reads its calls."""
+    world.say([user("one")], "The weather is fine today.", "c1")
+    spoken = [{**assistant(part), "tool_calls": broken} for part in parts]
+    world.say([user("one"), *spoken, user("two")], "Yes.", "c1")
+    first = world.memory().records[1]
+    kept = orjson.loads(first.shown_reply or b"").get("tool_calls") or []
+    assert first.size == len("Theweatheris")
+    assert {each["id"] for each in kept} == (
+        {"c1"} if isinstance(broken, list) and len(broken) > 1 else set()
+    )
