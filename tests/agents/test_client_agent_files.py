@@ -594,19 +594,25 @@ def test_a_list_that_is_too_long_is_named_before_anything_is_read(monkeypatch: p
     assert fault.message == "Expected 'array' of length <= 10000"
 
 
-def test_others_are_answered_while_a_file_is_read(world: LettaWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    reads, may_go_on = Event(), Event()
+@pytest.mark.parametrize("function", ["read_file", "agent_file"])
+def test_others_are_answered_while_a_file_is_read_or_written(
+    world: LettaWorld, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    real, works, may_go_on = getattr(agent_files, function), Event(), Event()
 
     def slow(*given: Any) -> Any:
-        reads.set()
+        works.set()
         assert may_go_on.wait(PATIENCE_S)
-        return read_file(*given)
+        return real(*given)
 
-    monkeypatch.setattr(agent_files, "read_file", slow)
+    id = world.agent().id
+    monkeypatch.setattr(agent_files, function, slow)
     with ThreadPoolExecutor() as pool:
-        made = pool.submit(bring_in, world, LETTA_FILE)
+        made = pool.submit(
+            lambda: bring_in(world, LETTA_FILE) if function == "read_file" else export(world, id)["agents"]
+        )
         try:
-            assert reads.wait(PATIENCE_S)
+            assert works.wait(PATIENCE_S)
             health = httpx.get(f"{world.world.gateway.url.removesuffix('/v1')}/health", timeout=SHORT_S * 10)
             assert health.status_code == 200
         finally:

@@ -85,7 +85,8 @@ class AgentFileRoutes:
             await self._files.passages(view.agent),
             await self._files.archives(view.agent),
         )
-        data = agent_file(exported, self._api.now())
+        # As where one is read.
+        data = await asyncio.to_thread(agent_file, exported, self._api.now())
         return Response(data, headers=request.headers, media_type="application/json")
 
     async def _texts(self, folder: Definition) -> list[dict[str, Any]]:
