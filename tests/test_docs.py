@@ -95,14 +95,17 @@ def test_every_name_that_a_page_puts_into_a_file_or_a_class_is_defined_there() -
     missing += [
         f"{name}.{member}"
         for name, member in in_classes
-        if not any(_defines(text, member) for text in texts.values() if f"\nclass {name}" in text)
+        if not any(
+            _defines(text, member) for text in texts.values() if re.search(rf"^class {name}\b", text, re.M)
+        )
     ]
     assert not missing
 
 
 def _defines(text: str, name: str) -> bool:
     """Returns whether a module defines or assigns a name, at any depth."""
-    return re.search(rf"\b(?:def|class) {name}\b|^ *(?:self\.)?{name}\b[^\n]*[:=]", text, re.M) is not None
+    assigned = rf"^ *(?:self\.)?{name}\b(?:: [^=\n]+)?(?: =|$)"
+    return re.search(rf"\b(?:def|class) {name}\b|{assigned}", text, re.M) is not None
 
 
 def test_every_link_leads_to_a_file_and_a_heading_that_exist() -> None:
