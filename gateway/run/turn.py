@@ -302,7 +302,10 @@ class TurnRun:
                 self.attempts.note_broken(failure)  # an error that is raised is counted where it is caught
             rest = error.rest if isinstance(error, UnfinishedEvent) else b""
             await self._feed(events.ReplyFailed(failure, rest))
-        except CallerError as error:  # a limit is reached, or the hidden rounds do not fit a window
+        except CallerError as error:
+            if self._reply is not None:
+                raise
+            # A limit is reached, or the hidden rounds do not fit a window.
             await self._feed(events.ReplyFailed(error))
         finally:
             self._note_usage()
@@ -505,6 +508,13 @@ class TurnRun:
                 "A step of a run could not be stored, so the run ends with an error: %s", error.message
             )
             return self._turn.feed(events.Stopped(StopReason.ERROR))
+        except CallerError as error:
+            # The next prompt does not fit its window. The client gets this error, whatever the turn ends with.
+            stopped = self._turn.feed(events.Stopped(StopReason.ERROR))
+            return [
+                commands.Refuse(error),
+                *(each for each in stopped if not isinstance(each, commands.Refuse)),
+            ]
         return self._turn.feed(saved)
 
     async def _finish_saving_step(self) -> None:

@@ -1,0 +1,38 @@
+"""A run of which nothing may be left out ends where its next prompt does not fit the window."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from tests.agents.letta import letta
+from tests.doubles.upstream import Call, StrictUpstream, call_tools
+from tests.gateway.responses.test_responses import by_chat
+
+pytestmark = pytest.mark.agents
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_step_that_does_not_fit_ends_its_run(
+    upstream: StrictUpstream, tmp_path: Path, stream: bool
+) -> None:
+    insert = Call("memory_insert", {"label": "human", "new_string": "Likes tea."})
+    with letta(upstream, tmp_path, upstreams=by_chat(upstream)) as world:
+        made = world.agent(context_window_limit=8_000)
+
+        def respond(text: str, **options: Any) -> Any:
+            asked = {"model": f"agent/{made.id}", "input": text, "truncation": "disabled", **options}
+            headers = {"x-mnemogate-conversation": "default"}
+            return world.world.gateway.ask("POST", "/v1/responses", orjson.dumps(asked), headers)
+
+        assert respond("Hello. " * 1_500).status == 200
+        upstream.queue(call_tools(insert, text="Let me see. " * 2_500))
+        reply = respond("I like tea.", stream=stream)
+        assert reply.status == (200 if stream else 400)
+        assert b"context_length_exceeded" in reply.body
+        assert b"response.completed" not in reply.body
+        runs = world.world.query("SELECT state, stop FROM runs ORDER BY id")
+        assert runs == [("completed", "end_turn"), ("failed", "error")]
