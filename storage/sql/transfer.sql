@@ -105,9 +105,9 @@ WHERE x.agent = ?1 AND x.fact > ?2 AND coalesce(s.seq, 0) <= ?4 ORDER BY x.fact 
 SELECT max(seq), max(seq) FROM readers WHERE memory = ?1 AND reader >= 0 AND CAST(?2 AS BIGINT) = 0 HAVING max(seq) > 0 LIMIT ?3
 
 -- name: edit_read
--- Reads a page of memory edits; emptied ones say nothing.
+-- Reads a page of memory edits; emptied ones say nothing, nor do those in whose place others are (`ops_drop`).
 SELECT id, exchange, call_id, state, at, op, label, arguments FROM block_ops
-WHERE agent = ? AND id > ? AND length(arguments) > 2 ORDER BY id LIMIT ?
+WHERE agent = ? AND id > ? AND length(arguments) > 2 AND substr(call_id, 1, 1) <> ' ' ORDER BY id LIMIT ?
 
 -- name: seqs_of
 -- Returns the numbers of some exchanges.

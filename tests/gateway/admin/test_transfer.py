@@ -277,6 +277,15 @@ def carol_atoms(carol: Speaker, message: WireMessage) -> tuple[bytes, ...]:
     return MessageHasher(carol.agent.secret).atoms(message)
 
 
+async def test_the_edits_of_an_answer_that_was_asked_for_again_stay_behind(store: Store) -> None:
+    """Only those of the last answer count. The others have names of this database's rows."""
+    alice = Speaker(store, ALICE, Clock())
+    write, _ = await alice.commit(await alice.begin([user("Hello")], "c1"), [assistant("Hi.")], ["likes tea"])
+    await store.turns.commit(write)
+    edits = [line["edit"] for line in map(json.loads, await export(store)) if "edit" in line]
+    assert [(edit["state"], edit["call"]) for edit in edits] == [("pending", write.ops[0].call_id)]
+
+
 # -- what is refused
 
 
