@@ -113,11 +113,14 @@ class ResponseConversations:
         return replace(await self.find(owner, id), ticket=ticket)
 
     async def bind(self, conversation: ResponseConversation, scope: Scope, spec: AgentSpec) -> None:
-        """Has a conversation belong to a memory. Raises: UnknownId: it belongs to another one."""
+        """Has a conversation belong to a memory. Raises: UnknownId: it belongs to another one, or was deleted."""
         with map_store_errors():
             agents = self.store.agents
             agent = await agents.find_or_begin(scope, spec.own_blocks, spec.shared_blocks, self.now())
-            owner = await self.store.definitions.bind(conversation.definition.id, agent.id)
+            try:
+                owner = await self.store.definitions.bind(conversation.definition.id, agent.id)
+            except NotFound:
+                raise unknown_conversation(conversation.id) from None
         if owner != agent.id:
             raise unknown_conversation(conversation.id)
 

@@ -156,6 +156,21 @@ def test_a_bounded_number_of_items_waits_for_the_next_response(
     world.sdk.conversations.items.create(conversation.id, items=items)
 
 
+def test_a_conversation_that_is_deleted_meanwhile_is_not_found(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conversations, id = world.gateway.app.services.chat.conversations, world.sdk.conversations.create().id
+    found = world.gateway.call(conversations.find(ResponseOwner("default", None), id))
+
+    async def find_late(*_: Any) -> ResponseConversation:
+        return found
+
+    world.sdk.conversations.delete(id)
+    monkeypatch.setattr(conversations, "find", find_late)
+    with pytest.raises(openai.NotFoundError):
+        respond(world, input="Hi", conversation=id, user="alice")
+
+
 def test_what_waits_is_read_again_where_it_changes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another request may have changed it since the conversation was found."""
     monkeypatch.setattr(response_conversations, "MAX_WAITING_ITEMS", 2)
