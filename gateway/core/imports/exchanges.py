@@ -23,6 +23,9 @@ from storage.commands import ImportChange, ImportPool, ImportWrite, MatchedExcha
 from storage.records import REPLY, Agent, Atom, Exchange, State, make_tombstone
 
 KEY: Final = "import:"
+# The most messages of a conversation, which is written in one transaction while turns wait. Chosen: far above what
+# people write in one, and some seconds.
+MAX_MESSAGES: Final = 50_000
 # Of a message without a date, this much before the next one.
 _STEP_S: Final = 1.0
 
@@ -57,6 +60,10 @@ def draft(
     source: SourceConversation, format: str, hasher: MessageHasher, now: float, oldest: float
 ) -> ImportDraft | Unreadable:
     """Makes the exchanges of a conversation. oldest: what ended before is not retained."""
+    if len(source.messages) > MAX_MESSAGES:
+        return Unreadable(
+            f"it has more than {MAX_MESSAGES:,} messages", len(source.messages) + source.skipped
+        )
     turns = _turns(source.messages)
     if not turns:
         return Unreadable("it has no message of the user", len(source.messages) + source.skipped)

@@ -15,6 +15,7 @@ import orjson
 import pytest
 
 from gateway.cli import main
+from gateway.core.imports import exchanges
 from gateway.operations import make_import_operations
 from gateway.run.admin.transfer_operations import TransferOperations
 from gateway.settings import ProjectSettings, Settings
@@ -285,6 +286,16 @@ def test_dates_branches_and_what_is_left_out(world: World) -> None:
     assert counts(found, "messages") == (6, 2, 0, 4)
     assert b"Vuu" not in world.data()
     assert b"Roo" in world.data()
+
+
+def test_a_conversation_that_turns_would_wait_for_is_left_out(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchanges, "MAX_MESSAGES", 3)
+    found = follow(world, send(world, export("jsonl", TALKS)))
+    assert counts(found, "conversations") == (2, 1, 0, 1)
+    assert counts(found, "messages") == (6, 2, 0, 4)
+    assert found["warnings"] == ["Conversation 1 was skipped: it has more than 3 messages."]
 
 
 def test_half_a_character_is_named_in_a_warning(world: World) -> None:
