@@ -248,13 +248,15 @@ async def find_paths_by_id(store: Store, scope: Scope, ids: Set[str]) -> dict[st
         return paths
     turns: dict[str, _ConversationTurns] = {}
     for conversation, begun, reply in await store.messages.newest(agent.id, _NEWEST_TURNS):
-        if not any(id.encode() in reply for id in ids):
+        named = private_of(orjson.loads(reply)).get("ids")
+        found = ids & {*map(str, named)} if isinstance(named, list) else ()
+        if not found:
             continue
         if conversation not in turns:
             turns[conversation] = await _read_conversation(store, agent, conversation)
         path = turns[conversation].path_to(_begun_hex(begun), is_whole=True)
-        reply_ids = private_of(orjson.loads(reply)).get("ids") or ()
-        paths.update((id, path) for id in reply_ids if path and id in ids)
+        if path:
+            paths = {**dict.fromkeys(found, path), **paths}  # the newest is the one that an id names
     return paths
 
 

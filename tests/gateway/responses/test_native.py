@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from adapters.base import REPLIES
 from gateway.core.conversation.canonical import text_of
+from gateway.run.memory.stored_turns import find_paths_by_id
 from gateway.settings import BlockSettings
 from storage.commands import ForgetTarget
 from storage.errors import StatementFailed, Unavailable
@@ -925,6 +926,31 @@ def test_a_profile_whose_history_is_ours_goes_on_by_an_id(
         respond(world, input="And?", previous_response_id=previous, extra_headers=headers)
         with pytest.raises(openai.BadRequestError, match="does not prepend history"):
             respond(world, input="And?", extra_headers=headers)
+
+
+class CountedIds(frozenset[str]):
+    """Ids that count how often they are gone through."""
+
+    rounds = 0
+
+    def __iter__(self) -> Iterator[str]:
+        self.rounds += 1
+        return super().__iter__()
+
+
+def test_an_id_that_an_upstream_repeats_names_its_newest_reply(
+    world: World, upstream: StrictUpstream
+) -> None:
+    for text in ("One", "Two", "Three"):
+        body = {"id": "resp_1", "object": "response", "status": "completed", "output": [said(f"{text}.")]}
+        upstream.queue(raw(orjson.dumps(body), content_type="application/json"))
+        respond(world, input=f"Number {text}.")
+    world.settle()
+    ids = CountedIds(["resp_1", "resp_2", "resp_3"])
+    found = world.gateway.call(find_paths_by_id(world.store, ALICE, ids))
+    assert [text_of(message) for message in found.pop("resp_1")] == ["Number Three.", "Three."]
+    assert not found
+    assert ids.rounds <= 1  # a request may name thousands
 
 
 # -- profiles and agents
