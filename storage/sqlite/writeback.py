@@ -39,6 +39,12 @@ class WriteBack:
             finally:
                 driver.abandon()
 
+    def abandon(self) -> None:
+        """Closes the connection as soon as a copy under way is made, without waiting for it."""
+        driver, self._driver = self._driver, None
+        if driver is not None:
+            driver.abandon()
+
 
 def _copy(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()

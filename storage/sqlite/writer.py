@@ -224,9 +224,13 @@ class Writer:
         if self._mending is not None:
             self._mending.cancel()
             await asyncio.gather(self._mending, return_exceptions=True)
-        with contextlib.suppress(TimeoutError):
+        try:
             async with asyncio.timeout(timeout_s):
                 await self._stop_copying()
+        except TimeoutError:
+            if self._copying is not None:
+                self._copying.cancel()
+            self._log_copier.abandon()
         driver, self._driver = self._driver, None
         if driver is not None:
             await self._close(driver, timeout_s, is_whole=drained)

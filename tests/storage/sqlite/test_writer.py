@@ -465,6 +465,16 @@ async def test_closing_waits_for_a_log_that_is_being_written_back(make: Any, pat
     assert len(bench.rows()) == 1
 
 
+async def test_closing_before_a_log_is_written_back_leaves_no_connection(make: Any, path: Path) -> None:
+    bench, beside = await hold_up(make, path)
+    copying = bench.writer._copying
+    assert copying is not None
+    await bench.writer.close(timeout_s=0.01)
+    beside.gate.set()
+    await asyncio.wait([copying])
+    assert beside._driver is None
+
+
 async def test_closing_in_the_middle_of_mending_leaves_no_thread(make: Any, path: Path) -> None:
     bench, beside = await hold_up(make, path)
     assert bench.writer._driver is not None
