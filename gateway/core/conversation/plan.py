@@ -26,7 +26,15 @@ from gateway.core.conversation.canonical import (
 from gateway.core.conversation.head import HEARD, PathHead, RepeatedReply, find_head
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match import Match, MemoryUse, Query, find_match
-from gateway.core.conversation.tree import PathElement, Tree, end_offset, is_forgotten, is_tombstone, moved_at
+from gateway.core.conversation.tree import (
+    PathElement,
+    Tree,
+    end_offset,
+    flat,
+    is_forgotten,
+    is_tombstone,
+    moved_at,
+)
 from gateway.core.words import transcript_words
 from storage.records import Atom, Evicted, Exchange, State
 
@@ -431,9 +439,8 @@ def _as_they_came_back(
         if exchange.id in replies and element.position == (
             len(exchange.inputs) - 1 if exchange.reply is None else -1
         ):
-            found.append(
-                PathElement(exchange, -1, tuple(a for i in replies[exchange.id] for a in listing.atoms[i]))
-            )
+            atoms = tuple(a for i in replies[exchange.id] for a in listing.atoms[i])
+            found.append(PathElement(exchange, -1, atoms, exchange.offset + len(flat(exchange))))
     return found
 
 

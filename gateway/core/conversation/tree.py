@@ -12,6 +12,7 @@ their call; most questions are asked of turns.
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Mapping
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import orjson
@@ -41,18 +42,19 @@ class Content(NamedTuple):
 
 
 class PathElement(NamedTuple):
-    """A message of a path. position: index in the exchange's input, -1 for its reply."""
+    """A message of a path."""
 
     exchange: Exchange
+    # Its index in the exchange's input, -1 for the reply.
     position: int
     atoms: tuple[Atom, ...]
+    # How many atoms the path has in front of it.
+    offset: int
 
     @property
     def at(self) -> tuple[int, int]:
-        """The depth of its exchange, and how many atoms the path has in front of it."""
-        exchange = self.exchange
-        before = exchange.inputs if self.position < 0 else exchange.inputs[: self.position]
-        return exchange.depth, exchange.offset + sum(map(len, before))
+        """The depth of its exchange, and its offset."""
+        return self.exchange.depth, self.offset
 
 
 def end_offset(exchange: Exchange) -> int:
@@ -277,11 +279,11 @@ class Tree:
         found: list[PathElement] = []
         ancestor, known = exchange, None
         while ancestor is not None and (known := self._elements.get(ancestor.id)) is None:
+            inputs = ancestor.inputs
+            offsets = [*accumulate(map(len, inputs), initial=ancestor.offset)]
             if ancestor.reply is not None:
-                found.append(PathElement(ancestor, -1, ancestor.reply))
-            found += [
-                PathElement(ancestor, i, ancestor.inputs[i]) for i in range(len(ancestor.inputs) - 1, -1, -1)
-            ]
+                found.append(PathElement(ancestor, -1, ancestor.reply, offsets[-1]))
+            found += [PathElement(ancestor, i, inputs[i], offsets[i]) for i in range(len(inputs) - 1, -1, -1)]
             ancestor = self.parent(ancestor)
         if exchange is not None and (found or known is None):
             known = self._elements[exchange.id] = (*(known or ()), *reversed(found))

@@ -9,7 +9,6 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.conversation.plan import Plan
-from gateway.core.conversation.tree import PathElement
 from gateway.core.prompt.compose import Composition
 from gateway.core.prompt.summary import MAX_CANDIDATES, RETAINED_SHARE
 from gateway.core.prompt.summary_cut import SummaryCut, find_cut_in_list, find_cut_in_path
@@ -47,8 +46,8 @@ class Eviction(Struct, frozen=True):
         listing = plan.query.listing
         i = bisect_left(listing.positions, index)
         if i in plan.new:
-            new = PathElement(plan.exchange, len(plan.pending) + plan.new.index(i), listing.atoms[i])
-            return new.at
+            before = plan.exchange.inputs[: len(plan.pending) + plan.new.index(i)]
+            return plan.exchange.depth, plan.exchange.offset + sum(map(len, before))
         if not self.is_plain:
             element = composition.list_at.get(index)
             return None if element is None else element.at

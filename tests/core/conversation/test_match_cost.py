@@ -146,6 +146,20 @@ def test_what_is_shown_of_a_long_head_is_read_once(world: World, monkeypatch: py
     assert (len(found), len(read)) == (102, 2)
 
 
+def test_the_messages_of_a_path_are_placed_in_one_pass(world: World) -> None:
+    """A first list of some thousand messages held the loop for a fifth of a second with each later one."""
+
+    class Inputs(tuple[tuple[bytes, ...], ...]):
+        def __getitem__(self, key: Any) -> Any:
+            assert not isinstance(key, slice), "the messages before one are counted again"
+            return super().__getitem__(key)
+
+    world.say([user("one"), assistant(None, call("1"), call("2")), result("1", "a"), user("two")], "Both.")
+    (e,) = world.memory().records.values()
+    e = replace(e, depth=2, offset=10, inputs=Inputs(e.inputs))
+    assert [element.at for element in Tree([e]).elements(e)] == [(2, 10), (2, 11), (2, 13), (2, 14), (2, 15)]
+
+
 def test_questions_are_looked_up_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = [assistant(None, call("1")), result("1", "found")] * 300
     listing = HashedList(MessageHasher(b""), [user("q"), *calls, user("and?")])
