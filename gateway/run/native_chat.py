@@ -195,9 +195,11 @@ class NativeChat:
                     "Earlier responses could not be looked up, so they count as unknown: %s", error.message
                 )
                 found = {}
+            whole = native.with_history(FoundReplies(found, self._earlier), memory)
+            # Afterwards, since the cache may drop others that this request refers to.
             for id, path in found.items():
                 self._earlier.add(memory, (id,), None, path[:-1], path[-1])
-            return native.with_history(FoundReplies(found, self._earlier), memory)
+            return whole
         return native.with_history(self._earlier, memory)
 
     async def _memory_of(self, scope: Scope) -> Memory:
