@@ -7,15 +7,16 @@ import base64
 import gc
 import sqlite3
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
-from letta_client import APIStatusError, BadRequestError
+from letta_client import APIStatusError, BadRequestError, RateLimitError
 from letta_client.types.agents import Run
 
+from gateway.agents.runs.agent_runs import MAX_SENDS
 from gateway.agents.runs.background import remote_runs
 from gateway.agents.runs.background.background_runs import BackgroundRuns
 from gateway.agents.runs.background.run_logs import RunLogs
@@ -551,6 +552,25 @@ def test_events_that_a_dead_process_has_left_without_an_end_are_read_once(
 
     world.world.gateway.call(lose_the_end())
     assert text_of(stream(world, run_id)) == "One."
+
+
+@pytest.mark.both
+def test_too_many_sends_behind_a_run_are_refused(world: LettaWorld) -> None:
+    agent = world.agent()
+    gate = Gate()
+    arrived = world.upstream.arrived(1)
+    world.upstream.queue(say("Done.", hold_before_headers=gate))
+    world.letta.agents.messages.create_async(agent.id, input="Work.")
+    arrived.wait_sync()
+    with ThreadPoolExecutor(MAX_SENDS + 1) as pool:
+        sends = [
+            pool.submit(world.letta.agents.messages.create, agent.id, input=f"{n}")
+            for n in range(MAX_SENDS + 1)
+        ]
+        refused, others = wait(sends, PATIENCE_S, FIRST_COMPLETED)
+        gate.open()
+        assert [type(each.exception()) for each in refused] == [RateLimitError]
+        assert {each.result(PATIENCE_S).stop_reason.stop_reason for each in others} == {"end_turn"}
 
 
 def test_many_runs_hold_up_no_live_send(world: LettaWorld) -> None:

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Hashable, Set
+from collections.abc import Callable, Set
 from contextlib import suppress
 from functools import partial
-from weakref import WeakValueDictionary
 from zlib import crc32
 
 from msgspec.structs import asdict, replace
@@ -119,7 +118,6 @@ class AgentRuns:
         # The tools that were defined over REST.
         self.foreign = ForeignTools(settings.tools, keeper.store, keeper.now)
         self.ends = RunEnds(keeper.store)
-        self._arriving: WeakValueDictionary[Hashable, asyncio.Lock] = WeakValueDictionary()
         # By the run's uid, since a run that begins with answers has no row yet: the agent's row, and the turn.
         self._live: dict[str, tuple[int, TurnRun]] = {}
         # How agents speak to each other.
@@ -410,7 +408,8 @@ class AgentRuns:
             await queues.enter((agent.uid, name), ticket, MAX_SENDS)
             return _in_conversation(send, name)
         # Sends that wait for a server's answers queue in the order in which they came.
-        async with self._arriving.setdefault((send.scope, send.conversation), asyncio.Lock()):
+        with QueueTicket() as arrival:
+            await queues.enter_here((f"arriving {send.scope}", send.conversation), arrival, MAX_SENDS)
             agent, name = await self._queue_of(send)
             await self.ends.wait_for_accepted(agent, name)
             entering = asyncio.ensure_future(queues.enter((agent.uid, name), ticket, MAX_SENDS))

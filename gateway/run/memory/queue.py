@@ -118,7 +118,7 @@ class Queues:
         """Enters a queue if it is empty. Returns False where it is not. Raises: Unavailable."""
         if self.is_in_use(name):
             return False
-        await self._enter_here(name, ticket)
+        await self.enter_here(name, ticket)
         if self._leases.is_needed:
             lock = lock_name(*name)
             try:
@@ -138,7 +138,7 @@ class Queues:
         most: how many of those that have a limit may be in the queue; None: it has none.
         Raises: TooManySends, Unavailable.
         """
-        await self._enter_here(name, ticket, most)
+        await self.enter_here(name, ticket, most)
         await self._take_lock(name, ticket)
 
     async def _take_lock(self, name: QueueName, ticket: QueueTicket) -> None:
@@ -152,8 +152,8 @@ class Queues:
                 raise
             ticket.hold_lock(partial(self._leases.release, lock))
 
-    async def _enter_here(self, name: QueueName, ticket: QueueTicket, most: int | None = None) -> None:
-        """Waits until the requests of this process have left. The arguments are as for `enter`."""
+    async def enter_here(self, name: QueueName, ticket: QueueTicket, most: int | None = None) -> None:
+        """Waits until the requests of this process have left, and no others. The arguments are as for `enter`."""
         if most is not None:
             if self._limited_counts[name] >= most:
                 raise TooManySends(
@@ -177,7 +177,7 @@ class Queues:
     def reserve(self, name: QueueName) -> Reservation:
         """Reserves the next ticket. No limit holds for it."""
         ticket = QueueTicket()
-        return Reservation(self._enter_here(name, ticket), ticket, partial(self._take_lock, name))
+        return Reservation(self.enter_here(name, ticket), ticket, partial(self._take_lock, name))
 
     def _count_out(self, name: QueueName, most: int | None) -> None:
         """Counts a request that has left the queue."""
