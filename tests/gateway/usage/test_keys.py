@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gateway.settings import ModelSettings
+from gateway.settings import ModelSettings, UpstreamSettings
 from tests.doubles.upstream import Gate, StrictUpstream, say
 from tests.gateway.sdk import World, remember
 from tests.server import RawReply
@@ -128,6 +128,21 @@ def test_a_key_of_a_user_is_nobody_elses(world: World) -> None:
     body = json.dumps({"model": "m", "input": "Hi", "user": "bob"}).encode()
     assert world.gateway.ask("POST", "/v1/embeddings", body, bearer).status == 403
     assert world.gateway.ask("GET", "/v1/agents/", headers=bearer).status == 403
+
+
+def test_a_key_of_a_user_reaches_this_users_responses(upstream: StrictUpstream, tmp_path: Path) -> None:
+    by_chat = UpstreamSettings("up", base_url=upstream.base_url, takes={"responses": False})
+    with remember(upstream, tmp_path, upstreams=(by_chat,), admin_token="the-owner") as world:
+        _, alice = make(world, user="alice")
+        _, bob = make(world, user="bob")
+        body = json.dumps({"model": "m", "input": "My cat is called Miso."}).encode()
+        made = f"/v1/responses/{world.gateway.ask('POST', '/v1/responses', body, alice).json['id']}"
+        assert "Miso" in str(world.gateway.ask("GET", f"{made}/input_items", headers=alice).json["data"])
+        refused = world.gateway.ask("POST", f"{made}/cancel", b"", alice)
+        assert (refused.status, refused.error["message"]) == (400, "Cannot cancel a synchronous response.")
+        assert world.gateway.ask("GET", f"{made}/input_items", headers=bob).status == 404
+        assert world.gateway.ask("POST", f"{made}/cancel", b"", bob).status == 404
+        assert world.gateway.ask("GET", f"{made}/other", headers=alice).status == 403
 
 
 def test_an_expiry_in_whole_seconds_stays_one(world: World) -> None:
