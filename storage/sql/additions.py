@@ -6,6 +6,7 @@ It knows when and where something is gone; whether a text quotes it, the store's
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -49,17 +50,25 @@ class _Gone(Struct, frozen=True):
         return is_unread or rules.may_quote(e.full.decode(errors="replace"), self.erased)
 
 
+@dataclass(slots=True)
+class GoneReading:
+    """Holds what is gone for one run of a forgetting: its first page reads it, and it is the same for the others."""
+
+    gone: _Gone | None = None
+
+
 async def erase_additions(
-    connection: Connection, agent: int, rules: Rules, after: int, limit: int
+    connection: Connection, agent: int, rules: Rules, reading: GoneReading, after: int, limit: int
 ) -> int | None:
     """Erases the notes, hidden rounds and results that may quote what is gone, in a page of exchanges.
 
+    reading: of the pages before.
     after: the exchange at which the page before ended.
     limit: exchanges of a page.
 
     Returns the exchange at which this page ended; None: it was the last.
     """
-    gone = await _load_gone(connection, agent)
+    gone = reading.gone = reading.gone or await _load_gone(connection, agent)
     if gone is None:
         return None
     start = 0

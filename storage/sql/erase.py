@@ -30,7 +30,7 @@ from storage.database import Connection
 from storage.recall_record import KINDS, hits_in, overwrite_forgotten
 from storage.records import API_PROFILE, REPLY, Exchange, State, make_tombstone
 from storage.sql import exchanges
-from storage.sql.additions import DAY_S, erase_additions
+from storage.sql.additions import DAY_S, GoneReading, erase_additions
 from storage.sql.agents import load_agent
 from storage.sql.agents_api.blocks import hand_over_blocks
 from storage.sql.agents_api.runs import erase_texts
@@ -72,6 +72,8 @@ class ErasingWork(Struct, frozen=True):
     rules: Rules
     # Seconds.
     now: float
+    # Of this run.
+    reading: GoneReading
 
 
 async def read_ids(connection: Connection, statement: str, values: Sequence[object]) -> list[int]:
@@ -378,7 +380,7 @@ async def _empty_readings(connection: Connection, work: ErasingWork, after: int)
 
 
 async def _erase_additions(connection: Connection, work: ErasingWork, after: int) -> int | None:
-    return await erase_additions(connection, work.agent, work.rules, after, _PAGE)
+    return await erase_additions(connection, work.agent, work.rules, work.reading, after, _PAGE)
 
 
 async def _release_imported(connection: Connection, work: ErasingWork, after: int) -> int | None:

@@ -10,6 +10,7 @@ A memory that goes as a whole loses its row in `agents`, and with it its secret,
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import msgspec
@@ -18,6 +19,7 @@ from storage.commands import Extent, ForgetTarget, Rules
 from storage.database import FORGOTTEN, Connection, Database, Row
 from storage.records import REPLY, Exchange, State
 from storage.sql import exchanges
+from storage.sql.additions import GoneReading
 from storage.sql.agents import Agents, create_agent_with_blocks, load_agent
 from storage.sql.agents_api.definitions import remove_definitions
 from storage.sql.agents_api.sleepers import end_readings
@@ -197,11 +199,10 @@ class Forgetting(Group):
                 return False
         self._prerequisites.pop(id, None)
         cursor: _Cursor | None = self._cursors.pop(id, (FIRST, 0))
+        reading = GoneReading()
         while cursor is not None:
-            at, now = cursor, self._now()
-            done = await self._database.bulk(
-                lambda connection, at=at, now=now: _run_step(connection, id, self._rules, at, now)  # type: ignore[misc]
-            )
+            step = partial(_run_step, id=id, rules=self._rules, at=cursor, now=self._now(), reading=reading)
+            done = await self._database.bulk(step)
             cursor = done.cursor
             self._memories.drop(done.agent)
             if done.raises_epochs:
@@ -277,13 +278,15 @@ async def begin_forgetting(connection: Connection, agent: int, target: ForgetTar
     return id
 
 
-async def _run_step(connection: Connection, id: int, rules: Rules, at: _Cursor, now: float) -> _StepOutcome:
+async def _run_step(
+    connection: Connection, id: int, rules: Rules, at: _Cursor, now: float, reading: GoneReading
+) -> _StepOutcome:
     """Runs one transaction of a forgetting."""
     row = await connection.row(SQL["intended"], (id,))
     if row is None:  # another process has ended it
         return _StepOutcome(None, raises_epochs=False, agent=0)
     target = msgspec.json.decode(row[1], type=StoredTarget)
-    work = ErasingWork(id, row[0], target, rules, now)
+    work = ErasingWork(id, row[0], target, rules, now, reading)
     phases = phases_of(work.target)
     await connection.lock_sharers(work.agent)
     phase, after = at

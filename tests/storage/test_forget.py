@@ -704,3 +704,17 @@ async def test_two_tasks_may_carry_out_one_forgetting(store: Store) -> None:
     id = await store.forgetting.begin(entry.agent.id, ForgetTarget(is_all=True))
     assert await asyncio.gather(store.forgetting.run(id), store.forgetting.run(id)) == [True, True]
     assert await store.forgetting.unfinished() == []
+
+
+async def test_what_is_gone_is_read_once_for_all_pages_of_notes(open_store: OpenStore) -> None:
+    """Not for each page: there are as many of these as a long conversation has."""
+    statements: list[str] = []
+    store = await open_store(note=statements.append)
+    alice = Speaker(store, ALICE, Clock(), recall=lambda question: "[2025-10-09 Thu, user] tea")
+    for n in range(70):
+        await alice.say([user(f"message {n}")], assistant("Yes."), f"c{n}")
+    found = await alice.rows()
+    statements.clear()
+    await forget(store, alice.agent, ForgetTarget(exchanges=[e.id for e in found[:2]]))
+    assert {note for e in await alice.rows() for note in e.notes.values()} == {""}
+    assert (statements.count("additions"), statements.count("touched")) == (3, 1)
