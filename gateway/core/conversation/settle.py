@@ -415,6 +415,8 @@ def _amend(tree: Tree, plan: Plan, amendment: Amendment) -> None:
         shown_reply = visible_reply(messages) if len(messages) > 1 else messages[0]
         if "tool_calls" in shown_reply:
             shown_reply = {**shown_reply, "tool_calls": call_objects(shown_reply)}
+            if not shown_reply["tool_calls"]:
+                del shown_reply["tool_calls"]  # upstreams refuse an empty list
         shown_reply = with_response_of(with_fillers_of(shown_reply, stored), stored)
         # The atoms are sorted so that the text comes before the calls, as in every stored reply.
         reply = tuple(sorted(listing.hasher.atoms(shown_reply), key=lambda a: a[:1]))
