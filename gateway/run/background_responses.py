@@ -376,7 +376,7 @@ class BackgroundResponses:
         name, scope = receipt.stored_turn(), identity.scope
         if name is None or scope is None or await self.store.runs.load(run.agent, run.id) is not None:
             return
-        await self.chat.turns.wait_written(scope)
+        await self.chat.turns.pending.wait_written(scope, _DISK_WAIT_S)
         found = await find_turn(self.store, identity.project, name)
         if found is not None:
             await self.store.forgetting.forget(found.agent.id, ForgetTarget(exchanges=list(found.rows)))
@@ -428,7 +428,8 @@ class BackgroundResponses:
         """Returns whether the turn of an answer is on disk."""
         if receipt.headers.get("x-mnemogate-durable") != "false":
             return True
-        await self.chat.turns.pending.drain(_DISK_WAIT_S)
+        if identity.scope is not None:
+            await self.chat.turns.pending.wait_written(identity.scope, _DISK_WAIT_S)
         return await self.store.messages.begun(identity.project, name[0], turn_begun(name[1])) is not None
 
     async def _end(

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import text_of
 from gateway.dialects.responses.background import ShownResponses
+from gateway.run.pending import PendingWrites
 from storage.commands import Committed, TurnWrite
 from storage.errors import Unavailable
 from storage.records import JobState
@@ -89,10 +90,15 @@ def test_a_response_is_made_while_nobody_waits(
     assert texts_of([item.model_dump() for item in items])[0] == "My cat is called Miso."
 
 
+async def run_beside(pending: PendingWrites, gate: Gate) -> None:
+    pending.add(gate.wait(timeout_s=None), "An answer to an agent")
+
+
 def test_a_response_whose_turn_is_written_late_is_completed(
     upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gate, commit = Gate(), Turns.commit
+    """What goes on beside it, such as an agent's answer to another one, holds up none."""
+    gate, other, commit = Gate(), Gate(), Turns.commit
 
     async def commit_late(turns: Turns, write: TurnWrite) -> Committed:
         await gate.wait()
@@ -101,10 +107,12 @@ def test_a_response_whose_turn_is_written_late_is_completed(
     monkeypatch.setattr(Turns, "commit", lambda *given: asyncio.ensure_future(commit_late(*given)))
     with serve_memory(upstream, tmp_path, agent(), limits=replace(QUIET, commit_wait_s=0.001)) as world:
         made = begin(world, input="My cat is called Miso.", user="alice")
-        not_durable = world.gateway.app.services.chat.turns.metrics.not_durable
-        becomes(lambda: not_durable.values[()])
+        turns = world.gateway.app.services.chat.turns
+        world.gateway.call(run_beside(turns.pending, other))
+        becomes(lambda: turns.metrics.not_durable.values[()])
         gate.open()
         assert (polled(world, made.id).status, polled(world, made.id).output_text) == ("completed", "Ok.")
+        other.open()
 
 
 def test_a_stream_is_left_and_resumed(world: World, upstream: StrictUpstream) -> None:
