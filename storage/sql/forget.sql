@@ -222,11 +222,12 @@ SELECT seq FROM passages WHERE agent = ?1 AND seq {in:2:BIGINT:64} AND text <> '
 
 -- name: blocks_seen
 -- Finds the blocks that a memory could write, and whose they are: its own, those attached to it, its profile's, which are
--- no memory's, and those of its sleeptime agents.
+-- no memory's, and those of its sleeptime agents; in the order in which they are locked.
 SELECT b.id, b.agent FROM blocks b WHERE b.agent = ?1
 UNION ALL SELECT b.id, b.agent FROM blocks b WHERE b.agent IS NULL AND b.profile <> '' AND b.project = ?2 AND b.profile = CAST(?3 AS TEXT)
 UNION ALL SELECT b.id, coalesce(b.agent, 0) FROM attached x JOIN blocks b ON b.id = x.target WHERE x.agent = ?1 AND x.kind = 'block'
 UNION ALL SELECT b.id, b.agent FROM readers r JOIN blocks b ON b.agent = r.reader WHERE r.memory = ?1 AND r.reader <> 0
+ORDER BY 1
 
 -- name: block_lock
 -- Locks a block before its values are read: turns of other users may be writing it.

@@ -226,6 +226,37 @@ async def test_a_block_that_is_being_written_is_made_anew_without_what_is_forgot
     assert "tea" not in after[0]
 
 
+async def test_a_forgetting_locks_the_blocks_of_a_profile_in_the_order_of_turns(
+    stores: tuple[Store, Store],
+) -> None:
+    """Else each waits for a block that the other one holds."""
+    one, other = stores
+    agent = await one.agents.find_or_begin(ALICE, (), (HUMAN, replace(HUMAN, label="house")), 1.0)
+    await Speaker(one).say([user("hello")], assistant("hi"), "chat")
+    first, last = await one.blocks.load(agent.id)
+    # PostgreSQL reads a row that was changed after the others.
+    await one.database.write(
+        lambda connection: write_block(connection, first.id, first.version, "red", at=2.0, origin="tool:1")
+    )
+    locked, end = asyncio.Event(), asyncio.Event()
+
+    async def turn(connection: Connection) -> None:
+        await connection.rows("SELECT id FROM blocks WHERE id = $1 FOR NO KEY UPDATE", (first.id,))
+        locked.set()
+        await end.wait()
+        await connection.rows("SELECT id FROM blocks WHERE id = $1 FOR NO KEY UPDATE NOWAIT", (last.id,))
+
+    locking = other.database.write(turn)
+    await locked.wait()
+    forgetting = asyncio.create_task(one.forgetting.forget(agent.id, ForgetTarget(is_all=True)))
+    async with asyncio.timeout(PATIENCE_S):
+        while not await rows(other, "SELECT 1 FROM pg_locks WHERE NOT granted"):
+            await rows(other, "SELECT pg_sleep(0.01)")
+    end.set()
+    await locking
+    await forgetting
+
+
 async def test_an_import_takes_no_memory_away_from_a_turn_that_begins_it(stores: tuple[Store, Store]) -> None:
     """The memory is empty until the turn of another gateway is committed."""
     one, other = stores
