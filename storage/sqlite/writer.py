@@ -217,7 +217,7 @@ class Writer:
         """Drains, checkpoints and closes. Readers must be closed before. Idempotent."""
         if self._closed:
             return
-        drained = await self.finish(timeout_s)
+        is_whole = await self.finish(timeout_s)
         self._closed = True
         if self._idle_timer is not None:
             self._idle_timer.cancel()
@@ -228,17 +228,18 @@ class Writer:
             async with asyncio.timeout(timeout_s):
                 await self._stop_copying()
         except TimeoutError:
+            is_whole = False  # nothing else may write the log back while it is copied
             if self._copying is not None:
                 self._copying.cancel()
             self._log_copier.abandon()
         driver, self._driver = self._driver, None
         if driver is not None:
-            await self._close(driver, timeout_s, is_whole=drained)
+            await self._close(driver, timeout_s, is_whole=is_whole)
         if self._calls is not None:
             self._calls.close()
 
     async def _close(self, driver: Driver, timeout_s: float, *, is_whole: bool) -> None:
-        """Closes the connection. is_whole: every write was performed, so the log is emptied first."""
+        """Closes the connection. is_whole: nothing is under way any more, so the log is emptied first."""
         try:
             if is_whole:
                 async with asyncio.timeout(timeout_s):

@@ -9,6 +9,7 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -465,11 +466,16 @@ async def test_closing_waits_for_a_log_that_is_being_written_back(make: Any, pat
     assert len(bench.rows()) == 1
 
 
-async def test_closing_before_a_log_is_written_back_leaves_no_connection(make: Any, path: Path) -> None:
+async def test_closing_before_a_log_is_written_back_leaves_no_connection(
+    make: Any, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bench, beside = await hold_up(make, path)
     copying = bench.writer._copying
     assert copying is not None
+    emptied = Mock()
+    monkeypatch.setattr("storage.sqlite.writer.empty_log", emptied)
     await bench.writer.close(timeout_s=0.01)
+    emptied.assert_not_called()  # the log would be written back by two at once
     beside.gate.set()
     await asyncio.wait([copying])
     assert beside._driver is None
