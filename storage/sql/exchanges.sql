@@ -96,7 +96,7 @@ WHERE id = ?1 AND project = ?2 AND profile = ?3 AND subject = ?4 AND NOT EXISTS 
 -- The exchanges of every conversation without an id that a list may belong to: one that it repeats from the first
 -- message on (of these the newest), one that has a reply that is in the list, one with the same question,
 -- one with an opening that was not continued yet, one that began after ?9 numbers were taken. Where they are more than
--- ?3, those of conversations that the list repeats stay, and of the others the ends: the columns before the content.
+-- ?3, those of conversations that the list repeats stay, and of the others the ends.
 WITH repeated(conversation) AS (
     SELECT conversation FROM (SELECT conversation FROM exchanges
         WHERE agent = ?1 AND path {in:6:BYTEA:32} ORDER BY id DESC LIMIT 32) AS by_path
@@ -123,13 +123,14 @@ part(conversation, is_repeated, deepest, newest) AS (
     FROM hit h
     WHERE (SELECT CASE WHEN {unnamed} THEN 1 END FROM conversations c WHERE c.agent = ?1 AND c.id = h.conversation) = 1
 )
-SELECT {skeleton}, part.is_repeated, part.deepest - p.depth, {last_content} FROM part CROSS JOIN exchanges p
+SELECT {skeleton}, part.is_repeated AS is_repeated, part.deepest - p.depth AS above_end, {last_content}
+FROM part CROSS JOIN exchanges p
   ON p.conversation = part.conversation AND p.depth >= coalesce(?8, part.deepest - ?7, 0) AND +p.agent = ?1
 UNION ALL
 SELECT {skeleton}, part.is_repeated, part.deepest - p.depth, NULL, NULL, NULL FROM part CROSS JOIN exchanges p
   ON p.conversation = part.conversation AND p.depth = 0 AND +p.agent = ?1
 WHERE coalesce(?8, part.deepest - ?7, 0) > 0
-ORDER BY 34 DESC, 35, 1 DESC LIMIT ?3
+ORDER BY is_repeated DESC, above_end, 1 DESC LIMIT ?3
 
 -- name: conversation_of
 -- Finds a conversation by the client's id, and when it last moved.
