@@ -183,7 +183,7 @@ def choose_tool_names(
 def read_arguments(text: str) -> Json | None:
     """Returns a call's arguments; None if they are no JSON object. Models send "" for no arguments.
 
-    A whole number is an int, however it is written: some providers have floats alone, and write 5.0.
+    A whole number is an int, also in a list, however it is written: some providers have floats alone, and write 5.0.
     """
     if not text.strip():
         return {}
@@ -193,15 +193,18 @@ def read_arguments(text: str) -> Json | None:
         return None
     if not isinstance(parsed, dict):
         return None
-    found = {name: _as_int(value) if isinstance(value, float) else value for name, value in parsed.items()}
+    found = {
+        name: [*map(_as_int, value)] if isinstance(value, list) else _as_int(value)
+        for name, value in parsed.items()
+    }
     if "\\u0000" not in text:
         return found
     return None if is_too_deep(found) else without_nul(found)
 
 
-def _as_int(number: float) -> float:
-    """Returns a whole number as an int, unless a float of its size stands for several."""
-    return int(number) if number.is_integer() and abs(number) < 2**53 else number
+def _as_int(value: Any) -> Any:
+    """Returns a float that is a whole number as an int, unless a float of its size stands for several."""
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
 
 
 _TYPES = {"string": str, "integer": int}

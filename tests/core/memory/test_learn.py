@@ -117,6 +117,11 @@ def test_arguments_may_be_an_object_already() -> None:
     assert reading.edits == (FactEdit("Has a cat.", replaces=(1,)),)
 
 
+def test_numbers_of_facts_and_messages_may_be_floats() -> None:
+    reading = read(call("remember_fact", text="Has a cat.", replaces=[2.0], messages=[1.0, 2.5]))
+    assert reading.edits == (FactEdit("Has a cat.", replaces=(2,), messages=(1,)),)
+
+
 def test_an_answer_that_never_ends_is_cut() -> None:
     reading = read(*(call("remember_fact", text=f"Fact {i}") for i in range(100)))
     assert len(reading.edits) == learn.MAX_EDITS
