@@ -265,15 +265,11 @@ class PageApp:
         read = visitor.session, uid, int(self._now() // 3600)
         if read in self._noted_reads:
             return
+        # First, since of two reads at once neither is shown where it could not be noted.
+        await self._sign_in.note(visitor.actor, "read", uid)
         self._noted_reads[read] = None
         if len(self._noted_reads) > _MAX_NOTED_READS:
             self._noted_reads.popitem(last=False)
-        try:
-            await self._sign_in.note(visitor.actor, "read", uid)
-        except BaseException:
-            # Nothing is shown, and the next try has to be noted.
-            self._noted_reads.pop(read, None)
-            raise
 
 
 class _Pattern(Struct, frozen=True):

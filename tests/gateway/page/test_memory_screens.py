@@ -6,6 +6,7 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,11 @@ from msgspec.structs import replace
 from gateway.settings import BlockSettings, ProfileSettings
 from storage.errors import Busy
 from storage.sql import forget_preview
-from tests.doubles.upstream import StrictUpstream
+from tests.doubles.upstream import Gate, StrictUpstream
 from tests.gateway.page.memories import HOSTILE, learn, memory_of, speak
 from tests.gateway.page.operator import Operator, operator_of
 from tests.gateway.sdk import remember
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, becomes
 from tests.server import QUIET
 
 pytestmark = pytest.mark.both
@@ -202,14 +203,23 @@ def test_what_cannot_be_read_is_refused_by_name(operator: Operator, path: str) -
 def test_a_read_that_could_not_be_noted_is_noted_by_the_next_one(
     operator: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Nor is one beside it shown."""
     uid = speak(operator.world, "Hello.").uid
+    gate, noted = Gate(), list[Any]()
 
     async def fails(*entry: Any) -> None:
+        noted.append(entry)
+        await gate.wait()
         raise Busy("no")
 
-    with monkeypatch.context() as patches:
+    with monkeypatch.context() as patches, ThreadPoolExecutor() as threads:
         patches.setattr(operator.world.store.audit, "add", fails)
-        assert operator.get(f"m/{uid}").status == 503
+        first = threads.submit(operator.get, f"m/{uid}")
+        becomes(lambda: noted)
+        second = threads.submit(operator.get, f"m/{uid}")
+        becomes(lambda: len(noted) == 2 or second.done())
+        gate.open()
+        assert (first.result().status, second.result().status) == (503, 503)
     assert operator.get(f"m/{uid}").status == 200
     assert actions(operator).count(("read", uid)) == 1
 
