@@ -92,6 +92,10 @@ class BackgroundRequest(Protocol):
     def forms(self) -> Mapping[str, Any]:
         """The forms of its tools' calls, as its dialect has them."""
 
+    @property
+    def waiting_ids(self) -> Collection[str]:
+        """The ids of the items of its conversation that it has before its input."""
+
     def with_waiting(self, ids: Collection[str]) -> BackgroundRequest:
         """Returns the request without the items of its conversation that another response has answered since.
 
@@ -397,6 +401,9 @@ class BackgroundResponses:
                 # A later attempt asks as the first one did, which may have the items in its turn already.
                 if conversation is not None and run.state is RunState.CREATED:
                     request = request.with_waiting({item["id"] for item in conversation.items})
+                if conversation is not None:
+                    # What was added since the response was accepted waits for the next one.
+                    conversation = conversation.with_items(request.waiting_ids)
                 view = request.view(
                     receipt.stored_turn, receipt.count_usage, log.next_number, has_begun=log.has_events
                 )

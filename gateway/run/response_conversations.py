@@ -7,7 +7,7 @@ and the definition belongs to this memory from then on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from secrets import token_hex
@@ -63,6 +63,21 @@ class ResponseConversation(Struct, frozen=True):
         """The items that wait for the next response."""
         return list(self.definition.body.get("items") or ())
 
+    @property
+    def removable_ids(self) -> frozenset[str]:
+        """The ids of the items that wait for one response. System and developer messages, and summaries, stay."""
+        return frozenset(
+            item["id"]
+            for item in self.items
+            if item.get("role") not in SYSTEM_ROLES and item.get("type") != "compaction"
+        )
+
+    def with_items(self, ids: Collection[str]) -> ResponseConversation:
+        """Returns the conversation as if no other items waited. ids: of items."""
+        items = [item for item in self.items if item["id"] in ids]
+        definition = replace(self.definition, body={**self.definition.body, "items": items})
+        return replace(self, definition=definition)
+
 
 def unknown_conversation(id: str) -> UnknownId:
     return UnknownId(f"Conversation with id '{id[:120]}' not found.", param="conversation")
@@ -103,10 +118,10 @@ class ResponseConversations:
     async def reserve(self, owner: ResponseOwner, id: str, ticket: QueueTicket) -> ResponseConversation:
         """Returns a conversation whose waiting items no other response takes until the ticket is left.
 
-        Raises: UnknownId.
+        Does not wait where all items stay for each response. Raises: UnknownId.
         """
         found = await self.find(owner, id)
-        if not found.items:
+        if not found.removable_ids:
             return found
         with map_store_errors():
             await self.queues.enter(("", id), ticket)
@@ -148,29 +163,17 @@ class ResponseConversations:
         return ResponseConversation(changed, conversation.agent)
 
     async def remove_answered(self, conversation: ResponseConversation) -> None:
-        """Removes items that a response has in its turn. System and developer messages, and summaries, stay.
-
-        The next response may read what waits then.
-        """
-        answered = (
-            item["id"]
-            for item in conversation.items
-            if item.get("role") not in SYSTEM_ROLES and item.get("type") != "compaction"
-        )
-        await self.remove_waiting(conversation, frozenset(answered))
+        """Removes the items that a response has in its turn. The next response may read what waits then."""
+        ids = conversation.removable_ids
+        if ids:
+            await self.change(
+                conversation,
+                lambda body: {
+                    **body,
+                    "items": [each for each in body.get("items") or () if each["id"] not in ids],
+                },
+            )
         conversation.ticket.leave()
-
-    async def remove_waiting(self, conversation: ResponseConversation, ids: frozenset[str]) -> None:
-        """Removes items from those that wait."""
-        if not ids:
-            return
-        await self.change(
-            conversation,
-            lambda body: {
-                **body,
-                "items": [each for each in body.get("items") or () if each["id"] not in ids],
-            },
-        )
 
     async def turns(self, conversation: ResponseConversation) -> list[NamedTurn]:
         """Returns the active turns of a conversation, oldest first."""

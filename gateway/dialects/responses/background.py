@@ -84,6 +84,10 @@ class RestoredRequest(Struct, frozen=True):
     def forms(self) -> dict[str, CallForm]:
         return self.request.forms
 
+    @property
+    def waiting_ids(self) -> frozenset[str]:
+        return frozenset(item["id"] for item in self.stored.waiting)
+
     def with_waiting(self, ids: Collection[str]) -> RestoredRequest:
         stored = replace(self.stored, waiting=[item for item in self.stored.waiting if item["id"] in ids])
         return replace(self, stored=stored, request=stored.read())

@@ -12,10 +12,10 @@ import orjson
 import pytest
 
 from gateway.core.conversation.canonical import text_of
-from gateway.run.response_conversations import ResponseConversation
+from gateway.run.response_conversations import ResponseConversation, ResponseConversations
 from gateway.run.stored_responses import ResponseOwner
 from gateway.web import response_conversations
-from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
+from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, say
 from tests.gateway.responses.test_responses import WEATHER, both_ways, respond, serve_memory
 from tests.gateway.responses.test_stored import shown, texts_of
 from tests.gateway.sdk import World, agent
@@ -121,6 +121,24 @@ def test_of_responses_side_by_side_one_reads_the_items_that_wait(
         list(pool.map(ask, ("One?", "Two?", "Three?", "Four?")))
     texts = texts_of(items_of(world, conversation.id))
     assert (texts[0], texts.count("My cat is Miso."), texts.count("Ok.")) == ("My cat is Miso.", 1, 4)
+
+
+def test_an_item_that_is_added_after_a_response_was_accepted_waits_for_the_next_one(
+    world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, reserve = Gate(), ResponseConversations.reserve
+
+    async def reserve_late(*given: Any) -> ResponseConversation:
+        await gate.wait()
+        return await reserve(*given)
+
+    monkeypatch.setattr(ResponseConversations, "reserve", reserve_late)
+    conversation = world.sdk.conversations.create(items=[{"role": "user", "content": "My cat is Miso."}])
+    made = respond(world, input="Who?", conversation=conversation.id, background=True)
+    world.sdk.conversations.items.create(conversation.id, items=[{"role": "user", "content": "She is grey."}])
+    gate.open()
+    becomes(lambda: world.sdk.responses.retrieve(made.id).status == "completed")
+    assert texts_of(items_of(world, conversation.id)) == ["My cat is Miso.", "Who?", "Ok.", "She is grey."]
 
 
 def test_an_item_with_a_role_that_is_none_is_refused(world: World) -> None:
