@@ -165,6 +165,9 @@ class Connection(Protocol):
         A changed block raises the `rev` of all agents that see it, so two writers would wait for each other.
         """
 
+    async def lock_profile_blocks(self, agent: int) -> None:
+        """Locks the blocks that all users of an agent's profile share, whose agents are too many to lock."""
+
     async def lock_seers(self, block: int) -> None:
         """Locks the rows of all agents that see a block, and the block, before another writer changes it."""
 

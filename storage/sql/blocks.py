@@ -44,11 +44,6 @@ async def load_blocks(
     return tuple(visible_blocks(blocks))
 
 
-async def lock_shared_blocks(connection: Connection, agent: int) -> None:
-    """Locks the blocks that all users of an agent's profile share, whose agents are too many to lock."""
-    await connection.rows(SQL["block_lock_shared"], (agent,))
-
-
 def visible_blocks(blocks: Iterable[tuple[int, Block]]) -> list[Block]:
     """Returns the blocks that an agent sees: its own and its profile's in the order they were made, then attached ones.
 

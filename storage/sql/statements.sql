@@ -103,11 +103,6 @@ FROM attached x JOIN blocks b ON b.id = x.target JOIN block_history h ON h.id = 
 WHERE x.agent = ?1 AND x.kind = 'block'
 ORDER BY 1
 
--- name: block_lock_shared
--- Locks the blocks that all users of an agent's profile share.
-SELECT b.id FROM agents a JOIN blocks b ON b.agent IS NULL AND b.profile <> '' AND b.project = a.project AND b.profile = a.profile
-WHERE a.id = ? ORDER BY b.id {postgres:FOR NO KEY UPDATE OF b}
-
 -- name: block_get
 -- Reads a block.
 SELECT b.id, b.label, b.description, h.value, b.lim, b.read_only, b.version, b.uid

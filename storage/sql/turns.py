@@ -33,7 +33,6 @@ from storage.sql.blocks import (
     add_op,
     load_blocks,
     load_ops,
-    lock_shared_blocks,
     make_block,
     settle_ops,
     write_block,
@@ -417,7 +416,7 @@ async def merge_edits(
     ops = [op for x in confirmed for op in await load_ops(connection, agent, x) if op.state == "pending"]
     if not ops:
         return
-    await lock_shared_blocks(connection, agent)
+    await connection.lock_profile_blocks(agent)
     blocks = await load_blocks(connection, agent)
     versions = {block.id: block.version for block in blocks}
     done = rules.merge_operations(blocks, ops)

@@ -102,6 +102,9 @@ class SqliteConnection:
     async def lock_sharers(self, agent: int) -> None:
         pass
 
+    async def lock_profile_blocks(self, agent: int) -> None:
+        pass
+
     async def lock_seers(self, block: int) -> None:
         pass
 
