@@ -52,7 +52,7 @@ _SEERS = """\
 SELECT id FROM agents WHERE id IN (
     SELECT agent FROM blocks WHERE id = $1 UNION SELECT agent FROM attached WHERE kind = 'block' AND target = $1)
 ORDER BY id FOR NO KEY UPDATE"""
-_PROFILE_BLOCKS = """\
+PROFILE_BLOCKS = """\
 SELECT b.id FROM agents a
 JOIN blocks b ON b.agent IS NULL AND b.profile <> '' AND b.project = a.project AND b.profile = a.profile
 WHERE a.id = $1 ORDER BY b.id FOR NO KEY UPDATE OF b"""
@@ -391,7 +391,7 @@ class PostgresConnection:
         self._locked.update(row[0] for row in await self.rows(_SHARERS, (agent,)))
 
     async def lock_profile_blocks(self, agent: int) -> None:
-        await self.rows(_PROFILE_BLOCKS, (agent,))
+        await self.rows(PROFILE_BLOCKS, (agent,))
 
     async def lock_seers(self, block: int) -> None:
         self._locked.update(row[0] for row in await self.rows(_SEERS, (block,)))
