@@ -6,7 +6,6 @@ each message that it quotes. In doubt the note is erased as well, since a note c
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 
 import orjson
@@ -86,6 +85,9 @@ def rebuild_block(block: Block, later: Sequence[Revised]) -> str:
     later: the values it had since, oldest first.
     """
     clean = _words(block.value)
+    # Room for the pieces of all values: a block may have become smaller since, and an edit that was made in each place
+    # of its text must not grow without end where the text is another one now.
+    roomy = replace(block, read_only=False, limit=len(block.value) + sum(len(each.value) for each in later))
     # The words that erased edits have brought in.
     tainted: set[str] = set()
     stored = rebuilt = block.value
@@ -103,7 +105,7 @@ def rebuild_block(block: Block, later: Sequence[Revised]) -> str:
                     tainted |= _words(line) - clean
         elif each.op is not None and each.op.op not in REWRITE_OPERATIONS:
             # Such an operation holds what it adds, so it can be done without the erased part.
-            rebuilt = _edited_again(replace(block, value=rebuilt), each.op)
+            rebuilt = _edited_again(replace(roomy, value=rebuilt), each.op)
         else:
             rebuilt = "\n".join(line for line in each.value.split("\n") if not _words(line) & tainted)
         stored = each.value
@@ -113,7 +115,7 @@ def rebuild_block(block: Block, later: Sequence[Revised]) -> str:
 
 def _edited_again(block: Block, op: BlockOp) -> str:
     """Returns the value of a block after an edit that it allowed when it was made, as far as it can be made again."""
-    block, arguments = replace(block, read_only=False, limit=sys.maxsize), orjson.loads(op.arguments)
+    arguments = orjson.loads(op.arguments)
     edit = apply_edit(op.op, arguments, block)
     if edit.value is None and op.op == "insert":  # lines before its place are gone
         edit = apply_edit(op.op, {**arguments, "insert_line": None}, block)

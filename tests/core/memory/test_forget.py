@@ -141,6 +141,14 @@ def test_what_a_block_has_become_since_takes_no_edit_from_it(since: dict[str, An
     assert rebuild_block(replace(BLOCK, **since), later) == "has a cat\nrides"
 
 
+def test_an_edit_in_each_place_does_not_grow_without_end() -> None:
+    long = "a" * 50
+    many = Revised(long, op=op("replace", old_string="a", new_string=long, every=True))
+    one = Revised("a", op=op("replace", old_string=long, new_string="a"))
+    block = replace(BLOCK, value=long, limit=50)
+    assert len(rebuild_block(block, [Revised("a", is_erased=True), many, one, many, one, many])) < 300
+
+
 @pytest.mark.parametrize(
     ("gone", "again"),
     [
