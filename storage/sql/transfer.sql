@@ -28,7 +28,7 @@ SELECT id, uid, state, bytes, created, type, name FROM files WHERE memory = ? AN
 
 -- name: tag_read
 -- Reads a page of an agent's tags, each with its place.
-SELECT row_number() OVER (ORDER BY tag) + ?2, tag FROM tags WHERE agent = ?1 ORDER BY tag LIMIT ?3 OFFSET ?2
+SELECT row_number() OVER (ORDER BY tag), tag FROM tags WHERE agent = ?1 ORDER BY tag LIMIT ?3 OFFSET ?2
 
 -- name: attached_read
 -- Reads what an agent has attached, each with its place among all.

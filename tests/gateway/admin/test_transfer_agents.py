@@ -14,6 +14,7 @@ from letta_client import NotFoundError
 
 from gateway.cli import main
 from gateway.errors import BadRequest
+from gateway.run.admin import transfer_operations
 from gateway.run.admin.transfer_operations import TransferOperations
 from storage.records import Block
 from storage.sql.store import Store
@@ -190,6 +191,14 @@ def test_a_sleeptime_agent_edits_the_blocks_of_its_primary_whoever_comes_first(
     assert blocks["sleeper"]["human"] == blocks["agent"]["human"]
     assert len([each for each in other.letta.blocks.list() if each.label == "human"]) == 1
     assert set(blocks["sleeper"]) == {"human", "memory_persona"}
+
+
+def test_all_tags_of_an_agent_are_exported(world: LettaWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    tags = [f"tag {n}" for n in range(9)]
+    agent = world.letta.agents.create(model="openai/m", tags=tags)
+    monkeypatch.setattr(transfer_operations, "PAGE_LINES", 2)
+    lines = map(json.loads, export(world, agent.id))
+    assert [line["tag"]["tag"] for line in lines if "tag" in line] == tags
 
 
 def timeless(lines: Lines) -> list[Any]:
