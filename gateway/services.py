@@ -257,7 +257,9 @@ async def install_keys(store: Store, server: ServerSettings) -> None:
     for key, name, scope in keys:
         if key is not None and not await store.keys.install(key, name, scope):
             variable = f"MNEMOGATE_{name.removeprefix('server.').upper()}"
-            _log.warning("%s (%s) was revoked, so it opens nothing. Set another one.", name, variable)
+            _log.warning(
+                "%s (%s) was revoked or rotated, so it is not installed. Set another one.", name, variable
+            )
 
 
 def _log_responses(upstream: str, provider: Provider) -> None:

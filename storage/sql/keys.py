@@ -147,13 +147,13 @@ class Keys(Group):
 
         opens: as in `Key`; one of an operator is for all projects.
 
-        Returns: False if this key was revoked. It stays revoked, and the others stay as they are.
+        Returns: False if this key was revoked or has another secret now. It stays so, and the others stay as they are.
         """
         digest, now = digest_of(plain), self._now()
 
         async def install(connection: Connection) -> bool:
             row = await connection.row(SQL["key_of"], (digest,))
-            if row is not None and row[0] is not None:
+            if row is not None and (row[0] is not None or row[1] != digest):
                 return False
             await connection.run(SQL["key_replace"], (now, name, digest))
             if row is None:

@@ -47,8 +47,8 @@ UPDATE links SET expires = ?2 WHERE key = ?1 AND expires > ?2
 UPDATE keys SET used = ?1 WHERE id = ?2 AND (used IS NULL OR used <= ?3 OR used > ?1)
 
 -- name: key_of
--- Finds when the key with this digest was revoked; no row if there is no such key.
-SELECT revoked FROM keys WHERE digest = ?
+-- Finds the key that has or had this digest: when it was revoked, and its digest now.
+SELECT revoked, digest FROM keys WHERE digest = ?1 OR old_digest = ?1
 
 -- name: key_replace
 -- Revokes the keys of a name that another key takes the place of.

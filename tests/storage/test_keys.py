@@ -41,6 +41,17 @@ async def test_what_was_never_a_key_is_none(store: Store, presented: str) -> Non
     assert await store.keys.find(presented) is None
 
 
+async def test_a_secret_that_was_rotated_away_is_not_installed_again(store: Store) -> None:
+    mine = "mg-" + "0123456789abcdef" * 2
+    assert await store.keys.install(mine, "given")
+    found = await store.keys.find(mine)
+    assert found is not None
+    _, new = await store.keys.rotate(found.id, 0.0)
+    assert not await store.keys.install(mine, "given")
+    assert await store.keys.find(mine) is None
+    assert await store.keys.find(new)
+
+
 async def test_a_key_that_was_chosen_elsewhere_is_installed_once(store: Store, holds: Holds) -> None:
     mine, next_one = "mg-" + "0123456789abcdef" * 2, "mg-" + "fedcba9876543210" * 2
     _, other = await store.keys.create("shop", "laptop")
