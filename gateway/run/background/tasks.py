@@ -28,7 +28,7 @@ class PeriodicTask:
     name: str
     # Does what is due. Returns the seconds until more will be; None: not before it is woken.
     step: Callable[[], Awaitable[float | None]]
-    # Runs once, before the first step.
+    # Runs before the first step; before each further one until the store has let it come to its end.
     start: Callable[[], Awaitable[None]] | None = None
     # Is set by `run`: the last step has named no time.
     sleeps_until_woken: bool = True
@@ -39,14 +39,9 @@ class PeriodicTask:
 
     async def run(self) -> None:
         """Runs until it is cancelled."""
-        try:
-            if self.start is not None:
-                await self.start()
-        except StoreError as error:
-            self._log_error(error)
-        except Exception:
-            _log.exception("Background task %r could not begin, by a fault in the gateway.", self.name)
+        has_begun = False
         while True:
+            has_begun = has_begun or await self._begin()
             try:
                 pause = await self.step()
             except StoreError as error:
@@ -59,6 +54,8 @@ class PeriodicTask:
                     self.name, AFTER_FAULT_S,
                 )  # fmt: skip
                 pause = AFTER_FAULT_S
+            if not has_begun:
+                pause = AFTER_FAULT_S if pause is None else min(pause, AFTER_FAULT_S)
             self.sleeps_until_woken = pause is None
             try:
                 async with asyncio.timeout(pause):
@@ -66,6 +63,18 @@ class PeriodicTask:
             except TimeoutError:
                 pass
             self._wake.clear()
+
+    async def _begin(self) -> bool:
+        """Runs `start`. Returns whether it need not be repeated."""
+        try:
+            if self.start is not None:
+                await self.start()
+        except StoreError as error:
+            self._log_error(error)
+            return False
+        except Exception:
+            _log.exception("Background task %r could not begin, by a fault in the gateway.", self.name)
+        return True
 
     def _log_error(self, error: StoreError) -> None:
         # A fault that the store's health shows has been logged once for all tasks.
