@@ -258,7 +258,9 @@ async def install_keys(store: Store, server: ServerSettings) -> None:
         if key is not None and not await store.keys.install(key, name, scope):
             variable = f"MNEMOGATE_{name.removeprefix('server.').upper()}"
             _log.warning(
-                "%s (%s) was revoked or rotated, so it is not installed. Set another one.", name, variable
+                "%s (%s) was revoked or rotated, so it is not installed again. Set another one.",
+                name,
+                variable,
             )
 
 

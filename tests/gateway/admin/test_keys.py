@@ -89,7 +89,7 @@ def test_the_first_key_can_come_from_the_environment(
     monkeypatch.setenv("MNEMOGATE_KEY", first)
     with serving(tmp_path, *arguments, settings=SETTINGS) as gateway:
         assert ask(gateway, headers={"authorization": f"Bearer {first}"}) == 401
-        assert "was revoked, so it opens nothing" in gateway.log.read_text()
+        assert "was revoked or rotated, so it is not installed again" in gateway.log.read_text()
         bearer = {"authorization": f"Bearer {operator}"}
         assert gateway.ask("GET", "/v1/manage/usage", headers=bearer).status == 200
         assert ask(gateway, headers=bearer) == 403
