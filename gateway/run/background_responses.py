@@ -292,9 +292,8 @@ class BackgroundResponses:
                         yield event
                         if self.dialect.end_in(event) is not None:
                             return
-                    after = max(
-                        after, log.next_number - 1
-                    )  # the attempt may have failed, and another one follows
+                    # The attempt may have failed, and another one follows.
+                    after = max(after, log.next_number - 1)
                 now = await self.store.runs.load(run.agent, run.id)
                 async for number, event in stored_events(self.store, run, after):
                     after = number

@@ -107,11 +107,10 @@ class EventLog:
 
     async def close(self) -> None:
         await self.flush()
-        self.is_over = True
-        self._wake()
+        self.abandon()
 
     def abandon(self) -> None:
-        """Closes the log as it is, since another attempt goes on with the run."""
+        """Closes the log as it is, as where another attempt goes on with the run."""
         self.is_over = True
         self._wake()
 
@@ -119,8 +118,7 @@ class EventLog:
         """Adds the last events and closes the log, without a write: its run was deleted."""
         self._pop_unwritten()
         self._append(data)
-        self.is_over = True
-        self._wake()
+        self.abandon()
 
     @property
     def next_number(self) -> int:

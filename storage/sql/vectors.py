@@ -4,8 +4,8 @@ A chunk of an agent's messages is one blob (storage/search/vector_blobs.py). A m
 index loses its vector in the same transaction (`forget_indexed`).
 
 All that the search index holds is embedded: passages, facts and finished exchanges, also those that are not active,
-since they may become so. The cursor, a message number in the table `embedded`, says how far. It moves back where a text
-or the embedder changes; messages that still have a vector are skipped.
+since they may become so. The cursor is the last message number that is embedded, in the table `embedded`. It moves back
+where a text or the embedder changes; messages that still have a vector are skipped.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from letta_client import APIStatusError, ConflictError, NotFoundError
@@ -83,14 +84,21 @@ def test_a_whole_reply_under_way_says_that_it_is_not_kept(world: LettaWorld) -> 
     assert left(world) == [0] * 8
 
 
-def test_nobody_waits_for_a_run_in_the_background_or_behind_one(world: LettaWorld) -> None:
-    agent = world.agent()
-    gate = Gate()
+def begin_in_background(world: LettaWorld, agent: str, gate: Gate) -> Iterator[Any]:
+    """Begins a run whose upstream waits for the gate. Returns its events behind the first of the reply."""
     world.upstream.queue(say("Too late.", tokens=["Too", " late."], hold_after={2: gate}))
-    messages = world.letta.agents.messages
-    events = iter(messages.create(agent.id, input="Hi", streaming=True, stream_tokens=True, background=True))
+    sent = world.letta.agents.messages.create(
+        agent, input="Hi", streaming=True, stream_tokens=True, background=True
+    )
+    events = iter(sent)
     assert [next(events).message_type for _ in range(2)] == ["ping", "assistant_message"]
-    later = messages.create_async(agent.id, input="Later.")
+    return events
+
+
+def test_nobody_waits_for_a_run_in_the_background_or_behind_one(world: LettaWorld) -> None:
+    agent, gate = world.agent(), Gate()
+    events = begin_in_background(world, agent.id, gate)
+    later = world.letta.agents.messages.create_async(agent.id, input="Later.")
     # A run whose events are not kept, which its reader finds before it is gone.
     follows = iter(world.letta.runs.messages.stream(later.id))
     world.letta.agents.delete(agent.id)
@@ -102,13 +110,11 @@ def test_nobody_waits_for_a_run_in_the_background_or_behind_one(world: LettaWorl
 
 
 def test_nobody_waits_for_a_run_of_a_memory_that_an_operator_has_forgotten(world: LettaWorld) -> None:
-    agent = world.agent()
-    gate = Gate()
-    world.upstream.queue(say("Too late.", tokens=["Too", " late."], hold_after={2: gate}))
-    messages = world.letta.agents.messages
-    events = iter(messages.create(agent.id, input="Hi", streaming=True, stream_tokens=True, background=True))
-    assert [next(events).message_type for _ in range(2)] == ["ping", "assistant_message"]
-    later = iter(messages.create(agent.id, input="Later.", streaming=True, background=True))
+    agent, gate = world.agent(), Gate()
+    events = begin_in_background(world, agent.id, gate)
+    later = iter(
+        world.letta.agents.messages.create(agent.id, input="Later.", streaming=True, background=True)
+    )
     assert next(later).message_type == "ping"
     world.world.gateway.call(world.world.store.forgetting.wipe(1))
     for reader in (events, later):

@@ -290,7 +290,7 @@ class AgentRuns:
             await replay(request, result, view, call.sink, receipt)
 
     async def recover(self) -> None:
-        """Fails the live runs that no process performs: theirs has died, or could not write their ends.
+        """Fails the live runs that no process performs: it has died, or could not write their ends.
 
         Raises: StoreError: it may be called again.
         """
