@@ -14,6 +14,7 @@ from adapters.types import Json
 from gateway.core.conversation.canonical import SYSTEM_ROLES
 from gateway.dialects.fields import check_depth, check_length, missing, read_object, read_optional
 from gateway.dialects.responses.input import read_items
+from gateway.dialects.responses.compaction import summaries_in
 from gateway.dialects.responses.items import ItemList, paginate, render_created_item
 from gateway.dialects.responses.metadata import read_metadata
 from gateway.dialects.responses.response_ids import parse_input_place, parse_turn_names
@@ -156,6 +157,7 @@ def _read_new_items(body: Json) -> list[Json]:
 
 def _without_item(body: Json, id: str) -> Json:
     """Returns a conversation without an item that waits. Raises: UnknownId: a response has it in its turn meanwhile."""
+    summaries_in(items, "items")
     items = body.get("items") or ()
     left = [item for item in items if item["id"] != id]
     if len(left) == len(items):

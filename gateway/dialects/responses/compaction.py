@@ -22,13 +22,16 @@ def compaction_item(id: str, summary: str) -> Json:
     return {"id": id, "type": KIND, "encrypted_content": seal({_KEY: summary})}
 
 
-def summaries_in(items: Sequence[Any]) -> list[Json]:
-    """Returns the compaction items of an input as system messages. Raises: BadRequest: one is not the gateway's."""
+def summaries_in(items: Sequence[Any], field: str = "input", items_before: int = 0) -> list[Json]:
+    """Returns the compaction items among items as system messages. Raises: BadRequest: one is not the gateway's.
+
+    field, items_before: as for `read_items`.
+    """
     found: list[Json] = []
-    for index, item in enumerate(items):
+    for index, item in enumerate(items, -items_before):
         if not isinstance(item, dict) or item.get("type") != KIND:
             continue
-        param, content = f"input[{index}].encrypted_content", item.get("encrypted_content")
+        param, content = f"{field}[{index}].encrypted_content", item.get("encrypted_content")
         if not is_sealed(content):
             raise _unverified(param)
         summary = unseal(content, param).get(_KEY)

@@ -136,7 +136,7 @@ def parse(
     _check_fields(json, repeated_keys)
     read = _read_messages(json, max_messages, upstream_tools, waiting, needs_input=needs_input)
     included = check_included(_strings(json, "include"))
-    tools = read_tools(json, upstream_tools, read.left_out)
+    tools = read_tools(json, upstream_tools, read.left_out, waiting)
     chat: Json = {"model": json.get("model"), "messages": read.messages}
     if _LOGPROBS in included or json.get("top_logprobs") is not None:
         chat["logprobs"] = True
@@ -230,7 +230,7 @@ def _read_messages(
         own = [{"role": "user", "content": items}] if isinstance(items, str) else items
         items = [*waiting, *own]
     if isinstance(items, list):
-        head += summaries_in(items)
+        head += summaries_in(items, items_before=len(waiting))
     read = read_items(items, len(head), upstream_tools=upstream_tools, items_before=len(waiting))
     if needs_input and not read.messages:
         raise BadRequest("Invalid 'input': there is no message in it.", param="input", code="empty_array")

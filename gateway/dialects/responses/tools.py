@@ -7,7 +7,7 @@ also the name of stored calls, so that lists match whichever form a client sends
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
@@ -134,10 +134,13 @@ def flat_name(namespace: str | None, name: str) -> str:
     return f"{whole[: MAX_NAME_CHARS - len(digits) - 1]}_{digits}"
 
 
-def read_tools(json: Json, upstream_tools: UpstreamTools, left_out: LeftOutFields) -> RequestTools:
-    """Returns the tools of a request, those that its input brings included.
+def read_tools(
+    json: Json, upstream_tools: UpstreamTools, left_out: LeftOutFields, waiting: Sequence[Json] = ()
+) -> RequestTools:
+    """Returns the tools of a request, those that its items bring included.
 
     left_out: gets what has no place in a chat completion.
+    waiting: the items that come before its input.
 
     Raises: BadRequest.
     """
@@ -147,8 +150,9 @@ def read_tools(json: Json, upstream_tools: UpstreamTools, left_out: LeftOutField
         if not isinstance(tools, list):
             raise wrong_type("tools", "an array of objects", tools)
         echo = [_echo_tool(tool) for n, tool in enumerate(tools) if reader.add(tool, f"tools[{n}]")]
-    items = json.get("input")
-    for n, item in enumerate(items if isinstance(items, list) else ()):
+    own = json.get("input")
+    items = [*waiting, *(own if isinstance(own, list) else ())]
+    for n, item in enumerate(items, -len(waiting)):
         if isinstance(item, dict) and item.get("type") in ("additional_tools", "tool_search_output"):
             for k, tool in enumerate(read_optional(item, "tools", list, f"input[{n}]") or ()):
                 reader.add(tool, f"input[{n}].tools[{k}]")

@@ -249,6 +249,28 @@ def test_a_conversation_is_its_users(world: World) -> None:
     ):
         with pytest.raises(openai.NotFoundError):
             ask(conversation.id, **bob)  # type: ignore[operator]
+def test_a_summary_that_cannot_be_read_is_refused(world: World) -> None:
+    items: Any = [{"role": "user", "content": "Hi"}, {"type": "compaction", "encrypted_content": "gAAAA"}]
+    with pytest.raises(openai.BadRequestError) as caught:
+        world.sdk.conversations.create(items=items)
+    assert (caught.value.code, caught.value.param) == (
+        "invalid_encrypted_content",
+        "items[1].encrypted_content",
+    )
+
+
+def test_the_tools_of_its_items_are_offered(world: World, upstream: StrictUpstream) -> None:
+    items: Any = [
+        {"role": "user", "content": "The weather?"},
+        {"type": "tool_search_call", "call_id": "1", "execution": "client", "arguments": {"q": "weather"}},
+        {"type": "tool_search_output", "call_id": "1", "execution": "client", "tools": [WEATHER]},
+    ]
+    conversation = world.sdk.conversations.create(items=items)
+    respond(world, input="In Rome.", conversation=conversation.id, user="alice")
+    offered = [tool["function"]["name"] for tool in upstream.last.json["tools"]]
+    assert WEATHER["name"] in offered
+
+
     # Who names nobody needs the id alone, and goes on in alice's memory.
     assert respond(world, input="And?", conversation=conversation.id).store is True
     assert world.query("SELECT count(*) FROM conversations") == [1]
