@@ -7,19 +7,20 @@ from dataclasses import dataclass
 from secrets import token_hex
 from typing import Any, Final
 
+import orjson
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from adapters.types import Json
 from gateway.core.conversation.canonical import SYSTEM_ROLES
 from gateway.dialects.fields import check_depth, check_length, missing, read_object, read_optional
-from gateway.dialects.responses.input import read_items
 from gateway.dialects.responses.compaction import summaries_in
+from gateway.dialects.responses.input import read_items
 from gateway.dialects.responses.items import ItemList, paginate, render_created_item
 from gateway.dialects.responses.metadata import read_metadata
 from gateway.dialects.responses.response_ids import parse_input_place, parse_turn_names
 from gateway.dialects.responses.stored_response import read_call_forms
-from gateway.errors import BadRequest, UnknownId, UnknownPath
+from gateway.errors import BadRequest, BodyTooLarge, UnknownId, UnknownPath
 from gateway.run.memory.stored_turns import NamedTurn
 from gateway.run.response_conversations import ResponseConversation, ResponseConversations
 from gateway.run.stored_responses import ResponseOwner
@@ -28,7 +29,8 @@ from gateway.web.body import BodyReader
 CONVERSATIONS_PATH: Final = "/v1/conversations"
 # Of one request, as OpenAI has it.
 MAX_CREATED_ITEMS: Final = 20
-# Items that wait for the next response; a request has no more, either. No measurement.
+# Items that wait for the next response; a request has no more, either. No measurement. In all they have at most as many
+# bytes as a request, in which the next response has them.
 MAX_WAITING_ITEMS: Final = 1_000
 
 
@@ -100,6 +102,12 @@ class GatewayConversations:
                     f"{MAX_WAITING_ITEMS} may.",
                     param="items",
                 )
+            if (size := len(orjson.dumps(waiting))) > self.bodies.limit_bytes:
+                raise BodyTooLarge(
+                    f"With these, {size} bytes of items wait for the next response of this conversation; at most "
+                    f"{self.bodies.limit_bytes} may (server.max_body_bytes).",
+                    param="items",
+                )
             return {**now, "items": waiting}
 
         await self.conversations.change(conversation, add)
@@ -149,6 +157,7 @@ def _read_new_items(body: Json) -> list[Json]:
     read = read_items(items, field="items")
     if read.references:
         raise BadRequest("An item of a conversation is sent whole, and not by its id.", param="items")
+    summaries_in(items, "items")
     for index, item in enumerate(items):
         # It decides where an item stands, whatever its kind.
         read_optional(item, "role", str, f"items[{index}]")
@@ -157,7 +166,6 @@ def _read_new_items(body: Json) -> list[Json]:
 
 def _without_item(body: Json, id: str) -> Json:
     """Returns a conversation without an item that waits. Raises: UnknownId: a response has it in its turn meanwhile."""
-    summaries_in(items, "items")
     items = body.get("items") or ()
     left = [item for item in items if item["id"] != id]
     if len(left) == len(items):

@@ -174,6 +174,19 @@ def test_a_bounded_number_of_items_waits_for_the_next_response(
     world.sdk.conversations.items.create(conversation.id, items=items)
 
 
+def test_a_bounded_number_of_bytes_waits_for_the_next_response(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    items: Any = [{"role": "user", "content": "word " * 10_000}]
+    with serve_memory(upstream, tmp_path, agent(), server={"max_body_bytes": 100_000}) as world:
+        conversation = world.sdk.conversations.create(items=items)
+        with pytest.raises(openai.APIStatusError, match="max_body_bytes") as caught:
+            world.sdk.conversations.items.create(conversation.id, items=items)
+        assert (caught.value.status_code, caught.value.param) == (413, "items")
+        respond(world, input="Hi", conversation=conversation.id, user="alice")
+        world.sdk.conversations.items.create(conversation.id, items=items)
+
+
 def test_a_conversation_that_is_deleted_meanwhile_is_not_found(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,19 +249,6 @@ def test_its_summary_is_read_by_each_response(world: World, upstream: StrictUpst
     assert "compaction" in [item["type"] for item in items_of(world, conversation.id)]
 
 
-def test_a_conversation_is_its_users(world: World) -> None:
-    conversation = world.sdk.conversations.create()
-    respond(world, input="My cat is called Miso.", conversation=conversation.id, user="alice")
-    with pytest.raises(openai.NotFoundError):
-        respond(world, input="What is it called?", conversation=conversation.id, user="bob")
-    bob: Json = {"extra_headers": {"x-mnemogate-user": "bob"}}
-    for ask in (
-        world.sdk.conversations.retrieve,
-        world.sdk.conversations.delete,
-        world.sdk.conversations.items.list,
-    ):
-        with pytest.raises(openai.NotFoundError):
-            ask(conversation.id, **bob)  # type: ignore[operator]
 def test_a_summary_that_cannot_be_read_is_refused(world: World) -> None:
     items: Any = [{"role": "user", "content": "Hi"}, {"type": "compaction", "encrypted_content": "gAAAA"}]
     with pytest.raises(openai.BadRequestError) as caught:
@@ -271,6 +271,19 @@ def test_the_tools_of_its_items_are_offered(world: World, upstream: StrictUpstre
     assert WEATHER["name"] in offered
 
 
+def test_a_conversation_is_its_users(world: World) -> None:
+    conversation = world.sdk.conversations.create()
+    respond(world, input="My cat is called Miso.", conversation=conversation.id, user="alice")
+    with pytest.raises(openai.NotFoundError):
+        respond(world, input="What is it called?", conversation=conversation.id, user="bob")
+    bob: Json = {"extra_headers": {"x-mnemogate-user": "bob"}}
+    for ask in (
+        world.sdk.conversations.retrieve,
+        world.sdk.conversations.delete,
+        world.sdk.conversations.items.list,
+    ):
+        with pytest.raises(openai.NotFoundError):
+            ask(conversation.id, **bob)  # type: ignore[operator]
     # Who names nobody needs the id alone, and goes on in alice's memory.
     assert respond(world, input="And?", conversation=conversation.id).store is True
     assert world.query("SELECT count(*) FROM conversations") == [1]
