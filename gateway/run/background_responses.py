@@ -29,7 +29,7 @@ from gateway.run.memory.queue import QueueTicket
 from gateway.run.memory.stored_turns import find_turn, turn_begun
 from gateway.run.receipt import Receipt, Receipts
 from gateway.run.request_context import RequestContext
-from gateway.run.response_conversations import ResponseConversation
+from gateway.run.response_conversations import ContinuedConversation
 from gateway.run.sink import ClientGone
 from gateway.run.store_errors import map_store_errors
 from gateway.run.stored_responses import ResponseOwner
@@ -97,10 +97,7 @@ class BackgroundRequest(Protocol):
         """The ids of the items of its conversation that it has before its input."""
 
     def with_waiting(self, ids: Collection[str]) -> BackgroundRequest:
-        """Returns the request without the items of its conversation that another response has answered since.
-
-        ids: of the items that still wait.
-        """
+        """Returns the request with those items of its conversation alone that still wait. ids: of them."""
 
     def view(
         self,
@@ -396,18 +393,15 @@ class BackgroundResponses:
         """Makes a response, and ends its run. shown: the response as it is shown while it is in progress."""
         try:
             with QueueTicket() as ticket:
-                conversation = await self._reserve(identity.project, request.conversation, ticket)
+                continued = await self._reserve(identity.project, request, ticket)
                 # A later attempt asks as the first one did, which may have the items in its turn already.
-                if conversation is not None and run.state is RunState.CREATED:
-                    request = request.with_waiting({item["id"] for item in conversation.items})
-                if conversation is not None:
-                    # What was added since the response was accepted waits for the next one.
-                    conversation = conversation.with_items(request.waiting_ids)
+                if continued is not None and run.state is RunState.CREATED:
+                    request = request.with_waiting({item["id"] for item in continued.items})
                 view = request.view(
                     receipt.stored_turn, receipt.count_usage, log.next_number, has_begun=log.has_events
                 )
                 context = self._callers.get(run.id) or RequestContext((), identity.project)
-                await self.chat.answer(request.chat, context, log, receipt, view, conversation)
+                await self.chat.answer(request.chat, context, log, receipt, view, continued)
         except ClientGone:
             await self._end(run, log, self.dialect.cancelled(shown))
             return
@@ -458,12 +452,22 @@ class BackgroundResponses:
         log.add(log.last_events or shown)
 
     async def _reserve(
-        self, project: str, id: str | None, ticket: QueueTicket
-    ) -> ResponseConversation | None:
+        self, project: str, request: BackgroundRequest, ticket: QueueTicket
+    ) -> ContinuedConversation | None:
+        """Returns a request's conversation, with those of its items that the request has and that still wait.
+
+        None: the request names none.
+        """
+        id = request.conversation
         if id is None:
             return None
         with suppress(UnknownId):
-            return await self.chat.conversations.reserve(ResponseOwner(project, None), id, ticket)
+            conversations = self.chat.conversations
+            conversation = await conversations.reserve(ResponseOwner(project, None), id, ticket)
+            asked = request.waiting_ids  # what was added since waits for the next response
+            return ContinuedConversation(
+                conversation, [item for item in conversation.items if item["id"] in asked]
+            )
         if id.startswith("conv_"):
             raise Conflict("The conversation was deleted before its response was made.")
         return None

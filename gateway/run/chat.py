@@ -37,7 +37,11 @@ from gateway.run.memory.record import BlockEdits
 from gateway.run.receipt import Receipt
 from gateway.run.request_context import RequestContext
 from gateway.run.resolver import Resolved, Resolver
-from gateway.run.response_conversations import ResponseConversation, ResponseConversations
+from gateway.run.response_conversations import (
+    ContinuedConversation,
+    ResponseConversation,
+    ResponseConversations,
+)
 from gateway.run.sink import Sink
 from gateway.run.store_errors import map_store_errors
 from gateway.run.turn import TreeMemory, TurnRun
@@ -91,27 +95,23 @@ class Chat:
         sink: Sink,
         receipt: Receipt,
         view: MakesView,
-        conversation: ResponseConversation | None = None,
+        continued: ContinuedConversation | None = None,
     ) -> str:
         """Answers a request, and returns the state of memory for it: on, read, off, none or unavailable.
 
         view: the dialect's.
-        conversation: the conversation with items that the request continues. Its first response binds it to a memory.
+        continued: the conversation with items that the request goes on with. Its first response binds it to a memory.
 
         Raises: GatewayError while nothing was sent; ClientGone.
         """
         call = await self._make_call(request, context, sink, receipt, view)
         await self.admit(call)
-        if (
-            conversation is not None
-            and call.identity.scope is not None
-            and call.identity.mode in STORING_MODES
-        ):
-            await self.conversations.bind(conversation, call.identity.scope, call.spec)
+        if continued is not None and call.identity.scope is not None and call.identity.mode in STORING_MODES:
+            await self.conversations.bind(continued.conversation, call.identity.scope, call.spec)
         if call.kind is ConversationKind.AGENT:
             await self._agents.complete(call)
             return "on"
-        return await self._complete(call, conversation)
+        return await self._complete(call, continued)
 
     async def admit(self, call: ChatCall) -> None:
         """Checks a request against the limits, which may route it to another model.
@@ -282,7 +282,7 @@ class Chat:
             self.turns.metrics.added_s.observe(call.receipt.added_ms / 1000)
             self.turns.metrics.memory.inc(call.memory_state)
 
-    async def _complete(self, call: ChatCall, conversation: ResponseConversation | None = None) -> str:
+    async def _complete(self, call: ChatCall, continued: ContinuedConversation | None) -> str:
         """Answers a request in a client conversation. Returns the state of memory for it."""
         request, receipt = call.request, call.receipt
         attempts = self.failover.attempts(call.route, lambda: _conversation_key(request), call.sink, receipt)
@@ -290,10 +290,9 @@ class Chat:
         with QueueTicket() as ticket:
             begun = await self.begin_memory(call, attempts, ticket, TreeMemory)
             memory, prompt = begun or (None, None)
-            is_opened = memory is not None and memory.context.row >= 0
-            if is_opened and conversation is not None and conversation.items:
+            if continued is not None and memory is not None and memory.context.row >= 0:
                 # The opened turn has the items, so they no longer wait.
-                await self.conversations.remove_answered(conversation)
+                await self.conversations.remove_answered(continued)
             if request.native_body is not None and (thread := request.native_body.thread) is not None:
                 self._check_thread(thread, call, prompt)
             if memory is None and self._needs_no_turn(call, attempts):

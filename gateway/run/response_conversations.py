@@ -7,14 +7,13 @@ and the definition belongs to this memory from then on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from secrets import token_hex
 from typing import Any, Final
 
-from msgspec import Struct, field
-from msgspec.structs import replace
+from msgspec import Struct
 
 from adapters.types import Json
 from gateway.core.agent import AgentSpec
@@ -42,8 +41,6 @@ class ResponseConversation(Struct, frozen=True):
     definition: Definition
     # The memory that it belongs to; None: there was no response yet.
     agent: Agent | None
-    # Held by the response that reads the waiting items, until they are in its turn.
-    ticket: QueueTicket = field(default_factory=QueueTicket)
 
     @property
     def id(self) -> str:
@@ -63,20 +60,25 @@ class ResponseConversation(Struct, frozen=True):
         """The items that wait for the next response."""
         return list(self.definition.body.get("items") or ())
 
-    @property
-    def removable_ids(self) -> frozenset[str]:
-        """The ids of the items that wait for one response. System and developer messages, and summaries, stay."""
-        return frozenset(
-            item["id"]
-            for item in self.items
-            if item.get("role") not in SYSTEM_ROLES and item.get("type") != "compaction"
-        )
 
-    def with_items(self, ids: Collection[str]) -> ResponseConversation:
-        """Returns the conversation as if no other items waited. ids: of items."""
-        items = [item for item in self.items if item["id"] in ids]
-        definition = replace(self.definition, body={**self.definition.body, "items": items})
-        return replace(self, definition=definition)
+class ContinuedConversation(Struct, frozen=True):
+    """A conversation with items that a request goes on with."""
+
+    conversation: ResponseConversation
+    # Those of its waiting items that the request has before its input.
+    items: Sequence[Json]
+
+
+def _for_one_response(items: Iterable[Json]) -> dict[str, Json]:
+    """Returns the items that wait for one response, by their ids.
+
+    Each response has the others: system and developer messages, and summaries.
+    """
+    return {
+        item["id"]: item
+        for item in items
+        if item.get("role") not in SYSTEM_ROLES and item.get("type") != "compaction"
+    }
 
 
 def unknown_conversation(id: str) -> UnknownId:
@@ -121,11 +123,11 @@ class ResponseConversations:
         Does not wait where all items stay for each response. Raises: UnknownId.
         """
         found = await self.find(owner, id)
-        if not found.removable_ids:
+        if not _for_one_response(found.items):
             return found
         with map_store_errors():
             await self.queues.enter(("", id), ticket)
-        return replace(await self.find(owner, id), ticket=ticket)
+        return await self.find(owner, id)
 
     async def bind(self, conversation: ResponseConversation, scope: Scope, spec: AgentSpec) -> None:
         """Has a conversation belong to a memory. Raises: UnknownId: it belongs to another one, or was deleted."""
@@ -162,18 +164,10 @@ class ResponseConversations:
                 ) from None
         return ResponseConversation(changed, conversation.agent)
 
-    async def remove_answered(self, conversation: ResponseConversation) -> None:
-        """Removes the items that a response has in its turn. The next response may read what waits then."""
-        ids = conversation.removable_ids
-        if ids:
-            await self.change(
-                conversation,
-                lambda body: {
-                    **body,
-                    "items": [each for each in body.get("items") or () if each["id"] not in ids],
-                },
-            )
-        conversation.ticket.leave()
+    async def remove_answered(self, continued: ContinuedConversation) -> None:
+        """Removes the items that a response has in its turn."""
+        if answered := _for_one_response(continued.items):
+            await self.change(continued.conversation, lambda body: _without_items(body, answered))
 
     async def turns(self, conversation: ResponseConversation) -> list[NamedTurn]:
         """Returns the active turns of a conversation, oldest first."""
@@ -209,3 +203,8 @@ class ResponseConversations:
                 if number is not None:
                     await forgetting.forget(agent.id, ForgetTarget(conversation=number))
             await self.store.definitions.remove(conversation.definition.id)
+
+
+def _without_items(body: dict[str, Any], ids: Collection[str]) -> dict[str, Any]:
+    """Returns a conversation without items that wait. ids: of these items."""
+    return {**body, "items": [each for each in body.get("items") or () if each["id"] not in ids]}

@@ -21,7 +21,7 @@ from gateway.run.native_chat import NativeChat
 from gateway.run.native_request import NativeRequest
 from gateway.run.receipt import Receipt
 from gateway.run.request_log import RequestLog
-from gateway.run.response_conversations import ResponseConversation
+from gateway.run.response_conversations import ContinuedConversation
 from gateway.run.upstream.route import Route
 from gateway.settings import ServerSettings
 from gateway.web.body import BodyReader
@@ -72,17 +72,17 @@ class ChatRoute:
         scope: Scope,
         receive: Receive,
         send: Send,
-        conversation: ResponseConversation | None = None,
+        continued: ContinuedConversation | None = None,
     ) -> None:
         """Answers a request that was read.
 
         view: of the dialect in which it came.
-        conversation: the one with items that it continues.
+        continued: as for `Chat.answer`.
         """
         info = info_of(scope)
         with self._begin_reply(request, receipt, scope, receive, send) as reply:
             context = info.caller.context(headers)
-            info.memory = await self.chat.answer(request, context, reply, receipt, view, conversation)
+            info.memory = await self.chat.answer(request, context, reply, receipt, view, continued)
 
     async def answer_native(
         self,

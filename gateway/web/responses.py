@@ -48,7 +48,11 @@ from gateway.errors import BadRequest
 from gateway.limits import Limits
 from gateway.run.memory.queue import QueueTicket
 from gateway.run.response_compaction import Compacted, CompactionFailed, compact
-from gateway.run.response_conversations import ResponseConversation, unknown_conversation
+from gateway.run.response_conversations import (
+    ContinuedConversation,
+    ResponseConversation,
+    unknown_conversation,
+)
 from gateway.run.upstream.forward import Forwarder, Outgoing
 from gateway.run.upstream.route import Route as ModelRoute
 from gateway.web.body import BodyReader
@@ -140,8 +144,10 @@ class ResponsesPath(ForwardedPath):
             request.shows_sealed_thoughts,
             request.input_messages,
         )
+        conversation = call.conversation
+        continued = None if conversation is None else ContinuedConversation(conversation, conversation.items)
         await self.chats.answer(
-            request.chat, call.headers, view, receipt, call.scope, call.receive, call.send, call.conversation
+            request.chat, call.headers, view, receipt, call.scope, call.receive, call.send, continued
         )
 
     async def compact(
