@@ -266,6 +266,7 @@ async def begin_forgetting(connection: Connection, agent: int, target: ForgetTar
         project, profile = await connection.row(SQL["agent_delete"], (agent,)) or ("", "")
         await remove_definitions(connection, agent)  # it is not to be found by its name either
         await connection.run(SQL["wipe_tags"], (agent,))
+        await connection.run(SQL["imports_unname"], (agent,))
         wanted = {"all": [project, profile]}
         await forget_jobs(connection, agent)
     else:

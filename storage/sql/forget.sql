@@ -54,6 +54,10 @@ SELECT a.project, substr(a.subject, 6) FROM agents a WHERE a.id = ?1 AND a.subje
 -- Deletes an agent. With its secret goes all that its hashes could say.
 DELETE FROM agents WHERE id = ? RETURNING project, profile
 
+-- name: imports_unname
+-- Takes their names from the imports of a memory that is gone: the same files may be imported again before their rows go.
+UPDATE imports SET uid = ' ' || id WHERE agent = ?
+
 -- name: conversation_of
 -- Finds a conversation by its public name, or by the client's.
 SELECT id FROM conversations WHERE agent = ?1 AND (uid = ?2 OR key = ?2)

@@ -439,6 +439,23 @@ def test_an_import_that_is_being_undone_is_not_begun_again(world: World) -> None
     assert counts(follow(world, send(world, data)), "conversations") == (2, 2, 0, 0)
 
 
+def test_a_file_may_be_imported_again_while_the_memory_that_had_it_is_erased(world: World) -> None:
+    data = export("jsonl", TALKS)
+    done = follow(world, send(world, data))
+
+    async def begin_to_forget() -> int:
+        stored = await world.store.imports.find(done["id"])
+        assert stored is not None
+        return await world.store.forgetting.begin(stored.agent, ForgetTarget(is_all=True))
+
+    forgetting = world.gateway.call(begin_to_forget())
+    again = follow(world, send(world, data))
+    assert (again["id"], counts(again, "conversations")) == (done["id"], (2, 2, 0, 0))
+    world.gateway.call(world.store.forgetting.finish(forgetting))
+    assert undo(world, done["id"])["status"] == "undone"
+    assert all(word.encode() not in world.data() for word in WORDS)
+
+
 @pytest.mark.sqlite
 def test_the_command_goes_on_after_a_kill_through_a_gateway_and_without_one(
     upstream: StrictUpstream, tmp_path: Path, capsys: pytest.CaptureFixture[str]
