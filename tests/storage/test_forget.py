@@ -532,6 +532,35 @@ async def test_what_is_too_old_goes(store: Store, holds: Holds) -> None:
     assert await store.forgetting.find_older("default", before) == []
 
 
+async def test_what_is_too_old_goes_where_no_turn_is(store: Store, alice: Speaker, holds: Holds) -> None:
+    """Facts, files and responses that no exchange has; each of them has its memory found by itself."""
+    await talk(alice, ["new"], "c1")
+    agent, clock = alice.agent, Clock()
+    before = clock.now - 30 * DAY
+
+    async def forget_old() -> None:
+        assert await store.forgetting.find_older("default", before) == [agent.id]
+        await forget(store, agent, ForgetTarget(before=before))
+        assert await store.forgetting.find_older("default", before) == []
+
+    for at in (before - DAY, clock.now):
+        await store.facts.remember(agent, words(f"fact{at:.0f}"), f"key {at}", "person", at)
+    await forget_old()
+    (fact,) = await store.facts.list(agent.id)
+    assert fact.valid_from == clock.now
+
+    draft = StoredFile(0, "f1", agent.id, "completed", 1, before - DAY, "text/plain", "zqfilex")
+    await store.files.add(draft, renames=False)
+    await forget_old()
+
+    run = await put_run(store, Run(0, "r1", agent.id, 0, RunState.RUNNING, before - DAY))
+    await store.runs.add_text(agent.id, run.id, "response", 0, b"zqresponsex")
+    assert await store.forgetting.find_older("default", before) == []
+    await store.runs.end(agent.id, run.id, RunState.FAILED, "error", before - 1)
+    await forget_old()
+    assert left(holds, f"fact{before - DAY:.0f}", "file", "response", "newu") == ["newu"]
+
+
 # -- agents that are made over REST
 
 
