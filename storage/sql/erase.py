@@ -112,7 +112,7 @@ async def _erase_exchanges(connection: Connection, work: ErasingWork, after: int
                 await _erase_message(connection, agent, id, seq)
                 await _erase_alternatives(connection, agent, id, seq)
         await raise_epoch(connection, agent)
-        return after + _PAGE
+        return min(after + _PAGE, len(messages))
     if after - len(messages) < len(named):
         start = after - len(messages)
         await _erase_each(connection, agent, named[start : start + _PAGE])

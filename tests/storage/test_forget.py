@@ -516,6 +516,16 @@ async def test_a_process_that_dies_in_between_goes_on_with_it(open_store: OpenSt
     assert left(holds, *(f"n{i}n{who}" for i in range(100) for who in "ua")) == []
 
 
+async def test_messages_and_exchanges_of_one_target_go_together(
+    store: Store, alice: Speaker, holds: Holds
+) -> None:
+    await talk(alice, ["one"], "c1")
+    await talk(alice, ["two"], "c2")
+    one, two = [await row_of(alice, f"{mark}u") for mark in ("one", "two")]
+    await forget(store, alice.agent, ForgetTarget(messages=[one.seq], exchanges=[two.id]))
+    assert left(holds, "oneu", "onea", "twou", "twoa") == ["onea"]
+
+
 async def test_what_is_too_old_goes(store: Store, holds: Holds) -> None:
     clock = Clock()
     alice = Speaker(store, ALICE, clock)
