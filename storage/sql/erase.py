@@ -37,7 +37,7 @@ from storage.sql.agents_api.runs import erase_texts
 from storage.sql.agents_api.sleepers import empty_readings
 from storage.sql.blocks import empty_snapshots
 from storage.sql.facts import UNLEARNED
-from storage.sql.jobs import forget_jobs
+from storage.sql.jobs import raise_epoch
 from storage.sql.rebuild import erased_among, origins_of, rebuild_block
 from storage.sql.recalls import SQL as PAGE_SQL
 from storage.sql.statements import load, rows_of
@@ -85,12 +85,6 @@ async def exchange_of(connection: Connection, agent: int, seq: int) -> int | Non
     """Returns the exchange that has a message."""
     found = await exchanges.exchange_of_message(connection, agent, seq)
     return None if found is None else found[0]
-
-
-async def raise_epoch(connection: Connection, agent: int) -> None:
-    """Has writes refused that were planned before, and jobs of the memory begin again."""
-    await connection.run(SQL["raise_epoch"], (agent,))
-    await forget_jobs(connection, agent, keep=lambda job: job.payload)
 
 
 # -- exchanges

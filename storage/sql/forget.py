@@ -31,12 +31,11 @@ from storage.sql.erase import (
     StoredTarget,
     exchange_of,
     phases_of,
-    raise_epoch,
     read_ids,
     wipe_shared,
 )
 from storage.sql.group import Group, long_reads, reads
-from storage.sql.jobs import forget_jobs
+from storage.sql.jobs import forget_jobs, raise_epoch
 from storage.sql.memory_cache import MemoryCache
 from storage.sql.readers import load_sleepers
 from storage.sql.recalls import SQL as PAGE_SQL

@@ -41,10 +41,6 @@ SELECT id FROM forgetting ORDER BY id
 -- Ends it, after everything else.
 DELETE FROM forgetting WHERE id = ?
 
--- name: raise_epoch
--- Keeps turns that began before from committing.
-UPDATE agents SET epoch = epoch + 1 WHERE id = ?
-
 -- name: only_memory
 -- Finds the project and the name of the user who has this memory and no other one.
 SELECT a.project, substr(a.subject, 6) FROM agents a WHERE a.id = ?1 AND a.subject LIKE 'user:%' AND NOT EXISTS

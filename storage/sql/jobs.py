@@ -46,6 +46,12 @@ _LONGEST_WAIT_S = 60.0
 JobOutcome = Literal["retrying", "dead", "dropped", "lost"]
 
 
+async def raise_epoch(connection: Connection, agent: int) -> None:
+    """Has writes refused that were planned before, and jobs of the memory begin again."""
+    await connection.run(SQL["raise_epoch"], (agent,))
+    await forget_jobs(connection, agent, keep=lambda job: job.payload)
+
+
 async def forget_jobs(
     connection: Connection, agent: int, keep: Callable[[Job], bytes | None] | None = None
 ) -> None:

@@ -4,6 +4,10 @@
 -- Returns the epoch that an agent's jobs must have been made on; it stays that until the transaction ends.
 SELECT epoch FROM agents WHERE id = ? {postgres:FOR NO KEY UPDATE}
 
+-- name: raise_epoch
+-- Keeps turns and jobs that began before from committing.
+UPDATE agents SET epoch = epoch + 1 WHERE id = ?
+
 -- name: pending
 -- Finds the job that waits under a key.
 SELECT id, epoch, payload FROM jobs WHERE agent = ? AND kind = ? AND key = ? AND state = 'pending'

@@ -69,10 +69,6 @@ UPDATE runs SET state = 'failed', stop = 'error', ended = ?1
 WHERE agent = ?2 AND state IN ('created', 'running') AND conversation IN (
     SELECT c.id FROM conversations c WHERE c.agent = ?2 AND c.key >= ?3 AND c.key < ?4)
 
--- name: readings_stale
--- Keeps their steps from being written.
-UPDATE agents SET epoch = epoch + 1 WHERE id = ?
-
 -- name: readings
 -- Finds those of them that hold words and have no run under way.
 SELECT c.id FROM conversations c

@@ -11,7 +11,7 @@ import pytest
 from gateway.core.conversation import settle
 from gateway.core.conversation.canonical import WireMessage
 from gateway.run.background.retention import Retention
-from storage.commands import ForgetTarget
+from storage.commands import ForgetTarget, RunAccept
 from storage.errors import Stale
 from storage.listing import AgentChange, AgentDraft, BlockChange, DefinitionDraft, PassageDraft
 from storage.records import (
@@ -680,6 +680,27 @@ async def test_of_a_forgotten_project_nothing_is_left_that_was_defined_in_it(
     assert left(holds, "source", "value", "detail", "kept") == ["kept"]
     assert await rows(store, "SELECT id FROM definitions") == [(kept.id,)]
     assert await rows(store, "SELECT id FROM blocks") == []
+
+
+async def test_jobs_of_a_sleeptime_agent_outlive_a_forgetting_in_the_memory_that_it_reads(
+    store: Store,
+) -> None:
+    memory, sleeper = [(await make_agent(store, name)).agent for name in ("ann", "ann-sleeptime")]
+    await store.sleepers.adopt("default", memory.id, sleeper.id, at=1.0)
+    reading = Run(0, "r1", sleeper.id, 0, RunState.CREATED, 1.0, background=True)
+    wanted = RunAccept(reading, b"{}", key="reading/1", uid="c1", kind="sleep", reads=memory.id)
+    await store.database.write(store.sleepers.accept_effect(wanted))
+    queued = await store.jobs.enqueue("compact", sleeper.id, "default")
+    running = await store.jobs.enqueue("run", sleeper.id, "r2")
+    first = await store.jobs.claim(["run"], lease_s=60.0, tries=3)
+    assert first is not None
+    await store.forgetting.begin(memory.id, ForgetTarget(messages=[1]))
+    assert (await store.runs.get("default", "r1")).run.state is RunState.FAILED
+    assert not await store.jobs.is_held(first)
+    for kind, id in (("compact", queued), ("run", running)):
+        job = await store.jobs.claim([kind], lease_s=60.0, tries=3)
+        assert job is not None
+        assert job.id == id
 
 
 async def test_nobody_waits_for_the_calls_of_a_reply_that_is_gone(store: Store, alice: Speaker) -> None:

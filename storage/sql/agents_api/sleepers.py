@@ -21,7 +21,7 @@ from storage.sql.agents_api.blocks import detach_copies, share_blocks
 from storage.sql.agents_api.definitions import change_definition
 from storage.sql.agents_api.runs import accept_run, get_run
 from storage.sql.group import Group, as_method, bulk_writes, effect, reads, writes
-from storage.sql.jobs import Jobs, drop_jobs
+from storage.sql.jobs import Jobs, drop_jobs, raise_epoch
 from storage.sql.readers import SQL, advance, cursor_of, load_sleepers
 from storage.sql.vectors import forget_indexed
 
@@ -115,7 +115,7 @@ async def end_readings(connection: Connection, memory: int, at: float) -> None:
         await connection.lock(sleeper)
         if await connection.run(SQL["readings_end"], (at, sleeper, READING, _READING_END)):
             # A step that is under way is written on an older epoch, and so refused.
-            await connection.run(SQL["readings_stale"], (sleeper,))
+            await raise_epoch(connection, sleeper)
 
 
 async def empty_readings(connection: Connection, memory: int, limit: int) -> bool:
