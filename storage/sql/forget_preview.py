@@ -134,7 +134,7 @@ class ForgetPreviews(Group):
 
         since: a number from which on they are read.
         """
-        if await connection.value(SQL["last_number"], (agent,)) - since > _MAX_NUMBERS:
+        if (await connection.value(SQL["last_number"], (agent,)) or 0) - since > _MAX_NUMBERS:
             return None
         found = await connection.rows(SQL["notes"], (agent, since, _MAX_EXCHANGES + 1))
         if len(found) > _MAX_EXCHANGES:

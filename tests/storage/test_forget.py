@@ -13,7 +13,14 @@ from gateway.core.conversation.canonical import WireMessage
 from gateway.run.background.retention import Retention
 from storage.commands import ForgetTarget, RunAccept
 from storage.errors import Stale
-from storage.listing import AgentChange, AgentDraft, BlockChange, DefinitionDraft, PassageDraft
+from storage.listing import (
+    AgentChange,
+    AgentDraft,
+    BlockChange,
+    DefinitionDraft,
+    ForgetCounts,
+    PassageDraft,
+)
 from storage.records import (
     Agent,
     Block,
@@ -569,6 +576,15 @@ async def test_what_is_too_old_goes_where_no_turn_is(store: Store, alice: Speake
     await store.runs.end(agent.id, run.id, RunState.FAILED, "error", before - 1)
     await forget_old()
     assert left(holds, f"fact{before - DAY:.0f}", "file", "response", "newu") == ["newu"]
+
+
+async def test_a_preview_of_a_memory_that_is_gone_by_then_counts_nothing(
+    store: Store, alice: Speaker
+) -> None:
+    await talk(alice, ["one"], "c1")
+    await forget(store, alice.agent, ForgetTarget(is_all=True))
+    found = await store.forget_previews.counts(alice.agent.id, ForgetTarget(facts=[1]), 0)
+    assert found == (ForgetCounts(0, 0, 0, 0, 0, 0), [])
 
 
 # -- agents that are made over REST
