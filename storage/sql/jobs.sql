@@ -90,8 +90,8 @@ AND (agent = 0 OR epoch = (SELECT a.epoch FROM agents a WHERE a.id = jobs.agent)
 RETURNING id
 
 -- name: release
--- Ends the lease of an attempt.
-UPDATE jobs SET held_until = 0 WHERE id = ? AND attempt = ? AND state = 'running'
+-- Ends the lease of an attempt, which does not count.
+UPDATE jobs SET held_until = 0, tries = tries - 1 WHERE id = ? AND attempt = ? AND state = 'running' AND held_until <> 0
 
 -- name: is_held
 -- Returns whether this attempt still runs, and its agent is as it was.

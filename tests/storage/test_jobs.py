@@ -270,6 +270,14 @@ async def test_one_that_is_given_back_was_not_tried(store: Store, jobs: Jobs, cl
     assert (job.tries, job.attempt) == (1, 2)
 
 
+async def test_an_attempt_whose_end_could_not_be_written_does_not_count(store: Store, jobs: Jobs) -> None:
+    await jobs.enqueue("learn", 0, "k")
+    for _ in range(TRIES + 1):
+        job = await take(jobs)
+        assert job.tries == 1
+        jobs.release_later(job)
+
+
 async def test_a_cancelled_job_is_gone_and_commits_nothing(store: Store, jobs: Jobs) -> None:
     agent = await make_agent(store)
     id = await jobs.enqueue("learn", agent.id, "k")
