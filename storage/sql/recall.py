@@ -467,7 +467,9 @@ class Recall(Group):
         self, connection: Connection, agent: int, number: int, stamp: int, made: Segment
     ) -> None:
         await connection.lock(agent)
-        await add_segment(connection, agent, number, stamp, made)
+        # Of a memory that is gone by now nothing may stay.
+        if await load_agent(connection, agent) is not None:
+            await add_segment(connection, agent, number, stamp, made)
 
     async def mend(self, agent: int) -> None:
         """Empties what is damaged of the search index. The next steps of `index` make it again."""

@@ -208,6 +208,23 @@ async def test_of_a_memory_that_is_forgotten_no_segment_is_left(store: Store, an
     assert await numbers(store) == []
 
 
+async def test_a_segment_that_was_made_of_a_memory_that_is_gone_by_then_is_not_written(
+    store: Store, ann: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rows(store, "DELETE FROM segments")
+    read = store.database.long_read
+
+    async def read_and_forget(operation: Any, **options: Any) -> Any:
+        monkeypatch.setattr(store.database, "long_read", read)
+        found = await read(operation, **options)
+        await forget(store, ann, ForgetTarget(is_all=True))
+        return found
+
+    monkeypatch.setattr(store.database, "long_read", read_and_forget)
+    await index(store, ann)
+    assert await numbers(store) == []
+
+
 async def test_another_process_drops_a_segment(store: Store, ann: Agent) -> None:
     """What a memory has cached of it is read again."""
     before = await search(store, ann, "dog number 40")
