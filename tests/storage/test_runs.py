@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from storage.commands import ForgetTarget, RunAccept
 from storage.database import Connection
-from storage.errors import NotFound
+from storage.errors import NotFound, WriteConflict
 from storage.listing import Page, RunFilter
 from storage.records import Agent, Run, RunState, RunStep, Scope, TokenCounts
 from storage.sql.agents import create_agent
@@ -84,6 +84,19 @@ async def test_the_same_send_is_one_run_until_another_takes_its_place(store: Sto
     assert await store.runs.newest(run.agent, 1) == again
     # Sends without an id of their own are never the same.
     assert len({(await put_run(store, replace(draft, uid=u, otid=None))).id for u in "ab"}) == 2
+
+
+async def test_a_response_of_which_an_upstream_gave_the_id_before_is_refused(
+    store: Store, draft: Run
+) -> None:
+    response = replace(draft, conversation=0, otid=None)
+    await store.runs.note_response(response, b"first", 0)
+    with pytest.raises(WriteConflict, match="there is a run 'r1' already"):
+        await store.runs.note_response(response, b"second", 0)
+    found = await store.runs.response("default", "r1")
+    assert found is not None
+    (text,) = await store.runs.texts(draft.agent, found[1].id, "response")
+    assert text.data == b"first"
 
 
 async def test_steps_add_up_in_their_run_and_the_last_one_ends_it(

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from storage.commands import RecallRow, RunAccept
 from storage.database import Connection, Database, Row
-from storage.errors import NotFound
+from storage.errors import NotFound, WriteConflict
 from storage.listing import Page, RunEntry, RunFilter, StepEntry
 from storage.records import Agent, Run, RunState, RunStep, TokenCounts
 from storage.sql.agents import AGENT_COLUMNS, make_agent_record
@@ -49,6 +49,8 @@ async def create_run(connection: Connection, draft: Run, *, replaces: int | None
     """Stores a run (its id does not count). Returns it, or the agent's run that has its otid already.
 
     replaces: a run that has ended, from which this one takes the otid.
+
+    Raises: WriteConflict: its public name is taken.
     """
     if replaces is not None:
         await connection.run(SQL["release_otid"], (replaces, draft.agent))
@@ -60,7 +62,8 @@ async def create_run(connection: Connection, draft: Run, *, replaces: int | None
     if id is not None:
         return replace(draft, id=int(id))
     found = await find_otid(connection, draft.agent, draft.otid)
-    assert found is not None  # a uid is random, so only its otid can have been there
+    if found is None:
+        raise WriteConflict(f"there is a run {draft.uid!r} already")
     return found
 
 
@@ -255,7 +258,10 @@ class Runs(Group):
 
     @writes
     async def note_response(self, connection: Connection, draft: Run, text: bytes, epoch: int) -> None:
-        """Stores a run with a text of a response that an upstream makes; nothing, if its memory's epoch is another."""
+        """Stores a run with a text of a response that an upstream makes; nothing, if its memory's epoch is another.
+
+        Raises: WriteConflict: as `create_run`.
+        """
         await connection.lock(draft.agent)
         if await connection.value(SQL["epoch"], (draft.agent,)) == epoch:
             run = await create_run(connection, draft)
