@@ -460,6 +460,8 @@ class RunEnd(Struct, frozen=True):
     at: float
     # The step that it ended with; None: the step stays as it is.
     exchange: int | None = None
+    # The epoch of the memory when that step was written.
+    epoch: int = 0
     # The calls that wait for an answer, as in `RunStep`.
     waiting: Mapping[str, str] = msgspec.field(default_factory=dict)
     # The results of that step's calls that no step has taken in: messages as JSON, by their numbers among the texts

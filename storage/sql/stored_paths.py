@@ -175,7 +175,8 @@ class StoredPaths(Group):
     def end(self, write: RunEnd) -> Future[Run]:
         """Ends a run after a step that is written already. Returns it as it is now.
 
-        Raises: WriteConflict when a block was changed since it was read; Unavailable, NotFound.
+        Raises: WriteConflict when a block was changed since it was read; Stale when something was forgotten since the
+        step was written; Unavailable, NotFound.
         """
         return self._database.write(lambda connection: _end_run(connection, write))
 
@@ -320,6 +321,7 @@ async def _end_run(connection: Connection, write: RunEnd) -> Run:
             orjson.dumps(write.waiting) if write.waiting else None,
             write.exchange,
             write.agent,
+            write.epoch,
         )
         maker = await connection.value(SQL["step_stop"], values)
         if maker is None:

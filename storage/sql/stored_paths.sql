@@ -106,7 +106,8 @@ RETURNING a.indexed_seq
 
 -- name: step_stop
 -- Notes why its run ended after a step that is written already, and which answers its calls wait for. Returns its run.
-UPDATE run_steps SET stop = ?, waiting = coalesce(?, waiting) WHERE exchange = ? AND agent = ? RETURNING run
+UPDATE run_steps SET stop = ?1, waiting = coalesce(?2, waiting) WHERE exchange = ?3 AND agent = ?4
+AND EXISTS (SELECT 1 FROM agents a WHERE a.id = ?4 AND a.epoch = ?5) RETURNING run
 
 -- name: conversation_named
 -- Reads a conversation by the client's name of it, or by its public one, unless it is gone.

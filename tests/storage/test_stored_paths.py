@@ -18,7 +18,15 @@ from gateway.core.conversation.stored_path import abandon, finish_step, open_ste
 from gateway.core.conversation.tree import Tree, end_offset
 from gateway.core.memory import edits
 from gateway.core.memory.rules import RULES
-from storage.commands import ConversationPath, MemorySnapshot, RunEnd, StepEnd, StepOpen, StepOpened
+from storage.commands import (
+    ConversationPath,
+    ForgetTarget,
+    MemorySnapshot,
+    RunEnd,
+    StepEnd,
+    StepOpen,
+    StepOpened,
+)
 from storage.database import Connection
 from storage.errors import Stale, WriteConflict
 from storage.records import (
@@ -369,8 +377,8 @@ async def test_a_run_ends_behind_a_step_that_is_written_already(writer: Writer) 
             "requires_approval",
             101.0,
             e.id,
-            {"1": "client"},
-            {0: b'{"a":1}'},
+            waiting={"1": "client"},
+            results={0: b'{"a":1}'},
         )
     )
     assert (ended.state, ended.stop) == (RunState.COMPLETED, "requires_approval")
@@ -379,6 +387,33 @@ async def test_a_run_ends_behind_a_step_that_is_written_already(writer: Writer) 
     assert (step.waiting, step.stop) == ({"1": "client"}, "requires_approval")
     (text,) = await writer.store.runs.texts(writer.agent.id, run, "result")
     assert text.data == b'{"a":1}'
+
+
+async def test_what_calls_of_a_forgotten_reply_have_made_is_not_written(writer: Writer) -> None:
+    await writer.begin(user("I am Ann."))
+    e = await writer.finish(assistant(None, call("1", "memory_insert", "{}"), call("2")), stop=None)
+    assert writer.opened.run is not None
+    (block,) = (await writer.read()).snapshot.blocks
+    op = BlockOp(0, e.id, "1", "insert", "human", b'{"label":"human","new_string":"Ann"}', at=100.0)
+    end = RunEnd(
+        writer.agent.id,
+        writer.opened.run.id,
+        RunState.COMPLETED,
+        "requires_approval",
+        101.0,
+        e.id,
+        writer.agent.epoch,
+        {"2": "client"},
+        {0: b"done"},
+        edits.merge_operations([block], [op]),
+        {block.id: block.version},
+    )
+    await writer.store.forgetting.forget(writer.agent.id, ForgetTarget(exchanges=[e.id]))
+    with pytest.raises(Stale):
+        await writer.store.stored_paths.end(end)
+    assert [b.value for b in (await writer.read()).snapshot.blocks] == [""]
+    assert await writer.store.runs.waiting(writer.agent.id, e.conversation) is None
+    assert await writer.store.runs.texts(writer.agent.id, end.run, "result") == ()
 
 
 async def test_a_tree_goes_on_as_ours_from_its_newest_exchange(open_store: OpenStore) -> None:

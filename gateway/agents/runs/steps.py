@@ -485,6 +485,7 @@ class RunMemory:
                 RunState.COMPLETED,
                 stop,
                 exchange=e.id,
+                epoch=self.context.agent.epoch,
                 waiting=outcome.waiting,
                 results=_results_by_number(e, results),
                 edits=merged,
