@@ -108,7 +108,7 @@ class Moving(Group):
 
     @reads
     async def key_numbers(self, connection: Connection) -> dict[bytes, int]:
-        """Returns the numbers of all gateway keys by their digests."""
+        """Returns the numbers of all gateway keys by the digests of their secrets, and of those before a rotation."""
         return {bytes(digest): id for id, digest in await connection.rows(SQL["key_numbers"])}
 
     @long_reads
@@ -160,9 +160,12 @@ class Moving(Group):
 
     @bulk_writes
     async def put_keys(self, connection: Connection, keys: Sequence[Row]) -> None:
-        """Adds the keys that are missing here."""
+        """Adds the keys that are missing here. What was revoked or rotated, here or there, stays so."""
         for key in keys:
-            await connection.run(SQL["key_put"], tuple(key))
+            _, _, digest, prefix, _, revoked, *_, old_digest, old_until = key
+            revised = (digest, prefix, revoked, old_digest, old_until)
+            if not await connection.run(SQL["key_revise"], revised):
+                await connection.run(SQL["key_put"], tuple(key))
 
     @bulk_writes
     async def put_usage(self, connection: Connection, rows: Sequence[Row], keys: Mapping[int, int]) -> None:

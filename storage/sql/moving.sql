@@ -19,15 +19,19 @@ SELECT id FROM agents WHERE project = ? AND profile = ? AND subject = ?
 SELECT project, name, digest, prefix, created, revoked, memory, opens, used, expires, models, "user", old_digest, old_until
 FROM keys ORDER BY id
 
+-- name: key_revise
+-- Gives a gateway key that is here the revocation and the rotation that it has had in the source. ?4: its secret before.
+UPDATE keys SET digest = ?1, prefix = ?2, revoked = coalesce(revoked, ?3), old_digest = ?4, old_until = ?5
+WHERE id = (SELECT id FROM keys WHERE digest IN (?1, ?4) ORDER BY digest <> ?1 LIMIT 1)
+
 -- name: key_put
--- Adds a gateway key as it was, unless it is there.
+-- Adds a gateway key as it was, unless it was rotated here.
 INSERT INTO keys (project, name, digest, prefix, created, revoked, memory, opens, used, expires, models, "user", old_digest, old_until)
-VALUES ({?1..14})
-ON CONFLICT DO NOTHING
+SELECT {?1..14} WHERE NOT EXISTS (SELECT 1 FROM keys WHERE old_digest = ?3)
 
 -- name: key_numbers
--- Reads the numbers of all gateway keys, which are others in each store.
-SELECT id, digest FROM keys
+-- Reads the numbers of all gateway keys, which are others in each store, by their secrets and those before.
+SELECT id, digest FROM keys UNION ALL SELECT id, old_digest FROM keys WHERE old_digest IS NOT NULL
 
 -- name: usage
 -- Reads a page of usage.

@@ -185,6 +185,29 @@ async def test_usage_and_limits_are_of_a_key_that_has_another_number_there(
     assert (there["usage"], there["limits"]) == (here["usage"], here["limits"])
 
 
+async def test_a_key_that_was_revoked_or_rotated_since_stays_so_when_it_is_moved_again(
+    source: Store, target: Store
+) -> None:
+    made = {
+        name: await source.keys.create("default", name) for name in ("revoked", "rotated", "rotated there")
+    }
+    await Move(source, target).run()
+    usage = (await contents(target))["usage"]
+    await source.keys.revoke("revoked")
+    _, here = await source.keys.rotate(made["rotated"][0].id, 0.0)
+    (moved,) = [key for key in await target.keys.list() if key.name == "rotated there"]
+    _, there = await target.keys.rotate(moved.id, 0.0)
+    await Move(source, target).run()
+    for _, secret in made.values():
+        assert await target.keys.find(secret) is None
+    for secret, name in ((here, "rotated"), (there, "rotated there")):
+        found = await target.keys.find(secret)
+        assert found is not None
+        assert found.name == name
+    assert len(await target.keys.list()) == len(await source.keys.list())
+    assert (await contents(target))["usage"] == usage
+
+
 @pytest.mark.parametrize("seed", range(3))
 async def test_a_move_that_is_broken_off_goes_on(source: Store, target: Store, seed: int) -> None:
     """It is broken off behind a transaction of the target's, later each time."""
