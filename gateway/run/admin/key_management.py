@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from gateway.core.dates import END_OF_DATES_S
 from gateway.errors import BadRequest, UnknownId
-from gateway.run.admin.key_operations import OPENS_PAGE, default_project
+from gateway.run.admin.key_operations import OPENS_PAGE, check_name, default_project
 from gateway.run.admin.limit_operations import LimitOperations, limit_json
 from gateway.run.admin.operation_arguments import (
     Arguments,
@@ -225,6 +225,7 @@ def _with_fields(raw: RawArguments, key: Key) -> Key:
     """Returns a key with the fields that a request names. Raises: BadRequest."""
     name, user = raw.get("name", key.name), raw.get("user", key.user)
     _check_text("name", name)
+    check_name(name, key.name)
     if user is not None:
         _check_text("user", user)
     memory = raw.get("memory", key.memory)

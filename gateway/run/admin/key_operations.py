@@ -19,6 +19,8 @@ from storage.sql.keys import DEFAULT_PROJECT, Keys
 # The project of keys of operators that see all.
 ALL_PROJECTS = ""
 OPENS_PAGE = (OPERATOR, OPERATOR_READ)
+# The names of the keys in the settings, by which a new one takes the place of the one before.
+SETTINGS_KEY, SETTINGS_OPERATOR_KEY = "server.key", "server.operator_key"
 
 
 class KeyOperations(Struct, frozen=True):
@@ -51,6 +53,7 @@ class KeyOperations(Struct, frozen=True):
         opens = _opens(arguments)
         project = arguments.optional_text("project") or default_project(opens)
         name = arguments.text("name")
+        check_name(name)
         expires, models = arguments.optional_number("expires"), arguments.optional_text("models")
         user = arguments.optional_text("user")
         if opens is not None and (models is not None or user is not None):
@@ -118,6 +121,15 @@ def _key_record(key: Key) -> KeyRecord:
     return KeyRecord(
         key.id, key.name, key.project or None, key.prefix, kind, key.memory, key.created, key.revoked
     )
+
+
+def check_name(name: str, before: str = "") -> None:
+    """Checks a key's name. before: the one that it has. Raises: BadRequest: one of the two is of the settings' keys."""
+    for each in (SETTINGS_KEY, SETTINGS_OPERATOR_KEY):
+        if name != before and each in (name, before):
+            raise BadRequest(
+                f"The name {each} is that of the key in the settings, and of no other.", param="name"
+            )
 
 
 def default_project(opens: str | None) -> str:

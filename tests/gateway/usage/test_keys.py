@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from gateway.errors import BadRequest
+from gateway.run.admin.key_operations import KeyOperations
 from gateway.settings import ModelSettings, UpstreamSettings
 from tests.doubles.upstream import Gate, StrictUpstream, say
 from tests.gateway.sdk import World, remember
@@ -77,6 +79,24 @@ def test_a_wrong_field_is_named_and_nothing_is_made(world: World, fields: Any, p
     reply = manage(world, "POST", "keys", fields)
     assert (reply.status, reply.error["param"]) == (400, param)
     assert manage(world, "GET", "keys").json["data"] == []
+
+
+def test_a_name_of_the_settings_keys_is_neither_given_nor_taken(world: World) -> None:
+    """By it the next key of the settings takes the place of the one before."""
+    world.gateway.call(world.store.keys.install("mg-" + "0123456789abcdef" * 2, "server.key"))
+    (theirs,) = manage(world, "GET", "keys").json["data"]
+    other, _ = make(world, name="prod")
+    for method, path, name in (
+        ("POST", "keys", "server.operator_key"),
+        ("PATCH", f"keys/{other['id']}", "server.key"),
+        ("PATCH", f"keys/{theirs['id']}", "prod"),
+    ):
+        reply = manage(world, method, path, {"name": name})
+        assert (reply.status, reply.error["param"]) == (400, "name"), reply.body
+    changed = manage(world, "PATCH", f"keys/{theirs['id']}", {"name": "server.key", "memory": "off"})
+    assert (changed.status, changed.json["memory"]) == (200, "off")
+    with pytest.raises(BadRequest, match="in the settings"):
+        world.gateway.call(KeyOperations(world.store.keys).create({"name": "server.key"}))
 
 
 def test_a_key_asks_for_its_models_alone(world: World) -> None:
