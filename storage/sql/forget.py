@@ -79,6 +79,8 @@ class Forgetting(Group):
         database.listen(FORGOTTEN, lambda _: self._call_listeners())
         # Where forgettings continue that `run` has interrupted.
         self._cursors: dict[int, _Cursor] = {}
+        # A file that was restored may have another forgetting of that number.
+        database.when_recovered(self._cursors.clear)
         # By forgetting of a memory those of its sleeptime agents' memories, which are run first.
         self._prerequisites: dict[int, list[int]] = {}
 

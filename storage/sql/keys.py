@@ -120,6 +120,7 @@ class Keys(Group):
         # By a key's id, when its use is to be recorded again.
         self._use_due: dict[int, float] = {}
         database.listen(KEYS, lambda _: self._expire_cache())
+        database.when_recovered(self._expire_cache)
 
     async def create(
         self,

@@ -10,12 +10,13 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from storage.commands import ForgetTarget
 from storage.database import Operation
 from storage.errors import Broken, Corrupt, Full, Locked, ReadOnly, StatementFailed, Unavailable
 from storage.records import Agent, Passage, Scope
@@ -25,11 +26,15 @@ from storage.sql.store import Store
 from storage.sqlite.connection import DatabaseFile, translate
 from storage.sqlite.reader import Reader, ThreadReader
 from storage.sqlite.writer import WriterLimits
+from tests.core.conversations import assistant, user
 from tests.doubles.disk import Disk, may_not_grow, use_page
 from tests.patience import PATIENCE_S
+from tests.stored import Speaker, rows
 
 # Attempts to mend are made by the tests, not by a timer.
 BY_HAND = WriterLimits(retry_first_s=3600, idle_s=3600)
+# Or begin at once.
+AT_ONCE = WriterLimits(retry_first_s=0.0, retry_most_s=0.0, idle_s=3600)
 
 
 def write(agent: Agent, text: str = "something") -> Operation[Passage]:
@@ -391,7 +396,7 @@ def take_away(path: Path) -> None:
 async def test_what_is_written_to_a_file_that_has_gone_is_not_called_written(
     open_store: Any, path: Path, tmp_path: Path, how: str
 ) -> None:
-    store = await open_store(limits=WriterLimits(idle_s=3600.0, retry_first_s=0.0, retry_most_s=0.0))
+    store = await open_store(limits=AT_ONCE)
     await store.keys.create("default", "first")
     other = tmp_path / "other.db"
     shutil.copy(path, other)
@@ -403,6 +408,48 @@ async def test_what_is_written_to_a_file_that_has_gone_is_not_called_written(
     assert await store.database.writer.recover()
     third = await store.keys.create("default", "third")
     assert third[0] in await store.keys.list()
+
+
+async def reopen(store: Store, path: Path, backup: Path) -> None:
+    """Puts another file in the place of the one that a store has open, and has the store open it."""
+    restore(path, str(backup))
+    with pytest.raises(Broken, match="removed or replaced"):
+        await store.keys.create("default", "lost")
+    assert await store.database.writer.recover()
+
+
+async def test_the_keys_of_a_file_that_was_restored_are_its_own(
+    open_store: Any, path: Path, tmp_path: Path
+) -> None:
+    other = await open_store(path=tmp_path / "other.db")
+    _, theirs = await other.keys.create("default", "theirs")
+    await other.close()
+    store = await open_store(limits=AT_ONCE)
+    _, mine = await store.keys.create("", "mine", opens="operator")
+    assert await store.keys.find(mine)
+    assert not await store.keys.has_any()
+    await reopen(store, path, tmp_path / "other.db")
+    assert await store.keys.has_any()
+    assert await store.keys.find(theirs)
+    assert await store.keys.find(mine) is None
+
+
+async def test_a_forgetting_in_a_file_that_was_restored_begins_at_its_first_phase(
+    open_store: Any, path: Path, tmp_path: Path
+) -> None:
+    store = await open_store(limits=AT_ONCE)
+    alice = Speaker(store)
+    await alice.say([user("I have a heron.")], assistant("Good."))
+    await store.close()
+    shutil.copy(path, tmp_path / "other.db")
+    store = await open_store(limits=AT_ONCE)
+    whole, steps = ForgetTarget(is_all=True), iter(range(100))
+    begun = await store.forgetting.begin(alice.agent.id, whole)
+    assert not await store.forgetting.run(begun, until=lambda: next(steps) == 15)
+    await reopen(store, path, tmp_path / "other.db")
+    assert await store.forgetting.begin(alice.agent.id, whole) == begun
+    await store.forgetting.finish(begun)
+    assert await rows(store, "SELECT 1 FROM exchanges WHERE agent <> 0") == []
 
 
 async def test_a_file_that_was_removed_is_noticed_and_made_anew(open_store: Any, path: Path) -> None:
