@@ -166,13 +166,15 @@ class Forgetting(Group):
                 await connection.run(PAGE_SQL["pause"], (empty.id, paused.paused))
             return id, before, user
 
-        id, before, user = await self._database.bulk(write)
+        def begun() -> None:
+            self._agents.clear()
+            self._wake()
+            self._database.notify(FORGOTTEN)
+
+        id, before, user = await self._await_write(self._database.bulk(write), begun)
         if user is not None:
             self._usage.notify_forgotten(*user)
         self._prerequisites[id] = before
-        self._agents.clear()
-        self._wake()
-        self._database.notify(FORGOTTEN)
         return id
 
     async def forget(self, agent: int, target: ForgetTarget) -> None:
@@ -233,10 +235,11 @@ class Forgetting(Group):
                 await raise_epoch(connection, agent)
             return done
 
-        done = await self._database.write(write)
-        self._call_listeners()
-        self._database.notify(FORGOTTEN)
-        return done
+        def paused() -> None:
+            self._call_listeners()
+            self._database.notify(FORGOTTEN)
+
+        return await self._await_write(self._database.write(write), paused)
 
     def when_gone(self, listener: Callable[[], None]) -> None:
         """Has a function called at the end of each forgetting, of this process or of another one, and of each pause."""

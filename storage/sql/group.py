@@ -13,6 +13,7 @@ method by `as_method`.
 
 from __future__ import annotations
 
+import asyncio
 from asyncio import Future
 from collections.abc import Callable, Coroutine
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -36,6 +37,14 @@ class Group:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+
+    async def _await_write(self, write: Future[T], after: Callable[[], object]) -> T:
+        """Returns the result of a write. after: called when the write has ended, well or not.
+
+        It is called even where the caller is cancelled meanwhile, since the write ends all the same.
+        """
+        write.add_done_callback(lambda _: after())
+        return await asyncio.shield(write)
 
     async def _delete_older(self, has_older: Statement, delete: Statement, before: float) -> int:
         """Deletes the rows from before a time, a page in each transaction. Returns how many it deleted.

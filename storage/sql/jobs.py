@@ -393,17 +393,13 @@ class Jobs(Group):
 
         Unlike that of `enqueue`, it does not give way to turns.
         """
-        future = self._database.write(operation)
-        future.add_done_callback(lambda _: self.wake())
-        return await asyncio.shield(future)
+        return await self._await_write(self._database.write(operation), self.wake)
 
     # -- transactions -------------------------------------------------------------------------------------------------
 
     async def _write(self, operation: Operation[T]) -> T:
-        """Writes, and calls the watchers even if the caller is cancelled, since the write ends all the same."""
-        future = self._database.bulk(operation)
-        future.add_done_callback(lambda _: self.wake())
-        return await asyncio.shield(future)
+        """Writes, and calls the watchers."""
+        return await self._await_write(self._database.bulk(operation), self.wake)
 
     async def _check(self, connection: Connection, job: Job) -> None:
         """Raises Stale if this attempt no longer holds the job, or its memory has changed."""

@@ -205,11 +205,7 @@ class Keys(Group):
     async def _write_key(
         self, id: int, write: Callable[[Connection], Coroutine[Any, Any, Row | None]]
     ) -> Key:
-        try:
-            row = await self._database.write(write)
-        finally:
-            self._cache = OrderedDict()
-            self._database.notify(KEYS)
+        row = await self._await_write(self._database.write(write), self._drop_cache)
         if row is None:
             raise NotFound(f"there is no key in use with the number {id}")
         return _make_key(row)
@@ -225,11 +221,8 @@ class Keys(Group):
     async def revoke(self, name_or_id: str) -> Key:
         """Revokes a key by its number, else by its name. Raises: NotFound; WriteConflict: several have that name."""
         now = self._now()
-        try:
-            return await self._database.write(lambda connection: _revoke_key(connection, name_or_id, now))
-        finally:
-            self._cache = OrderedDict()
-            self._database.notify(KEYS)
+        revoking = self._database.write(lambda connection: _revoke_key(connection, name_or_id, now))
+        return await self._await_write(revoking, self._drop_cache)
 
     @reads
     async def list(self, connection: Connection) -> tuple[Key, ...]:
@@ -316,6 +309,11 @@ class Keys(Group):
         if demands_key:
             self._has_key = True
             self._update_keyed_file(True)
+        self._database.notify(KEYS)
+
+    def _drop_cache(self) -> None:
+        """Drops all keys here, and has other processes read theirs again."""
+        self._cache = OrderedDict()
         self._database.notify(KEYS)
 
     def _expire_cache(self) -> None:

@@ -29,21 +29,21 @@ class UsageLimits(Group):
     async def add(self, limit: UsageLimit) -> UsageLimit:
         """Adds a limit, and returns it with its number. The id of `limit` does not count."""
         values = (limit.project, limit.key, limit.user, limit.unit, limit.per, limit.most, limit.then)
-        ((id,),) = await self._database.write_one(SQL["limit_add"], values)
-        self._report_change()
+        adding = self._database.write_one(SQL["limit_add"], values)
+        ((id,),) = await self._await_write(adding, self._report_change)
         return UsageLimit(id, *values)
 
     async def change(self, id: int, most: float | None, then: str | None) -> None:
         """Changes a limit; None leaves a field as it is. Raises: NotFound."""
-        if not await self._database.write(lambda c: c.run(SQL["limit_change"], (id, most, then))):
+        changing = self._database.write(lambda c: c.run(SQL["limit_change"], (id, most, then)))
+        if not await self._await_write(changing, self._report_change):
             raise NotFound(f"there is no limit {id}")
-        self._report_change()
 
     async def remove(self, id: int) -> None:
         """Removes a limit. Raises: NotFound."""
-        if not await self._database.write(lambda c: c.run(SQL["limit_remove"], (id,))):
+        removing = self._database.write(lambda c: c.run(SQL["limit_remove"], (id,)))
+        if not await self._await_write(removing, self._report_change):
             raise NotFound(f"there is no limit {id}")
-        self._report_change()
 
     def when_changed(self, listener: Callable[[], None]) -> None:
         """Has a function called when limits may have changed, by this process or another."""

@@ -91,6 +91,30 @@ async def stall(store: Store) -> threading.Event:
     return gate
 
 
+async def cancel(waiting: Coroutine[Any, Any, Any]) -> None:
+    """Begins something, and cancels it once it has given its write to the store."""
+    task = asyncio.create_task(waiting)
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+
+
+async def test_what_a_cancelled_caller_has_written_is_not_cached_as_it_was(open_store: Any) -> None:
+    store = await open_store(limits=BY_HAND)
+    alice = Speaker(store)
+    await alice.say([user("one")], assistant("First."))
+    _, secret = await store.keys.create("default", "laptop")
+    gate = await stall(store)
+    await cancel(store.keys.revoke("laptop"))
+    await cancel(store.forgetting.begin(alice.agent.id, ForgetTarget(is_all=True)))
+    assert await store.keys.find(secret)
+    assert await store.agents.find(alice.scope)
+    gate.set()
+    assert await store.drain(PATIENCE_S)
+    assert await store.keys.find(secret) is None
+    assert await store.agents.find(alice.scope) is None
+
+
 async def test_a_write_that_is_too_big_takes_no_other_with_it(open_store: Any) -> None:
     store = await open_store(limits=BY_HAND)
     agent = await make_agent(store)
