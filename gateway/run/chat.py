@@ -239,7 +239,7 @@ class Chat:
             identity = replace(call.identity, scope=None, conversation=None)
             call.identity, call.kind = identity, ConversationKind.CLIENT
         # A fallback may have no such endpoint, and would be asked for a reply.
-        attempts = self.failover.at_first_key(call.route, sink, receipt)
+        attempts = self.failover.at_first_key(call.route, receipt)
         with QueueTicket() as ticket:
             begun = await self.begin_memory(call, attempts, ticket, TreeMemory, opens=False)
             _, prompt = begun or (None, await _prompt_without_memory(call.request, attempts, call.spec))
@@ -285,7 +285,7 @@ class Chat:
     async def _complete(self, call: ChatCall, continued: ContinuedConversation | None) -> str:
         """Answers a request in a client conversation. Returns the state of memory for it."""
         request, receipt = call.request, call.receipt
-        attempts = self.failover.attempts(call.route, lambda: _conversation_key(request), call.sink, receipt)
+        attempts = self.failover.attempts(call.route, lambda: _conversation_key(request), receipt)
         # Whatever happens here, the next request of the conversation does not wait for ever.
         with QueueTicket() as ticket:
             begun = await self.begin_memory(call, attempts, ticket, TreeMemory)

@@ -127,7 +127,7 @@ class NativeChat:
         route = self._chat.route_of(native.chat.model)
         receipt = Receipt(time.perf_counter(), project=scope.project)
         call = make_native_call(native, Forwarded(()), identity, spec, route, UnseenSink(), receipt)
-        attempts = self._chat.failover.at_first_key(route, call.sink, receipt)
+        attempts = self._chat.failover.at_first_key(route, receipt)
         with QueueTicket() as ticket:
             ticket.timeout_s = self._turns.limits.commit_wait_s
             begun = await self._begin_memory(call, native, attempts, ticket)
@@ -147,7 +147,7 @@ class NativeChat:
         looked_up_in: the memory in which the ids that it refers to were looked up.
         """
         sink, receipt, turns = call.sink, call.receipt, self._turns
-        attempts = self._chat.failover.at_first_key(call.route, sink, receipt)
+        attempts = self._chat.failover.at_first_key(call.route, receipt)
         # The upstream stores the reply in the account of one key. Sent again, the request would make a second one.
         attempts.sends_once = True
         # Requests side by side in one conversation are the upstream's to refuse, and none waits for another here.

@@ -298,8 +298,8 @@ class TurnRun:
                 await self._feed(events.ReceivedWhole(whole))
         except ProviderError as error:
             failure = translate(error)
-            if self.sink.started and self.attempts.is_answered:
-                self.attempts.note_broken(failure)  # an error that is raised is counted where it is caught
+            if self.attempts.is_answered:
+                self.attempts.note_broken(failure)
             rest = error.rest if isinstance(error, UnfinishedEvent) else b""
             await self._feed(events.ReplyFailed(failure, rest))
         except CallerError as error:

@@ -21,7 +21,7 @@ from gateway.agents.runs.background import remote_runs
 from gateway.agents.runs.background.background_runs import BackgroundRuns
 from gateway.agents.runs.background.run_logs import RunLogs
 from gateway.run.event_log import stored_events
-from gateway.settings import ToolSettings
+from gateway.settings import ToolSettings, UpstreamSettings
 from storage.errors import Unavailable
 from storage.listing import Page, RunFilter
 from storage.records import Run as StoredRun
@@ -93,6 +93,20 @@ def test_a_run_is_accepted_and_goes_on_by_itself(world: LettaWorld) -> None:
     (step,) = world.letta.steps.list(agent_id=agent.id)
     assert [m.message_type for m in world.letta.steps.messages.list(step.id)] == kinds
     assert world.world.query("SELECT count(*) FROM jobs") == [0]
+
+
+def test_each_step_of_a_run_is_retried(upstream: StrictUpstream, tmp_path: Path) -> None:
+    retrying = UpstreamSettings("up", base_url=upstream.base_url, retries=1)
+    with letta(upstream, tmp_path, upstreams=(retrying,)) as world:
+        agent = world.agent(tools=["memory_insert"])
+        note = Call("memory_insert", {"label": "human", "new_string": "Works."}, "c1")
+        upstream.queue(fail(503), call_tools(note, text="Noting."), fail(503), say("Done."))
+        with world.letta.agents.messages.create(
+            agent.id, input="Work.", streaming=True, background=True
+        ) as events:
+            run_id = next(iter(events)).run_id
+            list(events)
+        assert (ended(world, run_id).status, len(upstream.chats)) == ("completed", 4)
 
 
 @pytest.mark.parametrize("is_stream", [False, True])

@@ -1,8 +1,7 @@
 """A stream of events with pings in its pauses, also before its first event.
 
 A local model may read a long prompt for minutes, and clients close a connection on which nothing comes (`letta-client`
-after 60 s). The first ping sends the status 200. An error after it is an event of the stream; another endpoint can
-still be asked, since nothing of a reply was sent.
+after 60 s). The first ping sends the status 200, so an error after it is an event of the stream.
 """
 
 from __future__ import annotations

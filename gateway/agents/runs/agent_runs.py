@@ -457,7 +457,7 @@ class AgentRuns:
         receipt.begin_agent(send.spec.uid)
         key = partial(crc32, repr(send.scope).encode())
         failover = self._failover if send.accepted is None else self._background
-        attempts = failover.attempts(send.route, key, sink, receipt)
+        attempts = failover.attempts(send.route, key, receipt)
         form = endpoint_form_for(send.request, attempts.endpoint, attempts.target.model)
         request = self._memory_request(send, ticket, attempts.target)
         accepted = send.accepted

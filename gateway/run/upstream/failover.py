@@ -2,8 +2,8 @@
 
 `gateway.core.upstream.policy` decides the order and the next step; this module sends, waits and counts. `Attempts`
 belongs to one request, so that the code that relays the reply need not know how many endpoints were asked.
-Failover happens only before a reply is handed on: a reply that has begun is not asked for again. The first answer
-settles the endpoint. Further rounds of the turn go to it, and are sent only once when the client has text already.
+Failover happens only before a reply is handed on: a reply that has begun is not asked for again, so no client gets
+anything twice. The first answer settles the endpoint, to which further rounds of the turn go.
 """
 
 from __future__ import annotations
@@ -47,7 +47,6 @@ from gateway.core.upstream.policy import (
 from gateway.errors import GatewayError, UpstreamError
 from gateway.metrics import Metrics
 from gateway.run.receipt import FailedTry, Receipt, UpstreamCall, with_trace_headers
-from gateway.run.sink import Sink
 from gateway.run.upstream.propagation import propagates
 from gateway.run.upstream.provider_errors import failure_of, kind_of
 from gateway.run.upstream.route import Route
@@ -135,9 +134,7 @@ class Failover:
         }
         return other
 
-    def attempts(
-        self, route: Route, key: Callable[[], int], sink: Sink, receipt: Receipt, path: str = CHAT
-    ) -> Attempts:
+    def attempts(self, route: Route, key: Callable[[], int], receipt: Receipt, path: str = CHAT) -> Attempts:
         """Returns the attempts of a request; nothing is sent yet.
 
         key: requests with the same key go to the same endpoint, if there are several.
@@ -147,7 +144,7 @@ class Failover:
         # The common route has one endpoint and needs no order.
         if not route.others and len(endpoints) == 1:
             return Attempts(
-                self, endpoints[0], self.context_windows.with_known_window(route.first), [], sink, receipt
+                self, endpoints[0], self.context_windows.with_known_window(route.first), [], receipt
             )
         candidates = [
             (endpoint, target)
@@ -157,12 +154,12 @@ class Failover:
         ]
         members = [RouteMember(f"{e.name}/{t.model}", t.rank, e.health, t.model) for e, t in candidates]
         first, *rest = [candidates[i] for i in order_members(members, self.now(), key())]
-        return Attempts(self, *first, rest, sink, receipt)
+        return Attempts(self, *first, rest, receipt)
 
-    def at_first_key(self, route: Route, sink: Sink, receipt: Receipt) -> Attempts:
+    def at_first_key(self, route: Route, receipt: Receipt) -> Attempts:
         """Returns attempts at the first key alone, the account with an upstream's files and the like."""
         target = Target(route.upstream, route.model)
-        return Attempts(self, self.endpoints[route.upstream][0], target, [], sink, receipt)
+        return Attempts(self, self.endpoints[route.upstream][0], target, [], receipt)
 
     def passed_over(self) -> dict[str, bool]:
         """Returns of each endpoint, by its name, whether it is passed over, for one model at least."""
@@ -220,7 +217,6 @@ class Attempts:
     target: Target
     # The candidates that follow.
     _rest: list[Candidate]
-    _sink: Sink
     _receipt: Receipt
     # The last attempt had a reply, whatever its status.
     is_answered: bool = False
@@ -321,8 +317,7 @@ class Attempts:
             request = with_trace_headers(request, self._receipt, self.call, propagates=propagates)
         reply = await self.endpoint.provider.send(request)
         if reply.is_stream:
-            may_peek = self._failover.may_peek and not self._sink.started
-            return await _reveal_error(reply) if may_peek else reply
+            return await _reveal_error(reply) if self._failover.may_peek else reply
         is_chat = request.path == CHAT and reply.status < 300
         return await _reveal_whole_error(reply) if is_chat else reply
 
@@ -420,8 +415,8 @@ class Attempts:
     def _choose_next(
         self, failure: Failure, attempts: int, request: ModelRequest
     ) -> tuple[NextAttempt, float]:
-        # An upload was read once and cannot be sent again. A client that has text already would get it twice.
-        if request.upload is not None or self._sink.started:
+        # An upload was read once and cannot be sent again.
+        if request.upload is not None:
             return NextAttempt.STOP, 0.0
         # A request that got a 429 had no effect, so it may be sent again.
         if self.sends_once and failure.sent and failure.kind != "429":

@@ -288,7 +288,7 @@ class Forwarder:
         if costs_tokens(outgoing.method, outgoing.path):
             route = await self._admit(route, outgoing, len(body), receipt)
         keep_alive_s = self._settings.server.keep_alive_comment_s
-        with self._attempts(route, outgoing, sink, receipt) as attempts:
+        with self._attempts(route, outgoing, receipt) as attempts:
             try:
                 make = partial(outgoing.request_for, upstream=route.upstream)
                 held_bytes = _HELD_JSON_BYTES if change is None else None
@@ -308,17 +308,15 @@ class Forwarder:
         )
         return route if substitute is None else self._route_of(substitute)
 
-    def _attempts(self, route: Route, outgoing: Outgoing, sink: Sink, receipt: Receipt) -> Attempts:
+    def _attempts(self, route: Route, outgoing: Outgoing, receipt: Receipt) -> Attempts:
         """Returns the attempts of a request; nothing is sent yet. Raises: NotAllowed."""
         if outgoing.is_about_stored:
-            attempts = self._failover.at_first_key(route, sink, receipt)
+            attempts = self._failover.at_first_key(route, receipt)
             if outgoing.is_list and attempts.endpoint.has_key:
                 self._check_may_list(outgoing.project)
         else:
             # A request without a conversation belongs to no endpoint, so they take turns.
-            attempts = self._failover.attempts(
-                route, lambda: next(self._round_robin), sink, receipt, outgoing.path
-            )
+            attempts = self._failover.attempts(route, lambda: next(self._round_robin), receipt, outgoing.path)
         # A second POST could create a second batch, although the first one had seemed to fail.
         attempts.sends_once = outgoing.is_about_stored and outgoing.method != "GET"
         attempts.caller_error = outgoing.upload_error

@@ -28,7 +28,7 @@ from tests.doubles.upstream import (
 )
 from tests.gateway.sdk import agent
 from tests.gateway.upstream.two import AGENT, BUSY, INSERT, Open, both, forms, only_openai
-from tests.patience import SHORT_S
+from tests.patience import SHORT_S, becomes
 from tests.server import held_port
 
 
@@ -66,6 +66,16 @@ def test_the_fallback_answers(two: Open, fault: Reply, kind: str, stream: bool, 
         assert it.counted(f'mnemogate_upstream_errors_total{{kind="{kind}",upstream="first"}}') == 1
         assert it.counted('mnemogate_upstream_tries_total{outcome="200",upstream="second"}') == 1
         assert it.waits == []
+
+
+def test_the_fallback_makes_a_response_in_the_background(two: Open) -> None:
+    with two() as it:
+        it.first.queue(fail(503))
+        it.second.queue(say("From the second."))
+        responses = it.world.sdk.responses
+        made = responses.create(model="m", input="Hi", user="alice", background=True)
+        becomes(lambda: responses.retrieve(made.id).status not in ("queued", "in_progress"))
+        assert responses.retrieve(made.id).output_text == "From the second."
 
 
 @both

@@ -303,21 +303,15 @@ def test_an_error_of_a_hidden_round_is_a_status_and_nobody_elses(two: Open, stre
         assert it.second.seen == []
 
 
-def test_a_hidden_round_is_retried_while_the_client_has_nothing(two: Open) -> None:
+@pytest.mark.parametrize("before", ["", "Let me see. "], ids=["silent", "after text"])
+@pytest.mark.parametrize("is_event", [False, True], ids=["status", "first event"])
+def test_a_hidden_round_is_retried(two: Open, is_event: bool, before: str) -> None:
+    """Also where the client has the text of the round before it: it has nothing of this one."""
     with two(profiles=[agent()], retries=1) as it:
-        it.first.queue(call_tools(INSERT), fail(503), say("Noted."))
-        text, headers = it.ask(True, True, **AGENT)
-        assert (text, headers["x-mnemogate-tries"]) == ("Noted.", "first:200;first:503;first:200")
-
-
-def test_after_text_nothing_is_retried(two: Open) -> None:
-    with two(profiles=[agent()], retries=2) as it:
-        it.first.queue(call_tools(INSERT, text="Let me see. "), fail(503, code="full"))
-        with pytest.raises(openai.APIError) as caught:
-            it.ask(True, True, **AGENT)
-        assert caught.value.code == "full"
-        assert len(it.first.seen) == 2
-        assert it.second.seen == []
+        fault = begins_with(it.kind, OVERLOADED) if is_event else fail(503)
+        it.first.queue(call_tools(INSERT, text=before or None), fault, say("Noted."))
+        assert it.ask(True, True, **AGENT)[0] == f"{before}Noted."
+        assert (len(it.first.seen), it.second.seen) == (3, [])
 
 
 # --- the client leaves
