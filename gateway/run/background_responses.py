@@ -4,7 +4,7 @@
 
 The run holds the request, and the response as it is shown before its turn is stored. Its events are numbered and
 stored, so that a reader can continue where it was, in any process. An attempt that ends with its process is repeated;
-its events continue at the next multiple of 10,000. Keys and headers of the caller are in memory alone.
+its events continue at a later multiple of 10,000. Keys and headers of the caller are in memory alone.
 """
 
 from __future__ import annotations
@@ -342,7 +342,7 @@ class BackgroundResponses:
     async def _open_log(self, run: Run, attempt: int) -> _ResponseLog:
         epoch = await self.store.runs.epoch(run.agent)
         log = _ResponseLog(self.store, run, epoch, self.dialect, _next=0)
-        if attempt > 1 and await log.resume(epoch):
+        if attempt > 1 and await log.resume(epoch, attempt):
             log.has_events = True
             await self.store.runs.drop_events(run.agent, run.id)
         return log

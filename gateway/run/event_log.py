@@ -1,6 +1,6 @@
 """The events of a run in the background, numbered, so that a reader can come back to where it was.
 
-They are stored in batches, and the newest stay in memory. After the death of a process the numbers continue at the next
+They are stored in batches, and the newest stay in memory. After the death of a process the numbers continue at a later
 multiple of 10,000, so that a reader of events that were never stored misses none of those that follow.
 """
 
@@ -21,7 +21,7 @@ from storage.records import Run
 from storage.sql.store import Store
 
 EVENT = "event"  # the kind of the stored texts
-# More events than a process has unwritten when it dies. An attempt after it begins with the next multiple.
+# More events than a process has unwritten when it dies. Each attempt begins with a later multiple.
 NUMBER_STEP = 10_000
 # Events are written together once they are so old, or so many bytes. No measurement.
 BATCH_S = 0.1
@@ -83,10 +83,10 @@ class EventLog:
             self._newest_bytes += len(event)
         return events
 
-    async def resume(self, epoch: int) -> list[bytes]:
+    async def resume(self, epoch: int, attempt: int) -> list[bytes]:
         """Continues the log of an attempt that was broken off. Returns all events that are on disk.
 
-        The others are dropped: they may quote what was forgotten.
+        The others are dropped: they may quote what was forgotten. attempt: the number of the one that continues it.
         """
         self._pop_unwritten()
         await self.flush()
@@ -96,7 +96,8 @@ class EventLog:
         self._newest.clear()
         self._newest_bytes = 0
         self._stored_number = last
-        self._next = (last // NUMBER_STEP + 1) * NUMBER_STEP
+        # What an earlier attempt has stored may have been erased by a forgetting since.
+        self._next = max(last // NUMBER_STEP + 1, attempt - 1) * NUMBER_STEP
         return [event for _, event in numbered]
 
     async def flush(self) -> None:

@@ -1,4 +1,4 @@
-"""The events of a run in the background, while the store takes none."""
+"""The events of a run in the background, as its readers get them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 from gateway.run.event_log import BATCH_BYTES, EventLog
 from storage.records import Run, RunState
 from tests.stored import open_store
+
+RUN = Run(1, "run", 1, 1, RunState.RUNNING, 0.0)
 
 
 class Whole:
@@ -19,9 +21,26 @@ class Whole:
 async def test_events_that_the_store_refuses_reach_who_reads_now(tmp_path: Path) -> None:
     store = await open_store(tmp_path / "memory.db")
     await store.close()
-    log = EventLog(store, Run(1, "run", 1, 1, RunState.RUNNING, 0.0), 0, Whole())
+    log = EventLog(store, RUN, 0, Whole())
     events = [b"short", b"x" * BATCH_BYTES, b"last"]
     for event in events:
         await log.write(event)
     await log.close()
     assert [event async for event in log.after(0)] == events
+
+
+async def test_a_reader_misses_no_event_of_a_later_attempt_where_those_before_were_erased(
+    tmp_path: Path,
+) -> None:
+    store = await open_store(tmp_path / "memory.db")
+    number = 0
+    for attempt in (2, 3):
+        log = EventLog(store, RUN, 0, Whole())
+        assert await log.resume(0, attempt) == []
+        for n in range(attempt):
+            log.add(b"%d-%d" % (attempt, n))
+        await log.close()  # the agent is gone, so nothing is stored
+        events = [event async for event in log.after(number)]
+        assert events == [b"%d-%d" % (attempt, n) for n in range(attempt)]
+        number = log.next_number - 1
+    await store.close()

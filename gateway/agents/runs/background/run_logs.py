@@ -47,7 +47,7 @@ class RunLogs:
         if is_new and attempt == 1 and self._store.database.is_shared:
             log.add(self._shows.first_event(run.uid))
         elif attempt > 1 or is_new:
-            logged = await log.resume(agent.epoch)
+            logged = await log.resume(agent.epoch, attempt)
             log.add(
                 await self._shows.missing_events(
                     replace(run, state=RunState.RUNNING), stored.shown or {}, logged, attempt
@@ -70,7 +70,7 @@ class RunLogs:
         if agent is None or not texts or StoredRequest.decode(texts[0].data).shown is None:
             return None
         log = self.make(run, agent)
-        await log.resume(agent.epoch)
+        await log.resume(agent.epoch, 1)
         if open_run.phase is RunPhase.ENDED:
             return None
         # Its job may have begun meanwhile and opened the log.
