@@ -230,7 +230,7 @@ class Attempts:
     _outcomes: list[tuple[str, str]] = field(default_factory=list)
     # An endpoint has answered; further rounds of the turn go to it.
     _is_settled: bool = False
-    # The request was cut to a guessed context window.
+    # The request was cut to a guess of the endpoint's context window.
     _is_guess: bool = False
 
     def __enter__(self) -> Attempts:
@@ -283,7 +283,7 @@ class Attempts:
                 self.endpoint.health.in_flight -= 1
                 self.endpoint, self.target = self._rest.pop(0)
                 self.endpoint.health.in_flight += 1
-                attempts = 0
+                attempts, self._is_guess = 0, False
                 request = await make(self.target, self.endpoint)
 
     async def _attempt(

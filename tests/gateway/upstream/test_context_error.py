@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from gateway.settings import UpstreamSettings
-from tests.doubles.upstream import Reply, Seen, StrictUpstream, fail, say
+from tests.doubles.upstream import Reply, Seen, StrictUpstream, fail, say, uncounted
 from tests.gateway.sdk import remember
+from tests.gateway.upstream.two import Open, only_openai
 
 LIMIT = 2000
 WORDS = "one two three four five six seven eight nine ten " * 4
@@ -144,3 +145,16 @@ def test_an_upstream_that_counts_more_than_we_do_is_believed(
             assert counting.refused == (0 if is_configured and form != "streamed without usage" else 1)
             assert kept[:10] == [*range(1, 20, 2)], "nothing leaves before the window is full"
             assert 14 < kept[-1] < 161
+
+
+@only_openai
+def test_a_guess_of_one_upstreams_context_is_none_of_its_fallbacks(two: Open) -> None:
+    refused = fail(400, f"This model's maximum context length is {LIMIT} tokens.")
+    with two(window=100_000) as it:
+        # The whole list, one cut to the limit, one cut to a guess.
+        it.first.queue(refused, refused, fail(503))
+        it.second.queue(uncounted("Fine.", stream=False))
+        it.world.sdk.chat.completions.create(model="m", messages=long_list(80))
+        assert (len(it.first.seen), len(it.second.seen)) == (3, 1)
+        windows = it.world.gateway.app.services.chat.failover.context_windows
+        assert windows.window_of(("second", "small"), 100_000) == 100_000
