@@ -509,12 +509,7 @@ class TurnRun:
             )
             return self._turn.feed(events.Stopped(StopReason.ERROR))
         except CallerError as error:
-            # The next prompt does not fit its window. The client gets this error, whatever the turn ends with.
-            stopped = self._turn.feed(events.Stopped(StopReason.ERROR))
-            return [
-                commands.Refuse(error),
-                *(each for each in stopped if not isinstance(each, commands.Refuse)),
-            ]
+            return self._turn.feed(events.ReplyFailed(error))  # the next prompt does not fit its window
         return self._turn.feed(saved)
 
     async def _finish_saving_step(self) -> None:

@@ -1,4 +1,4 @@
-"""A run of which nothing may be left out ends where its next prompt does not fit the window."""
+"""A run of which nothing may be left out ends where its next prompt does not fit the window, with its results."""
 
 from __future__ import annotations
 
@@ -36,3 +36,9 @@ def test_a_step_that_does_not_fit_ends_its_run(
         assert b"response.completed" not in reply.body
         runs = world.world.query("SELECT state, stop FROM runs ORDER BY id")
         assert runs == [("completed", "end_turn"), ("failed", "error")]
+        # What the tool did is done.
+        assert "Likes tea." in world.letta.agents.blocks.retrieve("human", agent_id=made.id).value
+        (result,) = [
+            m for m in world.letta.agents.messages.list(made.id) if m.message_type == "tool_return_message"
+        ]
+        assert result.status == "success"

@@ -32,6 +32,7 @@ from gateway.core.turn.commands import End, TurnOutcome
 from gateway.core.turn.guide import StopReason, ToolResult
 from gateway.core.upstream.policy import Target
 from gateway.core.usage.reported import reported_counts
+from gateway.errors import CallerError
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryContext, in_prompt_order
 from gateway.run.memory.prompt import EndpointForm, Prompt
@@ -176,9 +177,8 @@ class RunMemory:
 
     async def write_results(self, results: Sequence[ToolResult]) -> None:
         """Writes results of calls of a run that stopped, after its last step. Raises: StoreError."""
-        end = self._run_end(RunState.FAILED, StopReason.ERROR)
         self._shown = self._edits.block_edits.shown = await self.keeper.composer.shown_blocks(self.context)
-        await self._begin_step(results, "", end)
+        await self._end_with_results(results, RunState.FAILED, StopReason.ERROR)
 
     async def give_up(self, prompt: Prompt) -> None:
         """Ends a run with a first step that took too long to open, when that is on disk after all."""
@@ -207,7 +207,14 @@ class RunMemory:
             await self._reload_blocks()
             if not (step.results or step.nudge):
                 return _step_saved(e), prompt
-        prompt = await self._begin_step(await self._reapply_if_overtaken(step.results), step.nudge)
+        results = await self._reapply_if_overtaken(step.results)
+        try:
+            prompt = await self._begin_step(results, step.nudge)
+        except CallerError as error:
+            # The next prompt does not fit its window. What the tools have done is stored all the same.
+            if results:
+                await self._end_with_results(results, RunState.FAILED, StopReason.ERROR, error.message)
+            raise
         assert self.opened is not None
         return _step_saved(self.opened, self.context.plan.messages), prompt
 
@@ -344,6 +351,10 @@ class RunMemory:
             messages.append(framed_system_message(nudge, sender=NUDGE_SENDER))
         messages += self.after_results
         last = context.path[-1]
+        if end is not None:
+            # No model gets this prompt, so it may be cut, whatever the client asked for.
+            chat = replace(context.request.chat, may_evict=True)
+            context = replace(context, request=replace(context.request, chat=chat))
         self.context = plan_next_step(context, last, messages, context.pinned, edits.block_edits.blocks, now)
         prompt = await self.prompt()
         write = make_step_open(self.context, prompt, self._run_to_begin(now), now)
@@ -439,12 +450,7 @@ class RunMemory:
         error = (outcome.error_kind or str(stop)) if state is RunState.FAILED else None
         if self.opened is None and outcome.results and not outcome.waiting:
             # The steps are used up, or the run was stopped: its tools' results are shown with the next send.
-            end = self._run_end(state, stop, reading=self.reading)
-            await self._begin_step(outcome.results, "", end)
-            assert self.opened is not None
-            after_results = _step_saved(self.opened, self.context.plan.messages)
-            self._extend_path(self.opened)
-            return after_results
+            return await self._end_with_results(outcome.results, state, stop)
         if self.opened is not None:
             await self._end_step(prompt, self._result_of(outcome, stop, error))
             self.run = replace(self.run, state=state, stop=stop, ended=self.keeper.now())
@@ -453,6 +459,17 @@ class RunMemory:
         else:
             await self._end_run(state, stop)
         return None
+
+    async def _end_with_results(
+        self, results: Sequence[ToolResult], state: RunState, stop: StopReason, error_message: str = ""
+    ) -> events.StepSaved:
+        """Ends the run with a step that has the results of its tools, and no reply. Returns its messages."""
+        end = self._run_end(state, stop, reading=self.reading, error_message=error_message)
+        await self._begin_step(results, "", end)
+        assert self.opened is not None
+        after_results = _step_saved(self.opened, self.context.plan.messages)
+        self._extend_path(self.opened)
+        return after_results
 
     def _result_of(self, outcome: TurnOutcome, stop: StopReason, error: str | None) -> _StepResult:
         """Returns the result of a run's last step. A reply that was cut off is stored as far as it came."""

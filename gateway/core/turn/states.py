@@ -73,7 +73,8 @@ TRANSITIONS: Final[Mapping[TurnState, Transitions]] = MappingProxyType(
             ToolsLate: frozenset({RUNNING_TOOLS}),
             **_INTERRUPTED,
         },
-        SAVING_RESULTS: {StepSaved: frozenset({WAITING}), **_INTERRUPTED},
+        # The next reply fails where its prompt does not fit the window.
+        SAVING_RESULTS: {StepSaved: frozenset({WAITING}), ReplyFailed: _BROKEN_OFF, **_INTERRUPTED},
         SAVING_TURN: {Saved: _BROKEN_OFF, ClientLeft: _BROKEN_OFF},
         DONE: {},
     }
