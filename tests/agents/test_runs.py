@@ -50,6 +50,21 @@ def test_a_message_is_answered_and_goes_on_from_what_was_said(life: Life) -> Non
     assert sent == ["Hi", "Hello.", "Are you there?"]
 
 
+def test_background_services_are_told_which_numbers_a_run_has_taken(
+    life: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[int] = []
+
+    def take(agent: int, messages: int, sleeptime: object, seq: int) -> None:
+        taken.extend(range(seq, seq + messages))
+
+    monkeypatch.setattr(life.agents.keeper.events, "turn_stored", take)
+    life.upstream.queue(call_tools(insert("A."), insert("B.")), say("Noted."), say("Yes."))
+    life.send("Note this.")
+    life.send("Have you?")
+    assert taken == list(range(1, 8))  # a question, calls, two results, a reply; a question, a reply
+
+
 def test_four_sends_at_once_are_four_turns_in_order(life: Life) -> None:
     gate = Gate()
     life.upstream.queue(say("One.", hold_before_headers=gate), say("Two."), say("Three."), say("Four."))

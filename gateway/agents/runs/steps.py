@@ -536,11 +536,9 @@ class RunMemory:
         keeper.report_lag(context.agent.id, context.snapshot, self._chars)
         if not self.steps:
             return
-        last = self.steps[-1]
+        first, last = self.steps[0], self.steps[-1]
         messages = sum(len(e.inputs) + 1 for e in self.steps)
-        keeper.events.turn_stored(
-            context.agent.id, messages, context.request.spec.sleeptime, context.snapshot.next_seq
-        )
+        keeper.events.turn_stored(context.agent.id, messages, context.request.spec.sleeptime, first.seq)
         if prompt.window.wanted_summary is not None:
             turn = Committed(context.agent, last.id, last.conversation, True)
             keeper.events.window_filling(turn, prompt.window.wanted_summary)

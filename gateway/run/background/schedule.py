@@ -71,12 +71,14 @@ class Schedule:
         activity = self._active.pop(agent, None) or _Activity(0.0)
         self._active[agent] = activity
         activity.at = self.now()
+        # Those that count from now on. Of an unknown turn before this one it is a guess.
+        added = (activity.uncounted or messages) if self.leaves_out_last else messages
         activity.uncounted = messages if self.leaves_out_last else 0
         activity.messages += messages
         every = every or self.every
         if seq is not None:
             end = seq + messages - activity.uncounted
-            is_due = end // every > max(0, end - messages) // every
+            is_due = end // every > max(0, end - added) // every
         else:
             is_due = activity.messages - activity.uncounted >= every
         if is_due:

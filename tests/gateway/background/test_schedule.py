@@ -12,15 +12,16 @@ from tests.gateway.background.test_model import DAY
 from tests.stored import ALICE, open_store
 
 
+async def nothing() -> None:
+    """Has nothing to find."""
+
+
 @pytest.mark.parametrize("leaves_out_last", [False, True])
 async def test_two_processes_make_a_memory_due_as_often_as_one(tmp_path: Path, leaves_out_last: bool) -> None:
     store = await open_store(tmp_path / "memory.db")
     try:
         draft = store.agents.draft(ALICE)
         agent = await store.database.write(lambda connection: create_agent(connection, draft))
-
-        async def nothing() -> None:
-            """Has nothing to find."""
 
         def schedule() -> Schedule:
             return Schedule(
@@ -41,5 +42,17 @@ async def test_two_processes_make_a_memory_due_as_often_as_one(tmp_path: Path, l
         assert len(due_after([schedule()], True)) == 5 + (not leaves_out_last)
         late = due_after([schedule(), schedule()], False)
         assert late[0] > due_after([schedule()], True)[0], "each counts its own alone"
+    finally:
+        await store.close()
+
+
+async def test_a_large_turn_before_a_small_one_makes_a_memory_due(tmp_path: Path) -> None:
+    store = await open_store(tmp_path / "memory.db")
+    try:
+        schedule = Schedule("t", "learn", store.jobs, nothing, 20, DAY, lambda: 1.0, leaves_out_last=True)
+        schedule.add(1, 10, seq=15)
+        assert not schedule._due, "it does not count yet"
+        schedule.add(1, 2, seq=25)
+        assert schedule._due
     finally:
         await store.close()
