@@ -47,11 +47,11 @@ class Leases:
 
     async def try_take(self, name: str) -> bool:
         """Takes a lock if it is free. Raises: Unavailable."""
-        if (write := self._releasing.get(name)) is not None:
+        # From now on it is not released once more, which would come behind the take.
+        if (write := self._releasing.pop(name, None)) is not None:
             await asyncio.wait([write])
         if not await self._locks.take(name, LEASE_S):
             return False
-        self._releasing.pop(name, None)
         self._held.add(name)
         self._holds_any.set()
         return True

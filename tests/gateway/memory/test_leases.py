@@ -147,6 +147,21 @@ async def test_what_could_not_be_given_back_is_given_back_when_the_database_work
     third.leave()
 
 
+async def test_what_is_taken_while_the_database_recovers_is_held(world: World) -> None:
+    locks, first, second = world.locks[0], QueueTicket(), QueueTicket()
+    await world.one.enter(NAME, first)
+    locks.is_broken = True
+    first.leave()
+    locks.is_broken = False
+    entering = asyncio.create_task(world.one.enter(NAME, second))
+    await asyncio.sleep(0)  # it has asked
+    for recovered in locks.recoveries:
+        recovered()
+    await entering
+    await world.rest()
+    assert await locks.held([lock_name(*NAME)])
+
+
 async def test_a_client_that_leaves_while_it_waits_holds_up_nobody(world: World) -> None:
     first, third = QueueTicket(), QueueTicket()
     await world.one.enter(NAME, first)
