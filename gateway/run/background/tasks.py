@@ -30,7 +30,7 @@ class PeriodicTask:
     step: Callable[[], Awaitable[float | None]]
     # Runs before the first step; before each further one until the store has let it come to its end.
     start: Callable[[], Awaitable[None]] | None = None
-    # Is set by `run`: the last step has named no time.
+    # Is set by `run`: it is not known when the next step is due, since the last one has named no time or is under way.
     sleeps_until_woken: bool = True
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -41,6 +41,7 @@ class PeriodicTask:
         """Runs until it is cancelled."""
         has_begun = False
         while True:
+            self.sleeps_until_woken = True
             has_begun = has_begun or await self._begin()
             try:
                 pause = await self.step()

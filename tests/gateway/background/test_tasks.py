@@ -41,3 +41,23 @@ async def test_a_step_that_fails_is_logged_and_not_the_last(
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_what_happens_within_a_step_leads_to_another_one() -> None:
+    """The step may have looked before it happened, and has named a time before."""
+    woken, pauses = asyncio.Event(), [None, 0.0]
+
+    async def step() -> float | None:
+        if not pauses:
+            woken.set()
+            return None
+        if len(pauses) == 1 and periodic.sleeps_until_woken:
+            periodic.wake()
+        return pauses.pop()
+
+    periodic = PeriodicTask("work", step)
+    task = asyncio.create_task(periodic.run())
+    await woken.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
