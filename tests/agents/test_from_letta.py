@@ -157,6 +157,24 @@ def test_what_agents_shared_they_share(world: LettaWorld, source: LettaServer) -
         assert [each.content for each in found] == ["The shed is green."]
 
 
+def test_folders_beyond_those_that_an_agent_can_have_come_unattached_and_are_named(
+    world: LettaWorld, source: LettaServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sources = [{"id": f"source-{n:08}-0000-4000-8000-000000000000", "name": f"f{n}"} for n in range(9)]
+    source.tells |= {f"/v1/sources/{each['id']}/files": [] for each in sources}
+    for agent in source.tells["/v1/agents/"]:
+        agent["sources"] = sources
+    assert move(world, source, "--agent", POSTMAN) == 0
+    assert "; left out: folders.f7, folders.f8\n" in capsys.readouterr().out
+    attached = world.letta.agents.folders
+    assert {each.name for each in attached.list(POSTMAN)} == {f"f{n}" for n in range(7)}
+    assert len(list(world.letta.folders.list())) == 9
+    # The cook has an archive beside its own.
+    assert move(world, source, "--agent", COOK) == 0
+    assert "; left out: folders.f6, folders.f7, folders.f8\n" in capsys.readouterr().out
+    assert len(list(attached.list(COOK))) == 6
+
+
 def test_identities_come_with_their_ids(world: LettaWorld, source: LettaServer) -> None:
     plan = {"key": "plan", "value": "pro", "type": "string"}
     ann = {

@@ -13,6 +13,7 @@ from msgspec import UNSET, Meta, UnsetType
 from gateway.agents.agent_file.file_messages import FileMessage
 from gateway.agents.api.groups import Count
 from gateway.agents.api.identities import CreateIdentity
+from gateway.agents.registry.archives import MAX_SEARCHED
 from gateway.agents.wire.struct_fields import MAX_PARTS, NO_SECRETS, ONE_PROJECT, Body, Maybe
 
 FileName = Annotated[str, Meta(min_length=1, max_length=200)]
@@ -133,7 +134,7 @@ class AgentExtension(msgspec.Struct):
     message_buffer_limit: int | None = None
     message_buffer_min: int | None = None
     passages: list[FilePassage] = []
-    archives: Annotated[list[FileArchive], MAX_PARTS] = []
+    archives: Annotated[list[FileArchive], Meta(max_length=MAX_SEARCHED - 1)] = []
     identities: Annotated[list[FileIdentity], MAX_PARTS] = []
     conversations: Annotated[list[FileConversation], _MAX_FILE_PARTS] = []
 

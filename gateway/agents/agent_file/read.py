@@ -51,6 +51,7 @@ from gateway.agents.core.agent_file import (
     PortableMessage,
 )
 from gateway.agents.core.kinds import kind_of
+from gateway.agents.registry.archives import MAX_SEARCHED
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.struct_fields import convert, parse
 from gateway.checked import Fault, fault_of
@@ -143,6 +144,10 @@ class _AgentReader:
         messages_of = partial(_messages, now=now, left_out=self.left_out, is_text_thought=is_text_thought)
         sleeptime = self.sleeptimes.get(agent.id) or own.sleeptime
         self.left_out += _secrets(agent)
+        folders = _in_file(agent.source_ids, self.folders, (*at, "source_ids"))
+        # Besides its own archive, which a search asks first.
+        room = MAX_SEARCHED - 1 - len(own.archives)
+        self.left_out += [f"folders.{self.folders[id].name}" for id in folders[room:]]
         definition = _definition(raw, extension if self.is_own else None, form, at)
         portable = PortableAgent(
             name,
@@ -154,7 +159,7 @@ class _AgentReader:
                 for id in _in_file(agent.tool_ids, self.tool_names, (*at, "tool_ids"))
                 if (tool := self.tool_names[id])
             ],
-            folders=_in_file(agent.source_ids, self.folders, (*at, "source_ids")),
+            folders=folders[:room],
             archives=_archives(own, self.archives, now),
             passages=_passages(own.passages, now),
             uid=self.retained_uids.get(agent.id),
