@@ -129,6 +129,15 @@ def test_the_settings_that_count_are_shown_whichever_field_has_set_them(world: L
     }  # fmt: skip
 
 
+def test_the_settings_of_a_model_are_bounded_together(world: LettaWorld) -> None:
+    agent, half = world.agent(model_settings={"provider_type": "openai", "a": "x" * 150_000}), "x" * 150_000
+    with pytest.raises(UnprocessableEntityError, match="262,144 bytes") as refused:
+        world.letta.agents.update(agent.id, model_settings={"provider_type": "openai", "b": half})  # type: ignore[typeddict-unknown-key]
+    assert detail(refused.value)[0]["loc"] == ["body", "model_settings"]
+    changed = world.letta.agents.update(agent.id, model_settings={"provider_type": "openai", "a": "y"})  # type: ignore[typeddict-unknown-key]
+    assert changed.to_dict()["model_settings"]["a"] == "y"  # type: ignore[index]
+
+
 def test_settings_that_its_model_refuses_are_left_out(world: LettaWorld) -> None:
     """Letta's server left them out for these models, so agents have them: OpenAI would answer each send with a 400."""
     config: Any = {

@@ -124,6 +124,18 @@ def test_a_key_is_one_identitys(world: LettaWorld) -> None:
     assert len({each["id"] for each in made}) == 1
 
 
+def test_the_properties_of_an_identity_are_bounded_together(world: LettaWorld) -> None:
+    one, half = identity(world, "user_1"), "x" * 150_000
+    path = f"/v1/identities/{one['id']}"
+    assert world.ask("PATCH", path, {"properties": [{**PLAN, "value": half}]})[0] == 200
+    status, told = world.ask("PATCH", path, {"properties": [{**PLAN, "key": "more", "value": half}]})
+    assert status == 422
+    assert told["detail"][0]["loc"] == ["body", "properties"]
+    assert "262,144 bytes" in told["detail"][0]["msg"]
+    assert [each["key"] for each in world.ask("GET", path)[1]["properties"]] == ["plan"]
+    assert world.ask("PATCH", path, {"properties": [PLAN]})[1]["properties"] == [PLAN]
+
+
 def test_what_an_identity_cannot_be(world: LettaWorld) -> None:
     one, agent = identity(world, "user_1"), world.agent()
     missing = f"identity-{'0' * 32}"

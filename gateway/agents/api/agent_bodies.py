@@ -26,6 +26,7 @@ from gateway.agents.wire.struct_fields import (
     Body,
     Maybe,
     NoEffect,
+    check_size,
     honoured_in,
     refused,
     sent_fields,
@@ -285,6 +286,7 @@ def _model_values(definition: AgentDefinition, sent: Mapping[str, Any]) -> dict[
     settings = sent.get("model_settings")
     if settings is not None:
         retained["model_settings"] = {**definition.retained.get("model_settings", {}), **settings}
+        check_size(retained["model_settings"], ("body", "model_settings"))
         set_sampling(sampling, settings)
     for name in ("max_tokens", "response_format", "parallel_tool_calls"):
         _copy_or_remove(sent, name, sampling)

@@ -22,6 +22,7 @@ from gateway.agents.wire.struct_fields import (
     Body,
     Entry,
     Maybe,
+    check_size,
     convert,
     parse,
     refused,
@@ -100,15 +101,21 @@ def properties_of(properties: list[PropertyBody]) -> tuple[dict[str, Any], ...]:
 
 
 def apply_update(definition: IdentityDefinition, update: UpdateIdentity) -> IdentityDefinition:
-    """Returns an identity after an update: a property takes the place of the one that has its key."""
+    """Returns an identity after an update: a property takes the place of the one that has its key.
+
+    Raises: Unprocessable: the properties take too much together.
+    """
     sent = {name: value for name, value in sent_fields(update).items() if value is not None}
     before = {each["key"]: each for each in definition.properties}
     after = {each["key"]: each for each in properties_of(sent.get("properties") or [])}
+    properties = [*{**before, **after}.values()]
+    if after:
+        check_size(properties, ("body", "properties"))
     return replace(
         definition,
         name=sent.get("name", definition.name),
         type=sent.get("identity_type", definition.type),
-        properties=tuple({**before, **after}.values()),
+        properties=tuple(properties),
     )
 
 

@@ -132,13 +132,15 @@ def _check_sizes(body: msgspec.Struct, at: tuple[str | int, ...]) -> None:
     """Raises: Unprocessable: an object or a list of entries in the body, or in a part of it, is too large."""
     for prefix, part in _parts(body):
         for name in _bounded_fields(type(part)):
-            value = getattr(part, name)
-            if (
-                isinstance(value, dict | list)
-                and (size := len(msgspec.json.encode(value))) > MAX_OBJECT_BYTES
-            ):
-                message = f"Its JSON may have {MAX_OBJECT_BYTES:,} bytes, and has {size:,}"
-                raise Unprocessable([Fault((*at, *prefix.split(".")[:-1], name), message)])
+            if isinstance(value := getattr(part, name), dict | list):
+                check_size(value, (*at, *prefix.split(".")[:-1], name))
+
+
+def check_size(value: dict[str, Any] | list[Any], at: tuple[str | int, ...]) -> None:
+    """Raises: Unprocessable: an object or a list of entries is too large to be stored. at: its path in the body."""
+    if (size := len(msgspec.json.encode(value))) > MAX_OBJECT_BYTES:
+        message = f"Its JSON may have {MAX_OBJECT_BYTES:,} bytes, and has {size:,}"
+        raise Unprocessable([Fault(at, message)])
 
 
 def check_refused(body: msgspec.Struct) -> None:
