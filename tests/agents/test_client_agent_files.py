@@ -464,6 +464,7 @@ HOSTILE: dict[str, Any] = {
     "labels twice": changed(lambda f: f["blocks"][0].update(label="persona")),
     "a window below 0": changed(lambda f: agent_of(f).update(context_window_limit=-1)),
     "a timezone that is none": changed(lambda f: agent_of(f).update(timezone="Mars")),
+    "a tag that no database indexes": changed(lambda f: agent_of(f).update(tags=["t" * 400])),
     "a secret": changed(lambda f: agent_of(f).update(secrets={"a": "b"})),
     "a tool without a schema": changed(lambda f: f["tools"][2].update(json_schema=None)),
     "a tool of another name": changed(lambda f: f["tools"][2]["json_schema"].update(name="other")),

@@ -17,6 +17,8 @@ from gateway.agents.registry.archives import MAX_SEARCHED
 from gateway.agents.wire.struct_fields import MAX_PARTS, NO_SECRETS, ONE_PROJECT, Body, Maybe
 
 FileName = Annotated[str, Meta(min_length=1, max_length=200)]
+# Databases index tags. A user's memory has one with the user's id, which is longer than others may be.
+_Tag = Annotated[str, Meta(max_length=300)]
 # The most parts of each kind in a file. Messages and passages have no limit: an agent may have very many.
 _MAX_FILE_PARTS = Meta(max_length=10_000)
 
@@ -45,7 +47,7 @@ class FileAgent(msgspec.Struct):
     tool_ids: Annotated[list[str], MAX_PARTS] | None = None
     block_ids: Annotated[list[str], MAX_PARTS] | None = None
     source_ids: Annotated[list[str], MAX_PARTS] | None = None
-    tags: Annotated[list[str], MAX_PARTS] | None = None
+    tags: Annotated[list[_Tag], MAX_PARTS] | None = None
     messages: list[FileMessage] | None = None
     tool_exec_environment_variables: dict[str, str | None] | None = None
     secrets: dict[str, str | None] | None = None
