@@ -173,6 +173,23 @@ def test_what_python_changes_in_a_chat_completion_is_an_edit_of_that_turn(
 
 
 @needs_bwrap
+def test_all_blocks_that_python_changes_in_a_chat_completion_are_written(world: LettaWorld) -> None:
+    both = NOTE.replace(
+        'return "noted"', 'agent_state.memory.update_block_value("task", text)\n    return "noted"'
+    )
+    world.letta.tools.create(source_code=both)
+    blocks = [{"label": label, "value": "Name: Ann"} for label in ("human", "task")]
+    agent = world.agent(tools=["note"], memory_blocks=blocks)
+    chat = world.world.chat(model=f"agent/{agent.id}")
+    world.upstream.queue(call_tools(Call("note", {"text": "gardener"}, "n1")), say("Noted."))
+    chat.say("She gardens.")
+    chat.say("Well.")
+    world.world.pass_time(3600)
+    found = world.letta.agents.blocks.list(agent.id)
+    assert {each.label: each.value for each in found} == {"human": "Name: Ann\ngardener", "task": "gardener"}
+
+
+@needs_bwrap
 def test_a_schema_of_the_arguments_takes_the_place_of_types_and_docstring(world: LettaWorld) -> None:
     """As `Model.model_json_schema()` of pydantic makes it."""
     source = (

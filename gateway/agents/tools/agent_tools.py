@@ -27,7 +27,6 @@ from gateway.core.memory.builtin import (
     SPEAKING_TOOLS,
     definition_of,
     edit_calls,
-    edit_id,
     read_lookup,
 )
 from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, last_shown
@@ -207,7 +206,7 @@ class AgentTools:
         if isinstance(edits, str):
             return failed_answer(edits)
         results = [
-            self.memory.edit(edit_id(call.call_id, n), each.op, each.label, each.arguments)
+            self.memory.edit(call.call_id, each.op, each.label, each.arguments, number=n)
             for n, each in enumerate(edits)
         ]
         status = next((each.status for each in results if each.status == "error"), "success")

@@ -64,12 +64,12 @@ def edit_blocks(memory: MemoryTools, answer: ToolAnswer, blocks: Sequence[Block]
     blocks: those of the turn when the code began.
     """
     errors = []
-    for block, value in _changed(blocks, answer):
+    for n, (block, value) in enumerate(_changed(blocks, answer)):
         if block not in memory.block_edits.blocks:
             errors.append(_error(block, _MEANWHILE))
             continue
         arguments = {"label": block.label, "new_memory": value}
-        edit = memory.edit(call_id, "rethink", block.label, arguments, is_read=False)
+        edit = memory.edit(call_id, "rethink", block.label, arguments, number=n, is_read=False)
         if edit.status == "error":
             errors.append(edit.content)
     return _with_errors(answer, errors)

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from gateway.core.dates import day_text
 from gateway.core.memory import edits, memory_tools
-from gateway.core.memory.builtin import Lookup
+from gateway.core.memory.builtin import Lookup, edit_id
 from gateway.core.memory.learn import FACT_CHARS, fact_key
 from gateway.core.prompt import note
 from gateway.core.request.identity import Mode
@@ -110,10 +110,21 @@ class MemoryTools(Struct, frozen=True):
         )
 
     def edit(
-        self, call_id: str, op: str, label: str, arguments: Mapping[str, Any], *, is_read: bool = True
+        self,
+        call_id: str,
+        op: str,
+        label: str,
+        arguments: Mapping[str, Any],
+        *,
+        number: int = 0,
+        is_read: bool = True,
     ) -> ToolAnswer:
-        """Edits a block as the path sees it. is_read: as for `BlockEdits.apply`."""
-        edit = self.block_edits.apply(self._op(call_id, op, label, arguments), is_read=is_read)
+        """Edits a block as the path sees it.
+
+        number: the edit's among those of its call.
+        is_read: as for `BlockEdits.apply`.
+        """
+        edit = self.block_edits.apply(self._op(call_id, op, label, arguments, number), is_read=is_read)
         return ToolAnswer(edit.message, edit.status, shown=edit.shown)
 
     def remember(self, call_id: str, arguments: Mapping[str, Any]) -> ToolAnswer:
@@ -135,11 +146,13 @@ class MemoryTools(Struct, frozen=True):
         self.block_edits.ops.append(self._op(call_id, edits.REMEMBER_FACT, "", {"content": fact}))
         return ToolAnswer("The fact is kept.")
 
-    def _op(self, call_id: str, op: str, label: str, arguments: Mapping[str, Any]) -> BlockOp:
+    def _op(
+        self, call_id: str, op: str, label: str, arguments: Mapping[str, Any], number: int = 0
+    ) -> BlockOp:
         return BlockOp(
             id=0,
             exchange=0,
-            call_id=call_id,
+            call_id=edit_id(call_id, number),
             op=op,
             label=label,
             arguments=orjson.dumps(arguments),
