@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import orjson
@@ -133,13 +134,25 @@ def first_writes(life: Life, value: str, monkeypatch: pytest.MonkeyPatch) -> lis
     return done
 
 
+@pytest.mark.both
+def test_edits_whose_calls_have_ids_of_kilobytes_are_written(life: Life) -> None:
+    """A proxy may put the signature of a thought into an id, which its model demands back."""
+    ids = [token_hex(3000) for _ in range(2)]
+    life.upstream.queue(call_tools(*(insert(f"{n}.", id) for n, id in enumerate(ids))), say("Done."))
+    sent = life.send("Note it.")
+    assert sent.run.state is RunState.COMPLETED
+    assert life.block().value == "0.\n1."
+    assert [m.get("tool_call_id") for m in life.upstream.last.messages[-2:]] == ids
+
+
 @pytest.mark.sqlite
+@pytest.mark.parametrize("id", ["c", "c" * 300])
 def test_an_edit_that_lost_is_made_again_on_what_is_there(
-    life: Life, monkeypatch: pytest.MonkeyPatch
+    life: Life, monkeypatch: pytest.MonkeyPatch, id: str
 ) -> None:
     life.send("Hi")
     done = first_writes(life, "Bob was here.", monkeypatch)
-    life.upstream.queue(call_tools(insert("Ann too.")), say("Done."))
+    life.upstream.queue(call_tools(insert("Ann too.", id)), say("Done."))
     sent = life.send("Note it.")
     assert len(done) == 1
     assert sent.run.state is RunState.COMPLETED

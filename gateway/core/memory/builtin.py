@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from datetime import UTC, date, datetime, timedelta, tzinfo
+from hashlib import sha256
 from types import MappingProxyType
 from typing import Any, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -218,6 +219,9 @@ def definition_of(name: str) -> Json | None:
 # Edits
 
 _NEXT: Final = " #"
+# Of a call's id in the name of an edit. Some proxies put the signature of a thought into the id, some kilobytes, and
+# PostgreSQL indexes no more than 2,704 bytes.
+_MAX_NAME_CHARS: Final = 200
 
 
 class EditCall(Struct, frozen=True):
@@ -232,12 +236,14 @@ class EditCall(Struct, frozen=True):
 
 def edit_id(call_id: str, n: int) -> str:
     """Returns the name of the n-th edit of a call: a turn has each name once."""
-    return call_id if n == 0 else f"{call_id}{_NEXT}{n + 1}"
+    name = call_id if len(call_id) <= _MAX_NAME_CHARS else sha256(call_id.encode()).hexdigest()
+    return name if n == 0 else f"{name}{_NEXT}{n + 1}"
 
 
 def call_of_edit(edit: str, calls: Collection[str]) -> str:
-    """Returns the call that an edit belongs to. calls: of its turn."""
-    return edit if edit in calls else edit.rpartition(_NEXT)[0]
+    """Returns the call of its turn that an edit belongs to; "": none of these. calls: of the turn."""
+    by_name = {edit_id(call, 0): call for call in calls}
+    return by_name.get(edit) or by_name.get(edit.rpartition(_NEXT)[0], "")
 
 
 def edit_calls(name: str, arguments: Mapping[str, Any]) -> list[EditCall] | str:
