@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from storage.commands import Rules
-from storage.database import Connection, Database
+from storage.database import Connection, Database, Operation
 from storage.errors import Corrupt, TooSlow
 from storage.listing import PassageFilter
 from storage.records import MUTED, Agent, AgentNumbers, Message, Passage, Vector
@@ -38,15 +38,17 @@ from storage.sql.terms import (
     replace_terms,
     terms_between,
 )
-from storage.sql.vectors import find_near, forget_indexed
+from storage.sql.vectors import find_near, forget_indexed, load_joined
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 # A memory of more messages is read in the reader's thread, the first time (10,000 messages take 15 ms).
 _LONG_MEMORY = 2_000
-# More vectors are compared in that thread, or read and compared: a hop to it takes less time.
-_MANY_VECTORS, _MANY_UNREAD_VECTORS = 20_000, 2_000
+# Vectors of more bytes are compared in that thread, or read and compared: a hop to it takes less time.
+_MANY_BYTES, _MANY_UNREAD_BYTES = 20 << 20, 2 << 20
+# The part of its time that a search waits for vectors: then the words have to do.
+_VECTORS_PART = 0.5
 _READ_MS = 5_000.0
 # A search reads a memory at most so often, if segments of its index are dropped meanwhile.
 _ATTEMPTS = 3
@@ -93,9 +95,8 @@ class Recall(Group):
         super().__init__(database)
         self._rules = rules
         self._memories = memories
-        # Memories that are being read for the first time, by agent, its epoch and `MemoryCache.drop_count`: no query
-        # after a forgetting may get what was read before it.
-        self._reading: dict[tuple[int, int, int], asyncio.Task[CachedMemory]] = {}
+        # The long reads for which queries wait, by what is read.
+        self._reading: dict[tuple[object, ...], asyncio.Task[Any]] = {}
 
     @_reports_damage
     async def search(
@@ -286,29 +287,47 @@ class Recall(Group):
 
         if now.next_seq <= _LONG_MEMORY:
             return await self._database.read(read, deadline_ms=deadline_ms)
-        key = (agent, now.epoch, self._memories.drop_count)
+        # No query after a forgetting may get what was read before it.
+        key = ("memory", agent, now.epoch, self._memories.drop_count)
+        async with _search_timeout(deadline_ms):
+            return await self._read_once(key, read)
+
+    async def _read_once(self, key: tuple[object, ...], read: Operation[T]) -> T:
+        """Returns the result of a long read, which is one for all who wait for it. key: names what is read.
+
+        It goes on where a query does not wait for its end, or the next one would be too slow as well.
+        """
         reading = self._reading.get(key)
         if reading is None:
-            # It goes on where a query does not wait for it, or the next one would be too slow as well.
             reading = asyncio.create_task(self._database.long_read(read, deadline_ms=_READ_MS))
             self._reading[key] = reading
             reading.add_done_callback(lambda _: self._reading.pop(key, None))
-        async with _search_timeout(deadline_ms):
-            return await asyncio.shield(reading)
+        result: T = await asyncio.shield(reading)
+        return result
 
     async def _compare_vectors(
         self, agent: Agent, memory: CachedMemory, vector: Vector | None, deadline_ms: float
     ) -> Near | None:
-        """Returns how near the agent's messages are to a vector; None: without one, or where none has its model."""
+        """Returns how near the agent's messages are to a vector.
+
+        None: without one, where none has its model, or where they are not read in time.
+        """
         if vector is None:
             return None
         assert memory.numbers is not None
-        find = partial(find_near, cache=self._memories.vectors, agent=agent.id, query=vector)
-        is_unread = self._memories.vectors.get(agent.id, vector.model) is None
-        if memory.numbers.next_seq <= (_MANY_UNREAD_VECTORS if is_unread else _MANY_VECTORS):
+        cache = self._memories.vectors
+        find = partial(find_near, cache=cache, agent=agent.id, query=vector)
+        size = memory.numbers.next_seq * len(vector.data)
+        is_unread = cache.get(agent.id, vector.model) is None
+        if size <= (_MANY_UNREAD_BYTES if is_unread else _MANY_BYTES):
             return await self._database.read(find, deadline_ms=deadline_ms)
-        async with _search_timeout(deadline_ms):  # the thread may be busy with something long
-            return await self._database.long_read(find, deadline_ms=deadline_ms)
+        load = partial(load_joined, cache=cache, agent=agent.id, model=vector.model)
+        try:
+            async with asyncio.timeout(deadline_ms / 1000 * _VECTORS_PART):
+                await self._read_once(("vectors", agent.id, vector.model), load)
+                return await self._database.long_read(find)
+        except TimeoutError:
+            return None
 
     async def _load_postings(
         self,

@@ -97,11 +97,12 @@ class VectorCache:
             return found
 
     def put(self, agent: int, model: str, cached: _CachedVectors) -> None:
+        """Caches vectors, which count as used last. The newest stay even where they alone are too large."""
         with self._lock:
             self._drop((agent, model))
             self._entries[agent, model] = cached
             self._bytes += cached.joined.size
-            while self._bytes > CACHE_BYTES and self._entries:
+            while self._bytes > CACHE_BYTES and len(self._entries) > 1:
                 self._drop(next(iter(self._entries)))
 
     def clear(self) -> None:
@@ -115,18 +116,26 @@ class VectorCache:
             self._bytes -= found.joined.size
 
 
-async def find_near(connection: Connection, cache: VectorCache, agent: int, query: Vector) -> Near | None:
-    """Returns how far the agent's messages stand out; None where none has a vector of this model."""
+async def load_joined(
+    connection: Connection, cache: VectorCache, agent: int, model: str
+) -> vector_blobs.Joined | None:
+    """Returns the agent's vectors of a model, from the cache if it is up to date; None where there are none."""
     progress = await _load_progress(connection, agent)
-    if progress is None or progress.model != query.model:
+    if progress is None or progress.model != model:
         return None
-    cached = cache.get(agent, query.model)
+    cached = cache.get(agent, model)
     if cached is None or cached.stamp != progress.stamp:
         cached = await _load_vectors(connection, agent, progress, cached)
         if cached is None:
             return None
-        cache.put(agent, query.model, cached)
-    return vector_blobs.compare(cached.joined, query)
+        cache.put(agent, model, cached)
+    return cached.joined
+
+
+async def find_near(connection: Connection, cache: VectorCache, agent: int, query: Vector) -> Near | None:
+    """Returns how far the agent's messages stand out; None where none has a vector of this model."""
+    joined = await load_joined(connection, cache, agent, query.model)
+    return None if joined is None else vector_blobs.compare(joined, query)
 
 
 async def _load_progress(connection: Connection, agent: int) -> _Progress | None:

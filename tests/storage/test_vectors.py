@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from array import array
 from collections.abc import Callable, Mapping, Sequence
@@ -16,9 +17,11 @@ from storage.errors import Stale
 from storage.records import Agent, Message, Vector
 from storage.search import scores, vector_blobs
 from storage.search.blob import CorruptIndex, Document, encode
+from storage.sql import recall, vectors
 from storage.sql.store import Store
 from storage.sql.vectors import add_vectors, forget_indexed
 from tests.core.conversations import assistant, user
+from tests.patience import PATIENCE_S
 from tests.storage.conftest import Holds
 from tests.storage.test_forget import Clock
 from tests.stored import ALICE, Speaker, rows, save_passage
@@ -289,6 +292,38 @@ async def test_messages_passages_and_facts_are_embedded_and_found(store: Store, 
     await talk(alice, "snow", key="c2")
     assert await embed(store, agent) == ["What of snow?", "This of snow."]
     assert "What of snow?" in await search(store, agent, "What of snow?")
+
+
+async def test_a_search_waits_for_no_vectors_and_the_next_one_has_them(
+    store: Store, alice: Speaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await talk(alice, "tea", "rain")
+    agent = alice.agent
+    await embed(store, agent)
+    monkeypatch.setattr(recall, "_MANY_UNREAD_BYTES", 0)
+    read, may_read = store.database.long_read, asyncio.Event()
+
+    async def read_late(operation: Any, **options: Any) -> Any:
+        await may_read.wait()
+        return await read(operation, **options)
+
+    monkeypatch.setattr(store.database, "long_read", read_late)
+    vector = Vector(MODEL, unit("This of tea."))
+    hits = await store.recall.search(agent, "rain", vector=vector, deadline_ms=20.0, only_strong=True)
+    assert {hit.text for hit in hits} == {"What of rain?", "This of rain."}
+    may_read.set()
+    assert "This of tea." in await search(store, agent, "This of tea.", deadline_ms=1000 * PATIENCE_S)
+
+
+def test_the_newest_vectors_stay_in_the_cache_however_many_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vectors, "CACHE_BYTES", 1)
+    chunk = vector_blobs.open_chunk(vector_blobs.merge(None, {1: unit(1)}))
+    cached = vectors._CachedVectors(1, {}, vector_blobs.join([chunk]))
+    cache = vectors.VectorCache()
+    cache.put(1, MODEL, cached)
+    assert cache.get(1, MODEL) is cached
+    cache.put(2, MODEL, cached)
+    assert (cache.get(1, MODEL), cache.get(2, MODEL)) == (None, cached)
 
 
 async def test_another_model_begins_anew_and_takes_the_place_of_the_first(
