@@ -31,7 +31,7 @@ from gateway.core.turn.machine import Turn
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.upstream.policy import Target
 from gateway.core.usage.reported import ReplyUsage
-from gateway.errors import CallerError, GatewayError
+from gateway.errors import CallerError, GatewayError, MemoryUnavailable
 from gateway.run.call import ChatCall, endpoint_form_for
 from gateway.run.memory.fit import fit_prompt, fit_rounds
 from gateway.run.memory.keeper import MemoryKeeper
@@ -507,9 +507,9 @@ class TurnRun:
             _log.warning(
                 "A step of a run could not be stored, so the run ends with an error: %s", error.message
             )
-            return self._turn.feed(events.Stopped(StopReason.ERROR))
+            return self._turn.feed(events.StepFailed(MemoryUnavailable.since(error.status)))
         except CallerError as error:
-            return self._turn.feed(events.ReplyFailed(error))  # the next prompt does not fit its window
+            return self._turn.feed(events.StepFailed(error))
         return self._turn.feed(saved)
 
     async def _finish_saving_step(self) -> None:

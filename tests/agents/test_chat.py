@@ -12,7 +12,9 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.agents.registry.registry import AgentEdit, AgentView, NewAgent, Registry
+from gateway.agents.runs.steps import RunMemory
 from gateway.core.definition import AgentDefinition
+from storage.errors import Unavailable
 from storage.records import Block
 from tests.agents.life import Life, agents
 from tests.agents.test_runs import insert
@@ -461,3 +463,19 @@ def test_a_send_that_comes_again_may_bring_what_was_cancelled_before_it(world: W
     assert chat.go_on() == first["content"] == "Yes."
     assert chat.say("Good.") == "Ok."
     assert sent(world) == ["Hi", "Ok.", "Are you", "there?", "Yes.", "Good."]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_store_that_fails_between_two_steps_is_said_to_fail(
+    world: World, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    make(world)
+
+    async def save_step(*_: object) -> object:
+        raise Unavailable("the disk is full")
+
+    monkeypatch.setattr(RunMemory, "save_step", save_step)
+    world.upstream.queue(call_tools(insert("Name: Bob"), text="Let me note that."))
+    with pytest.raises(openai.APIError) as caught:
+        world.chat(model="agent/ann", stream=stream, headers=OURS).say("I am Bob.")
+    assert caught.value.code == "memory_unavailable"

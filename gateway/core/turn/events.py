@@ -73,6 +73,12 @@ class StepSaved(Struct, frozen=True):
     results: tuple[Json, ...] = ()
 
 
+class StepFailed(Struct, frozen=True):
+    """A `SaveStep` could not be committed, or the prompt of the step that it opens does not fit its window."""
+
+    error: GatewayError
+
+
 # The error that the client of a lost turn gets (`Saved.is_lost`).
 LOST = "Something of this memory was forgotten meanwhile: the reply is not kept."
 
@@ -93,7 +99,7 @@ class ClientLeft(Struct, frozen=True):
 
 
 class Stopped(Struct, frozen=True):
-    """The turn is to end now, though its client is still there: it was cancelled, or a step could not be stored."""
+    """The turn is to end now, though its client is still there."""
 
     reason: StopReason = StopReason.CANCELLED
 
@@ -107,6 +113,7 @@ TurnEvent = (
     | ToolFinished
     | ToolsLate
     | StepSaved
+    | StepFailed
     | Saved
     | ClientLeft
     | Stopped

@@ -72,7 +72,7 @@ from gateway.core.turn.states import (
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.upstream_error import error_for_status, is_for_good
 from gateway.core.usage.reported import ReplyUsage
-from gateway.errors import CallerError, Conflict, GatewayError, LimitReached, UpstreamBroke
+from gateway.errors import Conflict, GatewayError, LimitReached, UpstreamBroke, UpstreamError
 
 # After these the last call may lack its end, so gateway calls are dropped instead of run.
 CUT = {"length": StopReason.MAX_TOKENS, "content_filter": StopReason.BAD_REPLY}
@@ -154,6 +154,8 @@ class Turn:
                 return self._send_filler()
             case events.StepSaved():
                 return self._step_saved(event)
+            case events.StepFailed():
+                return self._broken(event.error)
             case events.ClientLeft():
                 return self._client_left()
             case events.Stopped():
@@ -239,7 +241,7 @@ class Turn:
         return not (has_reply or reply.has_spoken or reply.draft.calls) and is_for_good(reply.status, body)
 
     def _broken(self, error: GatewayError) -> list[Command]:
-        reason = StopReason.ERROR if isinstance(error, CallerError) else StopReason.UPSTREAM_ERROR
+        reason = StopReason.UPSTREAM_ERROR if isinstance(error, UpstreamError) else StopReason.ERROR
         kind = OUT_OF_QUOTA if isinstance(error, LimitReached) else ""
         if self._is_past_status:
             self._view.stop(reason, {})

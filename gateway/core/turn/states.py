@@ -20,6 +20,7 @@ from gateway.core.turn.events import (
     ReplyFailed,
     ReplyStarted,
     Saved,
+    StepFailed,
     StepSaved,
     Stopped,
     ToolFinished,
@@ -67,14 +68,13 @@ TRANSITIONS: Final[Mapping[TurnState, Transitions]] = MappingProxyType(
             ReplyFailed: _REPLY_COMPLETE,  # complete where nothing but its wrapping was missing
             **_INTERRUPTED,
         },
-        SAVING_CALLS: {StepSaved: frozenset({RUNNING_TOOLS}), **_INTERRUPTED},
+        SAVING_CALLS: {StepSaved: frozenset({RUNNING_TOOLS}), StepFailed: _BROKEN_OFF, **_INTERRUPTED},
         RUNNING_TOOLS: {
             ToolFinished: _NEXT_ROUND | _ENDED | {RUNNING_TOOLS},
             ToolsLate: frozenset({RUNNING_TOOLS}),
             **_INTERRUPTED,
         },
-        # The next reply fails where its prompt does not fit the window.
-        SAVING_RESULTS: {StepSaved: frozenset({WAITING}), ReplyFailed: _BROKEN_OFF, **_INTERRUPTED},
+        SAVING_RESULTS: {StepSaved: frozenset({WAITING}), StepFailed: _BROKEN_OFF, **_INTERRUPTED},
         SAVING_TURN: {Saved: _BROKEN_OFF, ClientLeft: _BROKEN_OFF},
         DONE: {},
     }

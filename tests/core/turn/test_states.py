@@ -20,6 +20,7 @@ from gateway.core.turn.events import (
     ReplyFailed,
     ReplyStarted,
     Saved,
+    StepFailed,
     StepSaved,
     Stopped,
     ToolFinished,
@@ -30,7 +31,7 @@ from gateway.core.turn.guide import NeedsApproval
 from gateway.core.turn.machine import Turn
 from gateway.core.turn.states import TRANSITIONS, TurnState
 from gateway.core.turn.terms import TurnTerms
-from gateway.errors import UpstreamBroke
+from gateway.errors import MemoryUnavailable, UpstreamBroke
 from tests.core.turn.playbook import SSE, completion, streamed
 from tests.core.turn.test_steps import Script
 from tests.doubles.lines_view import LinesView
@@ -54,6 +55,7 @@ EVENTS: tuple[TurnEvent, ...] = (
     ToolFinished("a", "found"),
     ToolsLate(),
     StepSaved(1, 2),
+    StepFailed(MemoryUnavailable("The disk is full.")),
     Saved(),
     ResumedCalls(({**PAY, "function": {"name": "look", "arguments": "{}"}},)),
     ResumedCalls(({**PAY, "function": {"name": "look", "arguments": "{"}},)),
