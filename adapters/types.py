@@ -39,6 +39,20 @@ def token_count(usage: Any, key: str) -> int:
     return value if isinstance(value, int) and 0 <= value <= _MAX_TOKENS else 0
 
 
+def completion_count(usage: Any) -> int:
+    """Returns the tokens that the model wrote by the `usage` of a chat completion, its thoughts among them.
+
+    Gemini and xAI count thoughts in the total, and not in `completion_tokens`.
+    (docs.x.ai/docs/key-information/consumption-and-rate-limits)
+    """
+    if not isinstance(usage, dict):
+        return 0
+    written = token_count(usage, "completion_tokens")
+    thoughts = token_count(usage.get("completion_tokens_details"), "reasoning_tokens")
+    total = token_count(usage, "prompt_tokens") + written + thoughts
+    return written + thoughts if total <= token_count(usage, "total_tokens") else written
+
+
 def is_event_stream(status: int, headers: Iterable[Header]) -> bool:
     """Returns whether a reply is server-sent events by its type (else it is one body, as far as its type says)."""
     if 200 <= status < 300:

@@ -8,29 +8,30 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import orjson
 from msgspec import Struct
 from msgspec.structs import replace
 
-from adapters.types import Json, token_count
+from adapters.types import Json
 from gateway.core.conversation.canonical import WireMessage, text_of
 from gateway.core.prompt.summary import message_lines, split_lines, summary_request, summary_tokens
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.turn.client_view import MakesView
+from gateway.core.usage.reported import reported_counts
 from gateway.errors import BadRequest, UpstreamBroke
 from gateway.run.chat import Chat
 from gateway.run.receipt import Receipt
 from gateway.run.request_context import RequestContext
 from gateway.run.sink import HeldSink, Sink
 from gateway.tokens import message_tokens, tokenizer_for
+from storage.records import TokenCounts
 
 # The window of a model that the settings say nothing of: of the smallest ones that are in use.
 _WINDOW: Final = 32_768
 # The messages that stay may fill one part in so many of the window. No measurement.
 _WINDOW_PARTS: Final = 4
-_USAGE: Final = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 
 class Compacted(Struct, frozen=True):
@@ -82,7 +83,7 @@ async def compact(
     whole = await chat.resolver.resolve_references(request, context)
     window = chat.context_window(request.model) or _WINDOW
     summary = "\n\n".join(filter(None, map(read_summary, whole.messages)))
-    usage = dict.fromkeys(_USAGE, 0)
+    prompt_tokens = completion_tokens = 0
     lines = message_lines(whole.messages)
     if not lines:
         raise BadRequest("Invalid 'input': there is no message in it.", param="input", code="empty_array")
@@ -97,14 +98,19 @@ async def compact(
         if answer.status != 200:
             raise CompactionFailed(answer.status, bytes(answer.body))
         summary, used = _read_reply(answer.body)
-        for key in _USAGE:
-            usage[key] += token_count(used, key)
+        prompt_tokens += used.prompt
+        completion_tokens += used.completion
     newest = await asyncio.to_thread(_newest, whole.messages, request.model, window // _WINDOW_PARTS)
+    usage = {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+    }
     return Compacted(newest, summary, usage)
 
 
-def _read_reply(body: bytearray) -> tuple[str, Any]:
-    """Returns the text and the usage of a chat completion. Raises: UpstreamBroke: it is none, or has no text."""
+def _read_reply(body: bytearray) -> tuple[str, TokenCounts]:
+    """Returns the text of a chat completion, and its tokens. Raises: UpstreamBroke: it is none, or has no text."""
     try:
         reply = orjson.loads(body)
         text = text_of(reply["choices"][0]["message"]).strip()
@@ -112,7 +118,7 @@ def _read_reply(body: bytearray) -> tuple[str, Any]:
         raise UpstreamBroke("The upstream's answer is not a chat completion.") from None
     if not text:
         raise UpstreamBroke("The model wrote no summary.")
-    return text, reply.get("usage")
+    return text, reported_counts(reply.get("usage")) or TokenCounts()
 
 
 def _newest(messages: Sequence[WireMessage], model: str, most_tokens: int) -> list[WireMessage]:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from adapters.types import Json, token_count
+from adapters.types import Json, completion_count, token_count
 from gateway.core.turn.draft import MessageDraft
 
 BILLED: Final = "mnemogate_billed"  # field of `usage`, in addition to the real API's
@@ -28,7 +28,7 @@ class Ledger(Struct, frozen=True):
     def with_round(self, draft: MessageDraft, count: Callable[[str], int]) -> Ledger:
         """Returns the ledger with one more round. count: estimates the tokens of a text."""
         usage = draft.usage
-        completion = count(draft.generated()) if usage is None else token_count(usage, "completion_tokens")
+        completion = count(draft.generated()) if usage is None else completion_count(usage)
         return Ledger(
             self.turn_usage(usage),
             self.prompt_tokens + token_count(usage, "prompt_tokens"),
@@ -50,7 +50,7 @@ class Ledger(Struct, frozen=True):
             return last
         # Added up from what the ledger knows, because a round that reported nothing is in it as an estimate.
         prompt = token_count(last, "prompt_tokens")
-        completion = self.completion_tokens + token_count(last, "completion_tokens")
+        completion = self.completion_tokens + completion_count(last)
         return {
             **last,
             **_added_details((self.usage or {}).get(_DETAILS), last.get(_DETAILS)),

@@ -13,7 +13,7 @@ import msgspec
 import orjson
 from msgspec import Struct
 
-from adapters.types import Json, token_count
+from adapters.types import Json, completion_count, token_count
 from storage.records import TokenCounts
 
 # A larger body that is no event stream is not parsed: its usage is looked for in so many of its first and last bytes.
@@ -77,7 +77,7 @@ def reported_counts(usage: Any) -> TokenCounts | None:
         prompt, completion = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
         return TokenCounts(
             token_count(usage, "prompt_tokens"),
-            token_count(usage, "completion_tokens"),
+            completion_count(usage),
             token_count(prompt, "cached_tokens"),
             token_count(prompt, "cache_write_tokens"),
             token_count(completion, "reasoning_tokens"),

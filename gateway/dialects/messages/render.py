@@ -15,7 +15,7 @@ import msgspec
 import orjson
 from msgspec import Struct
 
-from adapters.types import Event, Json, token_count
+from adapters.types import Event, Json, completion_count, token_count
 from gateway.core.conversation.canonical import text_of
 from gateway.core.conversation.private import without_private
 from gateway.core.turn.client_view import MAX_HELD_BYTES, ClientView, ReplyEvent, no_usage
@@ -312,5 +312,5 @@ def _message_usage(usage: Json, input_tokens: int) -> Json:
         "input_tokens": max(0, prompt - cached - written),
         "cache_read_input_tokens": cached,
         "cache_creation_input_tokens": written,
-        "output_tokens": token_count(usage, "completion_tokens"),
+        "output_tokens": completion_count(usage),
     }

@@ -16,7 +16,7 @@ import msgspec
 import orjson
 from msgspec import Struct
 
-from adapters.types import Event, Json, token_count
+from adapters.types import Event, Json, completion_count, token_count
 from gateway.core.conversation.canonical import WireMessage, text_of
 from gateway.core.conversation.directions import DIRECTIONS_FIELD, directions_in
 from gateway.core.conversation.private import without_private
@@ -491,7 +491,7 @@ def render_usage(usage: Json) -> Json:
             "cached_tokens": token_count(prompt, "cached_tokens"),
             "cache_write_tokens": token_count(prompt, "cache_write_tokens"),
         },
-        "output_tokens": token_count(usage, "completion_tokens"),
+        "output_tokens": completion_count(usage),
         "output_tokens_details": {"reasoning_tokens": token_count(completion, "reasoning_tokens")},
         "total_tokens": token_count(usage, "total_tokens"),
     }

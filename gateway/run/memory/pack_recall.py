@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from math import inf
 from operator import attrgetter
-from typing import Any
 
 from gateway.core.conversation.canonical import SYSTEM_ROLES, WireMessage, text_of
 from gateway.core.prompt.note import CUT_CHARS
 from gateway.core.turn.commands import End, TurnOutcome
+from gateway.core.usage.reported import reported_counts
 from gateway.run.memory.prompt import Prompt, SearchRecord
 from gateway.run.memory.recall import MAX_LEFT_OUT
 from gateway.run.receipt import Receipt
@@ -37,6 +37,7 @@ def pack_recall(
     Over SQLite it runs in the writer's thread, and it changes nothing.
     """
     rows, counts = entry_rows(search)
+    reported = reported_counts(outcome.usage)
     record = RecallRecord(
         outcome=search.why or _why(bool(search.chosen), counts),
         found=len(search.chosen) + counts.total(),
@@ -51,7 +52,7 @@ def pack_recall(
         added_ms=added_ms,
         first_ms=receipt.first_ms,
         ms=ms,
-        usage=usage_of(outcome.usage),
+        usage=None if reported is None else reported[:3],
         left_out=tuple([counts[reason] for reason in _LEFT_OUT_REASONS]),
     )
     return pack_rows(record, rows, has_meaning=search.trace.has_meaning)
@@ -152,18 +153,3 @@ def _tokens(chars: int) -> int:
 def _chars(message: WireMessage) -> int:
     """Returns how many characters the texts of a message have."""
     return len(text_of(message))
-
-
-def usage_of(usage: Mapping[str, Any] | None) -> tuple[int, int, int] | None:
-    """Returns the input, output and cached tokens of an upstream's usage."""
-    if not usage:
-        return None
-    details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details") or {}
-    cached = details.get("cached_tokens") if isinstance(details, dict) else 0
-    found = (
-        usage.get("prompt_tokens", usage.get("input_tokens")),
-        usage.get("completion_tokens", usage.get("output_tokens")),
-        cached,
-    )
-    numbers = [n if isinstance(n, int) and n >= 0 else 0 for n in found]
-    return numbers[0], numbers[1], numbers[2]

@@ -73,3 +73,15 @@ def test_what_is_no_count_adds_nothing() -> None:
     last = {"completion_tokens": 3, "completion_tokens_details": {"reasoning_tokens": 2}}
     told = turn_usage(after(first), last)
     assert (told["completion_tokens"], told["completion_tokens_details"]) == (3, {"reasoning_tokens": 2})
+
+
+def test_thoughts_that_an_upstream_counts_apart_are_a_part_of_the_completion() -> None:
+    usage = {
+        "prompt_tokens": 9,
+        "completion_tokens": 7,
+        "total_tokens": 42,
+        "completion_tokens_details": {"reasoning_tokens": 26},
+    }
+    told = turn_usage(after(usage), usage)
+    assert (told["prompt_tokens"], told["completion_tokens"], told["total_tokens"]) == (9, 66, 75)
+    assert told["completion_tokens_details"] == {"reasoning_tokens": 52}

@@ -42,6 +42,16 @@ ALL = TokenCounts(100, 20, 60, 0, 7)
             },
             TokenCounts(100, 20, 60, 10, 0),
         ),
+        # Gemini and xAI count thoughts in the total, and not among the completion.
+        (
+            {
+                "prompt_tokens": 9,
+                "completion_tokens": 7,
+                "total_tokens": 42,
+                "completion_tokens_details": {"reasoning_tokens": 26},
+            },
+            TokenCounts(9, 33, 0, 0, 26),
+        ),
         ({"prompt_tokens": 5, "total_tokens": 5}, TokenCounts(5)),
         ({"total_tokens": 5}, TokenCounts(5)),
         # A transcription that is billed by its length.

@@ -98,3 +98,15 @@ def test_an_upstreams_error_has_a_type_that_clients_know(kind: Any, shown: str) 
         "type": shown,
         "message": "Too much.",
     }
+
+
+def test_thoughts_that_an_upstream_counts_apart_are_output() -> None:
+    usage = {
+        "prompt_tokens": 9,
+        "completion_tokens": 7,
+        "total_tokens": 42,
+        "completion_tokens_details": {"reasoning_tokens": 26},
+    }
+    outcome = TurnOutcome(FINISHED, shown_reply={"role": "assistant", "content": "Hi"}, usage=usage)
+    shown = orjson.loads(view().whole(b"{}", outcome, is_unchanged=False))
+    assert (shown["usage"]["input_tokens"], shown["usage"]["output_tokens"]) == (9, 33)

@@ -15,7 +15,7 @@ from gateway.core.turn.draft import delta_of
 from gateway.core.turn.terms import TurnTerms
 from gateway.dialects.responses.input import read_items
 from gateway.dialects.responses.parse import parse
-from gateway.dialects.responses.render import MakesResponses, ResponsesView
+from gateway.dialects.responses.render import MakesResponses, ResponsesView, render_usage
 from gateway.dialects.responses.tools import UpstreamTools
 from gateway.errors import UpstreamBroke
 
@@ -167,6 +167,12 @@ def test_the_events_of_a_text() -> None:
     assert response.usage.input_tokens_details.cached_tokens == 3
     assert response.usage.output_tokens_details.reasoning_tokens == 2
     assert response.usage.total_tokens == 12
+
+
+def test_thoughts_that_an_upstream_counts_apart_are_output() -> None:
+    usage = {"prompt_tokens": 9, "completion_tokens": 7, "total_tokens": 42}
+    shown = render_usage({**usage, "completion_tokens_details": {"reasoning_tokens": 26}})
+    assert (shown["input_tokens"], shown["output_tokens"], shown["total_tokens"]) == (9, 33, 42)
 
 
 def test_the_events_of_a_thought_and_a_call() -> None:
