@@ -45,6 +45,17 @@ def is_for_good(status: int, body: bytes) -> bool:
     return context_from_error(body[:ERROR_BYTES].decode("utf-8", "replace")) is None
 
 
+def decode_error(body: bytes) -> Json | None:
+    """Returns the object of an error's body, which Google's endpoint puts into a list; None: there is none."""
+    try:
+        parsed = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    if isinstance(parsed, list) and parsed:
+        parsed = parsed[0]
+    return parsed if isinstance(parsed, dict) else None
+
+
 def error_in(chunk: Json, name: str | None = None) -> Json | None:
     """Returns the error that a chunk or a body is, in OpenAI's form; None if it is none.
 
@@ -116,13 +127,8 @@ def _status_of(error: Json) -> int:
 
 def error_for_status(status: int, body: bytes) -> Json:
     """Returns the error to report for an upstream's reply with a status that can no longer be sent."""
-    try:
-        parsed = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        parsed = None
-    if isinstance(parsed, list) and parsed:  # Google's endpoint wraps its error in a list
-        parsed = parsed[0]
-    error = error_in(parsed) if isinstance(parsed, dict) else None
+    parsed = decode_error(body)
+    error = None if parsed is None else error_in(parsed)
     if error is None:
         message = f"The upstream's answer (status {status}) was neither a chat completion nor a known error"
         error = {"message": message, "type": "upstream_error", "param": None, "code": None}

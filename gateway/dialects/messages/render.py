@@ -22,6 +22,7 @@ from gateway.core.turn.client_view import MAX_HELD_BYTES, ClientView, ReplyEvent
 from gateway.core.turn.commands import TurnOutcome
 from gateway.core.turn.draft import generated_in
 from gateway.core.turn.terms import TurnTerms
+from gateway.core.turn.upstream_error import decode_error
 from gateway.dialects.event_stream import NOT_DURABLE, encode_typed_event
 from gateway.dialects.messages.blocks import GrowingBlocks, render_blocks
 from gateway.dialects.messages.errors import FIELDS, error_object
@@ -222,17 +223,14 @@ class MessagesView(ClientView):
         return orjson.dumps({**self._message(), "content": content, **ending, "usage": usage})
 
     def refused(self, status: int, body: bytes) -> bytes | None:
-        try:
-            parsed = orjson.loads(body)
-        except orjson.JSONDecodeError:
-            return None
-        if status < 300 or not isinstance(parsed, dict):
+        parsed = decode_error(body)
+        if status < 300 or parsed is None:
             return None
         error = parsed.get("error")
         if parsed.get("type") == "error" and isinstance(error, dict):
             return body
         fields: Json = error if isinstance(error, dict) else parsed
-        message = fields.get("message") or parsed.get("detail") or error
+        message = fields.get("message") or parsed.get("detail") or error or "The upstream reported an error"
         text = (
             FIELDS.translate_sentence(message) if isinstance(message, str) else orjson.dumps(message).decode()
         )

@@ -7,6 +7,7 @@ from typing import Any, Final
 import orjson
 
 from adapters.types import Json
+from gateway.core.turn.upstream_error import decode_error
 from gateway.dialects.chat.errors import ChatErrors
 from gateway.dialects.event_stream import encode_typed_event
 from gateway.dialects.field_names import FieldNames
@@ -36,12 +37,9 @@ class ResponsesErrors(ChatErrors):
 
 
 def translate_error(body: bytes) -> bytes | None:
-    """Returns the body of an upstream's error with the fields of the Responses API; None: it is no object."""
-    try:
-        json = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return None
-    if not isinstance(json, dict):
+    """Returns the body of an upstream's error with the fields of the Responses API; None: it has none."""
+    json = decode_error(body)
+    if json is None:
         return None
     error = json.get("error")
     fields = error if isinstance(error, dict) else json  # some servers put its fields into the body itself

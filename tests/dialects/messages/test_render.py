@@ -110,3 +110,17 @@ def test_thoughts_that_an_upstream_counts_apart_are_output() -> None:
     outcome = TurnOutcome(FINISHED, shown_reply={"role": "assistant", "content": "Hi"}, usage=usage)
     shown = orjson.loads(view().whole(b"{}", outcome, is_unchanged=False))
     assert (shown["usage"]["input_tokens"], shown["usage"]["output_tokens"]) == (9, 33)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b'[{"error":{"message":"Too much.","code":429}}]', "Too much."),  # Google
+        (b'{"detail":"Too much."}', "Too much."),
+        (b"{}", "The upstream reported an error"),
+    ],
+)
+def test_an_upstreams_refusal_has_its_message(body: bytes, message: str) -> None:
+    shown = view().refused(429, body)
+    assert shown is not None
+    assert orjson.loads(shown)["error"] == {"type": "rate_limit_error", "message": message}

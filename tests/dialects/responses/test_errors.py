@@ -58,6 +58,13 @@ def test_a_request_that_a_message_quotes_is_not_read() -> None:
     assert FIELDS.translate_sentence(f"max_tokens: 9 > 8.{request}").startswith("max_output_tokens: 9 > 8.")
 
 
+def test_an_error_that_google_puts_into_a_list_is_an_error() -> None:
+    body = b'[{"error":{"message":"max_tokens: no.","code":429}}]'
+    assert orjson.loads(translate_error(body) or b"") == {
+        "error": {"message": "max_output_tokens: no.", "code": 429}
+    }
+
+
 @pytest.mark.parametrize("body", [b"[]", b"<html>", b""])
 def test_what_is_no_object_is_none(body: bytes) -> None:
     assert translate_error(body) is None
