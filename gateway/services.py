@@ -191,8 +191,10 @@ class Services:
             if each.name in self.providers:
                 _log_responses(each.name, self.providers[each.name])
         self._tasks.append(asyncio.create_task(self.models.run()))
-        self._tasks += self.accounting.start()
         self.store.database.start()
+        with suppress(StoreError):  # their task reads them again, and logs why they cannot be read
+            await self.accounting.limiter.load()
+        self._tasks += self.accounting.start()
         leases = self.chat.keeper.leases
         if leases.is_needed:
             self._tasks.append(asyncio.create_task(leases.run()))

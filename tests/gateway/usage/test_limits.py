@@ -18,9 +18,11 @@ import pytest
 from letta_client import Letta
 
 from gateway.core.usage.limit_rules import limits_for
+from gateway.limits import Limits
 from gateway.run.usage import limiter
 from gateway.settings import ModelSettings, PriceSettings, UpstreamSettings
 from storage.errors import StoreError
+from storage.sql.limits import UsageLimits
 from storage.usage_records import UsageLimit, UsageQuery
 from tests.doubles.upstream import Gate, StrictUpstream, fail, say
 from tests.gateway.responses.test_socket import Talk, open_socket
@@ -490,6 +492,22 @@ def test_a_restart_counts_the_same_requests(upstream: StrictUpstream, tmp_path: 
         before = used(world)
     with limited(upstream, tmp_path, clock=clock) as world:
         assert (before, used(world)) == (3, 3)
+
+
+def test_limits_hold_from_the_first_request_on(
+    upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with limited(upstream, tmp_path) as world:
+        limit(world, "requests", "day", 0)
+    read = UsageLimits.list
+
+    async def read_slowly(limits: UsageLimits) -> Any:
+        await asyncio.sleep(0.5)
+        return await read(limits)
+
+    monkeypatch.setattr(UsageLimits, "list", read_slowly)
+    with limited(upstream, tmp_path, limits=Limits(limit_read_s=0.01)) as world:
+        assert world.post(ASK, user="alice").status == 429
 
 
 def test_what_was_used_is_known_late_and_counted_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
