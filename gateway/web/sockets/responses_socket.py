@@ -286,6 +286,8 @@ class _Session:
                 self._last_ended = stream_id, queue.popleft().id
         finally:
             del self._queues[stream_id]
+            for left in queue:  # where one before them has failed
+                left.quota.release()
         if not self._queues and self._sockets.is_draining():
             await self._close()
 

@@ -911,6 +911,29 @@ def test_a_large_message_gives_back_what_it_took(world: World, talk: Talk) -> No
     assert world.gateway.app._sockets.bodies.left_bytes == QUIET.bodies_in_flight_bytes
 
 
+def test_a_fault_gives_back_what_the_responses_behind_it_took(
+    world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bodies, gate = world.gateway.app._sockets.bodies, Gate()
+    upstream.endpoints.hold_events[3] = gate
+    with open_socket(world.gateway) as socket:
+        talk = Talk(socket)
+        for _ in range(3):
+            talk.create(input="x" * 1_000_000)
+        becomes(lambda: QUIET.bodies_in_flight_bytes - bodies.left_bytes > 3_000_000)
+
+        def fails(*_: object) -> None:
+            raise ValueError("a fault")
+
+        monkeypatch.setattr(UnstoredResponses, "translate", fails)
+        gate.open()
+        talk.until()
+        with pytest.raises(ConnectionClosed):
+            talk.next()
+    let_go(world)
+    assert bodies.left_bytes == QUIET.bodies_in_flight_bytes
+
+
 def let_go(world: World) -> None:
     """Waits until no connection is left."""
 
