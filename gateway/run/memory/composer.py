@@ -229,7 +229,7 @@ class Composer(Struct, frozen=True):
         already_shown = None if is_new else shown_standing(context.pinned, context.snapshot.epoch)
         block, standing = standing_block(context.snapshot.standing, already_shown)
         if block is None or any(each.label == block.label for each in context.blocks):
-            return context.blocks, standing
+            return context.blocks, ()
         return (*context.blocks, block), standing
 
     def _make_eviction(self, context: MemoryContext, composition: Composition) -> Eviction:

@@ -13,8 +13,10 @@ from gateway.core.prompt.note import estimate_tokens
 from gateway.run.admin.forget_operations import ForgetOperations
 from gateway.run.admin.show import ShowOperation
 from gateway.run.memory.trial import TrialRecall
+from gateway.settings import BlockSettings
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.background.learner import Learner, fact, learning
+from tests.gateway.sdk import agent, remember
 
 pytestmark = pytest.mark.both
 
@@ -60,6 +62,16 @@ def test_a_wish_said_once_is_in_sight_where_a_request_does_not_name_it(rule: Lea
     # It is no note, and no other user's.
     assert "<memory " not in rule.world.upstream.last.messages[-1]["content"]
     assert section(rule, user="bob") == ""
+
+
+def test_a_block_of_the_same_label_hides_none_of_them(upstream: StrictUpstream, tmp_path: Path) -> None:
+    profile = agent(blocks=(BlockSettings("always", "What always holds."),))
+    with remember(upstream, tmp_path, profile) as world:
+        rule = Learner(world)
+        world.chat(user="alice", model="agent/helper").say(MEAT)
+        rule.rest()
+        world.chat(user="alice", model="agent/helper").say("Do I eat meat?")
+        assert "I never eat meat" in upstream.last.messages[-1]["content"]
 
 
 def test_nothing_is_kept_of_a_question_of_the_past_or_of_a_reply(rule: Learner) -> None:
