@@ -453,10 +453,12 @@ class Settings(Table, frozen=True):
     @property
     def background_model(self) -> str | None:
         """The model for background work: the named one, else the cheapest with a price; None without either."""
-        named = self.memory.background_model
+        named, embedder = self.memory.background_model, self.memory.embedder
         if named is not None:
             return None if named == NO_MODEL else named
-        priced = [(sum(each.rates[:2]), each.alias) for each in self.models if each.rates is not None]
+        # An embedder may have a price, too. It costs least, and writes nothing.
+        writers = [each for each in self.models if each.alias != embedder]
+        priced = [(sum(each.rates[:2]), each.alias) for each in writers if each.rates is not None]
         return min(priced, key=lambda each: each[0])[1] if priced else None
 
     def default_profile(self, project: str) -> str:

@@ -243,6 +243,15 @@ def test_the_cheapest_whose_price_is_known_is_asked_unless_one_is_named(
     assert (route and route.model) == found
 
 
+def test_an_embedder_with_a_price_is_no_background_model() -> None:
+    models = (
+        ModelSettings("big", "gpt-large", upstream="a", price=2.5),
+        ModelSettings("vectors", "text-embedding", upstream="b", price=0.02),
+    )
+    settings = Settings(memory=MemorySettings(embedder="vectors"), upstreams=UPSTREAMS, models=models)
+    assert settings.background_model == "big"
+
+
 async def test_the_background_model_has_connections_of_its_own(world: World) -> None:
     memory = MemorySettings(background_model="quick")
     settings = Settings(memory=memory, upstreams=UPSTREAMS, models=(QUICK,))
