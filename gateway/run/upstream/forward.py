@@ -286,7 +286,7 @@ class Forwarder:
         body = b"" if outgoing.body is None else outgoing.body.raw
         receipt.user = user_of(outgoing.headers, body, self._rules(outgoing.project), self._failover.wall())
         if costs_tokens(outgoing.method, outgoing.path):
-            route = await self._admit(route, outgoing, len(body), receipt)
+            route = await self._admit(route, outgoing, body, receipt)
         keep_alive_s = self._settings.server.keep_alive_comment_s
         with self._attempts(route, outgoing, receipt) as attempts:
             try:
@@ -299,11 +299,11 @@ class Forwarder:
                     raise cause from error
                 raise
 
-    async def _admit(self, route: Route, outgoing: Outgoing, body_bytes: int, receipt: Receipt) -> Route:
+    async def _admit(self, route: Route, outgoing: Outgoing, body: bytes, receipt: Receipt) -> Route:
         """Lets a request in within its limits. Returns its route, which a limit may change. Raises: LimitReached."""
         substitute = await self._limiter.admit(
             receipt,
-            PlannedCall(body_bytes, None, route.first),
+            PlannedCall(body, None, route.first),
             may_answer=lambda _: outgoing.path.startswith(_WITH_SUBSTITUTE),
         )
         return route if substitute is None else self._route_of(substitute)

@@ -17,10 +17,10 @@ from typing import Final
 
 from msgspec import Struct
 
-from adapters.types import BYTES_PER_TOKEN
 from gateway.core.dates import iso_text
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.upstream.policy import Target
+from gateway.core.usage.estimate import estimate_prompt_tokens
 from gateway.core.usage.limit_rules import (
     MEASURED,
     Amounts,
@@ -62,7 +62,7 @@ _HEADER_UNITS: Final = ("requests", "tokens")
 class PlannedCall(Struct, frozen=True):
     """A call of a model that a request asks for, as far as it tells what the call may use."""
 
-    body_bytes: int
+    body: bytes
     # Of output; None: the request has no bound.
     max_tokens: int | None
     # The model that would answer.
@@ -70,7 +70,7 @@ class PlannedCall(Struct, frozen=True):
 
     @classmethod
     def for_request(cls, request: ChatRequest, target: Target) -> PlannedCall:
-        return cls(len(request.raw), request.max_tokens, target)
+        return cls(request.raw, request.max_tokens, target)
 
 
 class LimitState(Struct, frozen=True):
@@ -291,7 +291,7 @@ class Limiter:
         """Returns what a call may use."""
         # A negative bound is none: some upstreams take -1 for that.
         output = call.max_tokens if call.max_tokens is not None and call.max_tokens > 0 else UNNAMED_TOKENS
-        counts = TokenCounts(call.body_bytes // BYTES_PER_TOKEN, output)
+        counts = TokenCounts(estimate_prompt_tokens(call.body), output)
         price = self._meter.price_of(call.target.upstream, call.target.model)
         return Amounts(counts.prompt + counts.completion, 0 if price is None else price.of(counts))
 

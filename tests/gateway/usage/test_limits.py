@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import itertools
 import json
+import random
 from collections.abc import Coroutine, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -115,6 +117,21 @@ def test_a_storm_exceeds_by_no_more_than_its_requests_used(world: World, unit: s
     while world.post(ASK, user="alice", max_tokens=1).status == 200:
         used += 15
     assert 100 <= used < 100 + 15
+
+
+def test_a_picture_reserves_no_more_than_pictures_use(world: World) -> None:
+    limit(world, "tokens", "minute", 5_000)
+    url = "data:image/png;base64," + base64.b64encode(random.randbytes(1_000_000)).decode()
+    look = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]
+    hold = Gate()
+    world.upstream.queue(say("A cat.", usage=USAGE, hold_before_headers=hold))
+    arrived = world.upstream.arrived(len(world.upstream.seen) + 1)
+    with world.gateway.connect() as client:
+        client.request("POST", CHAT, json.dumps({"model": "m", "messages": look, "user": "alice"}).encode())
+        arrived.wait_sync()
+        assert world.post(ASK, user="bob").status == 200
+        hold.open()
+        assert client.read_reply().status == 200
 
 
 def test_a_bound_below_zero_gives_nothing_back(world: World) -> None:
