@@ -83,7 +83,7 @@ class FieldChecker:
             if key in _NO_EFFECT:
                 self.left_out[key] = None
             elif key not in known:
-                raise unsupported(f"{where}.{key}")
+                raise unsupported(f"{where}.{key[:60]}")
 
 
 class MessageOrigin(Struct, frozen=True):

@@ -20,6 +20,7 @@ from adapters.claude.request import BINDING_BETA
 from adapters.types import NATIVE_REPLY, Json
 from gateway.core.request.edit import BodyEdit
 from gateway.core.request.native_body import NO_ADDITIONS, MessageThread, NativeAdditions, UpstreamBody
+from gateway.dialects.lenient import as_list
 from gateway.dialects.messages.content import THOUGHTS, MessageOrigin
 
 _CHOICES: Final = {"none": "none", "auto": "auto", "required": "any"}
@@ -53,7 +54,7 @@ class NativeMessages(Struct, frozen=True):
         if system is not self.json.get("system"):
             members["system"] = system
         if additions.tools:
-            members["tools"] = [*(self.json.get("tools") or ()), *map(_translate_tool, additions.tools)]
+            members["tools"] = [*as_list(self.json.get("tools")), *map(_translate_tool, additions.tools)]
         members |= _name_container(self.json.get("container"), additions.hidden_rounds)
         if additions.max_tokens is not None:
             members["max_tokens"] = additions.max_tokens

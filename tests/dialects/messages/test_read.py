@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 import pytest
 
+from gateway.core.request.native_body import NativeAdditions
 from gateway.dialects.messages.native import NativeMessages
 from gateway.dialects.messages.read import parse_body, read_request
 from gateway.errors import BadRequest
@@ -17,6 +18,13 @@ from gateway.errors import BadRequest
 Json = dict[str, Any]
 JUNK: list[Any] = [None, 0, -1, 1.5, True, "", "x", [], {}, [None], [[]], {"type": None}, {"type": ["a"]}]
 MARK = {"type": "ephemeral"}
+ADDITIONS = NativeAdditions(
+    system=("Memory.",),
+    tools=({"type": "function", "function": {"name": "memory_search"}},),
+    hidden_rounds=({"role": "assistant", "content": "Let me look."},),
+    tool_choice={"tool_choice": "auto"},
+    changes_prefix=True,
+)
 BODY: Json = {
     "model": "m",
     "max_tokens": 50,
@@ -113,6 +121,7 @@ def test_a_field_of_another_form_is_refused_or_read(path: tuple[Any, ...], is_le
         if is_lenient:
             native = NativeMessages(body, json, request.origins, "/messages", partial(_unchanged, body))
             assert native.render("m").body == body
+            assert native.render("m", ADDITIONS).body != body
 
 
 @pytest.mark.parametrize(
@@ -154,6 +163,13 @@ def test_an_unknown_field_is_refused_by_its_path(where: str) -> None:
     with pytest.raises(BadRequest, match=r"next_month: Extra inputs are not permitted"):
         read_request(raw, parse_body(raw), (), 100, is_lenient=False)
     assert read_request(raw, parse_body(raw), (), 100, is_lenient=True).chat.messages
+
+
+def test_an_error_quotes_no_more_of_a_field_s_name_than_names_have() -> None:
+    body = changed(("messages", 0, "content", 0, "x" * 10_000), 1)
+    with pytest.raises(BadRequest) as raised:
+        read_request(body, parse_body(body), (), 100, is_lenient=False)
+    assert len(raised.value.message) < 1_000
 
 
 def effort_of(*messages: Json, **fields: Any) -> Any:
