@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import struct
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import resources
@@ -78,7 +79,7 @@ class Tokenizer:
     def __init__(self, encoding: Encoding, scale: float = 1.0) -> None:
         self.encoding: Encoding = encoding
         self.scale = scale
-        self._counts: dict[tuple[int, int], int] = {}
+        self._counts: OrderedDict[tuple[int, int], int] = OrderedDict()
 
     @property
     def is_loaded(self) -> bool:
@@ -101,7 +102,7 @@ class Tokenizer:
             if self.scale != 1.0:
                 known = min(ceil(known * self.scale), upper_bound(text))
             while len(self._counts) >= CACHED_COUNTS:
-                self._counts.pop(next(iter(self._counts)), None)
+                self._counts.popitem(last=False)  # in one step, since several threads count
             self._counts[key] = known
         return known
 

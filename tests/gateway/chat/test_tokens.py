@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import socket
 import subprocess
 import sys
+from types import FrameType
+from typing import Any
 
 import pytest
 import tiktoken_ext.openai_public  # type: ignore[import-untyped]
@@ -101,6 +104,36 @@ def test_remembered_counts_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = Tokenizer("o200k_base")
     assert [tokenizer.count("x " * n) for n in range(1, 8)] == [count("x " * n) for n in range(1, 8)]
     assert len(tokenizer._counts) == 3
+
+
+def test_threads_may_count_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread's count may fall between any two steps of a count, and of the next one."""
+    monkeypatch.setattr(tokens, "CACHED_COUNTS", 3)
+    tokenizer, texts = Tokenizer("o200k_base"), map(str, itertools.count())
+    tokenizer.load()
+
+    def count_before(step: int) -> None:
+        """Counts a text, and another one before a step of that."""
+        steps = itertools.count()
+
+        def trace(frame: FrameType, event: str, _: object) -> Any:
+            if frame.f_code is not Tokenizer.count.__code__:
+                return None
+            frame.f_trace_opcodes = True
+            if event == "opcode" and next(steps) == step:
+                tokenizer.count(next(texts))
+            return trace
+
+        sys.settrace(trace)
+        tokenizer.count(next(texts))
+
+    tracing = sys.gettrace()
+    try:
+        for first, second in itertools.product(range(0, 150, 5), range(150)):
+            count_before(first)
+            count_before(second)
+    finally:
+        sys.settrace(tracing)
 
 
 @pytest.mark.parametrize("encoding", ["o200k_base", "cl100k_base"])
