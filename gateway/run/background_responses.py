@@ -394,8 +394,8 @@ class BackgroundResponses:
         try:
             with QueueTicket() as ticket:
                 continued = await self._reserve(identity.project, request, ticket)
-                # A later attempt asks as the first one did, which may have the items in its turn already.
-                if continued is not None and run.state is RunState.CREATED:
+                if continued is not None:
+                    # The others are in a turn already: another response's, or that of an earlier attempt.
                     request = request.with_waiting({item["id"] for item in continued.items})
                 view = request.view(
                     receipt.stored_turn, receipt.count_usage, log.next_number, has_begun=log.has_events

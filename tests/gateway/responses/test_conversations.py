@@ -15,6 +15,8 @@ from gateway.core.conversation.canonical import text_of
 from gateway.run.response_conversations import ResponseConversation, ResponseConversations
 from gateway.run.stored_responses import ResponseOwner
 from gateway.web import response_conversations
+from storage.errors import Unavailable
+from storage.records import JobState
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, say
 from tests.gateway.responses.test_responses import WEATHER, both_ways, respond, serve_memory
 from tests.gateway.responses.test_stored import shown, texts_of
@@ -139,6 +141,54 @@ def test_an_item_that_is_added_after_a_response_was_accepted_waits_for_the_next_
     gate.open()
     becomes(lambda: world.sdk.responses.retrieve(made.id).status == "completed")
     assert texts_of(items_of(world, conversation.id)) == ["My cat is Miso.", "Who?", "Ok.", "She is grey."]
+
+
+@pytest.mark.parametrize("is_deleted", [False, True])
+def test_a_later_attempt_asks_with_the_items_that_still_wait(
+    world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch, is_deleted: bool
+) -> None:
+    """Those that another response has answered since, or that were deleted, are not in its turn."""
+    errors, reserve = [Unavailable("the disk is full")], ResponseConversations.reserve
+
+    async def reserve_later(*given: Any) -> ResponseConversation:
+        if errors:
+            raise errors.pop()
+        return await reserve(*given)
+
+    conversation = world.sdk.conversations.create(items=[{"role": "user", "content": "My cat is Miso."}])
+    monkeypatch.setattr(ResponseConversations, "reserve", reserve_later)
+    made = respond(world, input="Who?", conversation=conversation.id, user="alice", background=True)
+    becomes(lambda: world.gateway.call(world.store.jobs.counts()).get(JobState.RETRYING))
+    if is_deleted:
+        (item,) = items_of(world, conversation.id)
+        world.sdk.conversations.items.delete(item["id"], conversation_id=conversation.id)
+    else:
+        respond(world, input="Hi", conversation=conversation.id, user="alice")
+    world.clock.sleep(2.0)  # until the next attempt
+    becomes(lambda: world.sdk.responses.retrieve(made.id).status == "completed")
+    before = [] if is_deleted else ["My cat is Miso.", "Hi", "Ok."]
+    assert asked(upstream) == [*before, "Who?"]
+    assert texts_of(items_of(world, conversation.id)) == [*before, "Who?", "Ok."]
+
+
+def test_a_later_attempt_asks_with_the_items_of_the_earlier_one(
+    world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors, remove = [Unavailable("the disk is full")], ResponseConversations.remove_answered
+
+    async def remove_and_fail(*given: Any) -> None:
+        await remove(*given)
+        if errors:
+            raise errors.pop()
+
+    conversation = world.sdk.conversations.create(items=[{"role": "user", "content": "My cat is Miso."}])
+    monkeypatch.setattr(ResponseConversations, "remove_answered", remove_and_fail)
+    made = respond(world, input="Who?", conversation=conversation.id, user="alice", background=True)
+    becomes(lambda: world.gateway.call(world.store.jobs.counts()).get(JobState.RETRYING))
+    world.clock.sleep(2.0)  # until the next attempt
+    becomes(lambda: world.sdk.responses.retrieve(made.id).status == "completed")
+    assert asked(upstream) == ["My cat is Miso.", "Who?"]
+    assert texts_of(items_of(world, conversation.id)) == ["My cat is Miso.", "Who?", "Ok."]
 
 
 def test_an_item_with_a_role_that_is_none_is_refused(world: World) -> None:
