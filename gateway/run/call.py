@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
@@ -69,6 +69,8 @@ class ChatCall:
     receipt: Receipt
     # As in its reply's header, once it is known: on, read, off, none or unavailable.
     memory_state: str = ""
+    # Is awaited where the upstream refuses the messages, before the client learns of it.
+    when_refused: Callable[[], Awaitable[None]] | None = None
     # The request in its own dialect, if it goes upstream in that whatever the endpoint is. `ChatRequest.native_body`
     # goes to endpoints that speak its dialect.
     native: NativeRequest | None = None

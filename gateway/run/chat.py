@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache, partial
@@ -293,6 +294,7 @@ class Chat:
             if continued is not None and memory is not None and memory.context.row >= 0:
                 # The opened turn has the items, so they no longer wait.
                 await self.conversations.remove_answered(continued)
+                call.when_refused = partial(self._put_back, continued, memory.context.agent.scope)
             if request.native_body is not None and (thread := request.native_body.thread) is not None:
                 self._check_thread(thread, call, prompt)
             if memory is None and self._needs_no_turn(call, attempts):
@@ -302,6 +304,12 @@ class Chat:
             else:
                 reply = self._run_turn(call, attempts, memory, prompt)
             return await self.await_reply(call, attempts, reply)
+
+    async def _put_back(self, continued: ContinuedConversation, scope: Scope) -> None:
+        """Has the items of a request whose messages were refused wait again. It goes on if the client leaves."""
+        writing = asyncio.ensure_future(self.conversations.put_back(continued))
+        self.turns.pending.add(writing, "Items of a conversation", awaited_by=scope)
+        await asyncio.wait([writing])
 
     def _needs_no_turn(self, call: ChatCall, attempts: Attempts) -> bool:
         """Returns whether a request without memory is relayed: nothing is added, cut or changed."""

@@ -32,6 +32,8 @@ from storage.sql.store import Store
 _KIND: Final = DefinitionKind.CONVERSATION
 _PAGE: Final = 200
 PREFIX: Final = "conv_"
+# Returns a conversation's body as it is to be stored. Its argument is the body as it is stored now.
+_Edit = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class ResponseConversation(Struct, frozen=True):
@@ -141,21 +143,11 @@ class ResponseConversations:
         if owner != agent.id:
             raise unknown_conversation(conversation.id)
 
-    async def change(
-        self, conversation: ResponseConversation, edit: Callable[[dict[str, Any]], dict[str, Any]]
-    ) -> ResponseConversation:
+    async def change(self, conversation: ResponseConversation, edit: _Edit) -> ResponseConversation:
         """Changes a conversation's metadata or its waiting items. Raises: Conflict, UnknownId."""
-        definitions, definition = self.store.definitions, conversation.definition
-
-        async def change_latest() -> Definition:
-            found = await definitions.find(definition.project, _KIND, definition.uid)
-            if found is None:
-                raise unknown_conversation(conversation.id)
-            return await definitions.change(found, edit(dict(found.body)), at=self.now())
-
         with map_store_errors():
             try:
-                changed = await retry_overtaken(change_latest)
+                changed = await self._change_latest(conversation, edit)
             except NotFound:
                 raise unknown_conversation(conversation.id) from None
             except Overtaken:
@@ -164,10 +156,31 @@ class ResponseConversations:
                 ) from None
         return ResponseConversation(changed, conversation.agent)
 
+    async def _change_latest(self, conversation: ResponseConversation, edit: _Edit) -> Definition:
+        """Changes a conversation as it is stored now. Raises: NotFound, Overtaken."""
+        definitions, definition = self.store.definitions, conversation.definition
+
+        async def change() -> Definition:
+            found = await definitions.get(definition.project, _KIND, definition.uid)
+            return await definitions.change(found, edit(dict(found.body)), at=self.now())
+
+        return await retry_overtaken(change)
+
     async def remove_answered(self, continued: ContinuedConversation) -> None:
         """Removes the items that a response has in its turn."""
         if answered := _for_one_response(continued.items):
             await self.change(continued.conversation, lambda body: _without_items(body, answered))
+
+    async def put_back(self, continued: ContinuedConversation) -> None:
+        """Has the items of a response whose messages were refused wait again. Raises: StoreError."""
+        items = _for_one_response(continued.items)
+
+        def add(body: dict[str, Any]) -> dict[str, Any]:
+            return {**body, "items": [*items.values(), *_without_items(body, items)["items"]]}
+
+        if items:
+            with suppress(NotFound):
+                await self._change_latest(continued.conversation, add)
 
     async def turns(self, conversation: ResponseConversation) -> list[NamedTurn]:
         """Returns the active turns of a conversation, oldest first."""

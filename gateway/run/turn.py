@@ -520,6 +520,8 @@ class TurnRun:
         if self._saving is None:
             return SAVED
         saved = await self._saving.save(self.prompt, self._turn.with_stored_fields(outcome))
+        if outcome.is_refused and self.call.when_refused is not None:
+            await self.call.when_refused()
         self._refusal = self._saving.refusal or self._refusal
         return saved
 

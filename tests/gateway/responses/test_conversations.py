@@ -17,7 +17,7 @@ from gateway.run.stored_responses import ResponseOwner
 from gateway.web import response_conversations
 from storage.errors import Unavailable
 from storage.records import JobState
-from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, say
+from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, say
 from tests.gateway.responses.test_responses import WEATHER, both_ways, respond, serve_memory
 from tests.gateway.responses.test_stored import shown, texts_of
 from tests.gateway.sdk import World, agent
@@ -141,6 +141,25 @@ def test_an_item_that_is_added_after_a_response_was_accepted_waits_for_the_next_
     gate.open()
     becomes(lambda: world.sdk.responses.retrieve(made.id).status == "completed")
     assert texts_of(items_of(world, conversation.id)) == ["My cat is Miso.", "Who?", "Ok.", "She is grey."]
+
+
+@pytest.mark.parametrize("options", [{}, {"stream": True}, {"background": True}])
+def test_items_wait_again_where_the_upstream_refuses_the_request(
+    world: World, upstream: StrictUpstream, options: Json
+) -> None:
+    conversation = world.sdk.conversations.create(items=[{"role": "user", "content": "My cat is Miso."}])
+    request: Json = {"input": "Who?", "conversation": conversation.id, "user": "alice"}
+    upstream.queue(fail(400, "temperature is too high"))
+    if "background" in options:
+        made = respond(world, **request, **options)
+        becomes(lambda: world.sdk.responses.retrieve(made.id).status == "failed")
+    else:
+        with pytest.raises(openai.BadRequestError, match="too high"):
+            respond(world, **request, **options)
+    assert texts_of(items_of(world, conversation.id)) == ["My cat is Miso."]
+    respond(world, **request)
+    assert asked(upstream) == ["My cat is Miso.", "Who?"]
+    assert texts_of(items_of(world, conversation.id)) == ["My cat is Miso.", "Who?", "Ok."]
 
 
 @pytest.mark.parametrize("is_deleted", [False, True])
