@@ -292,8 +292,7 @@ class Chat:
             begun = await self.begin_memory(call, attempts, ticket, TreeMemory)
             memory, prompt = begun or (None, None)
             if continued is not None and memory is not None and memory.context.row >= 0:
-                # The opened turn has the items, so they no longer wait.
-                await self.conversations.remove_answered(continued)
+                await self.conversations.remove_answered(continued, memory.context.agent)
                 call.when_refused = partial(self._put_back, continued, memory.context.agent.scope)
             if request.native_body is not None and (thread := request.native_body.thread) is not None:
                 self._check_thread(thread, call, prompt)

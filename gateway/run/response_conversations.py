@@ -14,6 +14,7 @@ from secrets import token_hex
 from typing import Any, Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from adapters.types import Json
 from gateway.core.agent import AgentSpec
@@ -166,10 +167,22 @@ class ResponseConversations:
 
         return await retry_overtaken(change)
 
-    async def remove_answered(self, continued: ContinuedConversation) -> None:
-        """Removes the items that a response has in its turn."""
-        if answered := _for_one_response(continued.items):
-            await self.change(continued.conversation, lambda body: _without_items(body, answered))
+    async def remove_answered(self, continued: ContinuedConversation, agent: Agent) -> None:
+        """Removes the items that a response has in its turn, which is open now.
+
+        agent: the memory of that turn.
+        Raises: UnknownId: the conversation was deleted while the response waited. The turn is forgotten.
+        """
+        conversation = replace(continued.conversation, agent=agent)
+        with map_store_errors():
+            try:
+                if answered := _for_one_response(continued.items):
+                    await self._change_latest(conversation, lambda body: _without_items(body, answered))
+                else:
+                    await self.store.definitions.get(agent.scope.project, _KIND, conversation.id)
+            except NotFound:
+                await self._forget_turns(conversation)
+                raise unknown_conversation(conversation.id) from None
 
     async def put_back(self, continued: ContinuedConversation) -> None:
         """Has the items of a response whose messages were refused wait again. Raises: StoreError."""
@@ -208,14 +221,20 @@ class ResponseConversations:
     async def delete(self, conversation: ResponseConversation) -> None:
         """Forgets a conversation with all its responses."""
         with map_store_errors():
-            agent, forgetting = conversation.agent, self.store.forgetting
-            if agent is not None and not agent.scope.spans_conversations:
-                await forgetting.forget(agent.id, ForgetTarget(is_all=True))
-            elif agent is not None:
-                number = await forgetting.find_conversation(agent.id, conversation.id)
-                if number is not None:
-                    await forgetting.forget(agent.id, ForgetTarget(conversation=number))
+            await self._forget_turns(conversation)
             await self.store.definitions.remove(conversation.definition.id)
+
+    async def _forget_turns(self, conversation: ResponseConversation) -> None:
+        """Forgets the turns of a conversation. Raises: StoreError."""
+        agent, forgetting = conversation.agent, self.store.forgetting
+        if agent is None:
+            return
+        if not agent.scope.spans_conversations:
+            await forgetting.forget(agent.id, ForgetTarget(is_all=True))
+            return
+        number = await forgetting.find_conversation(agent.id, conversation.id)
+        if number is not None:
+            await forgetting.forget(agent.id, ForgetTarget(conversation=number))
 
 
 def _without_items(body: dict[str, Any], ids: Collection[str]) -> dict[str, Any]:

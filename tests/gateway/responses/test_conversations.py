@@ -21,7 +21,7 @@ from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail,
 from tests.gateway.responses.test_responses import WEATHER, both_ways, respond, serve_memory
 from tests.gateway.responses.test_stored import shown, texts_of
 from tests.gateway.sdk import World, agent
-from tests.patience import becomes
+from tests.patience import PATIENCE_S, becomes
 
 Json = dict[str, Any]
 pytestmark = pytest.mark.both
@@ -396,6 +396,35 @@ def test_a_deleted_conversation_is_forgotten(world: World, upstream: StrictUpstr
             world.sdk.responses.retrieve(response.id)
     respond(world, input="What is my cat called?", user="alice")
     assert "Miso" not in str(upstream.last.messages)
+
+
+@pytest.mark.parametrize("user", ["alice", None])
+def test_a_response_of_a_conversation_that_is_deleted_meanwhile_is_forgotten(
+    world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch, user: str | None
+) -> None:
+    """It has bound the conversation to its memory, and waits for its turn."""
+    gate, bind = Gate(), ResponseConversations.bind
+    bound = []
+
+    async def bind_and_wait(*given: Any) -> None:
+        await bind(*given)
+        bound.append(given)
+        await gate.wait()
+
+    monkeypatch.setattr(ResponseConversations, "bind", bind_and_wait)
+    conversation = world.sdk.conversations.create()
+    with ThreadPoolExecutor(1) as pool:
+        named = {} if user is None else {"user": user}
+        late = pool.submit(
+            respond, world, input="My cat is called Miso.", conversation=conversation.id, **named
+        )
+        becomes(lambda: bound)
+        world.sdk.conversations.delete(conversation.id)
+        gate.open()
+        with pytest.raises(openai.NotFoundError):
+            late.result(PATIENCE_S)
+    assert not upstream.chats
+    assert "Miso" not in str(world.query("SELECT input FROM exchanges"))
 
 
 def test_an_item_is_deleted(world: World, upstream: StrictUpstream) -> None:
