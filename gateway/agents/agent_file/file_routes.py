@@ -109,7 +109,7 @@ class AgentFileRoutes:
             for each in file.agents
         ]
         for each in agents:
-            request.check_models(models_of(each.definition))
+            self._api.check_models(request, models_of(each.definition))
         made, left_out = await self._files.import_agents(
             request.project, replace(file, agents=agents), overrides_tools=form.override_existing_tools
         )

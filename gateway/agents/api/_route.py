@@ -68,13 +68,6 @@ class ApiRequest:
         """Returns the uid in a path's parameter. Raises: UnknownId."""
         return uid_in(kind, self.path[name])
 
-    def check_models(self, models: Iterable[str | None]) -> None:
-        """Raises: NotAllowed: the caller's key may not ask for one of these models. None: it is chosen elsewhere."""
-        caller = info_of(self.http.scope).caller
-        for model in models:
-            if model is not None:
-                caller.check_model(model)
-
     def name_of(self, uid: str) -> str:
         """Returns the public id by which the request names a uid. The store reports uids without their kind."""
         query, body = str(self.http.url.query), self.data.decode("utf-8", "replace")

@@ -70,7 +70,7 @@ class AgentRoutes:
         definition = new_definition(create)
         if definition.model is None:
             definition = replace(definition, model=self._api.first_model())
-        request.check_models(models_of(definition))
+        self._api.check_models(request, models_of(definition))
         new = NewAgent(
             definition,
             own=[block_of(block) for block in sent.get("memory_blocks") or ()],
@@ -90,7 +90,7 @@ class AgentRoutes:
 
         def edit(definition: AgentDefinition) -> AgentDefinition:
             updated = with_update(definition, update)
-            request.check_models(models_of(updated) - models_of(definition))
+            self._api.check_models(request, models_of(updated) - models_of(definition))
             return updated
 
         change = AgentEdit(edit=edit, **_part_fields(sent))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 from msgspec import Struct, UnsetType
@@ -23,7 +23,9 @@ from gateway.run.background.compact import Compactor
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.tools.toolbox import ForeignCall, ToolAnswer
 from gateway.run.upstream.model_list import ModelList
+from gateway.run.upstream.route import split_model
 from gateway.settings import Settings
+from gateway.web.middleware import info_of
 from storage.listing import AgentEntry, Page
 from storage.records import Agent, DefinitionKind
 from storage.sql.store import Store
@@ -110,6 +112,17 @@ class AgentsApi(Struct, frozen=True):
             for id in (query.after, query.before)
         ]
         return page_of(query, *rows)
+
+    def check_models(self, request: ApiRequest, models: Iterable[str | None]) -> None:
+        """Raises: NotAllowed: the caller's key may not ask for one of these models, as agents name them.
+
+        A key has names without an upstream, as a send asks for them. None: the model is chosen elsewhere.
+        """
+        caller = info_of(request.http.scope).caller
+        for model in models:
+            _, name = split_model(self.settings, model)
+            if name is not None:
+                caller.check_model(name)
 
     def first_model(self) -> str:
         """Returns the model of an agent that is created without one. Raises: BadRequest: no model is known."""

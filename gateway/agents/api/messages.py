@@ -322,7 +322,7 @@ class MessageRoutes:
         own = {} if spec.defined is None else spec.defined.compaction
         terms, fallback = SummaryTerms.of({**own, **settings}), agent_route(api.settings, spec)
         # Without a model for summaries the agent's own writes it.
-        request.check_models([terms.model or (None if api.compactor.default_model else spec.model)])
+        api.check_models(request, [terms.model or (None if api.compactor.default_model else spec.model)])
         with QueueTicket() as ticket:
             await api.keeper.queues.enter((uid, conversation), ticket, MAX_SENDS)
             agent = (await api.registry.get_entry(request.project, uid)).agent

@@ -295,6 +295,18 @@ def test_a_key_of_some_models_makes_no_agent_of_another(world: World) -> None:
     assert b"may not ask for the model 'm'" in ask("POST", f"{other}/summarize").body
 
 
+def test_a_key_of_some_models_makes_an_agent_that_names_the_upstream_too(world: World) -> None:
+    """As Letta's clients name models; a send asks for the model by its own name."""
+    _, bearer = make(world, models=["sma*"])
+    headers = {**bearer, "content-type": "application/json"}
+    made = world.gateway.ask("POST", "/v1/agents/", b'{"model": "up/small"}', headers)
+    assert made.status == 200, made.body
+    path = f"/v1/agents/{made.json['id']}"
+    assert world.gateway.ask("POST", f"{path}/messages", b'{"input": "Hi"}', headers).status == 200
+    refused = world.gateway.ask("PATCH", path, b'{"model": "up/m"}', headers)
+    assert (refused.status, b"may not ask for the model 'm'" in refused.body) == (403, True)
+
+
 @pytest.mark.parametrize("kind", ["keys", "limits"])
 def test_of_two_changes_at_once_none_takes_back_the_other(
     world: World, monkeypatch: pytest.MonkeyPatch, kind: str
