@@ -44,12 +44,12 @@ class ModelAndTagRoutes:
 
     async def models(self, request: ApiRequest) -> Any:
         query: ModelsQuery = request.query
-        credential = info_of(request.http.scope).caller.credential
-        entries = await self._api.models.entries_for(credential)
-        names = [str(entry["id"]) for entry in entries if not str(entry["id"]).startswith(AGENT_PREFIX)]
+        caller = info_of(request.http.scope).caller
+        names = [str(entry["id"]) for entry in await self._api.models.entries_for(caller.credential)]
         shown = [
             model_json(self._api.registry.model_handle(name), self._api.registry.model_window(name))
             for name in names
+            if caller.may_ask(name) and not name.startswith(AGENT_PREFIX)
         ]
         wanted = [("provider_name", query.provider_name), ("provider_type", query.provider_type)]
         categories = sent_or_none(query.provider_category)

@@ -106,6 +106,9 @@ def test_a_key_asks_for_its_models_alone(world: World) -> None:
     assert (reply.status, reply.error["code"]) == (403, "model_not_allowed")
     listed = world.gateway.ask("GET", "/v1/models", headers=bearer).json["data"]
     assert [each["id"] for each in listed] == ["small"]
+    # As Letta's clients list them.
+    listed = world.gateway.ask("GET", "/v1/models/", headers=bearer).json
+    assert [each["handle"] for each in listed] == ["small"]
     shown = world.gateway.ask("GET", "/v1/models/m", headers=bearer)
     assert (shown.status, shown.error["code"]) == (403, "model_not_allowed")
     assert world.gateway.ask("GET", "/v1/models/small", headers=bearer).status == 200
