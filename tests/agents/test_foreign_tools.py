@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import orjson
@@ -76,6 +77,20 @@ def test_a_webhook_within_a_run(upstream: StrictUpstream, tmp_path: Path) -> Non
     keys = [line for head in server.heads for line in head.splitlines() if line.startswith("Idempotency-Key")]
     names = zip(run.result.steps, ("w%2F1", "call_mnemogate_2_0"), strict=False)
     assert keys == [f"Idempotency-Key: {ids.id_at('step', UID, e.seq)}/{call}" for e, call in names]
+
+
+def test_an_id_of_kilobytes_is_in_no_header(upstream: StrictUpstream, tmp_path: Path) -> None:
+    """Servers refuse a head of so much."""
+    id = token_hex(3000)
+    with served(replying("200 OK", b"Found.")) as server:
+        tool = ToolDefinition(SCHEMA, "webhook", f"{server.url}/hook")
+        with agents(upstream, tmp_path, ToolSettings(private_hosts=(server.url,)), **options(tool)) as life:
+            upstream.queue(call_tools(Call("lookup", {"q": "a"}, id)), say("Done."))
+            life.send("Look it up.")
+            assert results(life) == [(id, "Found.")]
+    (head,), (body,) = server.heads, server.bodies
+    assert len(head) < 1000
+    assert orjson.loads(body)["call_id"] == id
 
 
 @needs_bwrap

@@ -28,6 +28,7 @@ from gateway.core.memory.builtin import (
     definition_of,
     edit_calls,
     read_lookup,
+    short_call_id,
 )
 from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, last_shown
 from gateway.core.tags import escape_tags
@@ -167,7 +168,7 @@ class AgentTools:
             ids.id_of("agent", uid),
             "" if run is None else ids.id_of("run", run),
             # Providers choose the ids of calls, and headers bear few characters.
-            f"{step or ids.new_uid()}/{quote(call.call_id, safe='')}",
+            f"{step or ids.new_uid()}/{quote(short_call_id(call.call_id), safe='')}",
             self._agent_state(blocks),
             self.memory.context.agent.scope.project,
         )

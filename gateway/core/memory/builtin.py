@@ -219,9 +219,9 @@ def definition_of(name: str) -> Json | None:
 # Edits
 
 _NEXT: Final = " #"
-# Of a call's id in the name of an edit. Some proxies put the signature of a thought into the id, some kilobytes, and
-# PostgreSQL indexes no more than 2,704 bytes.
-_MAX_NAME_CHARS: Final = 200
+# Some proxies put the signature of a thought into a call's id, some kilobytes. PostgreSQL indexes no more than 2,704
+# bytes, and servers take headers of some thousand.
+_MAX_ID_CHARS: Final = 200
 
 
 class EditCall(Struct, frozen=True):
@@ -236,8 +236,13 @@ class EditCall(Struct, frozen=True):
 
 def edit_id(call_id: str, n: int) -> str:
     """Returns the name of the n-th edit of a call: a turn has each name once."""
-    name = call_id if len(call_id) <= _MAX_NAME_CHARS else sha256(call_id.encode()).hexdigest()
+    name = short_call_id(call_id)
     return name if n == 0 else f"{name}{_NEXT}{n + 1}"
+
+
+def short_call_id(call_id: str) -> str:
+    """Returns a call's id as indexes and headers take it: of a long one a digest."""
+    return call_id if len(call_id) <= _MAX_ID_CHARS else sha256(call_id.encode()).hexdigest()
 
 
 def call_of_edit(edit: str, calls: Collection[str]) -> str:
