@@ -159,8 +159,9 @@ def test_in_the_moment_in_which_a_later_round_is_answered(
     async def left_when_answered(attempts: Attempts, make: Any) -> Any:
         answered.append(await send(attempts, make))
         if len(answered) == 2:
-            assert isinstance(attempts._sink, ClientReply)
-            asyncio.get_running_loop().call_soon(attempts._sink._lose_client)
+            sink = make.__self__.sink  # of the turn that makes the request
+            assert isinstance(sink, ClientReply)
+            asyncio.get_running_loop().call_soon(sink._lose_client)
         return answered[-1]
 
     monkeypatch.setattr(Attempts, "send", left_when_answered)
