@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import shutil
 import signal
@@ -49,6 +50,9 @@ _AT_ONCE = 4
 _STORED_CHARS = 10_000  # of stdout and of stderr, which are stored and not shown to a model
 _READ_BYTES = 64 * 1024
 _NOBODY = 65534
+# How long a probe that has failed holds: the machine may have been too busy for it, or be mended meanwhile. No
+# measurement.
+_REFUSED_S = 60.0
 _START_S = 10.0  # of the probe, of asking the interpreter where it lies, of the end of what was killed
 _MISSING = (
     "Tools written in Python run in a sandbox, which needs bubblewrap: install the package `bubblewrap` on the "
@@ -81,15 +85,16 @@ class Sandbox:
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._lock = asyncio.Lock()
         self._command: Sequence[str] = ()
-        self._is_probed = False
         self._refusal: str | None = None
+        # When the next probe is due, by the clock of the loop.
+        self._probe_due_s = 0.0
 
     async def refusal(self) -> str | None:
         """Returns why no Python tool can be had here; None: they can. The first call finds out."""
         async with self._lock:
-            if not self._is_probed:
+            if (now := asyncio.get_running_loop().time()) >= self._probe_due_s:
                 self._refusal = await self._probe()
-                self._is_probed = True
+                self._probe_due_s = math.inf if self._refusal is None else now + _REFUSED_S
             return self._refusal
 
     async def run(self, source: str, call: ForeignCall) -> ToolAnswer:

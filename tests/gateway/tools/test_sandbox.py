@@ -552,6 +552,18 @@ async def test_a_probe_that_is_given_up_is_made_again(
     assert "cannot be used on the gateway's machine" in refusal
 
 
+@needs_bwrap
+async def test_what_was_missing_is_looked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a machine was too busy for the first probe, or bubblewrap is installed while the gateway runs."""
+    monkeypatch.setattr(module, "_REFUSED_S", 0.0)
+    sandbox = Sandbox(PYTHON or sys.executable, 5.0)
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", "/nowhere")
+        assert "needs bubblewrap" in str(await sandbox.refusal())
+    assert await sandbox.refusal() is None
+    assert (await sandbox.run("def tool(x): return x + 1", call(x=1))).content == "2"
+
+
 def test_the_program_within_needs_nothing_of_ours() -> None:
     text = Path(module.sandbox_program.__file__).read_text()
     assert "gateway" not in text
