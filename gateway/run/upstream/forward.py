@@ -304,9 +304,14 @@ class Forwarder:
         substitute = await self._limiter.admit(
             receipt,
             PlannedCall(body, None, route.first),
-            may_answer=lambda _: outgoing.path.startswith(_WITH_SUBSTITUTE),
+            may_answer=partial(self._may_answer, outgoing.path),
         )
         return route if substitute is None else self._route_of(substitute)
+
+    def _may_answer(self, path: str, model: str) -> bool:
+        """Returns whether another model may answer a request with this path: its upstream has the endpoint."""
+        provider = self._providers[self._route_of(model).upstream]
+        return path.startswith(_WITH_SUBSTITUTE) and provider.has_endpoint(path)
 
     def _attempts(self, route: Route, outgoing: Outgoing, receipt: Receipt) -> Attempts:
         """Returns the attempts of a request; nothing is sent yet. Raises: NotAllowed."""

@@ -429,6 +429,18 @@ def test_another_model_answers_in_its_place(world: World) -> None:
         world.sdk.embeddings.create(model="m", input="a", user="alice")
 
 
+def test_an_alias_whose_upstream_has_no_such_endpoint_answers_nothing(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    claude = UpstreamSettings("claude", kind="anthropic", base_url=upstream.base_url)
+    upstreams = (UpstreamSettings("up", base_url=upstream.base_url), claude)
+    models = (*MODELS, ModelSettings("sonnet", "claude-sonnet-5", "claude"))
+    with limited(upstream, tmp_path, upstreams=upstreams, models=models) as world:
+        limit(world, "requests", "day", 0, then="sonnet")
+        with pytest.raises(openai.RateLimitError):
+            world.sdk.completions.create(model="m", prompt="Hi")
+
+
 def test_an_alias_that_the_settings_have_lost_answers_nothing(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
