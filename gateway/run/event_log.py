@@ -53,7 +53,8 @@ class EventLog:
     # The newest events with their numbers, all that are not on disk yet among them.
     _newest: deque[tuple[int, bytes]] = field(default_factory=deque)
     _newest_bytes: int = 0
-    _stored_number: int = 0  # of the last event that is on disk
+    _stored_number: int = 0  # of the last event up to which all are on disk
+    _has_gap: bool = False  # those after it are not all on disk, and never will be
     _unwritten: list[bytes] = field(default_factory=list)
     _unwritten_bytes: int = 0
     _timer: asyncio.TimerHandle | None = None
@@ -95,7 +96,7 @@ class EventLog:
         last = max(self._next - 1, numbered[-1][0] if numbered else 0)
         self._newest.clear()
         self._newest_bytes = 0
-        self._stored_number = last
+        self._stored_number, self._has_gap = last, False
         # What an earlier attempt has stored may have been erased by a forgetting since.
         self._next = max(last // NUMBER_STEP + 1, attempt - 1) * NUMBER_STEP
         return [event for _, event in numbered]
@@ -151,6 +152,7 @@ class EventLog:
         try:
             write = self.store.runs.log(self.run.agent, self.run.id, EVENT, last, data, self.epoch)
         except StoreError as error:
+            self._has_gap = True
             _warn_unwritten(error)
             return
         self._writes.add(write)
@@ -160,11 +162,12 @@ class EventLog:
         self._writes.discard(done)
         if done.cancelled():
             return
-        error = done.exception()
-        if error is not None:
+        if (error := done.exception()) is not None:
             _warn_unwritten(error)
-            return
-        self._stored_number = max(self._stored_number, last)
+        if error is not None or not done.result():
+            self._has_gap = True
+        if not self._has_gap:
+            self._stored_number = max(self._stored_number, last)
         while self._newest_bytes > BATCH_BYTES and self._newest and self._newest[0][0] <= self._stored_number:
             self._newest_bytes -= len(self._newest.popleft()[1])
 
@@ -178,6 +181,8 @@ class EventLog:
             if number + 1 < first:
                 is_found = False
                 async for at, event in stored_events(self.store, self.run, number):
+                    if at >= first:
+                        break  # memory has it, and those before it that the store lacks
                     is_found, number = True, at
                     yield event
                 # Events in memory may have been dropped meanwhile, since they are on disk.

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NoReturn
+
+import pytest
+from msgspec.structs import replace
 
 from gateway.run.event_log import BATCH_BYTES, EventLog
+from storage.errors import Unavailable
 from storage.records import Run, RunState
-from tests.stored import open_store
+from storage.sql.agents import create_agent
+from tests.stored import ALICE, open_store
 
 RUN = Run(1, "run", 1, 1, RunState.RUNNING, 0.0)
+
+
+def refuse(*_: object) -> NoReturn:
+    raise Unavailable("the disk is full")
 
 
 class Whole:
@@ -27,6 +37,25 @@ async def test_events_that_the_store_refuses_reach_who_reads_now(tmp_path: Path)
         await log.write(event)
     await log.close()
     assert [event async for event in log.after(0)] == events
+
+
+async def test_events_around_those_that_the_store_refuses_reach_who_reads_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await open_store(tmp_path / "memory.db")
+    draft = store.agents.draft(ALICE)
+    agent = await store.database.write(lambda connection: create_agent(connection, draft))
+    log = EventLog(store, replace(RUN, agent=agent.id), agent.epoch, Whole())
+    events = [b"%d" % n * BATCH_BYTES + b"\n\n" for n in range(3)]
+    for n, event in enumerate(events):
+        with monkeypatch.context() as patch:
+            if n == 1:
+                patch.setattr(store.runs, "log", refuse)
+            await log.write(event)
+        await log.flush()
+    await log.close()
+    assert [event async for event in log.after(0)] == events
+    await store.close()
 
 
 async def test_a_reader_misses_no_event_of_a_later_attempt_where_those_before_were_erased(
